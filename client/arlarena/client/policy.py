@@ -1,0 +1,295 @@
+"""The policy, over HTTP: token ids in, sampled token ids with their log-probs and weight versions out.
+
+    async with PolicyClient("http://127.0.0.1:8001", Timeouts(request_s=60)) as policy:
+        generation = await policy.generate(prompt_ids, Sampling(max_tokens=64), seed=7)
+
+Rollouts use the token route (`generate`): what was sampled is what is trained on, and the answer says which weights sampled which
+token. People and other models' evaluation use `chat`. Generation with a seed may be repeated: it changes nothing on the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, cast
+
+import msgspec
+
+from arlarena.client.errors import PromptTooLong, ProtocolError, Refused, Unavailable
+from arlarena.client.transport import Answer, Timeouts, Transport
+from arlarena.proto.policy import DEADLINE_HEADER, GENERATE_ROUTE, GenerateRequest, SamplingParams, WeightInfo, WeightSpan
+from arlarena.proto.trajectory import PolicyVersion, Sampling, VersionSpan
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+
+T = TypeVar("T")
+FinishReason = Literal["stop", "length", "abort"]
+
+
+class _Logprob(msgspec.Struct):
+    logprob: float
+
+
+class _Logprobs(msgspec.Struct):
+    content: list[_Logprob] | None = None
+
+
+class _Choice(msgspec.Struct):
+    """The part of a `GenerateChoice` that a rollout needs: reading less is faster."""
+
+    token_ids: list[int] | None = None
+    finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
+    weight_versions: list[WeightSpan] | None = None
+
+
+class _Generated(msgspec.Struct):
+    choices: list[_Choice]
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+
+
+class _ChatChoice(msgspec.Struct):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _ChatUsage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int | None = 0
+
+
+class _Chat(msgspec.Struct):
+    choices: list[_ChatChoice]
+    usage: _ChatUsage | None = None
+
+
+class _Model(msgspec.Struct):
+    id: str
+    max_model_len: int | None = None
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One sampled response. `logprobs`: nats, one per token, at the request's temperature. `spans` cover all tokens in order."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+    finish_reason: Literal["stop", "length"]
+    spans: tuple[VersionSpan, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatReply:
+    """One reply as text, with the server's count of tokens."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    response_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What is served. `max_tokens`: the length of prompt and response together, None where the server does not say."""
+
+    name: str
+    max_tokens: int | None
+
+
+_generated = msgspec.json.Decoder(_Generated)
+_encoder = msgspec.json.Encoder()
+
+
+def read_version(label: str) -> PolicyVersion:
+    """The version behind a label of the server; one that we did not give (a stock vLLM's) becomes `unlabelled:0:<label>`."""
+    try:
+        return PolicyVersion.parse(label)
+    except ValueError:
+        return PolicyVersion("unlabelled", 0, label.replace(":", "-") or "-")
+
+
+def _read(answer: Answer, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(answer.body, type=kind)
+    except msgspec.MsgspecError as error:
+        raise answer.malformed(error) from error
+
+
+def _check_spans(answer: Answer, spans: tuple[VersionSpan, ...], tokens: int) -> None:
+    edges = [0, *(span.end for span in spans)]
+    if [span.start for span in spans] != edges[:-1] or edges[-1] != tokens:
+        raise answer.malformed(f"weight versions do not cover its {tokens} tokens")
+
+
+def _generation(answer: Answer) -> Generation:
+    """Read a 200 of the token route.
+
+    Raises:
+        Unavailable: the server gave the request up.
+        ProtocolError: ids, log-probs and versions do not fit one another.
+    """
+    try:
+        choice = _generated.decode(answer.body).choices[0]
+    except (msgspec.MsgspecError, IndexError) as error:
+        raise answer.malformed(error) from error
+    if choice.finish_reason == "abort":
+        raise Unavailable(f"{answer.what}: the server aborted the generation")
+    if choice.finish_reason not in ("stop", "length"):
+        raise answer.malformed(f"finish reason {choice.finish_reason!r}")
+    ids = choice.token_ids or []
+    logprobs = [entry.logprob for entry in (choice.logprobs.content or [] if choice.logprobs else [])]
+    if len(ids) != len(logprobs):
+        raise answer.malformed(f"{len(ids)} token ids but {len(logprobs)} log-probs")
+    spans = tuple(VersionSpan(s.start, s.end, read_version(s.version)) for s in choice.weight_versions or [])
+    _check_spans(answer, spans, len(ids))
+    return Generation(ids, logprobs, cast(Literal["stop", "length"], choice.finish_reason), spans)
+
+
+def _too_long(answer: Answer) -> bool:
+    """Both engines answer 400 and speak of the context's length."""
+    text = answer.body.lower()
+    return answer.status in (400, 413, 422) and any(
+        words in text for words in (b"maximum context length", b"context length", b"max_model_len", b"maximum model length")
+    )
+
+
+class PolicyClient:
+    """An inference server. Safe for any number of concurrent requests on one event loop."""
+
+    def __init__(self, url: str, timeouts: Timeouts | None = None, *, retries: int = 2) -> None:
+        """`retries`: how often a request that met an unavailable server is sent again before the error goes to the caller."""
+        self.transport = Transport(url, timeouts or Timeouts())
+        self.retries = retries
+
+    @property
+    def url(self) -> str:
+        """The base URL."""
+        return self.transport.url
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self.transport.close()
+
+    async def generate(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        seed: int,
+        request_id: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Generation:
+        """Sample one response to a prompt of token ids.
+
+        Raises:
+            Unavailable: the server could not be reached, failed, or took longer than `timeout_s`, `retries` times over.
+            PromptTooLong: the prompt does not fit the model's context.
+            Refused: any other refusal.
+            ProtocolError: ids, log-probs and versions of the answer do not fit one another.
+        """
+        request = GenerateRequest(
+            token_ids=list(prompt_ids),
+            sampling_params=SamplingParams(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                seed=seed,
+                max_tokens=sampling.max_tokens,
+                logprobs=0,
+            ),
+            request_id=request_id,
+        )
+        limit = self.transport.timeouts.request_s if timeout_s is None else timeout_s
+        body = _encoder.encode(request)
+        answer = await self._send("POST", GENERATE_ROUTE, body, limit, {DEADLINE_HEADER: f"{limit:g}"})
+        return _generation(answer)
+
+    async def chat(
+        self,
+        messages: Sequence[dict[str, Any]],
+        sampling: Sampling,
+        *,
+        model: str | None = None,
+        seed: int | None = None,
+        timeout_s: float | None = None,
+    ) -> ChatReply:
+        """One reply of `/v1/chat/completions`; works with any server that speaks OpenAI's API. Errors as in `generate`."""
+        body: dict[str, Any] = {
+            "messages": list(messages),
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+        }
+        body |= {key: value for key, value in (("model", model), ("seed", seed)) if value is not None}
+        answer = await self._send("POST", "/v1/chat/completions", _encoder.encode(body), timeout_s)
+        reply = _read(answer, _Chat)
+        if not reply.choices:
+            raise answer.malformed("no choices")
+        choice, usage = reply.choices[0], reply.usage or _ChatUsage()
+        return ChatReply(
+            choice.message.content or "", choice.finish_reason or "stop", usage.prompt_tokens, usage.completion_tokens or 0
+        )
+
+    async def model(self) -> ModelInfo:
+        """What is served (`/v1/models`). Errors as in `generate`."""
+        answer = await self._send("GET", "/v1/models")
+        models = _read(answer, _Models)
+        if not models.data:
+            raise answer.malformed("no models")
+        return ModelInfo(models.data[0].id, models.data[0].max_model_len)
+
+    async def version(self) -> PolicyVersion:
+        """The weights that serve now (`/weight_info`). Errors as in `generate`."""
+        return read_version(_read(await self._send("GET", "/weight_info"), WeightInfo).weight_version)
+
+    async def healthy(self) -> bool:
+        """Whether `/health` answers 200; asked once."""
+        try:
+            return (await self.transport.request("GET", "/health", timeout_s=self.transport.timeouts.connect_s)).status == 200
+        except Unavailable:
+            return False
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        timeout_s: float | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Answer:
+        """Send, and send again while the server is unavailable: every request here may be repeated."""
+        pause = FIRST_PAUSE_S
+        for attempt in range(self.retries + 1):
+            try:
+                answer = await self.transport.request(method, path, body, timeout_s=timeout_s, headers=headers)
+                break
+            except Unavailable:
+                if attempt == self.retries:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+        if answer.status == 200:
+            return answer
+        if _too_long(answer):
+            raise PromptTooLong(str(answer.refusal()), answer.status)
+        raise answer.refusal()
+
+
+__all__ = ["ChatReply", "Generation", "ModelInfo", "PolicyClient", "ProtocolError", "Refused", "read_version"]

@@ -1,0 +1,127 @@
+"""One HTTP connection pool to one service: bytes out, bytes in, errors by kind, every time-out explicit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from arlarena.client.errors import Full, ProtocolError, Refused, Unavailable
+
+JSON_HEADERS = {"content-type": "application/json"}
+# An answer quoted in an error message is cut here: enough to recognise it, short enough for one log line.
+QUOTE_CHARS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds. `connect_s`: to open a connection. `request_s`: from sending a request to its whole answer."""
+
+    connect_s: float = 5.0
+    request_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Status and body of an answer below 500."""
+
+    status: int
+    body: bytes
+    what: str
+
+    def refusal(self) -> Refused:
+        """This answer as an error."""
+        return Refused(f"{self.what} was refused with {self.status}: {quote(self.body)}", self.status)
+
+    def malformed(self, why: object) -> ProtocolError:
+        """This answer as a breach of contract."""
+        return ProtocolError(f"{self.what} gave an answer that cannot be used ({why}): {quote(self.body)}")
+
+
+def quote(body: bytes) -> str:
+    """The beginning of a body, for a message."""
+    text = body[:QUOTE_CHARS].decode(errors="replace")
+    return text + "…" if len(body) > QUOTE_CHARS else text
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds of a Retry-After header; a date or nonsense counts as one second."""
+    try:
+        return max(0.0, float(headers.get("Retry-After", "1")))
+    except ValueError:
+        return 1.0
+
+
+class Transport:
+    """Requests to one base URL. Opens its pool on first use; close it with `close` or `async with`."""
+
+    def __init__(self, url: str, timeouts: Timeouts) -> None:
+        """Raises ValueError where `url` is not an http(s) URL with a host."""
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"{url!r} is not a service address; write it like http://127.0.0.1:8000")
+        self.url = url.rstrip("/")
+        self.timeouts = timeouts
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections; requests in flight fail as `Unavailable`."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _pool(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            # limit=0: aiohttp's default of 100 connections would make the 101st episode wait for another one's generation.
+            connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
+            self._session = aiohttp.ClientSession(connector=connector, auto_decompress=True)
+        return self._session
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        timeout_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Send one request, once.
+
+        Raises:
+            Full: 503 or 429 with a Retry-After header.
+            Unavailable: no connection, no answer in time, or any other 5xx or 429.
+        """
+        limit = self.timeouts.request_s if timeout_s is None else timeout_s
+        what = f"{method} {self.url}{path}"
+        timeout = aiohttp.ClientTimeout(total=limit, connect=self.timeouts.connect_s)
+        sent = {**JSON_HEADERS, **(headers or {})}
+        try:
+            async with self._pool().request(
+                method, self.url + path, data=body, headers=sent, timeout=timeout
+            ) as reply:
+                answer = Answer(reply.status, await reply.read(), what)
+                waits = reply.headers
+        except asyncio.TimeoutError as error:
+            raise Unavailable(f"{what}: no answer within {limit:g} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unavailable(f"{what}: {str(error) or type(error).__name__}") from error
+        if answer.status == 429 or answer.status >= 500:
+            message = f"{what} failed with {answer.status}: {quote(answer.body)}"
+            if answer.status in (429, 503) and "Retry-After" in waits:
+                raise Full(message, _retry_after(waits))
+            raise Unavailable(message)
+        return answer

@@ -1,0 +1,171 @@
+"""A connection to the broker that survives the broker: explicit limits, bounded reconnection, errors that name the fix.
+
+Everything sent through a `Link` may be sent twice (idempotent scripts, reads whose entries stay pending), which is
+why a command whose answer was lost is simply repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+from redis import exceptions as errors
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+T = TypeVar("T")
+
+# One connection per blocked reader: more than any worker has slots.
+_MAX_CONNECTIONS = 4096
+# The first and the longest pause between two attempts, in seconds.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
+# How the broker says that a consumer group is gone, or that it went while we waited.
+_LOST_GROUP = ("NOGROUP", "UNBLOCKED")
+
+
+class StreamError(RuntimeError):
+    """The broker cannot be reached or refuses; the message names its URL (without password) and what to do."""
+
+
+def redact(url: str) -> str:
+    """`url` without its password, for messages and logs."""
+    parts = urlsplit(url)
+    credentials, at, host = parts.netloc.rpartition("@")
+    user, colon, _ = credentials.partition(":")
+    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}")) if at and colon else url
+
+
+class Link:
+    """Commands, transactions and scripts on one broker. `repair` creates whatever the broker should hold and lost."""
+
+    def __init__(
+        self, url: str, *, timeout_s: float, reconnect_s: float, repair: Callable[[], Awaitable[None]]
+    ) -> None:
+        """`timeout_s` limits connecting and each answer, `reconnect_s` the attempts of one call.
+
+        Raises:
+            StreamError: `url` is not a Redis URL.
+        """
+        self.url = redact(url)
+        self._reconnect_s, self._repair = reconnect_s, repair
+        try:
+            self._redis = Redis.from_url(
+                url,
+                # Protocol 3 would change the shape of what XREADGROUP returns.
+                protocol=2,
+                socket_timeout=timeout_s,
+                socket_connect_timeout=timeout_s,
+                socket_keepalive=True,
+                max_connections=_MAX_CONNECTIONS,
+                # Repeating is `call`'s affair, which also bounds it in time.
+                retry=Retry(NoBackoff(), 0),
+            )
+        except ValueError as error:
+            hint = "write redis://HOST:PORT/0, rediss://… or unix://…"
+            raise StreamError(f"{self.url!r} is not the URL of a Redis: {hint} ({error})") from error
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._redis.aclose()
+
+    async def first_contact(self) -> None:
+        """Repair, and so find out whether the broker is there. Waits only for one that is still loading its data.
+
+        Raises:
+            StreamError: no broker, or it refuses us.
+        """
+        await self._repeat(self._repair, patience_s=0.0)
+
+    async def command(self, *args: Any) -> Any:
+        """One command.
+
+        Raises:
+            StreamError: the broker cannot be reached, or refuses the command.
+        """
+        return await self._repeat(lambda: self.once(*args))
+
+    async def once(self, *args: Any) -> Any:
+        """One command without repetition or explanation: for use inside `repair`."""
+        return await self._redis.execute_command(*args)  # type: ignore[no-untyped-call]
+
+    async def transaction(self, *commands: Sequence[Any]) -> list[Any]:
+        """Several commands, wholly or not at all; their answers.
+
+        Raises:
+            StreamError: as for `command`.
+        """
+
+        async def send() -> list[Any]:
+            async with self._redis.pipeline(transaction=True) as pipe:
+                for command in commands:
+                    pipe.execute_command(*command)
+                return await pipe.execute()
+
+        return await self._repeat(send)
+
+    async def script(self, source: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """Run a Lua script, which the broker caches by its hash.
+
+        Raises:
+            StreamError: as for `command`.
+        """
+        run = self._redis.register_script(source)
+        return await self._repeat(lambda: run(keys=keys, args=args))
+
+    async def _repeat(self, call: Callable[[], Awaitable[T]], patience_s: float | None = None) -> T:
+        """`call()`, repeated for up to `patience_s` after a lost connection, and after repair where a group is gone."""
+        started, pause, broken = time.monotonic(), _FIRST_PAUSE_S, False
+        patience_s = self._reconnect_s if patience_s is None else patience_s
+        while True:
+            try:
+                if broken:
+                    await _cancellable(self._repair)
+                return await _cancellable(call)
+            except (errors.RedisError, OSError) as error:
+                broken = any(word in str(error) for word in _LOST_GROUP)
+                loading = isinstance(error, errors.BusyLoadingError)
+                limit = self._reconnect_s if loading or broken else patience_s
+                passing = broken or _is_network(error)
+                if not passing or time.monotonic() - started + pause > limit:
+                    raise self._explain(error) from error
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    def _explain(self, error: Exception) -> StreamError:
+        detail = str(error) or type(error).__name__
+        if isinstance(error, errors.AuthenticationError | errors.AuthorizationError):
+            return StreamError(f"Redis at {self.url} refused the user or password: correct the URL ({detail})")
+        if _is_network(error):
+            hint = "start one, or unset REDIS_URL and let `arlarena up` start its own"
+            return StreamError(f"no Redis at {self.url}: {hint} ({detail})")
+        if isinstance(error, errors.OutOfMemoryError):
+            return StreamError(f"Redis at {self.url} is full: raise its maxmemory ({detail})")
+        if isinstance(error, errors.InvalidResponse):
+            return StreamError(f"what listens at {self.url} is not a Redis: correct the URL ({detail})")
+        return StreamError(f"Redis at {self.url} refused a command: {detail}")
+
+
+async def _cancellable(call: Callable[[], Awaitable[T]]) -> T:
+    """`call()`, in which no cancellation is lost.
+
+    redis-py writes under `asyncio.wait_for`, which until Python 3.12 forgets a cancellation that arrives as the write
+    ends: a worker's renewal loop would outlive its `cancel`.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    try:
+        return await call()
+    finally:
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError
+
+
+def _is_network(error: Exception) -> bool:
+    """Whether the broker may be back when asked again."""
+    if isinstance(error, errors.AuthenticationError | errors.AuthorizationError):
+        return False
+    return isinstance(error, errors.ConnectionError | errors.TimeoutError | OSError)

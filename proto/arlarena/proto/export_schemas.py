@@ -1,0 +1,64 @@
+"""Write the JSON Schemas of the messages: `python -m arlarena.proto.export_schemas [--check] [FOLDER]`.
+
+FOLDER is by default `proto/schemas` of the checkout. `--check` writes nothing, and exits with 1 where a file differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from arlarena.proto.trajectory import json_schemas
+
+CHECKOUT_SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
+
+
+def rendered() -> dict[str, str]:
+    """File name to text, for every message."""
+    return {
+        f"{name}.json": json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        for name, schema in json_schemas().items()
+    }
+
+
+def outdated(folder: Path) -> list[str]:
+    """Names of the schema files in `folder` that are missing or differ; empty when all are current."""
+
+    def current(name: str, text: str) -> bool:
+        path = folder / name
+        return path.is_file() and path.read_text(encoding="utf-8") == text
+
+    return [name for name, text in rendered().items() if not current(name, text)]
+
+
+def export(folder: Path) -> list[Path]:
+    """Write every schema into `folder`. Returns the files written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {folder / name: text for name, text in rendered().items()}
+    for path, text in files.items():
+        path.write_text(text, encoding="utf-8")
+    return list(files)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. 0: written, or current; 1: `--check` found a difference; 2: wrong usage."""
+    parser = argparse.ArgumentParser(prog="python -m arlarena.proto.export_schemas", description="Export JSON Schemas.")
+    parser.add_argument("folder", nargs="?", type=Path, help="where the schemas go (default: proto/schemas here)")
+    parser.add_argument("--check", action="store_true", help="only compare; exit 1 where a file is not current")
+    options = parser.parse_args(arguments)
+    folder = options.folder or CHECKOUT_SCHEMAS
+    if options.folder is None and not (folder.parent / "pyproject.toml").is_file():
+        parser.error("arlarena-proto is not installed from a checkout: name a folder")
+    if not options.check:
+        print("\n".join(str(path) for path in export(folder)))
+        return 0
+    for name in (stale := outdated(folder)):
+        print(f"{folder / name} is not current: run `python -m arlarena.proto.export_schemas`", file=sys.stderr)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

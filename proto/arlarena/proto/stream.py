@@ -1,0 +1,396 @@
+"""The queue between the trainer and the rollout workers: two streams of one run on Redis (7 or newer) or Valkey.
+
+    trainer  ── issue ──────────────► tasks ──── lease, renew ──► worker
+    trainer  ◄─ collect, acknowledge ─ groups ◄── complete ───────┘
+
+What holds, whichever process dies and whenever:
+
+- **Every group id reaches the trainer once**, as a `Group` or as a `DeadLetter` in its place. `complete` publishes
+  the group, takes the task off the books and notes the id as done in one Lua script; a second completion publishes
+  nothing.
+- **A lease belongs to who renews it.** A task whose lease was not renewed for `lease_ttl_s` goes to the next worker
+  that asks, and each handing-out counts. After `max_deliveries` it becomes a dead letter, and a tombstone among the
+  groups tells the trainer. A worker that lost its lease may still complete: the first to complete wins.
+- **Nothing collected is lost before `acknowledge`**, which the trainer calls once a durable checkpoint covers the
+  entry. After a crash `collect_pending` hands out again, in order, what was not acknowledged. The trainer drops ids
+  that its checkpoint covers already: it may have died between checkpoint and acknowledgement.
+- **`issue` repairs.** It is idempotent by group id and puts back a task that the broker forgot. A trainer that has
+  waited long issues again whatever is outstanding.
+- **Nothing is trimmed** (no MAXLEN). The trainer's capacity bounds the streams; `depth` is for gauges and alarms.
+
+How much survives the broker's own death is the broker's setting. With AOF `everysec` a killed server loses nothing,
+except while the disk is so slow that it postpones its writes (2 s at most); a machine that loses power loses about
+the last second. What is lost is always the end of history, so that issuing again and dropping known ids repairs it.
+With AOF `always` nothing is lost that was answered. Bytes are MessagePack, never pickle.
+
+The keys of a run share the hash tag `{run}`: one slot of a cluster. A run has one trainer and any number of workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from arlarena.proto import _scripts
+from arlarena.proto._link import Link, StreamError, redact
+from arlarena.proto.trajectory import Group, GroupTask, SchemaError, decode_group, decode_group_task, encode
+
+__all__ = ["DeadLetter", "Depth", "Entry", "Lease", "StreamError", "Streams", "redact"]
+
+Fields = Mapping[bytes, bytes]
+RawEntry = tuple[bytes, Fields]
+
+_WORKERS, _TRAINER = "rollout", "trainer"
+_KEYS = ("tasks", "groups", "dead", "done", "issued", "reasons")
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+# How long one blocking read waits. An expired or returned task wakes nobody, so it is also how late that is noticed.
+_SLICE_S = 0.5
+# Pending entries asked for at a time: a few MB of groups.
+_PAGE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The times (in seconds) and counts that `Streams.connect` takes.
+
+    `timeout_s` limits connecting and each answer; blocking reads wait in shorter slices. For `reconnect_s` a call
+    tries again when the broker goes away. A lease not renewed for `lease_ttl_s` is lost: the same in all workers, who
+    renew at a third of it. A task is handed out `max_deliveries` times before it is a dead letter. A failed task
+    rests for `retry_delay_s`, doubled with each delivery.
+    """
+
+    timeout_s: float
+    reconnect_s: float
+    lease_ttl_s: float
+    max_deliveries: int
+    retry_delay_s: float
+
+    def __post_init__(self) -> None:
+        for name in ("timeout_s", "lease_ttl_s", "max_deliveries"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("reconnect_s", "retry_delay_s"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A group that will not come: its task was delivered too often, or a message of it cannot be read."""
+
+    group_id: str
+    reason: str
+    deliveries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of `groups`. `stream_id` is what `acknowledge` wants."""
+
+    stream_id: str
+    item: Group | DeadLetter
+
+    @property
+    def group_id(self) -> str:
+        """The id of the group that came, or that will not come."""
+        return self.item.group_id if isinstance(self.item, DeadLetter) else self.item.id
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A worker's right to play one group, until `lease_ttl_s` after the last renewal. `deliveries` counts from 1."""
+
+    stream_id: str
+    task: GroupTask
+    consumer: str
+    deliveries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How full a run's streams are.
+
+    Tasks that nobody has yet; tasks leased, or given back and waiting for another worker; groups not yet collected;
+    groups collected and not acknowledged; dead letters since the run began.
+    """
+
+    tasks_queued: int
+    tasks_leased: int
+    groups_waiting: int
+    groups_collected: int
+    dead: int
+
+
+class Streams:
+    """One run's streams, for its trainer or for a worker. Safe for concurrent use by the tasks of one event loop.
+
+    Every method raises `StreamError` when the broker stays away for `reconnect_s`, or refuses.
+    """
+
+    def __init__(self, url: str, run: str, limits: Limits) -> None:
+        """Use `connect`, which also checks that the broker is there."""
+        if not _RUN_NAME.fullmatch(run):
+            raise ValueError(
+                f"run name {run!r}: use up to 100 letters, digits, '.', '_', '-', not beginning with a sign"
+            )
+        self.run, self.limits = run, limits
+        self.keys = tuple(f"arl:{{{run}}}:{name}" for name in _KEYS)
+        self._tasks, self._groups, self._dead = self.keys[:3]
+        self._link = Link(url, timeout_s=limits.timeout_s, reconnect_s=limits.reconnect_s, repair=self._create_groups)
+        self._collecting = asyncio.Lock()
+        self._backlog: deque[RawEntry] = deque()  # the broker gave them to us, we not yet to the caller
+        self._handed: set[str] = set()  # the caller has them and has not acknowledged
+        self._unsure = True  # whether the broker may have given us entries that are in neither
+
+    @classmethod
+    async def connect(
+        cls,
+        url: str,
+        run: str,
+        *,
+        timeout_s: float = 5.0,
+        reconnect_s: float = 30.0,
+        lease_ttl_s: float = 60.0,
+        max_deliveries: int = 5,
+        retry_delay_s: float = 1.0,
+    ) -> Self:
+        """Connect to a redis://, rediss:// or unix:// URL, and create the streams and consumer groups that are missing.
+
+        `Limits` explains the limits.
+
+        Raises:
+            StreamError: no broker at `url` (one that is not there is not waited for), or it refuses us.
+            ValueError: the run's name or a limit is out of range.
+        """
+        streams = cls(url, run, Limits(timeout_s, reconnect_s, lease_ttl_s, max_deliveries, retry_delay_s))
+        try:
+            await streams._link.first_contact()
+        except BaseException:
+            await streams.close()
+            raise
+        return streams
+
+    async def close(self) -> None:
+        """Close the connections. Leases and collected entries stay as they are."""
+        await self._link.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # The trainer's side
+
+    async def issue(self, tasks: Sequence[GroupTask]) -> int:
+        """Queue all `tasks` that are not already queued, leased or done. Returns how many were put in."""
+        if not tasks:
+            return 0
+        pairs = [part for task in tasks for part in (task.group_id, encode(task))]
+        return int(await self._script(_scripts.ISSUE, *pairs))
+
+    async def collect(self, *, consumer: str, count: int, block_s: float) -> list[Entry]:
+        """Up to `count` entries not handed out yet, oldest first; waits up to `block_s` seconds for the first one.
+
+        An entry that cannot be read comes as a `DeadLetter` with the reason. Entries stay ours until `acknowledge`.
+        """
+        async with self._collecting:
+            if self._unsure:
+                pending = await self._pending(consumer)
+                self._backlog = deque(raw for raw in pending if raw[0].decode() not in self._handed)
+            # Until we return: an error or a cancellation may leave entries ours without the caller's knowing.
+            self._unsure = True
+            deadline = time.monotonic() + block_s
+            while not self._backlog:
+                self._backlog.extend(await self._read(self._groups, _TRAINER, consumer, count, deadline))
+                if time.monotonic() >= deadline:
+                    break
+            entries = [await self._open(*self._backlog.popleft()) for _ in range(min(count, len(self._backlog)))]
+            self._unsure = False
+            return self._hand_out(entries)
+
+    async def collect_pending(self, *, consumer: str) -> list[Entry]:
+        """Everything collected and not acknowledged, under whichever consumer name, oldest first.
+
+        A resumed trainer begins with this, and may ask again.
+        """
+        async with self._collecting:
+            self._unsure = True
+            entries = [await self._open(*raw) for raw in await self._pending(consumer)]
+            self._backlog.clear()
+            self._unsure = False
+            return self._hand_out(entries)
+
+    async def acknowledge(self, stream_ids: Sequence[str]) -> None:
+        """Forget entries, since a durable checkpoint covers them. Unknown ids are no error."""
+        if stream_ids:
+            await self._link.transaction(
+                ("XACK", self._groups, _TRAINER, *stream_ids), ("XDEL", self._groups, *stream_ids)
+            )
+            self._handed.difference_update(stream_ids)
+
+    async def depth(self) -> Depth:
+        """How full the streams are, all at one moment."""
+        tasks, leased, groups, collected, dead = await self._link.transaction(
+            ("XLEN", self._tasks),
+            ("XPENDING", self._tasks, _WORKERS),
+            ("XLEN", self._groups),
+            ("XPENDING", self._groups, _TRAINER),
+            ("XLEN", self._dead),
+        )
+        held, kept = leased["pending"], collected["pending"]
+        return Depth(tasks - held, held, groups - kept, kept, dead)
+
+    async def dead_letters(self, count: int = 100) -> list[DeadLetter]:
+        """The newest `count` dead letters of the run, newest first."""
+        rows = await self._link.command("XREVRANGE", self._dead, "+", "-", "COUNT", count)
+        return [_dead_letter(stream_id, fields) for stream_id, fields in rows]
+
+    async def reset(self) -> None:
+        """Forget everything of this run: one that begins anew under a used name would find its group ids done.
+
+        A worker still at work for the old run publishes nothing.
+        """
+        async with self._collecting:
+            await self._link.command("UNLINK", *self.keys)
+            self._handed.clear()
+            self._backlog.clear()
+
+    # A worker's side
+
+    async def lease(self, *, consumer: str, block_s: float) -> Lease | None:
+        """One task: the oldest that expired or was given back, else the oldest new one; None after `block_s` seconds.
+
+        `consumer` names the worker process, and is unique among those alive.
+        """
+        deadline = time.monotonic() + block_s
+        while True:
+            last = time.monotonic() >= deadline
+            row = await self._script(_scripts.RECLAIM, consumer, self._ttl_ms, self.limits.max_deliveries)
+            if row is None:
+                for stream_id, fields in await self._read(self._tasks, _WORKERS, consumer, 1, deadline):
+                    row = (stream_id, fields.get(b"id", b""), fields.get(b"data", b""), 1)
+            lease = await self._open_task(consumer, *row) if row is not None else None
+            if lease is not None or last:
+                return lease
+
+    async def renew(self, lease: Lease) -> bool:
+        """Start the lease's time anew. False: it is lost, to another worker or because the group is done."""
+        return bool(await self._script(_scripts.RENEW, lease.stream_id, lease.consumer, lease.deliveries))
+
+    async def complete(self, lease: Lease, group: Group) -> bool:
+        """Publish `group` and take its task off the books, in one script.
+
+        False: nothing was published, because the group was completed or declared dead before, or the run was reset.
+
+        Raises:
+            ValueError: `group` is not the one that was leased.
+        """
+        if group.id != lease.task.group_id:
+            raise ValueError(f"the lease is for group {lease.task.group_id!r}, not {group.id!r}")
+        # The receipt tells our own repetition, after a lost answer, from a completion by somebody else.
+        receipt = f"{lease.consumer} {uuid.uuid4().hex}"
+        return bool(await self._script(_scripts.COMPLETE, lease.stream_id, group.id, encode(group), receipt))
+
+    async def release(self, lease: Lease, *, counted: bool = True) -> None:
+        """Give the task back at once. Without effect where the lease is lost.
+
+        A worker that shuts down passes `counted=False`: this delivery then does not count against the task.
+        """
+        await self._give_back(lease, "", 0.0, counted)
+
+    async def fail(self, lease: Lease, reason: str) -> None:
+        """Give the task back after a failure of the infrastructure. Without effect where the lease is lost.
+
+        It rests for `retry_delay_s`, doubled with each delivery. After the last one it is a dead letter with this
+        reason.
+        """
+        await self._give_back(lease, reason, self.limits.retry_delay_s * 2.0 ** (lease.deliveries - 1), True)
+
+    async def _give_back(self, lease: Lease, reason: str, delay_s: float, counted: bool) -> None:
+        idle_ms = max(0, self._ttl_ms - int(delay_s * 1000))
+        holder = (lease.stream_id, lease.consumer, lease.deliveries)
+        await self._script(_scripts.GIVE_BACK, *holder, reason, idle_ms, self.limits.max_deliveries, int(counted))
+
+    # Reading
+
+    @property
+    def _ttl_ms(self) -> int:
+        return max(1, int(self.limits.lease_ttl_s * 1000))
+
+    async def _script(self, source: str, *args: Any) -> Any:
+        return await self._link.script(source, self.keys, args)
+
+    async def _read(self, key: str, group: str, consumer: str, count: int, deadline: float) -> list[RawEntry]:
+        """New entries of a stream, waiting one slice at most. If the answer is lost, its entries stay pending."""
+        wait_ms = int(min(_SLICE_S, self.limits.timeout_s / 2, deadline - time.monotonic()) * 1000)
+        block = ("BLOCK", wait_ms) if wait_ms > 0 else ()  # BLOCK 0 would mean for ever
+        reply = await self._link.command(
+            "XREADGROUP", "GROUP", group, consumer, "COUNT", count, *block, "STREAMS", key, ">"
+        )
+        return [entry for _, entries in reply for entry in entries]
+
+    async def _pending(self, consumer: str) -> list[RawEntry]:
+        """All unacknowledged entries of `groups`, which become `consumer`'s, oldest first."""
+        found: list[RawEntry] = []
+        cursor = b"0-0"
+        while True:
+            cursor, entries, *_ = await self._link.command(
+                "XAUTOCLAIM", self._groups, _TRAINER, consumer, 0, cursor, "COUNT", _PAGE
+            )
+            found.extend(entries)
+            if cursor == b"0-0":
+                return found
+
+    def _hand_out(self, entries: list[Entry]) -> list[Entry]:
+        self._handed.update(entry.stream_id for entry in entries)
+        return entries
+
+    async def _open(self, stream_id: bytes, fields: Fields) -> Entry:
+        if b"data" not in fields:
+            return Entry(stream_id.decode(), _dead_letter(stream_id, fields))
+        try:
+            return Entry(stream_id.decode(), decode_group(fields[b"data"]))
+        except SchemaError as error:
+            letter = DeadLetter(_group_id(stream_id, fields), str(error), 1)
+            await self._script(_scripts.CONDEMN, letter.group_id, letter.reason, fields[b"data"])
+            return Entry(stream_id.decode(), letter)
+
+    async def _open_task(
+        self, consumer: str, stream_id: bytes, group_id: bytes, data: bytes, deliveries: int
+    ) -> Lease | None:
+        try:
+            task = decode_group_task(data)
+            if task.group_id.encode() != group_id:
+                raise SchemaError(f"the task is for group {task.group_id!r}, its entry for {group_id!r}")
+        except SchemaError as error:
+            await self._script(_scripts.BURY, stream_id, str(error), deliveries)
+            return None
+        return Lease(stream_id.decode(), task, consumer, deliveries)
+
+    async def _create_groups(self) -> None:
+        for key, group in ((self._tasks, _WORKERS), (self._groups, _TRAINER)):
+            try:
+                await self._link.once("XGROUP CREATE", key, group, "0", "MKSTREAM")
+            except Exception as error:
+                if not str(error).startswith("BUSYGROUP"):
+                    raise
+
+
+def _group_id(stream_id: bytes, fields: Fields) -> str:
+    return fields[b"id"].decode(errors="replace") if b"id" in fields else f"unknown-{stream_id.decode()}"
+
+
+def _dead_letter(stream_id: bytes, fields: Fields) -> DeadLetter:
+    reason = fields.get(b"reason", b"the entry has neither a group nor a reason").decode(errors="replace")
+    deliveries = fields.get(b"deliveries", b"1")
+    return DeadLetter(_group_id(stream_id, fields), reason, int(deliveries) if deliveries.isdigit() else 1)

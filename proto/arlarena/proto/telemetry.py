@@ -1,0 +1,57 @@
+"""Structured logs: one line of JSON an event, the same keys in every service."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, TextIO
+
+import msgspec
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+class Logger:
+    """Writes `{"ts", "level", "service", "event", …}` to stderr. Values that JSON cannot hold are written as text."""
+
+    def __init__(self, service: str, level: str = "info", stream: TextIO | None = None) -> None:
+        self.service = service
+        self._threshold = LEVELS[level]
+        self._stream = stream
+        self._encoder = msgspec.json.Encoder(enc_hook=str)
+
+    def _write(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        if LEVELS[level] < self._threshold:
+            return
+        record = {"ts": round(time.time(), 3), "level": level, "service": self.service, "event": event, **fields}
+        stream = self._stream or sys.stderr
+        stream.write(self._encoder.encode(record).decode() + "\n")
+        stream.flush()
+
+    def debug(self, event: str, **fields: Any) -> None:
+        """What only a developer wants to see."""
+        self._write("debug", event, fields)
+
+    def info(self, event: str, **fields: Any) -> None:
+        """What happened."""
+        self._write("info", event, fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """What was wrong and has been dealt with."""
+        self._write("warning", event, fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        """What was wrong and needs somebody."""
+        self._write("error", event, fields)
+
+
+def get_logger(service: str, level: str = "info") -> Logger:
+    """A logger for one service."""
+    return Logger(service, level)
+
+
+def announce(host: str, port: int, stream: TextIO | None = None) -> None:
+    """Tell the parent process where this server listens: one JSON line on stdout."""
+    out = stream or sys.stdout
+    out.write(msgspec.json.encode({"event": "listening", "host": host, "port": port}).decode() + "\n")
+    out.flush()

@@ -1,0 +1,280 @@
+"""What flows from the trainer to the rollout workers and back: tasks out, complete groups in.
+
+    GroupTask  "play this Task G times"            trainer -> rollout   (stream `tasks`)
+    Group      Task + G trajectories of turns       rollout -> trainer   (stream `groups`)
+
+Everything is a msgspec Struct in MessagePack. Token ids, log-probs and masks are packed little-endian arrays, so that
+decoding a group costs microseconds. Evolution is add-only: a new field has a default, and `schema` names the version
+that wrote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+SCHEMA_VERSION = 1
+
+IdArray = npt.NDArray[np.int32]
+FloatArray = npt.NDArray[np.float32]
+MaskArray = npt.NDArray[np.uint8]
+
+FinishReason = Literal["stop", "length", "abort"]
+Outcome = Literal["ok", "policy_error"]
+
+
+class PolicyVersion(msgspec.Struct, frozen=True):
+    """Which weights: the run's incarnation, the optimiser step, and a digest of the weights themselves.
+
+    A bare step is not enough: after a crash between push and checkpoint two different policies would share one number.
+    """
+
+    incarnation: str
+    step: int
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.incarnation}:{self.step}:{self.digest}"
+
+    @classmethod
+    def parse(cls, text: str) -> PolicyVersion:
+        """Read the form that `str` writes.
+
+        Raises:
+            ValueError: `text` is not `incarnation:step:digest`.
+        """
+        parts = text.split(":")
+        if len(parts) != 3 or not parts[1].lstrip("-").isdigit():
+            raise ValueError(f"policy version {text!r} is not of the form incarnation:step:digest")
+        return cls(parts[0], int(parts[1]), parts[2])
+
+
+class VersionSpan(msgspec.Struct, frozen=True):
+    """Response tokens [start, end) were sampled by `version`."""
+
+    start: int
+    end: int
+    version: PolicyVersion
+
+
+class Sampling(msgspec.Struct, frozen=True):
+    """How tokens are drawn. Training needs top_p 1 and top_k 0 (off): anything else samples from another policy."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 512
+
+
+class Task(msgspec.Struct, frozen=True):
+    """One problem of one environment. `index` selects it within `split`; `seed` seeds whatever is random in the
+    episode.
+    """
+
+    environment: str
+    split: str
+    index: int
+    seed: int = 0
+
+    @property
+    def id(self) -> str:
+        """Readable and stable, for example `sokoban/train/17`."""
+        return f"{self.environment}/{self.split}/{self.index}"
+
+
+class GroupTask(msgspec.Struct, frozen=True):
+    """An order for one group: play `task` `size` times with the newest weights."""
+
+    group_id: str
+    task: Task
+    size: int
+    sampling: Sampling
+    issued_at_step: int = 0
+    schema: int = SCHEMA_VERSION
+
+
+class Turn(msgspec.Struct):
+    """One prompt and one response.
+
+    `prompt_ids`, `response_ids`: packed int32. `logprobs`: packed float32, one per response token, in nats, of the
+    sampling distribution at the task's temperature. `loss_mask`: packed uint8, 1 on tokens that the policy sampled.
+    """
+
+    prompt_ids: bytes
+    response_ids: bytes
+    logprobs: bytes
+    loss_mask: bytes
+    spans: tuple[VersionSpan, ...]
+    reward: float
+    state_key: str
+    observation_key: str
+    action_valid: bool
+    format_valid: bool
+    finish_reason: FinishReason
+    observation: str = ""
+    response: str = ""
+    action: str = ""
+    images: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        n = len(self.response_ids) // 4
+        if len(self.logprobs) != 4 * n or len(self.loss_mask) != n:
+            raise ValueError(
+                f"a turn of {n} response tokens carries {len(self.logprobs) // 4} log-probs and a loss mask of "
+                f"{len(self.loss_mask)}: they must be equal"
+            )
+
+    def prompt(self) -> IdArray:
+        """Prompt token ids, int32 [P]."""
+        return np.frombuffer(self.prompt_ids, dtype="<i4")
+
+    def tokens(self) -> IdArray:
+        """Response token ids, int32 [T]."""
+        return np.frombuffer(self.response_ids, dtype="<i4")
+
+    def behaviour_logprobs(self) -> FloatArray:
+        """Log-probs of the response tokens under the sampler, float32 [T], nats."""
+        return np.frombuffer(self.logprobs, dtype="<f4")
+
+    def mask(self) -> MaskArray:
+        """Loss mask of the response tokens, uint8 [T]."""
+        return np.frombuffer(self.loss_mask, dtype="u1")
+
+
+class Trajectory(msgspec.Struct):
+    """One episode. `outcome` says how it ended: `policy_error` is a fault of the policy's own, which scores 0."""
+
+    id: str
+    seed: int
+    turns: tuple[Turn, ...]
+    terminated: bool
+    truncated: bool
+    score: float
+    success: bool
+    outcome: Outcome = "ok"
+    duration_s: float = 0.0
+    metrics: dict[str, float] = {}
+
+    @property
+    def total_reward(self) -> float:
+        """The undiscounted sum of the environment's rewards; penalties of the trainer are not in it."""
+        return float(sum(turn.reward for turn in self.turns))
+
+
+class Group(msgspec.Struct):
+    """G episodes of one task: the unit that travels, is filtered, scored and trained on."""
+
+    id: str
+    task: Task
+    size: int
+    trajectories: tuple[Trajectory, ...]
+    sampling: Sampling
+    oldest: PolicyVersion
+    newest: PolicyVersion
+    worker: str = ""
+    retries: int = 0
+    schema: int = SCHEMA_VERSION
+
+
+def pack_ids(ids: Iterable[int]) -> bytes:
+    """Token ids as little-endian int32."""
+    return np.asarray(list(ids) if not isinstance(ids, np.ndarray) else ids, dtype="<i4").tobytes()
+
+
+def pack_floats(values: Iterable[float]) -> bytes:
+    """Log-probs as little-endian float32."""
+    return np.asarray(list(values) if not isinstance(values, np.ndarray) else values, dtype="<f4").tobytes()
+
+
+def pack_mask(values: Iterable[int]) -> bytes:
+    """A loss mask as bytes of 0 and 1."""
+    return np.asarray(list(values) if not isinstance(values, np.ndarray) else values, dtype="u1").tobytes()
+
+
+_encoder = msgspec.msgpack.Encoder()
+_group_decoder = msgspec.msgpack.Decoder(Group)
+_task_decoder = msgspec.msgpack.Decoder(GroupTask)
+
+
+class SchemaError(ValueError):
+    """Bytes that are not the message they should be, or that a newer version wrote."""
+
+
+def encode(message: Group | GroupTask) -> bytes:
+    """MessagePack bytes of a group or a task."""
+    return _encoder.encode(message)
+
+
+def _check_schema(kind: str, schema: int) -> None:
+    if schema > SCHEMA_VERSION:
+        raise SchemaError(f"{kind} has schema {schema}, this code reads up to {SCHEMA_VERSION}: update arlarena-proto")
+
+
+def decode_group(data: bytes) -> Group:
+    """Read a group.
+
+    Raises:
+        SchemaError: the bytes are malformed or newer than this code.
+    """
+    try:
+        group = _group_decoder.decode(data)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise SchemaError(f"not a group: {error}") from error
+    _check_schema("group", group.schema)
+    return group
+
+
+def decode_group_task(data: bytes) -> GroupTask:
+    """Read a group task.
+
+    Raises:
+        SchemaError: the bytes are malformed or newer than this code.
+    """
+    try:
+        task = _task_decoder.decode(data)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise SchemaError(f"not a group task: {error}") from error
+    _check_schema("group task", task.schema)
+    return task
+
+
+def write_groups(path: Path, groups: Iterable[Group]) -> int:
+    """Write groups to a file: each one MessagePack bytes after a 4-byte little-endian length. Returns how many."""
+    count = 0
+    partial = path.with_suffix(path.suffix + ".partial")
+    with partial.open("wb") as file:
+        for group in groups:
+            data = encode(group)
+            file.write(len(data).to_bytes(4, "little") + data)
+            count += 1
+    partial.replace(path)
+    return count
+
+
+def read_groups(path: Path) -> list[Group]:
+    """Read a file that `write_groups` wrote.
+
+    Raises:
+        SchemaError: the file is cut short or holds something else.
+    """
+    data = path.read_bytes()
+    groups: list[Group] = []
+    offset = 0
+    while offset < len(data):
+        size = int.from_bytes(data[offset : offset + 4], "little")
+        body = data[offset + 4 : offset + 4 + size]
+        if len(body) != size:
+            raise SchemaError(f"{path} is cut short after {len(groups)} groups")
+        groups.append(decode_group(body))
+        offset += 4 + size
+    return groups
+
+
+def json_schemas() -> dict[str, dict[str, Any]]:
+    """JSON Schemas of the messages, by name; the files under proto/schemas are these, and a test says so."""
+    return {kind.__name__: msgspec.json.schema(kind) for kind in (GroupTask, Group)}

@@ -1,0 +1,252 @@
+"""The thread that owns the model: it steps while there is work and takes messages between steps.
+
+    submit(sequences)  ->  waiting  ->  prompt computed (or cached)  ->  slot  ->  finished, delivered
+
+Other threads reach it only through `submit`, `cancel`, `call` and `stop`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TypeVar
+
+from arlarena.inference.embedded.architecture import Architecture
+from arlarena.inference.embedded.cache import PrefixCache, Slots, slot_bytes
+from arlarena.inference.embedded.model import Model
+from arlarena.inference.embedded.parameters import Parameters
+from arlarena.inference.embedded.scheduler import Counters, Scheduler
+from arlarena.inference.embedded.sequence import Sequence
+
+T = TypeVar("T")
+Deliver = Callable[[list[Sequence]], None]
+OnDeath = Callable[[BaseException], None]
+
+SWEEP_S = 0.05  # how often deadlines and clients that are gone are looked at
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes of an engine. `max_length` counts prompt and response tokens of one sequence."""
+
+    max_length: int
+    slots: int = 256
+    kv_bytes: int = 2 << 30
+    cache_bytes: int = 256 << 20
+    prefill_tokens: int = 2048
+
+    def affordable_slots(self, arch: Architecture) -> int:
+        """As many of `slots` as `kv_bytes` hold, one at least."""
+        return max(1, min(self.slots, self.kv_bytes // slot_bytes(arch, self.max_length)))
+
+
+class EngineDeadError(RuntimeError):
+    """The engine's thread has ended; the message is why."""
+
+
+class Engine:
+    """Samples sequences. `version` labels the weights in service.
+
+    `deliver` is called on the engine's thread with the sequences that finished in a step and those of `stream` that
+    grew; `on_death` is called there if an error ends the thread.
+    """
+
+    def __init__(
+        self,
+        arch: Architecture,
+        parameters: Parameters,
+        version: str,
+        limits: Limits,
+        deliver: Deliver,
+        on_death: OnDeath | None = None,
+    ) -> None:
+        self.arch = arch
+        self.limits = limits
+        self._model = Model(arch, parameters, limits.max_length)
+        self._scheduler = Scheduler(
+            self._model,
+            Slots(arch, limits.affordable_slots(arch), limits.max_length),
+            PrefixCache(limits.cache_bytes),
+            limits.prefill_tokens,
+            version,
+        )
+        self._deliver = deliver
+        self._on_death = on_death
+        self._paused = False
+        self._admitting = True
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._inbox_lock = threading.Lock()
+        self._closed = False
+        self._stopping = False
+        self._wake = threading.Event()
+        self._swept = 0.0
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    # --- from any thread ---
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """End the thread after the current step; whatever is in flight ends as `abort`. A second call does nothing."""
+        try:
+            self._post(self._begin_stop)
+        except EngineDeadError:
+            return
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+
+    def submit(self, sequences: list[Sequence]) -> None:
+        """Queue sequences.
+
+        Raises:
+            EngineDeadError: the engine's thread has ended.
+        """
+        self._post(lambda: self._scheduler.add(sequences))
+
+    def cancel(self, sequence: Sequence) -> None:
+        """Forget a sequence whose client is gone; it is delivered as `abort`."""
+        sequence.cancelled = True
+        self._wake.set()
+
+    def call(self, function: Callable[[], T]) -> Future[T]:
+        """Run `function` on the engine's thread, between two steps.
+
+        Raises:
+            EngineDeadError: the engine's thread has ended.
+        """
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function())
+            except Exception as error:
+                future.set_exception(error)
+
+        self._post(run)
+        return future
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive() and not self._closed
+
+    @property
+    def version(self) -> str:
+        """The label of the weights in service."""
+        return self._scheduler.version
+
+    @property
+    def counters(self) -> Counters:
+        """What has been done so far."""
+        return self._scheduler.counters
+
+    @property
+    def running(self) -> int:
+        """Sequences in slots."""
+        return len(self._scheduler.running)
+
+    @property
+    def waiting(self) -> int:
+        """Sequences that wait for a slot or for their prompt."""
+        return self._scheduler.waiting
+
+    @property
+    def slots(self) -> int:
+        """How many sequences can run at once."""
+        return self._scheduler.slots.count
+
+    @property
+    def cached_prompts(self) -> int:
+        """Prompts in the prefix cache."""
+        return len(self._scheduler.cache)
+
+    @property
+    def paused(self) -> bool:
+        """Whether sampling stands still, or will once the running sequences are done."""
+        return self._paused or not self._admitting
+
+    # --- on the engine's thread, through `call` ---
+
+    def pause(self) -> None:
+        """Stand still after this step; everything in flight is kept."""
+        self._paused = True
+
+    def drain(self) -> None:
+        """Admit nobody from now on; running sequences go on."""
+        self._admitting = False
+
+    def resume(self) -> None:
+        """Go on after `pause` or `drain`."""
+        self._paused, self._admitting = False, True
+
+    def abort_all(self) -> int:
+        """End every sequence in flight as `abort`. Returns how many."""
+        return self._scheduler.end_all("abort")
+
+    def forget_prompts(self) -> None:
+        """Empty the prefix cache."""
+        self._scheduler.forget_prompts()
+
+    def swap(self, parameters: Parameters, version: str) -> None:
+        """Serve other weights from the next step on; running sequences keep the keys and values that they have."""
+        self._model.parameters = parameters
+        self._scheduler.version = version
+        self._scheduler.forget_prompts()
+
+    # --- the thread ---
+
+    def _post(self, action: Callable[[], None]) -> None:
+        with self._inbox_lock:
+            if self._closed:
+                raise EngineDeadError(f"the engine has stopped: {self._failure or 'shutting down'}")
+            self._inbox.append(action)
+        self._wake.set()
+
+    def _begin_stop(self) -> None:
+        self._stopping = True
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self._turn()
+        except BaseException as error:
+            self._failure = error
+        with self._inbox_lock:
+            self._closed = True
+            self._drain_inbox()
+        self._scheduler.end_all("error" if self._failure else "abort")
+        self._flush()
+        if self._failure is not None and self._on_death is not None:
+            self._on_death(self._failure)
+
+    def _turn(self) -> None:
+        """Take messages, then one step, or sleep until there is something to do."""
+        self._wake.clear()
+        self._drain_inbox()
+        now = time.monotonic()
+        if now - self._swept >= SWEEP_S:
+            self._swept = now
+            self._scheduler.sweep(now)
+        if not self._paused and self._scheduler.step(admitting=self._admitting):
+            self.counters.steps += 1
+            self.counters.busy_s += time.monotonic() - now
+        elif not self._inbox and not self._stopping:
+            self._wake.wait(SWEEP_S if self.running or self.waiting else None)
+        self._flush()
+
+    def _drain_inbox(self) -> None:
+        while self._inbox:
+            self._inbox.popleft()()
+
+    def _flush(self) -> None:
+        news = self._scheduler.news
+        if news:
+            self._scheduler.news = []
+            self._deliver(news)

@@ -1,0 +1,184 @@
+"""The forward pass: packed prompts, continuation of one prompt, and one token for every running sequence.
+
+Shape legend: T tokens of all prompts, P of one prompt, B running sequences, N prompts, E hidden, H query heads, K key
+heads, D head_dim, F ffn, V vocabulary, S slots, L positions of a slot.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate, groupby
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from arlarena.inference.embedded.architecture import Architecture
+from arlarena.inference.embedded.parameters import Layer, Parameters
+
+
+class Model:
+    """A decoder. `parameters` may be replaced between calls: that is all a weight update does."""
+
+    def __init__(self, arch: Architecture, parameters: Parameters, max_length: int) -> None:
+        self.arch = arch
+        self.parameters = parameters
+        self.max_length = max_length
+        half = torch.arange(0, arch.head_dim, 2, dtype=torch.float32) / arch.head_dim
+        angles = torch.outer(torch.arange(max_length, dtype=torch.float32), 1.0 / arch.rope_theta**half)
+        self._rotations = torch.polar(torch.ones_like(angles), angles).unsqueeze(1)  # [max_length, 1, D / 2]
+
+    @torch.inference_mode()
+    def prefill(self, ids: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
+        """Run N fresh prompts that lie end to end, without padding.
+
+        The last layer computes queries and the feed-forward for the last position of each prompt alone: nothing reads
+        the rest.
+
+        Args:
+            ids: token ids, int64 [T]
+            lengths: of the prompts, in the order in which they lie; equal lengths must be neighbours to be run together
+
+        Returns:
+            logits after each prompt's last token, float32 [N, V]; keys and values, float32 [layers, 2, T, K, D]
+        """
+        a = self.arch
+        groups = [(length, len(list(same))) for length, same in groupby(lengths)]
+        rotations = self._rotations[torch.cat([torch.arange(length) for length in lengths])]
+        x = self.parameters.embedding[ids]
+        kv = torch.empty(a.layers, 2, ids.shape[0], a.kv_heads, a.head_dim)
+        for index, layer in enumerate(self.parameters.layers[:-1]):
+            q, k, v = self._project(layer, x, rotations)
+            kv[index, 0], kv[index, 1] = k, v
+            x = self._feed_forward(layer, x + F.linear(self._attend_packed(q, k, v, groups), layer.out))
+        layer = self.parameters.layers[-1]
+        last = torch.tensor(list(accumulate(lengths))) - 1
+        q, k, v = self._project_last(layer, x, rotations, last)
+        kv[-1, 0], kv[-1, 1] = k, v
+        attended = self._attend_last(q, k, v, groups)
+        return self.logits(self._feed_forward(layer, x[last] + F.linear(attended, layer.out))), kv
+
+    @torch.inference_mode()
+    def extend(self, ids: Tensor, start: int, kv: Tensor) -> Tensor:
+        """Continue one prompt whose first `start` positions are in `kv`; write the keys and values of the next P.
+
+        Args:
+            ids: the next token ids, int64 [P]
+            start: how many positions precede them
+            kv: [layers, 2, K, at least start + P, D], written in place
+
+        Returns:
+            the last layer's output at the P positions, float32 [P, E]
+        """
+        stop = start + ids.shape[0]
+        rotations = self._rotations[start:stop]
+        mask = None if start == 0 else torch.ones(ids.shape[0], stop, dtype=torch.bool).tril(diagonal=start)
+        x = self.parameters.embedding[ids]
+        for index, layer in enumerate(self.parameters.layers):
+            q, k, v = self._project(layer, x, rotations)
+            kv[index, 0, :, start:stop], kv[index, 1, :, start:stop] = k.transpose(0, 1), v.transpose(0, 1)
+            attended = F.scaled_dot_product_attention(
+                q.transpose(0, 1).unsqueeze(0),
+                kv[index, 0, :, :stop].unsqueeze(0),
+                kv[index, 1, :, :stop].unsqueeze(0),
+                attn_mask=mask,
+                is_causal=mask is None,
+                scale=1.0,
+                enable_gqa=True,
+            )
+            merged = attended[0].transpose(0, 1).reshape(ids.shape[0], -1)
+            x = self._feed_forward(layer, x + F.linear(merged, layer.out))
+        return x
+
+    @torch.inference_mode()
+    def decode(self, ids: Tensor, positions: Tensor, kv: Tensor, live: int) -> Tensor:
+        """One token for each of the first B slots.
+
+        Args:
+            ids: the newest token of each sequence, int64 [B]
+            positions: where it stands, int64 [B]
+            kv: all slots, float32 [layers, 2, S, K, L, D]; position `positions[b]` of slot b is written
+            live: `max(positions) + 1`: attention reads no further
+
+        Returns:
+            logits, float32 [B, V]
+        """
+        a, b = self.arch, ids.shape[0]
+        rows = torch.arange(b)
+        rotations = self._rotations[positions]
+        hidden = torch.arange(live) > positions.unsqueeze(1)
+        bias = torch.zeros(b, 1, live).masked_fill_(hidden.unsqueeze(1), float("-inf"))
+        x = self.parameters.embedding[ids]
+        for index, layer in enumerate(self.parameters.layers):
+            q, k, v = self._project(layer, x, rotations)
+            keys, values = kv[index, 0], kv[index, 1]
+            keys[rows, :, positions], values[rows, :, positions] = k, v
+            keys = keys.view(-1, keys.shape[2], a.head_dim)[: b * a.kv_heads, :live]
+            values = values.view(-1, values.shape[2], a.head_dim)[: b * a.kv_heads, :live]
+            scores = torch.bmm(q.reshape(b * a.kv_heads, a.group, a.head_dim), keys.transpose(1, 2))
+            scores.view(b, a.heads, live).add_(bias)
+            attended = torch.bmm(torch.softmax(scores, dim=-1), values).view(b, -1)
+            x = self._feed_forward(layer, x + F.linear(attended, layer.out))
+        return self.logits(x)
+
+    @torch.inference_mode()
+    def logits(self, x: Tensor) -> Tensor:
+        """Final norm and output head: [N, E] -> [N, V]."""
+        return F.linear(F.rms_norm(x, (self.arch.hidden,), None, self.arch.norm_eps), self.parameters.head)
+
+    def _project(self, layer: Layer, x: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [T, H, D], keys and values [T, K, D], positions applied."""
+        a = self.arch
+        normed = F.rms_norm(x, (a.hidden,), None, a.norm_eps)
+        qkv = F.linear(normed, layer.qkv, layer.qkv_bias).view(x.shape[0], -1, a.head_dim)
+        rotated = self._rotate(layer.qk_gain, qkv[:, : a.heads + a.kv_heads], rotations)
+        return rotated[:, : a.heads], rotated[:, a.heads :], qkv[:, a.heads + a.kv_heads :]
+
+    def _project_last(self, layer: Layer, x: Tensor, rotations: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `_project`, with queries [N, H, D] of the positions `last` alone."""
+        a = self.arch
+        cut, gain, bias = a.heads * a.head_dim, layer.qk_gain, layer.qkv_bias
+        normed = F.rms_norm(x, (a.hidden,), None, a.norm_eps)
+        kv = F.linear(normed, layer.qkv[cut:], None if bias is None else bias[cut:]).view(x.shape[0], -1, a.head_dim)
+        q = F.linear(normed[last], layer.qkv[:cut], None if bias is None else bias[:cut]).view(-1, a.heads, a.head_dim)
+        k = self._rotate(None if gain is None else gain[a.heads :], kv[:, : a.kv_heads], rotations)
+        return self._rotate(None if gain is None else gain[: a.heads], q, rotations[last]), k, kv[:, a.kv_heads :]
+
+    def _rotate(self, gain: Tensor | None, heads: Tensor, rotations: Tensor) -> Tensor:
+        """Norm (where the model has one) and rotary positions of queries or keys: [T, heads, D]."""
+        if gain is not None:
+            heads = F.rms_norm(heads, (self.arch.head_dim,), None, self.arch.norm_eps) * gain
+        pairs = torch.view_as_complex(heads.reshape(*heads.shape[:-1], -1, 2))
+        return torch.view_as_real(pairs * rotations).flatten(-2)
+
+    def _attend_packed(self, q: Tensor, k: Tensor, v: Tensor, groups: list[tuple[int, int]]) -> Tensor:
+        """Causal attention within each prompt: [T, H, D] -> [T, H D]. `groups`: (length, how many prompts) in order."""
+        a = self.arch
+        merged = torch.empty(q.shape[0], q.shape[1] * q.shape[2])
+        begin = 0
+        for length, count in groups:
+            end = begin + length * count
+            q_, k_, v_ = (t[begin:end].view(count, length, -1, a.head_dim).transpose(1, 2) for t in (q, k, v))
+            out = F.scaled_dot_product_attention(q_, k_, v_, is_causal=True, scale=1.0, enable_gqa=True)
+            merged[begin:end].view(count, length, *q.shape[1:]).copy_(out.transpose(1, 2))
+            begin = end
+        return merged
+
+    def _attend_last(self, q: Tensor, k: Tensor, v: Tensor, groups: list[tuple[int, int]]) -> Tensor:
+        """Attention of each prompt's last query to its whole prompt: q [N, H, D] -> [N, H D]."""
+        a = self.arch
+        out = []
+        begin = row = 0
+        for length, count in groups:
+            end = begin + length * count
+            k_, v_ = (t[begin:end].view(count, length, -1, a.head_dim).transpose(1, 2) for t in (k, v))
+            q_ = q[row : row + count].view(count, self.arch.kv_heads, self.arch.group, -1)
+            weights = torch.softmax(q_ @ k_.transpose(2, 3), dim=-1)
+            out.append((weights @ v_).view(count, -1))
+            begin, row = end, row + count
+        return torch.cat(out)
+
+    def _feed_forward(self, layer: Layer, x: Tensor) -> Tensor:
+        """The SwiGLU block with its norm and residual: [T, E] -> [T, E]."""
+        normed = F.rms_norm(x, (self.arch.hidden,), None, self.arch.norm_eps)
+        gate, up = F.linear(normed, layer.gate_up).chunk(2, dim=-1)
+        return x + F.linear(F.silu(gate).mul_(up), layer.down)

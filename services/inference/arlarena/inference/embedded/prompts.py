@@ -1,0 +1,102 @@
+"""Computing prompts: each distinct one once, the long ones in pieces, the shared beginnings from the cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from arlarena.inference.embedded.cache import Prefix, PrefixCache
+from arlarena.inference.embedded.model import Model
+from arlarena.inference.embedded.sequence import Score, Sequence
+
+HEAD_ROWS = 512  # positions whose logits are held at once while a prompt is scored: bounds memory at a large vocabulary
+
+
+@dataclass(slots=True)
+class Fill:
+    """A prompt that is not computed yet, and who waits for it. `kv` [layers, 2, K, P, D] is filled up to `done`."""
+
+    key: bytes
+    ids: list[int]
+    waiting: list[Sequence] = field(default_factory=list)
+    kv: Tensor | None = None
+    done: int = 0
+
+    @property
+    def left(self) -> int:
+        """Tokens still to compute."""
+        return len(self.ids) - self.done
+
+
+class Prompts:
+    """Turns prompts into prefixes (keys, values and the logits after the last token)."""
+
+    def __init__(self, model: Model, cache: PrefixCache) -> None:
+        self.model = model
+        self.cache = cache
+
+    def begin(self, fill: Fill) -> None:
+        """Start from a cached prompt with the same beginning, where there is one."""
+        shared = self.cache.longest(fill.key)
+        if shared is not None:
+            prefix, fill.done = shared
+            fill.kv = self._buffer(len(fill.ids))
+            fill.kv[:, :, :, : fill.done] = prefix.kv[:, :, :, : fill.done]
+
+    def pack(self, fills: list[Fill]) -> list[Prefix]:
+        """Compute fresh prompts together. Sorts `fills` by length in place; the results are in that order."""
+        fills.sort(key=lambda fill: len(fill.ids))
+        lengths = [len(fill.ids) for fill in fills]
+        ids = torch.tensor([token for fill in fills for token in fill.ids])
+        logits, kv = self.model.prefill(ids, lengths)
+        prefixes = []
+        begin = 0
+        for row, fill in enumerate(fills):
+            end = begin + lengths[row]
+            own = kv[:, :, begin:end].transpose(2, 3).contiguous()
+            prefixes.append(self._keep(Prefix(fill.key, own, logits[row].clone())))
+            begin = end
+        return prefixes
+
+    def advance(self, fill: Fill, tokens: int) -> Prefix | None:
+        """Compute up to `tokens` more of one prompt; the prefix once it is complete."""
+        kv = fill.kv if fill.kv is not None else self._buffer(len(fill.ids))
+        fill.kv = kv
+        piece = fill.ids[fill.done : fill.done + tokens]
+        x = self.model.extend(torch.tensor(piece), fill.done, kv)
+        fill.done += len(piece)
+        if fill.left:
+            return None
+        return self._keep(Prefix(fill.key, kv, self.model.logits(x[-1:])[0]))
+
+    def score(self, ids: list[int], top: int) -> tuple[Prefix, Score]:
+        """Compute a prompt and the log-prob of each of its tokens; reads no cache and leaves nothing in it."""
+        kv = self._buffer(len(ids))
+        x = self.model.extend(torch.tensor(ids), 0, kv)
+        logprobs: list[float] = []
+        ranks: list[int] = []
+        top_ids: list[list[int]] = []
+        top_values: list[list[float]] = []
+        targets = torch.tensor(ids[1:]).unsqueeze(1)
+        for begin in range(0, len(ids) - 1, HEAD_ROWS):
+            end = min(begin + HEAD_ROWS, len(ids) - 1)
+            table = torch.log_softmax(self.model.logits(x[begin:end]), dim=-1)
+            chosen = table.gather(1, targets[begin:end])
+            logprobs += chosen.squeeze(1).tolist()
+            ranks += ((table > chosen).sum(dim=1) + 1).tolist()
+            if top:
+                values, likeliest = table.topk(min(top, table.shape[1]), dim=-1)
+                top_ids += likeliest.tolist()
+                top_values += values.tolist()
+        score = Score(logprobs, ranks, (top_ids, top_values) if top else None)
+        return Prefix(b"", kv, self.model.logits(x[-1:])[0]), score
+
+    def _keep(self, prefix: Prefix) -> Prefix:
+        self.cache.put(prefix)
+        return prefix
+
+    def _buffer(self, length: int) -> Tensor:
+        a = self.model.arch
+        return torch.empty(a.layers, 2, a.kv_heads, length, a.head_dim)

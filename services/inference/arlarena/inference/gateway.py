@@ -1,0 +1,128 @@
+"""Between the event loop and the engine's thread: requests wait here for their sequences."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from arlarena.inference.embedded.engine import Engine, EngineDeadError
+from arlarena.inference.embedded.sequence import Sequence
+from arlarena.inference.errors import RequestError
+
+Receive = Callable[[], Awaitable[Any]]
+
+
+class Waiter:
+    """Who waits for the sequences of one request."""
+
+    __slots__ = ("changed", "left")
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+        self.changed = asyncio.Event()
+
+
+class ClientGone(Exception):
+    """The client closed its connection before the answer."""
+
+
+class Gateway:
+    """Submits sequences and waits for them; a client that leaves frees its slots."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, max_waiting: int) -> None:
+        self._loop = loop
+        self._max_waiting = max_waiting
+        self._engine: Engine | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Use this engine; it must have been given `self.deliver`."""
+        self._engine = engine
+
+    def deliver(self, news: list[Sequence]) -> None:
+        """Called on the engine's thread: one hop to the event loop for all news of a step."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._delivered, news)
+
+    async def complete(self, sequences: list[Sequence], receive: Receive) -> None:
+        """Sample `sequences` to their end.
+
+        Raises:
+            ClientGone: the client left first.
+            RequestError: 503 the queue is full or the engine is gone, 504 out of time.
+        """
+        waiter = self._submit(sequences)
+        gone = asyncio.ensure_future(receive())
+        done = asyncio.ensure_future(waiter.changed.wait())
+        try:
+            await asyncio.wait((done, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not waiter.changed.is_set():
+                raise ClientGone
+        finally:
+            gone.cancel()
+            done.cancel()
+            self._cancel_unfinished(sequences)
+        check_finished(sequences)
+
+    async def grow(self, sequences: list[Sequence]) -> AsyncIterator[list[Sequence]]:
+        """Yield the sequences whenever some of them grew or finished, until all have finished.
+
+        Raises:
+            RequestError: see `complete`.
+        """
+        waiter = self._submit(sequences)
+        try:
+            while True:
+                await waiter.changed.wait()
+                waiter.changed.clear()
+                finished = waiter.left == 0
+                check_finished(sequences)
+                yield sequences
+                if finished:
+                    return
+        finally:
+            self._cancel_unfinished(sequences)
+
+    def _submit(self, sequences: list[Sequence]) -> Waiter:
+        engine = self._engine
+        assert engine is not None
+        if engine.waiting + len(sequences) > self._max_waiting:
+            raise RequestError(f"{engine.waiting} sequences wait already (max_waiting = {self._max_waiting})", status=503)
+        waiter = Waiter(len(sequences))
+        for sequence in sequences:
+            sequence.owner = waiter
+        try:
+            engine.submit(sequences)
+        except EngineDeadError as error:
+            raise RequestError(str(error), status=503) from error
+        return waiter
+
+    def _delivered(self, news: list[Sequence]) -> None:
+        for sequence in news:
+            waiter: Waiter = sequence.owner
+            if sequence.finish_reason is not None and not sequence.delivered:
+                sequence.delivered = True
+                waiter.left -= 1
+            if sequence.stream or waiter.left == 0:
+                waiter.changed.set()
+
+    def _cancel_unfinished(self, sequences: list[Sequence]) -> None:
+        assert self._engine is not None
+        for sequence in sequences:
+            if sequence.finish_reason is None:
+                self._engine.cancel(sequence)
+
+
+def check_finished(sequences: list[Sequence]) -> None:
+    """Turn the endings that are not answers into errors.
+
+    Raises:
+        RequestError: 504 for a deadline, 500 for an engine that died.
+    """
+    for sequence in sequences:
+        if sequence.finish_reason == "deadline":
+            raise RequestError(
+                f"the request ran out of time after {len(sequence.tokens)} tokens (request_timeout_s)", status=504
+            )
+        if sequence.finish_reason == "error":
+            raise RequestError("the engine failed while it worked on this request; see the server's log", status=500)

@@ -1,0 +1,83 @@
+"""What a user can set of the policy server (table `[inference]`). No other file of this service reads the environment.
+
+    python -m arlarena.inference.settings FILE      check a configuration and print "ok"
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table
+
+ENVIRONMENT_PREFIX = "ARLARENA_INFERENCE_"
+
+
+class InferenceSettings(Table):
+    """Table `[inference]`. Sizes that end in `_mb` are in units of 2**20 bytes, times in seconds."""
+
+    model: Path | None = Field(None, description="Hugging Face directory to serve while no committed version exists")
+    weights_root: Path | None = Field(None, description="directory of version directories; pushes must come from it")
+    host: str = "127.0.0.1"
+    port: int = Field(8100, ge=0, le=65535, description="0 takes a free port")
+    served_model_name: str = Field("policy", min_length=1)
+    threads: PositiveInt = Field(1, description="torch threads; more than the cores left over slows everything down")
+    max_slots: PositiveInt = Field(256, description="sequences that run at once")
+    max_model_len: PositiveInt | None = Field(None, description="prompt and response; default: the model's, at most 4096")
+    kv_cache_mb: PositiveInt = Field(2048, description="bound on the slots' keys and values; fewer slots if they need more")
+    prefix_cache_mb: NonNegativeInt = Field(256, description="bound on computed prompts kept for reuse; 0 turns it off")
+    prefill_tokens_per_step: PositiveInt = Field(2048, description="prompt tokens computed between two decoding steps")
+    max_waiting: PositiveInt = Field(8192, description="sequences queued before requests are answered 503")
+    max_body_mb: PositiveInt = 32
+    request_timeout_s: PositiveFloat = Field(300.0, description="a request that takes longer is answered 504")
+    pause_limit_s: PositiveFloat = Field(60.0, description="sampling resumes by itself this long after a push's last phase")
+    shutdown_grace_s: PositiveFloat = Field(10.0, description="time for requests in flight at SIGTERM")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+def from_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Settings given as `ARLARENA_INFERENCE_<KEY>`.
+
+    Raises:
+        ConfigError: a variable with this prefix names no setting.
+    """
+    values = {}
+    for name, value in (os.environ if environment is None else environment).items():
+        if not name.startswith(ENVIRONMENT_PREFIX):
+            continue
+        key = name.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if key not in InferenceSettings.model_fields:
+            raise ConfigError(f"environment variable {name} names no setting of [inference]")
+        values[key] = value
+    return values
+
+
+def load(path: Path | None, flags: Mapping[str, Any] | None = None) -> InferenceSettings:
+    """Settings of a file, overridden by the environment, overridden by flags.
+
+    Raises:
+        ConfigError: something is unknown or malformed, or there is no model to serve.
+    """
+    given = {key: value for key, value in (flags or {}).items() if value is not None}
+    settings = load_table(path, "inference", InferenceSettings, {**from_environment(), **given})
+    if settings.model is not None and not settings.model.is_dir():
+        raise ConfigError(f"[inference] model = {str(settings.model)!r}: no such directory")
+    return settings
+
+
+def main() -> int:
+    """Check the file named on the command line."""
+    if len(sys.argv) != 2:
+        raise ConfigError("usage: python -m arlarena.inference.settings FILE")
+    load_table(Path(sys.argv[1]), "inference", InferenceSettings, from_environment())
+    print("ok")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_on_config_error(main))

@@ -1,0 +1,128 @@
+"""Between text and token ids: the tokenizer of the served directory, stop strings, and text that grows token by token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from arlarena.inference.embedded.sequence import StopCheck
+from arlarena.inference.errors import RequestError
+
+# A stop string is looked for in the newest tokens only: so many more than it has bytes, for tokens without text of their own.
+_STOP_SLACK = 32
+_INCOMPLETE = "\ufffd"  # what a decoder writes for bytes that are not yet a whole character
+
+
+class Text:
+    """A tokenizer. A directory without one is served all the same: then only routes that need text refuse."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | None) -> None:
+        self._tokenizer = tokenizer
+        self._pieces: dict[int, str] = {}
+
+    @classmethod
+    def load(cls, *directories: Path) -> Text:
+        """The tokenizer of the first directory that has one."""
+        for directory in directories:
+            if (directory / "tokenizer.json").is_file():
+                return cls(AutoTokenizer.from_pretrained(directory, local_files_only=True))
+        return cls(None)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer.
+
+        Raises:
+            RequestError: the model came without one.
+        """
+        if self._tokenizer is None:
+            raise RequestError("the served model has no tokenizer: use token ids (/inference/v1/generate)")
+        return self._tokenizer
+
+    @property
+    def eos_id(self) -> int | None:
+        """The tokenizer's own end-of-sequence id."""
+        return None if self._tokenizer is None else self._tokenizer.eos_token_id
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Token ids of `text`, with the tokenizer's begin and end marks if `special`."""
+        return list(self.tokenizer.encode(text, add_special_tokens=special))
+
+    def decode(self, ids: list[int], *, skip_special: bool = True) -> str:
+        """Text of token ids."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=skip_special))
+
+    def piece(self, token: int) -> str:
+        """Text of one token, special tokens included."""
+        known = self._pieces.get(token)
+        if known is None:
+            known = self._pieces[token] = self.decode([token], skip_special=False)
+        return known
+
+    def chat(self, messages: list[dict[str, Any]], **options: Any) -> list[int]:
+        """Token ids of a conversation through the tokenizer's chat template; `options` go to the template.
+
+        Raises:
+            RequestError: there is no template, or it refuses the messages.
+        """
+        try:
+            rendered = self.tokenizer.apply_chat_template(messages, tokenize=False, **options)
+        except RequestError:
+            raise
+        except Exception as error:  # the template is the model author's program: it may raise anything
+            raise RequestError(f"the chat template refused the messages: {error}", param="messages") from error
+        return self.encode(str(rendered), special=False)
+
+    def stop_check(self, stops: tuple[str, ...], *, skip_special: bool) -> StopCheck | None:
+        """A check whether the newest token completes one of `stops`; the earliest in the text counts."""
+        if not stops:
+            return None
+        window = max(len(stop.encode()) for stop in stops) + _STOP_SLACK
+
+        def check(tokens: list[int]) -> str | None:
+            tail = self.decode(tokens[-window:], skip_special=skip_special)
+            found = [(tail.find(stop), stop) for stop in stops if stop in tail]
+            return min(found)[1] if found else None
+
+        return check
+
+
+def cut(text: str, stop: str | None, *, include: bool) -> str:
+    """`text` up to a stop string, which is kept if `include`."""
+    at = -1 if stop is None else text.find(stop)
+    if stop is None or at < 0:
+        return text
+    return text[: at + len(stop)] if include else text[:at]
+
+
+class GrowingText:
+    """Text of a response while it grows: what `advance` returned once is never taken back.
+
+    A character whose last bytes are missing is held back, and so is an end that may become a stop string.
+    """
+
+    def __init__(self, text: Text, stops: tuple[str, ...], *, skip_special: bool, include_stop: bool) -> None:
+        self._text = text
+        self._stops = stops
+        self._skip_special = skip_special
+        self._include_stop = include_stop
+        self._sent = 0
+
+    def advance(self, tokens: list[int], *, finished: bool, stop: str | None) -> str:
+        """The text that is new since the last call."""
+        whole = self._text.decode(tokens, skip_special=self._skip_special)
+        if finished:
+            whole = cut(whole, stop, include=self._include_stop)
+        else:
+            whole = self._without_open_end(whole.rstrip(_INCOMPLETE))
+        new, self._sent = whole[self._sent :], max(self._sent, len(whole))
+        return new
+
+    def _without_open_end(self, text: str) -> str:
+        longest = max((len(stop) - 1 for stop in self._stops), default=0)
+        for size in range(min(longest, len(text)), 0, -1):
+            if any(stop.startswith(text[-size:]) for stop in self._stops):
+                return text[:-size]
+        return text

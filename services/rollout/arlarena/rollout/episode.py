@@ -1,0 +1,174 @@
+"""One episode: prompt, response, step, until the environment ends it or the policy can no longer answer.
+
+    state = reset(task)
+    while not done:   response = policy(state.prompt);   state = step(response.text);   record the turn
+
+What the policy does wrong is marked and played on: a reply without an action is a no-op in the environment. What a *service* does wrong
+is an exception, never a reward: the caller decides whether to play again (see `runner`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from arlarena.client.environments import Session, State
+from arlarena.client.errors import PolicyFault, PromptTooLong
+from arlarena.proto.trajectory import Task, Trajectory, Turn, VersionSpan, pack_floats, pack_ids, pack_mask
+
+# Metrics that begin so name a fault of the policy that ended its episode.
+FAULT = "fault:"
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A policy's answer to one prompt: exact ids, log-probs in nats (one per id), who sampled which, and the text without markers."""
+
+    prompt_ids: list[int]
+    token_ids: list[int]
+    logprobs: list[float]
+    spans: tuple[VersionSpan, ...]
+    finish_reason: Literal["stop", "length"]
+    text: str
+
+
+class Policy(Protocol):
+    """Who plays."""
+
+    async def respond(self, session: Session, state: State, key: str, turn: int) -> Response:
+        """The answer to `state.prompt` at `turn` (from 0) of the episode `key`, which fixes all randomness.
+
+        Raises:
+            PromptTooLong: the prompt leaves no room for an answer.
+            ServiceError: whoever answers is not available.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What to play and under which name. `key` seeds the sampling: the same key and weights give the same episode."""
+
+    id: str
+    task: Task
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """An episode's record, and what the environment said of the task at the start and of the outcome at the end."""
+
+    trajectory: Trajectory
+    first: State
+    last: State
+
+
+def turn_seed(key: str, turn: int) -> int:
+    """The sampling seed of one turn: 63 bits, alike on every machine."""
+    return int.from_bytes(hashlib.blake2b(f"{key}/{turn}".encode(), digest_size=8).digest(), "little") >> 1
+
+
+@dataclass(slots=True)
+class Behaviour:
+    """Counts of what an episode's player did.
+
+    `repeated_actions`: an action tried again in a state where it had been tried before. `back_and_forth`: a step that returns to the
+    state before the previous one. `no_ops`: a step that leaves the state as it was. The last two need state keys.
+    """
+
+    repeated_actions: int = 0
+    back_and_forth: int = 0
+    invalid_actions: int = 0
+    no_ops: int = 0
+    _tried: set[tuple[str, str]] = field(default_factory=set)
+    _keys: list[str] = field(default_factory=list)
+
+    def observe(self, before: State, action: str, after: State) -> None:
+        """Count one step."""
+        here, there = before.state_key, after.state_key
+        self.invalid_actions += not after.action_valid
+        self.repeated_actions += (here, action) in self._tried
+        self._tried.add((here, action))
+        if here and here == there:
+            self.no_ops += 1
+        elif there and self._keys and self._keys[-1] == there:
+            self.back_and_forth += 1
+        self._keys.append(here)
+
+    def metrics(self, turns: list[Turn]) -> dict[str, float]:
+        """The figures of `Trajectory.metrics`."""
+        return {
+            "turns": float(len(turns)),
+            "repeated_actions": float(self.repeated_actions),
+            "back_and_forth": float(self.back_and_forth),
+            "invalid_actions": float(self.invalid_actions),
+            "no_ops": float(self.no_ops),
+            "prompt_tokens": float(sum(len(turn.prompt_ids) // 4 for turn in turns)),
+            "response_tokens": float(sum(len(turn.response_ids) // 4 for turn in turns)),
+        }
+
+
+def _turn(before: State, response: Response, after: State | None) -> Turn:
+    """The record of one turn; `after` is None where the environment could make nothing of the reply."""
+    return Turn(
+        prompt_ids=pack_ids(response.prompt_ids),
+        response_ids=pack_ids(response.token_ids),
+        logprobs=pack_floats(response.logprobs),
+        # Every token was sampled, an end-of-sequence token included; none was appended.
+        loss_mask=pack_mask([1] * len(response.token_ids)),
+        spans=response.spans,
+        reward=after.reward if after else 0.0,
+        state_key=before.state_key,
+        observation_key=before.observation_key,
+        action_valid=after.action_valid if after else False,
+        format_valid=after.format_valid if after else False,
+        finish_reason=response.finish_reason,
+        observation=before.text,
+        response=response.text,
+        action=after.action if after else "",
+        images=before.images,
+    )
+
+
+async def play(session: Session, assignment: Assignment, policy: Policy) -> Episode:
+    """Play one episode on `session`, from the reset on.
+
+    Raises:
+        ServiceError: environment or policy server failed; nothing of the episode counts.
+    """
+    started, task = time.monotonic(), assignment.task
+    first = state = await session.reset(split=task.split, index=task.index, seed=task.seed, episode_id=assignment.id)
+    turns: list[Turn] = []
+    behaviour = Behaviour()
+    fault = ""
+    while not state.done:
+        before = state
+        try:
+            response = await policy.respond(session, before, assignment.key, len(turns))
+        except PromptTooLong:
+            fault = "prompt_too_long"
+            break
+        try:
+            state = await session.step(response.text)
+        except PolicyFault as error:
+            fault = error.code
+            turns.append(_turn(before, response, None))
+            break
+        behaviour.observe(before, state.action, state)
+        turns.append(_turn(before, response, state))
+    metrics = behaviour.metrics(turns) | ({FAULT + fault: 1.0} if fault else {})
+    trajectory = Trajectory(
+        id=assignment.id,
+        seed=task.seed,
+        turns=tuple(turns),
+        terminated=state.terminated,
+        truncated=state.truncated or bool(fault),
+        score=0.0 if fault else state.score,
+        success=not fault and state.success,
+        outcome="policy_error" if fault else "ok",
+        duration_s=time.monotonic() - started,
+        metrics=metrics,
+    )
+    return Episode(trajectory, first, state)

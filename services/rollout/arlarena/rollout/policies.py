@@ -1,0 +1,67 @@
+"""Who can play an episode: the policy behind an inference server, or the environment's own expert."""
+
+from __future__ import annotations
+
+from collections import deque
+from weakref import WeakKeyDictionary
+
+from arlarena.client.environments import Session, State
+from arlarena.client.errors import PromptTooLong
+from arlarena.client.policy import PolicyClient
+from arlarena.proto.trajectory import PolicyVersion, Sampling, VersionSpan
+from arlarena.rollout.episode import Response, turn_seed
+from arlarena.rollout.tokens import Tokens
+
+EXPERT = PolicyVersion("expert", 0, "-")
+
+
+class EnginePolicy:
+    """An inference server's token route. `context`: longest prompt and response together, None where the server does not say."""
+
+    def __init__(self, client: PolicyClient, tokens: Tokens, sampling: Sampling, context: int | None) -> None:
+        self._client, self._tokens, self._sampling, self._context = client, tokens, sampling, context
+
+    async def respond(self, session: Session, state: State, key: str, turn: int) -> Response:
+        """See `Policy`. A response may be shorter than the sampling allows where the context is nearly full."""
+        prompt_ids = self._tokens.prompt(state.prompt)
+        generation = await self._client.generate(
+            prompt_ids, self._fitting(len(prompt_ids)), seed=turn_seed(key, turn), request_id=f"{key}/{turn}"
+        )
+        return Response(
+            prompt_ids,
+            generation.token_ids,
+            generation.logprobs,
+            generation.spans,
+            generation.finish_reason,
+            self._tokens.text(generation.token_ids),
+        )
+
+    def _fitting(self, prompt_tokens: int) -> Sampling:
+        if self._context is None:
+            return self._sampling
+        room = self._context - prompt_tokens
+        if room < 1:
+            message = f"a prompt of {prompt_tokens} tokens leaves no room in a context of {self._context}"
+            raise PromptTooLong(message, 400)
+        sampling = self._sampling
+        if room >= sampling.max_tokens:
+            return sampling
+        return Sampling(sampling.temperature, sampling.top_p, sampling.top_k, room)
+
+
+class ExpertPolicy:
+    """The environment's expert. Its replies are encoded here, closed by the end-of-sequence token; their log-probs are 0."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+        self._plans: WeakKeyDictionary[Session, deque[str]] = WeakKeyDictionary()
+
+    async def respond(self, session: Session, state: State, key: str, turn: int) -> Response:
+        """See `Policy`. The expert is asked once for its whole plan where it has one, else at each turn."""
+        plan = self._plans.get(session)
+        if turn == 0 or not plan:
+            plan = self._plans[session] = deque((await session.expert()).plan)
+        text = plan.popleft()
+        ids = self._tokens.reply(text)
+        span = VersionSpan(0, len(ids), EXPERT)
+        return Response(self._tokens.prompt(state.prompt), ids, [0.0] * len(ids), (span,), "stop", text)

@@ -1,0 +1,125 @@
+"""Episodes in spite of failing services: open sessions, play, and play again from the start where a service failed.
+
+A failure of the environment server or of inference is never a result. The episode starts afresh on a new session, a bounded
+number of times, once both services answer again; after that `InfraFailure` tells the caller to give the work back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from arlarena.client.environments import EnvironmentClient, Session
+from arlarena.client.errors import Full, Refused, ServiceError, Unavailable
+from arlarena.client.policy import PolicyClient
+from arlarena.proto.telemetry import Logger
+from arlarena.rollout.episode import Assignment, Episode, Policy, play
+from arlarena.rollout.settings import RolloutSettings
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
+
+
+class InfraFailure(RuntimeError):
+    """A service stayed away longer than the patience, or failed an episode too often. Nothing of the episode counts."""
+
+
+@dataclass(slots=True)
+class Seat:
+    """A place for one episode after another: a session that is kept while it lives. `restarts` counts episodes begun again."""
+
+    session: Session | None = None
+    restarts: int = 0
+
+
+class Runner:
+    """Plays episodes against one environment server and one inference server (None where an expert plays)."""
+
+    def __init__(
+        self, environments: EnvironmentClient, inference: PolicyClient | None, settings: RolloutSettings, log: Logger
+    ) -> None:
+        self.environments, self.inference, self.settings, self.log = environments, inference, settings, log
+        self._abandoned: set[asyncio.Task[None]] = set()
+
+    async def wait_ready(self) -> None:
+        """Return once the services answer.
+
+        Raises:
+            InfraFailure: one of them does not within `infra_patience_s`.
+        """
+        services: list[tuple[str, Callable[[], Awaitable[bool]]]] = [
+            (f"environment server at {self.environments.url}", self.environments.ready)
+        ]
+        if self.inference is not None:
+            services.append((f"inference at {self.inference.url}", self.inference.healthy))
+        deadline, pause = time.monotonic() + self.settings.infra_patience_s, FIRST_PAUSE_S
+        for name, check in services:
+            while not await check():
+                if time.monotonic() >= deadline:
+                    raise InfraFailure(f"{name} did not answer within {self.settings.infra_patience_s:g} s; is it running?")
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    async def open(self, count: int) -> list[Seat]:
+        """`count` seats with open sessions, all or none; waits while the server is full or away.
+
+        Raises:
+            InfraFailure: no room within `infra_patience_s`.
+            Refused: the server never grants that many.
+        """
+        deadline, pause = time.monotonic() + self.settings.infra_patience_s, FIRST_PAUSE_S
+        while True:
+            try:
+                sessions = await self.environments.open(count, ttl_s=self.settings.session_ttl_s)
+                return [Seat(session) for session in sessions]
+            except Unavailable as error:
+                wait = max(pause, error.retry_after_s) if isinstance(error, Full) else pause
+                if time.monotonic() + wait > deadline:
+                    raise InfraFailure(f"no {count} sessions within {self.settings.infra_patience_s:g} s: {error}") from error
+            await asyncio.sleep(wait)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    async def close(self, seats: Sequence[Seat]) -> None:
+        """Close the sessions of `seats`, all in one request; a server that is away gets `connect_timeout_s` and no more."""
+        sessions = [seat.session for seat in seats if seat.session is not None]
+        for seat in seats:
+            seat.session = None
+        if sessions:
+            closing = [asyncio.ensure_future(session.close()) for session in sessions]
+            await asyncio.wait(closing, timeout=self.settings.connect_timeout_s)
+            for task in closing:
+                task.cancel()
+
+    async def episode(self, seat: Seat, assignment: Assignment, policy: Policy) -> Episode:
+        """Play on `seat`, again from the start after each failure of a service.
+
+        Raises:
+            InfraFailure: it failed `episode_retries` + 1 times, or a service stayed away.
+            Refused: a service says that the request is wrong, which no repetition mends.
+        """
+        for attempt in range(self.settings.episode_retries + 1):
+            if seat.session is None:
+                seat.session = (await self.open(1))[0].session
+            assert seat.session is not None
+            try:
+                return await play(seat.session, assignment, policy)
+            except Refused:
+                raise
+            except ServiceError as error:
+                failure = error
+            seat.restarts += 1
+            self.log.warning("episode_restarts", episode=assignment.id, attempt=attempt + 1, reason=str(failure))
+            self._abandon(seat)
+            await asyncio.sleep(min(FIRST_PAUSE_S * 2**attempt, LONGEST_PAUSE_S))
+            await self.wait_ready()
+        raise InfraFailure(
+            f"episode {assignment.id} failed {self.settings.episode_retries + 1} times; last: {failure}"
+        ) from failure
+
+    def _abandon(self, seat: Seat) -> None:
+        """Close a session of unknown state in the background, so that a hanging server does not hold up the next attempt."""
+        task = asyncio.get_running_loop().create_task(self.close([Seat(seat.session)]))
+        seat.session = None
+        self._abandoned.add(task)
+        task.add_done_callback(self._abandoned.discard)

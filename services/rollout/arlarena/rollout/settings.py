@@ -1,0 +1,125 @@
+"""What a user can set of rollouts. No other file of this service reads the environment or the configuration file.
+
+`python -m arlarena.rollout.settings FILE` checks the tables [rollout] and [evaluation] of a file and the tokenizer of [policy].
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table
+
+
+class RolloutSettings(Table):
+    """Table [rollout]: how a worker plays. The same limits hold for evaluation and demonstrations."""
+
+    groups_in_flight: PositiveInt = Field(32, description="groups that one worker plays at a time")
+    lease_ttl_s: PositiveFloat = Field(60.0, description="a lease not renewed for so long is lost; alike for all workers of a run")
+    lease_block_s: PositiveFloat = Field(1.0, description="how long one request for a task waits; bounds the reaction to SIGTERM")
+    max_deliveries: PositiveInt = Field(5, description="hand-outs of a task before it becomes a dead letter")
+    broker_timeout_s: PositiveFloat = Field(5.0, description="limit of one answer of Redis")
+    broker_reconnect_s: NonNegativeFloat = Field(30.0, description="how long a lost Redis is tried again")
+    connect_timeout_s: PositiveFloat = Field(5.0, description="limit of opening a connection to a service")
+    generate_timeout_s: PositiveFloat = Field(120.0, description="limit of one generation, time in the server's queue included")
+    environment_timeout_s: PositiveFloat = Field(30.0, description="limit of one request to the environment server")
+    session_ttl_s: PositiveFloat = Field(600.0, description="idle time after which the environment server may drop a session")
+    request_retries: NonNegativeInt = Field(2, description="repetitions of one request to an unavailable service")
+    episode_retries: NonNegativeInt = Field(5, description="fresh starts of one episode after failures of a service")
+    infra_patience_s: PositiveFloat = Field(120.0, description="how long to wait for a service that is down or full")
+    batch_window_s: NonNegativeFloat = Field(0.001, description="environment calls within this time share one request; 0: one loop tick")
+    drain_s: NonNegativeFloat = Field(20.0, description="how long SIGTERM lets groups in flight finish before they are given back")
+
+
+class EvaluationSettings(Table):
+    """Table [evaluation]: the fixed panel."""
+
+    split: str = Field("test", description="split of the environment that the panel is taken from")
+    first: NonNegativeInt = Field(0, description="index of the panel's first task")
+    count: PositiveInt = Field(512, description="tasks of the panel")
+    attempts: PositiveInt = Field(1, description="attempts per task")
+    temperature: NonNegativeFloat = Field(1.0, description="0 is greedy")
+    max_tokens: PositiveInt = Field(64, description="longest response")
+    seed: int = Field(0, description="seeds the sampling, so that two policies meet the same randomness")
+    concurrency: PositiveInt = Field(128, description="episodes in flight")
+    episodes: NonNegativeInt = Field(16, description="episodes written out turn by turn where a file for them is given")
+
+
+class PolicyTokenizer(BaseModel):
+    """The part of table [policy] that rollouts read; the trainer checks the rest of it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    path: Path | None = Field(None, description="the policy's Hugging Face directory")
+    tokenizer: Path | None = Field(None, description="another directory to take the tokenizer from")
+
+
+class Addresses(Table):
+    """Where the services are. Flags win over ARLARENA_ENVIRONMENT_URL, ARLARENA_INFERENCE_URL and ARLARENA_REDIS_URL."""
+
+    environment_url: str = "http://127.0.0.1:8100"
+    inference_url: str = "http://127.0.0.1:8000"
+    redis_url: str = "redis://127.0.0.1:6379/0"
+
+
+Section = Literal["rollout", "evaluation"]
+
+
+def from_environment(prefix: str, model: type[BaseModel]) -> dict[str, Any]:
+    """Values of `ARLARENA_<PREFIX>_<FIELD>` for the fields of `model`; an empty variable counts as absent."""
+    values = {name: os.environ.get(f"ARLARENA_{prefix}{name}".upper()) for name in model.model_fields}
+    return {name: value for name, value in values.items() if value}
+
+
+def load_rollout(path: Path | None) -> RolloutSettings:
+    """Table [rollout], with ARLARENA_ROLLOUT_* on top. Raises ConfigError."""
+    return load_table(path, "rollout", RolloutSettings, from_environment("rollout_", RolloutSettings))
+
+
+def load_evaluation(path: Path | None, flags: dict[str, Any] | None = None) -> EvaluationSettings:
+    """Table [evaluation], with ARLARENA_EVALUATION_* and then the flags on top. Raises ConfigError."""
+    given = {key: value for key, value in (flags or {}).items() if value is not None}
+    return load_table(
+        path, "evaluation", EvaluationSettings, {**from_environment("evaluation_", EvaluationSettings), **given}
+    )
+
+
+def load_addresses(flags: dict[str, str | None]) -> Addresses:
+    """Addresses from the flags, else from the environment, else this machine's defaults."""
+    given = {key: value for key, value in flags.items() if value is not None}
+    return Addresses(**{**from_environment("", Addresses), **given})
+
+
+def tokenizer_directory(path: Path | None, flag: Path | None) -> Path:
+    """Where the tokenizer is: the flag, else `tokenizer` of table [policy], else its `path`.
+
+    Raises:
+        ConfigError: none of them is given.
+    """
+    if flag is not None:
+        return flag
+    policy = load_table(path, "policy", PolicyTokenizer)
+    directory = policy.tokenizer or policy.path
+    if directory is None:
+        raise ConfigError(f"{path or 'command line'}: no tokenizer; give --tokenizer DIRECTORY or set path in [policy]")
+    return directory
+
+
+def main() -> int:
+    """Check the file named on the command line; prints ok."""
+    if len(sys.argv) != 2:
+        raise ConfigError("usage: python -m arlarena.rollout.settings FILE")
+    path = Path(sys.argv[1])
+    load_rollout(path)
+    load_evaluation(path)
+    load_table(path, "policy", PolicyTokenizer)
+    print("ok")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_on_config_error(main))

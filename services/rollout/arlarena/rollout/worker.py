@@ -1,0 +1,245 @@
+"""The worker: lease a group, play its episodes at the same time, publish it complete; many groups at once in one event loop.
+
+Leases are renewed while their groups are played. A group that a failing service made impossible is given back, not scored: another
+worker, or this one later, gets it again. A killed worker's leases expire, and its groups go to others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from arlarena.client.errors import ServiceError
+from arlarena.client.policy import PolicyClient
+from arlarena.proto.stream import Lease, StreamError, Streams
+from arlarena.proto.telemetry import Logger
+from arlarena.proto.trajectory import Group, GroupTask, PolicyVersion, Sampling, Trajectory
+from arlarena.rollout.episode import Assignment, Policy
+from arlarena.rollout.runner import InfraFailure, Runner
+from arlarena.rollout.settings import RolloutSettings
+
+# A lease is renewed this many times in its life, so that two lost attempts do not lose it.
+RENEWALS_PER_TTL = 3
+PolicyFactory = Callable[[Sampling], Policy]
+
+
+def version_range(trajectories: Iterable[Trajectory]) -> tuple[PolicyVersion, PolicyVersion] | None:
+    """The oldest and the newest version, by step, that sampled any token of them; None where no token was sampled."""
+    versions = [span.version for one in trajectories for turn in one.turns for span in turn.spans]
+    if not versions:
+        return None
+    return min(versions, key=lambda v: v.step), max(versions, key=lambda v: v.step)
+
+
+async def play_group(runner: Runner, policy: Policy, order: GroupTask, worker: str) -> Group:
+    """All episodes of one group, none waiting for another.
+
+    Raises:
+        InfraFailure, ServiceError: as `Runner.episode`; the other members are stopped.
+    """
+    seats = await runner.open(order.size)
+    members = [
+        Assignment(f"{order.group_id}-{member}", order.task, f"{order.group_id}/{member}") for member in range(order.size)
+    ]
+    playing = [
+        asyncio.ensure_future(runner.episode(seat, one, policy)) for seat, one in zip(seats, members, strict=True)
+    ]
+    try:
+        episodes = await asyncio.gather(*playing)
+    finally:
+        for task in playing:
+            task.cancel()
+        await asyncio.gather(*playing, return_exceptions=True)
+        await runner.close(seats)
+    trajectories = tuple(episode.trajectory for episode in episodes)
+    oldest, newest = version_range(trajectories) or await _current(runner.inference)
+    return Group(
+        id=order.group_id,
+        task=order.task,
+        size=order.size,
+        trajectories=trajectories,
+        sampling=order.sampling,
+        oldest=oldest,
+        newest=newest,
+        worker=worker,
+        retries=sum(seat.restarts for seat in seats),
+    )
+
+
+async def _current(inference: PolicyClient | None) -> tuple[PolicyVersion, PolicyVersion]:
+    """The version that serves now, for a group in which no token could be sampled (each prompt was too long)."""
+    version = await inference.version() if inference is not None else PolicyVersion("none", 0, "-")
+    return version, version
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a worker has done since it started."""
+
+    completed: int = 0
+    duplicates: int = 0
+    failed: int = 0
+    lost: int = 0
+    released: int = 0
+    episodes: int = 0
+    turns: int = 0
+    response_tokens: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+
+class Worker:
+    """One worker of a run. `policy_for` makes the player for a group's sampling."""
+
+    def __init__(
+        self,
+        name: str,
+        streams: Streams,
+        runner: Runner,
+        policy_for: PolicyFactory,
+        settings: RolloutSettings,
+        log: Logger,
+    ) -> None:
+        self.name, self.tally = name, Tally()
+        self._streams, self._runner, self._policy_for = streams, runner, policy_for
+        self._settings, self._log = settings, log
+        self._playing: dict[asyncio.Task[None], Lease] = {}
+        self._lost: set[asyncio.Task[None]] = set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Play until `stop`, then finish what is in flight within `drain_s` and give back the rest.
+
+        Raises:
+            StreamError: the broker is gone for good.
+            InfraFailure: the services do not answer at the start.
+        """
+        await self._runner.wait_ready()
+        self._log.info("ready", worker=self.name, groups_in_flight=self._settings.groups_in_flight)
+        renewal = asyncio.ensure_future(self._renew_for_ever())
+        leasing = asyncio.ensure_future(self._lease_until(stop))
+        try:
+            await asyncio.wait((renewal, leasing), return_when=asyncio.FIRST_COMPLETED)
+            for task in (renewal, leasing):
+                if task.done():
+                    task.result()
+            await self._drain()
+        finally:
+            for task in (renewal, leasing, *self._playing):
+                task.cancel()
+            await asyncio.gather(renewal, leasing, *self._playing, return_exceptions=True)
+            self._log.info("stopped", worker=self.name, **self._figures())
+
+    async def _lease_until(self, stop: asyncio.Event) -> None:
+        # One request for a task at a time, whatever the number of slots; a blocked request is not cancelled, for it may hold a task.
+        while not stop.is_set():
+            if len(self._playing) >= self._settings.groups_in_flight:
+                await self._slot_or(stop)
+                continue
+            lease = await self._streams.lease(consumer=self.name, block_s=self._settings.lease_block_s)
+            if lease is not None and stop.is_set():
+                await self._streams.release(lease, counted=False)
+            elif lease is not None:
+                self._start(lease)
+            self._raise_broken()
+
+    async def _slot_or(self, stop: asyncio.Event) -> None:
+        stopping = asyncio.ensure_future(stop.wait())
+        await asyncio.wait({stopping, *self._playing}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        self._raise_broken()
+
+    def _start(self, lease: Lease) -> None:
+        self._playing[asyncio.ensure_future(self._serve(lease))] = lease
+
+    def _raise_broken(self) -> None:
+        """Forget the tasks that ended; raise what broke one of them (the broker, or a mistake of ours)."""
+        for task in [task for task in self._playing if task.done()]:
+            del self._playing[task]
+            self._lost.discard(task)
+            if not task.cancelled():
+                task.result()
+
+    async def _serve(self, lease: Lease) -> None:
+        """Play and publish one group; whatever the services do, the lease is settled."""
+        started, order = time.monotonic(), lease.task
+        try:
+            group = await play_group(self._runner, self._policy_for(order.sampling), order, self.name)
+        except (InfraFailure, ServiceError) as error:
+            self.tally.failed += 1
+            self._log.error("group_failed", group=order.group_id, delivery=lease.deliveries, reason=str(error))
+            await self._streams.fail(lease, str(error))
+            return
+        published = await self._streams.complete(lease, group)
+        self._count(group, published)
+        self._log.info(
+            "group_done",
+            group=group.id,
+            task=group.task.id,
+            published=published,
+            success=sum(one.success for one in group.trajectories),
+            size=group.size,
+            oldest=group.oldest.step,
+            newest=group.newest.step,
+            retries=group.retries,
+            seconds=round(time.monotonic() - started, 3),
+        )
+
+    def _count(self, group: Group, published: bool) -> None:
+        tally = self.tally
+        tally.completed += published
+        tally.duplicates += not published
+        tally.episodes += group.size
+        tally.turns += sum(len(one.turns) for one in group.trajectories)
+        tally.response_tokens += int(sum(one.metrics.get("response_tokens", 0.0) for one in group.trajectories))
+
+    async def _renew_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.lease_ttl_s / RENEWALS_PER_TTL)
+            held = [(task, lease) for task, lease in self._playing.items() if not task.done()]
+            kept = await asyncio.gather(*(self._streams.renew(lease) for _, lease in held))
+            for (task, lease), still in zip(held, kept, strict=True):
+                # A group that completed while we asked is settled too: only a lease whose group is still played was lost.
+                if not still and not task.done():
+                    self.tally.lost += 1
+                    self._lost.add(task)
+                    self._log.warning("lease_lost", group=lease.task.group_id)
+                    task.cancel()
+
+    async def _drain(self) -> None:
+        """Let groups in flight finish for `drain_s`; stop and give back the others, uncounted."""
+        if self._playing:
+            self._log.info("draining", groups=len(self._playing), seconds=self._settings.drain_s)
+            await asyncio.wait(set(self._playing), timeout=self._settings.drain_s)
+        unfinished = [(task, lease) for task, lease in self._playing.items() if not task.done()]
+        await _cancel(task for task, _ in unfinished)
+        for task, lease in unfinished:
+            if task.cancelled() and task not in self._lost:
+                self.tally.released += 1
+                await self._streams.release(lease, counted=False)
+        self._raise_broken()
+
+    def _figures(self) -> dict[str, float]:
+        tally = self.tally
+        seconds = max(time.monotonic() - tally.started, 1e-9)
+        return {
+            "groups": tally.completed,
+            "duplicates": tally.duplicates,
+            "failed": tally.failed,
+            "lost": tally.lost,
+            "released": tally.released,
+            "episodes": tally.episodes,
+            "turns": tally.turns,
+            "turns_per_s": round(tally.turns / seconds, 1),
+            "response_tokens_per_s": round(tally.response_tokens / seconds, 1),
+        }
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+    stopped: Sequence[asyncio.Task[None]] = list(tasks)
+    for task in stopped:
+        task.cancel()
+    await asyncio.gather(*stopped, return_exceptions=True)
+
+
+__all__ = ["StreamError", "Tally", "Worker", "play_group", "version_range"]

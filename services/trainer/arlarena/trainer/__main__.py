@@ -1,0 +1,153 @@
+"""`python -m arlarena.trainer tiny|clone|train`: make a tiny policy, clone demonstrations into a policy, train it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sys
+import uuid
+from pathlib import Path
+
+from arlarena.proto.config import exit_on_config_error, load_table
+from arlarena.proto.telemetry import Logger, get_logger
+from arlarena.trainer.settings import (
+    CloneSettings,
+    EnvironmentName,
+    PolicySettings,
+    RunSettings,
+    TrainerSettings,
+    seed_from,
+)
+
+EXIT_FAILED, EXIT_INTERRUPTED = 1, 143
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m arlarena.trainer", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    tiny = commands.add_parser("tiny", help="make a tiny policy with its own tokenizer")
+    tiny.add_argument("--config", type=Path, help="TOML file of the run; its [policy.tiny] gives the shape")
+    tiny.add_argument("--out", type=Path, required=True, help="directory to write")
+    tiny.add_argument("--seed", type=int, help="seed of the weights (default: [run] seed)")
+
+    cloning = commands.add_parser("clone", help="behaviour cloning from recorded demonstrations")
+    cloning.add_argument("--config", type=Path, required=True)
+    cloning.add_argument("--model", required=True, help="policy to start from: a directory or a hub name")
+    cloning.add_argument("--demonstrations", type=Path, required=True, help="file of groups to learn from")
+    cloning.add_argument("--validation", type=Path, required=True, help="file of groups that decide when to stop")
+    cloning.add_argument("--run-dir", type=Path, required=True)
+    cloning.add_argument("--out", type=Path, required=True, help="directory for the cloned policy")
+    cloning.add_argument("--seed", type=int)
+
+    train = commands.add_parser("train", help="reinforcement learning from groups on the stream")
+    train.add_argument("--config", type=Path, required=True)
+    train.add_argument("--model", required=True, help="policy to start from, and reference of the KL term")
+    train.add_argument("--run-dir", type=Path, required=True)
+    train.add_argument("--run-name", help="name of the streams (default: [run] name)")
+    train.add_argument("--redis-url", required=True)
+    train.add_argument("--inference-url", required=True, action="append", help="may be given several times")
+    train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
+    train.add_argument("--seed", type=int)
+    return parser
+
+
+def _seed(given: int | None, config: Path | None) -> int:
+    if given is not None:
+        return given
+    environment = seed_from()
+    return environment if environment is not None else load_table(config, "run", RunSettings).seed
+
+
+def make_tiny(args: argparse.Namespace, log: Logger) -> int:
+    """Subcommand `tiny`."""
+    shape = load_table(args.config, "policy", PolicySettings).tiny
+    from arlarena.trainer.tiny import create_tiny_policy
+
+    parameters = create_tiny_policy(args.out, shape, _seed(args.seed, args.config))
+    log.info("tiny_policy", directory=str(args.out), parameters=parameters)
+    return 0
+
+
+def run_clone(args: argparse.Namespace, log: Logger) -> int:
+    """Subcommand `clone`."""
+    settings = load_table(args.config, "clone", CloneSettings)
+    seed = _seed(args.seed, args.config)
+    import torch
+
+    from arlarena.trainer.clone import clone, demonstration_rows, load_demonstrations
+    from arlarena.trainer.model import load_policy
+    from arlarena.trainer.progress import Progress
+    from arlarena.trainer.publisher import copy_tokenizer
+
+    torch.set_num_threads(settings.threads)
+    torch.manual_seed(seed)
+    train = demonstration_rows(load_demonstrations(args.demonstrations, settings.min_score))
+    validation = demonstration_rows(load_demonstrations(args.validation, settings.min_score))
+    model = load_policy(args.model)
+    steps = settings.max_epochs * max(1, len(train) // settings.batch_rows)
+    progress = Progress(args.run_dir, "clone", steps)
+    result = clone(model, train, validation, settings, seed=seed, progress=progress, log=log)
+    shutil.rmtree(args.out, ignore_errors=True)
+    args.out.mkdir(parents=True)
+    model.save_pretrained(args.out)
+    copy_tokenizer(Path(args.model), args.out)
+    (args.run_dir / "clone.json").write_text(json.dumps(result.as_dict(), indent=1) + "\n")
+    log.info("cloned", directory=str(args.out), **result.as_dict())
+    return 0
+
+
+def run_train(args: argparse.Namespace, log: Logger) -> int:
+    """Subcommand `train`."""
+    settings = load_table(args.config, "trainer", TrainerSettings)
+    run_name = args.run_name or load_table(args.config, "run", RunSettings).name
+    environment = load_table(args.config, "environment", EnvironmentName).name
+    from arlarena.proto.stream import StreamError
+    from arlarena.trainer.assembly import Plan, run_trainer
+    from arlarena.trainer.checkpoint import CheckpointError
+    from arlarena.trainer.collector import Interrupted, RunError
+    from arlarena.trainer.publisher import PushError
+
+    plan = Plan(
+        settings=settings,
+        model=args.model,
+        run_dir=args.run_dir,
+        run_name=run_name,
+        redis_url=args.redis_url,
+        inference_urls=tuple(args.inference_url),
+        environment=environment,
+        seed=_seed(args.seed, args.config),
+        incarnation=uuid.uuid4().hex[:8],
+        resume=args.resume,
+    )
+    stop: list[int] = []
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda number, _frame: stop.append(number))
+    try:
+        asyncio.run(run_trainer(plan, log, interrupted=lambda: bool(stop)))
+    except Interrupted:
+        log.info("interrupted")
+        return EXIT_INTERRUPTED
+    except (RunError, StreamError, CheckpointError, PushError) as error:
+        log.error("failed", reason=str(error))
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    return 0
+
+
+def main() -> int:
+    """Entry point."""
+    args = _parser().parse_args()
+    if os.environ.get("OMP_NUM_THREADS") is None:
+        os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; [trainer] threads raises it again
+    log = get_logger("trainer")
+    commands = {"tiny": make_tiny, "clone": run_clone, "train": run_train}
+    return commands[args.command](args, log)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_on_config_error(main))

@@ -1,0 +1,105 @@
+"""Puts a trainer together from a plan: the one place that knows how the parts fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from arlarena.proto.config import ConfigError
+from arlarena.proto.stream import Streams
+from arlarena.proto.telemetry import Logger
+from arlarena.trainer.checkpoint import Checkpoints, TrainerState
+from arlarena.trainer.collector import Collector
+from arlarena.trainer.diagnostics import MetricsFile
+from arlarena.trainer.learner import Learner
+from arlarena.trainer.loop import Trainer
+from arlarena.trainer.model import load_policy
+from arlarena.trainer.objectives import Recipe, RecipeError, RunFacts, check, recipe
+from arlarena.trainer.progress import Progress
+from arlarena.trainer.publisher import Probe, Publisher, VersionStore
+from arlarena.trainer.settings import TrainerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one invocation was asked to do."""
+
+    settings: TrainerSettings
+    model: str
+    run_dir: Path
+    run_name: str
+    redis_url: str
+    inference_urls: tuple[str, ...]
+    environment: str
+    seed: int
+    incarnation: str
+    resume: bool
+
+
+def chosen_recipe(settings: TrainerSettings, log: Logger) -> Recipe:
+    """The method, checked against the run.
+
+    Raises:
+        ConfigError: unknown method or choice, or a combination that is provably dead.
+    """
+    try:
+        method = recipe(settings.recipe, **settings.recipe_overrides)
+        facts = RunFacts(
+            updates_per_batch=settings.updates_per_batch,
+            policy_anchor=settings.policy_anchor,
+            group_size=settings.group_size,
+        )
+        for warning in check(method, facts):
+            log.warning("recipe", reason=warning)
+        return method
+    except RecipeError as error:
+        raise ConfigError(f"[trainer] {error}") from error
+
+
+async def run_trainer(plan: Plan, log: Logger, interrupted: Callable[[], bool]) -> None:
+    """Build everything, restore the newest checkpoint if asked to, and train."""
+    settings = plan.settings
+    method = chosen_recipe(settings, log)
+    torch.set_num_threads(settings.threads)
+    torch.manual_seed(plan.seed)
+    learner = Learner(load_policy(plan.model), None, method, settings)
+    checkpoints = Checkpoints(plan.run_dir / "checkpoints", settings.keep_checkpoints)
+    restored = checkpoints.load_latest(learner.policy, learner.optimizer) if plan.resume else None
+    state = restored or TrainerState()
+    # One more than checkpoints: workers and servers may still be reading the version before the last.
+    tokenizer = Path(plan.model)
+    versions = VersionStore(plan.run_dir / "weights", tokenizer, plan.incarnation, settings.keep_checkpoints + 1)
+    versions.discard_after(state.step)
+    metrics = MetricsFile(plan.run_dir / "metrics.jsonl")
+    metrics.rewind(state.step)
+    log.info("start", recipe=method.name, step=state.step, resumed=restored is not None, incarnation=plan.incarnation)
+    async with await Streams.connect(plan.redis_url, plan.run_name, timeout_s=settings.request_timeout_s) as streams:
+        if restored is None:
+            await streams.reset()
+        trainer = Trainer(
+            settings=settings,
+            state=state,
+            learner=learner,
+            collector=Collector(
+                streams, settings, method, state, plan.environment, plan.seed, log, interrupted=interrupted
+            ),
+            versions=versions,
+            publisher=Publisher(
+                plan.inference_urls,
+                Probe.of(learner.policy.config.vocab_size),
+                timeout_s=settings.request_timeout_s,
+                patience_s=settings.push_patience_s,
+                tolerance=settings.probe_tolerance,
+                log=log,
+            ),
+            checkpoints=checkpoints,
+            metrics=metrics,
+            progress=Progress(plan.run_dir, "train", settings.steps),
+            run=plan.run_dir,
+            seed=plan.seed,
+            log=log,
+        )
+        await trainer.train(resumed=restored is not None)

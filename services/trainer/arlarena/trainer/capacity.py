@@ -1,0 +1,98 @@
+"""Which groups are out, which are settled, and how many more may be issued.
+
+Pure bookkeeping without clocks or sockets. A *slot* is held from the moment a group is issued until it is trained on
+or dropped; not until it is acknowledged, which waits for a checkpoint. The state is saved with every checkpoint, so
+the bound on staleness holds after a restart too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Outcome = Literal["trained", "filtered", "stale", "dead", "unused"]
+
+
+class LedgerError(RuntimeError):
+    """A group was settled twice or never issued: a fault of the program, never of its user."""
+
+
+def group_id(index: int) -> str:
+    """The id of the run's `index`-th group."""
+    return f"g{index:06d}"
+
+
+def group_index(group: str) -> int | None:
+    """The inverse of `group_id`; None for any other text."""
+    digits = group.removeprefix("g")
+    return int(digits) if digits.isdigit() and group == group_id(int(digits)) else None
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The lineage of a run.
+
+    Attributes:
+        next_index: groups issued so far.
+        open: issued and not yet settled, by id, with their index.
+        released: open groups whose slot is free already (dropped by the filter, may still be back-filled).
+        lineage: how each settled group ended, with the step that settled it.
+    """
+
+    next_index: int = 0
+    open: dict[str, int] = field(default_factory=dict)
+    released: set[str] = field(default_factory=set)
+    lineage: dict[str, tuple[Outcome, int]] = field(default_factory=dict)
+
+    def allowance(self, staleness: int, groups_per_step: int) -> int:
+        """How many groups may be issued now: (S + 1)·B minus the slots held (reference: systems, rule 7)."""
+        return max(0, (staleness + 1) * groups_per_step - (len(self.open) - len(self.released)))
+
+    def issue(self, count: int) -> list[int]:
+        """Open `count` more groups and return their indices."""
+        indices = list(range(self.next_index, self.next_index + count))
+        self.next_index += count
+        self.open.update((group_id(index), index) for index in indices)
+        return indices
+
+    def adopt(self, group: str) -> None:
+        """Open a group that a trainer issued after its last checkpoint and before it died, with all that it issued
+        before it.
+
+        Tasks are a function of their index, so the group is the one that this ledger would have issued next.
+        """
+        index = group_index(group)
+        if index is not None and index >= self.next_index:
+            self.issue(index + 1 - self.next_index)
+
+    def release(self, group: str) -> None:
+        """Free the slot of a group that is still open."""
+        if group not in self.open:
+            raise LedgerError(f"group {group} is not open and has no slot to free")
+        self.released.add(group)
+
+    def settle(self, group: str, outcome: Outcome, step: int) -> None:
+        """Close a group for good, exactly once."""
+        if group in self.lineage:
+            raise LedgerError(f"group {group} was settled as {self.lineage[group][0]} and cannot become {outcome}")
+        if self.open.pop(group, None) is None:
+            raise LedgerError(f"group {group} was never issued")
+        self.released.discard(group)
+        self.lineage[group] = (outcome, step)
+
+    def counts(self) -> dict[str, int]:
+        """How many groups ended in each way."""
+        found = Counter(outcome for outcome, _ in self.lineage.values())
+        return {outcome: found.get(outcome, 0) for outcome in ("trained", "filtered", "stale", "dead", "unused")}
+
+    def to_json(self) -> dict[str, Any]:
+        """What a checkpoint keeps. Slots that were released are open again after a restart: their groups come again."""
+        lineage = {group: [outcome, step] for group, (outcome, step) in self.lineage.items()}
+        return {"next_index": self.next_index, "open": self.open, "lineage": lineage}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Ledger:
+        """The inverse of `to_json`."""
+        lineage = {group: (outcome, step) for group, (outcome, step) in data["lineage"].items()}
+        return cls(next_index=data["next_index"], open=dict(data["open"]), lineage=lineage)

@@ -1,0 +1,162 @@
+"""Behaviour cloning: supervised learning on the response tokens of good episodes, multi-turn, stopped by validation.
+
+Demonstrations are ordinary groups in a file, recorded by the rollout service from an expert or from any model; an
+episode counts if its score is above `min_score` (rejection fine-tuning). Training ends when the loss on the
+validation episodes, whose tasks come from a split of their own, has not improved for `patience` validations, and the
+best weights are kept: nothing is stopped at a step that somebody picked.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from arlarena.proto.config import ConfigError
+from arlarena.proto.telemetry import Logger
+from arlarena.proto.trajectory import FloatArray, Group, SchemaError, read_groups
+from arlarena.trainer.logprobs import microbatch_log_probs
+from arlarena.trainer.packing import Row, micro_batches
+from arlarena.trainer.progress import Progress
+from arlarena.trainer.settings import CloneSettings
+
+# Padded tokens that go through the model at once; a bound on memory alone, the gradient does not depend on it.
+_TOKENS_AT_ONCE = 16_384
+_LOGITS_CHUNK = 8_192
+
+
+@dataclass(frozen=True, slots=True)
+class Cloned:
+    """How cloning went. `validation_loss` is the best one, in nats a response token, reached at `best_step`."""
+
+    steps: int
+    epochs: float
+    turns: int
+    validation_loss: float
+    best_step: int
+    stopped: str
+    seconds: float
+
+    def as_dict(self) -> dict[str, float | str]:
+        """For the run's records."""
+        return asdict(self)
+
+
+def load_demonstrations(path: Path, min_score: float) -> list[Group]:
+    """Groups of `path` that hold at least one episode that scored above `min_score`; other episodes are dropped.
+
+    Raises:
+        ConfigError: the file is missing, is none of ours, or holds no such episode.
+    """
+    try:
+        groups = read_groups(path)
+    except (OSError, SchemaError) as error:
+        raise ConfigError(f"demonstrations {path}: {error}") from error
+    kept = []
+    for group in groups:
+        good = tuple(each for each in group.trajectories if each.score > min_score and each.turns)
+        if good:
+            group.trajectories = good
+            kept.append(group)
+    if not kept:
+        raise ConfigError(
+            f"demonstrations {path}: none of {len(groups)} groups has an episode scored above {min_score}"
+        )
+    return kept
+
+
+def demonstration_rows(groups: Sequence[Group]) -> list[Row]:
+    """One row a turn; the behaviour's log-probs play no part."""
+    rows = []
+    for group in groups:
+        for trajectory in group.trajectories:
+            for turn in trajectory.turns:
+                nothing: FloatArray = np.zeros(len(turn.loss_mask), dtype=np.float32)
+                rows.append(Row(turn.prompt(), turn.tokens(), nothing, turn.mask(), 1.0, 0))
+    return rows
+
+
+def negative_log_likelihood(model: PreTrainedModel, rows: Sequence[Row], *, backward: bool) -> float:
+    """Mean over the response tokens of `rows` in nats; with `backward`, its gradient is added to the parameters.
+
+    The denominator is that of all rows, so the cut into micro-batches does not matter.
+    """
+    tokens = sum(int(row.mask.sum()) for row in rows)
+    total = 0.0
+    for batch in micro_batches(rows, _TOKENS_AT_ONCE):
+        log_probs, _ = microbatch_log_probs(model, batch, 1.0, _LOGITS_CHUNK)
+        loss = -(log_probs * batch.mask).sum() / tokens
+        if backward:
+            loss.backward()  # type: ignore[no-untyped-call]
+        total += float(loss.detach())
+    return total
+
+
+def batches(rows: Sequence[Row], size: int, seed: int) -> Iterator[list[Row]]:
+    """Endless epochs, each in an order of its own."""
+    generator = np.random.default_rng(seed)
+    size = min(size, len(rows))
+    while True:
+        order = generator.permutation(len(rows))
+        for start in range(0, len(rows) - size + 1, size):
+            yield [rows[i] for i in order[start : start + size]]
+
+
+def clone(
+    model: PreTrainedModel,
+    train: Sequence[Row],
+    validation: Sequence[Row],
+    settings: CloneSettings,
+    *,
+    seed: int,
+    progress: Progress | None = None,
+    log: Logger | None = None,
+) -> Cloned:
+    """Train `model` in place until validation says stop, and leave its best weights in it."""
+    started = time.monotonic()
+    per_epoch = max(1, len(train) // settings.batch_rows)
+    validate_every = max(settings.min_validation_steps, per_epoch)
+    limit = settings.max_epochs * per_epoch
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.lr, betas=(0.9, 0.95), weight_decay=settings.weight_decay
+    )
+    best_loss, best_step, best_weights, misses = math.inf, 0, copy.deepcopy(model.state_dict()), 0
+    step = 0
+    for batch in batches(train, settings.batch_rows, seed):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr * min(1.0, (step + 1) / (settings.warmup_steps + 1))
+        optimizer.zero_grad(set_to_none=True)
+        loss = negative_log_likelihood(model, batch, backward=True)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
+        optimizer.step()
+        step += 1
+        if step % validate_every and step < limit:
+            continue
+        with torch.no_grad():
+            validation_loss = negative_log_likelihood(model, validation, backward=False)
+        if progress is not None:
+            progress.report(step, loss=loss, validation_loss=validation_loss)
+        if log is not None:
+            log.info("clone", step=step, loss=loss, validation_loss=validation_loss)
+        misses = 0 if validation_loss < best_loss - settings.min_improvement else misses + 1
+        if validation_loss < best_loss:
+            best_loss, best_step, best_weights = validation_loss, step, copy.deepcopy(model.state_dict())
+        if misses >= settings.patience or step >= limit:
+            break
+    model.load_state_dict(best_weights)
+    return Cloned(
+        steps=step,
+        epochs=step / per_epoch,
+        turns=len(train),
+        validation_loss=best_loss,
+        best_step=best_step,
+        stopped="validation" if misses >= settings.patience else "max_epochs",
+        seconds=time.monotonic() - started,
+    )

@@ -1,0 +1,106 @@
+"""The figures of a step, by the names that the run's metrics.jsonl, the console and the report use.
+
+`metrics.jsonl` holds one JSON object a step. What is there and what it means (reference: algorithms, section 9):
+
+| key | meaning |
+|---|---|
+| `success_rate`, `return_mean`, `turns_mean` | over every episode judged in this step, before any filter |
+| `format_valid`, `action_valid` | share of turns; `format_valid_trained` over the turns trained on |
+| `response_tokens` | mean length of a reply |
+| `solve_all`, `solve_none` | share of groups whose members all solved, or all failed |
+| `anchor_size` | mean number of turns that share a step group, where the method has step groups |
+| `advantage_abs` | mean magnitude of the advantages trained on |
+| `groups_kept`, `groups_filtered`, `groups_backfilled`, `groups_stale` | what became of this step's groups |
+| `age_mean`, `age_max` | optimiser steps between sampling and training |
+| `grad_norm`, `loss`, `entropy`, `reference_kl`, `off_policy_kl`, `outside`, `clip_*`, `ratio_*` | means over the
+step's updates |
+| `mismatch_k3`, `mismatch_max` | sampler against trainer on tokens that both computed with the same weights |
+| `kl_share/*` | the eight cells: sign of A, entropy, side of the ratio |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from arlarena.proto.trajectory import Group
+from arlarena.trainer.scoring import Freshness, ScoredGroup, returns, successes
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return sum(found) / len(found) if found else 0.0
+
+
+def episode_figures(groups: Sequence[Group]) -> dict[str, float]:
+    """What the episodes of a step were like, filtered or not."""
+    trajectories = [trajectory for group in groups for trajectory in group.trajectories]
+    turns = [turn for trajectory in trajectories for turn in trajectory.turns]
+    solved = [successes(group) for group in groups]
+    return {
+        "success_rate": _mean(trajectory.success for trajectory in trajectories),
+        "return_mean": _mean(value for group in groups for value in returns(group)),
+        "turns_mean": _mean(len(trajectory.turns) for trajectory in trajectories),
+        "format_valid": _mean(turn.format_valid for turn in turns),
+        "action_valid": _mean(turn.action_valid for turn in turns),
+        "response_tokens": _mean(len(turn.loss_mask) for turn in turns),
+        "solve_all": _mean(all(each) for each in solved),
+        "solve_none": _mean(not any(each) for each in solved),
+        "episodes": float(len(trajectories)),
+    }
+
+
+def training_figures(groups: Sequence[ScoredGroup], freshness: Freshness) -> dict[str, float]:
+    """What is about to be trained on."""
+    sizes = [float(size) for scored in groups for each in scored.advantages.anchor_sizes for size in each]
+    credit = [abs(value) for scored in groups for each in scored.advantages.total for value in each]
+    used = [
+        trajectory
+        for scored in groups
+        for trajectory, usable in zip(scored.group.trajectories, scored.usable, strict=True)
+        if usable
+    ]
+    ages = [float(age) for age in map(freshness.age, used) if age is not None]
+    turns = [turn for trajectory in used for turn in trajectory.turns]
+    return {
+        "anchor_size": _mean(sizes),
+        "advantage_abs": _mean(credit),
+        "age_mean": _mean(ages),
+        "age_max": max(ages, default=0.0),
+        "format_valid_trained": _mean(turn.format_valid for turn in turns),
+        "rows": float(len(turns)),
+        "tokens": float(sum(len(turn.prompt_ids) // 4 + len(turn.loss_mask) for turn in turns)),
+    }
+
+
+class MetricsFile:
+    """Append-only JSON lines, one a step; a resumed run forgets the steps that its checkpoint does not cover."""
+
+    def __init__(self, path: Path) -> None:
+        """`path` need not exist."""
+        self.path = path
+
+    def rewind(self, step: int) -> None:
+        """Keep the records of steps up to `step`."""
+        if not self.path.exists():
+            return
+        kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= step]
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("".join(line + "\n" for line in kept))
+        partial.replace(self.path)
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Write one record; figures are rounded to seven significant digits."""
+        rounded = {key: float(f"{value:.7g}") if isinstance(value, float) else value for key, value in record.items()}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(json.dumps(rounded) + "\n")
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return 1 << 60  # a line cut short by a crash

@@ -1,0 +1,132 @@
+"""The training loop: collect, score, learn, save, push, acknowledge.
+
+The order of a step is what makes a crash harmless. Weights and checkpoint are durable before the new policy samples a
+single token, and entries of the stream are acknowledged only once a checkpoint accounts for their groups (design,
+section 3).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from arlarena.proto.telemetry import Logger
+from arlarena.proto.trajectory import write_groups
+from arlarena.trainer.checkpoint import Checkpoints, TrainerState
+from arlarena.trainer.collector import Collected, Collector
+from arlarena.trainer.diagnostics import MetricsFile, episode_figures, training_figures
+from arlarena.trainer.learner import Learner
+from arlarena.trainer.progress import Progress
+from arlarena.trainer.publisher import Publisher, Version, VersionStore
+from arlarena.trainer.scoring import Freshness, ScoredGroup, minibatches, rows_of, score
+from arlarena.trainer.settings import TrainerSettings
+
+
+@dataclass(slots=True)
+class Trainer:
+    """Everything that a step touches. `state` is shared with the collector and is what a checkpoint holds."""
+
+    settings: TrainerSettings
+    state: TrainerState
+    learner: Learner
+    collector: Collector
+    versions: VersionStore
+    publisher: Publisher
+    checkpoints: Checkpoints
+    metrics: MetricsFile
+    progress: Progress
+    run: Path
+    seed: int
+    log: Logger
+
+    async def train(self, *, resumed: bool) -> None:
+        """Train until `steps` are taken or `max_minutes` are over."""
+        version = await self.publish()
+        if resumed:
+            await self.collector.resume()
+        while not self.finished():
+            started = time.monotonic()
+            collected = await self.collector.batch()
+            groups = self.score(collected)
+            figures = self.learn(groups, version)
+            self.collector.settle(collected)
+            self.state.step += 1
+            self.state.seconds += time.monotonic() - started
+            version = await self.publish()
+            await self.collector.acknowledge()
+            self.record(collected, groups, figures, time.monotonic() - started)
+        await self.close()
+
+    def finished(self) -> bool:
+        """Whether the run has had its steps or its time."""
+        limit = self.settings.max_minutes
+        return self.state.step >= self.settings.steps or (limit is not None and self.state.seconds >= 60 * limit)
+
+    def score(self, collected: Collected) -> list[ScoredGroup]:
+        """Advantages over whole groups; stale members are marked, not yet dropped."""
+        return score(
+            self.learner.recipe,
+            collected.selected.batch,
+            self.freshness(),
+            invalid_penalty=self.settings.invalid_penalty,
+            max_response_tokens=self.settings.max_response_tokens,
+        )
+
+    def learn(self, groups: list[ScoredGroup], version: Version) -> dict[str, float]:
+        """Deal the groups into minibatches and take one optimiser step on each."""
+        settings, digest = self.settings, version.version.digest
+        dealt = minibatches(groups, settings.updates_per_batch, seed=self.seed * 1_000_003 + self.state.step)
+        rows = [rows_of(part, digest, settings.advantage_scale) for part in dealt]
+        return self.learner.update([part for part in rows if part], self.state.step)
+
+    async def publish(self) -> Version:
+        """Make the present weights durable, then let them sample; workers get their next tasks while that happens."""
+        await self.collector.top_up()
+        version = self.versions.write(self.learner.policy, self.state.step)
+        self.state.versions[version.version.digest] = self.state.step
+        if self.state.step % self.settings.checkpoint_every == 0 or self.finished():
+            self.checkpoints.save(self.state, self.learner.policy, self.learner.optimizer)
+        await self.publisher.push(version, self.learner.policy)
+        return version
+
+    def record(
+        self, collected: Collected, groups: list[ScoredGroup], learning: dict[str, float], seconds: float
+    ) -> None:
+        """Write the step's figures, and now and then its groups."""
+        step, selected = self.state.step, collected.selected
+        figures = episode_figures(collected.seen) | training_figures(groups, self.freshness(step - 1)) | learning
+        figures |= {
+            "groups_kept": selected.kept,
+            "groups_filtered": len(selected.filtered),
+            "groups_backfilled": selected.backfilled,
+            "groups_stale": collected.stale,
+            "seconds": seconds,
+            "collect_seconds": collected.seconds,
+            "tokens_per_s": figures["tokens"] / seconds,
+        }
+        totals = {f"total_{name}": count for name, count in self.state.ledger.counts().items()}
+        self.metrics.append(
+            {"step": step, "environment_steps": self.state.environment_steps, "run_seconds": self.state.seconds}
+            | figures
+            | totals
+        )
+        self.progress.report(step, success=figures["success_rate"], tokens_per_s=figures["tokens_per_s"])
+        if figures["mismatch_k3"] > self.settings.mismatch_alarm:
+            self.log.warning("mismatch", step=step, mean_k3=figures["mismatch_k3"], max=figures["mismatch_max"])
+        if self.settings.record_groups_every and step % self.settings.record_groups_every == 0:
+            folder = self.run / "groups"
+            folder.mkdir(exist_ok=True)
+            write_groups(folder / f"step-{step:06d}.msgpack", selected.batch)
+
+    def freshness(self, step: int | None = None) -> Freshness:
+        """Which samples count as fresh at `step` (now)."""
+        return Freshness(self.state.step if step is None else step, self.settings.staleness, self.state.versions)
+
+    async def close(self) -> None:
+        """Account for what was issued and is not needed any more, and leave a last checkpoint that says so."""
+        for group in list(self.state.ledger.open):
+            self.state.ledger.settle(group, "unused", self.state.step)
+        self.checkpoints.save(self.state, self.learner.policy, self.learner.optimizer)
+        await self.collector.acknowledge()
+        self.log.info("trained", steps=self.state.step, **self.state.ledger.counts())

@@ -1,0 +1,51 @@
+"""The policy as a Hugging Face causal model, and the log-probabilities of responses under it."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from arlarena.proto.config import ConfigError
+
+
+def load_policy(path: str | Path) -> PreTrainedModel:
+    """A causal language model from a directory or a hub name, in float32 and in evaluation mode (dropout off).
+
+    Raises:
+        ConfigError: there is no such model, or it is no causal language model.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"policy {str(path)!r} cannot be loaded: {error}") from error
+    model.eval()  # type: ignore[no-untyped-call]
+    return cast(PreTrainedModel, model)
+
+
+def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """The same weights, never trained: the reference of the KL term."""
+    return copy.deepcopy(model).requires_grad_(False)
+
+
+def response_hidden(model: PreTrainedModel, ids: Tensor, positions: Tensor) -> Tensor:
+    """Hidden states [M, H] that predict the response tokens.
+
+    Args:
+        model: the policy.
+        ids: [U, L] prompt and response, padded **on the right**: causal attention then never sees padding, so no mask
+            is needed.
+        positions: [M] indices into the flattened [U·L] grid, each one before a response token.
+    """
+    decoder = model.get_decoder()  # type: ignore[no-untyped-call]
+    hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state
+    return cast(Tensor, hidden.reshape(-1, hidden.shape[-1])[positions])
+
+
+def output_head(model: PreTrainedModel) -> nn.Module:
+    """The projection from hidden states to logits."""
+    return cast(nn.Module, model.get_output_embeddings())  # type: ignore[no-untyped-call]

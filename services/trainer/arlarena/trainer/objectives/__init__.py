@@ -1,0 +1,72 @@
+"""Policy-gradient objectives: four dimensions as four files, every named method as one row of choices over them.
+
+Pure functions; they import torch and the standard library, nothing else, and work without the rest of ARLArena:
+
+    from arlarena.trainer.objectives import Batch, Denominators, GroupRewards, RunFacts, RunTerms, Selection
+    from arlarena.trainer.objectives import check, compute_advantages, policy_loss, recipe, rule_at
+
+    method = recipe("sampo", clip_low=0.03, clip_high=0.04)        # clear error on an unknown name or key
+    check(method, RunFacts(updates_per_batch=4, policy_anchor="bypass", group_size=8))    # refuses dead clipping
+    scored = compute_advantages(method, [GroupRewards(rewards=..., action_valid=..., state_keys=...), ...])
+    selection = Selection(rule_at(method.filter, step, cold_start_steps), wanted, max_tries=method.max_tries)
+
+    batches = [Batch(log_probs=..., old_log_probs=..., mask=..., ...), ...]     # response tokens laid end to end
+    step = Denominators.count(batches)                              # once an optimiser step, over all ranks
+    for batch in batches:
+        loss, metrics = policy_loss(method, batch, step, RunTerms(kl_coefficient=0.01))
+        loss.backward()                                             # shares add up; never average them
+
+At ratio level `trajectory` (gspo, sampo) s_i is taken over all rows of a trajectory. Either keep each trajectory whole
+in one micro-batch, or run a no-gradient pass first: add `sequence_sums(batch, J)` over micro-batches and hand
+`sequence_log_ratio(sums, counts)` to every `Batch`. Cut minibatches (one optimiser step each) by trajectories, not by
+rows, so that the rows of one ratio meet the same θ.
+
+Files: `rows` (the tensors), `aggregation`, `clipping`, `advantages`, `filtering` (the dimensions), `kl`, `recipes`
+(the table), `loss` (their composition), `cells` (diagnostics by sign, entropy and ratio).
+"""
+
+from arlarena.trainer.objectives.advantages import GroupAdvantages, GroupRewards
+from arlarena.trainer.objectives.aggregation import Denominators
+from arlarena.trainer.objectives.cells import CellTable, cell_table
+from arlarena.trainer.objectives.clipping import sequence_log_ratio, sequence_sums
+from arlarena.trainer.objectives.filtering import Selected, Selection, Verdict, rule_at
+from arlarena.trainer.objectives.kl import Mismatch, entropy, mismatch
+from arlarena.trainer.objectives.loss import RunTerms, merge_metrics, policy_loss
+from arlarena.trainer.objectives.recipes import (
+    RECIPES,
+    Recipe,
+    RecipeError,
+    RunFacts,
+    check,
+    compute_advantages,
+    recipe,
+)
+from arlarena.trainer.objectives.rows import Batch
+
+__all__ = [
+    "RECIPES",
+    "Batch",
+    "CellTable",
+    "Denominators",
+    "GroupAdvantages",
+    "GroupRewards",
+    "Mismatch",
+    "Recipe",
+    "RecipeError",
+    "RunFacts",
+    "RunTerms",
+    "Selected",
+    "Selection",
+    "Verdict",
+    "cell_table",
+    "check",
+    "compute_advantages",
+    "entropy",
+    "merge_metrics",
+    "mismatch",
+    "policy_loss",
+    "recipe",
+    "rule_at",
+    "sequence_log_ratio",
+    "sequence_sums",
+]

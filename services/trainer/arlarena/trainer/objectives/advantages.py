@@ -1,0 +1,384 @@
+"""Dimension three, advantage design: who gets the credit (algorithms, section 3). Plain floats (float64), no tensors.
+
+An estimator takes the groups of one batch and gives every turn its advantage, with the parts it is made of. Raw facts
+go in (`GroupRewards`), never shaped rewards: penalties are applied here, once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from typing import TypeVar
+
+# Added to a standard deviation, as in GRPO's and GiGPO's releases.
+STD_EPSILON = 1e-6
+# Overlong shaping (DAPO as the paper runs it): the reward falls linearly to -0.1 over the last fifth of the allowance.
+OVERLONG_START = 0.8
+OVERLONG_PENALTY = 0.1
+
+T = TypeVar("T")
+Turns = Sequence[Sequence[T]]
+Values = list[list[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRewards:
+    """What happened in one group: for each trajectory, for each of its turns.
+
+    Attributes:
+        rewards: raw environment reward of each turn.
+        action_valid: False on turns whose action was invalid or whose reply was badly formatted; None means all valid.
+        returns: raw return of each trajectory; None means the sum of its rewards.
+        successes: whether each trajectory solved the task; the `success` filter reads it.
+        state_keys: the environment's hash of the state *before* each turn (anchor `state`).
+        observation_keys: hash of the observation shown at each turn (anchor `observation`).
+        observations: text of that observation (anchor `similar`).
+        lengths: sampled tokens of each response (overlong shaping).
+        entropies: mean token entropy of each response, in nats (EMPG).
+
+    Raises:
+        ValueError: a field's shape differs from that of `rewards`, or a reward is not finite.
+    """
+
+    rewards: Turns[float]
+    action_valid: Turns[bool] | None = None
+    returns: Sequence[float] | None = None
+    successes: Sequence[bool] | None = None
+    state_keys: Turns[str] | None = None
+    observation_keys: Turns[str] | None = None
+    observations: Turns[str] | None = None
+    lengths: Turns[int] | None = None
+    entropies: Turns[float] | None = None
+
+    def __post_init__(self) -> None:
+        """Check shapes and finiteness."""
+        sizes = [len(turns) for turns in self.rewards]
+        for name in ("action_valid", "state_keys", "observation_keys", "observations", "lengths", "entropies"):
+            value: Turns[object] | None = getattr(self, name)
+            if value is not None and [len(turns) for turns in value] != sizes:
+                raise ValueError(
+                    f"{name} has turns {[len(turns) for turns in value]} a trajectory; rewards has {sizes}"
+                )
+        for name in ("returns", "successes"):
+            per_trajectory: Sequence[object] | None = getattr(self, name)
+            if per_trajectory is not None and len(per_trajectory) != len(sizes):
+                raise ValueError(f"{name} names {len(per_trajectory)} trajectories; rewards has {len(sizes)}")
+        _check_finite("reward", self.rewards)
+        _check_finite("return", [self.episode_returns()])
+        _check_finite("entropy", self.entropies or [])
+
+    def episode_returns(self) -> list[float]:
+        """The raw return of each trajectory."""
+        if self.returns is not None:
+            return [float(value) for value in self.returns]
+        return [math.fsum(turns) for turns in self.rewards]
+
+    def invalid(self) -> list[list[bool]]:
+        """For each turn, whether the penalty applies."""
+        if self.action_valid is None:
+            return [[False] * len(turns) for turns in self.rewards]
+        return [[not valid for valid in turns] for turns in self.action_valid]
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """Numbers of the estimators; which of them matter depends on the estimator.
+
+    Attributes:
+        stat_unit: `turn`, statistics over all turn rows of the group, so long episodes weigh more; `trajectory`, one
+            value an episode.
+        scale: `std` or `none` (Dr.GRPO) for the episode part; `step_scale` likewise for the step part. GiGPO's
+            modes: `mean_std` is std + std, `mean` is none + none.
+        omega: weight of the step part; `gamma`: discount of step returns.
+        anchor: what makes two turns comparable: `state`, `observation` or `similar`, at least `similarity` alike.
+        entropy_k, entropy_k_next, entropy_zeta: EMPG's k, k' and ζ.
+        invalid_penalty: taken from the reward of a row whose action was invalid, and from that turn's step return.
+        overlong_tokens: the response allowance L of overlong shaping; None leaves rewards alone.
+    """
+
+    stat_unit: str = "turn"
+    scale: str = "std"
+    step_scale: str = "std"
+    omega: float = 1.0
+    gamma: float = 0.95
+    anchor: str = "state"
+    similarity: float = 0.95
+    entropy_k: float = 1.0
+    entropy_k_next: float = 1.0
+    entropy_zeta: float = 0.05
+    invalid_penalty: float = 0.1
+    overlong_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupAdvantages:
+    """Advantages of one group, [trajectory][turn]; empty lists where the estimator has no such part.
+
+    Attributes:
+        total: what the loss takes.
+        episode: A_E before any weighting.
+        step: A_S before ω.
+        anchor_sizes: how many turns share each turn's anchor, itself included.
+    """
+
+    total: Values
+    episode: Values
+    step: Values = field(default_factory=list)
+    anchor_sizes: list[list[int]] = field(default_factory=list)
+
+
+# ---- estimators --------------------------------------------------------------------------------------------------
+
+
+def grpo(groups: Sequence[GroupRewards], credit: Credit) -> list[GroupAdvantages]:
+    """(r - mean_group) / (std_group + 1e-6), unbiased std; without the division where `scale` is none (Dr.GRPO)."""
+    episodes = [_episode_part(group, credit) for group in groups]
+    return [GroupAdvantages(total=part, episode=part) for part in episodes]
+
+
+def gigpo(groups: Sequence[GroupRewards], credit: Credit) -> list[GroupAdvantages]:
+    """A_E + ω A_S: GRPO over the episode, plus discounted step returns compared among turns of one anchor state."""
+    results = []
+    for group in groups:
+        episode, (step, sizes) = _episode_part(group, credit), step_part(group, credit)
+        total = [[e + credit.omega * s for e, s in zip(*rows, strict=True)] for rows in zip(episode, step, strict=True)]
+        results.append(GroupAdvantages(total=total, episode=episode, step=step, anchor_sizes=sizes))
+    return results
+
+
+def rloo(groups: Sequence[GroupRewards], credit: Credit) -> list[GroupAdvantages]:
+    """(r - mean) · n / (n - 1): each value against the mean of the others (leave one out)."""
+    results = []
+    for group in groups:
+        values, units = _group_values(group, credit)
+        mean, n = _mean(units), len(units)
+        part = [[(value - mean) * n / (n - 1) if n > 1 else 0.0 for value in turns] for turns in values]
+        results.append(GroupAdvantages(total=part, episode=part))
+    return results
+
+
+def reinforce_pp(groups: Sequence[GroupRewards], credit: Credit) -> list[GroupAdvantages]:
+    """(r - mean_batch) / (std_batch + 1e-6): REINFORCE++ normalises over the whole batch, not within groups."""
+    scored = [_group_values(group, credit) for group in groups]
+    units = [value for _, group_units in scored for value in group_units]
+    parts = [_normalised(values, units, "std") for values, _ in scored]
+    return [GroupAdvantages(total=part, episode=part) for part in parts]
+
+
+def empg(groups: Sequence[GroupRewards], credit: Credit) -> list[GroupAdvantages]:
+    """GRPO, then g · A + ζ · f_next by the turn's entropy and the next turn's, then minus the mean over all rows."""
+    if any(group.entropies is None for group in groups):
+        raise ValueError("advantage 'empg' needs entropies, the mean token entropy of each turn")
+    flat = [value for group in groups for turns in group.entropies or [] for value in turns]
+    low, spread = (min(flat), max(flat) - min(flat)) if flat else (0.0, 0.0)
+    # All entropies equal: nothing to tell apart, every Ĥ is 0.
+    scaled = [[[_ratio(h - low, spread) for h in turns] for turns in group.entropies or []] for group in groups]
+    mean_gain = _mean([math.exp(-credit.entropy_k * h) for group in scaled for turns in group for h in turns])
+    results = []
+    for group, entropies in zip(groups, scaled, strict=True):
+        episode = _episode_part(group, credit)
+        total = [_modulate(rows, turns, mean_gain, credit) for rows, turns in zip(episode, entropies, strict=True)]
+        results.append(GroupAdvantages(total=total, episode=episode))
+    return _centred(results)
+
+
+ADVANTAGES: dict[str, Callable[[Sequence[GroupRewards], Credit], list[GroupAdvantages]]] = {
+    "grpo": grpo,
+    "gigpo": gigpo,
+    "empg": empg,
+    "rloo": rloo,
+    "reinforce_pp": reinforce_pp,
+}
+
+
+# ---- the episode part --------------------------------------------------------------------------------------------
+
+
+def row_rewards(group: GroupRewards, credit: Credit) -> Values:
+    """Reward of each turn row: the episode's return, minus the penalty where the turn was invalid, plus shaping."""
+    if credit.overlong_tokens is not None and group.lengths is None:
+        raise ValueError("overlong shaping needs lengths, the sampled tokens of each response")
+    rewards: Values = []
+    for i, (total, invalid) in enumerate(zip(group.episode_returns(), group.invalid(), strict=True)):
+        turns = [total - credit.invalid_penalty if bad else total for bad in invalid]
+        if credit.overlong_tokens is not None and group.lengths is not None:
+            lengths = group.lengths[i]
+            turns = [r + overlong_shaping(n, credit.overlong_tokens) for r, n in zip(turns, lengths, strict=True)]
+        rewards.append(turns)
+    return rewards
+
+
+def overlong_shaping(length: int, allowance: int) -> float:
+    """min(-0.1 · (length - 0.8 L) / (0.2 L), 0): nothing up to 80 % of the allowance L, -0.1 at all of it."""
+    ramp = (1.0 - OVERLONG_START) * allowance
+    return min(-OVERLONG_PENALTY * (length - OVERLONG_START * allowance) / ramp, 0.0)
+
+
+def _episode_part(group: GroupRewards, credit: Credit) -> Values:
+    values, units = _group_values(group, credit)
+    return _normalised(values, units, credit.scale)
+
+
+def _group_values(group: GroupRewards, credit: Credit) -> tuple[Values, list[float]]:
+    """(value of each turn, the values that statistics are taken over).
+
+    With `stat_unit` trajectory an episode is one value, the mean of its row rewards, and all its turns share it: were
+    only the statistics taken over episodes, a penalty inside a group of equal returns would be divided by 1e-6.
+    """
+    rewards = row_rewards(group, credit)
+    if credit.stat_unit == "turn":
+        return rewards, [value for turns in rewards for value in turns]
+    if credit.stat_unit == "trajectory":
+        means = [[_mean(turns)] * len(turns) for turns in rewards]
+        return means, [turns[0] for turns in means if turns]
+    raise ValueError(f"unknown stat_unit {credit.stat_unit!r}; one of turn, trajectory")
+
+
+# ---- the step part -----------------------------------------------------------------------------------------------
+
+
+def step_part(group: GroupRewards, credit: Credit) -> tuple[Values, list[list[int]]]:
+    """(A_S, size of each turn's step group): step returns compared among the turns that share an anchor.
+
+    A step group of one compares with nothing and gets 0.
+    """
+    returns = step_returns(group, credit)
+    members: dict[int, list[float]] = {}
+    labels = anchor_groups(group, credit)
+    for turns, names in zip(returns, labels, strict=True):
+        for value, name in zip(turns, names, strict=True):
+            members.setdefault(name, []).append(value)
+    scales = {name: _Scale.of(values, credit.step_scale) for name, values in members.items()}
+    advantages = [
+        [scales[name].apply(value) for value, name in zip(*rows, strict=True)]
+        for rows in zip(returns, labels, strict=True)
+    ]
+    return advantages, [[len(members[name]) for name in names] for names in labels]
+
+
+def step_returns(group: GroupRewards, credit: Credit) -> Values:
+    """R_{i,k} = Σ_{m≥k} gamma^(m-k) r_{i,m} of raw rewards, then minus the penalty on the invalid turn alone."""
+    returns: Values = []
+    for rewards, invalid in zip(group.rewards, group.invalid(), strict=True):
+        turns: list[float] = []
+        following = 0.0
+        for reward in reversed(rewards):
+            following = reward + credit.gamma * following
+            turns.append(following)
+        turns.reverse()
+        returns.append([r - credit.invalid_penalty if bad else r for r, bad in zip(turns, invalid, strict=True)])
+    return returns
+
+
+def anchor_groups(group: GroupRewards, credit: Credit) -> list[list[int]]:
+    """For each turn, the number of its step group within this group of trajectories."""
+    if credit.anchor == "similar":
+        return _similar_groups(_keys(group.observations, "observations", credit.anchor), credit.similarity)
+    if credit.anchor == "state":
+        keys = _keys(group.state_keys, "state_keys", credit.anchor)
+    elif credit.anchor == "observation":
+        keys = _keys(group.observation_keys, "observation_keys", credit.anchor)
+    else:
+        raise ValueError(f"unknown anchor {credit.anchor!r}; one of state, observation, similar")
+    numbers: dict[str, int] = {}
+    return [[numbers.setdefault(key, len(numbers)) for key in turns] for turns in keys]
+
+
+def _keys(keys: Turns[str] | None, name: str, anchor: str) -> Turns[str]:
+    if keys is None:
+        raise ValueError(f"anchor {anchor!r} needs {name}, which this group lacks; choose another anchor")
+    for i, turns in enumerate(keys):
+        for k, key in enumerate(turns):
+            if not key:
+                # Taken as a key, "" would make unrelated states one step group.
+                raise ValueError(f"{name} of trajectory {i}, turn {k} is empty; choose an anchor the environment has")
+    return keys
+
+
+def _similar_groups(observations: Turns[str], similarity: float) -> list[list[int]]:
+    """Greedy clusters in reading order: a turn joins the first cluster whose first member is alike enough."""
+    matchers: list[SequenceMatcher[str]] = []
+    known: dict[str, int] = {}
+    return [[_cluster(text, matchers, known, similarity) for text in turns] for turns in observations]
+
+
+def _cluster(text: str, matchers: list[SequenceMatcher[str]], known: dict[str, int], similarity: float) -> int:
+    if text in known:
+        return known[text]
+    for number, matcher in enumerate(matchers):
+        matcher.set_seq1(text)
+        # The first two are cheap upper bounds of the third.
+        if (
+            matcher.real_quick_ratio() >= similarity
+            and matcher.quick_ratio() >= similarity
+            and matcher.ratio() >= similarity
+        ):
+            known[text] = number
+            return number
+    # `autojunk` would ignore the letters of any text over 200 characters: in prose, nearly all of them.
+    matchers.append(SequenceMatcher(None, "", text, autojunk=False))
+    known[text] = len(matchers) - 1
+    return known[text]
+
+
+# ---- arithmetic --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """value -> (value - mean) · gain; the gain is 0 where there is only one value to compare with."""
+
+    mean: float
+    gain: float
+
+    @classmethod
+    def of(cls, values: Sequence[float], scale: str) -> _Scale:
+        """Statistics of `values`: unbiased std plus 1e-6 for `std`, no division for `none`."""
+        if scale not in ("std", "none"):
+            raise ValueError(f"unknown scale {scale!r}; one of std, none")
+        mean = _mean(values)
+        if len(values) < 2:
+            return cls(mean, 0.0)
+        if scale == "none":
+            return cls(mean, 1.0)
+        std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+        return cls(mean, 1.0 / (std + STD_EPSILON))
+
+    def apply(self, value: float) -> float:
+        return (value - self.mean) * self.gain
+
+
+def _normalised(values: Values, units: Sequence[float], scale: str) -> Values:
+    normal = _Scale.of(units, scale)
+    return [[normal.apply(value) for value in turns] for turns in values]
+
+
+def _modulate(rows: list[float], entropies: list[float], mean_gain: float, credit: Credit) -> list[float]:
+    gains = [math.exp(-credit.entropy_k * h) / mean_gain for h in entropies]
+    following = [math.exp(-credit.entropy_k_next * h) for h in entropies[1:]] + [0.0]
+    return [g * a + credit.entropy_zeta * f for g, a, f in zip(gains, rows, following, strict=False)]
+
+
+def _centred(groups: list[GroupAdvantages]) -> list[GroupAdvantages]:
+    mean = _mean([value for group in groups for turns in group.total for value in turns])
+    return [
+        GroupAdvantages(total=[[value - mean for value in turns] for turns in group.total], episode=group.episode)
+        for group in groups
+    ]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else 0.0
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else 0.0
+
+
+def _check_finite(name: str, values: Turns[float]) -> None:
+    for i, turns in enumerate(values):
+        for k, value in enumerate(turns):
+            if not math.isfinite(value):
+                raise ValueError(f"{name} [{i}][{k}] is {value}; it must be finite")

@@ -1,0 +1,101 @@
+"""Dimension one, loss aggregation: how much each token's loss weighs (algorithms, section 1).
+
+Every rule is a table of weights, and a micro-batch's loss is Σ_t weight_t · loss_t. Denominators are those of the whole
+optimiser step, over all micro-batches and ranks, counted before the first of them: so any split of the rows gives the
+same gradient, and a rank that holds nothing adds zero.
+
+| name                      | weight of token t in row i |
+|---------------------------|----------------------------|
+| `token_mean`              | m / Σ_{i,t} m              |
+| `seq_mean_token_mean`     | m / (T_i · rows with T_i > 0) |
+| `seq_mean_token_sum`      | m / rows                   |
+| `seq_mean_token_sum_norm` | m / (rows · L_max)         |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from arlarena.trainer.objectives.rows import Batch, segment_sum
+
+
+@dataclass(frozen=True, slots=True)
+class Denominators:
+    """Counts over one whole optimiser step. Add them over micro-batches, and all-reduce `as_tuple()` over ranks.
+
+    Attributes:
+        tokens: Σ m, sampled tokens.
+        rows: all rows, those without a sampled token included.
+        live_rows: rows with at least one sampled token.
+    """
+
+    tokens: float
+    rows: float
+    live_rows: float
+
+    @classmethod
+    def count(cls, batches: Iterable[Batch]) -> Denominators:
+        """Count `batches`; a row of weight c counts as c rows, so that merged rows keep the denominators of the whole.
+
+        Rows that the sequence mask drops later still count: the mask depends on π_θ, the denominators must not.
+        """
+        tokens = rows = live_rows = 0.0
+        for batch in batches:
+            counts = batch.counts()
+            row_tokens = segment_sum(batch.live().to(counts), batch.row_of_token, batch.n_rows)
+            weights = row_tokens.new_ones(batch.n_rows) if batch.row_weights is None else batch.row_weights
+            tokens += float(counts.double().sum())
+            rows += float(weights.double().sum())
+            live_rows += float(weights.double()[row_tokens > 0].sum())
+        return cls(tokens=tokens, rows=rows, live_rows=live_rows)
+
+    def as_tuple(self) -> tuple[float, float, float]:
+        """(tokens, rows, live_rows), the order of the constructor."""
+        return self.tokens, self.rows, self.live_rows
+
+    def __add__(self, other: Denominators) -> Denominators:
+        """Counts of both parts of a step."""
+        mine, theirs = self.as_tuple(), other.as_tuple()
+        return Denominators(*(a + b for a, b in zip(mine, theirs, strict=True)))
+
+
+def token_mean(batch: Batch, of: Denominators, _length: float) -> Tensor:
+    """[N] each sampled token of the step weighs the same: long responses weigh more."""
+    return _live(batch) / _or_one(of.tokens)
+
+
+def seq_mean_token_mean(batch: Batch, of: Denominators, _length: float) -> Tensor:
+    """[N] each row weighs the same, shared among its tokens: a long row's tokens weigh less (GRPO_ST)."""
+    live = _live(batch)
+    row_tokens = segment_sum(live, batch.row_of_token, batch.n_rows).clamp(min=1.0)
+    return live / (row_tokens[batch.row_of_token] * _or_one(of.live_rows))
+
+
+def seq_mean_token_sum(batch: Batch, of: Denominators, _length: float) -> Tensor:
+    """[N] the sum over a row's tokens, averaged over rows."""
+    return _live(batch) / _or_one(of.rows)
+
+
+def seq_mean_token_sum_norm(batch: Batch, of: Denominators, length: float) -> Tensor:
+    """[N] as `seq_mean_token_sum`, over a constant length: no row is favoured for being short (Dr.GRPO)."""
+    return _live(batch) / (_or_one(of.rows) * length)
+
+
+AGGREGATIONS: dict[str, Callable[[Batch, Denominators, float], Tensor]] = {
+    "token_mean": token_mean,
+    "seq_mean_token_mean": seq_mean_token_mean,
+    "seq_mean_token_sum": seq_mean_token_sum,
+    "seq_mean_token_sum_norm": seq_mean_token_sum_norm,
+}
+
+
+def _live(batch: Batch) -> Tensor:
+    return batch.live().to(batch.counts())
+
+
+def _or_one(count: float) -> float:
+    """A step without a single token has weights 0 / 1, not 0 / 0."""
+    return count if count > 0 else 1.0

@@ -1,0 +1,211 @@
+"""Dimension two, importance-sampling clipping: ratios, surrogates and the sequence mask (algorithms, section 2).
+
+A surrogate maps one token's ratio, log-probability and advantage to a loss, which is minimised. The ratio's level is a
+choice of its own: `token` is w_t = exp Δ_t; `turn` and `trajectory` share s_i = exp mean Δ over the unit's tokens, in
+GSPO's token form sg(s_i) · exp(log π_θ - sg(log π_θ)), so that each token keeps its own advantage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from arlarena.trainer.objectives.rows import Batch, segment_sum
+
+# Δ is clamped before exp: e^20 is finite in float32 with room for a sum, and a ratio beyond it carries no information.
+MAX_LOG_RATIO = 20.0
+
+RATIO_LEVELS = ("token", "turn", "trajectory")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Numbers of the surrogates: `low` ε_lo, `high` ε_hi, `dual` the dual clip's c, `tau_*` SAPO's temperatures."""
+
+    low: float = 0.2
+    high: float = 0.2
+    dual: float | None = None
+    tau_positive: float = 1.0
+    tau_negative: float = 1.05
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a surrogate sees, all [N]: `log_probs` and `ratio` carry gradient, `advantages` do not."""
+
+    log_probs: Tensor
+    ratio: Tensor
+    advantages: Tensor
+
+
+# ---- ratios ------------------------------------------------------------------------------------------------------
+
+
+def log_ratio(batch: Batch) -> Tensor:
+    """[N] Δ_t = log π_θ - log π_old, clamped to ±20, 0 where masked."""
+    return (batch.clean(batch.log_probs) - batch.clean(batch.old_log_probs)).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+
+
+def importance_ratio(batch: Batch, level: str, *, literal: bool = False) -> Tensor:
+    """[N] ratio of each token at `level`, in token form; `literal` shares one differentiable s_i instead.
+
+    Literal, every token of the unit receives the gradient of the unit's *mean* advantage and step-level credit is
+    gone: an ablation. It needs each unit whole, so it refuses a precomputed `sequence_log_ratio`.
+    """
+    delta = log_ratio(batch)
+    if level == "token":
+        return delta.exp()
+    unit, size = _units(batch, level)
+    if literal:
+        if level == "trajectory" and batch.sequence_log_ratio is not None:
+            raise ValueError(
+                "the literal form needs every trajectory whole in one micro-batch; drop sequence_log_ratio"
+            )
+        return _segment_mean(delta, batch.counts(), unit, size).exp()[unit]
+    if level == "trajectory" and batch.sequence_log_ratio is not None:
+        shared = batch.sequence_log_ratio.to(delta)
+    else:
+        shared = _segment_mean(delta, batch.counts(), unit, size)
+    log_probs = batch.clean(batch.log_probs)
+    return shared.detach().exp()[unit] * (log_probs - log_probs.detach()).exp()
+
+
+@torch.no_grad()
+def sequence_sums(batch: Batch, n_trajectories: int) -> tuple[Tensor, Tensor]:
+    """(Σ Δ_t, Σ m_t) of each trajectory, both [J] float64: add over micro-batches, all-reduce over ranks.
+
+    First half of the no-gradient pass that ratio level `trajectory` needs where a trajectory spans micro-batches.
+    """
+    counts = batch.counts().double()
+    unit = batch.trajectory_of_row[batch.row_of_token]
+    return (
+        segment_sum(log_ratio(batch).double() * counts, unit, n_trajectories),
+        segment_sum(counts, unit, n_trajectories),
+    )
+
+
+def sequence_log_ratio(sums: Tensor, counts: Tensor) -> Tensor:
+    """[J] mean log-ratio from the totals of `sequence_sums`; 0 for a trajectory without tokens."""
+    return sums / counts.clamp(min=1.0)
+
+
+def _units(batch: Batch, level: str) -> tuple[Tensor, int]:
+    if level == "turn" and batch.turn_of_token is not None:
+        return batch.turn_of_token, batch.advantages.shape[0]
+    if level == "turn":
+        return batch.row_of_token, batch.n_rows
+    if level == "trajectory":
+        return batch.trajectory_of_row[batch.row_of_token], batch.n_trajectories
+    raise ValueError(f"unknown ratio_level {level!r}; one of {', '.join(RATIO_LEVELS)}")
+
+
+def _segment_mean(values: Tensor, counts: Tensor, segment: Tensor, size: int) -> Tensor:
+    total = segment_sum(counts, segment, size)
+    # A unit without tokens has an empty sum; any divisor but 0 leaves it at 0.
+    return segment_sum(values * counts, segment, size) / torch.where(total > 0, total, torch.ones_like(total))
+
+
+# ---- surrogates --------------------------------------------------------------------------------------------------
+
+
+def ppo(terms: Terms, limits: Limits) -> Tensor:
+    """[N] max(-A w, -A clip(w, 1-ε_lo, 1+ε_hi)), and for A < 0 at most -A c where a dual clip c is set (GRPO)."""
+    loss = _clipped(terms, limits)
+    if limits.dual is None:
+        return loss
+    return torch.where(terms.advantages < 0, torch.minimum(loss, -terms.advantages * limits.dual), loss)
+
+
+def gspo(terms: Terms, limits: Limits) -> Tensor:
+    """[N] max(-A s, -A clip(s, 1-ε_lo, 1+ε_hi)) on the ratio of a turn or trajectory; never a dual clip."""
+    return _clipped(terms, limits)
+
+
+def cispo(terms: Terms, limits: Limits) -> Tensor:
+    """[N] -sg(clip(w, 1-ε_lo, 1+ε_hi)) · A · log π_θ: the weight is bounded, no token loses its gradient."""
+    weight = terms.ratio.detach().clamp(1.0 - limits.low, 1.0 + limits.high)
+    return -weight * terms.advantages * terms.log_probs
+
+
+def sapo(terms: Terms, limits: Limits) -> Tensor:
+    """[N] -(4/τ) sigmoid(τ (w - 1)) · A with τ_pos where A > 0, else τ_neg: a soft gate in place of the clip."""
+    positive = torch.full_like(terms.advantages, limits.tau_positive)
+    tau = torch.where(terms.advantages > 0, positive, torch.full_like(positive, limits.tau_negative))
+    return -(4.0 / tau) * torch.sigmoid(tau * (terms.ratio - 1.0)) * terms.advantages
+
+
+def reinforce(terms: Terms, _limits: Limits) -> Tensor:
+    """[N] -A log π_θ: no ratio, for methods that step once on fresh data (RLOO)."""
+    return -terms.advantages * terms.log_probs
+
+
+def _clipped(terms: Terms, limits: Limits) -> Tensor:
+    bounded = terms.ratio.clamp(1.0 - limits.low, 1.0 + limits.high)
+    return torch.maximum(-terms.advantages * terms.ratio, -terms.advantages * bounded)
+
+
+CLIPS: dict[str, Callable[[Terms, Limits], Tensor]] = {
+    "ppo": ppo,
+    "gspo": gspo,
+    "gspo_literal": gspo,  # the same surrogate over the literal ratio
+    "cispo": cispo,
+    "sapo": sapo,
+    "reinforce": reinforce,
+}
+LITERAL_CLIPS = frozenset({"gspo_literal"})
+CLIPS_WITHOUT_RATIO = frozenset({"reinforce"})
+
+
+# ---- masks and corrections ---------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def sequence_mask(batch: Batch, delta: float) -> Tensor:
+    """[R] bool, False on rows to drop: A_i < 0 and mean_t (log π_old - log π_θ) > δ.
+
+    Such a row is bad and the policy has already pushed it down; pushing further only moves the policy away. Where the
+    turns of one row differ in A, the sign is that of the mean over its tokens.
+    """
+    counts = batch.live().to(batch.counts())
+    drop = batch.clean(batch.old_log_probs) - batch.clean(batch.log_probs)
+    mean_drop = _segment_mean(drop, counts, batch.row_of_token, batch.n_rows)
+    mean_advantage = _segment_mean(batch.token_advantages(), counts, batch.row_of_token, batch.n_rows)
+    return ~((mean_advantage < 0) & (mean_drop > delta))
+
+
+@torch.no_grad()
+def behaviour_correction(batch: Batch, kind: str, cap: float) -> Tensor:
+    """[N] weight of each token for a decoupled anchor: π_old / μ, bounded.
+
+    Args:
+        batch: must carry `behaviour_log_probs`.
+        kind: `truncate`, min(π_old/μ, cap); `mask`, π_old/μ where it lies within [1/cap, cap] and else 0.
+        cap: above 1.
+    """
+    if batch.behaviour_log_probs is None:
+        raise ValueError(f"correction {kind!r} needs behaviour_log_probs, the sampler's log-probabilities")
+    drift = batch.clean(batch.old_log_probs) - batch.clean(batch.behaviour_log_probs)
+    weight = drift.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    if kind == "truncate":
+        return weight.clamp(max=cap)
+    if kind == "mask":
+        return torch.where((weight <= cap) & (weight >= 1.0 / cap), weight, torch.zeros_like(weight))
+    raise ValueError(f"unknown correction {kind!r}; one of none, truncate, mask")
+
+
+@torch.no_grad()
+def clip_counts(terms: Terms, counts: Tensor, limits: Limits) -> dict[str, Tensor]:
+    """Sums of `counts` [N] over the tokens outside [1-ε_lo, 1+ε_hi], whole and in the two quarters where the clip acts.
+
+    Returns:
+        `outside`; `clip_negative_low` (A < 0 and ratio below: the first sign of a collapse); `clip_positive_high`.
+    """
+    low, high = terms.ratio < 1.0 - limits.low, terms.ratio > 1.0 + limits.high
+    return {
+        "outside": counts[low | high].sum(),
+        "clip_negative_low": counts[low & (terms.advantages < 0)].sum(),
+        "clip_positive_high": counts[high & (terms.advantages > 0)].sum(),
+    }

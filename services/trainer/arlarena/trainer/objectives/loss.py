@@ -1,0 +1,147 @@
+"""The four dimensions composed: one pure function from a micro-batch to (loss, metrics)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from arlarena.trainer.objectives import kl
+from arlarena.trainer.objectives.aggregation import AGGREGATIONS, Denominators
+from arlarena.trainer.objectives.clipping import (
+    CLIPS,
+    Terms,
+    behaviour_correction,
+    clip_counts,
+    importance_ratio,
+    sequence_mask,
+)
+from arlarena.trainer.objectives.recipes import Recipe
+from arlarena.trainer.objectives.rows import Batch, segment_sum
+
+CORRECTIONS = ("none", "truncate", "mask")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTerms:
+    """Terms of the loss that belong to the run, not to the method.
+
+    Attributes:
+        kl_coefficient: weight of k3 to the reference.
+        entropy_coefficient: weight of the entropy bonus (subtracted).
+        correction: weight π_old/μ under a decoupled anchor: `none`, `truncate` at `correction_cap`, or `mask` outside
+            [1/cap, cap]. The policy term alone is weighted.
+        correction_cap: 2.0, the usual bound of truncated importance sampling.
+    """
+
+    kl_coefficient: float = 0.0
+    entropy_coefficient: float = 0.0
+    correction: str = "none"
+    correction_cap: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Check names and signs."""
+        if self.correction not in CORRECTIONS:
+            raise ValueError(f"unknown correction {self.correction!r}; one of {', '.join(CORRECTIONS)}")
+        if self.kl_coefficient < 0 or self.entropy_coefficient < 0 or not self.correction_cap > 1:
+            raise ValueError(f"coefficients are at least 0 and correction_cap is above 1, got {self}")
+
+
+def policy_loss(
+    recipe: Recipe, batch: Batch, denominators: Denominators, run: RunTerms | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """This micro-batch's share of the step's loss, to be *summed* over micro-batches (and ranks), never averaged.
+
+    Args:
+        recipe: the method.
+        batch: rows of the micro-batch. Nothing sampled in it gives a zero that is still connected to the graph.
+        denominators: counts of the whole optimiser step.
+        run: reference KL, entropy bonus, correction; None means none of them. They are aggregated like the policy term.
+
+    Returns:
+        (scalar loss, metrics). Metrics are detached scalars that already carry the global denominator: they add over
+        micro-batches and ranks, except those named `…_max` and `…_min` (see `merge_metrics`).
+
+    Raises:
+        ValueError: a coefficient needs a tensor that the batch lacks.
+    """
+    run = run or RunTerms()
+    weights = AGGREGATIONS[recipe.aggregation](batch, denominators, recipe.length_norm)
+    ratio = importance_ratio(batch, recipe.ratio_level, literal=recipe.literal)
+    terms = Terms(log_probs=batch.clean(batch.log_probs), ratio=ratio, advantages=batch.token_advantages())
+    kept = _kept_rows(recipe, batch)
+    policy_weights = weights * kept.to(weights)[batch.row_of_token]
+    if run.correction != "none":
+        policy_weights = policy_weights * behaviour_correction(batch, run.correction, run.correction_cap)
+    policy = (policy_weights * CLIPS[recipe.clip](terms, recipe.limits())).sum()
+    counted = weights * batch.counts()
+    reference, bonus = _reference_kl(batch, counted, run), _entropy_bonus(batch, counted, run)
+    loss = policy + run.kl_coefficient * reference - run.entropy_coefficient * bonus
+    metrics = _metrics(recipe, batch, denominators, terms, kept)
+    metrics |= {"loss": loss.detach(), "policy_loss": policy.detach()}
+    return loss, metrics
+
+
+def _kept_rows(recipe: Recipe, batch: Batch) -> Tensor:
+    """[R] bool: rows whose policy term counts."""
+    if recipe.mask == "sequence":
+        return sequence_mask(batch, recipe.mask_delta)
+    return torch.ones(batch.n_rows, dtype=torch.bool, device=batch.log_probs.device)
+
+
+def _reference_kl(batch: Batch, weights: Tensor, run: RunTerms) -> Tensor:
+    if run.kl_coefficient == 0:
+        return weights.new_zeros(())
+    if batch.ref_log_probs is None:
+        raise ValueError("kl_coefficient is above 0 but the batch has no ref_log_probs")
+    return (weights * kl.k3(batch.clean(batch.log_probs), batch.clean(batch.ref_log_probs))).sum()
+
+
+def _entropy_bonus(batch: Batch, weights: Tensor, run: RunTerms) -> Tensor:
+    if run.entropy_coefficient == 0:
+        return weights.new_zeros(())
+    if batch.entropy is None:
+        raise ValueError("entropy_coefficient is above 0 but the batch has no entropy")
+    return (weights * batch.clean(batch.entropy)).sum()
+
+
+@torch.no_grad()
+def _metrics(recipe: Recipe, batch: Batch, denominators: Denominators, terms: Terms, kept: Tensor) -> dict[str, Tensor]:
+    """Means over the step's tokens (shares of rows for the mask), detached."""
+    counts, tokens = batch.counts(), denominators.tokens or 1.0
+    live = batch.live()
+    sums = clip_counts(terms, counts, recipe.limits())
+    log_probs = terms.log_probs
+    sums["ratio_mean"] = (counts * terms.ratio).sum()
+    sums["off_policy_kl"] = (counts * kl.off_policy_kl(log_probs, batch.clean(batch.old_log_probs))).sum()
+    if batch.ref_log_probs is not None:
+        sums["reference_kl"] = (counts * kl.k3(log_probs, batch.clean(batch.ref_log_probs))).sum()
+    if batch.entropy is not None:
+        sums["entropy"] = (counts * batch.clean(batch.entropy)).sum()
+    metrics = {name: value / tokens for name, value in sums.items()}
+    if recipe.mask == "sequence":
+        row_counts = torch.ones_like(kept, dtype=counts.dtype) if batch.row_weights is None else batch.row_weights
+        has_tokens = segment_sum(counts, batch.row_of_token, batch.n_rows) > 0
+        metrics["rows_masked"] = row_counts.to(counts)[~kept & has_tokens].sum() / (denominators.live_rows or 1.0)
+    if bool(live.any()):
+        metrics["ratio_max"], metrics["ratio_min"] = terms.ratio[live].max(), terms.ratio[live].min()
+    return metrics
+
+
+def merge_metrics(parts: Iterable[dict[str, Tensor]]) -> dict[str, float]:
+    """The step's metrics from those of its micro-batches: sums, and extremes for `…_max` and `…_min`."""
+    merged: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.items():
+            number = float(value)
+            if name not in merged:
+                merged[name] = number
+            elif name.endswith("_max"):
+                merged[name] = max(merged[name], number)
+            elif name.endswith("_min"):
+                merged[name] = min(merged[name], number)
+            else:
+                merged[name] += number
+    return merged

@@ -1,0 +1,156 @@
+"""What a user can set of the trainer. No other file of this service reads the environment.
+
+python -m arlarena.trainer.settings run.toml       checks the tables of this service and prints "ok"
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table
+
+
+class TinyPolicy(Table):
+    """Shape of the tiny policy (table `[policy.tiny]`)."""
+
+    hidden: PositiveInt = 128
+    layers: PositiveInt = 4
+    heads: PositiveInt = 4
+    kv_heads: PositiveInt = 2
+    head_dim: PositiveInt = 32
+    ffn: PositiveInt = 512
+    max_positions: PositiveInt = 512
+    init_std: PositiveFloat = Field(default=0.08, description="standard deviation of the initial weights")
+
+
+class PolicySettings(Table):
+    """Table `[policy]`: an existing Hugging Face directory or hub name, or the shape of a tiny policy to make."""
+
+    path: str | None = None
+    tokenizer: str | None = None
+    tiny: TinyPolicy = TinyPolicy()
+
+
+class CloneSettings(Table):
+    """Table `[clone]`: behaviour cloning. `rooms`-like counts belong to the recording, not to this table."""
+
+    demonstrations: PositiveInt = Field(300, description="tasks whose expert episodes are learnt from")
+    validation: PositiveInt = Field(256, description="tasks of the validation split that decide when to stop")
+    lr: PositiveFloat = 3e-3
+    weight_decay: NonNegativeFloat = 0.01
+    warmup_steps: NonNegativeInt = 20
+    batch_rows: PositiveInt = 96
+    max_epochs: PositiveInt = 60
+    patience: PositiveInt = Field(3, description="validations without improvement before it stops")
+    min_improvement: NonNegativeFloat = Field(1e-3, description="nats a token that count as an improvement")
+    min_validation_steps: PositiveInt = Field(20, description="at least this many optimiser steps between validations")
+    gradient_clip: PositiveFloat = 1.0
+    min_score: float = Field(0.9, description="only episodes that scored above this are learnt from")
+    threads: PositiveInt = 1
+
+
+class TrainerSettings(Table):
+    """Table `[trainer]`. The method is `recipe` with `recipe_overrides`; the rest belongs to the run."""
+
+    recipe: str = "sampo"
+    recipe_overrides: dict[str, Any] = Field(default_factory=dict)
+    policy_anchor: Literal["bypass", "decoupled"] = "bypass"
+
+    steps: PositiveInt = 100
+    max_minutes: PositiveFloat | None = Field(None, description="stop after this long even if steps remain")
+    groups_per_step: PositiveInt = 16
+    group_size: PositiveInt = 8
+    updates_per_batch: PositiveInt = 4
+    staleness: NonNegativeInt = Field(1, description="optimiser steps that a sample may be behind; 0 is synchronous")
+    cold_start_steps: NonNegativeInt = 0
+    task_split: str = "train"
+    first_task: NonNegativeInt = Field(1_000_000, description="index of the first training task; cloning uses low ones")
+
+    temperature: PositiveFloat = 1.0
+    max_response_tokens: PositiveInt = 512
+
+    lr: PositiveFloat = 1e-6
+    lr_warmup_steps: NonNegativeInt = 0
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: NonNegativeFloat = 0.01
+    gradient_clip: PositiveFloat = 1.0
+    kl_coefficient: NonNegativeFloat = 0.01
+    entropy_coefficient: NonNegativeFloat = 0.0
+    invalid_penalty: NonNegativeFloat = 0.1
+    advantage_scale: NonNegativeFloat = Field(1.0, description="0 is the control: everything but the advantages")
+
+    tokens_per_microbatch: PositiveInt = 16_384
+    logits_chunk_tokens: PositiveInt = 8_192
+    threads: PositiveInt = 1
+
+    checkpoint_every: PositiveInt = 1
+    keep_checkpoints: PositiveInt = 3
+    record_groups_every: NonNegativeInt = Field(20, description="save that step's groups for replay; 0 never")
+
+    mismatch_alarm: PositiveFloat = Field(0.015, description="mean k3 between sampler and trainer")
+    probe_tolerance: PositiveFloat = Field(1e-3, description="largest |Δ log-prob| that a weight push may show")
+    request_timeout_s: PositiveFloat = 60.0
+    push_patience_s: PositiveFloat = Field(180.0, description="how long a push is retried while a server restarts")
+    reissue_after_s: PositiveFloat = Field(20.0, description="silence after which outstanding tasks are issued again")
+    stall_s: PositiveFloat = Field(900.0, description="silence after which the run ends with an error")
+    max_dead_in_a_row: PositiveInt = 32
+
+
+def seed_from(environment: dict[str, str] | None = None) -> int | None:
+    """`ARLARENA_SEED`, which overrides `[run] seed`.
+
+    Raises:
+        ConfigError: it is not a whole number.
+    """
+    text = (environment if environment is not None else dict(os.environ)).get("ARLARENA_SEED")
+    if text is None or text == "":
+        return None
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ConfigError(f"ARLARENA_SEED={text!r} is not a whole number") from error
+
+
+class RunSettings(Table):
+    """Table `[run]`, of which the trainer needs the name and the seed; the launcher owns the rest."""
+
+    name: str = "run"
+    seed: int = 0
+    directory: str | None = None
+
+
+class EnvironmentName(Table, extra="ignore"):
+    """Table `[environment]`, of which the trainer needs the name alone."""
+
+    name: str = "sokoban"
+
+
+def check_file(path: Path) -> None:
+    """Validate every table that the trainer reads, the recipe included.
+
+    Raises:
+        ConfigError: the first thing that is wrong.
+    """
+    load_table(path, "run", RunSettings)
+    load_table(path, "policy", PolicySettings)
+    load_table(path, "clone", CloneSettings)
+    load_table(path, "trainer", TrainerSettings)
+
+
+def main() -> int:
+    """Check the file named on the command line."""
+    if len(sys.argv) != 2:
+        print("usage: python -m arlarena.trainer.settings FILE", file=sys.stderr)
+        return 2
+    check_file(Path(sys.argv[1]))
+    print("ok")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_on_config_error(main))

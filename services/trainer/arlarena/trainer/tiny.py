@@ -1,0 +1,111 @@
+"""A tiny policy: a Qwen3-shaped model of about a million parameters with a tokenizer of its own.
+
+It exists so that everything runs, and learns, on a laptop's CPU. It is an ordinary Hugging Face directory:
+`transformers`, vLLM and the embedded engine load it like any other. `vocab_size` equals `len(tokenizer)` because
+engines sample any id below it, and the output head is untied because some engines keep a packed copy of a tied one
+after a weight update (reference: inference).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import string
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from arlarena.trainer.settings import TinyPolicy
+
+PAD, UNKNOWN, END, USER, ASSISTANT = "<|pad|>", "<|unk|>", "<|end|>", "<|user|>", "<|assistant|>"
+SPECIAL = (PAD, UNKNOWN, END, USER, ASSISTANT)
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}<|assistant|>{{ message['content'] }}<|end|>"
+    "{% else %}<|user|>{{ message['content'] }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+# Pieces that are worth one token each. A cell of a grid is one token and a border of two rows is one, so that a room
+# of a given size always has the same number of tokens and each cell the same offset: positions are what a small model
+# must read.
+REPLY_PIECES = ("<think>", "</think>", "<action>", "</action>")
+SOKOBAN_PIECES = (
+    *("######\n#", "#\n#", "#####\nyou ", "\nyou ", " box ", " goal "),
+    *("push up", "push down", "push left", "push right", "up", "down", "left", "right", "still"),
+    *(f" {digit}" for digit in string.digits),
+    "√",
+)
+PRINTABLE = (*string.printable[:96], "\n")  # digits, letters, punctuation, space: any other text still has ids
+
+
+def vocabulary() -> list[str]:
+    """Every piece once, special tokens first."""
+    return list(dict.fromkeys((*SPECIAL, *REPLY_PIECES, *SOKOBAN_PIECES, *PRINTABLE)))
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer that cuts text into the longest known pieces from left to right, without loss for printable ASCII."""
+    pieces = vocabulary()
+    ordinary = sorted((piece for piece in pieces if piece not in SPECIAL), key=len, reverse=True)
+    pattern = "|".join(re.escape(piece) for piece in ordinary) + r"|[\s\S]"
+    tokenizer = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(pieces)}, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        eos_token=END,
+        additional_special_tokens=[USER, ASSISTANT],
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def build_model(shape: TinyPolicy, vocab_size: int, pad_id: int, eos_id: int, seed: int) -> Qwen3ForCausalLM:
+    """A freshly initialised model; projections into the residual stream start smaller, by the square root of their
+    number.
+    """
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=vocab_size,
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        intermediate_size=shape.ffn,
+        max_position_embeddings=shape.max_positions,
+        initializer_range=shape.init_std,
+        tie_word_embeddings=False,
+        attention_dropout=0.0,
+        pad_token_id=pad_id,
+        eos_token_id=eos_id,
+        bos_token_id=None,
+        dtype="float32",
+    )
+    model = Qwen3ForCausalLM(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                parameter.div_(math.sqrt(2 * shape.layers))
+    return model
+
+
+def create_tiny_policy(out: Path, shape: TinyPolicy, seed: int) -> int:
+    """Write the policy to `out` as a Hugging Face directory. Returns the number of parameters."""
+    tokenizer = build_tokenizer()
+    model = build_model(shape, len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id, seed)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    out.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    (out / "arlarena.json").write_text(json.dumps({"kind": "tiny", "seed": seed, "parameters": parameters}) + "\n")
+    return parameters

@@ -1,0 +1,16 @@
+"""Fixtures that every kind of test shares."""
+
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of sample data beside the checkout; a test that needs it is skipped where it is absent."""
+    folder = REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"SHARED DATA ABSENT: {folder} does not exist, so this test did not run")
+    return folder

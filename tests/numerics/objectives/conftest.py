@@ -1,0 +1,81 @@
+"""Rows as plain Python lists, and their translation into the tensors of a `Batch`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from arlarena.trainer.objectives import Batch
+
+
+@dataclass
+class Row:
+    """One turn: everything about its tokens, as floats."""
+
+    trajectory: int
+    advantage: float
+    new: list[float]
+    old: list[float]
+    ref: list[float]
+    entropy: list[float]
+    mask: list[int]
+
+
+def random_rows(seed: int, *, spread: float = 0.3, extreme: bool = True) -> list[Row]:
+    """Rows of 5 trajectories of 1 to 4 turns: masks, a row without tokens, zero advantages, absurd ratios."""
+    rng = random.Random(seed)
+    rows = []
+    for trajectory in range(5):
+        for _ in range(rng.randint(1, 4)):
+            n = rng.randint(1, 7)
+            old = [-rng.expovariate(1.0) - 0.01 for _ in range(n)]
+            new = [value + rng.gauss(0.0, spread) for value in old]
+            ref = [value + rng.gauss(0.0, spread) for value in old]
+            mask = [int(rng.random() < 0.8) for _ in range(n)]
+            entropy = [rng.expovariate(2.0) for _ in range(n)]
+            rows.append(Row(trajectory, rng.gauss(0.0, 1.5), new, old, ref, entropy, mask))
+    rows[1].mask = [0] * len(rows[1].mask)
+    rows[2].advantage = 0.0
+    if extreme:
+        rows[3].new[0], rows[3].old[0], rows[3].mask[0] = -60.0, -1.0, 1
+        rows[4].new[0], rows[4].old[0], rows[4].mask[0] = -0.5, -70.0, 1
+        rows[5].ref[0], rows[5].mask[0] = rows[5].new[0] + 35.0, 1
+    return rows
+
+
+def batch_of(rows: Sequence[Row], *, dtype: torch.dtype = torch.float64, **extra: torch.Tensor) -> Batch:
+    """The tensors of `rows`; `log_probs` and `entropy` are leaves with gradient."""
+
+    def flat(name: str) -> torch.Tensor:
+        return torch.tensor([value for row in rows for value in getattr(row, name)], dtype=dtype)
+
+    return Batch(
+        log_probs=flat("new").requires_grad_(),
+        old_log_probs=flat("old"),
+        ref_log_probs=flat("ref"),
+        entropy=flat("entropy").requires_grad_(),
+        mask=torch.tensor([value for row in rows for value in row.mask], dtype=torch.bool),
+        row_of_token=torch.tensor([i for i, row in enumerate(rows) for _ in row.new], dtype=torch.int64),
+        trajectory_of_row=torch.tensor([row.trajectory for row in rows], dtype=torch.int64),
+        advantages=torch.tensor([row.advantage for row in rows], dtype=dtype),
+        **extra,
+    )
+
+
+@pytest.fixture
+def make_rows() -> Callable[..., list[Row]]:
+    return random_rows
+
+
+@pytest.fixture
+def make_batch() -> Callable[..., Batch]:
+    return batch_of
+
+
+@pytest.fixture
+def make_row() -> type[Row]:
+    return Row

@@ -1,0 +1,352 @@
+"""Advantages against hand-worked numbers and against NumPy-free loops written from the formulas."""
+
+import difflib
+import math
+import random
+import statistics
+
+import pytest
+
+from arlarena.trainer.objectives import GroupRewards, compute_advantages, recipe
+from arlarena.trainer.objectives.advantages import Credit, anchor_groups, overlong_shaping, row_rewards, step_returns
+
+
+def close(values, wanted, tolerance=1e-9):
+    assert [len(turns) for turns in values] == [len(turns) for turns in wanted]
+    flat = [v for turns in values for v in turns]
+    assert flat == pytest.approx([w for turns in wanted for w in turns], rel=tolerance, abs=tolerance)
+
+
+def random_group(seed):
+    rng = random.Random(seed)
+    sizes = [rng.randint(1, 6) for _ in range(5)]
+    return GroupRewards(
+        rewards=[[rng.choice([-0.1, 0.9, 0.0, 10.0]) for _ in range(n)] for n in sizes],
+        action_valid=[[rng.random() < 0.7 for _ in range(n)] for n in sizes],
+        state_keys=[[rng.choice("abcdefg") for _ in range(n)] for n in sizes],
+        observation_keys=[[rng.choice("xyz") for _ in range(n)] for n in sizes],
+        successes=[rng.random() < 0.5 for _ in sizes],
+        lengths=[[rng.randint(1, 120) for _ in range(n)] for n in sizes],
+        entropies=[[rng.random() for _ in range(n)] for n in sizes],
+    )
+
+
+def standardised(value, values, std=True):
+    if len(values) < 2:
+        return 0.0
+    mean = sum(values) / len(values)
+    return (value - mean) / ((statistics.stdev(values) + 1e-6) if std else 1.0)
+
+
+def plain_rewards(group, penalty=0.1):
+    rewards = []
+    for turns, valid in zip(group.rewards, group.action_valid, strict=True):
+        total = sum(turns)
+        rewards.append([total if ok else total - penalty for ok in valid])
+    return rewards
+
+
+def plain_step(group, keys, gamma, penalty=0.1, std=True):
+    returns = [
+        [
+            sum(gamma ** (m - k) * turns[m] for m in range(k, len(turns))) - (0.0 if valid[k] else penalty)
+            for k in range(len(turns))
+        ]
+        for turns, valid in zip(group.rewards, group.action_valid, strict=True)
+    ]
+    pairs = [(key, r) for ks, rs in zip(keys, returns, strict=True) for key, r in zip(ks, rs, strict=True)]
+    return [
+        [standardised(r, [other for k, other in pairs if k == key], std) for key, r in zip(ks, rs, strict=True)]
+        for ks, rs in zip(keys, returns, strict=True)
+    ]
+
+
+# ---- by hand -------------------------------------------------------------------------------------------------------
+
+
+def hand_group():
+    """Both start in s0; the first wins 10 on its second turn, the second wins nothing and ends on an invalid action."""
+    return GroupRewards(
+        rewards=[[0.0, 10.0], [0.0, 0.0]],
+        action_valid=[[True, True], [True, False]],
+        state_keys=[["s0", "s1"], ["s0", "s2"]],
+    )
+
+
+def test_gigpo_by_hand():
+    # Rows 10, 10, 0, -0.1: mean 4.975, squares 25.250625 * 2 + 24.750625 + 25.755625 = 101.0075, std 5.802514.
+    # Step returns 9.5, 10 | 0, -0.1. Step group s0 = {9.5, 0}: mean 4.75, std 6.717514. s1 and s2 stand alone: 0.
+    (scored,) = compute_advantages(recipe("gigpo"), [hand_group()])
+    close(scored.episode, [[0.866004, 0.866004], [-0.857387, -0.874621]], 1e-6)
+    close(scored.step, [[0.707107, 0.0], [-0.707107, 0.0]], 1e-6)
+    close(scored.total, [[1.573110, 0.866004], [-1.564493, -0.874621]], 1e-6)
+    assert scored.anchor_sizes == [[2, 1], [2, 1]]
+
+
+def test_sampo_takes_gigpo_advantages_and_omega_weighs_the_step_part():
+    (sampo,) = compute_advantages(recipe("sampo"), [hand_group()])
+    (gigpo,) = compute_advantages(recipe("gigpo"), [hand_group()])
+    assert sampo == gigpo
+    (doubled,) = compute_advantages(recipe("sampo", omega=2.0), [hand_group()])
+    close(doubled.total, [[0.866004 + 2 * 0.707107, 0.866004], [-0.857387 - 2 * 0.707107, -0.874621]], 2e-6)
+
+
+def test_gigpo_mean_mode_by_hand():
+    (scored,) = compute_advantages(recipe("gigpo", scale="none", step_scale="none"), [hand_group()])
+    close(scored.total, [[5.025 + 4.75, 5.025], [-4.975 - 4.75, -5.075]])
+
+
+def test_grpo_statistics_by_turn_weigh_long_episodes_and_by_trajectory_do_not():
+    group = GroupRewards(rewards=[[1.0], [0.0, 0.0, 0.0]])
+    (by_turn,) = compute_advantages(recipe("grpo"), [group])
+    close(by_turn.total, [[0.75 / 0.500001], [-0.25 / 0.500001] * 3])
+    (by_trajectory,) = compute_advantages(recipe("grpo", stat_unit="trajectory"), [group])
+    half = 0.5 / (math.sqrt(0.5) + 1e-6)
+    close(by_trajectory.total, [[half], [-half] * 3])
+
+
+def test_grpo_by_trajectory_stays_bounded_when_only_penalties_differ():
+    group = GroupRewards(rewards=[[0.0, 0.0], [0.0, 0.0]], action_valid=[[True, False], [True, True]])
+    (scored,) = compute_advantages(recipe("grpo", stat_unit="trajectory"), [group])
+    # Episodes are worth -0.05 and 0: std 0.0353553.
+    close(scored.total, [[-0.70708679, -0.70708679], [0.70708679, 0.70708679]], 1e-5)
+
+
+def test_equal_returns_give_zero_and_no_noise():
+    group = GroupRewards(rewards=[[0.1, 0.1, 0.1], [0.1, 0.1, 0.1]], state_keys=[["a", "b", "c"]] * 2)
+    for name in ("grpo", "gigpo", "sampo", "rloo", "dr_grpo"):
+        (scored,) = compute_advantages(recipe(name), [group])
+        assert max(abs(value) for turns in scored.total for value in turns) < 1e-9
+
+
+def test_rloo_by_hand():
+    group = GroupRewards(rewards=[[1.0], [0.0], [0.5]])
+    (scored,) = compute_advantages(recipe("rloo"), [group])
+    close(scored.total, [[1.0 - 0.25], [0.0 - 0.75], [0.5 - 0.5]])
+
+
+def test_dr_grpo_does_not_divide():
+    (scored,) = compute_advantages(recipe("dr_grpo"), [GroupRewards(rewards=[[3.0], [0.0], [0.0]])])
+    close(scored.total, [[2.0], [-1.0], [-1.0]])
+
+
+def test_reinforce_pp_normalises_over_the_batch():
+    groups = [GroupRewards(rewards=[[1.0], [1.0]]), GroupRewards(rewards=[[0.0], [0.0]])]
+    scored = compute_advantages(recipe("reinforce_pp"), groups)
+    value = 0.5 / (math.sqrt(1 / 3) + 1e-6)
+    close(scored[0].total, [[value], [value]])
+    close(scored[1].total, [[-value], [-value]])
+
+
+def test_empg_by_hand():
+    # H scaled: 0, 1 | 0.5. exp(-H): 1, 0.367879, 0.606531; mean 0.658137. GRPO of rows 1, 1, 0: 1/3, 1/3, -2/3 over
+    # std 0.577350. Only the first turn has a successor: f = exp(-1).
+    group = GroupRewards(rewards=[[0.0, 1.0], [0.0]], entropies=[[0.2, 1.2], [0.7]])
+    (scored,) = compute_advantages(recipe("empg"), [group])
+    a = [0.577349, 0.577349, -1.154699]
+    modulated = [a[0] / 0.658137 + 0.05 * 0.367879, a[1] * 0.367879 / 0.658137, a[2] * 0.606531 / 0.658137]
+    mean = sum(modulated) / 3
+    close(scored.total, [[modulated[0] - mean, modulated[1] - mean], [modulated[2] - mean]], 1e-5)
+    close(scored.episode, [a[:2], a[2:]], 1e-5)
+
+
+def test_empg_with_one_entropy_everywhere_only_adds_the_bonus():
+    group = GroupRewards(rewards=[[1.0], [0.0]], entropies=[[0.3], [0.3]])
+    (scored,) = compute_advantages(recipe("empg"), [group])
+    close(scored.total, scored.episode)
+
+
+# ---- at random -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_grpo_equals_the_formula(seed):
+    group = random_group(seed)
+    rewards = plain_rewards(group)
+    rows = [value for turns in rewards for value in turns]
+    (scored,) = compute_advantages(recipe("grpo"), [group])
+    close(scored.total, [[standardised(value, rows) for value in turns] for turns in rewards])
+    (unscaled,) = compute_advantages(recipe("grpo", scale="none"), [group])
+    close(unscaled.total, [[standardised(value, rows, std=False) for value in turns] for turns in rewards])
+
+
+@pytest.mark.parametrize("std", ["std", "none"])
+@pytest.mark.parametrize("anchor", ["state", "observation"])
+@pytest.mark.parametrize("seed", range(10))
+def test_gigpo_equals_the_formula(seed, anchor, std):
+    group = random_group(seed)
+    method = recipe("sampo", anchor=anchor, gamma=0.9, omega=0.7, scale=std, step_scale=std)
+    (scored,) = compute_advantages(method, [group], invalid_penalty=0.3)
+    rewards = plain_rewards(group, 0.3)
+    rows = [value for turns in rewards for value in turns]
+    keys = group.state_keys if anchor == "state" else group.observation_keys
+    step = plain_step(group, keys, 0.9, 0.3, std == "std")
+    episode = [[standardised(value, rows, std == "std") for value in turns] for turns in rewards]
+    close(scored.step, step)
+    close(
+        scored.total, [[e + 0.7 * s for e, s in zip(*turns, strict=True)] for turns in zip(episode, step, strict=True)]
+    )
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_empg_equals_the_formula_over_the_whole_batch(seed):
+    groups = [random_group(seed), random_group(seed + 100)]
+    scored = compute_advantages(recipe("empg", entropy_k=1.5, entropy_k_next=0.5, entropy_zeta=0.2), groups)
+    every = [h for group in groups for turns in group.entropies for h in turns]
+    low, high = min(every), max(every)
+    mean_gain = sum(math.exp(-1.5 * (h - low) / (high - low)) for h in every) / len(every)
+    wanted = []
+    for group in groups:
+        rewards = plain_rewards(group)
+        rows = [value for turns in rewards for value in turns]
+        for turns, entropies in zip(rewards, group.entropies, strict=True):
+            hats = [(h - low) / (high - low) for h in entropies]
+            for k, value in enumerate(turns):
+                bonus = math.exp(-0.5 * hats[k + 1]) if k + 1 < len(turns) else 0.0
+                wanted.append(math.exp(-1.5 * hats[k]) / mean_gain * standardised(value, rows) + 0.2 * bonus)
+    mean = sum(wanted) / len(wanted)
+    flat = [value for group in scored for turns in group.total for value in turns]
+    assert flat == pytest.approx([value - mean for value in wanted], rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["grpo", "gigpo", "sampo", "empg", "rloo", "reinforce_pp", "dr_grpo", "gspo"])
+def test_the_order_of_trajectories_does_not_matter(name):
+    group = random_group(3)
+    order = [4, 2, 0, 1, 3]
+    fields = ("rewards", "action_valid", "state_keys", "lengths", "entropies")
+    shuffled = GroupRewards(**{field: [getattr(group, field)[i] for i in order] for field in fields})
+    (one,), (other,) = compute_advantages(recipe(name), [group]), compute_advantages(recipe(name), [shuffled])
+    close(other.total, [one.total[i] for i in order], 1e-10)
+
+
+def test_the_penalty_falls_on_the_invalid_turn_alone():
+    group = GroupRewards(rewards=[[1.0, 2.0, 4.0]], action_valid=[[True, False, True]])
+    assert row_rewards(group, Credit(invalid_penalty=0.1)) == [[7.0, 6.9, 7.0]]
+    # gamma 0.5: 1 + 1 + 1, 2 + 2, 4; the penalty is not discounted into earlier turns.
+    close(step_returns(group, Credit(gamma=0.5, invalid_penalty=0.1)), [[3.0, 3.9, 4.0]])
+    assert row_rewards(group, Credit(invalid_penalty=0.0)) == [[7.0, 7.0, 7.0]]
+
+
+def test_explicit_returns_replace_the_sum_of_rewards():
+    group = GroupRewards(rewards=[[0.0, 0.0], [0.0]], returns=[5.0, 1.0])
+    assert row_rewards(group, Credit()) == [[5.0, 5.0], [1.0]]
+
+
+# ---- overlong shaping ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("length", "value"), [(0, 0.0), (80, 0.0), (85, -0.025), (90, -0.05), (100, -0.1), (120, -0.2)]
+)
+def test_overlong_shaping(length, value):
+    assert overlong_shaping(length, 100) == pytest.approx(value, abs=1e-12)
+
+
+def test_dapo_shapes_rows_but_not_step_returns():
+    group = GroupRewards(rewards=[[1.0], [1.0]], lengths=[[50], [100]], state_keys=[["a"], ["a"]])
+    (scored,) = compute_advantages(recipe("dapo_gigpo"), [group], max_response_tokens=100)
+    assert scored.episode[0][0] > 0 > scored.episode[1][0]
+    close(scored.step, [[0.0], [0.0]])
+    (plain,) = compute_advantages(recipe("gigpo"), [group], max_response_tokens=100)
+    close(plain.total, [[0.0], [0.0]])
+
+
+@pytest.mark.parametrize("limit", [None, 0])
+def test_dapo_needs_the_runs_limit(limit):
+    with pytest.raises(ValueError, match="max_response_tokens"):
+        compute_advantages(
+            recipe("dapo_grpo"), [GroupRewards(rewards=[[1.0]], lengths=[[3]])], max_response_tokens=limit
+        )
+
+
+# ---- anchors -------------------------------------------------------------------------------------------------------
+
+
+def test_similar_anchors_join_the_first_cluster_alike_enough():
+    base = "You are in the kitchen. On the table you see an apple, a knife and a bowl of soup. " * 3
+    near, far = base.replace("apple", "apply", 1), "Nothing happens. The drawer is closed and will not open. " * 4
+    assert difflib.SequenceMatcher(None, base, near, autojunk=False).ratio() > 0.95
+    group = GroupRewards(rewards=[[0.0, 0.0], [0.0, 0.0]], observations=[[base, far], [near, far]])
+    assert anchor_groups(group, Credit(anchor="similar")) == [[0, 1], [0, 1]]
+    assert anchor_groups(group, Credit(anchor="similar", similarity=1.0)) == [[0, 1], [2, 1]]
+
+
+def test_similar_compares_with_the_first_member_only():
+    """A chain of small changes does not drift: each text is compared with its cluster's founder."""
+    texts = ["a" * 100, "a" * 96 + "b" * 4, "a" * 92 + "b" * 8]
+    group = GroupRewards(rewards=[[0.0] * 3], observations=[texts])
+    assert anchor_groups(group, Credit(anchor="similar")) == [[0, 0, 1]]
+
+
+def test_state_anchor_tells_apart_what_observations_alias():
+    group = GroupRewards(
+        rewards=[[0.0], [1.0]], state_keys=[["s1"], ["s2"]], observation_keys=[["nothing happens"], ["nothing happens"]]
+    )
+    (by_state,) = compute_advantages(recipe("gigpo"), [group])
+    (by_text,) = compute_advantages(recipe("gigpo", anchor="observation"), [group])
+    assert by_state.anchor_sizes == [[1], [1]]
+    close(by_state.step, [[0.0], [0.0]])
+    close(by_text.step, [[-0.707106], [0.707106]], 1e-5)
+
+
+# ---- odd shapes and errors -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["grpo", "gigpo", "rloo", "dr_grpo", "sampo"])
+def test_a_lone_row_has_nothing_to_compare_with(name):
+    (scored,) = compute_advantages(recipe(name), [GroupRewards(rewards=[[5.0]], state_keys=[["a"]])])
+    assert scored.total == [[0.0]]
+
+
+@pytest.mark.parametrize("name", ["grpo", "gigpo", "rloo", "reinforce_pp", "empg"])
+@pytest.mark.parametrize("unit", ["turn", "trajectory"])
+def test_an_episode_without_turns_is_carried_along(name, unit):
+    group = GroupRewards(
+        rewards=[[1.0], [], [0.0]], state_keys=[["a"], [], ["b"]], entropies=[[0.1], [], [0.2]], returns=[1.0, 7.0, 0.0]
+    )
+    (scored,) = compute_advantages(recipe(name, stat_unit=unit), [group])
+    assert [len(turns) for turns in scored.total] == [1, 0, 1]
+    assert scored.episode[0][0] > 0 > scored.episode[2][0]
+    assert compute_advantages(recipe(name), []) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"action_valid": [[True]]}, "action_valid has turns"),
+        ({"state_keys": [["a"], ["b", "c"]]}, "state_keys has turns"),
+        ({"returns": [1.0]}, "returns names 1 trajectories"),
+        ({"successes": [True, False, True]}, "successes names 3"),
+        ({"returns": [1.0, math.inf]}, "return .* is inf"),
+        ({"entropies": [[0.1, math.nan], [0.2]]}, "entropy .* is nan"),
+    ],
+)
+def test_ill_formed_groups_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        GroupRewards(rewards=[[1.0, 2.0], [0.0]], **fields)
+
+
+def test_a_reward_that_is_not_finite_is_named():
+    with pytest.raises(ValueError, match=r"reward \[1\]\[0\] is nan"):
+        GroupRewards(rewards=[[1.0], [math.nan]])
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (recipe("gigpo"), "needs state_keys"),
+        (recipe("gigpo", anchor="observation"), "needs observation_keys"),
+        (recipe("gigpo", anchor="similar"), "needs observations"),
+        (recipe("empg"), "needs entropies"),
+        (recipe("dapo_grpo"), "needs lengths"),
+    ],
+)
+def test_missing_facts_are_named(method, message):
+    with pytest.raises(ValueError, match=message):
+        compute_advantages(method, [GroupRewards(rewards=[[1.0], [0.0]])], max_response_tokens=10)
+
+
+def test_an_empty_state_key_is_no_key():
+    group = GroupRewards(rewards=[[1.0, 2.0]], state_keys=[["a", ""]])
+    with pytest.raises(ValueError, match="trajectory 0, turn 1 is empty"):
+        compute_advantages(recipe("gigpo"), [group])

@@ -1,0 +1,365 @@
+"""The loss and its gradient against loops in float64, written from the formulas; no code is shared with the package."""
+
+import math
+
+import pytest
+import torch
+
+from arlarena.trainer.objectives import RECIPES, Denominators, RunTerms, policy_loss, recipe
+
+# ---- the formulas, once more, token by token -----------------------------------------------------------------------
+
+
+def clamp(value, low, high):
+    return max(low, min(high, value))
+
+
+def deltas(row):
+    return [clamp(n - o, -20.0, 20.0) for n, o in zip(row.new, row.old, strict=True)]
+
+
+def sampled(row):
+    return [t for t, m in enumerate(row.mask) if m]
+
+
+def shared_ratio(rows, members):
+    values = [deltas(rows[i])[t] for i in members for t in sampled(rows[i])]
+    return math.exp(sum(values) / len(values)) if values else 1.0
+
+
+def token_ratios(rows, level):
+    """{(row, token): ratio} of every sampled token."""
+    ratios = {}
+    for i, row in enumerate(rows):
+        if level == "turn":
+            shared = shared_ratio(rows, [i])
+        elif level == "trajectory":
+            shared = shared_ratio(rows, [j for j, other in enumerate(rows) if other.trajectory == row.trajectory])
+        for t in sampled(row):
+            ratios[i, t] = math.exp(deltas(row)[t]) if level == "token" else shared
+    return ratios
+
+
+def token_weights(rows, aggregation, length):
+    tokens = sum(len(sampled(row)) for row in rows)
+    live = sum(1 for row in rows if sampled(row))
+    weights = {}
+    for i, row in enumerate(rows):
+        for t in sampled(row):
+            weights[i, t] = {
+                "token_mean": 1 / tokens,
+                "seq_mean_token_mean": 1 / (live * len(sampled(row))),
+                "seq_mean_token_sum": 1 / len(rows),
+                "seq_mean_token_sum_norm": 1 / (len(rows) * length),
+            }[aggregation]
+    return weights
+
+
+def surrogate(method, ratio, log_prob, a, delta):
+    """(loss, derivative by log π_θ with stopped factors held) of one token."""
+    low, high = 1 - method.clip_low, 1 + method.clip_high
+    # At token level the clamp of Δ ends the gradient; the token form of a shared ratio has no clamp on its gradient.
+    moves = 0.0 if method.ratio_level == "token" and abs(delta) >= 20 else 1.0
+    if method.clip in ("ppo", "gspo", "gspo_literal"):
+        free, bound = -a * ratio, -a * clamp(ratio, low, high)
+        loss, slope = max(free, bound), (-a * ratio * moves if free >= bound else 0.0)
+        if method.dual_clip and a < 0 and -a * method.dual_clip < loss:
+            loss, slope = -a * method.dual_clip, 0.0
+        return loss, slope
+    if method.clip == "cispo":
+        weight = clamp(ratio, low, high)
+        return -weight * a * log_prob, -weight * a
+    if method.clip == "sapo":
+        tau = method.tau_positive if a > 0 else method.tau_negative
+        x = tau * (ratio - 1)
+        gate = 1 / (1 + math.exp(-x)) if x > -700 else 0.0
+        return -4 / tau * gate * a, -4 * gate * (1 - gate) * ratio * a * moves
+    return -a * log_prob, -a
+
+
+def dropped(method, row):
+    if method.mask != "sequence" or not sampled(row) or row.advantage >= 0:
+        return False
+    return sum(row.old[t] - row.new[t] for t in sampled(row)) / len(sampled(row)) > method.mask_delta
+
+
+def expected(method, rows, kl_coefficient=0.0, entropy_coefficient=0.0):
+    """(loss, {(row, token): derivative by log π_θ})."""
+    ratios = token_ratios(rows, method.ratio_level)
+    weights = token_weights(rows, method.aggregation, method.length_norm)
+    loss, slopes = 0.0, {}
+    for (i, t), weight in weights.items():
+        row = rows[i]
+        value, slope = surrogate(method, ratios[i, t], row.new[t], row.advantage, deltas(row)[t])
+        keep = 0.0 if dropped(method, row) else 1.0
+        d = clamp(row.ref[t] - row.new[t], -20, 20)
+        k3 = math.exp(d) - d - 1
+        k3_slope = 0.0 if k3 > 10 or abs(d) >= 20 else 1 - math.exp(d)
+        loss += weight * (keep * value + kl_coefficient * min(k3, 10.0) - entropy_coefficient * row.entropy[t])
+        slopes[i, t] = weight * (keep * slope + kl_coefficient * k3_slope)
+    if method.clip == "gspo_literal":
+        slopes = spread_over_units(method, rows, slopes)
+    return loss, slopes
+
+
+def spread_over_units(method, rows, slopes):
+    """One shared, differentiable s_i: every token of the unit gets the unit's summed slope over its T_i."""
+    key = (lambda i: i) if method.ratio_level == "turn" else (lambda i: rows[i].trajectory)
+    spread = {}
+    for i, t in slopes:
+        unit = [(j, u) for j, u in slopes if key(j) == key(i)]
+        moves = 0.0 if abs(rows[i].new[t] - rows[i].old[t]) >= 20 else 1.0
+        spread[i, t] = moves * sum(slopes[token] for token in unit) / len(unit)
+    return spread
+
+
+def flat(rows, slopes):
+    values = [slopes.get((i, t), 0.0) for i, row in enumerate(rows) for t in range(len(row.new))]
+    return torch.tensor(values, dtype=torch.float64)
+
+
+# ---- every method, every combination -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_every_recipe_equals_its_formula(name, seed, make_rows, make_batch):
+    rows, method = make_rows(seed), recipe(name)
+    batch = make_batch(rows)
+    loss, metrics = policy_loss(method, batch, Denominators.count([batch]))
+    loss.backward()
+    value, slopes = expected(method, rows)
+    assert loss.item() == pytest.approx(value, rel=1e-11, abs=1e-12)
+    assert metrics["policy_loss"].item() == pytest.approx(value, rel=1e-11, abs=1e-12)
+    torch.testing.assert_close(batch.log_probs.grad, flat(rows, slopes), rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("clip", ["ppo", "gspo", "cispo", "sapo", "reinforce"])
+@pytest.mark.parametrize("level", ["token", "turn", "trajectory"])
+@pytest.mark.parametrize(
+    "aggregation", ["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "seq_mean_token_sum_norm"]
+)
+def test_any_combination_equals_its_formula(clip, level, aggregation, make_rows, make_batch):
+    method = recipe("grpo", clip=clip, ratio_level=level, aggregation=aggregation, clip_low=0.1, mask="sequence")
+    rows = make_rows(11)
+    batch = make_batch(rows)
+    run = RunTerms(kl_coefficient=0.01, entropy_coefficient=0.003)
+    loss, _ = policy_loss(method, batch, Denominators.count([batch]), run)
+    loss.backward()
+    value, slopes = expected(method, rows, 0.01, 0.003)
+    assert loss.item() == pytest.approx(value, rel=1e-11)
+    torch.testing.assert_close(batch.log_probs.grad, flat(rows, slopes), rtol=1e-10, atol=1e-13)
+    entropy_slopes = token_weights(rows, aggregation, 512.0)
+    torch.testing.assert_close(batch.entropy.grad, -0.003 * flat(rows, entropy_slopes), rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("level", ["turn", "trajectory"])
+def test_literal_form_equals_its_formula(level, make_rows, make_batch):
+    rows, method = make_rows(5), recipe("sampo_literal", ratio_level=level, clip_low=0.05, clip_high=0.05)
+    batch = make_batch(rows)
+    policy_loss(method, batch, Denominators.count([batch]))[0].backward()
+    torch.testing.assert_close(batch.log_probs.grad, flat(rows, expected(method, rows)[1]), rtol=1e-10, atol=1e-13)
+
+
+def test_dual_clip_bounds_bad_tokens(make_rows, make_batch):
+    rows, method = make_rows(3, spread=1.5), recipe("grpo", dual_clip=3.0)
+    batch = make_batch(rows)
+    loss, _ = policy_loss(method, batch, Denominators.count([batch]))
+    loss.backward()
+    value, slopes = expected(method, rows)
+    assert loss.item() == pytest.approx(value, rel=1e-11)
+    assert loss.item() < policy_loss(recipe("grpo"), batch, Denominators.count([batch]))[0].item()
+    torch.testing.assert_close(batch.log_probs.grad, flat(rows, slopes), rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["grpo", "gigpo", "gspo", "sampo", "sampo_release", "sampo_literal"])
+def test_clips_really_act_in_these_tests(name, make_rows, make_batch):
+    batches = [make_batch(make_rows(seed)) for seed in range(4)]
+    metrics = [policy_loss(recipe(name), batch, Denominators.count([batch]))[1] for batch in batches]
+    for key in ("clip_negative_low", "clip_positive_high"):
+        assert sum(part[key].item() for part in metrics) > 0
+    assert all(0 < part["outside"] <= 1 for part in metrics)
+
+
+def test_clip_metrics_count_tokens_by_hand(make_row, make_batch):
+    """Ratios 0.5, 1, 2 with A < 0 and with A > 0: two of six tokens meet a clip, four lie outside."""
+    moved = [-1 + math.log(x) for x in (0.5, 1.0, 2.0)]
+    rows = [make_row(i, a, moved, [-1.0] * 3, [-1.0] * 3, [0.2] * 3, [1] * 3) for i, a in enumerate((-1.0, 1.0))]
+    batch = make_batch(rows)
+    _, metrics = policy_loss(recipe("grpo"), batch, Denominators.count([batch]))
+    wanted = {"outside": 4 / 6, "clip_negative_low": 1 / 6, "clip_positive_high": 1 / 6, "ratio_mean": 3.5 / 3}
+    wanted |= {"ratio_max": 2.0, "ratio_min": 0.5, "entropy": 0.2, "off_policy_kl": 0.0}
+    assert {key: metrics[key].item() for key in wanted} == pytest.approx(wanted, abs=1e-12)
+
+
+# ---- SAMPO by hand -------------------------------------------------------------------------------------------------
+
+
+def hand_rows(make_row):
+    """Trajectory 0: turns of 2 and 1 tokens, A' = 2 and -1. Trajectory 1: one turn of one token, A' = 1."""
+
+    def row(trajectory, advantage, delta):
+        zeros = [0.0] * len(delta)
+        return make_row(
+            trajectory, advantage, [d - 1.0 for d in delta], [-1.0] * len(delta), zeros, zeros, [1] * len(delta)
+        )
+
+    return [row(0, 2.0, [0.3, 0.0]), row(0, -1.0, [0.0]), row(1, 1.0, [-0.1])]
+
+
+def test_sampo_by_hand_at_trajectory_level(make_row, make_batch):
+    # mean Δ of trajectory 0 is 0.3/3 = 0.1: s = 1.105171, clipped at 1.04. Trajectory 1: s = e^-0.1 = 0.904837.
+    # min(2s, 2.08) = 2.08, twice; min(-s, -1.04) = -1.105171; min(s, 0.95) = 0.904837.
+    # Sum 4.16 - 1.105171 + 0.904837 = 3.959666 over 4 tokens.
+    batch = make_batch(hand_rows(make_row))
+    method = recipe("sampo", clip_low=0.05, clip_high=0.04)
+    loss, _ = policy_loss(method, batch, Denominators.count([batch]))
+    assert loss.item() == pytest.approx(-3.959666 / 4, abs=1e-6)
+    loss.backward()
+    # Clipped tokens are still; the rest move by -s A' / 4.
+    assert batch.log_probs.grad.tolist() == pytest.approx([0.0, 0.0, 1.105171 / 4, -0.904837 / 4], abs=1e-6)
+
+
+def test_sampo_by_hand_at_turn_level(make_row, make_batch):
+    # Turn 0: mean Δ 0.15, s = 1.161834, clipped: 2.08. Turn 1: s = 1: -1. Turn 2: s = 0.904837.
+    # Each row a mean over its tokens: (2.08 - 1 + 0.904837) / 3.
+    batch = make_batch(hand_rows(make_row))
+    method = recipe("sampo_release", clip_low=0.05, clip_high=0.04)
+    loss, _ = policy_loss(method, batch, Denominators.count([batch]))
+    assert loss.item() == pytest.approx(-1.984837 / 3, abs=1e-6)
+    loss.backward()
+    assert batch.log_probs.grad.tolist() == pytest.approx([0.0, 0.0, 1 / 3, -0.904837 / 3], abs=1e-6)
+
+
+def test_token_form_keeps_each_turns_credit_and_literal_form_loses_it(make_row, make_batch):
+    rows = hand_rows(make_row)[:2]
+    for name, gradient in (("sampo", [-2.0, -2.0, 1.0]), ("sampo_literal", [-1.0, -1.0, -1.0])):
+        batch = make_batch(rows)
+        method = recipe(name, clip_low=0.5, clip_high=0.5)
+        policy_loss(method, batch, Denominators.count([batch]))[0].backward()
+        assert batch.log_probs.grad.tolist() == pytest.approx([g * math.exp(0.1) / 3 for g in gradient], rel=1e-12)
+
+
+# ---- gradients against finite differences --------------------------------------------------------------------------
+
+
+def frozen_surrogate(method, rows, weights, x):
+    """The surrogate at log-probs `x`, with every stop-gradient factor held at the rows' own values."""
+    total, position = 0.0, 0
+    ratios = token_ratios(rows, method.ratio_level)
+    for i, row in enumerate(rows):
+        for t in range(len(row.new)):
+            here, position = x[position], position + 1
+            if (i, t) not in weights or dropped(method, row):
+                continue
+            if method.ratio_level == "token" and method.clip != "cispo":
+                ratio = math.exp(clamp(here - row.old[t], -20, 20))
+            elif method.clip == "cispo":
+                ratio = ratios[i, t]
+            else:
+                ratio = ratios[i, t] * math.exp(here - row.new[t])
+            total += weights[i, t] * surrogate(method, ratio, here, row.advantage, 0.0)[0]
+    return total
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if not name.endswith("_literal")])
+def test_gradient_equals_finite_differences(name, make_rows, make_batch):
+    rows, method = make_rows(7, extreme=False), recipe(name)
+    batch = make_batch(rows)
+    policy_loss(method, batch, Denominators.count([batch]))[0].backward()
+    weights = token_weights(rows, method.aggregation, method.length_norm)
+    x, h = batch.log_probs.detach().tolist(), 1e-6
+    for k in range(len(x)):
+        up, down = [*x[:k], x[k] + h, *x[k + 1 :]], [*x[:k], x[k] - h, *x[k + 1 :]]
+        slope = (frozen_surrogate(method, rows, weights, up) - frozen_surrogate(method, rows, weights, down)) / (2 * h)
+        assert batch.log_probs.grad[k].item() == pytest.approx(slope, abs=2e-8)
+
+
+# ---- the sequence mask ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("advantage", "moved", "trains"),
+    [(-1.0, -0.01, False), (-1.0, 0.01, True), (1.0, -0.01, True), (1.0, 0.01, True), (-1.0, -0.002, True)],
+)
+@pytest.mark.parametrize("name", ["grpo_sm", "cispo_sm", "sapo_sm"])
+def test_sequence_mask_drops_bad_rows_that_went_down(name, advantage, moved, trains, make_row, make_batch):
+    """`moved` = log π_θ - log π_old of each token; δ = 0.003."""
+    row = make_row(0, advantage, [-1.0 + moved] * 3, [-1.0] * 3, [-1.0] * 3, [0.5] * 3, [1, 1, 1])
+    batch = make_batch([row])
+    loss, metrics = policy_loss(recipe(name), batch, Denominators.count([batch]))
+    loss.backward()
+    assert bool(batch.log_probs.grad.abs().min() > 0) is trains
+    assert metrics["rows_masked"].item() == (0.0 if trains else 1.0)
+
+
+def test_sequence_mask_leaves_kl_and_denominators_alone(make_row, make_batch):
+    bad = make_row(0, -1.0, [-2.0, -2.0], [-1.0, -1.0], [-1.5, -1.5], [0.5, 0.5], [1, 1])
+    good = make_row(1, 1.0, [-1.0, -1.0], [-1.0, -1.0], [-1.0, -1.0], [0.5, 0.5], [1, 1])
+    batch = make_batch([bad, good])
+    loss, _ = policy_loss(recipe("grpo_sm"), batch, Denominators.count([batch]), RunTerms(kl_coefficient=0.1))
+    k3 = math.exp(0.5) - 0.5 - 1
+    assert loss.item() == pytest.approx((2 * -1.0 + 0.1 * 2 * k3) / 4, rel=1e-12)
+
+
+def test_two_turns_in_one_row_have_their_own_advantage_and_ratio(make_row, make_batch):
+    row = make_row(0, 0.0, [-0.8, -1.0, -1.3], [-1.0, -1.0, -1.0], [-1.0] * 3, [0.1] * 3, [1, 1, 1])
+    plain = make_batch([row])
+    batch = type(plain)(
+        log_probs=plain.log_probs,
+        old_log_probs=plain.old_log_probs,
+        mask=plain.mask,
+        row_of_token=plain.row_of_token,
+        trajectory_of_row=plain.trajectory_of_row,
+        advantages=torch.tensor([1.0, -2.0], dtype=torch.float64),
+        turn_of_token=torch.tensor([0, 0, 1]),
+    )
+    method = recipe("sampo", ratio_level="turn", clip_low=0.9, clip_high=0.9)
+    loss, _ = policy_loss(method, batch, Denominators.count([batch]))
+    assert loss.item() == pytest.approx((-2 * math.exp(0.1) + 2 * math.exp(-0.3)) / 3, rel=1e-12)
+
+
+# ---- the correction of a decoupled anchor --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("correction", "weights"), [("truncate", [2.0, 1.5, 0.25]), ("mask", [0.0, 1.5, 0.0])])
+def test_decoupled_anchor_weighs_by_proximal_over_behaviour(correction, weights, make_row, make_batch):
+    row = make_row(0, 1.0, [-1.0] * 3, [-1.0] * 3, [-1.0] * 3, [0.1] * 3, [1, 1, 1])
+    behaviour = torch.tensor([-1.0 - math.log(x) for x in (4.0, 1.5, 0.25)], dtype=torch.float64)
+    batch = make_batch([row], behaviour_log_probs=behaviour)
+    loss, _ = policy_loss(recipe("grpo"), batch, Denominators.count([batch]), RunTerms(correction=correction))
+    loss.backward()
+    assert batch.log_probs.grad.tolist() == pytest.approx([-w / 3 for w in weights], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("run", "missing"),
+    [
+        (RunTerms(kl_coefficient=0.1), "ref_log_probs"),
+        (RunTerms(entropy_coefficient=0.1), "entropy"),
+        (RunTerms(correction="mask"), "behaviour_log_probs"),
+    ],
+)
+def test_a_term_without_its_tensor_is_an_error(run, missing, make_rows, make_batch):
+    full = make_batch(make_rows(0))
+    names = ("log_probs", "old_log_probs", "mask", "row_of_token", "trajectory_of_row", "advantages")
+    bare = type(full)(**{name: getattr(full, name) for name in names})
+    with pytest.raises(ValueError, match=missing):
+        policy_loss(recipe("grpo"), bare, Denominators.count([bare]), run)
+
+
+def test_wrong_shapes_and_indices_are_named(make_rows, make_batch):
+    rows = make_rows(0)
+    floats = torch.zeros(sum(len(row.new) for row in rows))
+    with pytest.raises(ValueError, match=r"behaviour_log_probs has shape \(2,\)"):
+        make_batch(rows, behaviour_log_probs=torch.zeros(2))
+    with pytest.raises(ValueError, match=r"turn_of_token holds torch\.float32"):
+        make_batch(rows, turn_of_token=floats)
+
+
+@pytest.mark.parametrize(
+    "options", [{"kl_coefficient": -1.0}, {"entropy_coefficient": -0.1}, {"correction": "cap"}, {"correction_cap": 1.0}]
+)
+def test_run_terms_refuse_nonsense(options):
+    with pytest.raises(ValueError, match=r"at least 0|unknown correction"):
+        RunTerms(**options)

@@ -1,0 +1,134 @@
+"""The table of methods, overriding a choice, and the refusal of dead combinations."""
+
+import dataclasses
+
+import pytest
+
+from arlarena.trainer.objectives import RECIPES, Recipe, RecipeError, RunFacts, check, recipe
+
+# name: aggregation, clip, ratio level, advantage, filter, mask, ε_lo, ε_hi
+TABLE = {
+    "grpo": ("token_mean", "ppo", "token", "grpo", "none", "none", 0.2, 0.2),
+    "grpo_st": ("seq_mean_token_mean", "ppo", "token", "grpo", "none", "none", 0.2, 0.2),
+    "grpo_sm": ("token_mean", "ppo", "token", "grpo", "none", "sequence", 0.2, 0.2),
+    "gspo": ("token_mean", "gspo", "trajectory", "grpo", "none", "none", 3e-3, 4e-3),
+    "gspo_release": ("seq_mean_token_mean", "gspo", "turn", "grpo", "none", "none", 3e-3, 4e-3),
+    "cispo": ("token_mean", "cispo", "token", "grpo", "none", "none", 1.0, 0.2),
+    "cispo_sm": ("token_mean", "cispo", "token", "grpo", "none", "sequence", 1.0, 0.2),
+    "sapo": ("token_mean", "sapo", "token", "grpo", "none", "none", 0.2, 0.2),
+    "sapo_sm": ("token_mean", "sapo", "token", "grpo", "none", "sequence", 0.2, 0.2),
+    "gigpo": ("token_mean", "ppo", "token", "gigpo", "none", "none", 0.2, 0.2),
+    "empg": ("token_mean", "ppo", "token", "empg", "none", "none", 0.2, 0.2),
+    "dapo_grpo": ("token_mean", "ppo", "token", "grpo", "return", "none", 0.2, 0.2),
+    "dapo_gigpo": ("token_mean", "ppo", "token", "gigpo", "return", "none", 0.2, 0.2),
+    "sampo": ("token_mean", "gspo", "trajectory", "gigpo", "success", "none", 3e-3, 4e-3),
+    "sampo_release": ("seq_mean_token_mean", "gspo", "turn", "gigpo", "return", "none", 3e-3, 4e-3),
+    "rloo": ("seq_mean_token_sum", "reinforce", "token", "rloo", "none", "none", 0.2, 0.2),
+    "reinforce_pp": ("token_mean", "ppo", "token", "reinforce_pp", "none", "none", 0.2, 0.2),
+    "dr_grpo": ("seq_mean_token_sum_norm", "ppo", "token", "grpo", "none", "none", 0.2, 0.2),
+}
+
+
+@pytest.mark.parametrize("name", list(TABLE))
+def test_the_row_says_what_the_paper_says(name):
+    row = recipe(name)
+    chosen = (row.aggregation, row.clip, row.ratio_level, row.advantage, row.filter, row.mask)
+    assert (*chosen, row.clip_low, row.clip_high) == TABLE[name]
+    assert row.name == name
+
+
+def test_shared_numbers():
+    assert (recipe("sampo").omega, recipe("sampo").gamma, recipe("sampo").max_tries) == (1.0, 0.95, 3)
+    assert (recipe("dapo_grpo").max_tries, recipe("dapo_gigpo").overlong) == (2, True)
+    assert (recipe("sapo").tau_positive, recipe("sapo").tau_negative) == (1.0, 1.05)
+    assert (recipe("empg").entropy_k, recipe("empg").entropy_k_next, recipe("empg").entropy_zeta) == (1.0, 1.0, 0.05)
+    assert recipe("grpo_sm").mask_delta == 3e-3
+    assert (recipe("dr_grpo").scale, recipe("grpo").scale) == ("none", "std")
+    assert all(row.dual_clip is None for row in RECIPES.values())
+
+
+def test_the_table_cannot_be_changed_in_passing():
+    with pytest.raises(TypeError):
+        RECIPES["grpo"] = recipe("gspo")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipe("grpo").clip_low = 0.1
+
+
+def test_overrides_change_a_copy():
+    assert recipe("sampo", clip_low=0.03, ratio_level="turn").clip_low == 0.03
+    assert recipe("sampo").clip_low == 3e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("sampoo", {}, "unknown recipe 'sampoo': did you mean 'sampo'"),
+        ("zzzz", {}, "one of grpo, grpo_st"),
+        ("sampo", {"clip_lo": 0.1}, "no choice 'clip_lo': did you mean 'clip_low'"),
+        ("sampo", {"name": "mine"}, "no choice 'name'"),
+        ("sampo", {"ratio_level": "sequence"}, "ratio_level = 'sequence'"),
+        ("sampo", {"aggregation": "token-mean"}, "did you mean 'token_mean'"),
+        ("sampo", {"advantage": ["gigpo"]}, "advantage = "),
+        ("sampo", {"clip_low": 0}, "clip_low = 0 must be above 0"),
+        ("sampo", {"clip_low": 1.5}, "at most 1"),
+        ("sampo", {"clip_high": float("nan")}, "finite"),
+        ("sampo", {"clip_high": float("inf")}, "finite"),
+        ("sampo", {"clip_high": "0.2"}, "finite number"),
+        ("sampo", {"gamma": 1.01}, "at most 1"),
+        ("sampo", {"omega": True}, "finite number"),
+        ("sampo", {"max_tries": 0}, "whole number"),
+        ("sampo", {"max_tries": 2.5}, "whole number"),
+        ("sampo", {"backfill": "yes"}, "true or false"),
+        ("sampo", {"dual_clip": 3.0}, "only 'ppo' reads it"),
+        ("grpo", {"dual_clip": 0.5}, "at least 1"),
+        ("gspo_literal", {"ratio_level": "token"}, "not a token"),
+    ],
+)
+def test_mistakes_are_named_with_the_nearest_choice(name, overrides, message):
+    with pytest.raises(RecipeError, match=message):
+        recipe(name, **overrides)
+
+
+def test_a_new_method_is_a_row():
+    mine = Recipe(name="mine", clip="cispo", ratio_level="turn", advantage="gigpo", filter="success")
+    assert check(mine, RunFacts(updates_per_batch=2, policy_anchor="bypass", group_size=8)) == ()
+
+
+# ---- dead combinations ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "rloo"])
+def test_one_update_on_a_recomputed_anchor_is_refused(name):
+    with pytest.raises(RecipeError, match="clipping is dead"):
+        check(recipe(name), RunFacts(updates_per_batch=1, policy_anchor="decoupled", group_size=8))
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_what_can_act_passes(name):
+    for anchor in ("bypass", "decoupled"):
+        assert check(recipe(name), RunFacts(updates_per_batch=4, policy_anchor=anchor, group_size=8)) == ()
+
+
+def test_methods_without_a_ratio_may_step_once():
+    facts = RunFacts(updates_per_batch=1, policy_anchor="decoupled", group_size=8)
+    assert check(recipe("rloo"), facts) == ()
+    with pytest.raises(RecipeError, match="sequence mask is dead"):
+        check(recipe("rloo", mask="sequence"), facts)
+
+
+def test_one_update_against_the_sampler_is_warned_about():
+    (warning,) = check(recipe("sampo"), RunFacts(updates_per_batch=1, policy_anchor="bypass", group_size=8))
+    assert "rarely" in warning
+
+
+@pytest.mark.parametrize(("name", "reason"), [("sampo", "filter 'success'"), ("rloo", "no baseline")])
+def test_a_group_of_one_is_refused_where_nothing_could_be_learnt(name, reason):
+    with pytest.raises(RecipeError, match=reason):
+        check(recipe(name), RunFacts(updates_per_batch=4, policy_anchor="bypass", group_size=1))
+
+
+@pytest.mark.parametrize("facts", [("bypas", 1, 8), ("bypass", 0, 8), ("bypass", 1, 0)])
+def test_run_facts_are_checked(facts):
+    anchor, updates, size = facts
+    with pytest.raises(RecipeError, match=r"did you mean 'bypass'|start at 1"):
+        RunFacts(updates_per_batch=updates, policy_anchor=anchor, group_size=size)

@@ -1,0 +1,53 @@
+"""What can be refused without a broker."""
+
+import pytest
+
+from arlarena.proto.stream import StreamError, Streams, redact
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
+        ("redis://:secret@host:1/0", "redis://:***@host:1/0"),
+        ("rediss://user:p@ss@host:1/3?x=1", "rediss://user:***@host:1/3?x=1"),
+        ("redis://user@host", "redis://user@host"),
+        ("unix:///tmp/s.sock", "unix:///tmp/s.sock"),
+    ],
+)
+def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert redact(url) == shown
+
+
+@pytest.mark.parametrize("run", ["", "a b", "{x}", "../x", "-x", "é", "x" * 101, "a:b", "a\n"])
+async def test_a_run_name_that_would_break_the_keys_is_refused(run: str) -> None:
+    with pytest.raises(ValueError, match="run name"):
+        await Streams.connect("redis://127.0.0.1:1/0", run)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("timeout_s", 0),
+        ("lease_ttl_s", -1.0),
+        ("max_deliveries", 0),
+        ("reconnect_s", -0.1),
+        ("retry_delay_s", float("nan")),
+    ],
+)
+async def test_a_limit_out_of_range_is_named(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=name):
+        await Streams.connect("redis://127.0.0.1:1/0", "r", **{name: value})
+
+
+async def test_no_broker_names_the_url_and_the_fix_but_not_the_password() -> None:
+    with pytest.raises(StreamError) as caught:
+        await Streams.connect("redis://:secret@127.0.0.1:1/0", "r", reconnect_s=60.0)
+    assert "no Redis at redis://:***@127.0.0.1:1/0: start one, or unset REDIS_URL" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["localhost:6379", "http://127.0.0.1", ""])
+async def test_what_is_no_redis_url_is_named(url: str) -> None:
+    with pytest.raises(StreamError, match="is not the URL of a Redis"):
+        await Streams.connect(url, "r")

@@ -1,0 +1,233 @@
+"""Groups and tasks survive the wire and the file unchanged, and whatever is not a message is refused by name."""
+
+import math
+import random
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from arlarena.proto.trajectory import (
+    SCHEMA_VERSION,
+    Group,
+    GroupTask,
+    PolicyVersion,
+    Sampling,
+    SchemaError,
+    Task,
+    Trajectory,
+    Turn,
+    VersionSpan,
+    decode_group,
+    decode_group_task,
+    encode,
+    pack_floats,
+    pack_ids,
+    pack_mask,
+    read_groups,
+    write_groups,
+)
+
+INT32 = 2**31 - 1
+AWKWARD_TEXTS = ["", "√ box", "\x00", "a" * 5000, "<think>\n</think>", "🀄" * 3, "\ud7ff"]
+AWKWARD_FLOATS = [0.0, -0.0, -1e-45, -87.3, float(np.finfo("f4").min), -math.inf]
+
+
+def random_text(rng: random.Random) -> str:
+    return rng.choice(AWKWARD_TEXTS) or "".join(chr(rng.randrange(32, 0x2FFF)) for _ in range(rng.randrange(20)))
+
+
+def random_version(rng: random.Random) -> PolicyVersion:
+    return PolicyVersion(f"run{rng.randrange(9)}", rng.randrange(INT32), f"{rng.getrandbits(128):032x}")
+
+
+def random_turn(rng: random.Random) -> Turn:
+    length = rng.choice([0, 1, 2, 77])
+    cut = rng.randint(0, length)
+    return Turn(
+        prompt_ids=pack_ids(rng.randrange(INT32) for _ in range(rng.randrange(50))),
+        response_ids=pack_ids(rng.choice([0, INT32, rng.randrange(INT32)]) for _ in range(length)),
+        logprobs=pack_floats(rng.choice([*AWKWARD_FLOATS, -rng.random() * 20]) for _ in range(length)),
+        loss_mask=pack_mask(rng.randrange(2) for _ in range(length)),
+        spans=(VersionSpan(0, cut, random_version(rng)), VersionSpan(cut, length, random_version(rng))),
+        reward=rng.choice([-0.1, 1e300, rng.uniform(-1, 1)]),
+        state_key=random_text(rng),
+        observation_key=random_text(rng),
+        action_valid=rng.random() < 0.5,
+        format_valid=rng.random() < 0.5,
+        finish_reason=rng.choice(["stop", "length", "abort"]),
+        observation=random_text(rng),
+        response=random_text(rng),
+        action=random_text(rng),
+        images=tuple(random_text(rng) for _ in range(rng.randrange(3))),
+    )
+
+
+def random_group(rng: random.Random) -> Group:
+    size = rng.randrange(4)
+    trajectories = tuple(
+        Trajectory(
+            id=random_text(rng),
+            seed=rng.getrandbits(62),
+            turns=tuple(random_turn(rng) for _ in range(rng.randrange(5))),
+            terminated=rng.random() < 0.5,
+            truncated=rng.random() < 0.5,
+            score=rng.random(),
+            success=rng.random() < 0.5,
+            outcome=rng.choice(["ok", "policy_error"]),
+            duration_s=rng.random(),
+            metrics={random_text(rng): rng.random() for _ in range(rng.randrange(3))},
+        )
+        for _ in range(size)
+    )
+    task = Task("sokoban", rng.choice(["train", "test"]), rng.randrange(INT32), rng.getrandbits(60))
+    return Group(random_text(rng), task, size, trajectories, Sampling(), random_version(rng), random_version(rng))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_group_comes_back_equal_and_encodes_to_the_same_bytes(seed: int) -> None:
+    group = random_group(random.Random(seed))
+    data = encode(group)
+    back = decode_group(data)
+    assert back == group
+    assert encode(back) == data
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_any_task_comes_back_equal(seed: int) -> None:
+    rng = random.Random(seed)
+    task = GroupTask(
+        group_id=random_text(rng),
+        task=Task(random_text(rng), "train", rng.randrange(INT32), rng.getrandbits(62)),
+        size=rng.randrange(1, 64),
+        sampling=Sampling(rng.uniform(0.1, 2), rng.random(), rng.randrange(100), rng.randrange(1, 9999)),
+        issued_at_step=rng.randrange(INT32),
+    )
+    assert decode_group_task(encode(task)) == task
+
+
+def test_arrays_keep_their_values_bit_for_bit() -> None:
+    logprobs = np.array([*AWKWARD_FLOATS, np.nan, np.nextafter(np.float32(-1), np.float32(0))], dtype="f4")
+    n = len(logprobs)
+    ids = np.arange(n, dtype=np.int64) * (INT32 // n)
+    turn = msgspec.structs.replace(
+        random_turn(random.Random(0)),
+        response_ids=pack_ids(ids),
+        logprobs=pack_floats(logprobs),
+        loss_mask=pack_mask([1] * n),
+    )
+    back = msgspec.msgpack.decode(msgspec.msgpack.encode(turn), type=Turn)
+    assert back.tokens().tolist() == ids.tolist()
+    assert back.behaviour_logprobs().view("i4").tolist() == logprobs.view("i4").tolist()
+    assert back.mask().tolist() == [1] * n
+    assert back.tokens().dtype == np.int32
+    assert back.behaviour_logprobs().dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "mask"), [(2, 3), (4, 3), (3, 2), (3, 4), (0, 0), (3, 0)], ids=lambda value: str(value)
+)
+def test_a_turn_whose_arrays_differ_in_length_cannot_be_made_or_read(logprobs: int, mask: int) -> None:
+    turn = random_turn(random.Random(1))
+    arrays = {
+        "response_ids": pack_ids(range(3)),
+        "logprobs": pack_floats([-1.0] * logprobs),
+        "loss_mask": pack_mask([1] * mask),
+    }
+    with pytest.raises(ValueError, match=rf"3 response tokens carries {logprobs} log-probs and a loss mask of {mask}"):
+        msgspec.structs.replace(turn, **arrays)
+    group = msgspec.to_builtins(random_group(random.Random(3)), builtin_types=(bytes,))
+    bad = msgspec.to_builtins(turn, builtin_types=(bytes,)) | arrays
+    trajectory = {"id": "t", "seed": 0, "turns": [bad], "terminated": True, "truncated": False, "score": 0.0}
+    group["trajectories"] = [trajectory | {"success": False}]
+    with pytest.raises(SchemaError, match="must be equal"):
+        decode_group(msgspec.msgpack.encode(group))
+
+
+def test_a_newer_schema_is_refused_with_the_fix() -> None:
+    group = msgspec.structs.replace(random_group(random.Random(5)), schema=SCHEMA_VERSION + 1)
+    with pytest.raises(SchemaError, match=rf"group has schema {SCHEMA_VERSION + 1}, .* update arlarena-proto"):
+        decode_group(encode(group))
+    task = GroupTask("g", group.task, 1, Sampling(), schema=SCHEMA_VERSION + 7)
+    with pytest.raises(SchemaError, match=rf"group task has schema {SCHEMA_VERSION + 7}, .* update arlarena-proto"):
+        decode_group_task(encode(task))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_bytes_that_are_cut_or_changed_are_a_schema_error_or_a_valid_message_but_never_another_exception(
+    seed: int,
+) -> None:
+    rng = random.Random(seed)
+    data = encode(random_group(rng))
+    for cut in rng.sample(range(len(data)), min(200, len(data))):
+        with pytest.raises(SchemaError, match="not a group"):
+            decode_group(data[:cut])
+    for _ in range(300):
+        changed = bytearray(data)
+        changed[rng.randrange(len(data))] = rng.randrange(256)
+        try:
+            decode_group(bytes(changed))
+        except SchemaError:
+            continue
+
+
+def test_a_task_is_not_a_group_and_a_group_not_a_task() -> None:
+    group = random_group(random.Random(2))
+    with pytest.raises(SchemaError, match="not a group task"):
+        decode_group_task(encode(group))
+    with pytest.raises(SchemaError, match="not a group:"):
+        decode_group(encode(GroupTask("g", group.task, 1, Sampling())))
+
+
+def test_a_file_of_groups_comes_back_in_order(tmp_path: Path) -> None:
+    groups = [random_group(random.Random(seed)) for seed in range(6)]
+    path = tmp_path / "demonstrations.msgpack"
+    assert write_groups(path, groups) == 6
+    assert read_groups(path) == groups
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_empty_file_holds_no_groups(tmp_path: Path) -> None:
+    assert write_groups(tmp_path / "none", []) == 0
+    assert read_groups(tmp_path / "none") == []
+
+
+def test_a_file_cut_anywhere_but_between_groups_is_refused(tmp_path: Path) -> None:
+    groups = [random_group(random.Random(seed)) for seed in (0, 1)]
+    path = tmp_path / "groups"
+    write_groups(path, groups)
+    data = path.read_bytes()
+    boundary = 4 + len(encode(groups[0]))
+    for cut in random.Random(0).sample(range(1, len(data)), min(300, len(data) - 1)):
+        path.write_bytes(data[:cut])
+        if cut == boundary:
+            assert read_groups(path) == groups[:1]
+        else:
+            with pytest.raises(SchemaError):
+                read_groups(path)
+    path.write_bytes(data[:-1])
+    with pytest.raises(SchemaError, match="cut short after 1 groups"):
+        read_groups(path)
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "groups"
+    old = [random_group(random.Random(9))]
+    write_groups(path, old)
+
+    def broken():
+        yield random_group(random.Random(10))
+        raise RuntimeError("source failed")
+
+    with pytest.raises(RuntimeError, match="source failed"):
+        write_groups(path, broken())
+    assert read_groups(path) == old
+
+
+def test_a_policy_version_reads_what_it_writes() -> None:
+    version = PolicyVersion("a1b2", 12, "ff00")
+    assert PolicyVersion.parse(str(version)) == version
+    for text in ("", "a:b", "a:b:c", "a:1:c:d", "a::c"):
+        with pytest.raises(ValueError, match="incarnation:step:digest"):
+            PolicyVersion.parse(text)
