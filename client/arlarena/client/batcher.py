@@ -1,7 +1,9 @@
-"""Many small calls, few requests: calls to the environment server that are made at about the same time share one `/v1/batch`.
+"""Many small calls, few requests: calls to the environment server that are made at about the same time share one
+`/v1/batch`.
 
-A request costs a client about a third of a millisecond however small it is; with 256 episodes in flight that is most of the work. The
-results of one request come back together, so an environment whose steps differ greatly in time should use small batches.
+A request costs a client about a third of a millisecond however small it is; with 256 episodes in flight that is most
+of the work. The results of one request come back together, so an environment whose steps differ greatly in time
+should use small batches.
 """
 
 from __future__ import annotations
@@ -15,14 +17,18 @@ Result = TypeVar("Result")
 
 
 class Batcher(Generic[Item, Result]):
-    """Collects items for `window_s` seconds (0: one tick of the event loop), then sends at most `size` of them at a time."""
+    """Collects items for `window_s` seconds (0: one tick of the event loop), then sends at most `size` of them at a
+    time.
+    """
 
     def __init__(
         self, send: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]], *, window_s: float, size: int
     ) -> None:
         """`send` returns one result per item, in order; what it raises goes to every caller of that batch."""
         if window_s < 0 or size < 1:
-            raise ValueError(f"a batch needs a window of at least 0 s and a size of at least 1, not {window_s} and {size}")
+            raise ValueError(
+                f"a batch needs a window of at least 0 s and a size of at least 1, not {window_s} and {size}"
+            )
         self._send, self._window_s, self._size = send, window_s, size
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._scheduled: asyncio.Handle | None = None
@@ -31,7 +37,9 @@ class Batcher(Generic[Item, Result]):
         self.items = 0
 
     async def submit(self, item: Item) -> Result:
-        """The result for `item`. A caller that is cancelled gives up its result; the item may be carried out all the same."""
+        """The result for `item`. A caller that is cancelled gives up its result; the item may be carried out all the
+        same.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((item, future))

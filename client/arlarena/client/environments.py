@@ -7,8 +7,8 @@
             state = await session.step("<think>…</think><action>up</action>")
         await session.close()
 
-Calls of concurrent sessions share requests (see `Batcher`). Each step carries its `step_index`, so a request whose answer was lost is sent
-again without moving twice.
+Calls of concurrent sessions share requests (see `Batcher`). Each step carries its `step_index`, so a request whose
+answer was lost is sent again without moving twice.
 """
 
 from __future__ import annotations
@@ -107,8 +107,9 @@ class _Batch(msgspec.Struct):
 class State:
     """What the environment says after a reset or a step.
 
-    `prompt`: the user message for the policy. `text`: the bare observation. `reward`: of the step just taken, 0 after a reset.
-    `action_valid`, `format_valid`: marks of that step's reply, True after a reset. `state_key`, `observation_key`: anchors of this state.
+    `prompt`: the user message for the policy. `text`: the bare observation. `reward`: of the step just taken, 0 after
+    a reset. `action_valid`, `format_valid`: marks of that step's reply, True after a reset. `state_key`,
+    `observation_key`: anchors of this state.
     """
 
     prompt: str
@@ -131,6 +132,33 @@ class State:
     def state_key(self) -> str:
         """Key of the simulator's state, without counters and history; empty where the environment gives none."""
         return str(self.metadata.get("state_key") or "")
+
+    @property
+    def action(self) -> str:
+        """The action that the environment read from the last reply; empty after a reset, or where it found none."""
+        return str(self.metadata.get("action") or "")
+
+    @property
+    def success(self) -> bool:
+        """Whether the task is solved."""
+        return bool(self.metadata.get("success", False))
+
+    @property
+    def score(self) -> float:
+        """The environment's score in [0, 1]; where it gives none, 1 for success."""
+        value = self.metadata.get("score")
+        return float(value) if isinstance(value, int | float) else float(self.success)
+
+    @property
+    def optimal_moves(self) -> int | None:
+        """Length of the shortest solution, where the environment knows it."""
+        value = self.metadata.get("optimal_moves")
+        return int(value) if isinstance(value, int | float) else None
+
+    @property
+    def room_key(self) -> str:
+        """Names the task's content, however it is indexed: the key of the canonical room, else that of the state."""
+        return str(self.metadata.get("room_key") or self.state_key)
 
     @property
     def observation_key(self) -> str:
@@ -262,6 +290,13 @@ class EnvironmentClient:
         """`/v1/info`: the environment's name, version, template, parser and splits."""
         return _read(_accepted(await self._send("GET", "/v1/info")), dict[str, Any])
 
+    async def name(self) -> str:
+        """The environment's name, for example `sokoban`. Errors as in `info`."""
+        found = (await self.info()).get("name")
+        if not isinstance(found, str) or not found:
+            raise ProtocolError(f"GET {self.url}/v1/info names no environment")
+        return found
+
     async def ready(self) -> bool:
         """Whether `/ready` answers 200; asked once."""
         try:
@@ -302,7 +337,9 @@ class EnvironmentClient:
         return await self.transport.request(method, path, body)
 
     async def _send_batch(self, items: Sequence[_Item]) -> Sequence[State | ServiceError]:
-        """A repetition is safe: a reset begins anew, a step of an old index gets its old answer, a close twice is a close."""
+        """A repetition is safe: a reset begins anew, a step of an old index gets its old answer, a close twice is a
+        close.
+        """
         body = self._encoder.encode(_Batch(items, self.transport.timeouts.request_s))
         answer = _accepted(await self._send("POST", "/v1/batch", body))
         try:

@@ -1,12 +1,12 @@
 """What can go wrong between a client and a service, by what the caller should do about it.
 
-    Unavailable      the service is down, slow or failing: the same request may work later
-    ├─ Full          no room for more sessions; `retry_after_s` says when to ask again
-    └─ SessionLost   the session is gone (server restarted, lease expired): begin again with a new one
-    Refused          the request is wrong and will be wrong again
-    ├─ PromptTooLong the prompt does not fit the model's context
-    └─ PolicyFault   the environment blames the policy's reply
-    ProtocolError    the answer is not what the contract says
+Unavailable      the service is down, slow or failing: the same request may work later
+├─ Full          no room for more sessions; `retry_after_s` says when to ask again
+└─ SessionLost   the session is gone (server restarted, lease expired): begin again with a new one
+Refused          the request is wrong and will be wrong again
+├─ PromptTooLong the prompt does not fit the model's context
+└─ PolicyFault   the environment blames the policy's reply
+ProtocolError    the answer is not what the contract says
 """
 
 from __future__ import annotations

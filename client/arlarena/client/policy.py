@@ -3,8 +3,9 @@
     async with PolicyClient("http://127.0.0.1:8001", Timeouts(request_s=60)) as policy:
         generation = await policy.generate(prompt_ids, Sampling(max_tokens=64), seed=7)
 
-Rollouts use the token route (`generate`): what was sampled is what is trained on, and the answer says which weights sampled which
-token. People and other models' evaluation use `chat`. Generation with a seed may be repeated: it changes nothing on the server.
+Rollouts use the token route (`generate`): what was sampled is what is trained on, and the answer says which weights
+sampled which token. People and other models' evaluation use `chat`. Generation with a seed may be repeated: it
+changes nothing on the server.
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ import msgspec
 
 from arlarena.client.errors import PromptTooLong, ProtocolError, Refused, Unavailable
 from arlarena.client.transport import Answer, Timeouts, Transport
-from arlarena.proto.policy import DEADLINE_HEADER, GENERATE_ROUTE, GenerateRequest, SamplingParams, WeightInfo, WeightSpan
+from arlarena.proto.policy import (
+    DEADLINE_HEADER,
+    GENERATE_ROUTE,
+    GenerateRequest,
+    SamplingParams,
+    WeightInfo,
+    WeightSpan,
+)
 from arlarena.proto.trajectory import PolicyVersion, Sampling, VersionSpan
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
@@ -79,7 +87,9 @@ class _Models(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One sampled response. `logprobs`: nats, one per token, at the request's temperature. `spans` cover all tokens in order."""
+    """One sampled response. `logprobs`: nats, one per token, at the request's temperature. `spans` cover all tokens
+    in order.
+    """
 
     token_ids: list[int]
     logprobs: list[float]
@@ -110,7 +120,9 @@ _encoder = msgspec.json.Encoder()
 
 
 def read_version(label: str) -> PolicyVersion:
-    """The version behind a label of the server; one that we did not give (a stock vLLM's) becomes `unlabelled:0:<label>`."""
+    """The version behind a label of the server; one that we did not give (a stock vLLM's) becomes
+    `unlabelled:0:<label>`.
+    """
     try:
         return PolicyVersion.parse(label)
     except ValueError:
@@ -158,7 +170,8 @@ def _too_long(answer: Answer) -> bool:
     """Both engines answer 400 and speak of the context's length."""
     text = answer.body.lower()
     return answer.status in (400, 413, 422) and any(
-        words in text for words in (b"maximum context length", b"context length", b"max_model_len", b"maximum model length")
+        words in text
+        for words in (b"maximum context length", b"context length", b"max_model_len", b"maximum model length")
     )
 
 
@@ -166,7 +179,9 @@ class PolicyClient:
     """An inference server. Safe for any number of concurrent requests on one event loop."""
 
     def __init__(self, url: str, timeouts: Timeouts | None = None, *, retries: int = 2) -> None:
-        """`retries`: how often a request that met an unavailable server is sent again before the error goes to the caller."""
+        """`retries`: how often a request that met an unavailable server is sent again before the error goes to the
+        caller.
+        """
         self.transport = Transport(url, timeouts or Timeouts())
         self.retries = retries
 
@@ -199,9 +214,8 @@ class PolicyClient:
         """Sample one response to a prompt of token ids.
 
         Raises:
-            Unavailable: the server could not be reached, failed, or took longer than `timeout_s`, `retries` times over.
-            PromptTooLong: the prompt does not fit the model's context.
-            Refused: any other refusal.
+            Unavailable: the server could not be reached, failed, or took longer than `timeout_s`, `retries` times
+            over. PromptTooLong: the prompt does not fit the model's context. Refused: any other refusal.
             ProtocolError: ids, log-probs and versions of the answer do not fit one another.
         """
         request = GenerateRequest(
@@ -230,7 +244,9 @@ class PolicyClient:
         seed: int | None = None,
         timeout_s: float | None = None,
     ) -> ChatReply:
-        """One reply of `/v1/chat/completions`; works with any server that speaks OpenAI's API. Errors as in `generate`."""
+        """One reply of `/v1/chat/completions`; works with any server that speaks OpenAI's API. Errors as in
+        `generate`.
+        """
         body: dict[str, Any] = {
             "messages": list(messages),
             "temperature": sampling.temperature,
@@ -244,7 +260,10 @@ class PolicyClient:
             raise answer.malformed("no choices")
         choice, usage = reply.choices[0], reply.usage or _ChatUsage()
         return ChatReply(
-            choice.message.content or "", choice.finish_reason or "stop", usage.prompt_tokens, usage.completion_tokens or 0
+            choice.message.content or "",
+            choice.finish_reason or "stop",
+            usage.prompt_tokens,
+            usage.completion_tokens or 0,
         )
 
     async def model(self) -> ModelInfo:
@@ -262,7 +281,9 @@ class PolicyClient:
     async def healthy(self) -> bool:
         """Whether `/health` answers 200; asked once."""
         try:
-            return (await self.transport.request("GET", "/health", timeout_s=self.transport.timeouts.connect_s)).status == 200
+            return (
+                await self.transport.request("GET", "/health", timeout_s=self.transport.timeouts.connect_s)
+            ).status == 200
         except Unavailable:
             return False
 

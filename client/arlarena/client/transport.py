@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -85,7 +84,8 @@ class Transport:
 
     def _pool(self) -> aiohttp.ClientSession:
         if self._session is None:
-            # limit=0: aiohttp's default of 100 connections would make the 101st episode wait for another one's generation.
+            # limit=0: aiohttp's default of 100 connections would make the 101st episode wait for another one's
+            # generation.
             connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
             self._session = aiohttp.ClientSession(connector=connector, auto_decompress=True)
         return self._session
@@ -110,12 +110,11 @@ class Transport:
         timeout = aiohttp.ClientTimeout(total=limit, connect=self.timeouts.connect_s)
         sent = {**JSON_HEADERS, **(headers or {})}
         try:
-            async with self._pool().request(
-                method, self.url + path, data=body, headers=sent, timeout=timeout
-            ) as reply:
+            pool = self._pool()
+            async with pool.request(method, self.url + path, data=body, headers=sent, timeout=timeout) as reply:
                 answer = Answer(reply.status, await reply.read(), what)
                 waits = reply.headers
-        except asyncio.TimeoutError as error:
+        except TimeoutError as error:
             raise Unavailable(f"{what}: no answer within {limit:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
             raise Unavailable(f"{what}: {str(error) or type(error).__name__}") from error

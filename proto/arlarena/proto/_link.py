@@ -51,6 +51,7 @@ class Link:
             StreamError: `url` is not a Redis URL.
         """
         self.url = redact(url)
+        self.losses = 0  # how many answers may have been lost, ever
         self._reconnect_s, self._repair = reconnect_s, repair
         try:
             self._redis = Redis.from_url(
@@ -126,6 +127,7 @@ class Link:
                     await _cancellable(self._repair)
                 return await _cancellable(call)
             except (errors.RedisError, OSError) as error:
+                self.losses += 1
                 broken = any(word in str(error) for word in _LOST_GROUP)
                 loading = isinstance(error, errors.BusyLoadingError)
                 limit = self._reconnect_s if loading or broken else patience_s

@@ -35,7 +35,6 @@ import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 from arlarena.proto import _scripts
@@ -184,12 +183,8 @@ class Streams:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-    # The trainer's side
 
     async def issue(self, tasks: Sequence[GroupTask]) -> int:
         """Queue all `tasks` that are not already queued, leased or done. Returns how many were put in."""
@@ -203,19 +198,15 @@ class Streams:
 
         An entry that cannot be read comes as a `DeadLetter` with the reason. Entries stay ours until `acknowledge`.
         """
+        deadline = time.monotonic() + block_s
         async with self._collecting:
-            if self._unsure:
-                pending = await self._pending(consumer)
-                self._backlog = deque(raw for raw in pending if raw[0].decode() not in self._handed)
-            # Until we return: an error or a cancellation may leave entries ours without the caller's knowing.
-            self._unsure = True
-            deadline = time.monotonic() + block_s
-            while not self._backlog:
-                self._backlog.extend(await self._read(self._groups, _TRAINER, consumer, count, deadline))
-                if time.monotonic() >= deadline:
+            while True:
+                await self._fill_backlog(consumer, count, deadline)
+                if not self._unsure and (self._backlog or time.monotonic() >= deadline):
                     break
-            entries = [await self._open(*self._backlog.popleft()) for _ in range(min(count, len(self._backlog)))]
-            self._unsure = False
+            entries = [await self._open(*raw) for raw in list(self._backlog)[:count]]
+            for _ in entries:
+                self._backlog.popleft()
             return self._hand_out(entries)
 
     async def collect_pending(self, *, consumer: str) -> list[Entry]:
@@ -264,8 +255,6 @@ class Streams:
             await self._link.command("UNLINK", *self.keys)
             self._handed.clear()
             self._backlog.clear()
-
-    # A worker's side
 
     async def lease(self, *, consumer: str, block_s: float) -> Lease | None:
         """One task: the oldest that expired or was given back, else the oldest new one; None after `block_s` seconds.
@@ -321,8 +310,6 @@ class Streams:
         holder = (lease.stream_id, lease.consumer, lease.deliveries)
         await self._script(_scripts.GIVE_BACK, *holder, reason, idle_ms, self.limits.max_deliveries, int(counted))
 
-    # Reading
-
     @property
     def _ttl_ms(self) -> int:
         return max(1, int(self.limits.lease_ttl_s * 1000))
@@ -350,6 +337,21 @@ class Streams:
             found.extend(entries)
             if cursor == b"0-0":
                 return found
+
+    async def _fill_backlog(self, consumer: str, count: int, deadline: float) -> None:
+        """Put into the backlog what the broker gave us before, or else new entries.
+
+        An error, a cancellation or a lost answer may leave entries ours without our knowing: the next round looks for
+        them.
+        """
+        if self._unsure:
+            pending = await self._pending(consumer)
+            self._backlog = deque(raw for raw in pending if raw[0].decode() not in self._handed)
+        self._unsure = True
+        losses = self._link.losses
+        if not self._backlog:
+            self._backlog.extend(await self._read(self._groups, _TRAINER, consumer, count, deadline))
+        self._unsure = self._link.losses != losses
 
     def _hand_out(self, entries: list[Entry]) -> list[Entry]:
         self._handed.update(entry.stream_id for entry in entries)

@@ -1,4 +1,4 @@
-"""The wire format is a promise: exported schemas are current, old bytes stay readable, nothing is pickled or trimmed."""
+"""The wire format is a promise: schemas are current, old bytes stay readable, nothing is pickled or trimmed."""
 
 import ast
 import json
@@ -70,8 +70,12 @@ def test_messages_are_maps_so_that_fields_can_be_added_anywhere() -> None:
 def test_nothing_trims_a_stream() -> None:
     for name in ("_scripts.py", "_link.py", "stream.py"):
         code = ast.parse((PROTO / name).read_text(encoding="utf-8"))
-        texts = [node.value for node in ast.walk(code) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-        documentation = {ast.get_docstring(node, clean=False) for node in ast.walk(code) if isinstance(node, ast.Module)}
+        texts = [
+            node.value for node in ast.walk(code) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        ]
+        documentation = {
+            ast.get_docstring(node, clean=False) for node in ast.walk(code) if isinstance(node, ast.Module)
+        }
         commands = [text for text in texts if text not in documentation]
         assert commands
         assert not [text for text in commands if "MAXLEN" in text.upper() or "XTRIM" in text.upper()]

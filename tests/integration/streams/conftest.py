@@ -43,7 +43,7 @@ async def connect(redis_url: str, run_name: str) -> AsyncIterator[Connect]:
 
 
 class Proxy:
-    """A TCP relay to the broker that can withhold the next answer to a command, or break the connection in its place."""
+    """A TCP relay to the broker that can withhold the answer to a command, or break the connection in its place."""
 
     def __init__(self, url: str) -> None:
         self.target = int(url.rsplit(":", 1)[1].partition("/")[0])

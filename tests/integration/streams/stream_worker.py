@@ -1,4 +1,4 @@
-"""A worker process for the tests: `stream_worker.py URL RUN CONSUMER`. Leases and completes groups until it is killed."""
+"""A worker for the tests: `stream_worker.py URL RUN CONSUMER`; leases and completes groups until it is killed."""
 
 import argparse
 import asyncio
@@ -26,10 +26,8 @@ async def main() -> None:
     parser.add_argument("--hold", action="store_true")
     options = parser.parse_args()
     rng = random.Random(options.consumer)
-    async with await Streams.connect(
-        options.url, options.run, lease_ttl_s=options.ttl, max_deliveries=1000
-    ) as streams:
-        print("ready", flush=True) if not options.hold else None
+    async with await Streams.connect(options.url, options.run, lease_ttl_s=options.ttl, max_deliveries=1000) as streams:
+        print("ready", flush=True)
         while True:
             lease = await streams.lease(consumer=options.consumer, block_s=5.0)
             if lease is None:

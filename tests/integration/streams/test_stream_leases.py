@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
@@ -142,13 +143,16 @@ async def test_expired_leases_behind_many_living_ones_are_found(connect, make_ta
     assert found.task.group_id == "g200"
 
 
-async def test_kill_9_of_a_worker_in_the_middle_of_a_lease(connect, redis_url, run_name, make_tasks, make_group) -> None:
+async def test_kill_9_of_a_worker_in_the_middle_of_a_lease(
+    connect, redis_url, run_name, make_tasks, make_group
+) -> None:
     streams = await connect(lease_ttl_s=0.7)
     await streams.issue(make_tasks(1))
     arguments = [sys.executable, str(WORKER), redis_url, run_name, "doomed", "--ttl", "0.7", "--hold"]
     worker = await asyncio.create_subprocess_exec(*arguments, stdout=subprocess.PIPE)
     try:
-        assert (await asyncio.wait_for(worker.stdout.readline(), 30)).decode().split() == ["leased", "g0"]
+        said = [await asyncio.wait_for(worker.stdout.readline(), 30) for _ in range(2)]
+        assert said == [b"ready\n", b"leased g0\n"]
         # While it lives and renews, nobody gets the task, for twice the lease's time.
         assert await streams.lease(consumer="heir", block_s=1.4) is None
     finally:
@@ -187,8 +191,6 @@ async def test_a_task_that_cannot_be_read_dies_at_once_with_the_reason(connect, 
 
 
 async def test_a_task_of_a_newer_schema_dies_with_the_fix(connect, make_tasks) -> None:
-    import msgspec
-
     streams = await connect()
     await streams.issue([msgspec.structs.replace(make_tasks(1)[0], schema=99)])
     assert await streams.lease(consumer="w", block_s=0) is None

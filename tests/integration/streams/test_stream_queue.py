@@ -3,7 +3,9 @@
 import asyncio
 import time
 
-from arlarena.proto.stream import DeadLetter, Depth
+import pytest
+
+from arlarena.proto.stream import DeadLetter, Depth, Streams
 
 
 async def test_issue_lease_complete_collect_acknowledge(connect, make_tasks, make_group) -> None:
@@ -105,8 +107,6 @@ async def test_a_worker_that_lost_its_lease_may_still_be_first(connect, make_tas
 
 
 async def test_completing_another_group_than_the_leased_is_an_error(connect, make_tasks, make_group) -> None:
-    import pytest
-
     streams = await connect()
     await streams.issue(make_tasks(2))
     lease = await streams.lease(consumer="w", block_s=0)
@@ -116,8 +116,6 @@ async def test_completing_another_group_than_the_leased_is_an_error(connect, mak
 
 
 async def test_runs_on_one_broker_do_not_see_each_other(connect, redis_url, run_name, make_tasks) -> None:
-    from arlarena.proto.stream import Streams
-
     here = await connect()
     await here.issue(make_tasks(2))
     async with await Streams.connect(redis_url, run_name + "-other") as there:

@@ -182,13 +182,16 @@ def test_clips_really_act_in_these_tests(name, make_rows, make_batch):
 
 
 def test_clip_metrics_count_tokens_by_hand(make_row, make_batch):
-    """Ratios 0.5, 1, 2 with A < 0 and with A > 0: two of six tokens meet a clip, four lie outside."""
-    moved = [-1 + math.log(x) for x in (0.5, 1.0, 2.0)]
-    rows = [make_row(i, a, moved, [-1.0] * 3, [-1.0] * 3, [0.2] * 3, [1] * 3) for i, a in enumerate((-1.0, 1.0))]
+    """A < 0 with ratios 0.5, 0.6, 1, 2 meets its clip twice (low); A > 0 with ratios 0.5, 4 meets its own once (high)."""
+    rows = []
+    for i, (advantage, ratios) in enumerate(((-1.0, (0.5, 0.6, 1.0, 2.0)), (1.0, (0.5, 4.0)))):
+        n, moved = len(ratios), [-1 + math.log(x) for x in ratios]
+        rows.append(make_row(i, advantage, moved, [-1.0] * n, [-1.0] * n, [0.2] * n, [1] * n))
     batch = make_batch(rows)
     _, metrics = policy_loss(recipe("grpo"), batch, Denominators.count([batch]))
-    wanted = {"outside": 4 / 6, "clip_negative_low": 1 / 6, "clip_positive_high": 1 / 6, "ratio_mean": 3.5 / 3}
-    wanted |= {"ratio_max": 2.0, "ratio_min": 0.5, "entropy": 0.2, "off_policy_kl": 0.0}
+    wanted = {"outside": 5 / 6, "clip_negative_low": 2 / 6, "clip_positive_high": 1 / 6, "ratio_mean": 8.6 / 6}
+    wanted |= {"ratio_max": 4.0, "ratio_min": 0.5, "entropy": 0.2}
+    wanted["off_policy_kl"] = -math.log(0.5 * 0.6 * 2 * 0.5 * 4) / 6
     assert {key: metrics[key].item() for key in wanted} == pytest.approx(wanted, abs=1e-12)
 
 

@@ -18,6 +18,8 @@ import msgspec
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # A line of output longer than this is passed on in pieces; announcements are far shorter.
 LINE_LIMIT = 1 << 20
+# A grandchild that left the group may hold stdout open after its parent's end; its last words are waited for no longer than this.
+OUTPUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ class Child:
 
     def __init__(self, process: asyncio.subprocess.Process, command: Command, guardian: Guardian, log_start: int) -> None:
         self.process, self.command, self.log_start = process, command, log_start
-        self._guardian = guardian
+        self._guardian, self._ended = guardian, False
         self.address: asyncio.Future[Address] = asyncio.get_running_loop().create_future()
         self._reader = asyncio.create_task(self._read_output())
 
@@ -138,11 +140,13 @@ class Child:
     async def wait(self) -> int:
         """Exit status, negative for a signal. What the process left of its group is killed: it belongs to nobody."""
         code = await self.process.wait()
-        self._signal(signal.SIGKILL)
-        self._guardian.remove(self.pid)
-        await self._reader
-        if not self.address.done():
-            self.address.cancel()
+        if not self._ended:
+            self._ended = True
+            self._signal(signal.SIGKILL)
+            self._guardian.remove(self.pid)
+        await asyncio.wait([self._reader], timeout=OUTPUT_S)
+        self._reader.cancel()
+        self.address.cancel()
         return code
 
     def _signal(self, number: int) -> None:

@@ -16,11 +16,11 @@ Receive = Callable[[], Awaitable[Any]]
 class Waiter:
     """Who waits for the sequences of one request."""
 
-    __slots__ = ("changed", "left")
+    __slots__ = ("left", "news")
 
-    def __init__(self, count: int) -> None:
-        self.left = count
-        self.changed = asyncio.Event()
+    def __init__(self, count: int, news: asyncio.Future[None]) -> None:
+        self.left = count  # sequences that have not finished
+        self.news = news  # done as soon as there is something to look at
 
 
 class ClientGone(Exception):
@@ -53,42 +53,42 @@ class Gateway:
         """
         waiter = self._submit(sequences)
         gone = asyncio.ensure_future(receive())
-        done = asyncio.ensure_future(waiter.changed.wait())
         try:
-            await asyncio.wait((done, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not waiter.changed.is_set():
-                raise ClientGone
+            await _news_or_gone(waiter, gone)
         finally:
             gone.cancel()
-            done.cancel()
             self._cancel_unfinished(sequences)
         check_finished(sequences)
 
-    async def grow(self, sequences: list[Sequence]) -> AsyncIterator[list[Sequence]]:
-        """Yield the sequences whenever some of them grew or finished, until all have finished.
+    async def grow(self, sequences: list[Sequence], receive: Receive) -> AsyncIterator[None]:
+        """Submit sequences and return control whenever some of them grew or finished, until all have finished.
 
         Raises:
-            RequestError: see `complete`.
+            ClientGone, RequestError: see `complete`.
         """
         waiter = self._submit(sequences)
+        gone = asyncio.ensure_future(receive())
         try:
             while True:
-                await waiter.changed.wait()
-                waiter.changed.clear()
+                await _news_or_gone(waiter, gone)
+                waiter.news = self._loop.create_future()
                 finished = waiter.left == 0
                 check_finished(sequences)
-                yield sequences
+                yield
                 if finished:
                     return
         finally:
+            gone.cancel()
             self._cancel_unfinished(sequences)
 
     def _submit(self, sequences: list[Sequence]) -> Waiter:
         engine = self._engine
         assert engine is not None
         if engine.waiting + len(sequences) > self._max_waiting:
-            raise RequestError(f"{engine.waiting} sequences wait already (max_waiting = {self._max_waiting})", status=503)
-        waiter = Waiter(len(sequences))
+            raise RequestError(
+                f"{engine.waiting} sequences wait already (max_waiting = {self._max_waiting})", status=503
+            )
+        waiter = Waiter(len(sequences), self._loop.create_future())
         for sequence in sequences:
             sequence.owner = waiter
         try:
@@ -103,14 +103,21 @@ class Gateway:
             if sequence.finish_reason is not None and not sequence.delivered:
                 sequence.delivered = True
                 waiter.left -= 1
-            if sequence.stream or waiter.left == 0:
-                waiter.changed.set()
+            if (sequence.stream or waiter.left == 0) and not waiter.news.done():
+                waiter.news.set_result(None)
 
     def _cancel_unfinished(self, sequences: list[Sequence]) -> None:
         assert self._engine is not None
         for sequence in sequences:
             if sequence.finish_reason is None:
                 self._engine.cancel(sequence)
+
+
+async def _news_or_gone(waiter: Waiter, gone: asyncio.Future[Any]) -> None:
+    """Wait for news of the sequences; raise `ClientGone` if the client leaves first."""
+    await asyncio.wait((waiter.news, gone), return_when=asyncio.FIRST_COMPLETED)
+    if not waiter.news.done():
+        raise ClientGone
 
 
 def check_finished(sequences: list[Sequence]) -> None:

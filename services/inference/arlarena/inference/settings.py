@@ -1,6 +1,6 @@
 """What a user can set of the policy server (table `[inference]`). No other file of this service reads the environment.
 
-    python -m arlarena.inference.settings FILE      check a configuration and print "ok"
+python -m arlarena.inference.settings FILE      check a configuration and print "ok"
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class InferenceSettings(Table):
     served_model_name: str = Field("policy", min_length=1)
     threads: PositiveInt = Field(1, description="torch threads; more than the cores left over slows everything down")
     max_slots: PositiveInt = Field(256, description="sequences that run at once")
-    max_model_len: PositiveInt | None = Field(None, description="prompt and response; default: the model's, at most 4096")
-    kv_cache_mb: PositiveInt = Field(2048, description="bound on the slots' keys and values; fewer slots if they need more")
+    max_model_len: PositiveInt | None = Field(None, description="prompt + response; default: the model's, at most 4096")
+    kv_cache_mb: PositiveInt = Field(2048, description="bound on the slots' memory; fewer slots if they need more")
     prefix_cache_mb: NonNegativeInt = Field(256, description="bound on computed prompts kept for reuse; 0 turns it off")
     prefill_tokens_per_step: PositiveInt = Field(2048, description="prompt tokens computed between two decoding steps")
     max_waiting: PositiveInt = Field(8192, description="sequences queued before requests are answered 503")
     max_body_mb: PositiveInt = 32
     request_timeout_s: PositiveFloat = Field(300.0, description="a request that takes longer is answered 504")
-    pause_limit_s: PositiveFloat = Field(60.0, description="sampling resumes by itself this long after a push's last phase")
+    pause_limit_s: PositiveFloat = Field(60.0, description="a push that stands still this long is given up")
     shutdown_grace_s: PositiveFloat = Field(10.0, description="time for requests in flight at SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -1,4 +1,4 @@
-"""Between text and token ids: the tokenizer of the served directory, stop strings, and text that grows token by token."""
+"""Between text and token ids: the served directory's tokenizer, stop strings, text that grows token by token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from arlarena.inference.embedded.sequence import StopCheck
 from arlarena.inference.errors import RequestError
 
-# A stop string is looked for in the newest tokens only: so many more than it has bytes, for tokens without text of their own.
+# A stop string is looked for in the newest tokens only: so many more than it has bytes, as some tokens have no text.
 _STOP_SLACK = 32
 _INCOMPLETE = "\ufffd"  # what a decoder writes for bytes that are not yet a whole character
 
@@ -29,6 +29,11 @@ class Text:
             if (directory / "tokenizer.json").is_file():
                 return cls(AutoTokenizer.from_pretrained(directory, local_files_only=True))
         return cls(None)
+
+    @property
+    def present(self) -> bool:
+        """Whether the model came with a tokenizer."""
+        return self._tokenizer is not None
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

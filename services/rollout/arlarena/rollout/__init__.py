@@ -1,1 +1,3 @@
-"""Rollouts: lease a group, play its episodes against environment and policy, publish it complete. The same runner evaluates."""
+"""Rollouts: lease a group, play its episodes against environment and policy, publish it complete. The same runner
+evaluates.
+"""

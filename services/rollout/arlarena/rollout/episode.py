@@ -3,8 +3,8 @@
     state = reset(task)
     while not done:   response = policy(state.prompt);   state = step(response.text);   record the turn
 
-What the policy does wrong is marked and played on: a reply without an action is a no-op in the environment. What a *service* does wrong
-is an exception, never a reward: the caller decides whether to play again (see `runner`).
+What the policy does wrong is marked and played on: a reply without an action is a no-op in the environment. What a
+*service* does wrong is an exception, never a reward: the caller decides whether to play again (see `runner`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ FAULT = "fault:"
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A policy's answer to one prompt: exact ids, log-probs in nats (one per id), who sampled which, and the text without markers."""
+    """A policy's answer to one prompt: exact ids, log-probs in nats (one per id), who sampled which, and the text
+    without markers.
+    """
 
     prompt_ids: list[int]
     token_ids: list[int]
@@ -74,8 +76,9 @@ def turn_seed(key: str, turn: int) -> int:
 class Behaviour:
     """Counts of what an episode's player did.
 
-    `repeated_actions`: an action tried again in a state where it had been tried before. `back_and_forth`: a step that returns to the
-    state before the previous one. `no_ops`: a step that leaves the state as it was. The last two need state keys.
+    `repeated_actions`: an action tried again in a state where it had been tried before. `back_and_forth`: a step that
+    returns to the state before the previous one. `no_ops`: a step that leaves the state as it was. The last two need
+    state keys.
     """
 
     repeated_actions: int = 0

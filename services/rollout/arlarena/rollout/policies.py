@@ -16,7 +16,9 @@ EXPERT = PolicyVersion("expert", 0, "-")
 
 
 class EnginePolicy:
-    """An inference server's token route. `context`: longest prompt and response together, None where the server does not say."""
+    """An inference server's token route. `context`: longest prompt and response together, None where the server does
+    not say.
+    """
 
     def __init__(self, client: PolicyClient, tokens: Tokens, sampling: Sampling, context: int | None) -> None:
         self._client, self._tokens, self._sampling, self._context = client, tokens, sampling, context
@@ -50,7 +52,9 @@ class EnginePolicy:
 
 
 class ExpertPolicy:
-    """The environment's expert. Its replies are encoded here, closed by the end-of-sequence token; their log-probs are 0."""
+    """The environment's expert. Its replies are encoded here, closed by the end-of-sequence token; their log-probs
+    are 0.
+    """
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens

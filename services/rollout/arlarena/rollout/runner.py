@@ -1,7 +1,8 @@
 """Episodes in spite of failing services: open sessions, play, and play again from the start where a service failed.
 
-A failure of the environment server or of inference is never a result. The episode starts afresh on a new session, a bounded
-number of times, once both services answer again; after that `InfraFailure` tells the caller to give the work back.
+A failure of the environment server or of inference is never a result. The episode starts afresh on a new session, a
+bounded number of times, once both services answer again; after that `InfraFailure` tells the caller to give the work
+back.
 """
 
 from __future__ import annotations
@@ -25,9 +26,15 @@ class InfraFailure(RuntimeError):
     """A service stayed away longer than the patience, or failed an episode too often. Nothing of the episode counts."""
 
 
+class ServicesDown(InfraFailure):
+    """A service stayed away, or full, longer than the patience: other episodes would fare no better."""
+
+
 @dataclass(slots=True)
 class Seat:
-    """A place for one episode after another: a session that is kept while it lives. `restarts` counts episodes begun again."""
+    """A place for one episode after another: a session that is kept while it lives. `restarts` counts episodes begun
+    again.
+    """
 
     session: Session | None = None
     restarts: int = 0
@@ -46,7 +53,7 @@ class Runner:
         """Return once the services answer.
 
         Raises:
-            InfraFailure: one of them does not within `infra_patience_s`.
+            ServicesDown: one of them does not within `infra_patience_s`.
         """
         services: list[tuple[str, Callable[[], Awaitable[bool]]]] = [
             (f"environment server at {self.environments.url}", self.environments.ready)
@@ -57,7 +64,9 @@ class Runner:
         for name, check in services:
             while not await check():
                 if time.monotonic() >= deadline:
-                    raise InfraFailure(f"{name} did not answer within {self.settings.infra_patience_s:g} s; is it running?")
+                    raise ServicesDown(
+                        f"{name} did not answer within {self.settings.infra_patience_s:g} s; is it running?"
+                    )
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
 
@@ -65,7 +74,7 @@ class Runner:
         """`count` seats with open sessions, all or none; waits while the server is full or away.
 
         Raises:
-            InfraFailure: no room within `infra_patience_s`.
+            ServicesDown: no room within `infra_patience_s`.
             Refused: the server never grants that many.
         """
         deadline, pause = time.monotonic() + self.settings.infra_patience_s, FIRST_PAUSE_S
@@ -76,12 +85,26 @@ class Runner:
             except Unavailable as error:
                 wait = max(pause, error.retry_after_s) if isinstance(error, Full) else pause
                 if time.monotonic() + wait > deadline:
-                    raise InfraFailure(f"no {count} sessions within {self.settings.infra_patience_s:g} s: {error}") from error
+                    raise ServicesDown(
+                        f"no {count} sessions within {self.settings.infra_patience_s:g} s: {error}"
+                    ) from error
             await asyncio.sleep(wait)
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
+    async def open_up_to(self, count: int) -> list[Seat]:
+        """As many seats as the server has room for, at most `count`; waits for the first. Errors as in `open`."""
+        while count > 1:
+            try:
+                sessions = await self.environments.open(count, ttl_s=self.settings.session_ttl_s)
+                return [Seat(session) for session in sessions]
+            except Unavailable:
+                count //= 2
+        return await self.open(1)
+
     async def close(self, seats: Sequence[Seat]) -> None:
-        """Close the sessions of `seats`, all in one request; a server that is away gets `connect_timeout_s` and no more."""
+        """Close the sessions of `seats`, all in one request; a server that is away gets `connect_timeout_s` and no
+        more.
+        """
         sessions = [seat.session for seat in seats if seat.session is not None]
         for seat in seats:
             seat.session = None
@@ -118,7 +141,9 @@ class Runner:
         ) from failure
 
     def _abandon(self, seat: Seat) -> None:
-        """Close a session of unknown state in the background, so that a hanging server does not hold up the next attempt."""
+        """Close a session of unknown state in the background, so that a hanging server does not hold up the next
+        attempt.
+        """
         task = asyncio.get_running_loop().create_task(self.close([Seat(seat.session)]))
         seat.session = None
         self._abandoned.add(task)

@@ -1,6 +1,7 @@
 """What a user can set of rollouts. No other file of this service reads the environment or the configuration file.
 
-`python -m arlarena.rollout.settings FILE` checks the tables [rollout] and [evaluation] of a file and the tokenizer of [policy].
+`python -m arlarena.rollout.settings FILE` checks the tables [rollout] and [evaluation] of a file and the tokenizer of
+[policy].
 """
 
 from __future__ import annotations
@@ -19,20 +20,33 @@ class RolloutSettings(Table):
     """Table [rollout]: how a worker plays. The same limits hold for evaluation and demonstrations."""
 
     groups_in_flight: PositiveInt = Field(32, description="groups that one worker plays at a time")
-    lease_ttl_s: PositiveFloat = Field(60.0, description="a lease not renewed for so long is lost; alike for all workers of a run")
-    lease_block_s: PositiveFloat = Field(1.0, description="how long one request for a task waits; bounds the reaction to SIGTERM")
+    lease_ttl_s: PositiveFloat = Field(
+        60.0, description="a lease not renewed for so long is lost; alike for all workers of a run"
+    )
+    lease_block_s: PositiveFloat = Field(
+        1.0, description="how long one request for a task waits; bounds the reaction to SIGTERM"
+    )
     max_deliveries: PositiveInt = Field(5, description="hand-outs of a task before it becomes a dead letter")
     broker_timeout_s: PositiveFloat = Field(5.0, description="limit of one answer of Redis")
     broker_reconnect_s: NonNegativeFloat = Field(30.0, description="how long a lost Redis is tried again")
     connect_timeout_s: PositiveFloat = Field(5.0, description="limit of opening a connection to a service")
-    generate_timeout_s: PositiveFloat = Field(120.0, description="limit of one generation, time in the server's queue included")
+    generate_timeout_s: PositiveFloat = Field(
+        120.0, description="limit of one generation, time in the server's queue included"
+    )
     environment_timeout_s: PositiveFloat = Field(30.0, description="limit of one request to the environment server")
-    session_ttl_s: PositiveFloat = Field(600.0, description="idle time after which the environment server may drop a session")
+    session_ttl_s: PositiveFloat = Field(
+        600.0, description="idle time after which the environment server may drop a session"
+    )
     request_retries: NonNegativeInt = Field(2, description="repetitions of one request to an unavailable service")
     episode_retries: NonNegativeInt = Field(5, description="fresh starts of one episode after failures of a service")
     infra_patience_s: PositiveFloat = Field(120.0, description="how long to wait for a service that is down or full")
-    batch_window_s: NonNegativeFloat = Field(0.001, description="environment calls within this time share one request; 0: one loop tick")
-    drain_s: NonNegativeFloat = Field(20.0, description="how long SIGTERM lets groups in flight finish before they are given back")
+    batch_window_s: NonNegativeFloat = Field(
+        0.001, description="environment calls within this time share one request; 0: one loop tick"
+    )
+    batch_size: PositiveInt = Field(256, description="most calls in one request; 1 where steps differ greatly in time")
+    drain_s: NonNegativeFloat = Field(
+        20.0, description="how long SIGTERM lets groups in flight finish before they are given back"
+    )
 
 
 class EvaluationSettings(Table):
@@ -46,7 +60,7 @@ class EvaluationSettings(Table):
     max_tokens: PositiveInt = Field(64, description="longest response")
     seed: int = Field(0, description="seeds the sampling, so that two policies meet the same randomness")
     concurrency: PositiveInt = Field(128, description="episodes in flight")
-    episodes: NonNegativeInt = Field(16, description="episodes written out turn by turn where a file for them is given")
+    episodes: NonNegativeInt = Field(16, description="episodes written out turn by turn where a file is asked for")
 
 
 class PolicyTokenizer(BaseModel):

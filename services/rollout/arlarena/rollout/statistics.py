@@ -1,20 +1,23 @@
 """Confidence intervals of success rates and means over episodes.
 
-`wilson` is for independent attempts, one per task. With several attempts per task the attempts of one task resemble each other:
-`clustered` takes the task as the unit (a naive interval came out 2.9 times too small at 30 tasks of 16 attempts).
+`wilson` is for independent attempts, one per task. With several attempts per task the attempts of one task resemble
+each other: `clustered` takes the task as the unit (a naive interval came out 2.9 times too small at 30 tasks of 16
+attempts).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
 LEVEL = 0.95
-# Gauss-Legendre points for Student's distribution function: its error stays below 1e-9 up to 10,000 degrees of freedom.
+# Gauss-Legendre points for Student's distribution function: its error stays below 1e-9 up to 10,000 degrees of
+# freedom.
 _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(256)
 # Above this many degrees of freedom Student's quantile and the normal one agree to four digits.
 _NORMAL_FROM = 10_000
@@ -34,7 +37,8 @@ class Interval:
 
 
 def wilson(successes: int, n: int, level: float = LEVEL) -> Interval:
-    """Wilson's score interval for a proportion (Wilson 1927), which stays inside [0, 1] and is not empty at 0 or n successes.
+    """Wilson's score interval for a proportion (Wilson 1927), which stays inside [0, 1] and is not empty at 0 or n
+    successes.
 
     Raises:
         ValueError: not 0 <= successes <= n, or n = 0.
@@ -49,14 +53,15 @@ def wilson(successes: int, n: int, level: float = LEVEL) -> Interval:
     return Interval(p, max(0.0, min(centre - half, p)), min(1.0, max(centre + half, p)))
 
 
-def clustered(values: Mapping[Hashable, Sequence[float]], level: float = LEVEL) -> Interval:
+def clustered(values: Mapping[Any, Sequence[float]], level: float = LEVEL) -> Interval:
     """Mean over all attempts, with an interval whose unit is the task (cluster-robust variance, Student's t).
 
-    Var = C/(C-1) * sum_c (sum_i (x_ci - mean))^2 / N^2 over C tasks and N attempts. With equally many attempts per task it is the
-    ordinary interval of the task means. One task says nothing about others: its interval is unbounded.
+    Var = C/(C-1) * sum_c (sum_i (x_ci - mean))^2 / N^2 over C tasks and N attempts. With equally many attempts per
+    task it is the ordinary interval of the task means. One task says nothing about others: its interval is unbounded.
 
     Args:
         values: for each task, the values of its attempts. Tasks without attempts do not count.
+        level: how often the interval is to cover the true mean.
 
     Raises:
         ValueError: there is no attempt at all.
@@ -75,10 +80,12 @@ def clustered(values: Mapping[Hashable, Sequence[float]], level: float = LEVEL) 
     return Interval(mean, mean - half, mean + half)
 
 
-def success_rate(outcomes: Mapping[Hashable, Sequence[bool]], level: float = LEVEL) -> tuple[Interval, str]:
-    """Success over tasks, and the name of the method: Wilson where every task has one attempt, else clustered by task.
+def success_rate(outcomes: Mapping[Any, Sequence[bool]], level: float = LEVEL) -> tuple[Interval, str]:
+    """Success over tasks, and the name of the method: Wilson where every task has one attempt, else clustered by
+    task.
 
-    Where all attempts agree, the clustered variance is 0, which would claim certainty: then Wilson over the tasks is given.
+    Where all attempts agree, the clustered variance is 0, which would claim certainty: then Wilson over the tasks is
+    given.
     """
     tried = {task: attempts for task, attempts in outcomes.items() if attempts}
     flat = [bool(value) for attempts in tried.values() for value in attempts]
@@ -93,7 +100,9 @@ def success_rate(outcomes: Mapping[Hashable, Sequence[bool]], level: float = LEV
 
 
 def student_quantile(probability: float, freedom: int) -> float:
-    """The value that a Student's t with `freedom` degrees of freedom stays below with `probability` (between 0.5 and 1)."""
+    """The value that a Student's t with `freedom` degrees of freedom stays below with `probability` (between 0.5 and
+    1).
+    """
     if not 0.5 <= probability < 1 or freedom < 1:
         raise ValueError(f"no quantile at probability {probability} and {freedom} degrees of freedom")
     if freedom >= _NORMAL_FROM:

@@ -1,6 +1,7 @@
 """Text and tokens at the edge of the policy: prompts are rendered and encoded, responses only ever decoded.
 
-A response's ids are what was sampled and what is trained on; its text goes to the environment and is never encoded again.
+A response's ids are what was sampled and what is trained on; its text goes to the environment and is never encoded
+again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from transformers import AutoTokenizer
 TAGS = frozenset({"<think>", "</think>", "<action>", "</action>"})
 # A text that no template treats specially and no prompt holds; the template is cut where it appears.
 SENTINEL = "arlarena-sentinel-7f3a"
-# What the fast path must render like the template: blanks and line ends at the edges, other scripts, markup, quotes, nothing.
+# What the fast path must render like the template: blanks and line ends at the edges, other scripts, markup, quotes,
+# nothing.
 PROBES = (
     "one line",
     "######\n#_P√_#\n######\nyou 1 2",
@@ -55,7 +57,9 @@ class Tokens:
             TokenizerError: the directory holds no usable tokenizer.
         """
         if not directory.is_dir():
-            raise TokenizerError(f"{directory}: no such directory; give the policy's directory, which holds tokenizer.json")
+            raise TokenizerError(
+                f"{directory}: no such directory; give the policy's directory, which holds tokenizer.json"
+            )
         try:
             tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
@@ -78,7 +82,7 @@ class Tokens:
         return str(rendered)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text as it is; the names of special tokens in it become those tokens, as in the template's output."""
+        """Ids of a text as it is; names of special tokens in it become those tokens, as in a template's output."""
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
 
@@ -92,7 +96,8 @@ class Tokens:
         return [*self.encode(text), self.end_id]
 
     def _fast_template(self) -> Callable[[str], str] | None:
-        """The template as prefix + text + suffix, with the text as it is or stripped; None where neither equals the template.
+        """The template as prefix + text + suffix, with the text as it is or stripped; None where neither equals the
+        template.
 
         A template that shows today's date is frozen at start, which keeps one run's prompts alike.
         """

@@ -1,7 +1,9 @@
-"""The worker: lease a group, play its episodes at the same time, publish it complete; many groups at once in one event loop.
+"""The worker: lease a group, play its episodes at the same time, publish it complete; many groups at once in one
+event loop.
 
-Leases are renewed while their groups are played. A group that a failing service made impossible is given back, not scored: another
-worker, or this one later, gets it again. A killed worker's leases expire, and its groups go to others.
+Leases are renewed while their groups are played. A group that a failing service made impossible is given back, not
+scored: another worker, or this one later, gets it again. A killed worker's leases expire, and its groups go to
+others.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ async def play_group(runner: Runner, policy: Policy, order: GroupTask, worker: s
     """
     seats = await runner.open(order.size)
     members = [
-        Assignment(f"{order.group_id}-{member}", order.task, f"{order.group_id}/{member}") for member in range(order.size)
+        Assignment(f"{order.group_id}-{member}", order.task, f"{order.group_id}/{member}")
+        for member in range(order.size)
     ]
     playing = [
         asyncio.ensure_future(runner.episode(seat, one, policy)) for seat, one in zip(seats, members, strict=True)
@@ -105,7 +108,6 @@ class Worker:
         self._streams, self._runner, self._policy_for = streams, runner, policy_for
         self._settings, self._log = settings, log
         self._playing: dict[asyncio.Task[None], Lease] = {}
-        self._lost: set[asyncio.Task[None]] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Play until `stop`, then finish what is in flight within `drain_s` and give back the rest.
@@ -131,7 +133,8 @@ class Worker:
             self._log.info("stopped", worker=self.name, **self._figures())
 
     async def _lease_until(self, stop: asyncio.Event) -> None:
-        # One request for a task at a time, whatever the number of slots; a blocked request is not cancelled, for it may hold a task.
+        # One request for a task at a time, whatever the number of slots; a blocked request is not cancelled, for it
+        # may hold a task.
         while not stop.is_set():
             if len(self._playing) >= self._settings.groups_in_flight:
                 await self._slot_or(stop)
@@ -156,7 +159,6 @@ class Worker:
         """Forget the tasks that ended; raise what broke one of them (the broker, or a mistake of ours)."""
         for task in [task for task in self._playing if task.done()]:
             del self._playing[task]
-            self._lost.discard(task)
             if not task.cancelled():
                 task.result()
 
@@ -199,10 +201,10 @@ class Worker:
             held = [(task, lease) for task, lease in self._playing.items() if not task.done()]
             kept = await asyncio.gather(*(self._streams.renew(lease) for _, lease in held))
             for (task, lease), still in zip(held, kept, strict=True):
-                # A group that completed while we asked is settled too: only a lease whose group is still played was lost.
+                # A group that completed while we asked is settled too: only a lease whose group is still played was
+                # lost.
                 if not still and not task.done():
                     self.tally.lost += 1
-                    self._lost.add(task)
                     self._log.warning("lease_lost", group=lease.task.group_id)
                     task.cancel()
 
@@ -214,7 +216,7 @@ class Worker:
         unfinished = [(task, lease) for task, lease in self._playing.items() if not task.done()]
         await _cancel(task for task, _ in unfinished)
         for task, lease in unfinished:
-            if task.cancelled() and task not in self._lost:
+            if task.cancelled():
                 self.tally.released += 1
                 await self._streams.release(lease, counted=False)
         self._raise_broken()

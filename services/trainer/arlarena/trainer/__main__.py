@@ -84,7 +84,8 @@ def run_clone(args: argparse.Namespace, log: Logger) -> int:
     from arlarena.trainer.progress import Progress
     from arlarena.trainer.publisher import copy_tokenizer
 
-    torch.set_num_threads(settings.threads)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     torch.manual_seed(seed)
     train = demonstration_rows(load_demonstrations(args.demonstrations, settings.min_score))
     validation = demonstration_rows(load_demonstrations(args.validation, settings.min_score))

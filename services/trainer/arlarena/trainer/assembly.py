@@ -63,7 +63,8 @@ async def run_trainer(plan: Plan, log: Logger, interrupted: Callable[[], bool]) 
     """Build everything, restore the newest checkpoint if asked to, and train."""
     settings = plan.settings
     method = chosen_recipe(settings, log)
-    torch.set_num_threads(settings.threads)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     torch.manual_seed(plan.seed)
     learner = Learner(load_policy(plan.model), None, method, settings)
     checkpoints = Checkpoints(plan.run_dir / "checkpoints", settings.keep_checkpoints)

@@ -51,7 +51,7 @@ class CloneSettings(Table):
     min_validation_steps: PositiveInt = Field(20, description="at least this many optimiser steps between validations")
     gradient_clip: PositiveFloat = 1.0
     min_score: float = Field(0.9, description="only episodes that scored above this are learnt from")
-    threads: PositiveInt = 1
+    threads: PositiveInt | None = Field(None, description="torch threads; default: OMP_NUM_THREADS, else 1")
 
 
 class TrainerSettings(Table):
@@ -86,7 +86,7 @@ class TrainerSettings(Table):
 
     tokens_per_microbatch: PositiveInt = 16_384
     logits_chunk_tokens: PositiveInt = 8_192
-    threads: PositiveInt = 1
+    threads: PositiveInt | None = Field(None, description="torch threads; default: OMP_NUM_THREADS, else 1")
 
     checkpoint_every: PositiveInt = 1
     keep_checkpoints: PositiveInt = 3

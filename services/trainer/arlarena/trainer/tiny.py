@@ -39,7 +39,7 @@ SOKOBAN_PIECES = (
     *(f" {digit}" for digit in string.digits),
     "√",
 )
-PRINTABLE = (*string.printable[:96], "\n")  # digits, letters, punctuation, space: any other text still has ids
+PRINTABLE = tuple(string.printable)  # any other text still has ids
 
 
 def vocabulary() -> list[str]:

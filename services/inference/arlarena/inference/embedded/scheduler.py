@@ -119,7 +119,7 @@ class Scheduler:
     def _place(
         self, sequence: Sequence, fills: dict[bytes, Fill], ready: list[tuple[Sequence, Prefix]], budget: int
     ) -> int:
-        """Find where the first waiting sequence's prompt comes from and take it off the queue. Returns its cost in t.
+        """Find where the first waiting sequence's prompt comes from and take it off the queue. Returns its cost.
 
         A sequence stays queued if its prompt does not fit into what is left of this step.
         """

@@ -1,0 +1,70 @@
+"""What a service's log says about its end: the last structured error, never a stack trace."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import msgspec
+
+TAIL_BYTES = 64 * 1024
+FIELDS_LEFT_OUT = ("ts", "level", "service", "event", "traceback", "stack")
+
+
+class LaunchError(RuntimeError):
+    """The run cannot go on; the message is for the user. `code` is the exit status of `arlarena up`."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def _tail(log: Path, start: int) -> list[str]:
+    try:
+        with log.open("rb") as file:
+            end = file.seek(0, 2)
+            file.seek(max(start, end - TAIL_BYTES))
+            return file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+
+
+def _structured(line: str) -> str | None:
+    """`event key=value …` of an error event."""
+    if not line.startswith("{"):
+        return None
+    try:
+        record = msgspec.json.decode(line, type=dict[str, object])
+    except msgspec.MsgspecError:
+        return None
+    if record.get("level") != "error":
+        return None
+    details = [f"{key}={value}" for key, value in record.items() if key not in FIELDS_LEFT_OUT]
+    return " ".join([str(record.get("event", "error")), *details])
+
+
+def last_error(log: Path, start: int = 0) -> str:
+    """One line that says best what went wrong in `log` from byte `start` on.
+
+    First choice an error event, then a line that begins with `error:`, then the last line that is not indented (of a stack trace
+    that is the exception itself).
+    """
+    lines = _tail(log, start)
+    for line in reversed(lines):
+        if (said := _structured(line)) is not None:
+            return said
+    for line in reversed(lines):
+        if line.startswith("error:"):
+            return line.removeprefix("error:").strip()
+    plain = [line for line in lines if line.strip() and not line.startswith((" ", "\t", "{", "Traceback"))]
+    return plain[-1].strip() if plain else "it said nothing"
+
+
+def describe_exit(code: int) -> str:
+    """`exit status 3`, or the name of the signal."""
+    if code >= 0:
+        return f"exit status {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"

@@ -1,0 +1,66 @@
+"""How the launcher knows that a process is well: it answers, or it gets on with its work."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import aiohttp
+
+from arlarena.console.process import Address
+
+
+class HealthCheck(Protocol):
+    """Asks one process once."""
+
+    async def __call__(self, address: Address | None, timeout_s: float) -> str | None:
+        """None if all is well, else what is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpHealth:
+    """`GET path` answers 200."""
+
+    path: str = "/health"
+
+    async def __call__(self, address: Address | None, timeout_s: float) -> str | None:
+        if address is None:
+            return "it has not announced an address"
+        try:
+            timeout = aiohttp.ClientTimeout(total=timeout_s)
+            async with aiohttp.ClientSession(timeout=timeout) as session, session.get(address.url + self.path) as reply:
+                return None if reply.status == 200 else f"GET {self.path} answered {reply.status}"
+        except TimeoutError:
+            return f"GET {self.path} did not answer in {timeout_s:g} s"
+        except (aiohttp.ClientError, OSError) as error:
+            return f"GET {self.path} failed: {error or type(error).__name__}"
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """One of these files changed in the last `stall_s` seconds: for processes that serve nobody, and write as they work.
+
+    A process that waits for another one's restart is silent too, so `stall_s` has to outlast that.
+    """
+
+    files: Callable[[], list[Path]]
+    since: Callable[[], float]
+    stall_s: float
+
+    async def __call__(self, address: Address | None, timeout_s: float) -> str | None:
+        last = await asyncio.to_thread(self._last_change)
+        silent = time.time() - max(last, self.since())
+        return None if silent < self.stall_s else f"no sign of work for {silent:.0f} s"
+
+    def _last_change(self) -> float:
+        times = []
+        for file in self.files():
+            try:
+                times.append(file.stat().st_mtime)
+            except OSError:
+                continue  # not written yet
+        return max(times, default=0.0)

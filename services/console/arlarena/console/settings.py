@@ -1,0 +1,132 @@
+"""What a user can set of a run as a whole. No other file of the console reads the environment."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table
+
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+
+class RunSettings(Table):
+    """Table `[run]`."""
+
+    name: Annotated[str, Field(pattern=RUN_NAME.pattern)] = "run"
+    directory: str = Field("", description="the run's directory; empty: runs/<name>")
+    seed: NonNegativeInt = 0
+
+    @property
+    def path(self) -> Path:
+        """The run's directory."""
+        return Path(self.directory or f"runs/{self.name}")
+
+
+class Threads(Table):
+    """Threads a process may compute with; 0 stands for what `budget` makes of it (table `[console.threads]`)."""
+
+    clone: NonNegativeInt = Field(0, description="0: all cores, because nothing else computes then")
+    trainer: NonNegativeInt = Field(0, description="0: half the cores, at least 1")
+    inference: NonNegativeInt = Field(0, description="0: half the cores, at least 1")
+    other: PositiveInt = Field(1, description="environment servers, rollout workers, the broker")
+
+    def budget(self, role: Literal["clone", "trainer", "inference", "other"], cores: int) -> int:
+        """Threads for one process. Two processes of two torch threads each on two cores run 4 to 18 times slower."""
+        if given := getattr(self, role):
+            return int(given)
+        return cores if role == "clone" else max(1, cores // 2)
+
+
+class ConsoleSettings(Table):
+    """Table `[console]`: how the launcher looks after its processes. Times are in seconds."""
+
+    workers: PositiveInt = Field(1, description="rollout worker processes")
+    restarts: NonNegativeInt = Field(5, description="restarts of one service before the run ends")
+    forgive_after_s: PositiveFloat = Field(600, description="a service that was well for so long has all its restarts again")
+    backoff_s: NonNegativeFloat = Field(0.5, description="wait before the first restart; doubles with each")
+    backoff_max_s: NonNegativeFloat = 10
+    ready_timeout_s: PositiveFloat = Field(120, description="from a service's start to its first healthy answer")
+    health_interval_s: PositiveFloat = 2
+    health_timeout_s: PositiveFloat = 5
+    health_failures: PositiveInt = Field(6, description="failed checks in a row after which a service counts as hung")
+    stall_s: PositiveFloat = Field(300, description="the trainer, a worker or a stage silent for so long counts as hung")
+    stage_timeout_s: PositiveFloat = Field(7200, description="limit of one stage that is not the training")
+    stop_timeout_s: PositiveFloat = Field(10, description="from SIGTERM to SIGKILL")
+    plain_interval_s: PositiveFloat = Field(5, description="between two progress lines where there is no terminal")
+    threads: Threads = Threads()
+
+
+class BrokerSettings(Table):
+    """Table `[redis]`."""
+
+    url: str = Field("", description="a Redis 7 or Valkey 8 to use; empty: REDIS_URL, else a server of our own")
+    fsync: Literal["everysec", "always"] = Field("everysec", description="our own server's append-only file")
+    port: NonNegativeInt = Field(0, le=65535, description="our own server's port; 0: a free one")
+    start_timeout_s: PositiveFloat = 30
+
+
+class Ports(Table):
+    """Fixed ports that the services' own tables ask for; 0 is a free one."""
+
+    environment: NonNegativeInt = Field(0, le=65535)
+    inference: NonNegativeInt = Field(0, le=65535)
+
+    @model_validator(mode="after")
+    def _differ(self) -> Self:
+        if self.environment and self.environment == self.inference:
+            raise ValueError(f"[environment] and [inference] both ask for port {self.environment}")
+        return self
+
+
+def seed_from_environment() -> int | None:
+    """ARLARENA_SEED.
+
+    Raises:
+        ConfigError: it is not a number of 0 or more.
+    """
+    text = os.environ.get("ARLARENA_SEED", "").strip()
+    if not text:
+        return None
+    if not text.isdecimal():
+        raise ConfigError(f"ARLARENA_SEED={text!r}: must be a whole number of 0 or more")
+    return int(text)
+
+
+def redis_url_from_environment() -> str:
+    """REDIS_URL, or nothing."""
+    return os.environ.get("REDIS_URL", "").strip()
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def validate(path: Path) -> None:
+    """Check the console's own tables.
+
+    Raises:
+        ConfigError: see `load_table`.
+    """
+    load_table(path, "run", RunSettings)
+    load_table(path, "redis", BrokerSettings)
+    load_table(path, "console", ConsoleSettings)
+
+
+def main() -> int:
+    """`python -m arlarena.console.settings FILE`."""
+    if len(sys.argv) != 2:
+        raise ConfigError("usage: python -m arlarena.console.settings FILE")
+    validate(Path(sys.argv[1]))
+    print("ok")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_on_config_error(main))

@@ -1,0 +1,54 @@
+"""The expert: the next action of an optimal plan, written as a model would reply."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from arlarena.env_server.sokoban.game import State, advance
+from arlarena.env_server.sokoban.room import Room
+from arlarena.env_server.sokoban.solver import Plan, SearchLimit, least_moves, least_pushes
+
+ThinkStyle = Literal["push", "none"]
+
+
+class NoPlan(RuntimeError):
+    """The state has no solution, or none was found within the search's bound."""
+
+
+def plan_for(room: Room, state: State) -> Plan:
+    """The plan with the fewest moves; in rooms too large for that search, the one with the fewest pushes.
+
+    Raises:
+        NoPlan: see there.
+    """
+    try:
+        plan = least_moves(room, state)
+    except SearchLimit:
+        try:
+            plan = least_pushes(room, state)
+        except SearchLimit as error:
+            raise NoPlan(f"no plan found: {error}") from error
+    if plan is None:
+        raise NoPlan("no plan exists: a box can no longer reach a target")
+    return plan
+
+
+def next_push(room: Room, state: State, moves: Iterable[str]) -> str:
+    """The direction of the first push among `moves`, played from `state`.
+
+    Raises:
+        NoPlan: nothing is pushed.
+    """
+    for move in moves:
+        after = advance(room, state, move)
+        if after.boxes != state.boxes:
+            return move
+        state = after
+    raise NoPlan("the plan pushes nothing: every box is on a target")
+
+
+def reply(room: Room, state: State, plan: Plan, think: ThinkStyle) -> str:
+    """The expert's whole reply in the strict format."""
+    thought = f"push {next_push(room, state, plan.moves)}" if think == "push" else ""
+    return f"<think>{thought}</think><action>{plan.moves[0]}</action>"

@@ -1,0 +1,121 @@
+"""A room: walls, targets, boxes and player on a grid, as bit masks.
+
+Cell (row, column) has number `row * width + column`, and bit `1 << number` in a mask. The border is always wall, so a
+neighbour's number (± 1, ± width) needs no bounds check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+WALL, FLOOR, TARGET, BOX, BOX_ON_TARGET, PLAYER, PLAYER_ON_TARGET = "#_OX√PS"
+
+# Boxoban's and XSB's letters are read too; the two alphabets share no letter with a different meaning.
+_READ = {
+    **{letter: letter for letter in "#_OX√PS"},
+    " ": FLOOR,
+    "-": FLOOR,
+    ".": TARGET,
+    "$": BOX,
+    "*": BOX_ON_TARGET,
+    "@": PLAYER,
+    "+": PLAYER_ON_TARGET,
+}
+_ON_TARGET = (TARGET, BOX_ON_TARGET, PLAYER_ON_TARGET)
+_HAS_BOX = (BOX, BOX_ON_TARGET)
+_HAS_PLAYER = (PLAYER, PLAYER_ON_TARGET)
+
+
+class RoomError(ValueError):
+    """A room that cannot be played: the message says what is wrong with it."""
+
+
+def cells(mask: int) -> Iterator[int]:
+    """The cell numbers of `mask`, in reading order."""
+    while mask:
+        lowest = mask & -mask
+        yield lowest.bit_length() - 1
+        mask ^= lowest
+
+
+def interior(height: int, width: int) -> int:
+    """The mask of all cells but the border."""
+    row = (1 << (width - 1)) - 2
+    return sum(row << (y * width) for y in range(1, height - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A room at the start of an episode. `floor`, `targets` and `boxes` are masks, `player` is a cell number.
+
+    Raises:
+        RoomError: floor on the border, something on a wall, the player on a box, or unequal numbers of boxes and targets.
+    """
+
+    height: int
+    width: int
+    floor: int
+    targets: int
+    boxes: int
+    player: int
+
+    def __post_init__(self) -> None:
+        if self.height < 3 or self.width < 3:
+            raise RoomError(f"a room of {self.height}x{self.width} has no interior")
+        if self.floor & ~interior(self.height, self.width):
+            raise RoomError("the border of a room must be wall")
+        if self.targets & ~self.floor or self.boxes & ~self.floor or not self.floor >> self.player & 1:
+            raise RoomError("targets, boxes and the player must stand on floor")
+        if self.boxes >> self.player & 1:
+            raise RoomError("the player stands on a box")
+        if self.boxes.bit_count() != self.targets.bit_count() or not self.boxes:
+            raise RoomError(f"{self.boxes.bit_count()} boxes but {self.targets.bit_count()} targets")
+
+    @classmethod
+    def parse(cls, text: str) -> Room:
+        """Read a grid in our glyphs or in Boxoban's.
+
+        Raises:
+            RoomError: an unknown glyph, not exactly one player, or see the class.
+        """
+        lines = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
+        width = max((len(line) for line in lines), default=0)
+        floor = targets = boxes = 0
+        players = []
+        for y, line in enumerate(lines):
+            for x, letter in enumerate(line.ljust(width, WALL)):
+                if letter not in _READ:
+                    raise RoomError(f"unknown glyph {letter!r} in row {y}, column {x}")
+                glyph, bit = _READ[letter], 1 << (y * width + x)
+                floor |= bit if glyph != WALL else 0
+                targets |= bit if glyph in _ON_TARGET else 0
+                boxes |= bit if glyph in _HAS_BOX else 0
+                players += [y * width + x] if glyph in _HAS_PLAYER else []
+        if len(players) != 1:
+            raise RoomError(f"a room has one player, this one has {len(players)}")
+        return cls(len(lines), width, floor, targets, boxes, players[0])
+
+    def rows(self) -> list[str]:
+        """The room at the start, one string a row, in our glyphs."""
+        return render(self, self.player, self.boxes)
+
+
+def _glyph(target: int, box: int, player: bool) -> str:
+    if box:
+        return BOX_ON_TARGET if target else BOX
+    if player:
+        return PLAYER_ON_TARGET if target else PLAYER
+    return TARGET if target else FLOOR
+
+
+def render(room: Room, player: int, boxes: int) -> list[str]:
+    """The room with its player and boxes elsewhere, one string a row."""
+    letters = [WALL] * (room.height * room.width)
+    for cell in cells(room.floor):
+        letters[cell] = _glyph(room.targets >> cell & 1, boxes >> cell & 1, cell == player)
+    return _split(letters, room.width)
+
+
+def _split(letters: Sequence[str], width: int) -> list[str]:
+    return ["".join(letters[start : start + width]) for start in range(0, len(letters), width)]

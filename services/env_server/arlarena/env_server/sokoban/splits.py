@@ -1,0 +1,155 @@
+"""Which room is meant by a split and an index, so that no evaluation room ever occurs in training.
+
+A room belongs to a split by the hash of its *plan*, walls and targets modulo symmetry. That is stricter than the hash of
+the whole room: two rooms with one plan, whatever their boxes and player, are in the same split. It also costs nothing, as
+a draft of the wrong split is dropped before reverse play.
+
+Training rooms are drawn independently, so room `i` is found without its predecessors, and rooms may repeat within the
+split. Evaluation splits are panels: index `i` is the i-th *distinct* room, modulo symmetry.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from functools import lru_cache
+
+from arlarena.env_server.sokoban.room import Room
+from arlarena.env_server.sokoban.rooms import RoomsExhausted, check_size, draw_layout, play_backwards, random_for
+from arlarena.env_server.sokoban.solver import SearchLimit, least_moves
+from arlarena.env_server.sokoban.symmetry import plan_hash, room_hash
+
+# Percent of all plans. Evaluation rooms are found by rejection, so their shares also set what a panel costs.
+SHARES = {"train": 80, "validation": 10, "test": 10}
+SPLITS = tuple(SHARES)
+EVALUATION_SPLITS = ("validation", "test")
+# Drafts are cheap (40 us) until one has the right split. With the filters of the demo one draft in 20 is taken, so this
+# bound is reached only when the filters exclude nearly everything, or a panel asks for more rooms than exist.
+MAX_DRAFTS = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class RoomOptions:
+    """The kind of room. `min_moves` and `max_moves` bound the length of the optimal solution, None for no bound.
+
+    Raises:
+        ValueError: an impossible size, or bounds that exclude everything.
+    """
+
+    height: int = 6
+    width: int = 6
+    boxes: int = 1
+    min_moves: int | None = None
+    max_moves: int | None = None
+
+    def __post_init__(self) -> None:
+        check_size(self.height, self.width, self.boxes)
+        low, high = self.min_moves or 1, self.max_moves
+        if low < 1 or (high is not None and high < low):
+            raise ValueError(
+                f"min_moves = {self.min_moves}, max_moves = {self.max_moves}: no solution has such a length"
+            )
+
+    def accepts(self, room: Room) -> bool:
+        """Whether the optimal solution's length is within the bounds. A room too hard to solve is not accepted."""
+        if self.min_moves is None and self.max_moves is None:
+            return True
+        try:
+            plan = least_moves(room, limit=self.max_moves)
+        except SearchLimit:
+            return False
+        return plan is not None and len(plan.moves) >= (self.min_moves or 0)
+
+
+def split_of_hash(digest: str) -> str:
+    """The split of a plan's hash."""
+    position = int(digest, 16) % sum(SHARES.values())
+    for name, share in SHARES.items():
+        if position < share:
+            return name
+        position -= share
+    raise AssertionError("shares cover every hash")
+
+
+def split_of(room: Room) -> str:
+    """The split that a room belongs to."""
+    return split_of_hash(plan_hash(room))
+
+
+def check_split(split: str) -> None:
+    """Refuse an unknown split.
+
+    Raises:
+        ValueError: with the known names.
+    """
+    if split not in SHARES:
+        raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+
+
+def candidate(split: str, index: int, attempt: int, options: RoomOptions) -> Room | None:
+    """The draft number `attempt` for an index, if it became a room of the split that the options accept."""
+    height, width, boxes = options.height, options.width, options.boxes
+    layout = draw_layout(random_for(height, width, boxes, split, index, attempt), height, width, boxes)
+    if layout is None or split_of_hash(plan_hash(layout)) != split:
+        return None
+    room = play_backwards(layout)
+    return room if room and options.accepts(room) else None
+
+
+def _find(split: str, index: int, options: RoomOptions, taken: frozenset[str] | set[str]) -> tuple[Room, str]:
+    """The first candidate for an index whose hash is not taken, and that hash ("" when nothing is taken)."""
+    for attempt in range(MAX_DRAFTS):
+        room = candidate(split, index, attempt, options)
+        if room is None:
+            continue
+        digest = room_hash(room)
+        if digest not in taken:
+            return room, digest
+    raise RoomsExhausted(
+        f"no further {options.height}x{options.width} room with {options.boxes} boxes, min_moves = {options.min_moves} and "
+        f"max_moves = {options.max_moves} for {split}/{index} in {MAX_DRAFTS} drafts: widen the options or lower the index"
+    )
+
+
+class Panel:
+    """The distinct rooms of an evaluation split, in order, made when first asked for."""
+
+    def __init__(self, split: str, options: RoomOptions) -> None:
+        self._split, self._options = split, options
+        self._rooms: list[Room] = []
+        self._hashes: set[str] = set()
+        self._lock = threading.Lock()
+
+    def room(self, index: int) -> Room:
+        """Room number `index`; all before it are made first, because it must differ from them."""
+        with self._lock:
+            while len(self._rooms) <= index:
+                room, digest = _find(self._split, len(self._rooms), self._options, self._hashes)
+                self._rooms.append(room)
+                self._hashes.add(digest)
+            return self._rooms[index]
+
+
+@lru_cache(maxsize=64)
+def _panel(split: str, options: RoomOptions) -> Panel:
+    return Panel(split, options)
+
+
+@lru_cache(maxsize=4096)
+def _training_room(split: str, index: int, options: RoomOptions) -> Room:
+    return _find(split, index, options, frozenset())[0]
+
+
+def room_for(split: str, index: int, options: RoomOptions) -> Room:
+    """The room of (split, index, options): a pure function, whatever was asked before and in whatever process.
+
+    Raises:
+        ValueError: an unknown split or a negative index.
+        RoomsExhausted: no such room within the bounded number of drafts.
+    """
+    check_split(split)
+    if index < 0:
+        raise ValueError(f"a room's index is 0 or more, not {index}")
+    if split in EVALUATION_SPLITS:
+        return _panel(split, options).room(index)
+    return _training_room(split, index, options)

@@ -1,0 +1,116 @@
+"""`python -m arlarena.inference --config FILE`: bind, say where, load, serve until SIGTERM.
+
+Exit codes: 0 asked to stop, 1 the model cannot be served or the engine failed, 2 configuration, 3 the address cannot
+be bound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import errno
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+
+from arlarena.inference.app import Server, create_app
+from arlarena.inference.settings import InferenceSettings, load
+from arlarena.proto.config import exit_on_config_error
+from arlarena.proto.telemetry import announce, get_logger
+
+EXIT_FAILED, EXIT_ADDRESS = 1, 3
+BACKLOG = 2048
+
+# How long Python lets a thread run before another that waits gets its turn, in seconds. The engine's thread gives up the
+# interpreter in every torch call; at the default of 5 ms it would wait that long behind each burst of requests.
+SWITCH_INTERVAL_S = 0.0005
+
+
+def read_flags(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m arlarena.inference", description="Serve a policy.")
+    parser.add_argument("--config", type=Path, help="the run's TOML file; table [inference] is read")
+    parser.add_argument(
+        "--model", type=Path, help="Hugging Face directory to serve while there is no committed version"
+    )
+    parser.add_argument("--weights-root", type=Path, help="directory of version directories")
+    parser.add_argument("--host")
+    parser.add_argument("--port", type=int, help="0 takes a free port")
+    return parser.parse_args(arguments)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        OSError: the address is taken or is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+class _Uvicorn(uvicorn.Server):
+    """Uvicorn without its signal handling, which would end the process by the signal itself instead of exit code 0."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the event loop's handlers."""
+        yield
+
+
+async def serve(settings: InferenceSettings, listener: socket.socket) -> int:
+    """Serve until a signal or a failure; the exit code."""
+    log = get_logger("inference", settings.log_level)
+    server = Server(settings, log, lambda: setattr(http, "should_exit", True))
+    config = uvicorn.Config(
+        create_app(server),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_grace_s)),
+    )
+    http = _Uvicorn(config)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, setattr, http, "should_exit", True)
+    await http.serve(sockets=[listener])
+    log.info("stopped", failure=server.failure)
+    return EXIT_FAILED if server.failure else 0
+
+
+def main() -> int:
+    """Read the settings, bind, serve."""
+    flags = read_flags()
+    given = {key: getattr(flags, key) for key in ("model", "weights_root", "host", "port")}
+    settings = load(flags.config, given)
+    try:
+        listener = bind(settings.host, settings.port)
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        why = "is in use; choose another --port" if taken else f"cannot be bound: {error.strerror}"
+        print(f"error: {settings.host}:{settings.port} {why}", file=sys.stderr)
+        return EXIT_ADDRESS
+    announce(settings.host, listener.getsockname()[1])
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        return uvloop.run(serve(settings, listener))
+    return asyncio.run(serve(settings, listener))
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_on_config_error(main))

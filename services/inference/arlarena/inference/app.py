@@ -1,0 +1,150 @@
+"""The ASGI application: answers `/health` from the first moment, and everything else once the model is loaded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from arlarena.inference.asgi import Call, Endpoint, Reply
+from arlarena.inference.errors import RequestError
+from arlarena.inference.settings import InferenceSettings
+from arlarena.proto.telemetry import Logger
+
+if TYPE_CHECKING:  # torch takes seconds to import: the port answers meanwhile
+    from arlarena.inference.serving import Serving
+
+VERSION = "0.1.0"
+
+MODEL_ROUTES = (
+    ("POST", "/inference/v1/generate"),
+    ("POST", "/v1/completions"),
+    ("POST", "/v1/chat/completions"),
+    ("GET", "/v1/models"),
+    ("POST", "/tokenize"),
+    ("POST", "/detokenize"),
+    ("GET", "/metrics"),
+    ("GET", "/weight_info"),
+    ("GET", "/is_paused"),
+    ("POST", "/pause"),
+    ("POST", "/start_weight_update"),
+    ("POST", "/update_weights"),
+    ("POST", "/finish_weight_update"),
+    ("POST", "/reset_prefix_cache"),
+    ("POST", "/resume"),
+)
+
+
+class Server:
+    """What lives as long as the process. `stop` is called when it must end because the engine cannot go on."""
+
+    def __init__(self, settings: InferenceSettings, log: Logger, stop: Callable[[], None]) -> None:
+        self.settings = settings
+        self.log = log
+        self.serving: Serving | None = None
+        self.failure: str | None = None
+        self._stop = stop
+        self._loading: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        """Load in the background; at the end stop the engine."""
+        self._loading = asyncio.create_task(self._load())
+        try:
+            yield
+        finally:
+            await asyncio.gather(self._loading, return_exceptions=True)
+            if self.serving is not None:
+                await asyncio.to_thread(self.serving.engine.stop)
+
+    async def _load(self) -> None:
+        loop = asyncio.get_running_loop()
+
+        def died(error: BaseException) -> None:
+            loop.call_soon_threadsafe(self._fail, f"the engine's thread ended: {error!r}")
+
+        def work() -> Serving:
+            from arlarena.inference.serving import open_serving
+
+            return open_serving(self.settings, loop, self.log, died)
+
+        try:
+            self.serving = await asyncio.to_thread(work)
+        except Exception as error:
+            self._fail(str(error) if isinstance(error, ValueError) else repr(error))
+
+    def _fail(self, why: str) -> None:
+        self.failure = why
+        self.log.error("cannot_serve", reason=why)
+        self._stop()
+
+    def route(self, method: str, path: str) -> Route:
+        """A route of the model; 503 until it is loaded."""
+
+        async def handler(call: Call) -> Reply | AsyncIterator[bytes]:
+            return await self.ready().routes[method, path](call)
+
+        endpoint = Endpoint(handler, self.settings.max_body_mb << 20, self.log)
+        return Route(path, endpoint, methods=[method])
+
+    def ready(self) -> Serving:
+        """The loaded model.
+
+        Raises:
+            RequestError: 503 while it is loading, or when its engine has ended.
+        """
+        if self.serving is None:
+            raise RequestError(self.failure or "the model is loading", status=503)
+        if not self.serving.engine.alive:
+            raise RequestError(self.failure or "the engine has stopped", status=503)
+        return self.serving
+
+    async def health(self, request: Request) -> Response:
+        """200 if the model is loaded and the engine's thread lives."""
+        serving = self.ready()
+        return _json({"status": "ok", "weight_version": serving.engine.version})
+
+    async def readiness(self, request: Request) -> Response:
+        """As `/health`, and 503 while a push holds sampling."""
+        if self.ready().engine.paused:
+            raise RequestError("sampling is paused by a weight push", status=503)
+        return _json({"status": "ready"})
+
+    async def version(self, request: Request) -> Response:
+        """The version of this server."""
+        return _json({"version": VERSION, "engine": "embedded"})
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+async def _request_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    return Response(error.body(), error.status, media_type="application/json")
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """404 and 405 in the form of every other error."""
+    assert isinstance(error, HTTPException)
+    what = RequestError(f"{request.method} {request.url.path}: {error.detail}", status=error.status_code)
+    return Response(what.body(), what.status, error.headers, media_type="application/json")
+
+
+def create_app(server: Server) -> Starlette:
+    """The application around a server."""
+    routes = [server.route(method, path) for method, path in MODEL_ROUTES]
+    routes += [Route("/health", server.health), Route("/ready", server.readiness), Route("/version", server.version)]
+    return Starlette(
+        routes=routes,
+        lifespan=server.lifespan,
+        exception_handlers={RequestError: _request_error, HTTPException: _http_error},
+    )

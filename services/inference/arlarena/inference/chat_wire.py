@@ -1,0 +1,150 @@
+"""OpenAI's chat messages on the wire, with vLLM's additions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from arlarena.proto.policy import PromptLogprobs, StreamOptions, Usage
+
+
+class ChatRequest(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A conversation to continue. `logprobs` asks for log-probs, `top_logprobs` for how many likeliest tokens."""
+
+    messages: list[dict[str, Any]]
+    model: str | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    n: int = 1
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    logprobs: bool | None = False
+    top_logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    return_token_ids: bool | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template_kwargs: dict[str, Any] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+
+
+class ChatTopLogprob(msgspec.Struct):
+    """One candidate as text; `bytes` are its UTF-8 bytes."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+
+
+class ChatTokenLogprob(ChatTopLogprob):
+    """The sampled token of one position, and the candidates: first itself, then the likeliest."""
+
+    top_logprobs: list[ChatTopLogprob] = []
+
+
+class ChatLogprobs(msgspec.Struct):
+    """One entry per generated token."""
+
+    content: list[ChatTokenLogprob]
+
+
+class ChatMessage(msgspec.Struct, omit_defaults=True):
+    """A reply, or a piece of one."""
+
+    role: str | None = None
+    content: str | None = None
+
+
+class ChatChoice(msgspec.Struct, kw_only=True):
+    """One reply."""
+
+    index: int
+    message: ChatMessage
+    logprobs: ChatLogprobs | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    token_ids: list[int] | None = None
+
+
+class ChatResponse(msgspec.Struct, kw_only=True):
+    """The answer of `/v1/chat/completions`."""
+
+    id: str
+    model: str
+    choices: list[ChatChoice]
+    object: str = "chat.completion"
+    created: int = 0
+    usage: Usage | None = None
+    prompt_logprobs: PromptLogprobs | None = None
+    prompt_token_ids: list[int] | None = None
+
+
+class ChatChunkChoice(msgspec.Struct, kw_only=True):
+    """A piece of one reply."""
+
+    index: int
+    delta: ChatMessage
+    logprobs: ChatLogprobs | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    token_ids: list[int] | None = None
+
+
+class ChatChunk(msgspec.Struct, kw_only=True):
+    """One event of a stream."""
+
+    id: str
+    model: str
+    choices: list[ChatChunkChoice]
+    object: str = "chat.completion.chunk"
+    created: int = 0
+    usage: Usage | None = None
+    prompt_token_ids: list[int] | None = None
+
+
+class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Either `prompt` or `messages`."""
+
+    prompt: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    model: str | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template_kwargs: dict[str, Any] | None = None
+    return_token_strs: bool | None = False
+
+
+class TokenizeResponse(msgspec.Struct):
+    """Token ids and how many of them the model takes at most."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None = None
+
+
+class DetokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Token ids to turn into text."""
+
+    tokens: list[int]
+    model: str | None = None
+
+
+class DetokenizeResponse(msgspec.Struct):
+    """The text, special tokens included."""
+
+    prompt: str

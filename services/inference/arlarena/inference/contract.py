@@ -1,0 +1,251 @@
+"""From a request to sequences: what is accepted, what is refused and why.
+
+A parameter that the embedded engine does not implement is refused unless its value changes nothing: a policy that is
+sampled otherwise than asked for would poison training without a trace.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+
+from arlarena.inference.chat_wire import ChatRequest
+from arlarena.inference.embedded.sampler import Draw, choice_seed
+from arlarena.inference.embedded.sequence import Sequence
+from arlarena.inference.errors import RequestError
+from arlarena.inference.text import Text
+from arlarena.proto.policy import CompletionRequest, SamplingParams
+
+T = TypeVar("T")
+
+MAX_LOGPROBS = 20  # vLLM's default for max_logprobs
+MAX_CHOICES = 128
+MAX_STOPS = 16
+
+# Parameters of vLLM that are not implemented, and the values that leave the distribution alone.
+_NEUTRAL: dict[str, tuple[object, ...]] = {
+    "presence_penalty": (0.0,),
+    "frequency_penalty": (0.0,),
+    "repetition_penalty": (1.0,),
+    "min_p": (0.0,),
+    "min_tokens": (0,),
+    "logit_bias": (None, {}),
+    "bad_words": (None, []),
+    "detokenize": (True, False),
+    "spaces_between_special_tokens": (True, False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What requests are checked against. `max_length` counts prompt and response tokens."""
+
+    name: str
+    vocab_size: int
+    max_length: int
+    eos_ids: frozenset[int]
+    request_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the choices of one request are sampled and written."""
+
+    params: SamplingParams
+    stops: tuple[str, ...]
+    stream: bool
+    deadline: float
+
+
+def parse(body: bytes, kind: type[T]) -> T:
+    """Decode a JSON body.
+
+    Raises:
+        RequestError: it is not JSON, a field is unknown or missing, or has the wrong type.
+    """
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise RequestError(f"malformed request: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"the body is not JSON: {error}") from error
+
+
+def check_model(name: str | None, served: Served) -> None:
+    """Refuse a model that is not served.
+
+    Raises:
+        RequestError: 404, as vLLM answers.
+    """
+    if name is not None and name != served.name:
+        raise RequestError(f"model {name!r} does not exist; this server has {served.name!r}", status=404, param="model")
+
+
+def plan(params: SamplingParams, served: Served, *, stream: bool, timeout_s: float | None) -> Plan:
+    """Check sampling parameters.
+
+    Raises:
+        RequestError: a value is out of range or asks for something that is not implemented.
+    """
+    for name, neutral in _NEUTRAL.items():
+        if getattr(params, name) not in neutral:
+            raise RequestError(f"{name} is not supported by the embedded engine", param=name)
+    _within("n", params.n, 1, MAX_CHOICES)
+    _within("temperature", params.temperature, 0.0, math.inf)
+    if not math.isfinite(params.temperature):
+        raise RequestError("temperature must be finite", param="temperature")
+    if not 0.0 < params.top_p <= 1.0:
+        raise RequestError(f"top_p must be above 0 and at most 1, got {params.top_p}", param="top_p")
+    _within("top_k", params.top_k, -1, 2**31)
+    _within("max_tokens", params.max_tokens, 1, 2**31)
+    _within("seed", params.seed, -(2**63), 2**64 - 1)
+    _within("logprobs", params.logprobs, 0, MAX_LOGPROBS)
+    _within("prompt_logprobs", params.prompt_logprobs, 0, MAX_LOGPROBS)
+    check_ids(params.stop_token_ids or (), served, "stop_token_ids")
+    limit = served.request_timeout_s if timeout_s is None else min(timeout_s, served.request_timeout_s)
+    return Plan(params, _stops(params.stop), stream, time.monotonic() + limit)
+
+
+def _within(name: str, value: float | None, least: float, most: float) -> None:
+    if value is not None and not least <= value <= most:
+        bounds = f"at least {least}" if most in (math.inf, 2**31) else f"from {least} to {most}"
+        raise RequestError(f"{name} must be {bounds}, got {value}", param=name)
+
+
+def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if len(stops) > MAX_STOPS or not all(stops):
+        raise RequestError(f"stop takes up to {MAX_STOPS} strings, none of them empty", param="stop")
+    return stops
+
+
+def check_ids(ids: Iterable[int], served: Served, param: str) -> None:
+    """Refuse ids outside the vocabulary.
+
+    Raises:
+        RequestError: names the first such id.
+    """
+    for token in ids:
+        if not 0 <= token < served.vocab_size:
+            raise RequestError(f"{param}: id {token} is not in the vocabulary of {served.vocab_size} ids", param=param)
+
+
+def check_prompt(ids: list[int], served: Served, param: str, max_tokens: int | None = None) -> None:
+    """Refuse a prompt that is empty, holds unknown ids, or leaves no room for a response (of `max_tokens`).
+
+    Raises:
+        RequestError: says which.
+    """
+    if not ids:
+        raise RequestError(f"{param} is empty", param=param)
+    if min(ids) < 0 or max(ids) >= served.vocab_size:
+        check_ids(ids, served, param)
+    wanted = max_tokens or 1
+    if len(ids) + wanted > served.max_length:
+        raise RequestError(
+            f"this model's maximum context length is {served.max_length} tokens, but the prompt has {len(ids)} and "
+            f"{wanted} more must fit; shorten the prompt or lower max_tokens",
+            param=param,
+        )
+
+
+def sequences(ids: list[int], plan: Plan, served: Served, text: Text) -> list[Sequence]:
+    """The `n` sequences of one checked prompt. Without `max_tokens` a response may fill the context."""
+    p = plan.params
+    seed = p.seed if p.seed is not None else secrets.randbits(63)
+    room = served.max_length - len(ids)
+    eos = frozenset() if p.ignore_eos else served.eos_ids
+    top = max(p.logprobs or 0, 0)
+    return [
+        Sequence(
+            prompt=ids,
+            draw=Draw(p.temperature, p.top_p, max(p.top_k, 0), choice_seed(seed, choice), top),
+            max_tokens=min(p.max_tokens or room, room),
+            stop_ids=frozenset(p.stop_token_ids or ()),
+            eos_ids=eos,
+            deadline=plan.deadline,
+            stop_check=text.stop_check(plan.stops, skip_special=p.skip_special_tokens),
+            score=p.prompt_logprobs if choice == 0 else None,
+            stream=plan.stream,
+        )
+        for choice in range(p.n)
+    ]
+
+
+def completion_params(r: CompletionRequest) -> SamplingParams:
+    """Sampling parameters of a completion request; what it leaves out is neutral, never a model's preference.
+
+    Raises:
+        RequestError: `echo` is asked for.
+    """
+    if r.echo:
+        raise RequestError("echo is not supported: use prompt_logprobs and return_token_ids", param="echo")
+    return SamplingParams(
+        n=r.n,
+        temperature=1.0 if r.temperature is None else r.temperature,
+        top_p=1.0 if r.top_p is None else r.top_p,
+        top_k=r.top_k or 0,
+        seed=r.seed,
+        max_tokens=r.max_tokens,
+        min_tokens=r.min_tokens,
+        stop=r.stop,
+        stop_token_ids=r.stop_token_ids,
+        ignore_eos=r.ignore_eos,
+        include_stop_str_in_output=r.include_stop_str_in_output,
+        skip_special_tokens=r.skip_special_tokens,
+        logprobs=r.logprobs,
+        prompt_logprobs=r.prompt_logprobs,
+        presence_penalty=r.presence_penalty or 0.0,
+        frequency_penalty=r.frequency_penalty or 0.0,
+    )
+
+
+def chat_params(r: ChatRequest) -> SamplingParams:
+    """Sampling parameters of a chat request; see `completion_params`.
+
+    Raises:
+        RequestError: `top_logprobs` without `logprobs`.
+    """
+    if r.top_logprobs and not r.logprobs:
+        raise RequestError("top_logprobs needs logprobs = true", param="top_logprobs")
+    return SamplingParams(
+        n=r.n,
+        temperature=1.0 if r.temperature is None else r.temperature,
+        top_p=1.0 if r.top_p is None else r.top_p,
+        top_k=r.top_k or 0,
+        seed=r.seed,
+        max_tokens=r.max_completion_tokens if r.max_completion_tokens is not None else r.max_tokens,
+        min_tokens=r.min_tokens,
+        stop=r.stop,
+        stop_token_ids=r.stop_token_ids,
+        ignore_eos=r.ignore_eos,
+        include_stop_str_in_output=r.include_stop_str_in_output,
+        skip_special_tokens=r.skip_special_tokens,
+        logprobs=(r.top_logprobs or 0) if r.logprobs else None,
+        prompt_logprobs=r.prompt_logprobs,
+        presence_penalty=r.presence_penalty or 0.0,
+        frequency_penalty=r.frequency_penalty or 0.0,
+    )
+
+
+def prompts(prompt: str | list[object], text: Text, *, special: bool) -> list[list[int]]:
+    """Token ids of each prompt of a completion request: text, ids, a list of texts or a list of id lists.
+
+    Raises:
+        RequestError: it is something else.
+    """
+    if isinstance(prompt, str):
+        return [text.encode(prompt, special=special)]
+    if prompt and all(type(item) is int for item in prompt):
+        return [list(prompt)]  # type: ignore[arg-type]
+    if prompt and all(isinstance(item, str) for item in prompt):
+        return [text.encode(str(item), special=special) for item in prompt]
+    if prompt and all(isinstance(item, list) and all(type(token) is int for token in item) for item in prompt):
+        return [list(item) for item in prompt]  # type: ignore[call-overload]
+    raise RequestError("prompt must be text, token ids, or a list of either, and not empty", param="prompt")

@@ -1,0 +1,367 @@
+"""The routes of a loaded model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import torch
+
+from arlarena.inference import contract, streams
+from arlarena.inference.answers import Writer, new_identity
+from arlarena.inference.asgi import Call, Handler, Reply
+from arlarena.inference.chat_wire import (
+    ChatRequest,
+    DetokenizeRequest,
+    DetokenizeResponse,
+    TokenizeRequest,
+    TokenizeResponse,
+)
+from arlarena.inference.contract import Plan, Served
+from arlarena.inference.embedded.engine import Engine, Limits, OnDeath
+from arlarena.inference.embedded.sequence import Sequence
+from arlarena.inference.errors import RequestError
+from arlarena.inference.gateway import Gateway
+from arlarena.inference.metrics import Metrics
+from arlarena.inference.push import PauseMode, WeightPush
+from arlarena.inference.settings import InferenceSettings
+from arlarena.inference.text import Text
+from arlarena.inference.weights import LoadedVersion, VersionError, committed_versions, load_model, load_version
+from arlarena.proto.policy import (
+    DEADLINE_HEADER,
+    CompletionRequest,
+    FinishUpdateRequest,
+    GenerateRequest,
+    SamplingParams,
+    StreamOptions,
+    UpdateWeightsRequest,
+    WeightInfo,
+)
+from arlarena.proto.telemetry import Logger
+
+_encoder = msgspec.json.Encoder()
+
+DEFAULT_MAX_LENGTH = 4096  # where the configuration says nothing and the model allows more: slots are sized by it
+
+
+class Serving:
+    """A loaded model behind its routes."""
+
+    def __init__(
+        self,
+        settings: InferenceSettings,
+        loaded: LoadedVersion,
+        text: Text,
+        gateway: Gateway,
+        engine: Engine,
+        log: Logger,
+    ) -> None:
+        self.engine = engine
+        self.log = log
+        self.text = text
+        self.gateway = gateway
+        self.served = Served(
+            settings.served_model_name,
+            loaded.arch.vocab_size,
+            engine.limits.max_length,
+            _eos_ids(loaded.directory, text),
+            settings.request_timeout_s,
+        )
+        self.directory = loaded.directory
+        self.push = WeightPush(engine, settings.weights_root, settings.pause_limit_s, log)
+        self.metrics = Metrics(engine, self.push)
+        self._created = int(time.time())
+
+    @property
+    def routes(self) -> dict[tuple[str, str], Handler]:
+        """(method, path) -> handler."""
+        return {
+            ("POST", "/inference/v1/generate"): self._measured("generate", self.generate),
+            ("POST", "/v1/completions"): self._measured("completions", self.completions),
+            ("POST", "/v1/chat/completions"): self._measured("chat", self.chat),
+            ("GET", "/v1/models"): self.models,
+            ("POST", "/tokenize"): self.tokenize,
+            ("POST", "/detokenize"): self.detokenize,
+            ("GET", "/metrics"): self.exposition,
+            ("GET", "/weight_info"): self.weight_info,
+            ("GET", "/is_paused"): self.is_paused,
+            ("POST", "/pause"): self.pause,
+            ("POST", "/start_weight_update"): self.start_update,
+            ("POST", "/update_weights"): self.update,
+            ("POST", "/finish_weight_update"): self.finish_update,
+            ("POST", "/reset_prefix_cache"): self.reset_prefix_cache,
+            ("POST", "/resume"): self.resume,
+        }
+
+    # --- sampling ---
+
+    async def generate(self, call: Call) -> Reply | AsyncIterator[bytes]:
+        """Tokens in, tokens out. `max_tokens` beyond the context ends with `length`, as in vLLM."""
+        r = contract.parse(call.body, GenerateRequest)
+        contract.check_model(r.model, self.served)
+        if r.output_mode != "tokens":
+            raise RequestError(f"output_mode {r.output_mode!r} is not supported: only 'tokens'", param="output_mode")
+        if r.priority != 0:
+            raise RequestError(
+                "priority is not supported: requests are served first come, first served", param="priority"
+            )
+        contract.check_prompt(r.token_ids, self.served, "token_ids")
+        plan = self._plan(call, r.sampling_params, stream=r.stream)
+        sequences = contract.sequences(r.token_ids, plan, self.served, self.text)
+        writer = self._writer(f"generate-tokens-{r.request_id or new_identity('')[1:]}", plan, sequences)
+        if r.stream:
+            stream = streams.Stream(writer, bool(r.return_token_ids), _include_usage(r.stream_options))
+            return streams.generate_events(stream, self.gateway.grow(sequences, call.receive))
+        await self.gateway.complete(sequences, call.receive)
+        return Reply(_encoder.encode(writer.generate(return_ids=bool(r.return_token_ids))))
+
+    async def completions(self, call: Call) -> Reply | AsyncIterator[bytes]:
+        """OpenAI's completions, of text or token ids."""
+        r = contract.parse(call.body, CompletionRequest)
+        contract.check_model(r.model, self.served)
+        plan = self._plan(call, contract.completion_params(r), stream=r.stream)
+        sequences: list[Sequence] = []
+        for ids in contract.prompts(r.prompt, self.text, special=r.add_special_tokens):
+            contract.check_prompt(ids, self.served, "prompt", r.max_tokens)
+            sequences += contract.sequences(ids, plan, self.served, self.text)
+        writer = self._writer(new_identity("cmpl"), plan, sequences)
+        if r.stream:
+            stream = streams.Stream(writer, bool(r.return_token_ids), _include_usage(r.stream_options))
+            return streams.completion_events(stream, self.gateway.grow(sequences, call.receive))
+        await self.gateway.complete(sequences, call.receive)
+        return Reply(_encoder.encode(writer.completion(return_ids=bool(r.return_token_ids))))
+
+    async def chat(self, call: Call) -> Reply | AsyncIterator[bytes]:
+        """OpenAI's chat completions through the tokenizer's chat template."""
+        r = contract.parse(call.body, ChatRequest)
+        contract.check_model(r.model, self.served)
+        ids = self._render(r.messages, r.add_generation_prompt, r.continue_final_message, r.chat_template_kwargs)
+        params = contract.chat_params(r)
+        contract.check_prompt(ids, self.served, "messages", params.max_tokens)
+        plan = self._plan(call, params, stream=r.stream)
+        sequences = contract.sequences(ids, plan, self.served, self.text)
+        writer = self._writer(new_identity("chatcmpl"), plan, sequences)
+        if r.stream:
+            stream = streams.Stream(writer, bool(r.return_token_ids), _include_usage(r.stream_options))
+            return streams.chat_events(stream, self.gateway.grow(sequences, call.receive))
+        await self.gateway.complete(sequences, call.receive)
+        return Reply(_encoder.encode(writer.chat(return_ids=bool(r.return_token_ids))))
+
+    def _plan(self, call: Call, params: SamplingParams, *, stream: bool) -> Plan:
+        if params.stop and not self.text.present:
+            raise RequestError("stop strings need a tokenizer, which the served model has not", param="stop")
+        if stream and params.prompt_logprobs is not None:
+            raise RequestError("prompt_logprobs cannot be streamed", param="prompt_logprobs")
+        return contract.plan(params, self.served, stream=stream, timeout_s=_timeout(call))
+
+    def _writer(self, identity: str, plan: Plan, sequences: list[Sequence]) -> Writer:
+        return Writer(identity, self.served.name, plan, self.text, sequences)
+
+    def _render(
+        self, messages: list[dict[str, Any]], generation: bool, continued: bool, options: dict[str, Any] | None
+    ) -> list[int]:
+        if not messages:
+            raise RequestError("messages is empty", param="messages")
+        flags = {"add_generation_prompt": generation and not continued, "continue_final_message": continued}
+        return self.text.chat([_plain(message) for message in messages], **(options or {}), **flags)
+
+    # --- text and information ---
+
+    async def models(self, call: Call) -> Reply:
+        """The one model that is served."""
+        card = {
+            "id": self.served.name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "arlarena",
+            "root": str(self.directory),
+            "parent": None,
+            "max_model_len": self.served.max_length,
+        }
+        return _json({"object": "list", "data": [card]})
+
+    async def tokenize(self, call: Call) -> Reply:
+        """Token ids of a text or of a conversation."""
+        r = contract.parse(call.body, TokenizeRequest)
+        contract.check_model(r.model, self.served)
+        if (r.prompt is None) == (r.messages is None):
+            raise RequestError("give either prompt or messages")
+        if r.messages is not None:
+            ids = self._render(r.messages, r.add_generation_prompt, r.continue_final_message, r.chat_template_kwargs)
+        else:
+            ids = self.text.encode(r.prompt or "", special=r.add_special_tokens is not False)
+        pieces = [self.text.piece(token) for token in ids] if r.return_token_strs else None
+        return Reply(_encoder.encode(TokenizeResponse(len(ids), self.served.max_length, ids, pieces)))
+
+    async def detokenize(self, call: Call) -> Reply:
+        """Text of token ids, special tokens included."""
+        r = contract.parse(call.body, DetokenizeRequest)
+        contract.check_model(r.model, self.served)
+        contract.check_ids(r.tokens, self.served, "tokens")
+        return Reply(_encoder.encode(DetokenizeResponse(self.text.decode(r.tokens, skip_special=False))))
+
+    async def exposition(self, call: Call) -> Reply:
+        """Prometheus metrics."""
+        return Reply(self.metrics.exposition(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
+
+    # --- weights ---
+
+    async def weight_info(self, call: Call) -> Reply:
+        """The version in service."""
+        return Reply(_encoder.encode(WeightInfo(self.engine.version)))
+
+    async def is_paused(self, call: Call) -> Reply:
+        """Whether a push holds sampling."""
+        return _json({"is_paused": self.engine.paused})
+
+    async def pause(self, call: Call) -> Reply:
+        """First phase. vLLM's default mode is `abort`; so is ours."""
+        mode = call.query.get("mode", "abort")
+        if mode not in ("keep", "wait", "abort"):
+            raise RequestError(f"mode must be keep, wait or abort, got {mode!r}", param="mode")
+        await self.push.pause(cast(PauseMode, mode))
+        return _json({"status": "paused"})
+
+    async def start_update(self, call: Call) -> Reply:
+        """Second phase."""
+        await self.push.start()
+        return _json({"message": "Weight update started"})
+
+    async def update(self, call: Call) -> Reply:
+        """Third phase: load a version directory."""
+        path = Path(contract.parse(call.body, UpdateWeightsRequest).update_info.path)
+        return _json({"message": "Weights updated", "weight_version": await self.push.update(path)})
+
+    async def finish_update(self, call: Call) -> Reply:
+        """Fourth phase: the loaded weights serve."""
+        label = contract.parse(call.body or b"{}", FinishUpdateRequest).weight_version
+        return _json({"message": "Weight update finished", "weight_version": await self.push.finish(label)})
+
+    async def reset_prefix_cache(self, call: Call) -> Reply:
+        """Drop computed prompts; a finished update has done so already."""
+        await asyncio.wrap_future(self.engine.call(self.engine.forget_prompts))
+        return _json({"success": True})
+
+    async def resume(self, call: Call) -> Reply:
+        """Last phase."""
+        await self.push.resume()
+        return _json({"status": "resumed"})
+
+    def _measured(self, route: str, handler: Handler) -> Handler:
+        async def measured(call: Call) -> Reply | AsyncIterator[bytes]:
+            began = time.perf_counter()
+            status = 500
+            try:
+                reply = await handler(call)
+                status = reply.status if isinstance(reply, Reply) else 200
+                return reply
+            except RequestError as error:
+                status = error.status
+                raise
+            finally:
+                self.metrics.requests.labels(route, str(status)).inc()
+                self.metrics.latency.labels(route).observe(time.perf_counter() - began)
+
+        return measured
+
+
+def _json(value: object) -> Reply:
+    return Reply(_encoder.encode(value))
+
+
+def _include_usage(options: StreamOptions | None) -> bool:
+    return options is not None and options.include_usage
+
+
+def _timeout(call: Call) -> float | None:
+    value = call.header(DEADLINE_HEADER.encode())
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds < float("inf"):
+        raise RequestError(f"header {DEADLINE_HEADER} must be a positive number of seconds, got {value!r}")
+    return seconds
+
+
+def _plain(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose content is text; a list of text parts is joined."""
+    if not isinstance(message.get("role"), str):
+        raise RequestError("every message needs a role", param="messages")
+    content = message.get("content")
+    if isinstance(content, list):
+        if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+            raise RequestError("the served model takes text only: content parts must be of type text", param="messages")
+        return {**message, "content": "".join(str(part.get("text", "")) for part in content)}
+    if content is not None and not isinstance(content, str):
+        raise RequestError("a message's content must be text or a list of text parts", param="messages")
+    return {**message, "content": content or ""}
+
+
+def _eos_ids(directory: Path, text: Text) -> frozenset[int]:
+    """Ids that end a response: those of `generation_config.json` and `config.json`, and the tokenizer's own."""
+    found: set[int] = set() if text.eos_id is None else {text.eos_id}
+    for name in ("generation_config.json", "config.json"):
+        path = directory / name
+        if path.is_file():
+            value = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+            found |= {value} if isinstance(value, int) else set(value or ())
+    return frozenset(found)
+
+
+def choose_weights(settings: InferenceSettings, log: Logger) -> LoadedVersion:
+    """The newest committed version that is whole, else the configured model.
+
+    Raises:
+        VersionError: there is neither.
+    """
+    if settings.weights_root is not None:
+        for directory in committed_versions(settings.weights_root):
+            try:
+                return load_version(directory)
+            except VersionError as error:
+                log.warning("version_skipped", directory=str(directory), reason=str(error))
+    if settings.model is None:
+        raise VersionError(f"nothing to serve: no model is set and {settings.weights_root} has no committed version")
+    return load_model(settings.model)
+
+
+def open_serving(
+    settings: InferenceSettings, loop: asyncio.AbstractEventLoop, log: Logger, on_death: OnDeath
+) -> Serving:
+    """Load the model and start its engine. Takes seconds: run it in a thread.
+
+    Raises:
+        VersionError: the weights cannot be served.
+    """
+    torch.set_num_threads(settings.threads)
+    loaded = choose_weights(settings, log)
+    arch = loaded.arch
+    length = settings.max_model_len or min(arch.max_positions, DEFAULT_MAX_LENGTH)
+    if length > arch.max_positions:
+        raise VersionError(f"max_model_len = {length}, but the model has {arch.max_positions} positions")
+    limits = Limits(
+        max_length=length,
+        slots=settings.max_slots,
+        kv_bytes=settings.kv_cache_mb << 20,
+        cache_bytes=settings.prefix_cache_mb << 20,
+        prefill_tokens=settings.prefill_tokens_per_step,
+    )
+    directories = [loaded.directory] if settings.model is None else [loaded.directory, settings.model]
+    text = Text.load(*directories)
+    gateway = Gateway(loop, settings.max_waiting)
+    engine = Engine(arch, loaded.parameters, loaded.label, limits, gateway.deliver, on_death)
+    gateway.attach(engine)
+    serving = Serving(settings, loaded, text, gateway, engine, log)
+    engine.start()
+    log.info(
+        "model_loaded", directory=str(loaded.directory), version=loaded.label, slots=engine.slots, max_model_len=length
+    )
+    return serving

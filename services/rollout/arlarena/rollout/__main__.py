@@ -1,0 +1,277 @@
+"""`python -m arlarena.rollout worker | evaluate | demonstrate`.
+
+Exit codes: 0 done; 1 a service failed, or attempts remain without a result; 2 wrong configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvloop
+
+from arlarena.client.environments import EnvironmentClient
+from arlarena.client.errors import ServiceError
+from arlarena.client.policy import PolicyClient
+from arlarena.client.transport import Timeouts
+from arlarena.proto.config import ConfigError, exit_on_config_error
+from arlarena.proto.stream import StreamError, Streams
+from arlarena.proto.telemetry import Logger, get_logger
+from arlarena.proto.trajectory import Sampling
+from arlarena.rollout.demonstrate import demonstration_assignments, write_demonstrations
+from arlarena.rollout.evaluate import (
+    describe,
+    panel_assignments,
+    panel_sampling,
+    summarise,
+    write_episodes,
+    write_whole,
+)
+from arlarena.rollout.panel import play_all
+from arlarena.rollout.policies import EnginePolicy, ExpertPolicy
+from arlarena.rollout.runner import InfraFailure, Runner
+from arlarena.rollout.settings import (
+    Addresses,
+    EvaluationSettings,
+    RolloutSettings,
+    load_addresses,
+    load_evaluation,
+    load_rollout,
+    tokenizer_directory,
+)
+from arlarena.rollout.tokens import TokenizerError, Tokens
+from arlarena.rollout.worker import Worker
+
+# A line of progress at most this often, in seconds.
+PROGRESS_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What every command starts from."""
+
+    settings: RolloutSettings
+    addresses: Addresses
+    tokens: Tokens
+    log: Logger
+
+
+def _tokens(directory: Path) -> Tokens:
+    try:
+        return Tokens.load(directory)
+    except TokenizerError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _setup(args: argparse.Namespace) -> Setup:
+    settings = load_rollout(args.config)
+    addresses = load_addresses(
+        {name: getattr(args, name, None) for name in ("environment_url", "inference_url", "redis_url")}
+    )
+    return Setup(settings, addresses, _tokens(tokenizer_directory(args.config, args.tokenizer)), get_logger("rollout"))
+
+
+def _environments(setup: Setup) -> EnvironmentClient:
+    s = setup.settings
+    timeouts = Timeouts(s.connect_timeout_s, s.environment_timeout_s)
+    return EnvironmentClient(
+        _url(setup.addresses.environment_url),
+        timeouts,
+        retries=s.request_retries,
+        batch_window_s=s.batch_window_s,
+        batch_size=s.batch_size,
+    )
+
+
+def _inference(setup: Setup) -> PolicyClient:
+    s = setup.settings
+    timeouts = Timeouts(s.connect_timeout_s, s.generate_timeout_s)
+    return PolicyClient(_url(setup.addresses.inference_url), timeouts, retries=s.request_retries)
+
+
+def _url(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"{url!r} is not a service address; write it like http://127.0.0.1:8000")
+    return url
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+
+async def _worker(setup: Setup, run: str, name: str) -> int:
+    stop = asyncio.Event()
+    _stop_on_signals(stop)
+    s = setup.settings
+    async with AsyncExitStack() as stack:
+        streams = await stack.enter_async_context(
+            await Streams.connect(
+                setup.addresses.redis_url,
+                run,
+                timeout_s=s.broker_timeout_s,
+                reconnect_s=s.broker_reconnect_s,
+                lease_ttl_s=s.lease_ttl_s,
+                max_deliveries=s.max_deliveries,
+            )
+        )
+        inference = await stack.enter_async_context(_inference(setup))
+        runner = Runner(await stack.enter_async_context(_environments(setup)), inference, s, setup.log)
+        if not await _ready_or_stopped(runner, stop):
+            return 0
+        context = (await inference.model()).max_tokens
+        policy_for = partial(_engine_policy, inference, setup.tokens, context)
+        await Worker(name, streams, runner, policy_for, s, setup.log).run(stop)
+    return 0
+
+
+async def _ready_or_stopped(runner: Runner, stop: asyncio.Event) -> bool:
+    """Wait for the services; False where a signal came first."""
+    ready, stopped = asyncio.ensure_future(runner.wait_ready()), asyncio.ensure_future(stop.wait())
+    await asyncio.wait((ready, stopped), return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not ready.done():
+        ready.cancel()
+        return False
+    ready.result()
+    return True
+
+
+def _engine_policy(inference: PolicyClient, tokens: Tokens, context: int | None, sampling: Sampling) -> EnginePolicy:
+    return EnginePolicy(inference, tokens, sampling, context)
+
+
+def _progress(log: Logger, event: str) -> Callable[[int, int], None]:
+    last = time.monotonic()
+
+    def report(finished: int, total: int) -> None:
+        nonlocal last
+        if finished == total or time.monotonic() - last >= PROGRESS_EVERY_S:
+            last = time.monotonic()
+            log.info(event, finished=finished, total=total)
+
+    return report
+
+
+async def _evaluate(setup: Setup, panel: EvaluationSettings, out: Path, episodes: Path | None) -> int:
+    started = time.monotonic()
+    async with _environments(setup) as environments, _inference(setup) as inference:
+        runner = Runner(environments, inference, setup.settings, setup.log)
+        await runner.wait_ready()
+        environment = await environments.name()
+        policy = EnginePolicy(inference, setup.tokens, panel_sampling(panel), (await inference.model()).max_tokens)
+        assignments = panel_assignments(panel, environment)
+        report = _progress(setup.log, "evaluating")
+        played = await play_all(runner, assignments, policy, concurrency=panel.concurrency, progress=report)
+    result = summarise(panel, environment, assignments, played, time.monotonic() - started)
+    write_whole(out, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+    if episodes is not None:
+        write_episodes(episodes, assignments, played, panel.episodes)
+    print(describe(result))
+    return 1 if result["errors"] else 0
+
+
+async def _demonstrate(setup: Setup, args: argparse.Namespace, concurrency: int) -> int:
+    started = time.monotonic()
+    async with _environments(setup) as environments:
+        runner = Runner(environments, None, setup.settings, setup.log)
+        await runner.wait_ready()
+        assignments = demonstration_assignments(
+            await environments.name(), args.split, args.first, args.count, args.episode_seed
+        )
+        report = _progress(setup.log, "demonstrating")
+        policy = ExpertPolicy(setup.tokens)
+        played = await play_all(runner, assignments, policy, concurrency=concurrency, progress=report)
+    counts = write_demonstrations(args.out, assignments, played)
+    counts["seconds"] = round(time.monotonic() - started, 3)
+    print(msgspec.json.encode({"event": "demonstrations", "out": str(args.out), **counts}).decode())
+    return 1 if counts["errors"] else 0
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}")
+        return value
+
+    parse.__name__ = "whole number"
+    return parse
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m arlarena.rollout", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", type=Path, help="the run's TOML file")
+    common.add_argument("--environment-url")
+    common.add_argument(
+        "--tokenizer", type=Path, help="directory of the policy's tokenizer; default: [policy] of the file"
+    )
+    worker = commands.add_parser("worker", parents=[common], help="play groups for a trainer")
+    worker.add_argument("--inference-url")
+    worker.add_argument("--redis-url")
+    worker.add_argument("--run-name", required=True)
+    worker.add_argument("--name", default=socket.gethostname(), help="unique among the workers of the run")
+    evaluate = commands.add_parser("evaluate", parents=[common], help="play a fixed panel and report success")
+    evaluate.add_argument("--inference-url")
+    evaluate.add_argument("--out", type=Path, required=True, help="JSON file of the result")
+    evaluate.add_argument(
+        "--episodes", dest="episodes_file", type=Path, help="JSON-lines file of some episodes, turn by turn"
+    )
+    evaluate.add_argument("--split")
+    evaluate.add_argument("--first", type=_whole(0))
+    evaluate.add_argument("--count", type=_whole(1))
+    evaluate.add_argument("--attempts", type=_whole(1))
+    evaluate.add_argument("--temperature", type=float)
+    evaluate.add_argument("--max-tokens", type=_whole(1))
+    evaluate.add_argument("--seed", type=int)
+    demonstrate = commands.add_parser("demonstrate", parents=[common], help="record the environment's expert")
+    demonstrate.add_argument("--split", default="train")
+    demonstrate.add_argument("--first", type=_whole(0), default=0)
+    demonstrate.add_argument("--count", type=_whole(1), required=True)
+    demonstrate.add_argument("--episode-seed", type=int, default=0)
+    demonstrate.add_argument("--concurrency", type=_whole(1), default=256)
+    demonstrate.add_argument("--out", type=Path, required=True, help="file of groups (arlarena.proto.trajectory)")
+    return parser
+
+
+def _command(args: argparse.Namespace) -> Coroutine[Any, Any, int]:
+    if args.command == "evaluate":
+        names = ("split", "first", "count", "attempts", "temperature", "max_tokens", "seed")
+        panel = load_evaluation(args.config, {name: getattr(args, name) for name in names})
+        return _evaluate(_setup(args), panel, args.out, args.episodes_file)
+    if args.command == "demonstrate":
+        return _demonstrate(_setup(args), args, args.concurrency)
+    return _worker(_setup(args), args.run_name, args.name)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Errors that a user can mend are one line on stderr."""
+    args = _parser().parse_args(argv)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+            return loop.run(_command(args))
+    except (InfraFailure, ServiceError, StreamError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(exit_on_config_error(main))

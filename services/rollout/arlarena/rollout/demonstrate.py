@@ -1,0 +1,77 @@
+"""Demonstrations: the ordinary runner with the environment's expert as policy, as groups of one episode each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from arlarena.proto.trajectory import Group, Sampling, Task, write_groups
+from arlarena.rollout.episode import Assignment, Episode
+from arlarena.rollout.panel import Played
+from arlarena.rollout.policies import EXPERT
+
+
+@dataclass(slots=True)
+class Count:
+    """What became of the tasks: every one is in exactly one of the last four figures."""
+
+    asked: int = 0
+    written: int = 0
+    duplicates: int = 0
+    unsolved: int = 0
+    errors: int = 0
+    turns: int = 0
+    response_tokens: int = 0
+
+
+def demonstration_assignments(environment: str, split: str, first: int, count: int, seed: int) -> list[Assignment]:
+    """One attempt of each task [first, first + count)."""
+    return [
+        Assignment(f"{split}-{index}", Task(environment, split, index, seed), f"demonstration/{split}/{index}")
+        for index in range(first, first + count)
+    ]
+
+
+def _group(assignment: Assignment, episode: Episode) -> Group:
+    # Nothing was sampled; the sampling says only which distribution a clone of these replies is meant for.
+    return Group(
+        id=f"demonstration-{assignment.id}",
+        task=assignment.task,
+        size=1,
+        trajectories=(episode.trajectory,),
+        sampling=Sampling(),
+        oldest=EXPERT,
+        newest=EXPERT,
+        worker="expert",
+    )
+
+
+def _distinct(assignments: Sequence[Assignment], played: Played, count: Count) -> Iterator[Group]:
+    """Groups in the order of their tasks, the first one of each room (or initial state) only; tallies the rest in
+    `count`.
+    """
+    seen: set[str] = set()
+    for position, assignment in enumerate(assignments):
+        episode = played.episodes.get(position)
+        if episode is None:
+            count.errors += 1
+        elif not episode.trajectory.success:
+            count.unsolved += 1
+        elif (room := episode.first.room_key or assignment.task.id) in seen:
+            count.duplicates += 1
+        else:
+            seen.add(room)
+            count.written += 1
+            count.turns += len(episode.trajectory.turns)
+            count.response_tokens += int(episode.trajectory.metrics["response_tokens"])
+            yield _group(assignment, episode)
+
+
+def write_demonstrations(path: Path, assignments: Sequence[Assignment], played: Played) -> dict[str, Any]:
+    """Write the distinct solved episodes to `path`. Returns the counts."""
+    count = Count(asked=len(assignments))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_groups(path, _distinct(assignments, played, count))
+    return asdict(count)

@@ -1,0 +1,228 @@
+"""Evaluation on a fixed panel: the same tasks in the same order, and the same sampling seeds for every policy.
+
+An episode that a service spoiled is played again; one that cannot be is counted under `errors`, never as a failure of
+the policy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from arlarena.proto.trajectory import Sampling, Task, Trajectory, Turn
+from arlarena.rollout.episode import Assignment, Episode
+from arlarena.rollout.panel import Played
+from arlarena.rollout.settings import EvaluationSettings
+from arlarena.rollout.statistics import clustered, success_rate
+from arlarena.rollout.worker import version_range
+
+SCHEMA = 1
+
+
+def panel_assignments(settings: EvaluationSettings, environment: str) -> list[Assignment]:
+    """Every attempt of every task, task by task. Sampling seeds depend on (panel, index, attempt) and nothing else."""
+    panel = f"panel/{environment}/{settings.split}/{settings.seed}"
+    return [
+        Assignment(
+            id=f"{settings.split}-{index}-{attempt}",
+            task=Task(environment, settings.split, index, settings.seed),
+            key=f"{panel}/{index}/{attempt}",
+        )
+        for index in range(settings.first, settings.first + settings.count)
+        for attempt in range(settings.attempts)
+    ]
+
+
+def panel_sampling(settings: EvaluationSettings) -> Sampling:
+    """The panel's sampling: the whole distribution at its temperature."""
+    return Sampling(temperature=settings.temperature, max_tokens=settings.max_tokens)
+
+
+def _by_task(pairs: Sequence[tuple[Assignment, Episode]]) -> dict[int, list[bool]]:
+    outcomes: dict[int, list[bool]] = defaultdict(list)
+    for assignment, episode in pairs:
+        outcomes[assignment.task.index].append(episode.trajectory.success)
+    return dict(outcomes)
+
+
+def _turn_share(turns: Sequence[Turn], marks: Sequence[bool]) -> float | None:
+    return round(sum(marks) / len(turns), 4) if turns else None
+
+
+def _mean(pairs: Sequence[tuple[Assignment, Episode]], values: Sequence[float]) -> dict[str, Any]:
+    """A mean over episodes and its interval by task; the interval is null where one task alone was played."""
+    tasks: dict[int, list[float]] = defaultdict(list)
+    for (assignment, _), value in zip(pairs, values, strict=True):
+        tasks[assignment.task.index].append(value)
+    interval = clustered(dict(tasks))
+    known = len(tasks) > 1
+    return {"mean": round(interval.mean, 4), "ci95": interval.rounded() if known else None}
+
+
+def _difficulty_table(pairs: Sequence[tuple[Assignment, Episode]]) -> list[dict[str, Any]]:
+    classes: dict[int, list[tuple[Assignment, Episode]]] = defaultdict(list)
+    for pair in pairs:
+        moves = pair[1].first.optimal_moves
+        if moves is not None:
+            classes[moves].append(pair)
+    rows = []
+    for moves, members in sorted(classes.items()):
+        interval, _ = success_rate(_by_task(members))
+        row = {
+            "optimal_moves": moves,
+            "n": len(members),
+            "success": round(interval.mean, 4),
+            "ci95": interval.rounded(),
+        }
+        rows.append(row)
+    return rows
+
+
+def _panel_digest(pairs: Sequence[tuple[Assignment, Episode]]) -> str:
+    """Names the rooms that were played: two results compare only where it is the same."""
+    names = sorted(f"{assignment.task.id} {episode.first.room_key}" for assignment, episode in pairs)
+    return hashlib.blake2b("\n".join(names).encode(), digest_size=8).hexdigest()
+
+
+def _versions(trajectories: Sequence[Trajectory]) -> list[str]:
+    found = version_range(trajectories)
+    return sorted({str(version) for version in found}) if found else []
+
+
+def _behaviour(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Means per episode of the figures that each one carries; shares of the faults that ended some."""
+    names = sorted({name for one in trajectories for name in one.metrics})
+    return {
+        name: round(sum(one.metrics.get(name, 0.0) for one in trajectories) / len(trajectories), 4) for name in names
+    }
+
+
+def summarise(
+    settings: EvaluationSettings, environment: str, assignments: Sequence[Assignment], played: Played, wall_s: float
+) -> dict[str, Any]:
+    """The panel's result as JSON. Shares are of 1; `ci95` are 95 % intervals; `errors` counts attempts without a
+    result.
+    """
+    pairs = [(assignments[position], episode) for position, episode in sorted(played.episodes.items())]
+    trajectories = [episode.trajectory for _, episode in pairs]
+    turns = [turn for one in trajectories for turn in one.turns]
+    result: dict[str, Any] = {
+        "schema": SCHEMA,
+        "environment": environment,
+        "panel": {
+            "split": settings.split,
+            "first": settings.first,
+            "n": settings.count,
+            "attempts": settings.attempts,
+            "seed": settings.seed,
+            "digest": _panel_digest(pairs),
+        },
+        "temperature": settings.temperature,
+        "max_tokens": settings.max_tokens,
+        "episodes": len(pairs),
+        "errors": len(assignments) - len(pairs),
+        "error_examples": sorted(set(played.errors.values()))[:3],
+        "restarts": played.restarts,
+        "wall_s": round(wall_s, 3),
+    }
+    if pairs:
+        result |= _figures(pairs, trajectories, turns)
+    return result
+
+
+def _figures(
+    pairs: Sequence[tuple[Assignment, Episode]], trajectories: Sequence[Trajectory], turns: Sequence[Turn]
+) -> dict[str, Any]:
+    interval, method = success_rate(_by_task(pairs))
+    return {
+        "versions": _versions(trajectories),
+        "success": round(interval.mean, 4),
+        "ci95": interval.rounded(),
+        "ci_method": method,
+        "format_valid": _turn_share(turns, [turn.format_valid for turn in turns]),
+        "action_valid": _turn_share(turns, [turn.action_valid for turn in turns]),
+        "length_finished": _turn_share(turns, [turn.finish_reason == "length" for turn in turns]),
+        "return": _mean(pairs, [one.total_reward for one in trajectories]),
+        "turns": _mean(pairs, [float(len(one.turns)) for one in trajectories]),
+        "policy_errors": sum(one.outcome == "policy_error" for one in trajectories),
+        "behaviour": _behaviour(trajectories),
+        "by_difficulty": _difficulty_table(pairs),
+        "results": [
+            [assignment.task.index, int(one.success), round(one.total_reward, 4), len(one.turns)]
+            for (assignment, _), one in zip(pairs, trajectories, strict=True)
+        ],
+    }
+
+
+def describe(result: dict[str, Any]) -> str:
+    """One line for a person."""
+    panel = result["panel"]
+    what = f"{result['environment']} {panel['split']} n={panel['n']} k={panel['attempts']} T={result['temperature']:g}"
+    if "success" not in result:
+        return f"{what}: no episode could be played, {result['errors']} errors"
+    low, high = result["ci95"]
+    shares = (
+        f"well-formed {100 * (result['format_valid'] or 0):.1f} %, valid {100 * (result['action_valid'] or 0):.1f} %"
+    )
+    return (
+        f"{what}: success {100 * result['success']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] {shares}, "
+        f"return {result['return']['mean']:.2f}, turns {result['turns']['mean']:.1f}, errors {result['errors']}, "
+        f"{result['wall_s']:.1f} s"
+    )
+
+
+def episode_record(assignment: Assignment, episode: Episode) -> dict[str, Any]:
+    """One episode, readable: a line of the episodes file."""
+    one = episode.trajectory
+    turns = [
+        {
+            "turn": number,
+            "observation": turn.observation,
+            "response": turn.response,
+            "action": turn.action,
+            "reward": turn.reward,
+            "action_valid": turn.action_valid,
+            "format_valid": turn.format_valid,
+            "finish_reason": turn.finish_reason,
+            "state_key": turn.state_key,
+            "response_tokens": len(turn.loss_mask),
+            "logprob": round(float(turn.behaviour_logprobs().sum()), 4),
+        }
+        for number, turn in enumerate(one.turns)
+    ]
+    return {
+        "schema": SCHEMA,
+        "id": one.id,
+        "task": assignment.task.id,
+        "success": one.success,
+        "score": one.score,
+        "return": round(one.total_reward, 4),
+        "outcome": one.outcome,
+        "terminated": one.terminated,
+        "truncated": one.truncated,
+        "optimal_moves": episode.first.optimal_moves,
+        "metrics": one.metrics,
+        "turns": turns,
+        "final_observation": episode.last.text,
+    }
+
+
+def write_episodes(path: Path, assignments: Sequence[Assignment], played: Played, count: int) -> int:
+    """Write the first `count` episodes of the panel as JSON lines, whole file or none. Returns how many."""
+    chosen = sorted(played.episodes.items())[:count]
+    lines = [msgspec.json.encode(episode_record(assignments[position], episode)) for position, episode in chosen]
+    write_whole(path, b"".join(line + b"\n" for line in lines))
+    return len(lines)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(data)
+    partial.replace(path)

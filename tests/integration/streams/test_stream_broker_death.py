@@ -1,0 +1,184 @@
+"""The broker dies, hangs, or forgets: what was answered is not lost, and nobody waits for ever."""
+
+import asyncio
+import os
+import signal
+import time
+
+import pytest
+from redis.asyncio import Redis
+
+from arlarena.proto.stream import Depth, StreamError, Streams
+
+
+def kill(broker) -> None:
+    os.kill(broker.process.pid, signal.SIGKILL)
+    broker.process.wait()
+
+
+async def test_kill_9_of_the_broker_loses_nothing_that_was_answered(broker, make_tasks, make_group) -> None:
+    async with await Streams.connect(broker.url, "r", lease_ttl_s=60) as streams:
+        await streams.issue(make_tasks(5))
+        first, second, third = [await streams.lease(consumer="w", block_s=0) for _ in range(3)]
+        await streams.complete(first, make_group(first.task))
+        await streams.complete(second, make_group(second.task))
+        collected = await streams.collect(consumer="t", count=1, block_s=0)
+        await streams.acknowledge([collected[0].stream_id])
+        collected = await streams.collect(consumer="t", count=1, block_s=0)
+        expected = await streams.depth()
+        assert expected == Depth(2, 1, 0, 1, 0)
+
+        kill(broker)
+        broker.start()
+        assert await streams.depth() == expected
+        assert await streams.collect_pending(consumer="t") == collected
+        assert await streams.issue(make_tasks(5)) == 0
+        # The lease, too, is still the worker's.
+        assert await streams.renew(third)
+        assert await streams.complete(third, make_group(third.task))
+        assert not await streams.complete(first, make_group(first.task))
+
+
+async def test_workers_and_trainer_ride_out_kills_of_the_broker(broker, make_tasks, make_group) -> None:
+    total, kills = 120, 3
+    collected: list[str] = []
+
+    async def work(streams: Streams, name: str) -> None:
+        while True:
+            lease = await streams.lease(consumer=name, block_s=1)
+            if lease is not None:
+                await streams.complete(lease, make_group(lease.task, name))
+
+    async with await Streams.connect(broker.url, "r", lease_ttl_s=1.0, max_deliveries=1000) as streams:
+        await streams.issue(make_tasks(total))
+        workers = [asyncio.create_task(work(streams, f"w{i}")) for i in range(3)]
+        for threshold in [total * (i + 1) // (kills + 1) for i in range(kills)] + [total]:
+            async with asyncio.timeout(40):
+                while len(collected) < threshold:
+                    entries = await streams.collect(consumer="t", count=5, block_s=1)
+                    collected += [entry.group_id for entry in entries]
+            if threshold < total:
+                kill(broker)
+                await asyncio.to_thread(broker.start)
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+        assert sorted(collected) == sorted(f"g{i}" for i in range(total))
+        assert await streams.collect(consumer="t", count=5, block_s=0) == []
+        assert await streams.depth() == Depth(0, 0, 0, total, 0)
+
+
+async def test_a_broker_that_stays_away_is_an_error_after_the_time_allowed(broker, make_tasks) -> None:
+    async with await Streams.connect(broker.url, "r", timeout_s=0.5, reconnect_s=1.0) as streams:
+        kill(broker)
+        calls = {
+            "issue": lambda: streams.issue(make_tasks(1)),
+            "lease": lambda: streams.lease(consumer="w", block_s=60),
+            "collect": lambda: streams.collect(consumer="t", count=1, block_s=60),
+            "depth": streams.depth,
+        }
+        for call in calls.values():
+            started = time.monotonic()
+            with pytest.raises(StreamError, match=r"no Redis at redis://127.0.0.1:\d+/0: start one"):
+                await call()
+            assert 0.3 < time.monotonic() - started < 4.0
+
+
+async def test_a_broker_that_hangs_is_an_error_and_not_a_hang(broker) -> None:
+    async with await Streams.connect(broker.url, "r", timeout_s=0.3, reconnect_s=0.8) as streams:
+        os.kill(broker.process.pid, signal.SIGSTOP)
+        try:
+            started = time.monotonic()
+            with pytest.raises(StreamError):
+                await streams.collect(consumer="t", count=1, block_s=60)
+            with pytest.raises(StreamError):
+                await Streams.connect(broker.url, "r", timeout_s=0.3, reconnect_s=0)
+            assert time.monotonic() - started < 6.0
+        finally:
+            os.kill(broker.process.pid, signal.SIGCONT)
+        assert await streams.collect(consumer="t", count=1, block_s=0.1) == []
+
+
+async def test_a_broker_that_lost_everything_is_refilled_by_issuing_again(broker, make_tasks, make_group) -> None:
+    async with await Streams.connect(broker.url, "r") as streams:
+        await streams.issue(make_tasks(3))
+        lease = await streams.lease(consumer="w", block_s=0)
+        waiting = asyncio.create_task(streams.collect(consumer="t", count=1, block_s=20))
+        await asyncio.wait([waiting], timeout=0.1)
+        async with Redis.from_url(broker.url) as raw:
+            await raw.flushall()
+        assert not await streams.renew(lease)
+        assert not await streams.complete(lease, make_group(lease.task, "from before"))
+        assert await streams.issue(make_tasks(3)) == 3
+        lease = await streams.lease(consumer="w", block_s=1)
+        assert await streams.complete(lease, make_group(lease.task, "after"))
+        assert [entry.item.worker for entry in await waiting] == ["after"]
+
+
+async def test_issuing_again_repairs_a_task_that_alone_was_lost(broker, make_tasks) -> None:
+    async with await Streams.connect(broker.url, "r") as streams:
+        await streams.issue(make_tasks(2))
+        async with Redis.from_url(broker.url) as raw:
+            (entry, _) = (await raw.xrange(streams.keys[0], count=1))[0]
+            await raw.xdel(streams.keys[0], entry)
+        assert await streams.issue(make_tasks(2)) == 1
+        leases = [await streams.lease(consumer="w", block_s=0) for _ in range(2)]
+        assert sorted(lease.task.group_id for lease in leases) == ["g0", "g1"]
+
+
+async def test_a_full_broker_is_an_error_that_says_so(broker, make_tasks) -> None:
+    async with await Streams.connect(broker.url, "r") as streams, Redis.from_url(broker.url) as raw:
+        await raw.config_set("maxmemory", 1)
+        with pytest.raises(StreamError, match="is full: raise its maxmemory"):
+            await streams.issue(make_tasks(1))
+        await raw.config_set("maxmemory", 0)
+        assert await streams.issue(make_tasks(1)) == 1
+
+
+async def test_a_wrong_password_is_an_error_at_once(broker) -> None:
+    async with Redis.from_url(broker.url) as raw:
+        await raw.config_set("requirepass", "right")
+        for user in ("", ":wrong@"):
+            with pytest.raises(StreamError, match=r"refused .*") as caught:
+                await Streams.connect(broker.url.replace("127", f"{user}127"), "r", reconnect_s=60)
+            assert "wrong" not in str(caught.value).replace("WRONGPASS", "")
+        async with await Streams.connect(broker.url.replace("127", ":right@127"), "r") as streams:
+            assert await streams.depth() == Depth(0, 0, 0, 0, 0)
+
+
+async def test_a_server_that_is_no_redis_is_an_error_at_once() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    with pytest.raises(StreamError, match=rf"127.0.0.1:{port}"):
+        await Streams.connect(f"redis://127.0.0.1:{port}/0", "r", timeout_s=2)
+    server.close()
+
+
+async def test_keys_that_hold_something_else_are_an_error(broker, make_tasks) -> None:
+    async with Redis.from_url(broker.url) as raw:
+        await raw.set("arl:{r}:tasks", "a string")
+    with pytest.raises(StreamError, match=r"WRONGTYPE|wrong kind"):
+        await Streams.connect(broker.url, "r")
+
+
+async def test_a_cancelled_call_ends_also_when_the_cancellation_comes_during_a_write(broker) -> None:
+    async with await Streams.connect(broker.url, "r") as streams:
+
+        async def for_ever() -> None:
+            while True:
+                await streams.depth()
+
+        for delay in range(60):
+            task = asyncio.create_task(for_ever())
+            for _ in range(delay):
+                await asyncio.sleep(0)
+            task.cancel()
+            done, _ = await asyncio.wait([task], timeout=2)
+            assert done, f"cancelled at turn {delay} of the event loop, and still running"
+            assert task.cancelled()

@@ -1,0 +1,168 @@
+"""Distinct rows computed once = every row computed by itself; any cut into micro-batches and chunks = one."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from arlarena.trainer.learner import Learner
+from arlarena.trainer.logprobs import microbatch_log_probs
+from arlarena.trainer.objectives import RECIPES, recipe
+from arlarena.trainer.packing import Row, micro_batches
+from arlarena.trainer.settings import TrainerSettings
+
+
+def random_rows(seed, count=24, trajectories=6, distinct=9):
+    """Rows of several lengths, many of them equal, with a masked token here and there."""
+    generator = np.random.default_rng(seed)
+    kinds = [
+        (generator.integers(5, 90, generator.integers(3, 12)), generator.integers(5, 90, generator.integers(1, 7)))
+        for _ in range(distinct)
+    ]
+    rows = []
+    for number in range(count):
+        prompt, response = kinds[generator.integers(distinct)]
+        mask = (generator.random(len(response)) < 0.85).astype(np.uint8)
+        behaviour = -generator.random(len(response)).astype(np.float32) * 6
+        rows.append(
+            Row(
+                prompt.astype(np.int32),
+                response.astype(np.int32),
+                behaviour,
+                mask,
+                float(generator.normal()),
+                number % trajectories,
+            )
+        )
+    return rows
+
+
+def settings(**changes):
+    return TrainerSettings(lr=1e-3, kl_coefficient=0.02, entropy_coefficient=0.003, gradient_clip=1e9, **changes)
+
+
+def reference_log_probs(model, row, temperature):
+    """One row by itself, in float64, from the whole logits."""
+    ids = torch.tensor(np.concatenate([row.prompt, row.response])[None].astype(np.int64))
+    logits = copy.deepcopy(model).double()(input_ids=ids).logits[0].detach() / temperature
+    log_p = torch.log_softmax(logits, -1)
+    at = torch.arange(len(row.prompt) - 1, ids.shape[1] - 1)
+    return log_p[at, ids[0, at + 1]], -(log_p[at].exp() * log_p[at]).sum(-1)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("max_tokens", [10_000, 40, 1])
+def test_log_probs_equal_those_of_each_row_alone(policy, max_tokens, temperature):
+    rows = random_rows(0)
+    found = 0
+    for batch in micro_batches(rows, max_tokens):
+        log_probs, entropies = microbatch_log_probs(policy, batch, temperature, 10_000)
+        for number in range(len(batch.trajectory_of_row)):
+            mine = batch.row_of_token == number
+            row = next(
+                row
+                for row in rows
+                if torch.equal(torch.from_numpy(row.behaviour), batch.behaviour[mine])
+                and row.advantage == pytest.approx(float(batch.advantages[number]))
+            )
+            expected, expected_entropy = reference_log_probs(policy, row, temperature)
+            torch.testing.assert_close(log_probs[mine].double(), expected, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(entropies[mine].double(), expected_entropy, atol=1e-5, rtol=1e-5)
+            assert batch.mask[mine].tolist() == row.mask.astype(bool).tolist()
+            assert int(batch.trajectory_of_row[number]) == row.trajectory
+            found += 1
+    assert found == len(rows)
+
+
+def test_equal_rows_are_computed_once():
+    rows = random_rows(1)
+    (batch,) = micro_batches(rows, 10_000)
+    assert batch.ids.shape[0] == len({row.key for row in rows}) < len(rows)
+    assert len(batch.token_index) == sum(len(row.response) for row in rows)
+
+
+def test_a_microbatch_keeps_to_its_tokens():
+    for batch in micro_batches(random_rows(2), 60):
+        assert batch.ids.numel() <= 60
+
+
+def gradients_after(policy, rows, run, method):
+    """Gradients of the one update, read before the optimiser used them up."""
+    model = copy.deepcopy(policy)
+    learner = Learner(model, policy, method, run)
+    seen = {}
+    learner.optimizer.register_step_pre_hook(
+        lambda *_: seen.update({name: p.grad.clone() for name, p in model.named_parameters()})
+    )
+    metrics = learner.update([rows], step=0)
+    return seen, metrics
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_the_cut_into_microbatches_and_chunks_does_not_matter(policy, name):
+    rows = random_rows(3)
+    method = recipe(name)
+    whole, metrics = gradients_after(policy, rows, settings(), method)
+    assert all(torch.isfinite(grad).all() for grad in whole.values())
+    if method.literal:
+        pytest.skip("the literal ablation needs its trajectories whole in one micro-batch, and says so")
+    cut, cut_metrics = gradients_after(policy, rows, settings(tokens_per_microbatch=30, logits_chunk_tokens=3), method)
+    largest = max(float(grad.abs().max()) for grad in whole.values())
+    assert largest > 0
+    for key, grad in whole.items():
+        torch.testing.assert_close(cut[key], grad, atol=2e-6 * largest, rtol=1e-4)
+    for key in ("loss", "reference_kl", "entropy", "grad_norm", "outside", "clip_negative_low"):
+        assert cut_metrics[key] == pytest.approx(metrics[key], rel=1e-3, abs=1e-7), key
+
+
+@pytest.mark.parametrize("name", ["sampo", "sampo_release", "grpo", "gspo"])
+def test_the_order_of_rows_does_not_matter(policy, name):
+    rows = random_rows(4)
+    forward, _ = gradients_after(policy, rows, settings(), recipe(name))
+    backward, _ = gradients_after(policy, rows[::-1], settings(), recipe(name))
+    largest = max(float(grad.abs().max()) for grad in forward.values())
+    for key, grad in forward.items():
+        torch.testing.assert_close(backward[key], grad, atol=2e-6 * largest, rtol=1e-4)
+
+
+def test_zero_advantages_leave_only_the_pull_to_the_reference(policy):
+    rows = [
+        Row(row.prompt, row.response, row.behaviour, row.mask, 0.0, row.trajectory, row.fresh) for row in random_rows(5)
+    ]
+    model = copy.deepcopy(policy)
+    learner = Learner(model, policy, recipe("sampo"), TrainerSettings(lr=1e-3, kl_coefficient=0.01, weight_decay=0.0))
+    metrics = learner.update([rows], step=0)
+    assert metrics["grad_norm"] < 1e-6  # the policy is the reference, where k3 has its minimum
+
+
+def test_the_decoupled_anchor_is_the_policy_at_the_start_of_the_step(policy):
+    rows = random_rows(6)
+    learner = Learner(copy.deepcopy(policy), policy, recipe("grpo"), settings(policy_anchor="decoupled"))
+    half = len(rows) // 2
+    metrics = learner.update([rows[:half], rows[half:]], step=0)
+    assert metrics["ratio_mean"] != 1.0  # the second minibatch meets moved weights
+    first = Learner(copy.deepcopy(policy), policy, recipe("grpo"), settings(policy_anchor="decoupled"))
+    alone = first.update([rows], step=0)
+    assert alone["ratio_mean"] == pytest.approx(1.0, abs=1e-6)
+    assert alone["outside"] == 0.0
+
+
+def test_mismatch_is_measured_on_fresh_rows_of_the_first_update(policy):
+    exact = []
+    for row in random_rows(7):
+        log_probs, _ = reference_log_probs(policy, row, 1.0)
+        exact.append(Row(row.prompt, row.response, log_probs.numpy().astype(np.float32), row.mask, 1.0, 0, True))
+    learner = Learner(copy.deepcopy(policy), policy, recipe("grpo"), settings())
+    metrics = learner.update([exact, exact], step=0)
+    assert 0 < metrics["mismatch_max"] < 1e-4
+    assert metrics["mismatch_tokens"] == sum(int(row.mask.sum()) for row in exact)
+    stale = [Row(r.prompt, r.response, r.behaviour - 1, r.mask, 1.0, 0, False) for r in exact]
+    assert learner.update([stale], step=1)["mismatch_tokens"] == 0
+
+
+def test_no_rows_leave_the_weights_alone(policy):
+    learner = Learner(copy.deepcopy(policy), policy, recipe("sampo"), settings())
+    before = copy.deepcopy(learner.policy.state_dict())
+    assert learner.update([], step=0)["grad_norm"] == 0.0
+    assert all(torch.equal(value, before[key]) for key, value in learner.policy.state_dict().items())

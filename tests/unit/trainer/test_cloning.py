@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+import torch
+
+from arlarena.proto.config import ConfigError
+from arlarena.proto.trajectory import PolicyVersion, write_groups
+from arlarena.trainer.clone import batches, clone, demonstration_rows, load_demonstrations, negative_log_likelihood
+from arlarena.trainer.packing import Row
+from arlarena.trainer.settings import CloneSettings
+
+EXPERT = PolicyVersion("expert", 0, "-")
+
+
+def copying_rows(count, seed):
+    """The reply repeats a token of the prompt: learnable, and the same rule on unseen rows."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        token = int(generator.integers(10, 30))
+        noise = generator.integers(40, 90, 3)
+        prompt = np.array([3, token, *noise, 4], dtype=np.int32)
+        response = np.array([token, 2], dtype=np.int32)
+        rows.append(Row(prompt, response, np.zeros(2, np.float32), np.ones(2, np.uint8), 1.0, 0))
+    return rows
+
+
+def test_it_learns_and_keeps_the_best_weights(policy):
+    torch.set_num_threads(1)
+    train, validation = copying_rows(400, 0), copying_rows(64, 1)
+    before = negative_log_likelihood(policy, validation, backward=False)
+    result = clone(policy, train, validation, CloneSettings(max_epochs=40, batch_rows=50), seed=0)
+    after = negative_log_likelihood(policy, validation, backward=False)
+    assert after == pytest.approx(result.validation_loss, rel=1e-5)
+    assert after < 0.1 * before
+    assert result.best_step <= result.steps
+
+
+def test_it_stops_when_validation_says_so(policy):
+    torch.set_num_threads(1)
+    train = copying_rows(40, 0)
+    validation = [  # contradicts what is learnt, so that it soon gets worse
+        Row(row.prompt, np.array([95, 2], np.int32), row.behaviour, row.mask, 1.0, 0) for row in copying_rows(40, 0)
+    ]
+    settings = CloneSettings(max_epochs=500, batch_rows=20, patience=2, min_validation_steps=5)
+    result = clone(policy, train, validation, settings, seed=0)
+    assert result.stopped == "validation"
+    assert result.steps < 500 * 2
+    after = negative_log_likelihood(policy, validation, backward=False)
+    assert after == pytest.approx(result.validation_loss, rel=1e-5)
+
+
+def test_only_good_episodes_are_learnt_from(make_group, tmp_path):
+    path = tmp_path / "demonstrations.msgpack"
+    write_groups(path, [make_group("a", [True, False], EXPERT), make_group("b", [False, False], EXPERT)])
+    groups = load_demonstrations(path, 0.9)
+    assert [group.id for group in groups] == ["a"]
+    assert len(demonstration_rows(groups)) == 2
+
+
+def test_a_file_without_good_episodes_is_a_clear_error(make_group, tmp_path):
+    path = tmp_path / "bad.msgpack"
+    write_groups(path, [make_group("a", [False], EXPERT)])
+    with pytest.raises(ConfigError, match=r"none of 1 groups has an episode scored above 0\.9"):
+        load_demonstrations(path, 0.9)
+    with pytest.raises(ConfigError, match="absent"):
+        load_demonstrations(tmp_path / "absent", 0.9)
+
+
+def test_an_epoch_visits_every_row_once_and_depends_on_the_seed():
+    rows = copying_rows(12, 0)
+    order = batches(rows, 4, seed=1)
+    epoch = [id(row) for _ in range(3) for row in next(order)]
+    assert sorted(epoch) == sorted(map(id, rows))
+    again = batches(rows, 4, seed=1)
+    assert [id(row) for _ in range(3) for row in next(again)] == epoch

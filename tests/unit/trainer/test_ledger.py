@@ -1,0 +1,67 @@
+import pytest
+
+from arlarena.trainer.capacity import Ledger, LedgerError, group_id, group_index
+
+
+def test_allowance_is_capacity_minus_slots_held():
+    ledger = Ledger()
+    assert ledger.allowance(1, 4) == 8
+    ledger.issue(8)
+    assert ledger.allowance(1, 4) == 0
+    ledger.settle("g000000", "trained", 0)
+    ledger.release("g000001")
+    assert ledger.allowance(1, 4) == 2
+    assert ledger.allowance(0, 4) == 0  # a smaller capacity than what is out never asks for a negative number
+
+
+def test_a_released_group_frees_its_slot_once():
+    ledger = Ledger()
+    ledger.issue(2)
+    ledger.release("g000000")
+    ledger.settle("g000000", "filtered", 3)
+    assert ledger.allowance(0, 2) == 1
+    assert ledger.lineage == {"g000000": ("filtered", 3)}
+
+
+def test_a_group_is_settled_exactly_once():
+    ledger = Ledger()
+    ledger.issue(1)
+    ledger.settle("g000000", "trained", 1)
+    with pytest.raises(LedgerError, match="g000000 was settled as trained"):
+        ledger.settle("g000000", "stale", 2)
+    with pytest.raises(LedgerError, match="never issued"):
+        ledger.settle("g000007", "trained", 2)
+    with pytest.raises(LedgerError, match="has no slot"):
+        ledger.release("g000007")
+
+
+def test_groups_of_a_life_that_died_before_its_checkpoint_are_adopted_with_those_before_them():
+    ledger = Ledger()
+    ledger.issue(2)
+    ledger.adopt(group_id(4))
+    assert sorted(ledger.open) == [group_id(i) for i in range(5)]
+    assert ledger.next_index == 5
+    ledger.adopt(group_id(1))
+    ledger.adopt("somebody-else")
+    assert ledger.next_index == 5
+
+
+def test_json_keeps_the_lineage_and_reopens_released_slots():
+    ledger = Ledger()
+    ledger.issue(3)
+    ledger.release("g000002")
+    ledger.settle("g000000", "stale", 5)
+    again = Ledger.from_json(ledger.to_json())
+    assert again.lineage == ledger.lineage
+    assert again.open == {"g000001": 1, "g000002": 2}
+    assert again.released == set()
+    assert again.counts() == {"trained": 0, "filtered": 0, "stale": 1, "dead": 0, "unused": 0}
+
+
+@pytest.mark.parametrize("text", ["g1", "x000001", "g", "g00000a", ""])
+def test_only_ids_of_this_form_have_an_index(text):
+    assert group_index(text) is None
+
+
+def test_index_survives_a_million_groups():
+    assert group_index(group_id(1_234_567)) == 1_234_567

@@ -1,0 +1,60 @@
+import pytest
+
+from arlarena.proto.trajectory import PolicyVersion
+from arlarena.trainer.objectives import recipe
+from arlarena.trainer.scoring import Freshness, minibatches, rows_of, score
+
+OLD, MIDDLE, NOW, LOST = (PolicyVersion("life", step, f"d{step}") for step in (1, 2, 3, 9))
+KNOWN = {"d1": 1, "d2": 2, "d3": 3}
+
+
+def test_age_counts_from_the_oldest_weights_and_unknown_weights_are_never_usable(make_group):
+    group = make_group("a", [True, False, True, False], NOW, versions=[OLD, MIDDLE, NOW, LOST])
+    freshness = Freshness(step=3, staleness=1, known=KNOWN)
+    assert [freshness.age(trajectory) for trajectory in group.trajectories] == [2, 1, 0, None]
+    assert [freshness.usable(trajectory) for trajectory in group.trajectories] == [False, True, True, False]
+
+
+def test_stale_members_count_in_the_statistics_and_give_no_rows(make_group):
+    method = recipe("grpo", stat_unit="trajectory")
+    whole = make_group("a", [True, False], NOW)
+    half = make_group("a", [True, False], NOW, versions=[NOW, OLD])
+    freshness = Freshness(3, 1, KNOWN)
+    scored = score(method, [whole, half], freshness, invalid_penalty=0.1, max_response_tokens=8)
+    assert scored[0].advantages.total == scored[1].advantages.total
+    rows = rows_of([scored[1]], "d3", 1.0)
+    assert len(rows) == 2  # the two turns of the fresh member
+    assert all(row.advantage > 0 for row in rows)
+
+
+def test_rows_number_trajectories_and_know_whether_they_are_on_policy(make_group):
+    groups = [make_group("a", [True, False], NOW), make_group("b", [False, True], MIDDLE)]
+    scored = score(recipe("sampo"), groups, Freshness(3, 1, KNOWN), invalid_penalty=0.1, max_response_tokens=8)
+    rows = rows_of(scored, NOW.digest, 1.0)
+    assert [row.trajectory for row in rows] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert [row.fresh for row in rows] == [True] * 4 + [False] * 4
+    assert all(row.advantage == 0 for row in rows_of(scored, NOW.digest, 0.0))
+
+
+def test_invalid_turns_are_penalised_once_and_only_there(make_group):
+    group = make_group("a", [True, True], NOW)
+    group.trajectories[0].turns[0].format_valid = False
+    scored = score(recipe("grpo"), [group], Freshness(3, 1, KNOWN), invalid_penalty=0.1, max_response_tokens=8)
+    advantages = scored[0].advantages.total
+    others = [advantages[0][1], *advantages[1]]
+    assert others == pytest.approx([others[0]] * 3)
+    assert advantages[0][0] < others[0]
+
+
+def test_minibatches_deal_whole_groups_once_and_depend_on_the_seed_alone(make_group):
+    groups = [make_group(name, [True, False], NOW) for name in "abcdefg"]
+    scored = score(recipe("sampo"), groups, Freshness(3, 1, KNOWN), invalid_penalty=0.1, max_response_tokens=8)
+
+    def names(seed):
+        return [[each.group.id for each in part] for part in minibatches(scored, 3, seed)]
+
+    assert names(5) == names(5) != names(6)
+    assert sorted(name for part in names(5) for name in part) == list("abcdefg")
+    assert sorted(map(len, names(5))) == [2, 2, 3]
+    assert minibatches([], 3, 0) == []
+    assert len(minibatches(scored[:2], 3, 0)) == 2

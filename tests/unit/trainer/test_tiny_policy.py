@@ -1,0 +1,66 @@
+import json
+import random
+import string
+
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from arlarena.trainer.settings import TinyPolicy
+from arlarena.trainer.tiny import build_tokenizer, create_tiny_policy
+
+SMALL = TinyPolicy(hidden=32, layers=2, heads=2, kv_heads=1, head_dim=16, ffn=64)
+
+ROOM = "######\n#_P__#\n######\n#_X_##\n##O__#\n######\nyou 1 2 box 3 2 goal 4 2"
+
+
+def test_the_directory_is_an_ordinary_one(tiny_directory):
+    model = AutoModelForCausalLM.from_pretrained(tiny_directory)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_directory)
+    config = json.loads((tiny_directory / "config.json").read_text())
+    assert config["architectures"] == ["Qwen3ForCausalLM"]
+    assert config["tie_word_embeddings"] is False
+    assert config["vocab_size"] == len(tokenizer) == model.get_output_embeddings().weight.shape[0]
+    assert config["eos_token_id"] == tokenizer.eos_token_id
+    assert model.get_output_embeddings().weight.data_ptr() != model.get_input_embeddings().weight.data_ptr()
+
+
+def test_the_seed_decides_the_weights(tmp_path, tiny_directory):
+    create_tiny_policy(tmp_path / "same", SMALL, seed=3)
+    create_tiny_policy(tmp_path / "other", SMALL, seed=4)
+    first = (tiny_directory / "model.safetensors").read_bytes()
+    assert (tmp_path / "same" / "model.safetensors").read_bytes() == first
+    assert (tmp_path / "other" / "model.safetensors").read_bytes() != first
+
+
+def test_every_room_of_a_size_has_the_same_layout_of_tokens():
+    tokenizer = build_tokenizer()
+    generator = random.Random(0)
+    lengths = set()
+    for _ in range(200):
+        cells = [[generator.choice("#_XOP√S") for _ in range(4)] for _ in range(4)]
+        grid = "\n".join(["######", *("#" + "".join(row) + "#" for row in cells), "######"])
+        text = f"{grid}\nyou {generator.randrange(6)} 2 box 3 2 goal 4 2"
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text
+        lengths.add(len(ids))
+    assert lengths == {30}
+
+
+def test_text_that_no_piece_was_made_for_survives():
+    tokenizer = build_tokenizer()
+    generator = random.Random(1)
+    for _ in range(200):
+        text = "".join(generator.choice(string.printable) for _ in range(40))
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_the_chat_template_frames_a_turn_and_a_reply_ends_with_the_end_token():
+    tokenizer = build_tokenizer()
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": ROOM}], add_generation_prompt=True, return_dict=False
+    )
+    assert tokenizer.decode(prompt) == f"<|user|>{ROOM}<|assistant|>"
+    whole = [{"role": "user", "content": ROOM}, {"role": "assistant", "content": "<action>up</action>"}]
+    ids = tokenizer.apply_chat_template(whole, return_dict=False)
+    assert ids[: len(prompt)] == prompt
+    assert ids[-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True) == "<action>up</action>"
