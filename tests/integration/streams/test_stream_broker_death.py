@@ -115,6 +115,15 @@ async def test_a_broker_that_lost_everything_is_refilled_by_issuing_again(broker
         assert [entry.item.worker for entry in await waiting] == ["after"]
 
 
+async def test_what_was_written_while_the_consumer_groups_were_gone_is_delivered(broker, make_tasks) -> None:
+    async with await Streams.connect(broker.url, "r") as streams, Redis.from_url(broker.url) as raw:
+        await raw.flushall()
+        await streams.issue(make_tasks(2))
+        assert (await streams.lease(consumer="w", block_s=0)).task.group_id == "g0"
+        await raw.xgroup_destroy(streams.keys[0], "rollout")
+        assert (await streams.lease(consumer="w", block_s=0)).task.group_id == "g0"
+
+
 async def test_issuing_again_repairs_a_task_that_alone_was_lost(broker, make_tasks) -> None:
     async with await Streams.connect(broker.url, "r") as streams:
         await streams.issue(make_tasks(2))

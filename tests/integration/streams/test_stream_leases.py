@@ -76,21 +76,31 @@ async def test_a_task_delivered_too_often_dies_and_leaves_a_tombstone(connect, m
     assert await streams.collect(consumer="t", count=5, block_s=0) == []
 
 
-async def test_failing_rests_longer_each_time_and_the_last_reason_is_kept(connect, make_tasks) -> None:
-    streams = await connect(max_deliveries=3, retry_delay_s=0.3, lease_ttl_s=20)
+async def test_a_failed_task_rests_before_it_is_handed_out_again(connect, make_tasks) -> None:
+    streams = await connect(retry_delay_s=0.6, lease_ttl_s=20)
     await streams.issue(make_tasks(1))
-    rests = []
-    for delivery in (1, 2, 3):
-        started = time.monotonic()
-        lease = await streams.lease(consumer="w", block_s=10)
-        rests.append(time.monotonic() - started)
-        assert lease.deliveries == delivery
-        await streams.fail(lease, f"failure {delivery}")
-    assert rests[0] < 0.2
-    assert 0.25 <= rests[1] < 1.5
-    assert 0.55 <= rests[2] < 2.0
+    await streams.fail(await streams.lease(consumer="w", block_s=0), "boom")
+    failed = time.monotonic()
+    assert (await streams.lease(consumer="w", block_s=10)).deliveries == 2
+    assert 0.55 <= time.monotonic() - failed < 5
+
+
+async def test_each_rest_is_twice_the_one_before_and_the_last_reason_is_kept(connect, redis_url, make_tasks) -> None:
+    streams = await connect(max_deliveries=4, retry_delay_s=8, lease_ttl_s=60)
+    await streams.issue(make_tasks(1))
+    rests_s = []
+    async with Redis.from_url(redis_url) as raw:
+        for delivery in (1, 2, 3, 4):
+            lease = await streams.lease(consumer="w", block_s=0)
+            assert lease.deliveries == delivery
+            await streams.fail(lease, f"failure {delivery}")
+            for pending in await raw.xpending_range(streams.keys[0], "rollout", "-", "+", 1):
+                rests_s.append(60 - pending["time_since_delivered"] / 1000)
+                # Let the time pass at once.
+                await raw.xclaim(streams.keys[0], "rollout", "x", 0, [lease.stream_id], idle=60_000, justid=True)
+    assert rests_s == pytest.approx([8, 16, 32], abs=3)
     (entry,) = await streams.collect(consumer="t", count=5, block_s=0)
-    assert entry.item == DeadLetter("g0", "failure 3", 3)
+    assert entry.item == DeadLetter("g0", "failure 4", 4)
 
 
 async def test_a_reason_survives_a_later_silent_death(connect, make_tasks) -> None:
@@ -115,6 +125,18 @@ async def test_released_tasks_are_taken_before_new_ones_and_a_drained_worker_cos
     await streams.release(await streams.lease(consumer="w", block_s=0))
     assert (await streams.lease(consumer="w", block_s=0)).deliveries == 2
     assert (await streams.lease(consumer="w", block_s=0)).task.group_id == "g1"
+
+
+async def test_who_drained_does_not_hold_what_another_leased_since(connect, make_tasks) -> None:
+    streams = await connect()
+    await streams.issue(make_tasks(1))
+    old = await streams.lease(consumer="w", block_s=0)
+    await streams.release(old, counted=False)
+    new = await streams.lease(consumer="v", block_s=0)
+    assert new.deliveries == old.deliveries
+    assert not await streams.renew(old)
+    await streams.fail(old, "late")
+    assert await streams.renew(new)
 
 
 async def test_a_release_is_seen_by_a_worker_that_already_waits(connect, make_tasks) -> None:

@@ -70,8 +70,7 @@ def test_mismatch_by_hand():
 def test_rows_fall_into_their_cells(make_row, make_batch):
     rows = [
         make_row(0, a, [-1.0 + move] * n, [-1.0] * n, [-1.0] * n, [h] * n, [1] * n)
-        for a, n in ((-1.0, 2), (2.0, 3))
-        for h in (0.1, 0.9)
+        for a, h, n in ((-1.0, 0.1, 1), (-1.0, 0.9, 2), (2.0, 0.1, 3), (2.0, 0.9, 4))
         for move in (-0.2, 0.3)
     ]
     rows.append(make_row(0, 0.0, [-3.0], [-1.0], [-1.0], [0.1], [1]))
@@ -81,10 +80,10 @@ def test_rows_fall_into_their_cells(make_row, make_batch):
     assert CELLS[0] == "negative/low_entropy/ratio_below"
     assert CELLS[7] == "positive/high_entropy/ratio_above"
     assert table.rows.tolist() == [1.0] * 8
-    assert table.tokens.tolist() == [2.0] * 4 + [3.0] * 4
+    assert table.tokens.tolist() == [1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0]
     low, high = math.exp(-0.2) + 0.2 - 1, math.exp(0.3) - 0.3 - 1
-    assert table.kl.tolist() == pytest.approx([2 * low, 2 * high] * 2 + [3 * low, 3 * high] * 2)
-    assert table.off_policy_kl.tolist() == pytest.approx([0.4, -0.6] * 2 + [0.6, -0.9] * 2)
+    assert table.kl.tolist() == pytest.approx([n * kl for n in (1, 2, 3, 4) for kl in (low, high)])
+    assert table.off_policy_kl.tolist() == pytest.approx([n * kl for n in (1, 2, 3, 4) for kl in (0.2, -0.3)])
     shares = table.kl_shares()
     assert sum(shares.values()) == pytest.approx(1.0)
     assert shares["positive/low_entropy/ratio_above"] == pytest.approx(3 * high / (10 * (low + high)))

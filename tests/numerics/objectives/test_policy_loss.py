@@ -182,7 +182,7 @@ def test_clips_really_act_in_these_tests(name, make_rows, make_batch):
 
 
 def test_clip_metrics_count_tokens_by_hand(make_row, make_batch):
-    """A < 0 with ratios 0.5, 0.6, 1, 2 meets its clip twice (low); A > 0 with ratios 0.5, 4 meets its own once (high)."""
+    """A < 0 with ratios 0.5, 0.6, 1, 2 meets its clip twice (low); A > 0 with ratios 0.5, 4 meets it once (high)."""
     rows = []
     for i, (advantage, ratios) in enumerate(((-1.0, (0.5, 0.6, 1.0, 2.0)), (1.0, (0.5, 4.0)))):
         n, moved = len(ratios), [-1 + math.log(x) for x in ratios]

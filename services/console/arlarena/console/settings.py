@@ -6,9 +6,9 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table
 
@@ -19,7 +19,7 @@ class RunSettings(Table):
     """Table `[run]`."""
 
     name: Annotated[str, Field(pattern=RUN_NAME.pattern)] = "run"
-    directory: str = Field("", description="the run's directory; empty: runs/<name>")
+    directory: str = Field(default="", description="the run's directory; empty: runs/<name>")
     seed: NonNegativeInt = 0
 
     @property
@@ -28,60 +28,52 @@ class RunSettings(Table):
         return Path(self.directory or f"runs/{self.name}")
 
 
-class Threads(Table):
-    """Threads a process may compute with; 0 stands for what `budget` makes of it (table `[console.threads]`)."""
-
-    clone: NonNegativeInt = Field(0, description="0: all cores, because nothing else computes then")
-    trainer: NonNegativeInt = Field(0, description="0: half the cores, at least 1")
-    inference: NonNegativeInt = Field(0, description="0: half the cores, at least 1")
-    other: PositiveInt = Field(1, description="environment servers, rollout workers, the broker")
-
-    def budget(self, role: Literal["clone", "trainer", "inference", "other"], cores: int) -> int:
-        """Threads for one process. Two processes of two torch threads each on two cores run 4 to 18 times slower."""
-        if given := getattr(self, role):
-            return int(given)
-        return cores if role == "clone" else max(1, cores // 2)
-
-
 class ConsoleSettings(Table):
     """Table `[console]`: how the launcher looks after its processes. Times are in seconds."""
 
-    workers: PositiveInt = Field(1, description="rollout worker processes")
-    restarts: NonNegativeInt = Field(5, description="restarts of one service before the run ends")
-    forgive_after_s: PositiveFloat = Field(600, description="a service that was well for so long has all its restarts again")
-    backoff_s: NonNegativeFloat = Field(0.5, description="wait before the first restart; doubles with each")
+    workers: PositiveInt = Field(default=1, description="rollout worker processes")
+    restarts: NonNegativeInt = Field(default=5, description="restarts of one service before the run ends")
+    forgive_after_s: PositiveFloat = Field(default=600, description="a service that was well for so long has all its restarts again")
+    backoff_s: NonNegativeFloat = Field(default=0.5, description="wait before the first restart; doubles with each")
     backoff_max_s: NonNegativeFloat = 10
-    ready_timeout_s: PositiveFloat = Field(120, description="from a service's start to its first healthy answer")
+    ready_timeout_s: PositiveFloat = Field(default=120, description="from a service's start to its first healthy answer")
     health_interval_s: PositiveFloat = 2
     health_timeout_s: PositiveFloat = 5
-    health_failures: PositiveInt = Field(6, description="failed checks in a row after which a service counts as hung")
-    stall_s: PositiveFloat = Field(300, description="the trainer, a worker or a stage silent for so long counts as hung")
-    stage_timeout_s: PositiveFloat = Field(7200, description="limit of one stage that is not the training")
-    stop_timeout_s: PositiveFloat = Field(10, description="from SIGTERM to SIGKILL")
-    plain_interval_s: PositiveFloat = Field(5, description="between two progress lines where there is no terminal")
-    threads: Threads = Threads()
+    health_failures: PositiveInt = Field(default=6, description="failed checks in a row after which a service counts as hung")
+    stall_s: PositiveFloat = Field(default=300, description="the trainer, a worker or a stage silent for so long counts as hung")
+    stage_timeout_s: PositiveFloat = Field(default=7200, description="limit of one stage that is not the training")
+    stop_timeout_s: PositiveFloat = Field(default=10, description="from SIGTERM to SIGKILL")
+    plain_interval_s: PositiveFloat = Field(default=5, description="between two progress lines where there is no terminal")
 
 
 class BrokerSettings(Table):
     """Table `[redis]`."""
 
-    url: str = Field("", description="a Redis 7 or Valkey 8 to use; empty: REDIS_URL, else a server of our own")
-    fsync: Literal["everysec", "always"] = Field("everysec", description="our own server's append-only file")
-    port: NonNegativeInt = Field(0, le=65535, description="our own server's port; 0: a free one")
+    url: str = Field(default="", description="a Redis 7 or Valkey 8 to use; empty: REDIS_URL, else a server of our own")
+    fsync: Literal["everysec", "always"] = Field(default="everysec", description="our own server's append-only file")
+    port: NonNegativeInt = Field(default=0, le=65535, description="our own server's port; 0: a free one")
     start_timeout_s: PositiveFloat = 30
 
 
-class Ports(Table):
-    """Fixed ports that the services' own tables ask for; 0 is a free one."""
+class Listener(Table, extra="ignore"):
+    """The fixed port that a service's own table may ask for; 0 is a free one."""
 
-    environment: NonNegativeInt = Field(0, le=65535)
-    inference: NonNegativeInt = Field(0, le=65535)
+    port: NonNegativeInt = Field(default=0, le=65535)
 
-    @model_validator(mode="after")
-    def _differ(self) -> Self:
-        if self.environment and self.environment == self.inference:
-            raise ValueError(f"[environment] and [inference] both ask for port {self.environment}")
-        return self
+
+class Demonstrations(Table, extra="ignore"):
+    """What table `[clone]` says about the recording, which the launcher orders; the trainer reads the rest of it."""
+
+    demonstrations: PositiveInt = Field(default=300, description="tasks whose expert episodes are learnt from")
+    validation: PositiveInt = Field(default=256, description="tasks of the validation split that decide when to stop")
+
+
+class Subject(Table, extra="ignore"):
+    """What the launcher needs to know of a table that belongs to somebody else."""
+
+    name: str = "sokoban"
+    recipe: str = "sampo"
+    path: str | None = None
 
 
 def seed_from_environment() -> int | None:

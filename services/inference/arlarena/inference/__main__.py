@@ -13,7 +13,7 @@ import errno
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import uvicorn
@@ -26,8 +26,8 @@ from arlarena.proto.telemetry import announce, get_logger
 EXIT_FAILED, EXIT_ADDRESS = 1, 3
 BACKLOG = 2048
 
-# How long Python lets a thread run before another that waits gets its turn, in seconds. The engine's thread gives up the
-# interpreter in every torch call; at the default of 5 ms it would wait that long behind each burst of requests.
+# How long Python lets a thread run before another that waits gets its turn, in seconds. The engine's thread gives up
+# the interpreter in every torch call; at the default of 5 ms it would wait that long behind each burst of requests.
 SWITCH_INTERVAL_S = 0.0005
 
 
@@ -71,6 +71,15 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Uvloop's where it is installed (there is none for Windows), else Python's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
 async def serve(settings: InferenceSettings, listener: socket.socket) -> int:
     """Serve until a signal or a failure; the exit code."""
     log = get_logger("inference", settings.log_level)
@@ -80,6 +89,7 @@ async def serve(settings: InferenceSettings, listener: socket.socket) -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=max(1, round(settings.keep_alive_s)),
         timeout_graceful_shutdown=max(1, round(settings.shutdown_grace_s)),
     )
     http = _Uvicorn(config)
@@ -105,11 +115,8 @@ def main() -> int:
         return EXIT_ADDRESS
     announce(settings.host, listener.getsockname()[1])
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    with contextlib.suppress(ImportError):
-        import uvloop
-
-        return uvloop.run(serve(settings, listener))
-    return asyncio.run(serve(settings, listener))
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(serve(settings, listener))
 
 
 if __name__ == "__main__":

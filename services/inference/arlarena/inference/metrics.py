@@ -31,7 +31,7 @@ class Metrics:
             buckets=_LATENCY_BUCKETS,
             registry=self.registry,
         )
-        self.registry.register(self)  # type: ignore[arg-type]
+        self.registry.register(self)
 
     def exposition(self) -> bytes:
         """The text that Prometheus reads."""

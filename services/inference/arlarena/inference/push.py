@@ -8,11 +8,12 @@ A trainer that dies between two phases cannot stop the rollouts: `limit_s` after
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from arlarena.inference.embedded.engine import Engine
+from arlarena.inference.embedded.engine import Engine, EngineDeadError
 from arlarena.inference.errors import RequestError
 from arlarena.inference.weights import LoadedVersion, VersionError, load_version
 from arlarena.proto.telemetry import Logger
@@ -40,7 +41,7 @@ class WeightPush:
         self.outcomes = {"finished": 0, "failed": 0, "expired": 0}
 
     async def pause(self, mode: PauseMode) -> None:
-        """Stop sampling: `keep` freezes what is in flight, `wait` lets the running sequences finish, `abort` ends all."""
+        """Stop sampling: `keep` freezes what is in flight, `wait` lets running sequences finish, `abort` ends all."""
         async with self._lock:
             self._rearm()
             self.phase = "paused"
@@ -131,7 +132,8 @@ class WeightPush:
         self._log.warning("push_expired", phase=self.phase, limit_s=self._limit_s, serving=self._engine.version)
         self.phase = "serving"
         self.outcomes["expired"] += 1
-        self._engine.call(self._engine.resume)
+        with contextlib.suppress(EngineDeadError):
+            self._engine.call(self._engine.resume)
 
     async def _drained(self) -> None:
         epoch = self._epoch

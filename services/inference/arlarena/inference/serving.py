@@ -75,11 +75,10 @@ class Serving:
         self.directory = loaded.directory
         self.push = WeightPush(engine, settings.weights_root, settings.pause_limit_s, log)
         self.metrics = Metrics(engine, self.push)
+        self.routes = self._routes()  # (method, path) -> handler
         self._created = int(time.time())
 
-    @property
-    def routes(self) -> dict[tuple[str, str], Handler]:
-        """(method, path) -> handler."""
+    def _routes(self) -> dict[tuple[str, str], Handler]:
         return {
             ("POST", "/inference/v1/generate"): self._measured("generate", self.generate),
             ("POST", "/v1/completions"): self._measured("completions", self.completions),

@@ -93,6 +93,8 @@ class Collector:
         seen: list[Group] = []
         stale = 0
         while not selection.is_full():
+            if self.interrupted():
+                raise Interrupted("asked to stop")
             if not self.waiting:
                 await self._wait_for_groups()
                 continue
@@ -143,8 +145,6 @@ class Collector:
         )
 
     async def _wait_for_groups(self) -> None:
-        if self.interrupted():
-            raise Interrupted("asked to stop")
         await self.top_up()
         wanted = max(1, len(self.state.ledger.open))
         for entry in await self.streams.collect(consumer=CONSUMER, count=wanted, block_s=_BLOCK_S):

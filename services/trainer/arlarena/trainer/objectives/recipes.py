@@ -305,5 +305,5 @@ def _refuse_lone_members(recipe: Recipe, run: RunFacts) -> None:
         raise RecipeError(
             f"{recipe.name}: filter {recipe.filter!r} drops every group of one; take group_size of 2 or more"
         )
-    if recipe.advantage in ("rloo",) or (recipe.advantage == "grpo" and recipe.stat_unit == "trajectory"):
+    if recipe.advantage == "rloo" or (recipe.advantage == "grpo" and recipe.stat_unit == "trajectory"):
         raise RecipeError(f"{recipe.name}: a group of one has no baseline, every advantage is 0; raise group_size")

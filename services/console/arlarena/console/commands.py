@@ -1,0 +1,99 @@
+"""The command lines of a run's processes. Nothing here starts anything."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from arlarena.console.process import Address, Command
+from arlarena.console.runconfig import RunConfig
+from arlarena.console.rundir import RunDirectory
+
+HOST = "127.0.0.1"
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """Environment that holds every numerical library of a process to `threads`."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+    return dict.fromkeys(names, str(threads)) | {"TOKENIZERS_PARALLELISM": "false"}
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """Builds the commands of one run."""
+
+    config: RunConfig
+    run: RunDirectory
+
+    def _python(self, log: str, threads: int, *arguments: object) -> Command:
+        argv = (sys.executable, "-m", *(str(argument) for argument in arguments))
+        seed = {"ARLARENA_SEED": str(self.config.run.seed), "PYTHONUNBUFFERED": "1"}
+        environment: Mapping[str, str] = thread_environment(threads) | seed
+        return Command(argv, self.run.log(log), environment)
+
+    @property
+    def policy(self) -> str:
+        """Directory (or hub name) of the policy before cloning, which also has the tokenizer."""
+        return self.config.policy_path or str(self.run.policy)
+
+    def _server(self, log: str, threads: int, table: str, address: Address | None, *arguments: object) -> Command:
+        port = address.port if address else self.config.port(table)
+        return self._python(log, threads, *arguments, "--config", self.run.config, "--host", HOST, "--port", port)
+
+    def environment(self, address: Address | None, restarts: int) -> Command:
+        """The environment server."""
+        return self._server(
+            "environment", 1, "environment", address, "arlarena.env_server", self.config.environment
+        )
+
+    def inference(self, address: Address | None, restarts: int) -> Command:
+        """The policy server: the newest committed version, or the cloned policy while there is none."""
+        arguments = ("arlarena.inference", "--model", self.run.cloned, "--weights-root", self.run.weights)
+        return self._server("inference", self.config.threads("inference"), "inference", address, *arguments)
+
+    def tiny(self) -> Command:
+        """Makes the tiny policy."""
+        arguments = ("arlarena.trainer", "tiny", "--config", self.run.config, "--out", self.run.policy)
+        return self._python("policy", 1, *arguments)
+
+    def demonstrate(self, environment: Address, split: str, count: int, out: Path) -> Command:
+        """Records the expert on the first `count` tasks of `split`."""
+        return self._python(
+            out.stem, 1, "arlarena.rollout", "demonstrate", "--config", self.run.config, "--environment-url", environment.url,
+            "--tokenizer", self.policy, "--split", split, "--count", count, "--out", out,
+        )  # fmt: skip
+
+    def clone(self) -> Command:
+        """Behaviour cloning."""
+        return self._python(
+            "clone", self.config.threads("clone"), "arlarena.trainer", "clone", "--config", self.run.config,
+            "--model", self.policy, "--demonstrations", self.run.demonstrations, "--validation", self.run.validation,
+            "--run-dir", self.run.path, "--out", self.run.cloned,
+        )  # fmt: skip
+
+    def evaluate(self, label: str, environment: Address, inference: Address) -> Command:
+        """Plays the fixed panel with whatever the policy server serves."""
+        return self._python(
+            f"evaluate-{label}", 1, "arlarena.rollout", "evaluate", "--config", self.run.config,
+            "--environment-url", environment.url, "--inference-url", inference.url, "--tokenizer", self.policy,
+            "--out", self.run.panel(label), "--episodes", self.run.episodes(label),
+        )  # fmt: skip
+
+    def worker(self, index: int, restarts: int, environment: Address, inference: Address, redis_url: str) -> Command:
+        """A rollout worker; a restarted one has a new name, because the old one's leases are not its own."""
+        return self._python(
+            f"rollout-{index}", 1, "arlarena.rollout", "worker", "--config", self.run.config,
+            "--environment-url", environment.url, "--inference-url", inference.url, "--redis-url", redis_url,
+            "--run-name", self.run.state.id, "--tokenizer", self.policy, "--name", f"worker-{index}-{restarts}",
+        )  # fmt: skip
+
+    def train(self, resume: bool, inference: Address, redis_url: str) -> Command:
+        """The trainer."""
+        command = self._python(
+            "trainer", self.config.threads("trainer"), "arlarena.trainer", "train", "--config", self.run.config,
+            "--model", self.run.cloned, "--run-dir", self.run.path, "--run-name", self.run.state.id,
+            "--redis-url", redis_url, "--inference-url", inference.url,
+        )  # fmt: skip
+        return Command((*command.argv, *(["--resume"] if resume else [])), command.log, command.env)

@@ -1,0 +1,231 @@
+"""The configuration of one run: the user's file, with overrides and the thread budget, checked by every service."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import sys
+import tempfile
+import tomllib
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from arlarena.console.settings import (
+    BrokerSettings,
+    ConsoleSettings,
+    Demonstrations,
+    Listener,
+    RunSettings,
+    Subject,
+    seed_from_environment,
+    validate,
+)
+from arlarena.proto.config import TABLES, ConfigError, parse_table, read_file
+
+SERVICES = ("env_server", "inference", "rollout", "trainer")
+# Checking a file takes a process 0.1 to 0.3 s; a slow disk may take longer for the imports.
+CHECK_TIMEOUT_S = 60.0
+Tables = dict[str, Any]
+
+
+def parse_override(text: str) -> tuple[list[str], Any]:
+    """`trainer.lr=1e-4` as (["trainer", "lr"], 0.0001). What is not a TOML value is taken as text.
+
+    Raises:
+        ConfigError: there is no table, key or value in it.
+    """
+    key, equals, value = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or len(parts) < 2 or not all(parts):
+        raise ConfigError(f"--set {text}: write it as table.key=value, for example trainer.recipe=grpo")
+    try:
+        return parts, tomllib.loads(f"value = {value.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        return parts, value.strip()
+
+
+def override(tables: Tables, text: str) -> None:
+    """Apply one override to `tables`.
+
+    Raises:
+        ConfigError: it is malformed, or goes through something that is not a table.
+    """
+    parts, value = parse_override(text)
+    if parts[0] not in TABLES:
+        raise ConfigError(f"--set {text}: there is no table [{parts[0]}]; known: {', '.join(TABLES)}")
+    place = tables
+    for part in parts[:-1]:
+        place = place.setdefault(part, {})
+        if not isinstance(place, dict):
+            raise ConfigError(f"--set {text}: {part} is a value and not a table")
+    place[parts[-1]] = value
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """A file's tables after overrides. `source` is what messages call it."""
+
+    source: Path
+    tables: Tables
+
+    @classmethod
+    def load(
+        cls, source: Path, overrides: Sequence[str] = (), seed: int | None = None, directory: Path | None = None
+    ) -> RunConfig:
+        """Read `source`; `overrides` win over it, ARLARENA_SEED over them, and `seed` and `directory` over all.
+
+        Raises:
+            ConfigError: the file or an override cannot be used.
+        """
+        tables = deepcopy(read_file(source))
+        for text in overrides:
+            override(tables, text)
+        run = tables.setdefault("run", {})
+        run.setdefault("name", source.stem)
+        chosen = seed if seed is not None else seed_from_environment()
+        run |= {} if chosen is None else {"seed": chosen}
+        config = cls(source, tables)
+        run["directory"] = str(directory if directory is not None else config.run.path)
+        return config
+
+    def _table(self, name: str) -> dict[str, Any]:
+        return dict(self.tables.get(name, {}))
+
+    @property
+    def run(self) -> RunSettings:
+        """Table `[run]`."""
+        return parse_table(f"{self.source}: [run]", self._table("run"), RunSettings)
+
+    @property
+    def console(self) -> ConsoleSettings:
+        """Table `[console]`."""
+        return parse_table(f"{self.source}: [console]", self._table("console"), ConsoleSettings)
+
+    @property
+    def broker(self) -> BrokerSettings:
+        """Table `[redis]`."""
+        return parse_table(f"{self.source}: [redis]", self._table("redis"), BrokerSettings)
+
+    @property
+    def demonstrations(self) -> Demonstrations:
+        """How many demonstrations to record."""
+        return parse_table(f"{self.source}: [clone]", self._table("clone"), Demonstrations)
+
+    @property
+    def environment(self) -> str:
+        """Which environment."""
+        return parse_table(f"{self.source}: [environment]", self._table("environment"), Subject).name
+
+    @property
+    def method(self) -> str:
+        """Which recipe."""
+        return parse_table(f"{self.source}: [trainer]", self._table("trainer"), Subject).recipe
+
+    @property
+    def policy_path(self) -> str | None:
+        """An existing policy to start from; None: a tiny one is made."""
+        return parse_table(f"{self.source}: [policy]", self._table("policy"), Subject).path
+
+    def port(self, table: str) -> int:
+        """The fixed port that a service's table asks for, or 0."""
+        return parse_table(f"{self.source}: [{table}]", self._table(table), Listener).port
+
+    def with_thread_budget(self, cores: int) -> RunConfig:
+        """`threads` filled in where the user left it out.
+
+        Cloning has the machine to itself. Trainer and policy server share it: two processes with two threads each on two cores
+        run 4 to 18 times slower than with one each.
+        """
+        budget = {"clone": cores, "trainer": max(1, cores // 2), "inference": max(1, cores // 2)}
+        tables = deepcopy(self.tables)
+        for table, threads in budget.items():
+            tables.setdefault(table, {}).setdefault("threads", threads)
+        return RunConfig(self.source, tables)
+
+    def threads(self, table: str) -> int:
+        """Threads of the process that `table` configures."""
+        return int(self._table(table).get("threads", 1))
+
+    def write(self, path: Path) -> None:
+        """Write the tables as TOML, whole file or none."""
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(tomli_w.dumps(self.tables), encoding="utf-8")
+        partial.replace(path)
+
+    def differences(self, other: RunConfig) -> list[str]:
+        """Keys in which two configurations differ and which would make two different experiments of them."""
+        mine, theirs = _flat(self.tables), _flat(other.tables)
+        keys = sorted(mine.keys() | theirs.keys())
+        return [key for key in keys if mine.get(key) != theirs.get(key) and not _may_differ(key)]
+
+
+def _flat(tables: Tables, prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in tables.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
+
+
+def _may_differ(key: str) -> bool:
+    table, _, name = key.partition(".")
+    return table in ("console", "redis") or key == "run.directory" or name in ("threads", "port", "host")
+
+
+async def check_everywhere(config: RunConfig) -> None:
+    """Let the console and every service check their tables, before anything starts.
+
+    Raises:
+        ConfigError: all that they object to, one line each.
+    """
+    with tempfile.TemporaryDirectory(prefix="arlarena-") as folder:
+        file = Path(folder) / "config.toml"
+        config.write(file)
+        answers = await asyncio.gather(_own_check(file), *(_check(service, file) for service in SERVICES))
+        lines = [line for answer in answers for line in answer.replace(str(file), str(config.source)).splitlines()]
+    if lines:
+        raise ConfigError("\n".join(dict.fromkeys(lines)))
+
+
+async def _own_check(file: Path) -> str:
+    try:
+        validate(file)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+async def _check(service: str, file: Path) -> str:
+    """What `service` objects to; empty if nothing."""
+    module = f"arlarena.{service}"
+    if importlib.util.find_spec(module) is None:
+        return f"{module} is not installed: run `make setup`, or `pip install arlarena-{service.replace('_', '-')}`"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        f"{module}.settings",
+        str(file),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        _, errors = await asyncio.wait_for(process.communicate(), CHECK_TIMEOUT_S)
+    except BaseException as error:
+        process.kill()
+        await process.wait()
+        if isinstance(error, TimeoutError):
+            return f"{module}.settings did not answer in {CHECK_TIMEOUT_S:g} s"
+        raise
+    if process.returncode == 0:
+        return ""
+    said = [line for line in errors.decode("utf-8", "replace").strip().splitlines() if line.strip()]
+    if process.returncode == 2:
+        return "\n".join(line.removeprefix("error: ") for line in said)
+    return f"{module}.settings failed: {said[-1] if said else f'exit status {process.returncode}'}"

@@ -1,0 +1,144 @@
+"""The directory of one run: where everything lies, what is done already, and whose it is."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+from enum import Enum
+from pathlib import Path
+
+import msgspec
+
+from arlarena.proto.config import ConfigError
+
+STATE_SCHEMA = 1
+
+
+class Start(Enum):
+    """What to do about a directory that holds a run already."""
+
+    NEW = "new"
+    RESUME = "resume"
+    FRESH = "fresh"
+
+
+class RunState(msgspec.Struct):
+    """`run.json`: the mark by which the launcher knows a directory as its own.
+
+    `id` names the streams and is new with every new run, so that two runs on one Redis never meet. `stages`: seconds that each
+    finished stage took. `wall_s`: all incarnations of the launcher together.
+    """
+
+    id: str
+    name: str
+    schema: int = STATE_SCHEMA
+    stages: dict[str, float] = {}
+    wall_s: float = 0.0
+    restarts: dict[str, int] = {}
+    finished: bool = False
+
+
+class RunDirectory:
+    """Paths and state of a run. `open` makes or takes over the directory and locks it for as long as this process lives."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config, self.metrics = path / "config.toml", path / "metrics.jsonl"
+        self.summary, self.report = path / "summary.json", path / "report.html"
+        self.policy, self.cloned, self.weights = path / "policy", path / "cloned", path / "weights"
+        self.demonstrations = path / "demonstrations.msgpack"
+        self.validation = path / "validation.msgpack"
+        self.broker, self.checkpoints = path / "broker", path / "checkpoints"
+        self.state: RunState
+        self._lock: int | None = None
+
+    def log(self, service: str) -> Path:
+        """Log of one service or stage."""
+        return self.path / "logs" / f"{service}.log"
+
+    def progress(self, stage: str) -> Path:
+        """Progress lines of one stage."""
+        return self.path / "progress" / f"{stage}.jsonl"
+
+    def panel(self, label: str) -> Path:
+        """Result of an evaluation."""
+        return self.path / "panels" / f"{label}.json"
+
+    def episodes(self, label: str) -> Path:
+        """Some episodes of an evaluation, turn by turn."""
+        return self.path / "episodes" / f"{label}.jsonl"
+
+    def read_state(self) -> RunState | None:
+        """The state, or None where this is not a run's directory.
+
+        Raises:
+            ConfigError: it is a run's, and cannot be read.
+        """
+        try:
+            state = msgspec.json.decode((self.path / "run.json").read_bytes(), type=RunState)
+        except FileNotFoundError:
+            return None
+        except (msgspec.MsgspecError, OSError) as error:
+            raise ConfigError(f"{self.path / 'run.json'} cannot be read: {error}") from error
+        if state.schema > STATE_SCHEMA:
+            raise ConfigError(f"{self.path} was written by a newer ARLArena (schema {state.schema})")
+        return state
+
+    def save(self) -> None:
+        """Write the state, whole or not at all."""
+        partial = self.path / "run.json.partial"
+        partial.write_bytes(msgspec.json.format(msgspec.json.encode(self.state), indent=1) + b"\n")
+        partial.replace(self.path / "run.json")
+
+    def open(self, name: str, start: Start) -> None:
+        """Begin a new run here, or go on with the one that is here.
+
+        Raises:
+            ConfigError: the directory is in use, or what it holds forbids it; the message says what to do.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"{self.path} is a file: choose another --run-dir")
+        there = self.read_state()
+        if there is None and self.path.is_dir() and any(self.path.iterdir()):
+            raise ConfigError(f"{self.path} is not empty and holds no run of ARLArena: choose another --run-dir")
+        if there is None and start is Start.RESUME:
+            raise ConfigError(f"{self.path} holds no run to resume: leave out --resume")
+        if there is not None and start is Start.NEW:
+            what = "a finished run" if there.finished else "an unfinished run"
+            raise ConfigError(f"{self.path} holds {what}: --resume goes on with it, --fresh begins anew and keeps it aside")
+        if there is not None and start is Start.FRESH:
+            self._move_aside()
+            there = None
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._acquire()
+        self.state = there or RunState(id=f"{name}-{secrets.token_hex(4)}", name=name)
+        self.save()
+
+    def _move_aside(self) -> None:
+        """Rename the old run to `<name>.previous`; an older one under that name is removed if it is a run of ours."""
+        self._acquire()
+        aside = self.path.with_name(self.path.name + ".previous")
+        if aside.exists():
+            if RunDirectory(aside).read_state() is None:
+                self.release()
+                raise ConfigError(f"{aside} is in the way and holds no run of ARLArena: move it")
+            shutil.rmtree(aside)
+        self.path.rename(aside)
+        self.release()
+
+    def _acquire(self) -> None:
+        handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise ConfigError(f"{self.path} is in use by another `arlarena up`: stop that one first") from error
+        self._lock = handle
+
+    def release(self) -> None:
+        """Give up the lock."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
