@@ -6,22 +6,20 @@
 What holds, whichever process dies and whenever:
 
 - **Every group id reaches the trainer once**, as a `Group` or as a `DeadLetter` in its place. `complete` publishes
-  the group, takes the task off the books and notes the id as done in one Lua script; a second completion publishes
-  nothing.
+  the group, takes the task off the books and notes the id as done in one script; a second completion does nothing.
 - **A lease belongs to who renews it.** A task whose lease was not renewed for `lease_ttl_s` goes to the next worker
   that asks, and each handing-out counts. After `max_deliveries` it becomes a dead letter, and a tombstone among the
   groups tells the trainer. A worker that lost its lease may still complete: the first to complete wins.
 - **Nothing collected is lost before `acknowledge`**, which the trainer calls once a durable checkpoint covers the
   entry. After a crash `collect_pending` hands out again, in order, what was not acknowledged. The trainer drops ids
-  that its checkpoint covers already: it may have died between checkpoint and acknowledgement.
+  that it has already: it may have died between checkpoint and acknowledgement.
 - **`issue` repairs.** It is idempotent by group id and puts back a task that the broker forgot. A trainer that has
   waited long issues again whatever is outstanding.
 - **Nothing is trimmed** (no MAXLEN). The trainer's capacity bounds the streams; `depth` is for gauges and alarms.
 
-How much survives the broker's own death is the broker's setting. With AOF `everysec` a killed server loses nothing,
-except while the disk is so slow that it postpones its writes (2 s at most); a machine that loses power loses about
-the last second. What is lost is always the end of history, so that issuing again and dropping known ids repairs it.
-With AOF `always` nothing is lost that was answered. Bytes are MessagePack, never pickle.
+How much survives the broker's own death is the broker's setting. With AOF `always` nothing is lost that was answered.
+With `everysec` the last second or two may be lost, even if only the server is killed. What is lost is the end of
+history: issuing again, and dropping group ids that one already has, repairs it. Bytes are MessagePack, never pickle.
 
 The keys of a run share the hash tag `{run}`: one slot of a cluster. A run has one trainer and any number of workers.
 """
@@ -328,8 +326,7 @@ class Streams:
 
     async def _pending(self, consumer: str) -> list[RawEntry]:
         """All unacknowledged entries of `groups`, which become `consumer`'s, oldest first."""
-        found: list[RawEntry] = []
-        cursor = b"0-0"
+        found, cursor = list[RawEntry](), b"0-0"
         while True:
             cursor, entries, *_ = await self._link.command(
                 "XAUTOCLAIM", self._groups, _TRAINER, consumer, 0, cursor, "COUNT", _PAGE
@@ -345,13 +342,16 @@ class Streams:
         them.
         """
         if self._unsure:
-            pending = await self._pending(consumer)
-            self._backlog = deque(raw for raw in pending if raw[0].decode() not in self._handed)
+            self._backlog = self._unhanded(await self._pending(consumer))
         self._unsure = True
         losses = self._link.losses
         if not self._backlog:
-            self._backlog.extend(await self._read(self._groups, _TRAINER, consumer, count, deadline))
+            self._backlog = self._unhanded(await self._read(self._groups, _TRAINER, consumer, count, deadline))
         self._unsure = self._link.losses != losses
+
+    def _unhanded(self, raw: list[RawEntry]) -> deque[RawEntry]:
+        """Without those the caller has: a broker that lost the end of history offers them anew."""
+        return deque(entry for entry in raw if entry[0].decode() not in self._handed)
 
     def _hand_out(self, entries: list[Entry]) -> list[Entry]:
         self._handed.update(entry.stream_id for entry in entries)

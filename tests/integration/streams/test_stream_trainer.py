@@ -111,6 +111,22 @@ async def test_a_collect_that_is_cancelled_loses_no_group(connect, proxy, make_t
     assert await trainer.collect(consumer="t", count=5, block_s=0) == []
 
 
+async def test_an_entry_that_the_broker_forgot_having_delivered_is_not_handed_out_twice(
+    connect, redis_url, make_tasks, make_group
+) -> None:
+    streams = await connect()
+    await fill(streams, make_tasks(2), make_group)
+    first = await streams.collect(consumer="t", count=1, block_s=0)
+    async with Redis.from_url(redis_url) as raw:
+        await raw.xack(streams.keys[1], "trainer", first[0].stream_id)
+        await raw.xgroup_setid(streams.keys[1], "trainer", "0")
+    second = await streams.collect(consumer="t", count=5, block_s=1)
+    assert [entry.group_id for entry in first + second] == ["g0", "g1"]
+    assert await streams.collect_pending(consumer="t") == first + second
+    await streams.acknowledge([entry.stream_id for entry in first + second])
+    assert await streams.depth() == Depth(0, 0, 0, 0, 0)
+
+
 async def test_a_completion_whose_answer_was_lost_is_known_to_be_ours(connect, proxy, make_tasks, make_group) -> None:
     streams = await connect()
     worker = await connect(proxy.url)

@@ -105,8 +105,6 @@ def test_the_cut_into_microbatches_and_chunks_does_not_matter(policy, name):
     method = recipe(name)
     whole, metrics = gradients_after(policy, rows, settings(), method)
     assert all(torch.isfinite(grad).all() for grad in whole.values())
-    if method.literal:
-        pytest.skip("the literal ablation needs its trajectories whole in one micro-batch, and says so")
     cut, cut_metrics = gradients_after(policy, rows, settings(tokens_per_microbatch=30, logits_chunk_tokens=3), method)
     largest = max(float(grad.abs().max()) for grad in whole.values())
     assert largest > 0
@@ -166,3 +164,11 @@ def test_no_rows_leave_the_weights_alone(policy):
     before = copy.deepcopy(learner.policy.state_dict())
     assert learner.update([], step=0)["grad_norm"] == 0.0
     assert all(torch.equal(value, before[key]) for key, value in learner.policy.state_dict().items())
+
+
+def test_mean_entropies_are_those_of_each_row_alone(policy):
+    rows = random_rows(8)
+    learner = Learner(copy.deepcopy(policy), policy, recipe("empg"), settings(tokens_per_microbatch=40))
+    for row, found in zip(rows, learner.mean_entropies(rows), strict=True):
+        entropy = reference_log_probs(policy, row, 1.0)[1] * torch.from_numpy(row.mask)
+        assert found == pytest.approx(float(entropy.sum()) / max(1, int(row.mask.sum())), abs=1e-5)

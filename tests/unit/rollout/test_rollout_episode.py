@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from arlarena.client.errors import Unavailable
+from arlarena.client.errors import Refused, Unavailable
 from arlarena.proto.trajectory import PolicyVersion, Sampling, Task, Trajectory
 from arlarena.rollout.episode import Assignment, Policy, play, turn_seed
 from arlarena.rollout.policies import EnginePolicy, ExpertPolicy
@@ -57,7 +57,9 @@ async def test_what_is_sent_to_inference(house: Any, tokens: Tokens) -> None:
     assert seeds == [turn_seed("g/0", turn) for turn in range(3)]
     assert len(set(seeds)) == 3
     assert all(0 <= seed < 2**63 for seed in seeds)
-    assert sent[0]["sampling_params"] | {"seed": 0} == {"temperature": 0.7, "seed": 0, "max_tokens": 64, "logprobs": 0}
+    first = sent[0]["sampling_params"]
+    assert (first["temperature"], first.get("top_p", 1.0), first.get("top_k", 0)) == (0.7, 1.0, 0)
+    assert (first["max_tokens"], first["logprobs"]) == (64, 0)
 
 
 async def test_garbage_is_marked_and_played_on(house: Any, tokens: Tokens) -> None:
@@ -108,7 +110,14 @@ async def test_a_prompt_beyond_the_context_is_the_policys_fault(house: Any, toke
 
 async def test_a_server_that_finds_the_prompt_too_long_says_the_same(house: Any, tokens: Tokens) -> None:
     house.mouth.faults = [400]
-    with pytest.raises(Exception, match="told to fail"):
+    house.mouth.complaint = "This model's maximum context length is 8 tokens"
+    one = await run(house, engine(house, tokens))
+    assert (one.outcome, one.turns) == ("policy_error", ())
+
+
+async def test_another_refusal_is_no_fault_of_the_policy(house: Any, tokens: Tokens) -> None:
+    house.mouth.faults = [400]
+    with pytest.raises(Refused, match="told to fail"):
         await run(house, engine(house, tokens))
 
 

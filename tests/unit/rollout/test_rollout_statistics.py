@@ -90,7 +90,7 @@ def test_success_rate_chooses_the_method_by_attempts() -> None:
 
 
 def test_clustered_interval_covers_where_the_naive_one_does_not() -> None:
-    # 30 tasks of 16 attempts whose rates differ much between tasks: about 95 % of the intervals must hold the true mean.
+    # 30 tasks of 16 attempts whose rates differ much between tasks: 95 % of intervals must hold the true mean.
     rng = np.random.default_rng(1)
     held = naive_held = 0
     for _ in range(400):

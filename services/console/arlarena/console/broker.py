@@ -141,7 +141,7 @@ class Broker:
         Args:
             directory: where the append-only file and `broker.log` go; made if it is missing.
             port: a fixed port; by default a free one.
-            fsync: `everysec` loses about a second of answers when the machine loses power, `always` loses none.
+            fsync: `everysec` may lose the last second or two when the server or machine dies, `always` nothing.
             timeout_s: how long starting (reading the data included) and stopping may take.
         """
         self.directory, self.fsync, self.timeout_s = directory.resolve(), fsync, timeout_s

@@ -16,7 +16,13 @@ HOST = "127.0.0.1"
 
 def thread_environment(threads: int) -> dict[str, str]:
     """Environment that holds every numerical library of a process to `threads`."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+    names = (
+        "OMP_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "NUMEXPR_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
+    )
     return dict.fromkeys(names, str(threads)) | {"TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -38,19 +44,22 @@ class Commands:
         """Directory (or hub name) of the policy before cloning, which also has the tokenizer."""
         return self.config.policy_path or str(self.run.policy)
 
+    @property
+    def start(self) -> str:
+        """The policy that training starts from."""
+        return str(self.run.cloned) if self.config.clones else self.policy
+
     def _server(self, log: str, threads: int, table: str, address: Address | None, *arguments: object) -> Command:
         port = address.port if address else self.config.port(table)
         return self._python(log, threads, *arguments, "--config", self.run.config, "--host", HOST, "--port", port)
 
     def environment(self, address: Address | None, restarts: int) -> Command:
         """The environment server."""
-        return self._server(
-            "environment", 1, "environment", address, "arlarena.env_server", self.config.environment
-        )
+        return self._server("environment", 1, "environment", address, "arlarena.env_server", self.config.environment)
 
     def inference(self, address: Address | None, restarts: int) -> Command:
         """The policy server: the newest committed version, or the cloned policy while there is none."""
-        arguments = ("arlarena.inference", "--model", self.run.cloned, "--weights-root", self.run.weights)
+        arguments = ("arlarena.inference", "--model", self.start, "--weights-root", self.run.weights)
         return self._server("inference", self.config.threads("inference"), "inference", address, *arguments)
 
     def tiny(self) -> Command:
@@ -61,8 +70,9 @@ class Commands:
     def demonstrate(self, environment: Address, split: str, count: int, out: Path) -> Command:
         """Records the expert on the first `count` tasks of `split`."""
         return self._python(
-            out.stem, 1, "arlarena.rollout", "demonstrate", "--config", self.run.config, "--environment-url", environment.url,
-            "--tokenizer", self.policy, "--split", split, "--count", count, "--out", out,
+            out.stem, 1, "arlarena.rollout", "demonstrate", "--config", self.run.config,
+            "--environment-url", environment.url, "--tokenizer", self.policy, "--split", split,
+            "--count", count, "--out", out,
         )  # fmt: skip
 
     def clone(self) -> Command:
@@ -93,7 +103,7 @@ class Commands:
         """The trainer."""
         command = self._python(
             "trainer", self.config.threads("trainer"), "arlarena.trainer", "train", "--config", self.run.config,
-            "--model", self.run.cloned, "--run-dir", self.run.path, "--run-name", self.run.state.id,
+            "--model", self.start, "--run-dir", self.run.path, "--run-name", self.run.state.id,
             "--redis-url", redis_url, "--inference-url", inference.url,
         )  # fmt: skip
         return Command((*command.argv, *(["--resume"] if resume else [])), command.log, command.env)

@@ -12,11 +12,14 @@ FIELDS_LEFT_OUT = ("ts", "level", "service", "event", "traceback", "stack")
 
 
 class LaunchError(RuntimeError):
-    """The run cannot go on; the message is for the user. `code` is the exit status of `arlarena up`."""
+    """The run cannot go on; the message is for the user.
 
-    def __init__(self, message: str, code: int = 1) -> None:
+    `code` is the exit status of `arlarena up`; `final` says that another try would fail in the same way.
+    """
+
+    def __init__(self, message: str, code: int = 1, *, final: bool = False) -> None:
         super().__init__(message)
-        self.code = code
+        self.code, self.final = code, final
 
 
 def _tail(log: Path, start: int) -> list[str]:
@@ -46,8 +49,8 @@ def _structured(line: str) -> str | None:
 def last_error(log: Path, start: int = 0) -> str:
     """One line that says best what went wrong in `log` from byte `start` on.
 
-    First choice an error event, then a line that begins with `error:`, then the last line that is not indented (of a stack trace
-    that is the exception itself).
+    First choice an error event, then a line that begins with `error:`, then the last line that is not indented (of a
+    stack trace that is the exception itself).
     """
     lines = _tail(log, start)
     for line in reversed(lines):

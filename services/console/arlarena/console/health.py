@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,8 +16,8 @@ from arlarena.console.process import Address
 class HealthCheck(Protocol):
     """Asks one process once."""
 
-    async def __call__(self, address: Address | None, timeout_s: float) -> str | None:
-        """None if all is well, else what is wrong."""
+    async def __call__(self, address: Address | None, started: float, timeout_s: float) -> str | None:
+        """None if all is well, else what is wrong. `started`: when the process began, in seconds of `time.time`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,8 @@ class HttpHealth:
 
     path: str = "/health"
 
-    async def __call__(self, address: Address | None, timeout_s: float) -> str | None:
+    async def __call__(self, address: Address | None, started: float, timeout_s: float) -> str | None:
+        """See `HealthCheck`."""
         if address is None:
             return "it has not announced an address"
         try:
@@ -42,23 +42,23 @@ class HttpHealth:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """One of these files changed in the last `stall_s` seconds: for processes that serve nobody, and write as they work.
+    """One of these files changed in the last `stall_s` seconds: for processes that serve nobody and write as they work.
 
     A process that waits for another one's restart is silent too, so `stall_s` has to outlast that.
     """
 
-    files: Callable[[], list[Path]]
-    since: Callable[[], float]
+    files: tuple[Path, ...]
     stall_s: float
 
-    async def __call__(self, address: Address | None, timeout_s: float) -> str | None:
+    async def __call__(self, address: Address | None, started: float, timeout_s: float) -> str | None:
+        """See `HealthCheck`."""
         last = await asyncio.to_thread(self._last_change)
-        silent = time.time() - max(last, self.since())
+        silent = time.time() - max(last, started)
         return None if silent < self.stall_s else f"no sign of work for {silent:.0f} s"
 
     def _last_change(self) -> float:
         times = []
-        for file in self.files():
+        for file in self.files:
             try:
                 times.append(file.stat().st_mtime)
             except OSError:

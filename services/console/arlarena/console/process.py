@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ import msgspec
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # A line of output longer than this is passed on in pieces; announcements are far shorter.
 LINE_LIMIT = 1 << 20
-# A grandchild that left the group may hold stdout open after its parent's end; its last words are waited for no longer than this.
+# A grandchild that left the group may hold stdout open after its parent ended: how long its last words are waited for.
 OUTPUT_S = 2.0
 
 
@@ -45,7 +46,10 @@ class Command:
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """Runs in the child between fork and exec: the kernel kills it when the launcher dies (Linux; elsewhere the guardian does)."""
+    """To be run in the child between fork and exec: the kernel then kills it when the launcher dies.
+
+    Linux alone can do that; elsewhere the guardian has to.
+    """
     if sys.platform != "linux":
         return None
     prctl, parent = ctypes.CDLL(None, use_errno=True).prctl, os.getpid()
@@ -95,8 +99,11 @@ class Guardian:
 class Child:
     """A running process, leader of a session of its own. Make it with `start`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, command: Command, guardian: Guardian, log_start: int) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, command: Command, guardian: Guardian, log_start: int
+    ) -> None:
         self.process, self.command, self.log_start = process, command, log_start
+        self.started = time.time()
         self._guardian, self._ended = guardian, False
         self.address: asyncio.Future[Address] = asyncio.get_running_loop().create_future()
         self._reader = asyncio.create_task(self._read_output())

@@ -131,6 +131,11 @@ class RunConfig:
         """An existing policy to start from; None: a tiny one is made."""
         return parse_table(f"{self.source}: [policy]", self._table("policy"), Subject).path
 
+    @property
+    def clones(self) -> bool:
+        """Whether there is a table `[clone]`; without one, training starts from the policy as it is."""
+        return "clone" in self.tables
+
     def port(self, table: str) -> int:
         """The fixed port that a service's table asks for, or 0."""
         return parse_table(f"{self.source}: [{table}]", self._table(table), Listener).port
@@ -138,10 +143,12 @@ class RunConfig:
     def with_thread_budget(self, cores: int) -> RunConfig:
         """`threads` filled in where the user left it out.
 
-        Cloning has the machine to itself. Trainer and policy server share it: two processes with two threads each on two cores
-        run 4 to 18 times slower than with one each.
+        Cloning has the machine to itself. Trainer and policy server share it: two processes with two threads each on
+        two cores run 4 to 18 times slower than with one each.
         """
-        budget = {"clone": cores, "trainer": max(1, cores // 2), "inference": max(1, cores // 2)}
+        budget = {"trainer": max(1, cores // 2), "inference": max(1, cores // 2)}
+        if self.clones:
+            budget["clone"] = cores
         tables = deepcopy(self.tables)
         for table, threads in budget.items():
             tables.setdefault(table, {}).setdefault("threads", threads)

@@ -27,8 +27,8 @@ class Start(Enum):
 class RunState(msgspec.Struct):
     """`run.json`: the mark by which the launcher knows a directory as its own.
 
-    `id` names the streams and is new with every new run, so that two runs on one Redis never meet. `stages`: seconds that each
-    finished stage took. `wall_s`: all incarnations of the launcher together.
+    `id` names the streams and is new with every new run, so that two runs on one Redis never meet. `stages`: seconds
+    that each finished stage took. `wall_s`: all incarnations of the launcher together.
     """
 
     id: str
@@ -41,7 +41,7 @@ class RunState(msgspec.Struct):
 
 
 class RunDirectory:
-    """Paths and state of a run. `open` makes or takes over the directory and locks it for as long as this process lives."""
+    """Paths and state of a run. `open` makes or takes over the directory and locks it for the life of this process."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -107,7 +107,9 @@ class RunDirectory:
             raise ConfigError(f"{self.path} holds no run to resume: leave out --resume")
         if there is not None and start is Start.NEW:
             what = "a finished run" if there.finished else "an unfinished run"
-            raise ConfigError(f"{self.path} holds {what}: --resume goes on with it, --fresh begins anew and keeps it aside")
+            raise ConfigError(
+                f"{self.path} holds {what}: --resume goes on with it, --fresh begins anew and keeps it aside"
+            )
         if there is not None and start is Start.FRESH:
             self._move_aside()
             there = None

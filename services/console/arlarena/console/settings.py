@@ -33,17 +33,27 @@ class ConsoleSettings(Table):
 
     workers: PositiveInt = Field(default=1, description="rollout worker processes")
     restarts: NonNegativeInt = Field(default=5, description="restarts of one service before the run ends")
-    forgive_after_s: PositiveFloat = Field(default=600, description="a service that was well for so long has all its restarts again")
+    forgive_after_s: PositiveFloat = Field(
+        default=600, description="a service that was well for so long has all its restarts again"
+    )
     backoff_s: NonNegativeFloat = Field(default=0.5, description="wait before the first restart; doubles with each")
     backoff_max_s: NonNegativeFloat = 10
-    ready_timeout_s: PositiveFloat = Field(default=120, description="from a service's start to its first healthy answer")
+    ready_timeout_s: PositiveFloat = Field(
+        default=120, description="from a service's start to its first healthy answer"
+    )
     health_interval_s: PositiveFloat = 2
     health_timeout_s: PositiveFloat = 5
-    health_failures: PositiveInt = Field(default=6, description="failed checks in a row after which a service counts as hung")
-    stall_s: PositiveFloat = Field(default=300, description="the trainer, a worker or a stage silent for so long counts as hung")
+    health_failures: PositiveInt = Field(
+        default=6, description="failed checks in a row after which a service counts as hung"
+    )
+    stall_s: PositiveFloat = Field(
+        default=300, description="the trainer, a worker or a stage silent for so long counts as hung"
+    )
     stage_timeout_s: PositiveFloat = Field(default=7200, description="limit of one stage that is not the training")
     stop_timeout_s: PositiveFloat = Field(default=10, description="from SIGTERM to SIGKILL")
-    plain_interval_s: PositiveFloat = Field(default=5, description="between two progress lines where there is no terminal")
+    plain_interval_s: PositiveFloat = Field(
+        default=5, description="between two progress lines where there is no terminal"
+    )
 
 
 class BrokerSettings(Table):

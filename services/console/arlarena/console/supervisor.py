@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from arlarena.console.failures import LaunchError, describe_exit, last_error
 from arlarena.console.health import HealthCheck
@@ -25,8 +25,9 @@ EXIT_CONFIG, EXIT_PORT = 2, 3
 class Spec:
     """A service to keep running.
 
-    `command` builds the command line; it gets the address of the first start (None then), so that a restart keeps the port.
-    `listens`: ready means announced and healthy. `completes`: exit status 0 is success and not a death.
+    `command` builds the command line from the address of the first start (None at that one), so that a restart keeps
+    the port, and from the number of restarts. `listens`: ready means announced and healthy. `completes`: exit status 0
+    is success and not a death. `once`: a stage, which is run again if something killed it, but not if it failed itself.
     """
 
     name: str
@@ -34,12 +35,32 @@ class Spec:
     health: HealthCheck | None = None
     listens: bool = True
     completes: bool = False
+    once: bool = False
+
+
+class Supervised(Protocol):
+    """What the supervisor looks after: a `Service`, or a broker. `done` ends with the error that ended it for good."""
+
+    state: State
+    restarts: int
+    done: asyncio.Future[None]
+
+    async def start(self) -> None:
+        """Start and wait until ready."""
+
+    async def stop(self) -> None:
+        """End it."""
+
+    def kill(self) -> None:
+        """End it at once."""
 
 
 class Service:
     """One service under supervision. `restarts` counts all of them, `failures` those that are not forgiven yet."""
 
-    def __init__(self, spec: Spec, settings: ConsoleSettings, guardian: Guardian, notice: Callable[[str], None]) -> None:
+    def __init__(
+        self, spec: Spec, settings: ConsoleSettings, guardian: Guardian, notice: Callable[[str], None]
+    ) -> None:
         self.spec, self.settings = spec, settings
         self.state: State = "starting"
         self.restarts = self.failures = 0
@@ -74,6 +95,14 @@ class Service:
             self.state = "stopped"
         self.done.cancel()
 
+    async def wait(self) -> None:
+        """Until it has completed.
+
+        Raises:
+            LaunchError: it ended in another way.
+        """
+        await asyncio.shield(self.done)
+
     def kill(self) -> None:
         """End the process at once."""
         if self.child is not None and self.child.process.returncode is None:
@@ -107,7 +136,7 @@ class Service:
 
     async def _become_ready(self, child: Child) -> None:
         self.address = await child.address
-        while self.spec.health and await self.spec.health(self.address, self.settings.health_timeout_s):
+        while self.spec.health and await self.spec.health(self.address, child.started, self.settings.health_timeout_s):
             await asyncio.sleep(min(0.1, self.settings.health_interval_s))
 
     async def _keep_running(self) -> None:
@@ -121,7 +150,7 @@ class Service:
             if time.monotonic() - began >= self.settings.forgive_after_s:
                 self.failures = 0
             while problem is not None:
-                if problem.code == EXIT_CONFIG or self.failures >= self.settings.restarts:
+                if problem.final or self.failures >= self.settings.restarts:
                     return self._finish("failed", self._give_up(problem))
                 problem = await self._restart(problem)
 
@@ -140,7 +169,7 @@ class Service:
         return None
 
     def _give_up(self, problem: LaunchError) -> LaunchError:
-        if problem.code == EXIT_CONFIG or self.settings.restarts == 0:
+        if problem.final or self.settings.restarts == 0:
             return problem
         return LaunchError(f"{problem}\n{self.spec.name} has used up its {self.settings.restarts} restarts")
 
@@ -156,7 +185,7 @@ class Service:
     async def _watch_child(self, child: Child) -> LaunchError | None:
         """Wait for the child's end, and bring it about if the child hangs. None if it completed."""
         exited = asyncio.create_task(child.wait())
-        hung = asyncio.create_task(self._wait_until_hung()) if self.spec.health else None
+        hung = asyncio.create_task(self._wait_until_hung(child)) if self.spec.health else None
         try:
             await asyncio.wait([task for task in (exited, hung) if task], return_when=asyncio.FIRST_COMPLETED)
             if exited.done():
@@ -171,19 +200,21 @@ class Service:
             if hung:
                 hung.cancel()
 
-    async def _wait_until_hung(self) -> str:
+    async def _wait_until_hung(self, child: Child) -> str:
         """Returns what was wrong when enough checks in a row have failed."""
         assert self.spec.health is not None
         failed = 0
         while True:
             await asyncio.sleep(self.settings.health_interval_s)
-            problem = await self.spec.health(self.address, self.settings.health_timeout_s)
+            problem = await self.spec.health(self.address, child.started, self.settings.health_timeout_s)
             failed = failed + 1 if problem else 0
             if problem and failed >= self.settings.health_failures:
                 return problem
 
     def _death(self, child: Child, code: int) -> LaunchError:
-        return LaunchError(self._report(child, f"ended ({describe_exit(code)})"), EXIT_CONFIG if code == EXIT_CONFIG else 1)
+        message = self._report(child, f"ended ({describe_exit(code)})")
+        final = code == EXIT_CONFIG or (self.spec.once and code > 0)
+        return LaunchError(message, code if code in (EXIT_CONFIG, EXIT_PORT) else 1, final=final)
 
     def _report(self, child: Child, what: str) -> str:
         log = child.command.log
@@ -194,20 +225,24 @@ class Supervisor:
     """All services of a run, in the order of their start."""
 
     def __init__(self, settings: ConsoleSettings, notice: Callable[[str], None]) -> None:
-        self.settings, self.services = settings, dict[str, Service]()
+        self.settings, self.services = settings, dict[str, Supervised]()
         self.guardian = Guardian(settings.stop_timeout_s)
         self._notice = notice
 
     async def start(self, spec: Spec) -> Service:
-        """Start a service and wait until it is ready.
+        """Start a service and wait until it is ready. Errors as in `add`."""
+        service = Service(spec, self.settings, self.guardian, self._notice)
+        await self.add(spec.name, service)
+        return service
+
+    async def add(self, name: str, service: Supervised) -> None:
+        """Look after `service` from its start on.
 
         Raises:
             LaunchError: it does not come up, or another service failed meanwhile.
         """
-        service = Service(spec, self.settings, self.guardian, self._notice)
-        self.services[spec.name] = service
+        self.services[name] = service
         await self.race(service.start())
-        return service
 
     async def stop(self, name: str) -> None:
         """Stop one service, if it runs."""
@@ -220,12 +255,11 @@ class Supervisor:
         Raises:
             LaunchError: it fails, hangs or takes longer than `timeout_s`, or a service fails meanwhile.
         """
-        spec = Spec(name, lambda address, restarts: command, health, listens=False, completes=True)
-        once = Service(spec, self.settings.model_copy(update={"restarts": 0}), self.guardian, self._notice)
-        self.services[name] = once
+        spec = Spec(name, lambda address, restarts: command, health, listens=False, completes=True, once=True)
+        once = Service(spec, self.settings, self.guardian, self._notice)
         try:
-            await once.start()
-            await asyncio.wait_for(self.race(_result(once.done)), timeout_s)
+            await self.add(name, once)
+            await asyncio.wait_for(self.race(once.wait()), timeout_s)
         except TimeoutError:
             raise LaunchError(f"{name} took longer than {timeout_s:g} s [log: {command.log}]") from None
         finally:
@@ -264,7 +298,3 @@ class Supervisor:
         """End everything at once."""
         for service in self.services.values():
             service.kill()
-
-
-async def _result(future: asyncio.Future[None]) -> None:
-    await future

@@ -131,5 +131,7 @@ def check_finished(sequences: list[Sequence]) -> None:
             raise RequestError(
                 f"the request ran out of time after {len(sequence.tokens)} tokens (request_timeout_s)", status=504
             )
+        if sequence.finish_reason == "nonfinite":
+            raise RequestError("the weights in service compute logits that are not finite", status=500)
         if sequence.finish_reason == "error":
             raise RequestError("the engine failed while it worked on this request; see the server's log", status=500)

@@ -170,7 +170,7 @@ async def _evaluate(setup: Setup, panel: EvaluationSettings, out: Path, episodes
     async with _environments(setup) as environments, _inference(setup) as inference:
         runner = Runner(environments, inference, setup.settings, setup.log)
         await runner.wait_ready()
-        environment = await environments.name()
+        environment = (await environments.info()).name
         policy = EnginePolicy(inference, setup.tokens, panel_sampling(panel), (await inference.model()).max_tokens)
         assignments = panel_assignments(panel, environment)
         report = _progress(setup.log, "evaluating")
@@ -189,7 +189,7 @@ async def _demonstrate(setup: Setup, args: argparse.Namespace, concurrency: int)
         runner = Runner(environments, None, setup.settings, setup.log)
         await runner.wait_ready()
         assignments = demonstration_assignments(
-            await environments.name(), args.split, args.first, args.count, args.episode_seed
+            (await environments.info()).name, args.split, args.first, args.count, args.episode_seed
         )
         report = _progress(setup.log, "demonstrating")
         policy = ExpertPolicy(setup.tokens)

@@ -59,7 +59,7 @@ def _distinct(assignments: Sequence[Assignment], played: Played, count: Count) -
             count.errors += 1
         elif not episode.trajectory.success:
             count.unsolved += 1
-        elif (room := episode.first.room_key or assignment.task.id) in seen:
+        elif (room := episode.room_key) in seen:
             count.duplicates += 1
         else:
             seen.add(room)

@@ -66,6 +66,11 @@ class Episode:
     first: State
     last: State
 
+    @property
+    def room_key(self) -> str:
+        """Names the task's content, however it is indexed: the environment's own key, else that of the first state."""
+        return self.first.metadata.room_key or self.first.metadata.state_key
+
 
 def turn_seed(key: str, turn: int) -> int:
     """The sampling seed of one turn: 63 bits, alike on every machine."""
@@ -88,12 +93,13 @@ class Behaviour:
     _tried: set[tuple[str, str]] = field(default_factory=set)
     _keys: list[str] = field(default_factory=list)
 
-    def observe(self, before: State, action: str, after: State) -> None:
+    def observe(self, before: State, after: State) -> None:
         """Count one step."""
-        here, there = before.state_key, after.state_key
-        self.invalid_actions += not after.action_valid
-        self.repeated_actions += (here, action) in self._tried
-        self._tried.add((here, action))
+        here, there = before.metadata.state_key, after.metadata.state_key
+        self.invalid_actions += not after.observation.action_valid
+        tried = (here, after.metadata.action)
+        self.repeated_actions += tried in self._tried
+        self._tried.add(tried)
         if here and here == there:
             self.no_ops += 1
         elif there and self._keys and self._keys[-1] == there:
@@ -123,14 +129,14 @@ def _turn(before: State, response: Response, after: State | None) -> Turn:
         loss_mask=pack_mask([1] * len(response.token_ids)),
         spans=response.spans,
         reward=after.reward if after else 0.0,
-        state_key=before.state_key,
-        observation_key=before.observation_key,
-        action_valid=after.action_valid if after else False,
-        format_valid=after.format_valid if after else False,
+        state_key=before.metadata.state_key,
+        observation_key=before.metadata.observation_key,
+        action_valid=after.observation.action_valid if after else False,
+        format_valid=after.observation.format_valid if after else False,
         finish_reason=response.finish_reason,
-        observation=before.text,
+        observation=before.observation.text,
         response=response.text,
-        action=after.action if after else "",
+        action=after.metadata.action if after else "",
         images=before.images,
     )
 
@@ -159,17 +165,17 @@ async def play(session: Session, assignment: Assignment, policy: Policy) -> Epis
             fault = error.code
             turns.append(_turn(before, response, None))
             break
-        behaviour.observe(before, state.action, state)
+        behaviour.observe(before, state)
         turns.append(_turn(before, response, state))
     metrics = behaviour.metrics(turns) | ({FAULT + fault: 1.0} if fault else {})
     trajectory = Trajectory(
         id=assignment.id,
         seed=task.seed,
         turns=tuple(turns),
-        terminated=state.terminated,
-        truncated=state.truncated or bool(fault),
-        score=0.0 if fault else state.score,
-        success=not fault and state.success,
+        terminated=state.observation.terminated,
+        truncated=state.observation.truncated or bool(fault),
+        score=0.0 if fault else state.metadata.score,
+        success=not fault and state.metadata.success,
         outcome="policy_error" if fault else "ok",
         duration_s=time.monotonic() - started,
         metrics=metrics,

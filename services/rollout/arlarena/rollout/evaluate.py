@@ -67,7 +67,7 @@ def _mean(pairs: Sequence[tuple[Assignment, Episode]], values: Sequence[float]) 
 def _difficulty_table(pairs: Sequence[tuple[Assignment, Episode]]) -> list[dict[str, Any]]:
     classes: dict[int, list[tuple[Assignment, Episode]]] = defaultdict(list)
     for pair in pairs:
-        moves = pair[1].first.optimal_moves
+        moves = pair[1].first.metadata.optimal_moves
         if moves is not None:
             classes[moves].append(pair)
     rows = []
@@ -85,7 +85,7 @@ def _difficulty_table(pairs: Sequence[tuple[Assignment, Episode]]) -> list[dict[
 
 def _panel_digest(pairs: Sequence[tuple[Assignment, Episode]]) -> str:
     """Names the rooms that were played: two results compare only where it is the same."""
-    names = sorted(f"{assignment.task.id} {episode.first.room_key}" for assignment, episode in pairs)
+    names = sorted(f"{assignment.task.id} {episode.room_key}" for assignment, episode in pairs)
     return hashlib.blake2b("\n".join(names).encode(), digest_size=8).hexdigest()
 
 
@@ -205,10 +205,10 @@ def episode_record(assignment: Assignment, episode: Episode) -> dict[str, Any]:
         "outcome": one.outcome,
         "terminated": one.terminated,
         "truncated": one.truncated,
-        "optimal_moves": episode.first.optimal_moves,
+        "optimal_moves": episode.first.metadata.optimal_moves,
         "metrics": one.metrics,
         "turns": turns,
-        "final_observation": episode.last.text,
+        "final_observation": episode.last.observation.text,
     }
 
 

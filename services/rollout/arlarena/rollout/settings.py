@@ -73,10 +73,10 @@ class PolicyTokenizer(BaseModel):
 
 
 class Addresses(Table):
-    """Where the services are. Flags win over ARLARENA_ENVIRONMENT_URL, ARLARENA_INFERENCE_URL and ARLARENA_REDIS_URL."""
+    """Where the services are. Flags win over ARLARENA_ENVIRONMENT_URL, _INFERENCE_URL and _REDIS_URL."""
 
-    environment_url: str = "http://127.0.0.1:8100"
-    inference_url: str = "http://127.0.0.1:8000"
+    environment_url: str = "http://127.0.0.1:8000"
+    inference_url: str = "http://127.0.0.1:8100"
     redis_url: str = "redis://127.0.0.1:6379/0"
 
 

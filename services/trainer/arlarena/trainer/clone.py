@@ -1,9 +1,9 @@
 """Behaviour cloning: supervised learning on the response tokens of good episodes, multi-turn, stopped by validation.
 
 Demonstrations are ordinary groups in a file, recorded by the rollout service from an expert or from any model; an
-episode counts if its score is above `min_score` (rejection fine-tuning). Training ends when the loss on the
-validation episodes, whose tasks come from a split of their own, has not improved for `patience` validations, and the
-best weights are kept: nothing is stopped at a step that somebody picked.
+episode counts if its score is above `min_score` (rejection fine-tuning). Training ends when the demonstrations have been
+seen `max_epochs` times, or before, when the loss on the validation episodes, whose tasks come from a split of their own,
+has not improved for `patience` validations. The weights that validate best are kept; no step is picked by hand.
 """
 
 from __future__ import annotations
@@ -157,6 +157,6 @@ def clone(
         turns=len(train),
         validation_loss=best_loss,
         best_step=best_step,
-        stopped="validation" if misses >= settings.patience else "max_epochs",
+        stopped="validation" if misses >= settings.patience else "demonstrations",
         seconds=time.monotonic() - started,
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -56,7 +58,9 @@ class Learner:
         """
         if not minibatches:
             return {"grad_norm": 0.0, "mismatch_k3": 0.0, "mismatch_max": 0.0, "mismatch_tokens": 0.0}
-        cut = [list(micro_batches(rows, self.settings.tokens_per_microbatch)) for rows in minibatches]
+        # The literal ratio is differentiable through a whole trajectory, which must then be whole in one micro-batch.
+        limit = sys.maxsize if self.recipe.literal else self.settings.tokens_per_microbatch
+        cut = [list(micro_batches(rows, limit)) for rows in minibatches]
         before = [[self._measure(batch) for batch in batches] for batches in cut] if self._needs_old() else None
         self._set_learning_rate(step)
         parts: list[dict[str, float]] = []
@@ -67,11 +71,26 @@ class Learner:
             parts.append(found)
             cells = table if cells is None else cells + table
             gap = seen if i == 0 else gap  # later minibatches meet weights that have moved
-        metrics = {key: sum(part.get(key, 0.0) for part in parts) / len(parts) for key in parts[0]}
+        metrics = _over_updates(parts)
         metrics |= {"mismatch_k3": gap.mean_k3, "mismatch_max": gap.max_abs, "mismatch_tokens": float(gap.tokens)}
         if cells is not None:
             metrics |= {f"kl_share/{name}": share for name, share in cells.kl_shares().items()}
         return metrics
+
+    @torch.no_grad()
+    def mean_entropies(self, rows: Sequence[Row]) -> list[float]:
+        """The mean token entropy of each row's response under the present policy, in nats (EMPG's Ĥ before scaling)."""
+        found = [0.0] * len(rows)
+        numbered = [replace(row, trajectory=number) for number, row in enumerate(rows)]
+        for micro in micro_batches(numbered, self.settings.tokens_per_microbatch):
+            entropies = self._forward(micro)[1] * micro.mask
+            size = len(micro.trajectory_of_row)
+            sums = torch.zeros(size).index_add(0, micro.row_of_token, entropies)
+            counts = torch.zeros(size).index_add(0, micro.row_of_token, micro.mask.float())
+            means = sums / counts.clamp(min=1.0)
+            for number, mean in zip(micro.trajectory_of_row.tolist(), means.tolist(), strict=True):
+                found[number] = mean
+        return found
 
     def _needs_old(self) -> bool:
         return self.settings.policy_anchor == "decoupled"
@@ -153,3 +172,15 @@ class Learner:
             entropy=entropies,
             sequence_log_ratio=ratios,
         )
+
+
+def _over_updates(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Means over the step's updates; extremes for `…_max` and `…_min`, which an update without a token lacks."""
+    merged: dict[str, float] = {}
+    for key in dict.fromkeys(key for part in parts for key in part):
+        values = [part[key] for part in parts if key in part]
+        if key.endswith(("_max", "_min")):
+            merged[key] = max(values) if key.endswith("_max") else min(values)
+        else:
+            merged[key] = sum(values) / len(values)
+    return merged

@@ -59,9 +59,15 @@ class Trainer:
         await self.close()
 
     def finished(self) -> bool:
-        """Whether the run has had its steps or its time."""
-        limit = self.settings.max_minutes
-        return self.state.step >= self.settings.steps or (limit is not None and self.state.seconds >= 60 * limit)
+        """Whether the run has had its steps, its time or its experience."""
+        settings, state = self.settings, self.state
+        return (
+            state.step >= settings.steps
+            or (settings.max_minutes is not None and state.seconds >= 60 * settings.max_minutes)
+            or (
+                settings.max_environment_steps is not None and state.environment_steps >= settings.max_environment_steps
+            )
+        )
 
     def score(self, collected: Collected) -> list[ScoredGroup]:
         """Advantages over whole groups; stale members are marked, not yet dropped."""
@@ -71,6 +77,7 @@ class Trainer:
             self.freshness(),
             invalid_penalty=self.settings.invalid_penalty,
             max_response_tokens=self.settings.max_response_tokens,
+            measure=self.learner.mean_entropies,
         )
 
     def learn(self, groups: list[ScoredGroup], version: Version) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from arlarena.proto.trajectory import Group, Trajectory
@@ -57,7 +57,7 @@ def returns(group: Group) -> list[float]:
     return [trajectory.total_reward for trajectory in group.trajectories]
 
 
-def group_rewards(group: Group) -> GroupRewards:
+def group_rewards(group: Group, entropies: list[list[float]] | None = None) -> GroupRewards:
     """What the advantage estimators read of a group. A turn is valid if its format and its action both are."""
     turns = [trajectory.turns for trajectory in group.trajectories]
     return GroupRewards(
@@ -68,16 +68,37 @@ def group_rewards(group: Group) -> GroupRewards:
         observation_keys=[[turn.observation_key for turn in each] for each in turns],
         observations=[[turn.observation for turn in each] for each in turns],
         lengths=[[len(turn.loss_mask) for turn in each] for each in turns],
+        entropies=entropies,
     )
 
 
+def turn_entropies(groups: Sequence[Group], measure: Callable[[Sequence[Row]], list[float]]) -> list[list[list[float]]]:
+    """Mean token entropies [group][trajectory][turn] by `measure`, which takes one row a turn."""
+    turns = [turn for group in groups for trajectory in group.trajectories for turn in trajectory.turns]
+    rows = [Row(turn.prompt(), turn.tokens(), turn.behaviour_logprobs(), turn.mask(), 0.0, 0) for turn in turns]
+    found = iter(measure(rows))
+    return [[[next(found) for _ in each.turns] for each in group.trajectories] for group in groups]
+
+
 def score(
-    recipe: Recipe, groups: Sequence[Group], freshness: Freshness, *, invalid_penalty: float, max_response_tokens: int
+    recipe: Recipe,
+    groups: Sequence[Group],
+    freshness: Freshness,
+    *,
+    invalid_penalty: float,
+    max_response_tokens: int,
+    measure: Callable[[Sequence[Row]], list[float]] | None = None,
 ) -> list[ScoredGroup]:
-    """Advantages over whole groups, stale members included in the statistics but not among the usable."""
+    """Advantages over whole groups, stale members included in the statistics but not among the usable.
+
+    `measure` gives the mean token entropy of each row; only estimators that weigh by entropy (EMPG) ask for it.
+    """
+    entropies: Sequence[list[list[float]] | None] = [None] * len(groups)
+    if recipe.advantage == "empg" and measure is not None:
+        entropies = turn_entropies(groups, measure)
     scored = compute_advantages(
         recipe,
-        [group_rewards(group) for group in groups],
+        [group_rewards(group, each) for group, each in zip(groups, entropies, strict=True)],
         invalid_penalty=invalid_penalty,
         max_response_tokens=max_response_tokens,
     )

@@ -39,13 +39,13 @@ class PolicySettings(Table):
 class CloneSettings(Table):
     """Table `[clone]`: behaviour cloning. `rooms`-like counts belong to the recording, not to this table."""
 
-    demonstrations: PositiveInt = Field(300, description="tasks whose expert episodes are learnt from")
+    demonstrations: PositiveInt = Field(1500, description="tasks whose expert episodes are learnt from")
     validation: PositiveInt = Field(256, description="tasks of the validation split that decide when to stop")
     lr: PositiveFloat = 3e-3
     weight_decay: NonNegativeFloat = 0.01
     warmup_steps: NonNegativeInt = 20
     batch_rows: PositiveInt = 96
-    max_epochs: PositiveInt = 60
+    max_epochs: PositiveInt = Field(1, description="how often each demonstration is seen at most")
     patience: PositiveInt = Field(3, description="validations without improvement before it stops")
     min_improvement: NonNegativeFloat = Field(1e-3, description="nats a token that count as an improvement")
     min_validation_steps: PositiveInt = Field(20, description="at least this many optimiser steps between validations")
@@ -63,6 +63,9 @@ class TrainerSettings(Table):
 
     steps: PositiveInt = 100
     max_minutes: PositiveFloat | None = Field(None, description="stop after this long even if steps remain")
+    max_environment_steps: PositiveInt | None = Field(
+        None, description="stop after this many turns even if steps remain; compares methods at equal experience"
+    )
     groups_per_step: PositiveInt = 16
     group_size: PositiveInt = 8
     updates_per_batch: PositiveInt = 4

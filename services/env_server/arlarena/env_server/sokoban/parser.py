@@ -32,8 +32,8 @@ class Reply:
 def parse(text: str) -> Reply:
     """Read a whole reply or a bare action.
 
-    With exactly one `<action>…</action>` its content is the action. A reply without any tag is an action itself. Anything
-    else cannot be read. Case and surrounding white space do not matter. The format is valid when the reply is
+    With exactly one `<action>…</action>` its content is the action. A reply without any tag is an action itself.
+    Anything else cannot be read. Case and surrounding white space do not matter. The format is valid when the reply is
     `<think>…</think><action>…</action>`, each tag once, and nothing but white space around them.
     """
     tags = _TAG.findall(text)

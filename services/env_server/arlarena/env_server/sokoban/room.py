@@ -50,7 +50,8 @@ class Room:
     """A room at the start of an episode. `floor`, `targets` and `boxes` are masks, `player` is a cell number.
 
     Raises:
-        RoomError: floor on the border, something on a wall, the player on a box, or unequal numbers of boxes and targets.
+        RoomError: floor on the border, something on a wall, the player on a box, or unequal numbers of boxes and
+            targets.
     """
 
     height: int

@@ -4,12 +4,12 @@ The distribution is that of gym-sokoban 0.0.6 (M. Schrader, MIT), which the pape
 
 * topology: 1.7 (height + width) steps of a walk that turns with probability 0.35 and stamps one of five 3x3 masks;
 * placement: the player, then the boxes, uniformly on distinct floor cells; the boxes' cells are the targets;
-* reverse play: a depth-first search over (player, boxes, boxes never pulled yet), pulls before walks, at most 299 moves deep
-  and 300,000 states wide. A state scores (pulls on the path that found it) x (sum of the boxes' distances from their own
-  targets), and 0 while anything covers a target. The first state with the highest score is the room.
+* reverse play: a depth-first search over (player, boxes, boxes never pulled yet), pulls before walks, at most 299 moves
+  deep and 300,000 states wide. A state scores (pulls on the path that found it) x (sum of the boxes' distances from
+  their own targets), and 0 while anything covers a target. The first state with the highest score is the room.
 
-The search visits the same states in the same order as the original; it is fast because a state's player half is one bit in
-a mask that belongs to its boxes half, so that walking costs no hashing and nothing copies a grid.
+The search visits the same states in the same order as the original; it is fast because a state's player half is one bit
+in a mask that belongs to its boxes half, so that walking costs no hashing and nothing copies a grid.
 
 A room is a pure function of (height, width, boxes, seed). Only `random.Random.random()` is used, whose sequence for an
 integer seed is guaranteed not to change between Python versions.
@@ -34,7 +34,7 @@ MAX_STATES = 300_000
 MAX_DRAFTS = 10_000
 
 _DIRECTIONS = ((1, 0), (0, 1), (-1, 0), (0, -1))
-# Cells (row, column) of each mask, relative to the walk's position. All hold the position itself, so the floor is connected.
+# Cells (row, column) of each mask, relative to the walk's position. All hold the position: the floor is connected.
 _MASKS = (
     ((0, -1), (0, 0), (0, 1)),
     ((-1, 0), (0, 0), (1, 0)),
@@ -50,7 +50,7 @@ class RoomsExhausted(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A room before reverse play: floor, targets, and where the player starts pulling. The boxes stand on the targets."""
+    """A room before reverse play: the boxes still stand on their targets, and the player is where pulling starts."""
 
     height: int
     width: int
@@ -76,19 +76,28 @@ def _stamps(height: int, width: int) -> tuple[tuple[int, ...], ...]:
     )
 
 
+@lru_cache(maxsize=64)
+def _ways(height: int, width: int) -> tuple[tuple[int, ...], ...]:
+    """For each cell the cell that a step in each direction leads to, held back inside the border."""
+    return tuple(
+        tuple(max(min(y + dy, height - 2), 1) * width + max(min(x + dx, width - 2), 1) for dy, dx in _DIRECTIONS)
+        for y in range(height)
+        for x in range(width)
+    )
+
+
 def carve(random: Random, height: int, width: int) -> int:
     """The floor of a room: a random walk with masks."""
-    draw, stamps = random.random, _stamps(height, width)
-    step_y, step_x = _DIRECTIONS[int(draw() * 4)]
+    draw, stamps, ways = random.random, _stamps(height, width), _ways(height, width)
+    direction = int(draw() * 4)
     # As in the original, the walk may start on the last row or column; the first step brings it back inside.
-    y, x = 1 + int(draw() * (height - 1)), 1 + int(draw() * (width - 1))
+    cell = (1 + int(draw() * (height - 1))) * width + 1 + int(draw() * (width - 1))
     floor = 0
     for _ in range(int(STEPS_PER_SIDE * (height + width))):
         if draw() < TURN_PROBABILITY:
-            step_y, step_x = _DIRECTIONS[int(draw() * 4)]
-        y = max(min(y + step_y, height - 2), 1)
-        x = max(min(x + step_x, width - 2), 1)
-        floor |= stamps[y * width + x][int(draw() * 5)]
+            direction = int(draw() * 4)
+        cell = ways[cell][direction]
+        floor |= stamps[cell][int(draw() * 5)]
     return floor
 
 
@@ -217,7 +226,7 @@ def check_size(height: int, width: int, boxes: int) -> None:
     if height < 5 or width < 5:
         raise ValueError(f"a room needs at least 5 rows and 5 columns, wall included; got {height}x{width}")
     space = (height - 2) * (width - 2)
-    if not 1 <= boxes or 2 * boxes + 1 > space:
+    if boxes < 1 or 2 * boxes + 1 > space:
         raise ValueError(f"{boxes} boxes do not fit a {height}x{width} room: 1 to {(space - 1) // 2} do")
 
 

@@ -1,7 +1,7 @@
 """Optimal plans: fewest moves of the player (the expert's measure), and fewest pushes (the generator's).
 
-Both are A* with the same lower bound: each box is at least as far from some target as it would be alone in the room. The
-bound never overestimates and falls by at most 1 per push, so the first solution taken from the queue is optimal.
+Both are A* with the same lower bound: each box is at least as far from some target as it would be alone in the room.
+The bound never overestimates and falls by at most 1 per push, so the first solution taken from the queue is optimal.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 from arlarena.env_server.sokoban.game import MOVES, State, advance, offsets, start_of
 from arlarena.env_server.sokoban.room import Room, cells
@@ -129,8 +130,8 @@ def least_moves(
     if path is None:
         return None
     names = {step: move for move, step in offsets(room.width).items()}
-    moves = tuple(names[b.player - a.player] for a, b in zip(path, path[1:], strict=False))
-    return Plan(moves, sum(a.boxes != b.boxes for a, b in zip(path, path[1:], strict=False)))
+    moves = tuple(names[b.player - a.player] for a, b in pairwise(path))
+    return Plan(moves, sum(a.boxes != b.boxes for a, b in pairwise(path)))
 
 
 def region(floor: int, width: int, player: int) -> int:

@@ -1,8 +1,8 @@
 """Which room is meant by a split and an index, so that no evaluation room ever occurs in training.
 
-A room belongs to a split by the hash of its *plan*, walls and targets modulo symmetry. That is stricter than the hash of
-the whole room: two rooms with one plan, whatever their boxes and player, are in the same split. It also costs nothing, as
-a draft of the wrong split is dropped before reverse play.
+A room belongs to a split by the hash of its *plan*, walls and targets modulo symmetry. That is stricter than the hash
+of the whole room: two rooms with one plan, whatever their boxes and player, are in the same split. It also costs
+nothing, as a draft of the wrong split is dropped before reverse play.
 
 Training rooms are drawn independently, so room `i` is found without its predecessors, and rooms may repeat within the
 split. Evaluation splits are panels: index `i` is the i-th *distinct* room, modulo symmetry.
@@ -15,16 +15,24 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from arlarena.env_server.sokoban.room import Room
-from arlarena.env_server.sokoban.rooms import RoomsExhausted, check_size, draw_layout, play_backwards, random_for
+from arlarena.env_server.sokoban.rooms import (
+    Layout,
+    RoomsExhausted,
+    check_size,
+    draw_layout,
+    play_backwards,
+    random_for,
+)
 from arlarena.env_server.sokoban.solver import SearchLimit, least_moves
 from arlarena.env_server.sokoban.symmetry import plan_hash, room_hash
 
-# Percent of all plans. Evaluation rooms are found by rejection, so their shares also set what a panel costs.
-SHARES = {"train": 80, "validation": 10, "test": 10}
+# Eighths of all plans. Small rooms repeat often (half of 1,000 drafts of 6x6 with 1 box), so a panel of 512 distinct
+# ones needs a large share of them to be found in a few seconds.
+SHARES = {"train": 5, "validation": 1, "test": 2}
 SPLITS = tuple(SHARES)
 EVALUATION_SPLITS = ("validation", "test")
-# Drafts are cheap (40 us) until one has the right split. With the filters of the demo one draft in 20 is taken, so this
-# bound is reached only when the filters exclude nearly everything, or a panel asks for more rooms than exist.
+# Drafts are cheap (60 us) until one has the right split, so this bound costs seconds, and is reached only when the
+# options exclude nearly everything, or a panel asks for more rooms than there are.
 MAX_DRAFTS = 50_000
 
 
@@ -86,11 +94,11 @@ def check_split(split: str) -> None:
         raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
 
 
-def candidate(split: str, index: int, attempt: int, options: RoomOptions) -> Room | None:
-    """The draft number `attempt` for an index, if it became a room of the split that the options accept."""
-    height, width, boxes = options.height, options.width, options.boxes
-    layout = draw_layout(random_for(height, width, boxes, split, index, attempt), height, width, boxes)
-    if layout is None or split_of_hash(plan_hash(layout)) != split:
+# Small layouts recur, so most of a panel's drafts are answered from this cache.
+@lru_cache(maxsize=1 << 14)
+def _accepted(layout: Layout, split: str, options: RoomOptions) -> Room | None:
+    """The room that a layout becomes, if it is of the split and the options accept it."""
+    if split_of_hash(plan_hash(layout)) != split:
         return None
     room = play_backwards(layout)
     return room if room and options.accepts(room) else None
@@ -98,16 +106,20 @@ def candidate(split: str, index: int, attempt: int, options: RoomOptions) -> Roo
 
 def _find(split: str, index: int, options: RoomOptions, taken: frozenset[str] | set[str]) -> tuple[Room, str]:
     """The first candidate for an index whose hash is not taken, and that hash ("" when nothing is taken)."""
-    for attempt in range(MAX_DRAFTS):
-        room = candidate(split, index, attempt, options)
+    height, width, boxes = options.height, options.width, options.boxes
+    random = random_for(height, width, boxes, split, index)
+    for _ in range(MAX_DRAFTS):
+        layout = draw_layout(random, height, width, boxes)
+        room = _accepted(layout, split, options) if layout else None
         if room is None:
             continue
         digest = room_hash(room)
         if digest not in taken:
             return room, digest
     raise RoomsExhausted(
-        f"no further {options.height}x{options.width} room with {options.boxes} boxes, min_moves = {options.min_moves} and "
-        f"max_moves = {options.max_moves} for {split}/{index} in {MAX_DRAFTS} drafts: widen the options or lower the index"
+        f"no further {options.height}x{options.width} room with {options.boxes} boxes, min_moves = {options.min_moves} "
+        f"and max_moves = {options.max_moves} for {split}/{index} in {MAX_DRAFTS} drafts: widen these options or ask "
+        "for lower indices"
     )
 
 

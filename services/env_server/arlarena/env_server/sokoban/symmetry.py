@@ -1,13 +1,15 @@
-"""When two rooms are the same room: modulo the 8 symmetries of the square, and modulo where the room lies in its frame.
+"""When two rooms are the same: the 8 symmetries of the square, and for plans also where they lie in their frame.
 
-Rooms that are rotated, mirrored or moved inside their wall are one puzzle, so they share one canonical form. Rows of wall
-around the floor carry no information and are cut off, which makes the form independent of the frame's size too.
+A *room* is walls, targets, boxes and player; rooms that are rotated or mirrored share one hash. A *plan* is walls and
+targets alone; plans that are rotated, mirrored or moved inside their frame of wall share one hash. Equal rooms have
+equal plans, so what is disjoint by plan is disjoint by room.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 from arlarena.env_server.sokoban.room import FLOOR, TARGET, WALL, Room, cells
 from arlarena.env_server.sokoban.rooms import Layout
@@ -40,8 +42,8 @@ def images(rows: Sequence[str]) -> tuple[Grid, ...]:
 
 
 def canonical(rows: Sequence[str]) -> str:
-    """The one text that all symmetric grids share: the smallest of the cropped grid's images."""
-    return min("\n".join(image) for image in images(crop(rows)))
+    """The one text that all symmetric grids share: the smallest of their images."""
+    return min("\n".join(image) for image in images(rows))
 
 
 def digest(text: str) -> str:
@@ -50,18 +52,21 @@ def digest(text: str) -> str:
 
 
 def room_hash(room: Room) -> str:
-    """The hash of a room, walls, targets, boxes and player, equal for symmetric rooms."""
+    """The hash of a room, equal for all its images."""
     return digest(canonical(room.rows()))
 
 
 def plan_hash(plan: Room | Layout) -> str:
-    """The hash of a room's plan, that is its walls and targets alone, equal for symmetric rooms.
-
-    Rooms that differ only in where the boxes and the player begin share it.
-    """
+    """The hash of a room's plan, equal for all its images wherever they lie in their frame."""
     targets = plan.targets if isinstance(plan, Room) else plan.target_mask
-    letters = [WALL] * (plan.height * plan.width)
-    for cell in cells(plan.floor):
+    return _plan_hash(plan.height, plan.width, plan.floor, targets)
+
+
+# Small rooms share few plans, and splits look at many drafts: the cache answers most of them.
+@lru_cache(maxsize=1 << 15)
+def _plan_hash(height: int, width: int, floor: int, targets: int) -> str:
+    letters = [WALL] * (height * width)
+    for cell in cells(floor):
         letters[cell] = TARGET if targets >> cell & 1 else FLOOR
     grid = "".join(letters)
-    return digest(canonical([grid[start : start + plan.width] for start in range(0, len(grid), plan.width)]))
+    return digest(canonical(crop([grid[start : start + width] for start in range(0, len(grid), width)])))

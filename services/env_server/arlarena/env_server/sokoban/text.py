@@ -17,14 +17,14 @@ TemplateName = Literal["full", "compact"]
 FULL_TEMPLATE = """\
 You are playing Sokoban: push every box onto a target.
 Glyphs: # wall, _ floor, O target, X box, √ box on a target, P you, S you on a target.
-Each turn you choose one action: up, down, left, right or still. Moving into a box pushes it one cell, if the cell behind \
-it is neither a wall nor another box. You cannot pull a box, so keep boxes out of corners.
+Each turn you choose one action: up, down, left, right or still. Moving into a box pushes it one cell, if the cell \
+behind it is neither a wall nor another box. You cannot pull a box, so keep boxes out of corners.
 {history}
 The room now, with {remaining} of {horizon} steps left:
 {observation}
 
-First reason about the next step between <think> and </think>, then give one action between <action> and </action>, like \
-this: <think>your reasoning</think><action>right</action>"""
+First reason about the next step between <think> and </think>, then give one action between <action> and </action>, \
+like this: <think>your reasoning</think><action>right</action>"""
 
 COMPACT_TEMPLATE = "{observation}"
 
@@ -68,7 +68,7 @@ def _history(past: Sequence[Past]) -> str:
 
 
 def prompt(template: TemplateName, observation: str, past: Sequence[Past], remaining: int, horizon: int) -> str:
-    """The user message of one turn. `past` holds the turns of the history window, oldest first; `compact` shows none."""
+    """The user message of one turn. `past`: the turns of the history window, oldest first; `compact` shows none."""
     if template == "compact":
         return COMPACT_TEMPLATE.format(observation=observation)
     return FULL_TEMPLATE.format(history=_history(past), remaining=remaining, horizon=horizon, observation=observation)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,17 +19,23 @@ MIN_SHARED = 64  # tokens: a shorter prefix costs as much to find and continue a
 class Slots:
     """Room for `count` sequences of `length` positions. Running sequences always occupy the first slots without a gap.
 
-    The memory is not touched before it is used, so a large `length` costs address space only.
+    Attention gives what lies beyond a sequence's end a weight of 0, so every position must hold a finite number.
     """
 
     def __init__(self, arch: Architecture, count: int, length: int) -> None:
         self.count = count
         self.length = length
-        self.kv = torch.empty(arch.layers, 2, count, arch.kv_heads, length, arch.head_dim)
+        # numpy's zeros come from the operating system: unlike torch's they take no memory before they are written
+        zeros = np.zeros((arch.layers, 2, count, arch.kv_heads, length, arch.head_dim), np.float32)
+        self.kv = torch.from_numpy(zeros)
 
     def load(self, slot: int, kv: Tensor) -> None:
         """Copy a prompt's keys and values [layers, 2, K, P, D] to the begin of a slot."""
         self.kv[:, :, slot, :, : kv.shape[3]] = kv
+
+    def clear(self, slot: int) -> None:
+        """Forget a slot whose numbers are not finite."""
+        self.kv[:, :, slot] = 0.0
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of one slot to another."""
@@ -81,7 +88,7 @@ class PrefixCache:
 
     def longest(self, key: bytes) -> tuple[Prefix, int] | None:
         """A prompt that shares a prefix worth continuing, and how many tokens; always fewer than the prompt's."""
-        least = max(MIN_SHARED, len(key) // 4 // 2)
+        least = max(MIN_SHARED, (len(key) // 4 + 1) // 2)
         hashes = _block_hashes(key[:-4])
         for n in range(len(hashes), 0, -1):
             shared = n * BLOCK

@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from arlarena.inference.embedded.cache import Prefix, PrefixCache, Slots
 from arlarena.inference.embedded.model import Model
@@ -99,7 +100,7 @@ class Scheduler:
         fills: dict[bytes, Fill] = {}
         free = self.slots.count - len(self.running) - (len(self._filling.waiting) if self._filling else 0)
         if self._filling is not None:  # half of the budget, so that neither it nor the queue behind it stands still
-            budget -= self._advance(budget // 2, ready)
+            budget -= self._advance(budget // 2 if self._waiting else budget, ready)
         while self._waiting and free > 0 and budget > 0:
             sequence = self._waiting[0]
             budget -= self._place(sequence, fills, ready, budget)
@@ -175,6 +176,11 @@ class Scheduler:
             return
         sequences = [sequence for sequence, _ in ready]
         logits = torch.stack([prefix.logits for _, prefix in ready])
+        if bad := _not_finite(logits):
+            for row in bad:
+                self._end(sequences[row], "nonfinite")
+            self._begin_responses([pair for row, pair in enumerate(ready) if row not in bad])
+            return
         drawn = sample(logits, [sequence.draw for sequence in sequences], [0] * len(sequences))
         for row, (sequence, prefix) in enumerate(ready):
             if not self._append(sequence, drawn, row):
@@ -188,6 +194,12 @@ class Scheduler:
         positions = [sequence.length for sequence in running]
         newest = torch.tensor([sequence.tokens[-1] for sequence in running])
         logits = self.model.decode(newest, torch.tensor(positions), self.slots.kv, max(positions) + 1)
+        if bad := _not_finite(logits):
+            for row in bad:
+                self._end(running[row], "nonfinite")
+                self.slots.clear(row)
+            self._release(bad)
+            return  # the others' step is repeated: it writes the same keys and values once more
         indices = [len(sequence.tokens) for sequence in running]
         drawn = sample(logits, [sequence.draw for sequence in running], indices)
         finished = [row for row, sequence in enumerate(running) if self._append(sequence, drawn, row)]
@@ -222,3 +234,9 @@ class Scheduler:
             return False
         self._end(sequence, "abort" if sequence.cancelled else "deadline")
         return True
+
+
+def _not_finite(logits: Tensor) -> list[int]:
+    """Rows [B, V] -> those that cannot be sampled from, ascending: the policy has diverged."""
+    finite = torch.isfinite(logits).all(dim=1)
+    return [] if finite.all() else (~finite).nonzero().squeeze(1).tolist()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from arlarena.inference.embedded.sampler import Draw
 
-FinishReason = Literal["stop", "length", "abort", "deadline", "error"]
+FinishReason = Literal["stop", "length", "abort", "deadline", "nonfinite", "error"]
 
 # Given all response tokens so far: the stop string that the newest one completes, if any.
 StopCheck = Callable[[list[int]], str | None]

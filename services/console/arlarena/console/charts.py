@@ -1,0 +1,199 @@
+"""Line charts and interval plots as inline SVG; colours are classes, so that the page decides on light and dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+WIDTH, HEIGHT = 380, 190
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 24
+MOST_POINTS = 400
+# Window of the bold line, as a share of the points: wide enough to see a trend through the noise of a step.
+SMOOTHING = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One curve: a name and its (x, y) points in the order of x."""
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A horizontal line to compare with."""
+
+    name: str
+    y: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Maps data to pixels, linearly."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        """Pixels of `value`."""
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+
+def ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Round numbers from `low` to `high`, about `count`.
+
+    Raises:
+        ValueError: not low < high.
+    """
+    if not low < high:
+        raise ValueError(f"no ticks between {low} and {high}")
+    raw = (high - low) / count
+    size = 10 ** math.floor(math.log10(raw))
+    step = min((size * factor for factor in (1, 2, 2.5, 5, 10)), key=lambda value: abs(value - raw))
+    first = math.ceil(low / step - 1e-9)
+    return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def short(value: float) -> str:
+    """A number for an axis: `0.25`, `1.2k`, `3e-05`."""
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if size >= 1e6 or size < 1e-3:
+        return f"{value:.2g}"
+    if size >= 1000:
+        return f"{value / 1000:.3g}k"
+    return f"{value:.3g}"
+
+
+def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Centred moving mean."""
+    half = max(1, round(len(points) * SMOOTHING / 2))
+    found = []
+    for index, (x, _) in enumerate(points):
+        window = points[max(0, index - half) : index + half + 1]
+        found.append((x, sum(y for _, y in window) / len(window)))
+    return found
+
+
+def thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most about MOST_POINTS, the last one included."""
+    if len(points) <= MOST_POINTS:
+        return list(points)
+    every = math.ceil(len(points) / MOST_POINTS)
+    return [*points[:-1:every], points[-1]]
+
+
+def _finite(line: Line) -> Line:
+    return Line(line.name, tuple((x, y) for x, y in line.points if math.isfinite(x) and math.isfinite(y)))
+
+
+def _bounds(lines: Sequence[Line], marks: Sequence[Mark], within: tuple[float, float] | None) -> tuple[float, float]:
+    values = [y for line in lines for _, y in line.points] + [mark.y for mark in marks]
+    low, high = min(values), max(values)
+    pad = 0.06 * (high - low) or 0.05 * abs(high) or 0.5
+    low, high = (low if low == 0 else low - pad), high + pad
+    if within is not None:
+        low, high = max(low, within[0]), min(high, within[1])
+    return (low, high) if low < high else (low - 0.5, high + 0.5)
+
+
+def _path(points: Sequence[tuple[float, float]], x: Scale, y: Scale) -> str:
+    return " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
+
+
+def _axes(x: Scale, y: Scale, x_ticks: Sequence[float], labels: Sequence[str]) -> list[str]:
+    parts = []
+    for value in ticks(y.low, y.high):
+        at = y(value)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{at + 3.5:.1f}" text-anchor="end">{short(value)}</text>')
+    for value, label in zip(x_ticks, labels, strict=True):
+        parts.append(
+            f'<text class="tick" x="{x(value):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{escape(label)}</text>'
+        )
+    return parts
+
+
+def _curve(line: Line, index: int, x: Scale, y: Scale) -> list[str]:
+    points = thin(line.points)
+    name = escape(f"{line.name}: {short(line.points[-1][1])} at {short(line.points[-1][0])}")
+    if len(points) < 3:
+        return [f'<circle class="dot c{index}" cx="{x(a):.1f}" cy="{y(b):.1f}" r="3"/>' for a, b in points]
+    return [
+        f'<polyline class="raw c{index}" points="{_path(points, x, y)}"/>',
+        f'<polyline class="line c{index}" points="{_path(smooth(points), x, y)}"><title>{name}</title></polyline>',
+    ]
+
+
+def line_chart(
+    title: str, lines: Sequence[Line], marks: Sequence[Mark] = (), within: tuple[float, float] | None = None
+) -> Markup | None:
+    """A small chart; the faint line is the data, the bold one its moving mean. None where there is nothing to draw."""
+    drawn = [line for line in map(_finite, lines) if line.points]
+    if not drawn:
+        return None
+    steps = [a for line in drawn for a, _ in line.points]
+    low, high = min(steps), max(steps)
+    x = Scale(low, high if high > low else low + 1, LEFT, WIDTH - RIGHT)
+    y = Scale(*_bounds(drawn, marks, within), HEIGHT - BOTTOM, TOP)
+    x_ticks = [value for value in ticks(x.low, x.high, 5) if value == int(value)]
+    parts = _axes(x, y, x_ticks, [short(value) for value in x_ticks])
+    for mark in marks:
+        at = y(mark.y)
+        parts.append(f'<line class="mark" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        parts.append(
+            f'<text class="tick" x="{WIDTH - RIGHT}" y="{at - 4:.1f}" text-anchor="end">{escape(mark.name)}</text>'
+        )
+    for index, line in enumerate(drawn):
+        parts += _curve(line, index, x, y)
+    return _figure(title, [line.name for line in drawn], parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def interval_chart(
+    title: str, classes: Sequence[str], series: Sequence[tuple[str, Sequence[Estimate | None]]]
+) -> Markup | None:
+    """Estimates with their intervals by class, the series side by side; values are shares of 1."""
+    if not classes or not any(estimate for _, estimates in series for estimate in estimates):
+        return None
+    x = Scale(-0.5, len(classes) - 0.5, LEFT, WIDTH - RIGHT)
+    y = Scale(0.0, 1.0, HEIGHT - BOTTOM, TOP)
+    parts = _axes(x, y, range(len(classes)), classes)
+    for index, (name, estimates) in enumerate(series):
+        shift = (index - (len(series) - 1) / 2) * 0.26
+        for place, estimate in enumerate(estimates):
+            if estimate is None:
+                continue
+            at = x(place + shift)
+            said = f"{name}, {classes[place]}: {estimate.value:.0%} ({estimate.low:.0%} to {estimate.high:.0%})"
+            low, value, high = y(estimate.low), y(estimate.value), y(estimate.high)
+            parts += [
+                f'<line class="whisker c{index}" x1="{at:.1f}" x2="{at:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>',
+                f'<circle class="dot c{index}" cx="{at:.1f}" cy="{value:.1f}" r="3.5">',
+                f"<title>{escape(said)}</title></circle>",
+            ]
+    return _figure(title, [name for name, _ in series], parts)
+
+
+def _figure(title: str, names: Sequence[str], parts: Sequence[str]) -> Markup:
+    keys = "".join(f'<span class="key"><i class="c{i}"></i>{escape(name)}</span>' for i, name in enumerate(names))
+    legend = keys if len(names) > 1 else ""
+    return Markup(
+        f"<figure><figcaption>{escape(title)}{legend}</figcaption>"
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg></figure>'
+    )  # every text in it went through escape

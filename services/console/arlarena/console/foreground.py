@@ -1,0 +1,39 @@
+"""`arlarena serve broker`: a broker of our own until somebody says stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from pathlib import Path
+
+from arlarena.console.broker import HOST, Broker, BrokerError
+from arlarena.console.process import Guardian
+from arlarena.proto.telemetry import announce
+
+POLL_S, STOP_S = 0.5, 10.0
+
+
+async def serve_broker(directory: Path, port: int | None) -> None:
+    """Start it, say where it is, and wait for SIGINT or SIGTERM.
+
+    Raises:
+        BrokerError: it does not start, or ends by itself.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    guardian = Guardian(grace_s=STOP_S)
+    with contextlib.closing(guardian), Broker(directory, port=port) as broker:
+        assert broker.port is not None
+        assert broker.process is not None
+        guardian.add(broker.process.pid)
+        announce(HOST, broker.port)
+        while not stop.is_set():
+            if not broker.running:
+                raise BrokerError(f"the server ended by itself; its log: {broker.log_path}")
+            try:
+                await asyncio.wait_for(stop.wait(), POLL_S)
+            except TimeoutError:
+                continue

@@ -1,0 +1,180 @@
+"""`report.html`: one self-contained page about a run, from the files that its stages wrote; it plots what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from arlarena.console.charts import Estimate, Line, Mark, interval_chart, line_chart
+from arlarena.console.progress import duration
+from arlarena.console.rundir import RunDirectory
+from arlarena.console.summary import interval, percent, read_json, read_records, read_steps
+
+SHARE = (0.0, 1.0)
+MOST_EPISODES = 4
+Records = Sequence[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A chart of metrics.jsonl: the first of `keys` that exist, under `names`."""
+
+    title: str
+    keys: tuple[str, ...]
+    names: tuple[str, ...]
+    within: tuple[float, float] | None = None
+
+
+CHARTS = (
+    Chart("Success rate of the training episodes, per step", ("success_rate",), ("success",), SHARE),
+    Chart("Mean return", ("return_mean",), ("return",)),
+    Chart("Gradient norm", ("grad_norm",), ("gradient norm",)),
+    Chart("KL to the policy at the start (k3, nats a token)", ("reference_kl",), ("KL",)),
+    Chart(
+        "Share of tokens whose ratio was clipped",
+        ("clip_positive_high", "clip_negative_low"),
+        ("A > 0, above", "A < 0, below"),
+    ),
+    Chart("Share of turns that are valid", ("format_valid", "action_valid"), ("format", "action"), SHARE),
+    Chart("Entropy (nats a token)", ("entropy",), ("entropy",)),
+    Chart("Groups per step", ("groups_kept", "groups_filtered", "groups_stale"), ("trained on", "filtered", "stale")),
+    Chart("Turns of an episode", ("turns_mean",), ("turns",)),
+    Chart("Sampler against trainer (mean k3)", ("mismatch_k3",), ("mismatch",)),
+    Chart("Age of the samples (optimiser steps)", ("age_mean", "age_max"), ("mean", "largest")),
+    Chart("Tokens trained on per second", ("tokens_per_s",), ("tokens/s",)),
+)
+SHOWN_KEYS = {key for chart in CHARTS for key in chart.keys} | {"step", "schema"}
+
+
+def series(records: Records, key: str, name: str, x: str = "step") -> Line:
+    """The points of `key` where it is a number."""
+    points = [
+        (float(record[x]), float(record[key]))
+        for record in records
+        if _is_number(record.get(x)) and _is_number(record.get(key))
+    ]
+    return Line(name, tuple(points))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def training_charts(steps: Records, summary: dict[str, Any] | None) -> list[Markup]:
+    """The charts that are worth a look in every run."""
+    found = []
+    for chart in CHARTS:
+        lines = [series(steps, key, name) for key, name in zip(chart.keys, chart.names, strict=True)]
+        marks = []
+        if chart.keys == ("success_rate",) and summary:
+            marks = [Mark(f"panel {label}", summary[label]["success"]) for label in ("before", "after")]
+        drawn = line_chart(chart.title, lines, marks, chart.within)
+        found += [drawn] if drawn else []
+    return found
+
+
+def other_charts(steps: Records) -> list[Markup]:
+    """Everything else that the trainer recorded."""
+    keys = dict.fromkeys(key for record in steps for key, value in record.items() if _is_number(value))
+    charts = [line_chart(key, [series(steps, key, key)]) for key in keys if key not in SHOWN_KEYS]
+    return [chart for chart in charts if chart]
+
+
+def cloning_charts(run: RunDirectory) -> list[Markup]:
+    """How the clone learnt, by its progress lines."""
+    records = read_records(run.progress("clone"))
+    lines = [series(records, "loss", "training"), series(records, "validation_loss", "validation")]
+    chart = line_chart("Cloning: loss (nats a response token), per optimiser step", lines)
+    return [chart] if chart else []
+
+
+@dataclass(frozen=True, slots=True)
+class DifficultyRow:
+    """One class of tasks, before and after."""
+
+    name: str
+    n: int
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+
+
+def difficulty_rows(before: dict[str, Any], after: dict[str, Any]) -> list[DifficultyRow]:
+    """Both panels by the length of the shortest solution."""
+    tables = [{row["optimal_moves"]: row for row in panel.get("by_difficulty", [])} for panel in (before, after)]
+    rows = []
+    for moves in sorted(tables[0].keys() | tables[1].keys()):
+        first, second = tables[0].get(moves), tables[1].get(moves)
+        rows.append(DifficultyRow(str(moves), (second or first or {}).get("n", 0), first, second))
+    return rows
+
+
+def _estimate(row: dict[str, Any] | None) -> Estimate | None:
+    return Estimate(row["success"], *row["ci95"]) if row else None
+
+
+def difficulty_chart(rows: Sequence[DifficultyRow]) -> Markup | None:
+    """Success before and after, by difficulty."""
+    before, after = [_estimate(row.before) for row in rows], [_estimate(row.after) for row in rows]
+    title = "Success by least number of moves (95 % intervals)"
+    return interval_chart(title, [row.name for row in rows], [("before", before), ("after", after)])
+
+
+def chosen_episodes(before: Records, after: Records) -> list[dict[str, Any]]:
+    """Pairs of the same task: first those that were learnt, then one solved by both, then failures."""
+    old = {episode.get("task"): episode for episode in before}
+    pairs = [
+        {"task": episode.get("task"), "before": old.get(episode.get("task")), "after": episode} for episode in after
+    ]
+
+    def kind(pair: dict[str, Any]) -> str:
+        solved = [bool(pair[label] and pair[label].get("success")) for label in ("before", "after")]
+        return {(False, True): "learnt", (True, True): "both"}.get((solved[0], solved[1]), "failed")
+
+    limits = {"learnt": 2, "both": 1, "failed": 1}
+    chosen = []
+    for name, limit in limits.items():
+        chosen += [pair for pair in pairs if kind(pair) == name][:limit]
+    rest = [pair for pair in pairs if pair not in chosen]
+    return (chosen + rest)[:MOST_EPISODES]
+
+
+def _panel(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
+
+
+def render(run: RunDirectory, summary: dict[str, Any] | None) -> str:
+    """The page as text; `summary` is None for a run that has not finished."""
+    environment = Environment(
+        loader=PackageLoader("arlarena.console", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "interval": interval, "duration": duration}
+    steps = read_steps(run.metrics)
+    rows = difficulty_rows(_panel(run.panel("before")), _panel(run.panel("after")))
+    return environment.get_template("report.html.j2").render(
+        name=run.state.name if hasattr(run, "state") else run.path.name,
+        summary=summary,
+        training=training_charts(steps, summary),
+        cloning=cloning_charts(run),
+        others=other_charts(steps),
+        difficulty=difficulty_chart(rows),
+        rows=rows,
+        pairs=chosen_episodes(read_records(run.episodes("before")), read_records(run.episodes("after"))),
+        config=run.config.read_text(encoding="utf-8") if run.config.exists() else "",
+    )
+
+
+def write_report(run: RunDirectory, summary: dict[str, Any] | None) -> Path:
+    """Write the page, whole or not at all, and say where it is."""
+    partial = run.report.with_name("report.html.partial")
+    partial.write_text(render(run, summary), encoding="utf-8")
+    partial.replace(run.report)
+    return run.report

@@ -1,0 +1,108 @@
+"""What the server hosts: a factory per environment, which starts episodes.
+
+    factory = load("sokoban", options)
+    episode = factory.start(factory.task(ResetSpec(split="train", index=7)))
+    while not episode.done:
+        result = episode.step(reply)
+
+An environment is one package that implements the two protocols below and one line of `REGISTRY`. It owns its prompt
+template, its parser and its expert, so nothing else in the system knows what is being played.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, Protocol, Self, cast
+
+from arlarena.proto.config import ConfigError
+from arlarena.proto.env import Info, ResetSpec, StepResult
+from arlarena.proto.trajectory import Task
+
+
+class TaskError(ValueError):
+    """A reset asks for a task that does not exist; the message says which do."""
+
+
+class ExpertUnavailable(RuntimeError):
+    """The expert has no answer in this state; the message says why."""
+
+
+class Episode(Protocol):
+    """One episode, from its first observation to its end. Not thread-safe; the server locks."""
+
+    @property
+    def task(self) -> Task:
+        """What is being played."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Steps taken."""
+        ...
+
+    @property
+    def done(self) -> bool:
+        """Whether it is over."""
+        ...
+
+    def observe(self) -> StepResult:
+        """The state as it is now, as after a reset: no reward, all marks True."""
+        ...
+
+    def step(self, text: str) -> StepResult:
+        """Play a reply. Called only while not `done`; a reply that cannot be read is a marked no-op, never an error."""
+        ...
+
+    def expert(self) -> list[str]:
+        """All replies of the expert from here to the end.
+
+        Raises:
+            ExpertUnavailable: there is no solution, or none was found.
+        """
+        ...
+
+    def fork(self) -> Self:
+        """An independent copy in the same state."""
+        ...
+
+
+class EnvironmentFactory(Protocol):
+    """An environment with its options. Its methods may be called from several threads at once."""
+
+    @property
+    def info(self) -> Info:
+        """Name, versions, template, splits: the body of `/v1/info`."""
+        ...
+
+    def task(self, spec: ResetSpec) -> Task:
+        """The task that a reset means; cheap.
+
+        Raises:
+            TaskError: there is no such task.
+        """
+        ...
+
+    def start(self, task: Task) -> Episode:
+        """Begin an episode. May take long: the server calls it outside its event loop.
+
+        Raises:
+            TaskError: there is no such task.
+        """
+        ...
+
+
+# Environment -> the module whose `load(where, options)` makes its factory. Imported only when asked for.
+REGISTRY = {"sokoban": "arlarena.env_server.sokoban.environment"}
+
+
+def load(where: str, name: str, options: Mapping[str, Any]) -> EnvironmentFactory:
+    """The factory of an environment; `where` begins the message of an error in its options.
+
+    Raises:
+        ConfigError: an unknown name or option.
+    """
+    if name not in REGISTRY:
+        raise ConfigError(f"{where} name = {name!r}: unknown environment; known: {', '.join(sorted(REGISTRY))}")
+    module = import_module(REGISTRY[name])
+    return cast(EnvironmentFactory, module.load(f"{where}[options]", options))

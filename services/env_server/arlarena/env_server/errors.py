@@ -1,0 +1,89 @@
+"""Errors of the API: each names a code, whose fault it is, and whether trying again can help."""
+
+from __future__ import annotations
+
+from arlarena.proto.env import Blame, Error, ErrorReply
+
+
+class ApiError(Exception):
+    """An error that goes to the caller as `{code, message, blame, retryable}` with an HTTP status.
+
+    `retry_after_s` becomes the header Retry-After.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        blame: Blame = "client",
+        retryable: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.blame = blame
+        self.retryable = retryable
+        self.retry_after_s = retry_after_s
+
+    def item(self) -> Error:
+        """The error as part of a batch reply."""
+        return Error(self.code, self.message, self.blame, self.retryable)
+
+    def reply(self) -> ErrorReply:
+        """The error as an HTTP body."""
+        detail = [{"loc": ["body"], "msg": self.message, "type": self.code}]
+        return ErrorReply(self.code, self.message, self.blame, self.retryable, detail)
+
+
+def invalid(message: str) -> ApiError:
+    """The request cannot be understood, or asks for what does not exist."""
+    return ApiError(422, "invalid_request", message)
+
+
+def unknown_session(session_id: str) -> ApiError:
+    """No such session (any more)."""
+    return ApiError(
+        404,
+        "unknown_session",
+        f"no session {session_id!r}: it was never opened on this server, was closed, or was idle for longer than its "
+        "ttl_s; open another with POST /v1/sessions",
+    )
+
+
+def at_capacity(asked: int, free: int, limit: int, retry_after_s: float) -> ApiError:
+    """Not enough free sessions."""
+    message = f"{asked} sessions asked for, {free} of {limit} free: close some, wait, or raise [environment] capacity"
+    return ApiError(503, "capacity", message, "infra", True, retry_after_s)
+
+
+def draining() -> ApiError:
+    """The server is shutting down."""
+    return ApiError(503, "draining", "this server is shutting down: use another one", "infra", True, 1.0)
+
+
+def not_reset(session_id: str) -> ApiError:
+    """A step before the first reset."""
+    return ApiError(409, "not_reset", f"session {session_id!r} has no episode yet: reset it first")
+
+
+def episode_over(session_id: str, steps: int) -> ApiError:
+    """A step after the end."""
+    return ApiError(409, "episode_over", f"the episode of session {session_id!r} ended after {steps} steps: reset it")
+
+
+def step_index_conflict(session_id: str, index: int, count: int) -> ApiError:
+    """A step out of turn."""
+    return ApiError(
+        409,
+        "step_index_conflict",
+        f"session {session_id!r} has taken {count} steps: step_index {index} is neither the next step ({count}) nor a "
+        f"repetition of the last one with the same action",
+    )
+
+
+def timed_out(what: str, seconds: float) -> ApiError:
+    """The work took longer than its limit."""
+    return ApiError(504, "deadline", f"{what} took longer than {seconds:g} s", "infra", True, 1.0)

@@ -1,0 +1,87 @@
+"""What a user can set of an environment server: the table [environment]. No other file reads environment variables.
+
+`python -m arlarena.env_server.settings FILE` checks a file and says "ok", or says what is wrong and exits with 2.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from arlarena.proto.config import Table, exit_on_config_error, load_table
+
+
+class EnvironmentSettings(Table):
+    """Table [environment]. Times are in seconds."""
+
+    name: str = Field("sokoban", description="which environment")
+    options: dict[str, Any] = Field(default_factory=dict, description="the environment's own options")
+    host: str = Field("127.0.0.1", description="address to bind")
+    port: int = Field(8000, ge=0, le=65535, description="port to bind, 0 for a free one")
+    capacity: PositiveInt = Field(1024, description="most sessions at a time")
+    session_ttl_s: PositiveFloat = Field(900.0, description="idle time after which a session is closed, by default")
+    max_session_ttl_s: PositiveFloat = Field(86_400.0, description="the longest ttl_s that a client may ask for")
+    reap_interval_s: PositiveFloat = Field(5.0, description="how often idle sessions are looked for")
+    reattach_grace_s: PositiveFloat = Field(60.0, description="how long a session outlives a lost socket")
+    reset_workers: PositiveInt = Field(2, description="threads that start episodes and ask the expert")
+    reset_timeout_s: PositiveFloat = Field(60.0, description="limit of one reset")
+    expert_timeout_s: PositiveFloat = Field(60.0, description="limit of one question to the expert")
+    batch_deadline_s: PositiveFloat = Field(60.0, description="limit of a batch that names no deadline_s")
+    max_batch: PositiveInt = Field(4096, description="most items of a batch")
+    max_body_bytes: PositiveInt = Field(16 << 20, description="largest body of a request")
+    max_action_chars: PositiveInt = Field(1 << 20, description="longest reply that a step reads")
+    retry_after_s: PositiveFloat = Field(1.0, description="what Retry-After says when the server is full")
+    expert_on_evaluation: bool = Field(False, description="whether the expert answers on evaluation splits")
+    websocket_ping_s: NonNegativeFloat = Field(
+        0.0, description="interval of keep-alive pings; 0: none, since a client that generates for long answers none"
+    )
+    shutdown_timeout_s: PositiveFloat = Field(10.0, description="how long a stop waits for requests under way")
+    shard: str = Field("0", pattern=r"^[A-Za-z0-9]{1,16}$", description="prefix of session ids, for routing")
+
+
+def from_variables() -> dict[str, str]:
+    """Values of `ARLARENA_ENVIRONMENT_<FIELD>`; an empty variable counts as absent. `options` come from files only."""
+    names = [name for name in EnvironmentSettings.model_fields if name != "options"]
+    values = {name: os.environ.get(f"ARLARENA_ENVIRONMENT_{name.upper()}") for name in names}
+    return {name: value for name, value in values.items() if value}
+
+
+def load_settings(path: Path | None, flags: Mapping[str, Any] | None = None) -> EnvironmentSettings:
+    """The table [environment] of `path`; environment variables win over the file, flags over both.
+
+    Raises:
+        ConfigError: see `arlarena.proto.config.load_table`.
+    """
+    given = {key: value for key, value in (flags or {}).items() if value is not None}
+    return load_table(path, "environment", EnvironmentSettings, {**from_variables(), **given})
+
+
+def check(path: Path) -> None:
+    """Validate a file, the environment's own options included.
+
+    Raises:
+        ConfigError: what is wrong.
+    """
+    from arlarena.env_server.environment import load
+
+    settings = load_settings(path)
+    load(f"{path}: [environment]", settings.name, settings.options)
+
+
+def main() -> int:
+    """The command of the module's docstring."""
+    if len(sys.argv) != 2:
+        print("usage: python -m arlarena.env_server.settings FILE", file=sys.stderr)
+        return 2
+    check(Path(sys.argv[1]))
+    print("ok")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_on_config_error(main))

@@ -1,0 +1,20 @@
+"""What is loaded when, and that the two tables of routes agree."""
+
+import subprocess
+import sys
+
+from arlarena.inference import app, serving
+
+
+def test_the_application_answers_before_torch_is_imported():
+    code = "import sys, arlarena.inference.app, arlarena.inference.__main__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_every_declared_route_is_served_and_no_other():
+    assert set(app.MODEL_ROUTES) == set(serving.Serving._routes(_Anything()))
+
+
+class _Anything:
+    def __getattr__(self, name):
+        return lambda *arguments: name

@@ -1,0 +1,139 @@
+"""`arlarena up` with every service as a process of its own: it learns, and it survives kill -9 of each of them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+CONFIG = Path(__file__).parent / "short.toml"
+PATIENCE_S = 420
+
+
+def up(directory, *overrides):
+    command = [sys.executable, "-m", "arlarena.console", "up", str(CONFIG), "--run-dir", str(directory)]
+    for override in overrides:
+        command += ["--set", override]
+    environment = {key: value for key, value in os.environ.items() if key not in ("REDIS_URL", "ARLARENA_SEED")}
+    log = (directory.parent / "up.log").open("w")
+    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+
+def steps_done(directory):
+    metrics = directory / "metrics.jsonl"
+    return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+
+
+def wait_for(condition, launcher, what):
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert launcher.poll() is None, f"the run ended with {launcher.returncode} before {what}"
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.05)
+
+
+def service(launcher, *words):
+    """The process of the run whose command line has all of `words`."""
+    for child in psutil.Process(launcher.pid).children(recursive=True):
+        try:
+            line = child.cmdline()
+        except psutil.Error:
+            continue
+        if all(any(word == part for part in line) for word in words):
+            return child
+    return None
+
+
+def strict_object(pairs):
+    """JSON lets a key stand twice; a lineage must not."""
+    keys = Counter(key for key, _ in pairs)
+    assert max(keys.values(), default=1) == 1, f"twice in one object: {[key for key, n in keys.items() if n > 1]}"
+    return dict(pairs)
+
+
+def final_ledger(directory):
+    newest = sorted(path.parent for path in (directory / "checkpoints").glob("step-*/COMMITTED"))[-1]
+    state = json.loads((newest / "state.json").read_text(), object_pairs_hook=strict_object)
+    return state["step"], state["ledger"]
+
+
+def finish(launcher, directory):
+    try:
+        code = launcher.wait(timeout=PATIENCE_S)
+    finally:
+        if launcher.poll() is None:
+            launcher.kill()
+    assert code == 0, (directory.parent / "up.log").read_text()[-3000:]
+    return json.loads((directory / "summary.json").read_text())
+
+
+def check_lineage(directory, steps):
+    """Every id that was ever issued occurs once, and what was trained on is what the steps say they trained on."""
+    step, ledger = final_ledger(directory)
+    records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert step == steps
+    assert [record["step"] for record in records] == list(range(1, steps + 1))
+    assert ledger["open"] == {}
+    assert sorted(ledger["lineage"]) == [f"g{index:06d}" for index in range(ledger["next_index"])]
+    trained = Counter(at for outcome, at in ledger["lineage"].values() if outcome == "trained")
+    for record in records:
+        assert trained[record["step"] - 1] == record["groups_kept"] + record["groups_backfilled"]
+    return Counter(outcome for outcome, _ in ledger["lineage"].values())
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(PATIENCE_S + 60)
+def test_a_short_run_learns_and_accounts_for_every_group(tmp_path):
+    directory = tmp_path / "run"
+    summary = finish(up(directory), directory)
+    counts = check_lineage(directory, steps=12)
+    assert {key: counts[key] for key in ("trained", "filtered", "stale", "dead")} == summary["groups"]
+    before, after = summary["before"], summary["after"]
+    assert summary["panel"]["n"] == 256
+    # A first step of learning, several standard errors wide; `make verify-demo` is the proof at full size.
+    assert after["success"] > before["success"] + 0.05, (before, after)
+    records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert max(record["mismatch_max"] for record in records) < 1e-4
+    assert all(record["mismatch_tokens"] > 0 for record in records if record["age_max"] == 0)
+    assert "<svg" in (directory / "report.html").read_text()
+
+
+VICTIMS = {
+    "rollout worker": ("arlarena.rollout", "worker"),
+    "environment server": ("arlarena.env_server",),
+    "inference": ("arlarena.inference",),
+    "trainer": ("arlarena.trainer", "train"),
+}
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(PATIENCE_S + 60)
+def test_kill_9_of_every_service_in_turn_loses_and_doubles_nothing(tmp_path):
+    directory = tmp_path / "run"
+    steps = 12
+    launcher = up(directory, "evaluation.count=32", f"trainer.steps={steps}")
+    try:
+        for number, (name, words) in enumerate(VICTIMS.items()):
+            reached = 2 * number + 1
+            wait_for(lambda reached=reached: steps_done(directory) >= reached, launcher, f"step {reached}")
+            victim = service(launcher, *words)
+            assert victim is not None, f"no {name} is running"
+            victim.send_signal(signal.SIGKILL)
+            wait_for(
+                lambda victim=victim, words=words: (new := service(launcher, *words)) is not None and new != victim,
+                launcher,
+                f"another {name}",
+            )
+        finish(launcher, directory)
+    finally:
+        if launcher.poll() is None:
+            launcher.kill()
+    counts = check_lineage(directory, steps)
+    assert counts["trained"] > 0
+    assert counts["dead"] == 0

@@ -1,0 +1,386 @@
+"""`arlarena up` from end to end with stand-ins for the services (fake_services.py), a real broker and real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import fake_services
+
+CONFIG = """
+[run]
+name = "test"
+[environment]
+name = "sokoban"
+[clone]
+demonstrations = 4
+validation = 3
+[trainer]
+recipe = "sampo"
+[console]
+backoff_s = 0.01
+health_interval_s = 0.1
+health_timeout_s = 1.0
+health_failures = 3
+stop_timeout_s = 3.0
+plain_interval_s = 0.05
+"""
+
+
+class Up:
+    """One `arlarena up` in a directory of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.run, self.flags = folder, folder / "runs" / "test", folder / "flags"
+        self.config = folder / "test.toml"
+        self.config.write_text(CONFIG)
+        self.flags.mkdir()
+        fake_services.install(folder / "fakes")
+        self.processes: list[subprocess.Popen[str]] = []
+        self.family: set[psutil.Process] = set()
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        clean = {key: value for key, value in os.environ.items() if key not in ("REDIS_URL", "ARLARENA_SEED")}
+        extra = {"PYTHONPATH": str(self.folder / "fakes"), "FAKE_DIR": str(self.flags), "COLUMNS": "200"}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "arlarena.console", *arguments],
+            cwd=self.folder,
+            env=clean | extra | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.processes.append(process)
+        return process
+
+    def up(self, *arguments: str, **environment: str) -> tuple[int, str]:
+        process = self.start("up", str(self.config), *arguments, **environment)
+        said, _ = process.communicate(timeout=60)
+        return process.returncode, said
+
+    def started(self, service: str) -> list[dict[str, Any]]:
+        path = self.flags / "started"
+        records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [record for record in records if record["service"] == service]
+
+    def started_as(self, service: str, word: str) -> list[dict[str, Any]]:
+        return [record for record in self.started(service) if word in record["argv"]]
+
+    def steps(self) -> int:
+        path = self.run / "metrics.jsonl"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 40
+        while not condition():
+            process = self.processes[-1]
+            if process.poll() is not None:
+                pytest.fail(f"it ended with {process.returncode}:\n{process.communicate()[0]}")
+            assert time.monotonic() < deadline, "it never happened"
+            time.sleep(0.02)
+        with psutil.Process(self.processes[-1].pid).oneshot():
+            self.family |= set(psutil.Process(self.processes[-1].pid).children(recursive=True))
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    found = Up(tmp_path)
+    yield found
+    for process in found.processes:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def summary(up: Up) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((up.run / "summary.json").read_text())
+    return found
+
+
+def assert_all_gone(up: Up) -> None:
+    assert up.family, "the test never saw a running family"
+    _, left = psutil.wait_procs(list(up.family), timeout=10)
+    assert left == []
+
+
+def test_a_whole_run(up: Up) -> None:
+    code, said = up.up(ARLARENA_SEED="7")
+    assert code == 0, said
+    found = summary(up)
+    assert found["env"] == "sokoban"
+    assert found["method"] == "sampo"
+    assert found["seed"] == 7
+    assert found["panel"]["n"] == 8
+    assert (found["before"]["success"], found["before"]["ci95"]) == (pytest.approx(0.4), pytest.approx([0.3, 0.5]))
+    assert found["after"]["success"] == pytest.approx(0.7)
+    assert found["intervals_overlap"] is False
+    assert found["steps"] == fake_services.STEPS
+    assert found["groups"] == {"trained": 24, "filtered": 6, "stale": 0, "dead": 0, "unused": 0}
+    assert found["wall_s"] > 0
+    assert "60.0 to 80.0" in said
+    assert "success 60.0 %" in said or "success" in said
+    assert "Traceback" not in said
+    assert (up.run / "report.html").read_text().startswith("<!doctype html>")
+    for log in ("environment", "inference", "trainer", "rollout-0", "clone", "policy", "evaluate-after"):
+        assert (up.run / "logs" / f"{log}.log").exists()
+    (demonstrations, validation) = up.started_as("rollout", "demonstrate")
+    assert "4" in demonstrations["argv"]
+    assert "3" in validation["argv"]
+
+
+def test_every_process_gets_the_run_own_configuration_with_overrides_and_threads(up: Up) -> None:
+    code, said = up.up("--set", "trainer.recipe=grpo", "--set", "trainer.lr=1e-3", "--seed", "3", ARLARENA_SEED="7")
+    assert code == 0, said
+    written = fake_services.tomllib.loads((up.run / "config.toml").read_text())
+    assert written["trainer"]["recipe"] == "grpo"
+    assert written["trainer"]["lr"] == 1e-3
+    assert written["run"]["seed"] == 3
+    assert written["clone"]["threads"] >= written["trainer"]["threads"] >= 1
+    assert summary(up)["method"] == "grpo"
+    for service in ("env_server", "inference", "rollout", "trainer"):
+        for record in up.started(service):
+            assert str(Path("runs/test/config.toml")) in record["argv"]
+
+
+def test_a_second_run_is_refused_unless_fresh_which_keeps_the_first(up: Up) -> None:
+    assert up.up()[0] == 0
+    code, said = up.up()
+    assert code == 2
+    assert "holds a finished run" in said
+    assert "--fresh" in said
+    assert up.up("--fresh", "--seed", "5")[0] == 0
+    assert up.up("--fresh", "--seed", "6")[0] == 0
+    assert summary(up)["seed"] == 6
+    kept = json.loads((up.run.parent / "test.previous" / "summary.json").read_text())
+    assert kept["seed"] == 5
+
+
+def test_a_directory_of_somebody_else_is_never_touched(up: Up) -> None:
+    up.run.mkdir(parents=True)
+    (up.run / "thesis.tex").write_text("precious")
+    for arguments in ((), ("--fresh",), ("--resume",)):
+        code, said = up.up(*arguments)
+        assert code == 2
+        assert "holds no run of ARLArena" in said
+    assert (up.run / "thesis.tex").read_text() == "precious"
+    assert len(list(up.run.iterdir())) == 1
+
+
+@pytest.mark.parametrize("victim", ["env_server", "inference", "rollout", "trainer"])
+def test_a_killed_service_is_replaced_and_the_run_finishes(up: Up, victim: str) -> None:
+    (up.flags / "train-on").write_text("yes")
+    process = up.start("up", str(up.config))
+    word = {"rollout": "worker", "trainer": "train"}.get(victim)
+    found = (lambda: up.started_as(victim, word)) if word else (lambda: up.started(victim))
+    up.until(lambda: up.steps() >= 2 and len(found()) == 1)
+    os.kill(found()[0]["pid"], signal.SIGKILL)
+    up.until(lambda: len(found()) == 2)
+    (up.flags / "train-on").unlink()
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    first, second = found()
+    if victim == "trainer":
+        assert "--resume" not in first["argv"]
+        assert "--resume" in second["argv"]
+        steps = [json.loads(line)["step"] for line in (up.run / "metrics.jsonl").read_text().splitlines()]
+        assert steps == sorted(set(steps))
+    if victim in ("env_server", "inference"):
+        port = up.folder  # for the message only
+        assert "--port" in second["argv"], port
+        assert second["argv"][second["argv"].index("--port") + 1] != "0"
+    assert "SIGKILL" in said
+    assert sum(summary(up)["restarts"].values()) == 1
+
+
+def test_a_sick_service_is_replaced(up: Up) -> None:
+    (up.flags / "train-on").write_text("yes")
+    process = up.start("up", str(up.config))
+    up.until(lambda: up.steps() >= 1)
+    (up.flags / "sick-env_server").write_text("yes")
+    up.until(lambda: len(up.started("env_server")) == 2)
+    (up.flags / "sick-env_server").unlink()
+    (up.flags / "train-on").unlink()
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert "answered 503" in said
+
+
+def test_a_killed_broker_comes_back(up: Up) -> None:
+    (up.flags / "train-on").write_text("yes")
+    process = up.start("up", str(up.config))
+    up.until(lambda: up.steps() >= 1)
+    (broker,) = [member for member in up.family if "server" in member.name()]
+    broker.kill()
+    up.until(lambda: any("server" in member.name() and member.is_running() for member in up.family - {broker}))
+    (up.flags / "train-on").unlink()
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert summary(up)["restarts"] == {"broker": 1}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_everything_and_resume_goes_on(up: Up, number: int, code: int) -> None:
+    (up.flags / "train-on").write_text("yes")
+    process = up.start("up", str(up.config))
+    up.until(lambda: up.steps() >= 2 and bool(up.started_as("rollout", "worker")))
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    assert "--resume goes on from here" in said
+    assert "Traceback" not in said
+    assert_all_gone(up)
+    (up.flags / "train-on").unlink()
+    assert "unfinished run" in up.up()[1]
+    result, said = up.up("--resume")
+    assert result == 0, said
+    assert len(up.started_as("trainer", "clone")) == 1  # a stage that was done is not done again
+    assert "--resume" in up.started_as("trainer", "train")[-1]["argv"]
+    assert summary(up)["steps"] >= fake_services.STEPS
+
+
+def test_kill_9_of_the_launcher_leaves_nothing(up: Up) -> None:
+    (up.flags / "train-on").write_text("yes")
+    process = up.start("up", str(up.config))
+    up.until(lambda: up.steps() >= 2 and bool(up.started_as("rollout", "worker")))
+    assert any("server" in member.name() for member in up.family)  # the broker too
+    process.kill()
+    process.wait()
+    assert_all_gone(up)
+
+
+def test_resume_refuses_another_experiment(up: Up) -> None:
+    (up.flags / "clone-fails").write_text("yes")
+    assert up.up()[0] == 1
+    (up.flags / "clone-fails").unlink()
+    code, said = up.up("--resume", "--set", "trainer.recipe=grpo")
+    assert code == 2
+    assert "trainer.recipe" in said
+    assert up.up("--resume", "--set", "console.restarts=2")[0] == 0
+
+
+def test_a_failed_stage_says_why_in_one_line_and_names_the_log(up: Up) -> None:
+    (up.flags / "clone-fails").write_text("the disk is full")
+    code, said = up.up()
+    assert code == 1
+    last = said.strip().splitlines()[-1]
+    assert last.startswith("error: clone ended (exit status 1): clone_failed reason=the disk is full")
+    assert str(Path("runs/test/logs/clone.log")) in last
+    assert "Traceback" not in said
+
+
+def test_an_unknown_key_stops_it_before_anything_starts(up: Up) -> None:
+    up.config.write_text(CONFIG.replace("recipe =", "recipee ="))
+    code, said = up.up()
+    assert code == 2
+    assert f"error: {up.config}: [trainer] unknown key 'recipee'; did you mean 'recipe'?" in said
+    assert "Traceback" not in said
+    assert not up.run.exists()
+    assert up.started("env_server") == []
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("[console]\nrestart = 3", "[console] unknown key 'restart'; did you mean 'restarts'?"),
+        ("[run]\nseed = -1", "[run] seed = -1"),
+        ("[consol]\n", "unknown table [consol]"),
+        ("not toml", "not valid TOML"),
+        ("[run]\nname = '../up'", "[run] name = '../up'"),
+    ],
+)
+def test_a_wrong_file_of_its_own_exits_2_with_a_message(up: Up, config: str, message: str) -> None:
+    up.config.write_text(config)
+    code, said = up.up()
+    assert code == 2
+    assert message in said
+    assert "Traceback" not in said
+    assert not up.run.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        (("--set", "trainer"), {}, "write it as table.key=value"),
+        (("--set", "trainr.lr=1"), {}, "there is no table [trainr]"),
+        ((), {"ARLARENA_SEED": "seven"}, "ARLARENA_SEED='seven'"),
+    ],
+)
+def test_a_wrong_override_exits_2(up: Up, arguments: tuple[str, ...], environment: dict[str, str], message: str) -> None:
+    code, said = up.up(*arguments, **environment)
+    assert code == 2
+    assert message in said
+
+
+def test_no_redis_at_the_given_address(up: Up) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"redis://127.0.0.1:{closed.getsockname()[1]}/0"
+        code, said = up.up(REDIS_URL=url)
+    assert code == 1
+    assert f"no Redis at {url}" in said
+    assert "Traceback" not in said
+
+
+def test_a_taken_port_is_named(up: Up) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, said = up.up("--set", f"inference.port={port}")
+    assert code == 3
+    assert f"port {port} of [inference] is taken by another program" in said
+
+
+def test_two_launchers_do_not_share_a_directory(up: Up) -> None:
+    (up.flags / "train-on").write_text("yes")
+    process = up.start("up", str(up.config))
+    up.until(lambda: up.steps() >= 1)
+    for arguments in (("--resume",), ("--fresh",)):
+        code, said = up.up(*arguments)
+        assert code == 2
+        assert "in use by another" in said
+    process.terminate()
+    assert process.wait(60) == 143
+
+
+def test_final_weights_that_a_server_lost_are_loaded_before_the_last_evaluation(up: Up) -> None:
+    (up.flags / "forgetful").write_text("a restarted server that nobody pushed to")
+    code, said = up.up()
+    assert code == 0, said
+    assert "does not have the final weights" in said
+    assert len(up.started("inference")) == 2
+
+
+def test_a_file_in_the_place_of_the_directory(up: Up) -> None:
+    up.run.parent.mkdir()
+    up.run.write_text("I am a file")
+    code, said = up.up()
+    assert code == 2
+    assert "is a file" in said
+
+
+def test_report_of_an_unfinished_run(up: Up) -> None:
+    (up.flags / "clone-fails").write_text("yes")
+    up.up()
+    process = up.start("report", str(up.run))
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, said
+    assert "has not finished" in (up.run / "report.html").read_text()
+    shutil.rmtree(up.run)
+    process = up.start("report", str(up.run))
+    assert "holds no run" in process.communicate(timeout=30)[0]
+    assert process.returncode == 2

@@ -1,0 +1,59 @@
+"""Settings: the file, the environment, flags, and errors that say what to change."""
+
+import subprocess
+import sys
+
+import pytest
+
+from arlarena.inference.settings import from_environment, load
+from arlarena.proto.config import ConfigError
+
+
+def write(tmp_path, text):
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    return path
+
+
+def test_flags_win_over_the_environment_which_wins_over_the_file(tmp_path, monkeypatch):
+    path = write(tmp_path, '[inference]\nport = 1\nhost = "a"\nserved_model_name = "file"\n')
+    monkeypatch.setenv("ARLARENA_INFERENCE_PORT", "2")
+    monkeypatch.setenv("ARLARENA_INFERENCE_HOST", "b")
+    settings = load(path, {"port": 3, "host": None})
+    assert (settings.port, settings.host, settings.served_model_name) == (3, "b", "file")
+
+
+def test_an_unknown_key_names_the_file_and_the_nearest_key(tmp_path):
+    path = write(tmp_path, "[inference]\nmax_slot = 3\n")
+    with pytest.raises(ConfigError, match="max_slots") as error:
+        load(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("line", ["port = 70000", "threads = 0", "request_timeout_s = 0", 'log_level = "loud"'])
+def test_values_out_of_range_are_refused(tmp_path, line):
+    with pytest.raises(ConfigError, match=line.split()[0]):
+        load(write(tmp_path, f"[inference]\n{line}\n"))
+
+
+def test_a_model_directory_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="no such directory"):
+        load(write(tmp_path, f'[inference]\nmodel = "{tmp_path}/absent"\n'))
+
+
+def test_an_environment_variable_that_names_no_setting_is_refused():
+    with pytest.raises(ConfigError, match="ARLARENA_INFERENCE_PROT"):
+        from_environment({"ARLARENA_INFERENCE_PROT": "1"})
+    assert from_environment({"ARLARENA_OTHER": "1", "PATH": "x"}) == {}
+
+
+@pytest.mark.parametrize(("text", "code"), [("[inference]\nport = 1\n", 0), ("[inference]\nprot = 1\n", 2)])
+def test_checking_a_file_needs_neither_torch_nor_time(tmp_path, text, code):
+    command = [sys.executable, "-X", "importtime", "-m", "arlarena.inference.settings", str(write(tmp_path, text))]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    assert (result.stdout.strip() == "ok") == (code == 0)
+    imported = {line.split("|")[-1].strip() for line in result.stderr.splitlines() if line.startswith("import time:")}
+    assert "pydantic" in imported
+    assert not imported & {"torch", "transformers", "uvicorn"}

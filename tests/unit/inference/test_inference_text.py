@@ -1,0 +1,82 @@
+"""Stop strings and growing text."""
+
+import pytest
+from inference_support import EOS, tokenizer
+
+from arlarena.inference.errors import RequestError
+from arlarena.inference.text import GrowingText, Text, cut
+
+
+@pytest.fixture(scope="module")
+def text():
+    return Text(tokenizer())
+
+
+class Bytes:
+    """A tokenizer whose tokens are bytes, so that characters come in parts."""
+
+    eos_token_id = None
+
+    def decode(self, ids, skip_special_tokens):
+        return bytes(ids).decode(errors="replace")
+
+
+def grow(text, tokens, stops=(), stop=None, **options):
+    growing = GrowingText(text, stops, **{"skip_special": True, "include_stop": False, **options})
+    pieces = [growing.advance(tokens[:n], finished=False, stop=None) for n in range(1, len(tokens))]
+    return [*pieces, growing.advance(tokens, finished=True, stop=stop)]
+
+
+def test_a_stop_check_fires_on_the_token_that_completes_the_string(text):
+    check = text.stop_check(("ab.", "zz"), skip_special=True)
+    ids = text.encode("xxab.", special=False)
+    assert [check(ids[:n]) for n in range(1, 6)] == [None, None, None, None, "ab."]
+    assert text.stop_check((), skip_special=True) is None
+
+
+def test_the_earliest_stop_string_counts(text):
+    check = text.stop_check(("b", "ab"), skip_special=True)
+    assert check(text.encode("xab", special=False)) == "ab"
+
+
+def test_a_stop_string_is_cut_off_unless_it_is_wanted():
+    assert cut("one.two.", ".", include=False) == "one"
+    assert cut("one.two.", ".", include=True) == "one."
+    assert cut("one", None, include=False) == cut("one", "x", include=False) == "one"
+
+
+def test_growing_text_adds_up_to_the_whole(text):
+    ids = text.encode("hello 1 2.", special=False)
+    pieces = grow(text, [*ids, EOS])
+    assert "".join(pieces) == "hello 1 2."
+    assert pieces[:3] == ["h", "e", "l"]
+
+
+def test_a_character_is_held_back_until_it_is_whole():
+    tokens = list("aé√b".encode())
+    pieces = grow(Text(Bytes()), tokens)
+    assert "".join(pieces) == "aé√b"
+    assert pieces == ["a", "", "é", "", "", "√", "b"]
+
+
+def test_what_may_become_a_stop_string_is_held_back(text):
+    ids = text.encode("a.b.cd", special=False)
+    pieces = grow(text, ids, stops=(".cd",), stop=".cd")
+    assert pieces == ["a", "", ".b", "", "", ""]
+    assert "".join(grow(text, ids, stops=(".cx",))) == "a.b.cd"
+    assert "".join(grow(text, ids, stops=(".cd",), stop=".cd", include_stop=True)) == "a.b.cd"
+
+
+def test_without_a_tokenizer_text_is_refused_with_a_way_out():
+    bare = Text(None)
+    assert not bare.present
+    with pytest.raises(RequestError, match="/inference/v1/generate"):
+        bare.encode("x")
+
+
+def test_a_template_that_refuses_is_a_clear_error(text):
+    strict = tokenizer()
+    strict.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(RequestError, match="roles must alternate"):
+        Text(strict).chat([{"role": "user", "content": "x"}])
+    assert text.chat([{"role": "user", "content": "ab"}], add_generation_prompt=True) == [3, 5, 6, 4]

@@ -1,0 +1,185 @@
+"""The commands `evaluate` and `demonstrate`, as a user runs them, against scripted services."""
+
+import asyncio
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rollout_support import Corridor, House
+
+from arlarena.proto.config import ConfigError
+from arlarena.proto.trajectory import read_groups
+from arlarena.rollout.__main__ import main
+from arlarena.rollout.statistics import clustered, wilson
+from arlarena.rollout.tokens import Tokens
+from arlarena.trainer.tiny import build_tokenizer
+
+RIGHT = "<think></think><action>right</action>"
+
+
+@pytest.fixture(scope="session")
+def policy_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("policy")
+    build_tokenizer().save_pretrained(directory)
+    return directory
+
+
+async def command(house: House, policy_directory: Path, *words: str, **tables: str) -> int:
+    """Run a command in a thread of its own, as a process would."""
+    config = policy_directory / "run.toml"
+    config.write_text(
+        "[rollout]\ninfra_patience_s = 2.0\nenvironment_timeout_s = 2.0\nrequest_retries = 0\nepisode_retries = 1\n"
+        + f"[policy]\npath = '{policy_directory}'\n[policy.tiny]\nlayers = 4\n"
+        + "".join(f"[{name}]\n{body}\n" for name, body in tables.items())
+    )
+    where = ["--config", str(config), "--environment-url", house.environments.url]
+    if words[0] == "evaluate":
+        where += ["--inference-url", house.inference.url]
+    return await asyncio.to_thread(main, [words[0], *where, *words[1:]])
+
+
+def sometimes(share: float) -> Any:
+    """A policy that walks right with this probability, by its seed alone, and else says nothing of use."""
+    return lambda prompt, seed: RIGHT if seed / 2**63 < share else "hm"
+
+
+async def test_a_panel_with_one_attempt_a_task(
+    house: House, policy_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    house.mouth.say = sometimes(0.5)
+    out, lines = tmp_path / "panels" / "before.json", tmp_path / "episodes.jsonl"
+    flags = ("--split", "test", "--count", "40", "--out", str(out), "--episodes", str(lines), "--temperature", "0.9")
+    assert await command(house, policy_directory, "evaluate", *flags, evaluation="episodes = 3\nfirst = 5") == 0
+    result = json.loads(out.read_text())
+    wins = sum(success for _, success, _, _ in result["results"])
+    expected = wilson(wins, 40)
+    assert 0 < wins < 40
+    assert result["environment"] == "corridor"
+    assert (result["panel"]["split"], result["panel"]["first"], result["panel"]["n"]) == ("test", 5, 40)
+    assert (result["episodes"], result["errors"], result["ci_method"]) == (40, 0, "wilson")
+    assert result["success"] == pytest.approx(wins / 40, abs=1e-4)
+    assert result["ci95"] == [pytest.approx(expected.low, abs=1e-4), pytest.approx(expected.high, abs=1e-4)]
+    assert [index for index, *_ in result["results"]] == list(range(5, 45))
+    assert result["by_difficulty"] == [
+        {"optimal_moves": 3, "n": 40, "success": result["success"], "ci95": result["ci95"]}
+    ]
+    assert result["format_valid"] == result["action_valid"] < 0.9
+    returns = {str(i): [value] for i, _, value, _ in result["results"]}
+    assert result["return"]["mean"] == pytest.approx(clustered(returns).mean, abs=1e-3)
+    assert result["versions"] == ["run:3:abc"]
+    assert {r["sampling_params"]["temperature"] for r in house.mouth.requests} == {0.9}
+    said = capsys.readouterr().out
+    assert f"success {100 * wins / 40:.1f} %" in said
+    assert "n=40" in said
+    episodes = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [episode["task"] for episode in episodes] == [f"corridor/test/{i}" for i in (5, 6, 7)]
+    assert episodes[0]["turns"][0]["observation"] == "at 0"
+    assert len(episodes[0]["turns"]) == episodes[0]["metrics"]["turns"]
+
+
+async def test_the_same_panel_meets_the_same_randomness(house: House, policy_directory: Path, tmp_path: Path) -> None:
+    house.mouth.say = sometimes(0.4)
+    results = []
+    for name in ("a", "b"):
+        out = tmp_path / f"{name}.json"
+        assert await command(house, policy_directory, "evaluate", "--count", "20", "--out", str(out)) == 0
+        results.append(json.loads(out.read_text()))
+    assert results[0]["results"] == results[1]["results"]
+    assert results[0]["panel"] == results[1]["panel"]
+    other = tmp_path / "c.json"
+    assert await command(house, policy_directory, "evaluate", "--count", "20", "--seed", "1", "--out", str(other)) == 0
+    assert json.loads(other.read_text())["results"] != results[0]["results"]
+
+
+async def test_attempts_are_clustered_by_task(house: House, policy_directory: Path, tmp_path: Path) -> None:
+    house.mouth.say = sometimes(0.45)
+    out = tmp_path / "k.json"
+    flags = ("--count", "10", "--attempts", "4", "--out", str(out))
+    assert await command(house, policy_directory, "evaluate", *flags) == 0
+    result = json.loads(out.read_text())
+    tasks: dict[str, list[float]] = {}
+    for index, success, _, _ in result["results"]:
+        tasks.setdefault(str(index), []).append(success)
+    expected = clustered(tasks)
+    assert result["ci_method"] == "clustered by task"
+    assert result["success"] == pytest.approx(expected.mean, abs=1e-4)
+    assert result["ci95"] == [pytest.approx(expected.low, abs=1e-4), pytest.approx(expected.high, abs=1e-4)]
+
+
+async def test_errors_are_counted_and_not_scored(house: House, policy_directory: Path, tmp_path: Path) -> None:
+    house.mouth.faults = [500] * 4
+    out = tmp_path / "e.json"
+    flags = ("--count", "6", "--out", str(out))
+    assert await command(house, policy_directory, "evaluate", *flags, evaluation="concurrency = 2") == 1
+    result = json.loads(out.read_text())
+    assert (result["errors"], result["episodes"], result["success"]) == (2, 4, 1.0)
+    assert "500" in result["error_examples"][0]
+
+
+async def test_services_that_never_come_are_named(
+    house: House, policy_directory: Path, tmp_path: Path, unused_tcp_port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    away = f"http://127.0.0.1:{unused_tcp_port}"
+    flags = ("--environment-url", away, "--count", "6", "--out", str(tmp_path / "x.json"))
+    assert await command(house, policy_directory, "evaluate", *flags) == 1
+    said = capsys.readouterr().err
+    assert f"environment server at {away} did not answer within 2 s" in said
+    assert "Traceback" not in said
+
+
+async def test_a_panel_beyond_the_split_is_refused(
+    house: House, policy_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    house.corridor.rooms = 3
+    assert await command(house, policy_directory, "evaluate", "--count", "6", "--out", str(tmp_path / "x.json")) == 1
+    assert "unknown_task" in capsys.readouterr().err
+    assert not (tmp_path / "x.json").exists()
+
+
+class Repeating(Corridor):
+    """Every third task is the room of the task before it, and the room of task 4 cannot be solved in time."""
+
+    def reset(self, walk: Any, item: dict[str, Any]) -> dict[str, Any]:
+        index = item["index"]
+        answer = super().reset(walk, item | {"index": index - 1 if index % 3 == 2 else index})
+        if index == 4:
+            walk.at = -100
+        return answer
+
+
+async def test_demonstrations_are_distinct_and_solved(
+    house: House, policy_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    house.corridor.__class__ = Repeating
+    house.corridor.plan = False
+    out = tmp_path / "demonstrations.msgpack"
+    assert await command(house, policy_directory, "demonstrate", "--first", "3", "--count", "9", "--out", str(out)) == 0
+    counts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    groups = read_groups(out)
+    assert [group.task.index for group in groups] == [3, 5, 6, 7, 9, 10]
+    assert (counts["asked"], counts["written"], counts["duplicates"], counts["unsolved"]) == (9, 6, 2, 1)
+    tokens = Tokens(build_tokenizer())
+    for group in groups:
+        (one,) = group.trajectories
+        assert (group.size, str(group.oldest), one.success) == (1, "expert:0:-", True)
+        assert [list(turn.prompt()) for turn in one.turns] == [tokens.prompt(f"you are at {i}") for i in range(3)]
+        assert all(list(turn.tokens()) == tokens.reply(RIGHT) for turn in one.turns)
+    assert counts["turns"] == 18
+
+
+@pytest.mark.parametrize(
+    ("tables", "words", "message"),
+    [
+        ({"evaluation": "cuont = 3"}, ("evaluate", "--out", "x.json"), "unknown key 'cuont'; did you mean 'count'?"),
+        ({}, ("evaluate", "--out", "x.json", "--temperature", "-1"), "temperature"),
+        ({}, ("evaluate", "--out", "x.json", "--tokenizer", "/nowhere"), "/nowhere: no such directory"),
+        ({}, ("demonstrate", "--count", "1", "--out", "x", "--environment-url", "host:1"), "not a service address"),
+    ],
+)
+async def test_wrong_settings_are_named(
+    house: House, policy_directory: Path, tables: dict[str, str], words: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        await command(house, policy_directory, *words, **tables)
