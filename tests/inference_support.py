@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import string
 import subprocess
@@ -97,6 +98,7 @@ def write_version(root: Path, made: Any, step: int, incarnation: str = "run") ->
     version = {"incarnation": incarnation, "step": step, "digest": digest}
     (partial / "manifest.json").write_text(json.dumps({"schema": 1, "version": version, "files": files}))
     target = root / version_directory_name(step, digest)
+    shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     (target / "COMMITTED").touch()
     return target

@@ -117,7 +117,7 @@ class Corridor:
     async def open(self, request: web.Request) -> web.Response:
         if (answer := await self._fault()) is not None:
             return answer
-        count = (await request.json())["count"]
+        count = (await request.json()).get("count", 1)
         if len(self.sessions) + count > self.capacity:
             body = {"code": "capacity_reached", "message": "full", "blame": "infra", "retryable": True}
             return web.json_response(body, status=503, headers={"Retry-After": "0"})

@@ -40,8 +40,8 @@ from arlarena.proto.env import (
 )
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
-# Codes by which a server says that it does not know a session.
-LOST_CODES = frozenset({"unknown_session", "session_not_found", "session_expired", "session_closed", "session_lost"})
+# The code by which a server says that it does not know a session (any longer).
+UNKNOWN_SESSION = "unknown_session"
 
 _NO_REASON = Error("unknown", "no reason given", "infra", False)
 
@@ -78,7 +78,7 @@ class State:
 
 def _session_error(what: str, error: Error) -> ServiceError:
     message = f"{what}: {error.code}: {error.message}"
-    if error.code in LOST_CODES:
+    if error.code == UNKNOWN_SESSION:
         return SessionLost(message)
     if error.retryable or error.blame == "infra":
         return Unavailable(message)

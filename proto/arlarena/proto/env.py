@@ -21,7 +21,7 @@ Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Action(msgspec.Struct, forbid_unknown_fields=True):
-    """What a player says: a model's whole reply, or a bare action. OpenEnv clients may send `metadata`; nobody reads it."""
+    """What a player says: a model's whole reply, or a bare action. `metadata` is OpenEnv's, and is not read."""
 
     text: str
     metadata: dict[str, Any] = {}
@@ -190,7 +190,7 @@ class ErrorReply(Error):
     detail: list[dict[str, Any]] = []
 
 
-class BatchResult(msgspec.Struct, omit_defaults=True):
+class BatchResult(msgspec.Struct):
     """The result of one item: a step result, a state, or an error."""
 
     session_id: str

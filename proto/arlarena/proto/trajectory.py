@@ -122,12 +122,16 @@ class Turn(msgspec.Struct):
     images: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if len(self.prompt_ids) % 4 or len(self.response_ids) % 4:
+            raise ValueError("token ids are packed int32: their bytes must be a multiple of 4")
         n = len(self.response_ids) // 4
         if len(self.logprobs) != 4 * n or len(self.loss_mask) != n:
             raise ValueError(
-                f"a turn of {n} response tokens carries {len(self.logprobs) // 4} log-probs and a loss mask of "
+                f"a turn of {n} response tokens carries {len(self.logprobs) / 4:g} log-probs and a loss mask of "
                 f"{len(self.loss_mask)}: they must be equal"
             )
+        if self.loss_mask.translate(None, b"\0\1"):
+            raise ValueError("a loss mask holds 0 and 1 only")
 
     def prompt(self) -> IdArray:
         """Prompt token ids, int32 [P]."""
@@ -182,18 +186,27 @@ class Group(msgspec.Struct):
 
 
 def pack_ids(ids: Iterable[int]) -> bytes:
-    """Token ids as little-endian int32."""
-    return np.asarray(list(ids) if not isinstance(ids, np.ndarray) else ids, dtype="<i4").tobytes()
+    """Token ids as little-endian int32.
+
+    Raises:
+        ValueError: an id is no whole number, or does not fit.
+    """
+    values = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids))
+    if values.size and not np.issubdtype(values.dtype, np.integer):
+        raise ValueError(f"token ids must be whole numbers, not {values.dtype}")
+    if values.size and (values.min() < 0 or values.max() > np.iinfo(np.int32).max):
+        raise ValueError(f"token ids must fit 31 bits: {values.min()} to {values.max()}")
+    return values.astype("<i4").tobytes()
 
 
 def pack_floats(values: Iterable[float]) -> bytes:
     """Log-probs as little-endian float32."""
-    return np.asarray(list(values) if not isinstance(values, np.ndarray) else values, dtype="<f4").tobytes()
+    return np.asarray(values if isinstance(values, np.ndarray) else list(values), dtype="<f4").tobytes()
 
 
 def pack_mask(values: Iterable[int]) -> bytes:
     """A loss mask as bytes of 0 and 1."""
-    return np.asarray(list(values) if not isinstance(values, np.ndarray) else values, dtype="u1").tobytes()
+    return np.asarray(values if isinstance(values, np.ndarray) else list(values), dtype="u1").tobytes()
 
 
 _encoder = msgspec.msgpack.Encoder()

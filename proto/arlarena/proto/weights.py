@@ -94,7 +94,10 @@ def read_safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
         except msgspec.MsgspecError as error:
             raise SafetensorsError(f"{path}: not a safetensors file: {error}") from error
     header.pop("__metadata__", None)
-    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    try:
+        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise SafetensorsError(f"{path}: a tensor's entry in the header is malformed: {error!r}") from error
     if 8 + length + end != size:
         raise SafetensorsError(f"{path}: {size} bytes, but its header describes {8 + length + end}")
     return header, 8 + length

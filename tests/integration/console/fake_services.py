@@ -1,7 +1,7 @@
-"""Stand-ins for the four services, with their command lines and files but without torch: the launcher's own tests use them.
+"""Stand-ins for the four services, with their command lines and files but without torch, for the launcher's tests.
 
-`install` writes packages `arlarena.<service>` whose directory, first on PYTHONPATH, hides the real ones. Behaviour is steered by
-files in the directory that FAKE_DIR names (see `flag`), so that a test can change it while a run goes on.
+`install` writes packages `arlarena.<service>` whose directory, first on PYTHONPATH, hides the real ones. Behaviour is
+steered by files in the directory that FAKE_DIR names (see `flag`), so that a test can change it while a run goes on.
 """
 
 from __future__ import annotations
@@ -56,7 +56,18 @@ def main(service: str) -> None:
     record(service)
     parser = argparse.ArgumentParser()
     parser.add_argument("words", nargs="*")
-    names = ("config", "model", "run-dir", "out", "demonstrations", "validation", "host", "tokenizer", "name", "episodes")
+    names = (
+        "config",
+        "model",
+        "run-dir",
+        "out",
+        "demonstrations",
+        "validation",
+        "host",
+        "tokenizer",
+        "name",
+        "episodes",
+    )
     for name in (*names, "run-name", "environment-url", "inference-url", "redis-url", "split", "weights-root"):
         parser.add_argument(f"--{name}")
     for name in ("port", "count"):
@@ -67,14 +78,21 @@ def main(service: str) -> None:
     if service in ("env_server", "inference"):
         serve(service, args)
     else:
-        {"tiny": tiny, "clone": clone, "train": train, "demonstrate": demonstrate, "evaluate": evaluate, "worker": worker}[
-            word
-        ](args)
+        {
+            "tiny": tiny,
+            "clone": clone,
+            "train": train,
+            "demonstrate": demonstrate,
+            "evaluate": evaluate,
+            "worker": worker,
+        }[word](args)
 
 
 def newest(root: str | None) -> str:
     found = sorted(Path(root or "/nonexistent").glob("v*/manifest.json"))
-    version = json.loads(found[-1].read_text())["version"] if found else {"incarnation": "initial", "step": 0, "digest": "0"}
+    version = (
+        json.loads(found[-1].read_text())["version"] if found else {"incarnation": "initial", "step": 0, "digest": "0"}
+    )
     return f"{version['incarnation']}:{version['step']}:{version['digest']}"
 
 
@@ -132,7 +150,9 @@ def train(args: argparse.Namespace) -> None:
         step += 1
         figures = {"step": step, "success_rate": 0.1 * step, "total_trained": 4 * step, "total_filtered": step}
         with (run / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(figures | {"total_stale": 0, "total_dead": 0, "environment_steps": 100 * step}) + "\n")
+            file.write(
+                json.dumps(figures | {"total_stale": 0, "total_dead": 0, "environment_steps": 100 * step}) + "\n"
+            )
         with (run / "progress" / "train.jsonl").open("a") as file:
             file.write(json.dumps({"stage": "train", "step": step, "steps": STEPS, "success": 0.1 * step}) + "\n")
         checkpoint.write_text(str(step))

@@ -97,7 +97,7 @@ async def test_a_server_that_always_dies_ends_the_run_after_its_restarts(tmp_pat
     code = "import sys; print('error: no disk left', file=sys.stderr); sys.exit(1)"
     async with supervising() as (supervisor, notices):
         service = await supervisor.start(script("worker", code, tmp_path / "log", listens=False))
-        with pytest.raises(LaunchError, match="no disk left.*\n.*used up its 3 restarts"):
+        with pytest.raises(LaunchError, match=r"no disk left.*\n.*used up its 3 restarts"):
             await supervisor.race(asyncio.sleep(30))
         assert service.restarts == 3
         assert len(notices) == 3
@@ -178,7 +178,9 @@ async def test_a_stage_that_fails_is_final_and_one_that_was_killed_is_not(tmp_pa
         await supervisor.run("stage", Command((sys.executable, "-c", once), tmp_path / "a"), None, 20)
         assert len(notices) == 1
         with pytest.raises(LaunchError, match="exit status 1"):
-            await supervisor.run("stage", Command((sys.executable, "-c", "raise SystemExit(1)"), tmp_path / "b"), None, 20)
+            await supervisor.run(
+                "stage", Command((sys.executable, "-c", "raise SystemExit(1)"), tmp_path / "b"), None, 20
+            )
         assert len(notices) == 1
 
 
@@ -196,7 +198,9 @@ async def test_a_program_that_does_not_exist(tmp_path: Path) -> None:
 
 
 async def test_closing_leaves_nothing_not_even_grandchildren_or_those_that_ignore_sigterm(tmp_path: Path) -> None:
-    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+    stubborn = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+    )
     log = tmp_path / "stubborn"
     async with supervising(FAST.model_copy(update={"stop_timeout_s": 0.5})) as (supervisor, _):
         await supervisor.start(server(tmp_path / "log", "--child"))

@@ -8,14 +8,14 @@ from arlarena.inference.text import GrowingText, Text, cut
 
 
 @pytest.fixture(scope="module")
-def text():
-    return Text(tokenizer())
+def text(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("tokenizer")
+    tokenizer().save_pretrained(directory)
+    return Text.load(directory)
 
 
 class Bytes:
     """A tokenizer whose tokens are bytes, so that characters come in parts."""
-
-    eos_token_id = None
 
     def decode(self, ids, skip_special_tokens):
         return bytes(ids).decode(errors="replace")
@@ -67,6 +67,16 @@ def test_what_may_become_a_stop_string_is_held_back(text):
     assert "".join(grow(text, ids, stops=(".cd",), stop=".cd", include_stop=True)) == "a.b.cd"
 
 
+def test_text_and_ids_are_those_of_transformers(text):
+    reference = tokenizer()
+    for sample in ("hello 1 2.", "é\n", "<user>ab<assistant>c<end>", "UNKNOWN", ""):
+        ids = text.encode(sample)
+        assert ids == reference.encode(sample)
+        for skip in (True, False):
+            assert text.decode(ids, skip_special=skip) == reference.decode(ids, skip_special_tokens=skip)
+    assert text.eos_id() == EOS
+
+
 def test_without_a_tokenizer_text_is_refused_with_a_way_out():
     bare = Text(None)
     assert not bare.present
@@ -74,9 +84,10 @@ def test_without_a_tokenizer_text_is_refused_with_a_way_out():
         bare.encode("x")
 
 
-def test_a_template_that_refuses_is_a_clear_error(text):
+def test_a_template_that_refuses_is_a_clear_error(text, tmp_path):
     strict = tokenizer()
     strict.chat_template = "{{ raise_exception('roles must alternate') }}"
+    strict.save_pretrained(tmp_path)
     with pytest.raises(RequestError, match="roles must alternate"):
-        Text(strict).chat([{"role": "user", "content": "x"}])
+        Text.load(tmp_path).chat([{"role": "user", "content": "x"}])
     assert text.chat([{"role": "user", "content": "ab"}], add_generation_prompt=True) == [3, 5, 6, 4]

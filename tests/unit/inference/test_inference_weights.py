@@ -8,7 +8,7 @@ from inference_support import label, model, save, write_version
 
 from arlarena.inference.embedded.architecture import read_architecture
 from arlarena.inference.weights import VersionError, committed_versions, load_model, load_version, verify
-from arlarena.proto.weights import safetensors_digest, tensors_digest
+from arlarena.proto.weights import SafetensorsError, safetensors_digest, tensors_digest
 
 
 @pytest.fixture
@@ -139,6 +139,17 @@ def test_the_digest_depends_on_names_shapes_and_bytes_and_not_on_order():
     assert len(base) == 32
     for changed in (("c", *a[1:]), (a[0], "I32", *a[2:]), (*a[:2], (2, 1), a[3]), (*a[:3], b"12345679")):
         assert tensors_digest([changed, b]) != base
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"1234567", b"\xff" * 16, (2).to_bytes(8, "little") + b"[]", (8).to_bytes(8, "little") + b'{"a":{}}'],
+)
+def test_what_is_not_safetensors_is_said_to_be_so(tmp_path, data):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(SafetensorsError, match=r"x\.safetensors"):
+        safetensors_digest(path)
 
 
 def test_equal_weights_have_equal_digests_across_files(tmp_path):

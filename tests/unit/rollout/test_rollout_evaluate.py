@@ -169,6 +169,16 @@ async def test_demonstrations_are_distinct_and_solved(
     assert counts["turns"] == 18
 
 
+async def test_rooms_that_differ_but_read_alike_count_as_one_by_prompt(
+    house: House, policy_directory: Path, tmp_path: Path
+) -> None:
+    # All corridors begin at 0, so by their first prompt they are one.
+    out = tmp_path / "demonstrations.msgpack"
+    flags = ("--count", "5", "--distinct", "prompt", "--out", str(out))
+    assert await command(house, policy_directory, "demonstrate", *flags) == 0
+    assert [group.task.index for group in read_groups(out)] == [0]
+
+
 @pytest.mark.parametrize(
     ("tables", "words", "message"),
     [

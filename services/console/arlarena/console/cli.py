@@ -13,14 +13,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from arlarena.console import doctor as doctor_checks
-from arlarena.console import launcher
-from arlarena.console.broker import BrokerError
 from arlarena.console.failures import LaunchError
-from arlarena.console.foreground import serve_broker
 from arlarena.console.rundir import RunDirectory, Start
-from arlarena.console.summary import read_json
 from arlarena.proto.config import ConfigError
+
+# What a command alone needs is imported in it, so that `arlarena serve env` and `--help` start at once.
 
 app = typer.Typer(
     name="arlarena",
@@ -72,6 +69,8 @@ def up(
     if resume and fresh:
         raise typer.BadParameter("--resume and --fresh exclude each other")
     start = Start.RESUME if resume else Start.FRESH if fresh else Start.NEW
+    from arlarena.console import launcher
+
     launcher.up(launcher.Request(config, tuple(overrides or ()), seed, run_dir, start), Console(highlight=False))
 
 
@@ -79,6 +78,7 @@ def up(
 def report(run: Annotated[Path, typer.Argument(help="Directory of a run, for example runs/demo.")]) -> None:
     """Write report.html again from what the run recorded, finished or not."""
     from arlarena.console.report import write_report
+    from arlarena.console.summary import read_json
 
     directory = RunDirectory(run)
     if directory.read_state() is None:
@@ -90,7 +90,9 @@ def report(run: Annotated[Path, typer.Argument(help="Directory of a run, for exa
 @app.command()
 def doctor() -> None:
     """Check this machine: Python, cores, memory, torch, broker, ports, disk. Exit status 1 if something is missing."""
-    console, findings = Console(highlight=False), doctor_checks.examine()
+    from arlarena.console.doctor import examine
+
+    console, findings = Console(highlight=False), examine()
     for finding in findings:
         mark, style = VERDICTS[finding.verdict]
         console.print(Text.assemble((f"{mark} ", style), f"{finding.what:<9}", finding.said), soft_wrap=True)
@@ -124,6 +126,8 @@ def serve_broker_command(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = 0,
 ) -> None:
     """A Valkey or Redis of our own on 127.0.0.1, until Ctrl-C."""
+    from arlarena.console.foreground import serve_broker
+
     asyncio.run(serve_broker(directory, port or None))
 
 
@@ -153,8 +157,6 @@ def main() -> None:
         _fail(str(error), 2)
     except LaunchError as error:
         _fail(str(error), error.code)
-    except BrokerError as error:
-        _fail(str(error), 1)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 from arlarena.console.broker import HOST, Broker, BrokerError
+from arlarena.console.failures import LaunchError
 from arlarena.console.process import Guardian
 from arlarena.proto.telemetry import announce
 
@@ -18,8 +19,15 @@ async def serve_broker(directory: Path, port: int | None) -> None:
     """Start it, say where it is, and wait for SIGINT or SIGTERM.
 
     Raises:
-        BrokerError: it does not start, or ends by itself.
+        LaunchError: it does not start, or ends by itself.
     """
+    try:
+        await _serve(directory, port)
+    except BrokerError as error:
+        raise LaunchError(str(error)) from error
+
+
+async def _serve(directory: Path, port: int | None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -81,8 +81,10 @@ class Figures:
 
 
 def duration(seconds: float) -> str:
-    """`8 s`, `2 m 05 s`, `1 h 10 m`."""
-    whole = max(0, round(seconds))
+    """`0.4 s`, `12 s`, `2 m 05 s`, `1 h 10 m`."""
+    if seconds < 9.95:
+        return f"{max(0.0, seconds):.1f} s"
+    whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,13 +11,13 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table
 
-RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
 
 
 class RunSettings(Table):
     """Table `[run]`."""
 
-    name: Annotated[str, Field(pattern=RUN_NAME.pattern)] = "run"
+    name: Annotated[str, Field(pattern=RUN_NAME)] = "run"
     directory: str = Field(default="", description="the run's directory; empty: runs/<name>")
     seed: NonNegativeInt = 0
 

@@ -8,8 +8,7 @@ from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
-from arlarena.inference.errors import RequestError
-from arlarena.inference.gateway import ClientGone
+from arlarena.inference.errors import ClientGone, RequestError
 from arlarena.proto.telemetry import Logger
 
 _JSON = b"application/json"

@@ -17,6 +17,10 @@ _KINDS = {
 }
 
 
+class ClientGone(Exception):
+    """The client closed its connection before the answer."""
+
+
 class RequestError(Exception):
     """An answer other than 200. `param` names the field at fault."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from arlarena.inference.embedded.engine import Engine, EngineDeadError
 from arlarena.inference.embedded.sequence import Sequence
-from arlarena.inference.errors import RequestError
+from arlarena.inference.errors import ClientGone, RequestError
 
 Receive = Callable[[], Awaitable[Any]]
 
@@ -21,10 +21,6 @@ class Waiter:
     def __init__(self, count: int, news: asyncio.Future[None]) -> None:
         self.left = count  # sequences that have not finished
         self.news = news  # done as soon as there is something to look at
-
-
-class ClientGone(Exception):
-    """The client closed its connection before the answer."""
 
 
 class Gateway:

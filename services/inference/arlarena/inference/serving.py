@@ -139,7 +139,7 @@ class Serving:
         """OpenAI's chat completions through the tokenizer's chat template."""
         r = contract.parse(call.body, ChatRequest)
         contract.check_model(r.model, self.served)
-        ids = self._render(r.messages, r.add_generation_prompt, r.continue_final_message, r.chat_template_kwargs)
+        ids = await self._render(r.messages, r.add_generation_prompt, r.continue_final_message, r.chat_template_kwargs)
         params = contract.chat_params(r)
         contract.check_prompt(ids, self.served, "messages", params.max_tokens)
         plan = self._plan(call, params, stream=r.stream)
@@ -161,11 +161,13 @@ class Serving:
     def _writer(self, identity: str, plan: Plan, sequences: list[Sequence]) -> Writer:
         return Writer(identity, self.served.name, plan, self.text, sequences)
 
-    def _render(
+    async def _render(
         self, messages: list[dict[str, Any]], generation: bool, continued: bool, options: dict[str, Any] | None
     ) -> list[int]:
         if not messages:
             raise RequestError("messages is empty", param="messages")
+        if not self.text.chat_ready:
+            await asyncio.to_thread(self.text.load_chat)
         flags = {"add_generation_prompt": generation and not continued, "continue_final_message": continued}
         return self.text.chat([_plain(message) for message in messages], **(options or {}), **flags)
 
@@ -191,7 +193,9 @@ class Serving:
         if (r.prompt is None) == (r.messages is None):
             raise RequestError("give either prompt or messages")
         if r.messages is not None:
-            ids = self._render(r.messages, r.add_generation_prompt, r.continue_final_message, r.chat_template_kwargs)
+            ids = await self._render(
+                r.messages, r.add_generation_prompt, r.continue_final_message, r.chat_template_kwargs
+            )
         else:
             ids = self.text.encode(r.prompt or "", special=r.add_special_tokens is not False)
         pieces = [self.text.piece(token) for token in ids] if r.return_token_strs else None
@@ -306,7 +310,8 @@ def _plain(message: dict[str, Any]) -> dict[str, Any]:
 
 def _eos_ids(directory: Path, text: Text) -> frozenset[int]:
     """Ids that end a response: those of `generation_config.json` and `config.json`, and the tokenizer's own."""
-    found: set[int] = set() if text.eos_id is None else {text.eos_id}
+    own = text.eos_id()
+    found: set[int] = set() if own is None else {own}
     for name in ("generation_config.json", "config.json"):
         path = directory / name
         if path.is_file():

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from tokenizers import Tokenizer
 
 from arlarena.inference.embedded.sequence import StopCheck
 from arlarena.inference.errors import RequestError
+
+if TYPE_CHECKING:  # transformers takes a second to import and only chats need it
+    from transformers import PreTrainedTokenizerBase
 
 # A stop string is looked for in the newest tokens only: so many more than it has bytes, as some tokens have no text.
 _STOP_SLACK = 32
@@ -18,16 +22,21 @@ _INCOMPLETE = "\ufffd"  # what a decoder writes for bytes that are not yet a who
 class Text:
     """A tokenizer. A directory without one is served all the same: then only routes that need text refuse."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    def __init__(self, tokenizer: Tokenizer | None, directory: Path | None = None) -> None:
         self._tokenizer = tokenizer
+        self._directory = directory
+        self._chat: PreTrainedTokenizerBase | None = None
         self._pieces: dict[int, str] = {}
 
     @classmethod
     def load(cls, *directories: Path) -> Text:
-        """The tokenizer of the first directory that has one."""
+        """The tokenizer of the first directory that has a `tokenizer.json`."""
         for directory in directories:
             if (directory / "tokenizer.json").is_file():
-                return cls(AutoTokenizer.from_pretrained(directory, local_files_only=True))
+                tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+                tokenizer.no_truncation()
+                tokenizer.no_padding()
+                return cls(tokenizer, directory)
         return cls(None)
 
     @property
@@ -36,7 +45,7 @@ class Text:
         return self._tokenizer is not None
 
     @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
+    def tokenizer(self) -> Tokenizer:
         """The tokenizer.
 
         Raises:
@@ -46,14 +55,18 @@ class Text:
             raise RequestError("the served model has no tokenizer: use token ids (/inference/v1/generate)")
         return self._tokenizer
 
-    @property
     def eos_id(self) -> int | None:
-        """The tokenizer's own end-of-sequence id."""
-        return None if self._tokenizer is None else self._tokenizer.eos_token_id
+        """The id of the tokenizer's own end-of-sequence token, where `tokenizer_config.json` names one."""
+        path = None if self._directory is None else self._directory / "tokenizer_config.json"
+        if path is None or not path.is_file():
+            return None
+        named = json.loads(path.read_text(encoding="utf-8")).get("eos_token")
+        content = named.get("content") if isinstance(named, dict) else named
+        return None if content is None else self.tokenizer.token_to_id(content)
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of `text`, with the tokenizer's begin and end marks if `special`."""
-        return list(self.tokenizer.encode(text, add_special_tokens=special))
+        return list(self.tokenizer.encode(text, add_special_tokens=special).ids)
 
     def decode(self, ids: list[int], *, skip_special: bool = True) -> str:
         """Text of token ids."""
@@ -66,16 +79,29 @@ class Text:
             known = self._pieces[token] = self.decode([token], skip_special=False)
         return known
 
+    @property
+    def chat_ready(self) -> bool:
+        """Whether `chat` answers at once."""
+        return self._chat is not None or not self.present
+
+    def load_chat(self) -> None:
+        """Import transformers and read the chat template; takes a second or more, so run it in a thread."""
+        from transformers import AutoTokenizer
+
+        self._chat = AutoTokenizer.from_pretrained(self._directory, local_files_only=True)
+
     def chat(self, messages: list[dict[str, Any]], **options: Any) -> list[int]:
         """Token ids of a conversation through the tokenizer's chat template; `options` go to the template.
 
         Raises:
             RequestError: there is no template, or it refuses the messages.
         """
+        if self._chat is None:
+            _ = self.tokenizer
+            self.load_chat()
+        assert self._chat is not None
         try:
-            rendered = self.tokenizer.apply_chat_template(messages, tokenize=False, **options)
-        except RequestError:
-            raise
+            rendered = self._chat.apply_chat_template(messages, tokenize=False, **options)
         except Exception as error:  # the template is the model author's program: it may raise anything
             raise RequestError(f"the chat template refused the messages: {error}", param="messages") from error
         return self.encode(str(rendered), special=False)

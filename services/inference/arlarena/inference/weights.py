@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +64,13 @@ def verify(directory: Path) -> PolicyVersion:
     Raises:
         VersionError: see `read_manifest`; or a file is missing, cut short or altered, or the digest is another.
     """
-    manifest = read_manifest(directory)
+    try:
+        return _verify(directory, read_manifest(directory))
+    except (OSError, SafetensorsError) as error:  # OSError: a file vanished meanwhile
+        raise VersionError(f"{directory} cannot be read: {error}") from error
+
+
+def _verify(directory: Path, manifest: Manifest) -> PolicyVersion:
     for name, entry in manifest.files.items():
         path = directory / name
         if Path(name).name != name:
@@ -76,10 +83,7 @@ def verify(directory: Path) -> PolicyVersion:
             raise VersionError(f"{path} does not match its checksum in the manifest")
     version = manifest.version
     weights = sorted(directory / name for name in manifest.files if name.endswith(".safetensors"))
-    try:
-        digest = safetensors_digest(*weights)
-    except SafetensorsError as error:
-        raise VersionError(str(error)) from error
+    digest = safetensors_digest(*weights)
     if digest != version.digest:
         raise VersionError(f"{directory}: the tensors' digest is {digest}, the manifest says {version.digest}")
     return PolicyVersion(version.incarnation, version.step, version.digest)
@@ -113,7 +117,7 @@ def load_model(directory: Path) -> LoadedVersion:
         arch = read_architecture(directory)
         parameters = load_parameters(directory, arch)
         digest = safetensors_digest(*sorted(directory.glob("*.safetensors")))
-    except (UnsupportedModelError, WeightsError, SafetensorsError) as error:
+    except (UnsupportedModelError, WeightsError, SafetensorsError, OSError) as error:
         raise VersionError(str(error)) from error
     return LoadedVersion(str(PolicyVersion("initial", 0, digest)), parameters, arch, directory)
 
@@ -124,7 +128,8 @@ def committed_versions(root: Path) -> list[Path]:
     for marker in root.glob(f"v*/{COMMITTED_FILE}"):
         step = marker.parent.name[1:].split("-")[0]
         if step.isdigit():
-            found.append((int(step), marker.stat().st_mtime_ns, marker.parent))
+            with contextlib.suppress(FileNotFoundError):  # a trainer may be removing old versions
+                found.append((int(step), marker.stat().st_mtime_ns, marker.parent))
     return [directory for *_, directory in sorted(found, reverse=True)]
 
 

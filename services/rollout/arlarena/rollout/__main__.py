@@ -48,7 +48,7 @@ from arlarena.rollout.settings import (
     load_addresses,
     load_evaluation,
     load_rollout,
-    tokenizer_directory,
+    tokenizer_source,
 )
 from arlarena.rollout.tokens import TokenizerError, Tokens
 from arlarena.rollout.worker import Worker
@@ -67,9 +67,9 @@ class Setup:
     log: Logger
 
 
-def _tokens(directory: Path) -> Tokens:
+def _tokens(source: str) -> Tokens:
     try:
-        return Tokens.load(directory)
+        return Tokens.load(source)
     except TokenizerError as error:
         raise ConfigError(str(error)) from error
 
@@ -79,7 +79,7 @@ def _setup(args: argparse.Namespace) -> Setup:
     addresses = load_addresses(
         {name: getattr(args, name, None) for name in ("environment_url", "inference_url", "redis_url")}
     )
-    return Setup(settings, addresses, _tokens(tokenizer_directory(args.config, args.tokenizer)), get_logger("rollout"))
+    return Setup(settings, addresses, _tokens(tokenizer_source(args.config, args.tokenizer)), get_logger("rollout"))
 
 
 def _environments(setup: Setup) -> EnvironmentClient:
@@ -194,7 +194,7 @@ async def _demonstrate(setup: Setup, args: argparse.Namespace, concurrency: int)
         report = _progress(setup.log, "demonstrating")
         policy = ExpertPolicy(setup.tokens)
         played = await play_all(runner, assignments, policy, concurrency=concurrency, progress=report)
-    counts = write_demonstrations(args.out, assignments, played)
+    counts = write_demonstrations(args.out, assignments, played, args.distinct)
     counts["seconds"] = round(time.monotonic() - started, 3)
     print(msgspec.json.encode({"event": "demonstrations", "out": str(args.out), **counts}).decode())
     return 1 if counts["errors"] else 0
@@ -244,6 +244,8 @@ def _parser() -> argparse.ArgumentParser:
     demonstrate.add_argument("--count", type=_whole(1), required=True)
     demonstrate.add_argument("--episode-seed", type=int, default=0)
     demonstrate.add_argument("--concurrency", type=_whole(1), default=256)
+    distinct = "what makes an episode a duplicate: the room (mirror images count as one) or the first prompt"
+    demonstrate.add_argument("--distinct", choices=("room", "prompt"), default="room", help=distinct)
     demonstrate.add_argument("--out", type=Path, required=True, help="file of groups (arlarena.proto.trajectory)")
     return parser
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from arlarena.proto.trajectory import Group, Sampling, Task, write_groups
 from arlarena.rollout.episode import Assignment, Episode
 from arlarena.rollout.panel import Played
 from arlarena.rollout.policies import EXPERT
+
+Sameness = Literal["room", "prompt"]
 
 
 @dataclass(slots=True)
@@ -48,10 +50,13 @@ def _group(assignment: Assignment, episode: Episode) -> Group:
     )
 
 
-def _distinct(assignments: Sequence[Assignment], played: Played, count: Count) -> Iterator[Group]:
-    """Groups in the order of their tasks, the first one of each room (or initial state) only; tallies the rest in
-    `count`.
-    """
+def _key(episode: Episode, same: Sameness) -> str:
+    # Not the state key: it is namespaced by task, so that no two tasks share one.
+    return episode.room_key if same == "room" else episode.first.prompt
+
+
+def _distinct(assignments: Sequence[Assignment], played: Played, same: Sameness, count: Count) -> Iterator[Group]:
+    """Groups in the order of their tasks, the first of those that are the same only; the rest is tallied in `count`."""
     seen: set[str] = set()
     for position, assignment in enumerate(assignments):
         episode = played.episodes.get(position)
@@ -59,19 +64,25 @@ def _distinct(assignments: Sequence[Assignment], played: Played, count: Count) -
             count.errors += 1
         elif not episode.trajectory.success:
             count.unsolved += 1
-        elif (room := episode.room_key) in seen:
+        elif (key := _key(episode, same)) in seen:
             count.duplicates += 1
         else:
-            seen.add(room)
+            seen.add(key)
             count.written += 1
             count.turns += len(episode.trajectory.turns)
             count.response_tokens += int(episode.trajectory.metrics["response_tokens"])
             yield _group(assignment, episode)
 
 
-def write_demonstrations(path: Path, assignments: Sequence[Assignment], played: Played) -> dict[str, Any]:
-    """Write the distinct solved episodes to `path`. Returns the counts."""
+def write_demonstrations(
+    path: Path, assignments: Sequence[Assignment], played: Played, same: Sameness = "room"
+) -> dict[str, Any]:
+    """Write the distinct solved episodes to `path`. Returns the counts.
+
+    `same` says which of two episodes is a duplicate: one in the same room, where an environment may count mirror images
+    as one, or one that begins with the same prompt.
+    """
     count = Count(asked=len(assignments))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_groups(path, _distinct(assignments, played, count))
+    write_groups(path, _distinct(assignments, played, same, count))
     return asdict(count)

@@ -9,9 +9,18 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table
 
@@ -35,7 +44,7 @@ class RolloutSettings(Table):
     )
     environment_timeout_s: PositiveFloat = Field(30.0, description="limit of one request to the environment server")
     session_ttl_s: PositiveFloat = Field(
-        600.0, description="idle time after which the environment server may drop a session"
+        180.0, description="idle time after which a session ends; a killed worker's sessions take up room for so long"
     )
     request_retries: NonNegativeInt = Field(2, description="repetitions of one request to an unavailable service")
     episode_retries: NonNegativeInt = Field(5, description="fresh starts of one episode after failures of a service")
@@ -44,9 +53,18 @@ class RolloutSettings(Table):
         0.001, description="environment calls within this time share one request; 0: one loop tick"
     )
     batch_size: PositiveInt = Field(256, description="most calls in one request; 1 where steps differ greatly in time")
+    report_every_s: PositiveFloat = Field(10.0, description="how often a worker logs its figures, idle or not")
     drain_s: NonNegativeFloat = Field(
         20.0, description="how long SIGTERM lets groups in flight finish before they are given back"
     )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.session_ttl_s <= self.generate_timeout_s:
+            raise ValueError(
+                "session_ttl_s must be above generate_timeout_s: a session is idle while the policy answers"
+            )
+        return self
 
 
 class EvaluationSettings(Table):
@@ -68,8 +86,8 @@ class PolicyTokenizer(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    path: Path | None = Field(None, description="the policy's Hugging Face directory")
-    tokenizer: Path | None = Field(None, description="another directory to take the tokenizer from")
+    path: str | None = Field(None, description="the policy's Hugging Face directory, or its name on the hub")
+    tokenizer: str | None = Field(None, description="another directory or name to take the tokenizer from")
 
 
 class Addresses(Table):
@@ -78,9 +96,6 @@ class Addresses(Table):
     environment_url: str = "http://127.0.0.1:8000"
     inference_url: str = "http://127.0.0.1:8100"
     redis_url: str = "redis://127.0.0.1:6379/0"
-
-
-Section = Literal["rollout", "evaluation"]
 
 
 def from_environment(prefix: str, model: type[BaseModel]) -> dict[str, Any]:
@@ -108,8 +123,8 @@ def load_addresses(flags: dict[str, str | None]) -> Addresses:
     return Addresses(**{**from_environment("", Addresses), **given})
 
 
-def tokenizer_directory(path: Path | None, flag: Path | None) -> Path:
-    """Where the tokenizer is: the flag, else `tokenizer` of table [policy], else its `path`.
+def tokenizer_source(path: Path | None, flag: str | None) -> str:
+    """Directory or hub name of the tokenizer: the flag, else `tokenizer` of table [policy], else its `path`.
 
     Raises:
         ConfigError: none of them is given.
@@ -117,10 +132,10 @@ def tokenizer_directory(path: Path | None, flag: Path | None) -> Path:
     if flag is not None:
         return flag
     policy = load_table(path, "policy", PolicyTokenizer)
-    directory = policy.tokenizer or policy.path
-    if directory is None:
+    source = policy.tokenizer or policy.path
+    if source is None:
         raise ConfigError(f"{path or 'command line'}: no tokenizer; give --tokenizer DIRECTORY or set path in [policy]")
-    return directory
+    return source
 
 
 def main() -> int:

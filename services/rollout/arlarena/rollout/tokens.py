@@ -6,14 +6,16 @@ again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerFast
 
 # Reply tags that some tokenizers hold as special tokens. The environment's parser needs them, so they are text here.
 TAGS = frozenset({"<think>", "</think>", "<action>", "</action>"})
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 # A text that no template treats specially and no prompt holds; the template is cut where it appears.
 SENTINEL = "arlarena-sentinel-7f3a"
 # What the fast path must render like the template: blanks and line ends at the edges, other scripts, markup, quotes,
@@ -29,6 +31,15 @@ PROBES = (
 
 class TokenizerError(ValueError):
     """The tokenizer cannot be loaded or cannot serve; the message names the directory and what is missing."""
+
+
+def _read(source: Path) -> Any:
+    if (source / "tokenizer.json").is_file():
+        # The file says everything; the automatic class would import torch, which is half of a worker's memory and start.
+        return PreTrainedTokenizerFast.from_pretrained(source)
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(source), local_files_only=source.is_dir())
 
 
 class Tokens:
@@ -50,21 +61,19 @@ class Tokens:
         self._wrap = self._fast_template()
 
     @classmethod
-    def load(cls, directory: Path) -> Tokens:
-        """Read a Hugging Face directory; nothing is fetched.
+    def load(cls, source: str | Path) -> Tokens:
+        """Read a Hugging Face directory, or a model of the hub by its name (`Qwen/Qwen3-4B`).
 
         Raises:
-            TokenizerError: the directory holds no usable tokenizer.
+            TokenizerError: there is no usable tokenizer.
         """
-        if not directory.is_dir():
-            raise TokenizerError(
-                f"{directory}: no such directory; give the policy's directory, which holds tokenizer.json"
-            )
+        if not Path(source).is_dir() and not HUB_NAME.fullmatch(str(source)):
+            raise TokenizerError(f"{source}: no such directory; give the policy's directory, with its tokenizer.json")
         try:
-            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+            tokenizer = _read(Path(source))
         except (OSError, ValueError, KeyError) as error:
-            raise TokenizerError(f"{directory}: holds no tokenizer that can be read: {error}") from error
-        return cls(tokenizer, str(directory))
+            raise TokenizerError(f"{source}: holds no tokenizer that can be read: {error}") from error
+        return cls(tokenizer, str(source))
 
     @property
     def is_fast(self) -> bool:

@@ -120,6 +120,7 @@ class Worker:
         self._log.info("ready", worker=self.name, groups_in_flight=self._settings.groups_in_flight)
         renewal = asyncio.ensure_future(self._renew_for_ever())
         leasing = asyncio.ensure_future(self._lease_until(stop))
+        reports = asyncio.ensure_future(self._report_for_ever())
         try:
             await asyncio.wait((renewal, leasing), return_when=asyncio.FIRST_COMPLETED)
             for task in (renewal, leasing):
@@ -127,9 +128,7 @@ class Worker:
                     task.result()
             await self._drain()
         finally:
-            for task in (renewal, leasing, *self._playing):
-                task.cancel()
-            await asyncio.gather(renewal, leasing, *self._playing, return_exceptions=True)
+            await _cancel((renewal, leasing, reports, *self._playing))
             self._log.info("stopped", worker=self.name, **self._figures())
 
     async def _lease_until(self, stop: asyncio.Event) -> None:
@@ -207,6 +206,12 @@ class Worker:
                     self.tally.lost += 1
                     self._log.warning("lease_lost", group=lease.task.group_id)
                     task.cancel()
+
+    async def _report_for_ever(self) -> None:
+        """A sign of life for whoever watches the log, also while there is nothing to play."""
+        while True:
+            await asyncio.sleep(self._settings.report_every_s)
+            self._log.info("working", worker=self.name, playing=len(self._playing), **self._figures())
 
     async def _drain(self) -> None:
         """Let groups in flight finish for `drain_s`; stop and give back the others, uncounted."""

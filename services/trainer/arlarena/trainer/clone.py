@@ -1,9 +1,10 @@
 """Behaviour cloning: supervised learning on the response tokens of good episodes, multi-turn, stopped by validation.
 
 Demonstrations are ordinary groups in a file, recorded by the rollout service from an expert or from any model; an
-episode counts if its score is above `min_score` (rejection fine-tuning). Training ends when the demonstrations have been
-seen `max_epochs` times, or before, when the loss on the validation episodes, whose tasks come from a split of their own,
-has not improved for `patience` validations. The weights that validate best are kept; no step is picked by hand.
+episode counts if its score is above `min_score` (rejection fine-tuning). Training ends when the demonstrations have
+been seen `max_epochs` times, or before, when the loss on the validation episodes, whose tasks come from a split of
+their own, has not improved for `patience` validations. The weights that validate best are kept; no step is picked by
+hand.
 """
 
 from __future__ import annotations

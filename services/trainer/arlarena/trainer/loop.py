@@ -88,13 +88,17 @@ class Trainer:
         return self.learner.update([part for part in rows if part], self.state.step)
 
     async def publish(self) -> Version:
-        """Make the present weights durable, then let them sample; workers get their next tasks while that happens."""
-        await self.collector.top_up()
+        """Make the present weights durable, then let them sample.
+
+        New tasks are issued only then: a group that began just before a push would be a step older for nothing.
+        """
         version = self.versions.write(self.learner.policy, self.state.step)
         self.state.versions[version.version.digest] = self.state.step
         if self.state.step % self.settings.checkpoint_every == 0 or self.finished():
             self.checkpoints.save(self.state, self.learner.policy, self.learner.optimizer)
         await self.publisher.push(version, self.learner.policy)
+        if not self.finished():
+            await self.collector.top_up()
         return version
 
     def record(

@@ -16,14 +16,13 @@ from arlarena.env_server.sokoban.game import (
     SOLVED_REWARD,
     STEP_REWARD,
     Game,
-    advance,
     state_key,
 )
 from arlarena.env_server.sokoban.options import SokobanOptions, read_options
 from arlarena.env_server.sokoban.parser import PARSER_VERSION, parse
 from arlarena.env_server.sokoban.room import Room
 from arlarena.env_server.sokoban.rooms import GENERATOR_VERSION, RoomsExhausted
-from arlarena.env_server.sokoban.solver import Plan, SearchLimit, least_moves
+from arlarena.env_server.sokoban.solver import SearchLimit, least_moves
 from arlarena.env_server.sokoban.splits import EVALUATION_SPLITS, SPLITS, check_split, room_for
 from arlarena.env_server.sokoban.symmetry import digest, room_hash
 from arlarena.env_server.sokoban.text import TEMPLATE_VERSION, TEMPLATES, Past, observe, prompt
@@ -48,15 +47,16 @@ def optimal_moves(room: Room) -> int | None:
 class SokobanEpisode:
     """One episode: the game, the turns that the history window shows, and the expert's plan while it is followed."""
 
-    __slots__ = ("_game", "_options", "_past", "_plan", "_room_key", "_task")
+    __slots__ = ("_game", "_optimum", "_options", "_past", "_plan", "_room_key", "_task")
 
     def __init__(self, task: Task, room: Room, options: SokobanOptions) -> None:
         self._task = task
         self._options = options
         self._game = Game(room, options.max_steps)
         self._past: deque[Past] = deque(maxlen=options.window)
-        self._plan: Plan | None = None
+        self._plan: tuple[str, ...] | None = None
         self._room_key = room_hash(room)
+        self._optimum = optimal_moves(room)
 
     @property
     def task(self) -> Task:
@@ -86,9 +86,7 @@ class SokobanEpisode:
         outcome = self._game.step(reply.action)
         if self._plan is not None and before != self._game.state:
             # The rest of a plan that is being followed stays optimal; any other move makes it worthless.
-            followed = self._plan.moves[:1] == (reply.action,)
-            pushes = self._plan.pushes - outcome.pushed
-            self._plan = Plan(self._plan.moves[1:], pushes) if followed else None
+            self._plan = self._plan[1:] if self._plan[:1] == (reply.action,) else None
         return self._result(
             outcome.reward, reply.action or "", action_valid=reply.action_valid, format_valid=reply.format_valid
         )
@@ -100,21 +98,18 @@ class SokobanEpisode:
             ExpertUnavailable: the room cannot be solved any more, or no plan was found.
         """
         room, state = self._game.room, self._game.state
-        try:
-            plan = self._plan = self._plan or expert.plan_for(room, state)
-        except expert.NoPlan as error:
-            raise ExpertUnavailable(str(error)) from error
-        replies = []
-        for position, move in enumerate(plan.moves):
-            rest = Plan(plan.moves[position:], 0)
-            replies.append(expert.reply(room, state, rest, self._options.expert_think))
-            state = advance(room, state, move)
-        return replies
+        if self._plan is None:
+            try:
+                self._plan = expert.plan_for(room, state).moves
+            except expert.NoPlan as error:
+                raise ExpertUnavailable(str(error)) from error
+        return expert.replies(room, state, self._plan, self._options.expert_think)
 
     def fork(self) -> SokobanEpisode:
         """An independent copy in the same state; the room and the past turns are immutable and shared."""
         twin = object.__new__(SokobanEpisode)
-        twin._task, twin._options, twin._room_key = self._task, self._options, self._room_key
+        twin._task, twin._options = self._task, self._options
+        twin._room_key, twin._optimum = self._room_key, self._optimum
         twin._game, twin._past, twin._plan = self._game.copy(), self._past.copy(), self._plan
         return twin
 
@@ -143,7 +138,7 @@ class SokobanEpisode:
             success=game.solved,
             action=action,
             room_key=self._room_key,
-            optimal_moves=optimal_moves(game.room),
+            optimal_moves=self._optimum,
         )
         return StepResult(observation, reward, game.done, metadata)
 
@@ -216,7 +211,6 @@ class SokobanFactory:
             room = room_for(task.split, task.index, self._rooms)
         except RoomsExhausted as error:
             raise TaskError(str(error)) from error
-        optimal_moves(room)  # known from here on, so that steps only look it up
         return SokobanEpisode(task, room, self.options)
 
     def _split(self, name: str) -> Split:

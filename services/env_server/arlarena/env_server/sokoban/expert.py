@@ -1,8 +1,8 @@
-"""The expert: the next action of an optimal plan, written as a model would reply."""
+"""The expert: an optimal plan, written as a model would reply."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from arlarena.env_server.sokoban.game import State, advance
@@ -48,7 +48,11 @@ def next_push(room: Room, state: State, moves: Iterable[str]) -> str:
     raise NoPlan("the plan pushes nothing: every box is on a target")
 
 
-def reply(room: Room, state: State, plan: Plan, think: ThinkStyle) -> str:
-    """The expert's whole reply in the strict format."""
-    thought = f"push {next_push(room, state, plan.moves)}" if think == "push" else ""
-    return f"<think>{thought}</think><action>{plan.moves[0]}</action>"
+def replies(room: Room, state: State, moves: Sequence[str], think: ThinkStyle) -> list[str]:
+    """The expert's replies, one a move, in the strict format: the next push as thought, then the move."""
+    out = []
+    for position, move in enumerate(moves):
+        thought = f"push {next_push(room, state, moves[position:])}" if think == "push" else ""
+        out.append(f"<think>{thought}</think><action>{move}</action>")
+        state = advance(room, state, move)
+    return out

@@ -237,9 +237,11 @@ class Engine:
         if not self._paused and self._scheduler.step(admitting=self._admitting):
             self.counters.steps += 1
             self.counters.busy_s += time.monotonic() - now
-        elif not self._inbox and not self._stopping:
-            self._wake.wait(SWEEP_S if self.running or self.waiting else None)
+            self._flush()
+            return
         self._flush()
+        if not self._inbox and not self._stopping:
+            self._wake.wait(SWEEP_S if self.running or self.waiting else None)
 
     def _drain_inbox(self) -> None:
         while self._inbox:

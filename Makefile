@@ -1,0 +1,38 @@
+# Everything here starts from a fresh clone with Python 3.11 or newer; `make setup` comes by itself where it is needed.
+# PYTHON=python3.12 chooses an interpreter. ARLARENA_TORCH_INDEX=URL takes torch, and torch alone, from another index.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PACKAGES := proto client services/env_server services/inference services/rollout services/trainer services/console
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format verify-demo clean
+
+help: ## say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## make .venv with the pinned versions; at once where it is up to date
+	@$(PYTHON) scripts/setup.py
+
+demo: setup ## clone a small policy, train it with SAMPO on Sokoban, compare before and after: 15 minutes on 2 cores
+	@$(BIN)/arlarena up configs/demo.toml --fresh
+
+test: setup ## every test: under 10 minutes on 2 cores
+	@$(BIN)/pytest
+
+check: setup ## lint, format, types, direction of imports
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@for package in $(PACKAGES); do $(BIN)/mypy $$package || exit 1; done
+	@$(BIN)/lint-imports
+
+format: setup ## put the code into its form
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+verify-demo: setup ## the demo's claims on three seeds, with its controls: about 75 minutes
+	@$(BIN)/python benchmarks/verify_demo.py
+
+clean: ## remove .venv, caches and runs/demo (a finished run under another name stays)
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache runs/demo runs/demo.previous
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

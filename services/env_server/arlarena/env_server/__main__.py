@@ -1,0 +1,132 @@
+"""`python -m arlarena.env_server NAME --config FILE --host H --port P`: serve one environment.
+
+Exit codes: 0 after SIGTERM or Ctrl-C, 2 for a wrong configuration, 3 for an address that cannot be bound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+
+from arlarena.env_server.app import create_app
+from arlarena.env_server.environment import REGISTRY, load
+from arlarena.env_server.service import EnvironmentService
+from arlarena.env_server.settings import EnvironmentSettings, load_settings
+from arlarena.proto.config import exit_on_config_error
+from arlarena.proto.telemetry import Logger, announce, get_logger
+
+EXIT_ADDRESS = 3
+BACKLOG = 2048
+
+
+class Server(uvicorn.Server):
+    """Uvicorn that says where it listens, and for which a stop by SIGTERM is a success."""
+
+    def __init__(self, config: uvicorn.Config, service: EnvironmentService, log: Logger) -> None:
+        super().__init__(config)
+        self._service = service
+        self._log = log
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then announce the address."""
+        await super().startup(sockets=sockets)
+        if self.started and sockets:
+            host, port = sockets[0].getsockname()[:2]
+            self._log.info("listening", host=host, port=port, environment=self._service.info.name)
+            announce(host, port)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Let SIGTERM and SIGINT begin a graceful stop."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop, number)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _stop(self, number: int) -> None:
+        self._log.info("stopping", signal=signal.Signals(number).name, sessions=len(self._service.store))
+        self._service.store.draining = True
+        self.should_exit = True
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        OSError: the address is occupied, forbidden or unknown.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m arlarena.env_server", description="Serve one environment.")
+    known = ", ".join(sorted(REGISTRY))
+    parser.add_argument("name", nargs="?", help=f"environment ({known}); default: the file's [environment] name")
+    parser.add_argument("--config", type=Path, help="TOML file; its table [environment] is read")
+    parser.add_argument("--host", help="address to bind (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port to bind, 0 for a free one (default 8000)")
+    parser.add_argument("--capacity", type=int, help="most sessions at a time (default 1024)")
+    return parser.parse_args(argv)
+
+
+def serve(settings: EnvironmentSettings, service: EnvironmentService, log: Logger) -> int:
+    """Serve until a signal; returns the exit code."""
+    try:
+        listener = bind(settings.host, settings.port)
+    except OSError as error:
+        where = f"{settings.host}:{settings.port}"
+        print(f"error: cannot listen on {where}: {error.strerror}; choose another --host or --port", file=sys.stderr)
+        return EXIT_ADDRESS
+    config = uvicorn.Config(
+        create_app(service),
+        log_config=None,
+        access_log=False,
+        ws_ping_interval=settings.websocket_ping_s or None,
+        ws_ping_timeout=settings.websocket_ping_s or None,
+        ws_max_size=settings.max_body_bytes,
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
+    )
+    Server(config, service, log).run(sockets=[listener])
+    log.info("stopped")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command of the module's docstring.
+
+    Raises:
+        ConfigError: the configuration cannot be used.
+    """
+    arguments = parse_arguments(argv)
+    flags = {key: getattr(arguments, key) for key in ("name", "host", "port", "capacity")}
+    settings = load_settings(arguments.config, flags)
+    where = f"{arguments.config or 'command line'}: [environment]"
+    factory = load(where, settings.name, settings.options)
+    log = get_logger("env_server")
+    return serve(settings, EnvironmentService(factory, settings, log), log)
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_on_config_error(main))

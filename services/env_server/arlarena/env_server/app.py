@@ -1,0 +1,87 @@
+"""The application: the table of routes, the socket, errors in one form, and a reaper in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from arlarena.env_server.errors import ApiError
+from arlarena.env_server.openapi import API_VERSION, document
+from arlarena.env_server.routes import ROUTES, Route, answer
+from arlarena.env_server.service import EnvironmentService
+from arlarena.env_server.websocket import serve
+from arlarena.env_server.wire import error_reply
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def _endpoint(route: Route, service: EnvironmentService) -> Endpoint:
+    """The Starlette endpoint of a route: counts, and turns every error into a reply of one form."""
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            response = await answer(route, service, request)
+        except ApiError as error:
+            service.metrics.errors.labels(error.code).inc()
+            response = error_reply(error)
+        except Exception as error:
+            response = _unexpected(service, route, error)
+        service.metrics.requests.labels(route.path, str(response.status_code)).inc()
+        return response
+
+    return endpoint
+
+
+def _unexpected(service: EnvironmentService, route: Route, error: Exception) -> Response:
+    """A fault of our own: logged with its stack, answered without."""
+    service.metrics.errors.labels("internal").inc()
+    service.log.error("request_failed", route=route.path, error=repr(error), stack=traceback.format_exc())
+    message = f"{route.method} {route.path} failed: {type(error).__name__}; the server's log has the details"
+    return error_reply(ApiError(500, "internal", message, "infra", True))
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    """Unknown paths and wrong methods, in the form of all errors."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    detail = str(getattr(error, "detail", error))
+    code = {404: "not_found", 405: "method_not_allowed"}.get(status, "http_error")
+    return error_reply(ApiError(status, code, detail))
+
+
+async def _reap(service: EnvironmentService) -> None:
+    while True:
+        await asyncio.sleep(service.settings.reap_interval_s)
+        service.reap()
+
+
+def create_app(service: EnvironmentService) -> FastAPI:
+    """The ASGI application of one environment."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        reaper = asyncio.create_task(_reap(service))
+        yield
+        reaper.cancel()
+        service.close()
+
+    title = f"ARLArena environment: {service.info.name}"
+    app = FastAPI(title=title, version=API_VERSION, lifespan=lifespan)
+    app.state.service = service
+    for route in ROUTES:
+        app.router.add_route(route.path, _endpoint(route, service), methods=[route.method], include_in_schema=False)
+    app.router.add_websocket_route("/ws", serve)
+    app.add_exception_handler(HTTPException, _http_error)
+
+    def openapi() -> dict[str, Any]:
+        return document(title, ROUTES)
+
+    app.openapi = openapi  # type: ignore[method-assign]
+    return app

@@ -1,0 +1,211 @@
+"""The HTTP routes, as a table: what each takes and gives, and the function behind it.
+
+They are plain Starlette endpoints around msgspec, because FastAPI's own validation costs more than a step. `openapi`
+turns the same table into the schema, so that routes and their description cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import msgspec
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from arlarena.env_server import errors
+from arlarena.env_server.service import EnvironmentService
+from arlarena.env_server.wire import decode, read_body, reply
+from arlarena.proto import env
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request: the service, the decoded body (None where the route takes none), path and query parameters."""
+
+    service: EnvironmentService
+    body: Any
+    path: dict[str, str]
+    query: dict[str, str]
+
+
+Handler = Callable[[Call], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route. `gives` None means that the handler makes the Response itself. `errors`: statuses it may answer with."""
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    takes: type[msgspec.Struct] | None = None
+    gives: type[msgspec.Struct] | None = None
+    errors: tuple[int, ...] = ()
+    query: tuple[str, ...] = ()
+
+
+async def health(call: Call) -> env.Health:
+    """The process answers."""
+    return env.Health("healthy")
+
+
+async def ready(call: Call) -> Response:
+    """New sessions are taken."""
+    draining = call.service.store.draining
+    return reply(env.Health("draining" if draining else "ready"), 503 if draining else 200)
+
+
+async def metadata(call: Call) -> env.OpenEnvMetadata:
+    """Name and description in OpenEnv's form."""
+    info = call.service.info
+    return env.OpenEnvMetadata(info.name, info.description, info.version)
+
+
+def _schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """A JSON Schema whose top level is the object itself, as OpenEnv's clients expect, its definitions beside it."""
+    (root,), definitions = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
+    name = root["$ref"].rsplit("/", 1)[-1]
+    top = dict(definitions.pop(name))
+    return {**top, "$defs": definitions} if definitions else top
+
+
+async def schema(call: Call) -> env.Schemas:
+    """JSON Schemas of action, observation and state."""
+    return env.Schemas(_schema(env.Action), _schema(env.Observation), _schema(env.State))
+
+
+async def state(call: Call) -> env.State:
+    """Where a session stands; without `session_id`, the state of no episode."""
+    session_id = call.query.get("session_id")
+    return call.service.state(call.service.store.get(session_id)) if session_id else env.State()
+
+
+async def reset(call: Call) -> env.StepResult:
+    """Begin an episode, in a session or for this reply only."""
+    body = cast(env.ResetRequest, call.body)
+    if body.session_id is not None:
+        return await call.service.reset(call.service.store.get(body.session_id), body)
+    return (await call.service.start(body))[1]
+
+
+async def step(call: Call) -> env.StepResult:
+    """Take a step, in a session or as the first one of a fresh episode of train/0."""
+    body = cast(env.StepRequest, call.body)
+    service = call.service
+    if body.session_id is not None:
+        return await service.step(service.store.get(body.session_id), body.action.text, body.step_index)
+    if body.step_index is not None:
+        raise errors.invalid("step_index needs a session_id")
+    episode, _ = await service.start(env.ResetSpec())
+    return service.play(episode, body.action.text)
+
+
+async def open_sessions(call: Call) -> env.SessionList:
+    """Open sessions, all or none."""
+    return env.SessionList(await call.service.open(call.body))
+
+
+async def list_sessions(call: Call) -> env.SessionList:
+    """All open sessions."""
+    store = call.service.store
+    return env.SessionList([store.describe(session) for session in store])
+
+
+async def show_session(call: Call) -> env.OpenedSession:
+    """One session; does not count as use."""
+    store = call.service.store
+    session_id = call.path["session_id"]
+    found = next((session for session in store if session.id == session_id), None)
+    if found is None:
+        raise errors.unknown_session(session_id)
+    return store.describe(found)
+
+
+async def close_session(call: Call) -> Response:
+    """End a session."""
+    call.service.end(call.path["session_id"])
+    return Response(status_code=204)
+
+
+async def heartbeat(call: Call) -> env.Lease:
+    """Begin a session's idle time anew."""
+    store = call.service.store
+    session = store.get(call.path["session_id"])
+    return env.Lease(session.id, store.lease_expires_at(session))
+
+
+async def expert(call: Call) -> env.ExpertReply:
+    """The expert's next reply and its plan to the end."""
+    return await call.service.expert(call.service.store.get(call.path["session_id"]))
+
+
+async def batch(call: Call) -> env.BatchReply:
+    """Many operations in one request; errors are per item."""
+    return env.BatchReply(await call.service.batch(call.body))
+
+
+async def info(call: Call) -> env.Info:
+    """What is being played: versions, template, rewards, splits."""
+    return call.service.info
+
+
+async def capacity(call: Call) -> env.Capacity:
+    """Sessions open and possible."""
+    return call.service.capacity()
+
+
+async def metrics(call: Call) -> Response:
+    """Prometheus."""
+    service = call.service
+    service.metrics.sessions.set(len(service.store))
+    return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+ROUTES = (
+    Route("GET", "/health", health, "The process answers", gives=env.Health),
+    Route("GET", "/ready", ready, "New sessions are taken", errors=(503,)),
+    Route("GET", "/metadata", metadata, "Name and description, in OpenEnv's form", gives=env.OpenEnvMetadata),
+    Route("GET", "/schema", schema, "JSON Schemas of action, observation and state", gives=env.Schemas),
+    Route("GET", "/state", state, "Where an episode stands", gives=env.State, errors=(404,), query=("session_id",)),
+    Route("POST", "/reset", reset, "Begin an episode", env.ResetRequest, env.StepResult, (404, 422, 504)),
+    Route("POST", "/step", step, "Take a step", env.StepRequest, env.StepResult, (404, 409, 422, 504)),
+    Route(
+        "POST", "/v1/sessions", open_sessions, "Open sessions, all or none", env.CreateSessions, env.SessionList,
+        (422, 503, 504),
+    ),
+    Route("GET", "/v1/sessions", list_sessions, "All open sessions", gives=env.SessionList),
+    Route("GET", "/v1/sessions/{session_id}", show_session, "One session", gives=env.OpenedSession, errors=(404,)),
+    Route("DELETE", "/v1/sessions/{session_id}", close_session, "End a session", errors=(404,)),
+    Route(
+        "POST", "/v1/sessions/{session_id}/heartbeat", heartbeat, "Begin a session's idle time anew",
+        gives=env.Lease, errors=(404,),
+    ),
+    Route(
+        "GET", "/v1/sessions/{session_id}/expert", expert, "The expert's replies from here", gives=env.ExpertReply,
+        errors=(403, 404, 409, 504),
+    ),
+    Route("POST", "/v1/batch", batch, "Many operations, errors per item", env.BatchRequest, env.BatchReply, (422,)),
+    Route("GET", "/v1/info", info, "What is being played", gives=env.Info),
+    Route("GET", "/v1/capacity", capacity, "Sessions open and possible", gives=env.Capacity),
+    Route("GET", "/metrics", metrics, "Prometheus"),
+)  # fmt: skip
+
+
+async def answer(route: Route, service: EnvironmentService, request: Request) -> Response:
+    """Read, carry out, and write one request.
+
+    Raises:
+        ApiError: whatever the handler finds wrong.
+    """
+    body = None
+    if route.takes is not None:
+        body = decode(await read_body(request, service.settings.max_body_bytes), route.takes)
+    call = Call(service, body, cast(dict[str, str], request.path_params), dict(request.query_params))
+    if unknown := set(call.query) - set(route.query):
+        raise errors.invalid(f"unknown query parameter {min(unknown)!r}; known: {', '.join(route.query) or 'none'}")
+    value = await route.handler(call)
+    return value if isinstance(value, Response) else reply(value)

@@ -1,0 +1,272 @@
+"""What the server does, whatever the transport: open, reset, step, batch, expert. HTTP and WebSocket call these.
+
+A step is carried out on the event loop: it takes some 50 us, less than handing it to a thread and back (100 us).
+Starting an episode and asking the expert may search for seconds, so both run in a small thread pool; they return new
+values, and only the event loop changes a session, so giving up on one leaves nothing half done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from arlarena.env_server import errors
+from arlarena.env_server.environment import EnvironmentFactory, Episode, ExpertUnavailable, TaskError
+from arlarena.env_server.errors import ApiError, invalid
+from arlarena.env_server.metrics import Metrics
+from arlarena.env_server.sessions import Clock, LastStep, Session, SessionStore, StoreLimits
+from arlarena.env_server.settings import EnvironmentSettings
+from arlarena.proto.env import (
+    BatchItem,
+    BatchRequest,
+    BatchResult,
+    Capacity,
+    CreateSessions,
+    ExpertReply,
+    OpenedSession,
+    ResetSpec,
+    State,
+    StepResult,
+)
+from arlarena.proto.telemetry import Logger
+
+T = TypeVar("T")
+
+
+class EnvironmentService:
+    """One environment and its sessions."""
+
+    def __init__(
+        self,
+        factory: EnvironmentFactory,
+        settings: EnvironmentSettings,
+        log: Logger,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self.factory = factory
+        self.settings = settings
+        self.info = factory.info
+        self.log = log
+        self.metrics = Metrics(self.info.name)
+        self.metrics.capacity.set(settings.capacity)
+        self.store = SessionStore(
+            StoreLimits(
+                settings.capacity,
+                settings.session_ttl_s,
+                settings.max_session_ttl_s,
+                settings.retry_after_s,
+                settings.shard,
+            ),
+            clock,
+        )
+        self._held_out = {split.name for split in self.info.splits if split.evaluation}
+        self._pool = ThreadPoolExecutor(settings.reset_workers, thread_name_prefix="episode")
+
+    def close(self) -> None:
+        """Take no new sessions, and let threads end."""
+        self.store.draining = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def reap(self) -> None:
+        """Close idle sessions and say so."""
+        gone = self.store.reap()
+        self.metrics.expired.inc(len(gone))
+        self.metrics.sessions.set(len(self.store))
+        if gone:
+            self.log.info("sessions_expired", count=len(gone), open=len(self.store))
+
+    def capacity(self) -> Capacity:
+        """How many sessions there are and may be."""
+        limit, active = self.settings.capacity, len(self.store)
+        return Capacity(limit, active, limit - active, self.store.draining)
+
+    async def _in_thread(self, what: str, limit_s: float, work: Callable[[], T]) -> T:
+        """`work` in the pool.
+
+        Raises:
+            ApiError: 504 after `limit_s` seconds; the thread's result is then dropped.
+        """
+        try:
+            async with asyncio.timeout(limit_s):
+                return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        except TimeoutError as error:
+            raise errors.timed_out(what, limit_s) from error
+
+    async def start(self, spec: ResetSpec) -> tuple[Episode, StepResult]:
+        """A new episode and its first observation, in no session.
+
+        Raises:
+            ApiError: 422 for a task that does not exist, 504 when it takes too long.
+        """
+        begun = time.perf_counter()
+
+        def work() -> tuple[Episode, StepResult]:
+            episode = self.factory.start(task)
+            return episode, episode.observe()
+
+        try:
+            task = self.factory.task(spec)
+            return await self._in_thread(f"the reset of {task.id}", self.settings.reset_timeout_s, work)
+        except TaskError as error:
+            raise invalid(str(error)) from error
+        finally:
+            self.metrics.reset_seconds.observe(time.perf_counter() - begun)
+
+    async def reset(self, session: Session, spec: ResetSpec) -> StepResult:
+        """Begin an episode in a session; the old one stays if this fails. Errors as in `start`."""
+        async with session.lock:
+            episode, result = await self.start(spec)
+            session.episode, session.episode_id, session.last = episode, spec.episode_id, None
+            self.store.touch(session)
+            return result
+
+    async def step(self, session: Session, text: str, index: int | None = None) -> StepResult:
+        """Take one step, or repeat the reply to the last one.
+
+        Raises:
+            ApiError: 409 before a reset, after the end, and for an index that is neither next nor last.
+        """
+        async with session.lock:
+            episode, last = session.episode, session.last
+            if episode is None:
+                raise errors.not_reset(session.id)
+            if index is not None and index != episode.steps:
+                if last is not None and last.index == index and last.text == text:
+                    self.metrics.repeated.inc()
+                    return last.result
+                raise errors.step_index_conflict(session.id, index, episode.steps)
+            if episode.done:
+                raise errors.episode_over(session.id, episode.steps)
+            count = episode.steps
+            result = self.play(episode, text)
+            session.last = LastStep(count, text, result)
+            return result
+
+    def play(self, episode: Episode, text: str) -> StepResult:
+        """One step of an episode, timed and counted.
+
+        Raises:
+            ApiError: 422 for a reply longer than the limit.
+        """
+        if len(text) > self.settings.max_action_chars:
+            raise invalid(f"the action is longer than {self.settings.max_action_chars} characters")
+        begun = time.perf_counter()
+        result = episode.step(text)
+        self.metrics.step_seconds.observe(time.perf_counter() - begun)
+        if result.done:
+            solved = result.metadata is not None and result.metadata.success
+            self.metrics.episodes.labels("success" if solved else "failure").inc()
+        return result
+
+    def state(self, session: Session) -> State:
+        """Where a session's episode stands."""
+        episode = session.episode
+        if episode is None:
+            return State(session_id=session.id)
+        return State(session.episode_id, episode.steps, session.id, episode.task.id, episode.done)
+
+    async def open(self, wish: CreateSessions) -> list[OpenedSession]:
+        """Open sessions, reset if asked for: all or nothing.
+
+        Raises:
+            ApiError: 503 while full, 422 for an impossible wish, or whatever a reset raises; then none is open.
+        """
+        if len(wish.reset) not in (0, 1, wish.count):
+            raise invalid(f"reset has {len(wish.reset)} entries for {wish.count} sessions: give none, one, or one each")
+        specs = wish.reset * wish.count if len(wish.reset) == 1 else wish.reset
+        sessions = self.store.open(wish.count, ttl_s=wish.ttl_s, group_id=wish.group_id)
+        resets = [asyncio.ensure_future(self.reset(s, spec)) for s, spec in zip(sessions, specs, strict=False)]
+        try:
+            results = await asyncio.gather(*resets)
+        except BaseException:
+            for reset in resets:
+                reset.cancel()
+            self.store.discard(sessions)
+            raise
+        finally:
+            self.metrics.sessions.set(len(self.store))
+        padded: list[StepResult | None] = [*results, *[None] * (wish.count - len(results))]
+        return [self.store.describe(s, result) for s, result in zip(sessions, padded, strict=True)]
+
+    def end(self, session_id: str) -> None:
+        """Close a session.
+
+        Raises:
+            ApiError: 404.
+        """
+        self.store.close(session_id)
+        self.metrics.sessions.set(len(self.store))
+
+    async def expert(self, session: Session) -> ExpertReply:
+        """The expert's replies from here.
+
+        Raises:
+            ApiError: 403 on evaluation splits, 409 where there is nothing to say, 504 when it takes too long.
+        """
+        async with session.lock:
+            episode = session.episode
+            if episode is None:
+                raise errors.not_reset(session.id)
+            if episode.task.split in self._held_out and not self.settings.expert_on_evaluation:
+                raise ApiError(
+                    403,
+                    "expert_forbidden",
+                    f"{episode.task.id} is an evaluation task: [environment] expert_on_evaluation = true allows it",
+                )
+            if episode.done:
+                raise errors.episode_over(session.id, episode.steps)
+            # The copy is the thread's own, so a timeout cannot leave two threads in one episode.
+            twin = episode.fork()
+            try:
+                plan = await self._in_thread("the expert", self.settings.expert_timeout_s, twin.expert)
+            except ExpertUnavailable as error:
+                raise ApiError(409, "expert_unavailable", str(error)) from error
+            self.store.touch(session)
+            return ExpertReply(plan[0], plan)
+
+    async def batch(self, request: BatchRequest) -> list[BatchResult]:
+        """Carry out items one after another; an item's error is its own.
+
+        Raises:
+            ApiError: 422 for too many items.
+        """
+        if len(request.items) > self.settings.max_batch:
+            raise invalid(
+                f"{len(request.items)} items are more than this server's max_batch of {self.settings.max_batch}"
+            )
+        limit = request.deadline_s or self.settings.batch_deadline_s
+        ends = asyncio.get_running_loop().time() + limit
+        return [await self._settled(item, ends, limit) for item in request.items]
+
+    async def _settled(self, item: BatchItem, ends: float, limit_s: float) -> BatchResult:
+        try:
+            if asyncio.get_running_loop().time() >= ends:
+                raise errors.timed_out("the batch", limit_s)
+            return await self._item(item, ends, limit_s)
+        except ApiError as error:
+            self.metrics.errors.labels(error.code).inc()
+            return BatchResult(item.session_id, False, item.request_id, error=error.item())
+
+    async def _item(self, item: BatchItem, ends: float, limit_s: float) -> BatchResult:
+        session = self.store.get(item.session_id)
+        if item.op == "state":
+            return BatchResult(item.session_id, True, item.request_id, state=self.state(session))
+        if item.op == "close":
+            self.end(item.session_id)
+            return BatchResult(item.session_id, True, item.request_id)
+        if (item.op == "step") != (item.action is not None):
+            raise invalid("op 'step' needs an action, such as {text: 'up'}, and no other op takes one")
+        try:
+            async with asyncio.timeout_at(ends):
+                if item.action is not None:
+                    result = await self.step(session, item.action.text, item.step_index)
+                else:
+                    result = await self.reset(session, item)
+        except TimeoutError as error:
+            raise errors.timed_out("the batch", limit_s) from error
+        return BatchResult(
+            item.session_id, True, item.request_id, result.observation, result.reward, result.done, result.metadata
+        )

@@ -1,0 +1,152 @@
+"""Sessions: who holds which episode, and until when. Nothing here knows HTTP or an environment's rules."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from arlarena.env_server.environment import Episode
+from arlarena.env_server.errors import at_capacity, draining, invalid, unknown_session
+from arlarena.proto.env import OpenedSession, StepResult
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class LastStep:
+    """The last step and its reply, kept so that a repeated request moves nothing."""
+
+    index: int
+    text: str
+    result: StepResult
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One player's place. `expires_at` is on the store's clock; `lock` is held while an operation is under way."""
+
+    id: str
+    ttl_s: float
+    expires_at: float
+    group_id: str | None = None
+    episode: Episode | None = None
+    episode_id: str | None = None
+    last: LastStep | None = None
+    attached: bool = False
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def steps(self) -> int:
+        """Steps taken in the present episode."""
+        return self.episode.steps if self.episode else 0
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLimits:
+    """Bounds of a store: sessions, seconds, and what a refused caller is told to wait."""
+
+    capacity: int
+    default_ttl_s: float
+    max_ttl_s: float
+    retry_after_s: float
+    shard: str = "0"
+
+
+class SessionStore:
+    """All sessions of one server, in memory. `clock` gives seconds that never run backwards; `wall` is Unix time."""
+
+    def __init__(self, limits: StoreLimits, clock: Clock = time.monotonic, wall: Clock = time.time) -> None:
+        self.limits = limits
+        self._clock = clock
+        self._wall = wall
+        self._sessions: dict[str, Session] = {}
+        self.draining = False
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._sessions.values()))
+
+    def open(self, count: int, *, ttl_s: float | None = None, group_id: str | None = None) -> list[Session]:
+        """`count` new sessions, or none at all. Idle ones give up their place first.
+
+        Raises:
+            ApiError: 503 while full or shutting down, 422 for a ttl_s beyond the limit.
+        """
+        if self.draining:
+            raise draining()
+        ttl = self.limits.default_ttl_s if ttl_s is None else ttl_s
+        if ttl > self.limits.max_ttl_s:
+            raise invalid(f"ttl_s = {ttl:g} is beyond this server's limit of {self.limits.max_ttl_s:g} s")
+        free = self.limits.capacity - len(self._sessions)
+        if count > free:
+            raise at_capacity(count, free, self.limits.capacity, self.limits.retry_after_s)
+        opened = [self._new(ttl, group_id) for _ in range(count)]
+        self._sessions.update({session.id: session for session in opened})
+        return opened
+
+    def _new(self, ttl_s: float, group_id: str | None) -> Session:
+        return Session(f"{self.limits.shard}-{uuid.uuid4().hex}", ttl_s, self._clock() + ttl_s, group_id)
+
+    def get(self, session_id: str) -> Session:
+        """The session, its idle time begun anew.
+
+        Raises:
+            ApiError: 404.
+        """
+        session = self._sessions.get(session_id)
+        if session is None or self._expired(session):
+            raise unknown_session(session_id)
+        self.touch(session)
+        return session
+
+    def touch(self, session: Session) -> None:
+        """Begin the idle time anew."""
+        session.expires_at = self._clock() + session.ttl_s
+
+    def shorten(self, session: Session, seconds: float) -> None:
+        """Let the session end in at most `seconds`, unless somebody touches it."""
+        session.expires_at = min(session.expires_at, self._clock() + seconds)
+
+    def close(self, session_id: str) -> None:
+        """End a session.
+
+        Raises:
+            ApiError: 404.
+        """
+        if self._sessions.pop(session_id, None) is None:
+            raise unknown_session(session_id)
+
+    def discard(self, sessions: list[Session]) -> None:
+        """End sessions that may already be gone."""
+        for session in sessions:
+            self._sessions.pop(session.id, None)
+
+    def _expired(self, session: Session) -> bool:
+        # An operation under way is no idleness, however long it takes.
+        return session.expires_at <= self._clock() and not session.lock.locked()
+
+    def reap(self) -> list[Session]:
+        """End the sessions whose idle time is over; returns them."""
+        idle = [session for session in self._sessions.values() if self._expired(session)]
+        self.discard(idle)
+        return idle
+
+    def lease_expires_at(self, session: Session) -> float:
+        """When the session ends if nobody touches it, in Unix seconds."""
+        return self._wall() + session.expires_at - self._clock()
+
+    def describe(self, session: Session, result: StepResult | None = None) -> OpenedSession:
+        """The session as the API shows it."""
+        return OpenedSession(
+            session_id=session.id,
+            lease_expires_at=self.lease_expires_at(session),
+            group_id=session.group_id,
+            task_id=session.episode.task.id if session.episode else None,
+            step_count=session.steps,
+            result=result,
+        )

@@ -1,0 +1,141 @@
+"""The WebSocket route, with OpenEnv's frames: one session a socket, one reply a request.
+
+    > {"type":"reset","data":{"seed":3}}      < {"type":"observation","data":{"observation":…,"reward":null,…}}
+    > {"type":"step","data":{"text":"up"}}    > {"type":"state"}    > {"type":"close"}
+
+An error leaves the socket open, except where there is no session to serve. A socket that is lost leaves its session
+alive for a while, so that the player can come back with `/ws?session_id=…`; after that, or when nothing is said for the
+session's ttl, its place is free again.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import msgspec
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from arlarena.env_server.errors import ApiError
+from arlarena.env_server.service import EnvironmentService
+from arlarena.env_server.sessions import Session
+from arlarena.env_server.wire import decode, encode
+from arlarena.proto.env import Action, ResetSpec
+
+CLOSE_NORMAL = 1000
+CLOSE_UNEXPECTED = 1011
+CLOSE_TRY_LATER = 1013
+
+
+class Frame(msgspec.Struct):
+    """What a player sends. `data` is decoded once its type is known."""
+
+    type: str
+    data: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+def _error(code: str, message: str, **fields: Any) -> bytes:
+    return encode({"type": "error", "data": {"message": message, "code": code, **fields}})
+
+
+def _refusal(error: ApiError) -> bytes:
+    """The frame for an error in a request that the socket survives."""
+    if error.status == 422:
+        return _error("VALIDATION_ERROR", error.message, errors=error.reply().detail)
+    return _error("EXECUTION_ERROR", error.message, errors=[{"type": error.code, "msg": error.message}])
+
+
+class Conversation:
+    """One socket and its session."""
+
+    def __init__(self, socket: WebSocket, service: EnvironmentService, session: Session) -> None:
+        self._socket = socket
+        self._service = service
+        self._session = session
+
+    async def run(self) -> None:
+        """Answer until the player closes.
+
+        Raises:
+            WebSocketDisconnect: the socket was lost.
+        """
+        while True:
+            message = await self._socket.receive()
+            if message["type"] == "websocket.disconnect":
+                raise WebSocketDisconnect(message.get("code", CLOSE_NORMAL), message.get("reason"))
+            raw = message.get("bytes") or (message.get("text") or "").encode()
+            answer = await self.answer(raw)
+            if answer is None:
+                return
+            await self._socket.send_text(answer.decode())
+
+    async def answer(self, raw: bytes) -> bytes | None:
+        """The reply to one frame, None for `close`."""
+        try:
+            frame = decode(raw, Frame)
+        except ApiError as error:
+            code = "INVALID_JSON" if error.code == "invalid_json" else "VALIDATION_ERROR"
+            return _error(code, error.message)
+        if frame.type == "close":
+            return None
+        if frame.type not in ("reset", "step", "state"):
+            return _error("UNKNOWN_TYPE", f"unknown type {frame.type!r}; known: reset, step, state, close")
+        try:
+            return encode(await self._carry_out(frame))
+        except ApiError as error:
+            self._service.metrics.errors.labels(error.code).inc()
+            return _refusal(error)
+
+    async def _carry_out(self, frame: Frame) -> dict[str, Any]:
+        service = self._service
+        session = service.store.get(self._session.id)
+        data = bytes(frame.data)
+        if data == b"null":
+            data = b"{}"
+        if frame.type == "state":
+            return {"type": "state", "data": service.state(session)}
+        if frame.type == "reset":
+            result = await service.reset(session, decode(data, ResetSpec))
+        else:
+            result = await service.step(session, decode(data, Action).text)
+        return {"type": "observation", "data": result}
+
+
+async def _attach(socket: WebSocket, service: EnvironmentService) -> Session | None:
+    """The socket's session: the one it names, or a new one. None after a refusal, which also closes the socket."""
+    wanted = socket.query_params.get("session_id")
+    try:
+        session = service.store.get(wanted) if wanted else service.store.open(1)[0]
+        if session.attached:
+            raise ApiError(409, "attached", f"session {session.id!r} already has a socket")
+    except ApiError as error:
+        service.metrics.errors.labels(error.code).inc()
+        full = {"active_sessions": len(service.store), "max_sessions": service.settings.capacity}
+        if error.status == 503:
+            await socket.send_text(_error("CAPACITY_REACHED", error.message, **full).decode())
+            await socket.close(CLOSE_TRY_LATER)
+        else:
+            await socket.send_text(_error("SESSION_ERROR", error.message).decode())
+            await socket.close(CLOSE_UNEXPECTED)
+        return None
+    session.attached = True
+    service.metrics.sessions.set(len(service.store))
+    return session
+
+
+async def serve(socket: WebSocket) -> None:
+    """The endpoint of /ws."""
+    service = cast(EnvironmentService, socket.app.state.service)
+    await socket.accept()
+    session = await _attach(socket, service)
+    if session is None:
+        return
+    try:
+        await Conversation(socket, service, session).run()
+    except WebSocketDisconnect:
+        service.store.shorten(session, service.settings.reattach_grace_s)
+    else:
+        service.store.discard([session])
+        await socket.close(CLOSE_NORMAL)
+    finally:
+        session.attached = False
+        service.metrics.sessions.set(len(service.store))

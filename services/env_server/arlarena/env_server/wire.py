@@ -1,0 +1,68 @@
+"""JSON in and out, by msgspec: one decoder per request type, one encoder for all replies."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from functools import cache
+from typing import Any, TypeVar, cast
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from arlarena.env_server.errors import ApiError, invalid
+
+T = TypeVar("T")
+
+_encoder = msgspec.json.Encoder()
+
+
+@cache
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)
+
+
+def decode(body: bytes, kind: type[T]) -> T:
+    """`body` as `kind`; an empty body counts as `{}`.
+
+    Raises:
+        ApiError: 422, naming the field.
+    """
+    try:
+        decoder: msgspec.json.Decoder[T] = _decoder(cast(Hashable, kind))
+        return decoder.decode(body or b"{}")
+    except msgspec.ValidationError as error:
+        raise invalid(str(error)) from error
+    except msgspec.DecodeError as error:
+        raise ApiError(422, "invalid_json", f"the body is not valid JSON: {error}") from error
+
+
+def encode(value: Any) -> bytes:
+    """`value` as JSON."""
+    return _encoder.encode(value)
+
+
+def reply(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """An HTTP reply with `value` as JSON."""
+    return Response(_encoder.encode(value), status, headers, "application/json")
+
+
+def error_reply(error: ApiError) -> Response:
+    """An HTTP reply for an error."""
+    headers = None if error.retry_after_s is None else {"Retry-After": str(max(1, round(error.retry_after_s)))}
+    return reply(error.reply(), error.status, headers)
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        ApiError: 413, before more than `limit` bytes have been kept.
+    """
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise ApiError(413, "too_large", f"the body is larger than {limit} bytes ([environment] max_body_bytes)")
+        parts.append(part)
+    return b"".join(parts)

@@ -1,0 +1,123 @@
+"""The engine's thread: messages from other threads, and what happens when it dies."""
+
+import threading
+import time
+
+import pytest
+import torch
+from inference_support import MAX_LENGTH, model, save
+
+from arlarena.inference.embedded.engine import Engine, EngineDeadError, Limits
+from arlarena.inference.embedded.sampler import Draw
+from arlarena.inference.embedded.sequence import Sequence
+from arlarena.inference.weights import load_model
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    return load_model(save(model(1), tmp_path_factory.mktemp("model")))
+
+
+class Collector:
+    """Receives what the engine delivers."""
+
+    def __init__(self):
+        self.finished = []
+        self.deaths = []
+        self.news = threading.Condition()
+
+    def deliver(self, sequences):
+        with self.news:
+            self.finished += [s for s in sequences if s.finish_reason is not None]
+            self.news.notify_all()
+
+    def wait(self, count):
+        with self.news:
+            assert self.news.wait_for(lambda: len(self.finished) >= count, 30)
+
+
+@pytest.fixture
+def engine(loaded):
+    collector = Collector()
+    made = Engine(
+        loaded.arch, loaded.parameters, loaded.label, Limits(MAX_LENGTH), collector.deliver, collector.deaths.append
+    )
+    made.collector = collector
+    made.start()
+    yield made
+    made.stop()
+
+
+def request(prompt, max_tokens=5):
+    return Sequence(prompt, Draw(seed=1), max_tokens, frozenset(), frozenset(), time.monotonic() + 60)
+
+
+def test_threads_may_submit_at_once(engine):
+    def submit(start):
+        for i in range(20):
+            engine.submit([request([3 + (start + i) % 40])])
+
+    threads = [threading.Thread(target=submit, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    engine.collector.wait(160)
+    by_prompt = {}
+    for s in engine.collector.finished:
+        assert by_prompt.setdefault(tuple(s.prompt), s.tokens) == s.tokens
+
+
+def test_stopping_ends_what_is_in_flight_and_refuses_what_comes_after(engine):
+    engine.submit([request([5], 500) for _ in range(3)])
+    engine.call(lambda: None).result(10)
+    engine.stop()
+    engine.collector.wait(3)
+    assert {s.finish_reason for s in engine.collector.finished} == {"abort"}
+    assert not engine.alive
+    with pytest.raises(EngineDeadError):
+        engine.submit([request([5])])
+    engine.stop()
+    assert engine.collector.deaths == []
+
+
+def test_an_error_of_a_call_is_the_callers_and_the_engine_goes_on(engine):
+    with pytest.raises(ZeroDivisionError):
+        engine.call(lambda: 1 / 0).result(10)
+    engine.submit([request([5])])
+    engine.collector.wait(1)
+
+
+def test_an_engine_that_fails_says_so_to_everybody(engine):
+    def break_it(*arguments, **more):
+        raise RuntimeError("broken model")
+
+    engine.submit([request([5], 400)])
+    engine.call(lambda: setattr(engine._model, "decode", break_it)).result(10)
+    engine.collector.wait(1)
+    assert engine.collector.finished[0].finish_reason == "error"
+    deadline = time.monotonic() + 10
+    while not engine.collector.deaths:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert "broken model" in str(engine.collector.deaths[0])
+    assert not engine.alive
+    with pytest.raises(EngineDeadError, match="broken model"):
+        engine.call(lambda: None)
+
+
+def test_an_idle_engine_uses_no_time(engine):
+    engine.submit([request([5])])
+    engine.collector.wait(1)
+    before = time.process_time()
+    steps = engine.counters.steps
+    threading.Event().wait(0.3)
+    assert time.process_time() - before < 0.1
+    assert engine.counters.steps == steps
+
+
+def test_slots_are_as_many_as_memory_allows(loaded):
+    few = Limits(MAX_LENGTH, slots=100, kv_bytes=3 * 2 * 2 * 2 * MAX_LENGTH * 16 * 4)
+    assert few.affordable_slots(loaded.arch) == 3
+    assert Limits(MAX_LENGTH, kv_bytes=1).affordable_slots(loaded.arch) == 1
+    assert torch.get_default_dtype() is torch.float32

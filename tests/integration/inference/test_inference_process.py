@@ -1,0 +1,145 @@
+"""The process: start-up, what it loads, signals, ports, configuration errors, clients that leave."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from inference_support import Http, environment, label, model, running_server, save, wait_until, write_version
+
+from arlarena.inference.serving import choose_weights
+from arlarena.inference.settings import InferenceSettings
+from arlarena.inference.weights import VersionError
+from arlarena.proto.telemetry import get_logger
+
+
+def run(*arguments, timeout=60):
+    command = [sys.executable, "-m", "arlarena.inference", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment())
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return save(model(1), tmp_path_factory.mktemp("model"))
+
+
+def test_a_restart_loads_the_newest_committed_version_that_is_whole(directory, tmp_path):
+    root = tmp_path / "weights"
+    root.mkdir()
+    write_version(root, model(2), 1)
+    good = write_version(root, model(3), 2)
+    corrupt = write_version(root, model(4), 3)
+    (corrupt / "config.json").write_text("{}")
+    uncommitted = write_version(root, model(5), 4)
+    (uncommitted / "COMMITTED").unlink()
+    config = f'model = "{directory}"\nweights_root = "{root}"\nmax_model_len = 32\n'
+    with running_server(tmp_path / "run", config) as server:
+        assert server.version() == label(good)
+        skipped = [line for line in server.logged() if line["event"] == "version_skipped"]
+        assert [line["directory"] for line in skipped] == [str(corrupt)]
+        assert len(server.generate([5] * 30, ignore_eos=True)["token_ids"]) == 2
+        body = {"token_ids": [5] * 32, "sampling_params": {}}
+        assert "maximum context length is 32" in server.refused("/inference/v1/generate", body, 400)
+
+
+@pytest.fixture(scope="module")
+def narrow(directory, tmp_path_factory):
+    """A server of one slot and a short queue."""
+    folder = tmp_path_factory.mktemp("narrow")
+    with running_server(
+        folder, f'model = "{directory}"\nmax_slots = 1\nmax_waiting = 2\npause_limit_s = 30\n'
+    ) as server:
+        yield server
+
+
+@pytest.mark.parametrize("extra", [{}, {"stream": True}], ids=["whole", "stream"])
+def test_a_client_that_leaves_frees_its_slot(narrow, extra):
+    body = {"token_ids": [5], "sampling_params": {"max_tokens": 500, "ignore_eos": True}, **extra}
+    data = json.dumps(body).encode()
+    head = f"POST /inference/v1/generate HTTP/1.1\r\nhost: x\r\ncontent-length: {len(data)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", int(narrow.url.rsplit(":", 1)[1]))) as client:
+        client.sendall(head.encode() + data)
+        wait_until(lambda: narrow.metric("requests_running") == 1, "running")
+    began = narrow.metric("generation_tokens_total")
+    wait_until(lambda: narrow.metric("requests_running") == 0, "slot freed")
+    assert narrow.metric("generation_tokens_total") - began < 450
+    assert len(narrow.generate([6], max_tokens=2, ignore_eos=True)["token_ids"]) == 2
+
+
+def test_a_full_queue_answers_503(narrow):
+    narrow.post("/pause?mode=keep")
+    body = {"prompt": [[5], [6], [7]], "max_tokens": 1}
+    assert "max_waiting" in narrow.refused("/v1/completions", body, 503)
+    narrow.post("/resume")
+    narrow.post("/v1/completions", {"prompt": [[5], [6]], "max_tokens": 1})
+
+
+def test_from_start_to_sigterm(directory):
+    """The port answers 503 while the model loads; at SIGTERM a request in flight is finished, then exit code 0."""
+    command = [sys.executable, "-m", "arlarena.inference", "--model", str(directory), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment())
+    try:
+        http = Http(f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}")
+        answers = []
+        deadline = time.monotonic() + 60
+        while 200 not in answers and time.monotonic() < deadline:
+            answers.append(http.get("/health").status_code)
+        assert set(answers) == {503, 200}
+        body = {"token_ids": [5], "sampling_params": {"max_tokens": 200, "ignore_eos": True}, "stream": True}
+        received = 0
+        for event in http.events("/inference/v1/generate", body):
+            if not received:
+                process.send_signal(signal.SIGTERM)
+            received += len(event["choices"][0]["token_ids"])
+        assert received == 200
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+
+
+def test_an_occupied_port_is_exit_3_and_one_line(directory):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = run("--model", directory, "--port", taken.getsockname()[1])
+    assert result.returncode == 3
+    assert result.stderr.count("\n") == 1
+    assert "in use" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("[inference]\nmax_slot = 3\n", "max_slots"),
+        ("[inferrence]\nport = 3\n", "inference"),
+        ("[inference]\nport = 'x'\n", "port"),
+        ("[inference\n", "TOML"),
+        ('[inference]\nmodel = "/does/not/exist"\n', "no such directory"),
+    ],
+)
+def test_a_bad_configuration_is_exit_2_without_a_stack_trace(tmp_path, text, word):
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    result = run("--config", path)
+    assert result.returncode == 2
+    assert word in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_model_that_cannot_be_served_is_exit_1_and_one_reason(tmp_path):
+    folder = save(model(1), tmp_path / "model")
+    (folder / "model.safetensors").write_bytes(b"short")
+    result = run("--model", folder, "--port", "0")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    failures = [json.loads(line) for line in result.stderr.splitlines() if "cannot_serve" in line]
+    assert len(failures) == 1
+    assert str(folder) in failures[0]["reason"]
+
+
+@pytest.mark.parametrize("root", [False, True])
+def test_nothing_to_serve_is_said(tmp_path, root):
+    settings = InferenceSettings(weights_root=tmp_path if root else None)
+    with pytest.raises(VersionError, match="nothing to serve"):
+        choose_weights(settings, get_logger("inference"))

@@ -1,0 +1,102 @@
+"""The command line in this process: messages and exit statuses that need no service."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from arlarena.console import cli
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["arlarena", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("config", "arguments", "message"),
+    [
+        ("[consol]\n", (), "unknown table [consol]; did you mean 'console'?"),
+        ("not toml", (), "not valid TOML"),
+        ("[run]\nseed = -1\n", (), "[run] seed = -1"),
+        ("[run]\nname = '../up'\n", (), "[run] name = '../up'"),
+        ("", ("--set", "trainer"), "write it as table.key=value"),
+        ("", ("--set", "trainr.lr=1"), "there is no table [trainr]"),
+    ],
+)
+def test_a_wrong_configuration_is_2_and_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    config: str,
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.toml").write_text(config)
+    assert run(monkeypatch, "up", "a.toml", *arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert message in said
+    assert "Traceback" not in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.toml"]
+
+
+def test_a_missing_file(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run(monkeypatch, "up", str(tmp_path / "none.toml")) == 2
+    assert "no such configuration file" in capsys.readouterr().err
+
+
+def test_resume_and_fresh_exclude_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, "up", "a.toml", "--resume", "--fresh") == 2
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out.startswith("arlarena 0.")
+
+
+def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "--help") == 0
+    said = capsys.readouterr().out
+    for command in ("up", "serve", "train", "clone", "eval", "report", "doctor"):
+        assert command in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("serve", "env", "sokoban", "--port", "0"), ("arlarena.env_server", "sokoban", "--port", "0")),
+        (("serve", "inference", "--model", "m"), ("arlarena.inference", "--model", "m")),
+        (("train", "--resume", "--help"), ("arlarena.trainer", "train", "--resume", "--help")),
+        (("clone",), ("arlarena.trainer", "clone")),
+        (("eval", "--count", "3"), ("arlarena.rollout", "evaluate", "--count", "3")),
+    ],
+)
+def test_thin_entries_become_the_service(
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
+    seen: list[list[str]] = []
+
+    def become(path: str, argv: list[str]) -> None:
+        seen.append(argv)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(os, "execv", become)
+    run(monkeypatch, *arguments)
+    assert seen == [[sys.executable, "-m", *expected]]
+
+
+def test_doctor_finds_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from arlarena.console import doctor
+
+    monkeypatch.setattr(doctor, "TORCH_TIMEOUT_S", 0.0001)
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    assert run(monkeypatch, "doctor") == 1
+    said = capsys.readouterr().out
+    assert "✓ python" in said
+    assert "✗ torch" in said
+    assert "no Redis at redis://127.0.0.1:1/0" in said

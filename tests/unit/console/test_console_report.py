@@ -1,0 +1,217 @@
+"""report.html and summary.json from made-up run directories."""
+
+import itertools
+import json
+import math
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arlarena.console.charts import Line, interval_chart, line_chart, short, ticks
+from arlarena.console.failures import LaunchError
+from arlarena.console.report import render, write_report
+from arlarena.console.rundir import RunDirectory, Start
+from arlarena.console.summary import read_steps, summarise
+
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
+
+
+def panel(success: float, **more: Any) -> dict[str, Any]:
+    ci95 = [success - 0.05, success + 0.05]
+    row = {"optimal_moves": 4, "n": 512, "success": success, "ci95": ci95}
+    return {
+        "panel": {"split": "test", "n": 512, "digest": "d"},
+        "temperature": 1.0,
+        "success": success,
+        "ci95": ci95,
+        "format_valid": 0.98,
+        "action_valid": 0.9,
+        "return": {"mean": 1.0},
+        "turns": {"mean": 9.0},
+        "by_difficulty": [row],
+        **more,
+    }
+
+
+def episode(text: str, success: bool) -> dict[str, Any]:
+    turn = {"observation": f"####\n{text}", "response": text, "action": text, "reward": -0.1, "format_valid": False}
+    return {"task": f"sokoban/test/{text}", "success": success, "return": 1, "turns": [turn], "final_observation": text}
+
+
+def write_run(folder: Path, text: str = "plain") -> RunDirectory:
+    run = RunDirectory(folder / "run")
+    run.open("demo", Start.NEW)
+    for label, success in (("before", 0.4), ("after", 0.6)):
+        for path, content in (
+            (run.panel(label), json.dumps(panel(success))),
+            (run.episodes(label), json.dumps(episode(text, label == "after"))),
+        ):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(content)
+    steps = [
+        {
+            "step": step,
+            "success_rate": 0.4 + step / 100,
+            "grad_norm": 1.0 / (step + 1),
+            "total_trained": step,
+            text: 1.0,
+        }
+        for step in range(20)
+    ]
+    run.metrics.write_text("".join(json.dumps(step) + "\n" for step in steps) + '{"step": 20, "succ')
+    run.config.write_text(f"# {text}\n")
+    return run
+
+
+class Tags(HTMLParser):
+    """Collects what a browser would run or load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.attributes: set[str] = set()
+        self.void = {"meta", "br", "hr", "img", "link", "input"}
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def read_page(page: str) -> Tags:
+    tags = Tags()
+    tags.feed(page)
+    tags.close()
+    assert tags.open == []
+    return tags
+
+
+def test_what_a_model_wrote_is_text_and_never_markup(tmp_path: Path) -> None:
+    run = write_run(tmp_path, EVIL)
+    page = render(run, summarise(run, EVIL, EVIL, 0))
+    tags = read_page(page)
+    assert not {"script", "img", "iframe", "link"} & tags.names
+    assert not {name for name in tags.attributes if name.startswith("on")}
+    assert "&lt;script&gt;alert(1)" in page
+
+
+def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    page = render(run, summarise(run, "sokoban", "sampo", 0))
+    assert not {"src", "href", "srcset", "data"} & read_page(page).attributes
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "url(" not in page
+
+
+def test_the_page_shows_curves_table_and_episodes(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    page = write_report(run, summarise(run, "sokoban", "sampo", 3)).read_text()
+    assert page.count("<svg") == 5  # success, gradient norm, difficulty; two others: total_trained, plain
+    assert "Gradient norm" in page
+    assert "Mean return" not in page  # it was not recorded
+    assert "least moves" in page
+    assert "sokoban/test/plain" in page
+    assert "+20.0" in page
+    assert "malformed" in page
+
+
+def test_an_empty_run_still_gives_a_page(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.open("demo", Start.NEW)
+    assert "has not finished" in render(run, None)
+
+
+def test_the_summary_has_the_promised_keys(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    run.state.wall_s = 12.34
+    summary = json.loads(json.dumps(summarise(run, "sokoban", "sampo", 3)))
+    assert {"env", "method", "panel", "before", "after", "wall_s", "steps", "groups"} <= summary.keys()
+    assert summary["panel"]["n"] == 512
+    assert summary["before"]["success"] == 0.4
+    assert summary["after"]["ci95"] == pytest.approx([0.55, 0.65])
+    assert {"trained", "filtered", "stale", "dead"} <= summary["groups"].keys()
+    assert summary["groups"]["trained"] == 19
+    assert summary["steps"] == 19
+    assert summary["gain"] == pytest.approx(0.2)
+    assert summary["intervals_overlap"] is False
+    assert summary["wall_s"] == 12.3
+
+
+@pytest.mark.parametrize(("before", "after", "overlap"), [(0.4, 0.45, True), (0.4, 0.6, False), (0.6, 0.4, False)])
+def test_overlap_of_the_intervals(tmp_path: Path, before: float, after: float, overlap: bool) -> None:
+    run = write_run(tmp_path)
+    run.panel("before").write_text(json.dumps(panel(before)))
+    run.panel("after").write_text(json.dumps(panel(after)))
+    assert summarise(run, "sokoban", "sampo", 0)["intervals_overlap"] is overlap
+
+
+def test_results_on_different_panels_are_not_compared(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    run.panel("after").write_text(json.dumps(panel(0.6) | {"panel": {"split": "test", "n": 512, "digest": "other"}}))
+    with pytest.raises(LaunchError, match="panels before and after differ"):
+        summarise(run, "sokoban", "sampo", 0)
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"panel": {"n": 1}}'])
+def test_a_missing_or_empty_evaluation_is_an_error_that_names_it(tmp_path: Path, content: str | None) -> None:
+    run = write_run(tmp_path)
+    for label in ("before", "after"):
+        run.panel(label).unlink()
+        if content is not None:
+            run.panel(label).write_text(content)
+    with pytest.raises(LaunchError, match=r"panels/before\.json"):
+        summarise(run, "sokoban", "sampo", 0)
+
+
+def test_a_step_that_was_done_twice_counts_once(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "a": 1}\n{"step": 2, "a": 1}\n{"step": 2, "a": 5}\n{"step"')
+    assert read_steps(path) == [{"step": 1, "a": 1}, {"step": 2, "a": 5}]
+
+
+@pytest.mark.parametrize("low_high", [(0, 1), (-3.2, 17), (1e-7, 3e-7), (0.98, 0.99), (0, 12345)])
+def test_ticks_are_round_inside_and_evenly_spaced(low_high: tuple[float, float]) -> None:
+    low, high = low_high
+    found = ticks(low, high)
+    assert 2 <= len(found) <= 9
+    assert all(low - 1e-9 <= value <= high + 1e-9 for value in found)
+    gaps = [b - a for a, b in itertools.pairwise(found)]
+    assert max(gaps) == pytest.approx(min(gaps))
+    assert len({short(value) for value in found}) == len(found)
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        ((0.0, 1.0),),
+        ((0.0, 1.0), (1.0, 1.0)),
+        tuple((float(x), 0.0) for x in range(5)),
+        ((0.0, math.nan), (1.0, 2.0), (2.0, math.inf)),
+        tuple((float(x), math.sin(x)) for x in range(5000)),
+    ],
+)
+def test_a_chart_of_any_data_stays_in_its_frame(points: tuple[tuple[float, float], ...]) -> None:
+    chart = line_chart("x", [Line("y", points)])
+    assert chart is not None
+    assert "nan" not in chart
+    assert "inf" not in chart
+    assert len(chart) < 40_000
+
+
+def test_nothing_to_draw_is_no_chart() -> None:
+    assert line_chart("x", [Line("y", ())]) is None
+    assert line_chart("x", [Line("y", ((0.0, math.nan),))]) is None
+    assert interval_chart("x", [], []) is None
+    assert interval_chart("x", ["1"], [("a", [None])]) is None

@@ -1,0 +1,103 @@
+"""Whose a run directory is, and what may be done to it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from arlarena.console.rundir import RunDirectory, Start
+from arlarena.proto.config import ConfigError
+
+
+def begin(path: Path, start: Start = Start.NEW) -> RunDirectory:
+    run = RunDirectory(path)
+    run.open("demo", start)
+    return run
+
+
+def test_a_new_run_has_an_id_of_its_own(tmp_path: Path) -> None:
+    first, second = begin(tmp_path / "a"), begin(tmp_path / "b")
+    assert first.state.id != second.state.id
+    assert first.state.id.startswith("demo-")
+
+
+def test_resume_keeps_id_and_stages(tmp_path: Path) -> None:
+    first = begin(tmp_path / "a")
+    first.state.stages["clone"] = 3.5
+    first.save()
+    first.release()
+    again = begin(tmp_path / "a", Start.RESUME)
+    assert again.state.id == first.state.id
+    assert again.state.stages == {"clone": 3.5}
+
+
+def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    run = begin(tmp_path / "a")
+    run.state.finished = True
+    run.save()
+    run.release()
+    with pytest.raises(ConfigError, match=r"finished run.*--resume.*--fresh"):
+        begin(tmp_path / "a")
+
+
+def test_fresh_keeps_the_last_run_and_drops_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    for name in ("first", "second"):
+        run = begin(path, Start.FRESH)
+        (path / name).touch()
+        run.release()
+    begin(path, Start.FRESH)
+    assert sorted(entry.name for entry in path.iterdir()) == [".lock", "run.json"]
+    assert (tmp_path / "a.previous" / "second").exists()
+    assert not (tmp_path / "a.previous" / "first").exists()
+
+
+@pytest.mark.parametrize("start", list(Start))
+def test_somebody_elses_directory_is_left_alone(tmp_path: Path, start: Start) -> None:
+    path = tmp_path / "a"
+    path.mkdir()
+    (path / "thesis.tex").write_text("precious")
+    with pytest.raises(ConfigError, match="holds no run of ARLArena"):
+        begin(path, start)
+    assert [entry.name for entry in path.iterdir()] == ["thesis.tex"]
+
+
+def test_somebody_elses_directory_in_the_place_of_the_previous_run_is_left_alone(tmp_path: Path) -> None:
+    begin(tmp_path / "a").release()
+    aside = tmp_path / "a.previous"
+    aside.mkdir()
+    (aside / "thesis.tex").write_text("precious")
+    with pytest.raises(ConfigError, match="is in the way"):
+        begin(tmp_path / "a", Start.FRESH)
+    assert (aside / "thesis.tex").exists()
+    begin(tmp_path / "a", Start.RESUME)  # the run is still there, and its lock free
+
+
+@pytest.mark.parametrize("start", [Start.RESUME, Start.FRESH])
+def test_a_directory_in_use_is_refused(tmp_path: Path, start: Start) -> None:
+    path = tmp_path / "a"
+    begin(path)
+    with pytest.raises(ConfigError, match="in use by another"):
+        begin(path, start)
+    assert (path / "run.json").exists()
+
+
+def test_nothing_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no run to resume"):
+        begin(tmp_path / "a", Start.RESUME)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_file_in_its_place(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("")
+    with pytest.raises(ConfigError, match="is a file"):
+        begin(tmp_path / "a")
+
+
+@pytest.mark.parametrize("text", ["{", json.dumps({"id": "x", "name": "y", "schema": 99})])
+def test_a_state_that_cannot_be_read_is_no_stack_trace(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a"
+    path.mkdir()
+    (path / "run.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"cannot be read|newer ARLArena"):
+        begin(path, Start.RESUME)

@@ -1,0 +1,140 @@
+"""Splits are disjoint modulo symmetry, panels hold distinct rooms, and an index always means the same room."""
+
+import pytest
+
+from arlarena.env_server.sokoban import splits
+from arlarena.env_server.sokoban.room import Room
+from arlarena.env_server.sokoban.rooms import RoomsExhausted, generate
+from arlarena.env_server.sokoban.solver import least_moves
+from arlarena.env_server.sokoban.splits import EVALUATION_SPLITS, SPLITS, Panel, RoomOptions, room_for, split_of
+from arlarena.env_server.sokoban.symmetry import crop, images, plan_hash, room_hash
+
+SMALL = RoomOptions(max_moves=12)
+
+
+def rotated(rows):
+    return ["".join(row[x] for row in reversed(rows)) for x in range(len(rows[0]))]
+
+
+def eight_images(room):
+    """All images, built from rotations and one mirror: not the way the code builds them."""
+    out, rows = [], room.rows()
+    for _ in range(4):
+        rows = rotated(rows)
+        out += [rows, [row[::-1] for row in rows]]
+    return [Room.parse("\n".join(image)) for image in out]
+
+
+def test_every_image_of_a_room_has_its_hash_and_split():
+    for seed in range(1500):
+        room = generate(6, 6, 1, seed) if seed % 3 else generate(6, 8, 2, seed)
+        own = eight_images(room)
+        assert {room_hash(image) for image in own} == {room_hash(room)}
+        assert {plan_hash(image) for image in own} == {plan_hash(room)}
+        assert {split_of(image) for image in own} == {split_of(room)}
+
+
+def test_the_images_are_the_eight_symmetries():
+    grid = ("ab_", "c__")
+    mine = {tuple(image) for image in images(grid)}
+    theirs = set()
+    rows = list(grid)
+    for _ in range(4):
+        rows = rotated(rows)
+        theirs |= {tuple(rows), tuple(row[::-1] for row in rows)}
+    assert mine == theirs
+    assert len(mine) == 8
+
+
+def test_a_room_moved_inside_its_frame_keeps_its_plan():
+    here = Room.parse("######\n#PXO##\n#___##\n######\n######")
+    there = Room.parse("#######\n#######\n#__PXO#\n#__###_#".replace("#__###_#", "###___#") + "\n#######")
+    assert crop(["####", "#P##", "#XO#", "####"]) == ("P#", "XO")
+    assert plan_hash(Room.parse("\n".join(["#" * 8, *["#" + row + "#" for row in here.rows()], "#" * 8]))) == plan_hash(
+        here
+    )
+    assert plan_hash(there) != plan_hash(here)
+
+
+def test_rooms_that_differ_have_different_hashes():
+    rooms = {tuple(generate(6, 6, 1, seed).rows()) for seed in range(300)}
+    smallest = {min(tuple(image.rows()) for image in eight_images(Room.parse("\n".join(rows)))) for rows in rooms}
+    assert len({room_hash(Room.parse("\n".join(rows))) for rows in rooms}) == len(smallest)
+
+
+def test_the_split_depends_on_walls_and_targets_alone():
+    room = Room.parse("######\n#P_X_#\n#__O_#\n#____#\n######")
+    moved = Room.parse("######\n#____#\n#_XO_#\n#___P#\n######")
+    assert plan_hash(room) == plan_hash(moved)
+    assert room_hash(room) != room_hash(moved)
+
+
+def test_no_evaluation_room_among_ten_thousand_training_rooms():
+    held_out = {room_hash(room_for(split, index, SMALL)) for split in EVALUATION_SPLITS for index in range(256)}
+    held_out_plans = {plan_hash(room_for(split, index, SMALL)) for split in EVALUATION_SPLITS for index in range(256)}
+    assert len(held_out) == 512
+    training = [room_for("train", index, SMALL) for index in range(10_000)]
+    assert not held_out & {room_hash(room) for room in training}
+    assert not held_out_plans & {plan_hash(room) for room in training}
+    # Without the split they would meet: plain seeds do produce held-out rooms.
+    assert held_out & {room_hash(generate(6, 6, 1, seed)) for seed in range(2_000)}
+
+
+def test_validation_and_test_share_nothing():
+    panels = {split: {room_hash(room_for(split, index, SMALL)) for index in range(200)} for split in EVALUATION_SPLITS}
+    assert all(len(panel) == 200 for panel in panels.values())
+    assert not panels["validation"] & panels["test"]
+
+
+def test_every_room_is_of_its_split():
+    for split in SPLITS:
+        assert {split_of(room_for(split, index, SMALL)) for index in range(60)} == {split}
+
+
+def test_an_index_means_one_room_in_any_order():
+    forwards, backwards = Panel("test", SMALL), Panel("test", SMALL)
+    ahead = [forwards.room(index) for index in range(25)]
+    assert [backwards.room(index) for index in reversed(range(25))][::-1] == ahead
+    assert [room_for("test", index, SMALL) for index in range(25)] == ahead
+
+
+def test_training_rooms_vary():
+    assert len({room_for("train", index, SMALL) for index in range(300)}) > 150
+
+
+def test_filters_bound_the_optimal_solution():
+    options = RoomOptions(min_moves=4, max_moves=6)
+    for split in SPLITS:
+        lengths = {len(least_moves(room_for(split, index, options)).moves) for index in range(40)}
+        assert lengths <= {4, 5, 6}
+        assert len(lengths) > 1
+
+
+def test_options_select_other_rooms():
+    other = RoomOptions(height=7, width=6, max_moves=12)
+    assert room_for("train", 0, other).height == 7
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"min_moves": 5, "max_moves": 3}, "min_moves = 5"),
+        ({"height": 3}, "at least 5 rows"),
+        ({"boxes": 9}, "boxes do not fit"),
+    ],
+)
+def test_impossible_options_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        RoomOptions(**values)
+
+
+@pytest.mark.parametrize(("split", "index", "message"), [("dev", 0, "unknown split 'dev'"), ("train", -1, "0 or more")])
+def test_impossible_tasks_are_refused(split, index, message):
+    with pytest.raises(ValueError, match=message):
+        room_for(split, index, SMALL)
+
+
+def test_an_exhausted_panel_says_so(monkeypatch):
+    monkeypatch.setattr(splits, "MAX_DRAFTS", 300)
+    with pytest.raises(RoomsExhausted, match="min_moves = 40"):
+        room_for("test", 0, RoomOptions(min_moves=40))

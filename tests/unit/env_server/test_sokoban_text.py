@@ -1,0 +1,194 @@
+"""What players read and how their replies are read."""
+
+import pytest
+
+from arlarena.env_server.environment import ExpertUnavailable, TaskError, load
+from arlarena.env_server.sokoban.game import start_of
+from arlarena.env_server.sokoban.parser import parse
+from arlarena.env_server.sokoban.room import Room
+from arlarena.env_server.sokoban.text import Past, observe, prompt
+from arlarena.proto.config import ConfigError
+from arlarena.proto.env import ResetSpec
+
+ROOM = Room.parse("######\n#_P__#\n#__X_#\n#____#\n#___O#\n######")
+
+
+@pytest.mark.parametrize(
+    ("text", "action", "valid", "strict"),
+    [
+        ("<think>push left</think><action>up</action>", "up", True, True),
+        ("<think></think><action>still</action>", "still", True, True),
+        ("  <think>a\nb</think>\n<action> Left </action>\n", "left", True, True),
+        ("<think>x</think><action>jump</action>", None, False, True),
+        ("<think>x</think><action></action>", None, False, True),
+        ("<action>up</action>", "up", True, False),
+        ("sure! <action>down</action>", "down", True, False),
+        ("<think>x</think><action>up</action> done", "up", True, False),
+        ("<action>up</action><think>x</think>", "up", True, False),
+        ("<think>x</think>and<action>up</action>", "up", True, False),
+        ("<think>x</think><think>y</think><action>up</action>", "up", True, False),
+        ("<think>x<action>up</action>", "up", True, False),
+        ("<think><action>up</action></think>", "up", True, False),
+        ("<think>x</think><action>up</action><action>up</action>", None, False, False),
+        ("<think>x</think><action>up", None, False, False),
+        ("<think>x</think>up", None, False, False),
+        ("<action>up</action></action>", None, False, False),
+        ("<action><action>up</action>", None, False, False),
+        ("up", "up", True, False),
+        (" RIGHT\n", "right", True, False),
+        ("go up", None, False, False),
+        ("", None, False, False),
+        ("<ACTION>up</ACTION>", None, False, False),
+        ("\x00\ud7ff<", None, False, False),
+    ],
+)
+def test_replies(text, action, valid, strict):
+    reply = parse(text)
+    assert (reply.action, reply.action_valid, reply.format_valid) == (action, valid, strict)
+
+
+def test_long_garbage_is_read_in_linear_time():
+    assert parse("<action>" * 100_000).action is None
+    assert parse("<think>" + "</think><action>" * 50_000).action is None
+
+
+def test_coordinates_are_rows_and_columns_from_zero():
+    assert observe(ROOM, start_of(ROOM), "grid+coordinates").split("\n")[-1] == "you 1 2 box 2 3 goal 4 4"
+
+
+def test_several_boxes_and_goals_come_in_reading_order():
+    room = Room.parse("######\n#OXP_#\n#_X_O#\n######")
+    assert observe(room, start_of(room), "grid+coordinates").split("\n")[-1] == (
+        "you 1 3 box 1 2 box 2 2 goal 1 1 goal 2 4"
+    )
+
+
+def test_the_compact_prompt_exactly():
+    text = observe(ROOM, start_of(ROOM), "grid+coordinates")
+    expected = "######\n#_P__#\n#__X_#\n#____#\n#___O#\n######\nyou 1 2 box 2 3 goal 4 4"
+    assert prompt("compact", text, (), 15, 15) == expected
+
+
+def test_the_full_prompt_shows_history_and_braces_survive():
+    text = prompt("full", "GRID {x}", [Past(3, "OLD", "up"), Past(4, "NEWER", "left")], 11, 15)
+    assert "GRID {x}" in text
+    assert "11 of 15 steps left" in text
+    assert text.index("[Step 3]\nOLD\nYour action: up") < text.index("[Step 4]\nNEWER") < text.index("GRID")
+    assert "<think>your reasoning</think><action>right</action>" in text
+    assert "last" not in prompt("full", "GRID", (), 15, 15)
+
+
+def factory(**options):
+    return load("test", "sokoban", options)
+
+
+def test_history_holds_the_last_two_turns():
+    made = factory()
+    episode = made.start(made.task(ResetSpec(index=1)))
+    prompts = [episode.step("still").observation.prompt for _ in range(4)]
+    assert ["[Step 3]" in text and "[Step 4]" in text and "[Step 2]" not in text for text in prompts][-1]
+    assert prompts[0].count("[Step") == 1
+
+
+def test_an_episode_follows_the_expert_to_the_end():
+    made = factory(template="compact", observation="grid+coordinates", max_moves=10)
+    for index in range(20):
+        episode = made.start(made.task(ResetSpec(split="validation", index=index)))
+        first = episode.observe()
+        plan = episode.expert()
+        assert len(plan) == first.metadata.optimal_moves
+        for position, reply in enumerate(plan):
+            assert episode.expert() == plan[position:]
+            result = episode.step(reply)
+            assert (result.observation.action_valid, result.observation.format_valid) == (True, True)
+        assert (result.done, result.metadata.success, result.metadata.score) == (True, True, 1.0)
+        assert result.reward == pytest.approx(10.9)
+
+
+def test_the_expert_plans_anew_after_a_detour():
+    made = factory(min_moves=4)
+    episode = made.start(made.task(ResetSpec(index=2)))
+    plan = episode.expert()
+    episode.step("still")
+    assert episode.expert() == plan
+    for action in ("up", "down", "left", "right"):
+        twin = episode.fork()
+        twin.step(action)
+        try:
+            renewed = twin.expert()
+        except ExpertUnavailable:
+            continue  # that push cannot be undone
+        assert len(renewed) in (len(plan) - 1, len(plan), len(plan) + 1)
+    assert episode.expert() == plan
+
+
+def test_keys_repeat_with_the_state_and_not_with_the_step():
+    made = factory(template="full")
+    episode = made.start(made.task(ResetSpec(index=4)))
+    first, second = episode.step("still"), episode.step("nonsense")
+    assert first.metadata.state_key == second.metadata.state_key
+    assert first.metadata.observation_key == second.metadata.observation_key
+    assert first.observation.prompt != second.observation.prompt
+    assert second.observation.action_valid is False
+    assert second.metadata.action == ""
+    assert second.reward == pytest.approx(-0.1)
+
+
+def test_the_same_actions_give_the_same_transcript():
+    def transcript():
+        made = factory(observation="grid+coordinates")
+        episode = made.start(made.task(ResetSpec(split="test", index=5)))
+        return [episode.observe(), *(episode.step(a) for a in ("up", "<action>left</action>", "?", "down"))]
+
+    assert transcript() == transcript()
+
+
+@pytest.mark.parametrize(
+    ("spec", "task"),
+    [
+        (ResetSpec(), "sokoban/train/0"),
+        (ResetSpec(seed=7), "sokoban/train/7"),
+        (ResetSpec(seed=7, index=2), "sokoban/train/2"),
+        (ResetSpec(seed=1, split="test"), "sokoban/test/1"),
+        (ResetSpec(task_id="sokoban/validation/3"), "sokoban/validation/3"),
+    ],
+)
+def test_what_a_reset_means(spec, task):
+    assert factory().task(spec).id == task
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (ResetSpec(split="dev"), "unknown split 'dev'"),
+        (ResetSpec(split="test", index=1024), "at most 1023"),
+        (ResetSpec(task_id="sokoban/train"), "not of the form"),
+        (ResetSpec(task_id="alfworld/train/1"), "not of the form"),
+        (ResetSpec(task_id="sokoban/train/x"), "not of the form"),
+        (ResetSpec(task_id="sokoban/train/1", index=1), "not both"),
+    ],
+)
+def test_resets_that_mean_nothing(spec, message):
+    with pytest.raises(TaskError, match=message):
+        factory().task(spec)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sise": 6}, "did you mean 'size'"),
+        ({"size": 4}, "at least 5 rows"),
+        ({"boxes": 0}, "boxes do not fit"),
+        ({"template": "compact", "history": 2}, "shows no history"),
+        ({"observation": "image"}, "observation = 'image'"),
+        ({"min_moves": 9, "max_moves": 3}, "min_moves = 9"),
+    ],
+)
+def test_wrong_options_are_explained(options, message):
+    with pytest.raises(ConfigError, match=message):
+        factory(**options)
+
+
+def test_unknown_environments_are_explained():
+    with pytest.raises(ConfigError, match="known: sokoban"):
+        load("test", "chess", {})
