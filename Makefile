@@ -33,6 +33,6 @@ format: setup ## put the code into its form
 verify-demo: setup ## the demo's claims on three seeds, with its controls: about 75 minutes
 	@$(BIN)/python benchmarks/verify_demo.py
 
-clean: ## remove .venv, caches and runs/demo (a finished run under another name stays)
-	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache runs/demo runs/demo.previous
+clean: ## remove .venv and caches; what is in runs/ stays
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Makes .venv in this checkout, with the versions of constraints.txt. Instant where nothing has changed.
 
-Run it with any Python 3: it looks for 3.11 or newer by itself. It installs torch first (ARLARENA_TORCH_INDEX names another
-index for it alone), then the distributions of this repository, editable, and the tools of the developers.
+Run it with any Python 3.6 or newer: it looks for 3.11 or newer by itself. It installs torch first (ARLARENA_TORCH_INDEX
+names another index for it alone), then the distributions of this repository, editable, and the developers' tools.
 """
 
-# This file has to be readable by an old Python, so that it can say that it is too old: no newer syntax here.
+# An old Python has to be able to read this file, so that it can say that it is too old: no syntax newer than 3.6 here.
 import hashlib
 import os
 import shutil
@@ -15,6 +15,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
+VENV_PYTHON = os.path.join(VENV, "bin", "python")
 STAMP = os.path.join(VENV, "arlarena-setup")
 OLDEST = (3, 11)
 NEWER = ("python3.11", "python3.12", "python3.13", "python3.14")
@@ -28,11 +29,19 @@ DISTRIBUTIONS = (
     "services/console",
 )
 TOOLS = ("pytest", "pytest-asyncio", "pytest-timeout", "ruff", "mypy", "import-linter", "scipy")
+STEPS = 4
 
 
 def fail(message):
-    sys.stderr.write("error: {}\n".format(message))
+    """Say what is wrong and end."""
+    sys.stderr.write(f"error: {message}\n")
     sys.exit(1)
+
+
+def works(path):
+    """Whether this is a Python that is new enough; a shim on PATH may have nothing behind it."""
+    code = "import sys; sys.exit(sys.version_info < (3, 11))"
+    return subprocess.call([path, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
 
 
 def use_new_enough_python():
@@ -42,27 +51,19 @@ def use_new_enough_python():
     for name in NEWER:
         path = shutil.which(name)
         if path and works(path):
-            os.execv(path, [path] + sys.argv)
-    version = "{}.{}".format(*sys.version_info[:2])
+            os.execv(path, [path, *sys.argv])
+    version = ".".join(str(part) for part in sys.version_info[:2])
     fail(
-        "{} is Python {}, and 3.11 or newer is needed: install one, or name it (make setup PYTHON=/path/to/python3.12)".format(
-            sys.executable, version
-        )
+        f"{sys.executable} is Python {version}, and 3.11 or newer is needed: "
+        "install one, or name it (make setup PYTHON=/path/to/python3.12)"
     )
-
-
-def works(path):
-    """Whether this is a Python that is new enough; a shim on PATH may have nothing behind it."""
-    code = "import sys; sys.exit(sys.version_info < (3, 11))"
-    return subprocess.call([path, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
 
 
 def fingerprint():
     """Of everything that the installation depends on."""
     digest = hashlib.sha256()
-    folders = [name.split("[")[0] for name in DISTRIBUTIONS]
     files = ["constraints.txt", os.path.join("scripts", "setup.py")]
-    files += [os.path.join(folder, "pyproject.toml") for folder in folders]
+    files += [os.path.join(name.split("[")[0], "pyproject.toml") for name in DISTRIBUTIONS]
     for name in files:
         with open(os.path.join(ROOT, name), "rb") as file:
             digest.update(name.encode() + b"\0" + file.read() + b"\0")
@@ -75,29 +76,24 @@ def up_to_date(wanted):
     """Whether the last installation here was this one."""
     try:
         with open(STAMP) as file:
-            return file.read() == wanted and os.path.exists(python())
+            return file.read() == wanted and os.path.exists(VENV_PYTHON)
     except OSError:
         return False
 
 
-def python():
-    return os.path.join(VENV, "bin", "python")
-
-
 def run(step, what, command):
     """One step; its output is shown, its failure is the end."""
-    print("[setup {}/4] {} …".format(step, what))
+    print(f"[setup {step}/{STEPS}] {what} ...")
     sys.stdout.flush()
     started = time.time()
-    code = subprocess.call(command, cwd=ROOT)
-    if code:
-        fail("{} failed: {}".format(what, " ".join(command)))
-    print("[setup {}/4] done after {:.0f} s".format(step, time.time() - started))
+    if subprocess.call(command, cwd=ROOT):
+        fail(f"{what} failed: {' '.join(command)}")
+    print(f"[setup {step}/{STEPS}] done after {time.time() - started:.0f} s")
 
 
 def pip(*arguments):
-    common = ["--disable-pip-version-check", "--no-input", "-c", "constraints.txt"]
-    return [python(), "-m", "pip", "install"] + common + list(arguments)
+    """A pip command of the new environment."""
+    return [VENV_PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", *arguments]
 
 
 def pinned(name):
@@ -106,30 +102,33 @@ def pinned(name):
         for line in file:
             if line.split("==")[0].strip().lower() == name:
                 return line.strip()
-    return fail("constraints.txt pins no {}".format(name))
+    return fail(f"constraints.txt pins no {name}")
 
 
-def torch_arguments():
+def install():
+    """All four steps."""
     index = os.environ.get("ARLARENA_TORCH_INDEX", "").strip()
-    return [pinned("torch")] + (["--index-url", index] if index else [])
+    from_index = ["--index-url", index] if index else []
+    editable = [part for name in DISTRIBUTIONS for part in ("-e", "./" + name)]
+    constraints = ["-c", "constraints.txt"]
+    run(1, "a virtual environment", [sys.executable, "-m", "venv", "--clear", VENV])
+    run(2, "torch", pip(pinned("torch"), *from_index))
+    run(3, "the build back end", pip(pinned("hatchling")))
+    run(4, "ARLArena and its tools", pip("--no-build-isolation", *constraints, *editable, *TOOLS))
 
 
 def main():
-    os.environ["PYTHONIOENCODING"] = "utf-8"
+    """Set up, unless that is done."""
     use_new_enough_python()
     wanted = fingerprint()
     if up_to_date(wanted):
         return
     if not os.access(ROOT, os.W_OK):
-        fail("{} cannot be written to".format(ROOT))
+        fail(f"{ROOT} cannot be written to")
     if subprocess.call([sys.executable, "-c", "import ensurepip"], stderr=subprocess.DEVNULL):
         fail("this Python has no ensurepip, which makes virtual environments: install python3-venv (Debian, Ubuntu)")
-    print("Setting up {} with {} (once; a few minutes, most of it the download of torch)".format(VENV, sys.executable))
-    run(1, "a virtual environment", [sys.executable, "-m", "venv", "--clear", VENV])
-    run(2, "torch", pip(*torch_arguments()))
-    run(3, "the build back end", pip(pinned("hatchling")))
-    editable = [part for name in DISTRIBUTIONS for part in ("-e", "./" + name)]
-    run(4, "ARLArena and its tools", pip("--no-build-isolation", *(editable + list(TOOLS))))
+    print(f"Setting up {VENV} with {sys.executable} (once; a few minutes, most of it the download of torch)")
+    install()
     with open(STAMP, "w") as file:
         file.write(wanted)
     print("Ready. `make demo` trains, `make test` tests, `make help` lists the rest.")

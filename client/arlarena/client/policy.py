@@ -18,7 +18,7 @@ from typing import Any, Literal, Self, TypeVar, cast
 
 import msgspec
 
-from arlarena.client.errors import PromptTooLong, ProtocolError, Refused, Unavailable
+from arlarena.client.errors import PromptTooLong, Unavailable
 from arlarena.client.transport import Answer, Timeouts, Transport
 from arlarena.proto.policy import (
     DEADLINE_HEADER,
@@ -311,6 +311,3 @@ class PolicyClient:
         if _too_long(answer):
             raise PromptTooLong(str(answer.refusal()), answer.status)
         raise answer.refusal()
-
-
-__all__ = ["ChatReply", "Generation", "ModelInfo", "PolicyClient", "ProtocolError", "Refused", "read_version"]

@@ -198,14 +198,12 @@ async def test_a_program_that_does_not_exist(tmp_path: Path) -> None:
 
 
 async def test_closing_leaves_nothing_not_even_grandchildren_or_those_that_ignore_sigterm(tmp_path: Path) -> None:
-    stubborn = (
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
-    )
+    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('re' + 'ady', flush=True); time.sleep(600)"
     log = tmp_path / "stubborn"
     async with supervising(FAST.model_copy(update={"stop_timeout_s": 0.5})) as (supervisor, _):
         await supervisor.start(server(tmp_path / "log", "--child"))
         await supervisor.start(script("stubborn", stubborn, log, listens=False))
-        await until(lambda: b"up" in log.read_bytes() and b"child" in (tmp_path / "log").read_bytes())
+        await until(lambda: b"ready" in log.read_bytes() and b"\nchild " in (tmp_path / "log").read_bytes())
         family = psutil.Process().children(recursive=True)
         assert len(family) >= 4  # guardian, server, its child, the stubborn one
     _, left = psutil.wait_procs(family, timeout=5)
@@ -217,11 +215,11 @@ async def test_services_stop_in_the_reverse_order_of_their_start(tmp_path: Path)
     code = (
         "import signal, sys, time\n"
         f"def stop(*_): open({str(order)!r}, 'a').write('NAME '); sys.exit(0)\n"
-        "signal.signal(signal.SIGTERM, stop); print('up', flush=True); time.sleep(600)"
+        "signal.signal(signal.SIGTERM, stop); print('re' + 'ady', flush=True); time.sleep(600)"
     )
     async with supervising() as (supervisor, _):
         for name in ("environment", "inference", "rollout"):
             log = tmp_path / name
             await supervisor.start(script(name, code.replace("NAME", name), log, listens=False))
-            await until(lambda log=log: b"up" in log.read_bytes())
+            await until(lambda log=log: b"ready" in log.read_bytes())
     assert order.read_text().split() == ["rollout", "inference", "environment"]

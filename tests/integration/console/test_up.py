@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -132,39 +131,33 @@ def assert_all_gone(up: Up) -> None:
 
 
 def test_a_whole_run(up: Up) -> None:
-    code, said = up.up(ARLARENA_SEED="7")
+    code, said = up.up("--set", "trainer.recipe=grpo", "--set", "trainer.lr=1e-3", "--seed", "3", ARLARENA_SEED="7")
     assert code == 0, said
     found = summary(up)
     assert found["env"] == "sokoban"
-    assert found["method"] == "sampo"
-    assert found["seed"] == 7
+    assert found["method"] == "grpo"
+    assert found["seed"] == 3
     assert found["panel"]["n"] == 8
     assert (found["before"]["success"], found["before"]["ci95"]) == (pytest.approx(0.4), pytest.approx([0.3, 0.5]))
     assert found["after"]["success"] == pytest.approx(0.7)
     assert found["intervals_overlap"] is False
     assert found["steps"] == fake_services.STEPS
-    assert found["groups"] == {"trained": 24, "filtered": 6, "stale": 0, "dead": 0, "unused": 0}
+    assert found["groups"] == {"trained": 24, "filtered": 6, "stale": 0, "dead": 0}
     assert found["wall_s"] > 0
     assert "60.0 to 80.0" in said
-    assert "success 60.0 %" in said or "success" in said
+    assert "evaluate after: done" in said
     assert "Traceback" not in said
     assert (up.run / "report.html").read_text().startswith("<!doctype html>")
     for log in ("environment", "inference", "trainer", "rollout-0", "clone", "policy", "evaluate-after"):
-        assert (up.run / "logs" / f"{log}.log").exists()
+        assert '"event":"launch"' in (up.run / "logs" / f"{log}.log").read_text().splitlines()[0]
     (demonstrations, validation) = up.started_as("rollout", "demonstrate")
     assert "4" in demonstrations["argv"]
     assert "3" in validation["argv"]
-
-
-def test_every_process_gets_the_run_own_configuration_with_overrides_and_threads(up: Up) -> None:
-    code, said = up.up("--set", "trainer.recipe=grpo", "--set", "trainer.lr=1e-3", "--seed", "3", ARLARENA_SEED="7")
-    assert code == 0, said
     written = fake_services.tomllib.loads((up.run / "config.toml").read_text())
     assert written["trainer"]["recipe"] == "grpo"
     assert written["trainer"]["lr"] == 1e-3
     assert written["run"]["seed"] == 3
     assert written["clone"]["threads"] >= written["trainer"]["threads"] >= 1
-    assert summary(up)["method"] == "grpo"
     for service in ("env_server", "inference", "rollout", "trainer"):
         for record in up.started(service):
             assert str(Path("runs/test/config.toml")) in record["argv"]
@@ -243,8 +236,9 @@ def test_a_signal_stops_everything_and_resume_goes_on(up: Up, number: int, code:
     assert "--resume goes on from here" in said
     assert "Traceback" not in said
     assert_all_gone(up)
+    if number == signal.SIGTERM:
+        return
     (up.flags / "train-on").unlink()
-    assert "unfinished run" in up.up()[1]
     result, said = up.up("--resume")
     assert result == 0, said
     assert len(up.started_as("trainer", "clone")) == 1  # a stage that was done is not done again
@@ -262,17 +256,7 @@ def test_kill_9_of_the_launcher_leaves_nothing(up: Up) -> None:
     assert_all_gone(up)
 
 
-def test_resume_refuses_another_experiment(up: Up) -> None:
-    (up.flags / "clone-fails").write_text("yes")
-    assert up.up()[0] == 1
-    (up.flags / "clone-fails").unlink()
-    code, said = up.up("--resume", "--set", "trainer.recipe=grpo")
-    assert code == 2
-    assert "trainer.recipe" in said
-    assert up.up("--resume", "--set", "console.restarts=2")[0] == 0
-
-
-def test_a_failed_stage_says_why_in_one_line_and_names_the_log(up: Up) -> None:
+def test_a_failed_stage_says_why_in_one_line_and_resume_goes_on_with_the_same_experiment(up: Up) -> None:
     (up.flags / "clone-fails").write_text("the disk is full")
     code, said = up.up()
     assert code == 1
@@ -280,6 +264,15 @@ def test_a_failed_stage_says_why_in_one_line_and_names_the_log(up: Up) -> None:
     assert last.startswith("error: clone ended (exit status 1): clone_failed reason=the disk is full")
     assert str(Path("runs/test/logs/clone.log")) in last
     assert "Traceback" not in said
+    report = up.start("report", str(up.run))
+    said, _ = report.communicate(timeout=30)
+    assert report.returncode == 0, said
+    assert "has not finished" in (up.run / "report.html").read_text()
+    (up.flags / "clone-fails").unlink()
+    code, said = up.up("--resume", "--set", "trainer.recipe=grpo")
+    assert code == 2
+    assert "trainer.recipe" in said
+    assert up.up("--resume", "--set", "console.restarts=2")[0] == 0
 
 
 def test_an_unknown_key_stops_it_before_anything_starts(up: Up) -> None:
@@ -330,14 +323,7 @@ def test_final_weights_that_a_server_lost_are_loaded_before_the_last_evaluation(
     assert len(up.started("inference")) == 2
 
 
-def test_report_of_an_unfinished_run(up: Up) -> None:
-    (up.flags / "clone-fails").write_text("yes")
-    up.up()
-    process = up.start("report", str(up.run))
-    said, _ = process.communicate(timeout=30)
-    assert process.returncode == 0, said
-    assert "has not finished" in (up.run / "report.html").read_text()
-    shutil.rmtree(up.run)
-    process = up.start("report", str(up.run))
+def test_there_is_no_report_of_what_is_no_run(up: Up) -> None:
+    process = up.start("report", str(up.folder))
     assert "holds no run" in process.communicate(timeout=30)[0]
     assert process.returncode == 2

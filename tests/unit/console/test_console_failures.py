@@ -18,6 +18,7 @@ INFO = '{"level":"info","event":"fine"}\n'
             "push_failed reason=late",
         ),
         ('{"level":"error","event":"old"}\n{"level":"error","event":"new"}\n' + INFO, "new"),
+        ("fatal: no memory\nLoading weights:   0%|  | 0/47\rLoading weights: 100%|##| 47/47\n", "fatal: no memory"),
         ("error: port 80 is taken\n" + INFO, "port 80 is taken"),
         (INFO + TRACE, "ValueError: deep inside"),
         (INFO, "it said nothing"),

@@ -78,6 +78,8 @@ def test_a_name_cannot_leave_its_directory(tmp_path: Path) -> None:
 def test_threads_are_shared_out_and_the_users_choice_stays(tmp_path: Path) -> None:
     config = RunConfig.load(write(tmp_path, "[clone]\n[trainer]\nthreads = 3\n")).with_thread_budget(8)
     assert (config.threads("clone"), config.threads("trainer"), config.threads("inference")) == (8, 3, 4)
+    chosen = RunConfig.load(write(tmp_path, "[clone]\n[console.threads]\nclone = 1\n")).with_thread_budget(8)
+    assert (chosen.threads("clone"), chosen.threads("trainer")) == (1, 4)
     one = RunConfig.load(write(tmp_path, "[clone]\n")).with_thread_budget(1)
     assert (one.threads("clone"), one.threads("trainer"), one.threads("inference")) == (1, 1, 1)
 

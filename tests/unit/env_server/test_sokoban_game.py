@@ -30,7 +30,7 @@ def test_pushing_off_a_target_costs_one():
 
 
 def test_a_push_from_target_to_target_pays_only_the_step():
-    room = Room.parse("########\n#P√O_XO#\n########".replace("XO#", "XX#").replace("√O_XX#", "√O_X_#"))
+    room = Room.parse("########\n#P√O_X_#\n########")
     _, outcomes = play(room, ["right"])
     assert outcomes[0].pushed
     assert outcomes[0].reward == pytest.approx(-0.1)

@@ -116,7 +116,7 @@ def naive_reverse_play(layout):
     return best["room"]
 
 
-@pytest.mark.parametrize(("height", "width", "boxes", "drafts"), [(6, 6, 1, 120), (6, 6, 2, 6), (5, 7, 3, 2)])
+@pytest.mark.parametrize(("height", "width", "boxes", "drafts"), [(6, 6, 1, 120), (6, 6, 2, 8), (5, 7, 2, 12)])
 def test_reverse_play_equals_a_naive_search(height, width, boxes, drafts):
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(10_000)

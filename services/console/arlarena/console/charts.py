@@ -13,6 +13,7 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 24
 MOST_POINTS = 400
 # Window of the bold line, as a share of the points: wide enough to see a trend through the noise of a step.
 SMOOTHING = 0.1
+FEWEST_SMOOTHED = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,16 @@ def short(value: float) -> str:
     return f"{value:.3g}"
 
 
+def labels(values: Sequence[float]) -> list[str]:
+    """Axis labels with as many digits as it takes to tell evenly spaced values apart."""
+    largest = max((abs(value) for value in values), default=0.0)
+    if len(values) < 2 or largest >= 1000 or largest < 1e-3:
+        return [short(value) for value in values]
+    gap = values[1] - values[0]
+    digits = next(n for n in range(12) if abs(round(gap, n) - gap) < 1e-6 * gap or n == 11)
+    return [f"{value:.{digits}f}" for value in values]
+
+
 def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Centred moving mean."""
     half = max(1, round(len(points) * SMOOTHING / 2))
@@ -108,13 +119,14 @@ def _path(points: Sequence[tuple[float, float]], x: Scale, y: Scale) -> str:
     return " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
 
 
-def _axes(x: Scale, y: Scale, x_ticks: Sequence[float], labels: Sequence[str]) -> list[str]:
+def _axes(x: Scale, y: Scale, x_ticks: Sequence[float], x_labels: Sequence[str]) -> list[str]:
     parts = []
-    for value in ticks(y.low, y.high):
+    y_ticks = ticks(y.low, y.high)
+    for value, label in zip(y_ticks, labels(y_ticks), strict=True):
         at = y(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{at + 3.5:.1f}" text-anchor="end">{short(value)}</text>')
-    for value, label in zip(x_ticks, labels, strict=True):
+        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{at + 3.5:.1f}" text-anchor="end">{label}</text>')
+    for value, label in zip(x_ticks, x_labels, strict=True):
         parts.append(
             f'<text class="tick" x="{x(value):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{escape(label)}</text>'
         )
@@ -126,6 +138,9 @@ def _curve(line: Line, index: int, x: Scale, y: Scale) -> list[str]:
     name = escape(f"{line.name}: {short(line.points[-1][1])} at {short(line.points[-1][0])}")
     if len(points) < 3:
         return [f'<circle class="dot c{index}" cx="{x(a):.1f}" cy="{y(b):.1f}" r="3"/>' for a, b in points]
+    if len(points) < FEWEST_SMOOTHED:
+        path = _path(points, x, y)
+        return [f'<polyline class="line c{index}" points="{path}"><title>{name}</title></polyline>']
     return [
         f'<polyline class="raw c{index}" points="{_path(points, x, y)}"/>',
         f'<polyline class="line c{index}" points="{_path(smooth(points), x, y)}"><title>{name}</title></polyline>',
@@ -135,7 +150,10 @@ def _curve(line: Line, index: int, x: Scale, y: Scale) -> list[str]:
 def line_chart(
     title: str, lines: Sequence[Line], marks: Sequence[Mark] = (), within: tuple[float, float] | None = None
 ) -> Markup | None:
-    """A small chart; the faint line is the data, the bold one its moving mean. None where there is nothing to draw."""
+    """A small chart; the faint line is the data, the bold one its moving mean. None where there is nothing to draw.
+
+    At most two marks are drawn, the first one named at the left and the second at the right.
+    """
     drawn = [line for line in map(_finite, lines) if line.points]
     if not drawn:
         return None
@@ -145,11 +163,11 @@ def line_chart(
     y = Scale(*_bounds(drawn, marks, within), HEIGHT - BOTTOM, TOP)
     x_ticks = [value for value in ticks(x.low, x.high, 5) if value == int(value)]
     parts = _axes(x, y, x_ticks, [short(value) for value in x_ticks])
-    for mark in marks:
+    for mark, (at_x, anchor) in zip(marks, ((LEFT + 4, "start"), (WIDTH - RIGHT, "end")), strict=False):
         at = y(mark.y)
         parts.append(f'<line class="mark" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
         parts.append(
-            f'<text class="tick" x="{WIDTH - RIGHT}" y="{at - 4:.1f}" text-anchor="end">{escape(mark.name)}</text>'
+            f'<text class="tick" x="{at_x}" y="{at - 4:.1f}" text-anchor="{anchor}">{escape(mark.name)}</text>'
         )
     for index, line in enumerate(drawn):
         parts += _curve(line, index, x, y)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 
 import msgspec
 
 TAIL_BYTES = 64 * 1024
+# Lines that explain nothing: indented parts of stack traces, other structured events, progress bars.
+NOISE = re.compile(r"[ \t{]|Traceback|.*\d%\|")
 FIELDS_LEFT_OUT = ("ts", "level", "service", "event", "traceback", "stack")
 
 
@@ -59,7 +62,7 @@ def last_error(log: Path, start: int = 0) -> str:
     for line in reversed(lines):
         if line.startswith("error:"):
             return line.removeprefix("error:").strip()
-    plain = [line for line in lines if line.strip() and not line.startswith((" ", "\t", "{", "Traceback"))]
+    plain = [line for line in lines if line.strip() and not NOISE.match(line)]
     return plain[-1].strip() if plain else "it said nothing"
 
 

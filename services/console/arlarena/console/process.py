@@ -116,7 +116,8 @@ class Child:
             OSError: the program cannot be executed, or the log cannot be written.
         """
         command.log.parent.mkdir(parents=True, exist_ok=True)
-        with command.log.open("ab") as log:
+        with command.log.open("ab", buffering=0) as log:
+            log.write(_launch_line(command))
             process = await asyncio.create_subprocess_exec(
                 *command.argv,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -184,6 +185,12 @@ async def _next_line(stream: asyncio.StreamReader) -> bytes:
         return error.partial
     except asyncio.LimitOverrunError as error:
         return await stream.readexactly(max(1, error.consumed))
+
+
+def _launch_line(command: Command) -> bytes:
+    """The command in the log, to be looked at or tried by hand."""
+    record = {"ts": round(time.time(), 3), "level": "info", "service": "console", "event": "launch"}
+    return msgspec.json.encode(record | {"argv": command.argv}) + b"\n"
 
 
 class _Announcement(msgspec.Struct):

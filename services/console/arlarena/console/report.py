@@ -36,16 +36,16 @@ CHARTS = (
     Chart("Gradient norm", ("grad_norm",), ("gradient norm",)),
     Chart("KL to the policy at the start (k3, nats a token)", ("reference_kl",), ("KL",)),
     Chart(
-        "Share of tokens whose ratio was clipped",
+        "Share of tokens clipped",
         ("clip_positive_high", "clip_negative_low"),
         ("A > 0, above", "A < 0, below"),
     ),
-    Chart("Share of turns that are valid", ("format_valid", "action_valid"), ("format", "action"), SHARE),
+    Chart("Valid turns (share)", ("format_valid", "action_valid"), ("format", "action"), SHARE),
     Chart("Entropy (nats a token)", ("entropy",), ("entropy",)),
     Chart("Groups per step", ("groups_kept", "groups_filtered", "groups_stale"), ("trained on", "filtered", "stale")),
     Chart("Turns of an episode", ("turns_mean",), ("turns",)),
     Chart("Sampler against trainer (mean k3)", ("mismatch_k3",), ("mismatch",)),
-    Chart("Age of the samples (optimiser steps)", ("age_mean", "age_max"), ("mean", "largest")),
+    Chart("Age of the samples (steps)", ("age_mean", "age_max"), ("mean", "largest")),
     Chart("Tokens trained on per second", ("tokens_per_s",), ("tokens/s",)),
 )
 SHOWN_KEYS = {key for chart in CHARTS for key in chart.keys} | {"step", "schema"}
@@ -89,7 +89,7 @@ def cloning_charts(run: RunDirectory) -> list[Markup]:
     """How the clone learnt, by its progress lines."""
     records = read_records(run.progress("clone"))
     lines = [series(records, "loss", "training"), series(records, "validation_loss", "validation")]
-    chart = line_chart("Cloning: loss (nats a response token), per optimiser step", lines)
+    chart = line_chart("Cloning: loss (nats a token)", lines)
     return [chart] if chart else []
 
 

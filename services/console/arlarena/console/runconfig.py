@@ -141,14 +141,10 @@ class RunConfig:
         return parse_table(f"{self.source}: [{table}]", self._table(table), Listener).port
 
     def with_thread_budget(self, cores: int) -> RunConfig:
-        """`threads` filled in where the user left it out.
-
-        Cloning has the machine to itself. Trainer and policy server share it: two processes with two threads each on
-        two cores run 4 to 18 times slower than with one each.
-        """
-        budget = {"trainer": max(1, cores // 2), "inference": max(1, cores // 2)}
-        if self.clones:
-            budget["clone"] = cores
+        """`threads` filled in where the user left it out of a service's own table; see `settings.Threads`."""
+        budget = self.console.threads.budget(cores)
+        if not self.clones:
+            del budget["clone"]
         tables = deepcopy(self.tables)
         for table, threads in budget.items():
             tables.setdefault(table, {}).setdefault("threads", threads)

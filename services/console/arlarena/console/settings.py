@@ -27,6 +27,30 @@ class RunSettings(Table):
         return Path(self.directory or f"runs/{self.name}")
 
 
+class Threads(Table):
+    """Table `[console.threads]`: threads of the processes that compute; 0 leaves the choice to `budget`.
+
+    A service's own `threads` wins over it. Everything else (environment server, workers, evaluation) has one.
+    """
+
+    clone: NonNegativeInt = 0
+    trainer: NonNegativeInt = 0
+    inference: NonNegativeInt = 0
+
+    def budget(self, cores: int) -> dict[str, int]:
+        """Threads by table.
+
+        Cloning has the machine to itself. Trainer and policy server share it: two processes with two threads each on
+        two cores run 4 to 18 times slower than with one each.
+        """
+        half = max(1, cores // 2)
+        return {
+            "clone": self.clone or cores,
+            "trainer": self.trainer or half,
+            "inference": self.inference or half,
+        }
+
+
 class ConsoleSettings(Table):
     """Table `[console]`: how the launcher looks after its processes. Times are in seconds."""
 
@@ -46,13 +70,14 @@ class ConsoleSettings(Table):
         default=6, description="failed checks in a row after which a service counts as hung"
     )
     stall_s: PositiveFloat = Field(
-        default=300, description="the trainer, a worker or a stage silent for so long counts as hung"
+        default=600, description="the trainer, a worker or a stage silent for so long counts as hung"
     )
     stage_timeout_s: PositiveFloat = Field(default=7200, description="limit of one stage that is not the training")
     stop_timeout_s: PositiveFloat = Field(default=10, description="from SIGTERM to SIGKILL")
     plain_interval_s: PositiveFloat = Field(
         default=5, description="between two progress lines where there is no terminal"
     )
+    threads: Threads = Threads()
 
 
 class BrokerSettings(Table):

@@ -74,7 +74,7 @@ def summarise(run: RunDirectory, environment: str, method: str, seed: int) -> di
     """The summary of a finished run, from what its stages wrote.
 
     `groups` counts how each group ended, once: trained on, dropped by the filter, all members stale, or a dead letter.
-    `unused` ones were still on their way when training ended.
+    Those that were still on their way when training ended are in none of these.
 
     Raises:
         LaunchError: an evaluation is missing, or the two were not made on the same panel.
@@ -100,7 +100,7 @@ def summarise(run: RunDirectory, environment: str, method: str, seed: int) -> di
         "stages_s": {name: round(seconds, 1) for name, seconds in run.state.stages.items()},
         "steps": int(last.get("step", 0)),
         "environment_steps": int(last.get("environment_steps", 0)),
-        "groups": {outcome: int(last.get(f"total_{outcome}", 0)) for outcome in (*OUTCOMES, "unused")},
+        "groups": {outcome: int(last.get(f"total_{outcome}", 0)) for outcome in OUTCOMES},
         "restarts": run.state.restarts,
         "versions": _versions(),
     }
@@ -129,9 +129,9 @@ def table(summary: dict[str, Any]) -> Table:
     split, temperature = panel.get("split", "?"), panel.get("temperature", "?")
     title = f"{summary['env']}, {panel['n']} unseen tasks of split {split}, T = {temperature}"
     rows = Table(title=title, title_justify="left")
-    for heading in ("", "success %", "95 % interval", "well-formed %", "mean return", "mean turns"):
-        rows.add_column(heading, justify="left" if heading == "" else "right")
-    for label, name in (("before", "before (cloned)"), ("after", f"after {summary['method']}")):
+    for heading in ("", "success %", "95 % interval", "well-formed %", "return", "turns"):
+        rows.add_column(heading, justify="left" if heading == "" else "right", no_wrap=True)
+    for label, name in (("before", "before"), ("after", f"after {summary['method']}")):
         score = summary[label]
         figures = [f"{score[key]:.2f}" if score.get(key) is not None else "-" for key in ("return", "turns")]
         rows.add_row(

@@ -212,7 +212,9 @@ class Service:
                 return problem
 
     def _death(self, child: Child, code: int) -> LaunchError:
-        message = self._report(child, f"ended ({describe_exit(code)})")
+        what = f"ended ({describe_exit(code)})"
+        # Who is killed has no last words: what the log ends with is not the reason.
+        message = self._report(child, what) if code >= 0 else f"{self.spec.name} {what} [log: {child.command.log}]"
         final = code == EXIT_CONFIG or (self.spec.once and code > 0)
         return LaunchError(message, code if code in (EXIT_CONFIG, EXIT_PORT) else 1, final=final)
 

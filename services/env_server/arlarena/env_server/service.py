@@ -1,6 +1,6 @@
 """What the server does, whatever the transport: open, reset, step, batch, expert. HTTP and WebSocket call these.
 
-A step is carried out on the event loop: it takes some 50 us, less than handing it to a thread and back (100 us).
+A step is carried out on the event loop: it takes some 50 us, less than handing it to a thread and back (120 us).
 Starting an episode and asking the expert may search for seconds, so both run in a small thread pool; they return new
 values, and only the event loop changes a session, so giving up on one leaves nothing half done.
 """
@@ -34,6 +34,9 @@ from arlarena.proto.env import (
 from arlarena.proto.telemetry import Logger
 
 T = TypeVar("T")
+
+# Items of a batch after which other requests get their turn: 64 steps take some 4 ms.
+BREATH = 64
 
 
 class EnvironmentService:
@@ -239,7 +242,12 @@ class EnvironmentService:
             )
         limit = request.deadline_s or self.settings.batch_deadline_s
         ends = asyncio.get_running_loop().time() + limit
-        return [await self._settled(item, ends, limit) for item in request.items]
+        results = []
+        for number, item in enumerate(request.items):
+            if number % BREATH == BREATH - 1:
+                await asyncio.sleep(0)
+            results.append(await self._settled(item, ends, limit))
+        return results
 
     async def _settled(self, item: BatchItem, ends: float, limit_s: float) -> BatchResult:
         try:

@@ -10,6 +10,7 @@ session's ttl, its place is free again.
 
 from __future__ import annotations
 
+import traceback
 from typing import Any, cast
 
 import msgspec
@@ -84,6 +85,10 @@ class Conversation:
         except ApiError as error:
             self._service.metrics.errors.labels(error.code).inc()
             return _refusal(error)
+        except Exception as error:
+            self._service.metrics.errors.labels("internal").inc()
+            self._service.log.error("frame_failed", type=frame.type, error=repr(error), stack=traceback.format_exc())
+            return _error("EXECUTION_ERROR", f"{frame.type} failed: {type(error).__name__}; the server's log has more")
 
     async def _carry_out(self, frame: Frame) -> dict[str, Any]:
         service = self._service

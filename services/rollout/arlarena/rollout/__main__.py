@@ -1,6 +1,6 @@
 """`python -m arlarena.rollout worker | evaluate | demonstrate`.
 
-Exit codes: 0 done; 1 a service failed, or attempts remain without a result; 2 wrong configuration.
+Exit codes: 0 done; 1 a service failed, or attempts remain without a result; 2 wrong configuration; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -19,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import uvloop
 
 from arlarena.client.environments import EnvironmentClient
 from arlarena.client.errors import ServiceError
@@ -53,6 +53,8 @@ from arlarena.rollout.settings import (
 from arlarena.rollout.tokens import TokenizerError, Tokens
 from arlarena.rollout.worker import Worker
 
+# What shells report for a command that was interrupted.
+EXIT_INTERRUPTED = 130
 # A line of progress at most this often, in seconds.
 PROGRESS_EVERY_S = 5.0
 
@@ -104,6 +106,13 @@ def _url(url: str) -> str:
     if not url.startswith(("http://", "https://")):
         raise ConfigError(f"{url!r} is not a service address; write it like http://127.0.0.1:8000")
     return url
+
+
+def _cancel_on_sigterm() -> None:
+    """Let SIGTERM end this command in an orderly way, so that it closes its sessions."""
+    task = asyncio.current_task()
+    if task is not None and threading.current_thread() is threading.main_thread():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:
@@ -166,6 +175,7 @@ def _progress(log: Logger, event: str) -> Callable[[int, int], None]:
 
 
 async def _evaluate(setup: Setup, panel: EvaluationSettings, out: Path, episodes: Path | None) -> int:
+    _cancel_on_sigterm()
     started = time.monotonic()
     async with _environments(setup) as environments, _inference(setup) as inference:
         runner = Runner(environments, inference, setup.settings, setup.log)
@@ -184,6 +194,7 @@ async def _evaluate(setup: Setup, panel: EvaluationSettings, out: Path, episodes
 
 
 async def _demonstrate(setup: Setup, args: argparse.Namespace, concurrency: int) -> int:
+    _cancel_on_sigterm()
     started = time.monotonic()
     async with _environments(setup) as environments:
         runner = Runner(environments, None, setup.settings, setup.log)
@@ -198,6 +209,15 @@ async def _demonstrate(setup: Setup, args: argparse.Namespace, concurrency: int)
     counts["seconds"] = round(time.monotonic() - started, 3)
     print(msgspec.json.encode({"event": "demonstrations", "out": str(args.out), **counts}).decode())
     return 1 if counts["errors"] else 0
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Uvloop's where it is installed (there is none for Windows), else Python's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 def _whole(least: int) -> Callable[[str], int]:
@@ -264,15 +284,15 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command. Errors that a user can mend are one line on stderr."""
     args = _parser().parse_args(argv)
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+        with asyncio.Runner(loop_factory=_loop_factory()) as loop:
             return loop.run(_command(args))
     except (InfraFailure, ServiceError, StreamError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from arlarena.client.environments import Session, State
 from arlarena.client.errors import PolicyFault, PromptTooLong
-from arlarena.proto.trajectory import Task, Trajectory, Turn, VersionSpan, pack_floats, pack_ids, pack_mask
+from arlarena.proto.trajectory import Task, Trajectory, Turn, VersionSpan, pack_floats, pack_ids
 
 # Metrics that begin so name a fault of the policy that ended its episode.
 FAULT = "fault:"
@@ -28,9 +29,9 @@ class Response:
     without markers.
     """
 
-    prompt_ids: list[int]
-    token_ids: list[int]
-    logprobs: list[float]
+    prompt_ids: Sequence[int]
+    token_ids: Sequence[int]
+    logprobs: Sequence[float]
     spans: tuple[VersionSpan, ...]
     finish_reason: Literal["stop", "length"]
     text: str
@@ -126,7 +127,7 @@ def _turn(before: State, response: Response, after: State | None) -> Turn:
         response_ids=pack_ids(response.token_ids),
         logprobs=pack_floats(response.logprobs),
         # Every token was sampled, an end-of-sequence token included; none was appended.
-        loss_mask=pack_mask([1] * len(response.token_ids)),
+        loss_mask=b"\x01" * len(response.token_ids),
         spans=response.spans,
         reward=after.reward if after else 0.0,
         state_key=before.metadata.state_key,

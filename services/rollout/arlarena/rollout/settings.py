@@ -50,7 +50,7 @@ class RolloutSettings(Table):
     episode_retries: NonNegativeInt = Field(5, description="fresh starts of one episode after failures of a service")
     infra_patience_s: PositiveFloat = Field(120.0, description="how long to wait for a service that is down or full")
     batch_window_s: NonNegativeFloat = Field(
-        0.001, description="environment calls within this time share one request; 0: one loop tick"
+        0.005, description="environment calls within this time share one request; 0: one loop tick"
     )
     batch_size: PositiveInt = Field(256, description="most calls in one request; 1 where steps differ greatly in time")
     report_every_s: PositiveFloat = Field(10.0, description="how often a worker logs its figures, idle or not")

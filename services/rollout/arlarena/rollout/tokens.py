@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from transformers import PreTrainedTokenizerFast
 # Reply tags that some tokenizers hold as special tokens. The environment's parser needs them, so they are text here.
 TAGS = frozenset({"<think>", "</think>", "<action>", "</action>"})
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+# Prompts whose ids are kept: some times the episodes that one worker has in flight.
+REMEMBERED = 1024
 # A text that no template treats specially and no prompt holds; the template is cut where it appears.
 SENTINEL = "arlarena-sentinel-7f3a"
 # What the fast path must render like the template: blanks and line ends at the edges, other scripts, markup, quotes,
@@ -35,7 +38,7 @@ class TokenizerError(ValueError):
 
 def _read(source: Path) -> Any:
     if (source / "tokenizer.json").is_file():
-        # The file says everything; the automatic class would import torch, which is half of a worker's memory and start.
+        # The file says everything. The automatic class would import torch: half of a worker's memory and start.
         return PreTrainedTokenizerFast.from_pretrained(source)
     from transformers import AutoTokenizer
 
@@ -59,6 +62,7 @@ class Tokens:
         special = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
         self._hidden = frozenset(int(i) for i, token in special if token not in TAGS)
         self._wrap = self._fast_template()
+        self._remembered = lru_cache(REMEMBERED)(self._prompt)
 
     @classmethod
     def load(cls, source: str | Path) -> Tokens:
@@ -80,8 +84,14 @@ class Tokens:
         """Whether prompts of one user message avoid the template engine."""
         return self._wrap is not None
 
-    def prompt(self, text: str) -> list[int]:
-        """Token ids of one user message, generation prompt included, without a system prompt of ours."""
+    def prompt(self, text: str) -> Sequence[int]:
+        """Token ids of one user message, generation prompt included, without a system prompt of ours.
+
+        Not to be changed: a text that comes again soon, as in a group whose episodes begin alike, gets the same object.
+        """
+        return self._remembered(text)
+
+    def _prompt(self, text: str) -> list[int]:
         rendered = self._wrap(text) if self._wrap is not None else self.render([{"role": "user", "content": text}])
         return self.encode(rendered)
 

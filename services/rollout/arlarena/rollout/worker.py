@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from arlarena.client.errors import ServiceError
 from arlarena.client.policy import PolicyClient
-from arlarena.proto.stream import Lease, StreamError, Streams
+from arlarena.proto.stream import Lease, Streams
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trajectory import Group, GroupTask, PolicyVersion, Sampling, Trajectory
 from arlarena.rollout.episode import Assignment, Policy
@@ -108,15 +108,14 @@ class Worker:
         self._streams, self._runner, self._policy_for = streams, runner, policy_for
         self._settings, self._log = settings, log
         self._playing: dict[asyncio.Task[None], Lease] = {}
+        self._settling: set[asyncio.Task[None] | None] = set()  # played, and telling the broker so
 
     async def run(self, stop: asyncio.Event) -> None:
         """Play until `stop`, then finish what is in flight within `drain_s` and give back the rest.
 
         Raises:
             StreamError: the broker is gone for good.
-            InfraFailure: the services do not answer at the start.
         """
-        await self._runner.wait_ready()
         self._log.info("ready", worker=self.name, groups_in_flight=self._settings.groups_in_flight)
         renewal = asyncio.ensure_future(self._renew_for_ever())
         leasing = asyncio.ensure_future(self._lease_until(stop))
@@ -158,6 +157,7 @@ class Worker:
         """Forget the tasks that ended; raise what broke one of them (the broker, or a mistake of ours)."""
         for task in [task for task in self._playing if task.done()]:
             del self._playing[task]
+            self._settling.discard(task)
             if not task.cancelled():
                 task.result()
 
@@ -166,7 +166,9 @@ class Worker:
         started, order = time.monotonic(), lease.task
         try:
             group = await play_group(self._runner, self._policy_for(order.sampling), order, self.name)
+            self._settling.add(asyncio.current_task())
         except (InfraFailure, ServiceError) as error:
+            self._settling.add(asyncio.current_task())
             self.tally.failed += 1
             self._log.error("group_failed", group=order.group_id, delivery=lease.deliveries, reason=str(error))
             await self._streams.fail(lease, str(error))
@@ -197,15 +199,17 @@ class Worker:
     async def _renew_for_ever(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lease_ttl_s / RENEWALS_PER_TTL)
-            held = [(task, lease) for task, lease in self._playing.items() if not task.done()]
+            held = [(task, lease) for task, lease in self._playing.items() if self._is_played(task)]
             kept = await asyncio.gather(*(self._streams.renew(lease) for _, lease in held))
             for (task, lease), still in zip(held, kept, strict=True):
-                # A group that completed while we asked is settled too: only a lease whose group is still played was
-                # lost.
-                if not still and not task.done():
+                # A group that was settled while we asked has no lease either, and lost nothing.
+                if not still and self._is_played(task):
                     self.tally.lost += 1
                     self._log.warning("lease_lost", group=lease.task.group_id)
                     task.cancel()
+
+    def _is_played(self, task: asyncio.Task[None]) -> bool:
+        return not task.done() and task not in self._settling
 
     async def _report_for_ever(self) -> None:
         """A sign of life for whoever watches the log, also while there is nothing to play."""
@@ -247,6 +251,3 @@ async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
     for task in stopped:
         task.cancel()
     await asyncio.gather(*stopped, return_exceptions=True)
-
-
-__all__ = ["StreamError", "Tally", "Worker", "play_group", "version_range"]

@@ -36,6 +36,7 @@ REPLY_PIECES = ("<think>", "</think>", "<action>", "</action>")
 SOKOBAN_PIECES = (
     *("######\n#", "#\n#", "#####\nyou ", "\nyou ", " box ", " goal "),
     *("push up", "push down", "push left", "push right", "up", "down", "left", "right", "still"),
+    *("\nfree", "\nblocked up", "\nblocked down", "\nblocked left", "\nblocked right"),
     *(f" {digit}" for digit in string.digits),
     "√",
 )

@@ -10,9 +10,7 @@ from arlarena.env_server.sokoban.game import ACTIONS
 PARSER_VERSION = "1"
 
 _TAG = re.compile(r"</?(?:think|action)>")
-_ACTION = re.compile(r"<action>(.*?)</action>", re.DOTALL)
-_STRICT = re.compile(r"\s*<think>.*</think>\s*<action>.*</action>\s*", re.DOTALL)
-_STRICT_TAGS = ["<think>", "</think>", "<action>", "</action>"]
+_STRICT = ["<think>", "</think>", "<action>", "</action>"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +34,21 @@ def parse(text: str) -> Reply:
     Anything else cannot be read. Case and surrounding white space do not matter. The format is valid when the reply is
     `<think>…</think><action>…</action>`, each tag once, and nothing but white space around them.
     """
-    tags = _TAG.findall(text)
-    found = _ACTION.findall(text)
-    if len(found) == 1 and tags.count("<action>") == tags.count("</action>") == 1:
-        written = found[0].strip()
-    else:
-        written = "" if tags else text.strip()
+    tags = list(_TAG.finditer(text))
+    names = [tag.group() for tag in tags]
+    written = "" if tags else text.strip()
+    if names.count("<action>") == names.count("</action>") == 1:
+        begin, end = tags[names.index("<action>")].end(), tags[names.index("</action>")].start()
+        written = text[begin:end].strip()  # "" if they are the wrong way round
     action = written.lower()
     return Reply(
         action=action if action in ACTIONS else None,
         written=written,
-        format_valid=tags == _STRICT_TAGS and _STRICT.fullmatch(text) is not None,
+        format_valid=names == _STRICT and _nothing_around(text, tags),
     )
+
+
+def _nothing_around(text: str, tags: list[re.Match[str]]) -> bool:
+    """Whether only white space stands before, between and after the two elements of a strict reply."""
+    outside = text[: tags[0].start()], text[tags[1].end() : tags[2].start()], text[tags[3].end() :]
+    return not any(part.strip() for part in outside)

@@ -1,0 +1,120 @@
+"""The server as a process: exit codes, messages, and a graceful stop."""
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def run(*arguments, environment=None):
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=60, cwd=ROOT, env=environment
+    )
+
+
+def assert_explained(done, code, *mentions):
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert all(mention in done.stderr for mention in mentions), done.stderr
+
+
+def test_an_occupied_port_is_told_in_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("arlarena.env_server", "sokoban", "--port", str(port))
+    assert_explained(done, 3, f"127.0.0.1:{port}", "--port")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_unknown_host_is_told_in_one_line():
+    assert_explained(run("arlarena.env_server", "--host", "no.such.host.invalid", "--port", "0"), 3, "no.such.host")
+
+
+@pytest.mark.parametrize(
+    ("text", "mentions"),
+    [
+        ("[environment]\ncapactiy = 5\n", ["[environment]", "capactiy", "did you mean 'capacity'"]),
+        ("[environment]\ncapacity = 0\n", ["capacity = 0"]),
+        ("[environment.options]\nboxs = 1\n", ["[environment]", "options", "boxs", "did you mean 'boxes'"]),
+        ("[environment]\nname = 'chess'\n", ["chess", "known: sokoban"]),
+        ("[enviroment]\n", ["enviroment", "did you mean 'environment'"]),
+        ("[environment\n", ["not valid TOML"]),
+        ("[environment]\nsession_ttl_s = 'soon'\n", ["session_ttl_s"]),
+    ],
+)
+@pytest.mark.parametrize("module", ["arlarena.env_server", "arlarena.env_server.settings"])
+def test_wrong_configurations_exit_with_2(tmp_path, module, text, mentions):
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    arguments = ["--config", str(path)] if module == "arlarena.env_server" else [str(path)]
+    assert_explained(run(module, *arguments), 2, "run.toml", *mentions)
+
+
+def test_a_missing_file_exits_with_2():
+    assert_explained(run("arlarena.env_server", "--config", "nowhere.toml"), 2, "nowhere.toml: no such")
+
+
+def test_an_unknown_environment_on_the_command_line():
+    assert_explained(run("arlarena.env_server", "chess"), 2, "chess", "known: sokoban")
+
+
+def test_settings_validate_without_serving(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text("[environment]\ncapacity = 5\n[trainer]\nanything = 1\n")
+    done = run("arlarena.env_server.settings", str(path))
+    assert (done.returncode, done.stdout) == (0, "ok\n")
+
+
+def test_variables_win_over_the_file_and_flags_over_both(tmp_path, monkeypatch):
+    from arlarena.env_server.settings import load_settings
+
+    path = tmp_path / "run.toml"
+    path.write_text("[environment]\ncapacity = 5\nport = 1\n")
+    monkeypatch.setenv("ARLARENA_ENVIRONMENT_CAPACITY", "6")
+    monkeypatch.setenv("ARLARENA_ENVIRONMENT_PORT", "7")
+    settings = load_settings(path, {"port": 9, "host": None})
+    assert (settings.capacity, settings.port, settings.host) == (6, 9, "127.0.0.1")
+
+
+def test_the_server_imports_no_torch():
+    code = (
+        "import sys, arlarena.env_server.__main__, arlarena.env_server.sokoban.environment;"
+        "print([m for m in ('torch', 'transformers', 'redis', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_stops_the_server_and_lets_requests_end(tmp_path, start_server, number):
+    with start_server(tmp_path) as (address, process):
+        host, port = address.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        body = json.dumps({"seed": 1}).encode()
+        head = f"POST /reset HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        writer.write(head + body[:4])  # a request that is half sent when the signal comes
+        await writer.drain()
+        health_reader, health_writer = await asyncio.open_connection(host, int(port))
+        health_writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"200" in await asyncio.wait_for(health_reader.readline(), 10)
+        process.send_signal(number)
+        log = tmp_path / "stderr.log"
+        for _ in range(200):
+            if "stopping" in log.read_text():
+                break
+            await asyncio.sleep(0.02)
+        writer.write(body[4:])
+        await writer.drain()
+        assert b"200" in await asyncio.wait_for(reader.readline(), 10)
+        writer.close()
+        health_writer.close()
+        assert await asyncio.to_thread(process.wait, 20) == 0
+        assert "Traceback" not in log.read_text()

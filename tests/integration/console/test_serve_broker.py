@@ -1,0 +1,58 @@
+"""`arlarena serve broker`: a broker in the foreground, which leaves nothing behind however it ends."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+
+
+def start(folder: Path) -> tuple[subprocess.Popen[str], int, psutil.Process]:
+    command = [sys.executable, "-m", "arlarena.console", "serve", "broker", "--dir", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    said = json.loads(process.stdout.readline())
+    (server,) = [child for child in psutil.Process(process.pid).children() if "server" in child.name()]
+    return process, said["port"], server
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGKILL, -9)])
+def test_it_serves_until_it_is_stopped(tmp_path: Path, number: int, code: int) -> None:
+    process, port, server = start(tmp_path / "broker")
+    with redis.Redis(port=port) as client:
+        assert client.ping()
+    process.send_signal(number)
+    assert process.wait(20) == code
+    _, left = psutil.wait_procs([server], timeout=20)
+    assert left == []
+
+
+def test_a_server_that_dies_ends_it_with_an_error(tmp_path: Path) -> None:
+    process, _, server = start(tmp_path / "broker")
+    server.kill()
+    assert process.wait(20) == 1
+
+
+def test_a_taken_port_is_an_error_and_no_stack_trace(tmp_path: Path) -> None:
+    first, port, _ = start(tmp_path / "a")
+    command = [
+        sys.executable,
+        "-m",
+        "arlarena.console",
+        "serve",
+        "broker",
+        "--dir",
+        str(tmp_path / "b"),
+        "--port",
+        str(port),
+    ]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    first.terminate()
+    first.wait(20)
+    assert second.returncode == 1
+    assert f"port {port}" in second.stderr
+    assert "Traceback" not in second.stderr
