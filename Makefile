@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+CODE := proto client services tests benchmarks scripts
 PACKAGES := proto client services/env_server services/inference services/rollout services/trainer services/console
 
 .DEFAULT_GOAL := help
@@ -21,14 +22,14 @@ test: setup ## every test: under 10 minutes on 2 cores
 	@$(BIN)/pytest
 
 check: setup ## lint, format, types, direction of imports
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/ruff format --check $(CODE)
 	@for package in $(PACKAGES); do $(BIN)/mypy $$package || exit 1; done
 	@$(BIN)/lint-imports
 
 format: setup ## put the code into its form
-	@$(BIN)/ruff format .
-	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format $(CODE)
+	@$(BIN)/ruff check --fix $(CODE)
 
 verify-demo: setup ## the demo's claims on three seeds, with its controls: about 75 minutes
 	@$(BIN)/python benchmarks/verify_demo.py

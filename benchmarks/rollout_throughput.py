@@ -1,12 +1,13 @@
 """Rollouts beside their own requests replayed on the engine alone: what share of the engine's speed a worker reaches.
 
-    python benchmarks/rollout_throughput.py [--policy DIRECTORY] [--groups 96] [--in-flight 32] [--rounds 3]
+    python benchmarks/rollout_throughput.py [--policy DIRECTORY] [--seconds 8] [--in-flight 32] [--rounds 3]
 
 Real services, one process each: the Sokoban server, inference with one torch thread, a Valkey. The worker's own code
-plays `groups` groups of 8; every request for a generation is written down. Then the same requests, in the order in
-which they were made and with the same number in flight, are sent over the same route, with nothing else to do; and
-once more are given to an engine inside this process. The engine forgets its prompts before each pass. Passes
-alternate, and each figure is the best of `rounds`: other work on the machine only ever slows one down.
+plays groups of 8 from a queue that does not run dry. Once the first groups are done, every generation of the next
+`seconds` is counted and written down. Then the same requests, in the order in which they were made and with the same
+number in flight, are sent over the same route, with nothing else to do; and once more are given to an engine inside
+this process. The engine forgets its prompts before each pass. Passes alternate, and each figure is the best of
+`rounds`: other work on the machine only ever slows one down.
 
 Without `--policy` a tiny policy with random weights plays. It hardly moves, so most of its prompts are repeated and
 cost the engine less than a trained policy's would: the share comes out lower than in a real run.
@@ -42,7 +43,7 @@ from arlarena.inference.embedded.sequence import Sequence
 from arlarena.inference.weights import load_model
 from arlarena.proto.stream import Streams
 from arlarena.proto.telemetry import Logger
-from arlarena.proto.trajectory import Group, GroupTask, Sampling, Task
+from arlarena.proto.trajectory import Group, GroupTask, Sampling, Task, Trajectory
 from arlarena.rollout.policies import EnginePolicy
 from arlarena.rollout.runner import Runner
 from arlarena.rollout.settings import RolloutSettings
@@ -52,6 +53,7 @@ from arlarena.trainer.settings import TinyPolicy
 from arlarena.trainer.tiny import create_tiny_policy
 
 GROUP_SIZE, MAX_TOKENS, CONTEXT = 8, 16, 256
+ENDLESS = 2000  # groups: more than any pass plays
 CONFIG = """
 [environment]
 name = "sokoban"
@@ -88,18 +90,26 @@ class Pass:
 
 
 class RecordingClient(PolicyClient):
-    """The ordinary client, which writes down what it is asked for."""
+    """The ordinary client, which writes down what it is asked for while `recording`."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
+        self.recording = False
         self.requests: list[Request] = []
-        self.tokens = 0
+        self.answers = self.tokens = self.in_flight = 0
 
     async def generate(self, prompt_ids: Any, sampling: Sampling, *, seed: int, **rest: Any) -> Generation:
         """As the client does it."""
-        self.requests.append(Request(tuple(prompt_ids), seed))
-        generation = await super().generate(prompt_ids, sampling, seed=seed, **rest)
-        self.tokens += len(generation.token_ids)
+        if self.recording:
+            self.requests.append(Request(tuple(prompt_ids), seed))
+        self.in_flight += 1
+        try:
+            generation = await super().generate(prompt_ids, sampling, seed=seed, **rest)
+        finally:
+            self.in_flight -= 1
+        if self.recording:
+            self.answers += 1
+            self.tokens += len(generation.token_ids)
         return generation
 
 
@@ -132,6 +142,7 @@ class Bench:
         self.tokens, self.flags = Tokens.load(policy), flags
         self.sampling = Sampling(max_tokens=MAX_TOKENS)
         self.runs = 0
+        self.episodes: list[Trajectory] = []
 
     @contextlib.asynccontextmanager
     async def broker(self) -> AsyncIterator[Streams]:
@@ -140,9 +151,9 @@ class Bench:
         async with await Streams.connect(self.redis_url, f"bench-{self.runs}") as streams:
             yield streams
 
-    async def rollouts(self, groups: int) -> tuple[Pass, list[Request], list[Group]]:
-        """Play `groups` groups with the worker; the clock runs from the first task to the last group."""
-        settings = RolloutSettings(groups_in_flight=self.flags.in_flight)
+    async def rollouts(self, seconds: float) -> tuple[Pass, list[Request], list[float]]:
+        """Play for `seconds` once the first groups are done. Gives the requests, and how many were in flight over time."""
+        settings = RolloutSettings(groups_in_flight=self.flags.in_flight, drain_s=0)
         log = Logger("rollout", "error")
         client = RecordingClient(self.inference_url)
         environments = EnvironmentClient(self.environment_url, batch_window_s=settings.batch_window_s)
@@ -152,19 +163,28 @@ class Bench:
             worker = Worker(
                 "w0", streams, runner, lambda s: EnginePolicy(client, self.tokens, s, CONTEXT), settings, log
             )
-            orders = [GroupTask(f"g{i}", Task("sokoban", "train", i), GROUP_SIZE, self.sampling) for i in range(groups)]
-            await streams.issue(orders)
+            await streams.issue(
+                [GroupTask(f"g{i}", Task("sokoban", "train", i), GROUP_SIZE, self.sampling) for i in range(ENDLESS)]
+            )
             stop = asyncio.Event()
-            cpu, began = time.process_time(), time.perf_counter()
             playing = asyncio.ensure_future(worker.run(stop))
-            while worker.tally.completed < groups:
+            while worker.tally.completed < self.flags.in_flight // 2:
                 assert not playing.done(), playing.exception()
-                await asyncio.sleep(0.005)
-            done = Pass(client.tokens, len(client.requests), time.perf_counter() - began, time.process_time() - cpu)
+                await asyncio.sleep(0.01)
+            in_flight = []
+            client.recording, cpu, began = True, time.process_time(), time.perf_counter()
+            while time.perf_counter() - began < seconds:
+                assert not playing.done(), playing.exception()
+                in_flight.append(float(client.in_flight))
+                await asyncio.sleep(0.05)
+            client.recording, passed = False, time.perf_counter() - began
+            done = Pass(client.tokens, client.answers, passed, time.process_time() - cpu)
             stop.set()
             await playing
-            entries = await streams.collect(consumer="bench", count=groups, block_s=1.0)
-            return done, client.requests, [entry.item for entry in entries if isinstance(entry.item, Group)]
+            for entry in await streams.collect(consumer="bench", count=ENDLESS, block_s=1.0):
+                if isinstance(entry.item, Group):
+                    self.episodes += entry.item.trajectories
+            return done, client.requests, in_flight
 
     async def replay(self, requests: list[Request], in_flight: int) -> Pass:
         """The same requests over the same route, `in_flight` at a time."""
@@ -223,25 +243,26 @@ def figures(name: str, passes: list[Pass]) -> dict[str, Any]:
 
 async def measure(bench: Bench, policy: Path) -> dict[str, Any]:
     flags = bench.flags
-    in_flight = flags.in_flight * GROUP_SIZE
+    limit = flags.in_flight * GROUP_SIZE
     async with PolicyClient(bench.inference_url) as client, EnvironmentClient(bench.environment_url) as environments:
         await Runner(environments, client, RolloutSettings(), Logger("bench", "error")).wait_ready()
-    await bench.rollouts(max(1, flags.groups // 8))  # warms up connections and services
-    played, replayed, alone = [], [], []
-    requests, groups = [], []
+    await bench.rollouts(1.0)  # warms up connections and services
+    bench.episodes.clear()
+    played, replayed, alone, in_flight = [], [], [], []
+    requests: list[Request] = []
     for _ in range(flags.rounds):
-        done, requests, groups = await bench.rollouts(flags.groups)
+        done, requests, seen = await bench.rollouts(flags.seconds)
         played.append(done)
-        replayed.append(await bench.replay(requests, in_flight))
-        alone.append(await asyncio.to_thread(in_process, policy, bench.tokens.end_id, requests, in_flight))
-    episodes = [one for group in groups for one in group.trajectories]
+        in_flight += seen
+        replayed.append(await bench.replay(requests, limit))
+        alone.append(await asyncio.to_thread(in_process, policy, bench.tokens.end_id, requests, limit))
     result = figures("rollout", played) | figures("replay", replayed) | figures("in_process", alone)
     result.pop("in_process_cpu_ms_per_request")  # the engine's own time, in the same process
-    # The token counts of all passes are the same, for the seeds are: the shares compare equal work.
+    episodes = bench.episodes
     return result | {
         "share_of_replay": result["rollout_tokens_per_s"] / result["replay_tokens_per_s"],
         "share_of_in_process": result["rollout_tokens_per_s"] / result["in_process_tokens_per_s"],
-        "tokens": {"rollout": played[-1].tokens, "replay": replayed[-1].tokens, "in_process": alone[-1].tokens},
+        "mean_in_flight": sum(in_flight) / len(in_flight),
         "distinct_prompts": len({request.prompt for request in requests}),
         "requests": len(requests),
         "success": sum(one.success for one in episodes) / len(episodes),
@@ -277,7 +298,7 @@ def run(flags: Any) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--policy", type=Path, help="Hugging Face directory; default: a tiny policy of random weights")
-    parser.add_argument("--groups", type=int, default=96, help=f"groups of {GROUP_SIZE} to play")
+    parser.add_argument("--seconds", type=float, default=8.0, help="length of a pass")
     parser.add_argument("--in-flight", type=int, default=32, help="groups in flight")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "rollout_throughput.json")
@@ -286,7 +307,7 @@ def main() -> None:
     before = os.getloadavg()[0]
     result = run(flags)
     machine = {"cores": os.cpu_count(), "torch": torch.__version__, "python": platform.python_version()}
-    workload = {"groups": flags.groups, "group_size": GROUP_SIZE, "groups_in_flight": flags.in_flight}
+    workload = {"seconds": flags.seconds, "group_size": GROUP_SIZE, "groups_in_flight": flags.in_flight}
     record = {
         "workload": {**workload, "max_tokens": MAX_TOKENS, "policy": "given" if flags.policy else "random"},
         "machine": {**machine, "load_before": before},

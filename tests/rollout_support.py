@@ -188,6 +188,8 @@ class Mouth:
         self.version = "run:3:abc"
         self.context = 512
         self.complaint = "told to fail"
+        self.held: set[int] = set()  # seeds whose requests wait for `release`
+        self.release = asyncio.Event()
         self.spoil: Callable[[dict[str, Any]], None] = lambda choice: None
 
     def app(self) -> web.Application:
@@ -228,6 +230,8 @@ class Mouth:
                 )
             await asyncio.sleep(fault)
         sampling = body["sampling_params"]
+        if sampling["seed"] in self.held:
+            await self.release.wait()
         text = self.say(self.tokens.text(body["token_ids"]), sampling["seed"])
         ids = self.tokens.reply(text)[: sampling["max_tokens"]]
         choice = {

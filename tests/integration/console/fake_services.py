@@ -185,6 +185,7 @@ def evaluate(args: argparse.Namespace) -> None:
         "return": {"mean": 1.5, "ci95": None},
         "turns": {"mean": 7.0, "ci95": None},
         "versions": ["i:6:abc" if after else "initial:0:0"],
+        "results": [[index, int(index < (7 if after else 3)), 1.0, 7] for index in range(8)],
         "by_difficulty": [{"optimal_moves": 3, "n": 8, "success": low + 0.1, "ci95": [low, low + 0.2]}],
     }
     for path in (args.out, args.episodes):

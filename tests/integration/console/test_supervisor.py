@@ -198,13 +198,15 @@ async def test_a_program_that_does_not_exist(tmp_path: Path) -> None:
 
 
 async def test_closing_leaves_nothing_not_even_grandchildren_or_those_that_ignore_sigterm(tmp_path: Path) -> None:
-    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('re' + 'ady', flush=True); time.sleep(600)"
+    ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    stubborn = f"import signal, time; {ignore}; print('re' + 'ady', flush=True); time.sleep(600)"
     log = tmp_path / "stubborn"
+    already_there = psutil.Process().children(recursive=True)  # of the test session
     async with supervising(FAST.model_copy(update={"stop_timeout_s": 0.5})) as (supervisor, _):
         await supervisor.start(server(tmp_path / "log", "--child"))
         await supervisor.start(script("stubborn", stubborn, log, listens=False))
         await until(lambda: b"ready" in log.read_bytes() and b"\nchild " in (tmp_path / "log").read_bytes())
-        family = psutil.Process().children(recursive=True)
+        family = [member for member in psutil.Process().children(recursive=True) if member not in already_there]
         assert len(family) >= 4  # guardian, server, its child, the stubborn one
     _, left = psutil.wait_procs(family, timeout=5)
     assert left == []

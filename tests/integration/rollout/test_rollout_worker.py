@@ -9,6 +9,7 @@ import pytest
 
 from arlarena.proto.stream import DeadLetter, Streams
 from arlarena.proto.trajectory import Group, GroupTask, Sampling, Task
+from arlarena.rollout.episode import turn_seed
 from arlarena.rollout.policies import EnginePolicy
 from arlarena.rollout.runner import Runner
 from arlarena.rollout.tokens import Tokens
@@ -94,6 +95,19 @@ async def test_slots_bound_the_groups_in_flight(house: Any, tokens: Tokens, conn
     async with working(house, tokens, await connect(), groups_in_flight=2):
         await collect(trainer, 9)
     assert most == 6
+
+
+async def test_a_slow_episode_does_not_keep_others_from_being_played(
+    house: Any, tokens: Tokens, connect: Connect
+) -> None:
+    trainer = await connect()
+    await trainer.issue(orders(6))
+    house.mouth.held = {turn_seed("g0/0", 0), turn_seed("g1/0", 0)}
+    async with working(house, tokens, await connect(), groups_in_flight=2):
+        assert set(await collect(trainer, 4)) == {"g2", "g3", "g4", "g5"}
+        house.mouth.release.set()
+        assert set(await collect(trainer, 2)) == {"g0", "g1"}
+    assert house.corridor.sessions == {}
 
 
 async def test_a_group_that_failed_is_played_again_and_not_scored(house: Any, tokens: Tokens, connect: Connect) -> None:

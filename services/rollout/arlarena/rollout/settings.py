@@ -28,7 +28,7 @@ from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load
 class RolloutSettings(Table):
     """Table [rollout]: how a worker plays. The same limits hold for evaluation and demonstrations."""
 
-    groups_in_flight: PositiveInt = Field(32, description="groups that one worker plays at a time")
+    groups_in_flight: PositiveInt = Field(32, description="how many groups' episodes one worker plays at a time")
     lease_ttl_s: PositiveFloat = Field(
         60.0, description="a lease not renewed for so long is lost; alike for all workers of a run"
     )

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from arlarena.client.errors import ServiceError
 from arlarena.client.policy import PolicyClient
@@ -35,28 +36,31 @@ def version_range(trajectories: Iterable[Trajectory]) -> tuple[PolicyVersion, Po
     return min(versions, key=lambda v: v.step), max(versions, key=lambda v: v.step)
 
 
-async def play_group(runner: Runner, policy: Policy, order: GroupTask, worker: str) -> Group:
-    """All episodes of one group, none waiting for another.
+async def play_group(
+    runner: Runner, policy: Policy, order: GroupTask, worker: str, finished: Callable[[], None] = lambda: None
+) -> Group:
+    """All episodes of one group, none waiting for another; `finished` is called after each, once its session is closed.
 
     Raises:
         InfraFailure, ServiceError: as `Runner.episode`; the other members are stopped.
     """
     seats = await runner.open(order.size)
-    members = [
-        Assignment(f"{order.group_id}-{member}", order.task, f"{order.group_id}/{member}")
-        for member in range(order.size)
-    ]
-    playing = [
-        asyncio.ensure_future(runner.episode(seat, one, policy)) for seat, one in zip(seats, members, strict=True)
-    ]
+
+    async def member(number: int) -> Trajectory:
+        name = f"{order.group_id}-{number}"
+        try:
+            one = Assignment(name, order.task, f"{order.group_id}/{number}")
+            return (await runner.episode(seats[number], one, policy)).trajectory
+        finally:
+            await runner.close([seats[number]])
+            finished()
+
+    playing = [asyncio.ensure_future(member(number)) for number in range(order.size)]
     try:
-        episodes = await asyncio.gather(*playing)
+        trajectories = tuple(await asyncio.gather(*playing))
     finally:
-        for task in playing:
-            task.cancel()
-        await asyncio.gather(*playing, return_exceptions=True)
-        await runner.close(seats)
-    trajectories = tuple(episode.trajectory for episode in episodes)
+        await _cancel(playing)
+        await runner.close(seats)  # of members that were stopped before they began
     oldest, newest = version_range(trajectories) or await _current(runner.inference)
     return Group(
         id=order.group_id,
@@ -92,6 +96,15 @@ class Tally:
     started: float = field(default_factory=time.monotonic)
 
 
+@dataclass(slots=True)
+class Play:
+    """A group being played. `left`: episodes still under way; `settling`: played, and telling the broker so."""
+
+    lease: Lease
+    left: int
+    settling: bool = False
+
+
 class Worker:
     """One worker of a run. `policy_for` makes the player for a group's sampling."""
 
@@ -107,8 +120,8 @@ class Worker:
         self.name, self.tally = name, Tally()
         self._streams, self._runner, self._policy_for = streams, runner, policy_for
         self._settings, self._log = settings, log
-        self._playing: dict[asyncio.Task[None], Lease] = {}
-        self._settling: set[asyncio.Task[None] | None] = set()  # played, and telling the broker so
+        self._playing: dict[asyncio.Task[None], Play] = {}
+        self._progress = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Play until `stop`, then finish what is in flight within `drain_s` and give back the rest.
@@ -134,41 +147,54 @@ class Worker:
         # One request for a task at a time, whatever the number of slots; a blocked request is not cancelled, for it
         # may hold a task.
         while not stop.is_set():
-            if len(self._playing) >= self._settings.groups_in_flight:
-                await self._slot_or(stop)
-                continue
-            lease = await self._streams.lease(consumer=self.name, block_s=self._settings.lease_block_s)
-            if lease is not None and stop.is_set():
-                await self._streams.release(lease, counted=False)
-            elif lease is not None:
-                self._start(lease)
+            if self._load() > self._settings.groups_in_flight - 1:
+                await self._progress_or(stop)
+            elif lease := await self._streams.lease(consumer=self.name, block_s=self._settings.lease_block_s):
+                if stop.is_set():
+                    await self._streams.release(lease, counted=False)
+                else:
+                    self._start(lease)
             self._raise_broken()
 
-    async def _slot_or(self, stop: asyncio.Event) -> None:
-        stopping = asyncio.ensure_future(stop.wait())
-        await asyncio.wait({stopping, *self._playing}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        self._raise_broken()
+    def _load(self) -> float:
+        """Episodes under way, in units of their groups: a group that waits for its slowest member leaves room for
+        others.
+        """
+        return sum(play.left / play.lease.task.size for play in self._playing.values())
+
+    async def _progress_or(self, stop: asyncio.Event) -> None:
+        self._progress.clear()
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._progress, stop)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
 
     def _start(self, lease: Lease) -> None:
-        self._playing[asyncio.ensure_future(self._serve(lease))] = lease
+        play = Play(lease, lease.task.size)
+        task = asyncio.ensure_future(self._serve(play))
+        task.add_done_callback(lambda _: self._progress.set())
+        self._playing[task] = play
 
     def _raise_broken(self) -> None:
         """Forget the tasks that ended; raise what broke one of them (the broker, or a mistake of ours)."""
         for task in [task for task in self._playing if task.done()]:
             del self._playing[task]
-            self._settling.discard(task)
             if not task.cancelled():
                 task.result()
 
-    async def _serve(self, lease: Lease) -> None:
+    async def _serve(self, play: Play) -> None:
         """Play and publish one group; whatever the services do, the lease is settled."""
-        started, order = time.monotonic(), lease.task
+        started, lease, order = time.monotonic(), play.lease, play.lease.task
+
+        def finished() -> None:
+            play.left -= 1
+            self._progress.set()
+
         try:
-            group = await play_group(self._runner, self._policy_for(order.sampling), order, self.name)
-            self._settling.add(asyncio.current_task())
+            group = await play_group(self._runner, self._policy_for(order.sampling), order, self.name, finished)
+            play.settling = True
         except (InfraFailure, ServiceError) as error:
-            self._settling.add(asyncio.current_task())
+            play.settling = True
             self.tally.failed += 1
             self._log.error("group_failed", group=order.group_id, delivery=lease.deliveries, reason=str(error))
             await self._streams.fail(lease, str(error))
@@ -199,17 +225,14 @@ class Worker:
     async def _renew_for_ever(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lease_ttl_s / RENEWALS_PER_TTL)
-            held = [(task, lease) for task, lease in self._playing.items() if self._is_played(task)]
-            kept = await asyncio.gather(*(self._streams.renew(lease) for _, lease in held))
-            for (task, lease), still in zip(held, kept, strict=True):
+            held = [(task, play) for task, play in self._playing.items() if not (task.done() or play.settling)]
+            kept = await asyncio.gather(*(self._streams.renew(play.lease) for _, play in held))
+            for (task, play), still in zip(held, kept, strict=True):
                 # A group that was settled while we asked has no lease either, and lost nothing.
-                if not still and self._is_played(task):
+                if not (still or task.done() or play.settling):
                     self.tally.lost += 1
-                    self._log.warning("lease_lost", group=lease.task.group_id)
+                    self._log.warning("lease_lost", group=play.lease.task.group_id)
                     task.cancel()
-
-    def _is_played(self, task: asyncio.Task[None]) -> bool:
-        return not task.done() and task not in self._settling
 
     async def _report_for_ever(self) -> None:
         """A sign of life for whoever watches the log, also while there is nothing to play."""
@@ -222,12 +245,12 @@ class Worker:
         if self._playing:
             self._log.info("draining", groups=len(self._playing), seconds=self._settings.drain_s)
             await asyncio.wait(set(self._playing), timeout=self._settings.drain_s)
-        unfinished = [(task, lease) for task, lease in self._playing.items() if not task.done()]
+        unfinished = [(task, play) for task, play in self._playing.items() if not task.done()]
         await _cancel(task for task, _ in unfinished)
-        for task, lease in unfinished:
+        for task, play in unfinished:
             if task.cancelled():
                 self.tally.released += 1
-                await self._streams.release(lease, counted=False)
+                await self._streams.release(play.lease, counted=False)
         self._raise_broken()
 
     def _figures(self) -> dict[str, float]:
@@ -246,8 +269,8 @@ class Worker:
         }
 
 
-async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
-    stopped: Sequence[asyncio.Task[None]] = list(tasks)
+async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    stopped = list(tasks)
     for task in stopped:
         task.cancel()
     await asyncio.gather(*stopped, return_exceptions=True)

@@ -1,0 +1,82 @@
+"""How benchmarks/verify_demo.py judges runs."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+FILE = Path(__file__).resolve().parents[3] / "benchmarks" / "verify_demo.py"
+
+
+@pytest.fixture(scope="module")
+def verify() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("verify_demo", FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["verify_demo"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(**changes: Any) -> dict[str, Any]:
+    good = {
+        "panel": {"n": 512, "temperature": 1.0},
+        "gain": 0.2,
+        "intervals_overlap": False,
+        "well_formed": {"before": 0.97},
+        "clone": {"stopped": "validation"},
+        "wall_s": 800.0,
+        "environment_steps": 100_000,
+        "paired_gain_ci95": [0.15, 0.25],
+    }
+    return good | changes
+
+
+def test_a_good_run_holds_everything(verify: ModuleType) -> None:
+    assert all(claim.holds for claim in verify.claims_of_the_demo("sampo-0", run()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "broken"),
+    [
+        ({"panel": {"n": 511, "temperature": 1.0}}, "panel"),
+        ({"panel": {"n": 512, "temperature": 0.5}}, "panel"),
+        ({"gain": 0.149}, "gain"),
+        ({"intervals_overlap": True}, "intervals"),
+        ({"well_formed": {"before": 0.94}}, "well-formed"),
+        ({"well_formed": {"before": None}}, "well-formed"),
+        ({"clone": {"stopped": "step 300"}}, "stopped by hand"),
+        ({"wall_s": 901.0}, "15 minutes"),
+    ],
+)
+def test_each_claim_can_fail(verify: ModuleType, changes: dict[str, Any], broken: str) -> None:
+    failed = [claim.what for claim in verify.claims_of_the_demo("sampo-0", run(**changes)) if not claim.holds]
+    assert len(failed) == 1
+    assert broken in failed[0]
+
+
+def test_a_control_that_gains_fails(verify: ModuleType) -> None:
+    def judged(control: dict[str, Any]) -> list[bool]:
+        return [claim.holds for claim in verify.claims_of_the_controls({"sampo-0": run(), "zero-0": control})]
+
+    nothing = run(gain=0.004, intervals_overlap=True, paired_gain_ci95=[-0.02, 0.03])
+    assert judged(nothing) == [True, True]
+    assert judged(run()) == [False, True]
+    assert judged(nothing | {"environment_steps": 150_000}) == [True, False]
+
+
+def test_the_paired_interval_is_that_of_the_differences(verify: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "panels").mkdir()
+    outcomes = {"before": [0, 0, 1, 1, 0, 0, 1, 0], "after": [1, 0, 1, 1, 1, 0, 0, 1]}
+    for label, solved in outcomes.items():
+        results = [[index, success, 0.0, 5] for index, success in enumerate(solved)]
+        (tmp_path / "panels" / f"{label}.json").write_text(json.dumps({"results": results}))
+    low, high = verify.paired_gain(tmp_path)
+    # Differences 1 0 0 0 1 0 -1 1: mean 0.25, sample variance (4 - 8 / 16) / 7 = 0.5, standard error 0.25.
+    assert (low + high) / 2 == pytest.approx(0.25, abs=1e-4)
+    assert (high - low) / 2 == pytest.approx(1.96 * 0.25, abs=1e-3)
