@@ -152,13 +152,12 @@ class Bench:
             yield streams
 
     async def rollouts(self, seconds: float) -> tuple[Pass, list[Request], list[float]]:
-        """Play for `seconds` once the first groups are done. Gives the requests, and how many were in flight over time."""
+        """Play for `seconds` once the first groups are done. Also gives the requests and samples of the number open."""
         settings = RolloutSettings(groups_in_flight=self.flags.in_flight, drain_s=0)
         log = Logger("rollout", "error")
         client = RecordingClient(self.inference_url)
         environments = EnvironmentClient(self.environment_url, batch_window_s=settings.batch_window_s)
         async with client, environments, self.broker() as streams:
-            await forget_prompts(client)
             runner = Runner(environments, client, settings, log)
             worker = Worker(
                 "w0", streams, runner, lambda s: EnginePolicy(client, self.tokens, s, CONTEXT), settings, log
@@ -171,6 +170,7 @@ class Bench:
             while worker.tally.completed < self.flags.in_flight // 2:
                 assert not playing.done(), playing.exception()
                 await asyncio.sleep(0.01)
+            await forget_prompts(client)
             in_flight = []
             client.recording, cpu, began = True, time.process_time(), time.perf_counter()
             while time.perf_counter() - began < seconds:

@@ -2,6 +2,7 @@ import json
 import random
 import string
 
+import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from arlarena.trainer.settings import TinyPolicy
@@ -31,18 +32,22 @@ def test_the_seed_decides_the_weights(tmp_path, tiny_directory):
     assert (tmp_path / "other" / "model.safetensors").read_bytes() != first
 
 
-def test_every_room_of_a_size_has_the_same_layout_of_tokens():
-    tokenizer = build_tokenizer()
+@pytest.mark.parametrize(("width", "length"), [(6, 30), (7, 40), (10, 82)])
+def test_every_room_of_a_size_has_the_same_layout_of_tokens(width, length):
+    tokenizer = build_tokenizer(width)
     generator = random.Random(0)
-    lengths = set()
-    for _ in range(200):
-        cells = [[generator.choice("#_XOP√S") for _ in range(4)] for _ in range(4)]
-        grid = "\n".join(["######", *("#" + "".join(row) + "#" for row in cells), "######"])
-        text = f"{grid}\nyou {generator.randrange(6)} 2 box 3 2 goal 4 2"
+    inside = width - 2
+    rooms = [[["#"] * inside] * inside]  # all wall: rows that look like borders
+    rooms += [[[generator.choice("###_XOP√S") for _ in range(inside)] for _ in range(inside)] for _ in range(200)]
+    for room in rooms:
+        grid = "\n".join(["#" * width, *("#" + "".join(row) + "#" for row in room), "#" * width])
+        text = f"{grid}\nyou {generator.randrange(width)} 2 box 3 2 goal 4 2"
         ids = tokenizer.encode(text)
         assert tokenizer.decode(ids) == text
-        lengths.add(len(ids))
-    assert lengths == {30}
+        assert len(ids) == length
+        cells = [cell for row in room for cell in row]
+        at = [1 + row * (inside + 1) + column for row in range(inside) for column in range(inside)]
+        assert [tokenizer.decode([ids[position]]) for position in at] == cells
 
 
 def test_text_that_no_piece_was_made_for_survives():

@@ -25,6 +25,7 @@ class TinyPolicy(Table):
     head_dim: PositiveInt = 32
     ffn: PositiveInt = 512
     max_positions: PositiveInt = 512
+    room_width: int = Field(default=6, ge=3, description="width of the rooms whose borders are one token")
     init_std: PositiveFloat = Field(default=0.08, description="standard deviation of the initial weights")
 
 

@@ -29,28 +29,34 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
-# Pieces that are worth one token each. A cell of a grid is one token and a border of two rows is one, so that a room
-# of a given size always has the same number of tokens and each cell the same offset: positions are what a small model
-# must read.
 REPLY_PIECES = ("<think>", "</think>", "<action>", "</action>")
-SOKOBAN_PIECES = (
-    *("######\n#", "#\n#", "#####\nyou ", "\nyou ", " box ", " goal "),
+SOKOBAN_WORDS = (
+    *("\nyou ", " box ", " goal "),
     *("push up", "push down", "push left", "push right", "up", "down", "left", "right", "still"),
-    *("\nfree", "\nblocked up", "\nblocked down", "\nblocked left", "\nblocked right"),
     *(f" {digit}" for digit in string.digits),
     "√",
 )
 PRINTABLE = tuple(string.printable)  # any other text still has ids
 
 
-def vocabulary() -> list[str]:
+def border_pieces(width: int) -> tuple[str, ...]:
+    """The borders of a room `width` cells wide, one token each: top, between two rows, bottom.
+
+    A cell is one token too, so a room of this width always has the same number of tokens and each cell the same offset:
+    positions are what a small model must read. Pieces for other widths are left out, as they would also match a row
+    that is all wall.
+    """
+    return "#" * width + "\n#", "#\n#", "#" * (width - 1) + "\nyou "
+
+
+def vocabulary(width: int) -> list[str]:
     """Every piece once, special tokens first."""
-    return list(dict.fromkeys((*SPECIAL, *REPLY_PIECES, *SOKOBAN_PIECES, *PRINTABLE)))
+    return list(dict.fromkeys((*SPECIAL, *REPLY_PIECES, *border_pieces(width), *SOKOBAN_WORDS, *PRINTABLE)))
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer(width: int = 6) -> PreTrainedTokenizerFast:
     """A tokenizer that cuts text into the longest known pieces from left to right, without loss for printable ASCII."""
-    pieces = vocabulary()
+    pieces = vocabulary(width)
     ordinary = sorted((piece for piece in pieces if piece not in SPECIAL), key=len, reverse=True)
     pattern = "|".join(re.escape(piece) for piece in ordinary) + r"|[\s\S]"
     tokenizer = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(pieces)}, unk_token=UNKNOWN))
@@ -100,7 +106,7 @@ def build_model(shape: TinyPolicy, vocab_size: int, pad_id: int, eos_id: int, se
 
 def create_tiny_policy(out: Path, shape: TinyPolicy, seed: int) -> int:
     """Write the policy to `out` as a Hugging Face directory. Returns the number of parameters."""
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(shape.room_width)
     model = build_model(shape, len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id, seed)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
