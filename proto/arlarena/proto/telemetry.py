@@ -24,7 +24,7 @@ class Logger:
         if LEVELS[level] < self._threshold:
             return
         record = {"ts": round(time.time(), 3), "level": level, "service": self.service, "event": event, **fields}
-        stream = self._stream or sys.stderr
+        stream = self._stream if self._stream is not None else sys.stderr
         stream.write(self._encoder.encode(record).decode() + "\n")
         stream.flush()
 
@@ -52,6 +52,6 @@ def get_logger(service: str, level: str = "info") -> Logger:
 
 def announce(host: str, port: int, stream: TextIO | None = None) -> None:
     """Tell the parent process where this server listens: one JSON line on stdout."""
-    out = stream or sys.stdout
+    out = stream if stream is not None else sys.stdout
     out.write(msgspec.json.encode({"event": "listening", "host": host, "port": port}).decode() + "\n")
     out.flush()
