@@ -1,13 +1,6 @@
 """Makes `inference_support` importable, and one server for all tests that leave its weights alone."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-SUPPORT = str(Path(__file__).resolve().parents[2])
-if SUPPORT not in sys.path:
-    sys.path.append(SUPPORT)
 
 
 @pytest.fixture(scope="session")

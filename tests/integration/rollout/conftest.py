@@ -1,19 +1,12 @@
 """Scripted servers around a runner (see `rollout_support`)."""
 
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
+from rollout_support import House, open_house
 
-SUPPORT = str(Path(__file__).resolve().parents[2])
-if SUPPORT not in sys.path:
-    sys.path.append(SUPPORT)
-
-from rollout_support import House, open_house  # noqa: E402
-
-from arlarena.rollout.tokens import Tokens  # noqa: E402
-from arlarena.trainer.tiny import build_tokenizer  # noqa: E402
+from arlarena.rollout.tokens import Tokens
+from arlarena.trainer.tiny import build_tokenizer
 
 
 @pytest.fixture(scope="session")
