@@ -51,10 +51,11 @@ def test_minibatches_deal_whole_groups_once_and_depend_on_the_seed_alone(make_gr
     scored = score(recipe("sampo"), groups, Freshness(3, 1, KNOWN), invalid_penalty=0.1, max_response_tokens=8)
 
     def names(seed):
-        return [[each.group.id for each in part] for part in minibatches(scored, 3, seed)]
+        return [[each.group.id for each in part] for part in minibatches(scored, 2, seed)]
 
     assert names(5) == names(5) != names(6)
     assert sorted(name for part in names(5) for name in part) == list("abcdefg")
-    assert sorted(map(len, names(5))) == [2, 2, 3]
+    assert sorted(map(len, names(5))) == [1, 2, 2, 2]
     assert minibatches([], 3, 0) == []
-    assert len(minibatches(scored[:2], 3, 0)) == 2
+    assert [len(part) for part in minibatches(scored[:2], 3, 0)] == [2]
+    assert [len(part) for part in minibatches(scored, 100, 0)] == [7]

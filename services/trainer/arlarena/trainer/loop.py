@@ -83,7 +83,7 @@ class Trainer:
     def learn(self, groups: list[ScoredGroup], version: Version) -> dict[str, float]:
         """Deal the groups into minibatches and take one optimiser step on each."""
         settings, digest = self.settings, version.version.digest
-        dealt = minibatches(groups, settings.updates_per_batch, seed=self.seed * 1_000_003 + self.state.step)
+        dealt = minibatches(groups, settings.minibatch_groups, seed=self.seed * 1_000_003 + self.state.step)
         rows = [rows_of(part, digest, settings.advantage_scale) for part in dealt]
         return self.learner.update([part for part in rows if part], self.state.step)
 

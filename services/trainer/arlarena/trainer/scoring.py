@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from arlarena.proto.trajectory import Group, Trajectory
 from arlarena.trainer.objectives import GroupAdvantages, GroupRewards, Recipe, compute_advantages
 from arlarena.trainer.packing import Row
+from arlarena.trainer.settings import updates_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +135,13 @@ def rows_of(groups: Sequence[ScoredGroup], current_digest: str, advantage_scale:
     return rows
 
 
-def minibatches(groups: Sequence[ScoredGroup], count: int, seed: int) -> list[list[ScoredGroup]]:
-    """Deal whole groups into at most `count` minibatches, in an order that depends on `seed` alone.
+def minibatches(groups: Sequence[ScoredGroup], size: int, seed: int) -> list[list[ScoredGroup]]:
+    """Deal whole groups into minibatches of about `size`, in an order that depends on `seed` alone.
 
-    Whole groups, because rows that one ratio joins must meet the same weights, and because equal rows are then
-    computed once.
+    Whole groups, because rows that one ratio joins must meet the same weights, and because equal rows are then computed
+    once. A fixed size and not a fixed number: a batch that the filter left small would else give noisy updates.
     """
     order = list(groups)
     random.Random(seed).shuffle(order)
-    count = min(count, len(order))
+    count = min(updates_of(len(order), size), len(order))
     return [order[i::count] for i in range(count)]

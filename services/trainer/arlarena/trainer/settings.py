@@ -69,7 +69,10 @@ class TrainerSettings(Table):
     )
     groups_per_step: PositiveInt = 16
     group_size: PositiveInt = 8
-    updates_per_batch: PositiveInt = 4
+    minibatch_groups: PositiveInt = Field(
+        4,
+        description="groups of one optimiser update; a batch that the filter left small gets fewer updates, not noisier",
+    )
     staleness: NonNegativeInt = Field(1, description="optimiser steps that a sample may be behind; 0 is synchronous")
     cold_start_steps: NonNegativeInt = 0
     task_split: str = "train"
@@ -103,6 +106,16 @@ class TrainerSettings(Table):
     reissue_after_s: PositiveFloat = Field(20.0, description="silence after which outstanding tasks are issued again")
     stall_s: PositiveFloat = Field(900.0, description="silence after which the run ends with an error")
     max_dead_in_a_row: PositiveInt = 32
+
+    @property
+    def updates_per_batch(self) -> int:
+        """Optimiser updates on a full batch."""
+        return updates_of(self.groups_per_step, self.minibatch_groups)
+
+
+def updates_of(groups: int, minibatch_groups: int) -> int:
+    """How many updates `groups` groups give: as near to `minibatch_groups` each as equal shares allow."""
+    return max(1, round(groups / minibatch_groups))
 
 
 def seed_from(environment: dict[str, str] | None = None) -> int | None:
