@@ -350,7 +350,7 @@ def test_held_out_rooms_are_not_demonstrated(stack: Stack, tmp_path: Path, capsy
     out = tmp_path / "leak.msgpack"
     where = ("--config", str(stack.config), "--environment-url", stack.environment.url)
     assert run("demonstrate", *where, "--split", "test", "--count", "2", "--out", str(out)) == 1
-    assert "expert_on_evaluation" in capsys.readouterr().err
+    assert "expert_splits" in capsys.readouterr().err
     assert not out.exists()
 
 

@@ -261,9 +261,12 @@ async def test_the_expert_is_silent_on_evaluation_splits(service):
 
 
 async def test_the_expert_speaks_on_evaluation_splits_when_allowed():
-    settings = EnvironmentSettings(expert_on_evaluation=True)
+    settings = EnvironmentSettings(expert_splits=("validation",))
     service = EnvironmentService(load("test", "sokoban", {}), settings, get_logger("test"))
     (session,) = service.store.open(1)
-    await service.reset(session, ResetSpec(split="test"))
+    await service.reset(session, ResetSpec(split="validation"))
     assert (await service.expert(session)).plan
+    await service.reset(session, ResetSpec(split="test"))
+    with pytest.raises(ApiError, match="expert_splits does not name"):
+        await service.expert(session)
     service.close()

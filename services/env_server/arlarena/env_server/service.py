@@ -65,7 +65,8 @@ class EnvironmentService:
             ),
             clock,
         )
-        self._held_out = {split.name for split in self.info.splits if split.evaluation}
+        evaluation = {split.name for split in self.info.splits if split.evaluation}
+        self._held_out = evaluation - set(settings.expert_splits)
         self._pool = ThreadPoolExecutor(settings.reset_workers, thread_name_prefix="episode")
 
     def close(self) -> None:
@@ -213,11 +214,11 @@ class EnvironmentService:
             episode = session.episode
             if episode is None:
                 raise errors.not_reset(session.id)
-            if episode.task.split in self._held_out and not self.settings.expert_on_evaluation:
+            if episode.task.split in self._held_out:
                 raise ApiError(
                     403,
                     "expert_forbidden",
-                    f"{episode.task.id} is an evaluation task: [environment] expert_on_evaluation = true allows it",
+                    f"{episode.task.id} is an evaluation task: [environment] expert_splits does not name its split",
                 )
             if episode.done:
                 raise errors.episode_over(session.id, episode.steps)

@@ -36,7 +36,7 @@ class EnvironmentSettings(Table):
     max_body_bytes: PositiveInt = Field(16 << 20, description="largest body of a request")
     max_action_chars: PositiveInt = Field(1 << 20, description="longest reply that a step reads")
     retry_after_s: PositiveFloat = Field(1.0, description="what Retry-After says when the server is full")
-    expert_on_evaluation: bool = Field(False, description="whether the expert answers on evaluation splits")
+    expert_splits: tuple[str, ...] = Field((), description="evaluation splits on which the expert answers all the same")
     websocket_ping_s: NonNegativeFloat = Field(
         0.0, description="interval of keep-alive pings; 0: none, since a client that generates for long answers none"
     )
@@ -45,8 +45,8 @@ class EnvironmentSettings(Table):
 
 
 def from_variables() -> dict[str, str]:
-    """Values of `ARLARENA_ENVIRONMENT_<FIELD>`; an empty variable counts as absent. `options` come from files only."""
-    names = [name for name in EnvironmentSettings.model_fields if name != "options"]
+    """Values of `ARLARENA_ENVIRONMENT_<FIELD>`; an empty variable counts as absent. Tables and lists come from files only."""
+    names = [name for name in EnvironmentSettings.model_fields if name not in ("options", "expert_splits")]
     values = {name: os.environ.get(f"ARLARENA_ENVIRONMENT_{name.upper()}") for name in names}
     return {name: value for name, value in values.items() if value}
 

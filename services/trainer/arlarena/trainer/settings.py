@@ -71,7 +71,7 @@ class TrainerSettings(Table):
     group_size: PositiveInt = 8
     minibatch_groups: PositiveInt = Field(
         4,
-        description="groups of one optimiser update; a batch that the filter left small gets fewer updates, not noisier",
+        description="groups of one update; a batch that the filter left small gets fewer, not noisier ones",
     )
     staleness: NonNegativeInt = Field(1, description="optimiser steps that a sample may be behind; 0 is synchronous")
     cold_start_steps: NonNegativeInt = 0
