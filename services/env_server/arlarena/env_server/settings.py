@@ -45,7 +45,7 @@ class EnvironmentSettings(Table):
 
 
 def from_variables() -> dict[str, str]:
-    """Values of `ARLARENA_ENVIRONMENT_<FIELD>`; an empty variable counts as absent. Tables and lists come from files only."""
+    """Values of `ARLARENA_ENVIRONMENT_<FIELD>`; an empty one counts as absent. Tables and lists come from files."""
     names = [name for name in EnvironmentSettings.model_fields if name not in ("options", "expert_splits")]
     values = {name: os.environ.get(f"ARLARENA_ENVIRONMENT_{name.upper()}") for name in names}
     return {name: value for name, value in values.items() if value}
