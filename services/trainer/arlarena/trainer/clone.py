@@ -110,6 +110,16 @@ def batches(rows: Sequence[Row], size: int, seed: int) -> Iterator[list[Row]]:
             yield [rows[i] for i in order[start : start + size]]
 
 
+def learning_rate(settings: CloneSettings, step: int, limit: int) -> float:
+    """The rate of `step` (from 0) of at most `limit`: a linear rise, then a linear fall to `final_lr_share`.
+
+    The fall matters for the format: at a constant high rate every reply keeps a few percent of noise.
+    """
+    rise = min(1.0, (step + 1) / (settings.warmup_steps + 1))
+    fall = 1.0 - (1.0 - settings.final_lr_share) * step / limit
+    return settings.lr * min(rise, fall)
+
+
 def clone(
     model: PreTrainedModel,
     train: Sequence[Row],
@@ -132,7 +142,7 @@ def clone(
     step = 0
     for batch in batches(train, settings.batch_rows, seed):
         for group in optimizer.param_groups:
-            group["lr"] = settings.lr * min(1.0, (step + 1) / (settings.warmup_steps + 1))
+            group["lr"] = learning_rate(settings, step, limit)
         optimizer.zero_grad(set_to_none=True)
         loss = negative_log_likelihood(model, batch, backward=True)
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)

@@ -45,6 +45,9 @@ class CloneSettings(Table):
     lr: PositiveFloat = 3e-3
     weight_decay: NonNegativeFloat = 0.01
     warmup_steps: NonNegativeInt = 20
+    final_lr_share: float = Field(
+        0.05, ge=0, le=1, description="the rate falls linearly to this share of lr at the end"
+    )
     batch_rows: PositiveInt = 96
     max_epochs: PositiveInt = Field(1, description="how often each demonstration is seen at most")
     patience: PositiveInt = Field(3, description="validations without improvement before it stops")
