@@ -92,7 +92,7 @@ def check_lineage(directory, steps):
 def test_a_short_run_learns_and_accounts_for_every_group(tmp_path):
     directory = tmp_path / "run"
     summary = finish(up(directory), directory)
-    counts = check_lineage(directory, steps=14)
+    counts = check_lineage(directory, steps=10)
     assert {key: counts[key] for key in ("trained", "filtered", "stale", "dead")} == summary["groups"]
     before, after = summary["before"], summary["after"]
     assert summary["panel"]["n"] == 256
@@ -117,7 +117,8 @@ VICTIMS = {
 def test_kill_9_of_every_service_in_turn_loses_and_doubles_nothing(tmp_path):
     directory = tmp_path / "run"
     steps = 12
-    launcher = up(directory, "evaluation.count=32", f"trainer.steps={steps}")
+    small = ("evaluation.count=32", "clone.demonstrations=60", "trainer.groups_per_step=8")
+    launcher = up(directory, *small, f"trainer.steps={steps}")
     try:
         for number, (name, words) in enumerate(VICTIMS.items()):
             reached = 2 * number + 1
