@@ -219,10 +219,13 @@ async def test_info_says_what_is_played(api):
 
 async def test_replies_have_the_declared_types(api):
     session = await api.open(index=2)
-    msgspec.convert((await api("GET", f"/v1/sessions/{session}"))[1], env.OpenedSession)
-    msgspec.convert((await api("POST", "/reset", {"session_id": session}))[1], env.StepResult)
+    opened = msgspec.convert((await api("GET", f"/v1/sessions/{session}"))[1], env.OpenedSession)
+    assert opened.session_id == session
+    result = msgspec.convert((await api("POST", "/reset", {"session_id": session}))[1], env.StepResult)
+    assert result.done is False
     batch = {"items": [{"session_id": session, "op": "state"}]}
-    msgspec.convert((await api("POST", "/v1/batch", batch))[1], env.BatchReply)
+    reply = msgspec.convert((await api("POST", "/v1/batch", batch))[1], env.BatchReply)
+    assert [item.ok for item in reply.results] == [True]
 
 
 async def test_openapi_lists_every_route(api):

@@ -61,7 +61,7 @@ def test_what_the_engine_does_not_do_is_refused_and_not_ignored(server, params):
 
 def test_neutral_values_of_what_is_not_implemented_are_accepted(server):
     neutral = {"repetition_penalty": 1.0, "min_p": 0.0, "presence_penalty": 0.0, "min_tokens": 0, "top_k": -1}
-    server.generate([5], max_tokens=1, **neutral)
+    assert server.generate([5], max_tokens=1, **neutral)
 
 
 @pytest.mark.parametrize(

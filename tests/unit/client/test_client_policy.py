@@ -216,7 +216,8 @@ async def test_more_than_a_hundred_requests_at_once(serve: Any) -> None:
         return web.json_response(generated())
 
     async with PolicyClient(await serve(handle), Timeouts(request_s=10.0), retries=0) as policy:
-        await asyncio.gather(*(policy.generate([1], Sampling(), seed=i) for i in range(200)))
+        answers = await asyncio.gather(*(policy.generate([1], Sampling(), seed=i) for i in range(200)))
+    assert inside == len(answers) == 200
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:80", "ftp://host", "http://", ""])
