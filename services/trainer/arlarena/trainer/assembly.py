@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from arlarena.proto.config import ConfigError
 from arlarena.proto.stream import Streams
 from arlarena.proto.telemetry import Logger
 from arlarena.trainer.checkpoint import Checkpoints, TrainerState
@@ -17,10 +16,9 @@ from arlarena.trainer.diagnostics import MetricsFile
 from arlarena.trainer.learner import Learner
 from arlarena.trainer.loop import Trainer
 from arlarena.trainer.model import load_policy
-from arlarena.trainer.objectives import Recipe, RecipeError, RunFacts, check, recipe
 from arlarena.trainer.progress import Progress
 from arlarena.trainer.publisher import Probe, Publisher, VersionStore
-from arlarena.trainer.settings import TrainerSettings
+from arlarena.trainer.settings import TrainerSettings, chosen_recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,30 +37,12 @@ class Plan:
     resume: bool
 
 
-def chosen_recipe(settings: TrainerSettings, log: Logger) -> Recipe:
-    """The method, checked against the run.
-
-    Raises:
-        ConfigError: unknown method or choice, or a combination that is provably dead.
-    """
-    try:
-        method = recipe(settings.recipe, **settings.recipe_overrides)
-        facts = RunFacts(
-            updates_per_batch=settings.updates_per_batch,
-            policy_anchor=settings.policy_anchor,
-            group_size=settings.group_size,
-        )
-        for warning in check(method, facts):
-            log.warning("recipe", reason=warning)
-        return method
-    except RecipeError as error:
-        raise ConfigError(f"[trainer] {error}") from error
-
-
 async def run_trainer(plan: Plan, log: Logger, interrupted: Callable[[], bool]) -> None:
     """Build everything, restore the newest checkpoint if asked to, and train."""
     settings = plan.settings
-    method = chosen_recipe(settings, log)
+    method, warnings = chosen_recipe(settings)
+    for warning in warnings:
+        log.warning("recipe", reason=warning)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     torch.manual_seed(plan.seed)

@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table
+
+if TYPE_CHECKING:
+    from arlarena.trainer.objectives import Recipe
 
 
 class TinyPolicy(Table):
@@ -121,6 +124,27 @@ def updates_of(groups: int, minibatch_groups: int) -> int:
     return max(1, round(groups / minibatch_groups))
 
 
+def chosen_recipe(settings: TrainerSettings, where: str = "") -> tuple[Recipe, tuple[str, ...]]:
+    """The method, checked against the run, and warnings about choices that will hardly act. `where` begins the message
+    of an error.
+
+    Raises:
+        ConfigError: unknown method or choice, or a combination that is provably dead.
+    """
+    from arlarena.trainer.objectives import RecipeError, RunFacts, check, recipe  # imports torch
+
+    try:
+        method = recipe(settings.recipe, **settings.recipe_overrides)
+        facts = RunFacts(
+            updates_per_batch=settings.updates_per_batch,
+            policy_anchor=settings.policy_anchor,
+            group_size=settings.group_size,
+        )
+        return method, check(method, facts)
+    except RecipeError as error:
+        raise ConfigError(f"{where}[trainer] {error}") from error
+
+
 def seed_from(environment: dict[str, str] | None = None) -> int | None:
     """`ARLARENA_SEED`, which overrides `[run] seed`.
 
@@ -159,7 +183,7 @@ def check_file(path: Path) -> None:
     load_table(path, "run", RunSettings)
     load_table(path, "policy", PolicySettings)
     load_table(path, "clone", CloneSettings)
-    load_table(path, "trainer", TrainerSettings)
+    chosen_recipe(load_table(path, "trainer", TrainerSettings), f"{path}: ")
 
 
 def main() -> int:
