@@ -95,7 +95,7 @@ def gradients_after(policy, rows, run, method):
     learner.optimizer.register_step_pre_hook(
         lambda *_: seen.update({name: p.grad.clone() for name, p in model.named_parameters()})
     )
-    metrics = learner.update([rows], step=0)
+    metrics = learner.update([rows], rate=1e-3)
     return seen, metrics
 
 
@@ -130,7 +130,7 @@ def test_zero_advantages_leave_only_the_pull_to_the_reference(policy):
     ]
     model = copy.deepcopy(policy)
     learner = Learner(model, policy, recipe("sampo"), TrainerSettings(lr=1e-3, kl_coefficient=0.01, weight_decay=0.0))
-    metrics = learner.update([rows], step=0)
+    metrics = learner.update([rows], rate=1e-3)
     assert metrics["grad_norm"] < 1e-6  # the policy is the reference, where k3 has its minimum
 
 
@@ -138,10 +138,10 @@ def test_the_decoupled_anchor_is_the_policy_at_the_start_of_the_step(policy):
     rows = random_rows(6)
     learner = Learner(copy.deepcopy(policy), policy, recipe("grpo"), settings(policy_anchor="decoupled"))
     half = len(rows) // 2
-    metrics = learner.update([rows[:half], rows[half:]], step=0)
+    metrics = learner.update([rows[:half], rows[half:]], rate=1e-3)
     assert metrics["ratio_mean"] != 1.0  # the second minibatch meets moved weights
     first = Learner(copy.deepcopy(policy), policy, recipe("grpo"), settings(policy_anchor="decoupled"))
-    alone = first.update([rows], step=0)
+    alone = first.update([rows], rate=1e-3)
     assert alone["ratio_mean"] == pytest.approx(1.0, abs=1e-6)
     assert alone["outside"] == 0.0
 
@@ -152,17 +152,17 @@ def test_mismatch_is_measured_on_fresh_rows_of_the_first_update(policy):
         log_probs, _ = reference_log_probs(policy, row, 1.0)
         exact.append(Row(row.prompt, row.response, log_probs.numpy().astype(np.float32), row.mask, 1.0, 0, True))
     learner = Learner(copy.deepcopy(policy), policy, recipe("grpo"), settings())
-    metrics = learner.update([exact, exact], step=0)
+    metrics = learner.update([exact, exact], rate=1e-3)
     assert 0 < metrics["mismatch_max"] < 1e-4
     assert metrics["mismatch_tokens"] == sum(int(row.mask.sum()) for row in exact)
     stale = [Row(r.prompt, r.response, r.behaviour - 1, r.mask, 1.0, 0, False) for r in exact]
-    assert learner.update([stale], step=1)["mismatch_tokens"] == 0
+    assert learner.update([stale], rate=1e-3)["mismatch_tokens"] == 0
 
 
 def test_no_rows_leave_the_weights_alone(policy):
     learner = Learner(copy.deepcopy(policy), policy, recipe("sampo"), settings())
     before = copy.deepcopy(learner.policy.state_dict())
-    assert learner.update([], step=0)["grad_norm"] == 0.0
+    assert learner.update([], rate=1e-3)["grad_norm"] == 0.0
     assert all(torch.equal(value, before[key]) for key, value in learner.policy.state_dict().items())
 
 

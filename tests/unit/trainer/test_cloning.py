@@ -8,7 +8,6 @@ from arlarena.trainer.clone import (
     batches,
     clone,
     demonstration_rows,
-    learning_rate,
     load_demonstrations,
     negative_log_likelihood,
 )
@@ -80,13 +79,3 @@ def test_an_epoch_visits_every_row_once_and_depends_on_the_seed():
     assert sorted(epoch) == sorted(map(id, rows))
     again = batches(rows, 4, seed=1)
     assert [id(row) for _ in range(3) for row in next(again)] == epoch
-
-
-def test_the_rate_rises_and_falls():
-    settings = CloneSettings(lr=2.0, warmup_steps=9, final_lr_share=0.1)
-    rates = [learning_rate(settings, step, 100) for step in range(100)]
-    assert rates[0] == pytest.approx(0.2)
-    assert max(rates) == pytest.approx(2.0 * (1 - 0.9 * 0.09), rel=0.01)
-    assert rates[50] == pytest.approx(2.0 * 0.55)
-    assert rates[99] == pytest.approx(2.0 * 0.109)
-    assert rates[10:] == sorted(rates[10:], reverse=True)

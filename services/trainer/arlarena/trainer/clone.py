@@ -24,6 +24,7 @@ from arlarena.proto.config import ConfigError
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trajectory import FloatArray, Group, SchemaError, read_groups
 from arlarena.trainer.logprobs import microbatch_log_probs
+from arlarena.trainer.optim import adamw, rate_share, set_rate
 from arlarena.trainer.packing import Row, micro_batches
 from arlarena.trainer.progress import Progress
 from arlarena.trainer.settings import CloneSettings
@@ -110,16 +111,6 @@ def batches(rows: Sequence[Row], size: int, seed: int) -> Iterator[list[Row]]:
             yield [rows[i] for i in order[start : start + size]]
 
 
-def learning_rate(settings: CloneSettings, step: int, limit: int) -> float:
-    """The rate of `step` (from 0) of at most `limit`: a linear rise, then a linear fall to `final_lr_share`.
-
-    The fall matters for the format: at a constant high rate every reply keeps a few percent of noise.
-    """
-    rise = min(1.0, (step + 1) / (settings.warmup_steps + 1))
-    fall = 1.0 - (1.0 - settings.final_lr_share) * step / limit
-    return settings.lr * min(rise, fall)
-
-
 def clone(
     model: PreTrainedModel,
     train: Sequence[Row],
@@ -135,14 +126,12 @@ def clone(
     per_epoch = max(1, len(train) // settings.batch_rows)
     validate_every = max(settings.min_validation_steps, per_epoch)
     limit = settings.max_epochs * per_epoch
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings.lr, betas=(0.9, 0.95), weight_decay=settings.weight_decay
-    )
+    optimizer = adamw(model.parameters(), settings.lr, (0.9, 0.95), settings.weight_decay)
     best_loss, best_step, best_weights, misses = math.inf, 0, copy.deepcopy(model.state_dict()), 0
     step = 0
     for batch in batches(train, settings.batch_rows, seed):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(settings, step, limit)
+        share = rate_share(step, settings.warmup_steps, step / limit, settings.final_lr_share)
+        set_rate(optimizer, settings.lr * share)
         optimizer.zero_grad(set_to_none=True)
         loss = negative_log_likelihood(model, batch, backward=True)
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)

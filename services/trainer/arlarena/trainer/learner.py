@@ -26,6 +26,7 @@ from arlarena.trainer.objectives import (
     sequence_log_ratio,
     sequence_sums,
 )
+from arlarena.trainer.optim import adamw, set_rate
 from arlarena.trainer.packing import MicroBatch, Row, micro_batches
 from arlarena.trainer.settings import TrainerSettings
 
@@ -41,17 +42,15 @@ class Learner:
         self.recipe = recipe
         self.settings = settings
         self.reference = reference or (frozen_copy(policy) if settings.kl_coefficient > 0 else None)
-        self.optimizer = torch.optim.AdamW(
-            policy.parameters(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay
-        )
+        self.optimizer = adamw(policy.parameters(), settings.lr, settings.betas, settings.weight_decay)
         self.terms = RunTerms(
             kl_coefficient=settings.kl_coefficient,
             entropy_coefficient=settings.entropy_coefficient,
             correction="none" if settings.policy_anchor == "bypass" else "truncate",
         )
 
-    def update(self, minibatches: Sequence[Sequence[Row]], step: int) -> dict[str, float]:
-        """Take one optimiser step a minibatch and return the means of their metrics.
+    def update(self, minibatches: Sequence[Sequence[Row]], rate: float) -> dict[str, float]:
+        """Take one optimiser step a minibatch at the learning rate `rate`, and return the means of their metrics.
 
         With the `decoupled` anchor, π_old is this policy before the first of them. Without a single row the weights
         stay.
@@ -62,7 +61,7 @@ class Learner:
         limit = sys.maxsize if self.recipe.literal else self.settings.tokens_per_microbatch
         cut = [list(micro_batches(rows, limit)) for rows in minibatches]
         before = [[self._measure(batch) for batch in batches] for batches in cut] if self._needs_old() else None
-        self._set_learning_rate(step)
+        set_rate(self.optimizer, rate)
         parts: list[dict[str, float]] = []
         cells: CellTable | None = None
         gap = Mismatch(0.0, 0.0, 0)
@@ -72,6 +71,7 @@ class Learner:
             cells = table if cells is None else cells + table
             gap = seen if i == 0 else gap  # later minibatches meet weights that have moved
         metrics = _over_updates(parts)
+        metrics["learning_rate"] = rate
         metrics |= {"mismatch_k3": gap.mean_k3, "mismatch_max": gap.max_abs, "mismatch_tokens": float(gap.tokens)}
         if cells is not None:
             metrics |= {f"kl_share/{name}": share for name, share in cells.kl_shares().items()}
@@ -94,11 +94,6 @@ class Learner:
 
     def _needs_old(self) -> bool:
         return self.settings.policy_anchor == "decoupled"
-
-    def _set_learning_rate(self, step: int) -> None:
-        scale = min(1.0, (step + 1) / (self.settings.lr_warmup_steps + 1))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * scale
 
     def _one_update(
         self, batches: Sequence[MicroBatch], old: Sequence[Tensor] | None

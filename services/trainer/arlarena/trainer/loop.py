@@ -17,6 +17,7 @@ from arlarena.trainer.checkpoint import Checkpoints, TrainerState
 from arlarena.trainer.collector import Collected, Collector
 from arlarena.trainer.diagnostics import MetricsFile, episode_figures, training_figures
 from arlarena.trainer.learner import Learner
+from arlarena.trainer.optim import rate_share
 from arlarena.trainer.progress import Progress
 from arlarena.trainer.publisher import Publisher, Version, VersionStore
 from arlarena.trainer.scoring import Freshness, ScoredGroup, minibatches, rows_of, score
@@ -58,16 +59,19 @@ class Trainer:
             self.record(collected, groups, figures, time.monotonic() - started)
         await self.close()
 
+    def done(self) -> float:
+        """The share of the run that is over: of its steps, its time or its experience, whichever is furthest."""
+        settings, state = self.settings, self.state
+        shares = [state.step / settings.steps]
+        if settings.max_minutes is not None:
+            shares.append(state.seconds / (60 * settings.max_minutes))
+        if settings.max_environment_steps is not None:
+            shares.append(state.environment_steps / settings.max_environment_steps)
+        return max(shares)
+
     def finished(self) -> bool:
         """Whether the run has had its steps, its time or its experience."""
-        settings, state = self.settings, self.state
-        return (
-            state.step >= settings.steps
-            or (settings.max_minutes is not None and state.seconds >= 60 * settings.max_minutes)
-            or (
-                settings.max_environment_steps is not None and state.environment_steps >= settings.max_environment_steps
-            )
-        )
+        return self.done() >= 1.0
 
     def score(self, collected: Collected) -> list[ScoredGroup]:
         """Advantages over whole groups; stale members are marked, not yet dropped."""
@@ -85,7 +89,8 @@ class Trainer:
         settings, digest = self.settings, version.version.digest
         dealt = minibatches(groups, settings.minibatch_groups, seed=self.seed * 1_000_003 + self.state.step)
         rows = [rows_of(part, digest, settings.advantage_scale) for part in dealt]
-        return self.learner.update([part for part in rows if part], self.state.step)
+        share = rate_share(self.state.step, settings.lr_warmup_steps, self.done(), settings.final_lr_share)
+        return self.learner.update([part for part in rows if part], settings.lr * share)
 
     async def publish(self) -> Version:
         """Make the present weights durable, then let them sample.

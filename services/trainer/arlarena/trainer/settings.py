@@ -88,7 +88,10 @@ class TrainerSettings(Table):
     max_response_tokens: PositiveInt = 512
 
     lr: PositiveFloat = 1e-6
-    lr_warmup_steps: NonNegativeInt = 0
+    lr_warmup_steps: NonNegativeInt = Field(0, description="steps over which the rate rises to lr")
+    final_lr_share: float = Field(
+        1.0, ge=0, le=1, description="the rate falls linearly to this share of lr at the end; 1 keeps it"
+    )
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 0.01
     gradient_clip: PositiveFloat = 1.0
