@@ -63,6 +63,16 @@ def test_several_boxes_and_goals_come_in_reading_order():
     )
 
 
+def test_surroundings_are_the_cells_above_below_left_and_right():
+    lines = observe(ROOM, start_of(ROOM), "grid+surroundings").split("\n")
+    assert lines[:-1] == observe(ROOM, start_of(ROOM), "grid+coordinates").split("\n")
+    assert lines[-1] == "around you #___ around box ____"
+    room = Room.parse("######\n#OXP_#\n#_X_O#\n######")
+    assert observe(room, start_of(room), "grid+surroundings").split("\n")[-1] == (
+        "around you #_X_ around box #XOP around box X#__"
+    )
+
+
 def test_the_compact_prompt_exactly():
     text = observe(ROOM, start_of(ROOM), "grid+coordinates")
     expected = "######\n#_P__#\n#__X_#\n#____#\n#___O#\n######\nyou 1 2 box 2 3 goal 4 4"

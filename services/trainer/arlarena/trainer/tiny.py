@@ -31,7 +31,7 @@ CHAT_TEMPLATE = (
 
 REPLY_PIECES = ("<think>", "</think>", "<action>", "</action>")
 SOKOBAN_WORDS = (
-    *("\nyou ", " box ", " goal "),
+    *("\nyou ", " box ", " goal ", "\naround you ", " around box "),
     *("push up", "push down", "push left", "push right", "up", "down", "left", "right", "still"),
     *(f" {digit}" for digit in string.digits),
     "√",

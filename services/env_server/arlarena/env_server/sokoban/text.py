@@ -11,7 +11,7 @@ from arlarena.env_server.sokoban.room import Room, cells, render
 
 TEMPLATE_VERSION = "1"
 
-ObservationStyle = Literal["grid", "grid+coordinates"]
+ObservationStyle = Literal["grid", "grid+coordinates", "grid+surroundings"]
 TemplateName = Literal["full", "compact"]
 
 FULL_TEMPLATE = """\
@@ -52,11 +52,27 @@ def coordinates(room: Room, state: State) -> str:
     return " ".join(parts)
 
 
+def surroundings(room: Room, state: State, grid: Sequence[str]) -> str:
+    """The line `around you UDLR around box UDLR`: the cells above, below, left and right of each, as in the grid."""
+
+    def around(cell: int) -> str:
+        row, column = divmod(cell, room.width)
+        return grid[row - 1][column] + grid[row + 1][column] + grid[row][column - 1] + grid[row][column + 1]
+
+    boxes = [f"around box {around(cell)}" for cell in cells(state.boxes)]
+    return " ".join([f"around you {around(state.player)}", *boxes])
+
+
 def observe(room: Room, state: State, style: ObservationStyle) -> str:
-    """The observation: the grid, and with `grid+coordinates` one more line. No trailing newline."""
-    lines = render(room, state.player, state.boxes)
-    if style == "grid+coordinates":
+    """The observation: the grid; with `grid+coordinates` one more line; with `grid+surroundings` two. No trailing
+    newline.
+    """
+    grid = render(room, state.player, state.boxes)
+    lines = [*grid]
+    if style != "grid":
         lines.append(coordinates(room, state))
+    if style == "grid+surroundings":
+        lines.append(surroundings(room, state, grid))
     return "\n".join(lines)
 
 
