@@ -58,7 +58,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     size = 10 ** math.floor(math.log10(raw))
     step = min((size * factor for factor in (1, 2, 2.5, 5, 10)), key=lambda value: abs(value - raw))
     first = math.ceil(low / step - 1e-9)
-    return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
+    return [float(f"{index * step:.12g}") for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def short(value: float) -> str:
