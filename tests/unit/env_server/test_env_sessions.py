@@ -28,8 +28,15 @@ def clock():
 
 
 @pytest.fixture
-def store(clock):
-    return SessionStore(StoreLimits(3, default_ttl_s=10, max_ttl_s=100, retry_after_s=2), clock, wall=lambda: 5e9)
+def expired():
+    """The sessions that the store said were idle for too long."""
+    return []
+
+
+@pytest.fixture
+def store(clock, expired):
+    limits = StoreLimits(3, default_ttl_s=10, max_ttl_s=100, retry_after_s=2)
+    return SessionStore(limits, clock, wall=lambda: 5e9, on_expired=expired.extend)
 
 
 @pytest.fixture
@@ -51,12 +58,23 @@ def test_all_or_nothing(store):
     assert len(store) == 3
 
 
-def test_idle_sessions_end_and_used_ones_live(store, clock):
+def test_who_is_idle_for_too_long_gives_up_the_place_at_once(store, clock, expired):
+    old = store.open(3, ttl_s=5)
+    clock.now += 5
+    new = store.open(2)
+    assert expired == old
+    assert list(store) == new
+    with pytest.raises(ApiError, match="2 sessions asked for, 1 of 3 free"):
+        store.open(2)
+
+
+def test_idle_sessions_end_and_used_ones_live(store, clock, expired):
     idle, used = store.open(2)
     clock.now += 6
     store.get(used.id)
     clock.now += 6
-    assert store.reap() == [idle]
+    store.reap()
+    assert expired == [idle]
     with pytest.raises(ApiError, match="idle for longer") as caught:
         store.get(idle.id)
     assert (caught.value.status, caught.value.code) == (404, "unknown_session")
@@ -70,14 +88,16 @@ def test_an_expired_session_is_gone_before_the_reaper_comes(store, clock):
         store.get(session.id)
 
 
-async def test_an_operation_under_way_is_no_idleness(store, clock):
+async def test_an_operation_under_way_is_no_idleness(store, clock, expired):
     (session,) = store.open(1)
     async with session.lock:
         clock.now += 1e6
-        assert store.reap() == []
+        store.reap()
+        assert expired == []
         assert store.get(session.id) is session
     clock.now += 1e6
-    assert store.reap() == [session]
+    store.reap()
+    assert expired == [session]
 
 
 def test_leases_are_told_in_unix_time(store, clock):

@@ -59,7 +59,7 @@ async def _http_error(_: Request, error: Exception) -> Response:
 async def _reap(service: EnvironmentService) -> None:
     while True:
         await asyncio.sleep(service.settings.reap_interval_s)
-        service.reap()
+        service.store.reap()
 
 
 def create_app(service: EnvironmentService) -> FastAPI:

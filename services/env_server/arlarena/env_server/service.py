@@ -64,6 +64,7 @@ class EnvironmentService:
                 settings.shard,
             ),
             clock,
+            on_expired=self._expired,
         )
         evaluation = {split.name for split in self.info.splits if split.evaluation}
         self._held_out = evaluation - set(settings.expert_splits)
@@ -74,13 +75,10 @@ class EnvironmentService:
         self.store.draining = True
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def reap(self) -> None:
-        """Close idle sessions and say so."""
-        gone = self.store.reap()
+    def _expired(self, gone: list[Session]) -> None:
         self.metrics.expired.inc(len(gone))
         self.metrics.sessions.set(len(self.store))
-        if gone:
-            self.log.info("sessions_expired", count=len(gone), open=len(self.store))
+        self.log.info("sessions_expired", count=len(gone), open=len(self.store))
 
     def capacity(self) -> Capacity:
         """How many sessions there are and may be."""

@@ -56,12 +56,23 @@ class StoreLimits:
 
 
 class SessionStore:
-    """All sessions of one server, in memory. `clock` gives seconds that never run backwards; `wall` is Unix time."""
+    """All sessions of one server, in memory.
 
-    def __init__(self, limits: StoreLimits, clock: Clock = time.monotonic, wall: Clock = time.time) -> None:
+    `clock` gives seconds that never run backwards; `wall` is Unix time; `on_expired` is told of sessions that ended
+    for idleness.
+    """
+
+    def __init__(
+        self,
+        limits: StoreLimits,
+        clock: Clock = time.monotonic,
+        wall: Clock = time.time,
+        on_expired: Callable[[list[Session]], None] = lambda _: None,
+    ) -> None:
         self.limits = limits
         self._clock = clock
         self._wall = wall
+        self._on_expired = on_expired
         self._sessions: dict[str, Session] = {}
         self.draining = False
 
@@ -82,12 +93,16 @@ class SessionStore:
         ttl = self.limits.default_ttl_s if ttl_s is None else ttl_s
         if ttl > self.limits.max_ttl_s:
             raise invalid(f"ttl_s = {ttl:g} is beyond this server's limit of {self.limits.max_ttl_s:g} s")
-        free = self.limits.capacity - len(self._sessions)
-        if count > free:
-            raise at_capacity(count, free, self.limits.capacity, self.limits.retry_after_s)
+        if count > self._free():
+            self.reap()
+        if count > self._free():
+            raise at_capacity(count, self._free(), self.limits.capacity, self.limits.retry_after_s)
         opened = [self._new(ttl, group_id) for _ in range(count)]
         self._sessions.update({session.id: session for session in opened})
         return opened
+
+    def _free(self) -> int:
+        return self.limits.capacity - len(self._sessions)
 
     def _new(self, ttl_s: float, group_id: str | None) -> Session:
         return Session(f"{self.limits.shard}-{uuid.uuid4().hex}", ttl_s, self._clock() + ttl_s, group_id)
@@ -130,11 +145,12 @@ class SessionStore:
         # An operation under way is no idleness, however long it takes.
         return session.expires_at <= self._clock() and not session.lock.locked()
 
-    def reap(self) -> list[Session]:
-        """End the sessions whose idle time is over; returns them."""
+    def reap(self) -> None:
+        """End the sessions whose idle time is over."""
         idle = [session for session in self._sessions.values() if self._expired(session)]
-        self.discard(idle)
-        return idle
+        if idle:
+            self.discard(idle)
+            self._on_expired(idle)
 
     def lease_expires_at(self, session: Session) -> float:
         """When the session ends if nobody touches it, in Unix seconds."""
