@@ -112,8 +112,8 @@ def install():
     editable = [part for name in DISTRIBUTIONS for part in ("-e", "./" + name)]
     constraints = ["-c", "constraints.txt"]
     run(1, "a virtual environment", [sys.executable, "-m", "venv", "--clear", VENV])
-    run(2, "torch", pip(pinned("torch"), *from_index))
-    run(3, "the build back end", pip(pinned("hatchling")))
+    run(2, "torch", pip(pinned("torch"), *constraints, *from_index))
+    run(3, "the build back end", pip(pinned("hatchling"), *constraints))
     run(4, "ARLArena and its tools", pip("--no-build-isolation", *constraints, *editable, *TOOLS))
 
 
