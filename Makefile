@@ -7,18 +7,26 @@ CODE := proto client services tests benchmarks scripts
 PACKAGES := proto client services/env_server services/inference services/rollout services/trainer services/console
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format verify-demo clean
+.PHONY: help setup setup-openenv demo test check format verify-demo clean
 
 help: ## say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## make .venv with the pinned versions; at once where it is up to date
 	@$(PYTHON) scripts/setup.py
 
+setup-openenv: .venv-openenv/ready ## the official OpenEnv package, in an environment of its own: its tests and its benchmark need it
+
+.venv-openenv/ready: tests/openenv-requirements.txt
+	@echo "[setup-openenv] .venv-openenv, about a minute ..."
+	@$(PYTHON) -m venv --clear .venv-openenv
+	@.venv-openenv/bin/pip install --quiet --disable-pip-version-check --no-input -r $<
+	@touch $@
+
 demo: setup ## clone a small policy, train it with SAMPO on Sokoban, compare before and after: 15 minutes on 2 cores
 	@$(BIN)/arlarena up configs/demo.toml --fresh
 
-test: setup ## every test: under 10 minutes on 2 cores
+test: setup setup-openenv ## every test: under 10 minutes on 2 cores
 	@$(BIN)/pytest
 
 check: setup ## lint, format, types, direction of imports
@@ -35,5 +43,5 @@ verify-demo: setup ## the demo's claims on three seeds, with its controls: about
 	@$(BIN)/python benchmarks/verify_demo.py
 
 clean: ## remove .venv and caches; what is in runs/ stays
-	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	@rm -rf .venv .venv-openenv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

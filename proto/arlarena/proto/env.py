@@ -154,6 +154,31 @@ class Lease(msgspec.Struct):
     lease_expires_at: float
 
 
+class ForkRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """`POST /v1/sessions/{id}/fork`: `count` new sessions in the state of this one, or none."""
+
+    count: Annotated[int, msgspec.Meta(ge=1)] = 1
+    group_id: str | None = None
+    ttl_s: Seconds | None = None
+
+
+class Snapshot(msgspec.Struct):
+    """`POST /v1/sessions/{id}/snapshot`: a state that can be gone back to. `expires_at`: Unix seconds, if unused."""
+
+    snapshot_id: str
+    expires_at: float
+    task_id: str
+    step_count: int
+
+
+class RestoreRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """`POST /v1/snapshots/{id}/restore`: into a session, or into a new one where none is named."""
+
+    session_id: str | None = None
+    group_id: str | None = None
+    ttl_s: Seconds | None = None
+
+
 class BatchItem(ResetSpec, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """One operation of a batch. The fields of `ResetSpec` belong to `reset`, `action` and `step_index` to `step`.
 
@@ -224,6 +249,67 @@ class Split(msgspec.Struct):
     type: Literal["train", "validation", "test"]
     size: int | None
     evaluation: bool
+
+
+class TaskRef(msgspec.Struct):
+    """A task by its names; a reset takes it as it is."""
+
+    task_id: str
+    split: str
+    index: int
+
+
+class SplitRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """`POST /{env}/tasks` and `/{env}/num_tasks`."""
+
+    split: str
+
+
+class TaskRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """`POST /{env}/task`."""
+
+    split: str
+    index: int
+
+
+class TaskRangeRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """`POST /{env}/task_range`: from `start` (0) to `stop` (the end), which is not included."""
+
+    split: str
+    start: int | None = None
+    stop: int | None = None
+
+
+class TaskList(msgspec.Struct):
+    """All tasks of a split, in order."""
+
+    tasks: list[TaskRef]
+    env_name: str
+
+
+class TaskCount(msgspec.Struct):
+    """How many tasks a split has."""
+
+    num_tasks: int
+
+
+class TaskReply(msgspec.Struct):
+    """One task."""
+
+    task: TaskRef
+
+
+class TaskRange(msgspec.Struct):
+    """Some tasks of a split, in order."""
+
+    tasks: list[TaskRef]
+
+
+class SplitRef(msgspec.Struct):
+    """A split in OpenEnv's form."""
+
+    name: str
+    type: Literal["train", "validation", "test"]
 
 
 class Template(msgspec.Struct):

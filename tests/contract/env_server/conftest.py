@@ -14,6 +14,8 @@ name = "sokoban"
 capacity = {capacity}
 reap_interval_s = 0.05
 reattach_grace_s = {grace}
+session_ttl_s = {ttl}
+drain_s = {drain}
 max_body_bytes = 200000
 [environment.options]
 observation = "grid+coordinates"
@@ -23,10 +25,10 @@ min_moves = 3
 
 
 @contextlib.contextmanager
-def environment_server(folder, capacity=16, grace=30, arguments=()):
+def environment_server(folder, capacity=16, grace=30, ttl=900, drain=5, arguments=()):
     """Starts `python -m arlarena.env_server` on a free port, yields (URL, process), and stops it."""
     config = folder / "environment.toml"
-    config.write_text(CONFIG.format(capacity=capacity, grace=grace))
+    config.write_text(CONFIG.format(capacity=capacity, grace=grace, ttl=ttl, drain=drain))
     command = [
         sys.executable,
         "-m",
@@ -88,6 +90,6 @@ async def api(url):
         await client.close_all()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def start_server():
     return environment_server

@@ -175,7 +175,7 @@ def test_what_a_reset_means(spec, task):
         (ResetSpec(task_id="sokoban/train"), "not of the form"),
         (ResetSpec(task_id="alfworld/train/1"), "not of the form"),
         (ResetSpec(task_id="sokoban/train/x"), "not of the form"),
-        (ResetSpec(task_id="sokoban/train/1", index=1), "not both"),
+        (ResetSpec(task_id="sokoban/train/1", index=2), "is another task"),
     ],
 )
 def test_resets_that_mean_nothing(spec, message):

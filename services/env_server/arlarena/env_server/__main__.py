@@ -25,6 +25,7 @@ from arlarena.proto.telemetry import Logger, announce, get_logger
 
 EXIT_ADDRESS = 3
 BACKLOG = 2048
+DRAIN_LOOK_S = 0.02  # how often a stop looks whether the last session has ended
 
 
 class Server(uvicorn.Server):
@@ -34,6 +35,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
         self._log = log
+        self._draining: asyncio.Future[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then announce the address."""
@@ -56,8 +58,23 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     def _stop(self, number: int) -> None:
-        self._log.info("stopping", signal=signal.Signals(number).name, sessions=len(self._service.store))
-        self._service.store.draining = True
+        store = self._service.store
+        self._log.info("stopping", signal=signal.Signals(number).name, sessions=len(store))
+        if store.draining:  # told a second time
+            self.should_exit = True
+            return
+        store.draining = True
+        self._draining = asyncio.ensure_future(self._drain())
+
+    async def _drain(self) -> None:
+        """Let open sessions end, for a while; then say goodbye to the others and stop."""
+        store, loop = self._service.store, asyncio.get_running_loop()
+        ends = loop.time() + self._service.settings.drain_s
+        while len(store) and loop.time() < ends and not self.should_exit:
+            await asyncio.sleep(DRAIN_LOOK_S)
+            store.reap()
+        self._log.info("drained", sessions=len(store))
+        await self._service.part()
         self.should_exit = True
 
 

@@ -60,6 +60,7 @@ async def _reap(service: EnvironmentService) -> None:
     while True:
         await asyncio.sleep(service.settings.reap_interval_s)
         service.store.reap()
+        service.snapshots.reap()
 
 
 def create_app(service: EnvironmentService) -> FastAPI:

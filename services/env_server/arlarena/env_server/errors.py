@@ -53,6 +53,18 @@ def unknown_session(session_id: str) -> ApiError:
     )
 
 
+def unknown_snapshot(snapshot_id: str) -> ApiError:
+    """No such snapshot (any more)."""
+    message = f"no snapshot {snapshot_id!r}: it was never made on this server, was deleted, or was unused for too long"
+    return ApiError(404, "unknown_snapshot", message)
+
+
+def snapshots_full(limit: int) -> ApiError:
+    """No room for another snapshot."""
+    message = f"all {limit} snapshots are in use: delete some, wait, or raise [environment] max_snapshots"
+    return ApiError(503, "snapshots_full", message, "infra", True, 1.0)
+
+
 def at_capacity(asked: int, free: int, limit: int, retry_after_s: float) -> ApiError:
     """Not enough free sessions."""
     message = f"{asked} sessions asked for, {free} of {limit} free: close some, wait, or raise [environment] capacity"

@@ -8,16 +8,16 @@ from typing import Any
 
 import msgspec
 
-from arlarena.env_server.routes import Route
+from arlarena.env_server.routes import RAW, Route
 from arlarena.proto.env import ErrorReply
 
 API_VERSION = "1.0.0"
 _REFERENCE = "#/components/schemas/{name}"
 
 
-def _operation(route: Route, references: dict[type[msgspec.Struct], dict[str, Any]]) -> dict[str, Any]:
-    def content(kind: type[msgspec.Struct]) -> dict[str, Any]:
-        return {"application/json": {"schema": references[kind]}}
+def _operation(route: Route, references: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+    def content(kind: Any) -> dict[str, Any]:
+        return {"application/json": {"schema": references.get(kind, {})}}
 
     ok: dict[str, Any] = {"description": "Success"}
     if route.gives:
@@ -43,7 +43,8 @@ def _operation(route: Route, references: dict[type[msgspec.Struct], dict[str, An
 
 def document(title: str, routes: Sequence[Route]) -> dict[str, Any]:
     """An OpenAPI 3.1 document. Its version begins with "1.", which OpenEnv's validator asks for."""
-    kinds = list(dict.fromkeys(kind for route in routes for kind in (route.takes, route.gives, ErrorReply) if kind))
+    named = (kind for route in routes for kind in (route.takes, route.gives, ErrorReply) if kind and kind is not RAW)
+    kinds = list(dict.fromkeys(named))
     schemas, components = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)
     references = dict(zip(kinds, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}

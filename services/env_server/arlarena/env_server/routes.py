@@ -10,12 +10,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from arlarena.env_server import errors
+from arlarena.env_server import errors, mcp, tasks
+from arlarena.env_server.schemas import schema_of
 from arlarena.env_server.service import EnvironmentService
 from arlarena.env_server.wire import decode, read_body, reply
 from arlarena.proto import env
@@ -32,18 +32,21 @@ class Call:
 
 
 Handler = Callable[[Call], Awaitable[Any]]
+RAW = bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route. `gives` None means that the handler makes the Response itself. `errors`: statuses it may answer with."""
+    """A route. `takes` RAW: the handler reads the bytes itself. `gives` None: it makes the Response itself. `errors`:
+    statuses it may answer with.
+    """
 
     method: str
     path: str
     handler: Handler
     summary: str
-    takes: type[msgspec.Struct] | None = None
-    gives: type[msgspec.Struct] | None = None
+    takes: type[Any] | None = None
+    gives: Any = None
     errors: tuple[int, ...] = ()
     query: tuple[str, ...] = ()
 
@@ -65,17 +68,9 @@ async def metadata(call: Call) -> env.OpenEnvMetadata:
     return env.OpenEnvMetadata(info.name, info.description, info.version)
 
 
-def _schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    """A JSON Schema whose top level is the object itself, as OpenEnv's clients expect, its definitions beside it."""
-    (root,), definitions = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
-    name = root["$ref"].rsplit("/", 1)[-1]
-    top = dict(definitions.pop(name))
-    return {**top, "$defs": definitions} if definitions else top
-
-
 async def schema(call: Call) -> env.Schemas:
     """JSON Schemas of action, observation and state."""
-    return env.Schemas(_schema(env.Action), _schema(env.Observation), _schema(env.State))
+    return env.Schemas(schema_of(env.Action), schema_of(env.Observation), schema_of(env.State))
 
 
 async def state(call: Call) -> env.State:
@@ -104,6 +99,63 @@ async def step(call: Call) -> env.StepResult:
     return service.play(episode, body.action.text)
 
 
+async def rpc(call: Call) -> Response:
+    """MCP: JSON-RPC over HTTP; every reply is a 200."""
+    return reply(await mcp.answer(call.service, call.body))
+
+
+async def list_environments(call: Call) -> list[str]:
+    """The one environment that is served here."""
+    return [call.service.info.name]
+
+
+def _check_environment(call: Call) -> None:
+    """The environment of the path is the one that is served.
+
+    Raises:
+        ApiError: 404.
+    """
+    name, known = call.path["env"], call.service.info.name
+    if name.lower() != known.lower():
+        raise errors.ApiError(404, "unknown_environment", f"no environment {name!r} here; this server plays {known!r}")
+
+
+async def list_splits(call: Call) -> list[env.SplitRef]:
+    """The environment's splits."""
+    _check_environment(call)
+    return [env.SplitRef(split.name, split.type) for split in call.service.info.splits]
+
+
+async def list_tasks(call: Call) -> env.TaskList:
+    """All tasks of a split."""
+    _check_environment(call)
+    service = call.service
+    split = tasks.split_named(service.factory, call.body.split)
+    listed = tasks.task_range(service.factory, split, None, None, service.settings.max_listed)
+    return env.TaskList(listed, service.info.name)
+
+
+async def count_tasks(call: Call) -> env.TaskCount:
+    """How many tasks a split has."""
+    _check_environment(call)
+    return env.TaskCount(tasks.count(tasks.split_named(call.service.factory, call.body.split)))
+
+
+async def show_task(call: Call) -> env.TaskReply:
+    """One task."""
+    _check_environment(call)
+    factory, body = call.service.factory, call.body
+    return env.TaskReply(tasks.task_at(factory, tasks.split_named(factory, body.split), body.index))
+
+
+async def list_task_range(call: Call) -> env.TaskRange:
+    """Some tasks of a split."""
+    _check_environment(call)
+    factory, body = call.service.factory, call.body
+    split = tasks.split_named(factory, body.split)
+    return env.TaskRange(tasks.task_range(factory, split, body.start, body.stop, call.service.settings.max_listed))
+
+
 async def open_sessions(call: Call) -> env.SessionList:
     """Open sessions, all or none."""
     return env.SessionList(await call.service.open(call.body))
@@ -128,6 +180,27 @@ async def show_session(call: Call) -> env.OpenedSession:
 async def close_session(call: Call) -> Response:
     """End a session."""
     call.service.end(call.path["session_id"])
+    return Response(status_code=204)
+
+
+async def fork(call: Call) -> env.SessionList:
+    """Open sessions in the state of this one."""
+    return env.SessionList(await call.service.fork(call.service.store.get(call.path["session_id"]), call.body))
+
+
+async def snapshot(call: Call) -> env.Snapshot:
+    """Keep a session's state."""
+    return await call.service.snapshot(call.service.store.get(call.path["session_id"]))
+
+
+async def restore(call: Call) -> env.OpenedSession:
+    """Go back to a kept state."""
+    return await call.service.restore(call.path["snapshot_id"], call.body)
+
+
+async def forget_snapshot(call: Call) -> Response:
+    """Give up a snapshot."""
+    call.service.snapshots.forget(call.path["snapshot_id"])
     return Response(status_code=204)
 
 
@@ -173,6 +246,16 @@ ROUTES = (
     Route("GET", "/state", state, "Where an episode stands", gives=env.State, errors=(404,), query=("session_id",)),
     Route("POST", "/reset", reset, "Begin an episode", env.ResetRequest, env.StepResult, (404, 422, 504)),
     Route("POST", "/step", step, "Take a step", env.StepRequest, env.StepResult, (404, 409, 422, 504)),
+    Route("POST", "/mcp", rpc, "MCP, as JSON-RPC 2.0", takes=RAW),
+    Route("GET", "/list_environments", list_environments, "The environment served here", gives=list[str]),
+    Route("GET", "/{env}/splits", list_splits, "Its splits", gives=list[env.SplitRef], errors=(404,)),
+    Route("POST", "/{env}/tasks", list_tasks, "A split's tasks", env.SplitRequest, env.TaskList, (404, 422)),
+    Route("POST", "/{env}/num_tasks", count_tasks, "Their number", env.SplitRequest, env.TaskCount, (404, 422)),
+    Route("POST", "/{env}/task", show_task, "One task", env.TaskRequest, env.TaskReply, (400, 404, 422)),
+    Route(
+        "POST", "/{env}/task_range", list_task_range, "Some tasks", env.TaskRangeRequest, env.TaskRange,
+        (400, 404, 422),
+    ),
     Route(
         "POST", "/v1/sessions", open_sessions, "Open sessions, all or none", env.CreateSessions, env.SessionList,
         (422, 503, 504),
@@ -184,6 +267,19 @@ ROUTES = (
         "POST", "/v1/sessions/{session_id}/heartbeat", heartbeat, "Begin a session's idle time anew",
         gives=env.Lease, errors=(404,),
     ),
+    Route(
+        "POST", "/v1/sessions/{session_id}/fork", fork, "Open sessions in the state of this one",
+        env.ForkRequest, env.SessionList, (404, 409, 422, 503),
+    ),
+    Route(
+        "POST", "/v1/sessions/{session_id}/snapshot", snapshot, "Keep a session's state",
+        gives=env.Snapshot, errors=(404, 409, 503),
+    ),
+    Route(
+        "POST", "/v1/snapshots/{snapshot_id}/restore", restore, "Go back to a kept state",
+        env.RestoreRequest, env.OpenedSession, (404, 422, 503),
+    ),
+    Route("DELETE", "/v1/snapshots/{snapshot_id}", forget_snapshot, "Give up a snapshot", errors=(404,)),
     Route(
         "GET", "/v1/sessions/{session_id}/expert", expert, "The expert's replies from here", gives=env.ExpertReply,
         errors=(403, 404, 409, 504),
@@ -201,9 +297,10 @@ async def answer(route: Route, service: EnvironmentService, request: Request) ->
     Raises:
         ApiError: whatever the handler finds wrong.
     """
-    body = None
+    body: Any = None
     if route.takes is not None:
-        body = decode(await read_body(request, service.settings.max_body_bytes), route.takes)
+        raw = await read_body(request, service.settings.max_body_bytes)
+        body = raw if route.takes is RAW else decode(raw, route.takes)
     call = Call(service, body, cast(dict[str, str], request.path_params), dict(request.query_params))
     if unknown := set(call.query) - set(route.query):
         raise errors.invalid(f"unknown query parameter {min(unknown)!r}; known: {', '.join(route.query) or 'none'}")

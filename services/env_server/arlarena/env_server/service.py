@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from arlarena.env_server.errors import ApiError, invalid
 from arlarena.env_server.metrics import Metrics
 from arlarena.env_server.sessions import Clock, LastStep, Session, SessionStore, StoreLimits
 from arlarena.env_server.settings import EnvironmentSettings
+from arlarena.env_server.snapshots import SnapshotStore
 from arlarena.proto.env import (
     BatchItem,
     BatchRequest,
@@ -26,8 +27,11 @@ from arlarena.proto.env import (
     Capacity,
     CreateSessions,
     ExpertReply,
+    ForkRequest,
     OpenedSession,
     ResetSpec,
+    RestoreRequest,
+    Snapshot,
     State,
     StepResult,
 )
@@ -66,8 +70,10 @@ class EnvironmentService:
             clock,
             on_expired=self._expired,
         )
+        self.snapshots = SnapshotStore(settings.max_snapshots, settings.snapshot_ttl_s, settings.shard, clock)
         evaluation = {split.name for split in self.info.splits if split.evaluation}
         self._held_out = evaluation - set(settings.expert_splits)
+        self._farewells: set[asyncio.Future[None]] = set()
         self._pool = ThreadPoolExecutor(settings.reset_workers, thread_name_prefix="episode")
 
     def close(self) -> None:
@@ -75,7 +81,22 @@ class EnvironmentService:
         self.store.draining = True
         self._pool.shutdown(wait=False, cancel_futures=True)
 
+    def hang_up(self, sessions: Iterable[Session], reason: str) -> None:
+        """Tell the sockets of these sessions that they are over, without waiting for them."""
+        for session in sessions:
+            if session.hang_up is not None:
+                task = asyncio.ensure_future(session.hang_up(reason))
+                self._farewells.add(task)
+                task.add_done_callback(self._farewells.discard)
+
+    async def part(self) -> None:
+        """Hang up on everybody who is still here, and wait until they are told."""
+        self.hang_up(self.store, "this server is shutting down: use another one")
+        if self._farewells:
+            await asyncio.wait(set(self._farewells))
+
     def _expired(self, gone: list[Session]) -> None:
+        self.hang_up(gone, "this session was idle for longer than its ttl_s")
         self.metrics.expired.inc(len(gone))
         self.metrics.sessions.set(len(self.store))
         self.log.info("sessions_expired", count=len(gone), open=len(self.store))
@@ -132,9 +153,7 @@ class EnvironmentService:
             ApiError: 409 before a reset, after the end, and for an index that is neither next nor last.
         """
         async with session.lock:
-            episode, last = session.episode, session.last
-            if episode is None:
-                raise errors.not_reset(session.id)
+            episode, last = self._episode(session), session.last
             if index is not None and index != episode.steps:
                 if last is not None and last.index == index and last.text == text:
                     self.metrics.repeated.inc()
@@ -193,6 +212,53 @@ class EnvironmentService:
         padded: list[StepResult | None] = [*results, *[None] * (wish.count - len(results))]
         return [self.store.describe(s, result) for s, result in zip(sessions, padded, strict=True)]
 
+    async def fork(self, session: Session, wish: ForkRequest) -> list[OpenedSession]:
+        """New sessions in the state of this one: all or nothing.
+
+        Raises:
+            ApiError: 409 before a reset, 503 while full.
+        """
+        async with session.lock:
+            episode = self._episode(session)
+            sessions = self.store.open(wish.count, ttl_s=wish.ttl_s, group_id=wish.group_id or session.group_id)
+            for twin in sessions:
+                twin.episode, twin.episode_id, twin.last = episode.fork(), session.episode_id, session.last
+        self.metrics.sessions.set(len(self.store))
+        return [self.store.describe(twin, episode.observe()) for twin in sessions]
+
+    async def snapshot(self, session: Session) -> Snapshot:
+        """Keep a session's state.
+
+        Raises:
+            ApiError: 409 before a reset, 503 while there is no room.
+        """
+        async with session.lock:
+            episode = self._episode(session)
+            kept = self.snapshots.save(session, episode)
+        expires_at = time.time() + self.snapshots.remaining_s(kept)
+        return Snapshot(kept.id, expires_at, episode.task.id, episode.steps)
+
+    async def restore(self, snapshot_id: str, wish: RestoreRequest) -> OpenedSession:
+        """Go back to a state, in a session or in a new one.
+
+        Raises:
+            ApiError: 404 for an unknown snapshot or session, 503 while full.
+        """
+        kept = self.snapshots.get(snapshot_id)
+        if wish.session_id is not None:
+            session = self.store.get(wish.session_id)
+        else:
+            (session,) = self.store.open(1, ttl_s=wish.ttl_s, group_id=wish.group_id)
+            self.metrics.sessions.set(len(self.store))
+        async with session.lock:
+            kept.put_into(session)
+        return self.store.describe(session, kept.episode.observe())
+
+    def _episode(self, session: Session) -> Episode:
+        if session.episode is None:
+            raise errors.not_reset(session.id)
+        return session.episode
+
     def end(self, session_id: str) -> None:
         """Close a session.
 
@@ -209,9 +275,7 @@ class EnvironmentService:
             ApiError: 403 on evaluation splits, 409 where there is nothing to say, 504 when it takes too long.
         """
         async with session.lock:
-            episode = session.episode
-            if episode is None:
-                raise errors.not_reset(session.id)
+            episode = self._episode(session)
             if episode.task.split in self._held_out:
                 raise ApiError(
                     403,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 from arlarena.env_server.environment import Episode
@@ -26,7 +26,11 @@ class LastStep:
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """One player's place. `expires_at` is on the store's clock; `lock` is held while an operation is under way."""
+    """One player's place.
+
+    `expires_at` is on the store's clock. `lock` is held while an operation is under way. `hang_up` tells the socket
+    that holds the session why it is over, and closes it.
+    """
 
     id: str
     ttl_s: float
@@ -36,6 +40,8 @@ class Session:
     episode_id: str | None = None
     last: LastStep | None = None
     attached: bool = False
+    hang_up: Callable[[str], Awaitable[None]] | None = None
+    closing: bool = False  # ends as soon as its socket lets go of it
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property

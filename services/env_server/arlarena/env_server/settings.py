@@ -26,6 +26,8 @@ class EnvironmentSettings(Table):
     capacity: PositiveInt = Field(1024, description="most sessions at a time")
     session_ttl_s: PositiveFloat = Field(900.0, description="idle time after which a session is closed, by default")
     max_session_ttl_s: PositiveFloat = Field(86_400.0, description="the longest ttl_s that a client may ask for")
+    max_snapshots: PositiveInt = Field(1024, description="most snapshots at a time")
+    snapshot_ttl_s: PositiveFloat = Field(900.0, description="time after which an unused snapshot is given up")
     reap_interval_s: PositiveFloat = Field(5.0, description="how often idle sessions are looked for")
     reattach_grace_s: PositiveFloat = Field(60.0, description="how long a session outlives a lost socket")
     reset_workers: PositiveInt = Field(2, description="threads that start episodes and ask the expert")
@@ -33,6 +35,7 @@ class EnvironmentSettings(Table):
     expert_timeout_s: PositiveFloat = Field(60.0, description="limit of one question to the expert")
     batch_deadline_s: PositiveFloat = Field(60.0, description="limit of a batch that names no deadline_s")
     max_batch: PositiveInt = Field(4096, description="most items of a batch")
+    max_listed: PositiveInt = Field(10_000, description="most tasks that one request lists")
     max_body_bytes: PositiveInt = Field(16 << 20, description="largest body of a request")
     max_action_chars: PositiveInt = Field(1 << 20, description="longest reply that a step reads")
     retry_after_s: PositiveFloat = Field(1.0, description="what Retry-After says when the server is full")
@@ -40,6 +43,7 @@ class EnvironmentSettings(Table):
     websocket_ping_s: NonNegativeFloat = Field(
         0.0, description="interval of keep-alive pings; 0: none, since a client that generates for long answers none"
     )
+    drain_s: NonNegativeFloat = Field(5.0, description="how long a stop waits for open sessions to end")
     shutdown_timeout_s: PositiveFloat = Field(10.0, description="how long a stop waits for requests under way")
     shard: str = Field("0", pattern=r"^[A-Za-z0-9]{1,16}$", description="prefix of session ids, for routing")
 

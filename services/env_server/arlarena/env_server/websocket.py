@@ -5,17 +5,20 @@
 
 An error leaves the socket open, except where there is no session to serve. A socket that is lost leaves its session
 alive for a while, so that the player can come back with `/ws?session_id=…`; after that, or when nothing is said for the
-session's ttl, its place is free again.
+session's ttl, its place is free again. A socket whose session ends first is told so and closed: a peer that vanished
+without a word (a half-open connection) holds neither a place nor a socket for longer than the ttl.
 """
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from typing import Any, cast
 
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from arlarena.env_server import mcp
 from arlarena.env_server.errors import ApiError
 from arlarena.env_server.service import EnvironmentService
 from arlarena.env_server.sessions import Session
@@ -23,8 +26,12 @@ from arlarena.env_server.wire import decode, encode
 from arlarena.proto.env import Action, ResetSpec
 
 CLOSE_NORMAL = 1000
+CLOSE_GOING_AWAY = 1001
 CLOSE_UNEXPECTED = 1011
 CLOSE_TRY_LATER = 1013
+
+# What a peer that does not read may hold up its own farewell.
+HANG_UP_S = 5.0
 
 
 class Frame(msgspec.Struct):
@@ -69,6 +76,15 @@ class Conversation:
                 return
             await self._socket.send_text(answer.decode())
 
+    async def hang_up(self, message: str) -> None:
+        """Tell the player that the session is over, and close. A peer that is gone cannot hold this up for long."""
+        try:
+            async with asyncio.timeout(HANG_UP_S):
+                await self._socket.send_text(_error("SESSION_ERROR", message).decode())
+                await self._socket.close(CLOSE_GOING_AWAY)
+        except (TimeoutError, RuntimeError, OSError, WebSocketDisconnect) as error:
+            self._service.log.info("hang_up", session=self._session.id, error=repr(error))
+
     async def answer(self, raw: bytes) -> bytes | None:
         """The reply to one frame, None for `close`."""
         try:
@@ -78,8 +94,8 @@ class Conversation:
             return _error(code, error.message)
         if frame.type == "close":
             return None
-        if frame.type not in ("reset", "step", "state"):
-            return _error("UNKNOWN_TYPE", f"unknown type {frame.type!r}; known: reset, step, state, close")
+        if frame.type not in ("reset", "step", "state", "mcp"):
+            return _error("UNKNOWN_TYPE", f"unknown type {frame.type!r}; known: reset, step, state, mcp, close")
         try:
             return encode(await self._carry_out(frame))
         except ApiError as error:
@@ -96,6 +112,8 @@ class Conversation:
         data = bytes(frame.data)
         if data == b"null":
             data = b"{}"
+        if frame.type == "mcp":
+            return {"type": "mcp", "data": await mcp.answer(service, data, session)}
         if frame.type == "state":
             return {"type": "state", "data": service.state(session)}
         if frame.type == "reset":
@@ -134,13 +152,17 @@ async def serve(socket: WebSocket) -> None:
     session = await _attach(socket, service)
     if session is None:
         return
+    conversation = Conversation(socket, service, session)
+    session.hang_up = conversation.hang_up
     try:
-        await Conversation(socket, service, session).run()
+        await conversation.run()
     except WebSocketDisconnect:
         service.store.shorten(session, service.settings.reattach_grace_s)
     else:
         service.store.discard([session])
         await socket.close(CLOSE_NORMAL)
     finally:
-        session.attached = False
+        session.attached, session.hang_up = False, None
+        if session.closing:
+            service.store.discard([session])
         service.metrics.sessions.set(len(service.store))

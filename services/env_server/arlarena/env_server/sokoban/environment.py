@@ -184,9 +184,9 @@ class SokobanFactory:
             TaskError: an unknown split, an index outside it, or contradictory fields.
         """
         if spec.task_id is not None:
-            if spec.split is not None or spec.index is not None:
-                raise TaskError("give either task_id or split and index, not both")
             split, index = _parse_id(spec.task_id)
+            if spec.split not in (None, split) or spec.index not in (None, index):
+                raise TaskError(f"task_id {spec.task_id!r} is another task than split {spec.split} index {spec.index}")
         else:
             split = spec.split or "train"
             index = spec.index if spec.index is not None else spec.seed or 0

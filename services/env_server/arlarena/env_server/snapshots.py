@@ -1,0 +1,85 @@
+"""Snapshots: states of sessions, kept so that play can go on from there any number of times."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from arlarena.env_server.environment import Episode
+from arlarena.env_server.errors import snapshots_full, unknown_snapshot
+from arlarena.env_server.sessions import Clock, LastStep, Session
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A state. `episode` is a copy that nobody plays; `expires_at` is on the store's clock."""
+
+    id: str
+    episode: Episode
+    episode_id: str | None
+    last: LastStep | None
+    expires_at: float
+
+    def put_into(self, session: Session) -> None:
+        """Let the session go on from here."""
+        session.episode, session.episode_id, session.last = self.episode.fork(), self.episode_id, self.last
+
+
+class SnapshotStore:
+    """All snapshots of one server, in memory, at most `capacity`, each for `ttl_s` seconds after its last use."""
+
+    def __init__(self, capacity: int, ttl_s: float, shard: str, clock: Clock) -> None:
+        self.capacity, self.ttl_s = capacity, ttl_s
+        self._shard, self._clock = shard, clock
+        self._snapshots: dict[str, Snapshot] = {}
+
+    def __len__(self) -> int:
+        return len(self._snapshots)
+
+    def save(self, session: Session, episode: Episode) -> Snapshot:
+        """Keep the state of a session; `episode` is its own.
+
+        Raises:
+            ApiError: 503 while there is no room.
+        """
+        if len(self) >= self.capacity:
+            self.reap()
+        if len(self) >= self.capacity:
+            raise snapshots_full(self.capacity)
+        name = f"{self._shard}-{uuid.uuid4().hex}"
+        return self._keep(Snapshot(name, episode.fork(), session.episode_id, session.last, 0.0))
+
+    def get(self, snapshot_id: str) -> Snapshot:
+        """A snapshot, its time begun anew.
+
+        Raises:
+            ApiError: 404.
+        """
+        found = self._snapshots.get(snapshot_id)
+        if found is None or found.expires_at <= self._clock():
+            raise unknown_snapshot(snapshot_id)
+        return self._keep(found)
+
+    def forget(self, snapshot_id: str) -> None:
+        """Give up a snapshot.
+
+        Raises:
+            ApiError: 404.
+        """
+        if self._snapshots.pop(snapshot_id, None) is None:
+            raise unknown_snapshot(snapshot_id)
+
+    def reap(self) -> None:
+        """Give up those whose time is over."""
+        now = self._clock()
+        for name in [name for name, one in self._snapshots.items() if one.expires_at <= now]:
+            del self._snapshots[name]
+
+    def remaining_s(self, snapshot: Snapshot) -> float:
+        """Seconds until it is given up if nobody uses it."""
+        return snapshot.expires_at - self._clock()
+
+    def _keep(self, one: Snapshot) -> Snapshot:
+        kept = Snapshot(one.id, one.episode, one.episode_id, one.last, self._clock() + self.ttl_s)
+        self._snapshots[one.id] = kept
+        return kept

@@ -1,0 +1,30 @@
+"""The unmodified client and validator of the `openenv` package against every registered environment."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from arlarena.env_server.environment import REGISTRY
+
+ROOT = Path(__file__).resolve().parents[3]
+PYTHON = ROOT / ".venv-openenv" / "bin" / "python"
+DRIVER = ROOT / "tests" / "openenv_driver.py"
+
+pytestmark = pytest.mark.skipif(
+    not PYTHON.exists(), reason="OPENENV'S CLIENT IS NOT INSTALLED: `make setup-openenv` makes .venv-openenv"
+)
+
+
+@pytest.fixture(scope="module", params=sorted(REGISTRY))
+def found(request, tmp_path_factory, start_server):
+    with start_server(tmp_path_factory.mktemp("openenv"), capacity=8) as (url, _):
+        done = subprocess.run([PYTHON, DRIVER, url], capture_output=True, text=True, timeout=100)
+        assert done.returncode == 0, done.stderr
+        yield json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("check", ["sync client", "async client", "errors", "mcp client", "validator"])
+def test_openenv(found, check):
+    assert found[check] == "ok", found[check]
