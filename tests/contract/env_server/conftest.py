@@ -10,13 +10,15 @@ import pytest
 
 CONFIG = """
 [environment]
-name = "sokoban"
+name = "{name}"
 capacity = {capacity}
 reap_interval_s = 0.05
 reattach_grace_s = {grace}
 session_ttl_s = {ttl}
 drain_s = {drain}
 max_body_bytes = 200000
+"""
+SOKOBAN = """
 [environment.options]
 observation = "grid+coordinates"
 template = "compact"
@@ -25,15 +27,15 @@ min_moves = 3
 
 
 @contextlib.contextmanager
-def environment_server(folder, capacity=16, grace=30, ttl=900, drain=5, arguments=()):
+def environment_server(folder, name="sokoban", capacity=16, grace=30, ttl=900, drain=5, arguments=()):
     """Starts `python -m arlarena.env_server` on a free port, yields (URL, process), and stops it."""
     config = folder / "environment.toml"
-    config.write_text(CONFIG.format(capacity=capacity, grace=grace, ttl=ttl, drain=drain))
+    settings = CONFIG.format(name=name, capacity=capacity, grace=grace, ttl=ttl, drain=drain)
+    config.write_text(settings + (SOKOBAN if name == "sokoban" else ""))
     command = [
         sys.executable,
         "-m",
         "arlarena.env_server",
-        "sokoban",
         "--config",
         str(config),
         "--port",

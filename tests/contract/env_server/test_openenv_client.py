@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module", params=sorted(REGISTRY))
 def found(request, tmp_path_factory, start_server):
-    with start_server(tmp_path_factory.mktemp("openenv"), capacity=8) as (url, _):
+    with start_server(tmp_path_factory.mktemp("openenv"), request.param, capacity=8) as (url, _):
         done = subprocess.run([PYTHON, DRIVER, url], capture_output=True, text=True, timeout=100)
         assert done.returncode == 0, done.stderr
         yield json.loads(done.stdout)

@@ -2,38 +2,45 @@
 
 import pytest
 
-from arlarena.env_server.sokoban.game import ACTIONS, Game, State, advance, start_of, state_key
+from arlarena.env_server.environment import load
+from arlarena.env_server.sokoban.environment import SokobanGame
+from arlarena.env_server.sokoban.game import ACTIONS, State, advance, start_of
+from arlarena.env_server.sokoban.options import SokobanOptions
 from arlarena.env_server.sokoban.room import Room, cells, render
+from arlarena.env_server.text_game import TextEpisode
+from arlarena.proto.trajectory import Task
 
 CORRIDOR = Room.parse("######\n#PX_O#\n######")
 TWO = Room.parse("########\n#PXO_XO#\n########")
 
 
-def play(room, actions, max_steps=15):
-    game = Game(room, max_steps)
-    return game, [game.step(action) for action in actions]
+def play(room, actions):
+    game = SokobanGame(room, SokobanOptions())
+    return game, [game.play(action) for action in actions]
+
+
+def episode(room, max_steps=15):
+    made = load("test", "sokoban", {"max_steps": max_steps})
+    return TextEpisode(made, Task("sokoban", "train", 1, 0), SokobanGame(room, SokobanOptions()))
 
 
 def test_solving_pays_step_target_and_finish():
-    game, outcomes = play(CORRIDOR, ["right", "right"])
-    assert [o.reward for o in outcomes] == pytest.approx([-0.1, -0.1 + 1 + 10])
-    assert [o.terminated for o in outcomes] == [False, True]
-    assert not any(o.truncated for o in outcomes)
-    assert (game.solved, game.done, game.score) == (True, True, 1.0)
+    game, rewards = play(CORRIDOR, ["right", "right"])
+    assert rewards == pytest.approx([-0.1, -0.1 + 1 + 10])
+    assert (game.over, game.solved, game.score) == (True, True, 1.0)
 
 
 def test_pushing_off_a_target_costs_one():
-    game, outcomes = play(TWO, ["right", "right"])
-    assert [o.reward for o in outcomes] == pytest.approx([-0.1 + 1, -0.1 - 1])
+    game, rewards = play(TWO, ["right", "right"])
+    assert rewards == pytest.approx([-0.1 + 1, -0.1 - 1])
     assert game.score == 0.0
-    assert "\n".join(render(TWO, game.state.player, game.state.boxes)) == "########\n#__SXXO#\n########"
+    assert game.state() == "########\n#__SXXO#\n########"
 
 
 def test_a_push_from_target_to_target_pays_only_the_step():
-    room = Room.parse("########\n#P√O_X_#\n########")
-    _, outcomes = play(room, ["right"])
-    assert outcomes[0].pushed
-    assert outcomes[0].reward == pytest.approx(-0.1)
+    game, rewards = play(Room.parse("########\n#P√O_X_#\n########"), ["right"])
+    assert game.state().split("\n")[1] == "#_S√_X_#"
+    assert rewards == pytest.approx([-0.1])
 
 
 def test_score_is_the_share_of_boxes_on_targets():
@@ -50,18 +57,14 @@ def test_score_is_the_share_of_boxes_on_targets():
         ("#####\n#_O_#\n#_PX#\n#####", "right"),
         ("#######\n#PXX_O#\n#___O_#\n#######", "right"),
         ("######\n#P_XO#\n######", "still"),
+        ("######\n#P_XO#\n######", None),
     ],
-    ids=["wall", "border", "box against wall", "two boxes", "still"],
+    ids=["wall", "border", "box against wall", "two boxes", "still", "unreadable"],
 )
 def test_what_is_blocked_moves_nothing_and_costs_a_step(room, action):
-    game, (outcome,) = play(Room.parse(room), [action])
-    assert game.state == start_of(game.room)
-    assert (outcome.reward, outcome.moved, outcome.pushed, game.steps) == (-0.1, False, False, 1)
-
-
-def test_an_unreadable_action_is_a_no_op():
-    game, (outcome,) = play(CORRIDOR, [None])
-    assert (outcome.reward, outcome.moved, game.steps) == (-0.1, False, 1)
+    game, rewards = play(Room.parse(room), [action])
+    assert game.now == start_of(game.room)
+    assert rewards == [-0.1]
 
 
 def test_walking_over_a_target_shows_the_player_on_it():
@@ -71,18 +74,22 @@ def test_walking_over_a_target_shows_the_player_on_it():
 
 
 def test_truncated_at_the_horizon_and_never_when_solved_there():
-    _, outcomes = play(CORRIDOR, ["still"] * 15)
-    assert [o.truncated for o in outcomes] == [False] * 14 + [True]
-    assert sum(o.reward for o in outcomes) == pytest.approx(-1.5)
-    _, outcomes = play(CORRIDOR, ["still", "right", "right"], max_steps=3)
-    assert (outcomes[-1].terminated, outcomes[-1].truncated) == (True, False)
+    played = episode(CORRIDOR)
+    results = [played.step("still") for _ in range(15)]
+    assert [result.observation.truncated for result in results] == [False] * 14 + [True]
+    assert sum(result.reward for result in results) == pytest.approx(-1.5)
+    played = episode(CORRIDOR, max_steps=3)
+    last = [played.step(action) for action in ("still", "right", "right")][-1].observation
+    assert (last.terminated, last.truncated, played.done) == (True, False, True)
 
 
 @pytest.mark.parametrize("actions", [["right", "right"], ["still"] * 15])
 def test_nothing_can_be_played_after_the_end(actions):
-    game, _ = play(CORRIDOR, actions)
+    played = episode(CORRIDOR)
+    for action in actions:
+        played.step(action)
     with pytest.raises(RuntimeError, match="over"):
-        game.step("up")
+        played.step("up")
 
 
 def test_unknown_actions_are_a_programming_error():
@@ -91,31 +98,36 @@ def test_unknown_actions_are_a_programming_error():
 
 
 def test_a_copy_goes_its_own_way():
-    game = Game(TWO)
-    twin = game.copy()
-    game.step("right")
-    assert (twin.state, twin.steps) == (start_of(TWO), 0)
+    played = episode(TWO)
+    twin = played.fork()
+    played.step("right")
+    assert (twin.observe().observation.text, twin.steps) == (episode(TWO).observe().observation.text, 0)
     twin.step("still")
-    assert (game.steps, twin.steps, game.state != twin.state) == (1, 1, True)
+    assert (played.steps, twin.steps) == (1, 1)
+    assert played.observe().metadata.state_key != twin.observe().metadata.state_key
 
 
 def test_state_key_ignores_the_step_counter_and_knows_the_task():
     room = Room.parse("######\n#P__##\n#_XO##\n######")
-    game = Game(room)
-    before = state_key("sokoban/train/1", room, game.state)
+    played = episode(room)
+    before = played.observe().metadata.state_key
     for action in ("right", "left"):
-        game.step(action)
-    assert game.steps == 2
-    assert state_key("sokoban/train/1", room, game.state) == before
-    assert state_key("sokoban/train/2", room, game.state) != before
+        played.step(action)
+    assert played.steps == 2
+    assert played.observe().metadata.state_key == before
     assert len(before) == 32
+    other = TextEpisode(
+        load("test", "sokoban", {}), Task("sokoban", "train", 2, 0), SokobanGame(room, SokobanOptions())
+    )
+    assert other.observe().metadata.state_key != before
 
 
-def test_state_key_tells_all_states_apart():
+def test_state_tells_all_states_apart():
     room = Room.parse("######\n#P__##\n#_XO##\n######")
     floor = list(cells(room.floor))
     states = [State(player, 1 << box) for box in floor for player in floor if player != box]
-    assert len({state_key("t", room, state) for state in states}) == len(states)
+    texts = {"\n".join(render(room, state.player, state.boxes)) for state in states}
+    assert len(texts) == len(states)
 
 
 def test_there_are_five_actions():

@@ -3,10 +3,11 @@
 import pytest
 
 from arlarena.env_server.environment import ExpertUnavailable, TaskError, load
-from arlarena.env_server.sokoban.game import start_of
-from arlarena.env_server.sokoban.parser import parse
+from arlarena.env_server.prompts import Past, Scene
+from arlarena.env_server.replies import parse
+from arlarena.env_server.sokoban.game import ACTIONS, start_of
 from arlarena.env_server.sokoban.room import Room
-from arlarena.env_server.sokoban.text import Past, observe, prompt
+from arlarena.env_server.sokoban.text import TEMPLATES, observe
 from arlarena.proto.config import ConfigError
 from arlarena.proto.env import ResetSpec
 
@@ -43,7 +44,7 @@ ROOM = Room.parse("######\n#_P__#\n#__X_#\n#____#\n#___O#\n######")
     ],
 )
 def test_replies(text, action, valid, strict):
-    reply = parse(text)
+    reply = parse(text, ACTIONS)
     assert (reply.action, reply.action_valid, reply.format_valid) == (action, valid, strict)
 
 
@@ -76,16 +77,16 @@ def test_surroundings_are_the_cells_above_below_left_and_right():
 def test_the_compact_prompt_exactly():
     text = observe(ROOM, start_of(ROOM), "grid+coordinates")
     expected = "######\n#_P__#\n#__X_#\n#____#\n#___O#\n######\nyou 1 2 box 2 3 goal 4 4"
-    assert prompt("compact", text, (), 15, 15) == expected
+    assert TEMPLATES["compact"].render(Scene(text, (), 15, 15)) == expected
 
 
 def test_the_full_prompt_shows_history_and_braces_survive():
-    text = prompt("full", "GRID {x}", [Past(3, "OLD", "up"), Past(4, "NEWER", "left")], 11, 15)
+    text = TEMPLATES["full"].render(Scene("GRID {x}", [Past(3, "OLD", "up"), Past(4, "NEWER", "left")], 11, 15))
     assert "GRID {x}" in text
     assert "11 of 15 steps left" in text
     assert text.index("[Step 3]\nOLD\nYour action: up") < text.index("[Step 4]\nNEWER") < text.index("GRID")
     assert "<think>your reasoning</think><action>right</action>" in text
-    assert "last" not in prompt("full", "GRID", (), 15, 15)
+    assert "last" not in TEMPLATES["full"].render(Scene("GRID", (), 15, 15))
 
 
 def factory(**options):
@@ -200,5 +201,5 @@ def test_wrong_options_are_explained(options, message):
 
 
 def test_unknown_environments_are_explained():
-    with pytest.raises(ConfigError, match="known: sokoban"):
+    with pytest.raises(ConfigError, match="known: guess, sokoban"):
         load("test", "chess", {})

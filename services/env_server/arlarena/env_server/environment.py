@@ -93,7 +93,10 @@ class EnvironmentFactory(Protocol):
 
 
 # Environment -> the module whose `load(where, options)` makes its factory. Imported only when asked for.
-REGISTRY = {"sokoban": "arlarena.env_server.sokoban.environment"}
+REGISTRY = {
+    "guess": "arlarena.env_server.guess.environment",
+    "sokoban": "arlarena.env_server.sokoban.environment",
+}
 
 
 def load(where: str, name: str, options: Mapping[str, Any]) -> EnvironmentFactory:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from arlarena.env_server.replies import reply
 from arlarena.env_server.sokoban.game import State, advance
 from arlarena.env_server.sokoban.room import Room
 from arlarena.env_server.sokoban.solver import Plan, SearchLimit, least_moves, least_pushes
@@ -53,6 +54,6 @@ def replies(room: Room, state: State, moves: Sequence[str], think: ThinkStyle) -
     out = []
     for position, move in enumerate(moves):
         thought = f"push {next_push(room, state, moves[position:])}" if think == "push" else ""
-        out.append(f"<think>{thought}</think><action>{move}</action>")
+        out.append(reply(thought, move))
         state = advance(room, state, move)
     return out

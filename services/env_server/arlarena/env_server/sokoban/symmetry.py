@@ -7,10 +7,10 @@ equal plans, so what is disjoint by plan is disjoint by room.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 
+from arlarena.env_server.hashing import digest
 from arlarena.env_server.sokoban.room import FLOOR, TARGET, WALL, Room, cells
 from arlarena.env_server.sokoban.rooms import Layout
 
@@ -44,11 +44,6 @@ def images(rows: Sequence[str]) -> tuple[Grid, ...]:
 def canonical(rows: Sequence[str]) -> str:
     """The one text that all symmetric grids share: the smallest of their images."""
     return min("\n".join(image) for image in images(rows))
-
-
-def digest(text: str) -> str:
-    """32 hex digits of blake2b."""
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def room_hash(room: Room) -> str:

@@ -1,15 +1,13 @@
-"""What a player of Sokoban reads: the observation, and the prompt around it. Both are versioned in `/v1/info`."""
+"""What a player of Sokoban reads: the observation, and the templates of the prompt around it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
+from arlarena.env_server.prompts import PromptTemplate
 from arlarena.env_server.sokoban.game import State
 from arlarena.env_server.sokoban.room import Room, cells, render
-
-TEMPLATE_VERSION = "1"
 
 ObservationStyle = Literal["grid", "grid+coordinates", "grid+surroundings"]
 TemplateName = Literal["full", "compact"]
@@ -26,18 +24,10 @@ The room now, with {remaining} of {horizon} steps left:
 First reason about the next step between <think> and </think>, then give one action between <action> and </action>, \
 like this: <think>your reasoning</think><action>right</action>"""
 
-COMPACT_TEMPLATE = "{observation}"
-
-TEMPLATES: dict[TemplateName, str] = {"full": FULL_TEMPLATE, "compact": COMPACT_TEMPLATE}
-
-
-@dataclass(frozen=True, slots=True)
-class Past:
-    """One earlier turn, as the prompt's history shows it."""
-
-    step: int
-    observation: str
-    action: str
+TEMPLATES: dict[TemplateName, PromptTemplate] = {
+    "full": PromptTemplate("full", "1", FULL_TEMPLATE),
+    "compact": PromptTemplate("compact", "1", "{observation}"),
+}
 
 
 def coordinates(room: Room, state: State) -> str:
@@ -74,17 +64,3 @@ def observe(room: Room, state: State, style: ObservationStyle) -> str:
     if style == "grid+surroundings":
         lines.append(surroundings(room, state, grid))
     return "\n".join(lines)
-
-
-def _history(past: Sequence[Past]) -> str:
-    if not past:
-        return ""
-    turns = "\n".join(f"[Step {turn.step}]\n{turn.observation}\nYour action: {turn.action}" for turn in past)
-    return f"\nYour last {len(past)} steps:\n{turns}\n" if len(past) > 1 else f"\nYour last step:\n{turns}\n"
-
-
-def prompt(template: TemplateName, observation: str, past: Sequence[Past], remaining: int, horizon: int) -> str:
-    """The user message of one turn. `past`: the turns of the history window, oldest first; `compact` shows none."""
-    if template == "compact":
-        return COMPACT_TEMPLATE.format(observation=observation)
-    return FULL_TEMPLATE.format(history=_history(past), remaining=remaining, horizon=horizon, observation=observation)

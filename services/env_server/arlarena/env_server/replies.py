@@ -1,13 +1,16 @@
-"""Reading a model's reply: which action it means, and whether it kept to the format."""
+"""Reading a model's reply: which action it means, and whether it kept to the strict format. For all text games."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from arlarena.env_server.sokoban.game import ACTIONS
-
 PARSER_VERSION = "1"
+PARSER_DESCRIPTION = (
+    "The content of the only <action>…</action>, or a reply without tags as it is; where the actions are known, one of "
+    "them in any case. Strict format: <think>…</think><action>…</action>."
+)
 
 _TAG = re.compile(r"</?(?:think|action)>")
 _STRICT = ["<think>", "</think>", "<action>", "</action>"]
@@ -15,7 +18,7 @@ _STRICT = ["<think>", "</think>", "<action>", "</action>"]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a reply means. `action` is one of `ACTIONS`, or None for a no-op; `written` is what stood in its place."""
+    """What a reply means. `action`: what is to be played, None if nothing; `written`: what stood in its place."""
 
     action: str | None
     written: str
@@ -27,12 +30,18 @@ class Reply:
         return self.action is not None
 
 
-def parse(text: str) -> Reply:
+def reply(thought: str, action: str) -> str:
+    """A reply in the strict format."""
+    return f"<think>{thought}</think><action>{action}</action>"
+
+
+def parse(text: str, actions: Collection[str] | None = None) -> Reply:
     """Read a whole reply or a bare action.
 
     With exactly one `<action>…</action>` its content is the action. A reply without any tag is an action itself.
-    Anything else cannot be read. Case and surrounding white space do not matter. The format is valid when the reply is
-    `<think>…</think><action>…</action>`, each tag once, and nothing but white space around them.
+    Anything else cannot be read. Where `actions` are known, one of them must be meant; case and surrounding white space
+    do not matter. The format is valid when the reply is `<think>…</think><action>…</action>`, each tag once, and
+    nothing but white space around them.
     """
     tags = list(_TAG.finditer(text))
     names = [tag.group() for tag in tags]
@@ -40,12 +49,18 @@ def parse(text: str) -> Reply:
     if names.count("<action>") == names.count("</action>") == 1:
         begin, end = tags[names.index("<action>")].end(), tags[names.index("</action>")].start()
         written = text[begin:end].strip()  # "" if they are the wrong way round
-    action = written.lower()
     return Reply(
-        action=action if action in ACTIONS else None,
+        action=_meant(written, actions),
         written=written,
         format_valid=names == _STRICT and _nothing_around(text, tags),
     )
+
+
+def _meant(written: str, actions: Collection[str] | None) -> str | None:
+    if actions is None or written in actions:
+        return written or None
+    lower = written.lower()
+    return next((action for action in actions if action.lower() == lower), None)
 
 
 def _nothing_around(text: str, tags: list[re.Match[str]]) -> bool:

@@ -1,0 +1,10 @@
+"""The hash of keys: states, observations, contents."""
+
+from __future__ import annotations
+
+import hashlib
+
+
+def digest(text: str) -> str:
+    """32 hex digits of blake2b."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -1,0 +1,58 @@
+"""Prompt templates of text games: the present observation, and before it the turns that the history window shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from arlarena.proto.env import Template
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """One earlier turn, as the prompt's history shows it."""
+
+    step: int
+    observation: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What a prompt is made of. `past`: the turns of the window, oldest first; `actions`: None for any text."""
+
+    observation: str
+    past: Sequence[Past]
+    remaining: int
+    horizon: int
+    actions: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTemplate:
+    """A template: text with the fields {observation}, {history}, {remaining}, {horizon} and {actions}, any of them."""
+
+    name: str
+    version: str
+    text: str
+
+    def render(self, scene: Scene) -> str:
+        """The user message of one turn."""
+        return self.text.format(
+            observation=scene.observation,
+            history=_history(scene.past),
+            remaining=scene.remaining,
+            horizon=scene.horizon,
+            actions=", ".join(scene.actions or ()),
+        )
+
+    def describe(self) -> Template:
+        """The template as `/v1/info` shows it."""
+        return Template(self.name, self.version, self.text)
+
+
+def _history(past: Sequence[Past]) -> str:
+    if not past:
+        return ""
+    turns = "\n".join(f"[Step {turn.step}]\n{turn.observation}\nYour action: {turn.action}" for turn in past)
+    return f"\nYour last {len(past)} steps:\n{turns}\n" if len(past) > 1 else f"\nYour last step:\n{turns}\n"

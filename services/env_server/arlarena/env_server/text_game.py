@@ -1,0 +1,228 @@
+"""Text games: an author writes the rules, and everything that all text games have in common is here.
+
+    class Guess(TextGame):              the rules of one episode
+    class GuessEnvironment(TextEnvironment):
+        name, version, … = …            what `/v1/info` says
+        def game(self, task): …         a new episode's rules
+
+`TextEpisode` counts steps, reads replies, renders prompts with history, marks and hashes; `TextEnvironment` names
+tasks and describes itself. `arlarena.env_server.guess` is a whole environment in this form.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any, Self
+
+from arlarena.env_server.environment import ExpertUnavailable
+from arlarena.env_server.hashing import digest
+from arlarena.env_server.indexed import indexed_task
+from arlarena.env_server.prompts import Past, PromptTemplate, Scene
+from arlarena.env_server.replies import PARSER_DESCRIPTION, PARSER_VERSION, parse
+from arlarena.proto.env import Info, Metadata, Observation, Parser, ResetSpec, Split, StepResult
+from arlarena.proto.trajectory import Task
+
+
+class TextGame(ABC):
+    """The rules of one episode, which know nothing of prompts, replies or steps taken.
+
+    Attributes:
+        score: how well the task is done, from 0 to 1.
+        content_key: names what is played, however it is indexed: equal for tasks that are the same; "" if unknown.
+        least_steps: length of the shortest solution from the start, where it is known.
+    """
+
+    score: float
+    content_key: str = ""
+    least_steps: int | None = None
+
+    @abstractmethod
+    def text(self) -> str:
+        """What the player sees now, without history."""
+
+    @abstractmethod
+    def state(self) -> str:
+        """The whole state, written canonically and without any counter: equal states must be equal texts."""
+
+    @abstractmethod
+    def play(self, action: str | None) -> float:
+        """Play an action and return its reward; None is a reply that could not be read."""
+
+    def copy(self) -> Self:
+        """An independent game in the same state. Override it where much of the game never changes."""
+        return deepcopy(self)
+
+    @property
+    def solved(self) -> bool:
+        """Whether the task is done; by default, whether the score is 1."""
+        return self.score >= 1.0
+
+    @property
+    def over(self) -> bool:
+        """Whether the game has come to its own end; by default, whether it is solved."""
+        return self.solved
+
+    def actions(self) -> Sequence[str] | None:
+        """What may be said now; None for any text."""
+        return None
+
+    def plan(self) -> list[str]:
+        """The expert's replies from here to the end.
+
+        Raises:
+            ExpertUnavailable: there is no expert, or it sees no way.
+        """
+        raise ExpertUnavailable("this environment has no expert")
+
+
+class TextEpisode:
+    """One episode of a text game."""
+
+    __slots__ = ("_environment", "_game", "_past", "_steps", "_task")
+
+    def __init__(self, environment: TextEnvironment, task: Task, game: TextGame) -> None:
+        self._environment, self._task, self._game = environment, task, game
+        self._past: deque[Past] = deque(maxlen=environment.history)
+        self._steps = 0
+
+    @property
+    def task(self) -> Task:
+        """What is being played."""
+        return self._task
+
+    @property
+    def steps(self) -> int:
+        """Steps taken."""
+        return self._steps
+
+    @property
+    def done(self) -> bool:
+        """Whether the game has ended, or the horizon is reached."""
+        return self._game.over or self._steps >= self._environment.horizon
+
+    def observe(self) -> StepResult:
+        """The state as it is now, as after a reset."""
+        return self._result(None, "", action_valid=True, format_valid=True)
+
+    def step(self, text: str) -> StepResult:
+        """Play a reply; one that cannot be read costs a step, and is marked.
+
+        Raises:
+            RuntimeError: the episode is over.
+        """
+        if self.done:
+            raise RuntimeError("the episode is over")
+        reply = parse(text, self._game.actions())
+        if self._environment.history:
+            self._past.append(Past(self._steps + 1, self._game.text(), reply.action or "none (unreadable)"))
+        reward = self._game.play(reply.action)
+        self._steps += 1
+        return self._result(
+            reward, reply.action or "", action_valid=reply.action_valid, format_valid=reply.format_valid
+        )
+
+    def expert(self) -> list[str]:
+        """The expert's replies from here.
+
+        Raises:
+            ExpertUnavailable: see `TextGame.plan`.
+        """
+        return self._game.plan()
+
+    def fork(self) -> TextEpisode:
+        """An independent copy in the same state."""
+        twin = TextEpisode(self._environment, self._task, self._game.copy())
+        twin._past, twin._steps = self._past.copy(), self._steps
+        return twin
+
+    def _result(self, reward: float | None, action: str, *, action_valid: bool, format_valid: bool) -> StepResult:
+        game, text, actions = self._game, self._game.text(), self._game.actions()
+        horizon = self._environment.horizon
+        scene = Scene(text, self._past, horizon - self._steps, horizon, actions)
+        observation = Observation(
+            text=text,
+            prompt=self._environment.template.render(scene),
+            step=self._steps,
+            remaining_steps=scene.remaining,
+            admissible_actions=None if actions is None else list(actions),
+            terminated=game.over,
+            truncated=self.done and not game.over,
+            action_valid=action_valid,
+            format_valid=format_valid,
+        )
+        name = self._task.id
+        metadata = Metadata(
+            task_id=name,
+            state_key=digest(f"{name}\0{game.state()}"),
+            observation_key=digest(f"{name}\0{text}"),
+            score=game.score,
+            success=game.solved,
+            action=action,
+            room_key=game.content_key,
+            optimal_moves=game.least_steps,
+        )
+        return StepResult(observation, reward, self.done, metadata)
+
+
+class TextEnvironment(ABC):
+    """A text game with its options: the factory that the server hosts.
+
+    Attributes:
+        name, version, description: what it is. The version changes whenever a task or a transcript does.
+        template: the prompt; its version too is part of what is played.
+        horizon: steps after which an episode is cut off.
+        history: earlier turns that the prompt shows.
+        splits: the sets of tasks; the first is the default.
+        rewards: what is paid for what.
+        actions: all that may ever be said, where that is a short list.
+        options: the settings that made it so.
+        expert: whether games have a `plan`.
+    """
+
+    name: str
+    version: str
+    description: str
+    template: PromptTemplate
+    horizon: int
+    splits: Sequence[Split]
+    rewards: Mapping[str, float]
+    history: int = 2
+    actions: Sequence[str] | None = None
+    options: Mapping[str, Any] = {}
+    expert: bool = True
+
+    @abstractmethod
+    def game(self, task: Task) -> TextGame:
+        """A new game of a task; may take long, and be called from several threads at once.
+
+        Raises:
+            TaskError: there is no such task.
+        """
+
+    @property
+    def info(self) -> Info:
+        """The body of `/v1/info`."""
+        return Info(
+            name=self.name,
+            version=self.version,
+            description=self.description,
+            template=self.template.describe(),
+            parser=Parser(PARSER_VERSION, PARSER_DESCRIPTION),
+            rewards=dict(self.rewards),
+            horizon=self.horizon,
+            actions=None if self.actions is None else list(self.actions),
+            splits=list(self.splits),
+            options=dict(self.options),
+            capabilities=["fork", *(["expert"] if self.expert else [])],
+        )
+
+    def task(self, spec: ResetSpec) -> Task:
+        """The task that a reset means. Errors as in `indexed_task`."""
+        return indexed_task(self.name, self.splits, spec)
+
+    def start(self, task: Task) -> TextEpisode:
+        """Begin an episode. Errors as in `game`."""
+        return TextEpisode(self, task, self.game(task))

@@ -1,0 +1,21 @@
+"""An environment says the same as ever while it keeps its version."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from arlarena.env_server.environment import REGISTRY, load
+
+_spec = importlib.util.spec_from_file_location("golden_transcripts", Path(__file__).parent / "golden_transcripts.py")
+golden = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(golden)
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_transcripts_are_those_of_this_version(name):
+    environment = load("test", name, {})
+    path = golden.path_of(environment)
+    assert path.exists(), f"{path.name} is missing: run {golden.__file__}"
+    assert golden.transcripts(environment) == json.loads(path.read_text())
