@@ -145,9 +145,12 @@ class EnvironmentClient:
         retries: int = 2,
         batch_window_s: float = 0.001,
         batch_size: int = 256,
+        token: str | None = None,
     ) -> None:
-        """`retries`: repetitions of a request to an unavailable server. For the batches see `Batcher`."""
-        self.transport = Transport(url, timeouts or Timeouts(request_s=30.0))
+        """`retries`: repetitions of a request to an unavailable server. For the batches see `Batcher`. `token`: the
+        server's bearer token, where it asks for one.
+        """
+        self.transport = Transport(url, timeouts or Timeouts(request_s=30.0), token)
         self.retries = retries
         self._batcher: Batcher[BatchItem, State | ServiceError | None] = Batcher(
             self._send_batch, window_s=batch_window_s, size=batch_size

@@ -59,13 +59,14 @@ def _retry_after(headers: Mapping[str, str]) -> float:
 class Transport:
     """Requests to one base URL. Opens its pool on first use; close it with `close` or `async with`."""
 
-    def __init__(self, url: str, timeouts: Timeouts) -> None:
-        """Raises ValueError where `url` is not an http(s) URL with a host."""
+    def __init__(self, url: str, timeouts: Timeouts, token: str | None = None) -> None:
+        """`token` is sent as a bearer token. Raises ValueError where `url` is not an http(s) URL with a host."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url!r} is not a service address; write it like http://127.0.0.1:8000")
         self.url = url.rstrip("/")
         self.timeouts = timeouts
+        self._headers = JSON_HEADERS | ({"authorization": f"Bearer {token}"} if token else {})
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -108,7 +109,7 @@ class Transport:
         limit = self.timeouts.request_s if timeout_s is None else timeout_s
         what = f"{method} {self.url}{path}"
         timeout = aiohttp.ClientTimeout(total=limit, connect=self.timeouts.connect_s)
-        sent = {**JSON_HEADERS, **(headers or {})}
+        sent = {**self._headers, **(headers or {})}
         try:
             pool = self._pool()
             async with pool.request(method, self.url + path, data=body, headers=sent, timeout=timeout) as reply:

@@ -71,6 +71,15 @@ def at_capacity(asked: int, free: int, limit: int, retry_after_s: float) -> ApiE
     return ApiError(503, "capacity", message, "infra", True, retry_after_s)
 
 
+def client_at_limit(owner: str, asked: int, held: int, limit: int, retry_after_s: float) -> ApiError:
+    """One client has all the sessions that it may have."""
+    message = (
+        f"{owner} holds {held} sessions and asks for {asked}, with {limit} for one client at most: close some, wait, "
+        "or raise [environment] max_sessions_per_client"
+    )
+    return ApiError(503, "client_limit", message, "client", True, retry_after_s)
+
+
 def draining() -> ApiError:
     """The server is shutting down."""
     return ApiError(503, "draining", "this server is shutting down: use another one", "infra", True, 1.0)

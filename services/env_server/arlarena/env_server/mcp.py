@@ -49,11 +49,14 @@ class RpcError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request. `own`: the session of the socket that it came through, which it plays without naming it."""
+    """One request. `own`: the session of the socket that it came through, which it plays without naming it. `owner`:
+    who asks.
+    """
 
     service: EnvironmentService
     params: dict[str, Any]
     own: Session | None
+    owner: str | None
 
     def text(self, name: str) -> str:
         """A parameter that must be a text.
@@ -133,7 +136,7 @@ async def _tools_call(call: Call) -> Any:
 
 
 async def _session_create(call: Call) -> Any:
-    session = call.own or call.service.store.open(1)[0]
+    session = call.own or call.service.store.open(1, owner=call.owner)[0]
     return {"session_id": session.id}
 
 
@@ -165,11 +168,11 @@ def _rpc_error(service: EnvironmentService, error: ApiError) -> RpcError:
     return RpcError(INVALID_PARAMS if error.status in (404, 422) else SERVER_ERROR, error.message, data)
 
 
-async def _result(service: EnvironmentService, request: Request, own: Session | None) -> Any:
+async def _result(service: EnvironmentService, request: Request, own: Session | None, owner: str | None) -> Any:
     if request.method not in METHODS:
         raise RpcError(METHOD_NOT_FOUND, f"method not found: {request.method!r}; known: {', '.join(METHODS)}")
     try:
-        return await METHODS[request.method](Call(service, request.params, own))
+        return await METHODS[request.method](Call(service, request.params, own, owner))
     except ApiError as error:
         raise _rpc_error(service, error) from error
     except RpcError:
@@ -181,7 +184,9 @@ async def _result(service: EnvironmentService, request: Request, own: Session | 
         raise RpcError(INTERNAL_ERROR, message) from error
 
 
-async def answer(service: EnvironmentService, raw: bytes, own: Session | None = None) -> dict[str, Any]:
+async def answer(
+    service: EnvironmentService, raw: bytes, own: Session | None = None, owner: str | None = None
+) -> dict[str, Any]:
     """The reply to one JSON-RPC request, whatever was sent."""
     number: Id = None
     try:
@@ -192,7 +197,7 @@ async def answer(service: EnvironmentService, raw: bytes, own: Session | None = 
         except msgspec.DecodeError as error:
             raise RpcError(PARSE_ERROR, f"parse error: {error}") from error
         number = request.id
-        return {"jsonrpc": "2.0", "id": number, "result": await _result(service, request, own)}
+        return {"jsonrpc": "2.0", "id": number, "result": await _result(service, request, own, owner)}
     except RpcError as error:
         body = {"code": error.code, "message": error.message, "data": error.data}
         return {"jsonrpc": "2.0", "id": number, "error": body}

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from arlarena.env_server import errors, mcp, tasks
+from arlarena.env_server.access import check_token, client_of
 from arlarena.env_server.schemas import schema_of
 from arlarena.env_server.service import EnvironmentService
 from arlarena.env_server.wire import decode, read_body, reply
@@ -23,12 +24,15 @@ from arlarena.proto import env
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request: the service, the decoded body (None where the route takes none), path and query parameters."""
+    """One request: the service, the decoded body (None where the route takes none), path and query parameters, and who
+    asks.
+    """
 
     service: EnvironmentService
     body: Any
     path: dict[str, str]
     query: dict[str, str]
+    client: str
 
 
 Handler = Callable[[Call], Awaitable[Any]]
@@ -101,7 +105,7 @@ async def step(call: Call) -> env.StepResult:
 
 async def rpc(call: Call) -> Response:
     """MCP: JSON-RPC over HTTP; every reply is a 200."""
-    return reply(await mcp.answer(call.service, call.body))
+    return reply(await mcp.answer(call.service, call.body, owner=call.client))
 
 
 async def list_environments(call: Call) -> list[str]:
@@ -158,7 +162,7 @@ async def list_task_range(call: Call) -> env.TaskRange:
 
 async def open_sessions(call: Call) -> env.SessionList:
     """Open sessions, all or none."""
-    return env.SessionList(await call.service.open(call.body))
+    return env.SessionList(await call.service.open(call.body, call.client))
 
 
 async def list_sessions(call: Call) -> env.SessionList:
@@ -195,7 +199,7 @@ async def snapshot(call: Call) -> env.Snapshot:
 
 async def restore(call: Call) -> env.OpenedSession:
     """Go back to a kept state."""
-    return await call.service.restore(call.path["snapshot_id"], call.body)
+    return await call.service.restore(call.path["snapshot_id"], call.body, call.client)
 
 
 async def forget_snapshot(call: Call) -> Response:
@@ -297,11 +301,14 @@ async def answer(route: Route, service: EnvironmentService, request: Request) ->
     Raises:
         ApiError: whatever the handler finds wrong.
     """
+    check_token(request, service.settings)
     body: Any = None
     if route.takes is not None:
         raw = await read_body(request, service.settings.max_body_bytes)
         body = raw if route.takes is RAW else decode(raw, route.takes)
-    call = Call(service, body, cast(dict[str, str], request.path_params), dict(request.query_params))
+    call = Call(
+        service, body, cast(dict[str, str], request.path_params), dict(request.query_params), client_of(request)
+    )
     if unknown := set(call.query) - set(route.query):
         raise errors.invalid(f"unknown query parameter {min(unknown)!r}; known: {', '.join(route.query) or 'none'}")
     value = await route.handler(call)

@@ -66,6 +66,7 @@ class EnvironmentService:
                 settings.max_session_ttl_s,
                 settings.retry_after_s,
                 settings.shard,
+                settings.max_sessions_per_client,
             ),
             clock,
             on_expired=self._expired,
@@ -189,7 +190,7 @@ class EnvironmentService:
             return State(session_id=session.id)
         return State(session.episode_id, episode.steps, session.id, episode.task.id, episode.done)
 
-    async def open(self, wish: CreateSessions) -> list[OpenedSession]:
+    async def open(self, wish: CreateSessions, owner: str | None = None) -> list[OpenedSession]:
         """Open sessions, reset if asked for: all or nothing.
 
         Raises:
@@ -198,7 +199,7 @@ class EnvironmentService:
         if len(wish.reset) not in (0, 1, wish.count):
             raise invalid(f"reset has {len(wish.reset)} entries for {wish.count} sessions: give none, one, or one each")
         specs = wish.reset * wish.count if len(wish.reset) == 1 else wish.reset
-        sessions = self.store.open(wish.count, ttl_s=wish.ttl_s, group_id=wish.group_id)
+        sessions = self.store.open(wish.count, ttl_s=wish.ttl_s, group_id=wish.group_id, owner=owner)
         resets = [asyncio.ensure_future(self.reset(s, spec)) for s, spec in zip(sessions, specs, strict=False)]
         try:
             results = await asyncio.gather(*resets)
@@ -220,7 +221,8 @@ class EnvironmentService:
         """
         async with session.lock:
             episode = self._episode(session)
-            sessions = self.store.open(wish.count, ttl_s=wish.ttl_s, group_id=wish.group_id or session.group_id)
+            group = wish.group_id or session.group_id
+            sessions = self.store.open(wish.count, ttl_s=wish.ttl_s, group_id=group, owner=session.owner)
             for twin in sessions:
                 twin.episode, twin.episode_id, twin.last = episode.fork(), session.episode_id, session.last
         self.metrics.sessions.set(len(self.store))
@@ -238,7 +240,7 @@ class EnvironmentService:
         expires_at = time.time() + self.snapshots.remaining_s(kept)
         return Snapshot(kept.id, expires_at, episode.task.id, episode.steps)
 
-    async def restore(self, snapshot_id: str, wish: RestoreRequest) -> OpenedSession:
+    async def restore(self, snapshot_id: str, wish: RestoreRequest, owner: str | None = None) -> OpenedSession:
         """Go back to a state, in a session or in a new one.
 
         Raises:
@@ -248,7 +250,7 @@ class EnvironmentService:
         if wish.session_id is not None:
             session = self.store.get(wish.session_id)
         else:
-            (session,) = self.store.open(1, ttl_s=wish.ttl_s, group_id=wish.group_id)
+            (session,) = self.store.open(1, ttl_s=wish.ttl_s, group_id=wish.group_id, owner=owner)
             self.metrics.sessions.set(len(self.store))
         async with session.lock:
             kept.put_into(session)

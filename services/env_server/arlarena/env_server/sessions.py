@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 from arlarena.env_server.environment import Episode
-from arlarena.env_server.errors import at_capacity, draining, invalid, unknown_session
+from arlarena.env_server.errors import at_capacity, client_at_limit, draining, invalid, unknown_session
 from arlarena.proto.env import OpenedSession, StepResult
 
 Clock = Callable[[], float]
@@ -36,6 +36,7 @@ class Session:
     ttl_s: float
     expires_at: float
     group_id: str | None = None
+    owner: str | None = None
     episode: Episode | None = None
     episode_id: str | None = None
     last: LastStep | None = None
@@ -52,13 +53,14 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class StoreLimits:
-    """Bounds of a store: sessions, seconds, and what a refused caller is told to wait."""
+    """Bounds of a store: sessions, of all and of one owner, seconds, and what a refused caller is told to wait."""
 
     capacity: int
     default_ttl_s: float
     max_ttl_s: float
     retry_after_s: float
     shard: str = "0"
+    per_owner: int | None = None
 
 
 class SessionStore:
@@ -88,7 +90,9 @@ class SessionStore:
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._sessions.values()))
 
-    def open(self, count: int, *, ttl_s: float | None = None, group_id: str | None = None) -> list[Session]:
+    def open(
+        self, count: int, *, ttl_s: float | None = None, group_id: str | None = None, owner: str | None = None
+    ) -> list[Session]:
         """`count` new sessions, or none at all. Idle ones give up their place first.
 
         Raises:
@@ -103,15 +107,24 @@ class SessionStore:
             self.reap()
         if count > self._free():
             raise at_capacity(count, self._free(), self.limits.capacity, self.limits.retry_after_s)
-        opened = [self._new(ttl, group_id) for _ in range(count)]
+        self._check_owner(owner, count)
+        opened = [self._new(ttl, group_id, owner) for _ in range(count)]
         self._sessions.update({session.id: session for session in opened})
         return opened
 
     def _free(self) -> int:
         return self.limits.capacity - len(self._sessions)
 
-    def _new(self, ttl_s: float, group_id: str | None) -> Session:
-        return Session(f"{self.limits.shard}-{uuid.uuid4().hex}", ttl_s, self._clock() + ttl_s, group_id)
+    def _check_owner(self, owner: str | None, count: int) -> None:
+        limit = self.limits.per_owner
+        if limit is None or owner is None:
+            return
+        held = sum(session.owner == owner for session in self._sessions.values())
+        if held + count > limit:
+            raise client_at_limit(owner, count, held, limit, self.limits.retry_after_s)
+
+    def _new(self, ttl_s: float, group_id: str | None, owner: str | None) -> Session:
+        return Session(f"{self.limits.shard}-{uuid.uuid4().hex}", ttl_s, self._clock() + ttl_s, group_id, owner)
 
     def get(self, session_id: str) -> Session:
         """The session, its idle time begun anew.

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, SecretStr
 
 from arlarena.proto.config import Table, exit_on_config_error, load_table
 
@@ -23,6 +23,8 @@ class EnvironmentSettings(Table):
     options: dict[str, Any] = Field(default_factory=dict, description="the environment's own options")
     host: str = Field("127.0.0.1", description="address to bind")
     port: int = Field(8000, ge=0, le=65535, description="port to bind, 0 for a free one")
+    token: SecretStr | None = Field(None, min_length=1, description="bearer token that clients must send")
+    max_sessions_per_client: PositiveInt | None = Field(None, description="most sessions of one address at a time")
     capacity: PositiveInt = Field(1024, description="most sessions at a time")
     session_ttl_s: PositiveFloat = Field(900.0, description="idle time after which a session is closed, by default")
     max_session_ttl_s: PositiveFloat = Field(86_400.0, description="the longest ttl_s that a client may ask for")

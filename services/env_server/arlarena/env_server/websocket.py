@@ -19,6 +19,7 @@ import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from arlarena.env_server import mcp
+from arlarena.env_server.access import check_token, client_of
 from arlarena.env_server.errors import ApiError
 from arlarena.env_server.service import EnvironmentService
 from arlarena.env_server.sessions import Session
@@ -127,7 +128,8 @@ async def _attach(socket: WebSocket, service: EnvironmentService) -> Session | N
     """The socket's session: the one it names, or a new one. None after a refusal, which also closes the socket."""
     wanted = socket.query_params.get("session_id")
     try:
-        session = service.store.get(wanted) if wanted else service.store.open(1)[0]
+        check_token(socket, service.settings)
+        session = service.store.get(wanted) if wanted else service.store.open(1, owner=client_of(socket))[0]
         if session.attached:
             raise ApiError(409, "attached", f"session {session.id!r} already has a socket")
     except ApiError as error:

@@ -87,12 +87,14 @@ def _setup(args: argparse.Namespace) -> Setup:
 def _environments(setup: Setup) -> EnvironmentClient:
     s = setup.settings
     timeouts = Timeouts(s.connect_timeout_s, s.environment_timeout_s)
+    token = setup.addresses.environment_token
     return EnvironmentClient(
         _url(setup.addresses.environment_url),
         timeouts,
         retries=s.request_retries,
         batch_window_s=s.batch_window_s,
         batch_size=s.batch_size,
+        token=token.get_secret_value() if token else None,
     )
 
 

@@ -19,6 +19,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SecretStr,
     model_validator,
 )
 
@@ -91,9 +92,12 @@ class PolicyTokenizer(BaseModel):
 
 
 class Addresses(Table):
-    """Where the services are. Flags win over ARLARENA_ENVIRONMENT_URL, _INFERENCE_URL and _REDIS_URL."""
+    """Where the services are. Flags win over ARLARENA_ENVIRONMENT_URL, _INFERENCE_URL and _REDIS_URL. The environment
+    server's token comes from ARLARENA_ENVIRONMENT_TOKEN alone: a flag would show it to everybody on the machine.
+    """
 
     environment_url: str = "http://127.0.0.1:8000"
+    environment_token: SecretStr | None = None
     inference_url: str = "http://127.0.0.1:8100"
     redis_url: str = "redis://127.0.0.1:6379/0"
 
