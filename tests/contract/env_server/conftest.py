@@ -27,7 +27,7 @@ min_moves = 3
 
 
 @contextlib.contextmanager
-def environment_server(folder, name="sokoban", capacity=16, grace=30, ttl=900, drain=5, arguments=()):
+def environment_server(folder, name="sokoban", capacity=16, grace=30, ttl=900, drain=0.2, arguments=()):
     """Starts `python -m arlarena.env_server` on a free port, yields (URL, process), and stops it."""
     config = folder / "environment.toml"
     settings = CONFIG.format(name=name, capacity=capacity, grace=grace, ttl=ttl, drain=drain)

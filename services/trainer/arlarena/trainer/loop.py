@@ -127,7 +127,9 @@ class Trainer:
             | figures
             | totals
         )
-        self.progress.report(step, success=figures["success_rate"], tokens_per_s=figures["tokens_per_s"])
+        self.progress.report(
+            step, share=self.done(), success=figures["success_rate"], tokens_per_s=figures["tokens_per_s"]
+        )
         if figures["mismatch_k3"] > self.settings.mismatch_alarm:
             self.log.warning("mismatch", step=step, mean_k3=figures["mismatch_k3"], max=figures["mismatch_max"])
         if self.settings.record_groups_every and step % self.settings.record_groups_every == 0:

@@ -16,15 +16,20 @@ class Progress:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._stage, self._steps = stage, steps
         self._started = time.monotonic()
-        self._first: int | None = None
+        self._first: float | None = None
 
-    def report(self, step: int, *, message: str = "", **figures: float) -> None:
-        """Say that `step` is reached. Time left is judged from this process's own speed."""
+    def report(self, step: int, *, share: float | None = None, message: str = "", **figures: float) -> None:
+        """Say that `step` is reached. Time left is judged from this process's own speed.
+
+        `share` of the stage is done; by default that of its steps. A stage that ends by time or by experience before
+        its steps are taken shows the number of steps that it will come to.
+        """
+        share = min(1.0, step / self._steps if share is None else share)
         if self._first is None:
-            self._first = step
-        done = step - self._first
-        elapsed = time.monotonic() - self._started
-        left = elapsed / done * (self._steps - step) if done > 0 else None
-        record = {"stage": self._stage, "step": step, "steps": self._steps, "seconds_left": left, "message": message}
+            self._first = share
+        gained, elapsed = share - self._first, time.monotonic() - self._started
+        left = elapsed / gained * (1.0 - share) if gained > 0 else None
+        steps = min(self._steps, max(step, round(step / share))) if share > 0 else self._steps
+        record = {"stage": self._stage, "step": step, "steps": steps, "seconds_left": left, "message": message}
         with self._path.open("a") as file:
             file.write(json.dumps(record | {key: round(value, 4) for key, value in figures.items()}) + "\n")
