@@ -21,7 +21,7 @@ OLDEST = (3, 11)
 NEWER = ("python3.11", "python3.12", "python3.13", "python3.14")
 DISTRIBUTIONS = (
     "proto[redis,service]",
-    "client",
+    "client[gymnasium]",
     "services/env_server",
     "services/inference",
     "services/rollout",

@@ -96,8 +96,17 @@ class Session:
         self._client = client
         self._step = 0
 
-    async def reset(self, *, split: str, index: int, seed: int = 0, episode_id: str | None = None) -> State:
-        """Begin the task `index` of `split` anew.
+    async def reset(
+        self,
+        *,
+        split: str | None = None,
+        index: int | None = None,
+        seed: int | None = None,
+        task_id: str | None = None,
+        episode_id: str | None = None,
+    ) -> State:
+        """Begin a task: `task_id`, or `index` of `split`, or the one that `seed` means; by default the first for
+        training.
 
         Raises:
             SessionLost: the server does not know this session; open another.
@@ -105,7 +114,15 @@ class Session:
             Refused: there is no such task.
         """
         state = await self._client.call(
-            BatchItem(session_id=self.id, op="reset", split=split, index=index, seed=seed, episode_id=episode_id)
+            BatchItem(
+                session_id=self.id,
+                op="reset",
+                split=split,
+                index=index,
+                seed=seed,
+                task_id=task_id,
+                episode_id=episode_id,
+            )
         )
         self._step = state.observation.step
         return state

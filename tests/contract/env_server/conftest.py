@@ -1,59 +1,10 @@
-"""A real environment server in a process of its own."""
+"""A real environment server, and requests to it."""
 
-import contextlib
 import json
-import subprocess
-import sys
 
 import aiohttp
 import pytest
-
-CONFIG = """
-[environment]
-name = "{name}"
-capacity = {capacity}
-reap_interval_s = 0.05
-reattach_grace_s = {grace}
-session_ttl_s = {ttl}
-drain_s = {drain}
-max_body_bytes = 200000
-"""
-SOKOBAN = """
-[environment.options]
-observation = "grid+coordinates"
-template = "compact"
-min_moves = 3
-"""
-
-
-@contextlib.contextmanager
-def environment_server(folder, name="sokoban", capacity=16, grace=30, ttl=900, drain=0.2, arguments=()):
-    """Starts `python -m arlarena.env_server` on a free port, yields (URL, process), and stops it."""
-    config = folder / "environment.toml"
-    settings = CONFIG.format(name=name, capacity=capacity, grace=grace, ttl=ttl, drain=drain)
-    config.write_text(settings + (SOKOBAN if name == "sokoban" else ""))
-    command = [
-        sys.executable,
-        "-m",
-        "arlarena.env_server",
-        "--config",
-        str(config),
-        "--port",
-        "0",
-        *arguments,
-    ]
-    with (folder / "stderr.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-    try:
-        line = process.stdout.readline()
-        assert line, f"the server ended: {(folder / 'stderr.log').read_text()}"
-        announced = json.loads(line)
-        assert announced["event"] == "listening"
-        yield f"http://{announced['host']}:{announced['port']}", process
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-        process.stdout.close()
+from environment_support import environment_server
 
 
 @pytest.fixture(scope="module")

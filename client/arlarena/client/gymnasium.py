@@ -1,0 +1,173 @@
+"""Our environments as Gymnasium's: text in, text out (`pip install arlarena-client[gymnasium]`).
+
+    env = TextEnv("http://127.0.0.1:8000", split="train")
+    observation, info = env.reset(options={"index": 7})
+    observation, reward, terminated, truncated, info = env.step("up")
+
+Observations are prompts, actions are replies or bare actions. `TextVectorEnv` plays many episodes with one request a
+step; a finished episode begins anew at the next step (Gymnasium's next-step autoreset).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from arlarena.client.environments import State
+from arlarena.client.sync import SyncEnvironments
+
+# A task that nobody named is drawn from as many: seeds of Gymnasium's generators are 32-bit.
+UNNAMED_TASKS = 2**31 - 1
+
+Texts = npt.NDArray[np.object_]
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+
+class AnyText(gymnasium.Space[str]):
+    """Every text. A sample is one of `examples`."""
+
+    def __init__(self, examples: Sequence[str] = ("",)) -> None:
+        super().__init__(shape=(), dtype=None)
+        self.examples = tuple(examples)
+
+    def contains(self, x: Any) -> bool:
+        """Whether it is a text."""
+        return isinstance(x, str)
+
+    def sample(self, mask: Any | None = None, probability: Any | None = None) -> str:
+        """One of the examples."""
+        return self.examples[int(self.np_random.integers(len(self.examples)))]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AnyText) and other.examples == self.examples
+
+    def __hash__(self) -> int:
+        return hash(self.examples)
+
+
+def _info(state: State) -> dict[str, Any]:
+    """All that is no observation: metadata, marks, and what may be said."""
+    seen = state.observation
+    marks = {"text": seen.text, "admissible_actions": seen.admissible_actions, "step": seen.step}
+    valid = {"action_valid": seen.action_valid, "format_valid": seen.format_valid}
+    return msgspec.structs.asdict(state.metadata) | marks | valid
+
+
+class TextEnv(gymnasium.Env[str, str]):
+    """One episode at a time on a server of ours."""
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own form)
+
+    def __init__(self, url: str, *, split: str | None = None, token: str | None = None) -> None:
+        self._environments = SyncEnvironments(url, token=token)
+        info = self._environments.info()
+        (self._session,) = self._environments.open(1)
+        self.split = split or info.splits[0].name
+        sizes = {one.name: one.size for one in info.splits}
+        self._tasks = sizes.get(self.split) or UNNAMED_TASKS
+        self.observation_space = AnyText()
+        self.action_space = AnyText(info.actions or ("",))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """Begin the task of `options` (`index`, `split`, `task_id`), or one drawn by Gymnasium's seeded generator."""
+        super().reset(seed=seed)
+        task = dict(options or {})
+        if "task_id" not in task:
+            task.setdefault("split", self.split)
+            task.setdefault("index", int(self.np_random.integers(self._tasks)))
+        state = self._session.reset(**task)
+        return state.prompt, _info(state)
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """One reply or bare action."""
+        state = self._session.step(action)
+        seen = state.observation
+        return state.prompt, state.reward, seen.terminated, seen.truncated, _info(state)
+
+    def close(self) -> None:
+        """Give the session back and close the connections."""
+        self._session.close()
+        self._environments.close()
+
+
+class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
+    """Many episodes on a server of ours, one request a step."""
+
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 (Gymnasium's own form)
+
+    def __init__(self, url: str, num_envs: int, *, split: str | None = None, token: str | None = None) -> None:
+        self._environments = SyncEnvironments(url, token=token)
+        info = self._environments.info()
+        self._sessions = self._environments.open(num_envs)
+        self.num_envs = num_envs
+        self.split = split or info.splits[0].name
+        self._tasks = {one.name: one.size for one in info.splits}.get(self.split) or UNNAMED_TASKS
+        self.single_observation_space = AnyText()
+        self.single_action_space = AnyText(info.actions or ("",))
+        self.observation_space = gymnasium.spaces.Tuple([self.single_observation_space] * num_envs)
+        self.action_space = gymnasium.spaces.Tuple([self.single_action_space] * num_envs)
+        self._over = np.zeros(num_envs, dtype=bool)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Texts, dict[str, Any]]:
+        """Begin one task in each: `options["indices"]`, or drawn by Gymnasium's seeded generator."""
+        super().reset(seed=seed)
+        indices = (options or {}).get("indices")
+        if indices is None:
+            tasks = [self._draw() for _ in self._sessions]
+        elif len(indices) != self.num_envs:
+            raise ValueError(f"{len(indices)} indices for {self.num_envs} environments")
+        else:
+            tasks = [{"split": self.split, "index": int(index)} for index in indices]
+        states = self._environments.reset_all(self._sessions, tasks)
+        self._over[:] = False
+        return _prompts(states), _infos(states)
+
+    def step(self, actions: Sequence[str]) -> tuple[Texts, Floats, Bools, Bools, dict[str, Any]]:
+        """One reply or bare action in each; where the last step ended an episode, another begins, and nothing is paid
+        for it.
+        """
+        states: list[State | None] = [None] * self.num_envs
+        ended = [i for i in range(self.num_envs) if self._over[i]]
+        going = [i for i in range(self.num_envs) if not self._over[i]]
+        begun = self._environments.reset_all([self._sessions[i] for i in ended], [self._draw() for _ in ended])
+        stepped = self._environments.step_all([self._sessions[i] for i in going], [actions[i] for i in going])
+        for i, state in zip((*ended, *going), (*begun, *stepped), strict=True):
+            states[i] = state
+        found = [state for state in states if state is not None]
+        terminated = np.array([state.observation.terminated for state in found])
+        truncated = np.array([state.observation.truncated for state in found])
+        self._over = terminated | truncated
+        rewards = np.array([state.reward for state in found], dtype=np.float64)
+        return _prompts(found), rewards, terminated, truncated, _infos(found)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Give the sessions back and close the connections."""
+        for session in self._sessions:
+            session.close()
+        self._environments.close()
+
+    def _draw(self) -> dict[str, Any]:
+        return {"split": self.split, "index": int(self.np_random.integers(self._tasks))}
+
+
+def _prompts(states: Sequence[State]) -> Texts:
+    return np.array([state.prompt for state in states], dtype=object)
+
+
+def _infos(states: Sequence[State]) -> dict[str, Any]:
+    """Gymnasium's form: one array a key, and beside it which of its places hold something."""
+    infos = [_info(state) for state in states]
+    found: dict[str, Any] = {}
+    for key in infos[0]:
+        values = np.empty(len(infos), dtype=object)
+        values[:] = [info[key] for info in infos]
+        found[key] = values
+        found[f"_{key}"] = np.ones(len(infos), dtype=bool)
+    return found

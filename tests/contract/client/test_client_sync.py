@@ -1,0 +1,178 @@
+"""The synchronous clients, Gymnasium's and TRL's forms, against a real server."""
+
+import inspect
+import threading
+
+import gymnasium
+import numpy as np
+import pytest
+from environment_support import environment_server
+from gymnasium.utils.env_checker import check_env
+
+from arlarena.client.errors import Refused, SessionLost
+from arlarena.client.gymnasium import TextEnv, TextVectorEnv
+from arlarena.client.sync import SyncEnvironments
+from arlarena.client.trl import TextEnvironment, environment_factory
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    with environment_server(tmp_path_factory.mktemp("environment"), capacity=64, ttl=60) as (address, _):
+        yield address
+
+
+@pytest.fixture
+def environments(url):
+    with SyncEnvironments(url) as client:
+        yield client
+
+
+def test_an_episode_by_the_expert(environments):
+    (session,) = environments.open(1)
+    state = session.reset(split="train", index=7)
+    while not state.done:
+        state = session.step(session.expert().text)
+    assert state.metadata.success
+    session.close()
+    with pytest.raises(SessionLost):
+        session.step("up")
+
+
+def test_many_sessions_take_one_step_together(environments):
+    sessions = environments.open(16)
+    states = environments.reset_all(sessions, [{"split": "train", "index": index} for index in range(16)])
+    assert [state.metadata.task_id for state in states] == [f"sokoban/train/{index}" for index in range(16)]
+    assert [state.observation.step for state in environments.step_all(sessions, ["still"] * 16)] == [1] * 16
+    for session in sessions:
+        session.close()
+
+
+def test_threads_share_a_client(environments):
+    done = []
+
+    def play(index):
+        (session,) = environments.open(1)
+        state = session.reset(split="train", index=index)
+        while not state.done:
+            state = session.step("still")
+        session.close()
+        done.append(state.metadata.task_id)
+
+    threads = [threading.Thread(target=play, args=(index,)) for index in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert sorted(done) == sorted(f"sokoban/train/{index}" for index in range(12))
+
+
+def test_closing_twice_is_harmless(url):
+    client = SyncEnvironments(url)
+    client.info()
+    client.close()
+    client.close()
+
+
+# ---- Gymnasium -------------------------------------------------------------------------------------------------------
+
+
+def test_gymnasiums_own_checker_is_content(url):
+    env = TextEnv(url, split="train")
+    check_env(env, skip_render_check=True, skip_close_check=True)
+    env.close()
+
+
+def test_a_gymnasium_episode(url):
+    env = gymnasium.wrappers.OrderEnforcing(TextEnv(url, split="validation"))
+    observation, info = env.reset(options={"index": 3})
+    assert info["task_id"] == "sokoban/validation/3"
+    assert observation in env.observation_space
+    assert info["admissible_actions"] == ["up", "down", "left", "right", "still"]
+    again, _ = env.reset(options={"task_id": "sokoban/validation/3"})
+    assert again == observation
+    steps, over = 0, False
+    while not over:
+        observation, reward, terminated, truncated, info = env.step("still")
+        steps, over = steps + 1, terminated or truncated
+    assert (steps, reward, truncated) == (15, -0.1, True)
+    with pytest.raises(Refused, match="ended after 15 steps"):
+        env.step("still")
+    env.close()
+
+
+def test_seeds_draw_the_same_tasks(url):
+    env = TextEnv(url)
+
+    def drawn(seed):
+        first = env.reset(seed=seed)[1]["task_id"]
+        return [first, *(env.reset()[1]["task_id"] for _ in range(3))]
+
+    assert drawn(5) == drawn(5)
+    assert len(set(drawn(5))) == 4
+    assert drawn(5) != drawn(6)
+    env.close()
+
+
+def test_a_vector_of_episodes(url):
+    envs = TextVectorEnv(url, 3, split="train")
+    observations, infos = envs.reset(options={"indices": [1, 2, 3]})
+    assert (observations.shape, observations.dtype) == ((3,), object)
+    assert list(infos["task_id"]) == [f"sokoban/train/{index}" for index in (1, 2, 3)]
+    assert infos["_task_id"].all()
+    assert envs.observation_space.contains(tuple(observations))
+    for step in range(15):
+        observations, rewards, terminated, truncated, infos = envs.step(["still"] * 3)
+        assert rewards == pytest.approx(np.full(3, -0.1))
+        assert not terminated.any()
+        assert truncated.all() == (step == 14)
+    observations, rewards, terminated, truncated, infos = envs.step(["still"] * 3)
+    assert rewards == pytest.approx(np.zeros(3))
+    assert list(infos["step"]) == [0, 0, 0]
+    assert not (terminated | truncated).any()
+    with pytest.raises(ValueError, match="2 indices for 3 environments"):
+        envs.reset(options={"indices": [1, 2]})
+    envs.close()
+
+
+# ---- TRL -------------------------------------------------------------------------------------------------------------
+
+
+def test_trl_finds_the_methods_that_it_looks_for():
+    """As TRL's trainers list them: `reset`, `get_reward`, and every other public function as a tool."""
+    functions = {name for name, _ in inspect.getmembers(TextEnvironment, predicate=inspect.isfunction)}
+    assert {name for name in functions if not name.startswith("_")} == {"reset", "get_reward", "act"}
+    from transformers.utils import get_json_schema
+
+    schema = get_json_schema(TextEnvironment.act)["function"]
+    assert (schema["name"], schema["parameters"]["required"]) == ("act", ["action"])
+    assert schema["parameters"]["properties"]["action"]["type"] == "string"
+    assert "exactly one" in schema["parameters"]["properties"]["action"]["description"]
+
+
+def test_rollouts_as_trl_makes_them(url):
+    factory = environment_factory(url, split="train")
+    members = [factory() for _ in range(4)]
+    row = {"index": 9, "prompt": [{"role": "user", "content": "Play."}], "other": 1}
+    prompts = {member.reset(**row) for member in members}
+    assert len(prompts) == 1
+    said = [member.act(action) for member, action in zip(members, ("up", "down", "still", "nonsense"), strict=True)]
+    assert all("#" in text for text in said)
+    for member in members:
+        assert member.get_reward() == pytest.approx(-0.1)
+    for _ in range(14):
+        last = members[2].act("still")
+    assert last.endswith("The episode is over.")
+    assert members[2].get_reward() == pytest.approx(-1.5)
+    with pytest.raises(ValueError, match="is over"):
+        members[2].act("still")
+    members[2].reset(task_id="sokoban/test/3")
+    assert members[2].get_reward() == 0.0
+    with pytest.raises(ValueError, match="reset comes first"):
+        factory().act("up")
+
+
+def test_a_forgotten_session_is_replaced(url):
+    made = environment_factory(url)()
+    made.reset(split="train", index=1)
+    made._session.close()
+    assert made.reset(split="train", index=1)
