@@ -24,11 +24,12 @@ min_moves = 3
 
 
 @contextlib.contextmanager
-def environment_server(folder, name="sokoban", capacity=16, grace=30, ttl=900, drain=0.2, arguments=()):
+def environment_server(folder, name="sokoban", capacity=16, grace=30, ttl=900, drain=0.2, extra=None, arguments=()):
     """Starts `python -m arlarena.env_server` on a free port, yields (URL, process), and stops it."""
     config = folder / "environment.toml"
     settings = CONFIG.format(name=name, capacity=capacity, grace=grace, ttl=ttl, drain=drain)
-    config.write_text(settings + (SOKOBAN if name == "sokoban" else ""))
+    options = SOKOBAN if name == "sokoban" else ""
+    config.write_text(settings + (options if extra is None else extra))
     command = [
         sys.executable,
         "-m",

@@ -191,7 +191,7 @@ def test_resets_that_mean_nothing(spec, message):
         ({"size": 4}, "at least 5 rows"),
         ({"boxes": 0}, "boxes do not fit"),
         ({"template": "compact", "history": 2}, "shows no history"),
-        ({"observation": "image"}, "observation = 'image'"),
+        ({"observation": "picture"}, "observation = 'picture'"),
         ({"min_moves": 9, "max_moves": 3}, "min_moves = 9"),
     ],
 )

@@ -59,6 +59,11 @@ def unknown_snapshot(snapshot_id: str) -> ApiError:
     return ApiError(404, "unknown_snapshot", message)
 
 
+def unknown_frame(digest: str) -> ApiError:
+    """No such frame (any more)."""
+    return ApiError(404, "unknown_frame", f"no frame {digest!r}: it was never shown by this server, or long ago")
+
+
 def snapshots_full(limit: int) -> ApiError:
     """No room for another snapshot."""
     message = f"all {limit} snapshots are in use: delete some, wait, or raise [environment] max_snapshots"

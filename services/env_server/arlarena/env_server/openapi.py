@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
@@ -25,7 +26,7 @@ def _operation(route: Route, references: dict[Any, dict[str, Any]]) -> dict[str,
     responses = {"204" if route.method == "DELETE" else "200": ok}
     for status in route.errors:
         responses[str(status)] = {"description": HTTPStatus(status).phrase, "content": content(ErrorReply)}
-    path_names = [part[1:-1] for part in route.path.split("/") if part.startswith("{")]
+    path_names = re.findall(r"{(\w+)}", route.path)
     text = {"type": "string"}
     parameters = [{"name": name, "in": "path", "required": True, "schema": text} for name in path_names]
     parameters += [{"name": name, "in": "query", "required": False, "schema": text} for name in route.query]

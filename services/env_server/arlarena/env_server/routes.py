@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from arlarena.env_server import errors, mcp, tasks
 from arlarena.env_server.access import check_token, client_of
+from arlarena.env_server.frames import PNG
 from arlarena.env_server.schemas import schema_of
 from arlarena.env_server.service import EnvironmentService
 from arlarena.env_server.wire import decode, read_body, reply
@@ -208,6 +209,13 @@ async def forget_snapshot(call: Call) -> Response:
     return Response(status_code=204)
 
 
+async def show_frame(call: Call) -> Response:
+    """A frame by the hash of its file, which can be cached for ever."""
+    png = call.service.frames.get(call.path["digest"])
+    headers = {"Cache-Control": "public, max-age=31536000, immutable", "ETag": f'"{call.path["digest"]}"'}
+    return Response(png, headers=headers, media_type=PNG)
+
+
 async def heartbeat(call: Call) -> env.Lease:
     """Begin a session's idle time anew."""
     store = call.service.store
@@ -289,6 +297,7 @@ ROUTES = (
         errors=(403, 404, 409, 504),
     ),
     Route("POST", "/v1/batch", batch, "Many operations, errors per item", env.BatchRequest, env.BatchReply, (422,)),
+    Route("GET", "/v1/frames/{digest}.png", show_frame, "A frame, by its SHA-256", errors=(404,)),
     Route("GET", "/v1/info", info, "What is being played", gives=env.Info),
     Route("GET", "/v1/capacity", capacity, "Sessions open and possible", gives=env.Capacity),
     Route("GET", "/metrics", metrics, "Prometheus"),

@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import msgspec
+
 from arlarena.env_server import errors
 from arlarena.env_server.environment import EnvironmentFactory, Episode, ExpertUnavailable, TaskError
 from arlarena.env_server.errors import ApiError, invalid
+from arlarena.env_server.frames import FrameStore
 from arlarena.env_server.metrics import Metrics
 from arlarena.env_server.sessions import Clock, LastStep, Session, SessionStore, StoreLimits
 from arlarena.env_server.settings import EnvironmentSettings
@@ -74,6 +77,7 @@ class EnvironmentService:
         self.snapshots = SnapshotStore(settings.max_snapshots, settings.snapshot_ttl_s, settings.shard, clock)
         evaluation = {split.name for split in self.info.splits if split.evaluation}
         self._held_out = evaluation - set(settings.expert_splits)
+        self.frames = FrameStore(settings.frame_cache_bytes)
         self._farewells: set[asyncio.Future[None]] = set()
         self._pool = ThreadPoolExecutor(settings.reset_workers, thread_name_prefix="episode")
 
@@ -133,7 +137,9 @@ class EnvironmentService:
 
         try:
             task = self.factory.task(spec)
-            return await self._in_thread(f"the reset of {task.id}", self.settings.reset_timeout_s, work)
+            what = f"the reset of {task.id}"
+            episode, result = await self._in_thread(what, self.settings.reset_timeout_s, work)
+            return episode, self._presented(result)
         except TaskError as error:
             raise invalid(str(error)) from error
         finally:
@@ -176,12 +182,18 @@ class EnvironmentService:
         if len(text) > self.settings.max_action_chars:
             raise invalid(f"the action is longer than {self.settings.max_action_chars} characters")
         begun = time.perf_counter()
-        result = episode.step(text)
+        result = self._presented(episode.step(text))
         self.metrics.step_seconds.observe(time.perf_counter() - begun)
         if result.done:
             solved = result.metadata is not None and result.metadata.success
             self.metrics.episodes.labels("success" if solved else "failure").inc()
         return result
+
+    def _presented(self, result: StepResult) -> StepResult:
+        """The result as it goes out: frames by URL, unless they are to be within it."""
+        if self.settings.frames == "data" or not result.observation.images:
+            return result
+        return msgspec.structs.replace(result, observation=self.frames.by_url(result.observation))
 
     def state(self, session: Session) -> State:
         """Where a session's episode stands."""
@@ -226,7 +238,7 @@ class EnvironmentService:
             for twin in sessions:
                 twin.episode, twin.episode_id, twin.last = episode.fork(), session.episode_id, session.last
         self.metrics.sessions.set(len(self.store))
-        return [self.store.describe(twin, episode.observe()) for twin in sessions]
+        return [self.store.describe(twin, self._presented(episode.observe())) for twin in sessions]
 
     async def snapshot(self, session: Session) -> Snapshot:
         """Keep a session's state.
@@ -254,7 +266,7 @@ class EnvironmentService:
             self.metrics.sessions.set(len(self.store))
         async with session.lock:
             kept.put_into(session)
-        return self.store.describe(session, kept.episode.observe())
+        return self.store.describe(session, self._presented(kept.episode.observe()))
 
     def _episode(self, session: Session) -> Episode:
         if session.episode is None:

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, SecretStr
 
@@ -28,6 +28,8 @@ class EnvironmentSettings(Table):
     capacity: PositiveInt = Field(1024, description="most sessions at a time")
     session_ttl_s: PositiveFloat = Field(900.0, description="idle time after which a session is closed, by default")
     max_session_ttl_s: PositiveFloat = Field(86_400.0, description="the longest ttl_s that a client may ask for")
+    frames: Literal["url", "data"] = Field("url", description="frames by URL, or within each observation")
+    frame_cache_bytes: PositiveInt = Field(64 << 20, description="how much of the frames is kept for their URLs")
     max_snapshots: PositiveInt = Field(1024, description="most snapshots at a time")
     snapshot_ttl_s: PositiveFloat = Field(900.0, description="time after which an unused snapshot is given up")
     reap_interval_s: PositiveFloat = Field(5.0, description="how often idle sessions are looked for")

@@ -18,6 +18,7 @@ from copy import deepcopy
 from typing import Any, Self
 
 from arlarena.env_server.environment import ExpertUnavailable
+from arlarena.env_server.frames import Frame
 from arlarena.env_server.hashing import digest
 from arlarena.env_server.indexed import indexed_task
 from arlarena.env_server.prompts import Past, PromptTemplate, Scene
@@ -64,6 +65,10 @@ class TextGame(ABC):
     def over(self) -> bool:
         """Whether the game has come to its own end; by default, whether it is solved."""
         return self.solved
+
+    def frame(self) -> Frame | None:
+        """The picture of what the player sees now, where there is one."""
+        return None
 
     def actions(self) -> Sequence[str] | None:
         """What may be said now; None for any text."""
@@ -152,12 +157,13 @@ class TextEpisode:
             truncated=self.done and not game.over,
             action_valid=action_valid,
             format_valid=format_valid,
+            images=[frame.inline()] if (frame := game.frame()) else [],
         )
         name = self._task.id
         metadata = Metadata(
             task_id=name,
             state_key=digest(f"{name}\0{game.state()}"),
-            observation_key=digest(f"{name}\0{text}"),
+            observation_key=digest("\0".join([name, text, *(image.sha256 for image in observation.images)])),
             score=game.score,
             success=game.solved,
             action=action,

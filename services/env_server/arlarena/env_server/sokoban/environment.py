@@ -8,7 +8,9 @@ from functools import lru_cache
 from typing import Any, Literal, Self, cast
 
 from arlarena.env_server.environment import ExpertUnavailable, TaskError
+from arlarena.env_server.frames import Frame
 from arlarena.env_server.sokoban import expert
+from arlarena.env_server.sokoban.frames import draw
 from arlarena.env_server.sokoban.game import (
     ACTIONS,
     OFF_TARGET_REWARD,
@@ -27,7 +29,7 @@ from arlarena.env_server.sokoban.rooms import GENERATOR_VERSION, RoomsExhausted
 from arlarena.env_server.sokoban.solver import SearchLimit, least_moves
 from arlarena.env_server.sokoban.splits import EVALUATION_SPLITS, SPLITS, room_for
 from arlarena.env_server.sokoban.symmetry import room_hash
-from arlarena.env_server.sokoban.text import TEMPLATES, observe
+from arlarena.env_server.sokoban.text import observe, template_for
 from arlarena.env_server.text_game import TextEnvironment, TextGame
 from arlarena.proto.env import Split
 from arlarena.proto.trajectory import Task
@@ -63,6 +65,12 @@ class SokobanGame(TextGame):
     def state(self) -> str:
         """The grid alone: all there is to know."""
         return "\n".join(render(self.room, self.now.player, self.now.boxes))
+
+    def frame(self) -> Frame | None:
+        """The room drawn, where the options ask for it."""
+        if not (self._options.frames or self._options.observation == "image"):
+            return None
+        return draw(tuple(render(self.room, self.now.player, self.now.boxes)))
 
     def actions(self) -> Sequence[str]:
         """Always the same five."""
@@ -112,7 +120,7 @@ class SokobanEnvironment(TextEnvironment):
 
     def __init__(self, options: SokobanOptions) -> None:
         self.options = options.model_dump(mode="json") | {"history": options.window}
-        self.template = TEMPLATES[options.template]
+        self.template = template_for(options.template, options.observation)
         self.horizon, self.history = options.max_steps, options.window
         self.splits = [_split(name, options.panel_size) for name in SPLITS]
         self._settings, self._rooms = options, options.rooms()

@@ -23,6 +23,7 @@ class SokobanOptions(Table):
     max_steps: PositiveInt = Field(15, description="horizon of an episode, in steps")
     history: int | None = Field(None, ge=0, description="earlier turns in the prompt; default 2, compact 0")
     observation: ObservationStyle = Field("grid", description="the grid, and lines of positions and neighbours")
+    frames: bool = Field(False, description="a picture with each observation; always with the observation image")
     template: TemplateName = Field("full", description="prompt for a language model, or the bare observation")
     expert_think: ThinkStyle = Field("push", description="what the expert thinks: its next push, or nothing")
     panel_size: PositiveInt = Field(1024, description="tasks of an evaluation split")

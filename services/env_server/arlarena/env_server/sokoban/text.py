@@ -9,25 +9,38 @@ from arlarena.env_server.prompts import PromptTemplate
 from arlarena.env_server.sokoban.game import State
 from arlarena.env_server.sokoban.room import Room, cells, render
 
-ObservationStyle = Literal["grid", "grid+coordinates", "grid+surroundings"]
+ObservationStyle = Literal["grid", "grid+coordinates", "grid+surroundings", "image"]
 TemplateName = Literal["full", "compact"]
 
-FULL_TEMPLATE = """\
-You are playing Sokoban: push every box onto a target.
-Glyphs: # wall, _ floor, O target, X box, √ box on a target, P you, S you on a target.
-Each turn you choose one action: up, down, left, right or still. Moving into a box pushes it one cell, if the cell \
-behind it is neither a wall nor another box. You cannot pull a box, so keep boxes out of corners.
-{history}
-The room now, with {remaining} of {horizon} steps left:
-{observation}
+_GLYPHS = "Glyphs: # wall, _ floor, O target, X box, √ box on a target, P you, S you on a target.\n"
 
-First reason about the next step between <think> and </think>, then give one action between <action> and </action>, \
-like this: <think>your reasoning</think><action>right</action>"""
+FULL_TEMPLATE = (
+    "You are playing Sokoban: push every box onto a target.\n"
+    + _GLYPHS
+    + "Each turn you choose one action: up, down, left, right or still. Moving into a box pushes it one cell, if the "
+    "cell behind it is neither a wall nor another box. You cannot pull a box, so keep boxes out of corners.\n"
+    "{history}\n"
+    "The room now, with {remaining} of {horizon} steps left:\n"
+    "{observation}\n\n"
+    "First reason about the next step between <think> and </think>, then give one action between <action> and "
+    "</action>, like this: <think>your reasoning</think><action>right</action>"
+)
+
+IMAGE_TEXT = (
+    "The room is in the image: grey bricks are wall, black squares with a red outline are targets, yellow crates are "
+    "boxes, a brown crate in a red outline is a box on a target, and you are the green alien."
+)
 
 TEMPLATES: dict[TemplateName, PromptTemplate] = {
     "full": PromptTemplate("full", "1", FULL_TEMPLATE),
     "compact": PromptTemplate("compact", "1", "{observation}"),
 }
+IMAGE_TEMPLATE = PromptTemplate("image", "1", FULL_TEMPLATE.replace(_GLYPHS, ""))
+
+
+def template_for(name: TemplateName, style: ObservationStyle) -> PromptTemplate:
+    """The template of a name; where the room is in an image, one that says nothing of glyphs."""
+    return IMAGE_TEMPLATE if (name, style) == ("full", "image") else TEMPLATES[name]
 
 
 def coordinates(room: Room, state: State) -> str:
@@ -54,12 +67,14 @@ def surroundings(room: Room, state: State, grid: Sequence[str]) -> str:
 
 
 def observe(room: Room, state: State, style: ObservationStyle) -> str:
-    """The observation: the grid; with `grid+coordinates` one more line; with `grid+surroundings` two. No trailing
-    newline.
+    """The observation: the grid; with `grid+coordinates` one more line; with `grid+surroundings` two; with `image` a
+    text that points to the frame. No trailing newline.
     """
+    if style == "image":
+        return IMAGE_TEXT
     grid = render(room, state.player, state.boxes)
     lines = [*grid]
-    if style != "grid":
+    if style in ("grid+coordinates", "grid+surroundings"):
         lines.append(coordinates(room, state))
     if style == "grid+surroundings":
         lines.append(surroundings(room, state, grid))
