@@ -23,6 +23,7 @@ from arlarena.env_server.sokoban.game import (
     score_of,
     start_of,
 )
+from arlarena.env_server.sokoban.levels import load_levels
 from arlarena.env_server.sokoban.options import SokobanOptions, read_options
 from arlarena.env_server.sokoban.room import Room, render
 from arlarena.env_server.sokoban.rooms import GENERATOR_VERSION, RoomsExhausted
@@ -122,8 +123,9 @@ class SokobanEnvironment(TextEnvironment):
         self.options = options.model_dump(mode="json") | {"history": options.window}
         self.template = template_for(options.template, options.observation)
         self.horizon, self.history = options.max_steps, options.window
-        self.splits = [_split(name, options.panel_size) for name in SPLITS]
-        self._settings, self._rooms = options, options.rooms()
+        self._settings = options
+        self._levels = load_levels(options.levels) if options.levels is not None else None
+        self.splits = [self._split(name) for name in SPLITS]
 
     def game(self, task: Task) -> SokobanGame:
         """A room at its start: 0.1 ms for a small one, seconds for the first of a panel of large ones.
@@ -131,17 +133,20 @@ class SokobanEnvironment(TextEnvironment):
         Raises:
             TaskError: the options leave no such room.
         """
+        if self._levels is not None:
+            return SokobanGame(self._levels[task.split][task.index], self._settings)
         try:
-            room = room_for(task.split, task.index, self._rooms)
+            room = room_for(task.split, task.index, self._settings.rooms_at(task.split, task.index))
         except RoomsExhausted as error:
             raise TaskError(str(error)) from error
         return SokobanGame(room, self._settings)
 
-
-def _split(name: str, panel_size: int) -> Split:
-    held_out = name in EVALUATION_SPLITS
-    kind = cast(Literal["train", "validation", "test"], name)
-    return Split(name, kind, panel_size if held_out else None, held_out)
+    def _split(self, name: str) -> Split:
+        held_out = name in EVALUATION_SPLITS
+        kind = cast(Literal["train", "validation", "test"], name)
+        if self._levels is not None:
+            return Split(name, kind, len(self._levels[name]), held_out)
+        return Split(name, kind, self._settings.panel_size if held_out else None, held_out)
 
 
 def load(where: str, options: Mapping[str, Any]) -> SokobanEnvironment:

@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from arlarena.env_server.sokoban.expert import ThinkStyle
+from arlarena.env_server.sokoban.levels import load_levels
 from arlarena.env_server.sokoban.splits import RoomOptions
 from arlarena.env_server.sokoban.text import ObservationStyle, TemplateName
 from arlarena.proto.config import Table, parse_table
 
 
+class Curriculum(Table):
+    """Training rooms that grow harder: from task `first` on, over `tasks` tasks, the bound on pushes rises to
+    `max_pushes`.
+    """
+
+    first: NonNegativeInt = Field(1_000_000, description="index where it begins; the trainer's first_task")
+    tasks: PositiveInt = Field(2_000, description="tasks until the hardest rooms are reached")
+
+
 class SokobanOptions(Table):
-    """What can be set of Sokoban. Rooms depend on `size`, `boxes`, `min_moves` and `max_moves` alone."""
+    """What can be set of Sokoban. Rooms depend on the size, the boxes and the bounds alone, or on the level files."""
 
     size: int | tuple[int, int] = Field(6, description="side of the room, or [rows, columns], wall included")
     boxes: int = Field(1, description="number of boxes")
     min_moves: PositiveInt | None = Field(None, description="shortest optimal solution accepted, in moves")
     max_moves: PositiveInt | None = Field(None, description="longest optimal solution accepted, in moves")
+    min_pushes: PositiveInt | None = Field(None, description="least number of pushes accepted, at least")
+    max_pushes: PositiveInt | None = Field(None, description="least number of pushes accepted, at most")
+    curriculum: Curriculum | None = Field(None, description="training rooms that grow harder, up to max_pushes")
+    levels: Path | None = Field(None, description="a Boxoban level file, or a folder of them, instead of made rooms")
     max_steps: PositiveInt = Field(15, description="horizon of an episode, in steps")
     history: int | None = Field(None, ge=0, description="earlier turns in the prompt; default 2, compact 0")
     observation: ObservationStyle = Field("grid", description="the grid, and lines of positions and neighbours")
@@ -32,8 +48,20 @@ class SokobanOptions(Table):
     def _consistent(self) -> Self:
         if self.template == "compact" and self.history:
             raise ValueError("the compact template shows no history: set history = 0 or template = 'full'")
+        if self.curriculum is not None and (self.max_pushes is None or self.levels is not None):
+            raise ValueError("a curriculum needs max_pushes, the bound that it rises to, and rooms that are made")
         self.rooms()  # refuses impossible sizes and bounds
+        self._check_levels()
         return self
+
+    def _check_levels(self) -> None:
+        if self.levels is None:
+            return
+        if kind := sorted(
+            {"size", "boxes", "min_moves", "max_moves", "min_pushes", "max_pushes"} & self.model_fields_set
+        ):
+            raise ValueError(f"levels are what they are: leave out {', '.join(kind)}")
+        load_levels(self.levels)
 
     @property
     def window(self) -> int:
@@ -45,7 +73,16 @@ class SokobanOptions(Table):
     def rooms(self) -> RoomOptions:
         """The part that rooms depend on."""
         height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
-        return RoomOptions(height, width, self.boxes, self.min_moves, self.max_moves)
+        return RoomOptions(height, width, self.boxes, self.min_moves, self.max_moves, self.min_pushes, self.max_pushes)
+
+    def rooms_at(self, split: str, index: int) -> RoomOptions:
+        """The kind of room that a task has, curriculum included."""
+        rooms = self.rooms()
+        if self.curriculum is None or split != "train" or rooms.max_pushes is None:
+            return rooms
+        low, high = rooms.min_pushes or 1, rooms.max_pushes
+        done = min(1.0, max(0, index - self.curriculum.first) / self.curriculum.tasks)
+        return replace(rooms, max_pushes=low + round(done * (high - low)))
 
 
 def read_options(where: str, values: Mapping[str, Any]) -> SokobanOptions:

@@ -11,7 +11,7 @@ split. Evaluation splits are panels: index `i` is the i-th *distinct* room, modu
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 
 from arlarena.env_server.sokoban.room import Room
@@ -23,7 +23,7 @@ from arlarena.env_server.sokoban.rooms import (
     play_backwards,
     random_for,
 )
-from arlarena.env_server.sokoban.solver import SearchLimit, least_moves
+from arlarena.env_server.sokoban.solver import SearchLimit, least_moves, least_pushes
 from arlarena.env_server.sokoban.symmetry import plan_hash, room_hash
 
 # Eighths of all plans. Small rooms repeat often (half of 1,000 drafts of 6x6 with 1 box), so a panel of 512 distinct
@@ -38,7 +38,8 @@ MAX_DRAFTS = 50_000
 
 @dataclass(frozen=True, slots=True)
 class RoomOptions:
-    """The kind of room. `min_moves` and `max_moves` bound the length of the optimal solution, None for no bound.
+    """The kind of room. `min_moves` and `max_moves` bound the length of the optimal solution, `min_pushes` and
+    `max_pushes` its least number of pushes, None for no bound.
 
     Raises:
         ValueError: an impossible size, or bounds that exclude everything.
@@ -49,24 +50,36 @@ class RoomOptions:
     boxes: int = 1
     min_moves: int | None = None
     max_moves: int | None = None
+    min_pushes: int | None = None
+    max_pushes: int | None = None
 
     def __post_init__(self) -> None:
         check_size(self.height, self.width, self.boxes)
-        low, high = self.min_moves or 1, self.max_moves
-        if low < 1 or (high is not None and high < low):
-            raise ValueError(
-                f"min_moves = {self.min_moves}, max_moves = {self.max_moves}: no solution has such a length"
-            )
+        for what, low, high in (
+            ("moves", self.min_moves, self.max_moves),
+            ("pushes", self.min_pushes, self.max_pushes),
+        ):
+            if (low or 1) < 1 or (high is not None and high < (low or 1)):
+                raise ValueError(f"min_{what} = {low}, max_{what} = {high}: no solution has so many")
 
     def accepts(self, room: Room) -> bool:
-        """Whether the optimal solution's length is within the bounds. A room too hard to solve is not accepted."""
-        if self.min_moves is None and self.max_moves is None:
-            return True
+        """Whether the optimal solutions are within the bounds. A room too hard to solve is not accepted."""
         try:
-            plan = least_moves(room, limit=self.max_moves)
+            return self._moves_fit(room) and self._pushes_fit(room)
         except SearchLimit:
             return False
+
+    def _moves_fit(self, room: Room) -> bool:
+        if self.min_moves is None and self.max_moves is None:
+            return True
+        plan = least_moves(room, limit=self.max_moves)
         return plan is not None and len(plan.moves) >= (self.min_moves or 0)
+
+    def _pushes_fit(self, room: Room) -> bool:
+        if self.min_pushes is None and self.max_pushes is None:
+            return True
+        plan = least_pushes(room)
+        return plan is not None and (self.min_pushes or 0) <= plan.pushes <= (self.max_pushes or plan.pushes)
 
 
 def split_of_hash(digest: str) -> str:
@@ -116,10 +129,10 @@ def _find(split: str, index: int, options: RoomOptions, taken: frozenset[str] | 
         digest = room_hash(room)
         if digest not in taken:
             return room, digest
+    bounds = (f"{name} = {value}" for name, value in asdict(options).items() if "_" in name and value is not None)
     raise RoomsExhausted(
-        f"no further {options.height}x{options.width} room with {options.boxes} boxes, min_moves = {options.min_moves} "
-        f"and max_moves = {options.max_moves} for {split}/{index} in {MAX_DRAFTS} drafts: widen these options or ask "
-        "for lower indices"
+        f"no further {height}x{width} room with {boxes} boxes ({', '.join(bounds) or 'no bounds'}) for {split}/{index} in "
+        f"{MAX_DRAFTS} drafts: widen these options or ask for lower indices"
     )
 
 

@@ -1,0 +1,189 @@
+"""Steps a second of our environment server beside OpenEnv's own, over the same Sokoban, in one run.
+
+    make setup-openenv && python benchmarks/env_server.py --out benchmarks/results/env_server.json
+
+256 sessions. Rounds alternate, so that a busy machine slows all alike, and the medians of the rounds are compared:
+
+* `openenv_websocket`: OpenEnv 0.10's server, one socket a session;
+* `websocket`: ours, the same client and frames;
+* `batch`: ours, one `/v1/batch` with all sessions a round.
+
+The client is one process with one event loop; sockets step without waiting for one another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+ROOT = Path(__file__).resolve().parents[1]
+OPENENV = ROOT / ".venv-openenv" / "bin" / "python"
+WANTED = {"websocket": 2.0, "batch": 10.0}
+ACTIONS = ("up", "left", "down", "right")
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def server(command: list[str], url: str, **variables: str) -> Iterator[str]:
+    """A server process; yields its URL once it answers."""
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **variables}, stdout=subprocess.DEVNULL)
+    try:
+        asyncio.run(answering(url, process))
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+async def answering(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait until the server answers."""
+    async with aiohttp.ClientSession() as session:
+        for _ in range(600):
+            if process.poll() is not None:
+                raise SystemExit(f"error: the server ended with {process.returncode}: {process.args}")
+            with contextlib.suppress(aiohttp.ClientError):
+                async with session.get(url + "/health") as reply:
+                    if reply.status == 200:
+                        return
+            await asyncio.sleep(0.1)
+    raise SystemExit(f"error: {url} did not answer within 60 s")
+
+
+async def websocket_rate(url: str, sessions: int, seconds: float) -> float:
+    """Steps a second over one socket a session; a finished episode is reset within the time, which both sides pay."""
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        sockets = await asyncio.gather(*(session.ws_connect(url + "/ws") for _ in range(sessions)))
+        await asyncio.gather(*(ask(one, "reset", {"seed": seed}) for seed, one in enumerate(sockets)))
+        ends = time.perf_counter() + seconds
+        counts = await asyncio.gather(*(play(one, seed, ends) for seed, one in enumerate(sockets)))
+        rate = sum(counts) / seconds
+        await asyncio.gather(*(one.close() for one in sockets))
+    return rate
+
+
+async def ask(one: aiohttp.ClientWebSocketResponse, kind: str, data: dict[str, Any]) -> dict[str, Any]:
+    """One frame and its answer."""
+    await one.send_str(json.dumps({"type": kind, "data": data}))
+    answer: dict[str, Any] = json.loads((await one.receive()).data)
+    assert answer["type"] == "observation", answer
+    return answer["data"]
+
+
+async def play(one: aiohttp.ClientWebSocketResponse, seed: int, ends: float) -> int:
+    """Step until the time is over."""
+    steps = 0
+    while time.perf_counter() < ends:
+        seen = await ask(one, "step", {"text": ACTIONS[steps % 4]})
+        steps += 1
+        if seen["done"]:
+            await ask(one, "reset", {"seed": seed})
+    return steps
+
+
+async def batch_rate(url: str, sessions: int, seconds: float) -> float:
+    """Steps a second by batches of all sessions."""
+    async with aiohttp.ClientSession() as session:
+        body = {"count": sessions, "reset": [{"seed": seed} for seed in range(sessions)]}
+        opened = await post(session, url + "/v1/sessions", body)
+        names = [one["session_id"] for one in opened["sessions"]]
+        over = [False] * sessions
+        steps, rounds, begun = 0, 0, time.perf_counter()
+        while time.perf_counter() - begun < seconds:
+            items = [
+                {"session_id": name, "op": "reset", "seed": number}
+                if over[number]
+                else {"session_id": name, "op": "step", "action": {"text": ACTIONS[rounds % 4]}}
+                for number, name in enumerate(names)
+            ]
+            results = (await post(session, url + "/v1/batch", {"items": items}))["results"]
+            assert all(result["ok"] for result in results)
+            steps += over.count(False)
+            over = [result["done"] for result in results]
+            rounds += 1
+        rate = steps / (time.perf_counter() - begun)
+        for name in names:
+            async with session.delete(f"{url}/v1/sessions/{name}") as reply:
+                assert reply.status == 204
+    return rate
+
+
+async def post(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> dict[str, Any]:
+    """A request and its answer."""
+    async with session.post(url, json=body) as reply:
+        answer: dict[str, Any] = await reply.json()
+        assert reply.status == 200, answer
+        return answer
+
+
+def measure(sessions: int, seconds: float, rounds: int) -> dict[str, list[float]]:
+    """Rates of all rounds, by name."""
+    ours, theirs = free_port(), free_port()
+    path = os.pathsep.join(str(ROOT / part) for part in ("proto", "services/env_server"))
+    our_command = [sys.executable, "-m", "arlarena.env_server", "sokoban", "--port", str(ours), "--capacity", "1024"]
+    their_command = [str(OPENENV), "benchmarks/openenv_server.py", str(theirs)]
+    rates: dict[str, list[float]] = {"openenv_websocket": [], "websocket": [], "batch": []}
+    with (
+        server(our_command, f"http://127.0.0.1:{ours}") as our_url,
+        server(their_command, f"http://127.0.0.1:{theirs}", PYTHONPATH=path) as their_url,
+    ):
+        for number in range(rounds):
+            rates["openenv_websocket"].append(asyncio.run(websocket_rate(their_url, sessions, seconds)))
+            rates["websocket"].append(asyncio.run(websocket_rate(our_url, sessions, seconds)))
+            rates["batch"].append(asyncio.run(batch_rate(our_url, sessions, seconds)))
+            print(f"round {number + 1}: " + ", ".join(f"{name} {found[-1]:,.0f}/s" for name, found in rates.items()))
+    return rates
+
+
+def main() -> int:
+    """Measure, judge, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sessions", type=int, default=256)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    if not OPENENV.exists():
+        raise SystemExit("error: OpenEnv's server is not installed: `make setup-openenv`")
+    rates = measure(args.sessions, args.seconds, args.rounds)
+    medians = {name: round(statistics.median(found), 1) for name, found in rates.items()}
+    ratios = {name: round(medians[name] / medians["openenv_websocket"], 2) for name in WANTED}
+    result = {
+        "schema": 1,
+        "machine": {"cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()},
+        "sessions": args.sessions,
+        "steps_per_s": medians,
+        "rounds": {name: [round(rate, 1) for rate in found] for name, found in rates.items()},
+        "times_openenv": ratios,
+        "wanted": WANTED,
+        "passed": all(ratios[name] >= wanted for name, wanted in WANTED.items()),
+    }
+    for name, ratio in ratios.items():
+        print(f"{name}: {medians[name]:,.0f} steps/s, {ratio:.1f} times OpenEnv's (at least {WANTED[name]:g} wanted)")
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+    return 0 if result["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
