@@ -131,8 +131,8 @@ def _find(split: str, index: int, options: RoomOptions, taken: frozenset[str] | 
             return room, digest
     bounds = (f"{name} = {value}" for name, value in asdict(options).items() if "_" in name and value is not None)
     raise RoomsExhausted(
-        f"no further {height}x{width} room with {boxes} boxes ({', '.join(bounds) or 'no bounds'}) for {split}/{index} in "
-        f"{MAX_DRAFTS} drafts: widen these options or ask for lower indices"
+        f"no further {height}x{width} room with {boxes} boxes ({', '.join(bounds) or 'no bounds'}) for {split}/{index} "
+        f"in {MAX_DRAFTS} drafts: widen these options or ask for lower indices"
     )
 
 
