@@ -1,0 +1,76 @@
+"""GRPO with TRL on one of our environments.
+
+    .venv/bin/arlarena serve env sokoban --port 8000
+    pip install "trl>=1.16" arlarena-client
+    python examples/trl_grpo.py http://127.0.0.1:8000 --model Qwen/Qwen3-0.6B
+
+TRL calls `environment_factory` for each rollout that it needs at a time; the model plays by the tool `act`, and the
+environment pays what TRL calls its own reward. `--dry-run` needs neither TRL nor a model: it goes through the motions
+that TRL would go through, with players that say the same thing every time.
+"""
+
+import argparse
+
+from arlarena.client.trl import environment_factory
+
+INSTRUCTION = "Play the game below with the tool `act`, one action a call, until it is over."
+
+
+def rows(count: int) -> list[dict]:
+    """The data set: one training task a row, named by its index."""
+    prompt = [{"role": "user", "content": INSTRUCTION + "\n\n"}]
+    return [{"prompt": prompt, "split": "train", "index": index} for index in range(count)]
+
+
+def train(url: str, model: str, tasks: int) -> None:
+    """Hand everything to TRL."""
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    settings = GRPOConfig(
+        output_dir="runs/trl",
+        num_generations=8,
+        per_device_train_batch_size=8,
+        max_completion_length=2048,
+        max_steps=100,
+    )
+    trainer = GRPOTrainer(
+        model=model,
+        args=settings,
+        train_dataset=Dataset.from_list(rows(tasks)),
+        environment_factory=environment_factory(url),
+        reward_funcs=[],
+    )
+    trainer.train()
+
+
+def dry_run(url: str, tasks: int) -> None:
+    """What TRL does with the factory, without TRL."""
+    factory = environment_factory(url)
+    group = [factory() for _ in range(4)]
+    for row in rows(tasks):
+        firsts = {member.reset(**row) for member in group}
+        assert len(firsts) == 1, "the members of a group begin alike"
+        for member, action in zip(group, ("up", "down", "left", "right"), strict=True):
+            member.act(action)
+            member.act(action)
+        rewards = ", ".join(f"{member.get_reward():+.1f}" for member in group)
+        print(f"task {row['index']}: {rewards}")
+
+
+def main() -> None:
+    """Train, or go through the motions."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("url")
+    parser.add_argument("--model", default="Qwen/Qwen3-0.6B")
+    parser.add_argument("--tasks", type=int, default=1000)
+    parser.add_argument("--dry-run", action="store_true")
+    args = parser.parse_args()
+    if args.dry_run:
+        dry_run(args.url, args.tasks)
+    else:
+        train(args.url, args.model, args.tasks)
+
+
+if __name__ == "__main__":
+    main()
