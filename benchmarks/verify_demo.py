@@ -1,4 +1,4 @@
-"""Checks what the demo promises, on three seeds, beside its two controls, and writes benchmarks/results/demo.json.
+"""Checks what the demo promises, on three seeds, beside its controls, and writes benchmarks/results/demo.json.
 
     python benchmarks/verify_demo.py                 every run anew, about 15 minutes each
     python benchmarks/verify_demo.py --reuse         keep runs that are finished, go on with those that are not
@@ -6,7 +6,9 @@
 Runs, each of them `arlarena up configs/demo.toml` in runs/verify/<name>:
 
     sampo-0, sampo-1, sampo-2    the demo as it is
-    zero-0                       the same with every advantage multiplied by 0, for as many environment steps
+    zero-0                       the same with every advantage multiplied by 0, for as many environment steps; what is
+                                 left is the entropy bonus, and the pull to the clone
+    pull-0                       the same without the entropy bonus too: nothing but the pull to the clone is left
     grpo-0                       GRPO with its own clipping, for as many environment steps
 
 Exit status 0 if every claim holds, 1 if one fails, 2 if a run could not be made.
@@ -35,6 +37,8 @@ RESULTS = ROOT / "benchmarks" / "results" / "demo.json"
 RUNS = Path("runs") / "verify"
 
 LEAST_GAIN, AIM, LEAST_PANEL, LEAST_WELL_FORMED, MOST_SECONDS = 0.15, 0.25, 512, 0.95, 15 * 60
+# What two samplings of one policy on the panel may differ by: two standard errors of a paired difference are 4 points.
+STILL = 0.05
 HONEST_STOPS = ("validation", "demonstrations")
 # A run ends with the batch that reaches the budget, so it may overshoot by one.
 BUDGET_SLACK = 0.1
@@ -135,14 +139,20 @@ def is_full(panel: dict[str, Any]) -> bool:
 
 
 def claims_of_the_controls(runs: dict[str, dict[str, Any]]) -> list[Claim]:
-    """Without advantages nothing is gained; equal steps are equal."""
+    """Without advantages nothing is gained, and by the pull to the clone alone nothing changes; equal steps are
+    equal.
+    """
     found = []
-    if "zero-0" in runs:
-        low, high = runs["zero-0"]["paired_gain_ci95"]
-        said = f"{100 * runs['zero-0']['gain']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
-        nothing = low <= 0 and runs["zero-0"]["intervals_overlap"]
-        found.append(Claim("zero-0", "no gain without advantages", said, nothing))
-    for name in ("zero-0", "grpo-0"):
+    for name in ("zero-0", "pull-0"):
+        if name in runs:
+            gain, (low, high) = runs[name]["gain"], runs[name]["paired_gain_ci95"]
+            said = f"{100 * gain:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+            found.append(Claim(name, "no gain without advantages", said, low <= 0))
+    if "pull-0" in runs:
+        gain = runs["pull-0"]["gain"]
+        what = f"within {100 * STILL:.0f} points of the clone"
+        found.append(Claim("pull-0", what, f"{100 * gain:+.1f}", abs(gain) <= STILL))
+    for name in ("zero-0", "pull-0", "grpo-0"):
         if name in runs and "sampo-0" in runs:
             wanted, had = runs["sampo-0"]["environment_steps"], runs[name]["environment_steps"]
             equal = abs(had - wanted) <= BUDGET_SLACK * wanted
@@ -207,6 +217,7 @@ def main() -> int:
         equal = budget(runs["sampo-0"]["environment_steps"])
         controls = [
             Plan("zero-0", 0, ("trainer.advantage_scale=0.0", *equal)),
+            Plan("pull-0", 0, ("trainer.advantage_scale=0.0", "trainer.entropy_coefficient=0.0", *equal)),
             Plan("grpo-0", 0, ("trainer.recipe=grpo", "trainer.recipe_overrides={}", *equal)),
         ]
         for plan in controls:

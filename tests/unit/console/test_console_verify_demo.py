@@ -60,14 +60,19 @@ def test_each_claim_can_fail(verify: ModuleType, changes: dict[str, Any], broken
     assert broken in failed[0]
 
 
-def test_a_control_that_gains_fails(verify: ModuleType) -> None:
-    def judged(control: dict[str, Any]) -> list[bool]:
-        return [claim.holds for claim in verify.claims_of_the_controls({"sampo-0": run(), "zero-0": control})]
+def test_controls_that_gain_fail(verify: ModuleType) -> None:
+    def judged(name: str, control: dict[str, Any]) -> list[bool]:
+        return [claim.holds for claim in verify.claims_of_the_controls({"sampo-0": run(), name: control})]
 
-    nothing = run(gain=0.004, intervals_overlap=True, paired_gain_ci95=[-0.02, 0.03])
-    assert judged(nothing) == [True, True]
-    assert judged(run()) == [False, True]
-    assert judged(nothing | {"environment_steps": 150_000}) == [True, False]
+    nothing = run(gain=0.004, paired_gain_ci95=[-0.02, 0.03])
+    collapsed = run(gain=-0.4, paired_gain_ci95=[-0.45, -0.35])
+    assert judged("zero-0", nothing) == [True, True]
+    assert judged("zero-0", collapsed) == [True, True]
+    assert judged("zero-0", run()) == [False, True]
+    assert judged("zero-0", nothing | {"environment_steps": 150_000}) == [True, False]
+    assert judged("pull-0", nothing) == [True, True, True]
+    assert judged("pull-0", collapsed) == [True, False, True]
+    assert judged("pull-0", run()) == [False, False, True]
 
 
 def test_the_paired_interval_is_that_of_the_differences(verify: ModuleType, tmp_path: Path) -> None:
