@@ -39,7 +39,7 @@ format: setup ## put the code into its form
 	@$(BIN)/ruff format $(CODE)
 	@$(BIN)/ruff check --fix $(CODE)
 
-verify-demo: setup ## the demo's claims on three seeds, with its controls: about 75 minutes
+verify-demo: setup ## the demo's claims on three seeds, with its controls: about an hour
 	@$(BIN)/python benchmarks/verify_demo.py
 
 clean: ## remove .venv and caches; what is in runs/ stays

@@ -34,6 +34,19 @@ async def test_openenv_routes(api):
     assert "step_count" in schema["state"]["properties"]
 
 
+async def test_a_wrong_method_says_which_are_right(api):
+    async with api.session.request("PATCH", api.base + "/v1/sessions/x") as reply:
+        assert (reply.status, reply.headers["Allow"]) == (405, "DELETE, GET, HEAD")
+    async with api.session.request("GET", api.base + "/v1/batch") as reply:
+        assert (reply.status, reply.headers["Allow"]) == (405, "POST")
+
+
+async def test_more_sessions_than_there_can_be_are_no_matter_of_waiting(api):
+    status, reply = await api("POST", "/v1/sessions", {"count": 17})
+    assert is_error(reply, "invalid_request")
+    assert (status, "ever has (16)" in reply["message"]) == (422, True)
+
+
 async def test_stateless_reset_and_step_keep_nothing(api):
     status, first = await api("POST", "/reset", {"seed": 3, "episode_id": "e"})
     assert status == 200

@@ -12,6 +12,8 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
+from starlette.routing import Route as StarletteRoute
 
 from arlarena.env_server.errors import ApiError
 from arlarena.env_server.openapi import API_VERSION, document
@@ -48,12 +50,24 @@ def _unexpected(service: EnvironmentService, route: Route, error: Exception) -> 
     return error_reply(ApiError(500, "internal", message, "infra", True))
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
+def _allowed(request: Request) -> str:
+    """The methods that the request's path has, for the header Allow (RFC 9110, section 10.2.1)."""
+    methods: set[str] = set()
+    for route in request.app.router.routes:
+        if isinstance(route, StarletteRoute) and route.matches(request.scope)[0] is Match.PARTIAL:
+            methods |= route.methods or set()
+    return ", ".join(sorted(methods))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
     """Unknown paths and wrong methods, in the form of all errors."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     detail = str(getattr(error, "detail", error))
     code = {404: "not_found", 405: "method_not_allowed"}.get(status, "http_error")
-    return error_reply(ApiError(status, code, detail))
+    response = error_reply(ApiError(status, code, detail))
+    if status == 405:
+        response.headers["Allow"] = _allowed(request)
+    return response
 
 
 async def _reap(service: EnvironmentService) -> None:

@@ -13,6 +13,8 @@ from arlarena.env_server.routes import RAW, Route
 from arlarena.proto.env import ErrorReply
 
 API_VERSION = "1.0.0"
+# Of every route: a token that is missing, an unknown query parameter, a fault of our own.
+ALWAYS_POSSIBLE = (401, 422, 500)
 _REFERENCE = "#/components/schemas/{name}"
 
 
@@ -24,7 +26,7 @@ def _operation(route: Route, references: dict[Any, dict[str, Any]]) -> dict[str,
     if route.gives:
         ok["content"] = content(route.gives)
     responses = {"204" if route.method == "DELETE" else "200": ok}
-    for status in route.errors:
+    for status in sorted({*route.errors, *ALWAYS_POSSIBLE}):
         responses[str(status)] = {"description": HTTPStatus(status).phrase, "content": content(ErrorReply)}
     path_names = re.findall(r"{(\w+)}", route.path)
     text = {"type": "string"}
@@ -38,8 +40,13 @@ def _operation(route: Route, references: dict[Any, dict[str, Any]]) -> dict[str,
     if parameters:
         operation["parameters"] = parameters
     if route.takes:
-        operation["requestBody"] = {"required": True, "content": content(route.takes)}
+        operation["requestBody"] = {"required": _has_required_fields(route.takes), "content": content(route.takes)}
     return operation
+
+
+def _has_required_fields(kind: Any) -> bool:
+    """Whether `{}`, which an empty body counts as, is no valid body."""
+    return kind is not RAW and any(field.required for field in msgspec.structs.fields(kind))
 
 
 def document(title: str, routes: Sequence[Route]) -> dict[str, Any]:

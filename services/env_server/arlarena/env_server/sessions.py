@@ -103,6 +103,8 @@ class SessionStore:
         ttl = self.limits.default_ttl_s if ttl_s is None else ttl_s
         if ttl > self.limits.max_ttl_s:
             raise invalid(f"ttl_s = {ttl:g} is beyond this server's limit of {self.limits.max_ttl_s:g} s")
+        if count > self.limits.capacity:
+            raise invalid(f"{count} sessions are more than this server ever has ({self.limits.capacity})")
         if count > self._free():
             self.reap()
         if count > self._free():
