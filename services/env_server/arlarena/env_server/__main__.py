@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import math
 import signal
 import socket
 import sys
@@ -17,9 +18,11 @@ from pathlib import Path
 import uvicorn
 
 from arlarena.env_server.app import create_app
-from arlarena.env_server.environment import REGISTRY, load
+from arlarena.env_server.environment import REGISTRY, EnvironmentFactory, load
+from arlarena.env_server.peers import Peers, shard_of, socket_path
 from arlarena.env_server.service import EnvironmentService
 from arlarena.env_server.settings import EnvironmentSettings, load_settings
+from arlarena.env_server.workers import WorkerError, Workers
 from arlarena.proto.config import exit_on_config_error
 from arlarena.proto.telemetry import Logger, announce, get_logger
 
@@ -78,8 +81,8 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket.
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening socket; `shared` ones of one process group may listen on the same port.
 
     Raises:
         OSError: the address is occupied, forbidden or unknown.
@@ -88,6 +91,8 @@ def bind(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
     except OSError:
@@ -105,17 +110,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--host", help="address to bind (default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to bind, 0 for a free one (default 8000)")
     parser.add_argument("--capacity", type=int, help="most sessions at a time (default 1024)")
+    parser.add_argument("--workers", type=int, help="processes that share the port (default 1)")
+    for flag, kind in (("--worker", int), ("--of", int), ("--peers", Path), ("--listener", int)):  # from the parent
+        parser.add_argument(flag, type=kind, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
-def serve(settings: EnvironmentSettings, service: EnvironmentService, log: Logger) -> int:
+def serve(settings: EnvironmentSettings, service: EnvironmentService, log: Logger, sockets: list[socket.socket]) -> int:
     """Serve until a signal; returns the exit code."""
-    try:
-        listener = bind(settings.host, settings.port)
-    except OSError as error:
-        where = f"{settings.host}:{settings.port}"
-        print(f"error: cannot listen on {where}: {error.strerror}; choose another --host or --port", file=sys.stderr)
-        return EXIT_ADDRESS
     config = uvicorn.Config(
         create_app(service),
         log_config=None,
@@ -125,9 +127,38 @@ def serve(settings: EnvironmentSettings, service: EnvironmentService, log: Logge
         ws_max_size=settings.max_body_bytes,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
     )
-    Server(config, service, log).run(sockets=[listener])
+    Server(config, service, log).run(sockets=sockets)
     log.info("stopped")
     return 0
+
+
+def serve_part(settings: EnvironmentSettings, arguments: argparse.Namespace, factory: EnvironmentFactory) -> int:
+    """Serve as one of several workers: on the parent's socket, and on one for the peers."""
+    shard = shard_of(settings.shard, arguments.worker)
+    capacity = math.ceil(settings.capacity / arguments.of)
+    mine = settings.model_copy(update={"shard": shard, "capacity": capacity})
+    peers = Peers(settings.shard, arguments.worker, arguments.of, arguments.peers)
+    log = get_logger("env_server")
+    public = socket.socket(fileno=arguments.listener)
+    path = socket_path(arguments.peers, arguments.worker)
+    path.unlink(missing_ok=True)  # of a worker that died
+    private = socket.socket(socket.AF_UNIX)
+    private.bind(str(path))
+    private.listen(BACKLOG)
+    return serve(mine, EnvironmentService(factory, mine, log, peers=peers), log, [public, private])
+
+
+def listeners(settings: EnvironmentSettings) -> list[socket.socket]:
+    """One listening socket a worker, all on one port.
+
+    Raises:
+        OSError: see `bind`.
+    """
+    if settings.workers == 1:
+        return [bind(settings.host, settings.port)]
+    first = bind(settings.host, settings.port, shared=True)
+    port = first.getsockname()[1]
+    return [first, *(bind(settings.host, port, shared=True) for _ in range(settings.workers - 1))]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -137,12 +168,26 @@ def main(argv: list[str] | None = None) -> int:
         ConfigError: the configuration cannot be used.
     """
     arguments = parse_arguments(argv)
-    flags = {key: getattr(arguments, key) for key in ("name", "host", "port", "capacity")}
+    flags = {key: getattr(arguments, key) for key in ("name", "host", "port", "capacity", "workers")}
     settings = load_settings(arguments.config, flags)
     where = f"{arguments.config or 'command line'}: [environment]"
     factory = load(where, settings.name, settings.options)
+    if arguments.worker is not None:
+        return serve_part(settings, arguments, factory)
     log = get_logger("env_server")
-    return serve(settings, EnvironmentService(factory, settings, log), log)
+    try:
+        sockets = listeners(settings)
+    except OSError as error:
+        where = f"{settings.host}:{settings.port}"
+        print(f"error: cannot listen on {where}: {error.strerror}; choose another --host or --port", file=sys.stderr)
+        return EXIT_ADDRESS
+    if settings.workers == 1:
+        return serve(settings, EnvironmentService(factory, settings, log), log, sockets)
+    try:
+        return asyncio.run(Workers(argv if argv is not None else sys.argv[1:], sockets, log).run())
+    except WorkerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import secrets
 from starlette.requests import HTTPConnection
 
 from arlarena.env_server.errors import ApiError
+from arlarena.env_server.peers import CLIENT, is_hop
 from arlarena.env_server.settings import EnvironmentSettings
 
 # What an orchestrator asks before it has a token.
@@ -19,8 +20,8 @@ def check_token(connection: HTTPConnection, settings: EnvironmentSettings) -> No
     Raises:
         ApiError: 401, a token is set and the connection does not bring it.
     """
-    if settings.token is None or connection.url.path in OPEN_PATHS:
-        return
+    if settings.token is None or connection.url.path in OPEN_PATHS or is_hop(connection):
+        return  # a fellow worker has asked already
     scheme, _, given = connection.headers.get("authorization", "").partition(" ")
     right = secrets.compare_digest(given.strip().encode(), settings.token.get_secret_value().encode())
     if scheme.lower() != "bearer" or not right:
@@ -29,5 +30,7 @@ def check_token(connection: HTTPConnection, settings: EnvironmentSettings) -> No
 
 
 def client_of(connection: HTTPConnection) -> str:
-    """Who is calling, for limits per client: the peer's address."""
+    """Who is calling, for limits per client: the caller's address, which a fellow worker passes on."""
+    if is_hop(connection):
+        return connection.headers.get(CLIENT, "unknown")
     return connection.client.host if connection.client else "unknown"

@@ -86,6 +86,8 @@ def create_app(service: EnvironmentService) -> FastAPI:
         yield
         reaper.cancel()
         service.close()
+        if service.peers is not None:
+            await service.peers.close()
 
     title = f"ARLArena environment: {service.info.name}"
     app = FastAPI(title=title, version=API_VERSION, lifespan=lifespan)

@@ -184,6 +184,19 @@ async def _result(service: EnvironmentService, request: Request, own: Session | 
         raise RpcError(INTERNAL_ERROR, message) from error
 
 
+class _Named(msgspec.Struct):
+    params: dict[str, Any] = {}
+
+
+def session_meant(raw: bytes) -> str | None:
+    """The session that a request names, if it can be read at all."""
+    try:
+        named = msgspec.json.decode(raw, type=_Named).params.get("session_id")
+    except msgspec.MsgspecError:
+        return None
+    return named if isinstance(named, str) else None
+
+
 async def answer(
     service: EnvironmentService, raw: bytes, own: Session | None = None, owner: str | None = None
 ) -> dict[str, Any]:

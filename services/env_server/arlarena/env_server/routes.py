@@ -14,9 +14,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from arlarena.env_server import errors, mcp, tasks
+from arlarena.env_server import errors, mcp, shared, tasks
 from arlarena.env_server.access import check_token, client_of
 from arlarena.env_server.frames import PNG
+from arlarena.env_server.peers import Peers, is_hop
 from arlarena.env_server.schemas import schema_of
 from arlarena.env_server.service import EnvironmentService
 from arlarena.env_server.wire import decode, read_body, reply
@@ -25,8 +26,8 @@ from arlarena.proto import env
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request: the service, the decoded body (None where the route takes none), path and query parameters, and who
-    asks.
+    """One request: the service, the decoded body (None where the route takes none), path and query parameters, who
+    asks, and the other workers (None where there are none, or where one of them asks).
     """
 
     service: EnvironmentService
@@ -34,6 +35,7 @@ class Call:
     path: dict[str, str]
     query: dict[str, str]
     client: str
+    peers: Peers | None = None
 
 
 Handler = Callable[[Call], Awaitable[Any]]
@@ -163,11 +165,15 @@ async def list_task_range(call: Call) -> env.TaskRange:
 
 async def open_sessions(call: Call) -> env.SessionList:
     """Open sessions, all or none."""
+    if call.peers is not None:
+        return env.SessionList(await shared.open_sessions(call.service, call.peers, call.body, call.client))
     return env.SessionList(await call.service.open(call.body, call.client))
 
 
 async def list_sessions(call: Call) -> env.SessionList:
     """All open sessions."""
+    if call.peers is not None:
+        return env.SessionList(await shared.sessions(call.service, call.peers))
     store = call.service.store
     return env.SessionList([store.describe(session) for session in store])
 
@@ -211,7 +217,12 @@ async def forget_snapshot(call: Call) -> Response:
 
 async def show_frame(call: Call) -> Response:
     """A frame by the hash of its file, which can be cached for ever."""
-    png = call.service.frames.get(call.path["digest"])
+    try:
+        png = call.service.frames.get(call.path["digest"])
+    except errors.ApiError as missing:
+        if call.peers is None:
+            raise
+        return await shared.frame(call.peers, f"/v1/frames/{call.path['digest']}.png", missing)
     headers = {"Cache-Control": "public, max-age=31536000, immutable", "ETag": f'"{call.path["digest"]}"'}
     return Response(png, headers=headers, media_type=PNG)
 
@@ -230,6 +241,8 @@ async def expert(call: Call) -> env.ExpertReply:
 
 async def batch(call: Call) -> env.BatchReply:
     """Many operations in one request; errors are per item."""
+    if call.peers is not None:
+        return env.BatchReply(await shared.batch(call.service, call.peers, call.body))
     return env.BatchReply(await call.service.batch(call.body))
 
 
@@ -240,6 +253,8 @@ async def info(call: Call) -> env.Info:
 
 async def capacity(call: Call) -> env.Capacity:
     """Sessions open and possible."""
+    if call.peers is not None:
+        return await shared.capacity(call.service, call.peers)
     return call.service.capacity()
 
 
@@ -247,6 +262,8 @@ async def metrics(call: Call) -> Response:
     """Prometheus."""
     service = call.service
     service.metrics.sessions.set(len(service.store))
+    if call.peers is not None:
+        return Response(await shared.metrics(service, call.peers), media_type=CONTENT_TYPE_LATEST)
     return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -304,6 +321,14 @@ ROUTES = (
 )  # fmt: skip
 
 
+def meant(body: Any, path: dict[str, str], query: dict[str, str]) -> str | None:
+    """The session or snapshot that a request is about, wherever it names it."""
+    named = path.get("session_id") or path.get("snapshot_id") or query.get("session_id")
+    if isinstance(body, bytes):
+        return mcp.session_meant(body)
+    return named or getattr(body, "session_id", None)
+
+
 async def answer(route: Route, service: EnvironmentService, request: Request) -> Response:
     """Read, carry out, and write one request.
 
@@ -312,12 +337,15 @@ async def answer(route: Route, service: EnvironmentService, request: Request) ->
     """
     check_token(request, service.settings)
     body: Any = None
+    raw = b""
     if route.takes is not None:
         raw = await read_body(request, service.settings.max_body_bytes)
         body = raw if route.takes is RAW else decode(raw, route.takes)
-    call = Call(
-        service, body, cast(dict[str, str], request.path_params), dict(request.query_params), client_of(request)
-    )
+    path, query = cast(dict[str, str], request.path_params), dict(request.query_params)
+    peers = None if is_hop(request) else service.peers
+    if peers is not None and (holder := peers.holder(meant(body, path, query))) is not None:
+        return await peers.forward(holder, request, raw)
+    call = Call(service, body, path, query, client_of(request), peers)
     if unknown := set(call.query) - set(route.query):
         raise errors.invalid(f"unknown query parameter {min(unknown)!r}; known: {', '.join(route.query) or 'none'}")
     value = await route.handler(call)

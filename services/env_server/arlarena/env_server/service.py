@@ -20,6 +20,7 @@ from arlarena.env_server.environment import EnvironmentFactory, Episode, ExpertU
 from arlarena.env_server.errors import ApiError, invalid
 from arlarena.env_server.frames import FrameStore
 from arlarena.env_server.metrics import Metrics
+from arlarena.env_server.peers import Peers
 from arlarena.env_server.sessions import Clock, LastStep, Session, SessionStore, StoreLimits
 from arlarena.env_server.settings import EnvironmentSettings
 from arlarena.env_server.snapshots import SnapshotStore
@@ -55,7 +56,9 @@ class EnvironmentService:
         settings: EnvironmentSettings,
         log: Logger,
         clock: Clock = time.monotonic,
+        peers: Peers | None = None,
     ) -> None:
+        self.peers = peers
         self.factory = factory
         self.settings = settings
         self.info = factory.info
@@ -313,10 +316,7 @@ class EnvironmentService:
         Raises:
             ApiError: 422 for too many items.
         """
-        if len(request.items) > self.settings.max_batch:
-            raise invalid(
-                f"{len(request.items)} items are more than this server's max_batch of {self.settings.max_batch}"
-            )
+        self.check_batch(request)
         limit = request.deadline_s or self.settings.batch_deadline_s
         ends = asyncio.get_running_loop().time() + limit
         results = []
@@ -325,6 +325,16 @@ class EnvironmentService:
                 await asyncio.sleep(0)
             results.append(await self._settled(item, ends, limit))
         return results
+
+    def check_batch(self, request: BatchRequest) -> None:
+        """Refuse a batch that is too long.
+
+        Raises:
+            ApiError: 422.
+        """
+        most = self.settings.max_batch
+        if len(request.items) > most:
+            raise invalid(f"{len(request.items)} items are more than this server's max_batch of {most}")
 
     async def _settled(self, item: BatchItem, ends: float, limit_s: float) -> BatchResult:
         try:

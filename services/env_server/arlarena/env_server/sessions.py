@@ -24,6 +24,12 @@ class LastStep:
     result: StepResult
 
 
+def _set_event() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
 @dataclass(slots=True, eq=False)
 class Session:
     """One player's place.
@@ -40,10 +46,15 @@ class Session:
     episode: Episode | None = None
     episode_id: str | None = None
     last: LastStep | None = None
-    attached: bool = False
+    detached: asyncio.Event = field(default_factory=_set_event)
     hang_up: Callable[[str], Awaitable[None]] | None = None
     closing: bool = False  # ends as soon as its socket lets go of it
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def attached(self) -> bool:
+        """Whether a socket holds the session."""
+        return not self.detached.is_set()
 
     @property
     def steps(self) -> int:
@@ -105,16 +116,17 @@ class SessionStore:
             raise invalid(f"ttl_s = {ttl:g} is beyond this server's limit of {self.limits.max_ttl_s:g} s")
         if count > self.limits.capacity:
             raise invalid(f"{count} sessions are more than this server ever has ({self.limits.capacity})")
-        if count > self._free():
+        if count > self.free():
             self.reap()
-        if count > self._free():
-            raise at_capacity(count, self._free(), self.limits.capacity, self.limits.retry_after_s)
+        if count > self.free():
+            raise at_capacity(count, self.free(), self.limits.capacity, self.limits.retry_after_s)
         self._check_owner(owner, count)
         opened = [self._new(ttl, group_id, owner) for _ in range(count)]
         self._sessions.update({session.id: session for session in opened})
         return opened
 
-    def _free(self) -> int:
+    def free(self) -> int:
+        """How many sessions can be opened now."""
         return self.limits.capacity - len(self._sessions)
 
     def _check_owner(self, owner: str | None, count: int) -> None:

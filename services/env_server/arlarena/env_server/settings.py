@@ -25,6 +25,7 @@ class EnvironmentSettings(Table):
     port: int = Field(8000, ge=0, le=65535, description="port to bind, 0 for a free one")
     token: SecretStr | None = Field(None, min_length=1, description="bearer token that clients must send")
     max_sessions_per_client: PositiveInt | None = Field(None, description="most sessions of one address at a time")
+    workers: PositiveInt = Field(1, description="processes that share the port and the sessions")
     capacity: PositiveInt = Field(1024, description="most sessions at a time")
     session_ttl_s: PositiveFloat = Field(900.0, description="idle time after which a session is closed, by default")
     max_session_ttl_s: PositiveFloat = Field(86_400.0, description="the longest ttl_s that a client may ask for")

@@ -15,16 +15,18 @@ import asyncio
 import traceback
 from typing import Any, cast
 
+import aiohttp
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from arlarena.env_server import mcp
 from arlarena.env_server.access import check_token, client_of
 from arlarena.env_server.errors import ApiError
+from arlarena.env_server.peers import is_hop
 from arlarena.env_server.service import EnvironmentService
 from arlarena.env_server.sessions import Session
 from arlarena.env_server.wire import decode, encode
-from arlarena.proto.env import Action, ResetSpec
+from arlarena.proto.env import Action, Capacity, ResetSpec
 
 CLOSE_NORMAL = 1000
 CLOSE_GOING_AWAY = 1001
@@ -33,6 +35,8 @@ CLOSE_TRY_LATER = 1013
 
 # What a peer that does not read may hold up its own farewell.
 HANG_UP_S = 5.0
+# How long a new socket waits for the one before it.
+RELEASE_S = 1.0
 
 
 class Frame(msgspec.Struct):
@@ -124,14 +128,27 @@ class Conversation:
         return {"type": "observation", "data": result}
 
 
+async def _wait_for_release(session: Session) -> None:
+    """Give the socket that had the session a moment to let go: its close may still be on the way.
+
+    Raises:
+        ApiError: it does not.
+    """
+    try:
+        async with asyncio.timeout(RELEASE_S):
+            while session.attached:  # of several that wait, one is first
+                await session.detached.wait()
+    except TimeoutError:
+        raise ApiError(409, "attached", f"session {session.id!r} already has a socket") from None
+
+
 async def _attach(socket: WebSocket, service: EnvironmentService) -> Session | None:
     """The socket's session: the one it names, or a new one. None after a refusal, which also closes the socket."""
     wanted = socket.query_params.get("session_id")
     try:
         check_token(socket, service.settings)
         session = service.store.get(wanted) if wanted else service.store.open(1, owner=client_of(socket))[0]
-        if session.attached:
-            raise ApiError(409, "attached", f"session {session.id!r} already has a socket")
+        await _wait_for_release(session)
     except ApiError as error:
         service.metrics.errors.labels(error.code).inc()
         full = {"active_sessions": len(service.store), "max_sessions": service.settings.capacity}
@@ -142,15 +159,39 @@ async def _attach(socket: WebSocket, service: EnvironmentService) -> Session | N
             await socket.send_text(_error("SESSION_ERROR", error.message).decode())
             await socket.close(CLOSE_UNEXPECTED)
         return None
-    session.attached = True
+    session.detached.clear()
     service.metrics.sessions.set(len(service.store))
     return session
+
+
+async def _elsewhere(socket: WebSocket, service: EnvironmentService) -> int | None:
+    """The other worker that is to serve this socket: who holds its session, or who has room where there is none
+    here.
+    """
+    peers = service.peers
+    if peers is None or is_hop(socket):
+        return None
+    wanted = socket.query_params.get("session_id")
+    if wanted or service.store.free():
+        return peers.holder(wanted)
+    for worker in peers.others:
+        if (await peers.ask(worker, "GET", "/v1/capacity", Capacity)).available:
+            return worker
+    return None
 
 
 async def serve(socket: WebSocket) -> None:
     """The endpoint of /ws."""
     service = cast(EnvironmentService, socket.app.state.service)
     await socket.accept()
+    try:
+        if service.peers is not None and (worker := await _elsewhere(socket, service)) is not None:
+            await service.peers.carry(worker, socket)
+            return
+    except (ApiError, aiohttp.ClientError, OSError) as error:
+        await socket.send_text(_error("SESSION_ERROR", f"the worker of this session does not answer: {error}").decode())
+        await socket.close(CLOSE_UNEXPECTED)
+        return
     session = await _attach(socket, service)
     if session is None:
         return
@@ -164,7 +205,8 @@ async def serve(socket: WebSocket) -> None:
         service.store.discard([session])
         await socket.close(CLOSE_NORMAL)
     finally:
-        session.attached, session.hang_up = False, None
+        session.hang_up = None
+        session.detached.set()
         if session.closing:
             service.store.discard([session])
         service.metrics.sessions.set(len(service.store))

@@ -1,0 +1,196 @@
+"""The other workers of one server: whatever a worker is asked about a session that another one holds, it passes on.
+
+A session's id begins with the shard of the worker that holds it (`0w1-…`: worker 1 of shard 0), so no table is shared.
+Workers speak HTTP to one another, over Unix sockets in a private folder, through the same routes that the world uses;
+the header `HOP` marks what has been passed on once, and must be answered where it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+import msgspec
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from arlarena.env_server.errors import ApiError
+
+HOP, CLIENT = "x-arlarena-hop", "x-arlarena-client"
+KEPT_HEADERS = ("Retry-After", "ETag", "Cache-Control")
+# A peer that does not answer within this time beyond the longest limit of the work itself is taken for dead.
+ANSWER_S = 120.0
+
+T = TypeVar("T")
+
+
+def socket_path(directory: Path, worker: int) -> Path:
+    """Where a worker listens for its peers."""
+    return directory / f"worker-{worker}.sock"
+
+
+def shard_of(base: str, worker: int) -> str:
+    """The shard of a worker; session ids begin with it."""
+    return f"{base}w{worker}"
+
+
+class Peers:
+    """The workers of one server, seen by worker `index` of `count`."""
+
+    def __init__(self, base_shard: str, index: int, count: int, directory: Path) -> None:
+        self.index, self.count = index, count
+        self._directory = directory
+        self._shape = re.compile(re.escape(base_shard) + r"w(\d+)-")
+        self._sessions: dict[int, aiohttp.ClientSession] = {}
+
+    @property
+    def others(self) -> list[int]:
+        """All but this one, beginning with the next: load that overflows does not always meet the first."""
+        return [(self.index + step) % self.count for step in range(1, self.count)]
+
+    def holder(self, name: str | None) -> int | None:
+        """The other worker that holds a session or a snapshot; None where it is this one's, or nobody's."""
+        found = self._shape.match(name or "")
+        worker = int(found.group(1)) if found else self.index
+        return worker if worker != self.index and worker < self.count else None
+
+    def _session(self, worker: int) -> aiohttp.ClientSession:
+        if worker not in self._sessions:
+            connector = aiohttp.UnixConnector(str(socket_path(self._directory, worker)), limit=0)
+            timeout = aiohttp.ClientTimeout(total=ANSWER_S)
+            self._sessions[worker] = aiohttp.ClientSession(
+                "http://peer", connector=connector, timeout=timeout, headers={HOP: "1"}
+            )
+        return self._sessions[worker]
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for session in self._sessions.values():
+            await session.close()
+        self._sessions.clear()
+
+    async def send(
+        self, worker: int, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
+    ) -> Response:
+        """Ask a peer; its answer, whatever the status.
+
+        Raises:
+            ApiError: 503, the peer does not answer; what it held is lost if it has died.
+        """
+        try:
+            async with self._session(worker).request(method, path, data=body, headers=headers) as reply:
+                kept = {
+                    name: reply.headers[name]
+                    for name in ("Retry-After", "ETag", "Cache-Control")
+                    if name in reply.headers
+                }
+                content_type = reply.headers.get("Content-Type")
+                return Response(await reply.read(), reply.status, kept, content_type)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise _away(worker, error) from error
+
+    async def forward(self, worker: int, request: Request, body: bytes) -> Response:
+        """Let a peer answer a request."""
+        query = f"?{request.url.query}" if request.url.query else ""
+        return await self.send(worker, request.method, request.url.path + query, body, on_behalf(request))
+
+    async def ask(
+        self,
+        worker: int,
+        method: str,
+        path: str,
+        kind: type[T],
+        body: bytes = b"",
+        headers: dict[str, str] | None = None,
+    ) -> T:
+        """Ask a peer for a value.
+
+        Raises:
+            ApiError: what the peer answers if it is an error; 503 where it does not answer.
+        """
+        reply = await self.send(worker, method, path, body, headers)
+        if reply.status_code >= 400:
+            error = msgspec.json.decode(reply.body)
+            raise ApiError(reply.status_code, error["code"], error["message"], error["blame"], error["retryable"])
+        return msgspec.json.decode(reply.body, type=kind)
+
+    async def ask_all(self, path: str, kind: type[T]) -> list[T]:
+        """The answers of all peers that are there."""
+        asked = (self.ask(worker, "GET", path, kind) for worker in self.others)
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        return [answer for answer in found if not isinstance(answer, BaseException)]
+
+    async def carry(self, worker: int, socket: WebSocket) -> None:
+        """Pass frames between a player and the peer that holds the session, until either of them closes."""
+        path = socket.url.path + (f"?{socket.url.query}" if socket.url.query else "")
+        async with self._session(worker).ws_connect(
+            path, headers=on_behalf(socket), max_msg_size=0, timeout=_CLOSE
+        ) as peer:
+            pumps = [asyncio.ensure_future(_inwards(socket, peer)), asyncio.ensure_future(_outwards(peer, socket))]
+            try:
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for pump in pumps:
+                    pump.cancel()
+                await asyncio.gather(*pumps, return_exceptions=True)
+
+
+_CLOSE = aiohttp.ClientWSTimeout(ws_close=5.0)
+
+
+async def _inwards(socket: WebSocket, peer: aiohttp.ClientWebSocketResponse) -> None:
+    """From the player to the peer; a player that vanished makes the peer's session wait, as it would at the peer."""
+    while True:
+        message = await socket.receive()
+        if message["type"] == "websocket.disconnect":
+            transport = peer.get_extra_info("transport")
+            if message.get("code") in (1005, 1006) and transport is not None:
+                transport.abort()
+            return
+        if message.get("text") is not None:
+            await peer.send_str(message["text"])
+        else:
+            await peer.send_bytes(message.get("bytes") or b"")
+
+
+async def _outwards(peer: aiohttp.ClientWebSocketResponse, socket: WebSocket) -> None:
+    """From the peer to the player, its farewell included."""
+    async for message in peer:
+        await socket.send_text(message.data)
+    try:
+        await socket.close(peer.close_code or 1011)
+    except (RuntimeError, WebSocketDisconnect):
+        return
+
+
+def _away(worker: int, error: BaseException) -> ApiError:
+    message = (
+        f"worker {worker} of this server does not answer ({type(error).__name__}); a session that it held may be lost"
+    )
+    return ApiError(503, "worker_away", message, "infra", True, 1.0)
+
+
+def on_behalf(connection: HTTPConnection) -> dict[str, str]:
+    """The header that tells a peer who is asking."""
+    return {CLIENT: connection.client.host} if connection.client else {}
+
+
+def is_hop(connection: HTTPConnection) -> bool:
+    """Whether a peer passed this on: it has to be answered here. Only what comes by a Unix socket has no address."""
+    return connection.client is None and HOP in connection.headers
+
+
+def slices(values: Sequence[Any], sizes: Sequence[int]) -> list[list[Any]]:
+    """`values` cut into parts of these sizes; where there are fewer than two, each part gets what there is."""
+    if len(values) < 2:
+        return [list(values)] * len(sizes)
+    out, start = [], 0
+    for size in sizes:
+        out.append(list(values[start : start + size]))
+        start += size
+    return out

@@ -1,0 +1,190 @@
+"""What concerns all workers of a server at once: batches over many sessions, opening, counting, metrics, frames."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from typing import Any
+
+import msgspec
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.responses import Response
+
+from arlarena.env_server import errors
+from arlarena.env_server.errors import ApiError
+from arlarena.env_server.peers import CLIENT, Peers, slices
+from arlarena.env_server.service import EnvironmentService
+from arlarena.proto.env import (
+    BatchItem,
+    BatchRequest,
+    BatchResult,
+    Capacity,
+    CreateSessions,
+    OpenedSession,
+    SessionList,
+)
+
+
+class RawBatch(msgspec.Struct):
+    """A peer's reply to a batch; its results go out as they came."""
+
+    results: list[msgspec.Raw]
+
+
+async def batch(service: EnvironmentService, peers: Peers, request: BatchRequest) -> list[Any]:
+    """Carry out each item where its session is; results in the order of the items.
+
+    Raises:
+        ApiError: 422 for too many items.
+    """
+    service.check_batch(request)
+    parts: dict[int | None, list[int]] = defaultdict(list)
+    for position, item in enumerate(request.items):
+        parts[peers.holder(item.session_id)].append(position)
+
+    async def part(worker: int | None, positions: list[int]) -> list[Any]:
+        items = [request.items[position] for position in positions]
+        some = BatchRequest(items, request.deadline_s)
+        if worker is None:
+            return list(await service.batch(some))
+        return await _remote_batch(peers, worker, some)
+
+    found = await asyncio.gather(*(part(worker, positions) for worker, positions in parts.items()))
+    results: list[Any] = [None] * len(request.items)
+    for positions, answers in zip(parts.values(), found, strict=True):
+        for position, answer in zip(positions, answers, strict=True):
+            results[position] = answer
+    return results
+
+
+async def _remote_batch(peers: Peers, worker: int, request: BatchRequest) -> list[Any]:
+    try:
+        reply = await peers.ask(worker, "POST", "/v1/batch", RawBatch, msgspec.json.encode(request))
+    except ApiError as error:
+        return [_failed(item, error) for item in request.items]
+    return list(reply.results)
+
+
+def _failed(item: BatchItem, error: ApiError) -> BatchResult:
+    return BatchResult(item.session_id, False, item.request_id, error=error.item())
+
+
+async def open_sessions(
+    service: EnvironmentService, peers: Peers, wish: CreateSessions, owner: str | None
+) -> list[OpenedSession]:
+    """Open sessions here, or where there is room, all or none.
+
+    Raises:
+        ApiError: as `EnvironmentService.open`.
+    """
+    if wish.count <= service.store.free():
+        return await service.open(wish, owner)
+    capacities = await asyncio.gather(*(peers.ask(worker, "GET", "/v1/capacity", Capacity) for worker in peers.others))
+    whole = service.settings.capacity * peers.count
+    if wish.count > whole:
+        raise errors.invalid(f"{wish.count} sessions are more than this server ever has ({whole})")
+    room = [service.store.free(), *(capacity.available for capacity in capacities)]
+    if wish.count > sum(room):
+        raise errors.at_capacity(wish.count, sum(room), whole, service.settings.retry_after_s)
+    sizes, missing = [], wish.count
+    for free in room:
+        sizes.append(min(free, missing))
+        missing -= sizes[-1]
+    return await _open_parts(service, peers, wish, owner, sizes)
+
+
+async def _open_parts(
+    service: EnvironmentService, peers: Peers, wish: CreateSessions, owner: str | None, sizes: list[int]
+) -> list[OpenedSession]:
+    wishes = [
+        msgspec.structs.replace(wish, count=size, reset=resets)
+        for size, resets in zip(sizes, slices(wish.reset, sizes), strict=True)
+    ]
+    work = [
+        _open_at(service, peers, None if number == 0 else peers.others[number - 1], part, owner)
+        for number, part in enumerate(wishes)
+        if part.count
+    ]
+    found = await asyncio.gather(*work, return_exceptions=True)
+    opened = [one for part in found if not isinstance(part, BaseException) for one in part]
+    failed = [part for part in found if isinstance(part, BaseException)]
+    if failed:
+        await asyncio.gather(*(_close_at(service, peers, one.session_id) for one in opened))
+        raise failed[0]
+    return opened
+
+
+async def _open_at(
+    service: EnvironmentService, peers: Peers, worker: int | None, wish: CreateSessions, owner: str | None
+) -> list[OpenedSession]:
+    if worker is None:
+        return await service.open(wish, owner)
+    body, headers = msgspec.json.encode(wish), {CLIENT: owner} if owner else {}
+    return (await peers.ask(worker, "POST", "/v1/sessions", SessionList, body, headers)).sessions
+
+
+async def _close_at(service: EnvironmentService, peers: Peers, session_id: str) -> None:
+    worker = peers.holder(session_id)
+    if worker is None:
+        service.end(session_id)
+    else:
+        await peers.send(worker, "DELETE", f"/v1/sessions/{session_id}")
+
+
+async def sessions(service: EnvironmentService, peers: Peers) -> list[OpenedSession]:
+    """The sessions of all workers."""
+    own = [service.store.describe(session) for session in service.store]
+    return own + [one for found in await peers.ask_all("/v1/sessions", SessionList) for one in found.sessions]
+
+
+async def capacity(service: EnvironmentService, peers: Peers) -> Capacity:
+    """The sum of all workers that are there."""
+    found = [service.capacity(), *await peers.ask_all("/v1/capacity", Capacity)]
+    return Capacity(
+        sum(one.max_sessions for one in found),
+        sum(one.active_sessions for one in found),
+        sum(one.available for one in found),
+        any(one.draining for one in found),
+    )
+
+
+async def frame(peers: Peers, path: str, missing: ApiError) -> Response:
+    """A frame that another worker has shown.
+
+    Raises:
+        ApiError: `missing`, none of them has.
+    """
+    for worker in peers.others:
+        reply = await peers.send(worker, "GET", path)
+        if reply.status_code == 200:
+            return reply
+    raise missing
+
+
+async def metrics(service: EnvironmentService, peers: Peers) -> bytes:
+    """The metrics of all workers, each with the label `worker`."""
+    texts = {str(peers.index): generate_latest(service.metrics.registry).decode()}
+    for worker in peers.others:
+        reply = await peers.send(worker, "GET", "/metrics")
+        texts[str(worker)] = bytes(reply.body).decode()
+    return generate_latest(_Labelled(texts))
+
+
+class _Labelled(CollectorRegistry):
+    """Metrics that were read from texts, with one more label."""
+
+    def __init__(self, texts: dict[str, str]) -> None:
+        super().__init__()
+        self._texts = texts
+
+    def collect(self) -> Any:
+        """The families of all texts, each once."""
+        families: dict[str, Metric] = {}
+        for worker, text in self._texts.items():
+            for family in text_string_to_metric_families(text):
+                kept = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                for sample in family.samples:
+                    kept.add_sample(sample.name, {**sample.labels, "worker": worker}, sample.value)
+        return iter(families.values())
