@@ -86,6 +86,22 @@ async def test_capacity_is_told_before_the_socket_closes(api):
         assert (await socket.receive(timeout=10)).type == aiohttp.WSMsgType.CLOSE
 
 
+async def test_closing_the_socket_is_closing_the_session_that_was_opened_for_it(api):
+    async with api.session.ws_connect(api.base + "/ws") as socket:
+        assert (await exchange(socket, {"type": "reset"}))["type"] == "observation"
+    deadline = time.monotonic() + 10
+    while (await api("GET", "/v1/capacity"))[1]["active_sessions"]:
+        assert time.monotonic() < deadline, "the session outlived its socket"
+
+
+async def test_closing_the_socket_leaves_a_session_that_was_there_before(api):
+    session = await api.open(index=1)
+    for _ in range(2):
+        async with api.session.ws_connect(f"{api.base}/ws?session_id={session}") as socket:
+            assert (await exchange(socket, {"type": "state"}))["data"]["session_id"] == session
+    assert (await api("GET", f"/state?session_id={session}"))[1]["session_id"] == session
+
+
 async def lose(api, address):
     """Open a socket, start an episode, and break the connection without a close frame. Returns the session's id."""
     socket = await api.session.ws_connect(address + "/ws")

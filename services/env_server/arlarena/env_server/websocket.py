@@ -3,10 +3,11 @@
     > {"type":"reset","data":{"seed":3}}      < {"type":"observation","data":{"observation":…,"reward":null,…}}
     > {"type":"step","data":{"text":"up"}}    > {"type":"state"}    > {"type":"close"}
 
-An error leaves the socket open, except where there is no session to serve. A socket that is lost leaves its session
-alive for a while, so that the player can come back with `/ws?session_id=…`; after that, or when nothing is said for the
-session's ttl, its place is free again. A socket whose session ends first is told so and closed: a peer that vanished
-without a word (a half-open connection) holds neither a place nor a socket for longer than the ttl.
+An error leaves the socket open, except where there is no session to serve. A socket that is closed takes the session
+with it that was opened for it. One that is lost leaves it alive for a while, so that the player can come back with
+`/ws?session_id=…`; after that, or when nothing is said for the session's ttl, its place is free again. A socket whose
+session ends first is told so and closed: a peer that vanished without a word (a half-open connection) holds neither a
+place nor a socket for longer than the ttl.
 """
 
 from __future__ import annotations
@@ -199,8 +200,11 @@ async def serve(socket: WebSocket) -> None:
     session.hang_up = conversation.hang_up
     try:
         await conversation.run()
-    except WebSocketDisconnect:
-        service.store.shorten(session, service.settings.reattach_grace_s)
+    except WebSocketDisconnect as left:
+        if "session_id" not in socket.query_params:  # the session was opened for this socket
+            if left.code == CLOSE_NORMAL:
+                service.store.discard([session])
+            service.store.shorten(session, service.settings.reattach_grace_s)
     else:
         service.store.discard([session])
         await socket.close(CLOSE_NORMAL)
