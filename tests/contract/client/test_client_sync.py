@@ -71,6 +71,7 @@ def test_closing_twice_is_harmless(url):
     client.info()
     client.close()
     client.close()
+    assert client._loop._thread not in threading.enumerate()
 
 
 # ---- Gymnasium -------------------------------------------------------------------------------------------------------
