@@ -9,6 +9,7 @@ other public method as a tool, described by its docstring).
 
 from __future__ import annotations
 
+import atexit
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -74,4 +75,6 @@ def environment_factory(
     url: str, *, split: str | None = None, token: str | None = None
 ) -> Callable[[], TextEnvironment]:
     """What TRL calls for each environment that it needs; all of them share one client."""
-    return functools.partial(TextEnvironment, SyncEnvironments(url, token=token), split)
+    environments = SyncEnvironments(url, token=token)
+    atexit.register(environments.close)  # TRL ends without a word to its environments
+    return functools.partial(TextEnvironment, environments, split)
