@@ -20,6 +20,7 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from arlarena.env_server.errors import ApiError
+from arlarena.proto.env import Capacity
 
 HOP, CLIENT = "x-arlarena-hop", "x-arlarena-client"
 KEPT_HEADERS = ("Retry-After", "ETag", "Cache-Control")
@@ -124,6 +125,12 @@ class Peers:
         asked = (self.ask(worker, "GET", path, kind) for worker in self.others)
         found = await asyncio.gather(*asked, return_exceptions=True)
         return [answer for answer in found if not isinstance(answer, BaseException)]
+
+    async def room(self) -> list[int]:
+        """How many sessions each of `others` can open now; one that does not answer has no room."""
+        asked = (self.ask(worker, "GET", "/v1/capacity", Capacity) for worker in self.others)
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        return [one.available if isinstance(one, Capacity) else 0 for one in found]
 
     async def carry(self, worker: int, socket: WebSocket) -> None:
         """Pass frames between a player and the peer that holds the session, until either of them closes."""

@@ -81,11 +81,10 @@ async def open_sessions(
     """
     if wish.count <= service.store.free():
         return await service.open(wish, owner)
-    capacities = await asyncio.gather(*(peers.ask(worker, "GET", "/v1/capacity", Capacity) for worker in peers.others))
     whole = service.settings.capacity * peers.count
     if wish.count > whole:
         raise errors.invalid(f"{wish.count} sessions are more than this server ever has ({whole})")
-    room = [service.store.free(), *(capacity.available for capacity in capacities)]
+    room = [service.store.free(), *await peers.room()]
     if wish.count > sum(room):
         raise errors.at_capacity(wish.count, sum(room), whole, service.settings.retry_after_s)
     sizes, missing = [], wish.count

@@ -27,7 +27,7 @@ from arlarena.env_server.peers import is_hop
 from arlarena.env_server.service import EnvironmentService
 from arlarena.env_server.sessions import Session
 from arlarena.env_server.wire import decode, encode
-from arlarena.proto.env import Action, Capacity, ResetSpec
+from arlarena.proto.env import Action, ResetSpec
 
 CLOSE_NORMAL = 1000
 CLOSE_GOING_AWAY = 1001
@@ -175,10 +175,7 @@ async def _elsewhere(socket: WebSocket, service: EnvironmentService) -> int | No
     wanted = socket.query_params.get("session_id")
     if wanted or service.store.free():
         return peers.holder(wanted)
-    for worker in peers.others:
-        if (await peers.ask(worker, "GET", "/v1/capacity", Capacity)).available:
-            return worker
-    return None
+    return next((worker for worker, free in zip(peers.others, await peers.room(), strict=True) if free), None)
 
 
 async def serve(socket: WebSocket) -> None:
