@@ -6,7 +6,7 @@
 
 * `openenv_websocket`: OpenEnv 0.10's server, one socket a session;
 * `websocket`: ours, the same client and frames;
-* `batch`: ours, one `/v1/batch` with all sessions a round.
+* `batch`: ours, `/v1/batch`, two in flight with half of the sessions each.
 
 The client is one process with one event loop; sockets step without waiting for one another.
 """
@@ -29,11 +29,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 
 ROOT = Path(__file__).resolve().parents[1]
 OPENENV = ROOT / ".venv-openenv" / "bin" / "python"
 WANTED = {"websocket": 2.0, "batch": 10.0}
 ACTIONS = ("up", "left", "down", "right")
+BATCHES = 2  # in flight, each with its share of the sessions: client and server then work at the same time
+ENCODE, DECODE = msgspec.json.encode, msgspec.json.decode
 
 
 def free_port() -> int:
@@ -84,8 +87,8 @@ async def websocket_rate(url: str, sessions: int, seconds: float) -> float:
 
 async def ask(one: aiohttp.ClientWebSocketResponse, kind: str, data: dict[str, Any]) -> dict[str, Any]:
     """One frame and its answer."""
-    await one.send_str(json.dumps({"type": kind, "data": data}))
-    answer: dict[str, Any] = json.loads((await one.receive()).data)
+    await one.send_str(ENCODE({"type": kind, "data": data}).decode())
+    answer: dict[str, Any] = DECODE((await one.receive()).data)
     assert answer["type"] == "observation", answer
     return answer["data"]
 
@@ -102,36 +105,42 @@ async def play(one: aiohttp.ClientWebSocketResponse, seed: int, ends: float) -> 
 
 
 async def batch_rate(url: str, sessions: int, seconds: float) -> float:
-    """Steps a second by batches of all sessions."""
+    """Steps a second by batches."""
     async with aiohttp.ClientSession() as session:
-        body = {"count": sessions, "reset": [{"seed": seed} for seed in range(sessions)]}
-        opened = await post(session, url + "/v1/sessions", body)
-        names = [one["session_id"] for one in opened["sessions"]]
-        over = [False] * sessions
-        steps, rounds, begun = 0, 0, time.perf_counter()
-        while time.perf_counter() - begun < seconds:
-            items = [
-                {"session_id": name, "op": "reset", "seed": number}
-                if over[number]
-                else {"session_id": name, "op": "step", "action": {"text": ACTIONS[rounds % 4]}}
-                for number, name in enumerate(names)
-            ]
-            results = (await post(session, url + "/v1/batch", {"items": items}))["results"]
-            assert all(result["ok"] for result in results)
-            steps += over.count(False)
-            over = [result["done"] for result in results]
-            rounds += 1
-        rate = steps / (time.perf_counter() - begun)
-        for name in names:
-            async with session.delete(f"{url}/v1/sessions/{name}") as reply:
-                assert reply.status == 204
-    return rate
+        share = sessions // BATCHES
+        ends = time.perf_counter() + seconds
+        counts = await asyncio.gather(*(batches(session, url, share, number, ends) for number in range(BATCHES)))
+    return sum(counts) / seconds
+
+
+async def batches(session: aiohttp.ClientSession, url: str, sessions: int, number: int, ends: float) -> int:
+    """Step some sessions together until the time is over; a finished episode is reset within it."""
+    seeds = [number * sessions + seed for seed in range(sessions)]
+    opened = await post(session, url + "/v1/sessions", {"count": sessions, "reset": [{"seed": seed} for seed in seeds]})
+    names = [one["session_id"] for one in opened["sessions"]]
+    over, steps, rounds = [False] * sessions, 0, 0
+    while time.perf_counter() < ends:
+        items = [
+            {"session_id": name, "op": "reset", "seed": seed}
+            if ended
+            else {"session_id": name, "op": "step", "action": {"text": ACTIONS[rounds % 4]}}
+            for name, seed, ended in zip(names, seeds, over, strict=True)
+        ]
+        results = (await post(session, url + "/v1/batch", {"items": items}))["results"]
+        assert all(result["ok"] for result in results)
+        steps += over.count(False)
+        over = [result["done"] for result in results]
+        rounds += 1
+    for name in names:
+        async with session.delete(f"{url}/v1/sessions/{name}") as reply:
+            assert reply.status == 204
+    return steps
 
 
 async def post(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> dict[str, Any]:
     """A request and its answer."""
-    async with session.post(url, json=body) as reply:
-        answer: dict[str, Any] = await reply.json()
+    async with session.post(url, data=ENCODE(body)) as reply:
+        answer: dict[str, Any] = DECODE(await reply.read())
         assert reply.status == 200, answer
         return answer
 

@@ -163,18 +163,22 @@ class EnvironmentService:
             ApiError: 409 before a reset, after the end, and for an index that is neither next nor last.
         """
         async with session.lock:
-            episode, last = self._episode(session), session.last
-            if index is not None and index != episode.steps:
-                if last is not None and last.index == index and last.text == text:
-                    self.metrics.repeated.inc()
-                    return last.result
-                raise errors.step_index_conflict(session.id, index, episode.steps)
-            if episode.done:
-                raise errors.episode_over(session.id, episode.steps)
-            count = episode.steps
-            result = self.play(episode, text)
-            session.last = LastStep(count, text, result)
-            return result
+            return self._step(session, text, index)
+
+    def _step(self, session: Session, text: str, index: int | None) -> StepResult:
+        """As `step`, for a session that nobody else is busy with."""
+        episode, last = self._episode(session), session.last
+        if index is not None and index != episode.steps:
+            if last is not None and last.index == index and last.text == text:
+                self.metrics.repeated.inc()
+                return last.result
+            raise errors.step_index_conflict(session.id, index, episode.steps)
+        if episode.done:
+            raise errors.episode_over(session.id, episode.steps)
+        count = episode.steps
+        result = self.play(episode, text)
+        session.last = LastStep(count, text, result)
+        return result
 
     def play(self, episode: Episode, text: str) -> StepResult:
         """One step of an episode, timed and counted.
@@ -354,6 +358,8 @@ class EnvironmentService:
             return BatchResult(item.session_id, True, item.request_id)
         if (item.op == "step") != (item.action is not None):
             raise invalid("op 'step' needs an action, such as {text: 'up'}, and no other op takes one")
+        if item.action is not None and not session.lock.locked():  # nothing to wait for: no lock, no timer
+            return _stepped(item, self._step(session, item.action.text, item.step_index))
         try:
             async with asyncio.timeout_at(ends):
                 if item.action is not None:
@@ -362,6 +368,10 @@ class EnvironmentService:
                     result = await self.reset(session, item)
         except TimeoutError as error:
             raise errors.timed_out("the batch", limit_s) from error
-        return BatchResult(
-            item.session_id, True, item.request_id, result.observation, result.reward, result.done, result.metadata
-        )
+        return _stepped(item, result)
+
+
+def _stepped(item: BatchItem, result: StepResult) -> BatchResult:
+    return BatchResult(
+        item.session_id, True, item.request_id, result.observation, result.reward, result.done, result.metadata
+    )

@@ -56,22 +56,28 @@ class SokobanGame(TextGame):
         self.room, self.now = room, start_of(room)
         self._options = options
         self._plan: tuple[str, ...] | None = None
+        self._shown = self._show()
         self.content_key, self.least_steps = room_hash(room), optimal_moves(room)
         self.score = score_of(room, self.now)
 
+    def _show(self) -> tuple[tuple[str, ...], str]:
+        """The grid's rows and the observation, made once for each state: a step asks for them several times."""
+        rows = tuple(render(self.room, self.now.player, self.now.boxes))
+        return rows, observe(self.room, self.now, self._options.observation, rows)
+
     def text(self) -> str:
         """The grid, in the style of the options."""
-        return observe(self.room, self.now, self._options.observation)
+        return self._shown[1]
 
     def state(self) -> str:
         """The grid alone: all there is to know."""
-        return "\n".join(render(self.room, self.now.player, self.now.boxes))
+        return "\n".join(self._shown[0])
 
     def frame(self) -> Frame | None:
         """The room drawn, where the options ask for it."""
         if not (self._options.frames or self._options.observation == "image"):
             return None
-        return draw(tuple(render(self.room, self.now.player, self.now.boxes)))
+        return draw(self._shown[0])
 
     def actions(self) -> Sequence[str]:
         """Always the same five."""
@@ -81,8 +87,10 @@ class SokobanGame(TextGame):
         """Walk, push or stand still; a reply that could not be read stands still."""
         before: State = self.now
         self.now = advance(self.room, before, action or "still")
-        self.score = score_of(self.room, self.now)
-        if self._plan is not None and before != self.now:
+        if self.now == before:
+            return reward_of(self.room, before, self.now)
+        self.score, self._shown = score_of(self.room, self.now), self._show()
+        if self._plan is not None:
             # The rest of a plan that is being followed stays optimal; any other move makes it worthless.
             self._plan = self._plan[1:] if self._plan[:1] == (action,) else None
         return reward_of(self.room, before, self.now)

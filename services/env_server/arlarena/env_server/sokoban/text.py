@@ -66,13 +66,13 @@ def surroundings(room: Room, state: State, grid: Sequence[str]) -> str:
     return " ".join([f"around you {around(state.player)}", *boxes])
 
 
-def observe(room: Room, state: State, style: ObservationStyle) -> str:
+def observe(room: Room, state: State, style: ObservationStyle, rows: Sequence[str] | None = None) -> str:
     """The observation: the grid; with `grid+coordinates` one more line; with `grid+surroundings` two; with `image` a
-    text that points to the frame. No trailing newline.
+    text that points to the frame. No trailing newline. `rows`: the rendered grid, where it is there already.
     """
     if style == "image":
         return IMAGE_TEXT
-    grid = render(room, state.player, state.boxes)
+    grid = rows or render(room, state.player, state.boxes)
     lines = [*grid]
     if style in ("grid+coordinates", "grid+surroundings"):
         lines.append(coordinates(room, state))
