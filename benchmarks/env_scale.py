@@ -116,7 +116,7 @@ async def warm(client: EnvironmentClient) -> None:
     for start in range(0, 512, CHUNK):
         await asyncio.gather(*(one.reset(split="train", index=start + i) for i, one in enumerate(opened)))
     for _ in range(10):
-        await asyncio.gather(*(one.step("up") for one in opened))
+        await asyncio.gather(*(one.step("still") for one in opened))
     await asyncio.gather(*(one.close() for one in opened))
 
 
