@@ -23,7 +23,7 @@ setup-openenv: .venv-openenv/ready ## the official OpenEnv package, in an enviro
 	@.venv-openenv/bin/pip install --quiet --disable-pip-version-check --no-input -r $<
 	@touch $@
 
-demo: setup ## clone a small policy, train it with SAMPO on Sokoban, compare before and after: 15 minutes on 2 cores
+demo: setup ## clone a small policy, train it with SAMPO on Sokoban, compare before and after: 7 to 10 minutes on 2 cores
 	@$(BIN)/arlarena up configs/demo.toml --fresh
 
 test: setup setup-openenv ## every test: under 10 minutes on 2 cores

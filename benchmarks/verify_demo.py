@@ -1,6 +1,6 @@
 """Checks what the demo promises, on three seeds, beside its controls, and writes benchmarks/results/demo.json.
 
-    python benchmarks/verify_demo.py                 every run anew, about 15 minutes each
+    python benchmarks/verify_demo.py                 every run anew, 7 to 15 minutes each
     python benchmarks/verify_demo.py --reuse         keep runs that are finished, go on with those that are not
 
 Runs, each of them `arlarena up configs/demo.toml` in runs/verify/<name>:

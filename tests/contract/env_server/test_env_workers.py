@@ -33,9 +33,12 @@ async def ask(address, method, path, body=None):
 
 
 @contextlib.asynccontextmanager
-async def attached(address, name):
+async def attached(address, name, headers=None):
     """A socket of a session, on a connection of its own."""
-    async with aiohttp.ClientSession() as session, session.ws_connect(f"{address}/ws?session_id={name}") as socket:
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.ws_connect(f"{address}/ws?session_id={name}") as socket,
+    ):
         yield socket
 
 
@@ -174,6 +177,26 @@ async def test_metrics_of_all_workers_come_together(address):
     text = (await ask(address, "GET", "/metrics"))[1]
     for worker in range(WORKERS):
         assert f'arlarena_env_sessions{{worker="{worker}"}}' in text
+
+
+async def test_no_worker_is_a_way_around_the_token(tmp_path, monkeypatch):
+    monkeypatch.setenv("ARLARENA_ENVIRONMENT_TOKEN", "secret")
+    right = {"Authorization": "Bearer secret"}
+    with environment_server(tmp_path, capacity=64, arguments=("--workers", "2")) as (address, _):
+        body = {"count": 1, "reset": [{"index": 1}]}
+        async with (
+            aiohttp.ClientSession(headers=right) as session,
+            session.post(address + "/v1/sessions", json=body) as reply,
+        ):
+            name = (await reply.json())["sessions"][0]["session_id"]
+        for _ in range(20):
+            assert (await ask(address, "GET", f"/state?session_id={name}"))[0] == 401
+            async with attached(address, name) as socket:
+                refusal = await socket.receive_json(timeout=20)
+                assert (refusal["data"]["code"], "token" in refusal["data"]["message"]) == ("SESSION_ERROR", True)
+            async with attached(address, name, right) as socket:
+                await socket.send_json({"type": "state"})
+                assert (await socket.receive_json(timeout=20))["data"]["session_id"] == name
 
 
 async def test_a_worker_that_dies_is_started_again_and_the_others_go_on(tmp_path):

@@ -147,7 +147,6 @@ async def _attach(socket: WebSocket, service: EnvironmentService) -> Session | N
     """The socket's session: the one it names, or a new one. None after a refusal, which also closes the socket."""
     wanted = socket.query_params.get("session_id")
     try:
-        check_token(socket, service.settings)
         session = service.store.get(wanted) if wanted else service.store.open(1, owner=client_of(socket))[0]
         await _wait_for_release(session)
     except ApiError as error:
@@ -183,11 +182,13 @@ async def serve(socket: WebSocket) -> None:
     service = cast(EnvironmentService, socket.app.state.service)
     await socket.accept()
     try:
+        check_token(socket, service.settings)  # before anything is passed on: a fellow worker does not ask again
         if service.peers is not None and (worker := await _elsewhere(socket, service)) is not None:
             await service.peers.carry(worker, socket)
             return
     except (ApiError, aiohttp.ClientError, OSError) as error:
-        await socket.send_text(_error("SESSION_ERROR", f"the worker of this session does not answer: {error}").decode())
+        message = str(error) if isinstance(error, ApiError) else f"the session's worker does not answer: {error}"
+        await socket.send_text(_error("SESSION_ERROR", message).decode())
         await socket.close(CLOSE_UNEXPECTED)
         return
     session = await _attach(socket, service)
