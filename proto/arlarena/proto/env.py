@@ -3,7 +3,8 @@
     POST /v1/sessions   CreateSessions -> SessionList        POST /reset  ResetRequest -> StepResult
     POST /v1/batch      BatchRequest   -> BatchReply         POST /step   StepRequest  -> StepResult
 
-Requests refuse unknown fields, so that a misspelt key is an error and never ignored. Replies may gain fields.
+Requests refuse unknown fields, so that a misspelt key is an error and never ignored. Replies may gain fields. What
+there are thousands of is `gc=False`: it holds no cycles, and the garbage collector need not walk through it.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ EpisodeId = Annotated[str, msgspec.Meta(max_length=255)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
-class Action(msgspec.Struct, forbid_unknown_fields=True):
+class Action(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """What a player says: a model's whole reply, or a bare action. `metadata` is OpenEnv's, and is not read."""
 
     text: str
     metadata: dict[str, Any] = {}
 
 
-class Image(msgspec.Struct):
+class Image(msgspec.Struct, gc=False):
     """A frame, inline as base64 `data` or by `url`. `width` and `height` are in pixels."""
 
     mime: str
@@ -38,7 +39,7 @@ class Image(msgspec.Struct):
     url: str | None = None
 
 
-class Observation(msgspec.Struct):
+class Observation(msgspec.Struct, gc=False):
     """What a player sees after a reset or a step.
 
     `text`: the present observation, without history. `prompt`: the user message of the environment's own template,
@@ -58,7 +59,7 @@ class Observation(msgspec.Struct):
     images: list[Image] = []
 
 
-class Metadata(msgspec.Struct):
+class Metadata(msgspec.Struct, gc=False):
     """What a trainer needs and no prompt may hold.
 
     `state_key`: hash of task and simulator state, without counters. `observation_key`: hash of task and observation
@@ -76,7 +77,7 @@ class Metadata(msgspec.Struct):
     optimal_moves: int | None = None
 
 
-class StepResult(msgspec.Struct):
+class StepResult(msgspec.Struct, gc=False):
     """The answer to a reset (`reward` None) or a step. `done` is terminated or truncated."""
 
     observation: Observation
@@ -179,7 +180,7 @@ class RestoreRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
     ttl_s: Seconds | None = None
 
 
-class BatchItem(ResetSpec, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+class BatchItem(ResetSpec, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, gc=False):
     """One operation of a batch. The fields of `ResetSpec` belong to `reset`, `action` and `step_index` to `step`.
 
     `step_index` must equal the session's step count. If it is that of the last step, with the same action, the earlier
@@ -215,7 +216,7 @@ class ErrorReply(Error):
     detail: list[dict[str, Any]] = []
 
 
-class BatchResult(msgspec.Struct):
+class BatchResult(msgspec.Struct, gc=False):
     """The result of one item: a step result, a state, or an error."""
 
     session_id: str

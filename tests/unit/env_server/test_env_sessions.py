@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from arlarena.env_server import batches
 from arlarena.env_server.environment import load
 from arlarena.env_server.errors import ApiError
 from arlarena.env_server.service import EnvironmentService
@@ -212,7 +213,7 @@ async def test_batch_errors_are_per_item_and_order_is_kept(service):
         BatchItem(session_id=second.id, op="state"),
         BatchItem(session_id=second.id, op="close"),
     ]
-    results = await service.batch(BatchRequest(items))
+    results = await batches.carry_out(service, BatchRequest(items))
     assert [result.session_id for result in results] == [item.session_id for item in items]
     assert [result.error.code if result.error else None for result in results] == [
         None, "unknown_session", "not_reset", "invalid_request", "invalid_request", None, None, None,
@@ -225,7 +226,7 @@ async def test_batch_errors_are_per_item_and_order_is_kept(service):
 
 async def test_too_many_items_are_refused_at_once(service):
     with pytest.raises(ApiError, match="9 items are more than this server's max_batch of 8"):
-        await service.batch(BatchRequest([BatchItem(session_id="x", op="state")] * 9))
+        await batches.carry_out(service, BatchRequest([BatchItem(session_id="x", op="state")] * 9))
 
 
 class StuckFactory:
@@ -233,7 +234,7 @@ class StuckFactory:
 
     def __init__(self):
         self._inner = load("test", "sokoban", {})
-        self.info = self._inner.info
+        self.info, self.blocking = self._inner.info, False
         self.allowed = threading.Event()
 
     def task(self, spec):
@@ -251,9 +252,8 @@ async def test_a_reset_that_takes_too_long_is_given_up_and_harms_nothing():
     with pytest.raises(ApiError, match=r"reset of sokoban/train/1 took longer than 0\.05 s") as caught:
         await service.reset(session, ResetSpec(index=1))
     assert (caught.value.status, caught.value.blame, caught.value.retryable) == (504, "infra", True)
-    results = await service.batch(
-        BatchRequest([BatchItem(session_id=session.id, op="reset"), BatchItem(session_id=session.id, op="state")], 0.04)
-    )
+    items = [BatchItem(session_id=session.id, op="reset"), BatchItem(session_id=session.id, op="state")]
+    results = await batches.carry_out(service, BatchRequest(items, 0.04))
     assert [result.error.code for result in results] == ["deadline", "deadline"]
     factory.allowed.set()
     assert service.state(session).task_id is None

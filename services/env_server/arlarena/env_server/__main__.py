@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import math
 import signal
 import socket
@@ -127,6 +128,8 @@ def serve(settings: EnvironmentSettings, service: EnvironmentService, log: Logge
         ws_max_size=settings.max_body_bytes,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
     )
+    gc.freeze()  # what is there now stays: the collector need not look at it again
+    gc.set_threshold(20_000, 20, 20)  # a batch makes thousands of objects that live until its reply is written
     Server(config, service, log).run(sockets=sockets)
     log.info("stopped")
     return 0

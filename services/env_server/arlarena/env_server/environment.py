@@ -68,7 +68,14 @@ class Episode(Protocol):
 
 
 class EnvironmentFactory(Protocol):
-    """An environment with its options. Its methods may be called from several threads at once."""
+    """An environment with its options. Its methods may be called from several threads at once.
+
+    Attributes:
+        blocking: whether a step may take longer than about a millisecond. The server then takes steps in threads, each
+            on a fork of the episode, so that nobody else waits and a step that takes too long can be given up.
+    """
+
+    blocking: bool
 
     @property
     def info(self) -> Info:

@@ -98,8 +98,7 @@ async def _act(call: Call, arguments: Action) -> StepResult:
     session = call.session()
     if session is not None:
         return await call.service.step(session, arguments.text)
-    episode, _ = await call.service.start(ResetSpec())
-    return call.service.play(episode, arguments.text)
+    return await call.service.first_step(arguments.text)
 
 
 @dataclass(frozen=True, slots=True)

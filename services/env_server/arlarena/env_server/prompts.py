@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from arlarena.proto.env import Template
 
 
-@dataclass(frozen=True, slots=True)
-class Past:
+class Past(msgspec.Struct, frozen=True, gc=False):
     """One earlier turn, as the prompt's history shows it."""
 
     step: int
@@ -17,8 +18,7 @@ class Past:
     action: str
 
 
-@dataclass(frozen=True, slots=True)
-class Scene:
+class Scene(msgspec.Struct, frozen=True, gc=False):
     """What a prompt is made of. `past`: the turns of the window, oldest first; `actions`: None for any text."""
 
     observation: str

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+
+import msgspec
 
 PARSER_VERSION = "1"
 PARSER_DESCRIPTION = (
@@ -16,8 +17,7 @@ _TAG = re.compile(r"</?(?:think|action)>")
 _STRICT = ["<think>", "</think>", "<action>", "</action>"]
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True, gc=False):
     """What a reply means. `action`: what is to be played, None if nothing; `written`: what stood in its place."""
 
     action: str | None
@@ -44,8 +44,11 @@ def parse(text: str, actions: Collection[str] | None = None) -> Reply:
     nothing but white space around them.
     """
     tags = list(_TAG.finditer(text))
+    if not tags:
+        written = text.strip()
+        return Reply(_meant(written, actions), written, format_valid=False)
     names = [tag.group() for tag in tags]
-    written = "" if tags else text.strip()
+    written = ""
     if names.count("<action>") == names.count("</action>") == 1:
         begin, end = tags[names.index("<action>")].end(), tags[names.index("</action>")].start()
         written = text[begin:end].strip()  # "" if they are the wrong way round

@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from arlarena.env_server import errors, mcp, shared, tasks
+from arlarena.env_server import batches, errors, mcp, shared, tasks
 from arlarena.env_server.access import check_token, client_of
 from arlarena.env_server.frames import PNG
 from arlarena.env_server.peers import Peers, is_hop
@@ -102,8 +102,7 @@ async def step(call: Call) -> env.StepResult:
         return await service.step(service.store.get(body.session_id), body.action.text, body.step_index)
     if body.step_index is not None:
         raise errors.invalid("step_index needs a session_id")
-    episode, _ = await service.start(env.ResetSpec())
-    return service.play(episode, body.action.text)
+    return await service.first_step(body.action.text)
 
 
 async def rpc(call: Call) -> Response:
@@ -243,7 +242,7 @@ async def batch(call: Call) -> env.BatchReply:
     """Many operations in one request; errors are per item."""
     if call.peers is not None:
         return env.BatchReply(await shared.batch(call.service, call.peers, call.body))
-    return env.BatchReply(await call.service.batch(call.body))
+    return env.BatchReply(await batches.carry_out(call.service, call.body))
 
 
 async def info(call: Call) -> env.Info:

@@ -1,8 +1,9 @@
-"""What the server does, whatever the transport: open, reset, step, batch, expert. HTTP and WebSocket call these.
+"""What the server does, whatever the transport: open, reset, step, expert. HTTP, WebSocket and batches call these.
 
-A step is carried out on the event loop: it takes some 50 us, less than handing it to a thread and back (120 us).
-Starting an episode and asking the expert may search for seconds, so both run in a small thread pool; they return new
-values, and only the event loop changes a session, so giving up on one leaves nothing half done.
+A step is carried out on the event loop where it takes some 10 us, a tenth of handing it to a thread and back. Starting
+an episode and asking the expert may search for seconds, and an environment may say that its steps block: all these run
+in a small pool of threads. They work on copies, and only the event loop changes a session, so giving up on one leaves
+nothing half done.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import msgspec
@@ -21,13 +21,12 @@ from arlarena.env_server.errors import ApiError, invalid
 from arlarena.env_server.frames import FrameStore
 from arlarena.env_server.metrics import Metrics
 from arlarena.env_server.peers import Peers
+from arlarena.env_server.pool import WorkPool
+from arlarena.env_server.prototypes import Prototypes, Start
 from arlarena.env_server.sessions import Clock, LastStep, Session, SessionStore, StoreLimits
 from arlarena.env_server.settings import EnvironmentSettings
 from arlarena.env_server.snapshots import SnapshotStore
 from arlarena.proto.env import (
-    BatchItem,
-    BatchRequest,
-    BatchResult,
     Capacity,
     CreateSessions,
     ExpertReply,
@@ -42,9 +41,6 @@ from arlarena.proto.env import (
 from arlarena.proto.telemetry import Logger
 
 T = TypeVar("T")
-
-# Items of a batch after which other requests get their turn: 64 steps take some 4 ms.
-BREATH = 64
 
 
 class EnvironmentService:
@@ -81,13 +77,14 @@ class EnvironmentService:
         evaluation = {split.name for split in self.info.splits if split.evaluation}
         self._held_out = evaluation - set(settings.expert_splits)
         self.frames = FrameStore(settings.frame_cache_bytes)
+        self._prototypes = Prototypes(settings.kept_starts)
         self._farewells: set[asyncio.Future[None]] = set()
-        self._pool = ThreadPoolExecutor(settings.reset_workers, thread_name_prefix="episode")
+        self._pool = WorkPool(settings.pool_threads, "episode")
 
     def close(self) -> None:
         """Take no new sessions, and let threads end."""
         self.store.draining = True
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
 
     def hang_up(self, sessions: Iterable[Session], reason: str) -> None:
         """Tell the sockets of these sessions that they are over, without waiting for them."""
@@ -122,39 +119,63 @@ class EnvironmentService:
         """
         try:
             async with asyncio.timeout(limit_s):
-                return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+                return await self._pool.submit(work)
         except TimeoutError as error:
             raise errors.timed_out(what, limit_s) from error
 
-    async def start(self, spec: ResetSpec) -> tuple[Episode, StepResult]:
+    async def start(self, spec: ResetSpec) -> Start:
         """A new episode and its first observation, in no session.
 
         Raises:
             ApiError: 422 for a task that does not exist, 504 when it takes too long.
         """
+        if (at_once := self._start_now(spec)) is not None:
+            return at_once
         begun = time.perf_counter()
 
-        def work() -> tuple[Episode, StepResult]:
+        def work() -> Start:
             episode = self.factory.start(task)
             return episode, episode.observe()
 
         try:
             task = self.factory.task(spec)
             what = f"the reset of {task.id}"
-            episode, result = await self._in_thread(what, self.settings.reset_timeout_s, work)
-            return episode, self._presented(result)
+            start = await self._in_thread(what, self.settings.reset_timeout_s, work)
         except TaskError as error:
             raise invalid(str(error)) from error
         finally:
             self.metrics.reset_seconds.observe(time.perf_counter() - begun)
+        if not self.factory.blocking:
+            self._prototypes.keep(start)
+        return start[0], self._presented(start[1])
+
+    def _start_now(self, spec: ResetSpec) -> Start | None:
+        """As `start`, for a task that was begun before; None for another one."""
+        begun = time.perf_counter()
+        try:
+            start = self._prototypes.fork(self.factory.task(spec))
+        except TaskError as error:
+            raise invalid(str(error)) from error
+        if start is None:
+            return None
+        self.metrics.reset_seconds.observe(time.perf_counter() - begun)
+        return start[0], self._presented(start[1])
 
     async def reset(self, session: Session, spec: ResetSpec) -> StepResult:
         """Begin an episode in a session; the old one stays if this fails. Errors as in `start`."""
         async with session.lock:
-            episode, result = await self.start(spec)
-            session.episode, session.episode_id, session.last = episode, spec.episode_id, None
-            self.store.touch(session)
-            return result
+            return self._begin(session, spec, await self.start(spec))
+
+    def reset_now(self, session: Session, spec: ResetSpec) -> StepResult | None:
+        """As `reset`, for a session that nobody is busy with; None where it has to be waited for."""
+        start = self._start_now(spec)
+        return None if start is None else self._begin(session, spec, start)
+
+    def _begin(self, session: Session, spec: ResetSpec, start: Start) -> StepResult:
+        session.episode, result = start
+        session.episode_id, session.last = spec.episode_id, None
+        self.store.touch(session)
+        return result
 
     async def step(self, session: Session, text: str, index: int | None = None) -> StepResult:
         """Take one step, or repeat the reply to the last one.
@@ -163,10 +184,41 @@ class EnvironmentService:
             ApiError: 409 before a reset, after the end, and for an index that is neither next nor last.
         """
         async with session.lock:
-            return self._step(session, text, index)
+            if not self.factory.blocking:
+                return self.step_now(session, text, index)
+            if (repeated := self._repeated(session, text, index)) is not None:
+                return repeated
+            count = session.steps
+            session.episode, result = await self._stepped_copy(self._episode(session), text)
+            session.last = LastStep(count, text, result)
+            self.store.touch(session)
+            return result
 
-    def _step(self, session: Session, text: str, index: int | None) -> StepResult:
-        """As `step`, for a session that nobody else is busy with."""
+    def step_now(self, session: Session, text: str, index: int | None = None) -> StepResult:
+        """As `step`, for a session that nobody is busy with, in an environment whose steps do not block."""
+        if (repeated := self._repeated(session, text, index)) is not None:
+            return repeated
+        episode = self._episode(session)
+        count, begun = episode.steps, time.perf_counter()
+        result = self._counted(episode.step(text), begun)
+        session.last = LastStep(count, text, result)
+        return result
+
+    async def first_step(self, text: str) -> StepResult:
+        """The first step of a new episode of the default task, in no session. Errors as in `start` and `step`."""
+        self._check_length(text)
+        episode, _ = await self.start(ResetSpec())
+        if self.factory.blocking:
+            return (await self._stepped_copy(episode, text))[1]
+        begun = time.perf_counter()
+        return self._counted(episode.step(text), begun)
+
+    def _repeated(self, session: Session, text: str, index: int | None) -> StepResult | None:
+        """The reply to the last step where this is that step again; None where it is the next one.
+
+        Raises:
+            ApiError: it is neither, or cannot be taken.
+        """
         episode, last = self._episode(session), session.last
         if index is not None and index != episode.steps:
             if last is not None and last.index == index and last.text == text:
@@ -175,26 +227,31 @@ class EnvironmentService:
             raise errors.step_index_conflict(session.id, index, episode.steps)
         if episode.done:
             raise errors.episode_over(session.id, episode.steps)
-        count = episode.steps
-        result = self.play(episode, text)
-        session.last = LastStep(count, text, result)
-        return result
+        self._check_length(text)
+        return None
 
-    def play(self, episode: Episode, text: str) -> StepResult:
-        """One step of an episode, timed and counted.
-
-        Raises:
-            ApiError: 422 for a reply longer than the limit.
-        """
+    def _check_length(self, text: str) -> None:
         if len(text) > self.settings.max_action_chars:
             raise invalid(f"the action is longer than {self.settings.max_action_chars} characters")
+
+    async def _stepped_copy(self, episode: Episode, text: str) -> tuple[Episode, StepResult]:
+        """A step in a thread, on a copy: one that is given up leaves the episode as it was."""
         begun = time.perf_counter()
-        result = self._presented(episode.step(text))
+
+        def work() -> tuple[Episode, StepResult]:
+            twin = episode.fork()
+            return twin, twin.step(text)
+
+        twin, result = await self._in_thread("the step", self.settings.step_timeout_s, work)
+        return twin, self._counted(result, begun)
+
+    def _counted(self, result: StepResult, begun: float) -> StepResult:
+        """A step's result as it goes out, timed and counted."""
         self.metrics.step_seconds.observe(time.perf_counter() - begun)
         if result.done:
             solved = result.metadata is not None and result.metadata.success
             self.metrics.episodes.labels("success" if solved else "failure").inc()
-        return result
+        return self._presented(result)
 
     def _presented(self, result: StepResult) -> StepResult:
         """The result as it goes out: frames by URL, unless they are to be within it."""
@@ -313,65 +370,3 @@ class EnvironmentService:
                 raise ApiError(409, "expert_unavailable", str(error)) from error
             self.store.touch(session)
             return ExpertReply(plan[0], plan)
-
-    async def batch(self, request: BatchRequest) -> list[BatchResult]:
-        """Carry out items one after another; an item's error is its own.
-
-        Raises:
-            ApiError: 422 for too many items.
-        """
-        self.check_batch(request)
-        limit = request.deadline_s or self.settings.batch_deadline_s
-        ends = asyncio.get_running_loop().time() + limit
-        results = []
-        for number, item in enumerate(request.items):
-            if number % BREATH == BREATH - 1:
-                await asyncio.sleep(0)
-            results.append(await self._settled(item, ends, limit))
-        return results
-
-    def check_batch(self, request: BatchRequest) -> None:
-        """Refuse a batch that is too long.
-
-        Raises:
-            ApiError: 422.
-        """
-        most = self.settings.max_batch
-        if len(request.items) > most:
-            raise invalid(f"{len(request.items)} items are more than this server's max_batch of {most}")
-
-    async def _settled(self, item: BatchItem, ends: float, limit_s: float) -> BatchResult:
-        try:
-            if asyncio.get_running_loop().time() >= ends:
-                raise errors.timed_out("the batch", limit_s)
-            return await self._item(item, ends, limit_s)
-        except ApiError as error:
-            self.metrics.errors.labels(error.code).inc()
-            return BatchResult(item.session_id, False, item.request_id, error=error.item())
-
-    async def _item(self, item: BatchItem, ends: float, limit_s: float) -> BatchResult:
-        session = self.store.get(item.session_id)
-        if item.op == "state":
-            return BatchResult(item.session_id, True, item.request_id, state=self.state(session))
-        if item.op == "close":
-            self.end(item.session_id)
-            return BatchResult(item.session_id, True, item.request_id)
-        if (item.op == "step") != (item.action is not None):
-            raise invalid("op 'step' needs an action, such as {text: 'up'}, and no other op takes one")
-        if item.action is not None and not session.lock.locked():  # nothing to wait for: no lock, no timer
-            return _stepped(item, self._step(session, item.action.text, item.step_index))
-        try:
-            async with asyncio.timeout_at(ends):
-                if item.action is not None:
-                    result = await self.step(session, item.action.text, item.step_index)
-                else:
-                    result = await self.reset(session, item)
-        except TimeoutError as error:
-            raise errors.timed_out("the batch", limit_s) from error
-        return _stepped(item, result)
-
-
-def _stepped(item: BatchItem, result: StepResult) -> BatchResult:
-    return BatchResult(
-        item.session_id, True, item.request_id, result.observation, result.reward, result.done, result.metadata
-    )

@@ -8,6 +8,8 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
+import msgspec
+
 from arlarena.env_server.environment import Episode
 from arlarena.env_server.errors import at_capacity, client_at_limit, draining, invalid, unknown_session
 from arlarena.proto.env import OpenedSession, StepResult
@@ -15,8 +17,7 @@ from arlarena.proto.env import OpenedSession, StepResult
 Clock = Callable[[], float]
 
 
-@dataclass(frozen=True, slots=True)
-class LastStep:
+class LastStep(msgspec.Struct, frozen=True):
     """The last step and its reply, kept so that a repeated request moves nothing."""
 
     index: int

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, SecretStr
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
 
 from arlarena.proto.config import Table, exit_on_config_error, load_table
 
@@ -35,8 +35,10 @@ class EnvironmentSettings(Table):
     snapshot_ttl_s: PositiveFloat = Field(900.0, description="time after which an unused snapshot is given up")
     reap_interval_s: PositiveFloat = Field(5.0, description="how often idle sessions are looked for")
     reattach_grace_s: PositiveFloat = Field(60.0, description="how long a session outlives a lost socket")
-    reset_workers: PositiveInt = Field(2, description="threads that start episodes and ask the expert")
+    kept_starts: NonNegativeInt = Field(1024, description="tasks whose next player begins at once; 0: none")
+    pool_threads: PositiveInt = Field(2, description="threads for resets, the expert, and steps that block")
     reset_timeout_s: PositiveFloat = Field(60.0, description="limit of one reset")
+    step_timeout_s: PositiveFloat = Field(60.0, description="limit of one step, where the environment's steps block")
     expert_timeout_s: PositiveFloat = Field(60.0, description="limit of one question to the expert")
     batch_deadline_s: PositiveFloat = Field(60.0, description="limit of a batch that names no deadline_s")
     max_batch: PositiveInt = Field(4096, description="most items of a batch")

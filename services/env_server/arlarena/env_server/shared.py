@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.responses import Response
 
-from arlarena.env_server import errors
+from arlarena.env_server import batches, errors
 from arlarena.env_server.errors import ApiError
 from arlarena.env_server.peers import CLIENT, Peers, slices
 from arlarena.env_server.service import EnvironmentService
@@ -39,7 +39,7 @@ async def batch(service: EnvironmentService, peers: Peers, request: BatchRequest
     Raises:
         ApiError: 422 for too many items.
     """
-    service.check_batch(request)
+    batches.check_size(service, request)
     parts: dict[int | None, list[int]] = defaultdict(list)
     for position, item in enumerate(request.items):
         parts[peers.holder(item.session_id)].append(position)
@@ -48,7 +48,7 @@ async def batch(service: EnvironmentService, peers: Peers, request: BatchRequest
         items = [request.items[position] for position in positions]
         some = BatchRequest(items, request.deadline_s)
         if worker is None:
-            return list(await service.batch(some))
+            return list(await batches.carry_out(service, some))
         return await _remote_batch(peers, worker, some)
 
     found = await asyncio.gather(*(part(worker, positions) for worker, positions in parts.items()))

@@ -144,17 +144,18 @@ class TextEpisode:
         return twin
 
     def _result(self, reward: float | None, action: str, *, action_valid: bool, format_valid: bool) -> StepResult:
-        game, text, actions = self._game, self._game.text(), self._game.actions()
-        horizon = self._environment.horizon
-        scene = Scene(text, self._past, horizon - self._steps, horizon, actions)
+        game, environment, steps = self._game, self._environment, self._steps
+        text, actions, solved, over = game.text(), game.actions(), game.solved, game.over
+        done = over or steps >= environment.horizon
+        scene = Scene(text, self._past, environment.horizon - steps, environment.horizon, actions)
         observation = Observation(
             text=text,
-            prompt=self._environment.template.render(scene),
-            step=self._steps,
+            prompt=environment.template.render(scene),
+            step=steps,
             remaining_steps=scene.remaining,
             admissible_actions=None if actions is None else list(actions),
-            terminated=game.over,
-            truncated=self.done and not game.over,
+            terminated=over,
+            truncated=done and not over,
             action_valid=action_valid,
             format_valid=format_valid,
             images=[frame.inline()] if (frame := game.frame()) else [],
@@ -165,12 +166,12 @@ class TextEpisode:
             state_key=digest(f"{name}\0{game.state()}"),
             observation_key=digest("\0".join([name, text, *(image.sha256 for image in observation.images)])),
             score=game.score,
-            success=game.solved,
+            success=solved,
             action=action,
             room_key=game.content_key,
             optimal_moves=game.least_steps,
         )
-        return StepResult(observation, reward, self.done, metadata)
+        return StepResult(observation, reward, done, metadata)
 
 
 class TextEnvironment(ABC):
@@ -186,6 +187,7 @@ class TextEnvironment(ABC):
         actions: all that may ever be said, where that is a short list.
         options: the settings that made it so.
         expert: whether games have a `plan`.
+        blocking: whether an action may take longer than about a millisecond: see `EnvironmentFactory`.
     """
 
     name: str
@@ -199,6 +201,7 @@ class TextEnvironment(ABC):
     actions: Sequence[str] | None = None
     options: Mapping[str, Any] = {}
     expert: bool = True
+    blocking: bool = False
 
     @abstractmethod
     def game(self, task: Task) -> TextGame:

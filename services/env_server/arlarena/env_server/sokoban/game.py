@@ -5,7 +5,7 @@ Rewards are the paper's: -0.1 a step, +1 when one box more stands on a target, -
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from arlarena.env_server.sokoban.room import Room
 
@@ -18,8 +18,7 @@ MOVES = ("up", "down", "left", "right")
 ACTIONS = (*MOVES, "still")
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(msgspec.Struct, frozen=True, gc=False):
     """All that changes in a room: the player's cell and the mask of boxes. No counter, so that states can repeat."""
 
     player: int

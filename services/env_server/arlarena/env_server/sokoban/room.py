@@ -6,8 +6,9 @@ neighbour's number (± 1, ± width) needs no bounds check.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 WALL, FLOOR, TARGET, BOX, BOX_ON_TARGET, PLAYER, PLAYER_ON_TARGET = "#_OX√PS"
 
@@ -102,21 +103,21 @@ class Room:
         return render(self, self.player, self.boxes)
 
 
-def _glyph(target: int, box: int, player: bool) -> str:
-    if box:
-        return BOX_ON_TARGET if target else BOX
-    if player:
-        return PLAYER_ON_TARGET if target else PLAYER
-    return TARGET if target else FLOOR
+@lru_cache(maxsize=4096)
+def _empty(cell_count: int, floor: int, targets: int) -> str:
+    """The letters of walls, floor and targets, in reading order."""
+    letters = [WALL] * cell_count
+    for cell in cells(floor):
+        letters[cell] = TARGET if targets >> cell & 1 else FLOOR
+    return "".join(letters)
 
 
 def render(room: Room, player: int, boxes: int) -> list[str]:
     """The room with its player and boxes elsewhere, one string a row."""
-    letters = [WALL] * (room.height * room.width)
-    for cell in cells(room.floor):
-        letters[cell] = _glyph(room.targets >> cell & 1, boxes >> cell & 1, cell == player)
-    return _split(letters, room.width)
-
-
-def _split(letters: Sequence[str], width: int) -> list[str]:
-    return ["".join(letters[start : start + width]) for start in range(0, len(letters), width)]
+    width = room.width
+    letters = list(_empty(room.height * width, room.floor, room.targets))
+    letters[player] = PLAYER_ON_TARGET if letters[player] == TARGET else PLAYER
+    for cell in cells(boxes):
+        letters[cell] = BOX_ON_TARGET if letters[cell] == TARGET else BOX
+    text = "".join(letters)
+    return [text[start : start + width] for start in range(0, len(text), width)]
