@@ -26,6 +26,8 @@ HOP, CLIENT = "x-arlarena-hop", "x-arlarena-client"
 KEPT_HEADERS = ("Retry-After", "ETag", "Cache-Control")
 # A peer that does not answer within this time beyond the longest limit of the work itself is taken for dead.
 ANSWER_S = 120.0
+# A reply to a batch is some 100 KB; beyond a buffer's size the reader stops and starts again.
+READ_BUFFER = 4 << 20
 
 T = TypeVar("T")
 
@@ -65,7 +67,7 @@ class Peers:
             connector = aiohttp.UnixConnector(str(socket_path(self._directory, worker)), limit=0)
             timeout = aiohttp.ClientTimeout(total=ANSWER_S)
             self._sessions[worker] = aiohttp.ClientSession(
-                "http://peer", connector=connector, timeout=timeout, headers={HOP: "1"}
+                "http://peer", connector=connector, timeout=timeout, headers={HOP: "1"}, read_bufsize=READ_BUFFER
             )
         return self._sessions[worker]
 
@@ -85,11 +87,7 @@ class Peers:
         """
         try:
             async with self._session(worker).request(method, path, data=body, headers=headers) as reply:
-                kept = {
-                    name: reply.headers[name]
-                    for name in ("Retry-After", "ETag", "Cache-Control")
-                    if name in reply.headers
-                }
+                kept = {name: reply.headers[name] for name in KEPT_HEADERS if name in reply.headers}
                 content_type = reply.headers.get("Content-Type")
                 return Response(await reply.read(), reply.status, kept, content_type)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:

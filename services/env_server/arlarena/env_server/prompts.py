@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from string import Formatter
 
 import msgspec
 
@@ -38,21 +40,28 @@ class PromptTemplate:
 
     def render(self, scene: Scene) -> str:
         """The user message of one turn."""
-        return self.text.format(
-            observation=scene.observation,
-            history=_history(scene.past),
-            remaining=scene.remaining,
-            horizon=scene.horizon,
-            actions=", ".join(scene.actions or ()),
-        )
+        fields = {
+            "observation": scene.observation,
+            "history": _history(scene.past),
+            "remaining": str(scene.remaining),
+            "horizon": str(scene.horizon),
+            "actions": ", ".join(scene.actions or ()),
+        }
+        return "".join([before + fields[name] if name else before for before, name in _pieces(self.text)])
 
     def describe(self) -> Template:
         """The template as `/v1/info` shows it."""
         return Template(self.name, self.version, self.text)
 
 
+@cache
+def _pieces(text: str) -> list[tuple[str, str | None]]:
+    """A template taken apart once: what stands before each field, and its name; the last piece has none."""
+    return [(before, name) for before, name, _, _ in Formatter().parse(text)]
+
+
 def _history(past: Sequence[Past]) -> str:
     if not past:
         return ""
-    turns = "\n".join(f"[Step {turn.step}]\n{turn.observation}\nYour action: {turn.action}" for turn in past)
+    turns = "\n".join([f"[Step {turn.step}]\n{turn.observation}\nYour action: {turn.action}" for turn in past])
     return f"\nYour last {len(past)} steps:\n{turns}\n" if len(past) > 1 else f"\nYour last step:\n{turns}\n"

@@ -74,12 +74,13 @@ def _failed(item: BatchItem, error: ApiError) -> BatchResult:
 async def open_sessions(
     service: EnvironmentService, peers: Peers, wish: CreateSessions, owner: str | None
 ) -> list[OpenedSession]:
-    """Open sessions here, or where there is room, all or none.
+    """Open sessions, all or none: one here, several on all workers alike, so that whoever batches over them keeps all
+    workers busy through one connection.
 
     Raises:
         ApiError: as `EnvironmentService.open`.
     """
-    if wish.count <= service.store.free():
+    if wish.count == 1 and service.store.free():
         return await service.open(wish, owner)
     whole = service.settings.capacity * peers.count
     if wish.count > whole:
@@ -87,11 +88,22 @@ async def open_sessions(
     room = [service.store.free(), *await peers.room()]
     if wish.count > sum(room):
         raise errors.at_capacity(wish.count, sum(room), whole, service.settings.retry_after_s)
-    sizes, missing = [], wish.count
-    for free in room:
-        sizes.append(min(free, missing))
-        missing -= sizes[-1]
-    return await _open_parts(service, peers, wish, owner, sizes)
+    return await _open_parts(service, peers, wish, owner, shared_out(wish.count, room))
+
+
+def shared_out(count: int, room: list[int]) -> list[int]:
+    """`count`, at most the sum of `room`, in parts as equal as `room` allows.
+
+    >>> shared_out(8, [1, 9, 9])
+    [1, 4, 3]
+    """
+    sizes = [0] * len(room)
+    while missing := count - sum(sizes):
+        able = [place for place, free in enumerate(room) if free > sizes[place]]
+        for number, place in enumerate(able):
+            share = missing // len(able) + (number < missing % len(able))
+            sizes[place] += min(share, room[place] - sizes[place])
+    return sizes
 
 
 async def _open_parts(

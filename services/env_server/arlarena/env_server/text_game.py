@@ -161,10 +161,11 @@ class TextEpisode:
             images=[frame.inline()] if (frame := game.frame()) else [],
         )
         name = self._task.id
+        seen = "\0".join([name, text, *[image.sha256 for image in observation.images]])
         metadata = Metadata(
             task_id=name,
             state_key=digest(f"{name}\0{game.state()}"),
-            observation_key=digest("\0".join([name, text, *(image.sha256 for image in observation.images)])),
+            observation_key=digest(seen),
             score=game.score,
             success=solved,
             action=action,

@@ -5,6 +5,9 @@ Rewards are the paper's: -0.1 a step, +1 when one box more stands on a target, -
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
+
 import msgspec
 
 from arlarena.env_server.sokoban.room import Room
@@ -25,7 +28,8 @@ class State(msgspec.Struct, frozen=True, gc=False):
     boxes: int
 
 
-def offsets(width: int) -> dict[str, int]:
+@cache
+def offsets(width: int) -> Mapping[str, int]:
     """What each move adds to a cell number."""
     return {"up": -width, "down": width, "left": -1, "right": 1}
 
