@@ -7,7 +7,7 @@ CODE := proto client services tests benchmarks scripts examples
 PACKAGES := proto client services/env_server services/inference services/rollout services/trainer services/console
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-openenv demo test check format verify-demo clean
+.PHONY: help setup setup-openenv setup-fuzz setup-verifiers setup-trl demo test check format verify-demo verify-env clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,16 +17,22 @@ setup: ## make .venv with the pinned versions; at once where it is up to date
 
 setup-openenv: .venv-openenv/ready ## the official OpenEnv package, in an environment of its own: its tests and its benchmark need it
 
-.venv-openenv/ready: tests/openenv-requirements.txt
-	@echo "[setup-openenv] .venv-openenv, about a minute ..."
-	@$(PYTHON) -m venv --clear .venv-openenv
-	@.venv-openenv/bin/pip install --quiet --disable-pip-version-check --no-input -r $<
+setup-verifiers: .venv-verifiers/ready ## the verifiers package, in an environment of its own (0.8 GB): the test of its example needs it
+
+setup-trl: .venv-trl/ready ## the TRL package, in an environment of its own: the test of its example needs it
+
+setup-fuzz: .venv-fuzz/ready ## schemathesis, in an environment of its own: it fuzzes the environment server
+
+.venv-%/ready: tests/%-requirements.txt
+	@echo "[setup-$*] .venv-$*, about half a minute ..."
+	@$(PYTHON) -m venv --clear .venv-$*
+	@.venv-$*/bin/pip install --quiet --disable-pip-version-check --no-input -r $<
 	@touch $@
 
 demo: setup ## clone a small policy, train it with SAMPO on Sokoban, compare before and after: 7 to 10 minutes on 2 cores
 	@$(BIN)/arlarena up configs/demo.toml --fresh
 
-test: setup setup-openenv ## every test: under 10 minutes on 2 cores
+test: setup setup-openenv setup-fuzz ## every test: under 10 minutes on 2 cores
 	@$(BIN)/pytest
 
 check: setup ## lint, format, types, direction of imports
@@ -42,6 +48,13 @@ format: setup ## put the code into its form
 verify-demo: setup ## the demo's claims on three seeds, with its controls: about an hour
 	@$(BIN)/python benchmarks/verify_demo.py
 
+verify-env: setup setup-openenv setup-fuzz setup-verifiers setup-trl ## the environment server's claims: soak, fuzz, 4,096 sessions, beside OpenEnv's: a quarter of an hour
+	@$(BIN)/pytest -q tests/contract/env_server/test_openenv_client.py tests/contract/client/test_examples.py
+	@$(BIN)/python benchmarks/env_soak.py --out benchmarks/results/env_soak.json
+	@$(BIN)/python benchmarks/env_fuzz.py --out benchmarks/results/env_fuzz.json
+	@$(BIN)/python benchmarks/env_scale.py --out benchmarks/results/env_scale.json
+	@$(BIN)/python benchmarks/env_server.py --out benchmarks/results/env_server.json
+
 clean: ## remove .venv and caches; what is in runs/ stays
-	@rm -rf .venv .venv-openenv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	@rm -rf .venv .venv-openenv .venv-fuzz .venv-verifiers .venv-trl .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,26 +3,23 @@
     python benchmarks/env_scale.py --sessions 4096 --seconds 60 --out benchmarks/results/env_scale.json
 
 Every session is a player of its own that steps as soon as it was answered, through the ordinary client, which lets
-players share requests. Latency is what a player waits, client included; memory is the server's resident set.
+players share requests. Latency is what a player waits, client included; memory is the server's resident set: before,
+while they play, once they have left, and after a second crowd of the same size, which would show a leak.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
-import os
-import platform
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
+from env_processes import MACHINE, environment_server
 
 from arlarena.client.environments import EnvironmentClient, Session
 from arlarena.client.errors import ServiceError
@@ -30,20 +27,7 @@ from arlarena.client.transport import Timeouts
 
 ACTIONS = ("up", "left", "down", "right", "still")
 CHUNK = 256  # sessions opened by one request
-
-
-@contextlib.contextmanager
-def server(capacity: int) -> Iterator[tuple[str, psutil.Process]]:
-    """Our server on a free port; yields its URL and its process."""
-    command = [sys.executable, "-m", "arlarena.env_server", "sokoban", "--port", "0", "--capacity", str(capacity)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout is not None
-    try:
-        announced = json.loads(process.stdout.readline())
-        yield f"http://{announced['host']}:{announced['port']}", psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
+SETTLE_S = 8.0  # longer than the server's reap_interval_s
 
 
 class Players:
@@ -93,7 +77,7 @@ async def hold(url: str, process: psutil.Process, sessions: int, seconds: float)
         await playing
         await asyncio.gather(*(one.close() for one in opened))
         left = json.loads((await client.transport.request("GET", "/v1/capacity")).body)["active_sessions"]
-        after = megabytes(process)
+        after = await settled(process)
     waits = np.array(players.latencies)
     return {
         "sessions": sessions,
@@ -110,6 +94,16 @@ async def hold(url: str, process: psutil.Process, sessions: int, seconds: float)
     }
 
 
+async def settled(process: psutil.Process) -> float:
+    """Resident memory once it falls no more: the server gives memory back when it next looks for idle sessions."""
+    least, since = megabytes(process), time.monotonic()
+    while time.monotonic() - since < SETTLE_S:
+        await asyncio.sleep(0.1)
+        if (now := megabytes(process)) < least:
+            least, since = now, time.monotonic()
+    return least
+
+
 async def warm(client: EnvironmentClient) -> None:
     """Let caches and pools fill: they are no part of a session's memory."""
     opened = await client.open(CHUNK)
@@ -121,16 +115,24 @@ async def warm(client: EnvironmentClient) -> None:
 
 
 def main() -> int:
-    """Measure, show, write. Exit status 1 after any error or a session that stayed."""
+    """Measure, show, write. Exit status 1 after any error, a session that stayed, or memory that was not given back:
+    more than half of what the sessions took.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=4096)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    with server(args.sessions) as (url, process):
+    with environment_server(capacity=args.sessions) as (url, process):
         result = asyncio.run(hold(url, process, args.sessions, args.seconds))
-    result["machine"] = {"cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
-    result["passed"] = result["errors"] == 0 and result["sessions_left"] == 0
+        again = asyncio.run(hold(url, process, args.sessions, args.seconds / 4))
+    memory = result["memory_mb"]
+    memory["after_a_second_crowd"] = again["memory_mb"]["after"]
+    result["machine"] = MACHINE
+    kept = max(memory["after"], memory["after_a_second_crowd"]) - memory["before"]
+    result["passed"] = result["errors"] + again["errors"] + result["sessions_left"] + again[
+        "sessions_left"
+    ] == 0 and kept <= 0.5 * (memory["during"] - memory["before"])
     print(json.dumps(result, indent=1))
     if args.out:
         args.out.write_text(json.dumps(result, indent=1) + "\n")

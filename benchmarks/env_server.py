@@ -22,7 +22,6 @@ import asyncio
 import contextlib
 import json
 import os
-import platform
 import socket
 import statistics
 import subprocess
@@ -35,6 +34,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
+from env_processes import MACHINE
 
 ROOT = Path(__file__).resolve().parents[1]
 OPENENV = ROOT / ".venv-openenv" / "bin" / "python"
@@ -203,7 +203,7 @@ def main() -> int:
     ratios = {name: round(medians[name] / medians[peer], 2) for name, (peer, _) in WANTED.items()}
     result = {
         "schema": 2,
-        "machine": {"cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()},
+        "machine": MACHINE,
         "sessions": args.sessions,
         "steps_per_s": medians,
         "rounds": {name: [round(rate, 1) for rate in found] for name, found in rates.items()},

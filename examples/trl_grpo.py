@@ -22,8 +22,9 @@ def rows(count: int) -> list[dict]:
     return [{"prompt": prompt, "split": "train", "index": index} for index in range(count)]
 
 
-def train(url: str, model: str, tasks: int) -> None:
-    """Hand everything to TRL."""
+def train(url: str, model: str, tasks: int, steps: int = 100) -> list[dict]:
+    """Hand everything to TRL; its log of every step."""
+    import torch
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
@@ -32,7 +33,10 @@ def train(url: str, model: str, tasks: int) -> None:
         num_generations=8,
         per_device_train_batch_size=8,
         max_completion_length=2048,
-        max_steps=100,
+        max_steps=steps,
+        logging_steps=1,
+        report_to="none",
+        use_cpu=not torch.cuda.is_available(),
     )
     trainer = GRPOTrainer(
         model=model,
@@ -42,6 +46,7 @@ def train(url: str, model: str, tasks: int) -> None:
         reward_funcs=[],
     )
     trainer.train()
+    return trainer.state.log_history
 
 
 def dry_run(url: str, tasks: int) -> None:

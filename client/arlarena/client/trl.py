@@ -10,7 +10,6 @@ other public method as a tool, described by its docstring).
 from __future__ import annotations
 
 import atexit
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -61,6 +60,12 @@ class TextEnvironment:
         """The return of the episode so far."""
         return self._return
 
+    def _give_back(self) -> None:
+        """Close the session. Not public: TRL would offer it to the model as a tool."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
     def _begin(self, task: dict[str, Any]) -> State:
         if self._session is not None:
             try:
@@ -76,5 +81,16 @@ def environment_factory(
 ) -> Callable[[], TextEnvironment]:
     """What TRL calls for each environment that it needs; all of them share one client."""
     environments = SyncEnvironments(url, token=token)
-    atexit.register(environments.close)  # TRL ends without a word to its environments
-    return functools.partial(TextEnvironment, environments, split)
+    made: list[TextEnvironment] = []
+
+    def make() -> TextEnvironment:
+        made.append(TextEnvironment(environments, split))
+        return made[-1]
+
+    @atexit.register  # TRL ends without a word to its environments
+    def close() -> None:
+        for one in made:
+            one._give_back()
+        environments.close()
+
+    return make

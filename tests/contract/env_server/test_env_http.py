@@ -30,6 +30,11 @@ async def test_openenv_routes(api):
     _, schema = await api("GET", "/schema")
     strings = [name for name, kind in schema["action"]["properties"].items() if kind.get("type") == "string"]
     assert (strings, schema["action"]["required"]) == (["text"], ["text"])
+    assert schema["action"]["title"] not in (
+        "Action",
+        "CallToolAction",
+        "ListToolsAction",
+    )  # an MCP server, to verifiers
     assert set(schema["observation"]["required"]) >= {"text", "prompt"}
     assert "step_count" in schema["state"]["properties"]
 

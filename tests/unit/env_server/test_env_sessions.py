@@ -191,6 +191,8 @@ async def test_one_reset_serves_a_whole_group(service):
     assert [one.group_id for one in opened] == ["g"] * 3
     with pytest.raises(ApiError, match="2 entries for 1 sessions"):
         await service.open(CreateSessions(1, [ResetSpec(), ResetSpec()]))
+    with pytest.raises(ApiError, match="more than this server ever has"):
+        await service.open(CreateSessions(10**15, [ResetSpec()]))
 
 
 async def test_steps_of_one_session_do_not_interleave(service):

@@ -16,6 +16,7 @@ from starlette.routing import Match
 from starlette.routing import Route as StarletteRoute
 
 from arlarena.env_server.errors import ApiError
+from arlarena.env_server.memory import Tide, release
 from arlarena.env_server.openapi import API_VERSION, document
 from arlarena.env_server.routes import ROUTES, Route, answer
 from arlarena.env_server.service import EnvironmentService
@@ -71,10 +72,13 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _reap(service: EnvironmentService) -> None:
+    tide = Tide()
     while True:
         await asyncio.sleep(service.settings.reap_interval_s)
         service.store.reap()
         service.snapshots.reap()
+        if tide.ebbed(len(service.store)):
+            release()
 
 
 def create_app(service: EnvironmentService) -> FastAPI:

@@ -82,7 +82,7 @@ def client_at_limit(owner: str, asked: int, held: int, limit: int, retry_after_s
         f"{owner} holds {held} sessions and asks for {asked}, with {limit} for one client at most: close some, wait, "
         "or raise [environment] max_sessions_per_client"
     )
-    return ApiError(503, "client_limit", message, "client", True, retry_after_s)
+    return ApiError(429, "client_limit", message, "client", True, retry_after_s)
 
 
 def draining() -> ApiError:

@@ -26,7 +26,8 @@ def _operation(route: Route, references: dict[Any, dict[str, Any]]) -> dict[str,
     if route.gives:
         ok["content"] = content(route.gives)
     responses = {"204" if route.method == "DELETE" else "200": ok}
-    for status in sorted({*route.errors, *ALWAYS_POSSIBLE}):
+    possible = {*route.errors, *ALWAYS_POSSIBLE, *([413] if route.takes else [])}
+    for status in sorted(possible):
         responses[str(status)] = {"description": HTTPStatus(status).phrase, "content": content(ErrorReply)}
     path_names = re.findall(r"{(\w+)}", route.path)
     text = {"type": "string"}

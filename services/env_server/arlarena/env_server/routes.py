@@ -77,7 +77,8 @@ async def metadata(call: Call) -> env.OpenEnvMetadata:
 
 async def schema(call: Call) -> env.Schemas:
     """JSON Schemas of action, observation and state."""
-    return env.Schemas(schema_of(env.Action), schema_of(env.Observation), schema_of(env.State))
+    action = schema_of(env.Action) | {"title": "TextAction"}  # verifiers takes the title "Action" for an MCP server's
+    return env.Schemas(action, schema_of(env.Observation), schema_of(env.State))
 
 
 async def state(call: Call) -> env.State:
@@ -286,7 +287,7 @@ ROUTES = (
     ),
     Route(
         "POST", "/v1/sessions", open_sessions, "Open sessions, all or none", env.CreateSessions, env.SessionList,
-        (422, 503, 504),
+        (422, 429, 503, 504),
     ),
     Route("GET", "/v1/sessions", list_sessions, "All open sessions", gives=env.SessionList),
     Route("GET", "/v1/sessions/{session_id}", show_session, "One session", gives=env.OpenedSession, errors=(404,)),
@@ -297,7 +298,7 @@ ROUTES = (
     ),
     Route(
         "POST", "/v1/sessions/{session_id}/fork", fork, "Open sessions in the state of this one",
-        env.ForkRequest, env.SessionList, (404, 409, 422, 503),
+        env.ForkRequest, env.SessionList, (404, 409, 422, 429, 503),
     ),
     Route(
         "POST", "/v1/sessions/{session_id}/snapshot", snapshot, "Keep a session's state",
@@ -305,7 +306,7 @@ ROUTES = (
     ),
     Route(
         "POST", "/v1/snapshots/{snapshot_id}/restore", restore, "Go back to a kept state",
-        env.RestoreRequest, env.OpenedSession, (404, 422, 503),
+        env.RestoreRequest, env.OpenedSession, (404, 422, 429, 503),
     ),
     Route("DELETE", "/v1/snapshots/{snapshot_id}", forget_snapshot, "Give up a snapshot", errors=(404,)),
     Route(

@@ -270,12 +270,13 @@ class EnvironmentService:
         """Open sessions, reset if asked for: all or nothing.
 
         Raises:
-            ApiError: 503 while full, 422 for an impossible wish, or whatever a reset raises; then none is open.
+            ApiError: 503 while full, 429 for a client at its limit, 422 for an impossible wish, or whatever a reset
+                raises; then none is open.
         """
         if len(wish.reset) not in (0, 1, wish.count):
             raise invalid(f"reset has {len(wish.reset)} entries for {wish.count} sessions: give none, one, or one each")
-        specs = wish.reset * wish.count if len(wish.reset) == 1 else wish.reset
         sessions = self.store.open(wish.count, ttl_s=wish.ttl_s, group_id=wish.group_id, owner=owner)
+        specs = wish.reset * wish.count if len(wish.reset) == 1 else wish.reset
         resets = [asyncio.ensure_future(self.reset(s, spec)) for s, spec in zip(sessions, specs, strict=False)]
         try:
             results = await asyncio.gather(*resets)

@@ -108,7 +108,7 @@ class SessionStore:
         """`count` new sessions, or none at all. Idle ones give up their place first.
 
         Raises:
-            ApiError: 503 while full or shutting down, 422 for a ttl_s beyond the limit.
+            ApiError: 503 while full or shutting down, 429 for a client at its limit, 422 for a ttl_s beyond the limit.
         """
         if self.draining:
             raise draining()

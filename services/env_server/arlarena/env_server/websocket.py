@@ -152,7 +152,7 @@ async def _attach(socket: WebSocket, service: EnvironmentService) -> Session | N
     except ApiError as error:
         service.metrics.errors.labels(error.code).inc()
         full = {"active_sessions": len(service.store), "max_sessions": service.settings.capacity}
-        if error.status == 503:
+        if error.status in (429, 503):
             await socket.send_text(_error("CAPACITY_REACHED", error.message, **full).decode())
             await socket.close(CLOSE_TRY_LATER)
         else:

@@ -1,0 +1,18 @@
+"""When memory is given back: once a crowd has left, and not before every small change."""
+
+from arlarena.env_server.memory import Tide, release
+
+
+def test_memory_is_given_back_once_when_a_crowd_has_left():
+    tide = Tide()
+    seen = [tide.ebbed(sessions) for sessions in (0, 4096, 4000, 2049, 2048, 2048, 1793, 1025, 1024, 0)]
+    assert seen == [False, False, False, False, True, False, False, False, True, True]
+
+
+def test_a_few_sessions_are_no_crowd():
+    tide = Tide()
+    assert not any(tide.ebbed(sessions) for sessions in (255, 0, 200, 0))
+
+
+def test_releasing_is_harmless_wherever_it_runs():
+    release()
