@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from transformers import PreTrainedModel
 
@@ -19,6 +20,7 @@ from arlarena.proto.trajectory import (
     pack_mask,
 )
 from arlarena.trainer.model import load_policy
+from arlarena.trainer.packing import Row
 from arlarena.trainer.settings import TinyPolicy
 from arlarena.trainer.tiny import create_tiny_policy
 
@@ -80,3 +82,49 @@ def make_group() -> Callable[..., Group]:
         return Group(name, task, len(wins), tuple(trajectories), Sampling(), version, version)
 
     return make
+
+
+def random_rows(
+    seed: int, count: int = 24, trajectories: int = 6, distinct: int = 9, instructions: int = 0
+) -> list[Row]:
+    """Rows of several lengths, many of them equal or with equal prompts, with a masked token here and there; all
+    prompts begin with the same `instructions` tokens.
+    """
+    generator = np.random.default_rng(seed)
+    beginning = generator.integers(5, 90, instructions)
+    prompts = [np.concatenate([beginning, generator.integers(5, 90, generator.integers(3, 12))]) for _ in range(5)]
+    kinds = [
+        (prompts[generator.integers(len(prompts))], generator.integers(5, 90, generator.integers(1, 7)))
+        for _ in range(distinct)
+    ]
+    rows = []
+    for number in range(count):
+        prompt, response = kinds[generator.integers(distinct)]
+        mask = (generator.random(len(response)) < 0.85).astype(np.uint8)
+        behaviour = -generator.random(len(response)).astype(np.float32) * 6
+        rows.append(
+            Row(
+                prompt.astype(np.int32),
+                response.astype(np.int32),
+                behaviour,
+                mask,
+                float(generator.normal()),
+                number % trajectories,
+            )
+        )
+    return rows
+
+
+def growing_rows(seed: int) -> list[Row]:
+    """Episodes as single rows: three turns, tool output between them that the policy did not sample."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for number in range(6):
+        sizes = [int(n) for n in generator.integers(1, 6, 5)]  # turn, tool, turn, tool, turn
+        mask = np.concatenate([np.full(size, place % 2 == 0) for place, size in enumerate(sizes)]).astype(np.uint8)
+        turns = ((sizes[0] + sizes[1], 0.7 - number), (sizes[2] + sizes[3], -0.4), (sizes[4], 0.1 * number))
+        response = generator.integers(5, 90, len(mask)).astype(np.int32)
+        behaviour = -generator.random(len(mask)).astype(np.float32) * 6
+        prompt = generator.integers(5, 90, 7).astype(np.int32)
+        rows.append(Row(prompt, response, behaviour, mask, 0.0, number, True, turns))
+    return rows

@@ -1,41 +1,17 @@
-"""Distinct rows computed once = every row computed by itself; any cut into micro-batches and chunks = one."""
+"""Shared tokens computed once = every row computed by itself; any cut into micro-batches and chunks = one."""
 
 import copy
 
 import numpy as np
 import pytest
 import torch
+from trainer_support import growing_rows, random_rows
 
 from arlarena.trainer.learner import Learner
-from arlarena.trainer.logprobs import microbatch_log_probs
 from arlarena.trainer.objectives import RECIPES, recipe
 from arlarena.trainer.packing import Row, micro_batches
+from arlarena.trainer.scorer import Scorer
 from arlarena.trainer.settings import TrainerSettings
-
-
-def random_rows(seed, count=24, trajectories=6, distinct=9):
-    """Rows of several lengths, many of them equal, with a masked token here and there."""
-    generator = np.random.default_rng(seed)
-    kinds = [
-        (generator.integers(5, 90, generator.integers(3, 12)), generator.integers(5, 90, generator.integers(1, 7)))
-        for _ in range(distinct)
-    ]
-    rows = []
-    for number in range(count):
-        prompt, response = kinds[generator.integers(distinct)]
-        mask = (generator.random(len(response)) < 0.85).astype(np.uint8)
-        behaviour = -generator.random(len(response)).astype(np.float32) * 6
-        rows.append(
-            Row(
-                prompt.astype(np.int32),
-                response.astype(np.int32),
-                behaviour,
-                mask,
-                float(generator.normal()),
-                number % trajectories,
-            )
-        )
-    return rows
 
 
 def settings(**changes):
@@ -53,38 +29,69 @@ def reference_log_probs(model, row, temperature):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("max_tokens", [10_000, 40, 1])
-def test_log_probs_equal_those_of_each_row_alone(policy, max_tokens, temperature):
-    rows = random_rows(0)
+@pytest.mark.parametrize("instructions", [0, 40, 70])
+def test_log_probs_equal_those_of_each_row_alone(policy, max_tokens, temperature, instructions):
+    rows = random_rows(0, instructions=instructions)
     found = 0
     for batch in micro_batches(rows, max_tokens):
-        log_probs, entropies = microbatch_log_probs(policy, batch, temperature, 10_000)
+        log_probs, entropies = Scorer(policy, 10_000)(batch, temperature)
         for number in range(len(batch.trajectory_of_row)):
             mine = batch.row_of_token == number
             row = next(
                 row
                 for row in rows
-                if torch.equal(torch.from_numpy(row.behaviour), batch.behaviour[mine])
+                if torch.equal(torch.from_numpy(row.behaviour[row.mask.astype(bool)]), batch.behaviour[mine])
                 and row.advantage == pytest.approx(float(batch.advantages[number]))
             )
-            expected, expected_entropy = reference_log_probs(policy, row, temperature)
+            sampled = torch.from_numpy(row.mask.astype(bool))
+            expected, expected_entropy = (each[sampled] for each in reference_log_probs(policy, row, temperature))
             torch.testing.assert_close(log_probs[mine].double(), expected, atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(entropies[mine].double(), expected_entropy, atol=1e-5, rtol=1e-5)
-            assert batch.mask[mine].tolist() == row.mask.astype(bool).tolist()
             assert int(batch.trajectory_of_row[number]) == row.trajectory
             found += 1
     assert found == len(rows)
 
 
-def test_equal_rows_are_computed_once():
-    rows = random_rows(1)
+def test_what_rows_share_is_computed_once():
+    rows = random_rows(1, instructions=40)
     (batch,) = micro_batches(rows, 10_000)
-    assert batch.ids.shape[0] == len({row.key for row in rows}) < len(rows)
-    assert len(batch.token_index) == sum(len(row.response) for row in rows)
+    distinct = {row.key: row for row in rows}.values()
+    prompts = {row.prompt.tobytes(): row.prompt for row in distinct}.values()
+    # 32 tokens of the instructions, the rest of each prompt, each response.
+    tokens = 32 + sum(len(prompt) - 32 for prompt in prompts) + sum(len(row.response) for row in distinct)
+    assert len(batch.forest.ids) == tokens < sum(len(row.prompt) + len(row.response) for row in distinct)
+    assert len(batch.token_index) == sum(int(row.mask.sum()) for row in rows)
+    assert len(batch.targets) <= sum(len(row.response) for row in distinct)
 
 
 def test_a_microbatch_keeps_to_its_tokens():
     for batch in micro_batches(random_rows(2), 60):
-        assert batch.ids.numel() <= 60
+        assert len(batch.forest.ids) <= 60
+
+
+def as_turns(rows):
+    """The same episodes, one row a turn: the prompt of each is all that came before."""
+    turns = []
+    for row in rows:
+        start = 0
+        for size, advantage in row.turns:
+            part, before = slice(start, start + size), np.concatenate([row.prompt, row.response[:start]])
+            given = row.behaviour[part], row.mask[part]
+            turns.append(Row(before, row.response[part], *given, advantage, row.trajectory))
+            start += size
+    return turns
+
+
+@pytest.mark.parametrize("name", ["sampo", "gspo", "grpo", "cispo", "sapo", "gigpo"])
+def test_an_episode_as_one_growing_row_has_the_gradient_of_its_turns(policy, name):
+    rows = growing_rows(9)
+    method = recipe(name)  # all of them weigh by tokens, so how tokens are dealt to rows does not matter
+    whole, _ = gradients_after(policy, rows, settings(), method)
+    turns, _ = gradients_after(policy, as_turns(rows), settings(), method)
+    largest = max(float(grad.abs().max()) for grad in whole.values())
+    assert largest > 0
+    for key, grad in whole.items():
+        torch.testing.assert_close(turns[key], grad, atol=2e-6 * largest, rtol=1e-4)
 
 
 def gradients_after(policy, rows, run, method):
@@ -101,7 +108,7 @@ def gradients_after(policy, rows, run, method):
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_the_cut_into_microbatches_and_chunks_does_not_matter(policy, name):
-    rows = random_rows(3)
+    rows = random_rows(3, instructions=33)
     method = recipe(name)
     whole, metrics = gradients_after(policy, rows, settings(), method)
     assert all(torch.isfinite(grad).all() for grad in whole.values())

@@ -12,6 +12,7 @@ from arlarena.trainer.clone import (
     negative_log_likelihood,
 )
 from arlarena.trainer.packing import Row
+from arlarena.trainer.scorer import Scorer
 from arlarena.trainer.settings import CloneSettings
 
 EXPERT = PolicyVersion("expert", 0, "-")
@@ -33,9 +34,9 @@ def copying_rows(count, seed):
 def test_it_learns_and_keeps_the_best_weights(policy):
     torch.set_num_threads(1)
     train, validation = copying_rows(400, 0), copying_rows(64, 1)
-    before = negative_log_likelihood(policy, validation, backward=False)
+    before = negative_log_likelihood(Scorer(policy, 8192), validation, backward=False)
     result = clone(policy, train, validation, CloneSettings(max_epochs=40, batch_rows=50), seed=0)
-    after = negative_log_likelihood(policy, validation, backward=False)
+    after = negative_log_likelihood(Scorer(policy, 8192), validation, backward=False)
     assert after == pytest.approx(result.validation_loss, rel=1e-5)
     assert after < 0.1 * before
     assert result.best_step <= result.steps
@@ -51,7 +52,7 @@ def test_it_stops_when_validation_says_so(policy):
     result = clone(policy, train, validation, settings, seed=0)
     assert result.stopped == "validation"
     assert result.steps < 500 * 2
-    after = negative_log_likelihood(policy, validation, backward=False)
+    after = negative_log_likelihood(Scorer(policy, 8192), validation, backward=False)
     assert after == pytest.approx(result.validation_loss, rel=1e-5)
 
 

@@ -132,6 +132,12 @@ def serve_broker_command(
 
 
 @app.command(context_settings=PASS_ON)
+def replay(context: typer.Context) -> None:
+    """What any method would make of recorded groups, offline; options go to the trainer (arlarena replay --help)."""
+    _exec("arlarena.trainer", "replay", *context.args)
+
+
+@app.command(context_settings=PASS_ON)
 def train(context: typer.Context) -> None:
     """The trainer alone; options go to it (arlarena train --help lists them)."""
     _exec("arlarena.trainer", "train", *context.args)

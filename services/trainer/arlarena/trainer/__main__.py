@@ -1,4 +1,4 @@
-"""`python -m arlarena.trainer tiny|clone|train`: make a tiny policy, clone demonstrations into a policy, train it."""
+"""`python -m arlarena.trainer tiny|clone|train|replay`: make a tiny policy, clone into one, train it, replay groups."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import os
 import shutil
 import signal
 import sys
+import tomllib
 import uuid
 from pathlib import Path
+from typing import Any
 
-from arlarena.proto.config import exit_on_config_error, load_table
+from arlarena.proto.config import ConfigError, exit_on_config_error, load_table
 from arlarena.proto.telemetry import Logger, get_logger
 from arlarena.trainer.settings import (
     CloneSettings,
@@ -50,9 +52,22 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--run-dir", type=Path, required=True)
     train.add_argument("--run-name", help="name of the streams (default: [run] name)")
     train.add_argument("--redis-url", required=True)
-    train.add_argument("--inference-url", required=True, action="append", help="may be given several times")
+    train.add_argument(
+        "--inference-url",
+        action="append",
+        default=[],
+        help="policy server to push weights to; may be given several times; none: whoever samples reads RUN/weights",
+    )
     train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
     train.add_argument("--seed", type=int)
+
+    replaying = commands.add_parser("replay", help="what methods would make of recorded groups; trains nothing")
+    replaying.add_argument("groups", type=Path, help="file of groups, such as RUN/groups/step-000020.msgpack")
+    replaying.add_argument("--model", required=True, help="policy to compute with: a directory or a hub name")
+    replaying.add_argument("--recipe", action="append", help="method; may be given several times (default: the file's)")
+    replaying.add_argument("--set", action="append", default=[], metavar="CHOICE=VALUE", help="change a choice of them")
+    replaying.add_argument("--config", type=Path, help="TOML file of the run; its [trainer] is read")
+    replaying.add_argument("--json", action="store_true", help="print JSON, not a table")
     return parser
 
 
@@ -140,13 +155,50 @@ def run_train(args: argparse.Namespace, log: Logger) -> int:
     return 0
 
 
+def run_replay(args: argparse.Namespace, _log: Logger) -> int:
+    """Subcommand `replay`."""
+    settings = load_table(args.config, "trainer", TrainerSettings)
+    overrides = {key: value for text in args.set for key, value in choice(text).items()}
+    names = args.recipe or [settings.recipe]
+    import torch
+
+    from arlarena.trainer.objectives import RecipeError, recipe
+    from arlarena.trainer.replay import load_groups, replay, table
+
+    try:
+        given = settings.recipe_overrides
+        methods = [recipe(name, **(given if name == settings.recipe else {}) | overrides) for name in names]
+    except RecipeError as error:
+        raise ConfigError(str(error)) from error
+    torch.manual_seed(0)
+    groups = load_groups(args.groups)
+    found = [replay(groups, args.model, method, settings) for method in methods]
+    print(json.dumps([{"recipe": one.recipe} | one.figures for one in found], indent=1) if args.json else table(found))
+    return 0
+
+
+def choice(text: str) -> dict[str, Any]:
+    """`clip_low=0.03` as a table; the value is TOML, or a bare word.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text!r}: give CHOICE=VALUE, such as clip_low=0.03")
+    try:
+        return {key.strip(): tomllib.loads(f"value = {value}")["value"]}
+    except tomllib.TOMLDecodeError:
+        return {key.strip(): value.strip()}
+
+
 def main() -> int:
     """Entry point."""
     args = _parser().parse_args()
     if os.environ.get("OMP_NUM_THREADS") is None:
         os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; [trainer] threads raises it again
     log = get_logger("trainer")
-    commands = {"tiny": make_tiny, "clone": run_clone, "train": run_train}
+    commands = {"tiny": make_tiny, "clone": run_clone, "train": run_train, "replay": run_replay}
     return commands[args.command](args, log)
 
 

@@ -13,11 +13,14 @@ from arlarena.proto.telemetry import Logger
 from arlarena.trainer.checkpoint import Checkpoints, TrainerState
 from arlarena.trainer.collector import Collector
 from arlarena.trainer.diagnostics import MetricsFile
+from arlarena.trainer.ensemble import Lead, follow
 from arlarena.trainer.learner import Learner
 from arlarena.trainer.loop import Trainer
 from arlarena.trainer.model import load_policy
+from arlarena.trainer.objectives import Recipe
 from arlarena.trainer.progress import Progress
 from arlarena.trainer.publisher import Probe, Publisher, VersionStore
+from arlarena.trainer.ranks import Ranks
 from arlarena.trainer.settings import TrainerSettings, chosen_recipe
 
 
@@ -38,7 +41,7 @@ class Plan:
 
 
 async def run_trainer(plan: Plan, log: Logger, interrupted: Callable[[], bool]) -> None:
-    """Build everything, restore the newest checkpoint if asked to, and train."""
+    """Build everything, restore the newest checkpoint if asked to, and train. Ranks beyond the first follow."""
     settings = plan.settings
     method, warnings = chosen_recipe(settings)
     for warning in warnings:
@@ -46,10 +49,31 @@ async def run_trainer(plan: Plan, log: Logger, interrupted: Callable[[], bool]) 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     torch.manual_seed(plan.seed)
-    learner = Learner(load_policy(plan.model), None, method, settings)
+    ranks = Ranks.joined()
+    learner = Learner(load_policy(plan.model), None, method, settings, ranks)
     checkpoints = Checkpoints(plan.run_dir / "checkpoints", settings.keep_checkpoints)
-    restored = checkpoints.load_latest(learner.policy, learner.optimizer) if plan.resume else None
-    state = restored or TrainerState()
+    restored = checkpoints.load_latest(learner.restore) if plan.resume else None
+    if not ranks.leads:
+        follow(learner, ranks)
+        return ranks.leave()
+    lead = Lead(learner)
+    try:
+        await _lead(plan, lead, method, checkpoints, restored, log, interrupted)
+    finally:
+        lead.stop()
+    ranks.leave()
+
+
+async def _lead(
+    plan: Plan,
+    learner: Lead,
+    method: Recipe,
+    checkpoints: Checkpoints,
+    restored: TrainerState | None,
+    log: Logger,
+    interrupted: Callable[[], bool],
+) -> None:
+    settings, state = plan.settings, restored or TrainerState()
     # One more than checkpoints: workers and servers may still be reading the version before the last.
     tokenizer = Path(plan.model)
     versions = VersionStore(plan.run_dir / "weights", tokenizer, plan.incarnation, settings.keep_checkpoints + 1)

@@ -12,20 +12,22 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from arlarena.proto.weights import COMMITTED_FILE
 from arlarena.trainer.capacity import Ledger
 
 _NAME = re.compile(r"step-(\d{6})$")
 STATE_SCHEMA = 1
+
+# Takes weights and optimiser state by name.
+Restore = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], None]
 
 
 class CheckpointError(RuntimeError):
@@ -79,25 +81,6 @@ class TrainerState:
         )
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state, flat: `<parameter index>.<name>`."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{index}.{name}": torch.as_tensor(value) for index, values in state.items() for name, value in values.items()
-    }
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`, on an optimiser of the same parameters."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
-    whole = optimizer.state_dict()
-    whole["state"] = state
-    optimizer.load_state_dict(whole)
-
-
 def sync_directory(path: Path) -> None:
     """Make the names in `path` durable."""
     handle = os.open(path, os.O_RDONLY)
@@ -115,15 +98,15 @@ class Checkpoints:
         self.directory = directory
         self._keep = keep
 
-    def save(self, state: TrainerState, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Path:
+    def save(self, state: TrainerState, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> Path:
         """Write a checkpoint of `state.step` and forget old ones."""
         target = self.directory / f"step-{state.step:06d}"
         partial = self.directory / f".partial-{state.step:06d}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        weights = {name: value.detach().contiguous().clone() for name, value in model.state_dict().items()}
-        save_file(weights, partial / "model.safetensors")
-        save_file(optimizer_tensors(optimizer), partial / "optimizer.safetensors")
+        # Tied weights are one tensor with two names, which safetensors refuses.
+        save_file({name: value.contiguous().clone() for name, value in weights.items()}, partial / "model.safetensors")
+        save_file(dict(optimizer), partial / "optimizer.safetensors")
         (partial / "state.json").write_text(json.dumps(state.to_json()))
         for file in partial.iterdir():
             with file.open("rb") as handle:
@@ -145,8 +128,8 @@ class Checkpoints:
         found = [path for path in self.directory.iterdir() if _NAME.search(path.name)]
         return sorted(path for path in found if (path / COMMITTED_FILE).exists())
 
-    def load_latest(self, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> TrainerState | None:
-        """Restore the newest complete checkpoint into `model` and `optimizer`; None if there is none.
+    def load_latest(self, restore: Restore) -> TrainerState | None:
+        """Hand the newest complete checkpoint's weights and optimiser to `restore`; None if there is none.
 
         Raises:
             CheckpointError: it does not fit the model.
@@ -156,8 +139,7 @@ class Checkpoints:
             return None
         newest = committed[-1]
         try:
-            model.load_state_dict(load_file(newest / "model.safetensors"))
-            restore_optimizer(optimizer, load_file(newest / "optimizer.safetensors"))
+            restore(load_file(newest / "model.safetensors"), load_file(newest / "optimizer.safetensors"))
             return TrainerState.from_json(json.loads((newest / "state.json").read_text()))
         except (RuntimeError, ValueError, KeyError, OSError) as error:
             raise CheckpointError(f"{newest} cannot be resumed from: {error}") from error

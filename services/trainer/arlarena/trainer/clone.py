@@ -23,10 +23,10 @@ from transformers import PreTrainedModel
 from arlarena.proto.config import ConfigError
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trajectory import FloatArray, Group, SchemaError, read_groups
-from arlarena.trainer.logprobs import microbatch_log_probs
 from arlarena.trainer.optim import adamw, rate_share, set_rate
 from arlarena.trainer.packing import Row, micro_batches
 from arlarena.trainer.progress import Progress
+from arlarena.trainer.scorer import Scorer
 from arlarena.trainer.settings import CloneSettings
 
 # Padded tokens that go through the model at once; a bound on memory alone, the gradient does not depend on it.
@@ -85,7 +85,7 @@ def demonstration_rows(groups: Sequence[Group]) -> list[Row]:
     return rows
 
 
-def negative_log_likelihood(model: PreTrainedModel, rows: Sequence[Row], *, backward: bool) -> float:
+def negative_log_likelihood(scorer: Scorer, rows: Sequence[Row], *, backward: bool) -> float:
     """Mean over the response tokens of `rows` in nats; with `backward`, its gradient is added to the parameters.
 
     The denominator is that of all rows, so the cut into micro-batches does not matter.
@@ -93,10 +93,10 @@ def negative_log_likelihood(model: PreTrainedModel, rows: Sequence[Row], *, back
     tokens = sum(int(row.mask.sum()) for row in rows)
     total = 0.0
     for batch in micro_batches(rows, _TOKENS_AT_ONCE):
-        log_probs, _ = microbatch_log_probs(model, batch, 1.0, _LOGITS_CHUNK)
-        loss = -(log_probs * batch.mask).sum() / tokens
+        log_probs, _ = scorer(batch.to(scorer.device), 1.0)
+        loss = -log_probs.sum() / tokens
         if backward:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         total += float(loss.detach())
     return total
 
@@ -128,19 +128,19 @@ def clone(
     limit = settings.max_epochs * per_epoch
     optimizer = adamw(model.parameters(), settings.lr, (0.9, 0.95), settings.weight_decay)
     best_loss, best_step, best_weights, misses = math.inf, 0, copy.deepcopy(model.state_dict()), 0
-    step = 0
+    step, scorer = 0, Scorer(model, _LOGITS_CHUNK)
     for batch in batches(train, settings.batch_rows, seed):
         share = rate_share(step, settings.warmup_steps, step / limit, settings.final_lr_share)
         set_rate(optimizer, settings.lr * share)
         optimizer.zero_grad(set_to_none=True)
-        loss = negative_log_likelihood(model, batch, backward=True)
+        loss = negative_log_likelihood(scorer, batch, backward=True)
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
         optimizer.step()
         step += 1
         if step % validate_every and step < limit:
             continue
         with torch.no_grad():
-            validation_loss = negative_log_likelihood(model, validation, backward=False)
+            validation_loss = negative_log_likelihood(scorer, validation, backward=False)
         if progress is not None:
             progress.report(step, loss=loss, validation_loss=validation_loss)
         if log is not None:

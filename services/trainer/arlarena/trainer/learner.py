@@ -1,16 +1,19 @@
-"""One optimiser step after another: rows in, new weights and figures out."""
+"""One optimiser step after another: rows in, new weights and figures out. On several ranks, each takes its share."""
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from arlarena.trainer.logprobs import microbatch_log_probs
+from arlarena.proto.trajectory import FloatArray
 from arlarena.trainer.model import frozen_copy
 from arlarena.trainer.objectives import (
     Batch,
@@ -27,27 +30,46 @@ from arlarena.trainer.objectives import (
     sequence_sums,
 )
 from arlarena.trainer.optim import adamw, set_rate
-from arlarena.trainer.packing import MicroBatch, Row, micro_batches
+from arlarena.trainer.packing import MicroBatch, Row, micro_batches, nothing
+from arlarena.trainer.ranks import Ranks
+from arlarena.trainer.scorer import Scorer
 from arlarena.trainer.settings import TrainerSettings
 
 
 class Learner:
-    """The policy, its frozen reference and the optimiser."""
+    """The policy, its frozen reference and the optimiser.
+
+    On several ranks every method is collective: all call it with the same arguments, and all get the same result.
+    """
 
     def __init__(
-        self, policy: PreTrainedModel, reference: PreTrainedModel | None, recipe: Recipe, settings: TrainerSettings
+        self,
+        policy: PreTrainedModel,
+        reference: PreTrainedModel | None,
+        recipe: Recipe,
+        settings: TrainerSettings,
+        ranks: Ranks | None = None,
     ) -> None:
         """Take `policy` as it is; `reference` None means a frozen copy of it, or nothing where no KL is asked for."""
-        self.policy = policy
+        self.ranks = ranks or Ranks()
         self.recipe = recipe
         self.settings = settings
-        self.reference = reference or (frozen_copy(policy) if settings.kl_coefficient > 0 else None)
-        self.optimizer = adamw(policy.parameters(), settings.lr, settings.betas, settings.weight_decay)
+        reference = reference or (frozen_copy(policy) if settings.kl_coefficient > 0 else None)
+        self.scorer = self._placed(policy, trained=True)
+        self.reference = None if reference is None else self._placed(reference, trained=False)
+        self.optimizer = adamw(self.scorer.parameters(), settings.lr, settings.betas, settings.weight_decay)
         self.terms = RunTerms(
             kl_coefficient=settings.kl_coefficient,
             entropy_coefficient=settings.entropy_coefficient,
-            correction="none" if settings.policy_anchor == "bypass" else "truncate",
+            correction=settings.correction or ("truncate" if settings.policy_anchor == "decoupled" else "none"),
+            correction_low=settings.correction_low,
+            correction_high=settings.correction_high,
         )
+
+    @property
+    def policy(self) -> PreTrainedModel:
+        """The model being trained."""
+        return self.scorer.model
 
     def update(self, minibatches: Sequence[Sequence[Row]], rate: float) -> dict[str, float]:
         """Take one optimiser step a minibatch at the learning rate `rate`, and return the means of their metrics.
@@ -57,16 +79,15 @@ class Learner:
         """
         if not minibatches:
             return {"grad_norm": 0.0, "mismatch_k3": 0.0, "mismatch_max": 0.0, "mismatch_tokens": 0.0}
-        # The literal ratio is differentiable through a whole trajectory, which must then be whole in one micro-batch.
-        limit = sys.maxsize if self.recipe.literal else self.settings.tokens_per_microbatch
-        cut = [list(micro_batches(rows, limit)) for rows in minibatches]
+        cut = [self._cut(rows, whole=self.recipe.literal) for rows in minibatches]
         before = [[self._measure(batch) for batch in batches] for batches in cut] if self._needs_old() else None
         set_rate(self.optimizer, rate)
         parts: list[dict[str, float]] = []
         cells: CellTable | None = None
         gap = Mismatch(0.0, 0.0, 0)
         for i, batches in enumerate(cut):
-            found, table, seen = self._one_update(batches, before[i] if before else None)
+            episodes = 1 + max(row.trajectory for row in minibatches[i])
+            found, table, seen = self._one_update(batches, before[i] if before else None, episodes)
             parts.append(found)
             cells = table if cells is None else cells + table
             gap = seen if i == 0 else gap  # later minibatches meet weights that have moved
@@ -80,27 +101,92 @@ class Learner:
     @torch.no_grad()
     def mean_entropies(self, rows: Sequence[Row]) -> list[float]:
         """The mean token entropy of each row's response under the present policy, in nats (EMPG's Ĥ before scaling)."""
-        found = [0.0] * len(rows)
-        numbered = [replace(row, trajectory=number) for number, row in enumerate(rows)]
-        for micro in micro_batches(numbered, self.settings.tokens_per_microbatch):
-            entropies = self._forward(micro)[1] * micro.mask
-            size = len(micro.trajectory_of_row)
-            sums = torch.zeros(size).index_add(0, micro.row_of_token, entropies)
-            counts = torch.zeros(size).index_add(0, micro.row_of_token, micro.mask.float())
-            means = sums / counts.clamp(min=1.0)
-            for number, mean in zip(micro.trajectory_of_row.tolist(), means.tolist(), strict=True):
-                found[number] = mean
+        sums, counts = torch.zeros(2, len(rows), dtype=torch.float64)
+        for micro in self._cut([replace(row, trajectory=number) for number, row in enumerate(rows)]):
+            place = micro.trajectory_of_row[micro.row_of_token].cpu()
+            entropies = self._forward(micro)[1].double().cpu()
+            sums.index_add_(0, place, entropies)
+            counts.index_add_(0, place, torch.ones_like(entropies))
+        means: list[float] = (self.ranks.total(sums) / self.ranks.total(counts).clamp(min=1.0)).tolist()
+        return means
+
+    @torch.no_grad()
+    def log_probs(self, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
+        """Log-probs of `response` after `prompt` under the present policy at temperature 1."""
+        ids = [np.asarray(part, dtype=np.int32) for part in (prompt, response)]
+        unused: FloatArray = np.zeros(len(response), dtype=np.float32)
+        row = Row(ids[0], ids[1], unused, np.ones(len(response), dtype=np.uint8), 0.0, 0)
+        (micro,) = micro_batches([row], sys.maxsize)
+        found: list[float] = self.scorer(micro.to(self.scorer.device), 1.0)[0].tolist()
         return found
+
+    def weights(self) -> dict[str, Tensor]:
+        """The whole policy's weights, on the CPU."""
+        return {name: _whole(value) for name, value in self.policy.state_dict().items()}
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """The whole optimiser's state, flat: `<parameter index>.<name>`."""
+        state = self.optimizer.state_dict()["state"]
+        return {
+            f"{index}.{name}": _whole(torch.as_tensor(value))
+            for index, values in state.items()
+            for name, value in values.items()
+        }
+
+    def restore(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
+        """The inverse of `weights` and `optimizer_state`.
+
+        Raises:
+            RuntimeError, ValueError, KeyError: they are another policy's.
+        """
+        ours = self.policy.state_dict()
+        if set(ours) != set(weights):
+            raise KeyError(f"weights differ by name: {sorted(set(ours) ^ set(weights))[:5]}")
+        with torch.no_grad():
+            for name, value in ours.items():
+                value.copy_(_like(value, weights[name]))
+        parameters = [value for group in self.optimizer.param_groups for value in group["params"]]
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in optimizer.items():
+            index, _, name = key.partition(".")
+            parameter = parameters[int(index)]
+            state.setdefault(int(index), {})[name] = _like(parameter, value) if value.dim() else value
+        whole = self.optimizer.state_dict()
+        whole["state"] = state
+        self.optimizer.load_state_dict(whole)
+
+    def _placed(self, model: PreTrainedModel, *, trained: bool) -> Scorer:
+        """The model on its device, sharded where there are several ranks."""
+        settings = self.settings
+        scorer = Scorer(model, settings.logits_chunk_tokens, settings.precision).to(settings.torch_device())
+        if trained and settings.activation_checkpointing:
+            scorer.checkpoint_layers()
+        if self.ranks.count > 1:
+            scorer.shard(self.ranks.count)
+        return scorer
+
+    def _cut(self, rows: Sequence[Row], *, whole: bool = False) -> list[MicroBatch]:
+        """This rank's micro-batches of `rows`, as many as every other rank's. `whole`: all rows in one.
+
+        The literal ratio asks for it: it is differentiable through a whole trajectory.
+        """
+        sizes = [len(row.prompt) + len(row.response) for row in rows]
+        limit = max(*sizes, min(self.settings.tokens_per_microbatch, math.ceil(sum(sizes) / self.ranks.count)), 1)
+        if self.ranks.count == 1:
+            limit = self.settings.tokens_per_microbatch
+        cut = self.ranks.share(list(micro_batches(rows, sys.maxsize if whole else limit)))
+        return [(nothing() if batch is None else batch).to(self.scorer.device) for batch in cut]
 
     def _needs_old(self) -> bool:
         return self.settings.policy_anchor == "decoupled"
 
     def _one_update(
-        self, batches: Sequence[MicroBatch], old: Sequence[Tensor] | None
+        self, batches: Sequence[MicroBatch], old: Sequence[Tensor] | None, episodes: int
     ) -> tuple[dict[str, float], CellTable, Mismatch]:
         shells = [self._batch(batch, batch.behaviour, None, old[i] if old else None) for i, batch in enumerate(batches)]
-        denominators = Denominators.count(shells)
-        ratios = self._trajectory_ratios(batches, old)
+        counted = torch.tensor(Denominators.count(shells).as_tuple(), dtype=torch.float64)
+        denominators = Denominators(*self.ranks.total(counted).tolist())
+        ratios = self._trajectory_ratios(batches, old, episodes)
         self.optimizer.zero_grad(set_to_none=True)
         metrics: list[dict[str, Tensor]] = []
         tables: list[CellTable] = []
@@ -109,17 +195,21 @@ class Learner:
             log_probs, entropies = self._forward(micro)
             batch = self._batch(micro, log_probs, entropies, old[i] if old else None, self._reference(micro), ratios)
             loss, found = policy_loss(self.recipe, batch, denominators, self.terms)
-            loss.backward()  # type: ignore[no-untyped-call]
+            (loss * self.ranks.count).backward()  # type: ignore[no-untyped-call]  # FSDP takes the mean over ranks
             metrics.append(found)
             tables.append(cell_table(batch))
-            sampler.append((log_probs.detach(), micro.behaviour, micro.mask & micro.fresh))
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.settings.gradient_clip)
+            sampler.append((log_probs.detach(), micro.behaviour, micro.fresh))
+        norm = torch.nn.utils.clip_grad_norm_(self.scorer.parameters(), self.settings.gradient_clip)
         self.optimizer.step()
         gap = mismatch(*(torch.cat(column) for column in zip(*sampler, strict=True)))
-        return merge_metrics(metrics) | {"grad_norm": float(norm)}, sum(tables[1:], tables[0]), gap
+        merged = merge_metrics(
+            [{k: torch.tensor(v) for k, v in part.items()} for part in self.ranks.gather(merge_metrics(metrics))]
+        )
+        return merged | {"grad_norm": float(_whole(norm))}, self._all_cells(tables), self._all_mismatch(gap)
 
     def _forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        return microbatch_log_probs(self.policy, batch, self.settings.temperature, self.settings.logits_chunk_tokens)
+        found: tuple[Tensor, Tensor] = self.scorer(batch, self.settings.temperature)
+        return found
 
     @torch.no_grad()
     def _measure(self, batch: MicroBatch) -> Tensor:
@@ -129,22 +219,34 @@ class Learner:
     def _reference(self, batch: MicroBatch) -> Tensor | None:
         if self.reference is None:
             return None
-        chunk = self.settings.logits_chunk_tokens
-        return microbatch_log_probs(self.reference, batch, self.settings.temperature, chunk)[0]
+        found: tuple[Tensor, Tensor] = self.reference(batch, self.settings.temperature)
+        return found[0]
 
-    def _trajectory_ratios(self, batches: Sequence[MicroBatch], old: Sequence[Tensor] | None) -> Tensor | None:
+    def _trajectory_ratios(
+        self, batches: Sequence[MicroBatch], old: Sequence[Tensor] | None, episodes: int
+    ) -> Tensor | None:
         """Mean log-ratio of each trajectory by a pass without gradient; None where one micro-batch holds every row
         anyway.
         """
-        if self.recipe.ratio_level != "trajectory" or len(batches) < 2:
+        if self.recipe.ratio_level != "trajectory" or self.recipe.literal or len(batches) * self.ranks.count < 2:
             return None
-        trajectories = 1 + max(int(batch.trajectory_of_row.max()) for batch in batches)
-        sums = counts = torch.zeros(trajectories)
+        totals = torch.zeros(2, episodes, dtype=torch.float64)
         for i, micro in enumerate(batches):
             batch = self._batch(micro, self._measure(micro), None, old[i] if old else None)
-            part_sums, part_counts = sequence_sums(batch, trajectories)
-            sums, counts = sums + part_sums, counts + part_counts
+            totals += torch.stack(sequence_sums(batch, episodes)).cpu()
+        sums, counts = self.ranks.total(totals).to(self.scorer.device)
         return sequence_log_ratio(sums, counts)
+
+    def _all_cells(self, tables: Sequence[CellTable]) -> CellTable:
+        mine = sum(tables[1:], tables[0])
+        columns = torch.stack([mine.rows, mine.tokens, mine.kl, mine.off_policy_kl])
+        return CellTable(*self.ranks.total(columns))
+
+    def _all_mismatch(self, mine: Mismatch) -> Mismatch:
+        parts = self.ranks.gather([mine.mean_k3, mine.max_abs, mine.tokens])
+        tokens = sum(part[2] for part in parts)
+        mean = sum(part[0] * part[2] for part in parts) / max(1, tokens)
+        return Mismatch(mean, max(part[1] for part in parts), tokens)
 
     def _batch(
         self,
@@ -158,15 +260,30 @@ class Learner:
         return Batch(
             log_probs=log_probs,
             old_log_probs=micro.behaviour if old is None else old,
-            mask=micro.mask,
+            mask=torch.ones_like(micro.fresh),
             row_of_token=micro.row_of_token,
             trajectory_of_row=micro.trajectory_of_row,
             advantages=micro.advantages,
             ref_log_probs=reference,
             behaviour_log_probs=micro.behaviour,
             entropy=entropies,
+            turn_of_token=micro.turn_of_token,
             sequence_log_ratio=ratios,
         )
+
+
+def _whole(value: Tensor) -> Tensor:
+    """All of a tensor that may be sharded, on the CPU. Collective where it is."""
+    found = value.full_tensor() if isinstance(value, DTensor) else value
+    return found.detach().cpu()
+
+
+def _like(ours: Tensor, value: Tensor) -> Tensor:
+    """`value`, whole, as `ours` is: on its device, and sharded where it is. Collective where it is."""
+    from torch.distributed.tensor import distribute_tensor
+
+    moved = value.to(ours.device)
+    return distribute_tensor(moved, ours.device_mesh, ours.placements) if isinstance(ours, DTensor) else moved
 
 
 def _over_updates(parts: Sequence[dict[str, float]]) -> dict[str, float]:

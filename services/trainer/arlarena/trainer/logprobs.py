@@ -5,10 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
-
-from arlarena.trainer.model import output_head, response_hidden
-from arlarena.trainer.packing import MicroBatch
 
 
 def _chunk(head: nn.Module, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -34,16 +30,3 @@ def token_log_probs(
         log_probs.append(found[0])
         entropies.append(found[1])
     return torch.cat(log_probs), torch.cat(entropies)
-
-
-def microbatch_log_probs(
-    model: PreTrainedModel, batch: MicroBatch, temperature: float, chunk_tokens: int
-) -> tuple[Tensor, Tensor]:
-    """Log-probs and entropies, both [N], of every row's response tokens.
-
-    The model runs once over the distinct rows; rows that occur several times read the same numbers, and their
-    gradients add up.
-    """
-    hidden = response_hidden(model, batch.ids, batch.positions)
-    log_probs, entropies = token_log_probs(output_head(model), hidden, batch.targets, temperature, chunk_tokens)
-    return log_probs[batch.token_index], entropies[batch.token_index]

@@ -1,8 +1,8 @@
 """The training loop: collect, score, learn, save, push, acknowledge.
 
-The order of a step is what makes a crash harmless. Weights and checkpoint are durable before the new policy samples a
-single token, and entries of the stream are acknowledged only once a checkpoint accounts for their groups (design,
-section 3).
+The order of a step is what makes a crash harmless. The record is written before the checkpoint that keeps it; weights
+and checkpoint are durable before the new policy samples a single token; and entries of the stream are acknowledged only
+once a checkpoint accounts for their groups (design, section 3).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from arlarena.proto.trajectory import write_groups
 from arlarena.trainer.checkpoint import Checkpoints, TrainerState
 from arlarena.trainer.collector import Collected, Collector
 from arlarena.trainer.diagnostics import MetricsFile, episode_figures, training_figures
+from arlarena.trainer.ensemble import Lead
 from arlarena.trainer.learner import Learner
 from arlarena.trainer.optim import rate_share
 from arlarena.trainer.progress import Progress
@@ -30,7 +31,7 @@ class Trainer:
 
     settings: TrainerSettings
     state: TrainerState
-    learner: Learner
+    learner: Learner | Lead
     collector: Collector
     versions: VersionStore
     publisher: Publisher
@@ -46,6 +47,7 @@ class Trainer:
         version = await self.publish()
         if resumed:
             await self.collector.resume()
+        recorded = time.monotonic()
         while not self.finished():
             started = time.monotonic()
             collected = await self.collector.batch()
@@ -53,10 +55,13 @@ class Trainer:
             figures = self.learn(groups, version)
             self.collector.settle(collected)
             self.state.step += 1
-            self.state.seconds += time.monotonic() - started
+            now = time.monotonic()
+            self.state.seconds += now - started
+            # Before the checkpoint, without which a resumed run forgets the record: so each step has exactly one.
+            self.record(collected, groups, figures, now - recorded)
+            recorded = now
             version = await self.publish()
             await self.collector.acknowledge()
-            self.record(collected, groups, figures, time.monotonic() - started)
         await self.close()
 
     def done(self) -> float:
@@ -88,7 +93,8 @@ class Trainer:
         """Deal the groups into minibatches and take one optimiser step on each."""
         settings, digest = self.settings, version.version.digest
         dealt = minibatches(groups, settings.minibatch_groups, seed=self.seed * 1_000_003 + self.state.step)
-        rows = [rows_of(part, digest, settings.advantage_scale) for part in dealt]
+        growing = settings.rows == "episodes"
+        rows = [rows_of(part, digest, settings.advantage_scale, growing=growing) for part in dealt]
         share = rate_share(self.state.step, settings.lr_warmup_steps, self.done(), settings.final_lr_share)
         return self.learner.update([part for part in rows if part], settings.lr * share)
 
@@ -97,11 +103,12 @@ class Trainer:
 
         New tasks are issued only then: a group that began just before a push would be a step older for nothing.
         """
-        version = self.versions.write(self.learner.policy, self.state.step)
+        weights = self.learner.weights()
+        version = self.versions.write(self.learner.policy, weights, self.state.step)
         self.state.versions[version.version.digest] = self.state.step
         if self.state.step % self.settings.checkpoint_every == 0 or self.finished():
-            self.checkpoints.save(self.state, self.learner.policy, self.learner.optimizer)
-        await self.publisher.push(version, self.learner.policy)
+            self.checkpoints.save(self.state, weights, self.learner.optimizer_state())
+        await self.publisher.push(version, self.learner.log_probs)
         if not self.finished():
             await self.collector.top_up()
         return version
@@ -109,7 +116,7 @@ class Trainer:
     def record(
         self, collected: Collected, groups: list[ScoredGroup], learning: dict[str, float], seconds: float
     ) -> None:
-        """Write the step's figures, and now and then its groups."""
+        """Write the step's figures, and now and then its groups. `seconds`: since the last record."""
         step, selected = self.state.step, collected.selected
         figures = episode_figures(collected.seen) | training_figures(groups, self.freshness(step - 1)) | learning
         figures |= {
@@ -145,6 +152,6 @@ class Trainer:
         """Account for what was issued and is not needed any more, and leave a last checkpoint that says so."""
         for group in list(self.state.ledger.open):
             self.state.ledger.settle(group, "unused", self.state.step)
-        self.checkpoints.save(self.state, self.learner.policy, self.learner.optimizer)
+        self.checkpoints.save(self.state, self.learner.weights(), self.learner.optimizer_state())
         await self.collector.acknowledge()
         self.log.info("trained", steps=self.state.step, **self.state.ledger.counts())

@@ -1,4 +1,4 @@
-"""The policy as a Hugging Face causal model, and the log-probabilities of responses under it."""
+"""The policy as a Hugging Face causal model."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from arlarena.proto.config import ConfigError
+from arlarena.trainer.attention import prepare
 
 
 def load_policy(path: str | Path) -> PreTrainedModel:
@@ -24,26 +25,12 @@ def load_policy(path: str | Path) -> PreTrainedModel:
     except (OSError, ValueError) as error:
         raise ConfigError(f"policy {str(path)!r} cannot be loaded: {error}") from error
     model.eval()  # type: ignore[no-untyped-call]
-    return cast(PreTrainedModel, model)
+    return prepare(cast(PreTrainedModel, model))
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
     """The same weights, never trained: the reference of the KL term."""
     return copy.deepcopy(model).requires_grad_(False)
-
-
-def response_hidden(model: PreTrainedModel, ids: Tensor, positions: Tensor) -> Tensor:
-    """Hidden states [M, H] that predict the response tokens.
-
-    Args:
-        model: the policy.
-        ids: [U, L] prompt and response, padded **on the right**: causal attention then never sees padding, so no mask
-            is needed.
-        positions: [M] indices into the flattened [U·L] grid, each one before a response token.
-    """
-    decoder = model.get_decoder()  # type: ignore[no-untyped-call]
-    hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state
-    return cast(Tensor, hidden.reshape(-1, hidden.shape[-1])[positions])
 
 
 def output_head(model: PreTrainedModel) -> nn.Module:

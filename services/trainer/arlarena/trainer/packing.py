@@ -1,14 +1,15 @@
-"""From scored groups to rows, and from rows to micro-batches in which each distinct row is computed once.
+"""From scored groups to rows, and from rows to micro-batches in which every token that rows share is computed once.
 
-Members of a group often stand in the same state and say the same thing. Their rows differ in advantage and trajectory
-alone, so the model runs over the distinct (prompt, response) pairs and every row reads its log-probs from there:
-exact for any loss.
+Members of a group often stand in the same state: their rows begin with the same prompt, and often are the same
+altogether. And all prompts of an environment begin with the same words. So rows become a forest of token spans
+(`attention.py`), and each row reads its log-probs from there: exact for any loss.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,27 @@ import torch
 from torch import Tensor
 
 from arlarena.proto.trajectory import FloatArray, IdArray, MaskArray
+from arlarena.trainer.attention import Forest, Ids, Node, lay_out
+
+# Prompts that are not the same throughout share their beginning in steps of so many tokens: finer ones would make more
+# spans than they save.
+SHARED_STEP = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One turn as the loss sees it. `trajectory` numbers the episodes of one optimiser step from 0."""
+    """One sequence as the loss sees it: a turn, or a whole episode where the context only grows.
+
+    Attributes:
+        prompt: what precedes the first sampled token.
+        response: what follows, with tokens that the policy did not sample (tool output) among them where it grows.
+        behaviour: the sampler's log-probs, one a response token; not read where `mask` is False.
+        mask: True on sampled tokens.
+        advantage: of the whole row; not read where `turns` is given.
+        trajectory: numbers the episodes of one optimiser step from 0.
+        fresh: whether the weights that this step starts from sampled all of it.
+        turns: (response tokens, advantage) of each turn, in order, where the row has several.
+    """
 
     prompt: IdArray
     response: IdArray
@@ -30,95 +47,179 @@ class Row:
     advantage: float
     trajectory: int
     fresh: bool = True
+    turns: tuple[tuple[int, float], ...] = ()
 
     @property
     def key(self) -> bytes:
-        """Equal for rows that the model cannot tell apart."""
-        return len(self.prompt).to_bytes(4, "little") + self.prompt.tobytes() + self.response.tobytes()
+        """Equal for rows that the model cannot tell apart, and in the order of their tokens."""
+        parts = (self.prompt, self.response)
+        return b"".join(np.asarray(part, ">u4").tobytes() for part in parts) + len(self.prompt).to_bytes(4, "big")
+
+    @property
+    def credits(self) -> tuple[tuple[int, float], ...]:
+        """`turns`, also where there is one."""
+        return self.turns or ((len(self.response), self.advantage),)
 
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Rows that go through the model together. Sizes: U distinct rows of length L, M of their response tokens, N
-    tokens of all rows.
+    """Rows that go through the model together. Sizes: T tokens of the forest, M sampled tokens of distinct rows, N of
+    all rows, R rows, U turns.
 
     Attributes:
-        ids: [U, L] prompt and response, padded on the right.
-        positions: [M] where, in the flattened grid, the hidden state that predicts each response token is.
-        targets: [M] the response tokens.
-        token_index: [N] for each token of each row, its place among the M.
+        forest: [T] the tokens.
+        positions: [M] where in the forest the hidden state that predicts each sampled token is.
+        targets: [M] the sampled tokens.
+        token_index: [N] for each sampled token of each row, its place among the M.
         row_of_token: [N] in [0, R).
+        turn_of_token: [N] in [0, U); None where each row is one turn.
         trajectory_of_row: [R].
         behaviour: [N] the sampler's log-probs.
-        mask: [N] bool.
         fresh: [N] bool, sampled by the weights that this step starts from.
-        advantages: [R].
+        advantages: [U], or [R] where each row is one turn.
     """
 
-    ids: Tensor
+    forest: Forest
     positions: Tensor
     targets: Tensor
     token_index: Tensor
     row_of_token: Tensor
+    turn_of_token: Tensor | None
     trajectory_of_row: Tensor
     behaviour: Tensor
-    mask: Tensor
     fresh: Tensor
     advantages: Tensor
 
+    def to(self, device: torch.device) -> MicroBatch:
+        """The same on another device."""
+        if device.type == "cpu":
+            return self
+        ours: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: None if value is None else value.to(device) for name, value in ours.items()}
+        return MicroBatch(**moved)
 
-def _by_key(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows that are equal to the model, together; shorter ones first, so that a micro-batch has little padding."""
+
+def nothing() -> MicroBatch:
+    """A micro-batch of no row: one token goes through the model, and the loss is a zero that depends on all weights.
+
+    A rank that has run out of rows takes it, for the others wait for its part in every collective.
+    """
+    none = torch.zeros(0, dtype=torch.int64)
+    forest = lay_out([Node(np.zeros(1, dtype=np.int64), 0, -1)])
+    floats = torch.zeros(0)
+    return MicroBatch(forest, none, none, none, none, None, none, floats, torch.zeros(0, dtype=torch.bool), floats)
+
+
+def micro_batches(rows: Sequence[Row], max_tokens: int) -> Iterator[MicroBatch]:
+    """Cut `rows` into micro-batches of at most `max_tokens` tokens, shared ones counted once (a single longer row makes
+    one of its own). Rows that share much come together; within a micro-batch, equal rows are adjacent.
+    """
+    pending: list[list[Row]] = []
+    tokens = 0
+    for same in _distinct(rows):
+        row = same[0]
+        shared = _shared(pending[-1][0].prompt, row.prompt) if pending else 0
+        more = len(row.prompt) + len(row.response) - shared
+        if pending and tokens + more > max_tokens:
+            yield build(pending)
+            pending, tokens, more = [], 0, len(row.prompt) + len(row.response)
+        pending.append(same)
+        tokens += more
+    if pending:
+        yield build(pending)
+
+
+def _distinct(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows that are equal to the model, together; in the order of their tokens, so that neighbours share most."""
     found: dict[bytes, list[Row]] = {}
     for row in rows:
         found.setdefault(row.key, []).append(row)
-    return sorted(found.values(), key=lambda same: len(same[0].prompt) + len(same[0].response))
+    return [found[key] for key in sorted(found)]
 
 
-def micro_batches(rows: Sequence[Row], max_tokens: int, pad_id: int = 0) -> Iterator[MicroBatch]:
-    """Cut `rows` into micro-batches of at most `max_tokens` padded tokens (a single longer row makes one of its
-    own).
-    """
-    pending: list[list[Row]] = []
-    for same in _by_key(rows):
-        length = len(same[0].prompt) + len(same[0].response)
-        if pending and length * (len(pending) + 1) > max_tokens:
-            yield _build(pending, pad_id)
-            pending = []
-        pending.append(same)
-    if pending:
-        yield _build(pending, pad_id)
+def _shared(one: IdArray, other: IdArray) -> int:
+    """How many tokens of two prompts are worth sharing."""
+    size = min(len(one), len(other))
+    differ = np.flatnonzero(one[:size] != other[:size])
+    same = int(differ[0]) if len(differ) else size
+    return same if same == len(one) == len(other) else same - same % SHARED_STEP
 
 
-def _build(distinct: Sequence[Sequence[Row]], pad_id: int) -> MicroBatch:
-    length = max(len(same[0].prompt) + len(same[0].response) for same in distinct)
-    ids = np.full((len(distinct), length), pad_id, dtype=np.int64)
+def build(distinct: Sequence[Sequence[Row]]) -> MicroBatch:
+    """The micro-batch of these rows, equal ones given together, in the order of their tokens."""
+    nodes, leaves = _nodes([same[0] for same in distinct])
+    forest = lay_out(nodes)
     positions, targets, token_index = [], [], []
     rows: list[Row] = []
     offset = 0
-    for i, same in enumerate(distinct):
+    for same, leaf in zip(distinct, leaves, strict=True):
         prompt, response = same[0].prompt, same[0].response
-        ids[i, : len(prompt)] = prompt
-        ids[i, len(prompt) : len(prompt) + len(response)] = response
-        positions.append(i * length + len(prompt) - 1 + np.arange(len(response)))
-        targets.append(response)
-        token_index.extend([offset + np.arange(len(response))] * len(same))
-        rows.extend(same)
-        offset += len(response)
-    sizes = [len(row.response) for row in rows]
+        sampled = np.flatnonzero(np.logical_or.reduce([row.mask.astype(bool) for row in same]))
+        positions.append(forest.paths[leaf][len(prompt) - 1 + sampled])
+        targets.append(response[sampled])
+        token_index += [offset + np.flatnonzero(row.mask.astype(bool)[sampled]) for row in same]
+        rows += same
+        offset += len(sampled)
+    sampled_by = [np.flatnonzero(row.mask.astype(bool)) for row in rows]
+    sizes = [len(each) for each in sampled_by]
+    turn_of_token, advantages = _turns(rows, sampled_by)
+    behaviour = np.concatenate([row.behaviour[each] for row, each in zip(rows, sampled_by, strict=True)])
     return MicroBatch(
-        ids=torch.from_numpy(ids),
+        forest=forest,
         positions=_int64(positions),
         targets=_int64(targets),
         token_index=_int64(token_index),
         row_of_token=torch.from_numpy(np.repeat(np.arange(len(rows)), sizes)),
+        turn_of_token=turn_of_token,
         trajectory_of_row=torch.tensor([row.trajectory for row in rows], dtype=torch.int64),
-        behaviour=torch.from_numpy(np.concatenate([row.behaviour for row in rows]).astype(np.float32)),
-        mask=torch.from_numpy(np.concatenate([row.mask for row in rows]).astype(bool)),
+        behaviour=torch.from_numpy(behaviour.astype(np.float32)),
         fresh=torch.from_numpy(np.repeat([row.fresh for row in rows], sizes)),
-        advantages=torch.tensor([row.advantage for row in rows], dtype=torch.float32),
+        advantages=advantages,
     )
 
 
+def _turns(rows: Sequence[Row], sampled_by: Sequence[Ids]) -> tuple[Tensor | None, Tensor]:
+    """(turn of each sampled token, advantage of each turn)."""
+    advantages = torch.tensor([advantage for row in rows for _, advantage in row.credits], dtype=torch.float32)
+    if not any(row.turns for row in rows):
+        return None, advantages
+    parts, first = [], 0
+    for row, sampled in zip(rows, sampled_by, strict=True):
+        ends = np.cumsum([tokens for tokens, _ in row.credits])
+        parts.append(first + np.searchsorted(ends, sampled, side="right"))
+        first += len(ends)
+    return _int64(parts), advantages
+
+
+def _nodes(rows: Sequence[Row]) -> tuple[list[Node], list[int]]:
+    """The forest of `rows`, which are in the order of their tokens, and the node that each of them ends in."""
+    shared = [_shared(one.prompt, other.prompt) for one, other in itertools.pairwise(rows)]
+    nodes: list[Node] = []
+    leaves = [-1] * len(rows)
+    # (first row, last row, tokens above, node above), all rows of a block alike in the tokens above
+    blocks = [(first, last, 0, -1) for first, last in _blocks(shared, 0, len(rows) - 1, 0)]
+    while blocks:
+        first, last, depth, parent = blocks.pop()
+        if first == last:
+            tokens = np.concatenate([rows[first].prompt[depth:], rows[first].response]).astype(np.int64)
+            if len(tokens):
+                nodes.append(Node(tokens, depth, parent))
+                parent = len(nodes) - 1
+            leaves[first] = parent
+            continue
+        common = min(shared[first:last])
+        if common > depth:
+            nodes.append(Node(rows[first].prompt[depth:common].astype(np.int64), depth, parent))
+            depth, parent = common, len(nodes) - 1
+        blocks += [(*block, depth, parent) for block in _blocks(shared, first, last, depth)]
+    return nodes, leaves
+
+
+def _blocks(shared: Sequence[int], first: int, last: int, depth: int) -> list[tuple[int, int]]:
+    """Cut rows `first` to `last` where neighbours share no more than `depth` tokens."""
+    cuts = [number for number in range(first, last) if shared[number] <= depth]
+    return list(zip([first, *(cut + 1 for cut in cuts)], [*cuts, last], strict=True))
+
+
 def _int64(parts: Sequence[npt.NDArray[Any]]) -> Tensor:
-    return torch.from_numpy(np.concatenate(parts).astype(np.int64))
+    return torch.from_numpy(np.concatenate(parts).astype(np.int64)) if parts else torch.zeros(0, dtype=torch.int64)

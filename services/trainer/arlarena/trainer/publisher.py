@@ -13,13 +13,13 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import torch
+from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
 from arlarena.proto.telemetry import Logger
@@ -57,15 +57,14 @@ class VersionStore:
         self.root, self.incarnation = root, incarnation
         self._tokenizer, self._keep = tokenizer, keep
 
-    def write(self, model: PreTrainedModel, step: int) -> Version:
-        """Write the weights of `step` as an ordinary Hugging Face directory with manifest and marker."""
+    def write(self, model: PreTrainedModel, weights: Mapping[str, Tensor], step: int) -> Version:
+        """Write `model` with the `weights` of `step` as an ordinary Hugging Face directory with manifest and marker."""
         partial = self.root / f".partial-{step:06d}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        model.save_pretrained(partial)
+        model.save_pretrained(partial, state_dict=dict(weights))
         copy_tokenizer(self._tokenizer, partial)
-        weights = sorted(partial.glob("*.safetensors"))
-        digest = safetensors_digest(*weights)
+        digest = safetensors_digest(*sorted(partial.glob("*.safetensors")))
         files = {file.name: {"sha256": file_sha256(file), "bytes": file.stat().st_size} for file in partial.iterdir()}
         version = PolicyVersion(self.incarnation, step, digest)
         manifest = {"schema": 1, "version": {"incarnation": version.incarnation, "step": step, "digest": digest}}
@@ -117,14 +116,6 @@ class Probe:
         """Ids spread over the whole vocabulary, so that every row of the embedding has a chance to be wrong."""
         return cls(tuple((7 + 31 * i) % vocabulary for i in range(length)))
 
-    @torch.no_grad()
-    def log_probs(self, model: PreTrainedModel) -> list[float]:
-        """Log-probs of ids[1:] under the trainer's model at temperature 1."""
-        ids = torch.tensor([self.ids])
-        logits = model(input_ids=ids).logits[0, :-1].float()
-        found = torch.log_softmax(logits, dim=-1).gather(1, ids[0, 1:, None])[:, 0]
-        return [float(value) for value in found]
-
 
 class Publisher:
     """Pushes versions to every policy server of a run."""
@@ -137,16 +128,19 @@ class Publisher:
         self._probe, self._tolerance, self._log = probe, tolerance, log
         self._timeout_s, self._patience_s = timeout_s, patience_s
 
-    async def push(self, version: Version, model: PreTrainedModel) -> float:
+    async def push(self, version: Version, log_probs: Callable[[Sequence[int], Sequence[int]], list[float]]) -> float:
         """Bring every server to `version` and verify it. Returns the largest |Δ log-prob| of the probe.
+
+        `log_probs` gives the trainer's own of a response after a prompt, at temperature 1.
 
         Raises:
             PushError: a server refused, or kept failing for `patience_s`.
         """
-        expected = self._probe.log_probs(model)
+        expected = log_probs(self._probe.ids[:1], self._probe.ids[1:])
         timeout = aiohttp.ClientTimeout(total=self._timeout_s)
         async with aiohttp.ClientSession(timeout=timeout) as session:
-            return max(await asyncio.gather(*(self._push_one(session, url, version, expected) for url in self._urls)))
+            pushes = (self._push_one(session, url, version, expected) for url in self._urls)
+            return max(await asyncio.gather(*pushes), default=0.0)
 
     async def _push_one(
         self, session: aiohttp.ClientSession, url: str, version: Version, expected: list[float]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from arlarena.proto.trajectory import Group, Trajectory
+import numpy as np
+
+from arlarena.proto.trajectory import Group, Trajectory, Turn
 from arlarena.trainer.objectives import GroupAdvantages, GroupRewards, Recipe, compute_advantages
 from arlarena.trainer.packing import Row
 from arlarena.trainer.settings import updates_of
@@ -109,8 +112,12 @@ def score(
     ]
 
 
-def rows_of(groups: Sequence[ScoredGroup], current_digest: str, advantage_scale: float) -> list[Row]:
-    """One row a turn of every usable trajectory; trajectories are numbered through `groups`."""
+def rows_of(
+    groups: Sequence[ScoredGroup], current_digest: str, advantage_scale: float = 1.0, *, growing: bool = False
+) -> list[Row]:
+    """The rows of every usable trajectory, which are numbered through `groups`: one a turn, or with `growing` one for
+    as many turns as each continues the last (see `stretches`).
+    """
     rows: list[Row] = []
     number = 0
     for scored in groups:
@@ -119,29 +126,70 @@ def rows_of(groups: Sequence[ScoredGroup], current_digest: str, advantage_scale:
         ):
             if not usable:
                 continue
-            for turn, advantage in zip(trajectory.turns, credit, strict=True):
-                rows.append(
-                    Row(
-                        prompt=turn.prompt(),
-                        response=turn.tokens(),
-                        behaviour=turn.behaviour_logprobs(),
-                        mask=turn.mask(),
-                        advantage=advantage * advantage_scale,
-                        trajectory=number,
-                        fresh=all(span.version.digest == current_digest for span in turn.spans),
-                    )
-                )
+            scaled = [advantage * advantage_scale for advantage in credit]
+            for first, last in stretches(trajectory.turns) if growing else each_turn(trajectory.turns):
+                turns = trajectory.turns[first:last]
+                fresh = all(span.version.digest == current_digest for turn in turns for span in turn.spans)
+                rows.append(row_of(turns, scaled[first:last], number, fresh=fresh))
             number += 1
     return rows
 
 
+def each_turn(turns: Sequence[Turn]) -> list[tuple[int, int]]:
+    """Every turn by itself, as (first, after the last)."""
+    return [(number, number + 1) for number in range(len(turns))]
+
+
+def stretches(turns: Sequence[Turn]) -> list[tuple[int, int]]:
+    """Runs of turns in which each prompt begins with exactly the tokens of the turn before, prompt and response: then
+    one sequence holds them all, and what stands between two responses (tool output) is masked. As (first, after last).
+
+    A prompt that rewrites the past, by a window or by another tokenisation, begins a new run: the tokens that the
+    policy saw are what it is trained on.
+    """
+    starts = [number for number in range(len(turns)) if number == 0 or not _continues(turns[number - 1], turns[number])]
+    return list(itertools.pairwise([*starts, len(turns)]))
+
+
+def _continues(before: Turn, after: Turn) -> bool:
+    return after.prompt_ids.startswith(before.prompt_ids + before.response_ids)
+
+
+def row_of(turns: Sequence[Turn], advantages: Sequence[float], trajectory: int, *, fresh: bool) -> Row:
+    """One row of turns that each continue the last."""
+    first = turns[0]
+    if len(turns) == 1:
+        (advantage,) = advantages
+        columns = first.tokens(), first.behaviour_logprobs(), first.mask()
+        return Row(first.prompt(), *columns, advantage, trajectory, fresh)
+    tokens, behaviour, mask, sizes = [], [], [], []
+    for turn, following in zip(turns, [*turns[1:], None], strict=True):
+        seen = len(turn.prompt_ids) // 4 + len(turn.loss_mask)
+        between = np.zeros(0, dtype=np.int32) if following is None else following.prompt()[seen:]
+        tokens += [turn.tokens(), between]
+        behaviour += [turn.behaviour_logprobs(), np.zeros(len(between), dtype=np.float32)]
+        mask += [turn.mask(), np.zeros(len(between), dtype=np.uint8)]
+        sizes.append(len(turn.loss_mask) + len(between))
+    return Row(
+        prompt=first.prompt(),
+        response=np.concatenate(tokens),
+        behaviour=np.concatenate(behaviour),
+        mask=np.concatenate(mask),
+        advantage=0.0,
+        trajectory=trajectory,
+        fresh=fresh,
+        turns=tuple(zip(sizes, advantages, strict=True)),
+    )
+
+
 def minibatches(groups: Sequence[ScoredGroup], size: int, seed: int) -> list[list[ScoredGroup]]:
-    """Deal whole groups into minibatches of about `size`, in an order that depends on `seed` alone.
+    """Deal whole groups into minibatches of about `size`, in an order that depends on `seed` and their ids alone, not
+    on when they arrived.
 
     Whole groups, because rows that one ratio joins must meet the same weights, and because equal rows are then computed
     once. A fixed size and not a fixed number: a batch that the filter left small would else give noisy updates.
     """
-    order = list(groups)
+    order = sorted(groups, key=lambda scored: scored.group.id)
     random.Random(seed).shuffle(order)
     count = min(updates_of(len(order), size), len(order))
     return [order[i::count] for i in range(count)]

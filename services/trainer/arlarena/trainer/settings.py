@@ -67,6 +67,11 @@ class TrainerSettings(Table):
     recipe: str = "sampo"
     recipe_overrides: dict[str, Any] = Field(default_factory=dict)
     policy_anchor: Literal["bypass", "decoupled"] = "bypass"
+    correction: Literal["none", "truncate", "icepop", "geometric"] | None = Field(
+        None, description="how π_old/μ weighs a decoupled step; default: truncate, and none under bypass"
+    )
+    correction_low: float = Field(0.5, ge=0, lt=1, description="lower bound of that ratio (icepop, geometric)")
+    correction_high: float = Field(2.0, gt=1, description="upper bound of that ratio")
 
     steps: PositiveInt = 100
     max_minutes: PositiveFloat | None = Field(None, description="stop after this long even if steps remain")
@@ -81,6 +86,9 @@ class TrainerSettings(Table):
     )
     staleness: NonNegativeInt = Field(1, description="optimiser steps that a sample may be behind; 0 is synchronous")
     cold_start_steps: NonNegativeInt = 0
+    rows: Literal["turns", "episodes"] = Field(
+        "turns", description="what a row is: a turn, or all turns of an episode whose context only grows"
+    )
     task_split: str = "train"
     first_task: NonNegativeInt = Field(1_000_000, description="index of the first training task; cloning uses low ones")
 
@@ -100,6 +108,9 @@ class TrainerSettings(Table):
     invalid_penalty: NonNegativeFloat = 0.1
     advantage_scale: NonNegativeFloat = Field(1.0, description="0 is the control: everything but the advantages")
 
+    device: str = Field("auto", description="cuda, cpu, or auto: a GPU where there is one")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the layers; weights stay float32")
+    activation_checkpointing: bool = Field(False, description="compute layers twice instead of keeping what they made")
     tokens_per_microbatch: PositiveInt = 16_384
     logits_chunk_tokens: PositiveInt = 8_192
     threads: PositiveInt | None = Field(None, description="torch threads; default: OMP_NUM_THREADS, else 1")
@@ -115,6 +126,14 @@ class TrainerSettings(Table):
     reissue_after_s: PositiveFloat = Field(20.0, description="silence after which outstanding tasks are issued again")
     stall_s: PositiveFloat = Field(900.0, description="silence after which the run ends with an error")
     max_dead_in_a_row: PositiveInt = 32
+
+    def torch_device(self) -> str:
+        """The device to compute on; each rank has the GPU of its number on this host."""
+        import torch
+
+        if self.device != "auto":
+            return self.device
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
     @property
     def updates_per_batch(self) -> int:
@@ -143,6 +162,11 @@ def chosen_recipe(settings: TrainerSettings, where: str = "") -> tuple[Recipe, t
             policy_anchor=settings.policy_anchor,
             group_size=settings.group_size,
         )
+        if settings.policy_anchor == "bypass" and settings.correction not in (None, "none"):
+            raise RecipeError(
+                f"correction = {settings.correction!r} is dead under policy_anchor = 'bypass', where the sampler's "
+                f"log-probabilities are the anchor; take policy_anchor = 'decoupled'"
+            )
         return method, check(method, facts)
     except RecipeError as error:
         raise ConfigError(f"{where}[trainer] {error}") from error

@@ -177,23 +177,31 @@ def sequence_mask(batch: Batch, delta: float) -> Tensor:
 
 
 @torch.no_grad()
-def behaviour_correction(batch: Batch, kind: str, cap: float) -> Tensor:
-    """[N] weight of each token for a decoupled anchor: π_old / μ, bounded.
+def behaviour_correction(batch: Batch, kind: str, low: float, high: float) -> Tensor:
+    """[N] weight of each token for a decoupled anchor, by k_t = π_old / μ.
 
     Args:
         batch: must carry `behaviour_log_probs`.
-        kind: `truncate`, min(π_old/μ, cap); `mask`, π_old/μ where it lies within [1/cap, cap] and else 0.
-        cap: above 1.
+        kind: `truncate`, min(k_t, high), truncated importance sampling; `icepop`, k_t where it lies within [low, high],
+            else 0; `geometric`, 1 on the rows whose geometric mean of k lies within [low, high], 0 on all tokens of the
+            others, which drops what the sampler's error has made a stranger as a whole.
+        low: lower bound of the ratio.
+        high: upper bound of the ratio.
     """
     if batch.behaviour_log_probs is None:
         raise ValueError(f"correction {kind!r} needs behaviour_log_probs, the sampler's log-probabilities")
     drift = batch.clean(batch.old_log_probs) - batch.clean(batch.behaviour_log_probs)
-    weight = drift.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    drift = drift.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    if kind == "geometric":
+        counts = batch.live().to(drift)
+        weight = _segment_mean(drift, counts, batch.row_of_token, batch.n_rows).exp()[batch.row_of_token]
+        return ((weight >= low) & (weight <= high)).to(drift)
+    weight = drift.exp()
     if kind == "truncate":
-        return weight.clamp(max=cap)
-    if kind == "mask":
-        return torch.where((weight <= cap) & (weight >= 1.0 / cap), weight, torch.zeros_like(weight))
-    raise ValueError(f"unknown correction {kind!r}; one of none, truncate, mask")
+        return weight.clamp(max=high)
+    if kind == "icepop":
+        return torch.where((weight >= low) & (weight <= high), weight, torch.zeros_like(weight))
+    raise ValueError(f"unknown correction {kind!r}; one of none, truncate, icepop, geometric")
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from arlarena.trainer.objectives.clipping import (
 from arlarena.trainer.objectives.recipes import Recipe
 from arlarena.trainer.objectives.rows import Batch, segment_sum
 
-CORRECTIONS = ("none", "truncate", "mask")
+CORRECTIONS = ("none", "truncate", "icepop", "geometric")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,22 +31,26 @@ class RunTerms:
     Attributes:
         kl_coefficient: weight of k3 to the reference.
         entropy_coefficient: weight of the entropy bonus (subtracted).
-        correction: weight π_old/μ under a decoupled anchor: `none`, `truncate` at `correction_cap`, or `mask` outside
-            [1/cap, cap]. The policy term alone is weighted.
-        correction_cap: 2.0, the usual bound of truncated importance sampling.
+        correction: what π_old/μ does under a decoupled anchor, see `behaviour_correction`. The policy term alone is
+            weighted.
+        correction_low, correction_high: bounds of that ratio; `truncate` reads the upper one alone. 2 is the usual
+        bound     of truncated importance sampling; IcePop's own are 0.5 and 5.
     """
 
     kl_coefficient: float = 0.0
     entropy_coefficient: float = 0.0
     correction: str = "none"
-    correction_cap: float = 2.0
+    correction_low: float = 0.5
+    correction_high: float = 2.0
 
     def __post_init__(self) -> None:
         """Check names and signs."""
         if self.correction not in CORRECTIONS:
             raise ValueError(f"unknown correction {self.correction!r}; one of {', '.join(CORRECTIONS)}")
-        if self.kl_coefficient < 0 or self.entropy_coefficient < 0 or not self.correction_cap > 1:
-            raise ValueError(f"coefficients are at least 0 and correction_cap is above 1, got {self}")
+        if self.kl_coefficient < 0 or self.entropy_coefficient < 0:
+            raise ValueError(f"coefficients are at least 0, got {self}")
+        if not 0 <= self.correction_low < 1 < self.correction_high:
+            raise ValueError(f"the bounds of a correction lie on both sides of 1, got {self}")
 
 
 def policy_loss(
@@ -73,13 +77,15 @@ def policy_loss(
     terms = Terms(log_probs=batch.clean(batch.log_probs), ratio=ratio, advantages=batch.token_advantages())
     kept = _kept_rows(recipe, batch)
     policy_weights = weights * kept.to(weights)[batch.row_of_token]
+    correction = None
     if run.correction != "none":
-        policy_weights = policy_weights * behaviour_correction(batch, run.correction, run.correction_cap)
+        correction = behaviour_correction(batch, run.correction, run.correction_low, run.correction_high)
+        policy_weights = policy_weights * correction
     policy = (policy_weights * CLIPS[recipe.clip](terms, recipe.limits())).sum()
     counted = weights * batch.counts()
     reference, bonus = _reference_kl(batch, counted, run), _entropy_bonus(batch, counted, run)
     loss = policy + run.kl_coefficient * reference - run.entropy_coefficient * bonus
-    metrics = _metrics(recipe, batch, denominators, terms, kept)
+    metrics = _metrics(recipe, batch, denominators, terms, kept, correction)
     metrics |= {"loss": loss.detach(), "policy_loss": policy.detach()}
     return loss, metrics
 
@@ -108,12 +114,19 @@ def _entropy_bonus(batch: Batch, weights: Tensor, run: RunTerms) -> Tensor:
 
 
 @torch.no_grad()
-def _metrics(recipe: Recipe, batch: Batch, denominators: Denominators, terms: Terms, kept: Tensor) -> dict[str, Tensor]:
+def _metrics(
+    recipe: Recipe, batch: Batch, denominators: Denominators, terms: Terms, kept: Tensor, correction: Tensor | None
+) -> dict[str, Tensor]:
     """Means over the step's tokens (shares of rows for the mask), detached."""
     counts, tokens = batch.counts(), denominators.tokens or 1.0
     live = batch.live()
     sums = clip_counts(terms, counts, recipe.limits())
     log_probs = terms.log_probs
+    if correction is not None:
+        dropped = (correction == 0) & live
+        sums["correction_mean"] = (counts * correction).sum()
+        sums["corrected_away_negative"] = counts[dropped & (terms.advantages < 0)].sum()
+        sums["corrected_away_positive"] = counts[dropped & (terms.advantages > 0)].sum()
     sums["ratio_mean"] = (counts * terms.ratio).sum()
     sums["off_policy_kl"] = (counts * kl.off_policy_kl(log_probs, batch.clean(batch.old_log_probs))).sum()
     if batch.ref_log_probs is not None:

@@ -1,0 +1,86 @@
+"""Several processes that train one policy: what they tell one another beside the gradients.
+
+`torchrun --nproc-per-node 4 -m arlarena.trainer train …` starts as many of these as there are GPUs. Rank 0 talks to the
+world; the others do what it does (`ensemble.py`). Parameters are sharded over all ranks by FSDP2.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+# Rank 0 may wait for groups as long as its own limits allow; the others wait for it. A rank that dies closes its
+# connections, so this is no way to hang.
+PATIENCE = timedelta(days=7)
+
+
+class Ranks:
+    """This process among its fellows. One process alone needs no communication, and then there is none."""
+
+    def __init__(self, index: int = 0, count: int = 1) -> None:
+        """Use `joined` where there may be several."""
+        self.index, self.count = index, count
+
+    @classmethod
+    def joined(cls) -> Ranks:
+        """The place that torchrun's variables give this process."""
+        count = int(os.environ.get("WORLD_SIZE", "1"))
+        if count > 1 and not dist.is_initialized():
+            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            dist.init_process_group(backend, timeout=PATIENCE)
+        return cls(int(os.environ.get("RANK", "0")), count)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is rank 0."""
+        return self.index == 0
+
+    def leave(self) -> None:
+        """End the communication, once everybody is here."""
+        if self.count > 1:
+            dist.destroy_process_group()
+
+    def share(self, items: Sequence[T]) -> list[T | None]:
+        """This rank's part of `items`, dealt in turn; as many for each rank, with None where there are too few."""
+        rounds = -(-len(items) // self.count)
+        mine = list(items[self.index :: self.count])
+        return mine + [None] * (rounds - len(mine))
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum of all ranks' `values`, on the CPU in float64."""
+        summed = values.detach().to("cpu", torch.float64, copy=True)
+        if self.count > 1:
+            dist.all_reduce(summed)
+        return summed
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's `value`, which must be JSON, in the order of the ranks."""
+        if self.count == 1:
+            return [value]
+        mine = json.dumps(value).encode()
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.count)]
+        dist.all_gather(sizes, torch.tensor([len(mine)]))
+        longest = max(int(size) for size in sizes)
+        parts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.count)]
+        dist.all_gather(parts, torch.frombuffer(bytearray(mine.ljust(longest)), dtype=torch.uint8))
+        return [json.loads(bytes(part[: int(size)].numpy())) for part, size in zip(parts, sizes, strict=True)]
+
+    def broadcast(self, data: bytes | None = None) -> bytes:
+        """What rank 0 gives, to all."""
+        if self.count == 1:
+            return data or b""
+        size = torch.tensor([len(data) if data is not None else 0])
+        dist.broadcast(size, 0)
+        content = bytearray(data) if data is not None else bytearray(int(size))
+        if content:
+            dist.broadcast(torch.frombuffer(content, dtype=torch.uint8), 0)
+        return bytes(content)

@@ -1,0 +1,74 @@
+"""One of several ranks: takes two optimiser steps for each method and leaves what came of them.
+
+    torchrun --nproc-per-node 2 rank_driver.py POLICY ROWS OUT        ROWS: a pickle of [(name, settings, minibatches)]
+
+Rank 0 leads, the others follow, as in a run. OUT/<number>.safetensors holds gradients of the last update, weights and
+optimiser; OUT/<number>.json the metrics, entropies and log-probs.
+"""
+
+import json
+import pickle
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from arlarena.trainer.ensemble import Lead, follow
+from arlarena.trainer.learner import Learner, _whole
+from arlarena.trainer.model import load_policy
+from arlarena.trainer.objectives import recipe
+from arlarena.trainer.ranks import Ranks
+from arlarena.trainer.settings import TrainerSettings
+
+
+def learner_of(policy, name, options, ranks):
+    torch.manual_seed(0)
+    return Learner(load_policy(policy), None, recipe(name), TrainerSettings(**options), ranks)
+
+
+def main(policy, plan, out):
+    ranks, out = Ranks.joined(), Path(out)
+    for number, (name, options, minibatches) in enumerate(pickle.loads(Path(plan).read_bytes())):
+        learner = learner_of(policy, name, options, ranks)
+        gradients = {}
+
+        def keep(*_, learner=learner, gradients=gradients):
+            gradients.update({key: _whole(value.grad) for key, value in learner.scorer.named_parameters()})
+
+        learner.optimizer.register_step_pre_hook(keep)
+        if not ranks.leads:
+            follow(learner, ranks)
+        else:
+            lead = Lead(learner)
+            metrics = [lead.update(minibatches, 1e-3), lead.update(minibatches, 5e-4)]
+            rows = [row for rows in minibatches for row in rows]
+            found = {
+                "metrics": metrics,
+                "entropies": lead.mean_entropies(rows),
+                "log_probs": lead.log_probs([5], [6, 7]),
+            }
+            (out / f"{number}.json").write_text(json.dumps(found))
+            state = {f"weight/{key}": value.clone() for key, value in lead.weights().items()}
+            state |= {f"optimizer/{key}": value for key, value in lead.optimizer_state().items()}
+            save_file(
+                state | {f"gradient/{key}": value for key, value in gradients.items()}, out / f"{number}.safetensors"
+            )
+            lead.stop()
+        # A checkpoint of one rank or of several goes on on any number of them.
+        saved = load_file(out / f"{number}.safetensors") if ranks.leads else None
+        if ranks.count > 1:
+            torch.distributed.barrier()
+        saved = load_file(out / f"{number}.safetensors")
+        again = learner_of(policy, name, options, ranks)
+        again.restore(*({k.split("/", 1)[1]: v for k, v in saved.items() if k.startswith(kind)} for kind in ("w", "o")))
+        later = again.update(minibatches, 2e-4)
+        weights = again.weights()
+        if ranks.leads:
+            save_file({key: value.clone() for key, value in weights.items()}, out / f"{number}.later.safetensors")
+            (out / f"{number}.later.json").write_text(json.dumps(later))
+    ranks.leave()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,81 @@
+"""Several ranks = one: gradients, weights, metrics, checkpoints. Real processes, gloo, FSDP2."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from trainer_support import growing_rows, random_rows
+
+DRIVER = Path(__file__).with_name("rank_driver.py")
+TERMS = {"lr": 1e-3, "kl_coefficient": 0.02, "entropy_coefficient": 0.003, "gradient_clip": 1e9}
+SMALL = {"tokens_per_microbatch": 30, "logits_chunk_tokens": 3}
+PLAN = [
+    ("sampo", TERMS, [random_rows(1)]),
+    ("sampo", TERMS | SMALL, [random_rows(2, count=17), random_rows(3, count=9)]),
+    ("sampo", TERMS, [random_rows(4, count=1)]),  # fewer rows than ranks: one rank has nothing
+    ("sampo", TERMS | {"activation_checkpointing": True}, [growing_rows(5)]),
+    ("sampo_release", TERMS | SMALL, [random_rows(6)]),
+    ("grpo_st", TERMS | SMALL | {"policy_anchor": "decoupled"}, [random_rows(7), random_rows(8)]),
+    ("cispo_sm", TERMS | SMALL, [random_rows(9)]),
+    ("dr_grpo", TERMS | SMALL, [random_rows(10)]),
+    ("gspo_literal", TERMS | SMALL, [random_rows(11, count=8)]),
+]
+
+
+@pytest.fixture(scope="module")
+def outcomes(tiny_directory, tmp_path_factory):
+    """What one, two and three ranks made of the same plan."""
+    found = {}
+    for count in (1, 2, 3):
+        out = tmp_path_factory.mktemp(f"ranks-{count}")
+        plan = out / "plan"
+        plan.write_bytes(pickle.dumps(PLAN))
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)] if count > 1 else []
+        done = subprocess.run(
+            [sys.executable, *launch, DRIVER, tiny_directory, plan, out],
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-4000:]
+        found[count] = out
+    return found
+
+
+def read(out, number, kind=""):
+    return load_file(out / f"{number}{kind}.safetensors"), json.loads((out / f"{number}{kind}.json").read_text())
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("number", range(len(PLAN)), ids=[f"{n}-{name}" for n, (name, *_) in enumerate(PLAN)])
+def test_ranks_do_not_matter(outcomes, number, count):
+    alone, expected = read(outcomes[1], number)
+    together, found = read(outcomes[count], number)
+    assert alone.keys() == together.keys()
+    for part, tolerance in (("gradient/", 2e-6), ("optimizer/", 2e-5)):
+        mine = {key: value for key, value in alone.items() if key.startswith(part) and value.dim()}
+        largest = max(float(value.abs().max()) for value in mine.values())
+        assert largest > 0
+        for key, value in mine.items():
+            torch.testing.assert_close(together[key], value, atol=tolerance * largest, rtol=1e-3)
+    assert found["entropies"] == pytest.approx(expected["entropies"], abs=1e-3)
+    assert found["log_probs"] == pytest.approx(expected["log_probs"], abs=1e-3)
+    for one, other in zip(found["metrics"], expected["metrics"], strict=True):
+        assert one.keys() == other.keys()
+        for key in ("loss", "reference_kl", "entropy", "grad_norm", "outside", "ratio_max", "mismatch_k3"):
+            if key in other:
+                assert one[key] == pytest.approx(other[key], rel=2e-3, abs=1e-6), key
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_checkpoint_goes_on_wherever_it_was_made(outcomes, count):
+    for number in range(len(PLAN)):
+        alone, expected = read(outcomes[1], number, ".later")
+        together, found = read(outcomes[count], number, ".later")
+        assert found["loss"] == pytest.approx(expected["loss"], rel=2e-3, abs=1e-6)
+        for key, value in alone.items():
+            torch.testing.assert_close(together[key], value, atol=3e-4, rtol=1e-3)  # Adam moves by up to the rate
