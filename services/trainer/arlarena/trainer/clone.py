@@ -31,7 +31,6 @@ from arlarena.trainer.settings import CloneSettings
 
 # Padded tokens that go through the model at once; a bound on memory alone, the gradient does not depend on it.
 _TOKENS_AT_ONCE = 16_384
-_LOGITS_CHUNK = 8_192
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,7 @@ def negative_log_likelihood(scorer: Scorer, rows: Sequence[Row], *, backward: bo
     tokens = sum(int(row.mask.sum()) for row in rows)
     total = 0.0
     for batch in micro_batches(rows, _TOKENS_AT_ONCE):
-        log_probs, _ = scorer(batch.to(scorer.device), 1.0)
+        log_probs, _ = scorer(batch.to(scorer.device), 1.0, "none")
         loss = -log_probs.sum() / tokens
         if backward:
             loss.backward()
@@ -128,7 +127,7 @@ def clone(
     limit = settings.max_epochs * per_epoch
     optimizer = adamw(model.parameters(), settings.lr, (0.9, 0.95), settings.weight_decay)
     best_loss, best_step, best_weights, misses = math.inf, 0, copy.deepcopy(model.state_dict()), 0
-    step, scorer = 0, Scorer(model, _LOGITS_CHUNK)
+    step, scorer = 0, Scorer(model)
     for batch in batches(train, settings.batch_rows, seed):
         share = rate_share(step, settings.warmup_steps, step / limit, settings.final_lr_share)
         set_rate(optimizer, settings.lr * share)

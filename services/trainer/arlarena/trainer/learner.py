@@ -104,7 +104,7 @@ class Learner:
         sums, counts = torch.zeros(2, len(rows), dtype=torch.float64)
         for micro in self._cut([replace(row, trajectory=number) for number, row in enumerate(rows)]):
             place = micro.trajectory_of_row[micro.row_of_token].cpu()
-            entropies = self._forward(micro)[1].double().cpu()
+            entropies = self.scorer(micro, self.settings.temperature, "measured")[1].double().cpu()
             sums.index_add_(0, place, entropies)
             counts.index_add_(0, place, torch.ones_like(entropies))
         means: list[float] = (self.ranks.total(sums) / self.ranks.total(counts).clamp(min=1.0)).tolist()
@@ -117,7 +117,7 @@ class Learner:
         unused: FloatArray = np.zeros(len(response), dtype=np.float32)
         row = Row(ids[0], ids[1], unused, np.ones(len(response), dtype=np.uint8), 0.0, 0)
         (micro,) = micro_batches([row], sys.maxsize)
-        found: list[float] = self.scorer(micro.to(self.scorer.device), 1.0)[0].tolist()
+        found: list[float] = self.scorer(micro.to(self.scorer.device), 1.0, "none")[0].tolist()
         return found
 
     def weights(self) -> dict[str, Tensor]:
@@ -191,8 +191,9 @@ class Learner:
         metrics: list[dict[str, Tensor]] = []
         tables: list[CellTable] = []
         sampler: list[tuple[Tensor, Tensor, Tensor]] = []
+        entropy = "trained" if self.terms.entropy_coefficient > 0 else "measured"
         for i, micro in enumerate(batches):
-            log_probs, entropies = self._forward(micro)
+            log_probs, entropies = self.scorer(micro, self.settings.temperature, entropy)
             batch = self._batch(micro, log_probs, entropies, old[i] if old else None, self._reference(micro), ratios)
             loss, found = policy_loss(self.recipe, batch, denominators, self.terms)
             (loss * self.ranks.count).backward()  # type: ignore[no-untyped-call]  # FSDP takes the mean over ranks
@@ -207,19 +208,16 @@ class Learner:
         )
         return merged | {"grad_norm": float(_whole(norm))}, self._all_cells(tables), self._all_mismatch(gap)
 
-    def _forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        found: tuple[Tensor, Tensor] = self.scorer(batch, self.settings.temperature)
-        return found
-
-    @torch.no_grad()
     def _measure(self, batch: MicroBatch) -> Tensor:
-        return self._forward(batch)[0]
+        """Log-probs under the policy as it is now."""
+        return self._log_probs(self.scorer, batch)
+
+    def _reference(self, batch: MicroBatch) -> Tensor | None:
+        return None if self.reference is None else self._log_probs(self.reference, batch)
 
     @torch.no_grad()
-    def _reference(self, batch: MicroBatch) -> Tensor | None:
-        if self.reference is None:
-            return None
-        found: tuple[Tensor, Tensor] = self.reference(batch, self.settings.temperature)
+    def _log_probs(self, scorer: Scorer, batch: MicroBatch) -> Tensor:
+        found: tuple[Tensor, None] = scorer(batch, self.settings.temperature, "none")
         return found[0]
 
     def _trajectory_ratios(

@@ -2,31 +2,56 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+# none: not computed; measured: a figure without gradient; trained: with gradient, for a bonus.
+Entropy = Literal["none", "measured", "trained"]
 
-def _chunk(head: nn.Module, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probs and entropies [C] of `targets` [C] from `hidden` [C, H], in float32."""
-    log_p = torch.log_softmax(head(hidden).float() / temperature, dim=-1)
-    entropy = -(log_p.exp() * log_p).sum(dim=-1)
-    return log_p.gather(1, targets[:, None])[:, 0], entropy
+# Logits of a chunk, unless the number of its tokens is given: 64 MB in float32.
+LOGITS_AT_ONCE = 1 << 24
+
+
+def _chunk(
+    head: nn.Module, hidden: Tensor, targets: Tensor, temperature: float, entropy: Entropy
+) -> tuple[Tensor, ...]:
+    """Log-probs [C] of `targets` [C] from `hidden` [C, H], and their entropies if asked for, in float32."""
+    logits = head(hidden).float()
+    log_p = torch.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
+    chosen = log_p.gather(1, targets[:, None])[:, 0]
+    if entropy == "none":
+        return (chosen,)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and entropy == "trained"):
+        return chosen, -(log_p.exp() * log_p).sum(dim=-1)
 
 
 def token_log_probs(
-    head: nn.Module, hidden: Tensor, targets: Tensor, temperature: float, chunk_tokens: int
-) -> tuple[Tensor, Tensor]:
+    head: nn.Module,
+    hidden: Tensor,
+    targets: Tensor,
+    temperature: float,
+    chunk_tokens: int | None = None,
+    entropy: Entropy = "trained",
+) -> tuple[Tensor, Tensor | None]:
     """Log-probs and entropies, both [M] in nats, of `targets` [M] under softmax(head(hidden [M, H]) / temperature).
 
-    With more than one chunk, the backward pass computes each chunk's logits again instead of keeping them.
+    With more than one chunk of `chunk_tokens` (default: as many as `LOGITS_AT_ONCE` allows), the backward pass computes
+    each chunk's logits again instead of keeping them.
     """
-    if hidden.shape[0] <= chunk_tokens:
-        return _chunk(head, hidden, targets, temperature)
-    log_probs, entropies = [], []
-    for start in range(0, hidden.shape[0], chunk_tokens):
-        part = slice(start, start + chunk_tokens)
-        found = checkpoint(_chunk, head, hidden[part], targets[part], temperature, use_reentrant=False)
-        log_probs.append(found[0])
-        entropies.append(found[1])
-    return torch.cat(log_probs), torch.cat(entropies)
+    size = chunk_tokens or max(1, LOGITS_AT_ONCE // _vocabulary(head))
+    if hidden.shape[0] <= size:
+        parts = [_chunk(head, hidden, targets, temperature, entropy)]
+    else:
+        pieces = zip(hidden.split(size), targets.split(size), strict=True)
+        parts = [checkpoint(_chunk, head, *piece, temperature, entropy, use_reentrant=False) for piece in pieces]
+    columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+    return columns[0], columns[1] if len(columns) > 1 else None
+
+
+def _vocabulary(head: nn.Module) -> int:
+    weight = head.weight
+    assert isinstance(weight, Tensor)
+    return weight.shape[0]

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from arlarena.trainer.attention import forest_hidden
-from arlarena.trainer.logprobs import token_log_probs
+from arlarena.trainer.logprobs import Entropy, token_log_probs
 from arlarena.trainer.model import output_head
 from arlarena.trainer.packing import MicroBatch
 
@@ -27,8 +27,10 @@ class Scorer(nn.Module):
     that is rounded to 8 bits is off by more than GSPO's clip range.
     """
 
-    def __init__(self, model: PreTrainedModel, chunk_tokens: int, precision: Precision = "float32") -> None:
-        """`chunk_tokens`: whose logits exist at once."""
+    def __init__(
+        self, model: PreTrainedModel, chunk_tokens: int | None = None, precision: Precision = "float32"
+    ) -> None:
+        """`chunk_tokens`: whose logits exist at once; None: by the size of the vocabulary."""
         super().__init__()
         self.model = model
         self._chunk, self._precision = chunk_tokens, precision
@@ -39,8 +41,11 @@ class Scorer(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
-    def forward(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
-        """Log-probs and entropies, both [N] in nats, of every row's sampled tokens at `temperature`.
+    def forward(
+        self, batch: MicroBatch, temperature: float, entropy: Entropy = "trained"
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log-probs and, unless `none` are asked for, entropies, both [N] in nats, of every row's sampled tokens at
+        `temperature`.
 
         The model runs once over the tokens of the forest; rows that have tokens in common read the same numbers, and
         their gradients add up.
@@ -49,8 +54,8 @@ class Scorer(nn.Module):
             hidden = forest_hidden(self.model.get_decoder(), batch.forest)  # type: ignore[no-untyped-call]
         predicting = hidden.index_select(0, batch.positions).float()
         head = output_head(self.model)
-        log_probs, entropies = token_log_probs(head, predicting, batch.targets, temperature, self._chunk)
-        return log_probs[batch.token_index], entropies[batch.token_index]
+        log_probs, entropies = token_log_probs(head, predicting, batch.targets, temperature, self._chunk, entropy)
+        return log_probs[batch.token_index], None if entropies is None else entropies[batch.token_index]
 
     @property
     def _autocast(self) -> bool:

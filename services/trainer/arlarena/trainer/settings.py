@@ -112,7 +112,9 @@ class TrainerSettings(Table):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the layers; weights stay float32")
     activation_checkpointing: bool = Field(False, description="compute layers twice instead of keeping what they made")
     tokens_per_microbatch: PositiveInt = 16_384
-    logits_chunk_tokens: PositiveInt = 8_192
+    logits_chunk_tokens: PositiveInt | None = Field(
+        None, description="tokens whose logits exist at once; default: 64 MB of them"
+    )
     threads: PositiveInt | None = Field(None, description="torch threads; default: OMP_NUM_THREADS, else 1")
 
     checkpoint_every: PositiveInt = 1
