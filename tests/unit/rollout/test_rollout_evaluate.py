@@ -159,7 +159,7 @@ async def test_demonstrations_are_distinct_and_solved(
     counts = json.loads(capsys.readouterr().out.splitlines()[-1])
     groups = read_groups(out)
     assert [group.task.index for group in groups] == [3, 5, 6, 7, 9, 10]
-    assert (counts["asked"], counts["written"], counts["duplicates"], counts["unsolved"]) == (9, 6, 2, 1)
+    assert (counts["asked"], counts["written"], counts["duplicates"], counts["rejected"]) == (9, 6, 2, 1)
     tokens = Tokens(build_tokenizer())
     for group in groups:
         (one,) = group.trajectories
@@ -167,6 +167,46 @@ async def test_demonstrations_are_distinct_and_solved(
         assert [list(turn.prompt()) for turn in one.turns] == [tokens.prompt(f"you are at {i}") for i in range(3)]
         assert all(list(turn.tokens()) == tokens.reply(RIGHT) for turn in one.turns)
     assert counts["turns"] == 18
+
+
+async def test_a_served_model_is_learnt_from_where_it_scored_enough(
+    house: House, policy_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("TEACHER_KEY", "secret")
+    left = "<think></think><action>left</action>"
+    house.mouth.say = lambda prompt, seed: RIGHT if seed % 3 else left  # now and then it loses its way
+    out = tmp_path / "demonstrations.msgpack"
+    flags = ("--teacher-url", house.inference.url, "--teacher-key-variable", "TEACHER_KEY", "--temperature", "0.7")
+    wanted = ("--count", "12", "--attempts", "3", "--max-tokens", "64", "--out", str(out))
+    assert await command(house, policy_directory, "demonstrate", *flags, *wanted) == 0
+    counts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    groups = read_groups(out)
+    assert counts["asked"] == 36 == counts["written"] + counts["duplicates"] + counts["rejected"]
+    assert counts["rejected"] > 0
+    assert 0 < counts["written"] <= 12  # one a task
+    assert len({group.task.index for group in groups}) == len(groups) == counts["written"]
+    tokens = Tokens(build_tokenizer())
+    for group in groups:
+        (one,) = group.trajectories
+        assert (one.score, str(group.oldest), group.worker) == (1.0, "chat:0:mouth", "chat")
+        replies = [list(turn.tokens()) for turn in one.turns]
+        assert set(map(tuple, replies)) <= {tuple(tokens.reply(RIGHT)), tuple(tokens.reply(left))}
+    asked = house.mouth.requests[0]
+    assert (asked["model"], asked["temperature"], asked["max_tokens"]) == ("mouth", 0.7, 64)
+    assert asked["authorization"] == "Bearer secret"
+    assert 0 <= asked["seed"] < 2**31
+
+
+async def test_a_reply_that_was_cut_off_is_not_closed(house: House, policy_directory: Path, tmp_path: Path) -> None:
+    house.mouth.say = lambda prompt, seed: RIGHT if "at 0" not in prompt else "<think>I was about to…"
+    out = tmp_path / "demonstrations.msgpack"
+    flags = ("--teacher-url", house.inference.url, "--count", "1", "--min-score", "-1", "--out", str(out))
+    assert await command(house, policy_directory, "demonstrate", *flags) == 0
+    (group,) = read_groups(out)
+    turn = group.trajectories[0].turns[0]
+    tokens = Tokens(build_tokenizer())
+    assert list(turn.tokens()) == tokens.encode("<think>I was about to…")
+    assert turn.finish_reason == "length"
 
 
 async def test_rooms_that_differ_but_read_alike_count_as_one_by_prompt(

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from arlarena.proto.stream import StreamError, Streams
 from arlarena.proto.telemetry import Logger, get_logger
 from arlarena.proto.trajectory import Sampling
 from arlarena.rollout.demonstrate import demonstration_assignments, write_demonstrations
+from arlarena.rollout.episode import Policy
 from arlarena.rollout.evaluate import (
     describe,
     panel_assignments,
@@ -39,7 +41,7 @@ from arlarena.rollout.evaluate import (
     write_whole,
 )
 from arlarena.rollout.panel import play_all
-from arlarena.rollout.policies import EnginePolicy, ExpertPolicy
+from arlarena.rollout.policies import ChatPolicy, EnginePolicy, ExpertPolicy
 from arlarena.rollout.runner import InfraFailure, Runner
 from arlarena.rollout.settings import (
     Addresses,
@@ -202,15 +204,30 @@ async def _demonstrate(setup: Setup, args: argparse.Namespace, concurrency: int)
         runner = Runner(environments, None, setup.settings, setup.log)
         await runner.wait_ready()
         assignments = demonstration_assignments(
-            (await environments.info()).name, args.split, args.first, args.count, args.episode_seed
+            (await environments.info()).name, args.split, args.first, args.count, args.episode_seed, args.attempts
         )
         report = _progress(setup.log, "demonstrating")
-        policy = ExpertPolicy(setup.tokens)
-        played = await play_all(runner, assignments, policy, concurrency=concurrency, progress=report)
-    counts = write_demonstrations(args.out, assignments, played, args.distinct)
+        async with _teacher(setup, args) as policy:
+            played = await play_all(runner, assignments, policy, concurrency=concurrency, progress=report)
+    counts = write_demonstrations(args.out, assignments, played, args.distinct, args.min_score)
     counts["seconds"] = round(time.monotonic() - started, 3)
     print(msgspec.json.encode({"event": "demonstrations", "out": str(args.out), **counts}).decode())
     return 1 if counts["errors"] else 0
+
+
+@asynccontextmanager
+async def _teacher(setup: Setup, args: argparse.Namespace) -> AsyncIterator[Policy]:
+    """Who is learnt from: a served model where one is named, else the environment's expert."""
+    if args.teacher_url is None:
+        yield ExpertPolicy(setup.tokens)
+        return
+    key = os.environ.get(args.teacher_key_variable)
+    s = setup.settings
+    timeouts = Timeouts(s.connect_timeout_s, s.generate_timeout_s)
+    async with PolicyClient(_url(args.teacher_url), timeouts, retries=s.request_retries, token=key) as client:
+        model = args.teacher_model or (await client.model()).name
+        sampling = Sampling(temperature=args.temperature, max_tokens=args.max_tokens)
+        yield ChatPolicy(client, model, setup.tokens, sampling)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -260,7 +277,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--temperature", type=float)
     evaluate.add_argument("--max-tokens", type=_whole(1))
     evaluate.add_argument("--seed", type=int)
-    demonstrate = commands.add_parser("demonstrate", parents=[common], help="record the environment's expert")
+    demonstrate = commands.add_parser(
+        "demonstrate", parents=[common], help="record an expert, or a model that is good enough"
+    )
     demonstrate.add_argument("--split", default="train")
     demonstrate.add_argument("--first", type=_whole(0), default=0)
     demonstrate.add_argument("--count", type=_whole(1), required=True)
@@ -268,6 +287,13 @@ def _parser() -> argparse.ArgumentParser:
     demonstrate.add_argument("--concurrency", type=_whole(1), default=256)
     distinct = "what makes an episode a duplicate: the room (mirror images count as one) or the first prompt"
     demonstrate.add_argument("--distinct", choices=("room", "prompt"), default="room", help=distinct)
+    demonstrate.add_argument("--attempts", type=_whole(1), default=1, help="of each task")
+    demonstrate.add_argument("--min-score", type=float, default=0.9, help="episodes that scored above this are kept")
+    demonstrate.add_argument("--teacher-url", help="OpenAI-compatible server of a model to learn from, without /v1")
+    demonstrate.add_argument("--teacher-model", help="its name there; default: the first that /v1/models lists")
+    demonstrate.add_argument("--teacher-key-variable", default="OPENAI_API_KEY", help="variable that holds the API key")
+    demonstrate.add_argument("--temperature", type=float, default=1.0, help="of the teacher")
+    demonstrate.add_argument("--max-tokens", type=_whole(1), default=512, help="of a teacher's reply")
     demonstrate.add_argument("--out", type=Path, required=True, help="file of groups (arlarena.proto.trajectory)")
     return parser
 

@@ -1,4 +1,7 @@
-"""Demonstrations: the ordinary runner with the environment's expert as policy, as groups of one episode each."""
+"""Demonstrations: episodes worth learning from, by the environment's expert or by any served model, as groups of one.
+
+From a model, this is the first half of rejection fine-tuning: play, and keep what scored above a bound.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from typing import Any, Literal
 from arlarena.proto.trajectory import Group, Sampling, Task, write_groups
 from arlarena.rollout.episode import Assignment, Episode
 from arlarena.rollout.panel import Played
-from arlarena.rollout.policies import EXPERT
 
 Sameness = Literal["room", "prompt"]
 
@@ -22,21 +24,29 @@ class Count:
     asked: int = 0
     written: int = 0
     duplicates: int = 0
-    unsolved: int = 0
+    rejected: int = 0
     errors: int = 0
     turns: int = 0
     response_tokens: int = 0
 
 
-def demonstration_assignments(environment: str, split: str, first: int, count: int, seed: int) -> list[Assignment]:
-    """One attempt of each task [first, first + count)."""
+def demonstration_assignments(
+    environment: str, split: str, first: int, count: int, seed: int, attempts: int = 1
+) -> list[Assignment]:
+    """`attempts` of each task [first, first + count)."""
     return [
-        Assignment(f"{split}-{index}", Task(environment, split, index, seed), f"demonstration/{split}/{index}")
+        Assignment(
+            f"{split}-{index}-{attempt}",
+            Task(environment, split, index, seed),
+            f"demonstration/{split}/{index}/{attempt}",
+        )
         for index in range(first, first + count)
+        for attempt in range(attempts)
     ]
 
 
 def _group(assignment: Assignment, episode: Episode) -> Group:
+    version = episode.trajectory.turns[0].spans[0].version
     # Nothing was sampled; the sampling says only which distribution a clone of these replies is meant for.
     return Group(
         id=f"demonstration-{assignment.id}",
@@ -44,9 +54,9 @@ def _group(assignment: Assignment, episode: Episode) -> Group:
         size=1,
         trajectories=(episode.trajectory,),
         sampling=Sampling(),
-        oldest=EXPERT,
-        newest=EXPERT,
-        worker="expert",
+        oldest=version,
+        newest=version,
+        worker=version.incarnation,
     )
 
 
@@ -55,15 +65,17 @@ def _key(episode: Episode, same: Sameness) -> str:
     return episode.room_key if same == "room" else episode.first.prompt
 
 
-def _distinct(assignments: Sequence[Assignment], played: Played, same: Sameness, count: Count) -> Iterator[Group]:
+def _distinct(
+    assignments: Sequence[Assignment], played: Played, same: Sameness, min_score: float, count: Count
+) -> Iterator[Group]:
     """Groups in the order of their tasks, the first of those that are the same only; the rest is tallied in `count`."""
     seen: set[str] = set()
     for position, assignment in enumerate(assignments):
         episode = played.episodes.get(position)
         if episode is None:
             count.errors += 1
-        elif not episode.trajectory.success:
-            count.unsolved += 1
+        elif episode.trajectory.score <= min_score or not episode.trajectory.turns:
+            count.rejected += 1
         elif (key := _key(episode, same)) in seen:
             count.duplicates += 1
         else:
@@ -75,14 +87,14 @@ def _distinct(assignments: Sequence[Assignment], played: Played, same: Sameness,
 
 
 def write_demonstrations(
-    path: Path, assignments: Sequence[Assignment], played: Played, same: Sameness = "room"
+    path: Path, assignments: Sequence[Assignment], played: Played, same: Sameness = "room", min_score: float = 0.9
 ) -> dict[str, Any]:
-    """Write the distinct solved episodes to `path`. Returns the counts.
+    """Write the distinct episodes that scored above `min_score` to `path`. Returns the counts.
 
     `same` says which of two episodes is a duplicate: one in the same room, where an environment may count mirror images
     as one, or one that begins with the same prompt.
     """
     count = Count(asked=len(assignments))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_groups(path, _distinct(assignments, played, same, count))
+    write_groups(path, _distinct(assignments, played, same, min_score, count))
     return asdict(count)

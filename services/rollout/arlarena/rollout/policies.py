@@ -1,4 +1,4 @@
-"""Who can play an episode: the policy behind an inference server, or the environment's own expert."""
+"""Who can play an episode: the policy behind an inference server, the environment's own expert, or any served model."""
 
 from __future__ import annotations
 
@@ -69,3 +69,24 @@ class ExpertPolicy:
         ids = self._tokens.reply(text)
         span = VersionSpan(0, len(ids), EXPERT)
         return Response(self._tokens.prompt(state.prompt), ids, [0.0] * len(ids), (span,), "stop", text)
+
+
+class ChatPolicy:
+    """Any model behind OpenAI's chat API, to be learnt from. Its replies come as text and are encoded here, closed by
+    the end-of-sequence token, as the policy that learns from them would say them; their log-probs are 0.
+    """
+
+    def __init__(self, client: PolicyClient, model: str, tokens: Tokens, sampling: Sampling) -> None:
+        self._client, self._model, self._tokens, self._sampling = client, model, tokens, sampling
+        self._version = PolicyVersion("chat", 0, model.replace(":", "-"))
+
+    async def respond(self, session: Session, state: State, key: str, turn: int) -> Response:
+        """See `Policy`. A reply that was cut off is marked so, and holds no end of sequence."""
+        messages = [{"role": "user", "content": state.prompt}]
+        seed = turn_seed(key, turn) >> 32  # servers take 31 bits
+        reply = await self._client.chat(messages, self._sampling, model=self._model, seed=seed)
+        cut = reply.finish_reason == "length"
+        ids = self._tokens.encode(reply.text) if cut else self._tokens.reply(reply.text)
+        span = VersionSpan(0, len(ids), self._version)
+        prompt = self._tokens.prompt(state.prompt)
+        return Response(prompt, ids, [0.0] * len(ids), (span,), "length" if cut else "stop", reply.text)

@@ -40,8 +40,8 @@ def _parser() -> argparse.ArgumentParser:
     cloning = commands.add_parser("clone", help="behaviour cloning from recorded demonstrations")
     cloning.add_argument("--config", type=Path, required=True)
     cloning.add_argument("--model", required=True, help="policy to start from: a directory or a hub name")
-    cloning.add_argument("--demonstrations", type=Path, required=True, help="file of groups to learn from")
-    cloning.add_argument("--validation", type=Path, required=True, help="file of groups that decide when to stop")
+    cloning.add_argument("--demonstrations", type=Path, required=True, help="groups or conversations (.jsonl)")
+    cloning.add_argument("--validation", type=Path, required=True, help="as well; they decide when to stop")
     cloning.add_argument("--run-dir", type=Path, required=True)
     cloning.add_argument("--out", type=Path, required=True, help="directory for the cloned policy")
     cloning.add_argument("--seed", type=int)
@@ -94,7 +94,7 @@ def run_clone(args: argparse.Namespace, log: Logger) -> int:
     seed = _seed(args.seed, args.config)
     import torch
 
-    from arlarena.trainer.clone import clone, demonstration_rows, load_demonstrations
+    from arlarena.trainer.clone import clone, read_rows
     from arlarena.trainer.model import load_policy
     from arlarena.trainer.progress import Progress
     from arlarena.trainer.publisher import copy_tokenizer
@@ -102,8 +102,8 @@ def run_clone(args: argparse.Namespace, log: Logger) -> int:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     torch.manual_seed(seed)
-    train = demonstration_rows(load_demonstrations(args.demonstrations, settings.min_score))
-    validation = demonstration_rows(load_demonstrations(args.validation, settings.min_score))
+    train = read_rows(args.demonstrations, settings.min_score, args.model)
+    validation = read_rows(args.validation, settings.min_score, args.model)
     model = load_policy(args.model)
     steps = settings.max_epochs * max(1, len(train) // settings.batch_rows)
     progress = Progress(args.run_dir, "clone", steps)

@@ -10,6 +10,7 @@ import torch
 
 from arlarena.proto.stream import Streams
 from arlarena.proto.telemetry import Logger
+from arlarena.trainer.board import Board
 from arlarena.trainer.checkpoint import Checkpoints, TrainerState
 from arlarena.trainer.collector import Collector
 from arlarena.trainer.diagnostics import MetricsFile
@@ -78,8 +79,9 @@ async def _lead(
     tokenizer = Path(plan.model)
     versions = VersionStore(plan.run_dir / "weights", tokenizer, plan.incarnation, settings.keep_checkpoints + 1)
     versions.discard_after(state.step)
-    metrics = MetricsFile(plan.run_dir / "metrics.jsonl")
-    metrics.rewind(state.step)
+    metrics, flows = (MetricsFile(plan.run_dir / name) for name in ("metrics.jsonl", "flows.jsonl"))
+    for file in (metrics, flows):
+        file.rewind(state.step)
     log.info("start", recipe=method.name, step=state.step, resumed=restored is not None, incarnation=plan.incarnation)
     async with await Streams.connect(plan.redis_url, plan.run_name, timeout_s=settings.request_timeout_s) as streams:
         if restored is None:
@@ -102,6 +104,8 @@ async def _lead(
             ),
             checkpoints=checkpoints,
             metrics=metrics,
+            flows=flows,
+            board=Board(plan.run_dir / "tensorboard", state.step),
             progress=Progress(plan.run_dir, "train", settings.steps),
             run=plan.run_dir,
             seed=plan.seed,

@@ -26,6 +26,8 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from arlarena.proto.config import ConfigError
 
 NAME = "arlarena_forest"
+# What models ask for beyond causal attention, by the names of Hugging Face's options.
+SPECIAL = ("sliding_window", "softcap", "s_aux")
 # A call may be padded to at most this many times the work of its nodes; a small one may be anyway.
 MAX_PADDING, SMALL = 1.25, 1 << 14
 
@@ -168,6 +170,10 @@ def forest_attention(
     Without a `forest` among the options it is ordinary attention.
     """
     forest: Forest | None = options.pop("forest", None)
+    if forest is not None and (special := sorted(name for name in SPECIAL if options.get(name) is not None)):
+        raise ConfigError(
+            f"the policy's attention has {', '.join(special)}: only plain causal attention can be trained"
+        )
     if forest is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     scale = options.get("scaling")
@@ -208,7 +214,9 @@ def prepare(model: PreTrainedModel) -> PreTrainedModel:
     Raises:
         ConfigError: its attention cannot be exchanged, or is not plain causal attention.
     """
-    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+    config = model.config
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
     if kinds != {"full_attention"}:
         raise ConfigError(
             f"policy {model.config.model_type!r} has layers of {sorted(kinds)}: only full attention is known"

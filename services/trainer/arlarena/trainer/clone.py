@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from arlarena.proto.config import ConfigError
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trajectory import FloatArray, Group, SchemaError, read_groups
+from arlarena.trainer.conversations import SUFFIXES, conversation_rows, read_conversations
 from arlarena.trainer.optim import adamw, rate_share, set_rate
 from arlarena.trainer.packing import Row, micro_batches
 from arlarena.trainer.progress import Progress
@@ -71,6 +72,16 @@ def load_demonstrations(path: Path, min_score: float) -> list[Group]:
             f"demonstrations {path}: none of {len(groups)} groups has an episode scored above {min_score}"
         )
     return kept
+
+
+def read_rows(path: Path, min_score: float, model: str) -> list[Row]:
+    """The rows of a file of demonstrations: groups as the rollout service records them, or conversations as JSON lines.
+
+    Errors as in `load_demonstrations`, `read_conversations` and `conversation_rows`.
+    """
+    if path.suffix in SUFFIXES:
+        return conversation_rows(read_conversations(path, min_score), model)
+    return demonstration_rows(load_demonstrations(path, min_score))
 
 
 def demonstration_rows(groups: Sequence[Group]) -> list[Row]:

@@ -7,6 +7,7 @@
 | `success_rate`, `return_mean`, `turns_mean` | over every episode judged in this step, before any filter |
 | `format_valid`, `action_valid` | share of turns; `format_valid_trained` over the turns trained on |
 | `response_tokens` | mean length of a reply |
+| `repeated_actions`, `idle_turns`, `back_and_forth`, `steps_to_*` | how episodes are played: `behaviour.py` |
 | `solve_all`, `solve_none` | share of groups whose members all solved, or all failed |
 | `anchor_size` | mean number of turns that share a step group, where the method has step groups |
 | `advantage_abs` | mean magnitude of the advantages trained on |
@@ -16,7 +17,10 @@
 step's updates |
 | `learning_rate` | of the step, after warm-up and fall |
 | `mismatch_k3`, `mismatch_max` | sampler against trainer on tokens that both computed with the same weights |
-| `kl_share/*` | the eight cells: sign of A, entropy, side of the ratio |
+| `kl_share/*`, `rows_share/*` | the eight cells: sign of A, entropy, side of the ratio |
+| `correction_mean`, `corrected_away_*` | of a decoupled anchor: mean weight, shares of tokens dropped by sign of A |
+
+`flows.jsonl` holds, a step, which action followed which in successful and in failed episodes.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from arlarena.proto.trajectory import Group
+from arlarena.trainer.behaviour import behaviour_figures
 from arlarena.trainer.scoring import Freshness, ScoredGroup, returns, successes
 
 
@@ -50,7 +55,7 @@ def episode_figures(groups: Sequence[Group]) -> dict[str, float]:
         "solve_all": _mean(all(each) for each in solved),
         "solve_none": _mean(not any(each) for each in solved),
         "episodes": float(len(trajectories)),
-    }
+    } | behaviour_figures(groups)
 
 
 def training_figures(groups: Sequence[ScoredGroup], freshness: Freshness) -> dict[str, float]:

@@ -96,6 +96,7 @@ class Learner:
         metrics |= {"mismatch_k3": gap.mean_k3, "mismatch_max": gap.max_abs, "mismatch_tokens": float(gap.tokens)}
         if cells is not None:
             metrics |= {f"kl_share/{name}": share for name, share in cells.kl_shares().items()}
+            metrics |= {f"rows_share/{name}": share for name, share in cells.row_shares().items()}
         return metrics
 
     @torch.no_grad()

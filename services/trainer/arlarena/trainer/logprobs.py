@@ -18,8 +18,9 @@ LOGITS_AT_ONCE = 1 << 24
 def _chunk(
     head: nn.Module, hidden: Tensor, targets: Tensor, temperature: float, entropy: Entropy
 ) -> tuple[Tensor, ...]:
-    """Log-probs [C] of `targets` [C] from `hidden` [C, H], and their entropies if asked for, in float32."""
-    logits = head(hidden).float()
+    """Log-probs [C] of `targets` [C] from `hidden` [C, H], and their entropies if asked for, in float32 at least."""
+    logits = head(hidden)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
     log_p = torch.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
     chosen = log_p.gather(1, targets[:, None])[:, 0]
     if entropy == "none":
@@ -45,7 +46,7 @@ def token_log_probs(
     if hidden.shape[0] <= size:
         parts = [_chunk(head, hidden, targets, temperature, entropy)]
     else:
-        pieces = zip(hidden.split(size), targets.split(size), strict=True)
+        pieces = zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
         parts = [checkpoint(_chunk, head, *piece, temperature, entropy, use_reentrant=False) for piece in pieces]
     columns = [torch.cat(column) for column in zip(*parts, strict=True)]
     return columns[0], columns[1] if len(columns) > 1 else None

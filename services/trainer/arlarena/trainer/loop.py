@@ -13,6 +13,8 @@ from pathlib import Path
 
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trajectory import write_groups
+from arlarena.trainer.behaviour import action_flows
+from arlarena.trainer.board import Board
 from arlarena.trainer.checkpoint import Checkpoints, TrainerState
 from arlarena.trainer.collector import Collected, Collector
 from arlarena.trainer.diagnostics import MetricsFile, episode_figures, training_figures
@@ -37,6 +39,8 @@ class Trainer:
     publisher: Publisher
     checkpoints: Checkpoints
     metrics: MetricsFile
+    flows: MetricsFile
+    board: Board
     progress: Progress
     run: Path
     seed: int
@@ -129,11 +133,10 @@ class Trainer:
             "tokens_per_s": figures["tokens"] / seconds,
         }
         totals = {f"total_{name}": count for name, count in self.state.ledger.counts().items()}
-        self.metrics.append(
-            {"step": step, "environment_steps": self.state.environment_steps, "run_seconds": self.state.seconds}
-            | figures
-            | totals
-        )
+        progress = {"environment_steps": self.state.environment_steps, "run_seconds": self.state.seconds}
+        self.metrics.append({"step": step} | progress | figures | totals)
+        self.flows.append({"step": step} | action_flows(collected.seen))
+        self.board.add(progress | figures | totals, step)
         self.progress.report(
             step, share=self.done(), success=figures["success_rate"], tokens_per_s=figures["tokens_per_s"]
         )
@@ -154,4 +157,5 @@ class Trainer:
             self.state.ledger.settle(group, "unused", self.state.step)
         self.checkpoints.save(self.state, self.learner.weights(), self.learner.optimizer_state())
         await self.collector.acknowledge()
+        self.board.close()
         self.log.info("trained", steps=self.state.step, **self.state.ledger.counts())

@@ -33,6 +33,6 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
     return copy.deepcopy(model).requires_grad_(False)
 
 
-def output_head(model: PreTrainedModel) -> nn.Module:
+def output_head(model: PreTrainedModel) -> nn.Linear:
     """The projection from hidden states to logits."""
-    return cast(nn.Module, model.get_output_embeddings())  # type: ignore[no-untyped-call]
+    return cast(nn.Linear, model.get_output_embeddings())  # type: ignore[no-untyped-call]

@@ -52,8 +52,8 @@ class Scorer(nn.Module):
         """
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             hidden = forest_hidden(self.model.get_decoder(), batch.forest)  # type: ignore[no-untyped-call]
-        predicting = hidden.index_select(0, batch.positions).float()
         head = output_head(self.model)
+        predicting = hidden.index_select(0, batch.positions).to(head.weight.dtype)
         log_probs, entropies = token_log_probs(head, predicting, batch.targets, temperature, self._chunk, entropy)
         return log_probs[batch.token_index], None if entropies is None else entropies[batch.token_index]
 

@@ -46,6 +46,11 @@ class CellTable:
             self.off_policy_kl + other.off_policy_kl,
         )
 
+    def row_shares(self) -> dict[str, float]:
+        """Each cell's share of the rows, summing to 1; all 0 where there is none."""
+        total = float(self.rows.sum())
+        return {name: float(value) / total if total > 0 else 0.0 for name, value in zip(CELLS, self.rows, strict=True)}
+
     def kl_shares(self) -> dict[str, float]:
         """Each cell's share of the KL of all cells, summing to 1; all 0 where nothing has moved."""
         total = float(self.kl.sum())

@@ -1,0 +1,72 @@
+"""How episodes are played: repetitions, back and forth, and which action follows which (algorithms, section 9)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+from arlarena.proto.trajectory import Group, Trajectory, Turn
+
+# Transitions shown of each kind of episode; the others are summed up.
+FLOWS = 24
+
+
+def behaviour_figures(groups: Sequence[Group]) -> dict[str, float]:
+    """Shares of turns, and lengths of episodes; 0 where there is none of a kind.
+
+    `repeated_actions`: the same action as the turn before. `back_and_forth`: back in the state of two turns before, by
+    way of another one. `idle_turns`: the state stayed as it was. `steps_to_success`, `steps_to_failure`: mean turns of
+    episodes that ended so.
+    """
+    episodes = [trajectory.turns for group in groups for trajectory in group.trajectories]
+    pairs = [pair for turns in episodes for pair in pairwise(turns)]
+    triples = [triple for turns in episodes for triple in zip(turns, turns[1:], turns[2:], strict=False)]
+    return {
+        "repeated_actions": _share(before.action == after.action for before, after in pairs),
+        "idle_turns": _share(_same(before, after) for before, after in pairs),
+        "back_and_forth": _share(_same(one, three) and not _same(one, two) for one, two, three in triples),
+        "steps_to_success": _length(groups, success=True),
+        "steps_to_failure": _length(groups, success=False),
+    }
+
+
+def action_flows(groups: Sequence[Group]) -> dict[str, dict[str, float]]:
+    """For successful and for failed episodes: the share of each transition `this>that` between the kinds of consecutive
+    actions. The kind of an action is its first word (`go to fridge 1` is a `go`), `-` for one that could not be read.
+    """
+    found = {}
+    for name, success in (("success", True), ("failure", False)):
+        counts = Counter(
+            f"{_kind(before)}>{_kind(after)}"
+            for trajectory in _episodes(groups, success=success)
+            for before, after in pairwise(trajectory.turns)
+        )
+        total = sum(counts.values())
+        shown = {flow: count / total for flow, count in counts.most_common(FLOWS)}
+        rest = 1.0 - sum(shown.values()) if total else 0.0
+        found[name] = shown | ({"other": rest} if rest > 1e-9 else {})
+    return found
+
+
+def _episodes(groups: Sequence[Group], *, success: bool) -> list[Trajectory]:
+    return [each for group in groups for each in group.trajectories if each.success == success]
+
+
+def _kind(turn: Turn) -> str:
+    words = turn.action.split() if turn.action_valid else []
+    return words[0] if words else "-"
+
+
+def _same(one: Turn, other: Turn) -> bool:
+    return bool(one.state_key) and one.state_key == other.state_key
+
+
+def _share(values: Iterable[bool]) -> float:
+    found = list(values)
+    return sum(found) / len(found) if found else 0.0
+
+
+def _length(groups: Sequence[Group], *, success: bool) -> float:
+    lengths = [len(trajectory.turns) for trajectory in _episodes(groups, success=success)]
+    return sum(lengths) / len(lengths) if lengths else 0.0

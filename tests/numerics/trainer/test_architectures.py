@@ -1,0 +1,100 @@
+"""Forests of tokens through the architectures that people train: each row's log-probs are those of the row alone."""
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from trainer_support import random_rows
+
+from arlarena.proto.config import ConfigError
+from arlarena.trainer.attention import prepare
+from arlarena.trainer.learner import Learner
+from arlarena.trainer.objectives import recipe
+from arlarena.trainer.packing import micro_batches
+from arlarena.trainer.scorer import Scorer
+from arlarena.trainer.settings import TrainerSettings
+
+SHAPE = {
+    "vocab_size": 120, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 256, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+PLAIN = [
+    ("Llama", {}),
+    ("Qwen2", {}),
+    ("Qwen3", {"head_dim": 16}),
+    ("Qwen3", {"tie_word_embeddings": True}),
+    ("Mistral", {"sliding_window": None}),
+    ("SmolLM3", {}),
+    ("Olmo2", {}),
+    ("Phi3", {}),
+]
+
+
+def model_of(name, **changes):
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**{**SHAPE, **changes})
+    return getattr(transformers, f"{name}ForCausalLM")(config).eval()
+
+
+@pytest.mark.parametrize(("name", "changes"), PLAIN, ids=[f"{name}-{n}" for n, (name, _) in enumerate(PLAIN)])
+def test_log_probs_are_those_of_the_model_itself(name, changes):
+    model = model_of(name, **changes).double()
+    rows = random_rows(0, instructions=40)
+    alone = {}
+    for row in rows:
+        ids = torch.tensor(np.concatenate([row.prompt, row.response])[None].astype(np.int64))
+        log_p = torch.log_softmax(model(input_ids=ids).logits[0], -1)
+        at = len(row.prompt) - 1 + torch.from_numpy(np.flatnonzero(row.mask))
+        alone[row.trajectory, row.behaviour.tobytes()] = log_p[at, ids[0, at + 1]].detach()
+    scorer = Scorer(prepare(model))
+    for batch in micro_batches(rows, 200):
+        found = scorer(batch, 1.0, "none")[0].detach()
+        for number in range(len(batch.trajectory_of_row)):
+            mine = batch.row_of_token == number
+            row = next(
+                row for row in rows
+                if torch.equal(torch.from_numpy(row.behaviour[row.mask.astype(bool)]), batch.behaviour[mine])
+                and row.trajectory == int(batch.trajectory_of_row[number])
+                and row.advantage == pytest.approx(float(batch.advantages[number]))
+            )  # fmt: skip
+            expected = alone[row.trajectory, row.behaviour.tobytes()]
+            torch.testing.assert_close(
+                found[mine], expected, atol=1e-6, rtol=1e-6
+            )  # Hugging Face's norms are in float32
+
+
+@pytest.mark.parametrize(("name", "changes"), [("Mistral", {"sliding_window": 16}), ("Gemma3Text", {})])
+def test_what_is_no_plain_causal_attention_is_refused(name, changes):
+    names = {"Gemma3Text": "Gemma3"}
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**{**SHAPE, **changes})
+    model = getattr(transformers, f"{names.get(name, name)}ForCausalLM")(config)
+    with pytest.raises(ConfigError, match="sliding_attention"):
+        prepare(model)
+
+
+def gradients(policy, rows, **changes):
+    settings = TrainerSettings(lr=1e-3, kl_coefficient=0.02, gradient_clip=1e9, device="cpu", **changes)
+    learner, seen = Learner(policy, None, recipe("sampo"), settings), {}
+    learner.optimizer.register_step_pre_hook(
+        lambda *_: seen.update({name: p.grad.clone() for name, p in learner.policy.named_parameters()})
+    )
+    return seen, learner.update([rows], 1e-3)
+
+
+def test_activation_checkpointing_changes_no_gradient():
+    rows = random_rows(3, instructions=33)
+    kept, _ = gradients(prepare(model_of("Qwen3")), rows)
+    again, _ = gradients(prepare(model_of("Qwen3")), rows, activation_checkpointing=True)
+    assert kept.keys() == again.keys()
+    assert all(torch.equal(kept[name], again[name]) for name in kept)
+
+
+def test_bfloat16_layers_keep_weights_head_and_gradients_in_float32():
+    rows = random_rows(3, instructions=33)
+    exact, expected = gradients(prepare(model_of("Qwen3")), rows)
+    rough, found = gradients(prepare(model_of("Qwen3")), rows, precision="bfloat16")
+    assert all(grad.dtype == torch.float32 for grad in rough.values())
+    assert found["off_policy_kl"] == pytest.approx(expected["off_policy_kl"], rel=0.02)
+    one, other = (torch.cat([grad.flatten() for grad in each.values()]) for each in (exact, rough))
+    assert 0.98 < float(torch.cosine_similarity(one, other, 0)) < 1.0  # rounded, so not the same

@@ -1,0 +1,72 @@
+"""How episodes are played, by hand; and the figures on TensorBoard, read back from its files."""
+
+import msgspec
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from arlarena.proto.trajectory import PolicyVersion
+from arlarena.trainer.behaviour import action_flows, behaviour_figures
+from arlarena.trainer.board import Board
+
+NOW = PolicyVersion("run", 0, "now")
+
+
+@pytest.fixture
+def played(make_group):
+    """One success: up, up (nothing moved), left. One failure: right, left, right (back and forth), and a void turn."""
+
+    def episode(trajectory, turns):
+        shape = trajectory.turns[0]
+        return msgspec.structs.replace(
+            trajectory,
+            turns=tuple(
+                msgspec.structs.replace(shape, action=action, state_key=state, action_valid=bool(action))
+                for action, state in turns
+            ),
+        )
+
+    group = make_group("g", [True, False], NOW)
+    one, other = group.trajectories
+    group.trajectories = (
+        episode(one, [("up", "a"), ("up", "a"), ("left 2", "b")]),
+        episode(other, [("right", "a"), ("left", "b"), ("right", "a"), ("", "b"), ("up", "c")]),
+    )
+    return [group]
+
+
+def test_shares_of_turns(played):
+    figures = behaviour_figures(played)
+    assert figures["repeated_actions"] == pytest.approx(1 / 6)  # up, up
+    assert figures["idle_turns"] == pytest.approx(1 / 6)  # a, a
+    assert figures["back_and_forth"] == pytest.approx(2 / 4)  # a b a and b a b, not a a b, not a b c
+    assert (figures["steps_to_success"], figures["steps_to_failure"]) == (3, 5)
+
+
+def test_which_action_follows_which(played):
+    flows = action_flows(played)
+    assert flows["success"] == {"up>up": 0.5, "up>left": 0.5}
+    assert flows["failure"] == {"right>left": 0.25, "left>right": 0.25, "right>-": 0.25, "->up": 0.25}
+
+
+def test_nothing_played_is_nothing_found():
+    assert set(behaviour_figures([]).values()) == {0.0}
+    assert action_flows([]) == {"success": {}, "failure": {}}
+
+
+def events(path):
+    """The events of a TensorBoard file: length, checksum, data, checksum."""
+    raw, place = path.read_bytes(), 0
+    while place < len(raw):
+        size = int.from_bytes(raw[place : place + 8], "little")
+        yield Event.FromString(raw[place + 12 : place + 12 + size])
+        place += 16 + size
+
+
+def test_figures_reach_tensorboard(tmp_path):
+    board = Board(tmp_path, 0)
+    for step in (1, 2):
+        board.add({"loss": 0.5 / step, "kl_share/a": 0.25, "recipe": "sampo", "nested": {}, "done": True}, step)
+    board.close()
+    (file,) = tmp_path.glob("events.*")
+    found = [(event.step, value.tag, value.simple_value) for event in events(file) for value in event.summary.value]
+    assert sorted(found) == [(1, "kl_share/a", 0.25), (1, "loss", 0.5), (2, "kl_share/a", 0.25), (2, "loss", 0.25)]

@@ -1,0 +1,59 @@
+"""Conversations as JSON lines: every reply of the assistant after all before it, in the policy's own tokens."""
+
+import json
+
+import pytest
+from transformers import AutoTokenizer
+
+from arlarena.proto.config import ConfigError
+from arlarena.trainer.clone import read_rows
+from arlarena.trainer.conversations import read_conversations
+
+SYSTEM = {"role": "system", "content": "up down"}
+TURNS = [
+    {"role": "user", "content": "#_P"},
+    {"role": "assistant", "content": "<think>push</think><action>up</action>"},
+    {"role": "user", "content": "#P_"},
+    {"role": "assistant", "content": "<action>left</action>"},
+]
+
+
+def write(path, *conversations):
+    path.write_text("".join(json.dumps(one) + "\n" for one in conversations))
+    return path
+
+
+def test_each_reply_is_a_row_after_all_before_it(tmp_path, tiny_directory):
+    path = write(tmp_path / "talk.jsonl", {"messages": TURNS, "score": 1.0}, {"messages": TURNS[:2]})
+    rows = read_rows(path, 0.9, str(tiny_directory))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_directory)
+    assert len(rows) == 3
+    for row, before, reply in zip(rows, (TURNS[:1], TURNS[:3], TURNS[:1]), (1, 3, 1), strict=True):
+        text = tokenizer.apply_chat_template(before, tokenize=False, add_generation_prompt=True)
+        assert row.prompt.tolist() == tokenizer.encode(text, add_special_tokens=False)
+        said = tokenizer.encode(TURNS[reply]["content"], add_special_tokens=False)
+        assert row.response.tolist() == [*said, tokenizer.eos_token_id]
+        assert row.mask.tolist() == [1] * len(row.response)
+
+
+def test_poor_ones_are_left_out(tmp_path, tiny_directory):
+    path = write(tmp_path / "talk.jsonl", {"messages": TURNS, "score": 0.9}, {"messages": TURNS[:2], "score": 0.91})
+    assert len(read_rows(path, 0.9, str(tiny_directory))) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{}\n", "line 1 is no conversation"),
+        ('{"messages": [{"role": "user", "content": "a"}]}\n\nnot json\n', "line 3 is no conversation"),
+        ('{"messages": [{"role": "user", "content": "a"}]}\n', "none of 1 conversations"),
+        ("", "none of 0 conversations"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, text, says):
+    path = tmp_path / "talk.jsonl"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        read_conversations(path, 0.9)
+    with pytest.raises(ConfigError, match="absent"):
+        read_conversations(tmp_path / "absent.jsonl", 0.9)
