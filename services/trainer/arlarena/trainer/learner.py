@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
 from arlarena.proto.trajectory import FloatArray
@@ -171,11 +171,11 @@ class Learner:
 
         The literal ratio asks for it: it is differentiable through a whole trajectory.
         """
-        sizes = [len(row.prompt) + len(row.response) for row in rows]
-        limit = max(*sizes, min(self.settings.tokens_per_microbatch, math.ceil(sum(sizes) / self.ranks.count)), 1)
-        if self.ranks.count == 1:
-            limit = self.settings.tokens_per_microbatch
-        cut = self.ranks.share(list(micro_batches(rows, sys.maxsize if whole else limit)))
+        limit = sys.maxsize if whole else self.settings.tokens_per_microbatch
+        if self.ranks.count > 1 and not whole:  # rather smaller micro-batches than a rank without one
+            tokens = sum(len(row.prompt) + len(row.response) for row in rows)
+            limit = min(limit, math.ceil(tokens / self.ranks.count))
+        cut = self.ranks.share(list(micro_batches(rows, limit)))
         return [(nothing() if batch is None else batch).to(self.scorer.device) for batch in cut]
 
     def _needs_old(self) -> bool:
@@ -204,9 +204,7 @@ class Learner:
         norm = torch.nn.utils.clip_grad_norm_(self.scorer.parameters(), self.settings.gradient_clip)
         self.optimizer.step()
         gap = mismatch(*(torch.cat(column) for column in zip(*sampler, strict=True)))
-        merged = merge_metrics(
-            [{k: torch.tensor(v) for k, v in part.items()} for part in self.ranks.gather(merge_metrics(metrics))]
-        )
+        merged = merge_metrics(self.ranks.gather(merge_metrics(metrics)))
         return merged | {"grad_norm": float(_whole(norm))}, self._all_cells(tables), self._all_mismatch(gap)
 
     def _measure(self, batch: MicroBatch) -> Tensor:
@@ -279,8 +277,6 @@ def _whole(value: Tensor) -> Tensor:
 
 def _like(ours: Tensor, value: Tensor) -> Tensor:
     """`value`, whole, as `ours` is: on its device, and sharded where it is. Collective where it is."""
-    from torch.distributed.tensor import distribute_tensor
-
     moved = value.to(ours.device)
     return distribute_tensor(moved, ours.device_mesh, ours.placements) if isinstance(ours, DTensor) else moved
 

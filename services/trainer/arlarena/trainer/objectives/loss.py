@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -143,8 +143,8 @@ def _metrics(
     return metrics
 
 
-def merge_metrics(parts: Iterable[dict[str, Tensor]]) -> dict[str, float]:
-    """The step's metrics from those of its micro-batches: sums, and extremes for `…_max` and `…_min`."""
+def merge_metrics(parts: Iterable[Mapping[str, Tensor | float]]) -> dict[str, float]:
+    """The step's metrics from those of its micro-batches or ranks: sums, and extremes for `…_max` and `…_min`."""
     merged: dict[str, float] = {}
     for part in parts:
         for name, value in part.items():

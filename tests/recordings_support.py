@@ -1,0 +1,75 @@
+"""A worker that answers from recorded groups, and the configuration of a trainer that is fed by it."""
+
+import asyncio
+import contextlib
+import json
+import random
+
+import msgspec
+
+from arlarena.proto.trajectory import PolicyVersion, VersionSpan
+
+
+def config_of(steps, **trainer):
+    """Synchronous, unfiltered: what is trained on does not depend on when groups arrive."""
+    more = "\n".join(f"{name} = {json.dumps(value)}" for name, value in trainer.items())
+    return f"""
+[run]
+name = "recorded"
+[environment]
+name = "sokoban"
+[trainer]
+recipe = "sampo"
+steps = {steps}
+groups_per_step = 4
+group_size = 3
+minibatch_groups = 2
+staleness = 0
+cold_start_steps = {steps}
+lr = 1e-3
+kl_coefficient = 0.01
+record_groups_every = 0
+reissue_after_s = 0.5
+{more}
+"""
+
+
+class Recordings:
+    """A worker that answers every task with a recorded group, as if the version that the task was issued at had played
+    it.
+    """
+
+    def __init__(self, streams, weights, make_group):
+        self._streams, self._weights, self._make = streams, weights, make_group
+
+    async def serve(self):
+        while True:
+            lease = await self._streams.lease(consumer="recordings", block_s=0.1)
+            if lease is None:
+                continue
+            version = self.version(lease.task.issued_at_step)
+            if version is None:  # a trainer that was killed has left the task behind; the resumed one makes the version
+                await self._streams.release(lease, counted=False)
+                await asyncio.sleep(0.02)
+                continue
+            await self._streams.complete(lease, self.recorded(lease.task, version))
+
+    def version(self, step):
+        found = list(self._weights.glob(f"v{step:06d}-*/COMMITTED"))
+        if not found:
+            return None
+        with contextlib.suppress(OSError, ValueError):
+            return PolicyVersion(**json.loads((found[0].parent / "manifest.json").read_text())["version"])
+
+    def recorded(self, task, version):
+        number = int(task.group_id[1:])
+        group = self._make(task.group_id, [(number + member) % 3 == 0 for member in range(3)], version)
+        rng = random.Random(number)
+        members = []
+        for trajectory in group.trajectories:
+            turns = tuple(
+                msgspec.structs.replace(turn, reward=rng.random(), spans=(VersionSpan(0, 4, version),))
+                for turn in trajectory.turns
+            )
+            members.append(msgspec.structs.replace(trajectory, turns=turns))
+        return msgspec.structs.replace(group, task=task.task, trajectories=tuple(members), size=task.size)
