@@ -179,3 +179,22 @@ def test_mean_entropies_are_those_of_each_row_alone(policy):
     for row, found in zip(rows, learner.mean_entropies(rows), strict=True):
         entropy = reference_log_probs(policy, row, 1.0)[1] * torch.from_numpy(row.mask)
         assert found == pytest.approx(float(entropy.sum()) / max(1, int(row.mask.sum())), abs=1e-5)
+
+
+def test_rows_that_cannot_be_are_refused():
+    one = np.ones(1, dtype=np.int32)
+    with pytest.raises(ValueError, match="prompt of at least one token"):
+        Row(one[:0], one, np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.uint8), 1.0, 0)
+    with pytest.raises(ValueError, match="do not add up to a response of 1 tokens"):
+        Row(one, one, np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.uint8), 1.0, 0, True, ((2, 1.0),))
+
+
+def test_a_row_without_a_response_and_one_without_a_sampled_token_change_nothing_but_counts(policy):
+    rows = random_rows(12)
+    nothing_said = Row(rows[0].prompt, rows[0].response[:0], rows[0].behaviour[:0], rows[0].mask[:0], 1.0, 5)
+    unsampled = Row(rows[1].prompt, rows[1].response, rows[1].behaviour, rows[1].mask * 0, 1.0, 5)
+    method = recipe("grpo")  # weighs by tokens
+    without, _ = gradients_after(policy, rows, settings(), method)
+    with_them, _ = gradients_after(policy, [*rows, nothing_said, unsampled], settings(), method)
+    for key, grad in without.items():
+        torch.testing.assert_close(with_them[key], grad, atol=1e-7, rtol=1e-5)

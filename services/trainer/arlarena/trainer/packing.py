@@ -49,6 +49,15 @@ class Row:
     fresh: bool = True
     turns: tuple[tuple[int, float], ...] = ()
 
+    def __post_init__(self) -> None:
+        """Check what the forest takes for granted."""
+        if not len(self.prompt):
+            raise ValueError(
+                "a row needs a prompt of at least one token: something has to predict its first response token"
+            )
+        if self.turns and sum(tokens for tokens, _ in self.turns) != len(self.response):
+            raise ValueError(f"turns {self.turns} do not add up to a response of {len(self.response)} tokens")
+
     @property
     def key(self) -> bytes:
         """Equal for rows that the model cannot tell apart, and in the order of their tokens."""
