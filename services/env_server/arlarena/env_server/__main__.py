@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import gc
 import math
+import re
 import signal
 import socket
 import sys
@@ -20,11 +21,11 @@ import uvicorn
 
 from arlarena.env_server.app import create_app
 from arlarena.env_server.environment import REGISTRY, EnvironmentFactory, load
-from arlarena.env_server.peers import Peers, shard_of, socket_path
+from arlarena.env_server.peers import Peers, Pods, shard_of, socket_path
 from arlarena.env_server.service import EnvironmentService
 from arlarena.env_server.settings import EnvironmentSettings, load_settings
 from arlarena.env_server.workers import WorkerError, Workers
-from arlarena.proto.config import exit_on_config_error
+from arlarena.proto.config import ConfigError, exit_on_config_error
 from arlarena.proto.telemetry import Logger, announce, get_logger
 
 EXIT_ADDRESS = 3
@@ -135,6 +136,31 @@ def serve(settings: EnvironmentSettings, service: EnvironmentService, log: Logge
     return 0
 
 
+def pods_of(settings: EnvironmentSettings) -> Pods | None:
+    """The other pods, where this server is one of several."""
+    if settings.pods is None or settings.pod is None:
+        return None
+    return Pods(settings.pods, settings.pod, settings.token.get_secret_value() if settings.token else None)
+
+
+def as_pod(settings: EnvironmentSettings) -> EnvironmentSettings:
+    """Settings with the number and the shard of this pod, where there are pods.
+
+    Raises:
+        ConfigError: this pod's number is neither given nor at the end of the host's name.
+    """
+    if settings.pods is None:
+        return settings
+    name = socket.gethostname()
+    found = re.search(r"(\d+)$", name)
+    if settings.pod is None and found is None:
+        raise ConfigError(
+            f"[environment] pods is set, but no pod, and the host's name {name!r} does not end in a number"
+        )
+    pod = settings.pod if settings.pod is not None else int(found.group(1)) if found else 0
+    return settings.model_copy(update={"pod": pod, "shard": f"p{pod}"})
+
+
 def serve_part(settings: EnvironmentSettings, arguments: argparse.Namespace, factory: EnvironmentFactory) -> int:
     """Serve as one of several workers: on the parent's socket, and on one for the peers."""
     shard = shard_of(settings.shard, arguments.worker)
@@ -148,7 +174,8 @@ def serve_part(settings: EnvironmentSettings, arguments: argparse.Namespace, fac
     private = socket.socket(socket.AF_UNIX)
     private.bind(str(path))
     private.listen(BACKLOG)
-    return serve(mine, EnvironmentService(factory, mine, log, peers=peers), log, [public, private])
+    service = EnvironmentService(factory, mine, log, peers=peers, pods=pods_of(settings))
+    return serve(mine, service, log, [public, private])
 
 
 def listeners(settings: EnvironmentSettings) -> list[socket.socket]:
@@ -172,7 +199,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = parse_arguments(argv)
     flags = {key: getattr(arguments, key) for key in ("name", "host", "port", "capacity", "workers")}
-    settings = load_settings(arguments.config, flags)
+    settings = as_pod(load_settings(arguments.config, flags))
     where = f"{arguments.config or 'command line'}: [environment]"
     factory = load(where, settings.name, settings.options)
     if arguments.worker is not None:
@@ -185,7 +212,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: cannot listen on {where}: {error.strerror}; choose another --host or --port", file=sys.stderr)
         return EXIT_ADDRESS
     if settings.workers == 1:
-        return serve(settings, EnvironmentService(factory, settings, log), log, sockets)
+        return serve(settings, EnvironmentService(factory, settings, log, pods=pods_of(settings)), log, sockets)
     try:
         return asyncio.run(Workers(argv if argv is not None else sys.argv[1:], sockets, log).run())
     except WorkerError as error:

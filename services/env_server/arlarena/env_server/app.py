@@ -90,8 +90,9 @@ def create_app(service: EnvironmentService) -> FastAPI:
         yield
         reaper.cancel()
         service.close()
-        if service.peers is not None:
-            await service.peers.close()
+        for fellows in (service.peers, service.pods):
+            if fellows is not None:
+                await fellows.close()
 
     title = f"ARLArena environment: {service.info.name}"
     app = FastAPI(title=title, version=API_VERSION, lifespan=lifespan)

@@ -1,8 +1,10 @@
-"""The other workers of one server: whatever a worker is asked about a session that another one holds, it passes on.
+"""The other workers of one server, and the other pods of one set: whatever one is asked about a session that another
+one holds, it passes on.
 
-A session's id begins with the shard of the worker that holds it (`0w1-…`: worker 1 of shard 0), so no table is shared.
-Workers speak HTTP to one another, over Unix sockets in a private folder, through the same routes that the world uses;
-the header `HOP` marks what has been passed on once, and must be answered where it is.
+A session's id begins with the shard of its holder (`0w1-…`: worker 1 of shard 0; `p3-…`: pod 3), so no table is shared.
+All speak HTTP to one another, through the same routes that the world uses. Workers do so over Unix sockets in a
+private folder, and the header `HOP` marks what has been passed on once, and must be answered where it is. Pods use
+their ordinary addresses, and `POD_HOP` says that no third pod is to be asked, which anybody may say.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from arlarena.env_server.errors import ApiError
 from arlarena.proto.env import Capacity
 
-HOP, CLIENT = "x-arlarena-hop", "x-arlarena-client"
+HOP, POD_HOP, CLIENT = "x-arlarena-hop", "x-arlarena-pod-hop", "x-arlarena-client"
 KEPT_HEADERS = ("Retry-After", "ETag", "Cache-Control")
 # A peer that does not answer within this time beyond the longest limit of the work itself is taken for dead.
 ANSWER_S = 120.0
@@ -42,34 +44,29 @@ def shard_of(base: str, worker: int) -> str:
     return f"{base}w{worker}"
 
 
-class Peers:
-    """The workers of one server, seen by worker `index` of `count`."""
+class Fellows:
+    """Servers that each hold some of the sessions, by number."""
 
-    def __init__(self, base_shard: str, index: int, count: int, directory: Path) -> None:
-        self.index, self.count = index, count
-        self._directory = directory
-        self._shape = re.compile(re.escape(base_shard) + r"w(\d+)-")
+    kind = "server"
+
+    def __init__(self, shape: str, index: int) -> None:
+        """`shape`: matches the beginning of an id, its first group the holder's number; `index`: this one's."""
+        self.index = index
+        self._shape = re.compile(shape)
         self._sessions: dict[int, aiohttp.ClientSession] = {}
 
-    @property
-    def others(self) -> list[int]:
-        """All but this one, beginning with the next: load that overflows does not always meet the first."""
-        return [(self.index + step) % self.count for step in range(1, self.count)]
-
     def holder(self, name: str | None) -> int | None:
-        """The other worker that holds a session or a snapshot; None where it is this one's, or nobody's."""
+        """The other one that holds a session or a snapshot; None where it is this one's, or nobody's."""
         found = self._shape.match(name or "")
-        worker = int(found.group(1)) if found else self.index
-        return worker if worker != self.index and worker < self.count else None
+        return int(found.group(1)) if found and int(found.group(1)) != self.index else None
 
-    def _session(self, worker: int) -> aiohttp.ClientSession:
-        if worker not in self._sessions:
-            connector = aiohttp.UnixConnector(str(socket_path(self._directory, worker)), limit=0)
-            timeout = aiohttp.ClientTimeout(total=ANSWER_S)
-            self._sessions[worker] = aiohttp.ClientSession(
-                "http://peer", connector=connector, timeout=timeout, headers={HOP: "1"}, read_bufsize=READ_BUFFER
-            )
-        return self._sessions[worker]
+    def _url(self, number: int) -> str:
+        """Where one of them listens."""
+        raise NotImplementedError
+
+    def _session(self, number: int) -> aiohttp.ClientSession:
+        """Connections to it."""
+        raise NotImplementedError
 
     async def close(self) -> None:
         """Close all connections."""
@@ -86,12 +83,19 @@ class Peers:
             ApiError: 503, the peer does not answer; what it held is lost if it has died.
         """
         try:
-            async with self._session(worker).request(method, path, data=body, headers=headers) as reply:
+            async with self._session(worker).request(
+                method, self._url(worker) + path, data=body, headers=headers
+            ) as reply:
                 kept = {name: reply.headers[name] for name in KEPT_HEADERS if name in reply.headers}
                 content_type = reply.headers.get("Content-Type")
                 return Response(await reply.read(), reply.status, kept, content_type)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise _away(worker, error) from error
+            raise self._away(worker, error) from error
+
+    def _away(self, number: int, error: BaseException) -> ApiError:
+        who = f"{self.kind} {number} of this server"
+        message = f"{who} does not answer ({type(error).__name__}); a session that it held may be lost"
+        return ApiError(503, f"{self.kind}_away", message, "infra", True, 1.0)
 
     async def forward(self, worker: int, request: Request, body: bytes) -> Response:
         """Let a peer answer a request."""
@@ -118,6 +122,52 @@ class Peers:
             raise ApiError(reply.status_code, error["code"], error["message"], error["blame"], error["retryable"])
         return msgspec.json.decode(reply.body, type=kind)
 
+    async def carry(self, worker: int, socket: WebSocket) -> None:
+        """Pass frames between a player and the peer that holds the session, until either of them closes."""
+        path = socket.url.path + (f"?{socket.url.query}" if socket.url.query else "")
+        async with self._session(worker).ws_connect(
+            self._url(worker) + path, headers=on_behalf(socket), max_msg_size=0, timeout=_CLOSE
+        ) as peer:
+            pumps = [asyncio.ensure_future(_inwards(socket, peer)), asyncio.ensure_future(_outwards(peer, socket))]
+            try:
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for pump in pumps:
+                    pump.cancel()
+                await asyncio.gather(*pumps, return_exceptions=True)
+
+
+class Peers(Fellows):
+    """The workers of one server, seen by worker `index` of `count`."""
+
+    kind = "worker"
+
+    def __init__(self, base_shard: str, index: int, count: int, directory: Path) -> None:
+        super().__init__(re.escape(base_shard) + r"w(\d+)-", index)
+        self.count = count
+        self._directory = directory
+
+    @property
+    def others(self) -> list[int]:
+        """All but this one, beginning with the next: load that overflows does not always meet the first."""
+        return [(self.index + step) % self.count for step in range(1, self.count)]
+
+    def holder(self, name: str | None) -> int | None:
+        """See `Fellows`; a worker that this server does not have holds nothing."""
+        worker = super().holder(name)
+        return worker if worker is not None and worker < self.count else None
+
+    def _url(self, number: int) -> str:
+        return "http://peer"
+
+    def _session(self, number: int) -> aiohttp.ClientSession:
+        if number not in self._sessions:
+            connector = aiohttp.UnixConnector(str(socket_path(self._directory, number)), limit=0)
+            self._sessions[number] = aiohttp.ClientSession(
+                connector=connector, timeout=_TOTAL, headers={HOP: "1"}, read_bufsize=READ_BUFFER
+            )
+        return self._sessions[number]
+
     async def ask_all(self, path: str, kind: type[T]) -> list[T]:
         """The answers of all peers that are there."""
         asked = (self.ask(worker, "GET", path, kind) for worker in self.others)
@@ -130,22 +180,33 @@ class Peers:
         found = await asyncio.gather(*asked, return_exceptions=True)
         return [one.available if isinstance(one, Capacity) else 0 for one in found]
 
-    async def carry(self, worker: int, socket: WebSocket) -> None:
-        """Pass frames between a player and the peer that holds the session, until either of them closes."""
-        path = socket.url.path + (f"?{socket.url.query}" if socket.url.query else "")
-        async with self._session(worker).ws_connect(
-            path, headers=on_behalf(socket), max_msg_size=0, timeout=_CLOSE
-        ) as peer:
-            pumps = [asyncio.ensure_future(_inwards(socket, peer)), asyncio.ensure_future(_outwards(peer, socket))]
-            try:
-                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for pump in pumps:
-                    pump.cancel()
-                await asyncio.gather(*pumps, return_exceptions=True)
+
+class Pods(Fellows):
+    """The pods of one set, each a server of its own: whichever of them a service hands a request to, it finds its
+    session.
+    """
+
+    kind = "pod"
+
+    def __init__(self, template: str, index: int, token: str | None = None) -> None:
+        """`template`: their URL with {pod} for the number, such as http://env-{pod}.env:8000 in a StatefulSet."""
+        super().__init__(r"p(\d{1,6})(?:w\d+)?-", index)
+        self._template, self._token = template, token
+
+    def _url(self, number: int) -> str:
+        return self._template.format(pod=number)
+
+    def _session(self, number: int) -> aiohttp.ClientSession:
+        if not self._sessions:  # one for all: an id may name any number
+            headers = {POD_HOP: "1"} | ({"Authorization": f"Bearer {self._token}"} if self._token else {})
+            self._sessions[0] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0), timeout=_TOTAL, headers=headers, read_bufsize=READ_BUFFER
+            )
+        return self._sessions[0]
 
 
 _CLOSE = aiohttp.ClientWSTimeout(ws_close=5.0)
+_TOTAL = aiohttp.ClientTimeout(total=ANSWER_S)
 
 
 async def _inwards(socket: WebSocket, peer: aiohttp.ClientWebSocketResponse) -> None:
@@ -173,13 +234,6 @@ async def _outwards(peer: aiohttp.ClientWebSocketResponse, socket: WebSocket) ->
         return
 
 
-def _away(worker: int, error: BaseException) -> ApiError:
-    message = (
-        f"worker {worker} of this server does not answer ({type(error).__name__}); a session that it held may be lost"
-    )
-    return ApiError(503, "worker_away", message, "infra", True, 1.0)
-
-
 def on_behalf(connection: HTTPConnection) -> dict[str, str]:
     """The header that tells a peer who is asking."""
     return {CLIENT: connection.client.host} if connection.client else {}
@@ -188,6 +242,11 @@ def on_behalf(connection: HTTPConnection) -> dict[str, str]:
 def is_hop(connection: HTTPConnection) -> bool:
     """Whether a peer passed this on: it has to be answered here. Only what comes by a Unix socket has no address."""
     return connection.client is None and HOP in connection.headers
+
+
+def is_pod_hop(connection: HTTPConnection) -> bool:
+    """Whether another pod passed this on."""
+    return POD_HOP in connection.headers
 
 
 def slices(values: Sequence[Any], sizes: Sequence[int]) -> list[list[Any]]:

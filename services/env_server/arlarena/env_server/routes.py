@@ -17,7 +17,7 @@ from starlette.responses import Response
 from arlarena.env_server import batches, errors, mcp, shared, tasks
 from arlarena.env_server.access import check_token, client_of
 from arlarena.env_server.frames import PNG
-from arlarena.env_server.peers import Peers, is_hop
+from arlarena.env_server.peers import Peers, Pods, is_hop, is_pod_hop
 from arlarena.env_server.schemas import schema_of
 from arlarena.env_server.service import EnvironmentService
 from arlarena.env_server.wire import decode, read_body, reply
@@ -27,7 +27,7 @@ from arlarena.proto import env
 @dataclass(frozen=True, slots=True)
 class Call:
     """One request: the service, the decoded body (None where the route takes none), path and query parameters, who
-    asks, and the other workers (None where there are none, or where one of them asks).
+    asks, and the other workers and pods (None where there are none, or where one of them asks).
     """
 
     service: EnvironmentService
@@ -36,6 +36,7 @@ class Call:
     query: dict[str, str]
     client: str
     peers: Peers | None = None
+    pods: Pods | None = None
 
 
 Handler = Callable[[Call], Awaitable[Any]]
@@ -241,8 +242,9 @@ async def expert(call: Call) -> env.ExpertReply:
 
 async def batch(call: Call) -> env.BatchReply:
     """Many operations in one request; errors are per item."""
-    if call.peers is not None:
-        return env.BatchReply(await shared.batch(call.service, call.peers, call.body))
+    fellows = [one for one in (call.pods, call.peers) if one is not None]
+    if fellows:
+        return env.BatchReply(await shared.batch(call.service, fellows, call.body))
     return env.BatchReply(await batches.carry_out(call.service, call.body))
 
 
@@ -343,9 +345,11 @@ async def answer(route: Route, service: EnvironmentService, request: Request) ->
         body = raw if route.takes is RAW else decode(raw, route.takes)
     path, query = cast(dict[str, str], request.path_params), dict(request.query_params)
     peers = None if is_hop(request) else service.peers
-    if peers is not None and (holder := peers.holder(meant(body, path, query))) is not None:
-        return await peers.forward(holder, request, raw)
-    call = Call(service, body, path, query, client_of(request), peers)
+    pods = None if is_hop(request) or is_pod_hop(request) else service.pods
+    for fellows in (pods, peers):
+        if fellows is not None and (holder := fellows.holder(meant(body, path, query))) is not None:
+            return await fellows.forward(holder, request, raw)
+    call = Call(service, body, path, query, client_of(request), peers, pods)
     if unknown := set(call.query) - set(route.query):
         raise errors.invalid(f"unknown query parameter {min(unknown)!r}; known: {', '.join(route.query) or 'none'}")
     value = await route.handler(call)

@@ -20,7 +20,7 @@ from arlarena.env_server.environment import EnvironmentFactory, Episode, ExpertU
 from arlarena.env_server.errors import ApiError, invalid
 from arlarena.env_server.frames import FrameStore
 from arlarena.env_server.metrics import Metrics
-from arlarena.env_server.peers import Peers
+from arlarena.env_server.peers import Peers, Pods
 from arlarena.env_server.pool import WorkPool
 from arlarena.env_server.prototypes import Prototypes, Start
 from arlarena.env_server.sessions import Clock, LastStep, Session, SessionStore, StoreLimits
@@ -53,8 +53,9 @@ class EnvironmentService:
         log: Logger,
         clock: Clock = time.monotonic,
         peers: Peers | None = None,
+        pods: Pods | None = None,
     ) -> None:
-        self.peers = peers
+        self.peers, self.pods = peers, pods
         self.factory = factory
         self.settings = settings
         self.info = factory.info

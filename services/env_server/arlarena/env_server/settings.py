@@ -52,6 +52,12 @@ class EnvironmentSettings(Table):
     )
     drain_s: NonNegativeFloat = Field(5.0, description="how long a stop waits for open sessions to end")
     shutdown_timeout_s: PositiveFloat = Field(10.0, description="how long a stop waits for requests under way")
+    pods: str | None = Field(
+        None, pattern=r"\{pod\}", description="URL of each pod of a StatefulSet: http://sokoban-{pod}.sokoban:8000"
+    )
+    pod: NonNegativeInt | None = Field(
+        None, description="this pod's number; default: that at the end of the host's name"
+    )
     shard: str = Field("0", pattern=r"^[A-Za-z0-9]{1,16}$", description="prefix of session ids, for routing")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from starlette.responses import Response
 
 from arlarena.env_server import batches, errors
 from arlarena.env_server.errors import ApiError
-from arlarena.env_server.peers import CLIENT, Peers, slices
+from arlarena.env_server.peers import CLIENT, Fellows, Peers, slices
 from arlarena.env_server.service import EnvironmentService
 from arlarena.proto.env import (
     BatchItem,
@@ -26,6 +27,9 @@ from arlarena.proto.env import (
     SessionList,
 )
 
+# Somebody else and which of them, or this one.
+Place = tuple[Fellows, int] | None
+
 
 class RawBatch(msgspec.Struct):
     """A peer's reply to a batch; its results go out as they came."""
@@ -33,25 +37,25 @@ class RawBatch(msgspec.Struct):
     results: list[msgspec.Raw]
 
 
-async def batch(service: EnvironmentService, peers: Peers, request: BatchRequest) -> list[Any]:
+async def batch(service: EnvironmentService, fellows: Sequence[Fellows], request: BatchRequest) -> list[Any]:
     """Carry out each item where its session is; results in the order of the items.
 
     Raises:
         ApiError: 422 for too many items.
     """
     batches.check_size(service, request)
-    parts: dict[int | None, list[int]] = defaultdict(list)
+    parts: dict[Place, list[int]] = defaultdict(list)
     for position, item in enumerate(request.items):
-        parts[peers.holder(item.session_id)].append(position)
+        parts[_place(fellows, item.session_id)].append(position)
 
-    async def part(worker: int | None, positions: list[int]) -> list[Any]:
+    async def part(place: Place, positions: list[int]) -> list[Any]:
         items = [request.items[position] for position in positions]
         some = BatchRequest(items, request.deadline_s)
-        if worker is None:
+        if place is None:
             return list(await batches.carry_out(service, some))
-        return await _remote_batch(peers, worker, some)
+        return await _remote_batch(*place, some)
 
-    found = await asyncio.gather(*(part(worker, positions) for worker, positions in parts.items()))
+    found = await asyncio.gather(*(part(place, positions) for place, positions in parts.items()))
     results: list[Any] = [None] * len(request.items)
     for positions, answers in zip(parts.values(), found, strict=True):
         for position, answer in zip(positions, answers, strict=True):
@@ -59,9 +63,17 @@ async def batch(service: EnvironmentService, peers: Peers, request: BatchRequest
     return results
 
 
-async def _remote_batch(peers: Peers, worker: int, request: BatchRequest) -> list[Any]:
+def _place(fellows: Sequence[Fellows], session_id: str) -> Place:
+    """Whom to ask about a session; None for this one."""
+    for some in fellows:
+        if (holder := some.holder(session_id)) is not None:
+            return some, holder
+    return None
+
+
+async def _remote_batch(fellows: Fellows, number: int, request: BatchRequest) -> list[Any]:
     try:
-        reply = await peers.ask(worker, "POST", "/v1/batch", RawBatch, msgspec.json.encode(request))
+        reply = await fellows.ask(number, "POST", "/v1/batch", RawBatch, msgspec.json.encode(request))
     except ApiError as error:
         return [_failed(item, error) for item in request.items]
     return list(reply.results)

@@ -23,7 +23,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from arlarena.env_server import mcp
 from arlarena.env_server.access import check_token, client_of
 from arlarena.env_server.errors import ApiError
-from arlarena.env_server.peers import is_hop
+from arlarena.env_server.peers import Fellows, is_hop, is_pod_hop
 from arlarena.env_server.service import EnvironmentService
 from arlarena.env_server.sessions import Session
 from arlarena.env_server.wire import decode, encode
@@ -164,17 +164,19 @@ async def _attach(socket: WebSocket, service: EnvironmentService) -> Session | N
     return session
 
 
-async def _elsewhere(socket: WebSocket, service: EnvironmentService) -> int | None:
-    """The other worker that is to serve this socket: who holds its session, or who has room where there is none
-    here.
-    """
-    peers = service.peers
-    if peers is None or is_hop(socket):
+async def _elsewhere(socket: WebSocket, service: EnvironmentService) -> tuple[Fellows, int] | None:
+    """Who else is to serve this socket: the holder of its session, or a worker with room where there is none here."""
+    if is_hop(socket):
         return None
     wanted = socket.query_params.get("session_id")
-    if wanted or service.store.free():
-        return peers.holder(wanted)
-    return next((worker for worker, free in zip(peers.others, await peers.room(), strict=True) if free), None)
+    pods, peers = None if is_pod_hop(socket) else service.pods, service.peers
+    for fellows in (pods, peers):
+        if fellows is not None and (holder := fellows.holder(wanted)) is not None:
+            return fellows, holder
+    if peers is None or wanted or service.store.free():
+        return None
+    free = (worker for worker, free in zip(peers.others, await peers.room(), strict=True) if free)
+    return next(((peers, worker) for worker in free), None)
 
 
 async def serve(socket: WebSocket) -> None:
@@ -183,8 +185,9 @@ async def serve(socket: WebSocket) -> None:
     await socket.accept()
     try:
         check_token(socket, service.settings)  # before anything is passed on: a fellow worker does not ask again
-        if service.peers is not None and (worker := await _elsewhere(socket, service)) is not None:
-            await service.peers.carry(worker, socket)
+        if (place := await _elsewhere(socket, service)) is not None:
+            fellows, number = place
+            await fellows.carry(number, socket)
             return
     except (ApiError, aiohttp.ClientError, OSError) as error:
         message = str(error) if isinstance(error, ApiError) else f"the session's worker does not answer: {error}"
