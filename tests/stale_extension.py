@@ -1,0 +1,19 @@
+"""A vLLM extension with the fault that vLLM's own reload has on CPUs: the tied head keeps the old weights."""
+
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+from arlarena.inference.vllm.extension import SafetensorsEngine
+
+
+class Stale(SafetensorsEngine):
+    def finish_weight_update(self):
+        finalize_layerwise_reload(self.model, self.model_config)
+
+
+if "stale" not in WeightTransferEngineFactory._registry:
+    WeightTransferEngineFactory.register_engine("stale", Stale)
+
+
+class Extension:
+    """Mixed into vLLM's worker."""
