@@ -7,7 +7,7 @@ CODE := proto client services tests benchmarks scripts examples
 PACKAGES := proto client services/env_server services/inference services/rollout services/trainer services/console
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-openenv setup-fuzz setup-verifiers setup-trl setup-smollm2 setup-vllm demo test check format verify-demo verify-env verify-trainer clean
+.PHONY: help setup setup-openenv setup-fuzz setup-verifiers setup-trl setup-smollm2 setup-vllm demo test check format verify-demo verify-env verify-trainer verify-vllm clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,10 @@ verify-env: setup setup-openenv setup-fuzz setup-verifiers setup-trl ## the envi
 verify-trainer: setup setup-trl setup-smollm2 ## the trainer's claims: real weights, exact numerics, speed beside TRL: 10 minutes
 	@$(BIN)/pytest -q tests/numerics tests/integration/trainer
 	@$(BIN)/python benchmarks/trainer.py --out benchmarks/results/trainer.json
+
+verify-vllm: setup setup-vllm ## vLLM on the CPU as the engine of the demo's loop, and a planted stale head: 6 minutes
+	@$(BIN)/pytest -q tests/integration/inference/test_vllm.py
+	@$(BIN)/python benchmarks/verify_vllm.py --out benchmarks/results/vllm.json
 
 clean: ## remove .venv and caches; what is in runs/ stays
 	@rm -rf .venv .venv-openenv .venv-fuzz .venv-verifiers .venv-trl .venv-vllm .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

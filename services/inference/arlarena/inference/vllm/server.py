@@ -53,9 +53,14 @@ def command(settings: InferenceSettings, model: Path, port: int) -> list[str]:
         "--model", str(model), "--served-model-name", settings.served_model_name, "--host", settings.host,
         "--port", str(port), "--enable-scale-out", "--weight-transfer-config", '{"backend": "safetensors"}',
         "--worker-extension-cls", EXTENSION, "--max-num-seqs", str(settings.max_slots), "--no-enable-log-requests",
+        "--disable-uvicorn-access-log",
     ]  # fmt: skip
     if settings.vllm_device == "cpu":
-        arguments += ["--dtype", "float32", "--enforce-eager"]
+        # Whole prompts at once: a prompt that is cut sets a seeded generator back, which vLLM 0.32 cannot do on a CPU,
+        # and its engine dies of it.
+        tokens = max(settings.prefill_tokens_per_step, settings.max_model_len or 4096)
+        arguments += ["--dtype", "float32", "--enforce-eager", "--no-enable-chunked-prefill"]
+        arguments += ["--max-num-batched-tokens", str(tokens)]
     if settings.max_model_len is not None:
         arguments += ["--max-model-len", str(settings.max_model_len)]
     return [str(python), "-m", "vllm.entrypoints.openai.api_server", *arguments, *settings.vllm_arguments]

@@ -1,0 +1,42 @@
+"""What vLLM is started with; vLLM itself is started by tests/integration/inference/test_vllm.py."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from arlarena.inference.settings import InferenceSettings
+from arlarena.inference.vllm.server import command, model_to_serve, variables
+from arlarena.proto.config import ConfigError
+
+
+def settings(**changes):
+    return InferenceSettings(engine="vllm", vllm_python=Path(sys.executable), **changes)
+
+
+def option(words, name):
+    return words[words.index(name) + 1]
+
+
+def test_the_command_has_our_engine_and_the_users_options_last():
+    given = settings(max_slots=7, max_model_len=300, vllm_arguments=("--tensor-parallel-size", "2"))
+    words = command(given, Path("/m"), 8123)
+    assert (option(words, "--model"), option(words, "--port"), option(words, "--max-num-seqs")) == ("/m", "8123", "7")
+    assert option(words, "--weight-transfer-config") == '{"backend": "safetensors"}'
+    assert words[-2:] == ["--tensor-parallel-size", "2"]
+    assert "--enforce-eager" not in words
+
+
+def test_on_a_cpu_it_computes_in_float32_and_never_cuts_a_prompt():
+    words = command(settings(vllm_device="cpu", max_model_len=9000), Path("/m"), 1)
+    assert option(words, "--dtype") == "float32"
+    assert "--no-enable-chunked-prefill" in words
+    assert int(option(words, "--max-num-batched-tokens")) >= 9000
+    assert variables(settings(vllm_device="cpu", threads=3))["OMP_NUM_THREADS"] == "3"
+
+
+def test_what_is_missing_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="make setup-vllm"):
+        command(InferenceSettings(engine="vllm", vllm_python=tmp_path / "python"), Path("/m"), 1)
+    with pytest.raises(ConfigError, match="model is not set"):
+        model_to_serve(settings(weights_root=tmp_path))
