@@ -92,12 +92,14 @@ def trainers(made):
     return lambda prompt, response: reference_logprobs(made, list(prompt), list(response)).tolist()
 
 
-async def test_tokens_in_tokens_out_with_log_probs_of_transformers(client):
-    found = await client.generate(PROMPT, Sampling(max_tokens=8), seed=1)
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+async def test_tokens_in_tokens_out_with_log_probs_of_transformers(client, temperature):
+    sampling = Sampling(temperature, max_tokens=8)
+    found = await client.generate(PROMPT, sampling, seed=1)
     assert len(found.token_ids) == len(found.logprobs) <= 8
-    expected = reference_logprobs(tied(0), PROMPT, found.token_ids)
+    expected = reference_logprobs(tied(0), PROMPT, found.token_ids, temperature)
     torch.testing.assert_close(torch.tensor(found.logprobs), expected, atol=1e-4, rtol=1e-4)
-    again = await client.generate(PROMPT, Sampling(max_tokens=8), seed=1)
+    again = await client.generate(PROMPT, sampling, seed=1)
     assert again.token_ids == found.token_ids
 
 

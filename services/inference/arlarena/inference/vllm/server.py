@@ -53,7 +53,7 @@ def command(settings: InferenceSettings, model: Path, port: int) -> list[str]:
         "--model", str(model), "--served-model-name", settings.served_model_name, "--host", settings.host,
         "--port", str(port), "--enable-scale-out", "--weight-transfer-config", '{"backend": "safetensors"}',
         "--worker-extension-cls", EXTENSION, "--max-num-seqs", str(settings.max_slots), "--no-enable-log-requests",
-        "--disable-uvicorn-access-log",
+        "--disable-uvicorn-access-log", "--logprobs-mode", "processed_logprobs",  # at the temperature of the request
     ]  # fmt: skip
     if settings.vllm_device == "cpu":
         # Whole prompts at once: a prompt that is cut sets a seeded generator back, which vLLM 0.32 cannot do on a CPU,
