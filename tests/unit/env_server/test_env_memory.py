@@ -1,5 +1,8 @@
 """When memory is given back: once a crowd has left, and not before every small change."""
 
+import gc
+import weakref
+
 from arlarena.env_server.memory import Tide, release
 
 
@@ -14,5 +17,18 @@ def test_a_few_sessions_are_no_crowd():
     assert not any(tide.ebbed(sessions) for sessions in (255, 0, 200, 0))
 
 
-def test_releasing_is_harmless_wherever_it_runs():
-    release()
+class Node:
+    pass
+
+
+def test_releasing_collects_what_only_points_at_itself():
+    node = Node()
+    node.itself, seen = node, weakref.ref(node)
+    gc.disable()
+    try:
+        del node
+        assert seen() is not None
+        release()
+        assert seen() is None
+    finally:
+        gc.enable()
