@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from env_processes import MACHINE, ask, environment_server, open_sessions
+from env_processes import ask, environment_server, finish, open_sessions
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMATHESIS = ROOT / ".venv-fuzz" / "bin" / "st"
@@ -230,11 +230,7 @@ def main() -> int:
         sockets = asyncio.run(fuzz_socket(url, args.frames, args.seed))
         raw = asyncio.run(fuzz_raw(url, max(1, args.frames // 20), args.seed))
         result = judged(url, http, sockets, raw)
-    result["machine"] = MACHINE
-    print(json.dumps(result, indent=1))
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
-    return 0 if result["passed"] else 1
+    return finish(result, args.out)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,15 @@ def ask(url: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:
         return error.code, json.loads(error.read())
 
 
+def finish(result: dict[str, Any], out: Path | None) -> int:
+    """Show a result, write it where that is asked for, and say by the exit status whether it passed."""
+    result["machine"] = MACHINE
+    print(json.dumps(result, indent=1))
+    if out:
+        out.write_text(json.dumps(result, indent=1) + "\n")
+    return 0 if result["passed"] else 1
+
+
 def open_sessions(url: str) -> int:
     """How many sessions the server has."""
     return int(ask(url + "/v1/capacity")[1]["active_sessions"])

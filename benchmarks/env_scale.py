@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from env_processes import MACHINE, environment_server
+from env_processes import environment_server, finish
 
 from arlarena.client.environments import EnvironmentClient, Session
 from arlarena.client.errors import ServiceError
@@ -128,15 +128,11 @@ def main() -> int:
         again = asyncio.run(hold(url, process, args.sessions, args.seconds / 4))
     memory = result["memory_mb"]
     memory["after_a_second_crowd"] = again["memory_mb"]["after"]
-    result["machine"] = MACHINE
     kept = max(memory["after"], memory["after_a_second_crowd"]) - memory["before"]
     result["passed"] = result["errors"] + again["errors"] + result["sessions_left"] + again[
         "sessions_left"
     ] == 0 and kept <= 0.5 * (memory["during"] - memory["before"])
-    print(json.dumps(result, indent=1))
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
-    return 0 if result["passed"] else 1
+    return finish(result, args.out)
 
 
 if __name__ == "__main__":

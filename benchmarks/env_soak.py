@@ -29,7 +29,7 @@ from typing import Any
 
 import aiohttp
 import psutil
-from env_processes import MACHINE, ask, environment_server, open_sessions
+from env_processes import ask, environment_server, finish, open_sessions
 
 CAPACITY, TTL_S, GRACE_S, REAP_S = 256, 2.0, 1.0, 0.1
 WAVE_S, CLIENTS, EACH = 2.5, 3, 6  # seconds between waves; of each way to vanish; sockets, and sessions by HTTP
@@ -233,7 +233,6 @@ def main() -> int:
     limits = {"capacity": CAPACITY, "session_ttl_s": TTL_S, "reattach_grace_s": GRACE_S, "reap_interval_s": REAP_S}
     with environment_server("--workers", str(args.workers), **limits) as (url, server):
         result = asyncio.run(soak(url, server, args.seconds, args.seed))
-    result["machine"] = MACHINE
     result["passed"] = (
         result["honest"]["refused"] == 0
         and result["honest"]["sessions"] > 0
@@ -242,10 +241,7 @@ def main() -> int:
         and result["connections_left"] == 0
         and result["full_house_admitted"]
     )
-    print(json.dumps(result, indent=1))
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
-    return 0 if result["passed"] else 1
+    return finish(result, args.out)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from env_processes import MACHINE
+from env_processes import finish
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / "runs" / "verify-vllm"
@@ -42,17 +42,13 @@ def main() -> int:
     records = [json.loads(line) for line in (RUN / "metrics.jsonl").read_text().splitlines()]
     compared = [record for record in records if record["mismatch_tokens"] > 0]
     result = {
-        "machine": MACHINE,
         "steps": len(records),
         "tokens_compared": sum(record["mismatch_tokens"] for record in compared),
         "mismatch_max": max((record["mismatch_max"] for record in compared), default=None),
         "mismatch_k3": max((record["mismatch_k3"] for record in compared), default=None),
     }
     result["passed"] = len(records) >= STEPS - 1 and bool(compared) and result["mismatch_max"] < MOST
-    print(json.dumps(result, indent=1))
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
-    return 0 if result["passed"] else 1
+    return finish(result, args.out)
 
 
 if __name__ == "__main__":

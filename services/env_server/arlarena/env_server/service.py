@@ -39,6 +39,7 @@ from arlarena.proto.env import (
     StepResult,
 )
 from arlarena.proto.telemetry import Logger
+from arlarena.proto.trajectory import Task
 
 T = TypeVar("T")
 
@@ -130,8 +131,26 @@ class EnvironmentService:
         Raises:
             ApiError: 422 for a task that does not exist, 504 when it takes too long.
         """
-        if (at_once := self._start_now(spec)) is not None:
-            return at_once
+        task = self._task(spec)
+        return self._kept(task) or await self._made(task)
+
+    def _task(self, spec: ResetSpec) -> Task:
+        try:
+            return self.factory.task(spec)
+        except TaskError as error:
+            raise invalid(str(error)) from error
+
+    def _kept(self, task: Task) -> Start | None:
+        """A start of a task that was begun before, at once; None for another one."""
+        begun = time.perf_counter()
+        start = self._prototypes.fork(task)
+        if start is None:
+            return None
+        self.metrics.reset_seconds.observe(time.perf_counter() - begun)
+        return start[0], self._presented(start[1])
+
+    async def _made(self, task: Task) -> Start:
+        """A new start, kept for whoever plays the task next. Errors as in `start`."""
         begun = time.perf_counter()
 
         def work() -> Start:
@@ -139,27 +158,13 @@ class EnvironmentService:
             return episode, episode.observe()
 
         try:
-            task = self.factory.task(spec)
-            what = f"the reset of {task.id}"
-            start = await self._in_thread(what, self.settings.reset_timeout_s, work)
+            start = await self._in_thread(f"the reset of {task.id}", self.settings.reset_timeout_s, work)
         except TaskError as error:
             raise invalid(str(error)) from error
         finally:
             self.metrics.reset_seconds.observe(time.perf_counter() - begun)
         if not self.factory.blocking:
             self._prototypes.keep(start)
-        return start[0], self._presented(start[1])
-
-    def _start_now(self, spec: ResetSpec) -> Start | None:
-        """As `start`, for a task that was begun before; None for another one."""
-        begun = time.perf_counter()
-        try:
-            start = self._prototypes.fork(self.factory.task(spec))
-        except TaskError as error:
-            raise invalid(str(error)) from error
-        if start is None:
-            return None
-        self.metrics.reset_seconds.observe(time.perf_counter() - begun)
         return start[0], self._presented(start[1])
 
     async def reset(self, session: Session, spec: ResetSpec) -> StepResult:
@@ -169,7 +174,7 @@ class EnvironmentService:
 
     def reset_now(self, session: Session, spec: ResetSpec) -> StepResult | None:
         """As `reset`, for a session that nobody is busy with; None where it has to be waited for."""
-        start = self._start_now(spec)
+        start = self._kept(self._task(spec))
         return None if start is None else self._begin(session, spec, start)
 
     def _begin(self, session: Session, spec: ResetSpec, start: Start) -> StepResult:
