@@ -20,8 +20,8 @@ STAMP = os.path.join(VENV, "arlarena-setup")
 OLDEST = (3, 11)
 NEWER = ("python3.11", "python3.12", "python3.13", "python3.14")
 DISTRIBUTIONS = (
-    "proto[redis,service]",
-    "client[gymnasium]",
+    "proto[redis,service,weights]",
+    "client[gymnasium,weights]",
     "services/env_server",
     "services/inference",
     "services/rollout",

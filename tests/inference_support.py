@@ -22,7 +22,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from arlarena.proto.weights import file_sha256, safetensors_digest, version_directory_name
+from arlarena.proto.weights import file_blake3, safetensors_digest, version_directory_name
 
 SPECIAL = ("<pad>", "<unk>", "<end>", "<user>", "<assistant>")
 LETTERS = [*SPECIAL, *string.ascii_lowercase, *string.digits, " ", "\n", ".", "é"]
@@ -90,13 +90,14 @@ def save(made: Any, directory: Path) -> Path:
     return directory
 
 
-def write_version(root: Path, made: Any, step: int, incarnation: str = "run") -> Path:
+def write_version(root: Path, made: Any, step: int, incarnation: str = "run", probe: Any = None) -> Path:
     """A committed version directory, written as the layout says and not as the trainer's code does."""
     partial = save(made, root / f".partial-{step}")
     digest = safetensors_digest(partial / "model.safetensors")
-    files = {f.name: {"sha256": file_sha256(f), "bytes": f.stat().st_size} for f in partial.iterdir()}
+    files = {f.name: {"blake3": file_blake3(f), "bytes": f.stat().st_size} for f in partial.iterdir()}
     version = {"incarnation": incarnation, "step": step, "digest": digest}
-    (partial / "manifest.json").write_text(json.dumps({"schema": 1, "version": version, "files": files}))
+    manifest = {"schema": 2, "version": version, "files": files, "probe": probe}
+    (partial / "manifest.json").write_text(json.dumps(manifest))
     target = root / version_directory_name(step, digest)
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)

@@ -18,6 +18,8 @@ import msgspec
 
 GENERATE_ROUTE = "/inference/v1/generate"
 DEADLINE_HEADER = "x-request-timeout-s"  # seconds this request may take; the server's own limit caps it
+SESSION_HEADER = "x-session-id"  # requests of one session share beginnings: a gateway sends them to one replica
+VERSIONS_HEADER = "x-weight-versions"  # of an answer: the versions that sampled it or may have, ", " between
 
 
 class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):

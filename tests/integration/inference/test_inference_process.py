@@ -12,7 +12,7 @@ from inference_support import Http, environment, label, model, running_server, s
 
 from arlarena.inference.serving import choose_weights
 from arlarena.inference.settings import InferenceSettings
-from arlarena.inference.weights import VersionError
+from arlarena.inference.versions import VersionError
 from arlarena.proto.telemetry import get_logger
 
 

@@ -14,8 +14,8 @@ from arlarena.trainer.learner import Learner
 from arlarena.trainer.model import load_policy
 from arlarena.trainer.objectives import recipe
 from arlarena.trainer.packing import Row, micro_batches
-from arlarena.trainer.publisher import VersionStore
 from arlarena.trainer.settings import TrainerSettings
+from arlarena.trainer.versions import VersionStore
 
 QUESTION = [{"role": "user", "content": "What is the capital of France? Answer in one word."}]
 

@@ -16,11 +16,11 @@ def write(tmp_path, text):
 
 
 def test_flags_win_over_the_environment_which_wins_over_the_file(tmp_path, monkeypatch):
-    path = write(tmp_path, '[inference]\nport = 1\nhost = "a"\nserved_model_name = "file"\n')
+    path = write(tmp_path, '[inference]\nport = 1\nhost = "::1"\nserved_model_name = "file"\n')
     monkeypatch.setenv("ARLARENA_INFERENCE_PORT", "2")
-    monkeypatch.setenv("ARLARENA_INFERENCE_HOST", "b")
+    monkeypatch.setenv("ARLARENA_INFERENCE_HOST", "127.0.0.2")
     settings = load(path, {"port": 3, "host": None})
-    assert (settings.port, settings.host, settings.served_model_name) == (3, "b", "file")
+    assert (settings.port, settings.host, settings.served_model_name) == (3, "127.0.0.2", "file")
 
 
 def test_an_unknown_key_names_the_file_and_the_nearest_key(tmp_path):
@@ -57,3 +57,22 @@ def test_checking_a_file_needs_neither_torch_nor_time(tmp_path, text, code):
     imported = {line.split("|")[-1].strip() for line in result.stderr.splitlines() if line.startswith("import time:")}
     assert "pydantic" in imported
     assert not imported & {"torch", "transformers", "uvicorn"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "word"),
+    [
+        ('host = "0.0.0.0"', "ARLARENA_INFERENCE_ADMIN_TOKEN"),
+        ('host = "example.org"', "admin_token"),
+        ('admin_token = "short"', "admin_token"),
+        ('engine = "vllm"\nreplicas = 2', "--data-parallel-size"),
+    ],
+)
+def test_what_would_be_open_to_everybody_or_cannot_run_is_refused(tmp_path, lines, word):
+    with pytest.raises(ConfigError, match=word):
+        load(write(tmp_path, f"[inference]\n{lines}\n"))
+
+
+def test_with_a_token_it_may_listen_everywhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("ARLARENA_INFERENCE_ADMIN_TOKEN", "0123456789abcdef")
+    assert load(write(tmp_path, '[inference]\nhost = "0.0.0.0"\n')).admin_token == "0123456789abcdef"

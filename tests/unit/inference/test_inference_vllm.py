@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 
 from arlarena.inference.settings import InferenceSettings
-from arlarena.inference.vllm.server import command, model_to_serve, variables
+from arlarena.inference.vllm.server import check, command, model_to_serve, variables
 from arlarena.proto.config import ConfigError
 
 
+SOCKET = Path("/tmp/x.sock")
+
+
 def settings(**changes):
-    return InferenceSettings(engine="vllm", vllm_python=Path(sys.executable), **changes)
+    return InferenceSettings(engine="vllm", vllm_python=Path(sys.executable), model=Path("/m"), **changes)
 
 
 def option(words, name):
@@ -20,15 +23,17 @@ def option(words, name):
 
 def test_the_command_has_our_engine_and_the_users_options_last():
     given = settings(max_slots=7, max_model_len=300, vllm_arguments=("--tensor-parallel-size", "2"))
-    words = command(given, Path("/m"), 8123)
-    assert (option(words, "--model"), option(words, "--port"), option(words, "--max-num-seqs")) == ("/m", "8123", "7")
+    words = command(given, SOCKET)
+    assert [option(words, name) for name in ("--model", "--uds", "--max-num-seqs")] == ["/m", str(SOCKET), "7"]
+    assert "--enable-lora" not in words
+    assert "--port" not in words  # nobody else reaches its routes for weights
     assert option(words, "--weight-transfer-config") == '{"backend": "safetensors"}'
     assert words[-2:] == ["--tensor-parallel-size", "2"]
     assert "--enforce-eager" not in words
 
 
 def test_on_a_cpu_it_computes_in_float32_and_never_cuts_a_prompt():
-    words = command(settings(vllm_device="cpu", max_model_len=9000), Path("/m"), 1)
+    words = command(settings(vllm_device="cpu", max_model_len=9000), SOCKET)
     assert option(words, "--dtype") == "float32"
     assert "--no-enable-chunked-prefill" in words
     assert int(option(words, "--max-num-batched-tokens")) >= 9000
@@ -37,6 +42,12 @@ def test_on_a_cpu_it_computes_in_float32_and_never_cuts_a_prompt():
 
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(ConfigError, match="make setup-vllm"):
-        command(InferenceSettings(engine="vllm", vllm_python=tmp_path / "python"), Path("/m"), 1)
+        check(InferenceSettings(engine="vllm", vllm_python=tmp_path / "python"))
     with pytest.raises(ConfigError, match="model is not set"):
-        model_to_serve(settings(weights_root=tmp_path))
+        model_to_serve(InferenceSettings(engine="vllm", weights_root=tmp_path))
+
+
+def test_adapters_are_taken_where_asked_for():
+    given = settings(vllm_lora=True)
+    assert "--enable-lora" in command(given, SOCKET)
+    assert variables(given)["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"

@@ -7,7 +7,8 @@ import pytest
 from inference_support import label, model, save, write_version
 
 from arlarena.inference.embedded.architecture import read_architecture
-from arlarena.inference.weights import VersionError, committed_versions, load_model, load_version, verify
+from arlarena.inference.versions import VersionError, committed_versions, verify
+from arlarena.inference.weights import load_model, load_version
 from arlarena.proto.weights import SafetensorsError, safetensors_digest, tensors_digest
 
 
@@ -19,7 +20,8 @@ def version(tmp_path):
 def test_a_whole_directory_is_loaded_under_its_version(version):
     loaded = load_version(version)
     assert loaded.label == label(version)
-    assert str(verify(version)) == loaded.label
+    assert verify(version).label == loaded.label
+    assert loaded.difference is None
 
 
 def damage_marker(d):
@@ -48,7 +50,7 @@ def damage_manifest(d):
 
 def damage_schema(d):
     path = d / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 2}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 3}))
 
 
 def damage_digest(d):
@@ -61,7 +63,7 @@ def damage_digest(d):
 def damage_escape(d):
     path = d / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["files"]["../other"] = {"sha256": "", "bytes": 0}
+    manifest["files"]["../other"] = {"blake3": "", "bytes": 0}
     path.write_text(json.dumps(manifest))
 
 
@@ -73,7 +75,7 @@ def damage_escape(d):
         (damage_cut, "bytes"),
         (damage_missing, "does not exist"),
         (damage_manifest, "cannot be read"),
-        (damage_schema, "schema 2"),
+        (damage_schema, "schema 3"),
         (damage_digest, "digest"),
         (damage_escape, "plain file name"),
     ],

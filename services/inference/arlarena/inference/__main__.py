@@ -1,5 +1,8 @@
 """`python -m arlarena.inference --config FILE`: bind, say where, load, serve until SIGTERM.
 
+One embedded engine serves in this process. VLLM, several engines, and servers elsewhere stand behind a gateway, which
+then is what this process is.
+
 Exit codes: 0 asked to stop, 1 the model cannot be served or the engine failed, 2 configuration, 3 the address cannot
 be bound.
 """
@@ -17,11 +20,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import uvicorn
+from starlette.applications import Starlette
 
 from arlarena.inference.app import Server, create_app
-from arlarena.inference.settings import InferenceSettings, load
+from arlarena.inference.settings import InferenceSettings, load, needs_gateway
 from arlarena.proto.config import exit_on_config_error
-from arlarena.proto.telemetry import announce, get_logger
+from arlarena.proto.telemetry import Logger, announce, get_logger
 
 EXIT_FAILED, EXIT_ADDRESS = 1, 3
 BACKLOG = 2048
@@ -41,20 +45,21 @@ def read_flags(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--weights-root", type=Path, help="directory of version directories")
     parser.add_argument("--host")
     parser.add_argument("--port", type=int, help="0 takes a free port")
+    parser.add_argument("--uds", type=Path, help="be one engine on this Unix socket: what a gateway starts")
     return parser.parse_args(arguments)
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket.
+def bind(host: str, port: int, path: Path | None = None) -> socket.socket:
+    """A listening socket, at `path` if there is one.
 
     Raises:
         OSError: the address is taken or is not this machine's.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    family = socket.AF_UNIX if path else socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
+        listener.bind(str(path) if path else (host, port))
         listener.listen(BACKLOG)
     except OSError:
         listener.close()
@@ -80,12 +85,33 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def serve(settings: InferenceSettings, listener: socket.socket) -> int:
-    """Serve until a signal or a failure; the exit code."""
-    log = get_logger("inference", settings.log_level)
+async def serve_engine(settings: InferenceSettings, listener: socket.socket, log: Logger) -> int:
+    """Be an embedded engine until a signal or a failure; the exit code."""
     server = Server(settings, log, lambda: setattr(http, "should_exit", True))
+    http = _uvicorn(create_app(server), settings)
+    await http.serve(sockets=[listener])
+    log.info("stopped", failure=server.failure)
+    return EXIT_FAILED if server.failure else 0
+
+
+async def serve_gateway(settings: InferenceSettings, flags: list[str], listener: socket.socket, log: Logger) -> int:
+    """Be a gateway until a signal; the exit code."""
+    from arlarena.inference.gateway import app, build
+
+    sockets = build.Sockets()
+    try:
+        gateway = build.remote(settings, log) if settings.replica_urls else build.local(settings, flags, sockets, log)
+        await _uvicorn(app.create_app(gateway), settings).serve(sockets=[listener])
+    finally:
+        sockets.close()
+    log.info("stopped")
+    return 0
+
+
+def _uvicorn(app: Starlette, settings: InferenceSettings) -> _Uvicorn:
+    """A server that ends at SIGTERM and SIGINT."""
     config = uvicorn.Config(
-        create_app(server),
+        app,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -96,9 +122,7 @@ async def serve(settings: InferenceSettings, listener: socket.socket) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, setattr, http, "should_exit", True)
-    await http.serve(sockets=[listener])
-    log.info("stopped", failure=server.failure)
-    return EXIT_FAILED if server.failure else 0
+    return http
 
 
 def main() -> int:
@@ -106,21 +130,21 @@ def main() -> int:
     flags = read_flags()
     given = {key: getattr(flags, key) for key in ("model", "weights_root", "host", "port")}
     settings = load(flags.config, given)
-    if settings.engine == "vllm":
-        from arlarena.inference.vllm.server import run
-
-        return asyncio.run(run(settings, get_logger("inference", settings.log_level)))
+    log = get_logger("inference", settings.log_level)
     try:
-        listener = bind(settings.host, settings.port)
+        listener = bind(settings.host, settings.port, flags.uds)
     except OSError as error:
         taken = error.errno == errno.EADDRINUSE
         why = "is in use; choose another --port" if taken else f"cannot be bound: {error.strerror}"
         print(f"error: {settings.host}:{settings.port} {why}", file=sys.stderr)
         return EXIT_ADDRESS
-    announce(settings.host, listener.getsockname()[1])
+    if flags.uds is None:
+        announce(settings.host, listener.getsockname()[1])
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    engine = flags.uds is not None or not needs_gateway(settings)
+    work = serve_engine(settings, listener, log) if engine else serve_gateway(settings, sys.argv[1:], listener, log)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(serve(settings, listener))
+        return runner.run(work)
 
 
 if __name__ == "__main__":

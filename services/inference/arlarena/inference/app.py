@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from arlarena.inference.asgi import Call, Endpoint, Reply
+from arlarena.inference.asgi import Answer, Call, Endpoint
 from arlarena.inference.errors import RequestError
 from arlarena.inference.settings import InferenceSettings
 from arlarena.proto.telemetry import Logger
@@ -34,6 +34,12 @@ MODEL_ROUTES = (
     ("GET", "/metrics"),
     ("GET", "/weight_info"),
     ("GET", "/is_paused"),
+)
+UPLOAD_ROUTE = ("PUT", "/weights/{directory}/{file}")  # its body is as large as the model
+ADMIN_ROUTES = (
+    ("POST", "/serve_weights"),
+    ("PUT", "/weights/{directory}"),
+    UPLOAD_ROUTE,
     ("POST", "/pause"),
     ("POST", "/start_weight_update"),
     ("POST", "/update_weights"),
@@ -86,14 +92,14 @@ class Server:
         self.log.error("cannot_serve", reason=why)
         self._stop()
 
-    def route(self, method: str, path: str) -> Route:
-        """A route of the model; 503 until it is loaded."""
+    def route(self, method: str, path: str, token: str | None = None) -> Route:
+        """A route of the model; 503 until it is loaded. `token`: what the caller has to bear."""
 
-        async def handler(call: Call) -> Reply | AsyncIterator[bytes]:
+        async def handler(call: Call) -> Answer:
             return await self.ready().routes[method, path](call)
 
-        endpoint = Endpoint(handler, self.settings.max_body_mb << 20, self.log)
-        return Route(path, endpoint, methods=[method])
+        limit = None if (method, path) == UPLOAD_ROUTE else self.settings.max_body_mb << 20
+        return Route(path, Endpoint(handler, limit, self.log, token), methods=[method])
 
     def ready(self) -> Serving:
         """The loaded model.
@@ -127,12 +133,13 @@ def _json(value: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
-async def _request_error(request: Request, error: Exception) -> Response:
+async def request_error(request: Request, error: Exception) -> Response:
+    """An error that was raised outside an endpoint."""
     assert isinstance(error, RequestError)
     return Response(error.body(), error.status, media_type="application/json")
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
+async def http_error(request: Request, error: Exception) -> Response:
     """404 and 405 in the form of every other error."""
     assert isinstance(error, HTTPException)
     what = RequestError(f"{request.method} {request.url.path}: {error.detail}", status=error.status_code)
@@ -142,9 +149,10 @@ async def _http_error(request: Request, error: Exception) -> Response:
 def create_app(server: Server) -> Starlette:
     """The application around a server."""
     routes = [server.route(method, path) for method, path in MODEL_ROUTES]
+    routes += [server.route(method, path, server.settings.admin_token) for method, path in ADMIN_ROUTES]
     routes += [Route("/health", server.health), Route("/ready", server.readiness), Route("/version", server.version)]
     return Starlette(
         routes=routes,
         lifespan=server.lifespan,
-        exception_handlers={RequestError: _request_error, HTTPException: _http_error},
+        exception_handlers={RequestError: request_error, HTTPException: http_error},
     )

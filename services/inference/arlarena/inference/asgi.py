@@ -1,27 +1,35 @@
-"""The little HTTP that the routes need: a call with its whole body in, one reply or a stream of events out."""
+"""The little HTTP that the routes need: a call in; one reply, a stream of events or somebody else's answer out."""
 
 from __future__ import annotations
 
+import contextlib
+import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
 from arlarena.inference.errors import ClientGone, RequestError
+from arlarena.proto.policy import DEADLINE_HEADER
 from arlarena.proto.telemetry import Logger
 
 _JSON = b"application/json"
+
+Headers = tuple[tuple[bytes, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """One request. `receive` reports, after the body, that the client has left."""
 
+    method: str
+    path: str
     body: bytes
     headers: list[tuple[bytes, bytes]]
     query_string: bytes
     receive: Receive
+    path_params: dict[str, str] = field(default_factory=dict)
 
     def header(self, name: bytes) -> str | None:
         """A header's value; `name` in lower case."""
@@ -35,6 +43,24 @@ class Call:
         """Query parameters."""
         return dict(parse_qsl(self.query_string.decode("latin-1"), keep_blank_values=True))
 
+    @property
+    def timeout_s(self) -> float | None:
+        """Seconds that the client allows this request.
+
+        Raises:
+            RequestError: the header is malformed.
+        """
+        value = self.header(DEADLINE_HEADER.encode())
+        if value is None:
+            return None
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = 0.0
+        if not 0.0 < seconds < float("inf"):
+            raise RequestError(f"header {DEADLINE_HEADER} must be a positive number of seconds, got {value!r}")
+        return seconds
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -43,27 +69,52 @@ class Reply:
     body: bytes
     status: int = 200
     content_type: bytes = _JSON
+    headers: Headers = ()
 
 
-Handler = Callable[[Call], Awaitable[Reply | AsyncIterator[bytes]]]
+@dataclass(frozen=True, slots=True)
+class EventStream:
+    """Server-sent events: the data of each."""
+
+    events: AsyncIterator[bytes]
+    headers: Headers = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """An answer of somebody else's that is passed on while it comes. After an error one more event says so."""
+
+    status: int
+    headers: Headers
+    chunks: AsyncIterator[bytes]
+
+
+Answer = Reply | EventStream | Relay
+Handler = Callable[[Call], Awaitable[Answer]]
 
 
 class Endpoint:
-    """An ASGI application around one handler: reads the body, sends the reply, turns errors into JSON."""
+    """An ASGI application around one handler: reads the body, sends the answer, turns errors into JSON."""
 
-    def __init__(self, handler: Handler, max_body: int, log: Logger) -> None:
+    def __init__(self, handler: Handler, max_body: int | None, log: Logger, token: str | None = None) -> None:
+        """`max_body` in bytes; None leaves the body to the handler. `token`: what the caller has to bear."""
         self._handler = handler
         self._max_body = max_body
         self._log = log
+        self._token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         try:
-            body = await read_body(receive, self._max_body)
-            reply = await self._handler(Call(body, scope["headers"], scope["query_string"], receive))
-            if not isinstance(reply, Reply):
-                await self._stream(reply, send)
-                return
+            self._admit(scope)
+            body = b"" if self._max_body is None else await read_body(receive, self._max_body)
+            headers, query, params = scope["headers"], scope["query_string"], scope.get("path_params", {})
+            answer = await self._handler(Call(scope["method"], scope["path"], body, headers, query, receive, params))
+            if isinstance(answer, EventStream):
+                return await self._stream(answer, send)
+            if isinstance(answer, Relay):
+                return await self._relay(answer, send)
+            reply = answer
         except ClientGone:
             return
         except RequestError as error:
@@ -74,20 +125,40 @@ class Endpoint:
             reply = Reply(unexpected.body(), 500)
         await send_reply(send, reply)
 
-    async def _stream(self, events: AsyncIterator[bytes], send: Send) -> None:
-        """Server-sent events. An error before the first is an ordinary answer; a later one is the last event."""
-        first = await anext(events)
+    def _admit(self, scope: Scope) -> None:
+        if self._token is None:
+            return
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        if not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
+            raise RequestError("this route needs the administrator's token (admin_token)", status=401)
+
+    async def _stream(self, stream: EventStream, send: Send) -> None:
+        """An error before the first event is an ordinary answer; a later one is the last event."""
+        first = await anext(stream.events)
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.start", "status": 200, "headers": headers + list(stream.headers)})
         await _send_event(send, first)
         try:
-            async for event in events:
+            async for event in stream.events:
                 await _send_event(send, event)
         except ClientGone:
             return
         except RequestError as error:
             await _send_event(send, error.body())
         await _send_event(send, b"[DONE]")
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _relay(self, relay: Relay, send: Send) -> None:
+        await send({"type": "http.response.start", "status": relay.status, "headers": list(relay.headers)})
+        async with contextlib.aclosing(relay.chunks) as chunks:  # type: ignore[type-var]
+            try:
+                async for chunk in chunks:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            except ClientGone:
+                return
+            except RequestError as error:
+                await _send_event(send, error.body())
+                await _send_event(send, b"[DONE]")
         await send({"type": "http.response.body", "body": b""})
 
 
@@ -100,8 +171,25 @@ async def send_reply(send: Send, reply: Reply) -> None:
     headers = [(b"content-type", reply.content_type), (b"content-length", str(len(reply.body)).encode())]
     if reply.status == 503:
         headers.append((b"retry-after", b"1"))
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    if reply.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers + list(reply.headers)})
     await send({"type": "http.response.body", "body": reply.body})
+
+
+async def body_chunks(receive: Receive) -> AsyncIterator[bytes]:
+    """The body while it comes.
+
+    Raises:
+        ClientGone: the client left before it was whole.
+    """
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        more = message.get("more_body", False)
+        yield message.get("body", b"")
 
 
 async def read_body(receive: Receive, limit: int) -> bytes:
@@ -113,14 +201,9 @@ async def read_body(receive: Receive, limit: int) -> bytes:
     """
     chunks: list[bytes] = []
     size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        chunk = message.get("body", b"")
+    async for chunk in body_chunks(receive):
         size += len(chunk)
         if size > limit:
             raise RequestError(f"the body is larger than {limit >> 20} MiB (max_body_mb)", status=413)
         chunks.append(chunk)
-        if not message.get("more_body", False):
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)

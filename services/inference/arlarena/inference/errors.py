@@ -8,10 +8,12 @@ from arlarena.proto.policy import ErrorInfo, ErrorResponse
 
 _KINDS = {
     400: "BadRequestError",
+    401: "AuthenticationError",
     404: "NotFoundError",
     405: "MethodNotAllowedError",
     409: "ConflictError",
     413: "RequestTooLargeError",
+    502: "BadGatewayError",
     503: "ServiceUnavailableError",
     504: "DeadlineExceededError",
 }

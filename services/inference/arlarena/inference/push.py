@@ -1,8 +1,10 @@
-"""A weight push in vLLM's phases, made safe: whatever goes wrong, the old weights stay in service and sampling goes on.
+"""New weights for the embedded engine: whatever goes wrong, the old ones stay in service and sampling goes on.
 
+    serve                                                          all of it; sampling does not stop
     pause -> start_weight_update -> update_weights -> finish_weight_update -> (reset_prefix_cache) -> resume
 
-A trainer that dies between two phases cannot stop the rollouts: `limit_s` after the last phase the push is given up.
+The second is vLLM's way. Whoever dies between two phases of it cannot stop the rollouts: `limit_s` after the last phase
+the push is given up.
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ from typing import Literal, TypeVar
 
 from arlarena.inference.embedded.engine import Engine, EngineDeadError
 from arlarena.inference.errors import RequestError
-from arlarena.inference.weights import LoadedVersion, VersionError, load_version
+from arlarena.inference.versions import VersionError
+from arlarena.inference.weights import LoadedVersion, load_version
 from arlarena.proto.telemetry import Logger
+from arlarena.proto.weights import Served
 
 T = TypeVar("T")
 PauseMode = Literal["keep", "wait", "abort"]
@@ -28,8 +32,12 @@ _DRAIN_POLL_S = 0.005  # `mode=wait` looks this often whether the running sequen
 class WeightPush:
     """The state of the push in progress, if any. All methods belong to the event loop; they run one after another."""
 
-    def __init__(self, engine: Engine, weights_root: Path | None, limit_s: float, log: Logger) -> None:
+    def __init__(
+        self, engine: Engine, loaded: LoadedVersion, weights_root: Path | None, limit_s: float, log: Logger
+    ) -> None:
+        """`loaded`: what the engine serves now."""
         self._engine = engine
+        self._serving = Served(loaded.label, loaded.difference)
         self._root = None if weights_root is None else weights_root.resolve()
         self._limit_s = limit_s
         self._log = log
@@ -39,6 +47,25 @@ class WeightPush:
         self._epoch = 0  # counts pushes given up: a load that ends after that is not used
         self.phase: Phase = "serving"
         self.outcomes = {"finished": 0, "failed": 0, "expired": 0}
+
+    async def serve(self, directory: Path) -> Served:
+        """Load and probe a version beside the weights in service, then swap between two steps of the engine.
+
+        Raises:
+            VersionError: the directory cannot be served. RequestError: 503 while a push by phases goes on.
+        """
+        async with self._lock:
+            if self.phase != "serving":
+                raise RequestError(f"a push by phases goes on ({self.phase}); try again", status=503)
+            try:
+                loaded = await asyncio.to_thread(load_version, directory, self._engine.arch)
+            except VersionError as error:
+                self.outcomes["failed"] += 1
+                self._log.error("push_failed", reason=str(error), serving=self._engine.version)
+                raise
+            if loaded.label != self._engine.version:
+                await self._swap(loaded)
+            return self._serving
 
     async def pause(self, mode: PauseMode) -> None:
         """Stop sampling: `keep` freezes what is in flight, `wait` lets running sequences finish, `abort` ends all."""
@@ -85,18 +112,22 @@ class WeightPush:
             assert loaded is not None
             if label is not None and label != loaded.label:
                 raise await self._failed(f"weight_version is {label!r}, but the directory holds {loaded.label!r}", 400)
-            await self._on_engine(lambda: self._engine.swap(loaded.parameters, loaded.label))
+            await self._swap(loaded)
             self._loaded = None
             self.phase = "finished"
-            self.outcomes["finished"] += 1
             self._rearm()
-            self._log.info("weights_swapped", version=loaded.label, directory=str(loaded.directory))
             return loaded.label
 
     async def resume(self) -> None:
         """Sample again. Without a pause this does nothing."""
         async with self._lock:
             await self._end()
+
+    async def _swap(self, loaded: LoadedVersion) -> None:
+        await self._on_engine(lambda: self._engine.swap(loaded.parameters, loaded.label))
+        self._serving = Served(loaded.label, loaded.difference)
+        self.outcomes["finished"] += 1
+        self._log.info("weights_swapped", version=loaded.label, directory=str(loaded.directory))
 
     async def _expect(self, what: str, *phases: Phase) -> None:
         if self.phase not in phases:

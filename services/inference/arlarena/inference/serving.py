@@ -13,8 +13,9 @@ import msgspec
 import torch
 
 from arlarena.inference import contract, streams
+from arlarena.inference.admin import Administration
 from arlarena.inference.answers import Writer, new_identity
-from arlarena.inference.asgi import Call, Handler, Reply
+from arlarena.inference.asgi import Answer, Call, EventStream, Handler, Headers, Reply
 from arlarena.inference.chat_wire import (
     ChatRequest,
     DetokenizeRequest,
@@ -23,17 +24,19 @@ from arlarena.inference.chat_wire import (
     TokenizeResponse,
 )
 from arlarena.inference.contract import Plan, Served
+from arlarena.inference.embedded.bridge import Bridge
 from arlarena.inference.embedded.engine import Engine, Limits, OnDeath
 from arlarena.inference.embedded.sequence import Sequence
 from arlarena.inference.errors import RequestError
-from arlarena.inference.gateway import Gateway
 from arlarena.inference.metrics import Metrics
 from arlarena.inference.push import PauseMode, WeightPush
 from arlarena.inference.settings import InferenceSettings
+from arlarena.inference.store import Store
 from arlarena.inference.text import Text
-from arlarena.inference.weights import LoadedVersion, VersionError, committed_versions, load_model, load_version
+from arlarena.inference.versions import VersionError, committed_versions
+from arlarena.inference.weights import LoadedVersion, load_model, load_version
 from arlarena.proto.policy import (
-    DEADLINE_HEADER,
+    VERSIONS_HEADER,
     CompletionRequest,
     FinishUpdateRequest,
     GenerateRequest,
@@ -57,14 +60,14 @@ class Serving:
         settings: InferenceSettings,
         loaded: LoadedVersion,
         text: Text,
-        gateway: Gateway,
+        bridge: Bridge,
         engine: Engine,
         log: Logger,
     ) -> None:
         self.engine = engine
         self.log = log
         self.text = text
-        self.gateway = gateway
+        self.bridge = bridge
         self.served = Served(
             settings.served_model_name,
             loaded.arch.vocab_size,
@@ -73,7 +76,8 @@ class Serving:
             settings.request_timeout_s,
         )
         self.directory = loaded.directory
-        self.push = WeightPush(engine, settings.weights_root, settings.pause_limit_s, log)
+        self.push = WeightPush(engine, loaded, settings.weights_root, settings.pause_limit_s, log)
+        self.administration = Administration(Store(settings.weights_root, settings.keep_versions), self.push.serve)
         self.metrics = Metrics(engine, self.push)
         self.routes = self._routes()  # (method, path) -> handler
         self._created = int(time.time())
@@ -89,6 +93,9 @@ class Serving:
             ("GET", "/metrics"): self.exposition,
             ("GET", "/weight_info"): self.weight_info,
             ("GET", "/is_paused"): self.is_paused,
+            ("POST", "/serve_weights"): self.administration.serve,
+            ("PUT", "/weights/{directory}"): self.administration.announce,
+            ("PUT", "/weights/{directory}/{file}"): self.administration.receive,
             ("POST", "/pause"): self.pause,
             ("POST", "/start_weight_update"): self.start_update,
             ("POST", "/update_weights"): self.update,
@@ -99,7 +106,7 @@ class Serving:
 
     # --- sampling ---
 
-    async def generate(self, call: Call) -> Reply | AsyncIterator[bytes]:
+    async def generate(self, call: Call) -> Answer:
         """Tokens in, tokens out. `max_tokens` beyond the context ends with `length`, as in vLLM."""
         r = contract.parse(call.body, GenerateRequest)
         contract.check_model(r.model, self.served)
@@ -115,11 +122,11 @@ class Serving:
         writer = self._writer(f"generate-tokens-{r.request_id or new_identity('')[1:]}", plan, sequences)
         if r.stream:
             stream = streams.Stream(writer, bool(r.return_token_ids), _include_usage(r.stream_options))
-            return streams.generate_events(stream, self.gateway.grow(sequences, call.receive))
-        await self.gateway.complete(sequences, call.receive)
-        return Reply(_encoder.encode(writer.generate(return_ids=bool(r.return_token_ids))))
+            return self._events(streams.generate_events(stream, self.bridge.grow(sequences, call.receive)))
+        await self.bridge.complete(sequences, call.receive)
+        return _stamped(_encoder.encode(writer.generate(return_ids=bool(r.return_token_ids))), sequences)
 
-    async def completions(self, call: Call) -> Reply | AsyncIterator[bytes]:
+    async def completions(self, call: Call) -> Answer:
         """OpenAI's completions, of text or token ids."""
         r = contract.parse(call.body, CompletionRequest)
         contract.check_model(r.model, self.served)
@@ -131,11 +138,11 @@ class Serving:
         writer = self._writer(new_identity("cmpl"), plan, sequences)
         if r.stream:
             stream = streams.Stream(writer, bool(r.return_token_ids), _include_usage(r.stream_options))
-            return streams.completion_events(stream, self.gateway.grow(sequences, call.receive))
-        await self.gateway.complete(sequences, call.receive)
-        return Reply(_encoder.encode(writer.completion(return_ids=bool(r.return_token_ids))))
+            return self._events(streams.completion_events(stream, self.bridge.grow(sequences, call.receive)))
+        await self.bridge.complete(sequences, call.receive)
+        return _stamped(_encoder.encode(writer.completion(return_ids=bool(r.return_token_ids))), sequences)
 
-    async def chat(self, call: Call) -> Reply | AsyncIterator[bytes]:
+    async def chat(self, call: Call) -> Answer:
         """OpenAI's chat completions through the tokenizer's chat template."""
         r = contract.parse(call.body, ChatRequest)
         contract.check_model(r.model, self.served)
@@ -147,16 +154,19 @@ class Serving:
         writer = self._writer(new_identity("chatcmpl"), plan, sequences)
         if r.stream:
             stream = streams.Stream(writer, bool(r.return_token_ids), _include_usage(r.stream_options))
-            return streams.chat_events(stream, self.gateway.grow(sequences, call.receive))
-        await self.gateway.complete(sequences, call.receive)
-        return Reply(_encoder.encode(writer.chat(return_ids=bool(r.return_token_ids))))
+            return self._events(streams.chat_events(stream, self.bridge.grow(sequences, call.receive)))
+        await self.bridge.complete(sequences, call.receive)
+        return _stamped(_encoder.encode(writer.chat(return_ids=bool(r.return_token_ids))), sequences)
+
+    def _events(self, events: AsyncIterator[bytes]) -> EventStream:
+        return EventStream(events, _versions(self.engine.version))
 
     def _plan(self, call: Call, params: SamplingParams, *, stream: bool) -> Plan:
         if params.stop and not self.text.present:
             raise RequestError("stop strings need a tokenizer, which the served model has not", param="stop")
         if stream and params.prompt_logprobs is not None:
             raise RequestError("prompt_logprobs cannot be streamed", param="prompt_logprobs")
-        return contract.plan(params, self.served, stream=stream, timeout_s=_timeout(call))
+        return contract.plan(params, self.served, stream=stream, timeout_s=call.timeout_s)
 
     def _writer(self, identity: str, plan: Plan, sequences: list[Sequence]) -> Writer:
         return Writer(identity, self.served.name, plan, self.text, sequences)
@@ -256,7 +266,7 @@ class Serving:
         return _json({"status": "resumed"})
 
     def _measured(self, route: str, handler: Handler) -> Handler:
-        async def measured(call: Call) -> Reply | AsyncIterator[bytes]:
+        async def measured(call: Call) -> Answer:
             began = time.perf_counter()
             status = 500
             try:
@@ -273,25 +283,21 @@ class Serving:
         return measured
 
 
+def _versions(*labels: str) -> Headers:
+    return ((VERSIONS_HEADER.encode(), ", ".join(dict.fromkeys(labels)).encode()),)
+
+
+def _stamped(body: bytes, sequences: list[Sequence]) -> Reply:
+    """An answer with the versions that sampled it."""
+    return Reply(body, headers=_versions(*(version for s in sequences for version, _ in s.starts)))
+
+
 def _json(value: object) -> Reply:
     return Reply(_encoder.encode(value))
 
 
 def _include_usage(options: StreamOptions | None) -> bool:
     return options is not None and options.include_usage
-
-
-def _timeout(call: Call) -> float | None:
-    value = call.header(DEADLINE_HEADER.encode())
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = 0.0
-    if not 0.0 < seconds < float("inf"):
-        raise RequestError(f"header {DEADLINE_HEADER} must be a positive number of seconds, got {value!r}")
-    return seconds
 
 
 def _plain(message: dict[str, Any]) -> dict[str, Any]:
@@ -360,10 +366,10 @@ def open_serving(
     )
     directories = [loaded.directory] if settings.model is None else [loaded.directory, settings.model]
     text = Text.load(*directories)
-    gateway = Gateway(loop, settings.max_waiting)
-    engine = Engine(arch, loaded.parameters, loaded.label, limits, gateway.deliver, on_death)
-    gateway.attach(engine)
-    serving = Serving(settings, loaded, text, gateway, engine, log)
+    bridge = Bridge(loop, settings.max_waiting)
+    engine = Engine(arch, loaded.parameters, loaded.label, limits, bridge.deliver, on_death)
+    bridge.attach(engine)
+    serving = Serving(settings, loaded, text, bridge, engine, log)
     engine.start()
     log.info(
         "model_loaded", directory=str(loaded.directory), version=loaded.label, slots=engine.slots, max_model_len=length

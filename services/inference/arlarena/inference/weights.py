@@ -1,108 +1,54 @@
-"""Reading version directories: which is the newest, is it whole, does it fit the model in service."""
+"""From a version directory, or any Hugging Face directory, to weights that the embedded engine can serve."""
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from arlarena.inference.embedded.architecture import Architecture, UnsupportedModelError, read_architecture
+from arlarena.inference.embedded.model import Model
 from arlarena.inference.embedded.parameters import Parameters, WeightsError, load_parameters
+from arlarena.inference.embedded.prompts import log_probs
+from arlarena.inference.versions import VersionError, judge, verify
 from arlarena.proto.trajectory import PolicyVersion
-from arlarena.proto.weights import (
-    COMMITTED_FILE,
-    MANIFEST_FILE,
-    MANIFEST_SCHEMA,
-    Manifest,
-    SafetensorsError,
-    file_sha256,
-    safetensors_digest,
-)
-
-
-class VersionError(ValueError):
-    """A version directory that must not be served; the message names the file and what is wrong with it."""
+from arlarena.proto.weights import COMMITTED_FILE, MANIFEST_FILE, ManifestProbe, SafetensorsError, safetensors_digest
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedVersion:
-    """Weights ready to serve, and what they are called."""
+    """Weights ready to serve, and what they are called. `difference`: largest |Δ log-prob| of the version's probe."""
 
     label: str
     parameters: Parameters
     arch: Architecture
     directory: Path
-
-
-def read_manifest(directory: Path) -> Manifest:
-    """The manifest of a committed directory.
-
-    Raises:
-        VersionError: the directory is not committed, or its manifest is missing, malformed or newer than this code.
-    """
-    if not directory.is_dir():
-        raise VersionError(f"{directory}: no such directory")
-    if not (directory / COMMITTED_FILE).is_file():
-        raise VersionError(f"{directory} is not committed: it has no {COMMITTED_FILE} file")
-    path = directory / MANIFEST_FILE
-    try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
-    except FileNotFoundError as error:
-        raise VersionError(f"{path} does not exist") from error
-    except (msgspec.MsgspecError, OSError) as error:
-        raise VersionError(f"{path} cannot be read: {error}") from error
-    if manifest.schema > MANIFEST_SCHEMA:
-        raise VersionError(f"{path} has schema {manifest.schema}, this server reads up to {MANIFEST_SCHEMA}")
-    return manifest
-
-
-def verify(directory: Path) -> PolicyVersion:
-    """Compare every file with its checksum and the tensors with the digest; the version that the directory holds.
-
-    Raises:
-        VersionError: see `read_manifest`; or a file is missing, cut short or altered, or the digest is another.
-    """
-    try:
-        return _verify(directory, read_manifest(directory))
-    except (OSError, SafetensorsError) as error:  # OSError: a file vanished meanwhile
-        raise VersionError(f"{directory} cannot be read: {error}") from error
-
-
-def _verify(directory: Path, manifest: Manifest) -> PolicyVersion:
-    for name, entry in manifest.files.items():
-        path = directory / name
-        if Path(name).name != name:
-            raise VersionError(f"{directory / MANIFEST_FILE} lists {name!r}, which is not a plain file name")
-        if not path.is_file():
-            raise VersionError(f"{path} is listed in the manifest and does not exist")
-        if (size := path.stat().st_size) != entry.bytes:
-            raise VersionError(f"{path} has {size} bytes, the manifest says {entry.bytes}")
-        if file_sha256(path) != entry.sha256:
-            raise VersionError(f"{path} does not match its checksum in the manifest")
-    version = manifest.version
-    weights = sorted(directory / name for name in manifest.files if name.endswith(".safetensors"))
-    digest = safetensors_digest(*weights)
-    if digest != version.digest:
-        raise VersionError(f"{directory}: the tensors' digest is {digest}, the manifest says {version.digest}")
-    return PolicyVersion(version.incarnation, version.step, version.digest)
+    difference: float | None = None
 
 
 def load_version(directory: Path, arch: Architecture | None = None) -> LoadedVersion:
-    """Verify and load a version directory; with `arch`, only if it is of that architecture.
+    """Verify, load and probe a version directory; with `arch`, only if it is of that architecture.
 
     Raises:
-        VersionError: the directory is not whole, or its weights do not fit.
+        VersionError: the directory is not whole, or its weights do not fit. ProbeError: see there.
     """
-    version = verify(directory)
+    manifest = verify(directory)
     try:
         found = read_architecture(directory)
         if arch is not None and found != arch:
             raise VersionError(f"{directory} holds another architecture: {_difference(found, arch)}")
-        return LoadedVersion(str(version), load_parameters(directory, found), found, directory)
+        parameters = load_parameters(directory, found)
     except (UnsupportedModelError, WeightsError) as error:
         raise VersionError(str(error)) from error
+    difference = None if manifest.probe is None else _probe(directory, manifest.probe, found, parameters)
+    return LoadedVersion(manifest.label, parameters, found, directory, difference)
+
+
+def _probe(directory: Path, probe: ManifestProbe, arch: Architecture, parameters: Parameters) -> float:
+    """The probe's largest |Δ log-prob|, within its tolerance."""
+    ids = probe.ids
+    if len(probe.log_probs) != len(ids) - 1 or not all(0 <= token < arch.vocab_size for token in ids):
+        raise VersionError(f"{directory / MANIFEST_FILE} has a malformed probe")
+    return judge(directory, probe, log_probs(Model(arch, parameters, len(ids)), ids))
 
 
 def load_model(directory: Path) -> LoadedVersion:
@@ -120,17 +66,6 @@ def load_model(directory: Path) -> LoadedVersion:
     except (UnsupportedModelError, WeightsError, SafetensorsError, OSError) as error:
         raise VersionError(str(error)) from error
     return LoadedVersion(str(PolicyVersion("initial", 0, digest)), parameters, arch, directory)
-
-
-def committed_versions(root: Path) -> list[Path]:
-    """Committed version directories, the newest first: by step, then by when they were committed."""
-    found = []
-    for marker in root.glob(f"v*/{COMMITTED_FILE}"):
-        step = marker.parent.name[1:].split("-")[0]
-        if step.isdigit():
-            with contextlib.suppress(FileNotFoundError):  # a trainer may be removing old versions
-                found.append((int(step), marker.stat().st_mtime_ns, marker.parent))
-    return [directory for *_, directory in sorted(found, reverse=True)]
 
 
 def _difference(found: Architecture, expected: Architecture) -> str:

@@ -97,7 +97,7 @@ def run_clone(args: argparse.Namespace, log: Logger) -> int:
     from arlarena.trainer.clone import clone, read_rows
     from arlarena.trainer.model import load_policy
     from arlarena.trainer.progress import Progress
-    from arlarena.trainer.publisher import copy_tokenizer
+    from arlarena.trainer.versions import copy_tokenizer
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -122,11 +122,11 @@ def run_train(args: argparse.Namespace, log: Logger) -> int:
     settings = load_table(args.config, "trainer", TrainerSettings)
     run_name = args.run_name or load_table(args.config, "run", RunSettings).name
     environment = load_table(args.config, "environment", EnvironmentName).name
+    from arlarena.client.weights import PushError
     from arlarena.proto.stream import StreamError
     from arlarena.trainer.assembly import Plan, run_trainer
     from arlarena.trainer.checkpoint import CheckpointError
     from arlarena.trainer.collector import Interrupted, RunError
-    from arlarena.trainer.publisher import PushError
 
     plan = Plan(
         settings=settings,

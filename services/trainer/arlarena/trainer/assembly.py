@@ -19,10 +19,13 @@ from arlarena.trainer.learner import Learner
 from arlarena.trainer.loop import Trainer
 from arlarena.trainer.model import load_policy
 from arlarena.trainer.objectives import Recipe
+from arlarena.trainer.probe import Probe
 from arlarena.trainer.progress import Progress
-from arlarena.trainer.publisher import Probe, Publisher, VersionStore
+from arlarena.trainer.publisher import Publisher
 from arlarena.trainer.ranks import Ranks
-from arlarena.trainer.settings import TrainerSettings, chosen_recipe
+from arlarena.trainer.settings import TrainerSettings, admin_token, chosen_recipe
+from arlarena.trainer.transports import Http, SharedDirectory, Transport
+from arlarena.trainer.versions import VersionStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,13 @@ async def _lead(
     settings, state = plan.settings, restored or TrainerState()
     # One more than checkpoints: workers and servers may still be reading the version before the last.
     tokenizer = Path(plan.model)
-    versions = VersionStore(plan.run_dir / "weights", tokenizer, plan.incarnation, settings.keep_checkpoints + 1)
+    versions = VersionStore(
+        plan.run_dir / "weights",
+        tokenizer,
+        plan.incarnation,
+        settings.keep_checkpoints + 1,
+        getattr(torch, settings.publish_dtype),
+    )
     versions.discard_after(state.step)
     metrics, flows = (MetricsFile(plan.run_dir / name) for name in ("metrics.jsonl", "flows.jsonl"))
     for file in (metrics, flows):
@@ -94,12 +103,12 @@ async def _lead(
                 streams, settings, method, state, plan.environment, plan.seed, log, interrupted=interrupted
             ),
             versions=versions,
+            probe=Probe.spread(learner.policy.config.vocab_size, settings.probe_tolerance),
             publisher=Publisher(
                 plan.inference_urls,
-                Probe.of(learner.policy.config.vocab_size),
-                timeout_s=settings.request_timeout_s,
+                transport_of(settings),
+                token=admin_token(),
                 patience_s=settings.push_patience_s,
-                tolerance=settings.probe_tolerance,
                 log=log,
             ),
             checkpoints=checkpoints,
@@ -112,3 +121,8 @@ async def _lead(
             log=log,
         )
         await trainer.train(resumed=restored is not None)
+
+
+def transport_of(settings: TrainerSettings) -> Transport:
+    """How versions come to the policy servers."""
+    return Http(settings.full_push_every) if settings.push_transport == "http" else SharedDirectory()

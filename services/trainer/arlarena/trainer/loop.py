@@ -21,10 +21,12 @@ from arlarena.trainer.diagnostics import MetricsFile, episode_figures, training_
 from arlarena.trainer.ensemble import Lead
 from arlarena.trainer.learner import Learner
 from arlarena.trainer.optim import rate_share
+from arlarena.trainer.probe import Probe
 from arlarena.trainer.progress import Progress
-from arlarena.trainer.publisher import Publisher, Version, VersionStore
+from arlarena.trainer.publisher import Publisher, Pushed
 from arlarena.trainer.scoring import Freshness, ScoredGroup, minibatches, rows_of, score
 from arlarena.trainer.settings import TrainerSettings
+from arlarena.trainer.versions import Version, VersionStore
 
 
 @dataclass(slots=True)
@@ -36,6 +38,7 @@ class Trainer:
     learner: Learner | Lead
     collector: Collector
     versions: VersionStore
+    probe: Probe
     publisher: Publisher
     checkpoints: Checkpoints
     metrics: MetricsFile
@@ -45,6 +48,7 @@ class Trainer:
     run: Path
     seed: int
     log: Logger
+    pushed: Pushed | None = None
 
     async def train(self, *, resumed: bool) -> None:
         """Train until `steps` are taken or `max_minutes` are over."""
@@ -108,11 +112,12 @@ class Trainer:
         New tasks are issued only then: a group that began just before a push would be a step older for nothing.
         """
         weights = self.learner.weights()
-        version = self.versions.write(self.learner.policy, weights, self.state.step)
+        probe = self.probe.of(self.learner.log_probs)
+        version = self.versions.write(self.learner.policy, weights, self.state.step, probe)
         self.state.versions[version.version.digest] = self.state.step
         if self.state.step % self.settings.checkpoint_every == 0 or self.finished():
             self.checkpoints.save(self.state, weights, self.learner.optimizer_state())
-        await self.publisher.push(version, self.learner.log_probs)
+        self.pushed = await self.publisher.push(version)
         if not self.finished():
             await self.collector.top_up()
         return version
@@ -132,6 +137,9 @@ class Trainer:
             "collect_seconds": collected.seconds,
             "tokens_per_s": figures["tokens"] / seconds,
         }
+        if self.pushed is not None:  # the push before this step: the one after it is still to come
+            figures |= {"push_seconds": self.pushed.seconds, "push_bytes": self.pushed.sent}
+            figures["probe_difference"] = self.pushed.difference
         totals = {f"total_{name}": count for name, count in self.state.ledger.counts().items()}
         progress = {"environment_steps": self.state.environment_steps, "run_seconds": self.state.seconds}
         self.metrics.append({"step": step} | progress | figures | totals)

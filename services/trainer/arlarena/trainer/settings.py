@@ -122,7 +122,14 @@ class TrainerSettings(Table):
     record_groups_every: NonNegativeInt = Field(20, description="save that step's groups for replay; 0 never")
 
     mismatch_alarm: PositiveFloat = Field(0.015, description="mean k3 between sampler and trainer")
-    probe_tolerance: PositiveFloat = Field(1e-3, description="largest |Δ log-prob| that a weight push may show")
+    publish_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the weights that are served; bfloat16 needs a wider probe_tolerance"
+    )
+    push_transport: Literal["shared", "http"] = Field(
+        "shared", description="shared: policy servers see RUN/weights; http: versions are sent to them"
+    )
+    full_push_every: PositiveInt = Field(20, description="http: steps between whole files, the others send deltas")
+    probe_tolerance: PositiveFloat = Field(1e-3, description="largest |Δ log-prob| that served weights may show")
     request_timeout_s: PositiveFloat = 60.0
     push_patience_s: PositiveFloat = Field(180.0, description="how long a push is retried while a server restarts")
     reissue_after_s: PositiveFloat = Field(20.0, description="silence after which outstanding tasks are issued again")
@@ -187,6 +194,11 @@ def seed_from(environment: dict[str, str] | None = None) -> int | None:
         return int(text)
     except ValueError as error:
         raise ConfigError(f"ARLARENA_SEED={text!r} is not a whole number") from error
+
+
+def admin_token() -> str | None:
+    """The token that the policy servers ask for before they take weights (`ARLARENA_INFERENCE_ADMIN_TOKEN`)."""
+    return os.environ.get("ARLARENA_INFERENCE_ADMIN_TOKEN") or None
 
 
 class RunSettings(Table):

@@ -75,28 +75,43 @@ class Prompts:
         """Compute a prompt and the log-prob of each of its tokens; reads no cache and leaves nothing in it."""
         kv = self._buffer(len(ids))
         x = self.model.extend(torch.tensor(ids), 0, kv)
-        logprobs: list[float] = []
-        ranks: list[int] = []
-        top_ids: list[list[int]] = []
-        top_values: list[list[float]] = []
-        targets = torch.tensor(ids[1:]).unsqueeze(1)
-        for begin in range(0, len(ids) - 1, HEAD_ROWS):
-            end = min(begin + HEAD_ROWS, len(ids) - 1)
-            table = torch.log_softmax(self.model.logits(x[begin:end]), dim=-1)
-            chosen = table.gather(1, targets[begin:end])
-            logprobs += chosen.squeeze(1).tolist()
-            ranks += ((table > chosen).sum(dim=1) + 1).tolist()
-            if top:
-                values, likeliest = table.topk(min(top, table.shape[1]), dim=-1)
-                top_ids += likeliest.tolist()
-                top_values += values.tolist()
-        score = Score(logprobs, ranks, (top_ids, top_values) if top else None)
-        return Prefix(b"", kv, self.model.logits(x[-1:])[0]), score
+        return Prefix(b"", kv, self.model.logits(x[-1:])[0]), score(self.model, x, ids, top)
 
     def _keep(self, prefix: Prefix) -> Prefix:
         self.cache.put(prefix)
         return prefix
 
     def _buffer(self, length: int) -> Tensor:
-        a = self.model.arch
-        return torch.empty(a.layers, 2, a.kv_heads, length, a.head_dim)
+        return buffer(self.model, length)
+
+
+def buffer(model: Model, length: int) -> Tensor:
+    """Room for the keys and values of one prompt: [layers, 2, K, P, D]."""
+    a = model.arch
+    return torch.empty(a.layers, 2, a.kv_heads, length, a.head_dim)
+
+
+def log_probs(model: Model, ids: list[int]) -> list[float]:
+    """Log-probs of ids 1 … P-1 given those before, at temperature 1."""
+    x = model.extend(torch.tensor(ids), 0, buffer(model, len(ids)))
+    return score(model, x, ids, 0).logprobs
+
+
+def score(model: Model, x: Tensor, ids: list[int], top: int) -> Score:
+    """Scores of a prompt's tokens, from the last layer's output `x` [P, E]."""
+    logprobs: list[float] = []
+    ranks: list[int] = []
+    top_ids: list[list[int]] = []
+    top_values: list[list[float]] = []
+    targets = torch.tensor(ids[1:]).unsqueeze(1)
+    for begin in range(0, len(ids) - 1, HEAD_ROWS):
+        end = min(begin + HEAD_ROWS, len(ids) - 1)
+        table = torch.log_softmax(model.logits(x[begin:end]), dim=-1)
+        chosen = table.gather(1, targets[begin:end])
+        logprobs += chosen.squeeze(1).tolist()
+        ranks += ((table > chosen).sum(dim=1) + 1).tolist()
+        if top:
+            values, likeliest = table.topk(min(top, table.shape[1]), dim=-1)
+            top_ids += likeliest.tolist()
+            top_values += values.tolist()
+    return Score(logprobs, ranks, (top_ids, top_values) if top else None)

@@ -23,7 +23,7 @@ class Waiter:
         self.news = news  # done as soon as there is something to look at
 
 
-class Gateway:
+class Bridge:
     """Submits sequences and waits for them; a client that leaves frees its slots."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, max_waiting: int) -> None:

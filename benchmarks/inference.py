@@ -1,0 +1,376 @@
+"""The embedded engine beside vLLM's own server for CPUs and transformers' `generate`: output tokens a second, in turns.
+
+    make setup-vllm && python benchmarks/inference.py --out benchmarks/results/inference.json
+
+One torch thread each, float32, the same models of random weights. Both servers are processes of their own and answer
+the same client over the token route: ids in, ids and their log-probs out. vLLM runs with the options that made it
+fastest here (see VLLM_ARGUMENTS). `generate` runs in a process of its own too, on whole batches without any wire.
+
+* `requests`: prompts of 200 random tokens, 32 new ones, 1, 16 and 64 at a time; no prompt is ever repeated.
+* `trace`: what training on episodes asks for. Groups of 8 siblings begin with one prompt; each turn's prompt is the
+  turn before, its response of 24 tokens and an observation of 60; the next turn starts as soon as the last has ended.
+
+All peers do a round of a workload before any does the next, on the same prompts, and an unmeasured round comes first.
+A figure is the median over the rounds; a ratio is that of two medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import torch
+import uvloop
+from env_processes import finish
+from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from arlarena.inference.vllm.server import free_port
+from arlarena.proto.policy import GENERATE_ROUTE, GenerateRequest, GenerateResponse, SamplingParams
+
+ROOT = Path(__file__).resolve().parents[1]
+VLLM = ROOT / ".venv-vllm" / "bin" / "python"
+SIZES = {"0.9M": 128, "3.3M": 256}  # parameters -> hidden
+VOCABULARY, LAYERS, HEAD_DIM = 512, 4, 32  # vLLM's attention on CPUs has few head sizes, 32 is the smallest
+MAX_LENGTH = 1024
+PROMPT, NEW = 200, 32
+GROUP, TURNS, OBSERVATION, RESPONSE = 8, 8, 60, 24
+WANTED = {"requests_1": 2.0, "requests_64": 1.2, "trace": 2.0}  # times vLLM's tokens a second
+HOST = "127.0.0.1"
+START_S, REQUEST_S = 180.0, 600.0
+
+# What made vLLM 0.32 fastest on this workload.
+VLLM_ARGUMENTS = (
+    "--dtype", "float32", "--enforce-eager", "--enable-prefix-caching", "--enable-scale-out",
+    "--max-num-seqs", "256", "--max-num-batched-tokens", "8192",
+    "--no-enable-log-requests", "--disable-uvicorn-access-log", "--disable-log-stats",
+)  # fmt: skip
+VLLM_VARIABLES = {
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1",
+    "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
+}  # fmt: skip
+EMBEDDED = """
+[inference]
+engine = "embedded"
+threads = 1
+port = {port}
+model = {model}
+max_model_len = {length}
+"""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured."""
+
+    rounds: int
+    in_flight: Mapping[int, int]  # requests at a time -> requests of a round
+    groups: int  # of the trace
+
+
+FULL = Scale(5, {1: 8, 16: 64, 64: 192}, 4)
+QUICK = Scale(2, {1: 4, 16: 32, 64: 64}, 2)
+
+
+class Server:
+    """A peer behind the token route."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+        self._url, self._session = url + GENERATE_ROUTE, session
+
+    async def respond(self, prompt: list[int], new: int) -> list[int]:
+        """`new` sampled tokens. Without a seed: vLLM 0.32 dies of a seeded request whose prompt it computes in pieces.
+
+        Raises:
+            RuntimeError: the answer is not that.
+        """
+        params = SamplingParams(temperature=1.0, max_tokens=new, ignore_eos=True, logprobs=0)
+        body = msgspec.json.encode(GenerateRequest(token_ids=prompt, sampling_params=params))
+        async with self._session.post(self._url, data=body, headers={"content-type": "application/json"}) as reply:
+            text = await reply.read()
+        if reply.status != 200:
+            raise RuntimeError(f"{self._url} answered {reply.status}: {text!r}")
+        choice = msgspec.json.decode(text, type=GenerateResponse).choices[0]
+        ids, logprobs = choice.token_ids or [], choice.logprobs
+        if not len(ids) == new == len((logprobs and logprobs.content) or []):
+            raise RuntimeError(f"{self._url} did not answer {new} tokens with their log-probs: {text!r}")
+        return ids
+
+    async def requests(self, prompts: list[list[int]], in_flight: int) -> None:
+        """Answer all, so many at a time."""
+        waiting = iter(prompts)
+
+        async def send() -> None:
+            for prompt in waiting:
+                await self.respond(prompt, NEW)
+
+        await asyncio.gather(*(send() for _ in range(in_flight)))
+
+    async def trace(self, seed: int, groups: int) -> None:
+        """Play the episodes of `groups` groups at once."""
+
+        async def play(group: int, sibling: int) -> None:
+            prompt = tokens(PROMPT, seed, group)
+            for turn in range(TURNS):
+                prompt += await self.respond(prompt, RESPONSE)
+                prompt += tokens(OBSERVATION, seed, group, sibling, turn)
+
+        await asyncio.gather(*(play(group, sibling) for group in range(groups) for sibling in range(GROUP)))
+
+
+class Generate:
+    """Transformers' `generate` in a process of its own: this file, started with --generate."""
+
+    def __init__(self, running: subprocess.Popen[bytes]) -> None:
+        self._running = running
+
+    async def requests(self, prompts: list[list[int]], in_flight: int) -> None:
+        """Answer all, in batches of so many."""
+        for start in range(0, len(prompts), in_flight):
+            await asyncio.to_thread(self._batch, prompts[start : start + in_flight])
+
+    def _batch(self, prompts: list[list[int]]) -> None:
+        assert self._running.stdin is not None
+        assert self._running.stdout is not None
+        self._running.stdin.write(msgspec.json.encode(prompts) + b"\n")
+        self._running.stdin.flush()
+        if self._running.stdout.readline() != b"done\n":
+            raise RuntimeError("the process of transformers' generate has ended")
+
+
+def answer_batches(model: Path) -> int:
+    """The other end of `Generate`: prompts of one length, one batch a line."""
+    torch.set_num_threads(1)
+    transformers_logging.set_verbosity_error()
+    policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    for line in sys.stdin:
+        ids = torch.tensor(json.loads(line))
+        found = policy.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, min_new_tokens=NEW, do_sample=True, top_k=0
+        )
+        assert found.shape[1] == PROMPT + NEW
+        print("done", flush=True)
+    return 0
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The peers of one size, all started, and how much is measured."""
+
+    servers: dict[str, Server]
+    generate: Generate
+    scale: Scale
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One workload: the output tokens of a round, and each peer's seconds, round by round."""
+
+    tokens: int
+    seconds: dict[str, list[float]]
+
+    def figures(self) -> dict[str, Any]:
+        """Medians over the rounds, and ours over each peer's."""
+        median = {peer: statistics.median(values) for peer, values in self.seconds.items()}
+        return {
+            "output_tokens": self.tokens,
+            "seconds": {peer: round(value, 4) for peer, value in median.items()},
+            "tokens_per_s": {peer: round(self.tokens / value, 1) for peer, value in median.items()},
+            "rounds_tokens_per_s": {
+                peer: [round(self.tokens / value, 1) for value in values] for peer, values in self.seconds.items()
+            },
+            "times": {
+                peer: round(value / median["embedded"], 3) for peer, value in median.items() if peer != "embedded"
+            },
+        }
+
+
+async def in_turns(rounds: int, sides: Mapping[str, Callable[[int], Awaitable[None]]]) -> dict[str, list[float]]:
+    """Seconds of each side, round by round; every side is given the number of the round, and nobody works beside it."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        for name, work in sides.items():
+            began = time.perf_counter()
+            await work(number)
+            if number > 0:  # the first warms up
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+async def requests(bench: Bench) -> dict[str, Outcome]:
+    """Independent requests, so many at a time."""
+    found = {}
+    peers: dict[str, Server | Generate] = {**bench.servers, "transformers": bench.generate}
+    for in_flight, count in bench.scale.in_flight.items():
+
+        async def work(number: int, peer: Server | Generate, count: int = count, in_flight: int = in_flight) -> None:
+            await peer.requests([tokens(PROMPT, in_flight, number, i) for i in range(count)], in_flight)
+
+        sides = {name: (lambda number, peer=peer, work=work: work(number, peer)) for name, peer in peers.items()}
+        found[f"requests_{in_flight}"] = Outcome(count * NEW, await in_turns(bench.scale.rounds, sides))
+    return found
+
+
+async def trace(bench: Bench) -> dict[str, Outcome]:
+    """Episodes of several turns in groups."""
+    groups = bench.scale.groups
+    sides = {name: (lambda number, peer=peer: peer.trace(number, groups)) for name, peer in bench.servers.items()}
+    return {"trace": Outcome(groups * GROUP * TURNS * RESPONSE, await in_turns(bench.scale.rounds, sides))}
+
+
+PARTS: dict[str, Callable[[Bench], Awaitable[dict[str, Outcome]]]] = {"requests": requests, "trace": trace}
+
+
+def tokens(count: int, *seed: int) -> list[int]:
+    """Random ids, the same for the same seed."""
+    return random.Random(repr(seed)).choices(range(VOCABULARY), k=count)
+
+
+def make_model(directory: Path, hidden: int) -> int:
+    """Write a Qwen3 of random weights; its parameters."""
+    torch.manual_seed(0)
+    heads = hidden // HEAD_DIM
+    config = Qwen3Config(
+        vocab_size=VOCABULARY, hidden_size=hidden, num_hidden_layers=LAYERS, num_attention_heads=heads,
+        num_key_value_heads=heads // 2, head_dim=HEAD_DIM, intermediate_size=3 * hidden, tie_word_embeddings=True,
+        max_position_embeddings=MAX_LENGTH, initializer_range=0.08, eos_token_id=None, bos_token_id=None,
+    )  # fmt: skip
+    model = Qwen3ForCausalLM(config)
+    model.save_pretrained(directory)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@contextlib.contextmanager
+def process(command: list[str], log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with one thread, in a session of its own, which ends together with all that it has started."""
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", **VLLM_VARIABLES}
+    with log.open("wb") as file:
+        options = {"stdout": file, **options}
+        running = subprocess.Popen(command, stderr=file, env=variables, start_new_session=True, **options)
+    try:
+        yield running
+    finally:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(running.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                running.wait(30)
+
+
+def commands(folder: Path, model: Path, ports: Mapping[str, int]) -> dict[str, list[str]]:
+    """What starts the servers on these ports.
+
+    Raises:
+        SystemExit: vLLM is not installed.
+    """
+    if not VLLM.exists():
+        raise SystemExit("error: vLLM is not installed: `make setup-vllm`")
+    config = folder / "embedded.toml"
+    config.write_text(EMBEDDED.format(model=json.dumps(str(model)), port=ports["embedded"], length=MAX_LENGTH))
+    vllm = [str(VLLM), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--port", str(ports["vllm"])]
+    return {
+        "embedded": [sys.executable, "-m", "arlarena.inference", "--config", str(config)],
+        "vllm": [*vllm, "--host", HOST, "--max-model-len", str(MAX_LENGTH), *VLLM_ARGUMENTS],
+    }
+
+
+async def healthy(url: str, running: subprocess.Popen[bytes], log: Path, session: aiohttp.ClientSession) -> None:
+    """Wait until a server serves.
+
+    Raises:
+        SystemExit: it ended, or did not serve in START_S; with the end of its log.
+    """
+    deadline = time.monotonic() + START_S
+    while running.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(aiohttp.ClientError):
+            async with session.get(url + "/health") as reply:
+                if reply.status == 200:
+                    return
+        await asyncio.sleep(0.2)
+    raise SystemExit(f"error: {log.stem} does not serve: {log.read_text()[-4000:]}")
+
+
+@contextlib.asynccontextmanager
+async def peers(folder: Path, model: Path, scale: Scale) -> AsyncIterator[Bench]:
+    """All peers, started one after the other; they stay up, since idle ones take no processor time."""
+    timeout = aiohttp.ClientTimeout(total=REQUEST_S)
+    ports = {name: free_port(HOST) for name in ("embedded", "vllm")}
+    async with contextlib.AsyncExitStack() as stack:
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
+        )
+        servers = {}
+        for name, command in commands(folder, model, ports).items():
+            url, log = f"http://{HOST}:{ports[name]}", folder / f"{name}.log"
+            await healthy(url, stack.enter_context(process(command, log)), log, session)
+            servers[name] = Server(url, session)
+        answering = [sys.executable, __file__, "--generate", str(model)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        generate = Generate(stack.enter_context(process(answering, folder / "generate.log", **pipes)))
+        yield Bench(servers, generate, scale)
+
+
+def judged(size: str, outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
+    """What was claimed of these workloads, and whether it holds."""
+    found = []
+    for workload, wanted in WANTED.items():
+        if workload in outcomes:
+            times = outcomes[workload].figures()["times"]["vllm"]
+            claim = f"{size}, {workload}: at least {wanted} times vLLM's tokens a second"
+            found.append({"claim": claim, "times": times, "passed": times >= wanted})
+    return found
+
+
+async def measure(parts: list[str], sizes: list[str], scale: Scale) -> dict[str, Any]:
+    """All parts on all sizes."""
+    result: dict[str, Any] = {"sizes": {}, "claims": []}
+    for size in sizes:
+        with tempfile.TemporaryDirectory(prefix="arlarena-bench-") as name:
+            folder = Path(name)
+            parameters = make_model(folder / "model", SIZES[size])
+            outcomes: dict[str, Outcome] = {}
+            async with peers(folder, folder / "model", scale) as bench:
+                for part in parts:
+                    outcomes |= await PARTS[part](bench)
+        figures = {workload: outcome.figures() for workload, outcome in outcomes.items()}
+        result["sizes"][size] = {"parameters": parameters, "hidden": SIZES[size], **figures}
+        result["claims"] += judged(size, outcomes)
+    return result
+
+
+def main() -> int:
+    """Measure, judge, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=PARTS, action="append", help="a part; more than once for several")
+    parser.add_argument("--size", choices=SIZES, action="append", help="a model; more than once for several")
+    parser.add_argument("--quick", action="store_true", help="few rounds of little work: for trying things out")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--generate", type=Path, metavar="MODEL", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.generate:
+        return answer_batches(args.generate)
+    scale = QUICK if args.quick else FULL
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        result = runner.run(measure(args.only or list(PARTS), args.size or list(SIZES), scale))
+    result["passed"] = all(claim["passed"] for claim in result["claims"])
+    return finish(result, args.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""New weights for a policy server, over HTTP: send it a version directory, tell it to serve that version.
+
+    async with aiohttp.ClientSession() as session:
+        server = WeightsClient(session, "http://10.0.0.7:8100", token)
+        await Sender().deliver(Path("RUN/weights/v000012-0a1b2c3d4e5f"), server)
+        served = await server.serve("d1f0:12:0a1b2c3d4e5f…", limit_s=60)
+
+The routes are those of `arlarena.proto.weights`; every step may be repeated. A server that sees the same directory of
+versions needs the last line alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TypeVar
+
+import aiohttp
+import msgspec
+
+from arlarena.proto.delta import write_delta
+from arlarena.proto.policy import ErrorResponse, WeightInfo
+from arlarena.proto.weights import (
+    MANIFEST_FILE,
+    SERVE_ROUTE,
+    WEIGHTS_ROUTE,
+    Manifest,
+    Served,
+    ServeWeights,
+    Wanted,
+    push_limit_s,
+)
+
+T = TypeVar("T")
+
+_INFO_S = 10.0  # for an answer that needs no work
+_REFUSED = 409
+
+
+class PushError(RuntimeError):
+    """A policy server did not take the new weights; trying again may help."""
+
+
+class PushRefused(PushError):
+    """A policy server's check of the weights failed: trying again will not help."""
+
+
+class WeightsClient:
+    """One policy server, or a gateway before many. `limit_s` bounds one request."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, token: str | None) -> None:
+        """`token`: the server's administrator's."""
+        self.url = url.rstrip("/")
+        self._session = session
+        self._headers = {"authorization": f"Bearer {token}"} if token else {}
+
+    async def version(self) -> str:
+        """The version in service. Errors: those of `serve`."""
+        return (await self._ask("GET", "/weight_info", None, _INFO_S, WeightInfo)).weight_version
+
+    async def announce(self, directory: str, manifest: bytes, limit_s: float) -> Wanted:
+        """Say what is coming; what the server needs of it. Errors: those of `serve`."""
+        return await self._ask("PUT", f"{WEIGHTS_ROUTE}/{directory}", manifest, limit_s, Wanted)
+
+    async def upload(self, directory: str, name: str, file: Path, base: str | None, limit_s: float) -> None:
+        """Send a file of a version, or, with `base`, a delta to that directory's. Errors: those of `serve`."""
+        query = f"?base={base}" if base else ""
+        with file.open("rb") as body:
+            await self._ask("PUT", f"{WEIGHTS_ROUTE}/{directory}/{name}{query}", body, limit_s, dict)
+
+    async def serve(self, version: str, limit_s: float) -> Served:
+        """Bring a version that the server has into service.
+
+        Raises:
+            PushRefused: its own check of the weights failed. PushError: it answered something else than 200.
+            aiohttp.ClientError, TimeoutError: it did not answer.
+        """
+        return await self._ask("POST", SERVE_ROUTE, msgspec.json.encode(ServeWeights(version)), limit_s, Served)
+
+    async def _ask(self, method: str, path: str, body: object, limit_s: float, kind: type[T]) -> T:
+        timeout = aiohttp.ClientTimeout(total=limit_s)
+        url = self.url + path
+        async with self._session.request(method, url, data=body, headers=self._headers, timeout=timeout) as reply:
+            answer = await reply.read()
+        if reply.status != 200:
+            error = PushRefused if reply.status == _REFUSED else PushError
+            raise error(f"{url} answered {reply.status}: {_reason(answer)}")
+        try:
+            return msgspec.json.decode(answer, type=kind)
+        except msgspec.MsgspecError as error:
+            raise PushError(f"{url} answered something else than {kind.__name__}: {error}") from error
+
+
+def _reason(answer: bytes) -> str:
+    try:
+        return msgspec.json.decode(answer, type=ErrorResponse).error.message
+    except msgspec.MsgspecError:
+        return answer[:300].decode(errors="replace")
+
+
+class Sender:
+    """Sends the files that a server has not; of weights, where it has a version that is still here, what changed."""
+
+    def __init__(self, full_every: int = 20) -> None:
+        """`full_every`: at steps divisible by this whole files are sent, deltas at all others; 1 sends no deltas."""
+        self._full_every = full_every
+        self._deltas: dict[tuple[Path, Path], asyncio.Task[Path]] = {}  # (base, new) -> delta
+        self._folder: Path | None = None
+
+    async def deliver(self, directory: Path, server: WeightsClient) -> int:
+        """Bring a version to a server. Returns the bytes that were sent.
+
+        Raises:
+            PushError, aiohttp.ClientError, TimeoutError: it failed.
+        """
+        text = await asyncio.to_thread((directory / MANIFEST_FILE).read_bytes)
+        manifest = msgspec.json.decode(text, type=Manifest)
+        limit_s, sent = push_limit_s(manifest.bytes), 0
+        wanted = await server.announce(directory.name, text, limit_s)
+        for file in wanted.files:
+            base = self._base(directory.parent, wanted.base, file, manifest.version.step)
+            body = directory / file if base is None else await self._delta(base / file, directory / file)
+            await server.upload(directory.name, file, body, base.name if base else None, limit_s)
+            sent += body.stat().st_size
+        return sent
+
+    def forget(self) -> None:
+        """Remove the deltas: every server has the version."""
+        self._deltas.clear()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def _base(self, ours: Path, theirs: str | None, file: str, step: int) -> Path | None:
+        """Our copy of the directory that a delta of `file` may refer to."""
+        if theirs is None or not file.endswith(".safetensors") or step % self._full_every == 0:
+            return None
+        return ours / theirs if (ours / theirs / file).is_file() else None
+
+    async def _delta(self, base: Path, new: Path) -> Path:
+        """The delta, made once however many servers want it."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="arlarena-push-"))
+        key = (base, new)
+        if key not in self._deltas:
+            target = self._folder / f"{len(self._deltas)}.delta"
+            self._deltas[key] = asyncio.create_task(asyncio.to_thread(_make_delta, base, new, target))
+        return await self._deltas[key]
+
+
+def _make_delta(base: Path, new: Path, target: Path) -> Path:
+    with target.open("wb") as out:
+        write_delta(base, new, out)
+    return target

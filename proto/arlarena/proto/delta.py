@@ -1,0 +1,148 @@
+"""What changed between two safetensors files, compressed, so that a push over a network costs what the change costs.
+
+    header of the new file, as it is | for each tensor in file order: kind (1 byte), length (8 bytes), payload
+
+A tensor that the base has with the same type and shape is sent as the difference of the two bit patterns read as
+integers, zigzag-coded, its bytes sorted by significance, under zstd: a small step of the optimiser changes the low
+bits alone, so the high bytes are zeros. One that did not change costs 9 bytes, any other is sent under zstd as it is.
+What comes out is the new file to the byte; whether it does is for its checksum in the manifest to say.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import zstandard
+
+from arlarena.proto.weights import read_safetensors_header
+
+SAME, DIFFERENCE, WHOLE = 0, 1, 2
+LEVEL = 1  # zstd's fastest but one: a higher level is slower and gains little on bits that are noise
+_FRAME = struct.Struct("<BQ")
+_LENGTH = struct.Struct("<Q")
+_WIDTHS = {"8": 1, "16": 2, "32": 4, "64": 8}  # of "F32", "BF16", "I64", …; "F8_E4M3" and "BOOL" are single bytes
+
+
+class DeltaError(ValueError):
+    """A delta that is cut short, malformed, or made for another base."""
+
+
+def write_delta(base: Path, new: Path, out: BinaryIO) -> int:
+    """Write the delta that leads from `base` to `new`. Holds one tensor at a time. Returns its bytes.
+
+    Raises:
+        SafetensorsError: a file is not safetensors.
+    """
+    known, known_start = read_safetensors_header(base)
+    header, start = read_safetensors_header(new)
+    compressor = zstandard.ZstdCompressor(level=LEVEL)
+    with base.open("rb") as old_file, new.open("rb") as new_file:
+        out.write(_LENGTH.pack(start) + new_file.read(start))
+        written = _LENGTH.size + start
+        for name, entry in _in_file_order(header):
+            data = _read(new_file, start, entry)
+            before = known.get(name)
+            kind, payload = WHOLE, b""
+            if before is not None and (before["dtype"], before["shape"]) == (entry["dtype"], entry["shape"]):
+                old = _read(old_file, known_start, before)
+                kind = SAME if old == data else DIFFERENCE
+                if kind == DIFFERENCE:
+                    payload = compressor.compress(_difference(old, data, _width(entry["dtype"])))
+            else:
+                payload = compressor.compress(data)
+            out.write(_FRAME.pack(kind, len(payload)) + payload)
+            written += _FRAME.size + len(payload)
+    return written
+
+
+def apply_delta(base: Path, delta: Path, target: Path) -> None:
+    """Make the new file out of `base` and a delta.
+
+    Raises:
+        DeltaError: see the class. SafetensorsError: `base` is not safetensors.
+    """
+    known, known_start = read_safetensors_header(base)
+    with base.open("rb") as old_file, delta.open("rb") as source, target.open("wb") as out:
+        (start,) = _LENGTH.unpack(_exactly(source, _LENGTH.size))
+        if start > delta.stat().st_size:
+            raise DeltaError(f"{delta} announces a header of {start} bytes and has fewer")
+        out.write(_exactly(source, start))
+        out.flush()
+        header = _header_of(target, start)
+        for name, entry in _in_file_order(header):
+            kind, length = _FRAME.unpack(_exactly(source, _FRAME.size))
+            if length > delta.stat().st_size:
+                raise DeltaError(f"{delta} announces {length} bytes of {name} and has fewer")
+            payload = _exactly(source, length)
+            size = entry["data_offsets"][1] - entry["data_offsets"][0]
+            if kind == WHOLE:
+                out.write(_expand(payload, size, name))
+                continue
+            before = known.get(name)
+            if before is None or (before["dtype"], before["shape"]) != (entry["dtype"], entry["shape"]):
+                raise DeltaError(f"the delta changes {name}, which {base} has not, or in another form")
+            old = _read(old_file, known_start, before)
+            if kind == DIFFERENCE:
+                out.write(_sum(old, _expand(payload, size, name), _width(entry["dtype"])))
+            elif kind == SAME:
+                out.write(old)
+            else:
+                raise DeltaError(f"the delta has an entry of unknown kind {kind} for {name}")
+
+
+def _header_of(file: Path, start: int) -> dict[str, Any]:
+    """The header of a file whose data are still to come."""
+    return read_safetensors_header(file, whole=False)[0] if start >= _LENGTH.size else {}
+
+
+def _in_file_order(header: dict[str, Any]) -> list[tuple[str, Any]]:
+    return sorted(header.items(), key=lambda item: (item[1]["data_offsets"][0], item[0]))
+
+
+def _read(file: BinaryIO, start: int, entry: dict[str, Any]) -> bytes:
+    begin, end = entry["data_offsets"]
+    file.seek(start + begin)
+    return file.read(end - begin)
+
+
+def _exactly(file: BinaryIO, size: int) -> bytes:
+    data = file.read(size)
+    if len(data) != size:
+        raise DeltaError(f"the delta is cut short: {size} bytes should follow and {len(data)} do")
+    return data
+
+
+def _expand(payload: bytes, size: int, name: str) -> bytes:
+    try:
+        data = zstandard.ZstdDecompressor().decompress(payload, max_output_size=size) if size else b""
+    except zstandard.ZstdError as error:
+        raise DeltaError(f"the delta's bytes of {name} cannot be decompressed: {error}") from error
+    if len(data) != size:
+        raise DeltaError(f"the delta's bytes of {name} are {len(data)} instead of {size}")
+    return data
+
+
+def _width(dtype: str) -> int:
+    return _WIDTHS.get("".join(c for c in dtype if c.isdigit()), 1) if "_" not in dtype else 1
+
+
+def _difference(old: bytes, new: bytes, width: int) -> bytes:
+    """Zigzag of new - old, byte plane by byte plane."""
+    kind = np.dtype(f"<u{width}")
+    moved = np.frombuffer(new, kind) - np.frombuffer(old, kind)  # modulo 2 ** bits
+    folded = (moved << kind.type(1)) ^ (kind.type(0) - (moved >> kind.type(8 * width - 1)))
+    return np.ascontiguousarray(folded.view(np.uint8).reshape(-1, width).T).tobytes()
+
+
+def _sum(old: bytes, planes: bytes, width: int) -> bytes:
+    """The inverse of `_difference`."""
+    kind = np.dtype(f"<u{width}")
+    rows = np.ascontiguousarray(np.frombuffer(planes, np.uint8).reshape(width, -1).T)
+    folded: npt.NDArray[Any] = rows.view(kind).reshape(-1)
+    moved = (folded >> kind.type(1)) ^ (kind.type(0) - (folded & kind.type(1)))
+    new: npt.NDArray[Any] = np.frombuffer(old, kind) + moved
+    return new.tobytes()

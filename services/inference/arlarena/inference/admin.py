@@ -1,0 +1,58 @@
+"""The routes by which weights come (`arlarena.proto.weights`), before one engine or before many."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+
+from arlarena.inference.asgi import Answer, Call, Reply, body_chunks
+from arlarena.inference.errors import RequestError
+from arlarena.inference.store import Store, UnknownVersion
+from arlarena.inference.versions import ProbeError, VersionError
+from arlarena.proto.weights import Served, ServeWeights
+
+_encoder = msgspec.json.Encoder()
+
+
+class Administration:
+    """Receives versions into a store and has them served. `serve` brings a version directory into service."""
+
+    def __init__(self, store: Store, serve: Callable[[Path], Awaitable[Served]]) -> None:
+        self._store, self._serve = store, serve
+        self._lock = asyncio.Lock()
+
+    async def announce(self, call: Call) -> Answer:
+        """`PUT /weights/{directory}`."""
+        return await self._try(asyncio.to_thread(self._store.announce, call.path_params["directory"], call.body))
+
+    async def receive(self, call: Call) -> Answer:
+        """`PUT /weights/{directory}/{file}?base=…`; the body goes to disk as it comes."""
+        directory, name = call.path_params["directory"], call.path_params["file"]
+        chunks = body_chunks(call.receive)
+        await self._try(self._store.receive(directory, name, chunks, call.query.get("base")))
+        return Reply(b"{}")
+
+    async def serve(self, call: Call) -> Answer:
+        """`POST /serve_weights`."""
+        try:
+            wanted = msgspec.json.decode(call.body, type=ServeWeights)
+        except msgspec.MsgspecError as error:
+            raise RequestError(f"malformed request: {error}") from error
+        async with self._lock:
+            return await self._try(self._serve_version(wanted.version))
+
+    async def _serve_version(self, label: str) -> Served:
+        return await self._serve(await asyncio.to_thread(self._store.find, label))
+
+    async def _try(self, work: Awaitable[object]) -> Reply:
+        try:
+            return Reply(_encoder.encode(await work))
+        except UnknownVersion as error:
+            raise RequestError(str(error), status=404) from error
+        except ProbeError as error:
+            raise RequestError(str(error), status=409) from error
+        except VersionError as error:
+            raise RequestError(str(error), status=400) from error

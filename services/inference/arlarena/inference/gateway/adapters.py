@@ -1,0 +1,80 @@
+"""LoRA adapters, by vLLM's own routes: loaded on every replica, and again on one that was started anew."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import aiohttp
+import msgspec
+
+from arlarena.inference.asgi import Answer, Call, Reply
+from arlarena.inference.errors import RequestError
+
+if TYPE_CHECKING:
+    from arlarena.inference.gateway.fleet import Fleet
+    from arlarena.inference.gateway.replica import Replica
+
+_LIMIT_S = 60.0
+
+
+class _Named(msgspec.Struct):
+    lora_name: str
+
+
+class Adapters:
+    """What is loaded: name -> the request that loaded it."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._loaded: dict[str, bytes] = {}
+        for replica in fleet.replicas:
+            replica.prepare = self.restore
+
+    async def load(self, call: Call) -> Answer:
+        """`POST /v1/load_lora_adapter {"lora_name": …, "lora_path": …}`."""
+        name, reply = self._name(call), await self._everywhere(call)
+        if reply.status == 200:
+            self._loaded[name] = call.body
+        return reply
+
+    async def unload(self, call: Call) -> Answer:
+        """`POST /v1/unload_lora_adapter {"lora_name": …}`."""
+        self._loaded.pop(self._name(call), None)
+        return await self._everywhere(call)
+
+    async def restore(self, replica: Replica) -> None:
+        """Load everything on a replica that has come back.
+
+        Raises:
+            aiohttp.ClientError: it does not answer.
+        """
+        for body in self._loaded.values():
+            await _post(replica, "/v1/load_lora_adapter", body)
+
+    def _name(self, call: Call) -> str:
+        try:
+            return msgspec.json.decode(call.body, type=_Named).lora_name
+        except msgspec.MsgspecError as error:
+            raise RequestError(f"malformed request: {error}") from error
+
+    async def _everywhere(self, call: Call) -> Reply:
+        """The last replica's answer, or the first that is not 200."""
+        reply: Reply | None = None
+        for replica in self._fleet.replicas:
+            if replica.open:
+                try:
+                    reply = await _post(replica, call.path, call.body)
+                except aiohttp.ClientError as error:
+                    raise RequestError(f"{replica.name} failed: {error!r}; load it again", status=502) from error
+                if reply.status != 200:
+                    return reply
+        if reply is None:
+            raise RequestError("no replica is ready", status=503)
+        return reply
+
+
+async def _post(replica: Replica, path: str, body: bytes) -> Reply:
+    timeout = aiohttp.ClientTimeout(total=_LIMIT_S)
+    headers = {"content-type": "application/json"}
+    async with replica.session.post(replica.url + path, data=body, headers=headers, timeout=timeout) as reply:
+        return Reply(await reply.read(), reply.status, reply.content_type.encode())

@@ -1,0 +1,165 @@
+"""The gateway's ASGI application: model routes are passed on, weights are taken, the engines' own routes are hidden."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+
+from arlarena.inference.admin import Administration
+from arlarena.inference.app import UPLOAD_ROUTE, VERSION, http_error, request_error
+from arlarena.inference.asgi import Answer, Call, Endpoint, Handler, Reply
+from arlarena.inference.errors import RequestError
+from arlarena.inference.gateway.adapters import Adapters
+from arlarena.inference.gateway.engines import LocalEngine
+from arlarena.inference.gateway.fleet import Fleet
+from arlarena.inference.gateway.metrics import GatewayMetrics
+from arlarena.inference.gateway.proxy import Proxy
+from arlarena.inference.gateway.replica import Target
+from arlarena.inference.settings import InferenceSettings
+from arlarena.inference.store import Store, newest_whole
+from arlarena.inference.versions import read_manifest
+from arlarena.proto.policy import WeightInfo
+from arlarena.proto.telemetry import Logger
+
+_encoder = msgspec.json.Encoder()
+
+PASSED_ON = (
+    ("POST", "/inference/v1/generate"),
+    ("POST", "/v1/completions"),
+    ("POST", "/v1/chat/completions"),
+    ("GET", "/v1/models"),
+    ("POST", "/tokenize"),
+    ("POST", "/detokenize"),
+)
+
+
+class Gateway:
+    """What lives as long as the process."""
+
+    def __init__(self, settings: InferenceSettings, fleet: Fleet, engines: list[LocalEngine], log: Logger) -> None:
+        """`engines`: those that are started here, in the order of the fleet's replicas; none if they run elsewhere."""
+        self.settings, self.fleet, self.log = settings, fleet, log
+        self.metrics = GatewayMetrics(fleet)
+        self.proxy = Proxy(fleet, settings.request_timeout_s, settings.replica_wait_s, self.metrics, log)
+        self.administration = Administration(Store(settings.weights_root, settings.keep_versions), fleet.serve)
+        self.adapters = Adapters(fleet)
+        self._engines = engines
+        self._served = False
+
+    @asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        """Start the engines and look after them."""
+        newest = await asyncio.to_thread(newest_whole, self.settings.weights_root)
+        if newest is not None:
+            self.fleet.target = Target(read_manifest(newest).label, newest)
+        tasks = [asyncio.create_task(self.fleet.keep())]
+        for engine, replica in zip(self._engines, self.fleet.replicas, strict=False):
+            tasks.append(asyncio.create_task(engine.run(replica.suspect)))
+        try:
+            yield
+        finally:
+            await asyncio.gather(*(engine.stop() for engine in self._engines))
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*(replica.session.close() for replica in self.fleet.replicas))
+
+    async def health(self, call: Call) -> Answer:
+        """200 from the first moment in which a replica served: from then on the gateway sees to it that some do."""
+        self._served = self._served or self._ready
+        return self._state(self._served)
+
+    async def readiness(self, call: Call) -> Answer:
+        """200 while at least one replica serves the wanted weights."""
+        return self._state(self._ready)
+
+    @property
+    def _ready(self) -> bool:
+        return any(replica.open for replica in self.fleet.replicas)
+
+    def _state(self, well: bool) -> Reply:
+        replicas = [
+            {
+                "name": replica.name,
+                "state": replica.state,
+                "weight_version": replica.version,
+                "in_flight": replica.in_flight,
+            }
+            for replica in self.fleet.replicas
+        ]
+        if not well:
+            states = ", ".join(f"{replica['name']} is {replica['state']}" for replica in replicas)
+            raise RequestError(f"no replica is ready: {states}", status=503)
+        wanted = self.fleet.target.label if self.fleet.target else None
+        return Reply(_encoder.encode({"status": "ok", "weight_version": wanted, "replicas": replicas}))
+
+    async def weight_info(self, call: Call) -> Answer:
+        """The version that is served: the wanted one, else that of the first replica that answers."""
+        versions = [replica.version for replica in self.fleet.replicas if replica.open and replica.version]
+        label = self.fleet.target.label if self.fleet.target else next(iter(versions), None)
+        if label is None:
+            raise RequestError("no replica is ready yet", status=503)
+        return Reply(_encoder.encode(WeightInfo(label)))
+
+    async def version(self, call: Call) -> Answer:
+        """The version of this server."""
+        return Reply(_encoder.encode({"version": VERSION, "engine": self.settings.engine}))
+
+    async def exposition(self, call: Call) -> Answer:
+        """Prometheus metrics of the gateway itself."""
+        return Reply(self.metrics.exposition(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
+
+    def measured(self, path: str) -> Handler:
+        """The way on to a replica, counted."""
+
+        async def handler(call: Call) -> Answer:
+            began, status = time.perf_counter(), 500
+            try:
+                answer = await self.proxy.forward(call)
+                status = getattr(answer, "status", 200)
+                return answer
+            except RequestError as error:
+                status = error.status
+                raise
+            finally:
+                self.metrics.requests.labels(path, str(status)).inc()
+                self.metrics.latency.labels(path).observe(time.perf_counter() - began)
+
+        return handler
+
+
+def create_app(gateway: Gateway) -> Starlette:
+    """The application around a gateway."""
+    settings, log = gateway.settings, gateway.log
+    limit = settings.max_body_mb << 20
+    handlers: dict[tuple[str, str], Handler] = {
+        ("GET", "/health"): gateway.health,
+        ("GET", "/ready"): gateway.readiness,
+        ("GET", "/version"): gateway.version,
+        ("GET", "/metrics"): gateway.exposition,
+        ("GET", "/weight_info"): gateway.weight_info,
+        **{(method, path): gateway.measured(path) for method, path in PASSED_ON},
+    }
+    guarded: dict[tuple[str, str], Handler] = {
+        ("POST", "/serve_weights"): gateway.administration.serve,
+        ("PUT", "/weights/{directory}"): gateway.administration.announce,
+        UPLOAD_ROUTE: gateway.administration.receive,
+        ("POST", "/v1/load_lora_adapter"): gateway.adapters.load,
+        ("POST", "/v1/unload_lora_adapter"): gateway.adapters.unload,
+    }
+    routes = [Route(path, Endpoint(do, limit, log), methods=[method]) for (method, path), do in handlers.items()]
+    for (method, path), do in guarded.items():
+        body = None if (method, path) == UPLOAD_ROUTE else limit
+        routes.append(Route(path, Endpoint(do, body, log, settings.admin_token), methods=[method]))
+    return Starlette(
+        routes=routes,
+        lifespan=gateway.lifespan,
+        exception_handlers={RequestError: request_error, HTTPException: http_error},
+    )

@@ -1,0 +1,87 @@
+"""Puts a gateway together: before engines that it starts itself, or before policy servers elsewhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import aiohttp
+
+from arlarena.inference.gateway.app import Gateway
+from arlarena.inference.gateway.drivers import Driver, ServiceDriver, VllmDriver
+from arlarena.inference.gateway.engines import LocalEngine
+from arlarena.inference.gateway.fleet import Fleet
+from arlarena.inference.gateway.replica import Replica
+from arlarena.inference.settings import InferenceSettings
+from arlarena.inference.vllm import server as vllm
+from arlarena.proto.telemetry import Logger
+
+LOCAL = "http://engine"  # the host of a Unix socket is a name for the header alone
+
+
+class Sockets:
+    """A private folder for the engines' sockets; short, since the path of a socket has about 100 characters."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="arlarena-"))
+
+    def path(self, name: str) -> Path:
+        """The socket of an engine."""
+        return self.folder / f"{name}.sock"
+
+    def close(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def remote(settings: InferenceSettings, log: Logger) -> Gateway:
+    """A gateway before policy servers that run elsewhere. Call it where an event loop runs."""
+    replicas = []
+    for url in settings.replica_urls:
+        session = _session(aiohttp.TCPConnector(limit=0))
+        driver = ServiceDriver(session, url, settings.admin_token)
+        replicas.append(Replica(url, url.rstrip("/"), session, driver, settings.health_interval_s, log))
+    return Gateway(settings, Fleet(replicas, settings.affinity_slack, log), [], log)
+
+
+def local(settings: InferenceSettings, flags: Sequence[str], sockets: Sockets, log: Logger) -> Gateway:
+    """A gateway with engines of its own. `flags`: the command line of this process, from which an embedded engine has
+    its settings. Call it where an event loop runs.
+
+    Raises:
+        ConfigError: vLLM is not installed, or there is nothing to serve.
+    """
+    names = [f"engine-{index}" for index in range(settings.replicas)]
+    engines = [_engine(settings, flags, name, sockets.path(name), log) for name in names]
+    replicas = []
+    for engine in engines:
+        session = _session(aiohttp.UnixConnector(str(engine.socket), limit=0))
+        driver = _driver(settings, session)
+        replicas.append(Replica(engine.name, LOCAL, session, driver, settings.health_interval_s, log))
+    return Gateway(settings, Fleet(replicas, settings.affinity_slack, log), engines, log)
+
+
+def _engine(settings: InferenceSettings, flags: Sequence[str], name: str, socket: Path, log: Logger) -> LocalEngine:
+    command: Callable[[], Sequence[str]]
+    environment: Mapping[str, str]
+    if settings.engine == "vllm":
+        vllm.check(settings)
+        command, environment = lambda: vllm.command(settings, socket), vllm.variables(settings)
+    else:
+        arguments = [sys.executable, "-m", "arlarena.inference", *flags, "--uds", str(socket)]
+        command, environment = lambda: arguments, os.environ
+    return LocalEngine(name, command, environment, socket, settings.shutdown_grace_s, log)
+
+
+def _driver(settings: InferenceSettings, session: aiohttp.ClientSession) -> Driver:
+    if settings.engine == "vllm":
+        return VllmDriver(session, LOCAL)
+    return ServiceDriver(session, LOCAL, settings.admin_token)
+
+
+def _session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False)

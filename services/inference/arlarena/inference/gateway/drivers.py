@@ -1,0 +1,126 @@
+"""How a replica is told to serve other weights: our own services in one request, vLLM in its own phases."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import aiohttp
+import msgspec
+
+from arlarena.client.weights import PushError, PushRefused, Sender, WeightsClient
+from arlarena.inference.versions import ProbeError, judge, read_manifest
+from arlarena.proto.weights import Manifest, push_limit_s
+
+_INFO_S = 5.0  # for an answer that needs no work
+
+
+class Driver(Protocol):
+    """Speaks with one replica about weights. `checks_first`: nothing is sampled by weights that fail the probe."""
+
+    checks_first: bool
+
+    async def version(self) -> str:
+        """What it serves.
+
+        Raises:
+            aiohttp.ClientError, TimeoutError, PushError: it does not say.
+        """
+
+    async def push(self, directory: Path) -> float | None:
+        """Bring a version into service. Returns the probe's largest |Δ log-prob|.
+
+        Raises:
+            ProbeError: the replica computes something else. VersionError: the directory cannot be read.
+            aiohttp.ClientError, TimeoutError, PushError: it failed.
+        """
+
+
+class ServiceDriver:
+    """A policy server of ours: sent what it lacks, it loads and checks new weights beside the old ones."""
+
+    checks_first = True
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, token: str | None) -> None:
+        self._client = WeightsClient(session, url, token)
+        self._sender = Sender()
+
+    async def version(self) -> str:
+        """See `Driver`."""
+        return await self._client.version()
+
+    async def push(self, directory: Path) -> float | None:
+        """See `Driver`."""
+        manifest = read_manifest(directory)
+        try:
+            await self._sender.deliver(directory, self._client)
+            return (await self._client.serve(manifest.label, push_limit_s(manifest.bytes))).probe
+        except PushRefused as error:
+            raise ProbeError(str(error)) from error
+        finally:
+            self._sender.forget()
+
+
+class VllmDriver:
+    """VLLM's own server on this machine, by its own phases. It can be checked only once it samples again."""
+
+    checks_first = False
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session, self._url = session, url
+
+    async def version(self) -> str:
+        """See `Driver`."""
+        async with self._session.get(f"{self._url}/weight_info", timeout=_timeout(_INFO_S)) as reply:
+            answer = await _json(reply)
+        return str(answer["weight_version"])
+
+    async def push(self, directory: Path) -> float | None:
+        """See `Driver`. A replica that fails its probe stands still: what it was about to say is dropped."""
+        manifest = read_manifest(directory)
+        deadline = time.monotonic() + push_limit_s(manifest.bytes)
+        await self._post("/pause?mode=keep", deadline)
+        try:
+            await self._post("/start_weight_update", deadline)
+            await self._post("/update_weights", deadline, {"update_info": {"path": str(directory.resolve())}})
+            await self._post("/finish_weight_update", deadline, {"weight_version": manifest.label})
+            await self._post("/reset_prefix_cache", deadline)
+        finally:
+            await asyncio.shield(self._post("/resume", deadline))
+        try:
+            return await self._check(directory, manifest, deadline)
+        except ProbeError:
+            await self._post("/pause?mode=abort", deadline)
+            raise
+
+    async def _check(self, directory: Path, manifest: Manifest, deadline: float) -> float | None:
+        if manifest.probe is None:
+            return None
+        ids = manifest.probe.ids
+        body = {"prompt": ids, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
+        answer = await self._post("/v1/completions", deadline, body)
+        scored = answer["choices"][0]["prompt_logprobs"][1:]
+        served = [float(entry[str(token)]["logprob"]) for entry, token in zip(scored, ids[1:], strict=True)]
+        return judge(directory, manifest.probe, served)
+
+    async def _post(self, path: str, deadline: float, body: object = None) -> Any:
+        timeout = _timeout(max(0.1, deadline - time.monotonic()))
+        async with self._session.post(self._url + path, json={} if body is None else body, timeout=timeout) as reply:
+            return await _json(reply)
+
+
+async def _json(reply: aiohttp.ClientResponse) -> Any:
+    text = await reply.read()
+    if reply.status != 200:
+        raise PushError(f"{reply.url.path} answered {reply.status}: {text[:300].decode(errors='replace')}")
+    return msgspec.json.decode(text)
+
+
+def _timeout(seconds: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=seconds)
+
+
+# What a push raises when it may work the next time.
+PASSING = (aiohttp.ClientError, OSError, TimeoutError, PushError)

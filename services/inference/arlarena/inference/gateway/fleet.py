@@ -1,0 +1,109 @@
+"""All replicas: which of them gets a request, and the version that all of them have to serve."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from pathlib import Path
+
+from arlarena.inference.errors import RequestError
+from arlarena.inference.gateway.replica import Replica, Target
+from arlarena.inference.versions import ProbeError, VersionError, read_manifest
+from arlarena.proto.telemetry import Logger
+from arlarena.proto.weights import Served, push_limit_s
+
+MOST_SESSIONS = 100_000  # the ones that are remembered; a forgotten session is placed anew
+
+
+class Fleet:
+    """The replicas of a gateway."""
+
+    def __init__(self, replicas: list[Replica], slack: int, log: Logger) -> None:
+        """`slack`: by how many requests a session's replica may be busier than the idlest before the session moves."""
+        self.replicas = replicas
+        self.target: Target | None = None
+        self._slack, self._log = slack, log
+        self._sessions: OrderedDict[str, Replica] = OrderedDict()
+        self._change = asyncio.Event()  # a new one for every change of a replica's state
+        for replica in replicas:
+            replica.changed = self._changed
+
+    async def keep(self) -> None:
+        """Look after all replicas; never returns."""
+        async with asyncio.TaskGroup() as group:
+            for replica in self.replicas:
+                group.create_task(replica.keep(lambda: self.target))
+
+    # --- requests ---
+
+    async def pick(self, session: str | None, avoid: set[Replica], patience_s: float) -> Replica:
+        """The replica that a request is sent to: its session's, else the least busy one.
+
+        Raises:
+            RequestError: 503, for `patience_s` there is none that can take it.
+        """
+        deadline = time.monotonic() + patience_s
+        while not (candidates := [r for r in self.replicas if r.open and r not in avoid]):
+            await self._wait(deadline, self._why_none())
+        idlest = min(candidates, key=lambda replica: (replica.in_flight, replica.asked))
+        if session is None:
+            return idlest
+        own = self._sessions.get(session)
+        if own is None or own not in candidates or own.in_flight > idlest.in_flight + self._slack:
+            own = idlest
+        self._sessions[session] = own
+        self._sessions.move_to_end(session)
+        if len(self._sessions) > MOST_SESSIONS:
+            self._sessions.popitem(last=False)
+        return own
+
+    def _why_none(self) -> str:
+        states = ", ".join(f"{replica.name} is {replica.state}" for replica in self.replicas)
+        return f"no replica can take the request now: {states}"
+
+    # --- weights ---
+
+    async def serve(self, directory: Path) -> Served:
+        """Bring every replica that answers to a version. One that does not is brought to it before it is asked again.
+
+        Raises:
+            ProbeError: a replica computes something else. VersionError: one cannot load it.
+            RequestError: 503, no replica came to serve it in time.
+        """
+        manifest = read_manifest(directory)
+        self.target = target = Target(manifest.label, directory)
+        for replica in self.replicas:
+            replica.look_again()
+        deadline = time.monotonic() + push_limit_s(manifest.bytes)
+        while not self._arrived(target):
+            await self._wait(deadline, f"no replica serves {target.label} yet. {self._why_none()}")
+        for replica in self.replicas:
+            if replica.failure is not None:
+                raise (ProbeError if replica.state == "refused" else VersionError)(
+                    f"{replica.name}: {replica.failure[1]}"
+                )
+        differences = [replica.difference for replica in self.replicas if replica.difference is not None]
+        return Served(target.label, max(differences, default=None))
+
+    def _arrived(self, target: Target) -> bool:
+        """Whether a replica serves it and none is on the way, or one failed."""
+        if any(replica.failure is not None for replica in self.replicas):
+            return True
+        serving = [replica.state == "ready" and replica.version == target.label for replica in self.replicas]
+        return any(serving) and all(
+            serves or replica.state == "down" for serves, replica in zip(serving, self.replicas, strict=True)
+        )
+
+    # --- changes ---
+
+    def _changed(self) -> None:
+        change, self._change = self._change, asyncio.Event()
+        change.set()
+
+    async def _wait(self, deadline: float, why: str) -> None:
+        """Wait for a change of any replica's state."""
+        try:
+            await asyncio.wait_for(self._change.wait(), deadline - time.monotonic())
+        except TimeoutError:
+            raise RequestError(why, status=503) from None

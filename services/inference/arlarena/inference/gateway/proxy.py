@@ -1,0 +1,172 @@
+"""Passes a request on to a replica, within its deadline, and to another one if that fails: sampling can be repeated."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from arlarena.inference.asgi import Answer, Call, Headers, Relay, Reply
+from arlarena.inference.errors import ClientGone, RequestError
+from arlarena.inference.gateway.fleet import Fleet
+from arlarena.inference.gateway.metrics import GatewayMetrics
+from arlarena.inference.gateway.replica import Replica
+from arlarena.proto.policy import DEADLINE_HEADER, SESSION_HEADER, VERSIONS_HEADER
+from arlarena.proto.telemetry import Logger
+
+MOST_ATTEMPTS = 3  # a request that ends engines must not end all of them
+_SEPARATOR = ", "
+
+
+class _Failed(Exception):
+    """A replica did not answer; another one may."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Errand:
+    """A request on its way. `gone` is done when its client has left."""
+
+    call: Call
+    deadline: float
+    gone: asyncio.Future[Any]
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the deadline."""
+        return self.deadline - time.monotonic()
+
+    def check(self) -> None:
+        """Raises RequestError: 504, time is up."""
+        if self.left_s <= 0:
+            raise RequestError("the request ran out of time (request_timeout_s)", status=504)
+
+
+class Proxy:
+    """The way of every model request through the gateway."""
+
+    def __init__(self, fleet: Fleet, limit_s: float, patience_s: float, metrics: GatewayMetrics, log: Logger) -> None:
+        """`limit_s` caps a request's deadline; `patience_s`: how long it waits for a replica that can take it."""
+        self._fleet, self._limit_s, self._patience_s = fleet, limit_s, patience_s
+        self._metrics, self._log = metrics, log
+
+    async def forward(self, call: Call) -> Answer:
+        """Have a replica answer.
+
+        Raises:
+            ClientGone: the client left. RequestError: 503 there is no replica, 504 out of time, 502 several failed.
+        """
+        deadline = time.monotonic() + min(call.timeout_s or self._limit_s, self._limit_s)
+        errand = _Errand(call, deadline, asyncio.ensure_future(call.receive()))
+        session, full = call.header(SESSION_HEADER.encode()), set[Replica]()
+        answer: Answer | None = None
+        why = ""
+        try:
+            for _ in range(MOST_ATTEMPTS):
+                errand.check()
+                patience = 0.0 if answer is not None else min(self._patience_s, errand.left_s)
+                try:
+                    replica = await self._fleet.pick(session, full, patience)
+                except RequestError:
+                    if answer is not None:
+                        return answer  # everyone is full, as this one said
+                    errand.check()
+                    raise
+                try:
+                    answer = await self._ask(replica, errand)
+                except _Failed as error:
+                    why = str(error)
+                    self._metrics.retries.inc()
+                    self._log.warning("replica_failed", replica=replica.name, path=call.path, reason=why)
+                    continue
+                if not (isinstance(answer, Reply) and answer.status == 503):
+                    return answer
+                full.add(replica)
+            if answer is not None:
+                return answer
+            raise RequestError(f"{MOST_ATTEMPTS} attempts failed; the last: {why}", status=502)
+        finally:
+            if not isinstance(answer, Relay):
+                errand.gone.cancel()
+
+    async def _ask(self, replica: Replica, errand: _Errand) -> Answer:
+        """One attempt."""
+        mark = max(0, len(replica.history) - 1)
+        replica.in_flight += 1
+        replica.asked += 1
+        streams = False
+        try:
+            reply = await _unless_gone(self._send(replica, errand), errand.gone)
+            self._check_stamp(replica, mark, reply)
+            if _streams(reply):
+                streams = True
+                return Relay(reply.status, _headers(reply, replica, mark), self._relay(replica, errand, reply))
+            async with reply:
+                body = await _unless_gone(reply.read(), errand.gone)
+            if not replica.driver.checks_first and not await replica.settled():
+                raise _Failed(f"{replica.name} did not pass the check of its new weights")
+            return Reply(body, reply.status, reply.content_type.encode(), _headers(reply, replica, mark))
+        except TimeoutError:
+            raise RequestError("the request ran out of time (request_timeout_s)", status=504) from None
+        except (aiohttp.ClientError, OSError) as error:
+            replica.suspect()
+            raise _Failed(f"{replica.name}: {error or type(error).__name__}") from error
+        finally:
+            if not streams:
+                replica.in_flight -= 1
+
+    async def _send(self, replica: Replica, errand: _Errand) -> aiohttp.ClientResponse:
+        call, left_s = errand.call, max(0.001, errand.left_s)
+        headers = {"content-type": call.header(b"content-type") or "application/json", DEADLINE_HEADER: f"{left_s:.3f}"}
+        timeout = aiohttp.ClientTimeout(total=left_s)
+        url = replica.url + call.path
+        return await replica.session.request(call.method, url, data=call.body, headers=headers, timeout=timeout)
+
+    def _check_stamp(self, replica: Replica, mark: int, reply: aiohttp.ClientResponse) -> None:
+        """An answer by weights that the replica was not given by us: it was started again behind our back."""
+        stamp = reply.headers.get(VERSIONS_HEADER)
+        if stamp and not set(stamp.split(_SEPARATOR)) <= set(replica.history[mark:]):
+            reply.close()
+            replica.suspect()
+            raise _Failed(f"{replica.name} sampled with {stamp} and should serve {replica.version}")
+
+    async def _relay(self, replica: Replica, errand: _Errand, reply: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        """The events of a stream as they come."""
+        try:
+            async with reply:
+                while chunk := await _unless_gone(reply.content.readany(), errand.gone):
+                    yield chunk
+        except TimeoutError:
+            raise RequestError("the request ran out of time (request_timeout_s)", status=504) from None
+        except (aiohttp.ClientError, OSError) as error:
+            replica.suspect()
+            raise RequestError(f"the engine failed while it answered: {error!r}", status=502) from error
+        finally:
+            replica.in_flight -= 1
+            errand.gone.cancel()
+
+
+async def _unless_gone(work: Any, gone: asyncio.Future[Any]) -> Any:
+    """The result of `work`; ends it and raises ClientGone if the client leaves first."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGone
+    finally:
+        task.cancel()
+
+
+def _headers(reply: aiohttp.ClientResponse, replica: Replica, mark: int) -> Headers:
+    """The versions that sampled an answer, as the replica says, else those that may have. A stream's are its first."""
+    content = ((b"content-type", reply.headers["content-type"].encode()),) if _streams(reply) else ()
+    stamp = reply.headers.get(VERSIONS_HEADER) or _SEPARATOR.join(replica.history[mark:])
+    return (*content, (VERSIONS_HEADER.encode(), stamp.encode()))
+
+
+def _streams(reply: aiohttp.ClientResponse) -> bool:
+    return reply.content_type == "text/event-stream"

@@ -1,0 +1,137 @@
+"""One replica: what it serves, whether it may be asked, and how it is brought to the version that is wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import aiohttp
+
+from arlarena.inference.gateway.drivers import PASSING, Driver
+from arlarena.inference.versions import ProbeError, VersionError
+from arlarena.proto.telemetry import Logger
+
+# down: does not answer. behind: answers, and has to be brought to the wanted version first. pushing: takes a new
+# version while it serves. ready: serves the wanted version. refused: failed its probe, and is not asked any more.
+State = Literal["down", "behind", "pushing", "ready", "refused"]
+
+SOON_S = 0.1  # between two looks at a replica that is down
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The version that every replica has to serve."""
+
+    label: str
+    directory: Path
+
+
+class Replica:
+    """A policy server behind the gateway. `history`: the versions that it may have sampled with, oldest first."""
+
+    def __init__(
+        self, name: str, url: str, session: aiohttp.ClientSession, driver: Driver, interval_s: float, log: Logger
+    ) -> None:
+        """`interval_s`: between two looks at it while all is well."""
+        self.name, self.url, self.session, self.driver = name, url, session, driver
+        self.state: State = "down"
+        self.history: list[str] = []
+        self.difference: float | None = None
+        self.failure: tuple[str, str] | None = None  # the version that it did not take, and why
+        self.in_flight = self.asked = 0  # requests: now, and ever
+        self.changed: Callable[[], None] = lambda: None
+        self.prepare: Callable[[Replica], Awaitable[None]] | None = None  # before it is asked for the first time
+        self._interval_s, self._log = interval_s, log
+        self._wake = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._settled.set()
+
+    @property
+    def version(self) -> str | None:
+        """What it serves, or will once a push is over."""
+        return self.history[-1] if self.history else None
+
+    @property
+    def open(self) -> bool:
+        """Whether requests may be sent to it."""
+        return self.state in ("ready", "pushing")
+
+    async def settled(self) -> bool:
+        """Wait for the end of a push, if one goes on; whether what it sampled can be believed."""
+        await self._settled.wait()
+        return self.open
+
+    def suspect(self) -> None:
+        """It failed to answer, or has ended: nobody is sent there until it has been looked at."""
+        if self.failure is None:
+            self._become("down", "it did not answer")
+        self._wake.set()
+
+    def look_again(self) -> None:
+        """What is wanted has changed, or is wanted once more."""
+        self.failure = None
+        self._wake.set()
+
+    async def keep(self, target: Callable[[], Target | None]) -> None:
+        """Look at it now and then, and bring it to the target; never returns."""
+        while True:
+            self._wake.clear()
+            wanted = target()
+            await self._look(wanted)
+            behind = wanted is not target()
+            pause = 0.0 if behind else SOON_S if self.state == "down" else self._interval_s
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), pause)
+
+    async def _look(self, target: Target | None) -> None:
+        if self.failure is not None:
+            return  # it was told, and will be again when somebody asks for it
+        try:
+            version = await self.driver.version()
+            if self.prepare is not None and not self.open:
+                await self.prepare(self)
+            if target is not None and version != target.label:
+                await self._bring(target)
+            else:
+                self._serves(version)
+        except ProbeError as error:
+            assert target is not None
+            self._fail(target, "refused", str(error))
+        except VersionError as error:
+            assert target is not None
+            self._fail(target, "behind", str(error))
+        except PASSING as error:
+            self._become("down", str(error) or type(error).__name__)
+        finally:
+            self._settled.set()
+
+    async def _bring(self, target: Target) -> None:
+        """Push; only a replica that has been serving what was wanted before goes on being asked meanwhile."""
+        self._become("pushing" if self.open else "behind")
+        self._settled.clear()
+        self._note(target.label)
+        self.difference = await self.driver.push(target.directory)
+        self._become("ready")
+
+    def _serves(self, version: str) -> None:
+        self._note(version)
+        self._become("ready")
+
+    def _fail(self, target: Target, state: State, reason: str) -> None:
+        self._log.error("replica_refused", replica=self.name, version=target.label, reason=reason)
+        self.failure = (target.label, reason)
+        self._become(state)
+
+    def _note(self, version: str) -> None:
+        if self.version != version:
+            self.history.append(version)
+
+    def _become(self, state: State, why: str = "") -> None:
+        if self.state != state:
+            self.state = state
+            self._log.info("replica", replica=self.name, state=state, version=self.version, why=why)
+            self.changed()

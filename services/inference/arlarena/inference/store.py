@@ -1,0 +1,185 @@
+"""The version directories that this server has: the trainer's own where it shares them, or copies that were sent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from arlarena.inference.versions import VersionError, committed_versions, parse_manifest, read_manifest, verify
+from arlarena.proto.delta import DeltaError, apply_delta
+from arlarena.proto.trajectory import PolicyVersion
+from arlarena.proto.weights import (
+    COMMITTED_FILE,
+    MANIFEST_FILE,
+    Manifest,
+    SafetensorsError,
+    Wanted,
+    file_blake3,
+    version_directory_name,
+)
+
+_DELTA_SLACK = 1 << 20  # bytes by which a delta may be larger than the file
+
+
+class UnknownVersion(VersionError):
+    """A version that this server has not."""
+
+
+class Store:
+    """A folder of version directories. What is sent lies in a hidden one until it is whole:
+
+    announce(directory, manifest) -> receive(directory, file, …) for each that is wanted -> find(label) commits it
+    """
+
+    def __init__(self, root: Path | None, keep: int) -> None:
+        """`keep`: how many newest versions stay when one that was sent is committed."""
+        self._root, self._keep = root, keep
+
+    @property
+    def root(self) -> Path:
+        """The folder.
+
+        Raises:
+            VersionError: none is set.
+        """
+        if self._root is None:
+            raise VersionError("this server takes no weights: set [inference] weights_root")
+        return self._root
+
+    def find(self, label: str) -> Path:
+        """The directory of a version; if it has just been sent, it is verified and committed.
+
+        Raises:
+            UnknownVersion: it is not here. VersionError: what was sent is not whole.
+        """
+        try:
+            version = PolicyVersion.parse(label)
+        except ValueError as error:
+            raise UnknownVersion(f"{label!r} is not a version: {error}") from error
+        name = version_directory_name(version.step, version.digest)
+        directory, arrived = self.root / name, self._hidden(name)
+        if (arrived / MANIFEST_FILE).is_file() and self._manifest(arrived).label == label:
+            self._commit(arrived, directory)
+        if not (directory / COMMITTED_FILE).is_file():
+            raise UnknownVersion(f"{label} is neither in {self.root} nor was it sent")
+        found = read_manifest(directory).label
+        if found != label:
+            raise UnknownVersion(f"{directory} holds {found} and not {label}")
+        return directory
+
+    def announce(self, directory: str, text: bytes) -> Wanted:
+        """Begin to receive the version of this manifest, or go on with it; what is still missing.
+
+        Raises:
+            VersionError: the manifest is malformed or another directory's.
+        """
+        manifest = parse_manifest(text, f"the manifest of {directory}")
+        if manifest.directory != directory:
+            raise VersionError(f"the manifest is that of {manifest.directory}, not of {directory}")
+        committed = self.root / directory
+        if (committed / COMMITTED_FILE).is_file() and read_manifest(committed) == manifest:
+            return Wanted([])
+        hidden = self._hidden(directory)
+        hidden.mkdir(parents=True, exist_ok=True)
+        (hidden / MANIFEST_FILE).write_bytes(text)
+        stored = committed_versions(self.root)
+        missing = [name for name in manifest.files if not self._have(name, manifest, hidden, stored)]
+        return Wanted(missing, stored[0].name if stored else None)
+
+    async def receive(self, directory: str, name: str, body: AsyncIterator[bytes], base: str | None) -> None:
+        """Take one file of an announced version, or a delta to the file of the same name in `base`.
+
+        Raises:
+            VersionError: nothing like it was announced, or it does not match its checksum.
+        """
+        hidden = self._hidden(directory)
+        if not (hidden / MANIFEST_FILE).is_file():
+            raise VersionError(f"{directory} was not announced")
+        entry = self._manifest(hidden).files.get(name)
+        if entry is None:
+            raise VersionError(f"the manifest of {directory} does not list {name!r}")
+        part = hidden / f"{name}.part"
+        await _write(part, body, entry.bytes + (_DELTA_SLACK if base else 0))
+        if base is not None:
+            part = await asyncio.to_thread(self._apply, base, name, part)
+        if part.stat().st_size != entry.bytes or await asyncio.to_thread(file_blake3, part) != entry.blake3:
+            part.unlink()
+            raise VersionError(f"{name} of {directory} arrived damaged: it does not match its checksum")
+        part.rename(hidden / name)
+
+    def _apply(self, base: str, name: str, delta: Path) -> Path:
+        source = self.root / Path(base).name / name
+        whole = delta.with_suffix(".whole")
+        try:
+            apply_delta(source, delta, whole)
+        except (OSError, DeltaError, SafetensorsError) as error:
+            whole.unlink(missing_ok=True)
+            raise VersionError(f"the delta of {name} to {base} cannot be applied: {error}") from error
+        finally:
+            delta.unlink()
+        return whole
+
+    def _have(self, name: str, manifest: Manifest, hidden: Path, stored: list[Path]) -> bool:
+        """Whether a file is here already, by an earlier attempt or as a part of another version."""
+        wanted = manifest.files[name]
+        target = hidden / name
+        if target.is_file():
+            if target.stat().st_size == wanted.bytes and file_blake3(target) == wanted.blake3:
+                return True
+            target.unlink()
+        for directory in stored:
+            if read_manifest(directory).files.get(name) == wanted:
+                _link(directory / name, target)
+                return True
+        return False
+
+    def _commit(self, arrived: Path, directory: Path) -> None:
+        """Make what was sent a committed version; older ones go, and so do later ones, of a run that was set back."""
+        missing = [name for name in self._manifest(arrived).files if not (arrived / name).is_file()]
+        if missing:
+            raise VersionError(f"{directory.name} is not whole: {', '.join(missing)} was not sent")
+        shutil.rmtree(directory, ignore_errors=True)
+        arrived.rename(directory)
+        (directory / COMMITTED_FILE).touch()
+        stored = committed_versions(self.root)
+        stale = stored[: stored.index(directory)] + stored[stored.index(directory) + self._keep :]
+        for other in stale:
+            (other / COMMITTED_FILE).unlink(missing_ok=True)
+            shutil.rmtree(other, ignore_errors=True)
+
+    def _hidden(self, directory: str) -> Path:
+        return self.root / f".incoming-{Path(directory).name}"
+
+    def _manifest(self, hidden: Path) -> Manifest:
+        return parse_manifest((hidden / MANIFEST_FILE).read_bytes(), f"the manifest of {hidden.name}")
+
+
+def newest_whole(root: Path | None) -> Path | None:
+    """The newest committed version whose files match their checksums."""
+    for directory in committed_versions(root) if root else []:
+        try:
+            verify(directory)
+        except VersionError:
+            continue
+        return directory
+    return None
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
+
+
+async def _write(path: Path, body: AsyncIterator[bytes], limit: int) -> None:
+    size = 0
+    with path.open("wb") as file:
+        async for chunk in body:
+            size += len(chunk)
+            if size > limit:
+                raise VersionError(f"{path.name.removesuffix('.part')} is larger than its manifest says")
+            file.write(chunk)

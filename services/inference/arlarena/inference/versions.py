@@ -1,0 +1,124 @@
+"""Reading version directories: which is the newest, is it whole, is what is served what its trainer computed."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import msgspec
+
+from arlarena.proto.weights import (
+    COMMITTED_FILE,
+    MANIFEST_FILE,
+    MANIFEST_SCHEMA,
+    Manifest,
+    ManifestProbe,
+    SafetensorsError,
+    file_blake3,
+    largest_difference,
+    safetensors_digest,
+)
+
+
+class VersionError(ValueError):
+    """A version directory that must not be served; the message names the file and what is wrong with it."""
+
+
+class ProbeError(VersionError):
+    """What is computed with a version's weights is not what its trainer computed."""
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of a committed directory.
+
+    Raises:
+        VersionError: the directory is not committed, or its manifest is missing, malformed or newer than this code.
+    """
+    if not directory.is_dir():
+        raise VersionError(f"{directory}: no such directory")
+    if not (directory / COMMITTED_FILE).is_file():
+        raise VersionError(f"{directory} is not committed: it has no {COMMITTED_FILE} file")
+    path = directory / MANIFEST_FILE
+    try:
+        return parse_manifest(path.read_bytes(), str(path))
+    except FileNotFoundError as error:
+        raise VersionError(f"{path} does not exist") from error
+    except OSError as error:
+        raise VersionError(f"{path} cannot be read: {error}") from error
+
+
+class _Schema(msgspec.Struct):
+    schema: int
+
+
+def parse_manifest(text: bytes, name: str) -> Manifest:
+    """A manifest that is called `name` in errors.
+
+    Raises:
+        VersionError: it is malformed, of another schema, or lists something else than plain file names.
+    """
+    try:
+        schema = msgspec.json.decode(text, type=_Schema).schema
+        if schema != MANIFEST_SCHEMA:
+            raise VersionError(f"{name} has schema {schema}, this server reads {MANIFEST_SCHEMA}")
+        manifest = msgspec.json.decode(text, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise VersionError(f"{name} cannot be read: {error}") from error
+    for file in manifest.files:
+        if Path(file).name != file or file in (MANIFEST_FILE, COMMITTED_FILE):
+            raise VersionError(f"{name} lists {file!r}, which is not a plain file name")
+    return manifest
+
+
+def verify(directory: Path) -> Manifest:
+    """Compare every file with its checksum and the tensors with the digest; the manifest.
+
+    Raises:
+        VersionError: see `read_manifest`; or a file is missing, cut short or altered, or the digest is another.
+    """
+    try:
+        return _verify(directory, read_manifest(directory))
+    except (OSError, SafetensorsError) as error:  # OSError: a file vanished meanwhile
+        raise VersionError(f"{directory} cannot be read: {error}") from error
+
+
+def _verify(directory: Path, manifest: Manifest) -> Manifest:
+    for name, entry in manifest.files.items():
+        path = directory / name
+        if not path.is_file():
+            raise VersionError(f"{path} is listed in the manifest and does not exist")
+        if (size := path.stat().st_size) != entry.bytes:
+            raise VersionError(f"{path} has {size} bytes, the manifest says {entry.bytes}")
+        if file_blake3(path) != entry.blake3:
+            raise VersionError(f"{path} does not match its checksum in the manifest")
+    weights = sorted(directory / name for name in manifest.files if name.endswith(".safetensors"))
+    digest = safetensors_digest(*weights)
+    if digest != manifest.version.digest:
+        raise VersionError(f"{directory}: the tensors' digest is {digest}, the manifest says {manifest.version.digest}")
+    return manifest
+
+
+def committed_versions(root: Path) -> list[Path]:
+    """Committed version directories, the newest first: by step, then by when they were committed."""
+    found = []
+    for marker in root.glob(f"v*/{COMMITTED_FILE}"):
+        step = marker.parent.name[1:].split("-")[0]
+        if step.isdigit():
+            with contextlib.suppress(FileNotFoundError):  # a trainer may be removing old versions
+                found.append((int(step), marker.stat().st_mtime_ns, marker.parent))
+    return [directory for *_, directory in sorted(found, reverse=True)]
+
+
+def judge(directory: Path, probe: ManifestProbe, served: list[float]) -> float:
+    """The largest |Δ log-prob| of what is `served`.
+
+    Raises:
+        ProbeError: it is above the tolerance.
+    """
+    difference = largest_difference(probe, served)
+    if difference > probe.tolerance:
+        raise ProbeError(
+            f"{directory}: the log-probs of the probe differ by {difference:.2e} from the trainer's (allowed "
+            f"{probe.tolerance:.0e}): the weights in use are not the ones pushed"
+        )
+    return difference

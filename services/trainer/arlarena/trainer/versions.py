@@ -1,0 +1,149 @@
+"""The version directories of a run (`arlarena.proto.weights`), which are what policy servers are given."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel
+
+from arlarena.proto.trajectory import PolicyVersion
+from arlarena.proto.weights import (
+    COMMITTED_FILE,
+    MANIFEST_FILE,
+    MANIFEST_SCHEMA,
+    WEIGHTS_FILE,
+    Manifest,
+    ManifestFile,
+    ManifestProbe,
+    ManifestVersion,
+    file_blake3,
+    safetensors_digest,
+    version_directory_name,
+)
+from arlarena.trainer.checkpoint import sync_directory
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A committed version directory."""
+
+    version: PolicyVersion
+    path: Path
+
+    @property
+    def bytes(self) -> int:
+        """Of all its files."""
+        return sum(file.stat().st_size for file in self.path.iterdir())
+
+
+class VersionStore:
+    """The version directories of one run."""
+
+    def __init__(
+        self, root: Path, tokenizer: Path, incarnation: str, keep: int, dtype: torch.dtype = torch.float32
+    ) -> None:
+        """`tokenizer`: where the tokenizer files that go into each version come from; `keep` newest versions stay;
+        `dtype`: of the weights that are written.
+        """
+        self.root, self.incarnation = root, incarnation
+        self._tokenizer, self._keep, self._dtype = tokenizer, keep, dtype
+        self._template: _Template | None = None
+
+    def write(
+        self, model: PreTrainedModel, weights: Mapping[str, Tensor], step: int, probe: ManifestProbe | None = None
+    ) -> Version:
+        """Write `model` with the `weights` of `step` as an ordinary Hugging Face directory with manifest and marker.
+
+        `probe`: what the trainer computes with these weights, for servers to check themselves by.
+        """
+        partial = self.root / f".partial-{step:06d}"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        self._save(model, {name: value.to(self._dtype) for name, value in weights.items()}, partial)
+        digest = safetensors_digest(*sorted(partial.glob("*.safetensors")))
+        files = {file.name: ManifestFile(file_blake3(file), file.stat().st_size) for file in partial.iterdir()}
+        manifest = Manifest(ManifestVersion(self.incarnation, step, digest), files, MANIFEST_SCHEMA, probe)
+        (partial / MANIFEST_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+        for file in partial.iterdir():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        target = self.root / version_directory_name(step, digest)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+        (target / COMMITTED_FILE).touch()
+        sync_directory(self.root)
+        self._forget_old()
+        return Version(PolicyVersion(self.incarnation, step, digest), target)
+
+    def discard_after(self, step: int) -> None:
+        """Remove versions newer than `step`: a resumed run never took those steps."""
+        for path in self._directories():
+            if int(path.name[1:7]) > step:
+                shutil.rmtree(path)
+
+    def _save(self, model: PreTrainedModel, weights: dict[str, Tensor], target: Path) -> None:
+        if self._template is not None:
+            self._template.write(weights, target)
+            return
+        model.save_pretrained(target, state_dict=dict(weights))
+        config = json.loads((target / "config.json").read_text())
+        config["dtype"] = str(self._dtype).removeprefix("torch.")
+        (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        copy_tokenizer(self._tokenizer, target)
+        self._template = _Template.of(target, weights)
+
+    def _directories(self) -> list[Path]:
+        return sorted(path for path in self.root.glob("v??????-*") if path.is_dir())
+
+    def _forget_old(self) -> None:
+        for path in self._directories()[: -self._keep]:
+            (path / COMMITTED_FILE).unlink(missing_ok=True)
+            shutil.rmtree(path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Template:
+    """A directory that transformers wrote, to be written again with other weights in a third of the time.
+
+    Only where it holds tensors of the state as they are, in one file: transformers converts some models' weights.
+    """
+
+    files: dict[str, bytes]  # all but the weights
+    tensors: tuple[str, ...]
+
+    @classmethod
+    def of(cls, directory: Path, weights: Mapping[str, Tensor]) -> _Template | None:
+        """The template of what `save_pretrained` made of `weights`, or None."""
+        if [file.name for file in directory.glob("*.safetensors")] != [WEIGHTS_FILE]:
+            return None
+        saved = load_file(directory / WEIGHTS_FILE)
+        if not all(name in weights and value.equal(weights[name]) for name, value in saved.items()):
+            return None
+        files = {file.name: file.read_bytes() for file in directory.iterdir() if file.name != WEIGHTS_FILE}
+        return cls(files, tuple(saved))
+
+    def write(self, weights: Mapping[str, Tensor], target: Path) -> None:
+        """The same directory with other weights."""
+        for name, data in self.files.items():
+            (target / name).write_bytes(data)
+        tensors = {name: weights[name].contiguous() for name in self.tensors}
+        save_file(tensors, target / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Put the tokenizer of `source`, a directory or a hub name, beside the weights in `target`."""
+    if not source.is_dir():
+        AutoTokenizer.from_pretrained(str(source)).save_pretrained(target)
+        return
+    for file in source.iterdir():
+        if "token" in file.name or file.name in ("vocab.json", "merges.txt", "chat_template.jinja"):
+            shutil.copy2(file, target / file.name)
