@@ -10,6 +10,7 @@ import signal
 import string
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -121,10 +122,11 @@ def reference_logprobs(made: Any, prompt: list[int], response: list[int], temper
 
 @dataclass(frozen=True)
 class Answer:
-    """Status and body of an answer."""
+    """Status, body and headers (lower case) of an answer."""
 
     status_code: int
     body: bytes
+    headers: dict[str, str]
 
     @property
     def text(self) -> str:
@@ -152,24 +154,42 @@ class Http:
         body = data if data is not None else _dump(value)
         return self._send(urllib.request.Request(self.url + path, data=body, headers=headers or {}, method="POST"))
 
-    def events(self, path: str, value: Any) -> Iterator[Any]:
+    def put(self, path: str, data: bytes, headers: Any = None) -> Answer:
+        """PUT of `data`."""
+        return self._send(urllib.request.Request(self.url + path, data=data, headers=headers or {}, method="PUT"))
+
+    def events(self, path: str, value: Any, headers: Any = None) -> Iterator[Any]:
         """Server-sent events as they come; the last must be [DONE]."""
-        request = urllib.request.Request(self.url + path, data=_dump(value), method="POST")
+        with self.stream(path, value, headers) as (_, events):
+            yield from events
+
+    @contextlib.contextmanager
+    def stream(self, path: str, value: Any, headers: Any = None) -> Iterator[tuple[dict[str, str], Iterator[Any]]]:
+        """The headers of a stream and its events."""
+        request = urllib.request.Request(self.url + path, data=_dump(value), headers=headers or {}, method="POST")
         with urllib.request.urlopen(request, timeout=self.timeout_s) as response:
             assert response.headers["content-type"].startswith("text/event-stream")
-            lines = (line.decode().rstrip("\n") for line in response)
-            data = None
-            for data in (line.removeprefix("data: ") for line in lines if line):
-                if data != "[DONE]":
-                    yield json.loads(data)
-            assert data == "[DONE]"
+            yield _lower(response.headers), _events(response)
 
     def _send(self, request: urllib.request.Request) -> Answer:
         try:
             with urllib.request.urlopen(request, timeout=self.timeout_s) as response:
-                return Answer(response.status, response.read())
+                return Answer(response.status, response.read(), _lower(response.headers))
         except urllib.error.HTTPError as error:
-            return Answer(error.code, error.read())
+            return Answer(error.code, error.read(), _lower(error.headers))
+
+
+def _events(response: Any) -> Iterator[Any]:
+    lines = (line.decode().rstrip("\n") for line in response)
+    data = None
+    for data in (line.removeprefix("data: ") for line in lines if line):
+        if data != "[DONE]":
+            yield json.loads(data)
+    assert data == "[DONE]"
+
+
+def _lower(headers: Any) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
 
 
 def _dump(value: Any) -> bytes:
@@ -246,21 +266,23 @@ def environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def running_server(folder: Path, config: str) -> Iterator[ServerProcess]:
+def running_server(folder: Path, config: str, port: int = 0, start_s: float = 60.0) -> Iterator[ServerProcess]:
     """Start the service with this `[inference]` table; wait until it is healthy; end it with SIGTERM."""
     folder.mkdir(parents=True, exist_ok=True)
     path, log = folder / "config.toml", folder / "inference.log"
     path.write_text("[inference]\n" + config)
-    command = [sys.executable, "-m", "arlarena.inference", "--config", str(path), "--port", "0"]
+    command = [sys.executable, "-m", "arlarena.inference", "--config", str(path), "--port", str(port)]
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True, env=environment())
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line, log.read_text()
+        # An engine behind a gateway writes its log to the same pipe, and would stand still once that is full.
+        threading.Thread(target=process.stdout.read, daemon=True).start()
         url = f"http://127.0.0.1:{json.loads(line)['port']}"
         http = Http(url)
-        wait_until(lambda: process.poll() is not None or http.get("/health").status_code == 200, "healthy", 60)
+        wait_until(lambda: process.poll() is not None or http.get("/health").status_code == 200, "healthy", start_s)
         assert process.poll() is None, log.read_text()
         yield ServerProcess(process, url, http, log)
     finally:

@@ -23,6 +23,7 @@ from arlarena.client.transport import Answer, Timeouts, Transport
 from arlarena.proto.policy import (
     DEADLINE_HEADER,
     GENERATE_ROUTE,
+    SESSION_HEADER,
     GenerateRequest,
     SamplingParams,
     WeightInfo,
@@ -211,9 +212,11 @@ class PolicyClient:
         *,
         seed: int,
         request_id: str | None = None,
+        session: str | None = None,
         timeout_s: float | None = None,
     ) -> Generation:
-        """Sample one response to a prompt of token ids.
+        """Sample one response to a prompt of token ids. Requests of one `session` share beginnings of their prompts:
+        a gateway sends them to the same replica, whose cache has computed those.
 
         Raises:
             Unavailable: the server could not be reached, failed, or took longer than `timeout_s`, `retries` times
@@ -234,7 +237,8 @@ class PolicyClient:
         )
         limit = self.transport.timeouts.request_s if timeout_s is None else timeout_s
         body = _encoder.encode(request)
-        answer = await self._send("POST", GENERATE_ROUTE, body, limit, {DEADLINE_HEADER: f"{limit:g}"})
+        headers = {DEADLINE_HEADER: f"{limit:g}"} | ({SESSION_HEADER: session} if session else {})
+        answer = await self._send("POST", GENERATE_ROUTE, body, limit, headers)
         return _generation(answer)
 
     async def chat(

@@ -40,7 +40,11 @@ _REFUSED = 409
 
 
 class PushError(RuntimeError):
-    """A policy server did not take the new weights; trying again may help."""
+    """A policy server did not take the new weights; trying again may help. `status`: of its answer, if any."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class PushRefused(PushError):
@@ -86,7 +90,7 @@ class WeightsClient:
             answer = await reply.read()
         if reply.status != 200:
             error = PushRefused if reply.status == _REFUSED else PushError
-            raise error(f"{url} answered {reply.status}: {_reason(answer)}")
+            raise error(f"{url} answered {reply.status}: {_reason(answer)}", reply.status)
         try:
             return msgspec.json.decode(answer, type=kind)
         except msgspec.MsgspecError as error:

@@ -146,6 +146,14 @@ class SafetensorsError(ValueError):
     """A file that is not safetensors, or is cut short."""
 
 
+class _Entry(msgspec.Struct):
+    """What a header says of one tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
 def read_safetensors_header(path: Path, *, whole: bool = True) -> tuple[dict[str, Any], int]:
     """The header (tensor name -> dtype, shape, data_offsets) and the offset at which the data begin.
 
@@ -161,13 +169,16 @@ def read_safetensors_header(path: Path, *, whole: bool = True) -> tuple[dict[str
             raise SafetensorsError(f"{path}: {size} bytes cannot hold the header that it announces")
         try:
             header = msgspec.json.decode(file.read(length), type=dict[str, dict[str, Any]])
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise SafetensorsError(f"{path}: not a safetensors file: {error}") from error
     header.pop("__metadata__", None)
     try:
-        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise SafetensorsError(f"{path}: a tensor's entry in the header is malformed: {error!r}") from error
+        entries = msgspec.convert(list(header.values()), list[_Entry])
+    except msgspec.ValidationError as error:
+        raise SafetensorsError(f"{path}: a tensor's entry in the header is malformed: {error}") from error
+    end = max((entry.data_offsets[1] for entry in entries), default=0)
+    if any(not 0 <= begin <= stop for begin, stop in (entry.data_offsets for entry in entries)):
+        raise SafetensorsError(f"{path}: a tensor's entry in the header is malformed: its data end before they begin")
     if whole and 8 + length + end != size:
         raise SafetensorsError(f"{path}: {size} bytes, but its header describes {8 + length + end}")
     return header, 8 + length

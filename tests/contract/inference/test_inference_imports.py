@@ -7,7 +7,8 @@ from arlarena.inference import app, serving
 
 
 def test_the_application_answers_before_torch_is_imported():
-    code = "import sys, arlarena.inference.app, arlarena.inference.gateway.build, arlarena.inference.__main__; sys.exit('torch' in sys.modules)"
+    modules = "arlarena.inference.app, arlarena.inference.gateway.build, arlarena.inference.__main__"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 

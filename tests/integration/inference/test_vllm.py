@@ -1,28 +1,40 @@
-"""A real vLLM, started by our service: token route, weight pushes by its own phases, a push that the probe refuses."""
+"""A real vLLM behind our gateway: pushes by its own phases, a push that the probe refuses, a restart, an adapter."""
 
 import contextlib
 import json
 import os
-import subprocess
-import sys
-import urllib.request
+import signal
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
-from inference_support import VOCABULARY, label, model, reference_logprobs, save, write_version
+from inference_support import (
+    VOCABULARY,
+    label,
+    model,
+    reference_logprobs,
+    running_server,
+    save,
+    wait_until,
+    write_version,
+)
+from safetensors.torch import save_file
 
-from arlarena.client.policy import PolicyClient
-from arlarena.client.transport import Timeouts
+from arlarena.client.weights import PushRefused
 from arlarena.proto.telemetry import Logger
-from arlarena.proto.trajectory import PolicyVersion, Sampling
-from arlarena.trainer.publisher import Probe, Publisher, PushError, Version
+from arlarena.proto.trajectory import PolicyVersion
+from arlarena.trainer.publisher import Publisher
+from arlarena.trainer.transports import SharedDirectory
+from arlarena.trainer.versions import Version
 
 ROOT = Path(__file__).resolve().parents[3]
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 PROMPT = [5, 9, 14, 22, 7, 31]
+IDS = [(7 * i + 5) % VOCABULARY for i in range(24)]
+START_S = 180  # vLLM takes half a minute where nothing else runs
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(600)
 
 
 def tied(seed):
@@ -30,105 +42,128 @@ def tied(seed):
     return model(seed, head_dim=32, tie_word_embeddings=True)
 
 
-@contextlib.contextmanager
-def vllm(folder, root, *arguments):
-    if not PYTHON.exists():
-        pytest.skip("VLLM ABSENT: `make setup-vllm`, so this test did not run")
-    settings = {
-        "engine": "vllm", "vllm_device": "cpu", "vllm_python": str(PYTHON),
-        "model": str(save(tied(0), folder / "first")), "weights_root": str(root), "port": 0, "max_model_len": 128,
-        "max_slots": 16, "vllm_arguments": list(arguments),
-    }  # fmt: skip
-    lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
-    config = folder / "run.toml"
-    config.write_text("\n".join(["[inference]", *lines]) + "\n")
-    path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    log = folder / "log"
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "arlarena.inference", "--config", config], stdout=subprocess.PIPE, stderr=out,
-            text=True, env={**os.environ, "PYTHONPATH": path},
-        )  # fmt: skip
-    try:
-        while True:
-            line = process.stdout.readline()
-            assert line, log.read_text()[-4000:]
-            if line.startswith('{"event":"listening"'):
-                break
-        port = json.loads(line)["port"]
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        assert process.wait(timeout=60) == 0
-        process.stdout.close()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("vllm")
-    root = folder / "weights"
-    root.mkdir()
-    with vllm(folder, root) as url:
-        yield url, root
-
-
-@pytest.fixture
-async def client(server):
-    async with PolicyClient(server[0], Timeouts(request_s=60.0), retries=0) as connected:
-        yield connected
-
-
-def publisher(url):
-    return Publisher(
-        [url], Probe.of(VOCABULARY), timeout_s=30.0, patience_s=5.0, tolerance=1e-3, log=Logger("test", "error")
-    )
-
-
-def version_of(directory):
+def version(root, seed, step):
+    made = tied(seed)
+    probe = {"ids": IDS, "log_probs": reference_logprobs(made, IDS[:1], IDS[1:]).tolist(), "tolerance": 1e-3}
+    directory = write_version(root, made, step, probe=probe)
     return Version(PolicyVersion.parse(label(directory)), directory)
 
 
-def trainers(made):
-    return lambda prompt, response: reference_logprobs(made, list(prompt), list(response)).tolist()
+@contextlib.contextmanager
+def vllm(folder, root, monkeypatch, *arguments, **settings):
+    if not PYTHON.exists():
+        pytest.skip("VLLM ABSENT: `make setup-vllm`, so this test did not run")
+    path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path)
+    given = {
+        "engine": "vllm", "vllm_device": "cpu", "vllm_python": str(PYTHON),
+        "model": str(save(tied(0), folder / "first")), "weights_root": str(root), "max_model_len": 128,
+        "max_slots": 16, "vllm_arguments": list(arguments), **settings,
+    }  # fmt: skip
+    config = "".join(f"{key} = {json.dumps(value)}\n" for key, value in given.items())
+    with running_server(folder / "run", config, start_s=START_S) as server:
+        yield server
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.6])
-async def test_tokens_in_tokens_out_with_log_probs_of_transformers(client, temperature):
-    sampling = Sampling(temperature, max_tokens=8)
-    found = await client.generate(PROMPT, sampling, seed=1)
-    assert len(found.token_ids) == len(found.logprobs) <= 8
-    expected = reference_logprobs(tied(0), PROMPT, found.token_ids, temperature)
-    torch.testing.assert_close(torch.tensor(found.logprobs), expected, atol=1e-4, rtol=1e-4)
-    again = await client.generate(PROMPT, sampling, seed=1)
-    assert again.token_ids == found.token_ids
+@pytest.fixture(scope="module")
+def patch():
+    with pytest.MonkeyPatch.context() as one:
+        yield one
 
 
-async def test_a_push_reaches_every_weight_the_tied_head_included(server, client):
-    url, root = server
-    for seed in (1, 2):
-        made = tied(seed)
-        directory = write_version(root, made, seed)
-        worst = await publisher(url).push(version_of(directory), trainers(made))
-        assert worst < 1e-4
-        found = await client.generate(PROMPT, Sampling(max_tokens=8), seed=3)
-        expected = reference_logprobs(made, PROMPT, found.token_ids)
-        torch.testing.assert_close(torch.tensor(found.logprobs), expected, atol=1e-4, rtol=1e-4)
-        assert {str(span.version) for span in found.spans} == {label(directory)}
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("weights")
 
 
-async def test_a_stale_head_is_refused_by_the_probe(tmp_path):
-    root = tmp_path / "weights"
-    root.mkdir()
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, root, patch):
+    with vllm(tmp_path_factory.mktemp("vllm"), root, patch, vllm_lora=True) as running:
+        yield running
+
+
+def publisher(server):
+    return Publisher([server.url], SharedDirectory(), token=None, patience_s=5.0, log=Logger("test", "error"))
+
+
+def check(server, made):
+    choice = server.generate(PROMPT, max_tokens=8, logprobs=0, seed=3, ignore_eos=True)
+    found = torch.tensor([entry["logprob"] for entry in choice["logprobs"]["content"]])
+    torch.testing.assert_close(found, reference_logprobs(made, PROMPT, choice["token_ids"]), atol=1e-4, rtol=1e-4)
+    return {span["version"] for span in choice["weight_versions"]}
+
+
+async def test_a_push_reaches_every_weight_the_tied_head_included(server, root):
+    for step in (1, 2):
+        pushed = version(root, step, step)
+        assert (await publisher(server).push(pushed)).difference < 1e-4
+        assert check(server, tied(step)) == {str(pushed.version)}
+
+
+def words(process):
+    with contextlib.suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
+
+
+def adapter(folder, made):
+    """A LoRA of rank 1 on one projection of each layer, and the model with it merged in."""
+    folder.mkdir()
+    torch.manual_seed(5)
+    tensors = {}
+    for index, layer in enumerate(made.model.layers):
+        weight = layer.mlp.down_proj.weight
+        a, b = torch.randn(1, weight.shape[1]), torch.randn(weight.shape[0], 1)
+        at = f"base_model.model.model.layers.{index}.mlp.down_proj"
+        tensors |= {f"{at}.lora_A.weight": a, f"{at}.lora_B.weight": b}
+        with torch.no_grad():
+            weight += 0.5 * b @ a
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 0.5, "target_modules": ["down_proj"], "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"task_type": "CAUSAL_LM"}))
+    return made
+
+
+async def test_an_adapter_is_loaded_while_it_serves(server, root, tmp_path):
+    await publisher(server).push(version(root, 4, 4))
+    merged = adapter(tmp_path / "lora", tied(4))
+    asked = {"lora_name": "extra", "lora_path": str(tmp_path / "lora")}
+    assert server.http.post("/v1/load_lora_adapter", asked).status_code == 200
+    body = {"model": "extra", "prompt": PROMPT, "max_tokens": 6, "temperature": 0, "logprobs": 0}
+    choice = server.post("/v1/completions", {**body, "return_token_ids": True})["choices"][0]
+    found, ids = torch.tensor(choice["logprobs"]["token_logprobs"]), choice["token_ids"]
+    torch.testing.assert_close(found, reference_logprobs(merged, PROMPT, ids), atol=1e-3, rtol=1e-3)
+    assert {card["id"] for card in server.http.get("/v1/models").json()["data"]} == {"policy", "extra"}
+    assert server.http.post("/v1/unload_lora_adapter", {"lora_name": "extra"}).status_code == 200
+    server.refused("/v1/completions", body, 404)
+
+
+async def test_killed_it_comes_back_with_the_wanted_weights_and_its_adapters(server, root, tmp_path):
+    wanted = version(root, 5, 5)
+    await publisher(server).push(wanted)
+    adapter(tmp_path / "lora", tied(5))
+    asked = {"lora_name": "kept", "lora_path": str(tmp_path / "lora")}
+    assert server.http.post("/v1/load_lora_adapter", asked).status_code == 200
+    engines = [p for p in psutil.Process(server.process.pid).children(recursive=True) if "api_server" in words(p)]
+    assert engines
+    for process in engines:
+        process.send_signal(signal.SIGKILL)
+    wait_until(lambda: server.http.get("/ready").status_code == 503, "noticed", 20)
+    assert server.http.get("/health").status_code == 200
+    wait_until(lambda: server.http.get("/ready").status_code == 200, "back", START_S)
+    assert check(server, tied(5)) == {str(wanted.version)}
+    assert {card["id"] for card in server.http.get("/v1/models").json()["data"]} == {"policy", "kept"}
+
+
+async def test_a_stale_head_is_refused_by_the_probe(tmp_path, monkeypatch):
+    (tmp_path / "weights").mkdir()
     planted = (
-        "--worker-extension-cls",
-        "stale_extension.Extension",
-        "--weight-transfer-config",
-        '{"backend": "stale"}',
-    )
-    with vllm(tmp_path, root, *planted) as url:
-        made = tied(1)
-        directory = write_version(root, made, 1)
-        with pytest.raises(PushError, match="the weights in use are not the ones pushed"):
-            await publisher(url).push(version_of(directory), trainers(made))
-        with urllib.request.urlopen(url + "/weight_info", timeout=10) as reply:  # and yet it says that it serves them
-            assert json.loads(reply.read())["weight_version"] == label(directory)
+        "--worker-extension-cls", "stale_extension.Extension", "--weight-transfer-config", '{"backend": "stale"}'
+    )  # fmt: skip
+    with vllm(tmp_path, tmp_path / "weights", monkeypatch, *planted) as server:
+        with pytest.raises(PushRefused, match="the weights in use are not the ones pushed"):
+            await publisher(server).push(version(tmp_path / "weights", 1, 1))
+        assert server.http.get("/ready").status_code == 503  # nobody is given what it samples
+        body = {"token_ids": PROMPT, "sampling_params": {"max_tokens": 1}}
+        headers = {"x-request-timeout-s": "1"}
+        assert server.http.post("/inference/v1/generate", body, headers=headers).status_code in (503, 504)

@@ -9,7 +9,6 @@ from arlarena.inference.settings import InferenceSettings
 from arlarena.inference.vllm.server import check, command, model_to_serve, variables
 from arlarena.proto.config import ConfigError
 
-
 SOCKET = Path("/tmp/x.sock")
 
 

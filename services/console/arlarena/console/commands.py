@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from arlarena.console.process import Address, Command
 from arlarena.console.runconfig import RunConfig
 from arlarena.console.rundir import RunDirectory
+from arlarena.console.settings import ADMIN_TOKEN, admin_token
 
 HOST = "127.0.0.1"
 
@@ -32,6 +33,8 @@ class Commands:
 
     config: RunConfig
     run: RunDirectory
+    # What the policy server asks for before it takes weights: this machine's other programs do not know it.
+    admin_token: str = field(default_factory=admin_token)
 
     def _python(self, log: str, threads: int, *arguments: object) -> Command:
         argv = (sys.executable, "-m", *(str(argument) for argument in arguments))
@@ -60,7 +63,11 @@ class Commands:
     def inference(self, address: Address | None, restarts: int) -> Command:
         """The policy server: the newest committed version, or the cloned policy while there is none."""
         arguments = ("arlarena.inference", "--model", self.start, "--weights-root", self.run.weights)
-        return self._server("inference", self.config.threads("inference"), "inference", address, *arguments)
+        command = self._server("inference", self.config.threads("inference"), "inference", address, *arguments)
+        return self._with_token(command)
+
+    def _with_token(self, command: Command) -> Command:
+        return Command(command.argv, command.log, {**command.env, ADMIN_TOKEN: self.admin_token})
 
     def tiny(self) -> Command:
         """Makes the tiny policy."""
@@ -106,4 +113,5 @@ class Commands:
             "--model", self.start, "--run-dir", self.run.path, "--run-name", self.run.state.id,
             "--redis-url", redis_url, "--inference-url", inference.url,
         )  # fmt: skip
-        return Command((*command.argv, *(["--resume"] if resume else [])), command.log, command.env)
+        argv = (*command.argv, *(["--resume"] if resume else []))
+        return self._with_token(Command(argv, command.log, command.env))

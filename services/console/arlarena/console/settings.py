@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +13,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table
 
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
+ADMIN_TOKEN = "ARLARENA_INFERENCE_ADMIN_TOKEN"
 
 
 class RunSettings(Table):
@@ -122,6 +124,11 @@ def seed_from_environment() -> int | None:
     if not text.isdecimal():
         raise ConfigError(f"ARLARENA_SEED={text!r}: must be a whole number of 0 or more")
     return int(text)
+
+
+def admin_token() -> str:
+    """The token of the policy server's administrator: that of the environment, else one that nobody else knows."""
+    return os.environ.get(ADMIN_TOKEN) or secrets.token_urlsafe(24)
 
 
 def redis_url_from_environment() -> str:

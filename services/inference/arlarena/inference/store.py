@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from arlarena.proto.weights import (
     COMMITTED_FILE,
     MANIFEST_FILE,
     Manifest,
+    ManifestFile,
     SafetensorsError,
     Wanted,
     file_blake3,
@@ -105,7 +107,7 @@ class Store:
         await _write(part, body, entry.bytes + (_DELTA_SLACK if base else 0))
         if base is not None:
             part = await asyncio.to_thread(self._apply, base, name, part)
-        if part.stat().st_size != entry.bytes or await asyncio.to_thread(file_blake3, part) != entry.blake3:
+        if not await asyncio.to_thread(_is, part, entry):
             part.unlink()
             raise VersionError(f"{name} of {directory} arrived damaged: it does not match its checksum")
         part.rename(hidden / name)
@@ -126,14 +128,14 @@ class Store:
         """Whether a file is here already, by an earlier attempt or as a part of another version."""
         wanted = manifest.files[name]
         target = hidden / name
-        if target.is_file():
-            if target.stat().st_size == wanted.bytes and file_blake3(target) == wanted.blake3:
-                return True
-            target.unlink()
+        if _is(target, wanted):
+            return True
+        target.unlink(missing_ok=True)
         for directory in stored:
-            if read_manifest(directory).files.get(name) == wanted:
-                _link(directory / name, target)
-                return True
+            with contextlib.suppress(VersionError, FileNotFoundError):  # of another schema, or being removed
+                if read_manifest(directory).files.get(name) == wanted and _is(directory / name, wanted):
+                    _link(directory / name, target)
+                    return True
         return False
 
     def _commit(self, arrived: Path, directory: Path) -> None:
@@ -166,6 +168,11 @@ def newest_whole(root: Path | None) -> Path | None:
             continue
         return directory
     return None
+
+
+def _is(file: Path, wanted: ManifestFile) -> bool:
+    """Whether a file is the one that a manifest means."""
+    return file.is_file() and file.stat().st_size == wanted.bytes and file_blake3(file) == wanted.blake3
 
 
 def _link(source: Path, target: Path) -> None:

@@ -27,7 +27,11 @@ class EnginePolicy:
         """See `Policy`. A response may be shorter than the sampling allows where the context is nearly full."""
         prompt_ids = self._tokens.prompt(state.prompt)
         generation = await self._client.generate(
-            prompt_ids, self._fitting(len(prompt_ids)), seed=turn_seed(key, turn), request_id=f"{key}/{turn}"
+            prompt_ids,
+            self._fitting(len(prompt_ids)),
+            seed=turn_seed(key, turn),
+            request_id=f"{key}/{turn}",
+            session=key.rpartition("/")[0] or key,  # siblings of a group begin with the same prompt
         )
         return Response(
             prompt_ids,

@@ -85,15 +85,7 @@ class Gateway:
         return any(replica.open for replica in self.fleet.replicas)
 
     def _state(self, well: bool) -> Reply:
-        replicas = [
-            {
-                "name": replica.name,
-                "state": replica.state,
-                "weight_version": replica.version,
-                "in_flight": replica.in_flight,
-            }
-            for replica in self.fleet.replicas
-        ]
+        replicas = [replica.report() for replica in self.fleet.replicas]
         if not well:
             states = ", ".join(f"{replica['name']} is {replica['state']}" for replica in replicas)
             raise RequestError(f"no replica is ready: {states}", status=503)

@@ -11,10 +11,11 @@ import aiohttp
 import msgspec
 
 from arlarena.client.weights import PushError, PushRefused, Sender, WeightsClient
-from arlarena.inference.versions import ProbeError, judge, read_manifest
+from arlarena.inference.versions import ProbeError, VersionError, judge, read_manifest
 from arlarena.proto.weights import Manifest, push_limit_s
 
 _INFO_S = 5.0  # for an answer that needs no work
+_LASTING = (400, 404, 413)  # the version itself is at fault
 
 
 class Driver(Protocol):
@@ -59,6 +60,10 @@ class ServiceDriver:
             return (await self._client.serve(manifest.label, push_limit_s(manifest.bytes))).probe
         except PushRefused as error:
             raise ProbeError(str(error)) from error
+        except PushError as error:
+            if error.status in _LASTING:
+                raise VersionError(str(error)) from error
+            raise
         finally:
             self._sender.forget()
 

@@ -24,6 +24,7 @@ class Fleet:
         self.replicas = replicas
         self.target: Target | None = None
         self._slack, self._log = slack, log
+        self._count = 0
         self._sessions: OrderedDict[str, Replica] = OrderedDict()
         self._change = asyncio.Event()  # a new one for every change of a replica's state
         for replica in replicas:
@@ -46,9 +47,9 @@ class Fleet:
         deadline = time.monotonic() + patience_s
         while not (candidates := [r for r in self.replicas if r.open and r not in avoid]):
             await self._wait(deadline, self._why_none())
-        idlest = min(candidates, key=lambda replica: (replica.in_flight, replica.asked))
+        idlest = min(candidates, key=lambda replica: (replica.in_flight, replica.asked_last))
         if session is None:
-            return idlest
+            return self._asked(idlest)
         own = self._sessions.get(session)
         if own is None or own not in candidates or own.in_flight > idlest.in_flight + self._slack:
             own = idlest
@@ -56,7 +57,12 @@ class Fleet:
         self._sessions.move_to_end(session)
         if len(self._sessions) > MOST_SESSIONS:
             self._sessions.popitem(last=False)
-        return own
+        return self._asked(own)
+
+    def _asked(self, replica: Replica) -> Replica:
+        self._count += 1
+        replica.asked_last = self._count
+        return replica
 
     def _why_none(self) -> str:
         states = ", ".join(f"{replica.name} is {replica.state}" for replica in self.replicas)
@@ -79,20 +85,19 @@ class Fleet:
         while not self._arrived(target):
             await self._wait(deadline, f"no replica serves {target.label} yet. {self._why_none()}")
         for replica in self.replicas:
-            if replica.failure is not None:
-                raise (ProbeError if replica.state == "refused" else VersionError)(
-                    f"{replica.name}: {replica.failure[1]}"
-                )
+            if why := replica.failed(target):
+                raise (ProbeError if replica.state == "refused" else VersionError)(f"{replica.name}: {why}")
         differences = [replica.difference for replica in self.replicas if replica.difference is not None]
         return Served(target.label, max(differences, default=None))
 
     def _arrived(self, target: Target) -> bool:
-        """Whether a replica serves it and none is on the way, or one failed."""
-        if any(replica.failure is not None for replica in self.replicas):
-            return True
-        serving = [replica.state == "ready" and replica.version == target.label for replica in self.replicas]
-        return any(serving) and all(
-            serves or replica.state == "down" for serves, replica in zip(serving, self.replicas, strict=True)
+        """Whether a replica serves it, or does not take it, and none is on the way."""
+        settled = [
+            bool(replica.failed(target)) or (replica.state == "ready" and replica.version == target.label)
+            for replica in self.replicas
+        ]
+        return any(settled) and all(
+            done or replica.state == "down" for done, replica in zip(settled, self.replicas, strict=True)
         )
 
     # --- changes ---

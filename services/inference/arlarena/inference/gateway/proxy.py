@@ -120,7 +120,7 @@ class Proxy:
 
     async def _send(self, replica: Replica, errand: _Errand) -> aiohttp.ClientResponse:
         call, left_s = errand.call, max(0.001, errand.left_s)
-        headers = {"content-type": call.header(b"content-type") or "application/json", DEADLINE_HEADER: f"{left_s:.3f}"}
+        headers = {"content-type": "application/json", DEADLINE_HEADER: f"{left_s:.3f}"}
         timeout = aiohttp.ClientTimeout(total=left_s)
         url = replica.url + call.path
         return await replica.session.request(call.method, url, data=call.body, headers=headers, timeout=timeout)

@@ -41,8 +41,9 @@ class Replica:
         self.state: State = "down"
         self.history: list[str] = []
         self.difference: float | None = None
-        self.failure: tuple[str, str] | None = None  # the version that it did not take, and why
+        self.failure: tuple[Target, str] | None = None  # what it did not take, and why
         self.in_flight = self.asked = 0  # requests: now, and ever
+        self.asked_last = 0  # when, in requests of the whole fleet
         self.changed: Callable[[], None] = lambda: None
         self.prepare: Callable[[Replica], Awaitable[None]] | None = None  # before it is asked for the first time
         self._interval_s, self._log = interval_s, log
@@ -60,6 +61,11 @@ class Replica:
         """Whether requests may be sent to it."""
         return self.state in ("ready", "pushing")
 
+    def report(self) -> dict[str, object]:
+        """What people see of it."""
+        seen = {"name": self.name, "state": self.state, "weight_version": self.version}
+        return seen | {"in_flight": self.in_flight, "asked": self.asked}
+
     async def settled(self) -> bool:
         """Wait for the end of a push, if one goes on; whether what it sampled can be believed."""
         await self._settled.wait()
@@ -72,9 +78,12 @@ class Replica:
         self._wake.set()
 
     def look_again(self) -> None:
-        """What is wanted has changed, or is wanted once more."""
-        self.failure = None
+        """What is wanted has changed."""
         self._wake.set()
+
+    def failed(self, target: Target) -> str | None:
+        """Why it did not take this target, if it did not."""
+        return self.failure[1] if self.failure is not None and self.failure[0] is target else None
 
     async def keep(self, target: Callable[[], Target | None]) -> None:
         """Look at it now and then, and bring it to the target; never returns."""
@@ -88,8 +97,9 @@ class Replica:
                 await asyncio.wait_for(self._wake.wait(), pause)
 
     async def _look(self, target: Target | None) -> None:
-        if self.failure is not None:
-            return  # it was told, and will be again when somebody asks for it
+        if target is not None and self.failed(target):
+            return  # until somebody wants something else, or the same once more
+        self.failure = None
         try:
             version = await self.driver.version()
             if self.prepare is not None and not self.open:
@@ -123,7 +133,7 @@ class Replica:
 
     def _fail(self, target: Target, state: State, reason: str) -> None:
         self._log.error("replica_refused", replica=self.name, version=target.label, reason=reason)
-        self.failure = (target.label, reason)
+        self.failure = (target, reason)
         self._become(state)
 
     def _note(self, version: str) -> None:

@@ -1,0 +1,348 @@
+"""A gateway before two real engines: who gets what, what is hidden, restarts, pushes, and servers elsewhere."""
+
+import asyncio
+import json
+import signal
+import socket
+import threading
+import time
+
+import aiohttp
+import psutil
+import pytest
+import torch
+from inference_support import (
+    EOS,
+    VOCABULARY,
+    label,
+    model,
+    reference_logprobs,
+    running_server,
+    save,
+    wait_until,
+    write_version,
+)
+
+from arlarena.client.weights import PushRefused, Sender, WeightsClient
+
+TOKEN = "a token of some length"
+BEARER = {"authorization": f"Bearer {TOKEN}"}
+PROMPT = [3, 10, 20, 30, 4]
+IDS = [(5 * i + 3) % 45 for i in range(20)]
+
+
+def probe_of(made, off=0.0):
+    expected = reference_logprobs(made, IDS[:1], IDS[1:]).tolist()
+    return {"ids": IDS, "log_probs": [value + off for value in expected], "tolerance": 1e-3}
+
+
+def version(root, seed, step, off=0.0):
+    made = model(seed)
+    return write_version(root, made, step, probe=probe_of(made, off))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("gateway")
+
+
+@pytest.fixture(scope="module")
+def root(folder):
+    (folder / "weights").mkdir()
+    return folder / "weights"
+
+
+@pytest.fixture(scope="module")
+def server(folder, root):
+    first = save(model(20), folder / "model")
+    config = (
+        f'model = "{first}"\nweights_root = "{root}"\nreplicas = 2\nadmin_token = "{TOKEN}"\nmax_slots = 4\n'
+        "health_interval_s = 0.2\nrequest_timeout_s = 20.0\nmax_waiting = 4\n"
+    )
+    with running_server(folder / "run", config) as running:
+        wait_until(lambda: all_ready(running), "both replicas ready", 60)
+        yield running
+
+
+def states(server):
+    answer = server.http.get("/ready")
+    return answer.json()["replicas"] if answer.status_code == 200 else []
+
+
+def all_ready(server, wanted=None):
+    found = states(server)
+    return len(found) == 2 and all(one["state"] == "ready" and wanted in (None, one["weight_version"]) for one in found)
+
+
+def serve(server, directory):
+    return server.http.post("/serve_weights", {"version": label(directory)}, headers=BEARER)
+
+
+def engines(server):
+    return [
+        process
+        for process in psutil.Process(server.process.pid).children(recursive=True)
+        if "--uds" in process.cmdline() and not any(word.endswith("leash.py") for word in process.cmdline())
+    ]
+
+
+def ask(server, headers=None, **params):
+    body = {"token_ids": PROMPT, "sampling_params": {"max_tokens": 4, "ignore_eos": True, **params}}
+    return server.http.post("/inference/v1/generate", body, headers=headers)
+
+
+def asked(server):
+    return {one["name"]: one["asked"] for one in states(server)}
+
+
+def test_it_answers_as_an_engine_does(server):
+    choice = server.generate(PROMPT, max_tokens=6, logprobs=0, seed=3, ignore_eos=True)
+    found = torch.tensor([entry["logprob"] for entry in choice["logprobs"]["content"]])
+    assert (found - reference_logprobs(model(20), PROMPT, choice["token_ids"])).abs().max() < 1e-4
+    assert server.http.get("/v1/models").json()["data"][0]["id"] == "policy"
+    whole = server.generate(PROMPT, max_tokens=300, seed=3, ignore_eos=True)["token_ids"]
+    body = {"token_ids": PROMPT, "sampling_params": {"max_tokens": 300, "seed": 3, "ignore_eos": True}, "stream": True}
+    events = list(server.http.events("/inference/v1/generate", body))
+    assert [token for event in events for token in event["choices"][0]["token_ids"]] == whole
+    assert len(events) > 1  # passed on while it grew
+
+
+def test_a_session_stays_with_its_replica_and_others_are_spread(server):
+    before = asked(server)
+    for _ in range(6):
+        assert ask(server, {"x-session-id": "one"}).status_code == 200
+    used = {name: count - before[name] for name, count in asked(server).items()}
+    assert sorted(used.values()) == [0, 6]
+    before = asked(server)
+    for number in range(6):
+        ask(server, {"x-session-id": f"session {number}"})
+    used = {name: count - before[name] for name, count in asked(server).items()}
+    assert sorted(used.values()) == [3, 3]
+
+
+@pytest.mark.parametrize(
+    "path", ["/pause", "/resume", "/start_weight_update", "/update_weights", "/finish_weight_update",
+             "/reset_prefix_cache", "/collective_rpc", "/sleep"],
+)  # fmt: skip
+def test_the_engines_own_routes_are_hidden(server, path):
+    for headers in ({}, BEARER):
+        answer = server.http.post(path, {}, headers=headers)
+        assert answer.status_code == 404
+        assert answer.json()["error"]["code"] == 404
+
+
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer wrong"}, {"authorization": TOKEN}])
+def test_routes_for_weights_need_the_token(server, headers):
+    for answer in (
+        server.http.post("/serve_weights", {"version": "x"}, headers=headers),
+        server.http.put("/weights/v000001-x", b"{}", headers),
+        server.http.put("/weights/v000001-x/config.json", b"{}", headers),
+        server.http.post("/v1/load_lora_adapter", {"lora_name": "x"}, headers=headers),
+    ):
+        assert answer.status_code == 401
+        assert "token" in answer.json()["error"]["message"]
+
+
+def test_a_deadline_holds_on_the_way_through(server):
+    began = time.monotonic()
+    answer = ask(server, {"x-request-timeout-s": "0.05"}, max_tokens=450)
+    assert answer.status_code == 504
+    assert answer.json()["error"]["type"] == "DeadlineExceededError"
+    assert time.monotonic() - began < 1.0
+    assert ask(server, {"x-request-timeout-s": "soon"}).status_code == 400
+
+
+def test_errors_of_the_engine_come_through_as_they_are(server):
+    assert "not in the vocabulary" in server.refused(
+        "/inference/v1/generate", {"token_ids": [VOCABULARY], "sampling_params": {}}, 400
+    )
+    assert "does not exist" in server.refused("/v1/completions", {"model": "x", "prompt": "a"}, 404)
+    server.refused("/v1/chat/completions", {"messages": []}, 400)
+
+
+def test_a_push_reaches_every_replica_checked_and_stamped(server, root):
+    directory = version(root, 21, 1)
+    answer = serve(server, directory)
+    assert answer.status_code == 200
+    assert answer.json()["version"] == label(directory)
+    assert answer.json()["probe"] < 1e-5
+    assert all_ready(server, label(directory))
+    for number in range(4):  # both replicas
+        answer = ask(server, {"x-session-id": f"after {number}"})
+        assert answer.headers["x-weight-versions"] == label(directory)
+        assert answer.json()["choices"][0]["weight_versions"][0]["version"] == label(directory)
+    assert serve(server, directory).status_code == 200  # again: nothing changes
+    assert server.version() == label(directory)
+
+
+def test_an_unknown_version_is_404_and_a_damaged_one_400(server, root):
+    assert server.http.post("/serve_weights", {"version": "run:1:0"}, headers=BEARER).status_code == 404
+    assert server.http.post("/serve_weights", {"versions": 1}, headers=BEARER).status_code == 400
+    before = server.version()
+    damaged = version(root, 22, 8)
+    config = damaged / "config.json"
+    config.write_text(config.read_text().replace("64", "65"))
+    answer = serve(server, damaged)
+    assert answer.status_code == 400
+    assert "checksum" in answer.json()["error"]["message"]
+    (damaged / "COMMITTED").unlink()
+    good = version(root, 21, 1)
+    assert before == label(good)
+    assert serve(server, good).status_code == 200
+    assert all_ready(server, before)
+
+
+def test_weights_that_fail_their_probe_are_not_served(server, root):
+    good, bad = version(root, 21, 1), version(root, 23, 9, off=0.01)
+    answer = serve(server, bad)
+    assert answer.status_code == 409
+    assert "the weights in use are not the ones pushed" in answer.json()["error"]["message"]
+    assert server.http.get("/ready").status_code == 503  # it refuses to go on
+    assert server.http.get("/health").status_code == 200  # and restarting the gateway would not help
+    (bad / "COMMITTED").unlink()
+    assert serve(server, good).status_code == 200
+    assert all_ready(server, label(good))
+
+
+async def test_versions_sent_over_http_arrive_as_deltas(server, root, folder):
+    ours = folder / "sent"
+    ours.mkdir(exist_ok=True)
+    made, second = model(31), model(31)
+    with torch.no_grad():
+        for parameter in second.parameters():
+            parameter.add_(1e-6 * torch.randn_like(parameter))
+    first = write_version(ours, made, 30, probe=probe_of(made))
+    later = write_version(ours, second, 31, probe=probe_of(second))
+    async with aiohttp.ClientSession() as session:
+        client, sender = WeightsClient(session, server.url, TOKEN), Sender()
+        whole = await sender.deliver(first, client)
+        assert (await client.serve(label(first), 30)).version == label(first)
+        changed = await sender.deliver(later, client)
+        assert (await client.serve(label(later), 30)).probe < 1e-5
+        assert await sender.deliver(later, client) == 0  # it is there
+        sender.forget()
+        assert 0 < changed < 0.6 * whole
+        bad = version(ours, 33, 32, off=1.0)
+        await sender.deliver(bad, client)
+        with pytest.raises(PushRefused):
+            await client.serve(label(bad), 30)
+        assert (await client.serve(label(later), 30)).version == label(later)
+    assert (root / later.name / "model.safetensors").read_bytes() == (later / "model.safetensors").read_bytes()
+
+
+def test_a_killed_engine_is_started_again_and_serves_only_what_is_wanted(server, root):
+    wanted = version(root, 24, 40)
+    assert serve(server, wanted).status_code == 200
+    answers = []
+    stop = threading.Event()
+
+    def keep_asking(number):
+        while not stop.is_set():
+            answers.append(ask(server, {"x-session-id": f"kill {number}"}, max_tokens=40))
+
+    threads = [threading.Thread(target=keep_asking, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    victim = engines(server)[0]
+    victim.send_signal(signal.SIGKILL)
+    wait_until(lambda: [one["state"] for one in states(server)].count("down") == 1, "one replica down")
+    newer = version(root, 25, 41)
+    assert serve(server, newer).status_code == 200  # the other takes it; this one will when it is back
+    over = len(answers) + len(threads)  # those on their way may span the push
+    wait_until(lambda: all_ready(server, label(newer)), "both serve the newer version", 60)
+    stop.set()
+    for thread in threads:
+        thread.join(30)
+    assert {answer.status_code for answer in answers} == {200}
+    assert {answer.headers["x-weight-versions"] for answer in answers[over:]} == {label(newer)}
+    assert victim.pid not in [process.pid for process in engines(server)]
+
+
+def test_a_stream_whose_engine_dies_ends_with_an_error(server):
+    body = {"token_ids": PROMPT, "sampling_params": {"max_tokens": 480, "ignore_eos": True}, "stream": True}
+    events = server.http.events("/inference/v1/generate", body)
+    next(events)
+    for process in engines(server):
+        process.send_signal(signal.SIGSTOP)  # so that the stream is still going on when its engine is killed
+    busy = {one["name"] for one in states(server) if one["in_flight"]}
+    assert len(busy) == 1
+    for process in engines(server):
+        if any(f"{name}.sock" in word for name in busy for word in process.cmdline()):
+            process.send_signal(signal.SIGKILL)
+        process.send_signal(signal.SIGCONT)
+    assert "error" in list(events)[-1]
+    wait_until(lambda: all_ready(server), "both ready again", 60)
+
+
+def test_a_client_that_leaves_frees_the_engine(server):
+    data = json.dumps({"token_ids": [5], "sampling_params": {"max_tokens": 500, "ignore_eos": True}}).encode()
+    head = f"POST /inference/v1/generate HTTP/1.1\r\nhost: x\r\ncontent-length: {len(data)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1]))) as client:
+        client.sendall(head.encode() + data)
+        wait_until(lambda: sum(one["in_flight"] for one in states(server)) == 1, "in flight")
+    wait_until(lambda: sum(one["in_flight"] for one in states(server)) == 0, "given up")
+
+
+def test_when_everybody_is_full_the_answer_is_503(server):
+    answers = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(ask(server, max_tokens=400).status_code)) for _ in range(40)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert set(answers) == {200, 503}
+
+
+def test_metrics_of_the_gateway(server):
+    text = server.http.get("/metrics").text
+    assert 'arlarena_gateway_ready{replica="engine-0"} 1.0' in text
+    assert 'arlarena_gateway_requests_total{route="/inference/v1/generate",status="200"}' in text
+
+
+def test_nothing_is_left_when_the_gateway_is_killed(folder, tmp_path):
+    config = f'model = "{folder / "model"}"\nreplicas = 2\n'
+    with running_server(tmp_path, config) as running:
+        children = psutil.Process(running.process.pid).children(recursive=True)
+        assert len(children) == 4  # two engines, each on its leash
+        running.process.kill()
+        _, alive = psutil.wait_procs(children, timeout=20)
+        assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+
+
+async def test_a_server_elsewhere_that_restarts_behind_its_back_is_pushed_again_first(folder, tmp_path):
+    """A pod that comes back with other weights before anybody noticed: its answers are not passed on."""
+    first = folder / "model"
+    made = model(27)
+
+    def pod(name, port=0):
+        config = f'model = "{first}"\nweights_root = "{tmp_path / name}"\nadmin_token = "{TOKEN}"\n'
+        return running_server(tmp_path / f"run-{name}-{port}", config, port=port)
+
+    for name in ("one", "gateway"):
+        (tmp_path / name).mkdir()
+    with pod("one") as one:
+        port = int(one.url.rsplit(":", 1)[1])
+        config = (
+            f'replica_urls = ["{one.url}"]\nweights_root = "{tmp_path / "gateway"}"\nadmin_token = "{TOKEN}"\n'
+            "health_interval_s = 30.0\nreplica_wait_s = 20.0\n"  # it looks at nobody unasked
+        )
+        with running_server(tmp_path / "run-gateway", config) as gateway:
+            (tmp_path / "trainer").mkdir()
+            wanted = write_version(tmp_path / "trainer", made, 1, probe=probe_of(made))
+            async with aiohttp.ClientSession() as session:
+                client = WeightsClient(session, gateway.url, TOKEN)
+                await Sender().deliver(wanted, client)
+                await client.serve(label(wanted), 30)
+            one.process.terminate()
+            one.process.wait(20)
+            for stored in (tmp_path / "one").iterdir():
+                (stored / "COMMITTED").unlink()
+            with pod("one", port) as again:
+                assert again.version().startswith("initial:0:")
+                answer = await asyncio.to_thread(ask, gateway)
+                assert answer.status_code == 200
+                assert answer.headers["x-weight-versions"] == label(wanted)
+                assert again.version() == label(wanted)
+    assert EOS

@@ -1,0 +1,95 @@
+"""Deltas between safetensors files: exact for every type, small where little changed, refused where damaged."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from arlarena.proto.delta import DeltaError, apply_delta, write_delta
+from arlarena.proto.weights import SafetensorsError
+
+KINDS = [
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.int64, torch.int32,
+    torch.int8, torch.uint8, torch.bool,
+]  # fmt: skip
+
+
+def random_like(kind, seed, shape=(33, 7)):
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randint(0, 2**31, shape, generator=generator)
+    return (values % 2).bool() if kind is torch.bool else (values.double() / 2**20 - 700).to(kind)
+
+
+def delta_of(folder, old, new):
+    save_file(old, folder / "old")
+    save_file(new, folder / "new", metadata={"format": "pt"})
+    with (folder / "delta").open("wb") as out:
+        size = write_delta(folder / "old", folder / "new", out)
+    assert size == (folder / "delta").stat().st_size
+    return size
+
+
+def applied(folder):
+    apply_delta(folder / "old", folder / "delta", folder / "made")
+    return (folder / "made").read_bytes()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_what_comes_out_is_the_new_file_to_the_byte(tmp_path, kind):
+    old = {"a": random_like(kind, 1), "b": random_like(kind, 2), "same": random_like(kind, 3)}
+    new = {"a": random_like(kind, 4), "b": random_like(kind, 5), "same": random_like(kind, 3)}
+    delta_of(tmp_path, old, new)
+    assert applied(tmp_path) == (tmp_path / "new").read_bytes()
+
+
+def test_tensors_that_are_new_gone_reshaped_retyped_or_empty(tmp_path):
+    old = {"gone": torch.ones(3), "wider": torch.ones(2, 2), "halved": torch.ones(4), "empty": torch.zeros(0, 3)}
+    new = {"new": torch.ones(5), "wider": torch.ones(2, 3), "halved": torch.ones(4).half(), "empty": torch.zeros(0, 3)}
+    delta_of(tmp_path, old, new)
+    assert applied(tmp_path) == (tmp_path / "new").read_bytes()
+
+
+@pytest.mark.parametrize(("kind", "most"), [(torch.float32, 0.45), (torch.bfloat16, 0.05)], ids=str)
+def test_a_small_step_makes_a_small_delta(tmp_path, kind, most):
+    torch.manual_seed(0)
+    weights = torch.randn(256, 256) * 0.02
+    step = 1e-6 * torch.randn(256, 256)
+    size = delta_of(tmp_path, {"w": weights.to(kind)}, {"w": (weights + step).to(kind)})
+    assert size < most * (tmp_path / "new").stat().st_size
+
+
+def test_nothing_changed_costs_a_header_and_some_bytes(tmp_path):
+    weights = {f"layer.{i}": torch.randn(64, 64) for i in range(10)}
+    size = delta_of(tmp_path, weights, weights)
+    header = (tmp_path / "new").stat().st_size - 10 * 64 * 64 * 4
+    assert size == 8 + header + 10 * 9
+
+
+@pytest.mark.parametrize("kept", [0, 4, 20, 400, -1])
+def test_a_delta_that_is_cut_short_is_refused(tmp_path, kept):
+    delta_of(tmp_path, {"a": torch.zeros(100)}, {"a": torch.randn(100)})
+    data = (tmp_path / "delta").read_bytes()
+    (tmp_path / "delta").write_bytes(data[:kept])
+    with pytest.raises((DeltaError, SafetensorsError)):
+        applied(tmp_path)
+
+
+def test_bytes_that_are_no_delta_are_refused(tmp_path):
+    delta_of(tmp_path, {"a": torch.zeros(100)}, {"a": torch.randn(100)})
+    for seed in range(200):
+        data = bytearray((tmp_path / "delta").read_bytes())
+        generator = torch.Generator().manual_seed(seed)
+        at = int(torch.randint(0, len(data), (), generator=generator))
+        data[at] ^= 1 + int(torch.randint(0, 255, (), generator=generator))
+        (tmp_path / "bad").write_bytes(data)
+        try:
+            apply_delta(tmp_path / "old", tmp_path / "bad", tmp_path / "made")
+        except (DeltaError, SafetensorsError):
+            continue
+        assert (tmp_path / "made").stat().st_size > 0  # something else came out: the checksum in the manifest says so
+
+
+def test_another_base_is_refused(tmp_path):
+    delta_of(tmp_path, {"a": torch.zeros(100)}, {"a": torch.randn(100)})
+    save_file({"b": torch.zeros(100)}, tmp_path / "old")
+    with pytest.raises(DeltaError, match=r"which .* has not"):
+        applied(tmp_path)
