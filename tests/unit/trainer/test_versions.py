@@ -20,9 +20,10 @@ def store(tmp_path):
 
 
 def probe_of(made, tolerance=1e-3):
-    return Probe.spread(VOCABULARY, tolerance).of(
-        lambda prompt, response: reference_logprobs(made, [*prompt], [*response])
-    )
+    def log_probs(prompt, response):
+        return reference_logprobs(made, [*prompt], [*response]).tolist()
+
+    return Probe.spread(VOCABULARY, tolerance).of(log_probs)
 
 
 @pytest.mark.parametrize("tied", [False, True])
