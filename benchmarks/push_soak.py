@@ -19,12 +19,10 @@ import contextlib
 import json
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ import aiohttp
 import psutil
 import torch
 from env_processes import finish
+from inference_processes import policy_server
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -78,30 +77,6 @@ def save_tokenizer(folder: Path) -> None:
     """A vocabulary of numbers: servers want one to be there."""
     inner = Tokenizer(models.WordLevel({str(i): i for i in range(VOCABULARY)}, unk_token="0"))
     PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="0").save_pretrained(folder)
-
-
-@contextlib.contextmanager
-def service(folder: Path, weights: Path, first: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """The gateway with its engines; yields its URL and its process."""
-    settings = {
-        "model": str(first), "weights_root": str(weights), "replicas": REPLICAS, "admin_token": TOKEN,
-        "max_model_len": 256, "max_slots": 32, "health_interval_s": 0.5,
-    }  # fmt: skip
-    config = folder / "run.toml"
-    config.write_text("[inference]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
-    command = [sys.executable, "-m", "arlarena.inference", "--config", str(config), "--port", "0"]
-    with (folder / "log").open("w+") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-        assert process.stdout is not None
-        try:
-            line = process.stdout.readline()
-            if not line:
-                log.seek(0)
-                raise SystemExit(f"error: the service did not start: {log.read()}")
-            yield f"http://127.0.0.1:{json.loads(line)['port']}", psutil.Process(process.pid)
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
 
 
 class Soak:
@@ -183,6 +158,7 @@ async def push_all(soak: Soak, store: VersionStore, publisher: Publisher, pushes
         version = write(store, probe, step)
         soak.said[str(version.version)] = (step, step % VOCABULARY)
         pushed = await publisher.push(version)
+        store.forget_old()
         soak.over = step
         seconds.append(pushed.seconds)
         await asyncio.sleep(soak.rng.uniform(0, 2 * pause_s))
@@ -241,7 +217,11 @@ async def soak_service(args: argparse.Namespace, folder: Path) -> dict[str, Any]
     policy(0).save_pretrained(first)
     store = VersionStore(ours, first, "soak", keep=4)
     transport: Transport = Http(20) if args.transport == "http" else SharedDirectory()
-    with service(folder, theirs, first) as (url, gateway):
+    settings = {
+        "model": str(first), "weights_root": str(theirs), "replicas": REPLICAS, "admin_token": TOKEN,
+        "max_model_len": 256, "max_slots": 32, "health_interval_s": 0.5,
+    }  # fmt: skip
+    with policy_server(folder, **settings) as (url, gateway):
         publisher = Publisher([url], transport, token=TOKEN, patience_s=120.0, log=Logger("soak", "warning"))
         soak = Soak(url, args.seed)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:

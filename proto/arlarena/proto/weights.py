@@ -12,6 +12,8 @@ model is hashed twice on each side of a push.
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -190,12 +192,15 @@ def safetensors_digest(*paths: Path) -> str:
     Raises:
         SafetensorsError: a file is cut short or holds something else.
     """
-    tensors: list[tuple[str, str, tuple[int, ...], bytes]] = []
-    for path in paths:
-        header, base = read_safetensors_header(path)
-        with path.open("rb") as file:
+    with contextlib.ExitStack() as stack:
+        tensors = []
+        for path in paths:
+            header, base = read_safetensors_header(path)
+            file = stack.enter_context(path.open("rb"))
+            data = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            view = stack.enter_context(memoryview(data))
             for name, entry in header.items():
                 begin, end = entry["data_offsets"]
-                file.seek(base + begin)
-                tensors.append((name, entry["dtype"], tuple(entry["shape"]), file.read(end - begin)))
-    return tensors_digest(tensors)
+                part = stack.enter_context(view[base + begin : base + end])
+                tensors.append((name, entry["dtype"], tuple(entry["shape"]), part))
+        return tensors_digest(tensors)

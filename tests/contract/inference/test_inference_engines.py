@@ -5,6 +5,7 @@ client would notice, the name of the test says so.
 """
 
 import concurrent.futures
+import contextlib
 import json
 import socket
 import time
@@ -16,7 +17,6 @@ import pytest
 import torch
 from inference_support import (
     EOS,
-    MAX_LENGTH,
     VOCABULARY,
     Http,
     label,
@@ -33,12 +33,12 @@ ROOT = Path(__file__).resolve().parents[3]
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 TOKEN = "a token of some length"
 BEARER = {"authorization": f"Bearer {TOKEN}"}
-SLOTS = 8
+SLOTS, LENGTH = 8, 1024
 GENERATE, COMPLETIONS, CHAT = ROUTES = ("/inference/v1/generate", "/v1/completions", "/v1/chat/completions")
 USER = [{"role": "user", "content": "ab 1"}]
 PROMPT = [3, 5, 6, 41, 32, 4]  # USER through the template
 LONG = [(7 + 31 * i) % VOCABULARY for i in range(150)]
-LONGEST = MAX_LENGTH - len(PROMPT)
+LONGEST = LENGTH - len(PROMPT)
 
 pytestmark = pytest.mark.timeout(300)
 by_route = pytest.mark.parametrize("route", ROUTES, ids=["generate", "completions", "chat"])
@@ -64,7 +64,7 @@ def policy(root, seed, step, probe_off=0.0):
     """A head size that vLLM's CPU attention has, the head tied to the embedding (what a reload gets wrong), and
     preferences of the model's author.
     """
-    made = model(seed, head_dim=32, tie_word_embeddings=True)
+    made = model(seed, head_dim=32, tie_word_embeddings=True, max_position_embeddings=LENGTH)
     made.generation_config.update(do_sample=True, temperature=0.6)
     log_probs = reference_logprobs(made, LONG[:1], LONG[1:20]) + probe_off
     probe = {"ids": LONG[:20], "log_probs": log_probs.tolist(), "tolerance": 1e-3}
@@ -178,6 +178,30 @@ def next_logprobs(made, ids, temperature=1.0):
         return torch.log_softmax(made(torch.tensor([ids])).logits[0, -1] / temperature, -1)
 
 
+# --- more than the slots hold ---
+
+
+@contextlib.contextmanager
+def asked_and_left(server, body):
+    """A client that has asked for a completion and leaves before its answer."""
+    data = json.dumps(body).encode()
+    head = f"POST {COMPLETIONS} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(data)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1]))) as client:
+        client.sendall(head.encode() + data)
+        yield
+
+
+def much_work(**extra):
+    """Many times what the slots hold, each as long as the context: it lasts far longer than any test waits."""
+    asked = request(COMPLETIONS, n=SLOTS, max_tokens=LONGEST, ignore_eos=True, **extra)
+    return {**asked, "prompt": [PROMPT] * 32}
+
+
+def answered_soon(server, seconds):
+    body = request(GENERATE, max_tokens=2, ignore_eos=True)
+    return server.http.post(GENERATE, body, headers={"x-request-timeout-s": str(seconds)}).status_code
+
+
 # --- tokens, log-probs, ends ---
 
 
@@ -246,13 +270,13 @@ def test_a_stop_id_ends_and_is_named(server, route):
 
 @pytest.mark.parametrize("limit", [{}, {"max_tokens": 100}], ids=["without a limit", "beyond the context"])
 def test_generate_ends_at_the_context_with_reason_length(server, limit):
-    one = server.generate([5] * (MAX_LENGTH - 7), ignore_eos=True, **limit)
+    one = server.generate([5] * (LENGTH - 7), ignore_eos=True, **limit)
     assert (len(one["token_ids"]), one["finish_reason"]) == (7, "length")
 
 
 def test_a_completion_has_16_tokens_and_a_chat_the_whole_context_unless_told_otherwise(server):
     assert usage(server.post(COMPLETIONS, request(COMPLETIONS, ignore_eos=True))) == [6, 16, 22]
-    assert usage(server.post(CHAT, request(CHAT, ignore_eos=True))) == [6, LONGEST, MAX_LENGTH]
+    assert usage(server.post(CHAT, request(CHAT, ignore_eos=True))) == [6, LONGEST, LENGTH]
     assert usage(server.post(CHAT, request(CHAT, ignore_eos=True, max_completion_tokens=3))) == [6, 3, 9]
 
 
@@ -416,14 +440,14 @@ def test_a_chat_goes_through_the_template_and_is_what_generate_gives(server):
 def test_tokens_and_back(server):
     asked = server.post("/tokenize", {"prompt": "ab 1", "return_token_strs": True})
     assert asked["tokens"] == tokenizer().encode("ab 1")
-    assert (asked["count"], asked["max_model_len"], asked["token_strs"]) == (4, MAX_LENGTH, ["a", "b", " ", "1"])
+    assert (asked["count"], asked["max_model_len"], asked["token_strs"]) == (4, LENGTH, ["a", "b", " ", "1"])
     assert server.post("/tokenize", {"messages": USER})["tokens"] == PROMPT
     assert server.post("/detokenize", {"tokens": PROMPT}) == {"prompt": "<user>ab 1<assistant>"}
 
 
 def test_information(server, first):
     models = server.http.get("/v1/models").json()["data"]
-    assert [(one["id"], one["max_model_len"]) for one in models] == [("tiny", MAX_LENGTH)]
+    assert [(one["id"], one["max_model_len"]) for one in models] == [("tiny", LENGTH)]
     assert server.http.get("/weight_info").json() == {"weight_version": first.label}
     assert server.http.get("/health").json()["weight_version"] == first.label
     assert server.http.get("/ready").status_code == 200
@@ -533,33 +557,36 @@ def test_serving_the_same_version_again_changes_nothing(server, first):
     assert choice(server, GENERATE, max_tokens=20, seed=4) == before
 
 
-def test_a_response_that_spans_a_push_is_split_where_the_weights_changed(server, first, second):
-    """Old keys and values, new weights from a known token on: both parts have exactly the log-probs of that."""
-    asked = request(GENERATE, n=SLOTS, max_tokens=LONGEST, seed=3, logprobs=0, ignore_eos=True, stream=True)
-    ids, values, spans = ([[] for _ in range(SLOTS)] for _ in range(3))
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        push = None
-        for event in server.http.events(GENERATE, asked):
-            push = push or pool.submit(serve, server, second.label)
-            for piece in event["choices"]:
-                at = piece["index"]
-                ids[at] += piece["token_ids"]
-                values[at] += logprobs(GENERATE, piece)
-                spans[at] = piece["weight_versions"]
-    assert push.result().status_code == 200
-    for found in spans:
-        assert [span["version"] for span in found] == [first.label, second.label]
-        assert [found[0]["start"], found[1]["end"]] == [0, LONGEST]
-        assert 0 < found[0]["end"] == found[1]["start"] < LONGEST
-    split, tokens, sampled = spans[0][0]["end"], ids[0], torch.tensor(values[0])
-    old = reference_logprobs(first.made, PROMPT, tokens[:split])
-    torch.testing.assert_close(sampled[:split], old, atol=1e-4, rtol=0)
+def kept(first, second, tokens, split):
+    """Log-probs of tokens [split:] by the second policy, which goes on from keys and values of the first."""
     with torch.inference_mode():
         cache = DynamicCache()
         first.made(torch.tensor([PROMPT + tokens[: split - 1]]), past_key_values=cache)
         logits = second.made(torch.tensor([tokens[split - 1 : -1]]), past_key_values=cache).logits[0]
-    new = torch.log_softmax(logits, -1).gather(1, torch.tensor(tokens[split:]).unsqueeze(1)).squeeze(1)
-    torch.testing.assert_close(sampled[split:], new, atol=1e-4, rtol=0)
+    return torch.log_softmax(logits, -1).gather(1, torch.tensor(tokens[split:]).unsqueeze(1)).squeeze(1)
+
+
+def test_a_response_that_spans_a_push_is_split_where_the_weights_changed(server, engine, first, second):
+    """Embedded goes on from the old keys and values; vLLM computes all of them anew."""
+    common = {"max_tokens": LONGEST, "logprobs": 0, "ignore_eos": True}
+    tokens, values, push = [], [], None
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        others = pool.submit(server.post, GENERATE, request(GENERATE, n=SLOTS // 2, **common))
+        for event in server.http.events(GENERATE, request(GENERATE, stream=True, **common)):
+            push = push or pool.submit(serve, server, second.label)
+            (piece,) = event["choices"]
+            tokens += piece["token_ids"]
+            values += logprobs(GENERATE, piece)
+    assert push.result().status_code == 200
+    for one in (piece, *others.result()["choices"]):
+        old, new = one["weight_versions"]
+        assert (old["version"], new["version"]) == (first.label, second.label)
+        assert 0 == old["start"] < old["end"] == new["start"] < new["end"] == LONGEST
+    split, sampled = piece["weight_versions"][0]["end"], torch.tensor(values)
+    before = reference_logprobs(first.made, PROMPT, tokens[:split])
+    anew = reference_logprobs(second.made, PROMPT, tokens)[split:]
+    after = kept(first, second, tokens, split) if engine == "embedded" else anew
+    torch.testing.assert_close(sampled, torch.cat([before, after]), atol=1e-4, rtol=0)
 
 
 def in_flight(server, engine):
@@ -578,6 +605,14 @@ def test_a_whole_answer_that_spans_a_push_names_both_versions(server, engine, fi
         next(server.http.events(GENERATE, beside))  # what came before it runs as well
         assert serve(server, second.label).status_code == 200
         assert whole.result().headers["x-weight-versions"] == f"{first.label}, {second.label}"
+
+
+def test_a_push_does_not_wait_for_what_is_queued(server, engine, first, second):
+    with asked_and_left(server, much_work()):
+        wait_until(lambda: answered_soon(server, 0.3) == 504, "all slots taken")
+        answer = serve(server, second.label)
+        assert answer.status_code == 200, answer.text
+        assert in_flight(server, engine) > 0
 
 
 @by_route
@@ -622,16 +657,6 @@ def test_a_version_that_was_refused_is_refused_again(server, planted):
     assert_refused(serve(server, planted.label), planted)
 
 
-def test_damaged_weights_are_refused_and_the_old_ones_serve_on(server, first, folder):
-    damaged = policy(folder / "weights", 4, step=4)
-    weights = damaged.directory / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-8])
-    answer = serve(server, damaged.label)
-    assert answer.status_code == 400, answer.text
-    assert "model.safetensors" in answer.json()["error"]["message"]
-    assert server.generate(PROMPT, max_tokens=3)["weight_versions"][0]["version"] == first.label
-
-
 @pytest.mark.parametrize("version", ["run:9:" + "0" * 32, "other:1:" + "0" * 32, "nonsense"])
 def test_a_version_that_is_not_there_is_404_and_changes_nothing(server, first, version):
     answer = serve(server, version)
@@ -656,6 +681,12 @@ def test_the_phases_of_a_push_need_the_token_on_embedded_and_are_hidden_on_vllm(
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, status)
     if engine == "vllm":
         assert server.http.post(route, {}, headers=BEARER).status_code == 404
+
+
+@pytest.mark.parametrize("route", ["/collective_rpc", "/sleep", "/abort_requests", "/inference/v1/abort_requests"])
+def test_what_else_vllm_offers_is_404(server, route):
+    answer = server.http.post(route, {}, headers=BEARER)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, 404)
 
 
 # --- errors ---
@@ -683,7 +714,6 @@ def test_text_and_tokens_of_an_unknown_model_are_404(server):
         {"top_p": 1.5},
         {"top_k": -2},
         {"n": 0},
-        {"logprobs": 1000},
         {"stop": [""]},
         {"stop_token_ids": ["x"]},
     ],
@@ -693,6 +723,18 @@ def test_text_and_tokens_of_an_unknown_model_are_404(server):
 def test_a_bad_parameter_is_400_and_named(server, route, wrong, extra):
     (name,) = wrong
     assert name in server.refused(route, request(route, **wrong, **extra), 400)
+
+
+@by_route
+def test_too_many_log_probs_are_400_and_in_vllms_streams_an_event(server, engine, route):
+    assert "logprobs" in server.refused(route, request(route, logprobs=1000), 400)
+    asked = request(route, logprobs=1000, stream=True)
+    if engine == "embedded":
+        assert "logprobs" in server.refused(route, asked, 400)
+    else:
+        (event,) = server.http.events(route, asked)
+        assert event["error"]["code"] == 400
+        assert "logprobs" in event["error"]["message"]
 
 
 @pytest.mark.parametrize("ids", [[], [VOCABULARY], [5, -1], [2**40], ["a"], None], ids=json.dumps)
@@ -713,27 +755,52 @@ def test_bad_messages_are_400(server, messages):
 @by_route
 def test_a_prompt_that_is_too_long_is_400_and_says_how_long_it_may_be(server, route):
     bodies = {
-        GENERATE: {"token_ids": [5] * (MAX_LENGTH + 1), "sampling_params": {}},
-        COMPLETIONS: {"prompt": [5] * MAX_LENGTH},
-        CHAT: {"messages": [{"role": "user", "content": "a" * MAX_LENGTH}]},
+        GENERATE: {"token_ids": [5] * (LENGTH + 1), "sampling_params": {}},
+        COMPLETIONS: {"prompt": [5] * (LENGTH + 1)},
+        CHAT: {"messages": [{"role": "user", "content": "a" * LENGTH}]},
     }
     message = server.refused(route, bodies[route], 400)
-    assert str(MAX_LENGTH) in message
+    assert str(LENGTH) in message
     assert "context length" in message or "maximum model length" in message  # what a client's PromptTooLong looks for
 
 
+@by_route
+def test_a_prompt_as_long_as_the_context_is_400_and_vllm_says_why_on_generate_alone(server, engine, route):
+    bodies = {
+        GENERATE: {"token_ids": [5] * LENGTH, "sampling_params": {"max_tokens": 1}},
+        COMPLETIONS: {"prompt": [5] * LENGTH, "max_tokens": 1},
+        CHAT: {"messages": [{"role": "user", "content": "a" * (LENGTH - 2)}]},
+    }
+    message = server.refused(route, bodies[route], 400)
+    if engine == "embedded" or route == GENERATE:
+        assert str(LENGTH) in message
+    else:
+        assert "max_tokens must be at least 1" in message
+
+
 @by_text_route
-def test_more_tokens_than_the_context_holds_are_400_on_openais_routes(server, route):
-    assert "context length" in server.refused(route, request(route, max_tokens=MAX_LENGTH), 400)
+def test_more_tokens_than_the_context_holds_are_refused_by_embedded_and_cut_by_vllm(server, engine, route):
+    asked = request(route, max_tokens=LENGTH, ignore_eos=True)
+    if engine == "embedded":
+        assert "context length" in server.refused(route, asked, 400)
+    else:
+        assert usage(server.post(route, asked)) == [6, LONGEST, LENGTH]
 
 
 @by_route
-@pytest.mark.parametrize("data", [b"", b"garbage", b"[]", b'{"prompt":', b"\xff\xfe", b"[" * 5000])
+@pytest.mark.parametrize("data", [b"", b"garbage", b"[]", b'{"prompt":', b"\xff\xfe"])
 def test_what_is_no_request_is_400(server, route, data):
     answer = server.http.post(route, data=data)
     assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
     assert (error["code"], bool(error["message"]), bool(error["type"])) == (400, True, True)
+
+
+@by_route
+def test_a_body_that_is_nested_too_deep_is_400_and_in_vllm_of_another_form(server, engine, route):
+    answer = server.http.post(route, data=b"[" * 5000)
+    assert answer.status_code == 400
+    assert list(answer.json()) == ["error" if engine == "embedded" else "detail"]
 
 
 @by_route
@@ -756,17 +823,6 @@ def test_a_bad_deadline_is_400(server, route, value):
     assert "x-request-timeout-s" in answer.json()["error"]["message"]
 
 
-def much_work(route=COMPLETIONS, **extra):
-    """Many times what the slots hold, each as long as the context: it lasts far longer than any test waits."""
-    asked = request(route, n=SLOTS, max_tokens=LONGEST, ignore_eos=True, **extra)
-    return {**asked, "prompt": [PROMPT] * 32}
-
-
-def answered_soon(server, seconds):
-    body = request(GENERATE, max_tokens=2, ignore_eos=True)
-    return server.http.post(GENERATE, body, headers={"x-request-timeout-s": str(seconds)}).status_code
-
-
 def test_a_request_out_of_time_is_504_soon_after_and_frees_its_slots(server):
     began = time.monotonic()
     answer = server.http.post(COMPLETIONS, much_work(), headers={"x-request-timeout-s": "0.3"})
@@ -777,17 +833,16 @@ def test_a_request_out_of_time_is_504_soon_after_and_frees_its_slots(server):
 
 
 def test_a_stream_out_of_time_ends_with_an_error_and_frees_its_slots(server):
+    began = time.monotonic()
     *_, last = server.http.events(COMPLETIONS, much_work(stream=True), {"x-request-timeout-s": "1.0"})
+    assert time.monotonic() - began < 4
     assert (last["error"]["code"], last["error"]["type"]) == (504, "DeadlineExceededError")
     assert answered_soon(server, 5) == 200
 
 
 @pytest.mark.parametrize("extra", [{}, {"stream": True}], ids=["whole", "stream"])
 def test_a_client_that_leaves_frees_its_slots(server, extra):
-    data = json.dumps(much_work(**extra)).encode()
-    head = f"POST {COMPLETIONS} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(data)}\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1]))) as client:
-        client.sendall(head.encode() + data)
+    with asked_and_left(server, much_work(**extra)):
         wait_until(lambda: answered_soon(server, 0.3) == 504, "all slots taken")
     assert answered_soon(server, 5) == 200
 
@@ -845,3 +900,26 @@ def test_the_second_choice_of_a_seed_is_the_next_seeds_first_on_vllm_alone(serve
     _, other = choices(server, GENERATE, n=2, seed=3, max_tokens=10, ignore_eos=True)
     following = choice(server, GENERATE, seed=4, max_tokens=10, ignore_eos=True)
     assert (other["token_ids"] == following["token_ids"]) == (engine == "vllm")
+
+
+# --- last, since an engine that took half a version is of no use to other tests ---
+
+
+def flip(weights):
+    data = bytearray(weights.read_bytes())
+    data[-2] ^= 1
+    weights.write_bytes(data)
+
+
+def cut_short(weights):
+    weights.write_bytes(weights.read_bytes()[:-8])
+
+
+@pytest.mark.parametrize("damage", [flip, cut_short])
+def test_damaged_weights_are_refused_and_the_old_ones_serve_on(server, first, folder, damage):
+    damaged = policy(folder / "weights", 4, step=4)
+    damage(damaged.directory / "model.safetensors")
+    answer = serve(server, damaged.label)
+    assert answer.status_code == 400, answer.text
+    assert damaged.directory.name in answer.json()["error"]["message"]
+    assert server.generate(PROMPT, max_tokens=3)["weight_versions"][0]["version"] == first.label

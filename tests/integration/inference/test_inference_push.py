@@ -198,7 +198,7 @@ def unmark(directory):
 
 @pytest.mark.parametrize(
     ("damage", "word"),
-    [(cut_short, "bytes"), (flip, "checksum"), (unmark, "not committed")],
+    [(cut_short, "bytes"), (flip, "damaged"), (unmark, "not committed")],
     ids=["cut_short", "flipped_bit", "uncommitted"],
 )
 def test_damaged_weights_are_refused_and_the_old_ones_serve_on(server, versions, damage, word):

@@ -10,9 +10,10 @@ from inference_support import EOS, MAX_LENGTH, VOCABULARY, model, reference_logp
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from arlarena.inference.embedded.architecture import UnsupportedModelError, read_architecture
-from arlarena.inference.embedded.cache import PrefixCache, Slots
-from arlarena.inference.embedded.model import Model
+from arlarena.inference.embedded.cache import BLOCK, PrefixCache, Slots
+from arlarena.inference.embedded.model import Model, Piece
 from arlarena.inference.embedded.parameters import load_parameters
+from arlarena.inference.embedded.prompts import buffer
 from arlarena.inference.embedded.sampler import Draw
 from arlarena.inference.embedded.scheduler import Scheduler
 from arlarena.inference.embedded.sequence import Sequence
@@ -110,6 +111,25 @@ def test_a_prompt_computed_in_pieces_has_the_reference_logits(pair, cuts):
     torch.testing.assert_close(engine.logits(torch.cat(pieces)), reference_logits(reference, ids), atol=1e-5, rtol=0)
 
 
+def test_prompts_continued_together_have_the_reference_logits(pair):
+    reference, engine = pair
+    prompts = [torch.randint(0, VOCABULARY, (length,)) for length in (90, 3, 200, 41)]
+    starts = [70, 1, 1, 40]
+    pieces = []
+    for prompt, start in zip(prompts, starts, strict=True):
+        kv = buffer(engine, len(prompt))
+        engine.extend(prompt[:start], 0, kv)
+        pieces.append(Piece(start, len(prompt) - start, kv))
+    ids = torch.cat([prompt[start:] for prompt, start in zip(prompts, starts, strict=True)])
+    logits = engine.continue_(ids, pieces)
+    expected = torch.stack([reference_logits(reference, prompt)[-1] for prompt in prompts])
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+    for prompt, piece in zip(prompts, pieces, strict=True):  # and leave the keys and values of all they computed
+        kv = buffer(engine, len(prompt))
+        engine.extend(prompt, 0, kv)
+        torch.testing.assert_close(piece.kv, kv, atol=1e-5, rtol=1e-5)
+
+
 def scheduler(engine, *, cache_bytes, prefill_tokens=256, slots=16):
     return Scheduler(
         engine, Slots(engine.arch, slots, MAX_LENGTH), PrefixCache(cache_bytes), prefill_tokens, "initial:0:x"
@@ -144,6 +164,30 @@ def mixed_prompts(rng, count):
         else:
             made.append(base[: rng.randint(70, 300)] + [rng.randrange(VOCABULARY) for _ in range(rng.randint(1, 9))])
     return made
+
+
+def test_log_probs_of_episodes_whose_turns_continue_one_another_are_those_of_a_full_forward_pass(tmp_path):
+    """Siblings that share their first prompt; each prompt is the last one, its response and an observation."""
+    reference = model(5)
+    save(reference, tmp_path)
+    arch = read_architecture(tmp_path)
+    engine = Model(arch, load_parameters(tmp_path, arch), MAX_LENGTH)
+    rng = random.Random(6)
+    s = scheduler(engine, cache_bytes=64 << 20, prefill_tokens=128)
+    prompts, played = [[rng.randrange(VOCABULARY) for _ in range(70)]] * 6, []
+    for turn in range(5):
+        turns = [sequence(prompt, 10 * turn + sibling) for sibling, prompt in enumerate(prompts)]
+        s.add(turns)
+        while s.step(admitting=True):
+            assert s.counters.steps < 10_000
+        played += turns
+        prompts = [[*q.prompt, *q.tokens, *(rng.randrange(VOCABULARY) for _ in range(9))] for q in turns]
+    differences = [
+        (torch.tensor(q.logprobs) - reference_logprobs(reference, q.prompt, q.tokens)).abs().max() for q in played
+    ]
+    assert max(differences) < 1e-4
+    observed = 4 * 6 * (1 + 9)  # with the last token of each response; siblings part within a block of the cache
+    assert s.counters.computed_tokens < 70 + observed + 6 * BLOCK
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 64 << 20], ids=["no_cache", "cache"])

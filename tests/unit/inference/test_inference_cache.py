@@ -3,7 +3,7 @@
 import torch
 
 from arlarena.inference.embedded.architecture import Architecture
-from arlarena.inference.embedded.cache import BLOCK, MIN_SHARED, Prefix, PrefixCache, Slots
+from arlarena.inference.embedded.cache import MIN_SHARED, Prefix, PrefixCache, Slots
 from arlarena.inference.embedded.sequence import pack_key
 
 ARCH = Architecture("qwen3", 10, 8, 2, 2, 1, 4, 16, 1e-6, 1e4, 64, False, True, False)
@@ -38,7 +38,7 @@ def test_no_capacity_means_no_cache():
     assert cache.get(pack_key([1])) is None
 
 
-def test_the_longest_common_beginning_is_found_in_whole_blocks():
+def test_the_longest_common_beginning_is_found_to_the_token():
     base = list(range(10)) * 30
     cache = PrefixCache(1 << 30)
     short, long = prefix([*base[:100], 1]), prefix([*base[:200], 1])
@@ -46,7 +46,7 @@ def test_the_longest_common_beginning_is_found_in_whole_blocks():
     cache.put(long)
     found, shared = cache.longest(pack_key([*base[:190], 9, 9]))
     assert found is long
-    assert shared == 190 // BLOCK * BLOCK
+    assert shared == 190
     assert found.key[: shared * 4] == pack_key(base[:shared])
 
 
@@ -87,3 +87,13 @@ def test_loading_and_moving_slots_touch_only_the_live_part():
     assert torch.equal(slots.kv[:, :, 0, :, :5], kv)
     assert (slots.kv[:, :, 0, :, 5:] == -1).all()
     assert (slots.kv[:, :, 1] == -1).all()
+
+
+def test_a_text_without_logits_is_continued_and_never_taken_for_a_prompt():
+    cache = PrefixCache(1 << 30)
+    base = [i % 10 for i in range(100)]
+    known = prefix(base)
+    cache.put(Prefix(known.key, known.kv, None))
+    assert cache.get(known.key) is None
+    assert cache.longest(pack_key([*base, 3]))[1] == 100
+    assert cache.longest(pack_key(base))[1] == 99  # never the whole prompt

@@ -20,7 +20,7 @@ class CountingModel:
     arch = ARCH
 
     def __init__(self):
-        self.packed, self.pieces, self.decoded = [], [], []
+        self.packed, self.pieces, self.continued, self.decoded = [], [], [], []
 
     def prefill(self, ids, lengths):
         self.packed.append(list(lengths))
@@ -30,6 +30,11 @@ class CountingModel:
     def extend(self, ids, start, kv):
         self.pieces.append((start, len(ids)))
         return ids.unsqueeze(1)
+
+    def continue_(self, ids, pieces):
+        self.continued.append([(piece.start, piece.length) for piece in pieces])
+        last = torch.tensor([piece.length for piece in pieces]).cumsum(0) - 1
+        return self.logits(ids[last].unsqueeze(1))
 
     def decode(self, ids, positions, kv, live):
         assert live == int(positions.max()) + 1
@@ -156,9 +161,36 @@ def test_a_prompt_that_begins_like_a_known_one_computes_only_its_end():
     beginning = [i % 16 for i in range(128)]
     s.add([request(beginning)])
     drain(s)
-    s.add([request([*beginning, 3, 4])])
+    s.add([request([*beginning, 3, 4]), request([*beginning, 5])])
     drain(s)
-    assert model.pieces == [(128, 2)]
+    assert model.continued == [[(128, 2), (128, 1)]]  # together
+    assert model.pieces == []
+
+
+def test_the_next_turn_computes_what_came_after_the_last_ones_response():
+    model, s = make(budget=512)
+    first = request([i % 16 for i in range(100)])
+    s.add([first])
+    drain(s)
+    observation = [1, 2, 3]
+    s.add([request([*first.prompt, *first.tokens, *observation])])
+    drain(s)
+    known = 100 + len(first.tokens) - 1  # the last token was sampled and never computed
+    assert model.continued == [[(known, 1 + len(observation))]]
+
+
+def test_a_response_that_other_weights_began_is_not_continued():
+    model, s = make(budget=512)
+    first = request([i % 16 for i in range(100)])
+    s.add([first])
+    s.step(admitting=True)
+    s.version = "v2"
+    s.forget_prompts()
+    drain(s)
+    assert len(s.cache) == 0
+    s.add([request([*first.prompt, *first.tokens, 1])])
+    drain(s)
+    assert model.continued == []
 
 
 def test_new_weights_restart_the_prompt_that_is_computed_in_pieces():

@@ -71,7 +71,7 @@ def damage_escape(d):
     ("damage", "words"),
     [
         (damage_marker, "not committed"),
-        (damage_bit, "checksum"),
+        (damage_bit, "digest"),
         (damage_cut, "bytes"),
         (damage_missing, "does not exist"),
         (damage_manifest, "cannot be read"),

@@ -44,6 +44,7 @@ def test_each_version_is_what_transformers_would_write(store, tied):
 def test_only_the_newest_stay(store):
     for step in range(5):
         store.write(model(step), model(step).state_dict(), step)
+        store.forget_old()
     assert sorted(int(path.name[1:7]) for path in store.root.iterdir()) == [2, 3, 4]
 
 

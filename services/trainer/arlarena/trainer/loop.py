@@ -118,6 +118,7 @@ class Trainer:
         if self.state.step % self.settings.checkpoint_every == 0 or self.finished():
             self.checkpoints.save(self.state, weights, self.learner.optimizer_state())
         self.pushed = await self.publisher.push(version)
+        self.versions.forget_old()
         if not self.finished():
             await self.collector.top_up()
         return version

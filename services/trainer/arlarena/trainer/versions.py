@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,21 +69,30 @@ class VersionStore:
         partial = self.root / f".partial-{step:06d}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        self._save(model, {name: value.to(self._dtype) for name, value in weights.items()}, partial)
-        digest = safetensors_digest(*sorted(partial.glob("*.safetensors")))
-        files = {file.name: ManifestFile(file_blake3(file), file.stat().st_size) for file in partial.iterdir()}
+        known = self._save(model, {name: value.to(self._dtype) for name, value in weights.items()}, partial)
+        new = [file for file in partial.iterdir() if file.name not in known]
+        with ThreadPoolExecutor(1) as pool:  # what was written goes to the disk while it is hashed
+            durable = pool.submit(_synchronise, new)
+            digest = safetensors_digest(*sorted(partial.glob("*.safetensors")))
+            files = known | {file.name: ManifestFile(file_blake3(file), file.stat().st_size) for file in new}
+            durable.result()
         manifest = Manifest(ManifestVersion(self.incarnation, step, digest), files, MANIFEST_SCHEMA, probe)
         (partial / MANIFEST_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
-        for file in partial.iterdir():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
+        _synchronise([partial / MANIFEST_FILE])
         target = self.root / version_directory_name(step, digest)
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
         (target / COMMITTED_FILE).touch()
         sync_directory(self.root)
-        self._forget_old()
+        if self._template is not None:
+            self._template.directory, self._template.files = target, files
         return Version(PolicyVersion(self.incarnation, step, digest), target)
+
+    def forget_old(self) -> None:
+        """Remove all but the newest versions."""
+        for path in self._directories()[: -self._keep]:
+            (path / COMMITTED_FILE).unlink(missing_ok=True)
+            shutil.rmtree(path)
 
     def discard_after(self, step: int) -> None:
         """Remove versions newer than `step`: a resumed run never took those steps."""
@@ -90,35 +100,33 @@ class VersionStore:
             if int(path.name[1:7]) > step:
                 shutil.rmtree(path)
 
-    def _save(self, model: PreTrainedModel, weights: dict[str, Tensor], target: Path) -> None:
-        if self._template is not None:
-            self._template.write(weights, target)
-            return
+    def _save(self, model: PreTrainedModel, weights: dict[str, Tensor], target: Path) -> dict[str, ManifestFile]:
+        """Write everything but the manifest. Returns the entries of files that are known and durable already."""
+        if self._template is not None and self._template.directory.is_dir():
+            return self._template.write(weights, target)
         model.save_pretrained(target, state_dict=dict(weights))
         config = json.loads((target / "config.json").read_text())
         config["dtype"] = str(self._dtype).removeprefix("torch.")
         (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         copy_tokenizer(self._tokenizer, target)
         self._template = _Template.of(target, weights)
+        return {}
 
     def _directories(self) -> list[Path]:
         return sorted(path for path in self.root.glob("v??????-*") if path.is_dir())
 
-    def _forget_old(self) -> None:
-        for path in self._directories()[: -self._keep]:
-            (path / COMMITTED_FILE).unlink(missing_ok=True)
-            shutil.rmtree(path)
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Template:
-    """A directory that transformers wrote, to be written again with other weights in a third of the time.
+    """A version that transformers wrote, to be written again with other weights in a third of the time.
 
-    Only where it holds tensors of the state as they are, in one file: transformers converts some models' weights.
+    Only where it holds tensors of the state as they are, in one file: transformers converts some models' weights. What
+    is not weights is the same in every version, and linked from the one before.
     """
 
-    files: dict[str, bytes]  # all but the weights
     tensors: tuple[str, ...]
+    directory: Path  # the newest version
+    files: dict[str, ManifestFile]
 
     @classmethod
     def of(cls, directory: Path, weights: Mapping[str, Tensor]) -> _Template | None:
@@ -128,15 +136,30 @@ class _Template:
         saved = load_file(directory / WEIGHTS_FILE)
         if not all(name in weights and value.equal(weights[name]) for name, value in saved.items()):
             return None
-        files = {file.name: file.read_bytes() for file in directory.iterdir() if file.name != WEIGHTS_FILE}
-        return cls(files, tuple(saved))
+        return cls(tuple(saved), directory, {})
 
-    def write(self, weights: Mapping[str, Tensor], target: Path) -> None:
-        """The same directory with other weights."""
-        for name, data in self.files.items():
-            (target / name).write_bytes(data)
+    def write(self, weights: Mapping[str, Tensor], target: Path) -> dict[str, ManifestFile]:
+        """The same directory with other weights; the entries of the files that are the same."""
         tensors = {name: weights[name].contiguous() for name in self.tensors}
         save_file(tensors, target / WEIGHTS_FILE, metadata={"format": "pt"})
+        same = {name: entry for name, entry in self.files.items() if name != WEIGHTS_FILE}
+        for name in same:
+            _link(self.directory / name, target / name)
+        return same
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
+        _synchronise([target])
+
+
+def _synchronise(files: Iterable[Path]) -> None:
+    for file in files:
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

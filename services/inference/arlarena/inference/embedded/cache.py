@@ -49,23 +49,28 @@ def slot_bytes(arch: Architecture, length: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """A computed prompt. `key`: ids as packed int32, `kv` [layers, 2, K, P, D], `logits` [V] after its last token."""
+    """A computed text. `key`: ids as packed int32, `kv` [layers, 2, K, P, D], `logits` [V] after its last token.
+
+    A prompt has logits. A prompt with its response has none: it is there to be continued.
+    """
 
     key: bytes
     kv: Tensor
-    logits: Tensor
+    logits: Tensor | None
 
     @property
     def nbytes(self) -> int:
         """Bytes of the tensors and the key."""
-        return (self.kv.numel() + self.logits.numel()) * FLOAT_BYTES + len(self.key)
+        logits = 0 if self.logits is None else self.logits.numel()
+        return (self.kv.numel() + logits) * FLOAT_BYTES + len(self.key)
 
 
 class PrefixCache:
-    """Computed prompts by their exact ids, the least recently used dropped first.
+    """Computed texts by their exact ids, the least recently used dropped first.
 
-    A prompt that begins like a cached one (at least `MIN_SHARED` tokens and half of its own length) is continued from
-    it. Everything is dropped when the weights change.
+    A prompt that begins like a cached text (at least `MIN_SHARED` tokens and half of its own length) is continued from
+    it: the next turn of an episode from the last one's prompt and response. Everything is dropped when the weights
+    change.
     """
 
     def __init__(self, capacity_bytes: int) -> None:
@@ -82,25 +87,27 @@ class PrefixCache:
     def get(self, key: bytes) -> Prefix | None:
         """The prompt with exactly these ids."""
         prefix = self._prefixes.get(key)
-        if prefix is not None:
-            self._prefixes.move_to_end(key)
+        if prefix is None or prefix.logits is None:
+            return None
+        self._prefixes.move_to_end(key)
         return prefix
 
     def longest(self, key: bytes) -> tuple[Prefix, int] | None:
-        """A prompt that shares a prefix worth continuing, and how many tokens; always fewer than the prompt's."""
+        """A text that shares a prefix worth continuing, and how many tokens; always fewer than the prompt's."""
         least = max(MIN_SHARED, (len(key) // 4 + 1) // 2)
         hashes = _block_hashes(key[:-4])
         for n in range(len(hashes), 0, -1):
             shared = n * BLOCK
             if shared < least:
                 return None
-            prefix = self.get(self._blocks.get(hashes[n - 1], b""))
+            prefix = self._prefixes.get(self._blocks.get(hashes[n - 1], b""))
             if prefix is not None and prefix.key[: shared * 4] == key[: shared * 4]:
-                return prefix, shared
+                self._prefixes.move_to_end(prefix.key)
+                return prefix, _common(prefix.key, key[:-4])
         return None
 
     def put(self, prefix: Prefix) -> None:
-        """Keep a prompt; one larger than the whole cache is not kept."""
+        """Keep a text; one larger than the whole cache is not kept."""
         if prefix.nbytes > self.capacity or prefix.key in self._prefixes:
             return
         self._prefixes[prefix.key] = prefix
@@ -122,6 +129,13 @@ class PrefixCache:
         for value in _block_hashes(prefix.key):
             if self._blocks.get(value) == prefix.key:
                 del self._blocks[value]
+
+
+def _common(one: bytes, other: bytes) -> int:
+    """How many tokens two packed texts have in common at their begin."""
+    size = min(len(one), len(other))
+    differs = np.frombuffer(one[:size], np.int32) != np.frombuffer(other[:size], np.int32)
+    return int(differs.argmax()) if differs.any() else size // 4
 
 
 def _block_hashes(key: bytes) -> list[int]:

@@ -6,6 +6,7 @@ heads, D head_dim, F ffn, V vocabulary, S slots, L positions of a slot.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import accumulate, groupby
 
 import torch
@@ -14,6 +15,24 @@ from torch import Tensor
 
 from arlarena.inference.embedded.architecture import Architecture
 from arlarena.inference.embedded.parameters import Layer, Parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The next `length` tokens of a prompt whose first `start` positions are in `kv` [layers, 2, K, >= stop, D]."""
+
+    start: int
+    length: int
+    kv: Tensor
+
+    @property
+    def stop(self) -> int:
+        """Positions once the piece is computed."""
+        return self.start + self.length
+
+    def mask(self) -> Tensor:
+        """Which positions each of its tokens sees: bool [length, stop]."""
+        return torch.ones(self.length, self.stop, dtype=torch.bool).tril(diagonal=self.start)
 
 
 class Model:
@@ -69,25 +88,48 @@ class Model:
         Returns:
             the last layer's output at the P positions, float32 [P, E]
         """
-        stop = start + ids.shape[0]
-        rotations = self._rotations[start:stop]
-        mask = None if start == 0 else torch.ones(ids.shape[0], stop, dtype=torch.bool).tril(diagonal=start)
+        piece = Piece(start, ids.shape[0], kv)
+        rotations = self._rotations[start : piece.stop]
+        mask = None if piece.length == 1 else piece.mask()
         x = self.parameters.embedding[ids]
         for index, layer in enumerate(self.parameters.layers):
             q, k, v = self._project(layer, x, rotations)
-            kv[index, 0, :, start:stop], kv[index, 1, :, start:stop] = k.transpose(0, 1), v.transpose(0, 1)
-            attended = F.scaled_dot_product_attention(
-                q.transpose(0, 1).unsqueeze(0),
-                kv[index, 0, :, :stop].unsqueeze(0),
-                kv[index, 1, :, :stop].unsqueeze(0),
-                attn_mask=mask,
-                is_causal=mask is None,
-                scale=1.0,
-                enable_gqa=True,
-            )
-            merged = attended[0].transpose(0, 1).reshape(ids.shape[0], -1)
+            keys, values = _write(piece, index, k, v)
+            merged = _attend(q, keys, values, mask)
             x = self._feed_forward(layer, x + F.linear(merged, layer.out))
         return x
+
+    @torch.inference_mode()
+    def continue_(self, ids: Tensor, pieces: list[Piece]) -> Tensor:
+        """Run the ends of N prompts that lie end to end; write their keys and values.
+
+        As in `prefill`, the last layer computes queries and the feed-forward for the last positions alone.
+
+        Args:
+            ids: token ids of all pieces, int64 [T]
+            pieces: in the order in which they lie
+
+        Returns:
+            logits after each prompt's last token, float32 [N, V]
+        """
+        ends = list(accumulate(piece.length for piece in pieces))
+        begins, masks = [0, *ends[:-1]], [piece.mask() for piece in pieces]
+        rotations = self._rotations[torch.cat([torch.arange(piece.start, piece.stop) for piece in pieces])]
+        x = self.parameters.embedding[ids]
+        for index, layer in enumerate(self.parameters.layers[:-1]):
+            q, k, v = self._project(layer, x, rotations)
+            attended = torch.empty(x.shape[0], q.shape[1] * q.shape[2])
+            for begin, end, piece, mask in zip(begins, ends, pieces, masks, strict=True):
+                keys, values = _write(piece, index, k[begin:end], v[begin:end])
+                attended[begin:end] = _attend(q[begin:end], keys, values, mask)
+            x = self._feed_forward(layer, x + F.linear(attended, layer.out))
+        layer, last = self.parameters.layers[-1], torch.tensor(ends) - 1
+        q, k, v = self._project_last(layer, x, rotations, last)
+        rows = [
+            _attend(q[row : row + 1], *_write(piece, -1, k[begin:end], v[begin:end]), None)
+            for row, (begin, end, piece) in enumerate(zip(begins, ends, pieces, strict=True))
+        ]
+        return self.logits(self._feed_forward(layer, x[last] + F.linear(torch.cat(rows), layer.out)))
 
     @torch.inference_mode()
     def decode(self, ids: Tensor, positions: Tensor, kv: Tensor, live: int) -> Tensor:
@@ -182,3 +224,19 @@ class Model:
         normed = F.rms_norm(x, (self.arch.hidden,), None, self.arch.norm_eps)
         gate, up = F.linear(normed, layer.gate_up).chunk(2, dim=-1)
         return x + F.linear(F.silu(gate).mul_(up), layer.down)
+
+
+def _write(piece: Piece, index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Put keys and values [P, K, D] of one layer into a prompt's; all of them so far, [K, stop, D] each."""
+    keys, values = piece.kv[index, 0, :, : piece.stop], piece.kv[index, 1, :, : piece.stop]
+    keys[:, piece.start :], values[:, piece.start :] = k.transpose(0, 1), v.transpose(0, 1)
+    return keys, values
+
+
+def _attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of one prompt's queries [P, H, D] to its keys and values [K, L, D]: [P, H D]."""
+    out = F.scaled_dot_product_attention(
+        q.transpose(0, 1).unsqueeze(0), keys.unsqueeze(0), values.unsqueeze(0), attn_mask=mask, scale=1.0,
+        enable_gqa=True,
+    )  # fmt: skip
+    return out[0].transpose(0, 1).reshape(q.shape[0], -1)

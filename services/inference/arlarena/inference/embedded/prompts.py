@@ -7,20 +7,24 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from arlarena.inference.embedded.cache import Prefix, PrefixCache
-from arlarena.inference.embedded.model import Model
-from arlarena.inference.embedded.sequence import Score, Sequence
+from arlarena.inference.embedded.cache import MIN_SHARED, Prefix, PrefixCache
+from arlarena.inference.embedded.model import Model, Piece
+from arlarena.inference.embedded.sequence import Score, Sequence, pack_key
 
 HEAD_ROWS = 512  # positions whose logits are held at once while a prompt is scored: bounds memory at a large vocabulary
 
 
 @dataclass(slots=True)
 class Fill:
-    """A prompt that is not computed yet, and who waits for it. `kv` [layers, 2, K, P, D] is filled up to `done`."""
+    """A prompt that is not computed yet, and who waits for it.
+
+    `done` of its tokens are: in `kv` [layers, 2, K, P, D] once that is there, else in `source`.
+    """
 
     key: bytes
     ids: list[int]
     waiting: list[Sequence] = field(default_factory=list)
+    source: Prefix | None = None
     kv: Tensor | None = None
     done: int = 0
 
@@ -38,15 +42,17 @@ class Prompts:
         self.cache = cache
 
     def begin(self, fill: Fill) -> None:
-        """Start from a cached prompt with the same beginning, where there is one."""
+        """Start from a cached text with the same beginning, where there is one."""
         shared = self.cache.longest(fill.key)
         if shared is not None:
-            prefix, fill.done = shared
-            fill.kv = self._buffer(len(fill.ids))
-            fill.kv[:, :, :, : fill.done] = prefix.kv[:, :, :, : fill.done]
+            fill.source, fill.done = shared
 
-    def pack(self, fills: list[Fill]) -> list[Prefix]:
-        """Compute fresh prompts together. Sorts `fills` by length in place; the results are in that order."""
+    def whole(self, fills: list[Fill]) -> list[tuple[Fill, Prefix]]:
+        """Compute prompts to their ends: the fresh ones together, and those that are continued together."""
+        fresh, continued = ([fill for fill in fills if bool(fill.done) is begun] for begun in (False, True))
+        return [*(self._fresh(fresh) if fresh else ()), *(self._continued(continued) if continued else ())]
+
+    def _fresh(self, fills: list[Fill]) -> list[tuple[Fill, Prefix]]:
         fills.sort(key=lambda fill: len(fill.ids))
         lengths = [len(fill.ids) for fill in fills]
         ids = torch.tensor([token for fill in fills for token in fill.ids])
@@ -56,14 +62,28 @@ class Prompts:
         for row, fill in enumerate(fills):
             end = begin + lengths[row]
             own = kv[:, :, begin:end].transpose(2, 3).contiguous()
-            prefixes.append(self._keep(Prefix(fill.key, own, logits[row].clone())))
+            prefixes.append((fill, self._keep(Prefix(fill.key, own, logits[row].clone()))))
             begin = end
         return prefixes
 
+    def _continued(self, fills: list[Fill]) -> list[tuple[Fill, Prefix]]:
+        pieces = [Piece(fill.done, fill.left, self._room(fill)) for fill in fills]
+        ids = torch.tensor([token for fill in fills for token in fill.ids[fill.done :]])
+        logits = self.model.continue_(ids, pieces)
+        return [
+            (fill, self._keep(Prefix(fill.key, piece.kv, logits[row].clone())))
+            for row, (fill, piece) in enumerate(zip(fills, pieces, strict=True))
+        ]
+
+    def keep_response(self, sequence: Sequence, kv: Tensor) -> None:
+        """Keep a prompt with its response, whose keys and values `kv` [layers, 2, K, L, D] a slot still holds."""
+        if sequence.length >= MIN_SHARED and self.cache.capacity:
+            key = sequence.key + pack_key(sequence.tokens[:-1])  # the newest token has not been computed
+            self._keep(Prefix(key, kv[:, :, :, : sequence.length].clone(), None))
+
     def advance(self, fill: Fill, tokens: int) -> Prefix | None:
         """Compute up to `tokens` more of one prompt; the prefix once it is complete."""
-        kv = fill.kv if fill.kv is not None else self._buffer(len(fill.ids))
-        fill.kv = kv
+        kv = self._room(fill)
         piece = fill.ids[fill.done : fill.done + tokens]
         x = self.model.extend(torch.tensor(piece), fill.done, kv)
         fill.done += len(piece)
@@ -73,7 +93,7 @@ class Prompts:
 
     def score(self, ids: list[int], top: int) -> tuple[Prefix, Score]:
         """Compute a prompt and the log-prob of each of its tokens; reads no cache and leaves nothing in it."""
-        kv = self._buffer(len(ids))
+        kv = buffer(self.model, len(ids))
         x = self.model.extend(torch.tensor(ids), 0, kv)
         return Prefix(b"", kv, self.model.logits(x[-1:])[0]), score(self.model, x, ids, top)
 
@@ -81,8 +101,14 @@ class Prompts:
         self.cache.put(prefix)
         return prefix
 
-    def _buffer(self, length: int) -> Tensor:
-        return buffer(self.model, length)
+    def _room(self, fill: Fill) -> Tensor:
+        """The fill's keys and values, begun with those of its source."""
+        if fill.kv is None:
+            fill.kv = buffer(self.model, len(fill.ids))
+            if fill.source is not None:
+                fill.kv[:, :, :, : fill.done] = fill.source.kv[:, :, :, : fill.done]
+                fill.source = None
+        return fill.kv
 
 
 def buffer(model: Model, length: int) -> Tensor:

@@ -69,7 +69,7 @@ class Scheduler:
         """Drop everything computed for prompts: the weights are others now."""
         self.cache.clear()
         if self._filling is not None:
-            self._filling.kv, self._filling.done = None, 0
+            self._filling.source, self._filling.kv, self._filling.done = None, None, 0
 
     def end_all(self, reason: FinishReason) -> int:
         """End every sequence in flight. Returns how many."""
@@ -110,10 +110,9 @@ class Scheduler:
         if self._filling is not None and budget > 0:
             self._advance(budget, ready)
         if fills:
-            whole = list(fills.values())
-            for fill, prefix in zip(whole, self._prompts.pack(whole), strict=True):
+            self.counters.computed_tokens += sum(fill.left for fill in fills.values())
+            for fill, prefix in self._prompts.whole(list(fills.values())):
                 ready += [(sequence, prefix) for sequence in fill.waiting]
-                self.counters.computed_tokens += len(fill.ids)
         self._begin_responses(ready)
         return bool(ready) or self._filling is not None
 
@@ -141,11 +140,11 @@ class Scheduler:
             return 0
         fill = Fill(key, sequence.prompt)
         self._prompts.begin(fill)
-        if fill.done == 0 and size <= budget:
-            fill.waiting.append(self._taken(hit=False))
+        if fill.left <= budget:
+            fill.waiting.append(self._taken(hit=fill.done > 0))
             fills[key] = fill
-            return size
-        if (fill.done == 0 and size <= self.prefill_tokens) or self._filling is not None:
+            return fill.left
+        if fill.left <= self.prefill_tokens or self._filling is not None:
             return 0
         fill.waiting.append(self._taken(hit=fill.done > 0))
         self._filling = fill
@@ -175,7 +174,7 @@ class Scheduler:
         if not ready:
             return
         sequences = [sequence for sequence, _ in ready]
-        logits = torch.stack([prefix.logits for _, prefix in ready])
+        logits = torch.stack([prefix.logits for _, prefix in ready if prefix.logits is not None])
         if bad := _not_finite(logits):
             for row in bad:
                 self._end(sequences[row], "nonfinite")
@@ -203,6 +202,10 @@ class Scheduler:
         indices = [len(sequence.tokens) for sequence in running]
         drawn = sample(logits, [sequence.draw for sequence in running], indices)
         finished = [row for row, sequence in enumerate(running) if self._append(sequence, drawn, row)]
+        for row in finished:
+            sequence = running[row]
+            if sequence.starts[0][0] == self.version and sequence.score is None:  # else other weights began it
+                self._prompts.keep_response(sequence, self.slots.kv[:, :, row])
         self._release(finished)
 
     def _append(self, sequence: Sequence, drawn: Drawn, row: int) -> bool:
