@@ -164,6 +164,7 @@ def answer_batches(model: Path) -> int:
     torch.set_num_threads(1)
     transformers_logging.set_verbosity_error()
     policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    print("done", flush=True)  # loaded
     for line in sys.stdin:
         ids = torch.tensor(json.loads(line))
         found = policy.generate(

@@ -39,6 +39,7 @@ USER = [{"role": "user", "content": "ab 1"}]
 PROMPT = [3, 5, 6, 41, 32, 4]  # USER through the template
 LONG = [(7 + 31 * i) % VOCABULARY for i in range(150)]
 LONGEST = LENGTH - len(PROMPT)
+SOON_S = 8.0  # far less than `much_work` takes, far more than an idle server needs for a short answer
 
 pytestmark = pytest.mark.timeout(300)
 by_route = pytest.mark.parametrize("route", ROUTES, ids=["generate", "completions", "chat"])
@@ -172,10 +173,10 @@ def assert_logprobs(made, route, one, prompt=PROMPT, temperature=1.0):
     torch.testing.assert_close(torch.tensor(logprobs(route, one)), expected, atol=1e-4, rtol=0)
 
 
-def next_logprobs(made, ids, temperature=1.0):
+def next_logprobs(made, ids):
     """Log-probs [V] of what follows, by transformers."""
     with torch.inference_mode():
-        return torch.log_softmax(made(torch.tensor([ids])).logits[0, -1] / temperature, -1)
+        return torch.log_softmax(made(torch.tensor([ids])).logits[0, -1], -1)
 
 
 # --- more than the slots hold ---
@@ -197,7 +198,7 @@ def much_work(**extra):
     return {**asked, "prompt": [PROMPT] * 32}
 
 
-def answered_soon(server, seconds):
+def answered_soon(server, seconds=SOON_S):
     body = request(GENERATE, max_tokens=2, ignore_eos=True)
     return server.http.post(GENERATE, body, headers={"x-request-timeout-s": str(seconds)}).status_code
 
@@ -566,27 +567,42 @@ def kept(first, second, tokens, split):
     return torch.log_softmax(logits, -1).gather(1, torch.tensor(tokens[split:]).unsqueeze(1)).squeeze(1)
 
 
+def until_it_spans(server, first, attempt):
+    """What `attempt` finds when its push came before its responses ended: on a busy machine it may come too late."""
+    for _ in range(10):
+        found, versions = attempt()
+        if versions == 2:
+            return found
+        assert serve(server, first.label).status_code == 200
+    raise AssertionError("no push came in time")
+
+
 def test_a_response_that_spans_a_push_is_split_where_the_weights_changed(server, engine, first, second):
     """Embedded goes on from the old keys and values; vLLM computes all of them anew."""
     common = {"max_tokens": LONGEST, "logprobs": 0, "ignore_eos": True}
-    tokens, values, push = [], [], None
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        others = pool.submit(server.post, GENERATE, request(GENERATE, n=SLOTS // 2, **common))
-        for event in server.http.events(GENERATE, request(GENERATE, stream=True, **common)):
-            push = push or pool.submit(serve, server, second.label)
-            (piece,) = event["choices"]
-            tokens += piece["token_ids"]
-            values += logprobs(GENERATE, piece)
-    assert push.result().status_code == 200
-    for one in (piece, *others.result()["choices"]):
-        old, new = one["weight_versions"]
+
+    def attempt():
+        tokens, values, push = [], [], None
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            others = pool.submit(server.post, GENERATE, request(GENERATE, n=SLOTS // 2, **common))
+            for event in server.http.events(GENERATE, request(GENERATE, stream=True, **common)):
+                push = push or pool.submit(serve, server, second.label)
+                (piece,) = event["choices"]
+                tokens += piece["token_ids"]
+                values += logprobs(GENERATE, piece)
+        assert push.result().status_code == 200
+        found = [one["weight_versions"] for one in (piece, *others.result()["choices"])]
+        return (tokens, values, found), min(len(spans) for spans in found)
+
+    tokens, values, found = until_it_spans(server, first, attempt)
+    for old, new in found:
         assert (old["version"], new["version"]) == (first.label, second.label)
         assert 0 == old["start"] < old["end"] == new["start"] < new["end"] == LONGEST
-    split, sampled = piece["weight_versions"][0]["end"], torch.tensor(values)
+    split = found[0][0]["end"]
     before = reference_logprobs(first.made, PROMPT, tokens[:split])
     anew = reference_logprobs(second.made, PROMPT, tokens)[split:]
     after = kept(first, second, tokens, split) if engine == "embedded" else anew
-    torch.testing.assert_close(sampled, torch.cat([before, after]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.tensor(values), torch.cat([before, after]), atol=1e-4, rtol=0)
 
 
 def in_flight(server, engine):
@@ -599,12 +615,17 @@ def in_flight(server, engine):
 def test_a_whole_answer_that_spans_a_push_names_both_versions(server, engine, first, second, route):
     asked = request(route, n=SLOTS // 2, max_tokens=LONGEST, ignore_eos=True)
     beside = request(GENERATE, max_tokens=LONGEST, ignore_eos=True, stream=True)
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        whole = pool.submit(server.http.post, route, asked)
-        wait_until(lambda: in_flight(server, engine) > 0, "in flight")
-        next(server.http.events(GENERATE, beside))  # what came before it runs as well
-        assert serve(server, second.label).status_code == 200
-        assert whole.result().headers["x-weight-versions"] == f"{first.label}, {second.label}"
+
+    def attempt():
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            whole = pool.submit(server.http.post, route, asked)
+            wait_until(lambda: in_flight(server, engine) > 0, "in flight")
+            next(server.http.events(GENERATE, beside))  # what came before it runs as well
+            assert serve(server, second.label).status_code == 200
+        versions = whole.result().headers["x-weight-versions"].split(", ")
+        return versions, len(versions)
+
+    assert until_it_spans(server, first, attempt) == [first.label, second.label]
 
 
 def test_a_push_does_not_wait_for_what_is_queued(server, engine, first, second):
@@ -797,10 +818,10 @@ def test_what_is_no_request_is_400(server, route, data):
 
 
 @by_route
-def test_a_body_that_is_nested_too_deep_is_400_and_in_vllm_of_another_form(server, engine, route):
+def test_a_body_that_is_nested_too_deep_is_400(server, route):
     answer = server.http.post(route, data=b"[" * 5000)
     assert answer.status_code == 400
-    assert list(answer.json()) == ["error" if engine == "embedded" else "detail"]
+    assert answer.json()["error"]["code"] == 400
 
 
 @by_route
@@ -826,34 +847,34 @@ def test_a_bad_deadline_is_400(server, route, value):
 def test_a_request_out_of_time_is_504_soon_after_and_frees_its_slots(server):
     began = time.monotonic()
     answer = server.http.post(COMPLETIONS, much_work(), headers={"x-request-timeout-s": "0.3"})
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < SOON_S
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["type"]) == (504, 504, "DeadlineExceededError")
-    assert answered_soon(server, 5) == 200
+    assert answered_soon(server) == 200
 
 
 def test_a_stream_out_of_time_ends_with_an_error_and_frees_its_slots(server):
     began = time.monotonic()
     *_, last = server.http.events(COMPLETIONS, much_work(stream=True), {"x-request-timeout-s": "1.0"})
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < SOON_S
     assert (last["error"]["code"], last["error"]["type"]) == (504, "DeadlineExceededError")
-    assert answered_soon(server, 5) == 200
+    assert answered_soon(server) == 200
 
 
 @pytest.mark.parametrize("extra", [{}, {"stream": True}], ids=["whole", "stream"])
 def test_a_client_that_leaves_frees_its_slots(server, extra):
     with asked_and_left(server, much_work(**extra)):
         wait_until(lambda: answered_soon(server, 0.3) == 504, "all slots taken")
-    assert answered_soon(server, 5) == 200
+    assert answered_soon(server) == 200
 
 
 # --- where the engines differ ---
 
 
 @by_text_route
-def test_what_is_left_out_is_neutral_on_embedded_and_the_models_preference_on_vllm(server, engine, first, route):
+def test_what_is_left_out_is_neutral_and_never_the_preference_of_the_models_author(server, first, route):
     one = choice(server, route, max_tokens=20, seed=1, logprobs=0)
-    assert_logprobs(first.made, route, one, temperature=1.0 if engine == "embedded" else 0.6)
+    assert_logprobs(first.made, route, one, temperature=1.0)
 
 
 def test_generate_never_follows_the_models_preference(server, first):

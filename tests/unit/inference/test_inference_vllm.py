@@ -23,7 +23,11 @@ def option(words, name):
 def test_the_command_has_our_engine_and_the_users_options_last():
     given = settings(max_slots=7, max_model_len=300, vllm_arguments=("--tensor-parallel-size", "2"))
     words = command(given, SOCKET)
-    assert [option(words, name) for name in ("--model", "--uds", "--max-num-seqs")] == ["/m", str(SOCKET), "7"]
+    assert [option(words, name) for name in ("--model", "--uds", "--max-num-seqs")] == [
+        "/m",
+        str(SOCKET),
+        "8",
+    ]  # one is for the check of new weights
     assert "--enable-lora" not in words
     assert "--port" not in words  # nobody else reaches its routes for weights
     assert option(words, "--weight-transfer-config") == '{"backend": "safetensors"}'

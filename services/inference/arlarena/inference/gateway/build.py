@@ -60,8 +60,10 @@ def local(settings: InferenceSettings, flags: Sequence[str], sockets: Sockets, l
     replicas = []
     for engine in engines:
         session = _session(aiohttp.UnixConnector(str(engine.socket), limit=0))
-        driver = _driver(settings, session)
-        replicas.append(Replica(engine.name, LOCAL, session, driver, settings.health_interval_s, log))
+        driver, room = _driver(settings, session), settings.max_slots if settings.engine == "vllm" else None
+        replica = Replica(engine.name, LOCAL, session, driver, settings.health_interval_s, log, room)
+        replica.renew = engine.renew
+        replicas.append(replica)
     return Gateway(settings, Fleet(replicas, settings.affinity_slack, log), engines, log)
 
 

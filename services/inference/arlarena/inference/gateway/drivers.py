@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +14,16 @@ from arlarena.inference.versions import ProbeError, VersionError, judge, read_ma
 from arlarena.proto.weights import Manifest, push_limit_s
 
 _INFO_S = 5.0  # for an answer that needs no work
+_FIRST = -1000  # before everything that waits for a slot
 _LASTING = (400, 404, 413)  # the version itself is at fault
+
+
+# What a push raises when it may work the next time.
+PASSING = (aiohttp.ClientError, OSError, TimeoutError, PushError)
+
+
+class Broken(PushError):
+    """A push failed half-way, and what the replica would serve now is not known: it has to be started anew."""
 
 
 class Driver(Protocol):
@@ -35,7 +43,7 @@ class Driver(Protocol):
 
         Raises:
             ProbeError: the replica computes something else. VersionError: the directory cannot be read.
-            aiohttp.ClientError, TimeoutError, PushError: it failed.
+            aiohttp.ClientError, TimeoutError, PushError: it failed. Broken: see there.
         """
 
 
@@ -92,19 +100,19 @@ class VllmDriver:
             await self._post("/update_weights", deadline, {"update_info": {"path": str(directory.resolve())}})
             await self._post("/finish_weight_update", deadline, {"weight_version": manifest.label})
             await self._post("/reset_prefix_cache", deadline)
-        finally:
-            await asyncio.shield(self._post("/resume", deadline))
-        try:
+            await self._post("/resume", deadline)
             return await self._check(directory, manifest, deadline)
         except ProbeError:
             await self._post("/pause?mode=abort", deadline)
             raise
+        except PASSING as error:
+            raise Broken(f"the push of {manifest.label} failed half-way: {error or type(error).__name__}") from error
 
     async def _check(self, directory: Path, manifest: Manifest, deadline: float) -> float | None:
         if manifest.probe is None:
             return None
         ids = manifest.probe.ids
-        body = {"prompt": ids, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
+        body = {"prompt": ids, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0, "priority": _FIRST}
         answer = await self._post("/v1/completions", deadline, body)
         scored = answer["choices"][0]["prompt_logprobs"][1:]
         served = [float(entry[str(token)]["logprob"]) for entry, token in zip(scored, ids[1:], strict=True)]
@@ -125,7 +133,3 @@ async def _json(reply: aiohttp.ClientResponse) -> Any:
 
 def _timeout(seconds: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=seconds)
-
-
-# What a push raises when it may work the next time.
-PASSING = (aiohttp.ClientError, OSError, TimeoutError, PushError)

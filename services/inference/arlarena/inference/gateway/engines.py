@@ -56,13 +56,23 @@ class LocalEngine:
         self.socket.unlink(missing_ok=True)
         leash = (sys.executable, "-I", str(LEASH), f"{self._grace_s:g}")
         self._process = await asyncio.create_subprocess_exec(
-            *leash, *self._command(), env=dict(self._environment), stdin=asyncio.subprocess.PIPE, start_new_session=True
+            *leash,
+            *self._command(),
+            env=dict(self._environment),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=sys.stderr,  # our own output is for our parent
+            start_new_session=True,
         )
         self._log.info("engine_started", engine=self.name, pid=self._process.pid)
         try:
             return await self._process.wait()
         finally:
             self._signal(signal.SIGKILL)  # whatever is left of its group, if it is the leash that was killed
+
+    def renew(self) -> None:
+        """End it at once; it is started again."""
+        self._log.error("engine_renewed", engine=self.name)
+        self._signal(signal.SIGKILL)
 
     async def stop(self) -> None:
         """End it and the processes that it started."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from arlarena.inference.errors import RequestError
 from arlarena.inference.gateway.replica import Replica, Target
-from arlarena.inference.versions import ProbeError, VersionError, read_manifest
+from arlarena.inference.versions import ProbeError, VersionError, verify
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.weights import Served, push_limit_s
 
@@ -74,10 +74,10 @@ class Fleet:
         """Bring every replica that answers to a version. One that does not is brought to it before it is asked again.
 
         Raises:
-            ProbeError: a replica computes something else. VersionError: one cannot load it.
+            ProbeError: a replica computes something else. VersionError: it is damaged, or one cannot load it.
             RequestError: 503, no replica came to serve it in time.
         """
-        manifest = read_manifest(directory)
+        manifest = await asyncio.to_thread(verify, directory)  # else the old version goes on being served
         self.target = target = Target(manifest.label, directory)
         for replica in self.replicas:
             replica.look_again()

@@ -9,17 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import msgspec
 
 from arlarena.inference.asgi import Answer, Call, Headers, Relay, Reply
 from arlarena.inference.errors import ClientGone, RequestError
 from arlarena.inference.gateway.fleet import Fleet
 from arlarena.inference.gateway.metrics import GatewayMetrics
 from arlarena.inference.gateway.replica import Replica
-from arlarena.proto.policy import DEADLINE_HEADER, SESSION_HEADER, VERSIONS_HEADER
+from arlarena.proto.policy import DEADLINE_HEADER, SESSION_HEADER, VERSIONS_HEADER, ErrorResponse
 from arlarena.proto.telemetry import Logger
 
 MOST_ATTEMPTS = 3  # a request that ends engines must not end all of them
+SAMPLES = frozenset(("/inference/v1/generate", "/v1/completions", "/v1/chat/completions"))
 _SEPARATOR = ", "
+_OUT_OF_TIME = "the request ran out of time (request_timeout_s)"
 
 
 class _Failed(Exception):
@@ -42,7 +45,7 @@ class _Errand:
     def check(self) -> None:
         """Raises RequestError: 504, time is up."""
         if self.left_s <= 0:
-            raise RequestError("the request ran out of time (request_timeout_s)", status=504)
+            raise RequestError(_OUT_OF_TIME, status=504)
 
 
 class Proxy:
@@ -94,29 +97,35 @@ class Proxy:
 
     async def _ask(self, replica: Replica, errand: _Errand) -> Answer:
         """One attempt."""
-        mark = max(0, len(replica.history) - 1)
-        replica.in_flight += 1
-        replica.asked += 1
-        streams = False
+        queued = errand.call.path in SAMPLES
         try:
+            await _unless_gone(asyncio.wait_for(replica.enter(queued), errand.left_s), errand.gone)
+        except TimeoutError:
+            raise RequestError(_OUT_OF_TIME, status=504) from None
+        mark, streams = max(0, len(replica.history) - 1), False
+        try:
+            if not replica.open:
+                raise _Failed(f"{replica.name} is {replica.state}")
             reply = await _unless_gone(self._send(replica, errand), errand.gone)
             self._check_stamp(replica, mark, reply)
             if _streams(reply):
                 streams = True
-                return Relay(reply.status, _headers(reply, replica, mark), self._relay(replica, errand, reply))
+                return Relay(reply.status, _headers(reply, replica, mark), self._relay(replica, errand, reply, queued))
             async with reply:
                 body = await _unless_gone(reply.read(), errand.gone)
-            if not replica.driver.checks_first and not await replica.settled():
+            if not replica.driver.checks_first and not await asyncio.wait_for(replica.settled(), errand.left_s):
                 raise _Failed(f"{replica.name} did not pass the check of its new weights")
+            if reply.status >= 400:
+                body = _in_form(body, reply.status)
             return Reply(body, reply.status, reply.content_type.encode(), _headers(reply, replica, mark))
         except TimeoutError:
-            raise RequestError("the request ran out of time (request_timeout_s)", status=504) from None
+            raise RequestError(_OUT_OF_TIME, status=504) from None
         except (aiohttp.ClientError, OSError) as error:
             replica.suspect()
             raise _Failed(f"{replica.name}: {error or type(error).__name__}") from error
         finally:
             if not streams:
-                replica.in_flight -= 1
+                replica.leave(queued)
 
     async def _send(self, replica: Replica, errand: _Errand) -> aiohttp.ClientResponse:
         call, left_s = errand.call, max(0.001, errand.left_s)
@@ -133,19 +142,22 @@ class Proxy:
             replica.suspect()
             raise _Failed(f"{replica.name} sampled with {stamp} and should serve {replica.version}")
 
-    async def _relay(self, replica: Replica, errand: _Errand, reply: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    async def _relay(
+        self, replica: Replica, errand: _Errand, reply: aiohttp.ClientResponse, queued: bool
+    ) -> AsyncIterator[bytes]:
         """The events of a stream as they come."""
         try:
             async with reply:
                 while chunk := await _unless_gone(reply.content.readany(), errand.gone):
                     yield chunk
+                    errand.check()  # the client library's own limit does not hold while there is something to read
         except TimeoutError:
-            raise RequestError("the request ran out of time (request_timeout_s)", status=504) from None
+            raise RequestError(_OUT_OF_TIME, status=504) from None
         except (aiohttp.ClientError, OSError) as error:
             replica.suspect()
             raise RequestError(f"the engine failed while it answered: {error!r}", status=502) from error
         finally:
-            replica.in_flight -= 1
+            replica.leave(queued)
             errand.gone.cancel()
 
 
@@ -159,6 +171,15 @@ async def _unless_gone(work: Any, gone: asyncio.Future[Any]) -> Any:
         raise ClientGone
     finally:
         task.cancel()
+
+
+def _in_form(body: bytes, status: int) -> bytes:
+    """An error in OpenAI's form, which vLLM's web framework does not always keep to."""
+    try:
+        msgspec.json.decode(body, type=ErrorResponse)
+    except msgspec.MsgspecError:
+        return RequestError(body[:1000].decode(errors="replace"), status=status).body()
+    return body
 
 
 def _headers(reply: aiohttp.ClientResponse, replica: Replica, mark: int) -> Headers:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import aiohttp
 
-from arlarena.inference.gateway.drivers import PASSING, Driver
+from arlarena.inference.gateway.drivers import PASSING, Broken, Driver
 from arlarena.inference.versions import ProbeError, VersionError
 from arlarena.proto.telemetry import Logger
 
@@ -34,18 +34,31 @@ class Replica:
     """A policy server behind the gateway. `history`: the versions that it may have sampled with, oldest first."""
 
     def __init__(
-        self, name: str, url: str, session: aiohttp.ClientSession, driver: Driver, interval_s: float, log: Logger
+        self,
+        name: str,
+        url: str,
+        session: aiohttp.ClientSession,
+        driver: Driver,
+        interval_s: float,
+        log: Logger,
+        room: int | None = None,
     ) -> None:
-        """`interval_s`: between two looks at it while all is well."""
+        """`interval_s`: between two looks at it while all is well. `room`: how many requests it is given at once, the
+        others wait here; None: all of them.
+        """
         self.name, self.url, self.session, self.driver = name, url, session, driver
         self.state: State = "down"
         self.history: list[str] = []
         self.difference: float | None = None
+        self.checked: str | None = None  # the version that passed its check here, since this replica was started
         self.failure: tuple[Target, str] | None = None  # what it did not take, and why
         self.in_flight = self.asked = 0  # requests: now, and ever
         self.asked_last = 0  # when, in requests of the whole fleet
         self.changed: Callable[[], None] = lambda: None
         self.prepare: Callable[[Replica], Awaitable[None]] | None = None  # before it is asked for the first time
+        self.renew: Callable[[], None] | None = None  # starts it anew, where that can be done from here
+        self._room = asyncio.Semaphore(room) if room else None
+        self._failures = 0
         self._interval_s, self._log = interval_s, log
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
@@ -66,13 +79,33 @@ class Replica:
         seen = {"name": self.name, "state": self.state, "weight_version": self.version}
         return seen | {"in_flight": self.in_flight, "asked": self.asked}
 
+    async def enter(self, queued: bool) -> None:
+        """Begin a request; one that is `queued` waits for room. Then `leave` has to be called."""
+        self.in_flight += 1
+        self.asked += 1
+        if queued and self._room is not None:
+            try:
+                await self._room.acquire()
+            except BaseException:
+                self.in_flight -= 1
+                raise
+
+    def leave(self, queued: bool) -> None:
+        """A request has ended."""
+        self.in_flight -= 1
+        if queued and self._room is not None:
+            self._room.release()
+
     async def settled(self) -> bool:
         """Wait for the end of a push, if one goes on; whether what it sampled can be believed."""
         await self._settled.wait()
         return self.open
 
     def suspect(self) -> None:
-        """It failed to answer, or has ended: nobody is sent there until it has been looked at."""
+        """It failed to answer, or has ended: nobody is sent there until it has been looked at, and nothing that was
+        known of it counts.
+        """
+        self.checked = None
         if self.failure is None:
             self._become("down", "it did not answer")
         self._wake.set()
@@ -92,9 +125,13 @@ class Replica:
             wanted = target()
             await self._look(wanted)
             behind = wanted is not target()
-            pause = 0.0 if behind else SOON_S if self.state == "down" else self._interval_s
+            pause = 0.0 if behind else self._pause_s
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause)
+
+    @property
+    def _pause_s(self) -> float:
+        return min(self._interval_s, SOON_S * 2**self._failures) if self.state == "down" else self._interval_s
 
     async def _look(self, target: Target | None) -> None:
         if target is not None and self.failed(target):
@@ -104,10 +141,11 @@ class Replica:
             version = await self.driver.version()
             if self.prepare is not None and not self.open:
                 await self.prepare(self)
-            if target is not None and version != target.label:
+            if target is not None and not version == target.label == self.checked:
                 await self._bring(target)
             else:
                 self._serves(version)
+            self._failures = 0
         except ProbeError as error:
             assert target is not None
             self._fail(target, "refused", str(error))
@@ -115,7 +153,10 @@ class Replica:
             assert target is not None
             self._fail(target, "behind", str(error))
         except PASSING as error:
+            self._failures += 1
             self._become("down", str(error) or type(error).__name__)
+            if isinstance(error, Broken) and self.renew is not None:
+                self.renew()
         finally:
             self._settled.set()
 
@@ -124,7 +165,9 @@ class Replica:
         self._become("pushing" if self.open else "behind")
         self._settled.clear()
         self._note(target.label)
+        self.checked = None
         self.difference = await self.driver.push(target.directory)
+        self.checked = target.label
         self._become("ready")
 
     def _serves(self, version: str) -> None:

@@ -16,6 +16,11 @@ from arlarena.inference.settings import InferenceSettings
 from arlarena.inference.versions import committed_versions
 from arlarena.proto.config import ConfigError
 
+# Slots above those that the gateway fills, so that the check of new weights need not wait for one; where requests
+# of many sequences fill this one too, it is the first to have the next that is.
+SPARE = 1
+# What a request leaves out is neutral, as with the embedded engine, and not the model author's preference.
+NEUTRAL = '{"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}'
 EXTENSION = "arlarena.inference.vllm.extension.Extension"
 SOURCES = Path(__file__).resolve().parents[3]
 
@@ -50,8 +55,10 @@ def command(settings: InferenceSettings, socket: Path) -> list[str]:
     arguments = [
         "--model", str(model_to_serve(settings)), "--served-model-name", settings.served_model_name,
         "--uds", str(socket), "--enable-scale-out", "--weight-transfer-config", '{"backend": "safetensors"}',
-        "--worker-extension-cls", EXTENSION, "--max-num-seqs", str(settings.max_slots), "--no-enable-log-requests",
-        "--disable-uvicorn-access-log", "--logprobs-mode", "processed_logprobs",  # at the temperature of the request
+        "--worker-extension-cls", EXTENSION, "--max-num-seqs", str(settings.max_slots + SPARE),
+        "--scheduling-policy", "priority", "--no-enable-log-requests", "--disable-uvicorn-access-log",
+        "--logprobs-mode", "processed_logprobs",  # at the temperature of the request
+        "--override-generation-config", NEUTRAL,
     ]  # fmt: skip
     if settings.vllm_lora:
         arguments += ["--enable-lora"]

@@ -1,0 +1,24 @@
+"""The soak of `make verify-inference`, in short: pushes under load while engines are killed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "push_soak.py"
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("transport", ["http", "shared"])
+def test_every_token_is_of_the_version_that_it_carries_whoever_is_killed(tmp_path, transport):
+    out = tmp_path / "out.json"
+    amount = ["--pushes", "12", "--kills", "2", "--pause", "0.5", "--transport", transport]
+    ended = subprocess.run(
+        [sys.executable, SCRIPT, *amount, "--out", out], capture_output=True, text=True, timeout=280
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout + ended.stderr[-3000:]
+    found = json.loads(out.read_text())
+    assert found["killed"] == 2
+    assert found["requests"]["answers"] > 50
