@@ -7,7 +7,7 @@ CODE := proto client services tests benchmarks scripts examples
 PACKAGES := proto client services/env_server services/inference services/rollout services/trainer services/console
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-openenv setup-fuzz setup-verifiers setup-trl setup-smollm2 setup-vllm demo test check format verify-demo verify-env verify-trainer verify-vllm clean
+.PHONY: help setup setup-openenv setup-fuzz setup-verifiers setup-trl setup-smollm2 setup-vllm demo test check format verify-demo verify-env verify-trainer verify-inference verify-vllm clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,12 @@ verify-env: setup setup-openenv setup-fuzz setup-verifiers setup-trl ## the envi
 verify-trainer: setup setup-trl setup-smollm2 ## the trainer's claims: real weights, exact numerics, speed beside TRL: 10 minutes
 	@$(BIN)/pytest -q tests/numerics tests/integration/trainer
 	@$(BIN)/python benchmarks/trainer.py --out benchmarks/results/trainer.json
+
+verify-inference: setup setup-vllm ## the policy server's claims: one contract for both engines, pushes under kills, speed beside vLLM
+	@$(BIN)/pytest -q tests/contract/inference tests/integration/inference tests/numerics/inference
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/push_soak.py --out benchmarks/results/push_soak.json
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/weight_push.py --out benchmarks/results/weight_push.json
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/inference.py --out benchmarks/results/inference.json
 
 verify-vllm: setup setup-vllm ## vLLM on the CPU as the engine of the demo's loop, and a planted stale head: 6 minutes
 	@$(BIN)/pytest -q tests/integration/inference/test_vllm.py

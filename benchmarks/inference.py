@@ -37,12 +37,12 @@ from typing import Any
 import aiohttp
 import msgspec
 import torch
+import transformers
 import uvloop
-from env_processes import finish
-from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
-from transformers.utils import logging as transformers_logging
+from env_processes import ask, finish
+from inference_processes import free_port, policy_server
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from arlarena.inference.vllm.server import free_port
 from arlarena.proto.policy import GENERATE_ROUTE, GenerateRequest, GenerateResponse, SamplingParams
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,31 +53,23 @@ MAX_LENGTH = 1024
 PROMPT, NEW = 200, 32
 GROUP, TURNS, OBSERVATION, RESPONSE = 8, 8, 60, 24
 WANTED = {"requests_1": 2.0, "requests_64": 1.2, "trace": 2.0}  # times vLLM's tokens a second
-HOST = "127.0.0.1"
-START_S, REQUEST_S = 180.0, 600.0
+START_S, REQUEST_S = 180.0, 600.0  # vLLM compiles while it starts
 
-# What made vLLM 0.32 fastest here: compiled (1.4 times eager at one request at a time), blocks of 32 tokens instead of
-# 128 (1.3 times on the trace), the worker inside the engine's process (1.15 times; and an idle worker of its own takes a
-# third of a core). Binding to a core, async scheduling (which it turns off on CPUs), no tokenizer, other sizes of a
-# step: no difference beyond the noise.
+# What made vLLM 0.32 fastest here: compiled (1.4 times eager with one request in flight), blocks of 32 tokens instead
+# of 128 (1.3 times on the trace), the worker inside the engine's process (1.15 times; and a worker of its own takes a
+# third of a core when idle). Binding to a core, async scheduling (which it turns off on CPUs), no tokenizer, steps of
+# other sizes: no difference beyond the noise.
 VLLM_ARGUMENTS = (
     "--dtype", "float32", "--enable-prefix-caching", "--block-size", "32", "--distributed-executor-backend", "uni",
     "--max-num-seqs", "256", "--max-num-batched-tokens", "2048", "--enable-scale-out",
     "--no-enable-log-requests", "--disable-uvicorn-access-log", "--disable-log-stats",
     *(() if shutil.which("g++") else ("--enforce-eager",)),
 )  # fmt: skip
-VLLM_VARIABLES = {
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1",
-    "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
+VARIABLES = {
+    "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
 }  # fmt: skip
-EMBEDDED = """
-[inference]
-engine = "embedded"
-threads = 1
-port = {port}
-model = {model}
-max_model_len = {length}
-"""
 
 
 @dataclass(frozen=True)
@@ -160,17 +152,14 @@ class Generate:
 
 
 def answer_batches(model: Path) -> int:
-    """The other end of `Generate`: prompts of one length, one batch a line."""
+    """The other end of `Generate`: a batch of prompts of one length in each line."""
     torch.set_num_threads(1)
-    transformers_logging.set_verbosity_error()
-    policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    print("done", flush=True)  # loaded
+    policy: Any = Qwen3ForCausalLM.from_pretrained(model, dtype=torch.float32)
     for line in sys.stdin:
         ids = torch.tensor(json.loads(line))
-        found = policy.generate(
+        policy.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, min_new_tokens=NEW, do_sample=True, top_k=0
         )
-        assert found.shape[1] == PROMPT + NEW
         print("done", flush=True)
     return 0
 
@@ -263,12 +252,11 @@ def make_model(directory: Path, hidden: int) -> int:
 
 
 @contextlib.contextmanager
-def process(command: list[str], log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A process with one thread, in a session of its own, which ends together with all that it has started."""
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", **VLLM_VARIABLES}
+def process(command: list[str], log: Path, **pipes: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in a session of its own, which ends together with all that it has started."""
     with log.open("wb") as file:
-        options = {"stdout": file, **options}
-        running = subprocess.Popen(command, stderr=file, env=variables, start_new_session=True, **options)
+        streams: dict[str, Any] = {"stdout": file, "stderr": file, **pipes}
+        running = subprocess.Popen(command, env={**os.environ, **VARIABLES}, start_new_session=True, **streams)
     try:
         yield running
     finally:
@@ -279,57 +267,57 @@ def process(command: list[str], log: Path, **options: Any) -> Iterator[subproces
                 running.wait(30)
 
 
-def commands(folder: Path, model: Path, ports: Mapping[str, int]) -> dict[str, list[str]]:
-    """What starts the servers on these ports.
+def version(url: str) -> str | None:
+    """The version of vLLM behind a URL; None while it does not serve."""
+    with contextlib.suppress(OSError):
+        return str(ask(url + "/version")[1]["version"])
+    return None
+
+
+@contextlib.contextmanager
+def vllm_server(folder: Path, model: Path) -> Iterator[str]:
+    """The server that vLLM brings, without any code of ours; its URL once it serves.
 
     Raises:
-        SystemExit: vLLM is not installed.
+        SystemExit: it is not installed, or does not start.
     """
     if not VLLM.exists():
         raise SystemExit("error: vLLM is not installed: `make setup-vllm`")
-    config = folder / "embedded.toml"
-    config.write_text(EMBEDDED.format(model=json.dumps(str(model)), port=ports["embedded"], length=MAX_LENGTH))
-    vllm = [str(VLLM), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--port", str(ports["vllm"])]
-    return {
-        "embedded": [sys.executable, "-m", "arlarena.inference", "--config", str(config)],
-        "vllm": [*vllm, "--host", HOST, "--max-model-len", str(MAX_LENGTH), *VLLM_ARGUMENTS],
-    }
+    port, log = free_port(), folder / "vllm.log"
+    where = ["--model", str(model), "--max-model-len", str(MAX_LENGTH), "--host", "127.0.0.1", "--port", str(port)]
+    command = [str(VLLM), "-m", "vllm.entrypoints.openai.api_server", *where, *VLLM_ARGUMENTS]
+    with process(command, log) as running:
+        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + START_S
+        while version(url) is None:
+            if running.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"error: vLLM's server did not start: {log.read_text()[-4000:]}")
+            time.sleep(0.2)
+        yield url
 
 
-async def healthy(url: str, running: subprocess.Popen[bytes], log: Path, session: aiohttp.ClientSession) -> None:
-    """Wait until a server serves.
-
-    Raises:
-        SystemExit: it ended, or did not serve in START_S; with the end of its log.
-    """
-    deadline = time.monotonic() + START_S
-    while running.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(aiohttp.ClientError):
-            async with session.get(url + "/health") as reply:
-                if reply.status == 200:
-                    return
-        await asyncio.sleep(0.2)
-    raise SystemExit(f"error: {log.stem} does not serve: {log.read_text()[-4000:]}")
+@contextlib.contextmanager
+def transformers_process(folder: Path, model: Path) -> Iterator[Generate]:
+    """`generate` in its process."""
+    command = [sys.executable, __file__, "--generate", str(model)]
+    with process(command, folder / "generate.log", stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        yield Generate(running)
 
 
 @contextlib.asynccontextmanager
 async def peers(folder: Path, model: Path, scale: Scale) -> AsyncIterator[Bench]:
-    """All peers, started one after the other; they stay up, since idle ones take no processor time."""
-    timeout = aiohttp.ClientTimeout(total=REQUEST_S)
-    ports = {name: free_port(HOST) for name in ("embedded", "vllm")}
-    async with contextlib.AsyncExitStack() as stack:
-        session = await stack.enter_async_context(
-            aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
-        )
-        servers = {}
-        for name, command in commands(folder, model, ports).items():
-            url, log = f"http://{HOST}:{ports[name]}", folder / f"{name}.log"
-            await healthy(url, stack.enter_context(process(command, log)), log, session)
-            servers[name] = Server(url, session)
-        answering = [sys.executable, __file__, "--generate", str(model)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        generate = Generate(stack.enter_context(process(answering, folder / "generate.log", **pipes)))
-        yield Bench(servers, generate, scale)
+    """All peers of one model. They stay up together: an idle one takes no processor time."""
+    embedded = {"engine": "embedded", "model": str(model), "max_model_len": MAX_LENGTH, "threads": 1}
+    limits: dict[str, Any] = {
+        "timeout": aiohttp.ClientTimeout(total=REQUEST_S),
+        "connector": aiohttp.TCPConnector(limit=0),
+    }
+    async with aiohttp.ClientSession(**limits) as session:
+        with (
+            policy_server(folder, **embedded) as (ours, _),
+            vllm_server(folder, model) as theirs,
+            transformers_process(folder, model) as generate,
+        ):
+            yield Bench({"embedded": Server(ours, session), "vllm": Server(theirs, session)}, generate, scale)
 
 
 def judged(size: str, outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
@@ -343,9 +331,21 @@ def judged(size: str, outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
     return found
 
 
+def peer_versions() -> dict[str, Any]:
+    """What we are measured beside, and vLLM's options."""
+    asked = [str(VLLM), "-c", "from importlib.metadata import version; print(version('vllm-cpu'))"]
+    vllm = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    return {
+        "vllm": vllm,
+        "arguments": " ".join(VLLM_ARGUMENTS),
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+    }
+
+
 async def measure(parts: list[str], sizes: list[str], scale: Scale) -> dict[str, Any]:
     """All parts on all sizes."""
-    result: dict[str, Any] = {"sizes": {}, "claims": []}
+    result: dict[str, Any] = {"peers": peer_versions(), "sizes": {}, "claims": []}
     for size in sizes:
         with tempfile.TemporaryDirectory(prefix="arlarena-bench-") as name:
             folder = Path(name)
@@ -355,6 +355,8 @@ async def measure(parts: list[str], sizes: list[str], scale: Scale) -> dict[str,
                 for part in parts:
                     outcomes |= await PARTS[part](bench)
         figures = {workload: outcome.figures() for workload, outcome in outcomes.items()}
+        for workload, figure in figures.items():
+            print(f"{size} {workload}: {figure['tokens_per_s']}", flush=True)
         result["sizes"][size] = {"parameters": parameters, "hidden": SIZES[size], **figures}
         result["claims"] += judged(size, outcomes)
     return result

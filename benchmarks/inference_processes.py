@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def policy_server(folder: Path, **settings: Any) -> Iterator[tuple[str, psutil.P
         SystemExit: it does not start.
     """
     config = folder / "inference.toml"
-    config.write_text("[inference]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
+    write_config(config, settings)
     command = [sys.executable, "-m", "arlarena.inference", "--config", str(config), "--port", "0"]
     log = folder / "inference.log"
     with log.open("w") as out:
@@ -44,6 +45,18 @@ def policy_server(folder: Path, **settings: Any) -> Iterator[tuple[str, psutil.P
     finally:
         process.terminate()
         process.wait(timeout=60)
+
+
+def write_config(file: Path, settings: Mapping[str, Any]) -> None:
+    """A configuration with these keys of [inference]."""
+    file.write_text("[inference]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _healthy(url: str) -> bool:

@@ -4,7 +4,9 @@
 
 The policy of version k says token k and nothing else, so what was said betrays who said it. The trainer's own code
 writes and pushes the versions to a gateway before two engines, while clients ask (whole and streamed, with deadlines of
-their own) and engines are killed with SIGKILL. Of every answer is checked:
+their own) and replicas are killed with SIGKILL: engines of the gateway itself, which share a disk with the trainer
+(`--transport shared`), or servers elsewhere, which are sent the weights and come back with none (`http`). Of every
+answer is checked:
 
 * each token is that of the version of its span;
 * no span is older than the last push that was over when the request was sent: nobody restarts with old weights;
@@ -16,21 +18,25 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import json
 import random
+import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import aiohttp
 import psutil
 import torch
 from env_processes import finish
-from inference_processes import policy_server
+from inference_processes import free_port, policy_server, write_config
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -44,6 +50,7 @@ VOCABULARY, HIDDEN, LAYERS, REPLICAS = 256, 64, 2, 2
 CLIENTS, TOKENS, PROMPT = 12, 48, 32
 SLACK_S = 0.5  # by which an answer may reach a busy client after its deadline
 TOKEN = "the token of the administrator"
+SIZES = {"admin_token": TOKEN, "max_model_len": 256, "max_slots": 32, "health_interval_s": 0.5}
 
 
 def policy(said: int) -> Qwen3ForCausalLM:
@@ -172,16 +179,65 @@ def write(store: VersionStore, probe: Probe, step: int) -> Version:
     return store.write(model, model.state_dict(), step, found)
 
 
-async def kill_some(soak: Soak, gateway: psutil.Process, kills: int, every_s: float) -> int:
-    """Kill an engine, or the leash that holds it, now and then; how many were killed."""
+class Engines:
+    """Engines that the gateway starts itself, on one disk with the trainer."""
+
+    def __init__(self, weights: Path) -> None:
+        self.settings = {"weights_root": str(weights), "replicas": REPLICAS}
+
+    def kill(self, rng: random.Random, gateway: psutil.Process) -> bool:
+        """Kill one of them, or the leash that holds it; whether there was one."""
+        found = [process for process in gateway.children(recursive=True) if "--uds" in _words(process)]
+        if not found:
+            return False
+        with contextlib.suppress(psutil.NoSuchProcess):
+            rng.choice(found).send_signal(signal.SIGKILL)
+        return True
+
+
+class Pods:
+    """Policy servers elsewhere, each with a disk of its own; a killed one comes back at once, and its disk is empty."""
+
+    def __init__(self, folder: Path, weights: Path, first: Path, log: TextIO) -> None:
+        self._folder, self._first, self._log = folder, first, log
+        self._ports = [free_port() for _ in range(REPLICAS)]
+        self._running = [self._start(index) for index in range(REPLICAS)]
+        self.settings = {
+            "weights_root": str(weights),
+            "replica_urls": [f"http://127.0.0.1:{port}" for port in self._ports],
+        }
+
+    def kill(self, rng: random.Random, gateway: psutil.Process) -> bool:
+        """Kill one of them and start it again."""
+        index = rng.randrange(REPLICAS)
+        self._running[index].kill()
+        self._running[index].wait()
+        self._running[index] = self._start(index)
+        return True
+
+    def stop(self) -> None:
+        """End them."""
+        for process in self._running:
+            process.terminate()
+        for process in self._running:
+            process.wait(timeout=60)
+
+    def _start(self, index: int) -> subprocess.Popen[bytes]:
+        disk = self._folder / f"pod-{index}"
+        shutil.rmtree(disk, ignore_errors=True)
+        disk.mkdir()
+        settings = {**SIZES, "model": str(self._first), "weights_root": str(disk), "port": self._ports[index]}
+        write_config(disk / "pod.toml", settings)
+        command = [sys.executable, "-m", "arlarena.inference", "--config", str(disk / "pod.toml")]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=self._log)
+
+
+async def kill_some(soak: Soak, kill: Callable[[random.Random], bool], kills: int, every_s: float) -> int:
+    """Kill a replica now and then; how many were killed."""
     killed = 0
     while killed < kills and not soak.done:
         await asyncio.sleep(soak.rng.uniform(0.5, 1.5) * every_s)
-        engines = [p for p in gateway.children(recursive=True) if "--uds" in _words(p)]
-        if engines:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                soak.rng.choice(engines).send_signal(signal.SIGKILL)
-                killed += 1
+        killed += await asyncio.to_thread(kill, soak.rng)
     return killed
 
 
@@ -217,13 +273,15 @@ async def soak_service(args: argparse.Namespace, folder: Path) -> dict[str, Any]
     policy(0).save_pretrained(first)
     store = VersionStore(ours, first, "soak", keep=4)
     transport: Transport = Http(20) if args.transport == "http" else SharedDirectory()
-    settings = {
-        "model": str(first), "weights_root": str(theirs), "replicas": REPLICAS, "admin_token": TOKEN,
-        "max_model_len": 256, "max_slots": 32, "health_interval_s": 0.5,
-    }  # fmt: skip
-    with policy_server(folder, **settings) as (url, gateway):
+    with contextlib.ExitStack() as stack:
+        fleet: Engines | Pods = Engines(theirs)
+        if args.transport == "http":
+            fleet = Pods(folder, theirs, first, stack.enter_context((folder / "pods.log").open("w")))
+            stack.callback(fleet.stop)
+        url, gateway = stack.enter_context(policy_server(folder, model=str(first), **SIZES, **fleet.settings))
         publisher = Publisher([url], transport, token=TOKEN, patience_s=120.0, log=Logger("soak", "warning"))
         soak = Soak(url, args.seed)
+        kill = functools.partial(fleet.kill, gateway=gateway)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
             await until_ready(session, url, None)
             began = time.monotonic()
@@ -231,7 +289,7 @@ async def soak_service(args: argparse.Namespace, folder: Path) -> dict[str, Any]
                 await push_all(soak, store, publisher, 1, 0.0)  # what was served before the first push has no place
                 soak.over = 1
                 tasks = [group.create_task(soak.client(session, name)) for name in range(CLIENTS)]
-                killer = group.create_task(kill_some(soak, gateway, args.kills, args.pushes * args.pause / args.kills))
+                killer = group.create_task(kill_some(soak, kill, args.kills, args.pushes * args.pause / args.kills))
                 seconds = await push_all(soak, store, publisher, args.pushes, args.pause)
                 await killer
                 await until_ready(session, url, max(soak.said, key=lambda label: soak.said[label]))
@@ -257,7 +315,7 @@ def report(
         "no answer after its deadline": soak.latest_s < SLACK_S,
         "fewer than 1 % of the requests failed": failed < 0.01 * soak.counts["answers"],
         "some answers span a push": soak.counts["answers that span a push"] > 0,
-        "engines were killed": killed == args.kills,
+        "replicas were killed": killed == args.kills,
         "no process is left": not alive,
     }
     return {
