@@ -12,7 +12,6 @@ import psutil
 import pytest
 import torch
 from inference_support import (
-    EOS,
     VOCABULARY,
     label,
     model,
@@ -345,4 +344,3 @@ async def test_a_server_elsewhere_that_restarts_behind_its_back_is_pushed_again_
                 assert answer.status_code == 200
                 assert answer.headers["x-weight-versions"] == label(wanted)
                 assert again.version() == label(wanted)
-    assert EOS
