@@ -45,7 +45,7 @@ setup-smollm2: setup ## real pretrained weights (90 MB) and what reads them, int
 demo: setup ## clone a small policy, train it with SAMPO on Sokoban, compare before and after: 7 to 10 minutes on 2 cores
 	@$(BIN)/arlarena up configs/demo.toml --fresh
 
-test: setup setup-openenv setup-fuzz ## every test: about 10 minutes on 2 cores
+test: setup setup-openenv setup-fuzz ## every test: about 12 minutes on 2 cores
 	@$(BIN)/pytest
 
 check: setup ## lint, format, types, direction of imports

@@ -16,8 +16,6 @@ from arlarena.proto.weights import Manifest, push_limit_s
 _INFO_S = 5.0  # for an answer that needs no work
 _FIRST = -1000  # before everything that waits for a slot
 _LASTING = (400, 404, 413)  # the version itself is at fault
-
-
 # What a push raises when it may work the next time.
 PASSING = (aiohttp.ClientError, OSError, TimeoutError, PushError)
 
@@ -105,7 +103,7 @@ class VllmDriver:
         except ProbeError:
             await self._post("/pause?mode=abort", deadline)
             raise
-        except PASSING as error:
+        except Exception as error:
             raise Broken(f"the push of {manifest.label} failed half-way: {error or type(error).__name__}") from error
 
     async def _check(self, directory: Path, manifest: Manifest, deadline: float) -> float | None:

@@ -19,7 +19,8 @@ from arlarena.proto.telemetry import Logger
 # version while it serves. ready: serves the wanted version. refused: failed its probe, and is not asked any more.
 State = Literal["down", "behind", "pushing", "ready", "refused"]
 
-SOON_S = 0.1  # between two looks at a replica that is down
+SOON_S = 0.1  # between the first two looks at a replica that is down; doubles with each
+_MOST_DOUBLINGS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,8 @@ class Replica:
 
     @property
     def _pause_s(self) -> float:
-        return min(self._interval_s, SOON_S * 2**self._failures) if self.state == "down" else self._interval_s
+        soon = SOON_S * 2 ** min(self._failures, _MOST_DOUBLINGS)
+        return min(self._interval_s, soon) if self.state == "down" else self._interval_s
 
     async def _look(self, target: Target | None) -> None:
         if target is not None and self.failed(target):
@@ -152,8 +154,10 @@ class Replica:
         except VersionError as error:
             assert target is not None
             self._fail(target, "behind", str(error))
-        except PASSING as error:
+        except Exception as error:  # an answer of any kind must not end the one who looks after it
             self._failures += 1
+            if not isinstance(error, PASSING):
+                self._log.error("replica_odd", replica=self.name, error=repr(error))
             self._become("down", str(error) or type(error).__name__)
             if isinstance(error, Broken) and self.renew is not None:
                 self.renew()
