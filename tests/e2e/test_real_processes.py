@@ -92,7 +92,7 @@ def check_lineage(directory, steps):
 def test_a_short_run_learns_and_accounts_for_every_group(tmp_path):
     directory = tmp_path / "run"
     summary = finish(up(directory), directory)
-    counts = check_lineage(directory, steps=10)
+    counts = check_lineage(directory, steps=14)
     assert {key: counts[key] for key in ("trained", "filtered", "stale", "dead")} == summary["groups"]
     before, after = summary["before"], summary["after"]
     assert summary["panel"]["n"] == 256
