@@ -30,9 +30,13 @@ class Piece:
         """Positions once the piece is computed."""
         return self.start + self.length
 
-    def mask(self) -> Tensor:
-        """Which positions each of its tokens sees: bool [length, stop]."""
-        return torch.ones(self.length, self.stop, dtype=torch.bool).tril(diagonal=self.start)
+    def bias(self) -> Tensor | None:
+        """0 where one of its tokens sees a position, -inf where not: [length, stop]. None: one token sees all."""
+        if self.length == 1:
+            return None
+        bias = torch.zeros(self.length, self.stop)
+        bias[:, self.start :] = torch.full((self.length, self.length), float("-inf")).triu_(1)
+        return bias
 
 
 class Model:
@@ -68,13 +72,13 @@ class Model:
         for index, layer in enumerate(self.parameters.layers[:-1]):
             q, k, v = self._project(layer, x, rotations)
             kv[index, 0], kv[index, 1] = k, v
-            x = self._feed_forward(layer, x + F.linear(self._attend_packed(q, k, v, groups), layer.out))
+            x = self._feed_forward(layer, torch.addmm(x, self._attend_packed(q, k, v, groups), layer.out))
         layer = self.parameters.layers[-1]
         last = torch.tensor(list(accumulate(lengths))) - 1
         q, k, v = self._project_last(layer, x, rotations, last)
         kv[-1, 0], kv[-1, 1] = k, v
         attended = self._attend_last(q, k, v, groups)
-        return self.logits(self._feed_forward(layer, x[last] + F.linear(attended, layer.out))), kv
+        return self.logits(self._feed_forward(layer, torch.addmm(x[last], attended, layer.out))), kv
 
     @torch.inference_mode()
     def extend(self, ids: Tensor, start: int, kv: Tensor) -> Tensor:
@@ -90,13 +94,12 @@ class Model:
         """
         piece = Piece(start, ids.shape[0], kv)
         rotations = self._rotations[start : piece.stop]
-        mask = None if piece.length == 1 else piece.mask()
+        bias = piece.bias()
         x = self.parameters.embedding[ids]
         for index, layer in enumerate(self.parameters.layers):
             q, k, v = self._project(layer, x, rotations)
             keys, values = _write(piece, index, k, v)
-            merged = _attend(q, keys, values, mask)
-            x = self._feed_forward(layer, x + F.linear(merged, layer.out))
+            x = self._feed_forward(layer, torch.addmm(x, _attend(q, keys, values, bias), layer.out))
         return x
 
     @torch.inference_mode()
@@ -113,23 +116,23 @@ class Model:
             logits after each prompt's last token, float32 [N, V]
         """
         ends = list(accumulate(piece.length for piece in pieces))
-        begins, masks = [0, *ends[:-1]], [piece.mask() for piece in pieces]
+        begins, biases = [0, *ends[:-1]], [piece.bias() for piece in pieces]
         rotations = self._rotations[torch.cat([torch.arange(piece.start, piece.stop) for piece in pieces])]
         x = self.parameters.embedding[ids]
         for index, layer in enumerate(self.parameters.layers[:-1]):
             q, k, v = self._project(layer, x, rotations)
             attended = torch.empty(x.shape[0], q.shape[1] * q.shape[2])
-            for begin, end, piece, mask in zip(begins, ends, pieces, masks, strict=True):
+            for begin, end, piece, bias in zip(begins, ends, pieces, biases, strict=True):
                 keys, values = _write(piece, index, k[begin:end], v[begin:end])
-                attended[begin:end] = _attend(q[begin:end], keys, values, mask)
-            x = self._feed_forward(layer, x + F.linear(attended, layer.out))
+                attended[begin:end] = _attend(q[begin:end], keys, values, bias)
+            x = self._feed_forward(layer, torch.addmm(x, attended, layer.out))
         layer, last = self.parameters.layers[-1], torch.tensor(ends) - 1
         q, k, v = self._project_last(layer, x, rotations, last)
         rows = [
             _attend(q[row : row + 1], *_write(piece, -1, k[begin:end], v[begin:end]), None)
             for row, (begin, end, piece) in enumerate(zip(begins, ends, pieces, strict=True))
         ]
-        return self.logits(self._feed_forward(layer, x[last] + F.linear(torch.cat(rows), layer.out)))
+        return self.logits(self._feed_forward(layer, torch.addmm(x[last], torch.cat(rows), layer.out)))
 
     @torch.inference_mode()
     def decode(self, ids: Tensor, positions: Tensor, kv: Tensor, live: int) -> Tensor:
@@ -145,52 +148,64 @@ class Model:
             logits, float32 [B, V]
         """
         a, b = self.arch, ids.shape[0]
-        rows = torch.arange(b)
+        slots, length = kv.shape[2], kv.shape[4]
+        # where the new keys and values go in a layer's [2 S K L, D], in the order in which a projection has them
+        heads = torch.arange(2).unsqueeze(1) * (slots * a.kv_heads) + torch.arange(a.kv_heads)  # [2, K]
+        target = (torch.arange(b) * a.kv_heads).view(b, 1, 1) + heads
+        target = (target * length + positions.view(b, 1, 1)).flatten()
         rotations = self._rotations[positions]
         hidden = torch.arange(live) > positions.unsqueeze(1)
         bias = torch.zeros(b, 1, live).masked_fill_(hidden.unsqueeze(1), float("-inf"))
         x = self.parameters.embedding[ids]
         for index, layer in enumerate(self.parameters.layers):
-            q, k, v = self._project(layer, x, rotations)
-            keys, values = kv[index, 0], kv[index, 1]
-            keys[rows, :, positions], values[rows, :, positions] = k, v
-            keys = keys.view(-1, keys.shape[2], a.head_dim)[: b * a.kv_heads, :live]
-            values = values.view(-1, values.shape[2], a.head_dim)[: b * a.kv_heads, :live]
-            scores = torch.bmm(q.reshape(b * a.kv_heads, a.group, a.head_dim), keys.transpose(1, 2))
+            qkv = self._projected(layer, x, rotations)
+            kv[index].view(-1, a.head_dim).index_copy_(0, target, qkv[:, a.heads :].reshape(-1, a.head_dim))
+            keys, values = kv[index].view(2, -1, length, a.head_dim)[:, : b * a.kv_heads, :live]
+            q = qkv[:, : a.heads].reshape(b * a.kv_heads, a.group, a.head_dim)
+            scores = torch.bmm(q, keys.transpose(1, 2))
             scores.view(b, a.heads, live).add_(bias)
             attended = torch.bmm(torch.softmax(scores, dim=-1), values).view(b, -1)
-            x = self._feed_forward(layer, x + F.linear(attended, layer.out))
+            x = self._feed_forward(layer, torch.addmm(x, attended, layer.out))
         return self.logits(x)
 
     @torch.inference_mode()
     def logits(self, x: Tensor) -> Tensor:
         """Final norm and output head: [N, E] -> [N, V]."""
-        return F.linear(F.rms_norm(x, (self.arch.hidden,), None, self.arch.norm_eps), self.parameters.head)
+        return torch.mm(self._normed(x), self.parameters.head)
+
+    def _normed(self, x: Tensor) -> Tensor:
+        """The RMS norm but for the factor sqrt(E), which the next matrix holds."""
+        return x / _length(x, self.arch.norm_eps)
 
     def _project(self, layer: Layer, x: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [T, H, D], keys and values [T, K, D], positions applied."""
         a = self.arch
-        normed = F.rms_norm(x, (a.hidden,), None, a.norm_eps)
-        qkv = F.linear(normed, layer.qkv, layer.qkv_bias).view(x.shape[0], -1, a.head_dim)
-        rotated = self._rotate(layer.qk_gain, qkv[:, : a.heads + a.kv_heads], rotations)
-        return rotated[:, : a.heads], rotated[:, a.heads :], qkv[:, a.heads + a.kv_heads :]
+        qkv = self._projected(layer, x, rotations)
+        return qkv[:, : a.heads], qkv[:, a.heads : a.heads + a.kv_heads], qkv[:, a.heads + a.kv_heads :]
+
+    def _projected(self, layer: Layer, x: Tensor, rotations: Tensor) -> Tensor:
+        """Queries, keys and values side by side: [T, H + 2K, D], positions applied."""
+        a = self.arch
+        qkv = _linear(self._normed(x), layer.qkv, layer.qkv_bias).view(x.shape[0], -1, a.head_dim)
+        self._rotate(layer.qk_gain, qkv[:, : a.heads + a.kv_heads], rotations)
+        return qkv
 
     def _project_last(self, layer: Layer, x: Tensor, rotations: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `_project`, with queries [N, H, D] of the positions `last` alone."""
         a = self.arch
         cut, gain, bias = a.heads * a.head_dim, layer.qk_gain, layer.qkv_bias
-        normed = F.rms_norm(x, (a.hidden,), None, a.norm_eps)
-        kv = F.linear(normed, layer.qkv[cut:], None if bias is None else bias[cut:]).view(x.shape[0], -1, a.head_dim)
-        q = F.linear(normed[last], layer.qkv[:cut], None if bias is None else bias[:cut]).view(-1, a.heads, a.head_dim)
-        k = self._rotate(None if gain is None else gain[a.heads :], kv[:, : a.kv_heads], rotations)
-        return self._rotate(None if gain is None else gain[: a.heads], q, rotations[last]), k, kv[:, a.kv_heads :]
+        normed = self._normed(x)
+        kv = _linear(normed, layer.qkv[:, cut:], None if bias is None else bias[cut:]).view(x.shape[0], -1, a.head_dim)
+        q = _linear(normed[last], layer.qkv[:, :cut], None if bias is None else bias[:cut]).view(-1, a.heads, a.head_dim)
+        self._rotate(None if gain is None else gain[a.heads :], kv[:, : a.kv_heads], rotations)
+        self._rotate(None if gain is None else gain[: a.heads], q, rotations[last])
+        return q, kv[:, : a.kv_heads], kv[:, a.kv_heads :]
 
-    def _rotate(self, gain: Tensor | None, heads: Tensor, rotations: Tensor) -> Tensor:
-        """Norm (where the model has one) and rotary positions of queries or keys: [T, heads, D]."""
+    def _rotate(self, gain: Tensor | None, heads: Tensor, rotations: Tensor) -> None:
+        """Norm (where the model has one) and rotary positions of queries or keys [T, heads, D], in place."""
         if gain is not None:
-            heads = F.rms_norm(heads, (self.arch.head_dim,), None, self.arch.norm_eps) * gain
-        pairs = torch.view_as_complex(heads.reshape(*heads.shape[:-1], -1, 2))
-        return torch.view_as_real(pairs * rotations).flatten(-2)
+            heads.div_(_length(heads, self.arch.norm_eps)).mul_(gain)
+        torch.view_as_complex(heads.unflatten(-1, (-1, 2))).mul_(rotations)
 
     def _attend_packed(self, q: Tensor, k: Tensor, v: Tensor, groups: list[tuple[int, int]]) -> Tensor:
         """Causal attention within each prompt: [T, H, D] -> [T, H D]. `groups`: (length, how many prompts) in order."""
@@ -221,9 +236,17 @@ class Model:
 
     def _feed_forward(self, layer: Layer, x: Tensor) -> Tensor:
         """The SwiGLU block with its norm and residual: [T, E] -> [T, E]."""
-        normed = F.rms_norm(x, (self.arch.hidden,), None, self.arch.norm_eps)
-        gate, up = F.linear(normed, layer.gate_up).chunk(2, dim=-1)
-        return x + F.linear(F.silu(gate).mul_(up), layer.down)
+        gate, up = torch.mm(self._normed(x), layer.gate_up).chunk(2, dim=-1)
+        return torch.addmm(x, F.silu(gate).mul_(up), layer.down)
+
+
+def _length(x: Tensor, eps: float) -> Tensor:
+    """sqrt(sum(x^2) + n eps) over the last dimension of n: the root mean square times sqrt(n)."""
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(torch.tensor((x.shape[-1] * eps) ** 0.5))
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.mm(x, weight) if bias is None else torch.addmm(bias, x, weight)
 
 
 def _write(piece: Piece, index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -233,10 +256,10 @@ def _write(piece: Piece, index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tens
     return keys, values
 
 
-def _attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+def _attend(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
     """Attention of one prompt's queries [P, H, D] to its keys and values [K, L, D]: [P, H D]."""
     out = F.scaled_dot_product_attention(
-        q.transpose(0, 1).unsqueeze(0), keys.unsqueeze(0), values.unsqueeze(0), attn_mask=mask, scale=1.0,
+        q.transpose(0, 1).unsqueeze(0), keys.unsqueeze(0), values.unsqueeze(0), attn_mask=bias, scale=1.0,
         enable_gqa=True,
     )  # fmt: skip
     return out[0].transpose(0, 1).reshape(q.shape[0], -1)
