@@ -2,9 +2,10 @@
 
     make setup-vllm && python benchmarks/inference.py --out benchmarks/results/inference.json
 
-One torch thread each, float32, the same models of random weights. Both servers are processes of their own and answer
-the same client over the token route: ids in, ids and their log-probs out. vLLM runs with the options that made it
-fastest here (see VLLM_ARGUMENTS). `generate` runs in a process of its own too, on whole batches without any wire.
+One torch thread each, float32, the same models of random weights. All servers are processes of their own and answer
+the same client over the token route: ids in, ids and their log-probs out. `vllm` has the options with which our own
+service starts it on a CPU: eager, so that nothing is compiled. `vllm_tuned` has those that made it fastest here, which
+take a C++ compiler (see TUNED). `generate` runs in a process of its own too, on whole batches without any wire.
 
 * `requests`: prompts of 200 random tokens, 32 new ones, 1, 16 and 64 at a time; no prompt is ever repeated.
 * `trace`: what training on episodes asks for. Groups of 8 siblings begin with one prompt; each turn's prompt is the
@@ -55,21 +56,21 @@ GROUP, TURNS, OBSERVATION, RESPONSE = 8, 8, 60, 24
 WANTED = {"requests_1": 2.0, "requests_64": 1.2, "trace": 2.0}  # times vLLM's tokens a second
 START_S, REQUEST_S = 180.0, 600.0  # vLLM compiles while it starts
 
+VLLM_ARGUMENTS = (
+    "--dtype", "float32", "--enable-prefix-caching", "--max-num-seqs", "256", "--max-num-batched-tokens", "2048",
+    "--enable-scale-out", "--no-enable-log-requests", "--disable-uvicorn-access-log", "--disable-log-stats",
+)  # fmt: skip
+VARIABLES = {
+    "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error",
+}  # fmt: skip
+EAGER = ("--enforce-eager",)
 # What made vLLM 0.32 fastest here: compiled (1.4 times eager with one request in flight), blocks of 32 tokens instead
 # of 128 (1.3 times on the trace), the worker inside the engine's process (1.15 times; and a worker of its own takes a
 # third of a core when idle). Binding to a core, async scheduling (which it turns off on CPUs), no tokenizer, steps of
 # other sizes: no difference beyond the noise.
-VLLM_ARGUMENTS = (
-    "--dtype", "float32", "--enable-prefix-caching", "--block-size", "32", "--distributed-executor-backend", "uni",
-    "--max-num-seqs", "256", "--max-num-batched-tokens", "2048", "--enable-scale-out",
-    "--no-enable-log-requests", "--disable-uvicorn-access-log", "--disable-log-stats",
-    *(() if shutil.which("g++") else ("--enforce-eager",)),
-)  # fmt: skip
-VARIABLES = {
-    "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-}  # fmt: skip
+TUNED = ("--block-size", "32", "--distributed-executor-backend", "uni")
+TUNED_VARIABLES = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def answer_batches(model: Path) -> int:
 
 @dataclass(frozen=True)
 class Bench:
-    """The peers of one size, all started, and how much is measured."""
+    """The peers of one size, all started, and how much is measured. Without a compiler there is no `vllm_tuned`."""
 
     servers: dict[str, Server]
     generate: Generate
@@ -252,11 +253,14 @@ def make_model(directory: Path, hidden: int) -> int:
 
 
 @contextlib.contextmanager
-def process(command: list[str], log: Path, **pipes: int) -> Iterator[subprocess.Popen[bytes]]:
+def process(
+    command: list[str], log: Path, variables: Mapping[str, str] | None = None, **pipes: int
+) -> Iterator[subprocess.Popen[bytes]]:
     """A process in a session of its own, which ends together with all that it has started."""
     with log.open("wb") as file:
         streams: dict[str, Any] = {"stdout": file, "stderr": file, **pipes}
-        running = subprocess.Popen(command, env={**os.environ, **VARIABLES}, start_new_session=True, **streams)
+        environment = {**os.environ, **VARIABLES, **(variables or {})}
+        running = subprocess.Popen(command, env=environment, start_new_session=True, **streams)
     try:
         yield running
     finally:
@@ -275,7 +279,7 @@ def version(url: str) -> str | None:
 
 
 @contextlib.contextmanager
-def vllm_server(folder: Path, model: Path) -> Iterator[str]:
+def vllm_server(folder: Path, model: Path, *, tuned: bool) -> Iterator[str]:
     """The server that vLLM brings, without any code of ours; its URL once it serves.
 
     Raises:
@@ -283,10 +287,11 @@ def vllm_server(folder: Path, model: Path) -> Iterator[str]:
     """
     if not VLLM.exists():
         raise SystemExit("error: vLLM is not installed: `make setup-vllm`")
-    port, log = free_port(), folder / "vllm.log"
+    port, log = free_port(), folder / f"vllm-{tuned}.log"
     where = ["--model", str(model), "--max-model-len", str(MAX_LENGTH), "--host", "127.0.0.1", "--port", str(port)]
-    command = [str(VLLM), "-m", "vllm.entrypoints.openai.api_server", *where, *VLLM_ARGUMENTS]
-    with process(command, log) as running:
+    options = [*VLLM_ARGUMENTS, *(TUNED if tuned else EAGER)]
+    command = [str(VLLM), "-m", "vllm.entrypoints.openai.api_server", *where, *options]
+    with process(command, log, TUNED_VARIABLES if tuned else None) as running:
         url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + START_S
         while version(url) is None:
             if running.poll() is not None or time.monotonic() > deadline:
@@ -312,12 +317,13 @@ async def peers(folder: Path, model: Path, scale: Scale) -> AsyncIterator[Bench]
         "connector": aiohttp.TCPConnector(limit=0),
     }
     async with aiohttp.ClientSession(**limits) as session:
-        with (
-            policy_server(folder, **embedded) as (ours, _),
-            vllm_server(folder, model) as theirs,
-            transformers_process(folder, model) as generate,
-        ):
-            yield Bench({"embedded": Server(ours, session), "vllm": Server(theirs, session)}, generate, scale)
+        with contextlib.ExitStack() as stack:
+            urls = {"embedded": stack.enter_context(policy_server(folder, **embedded))[0]}
+            urls["vllm"] = stack.enter_context(vllm_server(folder, model, tuned=False))
+            if shutil.which("g++"):
+                urls["vllm_tuned"] = stack.enter_context(vllm_server(folder, model, tuned=True))
+            generate = stack.enter_context(transformers_process(folder, model))
+            yield Bench({name: Server(url, session) for name, url in urls.items()}, generate, scale)
 
 
 def judged(size: str, outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
@@ -337,7 +343,7 @@ def peer_versions() -> dict[str, Any]:
     vllm = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
     return {
         "vllm": vllm,
-        "arguments": " ".join(VLLM_ARGUMENTS),
+        "arguments": {"vllm": " ".join(VLLM_ARGUMENTS + EAGER), "vllm_tuned": " ".join(VLLM_ARGUMENTS + TUNED)},
         "transformers": transformers.__version__,
         "torch": torch.__version__,
     }

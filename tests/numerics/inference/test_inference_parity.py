@@ -10,10 +10,10 @@ from inference_support import EOS, MAX_LENGTH, VOCABULARY, model, reference_logp
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from arlarena.inference.embedded.architecture import UnsupportedModelError, read_architecture
-from arlarena.inference.embedded.cache import BLOCK, PrefixCache, Slots
-from arlarena.inference.embedded.model import Model, Piece
+from arlarena.inference.embedded.cache import BLOCK, PrefixCache
+from arlarena.inference.embedded.kv import KeysValues, Slots
+from arlarena.inference.embedded.model import QUERIES, Model, Piece
 from arlarena.inference.embedded.parameters import load_parameters
-from arlarena.inference.embedded.prompts import buffer
 from arlarena.inference.embedded.sampler import Draw
 from arlarena.inference.embedded.scheduler import Scheduler
 from arlarena.inference.embedded.sequence import Sequence
@@ -78,35 +78,33 @@ def test_packed_prefill_has_the_reference_logits_for_prompts_of_mixed_lengths(pa
         torch.testing.assert_close(logits[row], reference_logits(reference, prompt)[-1], atol=1e-5, rtol=0)
 
 
-def test_decoding_has_the_reference_logits_at_every_position(pair):
+@pytest.mark.parametrize("lengths", [(1, 5, 5, 40), (7, 7, 7, 7)])
+def test_decoding_has_the_reference_logits_at_every_position(pair, lengths):
     reference, engine = pair
     arch = engine.arch
     slots = Slots(arch, 5, 128)
-    slots.kv.fill_(1e6)  # whoever reads what was never written shows up in the logits
-    prompts = [torch.randint(0, VOCABULARY, (length,)) for length in (1, 5, 5, 40)]
-    _, kv = engine.prefill(torch.cat(prompts), [len(prompt) for prompt in prompts])
-    begin = 0
+    slots.kv.keys.fill_(1e6)  # whoever reads what was never written shows up in the logits
+    slots.kv.values.fill_(1e6)
+    prompts = [torch.randint(0, VOCABULARY, (length,)) for length in lengths]
     for slot, prompt in enumerate(prompts):
-        slots.load(slot, kv[:, :, begin : begin + len(prompt)].transpose(2, 3))
-        begin += len(prompt)
+        engine.extend(prompt, Piece(0, len(prompt), slots[slot]))
     for _ in range(6):
         newest = torch.randint(0, VOCABULARY, (4,))
-        positions = torch.tensor([len(prompt) for prompt in prompts])
+        positions = [len(prompt) for prompt in prompts]
         prompts = [torch.cat((prompt, token.unsqueeze(0))) for prompt, token in zip(prompts, newest, strict=True)]
-        logits = engine.decode(newest, positions, slots.kv, int(positions.max()) + 1)
+        logits = engine.decode(newest, positions, slots.kv)
         expected = torch.stack([reference_logits(reference, prompt)[-1] for prompt in prompts])
         torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("cuts", [(200,), (1, 199), (64, 100, 36)])
+@pytest.mark.parametrize("cuts", [(200,), (1, 199), (QUERIES, 100, 36)])
 def test_a_prompt_computed_in_pieces_has_the_reference_logits(pair, cuts):
     reference, engine = pair
-    arch = engine.arch
     ids = torch.randint(0, VOCABULARY, (200,))
-    kv = torch.empty(arch.layers, 2, arch.kv_heads, 200, arch.head_dim)
+    kv = KeysValues.zeros(engine.arch, 200)
     pieces, start = [], 0
     for cut in cuts:
-        pieces.append(engine.extend(ids[start : start + cut], start, kv))
+        pieces.append(engine.extend(ids[start : start + cut], Piece(start, cut, kv)))
         start += cut
     torch.testing.assert_close(engine.logits(torch.cat(pieces)), reference_logits(reference, ids), atol=1e-5, rtol=0)
 
@@ -117,22 +115,23 @@ def test_prompts_continued_together_have_the_reference_logits(pair):
     starts = [70, 1, 1, 40]
     pieces = []
     for prompt, start in zip(prompts, starts, strict=True):
-        kv = buffer(engine, len(prompt))
-        engine.extend(prompt[:start], 0, kv)
+        kv = KeysValues.zeros(engine.arch, len(prompt))
+        engine.extend(prompt[:start], Piece(0, start, kv))
         pieces.append(Piece(start, len(prompt) - start, kv))
     ids = torch.cat([prompt[start:] for prompt, start in zip(prompts, starts, strict=True)])
     logits = engine.continue_(ids, pieces)
     expected = torch.stack([reference_logits(reference, prompt)[-1] for prompt in prompts])
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
     for prompt, piece in zip(prompts, pieces, strict=True):  # and leave the keys and values of all they computed
-        kv = buffer(engine, len(prompt))
-        engine.extend(prompt, 0, kv)
-        torch.testing.assert_close(piece.kv, kv, atol=1e-5, rtol=1e-5)
+        kv = KeysValues.zeros(engine.arch, len(prompt))
+        engine.extend(prompt, Piece(0, len(prompt), kv))
+        torch.testing.assert_close(piece.kv.keys, kv.keys, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(piece.kv.values, kv.values, atol=1e-5, rtol=1e-5)
 
 
 def scheduler(engine, *, cache_bytes, prefill_tokens=256, slots=16):
     return Scheduler(
-        engine, Slots(engine.arch, slots, MAX_LENGTH), PrefixCache(cache_bytes), prefill_tokens, "initial:0:x"
+        engine, Slots(engine.arch, slots, MAX_LENGTH), PrefixCache(engine.arch, cache_bytes), prefill_tokens, "a:0:x"
     )
 
 

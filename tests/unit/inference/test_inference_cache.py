@@ -1,99 +1,185 @@
 """Slots and the prefix cache, without a model."""
 
+import random
+from itertools import pairwise
+
+import pytest
 import torch
 
 from arlarena.inference.embedded.architecture import Architecture
-from arlarena.inference.embedded.cache import MIN_SHARED, Prefix, PrefixCache, Slots
+from arlarena.inference.embedded.cache import BLOCK, MIN_SHARED, PrefixCache
+from arlarena.inference.embedded.kv import KeysValues, Slots, position_bytes
 from arlarena.inference.embedded.sequence import pack_key
 
 ARCH = Architecture("qwen3", 10, 8, 2, 2, 1, 4, 16, 1e-6, 1e4, 64, False, True, False)
+LOGITS = torch.zeros(10)
+BLOCK_BYTES = BLOCK * position_bytes(ARCH)
+BASE = list(range(10)) * 30
 
 
-def prefix(ids):
-    return Prefix(pack_key(ids), torch.zeros(2, 2, 1, len(ids), 4), torch.zeros(10))
+def computed(ids):
+    """Keys and values that tell a position, its token and all before it from every other."""
+    kv = KeysValues.zeros(ARCH, len(ids))
+    for position in range(len(ids)):
+        mark = hash(tuple(ids[: position + 1])) % 99_991
+        kv.keys[..., position], kv.values[..., position, :] = mark, -mark
+    return kv
+
+
+def put(cache, ids, logits=LOGITS):
+    cache.put(pack_key(ids), computed(ids), logits)
+
+
+def check(cache, text, length, ids):
+    target = KeysValues.zeros(ARCH, len(ids))
+    cache.load(text, length, target.span(0, length))
+    expected = computed(ids[:length])
+    assert torch.equal(target.span(0, length).keys, expected.keys)
+    assert torch.equal(target.span(0, length).values, expected.values)
+    assert not target.span(length, len(ids)).keys.any()
+
+
+def room(blocks, prompts):
+    return PrefixCache(ARCH, blocks * BLOCK_BYTES + prompts * LOGITS.numel() * 4)
 
 
 def test_the_least_recently_used_prompt_goes_first():
-    a, b, c = prefix([1]), prefix([2]), prefix([3])
-    cache = PrefixCache(2 * a.nbytes)
-    cache.put(a)
-    cache.put(b)
-    assert cache.get(a.key) is a
-    cache.put(c)
-    assert cache.get(b.key) is None
-    assert cache.get(a.key) is a
-    assert cache.get(c.key) is c
-    assert cache.used == 2 * a.nbytes
+    cache = room(2, 2)
+    put(cache, [1])
+    put(cache, [2])
+    assert cache.prompt(pack_key([1])) is not None
+    put(cache, [3])
+    assert cache.prompt(pack_key([2])) is None
+    assert cache.prompt(pack_key([1])) is not None
+    assert cache.prompt(pack_key([3])) is not None
+    assert cache.used == cache.capacity
+
+
+def test_logits_take_room_too():
+    cache = PrefixCache(ARCH, 3 * BLOCK_BYTES + 3 * LOGITS.numel() * 4 - 1)
+    for token in range(3):
+        put(cache, [token])
+    assert len(cache) == 2
+    assert cache.used <= cache.capacity
 
 
 def test_a_prompt_larger_than_the_cache_is_not_kept():
-    cache = PrefixCache(prefix([1]).nbytes)
-    cache.put(prefix([1, 2, 3]))
+    cache = room(1, 1)
+    put(cache, [1] * (BLOCK + 1))
+    put(cache, [1] * BLOCK, torch.zeros(11))
     assert len(cache) == cache.used == 0
+    put(cache, [1] * BLOCK)
+    assert len(cache) == 1
 
 
 def test_no_capacity_means_no_cache():
-    cache = PrefixCache(0)
-    cache.put(prefix([1]))
-    assert cache.get(pack_key([1])) is None
+    cache = room(0, 0)
+    put(cache, [1])
+    assert cache.prompt(pack_key([1])) is None
 
 
 def test_the_longest_common_beginning_is_found_to_the_token():
-    base = list(range(10)) * 30
-    cache = PrefixCache(1 << 30)
-    short, long = prefix([*base[:100], 1]), prefix([*base[:200], 1])
-    cache.put(short)
-    cache.put(long)
-    found, shared = cache.longest(pack_key([*base[:190], 9, 9]))
-    assert found is long
+    cache = room(100, 9)
+    put(cache, [*BASE[:100], 1])
+    put(cache, [*BASE[:200], 1])
+    prompt = [*BASE[:190], 9, 9]
+    found, shared = cache.longest(pack_key(prompt))
+    assert found.key == pack_key([*BASE[:200], 1])
     assert shared == 190
-    assert found.key[: shared * 4] == pack_key(base[:shared])
+    check(cache, found, shared, prompt)
 
 
 def test_a_short_or_small_common_beginning_is_not_worth_it():
-    base = list(range(10)) * 30
-    cache = PrefixCache(1 << 30)
-    cache.put(prefix(base[:MIN_SHARED]))
-    assert cache.longest(pack_key([*base[: MIN_SHARED - 1], 1, 1])) is None
-    assert cache.longest(pack_key([*base[:MIN_SHARED], *[1] * (MIN_SHARED + 1)])) is None
-    assert cache.longest(pack_key([*base[:MIN_SHARED], 5])) is not None
+    cache = room(100, 9)
+    put(cache, BASE[:MIN_SHARED])
+    assert cache.longest(pack_key([*BASE[: MIN_SHARED - 1], 1, 1])) is None
+    assert cache.longest(pack_key([*BASE[:MIN_SHARED], *[1] * (MIN_SHARED + 1)])) is None
+    assert cache.longest(pack_key([*BASE[:MIN_SHARED], 5])) is not None
 
 
 def test_the_whole_prompt_is_never_taken_as_its_own_beginning():
-    base = list(range(10)) * 16
-    cache = PrefixCache(1 << 30)
-    cache.put(prefix(base))
-    _, shared = cache.longest(pack_key(base))
-    assert shared < len(base)
+    cache = room(100, 9)
+    put(cache, BASE[:160])
+    _, shared = cache.longest(pack_key(BASE[:160]))
+    assert shared < 160
 
 
 def test_what_was_dropped_is_not_found_by_its_beginning():
-    base = list(range(10)) * 30
-    cache = PrefixCache(prefix(base).nbytes)
-    cache.put(prefix(base))
-    cache.put(prefix([7] * 100))
-    assert cache.longest(pack_key([*base, 1])) is None
+    cache = room(-(-len(BASE) // BLOCK), 1)
+    put(cache, BASE)
+    put(cache, [7] * 100)
+    assert cache.longest(pack_key([*BASE, 1])) is None
     cache.clear()
     assert cache.longest(pack_key([*[7] * 100, 1])) is None
     assert cache.used == 0
 
 
-def test_loading_and_moving_slots_touch_only_the_live_part():
-    slots = Slots(ARCH, 3, 8)
-    slots.kv.fill_(-1)
-    kv = torch.randn(2, 2, 1, 5, 4)
-    slots.load(2, kv)
-    slots.move(2, 0, 5)
-    assert torch.equal(slots.kv[:, :, 0, :, :5], kv)
-    assert (slots.kv[:, :, 0, :, 5:] == -1).all()
-    assert (slots.kv[:, :, 1] == -1).all()
-
-
 def test_a_text_without_logits_is_continued_and_never_taken_for_a_prompt():
-    cache = PrefixCache(1 << 30)
-    base = [i % 10 for i in range(100)]
-    known = prefix(base)
-    cache.put(Prefix(known.key, known.kv, None))
-    assert cache.get(known.key) is None
-    assert cache.longest(pack_key([*base, 3]))[1] == 100
-    assert cache.longest(pack_key(base))[1] == 99  # never the whole prompt
+    cache = room(100, 9)
+    put(cache, BASE[:100], None)
+    assert cache.prompt(pack_key(BASE[:100])) is None
+    assert cache.longest(pack_key([*BASE[:100], 3]))[1] == 100
+    assert cache.longest(pack_key(BASE[:100]))[1] == 99  # never the whole prompt
+    put(cache, BASE[:100])
+    assert cache.prompt(pack_key(BASE[:100])).logits is LOGITS
+    assert len(cache) == 1
+
+
+def test_texts_that_continue_another_share_its_whole_blocks():
+    cache = room(100, 9)
+    put(cache, BASE[:200])
+    before = cache.used
+    for sibling in range(8):
+        put(cache, [*BASE[:200], *[sibling] * 30], None)
+    apart = -(-230 // BLOCK) - 200 // BLOCK
+    assert cache.used - before == 8 * apart * BLOCK_BYTES
+    for sibling in range(8):
+        text, shared = cache.longest(pack_key([*BASE[:200], *[sibling] * 40]))
+        assert shared == 230
+        check(cache, text, shared, [*BASE[:200], *[sibling] * 40])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_comes_and_goes_a_found_text_holds_what_was_computed_of_it(seed):
+    draw = random.Random(seed)
+    cache = room(40, 6)
+    episodes = [[draw.randrange(3)] * draw.randrange(70, 130) for _ in range(6)]
+    hits = 0
+    for _ in range(400):
+        ids = draw.choice(episodes)
+        if (found := cache.longest(pack_key(ids))) is not None:
+            text, shared = found
+            check(cache, text, shared, ids)
+            hits += 1
+        put(cache, ids, draw.choice((LOGITS, None)))
+        assert cache.used <= cache.capacity
+        ids += [draw.randrange(10) for _ in range(draw.randrange(1, 40))]
+        if len(ids) > 300:
+            del ids[draw.randrange(70, 130) :]
+        if draw.random() < 0.02:
+            cache.clear()
+    assert hits > 50
+
+
+def test_memory_that_lies_in_one_is_copied_in_one():
+    cache = room(100, 9)
+    put(cache, BASE[:200])
+    text = cache.prompt(pack_key(BASE[:200]))
+    assert all(b == a + 1 for a, b in pairwise(text.blocks))
+    assert len(list(cache._runs(text.blocks, 0, 190))) == 1
+
+
+def test_copying_slots_touches_only_the_live_part():
+    slots = Slots(ARCH, 3, 8)
+    slots.kv.keys.fill_(-1)
+    slots.kv.values.fill_(-1)
+    kv = computed([1, 2, 3, 4, 5])
+    slots[2].span(0, 5).copy(kv)
+    slots.copy(2, 0, 5)
+    assert torch.equal(slots[0].span(0, 5).keys, kv.keys)
+    assert torch.equal(slots[0].span(0, 5).values, kv.values)
+    assert (slots[0].span(5, 8).keys == -1).all()
+    assert (slots[1].values == -1).all()
+    slots.clear(2)
+    assert not slots[2].keys.any()
+    assert not slots[2].values.any()

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from arlarena.inference.embedded.architecture import Architecture
-from arlarena.inference.embedded.cache import PrefixCache, Slots
+from arlarena.inference.embedded.cache import PrefixCache
+from arlarena.inference.embedded.kv import Slots
 from arlarena.inference.embedded.sampler import Draw
 from arlarena.inference.embedded.scheduler import Scheduler
 from arlarena.inference.embedded.sequence import Sequence
@@ -27,8 +28,9 @@ class CountingModel:
         last = torch.tensor(lengths).cumsum(0) - 1
         return self.logits(ids[last].unsqueeze(1)), torch.zeros(1, 2, len(ids), 1, 2)
 
-    def extend(self, ids, start, kv):
-        self.pieces.append((start, len(ids)))
+    def extend(self, ids, piece):
+        assert len(ids) == piece.length
+        self.pieces.append((piece.start, piece.length))
         return ids.unsqueeze(1)
 
     def continue_(self, ids, pieces):
@@ -36,9 +38,8 @@ class CountingModel:
         last = torch.tensor([piece.length for piece in pieces]).cumsum(0) - 1
         return self.logits(ids[last].unsqueeze(1))
 
-    def decode(self, ids, positions, kv, live):
-        assert live == int(positions.max()) + 1
-        self.decoded.append(positions.tolist())
+    def decode(self, ids, positions, kv):
+        self.decoded.append(positions)
         return self.logits(ids.unsqueeze(1))
 
     def logits(self, x):
@@ -49,7 +50,7 @@ class CountingModel:
 
 def make(slots=4, budget=64, cache=1 << 20):
     model = CountingModel()
-    return model, Scheduler(model, Slots(ARCH, slots, 512), PrefixCache(cache), budget, "v1")
+    return model, Scheduler(model, Slots(ARCH, slots, 512), PrefixCache(ARCH, cache), budget, "v1")
 
 
 def request(prompt, max_tokens=5, eos=(), stop=(), deadline=None, **more):

@@ -1,134 +1,162 @@
-"""Keys and values: one slot per running sequence, and finished prompts kept for those who ask the same again."""
+"""Computed texts, kept for those that begin alike: the same prompt, or an episode's next turn.
+
+Texts lie in blocks of `BLOCK` positions. One that continues another shares the blocks that both fill: an episode, and a
+group of them, takes the room of what is different, and a turn is kept by copying what is new.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from arlarena.inference.embedded.architecture import Architecture
+from arlarena.inference.embedded.kv import FLOAT_BYTES, KeysValues, position_bytes
 
-FLOAT_BYTES = 4
-BLOCK = 32  # tokens: prompts that differ share a prefix in multiples of this
-MIN_SHARED = 64  # tokens: a shorter prefix costs as much to find and continue as to compute
-
-
-class Slots:
-    """Room for `count` sequences of `length` positions. Running sequences always occupy the first slots without a gap.
-
-    Attention gives what lies beyond a sequence's end a weight of 0, so every position must hold a finite number.
-    """
-
-    def __init__(self, arch: Architecture, count: int, length: int) -> None:
-        self.count = count
-        self.length = length
-        # numpy's zeros come from the operating system: unlike torch's they take no memory before they are written
-        zeros = np.zeros((arch.layers, 2, count, arch.kv_heads, length, arch.head_dim), np.float32)
-        self.kv = torch.from_numpy(zeros)
-
-    def load(self, slot: int, kv: Tensor) -> None:
-        """Copy a prompt's keys and values [layers, 2, K, P, D] to the begin of a slot."""
-        self.kv[:, :, slot, :, : kv.shape[3]] = kv
-
-    def clear(self, slot: int) -> None:
-        """Forget a slot whose numbers are not finite."""
-        self.kv[:, :, slot] = 0.0
-
-    def move(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` positions of one slot to another."""
-        self.kv[:, :, target, :, :length] = self.kv[:, :, source, :, :length]
+BLOCK = 16  # positions: texts are found, and share memory, in multiples of this
+MIN_SHARED = 64  # tokens: a shorter beginning costs as much to find and continue as to compute
 
 
-def slot_bytes(arch: Architecture, length: int) -> int:
-    """Bytes of one slot of `length` positions."""
-    return arch.layers * 2 * arch.kv_heads * length * arch.head_dim * FLOAT_BYTES
-
-
-@dataclass(frozen=True, slots=True)
-class Prefix:
-    """A computed text. `key`: ids as packed int32, `kv` [layers, 2, K, P, D], `logits` [V] after its last token.
+@dataclass(frozen=True, slots=True, eq=False)
+class Text:
+    """A computed text. `key`: ids as packed int32. `blocks`: where it lies. `logits` [V]: after its last token.
 
     A prompt has logits. A prompt with its response has none: it is there to be continued.
     """
 
     key: bytes
-    kv: Tensor
+    blocks: list[int]
     logits: Tensor | None
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tensors and the key."""
-        logits = 0 if self.logits is None else self.logits.numel()
-        return (self.kv.numel() + logits) * FLOAT_BYTES + len(self.key)
+    def __len__(self) -> int:
+        return len(self.key) // 4
 
 
 class PrefixCache:
     """Computed texts by their exact ids, the least recently used dropped first.
 
     A prompt that begins like a cached text (at least `MIN_SHARED` tokens and half of its own length) is continued from
-    it: the next turn of an episode from the last one's prompt and response. Everything is dropped when the weights
-    change.
+    it, from the very token at which they part. Everything is dropped when the weights change.
     """
 
-    def __init__(self, capacity_bytes: int) -> None:
+    def __init__(self, arch: Architecture, capacity_bytes: int) -> None:
         self.capacity = capacity_bytes
-        self.used = 0
-        self._prefixes: OrderedDict[bytes, Prefix] = OrderedDict()
-        self._blocks: dict[
-            int, bytes
-        ] = {}  # chained hash of the first n blocks -> key of a prompt that begins with them
+        self._block_bytes = BLOCK * position_bytes(arch)
+        self.blocks = capacity_bytes // self._block_bytes
+        self._kv = KeysValues.zeros(arch, self.blocks * BLOCK)
+        self._texts: OrderedDict[bytes, Text] = OrderedDict()
+        self._beginnings: dict[int, bytes] = {}  # chained hash of the first n blocks -> key of a text with them
+        self._holders = [0] * self.blocks  # texts that lie in each block
+        self._free = list(range(self.blocks - 1, -1, -1))
+        self._logits_bytes = 0
 
     def __len__(self) -> int:
-        return len(self._prefixes)
+        return len(self._texts)
 
-    def get(self, key: bytes) -> Prefix | None:
+    @property
+    def used(self) -> int:
+        """Bytes."""
+        return (self.blocks - len(self._free)) * self._block_bytes + self._logits_bytes
+
+    def prompt(self, key: bytes) -> Text | None:
         """The prompt with exactly these ids."""
-        prefix = self._prefixes.get(key)
-        if prefix is None or prefix.logits is None:
+        text = self._texts.get(key)
+        if text is None or text.logits is None:
             return None
-        self._prefixes.move_to_end(key)
-        return prefix
+        self._texts.move_to_end(key)
+        return text
 
-    def longest(self, key: bytes) -> tuple[Prefix, int] | None:
-        """A text that shares a prefix worth continuing, and how many tokens; always fewer than the prompt's."""
+    def longest(self, key: bytes) -> tuple[Text, int] | None:
+        """A text that shares a beginning worth continuing, and how many tokens; always fewer than the prompt's."""
         least = max(MIN_SHARED, (len(key) // 4 + 1) // 2)
         hashes = _block_hashes(key[:-4])
         for n in range(len(hashes), 0, -1):
             shared = n * BLOCK
             if shared < least:
                 return None
-            prefix = self._prefixes.get(self._blocks.get(hashes[n - 1], b""))
-            if prefix is not None and prefix.key[: shared * 4] == key[: shared * 4]:
-                self._prefixes.move_to_end(prefix.key)
-                return prefix, _common(prefix.key, key[:-4])
+            text = self._texts.get(self._beginnings.get(hashes[n - 1], b""))
+            if text is not None and text.key[: shared * 4] == key[: shared * 4]:
+                self._texts.move_to_end(text.key)
+                return text, _common(text.key, key[:-4])
         return None
 
-    def put(self, prefix: Prefix) -> None:
-        """Keep a text; one larger than the whole cache is not kept."""
-        if prefix.nbytes > self.capacity or prefix.key in self._prefixes:
+    def load(self, text: Text, length: int, target: KeysValues) -> None:
+        """Copy a text's first `length` positions to those of `target`."""
+        for begin, end, at in self._runs(text.blocks, 0, length):
+            target.span(begin, end).copy(self._kv.span(at, at + end - begin))
+
+    def put(self, key: bytes, kv: KeysValues, logits: Tensor | None) -> None:
+        """Keep a text whose positions are the first of `kv`; one that is larger than the whole cache is not kept."""
+        known = self._texts.get(key)
+        if known is not None and (logits is None or known.logits is not None):
             return
-        self._prefixes[prefix.key] = prefix
-        self.used += prefix.nbytes
-        for value in _block_hashes(prefix.key):
-            self._blocks[value] = prefix.key
-        while self.used > self.capacity:
-            self._forget(next(iter(self._prefixes.values())))
+        length = len(key) // 4
+        count, size = -(-length // BLOCK), 0 if logits is None else logits.numel() * FLOAT_BYTES
+        if count * self._block_bytes + size > self.capacity:
+            return
+        blocks = self._shared(key)
+        shared = len(blocks) * BLOCK
+        for block in blocks:  # held from now on, whatever has to go
+            self._holders[block] += 1
+        new = self._take(count - len(blocks), size)
+        for begin, end, at in self._runs(blocks + new, shared, length):
+            self._kv.span(at, at + end - begin).copy(kv.span(begin, end))
+        if key in self._texts:
+            self._forget(self._texts[key])
+        self._texts[key] = Text(key, blocks + new, logits)
+        self._logits_bytes += size
+        for value in _block_hashes(key):
+            self._beginnings[value] = key
 
     def clear(self) -> None:
         """Drop everything."""
-        self._prefixes.clear()
-        self._blocks.clear()
-        self.used = 0
+        self._texts.clear()
+        self._beginnings.clear()
+        self._holders = [0] * self.blocks
+        self._free = list(range(self.blocks - 1, -1, -1))
+        self._logits_bytes = 0
 
-    def _forget(self, prefix: Prefix) -> None:
-        del self._prefixes[prefix.key]
-        self.used -= prefix.nbytes
-        for value in _block_hashes(prefix.key):
-            if self._blocks.get(value) == prefix.key:
-                del self._blocks[value]
+    def _take(self, count: int, size: int) -> list[int]:
+        """So many free blocks, and `size` bytes besides; what was not used for longest makes room."""
+        while len(self._free) < count or self.used + count * self._block_bytes + size > self.capacity:
+            self._forget(next(iter(self._texts.values())))
+        taken = [self._free.pop() for _ in range(count)]
+        for block in taken:
+            self._holders[block] = 1
+        return taken
+
+    def _shared(self, key: bytes) -> list[int]:
+        """Blocks of other texts that hold the beginning of this one."""
+        hashes = _block_hashes(key)
+        for n in range(len(hashes), 0, -1):
+            text = self._texts.get(self._beginnings.get(hashes[n - 1], b""))
+            if text is not None and text.key[: n * BLOCK * 4] == key[: n * BLOCK * 4]:
+                return text.blocks[:n]
+        return []
+
+    def _runs(self, blocks: list[int], begin: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """(begin, end, where it lies) of the pieces of [begin, end) that lie in one; `begin` at a block's begin."""
+        first, last = begin // BLOCK, -(-end // BLOCK)
+        breaks = [i for i in range(first + 1, last) if blocks[i] != blocks[i - 1] + 1]
+        for a, b in pairwise([first, *breaks, last]):
+            if a < b:
+                yield a * BLOCK, min(b * BLOCK, end), blocks[a] * BLOCK
+
+    def _forget(self, text: Text) -> None:
+        del self._texts[text.key]
+        for block in reversed(text.blocks):  # so that they are taken in the order in which they lie
+            self._holders[block] -= 1
+            if not self._holders[block]:
+                self._free.append(block)
+        if text.logits is not None:
+            self._logits_bytes -= text.logits.numel() * FLOAT_BYTES
+        for value in _block_hashes(text.key):
+            if self._beginnings.get(value) == text.key:
+                del self._beginnings[value]
 
 
 def _common(one: bytes, other: bytes) -> int:
@@ -139,7 +167,7 @@ def _common(one: bytes, other: bytes) -> int:
 
 
 def _block_hashes(key: bytes) -> list[int]:
-    """Chained hashes of the prefixes of whole blocks; none for prompts too short to be shared."""
+    """Chained hashes of the beginnings of whole blocks; none for texts too short to be shared."""
     if len(key) < MIN_SHARED * 4:
         return []
     hashes: list[int] = []

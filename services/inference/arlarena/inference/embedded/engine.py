@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from arlarena.inference.embedded.architecture import Architecture
-from arlarena.inference.embedded.cache import PrefixCache, Slots, slot_bytes
+from arlarena.inference.embedded.cache import PrefixCache
+from arlarena.inference.embedded.kv import Slots, position_bytes
 from arlarena.inference.embedded.model import Model
 from arlarena.inference.embedded.parameters import Parameters
 from arlarena.inference.embedded.scheduler import Counters, Scheduler
@@ -41,7 +42,7 @@ class Limits:
 
     def affordable_slots(self, arch: Architecture) -> int:
         """As many of `slots` as `kv_bytes` hold, one at least."""
-        return max(1, min(self.slots, self.kv_bytes // slot_bytes(arch, self.max_length)))
+        return max(1, min(self.slots, self.kv_bytes // (self.max_length * position_bytes(arch))))
 
 
 class EngineDeadError(RuntimeError):
@@ -70,7 +71,7 @@ class Engine:
         self._scheduler = Scheduler(
             self._model,
             Slots(arch, limits.affordable_slots(arch), limits.max_length),
-            PrefixCache(limits.cache_bytes),
+            PrefixCache(arch, limits.cache_bytes),
             limits.prefill_tokens,
             version,
         )

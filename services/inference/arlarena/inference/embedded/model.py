@@ -14,29 +14,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from arlarena.inference.embedded.architecture import Architecture
+from arlarena.inference.embedded.kv import KeysValues
 from arlarena.inference.embedded.parameters import Layer, Parameters
+
+QUERIES = 64  # that attend at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The next `length` tokens of a prompt whose first `start` positions are in `kv` [layers, 2, K, >= stop, D]."""
+    """The next `length` tokens of a prompt whose first `start` positions are in `kv`, which has room for them."""
 
     start: int
     length: int
-    kv: Tensor
+    kv: KeysValues
 
     @property
     def stop(self) -> int:
         """Positions once the piece is computed."""
         return self.start + self.length
-
-    def bias(self) -> Tensor | None:
-        """0 where one of its tokens sees a position, -inf where not: [length, stop]. None: one token sees all."""
-        if self.length == 1:
-            return None
-        bias = torch.zeros(self.length, self.stop)
-        bias[:, self.start :] = torch.full((self.length, self.length), float("-inf")).triu_(1)
-        return bias
 
 
 class Model:
@@ -49,6 +44,7 @@ class Model:
         half = torch.arange(0, arch.head_dim, 2, dtype=torch.float32) / arch.head_dim
         angles = torch.outer(torch.arange(max_length, dtype=torch.float32), 1.0 / arch.rope_theta**half)
         self._rotations = torch.polar(torch.ones_like(angles), angles).unsqueeze(1)  # [max_length, 1, D / 2]
+        self._later = torch.full((QUERIES, QUERIES), float("-inf")).triu_(1)  # positions that a query must not see
 
     @torch.inference_mode()
     def prefill(self, ids: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
@@ -81,25 +77,22 @@ class Model:
         return self.logits(self._feed_forward(layer, torch.addmm(x[last], attended, layer.out))), kv
 
     @torch.inference_mode()
-    def extend(self, ids: Tensor, start: int, kv: Tensor) -> Tensor:
-        """Continue one prompt whose first `start` positions are in `kv`; write the keys and values of the next P.
+    def extend(self, ids: Tensor, piece: Piece) -> Tensor:
+        """Compute a piece of one prompt; write its keys and values.
 
         Args:
-            ids: the next token ids, int64 [P]
-            start: how many positions precede them
-            kv: [layers, 2, K, at least start + P, D], written in place
+            ids: its token ids, int64 [P]
+            piece: where they stand
 
         Returns:
             the last layer's output at the P positions, float32 [P, E]
         """
-        piece = Piece(start, ids.shape[0], kv)
-        rotations = self._rotations[start : piece.stop]
-        bias = piece.bias()
+        rotations = self._rotations[piece.start : piece.stop]
         x = self.parameters.embedding[ids]
         for index, layer in enumerate(self.parameters.layers):
             q, k, v = self._project(layer, x, rotations)
-            keys, values = _write(piece, index, k, v)
-            x = self._feed_forward(layer, torch.addmm(x, _attend(q, keys, values, bias), layer.out))
+            attended = self._attend(q, *_write(piece, index, k, v))
+            x = self._feed_forward(layer, torch.addmm(x, attended, layer.out))
         return x
 
     @torch.inference_mode()
@@ -116,56 +109,54 @@ class Model:
             logits after each prompt's last token, float32 [N, V]
         """
         ends = list(accumulate(piece.length for piece in pieces))
-        begins, biases = [0, *ends[:-1]], [piece.bias() for piece in pieces]
+        spans = list(zip([0, *ends[:-1]], ends, pieces, strict=True))
         rotations = self._rotations[torch.cat([torch.arange(piece.start, piece.stop) for piece in pieces])]
         x = self.parameters.embedding[ids]
         for index, layer in enumerate(self.parameters.layers[:-1]):
             q, k, v = self._project(layer, x, rotations)
             attended = torch.empty(x.shape[0], q.shape[1] * q.shape[2])
-            for begin, end, piece, bias in zip(begins, ends, pieces, biases, strict=True):
+            for begin, end, piece in spans:
                 keys, values = _write(piece, index, k[begin:end], v[begin:end])
-                attended[begin:end] = _attend(q[begin:end], keys, values, bias)
+                attended[begin:end] = self._attend(q[begin:end], keys, values)
             x = self._feed_forward(layer, torch.addmm(x, attended, layer.out))
         layer, last = self.parameters.layers[-1], torch.tensor(ends) - 1
         q, k, v = self._project_last(layer, x, rotations, last)
         rows = [
-            _attend(q[row : row + 1], *_write(piece, -1, k[begin:end], v[begin:end]), None)
-            for row, (begin, end, piece) in enumerate(zip(begins, ends, pieces, strict=True))
+            self._attend(q[row : row + 1], *_write(piece, -1, k[begin:end], v[begin:end]))
+            for row, (begin, end, piece) in enumerate(spans)
         ]
         return self.logits(self._feed_forward(layer, torch.addmm(x[last], torch.cat(rows), layer.out)))
 
     @torch.inference_mode()
-    def decode(self, ids: Tensor, positions: Tensor, kv: Tensor, live: int) -> Tensor:
+    def decode(self, ids: Tensor, positions: list[int], kv: KeysValues) -> Tensor:
         """One token for each of the first B slots.
 
         Args:
             ids: the newest token of each sequence, int64 [B]
-            positions: where it stands, int64 [B]
-            kv: all slots, float32 [layers, 2, S, K, L, D]; position `positions[b]` of slot b is written
-            live: `max(positions) + 1`: attention reads no further
+            positions: where it stands, B of them
+            kv: all slots: keys [layers, S, K, D, L], values [layers, S, K, L, D]; position `positions[b]` of slot b is
+                written
 
         Returns:
             logits, float32 [B, V]
         """
-        a, b = self.arch, ids.shape[0]
-        slots, length = kv.shape[2], kv.shape[4]
-        # where the new keys and values go in a layer's [2 S K L, D], in the order in which a projection has them
-        heads = torch.arange(2).unsqueeze(1) * (slots * a.kv_heads) + torch.arange(a.kv_heads)  # [2, K]
-        target = (torch.arange(b) * a.kv_heads).view(b, 1, 1) + heads
-        target = (target * length + positions.view(b, 1, 1)).flatten()
-        rotations = self._rotations[positions]
-        hidden = torch.arange(live) > positions.unsqueeze(1)
-        bias = torch.zeros(b, 1, live).masked_fill_(hidden.unsqueeze(1), float("-inf"))
+        a, b, live = self.arch, ids.shape[0], max(positions) + 1  # attention reads no further
+        rows, at = torch.arange(b), torch.tensor(positions)
+        rotations = self._rotations[at]
+        bias = None
+        if min(positions) + 1 < live:
+            hidden = torch.arange(live) > at.unsqueeze(1)
+            bias = torch.zeros(b, 1, live).masked_fill_(hidden.unsqueeze(1), float("-inf"))
         x = self.parameters.embedding[ids]
-        for index, layer in enumerate(self.parameters.layers):
-            qkv = self._projected(layer, x, rotations)
-            kv[index].view(-1, a.head_dim).index_copy_(0, target, qkv[:, a.heads :].reshape(-1, a.head_dim))
-            keys, values = kv[index].view(2, -1, length, a.head_dim)[:, : b * a.kv_heads, :live]
-            q = qkv[:, : a.heads].reshape(b * a.kv_heads, a.group, a.head_dim)
-            scores = torch.bmm(q, keys.transpose(1, 2))
-            scores.view(b, a.heads, live).add_(bias)
-            attended = torch.bmm(torch.softmax(scores, dim=-1), values).view(b, -1)
-            x = self._feed_forward(layer, torch.addmm(x, attended, layer.out))
+        for layer, keys, values in zip(self.parameters.layers, kv.keys, kv.values, strict=True):
+            q, k, v = self._project(layer, x, rotations)
+            keys[rows, :, :, at], values[rows, :, at] = k, v
+            grouped = q.reshape(b * a.kv_heads, a.group, a.head_dim)
+            scores = torch.bmm(grouped, keys[:b, ..., :live].flatten(0, 1))
+            if bias is not None:
+                scores.view(b, a.heads, live).add_(bias)
+            attended = torch.bmm(torch.softmax(scores, dim=-1), values[:b, :, :live].flatten(0, 1))
+            x = self._feed_forward(layer, torch.addmm(x, attended.view(b, -1), layer.out))
         return self.logits(x)
 
     @torch.inference_mode()
@@ -180,15 +171,9 @@ class Model:
     def _project(self, layer: Layer, x: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [T, H, D], keys and values [T, K, D], positions applied."""
         a = self.arch
-        qkv = self._projected(layer, x, rotations)
-        return qkv[:, : a.heads], qkv[:, a.heads : a.heads + a.kv_heads], qkv[:, a.heads + a.kv_heads :]
-
-    def _projected(self, layer: Layer, x: Tensor, rotations: Tensor) -> Tensor:
-        """Queries, keys and values side by side: [T, H + 2K, D], positions applied."""
-        a = self.arch
         qkv = _linear(self._normed(x), layer.qkv, layer.qkv_bias).view(x.shape[0], -1, a.head_dim)
         self._rotate(layer.qk_gain, qkv[:, : a.heads + a.kv_heads], rotations)
-        return qkv
+        return qkv[:, : a.heads], qkv[:, a.heads : a.heads + a.kv_heads], qkv[:, a.heads + a.kv_heads :]
 
     def _project_last(self, layer: Layer, x: Tensor, rotations: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `_project`, with queries [N, H, D] of the positions `last` alone."""
@@ -196,7 +181,9 @@ class Model:
         cut, gain, bias = a.heads * a.head_dim, layer.qk_gain, layer.qkv_bias
         normed = self._normed(x)
         kv = _linear(normed, layer.qkv[:, cut:], None if bias is None else bias[cut:]).view(x.shape[0], -1, a.head_dim)
-        q = _linear(normed[last], layer.qkv[:, :cut], None if bias is None else bias[:cut]).view(-1, a.heads, a.head_dim)
+        q = _linear(normed[last], layer.qkv[:, :cut], None if bias is None else bias[:cut]).view(
+            -1, a.heads, a.head_dim
+        )
         self._rotate(None if gain is None else gain[a.heads :], kv[:, : a.kv_heads], rotations)
         self._rotate(None if gain is None else gain[: a.heads], q, rotations[last])
         return q, kv[:, : a.kv_heads], kv[:, a.kv_heads :]
@@ -234,6 +221,24 @@ class Model:
             begin, row = end, row + count
         return torch.cat(out)
 
+    def _attend(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Causal attention of one prompt's last P queries: [P, H, D] to keys [K, D, L], values [K, L, D] -> [P, H D].
+
+        Some queries at a time, and no further than they see: scores of a whole long piece would not fit a cache.
+        """
+        count, a = q.shape[0], self.arch
+        heads = q.view(count, a.kv_heads, a.group, a.head_dim).permute(1, 2, 0, 3)  # [K, H / K, P, D]
+        merged = torch.empty(count, a.kv_heads, a.group, a.head_dim)
+        for begin in range(0, count, QUERIES):
+            end = min(begin + QUERIES, count)
+            n, seen = end - begin, keys.shape[2] - count + end
+            scores = torch.bmm(heads[:, :, begin:end].reshape(a.kv_heads, -1, a.head_dim), keys[..., :seen])
+            if n > 1:
+                scores.view(a.kv_heads, a.group, n, seen)[..., -n:].add_(self._later[:n, :n])
+            out = torch.bmm(torch.softmax(scores, dim=-1), values[:, :seen])
+            merged[begin:end] = out.view(a.kv_heads, a.group, n, a.head_dim).permute(2, 0, 1, 3)
+        return merged.view(count, -1)
+
     def _feed_forward(self, layer: Layer, x: Tensor) -> Tensor:
         """The SwiGLU block with its norm and residual: [T, E] -> [T, E]."""
         gate, up = torch.mm(self._normed(x), layer.gate_up).chunk(2, dim=-1)
@@ -250,16 +255,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _write(piece: Piece, index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Put keys and values [P, K, D] of one layer into a prompt's; all of them so far, [K, stop, D] each."""
-    keys, values = piece.kv[index, 0, :, : piece.stop], piece.kv[index, 1, :, : piece.stop]
-    keys[:, piece.start :], values[:, piece.start :] = k.transpose(0, 1), v.transpose(0, 1)
+    """Put keys and values [P, K, D] of one layer into a prompt's; all of it: keys [K, D, stop], values [K, stop, D]."""
+    keys, values = piece.kv.keys[index, ..., : piece.stop], piece.kv.values[index, :, : piece.stop]
+    keys[..., piece.start :], values[:, piece.start :] = k.permute(1, 2, 0), v.transpose(0, 1)
     return keys, values
-
-
-def _attend(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
-    """Attention of one prompt's queries [P, H, D] to its keys and values [K, L, D]: [P, H D]."""
-    out = F.scaled_dot_product_attention(
-        q.transpose(0, 1).unsqueeze(0), keys.unsqueeze(0), values.unsqueeze(0), attn_mask=bias, scale=1.0,
-        enable_gqa=True,
-    )  # fmt: skip
-    return out[0].transpose(0, 1).reshape(q.shape[0], -1)

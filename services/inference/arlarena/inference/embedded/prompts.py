@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from arlarena.inference.embedded.cache import MIN_SHARED, Prefix, PrefixCache
+from arlarena.inference.embedded.cache import MIN_SHARED, PrefixCache, Text
+from arlarena.inference.embedded.kv import KeysValues
 from arlarena.inference.embedded.model import Model, Piece
 from arlarena.inference.embedded.sequence import Score, Sequence, pack_key
 
@@ -16,16 +17,14 @@ HEAD_ROWS = 512  # positions whose logits are held at once while a prompt is sco
 
 @dataclass(slots=True)
 class Fill:
-    """A prompt that is not computed yet, and who waits for it.
-
-    `done` of its tokens are: in `kv` [layers, 2, K, P, D] once that is there, else in `source`.
-    """
+    """A prompt that is not computed yet, and who waits for it. `done` of its tokens are: in `kv`, or in `source`."""
 
     key: bytes
     ids: list[int]
     waiting: list[Sequence] = field(default_factory=list)
-    source: Prefix | None = None
-    kv: Tensor | None = None
+    source: Text | None = None
+    kv: KeysValues | None = None
+    slot: int | None = None  # whose `kv` is, if it is one
     done: int = 0
 
     @property
@@ -33,93 +32,89 @@ class Fill:
         """Tokens still to compute."""
         return len(self.ids) - self.done
 
+    def forget(self) -> None:
+        """Begin anew: the weights are others now."""
+        self.source, self.kv, self.done = None, None, 0
+
 
 class Prompts:
-    """Turns prompts into prefixes (keys, values and the logits after the last token)."""
+    """Computes prompts: their keys, values and the logits after the last token."""
 
     def __init__(self, model: Model, cache: PrefixCache) -> None:
         self.model = model
         self.cache = cache
 
-    def begin(self, fill: Fill) -> None:
-        """Start from a cached text with the same beginning, where there is one."""
-        shared = self.cache.longest(fill.key)
+    def plan(self, key: bytes, ids: list[int]) -> Fill:
+        """What there is to compute, beside what a cached text has."""
+        fill = Fill(key, ids)
+        shared = self.cache.longest(key)
         if shared is not None:
             fill.source, fill.done = shared
+        return fill
 
-    def whole(self, fills: list[Fill]) -> list[tuple[Fill, Prefix]]:
-        """Compute prompts to their ends: the fresh ones together, and those that are continued together."""
+    def place(self, fill: Fill, kv: KeysValues, slot: int | None = None) -> None:
+        """Compute it in `kv`, which has room for all of it. At once: what it begins with may be dropped any time."""
+        fill.kv, fill.slot = kv, slot
+        if fill.source is not None:
+            self.cache.load(fill.source, fill.done, kv)
+            fill.source = None
+
+    def whole(self, fills: list[Fill]) -> list[tuple[Fill, Tensor]]:
+        """Compute placed prompts to their ends: the fresh ones together, and those that are continued together."""
         fresh, continued = ([fill for fill in fills if bool(fill.done) is begun] for begun in (False, True))
         return [*(self._fresh(fresh) if fresh else ()), *(self._continued(continued) if continued else ())]
 
-    def _fresh(self, fills: list[Fill]) -> list[tuple[Fill, Prefix]]:
+    def _fresh(self, fills: list[Fill]) -> list[tuple[Fill, Tensor]]:
         fills.sort(key=lambda fill: len(fill.ids))
         lengths = [len(fill.ids) for fill in fills]
         ids = torch.tensor([token for fill in fills for token in fill.ids])
         logits, kv = self.model.prefill(ids, lengths)
-        prefixes = []
-        begin = 0
-        for row, fill in enumerate(fills):
-            end = begin + lengths[row]
-            own = kv[:, :, begin:end].transpose(2, 3).contiguous()
-            prefixes.append((fill, self._keep(Prefix(fill.key, own, logits[row].clone()))))
-            begin = end
-        return prefixes
+        for fill, packed in zip(fills, kv.split(lengths, dim=2), strict=True):
+            keys, values = packed.unbind(1)  # [layers, P, K, D] each
+            assert fill.kv is not None
+            fill.kv.span(0, len(fill.ids)).copy(KeysValues(keys.permute(0, 2, 3, 1), values.transpose(1, 2)))
+        return self._kept(fills, logits)
 
-    def _continued(self, fills: list[Fill]) -> list[tuple[Fill, Prefix]]:
-        pieces = [Piece(fill.done, fill.left, self._room(fill)) for fill in fills]
+    def _continued(self, fills: list[Fill]) -> list[tuple[Fill, Tensor]]:
         ids = torch.tensor([token for fill in fills for token in fill.ids[fill.done :]])
-        logits = self.model.continue_(ids, pieces)
-        return [
-            (fill, self._keep(Prefix(fill.key, piece.kv, logits[row].clone())))
-            for row, (fill, piece) in enumerate(zip(fills, pieces, strict=True))
-        ]
+        return self._kept(fills, self.model.continue_(ids, [_rest(fill, fill.left) for fill in fills]))
 
-    def keep_response(self, sequence: Sequence, kv: Tensor) -> None:
-        """Keep a prompt with its response, whose keys and values `kv` [layers, 2, K, L, D] a slot still holds."""
-        if sequence.length >= MIN_SHARED and self.cache.capacity:
-            key = sequence.key + pack_key(sequence.tokens[:-1])  # the newest token has not been computed
-            self._keep(Prefix(key, kv[:, :, :, : sequence.length].clone(), None))
+    def keep_response(self, sequence: Sequence, kv: KeysValues) -> None:
+        """Keep a prompt with its response, whose keys and values a slot still holds."""
+        if sequence.length >= MIN_SHARED:
+            self.cache.put(sequence.key + pack_key(sequence.tokens[:-1]), kv, None)  # the newest was not computed
 
-    def advance(self, fill: Fill, tokens: int) -> Prefix | None:
-        """Compute up to `tokens` more of one prompt; the prefix once it is complete."""
-        kv = self._room(fill)
-        piece = fill.ids[fill.done : fill.done + tokens]
-        x = self.model.extend(torch.tensor(piece), fill.done, kv)
-        fill.done += len(piece)
+    def advance(self, fill: Fill, tokens: int) -> Tensor | None:
+        """Compute up to `tokens` more of one placed prompt; the logits once it is complete."""
+        piece = _rest(fill, min(tokens, fill.left))
+        x = self.model.extend(torch.tensor(fill.ids[piece.start : piece.stop]), piece)
+        fill.done = piece.stop
         if fill.left:
             return None
-        return self._keep(Prefix(fill.key, kv, self.model.logits(x[-1:])[0]))
+        return self._kept([fill], self.model.logits(x[-1:]))[0][1]
 
-    def score(self, ids: list[int], top: int) -> tuple[Prefix, Score]:
-        """Compute a prompt and the log-prob of each of its tokens; reads no cache and leaves nothing in it."""
-        kv = buffer(self.model, len(ids))
-        x = self.model.extend(torch.tensor(ids), 0, kv)
-        return Prefix(b"", kv, self.model.logits(x[-1:])[0]), score(self.model, x, ids, top)
+    def score(self, ids: list[int], top: int, kv: KeysValues) -> tuple[Tensor, Score]:
+        """The logits after a prompt and the log-prob of each of its tokens; reads no cache and leaves nothing in it."""
+        x = self.model.extend(torch.tensor(ids), Piece(0, len(ids), kv))
+        return self.model.logits(x[-1:])[0], score(self.model, x, ids, top)
 
-    def _keep(self, prefix: Prefix) -> Prefix:
-        self.cache.put(prefix)
-        return prefix
-
-    def _room(self, fill: Fill) -> Tensor:
-        """The fill's keys and values, begun with those of its source."""
-        if fill.kv is None:
-            fill.kv = buffer(self.model, len(fill.ids))
-            if fill.source is not None:
-                fill.kv[:, :, :, : fill.done] = fill.source.kv[:, :, :, : fill.done]
-                fill.source = None
-        return fill.kv
+    def _kept(self, fills: list[Fill], logits: Tensor) -> list[tuple[Fill, Tensor]]:
+        """Computed prompts with their logits [V], kept for others."""
+        found = [(fill, row.clone()) for fill, row in zip(fills, logits, strict=True)]
+        for fill, row in found:
+            assert fill.kv is not None
+            self.cache.put(fill.key, fill.kv, row)
+        return found
 
 
-def buffer(model: Model, length: int) -> Tensor:
-    """Room for the keys and values of one prompt: [layers, 2, K, P, D]."""
-    a = model.arch
-    return torch.empty(a.layers, 2, a.kv_heads, length, a.head_dim)
+def _rest(fill: Fill, tokens: int) -> Piece:
+    assert fill.kv is not None
+    return Piece(fill.done, tokens, fill.kv)
 
 
 def log_probs(model: Model, ids: list[int]) -> list[float]:
     """Log-probs of ids 1 … P-1 given those before, at temperature 1."""
-    x = model.extend(torch.tensor(ids), 0, buffer(model, len(ids)))
+    x = model.extend(torch.tensor(ids), Piece(0, len(ids), KeysValues.zeros(model.arch, len(ids))))
     return score(model, x, ids, 0).logprobs
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from arlarena.inference.embedded.cache import Prefix, PrefixCache, Slots
+from arlarena.inference.embedded.cache import PrefixCache
+from arlarena.inference.embedded.kv import KeysValues, Slots
 from arlarena.inference.embedded.model import Model
 from arlarena.inference.embedded.prompts import Fill, Prompts
 from arlarena.inference.embedded.sampler import Drawn, sample
@@ -32,6 +33,15 @@ class Counters:
     busy_s: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A sequence whose prompt lies in a slot, perhaps beside others. `logits` [V]: after the prompt."""
+
+    sequence: Sequence
+    logits: Tensor
+    slot: int
+
+
 class Scheduler:
     """The sequences in flight. `version` labels the weights in service; `news` collects those that finished or grew."""
 
@@ -46,6 +56,7 @@ class Scheduler:
         self.running: list[Sequence] = []  # the n-th is in slot n
         self._waiting: deque[Sequence] = deque()
         self._filling: Fill | None = None  # the one prompt that is computed in pieces
+        self._next_slot = 0  # for the next prompt of this step
         self._prompts = Prompts(model, cache)
 
     @property
@@ -69,7 +80,7 @@ class Scheduler:
         """Drop everything computed for prompts: the weights are others now."""
         self.cache.clear()
         if self._filling is not None:
-            self._filling.source, self._filling.kv, self._filling.done = None, None, 0
+            self._filling.forget()
 
     def end_all(self, reason: FinishReason) -> int:
         """End every sequence in flight. Returns how many."""
@@ -96,9 +107,10 @@ class Scheduler:
     def _admit(self) -> bool:
         """Compute prompts up to the budget and give their sequences slots; whether anything was done."""
         budget = self.prefill_tokens
-        ready: list[tuple[Sequence, Prefix]] = []
+        ready: list[Ready] = []
         fills: dict[bytes, Fill] = {}
-        free = self.slots.count - len(self.running) - (len(self._filling.waiting) if self._filling else 0)
+        self._next_slot = len(self.running)
+        free = self.slots.count - self._next_slot - (len(self._filling.waiting) if self._filling else 0)
         if self._filling is not None:  # half of the budget, so that neither it nor the queue behind it stands still
             budget -= self._advance(budget // 2 if self._waiting else budget, ready)
         while self._waiting and free > 0 and budget > 0:
@@ -111,14 +123,13 @@ class Scheduler:
             self._advance(budget, ready)
         if fills:
             self.counters.computed_tokens += sum(fill.left for fill in fills.values())
-            for fill, prefix in self._prompts.whole(list(fills.values())):
-                ready += [(sequence, prefix) for sequence in fill.waiting]
+            for fill, logits in self._prompts.whole(list(fills.values())):
+                assert fill.slot is not None
+                ready += [Ready(sequence, logits, fill.slot) for sequence in fill.waiting]
         self._begin_responses(ready)
         return bool(ready) or self._filling is not None
 
-    def _place(
-        self, sequence: Sequence, fills: dict[bytes, Fill], ready: list[tuple[Sequence, Prefix]], budget: int
-    ) -> int:
+    def _place(self, sequence: Sequence, fills: dict[bytes, Fill], ready: list[Ready], budget: int) -> int:
         """Find where the first waiting sequence's prompt comes from and take it off the queue. Returns its cost.
 
         A sequence stays queued if its prompt does not fit into what is left of this step.
@@ -127,20 +138,24 @@ class Scheduler:
         if sequence.score is not None:
             if budget < min(size, self.prefill_tokens):
                 return 0
-            prefix, sequence.scored = self._prompts.score(sequence.prompt, sequence.score)
-            ready.append((self._taken(hit=False), prefix))
+            slot = self._new_slot()
+            logits, sequence.scored = self._prompts.score(sequence.prompt, sequence.score, self.slots[slot])
+            ready.append(Ready(self._taken(hit=False), logits, slot))
             self.counters.computed_tokens += size
             return size
-        if (cached := self.cache.get(key)) is not None:
-            ready.append((self._taken(hit=True), cached))
-            return 0
         pending = fills.get(key) or (self._filling if self._filling and self._filling.key == key else None)
         if pending is not None:
             pending.waiting.append(self._taken(hit=True))
             return 0
-        fill = Fill(key, sequence.prompt)
-        self._prompts.begin(fill)
+        if (known := self.cache.prompt(key)) is not None and known.logits is not None:
+            slot = self._new_slot()
+            self.cache.load(known, size, self.slots[slot])
+            ready.append(Ready(self._taken(hit=True), known.logits, slot))
+            return 0
+        fill = self._prompts.plan(key, sequence.prompt)
         if fill.left <= budget:
+            slot = self._new_slot()
+            self._prompts.place(fill, self.slots[slot], slot)
             fill.waiting.append(self._taken(hit=fill.done > 0))
             fills[key] = fill
             return fill.left
@@ -150,6 +165,11 @@ class Scheduler:
         self._filling = fill
         return self._advance(budget, ready)
 
+    def _new_slot(self) -> int:
+        """The next one behind the running sequences, for a prompt."""
+        self._next_slot += 1
+        return self._next_slot - 1
+
     def _taken(self, *, hit: bool) -> Sequence:
         sequence = self._waiting.popleft()
         self.counters.prompt_queries += 1
@@ -157,34 +177,58 @@ class Scheduler:
         self.counters.prompt_tokens += len(sequence.prompt)
         return sequence
 
-    def _advance(self, budget: int, ready: list[tuple[Sequence, Prefix]]) -> int:
+    def _advance(self, budget: int, ready: list[Ready]) -> int:
         """Compute the next piece of the prompt that is computed in pieces. Returns its tokens."""
         fill = self._filling
         assert fill is not None
+        if fill.kv is None:  # not in a slot: others come and go meanwhile
+            self._prompts.place(fill, KeysValues.zeros(self.model.arch, len(fill.ids)))
+        assert fill.kv is not None
         piece = min(budget, fill.left)
-        prefix = self._prompts.advance(fill, piece)
+        logits = self._prompts.advance(fill, piece)
         self.counters.computed_tokens += piece
-        if prefix is not None:
-            ready += [(sequence, prefix) for sequence in fill.waiting]
+        if logits is not None:
+            slot = self._new_slot()
+            self.slots[slot].span(0, len(fill.ids)).copy(fill.kv)
+            ready += [Ready(sequence, logits, slot) for sequence in fill.waiting]
             self._filling = None
         return piece
 
-    def _begin_responses(self, ready: list[tuple[Sequence, Prefix]]) -> None:
-        """Sample first tokens; whoever is not finished by that gets a slot."""
+    def _begin_responses(self, ready: list[Ready]) -> None:
+        """Sample first tokens; whoever is not finished by that goes on in a slot."""
         if not ready:
             return
-        sequences = [sequence for sequence, _ in ready]
-        logits = torch.stack([prefix.logits for _, prefix in ready if prefix.logits is not None])
+        logits = torch.stack([one.logits for one in ready])
         if bad := _not_finite(logits):
             for row in bad:
-                self._end(sequences[row], "nonfinite")
-            self._begin_responses([pair for row, pair in enumerate(ready) if row not in bad])
+                self._end(ready[row].sequence, "nonfinite")
+                self.slots.clear(ready[row].slot)
+            self._begin_responses([one for row, one in enumerate(ready) if row not in bad])
             return
-        drawn = sample(logits, [sequence.draw for sequence in sequences], [0] * len(sequences))
-        for row, (sequence, prefix) in enumerate(ready):
-            if not self._append(sequence, drawn, row):
-                self.slots.load(len(self.running), prefix.kv)
-                self.running.append(sequence)
+        drawn = sample(logits, [one.sequence.draw for one in ready], [0] * len(ready))
+        self._settle([one for row, one in enumerate(ready) if not self._append(one.sequence, drawn, row)])
+
+    def _settle(self, ready: list[Ready]) -> None:
+        """Put sequences into the slots behind the running ones, without a gap.
+
+        One of those that share a prompt takes its slot, or moves down into a gap: ascending, so that no prompt is
+        overwritten before it has moved. The others copy it.
+        """
+        homes: dict[int, int] = {}  # the slot in which a prompt was computed -> where it is now
+        others = []
+        for one in sorted(ready, key=lambda one: one.slot):
+            if one.slot in homes:
+                others.append(one)
+                continue
+            homes[one.slot] = len(self.running)
+            self._run_in(homes[one.slot], one.slot, one.sequence)
+        for one in others:
+            self._run_in(len(self.running), homes[one.slot], one.sequence)
+
+    def _run_in(self, slot: int, source: int, sequence: Sequence) -> None:
+        if source != slot:
+            self.slots.copy(source, slot, len(sequence.prompt))
+        self.running.append(sequence)
 
     # --- decoding ---
 
@@ -192,7 +236,7 @@ class Scheduler:
         running = self.running
         positions = [sequence.length for sequence in running]
         newest = torch.tensor([sequence.tokens[-1] for sequence in running])
-        logits = self.model.decode(newest, torch.tensor(positions), self.slots.kv, max(positions) + 1)
+        logits = self.model.decode(newest, positions, self.slots.kv)
         if bad := _not_finite(logits):
             for row in bad:
                 self._end(running[row], "nonfinite")
@@ -205,7 +249,7 @@ class Scheduler:
         for row in finished:
             sequence = running[row]
             if sequence.starts[0][0] == self.version and sequence.score is None:  # else other weights began it
-                self._prompts.keep_response(sequence, self.slots.kv[:, :, row])
+                self._prompts.keep_response(sequence, self.slots[row])
         self._release(finished)
 
     def _append(self, sequence: Sequence, drawn: Drawn, row: int) -> bool:
@@ -223,7 +267,7 @@ class Scheduler:
         for row in reversed(rows):
             last = self.running.pop()
             if row < len(self.running):
-                self.slots.move(len(self.running), row, last.length)
+                self.slots.copy(len(self.running), row, last.length)
                 self.running[row] = last
 
     # --- endings ---
