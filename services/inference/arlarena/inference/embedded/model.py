@@ -192,7 +192,7 @@ class Model:
         """Norm (where the model has one) and rotary positions of queries or keys [T, heads, D], in place."""
         if gain is not None:
             heads.div_(_length(heads, self.arch.norm_eps)).mul_(gain)
-        torch.view_as_complex(heads.unflatten(-1, (-1, 2))).mul_(rotations)
+        torch.view_as_complex(heads.view(*heads.shape[:-1], -1, 2)).mul_(rotations)
 
     def _attend_packed(self, q: Tensor, k: Tensor, v: Tensor, groups: list[tuple[int, int]]) -> Tensor:
         """Causal attention within each prompt: [T, H, D] -> [T, H D]. `groups`: (length, how many prompts) in order."""
@@ -247,7 +247,8 @@ class Model:
 
 def _length(x: Tensor, eps: float) -> Tensor:
     """sqrt(sum(x^2) + n eps) over the last dimension of n: the root mean square times sqrt(n)."""
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(torch.tensor((x.shape[-1] * eps) ** 0.5))
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return norm.hypot_(torch.tensor((x.shape[-1] * eps) ** 0.5))
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -69,7 +69,7 @@ class Prompts:
         lengths = [len(fill.ids) for fill in fills]
         ids = torch.tensor([token for fill in fills for token in fill.ids])
         logits, kv = self.model.prefill(ids, lengths)
-        for fill, packed in zip(fills, kv.split(lengths, dim=2), strict=True):
+        for fill, packed in zip(fills, torch.split(kv, lengths, dim=2), strict=True):
             keys, values = packed.unbind(1)  # [layers, P, K, D] each
             assert fill.kv is not None
             fill.kv.span(0, len(fill.ids)).copy(KeysValues(keys.permute(0, 2, 3, 1), values.transpose(1, 2)))
