@@ -41,6 +41,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from arlarena.proto.telemetry import Logger
+from arlarena.proto.weights import ManifestProbe
 from arlarena.trainer.probe import Probe
 from arlarena.trainer.publisher import Publisher
 from arlarena.trainer.transports import Http, SharedDirectory, Transport
@@ -175,7 +176,10 @@ async def push_all(soak: Soak, store: VersionStore, publisher: Publisher, pushes
 def write(store: VersionStore, probe: Probe, step: int) -> Version:
     """The version directory of one step."""
     model = policy(step % VOCABULARY)
-    found = probe.of(lambda prompt, response: log_probs(model, list(prompt), list(response)))
+
+    def found() -> ManifestProbe:
+        return probe.of(lambda prompt, response: log_probs(model, list(prompt), list(response)))
+
     return store.write(model, model.state_dict(), step, found)
 
 

@@ -93,7 +93,7 @@ class Trainer:
     def write(self, step: int) -> Version:
         """The version directory."""
         weights = {name: value.detach() for name, value in self.model.state_dict().items()}
-        return self.store.write(self.model, weights, step, self.probe.of(self.log_probs))
+        return self.store.write(self.model, weights, step, lambda: self.probe.of(self.log_probs))
 
 
 async def first_token(session: aiohttp.ClientSession, url: str, version: str) -> None:

@@ -497,7 +497,7 @@ def test_a_prompts_likeliest_tokens_come_with_their_ranks(server, first, route):
 
 @by_route
 def test_the_pieces_of_a_stream_are_the_whole_answer(server, route):
-    asked = request(route, n=2, max_tokens=12, seed=5, logprobs=1, ignore_eos=True)
+    asked = request(route, n=2, max_tokens=60, seed=5, logprobs=1, ignore_eos=True)
     whole = server.post(route, asked)["choices"]
     events = list(server.http.events(route, {**asked, "stream": True}))
     assert prompt_ids(route, events[0]) == PROMPT

@@ -17,7 +17,7 @@ from typing import Literal, TypeVar
 
 from arlarena.inference.embedded.engine import Engine, EngineDeadError
 from arlarena.inference.errors import RequestError
-from arlarena.inference.versions import VersionError
+from arlarena.inference.versions import VersionError, read_manifest
 from arlarena.inference.weights import LoadedVersion, load_version
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.weights import Served
@@ -58,13 +58,12 @@ class WeightPush:
             if self.phase != "serving":
                 raise RequestError(f"a push by phases goes on ({self.phase}); try again", status=503)
             try:
-                loaded = await asyncio.to_thread(load_version, directory, self._engine.arch)
+                if read_manifest(directory).label != self._engine.version:
+                    await self._swap(await asyncio.to_thread(load_version, directory, self._engine.arch))
             except VersionError as error:
                 self.outcomes["failed"] += 1
                 self._log.error("push_failed", reason=str(error), serving=self._engine.version)
                 raise
-            if loaded.label != self._engine.version:
-                await self._swap(loaded)
             return self._serving
 
     async def pause(self, mode: PauseMode) -> None:

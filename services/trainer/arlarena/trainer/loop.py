@@ -112,8 +112,9 @@ class Trainer:
         New tasks are issued only then: a group that began just before a push would be a step older for nothing.
         """
         weights = self.learner.weights()
-        probe = self.probe.of(self.learner.log_probs)
-        version = self.versions.write(self.learner.policy, weights, self.state.step, probe)
+        version = self.versions.write(
+            self.learner.policy, weights, self.state.step, lambda: self.probe.of(self.learner.log_probs)
+        )
         self.state.versions[version.version.digest] = self.state.step
         if self.state.step % self.settings.checkpoint_every == 0 or self.finished():
             self.checkpoints.save(self.state, weights, self.learner.optimizer_state())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,6 @@ from arlarena.proto.weights import (
     safetensors_digest,
     version_directory_name,
 )
-from arlarena.trainer.checkpoint import sync_directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,11 @@ class Version:
 
 
 class VersionStore:
-    """The version directories of one run."""
+    """The version directories of one run.
+
+    They are not forced onto the disk: whoever reads one checks it, and what a crash of the machine damages is written
+    again from the checkpoint, which is.
+    """
 
     def __init__(
         self, root: Path, tokenizer: Path, incarnation: str, keep: int, dtype: torch.dtype = torch.float32
@@ -60,30 +63,29 @@ class VersionStore:
         self._template: _Template | None = None
 
     def write(
-        self, model: PreTrainedModel, weights: Mapping[str, Tensor], step: int, probe: ManifestProbe | None = None
+        self,
+        model: PreTrainedModel,
+        weights: Mapping[str, Tensor],
+        step: int,
+        probe: Callable[[], ManifestProbe] | None = None,
     ) -> Version:
         """Write `model` with the `weights` of `step` as an ordinary Hugging Face directory with manifest and marker.
 
-        `probe`: what the trainer computes with these weights, for servers to check themselves by.
+        `probe` computes with these weights what servers check themselves by; called while the files are written.
         """
         partial = self.root / f".partial-{step:06d}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        known = self._save(model, {name: value.to(self._dtype) for name, value in weights.items()}, partial)
-        new = [file for file in partial.iterdir() if file.name not in known]
-        with ThreadPoolExecutor(1) as pool:  # what was written goes to the disk while it is hashed
-            durable = pool.submit(_synchronise, new)
-            digest = safetensors_digest(*sorted(partial.glob("*.safetensors")))
-            files = known | {file.name: ManifestFile(file_blake3(file), file.stat().st_size) for file in new}
-            durable.result()
-        manifest = Manifest(ManifestVersion(self.incarnation, step, digest), files, MANIFEST_SCHEMA, probe)
+        with ThreadPoolExecutor(1) as pool:
+            written = pool.submit(self._files, model, weights, partial)
+            computed = None if probe is None else probe()
+            digest, files = written.result()
+        manifest = Manifest(ManifestVersion(self.incarnation, step, digest), files, MANIFEST_SCHEMA, computed)
         (partial / MANIFEST_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
-        _synchronise([partial / MANIFEST_FILE])
         target = self.root / version_directory_name(step, digest)
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
         (target / COMMITTED_FILE).touch()
-        sync_directory(self.root)
         if self._template is not None:
             self._template.directory, self._template.files = target, files
         return Version(PolicyVersion(self.incarnation, step, digest), target)
@@ -100,8 +102,17 @@ class VersionStore:
             if int(path.name[1:7]) > step:
                 shutil.rmtree(path)
 
+    def _files(
+        self, model: PreTrainedModel, weights: Mapping[str, Tensor], target: Path
+    ) -> tuple[str, dict[str, ManifestFile]]:
+        """Write everything but the manifest. Returns the tensors' digest and every file's entry."""
+        known = self._save(model, {name: value.to(self._dtype) for name, value in weights.items()}, target)
+        new = [file for file in target.iterdir() if file.name not in known]
+        digest = safetensors_digest(*sorted(target.glob("*.safetensors")))
+        return digest, known | {file.name: ManifestFile(file_blake3(file), file.stat().st_size) for file in new}
+
     def _save(self, model: PreTrainedModel, weights: dict[str, Tensor], target: Path) -> dict[str, ManifestFile]:
-        """Write everything but the manifest. Returns the entries of files that are known and durable already."""
+        """Write everything but the manifest. Returns the entries of files that are known already."""
         if self._template is not None and self._template.directory.is_dir():
             return self._template.write(weights, target)
         model.save_pretrained(target, state_dict=dict(weights))
@@ -153,13 +164,6 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # a file system without hard links
         shutil.copyfile(source, target)
-        _synchronise([target])
-
-
-def _synchronise(files: Iterable[Path]) -> None:
-    for file in files:
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

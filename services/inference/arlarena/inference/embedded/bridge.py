@@ -30,6 +30,7 @@ class Bridge:
         self._loop = loop
         self._max_waiting = max_waiting
         self._engine: Engine | None = None
+        self._open = 0  # sequences submitted and not yet delivered
 
     def attach(self, engine: Engine) -> None:
         """Use this engine; it must have been given `self.deliver`."""
@@ -80,10 +81,9 @@ class Bridge:
     def _submit(self, sequences: list[Sequence]) -> Waiter:
         engine = self._engine
         assert engine is not None
-        if engine.waiting + len(sequences) > self._max_waiting:
-            raise RequestError(
-                f"{engine.waiting} sequences wait already (max_waiting = {self._max_waiting})", status=503
-            )
+        waiting = self._open - engine.running  # the engine has not seen the newest of them yet
+        if waiting + len(sequences) > self._max_waiting:
+            raise RequestError(f"{waiting} sequences wait already (max_waiting = {self._max_waiting})", status=503)
         waiter = Waiter(len(sequences), self._loop.create_future())
         for sequence in sequences:
             sequence.owner = waiter
@@ -91,6 +91,7 @@ class Bridge:
             engine.submit(sequences)
         except EngineDeadError as error:
             raise RequestError(str(error), status=503) from error
+        self._open += len(sequences)
         return waiter
 
     def _delivered(self, news: list[Sequence]) -> None:
@@ -99,6 +100,7 @@ class Bridge:
             if sequence.finish_reason is not None and not sequence.delivered:
                 sequence.delivered = True
                 waiter.left -= 1
+                self._open -= 1
             if (sequence.stream or waiter.left == 0) and not waiter.news.done():
                 waiter.news.set_result(None)
 

@@ -126,31 +126,40 @@ def _interleave(rows: Tensor, heads: int) -> Tensor:
     return per_head.transpose(1, 2).reshape(rows.shape)
 
 
-def _columns(matrix: Tensor) -> Tensor:
-    """[outputs, inputs], as checkpoints have it, to [inputs, outputs]."""
-    return matrix.t().contiguous()
+def _columns(*matrices: Tensor, gain: Tensor | None = None) -> Tensor:
+    """Matrices [outputs, inputs], as checkpoints have them, side by side as [inputs, outputs]; `gain` [inputs]."""
+    side = torch.empty(matrices[0].shape[1], sum(len(matrix) for matrix in matrices))
+    begin = 0
+    for matrix in matrices:
+        part = side[:, begin : begin + len(matrix)]
+        begin += len(matrix)
+        if gain is None:
+            part.copy_(matrix.t())
+        else:
+            torch.mul(matrix.t(), gain.unsqueeze(1), out=part)
+    return side
 
 
 def _fuse_layer(t: Mapping[str, Tensor], at: str, arch: Architecture) -> Layer:
     scale, length, head_length = arch.head_dim**-0.5, arch.hidden**0.5, arch.head_dim**0.5
 
-    def projection(kind: str) -> Tensor:
-        q = _interleave(t[f"{at}self_attn.q_proj.{kind}"], arch.heads) * (1.0 if arch.qk_norm else scale)
+    def projections(kind: str) -> tuple[Tensor, Tensor, Tensor]:
+        q = _interleave(t[f"{at}self_attn.q_proj.{kind}"], arch.heads)
         k = _interleave(t[f"{at}self_attn.k_proj.{kind}"], arch.kv_heads)
-        return torch.cat((q, k, t[f"{at}self_attn.v_proj.{kind}"]))
+        return q if arch.qk_norm else q * scale, k, t[f"{at}self_attn.v_proj.{kind}"]
 
     qk_gain = None
     if arch.qk_norm:
         q_gain = _interleave(t[at + "self_attn.q_norm.weight"], 1) * (scale * head_length)
         k_gain = _interleave(t[at + "self_attn.k_norm.weight"], 1) * head_length
         qk_gain = torch.cat((q_gain.expand(arch.heads, -1), k_gain.expand(arch.kv_heads, -1))).contiguous()
-    gate_up = torch.cat((t[at + "mlp.gate_proj.weight"], t[at + "mlp.up_proj.weight"]))
+    before, after = (t[f"{at}{norm}_layernorm.weight"] * length for norm in ("input", "post_attention"))
     return Layer(
-        qkv=_columns(projection("weight") * (t[at + "input_layernorm.weight"] * length)),
-        qkv_bias=projection("bias") if arch.qkv_bias else None,
+        qkv=_columns(*projections("weight"), gain=before),
+        qkv_bias=torch.cat(projections("bias")) if arch.qkv_bias else None,
         qk_gain=qk_gain,
         out=_columns(t[at + "self_attn.o_proj.weight"]),
-        gate_up=_columns(gate_up * (t[at + "post_attention_layernorm.weight"] * length)),
+        gate_up=_columns(t[at + "mlp.gate_proj.weight"], t[at + "mlp.up_proj.weight"], gain=after),
         down=_columns(t[at + "mlp.down_proj.weight"]),
     )
 
@@ -167,7 +176,7 @@ def fuse(tensors: Mapping[str, Tensor], arch: Architecture) -> Parameters:
         head = embedding if arch.tied else tensors["lm_head.weight"]
         layers = tuple(_fuse_layer(tensors, f"model.layers.{i}.", arch) for i in range(arch.layers))
         gain = tensors["model.norm.weight"] * arch.hidden**0.5
-        return Parameters(embedding, layers, _columns(head * gain))
+        return Parameters(embedding, layers, _columns(head, gain=gain))
 
 
 def load_parameters(directory: Path, arch: Architecture) -> Parameters:

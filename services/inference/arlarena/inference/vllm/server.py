@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from arlarena.inference.settings import InferenceSettings
-from arlarena.inference.versions import committed_versions
+from arlarena.inference.store import newest_whole
 from arlarena.proto.config import ConfigError
 
 # Slots above those that the gateway fills, so that the check of new weights need not wait for one; where requests
@@ -38,15 +38,14 @@ def check(settings: InferenceSettings) -> None:
 
 
 def model_to_serve(settings: InferenceSettings) -> Path:
-    """The newest committed version, else the model of the settings.
+    """The newest version that is whole, else the model of the settings.
 
     Raises:
         ConfigError: there is neither.
     """
-    newest = committed_versions(settings.weights_root) if settings.weights_root else []
-    found = newest[0] if newest else settings.model
+    found = newest_whole(settings.weights_root) or settings.model
     if found is None:
-        raise ConfigError("[inference] model is not set, and weights_root holds no committed version")
+        raise ConfigError("[inference] model is not set, and weights_root holds no whole version")
     return found
 
 
