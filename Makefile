@@ -76,6 +76,7 @@ verify-inference: setup setup-vllm ## the policy server's claims: one contract f
 	@$(BIN)/pytest -q tests/contract/inference tests/integration/inference tests/numerics/inference
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/push_soak.py --out benchmarks/results/push_soak.json
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/weight_push.py --out benchmarks/results/weight_push.json
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/rollout_throughput.py --trace --out benchmarks/results/rollout_trace.json
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/inference.py --out benchmarks/results/inference.json
 
 verify-vllm: setup setup-vllm ## vLLM on the CPU as the engine of the demo's loop, and a planted stale head: 6 minutes

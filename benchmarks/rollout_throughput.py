@@ -1,14 +1,15 @@
 """Rollouts beside their own requests replayed on the engine alone: what share of the engine's speed a worker reaches.
 
-    python benchmarks/rollout_throughput.py [--policy DIRECTORY] [--seconds 8] [--in-flight 32] [--rounds 3]
+    python benchmarks/rollout_throughput.py [--trace] [--policy DIRECTORY] [--seconds 8] [--in-flight 32] [--rounds 3]
 
-Real services, one process each: the Sokoban server, inference with one torch thread, a Valkey. The worker's own code
+Real services, one process each: an environment server, inference with one torch thread, a Valkey. The worker's own code
 plays groups of 8 from a queue that does not run dry. Once the first groups are done, every generation of the next
 `seconds` is counted and written down. Then the same requests, in the order in which they were made and with the same
 number in flight, are sent over the same route, with nothing else to do; and once more are given to an engine inside
 this process. The engine forgets its prompts before each pass. Passes alternate, and each figure is the best of
 `rounds`: other work on the machine only ever slows one down.
 
+The environment is Sokoban, whose prompts are short; with `--trace` it is `trace_environment.py`, whose prompts grow.
 Without `--policy` a tiny policy with random weights plays. It hardly moves, so most of its prompts are repeated and
 cost the engine less than a trained policy's would: the share comes out lower than in a real run.
 """
@@ -20,7 +21,6 @@ import asyncio
 import contextlib
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -33,6 +33,7 @@ from typing import Any
 
 import torch
 import uvloop
+from env_processes import finish
 
 from arlarena.client.environments import EnvironmentClient
 from arlarena.client.policy import Generation, PolicyClient
@@ -52,18 +53,33 @@ from arlarena.rollout.worker import Worker
 from arlarena.trainer.settings import TinyPolicy
 from arlarena.trainer.tiny import create_tiny_policy
 
-GROUP_SIZE, MAX_TOKENS, CONTEXT = 8, 16, 256
+GROUP_SIZE, CACHE_MB = 8, 1024
+LEAST_SHARE = 0.9  # of the replay, on the trace
 ENDLESS = 2000  # groups: more than any pass plays
 CONFIG = """
-[environment]
-name = "sokoban"
-[environment.options]
-observation = "grid+coordinates"
-template = "compact"
 [inference]
 model = "{policy}"
 max_model_len = {context}
+prefix_cache_mb = {cache_mb}
+[environment]
+name = "{environment}"
 """
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is played. `command` starts its server; `context` and `max_tokens` bound a prompt with its response."""
+
+    environment: str
+    command: tuple[str, ...]
+    config: str
+    context: int
+    max_tokens: int
+
+
+SOKOBAN_OPTIONS = '[environment.options]\nobservation = "grid+coordinates"\ntemplate = "compact"\n'
+SOKOBAN = Workload("sokoban", ("-m", "arlarena.env_server", "sokoban"), SOKOBAN_OPTIONS, 256, 16)
+TRACE = Workload("trace", (str(Path(__file__).parent / "trace_environment.py"), "trace"), "", 1024, 24)
 
 
 @dataclass(frozen=True)
@@ -116,8 +132,8 @@ class RecordingClient(PolicyClient):
 @contextlib.contextmanager
 def service(folder: Path, *arguments: str) -> Iterator[str]:
     """A service as its own process, with one thread; gives its URL."""
-    command = [sys.executable, "-m", *arguments, "--config", str(folder / "run.toml"), "--port", "0"]
-    with (folder / f"{arguments[0]}.log").open("w") as log:
+    command = [sys.executable, *arguments, "--config", str(folder / "run.toml"), "--port", "0"]
+    with (folder / f"{Path(arguments[-1]).name}.log").open("w") as log:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
         )
@@ -140,7 +156,8 @@ class Bench:
     def __init__(self, environment_url: str, inference_url: str, redis_url: str, policy: Path, flags: Any) -> None:
         self.environment_url, self.inference_url, self.redis_url = environment_url, inference_url, redis_url
         self.tokens, self.flags = Tokens.load(policy), flags
-        self.sampling = Sampling(max_tokens=MAX_TOKENS)
+        self.workload = workload_of(flags)
+        self.sampling = Sampling(max_tokens=self.workload.max_tokens)
         self.runs = 0
         self.episodes: list[Trajectory] = []
 
@@ -155,16 +172,15 @@ class Bench:
         """Play for `seconds` once the first groups are done. Also gives the requests and samples of the number open."""
         settings = RolloutSettings(groups_in_flight=self.flags.in_flight, drain_s=0)
         log = Logger("rollout", "error")
-        client = RecordingClient(self.inference_url)
+        client, work = RecordingClient(self.inference_url), self.workload
         environments = EnvironmentClient(self.environment_url, batch_window_s=settings.batch_window_s)
         async with client, environments, self.broker() as streams:
             runner = Runner(environments, client, settings, log)
             worker = Worker(
-                "w0", streams, runner, lambda s: EnginePolicy(client, self.tokens, s, CONTEXT), settings, log
+                "w0", streams, runner, lambda s: EnginePolicy(client, self.tokens, s, work.context), settings, log
             )
-            await streams.issue(
-                [GroupTask(f"g{i}", Task("sokoban", "train", i), GROUP_SIZE, self.sampling) for i in range(ENDLESS)]
-            )
+            tasks = [Task(work.environment, "train", i) for i in range(ENDLESS)]
+            await streams.issue([GroupTask(f"g{i}", task, GROUP_SIZE, self.sampling) for i, task in enumerate(tasks)])
             stop = asyncio.Event()
             playing = asyncio.ensure_future(worker.run(stop))
             while worker.tally.completed < self.flags.in_flight // 2:
@@ -203,32 +219,44 @@ class Bench:
             return Pass(tokens, len(requests), time.perf_counter() - began, time.process_time() - cpu)
 
 
-def in_process(policy: Path, eos_id: int, requests: list[Request], in_flight: int) -> Pass:
-    """The same requests on an engine in this process, `in_flight` at a time, with no wire at all."""
-    loaded = load_model(policy)
-    slots, finished = threading.Semaphore(in_flight), threading.Semaphore(0)
-    done: list[Sequence] = []
+def workload_of(flags: Any) -> Workload:
+    return TRACE if flags.trace else SOKOBAN
 
-    def deliver(news: list[Sequence]) -> None:
+
+class InProcess:
+    """The same requests on an engine in this process, with no wire at all."""
+
+    def __init__(self, policy: Path, eos_id: int, work: Workload) -> None:
+        loaded = load_model(policy)
+        self._work, self._eos = work, frozenset({eos_id})
+        self._done: list[Sequence] = []
+        self._finished = threading.Semaphore(0)
+        self._slots = threading.Semaphore(0)
+        limits = Limits(work.context, cache_bytes=CACHE_MB << 20)
+        self.engine = Engine(loaded.arch, loaded.parameters, loaded.label, limits, self._deliver)
+
+    def _deliver(self, news: list[Sequence]) -> None:
         for sequence in news:
             if sequence.finish_reason is not None:
-                done.append(sequence)
-                slots.release()
-                finished.release()
+                self._done.append(sequence)
+                self._slots.release()
+                self._finished.release()
 
-    engine = Engine(loaded.arch, loaded.parameters, loaded.label, Limits(CONTEXT), deliver)
-    engine.start()
-    deadline = time.monotonic() + 600
-    began = time.perf_counter()
-    for request in requests:
-        slots.acquire()
-        draw = Draw(seed=request.seed)
-        engine.submit([Sequence(list(request.prompt), draw, MAX_TOKENS, frozenset(), frozenset({eos_id}), deadline)])
-    for _ in requests:
-        finished.acquire()
-    seconds = time.perf_counter() - began
-    engine.stop()
-    return Pass(sum(len(sequence.tokens) for sequence in done), len(requests), seconds, 0.0)
+    def replay(self, requests: list[Request], in_flight: int) -> Pass:
+        """All of them, `in_flight` at a time."""
+        self.engine.call(self.engine.forget_prompts).result()
+        self._done = []
+        self._slots = threading.Semaphore(in_flight)
+        deadline = time.monotonic() + 600
+        began = time.perf_counter()
+        for request in requests:
+            self._slots.acquire()
+            draw, most = Draw(seed=request.seed), self._work.max_tokens
+            self.engine.submit([Sequence(list(request.prompt), draw, most, frozenset(), self._eos, deadline)])
+        for _ in requests:
+            self._finished.acquire()
+        seconds = time.perf_counter() - began
+        return Pass(sum(len(sequence.tokens) for sequence in self._done), len(requests), seconds, 0.0)
 
 
 def figures(name: str, passes: list[Pass]) -> dict[str, Any]:
@@ -246,16 +274,19 @@ async def measure(bench: Bench, policy: Path) -> dict[str, Any]:
     limit = flags.in_flight * GROUP_SIZE
     async with PolicyClient(bench.inference_url) as client, EnvironmentClient(bench.environment_url) as environments:
         await Runner(environments, client, RolloutSettings(), Logger("bench", "error")).wait_ready()
-    await bench.rollouts(1.0)  # warms up connections and services
+    own = InProcess(policy, bench.tokens.end_id, bench.workload)
+    own.engine.start()
+    _, requests, _ = await bench.rollouts(2.0)  # warms up connections and services
+    await asyncio.to_thread(own.replay, requests, limit)
     bench.episodes.clear()
     played, replayed, alone, in_flight = [], [], [], []
-    requests: list[Request] = []
     for _ in range(flags.rounds):
         done, requests, seen = await bench.rollouts(flags.seconds)
         played.append(done)
         in_flight += seen
         replayed.append(await bench.replay(requests, limit))
-        alone.append(await asyncio.to_thread(in_process, policy, bench.tokens.end_id, requests, limit))
+        alone.append(await asyncio.to_thread(own.replay, requests, limit))
+    own.engine.stop()
     result = figures("rollout", played) | figures("replay", replayed) | figures("in_process", alone)
     result.pop("in_process_cpu_ms_per_request")  # the engine's own time, in the same process
     episodes = bench.episodes
@@ -273,6 +304,8 @@ async def measure(bench: Bench, policy: Path) -> dict[str, Any]:
 def rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, bool):
+        return value
     if isinstance(value, list):
         return [rounded(item) for item in value]
     return float(f"{value:.4g}") if isinstance(value, float) else value
@@ -283,40 +316,45 @@ def run(flags: Any) -> dict[str, Any]:
         folder = Path(name)
         policy = flags.policy or folder / "policy"
         if flags.policy is None:
-            create_tiny_policy(policy, TinyPolicy(), seed=0)
-        (folder / "run.toml").write_text(CONFIG.format(policy=policy.resolve(), context=CONTEXT))
+            create_tiny_policy(policy, TinyPolicy(max_positions=1024), seed=0)
+        work = workload_of(flags)
+        config = CONFIG.format(
+            policy=policy.resolve(), context=work.context, cache_mb=CACHE_MB, environment=work.environment
+        )
+        (folder / "run.toml").write_text(config + work.config)
         with (
             Broker(folder / "broker") as broker,
-            service(folder, "arlarena.env_server", "sokoban") as environment,
-            service(folder, "arlarena.inference") as inference,
+            service(folder, *work.command) as environment,
+            service(folder, "-m", "arlarena.inference") as inference,
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop,
         ):
             bench = Bench(environment, inference, broker.url, policy, flags)
             return loop.run(measure(bench, policy))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main() -> int:
+    """Measure, judge, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trace", action="store_true", help="prompts that grow, instead of Sokoban")
     parser.add_argument("--policy", type=Path, help="Hugging Face directory; default: a tiny policy of random weights")
     parser.add_argument("--seconds", type=float, default=8.0, help="length of a pass")
-    parser.add_argument("--in-flight", type=int, default=32, help="groups in flight")
+    parser.add_argument("--in-flight", type=int, help="groups in flight; default 32, and 8 of the trace")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "rollout_throughput.json")
+    parser.add_argument("--out", type=Path)
     flags = parser.parse_args()
+    flags.in_flight = flags.in_flight or (8 if flags.trace else 32)
     torch.set_num_threads(1)
-    before = os.getloadavg()[0]
-    result = run(flags)
-    machine = {"cores": os.cpu_count(), "torch": torch.__version__, "python": platform.python_version()}
-    workload = {"seconds": flags.seconds, "group_size": GROUP_SIZE, "groups_in_flight": flags.in_flight}
-    record = {
-        "workload": {**workload, "max_tokens": MAX_TOKENS, "policy": "given" if flags.policy else "random"},
-        "machine": {**machine, "load_before": before},
-        **result,
+    workload = {
+        "environment": workload_of(flags).environment,
+        "policy": "given" if flags.policy else "random",
+        "seconds": flags.seconds,
+        "group_size": GROUP_SIZE,
+        "groups_in_flight": flags.in_flight,
     }
-    flags.out.parent.mkdir(parents=True, exist_ok=True)
-    flags.out.write_text(json.dumps(rounded(record), indent=2) + "\n")
-    print(flags.out.read_text())
+    result = {"workload": workload, "load_before": os.getloadavg()[0]} | run(flags)
+    result["passed"] = not flags.trace or result["share_of_replay"] >= LEAST_SHARE
+    return finish(rounded(result), flags.out)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -137,9 +137,9 @@ class TextEpisode:
         """
         return self._game.plan()
 
-    def fork(self) -> TextEpisode:
+    def fork(self) -> Self:
         """An independent copy in the same state."""
-        twin = TextEpisode(self._environment, self._task, self._game.copy())
+        twin = type(self)(self._environment, self._task, self._game.copy())
         twin._past, twin._steps = self._past.copy(), self._steps
         return twin
 

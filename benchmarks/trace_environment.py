@@ -1,0 +1,89 @@
+"""An environment server whose prompts grow: the agentic trace of `inference.py`, played by real rollout workers.
+
+    python benchmarks/trace_environment.py trace --config run.toml --port 0
+
+A prompt is everything that has been said: 200 letters, then each reply as it came and 60 letters more, for 8 turns.
+"""
+
+from __future__ import annotations
+
+import random
+import string
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from arlarena.env_server import environment
+from arlarena.env_server.__main__ import main
+from arlarena.env_server.prompts import PromptTemplate
+from arlarena.env_server.text_game import TextEnvironment, TextEpisode, TextGame
+from arlarena.proto.config import Table, parse_table
+from arlarena.proto.env import Split, StepResult
+from arlarena.proto.trajectory import Task
+
+PROMPT, OBSERVATION, TURNS = 200, 60, 8
+
+
+class Transcript(TextGame):
+    """Grows by what is said and by letters that depend on the task and the turn alone."""
+
+    score = 0.0
+
+    def __init__(self, task: Task) -> None:
+        self._letters = random.Random(task.id)
+        self.said = self._more(PROMPT)
+
+    def text(self) -> str:
+        """All of it."""
+        return self.said
+
+    def state(self) -> str:
+        """All of it."""
+        return self.said
+
+    def play(self, action: str | None) -> float:
+        """An observation; nothing is ever won."""
+        self.said += self._more(OBSERVATION)
+        return 0.0
+
+    def _more(self, count: int) -> str:
+        return "".join(self._letters.choices(string.ascii_letters, k=count))
+
+
+class TranscriptEpisode(TextEpisode):
+    """Takes replies as they are."""
+
+    _game: Transcript
+
+    def step(self, text: str) -> StepResult:
+        """Add the reply."""
+        self._game.said += text
+        return super().step(text)
+
+
+class TraceEnvironment(TextEnvironment):
+    """Its tasks are all prompts that there are."""
+
+    name, version, description, horizon, history, expert = "trace", "1", "Prompts that grow.", TURNS, 0, False
+    template = PromptTemplate("plain", "1", "{observation}")
+    splits = (Split("train", "train", None, False),)
+    rewards: Mapping[str, float] = {}
+
+    def game(self, task: Task) -> Transcript:
+        """See `TextEnvironment`."""
+        return Transcript(task)
+
+    def start(self, task: Task) -> TextEpisode:
+        """See `TextEnvironment`."""
+        return TranscriptEpisode(self, task, self.game(task))
+
+
+def load(where: str, options: Mapping[str, Any]) -> TraceEnvironment:
+    """See `environment.REGISTRY`."""
+    parse_table(where, options, Table)
+    return TraceEnvironment()
+
+
+if __name__ == "__main__":
+    environment.REGISTRY["trace"] = "trace_environment"
+    sys.exit(main())
