@@ -3,10 +3,10 @@
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
-from arlarena.inference.vllm.extension import SafetensorsEngine
+from arlarena.inference.vllm.extension import VersionsEngine
 
 
-class Stale(SafetensorsEngine):
+class Stale(VersionsEngine):
     def finish_weight_update(self):
         finalize_layerwise_reload(self.model, self.model_config)
 

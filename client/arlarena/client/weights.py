@@ -26,6 +26,7 @@ from arlarena.proto.weights import (
     MANIFEST_FILE,
     SERVE_ROUTE,
     WEIGHTS_ROUTE,
+    Broadcast,
     Manifest,
     Served,
     ServeWeights,
@@ -74,14 +75,15 @@ class WeightsClient:
         with file.open("rb") as body:
             await self._ask("PUT", f"{WEIGHTS_ROUTE}/{directory}/{name}{query}", body, limit_s, dict)
 
-    async def serve(self, version: str, limit_s: float) -> Served:
-        """Bring a version that the server has into service.
+    async def serve(self, version: str, limit_s: float, broadcast: Broadcast | None = None) -> Served:
+        """Bring a version that the server has, or that is broadcast, into service.
 
         Raises:
             PushRefused: its own check of the weights failed. PushError: it answered something else than 200.
             aiohttp.ClientError, TimeoutError: it did not answer.
         """
-        return await self._ask("POST", SERVE_ROUTE, msgspec.json.encode(ServeWeights(version)), limit_s, Served)
+        body = msgspec.json.encode(ServeWeights(version, broadcast))
+        return await self._ask("POST", SERVE_ROUTE, body, limit_s, Served)
 
     async def _ask(self, method: str, path: str, body: object, limit_s: float, kind: type[T]) -> T:
         timeout = aiohttp.ClientTimeout(total=limit_s)

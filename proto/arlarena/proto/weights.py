@@ -16,7 +16,7 @@ import contextlib
 import mmap
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from blake3 import blake3
@@ -97,10 +97,32 @@ class Wanted(msgspec.Struct, frozen=True):
     base: str | None = None
 
 
-class ServeWeights(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of `/serve_weights`: the version to bring into use. A server that serves it already does nothing."""
+class Broadcast(msgspec.Struct, frozen=True):
+    """Who sends the tensors of a version, over process groups of `torch.distributed`, and what the version is.
+
+    `host` and `port` are those of the sender's TCPStore. A replica with W workers joins by these keys:
+    `requests`             a counter; the first worker takes the next number n
+    `request/{n}`          group name, W + 1 and the version, separated by blanks
+    `{group}/tensors`      the sender's answer, JSON: [[name, dtype, shape], ...], or a text that says why not
+    `{group}/done/{rank}`  set by each worker, rank 1 to W, that has received everything: then the sender leaves
+    and over the store with the prefix `{group}` builds a group in which the sender has rank 0; the tensors are then
+    broadcast in this order.
+    """
+
+    manifest: Manifest
+    host: str
+    port: int
+    backend: Literal["nccl", "gloo"]
+
+
+class ServeWeights(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """Body of `/serve_weights`: the version to bring into use. A server that serves it already does nothing.
+
+    `broadcast`: where it comes from, if not from the server's own version directories.
+    """
 
     version: str
+    broadcast: Broadcast | None = None
 
 
 class Served(msgspec.Struct, frozen=True):

@@ -24,8 +24,9 @@ from safetensors.torch import save_file
 from arlarena.client.weights import PushRefused
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trajectory import PolicyVersion
+from arlarena.trainer.broadcaster import Broadcaster
 from arlarena.trainer.publisher import Publisher
-from arlarena.trainer.transports import SharedDirectory
+from arlarena.trainer.transports import Collective, SharedDirectory
 from arlarena.trainer.versions import Version
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -100,6 +101,32 @@ async def test_a_push_reaches_every_weight_the_tied_head_included(server, root):
         assert check(server, tied(step)) == {str(pushed.version)}
 
 
+@pytest.fixture
+def sender():
+    with contextlib.closing(Broadcaster("127.0.0.1", "gloo", torch.device("cpu"), Logger("test", "error"))) as one:
+        yield one
+
+
+async def test_a_broadcast_reaches_it_without_a_file_and_again_after_a_kill(server, sender, tmp_path):
+    """As NCCL between GPUs, by gloo: the version lies where the server does not look."""
+    push = Publisher([server.url], Collective(sender), token=None, patience_s=5.0, log=Logger("test", "error")).push
+    for step in (11, 12):
+        pushed = version(tmp_path, step, step)
+        assert (await push(pushed)).difference < 1e-4
+        assert check(server, tied(step)) == {str(pushed.version)}
+    kill(server)
+    wait_until(lambda: server.http.get("/ready").status_code == 200, "back", START_S)
+    assert check(server, tied(12)) == {str(pushed.version)}
+
+
+def kill(server):
+    engines = [p for p in psutil.Process(server.process.pid).children(recursive=True) if "api_server" in words(p)]
+    assert engines
+    for process in engines:
+        process.send_signal(signal.SIGKILL)
+    wait_until(lambda: server.http.get("/ready").status_code == 503, "noticed", 20)
+
+
 def words(process):
     with contextlib.suppress(psutil.Error):
         return " ".join(process.cmdline())
@@ -144,11 +171,7 @@ async def test_killed_it_comes_back_with_the_wanted_weights_and_its_adapters(ser
     adapter(tmp_path / "lora", tied(5))
     asked = {"lora_name": "kept", "lora_path": str(tmp_path / "lora")}
     assert server.http.post("/v1/load_lora_adapter", asked).status_code == 200
-    engines = [p for p in psutil.Process(server.process.pid).children(recursive=True) if "api_server" in words(p)]
-    assert engines
-    for process in engines:
-        process.send_signal(signal.SIGKILL)
-    wait_until(lambda: server.http.get("/ready").status_code == 503, "noticed", 20)
+    kill(server)
     assert server.http.get("/health").status_code == 200
     wait_until(lambda: server.http.get("/ready").status_code == 200, "back", START_S)
     assert check(server, tied(5)) == {str(wanted.version)}

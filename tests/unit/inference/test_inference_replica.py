@@ -80,6 +80,6 @@ async def test_what_failed_its_probe_is_refused_until_it_is_asked_for_again():
     await kept(one, lambda: one.state == "refused")
     assert one.driver.pushed == 1
     assert one.failed(WANTED) == "wrong"
-    again = Target(WANTED.label, WANTED.directory)
+    again = Target(WANTED.label, WANTED.source)
     await kept(one, lambda: one.state == "ready", again)
     assert one.driver.pushed == 2

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import msgspec
 
 from arlarena.inference.asgi import Answer, Call, Reply, body_chunks
 from arlarena.inference.errors import RequestError
 from arlarena.inference.store import Store, UnknownVersion
-from arlarena.inference.versions import ProbeError, VersionError
+from arlarena.inference.versions import ProbeError, Source, VersionError
 from arlarena.proto.weights import Served, ServeWeights
 
 _encoder = msgspec.json.Encoder()
 
 
 class Administration:
-    """Receives versions into a store and has them served. `serve` brings a version directory into service."""
+    """Receives versions into a store and has them served. `serve` brings a version into service."""
 
-    def __init__(self, store: Store, serve: Callable[[Path], Awaitable[Served]]) -> None:
+    def __init__(self, store: Store, serve: Callable[[Source], Awaitable[Served]]) -> None:
         self._store, self._serve = store, serve
         self._lock = asyncio.Lock()
 
@@ -42,10 +41,14 @@ class Administration:
         except msgspec.MsgspecError as error:
             raise RequestError(f"malformed request: {error}") from error
         async with self._lock:
-            return await self._try(self._serve_version(wanted.version))
+            return await self._try(self._serve_version(wanted))
 
-    async def _serve_version(self, label: str) -> Served:
-        return await self._serve(await asyncio.to_thread(self._store.find, label))
+    async def _serve_version(self, wanted: ServeWeights) -> Served:
+        if wanted.broadcast is None:
+            return await self._serve(await asyncio.to_thread(self._store.find, wanted.version))
+        if wanted.broadcast.manifest.label != wanted.version:
+            raise VersionError(f"what is broadcast is {wanted.broadcast.manifest.label} and not {wanted.version}")
+        return await self._serve(wanted.broadcast)
 
     async def _try(self, work: Awaitable[object]) -> Reply:
         try:

@@ -17,7 +17,7 @@ from typing import Literal, TypeVar
 
 from arlarena.inference.embedded.engine import Engine, EngineDeadError
 from arlarena.inference.errors import RequestError
-from arlarena.inference.versions import VersionError, read_manifest
+from arlarena.inference.versions import Source, VersionError, read_manifest
 from arlarena.inference.weights import LoadedVersion, load_version
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.weights import Served
@@ -48,7 +48,7 @@ class WeightPush:
         self.phase: Phase = "serving"
         self.outcomes = {"finished": 0, "failed": 0, "expired": 0}
 
-    async def serve(self, directory: Path) -> Served:
+    async def serve(self, source: Source) -> Served:
         """Load and probe a version beside the weights in service, then swap between two steps of the engine.
 
         Raises:
@@ -58,8 +58,10 @@ class WeightPush:
             if self.phase != "serving":
                 raise RequestError(f"a push by phases goes on ({self.phase}); try again", status=503)
             try:
-                if read_manifest(directory).label != self._engine.version:
-                    await self._swap(await asyncio.to_thread(load_version, directory, self._engine.arch))
+                if not isinstance(source, Path):
+                    raise VersionError("the embedded engine reads weights from files: push_transport shared or http")
+                if read_manifest(source).label != self._engine.version:
+                    await self._swap(await asyncio.to_thread(load_version, source, self._engine.arch))
             except VersionError as error:
                 self.outcomes["failed"] += 1
                 self._log.error("push_failed", reason=str(error), serving=self._engine.version)

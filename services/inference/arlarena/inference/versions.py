@@ -11,6 +11,7 @@ from arlarena.proto.weights import (
     COMMITTED_FILE,
     MANIFEST_FILE,
     MANIFEST_SCHEMA,
+    Broadcast,
     Manifest,
     ManifestProbe,
     SafetensorsError,
@@ -18,6 +19,8 @@ from arlarena.proto.weights import (
     largest_difference,
     safetensors_digest,
 )
+
+Source = Path | Broadcast  # of a version: its directory, or who sends its tensors
 
 
 class VersionError(ValueError):
@@ -112,7 +115,7 @@ def committed_versions(root: Path) -> list[Path]:
     return [directory for *_, directory in sorted(found, reverse=True)]
 
 
-def judge(directory: Path, probe: ManifestProbe, served: list[float]) -> float:
+def judge(directory: Path | str, probe: ManifestProbe, served: list[float]) -> float:
     """The largest |Δ log-prob| of what is `served`.
 
     Raises:

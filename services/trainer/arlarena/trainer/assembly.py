@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 
+from arlarena.proto.config import ConfigError
 from arlarena.proto.stream import Streams
 from arlarena.proto.telemetry import Logger
 from arlarena.trainer.board import Board
+from arlarena.trainer.broadcaster import Broadcaster
 from arlarena.trainer.checkpoint import Checkpoints, TrainerState
 from arlarena.trainer.collector import Collector
 from arlarena.trainer.diagnostics import MetricsFile
@@ -24,7 +26,7 @@ from arlarena.trainer.progress import Progress
 from arlarena.trainer.publisher import Publisher
 from arlarena.trainer.ranks import Ranks
 from arlarena.trainer.settings import TrainerSettings, admin_token, chosen_recipe
-from arlarena.trainer.transports import Http, SharedDirectory, Transport
+from arlarena.trainer.transports import Collective, Http, SharedDirectory, Transport
 from arlarena.trainer.versions import VersionStore
 
 
@@ -106,7 +108,7 @@ async def _lead(
             probe=Probe.spread(learner.policy.config.vocab_size, settings.probe_tolerance),
             publisher=Publisher(
                 plan.inference_urls,
-                transport_of(settings),
+                transport_of(settings, log),
                 token=admin_token(),
                 patience_s=settings.push_patience_s,
                 log=log,
@@ -123,6 +125,18 @@ async def _lead(
         await trainer.train(resumed=restored is not None)
 
 
-def transport_of(settings: TrainerSettings) -> Transport:
-    """How versions come to the policy servers."""
-    return Http(settings.full_push_every) if settings.push_transport == "http" else SharedDirectory()
+def transport_of(settings: TrainerSettings, log: Logger) -> Transport:
+    """How versions come to the policy servers.
+
+    Raises:
+        ConfigError: nccl without a GPU.
+    """
+    kind = settings.push_transport
+    if kind == "shared":
+        return SharedDirectory()
+    if kind == "http":
+        return Http(settings.full_push_every)
+    device = torch.device("cpu" if kind == "gloo" else settings.torch_device())
+    if kind == "nccl" and device.type != "cuda":
+        raise ConfigError('[trainer] push_transport = "nccl" needs a GPU here; "gloo" does the same between CPUs')
+    return Collective(Broadcaster(settings.broadcast_host, kind, device, log))

@@ -168,4 +168,5 @@ class Trainer:
         self.checkpoints.save(self.state, self.learner.weights(), self.learner.optimizer_state())
         await self.collector.acknowledge()
         self.board.close()
+        self.publisher.close()
         self.log.info("trained", steps=self.state.step, **self.state.ledger.counts())

@@ -16,7 +16,6 @@ import aiohttp
 
 from arlarena.client.weights import PushError, PushRefused, WeightsClient
 from arlarena.proto.telemetry import Logger
-from arlarena.proto.weights import push_limit_s
 from arlarena.trainer.transports import Transport
 from arlarena.trainer.versions import Version
 
@@ -53,16 +52,19 @@ class Publisher:
         async with aiohttp.ClientSession() as session:
             servers = [WeightsClient(session, url, self._token) for url in self._urls]
             found = await asyncio.gather(*(self._push_one(server, version) for server in servers))
-        self._transport.delivered()
+        self._transport.pushed()
         differences, sent = [one[0] for one in found], sum(one[1] for one in found)
         return Pushed(max(differences, default=0.0), sent, time.monotonic() - began)
+
+    def close(self) -> None:
+        """The run is over."""
+        self._transport.close()
 
     async def _push_one(self, server: WeightsClient, version: Version) -> tuple[float, int]:
         deadline = time.monotonic() + self._patience_s
         while True:
             try:
-                sent = await self._transport.deliver(version, server)
-                served = await server.serve(str(version.version), push_limit_s(version.bytes))
+                served, sent = await self._transport.push(version, server)
                 return served.probe or 0.0, sent
             except PushRefused:
                 raise

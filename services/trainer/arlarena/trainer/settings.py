@@ -125,9 +125,12 @@ class TrainerSettings(Table):
     publish_dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the weights that are served; bfloat16 needs a wider probe_tolerance"
     )
-    push_transport: Literal["shared", "http"] = Field(
-        "shared", description="shared: policy servers see RUN/weights; http: versions are sent to them"
+    push_transport: Literal["shared", "http", "nccl", "gloo"] = Field(
+        "shared",
+        description="shared: policy servers see RUN/weights; http: versions are sent to them; nccl: tensors go from "
+        "this GPU to those of vLLM, gloo: the same between CPUs",
     )
+    broadcast_host: str = Field("127.0.0.1", description="nccl, gloo: where vLLM's workers reach this trainer")
     full_push_every: PositiveInt = Field(20, description="http: steps between whole files, the others send deltas")
     probe_tolerance: PositiveFloat = Field(1e-3, description="largest |Δ log-prob| that served weights may show")
     request_timeout_s: PositiveFloat = 60.0

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import uuid4
 
 import aiohttp
 import msgspec
 
 from arlarena.client.weights import PushError, PushRefused, Sender, WeightsClient
-from arlarena.inference.versions import ProbeError, VersionError, judge, read_manifest
+from arlarena.inference.versions import ProbeError, Source, VersionError, judge, read_manifest
 from arlarena.proto.weights import Manifest, push_limit_s
 
 _INFO_S = 5.0  # for an answer that needs no work
@@ -36,7 +37,7 @@ class Driver(Protocol):
             aiohttp.ClientError, TimeoutError, PushError: it does not say.
         """
 
-    async def push(self, directory: Path) -> float | None:
+    async def push(self, source: Source) -> float | None:
         """Bring a version into service. Returns the probe's largest |Δ log-prob|.
 
         Raises:
@@ -58,12 +59,15 @@ class ServiceDriver:
         """See `Driver`."""
         return await self._client.version()
 
-    async def push(self, directory: Path) -> float | None:
+    async def push(self, source: Source) -> float | None:
         """See `Driver`."""
-        manifest = read_manifest(directory)
+        manifest, broadcast = _manifest(source), None
         try:
-            await self._sender.deliver(directory, self._client)
-            return (await self._client.serve(manifest.label, push_limit_s(manifest.bytes))).probe
+            if isinstance(source, Path):
+                await self._sender.deliver(source, self._client)
+            else:
+                broadcast = source
+            return (await self._client.serve(manifest.label, push_limit_s(manifest.bytes), broadcast)).probe
         except PushRefused as error:
             raise ProbeError(str(error)) from error
         except PushError as error:
@@ -88,25 +92,26 @@ class VllmDriver:
             answer = await _json(reply)
         return str(answer["weight_version"])
 
-    async def push(self, directory: Path) -> float | None:
+    async def push(self, source: Source) -> float | None:
         """See `Driver`. A replica that fails its probe stands still: what it was about to say is dropped."""
-        manifest = read_manifest(directory)
-        deadline = time.monotonic() + push_limit_s(manifest.bytes)
+        manifest = _manifest(source)
+        limit_s = push_limit_s(manifest.bytes)
+        deadline = time.monotonic() + limit_s
         await self._post("/pause?mode=keep", deadline)
         try:
             await self._post("/start_weight_update", deadline)
-            await self._post("/update_weights", deadline, {"update_info": {"path": str(directory.resolve())}})
+            await self._post("/update_weights", deadline, {"update_info": _update(source, manifest.label, limit_s)})
             await self._post("/finish_weight_update", deadline, {"weight_version": manifest.label})
             await self._post("/reset_prefix_cache", deadline)
             await self._post("/resume", deadline)
-            return await self._check(directory, manifest, deadline)
+            return await self._check(manifest, deadline)
         except ProbeError:
             await self._post("/pause?mode=abort", deadline)
             raise
         except Exception as error:
             raise Broken(f"the push of {manifest.label} failed half-way: {error or type(error).__name__}") from error
 
-    async def _check(self, directory: Path, manifest: Manifest, deadline: float) -> float | None:
+    async def _check(self, manifest: Manifest, deadline: float) -> float | None:
         if manifest.probe is None:
             return None
         ids = manifest.probe.ids
@@ -114,12 +119,24 @@ class VllmDriver:
         answer = await self._post("/v1/completions", deadline, body)
         scored = answer["choices"][0]["prompt_logprobs"][1:]
         served = [float(entry[str(token)]["logprob"]) for entry, token in zip(scored, ids[1:], strict=True)]
-        return judge(directory, manifest.probe, served)
+        return judge(manifest.directory, manifest.probe, served)
 
     async def _post(self, path: str, deadline: float, body: object = None) -> Any:
         timeout = _timeout(max(0.1, deadline - time.monotonic()))
         async with self._session.post(self._url + path, json={} if body is None else body, timeout=timeout) as reply:
             return await _json(reply)
+
+
+def _manifest(source: Source) -> Manifest:
+    return read_manifest(source) if isinstance(source, Path) else source.manifest
+
+
+def _update(source: Source, label: str, limit_s: float) -> dict[str, object]:
+    """What `extension.Source` has to know."""
+    if isinstance(source, Path):
+        return {"path": str(source.resolve())}
+    where = {"host": source.host, "port": source.port, "backend": source.backend}
+    return {**where, "group": uuid4().hex, "version": label, "limit_s": limit_s}
 
 
 async def _json(reply: aiohttp.ClientResponse) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from arlarena.inference.errors import RequestError
 from arlarena.inference.gateway.replica import Replica, Target
-from arlarena.inference.versions import ProbeError, VersionError, verify
+from arlarena.inference.versions import ProbeError, Source, VersionError, verify
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.weights import Served, push_limit_s
 
@@ -70,15 +70,18 @@ class Fleet:
 
     # --- weights ---
 
-    async def serve(self, directory: Path) -> Served:
+    async def serve(self, source: Source) -> Served:
         """Bring every replica that answers to a version. One that does not is brought to it before it is asked again.
 
         Raises:
             ProbeError: a replica computes something else. VersionError: it is damaged, or one cannot load it.
             RequestError: 503, no replica came to serve it in time.
         """
-        manifest = await asyncio.to_thread(verify, directory)  # else the old version goes on being served
-        self.target = target = Target(manifest.label, directory)
+        if isinstance(source, Path):
+            manifest = await asyncio.to_thread(verify, source)  # else the old version goes on being served
+        else:
+            manifest = source.manifest
+        self.target = target = Target(manifest.label, source)
         for replica in self.replicas:
             replica.look_again()
         deadline = time.monotonic() + push_limit_s(manifest.bytes)

@@ -6,13 +6,12 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import aiohttp
 
 from arlarena.inference.gateway.drivers import PASSING, Broken, Driver
-from arlarena.inference.versions import ProbeError, VersionError
+from arlarena.inference.versions import ProbeError, Source, VersionError
 from arlarena.proto.telemetry import Logger
 
 # down: does not answer. behind: answers, and has to be brought to the wanted version first. pushing: takes a new
@@ -28,7 +27,7 @@ class Target:
     """The version that every replica has to serve."""
 
     label: str
-    directory: Path
+    source: Source
 
 
 class Replica:
@@ -170,7 +169,7 @@ class Replica:
         self._settled.clear()
         self._note(target.label)
         self.checked = None
-        self.difference = await self.driver.push(target.directory)
+        self.difference = await self.driver.push(target.source)
         self.checked = target.label
         self._become("ready")
 

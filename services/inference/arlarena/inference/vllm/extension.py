@@ -1,17 +1,27 @@
-"""What runs inside vLLM: a weight transfer engine that reads version directories. Imported by vLLM's workers alone.
+"""What runs inside vLLM: a weight transfer engine for our versions. Imported by vLLM's workers alone.
 
-VLLM's engines for weight updates need a GPU; this one reads safetensors from a directory, on any device, by vLLM's own
-steps (layerwise reload). Its CPU backend packs the output head once, and where that is tied to the embedding no reload
-reaches it: `finish_weight_update` packs it again, else a push answers 200 and the old head stays in use.
+VLLM's engines for weight updates need a GPU, and a trainer that has vLLM. This one reads safetensors from a directory,
+on any device, or receives tensors from a trainer that broadcasts them (keys of the store: `Broadcast` in
+`arlarena.proto.weights`), by vLLM's own steps (layerwise reload).
+
+VLLM's CPU backend packs the output head once, and where that is tied to the embedding no reload reaches it:
+`finish_weight_update` packs it again, else a push answers 200 and the old head stays in use.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from safetensors import safe_open
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed.distributed_c10d import PrefixStore
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
@@ -26,24 +36,30 @@ BACKEND = "safetensors"
 
 
 @dataclass
-class DirectoryInit(WeightTransferInitInfo):
+class NoInit(WeightTransferInitInfo):
     """Nothing has to be agreed on."""
 
 
 @dataclass
-class Directory(WeightTransferUpdateInfo):
-    """Where the new weights are."""
+class Source(WeightTransferUpdateInfo):
+    """Where the new weights are: in a directory, or with a sender. `group`: a name that no other update has."""
 
-    path: str
+    path: str = ""
+    host: str = ""
+    port: int = 0
+    backend: str = ""
+    group: str = ""
+    version: str = ""
+    limit_s: float = 0.0
 
 
-class SafetensorsEngine(WeightTransferEngine[DirectoryInit, Directory]):
-    """Loads all tensors of a directory's safetensors files."""
+class VersionsEngine(WeightTransferEngine[NoInit, Source]):
+    """Loads all tensors of a version."""
 
-    init_info_cls = DirectoryInit
-    update_info_cls = Directory
+    init_info_cls = NoInit
+    update_info_cls = Source
 
-    def init_transfer_engine(self, init_info: DirectoryInit) -> None:
+    def init_transfer_engine(self, init_info: NoInit) -> None:
         """Nothing to do."""
 
     def start_weight_update(self) -> None:
@@ -54,15 +70,47 @@ class SafetensorsEngine(WeightTransferEngine[DirectoryInit, Directory]):
         """As vLLM's, without waiting for a device that a CPU does not have."""
         self.receive_weights(self.parse_update_info(update_info))
 
-    def receive_weights(self, update_info: Directory) -> None:
+    def receive_weights(self, update_info: Source) -> None:
+        """Take the tensors one after another.
+
+        Raises:
+            FileNotFoundError: a directory holds none. RuntimeError: the sender has another version, or is gone.
+        """
+        if update_info.group:
+            self.model.load_weights(self._received(update_info))
+        else:
+            self._read(update_info)
+
+    def _received(self, source: Source) -> Iterator[tuple[str, torch.Tensor]]:
+        """Join a group with the sender and all workers of this replica; what it broadcasts."""
+        limit, config = timedelta(seconds=source.limit_s), self.parallel_config
+        store = TCPStore(source.host, source.port, is_master=False, wait_for_workers=False, timeout=limit)
+        rank = config.data_parallel_index * config.world_size + config.rank  # among the workers
+        size = config.data_parallel_size * config.world_size + 1
+        if rank == 0:
+            number = store.add("requests", 1)
+            store.set(f"request/{number}", f"{source.group} {size} {source.version}")
+        tensors = json.loads(store.get(f"{source.group}/tensors"))
+        if isinstance(tensors, str):
+            raise RuntimeError(f"no weights from {source.host}:{source.port}: {tensors}")
+        members = _process_group(source.backend, PrefixStore(source.group, store), rank + 1, size, limit)
+        for name, dtype, shape in tensors:
+            tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=self.device)
+            members.broadcast(tensor, 0).wait()
+            yield name, tensor
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+        store.set(f"{source.group}/done/{rank + 1}", "")
+
+    def _read(self, source: Source) -> None:
         """Read the files one after another.
 
         Raises:
             FileNotFoundError: the directory holds none.
         """
-        files = sorted(Path(update_info.path).glob("*.safetensors"))
+        files = sorted(Path(source.path).glob("*.safetensors"))
         if not files:
-            raise FileNotFoundError(f"{update_info.path} holds no safetensors file")
+            raise FileNotFoundError(f"{source.path} holds no safetensors file")
         for file in files:
             with safe_open(file, framework="pt") as tensors:
                 names = tensors.keys()
@@ -80,8 +128,17 @@ class SafetensorsEngine(WeightTransferEngine[DirectoryInit, Directory]):
         """Nothing is held."""
 
 
+def _process_group(backend: str, store: PrefixStore, rank: int, size: int, limit: timedelta) -> Any:
+    """A group beside vLLM's own."""
+    if backend == "gloo":
+        return dist.ProcessGroupGloo(store, rank, size, limit)
+    options = dist.ProcessGroupNCCL.Options()
+    options._timeout = limit
+    return dist.ProcessGroupNCCL(store, rank, size, options)
+
+
 if BACKEND not in WeightTransferEngineFactory._registry:
-    WeightTransferEngineFactory.register_engine(BACKEND, SafetensorsEngine)
+    WeightTransferEngineFactory.register_engine(BACKEND, VersionsEngine)
 
 
 class Extension:

@@ -1,0 +1,97 @@
+"""Sends a version's tensors to the workers of policy servers, over a process group for each replica that asks.
+
+A replica asks when it is told to serve the version, and again by itself when it was started anew, so it is the sender
+that waits: a thread looks for requests in a TCPStore (keys: `arlarena.proto.weights.Broadcast`). What is sent is read
+from the version directory, which no optimiser step changes meanwhile. Whoever reaches the port can ask: it belongs into
+a network of trainers and policy servers alone.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed.distributed_c10d import PrefixStore
+
+from arlarena.proto.telemetry import Logger
+from arlarena.proto.weights import MANIFEST_FILE, Broadcast, Manifest, push_limit_s
+
+_LOOK_S = 0.5  # between two looks at whether the run is over
+
+
+class Broadcaster:
+    """Serves the newest version that was offered."""
+
+    def __init__(self, host: str, backend: Literal["nccl", "gloo"], device: torch.device, log: Logger) -> None:
+        """`host`: by what name servers reach this trainer. `device`: a GPU for nccl."""
+        self._host, self._backend, self._device, self._log = host, backend, device, log
+        self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self._offered: tuple[Manifest, Path] | None = None
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="broadcaster", daemon=True)
+        self._thread.start()
+
+    def offer(self, directory: Path) -> Broadcast:
+        """Send this version to whoever asks from now on, instead of the one before."""
+        manifest = msgspec.json.decode((directory / MANIFEST_FILE).read_bytes(), type=Manifest)
+        self._offered = (manifest, directory)
+        return Broadcast(manifest, self._host, self._store.port, self._backend)
+
+    def close(self) -> None:
+        """Answer nobody any more."""
+        self._closed.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        for number in count(1):
+            key = f"request/{number}"
+            while not self._store.check([key]):
+                if self._closed.wait(_LOOK_S / 50):
+                    return
+            try:
+                self._answer(*self._store.get(key).decode().split(" "))
+            except Exception as error:  # one replica that failed is asked about by its own server
+                self._log.error("broadcast_failed", request=number, error=repr(error))
+
+    def _answer(self, group: str, size: str, label: str) -> None:
+        assert self._offered is not None
+        manifest, directory = self._offered
+        if label != manifest.label:
+            self._store.set(f"{group}/tensors", json.dumps(f"{label} is not sent any more, {manifest.label} is"))
+            return
+        tensors = {
+            name: tensor
+            for file in sorted(manifest.files)
+            if file.endswith(".safetensors")
+            for name, tensor in load_file(directory / file).items()
+        }
+        described = [(name, str(t.dtype).removeprefix("torch."), list(t.shape)) for name, t in tensors.items()]
+        self._store.set(f"{group}/tensors", json.dumps(described))
+        self._send(tensors, group, int(size), push_limit_s(manifest.bytes))
+        self._log.info("broadcast", version=label, receivers=int(size) - 1)
+
+    def _send(self, tensors: dict[str, Tensor], group: str, size: int, limit_s: float) -> None:
+        limit = timedelta(seconds=limit_s)
+        members = process_group(self._backend, PrefixStore(group, self._store), size, limit)
+        for tensor in tensors.values():
+            members.broadcast(tensor.to(self._device).contiguous(), 0).wait()
+        self._store.wait([f"{group}/done/{rank}" for rank in range(1, size)], limit)
+
+
+def process_group(backend: str, store: PrefixStore, size: int, limit: timedelta) -> Any:
+    """A group with this process as rank 0, beside torch's global one, which the trainer's ranks may use."""
+    if backend == "gloo":
+        return dist.ProcessGroupGloo(store, 0, size, limit)
+    options = dist.ProcessGroupNCCL.Options()
+    options._timeout = limit
+    return dist.ProcessGroupNCCL(store, 0, size, options)
