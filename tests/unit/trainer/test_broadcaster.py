@@ -72,14 +72,15 @@ def test_every_worker_of_every_replica_has_every_tensor(sender, tmp_path):
         assert all(equal(one, first) for one in found.values())
 
 
-def test_only_the_newest_version_is_sent(sender, tmp_path):
-    first, second = write_version(tmp_path, model(1), 1), write_version(tmp_path, model(2), 2)
-    sender.offer(first)
-    offer = sender.offer(second)
+def test_the_two_newest_versions_are_sent_and_no_other(sender, tmp_path):
+    first, second, third = (write_version(tmp_path, model(step), step) for step in (1, 2, 3))
+    for version in (first, second, third):
+        offer = sender.offer(version)
     (why,) = asked(offer, "late", 1, label(first)).values()
     assert label(first) in why
-    assert label(second) in why
-    assert equal(asked(offer, "again", 1, label(second))[1], second)
+    assert label(third) in why
+    assert equal(asked(offer, "before", 1, label(second))[1], second)
+    assert equal(asked(offer, "newest", 1, label(third))[1], third)
 
 
 def test_a_malformed_request_ends_nobody(sender, tmp_path):

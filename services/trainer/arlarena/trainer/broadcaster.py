@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import deque
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
@@ -30,21 +31,21 @@ _LOOK_S = 0.5  # between two looks at whether the run is over
 
 
 class Broadcaster:
-    """Serves the newest version that was offered."""
+    """Sends the newest version that was offered, and the one before to a replica that has not been told yet."""
 
     def __init__(self, host: str, backend: Literal["nccl", "gloo"], device: torch.device, log: Logger) -> None:
         """`host`: by what name servers reach this trainer. `device`: a GPU for nccl."""
         self._host, self._backend, self._device, self._log = host, backend, device, log
         self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        self._offered: tuple[Manifest, Path] | None = None
+        self._offered: deque[tuple[Manifest, Path]] = deque(maxlen=2)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="broadcaster", daemon=True)
         self._thread.start()
 
     def offer(self, directory: Path) -> Broadcast:
-        """Send this version to whoever asks from now on, instead of the one before."""
+        """Send this version to whoever asks for it from now on."""
         manifest = msgspec.json.decode((directory / MANIFEST_FILE).read_bytes(), type=Manifest)
-        self._offered = (manifest, directory)
+        self._offered.append((manifest, directory))
         return Broadcast(manifest, self._host, self._store.port, self._backend)
 
     def close(self) -> None:
@@ -64,11 +65,11 @@ class Broadcaster:
                 self._log.error("broadcast_failed", request=number, error=repr(error))
 
     def _answer(self, group: str, size: str, label: str) -> None:
-        assert self._offered is not None
-        manifest, directory = self._offered
-        if label != manifest.label:
-            self._store.set(f"{group}/tensors", json.dumps(f"{label} is not sent any more, {manifest.label} is"))
+        offered = {manifest.label: (manifest, directory) for manifest, directory in list(self._offered)}
+        if label not in offered:
+            self._store.set(f"{group}/tensors", json.dumps(f"{label} is not sent, but {' and '.join(offered)}"))
             return
+        manifest, directory = offered[label]
         tensors = {
             name: tensor
             for file in sorted(manifest.files)
