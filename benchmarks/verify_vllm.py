@@ -25,12 +25,14 @@ STEPS = 6
 def main() -> int:
     """Run, judge, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--transport", choices=["shared", "http", "gloo"], default="shared", help="of the weights")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     changes = {
         "inference.engine": "vllm",
         "inference.vllm_device": "cpu",
         "trainer.steps": STEPS,
+        "trainer.push_transport": args.transport,
         "evaluation.count": 64,
     }
     flags = [part for key, value in changes.items() for part in ("--set", f"{key}={value}")]
