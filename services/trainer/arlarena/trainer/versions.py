@@ -78,6 +78,8 @@ class VersionStore:
         partial.mkdir(parents=True)
         with ThreadPoolExecutor(1) as pool:
             written = pool.submit(self._files, model, weights, partial)
+            if self._template is None:
+                written.result()  # transformers looks at the model itself: not while that computes
             computed = None if probe is None else probe()
             digest, files = written.result()
         manifest = Manifest(ManifestVersion(self.incarnation, step, digest), files, MANIFEST_SCHEMA, computed)
