@@ -280,6 +280,7 @@ def test_a_client_that_leaves_frees_the_engine(server):
         client.sendall(head.encode() + data)
         wait_until(lambda: sum(one["in_flight"] for one in states(server)) == 1, "in flight")
     wait_until(lambda: sum(one["in_flight"] for one in states(server)) == 0, "given up")
+    assert ask(server).status_code == 200
 
 
 def test_when_everybody_is_full_the_answer_is_503(server):

@@ -275,3 +275,14 @@ def test_pushes_under_load_lose_nothing_and_label_every_token(server, versions):
         seen |= {span["version"] for span in spans}
     assert seen <= known
     assert json.dumps(spans)
+
+
+@pytest.mark.parametrize("asked", [0, 1], ids=["as announced", "another version"])
+def test_a_broadcast_is_refused_and_the_old_weights_stay(server, versions, asked):
+    before = server.version()
+    manifest = json.loads((versions[0] / "manifest.json").read_text())
+    broadcast = {"manifest": manifest, "host": "127.0.0.1", "port": 1, "backend": "gloo"}
+    body = {"version": label(versions[asked]), "broadcast": broadcast}
+    why = server.refused("/serve_weights", body, 400)
+    assert ("embedded engine" if asked == 0 else label(versions[0])) in why
+    assert server.version() == before

@@ -27,7 +27,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.weights import MANIFEST_FILE, Broadcast, Manifest, push_limit_s
 
-_LOOK_S = 0.5  # between two looks at whether the run is over
+_LOOK_S = 0.01  # between two looks for a request
 
 
 class Broadcaster:
@@ -57,7 +57,7 @@ class Broadcaster:
         for number in count(1):
             key = f"request/{number}"
             while not self._store.check([key]):
-                if self._closed.wait(_LOOK_S / 50):
+                if self._closed.wait(_LOOK_S):
                     return
             try:
                 self._answer(*self._store.get(key).decode().split(" "))

@@ -72,17 +72,12 @@ class PrefixCache:
 
     def longest(self, key: bytes) -> tuple[Text, int] | None:
         """A text that shares a beginning worth continuing, and how many tokens; always fewer than the prompt's."""
-        least = max(MIN_SHARED, (len(key) // 4 + 1) // 2)
-        hashes = _block_hashes(key[:-4])
-        for n in range(len(hashes), 0, -1):
-            shared = n * BLOCK
-            if shared < least:
-                return None
-            text = self._texts.get(self._beginnings.get(hashes[n - 1], b""))
-            if text is not None and text.key[: shared * 4] == key[: shared * 4]:
-                self._texts.move_to_end(text.key)
-                return text, _common(text.key, key[:-4])
-        return None
+        found = self._like(key[:-4])
+        if found is None or found[1] * BLOCK < max(MIN_SHARED, (len(key) // 4 + 1) // 2):
+            return None
+        text = found[0]
+        self._texts.move_to_end(text.key)
+        return text, _common(text.key, key[:-4])
 
     def load(self, text: Text, length: int, target: KeysValues) -> None:
         """Copy a text's first `length` positions to those of `target`."""
@@ -98,7 +93,8 @@ class PrefixCache:
         count, size = -(-length // BLOCK), 0 if logits is None else logits.numel() * FLOAT_BYTES
         if count * self._block_bytes + size > self.capacity:
             return
-        blocks = self._shared(key)
+        like = self._like(key)
+        blocks = [] if like is None else like[0].blocks[: like[1]]
         shared = len(blocks) * BLOCK
         for block in blocks:  # held from now on, whatever has to go
             self._holders[block] += 1
@@ -129,14 +125,14 @@ class PrefixCache:
             self._holders[block] = 1
         return taken
 
-    def _shared(self, key: bytes) -> list[int]:
-        """Blocks of other texts that hold the beginning of this one."""
+    def _like(self, key: bytes) -> tuple[Text, int] | None:
+        """The text that begins with the most whole blocks of this one, and how many."""
         hashes = _block_hashes(key)
         for n in range(len(hashes), 0, -1):
             text = self._texts.get(self._beginnings.get(hashes[n - 1], b""))
             if text is not None and text.key[: n * BLOCK * 4] == key[: n * BLOCK * 4]:
-                return text.blocks[:n]
-        return []
+                return text, n
+        return None
 
     def _runs(self, blocks: list[int], begin: int, end: int) -> Iterator[tuple[int, int, int]]:
         """(begin, end, where it lies) of the pieces of [begin, end) that lie in one; `begin` at a block's begin."""
