@@ -1,0 +1,251 @@
+"""The text of a game: its grammar, read from the game's file and compiled.
+
+A grammar has rules, tried in order: the first whose condition holds gives the text. A text is made of
+
+    words · #another rule# · {o.indefinite + ' ' + o.name} · [{r.name | a query, one element for each answer}]
+
+A condition, and a query, is `predicate(variable:type, …) & …`; different variables mean different things.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Protocol
+
+from arlarena.env_server.alfworld.errors import GameError
+
+Binding = Mapping[str, int]  # variable -> entity
+Pattern = tuple[int | None, ...]
+
+
+class Facts(Protocol):
+    """What a grammar asks of a state. Entities are numbers in the order of their ids."""
+
+    def rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
+        """The facts that fit a pattern, in order; None fits anything."""
+        ...
+
+    def name(self, entity: int) -> str:
+        """What it is called."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Conjunct:
+    """`predicate(variables)`."""
+
+    predicate: str
+    variables: tuple[str, ...]
+
+
+Query = tuple[Conjunct, ...]
+Part = Callable[["Grammar", Facts, Binding], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A text, and when it is the one."""
+
+    condition: Query
+    parts: tuple[Part, ...]
+
+    def text(self, grammar: Grammar, facts: Facts, binding: Binding) -> str:
+        """The text."""
+        return "".join([part(grammar, facts, binding) for part in self.parts])
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What is typed for an action, and what is answered."""
+
+    template: tuple[Part, ...]
+    feedback: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """Rules by name, and commands by the lower-case name of their action."""
+
+    rules: Mapping[str, Sequence[Rule]]
+    commands: Mapping[str, Command]
+    predicates: frozenset[str]
+
+    def derive(self, name: str, facts: Facts, binding: Binding) -> str:
+        """The text of a rule."""
+        for rule in self.rules[name]:
+            if not rule.condition or next(answers(facts, rule.condition, binding), None) is not None:
+                return rule.text(self, facts, binding)
+        raise GameError(f"grammar: no text of #{name}# applies")
+
+    def command(self, action: str, facts: Facts, binding: Binding) -> str:
+        """What is typed for an action."""
+        return "".join([part(self, facts, binding) for part in self.commands[action].template])
+
+    def feedback(self, action: str, facts: Facts, binding: Binding) -> str:
+        """What is answered once it is done."""
+        return "".join([part(self, facts, binding) for part in self.commands[action].feedback])
+
+
+def answers(facts: Facts, query: Query, binding: Binding) -> Iterator[Binding]:
+    """All bindings that extend this one to an answer, in the order of the facts' ids."""
+    if not query:
+        yield binding
+        return
+    first, rest = query[0], query[1:]
+    for row in facts.rows(first.predicate, tuple([binding.get(variable) for variable in first.variables])):
+        new = {variable: value for variable, value in zip(first.variables, row, strict=True) if variable not in binding}
+        if len(set(new.values())) == len(new) and not any(value in binding.values() for value in new.values()):
+            yield from answers(facts, rest, {**binding, **new})
+
+
+# --- reading ---
+
+_TOKEN = re.compile(r"""\"{3}(?P<block>.*?)\"{3}|"(?P<string>[^"]*)"|(?P<word>[\w/-]+)|[{}]""", re.DOTALL)
+_CONJUNCT = re.compile(r"\s*(\w+)\(\s*(\w+\s*:\s*\w+(?:\s*,\s*\w+\s*:\s*\w+)*)\s*\)\s*")
+_PART = re.compile(r"#(?P<rule>[^#\n]+)#|\[\{(?P<each>[^|\]]+)\|(?P<query>[^}\]]+)\}\]|\{(?P<value>[^}#|]+)\}")
+_TERM = re.compile(r"\s*(?:'(?P<words>[^']*)'|(?P<variable>\w+)\.(?P<field>name|indefinite|definite|id)(?:\s+or\s+\w+\.id)?)\s*")
+_TASK = re.compile(r'("task"\s*:\s*\[\s*\{\s*"rhs"\s*:\s*)"((?:[^"\\]|\\.)*)"')
+
+
+def read_grammar(text: str) -> tuple[Grammar, str]:
+    """A game's grammar and the sentence of its task. The former is shared by games that differ in the latter.
+
+    Raises:
+        GameError: it is none, or holds what this engine does not understand.
+    """
+    tasks = _TASK.findall(text)
+    if len(tasks) != 1:
+        raise GameError(f'grammar: one rule "task" with one text is expected, not {len(tasks)}')
+    task = json.loads(f'"{tasks[0][1]}"', strict=False)
+    shared = _read(_TASK.sub(r'\1""', text))
+    return replace(shared, rules={**shared.rules, "task": [Rule((), (_words(task),))]}), task
+
+
+@lru_cache(maxsize=16)
+def _read(text: str) -> Grammar:
+    rules: dict[str, list[Rule]] = {}
+    predicates: set[str] = set()
+    commands: dict[str, Command] = {}
+    for action, fields in _sections(text):
+        if "grammar" in fields:
+            for name, choices in _block(fields["grammar"]).items():
+                rules.setdefault(name, []).extend(_rule(choice, predicates) for choice in choices)
+        if action and not {"template", "feedback"} <= fields.keys():
+            raise GameError(f"grammar: action {action} needs a template and a feedback")
+        if action:
+            template, feedback = (_parts(fields[name], predicates) for name in ("template", "feedback"))
+            commands[action.lower()] = Command(template, feedback)
+    return Grammar(rules, commands, frozenset(predicates))
+
+
+def _sections(text: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """(action, its fields), and ("", {"grammar": …}) for a block that belongs to none."""
+    action, fields, words = "", {}, ["", ""]
+    for token in _TOKEN.finditer(text):
+        if token["word"]:
+            words = [words[1], token["word"]]
+        elif token.group() == "{":
+            action, fields = words[1], {}
+        elif token.group() == "}":
+            yield action, fields
+            action, fields = "", {}
+        else:
+            value = token["block"] if token["block"] is not None else token["string"]
+            if action:
+                fields[words[1]] = value
+            else:
+                yield "", {words[1]: value}
+
+
+def _block(text: str) -> dict[str, list[dict[str, str]]]:
+    lines = "\n".join(line for line in text.split("\n") if not line.lstrip().startswith("#"))
+    try:
+        return {str(name): list(choices) for name, choices in json.loads(lines).items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise GameError(f"grammar: a block is no JSON object of rules: {error}") from error
+
+
+def _rule(choice: Mapping[str, str], predicates: set[str]) -> Rule:
+    return Rule(
+        _query(choice["condition"], predicates) if choice.get("condition") else (),
+        # TextWorld's parser takes white space at the begin of a text for a comment.
+        _parts(choice["rhs"].replace("\\n", "\n").lstrip(), predicates),
+    )
+
+
+def _query(text: str, predicates: set[str]) -> Query:
+    conjuncts = []
+    for part in text.split("&"):
+        found = _CONJUNCT.fullmatch(part)
+        if found is None:
+            raise GameError(f"grammar: condition {text!r} is not understood")
+        variables = tuple(one.split(":")[0].strip() for one in found[2].split(","))
+        conjuncts.append(Conjunct(found[1], variables))
+        predicates.add(found[1])
+    return tuple(conjuncts)
+
+
+def _parts(text: str, predicates: set[str]) -> tuple[Part, ...]:
+    parts: list[Part] = []
+    end = 0
+    for found in _PART.finditer(text):
+        if found.start() > end:
+            parts.append(_words(text[end : found.start()]))
+        end = found.end()
+        if found["rule"]:
+            parts.append(_nonterminal(found["rule"]))
+        elif found["value"]:
+            parts.append(_value(found["value"]))
+        else:
+            parts.append(_list(found["each"].strip(), _query(found["query"], predicates)))
+    if end < len(text):
+        parts.append(_words(text[end:]))
+    return tuple(parts)
+
+
+def _words(text: str) -> Part:
+    return lambda grammar, facts, binding: text
+
+
+def _nonterminal(name: str) -> Part:
+    return lambda grammar, facts, binding: grammar.derive(name, facts, binding)
+
+
+def _value(text: str) -> Part:
+    """`o.indefinite + ' ' + o.name`; a bare variable, as in a command, is its name."""
+    terms: list[Part] = []
+    for term in text.split("+"):
+        found = _TERM.fullmatch(term)
+        if found is None and re.fullmatch(r"\s*\w+\s*", term):
+            terms.append(_field(term.strip(), "name"))
+        elif found is None:
+            raise GameError(f"grammar: {{{text}}} is not understood")
+        elif found["variable"]:
+            terms.append(_field(found["variable"], found["field"]))
+        else:
+            terms.append(_words(found["words"] or ""))
+    return lambda grammar, facts, binding: "".join([part(grammar, facts, binding) for part in terms])
+
+
+def _field(variable: str, field: str) -> Part:
+    fixed = {"indefinite": "a", "definite": "the"}.get(field)
+    if fixed is not None:
+        return _words(fixed)
+    return lambda grammar, facts, binding: facts.name(binding[variable])
+
+
+def _list(each: str, query: Query) -> Part:
+    part = _nonterminal(each[1:-1]) if each[:1] == each[-1:] == "#" else _value(each)
+
+    def joined(grammar: Grammar, facts: Facts, binding: Binding) -> str:
+        items = [part(grammar, facts, answer) for answer in answers(facts, query, binding)]
+        if len(items) < 2:
+            return items[0] if items else grammar.derive("list_empty", facts, binding)
+        separator, last = (grammar.derive(name, facts, binding) for name in ("list_separator", "list_last_separator"))
+        return separator.join(items[:-1]) + last + items[-1]
+
+    return joined

@@ -1,0 +1,136 @@
+"""Where everything is now, and what actions make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import copy
+from typing import Self
+
+from arlarena.env_server.alfworld.errors import GameError
+from arlarena.env_server.alfworld.grammar import Pattern
+from arlarena.env_server.alfworld.world import CHANGING, House, bits
+
+NOTHING = -1
+MARKS = ("isclean", "ishot", "iscool", "issliced", "istoggled")
+PREDICATES = frozenset(
+    (*MARKS, "atlocation", "holds", "holdsany", "opened", "inreceptacle", "objectatlocation", "not_inreceptacle")
+)
+
+
+class State:
+    """All that changes. Sets of entities are bit masks; `inside` and `at` hold tuples in order, replaced and never
+    changed, so that copies share them.
+
+    `removed`: (object, receptacle) from which the object was taken since it was last put there. The text of `look` asks
+    for it. It is kept where receptacles share a location: elsewhere it can never show.
+    """
+
+    __slots__ = ("at", "held", "house", "inside", "location", "marks", "opened", "removed")
+
+    def __init__(self, house: House) -> None:
+        start = house.start
+        self.house = house
+        self.location, self.held, self.opened = start.location, NOTHING, start.opened
+        self.inside: dict[int, tuple[int, ...]] = {}
+        for thing, receptacle in sorted(start.inside):
+            self.inside[receptacle] = (*self.inside.get(receptacle, ()), thing)
+        self.at: dict[int, tuple[int, ...]] = {}
+        for thing, location in sorted(start.at):
+            self.at[location] = (*self.at.get(location, ()), thing)
+        self.marks = dict(start.marks)
+        self.removed: tuple[tuple[int, int], ...] = ()
+
+    def copy(self) -> Self:
+        """An independent state."""
+        twin = copy(self)
+        twin.inside, twin.at, twin.marks = self.inside.copy(), self.at.copy(), self.marks.copy()
+        return twin
+
+    def key(self) -> str:
+        """All that can make a difference from now on, written canonically."""
+        inside = sorted((receptacle, things) for receptacle, things in self.inside.items() if things)
+        at = sorted((location, things) for location, things in self.at.items() if things)
+        return repr((self.location, self.held, self.opened, inside, at, sorted(self.marks.items()), self.removed))
+
+    def open_to_hands(self, receptacle: int) -> bool:
+        """Whether things can be put into it and taken from it."""
+        return not self.house.openable >> receptacle & 1 or bool(self.opened >> receptacle & 1)
+
+    # --- actions; whether they may be done is for the caller to know ---
+
+    def take(self, thing: int, receptacle: int) -> None:
+        """Pick something up."""
+        self.inside[receptacle] = tuple([one for one in self.inside[receptacle] if one != thing])
+        self.at[self.location] = tuple([one for one in self.at.get(self.location, ()) if one != thing])
+        self.held = thing
+        if len(self.house.receptacles[self.location]) > 1:
+            self.removed = tuple(sorted({*self.removed, (thing, receptacle)}))
+
+    def put(self, receptacle: int) -> None:
+        """Put down what is held."""
+        thing, self.held = self.held, NOTHING
+        self.inside[receptacle] = tuple(sorted({*self.inside.get(receptacle, ()), thing}))
+        self.at[self.location] = tuple(sorted({*self.at.get(self.location, ()), thing}))
+        if self.removed:
+            self.removed = tuple([pair for pair in self.removed if pair != (thing, receptacle)])
+
+    def mark(self, name: str, thing: int, *, off: str = "") -> None:
+        """Make something clean, hot, …; and `off` what excludes it."""
+        self.marks[name] |= 1 << thing
+        if off:
+            self.marks[off] &= ~(1 << thing)
+
+    # --- facts ---
+
+    def name(self, entity: int) -> str:
+        """What it is called."""
+        return self.house.names[entity]
+
+    def rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
+        """The facts that fit a pattern, in order; None fits anything."""
+        for row in self._rows(predicate, pattern):
+            if len(row) == len(pattern) and all(p is None or p == value for p, value in zip(pattern, row, strict=True)):
+                yield row
+
+    def _rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
+        """At least those that fit."""
+        match predicate:
+            case "atlocation":
+                yield self.house.agent, self.location
+            case "opened":
+                yield from ((one,) for one in bits(self.opened))
+            case "holds" if self.held != NOTHING:
+                yield self.house.agent, self.held
+            case "holdsany" if self.held != NOTHING:
+                yield (self.house.agent,)
+            case "inreceptacle":
+                yield from _pairs(self.inside, pattern)
+            case "objectatlocation":
+                yield from _pairs(self.at, pattern)
+            case "not_inreceptacle":
+                yield from self.removed
+            case _ if predicate in self.marks:
+                yield from ((one,) for one in bits(self.marks[predicate]))
+            case _:
+                yield from self.house.facts.get(predicate, ())
+
+
+def check_predicates(predicates: frozenset[str], where: str) -> None:
+    """Refuse text and goals that ask for what is not kept here.
+
+    Raises:
+        GameError: with the predicate's name.
+    """
+    for name in sorted(predicates):
+        # Nothing that is on forever is ever made untrue, so no fact says so: such a condition never holds.
+        if name in PREDICATES or (name not in CHANGING and not name.startswith("not_")) or name == "not_istoggled":
+            continue
+        raise GameError(f"{where}: {name!r} is asked for, which this engine does not keep: use backend = 'textworld'")
+
+
+def _pairs(by_place: dict[int, tuple[int, ...]], pattern: Pattern) -> Iterator[tuple[int, int]]:
+    """(thing, place) in order."""
+    if len(pattern) == 2 and pattern[1] is not None:
+        yield from ((thing, pattern[1]) for thing in by_place.get(pattern[1], ()))
+    else:
+        yield from sorted((thing, place) for place, things in by_place.items() for thing in things)

@@ -1,0 +1,174 @@
+"""A house: what in a game never changes. Entities are numbers in the order of their ids, so lists come out in order."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from arlarena.env_server.alfworld.errors import GameError
+from arlarena.env_server.alfworld.names import names_of
+from arlarena.env_server.alfworld.pddl import Problem
+
+Mask = int  # a set of entities: bit n is entity n
+Pair = tuple[int, int]
+
+# What changes; all else that :init says stays as it is.
+CHANGING = frozenset(
+    "atlocation opened inreceptacle objectatlocation holds holdsany isclean ishot iscool issliced istoggled ison "
+    "checked examined wasinreceptacle full".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where things are at the start. `inside`: object and receptacle; `at`: object and location."""
+
+    location: int
+    opened: Mask
+    inside: frozenset[Pair]
+    at: frozenset[Pair]
+    marks: dict[str, Mask]
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """The static part of a game, and how it starts.
+
+    Attributes:
+        ids, names: of the entities.
+        agent: the player.
+        receptacles: by location.
+        location_of: of each receptacle.
+        fits: the receptacles that each object can be put into.
+        tools: the receptacles of a type: what cleans, heats and cools.
+        facts: what holds forever, by predicate, in order.
+    """
+
+    ids: tuple[str, ...]
+    names: tuple[str, ...]
+    agent: int
+    receptacles: dict[int, tuple[int, ...]]
+    location_of: dict[int, int]
+    fits: dict[int, Mask]
+    pickupable: Mask
+    openable: Mask
+    cleanable: Mask
+    heatable: Mask
+    coolable: Mask
+    toggleable: Mask
+    sliceable: Mask
+    knives: Mask
+    tools: dict[str, Mask]
+    facts: dict[str, tuple[tuple[int, ...], ...]]
+    start: Start
+    known: dict[str, frozenset[tuple[int, ...]]] = field(repr=False)
+
+
+def bits(mask: Mask) -> Iterator[int]:
+    """The entities of a set, ascending."""
+    while mask:
+        low = mask & -mask
+        yield low.bit_length() - 1
+        mask ^= low
+
+
+def build(problem: Problem) -> House:
+    """The house of a problem.
+
+    Raises:
+        GameError: something is contradictory, or more than this engine plays.
+    """
+    mentioned = {argument for fact in problem.facts for argument in fact[1:]}
+    ids = tuple(sorted(mentioned))
+    number = {one: at for at, one in enumerate(ids)}
+    names = names_of(mentioned)
+    facts: dict[str, list[tuple[int, ...]]] = defaultdict(list)
+    for name, *arguments in problem.facts:
+        facts[name].append(tuple(number[argument] for argument in arguments))
+    rows = {name: tuple(sorted(found)) for name, found in facts.items()}
+
+    def mask(predicate: str) -> Mask:
+        return sum(1 << row[0] for row in rows.get(predicate, ()))
+
+    agent, location = _only(rows, problem)
+    location_of = dict(_pairs(rows, "receptacleatlocation"))
+    if len(location_of) < len(rows.get("receptacleatlocation", ())):
+        raise GameError("PDDL problem: a receptacle stands at two locations")
+    standing: dict[int, list[int]] = defaultdict(list)
+    for receptacle, place in location_of.items():
+        standing[place].append(receptacle)
+    return House(
+        ids=ids,
+        names=tuple(names[one] for one in ids),
+        agent=agent,
+        receptacles={place: tuple(sorted(found)) for place, found in standing.items()},
+        location_of=location_of,
+        fits=_fits(rows),
+        pickupable=mask("pickupable"),
+        openable=mask("openable"),
+        cleanable=mask("cleanable"),
+        heatable=mask("heatable"),
+        coolable=mask("coolable"),
+        toggleable=mask("toggleable"),
+        sliceable=mask("sliceable"),
+        knives=_of_types(rows, "objecttype", number, ("knifetype", "butterknifetype")),
+        tools={
+            action: _of_types(rows, "receptacletype", number, (kind,))
+            for action, kind in (
+                ("cleanobject", "sinkbasintype"),
+                ("heatobject", "microwavetype"),
+                ("coolobject", "fridgetype"),
+            )
+        },
+        facts={name: found for name, found in rows.items() if name not in CHANGING},
+        start=Start(
+            location,
+            mask("opened"),
+            frozenset(_pairs(rows, "inreceptacle")),
+            frozenset(_pairs(rows, "objectatlocation")),
+            {name: mask(name) for name in ("isclean", "ishot", "iscool", "issliced", "istoggled")},
+        ),
+        known={name: frozenset(found) for name, found in rows.items() if name not in CHANGING},
+    )
+
+
+def _only(rows: dict[str, tuple[tuple[int, ...], ...]], problem: Problem) -> Pair:
+    """The agent and its location."""
+    places = rows.get("atlocation", ())
+    if len(places) != 1:
+        raise GameError(f"PDDL problem: the agent must be at one location, not {len(places)}")
+    agents = [one for one, kind in problem.objects.items() if kind == "agent"]
+    if len(agents) != 1:
+        raise GameError(f"PDDL problem: one agent is expected, not {len(agents)}")
+    if rows.get("holds") or rows.get("holdsany"):
+        raise GameError("PDDL problem: the agent holds something at the start")
+    return places[0][0], places[0][1]
+
+
+def _pairs(rows: dict[str, tuple[tuple[int, ...], ...]], predicate: str) -> Iterator[Pair]:
+    for row in rows.get(predicate, ()):
+        if len(row) != 2:
+            raise GameError(f"PDDL problem: ({predicate} …) has two arguments, not {len(row)}")
+        yield row[0], row[1]
+
+
+def _fits(rows: dict[str, tuple[tuple[int, ...], ...]]) -> dict[int, Mask]:
+    holders: dict[int, Mask] = defaultdict(int)  # type of object -> receptacles
+    kinds: dict[int, Mask] = defaultdict(int)  # type of receptacle -> receptacles
+    for receptacle, kind in _pairs(rows, "receptacletype"):
+        kinds[kind] |= 1 << receptacle
+    for kind, inner in _pairs(rows, "cancontain"):
+        holders[inner] |= kinds[kind]
+    fits: dict[int, Mask] = defaultdict(int)
+    for thing, kind in _pairs(rows, "objecttype"):
+        fits[thing] |= holders[kind]
+    return dict(fits)
+
+
+def _of_types(
+    rows: dict[str, tuple[tuple[int, ...], ...]], predicate: str, number: dict[str, int], types: tuple[str, ...]
+) -> Mask:
+    wanted = {number[kind] for kind in types if kind in number}
+    return sum(1 << thing for thing, kind in set(_pairs(rows, predicate)) if kind in wanted)
+
