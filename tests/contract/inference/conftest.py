@@ -1,23 +1,62 @@
-"""Makes `inference_support` importable, and one server for all tests that leave its weights alone."""
+"""One server for all tests that leave its weights alone, and one of each engine for the contract of both."""
 
 import pytest
+from engines_support import PROMPT, PYTHON, SLOTS, TOKEN, policy, serve
+from inference_support import model, running_server, save
 
 
 @pytest.fixture(scope="session")
 def served_model():
     """The model that `server` serves, in transformers."""
-    from inference_support import model
-
     return model(11)
 
 
 @pytest.fixture(scope="session")
 def server(served_model, tmp_path_factory):
     """A real process over HTTP."""
-    from inference_support import running_server, save
-
     folder = tmp_path_factory.mktemp("served")
     directory = save(served_model, folder / "model")
     config = f'model = "{directory}"\nmax_slots = 16\nserved_model_name = "tiny"\nmax_body_mb = 1\n'
     with running_server(folder / "run", config) as running:
         yield running
+
+
+# --- a server of each engine, which starts once for all of test_engines_*.py ---
+
+
+@pytest.fixture(scope="package", params=["embedded", "vllm"])
+def engine(request):
+    if request.param == "vllm" and not PYTHON.exists():
+        pytest.skip("VLLM ABSENT: `make setup-vllm`, so this test did not run")
+    return request.param
+
+
+@pytest.fixture(scope="package")
+def folder(engine, tmp_path_factory):
+    return tmp_path_factory.mktemp(engine)
+
+
+@pytest.fixture(scope="package")
+def first(folder):
+    (folder / "weights").mkdir()
+    return policy(folder / "weights", 1, step=1)
+
+
+@pytest.fixture(scope="package")
+def running(engine, first, folder):
+    config = (
+        f'engine = "{engine}"\nvllm_device = "cpu"\nvllm_python = "{PYTHON}"\nmax_slots = {SLOTS}\n'
+        f'weights_root = "{first.directory.parent}"\nadmin_token = "{TOKEN}"\nserved_model_name = "tiny"\n'
+        "replica_wait_s = 1.0\n"
+    )
+    with running_server(folder / "run", config, start_s=200) as server:
+        yield server
+
+
+@pytest.fixture
+def engine_server(running, first):
+    """Serves the first version again after every test."""
+    yield running
+    if running.version() != first.label:
+        assert serve(running, first.label).status_code == 200
+    assert running.generate(PROMPT, max_tokens=1)["weight_versions"][0]["version"] == first.label
