@@ -65,6 +65,7 @@ class Metadata(msgspec.Struct, gc=False):
     `state_key`: hash of task and simulator state, without counters. `observation_key`: hash of task and observation
     text. `score`: in [0, 1]. `action`: the action read from the reply, "" if none. `room_key`: hash of the task's
     content, however it is indexed. `optimal_moves`: length of the shortest solution at the start, where it is known.
+    `kind`: the kind of task, where an environment has several, "" otherwise.
     """
 
     task_id: str
@@ -75,6 +76,7 @@ class Metadata(msgspec.Struct, gc=False):
     action: str = ""
     room_key: str = ""
     optimal_moves: int | None = None
+    kind: str = ""
 
 
 class StepResult(msgspec.Struct, gc=False):

@@ -73,18 +73,19 @@ class Sampling(msgspec.Struct, frozen=True):
 
 class Task(msgspec.Struct, frozen=True):
     """One problem of one environment. `index` selects it within `split`; `seed` seeds whatever is random in the
-    episode.
+    episode; `name` is what the environment calls it, where it has a name besides its index.
     """
 
     environment: str
     split: str
     index: int
     seed: int = 0
+    name: str = ""
 
     @property
     def id(self) -> str:
         """Readable and stable, for example `sokoban/train/17`."""
-        return f"{self.environment}/{self.split}/{self.index}"
+        return f"{self.environment}/{self.split}/{self.name or self.index}"
 
 
 class GroupTask(msgspec.Struct, frozen=True):

@@ -101,6 +101,7 @@ class EnvironmentFactory(Protocol):
 
 # Environment -> the module whose `load(where, options)` makes its factory. Imported only when asked for.
 REGISTRY = {
+    "alfworld": "arlarena.env_server.alfworld.environment",
     "guess": "arlarena.env_server.guess.environment",
     "sokoban": "arlarena.env_server.sokoban.environment",
 }

@@ -21,18 +21,21 @@ class Past(msgspec.Struct, frozen=True, gc=False):
 
 
 class Scene(msgspec.Struct, frozen=True, gc=False):
-    """What a prompt is made of. `past`: the turns of the window, oldest first; `actions`: None for any text."""
+    """What a prompt is made of. `past`: the turns of the window, oldest first; `actions`: None for any text; `task`: ""
+    where the observation says it.
+    """
 
     observation: str
     past: Sequence[Past]
     remaining: int
     horizon: int
     actions: Sequence[str] | None = None
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:
-    """A template: text with the fields {observation}, {history}, {remaining}, {horizon} and {actions}, any of them."""
+    """A template: text with any of the fields {task}, {observation}, {history}, {remaining}, {horizon}, {actions}."""
 
     name: str
     version: str
@@ -41,6 +44,7 @@ class PromptTemplate:
     def render(self, scene: Scene) -> str:
         """The user message of one turn."""
         fields = {
+            "task": scene.task,
             "observation": scene.observation,
             "history": _history(scene.past),
             "remaining": str(scene.remaining),

@@ -68,6 +68,12 @@ def from_variables() -> dict[str, str]:
     return {name: value for name, value in values.items() if value}
 
 
+def alfworld_data() -> Path | None:
+    """ALFWORLD_DATA: where ALFWorld's own tools put its games. None if it is not set."""
+    value = os.environ.get("ALFWORLD_DATA")
+    return Path(value).expanduser() if value else None
+
+
 def load_settings(path: Path | None, flags: Mapping[str, Any] | None = None) -> EnvironmentSettings:
     """The table [environment] of `path`; environment variables win over the file, flags over both.
 

@@ -34,11 +34,15 @@ class TextGame(ABC):
         score: how well the task is done, from 0 to 1.
         content_key: names what is played, however it is indexed: equal for tasks that are the same; "" if unknown.
         least_steps: length of the shortest solution from the start, where it is known.
+        kind: the kind of task, where there are several: success is reported for each.
+        task: what is to be done, in a sentence, where the observation does not say it each time.
     """
 
     score: float
     content_key: str = ""
     least_steps: int | None = None
+    kind: str = ""
+    task: str = ""
 
     @abstractmethod
     def text(self) -> str:
@@ -73,6 +77,10 @@ class TextGame(ABC):
     def actions(self) -> Sequence[str] | None:
         """What may be said now; None for any text."""
         return None
+
+    def offered(self) -> Sequence[str] | None:
+        """Those of them that the prompt offers; by default all."""
+        return self.actions()
 
     def plan(self) -> list[str]:
         """The expert's replies from here to the end.
@@ -147,12 +155,13 @@ class TextEpisode:
         game, environment, steps = self._game, self._environment, self._steps
         text, actions, solved, over = game.text(), game.actions(), game.solved, game.over
         done = over or steps >= environment.horizon
-        scene = Scene(text, self._past, environment.horizon - steps, environment.horizon, actions)
+        remaining = environment.horizon - steps
+        scene = Scene(text, self._past, remaining, environment.horizon, game.offered(), game.task)
         observation = Observation(
             text=text,
             prompt=environment.template.render(scene),
             step=steps,
-            remaining_steps=scene.remaining,
+            remaining_steps=remaining,
             admissible_actions=None if actions is None else list(actions),
             terminated=over,
             truncated=done and not over,
@@ -171,6 +180,7 @@ class TextEpisode:
             action=action,
             room_key=game.content_key,
             optimal_moves=game.least_steps,
+            kind=game.kind,
         )
         return StepResult(observation, reward, done, metadata)
 

@@ -54,7 +54,9 @@ def _canonical(expression: Expression) -> object:
     parts = [_canonical(part) for part in expression]
     if parts[:1] not in (["and"], ["or"]):
         return tuple(parts)
-    parts = [part for part in parts[1:] if part != NEVER and not (isinstance(part, tuple) and part[0:1] == ("increase",))]
+    parts = [
+        part for part in parts[1:] if part != NEVER and not (isinstance(part, tuple) and part[0:1] == ("increase",))
+    ]
     return parts[0] if len(parts) == 1 else (expression[0], frozenset(parts))
 
 

@@ -11,7 +11,7 @@ from arlarena.env_server.alfworld.domain import check_domain
 from arlarena.env_server.alfworld.errors import GameError
 from arlarena.env_server.alfworld.goal import compile_goal
 from arlarena.env_server.alfworld.grammar import Grammar, read_grammar
-from arlarena.env_server.alfworld.pddl import read_problem
+from arlarena.env_server.alfworld.pddl import Expression, Problem, read_problem
 from arlarena.env_server.alfworld.state import NOTHING, State, check_predicates
 from arlarena.env_server.alfworld.world import House, build
 
@@ -33,6 +33,7 @@ class Rules:
     house: House
     grammar: Grammar
     task: str
+    goal: Expression
     won: Callable[[State], bool]
     commands: dict[Move, str]  # filled as they come up
 
@@ -44,11 +45,15 @@ def read_rules(domain: str, grammar: str, problem: str) -> Rules:
         GameError: one of them is broken, or asks for more than ALFWorld's games do.
     """
     check_domain(domain)
-    read = read_problem(problem)
-    house = build(read)
+    return rules_of(read_problem(problem), grammar)
+
+
+def rules_of(problem: Problem, grammar: str) -> Rules:
+    """A game from a problem that is read already. Errors as in `read_rules`."""
+    house = build(problem)
     texts, task = read_grammar(grammar)
     check_predicates(texts.predicates, "grammar")
-    return Rules(house, texts, task, compile_goal(read.goal, house, read.objects), {})
+    return Rules(house, texts, task, problem.goal, compile_goal(problem.goal, house, problem.objects), {})
 
 
 class Game:
@@ -186,4 +191,3 @@ class Game:
         if rule not in self.rules.grammar.rules:
             raise GameError(f"grammar: there is no rule {rule!r}")
         return self.rules.grammar.derive(rule, self.state, binding)
-

@@ -107,7 +107,9 @@ def answers(facts: Facts, query: Query, binding: Binding) -> Iterator[Binding]:
 _TOKEN = re.compile(r"""\"{3}(?P<block>.*?)\"{3}|"(?P<string>[^"]*)"|(?P<word>[\w/-]+)|[{}]""", re.DOTALL)
 _CONJUNCT = re.compile(r"\s*(\w+)\(\s*(\w+\s*:\s*\w+(?:\s*,\s*\w+\s*:\s*\w+)*)\s*\)\s*")
 _PART = re.compile(r"#(?P<rule>[^#\n]+)#|\[\{(?P<each>[^|\]]+)\|(?P<query>[^}\]]+)\}\]|\{(?P<value>[^}#|]+)\}")
-_TERM = re.compile(r"\s*(?:'(?P<words>[^']*)'|(?P<variable>\w+)\.(?P<field>name|indefinite|definite|id)(?:\s+or\s+\w+\.id)?)\s*")
+_TERM = re.compile(
+    r"\s*(?:'(?P<words>[^']*)'|(?P<variable>\w+)\.(?P<field>name|indefinite|definite|id)(?:\s+or\s+\w+\.id)?)\s*"
+)
 _TASK = re.compile(r'("task"\s*:\s*\[\s*\{\s*"rhs"\s*:\s*)"((?:[^"\\]|\\.)*)"')
 
 
@@ -144,7 +146,8 @@ def _read(text: str) -> Grammar:
 
 def _sections(text: str) -> Iterator[tuple[str, dict[str, str]]]:
     """(action, its fields), and ("", {"grammar": …}) for a block that belongs to none."""
-    action, fields, words = "", {}, ["", ""]
+    action, words = "", ["", ""]
+    fields: dict[str, str] = {}
     for token in _TOKEN.finditer(text):
         if token["word"]:
             words = [words[1], token["word"]]

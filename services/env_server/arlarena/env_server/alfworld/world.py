@@ -15,8 +15,24 @@ Pair = tuple[int, int]
 
 # What changes; all else that :init says stays as it is.
 CHANGING = frozenset(
-    "atlocation opened inreceptacle objectatlocation holds holdsany isclean ishot iscool issliced istoggled ison "
-    "checked examined wasinreceptacle full".split()
+    [
+        "atlocation",
+        "opened",
+        "inreceptacle",
+        "objectatlocation",
+        "holds",
+        "holdsany",
+        "isclean",
+        "ishot",
+        "iscool",
+        "issliced",
+        "istoggled",
+        "ison",
+        "checked",
+        "examined",
+        "wasinreceptacle",
+        "full",
+    ]
 )
 
 
@@ -171,4 +187,3 @@ def _of_types(
 ) -> Mask:
     wanted = {number[kind] for kind in types if kind in number}
     return sum(1 << thing for thing, kind in set(_pairs(rows, predicate)) if kind in wanted)
-

@@ -1,0 +1,164 @@
+"""Official games, and any in their format: `<root>/<split>/<type>-<thing>-<…>-<scene>/<trial>/game.tw-pddl`.
+
+A folder is indexed by its names alone, and what says whether a game can be solved; a game is read when it is played.
+As in ALFWorld, games with sliced things or movable receptacles are left out, and so are those marked unsolvable.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import msgspec
+
+from arlarena.env_server.alfworld.content import Loaded, loaded
+from arlarena.env_server.alfworld.errors import GameError
+from arlarena.env_server.alfworld.game import read_rules
+from arlarena.env_server.alfworld.tasks import TASK_TYPES
+from arlarena.env_server.environment import TaskError
+
+GAME, TRAJECTORY = "game.tw-pddl", "traj_data.json"
+SPLITS = ("train", "valid_seen", "valid_unseen")
+INNER = ("json_2.1.1", "json_2.1.2")  # the folder that ALFWorld's download makes inside ALFWORLD_DATA
+LEFT_OUT = ("movable", "Sliced")
+
+
+class GameFile(msgspec.Struct):
+    """What is read of a `game.tw-pddl`."""
+
+    pddl_domain: str
+    grammar: str
+    pddl_problem: str
+
+
+class Solvable(msgspec.Struct):
+    """What the index reads of it. ALFWorld leaves out what does not say that it can be solved."""
+
+    solvable: bool | None = None
+
+
+class TaskOf(msgspec.Struct):
+    """What is read of a `traj_data.json`."""
+
+    task_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A game's file. `name`: `<folder>/<trial>`, as a task id has it."""
+
+    path: Path
+    name: str
+
+
+class FileGames:
+    """The games of a folder, or of one file.
+
+    Args:
+        root: ALFWORLD_DATA, the folder of splits in it, any folder with games, or one game
+        types: kinds of tasks to play; a game in a folder that does not name its kind is of any
+
+    Raises:
+        GameError: it is not there, or has no game.
+    """
+
+    def __init__(self, root: Path, types: Sequence[str] = TASK_TYPES) -> None:
+        self.root = root
+        if not root.exists():
+            raise GameError(f"{root}: no such file or folder")
+        base = next((root / inner for inner in INNER if (root / inner).is_dir()), root)
+        found = {split: _entries(base / split, types) for split in SPLITS if (base / split).is_dir()}
+        if not found:
+            found = {"train": _entries(base, types)}
+        self._splits = {split: entries for split, entries in found.items() if entries}
+        if not self._splits:
+            raise GameError(
+                f"{root}: no game that can be played: <split>/<task>/<trial>/{GAME} is looked for, with split one of "
+                f'{", ".join(SPLITS)}, "solvable": true in it, and a task of {", ".join(types)}'
+            )
+        self._numbers = {s: {entry.name: at for at, entry in enumerate(es)} for s, es in self._splits.items()}
+
+    def sizes(self) -> dict[str, int | None]:
+        """Games of each split."""
+        return {split: len(entries) for split, entries in self._splits.items()}
+
+    def game(self, split: str, index: int) -> Loaded:
+        """One game.
+
+        Raises:
+            TaskError: its file is broken; the message names it.
+        """
+        return read_game(self._splits[split][index].path)
+
+    def name(self, split: str, index: int) -> str:
+        """`<folder>/<trial>`."""
+        return self._splits[split][index].name
+
+    def index(self, split: str, name: str) -> int | None:
+        """The inverse of `name`, and the index itself as text."""
+        if name.isascii() and name.isdigit():
+            return int(name)
+        return self._numbers.get(split, {}).get(name)
+
+
+@lru_cache(maxsize=256)
+def read_game(path: Path) -> Loaded:
+    """A game of a file.
+
+    Raises:
+        TaskError: it is broken, or more than this engine plays; the message names it.
+    """
+    try:
+        read = msgspec.json.decode(path.read_bytes(), type=GameFile)
+        return loaded(read_rules(read.pddl_domain, read.grammar, read.pddl_problem), _type_of(path))
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, GameError) as error:
+        raise TaskError(f"{path}: {error}") from error
+
+
+def _type_of(path: Path) -> str:
+    """The kind of task: as `traj_data.json` says; without one as the folder is called; "" where neither says."""
+    beside = path.with_name(TRAJECTORY)
+    if beside.exists():
+        try:
+            return msgspec.json.decode(beside.read_bytes(), type=TaskOf).task_type
+        except (OSError, msgspec.MsgspecError):
+            pass  # the game itself may be whole
+    return _folder_type(path)
+
+
+def _folder_type(path: Path) -> str:
+    return next((kind for part in path.parts[-3:-1] for kind in TASK_TYPES if part.startswith(f"{kind}-")), "")
+
+
+def _entries(folder: Path, types: Sequence[str]) -> list[Entry]:
+    """The games below a folder, in the order of their names."""
+    return [
+        Entry(path, name)
+        for path, name in sorted(_files(folder), key=lambda one: one[1])
+        if not any(word in name for word in LEFT_OUT)
+        and ((kind := _folder_type(path)) in types or not kind)
+        and _can_be_solved(path)
+    ]
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, str]]:
+    if folder.is_file():
+        yield folder, folder.stem
+        return
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if name.endswith(".tw-pddl"):
+                path = Path(parent, name)
+                inside = path.relative_to(folder)
+                yield path, str(inside.parent if name == GAME else inside.with_suffix(""))
+
+
+def _can_be_solved(path: Path) -> bool:
+    """Whether the file says so. A broken one stays in: to play it is an error that names it."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Solvable).solvable is True
+    except (OSError, msgspec.MsgspecError):
+        return True

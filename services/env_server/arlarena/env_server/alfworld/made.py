@@ -1,0 +1,88 @@
+"""Games that we make: a function of split and index, whatever was asked before and in whatever process."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from arlarena.env_server.alfworld.content import Loaded, loaded
+from arlarena.env_server.alfworld.domain import DOMAIN, GRAMMAR
+from arlarena.env_server.alfworld.expert import Expert, NoPlan
+from arlarena.env_server.alfworld.game import Game, rules_of
+from arlarena.env_server.alfworld.houses import SPLITS, Draft, HouseOptions, belongs, draw, random_for
+from arlarena.env_server.environment import TaskError
+
+MAX_DRAFTS = 10_000  # one in two or three is a game; the bound is reached where the options leave none
+GOAL = "Your task is to: UNKNOWN GOAL."
+
+
+class MadeGames:
+    """Games of our own making. `horizon`: steps within which the expert is done."""
+
+    def __init__(self, options: HouseOptions, horizon: int, panel_size: int) -> None:
+        self._options, self._horizon, self._panel_size = options, horizon, panel_size
+
+    def sizes(self) -> dict[str, int | None]:
+        """Games of each split; training has no end."""
+        return {split: None if split == "train" else self._panel_size for split in SPLITS}
+
+    def game(self, split: str, index: int) -> Loaded:
+        """One game.
+
+        Raises:
+            TaskError: the options leave none.
+        """
+        return _made(split, index, self._options, self._horizon)[1]
+
+    def name(self, split: str, index: int) -> str:
+        """What a task id calls it."""
+        return str(index)
+
+    def index(self, split: str, name: str) -> int | None:
+        """The inverse of `name`."""
+        return int(name) if name.isascii() and name.isdigit() else None
+
+
+def draft_of(split: str, index: int, options: HouseOptions, horizon: int) -> Draft:
+    """A game as text: what goes into files.
+
+    Raises:
+        TaskError: the options leave none.
+    """
+    return _made(split, index, options, horizon)[0]
+
+
+@lru_cache(maxsize=2048)
+def _made(split: str, index: int, options: HouseOptions, horizon: int) -> tuple[Draft, Loaded]:
+    random = random_for(options, horizon, split, index)
+    for _ in range(MAX_DRAFTS):
+        draft = draw(random, split, options)
+        if draft is None:
+            continue
+        made = loaded(rules_of(draft.problem(), GRAMMAR.replace(GOAL, draft.aim.sentence(draft.choice))))
+        if belongs(made.content_key, split) and _solvable(made, horizon):
+            return draft, made
+    raise TaskError(f"no game for {split}/{index} in {MAX_DRAFTS} drafts: these options leave none")
+
+
+def _solvable(made: Loaded, horizon: int) -> bool:
+    """Whether there is something to do, and the expert does it in time."""
+    assert made.aim is not None
+    game = Game(made.rules)
+    if game.won:
+        return False
+    try:
+        moves = sum(1 for _ in Expert(made.rules.house, made.aim).moves(game))
+    except NoPlan:
+        return False
+    return moves <= horizon
+
+
+def files_of(draft: Draft, name: str) -> dict[str, object]:
+    """The contents of `game.tw-pddl`."""
+    return {
+        "pddl_domain": DOMAIN,
+        "grammar": GRAMMAR.replace(GOAL, draft.aim.sentence(draft.choice)),
+        "pddl_problem": draft.text(name),
+        "walkthrough": None,
+        "solvable": True,
+    }

@@ -1,0 +1,110 @@
+"""The 120 rooms of ALFWorld: what stands where, and what is found there.
+
+The floor plans list the receptacles that open or hold things (`data/rooms.json`, by `scripts/alfworld_rooms.py`). What
+they name without a place (burners, a toaster, a towel holder) gets one here, the same in every game of the room.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from random import Random
+from typing import Any
+
+FACTS: dict[str, Any] = json.loads(resources.files(__package__).joinpath("data/rooms.json").read_text(encoding="utf-8"))
+FITS: dict[str, frozenset[str]] = {kind: frozenset(things) for kind, things in FACTS["fits"].items()}
+ABLE: dict[str, frozenset[str]] = {what: frozenset(things) for what, things in FACTS["able"].items()}
+OPENABLE = frozenset(FACTS["openable"])
+HOLDING = frozenset(FACTS["movable"])  # things that hold others: bowls, boxes, mugs, …
+PORTABLE = frozenset().union(*FITS.values())
+LAMPS = ABLE["toggleable"]
+ROOM_KINDS = {0: "Kitchen", 2: "LivingRoom", 3: "Bedroom", 4: "Bathroom"}  # by the hundreds of a room's number
+
+UNSEEN_UP_TO = 6  # of each kind, rooms 1 to 6 are ALFWorld's unseen ones, 7 to 30 those of training and valid_seen
+SEVERAL = {"StoveBurner": 4, "Drawer": 3, "Shelf": 2}
+# What stands on another receptacle, and is reached from the same place.
+ON = {"CoffeeMachine": ("CounterTop", "DiningTable"), "Toaster": ("CounterTop", "DiningTable")}
+LAMP_STANDS = ("Desk", "SideTable", "Dresser", "Shelf", "CoffeeTable", "DiningTable", "TVStand", "Sofa", "ArmChair")
+NEVER_OPENS = 0.2  # of cabinets: some doors of the floor plans cannot be opened
+
+Place = tuple[int, int, int, int]  # column, row, quarter turns, degrees down
+
+
+@dataclass(frozen=True, slots=True)
+class Fixture:
+    """A receptacle, and the place from which it is reached."""
+
+    id: str
+    kind: str
+    place: Place
+    openable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A room. `kinds`: of things that may be found there."""
+
+    number: int
+    kind: str
+    fixtures: tuple[Fixture, ...]
+    kinds: tuple[str, ...]
+
+    def holders(self, thing: str) -> list[Fixture]:
+        """The fixtures that a kind of thing fits into."""
+        return [fixture for fixture in self.fixtures if thing in FITS.get(fixture.kind, ())]
+
+
+NUMBERS = tuple(int(number) for number in FACTS["rooms"])
+SEEN = tuple(number for number in NUMBERS if number % 100 > UNSEEN_UP_TO)
+UNSEEN = tuple(number for number in NUMBERS if number % 100 <= UNSEEN_UP_TO)
+
+
+@cache
+def room(number: int) -> Room:
+    """A room by its floor plan's number."""
+    facts = FACTS["rooms"][str(number)]
+    random = Random(number)
+    fixtures = [
+        Fixture(name, kind, (column, row, turn, down), kind in OPENABLE and not _jammed(kind, random))
+        for name, column, row, turn, down in facts["receptacles"]
+        if (kind := _kind(name)) in FITS
+    ]
+    placed = {fixture.kind for fixture in fixtures}
+    for kind in sorted(set(facts["kinds"]) & FITS.keys() - placed):
+        for _ in range(SEVERAL.get(kind, 1)):
+            fixtures.append(_added(kind, fixtures, random))
+    return Room(number, ROOM_KINDS[number // 100], tuple(fixtures), tuple(facts["kinds"]))
+
+
+def _kind(name: str) -> str:
+    """`Sink|-01.90|+00.97|-01.50|SinkBasin` -> SinkBasin."""
+    parts = name.split("|")
+    return parts[4] if len(parts) > 4 else parts[0]
+
+
+def _jammed(kind: str, random: Random) -> bool:
+    return kind == "Cabinet" and random.random() < NEVER_OPENS
+
+
+def _added(kind: str, fixtures: list[Fixture], random: Random) -> Fixture:
+    """One that the floor plan names without a place."""
+    stands = [fixture for fixture in fixtures if fixture.kind in ON.get(kind, ())]
+    if stands:
+        place = random.choice(stands).place
+    else:
+        taken = {fixture.place for fixture in fixtures}
+        place = next(one for one in iter(lambda: _somewhere(random), None) if one not in taken)
+    x, z = place[0] / 4 + random.uniform(-0.4, 0.4), place[1] / 4 + random.uniform(-0.4, 0.4)
+    suffix = f"|{kind}" if kind.endswith("Basin") else ""
+    return Fixture(thing_id(kind.removesuffix("Basin"), x, 0.9, z) + suffix, kind, place, kind in OPENABLE)
+
+
+def _somewhere(random: Random) -> Place:
+    return random.randint(-9, 9), random.randint(-9, 9), random.randrange(4), random.choice((0, 30, 45))
+
+
+def thing_id(kind: str, x: float, y: float, z: float) -> str:
+    """`Apple|+01.59|+00.97|-01.29`."""
+    return "|".join([kind, *(f"{'-' if value < 0 else '+'}{abs(value):05.2f}" for value in (x, y, z))])
