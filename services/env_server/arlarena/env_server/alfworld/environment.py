@@ -47,11 +47,11 @@ class Games(Protocol):
         ...
 
     def name(self, split: str, index: int) -> str:
-        """What a task id calls it."""
+        """What a task id calls it besides its index, or ""."""
         ...
 
     def index(self, split: str, name: str) -> int | None:
-        """The inverse of `name`; None for no such game."""
+        """The game of a name, or of an index written as one; None for no such game."""
         ...
 
 

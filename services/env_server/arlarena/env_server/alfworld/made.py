@@ -34,8 +34,8 @@ class MadeGames:
         return _made(split, index, self._options, self._horizon)[1]
 
     def name(self, split: str, index: int) -> str:
-        """What a task id calls it."""
-        return str(index)
+        """What a task id calls it besides its index: nothing."""
+        return ""
 
     def index(self, split: str, name: str) -> int | None:
         """The inverse of `name`."""
