@@ -8,13 +8,10 @@ from typing import Self
 
 from arlarena.env_server.alfworld.errors import GameError
 from arlarena.env_server.alfworld.grammar import Pattern
-from arlarena.env_server.alfworld.world import CHANGING, House, bits
+from arlarena.env_server.alfworld.world import CHANGING, MARKS, PLACES, House, bits
 
 NOTHING = -1
-MARKS = ("isclean", "ishot", "iscool", "issliced", "istoggled")
-PREDICATES = frozenset(
-    (*MARKS, "atlocation", "holds", "holdsany", "opened", "inreceptacle", "objectatlocation", "not_inreceptacle")
-)
+PREDICATES = frozenset((*PLACES, *MARKS, "not_inreceptacle"))
 
 
 class State:

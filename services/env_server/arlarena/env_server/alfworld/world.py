@@ -14,10 +14,9 @@ Mask = int  # a set of entities: bit n is entity n
 Pair = tuple[int, int]
 
 # What changes; all else that :init says stays as it is.
-CHANGING = frozenset(
-    ("atlocation", "opened", "inreceptacle", "objectatlocation", "holds", "holdsany")
-    + ("isclean", "ishot", "iscool", "issliced", "istoggled", "ison", "checked", "examined", "wasinreceptacle", "full")
-)
+PLACES = ("atlocation", "opened", "inreceptacle", "objectatlocation", "holds", "holdsany")
+MARKS = ("isclean", "ishot", "iscool", "issliced", "istoggled")
+CHANGING = frozenset((*PLACES, *MARKS, "ison", "checked", "examined", "wasinreceptacle", "full"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +126,7 @@ def build(problem: Problem) -> House:
             mask("opened"),
             frozenset(_pairs(rows, "inreceptacle")),
             frozenset(_pairs(rows, "objectatlocation")),
-            {name: mask(name) for name in ("isclean", "ishot", "iscool", "issliced", "istoggled")},
+            {name: mask(name) for name in MARKS},
         ),
         known={name: frozenset(found) for name, found in rows.items() if name not in CHANGING},
     )
