@@ -34,7 +34,7 @@ def test_the_seed_decides_the_weights(tmp_path, tiny_directory):
 
 @pytest.mark.parametrize(("width", "length"), [(6, 30), (7, 40), (10, 82)])
 def test_every_room_of_a_size_has_the_same_layout_of_tokens(width, length):
-    tokenizer = build_tokenizer(width)
+    tokenizer = build_tokenizer(TinyPolicy(room_width=width))
     generator = random.Random(0)
     inside = width - 2
     rooms = [[["#"] * inside] * inside]  # all wall: rows that look like borders

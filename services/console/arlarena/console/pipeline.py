@@ -163,7 +163,7 @@ class Pipeline:
         counts = self.config.demonstrations
         for split, count, out in (
             ("train", counts.demonstrations, self.run.demonstrations),
-            ("validation", counts.validation, self.run.validation),
+            (counts.validation_split, counts.validation, self.run.validation),
         ):
             await self._command(out.stem, self.commands.demonstrate(self.environment, split, count, out))
         return f"{counts.demonstrations} to learn from, {counts.validation} to stop by"

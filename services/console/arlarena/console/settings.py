@@ -102,6 +102,7 @@ class Demonstrations(Table, extra="ignore"):
 
     demonstrations: PositiveInt = Field(default=300, description="tasks whose expert episodes are learnt from")
     validation: PositiveInt = Field(default=256, description="tasks of the validation split that decide when to stop")
+    validation_split: str = Field(default="validation", description="the environment's name of that split")
 
 
 class Subject(Table, extra="ignore"):

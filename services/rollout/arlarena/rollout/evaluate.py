@@ -83,6 +83,20 @@ def _difficulty_table(pairs: Sequence[tuple[Assignment, Episode]]) -> list[dict[
     return rows
 
 
+def _kind_table(pairs: Sequence[tuple[Assignment, Episode]]) -> list[dict[str, Any]]:
+    """Success of each kind of task, where there are kinds."""
+    kinds: dict[str, list[tuple[Assignment, Episode]]] = defaultdict(list)
+    for pair in pairs:
+        kinds[pair[1].first.metadata.kind].append(pair)
+    rows = []
+    for kind, members in sorted(kinds.items()) if any(kinds) else ():
+        interval, _ = success_rate(_by_task(members))
+        rows.append(
+            {"kind": kind, "n": len(members), "success": round(interval.mean, 4), "ci95": interval.rounded()}
+        )
+    return rows
+
+
 def _panel_digest(pairs: Sequence[tuple[Assignment, Episode]]) -> str:
     """Names the rooms that were played: two results compare only where it is the same."""
     names = sorted(f"{assignment.task.id} {episode.room_key}" for assignment, episode in pairs)
@@ -152,6 +166,7 @@ def _figures(
         "policy_errors": sum(one.outcome == "policy_error" for one in trajectories),
         "behaviour": _behaviour(trajectories),
         "by_difficulty": _difficulty_table(pairs),
+        "by_kind": _kind_table(pairs),
         "results": [
             [assignment.task.index, int(one.success), round(one.total_reward, 4), len(one.turns)]
             for (assignment, _), one in zip(pairs, trajectories, strict=True)
@@ -173,6 +188,10 @@ def describe(result: dict[str, Any]) -> str:
         f"{what}: success {100 * result['success']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] {shares}, "
         f"return {result['return']['mean']:.2f}, turns {result['turns']['mean']:.1f}, errors {result['errors']}, "
         f"{result['wall_s']:.1f} s"
+        + "".join(
+            f"\n    {row['kind'] or '(no kind)'}: {100 * row['success']:.1f} % of {row['n']}"
+            for row in result["by_kind"]
+        )
     )
 
 

@@ -12,6 +12,7 @@ import json
 import math
 import re
 import string
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -49,14 +50,20 @@ def border_pieces(width: int) -> tuple[str, ...]:
     return "#" * width + "\n#", "#\n#", "#" * (width - 1) + "\nyou "
 
 
-def vocabulary(width: int) -> list[str]:
+def word_pieces(words: Sequence[str]) -> tuple[str, ...]:
+    """Each word, and each with the space before it: one token wherever it stands."""
+    return tuple(piece for word in words for piece in (word, f" {word}"))
+
+
+def vocabulary(shape: TinyPolicy) -> list[str]:
     """Every piece once, special tokens first."""
-    return list(dict.fromkeys((*SPECIAL, *REPLY_PIECES, *border_pieces(width), *SOKOBAN_WORDS, *PRINTABLE)))
+    own = word_pieces(shape.words) if shape.words else (*border_pieces(shape.room_width), *SOKOBAN_WORDS)
+    return list(dict.fromkeys((*SPECIAL, *REPLY_PIECES, *own, *PRINTABLE)))
 
 
-def build_tokenizer(width: int = 6) -> PreTrainedTokenizerFast:
+def build_tokenizer(shape: TinyPolicy | None = None) -> PreTrainedTokenizerFast:
     """A tokenizer that cuts text into the longest known pieces from left to right, without loss for printable ASCII."""
-    pieces = vocabulary(width)
+    pieces = vocabulary(shape or TinyPolicy())
     ordinary = sorted((piece for piece in pieces if piece not in SPECIAL), key=len, reverse=True)
     pattern = "|".join(re.escape(piece) for piece in ordinary) + r"|[\s\S]"
     tokenizer = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(pieces)}, unk_token=UNKNOWN))
@@ -106,7 +113,7 @@ def build_model(shape: TinyPolicy, vocab_size: int, pad_id: int, eos_id: int, se
 
 def create_tiny_policy(out: Path, shape: TinyPolicy, seed: int) -> int:
     """Write the policy to `out` as a Hugging Face directory. Returns the number of parameters."""
-    tokenizer = build_tokenizer(shape.room_width)
+    tokenizer = build_tokenizer(shape)
     model = build_model(shape, len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id, seed)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from arlarena.env_server.alfworld.errors import GameError
 from arlarena.env_server.alfworld.pddl import Expression, typed
@@ -53,24 +52,35 @@ class _Compiler:
         raise GameError(f"PDDL goal: {goal!r} is not understood")
 
     def _exists(self, variables: list[Expression], body: Expression) -> Test:
-        """The first of `variables` over its candidates, the others inside."""
-        names = list(typed(variables))
-        if not names:
-            return self.test(body)
-        name, kind = names[0]
-        rest: Expression = ["exists", [word for one, of in names[1:] for word in (one, "-", of)], body]
-        inner = self.test(rest)
-        candidates = self._candidates(name, kind, body)
+        """Values are tried variable by variable, those with the fewest first, and each part of the body is tested as
+        soon as all that it names has a value.
+        """
+        kinds, parts = _merged(dict(typed(variables)), body)
+        domains = {name: self._candidates(name, kind, parts) for name, kind in kinds.items()}
+        names = sorted(domains, key=lambda name: len(domains[name]))
+        tests: list[list[Test]] = [[] for _ in names]
+        always: list[Test] = []
+        for part in parts:
+            last = max((names.index(name) for name in _variables(part) if name in domains), default=-1)
+            (always if last < 0 else tests[last]).append(self.test(part))
+        levels = [(name, domains[name], tests[at]) for at, name in enumerate(names)]
 
-        def test(state: State, scope: Scope) -> bool:
-            return any(inner(state, {**scope, name: one}) for one in candidates)
+        def search(state: State, scope: Scope, depth: int) -> bool:
+            if depth == len(levels):
+                return True
+            name, candidates, checks = levels[depth]
+            for one in candidates:
+                scope[name] = one
+                if all(check(state, scope) for check in checks) and search(state, scope, depth + 1):
+                    return True
+            return False
 
-        return test
+        return lambda state, scope: all(test(state, scope) for test in always) and search(state, dict(scope), 0)
 
-    def _candidates(self, name: str, kind: str, body: Expression) -> list[int]:
-        """What the variable can be: all of its type that fit what `body` says of it alone and forever."""
+    def _candidates(self, name: str, kind: str, parts: list[Expression]) -> list[int]:
+        """What the variable can be: all of its type that fit what `parts` say of it alone and forever."""
         found = self._of_type.get(kind, [])
-        for part in _conjuncts(body):
+        for part in parts:
             match part:
                 case [str(predicate), str(term)] if term == name and predicate not in CHANGING:
                     known = self._house.known.get(predicate, frozenset())
@@ -88,7 +98,7 @@ class _Compiler:
         if predicate not in CHANGING:
             known = self._house.known.get(predicate, frozenset())
             return lambda state, scope: tuple([value(scope) for value in values]) in known
-        return lambda state, scope: any(True for _ in state.rows(predicate, tuple([value(scope) for value in values])))
+        return lambda state, scope: state.holds(predicate, tuple([value(scope) for value in values]))
 
     def _term(self, term: str) -> Callable[[Scope], int]:
         if term.startswith("?"):
@@ -97,8 +107,28 @@ class _Compiler:
         return lambda scope: number
 
 
-def _conjuncts(body: Any) -> list[Any]:
+def _merged(kinds: dict[str, str], body: Expression) -> tuple[dict[str, str], list[Expression]]:
+    """The variables and parts of a conjunction, with those of inner `exists` that give no name a second meaning."""
+    parts: list[Expression] = []
+    for part in _conjuncts(body):
+        match part:
+            case ["exists", list(variables), inner] if not kinds.keys() & {name for name, _ in typed(variables)}:
+                kinds, more = _merged({**kinds, **dict(typed(variables))}, inner)
+                parts += more
+            case _:
+                parts.append(part)
+    return kinds, parts
+
+
+def _conjuncts(body: Expression) -> list[Expression]:
     """The parts of a conjunction, those of inner ones included; what is not a conjunction is its only part."""
     if isinstance(body, list) and body[:1] == ["and"]:
         return [one for part in body[1:] for one in _conjuncts(part)]
     return [body]
+
+
+def _variables(part: Expression) -> set[str]:
+    """All variables that it names."""
+    if isinstance(part, str):
+        return {part} if part.startswith("?") else set()
+    return set().union(*(_variables(one) for one in part))

@@ -83,6 +83,17 @@ class State:
         """What it is called."""
         return self.house.names[entity]
 
+    def holds(self, predicate: str, values: tuple[int, ...]) -> bool:
+        """Whether a fact is so."""
+        match predicate, values:
+            case "inreceptacle", (thing, receptacle):
+                return thing in self.inside.get(receptacle, ())
+            case "objectatlocation", (thing, location):
+                return thing in self.at.get(location, ())
+            case _, (one,) if predicate in self.marks:
+                return bool(self.marks[predicate] >> one & 1)
+        return next(self.rows(predicate, values), None) is not None
+
     def rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
         """The facts that fit a pattern, in order; None fits anything."""
         for row in self._rows(predicate, pattern):
