@@ -36,8 +36,9 @@ class Commands:
     # What the policy server asks for before it takes weights: this machine's other programs do not know it.
     admin_token: str = field(default_factory=admin_token)
 
-    def _python(self, log: str, threads: int, *arguments: object) -> Command:
-        argv = (sys.executable, "-m", *(str(argument) for argument in arguments))
+    def _python(self, log: str, threads: int, *arguments: object, ranks: int = 1) -> Command:
+        several = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m") if ranks > 1 else ()
+        argv = (sys.executable, "-m", *several, *(str(argument) for argument in arguments))
         seed = {"ARLARENA_SEED": str(self.config.run.seed), "PYTHONUNBUFFERED": "1"}
         environment: Mapping[str, str] = thread_environment(threads) | seed
         return Command(argv, self.run.log(log), environment)
@@ -64,10 +65,13 @@ class Commands:
         """The policy server: the newest committed version, or the cloned policy while there is none."""
         arguments = ("arlarena.inference", "--model", self.start, "--weights-root", self.run.weights)
         command = self._server("inference", self.config.threads("inference"), "inference", address, *arguments)
-        return self._with_token(command)
+        return self._with_token(self._on_gpus("inference", command))
 
     def _with_token(self, command: Command) -> Command:
         return Command(command.argv, command.log, {**command.env, ADMIN_TOKEN: self.admin_token})
+
+    def _on_gpus(self, table: str, command: Command) -> Command:
+        return Command(command.argv, command.log, {**command.env, **self.config.console.gpus.environment(table)})
 
     def tiny(self) -> Command:
         """Makes the tiny policy."""
@@ -84,11 +88,12 @@ class Commands:
 
     def clone(self) -> Command:
         """Behaviour cloning."""
-        return self._python(
+        command = self._python(
             "clone", self.config.threads("clone"), "arlarena.trainer", "clone", "--config", self.run.config,
             "--model", self.policy, "--demonstrations", self.run.demonstrations, "--validation", self.run.validation,
             "--run-dir", self.run.path, "--out", self.run.cloned,
         )  # fmt: skip
+        return self._on_gpus("clone", command)
 
     def evaluate(self, label: str, environment: Address, inference: Address) -> Command:
         """Plays the fixed panel with whatever the policy server serves."""
@@ -112,6 +117,8 @@ class Commands:
             "trainer", self.config.threads("trainer"), "arlarena.trainer", "train", "--config", self.run.config,
             "--model", self.start, "--run-dir", self.run.path, "--run-name", self.run.state.id,
             "--redis-url", redis_url, "--inference-url", inference.url,
+            ranks=max(1, len(self.config.console.gpus.trainer)),
         )  # fmt: skip
+        command = self._on_gpus("trainer", command)
         argv = (*command.argv, *(["--resume"] if resume else []))
         return self._with_token(Command(argv, command.log, command.env))

@@ -53,6 +53,22 @@ class Threads(Table):
         }
 
 
+class Gpus(Table):
+    """Table `[console.gpus]`: the GPUs of a process, by number; none named leaves it to the libraries.
+
+    A trainer of several runs as one rank a GPU, under torchrun. How vLLM uses its own is `[inference] vllm_arguments`.
+    """
+
+    clone: tuple[NonNegativeInt, ...] = ()
+    trainer: tuple[NonNegativeInt, ...] = ()
+    inference: tuple[NonNegativeInt, ...] = ()
+
+    def environment(self, table: str) -> dict[str, str]:
+        """What shows a process its GPUs alone."""
+        gpus: tuple[int, ...] = getattr(self, table)
+        return {"CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in gpus)} if gpus else {}
+
+
 class ConsoleSettings(Table):
     """Table `[console]`: how the launcher looks after its processes. Times are in seconds."""
 
@@ -80,6 +96,7 @@ class ConsoleSettings(Table):
         default=5, description="between two progress lines where there is no terminal"
     )
     threads: Threads = Threads()
+    gpus: Gpus = Gpus()
 
 
 class BrokerSettings(Table):

@@ -39,8 +39,8 @@ def panel_assignments(settings: EvaluationSettings, environment: str) -> list[As
 
 
 def panel_sampling(settings: EvaluationSettings) -> Sampling:
-    """The panel's sampling: the whole distribution at its temperature."""
-    return Sampling(temperature=settings.temperature, max_tokens=settings.max_tokens)
+    """The panel's sampling: by default the whole distribution at its temperature."""
+    return Sampling(settings.temperature, settings.top_p, settings.top_k, settings.max_tokens)
 
 
 def _by_task(pairs: Sequence[tuple[Assignment, Episode]]) -> dict[int, list[bool]]:
@@ -137,6 +137,8 @@ def summarise(
             "digest": _panel_digest(pairs),
         },
         "temperature": settings.temperature,
+        "top_p": settings.top_p,
+        "top_k": settings.top_k,
         "max_tokens": settings.max_tokens,
         "episodes": len(pairs),
         "errors": len(assignments) - len(pairs),

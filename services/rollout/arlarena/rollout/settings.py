@@ -76,6 +76,8 @@ class EvaluationSettings(Table):
     count: PositiveInt = Field(512, description="tasks of the panel")
     attempts: PositiveInt = Field(1, description="attempts per task")
     temperature: NonNegativeFloat = Field(1.0, description="0 is greedy")
+    top_p: float = Field(1.0, gt=0, le=1, description="1 keeps the whole distribution")
+    top_k: NonNegativeInt = Field(0, description="0 keeps the whole distribution")
     max_tokens: PositiveInt = Field(64, description="longest response")
     seed: int = Field(0, description="seeds the sampling, so that two policies meet the same randomness")
     concurrency: PositiveInt = Field(128, description="episodes in flight")

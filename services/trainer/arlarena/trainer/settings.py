@@ -29,7 +29,7 @@ class TinyPolicy(Table):
     ffn: PositiveInt = 512
     max_positions: PositiveInt = 512
     room_width: int = Field(default=6, ge=3, description="width of the rooms whose borders are one token")
-    words: tuple[str, ...] = Field((), description="words that are one token each; none: Sokoban's grid and words")
+    words: tuple[str, ...] = Field(default=(), description="words that are one token each; none: Sokoban's grid and words")
     init_std: PositiveFloat = Field(default=0.08, description="standard deviation of the initial weights")
 
 
