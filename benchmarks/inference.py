@@ -8,8 +8,9 @@ service starts it on a CPU: eager, so that nothing is compiled. `vllm_tuned` has
 take a C++ compiler (see TUNED). `generate` runs in a process of its own too, on whole batches without any wire.
 
 * `requests`: prompts of 200 random tokens, 32 new ones, 1, 16 and 64 at a time; no prompt is ever repeated.
-* `trace`: what training on episodes asks for. Groups of 8 siblings begin with one prompt; each turn's prompt is the
+* `trace`: what training on episodes asks for. A group of 8 siblings begins with one prompt; each turn's prompt is the
   turn before, its response of 24 tokens and an observation of 60; the next turn starts as soon as the last has ended.
+  `trace_8` is one group, `trace_32` four at once.
 
 All peers do a round of a workload before any does the next, on the same prompts, and an unmeasured round comes first.
 A figure is the median over the rounds; a ratio is that of two medians.
@@ -53,7 +54,7 @@ VOCABULARY, LAYERS, HEAD_DIM = 512, 4, 32  # vLLM's attention on CPUs has few he
 MAX_LENGTH = 1024
 PROMPT, NEW = 200, 32
 GROUP, TURNS, OBSERVATION, RESPONSE = 8, 8, 60, 24
-WANTED = {"requests_1": 2.0, "requests_64": 1.2, "trace": 2.0}  # times vLLM's tokens a second
+WANTED = {"requests_1": 2.0, "requests_64": 1.2, "trace_8": 2.0}  # times vLLM's tokens a second
 START_S, REQUEST_S = 180.0, 600.0  # vLLM compiles while it starts
 
 VLLM_ARGUMENTS = (
@@ -79,11 +80,11 @@ class Scale:
 
     rounds: int
     in_flight: Mapping[int, int]  # requests at a time -> requests of a round
-    groups: int  # of the trace
+    groups: tuple[int, ...]  # of the trace, at once
 
 
-FULL = Scale(5, {1: 8, 16: 64, 64: 192}, 4)
-QUICK = Scale(2, {1: 4, 16: 32, 64: 64}, 2)
+FULL = Scale(5, {1: 8, 16: 64, 64: 192}, (1, 4))
+QUICK = Scale(2, {1: 4, 16: 32, 64: 64}, (1, 4))
 
 
 class Server:
@@ -120,14 +121,14 @@ class Server:
 
         await asyncio.gather(*(send() for _ in range(in_flight)))
 
-    async def trace(self, seed: int, groups: int) -> None:
+    async def trace(self, seed: tuple[int, int], groups: int) -> None:
         """Play the episodes of `groups` groups at once."""
 
         async def play(group: int, sibling: int) -> None:
-            prompt = tokens(PROMPT, seed, group)
+            prompt = tokens(PROMPT, *seed, group)
             for turn in range(TURNS):
                 prompt += await self.respond(prompt, RESPONSE)
-                prompt += tokens(OBSERVATION, seed, group, sibling, turn)
+                prompt += tokens(OBSERVATION, *seed, group, sibling, turn)
 
         await asyncio.gather(*(play(group, sibling) for group in range(groups) for sibling in range(GROUP)))
 
@@ -225,9 +226,15 @@ async def requests(bench: Bench) -> dict[str, Outcome]:
 
 async def trace(bench: Bench) -> dict[str, Outcome]:
     """Episodes of several turns in groups."""
-    groups = bench.scale.groups
-    sides = {name: (lambda number, peer=peer: peer.trace(number, groups)) for name, peer in bench.servers.items()}
-    return {"trace": Outcome(groups * GROUP * TURNS * RESPONSE, await in_turns(bench.scale.rounds, sides))}
+    found = {}
+    for groups in bench.scale.groups:
+        sides = {
+            name: (lambda number, peer=peer, groups=groups: peer.trace((groups, number), groups))
+            for name, peer in bench.servers.items()
+        }
+        tokens_in_all = groups * GROUP * TURNS * RESPONSE
+        found[f"trace_{groups * GROUP}"] = Outcome(tokens_in_all, await in_turns(bench.scale.rounds, sides))
+    return found
 
 
 PARTS: dict[str, Callable[[Bench], Awaitable[dict[str, Outcome]]]] = {"requests": requests, "trace": trace}
@@ -314,7 +321,8 @@ async def peers(folder: Path, model: Path, scale: Scale) -> AsyncIterator[Bench]
     embedded = {"engine": "embedded", "model": str(model), "max_model_len": MAX_LENGTH, "threads": 1}
     limits: dict[str, Any] = {
         "timeout": aiohttp.ClientTimeout(total=REQUEST_S),
-        "connector": aiohttp.TCPConnector(limit=0),
+        # A peer is idle while the others work, and vLLM closes what is idle for 5 s: perhaps just as it is asked again.
+        "connector": aiohttp.TCPConnector(limit=0, keepalive_timeout=1.0),
     }
     async with aiohttp.ClientSession(**limits) as session:
         with contextlib.ExitStack() as stack:
