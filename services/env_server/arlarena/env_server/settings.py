@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,6 +74,20 @@ def alfworld_data() -> Path | None:
     """ALFWORLD_DATA: where ALFWorld's own tools put its games. None if it is not set."""
     value = os.environ.get("ALFWORLD_DATA")
     return Path(value).expanduser() if value else None
+
+
+@contextmanager
+def alfworld_import() -> Iterator[None]:
+    """Around an import of alfworld, which would make a folder in the user's home and set ALFWORLD_DATA to it."""
+    before = os.environ.get("ALFWORLD_DATA")
+    os.environ["ALFWORLD_DATA"] = before or tempfile.gettempdir()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["ALFWORLD_DATA"]
+        else:
+            os.environ["ALFWORLD_DATA"] = before
 
 
 def load_settings(path: Path | None, flags: Mapping[str, Any] | None = None) -> EnvironmentSettings:

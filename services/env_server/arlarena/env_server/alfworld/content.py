@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from arlarena.env_server.alfworld.errors import GameError
 from arlarena.env_server.alfworld.game import Rules
 from arlarena.env_server.alfworld.tasks import Aim, aim_of
 from arlarena.env_server.alfworld.world import House
 from arlarena.env_server.hashing import digest
+
+
+class GameFile(msgspec.Struct, frozen=True):
+    """What is read of a `game.tw-pddl`: the three texts that a game is made of."""
+
+    pddl_domain: str
+    grammar: str
+    pddl_problem: str
 
 
 @dataclass(frozen=True, slots=True)

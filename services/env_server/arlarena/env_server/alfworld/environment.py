@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from copy import copy
-from typing import Any, Literal, Protocol, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
 
-from arlarena.env_server.alfworld.content import Loaded
+from arlarena.env_server.alfworld.content import GameFile, Loaded
 from arlarena.env_server.alfworld.errors import GameError
-from arlarena.env_server.alfworld.expert import Expert, NoPlan
 from arlarena.env_server.alfworld.files import FileGames
-from arlarena.env_server.alfworld.game import NOTHING_HAPPENS, Game
 from arlarena.env_server.alfworld.houses import MAKER_VERSION
 from arlarena.env_server.alfworld.made import MadeGames
 from arlarena.env_server.alfworld.options import AlfworldOptions, read_options
+from arlarena.env_server.alfworld.play import SUCCESS_REWARD, AlfworldGame
 from arlarena.env_server.alfworld.text import TEMPLATES
-from arlarena.env_server.environment import ExpertUnavailable, TaskError
-from arlarena.env_server.replies import reply
+from arlarena.env_server.alfworld.textworld import Stocks, TextWorldGame, check_packages
+from arlarena.env_server.environment import TaskError
 from arlarena.env_server.settings import alfworld_data
 from arlarena.env_server.text_game import TextEnvironment, TextGame
 from arlarena.proto.config import ConfigError
 from arlarena.proto.env import ResetSpec, Split
 from arlarena.proto.trajectory import Task
 
-SUCCESS_REWARD = 10.0  # the paper's; nothing else is paid
 KINDS: Mapping[str, Literal["train", "validation", "test"]] = {
     "train": "train",
     "valid_seen": "validation",
@@ -46,6 +43,10 @@ class Games(Protocol):
         """
         ...
 
+    def file(self, split: str, index: int) -> GameFile:
+        """The same game as the texts of its file. Errors as in `game`, except that any rules may be in it."""
+        ...
+
     def name(self, split: str, index: int) -> str:
         """What a task id calls it besides its index, or ""."""
         ...
@@ -53,61 +54,6 @@ class Games(Protocol):
     def index(self, split: str, name: str) -> int | None:
         """The game of a name, or of an index written as one; None for no such game."""
         ...
-
-
-class AlfworldGame(TextGame):
-    """A game being played. What the player sees is what was last answered."""
-
-    def __init__(self, made: Loaded, think: bool) -> None:
-        self._made, self._think = made, think
-        self._game = Game(made.rules)
-        self.content_key, self.kind, self.task = made.content_key, made.type, made.rules.task
-        self.score = float(self._game.won)
-
-    def text(self) -> str:
-        """The last answer; at the start, the room and the task."""
-        return self._game.feedback
-
-    def state(self) -> str:
-        """Where everything is and what has become of it, and not what was last answered."""
-        return self._game.state.key()
-
-    def actions(self) -> Sequence[str]:
-        """What may be typed now."""
-        return list(self._game.commands)
-
-    def offered(self) -> Sequence[str]:
-        """All but `help`, as in the paper."""
-        return [command for command in self._game.commands if command != "help"]
-
-    def play(self, action: str | None) -> float:
-        """Type a command; what could not be read, or does not work here, changes nothing."""
-        if action is None:
-            self._game.feedback = NOTHING_HAPPENS
-            return 0.0
-        self._game.play(action)
-        self.score = float(self._game.won)
-        return SUCCESS_REWARD * self.score
-
-    def plan(self) -> list[str]:
-        """The expert's replies from here.
-
-        Raises:
-            ExpertUnavailable: the goal is of none of the six kinds, or the expert is at a loss.
-        """
-        if self._made.aim is None:
-            raise ExpertUnavailable("the goal is of none of ALFWorld's six kinds of tasks")
-        expert = Expert(self._made.rules.house, self._made.aim)
-        try:
-            return [reply(thought if self._think else "", command) for thought, command in expert.moves(self._game)]
-        except NoPlan as error:
-            raise ExpertUnavailable(str(error)) from error
-
-    def copy(self) -> Self:
-        """The rules never change, so they are shared."""
-        twin = copy(self)
-        twin._game = self._game.copy()
-        return twin
 
 
 class AlfworldEnvironment(TextEnvironment):
@@ -118,14 +64,15 @@ class AlfworldEnvironment(TextEnvironment):
 
     def __init__(self, options: AlfworldOptions, games: Games) -> None:
         made = isinstance(games, MadeGames)
-        self.version = f"made-{MAKER_VERSION}" if made else "files-1"
+        self.blocking = options.backend == "textworld"
+        self.version = (f"made-{MAKER_VERSION}" if made else "files-1") + ("-textworld" if self.blocking else "")
         source = "made by this server, since no official ones are given (ALFWORLD_DATA)" if made else "read from files"
         self.description = f"Do a household task by text commands, in houses of ALFWorld; the games are {source}."
         self.options = options.model_dump(mode="json")
         self.template = TEMPLATES[options.template]
         self.horizon, self.history = options.max_steps, options.history
         self.splits = [Split(name, KINDS[name], size, name != "train") for name, size in games.sizes().items()]
-        self._settings, self._games = options, games
+        self._settings, self._games, self._stocks = options, games, Stocks()
 
     def task(self, spec: ResetSpec) -> Task:
         """The task that a reset means: by index, or by a game's name, `alfworld/<split>/<folder>/<trial>`."""
@@ -139,21 +86,34 @@ class AlfworldEnvironment(TextEnvironment):
         return Task(task.environment, task.split, task.index, task.seed, self._games.name(task.split, task.index))
 
     def game(self, task: Task) -> TextGame:
-        """A game at its start: some milliseconds, and less if it was played lately.
+        """A game at its start: some milliseconds, and less if it was played lately; seconds with the stock engine.
 
         Raises:
             TaskError: its file is broken, or the options leave no game.
         """
-        return AlfworldGame(self._games.game(task.split, task.index), self._settings.expert_think == "plan")
+        think = self._settings.expert_think == "plan"
+        if not self.blocking:
+            return AlfworldGame(self._games.game(task.split, task.index), think)
+        file = self._games.file(task.split, task.index)
+        try:
+            made = self._games.game(task.split, task.index)
+        except TaskError:  # its rules are none of ours, which is what the stock engine is for
+            made = None
+        return TextWorldGame(file, made, think, self._stocks)
 
 
 def load(where: str, values: Mapping[str, Any]) -> AlfworldEnvironment:
     """The environment for a table of options.
 
     Raises:
-        ConfigError: see `read_options`; or the games' folder has none.
+        ConfigError: see `read_options`; or the games' folder has none, or the stock engine is not installed.
     """
     options = read_options(where, values)
+    if options.backend == "textworld":
+        try:
+            check_packages()
+        except GameError as error:
+            raise ConfigError(f"{where} backend: {error}") from error
     root = options.games or alfworld_data()
     if root is None:
         return AlfworldEnvironment(options, MadeGames(options.houses(), options.max_steps, options.panel_size))

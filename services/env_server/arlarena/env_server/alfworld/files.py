@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from arlarena.env_server.alfworld.content import Loaded, loaded
+from arlarena.env_server.alfworld.content import GameFile, Loaded, loaded
 from arlarena.env_server.alfworld.errors import GameError
 from arlarena.env_server.alfworld.game import read_rules
 from arlarena.env_server.alfworld.tasks import TASK_TYPES
@@ -24,14 +24,6 @@ GAME, TRAJECTORY = "game.tw-pddl", "traj_data.json"
 SPLITS = ("train", "valid_seen", "valid_unseen")
 INNER = ("json_2.1.1", "json_2.1.2")  # the folder that ALFWorld's download makes inside ALFWORLD_DATA
 LEFT_OUT = ("movable", "Sliced")
-
-
-class GameFile(msgspec.Struct):
-    """What is read of a `game.tw-pddl`."""
-
-    pddl_domain: str
-    grammar: str
-    pddl_problem: str
 
 
 class Solvable(msgspec.Struct):
@@ -93,6 +85,10 @@ class FileGames:
         """
         return read_game(self._splits[split][index].path)
 
+    def file(self, split: str, index: int) -> GameFile:
+        """The same game as the texts of its file. Errors as in `game`, of its form alone."""
+        return read_file(self._splits[split][index].path)
+
     def name(self, split: str, index: int) -> str:
         """`<folder>/<trial>`."""
         return self._splits[split][index].name
@@ -111,10 +107,22 @@ def read_game(path: Path) -> Loaded:
     Raises:
         TaskError: it is broken, or more than this engine plays; the message names it.
     """
+    read = read_file(path)
     try:
-        read = msgspec.json.decode(path.read_bytes(), type=GameFile)
         return loaded(read_rules(read.pddl_domain, read.grammar, read.pddl_problem), _type_of(path))
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, GameError) as error:
+    except GameError as error:
+        raise TaskError(f"{path}: {error}") from error
+
+
+def read_file(path: Path) -> GameFile:
+    """The texts of a file.
+
+    Raises:
+        TaskError: it cannot be read; the message names it.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=GameFile)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise TaskError(f"{path}: {error}") from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from arlarena.env_server.alfworld.content import Loaded, loaded
+from arlarena.env_server.alfworld.content import GameFile, Loaded, loaded
 from arlarena.env_server.alfworld.domain import DOMAIN, GRAMMAR
 from arlarena.env_server.alfworld.expert import Expert, NoPlan
 from arlarena.env_server.alfworld.game import Game, rules_of
@@ -32,6 +32,10 @@ class MadeGames:
             TaskError: the options leave none.
         """
         return _made(split, index, self._options, self._horizon)[1]
+
+    def file(self, split: str, index: int) -> GameFile:
+        """The same game as the texts of a file. Errors as in `game`."""
+        return file_of(draft_of(split, index, self._options, self._horizon))
 
     def name(self, split: str, index: int) -> str:
         """What a task id calls it besides its index: nothing."""
@@ -77,12 +81,6 @@ def _solvable(made: Loaded, horizon: int) -> bool:
     return moves <= horizon
 
 
-def files_of(draft: Draft, name: str) -> dict[str, object]:
-    """The contents of `game.tw-pddl`."""
-    return {
-        "pddl_domain": DOMAIN,
-        "grammar": GRAMMAR.replace(GOAL, draft.aim.sentence(draft.choice)),
-        "pddl_problem": draft.text(name),
-        "walkthrough": None,
-        "solvable": True,
-    }
+def file_of(draft: Draft) -> GameFile:
+    """A game as the texts of its file."""
+    return GameFile(DOMAIN, GRAMMAR.replace(GOAL, draft.aim.sentence(draft.choice)), draft.text("made"))
