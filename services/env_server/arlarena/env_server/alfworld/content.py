@@ -44,9 +44,10 @@ def content_of(rules: Rules) -> str:
     """All that a player could tell of a game: two games that differ in ids and coordinates alone are the same."""
     house, start = rules.house, rules.house.start
     contents: dict[int, list[tuple[str, ...]]] = {}
-    for thing, receptacle in sorted(start.inside):
-        marks = [mark for mark, things in sorted(start.marks.items()) if things >> thing & 1]
-        contents.setdefault(receptacle, []).append((house.names[thing], *marks))
+    for receptacle, things in start.inside.items():
+        for thing in things:
+            marks = [mark for mark, marked in sorted(start.marks.items()) if marked >> thing & 1]
+            contents.setdefault(receptacle, []).append((house.names[thing], *marks))
     places = sorted(
         [_fixture(house, receptacle, contents.get(receptacle, [])) for receptacle in receptacles]
         for receptacles in house.receptacles.values()

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from arlarena.env_server.alfworld.domain import check_domain
 from arlarena.env_server.alfworld.errors import GameError
-from arlarena.env_server.alfworld.goal import compile_goal
+from arlarena.env_server.alfworld.goal import compile_goal, watched_by
 from arlarena.env_server.alfworld.grammar import Grammar, read_grammar
 from arlarena.env_server.alfworld.pddl import Expression, Problem, read_problem
 from arlarena.env_server.alfworld.state import NOTHING, State, check_predicates
 from arlarena.env_server.alfworld.world import House, build
 
 NOTHING_HAPPENS = "Nothing happens."
+HANDS = frozenset(("inreceptacle", "objectatlocation", "holds", "holdsany"))
+CHANGES: Mapping[str, frozenset[str]] = {  # what an action may make true or untrue of what a goal may ask for
+    "gotolocation": frozenset(("atlocation",)),
+    "openobject": frozenset(("opened",)),
+    "closeobject": frozenset(("opened",)),
+    "pickupobject": HANDS,
+    "putobject": HANDS,
+    "cleanobject": frozenset(("isclean",)),
+    "heatobject": frozenset(("ishot", "iscool")),
+    "coolobject": frozenset(("iscool", "ishot")),
+    "toggleobject": frozenset(("istoggled",)),
+    "sliceobject": frozenset(("issliced",)),
+}
 
 
 class Move(NamedTuple):
@@ -35,7 +48,9 @@ class Rules:
     task: str
     goal: Expression
     won: Callable[[State], bool]
-    commands: dict[Move, str]  # filled as they come up
+    watched: frozenset[str]  # what the goal asks of that can change
+    spoken: dict[Move, str]  # filled as they come up
+    ways: dict[int, dict[str, Move]]  # from each location to all others; filled as they come up
 
 
 def read_rules(domain: str, grammar: str, problem: str) -> Rules:
@@ -53,7 +68,8 @@ def rules_of(problem: Problem, grammar: str) -> Rules:
     house = build(problem)
     texts, task = read_grammar(grammar)
     check_predicates(texts.predicates, "grammar")
-    return Rules(house, texts, task, problem.goal, compile_goal(problem.goal, house, problem.objects), {})
+    won = compile_goal(problem.goal, house, problem.objects)
+    return Rules(house, texts, task, problem.goal, won, watched_by(problem.goal), {}, {})
 
 
 class Game:
@@ -78,8 +94,8 @@ class Game:
     def commands(self) -> dict[str, Move]:
         """What may be typed now, in alphabetical order, and what it does."""
         if self._commands is None:
-            spoken = self.rules.commands
-            found = {spoken.get(move) or self._spoken(move): move for move in self._moves()}
+            spoken = self.rules.spoken
+            found = self._ways() | {spoken.get(move) or self._spoken(move): move for move in self._moves()}
             self._commands = {command: found[command] for command in sorted(found)}
         return self._commands
 
@@ -92,7 +108,8 @@ class Game:
         binding = self._binding(move)
         self._apply(move)
         self._commands = None
-        self.won = self.rules.won(self.state)
+        if self.rules.watched & CHANGES.get(move.action, frozenset()):
+            self.won = self.rules.won(self.state)
         self.feedback = self.rules.grammar.feedback(move.action, self.state, binding)
         return self.feedback
 
@@ -120,13 +137,19 @@ class Game:
             case "sliceobject":
                 state.mark("issliced", thing)
 
+    def _ways(self) -> dict[str, Move]:
+        """Where the player can go: to all that stands elsewhere."""
+        here = self.state.location
+        if here not in self.rules.ways:
+            places = self.rules.house.location_of.items()
+            moves = [Move("gotolocation", receptacle=one) for one, location in places if location != here]
+            self.rules.ways[here] = {self._spoken(move): move for move in moves}
+        return self.rules.ways[here]
+
     def _moves(self) -> Iterator[Move]:
-        """What is possible now."""
+        """What else is possible now."""
         state, house = self.state, self.rules.house
         yield from (Move("look"), Move("inventory"), Move("help"))
-        for receptacle, location in house.location_of.items():
-            if location != state.location:
-                yield Move("gotolocation", receptacle=receptacle)
         for receptacle in house.receptacles.get(state.location, ()):
             yield from self._moves_at(receptacle)
         if state.held == NOTHING:
@@ -163,7 +186,7 @@ class Game:
 
     def _spoken(self, move: Move) -> str:
         command = self.rules.grammar.command(move.action, self.state, self._binding(move))
-        self.rules.commands[move] = command
+        self.rules.spoken[move] = command
         return command
 
     def _binding(self, move: Move) -> dict[str, int]:

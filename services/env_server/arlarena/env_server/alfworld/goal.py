@@ -23,6 +23,14 @@ def compile_goal(goal: Expression, house: House, types: Mapping[str, str]) -> Ca
     return lambda state: test(state, {})
 
 
+def watched_by(goal: Expression) -> frozenset[str]:
+    """The predicates of a goal that can change: while none of them does, neither does the answer."""
+    if isinstance(goal, str):
+        return frozenset()
+    own = frozenset(word for word in goal[:1] if isinstance(word, str) and word in CHANGING)
+    return own.union(*(watched_by(part) for part in goal))
+
+
 class _Compiler:
     def __init__(self, house: House, types: Mapping[str, str]) -> None:
         self._house = house

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, cast
 
 from arlarena.env_server.alfworld.errors import GameError
 
@@ -27,6 +27,10 @@ class Facts(Protocol):
 
     def rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
         """The facts that fit a pattern, in order; None fits anything."""
+        ...
+
+    def holds(self, predicate: str, values: tuple[int, ...]) -> bool:
+        """Whether a fact is so."""
         ...
 
     def name(self, entity: int) -> str:
@@ -96,7 +100,12 @@ def answers(facts: Facts, query: Query, binding: Binding) -> Iterator[Binding]:
         yield binding
         return
     first, rest = query[0], query[1:]
-    for row in facts.rows(first.predicate, tuple([binding.get(variable) for variable in first.variables])):
+    pattern = tuple([binding.get(variable) for variable in first.variables])
+    if None not in pattern:
+        if facts.holds(first.predicate, cast(tuple[int, ...], pattern)):
+            yield from answers(facts, rest, binding)
+        return
+    for row in facts.rows(first.predicate, pattern):
         new = {variable: value for variable, value in zip(first.variables, row, strict=True) if variable not in binding}
         if len(set(new.values())) == len(new) and not any(value in binding.values() for value in new.values()):
             yield from answers(facts, rest, {**binding, **new})

@@ -8,7 +8,7 @@ from typing import Self
 
 from arlarena.env_server.alfworld.errors import GameError
 from arlarena.env_server.alfworld.grammar import Pattern
-from arlarena.env_server.alfworld.world import CHANGING, MARKS, PLACES, House, bits
+from arlarena.env_server.alfworld.world import CHANGING, MARKS, PLACES, Contents, House, bits
 
 NOTHING = -1
 PREDICATES = frozenset((*PLACES, *MARKS, "not_inreceptacle"))
@@ -25,16 +25,9 @@ class State:
     __slots__ = ("at", "held", "house", "inside", "location", "marks", "opened", "removed")
 
     def __init__(self, house: House) -> None:
-        start = house.start
-        self.house = house
+        self.house, start = house, house.start
         self.location, self.held, self.opened = start.location, NOTHING, start.opened
-        self.inside: dict[int, tuple[int, ...]] = {}
-        for thing, receptacle in sorted(start.inside):
-            self.inside[receptacle] = (*self.inside.get(receptacle, ()), thing)
-        self.at: dict[int, tuple[int, ...]] = {}
-        for thing, location in sorted(start.at):
-            self.at[location] = (*self.at.get(location, ()), thing)
-        self.marks = dict(start.marks)
+        self.inside, self.at, self.marks = start.inside.copy(), start.at.copy(), start.marks.copy()
         self.removed: tuple[tuple[int, int], ...] = ()
 
     def copy(self) -> Self:
@@ -44,10 +37,10 @@ class State:
         return twin
 
     def key(self) -> str:
-        """All that can make a difference from now on, written canonically."""
-        inside = sorted((receptacle, things) for receptacle, things in self.inside.items() if things)
-        at = sorted((location, things) for location, things in self.at.items() if things)
-        return repr((self.location, self.held, self.opened, inside, at, sorted(self.marks.items()), self.removed))
+        """All that can make a difference from now on, written canonically: contents where they are not as they were."""
+        start = self.house.start
+        inside, at = _changed(self.inside, start.inside), _changed(self.at, start.at)
+        return repr((self.location, self.held, self.opened, inside, at, *self.marks.values(), self.removed))
 
     def open_to_hands(self, receptacle: int) -> bool:
         """Whether things can be put into it and taken from it."""
@@ -85,13 +78,20 @@ class State:
 
     def holds(self, predicate: str, values: tuple[int, ...]) -> bool:
         """Whether a fact is so."""
-        match predicate, values:
-            case "inreceptacle", (thing, receptacle):
-                return thing in self.inside.get(receptacle, ())
-            case "objectatlocation", (thing, location):
-                return thing in self.at.get(location, ())
-            case _, (one,) if predicate in self.marks:
-                return bool(self.marks[predicate] >> one & 1)
+        if predicate not in CHANGING:
+            if predicate == "not_inreceptacle":
+                return values in self.removed
+            return values in self.house.known.get(predicate, ())
+        first = values[0]
+        match predicate:
+            case "inreceptacle":
+                return first in self.inside.get(values[1], ())
+            case "objectatlocation":
+                return first in self.at.get(values[1], ())
+            case "opened":
+                return bool(self.opened >> first & 1)
+            case _ if predicate in self.marks:
+                return bool(self.marks[predicate] >> first & 1)
         return next(self.rows(predicate, values), None) is not None
 
     def rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
@@ -136,7 +136,12 @@ def check_predicates(predicates: frozenset[str], where: str) -> None:
         raise GameError(f"{where}: {name!r} is asked for, which this engine does not keep: use backend = 'textworld'")
 
 
-def _pairs(by_place: dict[int, tuple[int, ...]], pattern: Pattern) -> Iterator[tuple[int, int]]:
+def _changed(now: Contents, then: Contents) -> list[tuple[int, tuple[int, ...]]]:
+    """What lies elsewhere than it did, by place."""
+    return sorted([(place, things) for place, things in now.items() if things != then.get(place, ())])
+
+
+def _pairs(by_place: Contents, pattern: Pattern) -> Iterator[tuple[int, int]]:
     """(thing, place) in order."""
     if len(pattern) == 2 and pattern[1] is not None:
         yield from ((thing, pattern[1]) for thing in by_place.get(pattern[1], ()))

@@ -12,6 +12,8 @@ from arlarena.env_server.alfworld.pddl import Problem
 
 Mask = int  # a set of entities: bit n is entity n
 Pair = tuple[int, int]
+Rows = dict[str, tuple[tuple[int, ...], ...]]  # facts by predicate
+Contents = dict[int, tuple[int, ...]]  # things by place, in order
 
 # What changes; all else that :init says stays as it is.
 PLACES = ("atlocation", "opened", "inreceptacle", "objectatlocation", "holds", "holdsany")
@@ -21,12 +23,12 @@ CHANGING = frozenset((*PLACES, *MARKS, "ison", "checked", "examined", "wasinrece
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where things are at the start. `inside`: object and receptacle; `at`: object and location."""
+    """Where things are at the start. `inside`: by receptacle; `at`: by location."""
 
     location: int
     opened: Mask
-    inside: frozenset[Pair]
-    at: frozenset[Pair]
+    inside: Contents
+    at: Contents
     marks: dict[str, Mask]
 
 
@@ -59,7 +61,7 @@ class House:
     sliceable: Mask
     knives: Mask
     tools: dict[str, Mask]
-    facts: dict[str, tuple[tuple[int, ...], ...]]
+    facts: Rows
     start: Start
     known: dict[str, frozenset[tuple[int, ...]]] = field(repr=False)
 
@@ -124,15 +126,15 @@ def build(problem: Problem) -> House:
         start=Start(
             location,
             mask("opened"),
-            frozenset(_pairs(rows, "inreceptacle")),
-            frozenset(_pairs(rows, "objectatlocation")),
+            _contents(rows, "inreceptacle"),
+            _contents(rows, "objectatlocation"),
             {name: mask(name) for name in MARKS},
         ),
         known={name: frozenset(found) for name, found in rows.items() if name not in CHANGING},
     )
 
 
-def _only(rows: dict[str, tuple[tuple[int, ...], ...]], problem: Problem) -> Pair:
+def _only(rows: Rows, problem: Problem) -> Pair:
     """The agent and its location."""
     places = rows.get("atlocation", ())
     if len(places) != 1:
@@ -145,14 +147,21 @@ def _only(rows: dict[str, tuple[tuple[int, ...], ...]], problem: Problem) -> Pai
     return places[0][0], places[0][1]
 
 
-def _pairs(rows: dict[str, tuple[tuple[int, ...], ...]], predicate: str) -> Iterator[Pair]:
+def _pairs(rows: Rows, predicate: str) -> Iterator[Pair]:
     for row in rows.get(predicate, ()):
         if len(row) != 2:
             raise GameError(f"PDDL problem: ({predicate} …) has two arguments, not {len(row)}")
         yield row[0], row[1]
 
 
-def _fits(rows: dict[str, tuple[tuple[int, ...], ...]]) -> dict[int, Mask]:
+def _contents(rows: Rows, predicate: str) -> Contents:
+    found: dict[int, list[int]] = defaultdict(list)
+    for thing, place in _pairs(rows, predicate):
+        found[place].append(thing)
+    return {place: tuple(sorted(things)) for place, things in found.items()}
+
+
+def _fits(rows: Rows) -> dict[int, Mask]:
     holders: dict[int, Mask] = defaultdict(int)  # type of object -> receptacles
     kinds: dict[int, Mask] = defaultdict(int)  # type of receptacle -> receptacles
     for receptacle, kind in _pairs(rows, "receptacletype"):
@@ -165,8 +174,6 @@ def _fits(rows: dict[str, tuple[tuple[int, ...], ...]]) -> dict[int, Mask]:
     return dict(fits)
 
 
-def _of_types(
-    rows: dict[str, tuple[tuple[int, ...], ...]], predicate: str, number: dict[str, int], types: tuple[str, ...]
-) -> Mask:
+def _of_types(rows: Rows, predicate: str, number: dict[str, int], types: tuple[str, ...]) -> Mask:
     wanted = {number[kind] for kind in types if kind in number}
     return sum(1 << thing for thing, kind in set(_pairs(rows, predicate)) if kind in wanted)
