@@ -67,11 +67,11 @@ class AlfworldGame(HouseGame):
 
     def state(self) -> str:
         """Where everything is and what has become of it, and not what was last answered."""
-        return self._game.state.key()
+        return self._game.position.key
 
     def actions(self) -> Sequence[str]:
         """What may be typed now."""
-        return list(self._game.commands)
+        return self._game.position.menu
 
     def play(self, action: str | None) -> float:
         """Type a command; what could not be read, or does not work here, changes nothing."""

@@ -15,8 +15,8 @@ PREDICATES = frozenset((*PLACES, *MARKS, "not_inreceptacle"))
 
 
 class State:
-    """All that changes. Sets of entities are bit masks; `inside` and `at` hold tuples in order, replaced and never
-    changed, so that copies share them.
+    """All that changes. Sets of entities are bit masks; `inside`, `at` and `marks` are replaced and never changed, so
+    that copies share them.
 
     `removed`: (object, receptacle) from which the object was taken since it was last put there. The text of `look` asks
     for it. It is kept where receptacles share a location: elsewhere it can never show.
@@ -27,14 +27,12 @@ class State:
     def __init__(self, house: House) -> None:
         self.house, start = house, house.start
         self.location, self.held, self.opened = start.location, NOTHING, start.opened
-        self.inside, self.at, self.marks = start.inside.copy(), start.at.copy(), start.marks.copy()
+        self.inside, self.at, self.marks = start.inside, start.at, start.marks
         self.removed: tuple[tuple[int, int], ...] = ()
 
     def copy(self) -> Self:
         """An independent state."""
-        twin = copy(self)
-        twin.inside, twin.at, twin.marks = self.inside.copy(), self.at.copy(), self.marks.copy()
-        return twin
+        return copy(self)
 
     def key(self) -> str:
         """All that can make a difference from now on, written canonically: contents where they are not as they were."""
@@ -50,8 +48,8 @@ class State:
 
     def take(self, thing: int, receptacle: int) -> None:
         """Pick something up."""
-        self.inside[receptacle] = tuple([one for one in self.inside[receptacle] if one != thing])
-        self.at[self.location] = tuple([one for one in self.at.get(self.location, ()) if one != thing])
+        self.inside = _without(self.inside, receptacle, thing)
+        self.at = _without(self.at, self.location, thing)
         self.held = thing
         if len(self.house.receptacles[self.location]) > 1:
             self.removed = tuple(sorted({*self.removed, (thing, receptacle)}))
@@ -59,14 +57,14 @@ class State:
     def put(self, receptacle: int) -> None:
         """Put down what is held."""
         thing, self.held = self.held, NOTHING
-        self.inside[receptacle] = tuple(sorted({*self.inside.get(receptacle, ()), thing}))
-        self.at[self.location] = tuple(sorted({*self.at.get(self.location, ()), thing}))
+        self.inside = _with(self.inside, receptacle, thing)
+        self.at = _with(self.at, self.location, thing)
         if self.removed:
             self.removed = tuple([pair for pair in self.removed if pair != (thing, receptacle)])
 
     def mark(self, name: str, thing: int, *, off: str = "") -> None:
         """Make something clean, hot, …; and `off` what excludes it."""
-        self.marks[name] |= 1 << thing
+        self.marks = {**self.marks, name: self.marks[name] | 1 << thing}
         if off:
             self.marks[off] &= ~(1 << thing)
 
@@ -134,6 +132,14 @@ def check_predicates(predicates: frozenset[str], where: str) -> None:
         if name in PREDICATES or (name not in CHANGING and not name.startswith("not_")) or name == "not_istoggled":
             continue
         raise GameError(f"{where}: {name!r} is asked for, which this engine does not keep: use backend = 'textworld'")
+
+
+def _with(contents: Contents, place: int, thing: int) -> Contents:
+    return {**contents, place: tuple(sorted({*contents.get(place, ()), thing}))}
+
+
+def _without(contents: Contents, place: int, thing: int) -> Contents:
+    return {**contents, place: tuple([one for one in contents.get(place, ()) if one != thing])}
 
 
 def _changed(now: Contents, then: Contents) -> list[tuple[int, tuple[int, ...]]]:

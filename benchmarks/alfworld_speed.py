@@ -1,0 +1,145 @@
+"""Our ALFWorld beside TextWorld, and its server beside one that plays nothing, in one run.
+
+    make setup-alfworld && python benchmarks/alfworld_speed.py --out benchmarks/results/alfworld_speed.json
+
+* `engines`: reset, step and memory of both engines in one process (`alfworld_engines.py`), on the same games and walks;
+* `server`: steps a second over `/v1/batch`, 256 sessions, two batches in flight, beside a server whose environment does
+  nothing. Actions are drawn from the commands that work. Rounds alternate; medians are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+from env_processes import finish
+from env_server import BATCHES, free_port, post, server
+
+ROOT = Path(__file__).resolve().parents[1]
+STOCK = ROOT / ".venv-alfworld" / "bin" / "python"
+SESSIONS = 256
+SEEDS = 64  # different games of all sessions: groups of four
+
+
+class Seen(msgspec.Struct):
+    """What the player reads of an observation."""
+
+    admissible_actions: list[str] | None = None
+
+
+class Item(msgspec.Struct):
+    """What it reads of a batch's result."""
+
+    ok: bool
+    done: bool | None = None
+    observation: Seen | None = None
+
+
+class Reply(msgspec.Struct):
+    """What it reads of a batch's reply."""
+
+    results: list[Item]
+
+
+ENCODE, DECODER = msgspec.json.encode, msgspec.json.Decoder(Reply)
+
+
+async def rate(url: str, seconds: float) -> float:
+    """Steps a second."""
+    async with aiohttp.ClientSession() as session:
+        ends = time.perf_counter() + seconds
+        counts = await asyncio.gather(*(batches(session, url, number, ends) for number in range(BATCHES)))
+    return sum(counts) / seconds
+
+
+async def batches(session: aiohttp.ClientSession, url: str, number: int, ends: float) -> int:
+    """Step a share of the sessions together until the time is over; a finished episode is reset within it."""
+    walk, count, steps = random.Random(number), SESSIONS // BATCHES, 0
+    seeds = [seed % SEEDS for seed in range(count)]
+    opened = await post(session, url + "/v1/sessions", {"count": count, "reset": [{"seed": seed} for seed in seeds]})
+    names = [one["session_id"] for one in opened["sessions"]]
+    menus = [one["result"]["observation"].get("admissible_actions") for one in opened["sessions"]]
+    done = [False] * count
+    while time.perf_counter() < ends:
+        items = [
+            {"session_id": name, "op": "reset", "seed": seed}
+            if over
+            else {"session_id": name, "op": "step", "action": {"text": walk.choice(menu) if menu else "look"}}
+            for name, seed, over, menu in zip(names, seeds, done, menus, strict=True)
+        ]
+        async with session.post(url + "/v1/batch", data=ENCODE({"items": items})) as reply:
+            results = DECODER.decode(await reply.read()).results
+        assert all(result.ok for result in results)
+        steps += done.count(False)
+        done = [bool(result.done) for result in results]
+        menus = [result.observation.admissible_actions if result.observation else None for result in results]
+    for name in names:
+        async with session.delete(f"{url}/v1/sessions/{name}") as reply:
+            assert reply.status == 204
+    return steps
+
+
+def served(seconds: float, rounds: int) -> dict[str, list[float]]:
+    """Steps a second of both servers, round by round."""
+    found: dict[str, list[float]] = {"alfworld": [], "noop": []}
+    ports = {name: free_port() for name in found}
+    urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+    options = ["--capacity", "1024", "--port"]
+    noop = [sys.executable, "benchmarks/noop_environment.py", "noop", *options, str(ports["noop"])]
+    ours = [sys.executable, "-m", "arlarena.env_server", "alfworld", *options, str(ports["alfworld"])]
+    with server(noop, urls["noop"]), server(ours, urls["alfworld"], ALFWORLD_DATA=""):
+        for number in range(rounds + 1):
+            for name, url in urls.items():
+                speed = asyncio.run(rate(url, seconds))
+                if number:  # the first makes the games
+                    found[name].append(speed)
+    return found
+
+
+def main() -> int:
+    """Measure, judge, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each round of a server")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    if not STOCK.exists():
+        raise SystemExit("error: TextWorld is not installed: `make setup-alfworld`")
+    rates = served(args.seconds, args.rounds)
+    command = [str(STOCK), str(ROOT / "benchmarks" / "alfworld_engines.py")]
+    engines: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    medians = {name: round(statistics.median(found), 1) for name, found in rates.items()}
+
+    def times(figure: str) -> float:
+        return round(engines[figure]["textworld"] / engines[figure]["ours"], 1)
+
+    claims = [
+        ("a step, times as fast as TextWorld's", times("step_s"), 300.0),
+        ("a reset, times as fast as TextWorld's", times("reset_s"), 100.0),
+        ("games in the memory of one of TextWorld's", times("memory_bytes"), 20.0),
+        ("batches at 256 sessions, of the rate without a game", round(medians["alfworld"] / medians["noop"], 3), 0.5),
+    ]
+    return finish(
+        {
+            "engines": engines,
+            "steps_per_s": medians,
+            "rounds": {name: [round(one, 1) for one in found] for name, found in rates.items()},
+            "claims": [{"claim": what, "is": found, "wanted": least} for what, found, least in claims],
+            "passed": all(found >= least for _, found, least in claims),
+        },
+        args.out,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

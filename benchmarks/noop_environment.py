@@ -1,0 +1,58 @@
+"""An environment server that does nothing: what the server itself costs, without any game.
+
+python benchmarks/noop_environment.py noop --port 8000
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any, Self
+
+from arlarena.env_server import environment
+from arlarena.env_server.__main__ import main
+from arlarena.env_server.prompts import PromptTemplate
+from arlarena.env_server.text_game import TextEnvironment, TextGame
+from arlarena.proto.config import Table, parse_table
+from arlarena.proto.env import Split
+from arlarena.proto.trajectory import Task
+
+
+class Nothing(TextGame):
+    """No rules."""
+
+    score = 0.0
+
+    def text(self) -> str:
+        return "Nothing."
+
+    def state(self) -> str:
+        return ""
+
+    def play(self, action: str | None) -> float:
+        return 0.0
+
+    def copy(self) -> Self:
+        return self
+
+
+class NothingEnvironment(TextEnvironment):
+    """Episodes of 50 steps."""
+
+    name, version, description, horizon, expert = "noop", "1", "Nothing happens.", 50, False
+    template = PromptTemplate("full", "1", "{history}{observation}")
+    splits = (Split("train", "train", None, False),)
+    rewards: Mapping[str, float] = {}
+
+    def game(self, task: Task) -> Nothing:
+        return Nothing()
+
+
+def load(where: str, options: Mapping[str, Any]) -> NothingEnvironment:
+    parse_table(where, options, Table)  # refuses any option: there are none
+    return NothingEnvironment()
+
+
+if __name__ == "__main__":
+    environment.REGISTRY["noop"] = "__main__"
+    sys.exit(main())
