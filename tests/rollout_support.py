@@ -55,6 +55,7 @@ class Walk:
             "score": float(solved),
             "optimal_moves": GOAL,
             "room_key": f"room-{self.task}",
+            "kind": "even" if self.task[-1] in "02468" else "odd",
         }
         return {"ok": True, "observation": observation, "reward": reward, "done": self.done, "metadata": metadata}
 

@@ -13,7 +13,7 @@ from arlarena.console.charts import Line, interval_chart, line_chart, short, tic
 from arlarena.console.failures import LaunchError
 from arlarena.console.report import render, write_report
 from arlarena.console.rundir import RunDirectory, Start
-from arlarena.console.summary import read_steps, summarise
+from arlarena.console.summary import kinds_table, read_steps, summarise
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
 
@@ -215,3 +215,24 @@ def test_nothing_to_draw_is_no_chart() -> None:
     assert line_chart("x", [Line("y", ((0.0, math.nan),))]) is None
     assert interval_chart("x", [], []) is None
     assert interval_chart("x", ["1"], [("a", [None])]) is None
+
+
+def test_success_by_kind_of_task_is_shown_where_there_are_kinds(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    for label, success in (("before", 0.4), ("after", 0.6)):
+        row = {"kind": "look_at_obj_in_light", "n": 38, "success": success, "ci95": [success - 0.1, success + 0.1]}
+        run.panel(label).write_text(json.dumps(panel(success, by_difficulty=[], by_kind=[row])))
+    summary = summarise(run, "alfworld", "sampo", 0)
+    page = render(run, summary)
+    assert "By kind of task" in page
+    assert "look at obj in light" in page
+    assert "By difficulty" not in page
+    shown = kinds_table(summary)
+    assert shown is not None
+    assert [list(column.cells) for column in shown.columns] == [
+        ["look_at_obj_in_light"], ["38"], ["40.0"], ["60.0"], ["50.0 to 70.0"]
+    ]  # fmt: skip
+
+
+def test_an_environment_without_kinds_has_no_table_of_them(tmp_path: Path) -> None:
+    assert kinds_table(summarise(write_run(tmp_path), "sokoban", "sampo", 0)) is None

@@ -65,6 +65,11 @@ async def test_a_panel_with_one_attempt_a_task(
     assert result["by_difficulty"] == [
         {"optimal_moves": 3, "n": 40, "success": result["success"], "ci95": result["ci95"]}
     ]
+    odd = sum(success for index, success, *_ in result["results"] if index % 2)
+    assert [(row["kind"], row["n"], row["success"]) for row in result["by_kind"]] == [
+        ("even", 20, pytest.approx((wins - odd) / 20)),
+        ("odd", 20, pytest.approx(odd / 20)),
+    ]
     assert result["format_valid"] == result["action_valid"] < 0.9
     returns = {str(i): [value] for i, _, value, _ in result["results"]}
     assert result["return"]["mean"] == pytest.approx(clustered(returns).mean, abs=1e-3)

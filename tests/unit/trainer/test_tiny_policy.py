@@ -69,3 +69,13 @@ def test_the_chat_template_frames_a_turn_and_a_reply_ends_with_the_end_token():
     assert ids[: len(prompt)] == prompt
     assert ids[-1] == tokenizer.eos_token_id
     assert tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True) == "<action>up</action>"
+
+
+def test_words_are_one_token_each_with_and_without_the_space_before_them():
+    words = ("go to", "cabinet", "pen", "pencil", "1")
+    tokenizer = build_tokenizer(TinyPolicy(words=words))
+    text = "go to cabinet 1, pencil 1 pen"
+    ids = tokenizer.encode(text)
+    assert [tokenizer.decode([one]) for one in ids] == ["go to", " cabinet", " 1", ",", " pencil", " 1", " pen"]
+    unknown = "go to cabinet 7: penguin"
+    assert tokenizer.decode(tokenizer.encode(unknown)) == unknown

@@ -22,7 +22,7 @@ from arlarena.console.progress import Stage, View
 from arlarena.console.runconfig import RunConfig, check_everywhere
 from arlarena.console.rundir import RunDirectory, Start
 from arlarena.console.settings import available_cores
-from arlarena.console.summary import table
+from arlarena.console.summary import kinds_table, table
 from arlarena.console.supervisor import Supervisor
 from arlarena.proto.config import ConfigError, read_file
 
@@ -155,5 +155,7 @@ def up(request: Request, console: Console) -> dict[str, Any]:
     finally:
         run.release()
     console.print(table(summary))
+    if (kinds := kinds_table(summary)) is not None:
+        console.print(kinds)
     console.print(f"{run.summary}\n{run.report}", soft_wrap=True)
     return summary

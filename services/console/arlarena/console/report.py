@@ -94,7 +94,7 @@ def cloning_charts(run: RunDirectory) -> list[Markup]:
 
 
 @dataclass(frozen=True, slots=True)
-class DifficultyRow:
+class ClassRow:
     """One class of tasks, before and after."""
 
     name: str
@@ -103,13 +103,36 @@ class DifficultyRow:
     after: dict[str, Any] | None
 
 
-def difficulty_rows(before: dict[str, Any], after: dict[str, Any]) -> list[DifficultyRow]:
-    """Both panels by the length of the shortest solution."""
-    tables = [{row["optimal_moves"]: row for row in panel.get("by_difficulty", [])} for panel in (before, after)]
+@dataclass(frozen=True, slots=True)
+class Breakdown:
+    """Success by classes of tasks: what they are classes of, and the heading of their names."""
+
+    title: str
+    heading: str
+    rows: list[ClassRow]
+    chart: Markup | None
+
+
+def breakdowns(before: dict[str, Any], after: dict[str, Any]) -> list[Breakdown]:
+    """Both panels by the length of the shortest solution and by kind of task, where there are such."""
+    found = []
+    for table, key, title, heading in (
+        ("by_difficulty", "optimal_moves", "By difficulty", "least moves"),
+        ("by_kind", "kind", "By kind of task", "kind"),
+    ):
+        rows = class_rows(before, after, table, key)
+        if rows:
+            found.append(Breakdown(title, heading, rows, class_chart(f"Success by {heading} (95 % intervals)", rows)))
+    return found
+
+
+def class_rows(before: dict[str, Any], after: dict[str, Any], table: str, key: str) -> list[ClassRow]:
+    """Both panels by the classes of a table."""
+    tables = [{row[key]: row for row in panel.get(table, [])} for panel in (before, after)]
     rows = []
-    for moves in sorted(tables[0].keys() | tables[1].keys()):
-        first, second = tables[0].get(moves), tables[1].get(moves)
-        rows.append(DifficultyRow(str(moves), (second or first or {}).get("n", 0), first, second))
+    for name in sorted(tables[0].keys() | tables[1].keys()):
+        first, second = tables[0].get(name), tables[1].get(name)
+        rows.append(ClassRow(str(name).replace("_", " "), (second or first or {}).get("n", 0), first, second))
     return rows
 
 
@@ -117,10 +140,9 @@ def _estimate(row: dict[str, Any] | None) -> Estimate | None:
     return Estimate(row["success"], *row["ci95"]) if row else None
 
 
-def difficulty_chart(rows: Sequence[DifficultyRow]) -> Markup | None:
-    """Success before and after, by difficulty."""
+def class_chart(title: str, rows: Sequence[ClassRow]) -> Markup | None:
+    """Success before and after, by class."""
     before, after = [_estimate(row.before) for row in rows], [_estimate(row.after) for row in rows]
-    title = "Success by least number of moves (95 % intervals)"
     return interval_chart(title, [row.name for row in rows], [("before", before), ("after", after)])
 
 
@@ -158,15 +180,13 @@ def render(run: RunDirectory, summary: dict[str, Any] | None) -> str:
     )
     environment.filters |= {"percent": percent, "interval": interval, "duration": duration}
     steps = read_steps(run.metrics)
-    rows = difficulty_rows(_panel(run.panel("before")), _panel(run.panel("after")))
     return environment.get_template("report.html.j2").render(
         name=run.state.name if hasattr(run, "state") else run.path.name,
         summary=summary,
         training=training_charts(steps, summary),
         cloning=cloning_charts(run),
         others=other_charts(steps),
-        difficulty=difficulty_chart(rows),
-        rows=rows,
+        breakdowns=breakdowns(_panel(run.panel("before")), _panel(run.panel("after"))),
         pairs=chosen_episodes(read_records(run.episodes("before")), read_records(run.episodes("after"))),
         config=run.config.read_text(encoding="utf-8") if run.config.exists() else "",
     )

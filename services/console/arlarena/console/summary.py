@@ -52,7 +52,7 @@ def read_steps(path: Path) -> list[dict[str, Any]]:
 def _score(panel: dict[str, Any], path: Path) -> dict[str, Any]:
     if "success" not in panel:
         raise LaunchError(f"{path}: no episode of the panel could be played")
-    kept = ("success", "ci95", "format_valid", "action_valid", "errors", "versions")
+    kept = ("success", "ci95", "format_valid", "action_valid", "errors", "versions", "by_kind")
     score = {key: panel[key] for key in kept if key in panel}
     for key in ("return", "turns"):
         if isinstance(panel.get(key), dict):
@@ -121,6 +121,26 @@ def percent(share: float | None) -> str:
 def interval(ci95: list[float]) -> str:
     """`47.0 to 55.4`, in per cent."""
     return f"{percent(ci95[0])} to {percent(ci95[1])}"
+
+
+def kinds_table(summary: dict[str, Any]) -> Table | None:
+    """Success of each kind of task before and after; None where an environment has no kinds."""
+    before, after = ({row["kind"]: row for row in summary[label].get("by_kind", [])} for label in ("before", "after"))
+    if not before and not after:
+        return None
+    rows = Table(title="By kind of task", title_justify="left")
+    for heading in ("", "tasks", "before %", "after %", "95 % interval"):
+        rows.add_column(heading, justify="left" if heading == "" else "right", no_wrap=True)
+    for kind in sorted(before.keys() | after.keys()):
+        old, new = before.get(kind), after.get(kind)
+        rows.add_row(
+            kind or "(no kind)",
+            str((new or old or {}).get("n", 0)),
+            percent(old["success"] if old else None),
+            percent(new["success"] if new else None),
+            interval(new["ci95"]) if new else "-",
+        )
+    return rows
 
 
 def table(summary: dict[str, Any]) -> Table:
