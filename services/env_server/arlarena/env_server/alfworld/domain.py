@@ -17,9 +17,15 @@ GRAMMAR = resources.files(__package__).joinpath("data/grammar.twl2").read_text(e
 NEVER = ("never",)  # a condition that cannot hold; ALFRED has one, in an alternative
 
 
+LATER = frozenset(("help",))  # actions that ALFWorld had from 0.4 on: the games of its json_2.1.1 are older
+
+
 @lru_cache(maxsize=16)
-def check_domain(text: str) -> None:
+def check_domain(text: str) -> frozenset[str]:
     """Refuse a domain with rules other than ours. Comments, layout and the order of conditions do not matter.
+
+    Returns:
+        The names of its actions.
 
     Raises:
         GameError: what differs.
@@ -30,8 +36,9 @@ def check_domain(text: str) -> None:
     for name, action in theirs.items():
         if action != ours[name]:
             raise GameError(f"PDDL domain: action {name} differs from ALFWorld's: play it with backend = 'textworld'")
-    if missing := sorted(ours.keys() - theirs.keys()):
+    if missing := sorted(ours.keys() - theirs.keys() - LATER):
         raise GameError(f"PDDL domain: action {missing[0]} is missing: play it with backend = 'textworld'")
+    return frozenset(theirs)
 
 
 def _actions(text: str) -> dict[str, object]:

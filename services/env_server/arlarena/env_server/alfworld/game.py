@@ -42,6 +42,7 @@ class Rules:
 
     Attributes:
         task: the sentence that says what to do.
+        helps: whether `help` may be typed: not in games from before ALFWorld 0.4.
         watched: the predicates of the goal that can change.
         spoken: the command of each move, and `meant` the move of each command, as they come up.
         ways: the commands that lead from each location to others.
@@ -54,6 +55,7 @@ class Rules:
     goal: Expression
     won: Callable[[State], bool]
     watched: frozenset[str]
+    helps: bool
     spoken: dict[Move, str] = field(default_factory=dict)
     meant: dict[str, Move] = field(default_factory=dict)
     ways: dict[int, tuple[str, ...]] = field(default_factory=dict)
@@ -83,7 +85,8 @@ class Rules:
         here = state.location
         if here not in self.ways:
             self.ways[here] = tuple(self._command(state, move) for move in ways(state))
-        return tuple(sorted({*self.ways[here], *(self._command(state, move) for move in moves(state))}))
+        helps = [self._command(state, Move("help"))] if self.helps else []
+        return tuple(sorted({*self.ways[here], *helps, *(self._command(state, move) for move in moves(state))}))
 
     def _command(self, state: State, move: Move) -> str:
         command = self.spoken.get(move)
@@ -100,17 +103,18 @@ def read_rules(domain: str, grammar: str, problem: str) -> Rules:
     Raises:
         GameError: one of them is broken, or asks for more than ALFWorld's games do.
     """
-    check_domain(domain)
-    return rules_of(read_problem(problem), grammar)
+    return rules_of(read_problem(problem), grammar, check_domain(domain))
 
 
-def rules_of(problem: Problem, grammar: str) -> Rules:
-    """A game from a problem that is read already. Errors as in `read_rules`."""
+def rules_of(problem: Problem, grammar: str, actions: frozenset[str]) -> Rules:
+    """A game from a problem that is read already, and the names of the domain's actions. Errors as in `read_rules`."""
     house = build(problem)
     texts, task = read_grammar(grammar)
     check_predicates(texts.predicates, "grammar")
+    for name in sorted(actions - texts.commands.keys()):
+        raise GameError(f"grammar: there is no action {name}, which the domain has")
     won = compile_goal(problem.goal, house, problem.objects)
-    return Rules(house, texts, task, problem.goal, won, watched_by(problem.goal))
+    return Rules(house, texts, task, problem.goal, won, watched_by(problem.goal), "help" in actions)
 
 
 class Game:

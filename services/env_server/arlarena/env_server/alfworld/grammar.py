@@ -119,6 +119,7 @@ _PART = re.compile(r"#(?P<rule>[^#\n]+)#|\[\{(?P<each>[^|\]]+)\|(?P<query>[^}\]]
 _TERM = re.compile(
     r"\s*(?:'(?P<words>[^']*)'|(?P<variable>\w+)\.(?P<field>name|indefinite|definite|id)(?:\s+or\s+\w+\.id)?)\s*"
 )
+_RULE = re.compile(r"#([\w.]+)#")
 _TASK = re.compile(r'("task"\s*:\s*\[\s*\{\s*"rhs"\s*:\s*)"((?:[^"\\]|\\.)*)"')
 
 
@@ -150,6 +151,8 @@ def _read(text: str) -> Grammar:
         if action:
             template, feedback = (_parts(fields[name], predicates) for name in ("template", "feedback"))
             commands[action.lower()] = Command(template, feedback)
+    for name in sorted({*_RULE.findall(text)} - rules.keys()):
+        raise GameError(f"grammar: #{name}# is asked for, and there is no rule of that name")
     return Grammar(rules, commands, frozenset(predicates))
 
 
@@ -184,8 +187,7 @@ def _block(text: str) -> dict[str, list[dict[str, str]]]:
 def _rule(choice: Mapping[str, str], predicates: set[str]) -> Rule:
     return Rule(
         _query(choice["condition"], predicates) if choice.get("condition") else (),
-        # TextWorld's parser takes white space at the begin of a text for a comment.
-        _parts(choice["rhs"].replace("\\n", "\n").lstrip(), predicates),
+        _parts(choice["rhs"], predicates),
     )
 
 
@@ -202,6 +204,8 @@ def _query(text: str, predicates: set[str]) -> Query:
 
 
 def _parts(text: str, predicates: set[str]) -> tuple[Part, ...]:
+    # TextWorld's parser takes white space at the begin of a text for a comment, and knows no other escape than this.
+    text = text.lstrip().replace("\\n", "\n")
     parts: list[Part] = []
     end = 0
     for found in _PART.finditer(text):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from arlarena.env_server.alfworld.content import GameFile, Loaded, loaded
-from arlarena.env_server.alfworld.domain import DOMAIN, GRAMMAR
+from arlarena.env_server.alfworld.domain import DOMAIN, GRAMMAR, check_domain
 from arlarena.env_server.alfworld.expert import Expert, NoPlan
 from arlarena.env_server.alfworld.game import Game, rules_of
 from arlarena.env_server.alfworld.houses import SPLITS, Draft, HouseOptions, belongs, draw, random_for
@@ -62,7 +62,9 @@ def _made(split: str, index: int, options: HouseOptions, horizon: int) -> tuple[
         draft = draw(random, split, options)
         if draft is None:
             continue
-        made = loaded(rules_of(draft.problem(), GRAMMAR.replace(GOAL, draft.aim.sentence(draft.choice))))
+        made = loaded(
+            rules_of(draft.problem(), GRAMMAR.replace(GOAL, draft.aim.sentence(draft.choice)), check_domain(DOMAIN))
+        )
         if belongs(made.content_key, split) and _solvable(made, horizon):
             return draft, made
     raise TaskError(f"no game for {split}/{index} in {MAX_DRAFTS} drafts: these options leave none")

@@ -37,9 +37,9 @@ def ways(state: State) -> list[Move]:
 
 
 def moves(state: State) -> Iterator[Move]:
-    """What else is possible."""
+    """What else is possible; `help` aside, which not every game knows."""
     house = state.house
-    yield from (Move("look"), Move("inventory"), Move("help"))
+    yield from (Move("look"), Move("inventory"))
     for receptacle in house.receptacles.get(state.location, ()):
         yield from _moves_at(state, receptacle)
     if state.held == NOTHING:
