@@ -89,7 +89,7 @@ verify-vllm: setup setup-vllm ## vLLM on the CPU as the engine of the demo's loo
 	@$(BIN)/pytest -q tests/integration/inference/test_vllm.py
 	@$(BIN)/python benchmarks/verify_vllm.py --out benchmarks/results/vllm.json
 
-oracle-alfworld: setup setup-alfworld ## our ALFWorld engine beside TextWorld, step by step, over 60 games: about 15 minutes
+oracle-alfworld: setup setup-alfworld ## our ALFWorld engine beside TextWorld, step by step, over 108 games: about 10 minutes
 	@PYTHONPATH=services/env_server:proto OMP_NUM_THREADS=1 .venv-alfworld/bin/python benchmarks/alfworld_oracle.py --out benchmarks/results/alfworld_oracle.json
 
 clean: ## remove .venv and caches; what is in runs/ stays

@@ -1,0 +1,249 @@
+"""Ways to walk through a game: what to type next, given what may be typed and our engine's own view of the house.
+
+A walk looks at our engine only to choose: whatever it chooses, both engines are asked, and compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from random import Random
+
+from arlarena.env_server.alfworld.content import Loaded
+from arlarena.env_server.alfworld.expert import Expert, NoPlan
+from arlarena.env_server.alfworld.game import Game, Move
+from arlarena.env_server.alfworld.state import NOTHING
+from arlarena.env_server.alfworld.world import Mask, bits
+
+Walk = Iterator[str]
+NONSENSE = (
+    "dance", "", "   ", "look around", "go to", "take", "go to nowhere 1", "examine agent1", "éteindre", "help me",
+    "xyzzy", "inventory 1", "take everything", "use", "open fridge", "#look.feedback#", "{o.name}", "look\nlook",
+)  # fmt: skip
+IDLE = ("look", "inventory", "help")
+CHANGES = ("take", "move", "put", "open", "close", "use", "heat", "cool", "clean", "slice")
+
+
+def planned(game: Game, made: Loaded, random: Random) -> Walk:
+    """What the expert does, until the task is done."""
+    if made.aim is None:
+        return
+    expert = Expert(made.rules.house, made.aim)
+    for _ in range(120):
+        if game.won:
+            return
+        try:
+            yield expert.choose(game)[1]
+        except NoPlan:
+            return
+
+
+def wandering(game: Game, made: Loaded, random: Random) -> Walk:
+    """Anything that may be typed, mostly what changes something."""
+    while True:
+        commands = list(game.commands)
+        changing = [command for command in commands if command.startswith(CHANGES)]
+        yield random.choice(changing if changing and random.random() < 0.6 else commands)
+
+
+def adversarial(game: Game, made: Loaded, random: Random) -> Walk:
+    """What a careless or a malicious player types: nonsense, other spellings, what worked elsewhere, the same again."""
+    known: set[str] = set()
+    usual, last = wandering(game, made, random), "look"
+    while True:
+        commands = list(game.commands)
+        known.update(commands)
+        one = random.choice(commands)
+        elsewhere = random.choice(sorted(known - set(commands)) or commands)
+        odd = (
+            random.choice(NONSENSE),
+            _otherwise(one, random),
+            elsewhere,
+            last,
+            random.choice(IDLE),
+            _renumbered(one, random),
+        )
+        last = random.choice(odd) if random.random() < 0.55 else next(usual)
+        yield last
+
+
+def _otherwise(command: str, random: Random) -> str:
+    """Another spelling of a command; white space around it is the only one that works."""
+    return random.choice(
+        [
+            command.upper(),
+            command.title(),
+            f"  {command}",
+            f"{command} \n",
+            f"\t{command}  ",
+            command.replace(" ", "  "),
+            f"{command}.",
+            command[:-1],
+            f"{command}{command[-1]}",
+        ]
+    )
+
+
+def _renumbered(command: str, random: Random) -> str:
+    return "".join(random.choice("0123456789") if letter.isdigit() else letter for letter in command)
+
+
+# --- errands: what chance seldom brings about ---
+
+
+def errands(game: Game, made: Loaded, random: Random) -> Walk:
+    """Slicing, lamps, treatments in a row, and moving things about where receptacles share a location."""
+    ways = [slicing, lamps, treatments, neighbours, thing_in_hand]
+    random.shuffle(ways)
+    for way in ways:
+        yield from way(game, random)
+
+
+def _type(game: Game, move: Move) -> Walk:
+    """The command of a move, if it is possible."""
+    for command, one in game.commands.items():
+        if one == move:
+            yield command
+            return
+
+
+def _go(game: Game, receptacle: int) -> Walk:
+    """Before a receptacle, and open it."""
+    yield from _type(game, Move("gotolocation", receptacle=receptacle))
+    yield from _type(game, Move("openobject", receptacle=receptacle))
+
+
+def _drop(game: Game, random: Random) -> Walk:
+    """Put down what is in the hand, somewhere."""
+    if game.state.held == NOTHING:
+        return
+    places = [one for one in bits(game.rules.house.fits.get(game.state.held, 0)) if one in game.rules.house.location_of]
+    if places:
+        place = random.choice(places)
+        yield from _go(game, place)
+        yield from _type(game, Move("putobject", game.state.held, place))
+
+
+def _fetch(game: Game, things: Mask, random: Random) -> Walk:
+    """Have one of these things in the hand."""
+    if game.state.held != NOTHING and things >> game.state.held & 1:
+        return
+    yield from _drop(game, random)
+    found = [
+        (thing, receptacle)
+        for receptacle, inside in sorted(game.state.inside.items())
+        for thing in inside
+        if things >> thing & 1 and receptacle in game.rules.house.location_of
+    ]
+    if found:
+        thing, receptacle = random.choice(found)
+        yield from _go(game, receptacle)
+        yield from _type(game, Move("pickupobject", thing, receptacle))
+
+
+def _looks(game: Game, random: Random) -> Walk:
+    """Look at all that is here and in the hand."""
+    yield from ("look", "inventory")
+    yield from [command for command in game.commands if command.startswith("examine")][:5]
+
+
+def slicing(game: Game, random: Random) -> Walk:
+    """Slice twice what can be sliced, look at it, and put it somewhere."""
+    house = game.rules.house
+    if not house.knives or not house.sliceable:
+        return
+    for _ in range(2):
+        yield from _fetch(game, house.knives, random)
+        lying = [(place, thing) for place, things in game.state.at.items() for thing in things]
+        food = [(place, thing) for place, thing in lying if house.sliceable >> thing & 1 and place in house.receptacles]
+        if not food:
+            return
+        place, thing = random.choice(food)
+        yield from _go(game, house.receptacles[place][0])
+        for _ in range(2):
+            yield from _type(game, Move("sliceobject", thing, game.state.held))
+        yield from _looks(game, random)
+        yield from _fetch(game, 1 << thing, random)
+        yield from _looks(game, random)
+        yield from _treated(game, random)
+
+
+def _treated(game: Game, random: Random) -> Walk:
+    """Clean, heat and cool what is in the hand, in any order and again, with a look at it each time."""
+    tools = [(action, one) for action, mask in game.rules.house.tools.items() for one in bits(mask)]
+    for action, tool in random.sample(tools, len(tools)) + random.sample(tools, min(2, len(tools))):
+        yield from _go(game, tool)
+        yield from _type(game, Move(action, game.state.held, tool))
+        yield from _type(game, Move("examineobject", game.state.held))
+
+
+def treatments(game: Game, random: Random) -> Walk:
+    """The same for some thing that can be treated."""
+    house = game.rules.house
+    for able in (house.cleanable, house.heatable, house.coolable & ~house.heatable):
+        yield from _fetch(game, able, random)
+        yield from _looks(game, random)
+        yield from _treated(game, random)
+
+
+def lamps(game: Game, random: Random) -> Walk:
+    """Use lamps again and again, with empty hands and with something in them; take one along where that is possible."""
+    house, state = game.rules.house, game.state
+    lit = [
+        (lamp, place)
+        for place, inside in sorted(state.inside.items())
+        for lamp in inside
+        if house.toggleable >> lamp & 1 and place in house.location_of
+    ]
+    for lamp, place in random.sample(lit, min(2, len(lit))):
+        yield from _go(game, place)
+        for _ in range(3):
+            yield from _type(game, Move("toggleobject", lamp, place))
+        yield from _looks(game, random)
+        yield from _type(game, Move("pickupobject", lamp, place))
+        yield from _looks(game, random)
+        yield from _type(game, Move("toggleobject", lamp, place))
+
+
+def neighbours(game: Game, random: Random) -> Walk:
+    """Where several receptacles share a location: from one into the other and back, with a look each time."""
+    house = game.rules.house
+    shared = [receptacles for receptacles in house.receptacles.values() if len(receptacles) > 1]
+    for receptacles in random.sample(shared, min(2, len(shared))):
+        yield from _drop(game, random)
+        for one in receptacles:
+            yield from _go(game, one)
+        for _ in range(3):
+            yield from _moved(game, receptacles, random)
+
+
+def _moved(game: Game, receptacles: tuple[int, ...], random: Random) -> Walk:
+    full = [one for one in receptacles if game.state.inside.get(one)]
+    if not full:
+        return
+    source = random.choice(full)
+    thing = random.choice(game.state.inside[source])
+    yield from _type(game, Move("pickupobject", thing, source))
+    yield from _looks(game, random)
+    for target in random.sample(receptacles, len(receptacles)):
+        yield from _type(game, Move("putobject", thing, target))
+    yield from _looks(game, random)
+
+
+def thing_in_hand(game: Game, random: Random) -> Walk:
+    """Take something, carry it about, put it down and take it again."""
+    yield from _fetch(game, game.rules.house.pickupable, random)
+    for _ in range(3):
+        held = game.state.held
+        yield from _looks(game, random)
+        yield from _drop(game, random)
+        yield from ("look",)
+        if held != NOTHING:
+            yield from _fetch(game, 1 << held, random)
+
+
+WALKS: dict[str, Callable[[Game, Loaded, Random], Walk]] = {
+    "planned": planned,
+    "errands": errands,
+    "wandering": wandering,
+    "adversarial": adversarial,
+}
