@@ -35,6 +35,7 @@ from arlarena.env_server.alfworld.content import Loaded, loaded
 from arlarena.env_server.alfworld.game import Game, read_rules
 from arlarena.env_server.alfworld.houses import SPLITS
 from arlarena.env_server.alfworld.made import file_of
+from arlarena.env_server.alfworld.pddl import Problem, read_problem
 from arlarena.env_server.alfworld.tasks import TASK_TYPES
 from arlarena.env_server.alfworld.textworld import Seen, Stock, check_packages
 from arlarena.env_server.hashing import digest
@@ -42,7 +43,9 @@ from arlarena.env_server.hashing import digest
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared/data/alfworld/real_single_game.tw-pddl"
 SHARES = {"planned": 1.0, "errands": 1.0, "wandering": 0.5, "adversarial": 0.5}  # of --steps, at most, of each walk
-RECORDED = 24  # steps of a transcript
+ENGINE = "textworld 1.7.0, alfworld 0.4.2"
+# The walks of a transcript, with the most steps of each: of a made game, and of a mutated one.
+RECORDED = {"made": {"planned": 25, "adversarial": 10}, "mutated": {"errands": 22, "adversarial": 8, "planned": 20}}
 
 
 class Different(Exception):
@@ -193,26 +196,32 @@ def recorded_cases(seed: int) -> Iterator[Case]:
 
 
 def record(folder: Path, seed: int) -> None:
-    """Write what TextWorld answers in some games: a walk of each kind, up to the win or the last step."""
+    """Write what TextWorld answers in some games."""
     folder.mkdir(parents=True, exist_ok=True)
     stock, tally = Stock(), Tally()
     for number, case in enumerate(recorded_cases(seed)):
         pair = Pair(stock, case, tally)
         said = [_said(stock.seen())]
-        name = list(WALKS)[number % len(WALKS)]
-        for command in islice(WALKS[name](pair.game, pair.made, Random(f"{seed}/{number}")), RECORDED):
-            pair.play(command)
-            said.append({"command": command, **_said(stock.seen())})
+        for name, most in RECORDED[case.kind].items():
+            walk = WALKS[name](pair.game, pair.made, Random(f"{seed}/{number}/{name}"))
+            for command in islice(walk, most):
+                pair.play(command)
+                said.append({"command": command, **_said(stock.seen())})
         transcript = {
-            "engine": "textworld 1.7.0, alfworld 0.4.2",
+            "engine": ENGINE,
             "horizon": HORIZON,
             **case.recipe,
-            "problem_digest": digest(case.file.pddl_problem),
+            "problem_digest": problem_digest(read_problem(case.file.pddl_problem)),
             "said": said,
         }
         path = folder / f"{case.name}.json"
         path.write_text(json.dumps(transcript, indent=1) + "\n")
         print(f"wrote {path}, {path.stat().st_size} bytes", flush=True)
+
+
+def problem_digest(problem: Problem) -> str:
+    """What tells a problem from any other, however it is written down."""
+    return digest(repr((sorted(problem.objects.items()), sorted(problem.facts), problem.goal)))
 
 
 def _said(seen: Seen) -> dict[str, Any]:
