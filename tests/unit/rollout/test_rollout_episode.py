@@ -19,9 +19,9 @@ def script(*replies: str) -> Any:
     return lambda prompt, seed: waiting.pop(0)
 
 
-async def run(house: Any, policy: Policy) -> Trajectory:
+async def run(house: Any, policy: Policy, key: str = "g/0") -> Trajectory:
     (session,) = await house.environments.open(1)
-    return (await play(session, Assignment("g-0", TASK, "g/0"), policy)).trajectory
+    return (await play(session, Assignment("g-0", TASK, key), policy)).trajectory
 
 
 def engine(house: Any, tokens: Tokens, context: int | None = 512, **sampling: Any) -> EnginePolicy:
@@ -149,3 +149,15 @@ async def test_the_expert_plays_with_the_policys_tokens(house: Any, tokens: Toke
         assert turn.behaviour_logprobs().tolist() == [0.0] * len(turn.tokens())
         assert turn.mask().tolist() == [1] * len(turn.tokens())
         assert str(turn.spans[0].version) == "expert:0:-"
+
+
+async def test_nobody_learns_from_an_experts_slips_but_from_how_it_goes_on(house: Any, tokens: Tokens) -> None:
+    played = [await run(house, ExpertPolicy(tokens, slips=0.4), f"key/{number}") for number in range(20)]
+    turns = [turn for one in played for turn in one.turns]
+    slips = [turn for turn in turns if not any(turn.loss_mask)]
+    assert 0.2 < len(slips) / len(turns) < 0.6
+    right = tokens.reply("<think></think><action>right</action>")
+    assert all(list(turn.tokens()) == right and all(turn.loss_mask) for turn in turns if turn not in slips)
+    assert all(list(turn.tokens()) != right for turn in slips)
+    again = await run(house, ExpertPolicy(tokens, slips=0.4), "key/3")
+    assert [turn.response for turn in again.turns] == [turn.response for turn in played[3].turns]

@@ -64,6 +64,13 @@ def test_only_good_episodes_are_learnt_from(make_group, tmp_path):
     assert len(demonstration_rows(groups)) == 2
 
 
+def test_turns_that_nobody_is_to_learn_from_are_left_out(make_group):
+    group = make_group("a", [True, True], EXPERT)
+    turn = group.trajectories[0].turns[0]
+    turn.loss_mask = bytes(len(turn.loss_mask))
+    assert len(demonstration_rows([group])) == sum(len(one.turns) for one in group.trajectories) - 1
+
+
 def test_a_file_without_good_episodes_is_a_clear_error(make_group, tmp_path):
     path = tmp_path / "bad.msgpack"
     write_groups(path, [make_group("a", [False], EXPERT)])

@@ -83,7 +83,7 @@ class Commands:
         return self._python(
             out.stem, 1, "arlarena.rollout", "demonstrate", "--config", self.run.config,
             "--environment-url", environment.url, "--tokenizer", self.policy, "--split", split,
-            "--count", count, "--out", out,
+            "--count", count, "--slips", self.config.demonstrations.slips, "--out", out,
         )  # fmt: skip
 
     def clone(self) -> Command:

@@ -120,6 +120,12 @@ class Demonstrations(Table, extra="ignore"):
     demonstrations: PositiveInt = Field(default=300, description="tasks whose expert episodes are learnt from")
     validation: PositiveInt = Field(default=256, description="tasks of the validation split that decide when to stop")
     validation_split: str = Field(default="validation", description="the environment's name of that split")
+    slips: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of turns at which the expert plays anything instead and goes on from there, unlearnt",
+    )
 
 
 class Subject(Table, extra="ignore"):

@@ -219,7 +219,7 @@ async def _demonstrate(setup: Setup, args: argparse.Namespace, concurrency: int)
 async def _teacher(setup: Setup, args: argparse.Namespace) -> AsyncIterator[Policy]:
     """Who is learnt from: a served model where one is named, else the environment's expert."""
     if args.teacher_url is None:
-        yield ExpertPolicy(setup.tokens)
+        yield ExpertPolicy(setup.tokens, args.slips)
         return
     key = os.environ.get(args.teacher_key_variable)
     s = setup.settings
@@ -248,6 +248,13 @@ def _whole(least: int) -> Callable[[str], int]:
 
     parse.__name__ = "whole number"
     return parse
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError("must be at least 0 and less than 1")
+    return value
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -289,6 +296,8 @@ def _parser() -> argparse.ArgumentParser:
     demonstrate.add_argument("--distinct", choices=("room", "prompt"), default="room", help=distinct)
     demonstrate.add_argument("--attempts", type=_whole(1), default=1, help="of each task")
     demonstrate.add_argument("--min-score", type=float, default=0.9, help="episodes that scored above this are kept")
+    slips = "share of turns at which the expert plays anything instead, which nobody learns from"
+    demonstrate.add_argument("--slips", type=_share, default=0.0, help=slips)
     demonstrate.add_argument("--teacher-url", help="OpenAI-compatible server of a model to learn from, without /v1")
     demonstrate.add_argument("--teacher-model", help="its name there; default: the first that /v1/models lists")
     demonstrate.add_argument("--teacher-key-variable", default="OPENAI_API_KEY", help="variable that holds the API key")

@@ -26,7 +26,7 @@ FAULT = "fault:"
 @dataclass(frozen=True, slots=True)
 class Response:
     """A policy's answer to one prompt: exact ids, log-probs in nats (one per id), who sampled which, and the text
-    without markers.
+    without markers. `learn` False: nobody is to learn from it.
     """
 
     prompt_ids: Sequence[int]
@@ -35,6 +35,7 @@ class Response:
     spans: tuple[VersionSpan, ...]
     finish_reason: Literal["stop", "length"]
     text: str
+    learn: bool = True
 
 
 class Policy(Protocol):
@@ -127,7 +128,7 @@ def _turn(before: State, response: Response, after: State | None) -> Turn:
         response_ids=pack_ids(response.token_ids),
         logprobs=pack_floats(response.logprobs),
         # Every token was sampled, an end-of-sequence token included; none was appended.
-        loss_mask=b"\x01" * len(response.token_ids),
+        loss_mask=(b"\x01" if response.learn else b"\x00") * len(response.token_ids),
         spans=response.spans,
         reward=after.reward if after else 0.0,
         state_key=before.metadata.state_key,

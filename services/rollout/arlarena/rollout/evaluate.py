@@ -91,9 +91,7 @@ def _kind_table(pairs: Sequence[tuple[Assignment, Episode]]) -> list[dict[str, A
     rows = []
     for kind, members in sorted(kinds.items()) if any(kinds) else ():
         interval, _ = success_rate(_by_task(members))
-        rows.append(
-            {"kind": kind, "n": len(members), "success": round(interval.mean, 4), "ci95": interval.rounded()}
-        )
+        rows.append({"kind": kind, "n": len(members), "success": round(interval.mean, 4), "ci95": interval.rounded()})
     return rows
 
 

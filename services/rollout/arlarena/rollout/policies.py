@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from random import Random
 from weakref import WeakKeyDictionary
 
 from arlarena.client.environments import Session, State
@@ -13,6 +14,7 @@ from arlarena.rollout.episode import Response, turn_seed
 from arlarena.rollout.tokens import Tokens
 
 EXPERT = PolicyVersion("expert", 0, "-")
+UNREADABLE = "<action></action>"
 
 
 class EnginePolicy:
@@ -58,21 +60,36 @@ class EnginePolicy:
 class ExpertPolicy:
     """The environment's expert. Its replies are encoded here, closed by the end-of-sequence token; their log-probs
     are 0.
+
+    `slips` is the share of turns at which its hand slips: it plays anything that is possible, or says nothing that can
+    be read, and goes on from there. Nobody learns from a slip, but from what the expert then does: so a clone
+    has seen what follows its own mistakes.
     """
 
-    def __init__(self, tokens: Tokens) -> None:
-        self._tokens = tokens
+    def __init__(self, tokens: Tokens, slips: float = 0.0) -> None:
+        self._tokens, self._slips = tokens, slips
         self._plans: WeakKeyDictionary[Session, deque[str]] = WeakKeyDictionary()
 
     async def respond(self, session: Session, state: State, key: str, turn: int) -> Response:
         """See `Policy`. The expert is asked once for its whole plan where it has one, else at each turn."""
+        slip = self._slip(state, Random(turn_seed(key, turn))) if self._slips else None
+        if slip is not None:
+            self._plans.pop(session, None)
+            return self._response(state, slip, learn=False)
         plan = self._plans.get(session)
         if turn == 0 or not plan:
             plan = self._plans[session] = deque((await session.expert()).plan)
-        text = plan.popleft()
+        return self._response(state, plan.popleft(), learn=True)
+
+    def _slip(self, state: State, random: Random) -> str | None:
+        if random.random() >= self._slips:
+            return None
+        return random.choice([UNREADABLE, random.choice(state.observation.admissible_actions or [UNREADABLE])])
+
+    def _response(self, state: State, text: str, *, learn: bool) -> Response:
         ids = self._tokens.reply(text)
         span = VersionSpan(0, len(ids), EXPERT)
-        return Response(self._tokens.prompt(state.prompt), ids, [0.0] * len(ids), (span,), "stop", text)
+        return Response(self._tokens.prompt(state.prompt), ids, [0.0] * len(ids), (span,), "stop", text, learn)
 
 
 class ChatPolicy:

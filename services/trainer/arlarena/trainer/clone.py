@@ -85,11 +85,13 @@ def read_rows(path: Path, min_score: float, model: str) -> list[Row]:
 
 
 def demonstration_rows(groups: Sequence[Group]) -> list[Row]:
-    """One row a turn; the behaviour's log-probs play no part."""
+    """One row a turn that is to be learnt from; the behaviour's log-probs play no part."""
     rows = []
     for group in groups:
         for trajectory in group.trajectories:
             for turn in trajectory.turns:
+                if not any(turn.loss_mask):
+                    continue
                 nothing: FloatArray = np.zeros(len(turn.loss_mask), dtype=np.float32)
                 rows.append(Row(turn.prompt(), turn.tokens(), nothing, turn.mask(), 1.0, 0))
     return rows

@@ -29,7 +29,9 @@ class TinyPolicy(Table):
     ffn: PositiveInt = 512
     max_positions: PositiveInt = 512
     room_width: int = Field(default=6, ge=3, description="width of the rooms whose borders are one token")
-    words: tuple[str, ...] = Field(default=(), description="words that are one token each; none: Sokoban's grid and words")
+    words: tuple[str, ...] = Field(
+        default=(), description="words that are one token each; none: Sokoban's grid and words"
+    )
     init_std: PositiveFloat = Field(default=0.08, description="standard deviation of the initial weights")
 
 
@@ -47,6 +49,12 @@ class CloneSettings(Table):
     demonstrations: PositiveInt = Field(1500, description="tasks whose expert episodes are learnt from")
     validation: PositiveInt = Field(256, description="tasks of the validation split that decide when to stop")
     validation_split: str = Field("validation", description="the environment's name of that split")
+    slips: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of turns at which the expert plays anything instead and goes on from there, unlearnt",
+    )
     lr: PositiveFloat = 3e-3
     weight_decay: NonNegativeFloat = 0.01
     warmup_steps: NonNegativeInt = 20
