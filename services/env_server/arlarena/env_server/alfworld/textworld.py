@@ -88,7 +88,7 @@ class Stock:
                 for info in self._env._entity_infos.values():
                     info.name = names.demangle_alfred_name(info.id)
                 self._state = self._env.reset()
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # the translator's way to refuse
                 raise GameError(f"TextWorld does not take the game: {type(error).__name__}: {error}") from error
             finally:
                 sys.argv = arguments

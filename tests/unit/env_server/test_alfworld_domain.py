@@ -1,0 +1,73 @@
+"""The rules that a game asks for are ours, or are refused by name."""
+
+import json
+import re
+
+import pytest
+
+from arlarena.env_server.alfworld.domain import DOMAIN, check_domain
+from arlarena.env_server.alfworld.errors import GameError
+
+ACTIONS = {
+    "look", "inventory", "help", "examinereceptacle", "examineobject", "gotolocation", "openobject", "closeobject",
+    "pickupobject", "putobject", "cleanobject", "heatobject", "coolobject", "toggleobject", "sliceobject",
+}  # fmt: skip
+
+
+def changed(old, new):
+    assert old in DOMAIN
+    return DOMAIN.replace(old, new)
+
+
+def test_ours_has_the_actions_of_alfworld():
+    assert check_domain(DOMAIN) == ACTIONS
+
+
+def test_the_domain_of_a_real_game_says_the_same(shared_data):
+    path = shared_data / "alfworld" / "real_single_game.tw-pddl"
+    if not path.exists():
+        pytest.skip(f"SHARED DATA ABSENT: {path} does not exist, so the real game's domain was not compared with ours")
+    text = json.loads(path.read_text())["pddl_domain"]
+    assert len(text) > 2 * len(DOMAIN), "it is another text"
+    assert check_domain(text) == ACTIONS
+
+
+def test_layout_comments_case_and_order_do_not_matter():
+    assert check_domain(re.sub(r"\s+", " ", re.sub(r";[^\n]*", "", DOMAIN)).upper()) == ACTIONS
+    assert (
+        check_domain(changed("(openable ?r) (not (opened ?r))", "(not (opened ?r)) ; said later\n (openable ?r)"))
+        == ACTIONS
+    )
+    assert check_domain(changed("(increase (total-cost) 5)", "(increase (total-cost) 7)")) == ACTIONS, (
+        "costs are not played"
+    )
+    assert check_domain(changed("(receptacleType ?r FridgeType)", "(or (receptacleType ?r FridgeType))")) == ACTIONS
+
+
+def test_an_alternative_that_can_never_hold_does_not_matter():
+    never = "(or (exists (?l - location, ?r - receptacle) (and (atLocation ?a ?l) (inReceptacle ?o ?r))) (holds ?a ?o))"
+    assert check_domain(changed(":precondition (holds ?a ?o)", f":precondition {never}")) == ACTIONS
+    with pytest.raises(GameError, match="action examineobject differs"):
+        check_domain(changed(":precondition (holds ?a ?o)", f":precondition {never.replace('location,', 'location')}"))
+
+
+def test_games_from_before_alfworld_0_4_know_no_help():
+    begin, end = DOMAIN.index("(:action help"), DOMAIN.index("(:action examineReceptacle")
+    assert check_domain(DOMAIN[:begin] + DOMAIN[end:]) == ACTIONS - {"help"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("(not (holdsAny ?a)) (inReceptacle", "(inReceptacle", "action pickupobject differs"),
+        ("(isHot ?o) (not (isCool ?o))", "(isHot ?o)", "action heatobject differs"),
+        ("(objectType ?ko ButterKnifeType)", "(objectType ?ko PanType)", "action sliceobject differs"),
+        ("(:action OpenObject", "(:action Unlock", "action unlock is none of ALFWorld's"),
+        ("(:action look", "(:act look", "action look is missing"),
+        ("(define", "(defined", r"no \(define …\)"),
+    ],
+)
+def test_a_changed_rule_is_named(old, new, message):
+    with pytest.raises(GameError, match=message) as refused:
+        check_domain(changed(old, new))
+    assert "define" in message or "textworld" in str(refused.value), "it says what plays such a game"

@@ -1,0 +1,161 @@
+"""Goals of all six kinds of tasks, each through the states on the way to it; and the language they are written in."""
+
+import pytest
+from alfworld_support import tiny_game, tiny_problem, tiny_rules, typed
+
+from arlarena.env_server.alfworld.errors import GameError
+from arlarena.env_server.alfworld.goal import compile_goal, watched_by
+from arlarena.env_server.alfworld.pddl import read_expressions, read_problem
+from arlarena.env_server.alfworld.tasks import CLEAN, COOL, HEAT, LIGHT, PICK, TASK_TYPES, TWO, Aim, aim_of
+
+KITCHEN = "(receptacleType Desk_bar_1 CounterTopType)"  # the desk is a countertop, too: apples fit there
+
+
+def won_on_the_way(game, *commands):
+    """Whether the goal is reached at the start, and after each command."""
+    found = [game.won]
+    for command in commands:
+        typed(game, command)
+        found.append(game.won)
+    return found
+
+
+def test_pick_and_place():
+    game = tiny_game(Aim(PICK, "Apple", "Microwave").goal())
+    assert won_on_the_way(game, "go to countertop 1", "take apple 2 from countertop 1") == [False] * 3
+    assert won_on_the_way(game, "go to microwave 1", "open microwave 1") == [False] * 3
+    assert won_on_the_way(game, "move apple 2 to microwave 1", "close microwave 1", "go to desk 1") == [
+        False,
+        *[True] * 3,
+    ]
+
+
+def test_two_have_to_be_in_the_same_receptacle():
+    game = tiny_game(Aim(TWO, "Apple", "CounterTop").goal(), more=KITCHEN)
+    typed(game, "go to fridge 1", "open fridge 1", "take apple 1 from fridge 1", "go to desk 1")
+    assert won_on_the_way(game, "move apple 1 to desk 1", "take apple 1 from desk 1") == [False] * 3
+    assert won_on_the_way(game, "go to countertop 1", "move apple 1 to countertop 1") == [False, False, True]
+    assert won_on_the_way(game, "take apple 2 from countertop 1") == [True, False]
+
+
+def test_a_clean_thing_has_to_be_the_one_in_place():
+    game = tiny_game(Aim(CLEAN, "Apple", "CounterTop").goal())
+    typed(game, "go to countertop 1", "take apple 2 from countertop 1", "go to sinkbasin 1")
+    assert won_on_the_way(game, "clean apple 2 with sinkbasin 1", "go to countertop 1") == [False] * 3
+    assert won_on_the_way(game, "move apple 2 to countertop 1") == [False, True]
+
+
+def test_a_hot_thing_may_become_cool_again():
+    game = tiny_game(Aim(HEAT, "Apple", "Fridge").goal())
+    typed(game, "go to fridge 1", "open fridge 1", "take apple 1 from fridge 1", "go to microwave 1")
+    assert won_on_the_way(game, "heat apple 1 with microwave 1", "go to fridge 1") == [False] * 3
+    assert won_on_the_way(game, "move apple 1 to fridge 1") == [False, True]
+    typed(game, "take apple 1 from fridge 1")
+    assert won_on_the_way(game, "cool apple 1 with fridge 1", "move apple 1 to fridge 1") == [False] * 3
+
+
+def test_what_lies_in_a_fridge_at_the_start_counts_as_cool():
+    assert tiny_game(Aim(COOL, "Apple", "Fridge").goal()).won
+    assert not tiny_game(Aim(COOL, "Apple", "Fridge").goal(), without=["(isCool Apple_bar_2)"]).won
+    assert not tiny_game(Aim(COOL, "Apple", "Fridge").goal(), without=["(coolable Apple_bar_2)"]).won
+
+
+def test_a_lamp_has_to_be_on_and_near_with_the_thing_in_the_hand():
+    game = tiny_game(Aim(LIGHT, "Mug", lamp="DeskLamp").goal())
+    assert won_on_the_way(game, "go to desk 1", "use desklamp 1", "go to countertop 1") == [False] * 4
+    assert won_on_the_way(game, "take mug 1 from countertop 1", "go to desk 1") == [False, False, True]
+    assert won_on_the_way(game, "move mug 1 to desk 1", "take mug 1 from desk 1") == [True, False, True]
+    game = tiny_game(Aim(LIGHT, "Mug", lamp="DeskLamp").goal())
+    typed(game, "go to countertop 1", "take mug 1 from countertop 1")
+    assert won_on_the_way(game, "go to desk 1", "use desklamp 1") == [False, False, True]
+
+
+@pytest.mark.parametrize("kind", TASK_TYPES)
+def test_what_a_goal_asks_for_is_read_from_it(kind):
+    aim = Aim(kind, "Apple", "" if kind == LIGHT else "Fridge", "DeskLamp" if kind == LIGHT else "")
+    read = aim_of(read_expressions(aim.goal())[0])
+    assert read == Aim(kind, "apple", aim.receptacle.lower(), aim.lamp.lower())
+
+
+@pytest.mark.parametrize(
+    "goal",
+    [
+        "(and)",
+        "(exists (?o - object) (isSliced ?o))",
+        "(exists (?r - receptacle) (opened ?r))",
+        "(opened fridge_bar_1)",
+    ],
+)
+def test_another_goal_is_none_of_the_six(goal):
+    with pytest.raises(GameError, match="none of ALFWorld's six kinds"):
+        aim_of(read_expressions(goal)[0])
+
+
+def holds(goal, *commands, more=""):
+    """Whether a goal holds after some commands."""
+    game = tiny_game(more=more)
+    typed(game, *commands)
+    problem = read_problem(tiny_problem())
+    return compile_goal(read_expressions(goal)[0], game.rules.house, problem.objects)(game.state)
+
+
+OPEN = ("go to fridge 1", "open fridge 1")
+TAKEN = ("go to countertop 1", "take mug 1 from countertop 1")
+
+
+@pytest.mark.parametrize(
+    ("goal", "commands", "expected"),
+    [
+        ("(opened fridge_bar_1)", (), False),
+        ("(opened fridge_bar_1)", OPEN, True),
+        ("(not (opened fridge_bar_1))", OPEN, False),
+        ("(and)", (), True),
+        ("(or)", (), False),
+        ("(or (opened fridge_bar_1) (opened drawer_bar_1))", OPEN, True),
+        ("(and (opened fridge_bar_1) (opened drawer_bar_1))", OPEN, False),
+        ("(exists (?a - agent) (holdsAny ?a))", (), False),
+        ("(exists (?a - agent) (holdsAny ?a))", TAKEN, True),
+        ("(holds agent1 mug_bar_1)", TAKEN, True),
+        ("(exists (?l - location) (and (atLocation agent1 ?l) (objectAtLocation Mug_bar_1 ?l)))", TAKEN[:1], True),
+        ("(exists (?l - location) (and (atLocation agent1 ?l) (objectAtLocation Mug_bar_1 ?l)))", TAKEN, False),
+        (
+            "(exists (?x ?y - object) (and (objectType ?x AppleType) (objectType ?y AppleType) (not (= ?x ?y))))",
+            (),
+            True,
+        ),
+        ("(exists (?x ?y - object) (and (objectType ?x MugType) (objectType ?y MugType) (not (= ?x ?y))))", (), False),
+        ("(exists (?x ?y - object) (and (objectType ?x MugType) (objectType ?y MugType) (= ?x ?y)))", (), True),
+        ("(= apple_bar_1 apple_bar_1)", (), True),
+        ("(exists (?o - object) (not (exists (?r - receptacle) (inReceptacle ?o ?r))))", (), False),
+        ("(exists (?o - object) (not (exists (?r - receptacle) (inReceptacle ?o ?r))))", TAKEN, True),
+        ("(exists (?r - receptacle) (and (openable ?r) (or (opened ?r) (receptacleType ?r DeskType))))", (), False),
+        ("(exists (?r - receptacle) (and (openable ?r) (or (opened ?r) (receptacleType ?r DrawerType))))", (), True),
+        ("(exists (?o - nothing) (and))", (), False),
+        # The same name twice: of an inner one, and of two that stand beside each other.
+        ("(exists (?o - object) (and (isCool ?o) (exists (?o - object) (toggleable ?o))))", (), True),
+        ("(and (exists (?o - object) (isCool ?o)) (exists (?o - object) (toggleable ?o)))", (), True),
+        ("(exists (?o - object) (and (isCool ?o) (toggleable ?o)))", (), False),
+        ("(heavier apple_bar_1 apple_bar_2)", (), False),
+    ],
+)
+def test_the_language_of_goals(goal, commands, expected):
+    assert holds(goal, *commands) is expected
+
+
+@pytest.mark.parametrize(
+    ("goal", "message"),
+    [
+        ("(forall (?o - object) (isClean ?o))", "is not understood"),
+        ("word", "'word' is not understood"),
+        ("(exists (?o - object) (isOn ?o))", "PDDL goal: 'ison' is asked for, which this engine does not keep"),
+        ("(checked fridge_bar_1)", "'checked' is asked for"),
+    ],
+)
+def test_a_goal_that_is_not_understood_is_refused(goal, message):
+    with pytest.raises(GameError, match=message):
+        tiny_rules(goal)
+
+
+def test_a_goal_watches_what_it_says_that_can_change():
+    goal = read_expressions(Aim(CLEAN, "Apple", "Fridge").goal())[0]
+    assert watched_by(goal) == {"isclean", "inreceptacle"}

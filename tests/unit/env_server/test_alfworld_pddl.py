@@ -1,0 +1,49 @@
+"""Reading PDDL: what is read, and what is said of what cannot be."""
+
+import pytest
+
+from arlarena.env_server.alfworld.errors import GameError
+from arlarena.env_server.alfworld.pddl import read_expressions, read_problem, typed
+
+WHOLE = "(define (problem p) (:domain d) (:objects a b - thing) (:init (on A b) (= (cost) 0)) (:goal (and (on b a))))"
+
+
+def test_expressions_are_nested_lists_of_lower_case_words_without_comments():
+    assert read_expressions("(Define (x ?Y)) ; a comment (\n two") == [["define", ["x", "?y"]], "two"]
+    assert read_expressions("") == []
+
+
+def test_a_problem_has_objects_facts_and_a_goal():
+    problem = read_problem(WHOLE)
+    assert problem.objects == {"a": "thing", "b": "thing"}
+    assert problem.facts == {("on", "a", "b")}, "costs are no facts"
+    assert problem.goal == ["and", ["on", "b", "a"]]
+
+
+def test_names_come_in_groups_with_their_type():
+    assert list(typed(read_expressions("a b - x c - y d"))) == [("a", "x"), ("b", "x"), ("c", "y"), ("d", "object")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("(define", "1 parentheses are never closed: the text is cut short"),
+        ("(define (problem p) (:objects", "2 parentheses are never closed"),
+        ("(define))", "a parenthesis is closed that was never opened"),
+        ("", r"one \(define …\) is expected, not 0"),
+        (WHOLE + WHOLE, r"one \(define …\) is expected, not 2"),
+        (WHOLE.replace(":objects", ":things"), "it has no :objects"),
+        (WHOLE.replace(":init", ":facts"), "it has no :init"),
+        (WHOLE.replace(":goal", ":aim"), "it has no :goal"),
+        (WHOLE.replace("(:goal", "(:goal (on a b)"), ":goal must be one expression"),
+        (WHOLE.replace("(on A b)", "(on A c)"), r"\(on …\) is about 'c', which is not among the :objects"),
+        (WHOLE.replace("(on A b)", "on"), "'on' in :init is no fact"),
+        (WHOLE.replace("(on A b)", "()"), "in :init is no fact"),
+        (WHOLE.replace("(on A b)", "(not (on a b))"), r"\['not', \['on', 'a', 'b'\]\] in :init is no fact"),
+        (WHOLE.replace("b - thing", "b -"), "a type is missing after '-'"),
+        (WHOLE.replace("b - thing", "(b) - thing"), r"a name was expected, not \['b'\]"),
+    ],
+)
+def test_what_is_wrong_is_named(text, message):
+    with pytest.raises(GameError, match=message):
+        read_problem(text)

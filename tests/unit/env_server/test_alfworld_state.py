@@ -1,0 +1,151 @@
+"""States: what they keep, what copies share, and what their key says."""
+
+import pytest
+from alfworld_support import tiny_rules
+
+from arlarena.env_server.alfworld.errors import GameError
+from arlarena.env_server.alfworld.state import NOTHING, State, check_predicates
+
+CHANGING = ("atlocation", "opened", "inreceptacle", "objectatlocation", "holds", "holdsany")
+MARKS = ("isclean", "ishot", "iscool", "issliced", "istoggled")
+
+
+@pytest.fixture
+def state():
+    return State(tiny_rules().house)
+
+
+@pytest.fixture
+def of(state):
+    """The number of a thing by its name."""
+    return {name: number for number, name in enumerate(state.house.names)}
+
+
+def at(state, of, receptacle):
+    state.location = state.house.location_of[of[receptacle]]
+    return of[receptacle]
+
+
+def test_a_copy_is_independent_both_ways(state, of):
+    key = state.key()
+    twin = state.copy()
+    assert twin.key() == key
+    counter = at(twin, of, "countertop 1")
+    twin.take(of["mug 1"], counter)
+    twin.mark("ishot", of["apple 1"], off="iscool")
+    twin.opened |= 1 << of["fridge 1"]
+    assert state.key() == key
+    after = twin.key()
+    state.take(of["apple 2"], at(state, of, "countertop 1"))
+    state.mark("isclean", of["mug 1"])
+    assert twin.key() == after
+    assert (state.held, twin.held) == (of["apple 2"], of["mug 1"])
+
+
+def test_the_key_tells_every_difference(state, of):
+    counter, drawer = of["countertop 1"], of["drawer 1"]
+    keys = {state.key()}
+
+    def different(change):
+        twin = state.copy()
+        change(twin)
+        keys.add(twin.key())
+
+    changes = [lambda one, name=name: at(one, of, name) for name in ("countertop 1", "fridge 1", "desk 1")]
+    changes += [lambda one, r=r: setattr(one, "opened", one.opened | 1 << of[r]) for r in ("fridge 1", "drawer 1")]
+    changes += [lambda one, mark=mark: one.mark(mark, of["mug 1"]) for mark in MARKS]
+    changes += [lambda one: one.mark("isclean", of["apple 1"])]
+    changes += [
+        lambda one, thing=thing: (at(one, of, "countertop 1"), one.take(of[thing], counter))
+        for thing in ("mug 1", "apple 2")
+    ]
+    changes += [
+        lambda one, to=to: (at(one, of, "countertop 1"), one.take(of["mug 1"], counter), one.put(to))
+        for to in (counter, drawer)
+    ]
+    for change in changes:
+        different(change)
+    # Put back where it was is as it was, but for the place of the player, which is another difference already.
+    assert len(keys) == 1 + len(changes) - 1
+
+
+def test_the_key_counts_nothing(state, of):
+    counter = at(state, of, "countertop 1")
+    key = state.key()
+    for _ in range(3):
+        state.take(of["mug 1"], counter)
+        assert state.key() != key
+        state.put(counter)
+        assert state.key() == key
+        state.opened |= 1 << of["drawer 1"]
+        state.opened &= ~(1 << of["drawer 1"])
+        state.mark("ishot", of["mug 1"])
+        state.mark("iscool", of["mug 1"], off="ishot")
+        state.marks = {**state.marks, "iscool": state.marks["iscool"] & ~(1 << of["mug 1"])}
+    assert state.key() == key
+
+
+def test_the_way_by_which_things_came_to_their_places_does_not_matter(state, of):
+    counter, sink = of["countertop 1"], of["sinkbasin 1"]
+    keys = set()
+    for order in (("mug 1", "apple 2"), ("apple 2", "mug 1")):
+        twin = state.copy()
+        for thing in order:
+            at(twin, of, "countertop 1")
+            twin.take(of[thing], counter)
+            at(twin, of, "sinkbasin 1")
+            twin.put(sink)
+        assert twin.inside[sink] == tuple(sorted((of["mug 1"], of["apple 2"])))
+        keys.add(twin.key())
+    assert len(keys) == 1
+
+
+def test_what_was_removed_is_kept_where_receptacles_share_a_place(state, of):
+    counter = at(state, of, "countertop 1")
+    state.take(of["mug 1"], counter)
+    assert state.removed == ((of["mug 1"], counter),)
+    assert list(state.rows("not_inreceptacle", (None, None))) == [(of["mug 1"], counter)]
+    desk = at(state, of, "desk 1")
+    state.put(desk)
+    state.take(of["mug 1"], desk)
+    assert state.removed == ((of["mug 1"], counter),), "the desk stands alone"
+    at(state, of, "countertop 1")
+    state.put(counter)
+    assert state.removed == ()
+
+
+def test_taking_touches_one_receptacle_and_one_place(state, of):
+    fridge = at(state, of, "fridge 1")
+    state.take(of["apple 1"], fridge)
+    assert (state.held, state.inside[fridge], state.at[state.location]) == (of["apple 1"], (), ())
+    assert list(state.rows("holds", (None, None))) == [(state.house.agent, of["apple 1"])]
+    state.put(fridge)
+    assert (state.held, state.inside[fridge]) == (NOTHING, (of["apple 1"],))
+
+
+def test_facts_are_asked_for_in_two_ways_that_agree(state, of):
+    state.take(of["mug 1"], at(state, of, "countertop 1"))
+    state.opened |= 1 << of["drawer 1"]
+    everything = range(len(state.house.ids))
+    for predicate in (*CHANGING, *MARKS, "not_inreceptacle", "openable", "receptacletype", "cancontain", "unheard_of"):
+        single = predicate in ("opened", "holdsany", "openable", *MARKS)
+        candidates = (
+            [(one,) for one in everything] if single else [(one, two) for one in everything for two in everything]
+        )
+        rows = list(state.rows(predicate, (None,) if single else (None, None)))
+        assert rows == [values for values in candidates if state.holds(predicate, values)], predicate
+        for values in rows:
+            pattern = (values[0],) if single else (None, values[1])
+            assert values in state.rows(predicate, pattern)
+
+
+@pytest.mark.parametrize("name", ["ison", "checked", "examined", "full", "wasinreceptacle", "not_opened", "not_holds"])
+def test_what_is_not_kept_is_not_to_be_asked_for(name):
+    with pytest.raises(GameError, match=f"here: '{name}' is asked for"):
+        check_predicates(frozenset((name,)), "here")
+
+
+def test_what_is_kept_or_never_changes_may_be_asked_for():
+    check_predicates(
+        frozenset((*CHANGING, *MARKS, "not_inreceptacle", "not_istoggled", "openable", "anything")), "here"
+    )
