@@ -32,6 +32,7 @@ class Walk:
     steps: int = 0
     done: bool = False
     answer: dict[str, Any] = field(default_factory=dict)
+    actions: list[str] | None = None  # what the environment says can be done
 
     def reply(self, reward: float, action: str, valid: bool, formatted: bool) -> dict[str, Any]:
         solved = self.at == GOAL
@@ -45,6 +46,7 @@ class Walk:
             "action_valid": valid,
             "format_valid": formatted,
             "step": self.steps,
+            "admissible_actions": self.actions,
         }
         metadata = {
             "task_id": self.task,
@@ -71,6 +73,7 @@ class Corridor:
         self.batches: list[int] = []
         self.rooms = 10**9
         self.plan = True
+        self.actions: list[str] | None = None
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -123,7 +126,7 @@ class Corridor:
             body = {"code": "capacity_reached", "message": "full", "blame": "infra", "retryable": True}
             return web.json_response(body, status=503, headers={"Retry-After": "0"})
         ids = [uuid.uuid4().hex for _ in range(count)]
-        self.sessions |= {one: Walk() for one in ids}
+        self.sessions |= {one: Walk(actions=self.actions) for one in ids}
         return web.json_response({"sessions": [{"session_id": one, "lease_expires_at": 0.0} for one in ids]})
 
     async def expert(self, request: web.Request) -> web.Response:

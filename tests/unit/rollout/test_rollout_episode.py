@@ -161,3 +161,13 @@ async def test_nobody_learns_from_an_experts_slips_but_from_how_it_goes_on(house
     assert all(list(turn.tokens()) != right for turn in slips)
     again = await run(house, ExpertPolicy(tokens, slips=0.4), "key/3")
     assert [turn.response for turn in again.turns] == [turn.response for turn in played[3].turns]
+
+
+async def test_slips_that_are_learnt_are_possible_actions_with_the_experts_thought(house: Any, tokens: Tokens) -> None:
+    house.corridor.actions = ["left", "right"]
+    played = [await run(house, ExpertPolicy(tokens, 0.4, learn_slips=True), f"key/{number}") for number in range(20)]
+    turns = [turn for one in played for turn in one.turns]
+    assert all(all(turn.loss_mask) and turn.action_valid for turn in turns)
+    left = sum(turn.response == "<think></think><action>left</action>" for turn in turns)
+    assert 0.1 < left / len(turns) < 0.35  # half of the slips are what the expert would have done
+    assert {turn.response for turn in turns} == {f"<think></think><action>{one}</action>" for one in ("left", "right")}

@@ -80,10 +80,12 @@ class Commands:
 
     def demonstrate(self, environment: Address, split: str, count: int, out: Path) -> Command:
         """Records the expert on the first `count` tasks of `split`."""
+        counts = self.config.demonstrations
         return self._python(
             out.stem, 1, "arlarena.rollout", "demonstrate", "--config", self.run.config,
             "--environment-url", environment.url, "--tokenizer", self.policy, "--split", split,
-            "--count", count, "--slips", self.config.demonstrations.slips, "--out", out,
+            "--count", count, "--slips", counts.slips, *(["--learn-slips"] if counts.learn_slips else []),
+            "--out", out,
         )  # fmt: skip
 
     def clone(self) -> Command:

@@ -121,11 +121,9 @@ class Demonstrations(Table, extra="ignore"):
     validation: PositiveInt = Field(default=256, description="tasks of the validation split that decide when to stop")
     validation_split: str = Field(default="validation", description="the environment's name of that split")
     slips: float = Field(
-        default=0.0,
-        ge=0,
-        lt=1,
-        description="share of turns at which the expert plays anything instead and goes on from there, unlearnt",
+        default=0.0, ge=0, lt=1, description="share of turns at which the expert does anything instead"
     )
+    learn_slips: bool = Field(default=False, description="learn these too: an expert that is not perfect")
 
 
 class Subject(Table, extra="ignore"):

@@ -219,7 +219,7 @@ async def _demonstrate(setup: Setup, args: argparse.Namespace, concurrency: int)
 async def _teacher(setup: Setup, args: argparse.Namespace) -> AsyncIterator[Policy]:
     """Who is learnt from: a served model where one is named, else the environment's expert."""
     if args.teacher_url is None:
-        yield ExpertPolicy(setup.tokens, args.slips)
+        yield ExpertPolicy(setup.tokens, args.slips, learn_slips=args.learn_slips)
         return
     key = os.environ.get(args.teacher_key_variable)
     s = setup.settings
@@ -296,8 +296,10 @@ def _parser() -> argparse.ArgumentParser:
     demonstrate.add_argument("--distinct", choices=("room", "prompt"), default="room", help=distinct)
     demonstrate.add_argument("--attempts", type=_whole(1), default=1, help="of each task")
     demonstrate.add_argument("--min-score", type=float, default=0.9, help="episodes that scored above this are kept")
-    slips = "share of turns at which the expert plays anything instead, which nobody learns from"
+    slips = "share of turns at which the expert does anything instead; nobody learns from them"
     demonstrate.add_argument("--slips", type=_share, default=0.0, help=slips)
+    learn_slips = "learn from them too: an expert that is not perfect"
+    demonstrate.add_argument("--learn-slips", action="store_true", help=learn_slips)
     demonstrate.add_argument("--teacher-url", help="OpenAI-compatible server of a model to learn from, without /v1")
     demonstrate.add_argument("--teacher-model", help="its name there; default: the first that /v1/models lists")
     demonstrate.add_argument("--teacher-key-variable", default="OPENAI_API_KEY", help="variable that holds the API key")

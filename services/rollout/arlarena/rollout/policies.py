@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from random import Random
 from weakref import WeakKeyDictionary
@@ -15,6 +16,7 @@ from arlarena.rollout.tokens import Tokens
 
 EXPERT = PolicyVersion("expert", 0, "-")
 UNREADABLE = "<action></action>"
+_ACTION = re.compile("<action>.*</action>", re.DOTALL)
 
 
 class EnginePolicy:
@@ -61,30 +63,33 @@ class ExpertPolicy:
     """The environment's expert. Its replies are encoded here, closed by the end-of-sequence token; their log-probs
     are 0.
 
-    `slips` is the share of turns at which its hand slips: it plays anything that is possible, or says nothing that can
-    be read, and goes on from there. Nobody learns from a slip, but from what the expert then does: so a clone
-    has seen what follows its own mistakes.
+    `slips` is the share of turns at which its hand slips: it thinks as it should and does anything else that is
+    possible, or says nothing that can be read, and goes on from there. Nobody learns from a slip, but from what the
+    expert then does: so a clone has seen what follows its own mistakes. With `learn_slips` they are learnt too, and are
+    always something possible: the demonstrations of an expert that is not perfect.
     """
 
-    def __init__(self, tokens: Tokens, slips: float = 0.0) -> None:
-        self._tokens, self._slips = tokens, slips
+    def __init__(self, tokens: Tokens, slips: float = 0.0, *, learn_slips: bool = False) -> None:
+        self._tokens, self._slips, self._learn_slips = tokens, slips, learn_slips
         self._plans: WeakKeyDictionary[Session, deque[str]] = WeakKeyDictionary()
 
     async def respond(self, session: Session, state: State, key: str, turn: int) -> Response:
         """See `Policy`. The expert is asked once for its whole plan where it has one, else at each turn."""
-        slip = self._slip(state, Random(turn_seed(key, turn))) if self._slips else None
-        if slip is not None:
-            self._plans.pop(session, None)
-            return self._response(state, slip, learn=False)
         plan = self._plans.get(session)
         if turn == 0 or not plan:
             plan = self._plans[session] = deque((await session.expert()).plan)
-        return self._response(state, plan.popleft(), learn=True)
+        text = plan.popleft()
+        random = Random(turn_seed(key, turn))
+        if random.random() < self._slips:
+            del self._plans[session]
+            return self._response(state, self._slipped(text, state, random), learn=self._learn_slips)
+        return self._response(state, text, learn=True)
 
-    def _slip(self, state: State, random: Random) -> str | None:
-        if random.random() >= self._slips:
-            return None
-        return random.choice([UNREADABLE, random.choice(state.observation.admissible_actions or [UNREADABLE])])
+    def _slipped(self, text: str, state: State, random: Random) -> str:
+        actions = state.observation.admissible_actions
+        if not actions or not (self._learn_slips or random.random() < 0.5):
+            return UNREADABLE
+        return _ACTION.sub(lambda found: f"<action>{random.choice(actions)}</action>", text)
 
     def _response(self, state: State, text: str, *, learn: bool) -> Response:
         ids = self._tokens.reply(text)

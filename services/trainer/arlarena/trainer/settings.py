@@ -49,12 +49,8 @@ class CloneSettings(Table):
     demonstrations: PositiveInt = Field(1500, description="tasks whose expert episodes are learnt from")
     validation: PositiveInt = Field(256, description="tasks of the validation split that decide when to stop")
     validation_split: str = Field("validation", description="the environment's name of that split")
-    slips: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="share of turns at which the expert plays anything instead and goes on from there, unlearnt",
-    )
+    slips: float = Field(0.0, ge=0, lt=1, description="share of turns at which the expert does anything instead")
+    learn_slips: bool = Field(False, description="learn these too: an expert that is not perfect")
     lr: PositiveFloat = 3e-3
     weight_decay: NonNegativeFloat = 0.01
     warmup_steps: NonNegativeInt = 20
