@@ -126,11 +126,20 @@ TAKEN = ("go to countertop 1", "take mug 1 from countertop 1")
         ("(exists (?x ?y - object) (and (objectType ?x MugType) (objectType ?y MugType) (not (= ?x ?y))))", (), False),
         ("(exists (?x ?y - object) (and (objectType ?x MugType) (objectType ?y MugType) (= ?x ?y)))", (), True),
         ("(= apple_bar_1 apple_bar_1)", (), True),
-        ("(exists (?o - object) (not (exists (?r - receptacle) (inReceptacle ?o ?r))))", (), False),
-        ("(exists (?o - object) (not (exists (?r - receptacle) (inReceptacle ?o ?r))))", TAKEN, True),
+        (
+            "(exists (?o - object) (and (pickupable ?o) (not (exists (?r - receptacle) (inReceptacle ?o ?r)))))",
+            (),
+            False,
+        ),
+        (
+            "(exists (?o - object) (and (pickupable ?o) (not (exists (?r - receptacle) (inReceptacle ?o ?r)))))",
+            TAKEN,
+            True,
+        ),
+        ("(exists (?o - object) (openable ?o))", (), True),  # the root of all types
+        ("(exists (?r - receptacle) (pickupable ?r))", (), False),
         ("(exists (?r - receptacle) (and (openable ?r) (or (opened ?r) (receptacleType ?r DeskType))))", (), False),
         ("(exists (?r - receptacle) (and (openable ?r) (or (opened ?r) (receptacleType ?r DrawerType))))", (), True),
-        ("(exists (?o - nothing) (and))", (), False),
         # The same name twice: of an inner one, and of two that stand beside each other.
         ("(exists (?o - object) (and (isCool ?o) (exists (?o - object) (toggleable ?o))))", (), True),
         ("(and (exists (?o - object) (isCool ?o)) (exists (?o - object) (toggleable ?o)))", (), True),

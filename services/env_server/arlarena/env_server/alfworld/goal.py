@@ -87,7 +87,8 @@ class _Compiler:
 
     def _candidates(self, name: str, kind: str, parts: list[Expression]) -> list[int]:
         """What the variable can be: all of its type that fit what `parts` say of it alone and forever."""
-        found = self._of_type.get(kind, [])
+        # Of PDDL's types, `object` is the root: what is of it may be anything.
+        found = list(range(len(self._house.ids))) if kind == "object" else self._of_type.get(kind, [])
         for part in parts:
             match part:
                 case [str(predicate), str(term)] if term == name and predicate not in CHANGING:
