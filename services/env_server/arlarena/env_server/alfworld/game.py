@@ -46,6 +46,7 @@ class Rules:
         watched: the predicates of the goal that can change.
         spoken: the command of each move, and `meant` the move of each command, as they come up.
         ways: the commands that lead from each location to others.
+        menus: what may be typed, by what it depends on; so many at most.
         positions: by their keys.
     """
 
@@ -59,6 +60,7 @@ class Rules:
     spoken: dict[Move, str] = field(default_factory=dict)
     meant: dict[str, Move] = field(default_factory=dict)
     ways: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    menus: dict[tuple[object, ...], tuple[str, ...]] = field(default_factory=dict)
     positions: dict[str, Position] = field(default_factory=dict)
 
     def position(self, state: State, won: bool) -> Position:
@@ -82,6 +84,15 @@ class Rules:
         return then, answer
 
     def _menu(self, state: State) -> tuple[str, ...]:
+        at_hand = state.at_hand()
+        menu = self.menus.get(at_hand)
+        if menu is None:
+            menu = self._made_menu(state)
+            if len(self.menus) < MAX_POSITIONS:
+                self.menus[at_hand] = menu
+        return menu
+
+    def _made_menu(self, state: State) -> tuple[str, ...]:
         here = state.location
         if here not in self.ways:
             self.ways[here] = tuple(self._command(state, move) for move in ways(state))

@@ -37,6 +37,11 @@ class Facts(Protocol):
         """What it is called."""
         ...
 
+    @property
+    def lists(self) -> dict[tuple[object, ...], str]:
+        """Lists that were made of a game's things; they go by what is in them, not by the state."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Conjunct:
@@ -47,7 +52,7 @@ class Conjunct:
 
 
 Query = tuple[Conjunct, ...]
-Part = Callable[["Grammar", Facts, Binding], str]
+Part = str | Callable[["Grammar", Facts, Binding], str]  # words, or what makes them
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ class Rule:
 
     def text(self, grammar: Grammar, facts: Facts, binding: Binding) -> str:
         """The text."""
-        return "".join([part(grammar, facts, binding) for part in self.parts])
+        return _joined(self.parts, grammar, facts, binding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +86,31 @@ class Grammar:
     def derive(self, name: str, facts: Facts, binding: Binding) -> str:
         """The text of a rule."""
         for rule in self.rules[name]:
-            if not rule.condition or next(answers(facts, rule.condition, binding), None) is not None:
+            if _applies(rule.condition, facts, binding):
                 return rule.text(self, facts, binding)
         raise GameError(f"grammar: no text of #{name}# applies")
 
     def command(self, action: str, facts: Facts, binding: Binding) -> str:
         """What is typed for an action."""
-        return "".join([part(self, facts, binding) for part in self.commands[action].template])
+        return _joined(self.commands[action].template, self, facts, binding)
 
     def feedback(self, action: str, facts: Facts, binding: Binding) -> str:
         """What is answered once it is done."""
-        return "".join([part(self, facts, binding) for part in self.commands[action].feedback])
+        return _joined(self.commands[action].feedback, self, facts, binding)
+
+
+def _joined(parts: Sequence[Part], grammar: Grammar, facts: Facts, binding: Binding) -> str:
+    return "".join([part if isinstance(part, str) else part(grammar, facts, binding) for part in parts])
+
+
+def _applies(condition: Query, facts: Facts, binding: Binding) -> bool:
+    for at, conjunct in enumerate(condition):
+        pattern = tuple([binding.get(variable) for variable in conjunct.variables])
+        if None in pattern:
+            return next(answers(facts, condition[at:], binding), None) is not None
+        if not facts.holds(conjunct.predicate, cast(tuple[int, ...], pattern)):
+            return False
+    return True
 
 
 def answers(facts: Facts, query: Query, binding: Binding) -> Iterator[Binding]:
@@ -112,6 +131,8 @@ def answers(facts: Facts, query: Query, binding: Binding) -> Iterator[Binding]:
 
 
 # --- reading ---
+
+MAX_LISTS = 512  # kept of a game
 
 _TOKEN = re.compile(r"""\"{3}(?P<block>.*?)\"{3}|"(?P<string>[^"]*)"|(?P<word>[\w/-]+)|[{}]""", re.DOTALL)
 _CONJUNCT = re.compile(r"\s*(\w+)\(\s*(\w+\s*:\s*\w+(?:\s*,\s*\w+\s*:\s*\w+)*)\s*\)\s*")
@@ -134,7 +155,7 @@ def read_grammar(text: str) -> tuple[Grammar, str]:
         raise GameError(f'grammar: one rule "task" with one text is expected, not {len(tasks)}')
     task = json.loads(f'"{tasks[0][1]}"', strict=False)
     shared = _read(_TASK.sub(r'\1""', text))
-    return replace(shared, rules={**shared.rules, "task": [Rule((), (_words(task),))]}), task
+    return replace(shared, rules={**shared.rules, "task": [Rule((), (task,))]}), task
 
 
 @lru_cache(maxsize=16)
@@ -210,28 +231,24 @@ def _parts(text: str, predicates: set[str]) -> tuple[Part, ...]:
     end = 0
     for found in _PART.finditer(text):
         if found.start() > end:
-            parts.append(_words(text[end : found.start()]))
+            parts.append(text[end : found.start()])
         end = found.end()
         if found["rule"]:
             parts.append(_nonterminal(found["rule"]))
         elif found["value"]:
-            parts.append(_value(found["value"]))
+            parts += _value(found["value"])
         else:
             parts.append(_list(found["each"].strip(), _query(found["query"], predicates)))
     if end < len(text):
-        parts.append(_words(text[end:]))
+        parts.append(text[end:])
     return tuple(parts)
-
-
-def _words(text: str) -> Part:
-    return lambda grammar, facts, binding: text
 
 
 def _nonterminal(name: str) -> Part:
     return lambda grammar, facts, binding: grammar.derive(name, facts, binding)
 
 
-def _value(text: str) -> Part:
+def _value(text: str) -> list[Part]:
     """`o.indefinite + ' ' + o.name`; a bare variable, as in a command, is its name."""
     terms: list[Part] = []
     for term in text.split("+"):
@@ -243,25 +260,47 @@ def _value(text: str) -> Part:
         elif found["variable"]:
             terms.append(_field(found["variable"], found["field"]))
         else:
-            terms.append(_words(found["words"] or ""))
-    return lambda grammar, facts, binding: "".join([part(grammar, facts, binding) for part in terms])
+            terms.append(found["words"] or "")
+    folded: list[Part] = []
+    for part in terms:
+        if folded and isinstance(part, str) and isinstance(folded[-1], str):
+            folded[-1] += part
+        else:
+            folded.append(part)
+    return folded
 
 
 def _field(variable: str, field: str) -> Part:
     fixed = {"indefinite": "a", "definite": "the"}.get(field)
     if fixed is not None:
-        return _words(fixed)
+        return fixed
     return lambda grammar, facts, binding: facts.name(binding[variable])
 
 
 def _list(each: str, query: Query) -> Part:
-    part = _nonterminal(each[1:-1]) if each[:1] == each[-1:] == "#" else _value(each)
+    rule = each[1:-1] if each[:1] == each[-1:] == "#" else ""
+    parts = [_nonterminal(rule)] if rule else _value(each)
 
-    def joined(grammar: Grammar, facts: Facts, binding: Binding) -> str:
-        items = [part(grammar, facts, answer) for answer in answers(facts, query, binding)]
-        if len(items) < 2:
-            return items[0] if items else grammar.derive("list_empty", facts, binding)
-        separator, last = (grammar.derive(name, facts, binding) for name in ("list_separator", "list_last_separator"))
-        return separator.join(items[:-1]) + last + items[-1]
+    def listed(grammar: Grammar, facts: Facts, binding: Binding) -> str:
+        items = [_joined(parts, grammar, facts, answer) for answer in answers(facts, query, binding)]
+        return _enumerated(items, grammar, facts, binding)
 
-    return joined
+    def kept(grammar: Grammar, facts: Facts, binding: Binding) -> str:
+        """As `listed`. The same things are listed again and again, and names never change."""
+        pattern = tuple([binding.get(variable) for variable in query[0].variables])
+        key = each, *binding.values(), tuple(facts.rows(query[0].predicate, pattern))
+        text = facts.lists.get(key)
+        if text is None:
+            text = listed(grammar, facts, binding)
+            if len(facts.lists) < MAX_LISTS:
+                facts.lists[key] = text
+        return text
+
+    return listed if rule or len(query) > 1 else kept
+
+
+def _enumerated(items: list[str], grammar: Grammar, facts: Facts, binding: Binding) -> str:
+    if len(items) < 2:
+        return items[0] if items else grammar.derive("list_empty", facts, binding)
+    separator, last = (grammar.derive(name, facts, binding) for name in ("list_separator", "list_last_separator"))
+    return separator.join(items[:-1]) + last + items[-1]

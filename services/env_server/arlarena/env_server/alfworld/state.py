@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import copy
 from typing import Self
 
 from arlarena.env_server.alfworld.errors import GameError
@@ -32,13 +31,24 @@ class State:
 
     def copy(self) -> Self:
         """An independent state."""
-        return copy(self)
+        twin: Self = object.__new__(type(self))
+        twin.house, twin.location, twin.held, twin.opened = self.house, self.location, self.held, self.opened
+        twin.inside, twin.at, twin.marks, twin.removed = self.inside, self.at, self.marks, self.removed
+        return twin
 
     def key(self) -> str:
         """All that can make a difference from now on, written canonically: contents where they are not as they were."""
         start = self.house.start
         inside, at = _changed(self.inside, start.inside), _changed(self.at, start.at)
         return repr((self.location, self.held, self.opened, inside, at, *self.marks.values(), self.removed))
+
+    def at_hand(self) -> tuple[object, ...]:
+        """All that the moves that are possible depend on."""
+        here, house = self.location, self.house
+        receptacles = house.receptacles.get(here, ())
+        lying = self.at.get(here, ()) if self.held != NOTHING and house.knives >> self.held & 1 else ()
+        opened = tuple([self.opened >> one & 1 for one in receptacles])
+        return (here, self.held, opened, *[self.inside.get(one, ()) for one in receptacles], lying)
 
     def open_to_hands(self, receptacle: int) -> bool:
         """Whether things can be put into it and taken from it."""
@@ -70,6 +80,11 @@ class State:
 
     # --- facts ---
 
+    @property
+    def lists(self) -> dict[tuple[object, ...], str]:
+        """See `grammar.Facts`."""
+        return self.house.lists
+
     def name(self, entity: int) -> str:
         """What it is called."""
         return self.house.names[entity]
@@ -94,6 +109,10 @@ class State:
 
     def rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
         """The facts that fit a pattern, in order; None fits anything."""
+        if predicate == "inreceptacle" and pattern[0] is None and pattern[1] is not None:  # what everybody asks
+            receptacle = pattern[1]
+            yield from [(thing, receptacle) for thing in self.inside.get(receptacle, ())]
+            return
         for row in self._rows(predicate, pattern):
             if len(row) == len(pattern) and all(p is None or p == value for p, value in zip(pattern, row, strict=True)):
                 yield row
@@ -144,7 +163,11 @@ def _without(contents: Contents, place: int, thing: int) -> Contents:
 
 def _changed(now: Contents, then: Contents) -> list[tuple[int, tuple[int, ...]]]:
     """What lies elsewhere than it did, by place."""
-    return sorted([(place, things) for place, things in now.items() if things != then.get(place, ())])
+    return (
+        []
+        if now is then
+        else sorted([(place, things) for place, things in now.items() if things != then.get(place, ())])
+    )
 
 
 def _pairs(by_place: Contents, pattern: Pattern) -> Iterator[tuple[int, int]]:

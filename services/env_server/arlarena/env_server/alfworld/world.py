@@ -43,7 +43,8 @@ class House:
         location_of: of each receptacle.
         fits: the receptacles that each object can be put into.
         tools: the receptacles of a type: what cleans, heats and cools.
-        facts: what holds forever, by predicate, in order.
+        facts: what holds forever, by predicate, in order; `known`: the same, to be looked up.
+        lists: see `grammar.Facts`.
     """
 
     ids: tuple[str, ...]
@@ -64,6 +65,7 @@ class House:
     facts: Rows
     start: Start
     known: dict[str, frozenset[tuple[int, ...]]] = field(repr=False)
+    lists: dict[tuple[object, ...], str] = field(default_factory=dict, repr=False)
 
 
 def bits(mask: Mask) -> Iterator[int]:
