@@ -178,4 +178,4 @@ def _fits(rows: Rows) -> dict[int, Mask]:
 
 def _of_types(rows: Rows, predicate: str, number: dict[str, int], types: tuple[str, ...]) -> Mask:
     wanted = {number[kind] for kind in types if kind in number}
-    return sum(1 << thing for thing, kind in set(_pairs(rows, predicate)) if kind in wanted)
+    return sum(1 << one for one in {thing for thing, kind in _pairs(rows, predicate) if kind in wanted})
