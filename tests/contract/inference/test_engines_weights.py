@@ -127,7 +127,7 @@ def test_a_whole_answer_that_spans_a_push_names_both_versions(server, engine, fi
     def attempt():
         with concurrent.futures.ThreadPoolExecutor() as pool:
             whole = pool.submit(server.http.post, route, asked)
-            wait_until(lambda: in_flight(server, engine) > 0, "in flight")
+            wait_until(lambda: whole.done() or in_flight(server, engine) > 0, "in flight")
             next(server.http.events(GENERATE, beside))  # what came before it runs as well
             assert serve(server, second.label).status_code == 200
         versions = whole.result().headers["x-weight-versions"].split(", ")

@@ -68,7 +68,7 @@ def main(service: str) -> None:
         "name",
         "episodes",
     )
-    for name in (*names, "run-name", "environment-url", "inference-url", "redis-url", "split", "weights-root"):
+    for name in (*names, "run-name", "environment-url", "inference-url", "redis-url", "split", "weights-root", "slips"):
         parser.add_argument(f"--{name}")
     for name in ("port", "count"):
         parser.add_argument(f"--{name}", type=int)

@@ -56,7 +56,8 @@ def test_ranks_do_not_matter(outcomes, number, count):
     alone, expected = read(outcomes[1], number)
     together, found = read(outcomes[count], number)
     assert alone.keys() == together.keys()
-    for part, tolerance in (("gradient/", 2e-6), ("optimizer/", 2e-5)):
+    # A second batch meets weights that Adam has moved: where a gradient is next to nothing, by the sign of a rounding.
+    for part, tolerance in (("gradient/", 1e-5), ("optimizer/", 5e-5)):
         mine = {key: value for key, value in alone.items() if key.startswith(part) and value.dim()}
         largest = max(float(value.abs().max()) for value in mine.values())
         assert largest > 0

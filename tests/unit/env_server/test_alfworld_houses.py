@@ -18,6 +18,7 @@ from arlarena.env_server.alfworld.rooms import FITS, SEEN, UNSEEN, room
 from arlarena.env_server.alfworld.tasks import TASK_TYPES, TWO
 from arlarena.env_server.environment import TaskError
 
+TYPES = ("objectType", "receptacleType")
 FULL = HouseOptions()
 SMALL = HouseOptions(things=(6, 12), receptacles=8)
 HORIZON = 50
@@ -130,6 +131,17 @@ def test_options_bound_what_is_in_a_house():
         assert 4 <= len(receptacles) <= 8
         assert 2 <= len(things) <= 12
     assert max(len(draft.room.fixtures) for draft in drafts("train", count=60)) > 20
+
+
+def test_instances_bound_what_is_alike():
+    most = Counter()
+    for draft in drafts("train", replace(SMALL, instances=1), 60):
+        kinds = {what: kind for name, what, kind in (fact for fact in draft.facts if len(fact) == 3) if name in TYPES}
+        portable = Counter(kinds[fact[1]] for fact in draft.facts if fact[0] == "pickupable")
+        standing = Counter(kinds[fact[1]] for fact in draft.facts if fact[0] == "receptacleAtLocation")
+        assert set(standing.values()) == {1}
+        most[draft.aim.type] = max(most[draft.aim.type], *portable.values())
+    assert most == {kind: 2 if kind == TWO else 1 for kind in TASK_TYPES}
 
 
 def test_rooms_are_made_once_and_stay_as_they_are():

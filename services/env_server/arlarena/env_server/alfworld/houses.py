@@ -9,8 +9,9 @@ nowhere else.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from random import Random
 
 from arlarena.env_server.alfworld.errors import GameError
@@ -50,12 +51,18 @@ MAX_TARGETS = 4
 @dataclass(frozen=True, slots=True)
 class HouseOptions:
     """What kind of games. `things`: how many portable ones lie in a room, at least and at most; `receptacles`: the most
-    that stand in it, None for all.
+    that stand in it, None for all; `instances`: the most of either that are of one kind, None for as many as in ALFRED.
+    Of what is to be moved twice there are two in any case.
     """
 
     types: tuple[str, ...] = TASK_TYPES
     things: tuple[int, int] = (25, 45)
     receptacles: int | None = None
+    instances: int | None = None
+
+    def key(self) -> str:
+        """What the games are a function of, beside the seed: unlike repr, the same when an option is added."""
+        return " ".join(f"{name}={value}" for name, value in asdict(self).items() if value is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +125,7 @@ def draw(random: Random, split: str, options: HouseOptions) -> Draft | None:
     aim = _aim(random, kind, home)
     if aim is None:
         return None
-    fixtures = _kept(random, home, aim, options.receptacles)
+    fixtures = _kept(random, home, aim, options)
     return _furnish(random, Room(home.number, home.kind, fixtures, home.kinds), aim, options)
 
 
@@ -145,9 +152,10 @@ def _aim(random: Random, kind: str, home: Room) -> Aim | None:
     return Aim(kind, *random.choice(pairs)) if pairs else None
 
 
-def _kept(random: Random, home: Room, aim: Aim, most: int | None) -> tuple[Fixture, ...]:
+def _kept(random: Random, home: Room, aim: Aim, options: HouseOptions) -> tuple[Fixture, ...]:
     """The fixtures of a game: all, or so many, those that the task needs among them."""
-    if most is None or len(home.fixtures) <= most:
+    most = len(home.fixtures) if options.receptacles is None else options.receptacles
+    if len(home.fixtures) <= most and options.instances is None:
         return home.fixtures
     needed: list[Fixture] = []
     for wanted in (aim.receptacle, TOOL_OF.get(aim.type, "")):
@@ -158,8 +166,20 @@ def _kept(random: Random, home: Room, aim: Aim, most: int | None) -> tuple[Fixtu
     if aim.lamp:
         needed.append(random.choice([f for f in home.fixtures if f.kind in LAMP_STANDS]))
     rest = [fixture for fixture in home.fixtures if fixture not in needed]
+    if options.instances is not None:
+        rest = _unlike(random, needed, rest, options.instances)
     chosen = {*needed, *random.sample(rest, max(0, min(len(rest), most - len(set(needed)))))}
     return tuple(fixture for fixture in home.fixtures if fixture in chosen)
+
+
+def _unlike(random: Random, needed: list[Fixture], rest: list[Fixture], instances: int) -> list[Fixture]:
+    """So many of `rest` that, with what is needed, there are at most `instances` of a kind."""
+    counts, kept = Counter(fixture.kind for fixture in set(needed)), []
+    for fixture in random.sample(rest, len(rest)):
+        counts[fixture.kind] += 1
+        if counts[fixture.kind] <= instances:
+            kept.append(fixture)
+    return kept
 
 
 def _furnish(random: Random, home: Room, aim: Aim, options: HouseOptions) -> Draft:
@@ -208,11 +228,13 @@ def _placed(random: Random, home: Room, aim: Aim, options: HouseOptions) -> list
     wanted = random.randint(low, high)
     kinds = [kind for kind in home.kinds if kind in PORTABLE and kind != aim.thing and home.holders(kind)]
     random.shuffle(kinds)
-    counts = {aim.thing: random.randint(2 if aim.type == TWO else 1, max(2, min(MAX_TARGETS, wanted // 2)))}
-    for kind in kinds * MAX_INSTANCES:
+    fewest, alike = 2 if aim.type == TWO else 1, options.instances or MAX_INSTANCES
+    most = max(fewest, min(options.instances or MAX_TARGETS, max(2, wanted // 2)))
+    counts = {aim.thing: random.randint(fewest, most)}
+    for kind in kinds * alike:
         if sum(counts.values()) >= wanted:
             break
-        if counts.get(kind, 0) < MAX_INSTANCES and (kind not in counts or random.random() < 0.7):
+        if counts.get(kind, 0) < alike and (kind not in counts or random.random() < 0.7):
             counts[kind] = counts.get(kind, 0) + 1
     lying: list[Lying] = []
     ids: set[str] = set()

@@ -57,7 +57,7 @@ def draft_of(split: str, index: int, options: HouseOptions, horizon: int) -> Dra
 
 @lru_cache(maxsize=2048)
 def _made(split: str, index: int, options: HouseOptions, horizon: int) -> tuple[Draft, Loaded]:
-    random = random_for(options, horizon, split, index)
+    random = random_for(options.key(), horizon, split, index)
     for _ in range(MAX_DRAFTS):
         draft = draw(random, split, options)
         if draft is None:

@@ -15,7 +15,7 @@ from arlarena.proto.config import Table, parse_table
 
 
 class AlfworldOptions(Table):
-    """What can be set of ALFWorld. `things` and `receptacles` are about games that we make, and not about files."""
+    """What can be set of ALFWorld. `things`, `receptacles` and `instances` are about made games, not about files."""
 
     games: Path | None = Field(
         None, description="official games, or any in their format; default: ALFWORLD_DATA, if set"
@@ -24,6 +24,9 @@ class AlfworldOptions(Table):
     things: tuple[int, int] = Field((25, 45), description="portable things in a made house, at least and at most")
     receptacles: PositiveInt | None = Field(
         None, description="most receptacles of a made house; default: all of the room"
+    )
+    instances: PositiveInt | None = Field(
+        None, description="most things, and most receptacles, of one kind in a made house; default: as in ALFRED"
     )
     panel_size: PositiveInt = Field(512, description="made games of valid_seen and of valid_unseen")
     max_steps: PositiveInt = Field(50, description="horizon of an episode, in steps")
@@ -43,7 +46,7 @@ class AlfworldOptions(Table):
 
     def houses(self) -> HouseOptions:
         """The part that made games depend on."""
-        return HouseOptions(tuple(self.task_types), self.things, self.receptacles)
+        return HouseOptions(tuple(self.task_types), self.things, self.receptacles, self.instances)
 
 
 def read_options(where: str, values: Mapping[str, Any]) -> AlfworldOptions:
