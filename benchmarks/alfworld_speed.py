@@ -3,8 +3,9 @@
     make setup-alfworld && python benchmarks/alfworld_speed.py --out benchmarks/results/alfworld_speed.json
 
 * `engines`: reset, step and memory of both engines in one process (`alfworld_engines.py`), on the same games and walks;
-* `server`: steps a second over `/v1/batch`, 256 sessions, two batches in flight, beside a server whose environment does
-  nothing. Actions are drawn from the commands that work. Rounds alternate; medians are compared.
+* `server`: steps a second over `/v1/batch`, 256 sessions, two batches in flight, beside two servers whose environment
+  does nothing: `mute` answers as ALFWorld does, at the same length, `noop` with one word. Actions are drawn from the
+  commands that work. Rounds alternate; medians are compared.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from env_server import BATCHES, free_port, post, server
 ROOT = Path(__file__).resolve().parents[1]
 STOCK = ROOT / ".venv-alfworld" / "bin" / "python"
 SESSIONS = 256
+WARM_S = 15.0
 SEEDS = 64  # different games of all sessions: groups of four
 
 
@@ -54,17 +56,17 @@ class Reply(msgspec.Struct):
 ENCODE, DECODER = msgspec.json.encode, msgspec.json.Decoder(Reply)
 
 
-async def rate(url: str, seconds: float) -> float:
-    """Steps a second."""
+async def rate(url: str, seconds: float, number: int) -> float:
+    """Steps a second of one round, whose walks are its own."""
     async with aiohttp.ClientSession() as session:
         ends = time.perf_counter() + seconds
-        counts = await asyncio.gather(*(batches(session, url, number, ends) for number in range(BATCHES)))
+        counts = await asyncio.gather(*(batches(session, url, f"{number}/{part}", ends) for part in range(BATCHES)))
     return sum(counts) / seconds
 
 
-async def batches(session: aiohttp.ClientSession, url: str, number: int, ends: float) -> int:
+async def batches(session: aiohttp.ClientSession, url: str, walks: str, ends: float) -> int:
     """Step a share of the sessions together until the time is over; a finished episode is reset within it."""
-    walk, count, steps = random.Random(number), SESSIONS // BATCHES, 0
+    walk, count, steps = random.Random(walks), SESSIONS // BATCHES, 0
     seeds = [seed % SEEDS for seed in range(count)]
     opened = await post(session, url + "/v1/sessions", {"count": count, "reset": [{"seed": seed} for seed in seeds]})
     names = [one["session_id"] for one in opened["sessions"]]
@@ -90,17 +92,21 @@ async def batches(session: aiohttp.ClientSession, url: str, number: int, ends: f
 
 
 def served(seconds: float, rounds: int) -> dict[str, list[float]]:
-    """Steps a second of both servers, round by round."""
-    found: dict[str, list[float]] = {"alfworld": [], "noop": []}
+    """Steps a second of the servers, round by round."""
+    found: dict[str, list[float]] = {"alfworld": [], "mute": [], "noop": []}
     ports = {name: free_port() for name in found}
     urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     options = ["--capacity", "1024", "--port"]
-    noop = [sys.executable, "benchmarks/noop_environment.py", "noop", *options, str(ports["noop"])]
+    idle = [sys.executable, "benchmarks/noop_environment.py"]
     ours = [sys.executable, "-m", "arlarena.env_server", "alfworld", *options, str(ports["alfworld"])]
-    with server(noop, urls["noop"]), server(ours, urls["alfworld"], ALFWORLD_DATA=""):
+    with (
+        server([*idle, "noop", *options, str(ports["noop"])], urls["noop"]),
+        server([*idle, "mute", *options, str(ports["mute"])], urls["mute"]),
+        server(ours, urls["alfworld"], ALFWORLD_DATA=""),
+    ):
         for number in range(rounds + 1):
             for name, url in urls.items():
-                speed = asyncio.run(rate(url, seconds))
+                speed = asyncio.run(rate(url, seconds if number else WARM_S, number))
                 if number:  # the first makes the games
                     found[name].append(speed)
     return found
@@ -127,12 +133,15 @@ def main() -> int:
         ("a step, times as fast as TextWorld's", times("step_s"), 300.0),
         ("a reset, times as fast as TextWorld's", times("reset_s"), 100.0),
         ("games in the memory of one of TextWorld's", times("memory_bytes"), 20.0),
-        ("batches at 256 sessions, of the rate without a game", round(medians["alfworld"] / medians["noop"], 3), 0.5),
+        ("batches at 256 sessions, of the rate without a game", round(medians["alfworld"] / medians["mute"], 3), 0.5),
     ]
     return finish(
         {
             "engines": engines,
             "steps_per_s": medians,
+            "of_the_rate_of_one_word": {
+                name: round(medians[name] / medians["noop"], 3) for name in ("alfworld", "mute")
+            },
             "rounds": {name: [round(one, 1) for one in found] for name, found in rates.items()},
             "claims": [{"claim": what, "is": found, "wanted": least} for what, found, least in claims],
             "passed": all(found >= least for _, found, least in claims),

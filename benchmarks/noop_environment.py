@@ -1,16 +1,21 @@
 """An environment server that does nothing: what the server itself costs, without any game.
 
-python benchmarks/noop_environment.py noop --port 8000
+python benchmarks/noop_environment.py noop --port 8000     says "Nothing."
+python benchmarks/noop_environment.py mute --port 8000     says at each step what ALFWorld once said, in its prompt
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from arlarena.env_server import environment
 from arlarena.env_server.__main__ import main
+from arlarena.env_server.alfworld.game import Game
+from arlarena.env_server.alfworld.houses import HouseOptions
+from arlarena.env_server.alfworld.made import MadeGames
+from arlarena.env_server.alfworld.text import TEMPLATES
 from arlarena.env_server.prompts import PromptTemplate
 from arlarena.env_server.text_game import TextEnvironment, TextGame
 from arlarena.proto.config import Table, parse_table
@@ -44,15 +49,43 @@ class NothingEnvironment(TextEnvironment):
     splits = (Split("train", "train", None, False),)
     rewards: Mapping[str, float] = {}
 
-    def game(self, task: Task) -> Nothing:
+    def game(self, task: Task) -> TextGame:
         return Nothing()
+
+
+class Mute(Nothing):
+    """A place in a house of ALFWorld, whatever is done there."""
+
+    def __init__(self) -> None:
+        game = Game(MadeGames(HouseOptions(), 50, 1).game("train", 0).rules)
+        self.task = game.rules.task
+        self._said, self._menu = game.play(game.menu.commands[0]), game.menu
+
+    def text(self) -> str:
+        return self._said
+
+    def actions(self) -> Sequence[str]:
+        return self._menu.commands
+
+    def offered(self) -> str:
+        return self._menu.offered
+
+
+class MuteEnvironment(NothingEnvironment):
+    """The same, with answers of ALFWorld's length."""
+
+    name, template = "mute", TEMPLATES["full"]
+    place = Mute()
+
+    def game(self, task: Task) -> TextGame:
+        return self.place
 
 
 def load(where: str, options: Mapping[str, Any]) -> NothingEnvironment:
     parse_table(where, options, Table)  # refuses any option: there are none
-    return NothingEnvironment()
+    return MuteEnvironment() if "mute" in sys.argv else NothingEnvironment()
 
 
 if __name__ == "__main__":
-    environment.REGISTRY["noop"] = "__main__"
+    environment.REGISTRY |= {"noop": "__main__", "mute": "__main__"}
     sys.exit(main())

@@ -1,10 +1,12 @@
 """Every action in a house worked by hand: when it can be done, what is answered, and what it makes of the house."""
 
 import random
+import re
 
 import pytest
 from alfworld_support import tiny_game, tiny_problem, tiny_rules, typed
 
+from arlarena.env_server.alfworld import answers
 from arlarena.env_server.alfworld import game as engine
 from arlarena.env_server.alfworld.domain import DOMAIN, GRAMMAR
 from arlarena.env_server.alfworld.errors import GameError
@@ -206,9 +208,9 @@ def test_help_lists_the_commands_but_for_games_that_do_not_know_it():
 def test_what_cannot_be_done_here_changes_nothing(command):
     game = tiny_game()
     typed(game, "go to countertop 1")
-    before = game.state.key(), list(game.commands)
+    before = game.state.key, list(game.commands)
     assert game.play(command) == NOTHING_HAPPENS == game.feedback
-    assert (game.state.key(), list(game.commands)) == before
+    assert (game.state.key, list(game.commands)) == before
 
 
 def test_white_space_around_a_command_does_not_matter():
@@ -266,18 +268,43 @@ def walked(rules, seed, steps=300):
     for _ in range(steps):
         command = chance.choice(list(game.commands))
         game.play(command)
-        said.append((command, game.feedback, tuple(game.commands), game.won, game.state.key()))
+        said.append((command, game.feedback, tuple(game.commands), game.won, game.state.key))
     return said
 
 
-@pytest.mark.parametrize("most", [0, 3, 256])
-def test_answers_do_not_depend_on_which_positions_are_shared(monkeypatch, most):
+@pytest.mark.parametrize("most", [0, 3, 1024])
+def test_answers_do_not_depend_on_what_is_kept(monkeypatch, most):
     alone = [walked(tiny_rules(), seed) for seed in range(4)]
-    monkeypatch.setattr(engine, "MAX_POSITIONS", most)
+    monkeypatch.setattr(engine, "MAX_MENUS", most)
+    monkeypatch.setattr(answers, "MAX_ANSWERS", most)
     rules = tiny_rules()
     assert [walked(rules, seed) for seed in range(4)] == alone
     assert [walked(rules, seed) for seed in (3, 2, 1, 0)] == alone[::-1]
-    assert len(rules.positions) <= most
+    assert len(rules.menus) <= most
+    assert len(rules.answers.given) <= most
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "opened(r:receptacle)",
+        "inreceptacle(o:object, r:receptacle)",
+        "holds(a:agent, o:object)",
+        "isclean(o:object)",
+        "istoggled(o:object)",
+        "objectatlocation(o:object, l:location)",
+    ],
+)
+def test_an_answer_goes_by_whatever_its_grammar_asks_for(monkeypatch, condition):
+    """Every action answers by a fact: kept answers are those that are made anew."""
+    asks = '"mood": [{"condition": "%s", "rhs": "yes"}, {"rhs": "no"}], "intro"'
+    text = re.sub(r'feedback :: "', 'feedback :: "#mood# ', GRAMMAR.replace('"intro"', asks % condition, 1))
+    monkeypatch.setattr(answers, "MAX_ANSWERS", 0)
+    alone = [walked(tiny_rules(grammar=text), seed) for seed in range(6)]
+    monkeypatch.undo()
+    rules = tiny_rules(grammar=text)
+    assert [walked(rules, seed) for seed in range(6)] == alone
+    assert {said[1].split()[0] for walk in alone for said in walk} >= {"no", "yes"}
 
 
 def test_a_grammar_without_an_action_that_the_domain_has_is_refused():

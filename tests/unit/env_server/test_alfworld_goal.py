@@ -96,7 +96,7 @@ def holds(goal, *commands, more=""):
     game = tiny_game(more=more)
     typed(game, *commands)
     problem = read_problem(tiny_problem())
-    return compile_goal(read_expressions(goal)[0], game.rules.house, problem.objects)(game.state)
+    return compile_goal(read_expressions(goal)[0], game.rules.house, problem.objects)[0](game.state)
 
 
 OPEN = ("go to fridge 1", "open fridge 1")

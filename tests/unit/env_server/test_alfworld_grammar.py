@@ -16,7 +16,6 @@ class Facts:
 
     def __init__(self, **rows):
         self._rows = {name: sorted(found) for name, found in rows.items()}
-        self.lists = {}
 
     def holds(self, predicate, values):
         return values in self._rows.get(predicate, [])

@@ -109,7 +109,7 @@ def test_a_game_is_the_same_from_its_file():
         file = file_of(draft_of("train", index, FULL, HORIZON))
         rules = read_rules(DOMAIN, file.grammar, file.pddl_problem)
         ours, read = Game(made.rules), Game(rules)
-        assert (ours.feedback, ours.commands, ours.state.key()) == (read.feedback, read.commands, read.state.key())
+        assert (ours.feedback, ours.commands, ours.state.key) == (read.feedback, read.commands, read.state.key)
 
 
 @pytest.mark.parametrize("split", SPLITS)

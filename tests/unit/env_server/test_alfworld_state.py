@@ -1,9 +1,12 @@
 """States: what they keep, what copies share, and what their key says."""
 
+import random
+
 import pytest
 from alfworld_support import tiny_rules
 
 from arlarena.env_server.alfworld.errors import GameError
+from arlarena.env_server.alfworld.game import Game
 from arlarena.env_server.alfworld.state import NOTHING, State, check_predicates
 
 CHANGING = ("atlocation", "opened", "inreceptacle", "objectatlocation", "holds", "holdsany")
@@ -22,37 +25,37 @@ def of(state):
 
 
 def at(state, of, receptacle):
-    state.location = state.house.location_of[of[receptacle]]
+    state.go(state.house.location_of[of[receptacle]])
     return of[receptacle]
 
 
 def test_a_copy_is_independent_both_ways(state, of):
-    key = state.key()
+    key = state.key
     twin = state.copy()
-    assert twin.key() == key
+    assert twin.key == key
     counter = at(twin, of, "countertop 1")
     twin.take(of["mug 1"], counter)
     twin.mark("ishot", of["apple 1"], off="iscool")
-    twin.opened |= 1 << of["fridge 1"]
-    assert state.key() == key
-    after = twin.key()
+    twin.turn(of["fridge 1"], is_open=True)
+    assert state.key == key
+    after = twin.key
     state.take(of["apple 2"], at(state, of, "countertop 1"))
     state.mark("isclean", of["mug 1"])
-    assert twin.key() == after
+    assert twin.key == after
     assert (state.held, twin.held) == (of["apple 2"], of["mug 1"])
 
 
 def test_the_key_tells_every_difference(state, of):
     counter, drawer = of["countertop 1"], of["drawer 1"]
-    keys = {state.key()}
+    keys = {state.key}
 
     def different(change):
         twin = state.copy()
         change(twin)
-        keys.add(twin.key())
+        keys.add(twin.key)
 
     changes = [lambda one, name=name: at(one, of, name) for name in ("countertop 1", "fridge 1", "desk 1")]
-    changes += [lambda one, r=r: setattr(one, "opened", one.opened | 1 << of[r]) for r in ("fridge 1", "drawer 1")]
+    changes += [lambda one, r=r: one.turn(of[r], is_open=True) for r in ("fridge 1", "drawer 1")]
     changes += [lambda one, mark=mark: one.mark(mark, of["mug 1"]) for mark in MARKS]
     changes += [lambda one: one.mark("isclean", of["apple 1"])]
     changes += [
@@ -71,18 +74,38 @@ def test_the_key_tells_every_difference(state, of):
 
 def test_the_key_counts_nothing(state, of):
     counter = at(state, of, "countertop 1")
-    key = state.key()
+    state.mark("ishot", of["mug 1"])
+    key = state.key
     for _ in range(3):
         state.take(of["mug 1"], counter)
-        assert state.key() != key
+        assert state.key != key
         state.put(counter)
-        assert state.key() == key
-        state.opened |= 1 << of["drawer 1"]
-        state.opened &= ~(1 << of["drawer 1"])
-        state.mark("ishot", of["mug 1"])
+        assert state.key == key
+        for is_open in (True, True, False, False):
+            state.turn(of["drawer 1"], is_open=is_open)
         state.mark("iscool", of["mug 1"], off="ishot")
-        state.marks = {**state.marks, "iscool": state.marks["iscool"] & ~(1 << of["mug 1"])}
-    assert state.key() == key
+        assert state.key != key
+        state.mark("ishot", of["mug 1"], off="iscool")
+    assert state.key == key
+
+
+def written(state):
+    """All of a state but its key; an empty place is as one that never held anything."""
+    contents = [sorted((place, things) for place, things in one.items() if things) for one in (state.inside, state.at)]
+    marks = sorted(state.marks.items())
+    return repr((state.location, state.held, state.opened, state.removed, *contents, marks))
+
+
+def test_states_have_the_same_key_if_and_only_if_they_are_the_same():
+    rules, keys = tiny_rules(), {}
+    for seed in range(40):
+        game, chance = Game(rules), random.Random(seed)
+        for _ in range(200):
+            game.play(chance.choice(game.menu.commands))
+            keys.setdefault(written(game.state), set()).add(game.state.key)
+    assert len(keys) > 2000
+    assert all(len(found) == 1 for found in keys.values())
+    assert len({key for found in keys.values() for key in found}) == len(keys)
 
 
 def test_the_way_by_which_things_came_to_their_places_does_not_matter(state, of):
@@ -96,7 +119,7 @@ def test_the_way_by_which_things_came_to_their_places_does_not_matter(state, of)
             at(twin, of, "sinkbasin 1")
             twin.put(sink)
         assert twin.inside[sink] == tuple(sorted((of["mug 1"], of["apple 2"])))
-        keys.add(twin.key())
+        keys.add(twin.key)
     assert len(keys) == 1
 
 

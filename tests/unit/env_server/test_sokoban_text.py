@@ -3,7 +3,7 @@
 import pytest
 
 from arlarena.env_server.environment import ExpertUnavailable, TaskError, load
-from arlarena.env_server.prompts import Past, Scene
+from arlarena.env_server.prompts import Scene, past_turn
 from arlarena.env_server.replies import parse
 from arlarena.env_server.sokoban.game import ACTIONS, start_of
 from arlarena.env_server.sokoban.room import Room
@@ -81,7 +81,8 @@ def test_the_compact_prompt_exactly():
 
 
 def test_the_full_prompt_shows_history_and_braces_survive():
-    text = TEMPLATES["full"].render(Scene("GRID {x}", [Past(3, "OLD", "up"), Past(4, "NEWER", "left")], 11, 15))
+    past = [past_turn(3, "OLD", "up"), past_turn(4, "NEWER", "left")]
+    text = TEMPLATES["full"].render(Scene("GRID {x}", past, 11, 15))
     assert "GRID {x}" in text
     assert "11 of 15 steps left" in text
     assert text.index("[Step 3]\nOLD\nYour action: up") < text.index("[Step 4]\nNEWER") < text.index("GRID")

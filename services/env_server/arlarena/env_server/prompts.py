@@ -12,24 +12,16 @@ import msgspec
 from arlarena.proto.env import Template
 
 
-class Past(msgspec.Struct, frozen=True, gc=False):
-    """One earlier turn, as the prompt's history shows it."""
-
-    step: int
-    observation: str
-    action: str
-
-
 class Scene(msgspec.Struct, frozen=True, gc=False):
-    """What a prompt is made of. `past`: the turns of the window, oldest first; `actions`: None for any text; `task`: ""
-    where the observation says it.
+    """What a prompt is made of. `past`: the turns of the window, oldest first, each as
+    `past_turn` writes it; `actions`: what can be said now, "" for anything; `task`: "" where the observation says it.
     """
 
     observation: str
-    past: Sequence[Past]
+    past: Sequence[str]
     remaining: int
     horizon: int
-    actions: Sequence[str] | None = None
+    actions: str = ""
     task: str = ""
 
 
@@ -49,7 +41,7 @@ class PromptTemplate:
             "history": _history(scene.past),
             "remaining": str(scene.remaining),
             "horizon": str(scene.horizon),
-            "actions": ", ".join(scene.actions or ()),
+            "actions": scene.actions,
         }
         return "".join([before + fields[name] if name else before for before, name in _pieces(self.text)])
 
@@ -64,8 +56,13 @@ def _pieces(text: str) -> list[tuple[str, str | None]]:
     return [(before, name) for before, name, _, _ in Formatter().parse(text)]
 
 
-def _history(past: Sequence[Past]) -> str:
+def past_turn(step: int, observation: str, action: str) -> str:
+    """One earlier turn, as the prompt's history shows it."""
+    return f"[Step {step}]\n{observation}\nYour action: {action}"
+
+
+def _history(past: Sequence[str]) -> str:
     if not past:
         return ""
-    turns = "\n".join([f"[Step {turn.step}]\n{turn.observation}\nYour action: {turn.action}" for turn in past])
+    turns = "\n".join(past)
     return f"\nYour last {len(past)} steps:\n{turns}\n" if len(past) > 1 else f"\nYour last step:\n{turns}\n"

@@ -43,7 +43,7 @@ def parse(text: str, actions: Collection[str] | None = None) -> Reply:
     do not matter. The format is valid when the reply is `<think>…</think><action>…</action>`, each tag once, and
     nothing but white space around them.
     """
-    tags = list(_TAG.finditer(text))
+    tags = list(_TAG.finditer(text)) if "<" in text else []
     if not tags:
         written = text.strip()
         return Reply(_meant(written, actions), written, format_valid=False)

@@ -21,7 +21,7 @@ from arlarena.env_server.environment import ExpertUnavailable
 from arlarena.env_server.frames import Frame
 from arlarena.env_server.hashing import digest
 from arlarena.env_server.indexed import indexed_task
-from arlarena.env_server.prompts import Past, PromptTemplate, Scene
+from arlarena.env_server.prompts import PromptTemplate, Scene, past_turn
 from arlarena.env_server.replies import PARSER_DESCRIPTION, PARSER_VERSION, parse
 from arlarena.proto.env import Info, Metadata, Observation, Parser, ResetSpec, Split, StepResult
 from arlarena.proto.trajectory import Task
@@ -52,6 +52,10 @@ class TextGame(ABC):
     def state(self) -> str:
         """The whole state, written canonically and without any counter: equal states must be equal texts."""
 
+    def state_key(self, task: str) -> str:
+        """32 hex digits that name the state of a game of this task."""
+        return digest(f"{task}\0{self.state()}")
+
     @abstractmethod
     def play(self, action: str | None) -> float:
         """Play an action and return its reward; None is a reply that could not be read."""
@@ -78,9 +82,9 @@ class TextGame(ABC):
         """What may be said now; None for any text."""
         return None
 
-    def offered(self) -> Sequence[str] | None:
-        """Those of them that the prompt offers; by default all."""
-        return self.actions()
+    def offered(self) -> str:
+        """What the prompt says of them; by default all, with commas between."""
+        return ", ".join(self.actions() or ())
 
     def plan(self) -> list[str]:
         """The expert's replies from here to the end.
@@ -98,7 +102,7 @@ class TextEpisode:
 
     def __init__(self, environment: TextEnvironment, task: Task, game: TextGame) -> None:
         self._environment, self._task, self._game = environment, task, game
-        self._past: deque[Past] = deque(maxlen=environment.history)
+        self._past: deque[str] = deque(maxlen=environment.history)
         self._steps = 0
 
     @property
@@ -130,7 +134,8 @@ class TextEpisode:
             raise RuntimeError("the episode is over")
         reply = parse(text, self._game.actions())
         if self._environment.history:
-            self._past.append(Past(self._steps + 1, self._game.text(), reply.action or "none (unreadable)"))
+            turn = past_turn(self._steps + 1, self._game.text(), reply.action or "none (unreadable)")
+            self._past.append(turn)
         reward = self._game.play(reply.action)
         self._steps += 1
         return self._result(
@@ -173,7 +178,7 @@ class TextEpisode:
         seen = "\0".join([name, text, *[image.sha256 for image in observation.images]])
         metadata = Metadata(
             task_id=name,
-            state_key=digest(f"{name}\0{game.state()}"),
+            state_key=game.state_key(name),
             observation_key=digest(seen),
             score=game.score,
             success=solved,

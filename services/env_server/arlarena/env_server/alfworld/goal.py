@@ -7,20 +7,21 @@ from collections.abc import Callable, Mapping
 from arlarena.env_server.alfworld.errors import GameError
 from arlarena.env_server.alfworld.pddl import Expression, typed
 from arlarena.env_server.alfworld.state import State, check_predicates
-from arlarena.env_server.alfworld.world import CHANGING, House
+from arlarena.env_server.alfworld.world import CHANGING, House, Mask
 
 Scope = dict[str, int]
 Test = Callable[[State, Scope], bool]
 
 
-def compile_goal(goal: Expression, house: House, types: Mapping[str, str]) -> Callable[[State], bool]:
-    """The test of a goal expression. `types`: of all objects, by id.
+def compile_goal(goal: Expression, house: House, types: Mapping[str, str]) -> tuple[Callable[[State], bool], Mask]:
+    """The test of a goal expression, and the entities that it can be about. `types`: of all objects, by id.
 
     Raises:
         GameError: it is not understood.
     """
-    test = _Compiler(house, types).test(goal)
-    return lambda state: test(state, {})
+    compiler = _Compiler(house, types)
+    test = compiler.test(goal)
+    return lambda state: test(state, {}), compiler.concerned
 
 
 def watched_by(goal: Expression) -> frozenset[str]:
@@ -33,7 +34,7 @@ def watched_by(goal: Expression) -> frozenset[str]:
 
 class _Compiler:
     def __init__(self, house: House, types: Mapping[str, str]) -> None:
-        self._house = house
+        self._house, self.concerned = house, 0
         self._number = {one: at for at, one in enumerate(house.ids)}
         self._of_type: dict[str, list[int]] = {}
         for at, one in enumerate(house.ids):
@@ -65,6 +66,7 @@ class _Compiler:
         """
         kinds, parts = _merged(dict(typed(variables)), body)
         domains = {name: self._candidates(name, kind, parts) for name, kind in kinds.items()}
+        self.concerned |= sum(1 << one for one in {one for found in domains.values() for one in found})
         names = sorted(domains, key=lambda name: len(domains[name]))
         tests: list[list[Test]] = [[] for _ in names]
         always: list[Test] = []
@@ -113,6 +115,7 @@ class _Compiler:
         if term.startswith("?"):
             return lambda scope: scope[term]
         number = self._number.get(term, -1)
+        self.concerned |= 1 << number if number >= 0 else 0
         return lambda scope: number
 
 

@@ -37,11 +37,6 @@ class Facts(Protocol):
         """What it is called."""
         ...
 
-    @property
-    def lists(self) -> dict[tuple[object, ...], str]:
-        """Lists that were made of a game's things; they go by what is in them, not by the state."""
-        ...
-
 
 @dataclass(frozen=True, slots=True)
 class Conjunct:
@@ -131,8 +126,6 @@ def answers(facts: Facts, query: Query, binding: Binding) -> Iterator[Binding]:
 
 
 # --- reading ---
-
-MAX_LISTS = 512  # kept of a game
 
 _TOKEN = re.compile(r"""\"{3}(?P<block>.*?)\"{3}|"(?P<string>[^"]*)"|(?P<word>[\w/-]+)|[{}]""", re.DOTALL)
 _CONJUNCT = re.compile(r"\s*(\w+)\(\s*(\w+\s*:\s*\w+(?:\s*,\s*\w+\s*:\s*\w+)*)\s*\)\s*")
@@ -285,18 +278,7 @@ def _list(each: str, query: Query) -> Part:
         items = [_joined(parts, grammar, facts, answer) for answer in answers(facts, query, binding)]
         return _enumerated(items, grammar, facts, binding)
 
-    def kept(grammar: Grammar, facts: Facts, binding: Binding) -> str:
-        """As `listed`. The same things are listed again and again, and names never change."""
-        pattern = tuple([binding.get(variable) for variable in query[0].variables])
-        key = each, *binding.values(), tuple(facts.rows(query[0].predicate, pattern))
-        text = facts.lists.get(key)
-        if text is None:
-            text = listed(grammar, facts, binding)
-            if len(facts.lists) < MAX_LISTS:
-                facts.lists[key] = text
-        return text
-
-    return listed if rule or len(query) > 1 else kept
+    return listed
 
 
 def _enumerated(items: list[str], grammar: Grammar, facts: Facts, binding: Binding) -> str:

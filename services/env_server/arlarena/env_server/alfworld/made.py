@@ -55,7 +55,7 @@ def draft_of(split: str, index: int, options: HouseOptions, horizon: int) -> Dra
     return _made(split, index, options, horizon)[0]
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=1024)
 def _made(split: str, index: int, options: HouseOptions, horizon: int) -> tuple[Draft, Loaded]:
     random = random_for(options.key(), horizon, split, index)
     for _ in range(MAX_DRAFTS):

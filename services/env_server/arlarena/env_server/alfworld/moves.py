@@ -84,11 +84,11 @@ def after(state: State, move: Move) -> State:
     new = state.copy()
     match action:
         case "gotolocation":
-            new.location = state.house.location_of[receptacle]
+            new.go(state.house.location_of[receptacle])
         case "openobject":
-            new.opened |= 1 << receptacle
+            new.turn(receptacle, is_open=True)
         case "closeobject":
-            new.opened &= ~(1 << receptacle)
+            new.turn(receptacle, is_open=False)
         case "pickupobject":
             new.take(thing, receptacle)
         case "putobject":

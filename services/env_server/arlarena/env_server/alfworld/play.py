@@ -11,6 +11,7 @@ from arlarena.env_server.alfworld.content import Loaded
 from arlarena.env_server.alfworld.expert import Expert, NoPlan
 from arlarena.env_server.alfworld.game import NOTHING_HAPPENS, Game
 from arlarena.env_server.environment import ExpertUnavailable
+from arlarena.env_server.hashing import digest
 from arlarena.env_server.replies import reply
 from arlarena.env_server.text_game import TextGame
 
@@ -33,9 +34,9 @@ class HouseGame(TextGame):
     def native(self) -> Game | None:
         """The same game in the same state in our own engine; None if that does not play it."""
 
-    def offered(self) -> Sequence[str]:
+    def offered(self) -> str:
         """All but `help`, as in the paper."""
-        return [command for command in self.actions() if command != "help"]
+        return ", ".join([command for command in self.actions() if command != "help"])
 
     def plan(self) -> list[str]:
         """The expert's replies from here.
@@ -58,7 +59,7 @@ class AlfworldGame(HouseGame):
 
     def __init__(self, made: Loaded, think: bool) -> None:
         super().__init__(made, think)
-        self._game = Game(made.rules)
+        self._game, self._names = Game(made.rules), ("", 0)
         self.score = float(self._game.won)
 
     def text(self) -> str:
@@ -67,11 +68,21 @@ class AlfworldGame(HouseGame):
 
     def state(self) -> str:
         """Where everything is and what has become of it, and not what was last answered."""
-        return self._game.position.key
+        return f"{self._game.state.key:032x}"
+
+    def state_key(self, task: str) -> str:
+        """The state's own hash, and the task's."""
+        if self._names[0] != task:
+            self._names = task, int(digest(task), 16)
+        return f"{self._game.state.key ^ self._names[1]:032x}"
 
     def actions(self) -> Sequence[str]:
         """What may be typed now."""
-        return self._game.position.menu
+        return self._game.menu.commands
+
+    def offered(self) -> str:
+        """See `HouseGame`."""
+        return self._game.menu.offered
 
     def play(self, action: str | None) -> float:
         """Type a command; what could not be read, or does not work here, changes nothing."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Self
 
 from arlarena.env_server.alfworld.errors import GameError
@@ -14,41 +16,45 @@ PREDICATES = frozenset((*PLACES, *MARKS, "not_inreceptacle"))
 
 
 class State:
-    """All that changes. Sets of entities are bit masks; `inside`, `at` and `marks` are replaced and never changed, so
-    that copies share them.
+    """All that changes. Sets of entities are bit masks; `inside`, `at`, `marks` and `changes` are replaced and never
+    changed, so that copies share them.
 
-    `removed`: (object, receptacle) from which the object was taken since it was last put there. The text of `look` asks
-    for it. It is kept where receptacles share a location: elsewhere it can never show.
+    Attributes:
+        key: names the state: what is otherwise than at the start, as the exclusive or of a hash of each such fact.
+            Equal states have equal keys, whatever led to them, and a step changes the key by what it changes.
+        changes: the same of each receptacle alone, and of each location for all that stands and lies there.
+        removed: (object, receptacle) from which the object was taken since it was last put there. The text of `look`
+            asks for it. It is kept where receptacles share a location: elsewhere it can never show.
     """
 
-    __slots__ = ("at", "held", "house", "inside", "location", "marks", "opened", "removed")
+    __slots__ = ("at", "changes", "held", "house", "inside", "key", "location", "marks", "opened", "removed")
 
     def __init__(self, house: House) -> None:
         self.house, start = house, house.start
         self.location, self.held, self.opened = start.location, NOTHING, start.opened
         self.inside, self.at, self.marks = start.inside, start.at, start.marks
         self.removed: tuple[tuple[int, int], ...] = ()
+        self.key = 0
+        self.changes: dict[int, int] = {}
 
     def copy(self) -> Self:
         """An independent state."""
         twin: Self = object.__new__(type(self))
         twin.house, twin.location, twin.held, twin.opened = self.house, self.location, self.held, self.opened
         twin.inside, twin.at, twin.marks, twin.removed = self.inside, self.at, self.marks, self.removed
+        twin.key, twin.changes = self.key, self.changes
         return twin
 
-    def key(self) -> str:
-        """All that can make a difference from now on, written canonically: contents where they are not as they were."""
-        start = self.house.start
-        inside, at = _changed(self.inside, start.inside), _changed(self.at, start.at)
-        return repr((self.location, self.held, self.opened, inside, at, *self.marks.values(), self.removed))
+    def seen(self) -> tuple[int, int]:
+        """Names the present place and all that is there: what is open, what lies where, what was removed."""
+        return self.location, self.changes.get(self.location, 0)
 
-    def at_hand(self) -> tuple[object, ...]:
-        """All that the moves that are possible depend on."""
-        here, house = self.location, self.house
-        receptacles = house.receptacles.get(here, ())
-        lying = self.at.get(here, ()) if self.held != NOTHING and house.knives >> self.held & 1 else ()
-        opened = tuple([self.opened >> one & 1 for one in receptacles])
-        return (here, self.held, opened, *[self.inside.get(one, ()) for one in receptacles], lying)
+    def choice(self) -> tuple[int, ...]:
+        """Names all that the moves that are possible depend on: with full hands, what lies around matters little."""
+        here, held, house = self.location, self.held, self.house
+        if held == NOTHING or house.knives >> held & 1 or house.toggleable & house.pickupable:
+            return here, held, self.changes.get(here, 0)
+        return here, held, self.opened & house.standing.get(here, 0)
 
     def open_to_hands(self, receptacle: int) -> bool:
         """Whether things can be put into it and taken from it."""
@@ -56,34 +62,65 @@ class State:
 
     # --- actions; whether they may be done is for the caller to know ---
 
+    def go(self, location: int) -> None:
+        """Stand somewhere else."""
+        self.key ^= _sign("location", self.location) ^ _sign("location", location)
+        self.location = location
+
+    def turn(self, receptacle: int, *, is_open: bool) -> None:
+        """Open or close a receptacle."""
+        if bool(self.opened >> receptacle & 1) != is_open:
+            self._changed(_sign("opened", receptacle), receptacle, self.house.location_of[receptacle])
+            self.opened ^= 1 << receptacle
+
     def take(self, thing: int, receptacle: int) -> None:
         """Pick something up."""
-        self.inside = _without(self.inside, receptacle, thing)
-        self.at = _without(self.at, self.location, thing)
+        self.inside = self._without(self.inside, "inside", receptacle, thing)
+        self.at = self._without(self.at, "at", self.location, thing)
+        self.key ^= _sign("held", thing)
         self.held = thing
-        if len(self.house.receptacles[self.location]) > 1:
-            self.removed = tuple(sorted({*self.removed, (thing, receptacle)}))
+        if len(self.house.receptacles[self.location]) > 1 and (thing, receptacle) not in self.removed:
+            self._changed(_sign("removed", thing, receptacle), receptacle, self.location)
+            self.removed = tuple(sorted((*self.removed, (thing, receptacle))))
 
     def put(self, receptacle: int) -> None:
         """Put down what is held."""
         thing, self.held = self.held, NOTHING
-        self.inside = _with(self.inside, receptacle, thing)
-        self.at = _with(self.at, self.location, thing)
-        if self.removed:
+        self.key ^= _sign("held", thing)
+        self.inside = self._with(self.inside, "inside", receptacle, thing)
+        self.at = self._with(self.at, "at", self.location, thing)
+        if (thing, receptacle) in self.removed:
+            self._changed(_sign("removed", thing, receptacle), receptacle, self.location)
             self.removed = tuple([pair for pair in self.removed if pair != (thing, receptacle)])
 
     def mark(self, name: str, thing: int, *, off: str = "") -> None:
         """Make something clean, hot, …; and `off` what excludes it."""
-        self.marks = {**self.marks, name: self.marks[name] | 1 << thing}
-        if off:
-            self.marks[off] &= ~(1 << thing)
+        self.marks = dict(self.marks)
+        for one, wanted in ((name, 1), (off, 0)):
+            if one and self.marks[one] >> thing & 1 != wanted:
+                self.key ^= _sign(one, thing)
+                self.marks[one] ^= 1 << thing
+
+    def _changed(self, sign: int, *places: int) -> None:
+        """Note a change of a fact about some places: receptacles, and the location they are at."""
+        self.key ^= sign
+        self.changes = self.changes | {place: self.changes.get(place, 0) ^ sign for place in places}
+
+    def _with(self, contents: Contents, what: str, place: int, thing: int) -> Contents:
+        there = contents.get(place, ())
+        if thing in there:
+            return contents
+        self._changed(_sign(what, place, thing), *{place, self.location})
+        return {**contents, place: tuple(sorted((*there, thing)))}
+
+    def _without(self, contents: Contents, what: str, place: int, thing: int) -> Contents:
+        there = contents.get(place, ())
+        if thing not in there:
+            return contents
+        self._changed(_sign(what, place, thing), *{place, self.location})
+        return {**contents, place: tuple([one for one in there if one != thing])}
 
     # --- facts ---
-
-    @property
-    def lists(self) -> dict[tuple[object, ...], str]:
-        """See `grammar.Facts`."""
-        return self.house.lists
 
     def name(self, entity: int) -> str:
         """What it is called."""
@@ -153,21 +190,10 @@ def check_predicates(predicates: frozenset[str], where: str) -> None:
         raise GameError(f"{where}: {name!r} is asked for, which this engine does not keep: use backend = 'textworld'")
 
 
-def _with(contents: Contents, place: int, thing: int) -> Contents:
-    return {**contents, place: tuple(sorted({*contents.get(place, ()), thing}))}
-
-
-def _without(contents: Contents, place: int, thing: int) -> Contents:
-    return {**contents, place: tuple([one for one in contents.get(place, ()) if one != thing])}
-
-
-def _changed(now: Contents, then: Contents) -> list[tuple[int, tuple[int, ...]]]:
-    """What lies elsewhere than it did, by place."""
-    return (
-        []
-        if now is then
-        else sorted([(place, things) for place, things in now.items() if things != then.get(place, ())])
-    )
+@lru_cache(1 << 15)
+def _sign(what: str, *entities: int) -> int:
+    """The hash of a fact, 128 bits: the same in every process."""
+    return int.from_bytes(hashlib.blake2b(repr((what, *entities)).encode(), digest_size=16).digest(), "big")
 
 
 def _pairs(by_place: Contents, pattern: Pattern) -> Iterator[tuple[int, int]]:

@@ -39,18 +39,18 @@ class House:
     Attributes:
         ids, names: of the entities.
         agent: the player.
-        receptacles: by location.
+        receptacles: by location; `standing`: the same as masks.
         location_of: of each receptacle.
         fits: the receptacles that each object can be put into.
         tools: the receptacles of a type: what cleans, heats and cools.
         facts: what holds forever, by predicate, in order; `known`: the same, to be looked up.
-        lists: see `grammar.Facts`.
     """
 
     ids: tuple[str, ...]
     names: tuple[str, ...]
     agent: int
     receptacles: dict[int, tuple[int, ...]]
+    standing: dict[int, Mask]
     location_of: dict[int, int]
     fits: dict[int, Mask]
     pickupable: Mask
@@ -65,7 +65,6 @@ class House:
     facts: Rows
     start: Start
     known: dict[str, frozenset[tuple[int, ...]]] = field(repr=False)
-    lists: dict[tuple[object, ...], str] = field(default_factory=dict, repr=False)
 
 
 def bits(mask: Mask) -> Iterator[int]:
@@ -106,6 +105,7 @@ def build(problem: Problem) -> House:
         names=tuple(names[one] for one in ids),
         agent=agent,
         receptacles={place: tuple(sorted(found)) for place, found in standing.items()},
+        standing={place: sum(1 << one for one in found) for place, found in standing.items()},
         location_of=location_of,
         fits=_fits(rows),
         pickupable=mask("pickupable"),
