@@ -7,7 +7,7 @@ CODE := proto client services tests benchmarks scripts examples
 PACKAGES := proto client services/env_server services/inference services/rollout services/trainer services/console
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-openenv setup-fuzz setup-verifiers setup-trl setup-smollm2 setup-vllm setup-alfworld oracle-alfworld demo test check format verify-demo verify-env verify-trainer verify-inference verify-vllm clean
+.PHONY: help setup setup-openenv setup-fuzz setup-verifiers setup-trl setup-smollm2 setup-vllm setup-alfworld oracle-alfworld verify-alfworld demo test check format verify-demo verify-env verify-trainer verify-inference verify-vllm clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -91,6 +91,11 @@ verify-vllm: setup setup-vllm ## vLLM on the CPU as the engine of the demo's loo
 
 oracle-alfworld: setup setup-alfworld ## our ALFWorld engine beside TextWorld, step by step, over 108 games: about 10 minutes
 	@PYTHONPATH=services/env_server:proto OMP_NUM_THREADS=1 .venv-alfworld/bin/python benchmarks/alfworld_oracle.py --out benchmarks/results/alfworld_oracle.json
+
+verify-alfworld: oracle-alfworld ## ALFWorld's other claims: 1,000 games, speed beside TextWorld, the tiny recipe on three seeds: over an hour
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/alfworld_games.py --out benchmarks/results/alfworld_games.json
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/alfworld_speed.py --out benchmarks/results/alfworld_speed.json
+	@$(BIN)/python benchmarks/verify_alfworld.py
 
 clean: ## remove .venv and caches; what is in runs/ stays
 	@rm -rf .venv .venv-openenv .venv-fuzz .venv-verifiers .venv-trl .venv-vllm .venv-alfworld .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
