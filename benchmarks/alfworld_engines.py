@@ -2,7 +2,7 @@
 
     make setup-alfworld && .venv-alfworld/bin/python benchmarks/alfworld_engines.py
 
-Both play the same games of our making, from the same texts, along the same random walks, in turns. A reset is what an
+Both play the same games of our making, from the same texts, along the same random walks, game by game. A reset is what an
 episode costs whose game was not played lately: with TextWorld the reset alone, with ours reading the texts too. A step
 is the answer and the commands that work then. Prints JSON; `alfworld_speed.py` starts it and judges.
 """
@@ -81,13 +81,16 @@ def speed() -> dict[str, dict[str, list[float]]]:
         seconds["textworld"]["reset"].append(took)
         took, mine = timed(lambda game=game: ours(game))
         seconds["ours"]["reset"].append(took)
+        told = []
         for _ in range(STEPS):
             command = walk.choice(state["admissible_commands"])
             took, (state, _, _) = timed(lambda env=env, command=command: env.step(command))
             seconds["textworld"]["step"].append(took)
+            told.append((command, (state.feedback, state["admissible_commands"], state["won"])))
+        for command, answer in told:
             took, shown = timed(lambda mine=mine, command=command: (mine.play(command), list(mine.commands), mine.won))
             seconds["ours"]["step"].append(took)
-            if shown != (state.feedback, state["admissible_commands"], state["won"]):
+            if shown != answer:
                 raise SystemExit(f"error: game {index} differs after {command!r}: {shown}")
     return seconds
 

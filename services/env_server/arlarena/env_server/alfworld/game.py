@@ -45,7 +45,7 @@ class Rules:
         helps: whether `help` may be typed: not in games from before ALFWorld 0.4.
         watched: the predicates of the goal that can change, and `concerned` the entities that the goal can be about.
         spoken: the command of each move, and `meant` the move of each command, as they come up.
-        ways: the commands that lead from each location to others.
+        ways: the commands that lead to each location from others.
         menus: by what they depend on.
         answers: what was answered.
     """
@@ -61,7 +61,7 @@ class Rules:
     helps: bool
     spoken: dict[Move, str] = field(default_factory=dict)
     meant: dict[str, Move] = field(default_factory=dict)
-    ways: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    ways: list[tuple[int, str]] = field(default_factory=list)
     menus: dict[tuple[int, ...], Menu] = field(default_factory=dict)
     answers: Answers = field(default_factory=Answers)
 
@@ -84,9 +84,10 @@ class Rules:
 
     def _made_menu(self, state: State) -> Menu:
         here = state.location
-        if here not in self.ways:
-            self.ways[here] = tuple(self._command(state, move) for move in ways(state))
-        commands = sorted({*self.ways[here], *(self._command(state, move) for move in moves(state))})
+        if not self.ways:
+            self.ways.extend((location, self._command(state, move)) for location, move in ways(self.house))
+        away = [command for location, command in self.ways if location != here]
+        commands = sorted({*away, *[self._command(state, move) for move in moves(state)]})
         offered = ", ".join(commands)
         if self.helps:
             insort(commands, self._command(state, Move("help")))

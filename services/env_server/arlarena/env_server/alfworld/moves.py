@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from arlarena.env_server.alfworld.state import NOTHING, State
+from arlarena.env_server.alfworld.world import House
 
 HANDS = frozenset(("inreceptacle", "objectatlocation", "holds", "holdsany"))
 CHANGES: Mapping[str, frozenset[str]] = {  # what an action may make true or untrue of what a goal may ask for
@@ -30,10 +31,9 @@ class Move(NamedTuple):
     receptacle: int = NOTHING
 
 
-def ways(state: State) -> list[Move]:
-    """Where the player can go: to all that stands elsewhere."""
-    places = state.house.location_of.items()
-    return [Move("gotolocation", receptacle=one) for one, location in places if location != state.location]
+def ways(house: House) -> list[tuple[int, Move]]:
+    """Where one can go from elsewhere: locations, and the moves to what stands there."""
+    return [(location, Move("gotolocation", receptacle=one)) for one, location in house.location_of.items()]
 
 
 def moves(state: State) -> Iterator[Move]:
