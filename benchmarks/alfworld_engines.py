@@ -2,9 +2,10 @@
 
     make setup-alfworld && .venv-alfworld/bin/python benchmarks/alfworld_engines.py
 
-Both play the same games of our making, from the same texts, along the same random walks, game by game. A reset is what an
-episode costs whose game was not played lately: with TextWorld the reset alone, with ours reading the texts too. A step
-is the answer and the commands that work then. Prints JSON; `alfworld_speed.py` starts it and judges.
+Both play the same games of our making, from the same texts, along the same random walks, game by game, each a whole
+walk at a time. A reset is what an episode costs whose game was not played lately: with TextWorld the reset alone, with
+ours reading the texts too. A step is the answer and the commands that work then. Prints JSON; `alfworld_speed.py`
+starts it and judges.
 """
 
 from __future__ import annotations
