@@ -220,3 +220,11 @@ def test_without_games_it_says_what_was_looked_for(tmp_path):
     assert str(tmp_path) in str(refused.value)
     with pytest.raises(ConfigError, match="nowhere: no such file or folder"):
         games(tmp_path / "nowhere")
+
+
+def test_whoever_named_the_folder_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALFWORLD_DATA", str(tmp_path / "away"))
+    with pytest.raises(ConfigError, match=r"^ALFWORLD_DATA: .*away: no such file or folder"):
+        load("test", "alfworld", {})
+    with pytest.raises(ConfigError, match=r"^test\[options\] games: .*gone: no such file or folder"):
+        load("test", "alfworld", {"games": str(tmp_path / "gone")})

@@ -120,7 +120,7 @@ def load(where: str, values: Mapping[str, Any]) -> AlfworldEnvironment:
     try:
         return AlfworldEnvironment(options, FileGames(root, options.task_types))
     except GameError as error:
-        raise ConfigError(f"{where} games: {error}") from error
+        raise ConfigError(f"{f'{where} games' if options.games else 'ALFWORLD_DATA'}: {error}") from error
 
 
 __all__ = ["AlfworldEnvironment", "AlfworldGame", "TaskError", "load"]
