@@ -1,5 +1,7 @@
 """Goals of all six kinds of tasks, each through the states on the way to it; and the language they are written in."""
 
+import random
+
 import pytest
 from alfworld_support import tiny_game, tiny_problem, tiny_rules, typed
 
@@ -168,3 +170,22 @@ def test_a_goal_that_is_not_understood_is_refused(goal, message):
 def test_a_goal_watches_what_it_says_that_can_change():
     goal = read_expressions(Aim(CLEAN, "Apple", "Fridge").goal())[0]
     assert watched_by(goal) == {"isclean", "inreceptacle"}
+
+
+@pytest.mark.parametrize(
+    "goal",
+    [
+        *(Aim(kind, "Apple", "Microwave").goal() for kind in (PICK, TWO, CLEAN, HEAT, COOL)),
+        Aim(LIGHT, "Mug", lamp="DeskLamp").goal(),
+        "(holds agent1 mug_bar_1)",
+        "(not (exists (?a - agent) (holdsAny ?a)))",
+        "(exists (?l - location) (and (atLocation agent1 ?l) (objectAtLocation Mug_bar_1 ?l)))",
+        "(exists (?o - object) (isSliced ?o))",
+        "(and (opened fridge_bar_1) (not (opened drawer_bar_1)))",
+    ],
+)
+def test_the_goal_is_asked_again_whenever_its_answer_may_have_changed(goal):
+    game, chance = tiny_game(goal), random.Random(7)
+    for _ in range(600):
+        game.play(chance.choice(game.menu.commands))
+        assert game.won == game.rules.won(game.state)

@@ -52,7 +52,7 @@ MAX_TARGETS = 4
 class HouseOptions:
     """What kind of games. `things`: how many portable ones lie in a room, at least and at most; `receptacles`: the most
     that stand in it, None for all; `instances`: the most of either that are of one kind, None for as many as in ALFRED.
-    Of what is to be moved twice there are two in any case.
+    Of what the task needs there may be two in any case: what is moved twice, or where the lamp stands.
     """
 
     types: tuple[str, ...] = TASK_TYPES

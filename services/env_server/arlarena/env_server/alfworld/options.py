@@ -26,7 +26,9 @@ class AlfworldOptions(Table):
         None, description="most receptacles of a made house; default: all of the room"
     )
     instances: PositiveInt | None = Field(
-        None, description="most things, and most receptacles, of one kind in a made house; default: as in ALFRED"
+        None,
+        description="most things, and most receptacles, of one kind in a made house, but for what the task needs; "
+        "default: as in ALFRED",
     )
     panel_size: PositiveInt = Field(512, description="made games of valid_seen and of valid_unseen")
     max_steps: PositiveInt = Field(50, description="horizon of an episode, in steps")
