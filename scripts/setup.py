@@ -22,14 +22,16 @@ NEWER = ("python3.11", "python3.12", "python3.13", "python3.14")
 DISTRIBUTIONS = (
     "proto[redis,service,weights]",
     "client[gymnasium,weights]",
-    "services/env_server",
+    "services/env_server[tir-math]",
     "services/inference",
     "services/rollout",
     "services/trainer",
     "services/console",
 )
 TOOLS = ("pytest", "pytest-asyncio", "pytest-timeout", "ruff", "mypy", "import-linter", "scipy")
-STEPS = 4
+# Without what they bring along: a compiler and matplotlib, for puzzles that nobody here plays.
+ALONE = ("reasoning-gym",)
+STEPS = 5
 
 
 def fail(message):
@@ -106,7 +108,7 @@ def pinned(name):
 
 
 def install():
-    """All four steps."""
+    """All steps."""
     index = os.environ.get("ARLARENA_TORCH_INDEX", "").strip()
     from_index = ["--index-url", index] if index else []
     editable = [part for name in DISTRIBUTIONS for part in ("-e", "./" + name)]
@@ -115,6 +117,7 @@ def install():
     run(2, "torch", pip(pinned("torch"), *constraints, *from_index))
     run(3, "the build back end", pip(pinned("hatchling"), *constraints))
     run(4, "ARLArena and its tools", pip("--no-build-isolation", *constraints, *editable, *TOOLS))
+    run(5, "what comes alone", pip("--no-deps", *[pinned(name) for name in ALONE]))
 
 
 def main():

@@ -1,0 +1,109 @@
+"""What is asked of a sandbox, and what it answers: the interface of all kinds of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+Ending = Literal["ok", "error", "timeout", "output", "killed"]
+
+
+class SandboxError(RuntimeError):
+    """The sandbox itself failed: nothing is known of what the program would have done. Trying again may help."""
+
+
+class SandboxBusy(SandboxError):
+    """Too many programs are waiting already; come back in `retry_after_s` seconds."""
+
+    def __init__(self, waiting: int, retry_after_s: float) -> None:
+        super().__init__(
+            f"{waiting} programs are waiting for the sandbox already: come back in {retry_after_s:g} s, or raise "
+            "max_running or max_waiting"
+        )
+        self.retry_after_s = retry_after_s
+
+
+class SandboxUnavailable(SandboxError):
+    """This machine cannot protect itself from the programs; the message says what is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one execution may use.
+
+    Attributes:
+        wall_s: seconds from its first instruction to its end.
+        cpu_s: seconds of processor time, rounded up to whole ones.
+        memory_mb: MiB beyond what the libraries take.
+        output_bytes: bytes written to standard output and standard error together; one more ends it.
+    """
+
+    wall_s: float = 10.0
+    cpu_s: float = 5.0
+    memory_mb: int = 512
+    output_bytes: int = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """How a program went.
+
+    Attributes:
+        ending: `ok`; `error`, it raised or exited with another code than 0; `timeout`, of either clock; `output`, it
+            wrote too much; `killed`, by the signal that `detail` names.
+        stdout, stderr: what it wrote, as text, cut at the limit.
+        detail: a sentence on an ending other than `ok` and `error`, "" for these.
+        wall_s, cpu_s: seconds that it took.
+        memory_mb: the most it held at once, in MiB, libraries included.
+    """
+
+    ending: Ending
+    stdout: str
+    stderr: str
+    detail: str = ""
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    memory_mb: float = 0.0
+
+    @property
+    def error_line(self) -> str:
+        """The last line that says what went wrong; "" where nothing did."""
+        if self.ending == "ok":
+            return ""
+        lines = self.stderr.strip().splitlines()
+        return lines[-1].strip() if self.ending == "error" and lines else self.detail
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What protects this machine. `layers`: those in force, as seen from inside; `alive`: whether it can run now."""
+
+    backend: str
+    alive: bool
+    layers: tuple[str, ...]
+    running: int
+    waiting: int
+    restarts: int
+
+
+class Sandbox(Protocol):
+    """Runs programs, each in a process of its own. Safe to call from many threads."""
+
+    def run(self, program: str, before: Sequence[str] = (), limits: Limits | None = None) -> Execution:
+        """Run a program, in an interpreter that has run `before` already: their output is not shown, their errors
+        are passed over, and their time counts.
+
+        Raises:
+            SandboxBusy: too many are waiting.
+            SandboxError: the sandbox failed; the program did nothing that anybody could see.
+        """
+        ...
+
+    def health(self) -> Health:
+        """What protects this machine now."""
+        ...
+
+    def close(self) -> None:
+        """End everything that runs. Whoever waits gets a `SandboxError`."""
+        ...

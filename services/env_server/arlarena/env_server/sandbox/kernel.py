@@ -1,0 +1,78 @@
+"""System calls that Python has no function for, by ctypes: Linux on x86-64 and aarch64."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 1, 4, 38, 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWNET = 0x04000000, 0x08000000, 0x10000000, 0x40000000
+
+# The same on both architectures since they came late; the others differ.
+LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF, CLOSE_RANGE = 444, 445, 446, 436
+NUMBERS = {
+    "x86_64": {"seccomp": 317, "capset": 126},
+    "aarch64": {"seccomp": 277, "capset": 91},
+}
+MACHINE = platform.machine()
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def supported() -> bool:
+    """Whether this module knows the machine."""
+    return sys.platform == "linux" and MACHINE in NUMBERS
+
+
+def call(number: int, *arguments: ctypes._SimpleCData | ctypes._Pointer | int | None) -> int:  # type: ignore[type-arg]
+    """A system call by number.
+
+    Raises:
+        OSError: it failed.
+    """
+    words = [ctypes.c_long(one) if isinstance(one, int) else one for one in arguments]
+    return _checked(_libc.syscall(ctypes.c_long(number), *words))
+
+
+def prctl(option: int, *arguments: int) -> int:
+    """`prctl(2)`. Errors as in `call`."""
+    words = [ctypes.c_ulong(one) for one in (*arguments, 0, 0, 0, 0)[:4]]
+    return _checked(_libc.prctl(ctypes.c_int(option), *words))
+
+
+def unshare(flags: int) -> None:
+    """`unshare(2)`. Errors as in `call`."""
+    _checked(_libc.unshare(ctypes.c_int(flags)))
+
+
+def close_from(first: int) -> None:
+    """Close every descriptor from `first` on."""
+    try:
+        call(CLOSE_RANGE, first, 0x7FFFFFFF, 0)
+    except OSError:  # before Linux 5.9
+        os.closerange(first, 1 << 16)
+
+
+class _CapHeader(ctypes.Structure):
+    _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
+
+
+class _CapData(ctypes.Structure):
+    _fields_ = [("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32)]
+
+
+def drop_capabilities() -> None:
+    """Give up every capability. Errors as in `call`."""
+    header, data = _CapHeader(0x20080522, 0), (_CapData * 2)()
+    call(NUMBERS[MACHINE]["capset"], ctypes.byref(header), ctypes.byref(data))  # type: ignore[arg-type]
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result

@@ -1,0 +1,57 @@
+"""What programs may import: the standard library, numpy, scipy and sympy. Loaded once, before any fork."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGES = ("numpy", "scipy", "sympy", "mpmath")
+# Beside these, what their own imports bring along. A module that is not loaded here is read from its file.
+MODULES = """
+    array ast base64 bisect calendar cmath collections.abc colorsys copy csv dataclasses datetime decimal difflib enum
+    fractions functools hashlib heapq io itertools json keyword locale math numbers operator pprint queue random re
+    secrets statistics string struct textwrap time timeit traceback types typing unicodedata uuid zlib
+    numpy.fft numpy.linalg numpy.polynomial numpy.random
+    scipy.constants scipy.fft scipy.integrate scipy.interpolate scipy.linalg scipy.ndimage scipy.optimize scipy.signal
+    scipy.sparse scipy.sparse.linalg scipy.spatial scipy.special scipy.stats
+    sympy sympy.abc sympy.combinatorics sympy.geometry sympy.ntheory.modular sympy.ntheory.residue_ntheory
+    sympy.parsing.sympy_parser sympy.plotting.series sympy.solvers.diophantine sympy.stats sympy.vector
+"""
+# Typical calls: what they look up, cache and build once is then there for all.
+WARM = """
+import numpy as np, scipy.optimize, scipy.integrate, sympy as sp
+x, y, n = sp.symbols("x y n"); k = sp.Symbol("k", integer=True)
+sp.solve(x**2 - 5*x + 6, x); sp.solve([x + y - 3, x - y - 1], [x, y]); sp.factor(x**4 - 1); sp.factorint(360)
+sp.expand((x + 1)**5); sp.simplify(sp.sin(x)**2 + sp.cos(x)**2); sp.diff(sp.exp(x)*sp.sin(x), x)
+sp.integrate(x**2*sp.exp(x), x); sp.limit(sp.sin(x)/x, x, 0); sp.summation(n**2, (n, 1, k))
+sp.series(sp.cos(x), x, 0, 6); sp.nsolve(sp.cos(x) - x, x, 1); sp.Matrix([[1, 2], [3, 4]]).inv()
+sp.isprime(97); sp.divisors(60); sp.Rational(1, 3); str(sp.sqrt(8)); sp.N(sp.pi, 30); sp.latex(sp.sqrt(x)/2); sp.solveset(sp.sin(x), x, sp.S.Reals); sp.binomial(10, 3)
+a = np.arange(9.0).reshape(3, 3) + np.eye(3); np.linalg.solve(a, np.ones(3)); np.linalg.eig(a); np.roots([1, -3, 2])
+a @ a; str(a); np.random.default_rng(0).normal(size=3); scipy.optimize.brentq(np.cos, 0, 3)
+scipy.optimize.minimize(lambda v: (v[0] - 1)**2, [0.0]); scipy.integrate.quad(np.sin, 0, 1)
+"""
+FOREIGN = frozenset(("site-packages", "dist-packages", "test", "idlelib", "ensurepip", "lib2to3", "tkinter"))
+
+
+def preload() -> None:
+    """Import it all and make the typical calls."""
+    for name in MODULES.split():
+        importlib.import_module(name)
+    exec(compile(WARM, "<warm>", "exec"), {})
+
+
+def readable() -> Iterator[Path]:
+    """Files and folders that imports may read: of the standard library all but what others installed beside it, and
+    the folders of the packages with their own shared libraries.
+    """
+    paths = sysconfig.get_paths()
+    for folder in {paths["stdlib"], paths["platstdlib"], os.path.dirname(os.__file__)}:
+        yield from (entry for entry in Path(folder).iterdir() if entry.name not in FOREIGN)
+    for name in PACKAGES:
+        package = Path(importlib.import_module(name).__path__[0])
+        yield package
+        if (libraries := package.with_name(f"{name}.libs")).is_dir():
+            yield libraries

@@ -1,0 +1,154 @@
+"""What a fork of the zygote does to itself before it sees a program. Nothing of it can be undone.
+
+Layers, each of which would stop most attacks alone: another user where the server is root; no capabilities; limits;
+Landlock (files, TCP, signals); seccomp (system calls). None needs a privilege.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from arlarena.env_server.sandbox import kernel, landlock, seccomp
+
+NOBODY = 65534
+# Beside a program that computes, the server and the zygote come first.
+NICENESS = 5
+LAYERS = ("rlimits", "user", "capabilities", "no_new_privs", "landlock", "seccomp", "namespaces")
+# Without one of these nothing runs, unless the settings say so: the others depend on how the server was started.
+REQUIRED = ("rlimits", "capabilities", "no_new_privs", "landlock", "seccomp")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the zygote has prepared for its forks.
+
+    Attributes:
+        filter: the seccomp program.
+        rules: descriptor of the Landlock rules, -1 for none.
+        nobody: whether to become another user.
+        address_space: bytes that the zygote has mapped: the limit of memory counts from there.
+        zygote: its process id.
+        required: layers without which nothing is run.
+    """
+
+    filter: bytes
+    rules: int
+    nobody: bool
+    address_space: int
+    zygote: int
+    required: frozenset[str]
+
+
+def lock_down(plan: Plan, cpu_s: int, memory_bytes: int) -> list[str]:
+    """Give up everything that a program does not need. Descriptors 0, 1 and 2 stay, all others are closed.
+
+    Returns:
+        the layers that are now in force.
+
+    Raises:
+        OSError: a required layer cannot be had.
+    """
+    os.environ.clear()
+    os.umask(0o777)
+    os.nice(NICENESS)
+    layers: list[str] = []
+
+    def layer(name: str, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except OSError:
+            if name in plan.required:
+                raise
+        else:
+            layers.append(name)
+
+    layer("rlimits", lambda: _limit(cpu_s, plan.address_space + memory_bytes))
+    if plan.nobody:
+        layer("user", _become_nobody)
+    # Becoming another user forgets the parent-death signal: only now.
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != plan.zygote:
+        raise OSError("the zygote is gone")
+    layer("capabilities", kernel.drop_capabilities)
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+    layer("no_new_privs", lambda: _void(kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)))
+    if plan.rules >= 0:
+        layer("landlock", lambda: landlock.restrict(plan.rules))
+    kernel.close_from(3)
+    layer("seccomp", lambda: seccomp.load(plan.filter))
+    return layers
+
+
+def _limit(cpu_s: int, address_space: int) -> None:
+    for name, most in (
+        (resource.RLIMIT_CPU, cpu_s),
+        (resource.RLIMIT_AS, address_space),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NPROC, 0),
+        (resource.RLIMIT_NOFILE, 32),  # what a library opens while it is imported
+        (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_SIGPENDING, 0),
+    ):
+        hard = resource.getrlimit(name)[1]
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(name, (most, most))
+    # Should memory run out all the same, the kernel ends a program and not the server.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+
+
+def _become_nobody() -> None:
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+
+
+def _void(_result: int) -> None:
+    return None
+
+
+def isolate() -> bool:
+    """Move the zygote into namespaces without network, shared memory or messages, where the host lets it."""
+    spaces = kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
+    try:
+        kernel.unshare(spaces)
+    except OSError:
+        return False
+    return True
+
+
+def may_become_nobody() -> bool:
+    """Whether a fork of this process may change its user, can then still be ended from here, and reads the libraries:
+    a Python in the home of root is not for others.
+    """
+    if os.geteuid() != 0:
+        return False
+    told, tell = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(OSError):
+            _become_nobody()
+            os.stat(os.__file__)
+            os.write(tell, b"+")
+            signal.pause()
+        os._exit(1)
+    os.close(tell)
+    changed = os.read(told, 1)
+    os.close(told)
+    with contextlib.suppress(PermissionError):
+        os.kill(pid, signal.SIGKILL)
+        return bool(changed) and os.waitpid(pid, 0)[1] == signal.SIGKILL
+    return False
+
+
+def address_space() -> int:
+    """Bytes that this process has mapped."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
