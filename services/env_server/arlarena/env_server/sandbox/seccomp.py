@@ -18,7 +18,7 @@ from arlarena.env_server.sandbox.kernel import MACHINE, NUMBERS, call
 
 SET_MODE_FILTER = 1
 # To compute, to allocate, to write what is open already, to ask for the time: what no argument makes dangerous.
-FREE = ""
+FREE = """
     read readv pread64 write writev lseek close dup dup2 dup3 fstat stat lstat newfstatat statx access faccessat
     faccessat2 getdents64 getcwd munmap mremap brk madvise mincore membarrier rseq set_robust_list futex sched_yield
     sched_getaffinity getpid getppid gettid getuid geteuid getgid getegid getgroups getrusage getrlimit times
@@ -81,5 +81,5 @@ def compiled(*, may_open: bool) -> bytes:
 def load(program: bytes) -> None:
     """Put this process under a compiled filter, for good. It must have given up new privileges. Raises OSError."""
     instructions = ctypes.create_string_buffer(program, len(program))
-    address = ctypes.cast(instructions, ctypes.c_void_p)
-    call(NUMBERS[MACHINE]["seccomp"], SET_MODE_FILTER, 0, ctypes.byref(_Program(len(program) // 8, address)))  # type: ignore[arg-type]
+    known = _Program(len(program) // 8, ctypes.cast(instructions, ctypes.c_void_p))
+    call(NUMBERS[MACHINE]["seccomp"], SET_MODE_FILTER, 0, ctypes.byref(known))  # type: ignore[arg-type]
