@@ -27,7 +27,6 @@ from typing import Any, NoReturn
 from arlarena.env_server.sandbox import kernel, landlock, seccomp
 from arlarena.env_server.sandbox.execution import SandboxUnavailable
 from arlarena.env_server.sandbox.lockdown import (
-    LAYERS,
     Plan,
     address_space,
     isolate,
@@ -158,7 +157,7 @@ def prepare(required: frozenset[str], readable: Sequence[Path]) -> tuple[Plan, l
     if "error" in found:
         raise OSError(found["error"])
     layers = [*found["layers"], *(["namespaces"] if isolated else [])]
-    if absent := [name for name in LAYERS if name in required and name not in layers]:
+    if absent := sorted(required - set(layers)):
         raise OSError(f"this machine does not offer: {', '.join(absent)}")
     return plan, layers
 

@@ -1,0 +1,101 @@
+"""No program gets out: the suite of `sandbox_attacks`, as whoever runs the tests and as an ordinary user."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sandbox_attacks import BREACH, Attack, attacks, baits, control
+from sandbox_attacks.__main__ import report
+
+from arlarena.env_server.sandbox import kernel
+
+pytestmark = [
+    pytest.mark.skipif(not kernel.supported(), reason="the sandbox of forks needs Linux on x86-64 or aarch64"),
+    pytest.mark.timeout(300),
+]
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    return report()
+
+
+def test_there_are_enough_attacks_of_every_family() -> None:
+    found = attacks()
+    assert len(found) >= 150
+    assert len({(attack.family, attack.name) for attack in found}) == len(found)
+    assert {attack.family for attack in found} == {
+        "files", "kernel", "leaks", "limits", "network", "processes", "resources",
+    }  # fmt: skip
+    assert sum(attack.controlled for attack in found) >= 80
+
+
+def test_no_attack_comes_through(found: dict[str, Any]) -> None:
+    assert found["breaches"] == {}
+    assert found["attacks"] == len(attacks())
+
+
+def test_honest_programs_beside_them_are_right_and_in_time(found: dict[str, Any]) -> None:
+    assert found["honest_wrong"] == []
+    assert found["honest"] >= 24
+    assert found["zygote_survived"]
+    assert found["honest_slowest_s"] < 4.0  # the limit of a program
+
+
+def test_every_controlled_attack_works_where_nothing_stops_it() -> None:
+    controlled = [attack for attack in attacks() if attack.controlled]
+    with baits(os.getpid()) as around, ThreadPoolExecutor(1) as pool:
+
+        def tried(attack: Attack) -> bool:
+            return BREACH in control(around.in_program(attack))
+
+        failed = [
+            attack.name for attack, worked in zip(controlled, pool.map(tried, controlled), strict=True) if not worked
+        ]
+    assert failed == []
+
+
+def test_no_attack_comes_through_as_an_ordinary_user() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("this is an ordinary user already: the tests above were it")
+    python = readable_python()
+    if python is None:
+        pytest.skip("user 65534 can read no Python of this version here: neither this one nor /usr/bin/python3")
+    path = [*(entry for entry in sys.path if entry), str(ROOT / "tests")]
+    code = f"import sys; sys.path[:0] = {path!r}; from sandbox_attacks.__main__ import main; sys.exit(main())"
+    done = subprocess.run(
+        [python, "-I", "-c", code], user=65534, group=65534, extra_groups=[], cwd="/", capture_output=True, timeout=240
+    )
+    assert done.stdout, done.stderr.decode()[-2000:]
+    found = json.loads(done.stdout)
+    assert found["user"] == 65534
+    assert {"rlimits", "capabilities", "no_new_privs", "landlock", "seccomp"} <= set(found["layers"])
+    assert (found["breaches"], found["honest_wrong"]) == ({}, [])
+    assert done.returncode == 0
+
+
+def readable_python() -> str | None:
+    """An interpreter of this version that others can run."""
+    for path in (sys.executable, shutil.which("python3", path="/usr/bin:/usr/local/bin")):
+        if path is None:
+            continue
+        code = "import sys; print(sys.version_info[:2] == tuple(map(int, sys.argv[1].split('.'))))"
+        version = ".".join(map(str, sys.version_info[:2]))
+        try:
+            said = subprocess.run(
+                [path, "-I", "-c", code, version], user=65534, group=65534, extra_groups=[], capture_output=True
+            )
+        except OSError:
+            continue
+        if said.stdout.strip() == b"True":
+            return path
+    return None

@@ -1,0 +1,282 @@
+"""The sandbox of forks: what a program can do, how it may end, and what happens when the sandbox itself fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+from sandbox_attacks.honest import HONEST
+
+from arlarena.env_server.sandbox import kernel
+from arlarena.env_server.sandbox.execution import Limits, SandboxBusy, SandboxError, SandboxUnavailable
+from arlarena.env_server.sandbox.forks import ForkSandbox, ForkSettings
+from arlarena.env_server.sandbox.process import ZygoteProcess
+
+pytestmark = pytest.mark.skipif(not kernel.supported(), reason="the sandbox of forks needs Linux on x86-64 or aarch64")
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[ForkSandbox]:
+    made = ForkSandbox(ForkSettings(limits=Limits(wall_s=4.0, cpu_s=2.0, memory_mb=256)))
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(("program", "expected"), HONEST)
+def test_an_honest_program_prints_what_it_should(sandbox: ForkSandbox, program: str, expected: str) -> None:
+    execution = sandbox.run(program)
+    assert (execution.ending, execution.stdout, execution.error_line) == ("ok", expected, "")
+
+
+@pytest.mark.parametrize(
+    ("program", "ending", "line"),
+    [
+        ("1 / 0", "error", "ZeroDivisionError: division by zero"),
+        ("def f(:", "error", "SyntaxError: invalid syntax"),
+        ("import pandas", "error", "ModuleNotFoundError: No module named 'pandas'"),
+        ("raise SystemExit", "ok", ""),
+        ("import sys; sys.exit(0)", "ok", ""),
+        ("import sys; sys.exit(3)", "error", ""),
+        ("import sys; sys.exit('over')", "error", "over"),
+        ("input()", "error", "EOFError: EOF when reading a line"),
+        ("x = 'a\0b'\n\0", "error", "SyntaxError: source code string cannot contain null bytes"),
+        ("import os; os._exit(97)", "error", ""),
+        ("import ctypes; ctypes.string_at(0)", "killed", "ProcessError: it was ended by SIGSEGV"),
+        ("def f(): f()\nf()", "error", "RecursionError: maximum recursion depth exceeded"),
+        ("while True: pass", "timeout", "TimeoutError: it took more than 4 s, or 2 s of computing"),
+        ("import time; time.sleep(60)", "timeout", "TimeoutError: it took more than 4 s, or 2 s of computing"),
+        ("print('x' * 100000)", "output", "OutputError: it wrote more than 65536 bytes"),
+        ("x = bytearray(1 << 30)", "error", "MemoryError"),
+    ],
+)
+def test_how_a_program_may_end(sandbox: ForkSandbox, program: str, ending: str, line: str) -> None:
+    execution = sandbox.run(program)
+    assert (execution.ending, execution.error_line) == (ending, line)
+
+
+def test_what_was_printed_before_a_program_is_ended_is_seen(sandbox: ForkSandbox) -> None:
+    execution = sandbox.run("print('so far')\nwhile True: pass")
+    assert (execution.ending, execution.stdout) == ("timeout", "so far\n")
+
+
+def test_output_that_is_no_text_is_shown_as_well_as_it_can_be(sandbox: ForkSandbox) -> None:
+    assert sandbox.run(r"import os; os.write(1, b'a\xff\n')").stdout == "a�\n"
+    assert sandbox.run(r"print('\ud800')").stdout == "?\n"
+
+
+def test_an_error_that_cannot_be_shown_is_an_error_all_the_same(sandbox: ForkSandbox) -> None:
+    program = "class E(Exception):\n    def __str__(self): raise RuntimeError\n    __repr__ = __str__\nraise E"
+    execution = sandbox.run(program)
+    assert execution.ending == "error"
+    assert "E" in execution.error_line
+
+
+def test_earlier_programs_have_been_run_and_are_not_heard(sandbox: ForkSandbox) -> None:
+    before = ["import math\nx = 20\nprint('early')", "y = x + 1\n1 / 0", "z = 1"]
+    execution = sandbox.run("print(x, y, z, math.pi > 3)", before)
+    assert (execution.ending, execution.stdout, execution.stderr) == ("ok", "20 21 1 True\n", "")
+
+
+# ---- nothing can pass for a reply of the sandbox -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        r"import os; os.write(1, b'\x06')",
+        r"print('\x06', end='', flush=True)",
+        """print('{"id": 0, "status": 0, "cpu_s": 0.0, "memory_mb": 0.0}')""",
+        """import sys; sys.stderr.write('{"failed": "no"}\\n')""",
+    ],
+)
+def test_what_a_program_writes_is_its_output_and_nothing_else(sandbox: ForkSandbox, program: str) -> None:
+    execution = sandbox.run(program)
+    assert execution.ending == "ok"
+    assert execution.stdout in ("\x06", '{"id": 0, "status": 0, "cpu_s": 0.0, "memory_mb": 0.0}\n', "")
+
+
+def test_a_program_cannot_pass_for_one_that_was_never_locked_down(sandbox: ForkSandbox) -> None:
+    for code in range(90, 100):
+        assert sandbox.run(f"import os; os._exit({code})").ending == "error"
+
+
+# ---- nothing stays -----------------------------------------------------------------------------------------------
+
+
+def test_nothing_of_one_program_is_there_for_the_next(sandbox: ForkSandbox) -> None:
+    sandbox.run("import builtins, numpy, sys\nbuiltins.left = 1\nnumpy.left = 1\nsys.left = 1\nprint = None")
+    found = sandbox.run("import builtins, numpy, sys\nprint([hasattr(x, 'left') for x in (builtins, numpy, sys)])")
+    assert found.stdout == "[False, False, False]\n"
+
+
+SCAN = """
+import ctypes, gc
+libc = ctypes.CDLL(None, use_errno=True)
+halves, own = {halves!r}, bytes(reversed({marker!r}))
+def count(text, first, second):  # so that the whole is nowhere in this program's own memory
+    return sum(part.startswith(second) for part in text.split(first)[1:])
+seen, found, mine = set(), 0, 0
+for thing in [*gc.get_objects()[:20000:50], ctypes.create_string_buffer(9), own]:
+    for page in range((id(thing) & ~4095) - (1 << 18), (id(thing) & ~4095) + (1 << 18), 4096):
+        if page in seen: continue
+        seen.add(page)
+        libc.access(ctypes.c_void_p(page), 0)
+        if ctypes.get_errno() == 14: ctypes.set_errno(0); continue  # EFAULT: nothing is mapped there
+        ctypes.set_errno(0)
+        found += count(ctypes.string_at(page, 4096), *halves)
+        mine += count(ctypes.string_at(page, 4096), own[:9], own[9:])
+print(found, mine > 0)
+"""
+
+
+def test_a_secret_of_one_program_is_not_in_the_memory_of_another(sandbox: ForkSandbox) -> None:
+    secret, marker = b"the-secret-of-another-episode-5117", b"what-the-scan-is-to-find-9214"
+    with ThreadPoolExecutor(4) as pool:
+        others = [pool.submit(sandbox.run, f"x = {secret!r}\nprint(x)\nimport time; time.sleep(1)") for _ in range(3)]
+        scan = SCAN.format(halves=(secret[:16], secret[16:]), marker=marker[::-1])
+        execution = sandbox.run(scan, limits=Limits(wall_s=20, cpu_s=15))
+        assert all(other.result().stdout for other in others)
+    assert (execution.stdout, execution.error_line) == ("0 True\n", "")
+
+
+def test_many_executions_leave_nothing_behind(sandbox: ForkSandbox) -> None:
+    server, zygote = psutil.Process(), psutil.Process(sandbox.zygote_pid)
+    sandbox.run("pass")
+    before = server.num_fds(), zygote.num_fds(), zygote.memory_info().rss
+    with ThreadPoolExecutor(4) as pool:
+        endings = list(pool.map(lambda number: sandbox.run(f"print({number})").stdout, range(400)))
+    assert endings == [f"{number}\n" for number in range(400)]
+    assert zygote.children() == []
+    assert (server.num_fds(), zygote.num_fds()) == before[:2]
+    assert zygote.memory_info().rss < before[2] + (4 << 20)
+
+
+# ---- the sandbox itself ------------------------------------------------------------------------------------------
+
+
+def test_a_zygote_that_dies_is_replaced_and_its_programs_are_run_again() -> None:
+    sandbox = ForkSandbox(ForkSettings(limits=Limits(wall_s=10)))
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            running = [pool.submit(sandbox.run, f"import time; time.sleep(0.5); print({n})") for n in range(4)]
+            wait_until(lambda: len(psutil.Process(sandbox.zygote_pid).children()) == 4)
+            children = psutil.Process(sandbox.zygote_pid).children()
+            os.kill(sandbox.zygote_pid, signal.SIGKILL)
+            assert [one.result().stdout for one in running] == [f"{n}\n" for n in range(4)]
+        assert sandbox.health().restarts == 1
+        assert psutil.wait_procs(children, timeout=5)[1] == []  # its forks went with it
+    finally:
+        sandbox.close()
+
+
+def test_a_zygote_that_always_dies_is_the_sandboxs_failure(sandbox: ForkSandbox) -> None:
+    mortal = ForkSandbox(ForkSettings(limits=Limits(wall_s=10)))
+    stop = threading.Event()
+
+    def kill() -> None:
+        while not stop.is_set():
+            try:
+                if psutil.Process(mortal.zygote_pid).children():
+                    os.kill(mortal.zygote_pid, signal.SIGKILL)
+            except (ProcessLookupError, psutil.NoSuchProcess):
+                pass
+            time.sleep(0.01)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        with pytest.raises(SandboxError, match="zygote"):
+            mortal.run("import time; time.sleep(5)")
+    finally:
+        stop.set()
+        killer.join()
+        mortal.close()
+
+
+def test_closing_ends_what_runs_and_says_so() -> None:
+    sandbox = ForkSandbox()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(sandbox.run, "import time; time.sleep(60)")
+        wait_until(lambda: psutil.Process(sandbox.zygote_pid).children() != [])
+        children = psutil.Process(sandbox.zygote_pid).children()
+        sandbox.close()
+        with pytest.raises(SandboxError):
+            running.result(10)
+    assert psutil.wait_procs(children, timeout=5)[1] == []
+    with pytest.raises(SandboxError, match="closed"):
+        sandbox.run("pass")
+
+
+def test_too_many_waiting_are_sent_away_with_a_time_to_come_back() -> None:
+    sandbox = ForkSandbox(ForkSettings(limits=Limits(wall_s=20), max_running=1, max_waiting=2))
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            started = [pool.submit(sandbox.run, "import time; time.sleep(1); print('done')") for _ in range(3)]
+            wait_until(lambda: sandbox.health().waiting == 2)
+            with pytest.raises(SandboxBusy) as refused:
+                sandbox.run("pass")
+            assert refused.value.retry_after_s > 0
+            assert [one.result().stdout for one in started] == ["done\n"] * 3
+        assert sandbox.run("print(1)").stdout == "1\n"
+    finally:
+        sandbox.close()
+
+
+def test_a_required_layer_that_cannot_be_had_means_that_nothing_is_run() -> None:
+    with pytest.raises(SandboxUnavailable, match="this machine does not offer: a-layer-of-the-future"):
+        ForkSandbox(ForkSettings(required=("seccomp", "a-layer-of-the-future")))
+
+
+def test_without_landlock_no_file_is_opened_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    code = "arlarena.env_server.sandbox.landlock.version = lambda: 0"
+    with pytest.raises(SandboxUnavailable, match="does not offer: landlock"):
+        ForkSandbox(ForkSettings(), work=_patched(monkeypatch, code))
+    sandbox = ForkSandbox(ForkSettings(required=("seccomp",)), work=_patched(monkeypatch, code))
+    try:
+        assert "landlock" not in sandbox.health().layers
+        assert sandbox.run("import sympy; print(sympy.sqrt(8))").stdout == "2*sqrt(2)\n"
+        for path in ("/etc/passwd", os.__file__):
+            assert sandbox.run(f"open({path!r})").error_line.startswith("PermissionError: [Errno 1]")
+    finally:
+        sandbox.close()
+
+
+def _patched(monkeypatch: pytest.MonkeyPatch, code: str) -> str:
+    """A work like that of programs, in a zygote in which `code` was run before."""
+    import tempfile
+    from pathlib import Path
+
+    folder = Path(tempfile.mkdtemp())
+    (folder / "patched_work.py").write_text(
+        "import arlarena.env_server.sandbox.landlock, arlarena.env_server.sandbox.program as program\n"
+        f"{code}\nload = program.load\n"
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path, str(folder)])
+    return "patched_work"
+
+
+def test_a_zygote_that_cannot_start_says_why() -> None:
+    with pytest.raises(SandboxError, match="No module named 'no_such_work'"):
+        ZygoteProcess("no_such_work", (), 30.0)
+
+
+def test_another_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "MACHINE", "riscv64")
+    with pytest.raises(SandboxUnavailable, match="needs Linux on x86-64 or aarch64, not riscv64"):
+        ForkSandbox()
+
+
+def wait_until(holds: object, seconds: float = 20.0) -> None:
+    assert callable(holds)
+    ends = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < ends
+        time.sleep(0.005)

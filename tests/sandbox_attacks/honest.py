@@ -1,0 +1,31 @@
+"""Programs as a model writes them, and what they print."""
+
+HONEST = [
+    ("print(sum(range(1, 101)))", "5050\n"),
+    ("import math\nprint(math.comb(20, 10), math.gcd(84, 36))", "184756 12\n"),
+    ("from fractions import Fraction\nprint(Fraction(1, 3) + Fraction(1, 6))", "1/2\n"),
+    ("from itertools import permutations\nprint(sum(1 for p in permutations(range(6)) if p[0] < p[5]))", "360\n"),
+    ("import sympy as sp\nx = sp.symbols('x')\nprint(sp.solve(x**2 - 5*x + 6, x))", "[2, 3]\n"),
+    ("from sympy import *\nx = Symbol('x')\nprint(integrate(x*exp(x), (x, 0, 1)))", "1\n"),
+    ("from sympy import primerange\nprint(len(list(primerange(1, 10000))))", "1229\n"),
+    ("import sympy\nprint(sympy.factorint(2**67 - 1))", "{193707721: 1, 761838257287: 1}\n"),
+    ("import numpy as np\nprint(np.linalg.det(np.array([[1., 2.], [3., 4.]])).round(6))", "-2.0\n"),
+    ("import numpy as np\nprint(np.roots([1, -6, 11, -6]).round(6).real.tolist())", "[3.0, 2.0, 1.0]\n"),
+    ("from scipy.optimize import fsolve\nprint(round(float(fsolve(lambda x: x**3 - 8, 1.0)[0]), 6))", "2.0\n"),
+    ("from scipy.integrate import quad\nimport math\nprint(round(quad(math.sin, 0, math.pi)[0], 9))", "2.0\n"),
+    ("from scipy import stats\nprint(round(stats.norm.cdf(1.96), 4))", "0.975\n"),
+    ("import statistics, datetime\nprint(statistics.median([3, 1, 2]), datetime.date(2024, 2, 29).weekday())", "2 3\n"),
+    ("from collections import Counter\nprint(Counter('mississippi').most_common(1))", "[('i', 4)]\n"),
+    ("def f(n):\n    return n if n < 2 else f(n - 1) + f(n - 2)\nprint(f(20))", "6765\n"),
+    ("class A:\n    x: int = 3\nif __name__ == '__main__':\n    print(A().x)", "3\n"),
+    ("from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\nprint(P(2))", "P(x=2)\n"),
+    ("import random\nrandom.seed(0)\nprint(random.randint(1, 6))", "4\n"),
+    ("print('ünïcödé', 2**200)", "ünïcödé 1606938044258990275541962092341162602522202993782792835301376\n"),
+    ("import sympy as sp\nprint(sp.Matrix([[2, 0], [0, 3]]).eigenvals())", "{2: 1, 3: 1}\n"),
+    ("import scipy.spatial\nprint(scipy.spatial.ConvexHull([[0, 0], [1, 0], [1, 1], [0, 1]]).volume)", "1.0\n"),
+    (
+        "from sympy.plotting import plot\nfrom sympy.logic import simplify_logic\nprint(simplify_logic('a & (a | b)'))",
+        "a\n",
+    ),
+    ("final_answer(7)", "\\boxed{7}\n"),
+]
