@@ -211,6 +211,7 @@ def main() -> int:
     zygote = Zygote(server, plan, work)
     gc.collect()
     gc.freeze()  # a collection in a fork would copy every page that the zygote has
+    kernel.use_huge_pages()
     server.send(json.dumps({"layers": layers}).encode())
     zygote.serve()
     return 0
