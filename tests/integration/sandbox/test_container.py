@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,7 @@ def docker(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess
 
 
 @pytest.fixture(scope="module")
-def image() -> Iterator[str]:
+def image() -> str:
     if not shutil.which("docker") or docker("version", timeout=30).returncode:
         pytest.skip("NO DOCKER ENGINE: the attacks did not run in a container")
     if docker("image", "inspect", BASE).returncode and docker("pull", BASE).returncode:
@@ -34,7 +33,7 @@ def image() -> Iterator[str]:
     file = str(Path(__file__).with_name("Dockerfile"))
     built = docker("build", "--network=host", "--build-arg", f"BASE_IMAGE={BASE}", "-t", name, "-f", file, str(ROOT))
     assert built.returncode == 0, built.stderr[-3000:]
-    yield name
+    return name
 
 
 @pytest.mark.parametrize(
