@@ -33,6 +33,7 @@ class Walk:
     done: bool = False
     answer: dict[str, Any] = field(default_factory=dict)
     actions: list[str] | None = None  # what the environment says can be done
+    talks: bool = False  # as a conversation that keeps every turn
 
     def reply(self, reward: float, action: str, valid: bool, formatted: bool) -> dict[str, Any]:
         solved = self.at == GOAL
@@ -47,6 +48,7 @@ class Walk:
             "format_valid": formatted,
             "step": self.steps,
             "admissible_actions": self.actions,
+            "message": (f"now at {self.at}" if self.steps else f"walk to {GOAL}") if self.talks else None,
         }
         metadata = {
             "task_id": self.task,
@@ -57,6 +59,7 @@ class Walk:
             "score": float(solved),
             "optimal_moves": GOAL,
             "room_key": f"room-{self.task}",
+            "void": self.steps > 0 and not action,
             "kind": "even" if self.task[-1] in "02468" else "odd",
         }
         return {"ok": True, "observation": observation, "reward": reward, "done": self.done, "metadata": metadata}
@@ -74,6 +77,7 @@ class Corridor:
         self.rooms = 10**9
         self.plan = True
         self.actions: list[str] | None = None
+        self.talks = False
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -126,7 +130,7 @@ class Corridor:
             body = {"code": "capacity_reached", "message": "full", "blame": "infra", "retryable": True}
             return web.json_response(body, status=503, headers={"Retry-After": "0"})
         ids = [uuid.uuid4().hex for _ in range(count)]
-        self.sessions |= {one: Walk(actions=self.actions) for one in ids}
+        self.sessions |= {one: Walk(actions=self.actions, talks=self.talks) for one in ids}
         return web.json_response({"sessions": [{"session_id": one, "lease_expires_at": 0.0} for one in ids]})
 
     async def expert(self, request: web.Request) -> web.Response:

@@ -55,9 +55,9 @@ class AnyText(gymnasium.Space[str]):
 def _info(state: State) -> dict[str, Any]:
     """All that is no observation: metadata, marks, and what may be said."""
     seen = state.observation
-    marks = {"text": seen.text, "admissible_actions": seen.admissible_actions, "step": seen.step}
-    valid = {"action_valid": seen.action_valid, "format_valid": seen.format_valid}
-    return msgspec.structs.asdict(state.metadata) | marks | valid
+    said = {"text": seen.text, "message": seen.message, "admissible_actions": seen.admissible_actions}
+    marks = {"step": seen.step, "action_valid": seen.action_valid, "format_valid": seen.format_valid}
+    return msgspec.structs.asdict(state.metadata) | said | marks
 
 
 class TextEnv(gymnasium.Env[str, str]):

@@ -211,12 +211,14 @@ class PolicyClient:
         sampling: Sampling,
         *,
         seed: int,
+        stop: Sequence[str] = (),
         request_id: str | None = None,
         session: str | None = None,
         timeout_s: float | None = None,
     ) -> Generation:
-        """Sample one response to a prompt of token ids. Requests of one `session` share beginnings of their prompts:
-        a gateway sends them to the same replica, whose cache has computed those.
+        """Sample one response to a prompt of token ids. It ends with the token that completes a text of `stop`.
+        Requests of one `session` share beginnings of their prompts: a gateway sends them to the same replica, whose
+        cache has computed those.
 
         Raises:
             Unavailable: the server could not be reached, failed, or took longer than `timeout_s`, `retries` times
@@ -231,6 +233,7 @@ class PolicyClient:
                 top_k=sampling.top_k,
                 seed=seed,
                 max_tokens=sampling.max_tokens,
+                stop=list(stop) or None,
                 logprobs=0,
             ),
             request_id=request_id,

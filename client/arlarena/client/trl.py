@@ -37,7 +37,7 @@ class TextEnvironment:
             task.setdefault("split", self._split)
         self._return = 0.0
         self._state = self._begin(task)
-        return self._state.prompt
+        return _message(self._state, self._state.prompt)
 
     def act(self, action: str) -> str:
         """Take one action in the environment and read what happens.
@@ -54,7 +54,8 @@ class TextEnvironment:
             raise ValueError("the episode is over: no further action can be taken")
         self._state = self._session.step(action)
         self._return += self._state.reward
-        return self._state.observation.text + ("\nThe episode is over." if self._state.done else "")
+        shown = _message(self._state, self._state.observation.text)
+        return shown + ("\nThe episode is over." if self._state.done else "")
 
     def get_reward(self) -> float:
         """The return of the episode so far."""
@@ -74,6 +75,12 @@ class TextEnvironment:
                 pass  # it was idle for too long; another one will do
         (self._session,) = self._environments.open(1)
         return self._session.reset(**task)
+
+
+def _message(state: State, otherwise: str) -> str:
+    """What the environment says next in a conversation, which TRL keeps; `otherwise` where it has no such thing."""
+    message = state.observation.message
+    return otherwise if message is None else message
 
 
 def environment_factory(

@@ -43,8 +43,10 @@ class Observation(msgspec.Struct, gc=False):
     """What a player sees after a reset or a step.
 
     `text`: the present observation, without history. `prompt`: the user message of the environment's own template,
-    history included. `admissible_actions`: None where any text is allowed. `action_valid`, `format_valid`: marks of the
-    reply that led here, True after a reset. `step`: steps taken; `remaining_steps`: steps left until truncation.
+    history included, for players that keep no conversation. `message`: what the environment says next in a
+    conversation that keeps every turn (the problem, then each tool's result); None where each prompt stands for itself.
+    `admissible_actions`: None where any text is allowed. `action_valid`, `format_valid`: marks of the reply that led
+    here, True after a reset. `step`: steps taken; `remaining_steps`: steps left until truncation.
     """
 
     text: str
@@ -57,6 +59,7 @@ class Observation(msgspec.Struct, gc=False):
     action_valid: bool = True
     format_valid: bool = True
     images: list[Image] = []
+    message: str | None = None
 
 
 class Metadata(msgspec.Struct, gc=False):
@@ -65,7 +68,8 @@ class Metadata(msgspec.Struct, gc=False):
     `state_key`: hash of task and simulator state, without counters. `observation_key`: hash of task and observation
     text. `score`: in [0, 1]. `action`: the action read from the reply, "" if none. `room_key`: hash of the task's
     content, however it is indexed. `optimal_moves`: length of the shortest solution at the start, where it is known.
-    `kind`: the kind of task, where an environment has several, "" otherwise.
+    `kind`: the kind of task, where an environment has several, "" otherwise. `void`: the step just taken did nothing,
+    as a reply without code and without an answer.
     """
 
     task_id: str
@@ -77,6 +81,7 @@ class Metadata(msgspec.Struct, gc=False):
     room_key: str = ""
     optimal_moves: int | None = None
     kind: str = ""
+    void: bool = False
 
 
 class StepResult(msgspec.Struct, gc=False):
@@ -331,7 +336,10 @@ class Parser(msgspec.Struct):
 
 
 class Info(msgspec.Struct):
-    """`GET /v1/info`: what is being played, completely enough to tell whether two results can be compared."""
+    """`GET /v1/info`: what is being played, completely enough to tell whether two results can be compared.
+
+    `stop`: texts after which a reply is over, for those who sample it: what follows them is not read.
+    """
 
     name: str
     version: str
@@ -344,6 +352,7 @@ class Info(msgspec.Struct):
     splits: list[Split]
     options: dict[str, Any]
     capabilities: list[str]
+    stop: list[str] = []
 
 
 class Capacity(msgspec.Struct):
@@ -374,7 +383,10 @@ class Schemas(msgspec.Struct):
     state: dict[str, Any]
 
 
-class Health(msgspec.Struct):
-    """`GET /health` and `/ready`."""
+class Health(msgspec.Struct, omit_defaults=True):
+    """`GET /health` and `/ready`. `details`: how it is with what the environment stands on, where it needs more than
+    its process: the sandbox and its layers.
+    """
 
     status: Literal["healthy", "unhealthy", "degraded", "ready", "draining"]
+    details: dict[str, Any] | None = None

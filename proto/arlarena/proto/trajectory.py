@@ -104,6 +104,7 @@ class Turn(msgspec.Struct):
 
     `prompt_ids`, `response_ids`: packed int32. `logprobs`: packed float32, one per response token, in nats, of the
     sampling distribution at the task's temperature. `loss_mask`: packed uint8, 1 on tokens that the policy sampled.
+    `void`: the environment found nothing in the response to act on.
     """
 
     prompt_ids: bytes
@@ -121,6 +122,7 @@ class Turn(msgspec.Struct):
     response: str = ""
     action: str = ""
     images: tuple[str, ...] = ()
+    void: bool = False
 
     def __post_init__(self) -> None:
         if len(self.prompt_ids) % 4 or len(self.response_ids) % 4:

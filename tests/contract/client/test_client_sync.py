@@ -6,6 +6,7 @@ import threading
 import gymnasium
 import numpy as np
 import pytest
+from conversation_support import PROBLEM, TallyEnvironment, serving
 from environment_support import environment_server
 from gymnasium.utils.env_checker import check_env
 
@@ -177,3 +178,21 @@ def test_a_forgotten_session_is_replaced(url):
     made.reset(split="train", index=1)
     made._session.close()
     assert made.reset(split="train", index=1)
+
+
+# ---- conversations ---------------------------------------------------------------------------------------------------
+
+
+def test_an_environment_that_is_a_conversation_says_its_next_message():
+    problem = PROBLEM.format(index=2)
+    with serving(TallyEnvironment()) as address:
+        member = environment_factory(address)()
+        assert member.reset(index=2) == problem
+        assert [member.act("four"), member.act("")] == ["result 4", "result 0"]
+        member._give_back()
+        env = TextEnv(address)
+        observation, info = env.reset(options={"index": 2})
+        assert (observation, info["message"], info["void"]) == (problem, problem, False)
+        observation, *_, info = env.step("1234")
+        assert (observation, info["message"], info["void"]) == (f"{problem}\nresult 4", "result 4", True)
+        env.close()

@@ -57,6 +57,7 @@ def random_turn(rng: random.Random) -> Turn:
         action_valid=rng.random() < 0.5,
         format_valid=rng.random() < 0.5,
         finish_reason=rng.choice(["stop", "length", "abort"]),
+        void=rng.random() < 0.5,
         observation=random_text(rng),
         response=random_text(rng),
         action=random_text(rng),

@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -145,7 +145,8 @@ async def _worker(setup: Setup, run: str, name: str) -> int:
         if not await _ready_or_stopped(runner, stop):
             return 0
         context = (await inference.model()).max_tokens
-        policy_for = partial(_engine_policy, inference, setup.tokens, context)
+        stop_texts = (await runner.environments.info()).stop
+        policy_for = partial(_engine_policy, inference, setup.tokens, context, stop_texts)
         await Worker(name, streams, runner, policy_for, s, setup.log).run(stop)
     return 0
 
@@ -162,8 +163,10 @@ async def _ready_or_stopped(runner: Runner, stop: asyncio.Event) -> bool:
     return True
 
 
-def _engine_policy(inference: PolicyClient, tokens: Tokens, context: int | None, sampling: Sampling) -> EnginePolicy:
-    return EnginePolicy(inference, tokens, sampling, context)
+def _engine_policy(
+    inference: PolicyClient, tokens: Tokens, context: int | None, stop: Sequence[str], sampling: Sampling
+) -> EnginePolicy:
+    return EnginePolicy(inference, tokens, sampling, context, stop)
 
 
 def _progress(log: Logger, event: str) -> Callable[[int, int], None]:
@@ -184,8 +187,9 @@ async def _evaluate(setup: Setup, panel: EvaluationSettings, out: Path, episodes
     async with _environments(setup) as environments, _inference(setup) as inference:
         runner = Runner(environments, inference, setup.settings, setup.log)
         await runner.wait_ready()
-        environment = (await environments.info()).name
-        policy = EnginePolicy(inference, setup.tokens, panel_sampling(panel), (await inference.model()).max_tokens)
+        info = await environments.info()
+        environment, context = info.name, (await inference.model()).max_tokens
+        policy = EnginePolicy(inference, setup.tokens, panel_sampling(panel), context, info.stop)
         assignments = panel_assignments(panel, environment)
         report = _progress(setup.log, "evaluating")
         played = await play_all(runner, assignments, policy, concurrency=panel.concurrency, progress=report)

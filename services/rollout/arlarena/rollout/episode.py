@@ -1,7 +1,7 @@
 """One episode: prompt, response, step, until the environment ends it or the policy can no longer answer.
 
     state = reset(task)
-    while not done:   response = policy(state.prompt);   state = step(response.text);   record the turn
+    while not done:   response = policy(state);   state = step(response.text);   record the turn
 
 What the policy does wrong is marked and played on: a reply without an action is a no-op in the environment. What a
 *service* does wrong is an exception, never a reward: the caller decides whether to play again (see `runner`).
@@ -42,7 +42,8 @@ class Policy(Protocol):
     """Who plays."""
 
     async def respond(self, session: Session, state: State, key: str, turn: int) -> Response:
-        """The answer to `state.prompt` at `turn` (from 0) of the episode `key`, which fixes all randomness.
+        """The answer at `turn` (from 0) of the episode `key`, which fixes all randomness: to `state.prompt`, or to all
+        that was said so far where the environment keeps a conversation (`state.observation.message`).
 
         Raises:
             PromptTooLong: the prompt leaves no room for an answer.
@@ -84,14 +85,15 @@ class Behaviour:
     """Counts of what an episode's player did.
 
     `repeated_actions`: an action tried again in a state where it had been tried before. `back_and_forth`: a step that
-    returns to the state before the previous one. `no_ops`: a step that leaves the state as it was. The last two need
-    state keys.
+    returns to the state before the previous one. `no_ops`: a step that leaves the state as it was. These two need state
+    keys. `void_turns`: a step that the environment calls void.
     """
 
     repeated_actions: int = 0
     back_and_forth: int = 0
     invalid_actions: int = 0
     no_ops: int = 0
+    void_turns: int = 0
     _tried: set[tuple[str, str]] = field(default_factory=set)
     _keys: list[str] = field(default_factory=list)
 
@@ -99,6 +101,7 @@ class Behaviour:
         """Count one step."""
         here, there = before.metadata.state_key, after.metadata.state_key
         self.invalid_actions += not after.observation.action_valid
+        self.void_turns += after.metadata.void
         tried = (here, after.metadata.action)
         self.repeated_actions += tried in self._tried
         self._tried.add(tried)
@@ -116,6 +119,7 @@ class Behaviour:
             "back_and_forth": float(self.back_and_forth),
             "invalid_actions": float(self.invalid_actions),
             "no_ops": float(self.no_ops),
+            "void_turns": float(self.void_turns),
             "prompt_tokens": float(sum(len(turn.prompt_ids) // 4 for turn in turns)),
             "response_tokens": float(sum(len(turn.response_ids) // 4 for turn in turns)),
         }
@@ -140,6 +144,7 @@ def _turn(before: State, response: Response, after: State | None) -> Turn:
         response=response.text,
         action=after.metadata.action if after else "",
         images=before.images,
+        void=after.metadata.void if after else False,
     )
 
 

@@ -207,6 +207,7 @@ def episode_record(assignment: Assignment, episode: Episode) -> dict[str, Any]:
             "reward": turn.reward,
             "action_valid": turn.action_valid,
             "format_valid": turn.format_valid,
+            "void": turn.void,
             "finish_reason": turn.finish_reason,
             "state_key": turn.state_key,
             "response_tokens": len(turn.loss_mask),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Sequence
 from random import Random
+from typing import Literal
 from weakref import WeakKeyDictionary
 
 from arlarena.client.environments import Session, State
 from arlarena.client.errors import PromptTooLong
 from arlarena.client.policy import PolicyClient
 from arlarena.proto.trajectory import PolicyVersion, Sampling, VersionSpan
+from arlarena.rollout.conversation import Conversation, Conversations
 from arlarena.rollout.episode import Response, turn_seed
 from arlarena.rollout.tokens import Tokens
 
@@ -21,29 +24,36 @@ _ACTION = re.compile("<action>.*</action>", re.DOTALL)
 
 class EnginePolicy:
     """An inference server's token route. `context`: longest prompt and response together, None where the server does
-    not say.
+    not say. `stop`: texts after which a response is over, as the environment says.
     """
 
-    def __init__(self, client: PolicyClient, tokens: Tokens, sampling: Sampling, context: int | None) -> None:
+    def __init__(
+        self, client: PolicyClient, tokens: Tokens, sampling: Sampling, context: int | None, stop: Sequence[str] = ()
+    ) -> None:
         self._client, self._tokens, self._sampling, self._context = client, tokens, sampling, context
+        self._stop = stop
+        self._conversations = Conversations(tokens)
 
     async def respond(self, session: Session, state: State, key: str, turn: int) -> Response:
         """See `Policy`. A response may be shorter than the sampling allows where the context is nearly full."""
-        prompt_ids = self._tokens.prompt(state.prompt)
+        conversation = self._conversations.at(session, state, turn)
         generation = await self._client.generate(
-            prompt_ids,
-            self._fitting(len(prompt_ids)),
+            conversation.prompt_ids,
+            self._fitting(len(conversation.prompt_ids)),
             seed=turn_seed(key, turn),
+            stop=self._stop,
             request_id=f"{key}/{turn}",
             session=key.rpartition("/")[0] or key,  # siblings of a group begin with the same prompt
         )
+        text = self._tokens.text(generation.token_ids)
+        conversation.say(generation.token_ids, text)
         return Response(
-            prompt_ids,
+            conversation.prompt_ids,
             generation.token_ids,
             generation.logprobs,
             generation.spans,
             generation.finish_reason,
-            self._tokens.text(generation.token_ids),
+            text,
         )
 
     def _fitting(self, prompt_tokens: int) -> Sampling:
@@ -71,10 +81,12 @@ class ExpertPolicy:
 
     def __init__(self, tokens: Tokens, slips: float = 0.0, *, learn_slips: bool = False) -> None:
         self._tokens, self._slips, self._learn_slips = tokens, slips, learn_slips
+        self._conversations = Conversations(tokens)
         self._plans: WeakKeyDictionary[Session, deque[str]] = WeakKeyDictionary()
 
     async def respond(self, session: Session, state: State, key: str, turn: int) -> Response:
         """See `Policy`. The expert is asked once for its whole plan where it has one, else at each turn."""
+        conversation = self._conversations.at(session, state, turn)
         plan = self._plans.get(session)
         if turn == 0 or not plan:
             plan = self._plans[session] = deque((await session.expert()).plan)
@@ -82,8 +94,8 @@ class ExpertPolicy:
         random = Random(turn_seed(key, turn))
         if random.random() < self._slips:
             del self._plans[session]
-            return self._response(state, self._slipped(text, state, random), learn=self._learn_slips)
-        return self._response(state, text, learn=True)
+            return self._response(conversation, self._slipped(text, state, random), learn=self._learn_slips)
+        return self._response(conversation, text, learn=True)
 
     def _slipped(self, text: str, state: State, random: Random) -> str:
         actions = state.observation.admissible_actions
@@ -91,10 +103,11 @@ class ExpertPolicy:
             return UNREADABLE
         return _ACTION.sub(lambda found: f"<action>{random.choice(actions)}</action>", text)
 
-    def _response(self, state: State, text: str, *, learn: bool) -> Response:
+    def _response(self, conversation: Conversation, text: str, *, learn: bool) -> Response:
         ids = self._tokens.reply(text)
+        conversation.say(ids, text)
         span = VersionSpan(0, len(ids), EXPERT)
-        return Response(self._tokens.prompt(state.prompt), ids, [0.0] * len(ids), (span,), "stop", text, learn)
+        return Response(conversation.prompt_ids, ids, [0.0] * len(ids), (span,), "stop", text, learn)
 
 
 class ChatPolicy:
@@ -104,15 +117,17 @@ class ChatPolicy:
 
     def __init__(self, client: PolicyClient, model: str, tokens: Tokens, sampling: Sampling) -> None:
         self._client, self._model, self._tokens, self._sampling = client, model, tokens, sampling
+        self._conversations = Conversations(tokens)
         self._version = PolicyVersion("chat", 0, model.replace(":", "-"))
 
     async def respond(self, session: Session, state: State, key: str, turn: int) -> Response:
         """See `Policy`. A reply that was cut off is marked so, and holds no end of sequence."""
-        messages = [{"role": "user", "content": state.prompt}]
+        conversation = self._conversations.at(session, state, turn)
         seed = turn_seed(key, turn) >> 32  # servers take 31 bits
-        reply = await self._client.chat(messages, self._sampling, model=self._model, seed=seed)
+        reply = await self._client.chat(conversation.messages, self._sampling, model=self._model, seed=seed)
         cut = reply.finish_reason == "length"
         ids = self._tokens.encode(reply.text) if cut else self._tokens.reply(reply.text)
+        conversation.say(ids, reply.text)
         span = VersionSpan(0, len(ids), self._version)
-        prompt = self._tokens.prompt(state.prompt)
-        return Response(prompt, ids, [0.0] * len(ids), (span,), "length" if cut else "stop", reply.text)
+        finish: Literal["stop", "length"] = "length" if cut else "stop"
+        return Response(conversation.prompt_ids, ids, [0.0] * len(ids), (span,), finish, reply.text)

@@ -36,6 +36,10 @@ class TokenizerError(ValueError):
     """The tokenizer cannot be loaded or cannot serve; the message names the directory and what is missing."""
 
 
+def _said_by(role: str, text: str) -> dict[str, Any]:
+    return {"role": role, "content": text}
+
+
 def _read(source: Path) -> Any:
     if (source / "tokenizer.json").is_file():
         # The file says everything. The automatic class would import torch: half of a worker's memory and start.
@@ -57,11 +61,14 @@ class Tokens:
         if tokenizer.eos_token_id is None:
             raise TokenizerError(f"{source}: names no end-of-sequence token (eos_token)")
         self.end_id = int(tokenizer.eos_token_id)
+        self._source = source
         self._tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer
         special = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
         self._hidden = frozenset(int(i) for i, token in special if token not in TAGS)
+        self._atoms = frozenset(tokenizer.added_tokens_decoder)
         self._wrap = self._fast_template()
+        self._converses = False
         self._remembered = lru_cache(REMEMBERED)(self._prompt)
 
     @classmethod
@@ -92,8 +99,28 @@ class Tokens:
         return self._remembered(text)
 
     def _prompt(self, text: str) -> list[int]:
-        rendered = self._wrap(text) if self._wrap is not None else self.render([{"role": "user", "content": text}])
+        rendered = self._wrap(text) if self._wrap is not None else self.render([_said_by("user", text)])
         return self.encode(rendered)
+
+    def following(self, message: str, said: Sequence[int]) -> list[int]:
+        """Ids between a response and the next one: the template's end of the assistant's turn, `message` as the next
+        user message, and the generation prompt.
+
+        `said`: ids of the response, which are not rendered: a template that rewrites earlier turns, as Qwen3's strips
+        their thinking, shows only what it puts after them. Where they close with the template's end of turn, it is not
+        repeated; a response that was cut off gets it here, and so does one that closed with another end token.
+
+        Raises:
+            TokenizerError: the template does not write one message after the other.
+        """
+        self._check_that_it_converses()
+        turns = (_said_by("user", SENTINEL), _said_by("assistant", SENTINEL), _said_by("user", message))
+        glue = self.render(turns).split(SENTINEL, 2)[2]
+        # Behind an end token, so that no tokenizer takes it for the beginning of a text and puts a blank before it.
+        _, *ids = self.encode(self._tokenizer.eos_token + glue)
+        first = ids[:1]
+        closed = first == list(said[-1:]) and self._atoms.issuperset(first)
+        return ids[1:] if closed else ids
 
     def render(self, messages: Sequence[dict[str, Any]]) -> str:
         """The chat template over `messages`, generation prompt included."""
@@ -114,13 +141,29 @@ class Tokens:
         """Ids of a demonstrated reply, closed by the end-of-sequence token."""
         return [*self.encode(text), self.end_id]
 
+    def _check_that_it_converses(self) -> None:
+        """Once: each message is shown as it is and exactly once, and the second turn begins as the third does."""
+        if self._converses:
+            return
+        talk = [_said_by(role, SENTINEL) for role in ("user", "assistant", "user", "assistant", "user")]
+        try:
+            parts, why = self.render(talk).split(SENTINEL), "does not write every message once, one after the other"
+        except Exception as error:  # the template is the model author's program: it may raise anything
+            parts, why = [], f"refuses a conversation ({error})"
+        self._converses = len(parts) == len(talk) + 1 and parts[2] == parts[4]
+        if not self._converses:
+            raise TokenizerError(
+                f"{self._source}: its chat template {why}, so episodes that keep every turn cannot be played; give the "
+                f"policy another chat_template.jinja, such as ChatML"
+            )
+
     def _fast_template(self) -> Callable[[str], str] | None:
         """The template as prefix + text + suffix, with the text as it is or stripped; None where neither equals the
         template.
 
         A template that shows today's date is frozen at start, which keeps one run's prompts alike.
         """
-        parts = self.render([{"role": "user", "content": SENTINEL}]).split(SENTINEL)
+        parts = self.render([_said_by("user", SENTINEL)]).split(SENTINEL)
         if len(parts) != 2:
             return None
         prefix, suffix = parts
@@ -128,7 +171,7 @@ class Tokens:
             lambda text: prefix + text + suffix,
             lambda text: prefix + text.strip() + suffix,
         )
-        expected = [self.render([{"role": "user", "content": probe}]) for probe in PROBES]
+        expected = [self.render([_said_by("user", probe)]) for probe in PROBES]
         for wrap in candidates:
             if [wrap(probe) for probe in PROBES] == expected:
                 return wrap

@@ -1,0 +1,163 @@
+"""Episodes that are conversations: a prompt is the one before, what was sampled, and what the environment says next."""
+
+import gc
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from arlarena.client.policy import PolicyClient
+from arlarena.client.transport import Timeouts
+from arlarena.proto.trajectory import Sampling, Task, Trajectory
+from arlarena.rollout.conversation import Conversations
+from arlarena.rollout.episode import Assignment, Policy, play
+from arlarena.rollout.policies import ChatPolicy, EnginePolicy, ExpertPolicy
+from arlarena.rollout.runner import Seat
+from arlarena.rollout.tokens import Tokens
+
+TASK = Task("corridor", "train", 7, seed=5)
+RIGHT, STAY = "<think></think><action>right</action>", "hm"
+
+
+@pytest.fixture
+def talking(house: Any) -> Any:
+    house.corridor.talks = True
+    return house
+
+
+def script(*replies: str) -> Any:
+    """A `say` that gives one reply after another."""
+    waiting = list(replies)
+    return lambda prompt, seed: waiting.pop(0)
+
+
+def engine(house: Any, tokens: Tokens, context: int | None = 512, max_tokens: int = 64) -> EnginePolicy:
+    return EnginePolicy(house.inference, tokens, Sampling(max_tokens=max_tokens), context)
+
+
+async def run(house: Any, policy: Policy, key: str = "g/0") -> Trajectory:
+    (session,) = await house.environments.open(1)
+    return (await play(session, Assignment("g-0", TASK, key), policy)).trajectory
+
+
+def check_growth(one: Trajectory, tokens: Tokens, heard: list[str]) -> None:
+    """Every prompt is the last, its response as it was sampled, and the template's glue with the next message."""
+    assert one.turns[0].prompt().tolist() == list(tokens.prompt(heard[0]))
+    assert len(one.turns) == len(heard)
+    for (before, after), message in zip(pairwise(one.turns), heard[1:], strict=True):
+        said = before.tokens().tolist()
+        assert after.prompt().tolist() == [*before.prompt().tolist(), *said, *tokens.following(message, said)]
+
+
+async def test_prompts_grow_token_for_token(talking: Any, tokens: Tokens) -> None:
+    talking.mouth.say = script(RIGHT, STAY, RIGHT, RIGHT)
+    one = await run(talking, engine(talking, tokens))
+    check_growth(one, tokens, ["walk to 3", "now at 1", "now at 1", "now at 2"])
+    assert [request["token_ids"] for request in talking.mouth.requests] == [t.prompt().tolist() for t in one.turns]
+    # The tiny template by hand: a reply that closed itself is followed by the user's mark at once.
+    text = tokens._backend.decode(one.turns[2].prompt().tolist(), skip_special_tokens=False)
+    said = f"<|assistant|>{RIGHT}<|end|><|user|>now at 1<|assistant|>{STAY}<|end|><|user|>now at 1<|assistant|>"
+    assert text == "<|user|>walk to 3" + said
+
+
+async def test_a_response_that_was_cut_off_is_closed_in_the_next_prompt(talking: Any, tokens: Tokens) -> None:
+    one = await run(talking, engine(talking, tokens, max_tokens=2))
+    assert {turn.finish_reason for turn in one.turns} == {"length"}
+    check_growth(one, tokens, ["walk to 3", *["now at 0"] * 5])
+    first, second = one.turns[:2]
+    assert second.prompt().tolist()[len(first.prompt()) + 2] == tokens.end_id
+
+
+async def test_windowed_environments_are_as_they_were(house: Any, tokens: Tokens) -> None:
+    one = await run(house, engine(house, tokens))
+    assert [turn.prompt().tolist() for turn in one.turns] == [list(tokens.prompt(f"you are at {i}")) for i in range(3)]
+
+
+async def test_the_context_bounds_the_whole_and_the_sampling_a_turn(talking: Any, tokens: Tokens) -> None:
+    free = await run(talking, engine(talking, tokens))
+    talking.mouth.requests.clear()
+    third = len(free.turns[2].prompt())
+    # Room for two turns, for a bit of the third, and for nothing after it.
+    talking.mouth.say = script(RIGHT, RIGHT, STAY * 9, RIGHT)
+    one = await run(talking, engine(talking, tokens, context=third + 4))
+    assert [request["sampling_params"]["max_tokens"] for request in talking.mouth.requests][:1] == [
+        min(64, third + 4 - len(free.turns[0].prompt()))
+    ]
+    assert talking.mouth.requests[2]["sampling_params"]["max_tokens"] == 4
+    assert len(one.turns) == 3
+    assert one.turns[2].finish_reason == "length"
+    assert (one.outcome, one.score, one.success, one.truncated) == ("policy_error", 0.0, False, True)
+    assert one.metrics["fault:prompt_too_long"] == 1.0
+    check_growth(one, tokens, ["walk to 3", "now at 1", "now at 2"])
+
+
+async def test_an_episode_that_begins_again_begins_its_conversation_again(talking: Any, tokens: Tokens) -> None:
+    seen = 0
+
+    def say(prompt: str, seed: int) -> str:
+        nonlocal seen
+        seen += 1
+        if seen == 2:
+            talking.mouth.faults = [500]  # for the request after this one
+        return RIGHT
+
+    talking.mouth.say, seat = say, Seat()
+    policy, assignment = engine(talking, tokens), Assignment("g-0", TASK, "g/0")
+    for _ in range(2):  # the second on the same session
+        one = (await talking.runner.episode(seat, assignment, policy)).trajectory
+        assert one.success
+        check_growth(one, tokens, ["walk to 3", "now at 1", "now at 2"])
+    assert seat.restarts == 1
+
+
+async def test_the_expert_talks_too_and_sees_its_slips(talking: Any, tokens: Tokens) -> None:
+    one = await run(talking, ExpertPolicy(tokens))
+    check_growth(one, tokens, ["walk to 3", "now at 1", "now at 2"])
+    slipped = [await run(talking, ExpertPolicy(tokens, slips=0.4), f"key/{number}") for number in range(9)]
+    for other in slipped:
+        check_growth(other, tokens, ["walk to 3", *[f"now {turn.observation}" for turn in other.turns[1:]]])
+    assert any(not any(turn.loss_mask) for other in slipped for turn in other.turns)
+
+
+async def test_a_chat_model_is_sent_the_whole_conversation(talking: Any, tokens: Tokens) -> None:
+    replies = [RIGHT, "well, <think>no…", "  " + RIGHT + "\n", RIGHT]
+    talking.mouth.say = script(*replies)
+    async with PolicyClient(talking.inference.url, Timeouts(request_s=1.0), retries=0) as client:
+        one = await run(talking, ChatPolicy(client, "big", tokens, Sampling()))
+    heard = ["walk to 3", "now at 1", "now at 1", "now at 2"]
+    messages = [{"role": "user", "content": heard[0]}]
+    for request, reply, message in zip(talking.mouth.requests, replies, [*heard[1:], ""], strict=True):
+        assert request["messages"] == messages
+        messages += [{"role": "assistant", "content": reply}, {"role": "user", "content": message}]
+    check_growth(one, tokens, heard)
+    assert [turn.response for turn in one.turns] == replies
+
+
+async def test_a_chat_model_in_a_windowed_environment_is_sent_one_message(house: Any, tokens: Tokens) -> None:
+    async with PolicyClient(house.inference.url, Timeouts(request_s=1.0), retries=0) as client:
+        await run(house, ChatPolicy(client, "big", tokens, Sampling()))
+    sent = [request["messages"] for request in house.mouth.requests]
+    assert sent == [[{"role": "user", "content": f"you are at {i}"}] for i in range(3)]
+
+
+async def test_void_turns_are_recorded_and_counted(talking: Any, tokens: Tokens) -> None:
+    talking.mouth.say = script(STAY, RIGHT, STAY, RIGHT, RIGHT)
+    one = await run(talking, engine(talking, tokens))
+    assert [turn.void for turn in one.turns] == [True, False, True, False, False]
+    assert one.metrics["void_turns"] == 2
+
+
+async def test_conversations_are_kept_apart_and_forgotten_with_their_sessions(talking: Any, tokens: Tokens) -> None:
+    conversations = Conversations(tokens)
+    sessions = await talking.environments.open(2)
+    states = [await session.reset(split="train", index=7) for session in sessions]
+    for session, state, said in zip(sessions, states, ("a", "bb"), strict=True):
+        conversations.at(session, state, 0).say(tokens.reply(said), said)
+    states = [await session.step(RIGHT) for session in sessions]
+    found = [conversations.at(session, state, 1) for session, state in zip(sessions, states, strict=True)]
+    assert [one.messages[1]["content"] for one in found] == ["a", "bb"]
+    assert conversations.at(sessions[0], states[0], 0).messages == [{"role": "user", "content": "now at 1"}]
+    assert len(conversations._of) == 2
+    del sessions, session
+    gc.collect()
+    assert len(conversations._of) == 0
