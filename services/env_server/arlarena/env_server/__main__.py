@@ -20,7 +20,7 @@ from pathlib import Path
 import uvicorn
 
 from arlarena.env_server.app import create_app
-from arlarena.env_server.environment import REGISTRY, EnvironmentFactory, load
+from arlarena.env_server.environment import REGISTRY, EnvironmentFactory, Resources, load
 from arlarena.env_server.peers import Peers, Pods, shard_of, socket_path
 from arlarena.env_server.service import EnvironmentService
 from arlarena.env_server.settings import EnvironmentSettings, load_settings
@@ -168,6 +168,7 @@ def serve_part(settings: EnvironmentSettings, arguments: argparse.Namespace, fac
     mine = settings.model_copy(update={"shard": shard, "capacity": capacity})
     peers = Peers(settings.shard, arguments.worker, arguments.of, arguments.peers)
     log = get_logger("env_server")
+    opened(factory)
     public = socket.socket(fileno=arguments.listener)
     path = socket_path(arguments.peers, arguments.worker)
     path.unlink(missing_ok=True)  # of a worker that died
@@ -176,6 +177,16 @@ def serve_part(settings: EnvironmentSettings, arguments: argparse.Namespace, fac
     private.listen(BACKLOG)
     service = EnvironmentService(factory, mine, log, peers=peers, pods=pods_of(settings))
     return serve(mine, service, log, [public, private])
+
+
+def opened(factory: EnvironmentFactory) -> None:
+    """Start what the environment needs besides this process, where it needs something.
+
+    Raises:
+        ConfigError: this machine cannot offer it.
+    """
+    if isinstance(factory, Resources):
+        factory.open()
 
 
 def listeners(settings: EnvironmentSettings) -> list[socket.socket]:
@@ -212,6 +223,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: cannot listen on {where}: {error.strerror}; choose another --host or --port", file=sys.stderr)
         return EXIT_ADDRESS
     if settings.workers == 1:
+        opened(factory)
         return serve(settings, EnvironmentService(factory, settings, log, pods=pods_of(settings)), log, sockets)
     try:
         return asyncio.run(Workers(argv if argv is not None else sys.argv[1:], sockets, log).run())

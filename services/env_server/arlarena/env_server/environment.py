@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, Self, cast, runtime_checkable
 
 from arlarena.proto.config import ConfigError
 from arlarena.proto.env import Info, ResetSpec, StepResult
@@ -26,6 +26,16 @@ class TaskError(ValueError):
 
 class ExpertUnavailable(RuntimeError):
     """The expert has no answer in this state; the message says why."""
+
+
+class EnvironmentFailure(RuntimeError):
+    """Something that an environment stands on failed, such as its sandbox: no step was taken, and the policy is not to
+    blame. `busy`: it only has too much to do. `retry_after_s`: when to come back.
+    """
+
+    def __init__(self, message: str, *, busy: bool = False, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.busy, self.retry_after_s = busy, retry_after_s
 
 
 class Episode(Protocol):
@@ -51,7 +61,11 @@ class Episode(Protocol):
         ...
 
     def step(self, text: str) -> StepResult:
-        """Play a reply. Called only while not `done`; a reply that cannot be read is a marked no-op, never an error."""
+        """Play a reply. Called only while not `done`; a reply that cannot be read is a marked no-op, never an error.
+
+        Raises:
+            EnvironmentFailure: what the environment stands on failed.
+        """
         ...
 
     def expert(self) -> list[str]:
@@ -64,6 +78,29 @@ class Episode(Protocol):
 
     def fork(self) -> Self:
         """An independent copy in the same state."""
+        ...
+
+
+@runtime_checkable
+class Resources(Protocol):
+    """What an environment has besides, where it needs processes of its own. Without them it works nonetheless: they are
+    started by whoever needs them first.
+    """
+
+    def open(self) -> None:
+        """Start what is needed; the server calls it before it takes sessions.
+
+        Raises:
+            ConfigError: this machine cannot offer it.
+        """
+        ...
+
+    def health(self) -> dict[str, Any]:
+        """How they are, for `/health`: `healthy`, and what else is worth knowing."""
+        ...
+
+    def close(self) -> None:
+        """End them."""
         ...
 
 
@@ -104,6 +141,7 @@ REGISTRY = {
     "alfworld": "arlarena.env_server.alfworld.environment",
     "guess": "arlarena.env_server.guess.environment",
     "sokoban": "arlarena.env_server.sokoban.environment",
+    "tir_math": "arlarena.env_server.tir_math.environment",
 }
 
 

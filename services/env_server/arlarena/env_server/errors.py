@@ -110,6 +110,16 @@ def step_index_conflict(session_id: str, index: int, count: int) -> ApiError:
     )
 
 
+def failed(message: str, retry_after_s: float) -> ApiError:
+    """What the environment stands on failed; nothing was played."""
+    return ApiError(503, "environment_failed", message, "infra", True, retry_after_s)
+
+
+def busy(message: str, retry_after_s: float) -> ApiError:
+    """There is too much to do at the moment; nothing was played."""
+    return ApiError(429, "busy", message, "infra", True, retry_after_s)
+
+
 def timed_out(what: str, seconds: float) -> ApiError:
     """The work took longer than its limit."""
     return ApiError(504, "deadline", f"{what} took longer than {seconds:g} s", "infra", True, 1.0)

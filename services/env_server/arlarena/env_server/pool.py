@@ -37,6 +37,11 @@ class WorkPool:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def waiting(self) -> int:
+        """About how many wait for a thread."""
+        return self._jobs.qsize()
+
     def submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """The result of `work`, or what it raises. Work whose future is cancelled before its turn is not begun."""
         self._loop = asyncio.get_running_loop()

@@ -61,7 +61,7 @@ class Route:
 
 async def health(call: Call) -> env.Health:
     """The process answers."""
-    return env.Health("healthy")
+    return call.service.health()
 
 
 async def ready(call: Call) -> Response:

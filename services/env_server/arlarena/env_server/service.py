@@ -16,7 +16,14 @@ from typing import TypeVar
 import msgspec
 
 from arlarena.env_server import errors
-from arlarena.env_server.environment import EnvironmentFactory, Episode, ExpertUnavailable, TaskError
+from arlarena.env_server.environment import (
+    EnvironmentFactory,
+    EnvironmentFailure,
+    Episode,
+    ExpertUnavailable,
+    Resources,
+    TaskError,
+)
 from arlarena.env_server.errors import ApiError, invalid
 from arlarena.env_server.frames import FrameStore
 from arlarena.env_server.metrics import Metrics
@@ -31,6 +38,7 @@ from arlarena.proto.env import (
     CreateSessions,
     ExpertReply,
     ForkRequest,
+    Health,
     OpenedSession,
     ResetSpec,
     RestoreRequest,
@@ -42,6 +50,8 @@ from arlarena.proto.telemetry import Logger
 from arlarena.proto.trajectory import Task
 
 T = TypeVar("T")
+
+THREADS, BLOCKING_THREADS = 2, 32  # a step that blocks mostly waits, for another process
 
 
 class EnvironmentService:
@@ -81,12 +91,15 @@ class EnvironmentService:
         self.frames = FrameStore(settings.frame_cache_bytes)
         self._prototypes = Prototypes(settings.kept_starts)
         self._farewells: set[asyncio.Future[None]] = set()
-        self._pool = WorkPool(settings.pool_threads, "episode")
+        threads = settings.pool_threads or (BLOCKING_THREADS if factory.blocking else THREADS)
+        self._pool = WorkPool(threads, "episode")
 
     def close(self) -> None:
-        """Take no new sessions, and let threads end."""
+        """Take no new sessions, let threads end, and end what the environment had started."""
         self.store.draining = True
         self._pool.close()
+        if isinstance(self.factory, Resources):
+            self.factory.close()
 
     def hang_up(self, sessions: Iterable[Session], reason: str) -> None:
         """Tell the sockets of these sessions that they are over, without waiting for them."""
@@ -108,6 +121,13 @@ class EnvironmentService:
         self.metrics.sessions.set(len(self.store))
         self.log.info("sessions_expired", count=len(gone), open=len(self.store))
 
+    def health(self) -> Health:
+        """Whether the process answers, and how it is with what the environment stands on."""
+        if not isinstance(self.factory, Resources):
+            return Health("healthy")
+        details = self.factory.health()
+        return Health("healthy" if details.get("healthy", True) else "degraded", details)
+
     def capacity(self) -> Capacity:
         """How many sessions there are and may be."""
         limit, active = self.settings.capacity, len(self.store)
@@ -117,13 +137,20 @@ class EnvironmentService:
         """`work` in the pool.
 
         Raises:
-            ApiError: 504 after `limit_s` seconds; the thread's result is then dropped.
+            ApiError: 504 after `limit_s` seconds; the thread's result is then dropped. 429 while too many wait, 503 if
+                what the environment stands on fails.
         """
+        if self._pool.waiting >= self.settings.max_waiting:
+            message = f"{self._pool.waiting} calls wait already: come back later, or raise [environment] max_waiting"
+            raise errors.busy(message, self.settings.retry_after_s)
         try:
             async with asyncio.timeout(limit_s):
                 return await self._pool.submit(work)
         except TimeoutError as error:
             raise errors.timed_out(what, limit_s) from error
+        except EnvironmentFailure as error:
+            refuse = errors.busy if error.busy else errors.failed
+            raise refuse(f"{what} failed: {error}", error.retry_after_s) from error
 
     async def start(self, spec: ResetSpec) -> Start:
         """A new episode and its first observation, in no session.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -46,6 +47,17 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Used:
+    """What an execution took: seconds by the clock, seconds of computing, and the most MiB that it held at once,
+    libraries included. None where the sandbox does not know.
+    """
+
+    wall_s: float
+    cpu_s: float | None = None
+    memory_mb: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Execution:
     """How a program went.
 
@@ -54,17 +66,30 @@ class Execution:
             wrote too much; `killed`, by the signal that `detail` names.
         stdout, stderr: what it wrote, as text, cut at the limit.
         detail: a sentence on an ending other than `ok` and `error`, "" for these.
-        wall_s, cpu_s: seconds that it took.
-        memory_mb: the most it held at once, in MiB, libraries included.
+        used: what it took.
     """
 
     ending: Ending
     stdout: str
     stderr: str
-    detail: str = ""
-    wall_s: float = 0.0
-    cpu_s: float = 0.0
-    memory_mb: float = 0.0
+    detail: str
+    used: Used
+
+    @classmethod
+    def of(cls, ending: Ending, streams: tuple[bytes, bytes], limits: Limits, signal: str, used: Used) -> Execution:
+        """What a sandbox has seen, in words. `streams`: standard output and standard error, which are cut at the limit.
+        `signal`: what ended it, if anything did.
+        """
+        details: dict[Ending, str] = {
+            "timeout": f"TimeoutError: it took more than {limits.wall_s:g} s, or {limits.cpu_s:g} s of computing",
+            "output": f"OutputError: it wrote more than {limits.output_bytes} bytes",
+            "killed": f"ProcessError: it was ended by {signal}",
+        }
+        out = streams[0][: limits.output_bytes]
+        err = streams[1][: limits.output_bytes - len(out)]
+        return cls(
+            ending, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"), details.get(ending, ""), used
+        )
 
     @property
     def error_line(self) -> str:
@@ -73,6 +98,14 @@ class Execution:
             return ""
         lines = self.stderr.strip().splitlines()
         return lines[-1].strip() if self.ending == "error" and lines else self.detail
+
+
+def signal_name(number: int) -> str:
+    """SIGKILL for 9."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 @dataclass(frozen=True, slots=True)

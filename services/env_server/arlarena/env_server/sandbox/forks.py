@@ -7,23 +7,23 @@ import fcntl
 import json
 import os
 import select
-import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, TimeoutError
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from arlarena.env_server.sandbox import kernel
+from arlarena.env_server.sandbox.admission import Admission
 from arlarena.env_server.sandbox.execution import (
     Ending,
     Execution,
     Health,
     Limits,
-    SandboxBusy,
     SandboxError,
     SandboxUnavailable,
+    Used,
+    signal_name,
 )
 from arlarena.env_server.sandbox.lockdown import REQUIRED
 from arlarena.env_server.sandbox.process import Ended, ZygoteDied, ZygoteProcess
@@ -72,8 +72,8 @@ class ForkSandbox:
             )
         self._settings = settings or ForkSettings()
         self._work = work
-        self._free = threading.Condition()
-        self._running = self._waiting = 0
+        limits = self._settings.limits
+        self._admission = Admission(self._settings.max_running, self._settings.max_waiting, max(1.0, limits.wall_s / 2))
         self._replacing = threading.Lock()
         self._restarts, self._closed = 0, False
         self._zygote = self._new()
@@ -85,7 +85,7 @@ class ForkSandbox:
     def carry_out(self, payload: bytes, limits: Limits | None = None) -> Execution:
         """What the zygote's work makes of a payload. Errors as in `run`."""
         limits = limits or self._settings.limits
-        with self._admitted():
+        with self._admission.place():
             for _ in range(TRIES - 1):
                 with contextlib.suppress(ZygoteDied):
                     return _Run(self._living(), payload, limits, self._settings.begin_s).execution()
@@ -94,7 +94,8 @@ class ForkSandbox:
     def health(self) -> Health:
         """See `Sandbox.health`."""
         zygote = self._zygote
-        return Health("fork", zygote.alive, zygote.layers, self._running, self._waiting, self._restarts)
+        admission = self._admission
+        return Health("fork", zygote.alive, zygote.layers, admission.running, admission.waiting, self._restarts)
 
     @property
     def zygote_pid(self) -> int:
@@ -119,27 +120,6 @@ class ForkSandbox:
                 self._zygote = self._new()
                 self._restarts += 1
             return self._zygote
-
-    @contextmanager
-    def _admitted(self) -> Iterator[None]:
-        """A place among those that run, in the order of asking."""
-        settings = self._settings
-        with self._free:
-            if self._running >= settings.max_running:
-                if self._waiting >= settings.max_waiting:
-                    raise SandboxBusy(self._waiting, max(1.0, settings.limits.wall_s / 2))
-                self._waiting += 1
-                try:
-                    self._free.wait_for(lambda: self._running < settings.max_running)
-                finally:
-                    self._waiting -= 1
-            self._running += 1
-        try:
-            yield
-        finally:
-            with self._free:
-                self._running -= 1
-                self._free.notify()
 
 
 class _Run:
@@ -211,26 +191,12 @@ class _Run:
         return ended
 
     def _told(self, ended: Ended, stopped: Ending | None) -> Execution:
-        limits = self._limits
         ending: Ending = stopped or ("ok" if ended.status == 0 else "error" if ended.status > 0 else "killed")
-        if ending == "killed" and ended.cpu_s >= limits.cpu_s - 0.1:  # by the kernel, at its limit
+        if ending == "killed" and ended.cpu_s >= self._limits.cpu_s - 0.1:  # by the kernel, at its limit
             ending = "timeout"
-        details: dict[Ending, str] = {
-            "timeout": f"TimeoutError: it took more than {limits.wall_s:g} s, or {limits.cpu_s:g} s of computing",
-            "output": f"OutputError: it wrote more than {limits.output_bytes} bytes",
-            "killed": f"ProcessError: it was ended by {_signal_name(-ended.status)}",
-        }
-        room = limits.output_bytes
-        out = bytes(self._out[len(READY) :])[:room]
-        return Execution(
-            ending=ending,
-            stdout=out.decode("utf-8", "replace"),
-            stderr=bytes(self._err)[: room - len(out)].decode("utf-8", "replace"),
-            detail=details.get(ending, ""),
-            wall_s=time.monotonic() - self._began,
-            cpu_s=ended.cpu_s,
-            memory_mb=ended.memory_mb,
-        )
+        streams = bytes(self._out[len(READY) :]), bytes(self._err)
+        used = Used(time.monotonic() - self._began, ended.cpu_s, ended.memory_mb)
+        return Execution.of(ending, streams, self._limits, signal_name(-ended.status), used)
 
 
 def _sealed(payload: bytes) -> int:
@@ -241,9 +207,3 @@ def _sealed(payload: bytes) -> int:
     os.lseek(descriptor, 0, os.SEEK_SET)
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
     return descriptor
-
-
-def _signal_name(number: int) -> str:
-    with contextlib.suppress(ValueError):
-        return signal.Signals(number).name
-    return f"signal {number}"

@@ -22,6 +22,7 @@ ENVIRONMENT = {
     "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
     "LC_ALL": "C.UTF-8",
     "HOME": "/",
+    "PYTHONHASHSEED": "0",  # the order of a set decides what sympy prints: the same program prints the same
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -54,12 +55,12 @@ class ZygoteProcess:
         """
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `close`)
-        # Isolated from the user's variables and folder, with this process's own search path.
+        # Without the user's variables and folders, with this process's own search path.
         code = f"import sys; sys.path[:] = {sys.path!r}; from {__package__}.zygote import main; sys.exit(main())"
         settings = json.dumps({"work": work, "required": list(required)})
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", code, str(theirs.fileno()), settings],
+                [sys.executable, "-s", "-P", "-c", code, str(theirs.fileno()), settings],
                 pass_fds=[theirs.fileno()],
                 env=ENVIRONMENT,
                 cwd="/",

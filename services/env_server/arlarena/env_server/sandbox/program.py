@@ -1,10 +1,13 @@
-"""What a fork of the zygote does: run a Python program as `__main__`, and print its traceback where it raises."""
+"""What a fork of the zygote, or a container, does: run a Python program as `__main__`, and print its traceback where it
+raises. A container is given the text of this module, so it stands alone.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import json
+import random
 import sys
 import traceback
 from collections.abc import Callable
@@ -12,13 +15,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
 
-from arlarena.env_server.sandbox import libraries
+import numpy
 
 NAME = "<program>"
 
 
 def load() -> tuple[Callable[[bytes], int], list[Path]]:
     """See `zygote`."""
+    from arlarena.env_server.sandbox import libraries
+
     sys.dont_write_bytecode = True
     libraries.preload()
     return run, list(libraries.readable())
@@ -30,6 +35,8 @@ def run(payload: bytes) -> int:
     main = ModuleType("__main__")
     main.__dict__["final_answer"] = final_answer
     sys.modules["__main__"], sys.argv = main, [""]
+    random.seed(0)  # the same program draws the same numbers
+    numpy.random.seed(0)
     sys.set_int_max_str_digits(100_000)  # 2**10000 is asked for more often than a quadratic algorithm is abused
     for earlier in before:
         sys.stdout, sys.stderr = _Nowhere(), _Nowhere()
