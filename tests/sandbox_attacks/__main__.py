@@ -30,10 +30,10 @@ def breaches(attack: Attack, execution: Execution, idle_mb: float) -> list[str]:
     found = []
     if BREACH in execution.stdout:
         found.append(execution.stdout[:200])
-    if execution.wall_s > LIMITS.wall_s + SLACK_S:
-        found.append(f"it ran for {execution.wall_s:.1f} s")
-    if execution.memory_mb > idle_mb + LIMITS.memory_mb + SLACK_MB:
-        found.append(f"it held {execution.memory_mb:.0f} MiB")
+    if execution.used.wall_s > LIMITS.wall_s + SLACK_S:
+        found.append(f"it ran for {execution.used.wall_s:.1f} s")
+    if execution.used.memory_mb > idle_mb + LIMITS.memory_mb + SLACK_MB:
+        found.append(f"it held {execution.used.memory_mb:.0f} MiB")
     if len(execution.stdout) + len(execution.stderr) > LIMITS.output_bytes:
         found.append(f"{len(execution.stdout)} characters came back")
     if attack.family == "limits" and execution.ending == "ok":
@@ -70,7 +70,7 @@ def report() -> dict[str, Any]:
     """Run everything."""
     sandbox = ForkSandbox(ForkSettings(limits=LIMITS))
     try:
-        idle_mb = sandbox.run("pass").memory_mb
+        idle_mb = sandbox.run("pass").used.memory_mb
         zygote = sandbox.zygote_pid
         with baits(zygote) as around:
             users = HonestUsers(sandbox)
