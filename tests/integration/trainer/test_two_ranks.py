@@ -21,7 +21,7 @@ LAST = f"checkpoints/step-{STEPS:06d}"
 async def train(redis_url, name, run, policy, make_group, launch, *flags):
     """The exit status of a run that a recording worker feeds."""
     run.mkdir(exist_ok=True)
-    (run / "run.toml").write_text(config_of(STEPS, tokens_per_microbatch=64))
+    (run / "run.toml").write_text(config_of(STEPS, tokens_per_microbatch=64, device="cpu"))
     command = [sys.executable, *launch, "-m", "arlarena.trainer", "train", "--config", run / "run.toml", "--model",
     policy,            "--run-dir", run, "--run-name", name, "--redis-url", redis_url, *flags]  # fmt: skip
     async with await Streams.connect(redis_url, name, retry_delay_s=0.05) as streams:

@@ -98,3 +98,20 @@ def test_bfloat16_layers_keep_weights_head_and_gradients_in_float32():
     assert found["off_policy_kl"] == pytest.approx(expected["off_policy_kl"], rel=0.02)
     one, other = (torch.cat([grad.flatten() for grad in each.values()]) for each in (exact, rough))
     assert 0.98 < float(torch.cosine_similarity(one, other, 0)) < 1.0  # rounded, so not the same
+
+
+def test_log_probs_for_a_probe_are_in_float32_whatever_the_precision():
+    """A server's float32 weights are right, also where the trainer's layers compute in 16 bits."""
+    ids, found = list(range(5, 29)), []
+    for precision in ("float32", "bfloat16"):
+        settings = TrainerSettings(kl_coefficient=0.0, device="cpu", precision=precision)
+        learner = Learner(prepare(model_of("Qwen3")), None, recipe("sampo"), settings)
+        found.append(learner.log_probs(ids[:1], ids[1:]))
+    assert found[0] == found[1]
+
+
+def test_tied_weights_are_one_tensor_for_whoever_saves_them():
+    model = prepare(model_of("Qwen3", tie_word_embeddings=True))
+    learner = Learner(model, None, recipe("sampo"), TrainerSettings(kl_coefficient=0.0))
+    weights = learner.weights()
+    assert weights["lm_head.weight"] is weights["model.embed_tokens.weight"]

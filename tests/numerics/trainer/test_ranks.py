@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from trainer_support import growing_rows, random_rows
 
 DRIVER = Path(__file__).with_name("rank_driver.py")
-TERMS = {"lr": 1e-3, "kl_coefficient": 0.02, "entropy_coefficient": 0.003, "gradient_clip": 1e9}
+TERMS = {"device": "cpu", "lr": 1e-3, "kl_coefficient": 0.02, "entropy_coefficient": 0.003, "gradient_clip": 1e9}
 SMALL = {"tokens_per_microbatch": 30, "logits_chunk_tokens": 3}
 PLAN = [
     ("sampo", TERMS, [random_rows(1)]),

@@ -21,7 +21,7 @@ def settings(**changes):
 def reference_log_probs(model, row, temperature):
     """One row by itself, in float64, from the whole logits."""
     ids = torch.tensor(np.concatenate([row.prompt, row.response])[None].astype(np.int64))
-    logits = copy.deepcopy(model).double()(input_ids=ids).logits[0].detach() / temperature
+    logits = copy.deepcopy(model).to("cpu", torch.float64)(input_ids=ids).logits[0].detach() / temperature
     log_p = torch.log_softmax(logits, -1)
     at = torch.arange(len(row.prompt) - 1, ids.shape[1] - 1)
     return log_p[at, ids[0, at + 1]], -(log_p[at].exp() * log_p[at]).sum(-1)

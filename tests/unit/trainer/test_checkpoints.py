@@ -11,7 +11,7 @@ from arlarena.trainer.settings import TrainerSettings
 
 
 def learner_of(policy):
-    return Learner(policy, None, recipe("grpo"), TrainerSettings(lr=1e-3))
+    return Learner(policy, None, recipe("grpo"), TrainerSettings(lr=1e-3, device="cpu"))
 
 
 def step(learner, seed):

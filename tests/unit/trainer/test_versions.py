@@ -54,12 +54,14 @@ def test_the_probe_is_what_the_weights_compute(store):
     assert load_version(version.path).difference < 1e-5
 
 
-def test_bfloat16_is_written_and_said(tmp_path, store):
-    made = model(1)
+@pytest.mark.parametrize("tied", [False, True])
+def test_bfloat16_is_written_and_said(tmp_path, store, tied):
+    made = model(1, tie_word_embeddings=tied)
     half = VersionStore(store.root, tmp_path / "first", "run", keep=3, dtype=torch.bfloat16)
     version = half.write(made, made.state_dict(), 1, probe_of(made, tolerance=0.5))
     saved = load_file(version.path / "model.safetensors")
     assert {value.dtype for value in saved.values()} == {torch.bfloat16}
+    assert ("lm_head.weight" in saved) is not tied
     assert json.loads((version.path / "config.json").read_text())["dtype"] == "bfloat16"
     assert 0 < load_version(version.path).difference < 0.5
 

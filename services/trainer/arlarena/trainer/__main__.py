@@ -197,6 +197,7 @@ def main() -> int:
     args = _parser().parse_args()
     if os.environ.get("OMP_NUM_THREADS") is None:
         os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; [trainer] threads raises it again
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # [trainer] deterministic needs it, before CUDA starts
     log = get_logger("trainer")
     commands = {"tiny": make_tiny, "clone": run_clone, "train": run_train, "replay": run_replay}
     return commands[args.command](args, log)

@@ -55,8 +55,12 @@ async def run_trainer(plan: Plan, log: Logger, interrupted: Callable[[], bool]) 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     torch.manual_seed(plan.seed)
+    if settings.deterministic and settings.torch_device() != "cpu":
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     ranks = Ranks.joined()
     learner = Learner(load_policy(plan.model), None, method, settings, ranks)
+    log.info("device", device=str(learner.scorer.device), rank=ranks.index)
     checkpoints = Checkpoints(plan.run_dir / "checkpoints", settings.keep_checkpoints)
     restored = checkpoints.load_latest(learner.restore) if plan.resume else None
     if not ranks.leads:

@@ -177,7 +177,8 @@ def forest_attention(
     if forest is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     scale = options.get("scaling")
-    query, key, value = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)
+    # Under autocast positions are turned in float32, and attention rounds them to what the values are in.
+    query, key, value = (each[0].transpose(0, 1).to(value.dtype) for each in (query, key, value))
     return torch.cat([_answer(call, query, key, value, scale) for call in forest.calls])[None], None
 
 
@@ -191,17 +192,29 @@ def _answer(call: Call, query: Tensor, key: Tensor, value: Tensor, scale: float 
         some = tensor[lies] if places is None else tensor.index_select(0, places)
         return some.view(size, length, *tensor.shape[1:]).transpose(1, 2)
 
+    queries = taken(query, call.queries, wide)
+    keys, values = (taken(each, asked, deep + wide) for each in (key, value))
+    sharing = query.shape[1] // key.shape[1]
+    if sharing > 1 and not _heads_may_share(call, query):
+        keys, values, sharing = keys.repeat_interleave(sharing, 1), values.repeat_interleave(sharing, 1), 1
     answer = scaled_dot_product_attention(
-        taken(query, call.queries, wide),
-        taken(key, asked, deep + wide),
-        taken(value, asked, deep + wide),
+        queries,
+        keys,
+        values,
         attn_mask=call.visible,
         is_causal=call.visible is None,
         scale=scale,
-        enable_gqa=query.shape[1] != key.shape[1],
+        enable_gqa=sharing > 1,
     )
     answer = answer.transpose(1, 2).flatten(0, 1)
     return answer if call.kept is None else answer.index_select(0, call.kept)
+
+
+def _heads_may_share(call: Call, query: Tensor) -> bool:
+    """Whether a fused kernel lets several heads share a key. On every GPU that is flash attention alone, which takes
+    16 bits and no mask; without such a kernel torch would keep all scores, [B, heads, Q, A+Q].
+    """
+    return query.device.type == "cpu" or (call.visible is None and query.dtype in (torch.bfloat16, torch.float16))
 
 
 AttentionInterface.register(NAME, forest_attention)

@@ -138,9 +138,10 @@ def clone(
     per_epoch = max(1, len(train) // settings.batch_rows)
     validate_every = max(settings.min_validation_steps, per_epoch)
     limit = settings.max_epochs * per_epoch
+    scorer = Scorer(model).to(torch.device(settings.torch_device()))
     optimizer = adamw(model.parameters(), settings.lr, (0.9, 0.95), settings.weight_decay)
     best_loss, best_step, best_weights, misses = math.inf, 0, copy.deepcopy(model.state_dict()), 0
-    step, scorer = 0, Scorer(model)
+    step = 0
     for batch in batches(train, settings.batch_rows, seed):
         share = rate_share(step, settings.warmup_steps, step / limit, settings.final_lr_share)
         set_rate(optimizer, settings.lr * share)

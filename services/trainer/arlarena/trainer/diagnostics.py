@@ -6,6 +6,7 @@
 |---|---|
 | `success_rate`, `return_mean`, `turns_mean` | over every episode judged in this step, before any filter |
 | `format_valid`, `action_valid` | share of turns; `format_valid_trained` over the turns trained on |
+| `void_share` | share of episodes with a step that did nothing; by default nobody learns from these |
 | `response_tokens` | mean length of a reply |
 | `repeated_actions`, `idle_turns`, `back_and_forth`, `steps_to_*` | how episodes are played: `behaviour.py` |
 | `solve_all`, `solve_none` | share of groups whose members all solved, or all failed |
@@ -32,7 +33,7 @@ from typing import Any
 
 from arlarena.proto.trajectory import Group
 from arlarena.trainer.behaviour import behaviour_figures
-from arlarena.trainer.scoring import Freshness, ScoredGroup, returns, successes
+from arlarena.trainer.scoring import Freshness, ScoredGroup, is_void, returns, successes
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -51,6 +52,7 @@ def episode_figures(groups: Sequence[Group]) -> dict[str, float]:
         "turns_mean": _mean(len(trajectory.turns) for trajectory in trajectories),
         "format_valid": _mean(turn.format_valid for turn in turns),
         "action_valid": _mean(turn.action_valid for turn in turns),
+        "void_share": _mean(map(is_void, trajectories)),
         "response_tokens": _mean(len(turn.loss_mask) for turn in turns),
         "solve_all": _mean(all(each) for each in solved),
         "solve_none": _mean(not any(each) for each in solved),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -80,7 +80,9 @@ class Learner:
         if not minibatches:
             return {"grad_norm": 0.0, "mismatch_k3": 0.0, "mismatch_max": 0.0, "mismatch_tokens": 0.0}
         cut = [self._cut(rows, whole=self.recipe.literal) for rows in minibatches]
-        before = [[self._measure(batch) for batch in batches] for batches in cut] if self._needs_old() else None
+        before = None
+        if self._needs_old():
+            before = [[self._measure(batch) for batch in self._here(batches)] for batches in cut]
         set_rate(self.optimizer, rate)
         parts: list[dict[str, float]] = []
         cells: CellTable | None = None
@@ -103,7 +105,7 @@ class Learner:
     def mean_entropies(self, rows: Sequence[Row]) -> list[float]:
         """The mean token entropy of each row's response under the present policy, in nats (EMPG's Ĥ before scaling)."""
         sums, counts = torch.zeros(2, len(rows), dtype=torch.float64)
-        for micro in self._cut([replace(row, trajectory=number) for number, row in enumerate(rows)]):
+        for micro in self._here(self._cut([replace(row, trajectory=number) for number, row in enumerate(rows)])):
             place = micro.trajectory_of_row[micro.row_of_token].cpu()
             entropies = self.scorer(micro, self.settings.temperature, "measured")[1].double().cpu()
             sums.index_add_(0, place, entropies)
@@ -113,17 +115,21 @@ class Learner:
 
     @torch.no_grad()
     def log_probs(self, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
-        """Log-probs of `response` after `prompt` under the present policy at temperature 1."""
+        """Log-probs of `response` after `prompt` under the present policy at temperature 1, in float32: what the
+        policy's weights say, and not what 16 bits make of them.
+        """
         ids = [np.asarray(part, dtype=np.int32) for part in (prompt, response)]
         unused: FloatArray = np.zeros(len(response), dtype=np.float32)
         row = Row(ids[0], ids[1], unused, np.ones(len(response), dtype=np.uint8), 0.0, 0)
         (micro,) = micro_batches([row], sys.maxsize)
-        found: list[float] = self.scorer(micro.to(self.scorer.device), 1.0, "none")[0].tolist()
+        found: list[float] = self.scorer(micro.to(self.scorer.device), 1.0, "none", exact=True)[0].tolist()
         return found
 
     def weights(self) -> dict[str, Tensor]:
-        """The whole policy's weights, on the CPU."""
-        return {name: _whole(value) for name, value in self.policy.state_dict().items()}
+        """The whole policy's weights, on the CPU. Tied ones are one tensor, which is how they are saved once."""
+        named = self.policy.state_dict(keep_vars=True)
+        whole = {id(value): _whole(value) for value in named.values()}
+        return {name: whole[id(value)] for name, value in named.items()}
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """The whole optimiser's state, flat: `<parameter index>.<name>`."""
@@ -158,8 +164,10 @@ class Learner:
 
     def _placed(self, model: PreTrainedModel, *, trained: bool) -> Scorer:
         """The model on its device, sharded where there are several ranks."""
-        settings = self.settings
-        scorer = Scorer(model, settings.logits_chunk_tokens, settings.precision).to(settings.torch_device())
+        settings, device = self.settings, torch.device(self.settings.torch_device())
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # FSDP and NCCL use the current one
+        scorer = Scorer(model, settings.logits_chunk_tokens, settings.precision).to(device)
         if trained and settings.activation_checkpointing:
             scorer.checkpoint_layers()
         if self.ranks.count > 1:
@@ -176,7 +184,11 @@ class Learner:
             tokens = sum(len(row.prompt) + len(row.response) for row in rows)
             limit = min(limit, math.ceil(tokens / self.ranks.count))
         cut = self.ranks.share(list(micro_batches(rows, limit)))
-        return [(nothing() if batch is None else batch).to(self.scorer.device) for batch in cut]
+        return [nothing() if batch is None else batch for batch in cut]
+
+    def _here(self, batches: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
+        """`batches` on the policy's device, one after another: their masks together may be larger than a GPU."""
+        return (batch.to(self.scorer.device) for batch in batches)
 
     def _needs_old(self) -> bool:
         return self.settings.policy_anchor == "decoupled"
@@ -184,7 +196,7 @@ class Learner:
     def _one_update(
         self, batches: Sequence[MicroBatch], old: Sequence[Tensor] | None, episodes: int
     ) -> tuple[dict[str, float], CellTable, Mismatch]:
-        shells = [self._batch(batch, batch.behaviour, None, old[i] if old else None) for i, batch in enumerate(batches)]
+        shells = [self._batch(batch, batch.behaviour, None, None) for batch in batches]
         counted = torch.tensor(Denominators.count(shells).as_tuple(), dtype=torch.float64)
         denominators = Denominators(*self.ranks.total(counted).tolist())
         ratios = self._trajectory_ratios(batches, old, episodes)
@@ -193,7 +205,7 @@ class Learner:
         tables: list[CellTable] = []
         sampler: list[tuple[Tensor, Tensor, Tensor]] = []
         entropy = "trained" if self.terms.entropy_coefficient > 0 else "measured"
-        for i, micro in enumerate(batches):
+        for i, micro in enumerate(self._here(batches)):
             log_probs, entropies = self.scorer(micro, self.settings.temperature, entropy)
             batch = self._batch(micro, log_probs, entropies, old[i] if old else None, self._reference(micro), ratios)
             loss, found = policy_loss(self.recipe, batch, denominators, self.terms)
@@ -228,7 +240,7 @@ class Learner:
         if self.recipe.ratio_level != "trajectory" or self.recipe.literal or len(batches) * self.ranks.count < 2:
             return None
         totals = torch.zeros(2, episodes, dtype=torch.float64)
-        for i, micro in enumerate(batches):
+        for i, micro in enumerate(self._here(batches)):
             batch = self._batch(micro, self._measure(micro), None, old[i] if old else None)
             totals += torch.stack(sequence_sums(batch, episodes)).cpu()
         sums, counts = self.ranks.total(totals).to(self.scorer.device)

@@ -87,7 +87,7 @@ class Trainer:
         return self.done() >= 1.0
 
     def score(self, collected: Collected) -> list[ScoredGroup]:
-        """Advantages over whole groups; stale members are marked, not yet dropped."""
+        """Advantages over whole groups; stale and void members are marked, not yet dropped."""
         return score(
             self.learner.recipe,
             collected.selected.batch,
@@ -95,6 +95,7 @@ class Trainer:
             invalid_penalty=self.settings.invalid_penalty,
             max_response_tokens=self.settings.max_response_tokens,
             measure=self.learner.mean_entropies,
+            void_turns=self.settings.void_turns,
         )
 
     def learn(self, groups: list[ScoredGroup], version: Version) -> dict[str, float]:

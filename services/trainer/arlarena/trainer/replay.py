@@ -13,6 +13,7 @@ from pathlib import Path
 
 from arlarena.proto.config import ConfigError
 from arlarena.proto.trajectory import Group, SchemaError, read_groups
+from arlarena.trainer.diagnostics import episode_figures
 from arlarena.trainer.learner import Learner
 from arlarena.trainer.model import load_policy
 from arlarena.trainer.objectives import Recipe
@@ -22,9 +23,9 @@ from arlarena.trainer.scoring import Freshness, returns, rows_of, score, success
 from arlarena.trainer.settings import TrainerSettings
 
 SHOWN = (
-    "groups", "groups_kept", "rows", "loss", "policy_loss", "grad_norm", "ratio_mean", "ratio_min", "ratio_max",
-    "outside", "clip_negative_low", "clip_positive_high", "rows_masked", "off_policy_kl", "reference_kl", "entropy",
-    "mismatch_k3",
+    "groups", "groups_kept", "void_share", "rows", "loss", "policy_loss", "grad_norm", "ratio_mean", "ratio_min",
+    "ratio_max", "outside", "clip_negative_low", "clip_positive_high", "rows_masked", "off_policy_kl", "reference_kl",
+    "entropy", "mismatch_k3",
 )  # fmt: skip
 
 
@@ -67,10 +68,12 @@ def replay(groups: Sequence[Group], model: str, recipe: Recipe, settings: Traine
         invalid_penalty=settings.invalid_penalty,
         max_response_tokens=settings.max_response_tokens,
         measure=learner.mean_entropies,
+        void_turns=settings.void_turns,
     )
     current = next(iter(digests)) if len(digests) == 1 else ""
     rows = rows_of(scored, current, settings.advantage_scale, growing=settings.rows == "episodes")
     figures = {"groups": float(len(groups)), "groups_kept": float(len(useful)), "rows": float(len(rows))}
+    figures["void_share"] = episode_figures(useful)["void_share"]
     # A rate of 0 moves no weight, neither by the gradient nor by the decay.
     figures |= learner.update([rows] if rows else [], rate=0.0)
     return Replayed(recipe.name, figures)

@@ -42,15 +42,15 @@ class Scorer(nn.Module):
         return next(self.parameters()).device
 
     def forward(
-        self, batch: MicroBatch, temperature: float, entropy: Entropy = "trained"
+        self, batch: MicroBatch, temperature: float, entropy: Entropy = "trained", *, exact: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """Log-probs and, unless `none` are asked for, entropies, both [N] in nats, of every row's sampled tokens at
-        `temperature`.
+        `temperature`. `exact`: the layers in float32 whatever the precision, but where they are sharded.
 
         The model runs once over the tokens of the forest; rows that have tokens in common read the same numbers, and
         their gradients add up.
         """
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast and not exact):
             hidden = forest_hidden(self.model.get_decoder(), batch.forest)  # type: ignore[no-untyped-call]
         head = output_head(self.model)
         predicting = hidden.index_select(0, batch.positions).to(head.weight.dtype)

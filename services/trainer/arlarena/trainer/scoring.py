@@ -1,4 +1,6 @@
-"""From collected groups to rows with advantages: whole groups are scored first, then stale members are dropped."""
+"""From collected groups to rows with advantages: whole groups are scored first, then members that nobody may learn from
+are dropped, the stale and the void.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import itertools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -61,6 +64,11 @@ def returns(group: Group) -> list[float]:
     return [trajectory.total_reward for trajectory in group.trajectories]
 
 
+def is_void(trajectory: Trajectory) -> bool:
+    """Whether a step of it did nothing, as the environment says: a reply without code and without an answer."""
+    return any(turn.void for turn in trajectory.turns)
+
+
 def group_rewards(group: Group, entropies: list[list[float]] | None = None) -> GroupRewards:
     """What the advantage estimators read of a group. A turn is valid if its format and its action both are."""
     turns = [trajectory.turns for trajectory in group.trajectories]
@@ -92,8 +100,14 @@ def score(
     invalid_penalty: float,
     max_response_tokens: int,
     measure: Callable[[Sequence[Row]], list[float]] | None = None,
+    void_turns: Literal["mask", "keep"] = "mask",
 ) -> list[ScoredGroup]:
-    """Advantages over whole groups, stale members included in the statistics but not among the usable.
+    """Advantages over whole groups. Stale members, and under `mask` those with a void turn, are included in the
+    statistics but not among the usable (SimpleTIR, arXiv 2509.02479, masks the loss of void trajectories).
+
+    To give no row is to give one whose loss mask is zero throughout, wherever rows without a token do not count:
+    `token_mean` and `seq_mean_token_mean`. `seq_mean_token_sum` and `…_norm` divide by all rows; there the loss is that
+    of zero masks times (all rows / rows given).
 
     `measure` gives the mean token entropy of each row; only estimators that weigh by entropy (EMPG) ask for it.
     """
@@ -106,8 +120,12 @@ def score(
         invalid_penalty=invalid_penalty,
         max_response_tokens=max_response_tokens,
     )
+
+    def usable(trajectory: Trajectory) -> bool:
+        return freshness.usable(trajectory) and not (void_turns == "mask" and is_void(trajectory))
+
     return [
-        ScoredGroup(group, given, tuple(freshness.usable(trajectory) for trajectory in group.trajectories))
+        ScoredGroup(group, given, tuple(map(usable, group.trajectories)))
         for group, given in zip(groups, scored, strict=True)
     ]
 

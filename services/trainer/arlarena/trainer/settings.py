@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -16,6 +16,9 @@ from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load
 
 if TYPE_CHECKING:
     from arlarena.trainer.objectives import Recipe
+
+
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 
 class TinyPolicy(Table):
@@ -64,7 +67,12 @@ class CloneSettings(Table):
     min_validation_steps: PositiveInt = Field(20, description="at least this many optimiser steps between validations")
     gradient_clip: PositiveFloat = 1.0
     min_score: float = Field(0.9, description="only episodes that scored above this are learnt from")
+    device: Device = Field("auto", description="cuda, cpu, or auto: a GPU where there is one")
     threads: PositiveInt | None = Field(None, description="torch threads; default: OMP_NUM_THREADS, else 1")
+
+    def torch_device(self) -> str:
+        """The device to compute on, see `device_of`."""
+        return device_of(self.device, "clone")
 
 
 class TrainerSettings(Table):
@@ -95,6 +103,11 @@ class TrainerSettings(Table):
     rows: Literal["turns", "episodes"] = Field(
         "turns", description="what a row is: a turn, or all turns of an episode whose context only grows"
     )
+    void_turns: Literal["mask", "keep"] = Field(
+        "mask",
+        description="episodes in which a step did nothing (no code and no answer): mask scores them with their group "
+        "and learns from none of their tokens, keep learns from them as from others",
+    )
     task_split: str = "train"
     first_task: NonNegativeInt = Field(1_000_000, description="index of the first training task; cloning uses low ones")
 
@@ -114,7 +127,11 @@ class TrainerSettings(Table):
     invalid_penalty: NonNegativeFloat = 0.1
     advantage_scale: NonNegativeFloat = Field(1.0, description="0 is the control: everything but the advantages")
 
-    device: str = Field("auto", description="cuda, cpu, or auto: a GPU where there is one")
+    device: Device = Field("auto", description="cuda, cpu, or auto: a GPU where there is one")
+    deterministic: bool = Field(
+        True,
+        description="on a GPU: the same numbers every time, so that a run resumes bitwise as on a CPU; costs 2 to 5 %",
+    )
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the layers; weights stay float32")
     activation_checkpointing: bool = Field(False, description="compute layers twice instead of keeping what they made")
     tokens_per_microbatch: PositiveInt = 16_384
@@ -146,17 +163,33 @@ class TrainerSettings(Table):
     max_dead_in_a_row: PositiveInt = 32
 
     def torch_device(self) -> str:
-        """The device to compute on; each rank has the GPU of its number on this host."""
-        import torch
-
-        if self.device != "auto":
-            return self.device
-        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+        """The device to compute on, see `device_of`."""
+        return device_of(self.device, "trainer")
 
     @property
     def updates_per_batch(self) -> int:
         """Optimiser updates on a full batch."""
         return updates_of(self.groups_per_step, self.minibatch_groups)
+
+
+def device_of(chosen: str, table: str) -> str:
+    """The device that `device` of `table` stands for: a GPU by its number, which is a rank's own on this host, or cpu.
+
+    Raises:
+        ConfigError: it is a GPU that is not there.
+    """
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if chosen == "cpu" or (chosen == "auto" and not gpus):
+        return "cpu"
+    number = int(chosen.partition(":")[2] or os.environ.get("LOCAL_RANK", "0"))
+    if number >= gpus:
+        raise ConfigError(
+            f'[{table}] device = "{chosen}" is GPU {number} here, and torch sees {gpus} of them; '
+            'take "cpu", or no more ranks than GPUs'
+        )
+    return f"cuda:{number}"
 
 
 def updates_of(groups: int, minibatch_groups: int) -> int:
@@ -232,8 +265,10 @@ def check_file(path: Path) -> None:
     """
     load_table(path, "run", RunSettings)
     load_table(path, "policy", PolicySettings)
-    load_table(path, "clone", CloneSettings)
-    chosen_recipe(load_table(path, "trainer", TrainerSettings), f"{path}: ")
+    cloning, training = load_table(path, "clone", CloneSettings), load_table(path, "trainer", TrainerSettings)
+    chosen_recipe(training, f"{path}: ")
+    for settings in (cloning, training):
+        settings.torch_device()
 
 
 def main() -> int:

@@ -108,7 +108,7 @@ class VersionStore:
         self, model: PreTrainedModel, weights: Mapping[str, Tensor], target: Path
     ) -> tuple[str, dict[str, ManifestFile]]:
         """Write everything but the manifest. Returns the tensors' digest and every file's entry."""
-        known = self._save(model, {name: value.to(self._dtype) for name, value in weights.items()}, target)
+        known = self._save(model, _converted(weights, self._dtype), target)
         new = [file for file in target.iterdir() if file.name not in known]
         digest = safetensors_digest(*sorted(target.glob("*.safetensors")))
         return digest, known | {file.name: ManifestFile(file_blake3(file), file.stat().st_size) for file in new}
@@ -159,6 +159,12 @@ class _Template:
         for name in same:
             _link(self.directory / name, target / name)
         return same
+
+
+def _converted(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The same in `dtype`; tied weights, which lie in one place, still do."""
+    converted = {value.data_ptr(): value.to(dtype) for value in weights.values()}
+    return {name: converted[value.data_ptr()] for name, value in weights.items()}
 
 
 def _link(source: Path, target: Path) -> None:

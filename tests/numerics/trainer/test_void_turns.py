@@ -1,0 +1,164 @@
+"""Nobody learns from an episode with a void turn: as if its loss mask were zero, computed here by hand."""
+
+import copy
+
+import msgspec
+import pytest
+import torch
+
+from arlarena.proto.trajectory import PolicyVersion, pack_floats, pack_mask
+from arlarena.trainer.learner import Learner
+from arlarena.trainer.objectives import recipe
+from arlarena.trainer.replay import replay
+from arlarena.trainer.scoring import Freshness, rows_of, score
+from arlarena.trainer.settings import TrainerSettings
+
+NOW = PolicyVersion("run", 3, "now")
+RUN = TrainerSettings(device="cpu", kl_coefficient=0.0, gradient_clip=1e9)
+
+
+@pytest.fixture
+def groups(make_group):
+    """Seven episodes of different lengths, of which two have a void turn: the first of one group, the last of another.
+    Episodes differ in what was said too.
+    """
+    made = [make_group("a", [True, False, True], NOW, turns=3), make_group("b", [False, True, False, False], NOW)]
+    for group in made:
+        for member, one in enumerate(group.trajectories):
+            for place, turn in enumerate(one.turns):
+                ids = turn.tokens().copy()
+                ids[0] += 3 * member + place
+                turn.response_ids = ids.astype("<i4").tobytes()
+                turn.logprobs = pack_floats([-4.6 - 0.2 * k for k in range(len(ids))])  # about a random policy's
+    made[0].trajectories[0].turns[1].void = True
+    made[1].trajectories[3].turns[0].void = True
+    return made
+
+
+def scored(method, groups, **how):
+    return score(method, groups, Freshness(3, 0, {"now": 3}), invalid_penalty=0.1, max_response_tokens=8, **how)
+
+
+def masked(groups):
+    """The same, with zero masks where a turn is void, and no mark of it."""
+    found = copy.deepcopy(groups)
+    for group in found:
+        for one in group.trajectories:
+            if any(turn.void for turn in one.turns):
+                for turn in one.turns:
+                    turn.loss_mask, turn.void = pack_mask([0] * len(turn.loss_mask)), False
+    return found
+
+
+def gradients(policy, rows, method):
+    """Of one update, read before the optimiser uses them up, and the loss."""
+    model, seen = copy.deepcopy(policy), {}
+    learner = Learner(model, None, method, RUN)
+    learner.optimizer.register_step_pre_hook(
+        lambda *_: seen.update({name: p.grad.clone() for name, p in model.named_parameters()})
+    )
+    return seen, learner.update([rows], rate=1e-3)["loss"]
+
+
+def by_hand(policy, groups, aggregation, width):
+    """PPO's loss (GRPO's advantages by episode) in float64, one turn after another, and its gradient: every token of
+    every episode is in it, weighed by its mask.
+    """
+    model = copy.deepcopy(policy).double()
+    rows = []
+    for group in groups:
+        returns = torch.tensor([one.total_reward for one in group.trajectories], dtype=torch.float64)
+        advantages = (returns - returns.mean()) / (returns.std() + 1e-6)
+        for one, advantage in zip(group.trajectories, advantages, strict=True):
+            void = any(turn.void for turn in one.turns)
+            for turn in one.turns:
+                ids = torch.tensor([[*turn.prompt(), *turn.tokens()]])
+                log_p = torch.log_softmax(model(input_ids=ids).logits[0].double(), -1)
+                at = torch.arange(len(turn.prompt()) - 1, ids.shape[1] - 1)
+                ratio = (log_p[at, ids[0, at + 1]] - torch.tensor(turn.behaviour_logprobs())).exp()
+                clipped = ratio.clamp(1 - width, 1 + width)
+                loss = torch.maximum(-advantage * ratio, -advantage * clipped)
+                rows.append((loss, torch.full_like(loss, 0.0 if void else 1.0)))
+    if aggregation == "token_mean":
+        total = sum((loss * mask).sum() for loss, mask in rows) / sum(mask.sum() for _, mask in rows)
+    else:
+        live = [(loss * mask).sum() / mask.sum() for loss, mask in rows if mask.sum() > 0]
+        total = sum(live) / len(live)
+    total.backward()
+    return {name: p.grad for name, p in model.named_parameters()}, float(total.detach())
+
+
+def assert_close(found, expected, factor=1.0):
+    largest = max(float(grad.abs().max()) for grad in expected.values())
+    assert largest > 1e-6
+    for name, grad in expected.items():
+        torch.testing.assert_close(found[name].double(), factor * grad.double(), atol=2e-5 * largest, rtol=1e-4)
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "seq_mean_token_mean"])
+def test_skipping_is_a_zero_loss_mask(policy, groups, aggregation):
+    method = recipe("grpo", aggregation=aggregation, stat_unit="trajectory", clip_low=0.2, clip_high=0.2)
+    rows = rows_of(scored(method, groups), "now")
+    assert {row.advantage > 0 for row in rows} == {True, False}
+    found, loss = gradients(policy, rows, method)
+    expected, total = by_hand(policy, groups, aggregation, 0.2)
+    assert loss == pytest.approx(total, rel=1e-4)
+    assert_close(found, expected)
+    kept, _ = gradients(policy, rows_of(scored(method, groups, void_turns="keep"), "now"), method)
+    assert any(not torch.allclose(kept[name], grad, rtol=1e-2) for name, grad in found.items())
+
+
+@pytest.mark.parametrize(
+    "name", ["grpo", "grpo_st", "grpo_sm", "gspo", "gspo_release", "cispo", "sapo", "gigpo", "sampo"]
+)
+def test_it_is_so_for_every_method_whose_empty_rows_do_not_count(policy, groups, name):
+    method = recipe(name)
+    found, _ = gradients(policy, rows_of(scored(method, groups), "now"), method)
+    expected, _ = gradients(policy, rows_of(scored(method, masked(groups)), "now"), method)
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize("aggregation", ["seq_mean_token_sum", "seq_mean_token_sum_norm"])
+def test_where_empty_rows_count_it_is_that_times_a_constant(policy, groups, aggregation):
+    method = recipe("grpo", aggregation=aggregation)
+    skipped, full = rows_of(scored(method, groups), "now"), rows_of(scored(method, masked(groups)), "now")
+    assert (len(skipped), len(full)) == (3 * 2 + 2 * 3, 3 * 3 + 2 * 4)
+    found, _ = gradients(policy, skipped, method)
+    expected, _ = gradients(policy, full, method)
+    assert_close(found, expected, factor=len(full) / len(skipped))
+
+
+def test_the_group_is_scored_whole_and_episodes_are_numbered_without_gaps(groups):
+    method = recipe("sampo")
+    mask, keep = scored(method, groups), scored(method, groups, void_turns="keep")
+    assert [each.advantages.total for each in mask] == [each.advantages.total for each in keep]
+    assert [each.usable for each in mask] == [(False, True, True), (True, True, True, False)]
+    assert [each.usable for each in keep] == [(True,) * 3, (True,) * 4]
+    rows = rows_of(mask, "now")
+    assert [row.trajectory for row in rows] == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 4, 4]
+    used = [zip(each.advantages.total, each.usable, strict=True) for each in mask]
+    assert [row.advantage for row in rows] == [value for each in used for one, use in each if use for value in one]
+
+
+def test_without_void_turns_the_setting_does_nothing(groups):
+    plain = masked(groups)
+    method = recipe("sampo")
+    mask, keep = (rows_of(scored(method, plain, void_turns=how), "now") for how in ("mask", "keep"))
+    assert [row.key for row in mask] == [row.key for row in keep]
+    assert len(mask) == 17
+
+
+def test_a_replay_masks_them_too(tiny_directory, groups):
+    """The only success of a group is void: it keeps the group in, and is not learnt from."""
+    group = groups[0]
+    group.trajectories = tuple(
+        msgspec.structs.replace(one, success=number == 0) for number, one in enumerate(group.trajectories)
+    )
+    figures = {
+        how: replay([group], str(tiny_directory), recipe("sampo"), RUN.model_copy(update={"void_turns": how})).figures
+        for how in ("mask", "keep")
+    }
+    assert [figures[how]["groups_kept"] for how in figures] == [1, 1]
+    assert [figures[how]["rows"] for how in figures] == [6, 9]
+    assert [figures[how]["void_share"] for how in figures] == [pytest.approx(1 / 3)] * 2
+    assert figures["mask"]["grad_norm"] != pytest.approx(figures["keep"]["grad_norm"], rel=1e-3)
