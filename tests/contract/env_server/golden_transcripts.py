@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from arlarena.env_server.environment import REGISTRY, load
+from arlarena.env_server.environment import REGISTRY, Resources, load
 from arlarena.proto.env import ResetSpec
 
 FOLDER = Path(__file__).parent / "golden"
@@ -26,6 +26,15 @@ REPLIES = (
     "RIGHT",
     "75",
 )
+OWN_REPLIES = {
+    "tir_math": (
+        "```python\nimport sympy\nprint(sympy.primepi(100), 2**64)\n```",
+        "no program and no answer",
+        "Let me try.\n```python\nprint(1)\nprint(1 / 0)\n```\nand so on",
+        "```python\nimport socket\nsocket.socket()\n```",
+        "<think>\\boxed{1}</think>The answer is \\boxed{\\frac{1}{2}}.",
+    )
+}
 
 
 def path_of(environment):
@@ -41,10 +50,12 @@ def transcripts(environment):
     for split in environment.info.splits:
         episode = environment.start(environment.task(ResetSpec(split=split.name, index=3)))
         said = [episode.observe()]
-        for reply in REPLIES:
+        for reply in OWN_REPLIES.get(environment.info.name, REPLIES):
             if not episode.done:
                 said.append(episode.step(reply))
         found[episode.task.id] = [json.loads(msgspec.json.encode(result)) for result in said]
+    if isinstance(environment, Resources):
+        environment.close()
     return found
 
 

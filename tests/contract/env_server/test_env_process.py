@@ -44,7 +44,7 @@ def test_an_unknown_host_is_told_in_one_line():
         ("[environment]\ncapactiy = 5\n", ["[environment]", "capactiy", "did you mean 'capacity'"]),
         ("[environment]\ncapacity = 0\n", ["capacity = 0"]),
         ("[environment.options]\nboxs = 1\n", ["[environment]", "options", "boxs", "did you mean 'boxes'"]),
-        ("[environment]\nname = 'chess'\n", ["chess", "known: alfworld, guess, sokoban"]),
+        ("[environment]\nname = 'chess'\n", ["chess", "known: alfworld, guess, sokoban, tir_math"]),
         ("[enviroment]\n", ["enviroment", "did you mean 'environment'"]),
         ("[environment\n", ["not valid TOML"]),
         ("[environment]\nsession_ttl_s = 'soon'\n", ["session_ttl_s"]),
@@ -63,7 +63,7 @@ def test_a_missing_file_exits_with_2():
 
 
 def test_an_unknown_environment_on_the_command_line():
-    assert_explained(run("arlarena.env_server", "chess"), 2, "chess", "known: alfworld, guess, sokoban")
+    assert_explained(run("arlarena.env_server", "chess"), 2, "chess", "known: alfworld, guess, sokoban, tir_math")
 
 
 def test_settings_validate_without_serving(tmp_path):

@@ -1,0 +1,163 @@
+"""TIR Math as a server: its sandbox starts before the first session, says how it is, and is never the policy's fault."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import httpx2 as httpx
+import psutil
+import pytest
+from environment_support import environment_server
+
+from arlarena.env_server.sandbox import kernel
+from arlarena.env_server.sandbox.forks import ForkSandbox, ForkSettings
+from arlarena.env_server.sandbox.lockdown import LAYERS
+
+pytestmark = pytest.mark.skipif(not kernel.supported(), reason="the sandbox of forks needs Linux on x86-64 or aarch64")
+
+PROGRAM = "```python\n{}\n```"
+QUICK = """
+[environment.options]
+max_turns = 9
+[environment.options.families.products]
+[environment.options.sandbox]
+wall_s = 3.0
+cpu_s = 2.0
+max_running = 2
+max_waiting = {waiting}
+"""
+
+
+def opened(client: httpx.Client, count: int = 1) -> list[dict[str, Any]]:
+    reply = client.post("/v1/sessions", json={"count": count, "reset": [{"split": "train", "index": 3}]})
+    assert reply.status_code in (200, 201), reply.text
+    found: list[dict[str, Any]] = reply.json()["sessions"]
+    return found
+
+
+def step(client: httpx.Client, session: str, text: str) -> httpx.Response:
+    return client.post("/step", json={"session_id": session, "action": {"text": text}})
+
+
+def test_a_whole_episode_over_http(tmp_path):
+    with environment_server(tmp_path, "tir_math", extra=QUICK.format(waiting=64)) as (url, process):
+        with httpx.Client(base_url=url, timeout=30) as client:
+            health = client.get("/health").json()
+            assert health["status"] == "healthy"
+            layers = health["details"]["sandbox"]["layers"]
+            assert {"rlimits", "capabilities", "no_new_privs", "landlock", "seccomp"} <= set(layers)
+            (session,) = opened(client)
+            problem = session["result"]["observation"]["text"]
+            product = problem.split(":")[1].split(".")[0]
+            after = step(client, session["session_id"], PROGRAM.format(f"print({product})")).json()
+            said = after["observation"]["message"]
+            assert said.startswith("Code execution result: ")
+            end = step(client, session["session_id"], "\\boxed{" + said.split(": ")[1] + "}").json()
+            assert (end["reward"], end["done"], end["metadata"]["success"]) == (1.0, True, True)
+            info = client.get("/v1/info").json()
+            assert (info["actions"], info["stop"], info["horizon"]) == (None, [], 9)
+        children = psutil.Process(process.pid).children()
+        assert len(children) == 2  # a zygote for programs, one for answers
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+
+
+def test_a_zygote_that_is_killed_is_nobodys_wrong_answer(tmp_path):
+    with (
+        environment_server(tmp_path, "tir_math", extra=QUICK.format(waiting=64)) as (url, process),
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        sessions = [one["session_id"] for one in opened(client, 4)]
+        zygotes = psutil.Process(process.pid).children()
+        for zygote in zygotes:
+            os.kill(zygote.pid, signal.SIGKILL)
+        for number, session in enumerate(sessions):
+            answer = step(client, session, PROGRAM.format(f"print({number} + 1)"))
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["observation"]["text"] == f"Code execution result: {number + 1}"
+            assert step(client, session, "\\boxed{\\frac{1}{2}}").json()["reward"] == 0.0
+        assert client.get("/health").json()["details"]["sandbox"]["restarts"] == 1
+
+
+async def test_what_is_too_much_is_sent_away_and_can_be_tried_again(tmp_path):
+    with environment_server(tmp_path, "tir_math", capacity=64, extra=QUICK.format(waiting=3)) as (url, _):
+        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+            body = {"count": 12, "reset": [{"split": "train", "index": 3}]}
+            sessions = [one["session_id"] for one in (await client.post("/v1/sessions", json=body)).json()["sessions"]]
+
+            async def one(session: str) -> httpx.Response:
+                text = PROGRAM.format("import time; time.sleep(1); print('done')")
+                return await client.post(
+                    "/step", json={"session_id": session, "action": {"text": text}, "step_index": 0}
+                )
+
+            answers = await asyncio.gather(*(one(session) for session in sessions))
+            refused = [session for session, answer in zip(sessions, answers, strict=True) if answer.status_code == 429]
+            assert len(refused) == 12 - 2 - 3
+            for answer in answers:
+                if answer.status_code == 429:
+                    assert int(answer.headers["Retry-After"]) >= 1
+                    error = answer.json()
+                    assert (error["code"], error["blame"], error["retryable"]) == ("busy", "infra", True)
+                else:
+                    assert answer.json()["observation"]["text"] == "Code execution result: done"
+            again = await one(refused[0])  # nothing of it had been played
+            assert again.json()["observation"]["step"] == 1
+
+
+def test_a_layer_that_this_machine_does_not_have_keeps_the_server_from_starting(tmp_path):
+    sandbox = ForkSandbox(ForkSettings(required=()))
+    absent = [layer for layer in LAYERS if layer not in sandbox.health().layers]
+    sandbox.close()
+    if not absent:
+        pytest.skip("this machine offers every layer of protection")
+    config = tmp_path / "c.toml"
+    config.write_text(f'[environment.options.sandbox]\nrequired = ["seccomp", "{absent[0]}"]\n')
+    command = [sys.executable, "-m", "arlarena.env_server", "tir_math", "--config", str(config), "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert f"[environment.options.sandbox]: this machine does not offer: {absent[0]}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "mentions"),
+    [
+        ("[environment.options]\nmax_turn = 3\n", ["max_turn", "did you mean 'max_turns'"]),
+        ('[environment.options.sandbox]\nbackend = "docker"\n', ["image"]),
+        ('[environment.options.sandbox]\nimage = "x"\n', ["backend = 'docker'"]),
+        ('[environment.options.sandbox]\nrequired = ["secomp"]\n', ["secomp", "known: rlimits"]),
+        ('[environment.options]\ntrain = "/no/such/file.jsonl"\n', ["/no/such/file.jsonl"]),
+        ("[environment.options.families.no_such_family]\n", ["no_such_family", "count_primes"]),
+    ],
+)
+def test_wrong_options_are_named(tmp_path, options, mentions):
+    config = tmp_path / "c.toml"
+    config.write_text('[environment]\nname = "tir_math"\n' + options)
+    command = [sys.executable, "-m", "arlarena.env_server.settings", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    for mention in mentions:
+        assert mention in done.stderr
+
+
+def test_programs_of_many_sessions_run_side_by_side(tmp_path):
+    sleep = PROGRAM.format("import time; time.sleep(0.5); print('done')")
+    extra = QUICK.format(waiting=64).replace("max_running = 2", "max_running = 8")
+    with (
+        environment_server(tmp_path, "tir_math", extra=extra) as (url, _),
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        names = [one["session_id"] for one in opened(client, 8)]
+        items = [{"session_id": name, "op": "step", "action": {"text": sleep}} for name in names]
+        begun = time.monotonic()
+        results = client.post("/v1/batch", json={"items": items}).json()["results"]
+        assert [one["observation"]["text"] for one in results] == ["Code execution result: done"] * 8
+        assert time.monotonic() - begun < 8 * 0.5  # one after the other they would take longer
