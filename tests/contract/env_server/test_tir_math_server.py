@@ -1,4 +1,4 @@
-"""TIR Math as a server: its sandbox starts before the first session, says how it is, and is never the policy's fault."""
+"""TIR Math as a server: its sandbox is there before sessions are, says how it is, and is not the policy's fault."""
 
 from __future__ import annotations
 

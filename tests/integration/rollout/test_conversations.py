@@ -1,7 +1,7 @@
 """Conversations from end to end: a real environment server, a real policy server, and the trainer on what they made."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from itertools import pairwise
@@ -51,13 +51,13 @@ class Stack:
     groups: list[Group]
 
 
-async def played(environment: str, inference: str, tokens: Tokens) -> list[Group]:
+async def played(environment: str, inference: str, tokens: Tokens, stop: Sequence[str] = ()) -> list[Group]:
     async with AsyncExitStack() as stack:
         environments = await stack.enter_async_context(EnvironmentClient(environment))
         client = await stack.enter_async_context(PolicyClient(inference))
         runner = Runner(environments, client, RolloutSettings(), get_logger("test"))
         sampling = Sampling(max_tokens=MOST)
-        policy: Policy = EnginePolicy(client, tokens, sampling, (await client.model()).max_tokens)
+        policy: Policy = EnginePolicy(client, tokens, sampling, (await client.model()).max_tokens, stop)
         orders = [GroupTask(f"g{i}", Task("tally", "train", i), SIZE, sampling) for i in range(GROUPS)]
         return list(await asyncio.gather(*(play_group(runner, policy, order, "w") for order in orders)))
 
@@ -185,3 +185,15 @@ def test_cloning_learns_from_conversations_as_they_were(stack: Stack, tmp_path: 
     with torch.no_grad():
         expected = negative_log_likelihood(scorer, whole, backward=False)
         assert negative_log_likelihood(scorer, found, backward=False) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_response_ends_with_the_text_that_the_environment_stops_at(stack: Stack) -> None:
+    stop = "!$%&"
+    groups = asyncio.run(played(stack.environment, stack.inference.url, stack.tokens, list(stop)))
+    episodes = [one for group in groups for one in group.trajectories]
+    turns = [turn for one in episodes for turn in one.turns]
+    stopped = [turn for turn in turns if turn.response.endswith(tuple(stop))]
+    assert len(stopped) > len(turns) / 4
+    assert {turn.finish_reason for turn in stopped} <= {"stop", "length"}
+    assert all(not set(turn.response[:-1]) & set(stop) for turn in turns)
+    assert all(stretches(one.turns) == [(0, TURNS)] for one in episodes)  # what was cut off is closed, and goes on
