@@ -7,7 +7,7 @@ CODE := proto client services tests benchmarks scripts examples
 PACKAGES := proto client services/env_server services/inference services/rollout services/trainer services/console
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-openenv setup-fuzz setup-verifiers setup-trl setup-smollm2 setup-vllm setup-alfworld oracle-alfworld verify-alfworld demo test check format verify-demo verify-env verify-trainer verify-inference verify-vllm clean
+.PHONY: help setup setup-openenv setup-fuzz setup-verifiers setup-trl setup-smollm2 setup-vllm setup-alfworld oracle-alfworld verify-alfworld verify-sandbox verify-tir-math demo test check format verify-demo verify-env verify-trainer verify-inference verify-vllm clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,6 +96,13 @@ verify-alfworld: oracle-alfworld ## ALFWorld's other claims: 1,000 games, speed 
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/alfworld_games.py --out benchmarks/results/alfworld_games.json
 	@$(BIN)/python benchmarks/verify_alfworld.py
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/alfworld_speed.py --out benchmarks/results/alfworld_speed.json
+
+verify-sandbox: setup ## the sandbox's claims: attacks (in containers too where there is Docker), speed beside a cold Python: 10 minutes
+	@$(BIN)/pytest -q -rs tests/integration/sandbox tests/contract/env_server/test_tir_math_server.py
+	@$(BIN)/python benchmarks/sandbox.py --out benchmarks/results/sandbox.json
+
+verify-tir-math: verify-sandbox ## TIR Math's other claim: the tiny recipe on three seeds, its fallback and its control: half an hour
+	@$(BIN)/python benchmarks/verify_tir_math.py
 
 clean: ## remove .venv and caches; what is in runs/ stays
 	@rm -rf .venv .venv-openenv .venv-fuzz .venv-verifiers .venv-trl .venv-vllm .venv-alfworld .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

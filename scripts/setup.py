@@ -22,7 +22,7 @@ NEWER = ("python3.11", "python3.12", "python3.13", "python3.14")
 DISTRIBUTIONS = (
     "proto[redis,service,weights]",
     "client[gymnasium,weights]",
-    "services/env_server[tir-math]",
+    "services/env_server[docker,tir-math]",
     "services/inference",
     "services/rollout",
     "services/trainer",

@@ -79,6 +79,12 @@ def alfworld_data() -> Path | None:
     return Path(value).expanduser() if value else None
 
 
+def tir_math_data() -> Path | None:
+    """TIR_MATH_DATA: a folder with train.jsonl and a file for each test split. None if it is not set."""
+    value = os.environ.get("TIR_MATH_DATA")
+    return Path(value).expanduser() if value else None
+
+
 @contextmanager
 def alfworld_import() -> Iterator[None]:
     """Around an import of alfworld, which would make a folder in the user's home and set ALFWORLD_DATA to it."""

