@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 
@@ -24,7 +25,9 @@ min_moves = 3
 
 
 @contextlib.contextmanager
-def environment_server(folder, name="sokoban", capacity=16, grace=30, ttl=900, drain=0.2, extra=None, arguments=()):
+def environment_server(
+    folder, name="sokoban", capacity=16, grace=30, ttl=900, drain=0.2, extra=None, arguments=(), variables=None
+):
     """Starts `python -m arlarena.env_server` on a free port, yields (URL, process), and stops it."""
     config = folder / "environment.toml"
     settings = CONFIG.format(name=name, capacity=capacity, grace=grace, ttl=ttl, drain=drain)
@@ -41,7 +44,8 @@ def environment_server(folder, name="sokoban", capacity=16, grace=30, ttl=900, d
         *arguments,
     ]
     with (folder / "stderr.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        environment = {**os.environ, **(variables or {})}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
     try:
         line = process.stdout.readline()
         assert line, f"the server ended: {(folder / 'stderr.log').read_text()}"

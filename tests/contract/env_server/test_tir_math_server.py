@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -161,3 +162,51 @@ def test_programs_of_many_sessions_run_side_by_side(tmp_path):
         results = client.post("/v1/batch", json={"items": items}).json()["results"]
         assert [one["observation"]["text"] for one in results] == ["Code execution result: done"] * 8
         assert time.monotonic() - begun < 8 * 0.5  # one after the other they would take longer
+
+
+def test_a_server_that_is_killed_takes_its_processes_with_it(tmp_path):
+    with (
+        environment_server(tmp_path, "tir_math", extra=QUICK.format(waiting=64)) as (url, process),
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        (session,) = opened(client)
+        with contextlib.suppress(httpx.HTTPError):
+            client.post(
+                "/step",
+                json={"session_id": session["session_id"], "action": {"text": PROGRAM.format("while True: pass")}},
+                timeout=0.5,
+            )
+        descendants = psutil.Process(process.pid).children(recursive=True)
+        assert len(descendants) == 3  # two zygotes, and the program
+        process.kill()
+        assert psutil.wait_procs(descendants, timeout=10)[1] == []
+
+
+def test_the_folder_of_problems(tmp_path):
+    problem = '{{"problem": "What is {n} + {n}?", "answer": "{twice}"}}\n'
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "train.jsonl").write_text("".join(problem.format(n=n, twice=2 * n) for n in range(40)))
+    (data / "sums.jsonl").write_text(problem.format(n=7, twice=14))
+    command = [sys.executable, "-m", "arlarena.env_server.settings", str(tmp_path / "c.toml")]
+    (tmp_path / "c.toml").write_text('[environment]\nname = "tir_math"\n')
+    environment = {**os.environ, "TIR_MATH_DATA": str(data)}
+    assert subprocess.run(command, env=environment, capture_output=True, timeout=60).returncode == 0
+    with (
+        environment_server(tmp_path, "tir_math", extra="", variables={"TIR_MATH_DATA": str(data)}) as (url, _),
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        info = client.get("/v1/info").json()
+        sizes = {split["name"]: split["size"] for split in info["splits"]}
+        assert sizes["sums"] == 1
+        assert sizes["train"] + sizes["validation"] == 39  # one of them is a test problem
+        assert "expert" not in info["capabilities"]
+        body = {"count": 1, "reset": [{"split": "sums", "index": 0}]}
+        (session,) = client.post("/v1/sessions", json=body).json()["sessions"]
+        assert session["result"]["observation"]["text"] == "What is 7 + 7?"
+        assert step(client, session["session_id"], "\\boxed{14.0}").json()["reward"] == 1.0
+    (tmp_path / "empty").mkdir()
+    environment["TIR_MATH_DATA"] = str(tmp_path / "empty")
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert f"TIR_MATH_DATA: {tmp_path / 'empty'} has no train.jsonl" in done.stderr

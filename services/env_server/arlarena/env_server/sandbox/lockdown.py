@@ -142,10 +142,12 @@ def may_become_nobody() -> bool:
     os.close(tell)
     changed = os.read(told, 1)
     os.close(told)
-    with contextlib.suppress(PermissionError):
+    try:
         os.kill(pid, signal.SIGKILL)
-        return bool(changed) and os.waitpid(pid, 0)[1] == signal.SIGKILL
-    return False
+    except PermissionError:
+        return False
+    os.waitpid(pid, 0)
+    return bool(changed)
 
 
 def address_space() -> int:
