@@ -51,7 +51,7 @@ from arlarena.proto.trajectory import Task
 
 T = TypeVar("T")
 
-THREADS, BLOCKING_THREADS = 2, 32  # a step that blocks mostly waits, for another process
+THREADS = 2  # for resets and steps that compute; an environment whose steps wait for others asks for more
 
 
 class EnvironmentService:
@@ -91,8 +91,7 @@ class EnvironmentService:
         self.frames = FrameStore(settings.frame_cache_bytes)
         self._prototypes = Prototypes(settings.kept_starts)
         self._farewells: set[asyncio.Future[None]] = set()
-        threads = settings.pool_threads or (BLOCKING_THREADS if factory.blocking else THREADS)
-        self._pool = WorkPool(threads, "episode")
+        self._pool = WorkPool(settings.pool_threads or getattr(factory, "threads", THREADS), "episode")
 
     def close(self) -> None:
         """Take no new sessions, let threads end, and end what the environment had started."""

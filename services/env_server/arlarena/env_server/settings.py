@@ -39,7 +39,8 @@ class EnvironmentSettings(Table):
     reattach_grace_s: PositiveFloat = Field(60.0, description="how long a session outlives a lost socket")
     kept_starts: NonNegativeInt = Field(1024, description="tasks whose next player begins at once; 0: none")
     pool_threads: PositiveInt | None = Field(
-        None, description="threads for resets, the expert, and steps that block; default: 2, or 32 where steps block"
+        None,
+        description="threads for resets, the expert, and steps that block; default: 2, or what the environment asks",
     )
     max_waiting: PositiveInt = Field(4096, description="calls that may wait for a thread; one more is answered 429")
     reset_timeout_s: PositiveFloat = Field(60.0, description="limit of one reset")

@@ -1,4 +1,4 @@
-"""The families of problems that are made here: what generates each, how its answers are compared, what its problems are."""
+"""The families of problems that are made here: what generates each, how its answers are compared, who solves it."""
 
 from __future__ import annotations
 
@@ -148,7 +148,8 @@ def prepare(name: str, values: Mapping[str, Any]) -> Any:
         return fast(dataset)(made) if name == "countdown" else dataset(made)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ProblemsError(f"{name}: {'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}") from error
+        where = ".".join(map(str, first["loc"]))
+        raise ProblemsError(f"{name}: {where} = {first['input']!r}: {first['msg']}") from error
     except (AssertionError, ValueError) as error:  # what the generators' own `validate` raises
         raise ProblemsError(f"{name}: {error or 'options that contradict each other'}") from error
 

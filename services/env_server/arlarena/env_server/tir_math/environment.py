@@ -43,6 +43,7 @@ class TirMathEnvironment:
 
     name = "tir_math"
     blocking = True
+    threads = 32  # they wait for the sandbox
 
     def __init__(self, options: TirMathOptions, problems: MadeProblems | ListedProblems) -> None:
         self._options, self._problems = options, problems

@@ -1,9 +1,9 @@
 r"""Formulas: parsed by math-verify, compared by their values.
 
-Two formulas are the same if they have the same value, to 20 digits behind the point, wherever it is looked: constants as
-they are, others at a few fixed points. That refutes in a millisecond what differs, where simplifying may take for ever
-(which `math_verify.verify` does, so it is not used), and needs no luck to confirm: points at which different short
-formulas agree to 20 digits are not met by chance.
+Two formulas are the same if they have the same value, to 20 digits behind the point, wherever it is looked: constants
+as they are, others at a few fixed points. That refutes in a millisecond what differs, where simplifying may take for
+ever (which `math_verify.verify` does, so it is not used), and needs no luck to confirm: points at which different
+short formulas agree to 20 digits are not met by chance.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import lru_cache
 from math import log10
@@ -21,7 +21,7 @@ from latex2sympy2_extended import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse
 from sympy.core.function import AppliedUndef
 
-from arlarena.env_server.tir_math.guard import Refused, check_text, check_tree, size
+from arlarena.env_server.tir_math.guard import check_text, check_tree, size
 from arlarena.env_server.tir_math.numbers import read_number, stands_for
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that we set no alarm, which is for the caller
@@ -40,10 +40,11 @@ ENOUGH = 2  # points with values, to trust them
 
 _FUNCTION_NAMES = "sin|cos|tan|cot|sec|csc|sinh|cosh|tanh|arcsin|arccos|arctan|ln|log|exp"
 # What belongs to a function that is written without parentheses: \ln 2/3 is a third of \ln 2.
-_ARGUMENT = (
-    r"(?:\d+(?:\.\d+)?|[A-Za-z]|\\(?:pi|theta|alpha|beta|phi|omega)(?![A-Za-z])\s*|°"
-    r"|\\frac\{[^{}]*\}\{[^{}]*\}|\\sqrt\{[^{}]*\}|\^\{[^{}]*\})+"
+_PART = (
+    r"\d+(?:\.\d+)?|[A-Za-z]|\\(?:pi|theta|alpha|beta|phi|omega)(?![A-Za-z])\s*|°"
+    r"|\\frac\{[^{}]*\}\{[^{}]*\}|\\sqrt\{[^{}]*\}"
 )
+_ARGUMENT = rf"(?:{_PART})(?:{_PART}|\^\{{[^{{}}]*\}})*"
 _SPELLING = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -60,10 +61,6 @@ _SPELLING = tuple(
 # Letters but f, g and h are no functions, and the parser drops what I is raised to.
 _PRODUCT, _UNIT = re.compile(r"((?<![\\A-Za-z])[A-Za-eI-Zi-z]|\\pi)\s*(?=\()"), re.compile(r"I(?=\^)")
 _WORD = re.compile(r"\\[A-Za-z]+|[A-Za-z]+")
-
-
-class Unreadable(ValueError):
-    """A text that is no formula."""
 
 
 def _spelled(text: str) -> str:
@@ -87,8 +84,8 @@ def read_expression(text: str) -> sympy.Expr:
     """A tidy text as a formula, unevaluated.
 
     Raises:
-        Unreadable: it is none.
         Refused: it is one that is not evaluated.
+        ValueError: it is none.
     """
     if number := read_number(text):
         return sympy.Rational(number.value.numerator, number.value.denominator)
@@ -102,18 +99,32 @@ def read_expression(text: str) -> sympy.Expr:
         parsing_timeout=None,
     )
     if not found:
-        raise Unreadable(text)
+        raise ValueError(f"no formula: {text}")
     check_tree(found[0])
     node: sympy.Expr = found[0]
     return node
 
 
 def same_expression(gold: str, answer: str) -> bool:
-    """Whether two tidy texts are formulas of one value.
+    """Whether two tidy texts are formulas of one value. What is none, or cannot be computed, is like nothing."""
+    return _or_not(lambda: _same_expression(gold, answer))
 
-    Raises:
-        Unreadable, Refused: one of them is none that can be compared.
+
+def same_relation(gold: tuple[str, str], answer: tuple[str, str], ordered: bool) -> bool:
+    """Whether two equations (two inequalities, if `ordered`) say the same of their sides: the differences of their
+    sides are the same but for a factor, which is positive in an inequality.
     """
+    return _or_not(lambda: _same_relation(gold, answer, ordered))
+
+
+def _or_not(compare: Callable[[], bool]) -> bool:
+    try:
+        return compare()
+    except Exception:  # what a model wrote has many ways to be wrong, and sympy to say so
+        return False
+
+
+def _same_expression(gold: str, answer: str) -> bool:
     one, other = read_expression(gold), read_expression(answer)
     if one == other:
         return True
@@ -130,13 +141,7 @@ def same_expression(gold: str, answer: str) -> bool:
     return agreed >= (ENOUGH if one.free_symbols else 1)
 
 
-def same_relation(gold: tuple[str, str], answer: tuple[str, str], ordered: bool) -> bool:
-    """Whether two equations (two inequalities, if `ordered`) say the same of their sides: the differences of their
-    sides are the same but for a factor, which is positive in an inequality.
-
-    Raises:
-        Unreadable, Refused: as above.
-    """
+def _same_relation(gold: tuple[str, str], answer: tuple[str, str], ordered: bool) -> bool:
     one, other = (read_expression(f"({left})-({right})") for left, right in (gold, answer))
     if one.free_symbols != other.free_symbols or not one.free_symbols:
         return False
@@ -177,8 +182,7 @@ def _drawn(seed: str, low: int, high: int) -> sympy.Rational:
 
 
 def _digits(one: sympy.Expr, other: sympy.Expr) -> int:
-    """How many tell 2^{1000} from its successor; fewer for factorials of other than integers, which
-    take long."""
+    """How many tell 2^{1000} from its successor; fewer for factorials of other than integers, which take long."""
     if any(not part.args[0].is_Integer for node in (one, other) for part in node.atoms(*_GAMMAS)):
         return DIGITS
     return DIGITS + int(max(size(one), size(other)) * log10(2))

@@ -159,7 +159,7 @@ class Panel:
 def _weight(name: str, values: Mapping[str, Any]) -> float:
     weight = values.get("weight", FAMILIES[name].weight if name in FAMILIES else 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
-        raise ProblemsError(f"{name}: weight = {weight!r}: a number above 0; leave the family out where it is not wanted")
+        raise ProblemsError(f"{name}: weight = {weight!r}: a number above 0; leave out a family that is not wanted")
     return float(weight)
 
 

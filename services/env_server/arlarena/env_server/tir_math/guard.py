@@ -1,17 +1,20 @@
 r"""What may be given to a mathematics library, of texts that a model wrote.
 
-Two doors lead from an answer to `eval` or `exec` in what math-verify 0.9.0 builds on, and both are shut here:
+Three ways lead from an answer to `eval` or `exec` in what math-verify 0.9.0 builds on:
 
-- `math_verify.parser.extract_expr` gives plain expressions to `sympy.parse_expr`, which evaluates them as Python. We ask
-  for LaTeX alone, which has a parser of its own.
-- `\sum_{n=0}^{\infty}\frac{\text{<Python>}^{n}}{n!}+1` becomes a sum with a symbol called <Python>; comparing it with
-  \sqrt{3}/4 evaluates it numerically, for which `sympy.core.evalf.hypsum` calls `lambdify`, which prints the symbol's
-  name into a source text and executes that. This runs anything that can be said without capitals and parentheses.
+- `math_verify.parser.extract_expr` gives plain expressions to `sympy.parse_expr`, which evaluates them as Python. We
+  ask for LaTeX alone, which has a parser of its own.
+- \sum_{n=0}^{\infty}\frac{\text{<Python>}^{n}}{n!}+1 becomes a sum with a symbol that is called <Python>. To compare
+  it with \sqrt{3}/4 is to evaluate it numerically, for which `sympy.core.evalf.hypsum` calls `lambdify`, which prints
+  the symbol's name into a source text, and executes that. What can be said without capitals and parentheses is enough
+  to write files, or to start programs.
+- `latex2sympy` reads a number by `sympy.Number(text)`, which evaluates it as Python. Its lexer lets only digits and a
+  point that far.
 
 So an answer that is to be parsed consists of the characters and commands below, which make no sums, limits, integrals,
-texts or operators; and what was parsed consists of the nodes below, and of symbols that are letters. What is refused may
-still be equal as text. Numbers that would take long to compute are refused too: `size` bounds them before anything is
-evaluated, and the parser does not evaluate.
+texts or operators; and what was parsed consists of the nodes below, and of symbols that are letters. What is refused
+may still be equal as text. Numbers that would take long to compute are refused too: `size` bounds them before anything
+is evaluated, and the parser does not evaluate.
 """
 
 from __future__ import annotations
@@ -31,14 +34,14 @@ MAX_BARS, MAX_FUNCTIONS, MAX_FACTORIALS = 8, 8, 8
 MAX_BITS = 50_000  # of a number on the way; 2004!, an answer of MATH, has 19,090
 MAX_ANGLE_BITS = 2_000  # of the argument of a sine, which takes as many digits of pi
 
-FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh arcsinh arccosh arctanh "
-    "ln log exp".split()
-)
-COMMANDS = FUNCTIONS | frozenset(
-    "frac sqrt binom pi infty alpha beta delta epsilon theta phi varphi omega lambda mu rho sigma tau psi "
-    "lfloor rfloor lceil rceil".split()
-)
+FUNCTIONS = {
+    "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "arcsec", "arccsc",
+    "sinh", "cosh", "tanh", "arcsinh", "arccosh", "arctanh", "ln", "log", "exp",
+}  # fmt: skip
+COMMANDS = FUNCTIONS | {
+    "frac", "sqrt", "binom", "pi", "infty", "lfloor", "rfloor", "lceil", "rceil", "alpha", "beta", "delta", "epsilon",
+    "theta", "phi", "varphi", "omega", "lambda", "mu", "rho", "sigma", "tau", "psi",
+}  # fmt: skip
 _CHARACTERS = re.compile(r"[0-9A-Za-z+\-*/^_(){}\[\]|!. \\]*")
 _COMMAND = re.compile(r"\\([A-Za-z]*)")
 # Two numbers side by side are a sum to the parser, `2E9` is a power of ten, `|_` and `|^` insert, `_` names.
@@ -104,7 +107,7 @@ def size(node: sympy.Basic) -> float:
     if isinstance(node, sympy.Symbol):
         if not _NAME.fullmatch(node.name):
             raise Refused("a symbol that is no letter")
-        return 4.0
+        return 3.0  # most are tried with values below 8
     if isinstance(node, _ATOMS):
         return float(max(abs(node.p).bit_length(), node.q.bit_length(), 1)) if isinstance(node, sympy.Rational) else 4.0
     parts = [size(part) for part in node.args]

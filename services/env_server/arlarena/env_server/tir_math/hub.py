@@ -53,7 +53,9 @@ def _load(options: HubOptions) -> Any:
     try:
         datasets = import_module("datasets")
     except ImportError as error:
-        raise ProblemsError(f"{options.name} is read with the package datasets, which is not installed: {INSTALL}") from error
+        message = f"{options.name} is read with the package datasets, which is not installed: {INSTALL}"
+        raise ProblemsError(message) from error
+    datasets.disable_progress_bars()  # they would be among the logs
     try:
         return datasets.load_dataset(options.name, options.config, split=options.split, revision=options.revision)
     except Exception as error:  # whatever is wrong with a name, a network or a file, it raises some thirty kinds

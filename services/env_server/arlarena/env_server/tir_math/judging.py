@@ -5,7 +5,7 @@ r"""Whether an answer is mathematically the same as the gold one.
     judge(r"\pi", "3.14")                           # False
 
 Both are brought into one way of writing (`latex`), taken apart into lists, tuples, intervals, relations (`shapes`), and
-their parts compared as words, as numbers (`numbers`), or as formulas (`expressions`), which only see what `guard` lets
+their parts compared as words, or as quantities (`quantities`): numbers, and formulas, which only see what `guard` lets
 through. An answer is written by a model: it may be anything, and is never evaluated as a program. It may still cost
 much time or memory, so call this where both are limited.
 """
@@ -16,32 +16,30 @@ import logging
 import re
 from collections.abc import Callable
 from fractions import Fraction
-from math import gcd
+from itertools import pairwise
 
-from arlarena.env_server.tir_math import expressions, shapes
-from arlarena.env_server.tir_math.guard import Refused
-from arlarena.env_server.tir_math.latex import readings, tidy
-from arlarena.env_server.tir_math.numbers import Number, read_number, same_number
+from arlarena.env_server.tir_math import shapes
+from arlarena.env_server.tir_math.expressions import same_relation
+from arlarena.env_server.tir_math.latex import readings, squashed, tidy, unwrapped
+from arlarena.env_server.tir_math.numbers import read_number
+from arlarena.env_server.tir_math.quantities import same_in_base, same_quantity, same_ratio
 from arlarena.env_server.tir_math.shapes import Bracketed, Relation
-from arlarena.env_server.tir_math.units import contradict, without_units
 
 logger = logging.getLogger(__name__)
 
-LIMIT = 2_000  # characters of what is more than compared as text; 8,583 golds have 159 at most, 2^{4950} has 1,491 digits
+# Characters of what is more than compared as text. 8,583 golds have 159 at most, but one is 2^{4950}: 1,491 digits.
+LIMIT = 2_000
 MAX_NESTING = 6  # of lists in tuples in unions
 MAX_PARTS = 64  # of one list: each part is compared with each
 
-_WORDS_FOR_SETS = {"allrealnumbers": r"\mathbb{R}", "emptyset": r"\emptyset", "nosolution": r"\emptyset", "none": "none"}
-_BASE = re.compile(r"(?P<sign>-?)\(?(?:\\text\{)?(?P<digits>[0-9A-Za-z.]+)\}?\)?_\{(?:\\text\{)?(?P<base>\w+)\}?\}")
-_DIGITS = re.compile(r"-?\(?(?:\\text\{)?[0-9A-Z.]+\}?\)?")
+_SETS_IN_WORDS = {"allrealnumbers": r"\mathbb{R}", "emptyset": r"\emptyset", "nosolution": r"\emptyset"}
 _NAME = re.compile(
-    r"[A-Za-z]+'?(?:_\{\w+\})?|\\(?!pi)[a-z]+|(?:[A-Za-z]|[A-Za-z]\^\{-1\})\([A-Za-z]\)|\\(?:angle|triangle)\s*[A-Z]+|\\text\{[^{}]*\}"
+    r"[A-Za-z]+'?(?:_\{\w+\})?|\\(?!pi)[a-z]+|[A-Za-z](?:\^\{-1\})?\([A-Za-z]\)"
+    r"|\\(?:angle|triangle)\s*[A-Z]+|\\text\{[^{}]*\}"
 )
 _LETTERS = re.compile(r"\\text\{([^{}]*)\}|\\[A-Za-z]+")
 _VARIABLE = re.compile(r"\\(?:alpha|beta|theta|phi|omega|lambda|mu|sigma|tau|rho)(?![A-Za-z])|(?<![\\A-Za-z])[A-Za-z]")
 _OPTION = re.compile(r"\(?([A-Z])(?:\)(?:[\w\\(].*)?|[.:]\s.*)?")
-_SINE = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
-_TIME = re.compile(r"\d{1,2}(?::\d{2}){1,2}")
 
 
 def judge(gold: str, answer: str) -> bool:
@@ -61,7 +59,7 @@ def judge(gold: str, answer: str) -> bool:
 
 def alike(gold: str, answer: str, nesting: int = 0) -> bool:
     """Whether two tidy texts mean the same."""
-    if _squashed(gold) == _squashed(answer):
+    if squashed(gold) == squashed(answer):
         return True
     if nesting > MAX_NESTING or not gold or not answer:
         return False
@@ -70,11 +68,7 @@ def alike(gold: str, answer: str, nesting: int = 0) -> bool:
         verdict = rule(gold, answer, nesting + 1)
         if verdict is not None:
             return verdict
-    return _same_value(gold, answer)
-
-
-def _squashed(text: str) -> str:
-    return re.sub(r"(?<!\d)\s+|\s+(?!\d)|\*(?=[A-Za-z\\(])", "", text)
+    return same_quantity(gold, answer)
 
 
 def _pairwise(golds: list[str], answers: list[str], nesting: int) -> bool:
@@ -112,31 +106,26 @@ def by_words(gold: str, answer: str, nesting: int) -> bool | None:
     """Answers in words, and letters of options. Words that differ may still be the same product of letters."""
     meant, said = _words_of(gold), _words_of(answer)
     for words, other in ((meant, answer), (said, gold)):
-        if words in _WORDS_FOR_SETS and alike(_WORDS_FOR_SETS[words], other, nesting + 1):
+        if words in _SETS_IN_WORDS and alike(_SETS_IN_WORDS[words], other, nesting + 1):
             return True
     if meant is None:
         return None
-    if len(meant) == 1 and (found := _OPTION.fullmatch(_unwrapped(answer))):
+    if len(meant) == 1 and (found := _OPTION.fullmatch(unwrapped(answer))):
         return found[1].lower() == meant
     if meant == said:
         return True
     if re.fullmatch(r"[A-Z]{3,}", gold):
         return False
-    several = len(shapes.split(_unwrapped(gold), ",;")) > 1
-    if "\\text{" in gold and not (several and re.fullmatch(r"(?:[A-Z],)+[A-Z]", _unwrapped(gold).replace(" ", ""))):
-        return re.sub(r"[\s().,;:'\"]|(?<=\w)-(?=\w)", "", _unwrapped(answer)).lower() == meant.replace(":", "")
+    several = len(shapes.split(unwrapped(gold), ",;")) > 1
+    if "\\text{" in gold and not (several and re.fullmatch(r"(?:[A-Z],)+[A-Z]", unwrapped(gold).replace(" ", ""))):
+        return re.sub(r"[\s().,;:'\"]|(?<=\w)-(?=\w)", "", unwrapped(answer)).lower() == meant.replace(":", "")
     return None
-
-
-def _unwrapped(text: str) -> str:
-    r"""The text with what is in its \text{…}."""
-    return re.sub(r"\\text\{([^{}]*)\}", r"\1", text).strip()
 
 
 def by_lists(gold: str, answer: str, nesting: int) -> bool | None:
     """Several values, in any order; in that of the gold one where it is a tuple."""
     if any("\\text{" in text and "," in text and _words_of(text) for text in (gold, answer)):
-        gold, answer = _unwrapped(gold), _unwrapped(answer)
+        gold, answer = unwrapped(gold), unwrapped(answer)
     golds, answers = shapes.read_list(gold), shapes.read_list(answer)
     if len(golds) == len(answers) == 1:
         if golds == [gold] and answers == [answer]:
@@ -219,7 +208,7 @@ def _same_relation(meant: Relation, said: Relation, nesting: int) -> bool:
     if len(meant.parts) != 2 or len(said.parts) != 2 or meant.signs != said.signs:
         return False
     (left, right), (low, high) = meant.parts, said.parts
-    return _tried(lambda: expressions.same_relation((left, right), (low, high), not meant.is_equation))
+    return same_relation((left, right), (low, high), not meant.is_equation)
 
 
 def _letters_of(relation: Relation) -> set[str]:
@@ -239,11 +228,13 @@ def _spelled_out(text: str) -> str:
     found = re.fullmatch(r"\\mathbb\{R\}(?:(?:\\setminus|\\backslash|-)\s*\\\{(?P<points>[^{}]*)\\\})?", text)
     if not found:
         return text
-    ends = ["-\\infty", *shapes.split(found["points"] or "", ","), "\\infty"]
-    if numbers := [read_number(end) for end in ends[1:-1]]:
-        order = sorted(range(len(numbers)), key=lambda at: numbers[at].value if numbers[at] else Fraction(0))  # type: ignore[union-attr]
-        ends[1:-1] = [ends[1:-1][at] for at in order]
-    return "\\cup ".join(f"({low},{high})" for low, high in zip(ends, ends[1:], strict=False))
+    ends = ["-\\infty", *sorted(shapes.split(found["points"] or "", ","), key=_position), "\\infty"]
+    return "\\cup ".join(f"({low},{high})" for low, high in pairwise(ends))
+
+
+def _position(point: str) -> Fraction:
+    number = read_number(point)
+    return number.value if number else Fraction(0)
 
 
 def by_brackets(gold: str, answer: str, nesting: int) -> bool | None:
@@ -252,7 +243,7 @@ def by_brackets(gold: str, answer: str, nesting: int) -> bool | None:
     meant, said = shapes.read_brackets(gold), shapes.read_brackets(answer)
     if rows is not None:
         if others is None:  # a vector may be written as a tuple
-            return bool(said) and _same_vector(rows, said, nesting)
+            return said is not None and _same_vector(rows, said, nesting)
         return len(rows) == len(others) and all(
             _pairwise(row, other, nesting) for row, other in zip(rows, others, strict=True)
         )
@@ -296,88 +287,12 @@ def _different(values: list[str], nesting: int) -> list[str]:
     return found
 
 
-def by_bases(gold: str, answer: str, nesting: int) -> bool | None:
-    """Numbers in another base: the digits have to be the same; the base too, where both name it."""
-    meant, said = _BASE.fullmatch(gold), _BASE.fullmatch(answer)
-    if not meant and not (said and _DIGITS.fullmatch(gold)):
-        return None
-    digits = [_digits(text, found) for text, found in ((gold, meant), (answer, said))]
-    return digits[0] == digits[1] and not (meant and said and meant["base"] != said["base"])
-
-
-def _digits(text: str, found: re.Match[str] | None) -> str:
-    text = found["sign"] + found["digits"] if found else _unwrapped(text).strip("()")
-    return text.replace(",", "").lower()
-
-
-def by_ratios(gold: str, answer: str, nesting: int) -> bool | None:
-    """Ratios, which are fractions, and times, which are not: a ratio would be in lowest terms."""
-    (meant, unit), (said, other) = without_units(gold), without_units(answer)
-    if ":" not in meant and ":" not in said:
-        return None
-    if contradict(unit, other):
-        return False
-    parts = [[read_number(part) for part in shapes.split(text, ":")] for text in (meant, said)]
-    numbers = [[part.value for part in side if part] for side in parts]
-    if [len(side) for side in numbers] != [len(side) for side in parts] or not all(parts):
-        return False
-    if numbers[0] == numbers[1]:
-        return True
-    if max(map(len, numbers)) > 2 or (_TIME.fullmatch(meant) and gcd(*map(int, meant.split(":"))) > 1):
-        return False
-    ratios = [side[0] / side[1] if len(side) == 2 and side[1] else side[0] for side in numbers]
-    return ratios[0] == ratios[1]
-
-
-def _same_value(gold: str, answer: str) -> bool:
-    """One number or formula each, with what stands behind it."""
-    (meant, unit), (said, other) = without_units(gold), without_units(answer)
-    if contradict(unit, other):
-        return False
-    meant, said = _without_degrees(meant, said)
-    if _squashed(meant) == _squashed(said):
-        return True
-    share, part = meant.endswith("%"), said.endswith("%")
-    one, two = read_number(meant.removesuffix("%")), read_number(said.removesuffix("%"))
-    if one and two:
-        return _same_share(one, share, two, part)
-    if share and part:
-        meant, said = meant[:-1], said[:-1]
-    return _tried(lambda: expressions.same_expression(meant, said))
-
-
-def _without_degrees(gold: str, answer: str) -> tuple[str, str]:
-    """Degree signs dropped, but inside of sines and the like, where only both sides together may lack them."""
-    angles = [bool(_SINE.search(text)) for text in (gold, answer)]
-    if all(angles) and ("°" in gold) != ("°" in answer):
-        angles = [False, False]
-    gold, answer = (text if angle else text.replace("°", "") for text, angle in zip((gold, answer), angles, strict=True))
-    return gold, answer
-
-
-def _same_share(one: Number, share: bool, two: Number, part: bool) -> bool:
-    """Two numbers of which some are percentages. The sign may be left out of 25%, and said of a 25 that is one."""
-    if share == part or (share and same_number(one, two)) or (part and one.value >= 1 and same_number(one, two)):
-        return same_number(one, two)
-    hundredth = Fraction(1, 100)
-    first = Number(one.value * hundredth, one.digits) if share else one
-    second = Number(two.value * hundredth, two.digits) if part else two
-    return same_number(first, second)
-
-
-def _tried(compare: Callable[[], bool]) -> bool:
-    try:
-        return compare()
-    except (Refused, expressions.Unreadable):
-        return False
-
-
 RULES: tuple[Callable[[str, str, int], bool | None], ...] = (
     by_words,
     by_lists,
     by_relations,
     by_sets,
     by_brackets,
-    by_bases,
-    by_ratios,
+    lambda gold, answer, _: same_in_base(gold, answer),
+    lambda gold, answer, _: same_ratio(gold, answer),
 )

@@ -7,6 +7,8 @@ In the result products are `*`, degrees `°`, percent `%`, text `\text{…}`, ot
 (see `judging.LIMIT`), so nothing below minds repetition.
 """
 
+# ruff: noqa: RUF001 - signs that look like others are what this is about.
+
 from __future__ import annotations
 
 import re
@@ -22,9 +24,15 @@ _SIGNS = {
     "\u202f": " ", "“": "", "”": "", '"': "", "º": "°", "€": "$", "£": "$", "∼": "~",
 }  # fmt: skip
 _TRANSLATION = str.maketrans(_SIGNS)
-_FUNCTIONS = "arcsinh|arccosh|arctanh|arcsin|arccos|arctan|arccot|arcsec|arccsc|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp"
+_FUNCTIONS = (
+    "arcsinh|arccosh|arctanh|arcsin|arccos|arctan|arccot|arcsec|arccsc|sinh|cosh|tanh|"
+    "sin|cos|tan|cot|sec|csc|ln|log|exp"
+)
 _GREEK = "alpha|beta|theta|phi|omega|lambda|pi|infty"
-_FONTS = "textnormal|textbf|textit|textrm|textsf|texttt|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathtt|boldsymbol|operatorname|bm|rm|bf"
+_FONTS = (
+    "textnormal|textbf|textit|textrm|textsf|texttt|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathtt|boldsymbol|operatorname|"
+    "bm|rm|bf"
+)
 
 _GAP = "\ue000"  # a private character: a space that stays
 
@@ -36,7 +44,8 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|mathop)(?![A-Za-z])", ""),
         (r"\\phantom\s*(?:\{[^{}]*\}|-|\S)", ""),
         (r"(?<!\\)\\!", ""),
-        (r"(?<!\\)\\[,;: ]|(?<!\\)\\(?:q?quad|enspace|thinspace|medspace|thickspace)(?![A-Za-z])|~|\\hspace\{[^{}]*\}", " "),
+        (r"(?<!\\)\\[,;: ]|~|\\hspace\{[^{}]*\}", " "),
+        (r"(?<!\\)\\(?:q?quad|enspace|thinspace|medspace|thickspace)(?![A-Za-z])", " "),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
         (rf"\\(?:{_FONTS})\*?\s*\{{", r"\\text{"),
@@ -72,7 +81,7 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\varnothing(?![A-Za-z])|\\\{\s*\\\}", r"\\emptyset "),
         (r"\\mathbb\s*\{?\s*R\s*\}?(?![A-Za-z])|\\R(?![A-Za-z])", r"\\mathbb{R}"),
         (r"\\(?:[lcv]?dots)(?![A-Za-z])", "..."),
-        (rf"(?<![\\A-Za-z])(?:oo|inf|infinity)(?![A-Za-z])", r"\\infty "),
+        (r"(?<![\\A-Za-z])(?:oo|inf|infinity)(?![A-Za-z])", r"\\infty "),
         (rf"(?<![\\A-Za-z])({_FUNCTIONS}|{_GREEK}|sqrt)(?![A-Za-z])", r"\\\1 "),
         (r"(?<![\\A-Za-z])a(sin|cos|tan)(?![A-Za-z])", r"\\arc\1 "),
         (r"(?<![A-Za-z])np\.(?:float|int)\d+\(([^()]*)\)", r"\1"),
@@ -210,3 +219,13 @@ def _without_spaces(text: str) -> str:
         part = re.sub(r"(?<=\d)\s+(?=\d)|(?<=[a-zA-Z])\s+(?=[a-zA-Z])|(?<=\d)\s+(?=[a-zA-Z]{2})", _GAP, part)
         parts[number] = re.sub(r"\s+", "", part).replace(_GAP, " ")
     return "".join(parts)
+
+
+def squashed(text: str) -> str:
+    """A tidy text without what does not matter to its meaning: spaces but between digits, some signs of products."""
+    return re.sub(r"(?<!\d)\s+|\s+(?!\d)|\*(?=[A-Za-z\\(])", "", text)
+
+
+def unwrapped(text: str) -> str:
+    r"""The text with what is in its \text{…}."""
+    return re.sub(r"\\text\{([^{}]*)\}", r"\1", text).strip()

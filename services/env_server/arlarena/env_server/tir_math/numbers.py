@@ -1,4 +1,4 @@
-"""Numbers that are written out: integers, decimals, fractions, mixed numbers, scientific notation. No mathematics library."""
+"""Numbers that are written out: integers, decimals, fractions, mixed numbers, scientific notation."""
 
 from __future__ import annotations
 

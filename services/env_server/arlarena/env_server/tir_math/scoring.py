@@ -1,7 +1,7 @@
 r"""What counts as right where a question asks for a form: a number worked out, prime factors, an expression.
 
-    verdict("factors", "2 × 2 × 3", r"2^2 \cdot 3")       # True
-    verdict("number", "1024", "2^{10}")                   # False: the question is its own answer
+    verdict("factors", r"2 \times 2 \times 3", r"2^2 \cdot 3")     # True
+    verdict("number", "1024", "2^{10}")                           # False: the question is its own answer
 
 The generators' own `score_answer` is not used: that of `countdown` evaluates the answer as Python (`sympy.parse_expr`),
 others give parts of a reward to what is wrong, or none to what is right and written in LaTeX.
@@ -70,7 +70,7 @@ def _digits(gold: str, answer: str) -> bool:
 
 def _bare_digits(text: str) -> str:
     bare = _DRESS.sub("", re.sub(r"_\{?\d+\}?(?=[\s$})]*$)", "", text.strip().removesuffix("."))).lower()
-    sign, digits = ("-", bare[1:]) if bare.startswith(("-", "−")) else ("", bare)
+    sign, digits = ("-", bare[1:]) if bare.startswith(("-", "\N{MINUS SIGN}")) else ("", bare)
     digits = re.sub(r"^0[xob](?=.)", "", digits).lstrip("0") or "0"
     return digits if digits == "0" else sign + digits
 
@@ -83,7 +83,7 @@ def _read_factors(text: str) -> list[int]:
     """The factors of a product, powers written out, in order."""
     text = text.rpartition("=")[2] if text.count("=") == 1 else text
     factors: list[int] = []
-    for part in split(tidy(re.sub(r"(?<=[\d\s}])[x×](?=[\d\s])", "*", text)), "*"):
+    for part in split(tidy(re.sub(r"(?<=[\d\s}])[x\u00d7](?=[\d\s])", "*", text)), "*"):
         found = re.fullmatch(r"(\d{1,30})(?:\^\{(\d{1,3})\})?", part)
         if not found or int(found[2] or 1) > MAX_POWER:
             raise Malformed(part)
@@ -114,10 +114,10 @@ def _point(gold: str, answer: str) -> bool:
 def _expression(gold: str, answer: str) -> bool:
     """An expression of the same numbers with the same value."""
     meant, numbers = evaluate(gold)
-    text = re.sub(r"\\(?:times|cdot|ast)(?![A-Za-z])|[×·]", "*", answer)
+    text = re.sub(r"\\(?:times|cdot|ast)(?![A-Za-z])|[\u00d7\u00b7]", "*", answer)
     text = re.sub(r"\\div(?![A-Za-z])|÷", "/", text)
     text = re.sub(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}", r"((\1)/(\2))", text)
-    text = re.sub(r"\\(?:left|right|boxed)(?![A-Za-z])|[${}]|\\[,!;: ]", "", text).replace("−", "-")
+    text = re.sub(r"\\(?:left|right|boxed)(?![A-Za-z])|[${}]|\\[,!;: ]", "", text).replace("\N{MINUS SIGN}", "-")
     try:
         value, used = evaluate(text)
     except NoArithmetic:
