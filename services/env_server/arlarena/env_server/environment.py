@@ -109,8 +109,8 @@ class EnvironmentFactory(Protocol):
 
     Attributes:
         blocking: whether a step may take longer than about a millisecond. The server then takes steps in threads, each
-            on a fork of the episode, so that nobody else waits and a step that takes too long can be given up. One whose
-            steps wait for other processes says in `threads` how many may.
+            on a fork of the episode, so that nobody else waits and a step that takes too long can be given up. Where
+            steps wait for other processes, an attribute `threads` says how many may.
     """
 
     blocking: bool

@@ -91,7 +91,7 @@ class EnvironmentService:
         self.frames = FrameStore(settings.frame_cache_bytes)
         self._prototypes = Prototypes(settings.kept_starts)
         self._farewells: set[asyncio.Future[None]] = set()
-        self._pool = WorkPool(settings.pool_threads or getattr(factory, "threads", THREADS), "episode")
+        self._pool = WorkPool(settings.pool_threads or int(getattr(factory, "threads", THREADS)), "episode")
 
     def close(self) -> None:
         """Take no new sessions, let threads end, and end what the environment had started."""

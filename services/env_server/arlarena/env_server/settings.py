@@ -40,7 +40,7 @@ class EnvironmentSettings(Table):
     kept_starts: NonNegativeInt = Field(1024, description="tasks whose next player begins at once; 0: none")
     pool_threads: PositiveInt | None = Field(
         None,
-        description="threads for resets, the expert, and steps that block; default: 2, or what the environment asks",
+        description="threads for resets, the expert, and blocking steps; default: 2, or what the environment asks",
     )
     max_waiting: PositiveInt = Field(4096, description="calls that may wait for a thread; one more is answered 429")
     reset_timeout_s: PositiveFloat = Field(60.0, description="limit of one reset")
