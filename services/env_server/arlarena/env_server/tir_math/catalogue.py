@@ -43,6 +43,7 @@ class Family:
         weight: its share in the default mix.
         defaults: where ours are not those of the generator: a player has Python.
         limits: as `LIMITS`, for this one.
+        dull: what is no problem, as guessing is enough.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Family:
     weight: float = 1.0
     defaults: Mapping[str, Any] = field(default_factory=dict)
     limits: Mapping[str, int] = field(default_factory=dict)
+    dull: Callable[[Made], bool] = lambda made: False
 
     def form_of(self, made: Made) -> Form:
         """How answers to one problem are compared."""
@@ -100,7 +102,7 @@ FAMILIES = {
         ),
         Family(
             "polynomial_equations", "algebra.polynomial_equations", "PolynomialEquations", "roots",
-            _polynomial, experts.polynomial_equations,
+            _polynomial, experts.polynomial_equations, dull=lambda made: made["real_solutions"] in ([], [0.0]),
         ),
         Family(
             "advanced_geometry", "geometry.advanced_geometry", "AdvancedGeometry", _of_triangle,
@@ -111,7 +113,7 @@ FAMILIES = {
             lambda made: (sorted(made["numbers"]), made["target"]), experts.countdown,
         ),
         Family("gcd", "arithmetic.gcd", "GCD", "number", lambda made: sorted(made["numbers"]), experts.gcd,
-               weight=0.5, defaults={"max_numbers": 4, "max_value": 1_000_000}),
+               weight=0.5, defaults={"max_numbers": 3, "max_value": 1_000_000}, dull=lambda made: made["result"] <= 2),
         Family("lcm", "arithmetic.lcm", "LCM", "number", lambda made: sorted(made["numbers"]), experts.lcm,
                weight=0.5, defaults={"max_numbers": 4, "max_value": 1_000}),
         Family("count_bits", "arithmetic.count_bits", "CountBits", "number", lambda made: made["number"],

@@ -25,7 +25,7 @@ SHARES = {"train": 5, "validation": 1, "test": 2}  # eighths of all contents, as
 SPLITS = tuple(SHARES)
 # One draft in 1.6 to 8 is of the right split; the bound is reached where a family has too few problems.
 MAX_DRAFTS = 2_000
-CHECKED = 32  # seeds, of which one has to make a problem when a family is prepared
+CHECKED = 100  # seeds, of which one has to make a problem when a family is prepared
 SOURCE = "reasoning-gym"
 
 
@@ -71,10 +71,10 @@ class MadeProblems:
 
     def _check(self, name: str) -> None:
         """Refuse options that the generator accepts and cannot make a problem of."""
-        reason = "no problem has an answer"
+        reason = "none of it is worth asking"
         for seed in range(CHECKED):
             try:
-                if self._makers[name][seed]["answer"]:
+                if not FAMILIES[name].dull(self._makers[name][seed]["metadata"]):
                     return
             except ValueError as error:
                 reason = str(error)
@@ -114,20 +114,20 @@ class MadeProblems:
         )
 
     def _draft(self, name: str, seed: int) -> Problem | None:
-        """The problem of a seed; None where the generator finds none, or one without an answer."""
+        """The problem of a seed; None where the generator finds none, or one that is not worth asking."""
         family = FAMILIES[name]
         try:
             entry = self._makers[name][seed]
         except ValueError:
             return None
-        made, answer = entry["metadata"], entry["answer"]
-        if not answer:
+        made = entry["metadata"]
+        if family.dull(made):
             return None
         key = digest(repr((name, family.content(made))))
         return Problem(
             f"{name}-{key[:12]}",
             entry["question"].strip(),
-            answer,
+            entry["answer"],
             name,
             None,
             SOURCE,

@@ -30,7 +30,7 @@ MAX_LENGTH = 400  # the longest of 8,583 answers of MATH and AIME has 159; the p
 MAX_DIGITS = 300  # of one number
 MAX_DEPTH = 12  # of brackets: the parser's time grows with it
 # The parser takes a second for so many; it takes twice as much for some more, as it tries what belongs to what.
-MAX_BARS, MAX_FUNCTIONS, MAX_FACTORIALS = 8, 8, 8
+MAX_BARS, MAX_FUNCTIONS, MAX_FACTORIALS = 8, 6, 8
 MAX_BITS = 50_000  # of a number on the way; 2004!, an answer of MATH, has 19,090
 MAX_ANGLE_BITS = 2_000  # of the argument of a sine, which takes as many digits of pi
 

@@ -1,0 +1,278 @@
+"""Verdicts on written pairs, on all golds of MATH and AIME, on golds that were changed, and on attacks."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from arlarena.env_server.tir_math.judging import LIMIT, judge
+from arlarena.env_server.tir_math.latex import tidy
+
+VERDICTS = Path(__file__).resolve().parents[2] / "golden" / "tir_math" / "verdicts.tsv"
+FILES = ("simplerl_math_lv3to5", "aime24", "aime25")
+
+
+def pairs():
+    for line in VERDICTS.read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            sign, gold, answer = line.split("\t")
+            yield gold, answer, {"=": True, "!=": False}[sign]
+
+
+PAIRS = list(pairs())
+
+
+def test_there_are_enough_pairs_of_both_kinds():
+    right = sum(verdict for _, _, verdict in PAIRS)
+    assert len(PAIRS) == len(set(PAIRS)) >= 200
+    assert right >= 100
+    assert len(PAIRS) - right >= 100
+
+
+@pytest.mark.parametrize(("gold", "answer", "verdict"), PAIRS)
+def test_verdict(gold, answer, verdict):
+    assert judge(gold, answer) is verdict
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "verdict"),
+    [
+        ("5", " 5\n", True),
+        ("5", "", False),
+        ("5", "5\x00", False),
+        ("", "5", False),
+        ("2^{2005}", str(2**2005), True),
+        ("2^{2005}", str(2**2005 + 1), False),
+        ("2^{4950}", str(2**4950), True),
+        ("2^{4950}", str(2**4950 - 1), False),
+    ],
+)
+def test_verdict_on_what_no_line_of_a_file_can_hold(gold, answer, verdict):
+    assert judge(gold, answer) is verdict
+
+
+@pytest.fixture(scope="module")
+def golds(shared_data):
+    files = [shared_data / "math" / f"{name}.jsonl" for name in FILES]
+    return [json.loads(line)["answer"] for file in files for line in file.read_text().splitlines()]
+
+
+def test_every_gold_of_math_and_aime_is_itself(golds):
+    assert len(golds) == 8583
+    assert [gold for gold in golds if not judge(gold, gold)] == []
+
+
+DRESSED = {
+    "boxed": lambda gold: f"\\boxed{{{gold}}}",
+    "in dollars": lambda gold: f"${gold}$.",
+    "large fractions": lambda gold: gold.replace("\\frac", "\\dfrac"),
+    "plain brackets": lambda gold: gold.replace("\\left", "").replace("\\right", ""),
+}
+
+
+@pytest.mark.parametrize("dress", DRESSED.values(), ids=DRESSED)
+def test_every_gold_is_itself_in_other_dress(golds, dress):
+    assert [gold for gold in sorted(set(golds)) if gold and not judge(gold, dress(gold))] == []
+
+
+FRACTION = re.compile(r"(-?)\\[dt]?frac\{(\d+)\}\{(\d+)\}")
+
+
+def test_every_fraction_is_its_decimal_and_what_it_was_reduced_from(golds):
+    fractions = [(gold, found) for gold in sorted(set(golds)) if (found := FRACTION.fullmatch(gold))]
+    assert len(fractions) > 500
+    for gold, (sign, top, bottom) in ((gold, found.groups()) for gold, found in fractions):
+        assert judge(gold, f"{sign}{int(top) / int(bottom)!r}"), gold
+        assert judge(gold, f"{sign}{3 * int(top)}/{3 * int(bottom)}"), gold
+
+
+def changed_digit(gold):
+    """The gold with its last digit changed."""
+    found = re.match(r"(.*)(\d)(\D*)", gold, re.DOTALL)
+    return found and f"{found[1]}{(int(found[2]) + 1) % 10}{found[3]}"
+
+
+def one_more(gold):
+    return f"{gold}+1"
+
+
+def other_sign(gold):
+    return gold[1:] if gold.startswith("-") else f"-{gold}"
+
+
+def other_bracket(gold):
+    found = re.fullmatch(r"(.*)([\[(])([^\[\]()]*,[^\[\]()]*)([\])].*)", gold)
+    return found and f"{found[1]}{'(' if found[2] == '[' else '['}{found[3]}{found[4]}"
+
+
+def other_order(gold):
+    found = re.fullmatch(r"\(\s*([^,()]+),\s*([^,()]+?)\s*\)", gold)
+    return found and found[1].strip() != found[2] and f"({found[2]},{found[1]})"
+
+
+# What stays right although it was changed: "-0" is 0, and an approximation beside the exact value may be off.
+SAME = re.compile(r"0(,.*)?|.*approx.*", re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("change", "least"),
+    [(changed_digit, 1000), (one_more, 1000), (other_sign, 1000), (other_bracket, 100), (other_order, 30)],
+)
+def test_no_changed_gold_is_right(golds, change, least):
+    third = sorted(set(golds))[1::3]  # of 3,500, for the sake of time; all were judged when this was written
+    changed = [(gold, change(gold)) for gold in third if not SAME.fullmatch(gold)]
+    changed = [(gold, answer) for gold, answer in changed if answer]
+    assert len(changed) >= least
+    assert [(gold, answer) for gold, answer in changed if judge(gold, answer)] == []
+
+
+def test_what_is_too_long_is_wrong_unless_it_is_the_gold():
+    long = "1" * (LIMIT + 1)
+    assert judge(long, long)
+    assert not judge("5", long)
+    assert not judge(long, "5")
+
+
+def test_tidying_twice_changes_nothing_more(golds):
+    for gold in sorted(set(golds)):
+        assert tidy(tidy(gold)) == tidy(gold)
+
+
+# A child judges what it is given and reports what was compiled, written and how long it took: there is no sandbox here.
+CHILD = """
+import json, resource, sys, time
+from arlarena.env_server.tir_math.judging import judge
+resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+judge("\\\\sqrt{2}", "x+1")
+compiled = []
+def watch(event, arguments):
+    if event == "compile" and arguments[0] is not None:
+        compiled.append(str(arguments[0]))
+sys.addaudithook(watch)
+verdicts, slowest = [], 0.0
+for gold, answer in json.load(sys.stdin):
+    start = time.monotonic()
+    verdicts.append(judge(gold, answer))
+    slowest = max(slowest, time.monotonic() - start)
+print(json.dumps({"verdicts": verdicts, "slowest": slowest, "compiled": compiled}))
+"""
+
+
+def judged_in_a_child(questions, folder, timeout=100):
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD],
+        input=json.dumps(questions),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=folder,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+GOLDS = ("5", r"\frac{\sqrt{3}}{4}", "x^2+1", "(1,2)", "1,2", "[0,1)", "x=5", r"\text{Monday}", "2x+z-5=0", "f(4-x)")
+
+
+def attack():
+    """Python that says open("attacked", "w") without capitals, parentheses and quotes, as a symbol's name has none."""
+    letters = "+".join(f"open.__doc__[{open.__doc__.index(letter)}]" for letter in "open('attacked','w')")
+    return f"[[0for[quit.__class__.__class_getitem__]in[[exec]]],quit.__class__[{letters}]]"
+
+
+def test_math_verify_alone_runs_what_an_answer_says(tmp_path):
+    """The reason for the guard. Where this fails, the libraries have closed a door, and the guard may be simpler."""
+    program = (
+        "import sys\nfrom math_verify import parse, verify\n"
+        "answer = sys.stdin.read()\n"
+        "verify(parse('$\\\\frac{\\\\sqrt{3}}{4}$', parsing_timeout=None), parse(answer, parsing_timeout=None), "
+        "timeout_seconds=None)\n"
+    )
+    answer = f"$\\sum_{{n=0}}^{{\\infty}} \\frac{{\\text{{{attack()}}}^{{n}}}}{{n!}}+1$"
+    subprocess.run(
+        [sys.executable, "-c", program],
+        input=answer,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+    assert (tmp_path / "attacked").exists()
+
+
+def test_no_answer_is_run(tmp_path):
+    payload = attack()
+    answers = [
+        f"\\sum_{{n=0}}^{{\\infty}} \\frac{{\\text{{{payload}}}^{{n}}}}{{n!}}+1",
+        *(form.replace("PAYLOAD", payload) for form in (
+            r"\text{PAYLOAD}", r"\text{PAYLOAD}+1", r"f(\text{PAYLOAD})", r"x_{\text{PAYLOAD}}", r"\bm{PAYLOAD}+1",
+            r"{PAYLOAD}", r"\begin{pmatrix}\text{PAYLOAD}\\1\end{pmatrix}", r"\max(\text{PAYLOAD},2)", r"x=PAYLOAD",
+            r"\int_0^1 \text{PAYLOAD} dx", r"\prod_{n=1}^{3}\text{PAYLOAD}", r"\lim_{x \to 0} \text{PAYLOAD}",
+            r"(\text{PAYLOAD},2)", r"\{PAYLOAD\}", r"[PAYLOAD)", r"\mathrm{PAYLOAD}^{2}+1", "Matrix([[PAYLOAD]])",
+        )),
+        "__import__('os').system('touch attacked')",
+        "open('attacked','w')",
+        "exec(\"open('attacked','w')\")",
+        r"\text{__import__('os').system('touch attacked')}",
+        "(1).__class__.__base__.__subclasses__()",
+        r"\operatorname{exit}(1)",
+        r"\variable{os}",
+        "lambda:0",
+        "1 if print(1) else 2",
+        "import os\nos.system('touch attacked')",
+        "$(touch attacked)",
+        r"\write18{touch attacked}",
+    ]  # fmt: skip
+    reported = judged_in_a_child([[gold, answer] for answer in answers for gold in GOLDS], tmp_path)
+    assert not any(reported["verdicts"])
+    assert list(tmp_path.iterdir()) == []
+    # Numbers are read by sympy through Python, which is to see nothing but digits.
+    other = [
+        source
+        for source in reported["compiled"]
+        if not re.fullmatch(r"b'(from sympy import \*|Integer \(\d+ \))'", source)
+    ]
+    assert [source for source in other if "class" in source or "attacked" in source or "__" in source] == []
+
+
+BOMBS = (
+    "9^{9^{9^9}}", "9**9**9**9", "10^{10^{10}}", "(((9^9)^9)^9)^{9^9}", "99999!", "(10^9)!", "((10!)!)!", "10!!!!!!",
+    "1e999999999", "2E999999999", "2^{-10^{10}}", "e^{10^{10^{10}}}", "e^{e^{e^{e^{10}}}}", r"\sin(10^{10^{10}})",
+    r"\binom{10^9}{5\cdot 10^8}", r"\binom{999999999}{400000000}", r"\sqrt[10^{10}]{2}", "(x+y+z+w+a+b+c)^{1000}",
+    "x^{x^{x^{x^{x^x}}}}", r"\frac{1}{" * 30 + "2" + "}" * 30, "(" * 500 + ")" * 500, "(" * 200 + "x" + ")" * 200,
+    "{" * 400, r"\frac" * 150, r"\sqrt{" * 50 + "2" + "}" * 50, "1+" * 190 + "1", "1," * 300 + "1",
+    "(1," * 80 + "1" + ")" * 80, "|x|" * 90, "|" * 300, r"\pm " * 200 + "1", r"\pm 1\pm 1\pm 1," * 20,
+    r"\cup".join(["(1,2)"] * 90), "=" * 300, "a_" * 200, "9" * 1999, "1/" * 300 + "1", r"\sin " * 150 + "x",
+    r"\sin(" * 12 + "x" + ")" * 12, "f(x)" * 60, r"\log answer" * 9, "2!04.0" * 9, r"\text{a}" * 80, "or " * 200,
+    r"\{1," * 50 + "1" + r"\}" * 50, "sqrt(" * 80 + "2" + ")" * 80, "5\n" * 100, "\U0001f600" * 300, "\ud800",
+)  # fmt: skip
+MEGABYTES = (
+    "9" * 10**6,
+    "{" * 10**6,
+    "A" * 10**6,
+    "1," * 500_000,
+    "\\boxed{" * 150_000,
+    "\\boxed{" * 70_000 + "5" + "}" * 70_000,
+)
+
+
+def test_bombs_are_wrong_and_take_neither_time_nor_memory(tmp_path):
+    questions = [[gold, answer] for answer in BOMBS for gold in (*GOLDS[:3], r"\frac{1}{2004!}")]
+    reported = judged_in_a_child([*questions, *(["5", answer] for answer in MEGABYTES)], tmp_path)
+    assert not any(reported["verdicts"])
+    assert reported["slowest"] < 20  # a second or two on a quiet machine
+
+
+@pytest.mark.parametrize(
+    "answer", [r"\frac{1}", r"\frac{", "}{", "((", r"\begin{pmatrix} 1", "\\", "^", "_", "\\\\\\", "%"]
+)
+@pytest.mark.parametrize("gold", GOLDS)
+def test_malformed_answers_are_wrong_and_no_error(gold, answer):
+    assert judge(gold, answer) is False
