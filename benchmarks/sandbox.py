@@ -98,14 +98,14 @@ def soak(sandbox: ForkSandbox, count: int, flight: int) -> dict[str, Any]:
             "memory_of_zygote_mb": round(zygote.memory_info().rss / 2**20, 1),
         }
 
+    def share(first: int) -> int:
+        return sum(sandbox.run(f"print({number})").stdout != f"{number}\n" for number in range(first, count, flight))
+
     with ThreadPoolExecutor(flight) as pool:
         warm = [pool.submit(sandbox.run, f"print({number})") for number in range(100)]
         assert [one.result().stdout for one in warm] == [f"{number}\n" for number in range(100)]
         before, begun = figures(), time.perf_counter()
-        wrong = sum(
-            answer.stdout != f"{number}\n"
-            for number, answer in enumerate(pool.map(sandbox.run, (f"print({number})" for number in range(count))))
-        )
+        wrong = sum(pool.map(share, range(flight)))
         seconds = time.perf_counter() - begun
         after = figures()
     return {
@@ -146,7 +146,7 @@ def main() -> int:
     sandbox.close()
     times = round(medians["fork"] / medians["cold"], 1)
     wrapped = medians.get("bubblewrap")
-    grown = left["after"]["memory_of_zygote_mb"] - left["before"]["memory_of_zygote_mb"]
+    grown = max(left["after"][name] - left["before"][name] for name in ("memory_mb", "memory_of_zygote_mb"))
     clean = left["wrong"] == left["processes_left"] == left["restarts"] == 0 and grown < 4
     opened = [left["after"][name] - left["before"][name] for name in ("descriptors", "descriptors_of_zygote")]
     clean = clean and opened == [0, 0]
