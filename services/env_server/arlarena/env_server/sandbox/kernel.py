@@ -82,9 +82,12 @@ class _CapData(ctypes.Structure):
     _fields_ = [("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32)]
 
 
+_NO_CAPABILITIES = _CapHeader(0x20080522, 0), (_CapData * 2)()
+
+
 def drop_capabilities() -> None:
     """Give up every capability. Errors as in `call`."""
-    header, data = _CapHeader(0x20080522, 0), (_CapData * 2)()
+    header, data = _NO_CAPABILITIES
     call(NUMBERS[MACHINE]["capset"], ctypes.byref(header), ctypes.byref(data))  # type: ignore[arg-type]
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
 

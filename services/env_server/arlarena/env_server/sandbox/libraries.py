@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGES = ("numpy", "scipy", "sympy", "mpmath")
-# Beside these, what their own imports bring along. A module that is not loaded here is read from its file.
+# Beside these, what their own imports bring along. Another module is read from its file when a program asks for it, as
+# scipy.stats and scipy.signal are: they take a quarter of a second, but their memory would burden every fork.
 MODULES = """
     array ast base64 bisect calendar cmath collections.abc colorsys copy csv dataclasses datetime decimal difflib enum
     fractions functools hashlib heapq io itertools json keyword locale math numbers operator pprint queue random re
     secrets statistics string struct textwrap time timeit traceback types typing unicodedata uuid zlib
     numpy.fft numpy.linalg numpy.polynomial numpy.random
-    scipy.constants scipy.fft scipy.integrate scipy.interpolate scipy.linalg scipy.ndimage scipy.optimize scipy.signal
-    scipy.sparse scipy.sparse.linalg scipy.spatial scipy.special scipy.stats
+    scipy.constants scipy.fft scipy.integrate scipy.linalg scipy.optimize scipy.sparse scipy.sparse.linalg scipy.special
     sympy sympy.abc sympy.combinatorics sympy.geometry sympy.ntheory.modular sympy.ntheory.residue_ntheory
-    sympy.parsing.sympy_parser sympy.plotting.series sympy.solvers.diophantine sympy.stats sympy.vector
+    sympy.parsing.sympy_parser sympy.plotting.series sympy.solvers.diophantine
 """
 # Typical calls: what they look up, cache and build once is then there for all.
 WARM = """
