@@ -51,7 +51,7 @@ setup-smollm2: setup ## real pretrained weights (90 MB) and what reads them, int
 demo: setup ## clone a small policy, train it with SAMPO on Sokoban, compare before and after: 7 to 10 minutes on 2 cores
 	@$(BIN)/arlarena up configs/demo.toml --fresh
 
-test: setup setup-openenv setup-fuzz ## every test: a quarter of an hour on 2 cores
+test: setup setup-openenv setup-fuzz ## every test: 20 minutes on 2 cores
 	@$(BIN)/pytest
 
 check: setup ## lint, format, types, direction of imports

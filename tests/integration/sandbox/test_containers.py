@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -72,6 +74,23 @@ def test_no_container_is_left(sandbox: ContainerSandbox) -> None:
     sandbox.run("1 / 0")
     assert docker.from_env().containers.list(all=True, filters={"ancestor": "arlarena-sandbox-attacks"}) == []
     assert sandbox.health().alive
+
+
+def test_closing_ends_what_runs_and_says_so(image: str) -> None:
+    import docker
+
+    closing = ContainerSandbox(ContainerSettings(image, Limits(wall_s=60.0)))
+    running = {"filters": {"ancestor": image}}
+    with ThreadPoolExecutor(1) as pool:
+        sleeper = pool.submit(closing.run, "import time; time.sleep(60)")
+        ends = time.monotonic() + 30
+        while not docker.from_env().containers.list(**running):
+            assert time.monotonic() < ends
+            time.sleep(0.05)
+        closing.close()
+        with pytest.raises(SandboxError):
+            sleeper.result(30)
+    assert docker.from_env().containers.list(all=True, **running) == []
 
 
 def test_what_is_missing_is_named(image: str, monkeypatch: pytest.MonkeyPatch) -> None:

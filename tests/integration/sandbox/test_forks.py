@@ -191,7 +191,23 @@ def test_a_zygote_that_dies_is_replaced_and_its_programs_are_run_again() -> None
         sandbox.close()
 
 
-def test_a_zygote_that_always_dies_is_the_sandboxs_failure(sandbox: ForkSandbox) -> None:
+def test_a_server_without_descriptors_is_the_sandboxs_failure(
+    sandbox: ForkSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_before = psutil.Process().num_fds()
+    with monkeypatch.context() as patched:
+
+        def exhausted(flags: int) -> tuple[int, int]:
+            raise OSError(24, "Too many open files")
+
+        patched.setattr(os, "pipe2", exhausted)
+        with pytest.raises(SandboxError, match=r"cannot begin an execution: .* Too many open files"):
+            sandbox.run("pass")
+    assert psutil.Process().num_fds() == open_before
+    assert sandbox.run("print(1)").stdout == "1\n"
+
+
+def test_a_zygote_that_always_dies_is_the_sandboxs_failure() -> None:
     mortal = ForkSandbox(ForkSettings(limits=Limits(wall_s=10)))
     stop = threading.Event()
 

@@ -80,18 +80,20 @@ class ContainerSandbox:
         except self._errors as error:
             raise SandboxUnavailable(f"no Docker engine answers (DOCKER_HOST): {error}") from error
         self._admission = Admission(settings.max_running, settings.max_waiting, max(1.0, settings.limits.wall_s / 2))
+        self._names: set[str] = set()  # of the containers that are there
         self._closed = False
 
     def run(self, program: str, before: Sequence[str] = (), limits: Limits | None = None) -> Execution:
         """See `Sandbox.run`."""
         payload = json.dumps([*before, program]).encode("utf-8", "surrogatepass")
-        if self._closed:
-            raise SandboxError("the sandbox is closed")
         with self._admission.place():
+            self._check_open()
             try:
-                return self._run(payload, limits or self._settings.limits)
+                execution = self._run(payload, limits or self._settings.limits)
             except (self._errors, OSError) as error:
                 raise SandboxError(f"the engine failed: {error}") from error
+            self._check_open()  # else it may have been ended by `close`
+            return execution
 
     def health(self) -> Health:
         """See `Sandbox.health`."""
@@ -102,8 +104,10 @@ class ContainerSandbox:
         return Health("docker", alive, LAYERS, self._admission.running, self._admission.waiting, 0)
 
     def close(self) -> None:
-        """Take no more programs; those that run end by their limits."""
+        """See `Sandbox.close`."""
         self._closed = True
+        for name in list(self._names):
+            self._remove(name)
         self._client.close()
 
     def _run(self, payload: bytes, limits: Limits) -> Execution:
@@ -129,11 +133,20 @@ class ContainerSandbox:
                 runtime=self._settings.runtime,
             ),
         )["Id"]
+        self._names.add(name)
         try:
             return self._followed(api, name, payload, limits, begun)
         finally:
-            with contextlib.suppress(self._errors):
-                api.remove_container(name, force=True)
+            self._remove(name)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SandboxError("the sandbox is closed")
+
+    def _remove(self, name: str) -> None:
+        with contextlib.suppress(self._errors):  # it may be gone already
+            self._client.api.remove_container(name, force=True)
+        self._names.discard(name)
 
     def _followed(self, api: Any, name: str, payload: bytes, limits: Limits, begun: float) -> Execution:
         stream = api.attach_socket(name, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})

@@ -84,12 +84,11 @@ class ForkSandbox:
 
     def carry_out(self, payload: bytes, limits: Limits | None = None) -> Execution:
         """What the zygote's work makes of a payload. Errors as in `run`."""
-        limits = limits or self._settings.limits
         with self._admission.place():
             for _ in range(TRIES - 1):
                 with contextlib.suppress(ZygoteDied):
-                    return _Run(self._living(), payload, limits, self._settings.begin_s).execution()
-            return _Run(self._living(), payload, limits, self._settings.begin_s).execution()
+                    return self._once(payload, limits)
+            return self._once(payload, limits)
 
     def health(self) -> Health:
         """See `Sandbox.health`."""
@@ -107,6 +106,13 @@ class ForkSandbox:
         with self._replacing:
             self._closed = True
             self._zygote.close()
+
+    def _once(self, payload: bytes, limits: Limits | None) -> Execution:
+        run = _Run(self._living(), payload, limits or self._settings.limits, self._settings.begin_s)
+        try:
+            return run.execution()
+        except OSError as error:  # this server's own: no descriptor or no memory is left
+            raise SandboxError(f"the server cannot begin an execution: {error}") from error
 
     def _new(self) -> ZygoteProcess:
         return ZygoteProcess(self._work, self._settings.required, self._settings.start_s)
@@ -132,20 +138,14 @@ class _Run:
 
     def execution(self) -> Execution:
         """Fork, read until the end or a limit, and say how it went."""
-        theirs = [_sealed(self._payload)]
         with contextlib.ExitStack() as ours:
-            ends = {}
-            for text in (self._out, self._err):
-                read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-                os.set_blocking(write, True)
-                ours.callback(os.close, read)
-                theirs.append(write)
-                ends[read] = text
-            try:
-                number, future = self._zygote.fork(theirs, self._limits)
-            finally:
-                for descriptor in theirs:
-                    os.close(descriptor)
+            with contextlib.ExitStack() as theirs:
+                given, ends = [_closing(theirs, _sealed(self._payload))], {}
+                for text in (self._out, self._err):
+                    read, write = os.pipe2(os.O_CLOEXEC)
+                    ends[_closing(ours, read)] = text
+                    given.append(_closing(theirs, write))
+                number, future = self._zygote.fork(given, self._limits)
             stopped: Ending | None = "killed"
             try:
                 stopped = self._read(ends, future)
@@ -197,6 +197,12 @@ class _Run:
         streams = bytes(self._out[len(READY) :]), bytes(self._err)
         used = Used(time.monotonic() - self._began, ended.cpu_s, ended.memory_mb)
         return Execution.of(ending, streams, self._limits, signal_name(-ended.status), used)
+
+
+def _closing(stack: contextlib.ExitStack, descriptor: int) -> int:
+    """The descriptor, which the stack closes."""
+    stack.callback(os.close, descriptor)
+    return descriptor
 
 
 def _sealed(payload: bytes) -> int:

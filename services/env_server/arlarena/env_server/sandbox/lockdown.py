@@ -58,7 +58,7 @@ def lock_down(plan: Plan, cpu_s: int, memory_bytes: int) -> list[str]:
     os.nice(NICENESS)
     layers: list[str] = []
 
-    def layer(name: str, work: Callable[[], None]) -> None:
+    def layer(name: str, work: Callable[[], object]) -> None:
         try:
             work()
         except OSError:
@@ -76,7 +76,7 @@ def lock_down(plan: Plan, cpu_s: int, memory_bytes: int) -> list[str]:
         raise OSError("the zygote is gone")
     layer("capabilities", kernel.drop_capabilities)
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
-    layer("no_new_privs", lambda: _void(kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)))
+    layer("no_new_privs", lambda: kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1))
     if plan.rules >= 0:
         layer("landlock", lambda: landlock.restrict(plan.rules))
     kernel.close_from(3)
@@ -110,15 +110,10 @@ def _become_nobody() -> None:
     os.setresuid(NOBODY, NOBODY, NOBODY)
 
 
-def _void(_result: int) -> None:
-    return None
-
-
 def isolate() -> bool:
     """Move the zygote into namespaces without network, shared memory or messages, where the host lets it."""
-    spaces = kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
     try:
-        kernel.unshare(spaces)
+        kernel.unshare(kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS)
     except OSError:
         return False
     return True

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from arlarena.env_server.sandbox.execution import Limits, SandboxError, SandboxUnavailable
+from arlarena.env_server.sandbox.zygote import LONGEST
 
 # One thread each: the forks of a machine share its cores, and a fork may start no thread.
 ENVIRONMENT = {
@@ -27,7 +28,6 @@ ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
-LONGEST = 4096
 
 
 @dataclass(frozen=True, slots=True)

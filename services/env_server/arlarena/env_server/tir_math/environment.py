@@ -13,11 +13,11 @@ from arlarena.env_server.sandbox.containers import ContainerSandbox, ContainerSe
 from arlarena.env_server.sandbox.execution import Limits, Sandbox, SandboxError, SandboxUnavailable
 from arlarena.env_server.sandbox.forks import ForkSandbox, ForkSettings
 from arlarena.env_server.tir_math.episode import SUCCESS_REWARD, Rules, TirMathEpisode
-from arlarena.env_server.tir_math.families import MAKER_VERSION, MadeProblems
-from arlarena.env_server.tir_math.gym import installed_version
+from arlarena.env_server.tir_math.families import MadeProblems
 from arlarena.env_server.tir_math.judge import ForkJudge
 from arlarena.env_server.tir_math.listed import TRAIN, VALIDATION, ListedProblems
 from arlarena.env_server.tir_math.options import SandboxOptions, TirMathOptions, read_options
+from arlarena.env_server.tir_math.problems import Problems
 from arlarena.env_server.tir_math.sources import problems_of
 from arlarena.env_server.tir_math.text import template
 from arlarena.proto.config import ConfigError
@@ -26,6 +26,7 @@ from arlarena.proto.trajectory import Task
 
 KINDS: Mapping[str, Literal["train", "validation", "test"]] = {TRAIN: "train", VALIDATION: "validation"}
 JUDGE_MEMORY_MB, JUDGE_OUTPUT_BYTES = 512, 4096
+JUDGE_PATIENCE = 6  # times the computing, by the clock: programs beside it compute too
 # What a program's closing fence and the line after it look like; an opening one names its language.
 END_OF_PROGRAM = "\n```\n"
 PARSER = Parser(
@@ -45,7 +46,7 @@ class TirMathEnvironment:
     blocking = True
     threads = 32  # they wait for the sandbox
 
-    def __init__(self, options: TirMathOptions, problems: MadeProblems | ListedProblems) -> None:
+    def __init__(self, options: TirMathOptions, problems: Problems) -> None:
         self._options, self._problems = options, problems
         self._template = template(options.template, stateful=options.interpreter == "stateful")
         self._splits = [
@@ -61,7 +62,7 @@ class TirMathEnvironment:
         source = "made by this server with reasoning-gym" if made else "read from files or data sets"
         return Info(
             name=self.name,
-            version=f"1-made-{MAKER_VERSION}-{installed_version()}" if made else "1-listed-1",
+            version=f"1-{self._problems.version}",
             description=f"Solve a problem of mathematics; programs are run between turns. Problems are {source}.",
             template=self._template.describe(),
             parser=PARSER,
@@ -114,11 +115,14 @@ class TirMathEnvironment:
             raise ConfigError(f"[environment.options.sandbox]: {error}") from error
 
     def health(self) -> dict[str, Any]:
-        """What protects this machine, and how busy the sandbox is."""
-        if self._opened is None:
-            return {"healthy": True, "sandbox": None}
-        health = self._opened[0].health()
-        return {"healthy": health.alive, "sandbox": asdict(health)}
+        """What protects this machine, how busy the sandbox is, and which listed problems are left out."""
+        details: dict[str, Any] = {"healthy": True, "sandbox": None}
+        if isinstance(self._problems, ListedProblems):
+            details["left_out"] = asdict(self._problems.left_out)
+        if self._opened is not None:
+            health = self._opened[0].health()
+            details |= {"healthy": health.alive, "sandbox": asdict(health)}
+        return details
 
     def close(self) -> None:
         """End sandbox and judge."""
@@ -148,7 +152,7 @@ def _sandbox(options: SandboxOptions) -> Sandbox:
 
 
 def _judge_settings(options: SandboxOptions) -> ForkSettings:
-    limits = Limits(options.judge_s, options.judge_s, JUDGE_MEMORY_MB, JUDGE_OUTPUT_BYTES)
+    limits = Limits(JUDGE_PATIENCE * options.judge_s, options.judge_s, JUDGE_MEMORY_MB, JUDGE_OUTPUT_BYTES)
     return ForkSettings(limits, options.running, options.max_waiting, options.required)
 
 

@@ -18,6 +18,7 @@ from arlarena.env_server.environment import TaskError
 from arlarena.env_server.hashing import digest
 from arlarena.env_server.tir_math.catalogue import FAMILIES, prepare
 from arlarena.env_server.tir_math.errors import ProblemsError
+from arlarena.env_server.tir_math.gym import installed_version
 from arlarena.env_server.tir_math.problems import Problem
 
 MAKER_VERSION = 1  # part of every seed: another one makes other problems
@@ -68,6 +69,11 @@ class MadeProblems:
         self._panel_size = panel_size
         self._panels = {split: Panel(self, split) for split in SPLITS if split != "train"}
         self._training = lru_cache(maxsize=1024)(self._training_problem)
+
+    @property
+    def version(self) -> str:
+        """That of the maker and of its generators."""
+        return f"made-{MAKER_VERSION}-{installed_version()}"
 
     def _check(self, name: str) -> None:
         """Refuse options that the generator accepts and cannot make a problem of."""

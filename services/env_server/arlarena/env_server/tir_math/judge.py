@@ -9,12 +9,19 @@ import threading
 from collections import OrderedDict
 from typing import Protocol
 
+from arlarena.env_server.sandbox.execution import SandboxError, SandboxUnavailable
 from arlarena.env_server.sandbox.forks import ForkSandbox, ForkSettings
 from arlarena.env_server.tir_math.scoring import Form
 
 WORK = "arlarena.env_server.tir_math.verdict"
 REMEMBERED = 16_384
 RIGHT = "right"
+KNOWN: dict[tuple[Form, str, str], bool] = {
+    ("math", r"\frac{1}{2}", "0.5"): True,
+    ("math", "x^2+2x+1", "(x+1)^2"): True,
+    ("math", r"\sqrt{8}", r"2\sqrt{3}"): False,
+    ("roots", "-0.5, 2.0", "2, -0.5"): True,
+}
 
 
 class Judge(Protocol):
@@ -35,13 +42,22 @@ class ForkJudge:
     """
 
     def __init__(self, settings: ForkSettings) -> None:
-        """Start the zygote. Errors as in `ForkSandbox`."""
-        self._sandbox = ForkSandbox(settings, WORK)
+        """Start the zygote, and ask it what is known: a library that fails under lock and key would call all wrong.
+
+        Raises:
+            SandboxUnavailable: it does not judge rightly here; or as in `ForkSandbox`.
+            SandboxError: see `ForkSandbox`.
+        """
+        self._sandbox, self._cpu_s = ForkSandbox(settings, WORK), settings.limits.cpu_s
         self._kept: OrderedDict[tuple[str, str, str], bool] = OrderedDict()
         self._lock = threading.Lock()
+        for (form, gold, answer), expected in KNOWN.items():
+            if self.is_right(gold, answer, form) != expected:
+                self.close()
+                raise SandboxUnavailable(f"answers cannot be judged in the sandbox: {answer} for {gold} went wrong")
 
     def is_right(self, gold: str, answer: str, form: Form) -> bool:
-        """See `Judge`. What takes too long to be read is wrong."""
+        """See `Judge`. What takes too much computing to be read is wrong."""
         if gold.strip() == answer.strip():
             return True
         key = form, gold, answer
@@ -49,8 +65,7 @@ class ForkJudge:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        payload = json.dumps(key).encode("utf-8", "surrogatepass")
-        verdict = self._sandbox.carry_out(payload).stdout == RIGHT
+        verdict = self._asked(json.dumps(key).encode("utf-8", "surrogatepass"))
         with self._lock:
             self._kept[key] = verdict
             while len(self._kept) > REMEMBERED:
@@ -60,3 +75,15 @@ class ForkJudge:
     def close(self) -> None:
         """End the zygote."""
         self._sandbox.close()
+
+    def _asked(self, payload: bytes) -> bool:
+        """The verdict of a fork. One that was stopped is the answer's fault only if that made it compute for so long,
+        or crash: a busy machine, or one without memory, makes no answer wrong.
+        """
+        execution = self._sandbox.carry_out(payload)
+        if execution.ending == "ok":
+            return execution.stdout == RIGHT
+        computed = execution.used.cpu_s or 0.0
+        if computed >= self._cpu_s - 0.1 or (execution.ending == "killed" and "SIGKILL" not in execution.detail):
+            return False
+        raise SandboxError(f"an answer could not be judged: {execution.error_line or execution.ending}")

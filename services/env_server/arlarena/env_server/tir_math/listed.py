@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from arlarena.env_server.environment import TaskError
+from arlarena.env_server.hashing import digest
 from arlarena.env_server.tir_math.errors import ProblemsError
 from arlarena.env_server.tir_math.problems import Problem
 from arlarena.env_server.tir_math.rows import Placed, problem_of
@@ -78,6 +79,12 @@ class ListedProblems:
         if not found:
             raise ProblemsError(f"{rows.name}: no problem in it")
         return list(found.values())
+
+    @property
+    def version(self) -> str:
+        """That of the questions and answers themselves."""
+        lines = [f"{split} {one.key} {one.answer}" for split, problems in self._splits.items() for one in problems]
+        return f"listed-{digest(chr(10).join(lines))[:8]}"
 
     def sizes(self) -> dict[str, int | None]:
         """Problems of each split."""

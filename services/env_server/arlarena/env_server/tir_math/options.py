@@ -47,7 +47,9 @@ class SandboxOptions(Table):
     required: tuple[str, ...] = Field(
         REQUIRED, description="layers of protection without which the server does not start"
     )
-    judge_s: PositiveFloat = Field(5.0, description="limit of reading one answer; one that takes longer is wrong")
+    judge_s: PositiveFloat = Field(
+        5.0, description="computing that one answer may take to be read; beyond, it is wrong"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -44,6 +44,11 @@ class Problem:
 class Problems(Protocol):
     """A source of problems."""
 
+    @property
+    def version(self) -> str:
+        """Names all that its problems depend on besides the options."""
+        ...
+
     def sizes(self) -> dict[str, int | None]:
         """Problems of each split, None for no end."""
         ...

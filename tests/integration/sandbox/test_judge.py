@@ -1,0 +1,90 @@
+"""Answers are judged in locked-down forks; what the machine fails at is never a wrong answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from arlarena.env_server.sandbox import kernel
+from arlarena.env_server.sandbox.execution import Ending, Execution, Limits, SandboxError, SandboxUnavailable, Used
+from arlarena.env_server.sandbox.forks import ForkSettings
+from arlarena.env_server.tir_math import judge as judging
+from arlarena.env_server.tir_math.judge import ForkJudge
+
+pytestmark = pytest.mark.skipif(not kernel.supported(), reason="the sandbox of forks needs Linux on x86-64 or aarch64")
+LIMITS = Limits(wall_s=30.0, cpu_s=5.0, memory_mb=512, output_bytes=4096)
+
+
+@pytest.fixture(scope="module")
+def judge() -> Iterator[ForkJudge]:
+    made = ForkJudge(ForkSettings(LIMITS))
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "right"),
+    [
+        (r"\frac{3}{4}", "0.75", True),
+        (r"(-\infty, 2]", r"x \le 2", True),
+        ("12", "13", False),
+        ("12", "9^{9^{9^{9}}}", False),
+        ("12", "{" * 5000, False),
+        ("12", "\\frac" * 200, False),
+        ("12", "1" * 1_000_000, False),
+        ("12", "__import__('os')._exit(0)", False),
+        ("12", "right", False),
+    ],
+)
+def test_verdicts_come_back(judge: ForkJudge, gold: str, answer: str, right: bool) -> None:
+    assert judge.is_right(gold, answer, "math") is right
+
+
+def stopped(ending: Ending, cpu_s: float, signal: str = "SIGKILL") -> Execution:
+    return Execution.of(ending, (b"", b"MemoryError\n"), LIMITS, signal, Used(30.0, cpu_s, 100.0))
+
+
+@pytest.mark.parametrize(
+    "execution",
+    [stopped("timeout", 0.3), stopped("killed", 0.3), stopped("error", 0.3)],
+    ids=["too busy", "out of memory", "broken"],
+)
+def test_what_the_machine_fails_at_is_no_wrong_answer(
+    judge: ForkJudge, monkeypatch: pytest.MonkeyPatch, execution: Execution
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(judge._sandbox, "carry_out", lambda payload: execution)
+        with pytest.raises(SandboxError, match="could not be judged"):
+            judge.is_right("1/3", f"2/6 + 0*{len(execution.detail)}", "math")
+    assert judge.is_right("1/3", f"2/6 + 0*{len(execution.detail)}", "math")  # nothing of it was kept
+
+
+@pytest.mark.parametrize("execution", [stopped("timeout", 5.0), stopped("killed", 0.1, "SIGSEGV")])
+def test_what_the_answer_is_to_blame_for_is_wrong(
+    judge: ForkJudge, monkeypatch: pytest.MonkeyPatch, execution: Execution
+) -> None:
+    monkeypatch.setattr(judge._sandbox, "carry_out", lambda payload: execution)
+    assert not judge.is_right("7", f"an answer with an end of {execution.detail}", "math")
+
+
+def test_a_verdict_is_asked_for_once(judge: ForkJudge, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    carry_out = judge._sandbox.carry_out
+
+    def heard(payload: bytes) -> Execution:
+        asked.append(json.loads(payload))
+        return carry_out(payload)
+
+    monkeypatch.setattr(judge._sandbox, "carry_out", heard)
+    assert [judge.is_right("0.625", r"\frac{5}{8}", "math") for _ in range(3)] == [True] * 3
+    assert asked == [["math", "0.625", r"\frac{5}{8}"]]
+
+
+def test_one_that_judges_wrongly_here_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = dict(judging.KNOWN)
+    known["math", "1", "2"] = True
+    monkeypatch.setattr(judging, "KNOWN", known)
+    with pytest.raises(SandboxUnavailable, match="2 for 1 went wrong"):
+        ForkJudge(ForkSettings(LIMITS))
