@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -164,6 +165,7 @@ def test_a_secret_of_one_program_is_not_in_the_memory_of_another(sandbox: ForkSa
 def test_many_executions_leave_nothing_behind(sandbox: ForkSandbox) -> None:
     server, zygote = psutil.Process(), psutil.Process(sandbox.zygote_pid)
     sandbox.run("pass")
+    gc.collect()  # what earlier tests of this process left open is closed now, and not meanwhile
     before = server.num_fds(), zygote.num_fds(), zygote.memory_info().rss
     with ThreadPoolExecutor(4) as pool:
         endings = list(pool.map(lambda number: sandbox.run(f"print({number})").stdout, range(400)))
@@ -194,6 +196,7 @@ def test_a_zygote_that_dies_is_replaced_and_its_programs_are_run_again() -> None
 def test_a_server_without_descriptors_is_the_sandboxs_failure(
     sandbox: ForkSandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    gc.collect()
     open_before = psutil.Process().num_fds()
     with monkeypatch.context() as patched:
 
