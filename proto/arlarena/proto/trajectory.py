@@ -154,7 +154,9 @@ class Turn(msgspec.Struct):
 
 
 class Trajectory(msgspec.Struct):
-    """One episode. `outcome` says how it ended: `policy_error` is a fault of the policy's own, which scores 0."""
+    """One episode. `outcome` says how it ended: `policy_error` is a fault of the policy's own, which scores 0. `fault`
+    says which one, for people: "a prompt of 900 tokens leaves no room in a context of 512".
+    """
 
     id: str
     seed: int
@@ -166,6 +168,7 @@ class Trajectory(msgspec.Struct):
     outcome: Outcome = "ok"
     duration_s: float = 0.0
     metrics: dict[str, float] = {}
+    fault: str = ""
 
     @property
     def total_reward(self) -> float:

@@ -53,6 +53,7 @@ def test_bytes_of_schema_1_are_still_read() -> None:
     assert turn.spans[0].version.step == 3
     assert turn.void is False  # a field that came later
     assert group.trajectories[1].outcome == "policy_error"
+    assert group.trajectories[1].fault == ""  # a field that came later
     task = decode_group_task(TASK_V1.read_bytes())
     assert (task.group_id, task.task.id, task.size, task.sampling) == ("g000001", "sokoban/train/17", 8, Sampling())
 

@@ -33,6 +33,7 @@ async def test_a_solved_episode_is_recorded_token_for_token(house: Any, tokens: 
     house.mouth.say = script(*replies)
     one = await run(house, engine(house, tokens))
     assert (one.success, one.score, one.terminated, one.truncated, one.outcome) == (True, 1.0, True, False, "ok")
+    assert one.fault == ""
     assert one.total_reward == pytest.approx(0.7)
     assert len(one.turns) == 3
     for i, turn in enumerate(one.turns):
@@ -105,6 +106,8 @@ async def test_a_prompt_beyond_the_context_is_the_policys_fault(house: Any, toke
     one = await run(house, engine(house, tokens, context=len(tokens.prompt("you are at 0"))))
     assert (one.outcome, one.score, one.success, one.truncated) == ("policy_error", 0.0, False, True)
     assert one.metrics["fault:prompt_too_long"] == 1.0
+    n = len(tokens.prompt("you are at 0"))
+    assert one.fault == f"a prompt of {n} tokens leaves no room in a context of {n}"
     assert house.mouth.requests == []
 
 
@@ -113,6 +116,7 @@ async def test_a_server_that_finds_the_prompt_too_long_says_the_same(house: Any,
     house.mouth.complaint = "This model's maximum context length is 8 tokens"
     one = await run(house, engine(house, tokens))
     assert (one.outcome, one.turns) == ("policy_error", ())
+    assert "maximum context length is 8 tokens" in one.fault
 
 
 async def test_another_refusal_is_no_fault_of_the_policy(house: Any, tokens: Tokens) -> None:
@@ -126,6 +130,7 @@ async def test_a_fault_that_the_environment_blames_on_the_policy_scores_nothing(
     one = await run(house, engine(house, tokens))
     assert (one.outcome, one.score, one.truncated) == ("policy_error", 0.0, True)
     assert one.metrics["fault:poisoned"] == 1.0
+    assert "poison" in one.fault
     assert one.turns[-1].response == "<poison>"
     assert not one.turns[-1].action_valid
 

@@ -158,33 +158,34 @@ async def play(session: Session, assignment: Assignment, policy: Policy) -> Epis
     first = state = await session.reset(split=task.split, index=task.index, seed=task.seed, episode_id=assignment.id)
     turns: list[Turn] = []
     behaviour = Behaviour()
-    fault = ""
+    code = fault = ""
     while not state.done:
         before = state
         try:
             response = await policy.respond(session, before, assignment.key, len(turns))
-        except PromptTooLong:
-            fault = "prompt_too_long"
+        except PromptTooLong as error:
+            code, fault = "prompt_too_long", str(error)
             break
         try:
             state = await session.step(response.text)
         except PolicyFault as error:
-            fault = error.code
+            code, fault = error.code, str(error)
             turns.append(_turn(before, response, None))
             break
         behaviour.observe(before, state)
         turns.append(_turn(before, response, state))
-    metrics = behaviour.metrics(turns) | ({FAULT + fault: 1.0} if fault else {})
+    metrics = behaviour.metrics(turns) | ({FAULT + code: 1.0} if code else {})
     trajectory = Trajectory(
         id=assignment.id,
         seed=task.seed,
         turns=tuple(turns),
         terminated=state.observation.terminated,
-        truncated=state.observation.truncated or bool(fault),
-        score=0.0 if fault else state.metadata.score,
-        success=not fault and state.metadata.success,
-        outcome="policy_error" if fault else "ok",
+        truncated=state.observation.truncated or bool(code),
+        score=0.0 if code else state.metadata.score,
+        success=not code and state.metadata.success,
+        outcome="policy_error" if code else "ok",
         duration_s=time.monotonic() - started,
         metrics=metrics,
+        fault=fault,
     )
     return Episode(trajectory, first, state)

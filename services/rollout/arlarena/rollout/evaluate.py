@@ -223,6 +223,7 @@ def episode_record(assignment: Assignment, episode: Episode) -> dict[str, Any]:
         "score": one.score,
         "return": round(one.total_reward, 4),
         "outcome": one.outcome,
+        "fault": one.fault,
         "terminated": one.terminated,
         "truncated": one.truncated,
         "optimal_moves": episode.first.metadata.optimal_moves,
