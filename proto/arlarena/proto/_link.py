@@ -31,6 +31,10 @@ class StreamError(RuntimeError):
     """The broker cannot be reached or refuses; the message names its URL (without password) and what to do."""
 
 
+class BrokerFull(StreamError):
+    """The broker refuses to write because its memory is full (`maxmemory`). Nothing was written."""
+
+
 def redact(url: str) -> str:
     """`url` without its password, for messages and logs."""
     parts = urlsplit(url)
@@ -43,16 +47,24 @@ class Link:
     """Commands, transactions and scripts on one broker. `repair` creates whatever the broker should hold and lost."""
 
     def __init__(
-        self, url: str, *, timeout_s: float, reconnect_s: float, repair: Callable[[], Awaitable[None]]
+        self,
+        url: str,
+        *,
+        timeout_s: float,
+        reconnect_s: float,
+        full_timeout_s: float,
+        repair: Callable[[], Awaitable[None]],
     ) -> None:
-        """`timeout_s` limits connecting and each answer, `reconnect_s` the attempts of one call.
+        """`timeout_s` limits connecting and each answer.
+
+        One call is tried again for `reconnect_s` while the broker is away, for `full_timeout_s` while it is full.
 
         Raises:
             StreamError: `url` is not a Redis URL.
         """
         self.url = redact(url)
         self.losses = 0  # how many answers may have been lost, ever
-        self._reconnect_s, self._repair = reconnect_s, repair
+        self._reconnect_s, self._full_timeout_s, self._repair = reconnect_s, full_timeout_s, repair
         try:
             self._redis = Redis.from_url(
                 url,
@@ -108,19 +120,24 @@ class Link:
 
         return await self._repeat(send)
 
-    async def script(self, source: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        """Run a Lua script, which the broker caches by its hash.
+    async def script(
+        self, source: str, keys: Sequence[str], args: Sequence[Any], *, full_timeout_s: float | None = None
+    ) -> Any:
+        """Run a Lua script, which the broker caches by its hash. `full_timeout_s` replaces the connection's.
 
         Raises:
             StreamError: as for `command`.
         """
         run = self._redis.register_script(source)
-        return await self._repeat(lambda: run(keys=keys, args=args))
+        return await self._repeat(lambda: run(keys=keys, args=args), full_timeout_s=full_timeout_s)
 
-    async def _repeat(self, call: Callable[[], Awaitable[T]], patience_s: float | None = None) -> T:
-        """`call()`, repeated for up to `patience_s` after a lost connection, and after repair where a group is gone."""
+    async def _repeat(
+        self, call: Callable[[], Awaitable[T]], *, patience_s: float | None = None, full_timeout_s: float | None = None
+    ) -> T:
+        """`call()`, repeated after a lost connection, while the broker is full, and after repair of a lost group."""
         started, pause, broken = time.monotonic(), _FIRST_PAUSE_S, False
         patience_s = self._reconnect_s if patience_s is None else patience_s
+        full_timeout_s = self._full_timeout_s if full_timeout_s is None else full_timeout_s
         while True:
             try:
                 if broken:
@@ -129,26 +146,29 @@ class Link:
             except (errors.RedisError, OSError) as error:
                 self.losses += 1
                 broken = any(word in str(error) for word in _LOST_GROUP)
-                loading = isinstance(error, errors.BusyLoadingError)
-                limit = self._reconnect_s if loading or broken else patience_s
-                passing = broken or _is_network(error)
+                loading, full = isinstance(error, errors.BusyLoadingError), is_full(error)
+                limit = full_timeout_s if full else self._reconnect_s if loading or broken else patience_s
+                passing = broken or full or is_network(error)
                 if not passing or time.monotonic() - started + pause > limit:
-                    raise self._explain(error) from error
+                    raise explain(self.url, error) from error
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
-    def _explain(self, error: Exception) -> StreamError:
-        detail = str(error) or type(error).__name__
-        if isinstance(error, errors.AuthenticationError | errors.AuthorizationError):
-            return StreamError(f"Redis at {self.url} refused the user or password: correct the URL ({detail})")
-        if _is_network(error):
-            hint = "start one, or unset REDIS_URL and let `arlarena up` start its own"
-            return StreamError(f"no Redis at {self.url}: {hint} ({detail})")
-        if isinstance(error, errors.OutOfMemoryError):
-            return StreamError(f"Redis at {self.url} is full: raise its maxmemory ({detail})")
-        if isinstance(error, errors.InvalidResponse):
-            return StreamError(f"what listens at {self.url} is not a Redis: correct the URL ({detail})")
-        return StreamError(f"Redis at {self.url} refused a command: {detail}")
+
+def explain(url: str, error: Exception) -> StreamError:
+    """The error to raise for `error` of redis-py; `url` is redacted."""
+    detail = str(error) or type(error).__name__
+    if isinstance(error, errors.AuthenticationError | errors.AuthorizationError):
+        return StreamError(f"Redis at {url} refused the user or password: correct the URL ({detail})")
+    if is_network(error):
+        hint = "start one, or unset REDIS_URL and let `arlarena up` start its own"
+        return StreamError(f"no Redis at {url}: {hint} ({detail})")
+    if is_full(error):
+        hint = "raise its maxmemory, or lower staleness or groups_per_step"
+        return BrokerFull(f"the memory of Redis at {url} is full: {hint} ({detail})")
+    if isinstance(error, errors.InvalidResponse):
+        return StreamError(f"what listens at {url} is not a Redis: correct the URL ({detail})")
+    return StreamError(f"Redis at {url} refused a command: {detail}")
 
 
 async def _cancellable(call: Callable[[], Awaitable[T]]) -> T:
@@ -166,8 +186,13 @@ async def _cancellable(call: Callable[[], Awaitable[T]]) -> T:
             raise asyncio.CancelledError
 
 
-def _is_network(error: Exception) -> bool:
+def is_network(error: Exception) -> bool:
     """Whether the broker may be back when asked again."""
     if isinstance(error, errors.AuthenticationError | errors.AuthorizationError):
         return False
     return isinstance(error, errors.ConnectionError | errors.TimeoutError | OSError)
+
+
+def is_full(error: Exception) -> bool:
+    """Whether the broker refused because its memory is full, also inside a script."""
+    return isinstance(error, errors.OutOfMemoryError) or "command not allowed when used memory" in str(error)

@@ -2,14 +2,29 @@
 
 All take the six keys of one run, in the order of `Streams.keys`. A script that is sent twice, because the first
 answer was lost, does no harm: every transition first looks at where the group or the lease stands.
+
+The bookkeeping hashes have a field for each outstanding group id: `issued` holds the id of its task entry, `done` the
+id of its entry in `groups` and a note, `reasons` its last failure. `reasons` also has a field 'condemned ENTRY' for
+each unacknowledged entry that was copied to `dead`.
+
+A broker whose memory is full refuses a command that may need memory (flag `denyoom`), unless the same script has
+already written. ISSUE, COMPLETE and CONDEMN begin with XADD, so a full broker refuses all of them. Every other script
+begins with a command that frees memory or needs none, and so works on a full broker.
 """
 
-_PRELUDE = """
+# How many dead letters are kept. Their bytes are for people who look for a cause, and failures repeat: 300 groups of
+# 50 KB are 15 MB. A letter older than the age is dropped too: its run is over, or its cause is mended.
+DEAD_LETTERS_KEPT = 300
+DEAD_LETTER_AGE_S = 7 * 24 * 3600
+
+_PRELUDE = (
+    f"local dead_kept, dead_age_s = {DEAD_LETTERS_KEPT}, {DEAD_LETTER_AGE_S}"
+    + """
 local tasks, groups, dead, done, issued, reasons = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 
--- The fields of the task entry `id`, or nil where it is gone.
-local function fields_of(id)
-  local entry = redis.call('XRANGE', tasks, id, id)[1]
+-- The fields of the entry `id` of a stream (`tasks` by default), or nil where it is gone.
+local function fields_of(id, stream)
+  local entry = redis.call('XRANGE', stream or tasks, id, id)[1]
   if not entry then return nil end
   local fields = {}
   for i = 1, #entry[2], 2 do fields[entry[2][i]] = entry[2][i + 1] end
@@ -21,17 +36,36 @@ local function finish(id)
   redis.call('XDEL', tasks, id)
 end
 
--- Take a task off the books, keep a copy in `dead`, and tell the trainer by a tombstone in `groups`.
+local function forget(group_id)
+  redis.call('HDEL', done, group_id)
+  redis.call('HDEL', issued, group_id)
+  redis.call('HDEL', reasons, group_id)
+end
+
+local function drop_old_letters()
+  -- Formatted here: the broker would write a round number as 1.8e+12.
+  redis.call('XTRIM', dead, 'MINID', '=', string.format('%.0f', (redis.call('TIME')[1] - dead_age_s) * 1000))
+end
+
+local function keep_letter(...)
+  redis.call('XADD', dead, 'MAXLEN', '=', dead_kept, '*', ...)
+  drop_old_letters()
+end
+
+-- Remove a task, keep a copy in `dead`, and tell the trainer by a tombstone in `groups`. A task that is gone was
+-- completed or withdrawn. Removing comes first, so that this works on a full broker.
 local function bury(id, reason, deliveries)
-  local fields = fields_of(id) or {}
+  local fields = fields_of(id)
+  finish(id)
+  if not fields then return end
   local group_id = fields.id or ('unknown-' .. id)
-  if redis.call('HSETNX', done, group_id, 'dead') == 1 then
+  if redis.call('HEXISTS', done, group_id) == 0 then
     local letter = {'id', group_id, 'reason', reason, 'deliveries', deliveries}
-    redis.call('XADD', groups, '*', unpack(letter))
-    redis.call('XADD', dead, '*', 'data', fields.data or '', unpack(letter))
+    local entry = redis.call('XADD', groups, '*', unpack(letter))
+    redis.call('HSET', done, group_id, entry .. ' dead')
+    keep_letter('data', fields.data or '', unpack(letter))
   end
   redis.call('HDEL', reasons, group_id)
-  finish(id)
 end
 
 -- How often the entry was delivered, if `consumer` still holds its delivery number `expected`; otherwise nil.
@@ -41,6 +75,7 @@ local function held(id, consumer, expected)
   return nil
 end
 """
+)
 
 # ARGV: group id, task bytes, and so on in pairs. Returns how many were put in. A group that was issued, but is
 # neither done nor in the stream, was lost by the broker and is issued again.
@@ -98,22 +133,23 @@ return 1
 )
 
 # ARGV: stream id, group id, group bytes, receipt. The first to complete a group publishes it, even one whose lease
-# was lost: the work is good. A task that is no longer on the books (the run was reset since) publishes nothing.
+# was lost: the work is good. A task that was acknowledged, withdrawn or reset since publishes nothing, also where the
+# same group was issued again.
 COMPLETE = (
     _PRELUDE
     + """
 local id, group_id, data, receipt = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local before = redis.call('HGET', done, group_id)
-if before then
-  finish(id)
-  return before == receipt and 1 or 0
-end
 if redis.call('HGET', issued, group_id) ~= id then
   finish(id)
   return 0
 end
-redis.call('XADD', groups, '*', 'id', group_id, 'data', data)
-redis.call('HSET', done, group_id, receipt)
+local before = redis.call('HGET', done, group_id)
+if before then
+  finish(id)
+  return before:match(' (.*)') == receipt and 1 or 0
+end
+local entry = redis.call('XADD', groups, '*', 'id', group_id, 'data', data)
+redis.call('HSET', done, group_id, entry .. ' ' .. receipt)
 redis.call('HDEL', reasons, group_id)
 finish(id)
 return 1
@@ -133,10 +169,10 @@ if counted and deliveries >= tonumber(ARGV[6]) then
   bury(id, reason ~= '' and reason or 'given back without a reason', deliveries)
   return 1
 end
-local fields = fields_of(id)
-if reason ~= '' and fields then redis.call('HSET', reasons, fields.id or '', reason) end
 local count = counted and deliveries or deliveries - 1
 redis.call('XCLAIM', tasks, 'rollout', '(given back)', 0, id, 'IDLE', idle, 'RETRYCOUNT', count, 'JUSTID')
+local fields = fields_of(id)
+if reason ~= '' and fields then redis.call('HSET', reasons, fields.id or '', reason) end
 return 1
 """
 )
@@ -144,13 +180,52 @@ return 1
 # ARGV: stream id of a task, reason, deliveries. For a task that cannot be read: no worker would do better.
 BURY = _PRELUDE + "bury(ARGV[1], ARGV[2], ARGV[3]) return 1"
 
-# ARGV: group id, reason, group bytes. For a published group that cannot be read: keep a copy in `dead`, once.
+# ARGV: stream id of an entry of `groups`, group id, reason. Copies the bytes of the entry to `dead`, once. A
+# tombstone has no bytes: its letter is in `dead` already.
 CONDEMN = (
     _PRELUDE
     + """
-if redis.call('HGET', done, ARGV[1]) == 'unreadable' then return 0 end
-redis.call('XADD', dead, '*', 'id', ARGV[1], 'reason', ARGV[2], 'deliveries', 1, 'data', ARGV[3])
-redis.call('HSET', done, ARGV[1], 'unreadable')
+local entry, group_id, reason = ARGV[1], ARGV[2], ARGV[3]
+local fields, mark = fields_of(entry, groups), 'condemned ' .. entry
+if not (fields and fields.data) or redis.call('HEXISTS', reasons, mark) == 1 then return 0 end
+keep_letter('data', fields.data, 'id', group_id, 'reason', reason, 'deliveries', 1)
+redis.call('HSET', reasons, mark, reason)
 return 1
+"""
+)
+
+# ARGV: stream id of an entry of `groups`, group id, and so on in pairs. The bookkeeping of a group is forgotten only
+# where it is about this entry: the group may have been issued again, before a repetition of this call or after it was
+# withdrawn.
+ACKNOWLEDGE = (
+    _PRELUDE
+    + """
+drop_old_letters()
+for i = 1, #ARGV, 2 do
+  local entry, group_id = ARGV[i], ARGV[i + 1]
+  redis.call('XACK', groups, 'trainer', entry)
+  redis.call('XDEL', groups, entry)
+  redis.call('HDEL', reasons, 'condemned ' .. entry)
+  local published = redis.call('HGET', done, group_id)
+  if published and published:match('[^ ]+') == entry then forget(group_id) end
+end
+return 1
+"""
+)
+
+# ARGV: group ids. Returns how many were outstanding.
+WITHDRAW = (
+    _PRELUDE
+    + """
+local known = 0
+for _, group_id in ipairs(ARGV) do
+  local task = redis.call('HGET', issued, group_id)
+  if task then
+    finish(task)
+    known = known + 1
+  end
+  forget(group_id)
+end
+return known
 """
 )

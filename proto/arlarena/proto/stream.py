@@ -1,48 +1,64 @@
 """The queue between the trainer and the rollout workers: two streams of one run on Redis (7 or newer) or Valkey.
 
-    trainer  ── issue ──────────────► tasks ──── lease, renew ──► worker
+    trainer  ── issue, withdraw ─────► tasks ──── lease, renew ──► worker
     trainer  ◄─ collect, acknowledge ─ groups ◄── complete ───────┘
 
 What holds, whichever process dies and whenever:
 
-- **Every group id reaches the trainer once**, as a `Group` or as a `DeadLetter` in its place. `complete` publishes
-  the group, takes the task off the books and notes the id as done in one script; a second completion does nothing.
-- **A lease belongs to who renews it.** A task whose lease was not renewed for `lease_ttl_s` goes to the next worker
-  that asks, and each handing-out counts. After `max_deliveries` it becomes a dead letter, and a tombstone among the
-  groups tells the trainer. A worker that lost its lease may still complete: the first to complete wins.
+- **Every issued group reaches the trainer once**, as a `Group` or as a `DeadLetter` in its place. `complete` publishes
+  the group, removes the task and notes the id as done in one script; a second completion does nothing.
+- **A lease belongs to the worker that renews it.** A task whose lease was not renewed for `lease_ttl_s` goes to the
+  next worker that asks, and each delivery counts. After `max_deliveries` it becomes a dead letter, and a tombstone
+  among the groups tells the trainer. A worker that lost its lease may still complete: the first to complete wins.
 - **Nothing collected is lost before `acknowledge`**, which the trainer calls once a durable checkpoint covers the
   entry. After a crash `collect_pending` hands out again, in order, what was not acknowledged. The trainer drops ids
   that it has already: it may have died between checkpoint and acknowledgement.
 - **`issue` repairs.** It is idempotent by group id and puts back a task that the broker forgot. A trainer that has
   waited long issues again whatever is outstanding.
-- **Nothing is trimmed** (no MAXLEN). The trainer's capacity bounds the streams; `depth` is for gauges and alarms.
+- **An id is free again after `acknowledge` or `withdraw`.** The same group may then be issued anew. A worker that
+  still plays the earlier task publishes nothing.
+- **Tasks and groups are never trimmed** (no MAXLEN). The trainer's capacity bounds them; `depth` is for gauges and
+  alarms. The bookkeeping holds only what is outstanding. Dead letters are kept for people, and the oldest go first.
+- **A broker whose memory is full refuses `issue`, `complete` and `condemn`** with `BrokerFull`, after `full_timeout_s`.
+  A refused call has changed nothing. All other calls work, so that acknowledging makes room.
 
 How much survives the broker's own death is the broker's setting. With AOF `always` nothing is lost that was answered.
 With `everysec` the last second or two may be lost, even if only the server is killed. What is lost is the end of
 history: issuing again, and dropping group ids that one already has, repairs it. Bytes are MessagePack, never pickle.
 
-The keys of a run share the hash tag `{run}`: one slot of a cluster. A run has one trainer and any number of workers.
+The keys of a run share the hash tag `{run}`: one slot of a cluster. A run has any number of workers and one trainer,
+which `trainer_lease` makes sure of.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 import uuid
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Self, TypeVar
 
 from arlarena.proto import _scripts
-from arlarena.proto._link import Link, StreamError, redact
+from arlarena.proto._link import BrokerFull, Link, StreamError, is_full, redact
+from arlarena.proto._stream_types import (
+    DeadLetter,
+    Depth,
+    Entry,
+    Fields,
+    Lease,
+    Limits,
+    RawEntry,
+    dead_letter_of,
+    group_id_of,
+)
 from arlarena.proto.trajectory import Group, GroupTask, SchemaError, decode_group, decode_group_task, encode
 
-__all__ = ["DeadLetter", "Depth", "Entry", "Lease", "StreamError", "Streams", "redact"]
+__all__ = ["BrokerFull", "DeadLetter", "Depth", "Entry", "Lease", "Limits", "StreamError", "Streams", "redact"]
 
-Fields = Mapping[bytes, bytes]
-RawEntry = tuple[bytes, Fields]
+T = TypeVar("T")
 
 _WORKERS, _TRAINER = "rollout", "trainer"
 _KEYS = ("tasks", "groups", "dead", "done", "issued", "reasons")
@@ -51,84 +67,15 @@ _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SLICE_S = 0.5
 # Pending entries asked for at a time: a few MB of groups.
 _PAGE = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The times (in seconds) and counts that `Streams.connect` takes.
-
-    `timeout_s` limits connecting and each answer; blocking reads wait in shorter slices. For `reconnect_s` a call
-    tries again when the broker goes away. A lease not renewed for `lease_ttl_s` is lost: the same in all workers, who
-    renew at a third of it. A task is handed out `max_deliveries` times before it is a dead letter. A failed task
-    rests for `retry_delay_s`, doubled with each delivery.
-    """
-
-    timeout_s: float
-    reconnect_s: float
-    lease_ttl_s: float
-    max_deliveries: int
-    retry_delay_s: float
-
-    def __post_init__(self) -> None:
-        for name in ("timeout_s", "lease_ttl_s", "max_deliveries"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("reconnect_s", "retry_delay_s"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A group that will not come: its task was delivered too often, or a message of it cannot be read."""
-
-    group_id: str
-    reason: str
-    deliveries: int
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One entry of `groups`. `stream_id` is what `acknowledge` wants."""
-
-    stream_id: str
-    item: Group | DeadLetter
-
-    @property
-    def group_id(self) -> str:
-        """The id of the group that came, or that will not come."""
-        return self.item.group_id if isinstance(self.item, DeadLetter) else self.item.id
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """A worker's right to play one group, until `lease_ttl_s` after the last renewal. `deliveries` counts from 1."""
-
-    stream_id: str
-    task: GroupTask
-    consumer: str
-    deliveries: int
-
-
-@dataclass(frozen=True, slots=True)
-class Depth:
-    """How full a run's streams are.
-
-    Tasks that nobody has yet; tasks leased, or given back and waiting for another worker; groups not yet collected;
-    groups collected and not acknowledged; dead letters since the run began.
-    """
-
-    tasks_queued: int
-    tasks_leased: int
-    groups_waiting: int
-    groups_collected: int
-    dead: int
+# Groups in one call of a script: the broker does nothing else meanwhile, for a millisecond or so.
+_SCRIPT_PAGE = 250
 
 
 class Streams:
     """One run's streams, for its trainer or for a worker. Safe for concurrent use by the tasks of one event loop.
 
-    Every method raises `StreamError` when the broker stays away for `reconnect_s`, or refuses.
+    Every method raises `StreamError` when the broker stays away for `reconnect_s`, or refuses, and `BrokerFull` when
+    it refuses because its memory is full for `full_timeout_s`.
     """
 
     def __init__(self, url: str, run: str, limits: Limits) -> None:
@@ -139,10 +86,16 @@ class Streams:
             )
         self.run, self.limits = run, limits
         self.keys = tuple(f"arl:{{{run}}}:{name}" for name in _KEYS)
-        self._tasks, self._groups, self._dead = self.keys[:3]
-        self._link = Link(url, timeout_s=limits.timeout_s, reconnect_s=limits.reconnect_s, repair=self._create_groups)
+        self._tasks, self._groups, self._dead, _, self._issued, _ = self.keys
+        self._link = Link(
+            url,
+            timeout_s=limits.timeout_s,
+            reconnect_s=limits.reconnect_s,
+            full_timeout_s=limits.full_timeout_s,
+            repair=self._create_groups,
+        )
         self._collecting = asyncio.Lock()
-        self._backlog: deque[RawEntry] = deque()  # the broker gave them to us, we not yet to the caller
+        self._backlog: deque[RawEntry] = deque()  # claimed, not yet delivered to the caller
         self._handed: set[str] = set()  # the caller has them and has not acknowledged
         self._unsure = True  # whether the broker may have given us entries that are in neither
 
@@ -157,6 +110,7 @@ class Streams:
         lease_ttl_s: float = 60.0,
         max_deliveries: int = 5,
         retry_delay_s: float = 1.0,
+        full_timeout_s: float = 0.0,
     ) -> Self:
         """Connect to a redis://, rediss:// or unix:// URL, and create the streams and consumer groups that are missing.
 
@@ -166,7 +120,8 @@ class Streams:
             StreamError: no broker at `url` (one that is not there is not waited for), or it refuses us.
             ValueError: the run's name or a limit is out of range.
         """
-        streams = cls(url, run, Limits(timeout_s, reconnect_s, lease_ttl_s, max_deliveries, retry_delay_s))
+        limits = Limits(timeout_s, reconnect_s, lease_ttl_s, max_deliveries, retry_delay_s, full_timeout_s)
+        streams = cls(url, run, limits)
         try:
             await streams._link.first_contact()
         except BaseException:
@@ -185,16 +140,33 @@ class Streams:
         await self.close()
 
     async def issue(self, tasks: Sequence[GroupTask]) -> int:
-        """Queue all `tasks` that are not already queued, leased or done. Returns how many were put in."""
+        """Queue all `tasks` whose group is not outstanding. Returns how many were put in.
+
+        Raises:
+            BrokerFull: no task was put in.
+        """
         if not tasks:
             return 0
         pairs = [part for task in tasks for part in (task.group_id, encode(task))]
         return int(await self._script(_scripts.ISSUE, *pairs))
 
+    async def outstanding(self) -> set[str]:
+        """The ids of groups that are queued, leased, or published and not acknowledged."""
+        return {group_id.decode() for group_id in await self._link.command("HKEYS", self._issued)}
+
+    async def withdraw(self, group_ids: Iterable[str]) -> int:
+        """Forget groups: remove their tasks and free their ids. Returns how many were outstanding.
+
+        A worker that plays one publishes nothing, and its `renew` returns False. A group that was published already
+        stays among the groups until it is acknowledged; the trainer drops it when it comes.
+        """
+        return sum([int(await self._script(_scripts.WITHDRAW, *page)) for page in _pages(list(group_ids))])
+
     async def collect(self, *, consumer: str, count: int, block_s: float) -> list[Entry]:
         """Up to `count` entries not handed out yet, oldest first; waits up to `block_s` seconds for the first one.
 
-        An entry that cannot be read comes as a `DeadLetter` with the reason. Entries stay ours until `acknowledge`.
+        An entry that cannot be read comes as a `DeadLetter` with the reason, and `dead` keeps a copy of its bytes,
+        unless the broker is full. Entries stay ours until `acknowledge`.
         """
         deadline = time.monotonic() + block_s
         async with self._collecting:
@@ -208,9 +180,11 @@ class Streams:
             return self._hand_out(entries)
 
     async def collect_pending(self, *, consumer: str) -> list[Entry]:
-        """Everything collected and not acknowledged, under whichever consumer name, oldest first.
+        """Everything delivered and not acknowledged, under whichever consumer name, oldest first.
 
-        A resumed trainer begins with this, and may ask again.
+        A resumed trainer begins with this: what was delivered to a dead trainer, under any name, becomes
+        `consumer`'s. It may be called again while the trainer runs. It then also returns entries that the caller
+        already holds, and the caller ignores those.
         """
         async with self._collecting:
             self._unsure = True
@@ -219,13 +193,24 @@ class Streams:
             self._unsure = False
             return self._hand_out(entries)
 
-    async def acknowledge(self, stream_ids: Sequence[str]) -> None:
-        """Forget entries, since a durable checkpoint covers them. Unknown ids are no error."""
-        if stream_ids:
-            await self._link.transaction(
-                ("XACK", self._groups, _TRAINER, *stream_ids), ("XDEL", self._groups, *stream_ids)
-            )
-            self._handed.difference_update(stream_ids)
+    async def acknowledge(self, entries: Mapping[str, str]) -> None:
+        """Forget entries ({stream id: group id}), since a durable checkpoint covers them, and free their group ids.
+
+        Unknown ids are no error. Repeating is harmless, also after the same group was issued again.
+        """
+        for page in _pages(list(entries.items())):
+            await self._script(_scripts.ACKNOWLEDGE, *(part for pair in page for part in pair))
+            self._handed.difference_update(stream_id for stream_id, _ in page)
+
+    async def condemn(self, entry: Entry, reason: str) -> None:
+        """Keep a copy of a group that is unfit for training in `dead`, once. `acknowledge` the entry afterwards.
+
+        Does nothing for an entry that was acknowledged, or that is a dead letter already.
+
+        Raises:
+            BrokerFull: no copy was kept; call again later.
+        """
+        await self._script(_scripts.CONDEMN, entry.stream_id, entry.group_id, reason)
 
     async def depth(self) -> Depth:
         """How full the streams are, all at one moment."""
@@ -240,14 +225,14 @@ class Streams:
         return Depth(tasks - held, held, groups - kept, kept, dead)
 
     async def dead_letters(self, count: int = 100) -> list[DeadLetter]:
-        """The newest `count` dead letters of the run, newest first."""
+        """The newest `count` dead letters that are kept, newest first."""
         rows = await self._link.command("XREVRANGE", self._dead, "+", "-", "COUNT", count)
-        return [_dead_letter(stream_id, fields) for stream_id, fields in rows]
+        return [dead_letter_of(stream_id, fields) for stream_id, fields in rows]
 
     async def reset(self) -> None:
-        """Forget everything of this run: one that begins anew under a used name would find its group ids done.
+        """Forget all tasks, groups and dead letters of this run, so that its name can be used anew.
 
-        A worker still at work for the old run publishes nothing.
+        A worker still at work for the old run publishes nothing. The trainer's lease stays.
         """
         async with self._collecting:
             await self._link.command("UNLINK", *self.keys)
@@ -275,11 +260,13 @@ class Streams:
         return bool(await self._script(_scripts.RENEW, lease.stream_id, lease.consumer, lease.deliveries))
 
     async def complete(self, lease: Lease, group: Group) -> bool:
-        """Publish `group` and take its task off the books, in one script.
+        """Publish `group` and remove its task, in one script.
 
-        False: nothing was published, because the group was completed or declared dead before, or the run was reset.
+        False: nothing was published, because the group was completed or declared dead before, or its task was
+        withdrawn, or the run was reset.
 
         Raises:
+            BrokerFull: nothing was published, and the lease stays; renew it and call again later.
             ValueError: `group` is not the one that was leased.
         """
         if group.id != lease.task.group_id:
@@ -359,13 +346,17 @@ class Streams:
 
     async def _open(self, stream_id: bytes, fields: Fields) -> Entry:
         if b"data" not in fields:
-            return Entry(stream_id.decode(), _dead_letter(stream_id, fields))
+            return Entry(stream_id.decode(), dead_letter_of(stream_id, fields))
         try:
             return Entry(stream_id.decode(), decode_group(fields[b"data"]))
         except SchemaError as error:
-            letter = DeadLetter(_group_id(stream_id, fields), str(error), 1)
-            await self._script(_scripts.CONDEMN, letter.group_id, letter.reason, fields[b"data"])
-            return Entry(stream_id.decode(), letter)
+            entry = Entry(stream_id.decode(), DeadLetter(group_id_of(stream_id, fields), str(error), 1))
+            # The trainer has to go on, and to acknowledge, before a full broker has room for a copy.
+            with contextlib.suppress(BrokerFull):
+                await self._link.script(
+                    _scripts.CONDEMN, self.keys, (entry.stream_id, entry.group_id, str(error)), full_timeout_s=0.0
+                )
+            return entry
 
     async def _open_task(
         self, consumer: str, stream_id: bytes, group_id: bytes, data: bytes, deliveries: int
@@ -384,15 +375,17 @@ class Streams:
             try:
                 await self._link.once("XGROUP CREATE", key, group, "0", "MKSTREAM")
             except Exception as error:
-                if not str(error).startswith("BUSYGROUP"):
+                exists = str(error).startswith("BUSYGROUP")
+                # A full broker refuses before it looks whether the group is there.
+                if not exists and not (is_full(error) and await self._has_group(key, group)):
                     raise
 
+    async def _has_group(self, key: str, group: str) -> bool:
+        if not await self._link.once("EXISTS", key):
+            return False
+        rows = await self._link.once("XINFO GROUPS", key)
+        return any(row["name"] == group.encode() for row in rows)
 
-def _group_id(stream_id: bytes, fields: Fields) -> str:
-    return fields[b"id"].decode(errors="replace") if b"id" in fields else f"unknown-{stream_id.decode()}"
 
-
-def _dead_letter(stream_id: bytes, fields: Fields) -> DeadLetter:
-    reason = fields.get(b"reason", b"the entry has neither a group nor a reason").decode(errors="replace")
-    deliveries = fields.get(b"deliveries", b"1")
-    return DeadLetter(_group_id(stream_id, fields), reason, int(deliveries) if deliveries.isdigit() else 1)
+def _pages(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (items[i : i + _SCRIPT_PAGE] for i in range(0, len(items), _SCRIPT_PAGE))

@@ -22,10 +22,10 @@ async def test_issue_lease_complete_collect_acknowledge(connect, make_tasks, mak
     (entry,) = await streams.collect(consumer="t", count=10, block_s=1)
     assert entry.item == group
     assert await streams.depth() == Depth(2, 0, 0, 1, 0)
-    await streams.acknowledge([entry.stream_id])
+    await streams.acknowledge({entry.stream_id: entry.group_id})
     assert await streams.depth() == Depth(2, 0, 0, 0, 0)
     assert await streams.collect_pending(consumer="t") == []
-    await streams.acknowledge([entry.stream_id, "1-1"])
+    await streams.acknowledge({entry.stream_id: entry.group_id, "1-1": "unknown"})
 
 
 async def test_an_empty_run_makes_nobody_wait_longer_than_asked(connect) -> None:
@@ -36,7 +36,7 @@ async def test_an_empty_run_makes_nobody_wait_longer_than_asked(connect) -> None
         assert await streams.collect(consumer="t", count=1, block_s=block_s) == []
         assert 2 * block_s <= time.monotonic() - started < 2 * block_s + 1.0
     assert await streams.issue([]) == 0
-    await streams.acknowledge([])
+    await streams.acknowledge({})
 
 
 async def test_waiting_for_longer_than_the_socket_timeout_is_no_error(connect, make_tasks) -> None:
@@ -60,10 +60,10 @@ async def test_issue_is_idempotent_in_every_state_of_the_group(connect, make_tas
     await streams.fail(leases[1], "boom")
     assert await streams.issue(tasks) == 0  # published, dead
     entries = await streams.collect(consumer="t", count=10, block_s=0)
-    await streams.acknowledge([entry.stream_id for entry in entries])
+    await streams.acknowledge({entry.stream_id: entry.group_id for entry in entries})
     assert [entry.group_id for entry in entries] == ["g0", "g1"]
-    assert await streams.issue(tasks) == 0  # acknowledged
-    assert await streams.depth() == Depth(0, 2, 0, 0, 1)
+    assert await streams.issue(tasks) == 2  # acknowledged: their ids are free again
+    assert await streams.depth() == Depth(2, 2, 0, 0, 1)
 
 
 async def test_tasks_are_leased_in_order_and_groups_collected_in_order_of_completion(

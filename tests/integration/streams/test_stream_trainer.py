@@ -22,7 +22,7 @@ async def test_after_a_crash_pending_entries_come_again_in_order(connect, make_t
     before = await connect()
     await fill(before, make_tasks(150), make_group)
     collected = await before.collect(consumer="trainer", count=140, block_s=1)
-    await before.acknowledge([entry.stream_id for entry in collected[:10]])
+    await before.acknowledge({entry.stream_id: entry.group_id for entry in collected[:10]})
 
     after = await connect()
     pending = await after.collect_pending(consumer=name)
@@ -30,7 +30,7 @@ async def test_after_a_crash_pending_entries_come_again_in_order(connect, make_t
     assert await after.collect_pending(consumer=name) == pending
     rest = await after.collect(consumer=name, count=500, block_s=1)
     assert [entry.group_id for entry in rest] == [f"g{i}" for i in range(140, 150)]
-    await after.acknowledge([entry.stream_id for entry in pending + rest])
+    await after.acknowledge({entry.stream_id: entry.group_id for entry in pending + rest})
     assert await after.depth() == Depth(0, 0, 0, 0, 0)
     assert await after.collect_pending(consumer=name) == []
 
@@ -76,7 +76,7 @@ async def test_a_group_that_cannot_be_read_comes_as_a_dead_letter_and_stops_nobo
     after = await connect()
     assert await after.collect_pending(consumer="t") == [bad, foreign, good]
     assert await after.dead_letters() == [bad.item]
-    await after.acknowledge([bad.stream_id, foreign.stream_id, good.stream_id])
+    await after.acknowledge({entry.stream_id: entry.group_id for entry in (bad, foreign, good)})
     assert await after.depth() == Depth(0, 0, 0, 0, 1)
 
 
@@ -90,7 +90,7 @@ async def test_a_collect_whose_answer_was_lost_loses_no_group(connect, proxy, ma
     assert proxy.fired.is_set()
     while more := await trainer.collect(consumer="t", count=2, block_s=0):
         entries += more
-    await trainer.acknowledge([])
+    await trainer.acknowledge({})
     pending = await trainer.collect_pending(consumer="t")
     assert sorted(entry.group_id for entry in pending) == ["g0", "g1", "g2", "g3"]
     assert sorted(entry.group_id for entry in first + entries) == ["g0", "g1", "g2", "g3"]
@@ -123,7 +123,7 @@ async def test_an_entry_that_the_broker_forgot_having_delivered_is_not_handed_ou
     second = await streams.collect(consumer="t", count=5, block_s=1)
     assert [entry.group_id for entry in first + second] == ["g0", "g1"]
     assert await streams.collect_pending(consumer="t") == first + second
-    await streams.acknowledge([entry.stream_id for entry in first + second])
+    await streams.acknowledge({entry.stream_id: entry.group_id for entry in first + second})
     assert await streams.depth() == Depth(0, 0, 0, 0, 0)
 
 
