@@ -28,7 +28,7 @@ DISTRIBUTIONS = (
     "services/trainer",
     "services/console",
 )
-TOOLS = ("pytest", "pytest-asyncio", "pytest-timeout", "ruff", "mypy", "import-linter", "scipy")
+TOOLS = ("pytest", "pytest-asyncio", "pytest-timeout", "pytest-xdist", "ruff", "mypy", "import-linter", "scipy")
 # Without what they bring along: a compiler and matplotlib, for puzzles that nobody here plays.
 ALONE = ("reasoning-gym",)
 STEPS = 5

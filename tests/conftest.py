@@ -1,8 +1,13 @@
 """Fixtures that every kind of test shares."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Before torch is imported, here and in the processes that tests start: as many threads as cores in each of several
+# processes make all of them many times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
