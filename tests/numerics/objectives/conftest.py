@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from arlarena.trainer.objectives import Batch
 
 @dataclass
 class Row:
-    """One turn: everything about its tokens, as floats."""
+    """One row: everything about its tokens, as floats. `turns`: (tokens, advantage) of each, where it has several."""
 
     trajectory: int
     advantage: float
@@ -23,6 +24,11 @@ class Row:
     ref: list[float]
     entropy: list[float]
     mask: list[int]
+    turns: list[tuple[int, float]] = field(default_factory=list)
+
+    def credits(self) -> list[tuple[int, float]]:
+        """`turns`, also where there is one."""
+        return self.turns or [(len(self.new), self.advantage)]
 
 
 def random_rows(seed: int, *, spread: float = 0.3, extreme: bool = True) -> list[Row]:
@@ -47,6 +53,16 @@ def random_rows(seed: int, *, spread: float = 0.3, extreme: bool = True) -> list
     return rows
 
 
+def growing_rows(seed: int) -> list[Row]:
+    """`random_rows` of which most hold two or three turns, each with an advantage of its own; no absurd ratios."""
+    rng = random.Random(seed)
+    rows = random_rows(seed, extreme=False)
+    for row in rows:
+        edges = sorted({0, len(row.new), *(rng.randint(1, len(row.new)) for _ in range(2))})
+        row.turns = [(last - first, rng.gauss(0.0, 1.5)) for first, last in itertools.pairwise(edges)]
+    return rows
+
+
 def batch_of(rows: Sequence[Row], *, dtype: torch.dtype = torch.float64, **extra: torch.Tensor) -> Batch:
     """The tensors of `rows`; `log_probs` and `entropy` are leaves with gradient."""
 
@@ -61,9 +77,19 @@ def batch_of(rows: Sequence[Row], *, dtype: torch.dtype = torch.float64, **extra
         mask=torch.tensor([value for row in rows for value in row.mask], dtype=torch.bool),
         row_of_token=torch.tensor([i for i, row in enumerate(rows) for _ in row.new], dtype=torch.int64),
         trajectory_of_row=torch.tensor([row.trajectory for row in rows], dtype=torch.int64),
-        advantages=torch.tensor([row.advantage for row in rows], dtype=dtype),
-        **extra,
+        advantages=torch.tensor([advantage for row in rows for _, advantage in row.credits()], dtype=dtype),
+        **{"turn_of_token": turns_of(rows) if any(row.turns for row in rows) else None, **extra},
     )
+
+
+def turns_of(rows: Sequence[Row]) -> torch.Tensor:
+    sizes = [size for row in rows for size, _ in row.credits()]
+    return torch.tensor([turn for turn, size in enumerate(sizes) for _ in range(size)], dtype=torch.int64)
+
+
+@pytest.fixture
+def make_growing_rows() -> Callable[..., list[Row]]:
+    return growing_rows
 
 
 @pytest.fixture

@@ -1,14 +1,16 @@
 """Advantages against hand-worked numbers and against NumPy-free loops written from the formulas."""
 
+import dataclasses
 import difflib
+import itertools
 import math
 import random
 import statistics
 
 import pytest
 
-from arlarena.trainer.objectives import GroupRewards, compute_advantages, recipe
-from arlarena.trainer.objectives.advantages import Credit, anchor_groups, overlong_shaping, row_rewards, step_returns
+from arlarena.trainer.objectives import RECIPES, GroupRewards, compute_advantages, recipe
+from arlarena.trainer.objectives.advantages import Credit, anchor_groups, overlong_shaping, step_returns, turn_rewards
 
 
 def close(values, wanted, tolerance=1e-9):
@@ -29,6 +31,12 @@ def random_group(seed):
         lengths=[[rng.randint(1, 120) for _ in range(n)] for n in sizes],
         entropies=[[rng.random() for _ in range(n)] for n in sizes],
     )
+
+
+def rows_at_random(seed, sizes):
+    """For each turn, the number of its row: a new one begins now and then."""
+    rng = random.Random(seed)
+    return [list(itertools.accumulate([0, *(int(rng.random() < 0.4) for _ in range(n - 1))])) for n in sizes]
 
 
 def standardised(value, values, std=True):
@@ -105,6 +113,37 @@ def test_grpo_statistics_by_turn_weigh_long_episodes_and_by_trajectory_do_not():
     close(by_trajectory.total, [[half], [-half] * 3])
 
 
+@pytest.mark.parametrize(
+    ("unit", "wins", "losses"),
+    [
+        ("row", 0.866025, -0.866025),  # 1, 1, 0, 0: mean 1/2, std 0.577350
+        ("trajectory", 0.866025, -0.866025),
+        ("turn", 2.140872, -0.428174),  # two 1 and ten 0: mean 1/6, std 0.389249
+    ],
+)
+def test_growing_rows_by_hand_two_winners_of_one_turn_two_losers_of_five(unit, wins, losses):
+    group = GroupRewards(
+        rewards=[[1.0], [1.0], [0.0] * 5, [0.0] * 5],
+        rows=[[0], [0], [0] * 5, [0] * 5],
+        state_keys=[[f"{member}-{turn}" for turn in range(n)] for member, n in enumerate((1, 1, 5, 5))],
+    )
+    for name in ("grpo", "sampo", "gspo_release"):
+        (scored,) = compute_advantages(recipe(name, stat_unit=unit), [group])
+        close(scored.total, [[wins], [wins], [losses] * 5, [losses] * 5], 3e-6)
+    (default,) = compute_advantages(recipe("grpo"), [group])
+    close(default.total, [[0.866025], [0.866025], [-0.866025] * 5, [-0.866025] * 5], 3e-6)
+
+
+def test_turns_of_one_row_share_the_mean_of_their_rewards():
+    # The first trajectory is a row of two turns, one invalid, and a row of one: 2 - 0.05 and 2. The second: 0.
+    group = GroupRewards(
+        rewards=[[1.0, 1.0, 0.0], [0.0]], action_valid=[[True, False, True], [True]], rows=[[0, 0, 1], [0]]
+    )
+    (scored,) = compute_advantages(recipe("grpo", scale="none"), [group])
+    mean = (1.95 + 2.0 + 0.0) / 3
+    close(scored.total, [[1.95 - mean, 1.95 - mean, 2.0 - mean], [-mean]])
+
+
 def test_grpo_by_trajectory_stays_bounded_when_only_penalties_differ():
     group = GroupRewards(rewards=[[0.0, 0.0], [0.0, 0.0]], action_valid=[[True, False], [True, True]])
     (scored,) = compute_advantages(recipe("grpo", stat_unit="trajectory"), [group])
@@ -170,6 +209,57 @@ def test_grpo_equals_the_formula(seed):
     close(unscaled.total, [[standardised(value, rows, std=False) for value in turns] for turns in rewards])
 
 
+@pytest.mark.parametrize("name", list(RECIPES))
+@pytest.mark.parametrize("seed", range(3))
+def test_statistics_by_row_are_those_by_turn_bitwise_where_every_turn_is_a_row(name, seed):
+    group = random_group(seed)
+    numbered = dataclasses.replace(group, rows=[list(range(len(turns))) for turns in group.rewards])
+    by_turn = compute_advantages(recipe(name, stat_unit="turn"), [group, group], max_response_tokens=100)
+    for rewards in (group, numbered):
+        by_row = compute_advantages(recipe(name, stat_unit="row"), [rewards, rewards], max_response_tokens=100)
+        assert by_row == by_turn
+
+
+@pytest.mark.parametrize("scale", ["std", "none"])
+@pytest.mark.parametrize("seed", range(10))
+def test_statistics_by_row_equal_the_formula(seed, scale):
+    plain = random_group(seed)
+    rows = rows_at_random(seed, [len(turns) for turns in plain.rewards])
+    group = dataclasses.replace(plain, rows=rows)
+    units = {}
+    for member, (turns, names) in enumerate(zip(plain_rewards(group), rows, strict=True)):
+        for value, name in zip(turns, names, strict=True):
+            units.setdefault((member, name), []).append(value)
+    means = {unit: sum(values) / len(values) for unit, values in units.items()}
+    assert len(means) < sum(map(len, rows))
+    advantage = {unit: standardised(mean, list(means.values()), scale == "std") for unit, mean in means.items()}
+    (grpo,) = compute_advantages(recipe("grpo", scale=scale), [group])
+    close(grpo.total, [[advantage[member, name] for name in names] for member, names in enumerate(rows)])
+    (sampo,) = compute_advantages(recipe("sampo", scale=scale, omega=0.5), [group])
+    close(sampo.episode, grpo.total)
+    step = plain_step(group, group.state_keys, 0.95)
+    close(sampo.step, step)  # states are compared turn by turn, whatever a row is
+
+
+def test_rloo_and_reinforce_pp_by_row():
+    group = GroupRewards(rewards=[[1.0, 0.0], [0.0, 0.0], [0.5]], rows=[[0, 0], [0, 0], [0]])
+    (rloo,) = compute_advantages(recipe("rloo", stat_unit="row"), [group])
+    close(rloo.total, [[0.75, 0.75], [-0.75, -0.75], [0.0]])
+    (reinforce,) = compute_advantages(recipe("reinforce_pp", stat_unit="row"), [group])
+    half = 0.5 / (0.5 + 1e-6)
+    close(reinforce.total, [[half, half], [-half, -half], [0.0]])
+
+
+def test_empg_weighs_each_turn_of_a_row_by_its_own_entropy():
+    group = GroupRewards(rewards=[[0.0, 1.0], [0.0]], entropies=[[0.2, 1.2], [0.7]], rows=[[0, 0], [0]])
+    (scored,) = compute_advantages(recipe("empg", entropy_zeta=0.0), [group])
+    # H scaled: 0, 1 | 0.5; exp(-H): 1, 0.367879, 0.606531, mean 0.658137. A of the rows: ±0.707106.
+    modulated = [0.707106 * 1 / 0.658137, 0.707106 * 0.367879 / 0.658137, -0.707106 * 0.606531 / 0.658137]
+    mean = sum(modulated) / 3
+    close(scored.episode, [[0.707106, 0.707106], [-0.707106]], 1e-5)
+    close(scored.total, [[modulated[0] - mean, modulated[1] - mean], [modulated[2] - mean]], 1e-5)
+
+
 @pytest.mark.parametrize("std", ["std", "none"])
 @pytest.mark.parametrize("anchor", ["state", "observation"])
 @pytest.mark.parametrize("seed", range(10))
@@ -221,15 +311,15 @@ def test_the_order_of_trajectories_does_not_matter(name):
 
 def test_the_penalty_falls_on_the_invalid_turn_alone():
     group = GroupRewards(rewards=[[1.0, 2.0, 4.0]], action_valid=[[True, False, True]])
-    assert row_rewards(group, Credit(invalid_penalty=0.1)) == [[7.0, 6.9, 7.0]]
+    assert turn_rewards(group, Credit(invalid_penalty=0.1)) == [[7.0, 6.9, 7.0]]
     # gamma 0.5: 1 + 1 + 1, 2 + 2, 4; the penalty is not discounted into earlier turns.
     close(step_returns(group, Credit(gamma=0.5, invalid_penalty=0.1)), [[3.0, 3.9, 4.0]])
-    assert row_rewards(group, Credit(invalid_penalty=0.0)) == [[7.0, 7.0, 7.0]]
+    assert turn_rewards(group, Credit(invalid_penalty=0.0)) == [[7.0, 7.0, 7.0]]
 
 
 def test_explicit_returns_replace_the_sum_of_rewards():
     group = GroupRewards(rewards=[[0.0, 0.0], [0.0]], returns=[5.0, 1.0])
-    assert row_rewards(group, Credit()) == [[5.0, 5.0], [1.0]]
+    assert turn_rewards(group, Credit()) == [[5.0, 5.0], [1.0]]
 
 
 # ---- overlong shaping ----------------------------------------------------------------------------------------------
@@ -299,10 +389,15 @@ def test_a_lone_row_has_nothing_to_compare_with(name):
 
 
 @pytest.mark.parametrize("name", ["grpo", "gigpo", "rloo", "reinforce_pp", "empg"])
-@pytest.mark.parametrize("unit", ["turn", "trajectory"])
-def test_an_episode_without_turns_is_carried_along(name, unit):
+@pytest.mark.parametrize("unit", ["turn", "row", "trajectory"])
+@pytest.mark.parametrize("rows", [None, [[0], [], [0]]])
+def test_an_episode_without_turns_is_carried_along(name, unit, rows):
     group = GroupRewards(
-        rewards=[[1.0], [], [0.0]], state_keys=[["a"], [], ["b"]], entropies=[[0.1], [], [0.2]], returns=[1.0, 7.0, 0.0]
+        rewards=[[1.0], [], [0.0]],
+        state_keys=[["a"], [], ["b"]],
+        entropies=[[0.1], [], [0.2]],
+        returns=[1.0, 7.0, 0.0],
+        rows=rows,
     )
     (scored,) = compute_advantages(recipe(name, stat_unit=unit), [group])
     assert [len(turns) for turns in scored.total] == [1, 0, 1]
@@ -315,6 +410,7 @@ def test_an_episode_without_turns_is_carried_along(name, unit):
     [
         ({"action_valid": [[True]]}, "action_valid has turns"),
         ({"state_keys": [["a"], ["b", "c"]]}, "state_keys has turns"),
+        ({"rows": [[0], [0]]}, "rows has turns"),
         ({"returns": [1.0]}, "returns names 1 trajectories"),
         ({"successes": [True, False, True]}, "successes names 3"),
         ({"returns": [1.0, math.inf]}, "return .* is inf"),

@@ -48,10 +48,11 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("clip", ["ppo", "gspo", "cispo", "sapo"])
-@pytest.mark.parametrize("level", ["token", "turn", "trajectory"])
+@pytest.mark.parametrize("level", ["token", "turn", "row", "trajectory"])
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_any_split_gives_the_same_step(aggregation, level, clip, make_rows, make_batch):
-    rows = list(enumerate(make_rows(2)))
+@pytest.mark.parametrize("growing", [False, True], ids=["one_turn_rows", "growing_rows"])
+def test_any_split_gives_the_same_step(aggregation, level, clip, growing, make_rows, make_growing_rows, make_batch):
+    rows = list(enumerate(make_growing_rows(2) if growing else make_rows(2)))
     method = recipe("grpo", aggregation=aggregation, ratio_level=level, clip=clip, mask="sequence")
     whole = step(method, [rows], make_batch)
     for seed in range(3):
@@ -103,17 +104,22 @@ def test_the_literal_form_refuses_split_trajectories(make_rows, make_batch):
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
-def test_what_lies_under_the_mask_is_never_read(name, make_rows, make_batch):
+@pytest.mark.parametrize("growing", [False, True], ids=["one_turn_rows", "growing_rows"])
+def test_what_lies_under_the_mask_is_never_read(name, growing, make_rows, make_growing_rows, make_batch):
     """Padding, tool output: NaN there reaches neither loss nor gradient, and equals leaving the tokens out."""
-    rows, method = make_rows(6), recipe(name)
-    poisoned = make_rows(6)
+    make = make_growing_rows if growing else make_rows
+    rows, method = make(6), recipe(name)
+    poisoned = make(6)
     for row in poisoned:
         for t, m in enumerate(row.mask):
             if not m:
                 row.new[t] = row.old[t] = row.ref[t] = row.entropy[t] = float("nan")
-    packed = make_rows(6)
+    packed = make(6)
     for row in packed:
         live = [t for t, m in enumerate(row.mask) if m]
+        ends = list(itertools.accumulate(size for size, _ in row.turns))
+        inside = [sum(row.mask[end - size : end]) for end, (size, _) in zip(ends, row.turns, strict=True)]
+        row.turns = [(size, advantage) for size, (_, advantage) in zip(inside, row.turns, strict=True)]
         for field in ("new", "old", "ref", "entropy", "mask"):
             setattr(row, field, [getattr(row, field)[t] for t in live])
     results = []

@@ -22,22 +22,38 @@ def sampled(row):
     return [t for t, m in enumerate(row.mask) if m]
 
 
-def shared_ratio(rows, members):
-    values = [deltas(rows[i])[t] for i in members for t in sampled(rows[i])]
-    return math.exp(sum(values) / len(values)) if values else 1.0
+def turn_at(row, t):
+    """The number of token `t`'s turn within its row."""
+    ends = [sum(size for size, _ in row.credits()[: k + 1]) for k in range(len(row.credits()))]
+    return next(k for k, end in enumerate(ends) if t < end)
+
+
+def advantage_at(row, t):
+    return row.credits()[turn_at(row, t)][1]
+
+
+def unit_at(rows, level, i, t):
+    """What token `t` of row `i` shares its ratio with."""
+    return {
+        "token": (i, t),
+        "turn": (i, turn_at(rows[i], t)),
+        "row": i,
+        "trajectory": rows[i].trajectory,
+    }[level]
 
 
 def token_ratios(rows, level):
     """{(row, token): ratio} of every sampled token."""
-    ratios = {}
+    values = {}
     for i, row in enumerate(rows):
-        if level == "turn":
-            shared = shared_ratio(rows, [i])
-        elif level == "trajectory":
-            shared = shared_ratio(rows, [j for j, other in enumerate(rows) if other.trajectory == row.trajectory])
         for t in sampled(row):
-            ratios[i, t] = math.exp(deltas(row)[t]) if level == "token" else shared
-    return ratios
+            values.setdefault(unit_at(rows, level, i, t), []).append(deltas(row)[t])
+    return {
+        (i, t): math.exp(sum(unit) / len(unit))
+        for i, row in enumerate(rows)
+        for t in sampled(row)
+        for unit in [values[unit_at(rows, level, i, t)]]
+    }
 
 
 def token_weights(rows, aggregation, length):
@@ -78,7 +94,7 @@ def surrogate(method, ratio, log_prob, a, delta):
 
 
 def dropped(method, row):
-    if method.mask != "sequence" or not sampled(row) or row.advantage >= 0:
+    if method.mask != "sequence" or not sampled(row) or sum(advantage_at(row, t) for t in sampled(row)) >= 0:
         return False
     return sum(row.old[t] - row.new[t] for t in sampled(row)) / len(sampled(row)) > method.mask_delta
 
@@ -90,7 +106,7 @@ def expected(method, rows, kl_coefficient=0.0, entropy_coefficient=0.0):
     loss, slopes = 0.0, {}
     for (i, t), weight in weights.items():
         row = rows[i]
-        value, slope = surrogate(method, ratios[i, t], row.new[t], row.advantage, deltas(row)[t])
+        value, slope = surrogate(method, ratios[i, t], row.new[t], advantage_at(row, t), deltas(row)[t])
         keep = 0.0 if dropped(method, row) else 1.0
         d = clamp(row.ref[t] - row.new[t], -20, 20)
         k3 = math.exp(d) - d - 1
@@ -104,10 +120,10 @@ def expected(method, rows, kl_coefficient=0.0, entropy_coefficient=0.0):
 
 def spread_over_units(method, rows, slopes):
     """One shared, differentiable s_i: every token of the unit gets the unit's summed slope over its T_i."""
-    key = (lambda i: i) if method.ratio_level == "turn" else (lambda i: rows[i].trajectory)
+    level = method.ratio_level
     spread = {}
     for i, t in slopes:
-        unit = [(j, u) for j, u in slopes if key(j) == key(i)]
+        unit = [(j, u) for j, u in slopes if unit_at(rows, level, j, u) == unit_at(rows, level, i, t)]
         moves = 0.0 if abs(rows[i].new[t] - rows[i].old[t]) >= 20 else 1.0
         spread[i, t] = moves * sum(slopes[token] for token in unit) / len(unit)
     return spread
@@ -135,13 +151,16 @@ def test_every_recipe_equals_its_formula(name, seed, make_rows, make_batch):
 
 
 @pytest.mark.parametrize("clip", ["ppo", "gspo", "cispo", "sapo", "reinforce"])
-@pytest.mark.parametrize("level", ["token", "turn", "trajectory"])
+@pytest.mark.parametrize("level", ["token", "turn", "row", "trajectory"])
 @pytest.mark.parametrize(
     "aggregation", ["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "seq_mean_token_sum_norm"]
 )
-def test_any_combination_equals_its_formula(clip, level, aggregation, make_rows, make_batch):
+@pytest.mark.parametrize("growing", [False, True], ids=["one_turn_rows", "growing_rows"])
+def test_any_combination_equals_its_formula(
+    clip, level, aggregation, growing, make_rows, make_growing_rows, make_batch
+):
     method = recipe("grpo", clip=clip, ratio_level=level, aggregation=aggregation, clip_low=0.1, mask="sequence")
-    rows = make_rows(11)
+    rows = make_growing_rows(11) if growing else make_rows(11)
     batch = make_batch(rows)
     run = RunTerms(kl_coefficient=0.01, entropy_coefficient=0.003)
     loss, _ = policy_loss(method, batch, Denominators.count([batch]), run)
@@ -153,9 +172,11 @@ def test_any_combination_equals_its_formula(clip, level, aggregation, make_rows,
     torch.testing.assert_close(batch.entropy.grad, -0.003 * flat(rows, entropy_slopes), rtol=1e-10, atol=1e-13)
 
 
-@pytest.mark.parametrize("level", ["turn", "trajectory"])
-def test_literal_form_equals_its_formula(level, make_rows, make_batch):
-    rows, method = make_rows(5), recipe("sampo_literal", ratio_level=level, clip_low=0.05, clip_high=0.05)
+@pytest.mark.parametrize("level", ["turn", "row", "trajectory"])
+@pytest.mark.parametrize("growing", [False, True], ids=["one_turn_rows", "growing_rows"])
+def test_literal_form_equals_its_formula(level, growing, make_rows, make_growing_rows, make_batch):
+    method = recipe("sampo_literal", ratio_level=level, clip_low=0.05, clip_high=0.05)
+    rows = make_growing_rows(5) if growing else make_rows(5)
     batch = make_batch(rows)
     policy_loss(method, batch, Denominators.count([batch]))[0].backward()
     torch.testing.assert_close(batch.log_probs.grad, flat(rows, expected(method, rows)[1]), rtol=1e-10, atol=1e-13)
@@ -223,8 +244,34 @@ def test_sampo_by_hand_at_trajectory_level(make_row, make_batch):
     assert batch.log_probs.grad.tolist() == pytest.approx([0.0, 0.0, 1.105171 / 4, -0.904837 / 4], abs=1e-6)
 
 
-def test_sampo_by_hand_at_turn_level(make_row, make_batch):
-    # Turn 0: mean Δ 0.15, s = 1.161834, clipped: 2.08. Turn 1: s = 1: -1. Turn 2: s = 0.904837.
+def test_row_level_is_turn_level_where_each_row_is_one_turn(make_rows, make_batch):
+    rows = make_rows(13)
+    found = []
+    for level in ("turn", "row"):
+        batch = make_batch(rows)
+        loss, metrics = policy_loss(recipe("sampo_release", ratio_level=level), batch, Denominators.count([batch]))
+        loss.backward()
+        found.append((loss.item(), batch.log_probs.grad, {key: value.item() for key, value in metrics.items()}))
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
+    assert found[0][2] == found[1][2]
+
+
+def test_row_level_is_trajectory_level_where_each_trajectory_is_one_row(make_growing_rows, make_batch):
+    rows = make_growing_rows(13)
+    for number, row in enumerate(rows):
+        row.trajectory = number
+    gradients = {}
+    for level in ("turn", "row", "trajectory"):
+        batch = make_batch(rows)
+        policy_loss(recipe("sampo_release", ratio_level=level), batch, Denominators.count([batch]))[0].backward()
+        gradients[level] = batch.log_probs.grad
+    torch.testing.assert_close(gradients["row"], gradients["trajectory"], rtol=1e-12, atol=0)
+    assert not torch.allclose(gradients["row"], gradients["turn"], rtol=1e-3)
+
+
+def test_sampo_by_hand_at_row_level(make_row, make_batch):
+    # Row 0: mean Δ 0.15, s = 1.161834, clipped: 2.08. Row 1: s = 1: -1. Row 2: s = 0.904837.
     # Each row a mean over its tokens: (2.08 - 1 + 0.904837) / 3.
     batch = make_batch(hand_rows(make_row))
     method = recipe("sampo_release", clip_low=0.05, clip_high=0.04)
@@ -305,21 +352,20 @@ def test_sequence_mask_leaves_kl_and_denominators_alone(make_row, make_batch):
     assert loss.item() == pytest.approx((2 * -1.0 + 0.1 * 2 * k3) / 4, rel=1e-12)
 
 
-def test_two_turns_in_one_row_have_their_own_advantage_and_ratio(make_row, make_batch):
-    row = make_row(0, 0.0, [-0.8, -1.0, -1.3], [-1.0, -1.0, -1.0], [-1.0] * 3, [0.1] * 3, [1, 1, 1])
-    plain = make_batch([row])
-    batch = type(plain)(
-        log_probs=plain.log_probs,
-        old_log_probs=plain.old_log_probs,
-        mask=plain.mask,
-        row_of_token=plain.row_of_token,
-        trajectory_of_row=plain.trajectory_of_row,
-        advantages=torch.tensor([1.0, -2.0], dtype=torch.float64),
-        turn_of_token=torch.tensor([0, 0, 1]),
-    )
-    method = recipe("sampo", ratio_level="turn", clip_low=0.9, clip_high=0.9)
-    loss, _ = policy_loss(method, batch, Denominators.count([batch]))
-    assert loss.item() == pytest.approx((-2 * math.exp(0.1) + 2 * math.exp(-0.3)) / 3, rel=1e-12)
+@pytest.mark.parametrize(
+    ("level", "loss"),
+    [
+        ("turn", (-2 * math.exp(0.1) + 2 * math.exp(-0.3)) / 3),  # mean Δ of the turns: 0.1 and -0.3
+        ("row", (-2 + 2) * math.exp(-0.1 / 3) / 3),  # mean Δ of the row: (0.2 + 0 - 0.3) / 3
+    ],
+)
+def test_two_turns_in_one_row_have_their_own_advantage(level, loss, make_row, make_batch):
+    deltas = [-0.8, -1.0, -1.3]
+    row = make_row(0, 0.0, deltas, [-1.0] * 3, [-1.0] * 3, [0.1] * 3, [1, 1, 1], [(2, 1.0), (1, -2.0)])
+    batch = make_batch([row])
+    method = recipe("sampo", ratio_level=level, clip_low=0.9, clip_high=0.9)
+    found, _ = policy_loss(method, batch, Denominators.count([batch]))
+    assert found.item() == pytest.approx(loss, rel=1e-12, abs=1e-15)
 
 
 # ---- the correction of a decoupled anchor --------------------------------------------------------------------------

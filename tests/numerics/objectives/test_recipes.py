@@ -12,7 +12,7 @@ TABLE = {
     "grpo_st": ("seq_mean_token_mean", "ppo", "token", "grpo", "none", "none", 0.2, 0.2),
     "grpo_sm": ("token_mean", "ppo", "token", "grpo", "none", "sequence", 0.2, 0.2),
     "gspo": ("token_mean", "gspo", "trajectory", "grpo", "none", "none", 3e-3, 4e-3),
-    "gspo_release": ("seq_mean_token_mean", "gspo", "turn", "grpo", "none", "none", 3e-3, 4e-3),
+    "gspo_release": ("seq_mean_token_mean", "gspo", "row", "grpo", "none", "none", 3e-3, 4e-3),
     "cispo": ("token_mean", "cispo", "token", "grpo", "none", "none", 1.0, 0.2),
     "cispo_sm": ("token_mean", "cispo", "token", "grpo", "none", "sequence", 1.0, 0.2),
     "sapo": ("token_mean", "sapo", "token", "grpo", "none", "none", 0.2, 0.2),
@@ -22,7 +22,7 @@ TABLE = {
     "dapo_grpo": ("token_mean", "ppo", "token", "grpo", "return", "none", 0.2, 0.2),
     "dapo_gigpo": ("token_mean", "ppo", "token", "gigpo", "return", "none", 0.2, 0.2),
     "sampo": ("token_mean", "gspo", "trajectory", "gigpo", "success", "none", 3e-3, 4e-3),
-    "sampo_release": ("seq_mean_token_mean", "gspo", "turn", "gigpo", "return", "none", 3e-3, 4e-3),
+    "sampo_release": ("seq_mean_token_mean", "gspo", "row", "gigpo", "return", "none", 3e-3, 4e-3),
     "rloo": ("seq_mean_token_sum", "reinforce", "token", "rloo", "none", "none", 0.2, 0.2),
     "reinforce_pp": ("token_mean", "ppo", "token", "reinforce_pp", "none", "none", 0.2, 0.2),
     "dr_grpo": ("seq_mean_token_sum_norm", "ppo", "token", "grpo", "none", "none", 0.2, 0.2),
@@ -103,7 +103,13 @@ def test_one_update_on_a_recomputed_anchor_is_refused(name):
         check(recipe(name), RunFacts(updates_per_batch=1, policy_anchor="decoupled", group_size=8))
 
 
-@pytest.mark.parametrize("name", list(RECIPES))
+def test_statistics_are_over_rows_unless_a_method_takes_whole_trajectories():
+    by_trajectory = {"rloo", "reinforce_pp", "dr_grpo"}
+    units = {name: row.stat_unit for name, row in RECIPES.items()}
+    assert units == {name: "trajectory" if name in by_trajectory else "row" for name in RECIPES}
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "rloo"])
 def test_what_can_act_passes(name):
     for anchor in ("bypass", "decoupled"):
         assert check(recipe(name), RunFacts(updates_per_batch=4, policy_anchor=anchor, group_size=8)) == ()
@@ -114,6 +120,16 @@ def test_methods_without_a_ratio_may_step_once():
     assert check(recipe("rloo"), facts) == ()
     with pytest.raises(RecipeError, match="sequence mask is dead"):
         check(recipe("rloo", mask="sequence"), facts)
+
+
+@pytest.mark.parametrize("anchor", ["bypass", "decoupled"])
+@pytest.mark.parametrize("overrides", [{}, {"mask": "sequence"}])
+def test_several_updates_without_a_ratio_are_warned_about(anchor, overrides):
+    facts = RunFacts(updates_per_batch=4, policy_anchor=anchor, group_size=8)
+    (warning,) = check(recipe("rloo", **overrides), facts)
+    for part in ("rloo", "'reinforce' has no ratio", "4 updates a batch", "groups_per_step", "'ppo'"):
+        assert part in warning
+    assert check(recipe("rloo", clip="ppo"), facts) == ()
 
 
 def test_one_update_against_the_sampler_is_warned_about():

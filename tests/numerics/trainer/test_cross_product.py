@@ -67,5 +67,5 @@ def test_all_combinations(learner, groups, aggregation, clip):
 
 @pytest.mark.parametrize("clip", sorted(LITERAL_CLIPS))
 def test_what_cannot_be_is_refused(clip):
-    with pytest.raises(RecipeError, match="shares a ratio over a turn or trajectory"):
+    with pytest.raises(RecipeError, match="shares a ratio over a turn, row or trajectory"):
         recipe("grpo", clip=clip, ratio_level="token")

@@ -20,7 +20,7 @@ PLAN = [
     ("sampo", TERMS | SMALL, [random_rows(2, count=17), random_rows(3, count=9)]),
     ("sampo", TERMS, [random_rows(4, count=1)]),  # fewer rows than ranks: one rank has nothing
     ("sampo", TERMS | {"activation_checkpointing": True}, [growing_rows(5)]),
-    ("sampo_release", TERMS | SMALL, [random_rows(6)]),
+    ("sampo_release", TERMS | SMALL, [random_rows(6), growing_rows(12)]),
     ("grpo_st", TERMS | SMALL | {"policy_anchor": "decoupled"}, [random_rows(7), random_rows(8)]),
     ("cispo_sm", TERMS | SMALL, [random_rows(9)]),
     ("dr_grpo", TERMS | SMALL, [random_rows(10)]),

@@ -121,6 +121,18 @@ def test_the_cut_into_microbatches_and_chunks_does_not_matter(policy, name):
         assert cut_metrics[key] == pytest.approx(metrics[key], rel=1e-3, abs=1e-7), key
 
 
+@pytest.mark.parametrize("level", ["token", "turn", "row", "trajectory"])
+def test_the_cut_does_not_matter_where_rows_hold_several_turns(policy, level):
+    rows, method = growing_rows(14), recipe("sampo_release", ratio_level=level, clip_low=0.5, clip_high=0.5)
+    whole, metrics = gradients_after(policy, rows, settings(), method)
+    cut, cut_metrics = gradients_after(policy, rows, settings(tokens_per_microbatch=30, logits_chunk_tokens=3), method)
+    largest = max(float(grad.abs().max()) for grad in whole.values())
+    assert largest > 0
+    for key, grad in whole.items():
+        torch.testing.assert_close(cut[key], grad, atol=2e-6 * largest, rtol=1e-4)
+    assert cut_metrics["ratio_mean"] == pytest.approx(metrics["ratio_mean"], rel=1e-4)
+
+
 @pytest.mark.parametrize("name", ["sampo", "sampo_release", "grpo", "gspo"])
 def test_the_order_of_rows_does_not_matter(policy, name):
     rows = random_rows(4)

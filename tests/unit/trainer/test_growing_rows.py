@@ -5,8 +5,8 @@ import msgspec
 import pytest
 
 from arlarena.proto.trajectory import PolicyVersion, pack_floats, pack_ids, pack_mask
-from arlarena.trainer.objectives import GroupAdvantages
-from arlarena.trainer.scoring import ScoredGroup, rows_of, stretches
+from arlarena.trainer.objectives import GroupAdvantages, recipe
+from arlarena.trainer.scoring import Freshness, ScoredGroup, group_rewards, rows_of, score, stretches
 
 NOW = PolicyVersion("run", 3, "now")
 OLD = PolicyVersion("run", 2, "old")
@@ -57,6 +57,40 @@ def test_a_growing_row_holds_every_token_once_and_masks_what_the_policy_did_not_
     assert first.turns == ((3, 1.0), (3, -2.0), (3, 4.0))
     assert (second.prompt.tolist(), second.response.tolist(), second.advantage) == ([1, 13, 14, 15], [16], 6.0)
     assert (first.trajectory, second.trajectory) == (0, 0)
+
+
+@pytest.mark.parametrize(("growing", "rows"), [(True, [[0, 0, 0, 1]]), (False, None)])
+def test_rewards_name_the_row_of_each_turn(make_group, episode, growing, rows):
+    group = scored(make_group, episode, [0.0] * 4).group
+    assert group_rewards(group, growing=growing).rows == rows
+
+
+def test_short_winners_and_long_losers_weigh_the_same_where_contexts_grow(make_group):
+    """Two episodes of one turn win, two of five turns lose: four rows, or twelve turns."""
+    group = make_group("g", [True, True, False, False], NOW)
+    group.trajectories = tuple(
+        msgspec.structs.replace(one, turns=continued(make_group, 1 if one.success else 5, 10.0 * one.success))
+        for one in group.trajectories
+    )
+    run = {"invalid_penalty": 0.1, "max_response_tokens": 8}
+    fresh = Freshness(3, 0, {"now": 3})
+    found = {
+        growing: score(recipe("gspo_release"), [group], fresh, growing=growing, **run)[0].advantages.total
+        for growing in (True, False)
+    }
+    assert [turns[0] for turns in found[True]] == pytest.approx([0.866, 0.866, -0.866, -0.866], abs=1e-3)
+    assert [turns[0] for turns in found[False]] == pytest.approx([2.141, 2.141, -0.428, -0.428], abs=1e-3)
+    assert [len(turns) for turns in found[True]] == [1, 1, 5, 5]
+
+
+def continued(make_group, turns, reward):
+    """That many turns, each of which continues the last; the reward comes at the end."""
+    made, prompt = [], [1, 2]
+    for number in range(turns):
+        made.append(turn(make_group, prompt, [10 + number]))
+        made[-1].reward = reward if number == turns - 1 else 0.0
+        prompt = [*prompt, 10 + number, 90]
+    return tuple(made)
 
 
 def test_without_growing_each_turn_is_a_row(make_group, episode):

@@ -69,6 +69,7 @@ def replay(groups: Sequence[Group], model: str, recipe: Recipe, settings: Traine
         max_response_tokens=settings.max_response_tokens,
         measure=learner.mean_entropies,
         void_turns=settings.void_turns,
+        growing=settings.rows == "episodes",
     )
     current = next(iter(digests)) if len(digests) == 1 else ""
     rows = rows_of(scored, current, settings.advantage_scale, growing=settings.rows == "episodes")

@@ -69,8 +69,10 @@ def is_void(trajectory: Trajectory) -> bool:
     return any(turn.void for turn in trajectory.turns)
 
 
-def group_rewards(group: Group, entropies: list[list[float]] | None = None) -> GroupRewards:
-    """What the advantage estimators read of a group. A turn is valid if its format and its action both are."""
+def group_rewards(group: Group, entropies: list[list[float]] | None = None, *, growing: bool = False) -> GroupRewards:
+    """What the advantage estimators read of a group. A turn is valid if its format and its action both are. With
+    `growing`, turns that continue one another are one row (see `stretches`); without, every turn is one.
+    """
     turns = [trajectory.turns for trajectory in group.trajectories]
     return GroupRewards(
         rewards=[[turn.reward for turn in each] for each in turns],
@@ -81,6 +83,7 @@ def group_rewards(group: Group, entropies: list[list[float]] | None = None) -> G
         observations=[[turn.observation for turn in each] for each in turns],
         lengths=[[len(turn.loss_mask) for turn in each] for each in turns],
         entropies=entropies,
+        rows=[_row_numbers(each) for each in turns] if growing else None,
     )
 
 
@@ -101,6 +104,7 @@ def score(
     max_response_tokens: int,
     measure: Callable[[Sequence[Row]], list[float]] | None = None,
     void_turns: Literal["mask", "keep"] = "mask",
+    growing: bool = False,
 ) -> list[ScoredGroup]:
     """Advantages over whole groups. Stale members, and under `mask` those with a void turn, are included in the
     statistics but not among the usable (SimpleTIR, arXiv 2509.02479, masks the loss of void trajectories).
@@ -110,13 +114,14 @@ def score(
     of zero masks times (all rows / rows given).
 
     `measure` gives the mean token entropy of each row; only estimators that weigh by entropy (EMPG) ask for it.
+    `growing` as in `rows_of`: statistics by row count the rows that it will make.
     """
     entropies: Sequence[list[list[float]] | None] = [None] * len(groups)
     if recipe.advantage == "empg" and measure is not None:
         entropies = turn_entropies(groups, measure)
     scored = compute_advantages(
         recipe,
-        [group_rewards(group, each) for group, each in zip(groups, entropies, strict=True)],
+        [group_rewards(group, each, growing=growing) for group, each in zip(groups, entropies, strict=True)],
         invalid_penalty=invalid_penalty,
         max_response_tokens=max_response_tokens,
     )
@@ -167,6 +172,10 @@ def stretches(turns: Sequence[Turn]) -> list[tuple[int, int]]:
     """
     starts = [number for number in range(len(turns)) if number == 0 or not _continues(turns[number - 1], turns[number])]
     return list(itertools.pairwise([*starts, len(turns)]))
+
+
+def _row_numbers(turns: Sequence[Turn]) -> list[int]:
+    return [number for number, (first, last) in enumerate(stretches(turns)) for _ in range(first, last)]
 
 
 def _continues(before: Turn, after: Turn) -> bool:

@@ -21,8 +21,8 @@ in one micro-batch, or run a no-gradient pass first: add `sequence_sums(batch, J
 `sequence_log_ratio(sums, counts)` to every `Batch`. Cut minibatches (one optimiser step each) by trajectories, not by
 rows, so that the rows of one ratio meet the same θ.
 
-Files: `rows` (the tensors), `aggregation`, `clipping`, `advantages`, `filtering` (the dimensions), `kl`, `recipes`
-(the table), `loss` (their composition), `cells` (diagnostics by sign, entropy and ratio).
+Files: `rows` (the tensors), `aggregation`, `clipping`, `advantages` with `similarity`, `filtering` (the dimensions),
+`kl`, `recipes` (the table), `loss` (their composition), `cells` (diagnostics by sign, entropy and ratio).
 """
 
 from arlarena.trainer.objectives.advantages import GroupAdvantages, GroupRewards

@@ -9,14 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher
 from typing import TypeVar
+
+from arlarena.trainer.objectives.similarity import similar_groups
 
 # Added to a standard deviation, as in GRPO's and GiGPO's releases.
 STD_EPSILON = 1e-6
 # Overlong shaping (DAPO as the paper runs it): the reward falls linearly to -0.1 over the last fifth of the allowance.
 OVERLONG_START = 0.8
 OVERLONG_PENALTY = 0.1
+
+STAT_UNITS = ("turn", "row", "trajectory")
+# Fields of `GroupRewards` that have one value a turn, beside the rewards.
+_PER_TURN = ("action_valid", "state_keys", "observation_keys", "observations", "lengths", "entropies", "rows")
 
 T = TypeVar("T")
 Turns = Sequence[Sequence[T]]
@@ -37,6 +42,8 @@ class GroupRewards:
         observations: text of that observation (anchor `similar`).
         lengths: sampled tokens of each response (overlong shaping).
         entropies: mean token entropy of each response, in nats (EMPG).
+        rows: for each turn, the number of the row it is in; turns of one trajectory that have the same number are one
+            row. None means that every turn is a row.
 
     Raises:
         ValueError: a field's shape differs from that of `rewards`, or a reward is not finite.
@@ -51,11 +58,12 @@ class GroupRewards:
     observations: Turns[str] | None = None
     lengths: Turns[int] | None = None
     entropies: Turns[float] | None = None
+    rows: Turns[int] | None = None
 
     def __post_init__(self) -> None:
         """Check shapes and finiteness."""
         sizes = [len(turns) for turns in self.rewards]
-        for name in ("action_valid", "state_keys", "observation_keys", "observations", "lengths", "entropies"):
+        for name in _PER_TURN:
             value: Turns[object] | None = getattr(self, name)
             if value is not None and [len(turns) for turns in value] != sizes:
                 raise ValueError(
@@ -87,18 +95,19 @@ class Credit:
     """Numbers of the estimators; which of them matter depends on the estimator.
 
     Attributes:
-        stat_unit: `turn`, statistics over all turn rows of the group, so long episodes weigh more; `trajectory`, one
-            value an episode.
+        stat_unit: what statistics have one value of. `row`: each row of the group; an episode of many rows weighs
+            more. `turn`: each turn, also where a row holds several. `trajectory`: each episode. `row` and `turn` are
+            the same unless contexts grow.
         scale: `std` or `none` (Dr.GRPO) for the episode part; `step_scale` likewise for the step part. GiGPO's
             modes: `mean_std` is std + std, `mean` is none + none.
         omega: weight of the step part; `gamma`: discount of step returns.
         anchor: what makes two turns comparable: `state`, `observation` or `similar`, at least `similarity` alike.
         entropy_k, entropy_k_next, entropy_zeta: EMPG's k, k' and ζ.
-        invalid_penalty: taken from the reward of a row whose action was invalid, and from that turn's step return.
+        invalid_penalty: taken from the reward of a turn whose action was invalid, and from its step return.
         overlong_tokens: the response allowance L of overlong shaping; None leaves rewards alone.
     """
 
-    stat_unit: str = "turn"
+    stat_unit: str = "row"
     scale: str = "std"
     step_scale: str = "std"
     omega: float = 1.0
@@ -196,8 +205,8 @@ ADVANTAGES: dict[str, Callable[[Sequence[GroupRewards], Credit], list[GroupAdvan
 # ---- the episode part --------------------------------------------------------------------------------------------
 
 
-def row_rewards(group: GroupRewards, credit: Credit) -> Values:
-    """Reward of each turn row: the episode's return, minus the penalty where the turn was invalid, plus shaping."""
+def turn_rewards(group: GroupRewards, credit: Credit) -> Values:
+    """Reward of each turn: the episode's return, minus the penalty where the turn was invalid, plus shaping."""
     if credit.overlong_tokens is not None and group.lengths is None:
         raise ValueError("overlong shaping needs lengths, the sampled tokens of each response")
     rewards: Values = []
@@ -224,16 +233,29 @@ def _episode_part(group: GroupRewards, credit: Credit) -> Values:
 def _group_values(group: GroupRewards, credit: Credit) -> tuple[Values, list[float]]:
     """(value of each turn, the values that statistics are taken over).
 
-    With `stat_unit` trajectory an episode is one value, the mean of its row rewards, and all its turns share it: were
-    only the statistics taken over episodes, a penalty inside a group of equal returns would be divided by 1e-6.
+    The value of a unit of several turns is the mean of their rewards, and all its turns share it: were only the
+    statistics taken over units, a penalty inside a group of equal returns would be divided by 1e-6.
     """
-    rewards = row_rewards(group, credit)
-    if credit.stat_unit == "turn":
-        return rewards, [value for turns in rewards for value in turns]
+    rewards = turn_rewards(group, credit)
+    if credit.stat_unit not in STAT_UNITS:
+        raise ValueError(f"unknown stat_unit {credit.stat_unit!r}; one of {', '.join(STAT_UNITS)}")
     if credit.stat_unit == "trajectory":
-        means = [[_mean(turns)] * len(turns) for turns in rewards]
-        return means, [turns[0] for turns in means if turns]
-    raise ValueError(f"unknown stat_unit {credit.stat_unit!r}; one of turn, trajectory")
+        labels: Turns[int] = [[0] * len(turns) for turns in rewards]
+    elif credit.stat_unit == "row" and group.rows is not None:
+        labels = group.rows
+    else:
+        return rewards, [value for turns in rewards for value in turns]
+    means = [_unit_means(turns, names) for turns, names in zip(rewards, labels, strict=True)]
+    values = [[mean[name] for name in names] for mean, names in zip(means, labels, strict=True)]
+    return values, [value for mean in means for value in mean.values()]
+
+
+def _unit_means(values: Sequence[float], labels: Sequence[int]) -> dict[int, float]:
+    """The mean of the values of each label, in the order in which labels first occur."""
+    members: dict[int, list[float]] = {}
+    for value, label in zip(values, labels, strict=True):
+        members.setdefault(label, []).append(value)
+    return {label: _mean(group) for label, group in members.items()}
 
 
 # ---- the step part -----------------------------------------------------------------------------------------------
@@ -275,7 +297,7 @@ def step_returns(group: GroupRewards, credit: Credit) -> Values:
 def anchor_groups(group: GroupRewards, credit: Credit) -> list[list[int]]:
     """For each turn, the number of its step group within this group of trajectories."""
     if credit.anchor == "similar":
-        return _similar_groups(_keys(group.observations, "observations", credit.anchor), credit.similarity)
+        return similar_groups(_keys(group.observations, "observations", credit.anchor), credit.similarity)
     if credit.anchor == "state":
         keys = _keys(group.state_keys, "state_keys", credit.anchor)
     elif credit.anchor == "observation":
@@ -295,32 +317,6 @@ def _keys(keys: Turns[str] | None, name: str, anchor: str) -> Turns[str]:
                 # Taken as a key, "" would make unrelated states one step group.
                 raise ValueError(f"{name} of trajectory {i}, turn {k} is empty; choose an anchor the environment has")
     return keys
-
-
-def _similar_groups(observations: Turns[str], similarity: float) -> list[list[int]]:
-    """Greedy clusters in reading order: a turn joins the first cluster whose first member is alike enough."""
-    matchers: list[SequenceMatcher[str]] = []
-    known: dict[str, int] = {}
-    return [[_cluster(text, matchers, known, similarity) for text in turns] for turns in observations]
-
-
-def _cluster(text: str, matchers: list[SequenceMatcher[str]], known: dict[str, int], similarity: float) -> int:
-    if text in known:
-        return known[text]
-    for number, matcher in enumerate(matchers):
-        matcher.set_seq1(text)
-        # The first two are cheap upper bounds of the third.
-        if (
-            matcher.real_quick_ratio() >= similarity
-            and matcher.quick_ratio() >= similarity
-            and matcher.ratio() >= similarity
-        ):
-            known[text] = number
-            return number
-    # `autojunk` would ignore the letters of any text over 200 characters: in prose, nearly all of them.
-    matchers.append(SequenceMatcher(None, "", text, autojunk=False))
-    known[text] = len(matchers) - 1
-    return known[text]
 
 
 # ---- arithmetic --------------------------------------------------------------------------------------------------

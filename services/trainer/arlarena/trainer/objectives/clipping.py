@@ -1,8 +1,8 @@
 """Dimension two, importance-sampling clipping: ratios, surrogates and the sequence mask (algorithms, section 2).
 
 A surrogate maps one token's ratio, log-probability and advantage to a loss, which is minimised. The ratio's level is a
-choice of its own: `token` is w_t = exp Δ_t; `turn` and `trajectory` share s_i = exp mean Δ over the unit's tokens, in
-GSPO's token form sg(s_i) · exp(log π_θ - sg(log π_θ)), so that each token keeps its own advantage.
+choice of its own: `token` is w_t = exp Δ_t; `turn`, `row` and `trajectory` share s_i = exp mean Δ over the unit's
+tokens, in GSPO's token form sg(s_i) · exp(log π_θ - sg(log π_θ)), so that each token keeps its own advantage.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from arlarena.trainer.objectives.rows import Batch, segment_sum
 # Δ is clamped before exp: e^20 is finite in float32 with room for a sum, and a ratio beyond it carries no information.
 MAX_LOG_RATIO = 20.0
 
-RATIO_LEVELS = ("token", "turn", "trajectory")
+# A row is one sequence of the model: the unit of the release's "sequence" ratio. It is one turn where each turn has a
+# prompt of its own, and all turns of a growing context together.
+RATIO_LEVELS = ("token", "turn", "row", "trajectory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ def sequence_log_ratio(sums: Tensor, counts: Tensor) -> Tensor:
 def _units(batch: Batch, level: str) -> tuple[Tensor, int]:
     if level == "turn" and batch.turn_of_token is not None:
         return batch.turn_of_token, batch.advantages.shape[0]
-    if level == "turn":
+    if level in ("turn", "row"):
         return batch.row_of_token, batch.n_rows
     if level == "trajectory":
         return batch.trajectory_of_row[batch.row_of_token], batch.n_trajectories
@@ -120,7 +122,7 @@ def ppo(terms: Terms, limits: Limits) -> Tensor:
 
 
 def gspo(terms: Terms, limits: Limits) -> Tensor:
-    """[N] max(-A s, -A clip(s, 1-ε_lo, 1+ε_hi)) on the ratio of a turn or trajectory; never a dual clip."""
+    """[N] max(-A s, -A clip(s, 1-ε_lo, 1+ε_hi)) on the ratio of a turn, row or trajectory; never a dual clip."""
     return _clipped(terms, limits)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any
 
-from arlarena.trainer.objectives.advantages import ADVANTAGES, Credit, GroupAdvantages, GroupRewards
+from arlarena.trainer.objectives.advantages import ADVANTAGES, STAT_UNITS, Credit, GroupAdvantages, GroupRewards
 from arlarena.trainer.objectives.aggregation import AGGREGATIONS
 from arlarena.trainer.objectives.clipping import CLIPS, CLIPS_WITHOUT_RATIO, LITERAL_CLIPS, RATIO_LEVELS, Limits
 from arlarena.trainer.objectives.filtering import FILTERS
@@ -55,7 +55,7 @@ class Recipe:
     mask: str = "none"
     mask_delta: float = 3e-3
     advantage: str = "grpo"
-    stat_unit: str = "turn"
+    stat_unit: str = "row"
     scale: str = "std"
     step_scale: str = "std"
     omega: float = 1.0
@@ -83,7 +83,9 @@ class Recipe:
         if not isinstance(self.max_tries, int) or isinstance(self.max_tries, bool) or self.max_tries < 1:
             raise RecipeError(f"{self.name}.max_tries = {self.max_tries!r} must be a whole number, at least 1")
         if self.literal and self.ratio_level == "token":
-            raise RecipeError(f"{self.name}: clip {self.clip!r} shares a ratio over a turn or trajectory, not a token")
+            raise RecipeError(
+                f"{self.name}: clip {self.clip!r} shares a ratio over a turn, row or trajectory, not a token"
+            )
         self._check_dual_clip()
 
     def _check_dual_clip(self) -> None:
@@ -129,7 +131,7 @@ _CHOICES: Mapping[str, Iterable[str]] = {
     "ratio_level": RATIO_LEVELS,
     "mask": ("none", "sequence"),
     "advantage": ADVANTAGES,
-    "stat_unit": ("turn", "trajectory"),
+    "stat_unit": STAT_UNITS,
     "scale": ("std", "none"),
     "step_scale": ("std", "none"),
     "anchor": ("state", "observation", "similar"),
@@ -172,7 +174,7 @@ def _table(*rows: Recipe) -> Mapping[str, Recipe]:
 
 # ε of a ratio that is a geometric mean over hundreds of tokens: it moves far less than a single token's.
 _GSPO: dict[str, Any] = {"clip": "gspo", "clip_low": 3e-3, "clip_high": 4e-3}
-_AS_RELEASED: dict[str, Any] = {"aggregation": "seq_mean_token_mean", "ratio_level": "turn"}
+_AS_RELEASED: dict[str, Any] = {"aggregation": "seq_mean_token_mean", "ratio_level": "row", "stat_unit": "row"}
 _CISPO: dict[str, Any] = {"clip": "cispo", "clip_low": 1.0, "clip_high": 0.2}
 _DAPO: dict[str, Any] = {"filter": "return", "max_tries": 2, "overlong": True}
 
@@ -274,9 +276,9 @@ def check(recipe: Recipe, run: RunFacts) -> tuple[str, ...]:
         RecipeError: the clip or the mask can never act, or every advantage is 0. The message gives reason and cures.
     """
     _refuse_lone_members(recipe, run)
-    if run.updates_per_batch > 1:
-        return ()
     ratio_free = recipe.clip in CLIPS_WITHOUT_RATIO
+    if run.updates_per_batch > 1:
+        return (_uncorrected(recipe, run),) if ratio_free else ()
     if run.policy_anchor == "decoupled":
         if not ratio_free:
             raise RecipeError(
@@ -295,6 +297,15 @@ def check(recipe: Recipe, run: RunFacts) -> tuple[str, ...]:
     return (
         f"{recipe.name}: with one optimiser step a batch the ratio differs from 1 only by staleness and by the "
         f"mismatch of sampler and trainer; clipping will rarely act on fresh groups.",
+    )
+
+
+def _uncorrected(recipe: Recipe, run: RunFacts) -> str:
+    return (
+        f"{recipe.name}: clip {recipe.clip!r} has no ratio, so {run.updates_per_batch} updates a batch train on "
+        f"samples of a policy that the first update has already left, and nothing corrects or bounds the "
+        f"difference. Take one update a batch (minibatch_groups as large as groups_per_step), or a clip with a ratio, "
+        f"such as 'ppo' or 'cispo'."
     )
 
 
