@@ -7,6 +7,7 @@ why a command whose answer was lost is simply repeated.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
@@ -23,6 +24,8 @@ T = TypeVar("T")
 _MAX_CONNECTIONS = 4096
 # The first and the longest pause between two attempts, in seconds.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
+_PASSWORD_OPTION = re.compile(r"([?&]password=)[^&#]*")
+_UNQUOTED_PASSWORD = re.compile(r"^([^:]*://[^:]*:).*@", re.DOTALL)
 # How the broker says that a consumer group is gone, or that it went while we waited.
 _LOST_GROUP = ("NOGROUP", "UNBLOCKED")
 
@@ -37,7 +40,10 @@ class BrokerFull(StreamError):
 
 def redact(url: str) -> str:
     """`url` without its password, for messages and logs."""
+    url = _PASSWORD_OPTION.sub(r"\1***", url)
     parts = urlsplit(url)
+    if "@" not in parts.netloc and "@" in url:  # a password with an unquoted '/', '?' or '#'
+        return _UNQUOTED_PASSWORD.sub(r"\1***@", url)
     credentials, at, host = parts.netloc.rpartition("@")
     user, colon, _ = credentials.partition(":")
     return urlunsplit(parts._replace(netloc=f"{user}:***@{host}")) if at and colon else url
@@ -78,8 +84,7 @@ class Link:
                 retry=Retry(NoBackoff(), 0),
             )
         except ValueError as error:
-            hint = "write redis://HOST:PORT/0, rediss://… or unix://…"
-            raise StreamError(f"{self.url!r} is not the URL of a Redis: {hint} ({error})") from error
+            raise bad_url(url, error) from error
 
     async def close(self) -> None:
         """Close the connections."""
@@ -153,6 +158,14 @@ class Link:
                     raise explain(self.url, error) from error
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
+def bad_url(url: str, error: Exception) -> StreamError:
+    """The error to raise for a URL that redis-py cannot read."""
+    hint = "write redis://HOST:PORT/0, rediss://… or unix://…"
+    # redis-py quotes what it takes for the port, which may be a part of an unquoted password.
+    detail = "quote special characters in the password" if "@" in url else str(error)
+    return StreamError(f"{redact(url)!r} is not the URL of a Redis: {hint} ({detail})")
 
 
 def explain(url: str, error: Exception) -> StreamError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ from arlarena.proto.trajectory import Group, GroupTask
 
 Fields = Mapping[bytes, bytes]
 RawEntry = tuple[bytes, Fields]
+
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,16 @@ class Depth:
     groups_waiting: int
     groups_collected: int
     dead: int
+
+
+def check_run_name(run: str) -> None:
+    """Refuse a name that would break the run's keys.
+
+    Raises:
+        ValueError: `run` is such a name.
+    """
+    if not _RUN_NAME.fullmatch(run):
+        raise ValueError(f"run name {run!r}: use up to 100 letters, digits, '.', '_', '-', not beginning with a sign")
 
 
 def group_id_of(stream_id: bytes, fields: Fields) -> str:

@@ -34,7 +34,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import time
 import uuid
 from collections import deque
@@ -51,6 +50,7 @@ from arlarena.proto._stream_types import (
     Lease,
     Limits,
     RawEntry,
+    check_run_name,
     dead_letter_of,
     group_id_of,
 )
@@ -62,7 +62,6 @@ T = TypeVar("T")
 
 _WORKERS, _TRAINER = "rollout", "trainer"
 _KEYS = ("tasks", "groups", "dead", "done", "issued", "reasons")
-_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # How long one blocking read waits. An expired or returned task wakes nobody, so it is also how late that is noticed.
 _SLICE_S = 0.5
 # Pending entries asked for at a time: a few MB of groups.
@@ -80,10 +79,7 @@ class Streams:
 
     def __init__(self, url: str, run: str, limits: Limits) -> None:
         """Use `connect`, which also checks that the broker is there."""
-        if not _RUN_NAME.fullmatch(run):
-            raise ValueError(
-                f"run name {run!r}: use up to 100 letters, digits, '.', '_', '-', not beginning with a sign"
-            )
+        check_run_name(run)
         self.run, self.limits = run, limits
         self.keys = tuple(f"arl:{{{run}}}:{name}" for name in _KEYS)
         self._tasks, self._groups, self._dead, _, self._issued, _ = self.keys

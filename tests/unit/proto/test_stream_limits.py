@@ -3,6 +3,7 @@
 import pytest
 
 from arlarena.proto.stream import StreamError, Streams, redact
+from arlarena.proto.trainer_lease import TrainerLease
 
 
 @pytest.mark.parametrize(
@@ -12,6 +13,8 @@ from arlarena.proto.stream import StreamError, Streams, redact
         ("redis://:secret@host:1/0", "redis://:***@host:1/0"),
         ("rediss://user:p@ss@host:1/3?x=1", "rediss://user:***@host:1/3?x=1"),
         ("redis://user@host", "redis://user@host"),
+        ("redis://:sec/ret#x@host:1/0", "redis://:***@host:1/0"),
+        ("redis://host/0?password=secret&db=1", "redis://host/0?password=***&db=1"),
         ("unix:///tmp/s.sock", "unix:///tmp/s.sock"),
     ],
 )
@@ -33,6 +36,7 @@ async def test_a_run_name_that_would_break_the_keys_is_refused(run: str) -> None
         ("max_deliveries", 0),
         ("reconnect_s", -0.1),
         ("retry_delay_s", float("nan")),
+        ("full_timeout_s", -1.0),
     ],
 )
 async def test_a_limit_out_of_range_is_named(name: str, value: float) -> None:
@@ -45,6 +49,35 @@ async def test_no_broker_names_the_url_and_the_fix_but_not_the_password() -> Non
         await Streams.connect("redis://:secret@127.0.0.1:1/0", "r", reconnect_s=60.0)
     assert "no Redis at redis://:***@127.0.0.1:1/0: start one, or unset REDIS_URL" in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+async def test_a_password_that_breaks_the_url_is_not_shown() -> None:
+    for connect in (Streams.connect, _acquire):
+        with pytest.raises(StreamError, match="quote special characters") as caught:
+            await connect("redis://:sec/ret@127.0.0.1:1/0", "r")
+        assert "sec" not in str(caught.value).replace("secial", "")
+        assert "ret" not in str(caught.value)
+
+
+async def _acquire(url: str, run: str) -> TrainerLease:
+    return TrainerLease.acquire(url, run, "t")
+
+
+@pytest.mark.parametrize(("name", "value"), [("ttl_s", 0), ("ttl_s", float("inf")), ("timeout_s", -1)])
+def test_a_limit_of_the_lease_out_of_range_is_named(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=name):
+        TrainerLease.acquire("redis://127.0.0.1:1/0", "r", "t", **{name: value})
+
+
+def test_a_lease_without_a_broker_names_the_url_and_the_fix_at_once() -> None:
+    with pytest.raises(StreamError) as caught:
+        TrainerLease.acquire("redis://:secret@127.0.0.1:1/0", "r", "t", reconnect_s=60.0)
+    assert "no Redis at redis://:***@127.0.0.1:1/0: start one" in str(caught.value)
+
+
+def test_a_run_name_that_would_break_the_lease_key_is_refused() -> None:
+    with pytest.raises(ValueError, match="run name"):
+        TrainerLease.acquire("redis://127.0.0.1:1/0", "{x}", "t")
 
 
 @pytest.mark.parametrize("url", ["localhost:6379", "http://127.0.0.1", ""])

@@ -1,0 +1,299 @@
+"""One process at a time trains a run, whichever process dies, freezes or starts."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from arlarena.proto.stream import BrokerFull, StreamError, Streams
+from arlarena.proto.trainer_lease import LeaseHeld, LeaseLost, TrainerLease
+
+HOLDER = Path(__file__).with_name("lease_holder.py")
+Start = Callable[..., "Process"]
+
+
+class Process:
+    """A process that takes the lease, as a trainer would."""
+
+    def __init__(self, url: str, run: str, incarnation: str, ttl_s: float) -> None:
+        arguments = [sys.executable, str(HOLDER), url, run, incarnation, "--ttl", str(ttl_s)]
+        self.process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.pid = self.process.pid
+
+    def line(self) -> str:
+        return self.process.stdout.readline().strip()
+
+    def say(self, word: str) -> str:
+        self.process.stdin.write(word + "\n")
+        self.process.stdin.flush()
+        return self.line()
+
+    def kill(self, *, reap: bool = True) -> None:
+        self.process.kill()
+        if reap:
+            self.process.wait()
+
+
+@pytest.fixture
+def start(redis_url: str, run_name: str) -> Iterator[Start]:
+    """`start(incarnation, ttl_s)`: a process that asks for the lease."""
+    started: list[Process] = []
+
+    def one_more(incarnation: str, ttl_s: float = 15.0) -> Process:
+        started.append(Process(redis_url, run_name, incarnation, ttl_s))
+        return started[-1]
+
+    yield one_more
+    for process in started:
+        process.process.send_signal(signal.SIGCONT)
+        process.kill()
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    with Redis.from_url(redis_url) as client:
+        yield client
+
+
+def key(run: str) -> str:
+    return f"arl:{{{run}}}:trainer"
+
+
+def foreign(incarnation: str = "far", host: str = "another-host") -> str:
+    fields = {"host": host, "incarnation": incarnation, "machine": "m", "nonce": "n", "pid": 1, "started": 1}
+    return json.dumps(fields)
+
+
+def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_released_run_is_free_at_once(redis_url, run_name, redis) -> None:
+    with TrainerLease.acquire(redis_url, run_name, "first") as first:
+        first.check()
+        assert json.loads(redis.get(key(run_name)))["pid"] == os.getpid()
+        assert 0 < redis.pttl(key(run_name)) <= 15_000
+    assert not redis.exists(key(run_name))
+    first.release()  # a second time
+    with TrainerLease.acquire(redis_url, run_name, "second") as second:
+        second.check()
+        with pytest.raises(StreamError, match="released run"):
+            first.check()
+
+
+def test_a_live_holder_on_this_host_is_named_at_once(redis_url, run_name, start) -> None:
+    holder = start("incarnation-1")
+    assert holder.line() == "held"
+    started = time.monotonic()
+    with pytest.raises(LeaseHeld) as caught:
+        TrainerLease.acquire(redis_url, run_name, "incarnation-2")
+    assert time.monotonic() - started < 2.0
+    assert str(caught.value) == (
+        f"run {run_name} is being trained by trainer incarnation-1 (pid {holder.pid} on {os.uname().nodename}): "
+        "stop it, or wait for it, or use another run name"
+    )
+    assert holder.say("check") == "ok"
+    assert holder.say("release") == "ok"
+    TrainerLease.acquire(redis_url, run_name, "incarnation-2").release()
+
+
+def test_of_many_that_start_together_one_gets_the_run(start) -> None:
+    processes = [start(f"t{i}") for i in range(4)]
+    outcomes = [process.line().partition(":")[0] for process in processes]
+    assert sorted(outcomes) == ["LeaseHeld", "LeaseHeld", "LeaseHeld", "held"]
+    assert processes[outcomes.index("held")].say("check") == "ok"
+
+
+@pytest.mark.parametrize("reap", [True, False], ids=["reaped", "zombie"])
+def test_the_run_of_a_killed_process_is_taken_over_well_before_the_lease_expires(
+    redis_url, run_name, redis, start, reap
+) -> None:
+    holder = start("doomed", ttl_s=60.0)
+    assert holder.line() == "held"
+    holder.kill(reap=reap)
+    if not reap:
+        until(lambda: Path(f"/proc/{holder.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
+    assert redis.pttl(key(run_name)) > 30_000
+    started = time.monotonic()
+    with TrainerLease.acquire(redis_url, run_name, "heir", ttl_s=60.0) as lease:
+        assert time.monotonic() - started < 2.0
+        lease.check()
+
+
+def test_a_lease_of_an_earlier_process_with_a_reused_pid_is_taken_over(redis_url, run_name, redis, start) -> None:
+    living = start("living")
+    assert living.line() == "held"
+    value = json.loads(redis.get(key(run_name)))
+    # The pid is that of the living process, which started later than the lease says.
+    redis.set(key(run_name), json.dumps(value | {"started": value["started"] - 1}), px=60_000)
+    with TrainerLease.acquire(redis_url, run_name, "heir") as lease:
+        lease.check()
+        assert living.say("check").startswith("LeaseLost: trainer living")
+
+
+def test_our_own_process_may_take_its_run_again(redis_url, run_name) -> None:
+    first = TrainerLease.acquire(redis_url, run_name, "first")
+    second = TrainerLease.acquire(redis_url, run_name, "second")
+    second.check()
+    with pytest.raises(LeaseLost, match=r"trainer first .* lost run .* to trainer second"):
+        first.check()
+    first.release()
+    second.check()
+    second.release()
+
+
+def test_another_hosts_lease_is_waited_for_until_it_expires(redis_url, run_name, redis) -> None:
+    redis.set(key(run_name), foreign(), px=700)
+    started = time.monotonic()
+    with TrainerLease.acquire(redis_url, run_name, "t", ttl_s=5.0) as lease:
+        assert 0.5 < time.monotonic() - started < 3.0
+        lease.check()
+
+
+def test_another_hosts_lease_that_is_renewed_meanwhile_is_an_error(redis_url, run_name, redis) -> None:
+    redis.set(key(run_name), foreign(), px=3_000)
+    stop = threading.Event()
+
+    def renew() -> None:
+        while not stop.wait(0.3):
+            redis.pexpire(key(run_name), 3_000)
+
+    thread = threading.Thread(target=renew)
+    thread.start()
+    started = time.monotonic()
+    try:
+        with pytest.raises(LeaseHeld, match=r"trainer far \(pid 1 on another-host\)"):
+            TrainerLease.acquire(redis_url, run_name, "t", ttl_s=5.0)
+    finally:
+        stop.set()
+        thread.join()
+    assert time.monotonic() - started < 2.5
+
+
+@pytest.mark.parametrize("value", [foreign(), "not JSON", "[]"])
+def test_a_lease_that_never_expires_is_waited_for_no_longer_than_the_ttl(redis_url, run_name, redis, value) -> None:
+    redis.set(key(run_name), value)
+    started = time.monotonic()
+    with pytest.raises(LeaseHeld):
+        TrainerLease.acquire(redis_url, run_name, "t", ttl_s=0.5)
+    assert 1.0 < time.monotonic() - started < 4.0
+
+
+def test_a_frozen_process_finds_out_that_another_took_the_run(redis_url, run_name, redis, start) -> None:
+    frozen = start("frozen", ttl_s=0.5)
+    assert frozen.line() == "held"
+    os.kill(frozen.pid, signal.SIGSTOP)
+    until(lambda: not redis.exists(key(run_name)))
+    with TrainerLease.acquire(redis_url, run_name, "successor") as successor:
+        os.kill(frozen.pid, signal.SIGCONT)
+        answer = frozen.say("check")
+        assert re.fullmatch(
+            rf"LeaseLost: trainer frozen \(pid \d+ on .*\) lost run {run_name} to trainer successor \(.*\); "
+            "it stops before it writes",
+            answer,
+        )
+        successor.check()
+
+
+def test_a_frozen_process_finds_out_also_after_the_other_has_finished(redis_url, run_name, redis, start) -> None:
+    frozen = start("frozen", ttl_s=0.5)
+    assert frozen.line() == "held"
+    os.kill(frozen.pid, signal.SIGSTOP)
+    until(lambda: not redis.exists(key(run_name)))
+    TrainerLease.acquire(redis_url, run_name, "successor").release()
+    os.kill(frozen.pid, signal.SIGCONT)
+    assert "to trainer successor" in frozen.say("check")
+    assert not redis.exists(key(run_name))
+
+
+def test_a_frozen_process_whose_run_nobody_took_goes_on(run_name, redis, start) -> None:
+    frozen = start("frozen", ttl_s=0.5)
+    assert frozen.line() == "held"
+    os.kill(frozen.pid, signal.SIGSTOP)
+    until(lambda: not redis.exists(key(run_name)))
+    os.kill(frozen.pid, signal.SIGCONT)
+    assert frozen.say("check") == "ok"
+    assert redis.exists(key(run_name))
+
+
+def test_the_thread_keeps_the_lease_while_the_trainer_computes(redis_url, run_name, redis) -> None:
+    with TrainerLease.acquire(redis_url, run_name, "t", ttl_s=0.6):
+        end = time.monotonic() + 2.0
+        while time.monotonic() < end:
+            assert redis.exists(key(run_name))
+
+
+async def test_reset_leaves_the_lease(redis_url, run_name) -> None:
+    with TrainerLease.acquire(redis_url, run_name, "t") as lease:
+        async with await Streams.connect(redis_url, run_name) as streams:
+            await streams.reset()
+        with Redis.from_url(redis_url) as redis:
+            assert redis.exists(key(run_name))
+        lease.check()
+
+
+def test_a_lease_that_the_broker_forgot_is_taken_again(broker) -> None:
+    with TrainerLease.acquire(broker.url, "r", "t") as lease, Redis.from_url(broker.url) as redis:
+        redis.flushall()
+        lease.check()
+        assert redis.exists(key("r"))
+
+
+def test_the_lease_survives_a_restart_of_the_broker_and_check_waits_for_it(broker) -> None:
+    with TrainerLease.acquire(broker.url, "r", "t", ttl_s=1.0, reconnect_s=20.0) as lease:
+        kill(broker)
+        restart = threading.Timer(0.7, broker.start)
+        restart.start()
+        lease.check()
+        restart.join()
+        with Redis.from_url(broker.url) as redis:
+            end = time.monotonic() + 2.0
+            while time.monotonic() < end:
+                assert redis.exists(key("r"))
+
+
+def test_a_broker_that_stays_away_is_an_error_of_check_after_the_time_allowed(broker) -> None:
+    with TrainerLease.acquire(broker.url, "r", "t", ttl_s=1.0, timeout_s=0.5, reconnect_s=0.8) as lease:
+        kill(broker)
+        started = time.monotonic()
+        with pytest.raises(StreamError, match=r"no Redis at redis://127.0.0.1:\d+/0: start one"):
+            lease.check()
+        assert 0.3 < time.monotonic() - started < 3.0
+
+
+def test_a_password_is_in_no_message(broker) -> None:
+    with Redis.from_url(broker.url) as redis:
+        redis.config_set("requirepass", "right")
+    with pytest.raises(StreamError, match="refused the user or password") as caught:
+        TrainerLease.acquire(broker.url.replace("127", ":hidden@127"), "r", "t")
+    assert "hidden" not in str(caught.value)
+
+
+def test_a_full_broker_refuses_a_new_lease_and_keeps_one_that_is_held(broker) -> None:
+    with Redis.from_url(broker.url) as redis, TrainerLease.acquire(broker.url, "r", "t", ttl_s=0.6) as lease:
+        redis.config_set("maxmemory", redis.info("memory")["used_memory"])
+        with pytest.raises(BrokerFull, match="is full: raise its maxmemory"):
+            TrainerLease.acquire(broker.url, "other", "t")
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end:
+            assert redis.exists(key("r"))
+        lease.check()
+        redis.config_set("maxmemory", 0)
+        TrainerLease.acquire(broker.url, "other", "t").release()
+
+
+def kill(broker) -> None:
+    os.kill(broker.process.pid, signal.SIGKILL)
+    broker.process.wait()
