@@ -107,7 +107,7 @@ class Learner:
         sums, counts = torch.zeros(2, len(rows), dtype=torch.float64)
         for micro in self._here(self._cut([replace(row, trajectory=number) for number, row in enumerate(rows)])):
             place = micro.trajectory_of_row[micro.row_of_token].cpu()
-            entropies = self.scorer(micro, self.settings.temperature, "measured")[1].double().cpu()
+            entropies = self.scorer(micro, entropy="measured")[1].double().cpu()
             sums.index_add_(0, place, entropies)
             counts.index_add_(0, place, torch.ones_like(entropies))
         means: list[float] = (self.ranks.total(sums) / self.ranks.total(counts).clamp(min=1.0)).tolist()
@@ -122,7 +122,7 @@ class Learner:
         unused: FloatArray = np.zeros(len(response), dtype=np.float32)
         row = Row(ids[0], ids[1], unused, np.ones(len(response), dtype=np.uint8), 0.0, 0)
         (micro,) = micro_batches([row], sys.maxsize)
-        found: list[float] = self.scorer(micro.to(self.scorer.device), 1.0, "none", exact=True)[0].tolist()
+        found: list[float] = self.scorer(micro.to(self.scorer.device), entropy="none", exact=True)[0].tolist()
         return found
 
     def weights(self) -> dict[str, Tensor]:
@@ -206,7 +206,7 @@ class Learner:
         sampler: list[tuple[Tensor, Tensor, Tensor]] = []
         entropy = "trained" if self.terms.entropy_coefficient > 0 else "measured"
         for i, micro in enumerate(self._here(batches)):
-            log_probs, entropies = self.scorer(micro, self.settings.temperature, entropy)
+            log_probs, entropies = self.scorer(micro, entropy=entropy)
             batch = self._batch(micro, log_probs, entropies, old[i] if old else None, self._reference(micro), ratios)
             loss, found = policy_loss(self.recipe, batch, denominators, self.terms)
             (loss * self.ranks.count).backward()  # type: ignore[no-untyped-call]  # FSDP takes the mean over ranks
@@ -228,7 +228,7 @@ class Learner:
 
     @torch.no_grad()
     def _log_probs(self, scorer: Scorer, batch: MicroBatch) -> Tensor:
-        found: tuple[Tensor, None] = scorer(batch, self.settings.temperature, "none")
+        found: tuple[Tensor, None] = scorer(batch, entropy="none")
         return found[0]
 
     def _trajectory_ratios(

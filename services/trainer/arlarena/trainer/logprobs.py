@@ -16,12 +16,16 @@ LOGITS_AT_ONCE = 1 << 24
 
 
 def _chunk(
-    head: nn.Module, hidden: Tensor, targets: Tensor, temperature: float, entropy: Entropy
+    head: nn.Module, hidden: Tensor, targets: Tensor, temperature: float | Tensor, entropy: Entropy
 ) -> tuple[Tensor, ...]:
     """Log-probs [C] of `targets` [C] from `hidden` [C, H], and their entropies if asked for, in float32 at least."""
     logits = head(hidden)
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    log_p = torch.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
+    if isinstance(temperature, Tensor):
+        logits = logits / temperature.to(logits.dtype)[:, None]
+    elif temperature != 1.0:
+        logits = logits / temperature
+    log_p = torch.log_softmax(logits, dim=-1)
     chosen = log_p.gather(1, targets[:, None])[:, 0]
     if entropy == "none":
         return (chosen,)
@@ -33,11 +37,13 @@ def token_log_probs(
     head: nn.Module,
     hidden: Tensor,
     targets: Tensor,
-    temperature: float,
+    temperature: float | Tensor,
     chunk_tokens: int | None = None,
     entropy: Entropy = "trained",
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs and entropies, both [M] in nats, of `targets` [M] under softmax(head(hidden [M, H]) / temperature).
+
+    `temperature` is one number, or one for each target, [M].
 
     With more than one chunk of `chunk_tokens` (default: as many as `LOGITS_AT_ONCE` allows), the backward pass computes
     each chunk's logits again instead of keeping them.
@@ -46,8 +52,10 @@ def token_log_probs(
     if hidden.shape[0] <= size:
         parts = [_chunk(head, hidden, targets, temperature, entropy)]
     else:
-        pieces = zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
-        parts = [checkpoint(_chunk, head, *piece, temperature, entropy, use_reentrant=False) for piece in pieces]
+        states, chosen = torch.split(hidden, size), torch.split(targets, size)
+        at = torch.split(temperature, size) if isinstance(temperature, Tensor) else [temperature] * len(states)
+        pieces = zip(states, chosen, at, strict=True)
+        parts = [checkpoint(_chunk, head, *piece, entropy, use_reentrant=False) for piece in pieces]
     columns = [torch.cat(column) for column in zip(*parts, strict=True)]
     return columns[0], columns[1] if len(columns) > 1 else None
 

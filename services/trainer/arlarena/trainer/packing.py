@@ -8,6 +8,7 @@ altogether. And all prompts of an environment begin with the same words. So rows
 from __future__ import annotations
 
 import itertools
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -38,6 +39,7 @@ class Row:
         trajectory: numbers the episodes of one optimiser step from 0.
         fresh: whether the weights that this step starts from sampled all of it.
         turns: (response tokens, advantage) of each turn, in order, where the row has several.
+        temperature: at which the response was sampled; its log-probs and entropies are computed at the same.
     """
 
     prompt: IdArray
@@ -48,6 +50,7 @@ class Row:
     trajectory: int
     fresh: bool = True
     turns: tuple[tuple[int, float], ...] = ()
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         """Check what the forest takes for granted."""
@@ -60,9 +63,9 @@ class Row:
 
     @property
     def key(self) -> bytes:
-        """Equal for rows that the model cannot tell apart, and in the order of their tokens."""
-        parts = (self.prompt, self.response)
-        return b"".join(np.asarray(part, ">u4").tobytes() for part in parts) + len(self.prompt).to_bytes(4, "big")
+        """Equal for rows whose log-probs are the same, and in the order of their tokens."""
+        tokens = b"".join(np.asarray(part, ">u4").tobytes() for part in (self.prompt, self.response))
+        return tokens + struct.pack(">Id", len(self.prompt), self.temperature)
 
     @property
     def credits(self) -> tuple[tuple[int, float], ...]:
@@ -79,6 +82,7 @@ class MicroBatch:
         forest: [T] the tokens.
         positions: [M] where in the forest the hidden state that predicts each sampled token is.
         targets: [M] the sampled tokens.
+        temperature: at which all of them were sampled, or [M] float64 where rows differ in it.
         token_index: [N] for each sampled token of each row, its place among the M.
         row_of_token: [N] in [0, R).
         turn_of_token: [N] in [0, U); None where each row is one turn.
@@ -91,6 +95,7 @@ class MicroBatch:
     forest: Forest
     positions: Tensor
     targets: Tensor
+    temperature: float | Tensor
     token_index: Tensor
     row_of_token: Tensor
     turn_of_token: Tensor | None
@@ -104,8 +109,7 @@ class MicroBatch:
         if device.type == "cpu":
             return self
         ours: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved: dict[str, Any] = {name: None if value is None else value.to(device) for name, value in ours.items()}
-        return MicroBatch(**moved)
+        return MicroBatch(**{name: value.to(device) if hasattr(value, "to") else value for name, value in ours.items()})
 
 
 def nothing() -> MicroBatch:
@@ -116,7 +120,7 @@ def nothing() -> MicroBatch:
     none = torch.zeros(0, dtype=torch.int64)
     forest = lay_out([Node(np.zeros(1, dtype=np.int64), 0, -1)])
     floats = torch.zeros(0)
-    return MicroBatch(forest, none, none, none, none, None, none, floats, torch.zeros(0, dtype=torch.bool), floats)
+    return MicroBatch(forest, none, none, 1.0, none, none, None, none, floats, torch.zeros(0, dtype=torch.bool), floats)
 
 
 def micro_batches(rows: Sequence[Row], max_tokens: int) -> Iterator[MicroBatch]:
@@ -139,7 +143,7 @@ def micro_batches(rows: Sequence[Row], max_tokens: int) -> Iterator[MicroBatch]:
 
 
 def _distinct(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows that are equal to the model, together; in the order of their tokens, so that neighbours share most."""
+    """Rows whose log-probs are the same, together; in the order of their tokens, so that neighbours share most."""
     found: dict[bytes, list[Row]] = {}
     for row in rows:
         found.setdefault(row.key, []).append(row)
@@ -177,6 +181,7 @@ def build(distinct: Sequence[Sequence[Row]]) -> MicroBatch:
         forest=forest,
         positions=_int64(positions),
         targets=_int64(targets),
+        temperature=_temperature([same[0].temperature for same in distinct], [len(each) for each in targets]),
         token_index=_int64(token_index),
         row_of_token=torch.from_numpy(np.repeat(np.arange(len(rows)), sizes)),
         turn_of_token=turn_of_token,
@@ -185,6 +190,13 @@ def build(distinct: Sequence[Sequence[Row]]) -> MicroBatch:
         fresh=torch.from_numpy(np.repeat([row.fresh for row in rows], sizes)),
         advantages=advantages,
     )
+
+
+def _temperature(temperatures: Sequence[float], sizes: Sequence[int]) -> float | Tensor:
+    """The one temperature of all rows, or that of each of their tokens."""
+    if len(set(temperatures)) == 1:
+        return temperatures[0]
+    return torch.from_numpy(np.repeat(np.asarray(temperatures, dtype=np.float64), sizes))
 
 
 def _turns(rows: Sequence[Row], sampled_by: Sequence[Ids]) -> tuple[Tensor | None, Tensor]:

@@ -42,10 +42,12 @@ class Scorer(nn.Module):
         return next(self.parameters()).device
 
     def forward(
-        self, batch: MicroBatch, temperature: float, entropy: Entropy = "trained", *, exact: bool = False
+        self, batch: MicroBatch, temperature: float | None = None, entropy: Entropy = "trained", *, exact: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """Log-probs and, unless `none` are asked for, entropies, both [N] in nats, of every row's sampled tokens at
-        `temperature`. `exact`: the layers in float32 whatever the precision, but where they are sharded.
+        """Log-probs and, unless `none` are asked for, entropies, both [N] in nats, of every row's sampled tokens.
+
+        `temperature`: of all tokens; None takes that of each row. `exact`: the layers in float32 whatever the
+        precision, but where they are sharded.
 
         The model runs once over the tokens of the forest; rows that have tokens in common read the same numbers, and
         their gradients add up.
@@ -54,7 +56,8 @@ class Scorer(nn.Module):
             hidden = forest_hidden(self.model.get_decoder(), batch.forest)  # type: ignore[no-untyped-call]
         head = output_head(self.model)
         predicting = hidden.index_select(0, batch.positions).to(head.weight.dtype)
-        log_probs, entropies = token_log_probs(head, predicting, batch.targets, temperature, self._chunk, entropy)
+        at = batch.temperature if temperature is None else temperature
+        log_probs, entropies = token_log_probs(head, predicting, batch.targets, at, self._chunk, entropy)
         return log_probs[batch.token_index], None if entropies is None else entropies[batch.token_index]
 
     @property

@@ -89,8 +89,12 @@ def group_rewards(group: Group, entropies: list[list[float]] | None = None, *, g
 
 def turn_entropies(groups: Sequence[Group], measure: Callable[[Sequence[Row]], list[float]]) -> list[list[list[float]]]:
     """Mean token entropies [group][trajectory][turn] by `measure`, which takes one row a turn."""
-    turns = [turn for group in groups for trajectory in group.trajectories for turn in trajectory.turns]
-    rows = [Row(turn.prompt(), turn.tokens(), turn.behaviour_logprobs(), turn.mask(), 0.0, 0) for turn in turns]
+    rows = [
+        row_of([turn], [0.0], 0, fresh=True, temperature=group.sampling.temperature)
+        for group in groups
+        for trajectory in group.trajectories
+        for turn in trajectory.turns
+    ]
     found = iter(measure(rows))
     return [[[next(found) for _ in each.turns] for each in group.trajectories] for group in groups]
 
@@ -139,11 +143,12 @@ def rows_of(
     groups: Sequence[ScoredGroup], current_digest: str, advantage_scale: float = 1.0, *, growing: bool = False
 ) -> list[Row]:
     """The rows of every usable trajectory, which are numbered through `groups`: one a turn, or with `growing` one for
-    as many turns as each continues the last (see `stretches`).
+    as many turns as each continues the last (see `stretches`). Their temperature is the one that their group records.
     """
     rows: list[Row] = []
     number = 0
     for scored in groups:
+        temperature = scored.group.sampling.temperature
         for trajectory, credit, usable in zip(
             scored.group.trajectories, scored.advantages.total, scored.usable, strict=True
         ):
@@ -153,7 +158,7 @@ def rows_of(
             for first, last in stretches(trajectory.turns) if growing else each_turn(trajectory.turns):
                 turns = trajectory.turns[first:last]
                 fresh = all(span.version.digest == current_digest for turn in turns for span in turn.spans)
-                rows.append(row_of(turns, scaled[first:last], number, fresh=fresh))
+                rows.append(row_of(turns, scaled[first:last], number, fresh=fresh, temperature=temperature))
             number += 1
     return rows
 
@@ -182,13 +187,15 @@ def _continues(before: Turn, after: Turn) -> bool:
     return after.prompt_ids.startswith(before.prompt_ids + before.response_ids)
 
 
-def row_of(turns: Sequence[Turn], advantages: Sequence[float], trajectory: int, *, fresh: bool) -> Row:
+def row_of(
+    turns: Sequence[Turn], advantages: Sequence[float], trajectory: int, *, fresh: bool, temperature: float
+) -> Row:
     """One row of turns that each continue the last."""
     first = turns[0]
     if len(turns) == 1:
         (advantage,) = advantages
         columns = first.tokens(), first.behaviour_logprobs(), first.mask()
-        return Row(first.prompt(), *columns, advantage, trajectory, fresh)
+        return Row(first.prompt(), *columns, advantage, trajectory, fresh, temperature=temperature)
     tokens, behaviour, mask, sizes = [], [], [], []
     for turn, following in zip(turns, [*turns[1:], None], strict=True):
         seen = len(turn.prompt_ids) // 4 + len(turn.loss_mask)
@@ -206,6 +213,7 @@ def row_of(turns: Sequence[Turn], advantages: Sequence[float], trajectory: int, 
         trajectory=trajectory,
         fresh=fresh,
         turns=tuple(zip(sizes, advantages, strict=True)),
+        temperature=temperature,
     )
 
 
