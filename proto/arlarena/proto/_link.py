@@ -50,7 +50,7 @@ def redact(url: str) -> str:
 
 
 class Link:
-    """Commands, transactions and scripts on one broker. `repair` creates whatever the broker should hold and lost."""
+    """Commands and scripts on one broker. `repair` creates whatever the broker should hold and lost."""
 
     def __init__(
         self,
@@ -109,21 +109,6 @@ class Link:
     async def once(self, *args: Any) -> Any:
         """One command without repetition or explanation: for use inside `repair`."""
         return await self._redis.execute_command(*args)  # type: ignore[no-untyped-call]
-
-    async def transaction(self, *commands: Sequence[Any]) -> list[Any]:
-        """Several commands, wholly or not at all; their answers.
-
-        Raises:
-            StreamError: as for `command`.
-        """
-
-        async def send() -> list[Any]:
-            async with self._redis.pipeline(transaction=True) as pipe:
-                for command in commands:
-                    pipe.execute_command(*command)
-                return await pipe.execute()
-
-        return await self._repeat(send)
 
     async def script(
         self, source: str, keys: Sequence[str], args: Sequence[Any], *, full_timeout_s: float | None = None

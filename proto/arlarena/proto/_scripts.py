@@ -229,3 +229,12 @@ end
 return known
 """
 )
+
+# Returns: tasks, leased tasks, groups, collected groups, dead letters. A script, because a full Redis refuses MULTI.
+DEPTH = (
+    _PRELUDE
+    + """
+local leased, collected = redis.call('XPENDING', tasks, 'rollout'), redis.call('XPENDING', groups, 'trainer')
+return {redis.call('XLEN', tasks), leased[1], redis.call('XLEN', groups), collected[1], redis.call('XLEN', dead)}
+"""
+)

@@ -210,15 +210,8 @@ class Streams:
 
     async def depth(self) -> Depth:
         """How full the streams are, all at one moment."""
-        tasks, leased, groups, collected, dead = await self._link.transaction(
-            ("XLEN", self._tasks),
-            ("XPENDING", self._tasks, _WORKERS),
-            ("XLEN", self._groups),
-            ("XPENDING", self._groups, _TRAINER),
-            ("XLEN", self._dead),
-        )
-        held, kept = leased["pending"], collected["pending"]
-        return Depth(tasks - held, held, groups - kept, kept, dead)
+        tasks, leased, groups, collected, dead = await self._script(_scripts.DEPTH)
+        return Depth(tasks - leased, leased, groups - collected, collected, dead)
 
     async def dead_letters(self, count: int = 100) -> list[DeadLetter]:
         """The newest `count` dead letters that are kept, newest first."""
