@@ -14,15 +14,16 @@ from arlarena.env_server.sokoban.levels import load_levels
 from arlarena.env_server.sokoban.splits import RoomOptions
 from arlarena.env_server.sokoban.text import ObservationStyle, TemplateName
 from arlarena.proto.config import Table, parse_table
+from arlarena.proto.task_order import SEED_STRIDE
 
 
 class Curriculum(Table):
     """Training rooms that grow harder: from task `first` on, over `tasks` tasks, the bound on pushes rises to
-    `max_pushes`.
+    `max_pushes`. It begins again in each seed's block of indices (see `TaskOrder`).
     """
 
     first: NonNegativeInt = Field(1_000_000, description="index where it begins; the trainer's first_task")
-    tasks: PositiveInt = Field(2_000, description="tasks until the hardest rooms are reached")
+    tasks: int = Field(2_000, gt=0, le=SEED_STRIDE, description="tasks until the hardest rooms are reached")
 
 
 class SokobanOptions(Table):
@@ -81,7 +82,8 @@ class SokobanOptions(Table):
         if self.curriculum is None or split != "train" or rooms.max_pushes is None:
             return rooms
         low, high = rooms.min_pushes or 1, rooms.max_pushes
-        done = min(1.0, max(0, index - self.curriculum.first) / self.curriculum.tasks)
+        position = max(0, index - self.curriculum.first) % SEED_STRIDE
+        done = min(1.0, position / self.curriculum.tasks)
         return replace(rooms, max_pushes=low + round(done * (high - low)))
 
 
