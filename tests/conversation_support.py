@@ -20,7 +20,8 @@ from arlarena.proto.telemetry import get_logger
 from arlarena.proto.trajectory import Task
 
 TURNS = 4
-PROBLEM = "Count the letters of what you say, problem {index}. You have 4 turns."
+# Longer than the shortest beginning that the engine keeps (MIN_SHARED), so that each turn continues the last.
+PROBLEM = "Count the letters of what you say, problem {index}. You have 4 turns in all."
 
 
 class Tally:

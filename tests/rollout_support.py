@@ -6,21 +6,25 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import msgspec
 from aiohttp import web
 
 from arlarena.client.environments import EnvironmentClient
-from arlarena.client.policy import PolicyClient
+from arlarena.client.policy import SESSION_HEADER, PolicyClient
 from arlarena.client.transport import Timeouts
-from arlarena.proto.env import Info, Parser, Template
+from arlarena.proto.env import Info, Parser, Split, Template
 from arlarena.proto.telemetry import Logger
+from arlarena.rollout.__main__ import main
 from arlarena.rollout.runner import Runner
 from arlarena.rollout.settings import RolloutSettings
 from arlarena.rollout.tokens import Tokens
 
 GOAL, HORIZON = 3, 6
+RIGHT = "<think></think><action>right</action>"
+SPLITS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
 
 
 @dataclass
@@ -74,7 +78,7 @@ class Corridor:
         self.faults: list[int | float] = []
         self.on_step: Callable[[], None] | None = None
         self.batches: list[int] = []
-        self.rooms = 10**9
+        self.size: int | None = None  # tasks of each split
         self.plan = True
         self.actions: list[str] | None = None
         self.talks = False
@@ -116,7 +120,7 @@ class Corridor:
             rewards={},
             horizon=HORIZON,
             actions=["left", "right"],
-            splits=[],
+            splits=[Split(name, name, self.size, name != "train") for name in SPLITS],
             options={},
             capabilities=[],
         )
@@ -160,7 +164,7 @@ class Corridor:
         return self.step(walk, item)
 
     def reset(self, walk: Walk, item: dict[str, Any]) -> dict[str, Any]:
-        if item["index"] >= self.rooms:
+        if self.size is not None and item["index"] >= self.size:
             return self._error("unknown_task", "client")
         walk.task, walk.at, walk.steps = f"{item['split']}/{item['index']}", 0, 0
         return walk.reply(0.0, "", True, True)
@@ -193,6 +197,7 @@ class Mouth:
         self.say: Callable[[str, int], str] = lambda prompt, seed: "<think></think><action>right</action>"
         self.faults: list[int | float] = []
         self.requests: list[dict[str, Any]] = []
+        self.sessions: list[str | None] = []  # of the requests to `generate`
         self.version = "run:3:abc"
         self.context = 512
         self.complaint = "told to fail"
@@ -237,6 +242,7 @@ class Mouth:
     async def generate(self, request: web.Request) -> web.Response:
         body = await request.json()
         self.requests.append(body)
+        self.sessions.append(request.headers.get(SESSION_HEADER))
         if self.faults:
             fault = self.faults.pop(0)
             if not isinstance(fault, float):
@@ -310,3 +316,17 @@ async def open_house(tokens: Tokens) -> AsyncIterator[House]:
             log = Logger("rollout", stream=lines)  # type: ignore[arg-type]
             runner = Runner(environments, inference, settings, log)
             yield House(corridor, mouth, environments, inference, runner, settings, lines.events)
+
+
+async def command(house: House, policy_directory: Path, *words: str, **tables: str) -> int:
+    """Run a command of arlarena.rollout in a thread of its own, as a process would."""
+    config = policy_directory / "run.toml"
+    config.write_text(
+        "[rollout]\ninfra_patience_s = 2.0\nenvironment_timeout_s = 2.0\nrequest_retries = 0\nepisode_retries = 1\n"
+        + f"[policy]\npath = '{policy_directory}'\n[policy.tiny]\nlayers = 4\n"
+        + "".join(f"[{name}]\n{body}\n" for name, body in tables.items())
+    )
+    where = ["--config", str(config), "--environment-url", house.environments.url]
+    if words[0] == "evaluate":
+        where += ["--inference-url", house.inference.url]
+    return await asyncio.to_thread(main, [words[0], *where, *words[1:]])

@@ -159,7 +159,7 @@ def test_the_engine_computes_only_what_is_new(stack: Stack) -> None:
 async def demonstrated(environment: str, tokens: Tokens, out: Path) -> None:
     async with EnvironmentClient(environment) as environments:
         runner = Runner(environments, None, RolloutSettings(), get_logger("test"))
-        assignments = demonstration_assignments("tally", "train", 0, 6, seed=0)
+        assignments = demonstration_assignments("tally", "train", range(6), seed=0)
         played = await play_all(runner, assignments, ExpertPolicy(tokens, slips=0.3), concurrency=6)
     write_demonstrations(out, assignments, played, "prompt", min_score=-1.0)
 

@@ -253,7 +253,7 @@ async def test_the_logprobs_are_those_of_the_sampler(
     turn = group.trajectories[0].turns[0]
     # The same prompt and seed again: sampling depends on nothing else.
     async with PolicyClient(stack.inference.url) as policy:
-        again = await policy.generate(turn.prompt().tolist(), group.sampling, seed=turn_seed("g0/0", 0))
+        again = await policy.generate(turn.prompt().tolist(), group.sampling, seed=turn_seed("0/g0/0", 0))
     assert again.token_ids == turn.tokens().tolist()
     np.testing.assert_allclose(again.logprobs, turn.behaviour_logprobs(), atol=1e-5)
 

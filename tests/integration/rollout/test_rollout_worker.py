@@ -102,7 +102,7 @@ async def test_a_slow_episode_does_not_keep_others_from_being_played(
 ) -> None:
     trainer = await connect()
     await trainer.issue(orders(6))
-    house.mouth.held = {turn_seed("g0/0", 0), turn_seed("g1/0", 0)}
+    house.mouth.held = {turn_seed("0/g0/0", 0), turn_seed("0/g1/0", 0)}
     async with working(house, tokens, await connect(), groups_in_flight=2):
         assert set(await collect(trainer, 4)) == {"g2", "g3", "g4", "g5"}
         house.mouth.release.set()
@@ -135,7 +135,7 @@ async def test_a_group_that_always_fails_becomes_a_dead_letter(house: Any, token
 
 
 async def test_a_wrong_task_is_given_back_with_its_reason(house: Any, tokens: Tokens, connect: Connect) -> None:
-    house.corridor.rooms = 1
+    house.corridor.size = 1
     trainer = await connect(max_deliveries=1)
     await trainer.issue(orders(2))
     async with working(house, tokens, await connect(max_deliveries=1)):

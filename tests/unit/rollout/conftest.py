@@ -1,6 +1,7 @@
 """Scripted servers around a runner (see `rollout_support`)."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from rollout_support import House, open_house
@@ -18,3 +19,11 @@ def tokens() -> Tokens:
 async def house(tokens: Tokens) -> AsyncIterator[House]:
     async with open_house(tokens) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def policy_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a tokenizer, as `--tokenizer` and [policy] path take it."""
+    directory = tmp_path_factory.mktemp("policy")
+    build_tokenizer().save_pretrained(directory)
+    return directory

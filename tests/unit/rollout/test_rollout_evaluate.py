@@ -1,43 +1,18 @@
 """The commands `evaluate` and `demonstrate`, as a user runs them, against scripted services."""
 
-import asyncio
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rollout_support import Corridor, House
+from rollout_support import RIGHT, Corridor, House, command
 
 from arlarena.proto.config import ConfigError
 from arlarena.proto.trajectory import read_groups
-from arlarena.rollout.__main__ import main
 from arlarena.rollout.statistics import clustered, wilson
 from arlarena.rollout.tokens import Tokens
 from arlarena.trainer.tiny import build_tokenizer
-
-RIGHT = "<think></think><action>right</action>"
-
-
-@pytest.fixture(scope="session")
-def policy_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("policy")
-    build_tokenizer().save_pretrained(directory)
-    return directory
-
-
-async def command(house: House, policy_directory: Path, *words: str, **tables: str) -> int:
-    """Run a command in a thread of its own, as a process would."""
-    config = policy_directory / "run.toml"
-    config.write_text(
-        "[rollout]\ninfra_patience_s = 2.0\nenvironment_timeout_s = 2.0\nrequest_retries = 0\nepisode_retries = 1\n"
-        + f"[policy]\npath = '{policy_directory}'\n[policy.tiny]\nlayers = 4\n"
-        + "".join(f"[{name}]\n{body}\n" for name, body in tables.items())
-    )
-    where = ["--config", str(config), "--environment-url", house.environments.url]
-    if words[0] == "evaluate":
-        where += ["--inference-url", house.inference.url]
-    return await asyncio.to_thread(main, [words[0], *where, *words[1:]])
 
 
 def sometimes(share: float) -> Any:
@@ -134,13 +109,22 @@ async def test_services_that_never_come_are_named(
     assert "Traceback" not in said
 
 
-async def test_a_panel_beyond_the_split_is_refused(
-    house: House, policy_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    house.corridor.rooms = 3
-    assert await command(house, policy_directory, "evaluate", "--count", "6", "--out", str(tmp_path / "x.json")) == 1
-    assert "unknown_task" in capsys.readouterr().err
+async def test_a_panel_beyond_the_split_is_refused(house: House, policy_directory: Path, tmp_path: Path) -> None:
+    house.corridor.size = 10
+    flags = ("--split", "validation", "--first", "5", "--count", "6", "--out", str(tmp_path / "x.json"))
+    message = "[evaluation] first = 5, count = 6: split 'validation' of corridor has 10 tasks; first + count must be at"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        await command(house, policy_directory, "evaluate", *flags)
+    assert house.corridor.batches == house.mouth.requests == []
     assert not (tmp_path / "x.json").exists()
+    assert await command(house, policy_directory, "evaluate", *flags, "--count", "5") == 0
+
+
+async def test_an_unknown_split_is_refused(house: House, policy_directory: Path) -> None:
+    message = "[evaluation] split = 'tset': corridor has no such split; known: train, validation, test"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        await command(house, policy_directory, "evaluate", "--split", "tset", "--out", "x.json")
+    assert house.corridor.batches == []
 
 
 class Repeating(Corridor):

@@ -142,7 +142,7 @@ async def test_a_server_that_stays_full_is_named(house: Any, player: EnginePolic
 
 
 async def test_a_refusal_is_not_repeated(house: Any, player: EnginePolicy) -> None:
-    house.corridor.rooms = 5
+    house.corridor.size = 5
     with pytest.raises(Refused, match="unknown_task"):
         await house.runner.episode(Seat(), assignment(5), player)
     assert house.log == []

@@ -34,6 +34,7 @@ from arlarena.rollout.demonstrate import demonstration_assignments, write_demons
 from arlarena.rollout.episode import Policy
 from arlarena.rollout.evaluate import (
     describe,
+    no_prompt_fits,
     panel_assignments,
     panel_sampling,
     summarise,
@@ -50,8 +51,10 @@ from arlarena.rollout.settings import (
     load_addresses,
     load_evaluation,
     load_rollout,
+    load_seed,
     tokenizer_source,
 )
+from arlarena.rollout.splits import check_evaluation, drawn_indices, find_split
 from arlarena.rollout.tokens import TokenizerError, Tokens
 from arlarena.rollout.worker import Worker
 
@@ -188,6 +191,7 @@ async def _evaluate(setup: Setup, panel: EvaluationSettings, out: Path, episodes
         runner = Runner(environments, inference, setup.settings, setup.log)
         await runner.wait_ready()
         info = await environments.info()
+        check_evaluation(info, panel)
         environment, context = info.name, (await inference.model()).max_tokens
         policy = EnginePolicy(inference, setup.tokens, panel_sampling(panel), context, info.stop)
         assignments = panel_assignments(panel, environment)
@@ -198,21 +202,29 @@ async def _evaluate(setup: Setup, panel: EvaluationSettings, out: Path, episodes
     if episodes is not None:
         write_episodes(episodes, assignments, played, panel.episodes)
     print(describe(result))
+    if (why := no_prompt_fits(played)) is not None:
+        print(f"error: {why}", file=sys.stderr)
+        return 1
     return 1 if result["errors"] else 0
 
 
-async def _demonstrate(setup: Setup, args: argparse.Namespace, concurrency: int) -> int:
+async def _demonstrate(setup: Setup, args: argparse.Namespace, seed: int) -> int:
     _cancel_on_sigterm()
     started = time.monotonic()
     async with _environments(setup) as environments:
         runner = Runner(environments, None, setup.settings, setup.log)
         await runner.wait_ready()
-        assignments = demonstration_assignments(
-            (await environments.info()).name, args.split, args.first, args.count, args.episode_seed, args.attempts
-        )
+        info = await environments.info()
+        split = find_split(info, args.split, "--split")
+        indices = drawn_indices(split, args.first, args.count, seed)
+        if len(indices) < args.count:
+            setup.log.warning(
+                "fewer_tasks_than_asked", split=split.name, size=split.size, asked=args.count, played=len(indices)
+            )
+        assignments = demonstration_assignments(info.name, split.name, indices, args.episode_seed, args.attempts)
         report = _progress(setup.log, "demonstrating")
         async with _teacher(setup, args) as policy:
-            played = await play_all(runner, assignments, policy, concurrency=concurrency, progress=report)
+            played = await play_all(runner, assignments, policy, concurrency=args.concurrency, progress=report)
     counts = write_demonstrations(args.out, assignments, played, args.distinct, args.min_score)
     counts["seconds"] = round(time.monotonic() - started, 3)
     print(msgspec.json.encode({"event": "demonstrations", "out": str(args.out), **counts}).decode())
@@ -292,9 +304,12 @@ def _parser() -> argparse.ArgumentParser:
         "demonstrate", parents=[common], help="record an expert, or a model that is good enough"
     )
     demonstrate.add_argument("--split", default="train")
-    demonstrate.add_argument("--first", type=_whole(0), default=0)
-    demonstrate.add_argument("--count", type=_whole(1), required=True)
-    demonstrate.add_argument("--episode-seed", type=int, default=0)
+    first = "first task: its position in the drawn order, or its index where the split has no end"
+    demonstrate.add_argument("--first", type=_whole(0), default=0, help=first)
+    demonstrate.add_argument("--count", type=_whole(1), required=True, help="tasks; each is played once at most")
+    seed = "seed of the order of tasks; default: ARLARENA_SEED, else seed of [run], else 0"
+    demonstrate.add_argument("--seed", type=int, help=seed)
+    demonstrate.add_argument("--episode-seed", type=int, default=0, help="seed that each episode is reset with")
     demonstrate.add_argument("--concurrency", type=_whole(1), default=256)
     distinct = "what makes an episode a duplicate: the room (mirror images count as one) or the first prompt"
     demonstrate.add_argument("--distinct", choices=("room", "prompt"), default="room", help=distinct)
@@ -319,7 +334,7 @@ def _command(args: argparse.Namespace) -> Coroutine[Any, Any, int]:
         panel = load_evaluation(args.config, {name: getattr(args, name) for name in names})
         return _evaluate(_setup(args), panel, args.out, args.episodes_file)
     if args.command == "demonstrate":
-        return _demonstrate(_setup(args), args, args.concurrency)
+        return _demonstrate(_setup(args), args, load_seed(args.config, args.seed))
     return _worker(_setup(args), args.run_name, args.name)
 
 

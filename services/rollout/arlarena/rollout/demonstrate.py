@@ -31,16 +31,16 @@ class Count:
 
 
 def demonstration_assignments(
-    environment: str, split: str, first: int, count: int, seed: int, attempts: int = 1
+    environment: str, split: str, indices: Sequence[int], seed: int, attempts: int = 1
 ) -> list[Assignment]:
-    """`attempts` of each task [first, first + count)."""
+    """`attempts` of each task of `indices`, in their order; `seed` is the tasks' seed."""
     return [
         Assignment(
             f"{split}-{index}-{attempt}",
             Task(environment, split, index, seed),
             f"demonstration/{split}/{index}/{attempt}",
         )
-        for index in range(first, first + count)
+        for index in indices
         for attempt in range(attempts)
     ]
 
@@ -68,7 +68,7 @@ def _key(episode: Episode, same: Sameness) -> str:
 def _distinct(
     assignments: Sequence[Assignment], played: Played, same: Sameness, min_score: float, count: Count
 ) -> Iterator[Group]:
-    """Groups in the order of their tasks, the first of those that are the same only; the rest is tallied in `count`."""
+    """Groups in the order of `assignments`, only the first of those that are the same; `count` tallies the rest."""
     seen: set[str] = set()
     for position, assignment in enumerate(assignments):
         episode = played.episodes.get(position)

@@ -21,6 +21,8 @@ from arlarena.proto.trajectory import Task, Trajectory, Turn, VersionSpan, pack_
 
 # Metrics that begin so name a fault of the policy that ended its episode.
 FAULT = "fault:"
+# The name of the fault where a prompt leaves no room for a response.
+PROMPT_TOO_LONG = "prompt_too_long"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,7 @@ async def play(session: Session, assignment: Assignment, policy: Policy) -> Epis
         try:
             response = await policy.respond(session, before, assignment.key, len(turns))
         except PromptTooLong as error:
-            code, fault = "prompt_too_long", str(error)
+            code, fault = PROMPT_TOO_LONG, str(error)
             break
         try:
             state = await session.step(response.text)

@@ -15,13 +15,15 @@ from typing import Any
 import msgspec
 
 from arlarena.proto.trajectory import Sampling, Task, Trajectory, Turn
-from arlarena.rollout.episode import Assignment, Episode
+from arlarena.rollout.episode import FAULT, PROMPT_TOO_LONG, Assignment, Episode
 from arlarena.rollout.panel import Played
 from arlarena.rollout.settings import EvaluationSettings
 from arlarena.rollout.statistics import clustered, success_rate
 from arlarena.rollout.worker import version_range
 
 SCHEMA = 1
+# The reason of an episode that the environment had ended when it was reset.
+OVER_AT_RESET = "over at reset"
 
 
 def panel_assignments(settings: EvaluationSettings, environment: str) -> list[Assignment]:
@@ -118,7 +120,7 @@ def summarise(
     settings: EvaluationSettings, environment: str, assignments: Sequence[Assignment], played: Played, wall_s: float
 ) -> dict[str, Any]:
     """The panel's result as JSON. Shares are of 1; `ci95` are 95 % intervals; `errors` counts attempts without a
-    result.
+    result, `without_turns` those that had a result before the policy's first turn.
     """
     pairs = [(assignments[position], episode) for position, episode in sorted(played.episodes.items())]
     trajectories = [episode.trajectory for _, episode in pairs]
@@ -142,11 +144,31 @@ def summarise(
         "errors": len(assignments) - len(pairs),
         "error_examples": sorted(set(played.errors.values()))[:3],
         "restarts": played.restarts,
+        **_without_turns(trajectories),
         "wall_s": round(wall_s, 3),
     }
     if pairs:
         result |= _figures(pairs, trajectories, turns)
     return result
+
+
+def _without_turns(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
+    """How many episodes ended before the policy's first turn, and up to three of the reasons."""
+    reasons = [one.fault or OVER_AT_RESET for one in trajectories if not one.turns]
+    return {"without_turns": len(reasons), "without_turns_reasons": sorted(set(reasons))[:3]}
+
+
+def no_prompt_fits(played: Played) -> str | None:
+    """What to change, where every prompt was too long for the policy's context and no episode had a turn; else None."""
+    trajectories = [episode.trajectory for episode in played.episodes.values()]
+    faults = [one.fault for one in trajectories if FAULT + PROMPT_TOO_LONG in one.metrics]
+    if not faults or any(one.turns for one in trajectories):
+        return None
+    return (
+        f"no prompt fits the policy's context, so no episode had a turn: {min(faults)}; give the policy a longer "
+        f"context ([policy.tiny] max_positions, or --max-model-len of vLLM) or make prompts shorter "
+        f"([environment.options] template, history)"
+    )
 
 
 def _figures(
@@ -178,6 +200,9 @@ def describe(result: dict[str, Any]) -> str:
     """One line for a person."""
     panel = result["panel"]
     what = f"{result['environment']} {panel['split']} n={panel['n']} k={panel['attempts']} T={result['temperature']:g}"
+    idle = ""
+    if result["without_turns"]:
+        idle = f", without a turn {result['without_turns']} ({'; '.join(result['without_turns_reasons'])})"
     if "success" not in result:
         return f"{what}: no episode could be played, {result['errors']} errors"
     low, high = result["ci95"]
@@ -186,7 +211,7 @@ def describe(result: dict[str, Any]) -> str:
     )
     return (
         f"{what}: success {100 * result['success']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] {shares}, "
-        f"return {result['return']['mean']:.2f}, turns {result['turns']['mean']:.1f}, errors {result['errors']}, "
+        f"return {result['return']['mean']:.2f}, turns {result['turns']['mean']:.1f}, errors {result['errors']}{idle}, "
         f"{result['wall_s']:.1f} s"
         + "".join(
             f"\n    {row['kind'] or '(no kind)'}: {100 * row['success']:.1f} % of {row['n']}"

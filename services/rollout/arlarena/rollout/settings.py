@@ -84,6 +84,14 @@ class EvaluationSettings(Table):
     episodes: NonNegativeInt = Field(16, description="episodes written out turn by turn where a file is asked for")
 
 
+class RunSeed(BaseModel):
+    """The part of table [run] that rollouts read; the console checks the rest of it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    seed: int = Field(0, description="the run's seed; ARLARENA_SEED wins over it")
+
+
 class PolicyTokenizer(BaseModel):
     """The part of table [policy] that rollouts read; the trainer checks the rest of it."""
 
@@ -127,6 +135,13 @@ def load_addresses(flags: dict[str, str | None]) -> Addresses:
     """Addresses from the flags, else from the environment, else this machine's defaults."""
     given = {key: value for key, value in flags.items() if value is not None}
     return Addresses(**{**from_environment("", Addresses), **given})
+
+
+def load_seed(path: Path | None, flag: int | None = None) -> int:
+    """The run's seed: the flag, else ARLARENA_SEED, else `seed` of table [run], else 0. Raises ConfigError."""
+    return load_table(
+        path, "run", RunSeed, from_environment("", RunSeed) | ({} if flag is None else {"seed": flag})
+    ).seed
 
 
 def tokenizer_source(path: Path | None, flag: str | None) -> str:

@@ -49,7 +49,8 @@ async def play_group(
     async def member(number: int) -> Trajectory:
         name = f"{order.group_id}-{number}"
         try:
-            one = Assignment(name, order.task, f"{order.group_id}/{number}")
+            # The trainer puts the run's seed into the task, so that runs with other seeds sample anew.
+            one = Assignment(name, order.task, f"{order.task.seed}/{order.group_id}/{number}")
             return (await runner.episode(seats[number], one, policy)).trajectory
         finally:
             await runner.close([seats[number]])

@@ -1,0 +1,54 @@
+"""Which tasks of the environment's splits a command plays; checked before anything is played."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from arlarena.proto.config import ConfigError
+from arlarena.proto.env import Info, Split
+from arlarena.proto.task_order import TaskOrder
+from arlarena.rollout.settings import EvaluationSettings
+
+
+def find_split(info: Info, name: str, setting: str) -> Split:
+    """The split `name` of the environment; `setting` is where the name comes from, for the error.
+
+    Raises:
+        ConfigError: the environment has no such split.
+    """
+    for split in info.splits:
+        if split.name == name:
+            return split
+    known = ", ".join(split.name for split in info.splits) or "none"
+    raise ConfigError(f"{setting} = {name!r}: {info.name} has no such split; known: {known}")
+
+
+def check_evaluation(info: Info, settings: EvaluationSettings) -> None:
+    """Check that the tasks to be evaluated exist.
+
+    Raises:
+        ConfigError: the split is unknown, or has fewer tasks than `first` + `count`.
+    """
+    split = find_split(info, settings.split, "[evaluation] split")
+    if split.size is not None and settings.first + settings.count > split.size:
+        raise ConfigError(
+            f"[evaluation] first = {settings.first}, count = {settings.count}: split {split.name!r} of {info.name} has "
+            f"{split.size} tasks; first + count must be at most {split.size}"
+        )
+
+
+def drawn_indices(split: Split, first: int, count: int, seed: int) -> Sequence[int]:
+    """Indices of `count` tasks of a split, each task once.
+
+    A split with an end is drawn in the seed's permutation (see `TaskOrder`), from position `first` to its end at most:
+    a file's first tasks may all be of one kind. A split without an end is drawn by index, from index `first`.
+
+    Raises:
+        ConfigError: `first` is beyond the end.
+    """
+    if split.size is None:
+        return range(first, first + count)
+    if first >= split.size:
+        raise ConfigError(f"--first {first}: split {split.name!r} has {split.size} tasks; give less than {split.size}")
+    order = TaskOrder(split.name, split.size, seed)
+    return [order.index(position) for position in range(first, min(first + count, split.size))]
