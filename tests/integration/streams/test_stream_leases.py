@@ -212,6 +212,20 @@ async def test_a_task_that_cannot_be_read_dies_at_once_with_the_reason(connect, 
     assert (await streams.depth()).tasks_queued == 0
 
 
+async def test_a_burial_whose_answer_was_lost_leaves_one_tombstone(connect, proxy, redis_url) -> None:
+    streams = await connect(proxy.url)
+    async with Redis.from_url(redis_url) as raw:
+        for name in ("warm", "bad"):  # after the first, the broker has the script
+            await raw.xadd(streams.keys[0], {"id": name, "data": b"\xc1"})
+            if name == "bad":
+                proxy.lose_answer(b"not a group task")
+            assert await streams.lease(consumer="w", block_s=0) is None
+    assert proxy.fired.is_set()
+    entries = await streams.collect(consumer="t", count=5, block_s=0)
+    assert [entry.group_id for entry in entries] == ["warm", "bad"]
+    assert await streams.depth() == Depth(0, 0, 0, 2, 2)
+
+
 async def test_a_task_of_a_newer_schema_dies_with_the_fix(connect, make_tasks) -> None:
     streams = await connect()
     await streams.issue([msgspec.structs.replace(make_tasks(1)[0], schema=99)])

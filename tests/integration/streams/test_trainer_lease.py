@@ -143,14 +143,14 @@ def test_a_lease_of_an_earlier_process_with_a_reused_pid_is_taken_over(redis_url
         assert living.say("check").startswith("LeaseLost: trainer living")
 
 
-def test_our_own_process_may_take_its_run_again(redis_url, run_name) -> None:
+def test_our_own_process_may_take_its_run_again(redis_url, run_name, redis) -> None:
     first = TrainerLease.acquire(redis_url, run_name, "first")
     second = TrainerLease.acquire(redis_url, run_name, "second")
     second.check()
     with pytest.raises(LeaseLost, match=r"trainer first .* lost run .* to trainer second"):
         first.check()
     first.release()
-    second.check()
+    assert json.loads(redis.get(key(run_name)))["incarnation"] == "second"
     second.release()
 
 
