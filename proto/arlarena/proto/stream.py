@@ -66,7 +66,7 @@ _KEYS = ("tasks", "groups", "dead", "done", "issued", "reasons")
 _SLICE_S = 0.5
 # Pending entries asked for at a time: a few MB of groups.
 _PAGE = 100
-# Groups in one call of a script: the broker does nothing else meanwhile, for a millisecond or so.
+# Groups in one call of a script: the broker does nothing else for some 10 ms.
 _SCRIPT_PAGE = 250
 
 
