@@ -42,9 +42,11 @@ def main(policy, plan, out):
         else:
             lead = Lead(learner)
             metrics = [lead.update(minibatches, 1e-3), lead.update(minibatches, 5e-4)]
+            skipped = lead.skipped
             rows = [row for rows in minibatches for row in rows]
             found = {
                 "metrics": metrics,
+                "skipped": skipped,
                 "entropies": lead.mean_entropies(rows),
                 "log_probs": lead.log_probs([5], [6, 7]),
             }

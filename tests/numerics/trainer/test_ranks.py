@@ -1,10 +1,12 @@
 """Several ranks = one: gradients, weights, metrics, checkpoints. Real processes, gloo, FSDP2."""
 
 import json
+import math
 import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,20 @@ import torch
 from safetensors.torch import load_file
 from trainer_support import growing_rows, random_rows
 
+# One, two and three processes with torch and FSDP take a minute on two idle cores.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
 DRIVER = Path(__file__).with_name("rank_driver.py")
 TERMS = {"device": "cpu", "lr": 1e-3, "kl_coefficient": 0.02, "entropy_coefficient": 0.003, "gradient_clip": 1e9}
 SMALL = {"tokens_per_microbatch": 30, "logits_chunk_tokens": 3}
+
+
+def spoilt(rows):
+    """One row, which one rank alone holds, gives a loss of NaN."""
+    place = next(k for k, row in enumerate(rows) if row.mask.any())
+    return [*rows[:place], replace(rows[place], advantage=math.nan), *rows[place + 1 :]]
+
+
 PLAN = [
     ("sampo", TERMS, [random_rows(1)]),
     ("sampo", TERMS | SMALL, [random_rows(2, count=17), random_rows(3, count=9)]),
@@ -25,7 +38,10 @@ PLAN = [
     ("cispo_sm", TERMS | SMALL, [random_rows(9)]),
     ("dr_grpo", TERMS | SMALL, [random_rows(10)]),
     ("gspo_literal", TERMS | SMALL, [random_rows(11, count=8)]),
+    ("sampo", TERMS | SMALL, [random_rows(12), random_rows(13)]),
+    ("sampo", TERMS | SMALL, [random_rows(12), spoilt(random_rows(14)), random_rows(13)]),
 ]
+WITHOUT_SPOILT, WITH_SPOILT = len(PLAN) - 2, len(PLAN) - 1
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +55,7 @@ def outcomes(tiny_directory, tmp_path_factory):
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)] if count > 1 else []
         done = subprocess.run(
             [sys.executable, *launch, DRIVER, tiny_directory, plan, out],
-            env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=400,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-4000:]
         found[count] = out
@@ -64,12 +80,27 @@ def test_ranks_do_not_matter(outcomes, number, count):
         for key, value in mine.items():
             torch.testing.assert_close(together[key], value, atol=tolerance * largest, rtol=1e-3)
     assert found["entropies"] == pytest.approx(expected["entropies"], abs=1e-3)
+    assert found["skipped"] == expected["skipped"]
     assert found["log_probs"] == pytest.approx(expected["log_probs"], abs=1e-3)
     for one, other in zip(found["metrics"], expected["metrics"], strict=True):
         assert one.keys() == other.keys()
         for key in ("loss", "reference_kl", "entropy", "grad_norm", "outside", "ratio_max", "mismatch_k3"):
             if key in other:
                 assert one[key] == pytest.approx(other[key], rel=2e-3, abs=1e-6), key
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_all_ranks_skip_an_update_that_is_not_finite_on_one_of_them(outcomes, count):
+    plain, figures = read(outcomes[count], WITHOUT_SPOILT)
+    skipping, found = read(outcomes[count], WITH_SPOILT)
+    assert (figures["skipped"], found["skipped"]) == ([], [1])
+    for one, other in zip(found["metrics"], figures["metrics"], strict=True):
+        assert (one.pop("updates_skipped"), other.pop("updates_skipped")) == (1.0, 0.0)
+        assert one == other
+        assert one["updates_applied"] == 2.0
+    assert plain.keys() == skipping.keys()
+    for key, value in plain.items():
+        assert value.equal(skipping[key]), key
 
 
 @pytest.mark.parametrize("count", [2, 3])

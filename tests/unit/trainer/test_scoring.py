@@ -1,8 +1,11 @@
+import math
+
 import pytest
 
 from arlarena.proto.trajectory import PolicyVersion
-from arlarena.trainer.objectives import recipe
-from arlarena.trainer.scoring import Freshness, minibatches, rows_of, score
+from arlarena.trainer import scoring
+from arlarena.trainer.objectives import RECIPES, GroupAdvantages, recipe
+from arlarena.trainer.scoring import Freshness, NotFinite, minibatches, rows_of, score
 
 OLD, MIDDLE, NOW, LOST = (PolicyVersion("life", step, f"d{step}") for step in (1, 2, 3, 9))
 KNOWN = {"d1": 1, "d2": 2, "d3": 3}
@@ -44,6 +47,38 @@ def test_invalid_turns_are_penalised_once_and_only_there(make_group):
     others = [advantages[0][1], *advantages[1]]
     assert others == pytest.approx([others[0]] * 3)
     assert advantages[0][0] < others[0]
+
+
+def scored_by(method, groups, **options):
+    return score(recipe(method), groups, Freshness(3, 1, KNOWN), invalid_penalty=0.1, max_response_tokens=8, **options)
+
+
+@pytest.mark.parametrize("reward", [math.nan, math.inf, -math.inf, 1e300, 1e25])
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_rewards_that_are_not_finite_or_overflow_name_their_group(make_group, name, reward):
+    groups = [make_group(name, [True, False], NOW) for name in "abc"]
+    for group in groups[1:]:
+        group.trajectories[1].turns[0].reward = reward
+    options = {"measure": lambda rows: [0.5] * len(rows)}
+    with pytest.raises(NotFinite, match=r"rewards or the sum of their squares are not finite in groups b, c"):
+        scored_by(name, groups, **options)
+    groups[1].trajectories[1].turns[0].reward = groups[2].trajectories[1].turns[0].reward = 1e15
+    assert len(scored_by(name, groups, **options)) == 3
+
+
+@pytest.mark.parametrize("entropy", [math.nan, math.inf])
+def test_entropies_that_are_not_finite_name_their_group(make_group, entropy):
+    groups = [make_group(name, [True, False], NOW) for name in "ab"]
+    with pytest.raises(NotFinite, match=r"entropies under the policy are not finite in group b$"):
+        scored_by("empg", groups, measure=lambda rows: [0.5] * (len(rows) - 1) + [entropy])
+
+
+def test_advantages_that_are_not_finite_name_their_group(make_group, monkeypatch):
+    groups = [make_group(name, [True, False], NOW) for name in "ab"]
+    odd = [GroupAdvantages(total=[[0.0, value], [0.0, 0.0]], episode=[]) for value in (0.0, math.inf)]
+    monkeypatch.setattr(scoring, "compute_advantages", lambda *_, **__: odd)
+    with pytest.raises(NotFinite, match=r"advantages are not finite in group b$"):
+        scored_by("grpo", groups)
 
 
 def test_minibatches_deal_whole_groups_once_and_depend_on_the_seed_alone(make_group):

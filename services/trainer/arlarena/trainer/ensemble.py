@@ -64,6 +64,11 @@ class Lead:
         """The model being trained; its parameters may be sharded."""
         return self._learner.policy
 
+    @property
+    def skipped(self) -> list[int]:
+        """Numbers of the minibatches that the last `update` skipped, see `Learner.update`."""
+        return self._learner.skipped
+
     def update(self, minibatches: Sequence[Sequence[Row]], rate: float) -> dict[str, float]:
         """See `Learner.update`."""
         found: dict[str, float] = self._together("update", [list(rows) for rows in minibatches], rate)

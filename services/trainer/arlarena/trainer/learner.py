@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -35,6 +37,22 @@ from arlarena.trainer.ranks import Ranks
 from arlarena.trainer.scorer import Scorer
 from arlarena.trainer.settings import TrainerSettings
 
+# Figures of a step without a single row, all 0.
+_WITHOUT_ROWS = (
+    *("grad_norm", "mismatch_k3", "mismatch_max", "mismatch_tokens"),
+    *("updates_applied", "updates_skipped"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Update:
+    """One minibatch's update: its figures, and whether the optimiser applied it."""
+
+    figures: dict[str, float]
+    cells: CellTable
+    gap: Mismatch
+    applied: bool
+
 
 class Learner:
     """The policy, its frozen reference and the optimiser.
@@ -57,6 +75,7 @@ class Learner:
         reference = reference or (frozen_copy(policy) if settings.kl_coefficient > 0 else None)
         self.scorer = self._placed(policy, trained=True)
         self.reference = None if reference is None else self._placed(reference, trained=False)
+        self.skipped: list[int] = []  # numbers of the minibatches that the last `update` skipped
         self.optimizer = adamw(self.scorer.parameters(), settings.lr, settings.betas, settings.weight_decay)
         self.terms = RunTerms(
             kl_coefficient=settings.kl_coefficient,
@@ -76,34 +95,31 @@ class Learner:
 
         With the `decoupled` anchor, π_old is this policy before the first of them. Without a single row the weights
         stay.
+
+        An update whose loss or gradient norm is not finite is skipped on all ranks: weights and optimiser stay as they
+        are. `skipped` then holds the numbers of its minibatches, and the means are over the applied updates. If none
+        was applied, they are over all, without the figures that are not finite.
         """
+        self.skipped = []
         if not minibatches:
-            return {"grad_norm": 0.0, "mismatch_k3": 0.0, "mismatch_max": 0.0, "mismatch_tokens": 0.0}
+            return dict.fromkeys(_WITHOUT_ROWS, 0.0)
         cut = [self._cut(rows, whole=self.recipe.literal) for rows in minibatches]
         before = None
         if self._needs_old():
             before = [[self._measure(batch) for batch in self._here(batches)] for batches in cut]
         set_rate(self.optimizer, rate)
-        parts: list[dict[str, float]] = []
-        cells: CellTable | None = None
-        gap = Mismatch(0.0, 0.0, 0)
+        updates = []
         for i, batches in enumerate(cut):
             episodes = 1 + max(row.trajectory for row in minibatches[i])
-            found, table, seen = self._one_update(batches, before[i] if before else None, episodes)
-            parts.append(found)
-            cells = table if cells is None else cells + table
-            gap = seen if i == 0 else gap  # later minibatches meet weights that have moved
-        metrics = _over_updates(parts)
-        metrics["learning_rate"] = rate
-        metrics |= {"mismatch_k3": gap.mean_k3, "mismatch_max": gap.max_abs, "mismatch_tokens": float(gap.tokens)}
-        if cells is not None:
-            metrics |= {f"kl_share/{name}": share for name, share in cells.kl_shares().items()}
-            metrics |= {f"rows_share/{name}": share for name, share in cells.row_shares().items()}
-        return metrics
+            updates.append(self._one_update(batches, before[i] if before else None, episodes))
+        self.skipped = [i for i, update in enumerate(updates) if not update.applied]
+        return _figures_of(updates) | {"learning_rate": rate}
 
     @torch.no_grad()
     def mean_entropies(self, rows: Sequence[Row]) -> list[float]:
-        """The mean token entropy of each row's response under the present policy, in nats (EMPG's Ĥ before scaling)."""
+        """The mean token entropy of each row's response under the present policy, in nats (EMPG's Ĥ before scaling).
+        NaN where weights are.
+        """
         sums, counts = torch.zeros(2, len(rows), dtype=torch.float64)
         for micro in self._here(self._cut([replace(row, trajectory=number) for number, row in enumerate(rows)])):
             place = micro.trajectory_of_row[micro.row_of_token].cpu()
@@ -193,9 +209,7 @@ class Learner:
     def _needs_old(self) -> bool:
         return self.settings.policy_anchor == "decoupled"
 
-    def _one_update(
-        self, batches: Sequence[MicroBatch], old: Sequence[Tensor] | None, episodes: int
-    ) -> tuple[dict[str, float], CellTable, Mismatch]:
+    def _one_update(self, batches: Sequence[MicroBatch], old: Sequence[Tensor] | None, episodes: int) -> _Update:
         shells = [self._batch(batch, batch.behaviour, None, None) for batch in batches]
         counted = torch.tensor(Denominators.count(shells).as_tuple(), dtype=torch.float64)
         denominators = Denominators(*self.ranks.total(counted).tolist())
@@ -214,10 +228,15 @@ class Learner:
             tables.append(cell_table(batch))
             sampler.append((log_probs.detach(), micro.behaviour, micro.fresh))
         norm = torch.nn.utils.clip_grad_norm_(self.scorer.parameters(), self.settings.gradient_clip)
-        self.optimizer.step()
+        figures = merge_metrics(self.ranks.gather(merge_metrics(metrics))) | {"grad_norm": float(_whole(norm))}
+        # Both are those of all ranks, which therefore decide alike.
+        applied = math.isfinite(figures["loss"]) and math.isfinite(figures["grad_norm"])
+        if applied:
+            self.optimizer.step()
+        else:
+            self.optimizer.zero_grad(set_to_none=True)
         gap = mismatch(*(torch.cat(column) for column in zip(*sampler, strict=True)))
-        merged = merge_metrics(self.ranks.gather(merge_metrics(metrics)))
-        return merged | {"grad_norm": float(_whole(norm))}, self._all_cells(tables), self._all_mismatch(gap)
+        return _Update(figures, self._all_cells(tables), self._all_mismatch(gap), applied)
 
     def _measure(self, batch: MicroBatch) -> Tensor:
         """Log-probs under the policy as it is now."""
@@ -291,6 +310,33 @@ def _like(ours: Tensor, value: Tensor) -> Tensor:
     """`value`, whole, as `ours` is: on its device, and sharded where it is. Collective where it is."""
     moved = value.to(ours.device)
     return distribute_tensor(moved, ours.device_mesh, ours.placements) if isinstance(ours, DTensor) else moved
+
+
+def weight_not_finite(weights: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor that holds NaN or an infinity; None if all are finite."""
+    checked: set[int] = set()
+    for name, value in weights.items():
+        if id(value) in checked or not value.is_floating_point() or not value.numel():
+            continue
+        checked.add(id(value))
+        # Both extremes are NaN where a value is: one pass, and no tensor of as many bools.
+        if not all(math.isfinite(float(extreme)) for extreme in torch.aminmax(value)):
+            return name
+    return None
+
+
+def _figures_of(updates: Sequence[_Update]) -> dict[str, float]:
+    """Figures of a step: over its applied updates. If none was applied: over all, where that is finite."""
+    applied = [update for update in updates if update.applied]
+    used = applied or updates
+    figures = _over_updates([update.figures for update in used])
+    gap = used[0].gap  # later minibatches meet weights that have moved
+    figures |= {"mismatch_k3": gap.mean_k3, "mismatch_max": gap.max_abs, "mismatch_tokens": float(gap.tokens)}
+    cells = functools.reduce(operator.add, [update.cells for update in used])
+    figures |= {f"kl_share/{name}": share for name, share in cells.kl_shares().items()}
+    figures |= {f"rows_share/{name}": share for name, share in cells.row_shares().items()}
+    figures |= {"updates_applied": float(len(applied)), "updates_skipped": float(len(updates) - len(applied))}
+    return figures if applied else {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
 def _over_updates(parts: Sequence[dict[str, float]]) -> dict[str, float]:

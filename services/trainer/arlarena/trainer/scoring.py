@@ -5,8 +5,9 @@ are dropped, the stale and the void.
 from __future__ import annotations
 
 import itertools
+import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,10 @@ from arlarena.proto.trajectory import Group, Trajectory, Turn
 from arlarena.trainer.objectives import GroupAdvantages, GroupRewards, Recipe, compute_advantages
 from arlarena.trainer.packing import Row
 from arlarena.trainer.settings import updates_of
+
+
+class NotFinite(RuntimeError):
+    """Groups whose advantages cannot be computed as finite numbers; the message names the groups and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,10 @@ class Freshness:
         """Whether it may be trained on."""
         age = self.age(trajectory)
         return age is not None and age <= self.staleness
+
+
+# The largest number of float32, in which advantages reach the loss.
+LARGEST_SQUARES = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +128,23 @@ def score(
 
     `measure` gives the mean token entropy of each row; only estimators that weigh by entropy (EMPG) ask for it.
     `growing` as in `rows_of`: statistics by row count the rows that it will make.
+
+    Raises:
+        NotFinite: rewards, entropies or advantages of a group are not finite.
     """
+    _check("rewards or the sum of their squares", groups, [rewards_fit(group) for group in groups])
     entropies: Sequence[list[list[float]] | None] = [None] * len(groups)
     if recipe.advantage == "empg" and measure is not None:
-        entropies = turn_entropies(groups, measure)
+        measured = turn_entropies(groups, measure)
+        _check("entropies under the policy", groups, map(_all_finite, measured))
+        entropies = measured
     scored = compute_advantages(
         recipe,
         [group_rewards(group, each, growing=growing) for group, each in zip(groups, entropies, strict=True)],
         invalid_penalty=invalid_penalty,
         max_response_tokens=max_response_tokens,
     )
+    _check("advantages", groups, [_all_finite(given.total) for given in scored])
 
     def usable(trajectory: Trajectory) -> bool:
         return freshness.usable(trajectory) and not (void_turns == "mask" and is_void(trajectory))
@@ -137,6 +153,23 @@ def score(
         ScoredGroup(group, given, tuple(map(usable, group.trajectories)))
         for group, given in zip(groups, scored, strict=True)
     ]
+
+
+def rewards_fit(group: Group) -> bool:
+    """Whether rewards are finite, and so small that sums and squares of what is made of them stay finite."""
+    rewards = [abs(turn.reward) for trajectory in group.trajectories for turn in trajectory.turns]
+    total = sum(rewards)
+    return len(rewards) * total * total <= LARGEST_SQUARES  # False for NaN
+
+
+def _all_finite(values: Sequence[Sequence[float]]) -> bool:
+    return all(math.isfinite(value) for turns in values for value in turns)
+
+
+def _check(name: str, groups: Sequence[Group], finite: Iterable[bool]) -> None:
+    bad = [group.id for group, fine in zip(groups, finite, strict=True) if not fine]
+    if bad:
+        raise NotFinite(f"{name} are not finite in {'group' if len(bad) == 1 else 'groups'} {', '.join(bad)}")
 
 
 def rows_of(

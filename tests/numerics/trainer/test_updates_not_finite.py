@@ -1,0 +1,172 @@
+"""An update whose loss or gradient is not finite changes no bit of weights and optimiser; the others are applied."""
+
+import copy
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from trainer_support import random_rows
+
+from arlarena.trainer.ensemble import Lead
+from arlarena.trainer.learner import Learner, weight_not_finite
+from arlarena.trainer.objectives import recipe
+from arlarena.trainer.settings import TrainerSettings
+
+NAN, INF = math.nan, math.inf
+COUNTS = ("updates_applied", "updates_skipped")
+
+
+def learner_of(policy, name="grpo", **options):
+    run = {"kl_coefficient": 0.02, "entropy_coefficient": 0.003, "tokens_per_microbatch": 60} | options
+    return Learner(copy.deepcopy(policy), None, recipe(name), TrainerSettings(device="cpu", **run))
+
+
+def state_of(learner):
+    """Every bit of weights and optimiser."""
+    tensors = learner.weights() | learner.optimizer_state()
+    return {name: value.detach().clone().numpy().tobytes() for name, value in tensors.items()}
+
+
+def planted(rows, **changes):
+    """The rows, with `changes` to one of them; numbers in place of arrays go to its first sampled token."""
+    rows = list(rows)
+    place = next(k for k, row in enumerate(rows) if row.mask.any())
+    row = rows[place]
+    for name, value in changes.items():
+        if name == "behaviour":
+            value, number = row.behaviour.copy(), value
+            value[np.flatnonzero(row.mask)[0]] = number
+        row = replace(row, **{name: value})
+    rows[place] = row
+    return rows
+
+
+def plant_in_weights(learner, value, name="model.embed_tokens.weight"):
+    with torch.no_grad():
+        dict(learner.policy.named_parameters())[name].fill_(value)
+
+
+def plant_in_entropies(learner, value):
+    learner.scorer.register_forward_hook(lambda _m, _a, out: (out[0], None if out[1] is None else out[1] * value))
+
+
+def plant_in_reference(learner, value):
+    with torch.no_grad():
+        learner.reference.model.lm_head.weight[7] = value
+
+
+GOOD = random_rows(1)
+# name: (what is planted in the learner, the rows)
+CASES = {
+    "advantage nan": (None, planted(GOOD, advantage=NAN)),
+    "advantage inf": (None, planted(GOOD, advantage=INF)),
+    "advantage -inf": (None, planted(GOOD, advantage=-INF)),
+    "sampler's log-prob nan": (None, planted(GOOD, behaviour=NAN)),
+    "reference nan": (lambda learner: plant_in_reference(learner, NAN), GOOD),
+    "weights nan": (lambda learner: plant_in_weights(learner, NAN), GOOD),
+    "weights inf": (lambda learner: plant_in_weights(learner, INF, "lm_head.weight"), GOOD),
+    "entropy nan": (lambda learner: plant_in_entropies(learner, NAN), GOOD),
+    "entropy inf": (lambda learner: plant_in_entropies(learner, INF), GOOD),
+    "gradient overflows": (None, [replace(row, advantage=1e34) for row in GOOD]),
+    "temperature nan": (None, planted(GOOD, temperature=NAN)),
+}
+
+
+PAIRS = [
+    (case, name)
+    for case in CASES
+    for name in ("grpo", "sampo", "sampo_release", "cispo_sm", "rloo")
+    if (case, name) != ("sampler's log-prob nan", "rloo")  # a method without a ratio does not read them
+]
+
+
+@pytest.mark.parametrize("anchor", ["bypass", "decoupled"])
+@pytest.mark.parametrize(("case", "name"), PAIRS)
+def test_a_spoilt_update_changes_no_bit(policy, case, name, anchor):
+    plant, rows = CASES[case]
+    learner = learner_of(policy, name, policy_anchor=anchor)
+    learner.update([random_rows(2)], rate=1e-3)
+    assert learner.skipped == []
+    if plant:
+        plant(learner)
+    before = state_of(learner)
+    found = learner.update([rows], rate=1e-3)
+    assert state_of(learner) == before
+    assert learner.skipped == [0]
+    assert [found[name] for name in COUNTS] == [0.0, 1.0]
+    assert all(math.isfinite(value) for value in found.values())
+    assert all(parameter.grad is None for parameter in learner.policy.parameters())
+
+
+def test_the_loss_of_the_overflowing_gradient_is_finite(policy):
+    """So the norm decides there."""
+    learner = learner_of(policy)
+    rows = CASES["gradient overflows"][1]
+    assert math.isfinite(learner.update([rows], rate=1e-3)["loss"])
+    assert learner.skipped == [0]
+
+
+@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("anchor", ["bypass", "decoupled"])
+def test_one_spoilt_minibatch_among_four_leaves_the_other_three(policy, anchor, place):
+    good = [random_rows(seed) for seed in (3, 4, 5)]
+    expected = learner_of(policy, policy_anchor=anchor)
+    figures = expected.update(good, rate=1e-3)
+    assert [figures[name] for name in COUNTS] == [3.0, 0.0]
+
+    learner = learner_of(policy, policy_anchor=anchor)
+    found = learner.update([*good[:place], planted(random_rows(6), advantage=NAN), *good[place:]], rate=1e-3)
+    assert learner.skipped == [place]
+    assert [found[name] for name in COUNTS] == [3.0, 1.0]
+    assert state_of(learner) == state_of(expected)
+    assert {key: value for key, value in found.items() if key not in COUNTS} == {
+        key: value for key, value in figures.items() if key not in COUNTS
+    }
+
+
+def test_skipped_minibatches_are_those_of_the_last_update(policy):
+    learner = learner_of(policy)
+    bad = planted(random_rows(6), advantage=NAN)
+    learner.update([bad, random_rows(7), bad], rate=1e-3)
+    assert learner.skipped == [0, 2]
+    assert Lead(learner).skipped == [0, 2]
+    learner.update([random_rows(7)], rate=1e-3)
+    assert learner.skipped == []
+    learner.update([bad], rate=1e-3)
+    found = learner.update([], rate=1e-3)
+    assert learner.skipped == []
+    assert [found[name] for name in COUNTS] == [0.0, 0.0]
+
+
+def test_entropies_of_spoilt_weights_are_nan_and_no_error(policy):
+    learner = learner_of(policy)
+    plant_in_weights(learner, NAN)
+    rows = [row for row in GOOD if row.mask.any()]
+    assert all(map(math.isnan, learner.mean_entropies(rows)))
+
+
+# ---- weights ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_the_first_weight_that_is_not_finite_is_named(policy, value):
+    learner = learner_of(policy)
+    assert weight_not_finite(learner.weights()) is None
+    with torch.no_grad():
+        learner.policy.model.layers[1].mlp.up_proj.weight[-1, -1] = value
+        learner.policy.lm_head.weight[0, 0] = value
+    assert weight_not_finite(learner.weights()) == "model.layers.1.mlp.up_proj.weight"
+
+
+def test_weights_of_other_kinds_are_fine():
+    weights = {
+        "step": torch.tensor(3),
+        "empty": torch.zeros(0),
+        "half": torch.tensor([65504.0], dtype=torch.float16),
+        "brain": torch.tensor([3e38], dtype=torch.bfloat16),
+        "scalar": torch.tensor(1.0),
+    }
+    assert weight_not_finite(weights) is None
+    assert weight_not_finite(weights | {"last": torch.tensor([1.0, INF], dtype=torch.bfloat16)}) == "last"
