@@ -14,6 +14,7 @@ answer was lost is sent again without moving twice.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -274,7 +275,12 @@ class EnvironmentClient:
             return None
         if result.observation is None or result.metadata is None:
             return ProtocolError(f"{what}: ok, but without observation or metadata")
-        return State(result.observation, result.metadata, result.reward or 0.0)
+        reward = result.reward
+        if reward is None and item.op == "reset":
+            reward = 0.0  # nothing was done yet
+        if reward is None or not math.isfinite(reward):
+            return ProtocolError(f"{what}: ok, but its reward is {reward}; a step's reward is a finite number")
+        return State(result.observation, result.metadata, reward)
 
 
 def _read(answer: Answer, kind: type[T]) -> T:

@@ -69,7 +69,7 @@ class _Batch:
         """Carry out an item that nothing has to be waited for; False for one that has to wait."""
         try:
             self._results[number] = self._now(item)
-        except ApiError as error:
+        except Exception as error:
             self._results[number] = self._failed(item, error)
         return self._results[number] is not None
 
@@ -101,7 +101,7 @@ class _Batch:
                 continue
             try:
                 self._results[number] = await self._waited(item)
-            except ApiError as error:
+            except Exception as error:
                 self._results[number] = self._failed(item, error)
 
     async def _waited(self, item: BatchItem) -> BatchResult:
@@ -116,9 +116,11 @@ class _Batch:
             raise errors.timed_out("the batch", self._limit_s) from error
         return _stepped(item, result)
 
-    def _failed(self, item: BatchItem, error: ApiError) -> BatchResult:
-        self._service.metrics.errors.labels(error.code).inc()
-        return BatchResult(item.session_id, False, item.request_id, error=error.item())
+    def _failed(self, item: BatchItem, error: Exception) -> BatchResult:
+        """The item's error: one session's fault is no other session's."""
+        known = error if isinstance(error, ApiError) else self._service.unexpected(f"the {item.op}", error)
+        self._service.metrics.errors.labels(known.code).inc()
+        return BatchResult(item.session_id, False, item.request_id, error=known.item())
 
 
 def _stepped(item: BatchItem, result: StepResult) -> BatchResult:

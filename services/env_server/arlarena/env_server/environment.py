@@ -62,6 +62,7 @@ class Episode(Protocol):
 
     def step(self, text: str) -> StepResult:
         """Play a reply. Called only while not `done`; a reply that cannot be read is a marked no-op, never an error.
+        The reward is a finite number, the score in [0, 1]: anything else is reported as a failure of the environment.
 
         Raises:
             EnvironmentFailure: what the environment stands on failed.

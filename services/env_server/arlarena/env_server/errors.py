@@ -28,6 +28,10 @@ class ApiError(Exception):
         self.retryable = retryable
         self.retry_after_s = retry_after_s
 
+    def again(self) -> ApiError:
+        """The same error, to be raised once more: one that was raised holds the frames that it passed."""
+        return ApiError(self.status, self.code, self.message, self.blame, self.retryable, self.retry_after_s)
+
     def item(self) -> Error:
         """The error as part of a batch reply."""
         return Error(self.code, self.message, self.blame, self.retryable)
@@ -113,6 +117,17 @@ def step_index_conflict(session_id: str, index: int, count: int) -> ApiError:
 def failed(message: str, retry_after_s: float) -> ApiError:
     """What the environment stands on failed; nothing was played."""
     return ApiError(503, "environment_failed", message, "infra", True, retry_after_s)
+
+
+def invalid_result(message: str) -> ApiError:
+    """The environment gave what the contract does not allow, such as a reward of NaN; the session has to be reset."""
+    return ApiError(500, "invalid_result", message, "infra")
+
+
+def internal(what: str, error: Exception) -> ApiError:
+    """A fault of the environment's or the server's own. Its message stays in the log: it may hold anything."""
+    message = f"{what} failed: {type(error).__name__}; the server's log has the details"
+    return ApiError(500, "internal", message, "infra", True)
 
 
 def busy(message: str, retry_after_s: float) -> ApiError:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from traceback import format_exception
 from typing import TypeVar
 
 import msgspec
@@ -27,12 +28,14 @@ from arlarena.env_server.environment import (
 from arlarena.env_server.errors import ApiError, invalid
 from arlarena.env_server.frames import FrameStore
 from arlarena.env_server.metrics import Metrics
+from arlarena.env_server.outcomes import check_result
 from arlarena.env_server.peers import Peers, Pods
 from arlarena.env_server.pool import WorkPool
 from arlarena.env_server.prototypes import Prototypes, Start
 from arlarena.env_server.sessions import Clock, LastStep, Session, SessionStore, StoreLimits
 from arlarena.env_server.settings import EnvironmentSettings
 from arlarena.env_server.snapshots import SnapshotStore
+from arlarena.env_server.threads import carry_out, refusal
 from arlarena.proto.env import (
     Capacity,
     CreateSessions,
@@ -73,18 +76,7 @@ class EnvironmentService:
         self.log = log
         self.metrics = Metrics(self.info.name)
         self.metrics.capacity.set(settings.capacity)
-        self.store = SessionStore(
-            StoreLimits(
-                settings.capacity,
-                settings.session_ttl_s,
-                settings.max_session_ttl_s,
-                settings.retry_after_s,
-                settings.shard,
-                settings.max_sessions_per_client,
-            ),
-            clock,
-            on_expired=self._expired,
-        )
+        self.store = SessionStore(StoreLimits.of(settings), clock, on_expired=self._expired)
         self.snapshots = SnapshotStore(settings.max_snapshots, settings.snapshot_ttl_s, settings.shard, clock)
         evaluation = {split.name for split in self.info.splits if split.evaluation}
         self._held_out = evaluation - set(settings.expert_splits)
@@ -133,23 +125,8 @@ class EnvironmentService:
         return Capacity(limit, active, limit - active, self.store.draining)
 
     async def _in_thread(self, what: str, limit_s: float, work: Callable[[], T]) -> T:
-        """`work` in the pool.
-
-        Raises:
-            ApiError: 504 after `limit_s` seconds; the thread's result is then dropped. 429 while too many wait, 503 if
-                what the environment stands on fails.
-        """
-        if self._pool.waiting >= self.settings.max_waiting:
-            message = f"{self._pool.waiting} calls wait already: come back later, or raise [environment] max_waiting"
-            raise errors.busy(message, self.settings.retry_after_s)
-        try:
-            async with asyncio.timeout(limit_s):
-                return await self._pool.submit(work)
-        except TimeoutError as error:
-            raise errors.timed_out(what, limit_s) from error
-        except EnvironmentFailure as error:
-            refuse = errors.busy if error.busy else errors.failed
-            raise refuse(f"{what} failed: {error}", error.retry_after_s) from error
+        """`work` in the pool. Errors as in `carry_out`."""
+        return await carry_out(self._pool, self.settings, what, limit_s, work)
 
     async def start(self, spec: ResetSpec) -> Start:
         """A new episode and its first observation, in no session.
@@ -181,7 +158,7 @@ class EnvironmentService:
 
         def work() -> Start:
             episode = self.factory.start(task)
-            return episode, episode.observe()
+            return episode, check_result(task.id, episode.observe(), stepped=False)
 
         try:
             start = await self._in_thread(f"the reset of {task.id}", self.settings.reset_timeout_s, work)
@@ -205,7 +182,7 @@ class EnvironmentService:
 
     def _begin(self, session: Session, spec: ResetSpec, start: Start) -> StepResult:
         session.episode, result = start
-        session.episode_id, session.last = spec.episode_id, None
+        session.episode_id, session.last, session.failure = spec.episode_id, None, None
         self.store.touch(session)
         return result
 
@@ -232,9 +209,21 @@ class EnvironmentService:
             return repeated
         episode = self._episode(session)
         count, begun = episode.steps, time.perf_counter()
-        result = self._counted(episode.step(text), begun)
+        try:
+            result = self._counted(episode, episode.step(text), begun)
+        except EnvironmentFailure as error:
+            raise refusal("the step", error) from error
+        except Exception as error:  # the episode may have moved, so nobody can go on from here
+            failure = error if isinstance(error, ApiError) else self.unexpected("the step", error)
+            session.failure = failure.again()
+            raise failure from error
         session.last = LastStep(count, text, result)
         return result
+
+    def unexpected(self, what: str, error: Exception) -> ApiError:
+        """The reply to a fault that nobody foresaw, which is logged with its stack."""
+        self.log.error("operation_failed", what=what, error=repr(error), stack="".join(format_exception(error)))
+        return errors.internal(what, error)
 
     async def first_step(self, text: str) -> StepResult:
         """The first step of a new episode of the default task, in no session. Errors as in `start` and `step`."""
@@ -243,7 +232,7 @@ class EnvironmentService:
         if self.factory.blocking:
             return (await self._stepped_copy(episode, text))[1]
         begun = time.perf_counter()
-        return self._counted(episode.step(text), begun)
+        return self._counted(episode, episode.step(text), begun)
 
     def _repeated(self, session: Session, text: str, index: int | None) -> StepResult | None:
         """The reply to the last step where this is that step again; None where it is the next one.
@@ -275,10 +264,11 @@ class EnvironmentService:
             return twin, twin.step(text)
 
         twin, result = await self._in_thread("the step", self.settings.step_timeout_s, work)
-        return twin, self._counted(result, begun)
+        return twin, self._counted(twin, result, begun)
 
-    def _counted(self, result: StepResult, begun: float) -> StepResult:
-        """A step's result as it goes out, timed and counted."""
+    def _counted(self, episode: Episode, result: StepResult, begun: float) -> StepResult:
+        """A step's result as it goes out, checked, timed and counted."""
+        check_result(episode.task.id, result, stepped=True)
         self.metrics.step_seconds.observe(time.perf_counter() - begun)
         if result.done:
             solved = result.metadata is not None and result.metadata.success
@@ -366,6 +356,8 @@ class EnvironmentService:
         return self.store.describe(session, self._presented(kept.episode.observe()))
 
     def _episode(self, session: Session) -> Episode:
+        if session.failure is not None:
+            raise session.failure.again()
         if session.episode is None:
             raise errors.not_reset(session.id)
         return session.episode

@@ -7,11 +7,13 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Self
 
 import msgspec
 
 from arlarena.env_server.environment import Episode
-from arlarena.env_server.errors import at_capacity, client_at_limit, draining, invalid, unknown_session
+from arlarena.env_server.errors import ApiError, at_capacity, client_at_limit, draining, invalid, unknown_session
+from arlarena.env_server.settings import EnvironmentSettings
 from arlarena.proto.env import OpenedSession, StepResult
 
 Clock = Callable[[], float]
@@ -36,7 +38,7 @@ class Session:
     """One player's place.
 
     `expires_at` is on the store's clock. `lock` is held while an operation is under way. `hang_up` tells the socket
-    that holds the session why it is over, and closes it.
+    that holds the session why it is over, and closes it. `failure` is what broke the episode: it can only be reset.
     """
 
     id: str
@@ -47,6 +49,7 @@ class Session:
     episode: Episode | None = None
     episode_id: str | None = None
     last: LastStep | None = None
+    failure: ApiError | None = None
     detached: asyncio.Event = field(default_factory=_set_event)
     hang_up: Callable[[str], Awaitable[None]] | None = None
     closing: bool = False  # ends as soon as its socket lets go of it
@@ -73,6 +76,14 @@ class StoreLimits:
     retry_after_s: float
     shard: str = "0"
     per_owner: int | None = None
+
+    @classmethod
+    def of(cls, settings: EnvironmentSettings) -> Self:
+        """As table [environment] says."""
+        s = settings
+        return cls(
+            s.capacity, s.session_ttl_s, s.max_session_ttl_s, s.retry_after_s, s.shard, s.max_sessions_per_client
+        )
 
 
 class SessionStore:

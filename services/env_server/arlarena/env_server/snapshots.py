@@ -23,6 +23,7 @@ class Snapshot:
     def put_into(self, session: Session) -> None:
         """Let the session go on from here."""
         session.episode, session.episode_id, session.last = self.episode.fork(), self.episode_id, self.last
+        session.failure = None
 
 
 class SnapshotStore:

@@ -58,7 +58,7 @@ class TextGame(ABC):
 
     @abstractmethod
     def play(self, action: str | None) -> float:
-        """Play an action and return its reward; None is a reply that could not be read."""
+        """Play an action and return its reward, a finite number; None is a reply that could not be read."""
 
     def copy(self) -> Self:
         """An independent game in the same state. Override it where much of the game never changes."""

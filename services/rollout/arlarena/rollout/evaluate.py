@@ -206,9 +206,9 @@ def describe(result: dict[str, Any]) -> str:
     if "success" not in result:
         return f"{what}: no episode could be played, {result['errors']} errors"
     low, high = result["ci95"]
-    shares = (
-        f"well-formed {100 * (result['format_valid'] or 0):.1f} %, valid {100 * (result['action_valid'] or 0):.1f} %"
-    )
+    shares = "no replies"
+    if result["format_valid"] is not None:
+        shares = f"well-formed {100 * result['format_valid']:.1f} %, valid {100 * result['action_valid']:.1f} %"
     return (
         f"{what}: success {100 * result['success']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] {shares}, "
         f"return {result['return']['mean']:.2f}, turns {result['turns']['mean']:.1f}, errors {result['errors']}{idle}, "

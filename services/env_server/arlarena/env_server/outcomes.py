@@ -1,0 +1,63 @@
+"""What an environment gives after a reset or a step, checked before it goes out.
+
+A reward that is no number would be null in JSON, and whoever reads it might take it for 0. So it is a failure of the
+environment: the reply is an error, without an observation and without a reward.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from numbers import Real
+from typing import Any
+
+from arlarena.env_server.errors import ApiError, invalid_result
+from arlarena.proto.env import StepResult
+
+_LARGEST = sys.float_info.max
+
+
+def check_result(task: str, result: StepResult, *, stepped: bool) -> StepResult:
+    """`result`, where it keeps to the contract; `task` names the task in the error.
+
+    A step has a reward, a finite number. The score is in [0, 1], success and the ends are bool, text and prompt are
+    str. Numbers of other libraries, such as numpy's, become float.
+
+    Raises:
+        ApiError: 500, blame infra: the environment broke the contract.
+    """
+    if stepped or result.reward is not None:
+        result.reward = _number(task, "reward", result.reward, -_LARGEST, _LARGEST, "a finite number")
+    seen, metadata = result.observation, result.metadata
+    _check_type(task, "observation.text", seen.text, str)
+    _check_type(task, "observation.prompt", seen.prompt, str)
+    _check_type(task, "observation.terminated", seen.terminated, bool)
+    _check_type(task, "observation.truncated", seen.truncated, bool)
+    _check_type(task, "done", result.done, bool)
+    if metadata is not None:
+        metadata.score = _number(task, "score", metadata.score, 0, 1, "a number from 0 to 1")
+        _check_type(task, "success", metadata.success, bool)
+    return result
+
+
+def _number(task: str, name: str, value: Any, least: float, most: float, wanted: str) -> float:
+    """`value` as it is sent; NaN is in no range, and a bool is no number."""
+    if isinstance(value, Real) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:  # an int beyond the largest float
+            number = math.inf
+        if least <= number <= most:
+            return number
+    raise _broken(task, name, value, wanted)
+
+
+def _check_type(task: str, name: str, value: Any, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise _broken(task, name, value, f"a {kind.__name__}")
+
+
+def _broken(task: str, name: str, value: Any, wanted: str) -> ApiError:
+    text = repr(value)
+    shown = text if len(text) <= 80 else f"{text[:80]}…"
+    return invalid_result(f"{task}: the environment's {name} must be {wanted}, and is {shown} ({type(value).__name__})")
