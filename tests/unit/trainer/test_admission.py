@@ -1,0 +1,311 @@
+"""Which groups are refused and why; any single spoilt field either is a reason or does no harm."""
+
+import itertools
+import math
+import time
+
+import msgspec
+import pytest
+
+from arlarena.proto.trajectory import (
+    GroupTask,
+    PolicyVersion,
+    Sampling,
+    SchemaError,
+    Task,
+    VersionSpan,
+    decode_group,
+    encode,
+    pack_floats,
+)
+from arlarena.trainer.admission import LOWEST_TEMPERATURE, refusal
+from arlarena.trainer.learner import Learner
+from arlarena.trainer.objectives import RECIPES, recipe
+from arlarena.trainer.scoring import Freshness, rows_of, score
+from arlarena.trainer.settings import TrainerSettings
+
+NOW = PolicyVersion("run", 3, "now")
+VOCABULARY = 137
+NAN, INF = math.nan, math.inf
+
+
+@pytest.fixture
+def group(make_group):
+    return make_group("g", [True, False, True], NOW, turns=3)
+
+
+def why(group, method="sampo", **options):
+    return refusal(group, vocabulary=VOCABULARY, recipe=recipe(method, **options))
+
+
+def spoil(group, **fields):
+    """Change fields of turn 1 of member 2."""
+    turn = group.trajectories[2].turns[1]
+    for name, value in fields.items():
+        setattr(turn, name, value)
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_an_honest_group_is_admitted(group, name):
+    assert refusal(group, vocabulary=VOCABULARY, recipe=recipe(name)) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"response_ids": b"\x05\0\0\0\x89\0\0\0\x06\0\0\0\x02\0\0\0"}, "token id 137 is outside [0, 137)"),
+        ({"response_ids": b"\x05\0\0\0\xff\xff\xff\xff\x06\0\0\0\x02\0\0\0"}, "token id -1 is outside [0, 137)"),
+        ({"prompt_ids": b"\x01\0\0\0\0\0\0\x80"}, "token id -2147483648 is outside [0, 137)"),
+        ({"prompt_ids": b"\x01\0\0\0\xff\xff\xff\x7f"}, "token id 2147483647 is outside [0, 137)"),
+        ({"prompt_ids": b""}, "its prompt is empty, so nothing predicts the first token of the response"),
+        ({"logprobs": pack_floats([-0.1, NAN, -0.1, -0.1])}, "a log-prob is not finite"),
+        ({"logprobs": pack_floats([-0.1, INF, -0.1, -0.1])}, "a log-prob is not finite"),
+        ({"logprobs": pack_floats([-0.1, -INF, -0.1, -0.1])}, "a log-prob is not finite"),
+        ({"logprobs": pack_floats([-0.1, 0.002, -0.1, -0.1])}, "log-prob 0.002 is above 0"),
+        ({"logprobs": b"\0" * 12}, "token ids, log-probs and loss mask are of different lengths"),
+        ({"loss_mask": b"\1"}, "token ids, log-probs and loss mask are of different lengths"),
+        ({"prompt_ids": b"\1\0\0"}, "token ids, log-probs and loss mask are of different lengths"),
+        ({"reward": NAN}, "its reward is nan"),
+        ({"reward": -INF}, "its reward is -inf"),
+        ({"state_key": ""}, "its state_key is empty, which the method compares states by; choose another anchor"),
+    ],
+)
+def test_a_turn_is_named_with_what_is_wrong(group, fields, reason):
+    spoil(group, **fields)
+    assert why(group) == f"member 2, turn 1: {reason}"
+
+
+@pytest.mark.parametrize(
+    "edges",
+    [[], [(0, 3)], [(1, 4)], [(0, 5)], [(0, 2), (3, 4)], [(0, 3), (2, 4)], [(2, 4), (0, 2)], [(0, 4), (4, 3), (3, 4)]],
+)
+def test_spans_must_cover_the_response_in_order(group, edges):
+    spoil(group, spans=tuple(VersionSpan(*edge, NOW) for edge in edges))
+    shown = ", ".join(f"[{start}, {end})" for start, end in edges) or "none"
+    expected = f"member 2, turn 1: its spans of versions ({shown}) do not cover its 4 response tokens in order"
+    assert why(group) == expected
+
+
+@pytest.mark.parametrize("edges", [[(0, 4)], [(0, 1), (1, 4)], [(0, 0), (0, 4)], [(0, 2), (2, 2), (2, 4)]])
+def test_spans_that_do_are_fine(group, edges):
+    spoil(group, spans=tuple(VersionSpan(*edge, NOW) for edge in edges))
+    assert why(group) is None
+
+
+@pytest.mark.parametrize("spans", [(), (VersionSpan(0, 0, NOW),)])
+def test_a_policy_may_say_nothing(group, spans):
+    spoil(group, response_ids=b"", logprobs=b"", loss_mask=b"", spans=spans)
+    assert why(group) is None
+
+
+def test_a_log_prob_may_be_rounded_above_zero(group):
+    spoil(group, logprobs=pack_floats([0.0005, 0.0, -0.1, -200.0]))
+    assert why(group) is None
+
+
+@pytest.mark.parametrize(("anchor", "field"), [("state", "state_key"), ("observation", "observation_key")])
+def test_an_anchor_is_missed_only_where_the_method_needs_it(group, anchor, field):
+    spoil(group, **{field: ""})
+    assert f"its {field} is empty" in why(group, "gigpo", anchor=anchor)
+    for name in ("grpo", "gspo", "empg", "rloo"):
+        assert why(group, name) is None
+    other = {"state": "observation", "observation": "state"}[anchor]
+    assert why(group, "gigpo", anchor=other) is None
+
+
+def test_similar_anchors_need_the_text(group):
+    assert "member 0, turn 0: its observation is empty" in why(group, "gigpo", anchor="similar")
+
+
+@pytest.mark.parametrize(
+    ("sampling", "reason"),
+    [
+        (Sampling(temperature=0.0), "it was sampled at temperature 0: only 0.01 and above"),
+        (Sampling(temperature=-1.0), "at temperature -1:"),
+        (Sampling(temperature=NAN), "at temperature nan:"),
+        (Sampling(temperature=INF), "at temperature inf:"),
+        (Sampling(temperature=1e-4), "greedy decoding"),
+        (Sampling(top_p=0.95), "it was sampled at top_p 0.95 and top_k 0: only the whole distribution"),
+        (Sampling(top_p=NAN), "top_p nan"),
+        (Sampling(top_k=20), "top_p 1 and top_k 20"),
+    ],
+)
+def test_truncated_and_greedy_sampling_are_refused(group, sampling, reason):
+    group.sampling = sampling
+    assert reason in why(group)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(temperature=LOWEST_TEMPERATURE), Sampling(temperature=2.0, top_k=-1)])
+def test_other_sampling_is_admitted(group, sampling):
+    group.sampling = sampling
+    assert why(group) is None
+
+
+def test_a_missing_member_is_noticed(group):
+    group.size = 4
+    assert why(group) == "it has 3 members, and says it has 4"
+    group.trajectories, group.size = (), 0
+    assert why(group) == "it has no member"
+
+
+def test_a_score_must_be_finite(group):
+    group.trajectories[1].score = NAN
+    assert why(group) == "member 1: its score is nan"
+
+
+@pytest.mark.parametrize("reward", [1e300, 1.7e308, -1e20])
+def test_rewards_whose_squares_overflow_are_refused(group, reward):
+    spoil(group, reward=reward)
+    assert why(group) == "its rewards are so large that the sum of their squares overflows"
+    spoil(group, reward=math.copysign(1e6, reward))
+    assert why(group) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({}, None),
+        ({"group_id": "h"}, "its id is 'g', and 'h' was issued"),
+        ({"size": 8}, "its size is 3, and 8 was issued"),
+        ({"task": Task("webshop", "train", 0)}, "its environment is 'sokoban', and 'webshop' was issued"),
+        ({"task": Task("sokoban", "test", 0)}, "its split is 'train', and 'test' was issued"),
+        ({"task": Task("sokoban", "train", 9)}, "its index is 0, and 9 was issued"),
+        ({"task": Task("sokoban", "train", 0, seed=5)}, "its seed is 0, and 5 was issued"),
+        ({"task": Task("sokoban", "train", 0, name="room")}, None),
+    ],
+)
+def test_a_group_must_be_the_answer_to_its_task(group, change, reason):
+    issued = msgspec.structs.replace(GroupTask("g", group.task, 3, Sampling()), **change)
+    assert refusal(group, vocabulary=VOCABULARY, recipe=recipe("sampo"), task=issued) == reason
+
+
+def test_it_costs_microseconds_a_turn(make_group):
+    groups = [make_group(f"g{number}", [True] * 8, NOW, turns=50) for number in range(4)]
+    for one in groups:
+        for trajectory in one.trajectories:
+            for turn in trajectory.turns:
+                turn.prompt_ids = turn.prompt_ids * 200  # 800 tokens
+    started = time.process_time()
+    assert [why(each) for each in groups] == [None] * 4
+    assert (time.process_time() - started) / (4 * 8 * 50) < 200e-6
+
+
+# ---- any one field spoilt ------------------------------------------------------------------------------------------
+
+ODD = {
+    float: [NAN, INF, -INF, 0.0, -0.0, -1.0, 1e-320, 0.3, 1.7e308],
+    int: [-1, 0, 1, 2, 7, 1 << 31, (1 << 63) - 1],
+    str: ["", "other", "\N{SNOWMAN}" * 40],
+    bool: [True, False],
+    bytes: [b"", b"\0", b"\1\1\1\1", b"\0" * 16, b"\xff" * 16, b"\0\0\xc0\x7f" * 4, b"\0\0\x80\x7f" * 4, b"\1" * 64],
+}
+
+
+def variants(value):
+    """Other values of the same type; those that the type itself refuses are left out."""
+    for kind, odd in ODD.items():
+        if type(value) is kind:
+            yield from odd
+    if isinstance(value, tuple):
+        yield from ((), value * 2, value[::-1], value[:-1])
+    if isinstance(value, dict):
+        yield {"odd": NAN}
+
+
+def spoilt_copies(path):
+    """(what was changed, the group) for each odd value of each field of the struct at `path` below a group."""
+
+    def make(fresh):
+        struct = fresh
+        for step in path:
+            struct = struct[step] if isinstance(step, int) else getattr(struct, step)
+        return struct
+
+    def changed(fresh, name, value):
+        """`fresh` with one field of the struct at `path` replaced; frozen structs on the way are made anew."""
+        made = msgspec.structs.replace(make(fresh), **{name: value})
+        for depth in range(len(path) - 1, -1, -1):
+            parent = fresh
+            for step in path[:depth]:
+                parent = parent[step] if isinstance(step, int) else getattr(parent, step)
+            if isinstance(path[depth], int):
+                made = (*parent[: path[depth]], made, *parent[path[depth] + 1 :])
+            else:
+                made = msgspec.structs.replace(parent, **{path[depth]: made})
+        return made
+
+    def cases(fresh):
+        struct = make(fresh)
+        for field in msgspec.structs.fields(struct):
+            for value in variants(getattr(struct, field.name)):
+                try:
+                    yield f"{field.name} = {value!r}"[:80], changed(fresh, field.name, value)
+                except ValueError:
+                    continue  # a turn checks the lengths of its arrays itself
+
+    return cases
+
+
+PATHS = {
+    "group": (),
+    "task": ("task",),
+    "sampling": ("sampling",),
+    "member": ("trajectories", 1),
+    "turn": ("trajectories", 1, "turns", 1),
+    "last turn": ("trajectories", 2, "turns", 2),
+    "span": ("trajectories", 1, "turns", 1, "spans", 0),
+    "version": ("trajectories", 1, "turns", 1, "spans", 0, "version"),
+}
+
+
+@pytest.mark.parametrize("name", ["sampo", "empg", "dr_grpo", "dapo_gigpo"])
+@pytest.mark.parametrize("place", list(PATHS))
+def test_any_spoilt_field_is_a_reason_or_does_no_harm(make_group, policy, place, name):
+    method = recipe(name)
+    learner = Learner(policy, None, method, TrainerSettings(device="cpu", kl_coefficient=0.0))
+    others = [make_group("other", [True, False], NOW)]
+    outcomes = {"refused": 0, "harmless": 0}
+    for what, spoilt in spoilt_copies(PATHS[place])(make_group("g", [True, False, True], NOW, turns=3)):
+        refusal(spoilt, vocabulary=VOCABULARY, recipe=method)
+        try:
+            received = decode_group(encode(spoilt))
+        except SchemaError:
+            outcomes["refused"] += 1
+            continue
+        reason = refusal(received, vocabulary=VOCABULARY, recipe=method)
+        if reason is not None:
+            assert reason
+            outcomes["refused"] += 1
+            continue
+        outcomes["harmless"] += 1
+        for growing in (False, True):
+            assert_harmless(learner, method, [received, *others], growing, what)
+    assert sum(outcomes.values()) > 3, outcomes
+    assert outcomes["harmless"], outcomes
+
+
+def assert_harmless(learner, method, groups, growing, what):
+    """Advantages and figures of an update are finite."""
+    scored = score(
+        method, groups, Freshness(3, 1, {"now": 3}), invalid_penalty=0.1, max_response_tokens=8,
+        measure=learner.mean_entropies, growing=growing,
+    )  # fmt: skip
+    values = [value for each in scored for turns in each.advantages.total for value in turns]
+    assert all(map(math.isfinite, values)), what
+    rows = rows_of(scored, "now", growing=growing)
+    figures = learner.update([rows], rate=1e-6)
+    assert learner.skipped == [], what
+    assert all(map(math.isfinite, figures.values())), (what, figures)
+
+
+def test_several_spoilt_fields_raise_nothing(make_group):
+    """Pairs of them, straight from the fields and not from the wire."""
+    turns = spoilt_copies(PATHS["turn"])
+    spans = spoilt_copies(PATHS["span"])
+    count = 0
+    for (_, one), number in zip(turns(make_group("g", [True, False, True], NOW, turns=3)), itertools.count()):
+        if number % 3 == 0 and one.trajectories[1].turns[1].spans:
+            for _, both in spans(one):
+                refusal(both, vocabulary=VOCABULARY, recipe=recipe("sampo"))
+                count += 1
+    assert count > 100
