@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from safetensors.torch import load_file
 
 CONFIG = Path(__file__).parent / "short.toml"
 PATIENCE_S = 420
@@ -88,6 +89,32 @@ def check_lineage(directory, steps):
 
 
 @pytest.mark.processes
+@pytest.mark.timeout(PATIENCE_S)
+def test_two_steps_of_learning_account_for_every_group(tmp_path):
+    """The same pipeline as below, for as long as it takes to see that it is whole."""
+    directory, steps = tmp_path / "run", 2
+    overrides = (
+        *("policy.tiny.layers=2", "policy.tiny.hidden=64", "clone.demonstrations=24", "clone.validation=8"),
+        *("clone.max_epochs=1", "trainer.groups_per_step=4", "trainer.minibatch_groups=2", f"trainer.steps={steps}"),
+        *("trainer.recipe_overrides.filter=none", "evaluation.count=8", "evaluation.episodes=1"),
+    )
+    summary = finish(up(directory, *overrides), directory)
+    counts = check_lineage(directory, steps)
+    assert {key: counts[key] for key in ("trained", "filtered", "stale", "dead")} == summary["groups"]
+    assert counts["trained"] > 0
+    assert summary["after"]["errors"] == 0
+    records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert max(record["mismatch_max"] for record in records) < 1e-4
+    assert max(record["grad_norm"] for record in records) > 0
+    published = sorted((directory / "weights").glob("v*/model.safetensors"))
+    first, last = load_file(published[0]), load_file(published[-1])
+    assert any(not value.equal(last[key]) for key, value in first.items())
+    assert "<svg" in (directory / "report.html").read_text()
+
+
+# Slow: a policy that has learnt something that can be measured takes fourteen steps and 256 rooms, two minutes.
+@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.timeout(PATIENCE_S + 60)
 def test_a_short_run_learns_and_accounts_for_every_group(tmp_path):
     directory = tmp_path / "run"
@@ -112,6 +139,9 @@ VICTIMS = {
 }
 
 
+# Slow: one and a half minutes for twelve steps and four restarts. `make test` kills each service where it is tested by
+# itself: the worker and both servers in integration/rollout, the trainer in integration/trainer.
+@pytest.mark.slow
 @pytest.mark.processes
 @pytest.mark.timeout(PATIENCE_S + 60)
 def test_kill_9_of_every_service_in_turn_loses_and_doubles_nothing(tmp_path):

@@ -19,6 +19,9 @@ def verdict(tmp_path, script, *arguments):
     return json.loads(out.read_text())
 
 
+# Slow: half-open clients are only found once their time to live is over. In `make test`, test_env_endings.py and
+# test_env_websocket.py have a few clients that vanish.
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_clients_that_vanish_leave_nothing_behind(tmp_path, workers):
     found = verdict(tmp_path, "env_soak.py", "--seconds", "5", "--workers", workers)
@@ -38,6 +41,8 @@ def test_random_frames_are_answered_and_break_nothing(tmp_path, workers):
     assert found["sessions_left"] == 0
 
 
+# Slow: schemathesis generates and sends more than 500 requests. In `make test`, every route has tests of its own.
+@pytest.mark.slow
 def test_the_openapi_document_holds_under_fuzzing(tmp_path):
     if not (ROOT / ".venv-fuzz" / "bin" / "st").exists():
         pytest.skip("schemathesis is not installed: `make setup-fuzz`")

@@ -10,6 +10,9 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "push_soak.py"
 
 
+# Slow: 12 pushes, two kills and the starts of engines after them take half a minute. In `make test`, test_gateway.py
+# kills engines, and test_inference_push.py pushes.
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("transport", ["http", "shared"])
 def test_every_token_is_of_the_version_that_it_carries_whoever_is_killed(tmp_path, transport):

@@ -30,7 +30,7 @@ from arlarena.trainer.tiny import create_tiny_policy
 pytestmark = pytest.mark.processes
 
 LIMIT_S = 60.0
-MANY = 60  # groups: enough that a service dies while they are played
+MANY = 24  # groups: enough that a service dies while they are played
 CONFIG = """
 [environment]
 name = "sokoban"

@@ -64,6 +64,8 @@ def test_every_controlled_attack_works_where_nothing_stops_it() -> None:
     assert failed == []
 
 
+# Slow: the whole suite once more. `make test` runs it as its own user.
+@pytest.mark.slow
 def test_no_attack_comes_through_as_an_ordinary_user() -> None:
     if os.geteuid() != 0:
         pytest.skip("this is an ordinary user already: the tests above were it")
