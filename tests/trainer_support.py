@@ -55,7 +55,7 @@ def make_turn(prompt: list[int], response: list[int], version: PolicyVersion, re
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_group() -> Callable[..., Group]:
     def make(
         name: str,

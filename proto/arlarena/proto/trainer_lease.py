@@ -56,6 +56,9 @@ end
 if held and held ~= ARGV[4] then return {held, redis.call('PTTL', KEYS[1])} end
 local last = redis.call('GET', KEYS[2])
 if ARGV[5] ~= '1' and last and last ~= mine then return {last, 0} end
+-- A script that has written may go on writing on a full broker. A trainer must be able to start there: only its
+-- acknowledgements free the memory.
+redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[1], mine, 'PX', ARGV[2])
 redis.call('SET', KEYS[2], mine, 'PX', ARGV[3])
 return {mine, tonumber(ARGV[2])}
@@ -183,7 +186,6 @@ class TrainerLease:
 
         Raises:
             LeaseHeld: another trainer has the run and renews its lease, or lives on this machine.
-            BrokerFull: the broker's memory is full.
             StreamError: no broker at `url`, or it refuses.
             ValueError: the run's name or a limit is out of range.
         """
@@ -202,7 +204,6 @@ class TrainerLease:
 
         Raises:
             LeaseLost: another trainer took the run.
-            BrokerFull: the lease is gone, and the broker's memory is full.
             StreamError: the broker stays away for `reconnect_s`, or the lease was released.
         """
         if self._released.is_set():

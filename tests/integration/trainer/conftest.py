@@ -1,5 +1,30 @@
-"""Small made-up groups and a tiny policy (see `trainer_support`)."""
+"""Small made-up groups, a tiny policy (see `trainer_support`), and a run that nothing disturbed."""
 
+import asyncio
+import uuid
+
+import pytest
+from trainer_processes_support import ALONE_STEPS, Trainers, prepare, recorded, train_with_ends
 from trainer_support import make_group, tiny_directory
 
 __all__ = ["make_group", "tiny_directory"]
+
+
+@pytest.fixture(scope="session")
+def trainers():
+    """Starts trainer processes quickly."""
+    process = Trainers()
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="session")
+def alone(trainers, redis_url, tmp_path_factory, tiny_directory, make_group):
+    """The directory of a run over recorded groups, `ALONE_STEPS` steps long, that was left alone."""
+    run = tmp_path_factory.mktemp("alone") / "run"
+    prepare(run, ALONE_STEPS)
+    name = f"alone-{uuid.uuid4().hex}"
+    assert (
+        asyncio.run(train_with_ends(trainers, redis_url, name, run, tiny_directory, recorded(run, make_group), [])) == 0
+    )
+    return run

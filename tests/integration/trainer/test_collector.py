@@ -2,9 +2,11 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from arlarena.proto.stream import Streams
+from arlarena.proto.task_order import TaskOrder
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trajectory import (
     Group,
@@ -16,6 +18,7 @@ from arlarena.proto.trajectory import (
     pack_ids,
     pack_mask,
 )
+from arlarena.trainer.capacity import OUTCOMES
 from arlarena.trainer.checkpoint import TrainerState
 from arlarena.trainer.collector import Collector, Interrupted, RunError
 from arlarena.trainer.objectives import recipe
@@ -92,7 +95,8 @@ async def start(streams):
 def collector(streams, state=None, method=None, **changes):
     settings = TrainerSettings(groups_per_step=3, group_size=2, steps=5, **changes)
     state = state or TrainerState(versions={"d0": 0})
-    return Collector(streams, settings, method or recipe("sampo"), state, "sokoban", 7, Logger("test", "error"))
+    order = TaskOrder("train", None, 7, settings.first_task)
+    return Collector(streams, settings, method or recipe("sampo"), state, "sokoban", order, 99, Logger("test", "error"))
 
 
 async def test_it_fills_a_batch_of_useful_groups_and_settles_each_once(streams, start):
@@ -102,7 +106,7 @@ async def test_it_fills_a_batch_of_useful_groups_and_settles_each_once(streams, 
     assert [group.id for group in collected.selected.batch] == ["g000001", "g000003", "g000005"]
     assert sorted(group.id for group in collected.selected.filtered) == ["g000000", "g000002", "g000004"]
     mine.settle(collected)
-    assert mine.state.ledger.counts() == {"trained": 3, "filtered": 3, "stale": 0, "dead": 0, "unused": 0}
+    assert mine.state.ledger.counts() == dict.fromkeys(OUTCOMES, 0) | {"trained": 3, "filtered": 3}
     assert mine.state.environment_steps == 6 * 2
     await mine.acknowledge()
     assert sorted(set(worker.seen)) == sorted(worker.seen)
@@ -126,46 +130,133 @@ async def test_tries_are_bounded_and_backfill_is_counted(streams, start):
     assert (await without.batch()).selected.batch == []
 
 
-async def test_samples_of_weights_that_nobody_knows_are_stale(streams, start):
-    lost = PolicyVersion("life", 0, "gone")
-    tasks = {}
+async def test_a_group_of_unknown_weights_is_discarded_and_its_task_issued_again(streams, start):
+    lost, plays = PolicyVersion("life", 0, "gone"), []
+
+    class Forgetful(Worker):
+        """Plays the first two tasks with lost weights the first time."""
+
+        async def serve(self):
+            while True:
+                if (lease := await streams.lease(consumer="w", block_s=0.2)) is not None:
+                    first = lease.task.group_id not in plays
+                    plays.append(lease.task.group_id)
+                    version = lost if first and lease.task.group_id < "g000002" else NOW
+                    await streams.complete(lease, played(lease.task, 1, version))
+
+    mine = collector(streams, staleness=0)
+    start(Forgetful(streams))
+    collected = await mine.batch()
+    assert sorted(group.id for group in collected.seen) == ["g000000", "g000001", "g000002"]
+    assert collected.stale == []
+    assert sorted(plays) == ["g000000", "g000000", "g000001", "g000001", "g000002"]
+    mine.settle(collected)
+    assert mine.state.ledger.counts()["trained"] == 3
+
+
+async def test_a_sampler_whose_weights_are_never_known_ends_the_run(streams, start):
+    strange = PolicyVersion("other", 3, "gone")
+    mine = collector(streams, max_unusable_in_a_row=4)
+    start(Worker(streams, lambda index: played(mine._task(index), 1, strange)))
+    with pytest.raises(RunError, match=r"10 groups in a row .* weights that this run does not know.*other:3:gone"):
+        await mine.batch()
+
+
+async def test_members_that_are_too_old_make_a_group_stale_once_it_is_settled(streams, start):
+    mine = collector(streams, state=TrainerState(step=5, versions={"d0": 5, "old": 3}))
+    start(
+        Worker(streams, lambda index: played(mine._task(index), 1, PolicyVersion("life", 3, "old")) if index < 2 else 1)
+    )
+    collected = await mine.batch()
+    assert [group.id for group in collected.stale] == ["g000000", "g000001"]
+    assert mine.state.environment_steps == 0
+    mine.settle(collected)
+    assert mine.state.ledger.counts()["stale"] == 2
+    assert mine.state.environment_steps == 5 * 2
+
+
+async def test_a_sampler_that_takes_no_new_weights_ends_the_run(streams, start):
+    mine = collector(streams, state=TrainerState(step=5, versions={"d0": 0}), max_unusable_in_a_row=2)
+    start(Worker(streams))
+    with pytest.raises(RunError, match=r"8 groups in a row .* sampled by weights of step 0, more than 1 behind step 5"):
+        await mine.batch()
+
+
+async def test_groups_without_a_turn_end_the_run_with_prompt_and_context(streams, start):
+    mine = collector(streams, max_unusable_in_a_row=3)
 
     def outcome(index):
-        if index < 2:
-            return played(tasks[index], 1, lost)
-        return 1
+        group = played(mine._task(index))
+        members = tuple(
+            msgspec.structs.replace(one, turns=(), fault="a prompt of 900 tokens leaves no room in a context of 512")
+            for one in group.trajectories
+        )
+        return msgspec.structs.replace(group, trajectories=members)
 
+    start(Worker(streams, outcome))
+    with pytest.raises(
+        RunError, match=r"3 groups in a row .* a prompt of 900 tokens .* context of 512: give the policy"
+    ):
+        await mine.batch()
+    assert mine.state.ledger.counts()["empty"] == 3
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda turn: {"reward": float("nan")}, "reward"),
+        (lambda turn: {"response_ids": pack_ids([5, 4_000])}, "4000"),
+        (lambda turn: {"logprobs": pack_floats([-0.1, float("-inf")])}, "log-prob"),
+        (lambda turn: {"spans": (VersionSpan(0, 1, NOW),)}, "span"),
+    ],
+)
+async def test_one_wrong_message_goes_to_the_dead_letters_and_the_run_goes_on(streams, start, damage, reason):
     mine = collector(streams)
-    tasks.update({index: mine._task(index) for index in range(2)})
+
+    def outcome(index):
+        group = played(mine._task(index))
+        if index != 1:
+            return group
+        first = group.trajectories[0]
+        turn = msgspec.structs.replace(first.turns[0], **damage(first.turns[0]))
+        spoilt = msgspec.structs.replace(first, turns=(turn,))
+        return msgspec.structs.replace(group, trajectories=(spoilt, *group.trajectories[1:]))
+
     start(Worker(streams, outcome))
     collected = await mine.batch()
-    assert collected.stale == 2
-    assert {group for group, (end, _) in mine.state.ledger.lineage.items() if end == "stale"} == {"g000000", "g000001"}
+    mine.settle(collected)
+    assert mine.state.ledger.lineage["g000001"][0] == "dead"
+    assert mine.state.ledger.counts()["trained"] == 3
+    (letter,) = await streams.dead_letters()
+    assert letter.group_id == "g000001"
+    assert reason in letter.reason
+    await mine.acknowledge()
+    assert not await streams.outstanding() & mine.state.ledger.lineage.keys()
 
 
 async def test_a_trainer_that_dies_before_its_checkpoint_loses_and_doubles_nothing(streams, start, redis_url, run_name):
     checkpoint = TrainerState(versions={"d0": 0})
     checkpoint.ledger.issue(2)  # the checkpoint knows of two; the dead trainer had issued and received more
     first = collector(streams)
-    start(Worker(streams))
-    collected = await first.batch()
-    first.settle(collected)  # trained on, never checkpointed, never acknowledged
+    worker = start(Worker(streams))
+    for _ in range(3):
+        first.settle(await first.batch())  # trained on, never checkpointed, never acknowledged
     issued = first.state.ledger.next_index
-    assert issued > 2
+    assert issued > 10
 
     async with await Streams.connect(redis_url, run_name) as again:
-        state = TrainerState.from_json(checkpoint.to_json())
-        second = collector(again, state=state)
+        second = collector(again, state=TrainerState.from_json(checkpoint.to_json()))
+        await second.top_up()
         await second.resume()
-        for step in range(3):
-            batch = await second.batch()
-            second.settle(batch)
-            second.state.step = step
-        await second.acknowledge()
+        # What is beyond the capacity is withdrawn, and played again when its turn comes.
+        assert second.state.ledger.next_index == 6
+        assert await again.outstanding() <= second.state.ledger.open.keys()
+        for _ in range(4):
+            second.settle(await second.batch())
         lineage = second.state.ledger.lineage
-        assert {group.id for group in collected.selected.batch} <= set(lineage)
-        assert len(lineage) == 9
-        assert second.state.ledger.next_index >= issued
+        assert set(lineage) == {f"g{index:06d}" for index in range(12)}
+        assert worker.seen.count(5) == 1
+        assert worker.seen.count(8) == 2
 
 
 async def test_an_entry_that_a_checkpoint_covers_is_acknowledged_and_not_used_again(
@@ -199,7 +290,7 @@ async def test_a_broker_that_lost_everything_is_given_the_outstanding_tasks_agai
 
 async def test_dead_letters_free_their_slots(streams, start):
     start(Worker(streams, lambda index: 1 if index >= 4 else RuntimeError("the environment is down")))
-    mine = collector(streams, max_dead_in_a_row=5)
+    mine = collector(streams, max_unusable_in_a_row=5)
     collected = await mine.batch()
     mine.settle(collected)
     assert mine.state.ledger.counts()["dead"] == 4
@@ -207,8 +298,8 @@ async def test_dead_letters_free_their_slots(streams, start):
 
 async def test_too_many_dead_groups_in_a_row_end_the_run_with_the_reason(streams, start):
     start(Worker(streams, lambda index: RuntimeError("the environment is down")))
-    with pytest.raises(RunError, match=r"4 groups in a row could not be played; the last: .*environment is down"):
-        await collector(streams, max_dead_in_a_row=4).batch()
+    with pytest.raises(RunError, match=r"4 groups in a row could not be used; the last: .*environment is down"):
+        await collector(streams, max_unusable_in_a_row=4).batch()
 
 
 async def test_silence_ends_the_run_instead_of_waiting_for_ever(streams):
@@ -218,6 +309,10 @@ async def test_silence_ends_the_run_instead_of_waiting_for_ever(streams):
 
 async def test_a_signal_ends_the_wait(streams):
     mine = collector(streams)
-    mine.interrupted = lambda: True
+
+    def guard():
+        raise Interrupted("asked to stop")
+
+    mine.guard = guard
     with pytest.raises(Interrupted):
         await mine.batch()

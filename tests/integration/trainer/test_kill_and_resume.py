@@ -1,99 +1,83 @@
-"""A trainer that is fed recorded groups, killed at random points with SIGKILL and resumed, ends bitwise where one that
-was left alone ends: weights, optimiser and metrics.
+"""A trainer that is fed recorded groups and ended at random points, by SIGKILL or SIGTERM, and resumed, ends bitwise
+where one that was left alone ends: weights, optimiser, metrics and lineage, however rare its checkpoints are.
 """
 
-import asyncio
-import json
-import os
-import random
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from recordings_support import Recordings, config_of
-from safetensors.torch import load_file
-
-from arlarena.proto.stream import Streams
-from arlarena.trainer.diagnostics import MetricsFile
-
-KILLS, STEPS = 20, 240
-
-
-class Trainers:
-    """The process that forks trainers."""
-
-    def __init__(self, log):
-        script = Path(__file__).with_name("forking_trainer.py")
-        self._process = subprocess.Popen(
-            [sys.executable, script, log], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-
-    async def start(self, arguments):
-        """The pid, and the exit status to come."""
-        self._process.stdin.write(json.dumps(arguments) + "\n")
-        self._process.stdin.flush()
-        pid = int(await self._line())
-        return pid, asyncio.ensure_future(self._line())
-
-    async def _line(self):
-        return await asyncio.to_thread(self._process.stdout.readline)
-
-    def close(self):
-        self._process.stdin.close()
-        self._process.wait(timeout=20)
-        self._process.stdout.close()
+from live_player_support import LivePlayer
+from trainer_processes_support import (
+    ALONE_STEPS,
+    assert_same_end,
+    prepare,
+    random_ends,
+    recorded,
+    records,
+    state_of,
+    train_with_ends,
+)
 
 
-async def train(redis_url, name, run, policy, make_group, kills, rng):
-    """Train to the end, however often it is killed; how often it was, and the lengths of the lives."""
-    config = run / "run.toml"
-    run.mkdir()
-    config.write_text(config_of(STEPS))
-    arguments = ["train", "--config", str(config), "--model", str(policy), "--run-dir", str(run), "--run-name", name,
-                 "--redis-url", redis_url]  # fmt: skip
-    trainers, killed = Trainers(run / "log"), 0
-    async with await Streams.connect(redis_url, name, retry_delay_s=0.05) as streams:
-        feeding = asyncio.create_task(Recordings(streams, run / "weights", make_group).serve())
-        try:
-            while True:
-                pid, ended = await trainers.start(arguments + (["--resume"] if killed else []))
-                if killed < kills:
-                    done, _ = await asyncio.wait([ended], timeout=rng.uniform(0.15, 0.7))
-                    if not done:
-                        os.kill(pid, signal.SIGKILL)
-                        killed += 1
-                status = int(await asyncio.wait_for(ended, 60))
-                if status == 0:
-                    return killed
-                assert status == signal.SIGKILL, (run / "log").read_text()[-3000:]
-        finally:
-            feeding.cancel()
-            await asyncio.gather(feeding, return_exceptions=True)
-            trainers.close()
-
-
-def figures(run):
-    """What every step came to, without times."""
-    records = [json.loads(line) for line in MetricsFile(run / "metrics.jsonl").path.read_text().splitlines()]
-    return [{k: v for k, v in record.items() if "seconds" not in k and "per_s" not in k} for record in records]
+async def check_same_end(alone, trainers, redis_url, run_name, run, policy, make_group, every, count, signals):
+    prepare(run, ALONE_STEPS, checkpoint_every=every)
+    ends = random_ends(run, ALONE_STEPS, count, signals, seed=every)
+    met = await train_with_ends(trainers, redis_url, run_name, run, policy, recorded(run, make_group), ends)
+    assert met >= count - 1  # the last may come after the end
+    assert_same_end(run, alone, ALONE_STEPS)
+    assert {path.name for path in (run / "weights").glob("v*")} == {
+        path.name for path in (alone / "weights").glob("v*")
+    }
 
 
 @pytest.mark.timeout(300)
-async def test_killed_twenty_times_it_ends_bitwise_equal(redis_url, run_name, tmp_path, tiny_directory, make_group):
-    rng = random.Random(11)
-    alone, killed = tmp_path / "alone", tmp_path / "killed"
-    assert await train(redis_url, run_name + "-a", alone, tiny_directory, make_group, 0, rng) == 0
-    assert await train(redis_url, run_name + "-k", killed, tiny_directory, make_group, KILLS, rng) == KILLS
-    last = f"checkpoints/step-{STEPS:06d}"
-    for file in ("model.safetensors", "optimizer.safetensors"):
-        mine, theirs = load_file(alone / last / file), load_file(killed / last / file)
-        assert mine.keys() == theirs.keys()
-        assert all(mine[key].equal(theirs[key]) for key in mine), file
-    assert figures(killed) == figures(alone)
-    assert len(figures(alone)) == STEPS
-    assert {path.name for path in (alone / "weights").glob("v*")} == {
-        path.name for path in (killed / "weights").glob("v*")
-    }
+async def test_killed_and_stopped_by_turns_it_ends_bitwise_equal(
+    alone, trainers, redis_url, run_name, tmp_path, tiny_directory, make_group
+):
+    signals = [signal.SIGKILL, signal.SIGTERM]
+    await check_same_end(
+        alone, trainers, redis_url, run_name, tmp_path / "run", tiny_directory, make_group, 3, 6, signals
+    )
+
+
+# Slow: each of the six runs starts twenty trainers.
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("every", [1, 3, 10])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+async def test_ended_twenty_times_it_ends_bitwise_equal(
+    alone, trainers, redis_url, run_name, tmp_path, tiny_directory, make_group, every, how
+):
+    await check_same_end(
+        alone, trainers, redis_url, run_name, tmp_path / "run", tiny_directory, make_group, every, 20, [how]
+    )
+
+
+# Slow: a run that is not synchronous needs more steps for its kills to meet every kind of moment.
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("every", [1, 3, 10])
+async def test_a_live_run_that_is_ended_settles_every_group_once_and_holds_its_bound(
+    trainers, redis_url, run_name, tmp_path, tiny_directory, make_group, every
+):
+    """Asynchronous, filtered, several players that sample with the newest weights they see."""
+    run, steps, staleness = tmp_path / "run", 60, 1
+    prepare(run, steps, checkpoint_every=every, staleness=staleness, cold_start_steps=0)
+    ends = random_ends(run, steps, 20, [signal.SIGKILL, signal.SIGTERM], seed=17 * every)
+
+    def player(streams):
+        return LivePlayer(streams, run / "weights", make_group, players=4)
+
+    assert await train_with_ends(trainers, redis_url, run_name, run, tiny_directory, player, ends) >= 19
+    state = state_of(run, steps)
+    lineage, open_groups = state["ledger"]["lineage"], state["ledger"]["open"]
+    assert open_groups == {}
+    assert set(lineage) == {f"g{index:06d}" for index in range(state["ledger"]["next_index"])}
+    steps_done = records(run)
+    assert [record["step"] for record in steps_done] == list(range(1, steps + 1))
+    assert max(record["age_max"] for record in steps_done) <= staleness
+    totals = steps_done[-1]
+    ends_by_kind = [end for end, _ in lineage.values()]
+    for kind in ("trained", "filtered", "stale", "empty", "skipped", "dead"):
+        assert totals[f"total_{kind}"] == ends_by_kind.count(kind), kind
+    assert totals["total_trained"] > 0
+    assert totals["total_filtered"] > 0

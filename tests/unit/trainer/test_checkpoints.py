@@ -1,13 +1,18 @@
+import io
 import json
 
 import pytest
 import torch
 
+from arlarena.proto.telemetry import Logger
+from arlarena.proto.weights import file_blake3
 from arlarena.trainer.checkpoint import CheckpointError, Checkpoints, TrainerState
 from arlarena.trainer.learner import Learner
 from arlarena.trainer.model import load_policy
 from arlarena.trainer.objectives import recipe
 from arlarena.trainer.settings import TrainerSettings
+
+QUIET = Logger("test", "error")
 
 
 def learner_of(policy):
@@ -39,7 +44,7 @@ def test_a_resumed_run_goes_on_bitwise(trained, tmp_path, tiny_directory):
     state, learner = trained
     save(Checkpoints(tmp_path, keep=2), state, learner)
     other = learner_of(load_policy(tiny_directory))
-    restored = Checkpoints(tmp_path, keep=2).load_latest(other.restore)
+    restored = Checkpoints(tmp_path, keep=2).load_latest(other.restore, QUIET)
     assert restored == state
     for seed in (1, 2):
         step(learner, seed)
@@ -57,22 +62,81 @@ def test_the_newest_committed_one_counts_and_old_ones_go(trained, tmp_path):
         save(checkpoints, state, learner)
     assert [path.name for path in checkpoints.committed()] == ["step-000002", "step-000003"]
     (tmp_path / "step-000003" / "COMMITTED").unlink()  # as after a crash in the middle of a save
-    restored = checkpoints.load_latest(learner.restore)
+    restored = checkpoints.load_latest(learner.restore, QUIET)
     assert restored is not None
     assert restored.step == 2
 
 
 def test_none_is_not_an_error(policy, tmp_path):
-    assert Checkpoints(tmp_path / "absent", keep=1).load_latest(learner_of(policy).restore) is None
+    assert Checkpoints(tmp_path / "absent", keep=1).load_latest(learner_of(policy).restore, QUIET) is None
 
 
-def test_damage_names_the_directory(trained, tmp_path):
+def rewrite_state(path, data):
+    """Write another state with the checksum that belongs to it."""
+    (path / "state.json").write_text(json.dumps(data))
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"]["state.json"] = {
+        "size": (path / "state.json").stat().st_size, "blake3": file_blake3(path / "state.json")
+    }  # fmt: skip
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(("schema", "age"), [(99, "newer"), (1, "older")])
+def test_another_schema_is_refused_by_its_directory(trained, tmp_path, schema, age):
     state, learner = trained
     checkpoints = Checkpoints(tmp_path, keep=1)
     path = save(checkpoints, state, learner)
-    (path / "state.json").write_text("{")
-    with pytest.raises(CheckpointError, match="step-000004 cannot be resumed"):
-        checkpoints.load_latest(learner.restore)
-    (path / "state.json").write_text(json.dumps({**state.to_json(), "schema": 99}))
-    with pytest.raises(CheckpointError, match="newer than this trainer"):
-        checkpoints.load_latest(learner.restore)
+    rewrite_state(path, {**state.to_json(), "schema": schema})
+    with pytest.raises(CheckpointError, match=rf"step-000004 cannot be resumed from: its schema {schema} is {age}"):
+        checkpoints.load_latest(learner.restore, QUIET)
+
+
+def test_a_second_checkpoint_of_a_step_replaces_the_first_without_a_gap(trained, tmp_path):
+    state, learner = trained
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    state.step = 2
+    save(checkpoints, state, learner)
+    first = save(checkpoints, state, learner)
+    assert [path.name for path in checkpoints.committed()] == ["step-000002-1"]
+    state.ledger.settle("g000000", "stale", 2)
+    save(checkpoints, state, learner)
+    assert not first.exists()
+    assert checkpoints.load_latest(learner.restore, QUIET) == state
+
+
+def flip_last_byte(file):
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize(
+    "damage", [lambda file: file.write_bytes(file.read_bytes()[:-9]), flip_last_byte, lambda file: file.unlink()],
+    ids=["truncated", "flipped", "missing"],
+)  # fmt: skip
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(trained, tmp_path, name, damage):
+    state, learner = trained
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for number in (3, 4):
+        state.step = number
+        path = save(checkpoints, state, learner)
+    damage(path / name)
+    said = io.StringIO()
+    restored = checkpoints.load_latest(learner.restore, Logger("test", "info", said))
+    assert restored.step == 3
+    warning = json.loads(said.getvalue())
+    assert (warning["event"], warning["level"]) == ("checkpoint_damaged", "warning")
+    assert warning["damaged"].endswith("step-000004")
+    assert warning["used"].endswith("step-000003")
+    assert name in warning["reason"]
+
+
+def test_without_a_whole_checkpoint_every_reason_is_given(trained, tmp_path):
+    state, learner = trained
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for number in (3, 4):
+        state.step = number
+        flip_last_byte(save(checkpoints, state, learner) / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"step-000004: model.*step-000003: model.*start a new run"):
+        checkpoints.load_latest(learner.restore, QUIET)

@@ -113,12 +113,12 @@ class Commands:
             "--run-name", self.run.state.id, "--tokenizer", self.policy, "--name", f"worker-{index}-{restarts}",
         )  # fmt: skip
 
-    def train(self, resume: bool, inference: Address, redis_url: str) -> Command:
+    def train(self, resume: bool, environment: Address, inference: Address, redis_url: str) -> Command:
         """The trainer."""
         command = self._python(
             "trainer", self.config.threads("trainer"), "arlarena.trainer", "train", "--config", self.run.config,
             "--model", self.start, "--run-dir", self.run.path, "--run-name", self.run.state.id,
-            "--redis-url", redis_url, "--inference-url", inference.url,
+            "--redis-url", redis_url, "--inference-url", inference.url, "--environment-url", environment.url,
             ranks=max(1, len(self.config.console.gpus.trainer)),
         )  # fmt: skip
         command = self._on_gpus("trainer", command)

@@ -203,7 +203,7 @@ class Pipeline:
         files = (self.run.log("trainer"), self.run.progress("train"), self.run.metrics)
 
         def command(address: Address | None, restarts: int) -> Command:
-            return self.commands.train(resumed or restarts > 0, self.inference, self.redis_url)
+            return self.commands.train(resumed or restarts > 0, self.environment, self.inference, self.redis_url)
 
         health = Activity(files, self.settings.stall_s)
         return await self.supervisor.start(Spec("trainer", command, health, listens=False, completes=True))

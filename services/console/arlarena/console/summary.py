@@ -13,7 +13,7 @@ from arlarena.console.failures import LaunchError
 from arlarena.console.rundir import RunDirectory
 
 SCHEMA = 1
-OUTCOMES = ("trained", "filtered", "stale", "dead")
+OUTCOMES = ("trained", "filtered", "stale", "empty", "skipped", "dead")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -73,8 +73,9 @@ def _versions() -> dict[str, str]:
 def summarise(run: RunDirectory, environment: str, method: str, seed: int) -> dict[str, Any]:
     """The summary of a finished run, from what its stages wrote.
 
-    `groups` counts how each group ended, once: trained on, dropped by the filter, all members stale, or a dead letter.
-    Those that were still on their way when training ended are in none of these.
+    `groups` counts how each group ended, once: trained on, dropped by the filter, all members stale, no member with a
+    turn, its update skipped, or a dead letter. Those that were still on their way when training ended are in none of
+    these.
 
     Raises:
         LaunchError: an evaluation is missing, or the two were not made on the same panel.

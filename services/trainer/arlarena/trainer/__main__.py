@@ -22,6 +22,7 @@ from arlarena.trainer.settings import (
     PolicySettings,
     RunSettings,
     TrainerSettings,
+    environment_url,
     seed_from,
 )
 
@@ -57,6 +58,11 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help="policy server to push weights to; may be given several times; none: whoever samples reads RUN/weights",
+    )
+    train.add_argument(
+        "--environment-url",
+        help="environment server, asked how many tasks the split has (default: ARLARENA_ENVIRONMENT_URL); none: the "
+        "split has no end",
     )
     train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
     train.add_argument("--seed", type=int)
@@ -94,7 +100,7 @@ def run_clone(args: argparse.Namespace, log: Logger) -> int:
     seed = _seed(args.seed, args.config)
     import torch
 
-    from arlarena.trainer.clone import clone, read_rows
+    from arlarena.trainer.clone import CloneError, clone, read_rows
     from arlarena.trainer.model import load_policy
     from arlarena.trainer.progress import Progress
     from arlarena.trainer.versions import copy_tokenizer
@@ -107,7 +113,10 @@ def run_clone(args: argparse.Namespace, log: Logger) -> int:
     model = load_policy(args.model)
     steps = settings.max_epochs * max(1, len(train) // settings.batch_rows)
     progress = Progress(args.run_dir, "clone", steps)
-    result = clone(model, train, validation, settings, seed=seed, progress=progress, log=log)
+    try:
+        result = clone(model, train, validation, settings, seed=seed, progress=progress, log=log)
+    except CloneError as error:
+        return _failed(log, error)
     shutil.rmtree(args.out, ignore_errors=True)
     args.out.mkdir(parents=True)
     model.save_pretrained(args.out)
@@ -122,6 +131,7 @@ def run_train(args: argparse.Namespace, log: Logger) -> int:
     settings = load_table(args.config, "trainer", TrainerSettings)
     run_name = args.run_name or load_table(args.config, "run", RunSettings).name
     environment = load_table(args.config, "environment", EnvironmentName).name
+    from arlarena.client.errors import ServiceError
     from arlarena.client.weights import PushError
     from arlarena.proto.stream import StreamError
     from arlarena.trainer.assembly import Plan, run_trainer
@@ -136,6 +146,7 @@ def run_train(args: argparse.Namespace, log: Logger) -> int:
         redis_url=args.redis_url,
         inference_urls=tuple(args.inference_url),
         environment=environment,
+        environment_url=args.environment_url or environment_url(),
         seed=_seed(args.seed, args.config),
         incarnation=uuid.uuid4().hex[:8],
         resume=args.resume,
@@ -148,11 +159,15 @@ def run_train(args: argparse.Namespace, log: Logger) -> int:
     except Interrupted:
         log.info("interrupted")
         return EXIT_INTERRUPTED
-    except (RunError, StreamError, CheckpointError, PushError) as error:
-        log.error("failed", reason=str(error))
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_FAILED
+    except (RunError, StreamError, CheckpointError, PushError, ServiceError) as error:
+        return _failed(log, error)
     return 0
+
+
+def _failed(log: Logger, error: Exception) -> int:
+    log.error("failed", reason=str(error))
+    print(f"error: {error}", file=sys.stderr)
+    return EXIT_FAILED
 
 
 def run_replay(args: argparse.Namespace, _log: Logger) -> int:

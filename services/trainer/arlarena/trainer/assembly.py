@@ -11,9 +11,10 @@ import torch
 from arlarena.proto.config import ConfigError
 from arlarena.proto.stream import Streams
 from arlarena.proto.telemetry import Logger
+from arlarena.proto.trainer_lease import TrainerLease
 from arlarena.trainer.board import Board
 from arlarena.trainer.broadcaster import Broadcaster
-from arlarena.trainer.checkpoint import Checkpoints, TrainerState
+from arlarena.trainer.checkpoint import CheckpointError, Checkpoints, TrainerState
 from arlarena.trainer.collector import Collector
 from arlarena.trainer.diagnostics import MetricsFile
 from arlarena.trainer.ensemble import Lead, follow
@@ -26,6 +27,7 @@ from arlarena.trainer.progress import Progress
 from arlarena.trainer.publisher import Publisher
 from arlarena.trainer.ranks import Ranks
 from arlarena.trainer.settings import TrainerSettings, admin_token, chosen_recipe
+from arlarena.trainer.tasks import draw_order
 from arlarena.trainer.transports import Collective, Http, SharedDirectory, Transport
 from arlarena.trainer.versions import VersionStore
 
@@ -41,6 +43,7 @@ class Plan:
     redis_url: str
     inference_urls: tuple[str, ...]
     environment: str
+    environment_url: str | None
     seed: int
     incarnation: str
     resume: bool
@@ -62,13 +65,24 @@ async def run_trainer(plan: Plan, log: Logger, interrupted: Callable[[], bool]) 
     learner = Learner(load_policy(plan.model), None, method, settings, ranks)
     log.info("device", device=str(learner.scorer.device), rank=ranks.index)
     checkpoints = Checkpoints(plan.run_dir / "checkpoints", settings.keep_checkpoints)
-    restored = checkpoints.load_latest(learner.restore) if plan.resume else None
+    if not plan.resume and checkpoints.committed():
+        raise CheckpointError(
+            f"{plan.run_dir} holds a run with checkpoints: give --resume to go on with it, or another --run-dir"
+        )
+    restored = checkpoints.load_latest(learner.restore, log) if plan.resume else None
     if not ranks.leads:
         follow(learner, ranks)
         return ranks.leave()
     lead = Lead(learner)
     try:
-        await _lead(plan, lead, method, checkpoints, restored, log, interrupted)
+        with TrainerLease.acquire(
+            plan.redis_url,
+            plan.run_name,
+            plan.incarnation,
+            ttl_s=settings.lease_ttl_s,
+            timeout_s=settings.request_timeout_s,
+        ) as lease:
+            await _lead(plan, lead, lease, method, checkpoints, restored, log, interrupted)
     finally:
         lead.stop()
     ranks.leave()
@@ -77,6 +91,7 @@ async def run_trainer(plan: Plan, log: Logger, interrupted: Callable[[], bool]) 
 async def _lead(
     plan: Plan,
     learner: Lead,
+    lease: TrainerLease,
     method: Recipe,
     checkpoints: Checkpoints,
     restored: TrainerState | None,
@@ -84,6 +99,7 @@ async def _lead(
     interrupted: Callable[[], bool],
 ) -> None:
     settings, state = plan.settings, restored or TrainerState()
+    order = await draw_order(plan.environment_url, plan.environment, settings, plan.seed, state, log)
     # One more than checkpoints: workers and servers may still be reading the version before the last.
     tokenizer = Path(plan.model)
     versions = VersionStore(
@@ -106,8 +122,9 @@ async def _lead(
             state=state,
             learner=learner,
             collector=Collector(
-                streams, settings, method, state, plan.environment, plan.seed, log, interrupted=interrupted
+                streams, settings, method, state, plan.environment, order, learner.policy.config.vocab_size, log
             ),
+            lease=lease,
             versions=versions,
             probe=Probe.spread(learner.policy.config.vocab_size, settings.probe_tolerance),
             publisher=Publisher(
@@ -125,6 +142,7 @@ async def _lead(
             run=plan.run_dir,
             seed=plan.seed,
             log=log,
+            interrupted=interrupted,
         )
         await trainer.train(resumed=restored is not None)
 

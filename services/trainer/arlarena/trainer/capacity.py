@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-Outcome = Literal["trained", "filtered", "stale", "dead", "unused"]
+# trained: an update used it. filtered: the filter dropped it. stale: no member was fresh enough. empty: no member has a
+# turn. skipped: the figures of its update were not finite. dead: it could not be played or read. unused: the run ended.
+Outcome = Literal["trained", "filtered", "stale", "empty", "skipped", "dead", "unused"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 class LedgerError(RuntimeError):
@@ -21,12 +24,6 @@ class LedgerError(RuntimeError):
 def group_id(index: int) -> str:
     """The id of the run's `index`-th group."""
     return f"g{index:06d}"
-
-
-def group_index(group: str) -> int | None:
-    """The inverse of `group_id`; None for any other text."""
-    digits = group.removeprefix("g")
-    return int(digits) if digits.isdigit() and group == group_id(int(digits)) else None
 
 
 @dataclass(slots=True)
@@ -46,7 +43,7 @@ class Ledger:
     lineage: dict[str, tuple[Outcome, int]] = field(default_factory=dict)
 
     def allowance(self, staleness: int, groups_per_step: int) -> int:
-        """How many groups may be issued now: (S + 1)·B minus the slots held (reference: systems, rule 7)."""
+        """How many groups may be issued now: (S + 1)·B minus the slots held."""
         return max(0, (staleness + 1) * groups_per_step - (len(self.open) - len(self.released)))
 
     def issue(self, count: int) -> list[int]:
@@ -55,16 +52,6 @@ class Ledger:
         self.next_index += count
         self.open.update((group_id(index), index) for index in indices)
         return indices
-
-    def adopt(self, group: str) -> None:
-        """Open a group that a trainer issued after its last checkpoint and before it died, with all that it issued
-        before it.
-
-        Tasks are a function of their index, so the group is the one that this ledger would have issued next.
-        """
-        index = group_index(group)
-        if index is not None and index >= self.next_index:
-            self.issue(index + 1 - self.next_index)
 
     def release(self, group: str) -> None:
         """Free the slot of a group that is still open."""
@@ -84,7 +71,7 @@ class Ledger:
     def counts(self) -> dict[str, int]:
         """How many groups ended in each way."""
         found = Counter(outcome for outcome, _ in self.lineage.values())
-        return {outcome: found.get(outcome, 0) for outcome in ("trained", "filtered", "stale", "dead", "unused")}
+        return {outcome: found.get(outcome, 0) for outcome in OUTCOMES}
 
     def to_json(self) -> dict[str, Any]:
         """What a checkpoint keeps. Slots that were released are open again after a restart: their groups come again."""

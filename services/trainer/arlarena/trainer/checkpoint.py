@@ -1,9 +1,11 @@
 """Checkpoints that resume bitwise: weights, optimiser state, lineage and the version history, without pickle.
 
     <run>/checkpoints/step-000012/
-        model.safetensors  optimizer.safetensors  state.json  COMMITTED
+        model.safetensors  optimizer.safetensors  state.json  manifest.json  COMMITTED
 
-A checkpoint counts once COMMITTED exists, which is written last; the directory is moved into place before that, whole.
+`manifest.json` holds size and BLAKE3 of the three files. A directory counts once it has COMMITTED, which is written last.
+A second checkpoint of the same step has a name of its own (`step-000012-1`) until the first one is removed, so there is
+no moment without a complete checkpoint.
 """
 
 from __future__ import annotations
@@ -20,11 +22,14 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from arlarena.proto.weights import COMMITTED_FILE
+from arlarena.proto.telemetry import Logger
+from arlarena.proto.weights import COMMITTED_FILE, file_blake3
 from arlarena.trainer.capacity import Ledger
 
-_NAME = re.compile(r"step-(\d{6})$")
-STATE_SCHEMA = 1
+_NAME = re.compile(r"step-(\d{6})(?:-(\d+))?")
+STATE_SCHEMA = 2
+MANIFEST_FILE = "manifest.json"
+MODEL_FILE, OPTIMIZER_FILE, STATE_FILE = "model.safetensors", "optimizer.safetensors", "state.json"
 
 # Takes weights and optimiser state by name.
 Restore = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], None]
@@ -43,7 +48,9 @@ class TrainerState:
         ledger: lineage and capacity.
         versions: step by digest of every version pushed or about to be, this run's history.
         seconds: time spent training so far, all incarnations together.
-        environment_steps: turns played in all groups that were received.
+        environment_steps: turns played in all groups that were judged for a batch.
+        skipped_steps: how many steps in a row applied no update because figures were not finite.
+        tasks: which tasks are drawn in which order (split, size, seed, start); empty before the first step.
     """
 
     step: int = 0
@@ -51,6 +58,8 @@ class TrainerState:
     versions: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     environment_steps: int = 0
+    skipped_steps: int = 0
+    tasks: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As `state.json` holds it."""
@@ -61,6 +70,8 @@ class TrainerState:
             "versions": self.versions,
             "seconds": self.seconds,
             "environment_steps": self.environment_steps,
+            "skipped_steps": self.skipped_steps,
+            "tasks": self.tasks,
         }
 
     @classmethod
@@ -68,16 +79,22 @@ class TrainerState:
         """The inverse of `to_json`.
 
         Raises:
-            CheckpointError: a newer version of the trainer wrote it.
+            CheckpointError: another version of the trainer wrote it.
         """
-        if data["schema"] > STATE_SCHEMA:
-            raise CheckpointError(f"checkpoint schema {data['schema']} is newer than this trainer ({STATE_SCHEMA})")
+        if data["schema"] != STATE_SCHEMA:
+            age = "newer" if data["schema"] > STATE_SCHEMA else "older"
+            raise CheckpointError(
+                f"its schema {data['schema']} is {age} than this trainer's ({STATE_SCHEMA}): resume it with the release "
+                f"that wrote it, or start a new run"
+            )
         return cls(
             step=data["step"],
             ledger=Ledger.from_json(data["ledger"]),
             versions=dict(data["versions"]),
             seconds=data["seconds"],
             environment_steps=data["environment_steps"],
+            skipped_steps=data["skipped_steps"],
+            tasks=dict(data["tasks"]),
         )
 
 
@@ -99,47 +116,92 @@ class Checkpoints:
         self._keep = keep
 
     def save(self, state: TrainerState, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> Path:
-        """Write a checkpoint of `state.step` and forget old ones."""
-        target = self.directory / f"step-{state.step:06d}"
+        """Write a checkpoint of `state.step`, durably, and remove what it replaces and what is old."""
         partial = self.directory / f".partial-{state.step:06d}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         # Tied weights are one tensor with two names, which safetensors refuses.
-        save_file({name: value.contiguous().clone() for name, value in weights.items()}, partial / "model.safetensors")
-        save_file(dict(optimizer), partial / "optimizer.safetensors")
-        (partial / "state.json").write_text(json.dumps(state.to_json()))
+        save_file({name: value.contiguous().clone() for name, value in weights.items()}, partial / MODEL_FILE)
+        save_file(dict(optimizer), partial / OPTIMIZER_FILE)
+        (partial / STATE_FILE).write_text(json.dumps(state.to_json(), allow_nan=False))
+        files = {file.name: {"size": file.stat().st_size, "blake3": file_blake3(file)} for file in partial.iterdir()}
+        (partial / MANIFEST_FILE).write_text(json.dumps({"files": files}))
         for file in partial.iterdir():
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
-        shutil.rmtree(target, ignore_errors=True)
+        same_step = [path for path in self._directories() if _position(path)[0] == state.step]
+        number = max((_position(path)[1] + 1 for path in same_step), default=0)
+        target = self.directory / (f"step-{state.step:06d}" + (f"-{number}" if number else ""))
         partial.rename(target)
         (target / COMMITTED_FILE).touch()
         sync_directory(target)
         sync_directory(self.directory)
-        for old in self.committed()[: -self._keep]:
-            (old / COMMITTED_FILE).unlink()
-            shutil.rmtree(old)
+        for old in [*same_step, *self.committed()[: -self._keep]]:
+            (old / COMMITTED_FILE).unlink(missing_ok=True)
+            shutil.rmtree(old, ignore_errors=True)
         return target
 
     def committed(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
-        if not self.directory.is_dir():
-            return []
-        found = [path for path in self.directory.iterdir() if _NAME.search(path.name)]
-        return sorted(path for path in found if (path / COMMITTED_FILE).exists())
+        return [path for path in self._directories() if (path / COMMITTED_FILE).exists()]
 
-    def load_latest(self, restore: Restore) -> TrainerState | None:
-        """Hand the newest complete checkpoint's weights and optimiser to `restore`; None if there is none.
+    def load_latest(self, restore: Restore, log: Logger) -> TrainerState | None:
+        """Hand the newest whole checkpoint's weights and optimiser to `restore`; None if there is no checkpoint.
+
+        A checkpoint whose files differ from their checksums is passed over with a warning that names it and the one
+        that is used in its place.
 
         Raises:
-            CheckpointError: it does not fit the model.
+            CheckpointError: no checkpoint is whole, or the newest whole one does not fit the model.
         """
-        committed = self.committed()
-        if not committed:
-            return None
-        newest = committed[-1]
+        damaged: dict[Path, str] = {}
+        for path in reversed(self.committed()):
+            damage = damage_of(path)
+            if damage is None:
+                for other, reason in damaged.items():
+                    log.warning("checkpoint_damaged", damaged=str(other), reason=reason, used=str(path))
+                return self._load(path, restore)
+            damaged[path] = damage
+        if damaged:
+            reasons = "; ".join(f"{path}: {reason}" for path, reason in damaged.items())
+            raise CheckpointError(f"no checkpoint of the run is whole ({reasons}): start a new run")
+        return None
+
+    def _load(self, path: Path, restore: Restore) -> TrainerState:
         try:
-            restore(load_file(newest / "model.safetensors"), load_file(newest / "optimizer.safetensors"))
-            return TrainerState.from_json(json.loads((newest / "state.json").read_text()))
+            state = TrainerState.from_json(json.loads((path / STATE_FILE).read_text()))
+            restore(load_file(path / MODEL_FILE), load_file(path / OPTIMIZER_FILE))
         except (RuntimeError, ValueError, KeyError, OSError) as error:
-            raise CheckpointError(f"{newest} cannot be resumed from: {error}") from error
+            raise CheckpointError(f"{path} cannot be resumed from: {error}") from error
+        return state
+
+    def _directories(self) -> list[Path]:
+        found = [path for path in self.directory.glob("step-*") if _NAME.fullmatch(path.name)]
+        return sorted(found, key=_position)
+
+
+def _position(path: Path) -> tuple[int, int]:
+    """(step, number among the checkpoints of that step)."""
+    match = _NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1]), int(match[2] or 0)
+
+
+def damage_of(path: Path) -> str | None:
+    """How a checkpoint's files differ from what its manifest says; None where they are whole."""
+    try:
+        files = json.loads((path / MANIFEST_FILE).read_text())["files"]
+        entries = {
+            name: (files[name]["size"], files[name]["blake3"]) for name in (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE)
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{MANIFEST_FILE} is missing or cannot be read ({type(error).__name__}: {error})"
+    for name, (size, digest) in entries.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes instead of {size}"
+        if file_blake3(file) != digest:
+            return f"{name} does not match its checksum"
+    return None

@@ -34,6 +34,10 @@ from arlarena.trainer.settings import CloneSettings
 _TOKENS_AT_ONCE = 16_384
 
 
+class CloneError(RuntimeError):
+    """Cloning cannot go on; the message says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cloned:
     """How cloning went. `validation_loss` is the best one, in nats a response token, reached at `best_step`."""
@@ -133,7 +137,11 @@ def clone(
     progress: Progress | None = None,
     log: Logger | None = None,
 ) -> Cloned:
-    """Train `model` in place until validation says stop, and leave its best weights in it."""
+    """Train `model` in place until validation says stop, and leave its best weights in it.
+
+    Raises:
+        CloneError: a loss or a gradient is not finite; nothing of it is kept.
+    """
     started = time.monotonic()
     per_epoch = max(1, len(train) // settings.batch_rows)
     validate_every = max(settings.min_validation_steps, per_epoch)
@@ -147,13 +155,15 @@ def clone(
         set_rate(optimizer, settings.lr * share)
         optimizer.zero_grad(set_to_none=True)
         loss = negative_log_likelihood(scorer, batch, backward=True)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
+        norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip))
+        _check_finite(step + 1, loss=loss, gradient_norm=norm)
         optimizer.step()
         step += 1
         if step % validate_every and step < limit:
             continue
         with torch.no_grad():
             validation_loss = negative_log_likelihood(scorer, validation, backward=False)
+        _check_finite(step, validation_loss=validation_loss)
         if progress is not None:
             progress.report(step, loss=loss, validation_loss=validation_loss)
         if log is not None:
@@ -173,3 +183,9 @@ def clone(
         stopped="validation" if misses >= settings.patience else "demonstrations",
         seconds=time.monotonic() - started,
     )
+
+
+def _check_finite(step: int, **figures: float) -> None:
+    for name, value in figures.items():
+        if not math.isfinite(value):
+            raise CloneError(f"cloning: {name.replace('_', ' ')} is {value} at step {step}: lower [clone] lr")

@@ -1,16 +1,23 @@
-"""Keeps the workers busy within the capacity, and fills one batch of useful groups a step."""
+"""Keeps the workers busy within the capacity, and fills one batch of useful groups a step.
+
+Every entry of the stream `groups` ends in exactly one way. A group of the ledger is judged, or settled at once where
+nothing can be learnt from it. A group that weights of a lost step sampled is discarded and its task issued again. An
+entry of no open group (already settled, or issued by a trainer whose steps were lost) is acknowledged and forgotten.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from arlarena.proto.stream import DeadLetter, Entry, Streams
+from arlarena.proto.stream import BrokerFull, DeadLetter, Entry, Streams
+from arlarena.proto.task_order import TaskOrder
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trajectory import Group, GroupTask, Sampling, Task
-from arlarena.trainer.capacity import group_id
+from arlarena.trainer.admission import refusal
+from arlarena.trainer.capacity import Outcome, group_id
 from arlarena.trainer.checkpoint import TrainerState
 from arlarena.trainer.objectives import Recipe, Selected, Selection, Verdict, rule_at
 from arlarena.trainer.scoring import Freshness, returns, successes
@@ -19,10 +26,16 @@ from arlarena.trainer.settings import TrainerSettings
 CONSUMER = "trainer"
 # How long one read of the stream may wait, in seconds; the loop looks at clocks and signals in between.
 _BLOCK_S = 0.5
+# Entries asked for at a time after a restart.
+_PAGE = 100
 
 
 class RunError(RuntimeError):
     """The run cannot go on; the message says why."""
+
+
+class Interrupted(RuntimeError):
+    """SIGTERM or Ctrl-C arrived."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +51,24 @@ class Collected:
 
     selected: Selected[Group]
     seen: list[Group]
-    stale: int
+    stale: list[Group]
     seconds: float
 
 
 @dataclass(slots=True)
 class Collector:
-    """Issues tasks, receives groups, drops stale ones, and fills selections. One for the life of a trainer.
+    """Issues tasks, receives groups, drops those that nothing can be learnt from, and fills selections. There is one
+    for the life of a trainer.
 
     Attributes:
+        order: which task is drawn for which group.
+        vocabulary: token ids of the policy are below it.
         waiting: groups received and not yet judged; they hold their slots.
         consumed: stream ids by group, to be acknowledged once a checkpoint covers the group's end.
-        interrupted: asked between two reads; True ends the collection with `Interrupted`.
+        guard: called between two reads; raises where the trainer must stop (a signal, a lost lease).
+        make_room: saves a checkpoint and acknowledges what it covers; called when nothing arrives, since a broker whose
+            memory is full of entries that wait for a checkpoint takes no more groups.
+        broker_full: whether the broker refused the last write.
     """
 
     streams: Streams
@@ -57,28 +76,48 @@ class Collector:
     recipe: Recipe
     state: TrainerState
     environment: str
-    seed: int
+    order: TaskOrder
+    vocabulary: int
     log: Logger
-    interrupted: Callable[[], bool] = lambda: False
+    guard: Callable[[], None] = lambda: None
+    make_room: Callable[[], Awaitable[None]] | None = None
     waiting: deque[Group] = field(default_factory=deque)
     consumed: dict[str, str] = field(default_factory=dict)
-    _finished_ids: list[str] = field(default_factory=list)
-    _dead_in_a_row: int = 0
+    broker_full: bool = False
+    _unusable_in_a_row: int = 0
     _last_arrival: float = field(default_factory=time.monotonic)
     _last_issue: float = field(default_factory=time.monotonic)
 
+    @property
+    def capacity(self) -> int:
+        """The most groups that may be out at a time, (S + 1)·B."""
+        return (self.settings.staleness + 1) * self.settings.groups_per_step
+
     async def resume(self) -> None:
-        """After a restart: take back what was delivered and not acknowledged, and issue again what is still open."""
-        for entry in await self.streams.collect_pending(consumer=CONSUMER):
-            self._receive(entry)
+        """After a restart: take back what was published and not acknowledged, forget what the checkpoint does not know,
+        and issue again what is still open.
+
+        The last trainer may have been many steps ahead of the checkpoint. What its lost weights sampled is discarded,
+        and the tasks that it had issued beyond the capacity are withdrawn, so that they are not played too early.
+        """
+        await self._take_pending(after_restart=True)
+        while entries := await self.streams.collect(consumer=CONSUMER, count=_PAGE, block_s=0.0):
+            await self._receive_all(entries, after_restart=True)
+        unknown = await self.streams.outstanding() - self.state.ledger.open.keys() - self.consumed.keys()
+        if unknown:
+            await self.streams.withdraw(unknown)
+            self.log.info("withdrawn", groups=len(unknown))
         await self._issue_again()
 
     async def batch(self) -> Collected:
         """Collect until the batch of this step is full.
 
+        The state changes only by what `settle` is told of the result, apart from groups from which nothing can be
+        learnt: a checkpoint that is saved when this raises is consistent.
+
         Raises:
-            RunError: nothing arrived for `stall_s`, or too many groups in a row were dead letters.
-            Interrupted: `interrupted()` became true.
+            RunError: nothing arrived for `stall_s`, or too many groups in a row could not be used.
+            Interrupted, LeaseLost: raised by `guard`.
         """
         started = time.monotonic()
         self._last_arrival = started  # a long optimiser step is not the workers' silence
@@ -91,18 +130,21 @@ class Collector:
         )
         freshness = Freshness(step, settings.staleness, self.state.versions)
         seen: list[Group] = []
-        stale = 0
+        stale: list[Group] = []
         while not selection.is_full():
-            if self.interrupted():
-                raise Interrupted("asked to stop")
+            self.guard()
             if not self.waiting:
                 await self._wait_for_groups()
                 continue
             group = self.waiting.popleft()
-            self.state.environment_steps += sum(len(trajectory.turns) for trajectory in group.trajectories)
             if not any(freshness.usable(trajectory) for trajectory in group.trajectories):
-                self.state.ledger.settle(group.id, "stale", step)
-                stale += 1
+                stale.append(group)
+                self.state.ledger.release(group.id)
+                self._unusable(
+                    f"{group.id} was sampled by weights of step {group.oldest.step}, more than {settings.staleness} "
+                    f"behind step {step}: do the policy servers take new weights?",
+                    self.capacity,
+                )
                 continue
             seen.append(group)
             if selection.offer(group, returns(group), successes(group)) is Verdict.DROPPED:
@@ -110,85 +152,176 @@ class Collector:
         await self.top_up()
         return Collected(selection.close(), seen, stale, time.monotonic() - started)
 
-    def settle(self, collected: Collected) -> None:
-        """Note how each group of the step ended."""
+    def settle(self, collected: Collected, skipped: frozenset[str] = frozenset()) -> None:
+        """Note how each group of the step ended, and the experience. `skipped`: ids of groups whose update was not
+        applied.
+        """
+        ledger, step = self.state.ledger, self.state.step
         for group in collected.selected.batch:
-            self.state.ledger.settle(group.id, "trained", self.state.step)
+            ledger.settle(group.id, "skipped" if group.id in skipped else "trained", step)
         for group in collected.selected.filtered:
-            self.state.ledger.settle(group.id, "filtered", self.state.step)
+            ledger.settle(group.id, "filtered", step)
+        for group in collected.stale:
+            ledger.settle(group.id, "stale", step)
+        judged = [*collected.seen, *collected.stale]
+        self.state.environment_steps += sum(len(each.turns) for group in judged for each in group.trajectories)
 
     async def top_up(self) -> None:
         """Issue as many tasks as the capacity allows, so that workers play while the trainer computes."""
-        indices = self.state.ledger.issue(
-            self.state.ledger.allowance(self.settings.staleness, self.settings.groups_per_step)
-        )
-        if indices:
-            await self.streams.issue([self._task(index) for index in indices])
-            self._last_issue = time.monotonic()
+        ledger = self.state.ledger
+        indices = ledger.issue(ledger.allowance(self.settings.staleness, self.settings.groups_per_step))
+        await self._issue(indices)
 
     async def acknowledge(self) -> None:
-        """Acknowledge every entry whose group is settled: a checkpoint must cover the lineage by now."""
+        """Acknowledge every entry whose group is settled. Call it right after a durable checkpoint, which covers them."""
         settled = [group for group in self.consumed if group in self.state.ledger.lineage]
-        ids = [self.consumed.pop(group) for group in settled] + self._finished_ids
-        self._finished_ids = []
-        if ids:
-            await self.streams.acknowledge(ids)
+        if settled:
+            await self.streams.acknowledge({self.consumed.pop(group): group for group in settled})
+
+    async def withdraw_open(self) -> None:
+        """Settle what is still open as unused, and take its tasks from the workers: the run is over."""
+        open_groups = list(self.state.ledger.open)
+        for group in open_groups:
+            self.state.ledger.settle(group, "unused", self.state.step)
+        if open_groups:
+            await self.streams.withdraw(open_groups)
 
     def _task(self, index: int) -> GroupTask:
         settings = self.settings
         return GroupTask(
             group_id=group_id(index),
-            task=Task(self.environment, settings.task_split, settings.first_task + index, self.seed),
+            task=Task(self.environment, settings.task_split, self.order.index(index), self.order.seed),
             size=settings.group_size,
             sampling=Sampling(temperature=settings.temperature, max_tokens=settings.max_response_tokens),
             issued_at_step=self.state.step,
         )
 
+    async def _issue(self, indices: list[int]) -> int:
+        """Issue these tasks; how many the broker did not have. Those that a full broker refuses stay open in the ledger,
+        and are issued again as soon as it has room.
+        """
+        if not indices:
+            return 0
+        try:
+            count = await self.streams.issue([self._task(index) for index in indices])
+        except BrokerFull as error:
+            if not self.broker_full:
+                self.log.warning("broker_full", reason=str(error))
+            self.broker_full = True
+            return 0
+        self.broker_full = False
+        self._last_issue = time.monotonic()
+        return count
+
     async def _wait_for_groups(self) -> None:
         await self.top_up()
         wanted = max(1, len(self.state.ledger.open))
-        for entry in await self.streams.collect(consumer=CONSUMER, count=wanted, block_s=_BLOCK_S):
-            self._receive(entry)
+        try:
+            await self._receive_all(await self.streams.collect(consumer=CONSUMER, count=wanted, block_s=_BLOCK_S))
+        except BrokerFull as error:  # a copy of a bad entry for the dead letters; the entry itself is still pending
+            self.broker_full = True
+            self.log.warning("broker_full", reason=str(error))
         silence = time.monotonic() - self._last_arrival
         if silence > self.settings.stall_s:
             raise RunError(
                 f"no group arrived for {silence:.0f} s with {len(self.state.ledger.open)} outstanding: "
                 f"are rollout workers running, and can they reach the environment and the policy server?"
             )
-        if min(silence, time.monotonic() - self._last_issue) > self.settings.reissue_after_s:
+        if self.broker_full or min(silence, time.monotonic() - self._last_issue) > self.settings.reissue_after_s:
+            if self.make_room is not None:
+                await self.make_room()
+            await self._take_pending()
             await self._issue_again()
 
     async def _issue_again(self) -> None:
-        """Idempotent by group id: only what the broker has lost comes back."""
-        here = {group.id for group in self.waiting} | set(self.consumed)
-        indices = [index for group, index in self.state.ledger.open.items() if group not in here]
-        self._last_issue = time.monotonic()
-        if indices:
-            count = await self.streams.issue([self._task(index) for index in indices])
+        """Idempotent by group id: only what the broker has lost, or has refused, comes back."""
+        indices = [index for group, index in self.state.ledger.open.items() if group not in self.consumed]
+        count = await self._issue(indices)
+        if indices and not self.broker_full:
             self.log.info("issued_again", outstanding=len(indices), lost=count)
+        self._last_issue = time.monotonic()
 
-    def _receive(self, entry: Entry) -> None:
+    async def _take_pending(self, *, after_restart: bool = False) -> None:
+        """Receive what was delivered under any consumer name and never came here."""
+        await self._receive_all(await self.streams.collect_pending(consumer=CONSUMER), after_restart=after_restart)
+
+    async def _receive_all(self, entries: list[Entry], *, after_restart: bool = False) -> None:
+        """Receive entries; forget and issue again as the head of this file says.
+
+        After a restart, groups of unknown weights are to be expected and do not count as unusable.
+        """
+        forgotten: dict[str, str] = {}
+        again: list[int] = []
+        for entry in entries:
+            if self.consumed.get(entry.group_id) == entry.stream_id:
+                continue  # delivered once more
+            index = self.state.ledger.open.get(entry.group_id)
+            if index is None or entry.group_id in self.consumed:
+                forgotten[entry.stream_id] = entry.group_id
+            elif strange := self._unknown_version(entry):
+                forgotten[entry.stream_id] = entry.group_id
+                again.append(index)
+                if not after_restart:
+                    self._unusable(f"weights that this run does not know sampled it ({strange})", self.capacity)
+            else:
+                await self._receive(entry, index)
+        if forgotten:
+            await self.streams.acknowledge(forgotten)
+        if again:
+            await self._issue(again)
+            self.log.info("discarded", groups=len(again), reason="sampled by weights that the checkpoint does not know")
+
+    async def _receive(self, entry: Entry, index: int) -> None:
         self._last_arrival = time.monotonic()
-        ledger = self.state.ledger
-        ledger.adopt(entry.group_id)
-        if entry.group_id not in ledger.open or entry.group_id in self.consumed:
-            # Settled by a checkpoint that was saved just before a crash, or of an older life of this run's name.
-            self._finished_ids.append(entry.stream_id)
-            return
-        self.consumed[entry.group_id] = entry.stream_id
         if isinstance(entry.item, DeadLetter):
-            self._bury(entry.item)
+            self.consumed[entry.group_id] = entry.stream_id
+            self._drop(entry, "dead", entry.item.reason)
             return
-        self._dead_in_a_row = 0
-        self.waiting.append(entry.item)
+        group = entry.item
+        reason = refusal(group, vocabulary=self.vocabulary, recipe=self.recipe, task=self._task(index))
+        if reason is not None:
+            await self.streams.condemn(entry, reason)
+        self.consumed[group.id] = entry.stream_id
+        if reason is not None:
+            self._drop(entry, "dead", reason)
+        elif not any(trajectory.turns for trajectory in group.trajectories):
+            self._drop(entry, "empty", why_empty(group))
+        else:
+            freshness = Freshness(self.state.step, self.settings.staleness, self.state.versions)
+            if any(map(freshness.usable, group.trajectories)):
+                self._unusable_in_a_row = 0
+            self.waiting.append(group)
 
-    def _bury(self, letter: DeadLetter) -> None:
-        self.state.ledger.settle(letter.group_id, "dead", self.state.step)
-        self.log.error("group_dead", group=letter.group_id, reason=letter.reason, deliveries=letter.deliveries)
-        self._dead_in_a_row += 1
-        if self._dead_in_a_row >= self.settings.max_dead_in_a_row:
-            raise RunError(f"{self._dead_in_a_row} groups in a row could not be played; the last: {letter.reason}")
+    def _unknown_version(self, entry: Entry) -> str | None:
+        """A policy version that sampled a token of the group and is not in this run's history."""
+        if isinstance(entry.item, DeadLetter):
+            return None
+        for trajectory in entry.item.trajectories:
+            for turn in trajectory.turns:
+                for span in turn.spans:
+                    if span.version.digest not in self.state.versions:
+                        return str(span.version)
+        return None
+
+    def _drop(self, entry: Entry, outcome: Outcome, reason: str) -> None:
+        """Settle a group from which nothing can be learnt."""
+        self.state.ledger.settle(entry.group_id, outcome, self.state.step)
+        self.log.error(f"group_{outcome}", group=entry.group_id, reason=reason)
+        self._unusable(reason)
+
+    def _unusable(self, reason: str, expected: int = 0) -> None:
+        """Count a group in a row that could not be used; `expected` more than the setting are allowed."""
+        self._unusable_in_a_row += 1
+        if self._unusable_in_a_row >= self.settings.max_unusable_in_a_row + expected:
+            raise RunError(f"{self._unusable_in_a_row} groups in a row could not be used; the last: {reason}")
 
 
-class Interrupted(RuntimeError):
-    """SIGTERM or Ctrl-C arrived; the newest checkpoint is where a resumed run goes on."""
+def why_empty(group: Group) -> str:
+    """Why no member of a group has a turn, and what to do about it."""
+    faults = [trajectory.fault for trajectory in group.trajectories if trajectory.fault]
+    if not faults:
+        return f"task {group.task.id} is over before the first turn: its tasks leave nothing to play"
+    return (
+        f"{faults[0]}: give the policy a longer context ([policy.tiny] max_positions, or --max-model-len in [inference] "
+        f"vllm_arguments), or make the prompt shorter ([environment.options] template, history)"
+    )

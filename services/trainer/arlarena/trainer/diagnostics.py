@@ -13,6 +13,8 @@
 | `anchor_size` | mean number of turns that share a step group, where the method has step groups |
 | `advantage_abs` | mean magnitude of the advantages trained on |
 | `groups_kept`, `groups_filtered`, `groups_backfilled`, `groups_stale` | what became of this step's groups |
+| `total_*` | groups of the whole run by how they ended (`capacity.py`), `total_empty`, `total_skipped`, … |
+| `updates_applied`, `updates_skipped` | optimiser updates of the step; skipped: loss or gradient was not finite |
 | `age_mean`, `age_max` | optimiser steps between sampling and training |
 | `grad_norm`, `loss`, `entropy`, `reference_kl`, `off_policy_kl`, `outside`, `clip_*`, `ratio_*` | means over the
 step's updates |
@@ -21,13 +23,16 @@ step's updates |
 | `kl_share/*`, `rows_share/*` | the eight cells: sign of A, entropy, side of the ratio |
 | `correction_mean`, `corrected_away_*` | of a decoupled anchor: mean weight, shares of tokens dropped by sign of A |
 
+A figure that is not finite is null.
+
 `flows.jsonl` holds, a step, which action followed which in successful and in failed episodes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +105,27 @@ class MetricsFile:
         partial.replace(self.path)
 
     def append(self, record: dict[str, Any]) -> None:
-        """Write one record; figures are rounded to seven significant digits."""
-        rounded = {key: float(f"{value:.7g}") if isinstance(value, float) else value for key, value in record.items()}
+        """Write one record; figures are rounded to seven significant digits, and null where they are not finite."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
-            file.write(json.dumps(rounded) + "\n")
+            file.write(json_line({key: _rounded(value) for key, value in record.items()}))
+
+
+def not_finite(figures: Mapping[str, float]) -> list[str]:
+    """The names of figures that are NaN or infinite."""
+    return sorted(name for name, value in figures.items() if not math.isfinite(value))
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """One line of JSON. JSON has no NaN and no infinity: such figures are null."""
+    clean = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()
+    }
+    return json.dumps(clean, allow_nan=False) + "\n"
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
 def _step_of(line: str) -> int:

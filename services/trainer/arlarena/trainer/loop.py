@@ -1,42 +1,53 @@
-"""The training loop: collect, score, learn, save, push, acknowledge.
+"""The training loop: collect, score, learn, record, save, acknowledge, push.
 
-The order of a step is what makes a crash harmless. The record is written before the checkpoint that keeps it; weights
-and checkpoint are durable before the new policy samples a single token; and entries of the stream are acknowledged only
-once a checkpoint accounts for their groups (design, section 3).
+The order of a step is what makes a crash harmless. The record is written before the checkpoint that keeps it; entries of
+the stream are acknowledged only once a durable checkpoint accounts for their groups; and weights are durable before the
+new policy samples a single token. A step whose figures are not finite changes nothing, and weights that are not finite
+are neither written nor pushed.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
+from arlarena.client.weights import PushError
+from arlarena.proto.stream import StreamError
 from arlarena.proto.telemetry import Logger
+from arlarena.proto.trainer_lease import LeaseLost, TrainerLease
 from arlarena.proto.trajectory import write_groups
 from arlarena.trainer.behaviour import action_flows
 from arlarena.trainer.board import Board
 from arlarena.trainer.checkpoint import Checkpoints, TrainerState
-from arlarena.trainer.collector import Collected, Collector
-from arlarena.trainer.diagnostics import MetricsFile, episode_figures, training_figures
+from arlarena.trainer.collector import Collected, Collector, Interrupted, RunError
+from arlarena.trainer.diagnostics import MetricsFile, episode_figures, not_finite, training_figures
 from arlarena.trainer.ensemble import Lead
-from arlarena.trainer.learner import Learner
+from arlarena.trainer.learner import Learner, weight_not_finite
 from arlarena.trainer.optim import rate_share
 from arlarena.trainer.probe import Probe
 from arlarena.trainer.progress import Progress
 from arlarena.trainer.publisher import Publisher, Pushed
-from arlarena.trainer.scoring import Freshness, ScoredGroup, minibatches, rows_of, score
+from arlarena.trainer.scoring import Freshness, NotFinite, ScoredGroup, minibatches, rows_of, score
 from arlarena.trainer.settings import TrainerSettings
 from arlarena.trainer.versions import Version, VersionStore
 
 
 @dataclass(slots=True)
 class Trainer:
-    """Everything that a step touches. `state` is shared with the collector and is what a checkpoint holds."""
+    """Everything that a step touches. `state` is shared with the collector and is what a checkpoint holds.
+
+    `interrupted` is asked between two reads of the stream; True ends the run with `Interrupted`.
+    """
 
     settings: TrainerSettings
     state: TrainerState
     learner: Learner | Lead
     collector: Collector
+    lease: TrainerLease
     versions: VersionStore
     probe: Probe
     publisher: Publisher
@@ -48,10 +59,21 @@ class Trainer:
     run: Path
     seed: int
     log: Logger
+    interrupted: Callable[[], bool] = lambda: False
     pushed: Pushed | None = None
 
     async def train(self, *, resumed: bool) -> None:
-        """Train until `steps` are taken or `max_minutes` are over."""
+        """Train until `steps` are taken or `max_minutes` are over. What ends it early leaves a checkpoint."""
+        self.collector.guard, self.collector.make_room = self.guard, self.make_room
+        try:
+            await self._train(resumed=resumed)
+        except LeaseLost:
+            raise  # another trainer writes here now
+        except (Interrupted, RunError, StreamError, PushError):
+            await self._save_before_end()
+            raise
+
+    async def _train(self, *, resumed: bool) -> None:
         version = await self.publish()
         if resumed:
             await self.collector.resume()
@@ -59,18 +81,25 @@ class Trainer:
         while not self.finished():
             started = time.monotonic()
             collected = await self.collector.batch()
-            groups = self.score(collected)
-            figures = self.learn(groups, version)
-            self.collector.settle(collected)
+            groups, figures, skipped = self.learn(collected, version)
+            self.collector.settle(collected, skipped)
             self.state.step += 1
             now = time.monotonic()
             self.state.seconds += now - started
             # Before the checkpoint, without which a resumed run forgets the record: so each step has exactly one.
             self.record(collected, groups, figures, now - recorded)
             recorded = now
+            self._refuse_endless_skipping(figures, skipped)
             version = await self.publish()
-            await self.collector.acknowledge()
-        await self.close()
+        self.board.close()
+        self.publisher.close()
+        self.log.info("trained", steps=self.state.step, **self.state.ledger.counts())
+
+    def guard(self) -> None:
+        """Stop where the run was told to, or where another trainer has taken it over."""
+        if self.interrupted():
+            raise Interrupted("asked to stop")
+        self.lease.check()
 
     def done(self) -> float:
         """The share of the run that is over: of its steps, its time or its experience, whichever is furthest."""
@@ -86,56 +115,141 @@ class Trainer:
         """Whether the run has had its steps, its time or its experience."""
         return self.done() >= 1.0
 
+    def learn(
+        self, collected: Collected, version: Version
+    ) -> tuple[list[ScoredGroup], dict[str, float], frozenset[str]]:
+        """Score the batch and take one optimiser step on each of its minibatches.
+
+        Returns the scored groups, the figures of the step, and the ids of the groups whose update was not applied
+        because its figures were not finite.
+        """
+        settings, step = self.settings, self.state.step
+        try:
+            groups = self.score(collected)
+        except NotFinite as error:
+            self.log.error("step_skipped", step=step + 1, reason=str(error))
+            return [], {}, frozenset(group.id for group in collected.selected.batch)
+        dealt = minibatches(groups, settings.minibatch_groups, seed=self.seed * 1_000_003 + step)
+        growing, digest = settings.rows == "episodes", version.version.digest
+        parts = [(part, rows_of(part, digest, settings.advantage_scale, growing=growing)) for part in dealt]
+        parts = [(part, rows) for part, rows in parts if rows]
+        share = rate_share(step, settings.lr_warmup_steps, self.done(), settings.final_lr_share)
+        figures = self.learner.update([rows for _, rows in parts], settings.lr * share)
+        skipped = [scored.group.id for number in self.learner.skipped for scored in parts[number][0]]
+        if skipped:
+            reason = "loss or gradient is not finite"
+            self.log.error("updates_skipped", step=step + 1, updates=figures["updates_skipped"], reason=reason,
+                           groups=sorted(skipped))  # fmt: skip
+        return groups, figures, frozenset(skipped)
+
     def score(self, collected: Collected) -> list[ScoredGroup]:
-        """Advantages over whole groups; stale and void members are marked, not yet dropped."""
+        """Advantages over whole groups; stale and void members are marked, not yet dropped.
+
+        Raises:
+            NotFinite: an advantage is not finite.
+        """
+        settings = self.settings
         return score(
             self.learner.recipe,
-            collected.selected.batch,
+            sorted(collected.selected.batch, key=lambda group: group.id),
             self.freshness(),
-            invalid_penalty=self.settings.invalid_penalty,
-            max_response_tokens=self.settings.max_response_tokens,
+            invalid_penalty=settings.invalid_penalty,
+            max_response_tokens=settings.max_response_tokens,
             measure=self.learner.mean_entropies,
-            void_turns=self.settings.void_turns,
+            void_turns=settings.void_turns,
+            growing=settings.rows == "episodes",
         )
 
-    def learn(self, groups: list[ScoredGroup], version: Version) -> dict[str, float]:
-        """Deal the groups into minibatches and take one optimiser step on each."""
-        settings, digest = self.settings, version.version.digest
-        dealt = minibatches(groups, settings.minibatch_groups, seed=self.seed * 1_000_003 + self.state.step)
-        growing = settings.rows == "episodes"
-        rows = [rows_of(part, digest, settings.advantage_scale, growing=growing) for part in dealt]
-        share = rate_share(self.state.step, settings.lr_warmup_steps, self.done(), settings.final_lr_share)
-        return self.learner.update([part for part in rows if part], settings.lr * share)
+    def _refuse_endless_skipping(self, figures: dict[str, float], skipped: frozenset[str]) -> None:
+        """Count steps in a row whose updates were all skipped; a step without a row counts neither way.
+
+        Raises:
+            RunError: there were `max_skipped_steps` of them.
+        """
+        if figures.get("updates_applied"):
+            self.state.skipped_steps = 0
+        elif skipped:
+            self.state.skipped_steps += 1
+        if self.state.skipped_steps >= self.settings.max_skipped_steps:
+            raise RunError(
+                f"{self.state.skipped_steps} steps in a row were skipped, since loss or gradient was not finite; the "
+                f"groups of the last one: {', '.join(sorted(skipped))}. Lower [trainer] lr or gradient_clip, or look "
+                f"at recorded groups with `arlarena replay`"
+            )
 
     async def publish(self) -> Version:
         """Make the present weights durable, then let them sample.
 
-        New tasks are issued only then: a group that began just before a push would be a step older for nothing.
+        Entries that the checkpoint covers are acknowledged before new tasks are issued, so that a full broker has room
+        for them. New tasks are issued after the push: a group that began just before it would be a step older.
         """
-        weights = self.learner.weights()
+        self.lease.check()
+        weights = self._finite_weights()
         version = self.versions.write(
             self.learner.policy, weights, self.state.step, lambda: self.probe.of(self.learner.log_probs)
         )
         self.state.versions[version.version.digest] = self.state.step
+        if self.finished():
+            await self.collector.withdraw_open()
         if self.state.step % self.settings.checkpoint_every == 0 or self.finished():
-            self.checkpoints.save(self.state, weights, self.learner.optimizer_state())
+            await self.save(weights)
         self.pushed = await self.publisher.push(version)
         self.versions.forget_old()
         if not self.finished():
             await self.collector.top_up()
         return version
 
+    async def save(self, weights: dict[str, Tensor] | None = None) -> None:
+        """Write a checkpoint of this moment, and acknowledge what it covers.
+
+        Raises:
+            LeaseLost: another trainer has the run. RunError: the weights are not finite.
+        """
+        self.lease.check()
+        self.checkpoints.save(self.state, weights or self._finite_weights(), self.learner.optimizer_state())
+        await self.collector.acknowledge()
+
+    async def make_room(self) -> None:
+        """Save ahead of time where entries wait for a checkpoint to be acknowledged."""
+        if any(group in self.state.ledger.lineage for group in self.collector.consumed):
+            await self.save()
+
+    async def _save_before_end(self) -> None:
+        """Keep the steps since the last checkpoint. A failure here must not hide why the run ends."""
+        try:
+            await self.save()
+        except (StreamError, RunError, OSError) as error:
+            self.log.error("not_saved", step=self.state.step, reason=str(error))
+        else:
+            self.log.info("saved", step=self.state.step)
+
+    def _finite_weights(self) -> dict[str, Tensor]:
+        """The policy's weights.
+
+        Raises:
+            RunError: one of them is not finite.
+        """
+        weights = self.learner.weights()
+        name = weight_not_finite(weights)
+        if name is not None:
+            raise RunError(
+                f"{name} is not finite after step {self.state.step}: these weights are neither written nor pushed; "
+                f"resume from the newest checkpoint with a lower [trainer] lr"
+            )
+        return weights
+
     def record(
         self, collected: Collected, groups: list[ScoredGroup], learning: dict[str, float], seconds: float
     ) -> None:
         """Write the step's figures, and now and then its groups. `seconds`: since the last record."""
+        self.lease.check()
         step, selected = self.state.step, collected.selected
         figures = episode_figures(collected.seen) | training_figures(groups, self.freshness(step - 1)) | learning
         figures |= {
             "groups_kept": selected.kept,
             "groups_filtered": len(selected.filtered),
             "groups_backfilled": selected.backfilled,
-            "groups_stale": collected.stale,
+            "groups_stale": len(collected.stale),
             "seconds": seconds,
             "collect_seconds": collected.seconds,
             "tokens_per_s": figures["tokens"] / seconds,
@@ -151,23 +265,20 @@ class Trainer:
         self.progress.report(
             step, share=self.done(), success=figures["success_rate"], tokens_per_s=figures["tokens_per_s"]
         )
-        if figures["mismatch_k3"] > self.settings.mismatch_alarm:
-            self.log.warning("mismatch", step=step, mean_k3=figures["mismatch_k3"], max=figures["mismatch_max"])
+        self.sound_alarms(step, figures)
         if self.settings.record_groups_every and step % self.settings.record_groups_every == 0:
             folder = self.run / "groups"
             folder.mkdir(exist_ok=True)
             write_groups(folder / f"step-{step:06d}.msgpack", selected.batch)
 
+    def sound_alarms(self, step: int, figures: dict[str, float]) -> None:
+        """Warn of figures that are not finite, and of a sampler that differs from the trainer."""
+        if odd := not_finite(figures):
+            self.log.warning("not_finite", step=step, figures=odd)
+        gap = figures.get("mismatch_k3", 0.0)
+        if not gap <= self.settings.mismatch_alarm:  # NaN is no small difference
+            self.log.warning("mismatch", step=step, mean_k3=gap, max=figures.get("mismatch_max"))
+
     def freshness(self, step: int | None = None) -> Freshness:
         """Which samples count as fresh at `step` (now)."""
         return Freshness(self.state.step if step is None else step, self.settings.staleness, self.state.versions)
-
-    async def close(self) -> None:
-        """Account for what was issued and is not needed any more, and leave a last checkpoint that says so."""
-        for group in list(self.state.ledger.open):
-            self.state.ledger.settle(group, "unused", self.state.step)
-        self.checkpoints.save(self.state, self.learner.weights(), self.learner.optimizer_state())
-        await self.collector.acknowledge()
-        self.board.close()
-        self.publisher.close()
-        self.log.info("trained", steps=self.state.step, **self.state.ledger.counts())

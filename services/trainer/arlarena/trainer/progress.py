@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
+
+from arlarena.trainer.diagnostics import json_line
 
 
 class Progress:
@@ -32,4 +33,4 @@ class Progress:
         steps = min(self._steps, max(step, round(step / share))) if share > 0 else self._steps
         record = {"stage": self._stage, "step": step, "steps": steps, "seconds_left": left, "message": message}
         with self._path.open("a") as file:
-            file.write(json.dumps(record | {key: round(value, 4) for key, value in figures.items()}) + "\n")
+            file.write(json_line(record | {key: round(value, 4) for key, value in figures.items()}))

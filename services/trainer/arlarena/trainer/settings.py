@@ -108,8 +108,10 @@ class TrainerSettings(Table):
         description="episodes in which a step did nothing (no code and no answer): mask scores them with their group "
         "and learns from none of their tokens, keep learns from them as from others",
     )
-    task_split: str = "train"
-    first_task: NonNegativeInt = Field(1_000_000, description="index of the first training task; cloning uses low ones")
+    task_split: str = Field("train", description="split of the training tasks; a finite one is shuffled every epoch")
+    first_task: NonNegativeInt = Field(
+        1_000_000, description="splits without an end: index of the first training task; cloning uses low ones"
+    )
 
     temperature: PositiveFloat = 1.0
     max_response_tokens: PositiveInt = 512
@@ -140,7 +142,9 @@ class TrainerSettings(Table):
     )
     threads: PositiveInt | None = Field(None, description="torch threads; default: OMP_NUM_THREADS, else 1")
 
-    checkpoint_every: PositiveInt = 1
+    checkpoint_every: PositiveInt = Field(
+        1, description="steps between checkpoints; groups are acknowledged when a checkpoint covers them"
+    )
     keep_checkpoints: PositiveInt = 3
     record_groups_every: NonNegativeInt = Field(20, description="save that step's groups for replay; 0 never")
 
@@ -157,10 +161,20 @@ class TrainerSettings(Table):
     full_push_every: PositiveInt = Field(20, description="http: steps between whole files, the others send deltas")
     probe_tolerance: PositiveFloat = Field(1e-3, description="largest |Δ log-prob| that served weights may show")
     request_timeout_s: PositiveFloat = 60.0
+    service_wait_s: PositiveFloat = Field(180.0, description="how long an environment server that starts is waited for")
     push_patience_s: PositiveFloat = Field(180.0, description="how long a push is retried while a server restarts")
     reissue_after_s: PositiveFloat = Field(20.0, description="silence after which outstanding tasks are issued again")
     stall_s: PositiveFloat = Field(900.0, description="silence after which the run ends with an error")
-    max_dead_in_a_row: PositiveInt = 32
+    max_unusable_in_a_row: PositiveInt = Field(
+        32,
+        description="groups in a row that cannot be used (dead letters, bad messages, no turn) before the run ends",
+    )
+    max_skipped_steps: PositiveInt = Field(
+        3, description="steps in a row without one finite update before the run ends"
+    )
+    lease_ttl_s: PositiveFloat = Field(
+        15.0, description="how long after its last sign of life a trainer on another machine still owns the run"
+    )
 
     def torch_device(self) -> str:
         """The device to compute on, see `device_of`."""
@@ -241,6 +255,16 @@ def seed_from(environment: dict[str, str] | None = None) -> int | None:
 def admin_token() -> str | None:
     """The token that the policy servers ask for before they take weights (`ARLARENA_INFERENCE_ADMIN_TOKEN`)."""
     return os.environ.get("ARLARENA_INFERENCE_ADMIN_TOKEN") or None
+
+
+def environment_token() -> str | None:
+    """The token that the environment server asks for (`ARLARENA_ENVIRONMENT_TOKEN`)."""
+    return os.environ.get("ARLARENA_ENVIRONMENT_TOKEN") or None
+
+
+def environment_url() -> str | None:
+    """Where the environment server is, if no flag says so (`ARLARENA_ENVIRONMENT_URL`)."""
+    return os.environ.get("ARLARENA_ENVIRONMENT_URL") or None
 
 
 class RunSettings(Table):

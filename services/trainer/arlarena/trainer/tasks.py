@@ -1,0 +1,66 @@
+"""Which tasks a run draws: asks the environment server how many its split has, and keeps a resumed run to that."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import asdict
+
+from arlarena.client.environments import EnvironmentClient
+from arlarena.client.errors import ServiceError, Unavailable
+from arlarena.proto.config import ConfigError
+from arlarena.proto.env import Info
+from arlarena.proto.task_order import TaskOrder
+from arlarena.proto.telemetry import Logger
+from arlarena.trainer.checkpoint import CheckpointError, TrainerState
+from arlarena.trainer.settings import TrainerSettings, environment_token
+
+# Between two questions to a server that does not answer, in seconds.
+_PAUSE_S = 0.5
+
+
+async def draw_order(
+    url: str | None, environment: str, settings: TrainerSettings, seed: int, state: TrainerState, log: Logger
+) -> TaskOrder:
+    """The order of the run's tasks, noted in `state`. Without `url` the split is taken to have no end.
+
+    Raises:
+        ConfigError: the server plays another environment, or has no such split.
+        CheckpointError: the run was begun with another order.
+        ServiceError: the server does not answer for `service_wait_s`.
+    """
+    size = None
+    if url is not None:
+        info = await _info(url, settings.service_wait_s, log)
+        if info.name != environment:
+            raise ConfigError(f"the environment server at {url} plays {info.name!r}, and the run {environment!r}")
+        sizes = {split.name: split.size for split in info.splits}
+        if settings.task_split not in sizes:
+            known = ", ".join(sizes)
+            raise ConfigError(f"[trainer] task_split = {settings.task_split!r}: {environment} has the splits {known}")
+        size = sizes[settings.task_split]
+    order = TaskOrder(settings.task_split, size, seed, settings.first_task)
+    drawn = asdict(order)
+    if state.tasks and state.tasks != drawn:
+        raise CheckpointError(
+            f"the run drew its tasks as {state.tasks} until its checkpoint, and would now draw them as {drawn}: resume "
+            f"it with the same data, split and seed, or start a new run"
+        )
+    state.tasks = drawn
+    log.info("task_order", **drawn)
+    return order
+
+
+async def _info(url: str, wait_s: float, log: Logger) -> Info:
+    deadline = time.monotonic() + wait_s
+    async with EnvironmentClient(url, token=environment_token()) as environments:
+        while True:
+            try:
+                return await environments.info()
+            except Unavailable as error:
+                if time.monotonic() > deadline:
+                    raise ServiceError(
+                        f"the environment server at {url} did not answer within {wait_s:.0f} s: {error}"
+                    ) from error
+                log.warning("environment_unavailable", url=url, reason=str(error))
+            await asyncio.sleep(_PAUSE_S)

@@ -1,0 +1,81 @@
+"""A broker whose memory is full delays a run and costs it nothing."""
+
+import asyncio
+
+import pytest
+from redis import Redis
+from trainer_processes_support import (
+    ALONE_STEPS,
+    assert_same_end,
+    prepare,
+    recorded,
+    state_of,
+    steps_of,
+    train_with_ends,
+)
+
+# Room for the groups of about ten steps.
+ROOM_BYTES = 150_000
+
+
+async def full_for(redis, seconds, limit):
+    """Let the broker refuse every write for some seconds."""
+    redis.config_set("maxmemory", limit)
+    try:
+        with pytest.raises(Exception, match=r"OOM|used memory"):
+            redis.set("filler", "x")
+        await asyncio.sleep(seconds)
+    finally:
+        redis.config_set("maxmemory", 0)
+
+
+# The minute-long case is slow by its definition.
+@pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.timeout(300)
+async def test_a_run_outlives_a_broker_that_refuses_all_writes(
+    alone, trainers, broker, run_name, tmp_path, tiny_directory, make_group, seconds
+):
+    run = tmp_path / "run"
+    prepare(run, ALONE_STEPS, checkpoint_every=3)
+    redis = Redis.from_url(broker.url)
+
+    async def fill():
+        while steps_of(run) < 5:
+            await asyncio.sleep(0.01)
+        await full_for(redis, seconds, 1)
+
+    filling = asyncio.create_task(fill())
+    await train_with_ends(trainers, broker.url, run_name, run, tiny_directory, recorded(run, make_group), [])
+    await filling
+    redis.close()
+    assert_same_end(run, alone, ALONE_STEPS)
+
+
+@pytest.mark.timeout(300)
+async def test_entries_that_wait_for_a_rare_checkpoint_do_not_keep_the_broker_full(
+    trainers, broker, run_name, tmp_path, tiny_directory, make_group
+):
+    """The limit stays, and takes the groups of some steps. Only a checkpoint that comes early frees their memory."""
+    run, steps = tmp_path / "run", 40
+    prepare(run, steps, checkpoint_every=1000)
+    redis = Redis.from_url(broker.url)
+
+    async def limit():
+        while steps_of(run) < 1:
+            await asyncio.sleep(0.01)
+        redis.config_set("maxmemory", redis.info("memory")["used_memory"] + ROOM_BYTES)
+
+    limiting = asyncio.create_task(limit())
+    await train_with_ends(trainers, broker.url, run_name, run, tiny_directory, recorded(run, make_group), [])
+    await limiting
+    assert redis.info("stats")["total_error_replies"] > 0
+    redis.close()
+    assert len(saved_steps(run)) > 0
+    ledger = state_of(run, steps)["ledger"]
+    assert set(ledger["lineage"]) == {f"g{index:06d}" for index in range(ledger["next_index"])}
+    assert ledger["open"] == {}
+
+
+def saved_steps(run):
+    """Steps between the first and the last that have a checkpoint."""
+    return [path for path in run.glob("checkpoints/step-*") if path.name not in ("step-000000", "step-000040")]
