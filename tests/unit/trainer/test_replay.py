@@ -2,16 +2,20 @@
 
 import copy
 import json
+import math
 import subprocess
 import sys
 
 import pytest
+import torch
 
-from arlarena.proto.trajectory import PolicyVersion, write_groups
+from arlarena.proto.config import ConfigError
+from arlarena.proto.trajectory import PolicyVersion, Sampling, encode, write_groups
 from arlarena.trainer.learner import Learner
 from arlarena.trainer.model import load_policy
 from arlarena.trainer.objectives import recipe
 from arlarena.trainer.objectives.cells import CELLS
+from arlarena.trainer.replay import Refusal, load_groups, replay
 from arlarena.trainer.scoring import Freshness, rows_of, score
 from arlarena.trainer.settings import TrainerSettings
 
@@ -75,9 +79,121 @@ def test_mistakes_are_told_in_one_line(recorded, tiny_directory, arguments, says
     assert "Traceback" not in done.stderr
 
 
+# ---- groups that are left out --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def spoilt(make_group, tmp_path):
+    """Two good groups, with three bad ones around them."""
+    groups = [make_group(name, [True, False, True], NOW) for name in "abcde"]
+    groups[0].trajectories[1].turns[0].reward = math.inf
+    groups[2].sampling = Sampling(temperature=0.6, top_p=0.95, top_k=20)
+    groups[4].trajectories[2].turns[1].state_key = ""
+    path = tmp_path / "spoilt.msgpack"
+    write_groups(path, groups)
+    return path, groups
+
+
+REASONS = {
+    "a": "member 1, turn 0: its reward is inf",
+    "c": "it was sampled at top_p 0.95 and top_k 20: only the whole distribution (top_p 1, top_k 0) can be trained on, "
+    "since its log-probs are those of the whole distribution",
+    "e": "member 2, turn 1: its state_key is empty, which the method compares states by; choose another anchor",
+}
+
+
+def test_refused_groups_are_reported_and_the_others_replayed(spoilt, tiny_directory):
+    path, groups = spoilt
+    found = replay(load_groups(path), str(tiny_directory), recipe("sampo"), TrainerSettings())
+    assert found.refused == tuple(Refusal(name, reason) for name, reason in REASONS.items())
+    assert (found.figures["groups"], found.figures["groups_refused"], found.figures["groups_kept"]) == (5, 3, 2)
+    written = json.loads(json.dumps(found.as_dict()))
+    assert written["refused"] == [{"group": name, "reason": reason} for name, reason in REASONS.items()]
+    good = replay([groups[1], groups[3]], str(tiny_directory), recipe("sampo"), TrainerSettings())
+    assert good.refused == ()
+    counted = ("groups", "groups_refused")
+    assert {key: value for key, value in found.figures.items() if key not in counted} == {
+        key: value for key, value in good.figures.items() if key not in counted
+    }
+
+
+def test_the_table_names_refused_groups_and_the_methods_that_refuse(spoilt, tiny_directory):
+    done = run(spoilt[0], "--model", tiny_directory, "--recipe", "sampo", "--recipe", "grpo")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split() for line in lines if line.startswith("groups_refused")] == [["groups_refused", "3", "2"]]
+    assert [line for line in lines if line.startswith("refused")] == [
+        f"refused: a: {REASONS['a']}",
+        f"refused: c: {REASONS['c']}",
+        f"refused by sampo: e: {REASONS['e']}",
+    ]
+
+
+def test_if_every_group_is_refused_the_first_reason_is_the_error(spoilt, tiny_directory):
+    path, groups = spoilt
+    write_groups(path, [groups[0], groups[2]])
+    done = run(path, "--model", tiny_directory, "--recipe", "sampo")
+    assert done.returncode == 2
+    assert f"sampo: none of 2 groups can be learnt from; a: {REASONS['a']}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_unreadable_record_is_reported_and_the_others_replayed(recorded, tiny_directory, place):
+    path, groups = recorded
+    records = [encode(group) for group in groups]
+    records.insert(place, b"nothing that could be read")
+    path.write_bytes(b"".join(len(record).to_bytes(4, "little") + record for record in records))
+    found = replay(load_groups(path), str(tiny_directory), recipe("grpo"), TrainerSettings())
+    (refused,) = found.refused
+    assert refused.group == f"record {place}"
+    assert refused.reason.startswith("not a group:")
+    assert (found.figures["groups"], found.figures["groups_refused"], found.figures["groups_kept"]) == (3, 1, 2)
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4, 5, 40])
+def test_a_file_cut_short_loses_its_last_record_alone(recorded, tiny_directory, cut):
+    path, groups = recorded
+    first = 4 + len(encode(groups[0]))
+    path.write_bytes(path.read_bytes()[: first + cut])
+    kept, refused = load_groups(path)
+    assert (kept.id, refused.group) == ("a", "record 1")
+    assert "the file is cut short within it" in refused.reason
+    assert replay([kept, refused], str(tiny_directory), recipe("grpo"), TrainerSettings()).figures["groups_kept"] == 1
+
+
+def test_weights_that_are_not_finite_are_told_and_no_crash(recorded, tiny_directory, tmp_path):
+    policy = load_policy(tiny_directory)
+    with torch.no_grad():
+        policy.lm_head.weight.fill_(math.nan)
+    policy.save_pretrained(tmp_path / "spoilt")
+    _, groups = recorded
+    figures = replay(groups, str(tmp_path / "spoilt"), recipe("grpo"), TrainerSettings()).figures
+    assert (figures["updates_applied"], figures["updates_skipped"]) == (0, 1)
+    assert all(map(math.isfinite, figures.values()))
+    with pytest.raises(
+        ConfigError, match=r"empg with policy .*: entropies under the policy are not finite in groups a, b"
+    ):
+        replay(groups, str(tmp_path / "spoilt"), recipe("empg"), TrainerSettings())
+
+
+def test_groups_are_replayed_at_the_temperature_they_record(make_group, tiny_directory):
+    warm, cold = make_group("a", [True, False], NOW), make_group("a", [True, False], NOW)
+    cold.sampling = Sampling(temperature=0.5)
+    entropies = [
+        replay([group], str(tiny_directory), recipe("grpo"), TrainerSettings(temperature=t)).figures["entropy"]
+        for group, t in ((warm, 1.0), (warm, 0.5), (cold, 1.0))
+    ]
+    assert entropies[0] == entropies[1] > entropies[2]
+
+
 def test_files_that_are_no_groups(tmp_path, tiny_directory):
     (tmp_path / "no").write_bytes(b"text")
-    for path in (tmp_path / "absent", tmp_path / "no"):
-        done = run(path, "--model", tiny_directory)
-        assert done.returncode == 2
-        assert str(path) in done.stderr
+    (tmp_path / "empty").write_bytes(b"")
+    for path in (tmp_path / "absent", tmp_path / "no", tmp_path / "empty"):
+        with pytest.raises(ConfigError, match=f"groups {path}: "):
+            load_groups(path)
+    done = run(tmp_path / "no", "--model", tiny_directory)
+    assert done.returncode == 2
+    assert str(tmp_path / "no") in done.stderr
+    assert "Traceback" not in done.stderr

@@ -2,86 +2,148 @@
 
 One step's forward and backward without an optimiser step, over all groups that the method's filter keeps. The figures
 are those that a run would have written to metrics.jsonl, so a method can be judged on the very data that another one
-collected.
+collected. Groups that a run would have refused, and records that cannot be read, are reported and left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from arlarena.proto.config import ConfigError
-from arlarena.proto.trajectory import Group, SchemaError, read_groups
+from arlarena.proto.trajectory import Group, SchemaError, decode_group
+from arlarena.trainer.admission import refusal
 from arlarena.trainer.diagnostics import episode_figures
 from arlarena.trainer.learner import Learner
 from arlarena.trainer.model import load_policy
 from arlarena.trainer.objectives import Recipe
 from arlarena.trainer.objectives.cells import CELLS
 from arlarena.trainer.objectives.filtering import FILTERS
-from arlarena.trainer.scoring import Freshness, returns, rows_of, score, successes
+from arlarena.trainer.scoring import Freshness, NotFinite, ScoredGroup, returns, rows_of, score, successes
 from arlarena.trainer.settings import TrainerSettings
 
 SHOWN = (
-    "groups", "groups_kept", "void_share", "rows", "loss", "policy_loss", "grad_norm", "ratio_mean", "ratio_min",
-    "ratio_max", "outside", "clip_negative_low", "clip_positive_high", "rows_masked", "off_policy_kl", "reference_kl",
-    "entropy", "mismatch_k3",
+    "groups", "groups_refused", "groups_kept", "void_share", "rows", "updates_skipped", "loss", "policy_loss",
+    "grad_norm", "ratio_mean", "ratio_min", "ratio_max", "outside", "clip_negative_low", "clip_positive_high",
+    "rows_masked", "off_policy_kl", "reference_kl", "entropy", "mismatch_k3",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """A group that is left out: its id, or `record N` (from 0) where it cannot be read, and the reason."""
+
+    group: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Replayed:
-    """What one method made of the groups; `figures` by the names of metrics.jsonl."""
+    """What one method made of the groups; `figures` by the names of metrics.jsonl, `refused` the groups left out."""
 
     recipe: str
     figures: dict[str, float]
+    refused: tuple[Refusal, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: the name, the figures, and the list `refused`."""
+        return {"recipe": self.recipe} | self.figures | {"refused": [asdict(each) for each in self.refused]}
 
 
-def load_groups(path: Path) -> list[Group]:
-    """The groups of a file.
+def load_groups(path: Path) -> list[Group | Refusal]:
+    """The records of a file that `write_groups` wrote, in order; a `Refusal` stands for one that cannot be read.
 
     Raises:
-        ConfigError: there is no such file, it is none of ours, or it is empty.
+        ConfigError: the file cannot be read, or none of its records can.
     """
     try:
-        groups = read_groups(path)
-    except (OSError, SchemaError) as error:
+        records = list(_records(path.read_bytes()))
+    except OSError as error:
         raise ConfigError(f"groups {path}: {error}") from error
-    if not groups:
+    if not records:
         raise ConfigError(f"groups {path}: the file holds no group")
-    return groups
+    first = records[0]
+    if isinstance(first, Refusal) and not any(isinstance(record, Group) for record in records):
+        raise ConfigError(f"groups {path}: none of its records can be read; {first.group}: {first.reason}")
+    return records
 
 
-def replay(groups: Sequence[Group], model: str, recipe: Recipe, settings: TrainerSettings) -> Replayed:
+def _records(data: bytes) -> Iterator[Group | Refusal]:
+    """Each record is a 4-byte little-endian length and as many bytes. A length that is wrong loses what follows."""
+    offset = number = 0
+    while offset < len(data):
+        end = offset + 4 + int.from_bytes(data[offset : offset + 4], "little")
+        try:
+            if offset + 4 > len(data) or end > len(data):
+                raise SchemaError("the file is cut short within it, or its length is damaged")
+            yield decode_group(data[offset + 4 : end])
+        except SchemaError as error:
+            yield Refusal(f"record {number}", str(error))
+        offset, number = end, number + 1
+
+
+def replay(groups: Sequence[Group | Refusal], model: str, recipe: Recipe, settings: TrainerSettings) -> Replayed:
     """The figures of one step of `recipe` on `groups` by the policy `model`, which is also the reference.
 
-    The behaviour policy is whoever sampled the groups; every member counts as fresh.
+    The behaviour policy is whoever sampled the groups; every member counts as fresh. Groups that must not be learnt
+    from are refused (`admission.py`).
+
+    Raises:
+        ConfigError: every group is refused, or the policy's weights are not finite.
     """
-    useful = [group for group in groups if FILTERS[recipe.filter](returns(group), successes(group))]
-    digests = {span.version.digest for g in groups for t in g.trajectories for turn in t.turns for span in turn.spans}
-    everybody = Freshness(0, 0, dict.fromkeys(digests, 0))
     learner = Learner(load_policy(model), None, recipe, settings)
-    scored = score(
-        recipe,
-        useful,
-        everybody,
+    admitted, refused = _admit(groups, recipe, learner.policy.config.vocab_size)
+    if not admitted:
+        first = f"; {refused[0].group}: {refused[0].reason}" if refused else ""
+        raise ConfigError(f"{recipe.name}: none of {len(groups)} groups can be learnt from{first}")
+    useful = [group for group in admitted if FILTERS[recipe.filter](returns(group), successes(group))]
+    digests = {span.version.digest for g in admitted for t in g.trajectories for turn in t.turns for span in turn.spans}
+    try:
+        scored = _scored(useful, Freshness(0, 0, dict.fromkeys(digests, 0)), learner)
+    except NotFinite as error:
+        raise ConfigError(f"{recipe.name} with policy {model}: {error}") from error
+    current = next(iter(digests)) if len(digests) == 1 else ""
+    rows = rows_of(scored, current, settings.advantage_scale, growing=settings.rows == "episodes")
+    counts = {"groups": len(groups), "groups_refused": len(refused), "groups_kept": len(useful), "rows": len(rows)}
+    figures = {name: float(count) for name, count in counts.items()}
+    figures["void_share"] = episode_figures(useful)["void_share"]
+    # A rate of 0 moves no weight, neither by the gradient nor by the decay.
+    figures |= learner.update([rows] if rows else [], rate=0.0)
+    return Replayed(recipe.name, figures, tuple(refused))
+
+
+def _admit(groups: Sequence[Group | Refusal], recipe: Recipe, vocabulary: int) -> tuple[list[Group], list[Refusal]]:
+    admitted, refused = [], []
+    for group in groups:
+        if isinstance(group, Refusal):
+            refused.append(group)
+        elif reason := refusal(group, vocabulary=vocabulary, recipe=recipe):
+            refused.append(Refusal(group.id, reason))
+        else:
+            admitted.append(group)
+    return admitted, refused
+
+
+def _scored(groups: Sequence[Group], freshness: Freshness, learner: Learner) -> list[ScoredGroup]:
+    settings = learner.settings
+    return score(
+        learner.recipe,
+        groups,
+        freshness,
         invalid_penalty=settings.invalid_penalty,
         max_response_tokens=settings.max_response_tokens,
         measure=learner.mean_entropies,
         void_turns=settings.void_turns,
         growing=settings.rows == "episodes",
     )
-    current = next(iter(digests)) if len(digests) == 1 else ""
-    rows = rows_of(scored, current, settings.advantage_scale, growing=settings.rows == "episodes")
-    figures = {"groups": float(len(groups)), "groups_kept": float(len(useful)), "rows": float(len(rows))}
-    figures["void_share"] = episode_figures(useful)["void_share"]
-    # A rate of 0 moves no weight, neither by the gradient nor by the decay.
-    figures |= learner.update([rows] if rows else [], rate=0.0)
-    return Replayed(recipe.name, figures)
 
 
 def table(found: Sequence[Replayed]) -> str:
-    """The figures side by side, one column a method, and the share of KL by cell."""
+    """The figures side by side, one column a method, and the share of KL by cell; then the groups that were refused,
+    with the methods that did where not all of them did.
+    """
     names = [name for name in SHOWN if any(name in one.figures for one in found)]
     names += [f"kl_share/{cell}" for cell in CELLS if any(f"kl_share/{cell}" in one.figures for one in found)]
     width = max(map(len, names))
@@ -92,4 +154,11 @@ def table(found: Sequence[Replayed]) -> str:
         lines.append(
             f"{name:<{width}}" + "".join(f"  {cell:>{size}}" for cell, size in zip(cells, columns, strict=True))
         )
+    by: dict[Refusal, list[str]] = {}
+    for one in found:
+        for each in one.refused:
+            by.setdefault(each, []).append(one.recipe)
+    for each, methods in by.items():
+        who = "" if len(methods) == len(found) else f" by {', '.join(methods)}"
+        lines.append(f"refused{who}: {each.group}: {each.reason}")
     return "\n".join(lines)
