@@ -4,7 +4,8 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
+
+from forking_support import environments
 
 CONFIG = """
 [environment]
@@ -28,24 +29,17 @@ min_moves = 3
 def environment_server(
     folder, name="sokoban", capacity=16, grace=30, ttl=900, drain=0.2, extra=None, arguments=(), variables=None
 ):
-    """Starts `python -m arlarena.env_server` on a free port, yields (URL, process), and stops it."""
+    """Starts `python -m arlarena.env_server` on a free port (forked: see forking_support.py), yields (URL, process),
+    and stops it.
+    """
     config = folder / "environment.toml"
     settings = CONFIG.format(name=name, capacity=capacity, grace=grace, ttl=ttl, drain=drain)
     options = SOKOBAN if name == "sokoban" else ""
     config.write_text(settings + (options if extra is None else extra))
-    command = [
-        sys.executable,
-        "-m",
-        "arlarena.env_server",
-        "--config",
-        str(config),
-        "--port",
-        "0",
-        *arguments,
-    ]
+    command = ["arlarena.env_server", "--config", str(config), "--port", "0", *arguments]
     with (folder / "stderr.log").open("w") as log:
         environment = {**os.environ, **(variables or {})}
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+        process = environments().popen(command, stdout=subprocess.PIPE, stderr=log, env=environment)
     try:
         line = process.stdout.readline()
         assert line, f"the server ended: {(folder / 'stderr.log').read_text()}"

@@ -9,14 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from forking_support import environments
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def run(*arguments, environment=None):
-    return subprocess.run(
-        [sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=60, cwd=ROOT, env=environment
-    )
+def run(*arguments):
+    return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=60, cwd=ROOT)
 
 
 def assert_explained(done, code, *mentions):
@@ -55,7 +54,7 @@ def test_wrong_configurations_exit_with_2(tmp_path, module, text, mentions):
     path = tmp_path / "run.toml"
     path.write_text(text)
     arguments = ["--config", str(path)] if module == "arlarena.env_server" else [str(path)]
-    assert_explained(run(module, *arguments), 2, "run.toml", *mentions)
+    assert_explained(environments().run([module, *arguments]), 2, "run.toml", *mentions)
 
 
 def test_a_missing_file_exits_with_2():

@@ -15,6 +15,7 @@ import httpx2 as httpx
 import psutil
 import pytest
 from environment_support import environment_server
+from forking_support import environments
 
 from arlarena.env_server.sandbox import kernel
 from arlarena.env_server.sandbox.forks import ForkSandbox, ForkSettings
@@ -141,8 +142,7 @@ def test_a_layer_that_this_machine_does_not_have_keeps_the_server_from_starting(
 def test_wrong_options_are_named(tmp_path, options, mentions):
     config = tmp_path / "c.toml"
     config.write_text('[environment]\nname = "tir_math"\n' + options)
-    command = [sys.executable, "-m", "arlarena.env_server.settings", str(config)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = environments().run(["arlarena.env_server.settings", str(config)])
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     for mention in mentions:
@@ -188,10 +188,10 @@ def test_the_folder_of_problems(tmp_path):
     data.mkdir()
     (data / "train.jsonl").write_text("".join(problem.format(n=n, twice=2 * n) for n in range(40)))
     (data / "sums.jsonl").write_text(problem.format(n=7, twice=14))
-    command = [sys.executable, "-m", "arlarena.env_server.settings", str(tmp_path / "c.toml")]
+    command = ["arlarena.env_server.settings", str(tmp_path / "c.toml")]
     (tmp_path / "c.toml").write_text('[environment]\nname = "tir_math"\n')
     environment = {**os.environ, "TIR_MATH_DATA": str(data)}
-    assert subprocess.run(command, env=environment, capture_output=True, timeout=60).returncode == 0
+    assert environments().run(command, env=environment).returncode == 0
     with (
         environment_server(tmp_path, "tir_math", extra="", variables={"TIR_MATH_DATA": str(data)}) as (url, _),
         httpx.Client(base_url=url, timeout=60) as client,
@@ -209,6 +209,6 @@ def test_the_folder_of_problems(tmp_path):
         assert step(client, session["session_id"], "\\boxed{14.0}").json()["reward"] == 1.0
     (tmp_path / "empty").mkdir()
     environment["TIR_MATH_DATA"] = str(tmp_path / "empty")
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    done = environments().run(command, env=environment)
     assert done.returncode == 2
     assert f"TIR_MATH_DATA: {tmp_path / 'empty'} has no train.jsonl" in done.stderr
