@@ -17,7 +17,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module", params=sorted(REGISTRY))
+# Slow but for one environment: the package takes seconds to import, and its validator as long again. What differs from
+# one environment to the other is in test_any_environment.py.
+ENVIRONMENTS = [pytest.param(name, marks=() if name == "sokoban" else pytest.mark.slow) for name in sorted(REGISTRY)]
+
+
+@pytest.fixture(scope="module", params=ENVIRONMENTS)
 def found(request, tmp_path_factory, start_server):
     with start_server(tmp_path_factory.mktemp("openenv"), request.param, capacity=8) as (url, _):
         done = subprocess.run([PYTHON, DRIVER, url], capture_output=True, text=True, timeout=100)
