@@ -42,6 +42,8 @@ def check_result(task: str, result: StepResult, *, stepped: bool) -> StepResult:
 
 def _number(task: str, name: str, value: Any, least: float, most: float, wanted: str) -> float:
     """`value` as it is sent; NaN is in no range, and a bool is no number."""
+    if type(value) is float and least <= value <= most:  # nearly always, and ten times as fast
+        return value
     if isinstance(value, Real) and not isinstance(value, bool):
         try:
             number = float(value)

@@ -141,6 +141,7 @@ async def _worker(setup: Setup, run: str, name: str) -> int:
                 reconnect_s=s.broker_reconnect_s,
                 lease_ttl_s=s.lease_ttl_s,
                 max_deliveries=s.max_deliveries,
+                full_timeout_s=s.broker_full_timeout_s,
             )
         )
         inference = await stack.enter_async_context(_inference(setup))

@@ -39,6 +39,9 @@ class RolloutSettings(Table):
     max_deliveries: PositiveInt = Field(5, description="hand-outs of a task before it becomes a dead letter")
     broker_timeout_s: PositiveFloat = Field(5.0, description="limit of one answer of Redis")
     broker_reconnect_s: NonNegativeFloat = Field(30.0, description="how long a lost Redis is tried again")
+    broker_full_timeout_s: NonNegativeFloat = Field(
+        600.0, description="how long a group is kept to be published while the memory of Redis is full"
+    )
     connect_timeout_s: PositiveFloat = Field(5.0, description="limit of opening a connection to a service")
     generate_timeout_s: PositiveFloat = Field(
         120.0, description="limit of one generation, time in the server's queue included"

@@ -99,7 +99,9 @@ class Tally:
 
 @dataclass(slots=True)
 class Play:
-    """A group being played. `left`: episodes still under way; `settling`: played, and telling the broker so."""
+    """A group being played. `left`: episodes still under way; `settling`: played, and being reported to the broker,
+    which may take long while its memory is full.
+    """
 
     lease: Lease
     left: int
@@ -159,9 +161,10 @@ class Worker:
 
     def _load(self) -> float:
         """Episodes under way, in units of their groups: a group that waits for its slowest member leaves room for
-        others.
+        others. One that was played and is not published yet counts as a whole group, so that no more and more of
+        them gather here while the broker is full.
         """
-        return sum(play.left / play.lease.task.size for play in self._playing.values())
+        return sum(play.left / play.lease.task.size if play.left else 1.0 for play in self._playing.values())
 
     async def _progress_or(self, stop: asyncio.Event) -> None:
         self._progress.clear()
@@ -226,7 +229,7 @@ class Worker:
     async def _renew_for_ever(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lease_ttl_s / RENEWALS_PER_TTL)
-            held = [(task, play) for task, play in self._playing.items() if not (task.done() or play.settling)]
+            held = [(task, play) for task, play in self._playing.items() if not task.done()]
             kept = await asyncio.gather(*(self._streams.renew(play.lease) for _, play in held))
             for (task, play), still in zip(held, kept, strict=True):
                 # A group that was settled while we asked has no lease either, and lost nothing.
