@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import time
 from typing import Any
 
@@ -31,9 +29,24 @@ max_turns = 9
 [environment.options.sandbox]
 wall_s = 3.0
 cpu_s = 2.0
-max_running = 2
-max_waiting = {waiting}
+max_running = 4
+max_waiting = 4
 """
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """(URL, process) of one for all tests that leave it alive: it takes seconds to import what judges answers."""
+    with environment_server(tmp_path_factory.mktemp("tir"), "tir_math", capacity=64, extra=QUICK) as (url, process):
+        yield url, process
+        children = psutil.Process(process.pid).children()
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+
+
+@pytest.fixture
+def client(server):
+    with httpx.Client(base_url=server[0], timeout=60) as opened:
+        yield opened
 
 
 def opened(client: httpx.Client, count: int = 1) -> list[dict[str, Any]]:
@@ -47,69 +60,57 @@ def step(client: httpx.Client, session: str, text: str) -> httpx.Response:
     return client.post("/step", json={"session_id": session, "action": {"text": text}})
 
 
-def test_a_whole_episode_over_http(tmp_path):
-    with environment_server(tmp_path, "tir_math", extra=QUICK.format(waiting=64)) as (url, process):
-        with httpx.Client(base_url=url, timeout=30) as client:
-            health = client.get("/health").json()
-            assert health["status"] == "healthy"
-            layers = health["details"]["sandbox"]["layers"]
-            assert {"rlimits", "capabilities", "no_new_privs", "landlock", "seccomp"} <= set(layers)
-            (session,) = opened(client)
-            problem = session["result"]["observation"]["text"]
-            product = problem.split(":")[1].split(".")[0]
-            after = step(client, session["session_id"], PROGRAM.format(f"print({product})")).json()
-            said = after["observation"]["message"]
-            assert said.startswith("Code execution result: ")
-            end = step(client, session["session_id"], "\\boxed{" + said.split(": ")[1] + "}").json()
-            assert (end["reward"], end["done"], end["metadata"]["success"]) == (1.0, True, True)
-            info = client.get("/v1/info").json()
-            assert (info["actions"], info["stop"], info["horizon"]) == (None, [], 9)
-        children = psutil.Process(process.pid).children()
-        assert len(children) == 2  # a zygote for programs, one for answers
-    assert psutil.wait_procs(children, timeout=10)[1] == []
+def test_a_whole_episode_over_http(server, client):
+    health = client.get("/health").json()
+    assert health["status"] == "healthy"
+    layers = health["details"]["sandbox"]["layers"]
+    assert {"rlimits", "capabilities", "no_new_privs", "landlock", "seccomp"} <= set(layers)
+    (session,) = opened(client)
+    problem = session["result"]["observation"]["text"]
+    product = problem.split(":")[1].split(".")[0]
+    after = step(client, session["session_id"], PROGRAM.format(f"print({product})")).json()
+    said = after["observation"]["message"]
+    assert said.startswith("Code execution result: ")
+    end = step(client, session["session_id"], "\\boxed{" + said.split(": ")[1] + "}").json()
+    assert (end["reward"], end["done"], end["metadata"]["success"]) == (1.0, True, True)
+    info = client.get("/v1/info").json()
+    assert (info["actions"], info["stop"], info["horizon"]) == (None, [], 9)
+    assert len(psutil.Process(server[1].pid).children()) == 2  # a zygote for programs, one for answers
 
 
-def test_a_zygote_that_is_killed_is_nobodys_wrong_answer(tmp_path):
-    with (
-        environment_server(tmp_path, "tir_math", extra=QUICK.format(waiting=64)) as (url, process),
-        httpx.Client(base_url=url, timeout=60) as client,
-    ):
-        sessions = [one["session_id"] for one in opened(client, 4)]
-        zygotes = psutil.Process(process.pid).children()
-        for zygote in zygotes:
-            os.kill(zygote.pid, signal.SIGKILL)
-        for number, session in enumerate(sessions):
-            answer = step(client, session, PROGRAM.format(f"print({number} + 1)"))
-            assert answer.status_code == 200, answer.text
-            assert answer.json()["observation"]["text"] == f"Code execution result: {number + 1}"
-            assert step(client, session, "\\boxed{\\frac{1}{2}}").json()["reward"] == 0.0
-        assert client.get("/health").json()["details"]["sandbox"]["restarts"] == 1
+def test_a_zygote_that_is_killed_is_nobodys_wrong_answer(server, client):
+    sessions = [one["session_id"] for one in opened(client, 4)]
+    for zygote in psutil.Process(server[1].pid).children():
+        os.kill(zygote.pid, signal.SIGKILL)
+    for number, session in enumerate(sessions):
+        answer = step(client, session, PROGRAM.format(f"print({number} + 1)"))
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["observation"]["text"] == f"Code execution result: {number + 1}"
+        assert step(client, session, "\\boxed{\\frac{1}{2}}").json()["reward"] == 0.0
+    assert client.get("/health").json()["details"]["sandbox"]["restarts"] == 1
 
 
-async def test_what_is_too_much_is_sent_away_and_can_be_tried_again(tmp_path):
-    with environment_server(tmp_path, "tir_math", capacity=64, extra=QUICK.format(waiting=3)) as (url, _):
-        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
-            body = {"count": 12, "reset": [{"split": "train", "index": 3}]}
-            sessions = [one["session_id"] for one in (await client.post("/v1/sessions", json=body)).json()["sessions"]]
+async def test_what_is_too_much_is_sent_away_and_can_be_tried_again(server):
+    async with httpx.AsyncClient(base_url=server[0], timeout=60) as client:
+        body = {"count": 12, "reset": [{"split": "train", "index": 3}]}
+        sessions = [one["session_id"] for one in (await client.post("/v1/sessions", json=body)).json()["sessions"]]
 
-            async def one(session: str) -> httpx.Response:
-                text = PROGRAM.format("import time; time.sleep(1); print('done')")
-                return await client.post(
-                    "/step", json={"session_id": session, "action": {"text": text}, "step_index": 0}
-                )
+        async def one(session: str) -> httpx.Response:
+            text = PROGRAM.format("import time; time.sleep(1); print('done')")
+            return await client.post("/step", json={"session_id": session, "action": {"text": text}, "step_index": 0})
 
-            answers = await asyncio.gather(*(one(session) for session in sessions))
-            refused = [session for session, answer in zip(sessions, answers, strict=True) if answer.status_code == 429]
-            assert len(refused) == 12 - 2 - 3
-            for answer in answers:
-                if answer.status_code == 429:
-                    assert int(answer.headers["Retry-After"]) >= 1
-                    error = answer.json()
-                    assert (error["code"], error["blame"], error["retryable"]) == ("busy", "infra", True)
-                else:
-                    assert answer.json()["observation"]["text"] == "Code execution result: done"
-            again = await one(refused[0])  # nothing of it had been played
-            assert again.json()["observation"]["step"] == 1
+        answers = await asyncio.gather(*(one(session) for session in sessions))
+        refused = [session for session, answer in zip(sessions, answers, strict=True) if answer.status_code == 429]
+        assert len(refused) == 12 - 4 - 4
+        for answer in answers:
+            if answer.status_code == 429:
+                assert int(answer.headers["Retry-After"]) >= 1
+                error = answer.json()
+                assert (error["code"], error["blame"], error["retryable"]) == ("busy", "infra", True)
+            else:
+                assert answer.json()["observation"]["text"] == "Code execution result: done"
+        again = await one(refused[0])  # nothing of it had been played
+        assert again.json()["observation"]["step"] == 1
 
 
 def test_a_layer_that_this_machine_does_not_have_keeps_the_server_from_starting(tmp_path):
@@ -120,8 +121,7 @@ def test_a_layer_that_this_machine_does_not_have_keeps_the_server_from_starting(
         pytest.skip("this machine offers every layer of protection")
     config = tmp_path / "c.toml"
     config.write_text(f'[environment.options.sandbox]\nrequired = ["seccomp", "{absent[0]}"]\n')
-    command = [sys.executable, "-m", "arlarena.env_server", "tir_math", "--config", str(config), "--port", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = environments().run(["arlarena.env_server", "tir_math", "--config", str(config), "--port", "0"])
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
@@ -149,24 +149,19 @@ def test_wrong_options_are_named(tmp_path, options, mentions):
         assert mention in done.stderr
 
 
-def test_programs_of_many_sessions_run_side_by_side(tmp_path):
+def test_programs_of_many_sessions_run_side_by_side(client):
     sleep = PROGRAM.format("import time; time.sleep(0.5); print('done')")
-    extra = QUICK.format(waiting=64).replace("max_running = 2", "max_running = 8")
-    with (
-        environment_server(tmp_path, "tir_math", extra=extra) as (url, _),
-        httpx.Client(base_url=url, timeout=60) as client,
-    ):
-        names = [one["session_id"] for one in opened(client, 8)]
-        items = [{"session_id": name, "op": "step", "action": {"text": sleep}} for name in names]
-        begun = time.monotonic()
-        results = client.post("/v1/batch", json={"items": items}).json()["results"]
-        assert [one["observation"]["text"] for one in results] == ["Code execution result: done"] * 8
-        assert time.monotonic() - begun < 8 * 0.5  # one after the other they would take longer
+    names = [one["session_id"] for one in opened(client, 8)]
+    items = [{"session_id": name, "op": "step", "action": {"text": sleep}} for name in names]
+    begun = time.monotonic()
+    results = client.post("/v1/batch", json={"items": items}).json()["results"]
+    assert [one["observation"]["text"] for one in results] == ["Code execution result: done"] * 8
+    assert time.monotonic() - begun < 8 * 0.5  # one after the other they would take longer
 
 
 def test_a_server_that_is_killed_takes_its_processes_with_it(tmp_path):
     with (
-        environment_server(tmp_path, "tir_math", extra=QUICK.format(waiting=64)) as (url, process),
+        environment_server(tmp_path, "tir_math", extra=QUICK) as (url, process),
         httpx.Client(base_url=url, timeout=60) as client,
     ):
         (session,) = opened(client)
