@@ -12,26 +12,12 @@ from arlarena.proto.trajectory import PolicyVersion, VersionSpan
 
 def config_of(steps, **trainer):
     """Synchronous, unfiltered: what is trained on does not depend on when groups arrive."""
-    more = "\n".join(f"{name} = {json.dumps(value)}" for name, value in trainer.items())
-    return f"""
-[run]
-name = "recorded"
-[environment]
-name = "sokoban"
-[trainer]
-recipe = "sampo"
-steps = {steps}
-groups_per_step = 4
-group_size = 3
-minibatch_groups = 2
-staleness = 0
-cold_start_steps = {steps}
-lr = 1e-3
-kl_coefficient = 0.01
-record_groups_every = 0
-reissue_after_s = 0.5
-{more}
-"""
+    settings = {
+        "recipe": "sampo", "steps": steps, "groups_per_step": 4, "group_size": 3, "minibatch_groups": 2, "staleness": 0,
+        "cold_start_steps": steps, "lr": 1e-3, "kl_coefficient": 0.01, "record_groups_every": 0, "reissue_after_s": 0.5,
+    } | trainer  # fmt: skip
+    lines = "\n".join(f"{name} = {json.dumps(value)}" for name, value in settings.items())
+    return f'[run]\nname = "recorded"\n[environment]\nname = "sokoban"\n[trainer]\n{lines}\n'
 
 
 class Recordings:

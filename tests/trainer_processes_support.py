@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from arlarena.proto.stream import Streams
 
 # Length of the undisturbed run that others are compared with.
-ALONE_STEPS = 60
+ALONE_STEPS = 40
 INTERRUPTED = 143 << 8  # the wait status of exit code 143
 FORKING_TRAINER = Path(__file__).parent / "integration" / "trainer" / "forking_trainer.py"
 

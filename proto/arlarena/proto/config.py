@@ -32,9 +32,9 @@ class ConfigError(ValueError):
 
 
 class Table(BaseModel):
-    """Base of every settings table: unknown keys are errors, values are frozen."""
+    """Base of every settings table: unknown keys, NaN and infinity are errors, values are frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -40,6 +40,8 @@ def torchrun(count):
     return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
 
 
+# Slow: torchrun starts several processes, each of which imports torch. tests/numerics/trainer/test_ranks.py is quick.
+@pytest.mark.slow
 async def test_two_ranks_end_where_one_ends(redis_url, run_name, tmp_path, tiny_directory, make_group):
     alone, together = tmp_path / "alone", tmp_path / "together"
     assert await train(redis_url, run_name + "-1", alone, tiny_directory, make_group, []) == 0
@@ -62,6 +64,8 @@ async def test_two_ranks_end_where_one_ends(redis_url, run_name, tmp_path, tiny_
     )
 
 
+# Slow: as above.
+@pytest.mark.slow
 async def test_a_rank_that_dies_ends_the_run_and_the_rest_resumes(
     redis_url, run_name, tmp_path, tiny_directory, make_group
 ):

@@ -3,9 +3,9 @@
     <run>/checkpoints/step-000012/
         model.safetensors  optimizer.safetensors  state.json  manifest.json  COMMITTED
 
-`manifest.json` holds size and BLAKE3 of the three files. A directory counts once it has COMMITTED, which is written last.
-A second checkpoint of the same step has a name of its own (`step-000012-1`) until the first one is removed, so there is
-no moment without a complete checkpoint.
+`manifest.json` holds size and BLAKE3 of the three files. A directory counts once it has COMMITTED, which is written
+last. A second checkpoint of the same step has a name of its own (`step-000012-1`), and the first one is removed only
+then: there is no moment without a complete checkpoint.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class TrainerState:
         if data["schema"] != STATE_SCHEMA:
             age = "newer" if data["schema"] > STATE_SCHEMA else "older"
             raise CheckpointError(
-                f"its schema {data['schema']} is {age} than this trainer's ({STATE_SCHEMA}): resume it with the release "
-                f"that wrote it, or start a new run"
+                f"its schema {data['schema']} is {age} than this trainer's ({STATE_SCHEMA}): resume it with the "
+                f"release that wrote it, or start a new run"
             )
         return cls(
             step=data["step"],

@@ -173,7 +173,7 @@ class Collector:
         await self._issue(indices)
 
     async def acknowledge(self) -> None:
-        """Acknowledge every entry whose group is settled. Call it right after a durable checkpoint, which covers them."""
+        """Acknowledge every entry whose group is settled. Call it right after a durable checkpoint."""
         settled = [group for group in self.consumed if group in self.state.ledger.lineage]
         if settled:
             await self.streams.acknowledge({self.consumed.pop(group): group for group in settled})
@@ -197,8 +197,8 @@ class Collector:
         )
 
     async def _issue(self, indices: list[int]) -> int:
-        """Issue these tasks; how many the broker did not have. Those that a full broker refuses stay open in the ledger,
-        and are issued again as soon as it has room.
+        """Issue these tasks; how many the broker did not have. Those that a full broker refuses stay open in the
+        ledger, and are issued again as soon as it has room.
         """
         if not indices:
             return 0
@@ -322,6 +322,6 @@ def why_empty(group: Group) -> str:
     if not faults:
         return f"task {group.task.id} is over before the first turn: its tasks leave nothing to play"
     return (
-        f"{faults[0]}: give the policy a longer context ([policy.tiny] max_positions, or --max-model-len in [inference] "
-        f"vllm_arguments), or make the prompt shorter ([environment.options] template, history)"
+        f"{faults[0]}: give the policy a longer context ([policy.tiny] max_positions, or --max-model-len in "
+        f"[inference] vllm_arguments), or make the prompt shorter ([environment.options] template, history)"
     )

@@ -1,9 +1,9 @@
 """The training loop: collect, score, learn, record, save, acknowledge, push.
 
-The order of a step is what makes a crash harmless. The record is written before the checkpoint that keeps it; entries of
-the stream are acknowledged only once a durable checkpoint accounts for their groups; and weights are durable before the
-new policy samples a single token. A step whose figures are not finite changes nothing, and weights that are not finite
-are neither written nor pushed.
+The order of a step is what makes a crash harmless. The record is written before the checkpoint that keeps it; entries
+of the stream are acknowledged only once a durable checkpoint accounts for their groups; and weights are durable before
+the new policy samples a single token. An update whose figures are not finite is not applied, and weights that are not
+finite are neither written nor pushed.
 """
 
 from __future__ import annotations
@@ -233,8 +233,9 @@ class Trainer:
         name = weight_not_finite(weights)
         if name is not None:
             raise RunError(
-                f"{name} is not finite after step {self.state.step}: these weights are neither written nor pushed; "
-                f"resume from the newest checkpoint with a lower [trainer] lr"
+                f"{name} is not finite at step {self.state.step}: these weights are neither written nor pushed; "
+                f"correct the policy that the run starts from, or resume from the newest checkpoint with a lower "
+                f"[trainer] lr"
             )
         return weights
 

@@ -1,0 +1,84 @@
+"""NaN and infinity in a real trainer: nothing of it is applied, saved or pushed, and the run ends with the reason."""
+
+import asyncio
+import json
+import shutil
+
+import pytest
+import torch
+from recordings_support import Recordings
+from safetensors.torch import load_file, save_file
+from trainer_processes_support import prepare, records, train_arguments
+
+from arlarena.proto.stream import Streams
+
+
+def strict(line):
+    """JSON as its standard has it, without NaN."""
+
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads(line, parse_constant=refuse)
+
+
+def everything_on_disk_is_finite(run):
+    files = [*run.glob("checkpoints/step-*/*.safetensors"), *run.glob("weights/v*/*.safetensors")]
+    for file in files:
+        assert all(torch.isfinite(value).all() for value in load_file(file).values()), file
+    return files
+
+
+@pytest.fixture
+async def failed_run(trainers, redis_url, run_name, tmp_path, make_group):
+    """`failed_run(policy, **settings)`: the directory of a run that must fail, and the reason that it gave."""
+    run = tmp_path / "run"
+    async with await Streams.connect(redis_url, run_name, retry_delay_s=0.05) as streams:
+        feeding = asyncio.create_task(Recordings(streams, run / "weights", make_group).serve())
+
+        async def start(policy, **settings):
+            prepare(run, 12, **settings)
+            _, ended = await trainers.start(train_arguments(run, run_name, policy, redis_url), run / "log")
+            assert await ended == 1 << 8, (run / "log").read_text()[-3000:]
+            lines = [strict(line) for line in (run / "log").read_text().splitlines() if line.startswith("{")]
+            (reason,) = [line["reason"] for line in lines if line["event"] == "failed"]
+            return run, reason, lines
+
+        yield start
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
+
+
+async def test_a_policy_with_nan_is_not_pushed(failed_run, tiny_directory, tmp_path):
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(tiny_directory, spoilt)
+    weights = load_file(spoilt / "model.safetensors")
+    weights["model.norm.weight"][3] = float("nan")
+    save_file(weights, spoilt / "model.safetensors", metadata={"format": "pt"})
+    run, reason, _ = await failed_run(spoilt)
+    assert "model.norm.weight is not finite at step 0" in reason
+    assert everything_on_disk_is_finite(run) == []
+
+
+async def test_weights_that_a_step_makes_infinite_are_neither_saved_nor_pushed(failed_run, tiny_directory):
+    run, reason, lines = await failed_run(tiny_directory, lr=3.3e37, weight_decay=10.0)
+    assert "is not finite at step 1" in reason
+    assert "lower [trainer] lr" in reason
+    files = everything_on_disk_is_finite(run)
+    assert {file.parent.name.split("-")[0] for file in files} == {"step", "v000000"}
+    assert any(line["event"] == "not_saved" for line in lines)
+
+
+async def test_steps_that_are_never_finite_end_the_run_and_name_their_groups(failed_run, tiny_directory):
+    # One step of this size leaves weights that are finite and overflow in the next forward.
+    run, reason, lines = await failed_run(tiny_directory, lr=1e30, weight_decay=0.0, max_skipped_steps=2)
+    assert "2 steps in a row were skipped" in reason
+    last = records(run)[-1]
+    trained = set(range(4 * (last["step"] - 1), 4 * last["step"]))
+    assert all(f"g{index:06d}" in reason for index in trained)
+    skipped = [line for line in lines if line["event"] == "updates_skipped"]
+    assert len(skipped) >= 2  # the first step may apply its first update
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        strict(line)
+    assert last["total_skipped"] in (8, 10)
+    everything_on_disk_is_finite(run)
