@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -47,6 +48,17 @@ class Forked:
             self.returncode = int.from_bytes(answer, "big", signed=True)
             self._connection.close()
         return self.returncode
+
+    def communicate(self, timeout: float) -> tuple[str, None]:
+        """Its output up to its end."""
+        assert self.stdout is not None
+        output: list[str] = []
+        reading = threading.Thread(target=lambda: output.append(self.stdout.read() if self.stdout else ""), daemon=True)
+        reading.start()
+        reading.join(timeout)
+        self.wait(0.0 if reading.is_alive() else timeout)
+        reading.join()
+        return output[0], None
 
     def poll(self) -> int | None:
         """The exit status, or None while it runs."""
@@ -97,11 +109,14 @@ class Forker:
         command: Sequence[str],
         *,
         stdout: int | IO[str],
-        stderr: IO[str],
+        stderr: int | IO[str],
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        start_new_session: bool = False,
     ) -> Forked:
-        """Start `python -m` with this command; `stdout` is a file or `subprocess.PIPE`."""
+        """Start `python -m` with this command; `stdout` is a file or `subprocess.PIPE`, `stderr` a file or
+        `subprocess.STDOUT`.
+        """
         reading = None
         if stdout == subprocess.PIPE:
             reader, writer = os.pipe()
@@ -109,14 +124,16 @@ class Forker:
         else:
             assert not isinstance(stdout, int)
             writer = os.dup(stdout.fileno())
+        errors = writer if isinstance(stderr, int) else stderr.fileno()
         environment = dict(os.environ if env is None else env)
-        request = {"command": list(command), "env": environment, "cwd": os.path.abspath(cwd or os.curdir)}
+        folder = os.path.abspath(cwd or os.curdir)
+        request = {"command": list(command), "env": environment, "cwd": folder, "session": start_new_session}
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         connection.settimeout(START_S)
         try:
             connection.connect(self._address)
             with open(os.devnull) as nothing:
-                socket.send_fds(connection, [json.dumps(request).encode()], [nothing.fileno(), writer, stderr.fileno()])
+                socket.send_fds(connection, [json.dumps(request).encode()], [nothing.fileno(), writer, errors])
         finally:
             os.close(writer)
         return Forked(connection, reading)
@@ -146,6 +163,16 @@ def environments() -> Forker:
     """The environment server and all environments, imported once a session."""
     from arlarena.env_server.environment import REGISTRY
 
-    forker = Forker(["arlarena.env_server.__main__", *REGISTRY.values()])
+    return _of_this_session(["arlarena.env_server.__main__", *REGISTRY.values()])
+
+
+@functools.cache
+def consoles() -> Forker:
+    """The `arlarena` command, imported once a session."""
+    return _of_this_session(["arlarena.console.cli", "rich.live", "rich.markdown"])
+
+
+def _of_this_session(modules: Sequence[str]) -> Forker:
+    forker = Forker(modules)
     atexit.register(forker.close)
     return forker

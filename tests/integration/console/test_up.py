@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from forking_support import Forked, consoles
 
 sys.path.insert(0, str(Path(__file__).parent))
 import fake_services
@@ -49,19 +50,18 @@ class Up:
         self.config.write_text(CONFIG)
         self.flags.mkdir()
         fake_services.install(folder / "fakes")
-        self.processes: list[subprocess.Popen[str]] = []
+        self.processes: list[Forked] = []
         self.family: set[psutil.Process] = set()
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, **environment: str) -> Forked:
         clean = {key: value for key, value in os.environ.items() if key not in ("REDIS_URL", "ARLARENA_SEED")}
         extra = {"PYTHONPATH": str(self.folder / "fakes"), "FAKE_DIR": str(self.flags), "COLUMNS": "200"}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "arlarena.console", *arguments],
+        process = consoles().popen(
+            ["arlarena.console", *arguments],
             cwd=self.folder,
             env=clean | extra | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
             start_new_session=True,
         )
         self.processes.append(process)
@@ -89,7 +89,7 @@ class Up:
         while not condition():
             process = self.processes[-1]
             if process.poll() is not None:
-                pytest.fail(f"it ended with {process.returncode}:\n{process.communicate()[0]}")
+                pytest.fail(f"it ended with {process.returncode}:\n{process.communicate(10)[0]}")
             assert time.monotonic() < deadline, "it never happened"
             self.see_family()
             time.sleep(0.02)
@@ -142,7 +142,7 @@ def test_a_whole_run(up: Up) -> None:
     assert found["after"]["success"] == pytest.approx(0.7)
     assert found["intervals_overlap"] is False
     assert found["steps"] == fake_services.STEPS
-    assert found["groups"] == {"trained": 24, "filtered": 6, "stale": 0, "dead": 0}
+    assert found["groups"] == {"trained": 24, "filtered": 6, "stale": 0, "empty": 0, "skipped": 0, "dead": 0}
     assert found["wall_s"] > 0
     assert "60.0 to 80.0" in said
     assert "evaluate after: done" in said
