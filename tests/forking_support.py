@@ -172,6 +172,12 @@ def consoles() -> Forker:
     return _of_this_session(["arlarena.console.cli", "rich.live", "rich.markdown"])
 
 
+@functools.cache
+def trainers() -> Forker:
+    """The trainer and torch, imported once a session."""
+    return _of_this_session(["arlarena.trainer.__main__", "arlarena.trainer.assembly"])
+
+
 def _of_this_session(modules: Sequence[str]) -> Forker:
     forker = Forker(modules)
     atexit.register(forker.close)

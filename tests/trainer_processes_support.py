@@ -3,15 +3,11 @@
 import asyncio
 import json
 import os
-import queue
 import random
 import signal
 import subprocess
-import sys
-import threading
-from concurrent.futures import Future
-from pathlib import Path
 
+import forking_support
 from recordings_support import Recordings, config_of
 from safetensors.torch import load_file
 
@@ -19,46 +15,16 @@ from arlarena.proto.stream import Streams
 
 # Length of the undisturbed run that others are compared with.
 ALONE_STEPS = 40
-INTERRUPTED = 143 << 8  # the wait status of exit code 143
-FORKING_TRAINER = Path(__file__).parent / "integration" / "trainer" / "forking_trainer.py"
+# How an ended trainer exits: SIGTERM has its usual effect on one that has only begun.
+ENDED = (-signal.SIGKILL, -signal.SIGTERM, 143)
 
 
-class Trainers:
-    """A process that forks trainers, with torch imported once: it takes seconds to start, and a fork takes none."""
-
-    def __init__(self):
-        self._process = subprocess.Popen(
-            [sys.executable, FORKING_TRAINER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        self._started, self._ended = queue.Queue(), {}
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    async def start(self, arguments, log):
-        """The pid of a new trainer, and a future of its wait status."""
-        request = {"arguments": [str(argument) for argument in arguments], "log": str(log)}
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        pid = await asyncio.to_thread(self._started.get, True, 60)
-        return pid, asyncio.wrap_future(self._ended[pid])
-
-    def close(self):
-        self._process.stdin.close()
-        self._process.wait(timeout=20)
-        self._reader.join(20)
-        self._process.stdout.close()
-
-    def _read(self):
-        for line in self._process.stdout:
-            word, pid, *status = line.split()
-            if word == "started":
-                self._ended[int(pid)] = Future()
-                self._started.put(int(pid))
-            else:
-                ended = self._ended.pop(int(pid))
-                if ended.set_running_or_notify_cancel():
-                    ended.set_result(int(status[0]))
+async def start_trainer(arguments, log):
+    """The pid of a new trainer process, and a future of its exit status, negative for a signal."""
+    command = ["arlarena.trainer", *map(str, arguments)]
+    with log.open("a") as file:
+        process = forking_support.trainers().popen(command, stdout=file, stderr=subprocess.STDOUT)
+    return process.pid, asyncio.ensure_future(asyncio.to_thread(process.wait))
 
 
 def train_arguments(run, name, policy, redis_url, *more):
@@ -73,7 +39,7 @@ def prepare(run, steps, **trainer):
     (run / "run.toml").write_text(config_of(steps, **trainer))
 
 
-async def train_with_ends(trainers, redis_url, name, run, policy, player, ends, before_resume=lambda: None):
+async def train_with_ends(redis_url, name, run, policy, player, ends, before_resume=lambda: None):
     """Train to the end while `player(streams)` plays. `ends` are (signal, condition, seconds): each ends the trainer
     once, so many seconds after the condition became true; it is then resumed, after `before_resume`. Returns how many
     ends met a living trainer.
@@ -84,17 +50,17 @@ async def train_with_ends(trainers, redis_url, name, run, policy, player, ends, 
         try:
             resume = []
             while True:
-                pid, ended = await trainers.start(train_arguments(run, name, policy, redis_url, *resume), run / "log")
+                pid, ended = await start_trainer(train_arguments(run, name, policy, redis_url, *resume), run / "log")
                 resume = ["--resume"]
                 if waiting:
                     number, condition, seconds = waiting.pop(0)
                     if not await _ended_before(ended, condition, seconds):
                         os.kill(pid, number)
                         met += 1
-                status = int(await asyncio.wait_for(ended, 100))
+                status = await asyncio.wait_for(ended, 100)
                 if status == 0:
                     return met
-                assert status in (signal.SIGKILL, INTERRUPTED), (run / "log").read_text()[-3000:]
+                assert status in ENDED, (run / "log").read_text()[-3000:]
                 before_resume()
         finally:
             if ended is not None and not ended.done():

@@ -4,27 +4,17 @@ import asyncio
 import uuid
 
 import pytest
-from trainer_processes_support import ALONE_STEPS, Trainers, prepare, recorded, train_with_ends
+from trainer_processes_support import ALONE_STEPS, prepare, recorded, train_with_ends
 from trainer_support import make_group, tiny_directory
 
 __all__ = ["make_group", "tiny_directory"]
 
 
 @pytest.fixture(scope="session")
-def trainers():
-    """Starts trainer processes quickly."""
-    process = Trainers()
-    yield process
-    process.close()
-
-
-@pytest.fixture(scope="session")
-def alone(trainers, redis_url, tmp_path_factory, tiny_directory, make_group):
+def alone(redis_url, tmp_path_factory, tiny_directory, make_group):
     """The directory of a run over recorded groups, `ALONE_STEPS` steps long, that was left alone."""
     run = tmp_path_factory.mktemp("alone") / "run"
     prepare(run, ALONE_STEPS)
     name = f"alone-{uuid.uuid4().hex}"
-    assert (
-        asyncio.run(train_with_ends(trainers, redis_url, name, run, tiny_directory, recorded(run, make_group), [])) == 0
-    )
+    assert asyncio.run(train_with_ends(redis_url, name, run, tiny_directory, recorded(run, make_group), [])) == 0
     return run

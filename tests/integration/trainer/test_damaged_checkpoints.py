@@ -9,6 +9,7 @@ from trainer_processes_support import (
     assert_same_end,
     prepare,
     recorded,
+    start_trainer,
     train_arguments,
     train_with_ends,
 )
@@ -48,7 +49,7 @@ def events(run, name):
 
 @pytest.mark.timeout(300)
 async def test_each_damage_to_the_newest_checkpoint_costs_only_the_steps_since_the_one_before(
-    alone, trainers, redis_url, run_name, tmp_path, tiny_directory, make_group
+    alone, redis_url, run_name, tmp_path, tiny_directory, make_group
 ):
     run, remaining, damaged = tmp_path / "run", list(DAMAGES), []
     prepare(run, ALONE_STEPS, checkpoint_every=2)
@@ -63,9 +64,7 @@ async def test_each_damage_to_the_newest_checkpoint_costs_only_the_steps_since_t
 
     ends = [(signal.SIGKILL, two_more, 0.0)] * len(DAMAGES)
     player = recorded(run, make_group)
-    assert await train_with_ends(trainers, redis_url, run_name, run, tiny_directory, player, ends, damage) == len(
-        DAMAGES
-    )
+    assert await train_with_ends(redis_url, run_name, run, tiny_directory, player, ends, damage) == len(DAMAGES)
     assert_same_end(run, alone, ALONE_STEPS)
     warnings = events(run, "checkpoint_damaged")
     assert [warning["damaged"] for warning in warnings] == [str(folder) for folder in damaged]
@@ -74,28 +73,28 @@ async def test_each_damage_to_the_newest_checkpoint_costs_only_the_steps_since_t
 
 
 async def test_a_run_without_a_whole_checkpoint_is_refused_with_the_reason(
-    trainers, redis_url, run_name, tmp_path, tiny_directory, make_group
+    redis_url, run_name, tmp_path, tiny_directory, make_group
 ):
     run = tmp_path / "run"
     prepare(run, 2)
-    await train_with_ends(trainers, redis_url, run_name, run, tiny_directory, recorded(run, make_group), [])
+    await train_with_ends(redis_url, run_name, run, tiny_directory, recorded(run, make_group), [])
     for folder in committed(run):
         truncate(folder)
-    _, ended = await trainers.start(train_arguments(run, run_name, tiny_directory, redis_url, "--resume"), run / "log")
-    assert await ended == 1 << 8
+    _, ended = await start_trainer(train_arguments(run, run_name, tiny_directory, redis_url, "--resume"), run / "log")
+    assert await ended == 1
     (failed,) = events(run, "failed")
     assert "no checkpoint of the run is whole" in failed["reason"]
     assert "model.safetensors has" in failed["reason"]
 
 
 async def test_a_run_with_checkpoints_is_not_begun_again_without_resume(
-    trainers, redis_url, run_name, tmp_path, tiny_directory, make_group
+    redis_url, run_name, tmp_path, tiny_directory, make_group
 ):
     run = tmp_path / "run"
     prepare(run, 2)
-    await train_with_ends(trainers, redis_url, run_name, run, tiny_directory, recorded(run, make_group), [])
+    await train_with_ends(redis_url, run_name, run, tiny_directory, recorded(run, make_group), [])
     before = committed(run)
-    _, ended = await trainers.start(train_arguments(run, run_name, tiny_directory, redis_url), run / "log")
-    assert await ended == 1 << 8
+    _, ended = await start_trainer(train_arguments(run, run_name, tiny_directory, redis_url), run / "log")
+    assert await ended == 1
     assert "give --resume" in events(run, "failed")[0]["reason"]
     assert committed(run) == before

@@ -33,7 +33,7 @@ async def full_for(redis, seconds, limit):
 @pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.timeout(300)
 async def test_a_run_outlives_a_broker_that_refuses_all_writes(
-    alone, trainers, broker, run_name, tmp_path, tiny_directory, make_group, seconds
+    alone, broker, run_name, tmp_path, tiny_directory, make_group, seconds
 ):
     run = tmp_path / "run"
     prepare(run, ALONE_STEPS, checkpoint_every=3)
@@ -45,7 +45,7 @@ async def test_a_run_outlives_a_broker_that_refuses_all_writes(
         await full_for(redis, seconds, 1)
 
     filling = asyncio.create_task(fill())
-    await train_with_ends(trainers, broker.url, run_name, run, tiny_directory, recorded(run, make_group), [])
+    await train_with_ends(broker.url, run_name, run, tiny_directory, recorded(run, make_group), [])
     await filling
     redis.close()
     assert_same_end(run, alone, ALONE_STEPS)
@@ -53,7 +53,7 @@ async def test_a_run_outlives_a_broker_that_refuses_all_writes(
 
 @pytest.mark.timeout(300)
 async def test_entries_that_wait_for_a_rare_checkpoint_do_not_keep_the_broker_full(
-    trainers, broker, run_name, tmp_path, tiny_directory, make_group
+    broker, run_name, tmp_path, tiny_directory, make_group
 ):
     """The limit stays, and takes the groups of some steps. Only a checkpoint that comes early frees their memory."""
     run, steps = tmp_path / "run", 40
@@ -66,7 +66,7 @@ async def test_entries_that_wait_for_a_rare_checkpoint_do_not_keep_the_broker_fu
         redis.config_set("maxmemory", redis.info("memory")["used_memory"] + ROOM_BYTES)
 
     limiting = asyncio.create_task(limit())
-    await train_with_ends(trainers, broker.url, run_name, run, tiny_directory, recorded(run, make_group), [])
+    await train_with_ends(broker.url, run_name, run, tiny_directory, recorded(run, make_group), [])
     await limiting
     assert redis.info("stats")["total_error_replies"] > 0
     redis.close()

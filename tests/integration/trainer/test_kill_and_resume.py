@@ -18,10 +18,10 @@ from trainer_processes_support import (
 )
 
 
-async def check_same_end(alone, trainers, redis_url, run_name, run, policy, make_group, every, count, signals):
+async def check_same_end(alone, redis_url, run_name, run, policy, make_group, every, count, signals):
     prepare(run, ALONE_STEPS, checkpoint_every=every)
     ends = random_ends(run, ALONE_STEPS, count, signals, seed=every)
-    met = await train_with_ends(trainers, redis_url, run_name, run, policy, recorded(run, make_group), ends)
+    met = await train_with_ends(redis_url, run_name, run, policy, recorded(run, make_group), ends)
     assert met >= count - 1  # the last may come after the end
     assert_same_end(run, alone, ALONE_STEPS)
     assert {path.name for path in (run / "weights").glob("v*")} == {
@@ -31,12 +31,10 @@ async def check_same_end(alone, trainers, redis_url, run_name, run, policy, make
 
 @pytest.mark.timeout(300)
 async def test_killed_and_stopped_by_turns_it_ends_bitwise_equal(
-    alone, trainers, redis_url, run_name, tmp_path, tiny_directory, make_group
+    alone, redis_url, run_name, tmp_path, tiny_directory, make_group
 ):
     signals = [signal.SIGKILL, signal.SIGTERM]
-    await check_same_end(
-        alone, trainers, redis_url, run_name, tmp_path / "run", tiny_directory, make_group, 3, 6, signals
-    )
+    await check_same_end(alone, redis_url, run_name, tmp_path / "run", tiny_directory, make_group, 3, 6, signals)
 
 
 # Slow: each of the six runs starts twenty trainers.
@@ -45,11 +43,9 @@ async def test_killed_and_stopped_by_turns_it_ends_bitwise_equal(
 @pytest.mark.parametrize("every", [1, 3, 10])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 async def test_ended_twenty_times_it_ends_bitwise_equal(
-    alone, trainers, redis_url, run_name, tmp_path, tiny_directory, make_group, every, how
+    alone, redis_url, run_name, tmp_path, tiny_directory, make_group, every, how
 ):
-    await check_same_end(
-        alone, trainers, redis_url, run_name, tmp_path / "run", tiny_directory, make_group, every, 20, [how]
-    )
+    await check_same_end(alone, redis_url, run_name, tmp_path / "run", tiny_directory, make_group, every, 20, [how])
 
 
 # Slow: a run that is not synchronous needs more steps for its kills to meet every kind of moment.
@@ -57,7 +53,7 @@ async def test_ended_twenty_times_it_ends_bitwise_equal(
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("every", [1, 3, 10])
 async def test_a_live_run_that_is_ended_settles_every_group_once_and_holds_its_bound(
-    trainers, redis_url, run_name, tmp_path, tiny_directory, make_group, every
+    redis_url, run_name, tmp_path, tiny_directory, make_group, every
 ):
     """Asynchronous, filtered, several players that sample with the newest weights they see."""
     run, steps, staleness = tmp_path / "run", 60, 1
@@ -67,7 +63,7 @@ async def test_a_live_run_that_is_ended_settles_every_group_once_and_holds_its_b
     def player(streams):
         return LivePlayer(streams, run / "weights", make_group, players=4)
 
-    assert await train_with_ends(trainers, redis_url, run_name, run, tiny_directory, player, ends) >= 19
+    assert await train_with_ends(redis_url, run_name, run, tiny_directory, player, ends) >= 19
     state = state_of(run, steps)
     lineage, open_groups = state["ledger"]["lineage"], state["ledger"]["open"]
     assert open_groups == {}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from recordings_support import Recordings
 from safetensors.torch import load_file, save_file
-from trainer_processes_support import prepare, records, train_arguments
+from trainer_processes_support import prepare, records, start_trainer, train_arguments
 
 from arlarena.proto.stream import Streams
 
@@ -30,7 +30,7 @@ def everything_on_disk_is_finite(run):
 
 
 @pytest.fixture
-async def failed_run(trainers, redis_url, run_name, tmp_path, make_group):
+async def failed_run(redis_url, run_name, tmp_path, make_group):
     """`failed_run(policy, **settings)`: the directory of a run that must fail, and the reason that it gave."""
     run = tmp_path / "run"
     async with await Streams.connect(redis_url, run_name, retry_delay_s=0.05) as streams:
@@ -38,8 +38,8 @@ async def failed_run(trainers, redis_url, run_name, tmp_path, make_group):
 
         async def start(policy, **settings):
             prepare(run, 12, **settings)
-            _, ended = await trainers.start(train_arguments(run, run_name, policy, redis_url), run / "log")
-            assert await ended == 1 << 8, (run / "log").read_text()[-3000:]
+            _, ended = await start_trainer(train_arguments(run, run_name, policy, redis_url), run / "log")
+            assert await ended == 1, (run / "log").read_text()[-3000:]
             lines = [strict(line) for line in (run / "log").read_text().splitlines() if line.startswith("{")]
             (reason,) = [line["reason"] for line in lines if line["event"] == "failed"]
             return run, reason, lines

@@ -5,6 +5,7 @@ import torch
 from arlarena.proto.config import ConfigError
 from arlarena.proto.trajectory import PolicyVersion, write_groups
 from arlarena.trainer.clone import (
+    CloneError,
     batches,
     clone,
     demonstration_rows,
@@ -87,3 +88,15 @@ def test_an_epoch_visits_every_row_once_and_depends_on_the_seed():
     assert sorted(epoch) == sorted(map(id, rows))
     again = batches(rows, 4, seed=1)
     assert [id(row) for _ in range(3) for row in next(again)] == epoch
+
+
+def test_a_loss_that_is_not_finite_ends_cloning_with_the_step(policy):
+    with torch.no_grad():
+        policy.model.norm.weight[0] = float("nan")
+    with pytest.raises(CloneError, match=r"loss is nan at step 1: lower \[clone\] lr"):
+        clone(policy, copying_rows(40, 0), copying_rows(8, 1), CloneSettings(batch_rows=8), seed=0)
+
+
+def test_a_rate_that_is_too_large_ends_cloning(policy):
+    with pytest.raises(CloneError, match=r"is (nan|inf) at step"):
+        clone(policy, copying_rows(400, 0), copying_rows(8, 1), CloneSettings(batch_rows=8, lr=1e30), seed=0)

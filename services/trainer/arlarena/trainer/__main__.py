@@ -188,7 +188,7 @@ def run_replay(args: argparse.Namespace, _log: Logger) -> int:
     torch.manual_seed(0)
     groups = load_groups(args.groups)
     found = [replay(groups, args.model, method, settings) for method in methods]
-    print(json.dumps([{"recipe": one.recipe} | one.figures for one in found], indent=1) if args.json else table(found))
+    print(json.dumps([one.as_dict() for one in found], indent=1) if args.json else table(found))
     return 0
 
 

@@ -83,7 +83,6 @@ def training_figures(groups: Sequence[ScoredGroup], freshness: Freshness) -> dic
         "age_mean": _mean(ages),
         "age_max": max(ages, default=0.0),
         "format_valid_trained": _mean(turn.format_valid for turn in turns),
-        "rows": float(len(turns)),
         "tokens": float(sum(len(turn.prompt_ids) // 4 + len(turn.loss_mask) for turn in turns)),
     }
 

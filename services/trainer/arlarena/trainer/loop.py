@@ -134,7 +134,8 @@ class Trainer:
         parts = [(part, rows_of(part, digest, settings.advantage_scale, growing=growing)) for part in dealt]
         parts = [(part, rows) for part, rows in parts if rows]
         share = rate_share(step, settings.lr_warmup_steps, self.done(), settings.final_lr_share)
-        figures = self.learner.update([rows for _, rows in parts], settings.lr * share)
+        figures = {"rows": float(sum(len(rows) for _, rows in parts))}
+        figures |= self.learner.update([rows for _, rows in parts], settings.lr * share)
         skipped = [scored.group.id for number in self.learner.skipped for scored in parts[number][0]]
         if skipped:
             reason = "loss or gradient is not finite"

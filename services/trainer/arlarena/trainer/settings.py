@@ -113,7 +113,7 @@ class TrainerSettings(Table):
         1_000_000, description="splits without an end: index of the first training task; cloning uses low ones"
     )
 
-    temperature: PositiveFloat = 1.0
+    temperature: float = Field(1.0, ge=0.01, description="of the sampling, and of the log-probs that are trained on")
     max_response_tokens: PositiveInt = 512
 
     lr: PositiveFloat = 1e-6

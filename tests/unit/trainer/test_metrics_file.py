@@ -1,0 +1,46 @@
+"""Metrics are JSON whatever the figures are, and a resumed run takes back what its checkpoint does not cover."""
+
+import json
+import math
+
+import pytest
+
+from arlarena.trainer.diagnostics import MetricsFile, not_finite
+from arlarena.trainer.progress import Progress
+
+FIGURES = {"loss": math.nan, "grad_norm": math.inf, "entropy": -math.inf, "rows": 3.0}
+
+
+def strict(text):
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_figures_that_are_not_finite_are_null(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.append({"step": 1} | FIGURES | {"share": 1 / 3})
+    record = strict(file.path.read_text())
+    assert record == {"step": 1, "loss": None, "grad_norm": None, "entropy": None, "rows": 3.0, "share": 0.3333333}
+
+
+def test_progress_is_json_too(tmp_path):
+    Progress(tmp_path, "clone", 10).report(1, **FIGURES)
+    assert strict((tmp_path / "progress" / "clone.jsonl").read_text())["loss"] is None
+
+
+def test_they_are_named():
+    assert not_finite(FIGURES) == ["entropy", "grad_norm", "loss"]
+    assert not_finite({"rows": 3.0}) == []
+
+
+@pytest.mark.parametrize("step", [0, 2, 9])
+def test_rewinding_keeps_the_records_up_to_a_step(tmp_path, step):
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    for number in (1, 2, 3):
+        file.append({"step": number})
+    with file.path.open("a") as open_file:
+        open_file.write('{"step": 4, "lo')  # cut short by a crash
+    file.rewind(step)
+    assert [json.loads(line)["step"] for line in file.path.read_text().splitlines()] == list(range(1, min(step, 3) + 1))
