@@ -204,10 +204,12 @@ class Trainer:
         """Write a checkpoint of this moment, and acknowledge what it covers.
 
         Raises:
-            LeaseLost: another trainer has the run. RunError: the weights are not finite.
+            LeaseLost: another trainer has the run.
+            RunError: weights or optimiser state are not finite.
         """
         self.lease.check()
-        self.checkpoints.save(self.state, weights or self._finite_weights(), self.learner.optimizer_state())
+        optimizer = self._finite("optimiser state", self.learner.optimizer_state())
+        self.checkpoints.save(self.state, weights or self._finite_weights(), optimizer)
         await self.collector.acknowledge()
 
     async def make_room(self) -> None:
@@ -225,20 +227,22 @@ class Trainer:
             self.log.info("saved", step=self.state.step)
 
     def _finite_weights(self) -> dict[str, Tensor]:
-        """The policy's weights.
+        """The policy's weights. Raises RunError where one of them is not finite."""
+        return self._finite("weights", self.learner.weights())
+
+    def _finite(self, what: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """`tensors` as they are.
 
         Raises:
             RunError: one of them is not finite.
         """
-        weights = self.learner.weights()
-        name = weight_not_finite(weights)
+        name = weight_not_finite(tensors)
         if name is not None:
             raise RunError(
-                f"{name} is not finite at step {self.state.step}: these weights are neither written nor pushed; "
-                f"correct the policy that the run starts from, or resume from the newest checkpoint with a lower "
-                f"[trainer] lr"
+                f"{what}: {name} is not finite at step {self.state.step}, and is neither written nor pushed; correct "
+                f"the policy that the run starts from, or resume from the newest checkpoint with a lower [trainer] lr"
             )
-        return weights
+        return tensors
 
     def record(
         self, collected: Collected, groups: list[ScoredGroup], learning: dict[str, float], seconds: float
