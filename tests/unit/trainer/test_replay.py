@@ -3,11 +3,10 @@
 import copy
 import json
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
+from forking_support import trainers
 
 from arlarena.proto.config import ConfigError
 from arlarena.proto.trajectory import PolicyVersion, Sampling, encode, write_groups
@@ -31,8 +30,7 @@ def recorded(make_group, tmp_path):
 
 
 def run(*arguments):
-    command = [sys.executable, "-m", "arlarena.trainer", "replay", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return trainers().run(["arlarena.trainer", "replay", *map(str, arguments)], timeout=100)
 
 
 def test_the_figures_are_those_of_a_step(recorded, tiny_directory):
