@@ -18,14 +18,14 @@ def commands(folder: Path, text: str) -> Commands:
 
 
 def test_without_gpus_a_trainer_is_one_process_that_sees_what_the_libraries_see(tmp_path: Path) -> None:
-    command = commands(tmp_path, "").train(False, WHERE, "redis://localhost")
+    command = commands(tmp_path, "").train(False, WHERE, WHERE, "redis://localhost")
     assert command.argv[1:4] == ("-m", "arlarena.trainer", "train")
     assert "CUDA_VISIBLE_DEVICES" not in command.env
 
 
 def test_a_trainer_with_several_gpus_is_one_rank_for_each(tmp_path: Path) -> None:
     made = commands(tmp_path, "[console.gpus]\nclone = [0]\ntrainer = [0, 1]\ninference = [2, 3]\n")
-    command = made.train(True, WHERE, "redis://localhost")
+    command = made.train(True, WHERE, WHERE, "redis://localhost")
     assert command.argv[1:8] == (
         "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "arlarena.trainer"
     )  # fmt: skip
