@@ -1,5 +1,7 @@
 """Imports modules, then forks a process for each request (see forking_support.py). No threads: it forks."""
 
+import atexit
+import gc
 import importlib
 import json
 import os
@@ -8,6 +10,9 @@ import selectors
 import signal
 import socket
 import sys
+import threading
+import traceback
+from typing import Any, NoReturn
 
 
 def main(listening: socket.socket) -> None:
@@ -22,19 +27,17 @@ def main(listening: socket.socket) -> None:
             waiting.close()
             listening.close()
             serve(connection)
-            return
         connection.close()
 
 
-def serve(connection: socket.socket) -> None:
-    """Fork the process that was asked for and say how it ends; return in it, run to its end."""
+def serve(connection: socket.socket) -> NoReturn:
+    """Fork the process that was asked for and say how it ends."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     message, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 3)
     pid = os.fork()
     if pid == 0:
         connection.close()
         become(json.loads(message), descriptors)
-        return
     for descriptor in (0, 1, 2, *descriptors):
         os.close(descriptor)  # whoever reads from the process must see that it has closed them
     connection.send(pid.to_bytes(8, "big"))
@@ -43,8 +46,8 @@ def serve(connection: socket.socket) -> None:
     os._exit(0)
 
 
-def become(request: dict, descriptors: list[int]) -> None:
-    """Run `python -m` as requested; ends by SystemExit, or as an exception ends a Python."""
+def become(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
+    """Run `python -m` as requested, to its end."""
     for target, descriptor in enumerate(descriptors):
         os.dup2(descriptor, target)
         os.close(descriptor)
@@ -54,11 +57,39 @@ def become(request: dict, descriptors: list[int]) -> None:
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
     module, *sys.argv[1:] = request["command"]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    status = status_of(module)
+    # What ends a Python, but for the taking apart of its modules: that would copy most pages of the forking process.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def status_of(module: str) -> int:
+    """The exit status that running a module as the main one gives."""
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        if ended.code is None or isinstance(ended.code, int):
+            return ended.code or 0
+        print(ended.code, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
     listening = socket.socket(fileno=int(sys.argv[1]))
     for name in sys.argv[2:]:
         importlib.import_module(name)
+        if name.endswith(".__main__"):
+            del sys.modules[name]  # it is run, and runpy warns of what has been imported before
+    gc.collect()
+    gc.freeze()  # a collection in a forked process leaves these objects alone: it would copy their pages
     main(listening)
