@@ -4,6 +4,7 @@ import asyncio
 
 import msgspec
 import pytest
+from redis import Redis
 
 from arlarena.proto.stream import Streams
 from arlarena.proto.task_order import TaskOrder
@@ -316,3 +317,40 @@ async def test_a_signal_ends_the_wait(streams):
     mine.guard = guard
     with pytest.raises(Interrupted):
         await mine.batch()
+
+
+async def test_a_bad_group_on_a_full_broker_waits_for_its_dead_letter(broker, run_name):
+    """The broker refuses the copy of the bad group; the trainer goes on waiting, and condemns it when there is room."""
+    async with await Streams.connect(broker.url, run_name) as streams:
+        mine = collector(streams)
+
+        def outcome(index):
+            group = played(mine._task(index))
+            return msgspec.structs.replace(group, size=7) if index == 1 else group
+
+        playing = asyncio.create_task(Worker(streams, outcome).serve())
+        await mine.top_up()
+        while (await streams.depth()).groups_waiting < 6:
+            await asyncio.sleep(0.01)
+        playing.cancel()
+        await asyncio.gather(playing, return_exceptions=True)
+        with Redis.from_url(broker.url) as redis:
+            redis.config_set("maxmemory", 1)
+            await mine._wait_for_groups(0)
+            assert mine.broker_full
+            assert "g000001" in mine.state.ledger.open
+            assert len(mine.waiting) == 5
+            redis.config_set("maxmemory", 0)
+        await mine._wait_for_groups(0)
+        assert mine.state.ledger.lineage["g000001"][0] == "dead"
+
+
+@pytest.mark.parametrize(("staleness", "out"), [(0, 0), (1, 3)])
+async def test_a_batch_that_the_filter_left_small_holds_the_slots_of_a_full_one(streams, start, staleness, out):
+    """What is issued before the step is played by the weights before it: without staleness it would be of no use."""
+    start(Worker(streams, lambda index: index % 2))
+    mine = collector(streams, method=recipe("sampo", max_tries=1, backfill=False), staleness=staleness)
+    collected = await mine.batch()
+    assert len(collected.selected.batch) < 3
+    judged = len(collected.selected.batch) + len(collected.selected.filtered)
+    assert len(mine.state.ledger.open) - judged == out

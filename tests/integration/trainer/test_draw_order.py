@@ -9,6 +9,7 @@ from arlarena.client.errors import ServiceError
 from arlarena.proto.config import ConfigError
 from arlarena.proto.telemetry import Logger
 from arlarena.trainer.checkpoint import CheckpointError, TrainerState
+from arlarena.trainer.collector import Interrupted
 from arlarena.trainer.settings import TrainerSettings
 from arlarena.trainer.tasks import draw_order
 
@@ -34,6 +35,10 @@ async def test_a_finite_split_is_drawn_in_epochs_and_a_resumed_run_keeps_to_it(t
         assert await draw_order(url, "tir_math", settings, 3, resumed, LOG) == order
         with pytest.raises(CheckpointError, match=r"'seed': 3.* would now draw them as .*'seed': 4"):
             await draw_order(url, "tir_math", settings, 4, resumed, LOG)
+        with pytest.raises(CheckpointError, match=r"'group_size': 8.* would now draw them as .*'group_size': 4"):
+            await draw_order(url, "tir_math", TrainerSettings(group_size=4), 3, resumed, LOG)
+        with pytest.raises(CheckpointError, match=r"'environment': 'tir_math'.* would now .*'environment': 'guess'"):
+            await draw_order(None, "guess", settings, 3, resumed, LOG)
         with pytest.raises(ConfigError, match="task_split = 'rain': tir_math has the splits train"):
             await draw_order(url, "tir_math", TrainerSettings(task_split="rain"), 3, TrainerState(), LOG)
         with pytest.raises(ConfigError, match="plays 'tir_math', and the run 'sokoban'"):
@@ -53,3 +58,11 @@ async def test_without_a_server_the_split_has_no_end(tmp_path):
 async def test_a_server_that_is_not_there_is_named_when_the_wait_is_over():
     with pytest.raises(ServiceError, match=r"environment server at http://127.0.0.1:9 did not answer within 0 s"):
         await draw_order("http://127.0.0.1:9", "sokoban", TrainerSettings(service_wait_s=0.2), 1, TrainerState(), LOG)
+
+
+async def test_a_trainer_that_is_told_to_stop_waits_for_no_server():
+    def guard():
+        raise Interrupted("asked to stop")
+
+    with pytest.raises(Interrupted):
+        await draw_order("http://127.0.0.1:9", "sokoban", TrainerSettings(), 1, TrainerState(), LOG, guard)

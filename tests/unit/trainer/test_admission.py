@@ -122,8 +122,8 @@ def test_similar_anchors_need_the_text(group):
     [
         (Sampling(temperature=0.0), "it was sampled at temperature 0: only 0.01 and above"),
         (Sampling(temperature=-1.0), "at temperature -1:"),
-        (Sampling(temperature=NAN), "at temperature nan:"),
-        (Sampling(temperature=INF), "at temperature inf:"),
+        (Sampling(temperature=NAN), "at temperature nan, which is not finite"),
+        (Sampling(temperature=INF), "at temperature inf, which is not finite"),
         (Sampling(temperature=1e-4), "greedy decoding"),
         (Sampling(top_p=0.95), "it was sampled at top_p 0.95 and top_k 0: only the whole distribution"),
         (Sampling(top_p=NAN), "top_p nan"),

@@ -1,9 +1,13 @@
 """How episodes are played, by hand; and the figures on TensorBoard, read back from its files."""
 
+import io
+import json
+
 import msgspec
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from arlarena.proto.telemetry import Logger
 from arlarena.proto.trajectory import PolicyVersion
 from arlarena.trainer.behaviour import action_flows, behaviour_figures
 from arlarena.trainer.board import Board
@@ -63,10 +67,19 @@ def events(path):
 
 
 def test_figures_reach_tensorboard(tmp_path):
-    board = Board(tmp_path, 0)
+    board = Board(tmp_path, 0, Logger("test", "error"))
     for step in (1, 2):
         board.add({"loss": 0.5 / step, "kl_share/a": 0.25, "recipe": "sampo", "nested": {}, "done": True}, step)
     board.close()
     (file,) = tmp_path.glob("events.*")
     found = [(event.step, value.tag, value.simple_value) for event in events(file) for value in event.summary.value]
     assert sorted(found) == [(1, "kl_share/a", 0.25), (1, "loss", 0.5), (2, "kl_share/a", 0.25), (2, "loss", 0.25)]
+
+
+def test_a_board_that_cannot_be_written_is_given_up_and_does_not_stop_the_run(tmp_path):
+    said = io.StringIO()
+    (tmp_path / "board").write_text("a file in its place")
+    board = Board(tmp_path / "board", 0, Logger("test", "info", said))
+    board.add({"loss": 1.0}, 1)
+    board.close()
+    assert json.loads(said.getvalue())["event"] == "tensorboard_given_up"

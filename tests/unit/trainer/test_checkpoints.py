@@ -140,3 +140,35 @@ def test_without_a_whole_checkpoint_every_reason_is_given(trained, tmp_path):
         flip_last_byte(save(checkpoints, state, learner) / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"step-000004: model.*step-000003: model.*start a new run"):
         checkpoints.load_latest(learner.restore, QUIET)
+
+
+def test_a_damaged_newer_checkpoint_does_not_push_out_the_one_just_written(trained, tmp_path):
+    state, learner = trained
+    for number in (0, 4, 8):
+        state.step = number
+        path = save(Checkpoints(tmp_path, keep=3), state, learner)
+    (path / "manifest.json").unlink()
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    assert checkpoints.load_latest(learner.restore, QUIET).step == 4
+    state.step = 6
+    save(checkpoints, state, learner)
+    assert [path.name for path in checkpoints.committed()] == ["step-000006"]
+    assert Checkpoints(tmp_path, keep=1).load_latest(learner.restore, QUIET).step == 6
+
+
+def test_a_file_with_the_name_of_a_checkpoint_is_no_checkpoint(trained, tmp_path):
+    state, learner = trained
+    (tmp_path / "step-000004").write_text("")
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    with pytest.raises(OSError, match="step-000004"):
+        save(checkpoints, state, learner)
+
+
+def test_a_manifest_that_is_nested_too_deeply_counts_as_damaged(trained, tmp_path):
+    state, learner = trained
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for number in (3, 4):
+        state.step = number
+        path = save(checkpoints, state, learner)
+    (path / "manifest.json").write_text("[" * 100_000)
+    assert checkpoints.load_latest(learner.restore, QUIET).step == 3

@@ -44,3 +44,13 @@ def test_rewinding_keeps_the_records_up_to_a_step(tmp_path, step):
         open_file.write('{"step": 4, "lo')  # cut short by a crash
     file.rewind(step)
     assert [json.loads(line)["step"] for line in file.path.read_text().splitlines()] == list(range(1, min(step, 3) + 1))
+
+
+@pytest.mark.parametrize("garbage", [b"\xff\xfe\x00", b"17", b"null", b'{"step": null}', b'{"step": Infinity}'])
+def test_rewinding_drops_lines_that_are_no_records(tmp_path, garbage):
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.append({"step": 1})
+    with file.path.open("ab") as open_file:
+        open_file.write(garbage + b"\n")
+    file.rewind(5)
+    assert file.path.read_text().splitlines() == ['{"step": 1}']

@@ -159,7 +159,7 @@ def run_train(args: argparse.Namespace, log: Logger) -> int:
     except Interrupted:
         log.info("interrupted")
         return EXIT_INTERRUPTED
-    except (RunError, StreamError, CheckpointError, PushError, ServiceError) as error:
+    except (RunError, StreamError, CheckpointError, PushError, ServiceError, OSError) as error:
         return _failed(log, error)
     return 0
 
@@ -188,7 +188,7 @@ def run_replay(args: argparse.Namespace, _log: Logger) -> int:
     torch.manual_seed(0)
     groups = load_groups(args.groups)
     found = [replay(groups, args.model, method, settings) for method in methods]
-    print(json.dumps([one.as_dict() for one in found], indent=1) if args.json else table(found))
+    print(json.dumps([one.as_dict() for one in found], indent=1, allow_nan=False) if args.json else table(found))
     return 0
 
 

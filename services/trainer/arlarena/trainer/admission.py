@@ -13,6 +13,8 @@ from arlarena.trainer.scoring import rewards_fit
 
 # A log-prob is at most 0; engines that compute in 16 bits round a little above it.
 LOG_PROB_TOLERANCE = 1e-3
+# Below it no token is ever sampled, and differences of log-probs overflow.
+LOWEST_LOG_PROB = -1e4
 # vLLM samples at 0.01 where less is asked for, and takes the likeliest token below 1e-5.
 LOWEST_TEMPERATURE = 0.01
 
@@ -62,7 +64,9 @@ def _differences(group: Group, task: GroupTask) -> Iterator[str]:
 
 def _sampling_reasons(sampling: Sampling) -> Iterator[str]:
     temperature, top_p, top_k = sampling.temperature, sampling.top_p, sampling.top_k
-    if not (math.isfinite(temperature) and temperature >= LOWEST_TEMPERATURE):
+    if not math.isfinite(temperature):
+        yield f"it was sampled at temperature {temperature}, which is not finite"
+    elif temperature < LOWEST_TEMPERATURE:
         yield (
             f"it was sampled at temperature {temperature:g}: only {LOWEST_TEMPERATURE:g} and above can be trained on, "
             f"since less is greedy decoding, which has no log-probs to compare"
@@ -102,6 +106,8 @@ def _turn_reasons(turn: Turn, vocabulary: int, anchor: str | None) -> Iterator[s
             yield "a log-prob is not finite"
         elif high > LOG_PROB_TOLERANCE:
             yield f"log-prob {high:g} is above 0"
+        elif low < LOWEST_LOG_PROB:
+            yield f"log-prob {low:g} is below {LOWEST_LOG_PROB:g}"
     yield from _span_reasons(turn, tokens)
     if not math.isfinite(turn.reward):
         yield f"its reward is {turn.reward}"

@@ -15,7 +15,7 @@ from arlarena.proto.trainer_lease import TrainerLease
 from arlarena.trainer.board import Board
 from arlarena.trainer.broadcaster import Broadcaster
 from arlarena.trainer.checkpoint import CheckpointError, Checkpoints, TrainerState
-from arlarena.trainer.collector import Collector
+from arlarena.trainer.collector import Collector, Interrupted
 from arlarena.trainer.diagnostics import MetricsFile
 from arlarena.trainer.ensemble import Lead, follow
 from arlarena.trainer.learner import Learner
@@ -64,17 +64,7 @@ async def run_trainer(plan: Plan, log: Logger, interrupted: Callable[[], bool]) 
     ranks = Ranks.joined()
     learner = Learner(load_policy(plan.model), None, method, settings, ranks)
     log.info("device", device=str(learner.scorer.device), rank=ranks.index)
-    checkpoints = Checkpoints(plan.run_dir / "checkpoints", settings.keep_checkpoints)
-    if not plan.resume and checkpoints.committed():
-        raise CheckpointError(
-            f"{plan.run_dir} holds a run with checkpoints: give --resume to go on with it, or another --run-dir"
-        )
-    restored = checkpoints.load_latest(learner.restore, log) if plan.resume else None
-    if not ranks.leads:
-        follow(learner, ranks)
-        return ranks.leave()
-    lead = Lead(learner)
-    try:
+    if ranks.leads:
         with TrainerLease.acquire(
             plan.redis_url,
             plan.run_name,
@@ -82,10 +72,45 @@ async def run_trainer(plan: Plan, log: Logger, interrupted: Callable[[], bool]) 
             ttl_s=settings.lease_ttl_s,
             timeout_s=settings.request_timeout_s,
         ) as lease:
-            await _lead(plan, lead, lease, method, checkpoints, restored, log, interrupted)
+            ranks.broadcast(b"the lease is held")
+            await _run_first_rank(plan, learner, lease, method, log, interrupted)
+    else:
+        ranks.broadcast()  # no rank reads a checkpoint before the lease is held
+        _restored(plan, learner, log)
+        follow(learner, ranks)
+    ranks.leave()
+
+
+def _restored(plan: Plan, learner: Learner, log: Logger) -> tuple[Checkpoints, TrainerState | None]:
+    """The run's checkpoints, and the state of the newest one if the run is resumed; all ranks call it together.
+
+    Raises:
+        CheckpointError: the run has checkpoints and is not resumed, or none of them can be used.
+    """
+    checkpoints = Checkpoints(plan.run_dir / "checkpoints", plan.settings.keep_checkpoints)
+    if plan.resume:
+        return checkpoints, checkpoints.load_latest(learner.restore, log)
+    if checkpoints.committed():
+        raise CheckpointError(
+            f"{plan.run_dir} holds a run with checkpoints: give --resume to go on with it, or another --run-dir"
+        )
+    return checkpoints, None
+
+
+async def _run_first_rank(
+    plan: Plan,
+    learner: Learner,
+    lease: TrainerLease,
+    method: Recipe,
+    log: Logger,
+    interrupted: Callable[[], bool],
+) -> None:
+    checkpoints, restored = _restored(plan, learner, log)
+    lead = Lead(learner)
+    try:
+        await _lead(plan, lead, lease, method, checkpoints, restored, log, interrupted)
     finally:
         lead.stop()
-    ranks.leave()
 
 
 async def _lead(
@@ -99,7 +124,12 @@ async def _lead(
     interrupted: Callable[[], bool],
 ) -> None:
     settings, state = plan.settings, restored or TrainerState()
-    order = await draw_order(plan.environment_url, plan.environment, settings, plan.seed, state, log)
+
+    def guard() -> None:
+        if interrupted():
+            raise Interrupted("asked to stop")
+
+    order = await draw_order(plan.environment_url, plan.environment, settings, plan.seed, state, log, guard)
     # One more than checkpoints: workers and servers may still be reading the version before the last.
     tokenizer = Path(plan.model)
     versions = VersionStore(
@@ -137,7 +167,7 @@ async def _lead(
             checkpoints=checkpoints,
             metrics=metrics,
             flows=flows,
-            board=Board(plan.run_dir / "tensorboard", state.step),
+            board=Board(plan.run_dir / "tensorboard", state.step, log),
             progress=Progress(plan.run_dir, "train", settings.steps),
             run=plan.run_dir,
             seed=plan.seed,

@@ -2,26 +2,63 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
+
+from arlarena.proto.telemetry import Logger
 
 
 class Board:
-    """Scalars by step. A resumed run takes back what its checkpoint does not cover."""
+    """Scalars by step. A resumed run takes back what its checkpoint does not cover.
 
-    def __init__(self, directory: Path, step: int) -> None:
+    Written without the thread of `SummaryWriter`, which dies when the disk is full and then blocks the caller. A board
+    that cannot be written is given up with a warning: the run does not need it.
+    """
+
+    def __init__(self, directory: Path, step: int, log: Logger) -> None:
         """`step`: the last one that stays."""
-        self._writer = SummaryWriter(str(directory), purge_step=step + 1, flush_secs=10)
+        self._log = log
+        self._writer: EventsWriter | None = None
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._writer = EventsWriter(str(directory / "events"), f".{os.getpid()}")
+            self._writer.write_event(Event(step=step + 1, file_version="brain.Event:2"))
+            self._writer.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+            self._writer.flush()
+        except OSError as error:
+            self._give_up(error)
 
     def add(self, figures: Mapping[str, Any], step: int) -> None:
         """Write the numbers among `figures`."""
-        for name, value in figures.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                self._writer.add_scalar(name, value, step)
+        if self._writer is None:
+            return
+        numbers = {
+            name: value
+            for name, value in figures.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
+        try:
+            for name, value in numbers.items():
+                self._writer.write_event(Event(step=step, wall_time=time.time(), summary=scalar(name, value)))
+            self._writer.flush()
+        except OSError as error:
+            self._give_up(error)
 
     def close(self) -> None:
-        """Write what is still held back."""
-        self._writer.close()
+        """Close the file."""
+        if self._writer is not None:
+            try:
+                self._writer.close()
+            except OSError as error:
+                self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self._writer = None
+        self._log.warning("tensorboard_given_up", reason=str(error))

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -81,10 +82,11 @@ class TrainerState:
         Raises:
             CheckpointError: another version of the trainer wrote it.
         """
-        if data["schema"] != STATE_SCHEMA:
-            age = "newer" if data["schema"] > STATE_SCHEMA else "older"
+        schema = data.get("schema")
+        if schema != STATE_SCHEMA:
+            age = "newer" if isinstance(schema, int) and schema > STATE_SCHEMA else "older"
             raise CheckpointError(
-                f"its schema {data['schema']} is {age} than this trainer's ({STATE_SCHEMA}): resume it with the "
+                f"its schema {schema} is {age} than this trainer's ({STATE_SCHEMA}): resume it with the "
                 f"release that wrote it, or start a new run"
             )
         return cls(
@@ -96,6 +98,13 @@ class TrainerState:
             skipped_steps=data["skipped_steps"],
             tasks=dict(data["tasks"]),
         )
+
+
+def _write(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # as for a full disk
+        raise OSError(f"{path}: {error}") from error
 
 
 def sync_directory(path: Path) -> None:
@@ -114,6 +123,7 @@ class Checkpoints:
         """`keep` of the newest are kept."""
         self.directory = directory
         self._keep = keep
+        self._damaged: list[Path] = []
 
     def save(self, state: TrainerState, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> Path:
         """Write a checkpoint of `state.step`, durably, and remove what it replaces and what is old."""
@@ -121,8 +131,8 @@ class Checkpoints:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         # Tied weights are one tensor with two names, which safetensors refuses.
-        save_file({name: value.contiguous().clone() for name, value in weights.items()}, partial / MODEL_FILE)
-        save_file(dict(optimizer), partial / OPTIMIZER_FILE)
+        _write({name: value.contiguous().clone() for name, value in weights.items()}, partial / MODEL_FILE)
+        _write(dict(optimizer), partial / OPTIMIZER_FILE)
         (partial / STATE_FILE).write_text(json.dumps(state.to_json(), allow_nan=False))
         files = {file.name: {"size": file.stat().st_size, "blake3": file_blake3(file)} for file in partial.iterdir()}
         (partial / MANIFEST_FILE).write_text(json.dumps({"files": files}))
@@ -136,10 +146,16 @@ class Checkpoints:
         (target / COMMITTED_FILE).touch()
         sync_directory(target)
         sync_directory(self.directory)
-        for old in [*same_step, *self.committed()[: -self._keep]]:
+        self._remove_old(target, same_step)
+        return target
+
+    def _remove_old(self, target: Path, same_step: list[Path]) -> None:
+        """Remove what `target` replaces, what was found damaged, and all but the newest of the others."""
+        whole = [path for path in self.committed() if path not in (*self._damaged, *same_step)]
+        for old in {*same_step, *self._damaged, *whole[: -self._keep]} - {target}:
             (old / COMMITTED_FILE).unlink(missing_ok=True)
             shutil.rmtree(old, ignore_errors=True)
-        return target
+        self._damaged = []
 
     def committed(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
@@ -160,6 +176,7 @@ class Checkpoints:
             if damage is None:
                 for other, reason in damaged.items():
                     log.warning("checkpoint_damaged", damaged=str(other), reason=reason, used=str(path))
+                self._damaged = list(damaged)
                 return self._load(path, restore)
             damaged[path] = damage
         if damaged:
@@ -171,12 +188,12 @@ class Checkpoints:
         try:
             state = TrainerState.from_json(json.loads((path / STATE_FILE).read_text()))
             restore(load_file(path / MODEL_FILE), load_file(path / OPTIMIZER_FILE))
-        except (RuntimeError, ValueError, KeyError, OSError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
             raise CheckpointError(f"{path} cannot be resumed from: {error}") from error
         return state
 
     def _directories(self) -> list[Path]:
-        found = [path for path in self.directory.glob("step-*") if _NAME.fullmatch(path.name)]
+        found = [path for path in self.directory.glob("step-*") if _NAME.fullmatch(path.name) and path.is_dir()]
         return sorted(found, key=_position)
 
 
@@ -194,14 +211,14 @@ def damage_of(path: Path) -> str | None:
         entries = {
             name: (files[name]["size"], files[name]["blake3"]) for name in (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE)
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"{MANIFEST_FILE} is missing or cannot be read ({type(error).__name__}: {error})"
     for name, (size, digest) in entries.items():
         file = path / name
         if not file.is_file():
             return f"{name} is missing"
         if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size} bytes instead of {size}"
+            return f"{name} has {file.stat().st_size} bytes instead of {size!r}"
         if file_blake3(file) != digest:
             return f"{name} does not match its checksum"
     return None

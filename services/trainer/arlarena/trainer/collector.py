@@ -134,7 +134,7 @@ class Collector:
         while not selection.is_full():
             self.guard()
             if not self.waiting:
-                await self._wait_for_groups()
+                await self._wait_for_groups(self._room(selection, len(seen) + len(stale)))
                 continue
             group = self.waiting.popleft()
             if not any(freshness.usable(trajectory) for trajectory in group.trajectories):
@@ -149,7 +149,7 @@ class Collector:
             seen.append(group)
             if selection.offer(group, returns(group), successes(group)) is Verdict.DROPPED:
                 self.state.ledger.release(group.id)
-        await self.top_up()
+        await self.top_up(self._room(selection, len(seen) + len(stale)))
         return Collected(selection.close(), seen, stale, time.monotonic() - started)
 
     def settle(self, collected: Collected, skipped: frozenset[str] = frozenset()) -> None:
@@ -166,11 +166,21 @@ class Collector:
         judged = [*collected.seen, *collected.stale]
         self.state.environment_steps += sum(len(each.turns) for group in judged for each in group.trajectories)
 
-    async def top_up(self) -> None:
-        """Issue as many tasks as the capacity allows, so that workers play while the trainer computes."""
-        ledger = self.state.ledger
-        indices = ledger.issue(ledger.allowance(self.settings.staleness, self.settings.groups_per_step))
-        await self._issue(indices)
+    def _room(self, selection: Selection[Group], judged: int) -> int:
+        """How many more groups may be out while a batch is collected: those of S later steps, and those that the batch
+        may still take. The ledger alone would count a batch that the filter leaves small as room for more; they would
+        be played by the weights before its step, and be a step too old. `judged`: open groups that were judged.
+        """
+        size = self.settings.groups_per_step
+        wanted = 0 if selection.is_full() else min(size - selection.kept, selection.left)
+        return self.settings.staleness * size + wanted - (len(self.state.ledger.open) - judged)
+
+    async def top_up(self, limit: int | None = None) -> None:
+        """Issue as many tasks as the capacity allows, at most `limit`, so that workers play while the trainer
+        computes.
+        """
+        count = self.state.ledger.allowance(self.settings.staleness, self.settings.groups_per_step)
+        await self._issue(self.state.ledger.issue(count if limit is None else max(0, min(count, limit))))
 
     async def acknowledge(self) -> None:
         """Acknowledge every entry whose group is settled. Call it right after a durable checkpoint."""
@@ -205,22 +215,17 @@ class Collector:
         try:
             count = await self.streams.issue([self._task(index) for index in indices])
         except BrokerFull as error:
-            if not self.broker_full:
-                self.log.warning("broker_full", reason=str(error))
-            self.broker_full = True
+            self._note_full(error)
             return 0
-        self.broker_full = False
+        if count:  # else nothing was written, which says nothing about the memory
+            self.broker_full = False
         self._last_issue = time.monotonic()
         return count
 
-    async def _wait_for_groups(self) -> None:
-        await self.top_up()
+    async def _wait_for_groups(self, limit: int) -> None:
+        await self.top_up(limit)
         wanted = max(1, len(self.state.ledger.open))
-        try:
-            await self._receive_all(await self.streams.collect(consumer=CONSUMER, count=wanted, block_s=_BLOCK_S))
-        except BrokerFull as error:  # a copy of a bad entry for the dead letters; the entry itself is still pending
-            self.broker_full = True
-            self.log.warning("broker_full", reason=str(error))
+        await self._receive_all(await self.streams.collect(consumer=CONSUMER, count=wanted, block_s=_BLOCK_S))
         silence = time.monotonic() - self._last_arrival
         if silence > self.settings.stall_s:
             raise RunError(
@@ -232,6 +237,11 @@ class Collector:
                 await self.make_room()
             await self._take_pending()
             await self._issue_again()
+
+    def _note_full(self, error: BrokerFull) -> None:
+        if not self.broker_full:
+            self.log.warning("broker_full", reason=str(error))
+        self.broker_full = True
 
     async def _issue_again(self) -> None:
         """Idempotent by group id: only what the broker has lost, or has refused, comes back."""
@@ -280,7 +290,11 @@ class Collector:
         group = entry.item
         reason = refusal(group, vocabulary=self.vocabulary, recipe=self.recipe, task=self._task(index))
         if reason is not None:
-            await self.streams.condemn(entry, reason)
+            try:
+                await self.streams.condemn(entry, reason)
+            except BrokerFull as error:
+                return self._note_full(error)  # the entry is still pending, and comes again
+            self.broker_full = False
         self.consumed[group.id] = entry.stream_id
         if reason is not None:
             self._drop(entry, "dead", reason)

@@ -98,7 +98,7 @@ class MetricsFile:
         """Keep the records of steps up to `step`."""
         if not self.path.exists():
             return
-        kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= step]
+        kept = [line for line in self.path.read_text(errors="replace").splitlines() if _step_of(line) <= step]
         partial = self.path.with_suffix(".partial")
         partial.write_text("".join(line + "\n" for line in kept))
         partial.replace(self.path)
@@ -117,10 +117,14 @@ def not_finite(figures: Mapping[str, float]) -> list[str]:
 
 def json_line(record: Mapping[str, Any]) -> str:
     """One line of JSON. JSON has no NaN and no infinity: such figures are null."""
-    clean = {
+    return json.dumps(finite_or_null(record), allow_nan=False) + "\n"
+
+
+def finite_or_null(record: Mapping[str, Any]) -> dict[str, Any]:
+    """`record` with None in the place of numbers that JSON does not have."""
+    return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()
     }
-    return json.dumps(clean, allow_nan=False) + "\n"
 
 
 def _rounded(value: Any) -> Any:
@@ -130,5 +134,5 @@ def _rounded(value: Any) -> Any:
 def _step_of(line: str) -> int:
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError):
-        return 1 << 60  # a line cut short by a crash
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return 1 << 60  # a line cut short or damaged

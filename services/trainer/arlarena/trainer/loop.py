@@ -69,7 +69,7 @@ class Trainer:
             await self._train(resumed=resumed)
         except LeaseLost:
             raise  # another trainer writes here now
-        except (Interrupted, RunError, StreamError, PushError):
+        except (Interrupted, RunError, StreamError, PushError, OSError):
             await self._save_before_end()
             raise
 
@@ -194,7 +194,7 @@ class Trainer:
             await self.collector.withdraw_open()
         if self.state.step % self.settings.checkpoint_every == 0 or self.finished():
             await self.save(weights)
-        self.pushed = await self.publisher.push(version)
+        self.pushed = await self.publisher.push(version, self.guard)
         self.versions.forget_old()
         if not self.finished():
             await self.collector.top_up()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import aiohttp
@@ -42,8 +42,9 @@ class Publisher:
         self._urls, self._transport, self._token = urls, transport, token
         self._patience_s, self._log = patience_s, log
 
-    async def push(self, version: Version) -> Pushed:
-        """Bring every server to `version`, checked.
+    async def push(self, version: Version, guard: Callable[[], None] = lambda: None) -> Pushed:
+        """Bring every server to `version`, checked. `guard` is called before every attempt, and raises where the
+        trainer must stop.
 
         Raises:
             PushRefused: a server's check of the weights failed. PushError: one kept failing for `patience_s`.
@@ -51,7 +52,7 @@ class Publisher:
         began = time.monotonic()
         async with aiohttp.ClientSession() as session:
             servers = [WeightsClient(session, url, self._token) for url in self._urls]
-            found = await asyncio.gather(*(self._push_one(server, version) for server in servers))
+            found = await asyncio.gather(*(self._push_one(server, version, guard) for server in servers))
         self._transport.pushed()
         differences, sent = [one[0] for one in found], sum(one[1] for one in found)
         return Pushed(max(differences, default=0.0), sent, time.monotonic() - began)
@@ -60,9 +61,10 @@ class Publisher:
         """The run is over."""
         self._transport.close()
 
-    async def _push_one(self, server: WeightsClient, version: Version) -> tuple[float, int]:
+    async def _push_one(self, server: WeightsClient, version: Version, guard: Callable[[], None]) -> tuple[float, int]:
         deadline = time.monotonic() + self._patience_s
         while True:
+            guard()
             try:
                 served, sent = await self._transport.push(version, server)
                 return served.probe or 0.0, sent

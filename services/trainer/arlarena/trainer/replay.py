@@ -15,7 +15,7 @@ from typing import Any
 from arlarena.proto.config import ConfigError
 from arlarena.proto.trajectory import Group, SchemaError, decode_group
 from arlarena.trainer.admission import refusal
-from arlarena.trainer.diagnostics import episode_figures
+from arlarena.trainer.diagnostics import episode_figures, finite_or_null
 from arlarena.trainer.learner import Learner
 from arlarena.trainer.model import load_policy
 from arlarena.trainer.objectives import Recipe
@@ -49,7 +49,11 @@ class Replayed:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the name, the figures, and the list `refused`."""
-        return {"recipe": self.recipe} | self.figures | {"refused": [asdict(each) for each in self.refused]}
+        return (
+            {"recipe": self.recipe}
+            | finite_or_null(self.figures)
+            | {"refused": [asdict(each) for each in self.refused]}
+        )
 
 
 def load_groups(path: Path) -> list[Group | Refusal]:

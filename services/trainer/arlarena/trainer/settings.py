@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table
+from arlarena.proto.task_order import SEED_BLOCKS, SEED_STRIDE
 
 if TYPE_CHECKING:
     from arlarena.trainer.objectives import Recipe
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what torch takes
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 
@@ -110,7 +113,9 @@ class TrainerSettings(Table):
     )
     task_split: str = Field("train", description="split of the training tasks; a finite one is shuffled every epoch")
     first_task: NonNegativeInt = Field(
-        1_000_000, description="splits without an end: index of the first training task; cloning uses low ones"
+        1_000_000,
+        lt=2**32 - SEED_BLOCKS * SEED_STRIDE,
+        description="splits without an end: index of the first training task; cloning uses low ones",
     )
 
     temperature: float = Field(1.0, ge=0.01, description="of the sampling, and of the log-probs that are trained on")
@@ -121,7 +126,7 @@ class TrainerSettings(Table):
     final_lr_share: float = Field(
         1.0, ge=0, le=1, description="the rate falls linearly to this share of lr at the end; 1 keeps it"
     )
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 0.01
     gradient_clip: PositiveFloat = 1.0
     kl_coefficient: NonNegativeFloat = 0.01
@@ -241,15 +246,14 @@ def seed_from(environment: dict[str, str] | None = None) -> int | None:
     """`ARLARENA_SEED`, which overrides `[run] seed`.
 
     Raises:
-        ConfigError: it is not a whole number.
+        ConfigError: it is not a whole number of 0 or more, or too large.
     """
     text = (environment if environment is not None else dict(os.environ)).get("ARLARENA_SEED")
     if text is None or text == "":
         return None
-    try:
-        return int(text)
-    except ValueError as error:
-        raise ConfigError(f"ARLARENA_SEED={text!r} is not a whole number") from error
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise ConfigError(f"ARLARENA_SEED={text!r} is not a whole number from 0 to 2**63 - 1")
+    return int(text)
 
 
 def admin_token() -> str | None:
@@ -270,8 +274,8 @@ def environment_url() -> str | None:
 class RunSettings(Table):
     """Table `[run]`, of which the trainer needs the name and the seed; the launcher owns the rest."""
 
-    name: str = "run"
-    seed: int = 0
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
+    seed: Seed = 0
     directory: str | None = None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 
 from arlarena.client.environments import EnvironmentClient
@@ -20,9 +21,17 @@ _PAUSE_S = 0.5
 
 
 async def draw_order(
-    url: str | None, environment: str, settings: TrainerSettings, seed: int, state: TrainerState, log: Logger
+    url: str | None,
+    environment: str,
+    settings: TrainerSettings,
+    seed: int,
+    state: TrainerState,
+    log: Logger,
+    guard: Callable[[], None] = lambda: None,
 ) -> TaskOrder:
     """The order of the run's tasks, noted in `state`. Without `url` the split is taken to have no end.
+
+    `guard` is called while the server is waited for, and raises where the trainer must stop.
 
     Raises:
         ConfigError: the server plays another environment, or has no such split.
@@ -31,7 +40,7 @@ async def draw_order(
     """
     size = None
     if url is not None:
-        info = await _info(url, settings.service_wait_s, log)
+        info = await _info(url, settings.service_wait_s, log, guard)
         if info.name != environment:
             raise ConfigError(f"the environment server at {url} plays {info.name!r}, and the run {environment!r}")
         sizes = {split.name: split.size for split in info.splits}
@@ -40,7 +49,7 @@ async def draw_order(
             raise ConfigError(f"[trainer] task_split = {settings.task_split!r}: {environment} has the splits {known}")
         size = sizes[settings.task_split]
     order = TaskOrder(settings.task_split, size, seed, settings.first_task)
-    drawn = asdict(order)
+    drawn = {"environment": environment, "group_size": settings.group_size} | asdict(order)
     if state.tasks and state.tasks != drawn:
         raise CheckpointError(
             f"the run drew its tasks as {state.tasks} until its checkpoint, and would now draw them as {drawn}: resume "
@@ -51,10 +60,11 @@ async def draw_order(
     return order
 
 
-async def _info(url: str, wait_s: float, log: Logger) -> Info:
+async def _info(url: str, wait_s: float, log: Logger, guard: Callable[[], None]) -> Info:
     deadline = time.monotonic() + wait_s
     async with EnvironmentClient(url, token=environment_token()) as environments:
         while True:
+            guard()
             try:
                 return await environments.info()
             except Unavailable as error:

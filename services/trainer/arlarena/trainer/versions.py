@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
@@ -126,7 +127,7 @@ class VersionStore:
         return {}
 
     def _directories(self) -> list[Path]:
-        return sorted(path for path in self.root.glob("v??????-*") if path.is_dir())
+        return sorted(path for path in self.root.glob("v??????-*") if path.is_dir() and path.name[1:7].isdigit())
 
 
 @dataclass(slots=True)
@@ -154,7 +155,10 @@ class _Template:
     def write(self, weights: Mapping[str, Tensor], target: Path) -> dict[str, ManifestFile]:
         """The same directory with other weights; the entries of the files that are the same."""
         tensors = {name: weights[name].contiguous() for name in self.tensors}
-        save_file(tensors, target / WEIGHTS_FILE, metadata={"format": "pt"})
+        try:
+            save_file(tensors, target / WEIGHTS_FILE, metadata={"format": "pt"})
+        except SafetensorError as error:  # as for a full disk
+            raise OSError(f"{target / WEIGHTS_FILE}: {error}") from error
         same = {name: entry for name, entry in self.files.items() if name != WEIGHTS_FILE}
         for name in same:
             _link(self.directory / name, target / name)

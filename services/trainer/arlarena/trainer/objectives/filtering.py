@@ -92,6 +92,11 @@ class Selection(Generic[Item]):
         return len(self._kept)
 
     @property
+    def left(self) -> int:
+        """How many more groups may be judged, all of them dropped."""
+        return self._budget - self.kept - self.dropped
+
+    @property
     def dropped(self) -> int:
         """Groups that did not."""
         return len(self._dropped)
