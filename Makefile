@@ -58,7 +58,7 @@ demo: setup ## clone a small policy, train it with SAMPO on Sokoban, compare bef
 test: setup setup-openenv ## the quick tests: under 10 minutes on 2 cores; TEST_PROCESSES=4 for more cores
 	@$(PYTEST) -m "not slow"
 
-test-all: setup setup-openenv setup-fuzz ## every test, the slow ones too: 20 minutes on 2 cores
+test-all: setup setup-openenv setup-fuzz ## every test, the slow ones too
 	@$(PYTEST)
 
 check: setup ## lint, format, types, direction of imports
