@@ -39,7 +39,7 @@ def serve(connection: socket.socket) -> NoReturn:
         connection.close()
         become(json.loads(message), descriptors)
     for descriptor in (0, 1, 2, *descriptors):
-        os.close(descriptor)  # whoever reads from the process must see that it has closed them
+        os.close(descriptor)  # the reader of the process must see that it has closed them
     connection.send(pid.to_bytes(8, "big"))
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     connection.send(code.to_bytes(8, "big", signed=True))

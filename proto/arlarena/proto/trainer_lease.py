@@ -45,8 +45,8 @@ _POLL_SHARE, _LONGEST_POLL_S = 0.05, 0.2
 _LAST_TRAINER_AGE_S = 7 * 24 * 3600
 
 # KEYS: the lease, the last trainer. ARGV: our value, time to live in ms, how long to remember the last trainer in ms,
-# the value of a dead holder to replace or '', whether to take the lease whoever had it last. Returns the holder and
-# the remaining time of its lease in ms. Renewing needs no memory, and works on a full broker.
+# the value of a dead holder to replace or '', whether to take the lease from any previous holder. Returns the holder
+# and the remaining time of its lease in ms. Renewing needs no memory, and works on a full broker.
 _HOLD = """
 local held, mine = redis.call('GET', KEYS[1]), ARGV[1]
 if held == mine then

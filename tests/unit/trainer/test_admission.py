@@ -222,7 +222,7 @@ def spoilt_copies(path):
         return struct
 
     def changed(fresh, name, value):
-        """`fresh` with one field of the struct at `path` replaced; frozen structs on the way are made anew."""
+        """`fresh` with one field of the struct at `path` replaced; frozen structs on the way are copied."""
         made = msgspec.structs.replace(make(fresh), **{name: value})
         for depth in range(len(path) - 1, -1, -1):
             parent = fresh

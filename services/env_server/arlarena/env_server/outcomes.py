@@ -1,6 +1,6 @@
 """What an environment gives after a reset or a step, checked before it goes out.
 
-A reward that is no number would be null in JSON, and whoever reads it might take it for 0. So it is a failure of the
+A reward that is no number would be null in JSON, and a reader might take it for 0. So it is a failure of the
 environment: the reply is an error, without an observation and without a reward.
 """
 

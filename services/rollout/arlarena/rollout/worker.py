@@ -49,7 +49,7 @@ async def play_group(
     async def member(number: int) -> Trajectory:
         name = f"{order.group_id}-{number}"
         try:
-            # The trainer puts the run's seed into the task, so that runs with other seeds sample anew.
+            # The trainer puts the run's seed into the task, so runs with different seeds draw different samples.
             one = Assignment(name, order.task, f"{order.task.seed}/{order.group_id}/{number}")
             return (await runner.episode(seats[number], one, policy)).trajectory
         finally:
@@ -161,8 +161,8 @@ class Worker:
 
     def _load(self) -> float:
         """Episodes under way, in units of their groups: a group that waits for its slowest member leaves room for
-        others. One that was played and is not published yet counts as a whole group, so that no more and more of
-        them gather here while the broker is full.
+        others. A group that was played but is not published yet counts in full. This bounds the groups held here while
+        the broker is full.
         """
         return sum(play.left / play.lease.task.size if play.left else 1.0 for play in self._playing.values())
 

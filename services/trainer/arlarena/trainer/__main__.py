@@ -165,6 +165,8 @@ def run_train(args: argparse.Namespace, log: Logger) -> int:
 
 
 def _failed(log: Logger, error: Exception) -> int:
+    if "No space left on device" in str(error):  # errno is lost in errors of safetensors
+        error = OSError(f"the disk is full: free space, then run again with --resume ({error})")
     log.error("failed", reason=str(error))
     print(f"error: {error}", file=sys.stderr)
     return EXIT_FAILED

@@ -123,26 +123,15 @@ async def _lead(
     log: Logger,
     interrupted: Callable[[], bool],
 ) -> None:
-    settings, state = plan.settings, restored or TrainerState()
+    settings, state, vocabulary = plan.settings, restored or TrainerState(), learner.policy.config.vocab_size
 
     def guard() -> None:
         if interrupted():
             raise Interrupted("asked to stop")
+        lease.check()
 
     order = await draw_order(plan.environment_url, plan.environment, settings, plan.seed, state, log, guard)
-    # One more than checkpoints: workers and servers may still be reading the version before the last.
-    tokenizer = Path(plan.model)
-    versions = VersionStore(
-        plan.run_dir / "weights",
-        tokenizer,
-        plan.incarnation,
-        settings.keep_checkpoints + 1,
-        getattr(torch, settings.publish_dtype),
-    )
-    versions.discard_after(state.step)
-    metrics, flows = (MetricsFile(plan.run_dir / name) for name in ("metrics.jsonl", "flows.jsonl"))
-    for file in (metrics, flows):
-        file.rewind(state.step)
+    versions, metrics, flows = _files(plan, state.step)
     log.info("start", recipe=method.name, step=state.step, resumed=restored is not None, incarnation=plan.incarnation)
     async with await Streams.connect(plan.redis_url, plan.run_name, timeout_s=settings.request_timeout_s) as streams:
         if restored is None:
@@ -151,19 +140,11 @@ async def _lead(
             settings=settings,
             state=state,
             learner=learner,
-            collector=Collector(
-                streams, settings, method, state, plan.environment, order, learner.policy.config.vocab_size, log
-            ),
             lease=lease,
+            collector=Collector(streams, settings, method, state, plan.environment, order, vocabulary, log, guard),
             versions=versions,
-            probe=Probe.spread(learner.policy.config.vocab_size, settings.probe_tolerance),
-            publisher=Publisher(
-                plan.inference_urls,
-                transport_of(settings, log),
-                token=admin_token(),
-                patience_s=settings.push_patience_s,
-                log=log,
-            ),
+            probe=Probe.spread(vocabulary, settings.probe_tolerance),
+            publisher=_publisher(plan, log),
             checkpoints=checkpoints,
             metrics=metrics,
             flows=flows,
@@ -172,9 +153,28 @@ async def _lead(
             run=plan.run_dir,
             seed=plan.seed,
             log=log,
-            interrupted=interrupted,
+            guard=guard,
         )
         await trainer.train(resumed=restored is not None)
+
+
+def _files(plan: Plan, step: int) -> tuple[VersionStore, MetricsFile, MetricsFile]:
+    """The store of versions, metrics.jsonl and flows.jsonl, all without what a dead trainer wrote after `step`."""
+    settings = plan.settings
+    # One version more than checkpoints: workers and servers may still be reading the version before the last.
+    kept = settings.keep_checkpoints + 1
+    dtype = getattr(torch, settings.publish_dtype)
+    versions = VersionStore(plan.run_dir / "weights", Path(plan.model), plan.incarnation, kept, dtype)
+    versions.discard_after(step)
+    metrics, flows = (MetricsFile(plan.run_dir / name) for name in ("metrics.jsonl", "flows.jsonl"))
+    for file in (metrics, flows):
+        file.rewind(step)
+    return versions, metrics, flows
+
+
+def _publisher(plan: Plan, log: Logger) -> Publisher:
+    transport, patience_s = transport_of(plan.settings, log), plan.settings.push_patience_s
+    return Publisher(plan.inference_urls, transport, token=admin_token(), patience_s=patience_s, log=log)
 
 
 def transport_of(settings: TrainerSettings, log: Logger) -> Transport:

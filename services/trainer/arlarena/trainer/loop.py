@@ -40,7 +40,7 @@ from arlarena.trainer.versions import Version, VersionStore
 class Trainer:
     """Everything that a step touches. `state` is shared with the collector and is what a checkpoint holds.
 
-    `interrupted` is asked between two reads of the stream; True ends the run with `Interrupted`.
+    `guard` is called before every attempt to push. It raises where the trainer was told to stop, or lost its lease.
     """
 
     settings: TrainerSettings
@@ -59,12 +59,12 @@ class Trainer:
     run: Path
     seed: int
     log: Logger
-    interrupted: Callable[[], bool] = lambda: False
+    guard: Callable[[], None]
     pushed: Pushed | None = None
 
     async def train(self, *, resumed: bool) -> None:
         """Train until `steps` are taken or `max_minutes` are over. What ends it early leaves a checkpoint."""
-        self.collector.guard, self.collector.make_room = self.guard, self.make_room
+        self.collector.make_room = self.make_room
         try:
             await self._train(resumed=resumed)
         except LeaseLost:
@@ -94,12 +94,6 @@ class Trainer:
         self.board.close()
         self.publisher.close()
         self.log.info("trained", steps=self.state.step, **self.state.ledger.counts())
-
-    def guard(self) -> None:
-        """Stop where the run was told to, or where another trainer has taken it over."""
-        if self.interrupted():
-            raise Interrupted("asked to stop")
-        self.lease.check()
 
     def done(self) -> float:
         """The share of the run that is over: of its steps, its time or its experience, whichever is furthest."""

@@ -91,8 +91,8 @@ def _records(data: bytes) -> Iterator[Group | Refusal]:
 def replay(groups: Sequence[Group | Refusal], model: str, recipe: Recipe, settings: TrainerSettings) -> Replayed:
     """The figures of one step of `recipe` on `groups` by the policy `model`, which is also the reference.
 
-    The behaviour policy is whoever sampled the groups; every member counts as fresh. Groups that must not be learnt
-    from are refused (`admission.py`).
+    The behaviour policy is the one that sampled the groups; every member counts as fresh. Groups that must not be
+    learnt from are refused (`admission.py`).
 
     Raises:
         ConfigError: every group is refused, or the policy's weights are not finite.
