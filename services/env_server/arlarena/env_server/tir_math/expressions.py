@@ -71,12 +71,18 @@ def _spelled(text: str) -> str:
 
 
 _CONSTANTS = str.maketrans("iE", "Ie")  # as the parser knows them
+_CAPITAL = "_{9999}"  # the parser reads capitals as small letters, which this index tells apart
+_CONSTANT = re.compile(r"(I)_\{9999\}")
 
 
 def _letters(found: re.Match[str]) -> str:
     """Letters side by side as a product, for the parser takes `dx` for a differential."""
     word = found[0]
-    return word if word.startswith("\\") else "*".join(word.translate(_CONSTANTS))
+    if word.startswith("\\"):
+        return word
+    index = "" if found.string[found.end() : found.end() + 1] == "_" else _CAPITAL
+    letters = "".join(f"{one}{index}*" if one.isupper() else f"{one}*" for one in word.translate(_CONSTANTS))
+    return _CONSTANT.sub(r"\1", letters)[:-1]
 
 
 @lru_cache(maxsize=64)

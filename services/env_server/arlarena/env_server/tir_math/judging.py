@@ -39,7 +39,10 @@ _NAME = re.compile(
 )
 _LETTERS = re.compile(r"\\text\{([^{}]*)\}|\\[A-Za-z]+")
 _VARIABLE = re.compile(r"\\(?:alpha|beta|theta|phi|omega|lambda|mu|sigma|tau|rho)(?![A-Za-z])|(?<![\\A-Za-z])[A-Za-z]")
-_OPTION = re.compile(r"\(?([A-Z])(?:\)(?:[\w\\(].*)?|[.:]\s.*)?")
+# The letter of an option, and what stands behind it; `_OTHER` is another letter there.
+_OPTION = re.compile(r"(?:(?i:option|choice|answer)\s*:?\s*)?[(\[]?([A-Z])(?:[)\].:]+\s*(.*))?", re.DOTALL)
+_OTHER = re.compile(r"\([A-Z]\)|(?:^|[,;/&])\s*\(?[A-Z](?![A-Za-z])")
+_EURO, _DOLLAR = re.compile("[€£¥₹₩]|\\\\(?:pounds|euro)(?![A-Za-z])"), re.compile(r"\\\$|USD|dollar")
 
 
 def judge(gold: str, answer: str) -> bool:
@@ -48,6 +51,8 @@ def judge(gold: str, answer: str) -> bool:
     if gold == answer:
         return True
     if max(len(gold), len(answer)) > LIMIT or not gold or not answer:
+        return False
+    if _DOLLAR.search(gold) and _EURO.search(answer):
         return False
     try:
         meant = tidy(gold)
@@ -102,16 +107,23 @@ def _words_of(text: str) -> str | None:
     return re.sub(r"[^a-z0-9:]", "", text.lower())
 
 
+def _option(text: str) -> tuple[str, str] | None:
+    """The letter of an option and the text behind it, if that names no other letter: `C. 12`, `(C) 12`, `C`."""
+    found = _OPTION.fullmatch(unwrapped(text))
+    return None if found is None or _OTHER.search(found[2] or "") else (found[1], found[2] or "")
+
+
 def by_words(gold: str, answer: str, nesting: int) -> bool | None:
     """Answers in words, and letters of options. Words that differ may still be the same product of letters."""
     meant, said = _words_of(gold), _words_of(answer)
+    option, choice = _option(gold), _option(answer)
+    if option and choice and (meant is None or len(meant) == 1):
+        return option[0] == choice[0] and (option[1] == choice[1] or not (option[1] and choice[1]))
     for words, other in ((meant, answer), (said, gold)):
         if words in _SETS_IN_WORDS and alike(_SETS_IN_WORDS[words], other, nesting + 1):
             return True
     if meant is None:
         return None
-    if len(meant) == 1 and (found := _OPTION.fullmatch(unwrapped(answer))):
-        return found[1].lower() == meant
     if meant == said:
         return True
     if re.fullmatch(r"[A-Z]{3,}", gold):

@@ -7,23 +7,13 @@ In the result products are `*`, degrees `°`, percent `%`, text `\text{…}`, ot
 (see `judging.LIMIT`), so nothing below minds repetition.
 """
 
-# ruff: noqa: RUF001 - signs that look like others are what this is about.
-
 from __future__ import annotations
 
 import re
 
 from arlarena.env_server.tir_math.answers import boxed
+from arlarena.env_server.tir_math.characters import plain
 
-_SIGNS = {
-    "−": "-", "–": "-", "—": "-", "×": "*", "·": "*", "⋅": "*", "∗": "*", "÷": "/", "π": r"\pi ", "θ": r"\theta ",
-    "α": r"\alpha ", "β": r"\beta ", "φ": r"\phi ", "√": r"\sqrt ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ",
-    "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ",
-    "∈": r"\in ", "ℝ": r"\mathbb{R}", "∖": r"\setminus ", "∨": ",", "⟨": "(", "⟩": ")", "¹": "^1", "²": "^2", "³": "^3",
-    "⁴": "^4", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "\u00a0": " ", "\u2009": " ",
-    "\u202f": " ", "“": "", "”": "", '"': "", "º": "°", "€": "$", "£": "$", "∼": "~",
-}  # fmt: skip
-_TRANSLATION = str.maketrans(_SIGNS)
 _FUNCTIONS = (
     "arcsinh|arccosh|arctanh|arcsin|arccos|arctan|arccot|arcsec|arccsc|sinh|cosh|tanh|"
     "sin|cos|tan|cot|sec|csc|ln|log|exp"
@@ -34,6 +24,8 @@ _FONTS = (
     "bm|rm|bf"
 )
 
+# Digits in groups of three, before or behind the point.
+_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?!\d| ?/|,\d{3}(?!\d))|\.\d{3}(?: \d{3})*(?: \d{1,3})(?![\d/])")
 _GAP = "\ue000"  # a private character: a space that stays
 
 # Each (pattern, replacement) in turn. `(?![A-Za-z])` ends a command's name; `(?<!\\)` spares the row ends of a matrix.
@@ -43,7 +35,8 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\(?:left|right)\s*\.", ""),
         (r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|mathop)(?![A-Za-z])", ""),
         (r"\\phantom\s*(?:\{[^{}]*\}|-|\S)", ""),
-        (r"(?<!\\)\\!", ""),
+        (r"(?<!\\)\\!|(?<=\d)'(?=\d{3}(?!\d))", ""),
+        (r"\{\\[,;: ]\}", " "),
         (r"(?<!\\)\\[,;: ]|~|\\hspace\{[^{}]*\}", " "),
         (r"(?<!\\)\\(?:q?quad|enspace|thinspace|medspace|thickspace)(?![A-Za-z])", " "),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
@@ -51,7 +44,7 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (rf"\\(?:{_FONTS})\*?\s*\{{", r"\\text{"),
         (r"\\text\s+\{|\{\\(?:rm|bf|it|sf|tt)\s+(?=[^{}]*\})", r"\\text{"),
         (rf"\\text\{{\s*({_FUNCTIONS})\s*\}}", r"\\\1 "),
-        (r"\\text\{\s*([-+]?[\d.,]+|[A-Za-z])\s*\}", r"\1"),
+        (r"\\text\{\s*([-+]?[\d.,]+|[-+A-Za-z])\s*\}", r"\1"),
         (r"\\text\{\s*\}", ""),
         (r"\{\s*,\s*\}", ","),
         (r"\{:\}|\\colon(?![A-Za-z])", ":"),
@@ -109,7 +102,7 @@ def tidy(text: str) -> str:
     Raises:
         Malformed: its braces do not match.
     """
-    text = _bare(text).translate(_TRANSLATION)
+    text = plain(_bare(text))
     if not _braces_match(text):
         raise Malformed(text)
     for pattern, replacement in _RULES:
@@ -120,7 +113,7 @@ def tidy(text: str) -> str:
     text = re.sub(r"[\s.,;:]+$", "", text)
     if text.strip()[:1] == "{" and closing(text.strip(), 0) == len(text.strip()) - 1:  # a set in Python
         text = f"\\{{{text.strip()[1:-1]}\\}}"
-    text = re.sub(r"(?<![\d,])(\d{1,3})((?: \d{3})+)(?![\d,])", lambda found: found[0].replace(" ", ""), text)
+    text = _GROUPED.sub(lambda found: found[0].replace(" ", ""), text)
     text = re.sub(r"(?<=\d),\s+(?=\d{3}(?!\d))", ";", text)  # "15, 600" are two numbers, "15,600" is one
     return re.sub(r"([,;])(?:\s*,)+", r"\1", _without_spaces(text))
 
@@ -178,20 +171,22 @@ def _arguments(text: str, command: str, count: int) -> str:
         if command == "\\sqrt" and (root := re.match(r"\s*\[[^\[\]]*\]", text[position:])):
             made, position = made + root[0].strip(), position + root.end()
         for _ in range(count):
-            argument, position = _argument(text, position)
+            argument, position = _argument(text, position, r"\d+(?:\.\d+)?|" if command == "\\sqrt" else "")
             made += f"{{{argument}}}"
         text = text[: found.start()] + made + text[position:]
     return text
 
 
-def _argument(text: str, position: int) -> tuple[str, int]:
-    """The argument of a command that begins at `position`, and where it ends. A lonely command has an empty one."""
+def _argument(text: str, position: int, number: str) -> tuple[str, int]:
+    r"""The argument of a command that begins at `position`, and where it ends. A lonely command has an empty one.
+    In TeX it is one digit; `number` matches those that are written with more: \sqrt12 is meant to be that of 12.
+    """
     while position < len(text) and text[position].isspace():
         position += 1
     if text[position : position + 1] == "{":
         end = closing(text, position)
         return (text[position + 1 : end], end + 1) if end > 0 else (text[position + 1 :], len(text))
-    token = re.match(r"\\[A-Za-z]+(?:\{[^{}]*\})*|.", text[position:])
+    token = re.match(number + r"\\[A-Za-z]+(?:\{[^{}]*\})*|.", text[position:])
     return (token[0], position + token.end()) if token else ("", position)
 
 

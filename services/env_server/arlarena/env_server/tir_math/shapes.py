@@ -11,7 +11,7 @@ from arlarena.env_server.tir_math.latex import closing
 MAX_SIGNS = 3  # of \pm in one formula, each of which doubles it
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?%?")
 _MATRIX = re.compile(
-    r"(?P<factor>.*?)\*?\\begin\{(?P<kind>[pbB]?matrix|array)\}(?:\{[lcr|]*\})?(?P<rows>.*)\\end\{(?P=kind)\}"
+    r"(?P<factor>[^(\[]*?)\*?[(\[]?\\begin\{(?P<kind>[pbB]?matrix|array)\}(?:\{[lcr|]*\})?(?P<rows>.*)\\end\{(?P=kind)\}[)\]]?"
 )
 _RELATION = re.compile(r"\\(?:le|ge|ne|approx|equiv)(?![A-Za-z])|[<>=]")
 _MIRRORED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}

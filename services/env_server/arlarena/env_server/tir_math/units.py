@@ -19,7 +19,7 @@ _KNOWN = {word: unit for unit, words in _UNITS.items() for word in words.split()
 _PLAIN = {word for word in _KNOWN if len(word) > 1} | {"units", "unit", "square", "sq", "cubic", "cu", "radians"}
 _POWERS = {2: {"square", "squared", "sq", "2"}, 3: {"cubic", "cubed", "cu", "3"}}
 _TEXT = re.compile(r"(?P<rest>.+?)(?P<words>(?:\s*\\text\{[^{}]*\}(?:\^\{[23]\})?)+)\.?")
-_WORDS = re.compile(r"(?P<rest>.*[\d)}°])\s?(?P<words>[A-Za-z][A-Za-z.]*(?: [A-Za-z.]+)*?)(?:\^\{[23]\})?")
+_WORDS = re.compile(r"(?P<rest>.*(?:[\d)}°]|\\pi))\s?(?P<words>[A-Za-z][A-Za-z.]*(?: [A-Za-z.]+)*?)(?:\^\{[23]\})?")
 
 
 @dataclass(frozen=True, slots=True)
