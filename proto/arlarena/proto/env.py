@@ -335,10 +335,21 @@ class Parser(msgspec.Struct):
     description: str
 
 
+class DataSource(msgspec.Struct):
+    """Where the tasks come from. `description`: one line to show, such as "made by this server" or "files of /data".
+    `official`: whether they are the data set that published results are about; None where that cannot be told, or
+    where there is no such data set.
+    """
+
+    description: str
+    official: bool | None = None
+
+
 class Info(msgspec.Struct):
     """`GET /v1/info`: what is being played, completely enough to tell whether two results can be compared.
 
-    `stop`: texts after which a reply is over, for those who sample it: what follows them is not read.
+    `stop`: texts after which a reply is over, for those who sample it: what follows them is not read. `data`: where
+    the tasks come from, None where the environment does not say.
     """
 
     name: str
@@ -353,6 +364,7 @@ class Info(msgspec.Struct):
     options: dict[str, Any]
     capabilities: list[str]
     stop: list[str] = []
+    data: DataSource | None = None
 
 
 class Capacity(msgspec.Struct):

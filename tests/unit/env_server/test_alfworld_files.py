@@ -228,3 +228,16 @@ def test_whoever_named_the_folder_is_told(tmp_path, monkeypatch):
         load("test", "alfworld", {})
     with pytest.raises(ConfigError, match=r"^test\[options\] games: .*gone: no such file or folder"):
         load("test", "alfworld", {"games": str(tmp_path / "gone")})
+
+
+def test_info_says_whether_the_games_are_official(root):
+    assert load("test", "alfworld", SMALL).info.data.official is False
+    exported = games(root).info.data
+    assert exported.official is False
+    assert str(root) in exported.description
+    first = paths(root)[0]
+    problem = json.loads(first.read_text())["pddl_problem"]
+    edit(first, pddl_problem=problem.replace("(problem made)", "(problem plan_trial_T20190908_231731_054988)"))
+    assert games(root).info.data.official is True
+    edit(first, pddl_problem=problem.replace("(problem made)", "(problem kitchen)"))
+    assert games(root).info.data.official is None

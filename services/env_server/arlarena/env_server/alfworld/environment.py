@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
+import msgspec
+
 from arlarena.env_server.alfworld.content import GameFile, Loaded
 from arlarena.env_server.alfworld.errors import GameError
 from arlarena.env_server.alfworld.files import FileGames
@@ -18,7 +20,7 @@ from arlarena.env_server.environment import TaskError
 from arlarena.env_server.settings import alfworld_data
 from arlarena.env_server.text_game import TextEnvironment, TextGame
 from arlarena.proto.config import ConfigError
-from arlarena.proto.env import ResetSpec, Split
+from arlarena.proto.env import DataSource, Info, ResetSpec, Split
 from arlarena.proto.trajectory import Task
 
 KINDS: Mapping[str, Literal["train", "validation", "test"]] = {
@@ -33,6 +35,10 @@ class Games(Protocol):
 
     def sizes(self) -> dict[str, int | None]:
         """Games of each split, None for no end."""
+        ...
+
+    def source(self) -> DataSource:
+        """What they are, for `/v1/info`."""
         ...
 
     def game(self, split: str, index: int) -> Loaded:
@@ -68,11 +74,17 @@ class AlfworldEnvironment(TextEnvironment):
         self.version = (f"made-{MAKER_VERSION}" if made else "files-1") + ("-textworld" if self.blocking else "")
         source = "made by this server, since no official ones are given (ALFWORLD_DATA)" if made else "read from files"
         self.description = f"Do a household task by text commands, in houses of ALFWorld; the games are {source}."
+        self.data = games.source()
         self.options = options.model_dump(mode="json")
         self.template = TEMPLATES[options.template]
         self.horizon, self.history = options.max_steps, options.history
         self.splits = [Split(name, KINDS[name], size, name != "train") for name, size in games.sizes().items()]
         self._settings, self._games, self._stocks = options, games, Stocks()
+
+    @property
+    def info(self) -> Info:
+        """The body of `/v1/info`."""
+        return msgspec.structs.replace(super().info, data=self.data)
 
     def task(self, spec: ResetSpec) -> Task:
         """The task that a reset means: by index, or by a game's name, `alfworld/<split>/<folder>/<trial>`."""

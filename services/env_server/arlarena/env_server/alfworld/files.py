@@ -19,8 +19,11 @@ from arlarena.env_server.alfworld.errors import GameError
 from arlarena.env_server.alfworld.game import read_rules
 from arlarena.env_server.alfworld.tasks import TASK_TYPES
 from arlarena.env_server.environment import TaskError
+from arlarena.proto.env import DataSource
 
 GAME, TRAJECTORY = "game.tw-pddl", "traj_data.json"
+MADE_PROBLEM = "made"  # the name of the PDDL problem in a game that `export` wrote
+OFFICIAL_PROBLEM = "(problem plan_trial_T"  # so ALFRED names its problems: by the time of the trial
 SPLITS = ("train", "valid_seen", "valid_unseen")
 INNER = ("json_2.1.1", "json_2.1.2")  # the folder that ALFWorld's download makes inside ALFWORLD_DATA
 LEFT_OUT = ("movable", "Sliced")
@@ -76,6 +79,19 @@ class FileGames:
     def sizes(self) -> dict[str, int | None]:
         """Games of each split."""
         return {split: len(entries) for split, entries in self._splits.items()}
+
+    def source(self) -> DataSource:
+        """What they are, by the name of the first game's PDDL problem."""
+        first = next(entry for entries in self._splits.values() for entry in entries)
+        try:
+            problem = read_file(first.path).pddl_problem
+        except TaskError:  # to play it is an error that names it
+            problem = ""
+        if OFFICIAL_PROBLEM in problem:
+            return DataSource(f"official games from {self.root}", official=True)
+        if f"(problem {MADE_PROBLEM})" in problem:
+            return DataSource(f"games made by arlarena, not ALFWorld's official ones, from {self.root}", official=False)
+        return DataSource(f"games from {self.root}")
 
     def game(self, split: str, index: int) -> Loaded:
         """One game.

@@ -7,9 +7,11 @@ from functools import lru_cache
 from arlarena.env_server.alfworld.content import GameFile, Loaded, loaded
 from arlarena.env_server.alfworld.domain import DOMAIN, GRAMMAR, check_domain
 from arlarena.env_server.alfworld.expert import Expert, NoPlan
+from arlarena.env_server.alfworld.files import MADE_PROBLEM
 from arlarena.env_server.alfworld.game import Game, rules_of
 from arlarena.env_server.alfworld.houses import SPLITS, Draft, HouseOptions, belongs, draw, random_for
 from arlarena.env_server.environment import TaskError
+from arlarena.proto.env import DataSource
 
 MAX_DRAFTS = 10_000  # one in two or three is a game; the bound is reached where the options leave none
 GOAL = "Your task is to: UNKNOWN GOAL."
@@ -24,6 +26,10 @@ class MadeGames:
     def sizes(self) -> dict[str, int | None]:
         """Games of each split; training has no end."""
         return {split: None if split == "train" else self._panel_size for split in SPLITS}
+
+    def source(self) -> DataSource:
+        """Not official."""
+        return DataSource("games made by this server, not ALFWorld's official ones (set ALFWORLD_DATA)", official=False)
 
     def game(self, split: str, index: int) -> Loaded:
         """One game.
@@ -85,4 +91,4 @@ def _solvable(made: Loaded, horizon: int) -> bool:
 
 def file_of(draft: Draft) -> GameFile:
     """A game as the texts of its file."""
-    return GameFile(DOMAIN, GRAMMAR.replace(GOAL, draft.aim.sentence(draft.choice)), draft.text("made"))
+    return GameFile(DOMAIN, GRAMMAR.replace(GOAL, draft.aim.sentence(draft.choice)), draft.text(MADE_PROBLEM))

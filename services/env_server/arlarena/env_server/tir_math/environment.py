@@ -21,7 +21,7 @@ from arlarena.env_server.tir_math.problems import Problems
 from arlarena.env_server.tir_math.sources import problems_of
 from arlarena.env_server.tir_math.text import template
 from arlarena.proto.config import ConfigError
-from arlarena.proto.env import Info, Parser, ResetSpec, Split
+from arlarena.proto.env import DataSource, Info, Parser, ResetSpec, Split
 from arlarena.proto.trajectory import Task
 
 KINDS: Mapping[str, Literal["train", "validation", "test"]] = {TRAIN: "train", VALIDATION: "validation"}
@@ -60,6 +60,7 @@ class TirMathEnvironment:
         """The body of `/v1/info`."""
         options, made = self._options, isinstance(self._problems, MadeProblems)
         source = "made by this server with reasoning-gym" if made else "read from files or data sets"
+        data = DataSource(f"problems {source}", official=False if made else None)
         return Info(
             name=self.name,
             version=f"1-{self._problems.version}",
@@ -73,6 +74,7 @@ class TirMathEnvironment:
             options=options.model_dump(mode="json"),
             capabilities=["fork", "expert"] if made else ["fork"],
             stop=[END_OF_PROGRAM] if options.stop_after_program else [],
+            data=data,
         )
 
     def task(self, spec: ResetSpec) -> Task:
