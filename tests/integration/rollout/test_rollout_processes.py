@@ -331,7 +331,10 @@ def test_demonstrations_solve_their_rooms(stack: Stack, tmp_path: Path, capsys: 
     out = tmp_path / "demonstrations.msgpack"
     where = ("--config", str(stack.config), "--environment-url", stack.environment.url)
     assert run("demonstrate", *where, "--count", "60", "--out", str(out)) == 0
-    counts = json.loads(capsys.readouterr().out)
+    said = capsys.readouterr()
+    counts = json.loads(said.out)
+    progress = [json.loads(line) for line in said.err.splitlines() if '"demonstrating"' in line]
+    assert [(line["finished"], line["total"]) for line in (progress[0], progress[-1])] == [(0, 60), (60, 60)]
     groups = read_groups(out)
     assert len(groups) == counts["written"] > 5
     assert counts["asked"] == counts["written"] + counts["duplicates"]

@@ -2,39 +2,123 @@
 
 import io
 import json
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from arlarena.console.progress import Stage, View, duration, read_figures
+from arlarena.console.progress import View
+from arlarena.console.stage import Figures, Stage, duration, read_figures
+
+# Seconds of each training step of the demo, measured on two busy cores.
+DEMO_STEPS = (
+    26.0, 16.7, 16.7, 18.3, 18.5, 20.1, 18.7, 14.3, 15.7, 15.2, 14.2, 16.2, 16.6, 15.8, 17.9, 18.3, 17.8, 16.0, 16.0,
+    16.1, 15.9, 15.2, 12.6, 16.1, 16.4, 17.3, 15.8, 14.9, 14.2, 15.1, 15.3, 14.4, 16.5, 17.3, 14.2, 14.8, 15.5, 16.1,
+    17.7, 14.0, 13.6, 15.5, 15.2, 15.8, 15.3, 15.1, 15.5, 15.4, 13.5, 13.7, 14.6, 14.7, 15.1, 18.9, 14.4, 15.4, 15.7,
+    15.5, 13.8, 16.3, 15.1, 14.1, 13.9, 16.3, 16.2, 14.4, 16.2, 13.8, 14.2, 14.6, 15.2, 21.2, 16.7, 18.1, 20.0, 18.3,
+    20.1, 19.7, 19.3, 15.0,
+)  # fmt: skip
 
 
-def running(*sources: Path) -> Stage:
-    stage = Stage("train", sources)
+def running(*sources: Path, total: int | None = None) -> Stage:
+    stage = Stage("train", sources, total)
     stage.begin()
     return stage
 
 
-def test_figures_of_the_trainers_lines(tmp_path: Path) -> None:
+def replayed(path: Path, durations: Sequence[float], minutes: float | None = None) -> list[tuple[float, Figures]]:
+    """Every second's figures of a training whose steps take `durations`, each with the seconds that were truly left."""
+    stage, at = running(path), 0.0
+    ends = [sum(durations[: step + 1]) for step in range(len(durations))]
+    last = next((step for step, end in enumerate(ends, 1) if minutes and end >= 60 * minutes), len(ends))
+    shown = []
+    for step, seconds in enumerate((0.0, *durations[:last])):
+        for _ in range(int(seconds)):
+            at += 1
+            shown.append((ends[last - 1] - at, read_figures(stage, now=at)))
+        at = ends[step - 1] if step else 0.0
+        limits = {"max_minutes": at / (60 * minutes)} if minutes else {}
+        with path.open("a") as file:
+            file.write(json.dumps({"ts": at, "step": step, "steps": len(durations), "limits": limits}) + "\n")
+    shown.append((0.0, read_figures(stage, now=at)))
+    return shown
+
+
+def test_figures_of_the_trainers_records(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     stage = running(path)
-    record = {"stage": "train", "step": 3, "steps": 12, "success": 0.5, "tokens_per_s": 8120.4, "seconds_left": 125}
-    path.write_text('{"step": 1, "steps": 12}\n' + json.dumps(record) + "\n")
-    figures = read_figures(stage)
+    record = {"step": 3, "steps": 12, "ts": 30, "success": 0.5, "tokens_per_s": 8120.4, "message": "epoch 1 of 2"}
+    path.write_text('{"step": 2, "steps": 12, "ts": 15}\n' + json.dumps(record) + "\n")
+    figures = read_figures(stage, now=40)
     assert figures.share == 0.25
-    assert figures.words() == "3 of 12, success 50.0 %, 8,120 tokens/s, 2 m 05 s left"
+    assert figures.words() == "3 of 12, epoch 1 of 2, success 50.0 %, 8,120 tokens/s, 2 m 05 s left"
 
 
-def test_figures_of_a_log_and_time_left_by_the_share_done(tmp_path: Path) -> None:
-    log = tmp_path / "evaluate.log"
-    stage = running(tmp_path / "none.jsonl", log)
-    stage.began = time.monotonic() - 30
-    log.write_text('{"level":"info","event":"evaluating","finished":128,"total":512}\nplain text\n{"level":"info"}\n')
-    figures = read_figures(stage)
-    assert (figures.step, figures.steps) == (128, 512)
-    assert figures.seconds_left == pytest.approx(90, abs=1)
+@pytest.mark.parametrize(("minutes", "limit"), [(None, ""), (9.0, "max_minutes"), (60.0, "")])
+def test_time_left_falls_and_steps_count_to_the_configured_number(
+    tmp_path: Path, minutes: float | None, limit: str
+) -> None:
+    shown = replayed(tmp_path / "train.jsonl", DEMO_STEPS, minutes)
+    assert {figures.steps for _, figures in shown if figures.step is not None} == {80}
+    estimates = [(true, figures) for true, figures in shown if figures.seconds_left is not None]
+    assert len(estimates) > 0.9 * len(shown) - DEMO_STEPS[0]
+    last = float("inf")
+    for true, figures in estimates:
+        assert figures.seconds_left is not None
+        assert figures.limit == limit
+        assert figures.seconds_left <= last
+        last = figures.seconds_left
+        if figures.step and figures.step > 2:
+            assert figures.seconds_left == pytest.approx(true, rel=0.2, abs=40)
+    assert shown[-1][1].seconds_left is None
+
+
+def test_time_left_follows_a_change_of_speed(tmp_path: Path) -> None:
+    shown = replayed(tmp_path / "train.jsonl", [4.0] * 40 + [16.0] * 60)
+    before, after = (next(pair for pair in shown if pair[1].step == step) for step in (40, 65))
+    assert before[1].seconds_left == pytest.approx(60 * 4, abs=5)
+    assert after[1].seconds_left == pytest.approx(after[0], rel=0.2)
+
+
+def test_the_limit_that_comes_first_counts(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    stage = running(path)
+    for step in range(5):
+        limits = {"max_minutes": 0.02 * step, "max_environment_steps": 0.1 * step}
+        with path.open("a") as file:
+            file.write(json.dumps({"ts": 10 * step, "step": step, "steps": 80, "limits": limits}) + "\n")
+    figures = read_figures(stage, now=40)
+    assert (figures.step, figures.steps) == (4, 80)
+    assert figures.share == pytest.approx(0.4)
+    assert figures.seconds_left == pytest.approx(60)
+    assert figures.words() == "4 of 80, 1 m 00 s left until max_environment_steps"
+
+
+def test_time_left_waits_for_a_late_record(tmp_path: Path) -> None:
+    path = tmp_path / "evaluate.log"
+    stage = running(path)
+    lines = [{"ts": 5.0 * number, "finished": 10 * number, "total": 100} for number in range(4)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = [read_figures(stage, now=15.0 + late).seconds_left for late in (0, 3, 5, 500)]
+    assert found == [pytest.approx(35), pytest.approx(32), pytest.approx(30), pytest.approx(30)]
+
+
+def test_a_restarted_process_is_timed_anew(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    stage = running(path)
+    records = [(0, 0), (10, 1), (20, 2), (500, 2), (510, 3)]  # killed at 25 s, started again at 500 s
+    path.write_text("".join(json.dumps({"ts": at, "step": step, "steps": 5}) + "\n" for at, step in records))
+    assert read_figures(stage, now=510).seconds_left == pytest.approx(20)
+
+
+def test_sources_that_count_for_themselves_are_added_up(tmp_path: Path) -> None:
+    first, second = tmp_path / "demonstrations.log", tmp_path / "validation.log"
+    stage = running(first, second, total=308)
+    first.write_text('{"ts": 0, "finished": 0, "total": 180}\nplain text\n{"ts": 18, "finished": 180, "total": 180}\n')
+    assert read_figures(stage, now=18).words() == "180 of 308, 13 s left"
+    second.write_text('{"ts": 20, "finished": 128, "total": 128}\n{"level":"info"}\n')
+    assert read_figures(stage, now=20).words() == "308 of 308"
 
 
 def test_lines_of_an_earlier_attempt_do_not_count(tmp_path: Path) -> None:

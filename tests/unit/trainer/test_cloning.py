@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from arlarena.trainer.clone import (
     negative_log_likelihood,
 )
 from arlarena.trainer.packing import Row
+from arlarena.trainer.progress import Progress
 from arlarena.trainer.scorer import Scorer
 from arlarena.trainer.settings import CloneSettings
 
@@ -41,6 +44,19 @@ def test_it_learns_and_keeps_the_best_weights(policy):
     assert after == pytest.approx(result.validation_loss, rel=1e-5)
     assert after < 0.1 * before
     assert result.best_step <= result.steps
+
+
+def test_its_progress_counts_steps_and_epochs_between_validations_too(policy, tmp_path, monkeypatch):
+    torch.set_num_threads(1)
+    monkeypatch.setattr("arlarena.trainer.clone._PROGRESS_EVERY_S", 0.0)
+    settings = CloneSettings(max_epochs=2, batch_rows=10)
+    clone(policy, copying_rows(30, 0), copying_rows(8, 1), settings, seed=0, progress=Progress(tmp_path, "clone", 6))
+    records = [json.loads(line) for line in (tmp_path / "progress" / "clone.jsonl").read_text().splitlines()]
+    assert [(record["step"], record["message"]) for record in records] == [
+        (0, ""), *((step, "epoch 1 of 2") for step in (1, 2, 3)), *((step, "epoch 2 of 2") for step in (4, 5, 6))
+    ]  # fmt: skip
+    assert [record["steps"] for record in records] == [6] * 7
+    assert [record["step"] for record in records if "validation_loss" in record] == [6]
 
 
 def test_it_stops_when_validation_says_so(policy):

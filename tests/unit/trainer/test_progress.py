@@ -1,4 +1,4 @@
-"""What a stage says of how far it is."""
+"""Progress records of a stage."""
 
 import json
 
@@ -9,30 +9,31 @@ from arlarena.trainer.progress import Progress
 
 
 @pytest.fixture
-def told(tmp_path, monkeypatch):
-    """Reports at chosen times; returns what was written."""
-    now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    stage = Progress(tmp_path, "train", 100)
-
-    def report(at, step, **more):
-        now[0] = at
-        stage.report(step, **more)
-        return json.loads((tmp_path / "progress" / "train.jsonl").read_text().splitlines()[-1])
-
-    return report
+def clock(monkeypatch):
+    """The time in seconds since the epoch, to be set."""
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "time", lambda: now[0])
+    return now
 
 
-def test_time_left_follows_from_the_steps(told):
-    assert told(5.0, 10)["seconds_left"] is None  # a resumed run: how fast it is must be seen first
-    record = told(25.0, 20, success=0.5)
-    assert (record["step"], record["steps"], record["success"]) == (20, 100, 0.5)
-    assert record["seconds_left"] == pytest.approx(25.0 / 0.1 * 0.8)
+def records(run):
+    return [json.loads(line) for line in (run / "progress" / "train.jsonl").read_text().splitlines()]
 
 
-def test_a_stage_that_ends_by_another_budget_shows_the_steps_it_will_come_to(told):
-    told(0.0, 1, share=0.05)
-    record = told(30.0, 4, share=0.2)
-    assert (record["step"], record["steps"]) == (4, 20)
-    assert record["seconds_left"] == pytest.approx(30.0 / 0.15 * 0.8)
-    assert told(31.0, 25, share=1.2)["seconds_left"] == pytest.approx(0.0)
+def test_a_record_has_the_configured_steps_and_the_limits(tmp_path, clock):
+    stage = Progress(tmp_path, "train", 80)
+    stage.report(14, limits={"max_minutes": 0.45}, success=0.5, tokens_per_s=float("nan"))
+    assert records(tmp_path) == [
+        {"ts": 1000.0, "stage": "train", "step": 14, "steps": 80, "limits": {"max_minutes": 0.45}, "message": "",
+         "success": 0.5, "tokens_per_s": None}
+    ]  # fmt: skip
+
+
+def test_frequent_records_are_left_out(tmp_path, clock):
+    stage = Progress(tmp_path, "train", 80)
+    for step, at in enumerate((1000.0, 1001.0, 1002.0, 1003.0, 1004.5)):
+        clock[0] = at
+        stage.report_every(2.0, step)
+    clock[0] = 1004.6
+    stage.report(5)
+    assert [record["step"] for record in records(tmp_path)] == [0, 2, 4, 5]

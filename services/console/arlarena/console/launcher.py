@@ -18,10 +18,11 @@ from rich.console import Console
 
 from arlarena.console.failures import LaunchError
 from arlarena.console.pipeline import STAGES, Pipeline
-from arlarena.console.progress import Stage, View
+from arlarena.console.progress import View
 from arlarena.console.runconfig import RunConfig, check_everywhere
 from arlarena.console.rundir import RunDirectory, Start
 from arlarena.console.settings import available_cores
+from arlarena.console.stage import Stage
 from arlarena.console.summary import kinds_table, table
 from arlarena.console.supervisor import Supervisor
 from arlarena.proto.config import ConfigError, read_file
@@ -95,8 +96,8 @@ async def launch(config: RunConfig, run: RunDirectory, console: Console) -> dict
             supervisor.kill()
 
     services: Callable[[], dict[str, str]] = lambda: describe(supervisor)  # noqa: E731
-    stages = [Stage(name, sources(run, name)) for name in STAGES]
     title = f"ARLArena · {config.method} on {config.environment} · seed {config.run.seed} · {run.path}"
+    stages = make_stages(config, run)
     with View(title, stages, services, console=console, plain_interval_s=config.console.plain_interval_s) as view:
         supervisor = Supervisor(config.console, view.notice)
         pipeline = Pipeline(config, run, view, supervisor)
@@ -126,12 +127,18 @@ async def _with_ticks(work: Awaitable[dict[str, Any]], view: View) -> dict[str, 
         ticking.cancel()
 
 
-def sources(run: RunDirectory, stage: str) -> tuple[Path, ...]:
-    """Where a stage writes its progress."""
-    logs = {"evaluate before": "evaluate-before", "evaluate after": "evaluate-after"}
-    if stage == "demonstrations":
-        return run.log("validation"), run.log("demonstrations")
-    return run.progress(stage), run.log(logs.get(stage, stage))
+def make_stages(config: RunConfig, run: RunDirectory) -> list[Stage]:
+    """The stages of a run, each with the files in which it writes its progress."""
+    counts = config.demonstrations
+    sources = {
+        "demonstrations": (run.log("demonstrations"), run.log("validation")),
+        "clone": (run.progress("clone"),),
+        "evaluate before": (run.log("evaluate-before"),),
+        "train": (run.progress("train"),),
+        "evaluate after": (run.log("evaluate-after"),),
+    }
+    totals = {"demonstrations": counts.demonstrations + counts.validation}
+    return [Stage(name, sources.get(name, ()), totals.get(name)) for name in STAGES]
 
 
 def describe(supervisor: Supervisor) -> dict[str, str]:

@@ -11,8 +11,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from arlarena.console.charts import Estimate, Line, Mark, interval_chart, line_chart
-from arlarena.console.progress import duration
 from arlarena.console.rundir import RunDirectory
+from arlarena.console.stage import duration
 from arlarena.console.summary import interval, percent, read_json, read_records, read_steps
 
 SHARE = (0.0, 1.0)

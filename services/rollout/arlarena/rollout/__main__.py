@@ -26,6 +26,7 @@ from arlarena.client.environments import EnvironmentClient
 from arlarena.client.errors import ServiceError
 from arlarena.client.policy import PolicyClient
 from arlarena.client.transport import Timeouts
+from arlarena.proto.addresses import service_url
 from arlarena.proto.config import ConfigError, exit_on_config_error
 from arlarena.proto.stream import StreamError, Streams
 from arlarena.proto.telemetry import Logger, get_logger
@@ -110,9 +111,10 @@ def _inference(setup: Setup) -> PolicyClient:
 
 
 def _url(url: str) -> str:
-    if not url.startswith(("http://", "https://")):
-        raise ConfigError(f"{url!r} is not a service address; write it like http://127.0.0.1:8000")
-    return url
+    try:
+        return service_url(url)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _cancel_on_sigterm() -> None:
@@ -173,7 +175,8 @@ def _engine_policy(
     return EnginePolicy(inference, tokens, sampling, context, stop)
 
 
-def _progress(log: Logger, event: str) -> Callable[[int, int], None]:
+def _progress(log: Logger, event: str, total: int) -> Callable[[int, int], None]:
+    log.info(event, finished=0, total=total)
     last = time.monotonic()
 
     def report(finished: int, total: int) -> None:
@@ -196,7 +199,7 @@ async def _evaluate(setup: Setup, panel: EvaluationSettings, out: Path, episodes
         environment, context = info.name, (await inference.model()).max_tokens
         policy = EnginePolicy(inference, setup.tokens, panel_sampling(panel), context, info.stop)
         assignments = panel_assignments(panel, environment)
-        report = _progress(setup.log, "evaluating")
+        report = _progress(setup.log, "evaluating", len(assignments))
         played = await play_all(runner, assignments, policy, concurrency=panel.concurrency, progress=report)
     result = summarise(panel, environment, assignments, played, time.monotonic() - started)
     write_whole(out, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
@@ -223,7 +226,7 @@ async def _demonstrate(setup: Setup, args: argparse.Namespace, seed: int) -> int
                 "fewer_tasks_than_asked", split=split.name, size=split.size, asked=args.count, played=len(indices)
             )
         assignments = demonstration_assignments(info.name, split.name, indices, args.episode_seed, args.attempts)
-        report = _progress(setup.log, "demonstrating")
+        report = _progress(setup.log, "demonstrating", len(assignments))
         async with _teacher(setup, args) as policy:
             played = await play_all(runner, assignments, policy, concurrency=args.concurrency, progress=report)
     counts = write_demonstrations(args.out, assignments, played, args.distinct, args.min_score)
@@ -320,7 +323,7 @@ def _parser() -> argparse.ArgumentParser:
     demonstrate.add_argument("--slips", type=_share, default=0.0, help=slips)
     learn_slips = "learn from them too: an expert that is not perfect"
     demonstrate.add_argument("--learn-slips", action="store_true", help=learn_slips)
-    demonstrate.add_argument("--teacher-url", help="OpenAI-compatible server of a model to learn from, without /v1")
+    demonstrate.add_argument("--teacher-url", help="OpenAI-compatible server of a model to learn from")
     demonstrate.add_argument("--teacher-model", help="its name there; default: the first that /v1/models lists")
     demonstrate.add_argument("--teacher-key-variable", default="OPENAI_API_KEY", help="variable that holds the API key")
     demonstrate.add_argument("--temperature", type=float, default=1.0, help="of the teacher")

@@ -32,6 +32,8 @@ from arlarena.trainer.settings import CloneSettings
 
 # Padded tokens that go through the model at once; a bound on memory alone, the gradient does not depend on it.
 _TOKENS_AT_ONCE = 16_384
+# Between two progress records: as often as the launcher's plain output asks for them, or oftener.
+_PROGRESS_EVERY_S = 2.0
 
 
 class CloneError(RuntimeError):
@@ -127,6 +129,33 @@ def batches(rows: Sequence[Row], size: int, seed: int) -> Iterator[list[Row]]:
             yield [rows[i] for i in order[start : start + size]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """Writes how far cloning is."""
+
+    progress: Progress | None
+    log: Logger | None
+    steps_per_epoch: int
+    epochs: int
+
+    def started(self) -> None:
+        if self.progress is not None:
+            self.progress.report(0)
+
+    def stepped(self, step: int, loss: float) -> None:
+        if self.progress is not None:
+            self.progress.report_every(_PROGRESS_EVERY_S, step, message=self._epoch(step), loss=loss)
+
+    def validated(self, step: int, loss: float, validation_loss: float) -> None:
+        if self.progress is not None:
+            self.progress.report(step, message=self._epoch(step), loss=loss, validation_loss=validation_loss)
+        if self.log is not None:
+            self.log.info("clone", step=step, loss=loss, validation_loss=validation_loss)
+
+    def _epoch(self, step: int) -> str:
+        return f"epoch {(step - 1) // self.steps_per_epoch + 1} of {self.epochs}"
+
+
 def clone(
     model: PreTrainedModel,
     train: Sequence[Row],
@@ -149,6 +178,8 @@ def clone(
     scorer = Scorer(model).to(torch.device(settings.torch_device()))
     optimizer = adamw(model.parameters(), settings.lr, (0.9, 0.95), settings.weight_decay)
     best_loss, best_step, best_weights, misses = math.inf, 0, copy.deepcopy(model.state_dict()), 0
+    report = _Report(progress, log, per_epoch, settings.max_epochs)
+    report.started()
     step = 0
     for batch in batches(train, settings.batch_rows, seed):
         share = rate_share(step, settings.warmup_steps, step / limit, settings.final_lr_share)
@@ -160,14 +191,12 @@ def clone(
         optimizer.step()
         step += 1
         if step % validate_every and step < limit:
+            report.stepped(step, loss)
             continue
         with torch.no_grad():
             validation_loss = negative_log_likelihood(scorer, validation, backward=False)
         _check_finite(step, validation_loss=validation_loss)
-        if progress is not None:
-            progress.report(step, loss=loss, validation_loss=validation_loss)
-        if log is not None:
-            log.info("clone", step=step, loss=loss, validation_loss=validation_loss)
+        report.validated(step, loss, validation_loss)
         misses = 0 if validation_loss < best_loss - settings.min_improvement else misses + 1
         if validation_loss < best_loss:
             best_loss, best_step, best_weights = validation_loss, step, copy.deepcopy(model.state_dict())

@@ -77,6 +77,7 @@ class Trainer:
         version = await self.publish()
         if resumed:
             await self.collector.resume()
+        self.progress.report(self.state.step, limits=self.limits())
         recorded = time.monotonic()
         while not self.finished():
             started = time.monotonic()
@@ -97,13 +98,16 @@ class Trainer:
 
     def done(self) -> float:
         """The share of the run that is over: of its steps, its time or its experience, whichever is furthest."""
-        settings, state = self.settings, self.state
-        shares = [state.step / settings.steps]
+        return max(self.state.step / self.settings.steps, *self.limits().values(), 0.0)
+
+    def limits(self) -> dict[str, float]:
+        """The shares of time and experience that are used up, by setting, where these are limited."""
+        settings, state, shares = self.settings, self.state, dict[str, float]()
         if settings.max_minutes is not None:
-            shares.append(state.seconds / (60 * settings.max_minutes))
+            shares["max_minutes"] = state.seconds / (60 * settings.max_minutes)
         if settings.max_environment_steps is not None:
-            shares.append(state.environment_steps / settings.max_environment_steps)
-        return max(shares)
+            shares["max_environment_steps"] = state.environment_steps / settings.max_environment_steps
+        return shares
 
     def finished(self) -> bool:
         """Whether the run has had its steps, its time or its experience."""
@@ -263,7 +267,7 @@ class Trainer:
         self.flows.append({"step": step} | action_flows(collected.seen))
         self.board.add(progress | figures | totals, step)
         self.progress.report(
-            step, share=self.done(), success=figures["success_rate"], tokens_per_s=figures["tokens_per_s"]
+            step, limits=self.limits(), success=figures["success_rate"], tokens_per_s=figures["tokens_per_s"]
         )
         self.sound_alarms(step, figures)
         if self.settings.record_groups_every and step % self.settings.record_groups_every == 0:

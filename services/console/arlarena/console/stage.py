@@ -1,0 +1,202 @@
+"""One stage of a run: its state, and the progress that its files show."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+TAIL_BYTES = 16 * 1024
+# Steps whose speed the time left is estimated from: enough to average a step's noise, few enough to follow a change.
+WINDOW = 20
+# An estimate that is higher than the one before by less than this factor is noise, and is not shown.
+NOISE = 1.2
+Status = Literal["waiting", "running", "done", "skipped", "stopped", "failed"]
+
+
+@dataclass(slots=True)
+class Stage:
+    """One line of the table.
+
+    `sources`: files with the stage's progress records, in the order in which they are written. `total`: items in all
+    of them, where each source counts its own items.
+    """
+
+    name: str
+    sources: tuple[Path, ...] = ()
+    total: int | None = None
+    status: Status = "waiting"
+    began: float = 0.0
+    seconds: float = 0.0
+    note: str = ""
+    offsets: dict[Path, int] = field(default_factory=dict)
+    seconds_left: float | None = None
+
+    def begin(self) -> None:
+        """Start the clock. Records of earlier attempts are not read."""
+        self.status, self.began, self.seconds_left = "running", time.monotonic(), None
+        self.offsets = {path: path.stat().st_size for path in self.sources if path.exists()}
+
+    def end(self, status: Status) -> None:
+        """Stop the clock."""
+        self.status = status
+        self.seconds = time.monotonic() - self.began
+
+    def steady(self, seconds_left: float | None) -> float | None:
+        """`seconds_left`, or the lower estimate before it where the difference is noise: the time left falls."""
+        old = self.seconds_left
+        if seconds_left is None or old is None or not old < seconds_left < NOISE * old:
+            self.seconds_left = seconds_left
+        return self.seconds_left
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Shares (0 to 1) of the stage's limits that were used up at the time `at` (seconds since the epoch)."""
+
+    at: float
+    shares: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """The newest progress of a stage; a value that is not known is None.
+
+    `share`: of the stage, 0 to 1. `limit`: the setting that will end the stage before its steps are taken.
+    """
+
+    step: int | None = None
+    steps: int | None = None
+    share: float | None = None
+    success: float | None = None
+    tokens_per_s: float | None = None
+    seconds_left: float | None = None
+    limit: str = ""
+    message: str = ""
+
+    def words(self) -> str:
+        """For a person."""
+        parts = []
+        if self.step is not None:
+            parts.append(f"{self.step:,}" + (f" of {self.steps:,}" if self.steps else ""))
+        if self.message:
+            parts.append(self.message)
+        if self.success is not None:
+            parts.append(f"success {100 * self.success:.1f} %")
+        if self.tokens_per_s is not None:
+            parts.append(f"{self.tokens_per_s:,.0f} tokens/s")
+        if self.seconds_left is not None:
+            parts.append(f"{duration(self.seconds_left)} left{f' until {self.limit}' if self.limit else ''}")
+        return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `2 m 05 s`, `1 h 10 m`."""
+    if seconds < 9.95:
+        return f"{max(0.0, seconds):.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} m {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} m"
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def read_figures(stage: Stage, now: float | None = None) -> Figures:
+    """The progress of `stage` at the time `now` (seconds since the epoch; default: this moment)."""
+    newest: dict[str, Any] = {}
+    readings: list[Reading] = []
+    last_step = -1.0
+    for step, steps, record in _progress(stage):
+        if step <= last_step:  # a process that was started again
+            readings = []
+        newest, last_step = record | {"step": step, "steps": steps}, step
+        at = _number(record.get("ts"))
+        if at is not None and steps:
+            readings.append(Reading(at, {"": step / steps} | _limits(record)))
+    if not newest:
+        return Figures()
+    shares = [newest["step"] / newest["steps"]] if newest["steps"] else []
+    left = time_left(readings, time.time() if now is None else now)
+    return Figures(
+        step=int(newest["step"]),
+        steps=int(newest["steps"]) if newest["steps"] else None,
+        share=min(1.0, max([*shares, *_limits(newest).values()])) if shares else None,
+        success=_number(newest.get("success")),
+        tokens_per_s=_number(newest.get("tokens_per_s")),
+        seconds_left=stage.steady(left[0] if left else None),
+        limit=left[1] if left else "",
+        message=str(newest.get("message") or ""),
+    )
+
+
+def time_left(readings: Sequence[Reading], now: float) -> tuple[float, str] | None:
+    """Seconds until the first limit is used up, and the name of that limit ("": the steps).
+
+    The estimate falls between two readings, and waits for the next one where that is late. None: too few readings,
+    or the stage is over.
+    """
+    if len(readings) > 2:  # the first step includes the start of processes
+        readings = readings[1:]
+    readings = readings[-WINDOW - 1 :]
+    if len(readings) < 2 or max(readings[-1].shares.values()) >= 1:
+        return None
+    first, last = readings[0], readings[-1]
+    elapsed = last.at - first.at
+    estimates = []
+    for name, share in last.shares.items():
+        gained = share - first.shares.get(name, share)
+        if gained > 0:
+            estimates.append((elapsed / gained * (1 - share), name))
+    if not estimates:
+        return None
+    seconds, name = min(estimates)
+    since = min(max(0.0, now - last.at), elapsed / (len(readings) - 1))
+    return max(0.0, seconds - since), name
+
+
+def _progress(stage: Stage) -> Iterator[tuple[float, float | None, dict[str, Any]]]:
+    """Step, steps and record of every progress record at the end of the stage's files."""
+    before = 0.0
+    for path in stage.sources:
+        step = None
+        for line in _lines(path, stage.offsets.get(path, 0)):
+            record = _record(line)
+            found = _number(record.get("step", record.get("finished")))
+            if found is not None:
+                step = found
+                yield before + step, stage.total or _number(record.get("steps", record.get("total"))), record
+        before += step or 0.0
+
+
+def _limits(record: dict[str, Any]) -> dict[str, float]:
+    limits = record.get("limits")
+    found = {name: _number(share) for name, share in limits.items()} if isinstance(limits, dict) else {}
+    return {name: share for name, share in found.items() if share is not None}
+
+
+def _lines(path: Path, start: int) -> list[str]:
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, 2)
+            file.seek(max(start, end - TAIL_BYTES))
+            return file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+
+
+def _record(line: str) -> dict[str, Any]:
+    if not line.startswith("{"):
+        return {}
+    try:
+        return msgspec.json.decode(line, type=dict[str, Any])
+    except msgspec.MsgspecError:
+        return {}
