@@ -14,6 +14,7 @@ from arlarena.env_server.tir_math.latex import tidy
 
 VERDICTS = Path(__file__).resolve().parents[2] / "golden" / "tir_math" / "verdicts.tsv"
 FILES = ("simplerl_math_lv3to5", "aime24", "aime25")
+REPORTED = VERDICTS.with_name("pairs.jsonl")
 
 
 def pairs():
@@ -24,6 +25,8 @@ def pairs():
 
 
 PAIRS = list(pairs())
+# The kinds are those of public reports on judges of answers (Math-Verify, lm-evaluation-harness, NeMo Gym).
+REPORTED_PAIRS = [json.loads(line) for line in REPORTED.read_text(encoding="utf-8").splitlines()]
 
 
 def test_there_are_enough_pairs_of_both_kinds():
@@ -36,6 +39,17 @@ def test_there_are_enough_pairs_of_both_kinds():
 @pytest.mark.parametrize(("gold", "answer", "verdict"), PAIRS)
 def test_verdict(gold, answer, verdict):
     assert judge(gold, answer) is verdict
+
+
+def test_reported_pairs_are_new_and_enough():
+    reported = {(pair["gold"], pair["answer"]) for pair in REPORTED_PAIRS}
+    assert len(reported) == len(REPORTED_PAIRS)
+    assert len(reported - {(gold, answer) for gold, answer, _ in PAIRS}) >= 200
+
+
+@pytest.mark.parametrize("pair", REPORTED_PAIRS, ids=lambda pair: f"{pair['kind']}: {pair['gold']} | {pair['answer']}")
+def test_verdict_on_a_reported_kind(pair):
+    assert judge(pair["gold"], pair["answer"]) is pair["right"]
 
 
 @pytest.mark.parametrize(

@@ -35,13 +35,16 @@ MAX_PARTS = 64  # of one list: each part is compared with each
 _SETS_IN_WORDS = {"allrealnumbers": r"\mathbb{R}", "emptyset": r"\emptyset", "nosolution": r"\emptyset"}
 _NAME = re.compile(
     r"[A-Za-z]+'?(?:_\{\w+\})?|\\(?!pi)[a-z]+|[A-Za-z](?:\^\{-1\})?\([A-Za-z]\)"
-    r"|\\(?:angle|triangle)\s*[A-Z]+|\\text\{[^{}]*\}"
+    r"|\([A-Za-z](?:,[A-Za-z])+\)|\\(?:angle|triangle)\s*[A-Z]+|\\text\{[^{}]*\}"
 )
 _LETTERS = re.compile(r"\\text\{([^{}]*)\}|\\[A-Za-z]+")
 _VARIABLE = re.compile(r"\\(?:alpha|beta|theta|phi|omega|lambda|mu|sigma|tau|rho)(?![A-Za-z])|(?<![\\A-Za-z])[A-Za-z]")
 # The letter of an option, and what stands behind it; `_OTHER` is another letter there.
-_OPTION = re.compile(r"(?:(?i:option|choice|answer)\s*:?\s*)?[(\[]?([A-Z])(?:[)\].:]+\s*(.*))?", re.DOTALL)
-_OTHER = re.compile(r"\([A-Z]\)|(?:^|[,;/&])\s*\(?[A-Z](?![A-Za-z])")
+_OPTION = re.compile(
+    r"(?:(?i:option|choice|answer)\s*:?\s*)?[(\[]?([A-Z])(?:(?:[)\]](?![-+])|[.:]|\s*-(?=\s*[A-Za-z][a-z]{2}))+\s*((?![+*/^=<>]).*))?",
+    re.DOTALL,
+)
+_OTHER = re.compile(r"\([A-Z]\)|(?:^|[,;/&])\s*[A-Z]\)?\s*(?:$|[,;.:)])")
 _EURO, _DOLLAR = re.compile("[€£¥₹₩]|\\\\(?:pounds|euro)(?![A-Za-z])"), re.compile(r"\\\$|USD|dollar")
 
 

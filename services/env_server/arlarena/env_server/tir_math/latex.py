@@ -35,7 +35,7 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\(?:left|right)\s*\.", ""),
         (r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|mathop)(?![A-Za-z])", ""),
         (r"\\phantom\s*(?:\{[^{}]*\}|-|\S)", ""),
-        (r"(?<!\\)\\!|(?<=\d)'(?=\d{3}(?!\d))", ""),
+        (r"(?<!\\)\\!\s*|(?<=\d)'(?=\d{3}(?!\d))", ""),
         (r"\{\\[,;: ]\}", " "),
         (r"(?<!\\)\\[,;: ]|~|\\hspace\{[^{}]*\}", " "),
         (r"(?<!\\)\\(?:q?quad|enspace|thinspace|medspace|thickspace)(?![A-Za-z])", " "),

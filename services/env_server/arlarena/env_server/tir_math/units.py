@@ -47,7 +47,8 @@ def without_units(text: str) -> tuple[str, Unit | None]:
 
 
 def _unit(text: str) -> Unit | None:
-    words = re.findall(r"[a-z]+|[23](?=\})", text.lower().replace(".", "").replace("\\text", ""))
+    bare = text.lower().replace(".", "").replace("\\text", "").replace("miles per hour", "mph")
+    words = re.findall(r"[a-z]+|[23](?=\})", bare)
     power = next((power for power, names in _POWERS.items() if names & set(words)), 1)
     for word in words:
         for form in (word, word.removesuffix("s")):
@@ -57,7 +58,7 @@ def _unit(text: str) -> Unit | None:
 
 
 def contradict(one: Unit | None, other: Unit | None) -> bool:
-    """Whether two units are both known, and differ, or are of different powers that both say."""
+    """Whether two units are both known, and differ."""
     if one is None or other is None:
         return False
-    return one.name != other.name or (one.power != other.power and 1 not in (one.power, other.power))
+    return one != other
