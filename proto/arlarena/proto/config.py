@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import sys
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from arlarena.proto.textfile import TextFileError, read_text
 
 # Every top-level table that a run's file may hold. A service reads its own; a table outside this list is a typing
 # error.
@@ -40,9 +42,11 @@ class Table(BaseModel):
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def _nearest(word: str, known: Mapping[str, object] | tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of an error about a name that does not exist: the nearest of `known`, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known)) or 'none'}"
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -52,16 +56,18 @@ def read_file(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, is not TOML, or holds an unknown table.
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(read_text(path))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such configuration file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except TextFileError as error:
+        raise ConfigError(str(error)) from error
+    except (ValueError, RecursionError) as error:  # besides tomllib's own: a number too long, brackets too deep
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     for name, value in data.items():
         if name not in TABLES:
-            raise ConfigError(f"{path}: unknown table [{name}]; {_nearest(name, TABLES)}")
+            raise ConfigError(f"{path}: unknown table [{name}]; {nearest(name, TABLES)}")
         if not isinstance(value, dict):
             raise ConfigError(f"{path}: {name} must be a table, like [{name}]")
     return data
@@ -72,7 +78,7 @@ def _explain(where: str, error: ValidationError, model: type[BaseModel]) -> str:
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            lines.append(f"{where} unknown key {key!r}; {_nearest(key, tuple(model.model_fields))}")
+            lines.append(f"{where} unknown key {key!r}; {nearest(key, tuple(model.model_fields))}")
         elif item["type"] == "missing":
             lines.append(f"{where} key {key!r} is required")
         else:

@@ -137,10 +137,18 @@ def test_one_update_against_the_sampler_is_warned_about():
     assert "rarely" in warning
 
 
-@pytest.mark.parametrize(("name", "reason"), [("sampo", "filter 'success'"), ("rloo", "no baseline")])
-def test_a_group_of_one_is_refused_where_nothing_could_be_learnt(name, reason):
-    with pytest.raises(RecipeError, match=reason):
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "reinforce_pp"])
+def test_a_group_of_one_is_refused_where_advantages_are_relative_to_the_group(name):
+    with pytest.raises(RecipeError, match=r"filter '\w+' drops every group|no baseline") as refused:
         check(recipe(name), RunFacts(updates_per_batch=4, policy_anchor="bypass", group_size=1))
+    assert "group_size to 2 or more, or take recipe = 'reinforce_pp'" in str(refused.value)
+
+
+def test_a_group_of_one_passes_where_advantages_are_relative_to_the_batch():
+    facts = RunFacts(updates_per_batch=4, policy_anchor="bypass", group_size=1)
+    assert check(recipe("reinforce_pp"), facts) == ()
+    with pytest.raises(RecipeError, match="drops every group"):
+        check(recipe("reinforce_pp", filter="success"), facts)
 
 
 @pytest.mark.parametrize("facts", [("bypas", 1, 8), ("bypass", 0, 8), ("bypass", 1, 0)])

@@ -2,8 +2,9 @@
 
 import pytest
 
-from arlarena.proto.config import ConfigError
-from arlarena.trainer.settings import CloneSettings, TrainerSettings, check_file
+from arlarena.proto.config import ConfigError, load_table
+from arlarena.trainer.preflight import check_file, policy_directory
+from arlarena.trainer.settings import CloneSettings, TrainerSettings, chosen_recipe
 
 
 def write(folder, text):
@@ -18,7 +19,7 @@ def write(folder, text):
         ('[trainer]\nrecipe = "sampoo"', r"run\.toml: \[trainer\] unknown recipe 'sampoo': did you mean 'sampo'"),
         ('[trainer.recipe_overrides]\nclip = "ppo2"', r"run\.toml: \[trainer\] sampo\.clip = 'ppo2'"),
         ("[trainer.recipe_overrides]\nomegga = 1.0", "no choice 'omegga': did you mean 'omega'"),
-        ("[trainer]\ngroup_size = 1", "drops every group of one"),
+        ("[trainer]\ngroup_size = 1", "drops every group with group_size = 1; set group_size to 2"),
         (
             '[trainer]\nrecipe = "grpo"\npolicy_anchor = "decoupled"\ngroups_per_step = 4\nminibatch_groups = 4',
             "clipping is dead",
@@ -28,6 +29,26 @@ def write(folder, text):
         ('[trainer]\ndevice = "gpu"', r"\[trainer\] device = 'gpu'"),
         ('[trainer]\ndevice = "cuda:99"', r'\[trainer\] device = "cuda:99" is GPU 99 here, and torch sees \d+ of them'),
         ('[clone]\ndevice = "cuda:99"', r'\[clone\] device = "cuda:99" is GPU 99'),
+        (
+            "[trainer]\nminibatch_groups = 8\ngroups_per_step = 4",
+            "minibatch_groups = 8 is above groups_per_step = 4.*set minibatch_groups to 4 or less",
+        ),
+        ('[trainer]\nrecipe = "grpo"\ngroup_size = 1', "no baseline; set group_size to 2 or more, or take recipe = 'r"),
+        ("[trainer]\nreissue_after_s = 60.0\nstall_s = 50.0", "reissue_after_s = 60 must be below stall_s = 50"),
+        ('[policy]\npath = "m"\n[policy.tiny]\nhidden = 8', r"leave out path or \[policy.tiny\]"),
+        ("[policy.tiny]\nheads = 4\nkv_heads = 3", "heads = 4 must be a multiple of kv_heads = 3"),
+        ("[policy.tiny]\nhead_dim = 7", "head_dim = 7 must be even"),
+        ("[clone]\nmin_score = 1.0", "min_score = 1.0: Input should be less than 1"),
+        (
+            "[trainer]\nmax_response_tokens = 512\n[policy.tiny]\nmax_positions = 512",
+            r"run\.toml: \[trainer\] max_response_tokens = 512 leaves no room.*the policy's context is 512",
+        ),
+        (
+            "[trainer]\nmax_response_tokens = 200\n[inference]\nmax_model_len = 128",
+            r"\[inference\] max_model_len is 128 tokens",
+        ),
+        ("[evaluation]\nmax_tokens = 600", r"\[evaluation\] max_tokens = 600 leaves no room"),
+        ("[inference]\nmax_model_len = 1024\n[evaluation]\nmax_tokens = 9", "max_model_len = 1024: the policy has 512"),
     ],
 )
 def test_a_run_that_cannot_work_is_refused_with_the_reason(tmp_path, text, said):
@@ -64,3 +85,84 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch, chosen, gpus, rank):
 
 def test_the_defaults_are_accepted(tmp_path):
     check_file(write(tmp_path, "[run]\nname = 'x'"))
+
+
+def test_everything_that_is_wrong_is_said_at_once(tmp_path):
+    text = '[run]\nseed = -1\n[trainer]\nrecipe = "sampoo"\n[clone]\nlr = 0\n[policy.tiny]\nhead_dim = 7'
+    with pytest.raises(ConfigError) as refused:
+        check_file(write(tmp_path, text))
+    assert [line.split("] ")[0].split("[")[1] for line in str(refused.value).splitlines()] == [
+        "run", "policy", "clone", "trainer"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        ("lr_warmup_steps = 6\nsteps = 5", "lr_warmup_steps = 6 is above steps = 5"),
+        ("cold_start_steps = 5\nsteps = 5", "cold_start_steps = 5 covers all steps = 5"),
+    ],
+)
+def test_choices_that_cannot_act_in_so_few_steps_are_warned_about(tmp_path, text, warning):
+    settings = load_table(write(tmp_path, f"[trainer]\n{text}"), "trainer", TrainerSettings)
+    assert warning in " ".join(chosen_recipe(settings)[1])
+
+
+FILES = ("config.json", "model.safetensors", "tokenizer.json")
+
+
+def policy(folder, *files, config='{"max_position_embeddings": 64}'):
+    folder.mkdir()
+    for file in files:
+        (folder / file).write_text(config if file == "config.json" else "")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("files", "lacking"),
+    [
+        (FILES[1:], "lacks config.json;"),
+        (FILES[::2], r"lacks weights \(\*\.safetensors\);"),
+        (FILES[:2], r"lacks a tokenizer \(tokenizer.json\);"),
+        ((), r"lacks config.json, weights \(\*\.safetensors\), a tokenizer"),
+    ],
+)
+def test_a_policy_that_lacks_files_is_refused_where_it_must_be_used(tmp_path, files, lacking):
+    found = policy(tmp_path / "policy", *files)
+    config = write(tmp_path, f'[policy]\npath = "{found}"')
+    check_file(config)
+    with pytest.raises(ConfigError, match=rf"run.toml: \[policy\] path = '{found}'.*{lacking}"):
+        check_file(config, machine=True)
+
+
+def test_a_shard_that_the_index_names_is_missed(tmp_path):
+    found = policy(tmp_path / "policy", "config.json", "tokenizer.json")
+    (found / "model.safetensors.index.json").write_text('{"weight_map": {"a": "a.safetensors"}}')
+    with pytest.raises(ConfigError, match=r"lacks a\.safetensors;"):
+        policy_directory(str(found), "--model")
+
+
+def test_a_whole_policy_passes_and_bounds_the_responses(tmp_path):
+    found = policy(tmp_path / "policy", *FILES)
+    check_file(write(tmp_path, f'[policy]\npath = "{found}"'), machine=True)
+    with pytest.raises(ConfigError, match=r"max_response_tokens = 64 leaves no room.*context is 64 tokens"):
+        check_file(write(tmp_path, f'[policy]\npath = "{found}"\n[trainer]\nmax_response_tokens = 64'), machine=True)
+
+
+def test_a_policy_that_is_not_there_is_named_with_its_setting(tmp_path):
+    with pytest.raises(ConfigError, match=r"\[policy\] path: model '/nowhere': no such directory"):
+        check_file(write(tmp_path, '[policy]\npath = "/nowhere"'), machine=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[trainer]\ndevice = "cpu"\npush_transport = "nccl"', 'push_transport = "nccl" needs a GPU'),
+        ("[console.gpus]\ntrainer = [99]", r"\[console.gpus\] trainer = \[99\]: torch sees \d+ GPUs"),
+    ],
+)
+def test_what_this_machine_lacks_is_refused_on_this_machine_alone(tmp_path, text, said):
+    config = write(tmp_path, text)
+    check_file(config)
+    with pytest.raises(ConfigError, match=said):
+        check_file(config, machine=True)

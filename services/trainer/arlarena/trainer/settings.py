@@ -1,6 +1,7 @@
 """What a user can set of the trainer. No other file of this service reads the environment.
 
-python -m arlarena.trainer.settings run.toml       checks the tables of this service and prints "ok"
+python -m arlarena.trainer.settings run.toml       checks the tables of this service and prints "ok"; with
+                                                   --machine also the policy's files and what this machine offers
 """
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table
+from arlarena.proto.config import ConfigError, Table, exit_on_config_error
 from arlarena.proto.task_order import SEED_BLOCKS, SEED_STRIDE
 
 if TYPE_CHECKING:
@@ -40,6 +41,14 @@ class TinyPolicy(Table):
     )
     init_std: PositiveFloat = Field(default=0.08, description="standard deviation of the initial weights")
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads = {self.heads} must be a multiple of kv_heads = {self.kv_heads}")
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim = {self.head_dim} must be even: rotary positions turn pairs of numbers")
+        return self
+
 
 class PolicySettings(Table):
     """Table `[policy]`: an existing Hugging Face directory or hub name, or the shape of a tiny policy to make."""
@@ -47,6 +56,14 @@ class PolicySettings(Table):
     path: str | None = None
     tokenizer: str | None = None
     tiny: TinyPolicy = TinyPolicy()
+
+    @model_validator(mode="after")
+    def _one_policy(self) -> Self:
+        if self.path is not None and "tiny" in self.model_fields_set:
+            raise ValueError(
+                "path names an existing policy and [policy.tiny] makes a new one: leave out path or [policy.tiny]"
+            )
+        return self
 
 
 class CloneSettings(Table):
@@ -69,7 +86,9 @@ class CloneSettings(Table):
     min_improvement: NonNegativeFloat = Field(1e-3, description="nats a token that count as an improvement")
     min_validation_steps: PositiveInt = Field(20, description="at least this many optimiser steps between validations")
     gradient_clip: PositiveFloat = 1.0
-    min_score: float = Field(0.9, description="only episodes that scored above this are learnt from")
+    min_score: float = Field(
+        0.9, lt=1, description="only episodes that scored above this are learnt from; scores end at 1"
+    )
     device: Device = Field("auto", description="cuda, cpu, or auto: a GPU where there is one")
     threads: PositiveInt | None = Field(None, description="torch threads; default: OMP_NUM_THREADS, else 1")
 
@@ -177,9 +196,37 @@ class TrainerSettings(Table):
     max_skipped_steps: PositiveInt = Field(
         3, description="steps in a row without one finite update before the run ends"
     )
+    zero_gradient_alarm: NonNegativeInt = Field(
+        5, description="steps in a row whose gradient is exactly 0 before the trainer warns; 0 never"
+    )
     lease_ttl_s: PositiveFloat = Field(
         15.0, description="how long after its last sign of life a trainer on another machine still owns the run"
     )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.minibatch_groups > self.groups_per_step:
+            raise ValueError(
+                f"minibatch_groups = {self.minibatch_groups} is above groups_per_step = {self.groups_per_step}: an "
+                f"update has at most the groups of its step; set minibatch_groups to {self.groups_per_step} or less"
+            )
+        if self.reissue_after_s >= self.stall_s:
+            raise ValueError(
+                f"reissue_after_s = {self.reissue_after_s:g} must be below stall_s = {self.stall_s:g}: the run would "
+                f"end before a task is issued again"
+            )
+        return self
+
+    def warnings(self) -> list[str]:
+        """Choices that cannot act in a run of `steps`: a short trial of a longer run is legitimate."""
+        found = []
+        if self.lr_warmup_steps > self.steps:
+            found.append(f"lr_warmup_steps = {self.lr_warmup_steps} is above steps = {self.steps}: the rate never "
+                         f"reaches lr")  # fmt: skip
+        if self.steps <= self.cold_start_steps:
+            found.append(f"cold_start_steps = {self.cold_start_steps} covers all steps = {self.steps}: the filter of "
+                         f"the recipe never acts")  # fmt: skip
+        return found
 
     def torch_device(self) -> str:
         """The device to compute on, see `device_of`."""
@@ -237,7 +284,7 @@ def chosen_recipe(settings: TrainerSettings, where: str = "") -> tuple[Recipe, t
                 f"correction = {settings.correction!r} is dead under policy_anchor = 'bypass', where the sampler's "
                 f"log-probabilities are the anchor; take policy_anchor = 'decoupled'"
             )
-        return method, check(method, facts)
+        return method, (*check(method, facts), *settings.warnings())
     except RecipeError as error:
         raise ConfigError(f"{where}[trainer] {error}") from error
 
@@ -285,26 +332,14 @@ class EnvironmentName(Table, extra="ignore"):
     name: str = "sokoban"
 
 
-def check_file(path: Path) -> None:
-    """Validate every table that the trainer reads, the recipe included.
-
-    Raises:
-        ConfigError: the first thing that is wrong.
-    """
-    load_table(path, "run", RunSettings)
-    load_table(path, "policy", PolicySettings)
-    cloning, training = load_table(path, "clone", CloneSettings), load_table(path, "trainer", TrainerSettings)
-    chosen_recipe(training, f"{path}: ")
-    for settings in (cloning, training):
-        settings.torch_device()
-
-
 def main() -> int:
-    """Check the file named on the command line."""
-    if len(sys.argv) != 2:
-        print("usage: python -m arlarena.trainer.settings FILE", file=sys.stderr)
+    """Check the file named on the command line; with `--machine`, also whether it can run here."""
+    from arlarena.trainer.preflight import check_file
+
+    if len(sys.argv) not in (2, 3) or sys.argv[2:] not in ([], ["--machine"]):
+        print("usage: python -m arlarena.trainer.settings FILE [--machine]", file=sys.stderr)
         return 2
-    check_file(Path(sys.argv[1]))
+    check_file(Path(sys.argv[1]), machine=len(sys.argv) == 3)
     print("ok")
     return 0
 

@@ -283,13 +283,14 @@ def check(recipe: Recipe, run: RunFacts) -> tuple[str, ...]:
         if not ratio_free:
             raise RecipeError(
                 f"{recipe.name}: clipping is dead. With one optimiser step a batch and π_old recomputed at its start, "
-                f"every ratio is exactly 1 and clip {recipe.clip!r} never acts. Take updates_per_batch of 2 or more, "
-                f"or policy_anchor = 'bypass', or clip = 'reinforce'."
+                f"every ratio is exactly 1 and clip {recipe.clip!r} never acts. Set minibatch_groups to half of "
+                f"groups_per_step or less, or policy_anchor = 'bypass', or clip = 'reinforce'."
             )
         if recipe.mask == "sequence":
             raise RecipeError(
                 f"{recipe.name}: the sequence mask is dead. With one optimiser step a batch and π_old recomputed at "
-                f"its start, no row has moved. Take updates_per_batch of 2 or more, or mask = 'none'."
+                f"its start, no row has moved. Set minibatch_groups to half of groups_per_step or less, or mask = "
+                f"'none'."
             )
         return ()
     if ratio_free and recipe.mask == "none":
@@ -310,11 +311,14 @@ def _uncorrected(recipe: Recipe, run: RunFacts) -> str:
 
 
 def _refuse_lone_members(recipe: Recipe, run: RunFacts) -> None:
+    """A group of one has nothing to be compared with; only statistics over the whole batch are a baseline then."""
     if run.group_size > 1:
         return
+    cure = "set group_size to 2 or more, or take recipe = 'reinforce_pp', which compares with the whole batch"
     if recipe.filter != "none":
+        raise RecipeError(f"{recipe.name}: filter {recipe.filter!r} drops every group with group_size = 1; {cure}")
+    if recipe.advantage != "reinforce_pp":
         raise RecipeError(
-            f"{recipe.name}: filter {recipe.filter!r} drops every group of one; take group_size of 2 or more"
+            f"{recipe.name}: advantage {recipe.advantage!r} compares the episodes of a group, and with group_size = 1 "
+            f"there is no baseline; {cure}"
         )
-    if recipe.advantage == "rloo" or (recipe.advantage == "grpo" and recipe.stat_unit == "trajectory"):
-        raise RecipeError(f"{recipe.name}: a group of one has no baseline, every advantage is 0; raise group_size")

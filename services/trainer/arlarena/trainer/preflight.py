@@ -1,0 +1,215 @@
+"""Checks of a run's file before anything starts: settings against each other, against the policy's files, and against
+this machine.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import NonNegativeInt, PositiveInt
+
+from arlarena.proto.config import ConfigError, Table, load_table
+from arlarena.proto.hub import local_model
+from arlarena.trainer.settings import CloneSettings, PolicySettings, RunSettings, TrainerSettings, chosen_recipe
+
+# Prompt and response together where `[inference] max_model_len` does not say; as the policy server has it.
+DEFAULT_CONTEXT = 4096
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+INDEX = "model.safetensors.index.json"
+
+Result = TypeVar("Result")
+
+
+class ServedLength(Table, extra="ignore"):
+    """Table `[inference]`, of which the trainer needs what bounds prompt and response together."""
+
+    max_model_len: PositiveInt | None = None
+
+
+class EvaluatedLength(Table, extra="ignore"):
+    """Table `[evaluation]`, of which the trainer needs the length of a response."""
+
+    max_tokens: PositiveInt = 64
+
+
+class ChosenGpus(Table, extra="ignore"):
+    """Table `[console.gpus]`, whose numbers the trainer can check, since it has torch."""
+
+    clone: tuple[NonNegativeInt, ...] = ()
+    trainer: tuple[NonNegativeInt, ...] = ()
+    inference: tuple[NonNegativeInt, ...] = ()
+
+
+class ConsoleTable(Table, extra="ignore"):
+    """Table `[console]`, of which the trainer reads the GPUs alone."""
+
+    gpus: ChosenGpus = ChosenGpus()
+
+
+def check_file(path: Path, *, machine: bool = False) -> None:
+    """Validate every table that the trainer reads, the recipe included. `machine`: also whether the policy's files are
+    here, and whether this machine has the GPUs that the file asks for.
+
+    Raises:
+        ConfigError: everything that is wrong, one line each.
+    """
+    found = _Problems()
+    found.of(lambda: load_table(path, "run", RunSettings))
+    policy = found.of(lambda: load_table(path, "policy", PolicySettings))
+    settings = found.of(lambda: load_table(path, "trainer", TrainerSettings))
+    cloning = found.of(lambda: load_table(path, "clone", CloneSettings))
+    if settings is not None:
+        found.of(lambda: chosen_recipe(settings, f"{path}: "))
+        found.of(settings.torch_device)
+        if machine:
+            found.of(lambda: check_transport(settings))
+    if cloning is not None:
+        found.of(cloning.torch_device)
+    if machine:
+        found.of(lambda: check_gpus(load_table(path, "console", ConsoleTable).gpus))
+    if policy is not None and settings is not None and (machine or policy.path is None):
+        found.of(lambda: _check_policy(path, policy, settings))
+    found.raise_all()
+
+
+class _Problems:
+    """Collects what several checks object to."""
+
+    def __init__(self) -> None:
+        self._found: list[str] = []
+
+    def of(self, check: Callable[[], Result]) -> Result | None:
+        try:
+            return check()
+        except ConfigError as error:
+            self._found.append(str(error))
+            return None
+
+    def raise_all(self) -> None:
+        if self._found:
+            raise ConfigError("\n".join(dict.fromkeys(self._found)))
+
+
+def check_transport(settings: TrainerSettings) -> None:
+    """Whether this machine can send weights as `push_transport` says.
+
+    Raises:
+        ConfigError: nccl without a GPU.
+    """
+    if settings.push_transport == "nccl" and settings.torch_device() == "cpu":
+        raise ConfigError(
+            '[trainer] push_transport = "nccl" needs a GPU, and the trainer computes on the CPU here; "gloo" does the '
+            'same between CPUs, "shared" and "http" work everywhere'
+        )
+
+
+def check_gpus(gpus: ChosenGpus) -> None:
+    """Whether the GPUs of `[console.gpus]` exist.
+
+    Raises:
+        ConfigError: torch sees fewer.
+    """
+    import torch
+
+    count = torch.cuda.device_count()
+    for name in ChosenGpus.model_fields:
+        numbers: tuple[int, ...] = getattr(gpus, name)
+        if numbers and max(numbers) >= count:
+            raise ConfigError(
+                f"[console.gpus] {name} = {list(numbers)}: torch sees {count} GPUs here; name those below {count}, or "
+                f"leave {name} out"
+            )
+
+
+def _check_policy(path: Path, policy: PolicySettings, settings: TrainerSettings) -> None:
+    """The policy's files, and whether responses fit its context.
+
+    Raises:
+        ConfigError: a file is missing, or a length is too large; the message names it.
+    """
+    positions: int | None = policy.tiny.max_positions
+    if policy.path is not None:
+        folder = policy_directory(policy.path, f"{path}: [policy] path", tokenizer=policy.tokenizer is None)
+        positions = context_of(folder)
+    served = load_table(path, "inference", ServedLength).max_model_len
+    evaluated = load_table(path, "evaluation", EvaluatedLength)
+    found = _Problems()
+    if "max_response_tokens" in settings.model_fields_set:  # the default gets what room there is
+        key, tokens = f"{path}: [trainer] max_response_tokens", settings.max_response_tokens
+        found.of(partial(check_length, key, tokens, positions, served))
+    if "max_tokens" in evaluated.model_fields_set:
+        found.of(partial(check_length, f"{path}: [evaluation] max_tokens", evaluated.max_tokens, positions, served))
+    found.raise_all()
+
+
+def policy_directory(name: str, setting: str, *, tokenizer: bool = True) -> Path:
+    """The local directory of a policy that is given as a directory or as a name on the Hub, with all its files.
+
+    `setting`: where the name comes from, which begins the message of an error. `tokenizer`: whether it must have one.
+
+    Raises:
+        ConfigError: there is none, or it lacks configuration, weights or tokenizer.
+    """
+    try:
+        folder = local_model(name)
+    except ConfigError as error:
+        raise ConfigError(f"{setting}: {error}") from error
+    lacking = [] if (folder / "config.json").is_file() else ["config.json"]
+    lacking += missing_weights(folder)
+    if tokenizer and not any((folder / file).is_file() for file in TOKENIZERS):
+        lacking.append("a tokenizer (tokenizer.json)")
+    if lacking:
+        raise ConfigError(
+            f"{setting} = {name!r}: {folder} is no whole policy, it lacks {', '.join(lacking)}; give a directory as "
+            f"save_pretrained of model and tokenizer writes it"
+        )
+    return folder
+
+
+def missing_weights(folder: Path) -> list[str]:
+    """What the weights lack: files that the index names, or all of them."""
+    try:
+        index = json.loads((folder / INDEX).read_bytes())
+        return sorted(file for file in set(index["weight_map"].values()) if not (folder / file).is_file())
+    except FileNotFoundError:
+        return [] if any(folder.glob("*.safetensors")) else ["weights (*.safetensors)"]
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return [f"a readable {INDEX}"]
+
+
+def context_of(folder: Path) -> int | None:
+    """How many positions the policy in `folder` has; None where its config.json does not say.
+
+    Raises:
+        ConfigError: config.json cannot be read.
+    """
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
+        positions = config.get("max_position_embeddings") or config.get("text_config", {}).get(
+            "max_position_embeddings"
+        )
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"policy {folder}: config.json cannot be read: {error}") from error
+    return int(positions) if isinstance(positions, int) else None
+
+
+def check_length(setting: str, tokens: int, positions: int | None, served: int | None = None) -> None:
+    """Whether a response of `tokens` leaves room for a prompt. `positions`: of the policy. `served`: `max_model_len`.
+
+    Raises:
+        ConfigError: it does not; the message names the bound.
+    """
+    if served is not None and positions is not None and served > positions:
+        raise ConfigError(f"[inference] max_model_len = {served}: the policy has {positions} positions; set it to that "
+                          f"or less")  # fmt: skip
+    bound = served if served is not None else min(positions or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+    if tokens >= bound:
+        what = "[inference] max_model_len" if served is not None or bound != positions else "the policy's context"
+        raise ConfigError(
+            f"{setting} = {tokens} leaves no room for a prompt: {what} is {bound} tokens for prompt and response "
+            f"together; set {setting.rpartition('] ')[2]} well below that, or raise the context"
+        )
