@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
 
 import aiohttp
 
 from arlarena.client.errors import Full, ProtocolError, Refused, Unavailable
+from arlarena.proto.addresses import service_url
 
 JSON_HEADERS = {"content-type": "application/json"}
 # An answer quoted in an error message is cut here: enough to recognise it, short enough for one log line.
@@ -60,11 +60,8 @@ class Transport:
     """Requests to one base URL. Opens its pool on first use; close it with `close` or `async with`."""
 
     def __init__(self, url: str, timeouts: Timeouts, token: str | None = None) -> None:
-        """`token` is sent as a bearer token. Raises ValueError where `url` is not an http(s) URL with a host."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{url!r} is not a service address; write it like http://127.0.0.1:8000")
-        self.url = url.rstrip("/")
+        """`url`: see `service_url`, whose ValueError this raises. `token` is sent as a bearer token."""
+        self.url = service_url(url)
         self.timeouts = timeouts
         self._headers = JSON_HEADERS | ({"authorization": f"Bearer {token}"} if token else {})
         self._session: aiohttp.ClientSession | None = None

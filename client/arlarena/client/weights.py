@@ -20,6 +20,7 @@ from typing import TypeVar
 import aiohttp
 import msgspec
 
+from arlarena.proto.addresses import service_url
 from arlarena.proto.delta import write_delta
 from arlarena.proto.policy import ErrorResponse, WeightInfo
 from arlarena.proto.weights import (
@@ -56,8 +57,8 @@ class WeightsClient:
     """One policy server, or a gateway before many. `limit_s` bounds one request."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, token: str | None) -> None:
-        """`token`: the server's administrator's."""
-        self.url = url.rstrip("/")
+        """`url`: see `service_url`, whose ValueError this raises. `token`: the server's administrator's."""
+        self.url = service_url(url)
         self._session = session
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
 
