@@ -16,4 +16,4 @@ def service_url(url: str) -> str:
     parts = urlsplit(base)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{url!r} is not a service address; write it like http://127.0.0.1:8000")
-    return base.removesuffix("/v1").rstrip("/")
+    return base.removesuffix("/v1").rstrip("/") if parts.path.endswith("/v1") else base
