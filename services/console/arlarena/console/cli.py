@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from arlarena.console.failures import LaunchError
+from arlarena.console.failures import LaunchError, Stopped
 from arlarena.console.rundir import RunDirectory, Start
 from arlarena.proto.config import ConfigError
 
@@ -161,6 +161,9 @@ def main() -> None:
         app()
     except ConfigError as error:
         _fail(str(error), 2)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.code)
     except LaunchError as error:
         _fail(str(error), error.code)
 

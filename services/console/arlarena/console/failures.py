@@ -25,6 +25,14 @@ class LaunchError(RuntimeError):
         self.code, self.final = code, final
 
 
+class Stopped(LaunchError):
+    """A signal stopped the run, which is no failure. `code` is 128 + the number of the signal."""
+
+    def __init__(self, number: int, hint: str) -> None:
+        key = " (Ctrl-C)" if number == signal.SIGINT else ""
+        super().__init__(f"stopped by {signal.Signals(number).name}{key}; {hint}", 128 + number)
+
+
 def _tail(log: Path, start: int) -> list[str]:
     try:
         with log.open("rb") as file:

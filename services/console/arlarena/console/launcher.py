@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
-from arlarena.console.failures import LaunchError
+from arlarena.console.failures import Stopped
 from arlarena.console.pipeline import STAGES, Pipeline
 from arlarena.console.progress import View
 from arlarena.console.runconfig import RunConfig, check_everywhere
@@ -41,59 +42,73 @@ class Request:
     start: Start = Start.NEW
 
 
-def prepare(request: Request) -> tuple[RunConfig, RunDirectory]:
+async def prepare(request: Request) -> tuple[RunConfig, RunDirectory]:
     """Check the configuration with every service, then open the run's directory.
 
     Raises:
         ConfigError: something is wrong, and nothing was started or changed.
     """
     config = RunConfig.load(request.config, request.overrides, request.seed, request.directory)
-    asyncio.run(check_everywhere(config))
+    await check_everywhere(config)
     run = RunDirectory(Path(config.run.directory))
     if request.start is Start.RESUME and run.read_state() is not None:
-        _refuse_another_experiment(RunConfig(run.config, read_file(run.config)), config)
+        _refuse_another_experiment(run, config)
     run.open(config.run.name, request.start)
     config = config.with_thread_budget(available_cores())
     config.write(run.config)
     return config, run
 
 
-def _refuse_another_experiment(old: RunConfig, new: RunConfig) -> None:
+def _refuse_another_experiment(run: RunDirectory, new: RunConfig) -> None:
+    old = RunConfig(run.config, read_file(run.config))
     if keys := old.differences(new):
         raise ConfigError(
-            f"{old.source.parent} was started with other settings ({', '.join(keys)}): "
-            f"resume with `arlarena up {old.source} --resume`, or begin anew with --fresh"
+            f"{run.path} was started with other settings ({', '.join(keys)}): "
+            f"resume with `{resume_command(run)}`, or begin anew with --fresh"
         )
 
 
-@contextlib.contextmanager
-def stop_on_signals(stop: Callable[[int], None]) -> Iterator[None]:
-    """Hand SIGINT, SIGTERM and SIGHUP to `stop`."""
-    loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    for number in numbers:
-        loop.add_signal_handler(number, stop, number)
-    try:
-        yield
-    finally:
+def resume_command(run: RunDirectory) -> str:
+    """The command that goes on with a run; its configuration has all overrides."""
+    return f"arlarena up {shlex.quote(str(run.config))} --resume"
+
+
+class StopSignals:
+    """SIGINT, SIGTERM and SIGHUP: the first one calls `stop`, each later one `kill`."""
+
+    def __init__(self, stop: Callable[[], object]) -> None:
+        self.received: list[int] = []
+        self.stop: Callable[[], object] = stop
+        self.kill: Callable[[], object] = lambda: None
+
+    def _handle(self, number: int) -> None:
+        self.received.append(number)
+        (self.stop if len(self.received) == 1 else self.kill)()
+
+    @contextlib.contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handle them in the running loop."""
+        loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         for number in numbers:
-            loop.remove_signal_handler(number)
+            loop.add_signal_handler(number, self._handle, number)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
 
 
-async def launch(config: RunConfig, run: RunDirectory, console: Console) -> dict[str, Any]:
+async def launch(config: RunConfig, run: RunDirectory, console: Console, signals: StopSignals) -> dict[str, Any]:
     """Run to the end, or to a signal; either way nothing is left running.
 
     Raises:
-        LaunchError: the run failed, or was stopped (exit status 128 + signal).
+        LaunchError: the run failed.
+        Stopped: a signal stopped it.
     """
-    received: list[int] = []
 
-    def stop(number: int) -> None:
-        received.append(number)
-        if len(received) == 1:
-            view.notice("stopping (once more: at once)")
-            main.cancel()
-        else:
-            supervisor.kill()
+    def stop() -> None:
+        view.notice("stopping … (a second Ctrl-C ends everything at once)")
+        main.cancel()
 
     services: Callable[[], dict[str, str]] = lambda: describe(supervisor)  # noqa: E731
     title = f"ARLArena · {config.method} on {config.environment} · seed {config.run.seed} · {run.path}"
@@ -102,16 +117,16 @@ async def launch(config: RunConfig, run: RunDirectory, console: Console) -> dict
         supervisor = Supervisor(config.console, view.notice)
         pipeline = Pipeline(config, run, view, supervisor)
         main = asyncio.ensure_future(_with_ticks(pipeline.execute(), view))
-        with stop_on_signals(stop):
-            try:
-                return await main
-            except asyncio.CancelledError:
-                name = signal.Signals(received[0]).name if received else "cancellation"
-                hint = "--resume goes on from here"
-                raise LaunchError(f"stopped by {name}; {hint}", 128 + received[0] if received else 1) from None
-            finally:
-                pipeline.save()
-                await supervisor.close()
+        signals.stop, signals.kill = stop, supervisor.kill
+        try:
+            return await main
+        except asyncio.CancelledError:
+            if not signals.received:
+                raise
+            raise Stopped(signals.received[0], f"to go on: {resume_command(run)}") from None
+        finally:
+            pipeline.save()
+            await supervisor.close()
 
 
 async def _with_ticks(work: Awaitable[dict[str, Any]], view: View) -> dict[str, Any]:
@@ -149,18 +164,32 @@ def describe(supervisor: Supervisor) -> dict[str, str]:
     }
 
 
+async def _run(request: Request, console: Console) -> tuple[RunDirectory, dict[str, Any]]:
+    work = asyncio.current_task()
+    assert work is not None
+    signals = StopSignals(work.cancel)
+    with signals.handled():
+        try:
+            config, run = await prepare(request)
+        except asyncio.CancelledError:
+            if not signals.received:
+                raise
+            raise Stopped(signals.received[0], "nothing was started") from None
+        try:
+            return run, await launch(config, run, console, signals)
+        finally:
+            run.release()
+
+
 def up(request: Request, console: Console) -> dict[str, Any]:
     """`arlarena up`.
 
     Raises:
         ConfigError: the configuration cannot be used, and nothing was started.
-        LaunchError: the run failed or was stopped.
+        LaunchError: the run failed.
+        Stopped: a signal stopped it.
     """
-    config, run = prepare(request)
-    try:
-        summary = asyncio.run(launch(config, run, console))
-    finally:
-        run.release()
+    run, summary = asyncio.run(_run(request, console))
     console.print(table(summary))
     if (kinds := kinds_table(summary)) is not None:
         console.print(kinds)

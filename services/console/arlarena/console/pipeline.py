@@ -98,8 +98,8 @@ class Pipeline:
         self.view.begin(name)
         try:
             result = await work()
-        except BaseException:
-            self.view.end(name, "failed")
+        except BaseException as error:
+            self.view.end(name, "stopped" if isinstance(error, asyncio.CancelledError) else "failed")
             raise
         finally:
             self.save()

@@ -247,9 +247,10 @@ class Supervisor:
         await self.race(service.start())
 
     async def stop(self, name: str) -> None:
-        """Stop one service, if it runs."""
-        if service := self.services.pop(name, None):
+        """Stop one service, if it runs. Until it has ended, `kill` reaches it."""
+        if service := self.services.get(name):
             await service.stop()
+            self.services.pop(name, None)
 
     async def run(self, name: str, command: Command, health: HealthCheck | None, timeout_s: float) -> None:
         """Run a one-shot command to its end.
