@@ -15,15 +15,11 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from fractions import Fraction
-from itertools import pairwise
 
-from arlarena.env_server.tir_math import shapes
 from arlarena.env_server.tir_math.expressions import same_relation
 from arlarena.env_server.tir_math.latex import readings, squashed, tidy, unwrapped
-from arlarena.env_server.tir_math.numbers import read_number
 from arlarena.env_server.tir_math.quantities import same_in_base, same_quantity, same_ratio
-from arlarena.env_server.tir_math.shapes import Bracketed, Relation
+from arlarena.env_server.tir_math.shapes import Relation, Shape, as_interval, as_set, read_relation, read_shape, split
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +67,7 @@ def alike(gold: str, answer: str, nesting: int = 0) -> bool:
         return True
     if nesting > MAX_NESTING or not gold or not answer:
         return False
-    gold, answer = shapes.as_set(gold), shapes.as_set(answer)
+    gold, answer = as_set(gold), as_set(answer)
     for rule in RULES:
         verdict = rule(gold, answer, nesting + 1)
         if verdict is not None:
@@ -131,45 +127,67 @@ def by_words(gold: str, answer: str, nesting: int) -> bool | None:
         return True
     if re.fullmatch(r"[A-Z]{3,}", gold):
         return False
-    several = len(shapes.split(unwrapped(gold), ",;")) > 1
+    several = len(split(unwrapped(gold), ",;")) > 1
     if "\\text{" in gold and not (several and re.fullmatch(r"(?:[A-Z],)+[A-Z]", unwrapped(gold).replace(" ", ""))):
         return re.sub(r"[\s().,;:'\"]|(?<=\w)-(?=\w)", "", unwrapped(answer)).lower() == meant.replace(":", "")
     return None
 
 
-def by_lists(gold: str, answer: str, nesting: int) -> bool | None:
-    """Several values, in any order; in that of the gold one where it is a tuple."""
+def by_parts(gold: str, answer: str, nesting: int) -> bool | None:
+    """Lists in any order, tuples and matrices in theirs, sets, intervals, unions. None for single values."""
     if any("\\text{" in text and "," in text and _words_of(text) for text in (gold, answer)):
         gold, answer = unwrapped(gold), unwrapped(answer)
-    golds, answers = shapes.read_list(gold), shapes.read_list(answer)
-    if len(golds) == len(answers) == 1:
-        if golds == [gold] and answers == [answer]:
-            return None
-        return alike(golds[0], answers[0], nesting)
-    meant, said = shapes.read_brackets(gold), shapes.read_brackets(answer)
-    if len(golds) == 1 and meant and not meant.is_interval:
-        compare = _in_any_order if meant.is_set else _pairwise
-        return compare(list(meant.items), answers, nesting)
-    if len(answers) == 1 and said:
-        return _in_any_order(golds, list(said.items), nesting)
-    if len(golds) == 1 and (pieces := _as_union(answers)):
-        return alike(gold, pieces, nesting)
-    if len(answers) == 1 and (pieces := _as_union(golds)):
-        return alike(pieces, answer, nesting)
-    golds, answers = shapes.read_list(gold, len(answers) == 1), shapes.read_list(answer, len(golds) == 1)
-    return _in_any_order(golds, answers, nesting)
+    meant, said = read_shape(gold), read_shape(answer)
+    if (meant.kind == "list") != (said.kind == "list"):  # beside a list, 15,600 may be one
+        meant, said = read_shape(gold, said.kind != "list"), read_shape(answer, meant.kind != "list")
+    golds, answers, kinds = list(meant.items), list(said.items), {meant.kind, said.kind}
+    if kinds <= {"value", "relation"}:
+        return None if (golds, answers) == ([gold], [answer]) else alike(golds[0], answers[0], nesting)
+    if "list" in kinds:
+        if kinds <= {"list", "tuple", "set"}:
+            return (_pairwise if meant.kind == "tuple" else _in_any_order)(golds, answers, nesting)
+        union = _as_union(golds if meant.kind == "list" else answers)
+        return union is not None and alike(*((union, answer) if meant.kind == "list" else (gold, union)), nesting)
+    if "relation" in kinds:
+        return None
+    if "matrix" in kinds:
+        both = kinds == {"matrix"}
+        return kinds <= {"matrix", "tuple"} and _pairwise(*(
+            list(shape.items) if both else _entries(shape) for shape in (meant, said)
+        ), nesting)  # fmt: skip
+    if meant.kind == "set" and (said.kind == "set" or (said.brackets == "[]" and len(answers) != 2)):
+        return _in_any_order(_different(golds, nesting), _different(answers, nesting), nesting)
+    if meant.kind != said.kind:
+        return False
+    if meant.kind == "union":
+        return _in_any_order(golds, answers, nesting)
+    return (meant.brackets == said.brackets or len(golds) != 2) and _pairwise(golds, answers, nesting)
+
+
+def _entries(shape: Shape) -> list[str]:
+    """The entries of a tuple or of a row; the rows of other matrices, of which a column's have one entry each."""
+    return list(read_shape(shape.items[0]).items if len(shape.items) == 1 else shape.items)
+
+
+def _different(values: list[str], nesting: int) -> list[str]:
+    """The values of a set, each once."""
+    found: list[str] = []
+    for value in values[:MAX_PARTS]:
+        if not any(alike(value, other, nesting) for other in found):
+            found.append(value)
+    return found
 
 
 def _as_union(parts: list[str]) -> str | None:
     r"""`x<1, x>3` as the union of two intervals."""
-    relations = [shapes.read_relation(part) for part in parts]
-    intervals = [shapes.as_interval(relation) for relation in relations if relation]
+    relations = [read_relation(part) for part in parts]
+    intervals = [as_interval(relation) for relation in relations if relation]
     return "\\cup ".join(one for one in intervals if one) if len(intervals) == len(parts) and all(intervals) else None
 
 
 def by_relations(gold: str, answer: str, nesting: int) -> bool | None:
     """Equations, inequalities, and values that are given a name."""
-    meant, said = shapes.read_relation(gold), shapes.read_relation(answer)
+    meant, said = read_relation(gold), read_relation(answer)
     if meant is None and said is None:
         return None
     if meant and said:
@@ -177,7 +195,7 @@ def by_relations(gold: str, answer: str, nesting: int) -> bool | None:
     relation = meant or said
     assert relation is not None
     if not relation.is_equation:
-        interval = shapes.as_interval(relation)
+        interval = as_interval(relation)
         if interval is None:
             return False
         return alike(interval, answer, nesting) if meant else alike(gold, interval, nesting)
@@ -210,7 +228,7 @@ def _same_relation(meant: Relation, said: Relation, nesting: int) -> bool:
     if not meant.is_equation:
         if meant.signs == said.signs and _pairwise(list(meant.parts), list(said.parts), nesting):
             return True
-        one, other = shapes.as_interval(meant), shapes.as_interval(said)
+        one, other = as_interval(meant), as_interval(said)
         if one and other:
             return alike(one, other, nesting) and _letters_of(meant) == _letters_of(said)
     elif _values(meant) and _values(said):
@@ -230,84 +248,10 @@ def _letters_of(relation: Relation) -> set[str]:
     return set(_VARIABLE.findall(" ".join(relation.parts)))
 
 
-def by_sets(gold: str, answer: str, nesting: int) -> bool | None:
-    """Unions, and the real numbers as an interval."""
-    golds, answers = (shapes.read_union(_spelled_out(text)) for text in (gold, answer))
-    if len(golds) == 1 and len(answers) == 1:
-        return None if golds == [gold] and answers == [answer] else alike(golds[0], answers[0], nesting)
-    return _in_any_order(golds, answers, nesting)
-
-
-def _spelled_out(text: str) -> str:
-    r"""`\mathbb{R}` as an interval, without some points as a union of intervals."""
-    found = re.fullmatch(r"\\mathbb\{R\}(?:(?:\\setminus|\\backslash|-)\s*\\\{(?P<points>[^{}]*)\\\})?", text)
-    if not found:
-        return text
-    ends = ["-\\infty", *sorted(shapes.split(found["points"] or "", ","), key=_position), "\\infty"]
-    return "\\cup ".join(f"({low},{high})" for low, high in pairwise(ends))
-
-
-def _position(point: str) -> Fraction:
-    number = read_number(point)
-    return number.value if number else Fraction(0)
-
-
-def by_brackets(gold: str, answer: str, nesting: int) -> bool | None:
-    """Tuples, intervals, sets, matrices."""
-    rows, others = shapes.read_matrix(gold), shapes.read_matrix(answer)
-    meant, said = shapes.read_brackets(gold), shapes.read_brackets(answer)
-    if rows is not None:
-        if others is None:  # a vector may be written as a tuple
-            return said is not None and _same_vector(rows, said, nesting)
-        return len(rows) == len(others) and all(
-            _pairwise(row, other, nesting) for row, other in zip(rows, others, strict=True)
-        )
-    if others is not None and meant:
-        return _same_vector(others, meant, nesting)
-    if meant is None and said is None:
-        return None
-    if (meant and len(meant.items) == 1) or (said and len(said.items) == 1):
-        return alike(_only(meant) or gold, _only(said) or answer, nesting)
-    return _same_brackets(meant, said, nesting) if meant and said else False
-
-
-def _same_vector(rows: list[list[str]], brackets: Bracketed, nesting: int) -> bool:
-    """Whether a matrix of one row or one column has the entries of a tuple."""
-    one = len(rows) == 1 or all(len(row) == 1 for row in rows)
-    entries = [entry for row in rows for entry in row]
-    return one and not brackets.is_set and _pairwise(entries, list(brackets.items), nesting)
-
-
-def _only(brackets: Bracketed | None) -> str | None:
-    return brackets.items[0] if brackets and len(brackets.items) == 1 else None
-
-
-def _same_brackets(meant: Bracketed, said: Bracketed, nesting: int) -> bool:
-    golds, answers = list(meant.items), list(said.items)
-    if meant.is_set and (said.is_set or (said.left == "[" and len(answers) != 2)):
-        return _in_any_order(_different(golds, nesting), _different(answers, nesting), nesting)
-    if meant.is_set != said.is_set:
-        return False
-    if (meant.left, meant.right) != (said.left, said.right) and (len(golds) == 2 or not said.matched):
-        return False
-    return _pairwise(golds, answers, nesting)
-
-
-def _different(values: list[str], nesting: int) -> list[str]:
-    """The values of a set, each once."""
-    found: list[str] = []
-    for value in values[:MAX_PARTS]:
-        if not any(alike(value, other, nesting) for other in found):
-            found.append(value)
-    return found
-
-
 RULES: tuple[Callable[[str, str, int], bool | None], ...] = (
     by_words,
-    by_lists,
+    by_parts,
     by_relations,
-    by_sets,
-    by_brackets,
     lambda gold, answer, _: same_in_base(gold, answer),
     lambda gold, answer, _: same_ratio(gold, answer),
 )

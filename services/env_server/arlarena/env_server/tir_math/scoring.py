@@ -19,7 +19,7 @@ from arlarena.env_server.tir_math.arithmetic import NoArithmetic, evaluate
 from arlarena.env_server.tir_math.judging import LIMIT, judge
 from arlarena.env_server.tir_math.latex import Malformed, tidy
 from arlarena.env_server.tir_math.numbers import read_number, same_number
-from arlarena.env_server.tir_math.shapes import read_brackets, read_list, split
+from arlarena.env_server.tir_math.shapes import read_shape, split
 from arlarena.env_server.tir_math.units import without_units
 
 logger = logging.getLogger(__name__)
@@ -93,10 +93,7 @@ def _read_factors(text: str) -> list[int]:
 
 def _roots(gold: str, answer: str) -> bool:
     """Several decimals in any order."""
-    said = tidy(answer)
-    brackets = read_brackets(said)
-    texts = list(brackets.items) if brackets else read_list(_NAME.sub("", said))
-    values = [_value(text) for text in texts]
+    values = [_value(text) for text in read_shape(_NAME.sub("", tidy(answer))).items]
     meant = sorted(Fraction(text.strip()) for text in gold.split(","))
     if len(values) != len(meant) or None in values:
         return False
@@ -105,8 +102,8 @@ def _roots(gold: str, answer: str) -> bool:
 
 
 def _point(gold: str, answer: str) -> bool:
-    meant, said = read_brackets(tidy(gold)), read_brackets(_NAME.sub("", tidy(answer)))
-    if not meant or not said or len(said.items) != len(meant.items) or said.is_set:
+    meant, said = read_shape(tidy(gold)), read_shape(_NAME.sub("", tidy(answer)))
+    if said.kind != "tuple" or len(said.items) != len(meant.items):
         return False
     return all(_near(one, other, PLACES) for one, other in zip(meant.items, said.items, strict=True))
 
@@ -114,10 +111,7 @@ def _point(gold: str, answer: str) -> bool:
 def _expression(gold: str, answer: str) -> bool:
     """An expression of the same numbers with the same value."""
     meant, numbers = evaluate(gold)
-    text = re.sub(r"\\(?:times|cdot|ast)(?![A-Za-z])|[\u00d7\u00b7]", "*", answer)
-    text = re.sub(r"\\div(?![A-Za-z])|÷", "/", text)
-    text = re.sub(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}", r"((\1)/(\2))", text)
-    text = re.sub(r"\\(?:left|right|boxed)(?![A-Za-z])|[${}]|\\[,!;: ]", "", text).replace("\N{MINUS SIGN}", "-")
+    text = re.sub(r"\\frac\{([^{}]*)\}\{([^{}]*)\}", r"((\1)/(\2))", tidy(answer))
     try:
         value, used = evaluate(text)
     except NoArithmetic:

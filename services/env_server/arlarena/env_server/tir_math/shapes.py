@@ -5,42 +5,40 @@ from __future__ import annotations
 import itertools
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from arlarena.env_server.tir_math.latex import closing
+from arlarena.env_server.tir_math.numbers import read_number
 
 MAX_SIGNS = 3  # of \pm in one formula, each of which doubles it
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?%?")
 _MATRIX = re.compile(
-    r"(?P<factor>[^(\[]*?)\*?[(\[]?\\begin\{(?P<kind>[pbB]?matrix|array)\}(?:\{[lcr|]*\})?(?P<rows>.*)\\end\{(?P=kind)\}[)\]]?"
+    r"(?P<factor>[^(\[]*?)\*?[(\[]?\\begin\{(?P<kind>[pbB]?matrix|array)\}(?:\{[lcr|]*\})?"
+    r"(?P<rows>.*)\\end\{(?P=kind)\}[)\]]?"
 )
 _RELATION = re.compile(r"\\(?:le|ge|ne|approx|equiv)(?![A-Za-z])|[<>=]")
-_MIRRORED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}
-_BUILDER = re.compile(r"\\\{(?:[A-Za-z]|\\[a-z]+)(?:\\in\\mathbb\{R\})?[|:](?P<condition>.+)\\\}")
+_MIRRORED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
+_BUILDER = re.compile(r"\\\{(?:[A-Za-z]|\\[a-z]+)(?:\\in\\mathbb\{R\})?[|:](?P<set>.+)\\\}")
 _MEMBER = re.compile(r"[A-Za-z](?:_\{\w+\})?\s*\\in(?![A-Za-z])\s*(?P<set>.+)")
+_REALS = re.compile(r"\\mathbb\{R\}(?:(?:\\setminus|\\backslash|-)\s*\\\{(?P<points>[^{}]*)\\\})?")
+_LETTER = r"(?:[A-Za-z]|\\(?:theta|alpha|beta|phi|lambda|omega))"
+
+Kind = Literal["value", "relation", "list", "tuple", "set", "interval", "union", "matrix"]
 
 
 @dataclass(frozen=True, slots=True)
-class Bracketed:
-    r"""What stands in one pair of brackets: `(1,2]` has left "(", right "]". A set's are "\{" and "\}"."""
+class Shape:
+    r"""A text and its parts.
 
-    left: str
+    Attributes:
+        kind: an interval is what can only be one, as (1,2]; (1,2) and [1,2] are tuples. A matrix has rows as parts.
+        items: the texts of the parts; the text itself, if it has none
+        brackets: around them, as in "(]"
+    """
+
+    kind: Kind
     items: tuple[str, ...]
-    right: str
-
-    @property
-    def is_set(self) -> bool:
-        """Whether the order does not matter."""
-        return self.left == "\\{"
-
-    @property
-    def matched(self) -> bool:
-        """Whether it closes as it opens."""
-        return self.is_set or (self.left, self.right) in (("(", ")"), ("[", "]"))
-
-    @property
-    def is_interval(self) -> bool:
-        """Whether it can only be one."""
-        return len(self.items) == 2 and not self.is_set and (self.left, self.right) != ("(", ")")
+    brackets: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +52,37 @@ class Relation:
     def is_equation(self) -> bool:
         """Whether it says that its parts are the same, or about so."""
         return set(self.signs) <= {"=", "\\approx", "\\equiv"}
+
+
+def read_shape(text: str, thousands: bool = True) -> Shape:
+    """How a text is built; `thousands`: whether `15,600` is one value. Brackets round one value are dropped."""
+    if len(values := read_list(text, thousands)) != 1:
+        return Shape("list", tuple(values))
+    text = values[0]
+    if found := _MATRIX.fullmatch(text):
+        rows = [split(row, "&") for row in re.split(r"\\\\(?:\[[^\]]*\])?", found["rows"]) if row]
+        if factor := found["factor"]:
+            rows = [[f"{factor}*({entry})" for entry in row] for row in rows]
+        return Shape("matrix", tuple(f"[{','.join(row)}]" for row in rows))
+    if read_relation(text):
+        return Shape("relation", (text,))
+    if len(sets := [part for part in re.split(r"\\cup(?![A-Za-z])\s*", text) if part]) != 1:
+        return Shape("union", tuple(sets))
+    return _read_brackets(sets[0])
+
+
+def _read_brackets(text: str) -> Shape:
+    escaped = text.startswith("\\{")
+    if not (escaped or text[:1] in ("(", "[")) or closing(text, int(escaped)) != len(text) - 1:
+        return Shape("value", (text,))
+    if escaped and not text.endswith("\\}"):
+        return Shape("value", (text,))
+    inner, brackets = (text[2:-2], "{}") if escaped else (text[1:-1], text[0] + text[-1])
+    items = tuple(read_list(inner, thousands=False))
+    if len(items) == 1:
+        return read_shape(items[0])
+    kind: Kind = "set" if escaped else "tuple" if brackets in ("()", "[]") else "interval"
+    return Shape(kind, items, brackets)
 
 
 def split(text: str, separators: str) -> list[str]:
@@ -77,50 +106,19 @@ def read_list(text: str, thousands: bool = True) -> list[str]:
 
 def _with_signs(text: str) -> list[str]:
     r"""`1\pm x` as `1+x` and `1-x`."""
-    signs = re.findall(r"\\(?:pm|mp)(?![A-Za-z])", text)
-    if not signs or len(signs) > MAX_SIGNS:
+    first, *others = re.split(r"\\(?:pm|mp)(?![A-Za-z])\s*", text)
+    if not others or len(others) > MAX_SIGNS:
         return [text]
-    pieces = re.split(r"\\(?:pm|mp)(?![A-Za-z])\s*", text)
     found = []
-    for choice in itertools.product("+-", repeat=len(signs)):
-        made = pieces[0] + "".join(sign + piece for sign, piece in zip(choice, pieces[1:], strict=True))
+    for signs in itertools.product("+-", repeat=len(others)):
+        made = first + "".join(sign + piece for sign, piece in zip(signs, others, strict=True))
         found.append(re.sub(r"(^|[=({,<>])\+", r"\1", made))
     return found
 
 
-def read_brackets(text: str) -> Bracketed | None:
-    """The text as one pair of brackets, or None."""
-    escaped = text.startswith("\\{")
-    if not (escaped or text[:1] in ("(", "[")) or closing(text, int(escaped)) != len(text) - 1:
-        return None
-    if escaped and not text.endswith("\\}"):
-        return None
-    left, right = (text[:2], text[-2:]) if escaped else (text[0], text[-1])
-    return Bracketed(left, tuple(read_list(text[len(left) : -len(right)], thousands=False)), right)
-
-
-def read_union(text: str) -> list[str]:
-    """The parts of a union of sets."""
-    return [part for part in re.split(r"\\cup(?![A-Za-z])\s*", text) if part]
-
-
-def read_matrix(text: str) -> list[list[str]] | None:
-    """The rows of a matrix, in LaTeX or as nested lists; a factor before it goes into its entries."""
-    if found := _MATRIX.fullmatch(text):
-        rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?", found["rows"]) if row]
-        entries = [split(row, "&") for row in rows]
-        factor = found["factor"]
-        return [[f"{factor}*({entry})" if factor else entry for entry in row] for row in entries]
-    outer = read_brackets(text)
-    if outer is None or outer.left != "[" or not all(item.startswith("[") for item in outer.items):
-        return None
-    inner = [read_brackets(item) for item in outer.items]
-    return [list(row.items) for row in inner if row] if all(inner) else None
-
-
 def read_relation(text: str) -> Relation | None:
-    """The text as a chain of relations, or None."""
-    depth, parts, signs, start, position = 0, [], [], 0, 0
+    """A text as a chain of relations outside of brackets, or None."""
+    parts, signs, depth, start, position = [], [], 0, 0, 0
     while position < len(text):
         depth += (text[position] in "([{") - (text[position] in ")]}")
         found = _RELATION.match(text, position) if depth == 0 else None
@@ -139,12 +137,14 @@ def read_relation(text: str) -> Relation | None:
 
 
 def as_set(text: str) -> str:
-    r"""`x\in S` and `\{x|x>3\}` as the set that they mean; other texts as they are."""
-    if found := _BUILDER.fullmatch(text):
-        return found["condition"]
-    if found := _MEMBER.fullmatch(text):
-        return found["set"]
-    return text
+    r"""`x\in S` and `\{x|x>3\}` as the set that they mean, the real numbers as intervals; other texts as they are."""
+    if found := _BUILDER.fullmatch(text) or _MEMBER.fullmatch(text):
+        text = found["set"]
+    if not (found := _REALS.fullmatch(text)):
+        return text
+    points = [(number.value, point) for point in split(found["points"] or "", ",") if (number := read_number(point))]
+    ends = ["-\\infty", *(point for _, point in sorted(points)), "\\infty"]
+    return "\\cup ".join(f"({low},{high})" for low, high in itertools.pairwise(ends))
 
 
 def as_interval(relation: Relation) -> str | None:
@@ -152,19 +152,11 @@ def as_interval(relation: Relation) -> str | None:
     parts, signs = relation.parts, relation.signs
     if signs == ("\\ne",):
         return f"(-\\infty,{parts[1]})\\cup({parts[1]},\\infty)"
-    if set(signs) - {"<", "\\le"}:
+    if set(signs) - {"<", "\\le"} or len(parts) > 3:
         return None
-    if len(parts) == 3:
-        (low, middle, high), (left, right) = parts, signs
-        if not (_is_letter(middle) or re.fullmatch(r"[A-Za-z]\([A-Za-z]\)", middle)):
-            return None
-        return f"{'(' if left == '<' else '['}{low},{high}{')' if right == '<' else ']'}"
-    if len(parts) != 2:
+    if len(parts) == 2:  # one end is infinite
+        first = re.fullmatch(_LETTER, parts[0])
+        parts, signs = (("-\\infty", *parts), ("<", *signs)) if first else ((*parts, "\\infty"), (*signs, "<"))
+    if not re.fullmatch(rf"{_LETTER}|[A-Za-z]\([A-Za-z]\)", parts[1]):
         return None
-    if _is_letter(parts[0]):
-        return f"(-\\infty,{parts[1]}{')' if signs[0] == '<' else ']'}"
-    return f"{'(' if signs[0] == '<' else '['}{parts[0]},\\infty)" if _is_letter(parts[1]) else None
-
-
-def _is_letter(text: str) -> bool:
-    return bool(re.fullmatch(r"[A-Za-z]|\\(?:theta|alpha|beta|phi|lambda|omega)", text))
+    return f"{'(' if signs[0] == '<' else '['}{parts[0]},{parts[2]}{')' if signs[1] == '<' else ']'}"
