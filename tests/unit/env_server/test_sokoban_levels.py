@@ -30,7 +30,7 @@ def test_levels_come_by_split_in_order_and_once(tmp_path):
     mirrored = Room.parse("\n".join(row[::-1] for row in rooms[0].rows()))
     level_file(tmp_path / "a.txt", rooms[:40])
     level_file(tmp_path / "b.txt", [mirrored, *rooms[40:]])
-    found = load_levels(tmp_path)
+    found = load_levels(tmp_path).splits
     together = [room for split in found.values() for room in split]
     assert len({room_hash(room) for room in together}) == len(together)
     assert {room_hash(room) for room in together} == {room_hash(room) for room in rooms}
@@ -57,8 +57,9 @@ def test_an_environment_of_levels(tmp_path):
 
 def test_boxoban_itself(shared_data):
     path = shared_data / "sokoban" / "boxoban_unfiltered_test_000.txt"
-    found = load_levels(path)
-    assert sum(map(len, found.values())) == 1000
+    levels = load_levels(path)
+    found = levels.splits
+    assert (sum(map(len, found.values())), levels.left_out) == (1000, ())
     assert all(room.boxes.bit_count() == 4 for room in found["test"])
     made = load("test", "sokoban", {"levels": str(path), "max_steps": 200})
     assert made.start(made.task(ResetSpec(split="train", index=0))).observe().observation.text.count("\n") == 9
@@ -70,7 +71,9 @@ def test_boxoban_itself(shared_data):
         ("; 0\n####\n#@?#\n####\n", r"levels\.txt, the level of line 2: unknown glyph '\?'"),
         ("; 0\n#####\n#@$.#\n#####\n\n; 1\n#####\n#@$ #\n#####\n", "the level of line 7: 1 boxes but 0 targets"),
         ("; 0\n#####\n#@$.#\n#####\n", "none of its 1 levels falls into"),
-        ("", "none of its 0 levels"),
+        ("", "no level in it can be played"),
+        ("; 0\n#####\n#@ *#\n#####\n", "no level in it can be played.*line 2: it is solved at the start"),
+        ("; 0\n#####\n#$@.#\n#####\n", "no level in it can be played.*line 2: it cannot be solved"),
     ],
 )
 def test_levels_that_are_none_are_named(tmp_path, text, message):
@@ -115,3 +118,73 @@ def test_a_curriculum_rises_in_training_alone():
     assert most("test", range(40)) == 5
     with pytest.raises(ConfigError, match="needs max_pushes"):
         load("test", "sokoban", {"curriculum": {}})
+
+
+GOOD = [generate(7, 7, 1, seed) for seed in range(60)]
+UNPLAYABLE = {
+    "it is solved at the start": "#####\n#@ *#\n#####",
+    "it is solved at the start ": "######\n#@*  #\n######",
+    "it cannot be solved": "#####\n#$@.#\n#####",
+    "it cannot be solved ": "#######\n#@ #$ #\n#  #. #\n#######",  # the player cannot come to the box
+    "it cannot be solved  ": "#######\n#.. @ #\n#  $$ #\n#######",  # side by side along a wall
+    "a room has one player, this one has 0": "#####\n# $.#\n#####",
+    "a room has one player, this one has 2": "######\n#@$.@#\n######",
+    "2 boxes but 1 targets": "######\n#@$$.#\n######",
+    "0 boxes but 0 targets": "#####\n#@  #\n#####",
+    "an opening leads from the edge to the inside": "#####\n#@$. \n#####",
+    "unknown glyph 'T' in row 0": "Title: corridor",
+}
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_levels_that_cannot_be_played_are_named_and_the_others_are_played(tmp_path, line_end):
+    path = level_file(tmp_path / "levels.txt", GOOD)
+    spoiled = "".join(f"; {reason}\n{grid}\n\n" for reason, grid in UNPLAYABLE.items())
+    (tmp_path / "more.txt").write_bytes((spoiled + path.read_text()).replace("\n", line_end).encode())
+    clean, mixed = load_levels(path), load_levels(tmp_path / "more.txt")
+    assert mixed.splits == clean.splits
+    assert len(mixed.left_out) == len(UNPLAYABLE)
+    for reason, grid in UNPLAYABLE.items():
+        line = spoiled[: spoiled.index(grid)].count("\n") + 1
+        place = f"more.txt, the level of line {line}: "
+        assert any(place in named and reason.strip() in named for named in mixed.left_out), (reason, line)
+    made = load("test", "sokoban", {"levels": str(tmp_path / "more.txt"), "max_steps": 60})
+    (warning,) = made.warnings
+    assert warning.startswith(f"levels: {len(UNPLAYABLE)} are left out: ")
+    assert warning.endswith("; and 1 more")
+
+
+def test_blank_cells_around_a_room_are_no_part_of_it():
+    room = Room.parse("  #####\n###   #\n#.@$  #\n#  ####\n####")
+    assert room == Room.parse("#######\n###   #\n#.@$  #\n#  ####\n#######")
+
+
+def test_a_level_too_hard_to_judge_is_played(tmp_path):
+    floor = "#" + " " * 14 + "#\n"
+    hard = "#" * 16 + "\n" + floor + "#@ $ $ $ $ $ $ #\n" + 3 * floor + "# . . . . . .   #\n" + floor + "#" * 16 + "\n"
+    path = level_file(tmp_path / "levels.txt", GOOD)
+    path.write_text("; hard\n" + hard + "\n" + path.read_text())
+    levels = load_levels(path)
+    assert levels.left_out == ()
+    assert Room.parse(hard) in [room for members in levels.splits.values() for room in members]
+
+
+def test_a_horizon_that_most_levels_exceed_is_a_warning(tmp_path):
+    corridors = [
+        Room.parse(
+            "#################\n#" + "".join("# "[i >> bit & 1] for bit in range(6)) + " #########\n"
+            "#################\n#@ $          . #\n#################"
+        )
+        for i in range(40)
+    ]
+    path = str(level_file(tmp_path / "levels.txt", corridors))
+    (warning,) = load("test", "sokoban", {"levels": path, "max_steps": 10}).warnings
+    assert "can be solved in max_steps = 10 moves; the median solution has 12 moves" in warning
+    assert warning.startswith("levels: 0 of ")
+    assert load("test", "sokoban", {"levels": path, "max_steps": 12}).warnings == []
+
+
+def test_boxoban_with_the_default_horizon_is_a_warning(shared_data):
+    path = shared_data / "sokoban" / "boxoban_unfiltered_test_000.txt"
+    (warning,) = load("test", "sokoban", {"levels": str(path)}).warnings
+    assert "of 48 levels tried (of 1000) can be solved in max_steps = 15 moves" in warning

@@ -20,7 +20,7 @@ from pathlib import Path
 import uvicorn
 
 from arlarena.env_server.app import create_app
-from arlarena.env_server.environment import REGISTRY, EnvironmentFactory, Resources, load
+from arlarena.env_server.environment import REGISTRY, EnvironmentFactory, Resources, load, warnings_of
 from arlarena.env_server.peers import Peers, Pods, shard_of, socket_path
 from arlarena.env_server.service import EnvironmentService
 from arlarena.env_server.settings import EnvironmentSettings, load_settings
@@ -216,6 +216,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.worker is not None:
         return serve_part(settings, arguments, factory)
     log = get_logger("env_server")
+    for message in warnings_of(factory):
+        log.warning("environment_warning", environment=settings.name, message=message)
     try:
         sockets = listeners(settings)
     except OSError as error:

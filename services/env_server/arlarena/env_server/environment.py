@@ -112,6 +112,9 @@ class EnvironmentFactory(Protocol):
         blocking: whether a step may take longer than about a millisecond. The server then takes steps in threads, each
             on a fork of the episode, so that nobody else waits and a step that takes too long can be given up. Where
             steps wait for other processes, an attribute `threads` says how many may.
+
+    An attribute `warnings`, a list of texts, says what to tell whoever starts the server, such as files that were left
+    out; see `warnings_of`.
     """
 
     blocking: bool
@@ -136,6 +139,11 @@ class EnvironmentFactory(Protocol):
             TaskError: there is no such task.
         """
         ...
+
+
+def warnings_of(factory: EnvironmentFactory) -> list[str]:
+    """What to tell whoever starts the server; may take some seconds to find out."""
+    return list(getattr(factory, "warnings", ()))
 
 
 # Environment -> the module whose `load(where, options)` makes its factory. Imported only when asked for.

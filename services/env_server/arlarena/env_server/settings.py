@@ -116,10 +116,11 @@ def check(path: Path) -> None:
     Raises:
         ConfigError: what is wrong.
     """
-    from arlarena.env_server.environment import load
+    from arlarena.env_server.environment import load, warnings_of
 
     settings = load_settings(path)
-    load(f"{path}: [environment]", settings.name, settings.options)
+    for message in warnings_of(load(f"{path}: [environment]", settings.name, settings.options)):
+        print(f"warning: {path}: [environment.options] {message}", file=sys.stderr)
 
 
 def main() -> int:

@@ -16,6 +16,7 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from arlarena.proto.config import ConfigError
+from arlarena.proto.textfile import TextFileError, read_text
 from arlarena.trainer.packing import Row
 
 SUFFIXES = (".jsonl", ".ndjson")
@@ -44,15 +45,15 @@ def read_conversations(path: Path, min_score: float) -> list[Conversation]:
     decoder = msgspec.json.Decoder(Conversation)
     found = []
     try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
+        lines = read_text(path).split("\n")
+    except (OSError, TextFileError) as error:
         raise ConfigError(f"demonstrations {path}: {error}") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             found.append(decoder.decode(line))
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise ConfigError(f"demonstrations {path}: line {number} is no conversation: {error}") from error
     good = [one for one in found if one.score is None or one.score > min_score]
     if not any(message.role == "assistant" for one in good for message in one.messages):

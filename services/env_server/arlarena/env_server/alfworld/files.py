@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -20,6 +21,7 @@ from arlarena.env_server.alfworld.game import read_rules
 from arlarena.env_server.alfworld.tasks import TASK_TYPES
 from arlarena.env_server.environment import TaskError
 from arlarena.proto.env import DataSource
+from arlarena.proto.textfile import TextFileError, read_text
 
 GAME, TRAJECTORY = "game.tw-pddl", "traj_data.json"
 MADE_PROBLEM = "made"  # the name of the PDDL problem in a game that `export` wrote
@@ -27,6 +29,9 @@ OFFICIAL_PROBLEM = "(problem plan_trial_T"  # so ALFRED names its problems: by t
 SPLITS = ("train", "valid_seen", "valid_unseen")
 INNER = ("json_2.1.1", "json_2.1.2")  # the folder that ALFWorld's download makes inside ALFWORLD_DATA
 LEFT_OUT = ("movable", "Sliced")
+
+
+Content = TypeVar("Content", bound=msgspec.Struct)
 
 
 class Solvable(msgspec.Struct):
@@ -137,9 +142,23 @@ def read_file(path: Path) -> GameFile:
         TaskError: it cannot be read; the message names it.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=GameFile)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise TaskError(f"{path}: {error}") from error
+        return _decode(path, GameFile)
+    except GameError as error:
+        raise TaskError(str(error)) from error
+
+
+def _decode(path: Path, kind: type[Content]) -> Content:
+    """A JSON file as `kind`.
+
+    Raises:
+        GameError: it cannot be read, or is something else; the message names it.
+    """
+    try:
+        return msgspec.json.decode(read_text(path), type=kind)
+    except TextFileError as error:
+        raise GameError(str(error)) from error
+    except (OSError, msgspec.MsgspecError, RecursionError) as error:
+        raise GameError(f"{path}: {error}") from error
 
 
 def _type_of(path: Path) -> str:
@@ -147,8 +166,8 @@ def _type_of(path: Path) -> str:
     beside = path.with_name(TRAJECTORY)
     if beside.exists():
         try:
-            return msgspec.json.decode(beside.read_bytes(), type=TaskOf).task_type
-        except (OSError, msgspec.MsgspecError):
+            return _decode(beside, TaskOf).task_type
+        except GameError:
             pass  # the game itself may be whole
     return _folder_type(path)
 
@@ -183,6 +202,6 @@ def _files(folder: Path) -> Iterator[tuple[Path, str]]:
 def _can_be_solved(path: Path) -> bool:
     """Whether the file says so. A broken one stays in: to play it is an error that names it."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Solvable).solvable is True
-    except (OSError, msgspec.MsgspecError):
+        return _decode(path, Solvable).solvable is True
+    except GameError:
         return True

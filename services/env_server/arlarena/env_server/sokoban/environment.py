@@ -23,7 +23,8 @@ from arlarena.env_server.sokoban.game import (
     score_of,
     start_of,
 )
-from arlarena.env_server.sokoban.levels import load_levels
+from arlarena.env_server.sokoban.horizon import horizon_hint
+from arlarena.env_server.sokoban.levels import listed, load_levels
 from arlarena.env_server.sokoban.options import SokobanOptions, read_options
 from arlarena.env_server.sokoban.room import Room, render
 from arlarena.env_server.sokoban.rooms import GENERATOR_VERSION, RoomsExhausted
@@ -142,18 +143,27 @@ class SokobanEnvironment(TextEnvironment):
             TaskError: the options leave no such room.
         """
         if self._levels is not None:
-            return SokobanGame(self._levels[task.split][task.index], self._settings)
+            return SokobanGame(self._levels.splits[task.split][task.index], self._settings)
         try:
             room = room_for(task.split, task.index, self._settings.rooms_at(task.split, task.index))
         except RoomsExhausted as error:
             raise TaskError(str(error)) from error
         return SokobanGame(room, self._settings)
 
+    @property
+    def warnings(self) -> list[str]:
+        """What to tell whoever starts the server: levels that are left out, and a horizon that is too short."""
+        if self._levels is None:
+            return []
+        hint, left_out = horizon_hint(self._levels, self.horizon), self._levels.left_out
+        skipped = [f"levels: {len(left_out)} are left out: {listed(left_out)}"] if left_out else []
+        return skipped + ([f"levels: {hint}"] if hint else [])
+
     def _split(self, name: str) -> Split:
         held_out = name in EVALUATION_SPLITS
         kind = cast(Literal["train", "validation", "test"], name)
         if self._levels is not None:
-            return Split(name, kind, len(self._levels[name]), held_out)
+            return Split(name, kind, len(self._levels.splits[name]), held_out)
         return Split(name, kind, self._settings.panel_size if held_out else None, held_out)
 
 

@@ -96,11 +96,34 @@ class Room:
                 players += [y * width + x] if glyph in _HAS_PLAYER else []
         if len(players) != 1:
             raise RoomError(f"a room has one player, this one has {len(players)}")
+        floor &= ~_outside(len(lines), width, floor, boxes | targets | 1 << players[0])
         return cls(len(lines), width, floor, targets, boxes, players[0])
 
     def rows(self) -> list[str]:
         """The room at the start, one string a row, in our glyphs."""
         return render(self, self.player, self.boxes)
+
+
+def _outside(height: int, width: int, floor: int, things: int) -> int:
+    """The blank cells around a room's walls, which XSB files have where the outline is no rectangle.
+
+    Raises:
+        RoomError: there are `things` among them: a wall is open.
+    """
+    inner = interior(height, width)
+    reached, new = 0, floor & ~inner
+    while new:
+        reached |= new
+        sideways = (new & ~_column(height, width, width - 1)) << 1 | (new & ~_column(height, width, 0)) >> 1
+        new = (sideways | new << width | new >> width) & floor & ~reached
+    if reached & things:
+        raise RoomError("the border of a room must be wall: an opening leads from the edge to the inside")
+    return reached
+
+
+def _column(height: int, width: int, x: int) -> int:
+    """The mask of a column."""
+    return sum(1 << (y * width + x) for y in range(height))
 
 
 @lru_cache(maxsize=4096)

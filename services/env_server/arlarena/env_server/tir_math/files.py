@@ -9,6 +9,7 @@ import msgspec
 
 from arlarena.env_server.tir_math.errors import ProblemsError
 from arlarena.env_server.tir_math.rows import Placed, Row
+from arlarena.proto.textfile import TextFileError, read_text
 
 _decoder = msgspec.json.Decoder(Row)
 
@@ -20,16 +21,19 @@ def read_file(path: Path) -> Iterator[Placed]:
         ProblemsError: it cannot be read, or a line is no row; the message names file and line.
     """
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield Placed(_row(line, f"{path}, line {number}"), f"{path}, line {number}", number)
+        text = read_text(path)
     except OSError as error:
         raise ProblemsError(f"{path}: cannot be read: {error.strerror}") from error
+    except TextFileError as error:
+        raise ProblemsError(str(error)) from error
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            place = f"{path}, line {number}"
+            yield Placed(_row(line, place), place, number)
 
 
-def _row(line: bytes, place: str) -> Row:
+def _row(line: str, place: str) -> Row:
     try:
         return _decoder.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ProblemsError(f"{place}: {error}") from error

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from arlarena.proto.textfile import read_text
+
 # model_type -> (queries and keys are normalised, query/key/value projections have a bias)
 FAMILIES = {"qwen3": (True, False), "qwen2": (False, True), "llama": (False, False)}
 
@@ -48,7 +50,7 @@ def read_architecture(directory: Path) -> Architecture:
     """
     path = directory / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(read_text(path))
     except FileNotFoundError as error:
         raise UnsupportedModelError(f"{directory} is not a Hugging Face directory: it has no config.json") from error
     except (OSError, ValueError) as error:

@@ -1,0 +1,69 @@
+"""Text files that a user gives, whichever editor saved them: UTF-8, with or without a byte-order mark.
+
+    text = read_text(Path("run.toml"))
+
+Editors on Windows begin a file with a byte-order mark. It is dropped, and so is one at the start of a later line, where
+files were joined. Other encodings are refused, with the byte that shows it and the command that converts the file.
+"""
+
+from __future__ import annotations
+
+import codecs
+import shlex
+from pathlib import Path
+
+BYTE_ORDER_MARK = "\ufeff"
+_WIDE_MARKS = {  # UTF-32's first: UTF-16's little-endian mark begins it
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+_GZIP = b"\x1f\x8b"
+
+
+class TextFileError(ValueError):
+    """A file that is not UTF-8 text; the message names the file, what it is, and the command that converts it."""
+
+
+def read_text(path: Path) -> str:
+    r"""The file's text. Line ends are `\n`, whatever they are in the file.
+
+    Raises:
+        OSError: the file cannot be opened.
+        TextFileError: it is not UTF-8.
+    """
+    return decode_text(path.read_bytes(), path)
+
+
+def decode_text(data: bytes, path: Path) -> str:
+    """`data`, the content of `path`, as text. Errors as in `read_text`."""
+    if data.startswith(_GZIP):
+        raise TextFileError(f"{path}: is compressed with gzip; unpack it first: gunzip -k {shlex.quote(str(path))}")
+    if wide := _wide_encoding(data):
+        raise TextFileError(f"{path}: is {wide}, not UTF-8; {_conversion(wide, path)}")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise TextFileError(
+            f"{path}: byte 0x{data[error.start]:02x} at offset {error.start} (line {line}) is not UTF-8; save the file "
+            f"as UTF-8, or, where it is in a Western European encoding, {_conversion('WINDOWS-1252', path)}"
+        ) from error
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return text.removeprefix(BYTE_ORDER_MARK).replace(f"\n{BYTE_ORDER_MARK}", "\n")
+
+
+def _wide_encoding(data: bytes) -> str:
+    """The encoding of two or four bytes a character that `data` is in, with or without its mark; "" for none."""
+    for mark, name in _WIDE_MARKS.items():
+        if data.startswith(mark):
+            return name
+    # Every format here begins with an ASCII character, so its other bytes are zero.
+    zeros = "".join("0" if byte == 0 else "x" for byte in data[:4])
+    return {"x0x0": "UTF-16LE", "0x0x": "UTF-16BE", "x000": "UTF-32LE", "000x": "UTF-32BE"}.get(zeros, "")
+
+
+def _conversion(encoding: str, path: Path) -> str:
+    target = f"{path.stem}-utf8{path.suffix}"
+    return f"convert it: iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(target)}"
