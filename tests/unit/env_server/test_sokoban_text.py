@@ -4,53 +4,13 @@ import pytest
 
 from arlarena.env_server.environment import ExpertUnavailable, TaskError, load
 from arlarena.env_server.prompts import Scene, past_turn
-from arlarena.env_server.replies import parse
-from arlarena.env_server.sokoban.game import ACTIONS, start_of
+from arlarena.env_server.sokoban.game import start_of
 from arlarena.env_server.sokoban.room import Room
 from arlarena.env_server.sokoban.text import TEMPLATES, observe
 from arlarena.proto.config import ConfigError
 from arlarena.proto.env import ResetSpec
 
 ROOM = Room.parse("######\n#_P__#\n#__X_#\n#____#\n#___O#\n######")
-
-
-@pytest.mark.parametrize(
-    ("text", "action", "valid", "strict"),
-    [
-        ("<think>push left</think><action>up</action>", "up", True, True),
-        ("<think></think><action>still</action>", "still", True, True),
-        ("  <think>a\nb</think>\n<action> Left </action>\n", "left", True, True),
-        ("<think>x</think><action>jump</action>", None, False, True),
-        ("<think>x</think><action></action>", None, False, True),
-        ("<action>up</action>", "up", True, False),
-        ("sure! <action>down</action>", "down", True, False),
-        ("<think>x</think><action>up</action> done", "up", True, False),
-        ("<action>up</action><think>x</think>", "up", True, False),
-        ("<think>x</think>and<action>up</action>", "up", True, False),
-        ("<think>x</think><think>y</think><action>up</action>", "up", True, False),
-        ("<think>x<action>up</action>", "up", True, False),
-        ("<think><action>up</action></think>", "up", True, False),
-        ("<think>x</think><action>up</action><action>up</action>", None, False, False),
-        ("<think>x</think><action>up", None, False, False),
-        ("<think>x</think>up", None, False, False),
-        ("<action>up</action></action>", None, False, False),
-        ("<action><action>up</action>", None, False, False),
-        ("up", "up", True, False),
-        (" RIGHT\n", "right", True, False),
-        ("go up", None, False, False),
-        ("", None, False, False),
-        ("<ACTION>up</ACTION>", None, False, False),
-        ("\x00\ud7ff<", None, False, False),
-    ],
-)
-def test_replies(text, action, valid, strict):
-    reply = parse(text, ACTIONS)
-    assert (reply.action, reply.action_valid, reply.format_valid) == (action, valid, strict)
-
-
-def test_long_garbage_is_read_in_linear_time():
-    assert parse("<action>" * 100_000).action is None
-    assert parse("<think>" + "</think><action>" * 50_000).action is None
 
 
 def test_coordinates_are_rows_and_columns_from_zero():

@@ -1,4 +1,7 @@
-"""Reading a model's reply: which action it means, and whether it kept to the strict format. For all text games."""
+"""Reading a model's reply: what follows its thought, the action in it, and whether it kept to the strict format.
+
+`after_thought` is what all environments read of a reply; `parse` finds the action of a text game in it.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,23 @@ from collections.abc import Collection
 
 import msgspec
 
-PARSER_VERSION = "1"
+from arlarena.proto.replies import END_THINK, THINK, said_from
+
+PARSER_VERSION = "2"
 PARSER_DESCRIPTION = (
-    "The content of the only <action>…</action>, or a reply without tags as it is; where the actions are known, one of "
-    "them in any case. Strict format: <think>…</think><action>…</action>."
+    "What follows the thought is read: the text after the last </think>, also where the chat template has opened the "
+    "thought; nothing of a reply whose thought is not closed. There, the content of the only <action>…</action>, or a "
+    "text without tags as it is; where the actions are known, one of them in any case. Strict format: "
+    "<think>…</think><action>…</action>, or the same without <think>."
 )
 
-_TAG = re.compile(r"</?(?:think|action)>")
-_STRICT = ["<think>", "</think>", "<action>", "</action>"]
+# What models end a turn with, where it has been decoded with the text.
+END_MARKS = (
+    "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|end|>", "<|return|>", "</s>",
+    "<end_of_turn>", "<｜end▁of▁sentence｜>",  # noqa: RUF001 (the name that DeepSeek gives it)
+)  # fmt: skip
+_ACTION = re.compile(r"<\s*+(/?+)\s*+action(?:\s[^<>/]*+)?+>", re.IGNORECASE)
+_THINK = re.compile(r"<\s*+/?+\s*+think(?:\s[^<>/]*+)?+>", re.IGNORECASE)
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):
@@ -35,28 +47,51 @@ def reply(thought: str, action: str) -> str:
     return f"<think>{thought}</think><action>{action}</action>"
 
 
+def without_end_marks(text: str) -> str:
+    """A reply without the white space and the end-of-turn tokens at its end."""
+    end, before = len(text), -1
+    while end != before:
+        before = end
+        while end and text[end - 1].isspace():
+            end -= 1
+        end -= next((len(mark) for mark in END_MARKS if text.endswith(mark, 0, end)), 0)
+    return text[:end]
+
+
+def after_thought(text: str) -> str | None:
+    """What a reply says after its thought, without end-of-turn tokens; None where the thought is not closed."""
+    text = without_end_marks(text)
+    start = said_from(text)
+    return None if start is None else text[start:]
+
+
 def parse(text: str, actions: Collection[str] | None = None) -> Reply:
     """Read a whole reply or a bare action.
 
-    With exactly one `<action>…</action>` its content is the action. A reply without any tag is an action itself.
-    Anything else cannot be read. Where `actions` are known, one of them must be meant; case and surrounding white space
-    do not matter. The format is valid when the reply is `<think>…</think><action>…</action>`, each tag once, and
-    nothing but white space around them.
+    Only what follows the thought is read; tags within the thought are not. With exactly one `<action>…</action>` there,
+    its content is the action. A text without any `<action>` is an action itself. Anything else cannot be read. Where
+    `actions` are known, one of them must be meant; case and surrounding white space do not matter. The format is valid
+    when the reply is `<think>…</think><action>…</action>` or, as where the chat template has opened the thought,
+    `…</think><action>…</action>`: each tag exactly so and once, and nothing but white space around the elements.
     """
-    tags = list(_TAG.finditer(text)) if "<" in text else []
+    text = without_end_marks(text)
+    start = said_from(text)
+    if start is None:
+        return Reply(None, "", format_valid=False)
+    said = text[start:].strip()
+    tags = list(_ACTION.finditer(said))
     if not tags:
-        written = text.strip()
-        return Reply(_meant(written, actions), written, format_valid=False)
-    names = [tag.group() for tag in tags]
+        return Reply(_meant(said, actions), said, format_valid=False)
     written = ""
-    if names.count("<action>") == names.count("</action>") == 1:
-        begin, end = tags[names.index("<action>")].end(), tags[names.index("</action>")].start()
-        written = text[begin:end].strip()  # "" if they are the wrong way round
-    return Reply(
-        action=_meant(written, actions),
-        written=written,
-        format_valid=names == _STRICT and _nothing_around(text, tags),
+    if [tag[1] for tag in tags] == ["", "/"]:
+        written = said[tags[0].end() : tags[1].start()].strip()
+    strict = (
+        len(tags) == 2
+        and said.startswith("<action>")
+        and said.endswith("</action>")
+        and _is_one_thought(text[:start].strip())
     )
+    return Reply(_meant(written, actions), written, strict)
 
 
 def _meant(written: str, actions: Collection[str] | None) -> str | None:
@@ -66,7 +101,8 @@ def _meant(written: str, actions: Collection[str] | None) -> str | None:
     return next((action for action in actions if action.lower() == lower), None)
 
 
-def _nothing_around(text: str, tags: list[re.Match[str]]) -> bool:
-    """Whether only white space stands before, between and after the two elements of a strict reply."""
-    outside = text[: tags[0].start()], text[tags[1].end() : tags[2].start()], text[tags[3].end() :]
-    return not any(part.strip() for part in outside)
+def _is_one_thought(text: str) -> bool:
+    """Whether a text is one thought in the strict format, its opening tag given or not."""
+    marks = [mark[0] for mark in _THINK.finditer(text)]
+    whole = marks == [THINK, END_THINK] and text.startswith(THINK)
+    return text.endswith(END_THINK) and (whole or marks == [END_THINK])

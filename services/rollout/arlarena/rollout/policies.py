@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 from arlarena.client.environments import Session, State
 from arlarena.client.errors import PromptTooLong
 from arlarena.client.policy import PolicyClient
+from arlarena.proto.replies import said_from
 from arlarena.proto.trajectory import PolicyVersion, Sampling, VersionSpan
 from arlarena.rollout.conversation import Conversation, Conversations
 from arlarena.rollout.episode import Response, turn_seed
@@ -101,7 +102,9 @@ class ExpertPolicy:
         actions = state.observation.admissible_actions
         if not actions or not (self._learn_slips or random.random() < 0.5):
             return UNREADABLE
-        return _ACTION.sub(lambda found: f"<action>{random.choice(actions)}</action>", text)
+        start = said_from(text) or 0
+        slip = f"<action>{random.choice(actions)}</action>"
+        return text[:start] + _ACTION.sub(lambda _: slip, text[start:], count=1)
 
     def _response(self, conversation: Conversation, text: str, *, learn: bool) -> Response:
         ids = self._tokens.reply(text)

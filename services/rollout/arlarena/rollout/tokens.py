@@ -14,8 +14,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-# Reply tags that some tokenizers hold as special tokens. The environment's parser needs them, so they are text here.
-TAGS = frozenset({"<think>", "</think>", "<action>", "</action>"})
+from arlarena.proto.replies import END_THINK, MARKS, THINK
+
+# Parts of replies that some tokenizers hold as special tokens. The environment's parser needs them: they are text here.
+TAGS = frozenset(
+    {"<action>", "</action>", THINK, END_THINK, *MARKS, *MARKS.values(), "<|channel|>", "<|message|>"}
+)  # fmt: skip
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 # Prompts whose ids are kept: some times the episodes that one worker has in flight.
 REMEMBERED = 1024
