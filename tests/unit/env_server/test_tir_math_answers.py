@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from arlarena.env_server.tir_math.answers import boxed, fenced, read_reply
+from arlarena.env_server.tir_math.answers import boxed, read_reply
+from arlarena.env_server.tir_math.fences import fenced
 
 
 @pytest.mark.parametrize(
@@ -65,14 +66,16 @@ PROGRAM = "```python\nprint(1)\n```"
         ("1. so:\n   ```python\n   if x:\n       y\n   ```", "if x:\n    y\n"),
         ("```python\n  a\n b\n```", "  a\n b\n"),
         ("```python\ns = '''\n      ```\n'''\n```", "s = '''\n      ```\n'''\n"),
-        ("```python\nx\n``` no end\n```", "x\n``` no end\n"),
+        ("```python\nx\n``` and so on\n", "x\n"),
         ("```json\n{}\n```\n```python\nx\n```", "x\n"),
         ("```json\n```python\nx\n```", None),
         (f"{PROGRAM}\n```python\nprint(2)\n```", "print(1)\n"),
         ("```bash\nls\n```", None),
         ("```\n```", None),
         ("```python\n\n   \n```", None),
-        ("text ```python\nprint(1)\n", None),
+        ("text ```python\nprint(1)\n```", "print(1)\n"),
+        ("I use ```python``` for that", None),
+        ("I would write ```python and then\nstop", None),
         ("`print(1)`", None),
         ("``\nprint(1)\n``", None),
         ("```a`b\nprint(1)\n```", None),
@@ -81,6 +84,92 @@ PROGRAM = "```python\nprint(1)\n```"
 )
 def test_the_program(reply, code):
     assert read_reply(reply).code == code
+
+
+CODE = "print(6*7)"
+LANGUAGES = [
+    "python", "Python", "python3", "Python3", "py", "py3", "python3.11", "ipython", "IPython3", "pycon", "tool_code",
+    "{python}", "{.python}", "{python, echo=FALSE}", "{.python .numberLines}", "python{1,3-5}", "{code-cell} ipython3",
+    "python:solve.py", "python: solve.py", "python solve.py", 'python title="to solve.py"', "python # solve it",
+    "python linenums=1", " python ", "",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("fence", ["```", "~~~", "````"])
+def test_python_by_all_its_names_is_a_program(language, fence):
+    read = read_reply(f"So:\n{fence}{language}\n{CODE}\n{fence}")
+    assert (read.code, read.format_valid) == (f"{CODE}\n", True)
+
+
+@pytest.mark.parametrize("language", ["javascript", "java", "c", "pythonic", "bash", "json", "sage", "text", "pytb"])
+def test_other_languages_are_no_programs(language):
+    assert read_reply(f"```{language}\n{CODE}\n```").void
+    assert read_reply(f"```{language}\n{CODE}```\n```python\nx\n```").code == "x\n"
+
+
+@pytest.mark.parametrize(
+    ("reply", "code"),
+    [
+        (f"```python\n{CODE}```", CODE),
+        (f"```python\n{CODE}``` prints it.", CODE),
+        ("```python\nx = 6\nprint(x)```\nSo", "x = 6\nprint(x)"),
+        (f"~~~python\n{CODE}~~~", CODE),
+        (f"Run ```python {CODE}```", CODE),
+        (f"Run ```python {CODE}``` now", CODE),
+        (f"```python {CODE}```", CODE),
+        (f"```{CODE}```", CODE),
+        (f"```python {CODE}\n```", f"{CODE}\n"),
+        (f"```python:solve.py {CODE}\n```", f"{CODE}\n"),
+        (f"```{{python}} {CODE}```", CODE),
+        ("```python import math\nprint(math.pi)\n```", "import math\nprint(math.pi)\n"),
+        ("```python x = 5\nprint(x)\n```", "x = 5\nprint(x)\n"),
+        ("```python for x in y:\n    print(x)\n```", "for x in y:\n    print(x)\n"),
+        ("```import math\nprint(math.pi)\n```", "import math\nprint(math.pi)\n"),
+        ("```x = 5\nprint(x)\n```", "x = 5\nprint(x)\n"),
+        ("Code: ```python\nif x:\n    y\n```", "if x:\n    y\n"),
+        ("- ```python\n  if x:\n      y\n  ```", "if x:\n    y\n"),
+        ("<code>```python\nx\n```</code>", "x\n"),
+    ],
+)
+def test_a_fence_on_a_line_of_code_is_read_and_is_not_the_strict_format(reply, code):
+    read = read_reply(reply)
+    assert (read.code, read.closed, read.void, read.format_valid) == (code, True, False, False)
+
+
+@pytest.mark.parametrize(
+    ("reply", "code"),
+    [
+        ("```python\n'''Example:\n```\n>>> f()\n```\n'''\nx\n```", "'''Example:\n```\n>>> f()\n```\n'''\nx\n"),
+        ('```python\ndef f():\n    """\n    ```\n    """\n```', 'def f():\n    """\n    ```\n    """\n'),
+        ("```python\ns = '```'\ny\n```", "s = '```'\ny\n"),
+        ('```python\ns = "a\\"```"\ny\n```', 's = "a\\"```"\ny\n'),
+        ("```python\n# in ```x``` it\ny\n```", "# in ```x``` it\ny\n"),
+        ("```python\nx  # 42```\nSo it is", "x  # 42"),
+        ("```python\nx  # 42```\nThen\n```python\ny\n```", "x  # 42"),
+        ("```python\ns = '''a\n```\nIt's done", "s = '''a\n"),
+        ("```python\nprint('it's')```\nDone", "print('it's')"),
+        ("~~~python\nx = ~~~5\n~~~", "x = ~~~5\n"),
+        ("```python\n```python\nx\n```", "x\n"),
+        ("   ```python\nif x:\n    y\n   ```", "if x:\n    y\n"),
+        ("\t```python\n\tif x:\n\t\ty\n\t```", "if x:\n\ty\n"),
+        ("```python\rx\ry\r```", "x\ny\n"),
+        ("```pycon\n>>> x = 1\n>>> for i in x:\n...     y\n...\n1\n>>> z\n```", "x = 1\nfor i in x:\n    y\n\nz\n"),
+        ("```python\nIn [1]: x = 1\n\nIn [2]: y\nOut[2]: 5\n```", "x = 1\ny\n"),
+        ("```python\nx\n```<|im_end|>", "x\n"),
+    ],
+)
+def test_where_a_program_ends(reply, code):
+    assert read_reply(reply).code == code
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [r"Not ```python```: it is \boxed{5}.", r"```x = 5```, so \boxed{5}", "I would open ```python and go\n\\boxed{5}"],
+)
+def test_a_fence_that_is_mentioned_hides_no_answer(reply):
+    read = read_reply(reply)
+    assert (read.code, read.answer, read.format_valid) == (None, "5", True)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +219,8 @@ def test_what_a_reply_is(reply, has_code, answer, void, valid):
         (r"<think>\boxed{4}</think>", None, True),
         (r"<think>\boxed{4}", None, True),
         (r"<think>a</think>\boxed{4}<think>\boxed{5}", None, True),
+        (r"<|begin_of_thought|>\boxed{4}<|end_of_thought|>\boxed{5}", "5", False),
+        (r"[THINK]\boxed{4}", None, True),
         (f"<think>{PROGRAM}</think>\nnothing", None, True),
     ],
 )
@@ -150,29 +241,39 @@ def test_blocks_say_where_they_are():
     assert (second.language, second.is_code, second.closed, second.end) == ("sh", False, False, len(text))
 
 
-MEGABYTE = 1_000_000
+LENGTH = 400_000
 LARGE = {
-    "braces": "{" * MEGABYTE,
-    "closing braces": "}" * MEGABYTE,
-    "boxes": "\\boxed{" * (MEGABYTE // 7),
-    "boxes and closing braces": "\\boxed{" * (MEGABYTE // 8) + "}" * (MEGABYTE // 8),
-    "boxes without braces": "\\boxed " * (MEGABYTE // 7),
-    "a box and spaces": "\\boxed" + " " * MEGABYTE,
-    "backslashes": "\\" * MEGABYTE,
-    "fences": "```\n" * (MEGABYTE // 4),
-    "a long fence": "`" * MEGABYTE,
-    "a fence, spaces and a backtick": "```" + " " * MEGABYTE + "`",
-    "spaces": " " * MEGABYTE,
-    "lines": "\n" * MEGABYTE,
-    "thoughts": "<think>" * (MEGABYTE // 7),
-    "ended thoughts": "<think></think>" * (MEGABYTE // 15),
-    "a program": "```python\n" + "x = 1\n" * (MEGABYTE // 6) + "```",
+    "braces": "{" * LENGTH,
+    "closing braces": "}" * LENGTH,
+    "boxes": "\\boxed{" * (LENGTH // 7),
+    "boxes and closing braces": "\\boxed{" * (LENGTH // 8) + "}" * (LENGTH // 8),
+    "boxes without braces": "\\boxed " * (LENGTH // 7),
+    "a box and spaces": "\\boxed" + " " * LENGTH,
+    "backslashes": "\\" * LENGTH,
+    "fences": "```\n" * (LENGTH // 4),
+    "a long fence": "`" * LENGTH,
+    "a fence, spaces and a backtick": "```" + " " * LENGTH + "`",
+    "spaces": " " * LENGTH,
+    "lines": "\n" * LENGTH,
+    "thoughts": "<think>" * (LENGTH // 7),
+    "ended thoughts": "<think></think>" * (LENGTH // 15),
+    "a program": "```python\n" + "x = 1\n" * (LENGTH // 6) + "```",
+    "a program of quotes": "```python\n" + "x = '\\'" * (LENGTH // 7),
+    "strings of three quotes": "```python\n" + "\"\"\" ''' " * (LENGTH // 8),
+    "comments": "```python\n" + "# `` '" * (LENGTH // 6),
+    "fences in comments": "```python\n" + "# ``` " * (LENGTH // 6),
+    "mentioned fences": "x ```python``` " * (LENGTH // 15),
+    "openings that are not closed": "x ```python y " * (LENGTH // 14),
+    "openings with code": "```python x(\n" * (LENGTH // 13),
+    "languages": "```python\n" * (LENGTH // 10),
+    "attributes": "```python " + "a.b {c} " * (LENGTH // 8) + "!",
+    "prompts": "```\n" + ">>> x\n" * (LENGTH // 6),
     "longer and longer fences": "\n".join("`" * length for length in range(3, 1400)),
 }
 
 
 @pytest.mark.parametrize("text", LARGE.values(), ids=LARGE)
-def test_a_megabyte_takes_linear_time(text):
+def test_a_long_reply_takes_linear_time(text):
     def taken(part):
         start = time.process_time()
         read_reply(part)
@@ -185,5 +286,5 @@ def test_a_megabyte_takes_linear_time(text):
 
 
 def test_the_largest_box_is_read_whole():
-    content = "{}" * (MEGABYTE // 4)
+    content = "{}" * (LENGTH // 4)
     assert boxed(f"\\boxed{{{content}}}") == content

@@ -10,11 +10,11 @@ Everything here takes time linear in the text, whatever a model writes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-THINK, THOUGHT = "<think>", "</think>"
-PYTHON = frozenset({"", "py", "python", "python3"})
+from arlarena.env_server.replies import after_thought
+from arlarena.env_server.tir_math.fences import fenced
+
 # A box and its brace, any other escape (so that \{ opens nothing), or a brace. A box without a brace holds what TeX
 # users mean by "\boxed 5": the next word, if it begins like a number or a command.
 _TOKEN = re.compile(
@@ -26,22 +26,6 @@ _TOKEN = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """A fenced block: its first word after the fence, its content, and where it begins and ends in the text."""
-
-    language: str
-    content: str
-    start: int
-    end: int
-    closed: bool
-
-    @property
-    def is_code(self) -> bool:
-        """Whether it is a program: Python, or no language named, and not empty."""
-        return self.language in PYTHON and bool(self.content.strip())
-
-
-@dataclass(frozen=True, slots=True)
 class Reply:
     r"""A reply that was read.
 
@@ -50,7 +34,8 @@ class Reply:
         closed: whether its fence was; True where there is no block.
         answer: the last \boxed before that block, or anywhere where there is none.
         void: neither code nor answer.
-        format_valid: either a program, in one closed block that ends the reply, or an answer, and not both.
+        format_valid: either a program, in one closed block that ends the reply, its fences on lines of their own, or an
+            answer, and not both.
     """
 
     code: str | None
@@ -82,57 +67,18 @@ def boxed(text: str) -> str | None:
     return found.strip() or None
 
 
-def fenced(text: str) -> Iterator[Block]:
-    """The fenced blocks of a text, in order, as in CommonMark; a fence may be indented, as in a list."""
-    opening: tuple[str, int, str, int] | None = None  # its fence, its indentation, the language, where it begins
-    lines: list[str] = []
-    position = 0
-    for line in text.splitlines(keepends=True):
-        fence, indent, rest = _fence(line)
-        if opening is None:
-            if fence and not (fence[0] == "`" and "`" in rest):
-                opening, lines = (fence, indent, rest, position), []
-        elif _closes(opening, fence, indent, rest):
-            yield _block(opening, lines, position + len(line), True)
-            opening = None
-        else:
-            lines.append(line)
-        position += len(line)
-    if opening is not None:
-        yield _block(opening, lines, position, False)
-
-
-def _fence(line: str) -> tuple[str, int, str]:
-    """The fence that a line begins with, or "", its indentation, and what follows."""
-    bare = line.strip()
-    if not bare.startswith(("```", "~~~")):
-        return "", 0, ""
-    rest = bare.lstrip(bare[0])
-    return bare[: len(bare) - len(rest)], len(line) - len(line.lstrip()), rest.strip()
-
-
-def _closes(opening: tuple[str, int, str, int], fence: str, indent: int, rest: str) -> bool:
-    """Three columns deeper than the opening at most, for a deeper fence may be part of a string."""
-    return bool(fence) and not rest and fence.startswith(opening[0]) and indent <= opening[1] + 3
-
-
-def _block(opening: tuple[str, int, str, int], lines: list[str], end: int, closed: bool) -> Block:
-    _, indent, info, start = opening
-    content = "".join(line[min(indent, len(line) - len(line.lstrip(" "))) :] for line in lines)
-    return Block(info.split()[0].lower() if info else "", content.replace("\r\n", "\n"), start, end, closed)
-
-
 def read_reply(text: str) -> Reply:
-    """What a reply says. Only what follows the last </think> counts, and nothing where a <think> is left open."""
-    said = text[text.rfind(THOUGHT) + len(THOUGHT) :] if THOUGHT in text else text
-    if THINK in said:
+    """What a reply says after its thought: nothing where that is not closed."""
+    said = after_thought(text)
+    if said is None:
         return Reply(None, True, None, True, False)
-    blocks = list(fenced(said))
-    first = next((block for block in blocks if block.is_code), None)
-    if first is None:
-        answer = boxed(said)
-        programs = sum(block.language in PYTHON for block in blocks)
-        return Reply(None, True, answer, answer is None, answer is not None and not programs)
-    answer = boxed(said[: first.start])
-    valid = first.closed and answer is None and not said[first.end :].strip()
-    return Reply(first.content, first.closed, answer, False, valid)
+    said = said.replace("\r\n", "\n").replace("\r", "\n")
+    programs = 0
+    for block in fenced(said):
+        if block.is_code:
+            answer = boxed(said[: block.start])
+            alone = block.closed and block.on_lines and answer is None and not said[block.end :].strip()
+            return Reply(block.content, block.closed, answer, False, alone)
+        programs += block.names_code and block.on_lines  # ```python``` within a line mentions a fence
+    answer = boxed(said)
+    return Reply(None, True, answer, answer is None, answer is not None and not programs)
