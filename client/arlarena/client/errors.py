@@ -19,6 +19,11 @@ class ServiceError(RuntimeError):
 class Unavailable(ServiceError):
     """Connection refused or lost, time-out, or an answer of 5xx or 429: an infrastructure failure."""
 
+    @property
+    def answered(self) -> bool:
+        """Whether the server answered, with an error. Without an answer, the error of the connection is the cause."""
+        return self.__cause__ is None
+
 
 class Full(Unavailable):
     """The server has no room; ask again after `retry_after_s` seconds."""

@@ -16,6 +16,14 @@ from typing import Any
 
 from arlarena.proto.config import ConfigError, exit_on_config_error, load_table
 from arlarena.proto.telemetry import Logger, get_logger
+from arlarena.trainer.preflight import (
+    check_length,
+    check_transport,
+    check_url,
+    check_writable,
+    context_of,
+    policy_directory,
+)
 from arlarena.trainer.settings import (
     CloneSettings,
     EnvironmentName,
@@ -26,7 +34,7 @@ from arlarena.trainer.settings import (
     seed_from,
 )
 
-EXIT_FAILED, EXIT_INTERRUPTED = 1, 143
+EXIT_FAILED = 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,7 +57,8 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="reinforcement learning from groups on the stream")
     train.add_argument("--config", type=Path, required=True)
-    train.add_argument("--model", required=True, help="policy to start from, and reference of the KL term")
+    policy = "policy to start from, and reference of the KL term: a directory or a hub name"
+    train.add_argument("--model", required=True, help=policy)
     train.add_argument("--run-dir", type=Path, required=True)
     train.add_argument("--run-name", help="name of the streams (default: [run] name)")
     train.add_argument("--redis-url", required=True)
@@ -97,7 +106,9 @@ def make_tiny(args: argparse.Namespace, log: Logger) -> int:
 def run_clone(args: argparse.Namespace, log: Logger) -> int:
     """Subcommand `clone`."""
     settings = load_table(args.config, "clone", CloneSettings)
-    seed = _seed(args.seed, args.config)
+    seed, source = _seed(args.seed, args.config), policy_directory(args.model, "--model")
+    for folder in (args.run_dir, args.out.parent):
+        check_writable(folder)
     import torch
 
     from arlarena.trainer.clone import CloneError, clone, read_rows
@@ -108,9 +119,9 @@ def run_clone(args: argparse.Namespace, log: Logger) -> int:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     torch.manual_seed(seed)
-    train = read_rows(args.demonstrations, settings.min_score, args.model)
-    validation = read_rows(args.validation, settings.min_score, args.model)
-    model = load_policy(args.model)
+    train = read_rows(args.demonstrations, settings.min_score, str(source))
+    validation = read_rows(args.validation, settings.min_score, str(source))
+    model = load_policy(source)
     steps = settings.max_epochs * max(1, len(train) // settings.batch_rows)
     progress = Progress(args.run_dir, "clone", steps)
     try:
@@ -120,7 +131,7 @@ def run_clone(args: argparse.Namespace, log: Logger) -> int:
     shutil.rmtree(args.out, ignore_errors=True)
     args.out.mkdir(parents=True)
     model.save_pretrained(args.out)
-    copy_tokenizer(Path(args.model), args.out)
+    copy_tokenizer(source, args.out)
     (args.run_dir / "clone.json").write_text(json.dumps(result.as_dict(), indent=1) + "\n")
     log.info("cloned", directory=str(args.out), **result.as_dict())
     return 0
@@ -131,6 +142,16 @@ def run_train(args: argparse.Namespace, log: Logger) -> int:
     settings = load_table(args.config, "trainer", TrainerSettings)
     run_name = args.run_name or load_table(args.config, "run", RunSettings).name
     environment = load_table(args.config, "environment", EnvironmentName).name
+    model = policy_directory(args.model, "--model")
+    if "max_response_tokens" in settings.model_fields_set:
+        check_length("[trainer] max_response_tokens", settings.max_response_tokens, context_of(model))
+    check_transport(settings)
+    for flag, url in (
+        ("--environment-url", args.environment_url),
+        *(("--inference-url", u) for u in args.inference_url),
+    ):
+        check_url(flag, url)
+    check_writable(args.run_dir)
     from arlarena.client.errors import ServiceError
     from arlarena.client.weights import PushError
     from arlarena.proto.stream import StreamError
@@ -140,7 +161,7 @@ def run_train(args: argparse.Namespace, log: Logger) -> int:
 
     plan = Plan(
         settings=settings,
-        model=args.model,
+        model=str(model),
         run_dir=args.run_dir,
         run_name=run_name,
         redis_url=args.redis_url,
@@ -157,8 +178,8 @@ def run_train(args: argparse.Namespace, log: Logger) -> int:
     try:
         asyncio.run(run_trainer(plan, log, interrupted=lambda: bool(stop)))
     except Interrupted:
-        log.info("interrupted")
-        return EXIT_INTERRUPTED
+        log.info("stopped", signal=signal.Signals(stop[0]).name)
+        return 128 + stop[0]
     except (RunError, StreamError, CheckpointError, PushError, ServiceError, OSError) as error:
         return _failed(log, error)
     return 0
@@ -188,8 +209,8 @@ def run_replay(args: argparse.Namespace, _log: Logger) -> int:
     except RecipeError as error:
         raise ConfigError(str(error)) from error
     torch.manual_seed(0)
-    groups = load_groups(args.groups)
-    found = [replay(groups, args.model, method, settings) for method in methods]
+    groups, model = load_groups(args.groups), str(policy_directory(args.model, "--model"))
+    found = [replay(groups, model, method, settings) for method in methods]
     print(json.dumps([one.as_dict() for one in found], indent=1, allow_nan=False) if args.json else table(found))
     return 0
 

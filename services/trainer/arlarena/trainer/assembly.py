@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from arlarena.proto.config import ConfigError
 from arlarena.proto.stream import Streams
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trainer_lease import TrainerLease
@@ -22,12 +21,13 @@ from arlarena.trainer.learner import Learner
 from arlarena.trainer.loop import Trainer
 from arlarena.trainer.model import load_policy
 from arlarena.trainer.objectives import Recipe
+from arlarena.trainer.preflight import check_transport
 from arlarena.trainer.probe import Probe
 from arlarena.trainer.progress import Progress
 from arlarena.trainer.publisher import Publisher
 from arlarena.trainer.ranks import Ranks
 from arlarena.trainer.settings import TrainerSettings, admin_token, chosen_recipe
-from arlarena.trainer.tasks import draw_order
+from arlarena.trainer.tasks import draw_order, split_size
 from arlarena.trainer.transports import Collective, Http, SharedDirectory, Transport
 from arlarena.trainer.versions import VersionStore
 
@@ -62,6 +62,13 @@ async def run_trainer(plan: Plan, log: Logger, interrupted: Callable[[], bool]) 
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     ranks = Ranks.joined()
+    if ranks.leads:  # a wrong split ends the run before the policy is loaded
+
+        def stop() -> None:
+            if interrupted():
+                raise Interrupted("asked to stop")
+
+        await split_size(plan.environment_url, plan.environment, settings, log, stop)
     learner = Learner(load_policy(plan.model), None, method, settings, ranks)
     log.info("device", device=str(learner.scorer.device), rank=ranks.index)
     if ranks.leads:
@@ -188,7 +195,6 @@ def transport_of(settings: TrainerSettings, log: Logger) -> Transport:
         return SharedDirectory()
     if kind == "http":
         return Http(settings.full_push_every)
+    check_transport(settings)
     device = torch.device("cpu" if kind == "gloo" else settings.torch_device())
-    if kind == "nccl" and device.type != "cuda":
-        raise ConfigError('[trainer] push_transport = "nccl" needs a GPU here; "gloo" does the same between CPUs')
     return Collective(Broadcaster(settings.broadcast_host, kind, device, log))

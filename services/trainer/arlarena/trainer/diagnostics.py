@@ -18,6 +18,7 @@
 | `age_mean`, `age_max` | optimiser steps between sampling and training |
 | `grad_norm`, `loss`, `entropy`, `reference_kl`, `off_policy_kl`, `outside`, `clip_*`, `ratio_*` | means over the
 step's updates |
+| `zero_gradient_steps` | steps in a row, up to this one, whose gradient was exactly 0 |
 | `learning_rate` | of the step, after warm-up and fall |
 | `mismatch_k3`, `mismatch_max` | sampler against trainer on tokens that both computed with the same weights |
 | `kl_share/*`, `rows_share/*` | the eight cells: sign of A, entropy, side of the ratio |

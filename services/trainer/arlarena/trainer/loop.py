@@ -9,7 +9,7 @@ finite are neither written nor pushed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +61,7 @@ class Trainer:
     log: Logger
     guard: Callable[[], None]
     pushed: Pushed | None = None
+    zero_gradients: int = 0  # steps in a row, since this process began
 
     async def train(self, *, resumed: bool) -> None:
         """Train until `steps` are taken or `max_minutes` are over. What ends it early leaves a checkpoint."""
@@ -258,6 +259,9 @@ class Trainer:
             "collect_seconds": collected.seconds,
             "tokens_per_s": figures["tokens"] / seconds,
         }
+        if "grad_norm" in figures:
+            self.zero_gradients = self.zero_gradients + 1 if figures["grad_norm"] == 0 else 0
+            figures["zero_gradient_steps"] = float(self.zero_gradients)
         if self.pushed is not None:  # the push before this step: the one after it is still to come
             figures |= {"push_seconds": self.pushed.seconds, "push_bytes": self.pushed.sent}
             figures["probe_difference"] = self.pushed.difference
@@ -276,13 +280,45 @@ class Trainer:
             write_groups(folder / f"step-{step:06d}.msgpack", selected.batch)
 
     def sound_alarms(self, step: int, figures: dict[str, float]) -> None:
-        """Warn of figures that are not finite, and of a sampler that differs from the trainer."""
+        """Warn of figures that are not finite, of a sampler that differs from the trainer, and of a gradient that stays
+        exactly 0.
+        """
         if odd := not_finite(figures):
             self.log.warning("not_finite", step=step, figures=odd)
         gap = figures.get("mismatch_k3", 0.0)
         if not gap <= self.settings.mismatch_alarm:  # NaN is no small difference
             self.log.warning("mismatch", step=step, mean_k3=gap, max=figures.get("mismatch_max"))
+        alarm = self.settings.zero_gradient_alarm
+        if alarm and self.zero_gradients and self.zero_gradients % alarm == 0:
+            self.log.warning(
+                "zero_gradient",
+                step=step,
+                steps=self.zero_gradients,
+                reason=why_zero_gradient(figures, self.settings),
+            )
 
     def freshness(self, step: int | None = None) -> Freshness:
         """Which samples count as fresh at `step` (now)."""
         return Freshness(self.state.step if step is None else step, self.settings.staleness, self.state.versions)
+
+
+def why_zero_gradient(figures: Mapping[str, float], settings: TrainerSettings) -> str:
+    """The likely reasons of a gradient of 0 by the figures of its step, with the settings that change it."""
+    reasons = []
+    if not figures.get("rows"):
+        reasons.append("no row was left to learn from: see groups_filtered, groups_stale and void_share")
+    if (uniform := figures.get("solve_all", 0.0) + figures.get("solve_none", 0.0)) > 0:
+        reasons.append(
+            f"{uniform:.0%} of the groups were uniform (all members solved the task, or none): change the tasks, start "
+            f"from a better policy, raise group_size = {settings.group_size} or [trainer] temperature"
+        )
+    if not figures.get("advantage_abs"):
+        reasons.append(
+            f"every advantage was 0: the advantage, filter and backfill of recipe = {settings.recipe!r} decide which "
+            f"groups give one"
+        )
+    if not settings.advantage_scale:
+        reasons.append("advantage_scale = 0 turns the advantages off")
+    if not figures.get("learning_rate", 1.0):
+        reasons.append("the learning rate is 0 too: see lr and final_lr_share")
+    return "the policy does not learn; " + ("; ".join(reasons) or "look at recorded groups with `arlarena replay`")

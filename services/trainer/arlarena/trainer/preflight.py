@@ -5,10 +5,12 @@ this machine.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import NonNegativeInt, PositiveInt
 
@@ -213,3 +215,28 @@ def check_length(setting: str, tokens: int, positions: int | None, served: int |
             f"{setting} = {tokens} leaves no room for a prompt: {what} is {bound} tokens for prompt and response "
             f"together; set {setting.rpartition('] ')[2]} well below that, or raise the context"
         )
+
+
+def check_url(setting: str, url: str | None) -> None:
+    """Whether `url` has the form of a service's address; None is none.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    parts = urlsplit(url or "http://none")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"{setting} = {url!r} is not a service address; write it like http://127.0.0.1:8000")
+
+
+def check_writable(folder: Path) -> None:
+    """Make `folder` and see whether files can be written there.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"directory {folder} cannot be written: {error.strerror}; choose another") from error

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from arlarena.client.environments import EnvironmentClient
 from arlarena.client.errors import ServiceError, Unavailable
-from arlarena.proto.config import ConfigError
+from arlarena.proto.config import ConfigError, nearest
 from arlarena.proto.env import Info
 from arlarena.proto.task_order import TaskOrder
 from arlarena.proto.telemetry import Logger
@@ -38,16 +38,7 @@ async def draw_order(
         CheckpointError: the run was begun with another order.
         ServiceError: the server does not answer for `service_wait_s`.
     """
-    size = None
-    if url is not None:
-        info = await _info(url, settings.service_wait_s, log, guard)
-        if info.name != environment:
-            raise ConfigError(f"the environment server at {url} plays {info.name!r}, and the run {environment!r}")
-        sizes = {split.name: split.size for split in info.splits}
-        if settings.task_split not in sizes:
-            known = ", ".join(sizes)
-            raise ConfigError(f"[trainer] task_split = {settings.task_split!r}: {environment} has the splits {known}")
-        size = sizes[settings.task_split]
+    size = await split_size(url, environment, settings, log, guard)
     order = TaskOrder(settings.task_split, size, seed, settings.first_task)
     drawn = {"environment": environment, "group_size": settings.group_size} | asdict(order)
     if state.tasks and state.tasks != drawn:
@@ -60,6 +51,26 @@ async def draw_order(
     return order
 
 
+async def split_size(
+    url: str | None, environment: str, settings: TrainerSettings, log: Logger, guard: Callable[[], None]
+) -> int | None:
+    """How many tasks `task_split` has; None where it has no end, or there is no `url`. Errors as in `draw_order`."""
+    if url is None:
+        return None
+    info = await _info(url, settings.service_wait_s, log, guard)
+    if info.name != environment:
+        raise ConfigError(f"the environment server at {url} plays {info.name!r}, and the run {environment!r}")
+    sizes = {split.name: split.size for split in info.splits}
+    if settings.task_split not in sizes:
+        known = ", ".join(sizes) or "none"
+        close = nearest(settings.task_split, sizes)
+        raise ConfigError(
+            f"[trainer] task_split = {settings.task_split!r}: {environment} has the splits {known}"
+            + (f"; {close}" if close.startswith("did") else "")
+        )
+    return sizes[settings.task_split]
+
+
 async def _info(url: str, wait_s: float, log: Logger, guard: Callable[[], None]) -> Info:
     deadline = time.monotonic() + wait_s
     async with EnvironmentClient(url, token=environment_token()) as environments:
@@ -69,8 +80,10 @@ async def _info(url: str, wait_s: float, log: Logger, guard: Callable[[], None])
                 return await environments.info()
             except Unavailable as error:
                 if time.monotonic() > deadline:
+                    what = "still fails after" if error.answered else "did not answer within"
+                    hint = "" if error.answered else "; is it running?"
                     raise ServiceError(
-                        f"the environment server at {url} did not answer within {wait_s:.0f} s: {error}"
+                        f"the environment server at {url} {what} {wait_s:.0f} s: {error}{hint}"
                     ) from error
                 log.warning("environment_unavailable", url=url, reason=str(error))
             await asyncio.sleep(_PAUSE_S)

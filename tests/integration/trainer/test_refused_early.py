@@ -1,0 +1,93 @@
+"""The trainer's own commands refuse what cannot work within seconds, with exit status 2 and the fix."""
+
+import asyncio
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from environment_support import environment_server
+
+from arlarena.proto.config import ConfigError
+from arlarena.trainer.preflight import check_writable
+
+NOBODY = "redis://127.0.0.1:9/0"
+
+
+async def trainer(*arguments):
+    """Exit status and stderr of `python -m arlarena.trainer …`."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "arlarena.trainer", *map(str, arguments)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    async with asyncio.timeout(60):
+        _, said = await process.communicate()
+    return process.returncode, said.decode()
+
+
+def config(folder, text=""):
+    path = folder / "run.toml"
+    path.write_text(text)
+    return path
+
+
+async def train(folder, model, text="", *more):
+    arguments = ("--run-dir", folder / "run", "--redis-url", NOBODY, *more)
+    return await trainer("train", "--config", config(folder, text), "--model", model, *arguments)
+
+
+async def refused(answer, *parts):
+    code, said = await answer
+    assert code == 2, said
+    assert "Traceback" not in said
+    for part in parts:
+        assert part in said
+    return said
+
+
+@pytest.mark.parametrize("command", ["train", "clone"])
+async def test_a_policy_without_weights_is_refused_before_anything_is_loaded(command, tmp_path, tiny_directory):
+    half = shutil.copytree(tiny_directory, tmp_path / "half", ignore=shutil.ignore_patterns("*.safetensors"))
+    missing = ("--out", tmp_path / "out", "--demonstrations", tmp_path / "none", "--validation", tmp_path / "none")
+    more = {"train": ("--redis-url", NOBODY), "clone": missing}[command]
+    answer = trainer(command, "--model", half, "--config", config(tmp_path), "--run-dir", tmp_path / "run", *more)
+    await refused(answer, f"--model = '{half}'", "it lacks weights (*.safetensors)")
+    assert not (tmp_path / "run").exists()
+
+
+async def test_a_hub_name_that_is_not_cached_is_refused(tmp_path):
+    await refused(train(tmp_path, "nobody/nothing"), "--model", "'nobody/nothing'", "HF_HUB_OFFLINE")
+
+
+async def test_a_transport_that_needs_a_gpu_is_refused_without_one(tmp_path, tiny_directory):
+    text = '[trainer]\ndevice = "cpu"\npush_transport = "nccl"'
+    await refused(train(tmp_path, tiny_directory, text), 'push_transport = "nccl" needs a GPU', '"gloo"')
+
+
+async def test_a_response_that_fills_the_context_is_refused(tmp_path, tiny_directory):
+    text = "[trainer]\nmax_response_tokens = 512"
+    await refused(train(tmp_path, tiny_directory, text), "max_response_tokens = 512 leaves no room")
+
+
+@pytest.mark.parametrize("flag", ["--inference-url", "--environment-url"])
+async def test_an_address_of_another_form_is_refused(flag, tmp_path, tiny_directory):
+    await refused(train(tmp_path, tiny_directory, "", flag, "127.0.0.1:8000"), flag, "http://127.0.0.1:8000")
+
+
+async def test_a_split_that_does_not_exist_is_refused_with_the_nearest(tmp_path, tiny_directory):
+    with environment_server(tmp_path, "sokoban") as (url, _):
+        answer = train(tmp_path, tiny_directory, '[trainer]\ntask_split = "trian"', "--environment-url", url)
+        await refused(answer, "task_split = 'trian'", "has the splits train", "did you mean 'train'?")
+
+
+async def test_a_run_directory_that_cannot_be_made_is_refused(tmp_path, tiny_directory):
+    (tmp_path / "run").write_text("a file")
+    await refused(train(tmp_path, tiny_directory), f"directory {tmp_path / 'run'} cannot be written")
+
+
+def test_a_directory_on_a_file_system_that_takes_no_files_is_refused():
+    with pytest.raises(ConfigError, match="directory /proc/arlarena cannot be written"):
+        check_writable(Path("/proc/arlarena"))
