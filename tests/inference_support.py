@@ -221,10 +221,7 @@ class ServerProcess:
         """The message of an error in OpenAI's form."""
         answer = self.http.post(path, body)
         assert answer.status_code == status, answer.text
-        error = answer.json()["error"]
-        assert error["code"] == status
-        assert error["type"]
-        return error["message"]
+        return openai_error(answer)["message"]
 
     def metric(self, name: str) -> float:
         """The value of a metric without labels."""
@@ -249,6 +246,18 @@ class ServerProcess:
     def logged(self) -> list[dict[str, Any]]:
         """The lines of the log."""
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+
+def openai_error(answer: Answer) -> dict[str, Any]:
+    """The error of an answer in OpenAI's form."""
+    assert answer.headers["content-type"] == "application/json", answer.headers
+    (key, error), *more = answer.json().items()
+    assert (key, more) == ("error", [])
+    assert list(error) == ["message", "type", "param", "code"]
+    assert error["type"] == ("server_error" if answer.status_code >= 500 else "invalid_request_error")
+    assert error["message"]
+    assert all(value is None or isinstance(value, str) for value in error.values())
+    return error
 
 
 def wait_until(condition: Any, what: str, seconds: float = 20.0) -> None:

@@ -54,7 +54,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_un
     bad_words: list[str] | None = None
 
 
-class StreamOptions(msgspec.Struct):
+class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     """What a stream carries beside the tokens."""
 
     include_usage: bool = False
@@ -151,19 +151,20 @@ class GenerateResponse(msgspec.Struct, kw_only=True):
 
 
 class CompletionRequest(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """OpenAI's completion request with vLLM's additions; `prompt` is text, token ids, or a list of either."""
+    """OpenAI's completion request with vLLM's additions; `prompt` is text, token ids, or a list of either. These are
+    the parameters that the embedded engine implements.
+    """
 
     prompt: str | list[Any]
     model: str | None = None
     max_tokens: int | None = 16
     n: int = 1
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
     seed: int | None = None
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
-    min_tokens: int = 0
     ignore_eos: bool = False
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
@@ -173,10 +174,6 @@ class CompletionRequest(msgspec.Struct, kw_only=True, omit_defaults=True, forbid
     add_special_tokens: bool = True
     stream: bool = False
     stream_options: StreamOptions | None = None
-    user: str | None = None
-    echo: bool = False
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
 
 
 class CompletionLogprobs(msgspec.Struct):
@@ -213,12 +210,14 @@ class CompletionResponse(msgspec.Struct, kw_only=True):
 
 
 class ErrorInfo(msgspec.Struct):
-    """What went wrong, in OpenAI's form. `code` is the HTTP status, `param` the field at fault."""
+    """What went wrong, in OpenAI's form. `code` names the error for programs, `param` the field at fault. VLLM's `code`
+    is the HTTP status.
+    """
 
     message: str
-    type: str
-    code: int
+    type: str | None = None
     param: str | None = None
+    code: str | int | None = None
 
 
 class ErrorResponse(msgspec.Struct):

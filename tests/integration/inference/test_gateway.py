@@ -15,6 +15,7 @@ from inference_support import (
     VOCABULARY,
     label,
     model,
+    openai_error,
     reference_logprobs,
     running_server,
     save,
@@ -127,7 +128,7 @@ def test_the_engines_own_routes_are_hidden(server, path):
     for headers in ({}, BEARER):
         answer = server.http.post(path, {}, headers=headers)
         assert answer.status_code == 404
-        assert answer.json()["error"]["code"] == 404
+        assert openai_error(answer)["code"] == "not_found"
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer wrong"}, {"authorization": TOKEN}])
@@ -146,7 +147,7 @@ def test_a_deadline_holds_on_the_way_through(server):
     began = time.monotonic()
     answer = ask(server, {"x-request-timeout-s": "0.05"}, max_tokens=450)
     assert answer.status_code == 504
-    assert answer.json()["error"]["type"] == "DeadlineExceededError"
+    assert openai_error(answer)["code"] == "deadline_exceeded"
     assert time.monotonic() - began < 1.0
     assert ask(server, {"x-request-timeout-s": "soon"}).status_code == 400
 

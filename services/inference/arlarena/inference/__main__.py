@@ -40,7 +40,10 @@ def read_flags(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m arlarena.inference", description="Serve a policy.")
     parser.add_argument("--config", type=Path, help="the run's TOML file; table [inference] is read")
     parser.add_argument(
-        "--model", type=Path, help="Hugging Face directory to serve while there is no committed version"
+        "--model",
+        type=Path,
+        help="directory in Hugging Face's format, or a name of its Hub such as Qwen/Qwen3-0.6B (downloaded if it is "
+        "not in the local cache): served while there is no committed version",
     )
     parser.add_argument("--weights-root", type=Path, help="directory of version directories")
     parser.add_argument("--host")

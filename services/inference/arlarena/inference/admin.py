@@ -9,6 +9,7 @@ import msgspec
 
 from arlarena.inference.asgi import Answer, Call, Reply, body_chunks
 from arlarena.inference.errors import RequestError
+from arlarena.inference.parameters import parse
 from arlarena.inference.store import Store, UnknownVersion
 from arlarena.inference.versions import ProbeError, Source, VersionError
 from arlarena.proto.weights import Served, ServeWeights
@@ -36,10 +37,7 @@ class Administration:
 
     async def serve(self, call: Call) -> Answer:
         """`POST /serve_weights`."""
-        try:
-            wanted = msgspec.json.decode(call.body, type=ServeWeights)
-        except msgspec.MsgspecError as error:
-            raise RequestError(f"malformed request: {error}") from error
+        wanted = parse(call.body, ServeWeights)
         async with self._lock:
             return await self._try(self._serve_version(wanted))
 

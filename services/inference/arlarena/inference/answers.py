@@ -17,6 +17,7 @@ from arlarena.inference.chat_wire import (
 )
 from arlarena.inference.contract import Plan
 from arlarena.inference.embedded.sequence import Sequence
+from arlarena.inference.pieces import Spelled
 from arlarena.inference.text import Text, cut
 from arlarena.proto.policy import (
     CompletionChoice,
@@ -87,7 +88,7 @@ class Writer:
             CompletionChoice(
                 index=i,
                 text=self.final_text(s),
-                logprobs=self.completion_logprobs(s, 0, len(s.tokens), 0),
+                logprobs=self.completion_logprobs(s, 0, self.spelled(s)),
                 finish_reason=s.finish_reason,
                 stop_reason=s.stop_reason,
                 token_ids=s.tokens if return_ids else None,
@@ -100,20 +101,26 @@ class Writer:
             id=self.identity, model=self.model, choices=choices, created=int(time.time()), usage=self.usage()
         )
 
-    def completion_logprobs(self, s: Sequence, begin: int, end: int, offset: int) -> CompletionLogprobs | None:
-        """Log-probs of tokens [begin, end), whose text begins at character `offset`."""
-        if self.plan.params.logprobs is None:
+    def completion_logprobs(self, s: Sequence, begin: int, spelled: list[Spelled] | None) -> CompletionLogprobs | None:
+        """Log-probs of the tokens from `begin` on that are `spelled`."""
+        if self.plan.params.logprobs is None or spelled is None:
             return None
         lists = CompletionLogprobs([], [], [], [])
-        for i in range(begin, end):
-            piece = self.text.piece(s.tokens[i])
-            lists.text_offset.append(offset)
-            lists.tokens.append(piece)
+        for i, one in enumerate(spelled, start=begin):
+            lists.text_offset.append(one.begin)
+            lists.tokens.append(one.token)
             lists.token_logprobs.append(finite(s.logprobs[i]))
             top = islice(_candidates(s, i), self.plan.params.logprobs + 1)
-            lists.top_logprobs.append({self.text.piece(token): finite(value) for token, value, _ in top})
-            offset += len(piece)
+            lists.top_logprobs.append(self._by_text(one.token, [(token, finite(value)) for token, value, _ in top]))
         return lists
+
+    def _by_text(self, sampled: str, top: list[tuple[int, float]]) -> dict[str, float]:
+        """Candidates by their text, the sampled token first. One whose text another has is `token_id:ID`."""
+        found: dict[str, float] = {sampled: top[0][1]}
+        for token, value in top[1:]:
+            text = self.text.piece(token)
+            found[f"token_id:{token}" if text in found else text] = value
+        return found
 
     # --- /v1/chat/completions ---
 
@@ -123,7 +130,7 @@ class Writer:
             ChatChoice(
                 index=i,
                 message=ChatMessage("assistant", self.final_text(s)),
-                logprobs=self.chat_logprobs(s, 0, len(s.tokens)),
+                logprobs=self.chat_logprobs(s, 0, self.spelled(s)),
                 finish_reason=s.finish_reason,
                 stop_reason=s.stop_reason,
                 token_ids=s.tokens if return_ids else None,
@@ -141,23 +148,34 @@ class Writer:
             prompt_token_ids=first.prompt if return_ids else None,
         )
 
-    def chat_logprobs(self, s: Sequence, begin: int, end: int) -> ChatLogprobs | None:
-        """Log-probs of tokens [begin, end)."""
-        if self.plan.params.logprobs is None:
+    def chat_logprobs(self, s: Sequence, begin: int, spelled: list[Spelled] | None) -> ChatLogprobs | None:
+        """Log-probs of the tokens from `begin` on that are `spelled`."""
+        if self.plan.params.logprobs is None or spelled is None:
             return None
         content = []
-        for i in range(begin, end):
-            piece, raw = self._spelled(s.tokens[i])
+        for i, one in enumerate(spelled, start=begin):
             top = islice(_candidates(s, i), self.plan.params.logprobs)
-            candidates = [ChatTopLogprob(p, finite(v), b) for t, v, _ in top for p, b in (self._spelled(t),)]
-            content.append(ChatTokenLogprob(piece, finite(s.logprobs[i]), raw, candidates))
+            candidates = [self._candidate(token, value) for token, value, _ in top]
+            if candidates:  # the first is the sampled token itself
+                candidates[0].token, candidates[0].bytes = one.token, list(one.raw)
+            content.append(ChatTokenLogprob(one.token, finite(s.logprobs[i]), list(one.raw), candidates))
         return ChatLogprobs(content)
 
-    def _spelled(self, token: int) -> tuple[str, list[int]]:
-        piece = self.text.piece(token)
-        return piece, list(piece.encode())
+    def _candidate(self, token: int, value: float) -> ChatTopLogprob:
+        raw = self.text.bytes_of(token, skip_special=self.plan.params.skip_special_tokens)
+        return ChatTopLogprob(self.text.piece(token), finite(value), list(raw))
 
     # --- shared ---
+
+    def spelled(self, s: Sequence) -> list[Spelled] | None:
+        """All tokens of a response, cut like its text, if log-probs are asked for."""
+        if self.plan.params.logprobs is None:
+            return None
+        spelling = self.text.spelling(skip_special=self.plan.params.skip_special_tokens)
+        spelling.grow(s.tokens)
+        if isinstance(s.stop_reason, str):
+            spelling.cut(len(self.final_text(s)))
+        return spelling.tokens
 
     def final_text(self, s: Sequence) -> str:
         """The response as text, without a stop string unless that was asked for."""

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from arlarena.inference.asgi import Answer, Call, Endpoint
+from arlarena.inference.asgi import MODEL_ROUTE, Answer, Call, Endpoint, error_headers
 from arlarena.inference.errors import RequestError
 from arlarena.inference.settings import InferenceSettings
 from arlarena.proto.telemetry import Logger
@@ -29,6 +29,7 @@ MODEL_ROUTES = (
     ("POST", "/v1/completions"),
     ("POST", "/v1/chat/completions"),
     ("GET", "/v1/models"),
+    ("GET", MODEL_ROUTE),
     ("POST", "/tokenize"),
     ("POST", "/detokenize"),
     ("GET", "/metrics"),
@@ -136,13 +137,19 @@ def _json(value: object, status: int = 200) -> Response:
 async def request_error(request: Request, error: Exception) -> Response:
     """An error that was raised outside an endpoint."""
     assert isinstance(error, RequestError)
-    return Response(error.body(), error.status, media_type="application/json")
+    return Response(error.body(), error.status, error_headers(error.status), media_type="application/json")
 
 
 async def http_error(request: Request, error: Exception) -> Response:
     """404 and 405 in the form of every other error."""
     assert isinstance(error, HTTPException)
-    what = RequestError(f"{request.method} {request.url.path}: {error.detail}", status=error.status_code)
+    asked = f"{request.method} {request.url.path}"
+    reasons = {
+        404: f"there is no route {asked}; OpenAI's are under /v1: /v1/chat/completions, /v1/completions, /v1/models",
+        405: f"{asked}: this route takes {(error.headers or {}).get('Allow', 'another method')}",
+    }
+    status = error.status_code
+    what = RequestError(reasons.get(status, f"{asked}: {error.detail}"), status=status)
     return Response(what.body(), what.status, error.headers, media_type="application/json")
 
 

@@ -10,11 +10,12 @@ from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
-from arlarena.inference.errors import ClientGone, RequestError
+from arlarena.inference.errors import RETRY_AFTER_S, ClientGone, RequestError
 from arlarena.proto.policy import DEADLINE_HEADER
 from arlarena.proto.telemetry import Logger
 
 _JSON = b"application/json"
+MODEL_ROUTE = "/v1/models/{model:path}"  # names of models may hold slashes
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -120,10 +121,12 @@ class Endpoint:
         except RequestError as error:
             reply = Reply(error.body(), error.status)
         except Exception as error:
-            self._log.error("request_failed", path=scope["path"], error=repr(error))
-            unexpected = RequestError(f"internal error: {type(error).__name__}; see the server's log", status=500)
-            reply = Reply(unexpected.body(), 500)
+            reply = Reply(self._unexpected(error).body(), 500)
         await send_reply(send, reply)
+
+    def _unexpected(self, error: Exception) -> RequestError:
+        self._log.error("request_failed", error=repr(error))
+        return RequestError(f"internal error: {type(error).__name__}; see the server's log", status=500)
 
     def _admit(self, scope: Scope) -> None:
         if self._token is None:
@@ -145,6 +148,8 @@ class Endpoint:
             return
         except RequestError as error:
             await _send_event(send, error.body())
+        except Exception as error:
+            await _send_event(send, self._unexpected(error).body())
         await _send_event(send, b"[DONE]")
         await send({"type": "http.response.body", "body": b""})
 
@@ -166,13 +171,17 @@ async def _send_event(send: Send, data: bytes) -> None:
     await send({"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": True})
 
 
+def error_headers(status: int) -> dict[str, str]:
+    """Headers that belong to a status."""
+    if status == 503:
+        return {"retry-after": RETRY_AFTER_S}
+    return {"www-authenticate": "Bearer"} if status == 401 else {}
+
+
 async def send_reply(send: Send, reply: Reply) -> None:
     """Send a whole answer."""
     headers = [(b"content-type", reply.content_type), (b"content-length", str(len(reply.body)).encode())]
-    if reply.status == 503:
-        headers.append((b"retry-after", b"1"))
-    if reply.status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
+    headers += [(name.encode(), value.encode()) for name, value in error_headers(reply.status).items()]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers + list(reply.headers)})
     await send({"type": "http.response.body", "body": reply.body})
 

@@ -1,8 +1,4 @@
-"""From a request to sequences: what is accepted, what is refused and why.
-
-A parameter that the embedded engine does not implement is refused unless its value changes nothing: a policy that is
-sampled otherwise than asked for would poison training without a trace.
-"""
+"""From a request to sequences: which values are accepted, and what is refused and why."""
 
 from __future__ import annotations
 
@@ -11,35 +7,17 @@ import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeVar
-
-import msgspec
 
 from arlarena.inference.chat_wire import ChatRequest
 from arlarena.inference.embedded.sampler import Draw, choice_seed
 from arlarena.inference.embedded.sequence import Sequence
-from arlarena.inference.errors import RequestError
+from arlarena.inference.errors import CONTEXT_LENGTH, RequestError
 from arlarena.inference.text import Text
 from arlarena.proto.policy import CompletionRequest, SamplingParams
-
-T = TypeVar("T")
 
 MAX_LOGPROBS = 20  # vLLM's default for max_logprobs
 MAX_CHOICES = 128
 MAX_STOPS = 16
-
-# Parameters of vLLM that are not implemented, and the values that leave the distribution alone.
-_NEUTRAL: dict[str, tuple[object, ...]] = {
-    "presence_penalty": (0.0,),
-    "frequency_penalty": (0.0,),
-    "repetition_penalty": (1.0,),
-    "min_p": (0.0,),
-    "min_tokens": (0,),
-    "logit_bias": (None, {}),
-    "bad_words": (None, []),
-    "detokenize": (True, False),
-    "spaces_between_special_tokens": (True, False),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +41,6 @@ class Plan:
     deadline: float
 
 
-def parse(body: bytes, kind: type[T]) -> T:
-    """Decode a JSON body.
-
-    Raises:
-        RequestError: it is not JSON, a field is unknown or missing, or has the wrong type.
-    """
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError as error:
-        raise RequestError(f"malformed request: {error}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RequestError(f"the body is not JSON: {error}") from error
-
-
 def check_model(name: str | None, served: Served) -> None:
     """Refuse a model that is not served.
 
@@ -84,18 +48,16 @@ def check_model(name: str | None, served: Served) -> None:
         RequestError: 404, as vLLM answers.
     """
     if name is not None and name != served.name:
-        raise RequestError(f"model {name!r} does not exist; this server has {served.name!r}", status=404, param="model")
+        message = f"model {name!r} does not exist; this server has {served.name!r}"
+        raise RequestError(message, status=404, param="model", code="model_not_found")
 
 
 def plan(params: SamplingParams, served: Served, *, stream: bool, timeout_s: float | None) -> Plan:
     """Check sampling parameters.
 
     Raises:
-        RequestError: a value is out of range or asks for something that is not implemented.
+        RequestError: a value is out of range.
     """
-    for name, neutral in _NEUTRAL.items():
-        if getattr(params, name) not in neutral:
-            raise RequestError(f"{name} is not supported by the embedded engine", param=name)
     _within("n", params.n, 1, MAX_CHOICES)
     _within("temperature", params.temperature, 0.0, math.inf)
     if not math.isfinite(params.temperature):
@@ -152,6 +114,7 @@ def check_prompt(ids: list[int], served: Served, param: str, max_tokens: int | N
             f"this model's maximum context length is {served.max_length} tokens, but the prompt has {len(ids)} and "
             f"{wanted} more must fit; shorten the prompt or lower max_tokens",
             param=param,
+            code=CONTEXT_LENGTH,
         )
 
 
@@ -178,60 +141,19 @@ def sequences(ids: list[int], plan: Plan, served: Served, text: Text) -> list[Se
     ]
 
 
-def completion_params(r: CompletionRequest) -> SamplingParams:
-    """Sampling parameters of a completion request; what it leaves out is neutral, never a model's preference.
-
-    Raises:
-        RequestError: `echo` is asked for.
-    """
-    if r.echo:
-        raise RequestError("echo is not supported: use prompt_logprobs and return_token_ids", param="echo")
-    return SamplingParams(
-        n=r.n,
-        temperature=1.0 if r.temperature is None else r.temperature,
-        top_p=1.0 if r.top_p is None else r.top_p,
-        top_k=r.top_k or 0,
-        seed=r.seed,
-        max_tokens=r.max_tokens,
-        min_tokens=r.min_tokens,
-        stop=r.stop,
-        stop_token_ids=r.stop_token_ids,
-        ignore_eos=r.ignore_eos,
-        include_stop_str_in_output=r.include_stop_str_in_output,
-        skip_special_tokens=r.skip_special_tokens,
-        logprobs=r.logprobs,
-        prompt_logprobs=r.prompt_logprobs,
-        presence_penalty=r.presence_penalty or 0.0,
-        frequency_penalty=r.frequency_penalty or 0.0,
-    )
-
-
-def chat_params(r: ChatRequest) -> SamplingParams:
-    """Sampling parameters of a chat request; see `completion_params`.
+def sampling_params(request: CompletionRequest | ChatRequest) -> SamplingParams:
+    """Sampling parameters of a text request; what it leaves out is neutral, never a model's preference.
 
     Raises:
         RequestError: `top_logprobs` without `logprobs`.
     """
-    if r.top_logprobs and not r.logprobs:
-        raise RequestError("top_logprobs needs logprobs = true", param="top_logprobs")
-    return SamplingParams(
-        n=r.n,
-        temperature=1.0 if r.temperature is None else r.temperature,
-        top_p=1.0 if r.top_p is None else r.top_p,
-        top_k=r.top_k or 0,
-        seed=r.seed,
-        max_tokens=r.max_completion_tokens if r.max_completion_tokens is not None else r.max_tokens,
-        min_tokens=r.min_tokens,
-        stop=r.stop,
-        stop_token_ids=r.stop_token_ids,
-        ignore_eos=r.ignore_eos,
-        include_stop_str_in_output=r.include_stop_str_in_output,
-        skip_special_tokens=r.skip_special_tokens,
-        logprobs=(r.top_logprobs or 0) if r.logprobs else None,
-        prompt_logprobs=r.prompt_logprobs,
-        presence_penalty=r.presence_penalty or 0.0,
-        frequency_penalty=r.frequency_penalty or 0.0,
-    )
+    names = set(SamplingParams.__struct_fields__) & set(request.__struct_fields__)
+    params = SamplingParams(**{name: getattr(request, name) for name in names})
+    if isinstance(request, ChatRequest):
+        if request.top_logprobs and not request.logprobs:
+            raise RequestError("top_logprobs needs logprobs = true", param="top_logprobs")
+        params.logprobs = request.top_logprobs if request.logprobs else None
+    return params
 
 
 def prompts(prompt: str | list[object], text: Text, *, special: bool) -> list[list[int]]:

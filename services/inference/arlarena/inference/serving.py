@@ -15,7 +15,7 @@ import torch
 from arlarena.inference import contract, streams
 from arlarena.inference.admin import Administration
 from arlarena.inference.answers import Writer, new_identity
-from arlarena.inference.asgi import Answer, Call, EventStream, Handler, Headers, Reply
+from arlarena.inference.asgi import MODEL_ROUTE, Answer, Call, EventStream, Handler, Headers, Reply
 from arlarena.inference.chat_wire import (
     ChatRequest,
     DetokenizeRequest,
@@ -29,6 +29,7 @@ from arlarena.inference.embedded.engine import Engine, Limits, OnDeath
 from arlarena.inference.embedded.sequence import Sequence
 from arlarena.inference.errors import RequestError
 from arlarena.inference.metrics import Metrics
+from arlarena.inference.parameters import parse
 from arlarena.inference.push import PauseMode, WeightPush
 from arlarena.inference.settings import InferenceSettings
 from arlarena.inference.store import Store
@@ -46,6 +47,7 @@ from arlarena.proto.policy import (
     WeightInfo,
 )
 from arlarena.proto.telemetry import Logger
+from arlarena.proto.textfile import read_text
 
 _encoder = msgspec.json.Encoder()
 
@@ -88,6 +90,7 @@ class Serving:
             ("POST", "/v1/completions"): self._measured("completions", self.completions),
             ("POST", "/v1/chat/completions"): self._measured("chat", self.chat),
             ("GET", "/v1/models"): self.models,
+            ("GET", MODEL_ROUTE): self.model,
             ("POST", "/tokenize"): self.tokenize,
             ("POST", "/detokenize"): self.detokenize,
             ("GET", "/metrics"): self.exposition,
@@ -108,14 +111,8 @@ class Serving:
 
     async def generate(self, call: Call) -> Answer:
         """Tokens in, tokens out. `max_tokens` beyond the context ends with `length`, as in vLLM."""
-        r = contract.parse(call.body, GenerateRequest)
+        r = parse(call.body, GenerateRequest)
         contract.check_model(r.model, self.served)
-        if r.output_mode != "tokens":
-            raise RequestError(f"output_mode {r.output_mode!r} is not supported: only 'tokens'", param="output_mode")
-        if r.priority != 0:
-            raise RequestError(
-                "priority is not supported: requests are served first come, first served", param="priority"
-            )
         contract.check_prompt(r.token_ids, self.served, "token_ids")
         plan = self._plan(call, r.sampling_params, stream=r.stream)
         sequences = contract.sequences(r.token_ids, plan, self.served, self.text)
@@ -128,9 +125,9 @@ class Serving:
 
     async def completions(self, call: Call) -> Answer:
         """OpenAI's completions, of text or token ids."""
-        r = contract.parse(call.body, CompletionRequest)
+        r = parse(call.body, CompletionRequest)
         contract.check_model(r.model, self.served)
-        plan = self._plan(call, contract.completion_params(r), stream=r.stream)
+        plan = self._plan(call, contract.sampling_params(r), stream=r.stream)
         sequences: list[Sequence] = []
         for ids in contract.prompts(r.prompt, self.text, special=r.add_special_tokens):
             contract.check_prompt(ids, self.served, "prompt", r.max_tokens)
@@ -144,10 +141,10 @@ class Serving:
 
     async def chat(self, call: Call) -> Answer:
         """OpenAI's chat completions through the tokenizer's chat template."""
-        r = contract.parse(call.body, ChatRequest)
+        r = parse(call.body, ChatRequest)
         contract.check_model(r.model, self.served)
         ids = await self._render(r.messages, r.add_generation_prompt, r.continue_final_message, r.chat_template_kwargs)
-        params = contract.chat_params(r)
+        params = contract.sampling_params(r)
         contract.check_prompt(ids, self.served, "messages", params.max_tokens)
         plan = self._plan(call, params, stream=r.stream)
         sequences = contract.sequences(ids, plan, self.served, self.text)
@@ -184,8 +181,16 @@ class Serving:
     # --- text and information ---
 
     async def models(self, call: Call) -> Reply:
-        """The one model that is served."""
-        card = {
+        """The one model that is served, as a list."""
+        return _json({"object": "list", "data": [self._card()]})
+
+    async def model(self, call: Call) -> Reply:
+        """The one model that is served, by its name."""
+        contract.check_model(call.path_params["model"], self.served)
+        return _json(self._card())
+
+    def _card(self) -> dict[str, object]:
+        return {
             "id": self.served.name,
             "object": "model",
             "created": self._created,
@@ -194,11 +199,10 @@ class Serving:
             "parent": None,
             "max_model_len": self.served.max_length,
         }
-        return _json({"object": "list", "data": [card]})
 
     async def tokenize(self, call: Call) -> Reply:
         """Token ids of a text or of a conversation."""
-        r = contract.parse(call.body, TokenizeRequest)
+        r = parse(call.body, TokenizeRequest)
         contract.check_model(r.model, self.served)
         if (r.prompt is None) == (r.messages is None):
             raise RequestError("give either prompt or messages")
@@ -213,7 +217,7 @@ class Serving:
 
     async def detokenize(self, call: Call) -> Reply:
         """Text of token ids, special tokens included."""
-        r = contract.parse(call.body, DetokenizeRequest)
+        r = parse(call.body, DetokenizeRequest)
         contract.check_model(r.model, self.served)
         contract.check_ids(r.tokens, self.served, "tokens")
         return Reply(_encoder.encode(DetokenizeResponse(self.text.decode(r.tokens, skip_special=False))))
@@ -247,12 +251,12 @@ class Serving:
 
     async def update(self, call: Call) -> Reply:
         """Third phase: load a version directory."""
-        path = Path(contract.parse(call.body, UpdateWeightsRequest).update_info.path)
+        path = Path(parse(call.body, UpdateWeightsRequest).update_info.path)
         return _json({"message": "Weights updated", "weight_version": await self.push.update(path)})
 
     async def finish_update(self, call: Call) -> Reply:
         """Fourth phase: the loaded weights serve."""
-        label = contract.parse(call.body or b"{}", FinishUpdateRequest).weight_version
+        label = parse(call.body or b"{}", FinishUpdateRequest).weight_version
         return _json({"message": "Weight update finished", "weight_version": await self.push.finish(label)})
 
     async def reset_prefix_cache(self, call: Call) -> Reply:
@@ -301,17 +305,20 @@ def _include_usage(options: StreamOptions | None) -> bool:
 
 
 def _plain(message: dict[str, Any]) -> dict[str, Any]:
-    """A message whose content is text; a list of text parts is joined."""
+    """A message whose content is text; a list of text parts is joined. Null and empty fields are left out: clients send
+    replies back with `refusal` null and `tool_calls` [].
+    """
     if not isinstance(message.get("role"), str):
         raise RequestError("every message needs a role", param="messages")
-    content = message.get("content")
+    content = message.get("content") or ""
     if isinstance(content, list):
         if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
             raise RequestError("the served model takes text only: content parts must be of type text", param="messages")
-        return {**message, "content": "".join(str(part.get("text", "")) for part in content)}
-    if content is not None and not isinstance(content, str):
+        texts = [part.get("text") for part in content]
+        content = "".join(texts) if all(isinstance(text, str) for text in texts) else None
+    if not isinstance(content, str):
         raise RequestError("a message's content must be text or a list of text parts", param="messages")
-    return {**message, "content": content or ""}
+    return {key: value for key, value in message.items() if value not in (None, [])} | {"content": content}
 
 
 def _eos_ids(directory: Path, text: Text) -> frozenset[int]:
@@ -321,7 +328,7 @@ def _eos_ids(directory: Path, text: Text) -> frozenset[int]:
     for name in ("generation_config.json", "config.json"):
         path = directory / name
         if path.is_file():
-            value = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+            value = json.loads(read_text(path)).get("eos_token_id")
             found |= {value} if isinstance(value, int) else set(value or ())
     return frozenset(found)
 

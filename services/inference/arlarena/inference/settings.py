@@ -14,7 +14,9 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+from arlarena.proto.addresses import service_url
 from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table
+from arlarena.proto.hub import local_model
 
 ENVIRONMENT_PREFIX = "ARLARENA_INFERENCE_"
 
@@ -22,7 +24,11 @@ ENVIRONMENT_PREFIX = "ARLARENA_INFERENCE_"
 class InferenceSettings(Table):
     """Table `[inference]`. Sizes that end in `_mb` are in units of 2**20 bytes, times in seconds."""
 
-    model: Path | None = Field(None, description="Hugging Face directory to serve while no committed version exists")
+    model: Path | None = Field(
+        None,
+        description="directory in Hugging Face's format, or OWNER/NAME of its Hub: served while there is no committed "
+        "version",
+    )
     weights_root: Path | None = Field(None, description="directory of version directories; pushes must come from it")
     engine: Literal["embedded", "vllm"] = Field("embedded", description="vllm needs `make setup-vllm`")
     vllm_python: Path = Field(Path(".venv-vllm/bin/python"), description="the Python that vLLM is installed for")
@@ -76,15 +82,18 @@ def from_environment(environment: Mapping[str, str] | None = None) -> dict[str, 
 
 
 def load(path: Path | None, flags: Mapping[str, Any] | None = None) -> InferenceSettings:
-    """Settings of a file, overridden by the environment, overridden by flags.
+    """Settings of a file, overridden by the environment, overridden by flags. A model of the Hugging Face Hub is
+    downloaded if its cache has none, and `model` becomes the directory.
 
     Raises:
-        ConfigError: something is unknown or malformed, or there is no model to serve.
+        ConfigError: something is unknown or malformed, or there is no such model.
     """
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     settings = load_table(path, "inference", InferenceSettings, {**from_environment(), **given})
-    if settings.model is not None and not settings.model.is_dir():
-        raise ConfigError(f"[inference] model = {str(settings.model)!r}: no such directory")
+    try:
+        addresses = tuple(map(service_url, settings.replica_urls))
+    except ValueError as error:
+        raise ConfigError(f"[inference] replica_urls: {error}") from error
     if settings.admin_token is None and not _loopback(settings.host):
         raise ConfigError(
             f"[inference] host = {settings.host!r} lets others reach the routes that take weights: set admin_token, "
@@ -95,7 +104,8 @@ def load(path: Path | None, flags: Mapping[str, Any] | None = None) -> Inference
             '[inference] replicas = 1 for vllm on GPUs: give it several by vllm_arguments = ["--data-parallel-size", '
             '"2"], or put a gateway (replica_urls) before several such services'
         )
-    return settings
+    model = None if settings.model is None else local_model(settings.model)
+    return settings.model_copy(update={"model": model, "replica_urls": addresses})
 
 
 def needs_gateway(settings: InferenceSettings) -> bool:

@@ -12,6 +12,7 @@ import msgspec
 from arlarena.inference.answers import Writer
 from arlarena.inference.chat_wire import ChatChunk, ChatChunkChoice, ChatMessage
 from arlarena.inference.embedded.sequence import Sequence
+from arlarena.inference.pieces import Spelled, Spelling
 from arlarena.inference.text import GrowingText
 from arlarena.proto.policy import CompletionChoice, CompletionResponse, GenerateResponse
 
@@ -38,6 +39,29 @@ class Growth:
 
 
 @dataclass(slots=True)
+class SentTokens:
+    """Which tokens of one choice have been sent with their log-probs: those whose text has been. `spelling`: None where
+    no log-probs are asked for.
+    """
+
+    spelling: Spelling | None
+    sent: int = 0
+
+    def advance(self, growth: Growth, characters: int) -> tuple[int, list[Spelled] | None]:
+        """The next tokens and the position of the first, where so many `characters` of the text have been sent; at the
+        end all that are left, without bytes that a stop string has cut off.
+        """
+        begin, s = self.sent, growth.sequence
+        if self.spelling is None:
+            return begin, None
+        self.spelling.grow(s.tokens[: growth.end])
+        if growth.closed and isinstance(s.stop_reason, str):
+            self.spelling.cut(characters)
+        self.sent = len(self.spelling.tokens) if growth.closed else max(begin, self.spelling.within(characters))
+        return begin, self.spelling.tokens[begin : self.sent]
+
+
+@dataclass(slots=True)
 class Stream:
     """A stream in progress: the writer knows the request, `growths` how much of each choice was sent."""
 
@@ -57,6 +81,13 @@ class Stream:
     def first_prompt(self, growth: Growth) -> list[int] | None:
         """The prompt's ids, with a choice's first piece only."""
         return growth.sequence.prompt if self.return_ids and growth.begin == 0 else None
+
+    def spellings(self) -> list[SentTokens]:
+        """What was sent of each choice's tokens."""
+        params, text = self.writer.plan.params, self.writer.text
+        wanted = params.logprobs is not None
+        skip = params.skip_special_tokens
+        return [SentTokens(text.spelling(skip_special=skip) if wanted else None) for _ in self.growths]
 
     def pieces(self) -> list[GrowingText]:
         """A growing text for each choice."""
@@ -91,8 +122,7 @@ async def generate_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIt
 
 async def completion_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIterator[bytes]:
     """Events of the completions route."""
-    writer, texts = stream.writer, stream.pieces()
-    offsets = [0] * len(texts)
+    writer, texts, spellings = stream.writer, stream.pieces(), stream.spellings()
 
     def event(choices: list[CompletionChoice], **extra: Any) -> bytes:
         return _encoder.encode(
@@ -102,13 +132,12 @@ async def completion_events(stream: Stream, steps: AsyncIterator[None]) -> Async
     async for _ in steps:
         for growth in stream.grown():
             s, i = growth.sequence, growth.index
-            logprobs = writer.completion_logprobs(s, growth.begin, growth.end, offsets[i])
-            if logprobs is not None and logprobs.tokens:
-                offsets[i] = logprobs.text_offset[-1] + len(logprobs.tokens[-1])
+            text = _new_text(texts[i], growth)
+            begin, spelled = spellings[i].advance(growth, texts[i].sent)
             choice = CompletionChoice(
                 index=i,
-                text=_new_text(texts[i], growth),
-                logprobs=logprobs,
+                text=text,
+                logprobs=writer.completion_logprobs(s, begin, spelled),
                 finish_reason=s.finish_reason if growth.closed else None,
                 stop_reason=s.stop_reason if growth.closed else None,
                 token_ids=s.tokens[growth.begin : growth.end] if stream.return_ids else None,
@@ -121,7 +150,7 @@ async def completion_events(stream: Stream, steps: AsyncIterator[None]) -> Async
 
 async def chat_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIterator[bytes]:
     """Events of the chat route: each choice's role, then its text."""
-    writer, texts = stream.writer, stream.pieces()
+    writer, texts, spellings = stream.writer, stream.pieces(), stream.spellings()
 
     def event(choices: list[ChatChunkChoice], **extra: Any) -> bytes:
         return _encoder.encode(
@@ -134,10 +163,12 @@ async def chat_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIterat
             if growth.begin == 0:
                 opening = ChatChunkChoice(index=i, delta=ChatMessage("assistant", ""))
                 yield event([opening], prompt_token_ids=stream.first_prompt(growth))
+            text = _new_text(texts[i], growth)
+            begin, spelled = spellings[i].advance(growth, texts[i].sent)
             choice = ChatChunkChoice(
                 index=i,
-                delta=ChatMessage(content=_new_text(texts[i], growth)),
-                logprobs=writer.chat_logprobs(s, growth.begin, growth.end),
+                delta=ChatMessage(content=text),
+                logprobs=writer.chat_logprobs(s, begin, spelled),
                 finish_reason=s.finish_reason if growth.closed else None,
                 stop_reason=s.stop_reason if growth.closed else None,
                 token_ids=s.tokens[growth.begin : growth.end] if stream.return_ids else None,

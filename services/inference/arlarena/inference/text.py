@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ from tokenizers import Tokenizer
 
 from arlarena.inference.embedded.sequence import StopCheck
 from arlarena.inference.errors import RequestError
+from arlarena.inference.pieces import Spelling, TokenBytes, printed
+from arlarena.proto.textfile import read_text
 
 if TYPE_CHECKING:  # transformers takes a second to import and only chats need it
     from transformers import PreTrainedTokenizerBase
@@ -26,7 +29,8 @@ class Text:
         self._tokenizer = tokenizer
         self._directory = directory
         self._chat: PreTrainedTokenizerBase | None = None
-        self._pieces: dict[int, str] = {}
+        self._token_bytes: TokenBytes | None = None
+        self._chat_lock = threading.Lock()
 
     @classmethod
     def load(cls, *directories: Path) -> Text:
@@ -60,7 +64,7 @@ class Text:
         path = None if self._directory is None else self._directory / "tokenizer_config.json"
         if path is None or not path.is_file():
             return None
-        named = json.loads(path.read_text(encoding="utf-8")).get("eos_token")
+        named = json.loads(read_text(path)).get("eos_token")
         content = named.get("content") if isinstance(named, dict) else named
         return None if content is None else self.tokenizer.token_to_id(content)
 
@@ -73,11 +77,22 @@ class Text:
         return str(self.tokenizer.decode(ids, skip_special_tokens=skip_special))
 
     def piece(self, token: int) -> str:
-        """Text of one token, special tokens included."""
-        known = self._pieces.get(token)
-        if known is None:
-            known = self._pieces[token] = self.decode([token], skip_special=False)
-        return known
+        """Text of one token behind others, special tokens included."""
+        return printed(self._bytes().behind(token))
+
+    def bytes_of(self, token: int, *, skip_special: bool) -> bytes:
+        """The bytes that one token behind others puts into a text."""
+        skipped = skip_special and self._bytes().is_special(token)
+        return b"" if skipped else self._bytes().behind(token)
+
+    def spelling(self, *, skip_special: bool) -> Spelling:
+        """For a response that begins."""
+        return Spelling(self._bytes(), skip_special=skip_special)
+
+    def _bytes(self) -> TokenBytes:
+        if self._token_bytes is None:
+            self._token_bytes = TokenBytes(self.tokenizer)
+        return self._token_bytes
 
     @property
     def chat_ready(self) -> bool:
@@ -85,10 +100,14 @@ class Text:
         return self._chat is not None or not self.present
 
     def load_chat(self) -> None:
-        """Import transformers and read the chat template; takes a second or more, so run it in a thread."""
-        from transformers import AutoTokenizer
+        """Import transformers and read the chat template; takes a second or more, so run it in a thread. Of several
+        threads one does it: transformers imports its parts on first use, and is not made for several threads that do.
+        """
+        with self._chat_lock:
+            if self._chat is None:
+                from transformers import AutoTokenizer
 
-        self._chat = AutoTokenizer.from_pretrained(self._directory, local_files_only=True)
+                self._chat = AutoTokenizer.from_pretrained(self._directory, local_files_only=True)
 
     def chat(self, messages: list[dict[str, Any]], **options: Any) -> list[int]:
         """Token ids of a conversation through the tokenizer's chat template; `options` go to the template.
@@ -139,7 +158,7 @@ class GrowingText:
         self._stops = stops
         self._skip_special = skip_special
         self._include_stop = include_stop
-        self._sent = 0
+        self.sent = 0  # characters that `advance` has returned
 
     def advance(self, tokens: list[int], *, finished: bool, stop: str | None) -> str:
         """The text that is new since the last call."""
@@ -148,7 +167,7 @@ class GrowingText:
             whole = cut(whole, stop, include=self._include_stop)
         else:
             whole = self._without_open_end(whole.rstrip(_INCOMPLETE))
-        new, self._sent = whole[self._sent :], max(self._sent, len(whole))
+        new, self.sent = whole[self.sent :], max(self.sent, len(whole))
         return new
 
     def _without_open_end(self, text: str) -> str:

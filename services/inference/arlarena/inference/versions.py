@@ -65,7 +65,9 @@ def parse_manifest(text: bytes, name: str) -> Manifest:
         if schema != MANIFEST_SCHEMA:
             raise VersionError(f"{name} has schema {schema}, this server reads {MANIFEST_SCHEMA}")
         manifest = msgspec.json.decode(text, type=Manifest)
-    except msgspec.MsgspecError as error:
+    except VersionError:
+        raise
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # a ValueError: not UTF-8
         raise VersionError(f"{name} cannot be read: {error}") from error
     for file in manifest.files:
         if Path(file).name != file or file in (MANIFEST_FILE, COMMITTED_FILE):

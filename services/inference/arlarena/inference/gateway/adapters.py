@@ -9,6 +9,7 @@ import msgspec
 
 from arlarena.inference.asgi import Answer, Call, Reply
 from arlarena.inference.errors import RequestError
+from arlarena.inference.parameters import parse
 
 if TYPE_CHECKING:
     from arlarena.inference.gateway.fleet import Fleet
@@ -52,10 +53,7 @@ class Adapters:
             await _post(replica, "/v1/load_lora_adapter", body)
 
     def _name(self, call: Call) -> str:
-        try:
-            return msgspec.json.decode(call.body, type=_Named).lora_name
-        except msgspec.MsgspecError as error:
-            raise RequestError(f"malformed request: {error}") from error
+        return parse(call.body, _Named).lora_name
 
     async def _everywhere(self, call: Call) -> Reply:
         """The last replica's answer, or the first that is not 200."""

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from arlarena.inference.admin import Administration
 from arlarena.inference.app import UPLOAD_ROUTE, VERSION, http_error, request_error
-from arlarena.inference.asgi import Answer, Call, Endpoint, Handler, Reply
+from arlarena.inference.asgi import MODEL_ROUTE, Answer, Call, Endpoint, Handler, Reply
 from arlarena.inference.errors import RequestError
 from arlarena.inference.gateway.adapters import Adapters
 from arlarena.inference.gateway.engines import LocalEngine
@@ -35,6 +35,7 @@ PASSED_ON = (
     ("POST", "/v1/completions"),
     ("POST", "/v1/chat/completions"),
     ("GET", "/v1/models"),
+    ("GET", MODEL_ROUTE),
     ("POST", "/tokenize"),
     ("POST", "/detokenize"),
 )

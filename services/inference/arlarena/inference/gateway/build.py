@@ -44,7 +44,7 @@ def remote(settings: InferenceSettings, log: Logger) -> Gateway:
     for url in settings.replica_urls:
         session = _session(aiohttp.TCPConnector(limit=0))
         driver = ServiceDriver(session, url, settings.admin_token)
-        replicas.append(Replica(url, url.rstrip("/"), session, driver, settings.health_interval_s, log))
+        replicas.append(Replica(url, url, session, driver, settings.health_interval_s, log))
     return Gateway(settings, Fleet(replicas, settings.affinity_slack, log), [], log)
 
 

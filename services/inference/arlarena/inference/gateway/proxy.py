@@ -7,12 +7,13 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
 
 from arlarena.inference.asgi import Answer, Call, Headers, Relay, Reply
-from arlarena.inference.errors import ClientGone, RequestError
+from arlarena.inference.errors import CONTEXT_LENGTH, ClientGone, RequestError
 from arlarena.inference.gateway.fleet import Fleet
 from arlarena.inference.gateway.metrics import GatewayMetrics
 from arlarena.inference.gateway.replica import Replica
@@ -131,7 +132,7 @@ class Proxy:
         call, left_s = errand.call, max(0.001, errand.left_s)
         headers = {"content-type": "application/json", DEADLINE_HEADER: f"{left_s:.3f}"}
         timeout = aiohttp.ClientTimeout(total=left_s)
-        url = replica.url + call.path
+        url = replica.url + quote(call.path)  # the server has decoded it: names of models may hold anything
         return await replica.session.request(call.method, url, data=call.body, headers=headers, timeout=timeout)
 
     def _check_stamp(self, replica: Replica, mark: int, reply: aiohttp.ClientResponse) -> None:
@@ -174,12 +175,15 @@ async def _unless_gone(work: Any, gone: asyncio.Future[Any]) -> Any:
 
 
 def _in_form(body: bytes, status: int) -> bytes:
-    """An error in OpenAI's form, which vLLM's web framework does not always keep to."""
+    """An error in OpenAI's form: vLLM's `code` is the status, and its web framework has a form of its own."""
     try:
-        msgspec.json.decode(body, type=ErrorResponse)
-    except msgspec.MsgspecError:
+        error = msgspec.json.decode(body, type=ErrorResponse).error
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return RequestError(body[:1000].decode(errors="replace"), status=status).body()
-    return body
+    if isinstance(error.code, str):
+        return body
+    code = CONTEXT_LENGTH if status == 400 and "context length" in error.message else None
+    return RequestError(error.message, status=status, param=error.param, code=code).body()
 
 
 def _headers(reply: aiohttp.ClientResponse, replica: Replica, mark: int) -> Headers:

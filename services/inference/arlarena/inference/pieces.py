@@ -1,0 +1,160 @@
+"""Which bytes each token of a response puts into its text, so that the log-probs' tokens, joined, spell the text."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tokenizers import Tokenizer
+
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_INCOMPLETE = "\ufffd"
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The characters that stand for bytes in byte-level vocabularies (GPT-2's `bytes_to_unicode`)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+_ALPHABET = _byte_alphabet()
+
+
+def printed(raw: bytes) -> str:
+    r"""A token as text; bytes that are no characters by themselves as `\xNN`, as OpenAI's API prints them."""
+    return raw.decode(errors="backslashreplace")
+
+
+class TokenBytes:
+    """The bytes of single tokens, as the tokenizer's decoder writes them behind other tokens.
+
+    Byte-level vocabularies and bytes like `<0xE2>` (SentencePiece) are read from the vocabulary, since a decoder gives
+    U+FFFD for a part of a character. Everything else is what the decoder adds for the token behind another one.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._kinds = _decoder_kinds(tokenizer)
+        self._known: dict[int, bytes] = {}
+        self._special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        self._before = self._plain_token()
+
+    def is_special(self, token: int) -> bool:
+        """Whether `skip_special_tokens` leaves the token out of the text."""
+        return token in self._special
+
+    def behind(self, token: int) -> bytes:
+        """The bytes of a token that others precede."""
+        known = self._known.get(token)
+        if known is None:
+            found = self._read(token)
+            known = self._known[token] = self._added(token) if found is None else found
+        return known
+
+    def first(self, token: int) -> bytes:
+        """The bytes of a token that begins a text: some decoders leave out a blank there."""
+        alone = self._decode([token])
+        return self.behind(token) if _INCOMPLETE in alone else alone.encode()
+
+    def _read(self, token: int) -> bytes | None:
+        """The bytes that the vocabulary writes for the token, if it writes bytes."""
+        text = self._tokenizer.id_to_token(token) or ""
+        if "ByteLevel" in self._kinds:
+            known = all(character in _ALPHABET for character in text)
+            return bytes(_ALPHABET[character] for character in text) if known else text.encode()
+        byte = _BYTE.fullmatch(text) if "ByteFallback" in self._kinds else None
+        return bytes([int(byte[1], 16)]) if byte else None
+
+    def _added(self, token: int) -> bytes:
+        """What the decoder adds for the token behind another one."""
+        if self._before is None:
+            return self._decode([token]).encode()
+        before = self._decode([self._before])
+        return self._decode([self._before, token]).removeprefix(before).encode()
+
+    def _plain_token(self) -> int | None:
+        """A token that the decoder writes as ordinary text."""
+        for token in range(self._tokenizer.get_vocab_size()):
+            if token not in self._special and (self._tokenizer.id_to_token(token) or "").isalnum():
+                return token
+        return None
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False))
+
+
+def _decoder_kinds(tokenizer: Tokenizer) -> frozenset[str]:
+    """The types of the tokenizer's decoder and of its parts."""
+    state: Any = None if tokenizer.decoder is None else json.loads(tokenizer.decoder.__getstate__())
+
+    def kinds(part: Any) -> Iterator[str]:
+        if isinstance(part, dict):
+            yield str(part.get("type"))
+            for inner in part.get("decoders", ()):
+                yield from kinds(inner)
+
+    return frozenset(kinds(state))
+
+
+@dataclass(slots=True)
+class Spelled:
+    """One token of a response. `raw`: the bytes that it puts into the text. `begin`, `end`: characters of the text that
+    are whole before it and, with one that it begins, after it.
+    """
+
+    token: str
+    raw: bytes
+    begin: int
+    end: int
+
+
+class Spelling:
+    """The tokens of one response, spelled while it grows."""
+
+    def __init__(self, source: TokenBytes, *, skip_special: bool) -> None:
+        self._source, self._skip_special = source, skip_special
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._characters = 0
+        self._started = False
+        self.tokens: list[Spelled] = []
+
+    def grow(self, tokens: list[int]) -> None:
+        """Spell those of a response's tokens that are new."""
+        for token in tokens[len(self.tokens) :]:
+            self.tokens.append(self._spell(token))
+
+    def _spell(self, token: int) -> Spelled:
+        begin, shown = self._characters, self._source.behind(token)
+        if self._skip_special and self._source.is_special(token):
+            return Spelled(printed(shown), b"", begin, begin)
+        raw = shown if self._started else self._source.first(token)
+        self._started = True
+        self._characters += len(self._decoder.decode(raw))
+        return Spelled(printed(raw), raw, begin, self._characters + bool(self._decoder.getstate()[0]))
+
+    def within(self, characters: int) -> int:
+        """How many tokens lie wholly within the first `characters` of the text."""
+        return next((i for i, spelled in enumerate(self.tokens) if spelled.end > characters), len(self.tokens))
+
+    def cut(self, characters: int) -> None:
+        """Leave out the bytes behind the first `characters` of the text, which a stop string has cut off."""
+        left = _size(b"".join(spelled.raw for spelled in self.tokens), characters)
+        for spelled in self.tokens:
+            spelled.raw = spelled.raw[:left]
+            left -= len(spelled.raw)
+            spelled.begin = min(spelled.begin, characters)
+
+
+def _size(raw: bytes, characters: int) -> int:
+    """How many bytes the first `characters` of a text take."""
+    decoder, found = codecs.getincrementaldecoder("utf-8")("replace"), 0
+    for size, byte in enumerate(raw):
+        if found >= characters:
+            return size
+        found += len(decoder.decode(bytes([byte])))
+    return len(raw)
