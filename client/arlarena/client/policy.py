@@ -18,7 +18,7 @@ from typing import Any, Literal, Self, TypeVar, cast
 
 import msgspec
 
-from arlarena.client.errors import PromptTooLong, Unavailable
+from arlarena.client.errors import PromptTooLong, Refused, Unavailable
 from arlarena.client.transport import Answer, Timeouts, Transport
 from arlarena.proto.policy import (
     DEADLINE_HEADER,
@@ -31,6 +31,7 @@ from arlarena.proto.policy import (
 )
 from arlarena.proto.trajectory import PolicyVersion, Sampling, VersionSpan
 
+NEWER_LENGTH_NAME = "max_completion_tokens"
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 
 T = TypeVar("T")
@@ -172,7 +173,13 @@ def _too_long(answer: Answer) -> bool:
     text = answer.body.lower()
     return answer.status in (400, 413, 422) and any(
         words in text
-        for words in (b"maximum context length", b"context length", b"max_model_len", b"maximum model length")
+        for words in (
+            b"maximum context length",
+            b"context length",
+            b"max_model_len",
+            b"maximum model length",
+            b"context_length_exceeded",
+        )
     )
 
 
@@ -187,6 +194,7 @@ class PolicyClient:
         """
         self.transport = Transport(url, timeouts or Timeouts(), token)
         self.retries = retries
+        self._length_name = "max_tokens"
 
     @property
     def url(self) -> str:
@@ -253,17 +261,24 @@ class PolicyClient:
         seed: int | None = None,
         timeout_s: float | None = None,
     ) -> ChatReply:
-        """One reply of `/v1/chat/completions`; works with any server that speaks OpenAI's API. Errors as in
+        """One reply of `/v1/chat/completions`; works with any server that speaks OpenAI's API. A model that refuses
+        `max_tokens` for `max_completion_tokens`, as OpenAI's newer ones do, gets that name from then on. Errors as in
         `generate`.
         """
         body: dict[str, Any] = {
             "messages": list(messages),
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            "max_tokens": sampling.max_tokens,
         }
         body |= {key: value for key, value in (("model", model), ("seed", seed)) if value is not None}
-        answer = await self._send("POST", "/v1/chat/completions", _encoder.encode(body), timeout_s)
+        name = self._length_name  # other requests may change it meanwhile
+        try:
+            answer = await self._chat(body | {name: sampling.max_tokens}, timeout_s)
+        except Refused as error:
+            if name == NEWER_LENGTH_NAME or NEWER_LENGTH_NAME not in str(error):
+                raise
+            self._length_name = NEWER_LENGTH_NAME
+            answer = await self._chat(body | {NEWER_LENGTH_NAME: sampling.max_tokens}, timeout_s)
         reply = _read(answer, _Chat)
         if not reply.choices:
             raise answer.malformed("no choices")
@@ -274,6 +289,9 @@ class PolicyClient:
             usage.prompt_tokens,
             usage.completion_tokens or 0,
         )
+
+    async def _chat(self, body: dict[str, Any], timeout_s: float | None) -> Answer:
+        return await self._send("POST", "/v1/chat/completions", _encoder.encode(body), timeout_s)
 
     async def model(self) -> ModelInfo:
         """What is served (`/v1/models`). Errors as in `generate`."""

@@ -177,6 +177,58 @@ async def test_chat_model_and_version(serve: Any) -> None:
     )
 
 
+def newer_model(requests: list[tuple[str, dict[str, Any]]]) -> Any:
+    """A server whose model takes `max_completion_tokens` only, in the words of OpenAI's API."""
+
+    async def handle(request: web.Request) -> web.Response:
+        body = await request.json()
+        requests.append((request.path, body))
+        if "max_tokens" in body:
+            error = {
+                "message": "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+                "'max_completion_tokens' instead.",
+                "type": "invalid_request_error",
+                "param": "max_tokens",
+                "code": "unsupported_parameter",
+            }
+            return web.json_response({"error": error}, status=400)
+        return web.json_response({"choices": [{"message": {"content": "up"}, "finish_reason": "stop"}]})
+
+    return handle
+
+
+@pytest.mark.parametrize("end", ["/v1", "/v1/", "/"])
+async def test_a_model_that_wants_max_completion_tokens_gets_it_from_then_on(serve: Any, end: str) -> None:
+    requests: list[tuple[str, dict[str, Any]]] = []
+    async with PolicyClient(await serve(newer_model(requests)) + end) as policy:
+        for _ in range(2):
+            assert (await policy.chat([{"role": "user", "content": "x"}], Sampling(max_tokens=5))).text == "up"
+    assert {path for path, _ in requests} == {"/v1/chat/completions"}
+    lengths = [(body.get("max_tokens"), body.get("max_completion_tokens")) for _, body in requests]
+    assert lengths == [(5, None), (None, 5), (None, 5)]
+
+
+async def test_chats_at_once_all_get_max_completion_tokens(serve: Any) -> None:
+    requests: list[tuple[str, dict[str, Any]]] = []
+    async with PolicyClient(await serve(newer_model(requests))) as policy:
+        chats = [policy.chat([{"role": "user", "content": "x"}], Sampling(max_tokens=5)) for _ in range(8)]
+        assert {reply.text for reply in await asyncio.gather(*chats)} == {"up"}
+
+
+async def test_a_refusal_of_max_completion_tokens_itself_is_raised(serve: Any) -> None:
+    error = {"message": "max_completion_tokens must be at most 4096", "type": "invalid_request_error"}
+    paths = []
+
+    async def handle(request: web.Request) -> web.Response:
+        paths.append(request.path)
+        return web.json_response({"error": error}, status=400)
+
+    async with PolicyClient(await serve(handle)) as policy:
+        with pytest.raises(Refused, match="at most 4096"):
+            await policy.chat([{"role": "user", "content": "x"}], Sampling(max_tokens=5))
+    assert len(paths) == 2
+
+
 @pytest.mark.parametrize(
     ("label", "version"),
     [
