@@ -16,7 +16,8 @@ import msgspec
 Blame = Literal["policy", "infra", "client"]
 Operation = Literal["reset", "step", "state", "close"]
 
-Index = Annotated[int, msgspec.Meta(ge=0)]
+LARGEST_INDEX = 2**63 - 1  # of a task, a seed or a step: what 64 bits hold
+Index = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_INDEX)]
 EpisodeId = Annotated[str, msgspec.Meta(max_length=255)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 

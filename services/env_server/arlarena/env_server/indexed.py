@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from arlarena.env_server.environment import TaskError
-from arlarena.proto.env import ResetSpec, Split
+from arlarena.proto.env import LARGEST_INDEX, ResetSpec, Split
 from arlarena.proto.trajectory import Task
+
+SHOWN_CHARS = 80  # of a task_id in an error
 
 
 def indexed_task(name: str, splits: Sequence[Split], spec: ResetSpec) -> Task:
@@ -30,8 +32,21 @@ def indexed_task(name: str, splits: Sequence[Split], spec: ResetSpec) -> Task:
     return Task(name, split, index, spec.seed or 0)
 
 
+def index_of(text: str) -> int | None:
+    """The index that a text writes; None for another text, and for a number that is no index."""
+    if not (text.isascii() and text.isdigit()) or len(text.lstrip("0")) > len(str(LARGEST_INDEX)):
+        return None
+    index = int(text.lstrip("0") or "0")
+    return index if index <= LARGEST_INDEX else None
+
+
 def _parts(name: str, task_id: str) -> tuple[str, int]:
     parts = task_id.split("/")
-    if len(parts) != 3 or parts[0] != name or not (parts[2].isascii() and parts[2].isdigit()):
-        raise TaskError(f"task_id {task_id!r} is not of the form {name}/<split>/<index>, like {name}/train/17")
-    return parts[1], int(parts[2])
+    index = index_of(parts[-1])
+    if len(parts) != 3 or parts[0] != name or index is None:
+        shown = task_id if len(task_id) <= SHOWN_CHARS else f"{task_id[:SHOWN_CHARS]}…"
+        raise TaskError(
+            f"task_id {shown!r} is not of the form {name}/<split>/<index>, like {name}/train/17, with an index of at "
+            f"most {LARGEST_INDEX}"
+        )
+    return parts[1], index

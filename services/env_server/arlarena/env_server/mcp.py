@@ -21,6 +21,7 @@ from arlarena.env_server.errors import ApiError
 from arlarena.env_server.schemas import schema_of
 from arlarena.env_server.service import EnvironmentService
 from arlarena.env_server.sessions import Session
+from arlarena.env_server.wire import decode
 from arlarena.proto.env import Action, ResetSpec, StepResult
 
 # JSON-RPC 2.0, section 5.1; -32000 is the first of those left to the server.
@@ -190,8 +191,8 @@ class _Named(msgspec.Struct):
 def session_meant(raw: bytes) -> str | None:
     """The session that a request names, if it can be read at all."""
     try:
-        named = msgspec.json.decode(raw, type=_Named).params.get("session_id")
-    except msgspec.MsgspecError:
+        named = decode(raw, _Named).params.get("session_id")
+    except ApiError:
         return None
     return named if isinstance(named, str) else None
 
@@ -203,11 +204,11 @@ async def answer(
     number: Id = None
     try:
         try:
-            request = msgspec.json.decode(raw, type=Request)
-        except msgspec.ValidationError as error:
+            request = decode(raw or b" ", Request)  # nothing is no request
+        except ApiError as error:
+            if error.code == "invalid_json":
+                raise RpcError(PARSE_ERROR, f"parse error: {error}") from error
             raise RpcError(INVALID_REQUEST, f"invalid request: {error}") from error
-        except msgspec.DecodeError as error:
-            raise RpcError(PARSE_ERROR, f"parse error: {error}") from error
         number = request.id
         return {"jsonrpc": "2.0", "id": number, "result": await _result(service, request, own, owner)}
     except RpcError as error:

@@ -143,7 +143,7 @@ class Peers(Fellows):
     kind = "worker"
 
     def __init__(self, base_shard: str, index: int, count: int, directory: Path) -> None:
-        super().__init__(re.escape(base_shard) + r"w(\d+)-", index)
+        super().__init__(re.escape(base_shard) + r"w(\d{1,6})-", index)
         self.count = count
         self._directory = directory
 

@@ -26,15 +26,26 @@ def decode(body: bytes, kind: type[T]) -> T:
     """`body` as `kind`; an empty body counts as `{}`.
 
     Raises:
-        ApiError: 422, naming the field.
+        ApiError: 422: `invalid_request`, naming the field, or `invalid_json`.
     """
     try:
         decoder: msgspec.json.Decoder[T] = _decoder(cast(Hashable, kind))
         return decoder.decode(body or b"{}")
-    except msgspec.ValidationError as error:
-        raise invalid(str(error)) from error
-    except msgspec.DecodeError as error:
-        raise ApiError(422, "invalid_json", f"the body is not valid JSON: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _unreadable(body, error) from error
+
+
+def _unreadable(body: bytes, error: Exception) -> ApiError:
+    """What is wrong with a body. That it is not UTF-8 comes first, and with its offset in the whole body."""
+    try:
+        body.decode()
+    except UnicodeDecodeError as undecodable:
+        place = f"byte 0x{body[undecodable.start]:02x} at offset {undecodable.start}"
+        return ApiError(422, "invalid_json", f"the body is not UTF-8: {place}")
+    if isinstance(error, msgspec.ValidationError):
+        return invalid(str(error))
+    why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+    return ApiError(422, "invalid_json", f"the body is not valid JSON: {why}")
 
 
 def encode(value: Any) -> bytes:
@@ -57,8 +68,10 @@ async def read_body(request: Request, limit: int) -> bytes:
     """The whole body.
 
     Raises:
-        ApiError: 413, before more than `limit` bytes have been kept.
+        ApiError: 413, before more than `limit` bytes have been kept; 422 for a compressed one.
     """
+    if (coding := request.headers.get("content-encoding", "identity").strip().lower()) not in ("", "identity"):
+        raise invalid(f"the body is encoded with {coding!r} (Content-Encoding): send it as plain JSON")
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)

@@ -20,6 +20,7 @@ from arlarena.env_server.alfworld.errors import GameError
 from arlarena.env_server.alfworld.game import read_rules
 from arlarena.env_server.alfworld.tasks import TASK_TYPES
 from arlarena.env_server.environment import TaskError
+from arlarena.env_server.indexed import index_of
 from arlarena.proto.env import DataSource
 from arlarena.proto.textfile import TextFileError, read_text
 
@@ -116,9 +117,8 @@ class FileGames:
 
     def index(self, split: str, name: str) -> int | None:
         """The inverse of `name`, and the index itself as text."""
-        if name.isascii() and name.isdigit():
-            return int(name)
-        return self._numbers.get(split, {}).get(name)
+        number = index_of(name)
+        return self._numbers.get(split, {}).get(name) if number is None else number
 
 
 @lru_cache(maxsize=256)

@@ -11,6 +11,7 @@ from arlarena.env_server.alfworld.files import MADE_PROBLEM
 from arlarena.env_server.alfworld.game import Game, rules_of
 from arlarena.env_server.alfworld.houses import SPLITS, Draft, HouseOptions, belongs, draw, random_for
 from arlarena.env_server.environment import TaskError
+from arlarena.env_server.indexed import index_of
 from arlarena.proto.env import DataSource
 
 MAX_DRAFTS = 10_000  # one in two or three is a game; the bound is reached where the options leave none
@@ -49,7 +50,7 @@ class MadeGames:
 
     def index(self, split: str, name: str) -> int | None:
         """The inverse of `name`."""
-        return int(name) if name.isascii() and name.isdigit() else None
+        return index_of(name)
 
 
 def draft_of(split: str, index: int, options: HouseOptions, horizon: int) -> Draft:
