@@ -28,7 +28,8 @@ DISTRIBUTIONS = (
     "services/trainer",
     "services/console",
 )
-TOOLS = ("pytest", "pytest-asyncio", "pytest-timeout", "pytest-xdist", "ruff", "mypy", "import-linter", "scipy")
+TESTS = ("pytest", "pytest-asyncio", "pytest-timeout", "pytest-xdist", "openai", "scipy")
+TOOLS = (*TESTS, "ruff", "mypy", "import-linter")
 # Without what they bring along: a compiler and matplotlib, for puzzles that nobody here plays.
 ALONE = ("reasoning-gym",)
 STEPS = 5

@@ -1,0 +1,120 @@
+"""OpenAI's own Python SDK against the policy server: requests, answers, errors."""
+
+import asyncio
+import inspect
+
+import openai
+import pytest
+from inference_support import model, running_server, save
+from openai.resources.chat.completions import Completions as ChatCompletions
+from openai.resources.completions import Completions
+
+HELLO = [{"role": "user", "content": "hello 1"}]
+OF_THE_SDK = {"self", "extra_headers", "extra_query", "extra_body", "timeout"}
+
+
+def client_of(server):
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0)
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with client_of(server) as made:
+        yield made
+
+
+def test_a_chat_with_log_probs(client):
+    answer = client.chat.completions.create(
+        model="tiny", messages=HELLO, max_completion_tokens=12, seed=3, logprobs=True, top_logprobs=2
+    )
+    (choice,) = answer.choices
+    assert (answer.object, answer.model, choice.message.role) == ("chat.completion", "tiny", "assistant")
+    assert 0 < answer.usage.completion_tokens <= 12
+    spelled = b"".join(bytes(token.bytes) for token in choice.logprobs.content)
+    assert spelled.decode() == choice.message.content
+    assert all(len(token.top_logprobs) == 2 for token in choice.logprobs.content)
+
+
+def test_a_streamed_chat_is_the_whole_one(client):
+    request = {"model": "tiny", "messages": HELLO, "max_tokens": 12, "seed": 3}
+    whole = client.chat.completions.create(**request)
+    events = list(client.chat.completions.create(**request, stream=True, stream_options={"include_usage": True}))
+    assert "".join(c.delta.content or "" for e in events for c in e.choices) == whole.choices[0].message.content
+    assert events[-1].usage == whole.usage
+
+
+def test_a_conversation_goes_on_with_the_sdks_own_reply(client):
+    reply = client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=4, seed=1).choices[0].message
+    for said in (reply, reply.model_dump(), {**reply.model_dump(), "tool_calls": [], "annotations": []}):
+        messages = [*HELLO, said, {"role": "user", "content": "go on"}]
+        assert client.chat.completions.create(model="tiny", messages=messages, max_tokens=1).choices
+
+
+def test_a_completion(client):
+    special = {"skip_special_tokens": False}
+    answer = client.completions.create(
+        model="tiny", prompt="hello", max_tokens=6, seed=2, logprobs=2, extra_body=special
+    )
+    (choice,) = answer.choices
+    assert "".join(choice.logprobs.tokens) == choice.text
+    assert answer.usage.completion_tokens == len(choice.logprobs.tokens)
+    for token, offset in zip(choice.logprobs.tokens, choice.logprobs.text_offset, strict=True):
+        assert choice.text.startswith(token, offset)
+
+
+@pytest.mark.parametrize(
+    ("route", "method", "needed"),
+    [
+        ("/v1/chat/completions", ChatCompletions.create, {"messages": HELLO}),
+        ("/v1/completions", Completions.create, {"prompt": "a"}),
+    ],
+    ids=["chat", "completions"],
+)
+def test_every_parameter_of_the_sdk_at_null_changes_nothing(server, route, method, needed):
+    names = set(inspect.signature(inspect.unwrap(method)).parameters) - OF_THE_SDK - set(needed)
+    assert len(names) > 15
+    request = {**needed, "max_tokens": 5, "seed": 4}
+    answers = [server.post(route, {**dict.fromkeys(names), **request}), server.post(route, request)]
+    assert answers[0]["choices"] == answers[1]["choices"]
+
+
+def test_models_are_listed_and_found_by_name(client):
+    (only,) = client.models.list().data
+    assert (only.id, client.models.retrieve("tiny").id) == ("tiny", "tiny")
+    for name in ("gpt-4o", "tiny/", "a/b c?d"):
+        with pytest.raises(openai.NotFoundError) as error:
+            client.models.retrieve(name)
+        assert (error.value.code, error.value.param, error.value.type) == (
+            "model_not_found",
+            "model",
+            "invalid_request_error",
+        )
+        assert repr(name) in error.value.message
+
+
+def test_errors_are_the_sdks_and_name_the_parameter(client):
+    def refused(**changes):
+        with pytest.raises(openai.BadRequestError) as error:
+            client.chat.completions.create(**{"model": "tiny", "messages": HELLO, "max_tokens": 2, **changes})
+        assert error.value.type == "invalid_request_error"
+        return error.value.param, error.value.code
+
+    assert refused(temperature=-1) == ("temperature", None)
+    assert refused(max_tokens="many") == ("max_tokens", None)
+    assert refused(max_completion_tokens=0) == ("max_completion_tokens", None)
+    assert refused(presence_penalty=0.5) == ("presence_penalty", "unsupported_parameter")
+    assert refused(response_format={"type": "json_object"}) == ("response_format", "unsupported_parameter")
+    assert refused(extra_body={"temprature": 1}) == ("temprature", "unknown_parameter")
+    assert refused(messages=[{"role": "user", "content": "a" * 1000}]) == ("messages", "context_length_exceeded")
+    with pytest.raises(openai.NotFoundError) as error:
+        client.chat.completions.create(model="gpt-4o", messages=HELLO)
+    assert error.value.code == "model_not_found"
+
+
+async def test_the_first_chats_of_a_server_come_at_once(tmp_path):
+    """Chats import transformers and read the template; every first request may be the one that does."""
+    with running_server(tmp_path, f'model = "{save(model(1), tmp_path / "model")}"\n') as server:
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client:
+            request = {"model": "policy", "messages": HELLO, "max_tokens": 3, "seed": 5}
+            answers = await asyncio.gather(*(client.chat.completions.create(**request) for _ in range(6)))
+    assert len({answer.choices[0].message.content for answer in answers}) == 1
