@@ -22,10 +22,12 @@ from typing import Self, TypeVar
 
 import msgspec
 
+from arlarena.client.arguments import number_of, text_of
 from arlarena.client.batcher import Batcher
 from arlarena.client.errors import PolicyFault, ProtocolError, Refused, ServiceError, SessionLost, Unavailable
 from arlarena.client.transport import Answer, Timeouts, Transport
 from arlarena.proto.env import (
+    EPISODE_ID_CHARS,
     Action,
     BatchItem,
     BatchReply,
@@ -77,6 +79,13 @@ class State:
         return tuple(image.sha256 for image in self.observation.images)
 
 
+def _episode_id(value: str) -> str:
+    episode_id = text_of("episode_id", value)
+    if len(episode_id) > EPISODE_ID_CHARS:
+        raise ValueError(f"episode_id has {len(episode_id)} characters, and may have {EPISODE_ID_CHARS}")
+    return episode_id
+
+
 def _session_error(what: str, error: Error) -> ServiceError:
     message = f"{what}: {error.code}: {error.message}"
     if error.code == UNKNOWN_SESSION:
@@ -113,16 +122,17 @@ class Session:
             SessionLost: the server does not know this session; open another.
             Unavailable: the server is down or failing.
             Refused: there is no such task.
+            TypeError, ValueError: an argument that cannot be sent.
         """
         state = await self._client.call(
             BatchItem(
                 session_id=self.id,
                 op="reset",
-                split=split,
-                index=index,
-                seed=seed,
-                task_id=task_id,
-                episode_id=episode_id,
+                split=None if split is None else text_of("split", split),
+                index=None if index is None else number_of("index", index),
+                seed=None if seed is None else number_of("seed", seed),
+                task_id=None if task_id is None else text_of("task_id", task_id),
+                episode_id=None if episode_id is None else _episode_id(episode_id),
             )
         )
         self._step = state.observation.step
@@ -131,7 +141,7 @@ class Session:
     async def step(self, text: str) -> State:
         """Take one step with a reply or a bare action. Errors as in `reset`."""
         state = await self._client.call(
-            BatchItem(session_id=self.id, op="step", action=Action(text), step_index=self._step)
+            BatchItem(session_id=self.id, op="step", action=Action(text_of("the action", text)), step_index=self._step)
         )
         self._step += 1
         return state
@@ -201,8 +211,14 @@ class EnvironmentClient:
             Full: the server has no room for that many now.
             Unavailable: the server is down or failing.
             Refused: `count` or `ttl_s` is out of the server's range.
+            TypeError, ValueError: `count` is no whole number, or below 1.
         """
-        body = self._encoder.encode(CreateSessions(count=count, ttl_s=ttl_s, group_id=group_id))
+        wish = CreateSessions(
+            count=number_of("count", count, least=1),
+            ttl_s=None if ttl_s is None else float(ttl_s),
+            group_id=None if group_id is None else text_of("group_id", group_id),
+        )
+        body = self._encoder.encode(wish)
         # Sent once: a repetition after a lost answer would leave the first lot open until its idle time is over.
         answer = await self.transport.request("POST", "/v1/sessions", body)
         opened = _read(_accepted(answer), SessionList).sessions

@@ -10,7 +10,7 @@ step; a finished episode begins anew at the next step (Gymnasium's next-step aut
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -19,11 +19,15 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from arlarena.client.arguments import number_of, text_of
 from arlarena.client.environments import State
-from arlarena.client.sync import SyncEnvironments
+from arlarena.client.sync import SyncEnvironments, SyncSession
+from arlarena.proto.env import Info, Split
 
 # A task that nobody named is drawn from as many: seeds of Gymnasium's generators are 32-bit.
 UNNAMED_TASKS = 2**31 - 1
+# What `reset(options=…)` takes; None counts as absent.
+OPTIONS, VECTOR_OPTIONS = ("index", "split", "task_id", "episode_id"), ("indices",)
 
 Texts = npt.NDArray[np.object_]
 Floats = npt.NDArray[np.float64]
@@ -38,8 +42,12 @@ class AnyText(gymnasium.Space[str]):
         self.examples = tuple(examples)
 
     def contains(self, x: Any) -> bool:
-        """Whether it is a text."""
-        return isinstance(x, str)
+        """Whether it is a text, as Python's or numpy's."""
+        try:
+            text_of("the action", x)
+        except (TypeError, ValueError):
+            return False
+        return True
 
     def sample(self, mask: Any | None = None, probability: Any | None = None) -> str:
         """One of the examples."""
@@ -60,25 +68,60 @@ def _info(state: State) -> dict[str, Any]:
     return msgspec.structs.asdict(state.metadata) | said | marks
 
 
+def _seed(seed: int | None) -> int | None:
+    """A seed as Gymnasium takes it: no scalar of numpy's."""
+    return None if seed is None else number_of("seed", seed)
+
+
+def _options(given: Mapping[str, Any] | None, known: Sequence[str]) -> dict[str, Any]:
+    """The options of a reset that are set.
+
+    Raises:
+        ValueError: one is not among those that are `known`.
+    """
+    options = {name: value for name, value in (given or {}).items() if value is not None}
+    if unknown := sorted(set(options) - set(known)):
+        raise ValueError(f"options: unknown key {unknown[0]!r}; known: {', '.join(known)}")
+    return options
+
+
+def _connect(
+    url: str, count: int, split: str | None, token: str | None
+) -> tuple[SyncEnvironments, list[SyncSession], Info, Split]:
+    """A client, its sessions, what is played, and the split; nothing stays open after an error.
+
+    Raises:
+        ValueError: the environment has no such split.
+    """
+    environments = SyncEnvironments(url, token=token)
+    try:
+        info = environments.info()
+        splits = {one.name: one for one in info.splits}
+        name = info.splits[0].name if split is None else text_of("split", split)
+        if name not in splits:
+            raise ValueError(f"split {name!r}: {info.name} at {url} has no such split; it has {', '.join(splits)}")
+        return environments, environments.open(count), info, splits[name]
+    except BaseException:
+        environments.close()
+        raise
+
+
 class TextEnv(gymnasium.Env[str, str]):
     """One episode at a time on a server of ours."""
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own form)
 
     def __init__(self, url: str, *, split: str | None = None, token: str | None = None) -> None:
-        self._environments = SyncEnvironments(url, token=token)
-        info = self._environments.info()
-        (self._session,) = self._environments.open(1)
-        self.split = split or info.splits[0].name
-        sizes = {one.name: one.size for one in info.splits}
-        self._tasks = sizes.get(self.split) or UNNAMED_TASKS
+        self._environments, (self._session,), info, chosen = _connect(url, 1, split, token)
+        self.split, self._tasks = chosen.name, chosen.size or UNNAMED_TASKS
+        self._closed = False
         self.observation_space = AnyText()
         self.action_space = AnyText(info.actions or ("",))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        """Begin the task of `options` (`index`, `split`, `task_id`), or one drawn by Gymnasium's seeded generator."""
-        super().reset(seed=seed)
-        task = dict(options or {})
+        """Begin the task of `options` (see `OPTIONS`), or one drawn by Gymnasium's seeded generator."""
+        super().reset(seed=_seed(seed))
+        task = _options(options, OPTIONS)
         if "task_id" not in task:
             task.setdefault("split", self.split)
             task.setdefault("index", int(self.np_random.integers(self._tasks)))
@@ -92,9 +135,11 @@ class TextEnv(gymnasium.Env[str, str]):
         return state.prompt, state.reward, seen.terminated, seen.truncated, _info(state)
 
     def close(self) -> None:
-        """Give the session back and close the connections."""
-        self._session.close()
-        self._environments.close()
+        """Give the session back and close the connections. A second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._session.close()
+            self._environments.close()
 
 
 class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
@@ -103,12 +148,9 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 (Gymnasium's own form)
 
     def __init__(self, url: str, num_envs: int, *, split: str | None = None, token: str | None = None) -> None:
-        self._environments = SyncEnvironments(url, token=token)
-        info = self._environments.info()
-        self._sessions = self._environments.open(num_envs)
-        self.num_envs = num_envs
-        self.split = split or info.splits[0].name
-        self._tasks = {one.name: one.size for one in info.splits}.get(self.split) or UNNAMED_TASKS
+        self.num_envs = num_envs = number_of("num_envs", num_envs, least=1)
+        self._environments, self._sessions, info, chosen = _connect(url, num_envs, split, token)
+        self.split, self._tasks = chosen.name, chosen.size or UNNAMED_TASKS
         self.single_observation_space = AnyText()
         self.single_action_space = AnyText(info.actions or ("",))
         self.observation_space = gymnasium.spaces.Tuple([self.single_observation_space] * num_envs)
@@ -117,14 +159,12 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Texts, dict[str, Any]]:
         """Begin one task in each: `options["indices"]`, or drawn by Gymnasium's seeded generator."""
-        super().reset(seed=seed)
-        indices = (options or {}).get("indices")
+        super().reset(seed=_seed(seed))
+        indices = _options(options, VECTOR_OPTIONS).get("indices")
         if indices is None:
             tasks = [self._draw() for _ in self._sessions]
-        elif len(indices) != self.num_envs:
-            raise ValueError(f"{len(indices)} indices for {self.num_envs} environments")
         else:
-            tasks = [{"split": self.split, "index": int(index)} for index in indices]
+            tasks = [{"split": self.split, "index": index} for index in self._one_each("indices", indices)]
         states = self._environments.reset_all(self._sessions, tasks)
         self._over[:] = False
         return _prompts(states), _infos(states)
@@ -133,6 +173,7 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
         """One reply or bare action in each; where the last step ended an episode, another begins, and nothing is paid
         for it.
         """
+        actions = [text_of(f"action {i}", action) for i, action in enumerate(self._one_each("actions", actions))]
         states: list[State | None] = [None] * self.num_envs
         ended = [i for i in range(self.num_envs) if self._over[i]]
         going = [i for i in range(self.num_envs) if not self._over[i]]
@@ -152,6 +193,18 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
         for session in self._sessions:
             session.close()
         self._environments.close()
+
+    def _one_each(self, name: str, values: Any) -> list[Any]:
+        """`values`, one for each environment.
+
+        Raises:
+            TypeError, ValueError: they are no sequence, or too few or too many.
+        """
+        if isinstance(values, str | bytes) or not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0:
+            raise TypeError(f"{name} must be a sequence of {self.num_envs}, not {type(values).__name__}")
+        if len(values) != self.num_envs:
+            raise ValueError(f"{len(values)} {name} for {self.num_envs} environments: give one for each")
+        return list(values)
 
     def _draw(self) -> dict[str, Any]:
         return {"split": self.split, "index": int(self.np_random.integers(self._tasks))}

@@ -39,7 +39,14 @@ class BackgroundLoop:
         return not self._loop.is_closed()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Wait for `work`; what it raises is raised here."""
+        """Wait for `work`; what it raises is raised here.
+
+        Raises:
+            RuntimeError: it has been stopped.
+        """
+        if not self.alive:
+            work.close()
+            raise RuntimeError("this client is closed: make another one")
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def stop(self) -> None:
@@ -48,6 +55,13 @@ class BackgroundLoop:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
+
+
+def _check_count(name: str, given: Sequence[Any], sessions: Sequence[SyncSession]) -> None:
+    if isinstance(given, str):
+        raise TypeError(f"{name} must be one for each session, not a single text")
+    if len(given) != len(sessions):
+        raise ValueError(f"{len(given)} {name} for {len(sessions)} sessions: give one for each")
 
 
 class SyncSession:
@@ -116,6 +130,7 @@ class SyncEnvironments:
 
     def reset_all(self, sessions: Sequence[SyncSession], tasks: Sequence[dict[str, Any]]) -> list[State]:
         """Reset many sessions together, each with the arguments of its task; the first error is raised."""
+        _check_count("tasks", tasks, sessions)
 
         async def all_of_them() -> list[State]:
             resets = (one.asynchronous.reset(**task) for one, task in zip(sessions, tasks, strict=True))
@@ -125,6 +140,7 @@ class SyncEnvironments:
 
     def step_all(self, sessions: Sequence[SyncSession], texts: Sequence[str]) -> list[State]:
         """One step of many sessions together; the first error is raised."""
+        _check_count("texts", texts, sessions)
 
         async def all_of_them() -> list[State]:
             steps = (one.asynchronous.step(text) for one, text in zip(sessions, texts, strict=True))

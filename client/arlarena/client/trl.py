@@ -13,6 +13,7 @@ import atexit
 from collections.abc import Callable
 from typing import Any
 
+from arlarena.client.arguments import text_of
 from arlarena.client.environments import State
 from arlarena.client.errors import SessionLost
 from arlarena.client.sync import SyncEnvironments, SyncSession
@@ -48,6 +49,7 @@ class TextEnvironment:
         Returns:
             What the environment shows afterwards.
         """
+        text_of("action", action)
         if self._session is None or self._state is None:
             raise ValueError("no episode has begun: reset comes first")
         if self._state.done:

@@ -18,7 +18,8 @@ Operation = Literal["reset", "step", "state", "close"]
 
 LARGEST_INDEX = 2**63 - 1  # of a task, a seed or a step: what 64 bits hold
 Index = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_INDEX)]
-EpisodeId = Annotated[str, msgspec.Meta(max_length=255)]
+EPISODE_ID_CHARS = 255  # OpenEnv's bound
+EpisodeId = Annotated[str, msgspec.Meta(max_length=EPISODE_ID_CHARS)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 

@@ -1,0 +1,58 @@
+"""What callers pass, as what is sent: numpy's scalars and arrays of no dimension become Python's own values.
+
+Calls of many sessions share requests, so a value that cannot be sent has to be refused before it is among them.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from arlarena.proto.env import LARGEST_INDEX
+
+
+def _scalar(value: Any) -> Any:
+    """The value in one of numpy's scalars or arrays of no dimension; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
+def text_of(name: str, value: Any) -> str:
+    """`value` as a text; `name` begins the message of an error.
+
+    Raises:
+        TypeError: it is none.
+        ValueError: it holds half a surrogate pair, which no JSON can carry.
+    """
+    value = _scalar(value)
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a text (str), not {_shown(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        code = f"U+{ord(value[error.start]):04X}"
+        raise ValueError(f"{name} holds {code}, half a surrogate pair, at position {error.start}") from error
+    return str(value)
+
+
+def number_of(name: str, value: Any, least: int = 0) -> int:
+    """`value` as a whole number from `least` to `LARGEST_INDEX`; `name` begins the message of an error.
+
+    Raises:
+        TypeError: it is none.
+        ValueError: it is out of range.
+    """
+    value = _scalar(value)
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number, not {value}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, not {_shown(value)}") from None
+    if not least <= number <= LARGEST_INDEX:
+        raise ValueError(f"{name} must be from {least} to {LARGEST_INDEX}, not {number}")
+    return number
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return f"{text if len(text) <= 80 else text[:80] + '…'} ({type(value).__name__})"

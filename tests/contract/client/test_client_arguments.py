@@ -1,0 +1,184 @@
+"""What callers pass to the clients: numpy's scalars are read, and what cannot be sent is refused, alone and by name."""
+
+import asyncio
+
+import numpy as np
+import pytest
+from environment_support import environment_server
+from gymnasium.utils.env_checker import check_env
+
+from arlarena.client.environments import EnvironmentClient
+from arlarena.client.errors import Refused
+from arlarena.client.gymnasium import TextEnv, TextVectorEnv
+from arlarena.client.sync import SyncEnvironments
+from arlarena.client.trl import environment_factory
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    with environment_server(tmp_path_factory.mktemp("environment"), capacity=64, ttl=60) as (address, _):
+        yield address
+
+
+@pytest.fixture
+def env(url):
+    made = TextEnv(url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def envs(url):
+    made = TextVectorEnv(url, np.int64(2), split=np.str_("train"))
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("three", [np.int64(3), np.uint8(3), np.int32(3), np.array(3), np.arange(5)[3]])
+def test_numpys_whole_numbers_name_a_task(env, three):
+    for options in (
+        {"index": three},
+        {"index": three, "split": np.str_("train")},
+        {"task_id": np.str_("sokoban/train/3")},
+    ):
+        assert env.reset(options=options)[1]["task_id"] == "sokoban/train/3"
+    assert env.reset(seed=three)[1]["task_id"] == env.reset(seed=3)[1]["task_id"]
+
+
+@pytest.mark.parametrize("up", ["up", np.str_("up"), np.array("up"), np.array(["up", "down"])[0]])
+def test_numpys_texts_are_actions(env, envs, up):
+    env.reset(options={"index": 1})
+    assert up in env.action_space
+    assert env.step(up)[4]["action"] == "up"
+    envs.reset(options={"indices": np.arange(2)})
+    assert list(envs.step([up, up])[4]["action"]) == ["up", "up"]
+
+
+@pytest.mark.parametrize("actions", [np.array(["up", "down"]), np.array(["up", "down"], dtype=object), ("up", "down")])
+def test_arrays_of_actions(envs, actions):
+    envs.reset(seed=np.int64(4))
+    assert list(envs.step(actions)[4]["action"]) == ["up", "down"]
+
+
+def test_what_a_space_samples_is_an_action(envs):
+    envs.reset(seed=1)
+    envs.action_space.seed(3)
+    assert all(action in envs.single_action_space.examples for action in envs.action_space.sample())
+    envs.step(envs.action_space.sample())
+
+
+def test_gymnasiums_checker_closes_it_too(url):
+    check_env(TextEnv(url), skip_render_check=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"index": np.float64(3.0)}, TypeError, r"index must be a whole number, not 3\.0"),
+        ({"index": 3.5}, TypeError, "index must be a whole number"),
+        ({"index": np.bool_(True)}, TypeError, "index must be a whole number, not True"),
+        ({"index": np.array([1, 2])}, TypeError, "index must be a whole number"),
+        ({"index": "3"}, TypeError, "index must be a whole number, not '3'"),
+        ({"index": -1}, ValueError, "index must be from 0 to"),
+        ({"index": 10**30}, ValueError, "index must be from 0 to"),
+        ({"split": 3}, TypeError, "split must be a text"),
+        ({"split": "tset"}, Refused, "unknown split 'tset'; known: train, validation, test"),
+        ({"idx": 3}, ValueError, "unknown key 'idx'; known: index, split, task_id, episode_id"),
+        ({"episode_id": "x" * 256}, ValueError, "episode_id has 256 characters, and may have 255"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_by_name(env, options, kind, message):
+    with pytest.raises(kind, match=message):
+        env.reset(options=options)
+    assert env.reset(options={"index": 1})[1]["task_id"] == "sokoban/train/1"
+
+
+@pytest.mark.parametrize(
+    ("action", "kind", "message"),
+    [
+        (np.int64(2), TypeError, r"the action must be a text \(str\), not 2 \(int\)"),
+        (None, TypeError, "the action must be a text"),
+        (b"up", TypeError, "the action must be a text"),
+        (["up"], TypeError, "the action must be a text"),
+        ("up \ud800", ValueError, r"the action holds U\+D800, half a surrogate pair, at position 3"),
+    ],
+)
+def test_actions_that_are_no_texts_are_refused(env, action, kind, message):
+    env.reset(options={"index": 1})
+    with pytest.raises(kind, match=message):
+        env.step(action)
+    assert action not in env.action_space
+    assert env.step("up")[4]["step"] == 1
+
+
+@pytest.mark.parametrize(
+    ("actions", "kind", "message"),
+    [
+        ("up", TypeError, "actions must be a sequence of 2, not str"),
+        (np.array("up"), TypeError, "actions must be a sequence of 2"),
+        (["up"] * 3, ValueError, "3 actions for 2 environments: give one for each"),
+        (["up", 1], TypeError, "action 1 must be a text"),
+    ],
+)
+def test_actions_of_a_vector_are_one_each(envs, actions, kind, message):
+    envs.reset(seed=1)
+    with pytest.raises(kind, match=message):
+        envs.step(actions)
+    assert list(envs.step(["up", "up"])[4]["step"]) == [1, 1], "nothing was played"
+
+
+def test_a_vector_names_its_unknown_options(envs):
+    with pytest.raises(ValueError, match="unknown key 'index'; known: indices"):
+        envs.reset(options={"index": 3})
+    with pytest.raises(TypeError, match="index must be a whole number"):
+        envs.reset(options={"indices": [0, 1.5]})
+
+
+def test_nothing_stays_open_where_the_environment_has_no_such_split(url):
+    for make in (lambda: TextEnv(url, split="tset"), lambda: TextVectorEnv(url, 2, split="tset")):
+        with pytest.raises(
+            ValueError, match=r"'tset': sokoban at .* has no such split; it has train, validation, test"
+        ):
+            make()
+    with pytest.raises(ValueError, match="num_envs must be from 1"):
+        TextVectorEnv(url, 0)
+
+
+async def test_a_call_that_cannot_be_sent_is_no_other_calls_error(url):
+    async with EnvironmentClient(url) as client:
+        one, two, three, four = await client.open(np.int64(4))
+        results = await asyncio.gather(
+            one.reset(index=np.int64(1)), two.reset(index=-1), three.reset(seed=object()), four.reset(index=2),
+            return_exceptions=True,
+        )  # fmt: skip
+        assert [type(result).__name__ for result in results] == ["State", "ValueError", "TypeError", "State"]
+        results = await asyncio.gather(one.step("up"), four.step("\udfff"), return_exceptions=True)
+        assert [type(result).__name__ for result in results] == ["State", "ValueError"]
+        with pytest.raises(TypeError, match="count must be a whole number"):
+            await client.open(1.5)
+
+
+def test_sync_calls_of_many_sessions_are_one_each(url):
+    with SyncEnvironments(url) as client:
+        sessions = client.open(2)
+        client.reset_all(sessions, [{"index": np.int64(1)}, {"index": 2}])
+        with pytest.raises(ValueError, match="1 texts for 2 sessions"):
+            client.step_all(sessions, ["up"])
+        with pytest.raises(TypeError, match="not a single text"):
+            client.step_all(sessions, "up")
+        with pytest.raises(ValueError, match="3 tasks for 2 sessions"):
+            client.reset_all(sessions, [{}] * 3)
+    with pytest.raises(RuntimeError, match="this client is closed"):
+        sessions[0].step("up")
+
+
+def test_rows_and_actions_of_trl(url):
+    member = environment_factory(url)()
+    member.reset(index=np.int64(3), split=np.str_("train"), task_id=None)
+    with pytest.raises(TypeError, match="action must be a text"):
+        member.act({"action": "up"})
+    assert member.get_reward() == 0.0
+    with pytest.raises(TypeError, match=r"index must be a whole number, not 3\.0"):
+        member.reset(index=3.0)
+    with pytest.raises(ValueError, match="is not a service address"):
+        environment_factory("localhost:8000")
