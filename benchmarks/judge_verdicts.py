@@ -6,8 +6,8 @@ r"""Stock math-verify and TIR Math's judge of answers side by side, on pairs who
 Pairs are those of tests/golden/tir_math (verdicts.tsv, pairs.jsonl) and tests/cases, and, with --golds, those made of
 the answers of such files (JSON lines, field `answer`): each in other forms of itself, which are right, and changed,
 which is wrong. Stock is `verify(parse("$gold$"), parse("\\boxed{answer}"))` of math-verify, all defaults; ours is
-`judging.judge`. Printed is, for each set and each kind in it, the number of pairs, and of each judge how many wrong
-answers it paid and how many right ones it refused. Exit status 1: ours is wrong about a pair.
+`judging.judge`; tidied is math-verify on the text that our rules get (`latex.tidy`). Printed is, for each set and each kind in it, the number of pairs, and of each judge how many wrong
+answers it paid plus how many right ones it refused. Exit status 1: ours is wrong about a pair.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ from pathlib import Path
 from math_verify import parse, verify
 
 from arlarena.env_server.tir_math.judging import judge
+from arlarena.env_server.tir_math.latex import tidy
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 GOLDEN = REPOSITORY / "tests" / "golden" / "tir_math"
+JUDGES = ("stock", "tidied", "ours")
 FRACTION = re.compile(r"(-?)\\[dt]?frac\{(\d+)\}\{(\d+)\}")
 
 
@@ -58,6 +60,7 @@ class Group:
 
     pairs: int = 0
     stock: Tally = field(default_factory=Tally)
+    tidied: Tally = field(default_factory=Tally)
     ours: Tally = field(default_factory=Tally)
 
 
@@ -66,6 +69,14 @@ def stock(gold: str, answer: str) -> bool:
     try:
         return bool(verify(parse(f"${gold}$"), parse(f"\\boxed{{{answer}}}")))
     except Exception:  # as a caller would have to
+        return False
+
+
+def tidied(gold: str, answer: str) -> bool:
+    """The verdict of math-verify on the text that our own rules get."""
+    try:
+        return bool(verify(parse(f"${tidy(gold)}$"), parse(f"${tidy(answer)}$")))
+    except Exception:  # a text that is no LaTeX among them
         return False
 
 
@@ -131,26 +142,25 @@ def note(tally: Tally, judged: Callable[[str, str], bool], pair: Pair) -> bool:
 
 
 def show(groups: dict[tuple[str, str], Group]) -> None:
-    """Print a table for people, in Markdown."""
-    print("| set | kind | pairs | stock: paid wrongly | stock: refused wrongly | ours: paid | ours: refused |")
-    print("|---|---|---:|---:|---:|---:|---:|")
+    """Print a table for people, in Markdown: in each cell wrong answers paid, and right ones refused."""
+    print("| set | kind | pairs | stock | tidied | ours |")
+    print("|---|---|---:|---:|---:|---:|")
     for name in dict.fromkeys(name for name, _ in groups):
         kinds = {kind: group for (own, kind), group in groups.items() if own == name}
-        for kind, one in kinds.items():
-            counts = (one.pairs, one.stock.paid, one.stock.refused, one.ours.paid, one.ours.refused)
-            print(f"| {name} | {kind} | " + " | ".join(map(str, counts)) + " |")
-        alls = list(kinds.values())
-        sums = [
-            sum(values)
-            for values in zip(
-                *((g.pairs, g.stock.paid, g.stock.refused, g.ours.paid, g.ours.refused) for g in alls), strict=True
-            )
-        ]
-        print(f"| **{name}** | **all** | " + " | ".join(f"**{value}**" for value in sums) + " |")
-    for judged in ("stock", "ours"):
+        for kind, group in kinds.items():
+            print(f"| {name} | {kind} | {group.pairs} | {' | '.join(_cells([group]))} |")
+        total = sum(group.pairs for group in kinds.values())
+        print(f"| **{name}** | **all** | **{total}** | {' | '.join(_cells(list(kinds.values())))} |")
+    for judged in JUDGES:
         tallies: list[Tally] = [getattr(group, judged) for group in groups.values()]
         mean = sum(tally.seconds for tally in tallies) / sum(group.pairs for group in groups.values())
         print(f"\n{judged}: {1000 * mean:.1f} ms of computing a pair, slowest {max(t.slowest for t in tallies):.2f} s")
+
+
+def _cells(groups: list[Group]) -> Iterator[str]:
+    for judged in JUDGES:
+        tallies: list[Tally] = [getattr(group, judged) for group in groups]
+        yield f"{sum(tally.paid for tally in tallies)} + {sum(tally.refused for tally in tallies)}"
 
 
 def main() -> int:
@@ -168,6 +178,7 @@ def main() -> int:
         group = groups[pair.group]
         group.pairs += 1
         note(group.stock, stock, pair)
+        note(group.tidied, tidied, pair)
         if not note(group.ours, judge, pair):
             wrong.append(pair)
     show(groups)

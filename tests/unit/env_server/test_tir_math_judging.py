@@ -268,6 +268,9 @@ BOMBS = (
     r"\cup".join(["(1,2)"] * 90), "=" * 300, "a_" * 200, "9" * 1999, "1/" * 300 + "1", r"\sin " * 150 + "x",
     r"\sin(" * 12 + "x" + ")" * 12, "f(x)" * 60, r"\log answer" * 9, "2!04.0" * 9, r"\text{a}" * 80, "or " * 200,
     r"\{1," * 50 + "1" + r"\}" * 50, "sqrt(" * 80 + "2" + ")" * 80, "5\n" * 100, "\U0001f600" * 300, "\ud800",
+    "\N{SQUARE ROOT}" * 1990 + "2", "\N{CUBE ROOT}(" * 900, "\N{SUPERSCRIPT TWO}" * 1990,
+    "\N{VULGAR FRACTION ONE HALF}" * 500,
+    "5\u0305" * 900, "\ufdfa" * 1990, "x\N{SUPERSCRIPT NINE}" * 900, "9\N{SUPERSCRIPT NINE}\N{SUPERSCRIPT NINE}" * 300,
 )  # fmt: skip
 MEGABYTES = (
     "9" * 10**6,

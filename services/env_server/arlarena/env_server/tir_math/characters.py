@@ -26,8 +26,10 @@ _TRANSLATION = str.maketrans({sign: latex for signs, latex in _SIGNS.items() for
 _SCRIPTS = {"<super>": "^", "<sub>": "_"}
 _SPELLED_OUT = {"<font>", "<wide>", "<narrow>", "<noBreak>", "<compat>", "<circle>", "<square>", "<small>"}
 _STACKED = re.compile(r"\^\{(\d+)\}/_\{(\d+)\}")  # the fraction that superscripts, a slash and subscripts make
-# What a sign of a root covers: a group, a number with its decimals, a letter or a command. Further digits are its own.
-_COVERED = r"\s*(\([^()√]*\)|\{[^{}]*\}|\d+(?:,\d{3})*(?:\.\d+)?|\\[A-Za-z]+|[A-Za-z])"
+# What a sign of a root covers: what is in brackets, a number with its decimals, a letter, or a command.
+_COVERED = (
+    r"\s*((?=\()|\{[^{}]*\}|\d+(?:,\d{3})*(?:\.\d+)?|\\[A-Za-z]+(?:\[\d\])?(?:\{[^{}]*\})*(?![A-Za-z{])|[A-Za-z])"
+)
 _ROOT = re.compile(r"(?:\^\{(\d)\})?([√∛∜])" + _COVERED)
 _INDEX = {"√": "", "∛": "[3]", "∜": "[4]"}
 
@@ -49,11 +51,11 @@ def plain(text: str) -> str:
 
 def _rooted(found: re.Match[str]) -> str:
     index, sign, covered = found[1], found[2], found[3]
-    if covered[0] in "({":
-        covered = covered[1:-1]
+    if covered:  # else it is in parentheses, which are read later
+        covered = f"{{{covered.strip('{}') if covered[0] == '{' else covered}}}"
     if index and sign == "√" and not found.string[: found.start()].rstrip()[-1:].isalnum():  # ³√8, not x²√3
-        return f"\\sqrt[{index}]{{{covered}}}"
-    return (f"^{{{index}}}" if index else "") + f"\\sqrt{_INDEX[sign]}{{{covered}}}"
+        return f"\\sqrt[{index}]{covered}"
+    return (f"^{{{index}}}" if index else "") + f"\\sqrt{_INDEX[sign]}{covered}"
 
 
 def _spelled(character: str) -> tuple[str, str]:

@@ -32,10 +32,12 @@ _GAP = "\ue000"  # a private character: a space that stays
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"\\(?:left|right)\s*\.", ""),
-        (r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|mathop)(?![A-Za-z])", ""),
+        (
+            r"\\(?:(?:left|right)\s*\.|left|right|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|mathop)(?![A-Za-z])",
+            "",
+        ),
         (r"\\phantom\s*(?:\{[^{}]*\}|-|\S)", ""),
-        (r"(?<!\\)\\!\s*|(?<=\d)'(?=\d{3}(?!\d))", ""),
+        (r"(?<=\d)(?:\s*\{\s*,\s*\}\s*|,\\!\s*|')(?=\d{3}(?!\d))|(?<!\\)\\!\s*", ""),
         (r"\{\\[,;: ]\}", " "),
         (r"(?<!\\)\\[,;: ]|~|\\hspace\{[^{}]*\}", " "),
         (r"(?<!\\)\\(?:q?quad|enspace|thinspace|medspace|thickspace)(?![A-Za-z])", " "),
@@ -45,7 +47,6 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\text\s+\{|\{\\(?:rm|bf|it|sf|tt)\s+(?=[^{}]*\})", r"\\text{"),
         (rf"\\text\{{\s*({_FUNCTIONS})\s*\}}", r"\\\1 "),
         (r"\\text\{\s*([-+]?[\d.,]+|[-+A-Za-z])\s*\}", r"\1"),
-        (r"\\text\{\s*\}", ""),
         (r"\{\s*,\s*\}", ","),
         (r"\{:\}|\\colon(?![A-Za-z])", ":"),
         (r"\\text\{\s*to\s*\}|(?<=\d) to (?=\d)", ":"),
@@ -55,7 +56,6 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\%|\\text\{\s*(?:percent|percentage|pct)\s*\}|(?<![A-Za-z])(?:percent|percentage|pct)(?![A-Za-z])", "%"),
         (r"\\?\$|\\text\{\s*(?:USD|dollars?)\s*\}|(?<![A-Za-z])USD(?![A-Za-z])", ""),
         (r"\^\s*\{\s*\\?(?:circ|degree|°)\s*\}|\^\s*\\(?:circ|degree)(?![A-Za-z])|\\degree(?![A-Za-z])|\^\s*°", "°"),
-        (r"\\text\{\s*degrees?\s*\}|(?<=\d)\s*degrees?(?![A-Za-z])", "°"),
         (r"\\(?:leqslant|leq|le)(?![A-Za-z])|<=|=<", r"\\le "),
         (r"\\(?:geqslant|geq|ge)(?![A-Za-z])|>=", r"\\ge "),
         (r"\\(?:neq|ne)(?![A-Za-z])|\\not\s*=|!=", r"\\ne "),
@@ -63,8 +63,8 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\gt(?![A-Za-z])", ">"),
         (r"\\lbrace(?![A-Za-z])", r"\\{"),
         (r"\\rbrace(?![A-Za-z])", r"\\}"),
-        (r"\\(?:lbrack)(?![A-Za-z])", "["),
-        (r"\\(?:rbrack)(?![A-Za-z])", "]"),
+        (r"\\lbrack(?![A-Za-z])", "["),
+        (r"\\rbrack(?![A-Za-z])", "]"),
         (r"\\(?:lvert|rvert|vert|mid)(?![A-Za-z])", "|"),
         (r"\\langle(?![A-Za-z])", "("),
         (r"\\rangle(?![A-Za-z])", ")"),
@@ -107,7 +107,7 @@ def tidy(text: str) -> str:
         raise Malformed(text)
     for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)
-    text = _round_to_braces(_round_to_braces(text, "\\sqrt"), "^")
+    text = _round_to_braces(_round_to_braces(text, r"\\sqrt(?:\[\d\])?"), r"\^")
     text = _scripts(_arguments(_arguments(text, "\\frac", 2), "\\sqrt", 1))
     text = re.sub(r"^\s*(?:\\approx|[=~:])\s*", "", text)
     text = re.sub(r"[\s.,;:]+$", "", text)
@@ -157,10 +157,10 @@ def closing(text: str, start: int) -> int:
 
 def _round_to_braces(text: str, command: str) -> str:
     r"""`\sqrt(2)` as `\sqrt{2}`, `2^(1/3)` as `2^{1/3}`."""
-    for found in reversed(list(re.finditer(re.escape(command) + r"\s*\(", text))):
+    for found in reversed(list(re.finditer(rf"({command})\s*\(", text))):
         end = closing(text, found.end() - 1)
         if end > 0 and text[end] == ")":
-            text = f"{text[: found.start()]}{command}{{{text[found.end() : end]}}}{text[end + 1 :]}"
+            text = f"{text[: found.start()]}{found[1]}{{{text[found.end() : end]}}}{text[end + 1 :]}"
     return text
 
 

@@ -11,7 +11,7 @@ from arlarena.env_server.tir_math.latex import closing
 from arlarena.env_server.tir_math.numbers import read_number
 
 MAX_SIGNS = 3  # of \pm in one formula, each of which doubles it
-_THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?%?")
+_THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?!\d)[^,;]*")
 _MATRIX = re.compile(
     r"(?P<factor>[^(\[]*?)\*?[(\[]?\\begin\{(?P<kind>[pbB]?matrix|array)\}(?:\{[lcr|]*\})?"
     r"(?P<rows>.*)\\end\{(?P=kind)\}[)\]]?"
