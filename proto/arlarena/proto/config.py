@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
@@ -111,9 +112,12 @@ def load_table(path: Path | None, table: str, model: type[Model], overrides: Map
 
 
 def exit_on_config_error(main: Callable[[], int]) -> int:
-    """Run a service's `main`; a configuration error is printed without a stack trace and gives exit code 2."""
+    """Run a service's `main`. No stack trace for a configuration error, which gives exit code 2, and Ctrl-C, 130."""
     try:
         return main()
+    except KeyboardInterrupt:
+        print("stopped by SIGINT (Ctrl-C)", file=sys.stderr)
+        return 128 + signal.SIGINT
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -29,6 +29,7 @@ def install(folder: Path) -> None:
         run = f"import sys; sys.path.insert(0, {here!r}); import fake_services; fake_services."
         (package / "__main__.py").write_text(f"{run}main({service!r})\n")
         (package / "settings.py").write_text(f"{run}settings({service!r})\n")
+        (package / "describe.py").write_text(f"{run}describe()\n")
 
 
 def flag(name: str) -> str | None:
@@ -37,12 +38,37 @@ def flag(name: str) -> str | None:
     return path.read_text() if path.exists() else None
 
 
+def hold(stage: str) -> None:
+    """Stay in a stage, as long as the test wants it; with flag `stubborn`, SIGTERM is noted and ignored."""
+    folder = Path(os.environ["FAKE_DIR"])
+    if flag(f"hold-{stage}") is None:
+        return
+    if flag("stubborn") is not None:
+        signal.signal(signal.SIGTERM, lambda *_: (folder / "asked-to-stop").touch())
+    (folder / f"held-{stage}").touch()
+    while flag(f"hold-{stage}") is not None:
+        time.sleep(0.02)
+
+
 def settings(service: str) -> None:
+    hold("check")
     table = tomllib.loads(Path(sys.argv[1]).read_text()).get("trainer", {})
     if service == "trainer" and "recipee" in table:
         print(f"error: {sys.argv[1]}: [trainer] unknown key 'recipee'; did you mean 'recipe'?", file=sys.stderr)
         sys.exit(2)
     print("ok")
+
+
+def describe() -> None:
+    """What Sokoban's server would say, as far as the launcher reads it."""
+    splits = [("train", None, False), ("validation", None, False), ("test", 512, True)]
+    text = {"name": "", "version": "", "text": "", "description": ""}
+    info = {
+        "name": "sokoban", "version": "1", "description": "", "template": text, "parser": text, "rewards": {},
+        "horizon": 15, "actions": None, "options": {}, "capabilities": ["expert"],
+        "splits": [{"name": n, "type": n, "size": size, "evaluation": held} for n, size, held in splits],
+    }  # fmt: skip
+    print(json.dumps(info))
 
 
 def record(service: str) -> None:
@@ -99,6 +125,7 @@ def serve(service: str, args: argparse.Namespace) -> None:
     # Here, because it takes half of the start of those that serve nothing.
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+    hold({"env_server": "environment"}.get(service, service))
     version = newest(args.weights_root)
 
     class Handler(BaseHTTPRequestHandler):
@@ -126,14 +153,17 @@ def serve(service: str, args: argparse.Namespace) -> None:
 
 
 def tiny(args: argparse.Namespace) -> None:
+    hold("policy")
     Path(args.out).mkdir(parents=True)
 
 
 def demonstrate(args: argparse.Namespace) -> None:
+    hold("demonstrations")
     Path(args.out).write_bytes(b"x")
 
 
 def clone(args: argparse.Namespace) -> None:
+    hold("clone")
     if said := flag("clone-fails"):
         print(json.dumps({"level": "error", "event": "clone_failed", "reason": said}), file=sys.stderr)
         print("Traceback (most recent call last):\n  File x\nValueError: deep inside", file=sys.stderr)
@@ -143,6 +173,7 @@ def clone(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
+    hold("train")
     run = Path(args.run_dir)
     checkpoint = run / "checkpoints" / "step"
     checkpoint.parent.mkdir(exist_ok=True)
@@ -175,6 +206,7 @@ def worker(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     after = "after" in args.out
+    hold("evaluate after" if after else "evaluate before")
     low = 0.6 if after else 0.3
     result = {
         "panel": {"split": "test", "first": 0, "n": 8, "attempts": 1, "seed": 0, "digest": "d"},

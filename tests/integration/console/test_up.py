@@ -124,6 +124,11 @@ def summary(up: Up) -> dict[str, Any]:
     return found
 
 
+def assert_no_failure(said: str) -> None:
+    for word in ("Traceback", "error", "failed", "interrupted"):
+        assert word not in said, said
+
+
 def assert_all_gone(up: Up) -> None:
     assert up.family, "the test never saw a running family"
     _, left = psutil.wait_procs(list(up.family), timeout=10)
@@ -233,17 +238,66 @@ def test_a_signal_stops_everything_and_resume_goes_on(up: Up, number: int, code:
     process.send_signal(number)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == code, said
-    assert "--resume goes on from here" in said
-    assert "Traceback" not in said
+    name = "SIGINT (Ctrl-C)" if number == signal.SIGINT else "SIGTERM"
+    command = f"arlarena up {Path('runs/test/config.toml')} --resume"
+    assert said.splitlines()[-1] == f"stopped by {name}; to go on: {command}"
+    assert "train: stopped after" in said
+    assert_no_failure(said)
     assert_all_gone(up)
     if number == signal.SIGTERM:
         return
     (up.flags / "train-on").unlink()
-    result, said = up.up("--resume")
-    assert result == 0, said
+    resumed = up.start(*command.split()[1:])
+    said, _ = resumed.communicate(timeout=60)
+    assert resumed.returncode == 0, said
     assert len(up.started_as("trainer", "clone")) == 1  # a stage that was done is not done again
     assert "--resume" in up.started_as("trainer", "train")[-1]["argv"]
     assert summary(up)["steps"] >= fake_services.STEPS
+
+
+@pytest.mark.parametrize(
+    "stage",
+    ["environment", "policy", "demonstrations", "clone", "inference", "evaluate before", "train", "evaluate after"],
+)
+def test_ctrl_c_stops_any_stage(up: Up, stage: str) -> None:
+    (up.flags / f"hold-{stage}").touch()
+    process = up.start("up", str(up.config))
+    up.until(lambda: (up.flags / f"held-{stage}").exists())
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert f"{stage}: stopped after" in said
+    assert "to go on: arlarena up" in said
+    assert_no_failure(said)
+    assert_all_gone(up)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_checks_says_that_nothing_was_started(up: Up, number: int) -> None:
+    (up.flags / "hold-check").touch()
+    process = up.start("up", str(up.config))
+    up.until(lambda: (up.flags / "held-check").exists())
+    os.killpg(process.pid, number)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, said
+    assert said.startswith(f"stopped by {signal.Signals(number).name}")
+    assert said.endswith("; nothing was started\n")
+    assert_no_failure(said)
+    assert not up.run.exists()
+
+
+def test_a_second_ctrl_c_does_not_wait_for_processes(up: Up) -> None:
+    for name in ("hold-train", "stubborn"):
+        (up.flags / name).touch()
+    process = up.start("up", str(up.config), "--set", "console.stop_timeout_s=300")
+    up.until(lambda: (up.flags / "held-train").exists() and bool(up.started_as("rollout", "worker")))
+    os.killpg(process.pid, signal.SIGINT)
+    up.until((up.flags / "asked-to-stop").exists)
+    os.killpg(process.pid, signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert_no_failure(said)
+    assert_all_gone(up)
 
 
 def test_kill_9_of_the_launcher_leaves_nothing(up: Up) -> None:
@@ -300,7 +354,8 @@ def test_no_redis_at_the_given_address(up: Up) -> None:
         closed.bind(("127.0.0.1", 0))
         url = f"redis://127.0.0.1:{closed.getsockname()[1]}/0"
         code, said = up.up(REDIS_URL=url)
-    assert code == 1
+    assert code == 2
+    assert not up.run.exists()
     assert f"no Redis at {url}" in said
     assert "Traceback" not in said
 
@@ -313,6 +368,7 @@ def test_a_taken_port_is_named(up: Up) -> None:
         code, said = up.up("--set", f"inference.port={port}")
     assert code == 3
     assert f"port {port} of [inference] is taken by another program" in said
+    assert not up.run.exists()
 
 
 def test_final_weights_that_a_server_lost_are_loaded_before_the_last_evaluation(up: Up) -> None:

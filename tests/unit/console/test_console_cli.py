@@ -1,12 +1,15 @@
 """The command line in this process: messages and exit statuses that need no service."""
 
 import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from arlarena.console import cli
+from arlarena.proto.config import exit_on_config_error
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -88,6 +91,35 @@ def test_thin_entries_become_the_service(
     monkeypatch.setattr(os, "execv", become)
     run(monkeypatch, *arguments)
     assert seen == [[sys.executable, "-m", *expected]]
+
+
+INTERRUPTED_IMPORT = """
+import os, sys, types
+
+class Interrupted(types.ModuleType):
+    def __getattr__(self, name):
+        os.kill(os.getpid(), {number})
+
+sys.modules["arlarena.console.cli"] = Interrupted("arlarena.console.cli")
+from arlarena.console.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_imports_gives_no_stack_trace(number: int) -> None:
+    program = INTERRUPTED_IMPORT.format(number=int(number))
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (128 + number, "")
+    assert ended.stderr == f"stopped by {signal.Signals(number).name}\n"
+
+
+def test_ctrl_c_in_a_service_command_is_130_without_a_stack_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    assert exit_on_config_error(interrupted) == 130
+    assert capsys.readouterr().err == "stopped by SIGINT (Ctrl-C)\n"
 
 
 def test_doctor_finds_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,6 +104,16 @@ def test_time_left_waits_for_a_late_record(tmp_path: Path) -> None:
     assert found == [pytest.approx(35), pytest.approx(32), pytest.approx(30), pytest.approx(30)]
 
 
+def test_the_first_of_many_tasks_says_nothing_of_the_time_left(tmp_path: Path) -> None:
+    path = tmp_path / "evaluate.log"
+    stage = running(path)
+    path.write_text('{"ts": 0, "finished": 0, "total": 512}\n{"ts": 8, "finished": 6, "total": 512}\n')
+    assert read_figures(stage, now=8).words() == "6 of 512"
+    with path.open("a") as file:
+        file.write('{"ts": 13, "finished": 106, "total": 512}\n')
+    assert read_figures(stage, now=13).words() == "106 of 512, 20 s left"
+
+
 def test_a_restarted_process_is_timed_anew(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     stage = running(path)

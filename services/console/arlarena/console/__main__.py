@@ -1,6 +1,23 @@
-"""`python -m arlarena.console`: the same as the `arlarena` command."""
+"""The `arlarena` command, also `python -m arlarena.console`."""
 
-from arlarena.console.cli import main
+import signal
+import sys
+from types import FrameType
+
+
+def main() -> None:
+    """Run the command. Until it handles signals itself, Ctrl-C and SIGTERM end it without a stack trace."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    from arlarena.console.cli import main as command  # its imports take a second
+
+    command()
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    print(f"stopped by {signal.Signals(number).name}", file=sys.stderr)
+    sys.exit(128 + number)
+
 
 if __name__ == "__main__":
     main()

@@ -15,6 +15,8 @@ TAIL_BYTES = 16 * 1024
 WINDOW = 20
 # An estimate that is higher than the one before by less than this factor is noise, and is not shown.
 NOISE = 1.2
+# Share of tasks played side by side that must be over before their speed is known: at first none is over, then many.
+LEAST_FINISHED = 0.1
 Status = Literal["waiting", "running", "done", "skipped", "stopped", "failed"]
 
 
@@ -125,7 +127,8 @@ def read_figures(stage: Stage, now: float | None = None) -> Figures:
     if not newest:
         return Figures()
     shares = [newest["step"] / newest["steps"]] if newest["steps"] else []
-    left = time_left(readings, time.time() if now is None else now)
+    least = LEAST_FINISHED if "finished" in newest else 0.0
+    left = time_left(readings, time.time() if now is None else now, least)
     return Figures(
         step=int(newest["step"]),
         steps=int(newest["steps"]) if newest["steps"] else None,
@@ -138,11 +141,11 @@ def read_figures(stage: Stage, now: float | None = None) -> Figures:
     )
 
 
-def time_left(readings: Sequence[Reading], now: float) -> tuple[float, str] | None:
+def time_left(readings: Sequence[Reading], now: float, least: float = 0.0) -> tuple[float, str] | None:
     """Seconds until the first limit is used up, and the name of that limit ("": the steps).
 
     The estimate falls between two readings, and waits for the next one where that is late. None: too few readings,
-    or the stage is over.
+    or the stage is over. `least`: the share of a limit that must have been used up between them.
     """
     if len(readings) > 2:  # the first step includes the start of processes
         readings = readings[1:]
@@ -154,7 +157,7 @@ def time_left(readings: Sequence[Reading], now: float) -> tuple[float, str] | No
     estimates = []
     for name, share in last.shares.items():
         gained = share - first.shares.get(name, share)
-        if gained > 0:
+        if gained > 0 and gained >= least:
             estimates.append((elapsed / gained * (1 - share), name))
     if not estimates:
         return None
