@@ -25,9 +25,10 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # brackets are text: [run] seed
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-serve = typer.Typer(help="Run one service in the foreground.", no_args_is_help=True)
+serve = typer.Typer(help="Run one service in the foreground.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(serve, name="serve")
 
 PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
@@ -59,10 +60,13 @@ def up(
         bool, typer.Option("--fresh", help="Begin anew; the old run is kept aside as <directory>.previous.")
     ] = False,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a setting: trainer.recipe=grpo. May be repeated.")
+        list[str] | None,
+        typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Set a key: trainer.recipe=grpo. May be repeated."),
     ] = None,
 ) -> None:
-    """Run everything on this machine: broker, environment, policy server, workers, trainer, evaluation, report.
+    """Train and evaluate on this machine.
+
+    Starts broker, environment, policy server, workers and trainer, evaluates before and after, and writes a report.
 
     Exit status: 0 done, 1 the run failed, 2 the configuration is wrong, 3 a port is taken, 128 + n stopped by signal n.
     """
@@ -76,7 +80,7 @@ def up(
 
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="Directory of a run, for example runs/demo.")]) -> None:
-    """Write report.html again from what the run recorded, finished or not."""
+    """Write report.html again. It shows what the run recorded, finished or not."""
     from arlarena.console.report import write_report
     from arlarena.console.summary import read_json
 
@@ -89,7 +93,10 @@ def report(run: Annotated[Path, typer.Argument(help="Directory of a run, for exa
 
 @app.command()
 def doctor() -> None:
-    """Check this machine: Python, cores, memory, torch, broker, ports, disk. Exit status 1 if something is missing."""
+    """Check this machine.
+
+    Python, cores, memory, torch, broker, ports, disk. Exit status 1 if something is missing.
+    """
     from arlarena.console.doctor import examine
 
     console, findings = Console(highlight=False), examine()
@@ -110,13 +117,13 @@ def _exec(*arguments: str) -> NoReturn:
 def serve_environment(
     context: typer.Context, name: Annotated[str, typer.Argument(help="Environment, for example sokoban.")]
 ) -> None:
-    """Environment server NAME; further options go to it (--config FILE --host H --port P)."""
+    """Serve environment NAME. Further options go to it (--config FILE --host H --port P)."""
     _exec("arlarena.env_server", name, *context.args)
 
 
 @serve.command("inference", context_settings=PASS_ON)
 def serve_inference(context: typer.Context) -> None:
-    """Policy server; options go to it (--config FILE --model DIR --weights-root DIR --host H --port P)."""
+    """Serve a policy. Options go to it (--config FILE --model MODEL --weights-root DIR --host H --port P)."""
     _exec("arlarena.inference", *context.args)
 
 
@@ -125,7 +132,7 @@ def serve_broker_command(
     directory: Annotated[Path, typer.Option("--dir", help="Where its data and its log go.")] = Path("runs/broker"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = 0,
 ) -> None:
-    """A Valkey or Redis of our own on 127.0.0.1, until Ctrl-C."""
+    """Serve a Valkey or Redis on 127.0.0.1, until Ctrl-C."""
     from arlarena.console.foreground import serve_broker
 
     asyncio.run(serve_broker(directory, port or None))
@@ -133,25 +140,25 @@ def serve_broker_command(
 
 @app.command(context_settings=PASS_ON)
 def replay(context: typer.Context) -> None:
-    """What any method would make of recorded groups, offline; options go to the trainer (arlarena replay --help)."""
+    """Compare methods on recorded groups, offline. `arlarena replay --help` lists the options."""
     _exec("arlarena.trainer", "replay", *context.args)
 
 
 @app.command(context_settings=PASS_ON)
 def train(context: typer.Context) -> None:
-    """The trainer alone; options go to it (arlarena train --help lists them)."""
+    """Run the trainer alone. `arlarena train --help` lists its options."""
     _exec("arlarena.trainer", "train", *context.args)
 
 
 @app.command(context_settings=PASS_ON)
 def clone(context: typer.Context) -> None:
-    """Behaviour cloning alone; options go to it (arlarena clone --help lists them)."""
+    """Run behaviour cloning alone. `arlarena clone --help` lists its options."""
     _exec("arlarena.trainer", "clone", *context.args)
 
 
 @app.command("eval", context_settings=PASS_ON)
 def evaluate(context: typer.Context) -> None:
-    """Evaluation on a panel alone; options go to it (arlarena eval --help lists them)."""
+    """Run an evaluation alone. `arlarena eval --help` lists its options."""
     _exec("arlarena.rollout", "evaluate", *context.args)
 
 

@@ -1,6 +1,7 @@
 """`python -m arlarena.rollout worker | evaluate | demonstrate`.
 
-Exit codes: 0 done; 1 a service failed, or attempts remain without a result; 2 wrong configuration; 130 interrupted.
+Exit codes: 0 done; 1 a service failed, or attempts remain without a result; 2 wrong configuration, or a service
+refuses; 130 stopped.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 import msgspec
 
 from arlarena.client.environments import EnvironmentClient
-from arlarena.client.errors import ServiceError
+from arlarena.client.errors import Refused, ServiceError
 from arlarena.client.policy import PolicyClient
 from arlarena.client.transport import Timeouts
 from arlarena.proto.addresses import service_url
@@ -61,6 +62,8 @@ from arlarena.rollout.worker import Worker
 
 # What shells report for a command that was interrupted.
 EXIT_INTERRUPTED = 130
+# A service says that the request is wrong and will be wrong again: the launcher does not start the command anew.
+EXIT_REFUSED = 2
 # A line of progress at most this often, in seconds.
 PROGRESS_EVERY_S = 5.0
 
@@ -352,7 +355,7 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(error, ConfigError):
             raise
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return EXIT_REFUSED if isinstance(error, Refused) else 1
     except (KeyboardInterrupt, asyncio.CancelledError):
         return EXIT_INTERRUPTED
 
