@@ -5,9 +5,14 @@ r"""Stock math-verify and TIR Math's judge of answers side by side, on pairs who
 
 Pairs are those of tests/golden/tir_math (verdicts.tsv, pairs.jsonl) and tests/cases, and, with --golds, those made of
 the answers of such files (JSON lines, field `answer`): each in other forms of itself, which are right, and changed,
-which is wrong. Stock is `verify(parse("$gold$"), parse("\\boxed{answer}"))` of math-verify, all defaults; ours is
-`judging.judge`; tidied is math-verify on the text that our rules get (`latex.tidy`). Printed is, for each set and each kind in it, the number of pairs, and of each judge how many wrong
-answers it paid plus how many right ones it refused. Exit status 1: ours is wrong about a pair.
+which is wrong.
+
+    stock     `verify(parse("$gold$"), parse("\\boxed{answer}"))` of math-verify, all defaults
+    tidied    the same on the text that our own rules get (`latex.tidy`)
+    ours      `judging.judge`
+
+Printed is, for each set and each kind in it, the number of pairs, and of each judge how many wrong answers it paid
+plus how many right ones it refused. Exit status 1: ours is wrong about a pair.
 """
 
 from __future__ import annotations

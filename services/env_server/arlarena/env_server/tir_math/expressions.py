@@ -13,8 +13,9 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, wraps
 from math import log10
+from typing import ParamSpec
 
 import sympy
 from latex2sympy2_extended import NormalizationConfig
@@ -111,26 +112,25 @@ def read_expression(text: str) -> sympy.Expr:
     return node
 
 
+_P = ParamSpec("_P")
+
+
+def _or_not(compare: Callable[_P, bool]) -> Callable[_P, bool]:
+    """The comparison, False where it raises: what a model wrote has many ways to be wrong, and sympy to say so."""
+
+    @wraps(compare)
+    def compared(*args: _P.args, **kwargs: _P.kwargs) -> bool:
+        try:
+            return compare(*args, **kwargs)
+        except Exception:
+            return False
+
+    return compared
+
+
+@_or_not
 def same_expression(gold: str, answer: str) -> bool:
     """Whether two tidy texts are formulas of one value. What is none, or cannot be computed, is like nothing."""
-    return _or_not(lambda: _same_expression(gold, answer))
-
-
-def same_relation(gold: tuple[str, str], answer: tuple[str, str], ordered: bool) -> bool:
-    """Whether two equations (two inequalities, if `ordered`) say the same of their sides: the differences of their
-    sides are the same but for a factor, which is positive in an inequality.
-    """
-    return _or_not(lambda: _same_relation(gold, answer, ordered))
-
-
-def _or_not(compare: Callable[[], bool]) -> bool:
-    try:
-        return compare()
-    except Exception:  # what a model wrote has many ways to be wrong, and sympy to say so
-        return False
-
-
-def _same_expression(gold: str, answer: str) -> bool:
     one, other = read_expression(gold), read_expression(answer)
     if one == other:
         return True
@@ -147,7 +147,11 @@ def _same_expression(gold: str, answer: str) -> bool:
     return agreed >= (ENOUGH if one.free_symbols else 1)
 
 
-def _same_relation(gold: tuple[str, str], answer: tuple[str, str], ordered: bool) -> bool:
+@_or_not
+def same_relation(gold: tuple[str, str], answer: tuple[str, str], ordered: bool) -> bool:
+    """Whether two equations (two inequalities, if `ordered`) say the same of their sides: the differences of their
+    sides are the same but for a factor, which is positive in an inequality.
+    """
     one, other = (read_expression(f"({left})-({right})") for left, right in (gold, answer))
     if one.free_symbols != other.free_symbols or not one.free_symbols:
         return False

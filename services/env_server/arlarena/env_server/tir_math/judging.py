@@ -151,10 +151,9 @@ def by_parts(gold: str, answer: str, nesting: int) -> bool | None:
     if "relation" in kinds:
         return None
     if "matrix" in kinds:
-        both = kinds == {"matrix"}
-        return kinds <= {"matrix", "tuple"} and _pairwise(*(
-            list(shape.items) if both else _entries(shape) for shape in (meant, said)
-        ), nesting)  # fmt: skip
+        if kinds == {"matrix", "tuple"}:  # a vector may be written as a tuple
+            golds, answers = _entries(meant), _entries(said)
+        return kinds <= {"matrix", "tuple"} and _pairwise(golds, answers, nesting)
     if meant.kind == "set" and (said.kind == "set" or (said.brackets == "[]" and len(answers) != 2)):
         return _in_any_order(_different(golds, nesting), _different(answers, nesting), nesting)
     if meant.kind != said.kind:

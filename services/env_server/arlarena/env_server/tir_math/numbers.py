@@ -37,10 +37,7 @@ class Number:
     def finite(self) -> bool:
         """Whether it can be written as a decimal."""
         rest = self.value.denominator
-        for factor in (2, 5):
-            while rest % factor == 0:
-                rest //= factor
-        return rest == 1
+        return pow(10, rest.bit_length(), rest) == 0
 
 
 def read_number(text: str) -> Number | None:
