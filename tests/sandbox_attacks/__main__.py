@@ -17,10 +17,13 @@ from typing import Any
 
 from arlarena.env_server.sandbox.execution import Execution, Limits
 from arlarena.env_server.sandbox.forks import ForkSandbox, ForkSettings
+from arlarena.env_server.sandbox.lockdown import GRACE_S
 from sandbox_attacks import BREACH, Attack, Baits, attacks, baits
 from sandbox_attacks.honest import HONEST
 
 LIMITS = Limits(wall_s=4.0, cpu_s=2.0, memory_mb=256)
+# By the clock an execution may take longer where it waits for a processor; its computing is bounded on any machine.
+LONGEST_S = ForkSettings().patience * LIMITS.wall_s
 SLACK_S, SLACK_MB = 4.0, 32
 ATTACKERS = 4
 
@@ -30,8 +33,10 @@ def breaches(attack: Attack, execution: Execution, idle_mb: float) -> list[str]:
     found = []
     if BREACH in execution.stdout:
         found.append(execution.stdout[:200])
-    if execution.used.wall_s > LIMITS.wall_s + SLACK_S:
+    if execution.used.wall_s > LONGEST_S + SLACK_S:
         found.append(f"it ran for {execution.used.wall_s:.1f} s")
+    if (execution.used.cpu_s or 0.0) > LIMITS.cpu_s + GRACE_S + 0.5:
+        found.append(f"it computed for {execution.used.cpu_s:.1f} s")
     if execution.used.memory_mb > idle_mb + LIMITS.memory_mb + SLACK_MB:
         found.append(f"it held {execution.used.memory_mb:.0f} MiB")
     if len(execution.stdout) + len(execution.stderr) > LIMITS.output_bytes:

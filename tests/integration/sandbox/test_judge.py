@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
+from busy_machine import busy_cores
 
 from arlarena.env_server.sandbox import kernel
 from arlarena.env_server.sandbox.execution import Ending, Execution, Limits, SandboxError, SandboxUnavailable, Used
@@ -42,14 +44,15 @@ def test_verdicts_come_back(judge: ForkJudge, gold: str, answer: str, right: boo
     assert judge.is_right(gold, answer, "math") is right
 
 
-def stopped(ending: Ending, cpu_s: float, signal: str = "SIGKILL") -> Execution:
-    return Execution.of(ending, (b"", b"MemoryError\n"), LIMITS, signal, Used(30.0, cpu_s, 100.0))
+def stopped(ending: Ending, *, computed: bool = False) -> Execution:
+    execution = Execution.of(ending, (b"", b"MemoryError\n"), LIMITS, "SIGSEGV", Used(30.0, 4.9, 100.0))
+    return replace(execution, computed_too_long=computed)
 
 
 @pytest.mark.parametrize(
     "execution",
-    [stopped("timeout", 0.3), stopped("killed", 0.3), stopped("error", 0.3)],
-    ids=["too busy", "out of memory", "broken"],
+    [stopped("timeout"), stopped("error")],
+    ids=["too slow by the clock", "broken"],
 )
 def test_what_the_machine_fails_at_is_no_wrong_answer(
     judge: ForkJudge, monkeypatch: pytest.MonkeyPatch, execution: Execution
@@ -61,12 +64,25 @@ def test_what_the_machine_fails_at_is_no_wrong_answer(
     assert judge.is_right("1/3", f"2/6 + 0*{len(execution.detail)}", "math")  # nothing of it was kept
 
 
-@pytest.mark.parametrize("execution", [stopped("timeout", 5.0), stopped("killed", 0.1, "SIGSEGV")])
+@pytest.mark.parametrize("execution", [stopped("timeout", computed=True), stopped("killed")])
 def test_what_the_answer_is_to_blame_for_is_wrong(
     judge: ForkJudge, monkeypatch: pytest.MonkeyPatch, execution: Execution
 ) -> None:
     monkeypatch.setattr(judge._sandbox, "carry_out", lambda payload: execution)
     assert not judge.is_right("7", f"an answer with an end of {execution.detail}", "math")
+
+
+def test_an_answer_that_takes_too_much_computing_is_wrong_on_a_busy_machine_too() -> None:
+    hard = "x"
+    for _ in range(6):
+        hard = rf"\ln({hard}^{{2}}+1)^{{2}}"
+    judge = ForkJudge(ForkSettings(Limits(wall_s=2.0, cpu_s=1.0, memory_mb=512, output_bytes=4096)))
+    try:
+        with busy_cores():
+            assert [judge.is_right("x", hard + " " * number, "math") for number in range(2)] == [False, False]
+            assert judge.is_right(r"\frac{3}{4}", "0.75", "math")
+    finally:
+        judge.close()
 
 
 def test_a_verdict_is_asked_for_once(judge: ForkJudge, monkeypatch: pytest.MonkeyPatch) -> None:

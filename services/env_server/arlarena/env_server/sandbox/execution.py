@@ -34,7 +34,8 @@ class Limits:
     """What one execution may use.
 
     Attributes:
-        wall_s: seconds from its first instruction to its end.
+        wall_s: seconds from its first instruction to its end, without those in which it waited for a processor that
+            others used (forks; containers count these).
         cpu_s: seconds of processor time, rounded up to whole ones.
         memory_mb: MiB beyond what the libraries take.
         output_bytes: bytes written to standard output and standard error together; one more ends it.
@@ -44,6 +45,11 @@ class Limits:
     cpu_s: float = 5.0
     memory_mb: int = 512
     output_bytes: int = 1 << 16
+
+    @property
+    def whole_cpu_s(self) -> int:
+        """`cpu_s` as the kernel counts it, in whole seconds."""
+        return max(1, -int(-self.cpu_s // 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,7 @@ class Execution:
         stdout, stderr: what it wrote, as text, cut at the limit.
         detail: a sentence on an ending other than `ok` and `error`, "" for these.
         used: what it took.
+        computed_too_long: whether its limit of computing ended it; where its `timeout` was by the clock, False.
     """
 
     ending: Ending
@@ -74,6 +81,7 @@ class Execution:
     stderr: str
     detail: str
     used: Used
+    computed_too_long: bool = False
 
     @classmethod
     def of(cls, ending: Ending, streams: tuple[bytes, bytes], limits: Limits, signal: str, used: Used) -> Execution:
@@ -93,7 +101,9 @@ class Execution:
 
     @property
     def error_line(self) -> str:
-        """The last line that says what went wrong; "" where nothing did."""
+        """The line that says what went wrong: an error's kind and the first line of its message; "" where nothing did,
+        or where it said nothing.
+        """
         if self.ending == "ok":
             return ""
         lines = self.stderr.strip().splitlines()

@@ -7,11 +7,12 @@ import fcntl
 import json
 import os
 import select
+import signal
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, TimeoutError
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from arlarena.env_server.sandbox import kernel
 from arlarena.env_server.sandbox.admission import Admission
@@ -27,11 +28,12 @@ from arlarena.env_server.sandbox.execution import (
 )
 from arlarena.env_server.sandbox.lockdown import REQUIRED
 from arlarena.env_server.sandbox.process import Ended, ZygoteDied, ZygoteProcess
-from arlarena.env_server.sandbox.zygote import READY
+from arlarena.env_server.sandbox.zygote import HEADER, READY
 
 PROGRAM = "arlarena.env_server.sandbox.program"
 TRIES = 3  # a program that was running when the zygote died is run again: nobody has seen anything of it
 CHUNK = 1 << 16
+RECHECK_S = 0.05  # between looks at how long a program has waited for a processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class ForkSettings:
         required: layers of `lockdown.LAYERS` without which nothing is run.
         start_s: how long the zygote may take to load its libraries.
         begin_s: how long a fork may take until it is locked down; then something is wrong with the zygote.
+        patience: how many times its `wall_s` an execution may take by the clock where it waits for a processor that
+            others use; then this machine has too much to do, and the execution is a `SandboxError`.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -53,6 +57,7 @@ class ForkSettings:
     required: tuple[str, ...] = REQUIRED
     start_s: float = 120.0
     begin_s: float = 30.0
+    patience: float = 6.0
 
 
 class ForkSandbox:
@@ -108,7 +113,7 @@ class ForkSandbox:
             self._zygote.close()
 
     def _once(self, payload: bytes, limits: Limits | None) -> Execution:
-        run = _Run(self._living(), payload, limits or self._settings.limits, self._settings.begin_s)
+        run = _Run(self._living(), payload, limits or self._settings.limits, self._settings)
         try:
             return run.execution()
         except OSError as error:  # this server's own: no descriptor or no memory is left
@@ -131,10 +136,12 @@ class ForkSandbox:
 class _Run:
     """One execution under way."""
 
-    def __init__(self, zygote: ZygoteProcess, payload: bytes, limits: Limits, begin_s: float) -> None:
-        self._zygote, self._payload, self._limits, self._begin_s = zygote, payload, limits, begin_s
+    def __init__(self, zygote: ZygoteProcess, payload: bytes, limits: Limits, settings: ForkSettings) -> None:
+        self._zygote, self._payload, self._limits, self._begin_s = zygote, payload, limits, settings.begin_s
+        self._longest_s = settings.patience * limits.wall_s
         self._out, self._err = bytearray(), bytearray()
-        self._began = 0.0
+        self._began = self._waited = 0.0
+        self._pid = 0
 
     def execution(self) -> Execution:
         """Fork, read until the end or a limit, and say how it went."""
@@ -160,24 +167,50 @@ class _Run:
         poll = select.poll()
         for descriptor in left:
             poll.register(descriptor, select.POLLIN)
-        while left:
-            for descriptor, _ in poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        while left or not future.done():
+            for descriptor, _ in poll.poll(1000 * max(0.0, deadline - time.monotonic())) if left else ():
                 chunk = os.read(descriptor, CHUNK)
                 left[descriptor].extend(chunk)
                 if not chunk:
                     poll.unregister(descriptor)
                     del left[descriptor]
-            if not self._began and self._out.startswith(READY):
-                self._began = time.monotonic()
+            if not left:  # it has ended, or has closed its streams and goes on
+                with contextlib.suppress(TimeoutError):
+                    future.exception(max(0.0, deadline - time.monotonic()))
+            if not self._began and len(self._out) >= HEADER and self._out.startswith(READY):
+                self._begin()
                 deadline = self._began + self._limits.wall_s
-            if len(self._out) + len(self._err) > self._limits.output_bytes + len(READY):
+            if len(self._out) + len(self._err) > self._limits.output_bytes + HEADER:
                 return "output"
-            if time.monotonic() >= deadline:
-                return "timeout"
-        with contextlib.suppress(TimeoutError):  # it may have closed its streams and go on
-            future.exception(max(0.0, deadline - time.monotonic()))
-            return None
-        return "timeout"
+            if time.monotonic() >= deadline and (left or not future.done()):
+                remaining = self._remaining()
+                if remaining <= 0:
+                    return "timeout"
+                deadline = time.monotonic() + max(remaining, RECHECK_S)
+        return None
+
+    def _begin(self) -> None:
+        """The fork is locked down, and its time begins."""
+        self._pid = int.from_bytes(self._out[len(READY) : HEADER], "little")
+        self._began, self._waited = time.monotonic(), kernel.waited_s(self._pid)
+
+    def _remaining(self) -> float:
+        """Seconds that are left of its time by the clock. Those in which it could have computed, but others did, do not
+        count: a program ends in the same way on a busy machine.
+
+        Raises:
+            SandboxError: it has waited for a processor for too long.
+        """
+        if not self._began:
+            return 0.0
+        taken = time.monotonic() - self._began
+        remaining = self._limits.wall_s - (taken - (kernel.waited_s(self._pid) - self._waited))
+        if remaining > 0 and taken >= self._longest_s:
+            raise SandboxError(
+                f"this machine is too busy: an execution waited for a processor for most of {taken:.0f} s; lower "
+                "max_running, or run fewer processes beside this server"
+            )
+        return remaining
 
     def _ended(self, future: Future[Ended]) -> Ended:
         try:
@@ -192,11 +225,19 @@ class _Run:
 
     def _told(self, ended: Ended, stopped: Ending | None) -> Execution:
         ending: Ending = stopped or ("ok" if ended.status == 0 else "error" if ended.status > 0 else "killed")
-        if ending == "killed" and ended.cpu_s >= self._limits.cpu_s - 0.1:  # by the kernel, at its limit
+        # The kernel counts computing by ticks: it may end a program some percent before what it reports then.
+        computed = stopped is None and (ended.status == -signal.SIGXCPU or ended.cpu_s > self._limits.whole_cpu_s)
+        if computed:
             ending = "timeout"
-        streams = bytes(self._out[len(READY) :]), bytes(self._err)
+        elif ending == "killed" and stopped is None and ended.status == -signal.SIGKILL:
+            raise SandboxError(
+                "an execution was killed by this machine (SIGKILL), most likely as its memory ran out: lower "
+                "max_running or memory_mb, or give the server more memory"
+            )
+        streams = bytes(self._out[HEADER:]), bytes(self._err)
         used = Used(time.monotonic() - self._began, ended.cpu_s, ended.memory_mb)
-        return Execution.of(ending, streams, self._limits, signal_name(-ended.status), used)
+        execution = Execution.of(ending, streams, self._limits, signal_name(-ended.status), used)
+        return replace(execution, computed_too_long=computed)
 
 
 def _closing(stack: contextlib.ExitStack, descriptor: int) -> int:

@@ -58,6 +58,17 @@ def close_from(first: int) -> None:
         os.closerange(first, 1 << 16)
 
 
+def waited_s(pid: int) -> float:
+    """Seconds that a process of one thread has waited for a processor while it could have computed; 0 where the kernel
+    does not say.
+    """
+    try:
+        with open(f"/proc/{pid}/schedstat") as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
 def use_huge_pages() -> None:
     """Gather this process's memory in pages of 2 MiB, where the kernel has them: a fork copies the table of pages, and
     spends half of its time on it.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from arlarena.env_server.sandbox.kernel import (
@@ -39,9 +40,10 @@ def version() -> int:
         return 0
 
 
-def ruleset(readable: Iterable[Path]) -> int:
-    """A descriptor of rules under which nothing can be done with any file, but reading what is at or below `readable`;
-    nor with TCP, nor with signals to other processes where the kernel knows these rules.
+def ruleset(readable: Sequence[Path]) -> int:
+    """A descriptor of rules under which nothing can be done with any file, but reading what is at or below `readable`,
+    and listing the folders that hold these, as Python does before each import once such a folder has changed; nor with
+    TCP, nor with signals to other processes where the kernel knows these rules.
 
     Raises:
         OSError: the kernel has no Landlock.
@@ -54,14 +56,20 @@ def ruleset(readable: Iterable[Path]) -> int:
     )
     size = 24 if abi >= 6 else 16 if abi >= 4 else 8
     rules = call(LANDLOCK_CREATE_RULESET, ctypes.byref(attributes), size, 0)  # type: ignore[arg-type]
-    for path in readable:
-        parent = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        try:
-            rule = _PathBeneath(READ_FILE | READ_DIR if path.is_dir() else READ_FILE, parent)
-            call(LANDLOCK_ADD_RULE, rules, PATH_BENEATH, ctypes.byref(rule), 0)  # type: ignore[arg-type]
-        finally:
-            os.close(parent)
+    allowed = [(path, READ_FILE | READ_DIR if path.is_dir() else READ_FILE) for path in readable]
+    for path, rights in [*allowed, *((folder, READ_DIR) for folder in {path.parent for path in readable})]:
+        with contextlib.suppress(FileNotFoundError):  # it was deleted meanwhile
+            _allow(rules, path, rights)
     return rules
+
+
+def _allow(rules: int, path: Path, rights: int) -> None:
+    parent = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        rule = _PathBeneath(rights, parent)
+        call(LANDLOCK_ADD_RULE, rules, PATH_BENEATH, ctypes.byref(rule), 0)  # type: ignore[arg-type]
+    finally:
+        os.close(parent)
 
 
 def restrict(rules: int) -> None:

@@ -18,6 +18,9 @@ from arlarena.env_server.sandbox import kernel, landlock, seccomp
 NOBODY = 65534
 # Beside a program that computes, the server and the zygote come first.
 NICENESS = 5
+# At its limit of computing a program is ended by SIGXCPU, which nothing else sends. One that blocks or handles the
+# signal is killed so many seconds of computing later.
+GRACE_S = 1
 LAYERS = ("rlimits", "user", "capabilities", "no_new_privs", "landlock", "seccomp", "namespaces")
 # Without one of these nothing runs, unless the settings say so: the others depend on how the server was started.
 REQUIRED = ("rlimits", "capabilities", "no_new_privs", "landlock", "seccomp")
@@ -86,7 +89,7 @@ def lock_down(plan: Plan, cpu_s: int, memory_bytes: int) -> list[str]:
 
 def _limit(cpu_s: int, address_space: int) -> None:
     for name, most in (
-        (resource.RLIMIT_CPU, cpu_s),
+        (resource.RLIMIT_CPU, cpu_s + GRACE_S),
         (resource.RLIMIT_AS, address_space),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
@@ -98,7 +101,8 @@ def _limit(cpu_s: int, address_space: int) -> None:
     ):
         hard = resource.getrlimit(name)[1]
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(name, (most, most))
+        soft = min(most, cpu_s) if name == resource.RLIMIT_CPU else most
+        resource.setrlimit(name, (soft, most))
     # Should memory run out all the same, the kernel ends a program and not the server.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")

@@ -94,8 +94,7 @@ class ZygoteProcess:
             ZygoteDied: there is no zygote any more.
         """
         number, future = next(self._numbers), Future[Ended]()
-        cpu_s = max(1, -int(-limits.cpu_s // 1))
-        order = {"id": number, "cpu_s": cpu_s, "memory_mb": limits.memory_mb}
+        order = {"id": number, "cpu_s": limits.whole_cpu_s, "memory_mb": limits.memory_mb}
         with self._lock:
             if self._dead:
                 raise ZygoteDied("the zygote is gone")

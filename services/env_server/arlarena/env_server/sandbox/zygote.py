@@ -34,7 +34,9 @@ from arlarena.env_server.sandbox.lockdown import (
     may_become_nobody,
 )
 
-READY = b"\x06"  # the first byte of standard output: the fork is locked down. The program begins after it.
+READY = b"\x06"  # the first byte of standard output: the fork is locked down. The program begins after the header.
+PID_BYTES = 4  # the fork's process id, little-endian, which follows it
+HEADER = len(READY) + PID_BYTES
 NOT_LOCKED = 97  # exit code of a fork that could not lock itself down; read only where READY never came
 LONGEST = 4096  # bytes of a message
 
@@ -95,7 +97,7 @@ class Zygote:
             os.setsid()
             payload = self._take(descriptors)
             lock_down(self._plan, order["cpu_s"], order["memory_mb"] << 20)
-            os.write(1, READY)
+            os.write(1, READY + os.getpid().to_bytes(PID_BYTES, "little"))
             code = self._work(payload)
         except BaseException as error:
             with contextlib.suppress(BaseException):

@@ -48,7 +48,7 @@ class ForkJudge:
             SandboxUnavailable: it does not judge rightly here; or as in `ForkSandbox`.
             SandboxError: see `ForkSandbox`.
         """
-        self._sandbox, self._cpu_s = ForkSandbox(settings, WORK), settings.limits.cpu_s
+        self._sandbox = ForkSandbox(settings, WORK)
         self._kept: OrderedDict[tuple[str, str, str], bool] = OrderedDict()
         self._lock = threading.Lock()
         for (form, gold, answer), expected in KNOWN.items():
@@ -77,13 +77,12 @@ class ForkJudge:
         self._sandbox.close()
 
     def _asked(self, payload: bytes) -> bool:
-        """The verdict of a fork. One that was stopped is the answer's fault only if that made it compute for so long,
+        """The verdict of a fork. One that was stopped is the answer's fault only if that made it compute for too long,
         or crash: a busy machine, or one without memory, makes no answer wrong.
         """
         execution = self._sandbox.carry_out(payload)
         if execution.ending == "ok":
             return execution.stdout == RIGHT
-        computed = execution.used.cpu_s or 0.0
-        if computed >= self._cpu_s - 0.1 or (execution.ending == "killed" and "SIGKILL" not in execution.detail):
+        if execution.computed_too_long or execution.ending == "killed":
             return False
         raise SandboxError(f"an answer could not be judged: {execution.error_line or execution.ending}")
