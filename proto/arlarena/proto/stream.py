@@ -271,18 +271,22 @@ class Streams:
         """
         await self._give_back(lease, "", 0.0, counted)
 
-    async def fail(self, lease: Lease, reason: str) -> None:
+    async def fail(self, lease: Lease, reason: str, *, final: bool = False) -> None:
         """Give the task back after a failure of the infrastructure. Without effect where the lease is lost.
 
-        It rests for `retry_delay_s`, doubled with each delivery. After the last one it is a dead letter with this
-        reason.
+        It rests for `retry_delay_s`, doubled with each delivery. After the last one, or if this failure is `final`
+        (another try would fail alike), it is a dead letter with this reason.
         """
-        await self._give_back(lease, reason, self.limits.retry_delay_s * 2.0 ** (lease.deliveries - 1), True)
+        delay_s = self.limits.retry_delay_s * 2.0 ** (lease.deliveries - 1)
+        await self._give_back(lease, reason, delay_s, True, final=final)
 
-    async def _give_back(self, lease: Lease, reason: str, delay_s: float, counted: bool) -> None:
+    async def _give_back(
+        self, lease: Lease, reason: str, delay_s: float, counted: bool, *, final: bool = False
+    ) -> None:
+        most = 1 if final else self.limits.max_deliveries
         idle_ms = max(0, self._ttl_ms - int(delay_s * 1000))
         holder = (lease.stream_id, lease.consumer, lease.deliveries)
-        await self._script(_scripts.GIVE_BACK, *holder, reason, idle_ms, self.limits.max_deliveries, int(counted))
+        await self._script(_scripts.GIVE_BACK, *holder, reason, idle_ms, most, int(counted))
 
     @property
     def _ttl_ms(self) -> int:

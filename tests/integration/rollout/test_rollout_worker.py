@@ -134,15 +134,16 @@ async def test_a_group_that_always_fails_becomes_a_dead_letter(house: Any, token
     assert "500" in letter.reason
 
 
-async def test_a_wrong_task_is_given_back_with_its_reason(house: Any, tokens: Tokens, connect: Connect) -> None:
+async def test_a_wrong_task_is_a_dead_letter_after_one_delivery(house: Any, tokens: Tokens, connect: Connect) -> None:
     house.corridor.size = 1
-    trainer = await connect(max_deliveries=1)
+    trainer = await connect(max_deliveries=5)
     await trainer.issue(orders(2))
-    async with working(house, tokens, await connect(max_deliveries=1)):
+    async with working(house, tokens, await connect(max_deliveries=5)):
         groups = await collect(trainer, 2)
     assert isinstance(groups["g0"], Group)
     assert isinstance(groups["g1"], DeadLetter)
     assert "unknown_task" in groups["g1"].reason
+    assert groups["g1"].deliveries == 1
 
 
 async def test_a_lease_is_renewed_while_its_group_is_played(house: Any, tokens: Tokens, connect: Connect) -> None:

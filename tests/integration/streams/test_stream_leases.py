@@ -103,6 +103,14 @@ async def test_each_rest_is_twice_the_one_before_and_the_last_reason_is_kept(con
     assert entry.item == DeadLetter("g0", "failure 4", 4)
 
 
+async def test_a_final_failure_is_a_dead_letter_at_once(connect, make_tasks) -> None:
+    streams = await connect(max_deliveries=5)
+    await streams.issue(make_tasks(1))
+    await streams.fail(await streams.lease(consumer="w", block_s=0), "no such task", final=True)
+    (entry,) = await streams.collect(consumer="t", count=5, block_s=0)
+    assert entry.item == DeadLetter("g0", "no such task", 1)
+
+
 async def test_a_reason_survives_a_later_silent_death(connect, make_tasks) -> None:
     streams = await connect(max_deliveries=2, retry_delay_s=0.0, lease_ttl_s=0.2)
     await streams.issue(make_tasks(1))

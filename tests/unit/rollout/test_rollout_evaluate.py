@@ -2,10 +2,13 @@
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from rollout_support import RIGHT, Corridor, House, command
 
 from arlarena.proto.config import ConfigError
@@ -107,6 +110,38 @@ async def test_services_that_never_come_are_named(
     said = capsys.readouterr().err
     assert f"environment server at {away} did not answer within 2 s" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [
+        (404, 2, "/ready was refused with 404: no such page"),
+        (500, 1, "is not ready after 2 s: GET"),
+    ],
+)
+async def test_a_service_that_answers_with_an_error_is_not_asked_whether_it_runs(
+    house: House,
+    policy_directory: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    status: int,
+    code: int,
+    said: str,
+) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=status, text="no such page")
+
+    app = web.Application()
+    app.add_routes([web.get("/{path:.*}", answer)])
+    async with TestServer(app) as other:
+        flags = ("--environment-url", f"http://127.0.0.1:{other.port}", "--out", str(tmp_path / "x.json"))
+        started = time.monotonic()
+        assert await command(house, policy_directory, "evaluate", *flags) == code
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert str(status) in printed
+    assert "is it running" not in printed
+    assert status != 404 or time.monotonic() - started < 2  # it is not waited for
 
 
 async def test_a_panel_beyond_the_split_is_refused(house: House, policy_directory: Path, tmp_path: Path) -> None:

@@ -205,6 +205,7 @@ async def _evaluate(setup: Setup, panel: EvaluationSettings, out: Path, episodes
         report = _progress(setup.log, "evaluating", len(assignments))
         played = await play_all(runner, assignments, policy, concurrency=panel.concurrency, progress=report)
     result = summarise(panel, environment, assignments, played, time.monotonic() - started)
+    result["data"] = msgspec.to_builtins(info.data)
     write_whole(out, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
     if episodes is not None:
         write_episodes(episodes, assignments, played, panel.episodes)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from arlarena.client.environments import EnvironmentClient, Session
 from arlarena.client.errors import Full, Refused, ServiceError, Unavailable
 from arlarena.client.policy import PolicyClient
+from arlarena.client.transport import Transport
 from arlarena.proto.telemetry import Logger
 from arlarena.rollout.episode import Assignment, Episode, Policy, play
 from arlarena.rollout.settings import RolloutSettings
@@ -54,18 +55,19 @@ class Runner:
 
         Raises:
             ServicesDown: one of them does not within `infra_patience_s`.
+            Refused: one of them says that the request is wrong (4xx), as where something else listens there.
         """
-        services: list[tuple[str, Callable[[], Awaitable[bool]]]] = [
-            (f"environment server at {self.environments.url}", self.environments.ready)
-        ]
+        services = [("environment server", self.environments.transport, "/ready")]
         if self.inference is not None:
-            services.append((f"inference at {self.inference.url}", self.inference.healthy))
+            services.append(("inference", self.inference.transport, "/health"))
         deadline, pause = time.monotonic() + self.settings.infra_patience_s, FIRST_PAUSE_S
-        for name, check in services:
-            while not await check():
+        for name, transport, path in services:
+            while (problem := await _problem(transport, path)) is not None:
                 if time.monotonic() >= deadline:
+                    what = "is not ready after" if problem.answered else "did not answer within"
+                    hint = "" if problem.answered else "; is it running?"
                     raise ServicesDown(
-                        f"{name} did not answer within {self.settings.infra_patience_s:g} s; is it running?"
+                        f"{name} at {transport.url} {what} {self.settings.infra_patience_s:g} s: {problem}{hint}"
                     )
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
@@ -148,3 +150,18 @@ class Runner:
         seat.session = None
         self._abandoned.add(task)
         task.add_done_callback(self._abandoned.discard)
+
+
+async def _problem(transport: Transport, path: str) -> Unavailable | None:
+    """Why a service is not ready; None if it is. Asked once.
+
+    Raises:
+        Refused: it answers 4xx, which waiting does not change.
+    """
+    try:
+        answer = await transport.request("GET", path, timeout_s=transport.timeouts.connect_s)
+    except Unavailable as error:
+        return error
+    if answer.status != 200:
+        raise answer.refusal()
+    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from arlarena.proto.config import ConfigError
+from arlarena.proto.config import ConfigError, nearest
 from arlarena.proto.env import Info, Split
 from arlarena.proto.task_order import TaskOrder
 from arlarena.rollout.settings import EvaluationSettings
@@ -19,8 +19,10 @@ def find_split(info: Info, name: str, setting: str) -> Split:
     for split in info.splits:
         if split.name == name:
             return split
-    known = ", ".join(split.name for split in info.splits) or "none"
-    raise ConfigError(f"{setting} = {name!r}: {info.name} has no such split; known: {known}")
+    names = [split.name for split in info.splits]
+    close, known = nearest(name, names), f"known: {', '.join(names) or 'none'}"
+    hint = f"{known}; {close}" if close.startswith("did") else known
+    raise ConfigError(f"{setting} = {name!r}: {info.name} has no such split; {hint}")
 
 
 def check_evaluation(info: Info, settings: EvaluationSettings) -> None:

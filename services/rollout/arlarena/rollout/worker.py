@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from arlarena.client.errors import ServiceError
+from arlarena.client.errors import Refused, ServiceError
 from arlarena.client.policy import PolicyClient
 from arlarena.proto.stream import Lease, Streams
 from arlarena.proto.telemetry import Logger
@@ -201,7 +201,7 @@ class Worker:
             play.settling = True
             self.tally.failed += 1
             self._log.error("group_failed", group=order.group_id, delivery=lease.deliveries, reason=str(error))
-            await self._streams.fail(lease, str(error))
+            await self._streams.fail(lease, str(error), final=isinstance(error, Refused))
             return
         published = await self._streams.complete(lease, group)
         self._count(group, published)

@@ -21,6 +21,8 @@ from arlarena.trainer.versions import Version
 
 # Between two attempts at a push, in seconds: a tiny engine restarts in about five.
 _RETRY_PAUSE_S = 0.5
+# Answers that no repetition changes: a wrong token, another program at that address, a version that is too large.
+_PERMANENT = (401, 403, 405, 413, 422)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,8 @@ class Publisher:
         trainer must stop.
 
         Raises:
-            PushRefused: a server's check of the weights failed. PushError: one kept failing for `patience_s`.
+            PushRefused: a server's check of the weights failed. PushError: one kept failing for `patience_s`, or
+                gave an answer that trying again does not change.
         """
         began = time.monotonic()
         async with aiohttp.ClientSession() as session:
@@ -72,6 +75,8 @@ class Publisher:
                 raise
             except (aiohttp.ClientError, TimeoutError, PushError) as error:
                 reason = str(error) or type(error).__name__
+                if isinstance(error, PushError) and error.status in _PERMANENT:
+                    raise
                 if time.monotonic() > deadline:
                     raise PushError(
                         f"{server.url} did not take {version.version} within {self._patience_s:.0f} s; last: {reason}"
