@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from arlarena.console.charts import Line, interval_chart, line_chart, short, ticks
+from arlarena.console.charts import Estimate, Line, interval_chart, line_chart, short, ticks
 from arlarena.console.failures import LaunchError
 from arlarena.console.report import render, write_report
 from arlarena.console.rundir import RunDirectory, Start
-from arlarena.console.summary import kinds_table, read_steps, summarise
+from arlarena.console.summary import kinds_table, read_steps, summarise, table
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
 
@@ -232,6 +232,97 @@ def test_success_by_kind_of_task_is_shown_where_there_are_kinds(tmp_path: Path) 
     assert [list(column.cells) for column in shown.columns] == [
         ["look_at_obj_in_light"], ["38"], ["40.0"], ["60.0"], ["50.0 to 70.0"]
     ]  # fmt: skip
+
+
+class Texts(HTMLParser):
+    """The tick labels of a chart: text, x, baseline and anchor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, float, float, str]] = []
+        self._open: dict[str, str | None] | None = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._open = dict(attrs) if tag == "text" else None
+
+    def handle_data(self, data: str) -> None:
+        if self._open is not None:
+            x, y = float(self._open["x"] or 0), float(self._open["y"] or 0)
+            self.found.append((data, x, y, self._open.get("text-anchor") or "start"))
+            self._open = None
+
+
+def boxes(chart: str) -> list[tuple[str, float, float, float, float]]:
+    """Every label with its left, right, top and bottom: letters of 10.5 px are at most 6.3 px wide on average."""
+    texts = Texts()
+    texts.feed(chart)
+    found = []
+    for text, x, y, anchor in texts.found:
+        width = 6.3 * len(text)
+        left = x - {"start": 0.0, "middle": width / 2, "end": width}[anchor]
+        found.append((text, left, left + width, y - 8, y + 2))
+    return found
+
+
+ALFWORLD_KINDS = (
+    "look at obj in light", "pick and place simple", "pick clean then place in recep", "pick cool then place in recep",
+    "pick heat then place in recep", "pick two obj and place",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        ALFWORLD_KINDS,
+        ("4", "5", "6", "7", "8"),
+        tuple(str(number) for number in range(4, 40)),
+        ("easy", "hard"),
+        ("level 1", "level 2", "level 3", "level 4", "level 5"),
+        ("x" * 300,),
+    ],
+)
+def test_labels_of_classes_do_not_overlap_and_stay_inside(classes: tuple[str, ...]) -> None:
+    estimates = [Estimate(0.5, 0.4, 0.6)] * len(classes)
+    chart = interval_chart("t", classes, [("before", estimates), ("after", estimates)])
+    assert chart is not None
+    width, height = map(float, chart.split('viewBox="0 0 ')[1].split('"')[0].split())
+    found = boxes(chart)
+    for text, left, right, top, bottom in found:
+        assert left >= 0, text
+        assert right <= width * 1.12, text  # 6.3 is a letter's width at its most
+        assert top >= 0, text
+        assert bottom <= height, text
+    for one, other in itertools.combinations(found, 2):
+        assert one[2] <= other[1] or other[2] <= one[1] or one[4] <= other[3] or other[4] <= one[3], (one, other)
+    assert chart.count("<circle") == 2 * len(classes)
+
+
+def test_the_page_names_date_code_command_and_configuration(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.open("demo", Start.NEW, "arlarena up my.toml --set trainer.lr=1e-3")
+    run.config.write_text("[trainer]\nlr = 1e-3\n")
+    page = render(RunDirectory(run.path), None)
+    for text in (
+        run.state.started[:10],
+        run.state.code[0],
+        "arlarena up my.toml --set trainer.lr=1e-3",
+        f"arlarena up {run.config} --run-dir DIRECTORY",
+        "lr = 1e-3",
+    ):
+        assert text in page
+
+
+@pytest.mark.parametrize("official", [True, False, None])
+def test_summary_console_and_page_say_when_tasks_are_not_official(tmp_path: Path, official: bool | None) -> None:
+    run = write_run(tmp_path)
+    for label, success in (("before", 0.4), ("after", 0.6)):
+        data = {"description": "games made by this server", "official": official}
+        run.panel(label).write_text(json.dumps(panel(success, data=data)))
+    summary = summarise(run, "alfworld", "sampo", 0)
+    assert summary["data"] == {"description": "games made by this server", "official": official}
+    warned = "Not comparable with published results: games made by this server"
+    assert (warned in render(run, summary)) is (official is False)
+    assert (table(summary).caption == warned) is (official is False)
 
 
 def test_an_environment_without_kinds_has_no_table_of_them(tmp_path: Path) -> None:

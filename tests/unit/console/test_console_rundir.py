@@ -1,11 +1,15 @@
 """Whose a run directory is, and what may be done to it."""
 
 import json
+import subprocess
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from arlarena.console.rundir import RunDirectory, Start
+from arlarena.console import rundir
+from arlarena.console.rundir import RunDirectory, Start, code_version
 from arlarena.proto.config import ConfigError
 
 
@@ -101,3 +105,38 @@ def test_a_state_that_cannot_be_read_is_no_stack_trace(tmp_path: Path, text: str
     (path / "run.json").write_text(text)
     with pytest.raises(ConfigError, match=r"cannot be read|newer ARLArena"):
         begin(path, Start.RESUME)
+
+
+def git(folder: Path, *arguments: str) -> None:
+    who = ("-c", "user.name=n", "-c", "user.email=e@example.org")
+    subprocess.run(["git", "-C", str(folder), *who, *arguments], check=True, capture_output=True)
+
+
+def test_the_version_of_the_code_names_its_commit(tmp_path: Path) -> None:
+    file = tmp_path / "code" / "rundir.py"
+    file.parent.mkdir()
+    file.write_text("1\n")
+    released = version("arlarena-console")
+    assert code_version(file) == released
+    git(tmp_path, "init")
+    assert code_version(file) == released  # a repository that does not hold the code
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "first")
+    commit = code_version(file).removeprefix(f"{released}, commit ")
+    assert len(commit) >= 7
+    assert (tmp_path / ".git").exists()
+    file.write_text("2\n")
+    assert code_version(file) == f"{released}, commit {commit}+changes"
+
+
+def test_a_run_keeps_its_start_and_every_version_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDirectory(tmp_path / "run")
+    for code in ("0.1.0", "0.1.0", "0.2.0"):
+        monkeypatch.setattr(rundir, "code_version", lambda code=code: code)
+        run.open("demo", Start.RESUME if run.path.exists() else Start.NEW, f"arlarena up {code}")
+        run.release()
+    state = RunDirectory(run.path).read_state()
+    assert state is not None
+    assert state.code == ["0.1.0", "0.2.0"]
+    assert state.command == "arlarena up 0.1.0"
+    assert datetime.fromisoformat(state.started).tzinfo is not None

@@ -11,6 +11,8 @@ from markupsafe import Markup, escape
 WIDTH, HEIGHT = 380, 190
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 24
 MOST_POINTS = 400
+# Of the labels: mean width of a letter, and the height of a class that has a line for its name.
+LETTER, ROW = 5.6, 38
 # Window of the bold line, as a share of the points: wide enough to see a trend through the noise of a step.
 SMOOTHING = 0.1
 FEWEST_SMOOTHED = 12
@@ -186,9 +188,14 @@ class Estimate:
 def interval_chart(
     title: str, classes: Sequence[str], series: Sequence[tuple[str, Sequence[Estimate | None]]]
 ) -> Markup | None:
-    """Estimates with their intervals by class, the series side by side; values are shares of 1."""
+    """Estimates with their intervals by class, the series side by side; values are shares of 1.
+
+    Classes are columns, or rows where a name is wider than a column.
+    """
     if not classes or not any(estimate for _, estimates in series for estimate in estimates):
         return None
+    if max(map(len, classes)) * LETTER > (WIDTH - LEFT - RIGHT) / len(classes):
+        return _interval_rows(title, classes, series)
     x = Scale(-0.5, len(classes) - 0.5, LEFT, WIDTH - RIGHT)
     y = Scale(0.0, 1.0, HEIGHT - BOTTOM, TOP)
     parts = _axes(x, y, range(len(classes)), classes)
@@ -198,7 +205,7 @@ def interval_chart(
             if estimate is None:
                 continue
             at = x(place + shift)
-            said = f"{name}, {classes[place]}: {estimate.value:.0%} ({estimate.low:.0%} to {estimate.high:.0%})"
+            said = _said(name, classes[place], estimate)
             low, value, high = y(estimate.low), y(estimate.value), y(estimate.high)
             parts += [
                 f'<line class="whisker c{index}" x1="{at:.1f}" x2="{at:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>',
@@ -208,10 +215,44 @@ def interval_chart(
     return _figure(title, [name for name, _ in series], parts)
 
 
-def _figure(title: str, names: Sequence[str], parts: Sequence[str]) -> Markup:
+def _said(name: str, group: str, estimate: Estimate) -> str:
+    return f"{name}, {group}: {estimate.value:.0%} ({estimate.low:.0%} to {estimate.high:.0%})"
+
+
+def _interval_rows(
+    title: str, classes: Sequence[str], series: Sequence[tuple[str, Sequence[Estimate | None]]]
+) -> Markup:
+    """Every class below the one before, its name above its intervals."""
+    bottom = TOP + ROW * len(classes)
+    x = Scale(0.0, 1.0, RIGHT, WIDTH - 2 * RIGHT)
+    parts = []
+    for value in ticks(0.0, 1.0):
+        at = x(value)
+        parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{bottom}"/>')
+        parts.append(f'<text class="tick" x="{at:.1f}" y="{bottom + 14}" text-anchor="middle">{value:.0%}</text>')
+    most = int((WIDTH - 2 * RIGHT) / LETTER)
+    for place, group in enumerate(classes):
+        top = TOP + ROW * place
+        shown = group if len(group) <= most else group[: most - 1] + "…"
+        parts.append(
+            f'<text class="tick" x="{RIGHT}" y="{top + 9}">{escape(shown)}<title>{escape(group)}</title></text>'
+        )
+        for index, (name, estimates) in enumerate(series):
+            if (estimate := estimates[place]) is None:
+                continue
+            at = top + 18 + 10 * index
+            parts += [
+                f'<line class="whisker c{index}" x1="{x(estimate.low):.1f}" x2="{x(estimate.high):.1f}"',
+                f' y1="{at}" y2="{at}"/><circle class="dot c{index}" cx="{x(estimate.value):.1f}" cy="{at}" r="3.5">',
+                f"<title>{escape(_said(name, group, estimate))}</title></circle>",
+            ]
+    return _figure(title, [name for name, _ in series], parts, bottom + BOTTOM)
+
+
+def _figure(title: str, names: Sequence[str], parts: Sequence[str], height: int = HEIGHT) -> Markup:
     keys = "".join(f'<span class="key"><i class="c{i}"></i>{escape(name)}</span>' for i, name in enumerate(names))
     legend = keys if len(names) > 1 else ""
     return Markup(
         f"<figure><figcaption>{escape(title)}{legend}</figcaption>"
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg></figure>'
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg></figure>'
     )  # every text in it went through escape

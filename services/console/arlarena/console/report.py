@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from markupsafe import Markup
 from arlarena.console.charts import Estimate, Line, Mark, interval_chart, line_chart
 from arlarena.console.rundir import RunDirectory
 from arlarena.console.stage import duration
-from arlarena.console.summary import interval, percent, read_json, read_records, read_steps
+from arlarena.console.summary import data_warning, interval, percent, read_json, read_records, read_steps
 
 SHARE = (0.0, 1.0)
 MOST_EPISODES = 4
@@ -179,14 +180,18 @@ def render(run: RunDirectory, summary: dict[str, Any] | None) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "interval": interval, "duration": duration}
-    steps = read_steps(run.metrics)
+    steps, state = read_steps(run.metrics), run.read_state()
+    before, after = _panel(run.panel("before")), _panel(run.panel("after"))
     return environment.get_template("report.html.j2").render(
-        name=run.state.name if hasattr(run, "state") else run.path.name,
+        name=state.name if state else run.path.name,
+        state=state,
+        warning=data_warning(before or after),
+        repeat=f"arlarena up {shlex.quote(str(run.config.absolute()))} --run-dir DIRECTORY",
         summary=summary,
         training=training_charts(steps, summary),
         cloning=cloning_charts(run),
         others=other_charts(steps),
-        breakdowns=breakdowns(_panel(run.panel("before")), _panel(run.panel("after"))),
+        breakdowns=breakdowns(before, after),
         pairs=chosen_episodes(read_records(run.episodes("before")), read_records(run.episodes("after"))),
         config=run.config.read_text(encoding="utf-8") if run.config.exists() else "",
     )

@@ -6,7 +6,10 @@ import fcntl
 import os
 import secrets
 import shutil
+import subprocess
+from datetime import UTC, datetime
 from enum import Enum
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -14,6 +17,24 @@ import msgspec
 from arlarena.proto.config import ConfigError
 
 STATE_SCHEMA = 1
+GIT_TIMEOUT_S = 5.0
+
+
+def code_version(file: Path = Path(__file__)) -> str:
+    """`0.1.0`, or `0.1.0, commit 0a1b2c3d4e5f` where git tracks `file`; `+changes` follows if tracked files changed."""
+    found = version("arlarena-console")
+    git = ("git", "-C", str(file.parent))
+    try:
+        for question in (
+            ("ls-files", "--error-unmatch", file.name),
+            ("describe", "--always", "--dirty", "--exclude=*"),
+        ):
+            answer = subprocess.run(
+                [*git, *question], capture_output=True, text=True, timeout=GIT_TIMEOUT_S, check=True
+            ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return found
+    return f"{found}, commit {answer.replace('-dirty', '+changes')}"
 
 
 class Start(Enum):
@@ -27,6 +48,9 @@ class Start(Enum):
 class RunState(msgspec.Struct):
     """`run.json`: the mark by which the launcher knows a directory as its own.
 
+    `started`: UTC, ISO 8601. `code`: the versions of ARLArena that worked on the run, in order (see `code_version`).
+    `command`: what the user typed at the start.
+
     `id` names the streams and is new with every new run, so that two runs on one Redis never meet. `stages`: seconds
     that each finished stage took. `wall_s`: all incarnations of the launcher together.
     """
@@ -34,6 +58,9 @@ class RunState(msgspec.Struct):
     id: str
     name: str
     schema: int = STATE_SCHEMA
+    started: str = ""
+    code: list[str] = []
+    command: str = ""
     stages: dict[str, float] = {}
     wall_s: float = 0.0
     restarts: dict[str, int] = {}
@@ -92,8 +119,8 @@ class RunDirectory:
         partial.write_bytes(msgspec.json.format(msgspec.json.encode(self.state), indent=1) + b"\n")
         partial.replace(self.path / "run.json")
 
-    def open(self, name: str, start: Start) -> None:
-        """Begin a new run here, or go on with the one that is here.
+    def open(self, name: str, start: Start, command: str = "") -> None:
+        """Begin a new run here, for which the user typed `command`, or go on with the one that is here.
 
         Raises:
             ConfigError: the directory is in use, or what it holds forbids it; the message says what to do.
@@ -115,7 +142,9 @@ class RunDirectory:
             there = None
         self.path.mkdir(parents=True, exist_ok=True)
         self._acquire()
-        self.state = there or RunState(id=f"{name}-{secrets.token_hex(4)}", name=name)
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.state = there or RunState(f"{name}-{secrets.token_hex(4)}", name, started=started, command=command)
+        self.state.code = list(dict.fromkeys([*self.state.code, code_version()]))
         self.save()
 
     def _move_aside(self) -> None:

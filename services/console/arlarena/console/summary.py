@@ -91,6 +91,10 @@ def summarise(run: RunDirectory, environment: str, method: str, seed: int) -> di
         "env": environment,
         "method": method,
         "seed": seed,
+        "started": run.state.started,
+        "command": run.state.command,
+        "code": run.state.code,
+        "data": after.get("data"),
         "panel": {**before["panel"], "temperature": before.get("temperature")},
         "before": first,
         "after": second,
@@ -144,12 +148,18 @@ def kinds_table(summary: dict[str, Any]) -> Table | None:
     return rows
 
 
+def data_warning(record: dict[str, Any]) -> str | None:
+    """What to say of the tasks of a summary or a panel that are not those of the official data set."""
+    data = record.get("data") or {}
+    return f"Not comparable with published results: {data['description']}" if data.get("official") is False else None
+
+
 def table(summary: dict[str, Any]) -> Table:
     """The table that ends a run."""
     panel = summary["panel"]
     split, temperature = panel.get("split", "?"), panel.get("temperature", "?")
     title = f"{summary['env']}, {panel['n']} unseen tasks of split {split}, T = {temperature}"
-    rows = Table(title=title, title_justify="left")
+    rows = Table(title=title, title_justify="left", caption=data_warning(summary), caption_justify="left")
     for heading in ("", "success %", "95 % interval", "well-formed %", "return", "turns"):
         rows.add_column(heading, justify="left" if heading == "" else "right", no_wrap=True)
     for label, name in (("before", "before"), ("after", f"after {summary['method']}")):

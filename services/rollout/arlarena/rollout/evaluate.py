@@ -209,6 +209,7 @@ def describe(result: dict[str, Any]) -> str:
     shares = "no replies"
     if result["format_valid"] is not None:
         shares = f"well-formed {100 * result['format_valid']:.1f} %, valid {100 * result['action_valid']:.1f} %"
+    data = result.get("data") or {}
     return (
         f"{what}: success {100 * result['success']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] {shares}, "
         f"return {result['return']['mean']:.2f}, turns {result['turns']['mean']:.1f}, errors {result['errors']}{idle}, "
@@ -217,6 +218,7 @@ def describe(result: dict[str, Any]) -> str:
             f"\n    {row['kind'] or '(no kind)'}: {100 * row['success']:.1f} % of {row['n']}"
             for row in result["by_kind"]
         )
+        + (f"\n    {data['description']}" if data.get("official") is False else "")
     )
 
 
