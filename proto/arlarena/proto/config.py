@@ -82,6 +82,8 @@ def _explain(where: str, error: ValidationError, model: type[BaseModel]) -> str:
             lines.append(f"{where} unknown key {key!r}; {nearest(key, tuple(model.model_fields))}")
         elif item["type"] == "missing":
             lines.append(f"{where} key {key!r} is required")
+        elif not key and item["type"] == "value_error":  # two keys contradict each other: the message names both
+            lines.append(f"{where} {item['msg'].removeprefix('Value error, ')}")
         else:
             lines.append(f"{where} {key or 'table'} = {item['input']!r}: {item['msg']}")
     return "\n".join(lines)

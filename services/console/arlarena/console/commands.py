@@ -10,7 +10,15 @@ from pathlib import Path
 from arlarena.console.process import Address, Command
 from arlarena.console.runconfig import RunConfig
 from arlarena.console.rundir import RunDirectory
-from arlarena.console.settings import ADMIN_TOKEN, admin_token
+from arlarena.console.settings import (
+    ADMIN_TOKEN,
+    ENVIRONMENT_TOKEN,
+    AccessToken,
+    ChosenTokenizer,
+    admin_token,
+    environment_token,
+)
+from arlarena.proto.hub import local_model
 
 HOST = "127.0.0.1"
 
@@ -40,13 +48,21 @@ class Commands:
         several = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m") if ranks > 1 else ()
         argv = (sys.executable, "-m", *several, *(str(argument) for argument in arguments))
         seed = {"ARLARENA_SEED": str(self.config.run.seed), "PYTHONUNBUFFERED": "1"}
+        if token := self.config.part("environment", AccessToken).token:
+            seed |= {ENVIRONMENT_TOKEN: environment_token() or token}
         environment: Mapping[str, str] = thread_environment(threads) | seed
         return Command(argv, self.run.log(log), environment)
 
     @property
     def policy(self) -> str:
-        """Directory (or hub name) of the policy before cloning, which also has the tokenizer."""
-        return self.config.policy_path or str(self.run.policy)
+        """Directory of the policy before cloning, which also has the tokenizer."""
+        path = self.config.policy_path
+        return str(local_model(path)) if path else str(self.run.policy)
+
+    @property
+    def tokenizer(self) -> str:
+        """What workers encode prompts with: a directory, or a name on the Hub."""
+        return self.config.part("policy", ChosenTokenizer).tokenizer or self.policy
 
     @property
     def start(self) -> str:
@@ -83,7 +99,7 @@ class Commands:
         counts = self.config.demonstrations
         return self._python(
             out.stem, 1, "arlarena.rollout", "demonstrate", "--config", self.run.config,
-            "--environment-url", environment.url, "--tokenizer", self.policy, "--split", split,
+            "--environment-url", environment.url, "--tokenizer", self.tokenizer, "--split", split,
             "--count", count, "--slips", counts.slips, *(["--learn-slips"] if counts.learn_slips else []),
             "--out", out,
         )  # fmt: skip
@@ -101,7 +117,7 @@ class Commands:
         """Plays the fixed panel with whatever the policy server serves."""
         return self._python(
             f"evaluate-{label}", 1, "arlarena.rollout", "evaluate", "--config", self.run.config,
-            "--environment-url", environment.url, "--inference-url", inference.url, "--tokenizer", self.policy,
+            "--environment-url", environment.url, "--inference-url", inference.url, "--tokenizer", self.tokenizer,
             "--out", self.run.panel(label), "--episodes", self.run.episodes(label),
         )  # fmt: skip
 
@@ -110,7 +126,7 @@ class Commands:
         return self._python(
             f"rollout-{index}", 1, "arlarena.rollout", "worker", "--config", self.run.config,
             "--environment-url", environment.url, "--inference-url", inference.url, "--redis-url", redis_url,
-            "--run-name", self.run.state.id, "--tokenizer", self.policy, "--name", f"worker-{index}-{restarts}",
+            "--run-name", self.run.state.id, "--tokenizer", self.tokenizer, "--name", f"worker-{index}-{restarts}",
         )  # fmt: skip
 
     def train(self, resume: bool, environment: Address, inference: Address, redis_url: str) -> Command:

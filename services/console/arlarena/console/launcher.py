@@ -19,8 +19,9 @@ from rich.console import Console
 
 from arlarena.console.failures import Stopped
 from arlarena.console.pipeline import STAGES, Pipeline
+from arlarena.console.preflight import check_before_start
 from arlarena.console.progress import View
-from arlarena.console.runconfig import RunConfig, check_everywhere
+from arlarena.console.runconfig import RunConfig
 from arlarena.console.rundir import RunDirectory, Start
 from arlarena.console.settings import available_cores
 from arlarena.console.stage import Stage
@@ -46,12 +47,14 @@ async def prepare(request: Request) -> tuple[RunConfig, RunDirectory]:
     """Check the configuration with every service, then open the run's directory.
 
     Raises:
-        ConfigError: something is wrong, and nothing was started or changed.
+        ConfigError, LaunchError: something is wrong, and nothing was started or changed.
     """
     config = RunConfig.load(request.config, request.overrides, request.seed, request.directory)
-    await check_everywhere(config)
     run = RunDirectory(Path(config.run.directory))
-    if request.start is Start.RESUME and run.read_state() is not None:
+    state = run.read_state()
+    if state is None or not state.finished or request.start is not Start.RESUME:
+        await check_before_start(config, run.path)
+    if request.start is Start.RESUME and state is not None:
         _refuse_another_experiment(run, config)
     run.open(config.run.name, request.start)
     config = config.with_thread_budget(available_cores())

@@ -7,8 +7,6 @@ broker → environment → policy → demonstrations → clone → inference →
 from __future__ import annotations
 
 import asyncio
-import errno
-import socket
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -18,7 +16,7 @@ from typing import Any
 from arlarena.client.errors import ServiceError
 from arlarena.client.policy import PolicyClient
 from arlarena.console.broker import Broker, ExternalBroker
-from arlarena.console.commands import HOST, Commands
+from arlarena.console.commands import Commands
 from arlarena.console.failures import LaunchError
 from arlarena.console.health import Activity, HttpHealth
 from arlarena.console.local_broker import BrokerService
@@ -29,34 +27,12 @@ from arlarena.console.runconfig import RunConfig
 from arlarena.console.rundir import RunDirectory
 from arlarena.console.settings import redis_url_from_environment
 from arlarena.console.summary import read_json, summarise, write_summary
-from arlarena.console.supervisor import EXIT_PORT, Service, Spec, Supervisor
+from arlarena.console.supervisor import Service, Spec, Supervisor
 
 STAGES = (
     "broker", "environment", "policy", "demonstrations", "clone", "inference",
     "evaluate before", "train", "evaluate after", "report",
 )  # fmt: skip
-
-
-def refuse_taken_port(table: str, port: int) -> None:
-    """Find out before anything starts whether a fixed port is free.
-
-    Raises:
-        LaunchError: somebody else listens there.
-    """
-    if not port:
-        return
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            what = (
-                "is taken by another program"
-                if error.errno == errno.EADDRINUSE
-                else f"cannot be used ({error.strerror})"
-            )
-            message = f"port {port} of [{table}] {what}: set another port there, or 0 for a free one"
-            raise LaunchError(message, EXIT_PORT, final=True) from error
 
 
 class Pipeline:
@@ -76,7 +52,6 @@ class Pipeline:
             LaunchError: a stage failed, or a service failed too often.
         """
         if not self.run.state.finished:
-            self._check_ports()
             await self._stage("broker", self._start_broker)
             await self._stage("environment", self._start_environment)
             await self._once("policy", self._make_policy)
@@ -88,11 +63,6 @@ class Pipeline:
             await self._once("evaluate after", self._evaluate_after)
         summary: dict[str, Any] = await self._stage("report", self._report)
         return summary
-
-    def _check_ports(self) -> None:
-        for name in ("environment", "inference"):
-            refuse_taken_port(name, self.config.port(name))
-        refuse_taken_port("redis", self.config.broker.port)
 
     async def _stage(self, name: str, work: Callable[[], Awaitable[Any]]) -> Any:
         self.view.begin(name)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import tomli_w
 
 from arlarena.console.settings import (
@@ -25,7 +26,8 @@ from arlarena.console.settings import (
     seed_from_environment,
     validate,
 )
-from arlarena.proto.config import TABLES, ConfigError, parse_table, read_file
+from arlarena.proto.config import TABLES, ConfigError, Model, parse_table, read_file
+from arlarena.proto.env import Info
 
 SERVICES = ("env_server", "inference", "rollout", "trainer")
 # Checking a file takes a process 0.1 to 0.3 s; a slow disk may take longer for the imports.
@@ -136,6 +138,10 @@ class RunConfig:
         """Whether there is a table `[clone]`; without one, training starts from the policy as it is."""
         return "clone" in self.tables
 
+    def part(self, table: str, model: type[Model]) -> Model:
+        """What `model` reads of a table."""
+        return parse_table(f"{self.source}: [{table}]", self._table(table), model)
+
     def port(self, table: str) -> int:
         """The fixed port that a service's table asks for, or 0."""
         return parse_table(f"{self.source}: [{table}]", self._table(table), Listener).port
@@ -188,13 +194,29 @@ async def check_everywhere(config: RunConfig) -> None:
     Raises:
         ConfigError: all that they object to, one line each.
     """
+    lines, _ = await objections(config)
+    if lines:
+        raise ConfigError("\n".join(lines))
+
+
+async def objections(config: RunConfig, *, machine: bool = False) -> tuple[list[str], Info | None]:
+    """What the console and the services object to. `machine`: also whether the run can go on here; then with what the
+    environment plays, if it can be told.
+    """
+    modules: dict[str, tuple[str, ...]] = {service: (f"arlarena.{service}.settings",) for service in SERVICES}
+    if machine:
+        modules["env_server"] = ("arlarena.env_server.describe",)
+        modules["trainer"] = ("arlarena.trainer.settings", "--machine")
     with tempfile.TemporaryDirectory(prefix="arlarena-") as folder:
         file = Path(folder) / "config.toml"
         config.write(file)
-        answers = await asyncio.gather(_own_check(file), *(_check(service, file) for service in SERVICES))
-        lines = [line for answer in answers for line in answer.replace(str(file), str(config.source)).splitlines()]
-    if lines:
-        raise ConfigError("\n".join(dict.fromkeys(lines)))
+        checks = [_check(service, file, *modules[service]) for service in SERVICES]
+        own, answers = await asyncio.gather(_own_check(file), asyncio.gather(*checks))
+    said = [own, *(answer.objection for answer in answers)]
+    lines = [line for each in said for line in each.replace(str(file), str(config.source)).splitlines()]
+    described = answers[SERVICES.index("env_server")].output if machine else ""
+    info = msgspec.json.decode(described, type=Info) if described else None
+    return list(dict.fromkeys(lines)), info
 
 
 async def _own_check(file: Path) -> str:
@@ -205,30 +227,34 @@ async def _own_check(file: Path) -> str:
     return ""
 
 
-async def _check(service: str, file: Path) -> str:
-    """What `service` objects to; empty if nothing."""
-    module = f"arlarena.{service}"
-    if importlib.util.find_spec(module) is None:
-        return f"{module} is not installed: run `make setup`, or `pip install arlarena-{service.replace('_', '-')}`"
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a service objects to, empty if nothing, and what it printed."""
+
+    objection: str = ""
+    output: str = ""
+
+
+async def _check(service: str, file: Path, module: str, *flags: str) -> _Answer:
+    if importlib.util.find_spec(f"arlarena.{service}") is None:
+        distribution = f"arlarena-{service.replace('_', '-')}"
+        return _Answer(f"arlarena.{service} is not installed: run `make setup`, or `pip install {distribution}`")
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        f"{module}.settings",
-        str(file),
-        stdout=asyncio.subprocess.DEVNULL,
+        *(sys.executable, "-m", module, str(file), *flags),
+        stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        _, errors = await asyncio.wait_for(process.communicate(), CHECK_TIMEOUT_S)
+        output, errors = await asyncio.wait_for(process.communicate(), CHECK_TIMEOUT_S)
     except BaseException as error:
         process.kill()
         await process.wait()
         if isinstance(error, TimeoutError):
-            return f"{module}.settings did not answer in {CHECK_TIMEOUT_S:g} s"
+            return _Answer(f"{module} did not answer in {CHECK_TIMEOUT_S:g} s")
         raise
     if process.returncode == 0:
-        return ""
+        return _Answer(output=output.decode("utf-8", "replace"))
     said = [line for line in errors.decode("utf-8", "replace").strip().splitlines() if line.strip()]
     if process.returncode == 2:
-        return "\n".join(line.removeprefix("error: ") for line in said)
-    return f"{module}.settings failed: {said[-1] if said else f'exit status {process.returncode}'}"
+        return _Answer("\n".join(line.removeprefix("error: ") for line in said))
+    return _Answer(f"{module} failed: {said[-1] if said else f'exit status {process.returncode}'}")

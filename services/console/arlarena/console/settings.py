@@ -14,6 +14,7 @@ from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load
 
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
 ADMIN_TOKEN = "ARLARENA_INFERENCE_ADMIN_TOKEN"
+ENVIRONMENT_TOKEN = "ARLARENA_ENVIRONMENT_TOKEN"
 
 
 class RunSettings(Table):
@@ -126,6 +127,70 @@ class Demonstrations(Table, extra="ignore"):
     learn_slips: bool = Field(default=False, description="learn these too: an expert that is not perfect")
 
 
+# Below: what the launcher reads of other services' tables to check them against one another. Their owners check the
+# values; a test compares the defaults with theirs.
+
+
+class PlayedGroups(Table, extra="ignore"):
+    """Of `[trainer]`: which groups are played, and how weights come to the policy server."""
+
+    task_split: str = "train"
+    group_size: PositiveInt = 8
+    push_transport: str = "shared"
+
+
+class EvaluatedTasks(Table, extra="ignore"):
+    """Of `[evaluation]`: the panel's tasks."""
+
+    split: str = "test"
+    first: NonNegativeInt = 0
+    count: PositiveInt = 512
+
+
+class PolicyServer(Table, extra="ignore"):
+    """Of `[inference]`: the engine."""
+
+    engine: str = "embedded"
+    vllm_python: Path = Path(".venv-vllm/bin/python")
+    vllm_device: str = "cuda"
+
+
+class AccessToken(Table, extra="ignore"):
+    """Of `[environment]`: the token that its clients must send."""
+
+    token: str | None = None
+
+
+class ChosenTokenizer(Table, extra="ignore"):
+    """Of `[policy]`: where the tokenizer comes from, if not from the policy."""
+
+    tokenizer: str | None = None
+
+
+class ExpertSplits(Table, extra="ignore"):
+    """Of `[environment]`: evaluation splits on which the expert answers."""
+
+    expert_splits: tuple[str, ...] = ()
+
+
+class SessionLimits(Table, extra="ignore"):
+    """Of `[environment]`: bounds on what workers ask for."""
+
+    workers: PositiveInt = 1
+    capacity: PositiveInt = 1024
+    max_sessions_per_client: PositiveInt | None = None
+    max_session_ttl_s: PositiveFloat = 86_400.0
+    max_batch: PositiveInt = 4096
+
+
+class PlayLimits(Table, extra="ignore"):
+    """Of `[rollout]`: what workers ask for, and how often they write to their log."""
+
+    batch_size: PositiveInt = 256
+    session_ttl_s: PositiveFloat = 180.0
+    report_every_s: PositiveFloat = 10.0
+
+
 class Subject(Table, extra="ignore"):
     """What the launcher needs to know of a table that belongs to somebody else."""
 
@@ -151,6 +216,11 @@ def seed_from_environment() -> int | None:
 def admin_token() -> str:
     """The token of the policy server's administrator: that of the environment, else one that nobody else knows."""
     return os.environ.get(ADMIN_TOKEN) or secrets.token_urlsafe(24)
+
+
+def environment_token() -> str | None:
+    """The environment server's token, if the environment has one."""
+    return os.environ.get(ENVIRONMENT_TOKEN) or None
 
 
 def redis_url_from_environment() -> str:

@@ -1,0 +1,30 @@
+"""`python -m arlarena.env_server.describe FILE` checks the table [environment] of a file and prints what it plays.
+
+The output is the body of `/v1/info`, without a server: who checks a run before it starts needs the splits.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+
+from arlarena.env_server.environment import load
+from arlarena.env_server.settings import load_settings
+from arlarena.proto.config import ConfigError, exit_on_config_error
+
+
+def main() -> int:
+    """The command of the module's docstring."""
+    if len(sys.argv) != 2:
+        raise ConfigError("usage: python -m arlarena.env_server.describe FILE")
+    path = Path(sys.argv[1])
+    settings = load_settings(path)
+    factory = load(f"{path}: [environment]", settings.name, settings.options)
+    print(msgspec.json.encode(factory.info).decode())
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_on_config_error(main))
