@@ -101,11 +101,25 @@ def _decoder_kinds(tokenizer: Tokenizer) -> frozenset[str]:
     return frozenset(kinds(state))
 
 
+class _Characters:
+    """Counts the characters of a text that comes byte by byte. `whole`: those that are complete; a broken one counts as
+    one U+FFFD.
+    """
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self.whole = 0
+
+    def take(self, byte: int) -> int:
+        """The index of the character that the next byte belongs to."""
+        self.whole += len(self._decoder.decode(bytes([byte])))
+        incomplete = bool(self._decoder.getstate()[0])
+        return self.whole if incomplete else self.whole - 1
+
+
 @dataclass(slots=True)
 class Spelled:
-    """One token of a response. `raw`: the bytes that it puts into the text. `begin`, `end`: characters of the text that
-    are whole before it and, with one that it begins, after it.
-    """
+    """One token of a response. `raw`: the bytes that it puts into the text, at characters `begin` to `end`."""
 
     token: str
     raw: bytes
@@ -118,8 +132,7 @@ class Spelling:
 
     def __init__(self, source: TokenBytes, *, skip_special: bool) -> None:
         self._source, self._skip_special = source, skip_special
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._characters = 0
+        self._characters = _Characters()
         self._started = False
         self.tokens: list[Spelled] = []
 
@@ -129,13 +142,13 @@ class Spelling:
             self.tokens.append(self._spell(token))
 
     def _spell(self, token: int) -> Spelled:
-        begin, shown = self._characters, self._source.behind(token)
         if self._skip_special and self._source.is_special(token):
-            return Spelled(printed(shown), b"", begin, begin)
-        raw = shown if self._started else self._source.first(token)
+            at = self._characters.whole
+            return Spelled(printed(self._source.behind(token)), b"", at, at)
+        raw = self._source.behind(token) if self._started else self._source.first(token)
         self._started = True
-        self._characters += len(self._decoder.decode(raw))
-        return Spelled(printed(raw), raw, begin, self._characters + bool(self._decoder.getstate()[0]))
+        places = [self._characters.take(byte) for byte in raw] or [self._characters.whole]
+        return Spelled(printed(raw), raw, places[0], places[-1] + bool(raw))
 
     def within(self, characters: int) -> int:
         """How many tokens lie wholly within the first `characters` of the text."""
@@ -143,18 +156,7 @@ class Spelling:
 
     def cut(self, characters: int) -> None:
         """Leave out the bytes behind the first `characters` of the text, which a stop string has cut off."""
-        left = _size(b"".join(spelled.raw for spelled in self.tokens), characters)
+        count = _Characters()
         for spelled in self.tokens:
-            spelled.raw = spelled.raw[:left]
-            left -= len(spelled.raw)
+            spelled.raw = bytes(byte for byte in spelled.raw if count.take(byte) < characters)
             spelled.begin = min(spelled.begin, characters)
-
-
-def _size(raw: bytes, characters: int) -> int:
-    """How many bytes the first `characters` of a text take."""
-    decoder, found = codecs.getincrementaldecoder("utf-8")("replace"), 0
-    for size, byte in enumerate(raw):
-        if found >= characters:
-            return size
-        found += len(decoder.decode(bytes([byte])))
-    return len(raw)

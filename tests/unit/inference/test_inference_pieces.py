@@ -1,0 +1,154 @@
+"""Bytes of tokens: joined they are the text, whatever the tokenizer, where a stop string cuts and while it grows."""
+
+import random
+
+import pytest
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+
+from arlarena.inference.pieces import printed
+from arlarena.inference.text import GrowingText, Text, cut
+
+END = "<\uff5cend▁of\uff5c>"  # of DeepSeek's form: two of its characters stand for no bytes
+SAMPLES = ["go up", "√12 = 2√3", "naïve 👩‍👩‍👧 漢字", " leading", "a", "", "tab\tnewline\n", "  two  blanks  "]
+
+
+def byte_level():
+    """One token a byte, as GPT-2's and Qwen's vocabularies spell them."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE({piece: i for i, piece in enumerate(alphabet)}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([AddedToken("<|im_end|>", special=True), AddedToken(END, special=True)])
+    made.add_tokens([AddedToken("<think>", special=False)])
+    return made
+
+
+def sentence_pieces():
+    """Llama 2's form: words behind ▁, bytes for everything else, the text's first blank left out."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "▁go", "▁up", "x", "a", "g"]
+    made = Tokenizer(
+        models.BPE({piece: i for i, piece in enumerate(pieces)}, [], unk_token="<unk>", byte_fallback=True)
+    )
+    made.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    made.add_special_tokens([AddedToken(piece, special=True) for piece in ("<unk>", "<s>", "</s>")])
+    return made
+
+
+def metaspace():
+    """T5's form."""
+    pieces = ["<unk>", "</s>", "▁", "▁go", "▁up", "x", "é"]
+    made = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(pieces)}, unk_token="<unk>"))
+    made.decoder = decoders.Metaspace()
+    made.add_special_tokens([AddedToken("</s>", special=True)])
+    return made
+
+
+def characters():
+    made = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(["<end>", *"abé√ "])}, unk_token="<end>"))
+    made.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
+    made.decoder = decoders.Fuse()
+    made.add_special_tokens([AddedToken("<end>", special=True)])
+    return made
+
+
+MAKERS = [byte_level, sentence_pieces, metaspace, characters]
+
+
+def spelled(text, ids, skip_special=True):
+    spelling = text.spelling(skip_special=skip_special)
+    spelling.grow(ids)
+    return spelling.tokens
+
+
+def joined(tokens):
+    return b"".join(token.raw for token in tokens)
+
+
+def some_ids(made, seed):
+    """A response of random tokens; those that stand for bytes come as whole characters."""
+    vocabulary = made.get_vocab()
+    words = [[i] for piece, i in sorted(vocabulary.items()) if not piece.startswith("<0x")]
+    if "<0x20>" in vocabulary:
+        words += 3 * [[vocabulary[f"<0x{byte:02X}>"] for byte in character.encode()] for character in "é√👩 "]
+    draw = random.Random(seed)
+    return [i for _ in range(12) for i in draw.choice(words)]
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+@pytest.mark.parametrize("skip_special", [True, False])
+def test_byte_level_tokens_spell_the_text(sample, skip_special):
+    text = Text(byte_level())
+    ids = [*text.encode(sample), text.tokenizer.token_to_id("<think>"), text.tokenizer.token_to_id("<|im_end|>")]
+    assert joined(spelled(text, ids, skip_special)).decode() == text.decode(ids, skip_special=skip_special)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("skip_special", [True, False])
+@pytest.mark.parametrize("make", MAKERS[1:], ids=lambda make: make.__name__)
+def test_other_tokens_spell_the_text_too(make, seed, skip_special):
+    made = make()
+    text, ids = Text(made), some_ids(made, seed)
+    assert joined(spelled(text, ids, skip_special)).decode() == text.decode(ids, skip_special=skip_special)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_bytes_spell_the_text_with_replacement_characters(seed):
+    text = Text(byte_level())
+    ids = [random.Random(seed).randrange(text.tokenizer.get_vocab_size()) for _ in range(60)]
+    assert joined(spelled(text, ids)).decode(errors="replace") == text.decode(ids)
+
+
+def test_the_first_blank_is_left_out_where_the_decoder_does_so_and_kept_elsewhere():
+    for make in (sentence_pieces, metaspace):
+        text = Text(make())
+        go, up, end = (text.tokenizer.token_to_id(piece) for piece in ("▁go", "▁up", "</s>"))
+        assert [one.raw for one in spelled(text, [go, up, go])] == [b"go", b" up", b" go"]
+        assert [one.raw for one in spelled(text, [end, go, up])] == [b"", b"go", b" up"]
+        assert text.piece(go) == " go"
+
+
+def test_a_part_of_a_character_is_printed_as_its_bytes():
+    text = Text(byte_level())
+    tokens = spelled(text, text.encode("a√b"))
+    assert [token.token for token in tokens] == ["a", r"\xe2", r"\x88", r"\x9a", "b"]
+    assert [token.raw for token in tokens] == [b"a", b"\xe2", b"\x88", b"\x9a", b"b"]
+    assert [token.begin for token in tokens] == [0, 1, 1, 1, 2]
+    assert printed("é".encode() + b"\xe2") == r"é\xe2"
+
+
+def test_a_skipped_special_token_is_named_and_has_no_bytes():
+    text = Text(byte_level())
+    end = text.tokenizer.token_to_id(END)
+    (skipped,), (kept,) = spelled(text, [end]), spelled(text, [end], skip_special=False)
+    assert (skipped.token, skipped.raw) == (END, b"")
+    assert (kept.token, kept.raw.decode()) == (END, END)
+
+
+@pytest.mark.parametrize(
+    ("stop", "include"), [("√", False), ("3", False), ("= 2", True), ("= 2", False), ("√1", False)]
+)
+@pytest.mark.parametrize("sample", ["√12 = 2√3", "x√12 = 2√3 and more"])
+def test_bytes_behind_a_stop_string_are_cut_off(sample, stop, include):
+    text = Text(byte_level())
+    spelling = text.spelling(skip_special=True)
+    spelling.grow(text.encode(sample))
+    expected = cut(sample, stop, include=include)
+    spelling.cut(len(expected))
+    assert joined(spelling.tokens).decode() == expected
+    assert len(spelling.tokens) == len(text.encode(sample))
+    assert max(token.begin for token in spelling.tokens) <= len(expected)
+
+
+@pytest.mark.parametrize("sample", ["√12 = 2√3 END and", "no stop string, only EN", "👩‍👩‍👧 family E√ND"])
+def test_tokens_that_were_sent_are_those_of_the_text_that_was_sent(sample):
+    text, stops = Text(byte_level()), ("END", "√3 E")
+    ids = text.encode(sample)
+    growing = GrowingText(text, stops, skip_special=True, include_stop=False)
+    spelling, sent = text.spelling(skip_special=True), ""
+    for size in range(1, len(ids)):
+        sent += growing.advance(ids[:size], finished=False, stop=None)
+        spelling.grow(ids[:size])
+        assert growing.sent == len(sent)
+        assert joined(spelling.tokens[: spelling.within(len(sent))]).decode() == sent
