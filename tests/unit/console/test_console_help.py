@@ -1,12 +1,12 @@
 """Every help text of every command is printed whole: brackets, per cent signs and all words."""
 
 import argparse
-import importlib
 import sys
 from collections.abc import Iterator
 
 import pytest
 import typer
+from parsers_support import parser_of, parsers
 from typer.core import TyperCommand, TyperGroup
 
 from arlarena.console.cli import app
@@ -51,30 +51,6 @@ def test_a_command_prints_its_help_whole(
             assert isinstance(child, TyperCommand | TyperGroup)
             first_sentence = (child.help or "").split("\n\n")[0].split(". ")[0].rstrip(".")
             assert squeezed(f"{part} {first_sentence}") in said
-
-
-class Caught(Exception):
-    """Holds the parser of a service."""
-
-
-def parser_of(service: str, monkeypatch: pytest.MonkeyPatch) -> argparse.ArgumentParser:
-    def catch(parser: argparse.ArgumentParser, *_: object) -> None:
-        raise Caught(parser)
-
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", catch)
-    with pytest.raises(Caught) as caught:
-        importlib.import_module(f"arlarena.{service}.__main__").main()
-    parser = caught.value.args[0]
-    assert isinstance(parser, argparse.ArgumentParser)
-    return parser
-
-
-def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    yield parser
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for child in action.choices.values():
-                yield from parsers(child)
 
 
 @pytest.mark.parametrize("width", WIDTHS)

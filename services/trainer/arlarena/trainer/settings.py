@@ -69,7 +69,7 @@ class PolicySettings(Table):
 class CloneSettings(Table):
     """Table `[clone]`: behaviour cloning. `rooms`-like counts belong to the recording, not to this table."""
 
-    demonstrations: PositiveInt = Field(1500, description="tasks whose expert episodes are learnt from")
+    demonstrations: PositiveInt = Field(300, description="tasks whose expert episodes are learnt from")
     validation: PositiveInt = Field(256, description="tasks of the validation split that decide when to stop")
     validation_split: str = Field("validation", description="the environment's name of that split")
     slips: float = Field(0.0, ge=0, lt=1, description="share of turns at which the expert does anything instead")
@@ -323,7 +323,7 @@ class RunSettings(Table):
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
     seed: Seed = 0
-    directory: str | None = None
+    directory: str = ""
 
 
 class EnvironmentName(Table, extra="ignore"):
