@@ -131,6 +131,14 @@ def test_the_engines_own_routes_are_hidden(server, path):
         assert openai_error(answer)["code"] == "not_found"
 
 
+def test_a_model_is_found_by_its_name_through_the_gateway(server):
+    (listed,) = server.http.get("/v1/models").json()["data"]
+    assert server.http.get(f"/v1/models/{listed['id']}").json()["id"] == listed["id"]
+    for name in ("gpt", "Qwen%2FQwen3", "a%3Fb", "a%20b%25"):
+        answer = server.http.get(f"/v1/models/{name}")
+        assert (answer.status_code, openai_error(answer)["code"]) == (404, "model_not_found")
+
+
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer wrong"}, {"authorization": TOKEN}])
 def test_routes_for_weights_need_the_token(server, headers):
     for answer in (

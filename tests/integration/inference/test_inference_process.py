@@ -8,7 +8,17 @@ import sys
 import time
 
 import pytest
-from inference_support import Http, environment, label, model, running_server, save, wait_until, write_version
+from inference_support import (
+    Http,
+    environment,
+    label,
+    model,
+    openai_error,
+    running_server,
+    save,
+    wait_until,
+    write_version,
+)
 
 from arlarena.inference.serving import choose_weights
 from arlarena.inference.settings import InferenceSettings
@@ -143,3 +153,25 @@ def test_nothing_to_serve_is_said(tmp_path, root):
     settings = InferenceSettings(weights_root=tmp_path if root else None)
     with pytest.raises(VersionError, match="nothing to serve"):
         choose_weights(settings, get_logger("inference"))
+
+
+def test_a_model_of_the_hub_is_served_from_the_local_cache(directory, tmp_path, monkeypatch):
+    repository = tmp_path / "home" / "hub" / "models--Tiny--Policy-1.0"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    (repository / "snapshots").mkdir()
+    (repository / "snapshots" / ("0" * 40)).symlink_to(directory)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    config = 'model = "Tiny/Policy-1.0"\nserved_model_name = "Tiny/Policy-1.0"\n'
+    with running_server(tmp_path / "run", config) as server:
+        chat = {"model": "Tiny/Policy-1.0", "messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
+        assert server.post("/v1/chat/completions", chat)["model"] == "Tiny/Policy-1.0"
+        assert server.http.get("/v1/models/Tiny/Policy-1.0").json()["id"] == "Tiny/Policy-1.0"
+        assert server.http.get("/v1/models/Tiny%2FPolicy-1.0").status_code == 200
+        assert openai_error(server.http.get("/v1/models/Policy-1.0"))["code"] == "model_not_found"
+    missing = run("--model", "Tiny/Policy-2.0")
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert missing.stderr.startswith("error: model 'Tiny/Policy-2.0': no such directory here")
+    assert "HF_HUB_OFFLINE" in missing.stderr
+    assert "Traceback" not in missing.stderr

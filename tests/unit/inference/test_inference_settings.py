@@ -41,6 +41,13 @@ def test_a_model_directory_that_does_not_exist_is_refused(tmp_path):
         load(write(tmp_path, f'[inference]\nmodel = "{tmp_path}/absent"\n'))
 
 
+def test_addresses_of_replicas_may_end_in_v1_and_have_to_be_addresses(tmp_path):
+    text = '[inference]\nreplica_urls = ["http://a:1/v1/", "http://b:2"]\n'
+    assert load(write(tmp_path, text)).replica_urls == ("http://a:1", "http://b:2")
+    with pytest.raises(ConfigError, match=r"replica_urls: 'b:2' is not a service address"):
+        load(write(tmp_path, '[inference]\nreplica_urls = ["b:2"]\n'))
+
+
 def test_an_environment_variable_that_names_no_setting_is_refused():
     with pytest.raises(ConfigError, match="ARLARENA_INFERENCE_PROT"):
         from_environment({"ARLARENA_INFERENCE_PROT": "1"})
