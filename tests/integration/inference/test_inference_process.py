@@ -82,8 +82,11 @@ def test_a_client_that_leaves_frees_its_slot(narrow, extra):
 def test_a_full_queue_answers_503(narrow):
     narrow.post("/pause?mode=keep")
     body = {"prompt": [[5], [6], [7]], "max_tokens": 1}
-    assert "max_waiting" in narrow.refused("/v1/completions", body, 503)
+    answer = narrow.http.post("/v1/completions", body)
     narrow.post("/resume")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert "max_waiting" in openai_error(answer)["message"]
+    assert openai_error(answer)["code"] == "service_unavailable"
     narrow.post("/v1/completions", {"prompt": [[5], [6]], "max_tokens": 1})
 
 
@@ -96,7 +99,10 @@ def test_from_start_to_sigterm(directory):
         answers = []
         deadline = time.monotonic() + 60
         while 200 not in answers and time.monotonic() < deadline:
-            answers.append(http.get("/health").status_code)
+            answer = http.get("/health")
+            answers.append(answer.status_code)
+            if answer.status_code == 503:
+                assert (openai_error(answer)["code"], answer.headers["retry-after"]) == ("service_unavailable", "1")
         assert set(answers) == {503, 200}
         body = {"token_ids": [5], "sampling_params": {"max_tokens": 200, "ignore_eos": True}, "stream": True}
         received = 0
