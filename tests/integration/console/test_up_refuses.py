@@ -101,12 +101,13 @@ def test_a_hub_name_runs_from_a_local_cache(tmp_path: Path) -> None:
     text = """
 [environment]
 name = "guess"
-expert_splits = ["validation"]
+expert_splits = ["test"]
 [policy]
 path = "someone/tiny-policy"
 [clone]
 demonstrations = 8
 validation = 4
+validation_split = "test"
 [trainer]
 recipe = "grpo"
 steps = 1

@@ -266,7 +266,7 @@ class RunFacts:
                 f"policy_anchor = {self.policy_anchor!r}: {_nearest(self.policy_anchor, ('bypass', 'decoupled'))}"
             )
         if self.updates_per_batch < 1 or self.group_size < 1:
-            raise RecipeError(f"updates_per_batch and group_size start at 1, got {self}")
+            raise RecipeError(f"the updates of a batch and the members of a group start at 1, got {self}")
 
 
 def check(recipe: Recipe, run: RunFacts) -> tuple[str, ...]:
