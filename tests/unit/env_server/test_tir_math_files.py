@@ -249,3 +249,23 @@ def test_math_and_aime(shared_data):
 def test_the_key_of_a_text_is_blind_to_spaces_and_capitals_alone():
     assert text_key("Find $x$ .\n") == text_key("find  $X$.")
     assert text_key("x + 1") != text_key("x - 1")
+
+
+@pytest.mark.parametrize("names", [[], ["aime24.jsonl", "simplerl.jsonl"], ["Train.jsonl"], ["train.json"]])
+def test_a_folder_without_a_training_set_is_refused_with_the_fix(tmp_path, monkeypatch, names):
+    for name in names:
+        (tmp_path / name).write_text(lines(row(1)))
+    monkeypatch.setenv("TIR_MATH_DATA", str(tmp_path))
+    listed = ", ".join(names) or "nothing"
+    with pytest.raises(
+        ConfigError, match=rf"has no train\.jsonl \(it has {listed}\): call the training set train\.jsonl"
+    ):
+        read()
+    if names:  # files that are named are read all the same
+        assert read(tests={"one": str(tmp_path / names[0])}).sizes() == {"one": 1}
+
+
+def test_a_folder_of_problems_that_does_not_exist_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("TIR_MATH_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match=r"TIR_MATH_DATA: .*nowhere: no such folder"):
+        read()

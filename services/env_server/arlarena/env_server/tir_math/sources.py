@@ -13,6 +13,8 @@ from arlarena.env_server.tir_math.listed import TRAIN, ListedProblems, Rows
 from arlarena.env_server.tir_math.options import TirMathOptions, read_options
 from arlarena.proto.config import ConfigError
 
+LISTED = 8  # names of files in an error
+
 
 def problems_of(where: str, options: TirMathOptions) -> MadeProblems | ListedProblems:
     """The problems, read if they are listed; `where` begins the message of an error.
@@ -34,11 +36,21 @@ def problems_of(where: str, options: TirMathOptions) -> MadeProblems | ListedPro
 
 
 def _from_folder(folder: Path, options: TirMathOptions) -> TirMathOptions:
-    """The options with the files of a folder: train.jsonl, and each other one as the test split of its name."""
+    """The options with the files of a folder: train.jsonl, and each other one as the test split of its name.
+
+    Raises:
+        ConfigError: it has no train.jsonl. Its other files are not taken for tests: one of them may be the training set.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"TIR_MATH_DATA: {folder}: no such folder")
     files = {file.stem: file for file in sorted(folder.glob("*.jsonl"))}
     train = files.pop(TRAIN, None)
-    if train is None and not files:
-        raise ConfigError(f"TIR_MATH_DATA: {folder} has no train.jsonl and no other .jsonl file")
+    if train is None:
+        names = ", ".join(sorted(file.name for file in folder.iterdir())[:LISTED]) or "nothing"
+        raise ConfigError(
+            f"TIR_MATH_DATA: {folder} has no train.jsonl (it has {names}): call the training set train.jsonl, or unset "
+            'TIR_MATH_DATA and name the files in [environment.options], as train = "FILE" and tests = {NAME = "FILE"}'
+        )
     return read_options("TIR_MATH_DATA", options.model_dump(exclude_unset=True) | {"train": train, "tests": files})
 
 
