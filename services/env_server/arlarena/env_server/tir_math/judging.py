@@ -35,15 +35,10 @@ _NAME = re.compile(
 )
 _LETTERS = re.compile(r"\\text\{([^{}]*)\}|\\[A-Za-z]+")
 _VARIABLE = re.compile(r"\\(?:alpha|beta|theta|phi|omega|lambda|mu|sigma|tau|rho)(?![A-Za-z])|(?<![\\A-Za-z])[A-Za-z]")
-# The letter of an option, and what stands behind it; `_OTHER` is another letter there.
+# The letter of an option, and what stands behind it; then another letter there.
 _OPTION = re.compile(
     r"(?:(?i:option|choice|answer)\s*:?\s*)?[(\[]?([A-Z])"
     r"(?:(?:[)\]](?![-+])|[.:]|\s*-(?=\s*[A-Za-z][a-z]{2}))+\s*((?![+*/^=<>,;]).*))?",
-    re.DOTALL,
-)
-_OTHER` is another letter there.
-_OPTION = re.compile(
-    r"(?:(?i:option|choice|answer)\s*:?\s*)?[(\[]?([A-Z])(?:(?:[)\]](?![-+])|[.:]|\s*-(?=\s*[A-Za-z][a-z]{2}))+\s*((?![+*/^=<>,;]).*))?",
     re.DOTALL,
 )
 _OTHER = re.compile(r"\([A-Z]\)|(?:^|[,;/&])\s*[A-Z]\)?\s*(?:$|[,;.:)])")
