@@ -232,7 +232,7 @@ async def test_info_says_what_is_played(api):
         ("train", False), ("validation", True), ("test", True),
     ]  # fmt: skip
     assert told.options["min_moves"] == 3
-    assert (told.template.version, told.parser.version) == ("1", "1")
+    assert (told.template.version, told.parser.version) == ("1", "2")
 
 
 async def test_replies_have_the_declared_types(api):

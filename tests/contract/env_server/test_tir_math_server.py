@@ -196,7 +196,7 @@ def test_the_folder_of_problems(tmp_path):
         assert sizes["sums"] == 1
         assert sizes["train"] + sizes["validation"] == 39  # one of them is a test problem
         assert "expert" not in info["capabilities"]
-        assert info["version"].startswith("1-listed-")
+        assert info["version"].startswith("2-listed-")
         assert client.get("/health").json()["details"]["left_out"] == {"repeated": 0, "unanswered": 0, "tested": 1}
         body = {"count": 1, "reset": [{"split": "sums", "index": 0}]}
         (session,) = client.post("/v1/sessions", json=body).json()["sessions"]

@@ -1,5 +1,7 @@
 """One episode: exact tokens, marks, keys of the state before the action, figures of behaviour, faults of the policy."""
 
+from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -176,3 +178,11 @@ async def test_slips_that_are_learnt_are_possible_actions_with_the_experts_thoug
     left = sum(turn.response == "<think></think><action>left</action>" for turn in turns)
     assert 0.1 < left / len(turns) < 0.35  # half of the slips are what the expert would have done
     assert {turn.response for turn in turns} == {f"<think></think><action>{one}</action>" for one in ("left", "right")}
+
+
+@pytest.mark.parametrize("opening", ["<think>", ""])
+def test_a_slip_replaces_the_action_and_not_what_the_thought_mentions(tokens: Tokens, opening: str) -> None:
+    state: Any = SimpleNamespace(observation=SimpleNamespace(admissible_actions=["left"]))
+    thought = f"{opening}not <action>up</action> again</think>"
+    slipped = ExpertPolicy(tokens, 1.0, learn_slips=True)._slipped(f"{thought}<action>right</action>", state, Random(0))
+    assert slipped == f"{thought}<action>left</action>"

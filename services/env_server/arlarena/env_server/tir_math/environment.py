@@ -26,14 +26,15 @@ from arlarena.proto.trajectory import Task
 
 KINDS: Mapping[str, Literal["train", "validation", "test"]] = {TRAIN: "train", VALIDATION: "validation"}
 JUDGE_MEMORY_MB, JUDGE_OUTPUT_BYTES = 512, 4096
-JUDGE_PATIENCE = 6  # times the computing, by the clock: programs beside it compute too
+JUDGE_WALL = 2  # times the computing, by the clock: judging does nothing but compute
 # What a program's closing fence and the line after it look like; an opening one names its language.
 END_OF_PROGRAM = "\n```\n"
 PARSER = Parser(
-    "1",
-    "The first fenced block of Python is a program; \\boxed{…} before it, or anywhere where there is none, is the "
-    "answer. Only what follows </think> counts. Strict format: one of the two, the program in one closed block that "
-    "ends the reply.",
+    "2",
+    "What follows the thought is read: the text after the last </think>, also where the chat template has opened the "
+    "thought; nothing of a reply whose thought is not closed. There, the first fenced block of Python, or of no named "
+    "language, is a program; \\boxed{…} before it, or anywhere where there is none, is the answer. Strict format: one "
+    "of the two, the program in one closed block that ends the reply, its fences on lines of their own.",
 )
 
 
@@ -63,7 +64,7 @@ class TirMathEnvironment:
         data = DataSource(f"problems {source}", official=False if made else None)
         return Info(
             name=self.name,
-            version=f"1-{self._problems.version}",
+            version=f"2-{self._problems.version}",
             description=f"Solve a problem of mathematics; programs are run between turns. Problems are {source}.",
             template=self._template.describe(),
             parser=PARSER,
@@ -154,7 +155,7 @@ def _sandbox(options: SandboxOptions) -> Sandbox:
 
 
 def _judge_settings(options: SandboxOptions) -> ForkSettings:
-    limits = Limits(JUDGE_PATIENCE * options.judge_s, options.judge_s, JUDGE_MEMORY_MB, JUDGE_OUTPUT_BYTES)
+    limits = Limits(JUDGE_WALL * options.judge_s, options.judge_s, JUDGE_MEMORY_MB, JUDGE_OUTPUT_BYTES)
     return ForkSettings(limits, options.running, options.max_waiting, options.required)
 
 

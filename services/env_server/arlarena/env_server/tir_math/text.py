@@ -40,7 +40,7 @@ def template(name: TemplateName, *, stateful: bool) -> PromptTemplate:
 
 
 def result(execution: Execution, most: int) -> str:
-    """What a program printed, and the last line of its error, in at most `most` characters: of the output as much of
+    """What a program printed, and the line that names its error, in at most `most` characters: of the output as much of
     its beginning as there is room for.
     """
     error = execution.error_line[:most]
