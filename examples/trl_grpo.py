@@ -1,7 +1,7 @@
 """GRPO with TRL on one of our environments.
 
     .venv/bin/arlarena serve env sokoban --port 8000
-    pip install "trl>=1.16" arlarena-client
+    pip install "trl>=1.16" ./proto ./client
     python examples/trl_grpo.py http://127.0.0.1:8000 --model Qwen/Qwen3-0.6B
 
 TRL calls `environment_factory` for each rollout that it needs at a time; the model plays by the tool `act`, and the

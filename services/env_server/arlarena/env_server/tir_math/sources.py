@@ -39,7 +39,7 @@ def _from_folder(folder: Path, options: TirMathOptions) -> TirMathOptions:
     """The options with the files of a folder: train.jsonl, and each other one as the test split of its name.
 
     Raises:
-        ConfigError: it has no train.jsonl. Its other files are not taken for tests: one of them may be the training set.
+        ConfigError: it has no train.jsonl; its other files are not taken for tests, since one may be the training set.
     """
     if not folder.is_dir():
         raise ConfigError(f"TIR_MATH_DATA: {folder}: no such folder")

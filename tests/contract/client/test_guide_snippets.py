@@ -1,0 +1,90 @@
+"""The snippets of the guides, taken from their pages and run as they stand; only addresses and ports are exchanged."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+GUIDES = ROOT / "docs" / "guide"
+ADDRESS = "http://127.0.0.1:8000"
+SERVE = re.compile(r"^\.venv/bin/arlarena serve env \S+(?: --port \d+)?", re.MULTILINE)
+
+
+def snippets(page, language):
+    """(heading, text) of each fenced block of a language, in order."""
+    text = (GUIDES / page).read_text(encoding="utf-8")
+    found, heading = [], ""
+    for match in re.finditer(rf"^#+ ([^\n]+)$|^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        if match[1] is not None:
+            heading = match[1]
+        else:
+            found.append((heading, match[2]))
+    return found
+
+
+def command_line(text):
+    """A command of a page, with the programs of this environment and a free port."""
+    command = re.sub(r" --port \d+", "", text)
+    return [str(Path(sys.executable).parent / "arlarena"), *shlex.split(command)[1:], "--port", "0"]
+
+
+@pytest.fixture(scope="module")
+def served():
+    """The address of the server that the page's own command starts."""
+    ((_, text),) = [one for one in snippets("clients.md", "sh") if "serve env" in one[1]]
+    with subprocess.Popen(command_line(text), cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            listening = json.loads(process.stdout.readline())
+            yield f"http://127.0.0.1:{listening['port']}"
+        finally:
+            process.terminate()
+
+
+PYTHON = snippets("clients.md", "python")
+
+
+@pytest.mark.parametrize("snippet", PYTHON, ids=[f"{number}-{heading}" for number, (heading, _) in enumerate(PYTHON)])
+def test_a_snippet_of_the_clients_page_runs_as_shown(served, tmp_path, snippet):
+    assert ADDRESS in snippet[1], "it names no server, so it cannot show a client"
+    code = snippet[1].replace(ADDRESS, served)
+    done = subprocess.run(
+        [sys.executable, "-W", "error::RuntimeWarning", "-c", code],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_page_shows_every_client_that_it_lists():
+    page = (GUIDES / "clients.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"`arlarena\.client\.(\w+)\.(\w+)`", page))
+    shown = "\n".join(code for _, code in PYTHON)
+    assert len(listed) >= 4
+    for module, name in listed:
+        assert re.search(rf"^from arlarena\.client\.{module} import .*{name}", shown, re.MULTILINE), (module, name)
+
+
+def test_the_client_is_installed_by_the_command_shown(tmp_path):
+    ((_, text),) = [one for one in snippets("clients.md", "sh") if one[1].startswith("pip install")]
+    arguments = shlex.split(text)[2:]
+    offline = ["--no-index", "--no-deps", "--no-build-isolation", "--quiet", "--target", str(tmp_path)]
+    command = [sys.executable, "-m", "pip", "install", *offline, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    for part in ("client/gymnasium.py", "client/sync.py", "proto/env.py"):
+        assert (tmp_path / "arlarena" / part).is_file()
+    assert "does not provide the extra" not in done.stderr
+
+
+@pytest.mark.parametrize("page", ["new-environment.md"])
+def test_servers_start_by_the_commands_shown(page):
+    commands = SERVE.findall((GUIDES / page).read_text(encoding="utf-8"))
+    assert commands
+    for text in commands:
+        with subprocess.Popen(command_line(text), cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+            assert json.loads(process.stdout.readline())["event"] == "listening", text
+            process.terminate()
