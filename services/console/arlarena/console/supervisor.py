@@ -17,8 +17,9 @@ from arlarena.console.settings import ConsoleSettings
 State = Literal["starting", "up", "restarting", "done", "stopped", "failed"]
 Result = TypeVar("Result")
 
-# What services exit with when a restart cannot help: their configuration is wrong, or their port is taken.
-EXIT_CONFIG, EXIT_PORT = 2, 3
+# What services exit with when a restart cannot help: their configuration is wrong, their port is taken, or another try
+# would fail alike.
+EXIT_CONFIG, EXIT_PORT, EXIT_PERMANENT = 2, 3, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +216,7 @@ class Service:
         what = f"ended ({describe_exit(code)})"
         # Who is killed has no last words: what the log ends with is not the reason.
         message = self._report(child, what) if code >= 0 else f"{self.spec.name} {what} [log: {child.command.log}]"
-        final = code == EXIT_CONFIG or (self.spec.once and code > 0)
+        final = code in (EXIT_CONFIG, EXIT_PERMANENT) or (self.spec.once and code > 0)
         return LaunchError(message, code if code in (EXIT_CONFIG, EXIT_PORT) else 1, final=final)
 
     def _report(self, child: Child, what: str) -> str:

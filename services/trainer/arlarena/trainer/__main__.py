@@ -35,6 +35,8 @@ from arlarena.trainer.settings import (
 )
 
 EXIT_FAILED = 1
+# Another try would fail alike: the launcher does not start the trainer anew.
+EXIT_PERMANENT = 4
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -152,12 +154,13 @@ def run_train(args: argparse.Namespace, log: Logger) -> int:
     ):
         check_url(flag, url)
     check_writable(args.run_dir)
-    from arlarena.client.errors import ServiceError
+    from arlarena.client.errors import Refused, ServiceError
     from arlarena.client.weights import PushError
     from arlarena.proto.stream import StreamError
     from arlarena.trainer.assembly import Plan, run_trainer
     from arlarena.trainer.checkpoint import CheckpointError
     from arlarena.trainer.collector import Interrupted, RunError
+    from arlarena.trainer.publisher import is_permanent
 
     plan = Plan(
         settings=settings,
@@ -181,16 +184,17 @@ def run_train(args: argparse.Namespace, log: Logger) -> int:
         log.info("stopped", signal=signal.Signals(stop[0]).name)
         return 128 + stop[0]
     except (RunError, StreamError, CheckpointError, PushError, ServiceError, OSError) as error:
-        return _failed(log, error)
+        lasting = isinstance(error, CheckpointError | Refused) or (isinstance(error, PushError) and is_permanent(error))
+        return _failed(log, error, EXIT_PERMANENT if lasting else EXIT_FAILED)
     return 0
 
 
-def _failed(log: Logger, error: Exception) -> int:
+def _failed(log: Logger, error: Exception, code: int = EXIT_FAILED) -> int:
     if "No space left on device" in str(error):  # errno is lost in errors of safetensors
         error = OSError(f"the disk is full: free space, then run again with --resume ({error})")
     log.error("failed", reason=str(error))
     print(f"error: {error}", file=sys.stderr)
-    return EXIT_FAILED
+    return code
 
 
 def run_replay(args: argparse.Namespace, _log: Logger) -> int:

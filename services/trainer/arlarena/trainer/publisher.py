@@ -25,6 +25,11 @@ _RETRY_PAUSE_S = 0.5
 _PERMANENT = (401, 403, 405, 413, 422)
 
 
+def is_permanent(error: PushError) -> bool:
+    """Whether trying again does not help."""
+    return isinstance(error, PushRefused) or error.status in _PERMANENT
+
+
 @dataclass(frozen=True, slots=True)
 class Pushed:
     """What a push came to. `difference`: the largest |Δ log-prob| of the probe over all servers; `sent`: bytes."""
@@ -71,11 +76,9 @@ class Publisher:
             try:
                 served, sent = await self._transport.push(version, server)
                 return served.probe or 0.0, sent
-            except PushRefused:
-                raise
             except (aiohttp.ClientError, TimeoutError, PushError) as error:
                 reason = str(error) or type(error).__name__
-                if isinstance(error, PushError) and error.status in _PERMANENT:
+                if isinstance(error, PushError) and is_permanent(error):
                     raise
                 if time.monotonic() > deadline:
                     raise PushError(

@@ -1,0 +1,54 @@
+"""Pushes that cannot work end at once; those that may are tried again."""
+
+import asyncio
+import time
+from types import SimpleNamespace
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from arlarena.client.weights import PushError
+from arlarena.proto.telemetry import Logger
+from arlarena.trainer.publisher import Publisher, is_permanent
+from arlarena.trainer.transports import SharedDirectory
+
+VERSION = SimpleNamespace(version="run:0:abc", bytes=1)
+
+
+async def push(status, patience_s):
+    """How often a server that answers `status` was asked, and the error."""
+    asked = 0
+
+    async def answer(_):
+        nonlocal asked
+        asked += 1
+        return web.Response(status=status, text="told so")
+
+    app = web.Application()
+    app.add_routes([web.post("/{path:.*}", answer)])
+    async with TestServer(app) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        publisher = Publisher([url], SharedDirectory(), token="t", patience_s=patience_s, log=Logger("test", "error"))
+        with pytest.raises(PushError) as failed:
+            await publisher.push(VERSION)
+    return asked, failed.value
+
+
+@pytest.mark.parametrize("status", [401, 403, 405, 409, 413, 422])
+async def test_an_answer_that_lasts_is_not_asked_for_again(status):
+    began = time.monotonic()
+    async with asyncio.timeout(30):
+        asked, error = await push(status, 60.0)
+    assert asked == 1
+    assert is_permanent(error)
+    assert f"answered {status}: told so" in str(error)
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("status", [404, 500, 503])
+async def test_an_answer_that_may_change_is_asked_for_again_until_the_patience_ends(status):
+    asked, error = await push(status, 0.6)
+    assert asked >= 2
+    assert not is_permanent(error)
+    assert f"answered {status}: told so" in str(error)
