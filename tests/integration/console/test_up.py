@@ -49,13 +49,14 @@ class Up:
         self.config = folder / "test.toml"
         self.config.write_text(CONFIG)
         self.flags.mkdir()
-        fake_services.install(folder / "fakes")
+        self.fakes = folder / "fakes"
+        fake_services.install(self.fakes)
         self.processes: list[Forked] = []
         self.family: set[psutil.Process] = set()
 
     def start(self, *arguments: str, **environment: str) -> Forked:
         clean = {key: value for key, value in os.environ.items() if key not in ("REDIS_URL", "ARLARENA_SEED")}
-        extra = {"PYTHONPATH": str(self.folder / "fakes"), "FAKE_DIR": str(self.flags), "COLUMNS": "200"}
+        extra = {"PYTHONPATH": str(self.fakes), "FAKE_DIR": str(self.flags), "COLUMNS": "200"}
         process = consoles().popen(
             ["arlarena.console", *arguments],
             cwd=self.folder,
@@ -150,6 +151,8 @@ def test_a_whole_run(up: Up) -> None:
     assert found["groups"] == {"trained": 24, "filtered": 6, "stale": 0, "empty": 0, "skipped": 0, "dead": 0}
     assert found["wall_s"] > 0
     assert "60.0 to 80.0" in said
+    assert said.count("Not comparable with published results: rooms of a stand-in") == 2  # before training, at the end
+    assert found["data"]["official"] is False
     assert "evaluate after: done" in said
     assert "Traceback" not in said
     assert (up.run / "report.html").read_text().startswith("<!doctype html>")
@@ -178,6 +181,25 @@ def test_a_second_run_is_refused_unless_fresh_which_keeps_the_first(up: Up) -> N
     assert summary(up)["seed"] == 5
     kept = json.loads((up.run.parent / "test.previous" / "summary.json").read_text())
     assert kept["seed"] == 0
+
+
+def test_the_copied_configuration_works_from_another_folder(up: Up) -> None:
+    (up.folder / "policy").mkdir()
+    up.config.write_text(CONFIG + '[policy]\npath = "policy"\n')
+    assert up.up("--set", "trainer.recipe=grpo", "--seed", "3")[0] == 0
+    first, copy = summary(up), up.run / "config.toml"
+    assert first["command"] == f"arlarena up {up.config} --seed 3 --set trainer.recipe=grpo"
+    elsewhere = up.folder / "else" / "where"
+    elsewhere.mkdir(parents=True)
+    up.config, up.folder = copy, elsewhere
+    code, said = up.up("--run-dir", "again")
+    assert code == 0, said
+    second = json.loads((elsewhere / "again" / "summary.json").read_text())
+    assert [second[key] for key in ("env", "method", "seed")] == [first[key] for key in ("env", "method", "seed")]
+    assert first["method"] == "grpo"
+    code, said = up.up("--resume")
+    assert code == 0, said
+    assert str(up.run / "report.html") in said
 
 
 @pytest.mark.parametrize("victim", ["env_server", "inference", "rollout", "trainer"])

@@ -92,7 +92,8 @@ def test_without_a_clone_table_nothing_is_cloned(tmp_path: Path) -> None:
 
 def test_what_is_written_reads_back_the_same(tmp_path: Path) -> None:
     text = (
-        '[run]\nname = "x"\n[trainer]\nlr = 1e-4\nbetas = [0.9, 0.99]\n[trainer.recipe_overrides]\nbackfill = false\n'
+        f'[run]\nname = "x"\ndirectory = "{tmp_path}"\n'
+        "[trainer]\nlr = 1e-4\nbetas = [0.9, 0.99]\n[trainer.recipe_overrides]\nbackfill = false\n"
     )
     config = RunConfig.load(write(tmp_path, text + 'recipe_note = "öä\\u007f\\"\\\\"\n'))
     copy = tmp_path / "copy.toml"

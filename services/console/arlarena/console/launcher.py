@@ -42,6 +42,16 @@ class Request:
     directory: Path | None = None
     start: Start = Start.NEW
 
+    @property
+    def command(self) -> str:
+        """The command line that asks for this."""
+        words = ["arlarena", "up", str(self.config)]
+        words += ["--seed", str(self.seed)] if self.seed is not None else []
+        words += ["--run-dir", str(self.directory)] if self.directory is not None else []
+        for text in self.overrides:
+            words += ["--set", text]
+        return shlex.join(words)
+
 
 async def prepare(request: Request) -> tuple[RunConfig, RunDirectory]:
     """Check the configuration with every service, then open the run's directory.
@@ -56,7 +66,7 @@ async def prepare(request: Request) -> tuple[RunConfig, RunDirectory]:
         await check_before_start(config, run.path)
     if request.start is Start.RESUME and state is not None:
         _refuse_another_experiment(run, config)
-    run.open(config.run.name, request.start)
+    run.open(config.run.name, request.start, request.command)
     config = config.with_thread_budget(available_cores())
     config.write(run.config)
     return config, run

@@ -26,7 +26,7 @@ from arlarena.console.report import write_report
 from arlarena.console.runconfig import RunConfig
 from arlarena.console.rundir import RunDirectory
 from arlarena.console.settings import redis_url_from_environment
-from arlarena.console.summary import read_json, summarise, write_summary
+from arlarena.console.summary import data_warning, read_json, summarise, write_summary
 from arlarena.console.supervisor import Service, Spec, Supervisor
 
 STAGES = (
@@ -154,6 +154,8 @@ class Pipeline:
     async def _evaluate(self, label: str) -> str:
         await self._command(f"evaluate-{label}", self.commands.evaluate(label, self.environment, self.inference))
         result = read_json(self.run.panel(label))
+        if (warning := data_warning(result)) is not None and label == "before":
+            self.view.notice(warning)
         return f"success {100 * result.get('success', 0):.1f} %"
 
     async def _train(self) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
+import os
+import signal
 import sys
 import tempfile
 import tomllib
@@ -16,6 +19,7 @@ from typing import Any
 import msgspec
 import tomli_w
 
+from arlarena.console.paths import make_absolute
 from arlarena.console.settings import (
     BrokerSettings,
     ConsoleSettings,
@@ -87,6 +91,7 @@ class RunConfig:
         tables = deepcopy(read_file(source))
         for text in overrides:
             override(tables, text)
+        make_absolute(tables, Path.cwd())
         run = tables.setdefault("run", {})
         run.setdefault("name", source.stem)
         chosen = seed if seed is not None else seed_from_environment()
@@ -161,9 +166,11 @@ class RunConfig:
         return int(self._table(table).get("threads", 1))
 
     def write(self, path: Path) -> None:
-        """Write the tables as TOML, whole file or none."""
+        """Write the tables as TOML, whole file or none. The run's directory is absolute there."""
+        run = self._table("run")
+        run |= {"directory": str(Path(run["directory"]).absolute())} if run.get("directory") else {}
         partial = path.with_name(path.name + ".partial")
-        partial.write_text(tomli_w.dumps(self.tables), encoding="utf-8")
+        partial.write_text(tomli_w.dumps(self.tables | {"run": run}), encoding="utf-8")
         partial.replace(path)
 
     def differences(self, other: RunConfig) -> list[str]:
@@ -247,7 +254,8 @@ async def _check(service: str, file: Path, module: str, *flags: str) -> _Answer:
     try:
         output, errors = await asyncio.wait_for(process.communicate(), CHECK_TIMEOUT_S)
     except BaseException as error:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):  # Ctrl-C ended it too
+            os.kill(process.pid, signal.SIGKILL)  # not process.kill(), which may take the exit status from asyncio
         await process.wait()
         if isinstance(error, TimeoutError):
             return _Answer(f"{module} did not answer in {CHECK_TIMEOUT_S:g} s")

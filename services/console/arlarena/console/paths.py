@@ -1,0 +1,37 @@
+"""Paths in a configuration. Those that exist are made absolute, so that a run's copy of it works from any folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# Keys that name a file or a folder; `*` stands for any key. Names on the Hub are no paths and stay as they are.
+PATHS = (
+    "policy.path",
+    "policy.tokenizer",
+    "inference.model",
+    "inference.weights_root",
+    "inference.vllm_python",
+    "environment.options.games",
+    "environment.options.levels",
+    "environment.options.train",
+    "environment.options.tests.*",
+)
+
+
+def make_absolute(tables: dict[str, Any], folder: Path) -> None:
+    """Replace every relative path that exists in `folder`, where the command runs, by the absolute one."""
+    for key in PATHS:
+        _replace(tables, key.split("."), folder)
+
+
+def _replace(table: Any, parts: Sequence[str], folder: Path) -> None:
+    if not isinstance(table, dict):
+        return
+    for name in list(table) if parts[0] == "*" else [name for name in table if name == parts[0]]:
+        value = table[name]
+        if len(parts) > 1:
+            _replace(value, parts[1:], folder)
+        elif isinstance(value, str) and value and (folder / value).exists():
+            table[name] = str((folder / value).absolute())

@@ -1,0 +1,74 @@
+"""A run's copy of its configuration works from any folder."""
+
+import importlib
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from pydantic import BaseModel
+
+from arlarena.console.paths import PATHS
+from arlarena.console.runconfig import RunConfig
+from arlarena.inference.settings import InferenceSettings
+
+CONFIG = """
+[policy]
+path = "policy"
+tokenizer = "Qwen/Qwen3-0.6B"
+[inference]
+model = "../elsewhere/model"
+weights_root = "not/there/yet"
+[environment.options]
+games = "games"
+levels = "levels/a.txt"
+template = "compact"
+train = { name = "set" }
+tests = { mine = "levels/a.txt", hub = { name = "other" } }
+"""
+
+
+def test_paths_that_exist_are_absolute_and_the_copy_gives_the_same_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, other = tmp_path / "work", tmp_path / "other"
+    for folder in (work / "policy", work / "games", work / "levels", work / "compact", tmp_path / "elsewhere/model"):
+        folder.mkdir(parents=True)
+    other.mkdir()
+    (work / "levels/a.txt").write_text("#")
+    (work / "my.toml").write_text(CONFIG)
+    monkeypatch.chdir(work)
+    config = RunConfig.load(Path("my.toml"), ["trainer.recipe=grpo"], seed=3)
+    options = config.tables["environment"]["options"]
+    assert config.tables["policy"] == {"path": str(work / "policy"), "tokenizer": "Qwen/Qwen3-0.6B"}
+    assert Path(config.tables["inference"]["model"]).samefile(tmp_path / "elsewhere/model")
+    assert config.tables["inference"]["weights_root"] == "not/there/yet"
+    assert options["games"] == str(work / "games")
+    assert options["levels"] == options["tests"]["mine"] == str(work / "levels/a.txt")
+    assert (options["template"], options["train"], options["tests"]["hub"]) == (
+        "compact", {"name": "set"}, {"name": "other"}
+    )  # fmt: skip
+    config.write(work / "copy.toml")
+
+    monkeypatch.chdir(other)
+    copy = RunConfig.load(work / "copy.toml")
+    assert copy.run.path == work / "runs" / "my"
+    assert copy.tables == config.tables | {"run": config.tables["run"] | {"directory": str(work / "runs" / "my")}}
+    assert config.differences(copy) == []
+
+
+def models(module: ModuleType) -> Iterator[type[BaseModel]]:
+    for _, found in inspect.getmembers(module, inspect.isclass):
+        if issubclass(found, BaseModel) and found.__module__ == module.__name__:
+            yield found
+
+
+def test_every_setting_that_is_a_path_is_known() -> None:
+    known = {key.split(".")[2] for key in PATHS if key.startswith("environment.")}
+    for environment in ("alfworld", "sokoban", "tir_math"):
+        for model in models(importlib.import_module(f"arlarena.env_server.{environment}.options")):
+            for name, field in model.model_fields.items():
+                assert "Path" not in str(field.annotation) or name in known, f"{environment}: {name}"
+    for name, field in InferenceSettings.model_fields.items():
+        assert "Path" not in str(field.annotation) or f"inference.{name}" in PATHS, name
