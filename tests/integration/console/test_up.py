@@ -318,6 +318,7 @@ def test_a_second_ctrl_c_does_not_wait_for_processes(up: Up) -> None:
     os.killpg(process.pid, signal.SIGINT)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130, said
+    assert "restart" not in said
     assert_no_failure(said)
     assert_all_gone(up)
 

@@ -73,7 +73,12 @@ class BrokerService:
             self._group = None
 
     def kill(self) -> None:
-        """End our own server at once."""
+        """End our own server at once, and do not start it again."""
+        if self._watch is not None:
+            self._watch.cancel()
+        self._kill_server()
+
+    def _kill_server(self) -> None:
         if isinstance(self._broker, Broker) and self._broker.running:
             assert self._broker.process is not None
             self._broker.process.kill()
@@ -96,7 +101,7 @@ class BrokerService:
         self.state = "restarting"
         self.restarts += 1
         self._notice(f"broker: {problem}; restart {self.restarts} of {self._settings.restarts}")
-        self.kill()
+        self._kill_server()
         try:
             await asyncio.to_thread(self._broker.stop)
             self._forget()

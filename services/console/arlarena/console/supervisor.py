@@ -105,7 +105,9 @@ class Service:
         await asyncio.shield(self.done)
 
     def kill(self) -> None:
-        """End the process at once."""
+        """End the process at once, and do not start it again."""
+        if self._watch is not None:
+            self._watch.cancel()
         if self.child is not None and self.child.process.returncode is None:
             self.child.kill()
 

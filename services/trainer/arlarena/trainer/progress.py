@@ -42,4 +42,4 @@ class Progress:
     def report_every(self, seconds: float, step: int, *, message: str = "", **figures: float) -> None:
         """`report`, unless the newest record is younger than `seconds`."""
         if time.time() - self._last >= seconds:
-            self.report(step, message=message, **figures)
+            self.report(step, limits=None, message=message, **figures)
