@@ -23,6 +23,7 @@ from arlarena.proto.stream import DeadLetter, Streams
 from arlarena.proto.trajectory import Group, GroupTask, Sampling, Task, Trajectory, read_groups
 from arlarena.rollout.__main__ import main
 from arlarena.rollout.episode import turn_seed
+from arlarena.rollout.evaluate import describe
 from arlarena.rollout.tokens import Tokens
 from arlarena.trainer.settings import TinyPolicy
 from arlarena.trainer.tiny import create_tiny_policy
@@ -366,6 +367,9 @@ def test_a_panel_is_played(stack: Stack, tmp_path: Path) -> None:
     result = json.loads(out.read_text())
     assert (result["episodes"], result["errors"], result["environment"]) == (24, 0, "sokoban")
     assert result["versions"]
+    assert result["data"] is None  # Sokoban has no official rooms
+    told = result | {"data": {"description": "rooms of a stand-in", "official": False}}
+    assert describe(told) == describe(result) + "\n    rooms of a stand-in"
     assert sum(row["n"] for row in result["by_difficulty"]) == 24
     assert max(row["optimal_moves"] for row in result["by_difficulty"]) <= 8
 
