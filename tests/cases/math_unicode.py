@@ -1,0 +1,17 @@
+"""Answers that are written with Unicode's mathematical characters."""
+
+import json
+from pathlib import Path
+
+from case_support import check, finish, run
+
+JUDGE = """
+import json, sys
+from arlarena.env_server.tir_math.judging import judge
+print(json.dumps([judge(gold, answer) for gold, answer, _ in json.load(sys.stdin)]))
+"""
+
+pairs = Path(__file__).with_suffix(".json").read_text()
+for (gold, answer, right), said in zip(json.loads(pairs), json.loads(run(JUDGE, input=pairs)), strict=True):
+    check(f"gold {gold} answer {answer}", said, right)
+finish()
