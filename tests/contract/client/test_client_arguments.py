@@ -136,9 +136,7 @@ def test_a_vector_names_its_unknown_options(envs):
 
 def test_nothing_stays_open_where_the_environment_has_no_such_split(url):
     for make in (lambda: TextEnv(url, split="tset"), lambda: TextVectorEnv(url, 2, split="tset")):
-        with pytest.raises(
-            ValueError, match=r"'tset': sokoban at .* has no such split; it has train, validation"
-        ):
+        with pytest.raises(ValueError, match=r"'tset': sokoban at .* has no such split; it has train, validation"):
             make()
     with pytest.raises(ValueError, match="num_envs must be from 1"):
         TextVectorEnv(url, 0)
