@@ -182,14 +182,9 @@ def clone(
     report.started()
     step = 0
     for batch in batches(train, settings.batch_rows, seed):
-        share = rate_share(step, settings.warmup_steps, step / limit, settings.final_lr_share)
-        set_rate(optimizer, settings.lr * share)
-        optimizer.zero_grad(set_to_none=True)
-        loss = negative_log_likelihood(scorer, batch, backward=True)
-        norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip))
-        _check_finite(step + 1, loss=loss, gradient_norm=norm)
-        optimizer.step()
+        set_rate(optimizer, settings.lr * rate_share(step, settings.warmup_steps, step / limit, settings.final_lr_share))
         step += 1
+        loss = _update(scorer, optimizer, batch, settings.gradient_clip, step)
         if step % validate_every and step < limit:
             report.stepped(step, loss)
             continue
@@ -212,6 +207,18 @@ def clone(
         stopped="validation" if misses >= settings.patience else "demonstrations",
         seconds=time.monotonic() - started,
     )
+
+
+def _update(
+    scorer: Scorer, optimizer: torch.optim.Optimizer, batch: Sequence[Row], gradient_clip: float, step: int
+) -> float:
+    """One optimiser step on `batch`; its loss."""
+    optimizer.zero_grad(set_to_none=True)
+    loss = negative_log_likelihood(scorer, batch, backward=True)
+    norm = float(torch.nn.utils.clip_grad_norm_(scorer.parameters(), gradient_clip))
+    _check_finite(step, loss=loss, gradient_norm=norm)
+    optimizer.step()
+    return loss
 
 
 def _check_finite(step: int, **figures: float) -> None:
