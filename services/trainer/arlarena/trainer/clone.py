@@ -182,7 +182,8 @@ def clone(
     report.started()
     step = 0
     for batch in batches(train, settings.batch_rows, seed):
-        set_rate(optimizer, settings.lr * rate_share(step, settings.warmup_steps, step / limit, settings.final_lr_share))
+        share = rate_share(step, settings.warmup_steps, step / limit, settings.final_lr_share)
+        set_rate(optimizer, settings.lr * share)
         step += 1
         loss = _update(scorer, optimizer, batch, settings.gradient_clip, step)
         if step % validate_every and step < limit:
