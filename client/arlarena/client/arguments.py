@@ -49,7 +49,7 @@ def number_of(name: str, value: Any, least: int = 0) -> int:
     except TypeError:
         raise TypeError(f"{name} must be a whole number, not {_shown(value)}") from None
     if not least <= number <= LARGEST_INDEX:
-        raise ValueError(f"{name} must be from {least} to {LARGEST_INDEX}, not {number}")
+        raise ValueError(f"{name} must be from {least} to {LARGEST_INDEX}")
     return number
 
 

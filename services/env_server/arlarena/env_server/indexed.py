@@ -23,7 +23,9 @@ def indexed_task(name: str, splits: Sequence[Split], spec: ResetSpec) -> Task:
     if spec.task_id is not None:
         split, index = _parts(name, spec.task_id)
         if spec.split not in (None, split) or spec.index not in (None, index):
-            raise TaskError(f"task_id {spec.task_id!r} is another task than split {spec.split!r} index {spec.index}")
+            given = {"split": spec.split, "index": spec.index}
+            said = " ".join(f"{name} {value!r}" for name, value in given.items() if value is not None)
+            raise TaskError(f"task_id {spec.task_id!r} is another task than {said}")
     if split not in sizes:
         raise TaskError(f"unknown split {split!r}; known: {', '.join(sizes)}")
     size = sizes[split]

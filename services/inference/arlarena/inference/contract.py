@@ -152,6 +152,7 @@ def sampling_params(request: CompletionRequest | ChatRequest) -> SamplingParams:
     if isinstance(request, ChatRequest):
         if request.top_logprobs and not request.logprobs:
             raise RequestError("top_logprobs needs logprobs = true", param="top_logprobs")
+        _within("top_logprobs", request.top_logprobs, 0, MAX_LOGPROBS)
         params.logprobs = request.top_logprobs if request.logprobs else None
     return params
 

@@ -105,7 +105,7 @@ UNSUPPORTED: dict[str, tuple[Neutral, str]] = {
     "modalities": (_is(["text"]), _TEXT),
     "moderation": (_is(), "check the text"),
     "prediction": (_is(), "leave it out"),
-    "reasoning_effort": (_is(), _TEMPLATE),
+    "reasoning_effort": (_is("none"), _TEMPLATE),
     "verbosity": (_is("medium"), "ask for it in a message"),
     "web_search_options": (_is(), "put what was found into a message"),
     # the service

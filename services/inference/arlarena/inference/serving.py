@@ -346,7 +346,9 @@ def choose_weights(settings: InferenceSettings, log: Logger) -> LoadedVersion:
             except VersionError as error:
                 log.warning("version_skipped", directory=str(directory), reason=str(error))
     if settings.model is None:
-        raise VersionError(f"nothing to serve: no model is set and {settings.weights_root} has no committed version")
+        root = settings.weights_root
+        where = "no directory of versions" if root is None else f"no version in {root}"
+        raise VersionError(f"nothing to serve: there is {where} and no model; give --model")
     return load_model(settings.model)
 
 
