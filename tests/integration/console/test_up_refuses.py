@@ -61,7 +61,7 @@ def up(folder: Path, text: str, *arguments: str, timeout: float = 120, **variabl
         ),
         (
             SMALL + '[policy]\npath = "half"\n',
-            ["a.toml: [policy] path = 'half': half is no whole policy, it lacks weights (*.safetensors), a tokenizer"],
+            ["a.toml: [policy] path = ", "is no whole policy, it lacks weights (*.safetensors), a tokenizer"],
         ),
         (SMALL + '[policy]\npath = "nobody/nothing"\n', ["[policy] path: model 'nobody/nothing'", "HF_HUB_OFFLINE"]),
         (

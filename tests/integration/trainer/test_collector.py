@@ -94,7 +94,7 @@ async def start(streams):
 
 
 def collector(streams, state=None, method=None, **changes):
-    settings = TrainerSettings(groups_per_step=3, group_size=2, steps=5, **changes)
+    settings = TrainerSettings(**{"groups_per_step": 3, "group_size": 2, "minibatch_groups": 1, "steps": 5} | changes)
     state = state or TrainerState(versions={"d0": 0})
     order = TaskOrder("train", None, 7, settings.first_task)
     return Collector(streams, settings, method or recipe("sampo"), state, "sokoban", order, 99, Logger("test", "error"))

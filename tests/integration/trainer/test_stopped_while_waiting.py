@@ -31,4 +31,4 @@ async def test_a_trainer_that_waits_for_a_server_is_stopped(
     finally:
         if not ended.done():
             os.kill(pid, signal.SIGKILL)
-    assert '"interrupted"' in (run / "log").read_text()
+    assert '"stopped"' in (run / "log").read_text()

@@ -127,8 +127,8 @@ class Checkpoints:
 
     def save(self, state: TrainerState, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> Path:
         """Write a checkpoint of `state.step`, durably, and remove what it replaces and what is old."""
-        partial = self.directory / ".partial"
-        shutil.rmtree(partial, ignore_errors=True)  # left by a save that failed
+        partial = self.directory / f".partial-{state.step:06d}"
+        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         # Tied weights are one tensor with two names, which safetensors refuses.
         _write({name: value.contiguous().clone() for name, value in weights.items()}, partial / MODEL_FILE)

@@ -74,8 +74,8 @@ class VersionStore:
 
         `probe` computes with these weights what servers check themselves by; called while the files are written.
         """
-        partial = self.root / ".partial"
-        shutil.rmtree(partial, ignore_errors=True)  # left by a write that failed
+        partial = self.root / f".partial-{step:06d}"
+        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         with ThreadPoolExecutor(1) as pool:
             written = pool.submit(self._files, model, weights, partial)
