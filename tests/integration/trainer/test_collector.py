@@ -305,7 +305,7 @@ async def test_too_many_dead_groups_in_a_row_end_the_run_with_the_reason(streams
 
 async def test_silence_ends_the_run_instead_of_waiting_for_ever(streams):
     with pytest.raises(RunError, match="no group arrived for 1 s with 6 outstanding"):
-        await collector(streams, stall_s=1.0).batch()
+        await collector(streams, stall_s=1.0, reissue_after_s=0.5).batch()
 
 
 async def test_a_signal_ends_the_wait(streams):
