@@ -105,9 +105,10 @@ def run(code: str, *arguments: str, **options: Any) -> str:
 
 
 @contextlib.contextmanager
-def busy_cores() -> Iterator[None]:
-    """Every core computes something else for the length of the block."""
-    loops = [subprocess.Popen([PYTHON, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+def busy_cores(each: int = 1) -> Iterator[None]:
+    """Every core computes `each` other things for the length of the block."""
+    count = each * (os.cpu_count() or 1)
+    loops = [subprocess.Popen([PYTHON, "-S", "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
     finally:

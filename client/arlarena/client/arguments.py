@@ -17,7 +17,7 @@ def _scalar(value: Any) -> Any:
 
 
 def text_of(name: str, value: Any) -> str:
-    """`value` as a text; `name` begins the message of an error.
+    """`value` as a `str`. Error messages begin with `name`.
 
     Raises:
         TypeError: it is none.
@@ -35,7 +35,7 @@ def text_of(name: str, value: Any) -> str:
 
 
 def number_of(name: str, value: Any, least: int = 0) -> int:
-    """`value` as a whole number from `least` to `LARGEST_INDEX`; `name` begins the message of an error.
+    """`value` as an `int` from `least` to `LARGEST_INDEX`. Error messages begin with `name`.
 
     Raises:
         TypeError: it is none.

@@ -62,7 +62,7 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such configuration file") from error
     except TextFileError as error:
         raise ConfigError(str(error)) from error
-    except (ValueError, RecursionError) as error:  # besides tomllib's own: a number too long, brackets too deep
+    except (ValueError, RecursionError) as error:  # a number of too many digits, or brackets nested too deep
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error

@@ -74,7 +74,7 @@ def _cached(name: str) -> Path | None:
         return None
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {name!r}: the cache of the Hugging Face Hub cannot be read: {error}") from error
-    return None if _missing(Path(found)) else Path(found)
+    return None if missing_files(Path(found)) else Path(found)
 
 
 def _download(name: str) -> Path:
@@ -84,8 +84,7 @@ def _download(name: str) -> Path:
         found = Path(snapshot_download(name, allow_patterns=list(FILES), ignore_patterns=list(SUBFOLDERS)))
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {name!r}: no such directory here, and {_reason(name, error)}") from error
-    missing = _missing(found)
-    if missing:
+    if missing := ", ".join(missing_files(found)):
         if constants.HF_HUB_OFFLINE:
             raise ConfigError(
                 f"model {name!r}: {found} lacks {missing}, and HF_HUB_OFFLINE forbids downloads: unset it"
@@ -119,11 +118,14 @@ def _reason(name: str, error: Exception) -> str:
     return f"the download from {constants.ENDPOINT} failed: {error}"
 
 
-def _missing(folder: Path) -> str:
-    """The first file that a model needs and `folder` lacks; "" if none."""
-    if not (folder / "config.json").is_file():
-        return "config.json"
-    if (folder / _INDEX).is_file():
-        shards = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()
-        return next((shard for shard in sorted(set(shards)) if not (folder / shard).is_file()), "")
-    return "" if any(folder.glob("*.safetensors")) else "weights (*.safetensors)"
+def missing_files(folder: Path) -> list[str]:
+    """What a model needs of configuration and weights, and `folder` lacks."""
+    missing = [] if (folder / "config.json").is_file() else ["config.json"]
+    try:
+        shards = set(json.loads((folder / _INDEX).read_bytes())["weight_map"].values())
+        missing += sorted(shard for shard in shards if not (folder / shard).is_file())
+    except FileNotFoundError:
+        missing += [] if any(folder.glob("*.safetensors")) else ["weights (*.safetensors)"]
+    except (ValueError, KeyError, AttributeError, TypeError):
+        missing.append(f"a readable {_INDEX}")
+    return missing

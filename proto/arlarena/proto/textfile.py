@@ -23,7 +23,7 @@ _GZIP = b"\x1f\x8b"
 
 
 class TextFileError(ValueError):
-    """A file that is not UTF-8 text; the message names the file, what it is, and the command that converts it."""
+    """A file is not UTF-8 text. The message names the file, its encoding, and the command that converts it."""
 
 
 def read_text(path: Path) -> str:

@@ -1,7 +1,7 @@
-"""An image with the sandbox and its attacks, on the Docker engine of this machine, where it has one.
+"""A sandbox of forks, and an image with the sandbox and its attacks on the Docker engine of this machine.
 
-It needs an engine that `docker` reaches, and a base image (BASE_IMAGE, python:3.11-slim by default) that is there or
-can be pulled.
+The image needs an engine that `docker` reaches, and a base image (BASE_IMAGE, python:3.11-slim by default) that is
+there or can be pulled.
 """
 
 from __future__ import annotations
@@ -9,9 +9,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from arlarena.env_server.sandbox.execution import Limits
+from arlarena.env_server.sandbox.forks import ForkSandbox, ForkSettings
 
 ROOT = Path(__file__).resolve().parents[3]
 BASE = os.environ.get("BASE_IMAGE", "python:3.11-slim")
@@ -32,3 +36,10 @@ def image() -> str:
     built = docker("build", "--network=host", "--build-arg", f"BASE_IMAGE={BASE}", "-t", name, "-f", file, str(ROOT))
     assert built.returncode == 0, built.stderr[-3000:]
     return name
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[ForkSandbox]:
+    made = ForkSandbox(ForkSettings(limits=Limits(wall_s=4.0, cpu_s=2.0, memory_mb=256)))
+    yield made
+    made.close()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from busy_machine import busy_cores
+from cases.case_support import busy_cores
 
 from arlarena.env_server.sandbox import kernel
 from arlarena.env_server.sandbox.execution import Ending, Execution, Limits, SandboxError, SandboxUnavailable, Used

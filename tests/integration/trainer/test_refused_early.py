@@ -39,7 +39,7 @@ async def train(folder, model, text="", *more):
     return await trainer("train", "--config", config(folder, text), "--model", model, *arguments)
 
 
-async def refused(answer, *parts):
+async def assert_refused(answer, *parts):
     code, said = await answer
     assert code == 2, said
     assert "Traceback" not in said
@@ -54,38 +54,38 @@ async def test_a_policy_without_weights_is_refused_before_anything_is_loaded(com
     missing = ("--out", tmp_path / "out", "--demonstrations", tmp_path / "none", "--validation", tmp_path / "none")
     more = {"train": ("--redis-url", NOBODY), "clone": missing}[command]
     answer = trainer(command, "--model", half, "--config", config(tmp_path), "--run-dir", tmp_path / "run", *more)
-    await refused(answer, f"--model = '{half}'", "it lacks weights (*.safetensors)")
+    await assert_refused(answer, f"--model = '{half}'", "it lacks weights (*.safetensors)")
     assert not (tmp_path / "run").exists()
 
 
 async def test_a_hub_name_that_is_not_cached_is_refused(tmp_path):
-    await refused(train(tmp_path, "nobody/nothing"), "--model", "'nobody/nothing'", "HF_HUB_OFFLINE")
+    await assert_refused(train(tmp_path, "nobody/nothing"), "--model", "'nobody/nothing'", "HF_HUB_OFFLINE")
 
 
 async def test_a_transport_that_needs_a_gpu_is_refused_without_one(tmp_path, tiny_directory):
     text = '[trainer]\ndevice = "cpu"\npush_transport = "nccl"'
-    await refused(train(tmp_path, tiny_directory, text), 'push_transport = "nccl" needs a GPU', '"gloo"')
+    await assert_refused(train(tmp_path, tiny_directory, text), 'push_transport = "nccl" needs a GPU', '"gloo"')
 
 
 async def test_a_response_that_fills_the_context_is_refused(tmp_path, tiny_directory):
     text = "[trainer]\nmax_response_tokens = 512"
-    await refused(train(tmp_path, tiny_directory, text), "max_response_tokens = 512 leaves no room")
+    await assert_refused(train(tmp_path, tiny_directory, text), "max_response_tokens = 512 leaves no room")
 
 
 @pytest.mark.parametrize("flag", ["--inference-url", "--environment-url"])
 async def test_an_address_of_another_form_is_refused(flag, tmp_path, tiny_directory):
-    await refused(train(tmp_path, tiny_directory, "", flag, "127.0.0.1:8000"), flag, "http://127.0.0.1:8000")
+    await assert_refused(train(tmp_path, tiny_directory, "", flag, "127.0.0.1:8000"), flag, "http://127.0.0.1:8000")
 
 
 async def test_a_split_that_does_not_exist_is_refused_with_the_nearest(tmp_path, tiny_directory):
     with environment_server(tmp_path, "sokoban") as (url, _):
         answer = train(tmp_path, tiny_directory, '[trainer]\ntask_split = "trian"', "--environment-url", url)
-        await refused(answer, "task_split = 'trian'", "has the splits train", "did you mean 'train'?")
+        await assert_refused(answer, "task_split = 'trian'", "has the splits train", "did you mean 'train'?")
 
 
 async def test_a_run_directory_that_cannot_be_made_is_refused(tmp_path, tiny_directory):
     (tmp_path / "run").write_text("a file")
-    await refused(train(tmp_path, tiny_directory), f"directory {tmp_path / 'run'} cannot be written")
+    await assert_refused(train(tmp_path, tiny_directory), f"directory {tmp_path / 'run'} cannot be written")
 
 
 def test_a_directory_on_a_file_system_that_takes_no_files_is_refused():

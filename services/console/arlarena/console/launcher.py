@@ -77,7 +77,7 @@ def _refuse_another_experiment(run: RunDirectory, new: RunConfig) -> None:
     if keys := old.differences(new):
         raise ConfigError(
             f"{run.path} was started with other settings ({', '.join(keys)}): "
-            f"resume with `{resume_command(run)}`, or begin anew with --fresh"
+            f"resume with `{resume_command(run)}`, or start from the beginning with --fresh"
         )
 
 

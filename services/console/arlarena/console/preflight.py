@@ -45,7 +45,7 @@ async def check_before_start(config: RunConfig, directory: Path) -> None:
         checks.append(lambda config: split_problems(config, info))
     for check in checks:
         try:
-            lines += list(await asyncio.to_thread(lambda check=check: list(check(config))))  # type: ignore[misc]
+            lines += await asyncio.to_thread(list, check(config))
         except ConfigError as error:
             lines += str(error).splitlines()
     lines += directory_problems(directory)

@@ -113,8 +113,8 @@ class EnvironmentFactory(Protocol):
             on a fork of the episode, so that nobody else waits and a step that takes too long can be given up. Where
             steps wait for other processes, an attribute `threads` says how many may.
 
-    An attribute `warnings`, a list of texts, says what to tell whoever starts the server, such as files that were left
-    out; see `warnings_of`.
+    An attribute `warnings`, a list of texts, holds messages for the operator of the server, such as files that were
+    left out; see `warnings_of`.
     """
 
     blocking: bool
@@ -142,7 +142,7 @@ class EnvironmentFactory(Protocol):
 
 
 def warnings_of(factory: EnvironmentFactory) -> list[str]:
-    """What to tell whoever starts the server; may take some seconds to find out."""
+    """Messages for the operator of the server. Making them may take some seconds."""
     return list(getattr(factory, "warnings", ()))
 
 

@@ -14,12 +14,12 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from arlarena.proto.addresses import service_url
 from arlarena.proto.config import ConfigError, exit_on_config_error, load_table
 from arlarena.proto.telemetry import Logger, get_logger
 from arlarena.trainer.preflight import (
     check_length,
     check_transport,
-    check_url,
     check_writable,
     context_of,
     policy_directory,
@@ -148,11 +148,9 @@ def run_train(args: argparse.Namespace, log: Logger) -> int:
     if "max_response_tokens" in settings.model_fields_set:
         check_length("[trainer] max_response_tokens", settings.max_response_tokens, context_of(model))
     check_transport(settings)
-    for flag, url in (
-        ("--environment-url", args.environment_url),
-        *(("--inference-url", u) for u in args.inference_url),
-    ):
-        check_url(flag, url)
+    address = args.environment_url or environment_url()
+    environment_at = _address("--environment-url", address) if address else None
+    inference_at = tuple(_address("--inference-url", url) for url in args.inference_url)
     check_writable(args.run_dir)
     from arlarena.client.errors import Refused, ServiceError
     from arlarena.client.weights import PushError
@@ -168,9 +166,9 @@ def run_train(args: argparse.Namespace, log: Logger) -> int:
         run_dir=args.run_dir,
         run_name=run_name,
         redis_url=args.redis_url,
-        inference_urls=tuple(args.inference_url),
+        inference_urls=inference_at,
         environment=environment,
-        environment_url=args.environment_url or environment_url(),
+        environment_url=environment_at,
         seed=_seed(args.seed, args.config),
         incarnation=uuid.uuid4().hex[:8],
         resume=args.resume,
@@ -187,6 +185,13 @@ def run_train(args: argparse.Namespace, log: Logger) -> int:
         lasting = isinstance(error, CheckpointError | Refused) or (isinstance(error, PushError) and is_permanent(error))
         return _failed(log, error, EXIT_PERMANENT if lasting else EXIT_FAILED)
     return 0
+
+
+def _address(flag: str, url: str) -> str:
+    try:
+        return service_url(url)
+    except ValueError as error:
+        raise ConfigError(f"{flag}: {error}") from error
 
 
 def _failed(log: Logger, error: Exception, code: int = EXIT_FAILED) -> int:

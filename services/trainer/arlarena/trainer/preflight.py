@@ -10,18 +10,16 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import NonNegativeInt, PositiveInt
 
 from arlarena.proto.config import ConfigError, Table, load_table
-from arlarena.proto.hub import local_model
+from arlarena.proto.hub import local_model, missing_files
 from arlarena.trainer.settings import CloneSettings, PolicySettings, RunSettings, TrainerSettings, chosen_recipe
 
 # Prompt and response together where `[inference] max_model_len` does not say; as the policy server has it.
 DEFAULT_CONTEXT = 4096
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-INDEX = "model.safetensors.index.json"
 
 Result = TypeVar("Result")
 
@@ -73,7 +71,7 @@ def check_file(path: Path, *, machine: bool = False) -> None:
         found.of(cloning.torch_device)
     if machine:
         found.of(lambda: check_gpus(load_table(path, "console", ConsoleTable).gpus))
-    if policy is not None and settings is not None and (machine or policy.path is None):
+    if policy is not None and (machine or policy.path is None):
         found.of(lambda: _check_policy(path, policy, settings))
     found.raise_all()
 
@@ -127,8 +125,8 @@ def check_gpus(gpus: ChosenGpus) -> None:
             )
 
 
-def _check_policy(path: Path, policy: PolicySettings, settings: TrainerSettings) -> None:
-    """The policy's files, and whether responses fit its context.
+def _check_policy(path: Path, policy: PolicySettings, settings: TrainerSettings | None) -> None:
+    """The policy's files, and whether responses fit its context; `settings`: None where they are wrong themselves.
 
     Raises:
         ConfigError: a file is missing, or a length is too large; the message names it.
@@ -140,7 +138,8 @@ def _check_policy(path: Path, policy: PolicySettings, settings: TrainerSettings)
     served = load_table(path, "inference", ServedLength).max_model_len
     evaluated = load_table(path, "evaluation", EvaluatedLength)
     found = _Problems()
-    if "max_response_tokens" in settings.model_fields_set:  # the default gets what room there is
+    # The default gets what room there is.
+    if settings is not None and "max_response_tokens" in settings.model_fields_set:
         key, tokens = f"{path}: [trainer] max_response_tokens", settings.max_response_tokens
         found.of(partial(check_length, key, tokens, positions, served))
     if "max_tokens" in evaluated.model_fields_set:
@@ -160,8 +159,7 @@ def policy_directory(name: str, setting: str, *, tokenizer: bool = True) -> Path
         folder = local_model(name)
     except ConfigError as error:
         raise ConfigError(f"{setting}: {error}") from error
-    lacking = [] if (folder / "config.json").is_file() else ["config.json"]
-    lacking += missing_weights(folder)
+    lacking = missing_files(folder)
     if tokenizer and not any((folder / file).is_file() for file in TOKENIZERS):
         lacking.append("a tokenizer (tokenizer.json)")
     if lacking:
@@ -170,17 +168,6 @@ def policy_directory(name: str, setting: str, *, tokenizer: bool = True) -> Path
             f"save_pretrained of model and tokenizer writes it"
         )
     return folder
-
-
-def missing_weights(folder: Path) -> list[str]:
-    """What the weights lack: files that the index names, or all of them."""
-    try:
-        index = json.loads((folder / INDEX).read_bytes())
-        return sorted(file for file in set(index["weight_map"].values()) if not (folder / file).is_file())
-    except FileNotFoundError:
-        return [] if any(folder.glob("*.safetensors")) else ["weights (*.safetensors)"]
-    except (ValueError, KeyError, AttributeError, TypeError):
-        return [f"a readable {INDEX}"]
 
 
 def context_of(folder: Path) -> int | None:
@@ -215,17 +202,6 @@ def check_length(setting: str, tokens: int, positions: int | None, served: int |
             f"{setting} = {tokens} leaves no room for a prompt: {what} is {bound} tokens for prompt and response "
             f"together; set {setting.rpartition('] ')[2]} well below that, or raise the context"
         )
-
-
-def check_url(setting: str, url: str | None) -> None:
-    """Whether `url` has the form of a service's address; None is none.
-
-    Raises:
-        ConfigError: it has not.
-    """
-    parts = urlsplit(url or "http://none")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"{setting} = {url!r} is not a service address; write it like http://127.0.0.1:8000")
 
 
 def check_writable(folder: Path) -> None:
