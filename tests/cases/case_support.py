@@ -106,9 +106,12 @@ def run(code: str, *arguments: str, **options: Any) -> str:
 
 @contextlib.contextmanager
 def busy_cores(each: int = 1) -> Iterator[None]:
-    """Every core computes `each` other things for the length of the block."""
+    """Every core computes `each` other things for the length of the block. Each has a session of its own: kernels with
+    autogroups share the time of the cores between sessions first.
+    """
     count = each * (os.cpu_count() or 1)
-    loops = [subprocess.Popen([PYTHON, "-S", "-c", "while True: pass"]) for _ in range(count)]
+    command = [PYTHON, "-S", "-c", "while True: pass"]
+    loops = [subprocess.Popen(command, start_new_session=True) for _ in range(count)]
     try:
         yield
     finally:

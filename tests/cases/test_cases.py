@@ -9,8 +9,17 @@ import pytest
 PROGRAMS = sorted(
     set(Path(__file__).parent.glob("*.py")) - {Path(__file__), Path(__file__).with_name("case_support.py")}
 )
-# They load every core themselves, and wait until limits of CPU time are reached.
-BUSY_THEMSELVES = {"judge_cpu_limit", "sandbox_cpu_limit"}
+# The first two load every core and wait until limits of CPU time are reached; the others make a model and start its
+# server, or import sympy in many sandboxes. `make test` has shorter tests of each: test_endings, test_judge,
+# test_inference_pieces, test_inference_parameters, test_rollout_without_turns.
+LONG = {
+    "judge_cpu_limit",
+    "sandbox_cpu_limit",
+    "chat_neutral_parameters",
+    "error_last_line",
+    "logprobs_pieces",
+    "prompt_never_fits",
+}
 
 
 @pytest.mark.processes
@@ -21,7 +30,7 @@ BUSY_THEMSELVES = {"judge_cpu_limit", "sandbox_cpu_limit"}
         pytest.param(path, options, id=f"{path.stem}{''.join(options)}", marks=[pytest.mark.slow] if slow else [])
         for path in PROGRAMS
         for options in ([], ["--busy"])
-        for slow in [bool(options) or path.stem in BUSY_THEMSELVES]
+        for slow in [bool(options) or path.stem in LONG]
     ],
 )
 def test_the_program_finds_nothing_wrong(program, options):

@@ -19,6 +19,8 @@ device = "cpu"
 [evaluation]
 count = 4
 """
+# Seven seconds each: every service checks its tables in a process of its own. test_console_preflight has short tests.
+SLOW = pytest.mark.slow
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -57,18 +59,25 @@ def up(folder: Path, text: str, *arguments: str, timeout: float = 120, **variabl
             [
                 "a.toml: [trainer] minibatch_groups = 99 is above groups_per_step = 16",
                 '[inference] engine = "vllm": vllm_python = ".venv-vllm/bin/python" does not exist',
+                "is no whole policy, it lacks weights",
             ],
         ),
-        (
+        pytest.param(
             SMALL + '[policy]\npath = "half"\n',
             ["a.toml: [policy] path = ", "is no whole policy, it lacks weights (*.safetensors), a tokenizer"],
+            marks=SLOW,
         ),
-        (SMALL + '[policy]\npath = "nobody/nothing"\n', ["[policy] path: model 'nobody/nothing'", "HF_HUB_OFFLINE"]),
-        (
+        pytest.param(
+            SMALL + '[policy]\npath = "nobody/nothing"\n',
+            ["[policy] path: model 'nobody/nothing'", "HF_HUB_OFFLINE"],
+            marks=SLOW,
+        ),
+        pytest.param(
             '[environment]\nname = "tir_math"\n[environment.options]\ntrain = "/no/train.jsonl"\n',
             ["/no/train.jsonl"],
+            marks=SLOW,
         ),
-        (SMALL + '[run]\ndirectory = "/proc/runs"\n', ["/proc cannot be written"]),
+        pytest.param(SMALL + '[run]\ndirectory = "/proc/runs"\n', ["/proc cannot be written"], marks=SLOW),
     ],
     ids=["cross-table", "tables", "policy", "hub", "data", "directory"],
 )

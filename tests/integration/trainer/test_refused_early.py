@@ -77,6 +77,7 @@ async def test_an_address_of_another_form_is_refused(flag, tmp_path, tiny_direct
     await assert_refused(train(tmp_path, tiny_directory, "", flag, "127.0.0.1:8000"), flag, "http://127.0.0.1:8000")
 
 
+@pytest.mark.slow  # it starts an environment server and the trainer, each with all its imports
 async def test_a_split_that_does_not_exist_is_refused_with_the_nearest(tmp_path, tiny_directory):
     with environment_server(tmp_path, "sokoban") as (url, _):
         answer = train(tmp_path, tiny_directory, '[trainer]\ntask_split = "trian"', "--environment-url", url)

@@ -217,8 +217,11 @@ async def objections(config: RunConfig, *, machine: bool = False) -> tuple[list[
     with tempfile.TemporaryDirectory(prefix="arlarena-") as folder:
         file = Path(folder) / "config.toml"
         config.write(file)
-        checks = [_check(service, file, *modules[service]) for service in SERVICES]
-        own, answers = await asyncio.gather(_own_check(file), asyncio.gather(*checks))
+        # A group, not `gather`: where it is cancelled it waits until all its processes have ended.
+        async with asyncio.TaskGroup() as group:
+            checks = [group.create_task(_check(service, file, *modules[service])) for service in SERVICES]
+            own = _own_check(file)
+    answers = [check.result() for check in checks]
     said = [own, *(answer.objection for answer in answers)]
     lines = [line for each in said for line in each.replace(str(file), str(config.source)).splitlines()]
     described = answers[SERVICES.index("env_server")].output if machine else ""
@@ -226,7 +229,7 @@ async def objections(config: RunConfig, *, machine: bool = False) -> tuple[list[
     return list(dict.fromkeys(lines)), info
 
 
-async def _own_check(file: Path) -> str:
+def _own_check(file: Path) -> str:
     try:
         validate(file)
     except ConfigError as error:

@@ -226,7 +226,8 @@ class _Run:
     def _told(self, ended: Ended, stopped: Ending | None) -> Execution:
         ending: Ending = stopped or ("ok" if ended.status == 0 else "error" if ended.status > 0 else "killed")
         # The kernel counts computing by ticks: it may end a program some percent before what it reports then.
-        computed = stopped is None and (ended.status == -signal.SIGXCPU or ended.cpu_s > self._limits.whole_cpu_s)
+        spent = ended.status == -signal.SIGXCPU or ended.cpu_s > self._limits.whole_cpu_s
+        computed = stopped in (None, "timeout") and spent
         if computed:
             ending = "timeout"
         elif ending == "killed" and stopped is None and ended.status == -signal.SIGKILL:
