@@ -110,14 +110,17 @@ def busy_cores(each: int = 1) -> Iterator[None]:
     autogroups share the time of the cores between sessions first.
     """
     count = each * (os.cpu_count() or 1)
-    command = [PYTHON, "-S", "-c", "while True: pass"]
-    loops = [subprocess.Popen(command, start_new_session=True) for _ in range(count)]
+    command = [PYTHON, "-S", "-c", "print(flush=True)\nwhile True: pass"]
+    loops = [subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) for _ in range(count)]
     try:
+        for loop in loops:
+            assert loop.stdout is not None
+            loop.stdout.readline()  # it has begun
         yield
     finally:
         for loop in loops:
             loop.kill()
-            loop.wait()
+            loop.communicate()
 
 
 @contextlib.contextmanager
