@@ -9,9 +9,10 @@ import pytest
 PROGRAMS = sorted(
     set(Path(__file__).parent.glob("*.py")) - {Path(__file__), Path(__file__).with_name("case_support.py")}
 )
-# The first two load every core and wait until limits of CPU time are reached; the others make a model and start its
-# server, or import sympy in many sandboxes. `make test` has shorter tests of each: test_endings, test_judge,
-# test_inference_pieces, test_inference_parameters, test_rollout_without_turns.
+# They load every core until limits of CPU time are reached, make a model and start its server, import sympy in many
+# sandboxes, or start a server whose imports were made for other tests. `make test` has shorter tests of each:
+# test_endings, test_judge, test_inference_pieces, test_inference_parameters, test_rollout_without_turns, test_replies,
+# test_env_outcomes_check, test_env_internal_errors.
 LONG = {
     "judge_cpu_limit",
     "sandbox_cpu_limit",
@@ -19,6 +20,9 @@ LONG = {
     "error_last_line",
     "logprobs_pieces",
     "prompt_never_fits",
+    "batch_one_exception",
+    "reward_not_finite",
+    "think_prefilled",
 }
 
 
