@@ -46,6 +46,24 @@ async def test_a_wrong_method_says_which_are_right(api):
         assert (reply.status, reply.headers["Allow"]) == (405, "POST")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status", "mentions"),
+    [
+        ("POST", "/v1/sesions", 404, ["no route /v1/sesions", "/v1/batch", "did you mean '/v1/sessions'?"]),
+        ("GET", "/v2/anything/at/all", 404, ["no route /v2/anything/at/all", "/reset", "/v1/sessions", "/docs"]),
+        ("GET", "/", 404, ["no route /", "/reset"]),
+        ("GET", "/reset", 405, ["/reset takes POST, not GET"]),
+        ("PUT", "/sokoban/splits", 405, ["/sokoban/splits takes GET, HEAD, not PUT"]),
+    ],
+)
+async def test_unknown_routes_and_methods_name_those_that_exist(api, method, path, status, mentions):
+    found, body = await api(method, path)
+    assert (found, body["code"]) == (status, {404: "not_found", 405: "method_not_allowed"}[status])
+    assert [words for words in mentions if words not in body["message"]] == []
+    assert body["detail"][0]["msg"] == body["message"]
+    assert (await api("GET", "/docs"))[0] == 200
+
+
 async def test_more_sessions_than_there_can_be_are_no_matter_of_waiting(api):
     status, reply = await api("POST", "/v1/sessions", {"count": 17})
     assert is_error(reply, "invalid_request")
@@ -143,6 +161,12 @@ async def test_the_errors_of_a_step(api):
         ("/v1/sessions", {"ttl_s": -1}, "$.ttl_s"),
         ("/v1/sessions", {"ttl_s": 1e9}, "limit"),
         ("/v1/batch", {"items": [{"session_id": "a", "op": "jump"}]}, "$.items[0].op"),
+        ("/v1/batch", {"items": [{"session_id": "a", "op": "jump"}]}, "known: close, reset, state, step"),
+        ("/v1/batch", {"items": [{"session_id": "a", "op": "Step"}]}, "did you mean 'step'?"),
+        ("/v1/batch", {"items": [{"session_id": "a", "op": ""}]}, "known: close, reset, state, step"),
+        ("/v1/batch", {"itens": []}, "known: items, deadline_s; did you mean 'items'?"),
+        ("/v1/batch", {"items": [{"session_id": "a", "op": "step", "action": {"txt": ""}}]}, "known: text, metadata"),
+        ("/v1/sessions", {"reset": [{"taskid": "a"}]}, "did you mean 'task_id'?"),
         ("/v1/batch", {"items": [], "deadline_s": 0}, "$.deadline_s"),
         ("/v1/batch", [], "object"),
     ],

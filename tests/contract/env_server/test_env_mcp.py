@@ -57,12 +57,6 @@ async def test_an_episode_by_tools(api):
     assert is_error(await rpc(api, "openenv/session/close", {"session_id": session}), -32602, "no session")
 
 
-async def test_a_call_without_a_session_keeps_nothing(api):
-    call = {"name": "act", "arguments": {"text": "still"}}
-    assert (await rpc(api, "tools/call", call))["result"]["data"]["observation"]["step"] == 1
-    assert (await api("GET", "/v1/capacity"))[1]["active_sessions"] == 0
-
-
 async def test_sessions_by_rpc_count_against_the_capacity(api):
     await api("POST", "/v1/sessions", {"count": 16})
     reply = await rpc(api, "openenv/session/create")

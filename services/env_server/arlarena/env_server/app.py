@@ -16,6 +16,7 @@ from starlette.routing import Match
 from starlette.routing import Route as StarletteRoute
 
 from arlarena.env_server.errors import ApiError
+from arlarena.env_server.explanations import known
 from arlarena.env_server.memory import Tide, release
 from arlarena.env_server.openapi import API_VERSION, document
 from arlarena.env_server.routes import ROUTES, Route, answer
@@ -63,12 +64,17 @@ def _allowed(request: Request) -> str:
 async def _http_error(request: Request, error: Exception) -> Response:
     """Unknown paths and wrong methods, in the form of all errors."""
     status = error.status_code if isinstance(error, HTTPException) else 500
-    detail = str(getattr(error, "detail", error))
-    code = {404: "not_found", 405: "method_not_allowed"}.get(status, "http_error")
-    response = error_reply(ApiError(status, code, detail))
+    path = request.url.path
+    if status == 404:
+        paths = dict.fromkeys(route.path for route in ROUTES)
+        return error_reply(ApiError(404, "not_found", f"no route {path}; {known(path, paths)}; described at /docs"))
     if status == 405:
-        response.headers["Allow"] = _allowed(request)
-    return response
+        allowed = _allowed(request)
+        message = f"{path} takes {allowed}, not {request.method}"
+        response = error_reply(ApiError(405, "method_not_allowed", message))
+        response.headers["Allow"] = allowed
+        return response
+    return error_reply(ApiError(status, "http_error", str(getattr(error, "detail", error))))
 
 
 async def _reap(service: EnvironmentService) -> None:

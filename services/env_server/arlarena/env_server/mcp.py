@@ -1,11 +1,14 @@
-"""The MCP façade: JSON-RPC 2.0 with `tools/list`, `tools/call` and OpenEnv's two session methods.
+"""MCP, the Model Context Protocol: JSON-RPC 2.0 with `initialize`, `ping`, `tools/list`, `tools/call` and OpenEnv's two
+session methods. `mcp_http` is the transport.
 
     > {"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"act","arguments":{"text":"up"},"session_id":"…"}}
     < {"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":…}],"data":{"observation":…,"reward":…}}}
 
-Two tools make any environment playable: `start_episode` and `act`. A call that names no session plays a fresh episode
-which ends with the reply, as `/reset` and `/step` do. OpenEnv's client reads `data`, other MCP clients `content` and
-`structuredContent`; both say the same.
+Two tools make any environment playable: `start_episode` and `act`. Both need a session: the one that `initialize` has
+opened (MCP's clients repeat its header), or the one that `params.session_id` names (OpenEnv's clients). For a call
+without a session, OpenEnv's server plays a fresh environment whose state is lost with the reply. Here that is an error:
+no episode can be played that way, and OpenEnv's clients do not call so. OpenEnv's client reads `data`, others read
+`content` and `structuredContent`.
 """
 
 from __future__ import annotations
@@ -17,16 +20,31 @@ from typing import Any, Literal
 
 import msgspec
 
+from arlarena.env_server import shared
 from arlarena.env_server.errors import ApiError
+from arlarena.env_server.explanations import explained, known
 from arlarena.env_server.schemas import schema_of
 from arlarena.env_server.service import EnvironmentService
 from arlarena.env_server.sessions import Session
 from arlarena.env_server.wire import decode
-from arlarena.proto.env import Action, ResetSpec, StepResult
+from arlarena.proto.env import Action, CreateSessions, ResetSpec, StepResult
 
 # JSON-RPC 2.0, section 5.1; -32000 is the first of those left to the server.
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS, INTERNAL_ERROR = -32700, -32600, -32601, -32602, -32603
 SERVER_ERROR = -32000
+
+# Versions of MCP that are spoken, the newest first: https://modelcontextprotocol.io/specification
+PROTOCOL_VERSIONS = ("2025-11-25", "2025-06-18", "2025-03-26")
+NOTIFICATIONS = "notifications/"  # methods that begin so are not answered
+INSTRUCTIONS = (
+    "Call start_episode to begin and read the task. Then call act, one action at a time, until the result says that "
+    "the episode is over. Another start_episode begins another episode."
+)
+NO_SESSION = (
+    "tools/call needs a session, which holds the episode: send 'initialize' and repeat the header Mcp-Session-Id of "
+    "its reply, or call 'openenv/session/create' and pass its session_id in params"
+)
+EPISODE_OVER = "The episode is over. Its score is {score:g} of 1. Call start_episode to begin another."
 
 Id = int | str | None
 
@@ -51,13 +69,14 @@ class RpcError(Exception):
 @dataclass(frozen=True, slots=True)
 class Call:
     """One request. `own`: the session of the socket that it came through, which it plays without naming it. `owner`:
-    who asks.
+    who asks. `header`: the session that the request's header names.
     """
 
     service: EnvironmentService
     params: dict[str, Any]
     own: Session | None
     owner: str | None
+    header: str | None = None
 
     def text(self, name: str) -> str:
         """A parameter that must be a text.
@@ -71,35 +90,54 @@ class Call:
         return value
 
     def session(self) -> Session | None:
-        """The session that is meant: the socket's, else the one that `session_id` names, else none.
+        """The session that is meant: the socket's, else the one that `session_id` or the header names, else none.
 
         Raises:
-            RpcError: there is no such session.
+            RpcError: `session_id` is not a text.
+            ApiError: there is no such session.
         """
         if self.own is not None:
             return self.service.store.get(self.own.id)
-        return self.service.store.get(self.text("session_id")) if self.params.get("session_id") is not None else None
+        if self.params.get("session_id") is not None:
+            return self.service.store.get(self.text("session_id"))
+        return None if self.header is None else self.service.store.get(self.header)
+
+    def needed_session(self) -> Session:
+        """The session that is meant.
+
+        Raises:
+            RpcError: none is meant, and the message says how to get one.
+            ApiError: there is no such session.
+        """
+        if (session := self.session()) is None:
+            raise RpcError(INVALID_PARAMS, NO_SESSION)
+        return session
+
+    async def open_session(self) -> str:
+        """The id of a new session, on another worker where this one has no room.
+
+        Raises:
+            ApiError: there is no room.
+        """
+        if self.service.peers is not None:
+            opened = await shared.open_sessions(self.service, self.service.peers, CreateSessions(), self.owner)
+            return opened[0].session_id
+        return self.service.store.open(1, owner=self.owner)[0].id
 
 
 def _arguments(given: Any, kind: type[msgspec.Struct]) -> Any:
     try:
         return msgspec.convert({} if given is None else given, kind)
     except msgspec.ValidationError as error:
-        raise RpcError(INVALID_PARAMS, f"params.arguments: {error}") from error
+        raise RpcError(INVALID_PARAMS, f"params.arguments: {explained(error, kind)}") from error
 
 
 async def _start_episode(call: Call, arguments: ResetSpec) -> StepResult:
-    session = call.session()
-    if session is not None:
-        return await call.service.reset(session, arguments)
-    return (await call.service.start(arguments))[1]
+    return await call.service.reset(call.needed_session(), arguments)
 
 
 async def _act(call: Call, arguments: Action) -> StepResult:
-    session = call.session()
-    if session is not None:
-        return await call.service.step(session, arguments.text)
-    return await call.service.first_step(arguments.text)
+    return await call.service.step(call.needed_session(), arguments.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +155,21 @@ TOOLS = {
 }
 
 
+async def _initialize(call: Call) -> Any:
+    """The handshake. The session that it opens is `mcp_http`'s to send, in a header."""
+    asked, info = call.text("protocolVersion"), call.service.info
+    return {
+        "protocolVersion": asked if asked in PROTOCOL_VERSIONS else PROTOCOL_VERSIONS[0],
+        "capabilities": {"tools": {}},
+        "serverInfo": {"name": f"arlarena-{info.name}", "title": info.description, "version": info.version},
+        "instructions": INSTRUCTIONS,
+    }
+
+
+async def _ping(call: Call) -> Any:
+    return {}
+
+
 async def _tools_list(call: Call) -> Any:
     call.session()  # an unknown session is an error here too
     tools = [
@@ -129,15 +182,17 @@ async def _tools_list(call: Call) -> Any:
 async def _tools_call(call: Call) -> Any:
     name = call.text("name")
     if name not in TOOLS:
-        raise RpcError(INVALID_PARAMS, f"tool not found: {name!r}; known: {', '.join(TOOLS)}")
+        raise RpcError(INVALID_PARAMS, f"tool not found: {name!r}; {known(name, TOOLS)}")
     result = await TOOLS[name].work(call, _arguments(call.params.get("arguments"), TOOLS[name].takes))
     content = [{"type": "text", "text": result.observation.prompt}]
+    if result.done:
+        score = result.metadata.score if result.metadata else 0.0
+        content.append({"type": "text", "text": EPISODE_OVER.format(score=score)})
     return {"content": content, "structuredContent": result, "data": result, "isError": False}
 
 
 async def _session_create(call: Call) -> Any:
-    session = call.own or call.service.store.open(1, owner=call.owner)[0]
-    return {"session_id": session.id}
+    return {"session_id": call.own.id if call.own else await call.open_session()}
 
 
 async def _session_close(call: Call) -> Any:
@@ -152,6 +207,8 @@ async def _session_close(call: Call) -> Any:
 
 
 METHODS: dict[str, Callable[[Call], Awaitable[Any]]] = {
+    "initialize": _initialize,
+    "ping": _ping,
     "tools/list": _tools_list,
     "tools/call": _tools_call,
     "openenv/session/create": _session_create,
@@ -159,7 +216,7 @@ METHODS: dict[str, Callable[[Call], Awaitable[Any]]] = {
 }
 
 
-def _rpc_error(service: EnvironmentService, error: ApiError) -> RpcError:
+def rpc_error(service: EnvironmentService, error: ApiError) -> RpcError:
     """An error of the API in JSON-RPC's form: the caller's mistakes are invalid params."""
     service.metrics.errors.labels(error.code).inc()
     data: dict[str, Any] = {"code": error.code, "blame": error.blame, "retryable": error.retryable}
@@ -168,39 +225,52 @@ def _rpc_error(service: EnvironmentService, error: ApiError) -> RpcError:
     return RpcError(INVALID_PARAMS if error.status in (404, 422) else SERVER_ERROR, error.message, data)
 
 
-async def _result(service: EnvironmentService, request: Request, own: Session | None, owner: str | None) -> Any:
-    if request.method not in METHODS:
-        raise RpcError(METHOD_NOT_FOUND, f"method not found: {request.method!r}; known: {', '.join(METHODS)}")
+async def _result(call: Call, method: str) -> Any:
+    service = call.service
+    if method.startswith(NOTIFICATIONS):
+        return {}  # such as notifications/initialized: there is nothing to do
+    if method not in METHODS:
+        raise RpcError(METHOD_NOT_FOUND, f"method not found: {method!r}; {known(method, METHODS)}")
     try:
-        return await METHODS[request.method](Call(service, request.params, own, owner))
+        return await METHODS[method](call)
     except ApiError as error:
-        raise _rpc_error(service, error) from error
+        raise rpc_error(service, error) from error
     except RpcError:
         raise
     except Exception as error:
         service.metrics.errors.labels("internal").inc()
-        service.log.error("rpc_failed", method=request.method, error=repr(error), stack=traceback.format_exc())
-        message = f"{request.method} failed: {type(error).__name__}; the server's log has more"
+        service.log.error("rpc_failed", method=method, error=repr(error), stack=traceback.format_exc())
+        message = f"{method} failed: {type(error).__name__}; the server's log has more"
         raise RpcError(INTERNAL_ERROR, message) from error
 
 
-class _Named(msgspec.Struct):
+class _Outline(msgspec.Struct):
+    """What the transport needs to know of a request."""
+
+    method: str = ""
     params: dict[str, Any] = {}
 
 
-def session_meant(raw: bytes) -> str | None:
-    """The session that a request names, if it can be read at all."""
+def outline(raw: bytes) -> tuple[str, str | None]:
+    """The method of a request and the session that its params name, "" and None where they cannot be read."""
     try:
-        named = decode(raw, _Named).params.get("session_id")
+        found = decode(raw, _Outline)
     except ApiError:
-        return None
-    return named if isinstance(named, str) else None
+        return "", None
+    named = found.params.get("session_id")
+    return found.method, named if isinstance(named, str) else None
 
 
 async def answer(
-    service: EnvironmentService, raw: bytes, own: Session | None = None, owner: str | None = None
+    service: EnvironmentService,
+    raw: bytes,
+    own: Session | None = None,
+    owner: str | None = None,
+    header: str | None = None,
 ) -> dict[str, Any]:
-    """The reply to one JSON-RPC request, whatever was sent."""
+    """The reply to one JSON-RPC request, whatever was sent. A request without an id is answered with the id null, as
+    OpenEnv's server does.
+    """
     number: Id = None
     try:
         try:
@@ -210,7 +280,13 @@ async def answer(
                 raise RpcError(PARSE_ERROR, f"parse error: {error}") from error
             raise RpcError(INVALID_REQUEST, f"invalid request: {error}") from error
         number = request.id
-        return {"jsonrpc": "2.0", "id": number, "result": await _result(service, request, own, owner)}
+        call = Call(service, request.params, own, owner, header)
+        return {"jsonrpc": "2.0", "id": number, "result": await _result(call, request.method)}
     except RpcError as error:
-        body = {"code": error.code, "message": error.message, "data": error.data}
-        return {"jsonrpc": "2.0", "id": number, "error": body}
+        return error_reply(number, error)
+
+
+def error_reply(number: Id, error: RpcError) -> dict[str, Any]:
+    """An error in JSON-RPC's form."""
+    body = {"code": error.code, "message": error.message, "data": error.data}
+    return {"jsonrpc": "2.0", "id": number, "error": body}

@@ -25,7 +25,8 @@ from arlarena.env_server.errors import ApiError
 from arlarena.proto.env import Capacity
 
 HOP, POD_HOP, CLIENT = "x-arlarena-hop", "x-arlarena-pod-hop", "x-arlarena-client"
-KEPT_HEADERS = ("Retry-After", "ETag", "Cache-Control")
+KEPT_HEADERS = ("Retry-After", "ETag", "Cache-Control", "Mcp-Session-Id")
+PASSED_HEADERS = ("Mcp-Session-Id", "Mcp-Protocol-Version")
 # A peer that does not answer within this time beyond the longest limit of the work itself is taken for dead.
 ANSWER_S = 120.0
 # A reply to a batch is some 100 KB; beyond a buffer's size the reader stops and starts again.
@@ -100,7 +101,8 @@ class Fellows:
     async def forward(self, worker: int, request: Request, body: bytes) -> Response:
         """Let a peer answer a request."""
         query = f"?{request.url.query}" if request.url.query else ""
-        return await self.send(worker, request.method, request.url.path + query, body, on_behalf(request))
+        passed = {name: request.headers[name] for name in PASSED_HEADERS if name in request.headers}
+        return await self.send(worker, request.method, request.url.path + query, body, passed | on_behalf(request))
 
     async def ask(
         self,

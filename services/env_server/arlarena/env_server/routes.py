@@ -6,7 +6,7 @@ turns the same table into the schema, so that routes and their description canno
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from arlarena.env_server import batches, errors, mcp, shared, tasks
+from arlarena.env_server import batches, errors, mcp_http, shared, tasks
 from arlarena.env_server.access import check_token, client_of
 from arlarena.env_server.frames import PNG
 from arlarena.env_server.peers import Peers, Pods, is_hop, is_pod_hop
@@ -26,14 +26,15 @@ from arlarena.proto import env
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request: the service, the decoded body (None where the route takes none), path and query parameters, who
-    asks, and the other workers and pods (None where there are none, or where one of them asks).
+    """One request: the service, the decoded body (None where the route takes none), path and query parameters, headers,
+    who asks, and the other workers and pods (None where there are none, or where one of them asks).
     """
 
     service: EnvironmentService
     body: Any
     path: dict[str, str]
     query: dict[str, str]
+    headers: Mapping[str, str]
     client: str
     peers: Peers | None = None
     pods: Pods | None = None
@@ -41,6 +42,7 @@ class Call:
 
 Handler = Callable[[Call], Awaitable[Any]]
 RAW = bytes
+MCP_PATH = "/mcp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +110,13 @@ async def step(call: Call) -> env.StepResult:
 
 
 async def rpc(call: Call) -> Response:
-    """MCP: JSON-RPC over HTTP; every reply is a 200."""
-    return reply(await mcp.answer(call.service, call.body, owner=call.client))
+    """MCP: JSON-RPC over HTTP."""
+    return await mcp_http.post(call.service, call.body, call.headers, call.client)
+
+
+async def close_rpc(call: Call) -> Response:
+    """End the session of an MCP client."""
+    return mcp_http.close(call.service, call.headers)
 
 
 async def list_environments(call: Call) -> list[str]:
@@ -277,7 +284,8 @@ ROUTES = (
     Route("GET", "/state", state, "Where an episode stands", gives=env.State, errors=(404,), query=("session_id",)),
     Route("POST", "/reset", reset, "Begin an episode", env.ResetRequest, env.StepResult, (404, 422, 504)),
     Route("POST", "/step", step, "Take a step", env.StepRequest, env.StepResult, (404, 409, 422, 504)),
-    Route("POST", "/mcp", rpc, "MCP, as JSON-RPC 2.0", takes=RAW),
+    Route("POST", MCP_PATH, rpc, "MCP, as JSON-RPC 2.0", takes=RAW, errors=(400, 404)),
+    Route("DELETE", MCP_PATH, close_rpc, "End the session of an MCP client", errors=(404,)),
     Route("GET", "/list_environments", list_environments, "The environment served here", gives=list[str]),
     Route("GET", "/{env}/splits", list_splits, "Its splits", gives=list[env.SplitRef], errors=(404,)),
     Route("POST", "/{env}/tasks", list_tasks, "A split's tasks", env.SplitRequest, env.TaskList, (404, 422)),
@@ -323,11 +331,13 @@ ROUTES = (
 )  # fmt: skip
 
 
-def meant(body: Any, path: dict[str, str], query: dict[str, str]) -> str | None:
+def meant(
+    route: Route, body: Any, path: dict[str, str], query: dict[str, str], headers: Mapping[str, str]
+) -> str | None:
     """The session or snapshot that a request is about, wherever it names it."""
+    if route.path == MCP_PATH:
+        return mcp_http.session_meant(body or b"", headers)
     named = path.get("session_id") or path.get("snapshot_id") or query.get("session_id")
-    if isinstance(body, bytes):
-        return mcp.session_meant(body)
     return named or getattr(body, "session_id", None)
 
 
@@ -345,11 +355,12 @@ async def answer(route: Route, service: EnvironmentService, request: Request) ->
         body = raw if route.takes is RAW else decode(raw, route.takes)
     path, query = cast(dict[str, str], request.path_params), dict(request.query_params)
     peers = None if is_hop(request) else service.peers
+    named = meant(route, body, path, query, request.headers)
     pods = None if is_hop(request) or is_pod_hop(request) else service.pods
     for fellows in (pods, peers):
-        if fellows is not None and (holder := fellows.holder(meant(body, path, query))) is not None:
+        if fellows is not None and (holder := fellows.holder(named)) is not None:
             return await fellows.forward(holder, request, raw)
-    call = Call(service, body, path, query, client_of(request), peers, pods)
+    call = Call(service, body, path, query, request.headers, client_of(request), peers, pods)
     if unknown := set(call.query) - set(route.query):
         raise errors.invalid(f"unknown query parameter {min(unknown)!r}; known: {', '.join(route.query) or 'none'}")
     value = await route.handler(call)

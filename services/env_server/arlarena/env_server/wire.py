@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from arlarena.env_server.errors import ApiError, invalid
+from arlarena.env_server.explanations import explained
 
 T = TypeVar("T")
 
@@ -32,10 +33,10 @@ def decode(body: bytes, kind: type[T]) -> T:
         decoder: msgspec.json.Decoder[T] = _decoder(cast(Hashable, kind))
         return decoder.decode(body or b"{}")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _unreadable(body, error) from error
+        raise _unreadable(body, error, kind) from error
 
 
-def _unreadable(body: bytes, error: Exception) -> ApiError:
+def _unreadable(body: bytes, error: Exception, kind: Any) -> ApiError:
     """What is wrong with a body. That it is not UTF-8 comes first, and with its offset in the whole body."""
     try:
         body.decode()
@@ -43,7 +44,7 @@ def _unreadable(body: bytes, error: Exception) -> ApiError:
         place = f"byte 0x{body[undecodable.start]:02x} at offset {undecodable.start}"
         return ApiError(422, "invalid_json", f"the body is not UTF-8: {place}")
     if isinstance(error, msgspec.ValidationError):
-        return invalid(str(error))
+        return invalid(explained(error, kind))
     why = "it is nested too deeply" if isinstance(error, RecursionError) else error
     return ApiError(422, "invalid_json", f"the body is not valid JSON: {why}")
 
