@@ -139,6 +139,35 @@ def test_texts_that_continue_another_share_its_whole_blocks():
         check(cache, text, shared, [*BASE[:200], *[sibling] * 40])
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_siblings_that_differ_in_their_last_block_alone_are_each_continued_to_the_token(order):
+    """Whichever finishes last: the load of the machine must not decide how much of a prompt is computed again."""
+    cache = room(100, 9)
+    siblings = [[*BASE[:70], *[9 - sibling] * 5] for sibling in range(3)]
+    for sibling in order:
+        put(cache, siblings[sibling], None)
+    for text in siblings:
+        prompt = [*text, 5, 5, 5, 5]
+        found, shared = cache.longest(pack_key(prompt))
+        assert (found.key, shared) == (pack_key(text), 75)
+        check(cache, found, shared, prompt)
+    _, shared = cache.longest(pack_key([*BASE[:70], 9, 9, 0, 0]))  # continues none of them to its end
+    assert shared in (70, 72)
+
+
+def test_a_text_is_found_after_a_newer_one_with_the_same_blocks_was_dropped():
+    cache = room(100, 9)
+    older, newer = [*BASE[:70], 9, 9], [*BASE[:70], 8, 8]
+    put(cache, older, None)
+    put(cache, newer, None)
+    cache._forget(cache._texts[pack_key(newer)])
+    found, shared = cache.longest(pack_key([*older, 5]))
+    assert (found.key, shared) == (pack_key(older), 72)
+    cache._forget(cache._texts[pack_key(older)])
+    assert cache.longest(pack_key([*older, 5])) is None
+    assert not cache._beginnings
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_whatever_comes_and_goes_a_found_text_holds_what_was_computed_of_it(seed):
     draw = random.Random(seed)

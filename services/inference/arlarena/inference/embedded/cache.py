@@ -40,7 +40,8 @@ class PrefixCache:
     """Computed texts by their exact ids, the least recently used dropped first.
 
     A prompt that begins like a cached text (at least `MIN_SHARED` tokens and half of its own length) is continued from
-    it, from the very token at which they part. Everything is dropped when the weights change.
+    it, from the very token at which they part. Of texts with the same whole blocks, the one that the prompt continues
+    is taken, else the newest. Everything is dropped when the weights change.
     """
 
     def __init__(self, arch: Architecture, capacity_bytes: int) -> None:
@@ -49,7 +50,7 @@ class PrefixCache:
         self.blocks = capacity_bytes // self._block_bytes
         self._kv = KeysValues.zeros(arch, self.blocks * BLOCK)
         self._texts: OrderedDict[bytes, Text] = OrderedDict()
-        self._beginnings: dict[int, bytes] = {}  # chained hash of the first n blocks -> key of a text with them
+        self._beginnings: dict[int, dict[bytes, None]] = {}  # chained hash of the first n blocks -> keys with them
         self._holders = [0] * self.blocks  # texts that lie in each block
         self._free = list(range(self.blocks - 1, -1, -1))
         self._logits_bytes = 0
@@ -75,7 +76,7 @@ class PrefixCache:
         found = self._like(key[:-4])
         if found is None or found[1] * BLOCK < max(MIN_SHARED, (len(key) // 4 + 1) // 2):
             return None
-        text = found[0]
+        text = self._continued(key, found[1]) or found[0]
         self._texts.move_to_end(text.key)
         return text, _common(text.key, key[:-4])
 
@@ -106,7 +107,7 @@ class PrefixCache:
         self._texts[key] = Text(key, blocks + new, logits)
         self._logits_bytes += size
         for value in _block_hashes(key):
-            self._beginnings[value] = key
+            self._beginnings.setdefault(value, {})[key] = None
 
     def clear(self) -> None:
         """Drop everything."""
@@ -129,9 +130,18 @@ class PrefixCache:
         """The text that begins with the most whole blocks of this one, and how many."""
         hashes = _block_hashes(key)
         for n in range(len(hashes), 0, -1):
-            text = self._texts.get(self._beginnings.get(hashes[n - 1], b""))
-            if text is not None and text.key[: n * BLOCK * 4] == key[: n * BLOCK * 4]:
-                return text, n
+            newest = next(reversed(self._beginnings.get(hashes[n - 1], {})), b"")
+            if newest and newest[: n * BLOCK * 4] == key[: n * BLOCK * 4]:
+                return self._texts[newest], n
+        return None
+
+    def _continued(self, key: bytes, blocks: int) -> Text | None:
+        """The longest text that this one continues and that ends within the block behind `blocks` of them. Siblings
+        whose responses differ in that block alone have the same whole blocks; one of them is this one's own.
+        """
+        for length in range(min((blocks + 1) * BLOCK, len(key) // 4) - 1, blocks * BLOCK, -1):
+            if (text := self._texts.get(key[: length * 4])) is not None:
+                return text
         return None
 
     def _runs(self, blocks: list[int], begin: int, end: int) -> Iterator[tuple[int, int, int]]:
@@ -151,7 +161,8 @@ class PrefixCache:
         if text.logits is not None:
             self._logits_bytes -= text.logits.numel() * FLOAT_BYTES
         for value in _block_hashes(text.key):
-            if self._beginnings.get(value) == text.key:
+            del self._beginnings[value][text.key]
+            if not self._beginnings[value]:
                 del self._beginnings[value]
 
 
