@@ -5,6 +5,7 @@ Calls of many sessions share requests, so a value that cannot be sent has to be 
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -51,6 +52,23 @@ def number_of(name: str, value: Any, least: int = 0) -> int:
     if not least <= number <= LARGEST_INDEX:
         raise ValueError(f"{name} must be from {least} to {LARGEST_INDEX}")
     return number
+
+
+def seconds_of(name: str, value: Any, *, positive: bool = False) -> float:
+    """`value` as a finite number of seconds, 0 or more, or above 0 if `positive`. Error messages begin with `name`.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is out of range.
+    """
+    value = _scalar(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {_shown(value)}")
+    if not (math.isfinite(value) and (value > 0 if positive else value >= 0)):
+        raise ValueError(
+            f"{name} must be a finite number of seconds, {'above 0' if positive else '0 or more'}, not {value}"
+        )
+    return float(value)
 
 
 def _shown(value: Any) -> str:

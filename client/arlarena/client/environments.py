@@ -22,7 +22,7 @@ from typing import Self, TypeVar
 
 import msgspec
 
-from arlarena.client.arguments import number_of, text_of
+from arlarena.client.arguments import number_of, seconds_of, text_of
 from arlarena.client.batcher import Batcher
 from arlarena.client.errors import PolicyFault, ProtocolError, Refused, ServiceError, SessionLost, Unavailable
 from arlarena.client.transport import Answer, Timeouts, Transport
@@ -42,6 +42,9 @@ from arlarena.proto.env import (
     SessionList,
 )
 
+# Above the server's limits of a step (75 s) and of a reset (60 s), so that it is the server that says what was slow.
+REQUEST_S = 90.0
+DEADLINE_SHARE = 0.95  # of the time for a request: the server's answer has to arrive before the client gives up
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 # The code by which a server says that it does not know a session (any longer).
 UNKNOWN_SESSION = "unknown_session"
@@ -177,11 +180,16 @@ class EnvironmentClient:
     ) -> None:
         """`retries`: repetitions of a request to an unavailable server. For the batches see `Batcher`. `token`: the
         server's bearer token, where it asks for one.
+
+        Raises:
+            TypeError, ValueError: an argument that cannot be used; the message names it.
         """
-        self.transport = Transport(url, timeouts or Timeouts(request_s=30.0), token)
-        self.retries = retries
+        self.transport = Transport(url, Timeouts(request_s=REQUEST_S) if timeouts is None else timeouts, token)
+        self.retries = number_of("retries", retries)
         self._batcher: Batcher[BatchItem, State | ServiceError | None] = Batcher(
-            self._send_batch, window_s=batch_window_s, size=batch_size
+            self._send_batch,
+            window_s=seconds_of("batch_window_s", batch_window_s),
+            size=number_of("batch_size", batch_size, least=1),
         )
         self._encoder = msgspec.json.Encoder()
         self._results = msgspec.json.Decoder(BatchReply)
@@ -211,11 +219,11 @@ class EnvironmentClient:
             Full: the server has no room for that many now.
             Unavailable: the server is down or failing.
             Refused: `count` or `ttl_s` is out of the server's range.
-            TypeError, ValueError: `count` is no whole number, or below 1.
+            TypeError, ValueError: `count` or `ttl_s` is not a number, or out of range.
         """
         wish = CreateSessions(
             count=number_of("count", count, least=1),
-            ttl_s=None if ttl_s is None else float(ttl_s),
+            ttl_s=None if ttl_s is None else seconds_of("ttl_s", ttl_s, positive=True),
             group_id=None if group_id is None else text_of("group_id", group_id),
         )
         body = self._encoder.encode(wish)
@@ -272,7 +280,9 @@ class EnvironmentClient:
         """A repetition is safe: a reset begins anew, a step of an old index gets its old answer, a close twice is a
         close.
         """
-        body = self._encoder.encode(BatchRequest(list(items), deadline_s=self.transport.timeouts.request_s))
+        body = self._encoder.encode(
+            BatchRequest(list(items), deadline_s=DEADLINE_SHARE * self.transport.timeouts.request_s)
+        )
         answer = _accepted(await self._send("POST", "/v1/batch", body))
         try:
             results = self._results.decode(answer.body).results

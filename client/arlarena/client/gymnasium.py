@@ -17,6 +17,7 @@ import gymnasium
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from arlarena.client.arguments import number_of, text_of
@@ -156,13 +157,26 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
         self.observation_space = gymnasium.spaces.Tuple([self.single_observation_space] * num_envs)
         self.action_space = gymnasium.spaces.Tuple([self.single_action_space] * num_envs)
         self._over = np.zeros(num_envs, dtype=bool)
+        self._generators = [np_random()[0] for _ in range(num_envs)]
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Texts, dict[str, Any]]:
-        """Begin one task in each: `options["indices"]`, or drawn by Gymnasium's seeded generator."""
-        super().reset(seed=_seed(seed))
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Texts, dict[str, Any]]:
+        """Begin one task in each: `options["indices"]`, or drawn by the environment's own seeded generator.
+
+        `seed` is as in Gymnasium's vectors: one for each environment, where None keeps its generator; a number `s`
+        stands for `s, s + 1, …`. An environment draws the tasks that a `TextEnv` of its seed draws.
+
+        Raises:
+            TypeError, ValueError: a seed or an option that cannot be, or not one for each environment.
+        """
+        seeds = self._seeds(seed)
         indices = _options(options, VECTOR_OPTIONS).get("indices")
+        for i, one in enumerate(seeds):
+            if one is not None:
+                self._generators[i] = np_random(one)[0]
         if indices is None:
-            tasks = [self._draw() for _ in self._sessions]
+            tasks = [self._draw(i) for i in range(self.num_envs)]
         else:
             tasks = [{"split": self.split, "index": index} for index in self._one_each("indices", indices)]
         states = self._environments.reset_all(self._sessions, tasks)
@@ -177,7 +191,7 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
         states: list[State | None] = [None] * self.num_envs
         ended = [i for i in range(self.num_envs) if self._over[i]]
         going = [i for i in range(self.num_envs) if not self._over[i]]
-        begun = self._environments.reset_all([self._sessions[i] for i in ended], [self._draw() for _ in ended])
+        begun = self._environments.reset_all([self._sessions[i] for i in ended], [self._draw(i) for i in ended])
         stepped = self._environments.step_all([self._sessions[i] for i in going], [actions[i] for i in going])
         for i, state in zip((*ended, *going), (*begun, *stepped), strict=True):
             states[i] = state
@@ -206,8 +220,19 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
             raise ValueError(f"{len(values)} {name} for {self.num_envs} environments: give one for each")
         return list(values)
 
-    def _draw(self) -> dict[str, Any]:
-        return {"split": self.split, "index": int(self.np_random.integers(self._tasks))}
+    def _seeds(self, given: Any) -> list[int | None]:
+        """A seed for each environment, None for those that keep their generators."""
+        if given is None:
+            return [None] * self.num_envs
+        if not hasattr(given, "__len__") or getattr(given, "ndim", 1) == 0:
+            first = number_of("seed", given)
+            return [first + i for i in range(self.num_envs)]
+        return [
+            None if one is None else number_of(f"seed {i}", one) for i, one in enumerate(self._one_each("seeds", given))
+        ]
+
+    def _draw(self, i: int) -> dict[str, Any]:
+        return {"split": self.split, "index": int(self._generators[i].integers(self._tasks))}
 
 
 def _prompts(states: Sequence[State]) -> Texts:

@@ -18,6 +18,7 @@ from typing import Any, Literal, Self, TypeVar, cast
 
 import msgspec
 
+from arlarena.client.arguments import number_of
 from arlarena.client.errors import PromptTooLong, Refused, Unavailable
 from arlarena.client.transport import Answer, Timeouts, Transport
 from arlarena.proto.policy import (
@@ -191,9 +192,12 @@ class PolicyClient:
     ) -> None:
         """`retries`: how often a request that met an unavailable server is sent again before the error goes to the
         caller. `token`: sent as a bearer token, which is how OpenAI's API takes its key.
+
+        Raises:
+            TypeError, ValueError: an argument that cannot be used; the message names it.
         """
-        self.transport = Transport(url, timeouts or Timeouts(), token)
-        self.retries = retries
+        self.transport = Transport(url, Timeouts() if timeouts is None else timeouts, token)
+        self.retries = number_of("retries", retries)
         self._length_name = "max_tokens"
 
     @property

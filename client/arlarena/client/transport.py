@@ -9,6 +9,7 @@ from typing import Self
 
 import aiohttp
 
+from arlarena.client.arguments import seconds_of, text_of
 from arlarena.client.errors import Full, ProtocolError, Refused, Unavailable
 from arlarena.proto.addresses import service_url
 
@@ -23,6 +24,15 @@ class Timeouts:
 
     connect_s: float = 5.0
     request_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Check them.
+
+        Raises:
+            TypeError, ValueError: one is not a number above 0.
+        """
+        seconds_of("connect_s", self.connect_s, positive=True)
+        seconds_of("request_s", self.request_s, positive=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +70,15 @@ class Transport:
     """Requests to one base URL. Opens its pool on first use; close it with `close` or `async with`."""
 
     def __init__(self, url: str, timeouts: Timeouts, token: str | None = None) -> None:
-        """`url`: see `service_url`, whose ValueError this raises. `token` is sent as a bearer token."""
+        """`url`: see `service_url`. `token` is sent as a bearer token.
+
+        Raises:
+            TypeError, ValueError: an argument of another type, or a URL that is no service's address.
+        """
+        if not isinstance(timeouts, Timeouts):
+            raise TypeError(f"timeouts must be Timeouts(connect_s=…, request_s=…), not {timeouts!r}")
+        if token is not None:
+            text_of("token", token)
         self.url = service_url(url)
         self.timeouts = timeouts
         self._headers = JSON_HEADERS | ({"authorization": f"Bearer {token}"} if token else {})

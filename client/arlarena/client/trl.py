@@ -88,7 +88,13 @@ def _message(state: State, otherwise: str) -> str:
 def environment_factory(
     url: str, *, split: str | None = None, token: str | None = None
 ) -> Callable[[], TextEnvironment]:
-    """What TRL calls for each environment that it needs; all of them share one client."""
+    """What TRL calls for each environment that it needs; all of them share one client.
+
+    Raises:
+        TypeError, ValueError: an argument that cannot be used; the message names it.
+    """
+    if split is not None:
+        text_of("split", split)
     environments = SyncEnvironments(url, token=token)
     made: list[TextEnvironment] = []
 

@@ -10,10 +10,17 @@ def service_url(url: str) -> str:
     begin with: `http://host:8100/v1/` is `http://host:8100`.
 
     Raises:
-        ValueError: it is not an http(s) URL with a host.
+        TypeError: it is not a text.
+        ValueError: it is not an http(s) URL with a host, or its port is not a number.
     """
+    if not isinstance(url, str):
+        raise TypeError(f"a service address must be a text (str) like http://127.0.0.1:8000, not {url!r}")
     base = url.strip().rstrip("/")
-    parts = urlsplit(base)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(base)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is not a number, or brackets that do not match
+        usable = False
+    if not usable:
         raise ValueError(f"{url!r} is not a service address; write it like http://127.0.0.1:8000")
     return base.removesuffix("/v1").rstrip("/") if parts.path.endswith("/v1") else base

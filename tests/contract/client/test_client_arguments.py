@@ -10,7 +10,9 @@ from gymnasium.utils.env_checker import check_env
 from arlarena.client.environments import EnvironmentClient
 from arlarena.client.errors import Refused
 from arlarena.client.gymnasium import TextEnv, TextVectorEnv
+from arlarena.client.policy import PolicyClient
 from arlarena.client.sync import SyncEnvironments
+from arlarena.client.transport import Timeouts
 from arlarena.client.trl import environment_factory
 
 
@@ -132,6 +134,127 @@ def test_a_vector_names_its_unknown_options(envs):
         envs.reset(options={"index": 3})
     with pytest.raises(TypeError, match="index must be a whole number"):
         envs.reset(options={"indices": [0, 1.5]})
+
+
+@pytest.mark.parametrize("seeds", [[4, 9], (4, 9), np.array([4, 9]), [np.int64(4), np.uint8(9)]])
+def test_seeds_of_a_vector_are_those_of_single_environments(env, envs, seeds):
+    def drawn_alone(seed):
+        return [env.reset(seed=seed)[1]["task_id"], env.reset()[1]["task_id"]]
+
+    first, second = envs.reset(seed=seeds)[1]["task_id"], envs.reset()[1]["task_id"]
+    assert [list(pair) for pair in zip(first, second, strict=True)] == [drawn_alone(4), drawn_alone(9)]
+
+
+def test_a_seed_that_is_none_keeps_its_generator_and_one_number_counts_on(envs):
+    def drawn(seed):
+        return list(envs.reset(seed=seed)[1]["task_id"])
+
+    assert drawn(7) == drawn([7, 8]) == drawn(np.int64(7))
+    after = drawn(None)
+    drawn([7, 8])
+    other, kept = drawn([3, None])
+    assert (other, kept) == (drawn([3, 3])[0], after[1])
+    assert drawn([3, 3])[0] == drawn([3, 3])[1]
+
+
+def test_the_next_task_after_an_end_is_drawn_by_the_ended_environments_own_generator(env, envs):
+    first = envs.reset(seed=[5, 6], options={"indices": [0, 1]})[1]["task_id"]
+    assert list(first) == ["sokoban/train/0", "sokoban/train/1"]
+    for _ in range(15):
+        ended = envs.step(["still", "still"])
+    assert list(ended[3]) == [True, True]
+    assert list(envs.step(["up", "up"])[4]["task_id"]) == [env.reset(seed=seed)[1]["task_id"] for seed in (5, 6)]
+
+
+@pytest.mark.parametrize(
+    ("seed", "kind", "message"),
+    [
+        ([1], ValueError, "1 seeds for 2 environments: give one for each"),
+        (np.arange(3), ValueError, "3 seeds for 2 environments: give one for each"),
+        ([], ValueError, "0 seeds for 2 environments"),
+        ([1, 2.5], TypeError, r"seed 1 must be a whole number, not 2\.5"),
+        ([1, -1], ValueError, "seed 1 must be from 0 to"),
+        ("12", TypeError, "seeds must be a sequence of 2, not str"),
+        (1.5, TypeError, r"seed must be a whole number, not 1\.5"),
+        (True, TypeError, "seed must be a whole number, not True"),
+    ],
+)
+def test_seeds_that_cannot_be_are_refused_and_change_nothing(envs, seed, kind, message):
+    drawn = list(envs.reset(seed=2)[1]["task_id"]) + list(envs.reset()[1]["task_id"])
+    envs.reset(seed=2)
+    with pytest.raises(kind, match=message):
+        envs.reset(seed=seed)
+    assert list(envs.reset()[1]["task_id"]) == drawn[2:]
+
+
+CONSTRUCTORS = {
+    "EnvironmentClient": EnvironmentClient,
+    "SyncEnvironments": SyncEnvironments,
+    "PolicyClient": PolicyClient,
+    "TextEnv": TextEnv,
+    "TextVectorEnv": lambda url, **more: TextVectorEnv(url, 2, **more),
+    "environment_factory": environment_factory,
+}
+
+
+@pytest.mark.parametrize("name", CONSTRUCTORS)
+@pytest.mark.parametrize(
+    ("url", "kind", "message"),
+    [
+        (None, TypeError, "a service address must be a text .* like http://127.0.0.1:8000, not None"),
+        (8000, TypeError, "a service address must be a text"),
+        (b"http://127.0.0.1:8000", TypeError, "a service address must be a text"),
+        ("", ValueError, "'' is not a service address; write it like"),
+        ("localhost:8000", ValueError, "'localhost:8000' is not a service address"),
+        ("http://", ValueError, "is not a service address"),
+        ("ws://localhost:8000", ValueError, "is not a service address"),
+        ("http://localhost:80a", ValueError, "is not a service address"),
+        ("http://localhost:99999", ValueError, "is not a service address"),
+        ("http://[::1", ValueError, "is not a service address"),
+    ],
+)
+def test_an_address_that_cannot_be_is_refused_by_every_constructor(name, url, kind, message):
+    with pytest.raises(kind, match=message):
+        CONSTRUCTORS[name](url)
+
+
+@pytest.mark.parametrize("name", CONSTRUCTORS)
+def test_a_token_that_is_no_text_is_refused_by_every_constructor(name, url):
+    with pytest.raises(TypeError, match="token must be a text"):
+        CONSTRUCTORS[name](url, token=5)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "message"),
+    [
+        (lambda url: SyncEnvironments(url, 30), TypeError, "timeouts must be Timeouts"),
+        (lambda url: PolicyClient(url, timeouts=0), TypeError, "timeouts must be Timeouts"),
+        (lambda url: SyncEnvironments(url, retries=None), TypeError, "retries must be a whole number"),
+        (lambda url: PolicyClient(url, retries=-1), ValueError, "retries must be from 0"),
+        (
+            lambda url: EnvironmentClient(url, batch_window_s="1"),
+            TypeError,
+            "batch_window_s must be a number of seconds",
+        ),
+        (lambda url: EnvironmentClient(url, batch_size=0), ValueError, "batch_size must be from 1"),
+        (lambda url: TextVectorEnv(url, None), TypeError, "num_envs must be a whole number"),
+        (lambda url: TextVectorEnv(url, "2"), TypeError, "num_envs must be a whole number"),
+        (lambda url: TextEnv(url, split=3), TypeError, "split must be a text"),
+        (lambda url: environment_factory(url, split=3), TypeError, "split must be a text"),
+        (lambda url: Timeouts(request_s=None), TypeError, "request_s must be a number of seconds, not None"),
+        (lambda url: Timeouts(connect_s=0), ValueError, "connect_s must be a finite number of seconds, above 0"),
+        (lambda url: Timeouts(request_s=float("nan")), ValueError, "request_s must be a finite number"),
+    ],
+)
+def test_other_arguments_of_constructors_are_refused_by_name(url, make, kind, message):
+    with pytest.raises(kind, match=message):
+        make(url)
+
+
+@pytest.mark.parametrize(("ttl_s", "kind"), [("60", TypeError), (0, ValueError), (float("inf"), ValueError)])
+def test_a_ttl_that_cannot_be_is_refused(url, ttl_s, kind):
+    with SyncEnvironments(url) as client, pytest.raises(kind, match="ttl_s must be a"):
+        client.open(1, ttl_s=ttl_s)
 
 
 def test_nothing_stays_open_where_the_environment_has_no_such_split(url):

@@ -44,9 +44,15 @@ class EnvironmentSettings(Table):
     )
     max_waiting: PositiveInt = Field(4096, description="calls that may wait for a thread; one more is answered 429")
     reset_timeout_s: PositiveFloat = Field(60.0, description="limit of one reset")
-    step_timeout_s: PositiveFloat = Field(60.0, description="limit of one step, where the environment's steps block")
+    step_timeout_s: PositiveFloat = Field(
+        75.0,
+        description="limit of one step, where the environment's steps block; above the 60 s (6 times the sandbox's "
+        "wall_s) that a program may take on a busy machine",
+    )
     expert_timeout_s: PositiveFloat = Field(60.0, description="limit of one question to the expert")
-    batch_deadline_s: PositiveFloat = Field(60.0, description="limit of a batch that names no deadline_s")
+    batch_deadline_s: PositiveFloat = Field(
+        90.0, description="limit of a batch that names no deadline_s; above step_timeout_s"
+    )
     max_batch: PositiveInt = Field(4096, description="most items of a batch")
     max_listed: PositiveInt = Field(10_000, description="most tasks that one request lists")
     max_body_bytes: PositiveInt = Field(16 << 20, description="largest body of a request")

@@ -46,7 +46,11 @@ class RolloutSettings(Table):
     generate_timeout_s: PositiveFloat = Field(
         120.0, description="limit of one generation, time in the server's queue included"
     )
-    environment_timeout_s: PositiveFloat = Field(30.0, description="limit of one request to the environment server")
+    environment_timeout_s: PositiveFloat = Field(
+        90.0,
+        description="limit of one request to the environment server; above the server's step_timeout_s (75 s) and "
+        "reset_timeout_s (60 s), so that the server says what was slow",
+    )
     session_ttl_s: PositiveFloat = Field(
         180.0, description="idle time after which a session ends; a killed worker's sessions take up room for so long"
     )

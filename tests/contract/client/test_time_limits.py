@@ -1,0 +1,15 @@
+"""The default time limits along one step fit together: each caller waits longer than what it calls may take."""
+
+from arlarena.client.environments import DEADLINE_SHARE, REQUEST_S
+from arlarena.env_server.sandbox.forks import ForkSettings
+from arlarena.env_server.settings import EnvironmentSettings
+from arlarena.env_server.tir_math.options import SandboxOptions
+from arlarena.rollout.settings import RolloutSettings
+
+
+def test_a_program_on_a_busy_machine_a_step_and_a_request_each_have_more_time_than_what_they_wait_for():
+    program_s = ForkSettings().patience * SandboxOptions().wall_s
+    server, rollout = EnvironmentSettings(), RolloutSettings()
+    assert program_s < server.step_timeout_s < server.batch_deadline_s
+    for request_s in (REQUEST_S, rollout.environment_timeout_s):
+        assert max(server.step_timeout_s, server.reset_timeout_s, server.expert_timeout_s) < DEADLINE_SHARE * request_s
