@@ -1,6 +1,6 @@
 """New weights for a policy server, over HTTP: send it a version directory, tell it to serve that version.
 
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(auto_decompress=False) as session:
         server = WeightsClient(session, "http://10.0.0.7:8100", token)
         await Sender().deliver(Path("RUN/weights/v000012-0a1b2c3d4e5f"), server)
         served = await server.serve("d1f0:12:0a1b2c3d4e5f…", limit_s=60)
@@ -20,10 +20,12 @@ from typing import TypeVar
 import aiohttp
 import msgspec
 
+from arlarena.client.bounded import IDENTITY, read_bounded
 from arlarena.proto.addresses import service_url
 from arlarena.proto.delta import write_delta
 from arlarena.proto.policy import ErrorResponse, WeightInfo
 from arlarena.proto.weights import (
+    COMMITTED_FILE,
     MANIFEST_FILE,
     SERVE_ROUTE,
     WEIGHTS_ROUTE,
@@ -39,6 +41,7 @@ T = TypeVar("T")
 
 _INFO_S = 10.0  # for an answer that needs no work
 _REFUSED = 409
+_MOST_ANSWER = 1 << 20  # bytes of an answer, the longest of which lists the files of a model
 
 
 class PushError(RuntimeError):
@@ -50,7 +53,9 @@ class PushError(RuntimeError):
 
 
 class PushRefused(PushError):
-    """A policy server's check of the weights failed: trying again will not help."""
+    """A policy server's check of the weights failed, or it asks for what is none of its business: trying again will
+    not help.
+    """
 
 
 class WeightsClient:
@@ -60,7 +65,7 @@ class WeightsClient:
         """`url`: see `service_url`, whose ValueError this raises. `token`: the server's administrator's."""
         self.url = service_url(url)
         self._session = session
-        self._headers = {"authorization": f"Bearer {token}"} if token else {}
+        self._headers = IDENTITY | ({"authorization": f"Bearer {token}"} if token else {})
 
     async def version(self) -> str:
         """The version in service. Errors: those of `serve`."""
@@ -89,8 +94,10 @@ class WeightsClient:
     async def _ask(self, method: str, path: str, body: object, limit_s: float, kind: type[T]) -> T:
         timeout = aiohttp.ClientTimeout(total=limit_s)
         url = self.url + path
-        async with self._session.request(method, url, data=body, headers=self._headers, timeout=timeout) as reply:
-            answer = await reply.read()
+        async with self._session.request(
+            method, url, data=body, headers=self._headers, timeout=timeout, allow_redirects=False
+        ) as reply:
+            answer = await read_bounded(reply, _MOST_ANSWER)
         if reply.status != 200:
             error = PushRefused if reply.status == _REFUSED else PushError
             raise error(f"{url} answered {reply.status}: {_reason(answer)}", reply.status)
@@ -126,7 +133,13 @@ class Sender:
         manifest = msgspec.json.decode(text, type=Manifest)
         limit_s, sent = push_limit_s(manifest.bytes), 0
         wanted = await server.announce(directory.name, text, limit_s)
-        for file in wanted.files:
+        # A server must not decide which files are read here.
+        if foreign := set(wanted.files) - manifest.files.keys():
+            raise PushRefused(
+                f"{server.url} asks for {min(foreign)!r}, which the manifest of {directory.name} does not list. "
+                "Nothing was sent; make sure that this is the address of your policy server"
+            )
+        for file in dict.fromkeys(wanted.files):
             base = self._base(directory.parent, wanted.base, file, manifest.version.step)
             body = directory / file if base is None else await self._delta(base / file, directory / file)
             await server.upload(directory.name, file, body, base.name if base else None, limit_s)
@@ -141,10 +154,13 @@ class Sender:
             self._folder = None
 
     def _base(self, ours: Path, theirs: str | None, file: str, step: int) -> Path | None:
-        """Our copy of the directory that a delta of `file` may refer to."""
+        """The version among ours that a delta of `file` may refer to."""
         if theirs is None or not file.endswith(".safetensors") or step % self._full_every == 0:
             return None
-        return ours / theirs if (ours / theirs / file).is_file() else None
+        for directory in ours.iterdir():  # the server's text names one of these, and is never a path
+            if directory.name == theirs and (directory / COMMITTED_FILE).is_file():
+                return directory if (directory / file).is_file() else None
+        return None
 
     async def _delta(self, base: Path, new: Path) -> Path:
         """The delta, made once however many servers want it."""

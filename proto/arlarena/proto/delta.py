@@ -59,39 +59,53 @@ def write_delta(base: Path, new: Path, out: BinaryIO) -> int:
     return written
 
 
-def apply_delta(base: Path, delta: Path, target: Path) -> None:
-    """Make the new file out of `base` and a delta.
+def apply_delta(base: Path, delta: Path, target: Path, size: int) -> None:
+    """Make the new file, of `size` bytes, out of `base` and a delta. Never writes more than `size` bytes.
 
     Raises:
         DeltaError: see the class. SafetensorsError: `base` is not safetensors.
     """
     known, known_start = read_safetensors_header(base)
+    most = delta.stat().st_size
     with base.open("rb") as old_file, delta.open("rb") as source, target.open("wb") as out:
-        (start,) = _LENGTH.unpack(_exactly(source, _LENGTH.size))
-        if start > delta.stat().st_size:
-            raise DeltaError(f"{delta} announces a header of {start} bytes and has fewer")
-        out.write(_exactly(source, start))
-        out.flush()
-        header = _header_of(target, start)
+        header = _begin(source, out, target, most, size)
         for name, entry in _in_file_order(header):
-            kind, length = _FRAME.unpack(_exactly(source, _FRAME.size))
-            if length > delta.stat().st_size:
-                raise DeltaError(f"{delta} announces {length} bytes of {name} and has fewer")
-            payload = _exactly(source, length)
-            size = entry["data_offsets"][1] - entry["data_offsets"][0]
+            kind, payload_bytes = _FRAME.unpack(_exactly(source, _FRAME.size))
+            if payload_bytes > most:
+                raise DeltaError(f"{delta} announces {payload_bytes} bytes of {name} and has fewer")
+            payload = _exactly(source, payload_bytes)
+            length = entry["data_offsets"][1] - entry["data_offsets"][0]
             if kind == WHOLE:
-                out.write(_expand(payload, size, name))
+                out.write(_expand(payload, length, name))
                 continue
             before = known.get(name)
             if before is None or (before["dtype"], before["shape"]) != (entry["dtype"], entry["shape"]):
                 raise DeltaError(f"the delta changes {name}, which {base} has not, or in another form")
             old = _read(old_file, known_start, before)
+            if len(old) != length:
+                raise DeltaError(f"the delta changes {name}, which has {len(old)} bytes in {base} and not {length}")
             if kind == DIFFERENCE:
-                out.write(_sum(old, _expand(payload, size, name), _width(entry["dtype"])))
+                out.write(_sum(old, _expand(payload, length, name), _width(entry["dtype"])))
             elif kind == SAME:
                 out.write(old)
             else:
                 raise DeltaError(f"the delta has an entry of unknown kind {kind} for {name}")
+
+
+def _begin(source: BinaryIO, out: BinaryIO, target: Path, most: int, size: int) -> dict[str, Any]:
+    """Copy the header into the new file. `most`: bytes of the delta. A small delta can describe a huge file, so the
+    described size is compared with `size` before any data are written.
+    """
+    (start,) = _LENGTH.unpack(_exactly(source, _LENGTH.size))
+    if start > min(size, most):
+        raise DeltaError(f"the delta announces a header of {start} bytes; it has {most}, the new file {size}")
+    out.write(_exactly(source, start))
+    out.flush()
+    header = _header_of(target, start)
+    described = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if described != size:
+        raise DeltaError(f"the delta describes a file of {described} bytes, and the manifest one of {size}")
+    return header
 
 
 def _header_of(file: Path, start: int) -> dict[str, Any]:
@@ -118,6 +132,9 @@ def _exactly(file: BinaryIO, size: int) -> bytes:
 
 def _expand(payload: bytes, size: int, name: str) -> bytes:
     try:
+        # zstandard allocates what a frame announces, whatever `max_output_size` says; -1: it announces nothing.
+        if payload and (announced := zstandard.frame_content_size(payload)) not in (size, -1):
+            raise DeltaError(f"the delta's bytes of {name} announce {announced} bytes instead of {size}")
         data = zstandard.ZstdDecompressor().decompress(payload, max_output_size=size) if size else b""
     except zstandard.ZstdError as error:
         raise DeltaError(f"the delta's bytes of {name} cannot be decompressed: {error}") from error

@@ -200,9 +200,13 @@ def read_safetensors_header(path: Path, *, whole: bool = True) -> tuple[dict[str
         entries = msgspec.convert(list(header.values()), list[_Entry])
     except msgspec.ValidationError as error:
         raise SafetensorsError(f"{path}: a tensor's entry in the header is malformed: {error}") from error
-    end = max((entry.data_offsets[1] for entry in entries), default=0)
-    if any(not 0 <= begin <= stop for begin, stop in (entry.data_offsets for entry in entries)):
-        raise SafetensorsError(f"{path}: a tensor's entry in the header is malformed: its data end before they begin")
+    end = 0
+    for begin, stop in sorted(entry.data_offsets for entry in entries):
+        if begin != end or stop < begin:  # as in safetensors itself: neither holes nor overlaps
+            raise SafetensorsError(
+                f"{path}: a tensor's data begin at {begin} and end at {stop}, and should begin at {end}"
+            )
+        end = stop
     if whole and 8 + length + end != size:
         raise SafetensorsError(f"{path}: {size} bytes, but its header describes {8 + length + end}")
     return header, 8 + length

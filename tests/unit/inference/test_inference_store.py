@@ -38,6 +38,13 @@ async def send(store, directory, wanted=None):
     return store.find(label(directory))
 
 
+async def serve(store, directory):
+    """Send it, and let it be served."""
+    found = await send(store, directory)
+    store.accepted(found)
+    return found
+
+
 async def test_what_was_sent_is_committed_when_it_is_asked_for(store, theirs):
     first = theirs[0]
     assert set(announce(store, first).files) == set(json.loads((first / "manifest.json").read_text())["files"])
@@ -68,11 +75,10 @@ async def test_an_interrupted_upload_goes_on_where_it_was(store, theirs):
 
 async def test_old_versions_go_and_so_do_later_ones_of_a_run_that_was_set_back(store, theirs):
     for directory in theirs:
-        await send(store, directory)
-    assert [path.name for path in store.root.glob("v*")] != []
+        await serve(store, directory)
     assert {path.name for path in store.root.glob("v*")} == {theirs[1].name, theirs[2].name}
     again = write_version(theirs[0].parent, model(9), 2, incarnation="resumed")
-    await send(store, again)
+    await serve(store, again)
     assert theirs[2].name not in {path.name for path in store.root.glob("v*")}
     assert newest_whole(store.root) == store.root / again.name
 
@@ -125,3 +131,61 @@ def test_versions_that_are_not_here_are_unknown(store, theirs):
             store.find(asked)
     with pytest.raises(VersionError, match="weights_root"):
         Store(None, 2).find(label(theirs[0]))
+
+
+async def test_nothing_goes_before_a_version_serves_and_a_refused_one_goes_itself(store, theirs):
+    good = [await serve(store, directory) for directory in theirs[1:]]
+    refused = await send(store, write_version(theirs[0].parent, model(9), 1, incarnation="set back"))
+    assert {path.name for path in store.root.glob("v*")} == {good[0].name, good[1].name, refused.name}
+    store.refused(refused)
+    assert {path.name for path in store.root.glob("v*")} == {good[0].name, good[1].name}
+    assert newest_whole(store.root) == good[1]
+
+
+async def test_what_was_not_sent_here_is_neither_pruned_nor_removed(store, theirs):
+    shared = Store(theirs[0].parent, keep=1)
+    found = shared.find(label(theirs[2]))
+    shared.accepted(found)
+    shared.refused(found)
+    assert all((directory / "COMMITTED").is_file() for directory in theirs)
+
+
+async def test_a_manifest_whose_digest_is_another_is_refused_and_the_good_version_stays(store, theirs):
+    good = await serve(store, theirs[0])
+    liar = write_version(theirs[0].parent, model(5), 4)
+    text = json.loads((liar / "manifest.json").read_text())
+    text["version"]["digest"] = "f" * 32
+    name = "v000004-" + "f" * 12
+    wanted = store.announce(name, json.dumps(text).encode())
+    for file in wanted.files:
+        await store.receive(name, file, in_pieces((liar / file).read_bytes()), None)
+    with pytest.raises(VersionError, match="digest"):
+        store.find(f"run:4:{'f' * 32}")
+    assert newest_whole(store.root) == good
+    assert [path.name for path in store.root.iterdir()] == [good.name]  # of the other nothing is kept
+
+
+async def test_links_in_the_place_of_what_is_written_are_not_followed(store, theirs, tmp_path):
+    aim, elsewhere = tmp_path / "aim", tmp_path / "elsewhere"
+    aim.write_bytes(b"untouched")
+    elsewhere.mkdir()
+    hidden = store.root / f".incoming-{theirs[0].name}"
+    hidden.symlink_to(elsewhere)
+    announce(store, theirs[0])
+    assert not hidden.is_symlink()
+    assert list(elsewhere.iterdir()) == []
+    name = "model.safetensors"
+    for link in ("model.safetensors.part", "model.safetensors", "manifest.json"):
+        (hidden / link).unlink(missing_ok=True)
+        (hidden / link).symlink_to(theirs[0] / name if link == name else aim)
+    assert name in announce(store, theirs[0]).files  # a link to the right bytes is not the file
+    assert verify(await send(store, theirs[0])).label == label(theirs[0])
+    assert aim.read_bytes() == b"untouched"
+    assert not any(path.is_symlink() for path in store.root.rglob("*"))
+
+
+async def test_uploads_that_never_ended_go_when_another_begins(store, theirs):
+    announce(store, theirs[0])
+    (store.root / ".incoming-file").write_text("x")
+    announce(store, theirs[1])
+    assert [path.name for path in store.root.iterdir()] == [f".incoming-{theirs[1].name}"]

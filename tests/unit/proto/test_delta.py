@@ -1,7 +1,12 @@
 """Deltas between safetensors files: exact for every type, small where little changed, refused where damaged."""
 
+import json
+import struct
+import tracemalloc
+
 import pytest
 import torch
+import zstandard
 from safetensors.torch import save_file
 
 from arlarena.proto.delta import DeltaError, apply_delta, write_delta
@@ -29,7 +34,7 @@ def delta_of(folder, old, new):
 
 
 def applied(folder):
-    apply_delta(folder / "old", folder / "delta", folder / "made")
+    apply_delta(folder / "old", folder / "delta", folder / "made", (folder / "new").stat().st_size)
     return (folder / "made").read_bytes()
 
 
@@ -82,7 +87,7 @@ def test_bytes_that_are_no_delta_are_refused(tmp_path):
         data[at] ^= 1 + int(torch.randint(0, 255, (), generator=generator))
         (tmp_path / "bad").write_bytes(data)
         try:
-            apply_delta(tmp_path / "old", tmp_path / "bad", tmp_path / "made")
+            apply_delta(tmp_path / "old", tmp_path / "bad", tmp_path / "made", (tmp_path / "new").stat().st_size)
         except (DeltaError, SafetensorsError):
             continue
         assert (tmp_path / "made").stat().st_size > 0  # something else came out: the checksum in the manifest says so
@@ -93,3 +98,50 @@ def test_another_base_is_refused(tmp_path):
     save_file({"b": torch.zeros(100)}, tmp_path / "old")
     with pytest.raises(DeltaError, match=r"which .* has not"):
         applied(tmp_path)
+
+
+def forged(folder, header, payloads):
+    """A delta with this header, of these (kind, payload) in file order."""
+    text = json.dumps(header).encode()
+    body = b"".join(struct.pack("<BQ", kind, len(payload)) + payload for kind, payload in payloads)
+    (folder / "delta").write_bytes(struct.pack("<Q", 8 + len(text)) + struct.pack("<Q", len(text)) + text + body)
+
+
+def bytes_tensor(begin, end):
+    return {"dtype": "U8", "shape": [end - begin], "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {f"t{i}": bytes_tensor(0, 2**20) for i in range(500)},  # all of them the same bytes of the file
+        {"a": bytes_tensor(0, 2**29)},
+        {"a": bytes_tensor(2**40, 2**40 + 1)},  # a hole
+        {"a": bytes_tensor(0, 10), "b": bytes_tensor(5, 20)},
+    ],
+    ids=["overlap", "large", "hole", "partly"],
+)
+def test_a_header_that_is_not_the_files_is_refused_before_any_data_are_written(tmp_path, header):
+    save_file({"a": torch.zeros(100)}, tmp_path / "old")
+    save_file({"a": torch.ones(100)}, tmp_path / "new")
+    zeros = zstandard.ZstdCompressor().compress(bytes(2**20))
+    forged(tmp_path, header, [(2, zeros)] * len(header))
+    with pytest.raises((DeltaError, SafetensorsError)):
+        applied(tmp_path)
+    assert (tmp_path / "made").stat().st_size < 64 << 10
+
+
+def test_a_payload_that_announces_more_than_the_tensor_is_not_expanded(tmp_path):
+    save_file({"a": torch.zeros(100, dtype=torch.uint8)}, tmp_path / "old")
+    save_file({"a": torch.ones(100, dtype=torch.uint8)}, tmp_path / "new")
+    bomb = zstandard.ZstdCompressor().compress(bytes(256 << 20))
+    header = {"a": bytes_tensor(0, 100)}
+    forged(tmp_path, header, [(2, bomb)])
+    length = 8 + len(json.dumps(header)) + 100
+    tracemalloc.start()
+    try:
+        with pytest.raises(DeltaError, match="announce 268435456 bytes instead of 100"):
+            apply_delta(tmp_path / "old", tmp_path / "delta", tmp_path / "made", length)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()

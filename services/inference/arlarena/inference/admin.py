@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import msgspec
 
@@ -43,10 +44,19 @@ class Administration:
 
     async def _serve_version(self, wanted: ServeWeights) -> Served:
         if wanted.broadcast is None:
-            return await self._serve(await asyncio.to_thread(self._store.find, wanted.version))
+            return await self._serve_directory(await asyncio.to_thread(self._store.find, wanted.version))
         if wanted.broadcast.manifest.label != wanted.version:
             raise VersionError(f"what is broadcast is {wanted.broadcast.manifest.label} and not {wanted.version}")
         return await self._serve(wanted.broadcast)
+
+    async def _serve_directory(self, directory: Path) -> Served:
+        try:
+            served = await self._serve(directory)
+        except VersionError:
+            await asyncio.to_thread(self._store.refused, directory)
+            raise
+        await asyncio.to_thread(self._store.accepted, directory)
+        return served
 
     async def _try(self, work: Awaitable[object]) -> Reply:
         try:

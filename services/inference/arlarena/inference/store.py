@@ -6,10 +6,18 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import AsyncIterator
+import stat
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from arlarena.inference.versions import VersionError, committed_versions, parse_manifest, read_manifest, verify
+from arlarena.inference.versions import (
+    VersionError,
+    committed_versions,
+    parse_manifest,
+    read_manifest,
+    verify,
+    verify_files,
+)
 from arlarena.proto.delta import DeltaError, apply_delta
 from arlarena.proto.trajectory import PolicyVersion
 from arlarena.proto.weights import (
@@ -31,14 +39,18 @@ class UnknownVersion(VersionError):
 
 
 class Store:
-    """A folder of version directories. What is sent lies in a hidden one until it is whole:
+    """A folder of version directories. What is sent lies in a hidden one until it is whole and verified:
 
     announce(directory, manifest) -> receive(directory, file, …) for each that is wanted -> find(label) commits it
+    -> accepted(directory) once it serves, or refused(directory)
+
+    No other version is removed before this one serves: a server that is started again finds the newest good one.
     """
 
     def __init__(self, root: Path | None, keep: int) -> None:
-        """`keep`: how many newest versions stay when one that was sent is committed."""
+        """`keep`: how many newest versions stay when one that was sent is accepted."""
         self._root, self._keep = root, keep
+        self._sent: set[Path] = set()  # committed by `find` and neither accepted nor refused yet
 
     @property
     def root(self) -> Path:
@@ -85,8 +97,9 @@ class Store:
         if (committed / COMMITTED_FILE).is_file() and read_manifest(committed) == manifest:
             return Wanted([])
         hidden = self._hidden(directory)
-        hidden.mkdir(parents=True, exist_ok=True)
-        (hidden / MANIFEST_FILE).write_bytes(text)
+        self._remove_hidden(all_but=hidden)
+        hidden.mkdir(exist_ok=True)
+        _create(hidden / MANIFEST_FILE, text)
         stored = committed_versions(self.root)
         missing = [name for name in manifest.files if not self._have(name, manifest, hidden, stored)]
         return Wanted(missing, stored[0].name if stored else None)
@@ -106,17 +119,38 @@ class Store:
         part = hidden / f"{name}.part"
         await _write(part, body, entry.bytes + (_DELTA_SLACK if base else 0))
         if base is not None:
-            part = await asyncio.to_thread(self._apply, base, name, part)
+            part = await asyncio.to_thread(self._apply, base, name, part, entry.bytes)
         if not await asyncio.to_thread(_is, part, entry):
             part.unlink()
             raise VersionError(f"{name} of {directory} arrived damaged: it does not match its checksum")
         part.rename(hidden / name)
 
-    def _apply(self, base: str, name: str, delta: Path) -> Path:
+    def accepted(self, directory: Path) -> None:
+        """The version serves: if it was sent, older ones go but for `keep`, and so do later ones, of a run that was
+        set back.
+        """
+        if directory not in self._sent:
+            return
+        self._sent.remove(directory)
+        stored = committed_versions(self.root)
+        if directory not in stored:
+            return
+        stale = stored[: stored.index(directory)] + stored[stored.index(directory) + self._keep :]
+        for other in stale:
+            _remove(other)
+
+    def refused(self, directory: Path) -> None:
+        """The version cannot be served: if it was sent, it goes. A trainer's own directory stays."""
+        if directory in self._sent:
+            self._sent.remove(directory)
+            _remove(directory)
+
+    def _apply(self, base: str, name: str, delta: Path, size: int) -> Path:
         source = self.root / Path(base).name / name
         whole = delta.with_suffix(".whole")
+        whole.unlink(missing_ok=True)
         try:
-            apply_delta(source, delta, whole)
+            apply_delta(source, delta, whole, size)
         except (OSError, DeltaError, SafetensorsError) as error:
             whole.unlink(missing_ok=True)
             raise VersionError(f"the delta of {name} to {base} cannot be applied: {error}") from error
@@ -139,18 +173,27 @@ class Store:
         return False
 
     def _commit(self, arrived: Path, directory: Path) -> None:
-        """Make what was sent a committed version; older ones go, and so do later ones, of a run that was set back."""
+        """Make what was sent a committed version, once it is verified."""
         missing = [name for name in self._manifest(arrived).files if not (arrived / name).is_file()]
         if missing:
             raise VersionError(f"{directory.name} is not whole: {', '.join(missing)} was not sent")
-        shutil.rmtree(directory, ignore_errors=True)
+        try:
+            verify_files(arrived, self._manifest(arrived))
+        except VersionError:
+            shutil.rmtree(arrived)  # each file had its checksum: what is wrong is the manifest, or the disk
+            raise
+        _remove(directory)  # equal weights of another incarnation, or what a crash left
         arrived.rename(directory)
         (directory / COMMITTED_FILE).touch()
-        stored = committed_versions(self.root)
-        stale = stored[: stored.index(directory)] + stored[stored.index(directory) + self._keep :]
-        for other in stale:
-            (other / COMMITTED_FILE).unlink(missing_ok=True)
-            shutil.rmtree(other, ignore_errors=True)
+        self._sent.add(directory)
+
+    def _remove_hidden(self, all_but: Path) -> None:
+        """Remove uploads that were never finished, and a link in the place of the one that begins."""
+        for other in self.root.glob(".incoming-*"):
+            if other.is_symlink() or not other.is_dir():
+                other.unlink()
+            elif other != all_but:
+                shutil.rmtree(other, ignore_errors=True)
 
     def _hidden(self, directory: str) -> Path:
         return self.root / f".incoming-{Path(directory).name}"
@@ -159,20 +202,26 @@ class Store:
         return parse_manifest((hidden / MANIFEST_FILE).read_bytes(), f"the manifest of {hidden.name}")
 
 
-def newest_whole(root: Path | None) -> Path | None:
-    """The newest committed version whose files match their checksums."""
+def whole_versions(root: Path | None) -> Iterator[Path]:
+    """Committed versions whose files match their checksums, the newest first."""
     for directory in committed_versions(root) if root else []:
-        try:
+        with contextlib.suppress(VersionError):
             verify(directory)
-        except VersionError:
-            continue
-        return directory
-    return None
+            yield directory
+
+
+def newest_whole(root: Path | None) -> Path | None:
+    """The first of `whole_versions`."""
+    return next(whole_versions(root), None)
 
 
 def _is(file: Path, wanted: ManifestFile) -> bool:
-    """Whether a file is the one that a manifest means."""
-    return file.is_file() and file.stat().st_size == wanted.bytes and file_blake3(file) == wanted.blake3
+    """Whether a file is the one that a manifest means. A link is not."""
+    try:
+        found = file.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size == wanted.bytes and file_blake3(file) == wanted.blake3
 
 
 def _link(source: Path, target: Path) -> None:
@@ -182,9 +231,23 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def _remove(directory: Path) -> None:
+    """Remove a version; its marker goes first, so that half of it is never read."""
+    (directory / COMMITTED_FILE).unlink(missing_ok=True)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _create(path: Path, data: bytes) -> None:
+    """Write a new file. Neither a link nor a hard link that is there already is followed."""
+    path.unlink(missing_ok=True)
+    with path.open("xb") as file:
+        file.write(data)
+
+
 async def _write(path: Path, body: AsyncIterator[bytes], limit: int) -> None:
     size = 0
-    with path.open("wb") as file:
+    path.unlink(missing_ok=True)
+    with path.open("xb") as file:
         async for chunk in body:
             size += len(chunk)
             if size > limit:

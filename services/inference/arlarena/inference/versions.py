@@ -76,18 +76,29 @@ def parse_manifest(text: bytes, name: str) -> Manifest:
 
 
 def verify(directory: Path) -> Manifest:
-    """Compare the tensors with the digest, every other file with its checksum, and all sizes; the manifest.
+    """The manifest of a committed directory whose files match it; see `verify_files`.
 
     Raises:
-        VersionError: see `read_manifest`; or a file is missing, cut short or altered, or the digest is another.
+        VersionError: see `read_manifest` and `verify_files`.
+    """
+    manifest = read_manifest(directory)
+    verify_files(directory, manifest)
+    return manifest
+
+
+def verify_files(directory: Path, manifest: Manifest) -> None:
+    """Compare the tensors with the digest, every other file with its checksum, and all sizes.
+
+    Raises:
+        VersionError: a file is missing, cut short or altered, or the digest is another.
     """
     try:
-        return _verify(directory, read_manifest(directory))
+        _verify(directory, manifest)
     except (OSError, SafetensorsError) as error:  # OSError: a file vanished meanwhile
         raise VersionError(f"{directory} cannot be read: {error}") from error
 
 
-def _verify(directory: Path, manifest: Manifest) -> Manifest:
+def _verify(directory: Path, manifest: Manifest) -> None:
     for name, entry in manifest.files.items():
         path = directory / name
         if not path.is_file():
@@ -103,7 +114,6 @@ def _verify(directory: Path, manifest: Manifest) -> Manifest:
             f"{directory}: the tensors' digest is {digest}, the manifest says "
             f"{manifest.version.digest}: they were damaged"
         )
-    return manifest
 
 
 def committed_versions(root: Path) -> list[Path]:

@@ -58,7 +58,7 @@ class Publisher:
                 gave an answer that trying again does not change.
         """
         began = time.monotonic()
-        async with aiohttp.ClientSession() as session:
+        async with aiohttp.ClientSession(auto_decompress=False) as session:
             servers = [WeightsClient(session, url, self._token) for url in self._urls]
             found = await asyncio.gather(*(self._push_one(server, version, guard) for server in servers))
         self._transport.pushed()

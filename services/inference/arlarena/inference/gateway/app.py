@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import chain
 
 import msgspec
 from starlette.applications import Starlette
@@ -23,7 +24,7 @@ from arlarena.inference.gateway.metrics import GatewayMetrics
 from arlarena.inference.gateway.proxy import Proxy
 from arlarena.inference.gateway.replica import Target
 from arlarena.inference.settings import InferenceSettings
-from arlarena.inference.store import Store, newest_whole
+from arlarena.inference.store import Store, whole_versions
 from arlarena.inference.versions import read_manifest
 from arlarena.proto.policy import WeightInfo
 from arlarena.proto.telemetry import Logger
@@ -57,10 +58,13 @@ class Gateway:
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
         """Start the engines and look after them."""
-        newest = await asyncio.to_thread(newest_whole, self.settings.weights_root)
-        if newest is not None:
+        versions = whole_versions(self.settings.weights_root)
+        newest = await asyncio.to_thread(next, versions, None)
+        if newest is not None:  # before the first look at a replica, which may be serving something else
             self.fleet.target = Target(read_manifest(newest).label, newest)
         tasks = [asyncio.create_task(self.fleet.keep())]
+        if newest is not None:
+            tasks.append(asyncio.create_task(self.fleet.restore(chain([newest], versions))))
         for engine, replica in zip(self._engines, self.fleet.replicas, strict=False):
             tasks.append(asyncio.create_task(engine.run(replica.suspect)))
         try:

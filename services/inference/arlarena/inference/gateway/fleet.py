@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 
 from arlarena.inference.errors import RequestError
@@ -72,6 +73,7 @@ class Fleet:
 
     async def serve(self, source: Source) -> Served:
         """Bring every replica that answers to a version. One that does not is brought to it before it is asked again.
+        A version that one refuses is given up, and all go back to the one before.
 
         Raises:
             ProbeError: a replica computes something else. VersionError: it is damaged, or one cannot load it.
@@ -81,17 +83,46 @@ class Fleet:
             manifest = await asyncio.to_thread(verify, source)  # else the old version goes on being served
         else:
             manifest = source.manifest
-        self.target = target = Target(manifest.label, source)
-        for replica in self.replicas:
-            replica.look_again()
+        target, before = Target(manifest.label, source), self.target
+        if before is not None and before.label == target.label:
+            before = None
+        self._want(target)
         deadline = time.monotonic() + push_limit_s(manifest.bytes)
         while not self._arrived(target):
             await self._wait(deadline, f"no replica serves {target.label} yet. {self._why_none()}")
         for replica in self.replicas:
             if why := replica.failed(target):
-                raise (ProbeError if replica.state == "refused" else VersionError)(f"{replica.name}: {why}")
+                error = (ProbeError if replica.state == "refused" else VersionError)(f"{replica.name}: {why}")
+                self._give_up(target, before)
+                raise error
         differences = [replica.difference for replica in self.replicas if replica.difference is not None]
         return Served(target.label, max(differences, default=None))
+
+    async def restore(self, versions: Iterator[Path]) -> None:
+        """Serve the first of `versions` that the replicas take, unless another is pushed meanwhile."""
+        while (directory := await asyncio.to_thread(next, versions, None)) is not None:
+            while True:
+                try:
+                    await self.serve(directory)
+                    return
+                except VersionError as error:
+                    self._log.warning("version_skipped", directory=str(directory), reason=str(error))
+                    break
+                except RequestError:  # the replicas are still starting
+                    if self.target is None or self.target.source != directory:
+                        return
+
+    def _want(self, target: Target | None) -> None:
+        self.target = target
+        for replica in self.replicas:
+            replica.look_again()
+
+    def _give_up(self, target: Target, before: Target | None) -> None:
+        """Go back to the version before. Without one, only where nothing was sampled by weights that were refused:
+        other replicas have them in use, and stay refused.
+        """
+        if self.target is target and (before or all(replica.driver.checks_first for replica in self.replicas)):
+            self._want(before)
 
     def _arrived(self, target: Target) -> bool:
         """Whether a replica serves it, or does not take it, and none is on the way."""

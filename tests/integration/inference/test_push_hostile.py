@@ -1,0 +1,182 @@
+"""Pushes between parties that lie: a server that asks for the trainer's files, and versions that fail their check."""
+
+import inspect
+import json
+import signal
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+from aiohttp import web
+from inference_support import label, model, reference_logprobs, running_server, save, wait_until, write_version
+
+from arlarena.client.weights import PushError, PushRefused, Sender, WeightsClient
+
+TOKEN = "a token of some length"
+SECRET = b"what the trainer alone may read"
+IDS = [(5 * i + 3) % 45 for i in range(20)]
+
+
+@pytest.fixture
+def versions(tmp_path):
+    """Two versions of a trainer, and a secret beside them."""
+    folder = tmp_path / "run" / "weights"
+    folder.mkdir(parents=True)
+    (tmp_path / "secret.txt").write_bytes(SECRET)
+    (tmp_path / "run" / "model.safetensors").write_bytes(SECRET)
+    (folder / "v000000-uncommitted").mkdir()
+    (folder / "v000000-uncommitted" / "model.safetensors").write_bytes(SECRET)
+    return [write_version(folder, model(step), step) for step in (1, 2)]
+
+
+class Hostile:
+    """Answers the announcement with what a test says, and keeps what it is sent."""
+
+    def __init__(self, answer):
+        self.answer, self.bodies, self.headers, self.queries = answer, [], [], []
+
+    async def handle(self, request):
+        self.bodies.append(await request.read())
+        self.headers.append(dict(request.headers))
+        self.queries.append(dict(request.query))
+        answer = self.answer(request)
+        if inspect.isawaitable(answer):
+            answer = await answer
+        return answer if isinstance(answer, web.StreamResponse) else web.json_response(answer)
+
+
+@asynccontextmanager
+async def served(answer):
+    hostile = Hostile(answer)
+    app = web.Application(client_max_size=1 << 30)
+    app.router.add_route("*", "/{path:.*}", hostile.handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield hostile, f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def deliver(directory, url, **sender):
+    async with aiohttp.ClientSession(auto_decompress=False) as session:
+        return await Sender(**sender).deliver(directory, WeightsClient(session, url, TOKEN))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../../secret.txt", "{secret}", "/etc/hostname", "../v000000-uncommitted/model.safetensors", "COMMITTED",
+     "manifest.json", "", ".", "config.json/../config.json"],
+)  # fmt: skip
+async def test_a_file_that_the_manifest_does_not_list_is_not_sent(versions, tmp_path, name):
+    name = name.replace("{secret}", str(tmp_path / "secret.txt"))
+    async with served(lambda request: {"files": [name], "base": None}) as (hostile, url):
+        with pytest.raises(PushRefused, match=r"which the manifest of v000002.* does not list"):
+            await deliver(versions[1], url)
+        assert len(hostile.bodies) == 1  # the announcement alone
+
+
+@pytest.mark.parametrize(
+    "base", ["..", "../../..", "{parent}", "v000000-uncommitted", "../weights/v000000-uncommitted", "v000009-none"]
+)
+async def test_a_base_that_is_no_version_of_ours_gets_no_delta(versions, base):
+    base = base.replace("{parent}", str(versions[0].parent.parent))
+    async with served(lambda request: {"files": ["model.safetensors"], "base": base}) as (hostile, url):
+        await deliver(versions[1], url)
+        assert hostile.bodies[1] == (versions[1] / "model.safetensors").read_bytes()  # whole, and no difference to it
+        assert hostile.queries[1] == {}
+
+
+async def test_a_file_that_is_asked_for_a_million_times_is_sent_once(versions):
+    answer = {"files": ["config.json"] * 20_000, "base": None}
+    async with served(lambda request: answer) as (hostile, url):
+        await deliver(versions[1], url)
+        assert len(hostile.bodies) == 2
+
+
+async def test_the_administrators_token_follows_no_redirect(versions):
+    async with served(lambda request: {"files": []}) as (thief, elsewhere):
+        async with served(lambda request: web.Response(status=307, headers={"location": elsewhere})) as (_, url):
+            with pytest.raises(aiohttp.ClientError, match="redirects to"):
+                await deliver(versions[1], url)
+        assert thief.headers == []
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
+async def test_a_compressed_answer_is_not_expanded(versions, encoding):
+    def reply(request):
+        return web.Response(body=b"\x1f\x8b" + bytes(100), headers={"content-encoding": encoding})
+
+    async with served(reply) as (_, url):
+        with pytest.raises(aiohttp.ClientError, match="encoding"):
+            await deliver(versions[1], url)
+
+
+async def test_an_answer_without_end_is_given_up(versions):
+    async with served(endless) as (_, url):
+        with pytest.raises(aiohttp.ClientError, match="more than"):
+            await deliver(versions[1], url)
+
+
+async def endless(request):
+    response = web.StreamResponse()
+    await response.prepare(request)
+    try:
+        while True:
+            await response.write(bytes(1 << 16))
+    except ConnectionError:
+        return response
+
+
+# --- versions that fail their check ---
+
+
+def probe_of(made, off=0.0):
+    expected = reference_logprobs(made, IDS[:1], IDS[1:]).tolist()
+    return {"ids": IDS, "log_probs": [value + off for value in expected], "tolerance": 1e-3}
+
+
+async def push_and_serve(server, directory):
+    """Send a version over HTTP and ask for it."""
+    async with aiohttp.ClientSession(auto_decompress=False) as session:
+        client = WeightsClient(session, server.url, TOKEN)
+        await Sender().deliver(directory, client)
+        return await client.serve(label(directory), 30)
+
+
+@pytest.fixture(params=["embedded", "gateway"])
+def start(request, tmp_path):
+    """Starts a policy server whose versions lie in `tmp_path / "served"`; again with the same when called again."""
+    (tmp_path / "served").mkdir()
+    first = save(model(20), tmp_path / "model")
+    config = f'model = "{first}"\nweights_root = "{tmp_path / "served"}"\nadmin_token = "{TOKEN}"\nkeep_versions = 1\n'
+    config += "replicas = 2\nhealth_interval_s = 0.2\n" if request.param == "gateway" else ""
+    return lambda: running_server(tmp_path / "server", config)
+
+
+async def test_after_a_refused_push_and_a_kill_the_newest_good_version_serves(start, tmp_path):
+    folder = tmp_path / "trainer"
+    folder.mkdir()
+    made = model(21)
+    good = write_version(folder, made, 3, probe=probe_of(made))
+    bad_probe = write_version(folder, model(22), 4, probe=probe_of(made, off=1.0))
+    other_shape = write_version(folder, model(23, intermediate_size=96), 5)
+    set_back = write_version(folder, model(24), 1, incarnation="again", probe=probe_of(made, off=1.0))
+    with start() as server:
+        assert (await push_and_serve(server, good)).version == label(good)
+        for refused in (bad_probe, other_shape, set_back):
+            with pytest.raises(PushError):
+                await push_and_serve(server, refused)
+            assert server.version() == label(good)
+            assert server.generate(IDS, max_tokens=2)["token_ids"]
+        assert [path.name for path in (tmp_path / "served").glob("v*")] == [good.name]
+        server.process.send_signal(signal.SIGKILL)
+        server.process.wait()
+    # What a kill between commit and check leaves: a committed version that nobody has checked.
+    unchecked = write_version(tmp_path / "served", model(22), 4, probe=probe_of(made, off=1.0))
+    with start() as server:
+        wait_until(lambda: server.version() == label(good), "the good version serves")
+        assert server.generate(IDS, max_tokens=2)["token_ids"]
+        assert json.loads((unchecked / "manifest.json").read_text())["version"]["step"] == 4
