@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import time
@@ -182,7 +183,7 @@ def test_the_folder_of_problems(tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     (data / "train.jsonl").write_text("".join(problem.format(n=n, twice=2 * n) for n in range(40)))
-    (data / "sums.jsonl").write_text(problem.format(n=7, twice=14))
+    (data / "sums.jsonl").write_text(problem.format(n=7, twice=14) * 3)
     command = ["arlarena.env_server.settings", str(tmp_path / "c.toml")]
     (tmp_path / "c.toml").write_text('[environment]\nname = "tir_math"\n')
     environment = {**os.environ, "TIR_MATH_DATA": str(data)}
@@ -197,11 +198,17 @@ def test_the_folder_of_problems(tmp_path):
         assert sizes["train"] + sizes["validation"] == 39  # one of them is a test problem
         assert "expert" not in info["capabilities"]
         assert info["version"].startswith("2-listed-")
-        assert client.get("/health").json()["details"]["left_out"] == {"repeated": 0, "unanswered": 0, "tested": 1}
+        assert info["options"]["train"] == str(data / "train.jsonl")
+        assert info["options"]["tests"] == {"sums": str(data / "sums.jsonl")}
+        assert client.get("/health").json()["details"]["left_out"] == {"repeated": 2, "unanswered": 0, "tested": 1}
         body = {"count": 1, "reset": [{"split": "sums", "index": 0}]}
         (session,) = client.post("/v1/sessions", json=body).json()["sessions"]
         assert session["result"]["observation"]["text"] == "What is 7 + 7?"
         assert step(client, session["session_id"], "\\boxed{14.0}").json()["reward"] == 1.0
+    logged = [json.loads(line) for line in (tmp_path / "stderr.log").read_text().splitlines()]
+    assert [event["message"] for event in logged if event["event"] == "environment_warning"] == [
+        "problems: 3 are left out: 2 that repeat an earlier question, 1 that for training ask a question of a test set"
+    ]
     (tmp_path / "empty").mkdir()
     environment["TIR_MATH_DATA"] = str(tmp_path / "empty")
     done = environments().run(command, env=environment)

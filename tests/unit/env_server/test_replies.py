@@ -1,11 +1,14 @@
 """Which action a reply means, whatever model wrote it, and whether it keeps to the strict format."""
 
+import re
 import time
+from pathlib import Path
 
 import pytest
 
 from arlarena.env_server.replies import after_thought, parse
 
+GUIDE = Path(__file__).resolve().parents[3] / "docs" / "guide" / "environments.md"
 ACTIONS = ("up", "down", "left", "right", "still")
 UP = "<action>up</action>"
 
@@ -147,3 +150,24 @@ def test_a_reply_takes_linear_time(part):
     quarter = min(taken(100_000) for _ in range(3))
     # Four times as much takes four times as long, not sixteen times.
     assert min(taken(400_000) for _ in range(2)) < 9 * quarter + 0.1
+
+
+def documented():
+    """The rows of the guide's table: reply, what is played (None for nothing), and whether it is strict."""
+    section = GUIDE.read_text(encoding="utf-8").split("### What counts as the action\n")[1].split("\n## ")[0]
+    row = re.compile(r"^\| `(?P<reply>.+)` \| (?:`(?P<action>\w+)`|nothing) \| (?P<strict>yes|no) \|$", re.MULTILINE)
+    found = [(match["reply"], match["action"], match["strict"] == "yes") for match in row.finditer(section)]
+    assert len(found) == section.count("\n| ") - 1, "a row of the table is not read"
+    return found
+
+
+@pytest.mark.parametrize(("text", "action", "strict"), documented())
+def test_the_guides_table_of_replies_is_true(text, action, strict):
+    reply = parse(text, ACTIONS)
+    assert (reply.action, reply.format_valid) == (action, strict)
+
+
+def test_the_guides_table_names_every_outcome():
+    assert {(action is None, strict) for _, action, strict in documented()} == {
+        (False, False), (False, True), (True, False), (True, True),
+    }  # fmt: skip

@@ -18,6 +18,8 @@ Contents = dict[int, tuple[int, ...]]  # things by place, in order
 # What changes; all else that :init says stays as it is.
 PLACES = ("atlocation", "opened", "inreceptacle", "objectatlocation", "holds", "holdsany")
 MARKS = ("isclean", "ishot", "iscool", "issliced", "istoggled")
+PROPERTIES = ("pickupable", "openable", "cleanable", "heatable", "coolable", "toggleable", "sliceable")
+TOOLS = {"cleanobject": "sinkbasintype", "heatobject": "microwavetype", "coolobject": "fridgetype"}
 CHANGING = frozenset((*PLACES, *MARKS, "ison", "checked", "examined", "wasinreceptacle", "full"))
 
 
@@ -89,17 +91,9 @@ def build(problem: Problem) -> House:
     for name, *arguments in problem.facts:
         facts[name].append(tuple(number[argument] for argument in arguments))
     rows = {name: tuple(sorted(found)) for name, found in facts.items()}
-
-    def mask(predicate: str) -> Mask:
-        return sum(1 << row[0] for row in rows.get(predicate, ()))
-
     agent, location = _only(rows, problem)
-    location_of = dict(_pairs(rows, "receptacleatlocation"))
-    if len(location_of) < len(rows.get("receptacleatlocation", ())):
-        raise GameError("PDDL problem: a receptacle stands at two locations")
-    standing: dict[int, list[int]] = defaultdict(list)
-    for receptacle, place in location_of.items():
-        standing[place].append(receptacle)
+    location_of, standing = _standing(rows)
+    static = {name: found for name, found in rows.items() if name not in CHANGING}
     return House(
         ids=ids,
         names=tuple(names[one] for one in ids),
@@ -108,31 +102,38 @@ def build(problem: Problem) -> House:
         standing={place: sum(1 << one for one in found) for place, found in standing.items()},
         location_of=location_of,
         fits=_fits(rows),
-        pickupable=mask("pickupable"),
-        openable=mask("openable"),
-        cleanable=mask("cleanable"),
-        heatable=mask("heatable"),
-        coolable=mask("coolable"),
-        toggleable=mask("toggleable"),
-        sliceable=mask("sliceable"),
         knives=_of_types(rows, "objecttype", number, ("knifetype", "butterknifetype")),
-        tools={
-            action: _of_types(rows, "receptacletype", number, (kind,))
-            for action, kind in (
-                ("cleanobject", "sinkbasintype"),
-                ("heatobject", "microwavetype"),
-                ("coolobject", "fridgetype"),
-            )
-        },
-        facts={name: found for name, found in rows.items() if name not in CHANGING},
-        start=Start(
-            location,
-            mask("opened"),
-            _contents(rows, "inreceptacle"),
-            _contents(rows, "objectatlocation"),
-            {name: mask(name) for name in MARKS},
-        ),
-        known={name: frozenset(found) for name, found in rows.items() if name not in CHANGING},
+        tools={action: _of_types(rows, "receptacletype", number, (kind,)) for action, kind in TOOLS.items()},
+        facts=static,
+        start=_start(rows, location),
+        known={name: frozenset(found) for name, found in static.items()},
+        **{predicate: _mask(rows, predicate) for predicate in PROPERTIES},
+    )
+
+
+def _mask(rows: Rows, predicate: str) -> Mask:
+    """The entities that a predicate of one argument holds of."""
+    return sum(1 << row[0] for row in rows.get(predicate, ()))
+
+
+def _standing(rows: Rows) -> tuple[dict[int, int], dict[int, list[int]]]:
+    """The location of each receptacle, and the receptacles of each location."""
+    location_of = dict(_pairs(rows, "receptacleatlocation"))
+    if len(location_of) < len(rows.get("receptacleatlocation", ())):
+        raise GameError("PDDL problem: a receptacle stands at two locations")
+    standing: dict[int, list[int]] = defaultdict(list)
+    for receptacle, place in location_of.items():
+        standing[place].append(receptacle)
+    return location_of, standing
+
+
+def _start(rows: Rows, location: int) -> Start:
+    return Start(
+        location,
+        _mask(rows, "opened"),
+        _contents(rows, "inreceptacle"),
+        _contents(rows, "objectatlocation"),
+        {name: _mask(rows, name) for name in MARKS},
     )
 
 

@@ -18,7 +18,7 @@ from arlarena.env_server.tir_math.judge import ForkJudge
 from arlarena.env_server.tir_math.listed import TRAIN, VALIDATION, ListedProblems
 from arlarena.env_server.tir_math.options import SandboxOptions, TirMathOptions, read_options
 from arlarena.env_server.tir_math.problems import Problems
-from arlarena.env_server.tir_math.sources import problems_of
+from arlarena.env_server.tir_math.sources import problems_of, with_data_folder
 from arlarena.env_server.tir_math.text import template
 from arlarena.proto.config import ConfigError
 from arlarena.proto.env import DataSource, Info, Parser, ResetSpec, Split
@@ -127,6 +127,20 @@ class TirMathEnvironment:
             details |= {"healthy": health.alive, "sandbox": asdict(health)}
         return details
 
+    @property
+    def warnings(self) -> list[str]:
+        """What to tell whoever starts the server: how many listed problems are left out."""
+        if not isinstance(self._problems, ListedProblems):
+            return []
+        left_out = self._problems.left_out
+        counts = {
+            "repeat an earlier question": left_out.repeated,
+            "have no answer": left_out.unanswered,
+            "for training ask a question of a test set": left_out.tested,
+        }
+        reasons = ", ".join(f"{count} that {reason}" for reason, count in counts.items() if count)
+        return [f"problems: {sum(counts.values())} are left out: {reasons}"] if reasons else []
+
     def close(self) -> None:
         """End sandbox and judge."""
         with self._opening:
@@ -165,7 +179,7 @@ def load(where: str, values: Mapping[str, Any]) -> TirMathEnvironment:
     Raises:
         ConfigError: see `read_options` and `problems_of`.
     """
-    options = read_options(where, values)
+    options = with_data_folder(read_options(where, values))
     return TirMathEnvironment(options, problems_of(where, options))
 
 

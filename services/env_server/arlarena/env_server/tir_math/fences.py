@@ -39,6 +39,7 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _INDENTED = re.compile(r"^([ \t]*+)\S", re.MULTILINE)
+_QUOTATION = re.compile(r"(?:[ \t]*+>)++[ \t]*+")
 _PROMPT = re.compile(r"[ \t]*+(?:>>>|In \[\d*\]:)(?: |$)", re.MULTILINE)
 _PROMPTED = re.compile(r"[ \t]*+(?:>>>|In \[\d*\]:|\.\.\.:?)(?: (.*)|)$")
 
@@ -75,7 +76,9 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class _Opening:
-    """A fence that opens a block: where, how far from the beginning of its line, and where the content begins."""
+    """A fence that opens a block: where, how far from the beginning of its line, and where the content begins.
+    `quoted`: how many marks of a Markdown quotation stand before it.
+    """
 
     fence: str
     start: int
@@ -83,6 +86,7 @@ class _Opening:
     language: str
     body: int
     on_line: bool
+    quoted: int = 0
 
 
 def fenced(text: str) -> Iterator[Block]:
@@ -93,6 +97,7 @@ def fenced(text: str) -> Iterator[Block]:
 
     - Code may begin on the line of the opening fence, and end on that of the closing one, as it does where all is on
       one line. Within a line, a fence opens a block if it names Python, and either ends the line or is closed on it.
+    - In a Markdown quotation (`> ```python`), a fence opens a block if it names Python; the marks are no part of it.
     - Python ends at the first fence that is in none of its strings and comments; where there is none, at the first one
       in a comment or in a string that is never closed.
 
@@ -120,7 +125,8 @@ def _opened(text: str, found: re.Match[str], line_end: int) -> _Opening | None:
     one_line = text.find(fence, after, line_end) >= 0
     if named := _LANGUAGE.match(text, after):
         if (_BLANK if inline else _ATTRIBUTES).match(text, named.end()):
-            return _Opening(fence, start, indent, PYTHON, following, not inline)
+            quoted = _QUOTATION.fullmatch(text, start - indent, start) if inline else None
+            return _Opening(fence, start, indent, PYTHON, following, not inline, quoted[0].count(">") if quoted else 0)
         code = _BEFORE_CODE.match(text, named.end())
         body = code.end() if code else named.end()
         return None if inline and not one_line else _Opening(fence, start, indent, PYTHON, body, False)
@@ -146,6 +152,8 @@ def _block(text: str, opening: _Opening) -> Block:
         closed, end = False, until  # the fence opens the next block: that of this one is missing
     elif closing and (blank := _BLANK.match(text, end)):
         end = min(blank.end() + 1, len(text))
+    if opening.quoted:
+        content = re.sub(rf"^(?:[ \t]*+>){{1,{opening.quoted}}}[ \t]?", "", content, flags=re.MULTILINE)
     if content.strip():
         content = _without_prompts(_dedented(content, opening.indent))
     return Block(opening.language, content, opening.start, end, closed, opening.on_line and (alone or not closed))

@@ -22,9 +22,7 @@ def problems_of(where: str, options: TirMathOptions) -> MadeProblems | ListedPro
     Raises:
         ConfigError: they cannot be had; the message says why and what to change.
     """
-    folder = tir_math_data()
-    if folder is not None and not options.listed and options.families is None:
-        options = _from_folder(folder, options)
+    options = with_data_folder(options)
     try:
         if not options.listed:
             return MadeProblems(options.families, options.panel_size)
@@ -33,6 +31,18 @@ def problems_of(where: str, options: TirMathOptions) -> MadeProblems | ListedPro
         return ListedProblems(train, tests, options.validation_share)
     except ProblemsError as error:
         raise ConfigError(f"{where} {'train or tests' if options.listed else 'families'}: {error}") from error
+
+
+def with_data_folder(options: TirMathOptions) -> TirMathOptions:
+    """The options, with the files of the folder TIR_MATH_DATA where it is set and they name no problems.
+
+    Raises:
+        ConfigError: the folder is not there, or has no train.jsonl.
+    """
+    folder = tir_math_data()
+    if folder is None or options.listed or options.families is not None:
+        return options
+    return _from_folder(folder, options)
 
 
 def _from_folder(folder: Path, options: TirMathOptions) -> TirMathOptions:
