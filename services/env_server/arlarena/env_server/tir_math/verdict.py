@@ -22,6 +22,13 @@ WARM = (
     (r"\{1, 2\}", "2, 1"),
     (r"\frac{1}{3}", "0.333"),
     (r"\sin(x)+\log 2", r"\pi"),
+    ("2\N{SQUARE ROOT}3", r"\sqrt{12}"),
+    (r"1+i\sqrt{5}", r"\sqrt{5}i+1"),
+    (r"e^{x}+\ln 3", r"\ln 3+e^x"),
+    (r"\binom{5}{2}", r"\frac{5!}{12}"),
+    (r"|x-3|+\lfloor 2.5 \rfloor", r"2+|3-x|"),
+    ("y=2x+1", "2y-4x=2"),
+    ("f(4-x)", "f(4-x)+0"),
 )
 
 
