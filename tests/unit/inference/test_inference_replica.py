@@ -8,7 +8,7 @@ import pytest
 
 from arlarena.inference.gateway.drivers import Broken
 from arlarena.inference.gateway.replica import Replica, Target
-from arlarena.inference.versions import ProbeError
+from arlarena.inference.versions import ProbeError, VersionError
 from arlarena.proto.telemetry import Logger
 
 WANTED = Target("run:1:x", Path("/nowhere"))
@@ -83,3 +83,13 @@ async def test_what_failed_its_probe_is_refused_until_it_is_asked_for_again():
     again = Target(WANTED.label, WANTED.source)
     await kept(one, lambda: one.state == "ready", again)
     assert one.driver.pushed == 2
+
+
+async def test_whoever_waits_learns_of_a_second_failure_in_the_same_state():
+    one = replica(Driver(VersionError("other shape"), VersionError("other shape")))
+    await kept(one, lambda: one.state == "behind" and one.failed(WANTED))
+    told = []
+    one.changed = lambda: told.append(one.failed(again))
+    again = Target(WANTED.label, WANTED.source)
+    await kept(one, lambda: one.failed(again), again)
+    assert told[-1] == "other shape"

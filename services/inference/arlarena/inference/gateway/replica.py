@@ -181,6 +181,7 @@ class Replica:
         self._log.error("replica_refused", replica=self.name, version=target.label, reason=reason)
         self.failure = (target, reason)
         self._become(state)
+        self.changed()  # also where it was in that state already: whoever waits has to learn of the failure
 
     def _note(self, version: str) -> None:
         if self.version != version:
