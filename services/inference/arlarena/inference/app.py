@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from arlarena.inference.asgi import MODEL_ROUTE, Answer, Call, Endpoint, error_headers
-from arlarena.inference.errors import RequestError
+from arlarena.inference.asgi import MODEL_ROUTE, Answer, Call, Endpoint
+from arlarena.inference.errors import BUSY_RETRY_S, LOADING_RETRY_S, RequestError
 from arlarena.inference.settings import InferenceSettings
 from arlarena.proto.telemetry import Logger
 
@@ -97,21 +97,22 @@ class Server:
         """A route of the model; 503 until it is loaded. `token`: what the caller has to bear."""
 
         async def handler(call: Call) -> Answer:
-            return await self.ready().routes[method, path](call)
+            return await self.ready(LOADING_RETRY_S).routes[method, path](call)
 
         limit = None if (method, path) == UPLOAD_ROUTE else self.settings.max_body_mb << 20
         return Route(path, Endpoint(handler, limit, self.log, token), methods=[method])
 
-    def ready(self) -> Serving:
+    def ready(self, retry_after_s: int = BUSY_RETRY_S) -> Serving:
         """The loaded model.
 
         Raises:
-            RequestError: 503 while it is loading, or when its engine has ended.
+            RequestError: 503 while it is loading, or when its engine has ended; a client comes back in `retry_after_s`.
         """
         if self.serving is None:
-            raise RequestError(self.failure or "the model is loading", status=503)
+            message = "the model is loading: wait until GET /ready answers 200"
+            raise RequestError(self.failure or message, status=503, retry_after_s=retry_after_s)
         if not self.serving.engine.alive:
-            raise RequestError(self.failure or "the engine has stopped", status=503)
+            raise RequestError(self.failure or "the engine has stopped", status=503, retry_after_s=retry_after_s)
         return self.serving
 
     async def health(self, request: Request) -> Response:
@@ -137,7 +138,7 @@ def _json(value: object, status: int = 200) -> Response:
 async def request_error(request: Request, error: Exception) -> Response:
     """An error that was raised outside an endpoint."""
     assert isinstance(error, RequestError)
-    return Response(error.body(), error.status, error_headers(error.status), media_type="application/json")
+    return Response(error.body(), error.status, error.headers(), media_type="application/json")
 
 
 async def http_error(request: Request, error: Exception) -> Response:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
-from arlarena.inference.errors import RETRY_AFTER_S, ClientGone, RequestError
+from arlarena.inference.errors import ClientGone, RequestError
 from arlarena.proto.policy import DEADLINE_HEADER
 from arlarena.proto.telemetry import Logger
 
@@ -108,6 +108,7 @@ class Endpoint:
         """Serve one request."""
         try:
             self._admit(scope)
+            _check_encoding(scope)
             body = b"" if self._max_body is None else await read_body(receive, self._max_body)
             headers, query, params = scope["headers"], scope["query_string"], scope.get("path_params", {})
             answer = await self._handler(Call(scope["method"], scope["path"], body, headers, query, receive, params))
@@ -119,9 +120,9 @@ class Endpoint:
         except ClientGone:
             return
         except RequestError as error:
-            reply = Reply(error.body(), error.status)
+            reply = _error_reply(error)
         except Exception as error:
-            reply = Reply(self._unexpected(error).body(), 500)
+            reply = _error_reply(self._unexpected(error))
         await send_reply(send, reply)
 
     def _unexpected(self, error: Exception) -> RequestError:
@@ -171,17 +172,22 @@ async def _send_event(send: Send, data: bytes) -> None:
     await send({"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": True})
 
 
-def error_headers(status: int) -> dict[str, str]:
-    """Headers that belong to a status."""
-    if status == 503:
-        return {"retry-after": RETRY_AFTER_S}
-    return {"www-authenticate": "Bearer"} if status == 401 else {}
+def _error_reply(error: RequestError) -> Reply:
+    headers = tuple((name.encode(), value.encode()) for name, value in error.headers().items())
+    return Reply(error.body(), error.status, headers=headers)
+
+
+def _check_encoding(scope: Scope) -> None:
+    """Refuse a compressed body: no route decompresses."""
+    coding = dict(scope["headers"]).get(b"content-encoding", b"").decode("latin-1").strip().lower()
+    if coding not in ("", "identity"):
+        message = f"the body is encoded with {coding!r} (Content-Encoding): send it uncompressed, without that header"
+        raise RequestError(message, status=415)
 
 
 async def send_reply(send: Send, reply: Reply) -> None:
     """Send a whole answer."""
     headers = [(b"content-type", reply.content_type), (b"content-length", str(len(reply.body)).encode())]
-    headers += [(name.encode(), value.encode()) for name, value in error_headers(reply.status).items()]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers + list(reply.headers)})
     await send({"type": "http.response.body", "body": reply.body})
 

@@ -12,6 +12,7 @@ from arlarena.inference.chat_wire import ChatRequest
 from arlarena.inference.embedded.sampler import Draw, choice_seed
 from arlarena.inference.embedded.sequence import Sequence
 from arlarena.inference.errors import CONTEXT_LENGTH, RequestError
+from arlarena.inference.parameters import shown
 from arlarena.inference.text import Text
 from arlarena.proto.policy import CompletionRequest, SamplingParams
 
@@ -63,9 +64,12 @@ def plan(params: SamplingParams, served: Served, *, stream: bool, timeout_s: flo
     if not math.isfinite(params.temperature):
         raise RequestError("temperature must be finite", param="temperature")
     if not 0.0 < params.top_p <= 1.0:
-        raise RequestError(f"top_p must be above 0 and at most 1, got {params.top_p}", param="top_p")
-    _within("top_k", params.top_k, -1, 2**31)
-    _within("max_tokens", params.max_tokens, 1, 2**31)
+        message = (
+            f"top_p must be above 0 and at most 1, got {shown(params.top_p)}; temperature 0 takes the likeliest token"
+        )
+        raise RequestError(message, param="top_p")
+    _within("top_k", params.top_k, -1, math.inf)
+    _within("max_tokens", params.max_tokens, 1, math.inf)
     _within("seed", params.seed, -(2**63), 2**64 - 1)
     _within("logprobs", params.logprobs, 0, MAX_LOGPROBS)
     _within("prompt_logprobs", params.prompt_logprobs, 0, MAX_LOGPROBS)
@@ -76,8 +80,8 @@ def plan(params: SamplingParams, served: Served, *, stream: bool, timeout_s: flo
 
 def _within(name: str, value: float | None, least: float, most: float) -> None:
     if value is not None and not least <= value <= most:
-        bounds = f"at least {least}" if most in (math.inf, 2**31) else f"from {least} to {most}"
-        raise RequestError(f"{name} must be {bounds}, got {value}", param=name)
+        bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise RequestError(f"{name} must be {bounds}, got {shown(value)}", param=name)
 
 
 def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
@@ -95,7 +99,9 @@ def check_ids(ids: Iterable[int], served: Served, param: str) -> None:
     """
     for token in ids:
         if not 0 <= token < served.vocab_size:
-            raise RequestError(f"{param}: id {token} is not in the vocabulary of {served.vocab_size} ids", param=param)
+            raise RequestError(
+                f"{param}: id {shown(token)} is not in the vocabulary of {served.vocab_size} ids", param=param
+            )
 
 
 def check_prompt(ids: list[int], served: Served, param: str, max_tokens: int | None = None) -> None:
@@ -112,7 +118,7 @@ def check_prompt(ids: list[int], served: Served, param: str, max_tokens: int | N
     if len(ids) + wanted > served.max_length:
         raise RequestError(
             f"this model's maximum context length is {served.max_length} tokens, but the prompt has {len(ids)} and "
-            f"{wanted} more must fit; shorten the prompt or lower max_tokens",
+            f"{shown(wanted)} more must fit; shorten the prompt or lower max_tokens",
             param=param,
             code=CONTEXT_LENGTH,
         )
@@ -128,7 +134,7 @@ def sequences(ids: list[int], plan: Plan, served: Served, text: Text) -> list[Se
     return [
         Sequence(
             prompt=ids,
-            draw=Draw(p.temperature, p.top_p, max(p.top_k, 0), choice_seed(seed, choice), top),
+            draw=Draw(p.temperature, p.top_p, min(max(p.top_k, 0), served.vocab_size), choice_seed(seed, choice), top),
             max_tokens=min(p.max_tokens or room, room),
             stop_ids=frozenset(p.stop_token_ids or ()),
             eos_ids=eos,

@@ -13,13 +13,18 @@ _CODES = {
     405: "method_not_allowed",
     409: "conflict",
     413: "request_too_large",
+    415: "unsupported_content_encoding",
     500: "internal_error",
     502: "bad_gateway",
     503: "service_unavailable",
     504: "deadline_exceeded",
 }
 CONTEXT_LENGTH = "context_length_exceeded"
-RETRY_AFTER_S = "1"  # of every 503
+
+# `Retry-After` of a 503, in seconds: of a server that is busy, and of model routes while the model loads. OpenAI's SDK
+# tries twice more and obeys values up to 60, so that two waits have to be longer than the loading.
+BUSY_RETRY_S = 1
+LOADING_RETRY_S = 30
 
 
 class ClientGone(Exception):
@@ -27,14 +32,31 @@ class ClientGone(Exception):
 
 
 class RequestError(Exception):
-    """An answer other than 200. `param` names the field at fault, `code` the error where the status says too little."""
+    """An answer other than 200. `param` names the field at fault, `code` the error where the status says too little.
+    `retry_after_s` is sent with status 503.
+    """
 
-    def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: int = BUSY_RETRY_S,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.status = status
         self.param = param
         self.code = code or _CODES.get(status)
+        self.retry_after_s = retry_after_s
+
+    def headers(self) -> dict[str, str]:
+        """Headers that belong to the status."""
+        if self.status == 503:
+            return {"retry-after": str(self.retry_after_s)}
+        return {"www-authenticate": "Bearer"} if self.status == 401 else {}
 
     def body(self) -> bytes:
         """The JSON that the client reads."""

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from arlarena.inference.bodies import param_of, read_json
 from arlarena.inference.errors import RequestError
 
 T = TypeVar("T")
@@ -125,13 +126,11 @@ def parse(body: bytes, kind: type[T]) -> T:
         RequestError: it is not JSON, a field is unknown or missing, has the wrong type, or asks for what is not
             implemented.
     """
+    value = read_json(body)
     try:
-        value = msgspec.json.decode(body)
         return msgspec.convert(_implemented(value) if isinstance(value, dict) else value, kind)
     except msgspec.ValidationError as error:
         raise _malformed(str(error)) from error
-    except (msgspec.MsgspecError, ValueError, OverflowError) as error:  # not UTF-8; a number of too many digits
-        raise RequestError(f"the body is not JSON that can be read: {error}", code="invalid_json") from error
     except RecursionError as error:
         raise RequestError("the body is nested too deep", code="invalid_json") from error
 
@@ -153,21 +152,25 @@ def _implemented(fields: Fields) -> Fields:
     longest = kept.pop("max_completion_tokens", None)  # OpenAI's newer name comes first where there are both
     if longest is not None:
         if type(longest) is not int or longest < 1:
-            message = f"max_completion_tokens must be an integer and at least 1, got {_shown(longest)}"
+            message = f"max_completion_tokens must be an integer and at least 1, got {shown(longest)}"
             raise RequestError(message, param="max_completion_tokens")
         kept["max_tokens"] = longest
     return kept
 
 
 def _unsupported(name: str, value: Any, instead: str) -> RequestError:
-    message = f"{name} = {_shown(value)} is not supported by the embedded engine: leave it out"
+    message = f"{name} = {shown(value)} is not supported by the embedded engine: leave it out"
     return RequestError(
         message if instead == "leave it out" else f"{message} ({instead})", param=name, code="unsupported_parameter"
     )
 
 
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
+def shown(value: Any) -> str:
+    """A value of a request as JSON, shortened for a message."""
+    try:
+        text = json.dumps(value)
+    except RecursionError:  # as deep as a body may be, and called from deeper than where that was decided
+        text = "a deeply nested value"
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
@@ -175,6 +178,6 @@ def _malformed(why: str) -> RequestError:
     """A validation error of msgspec, with the field that it names."""
     path, field = _PATH.search(why), _FIELD.search(why)
     names = [match[1] for match in (path, field) if match and match[1]]
-    param = ".".join(names).removeprefix("sampling_params.") or None
+    param = param_of(".".join(names))
     code = "unknown_parameter" if "unknown field" in why else None
     return RequestError(f"malformed request: {why}", param=param, code=code)

@@ -28,6 +28,7 @@ from arlarena.inference.embedded.bridge import Bridge
 from arlarena.inference.embedded.engine import Engine, Limits, OnDeath
 from arlarena.inference.embedded.sequence import Sequence
 from arlarena.inference.errors import RequestError
+from arlarena.inference.messages import plain_messages
 from arlarena.inference.metrics import Metrics
 from arlarena.inference.parameters import parse
 from arlarena.inference.push import PauseMode, WeightPush
@@ -171,12 +172,11 @@ class Serving:
     async def _render(
         self, messages: list[dict[str, Any]], generation: bool, continued: bool, options: dict[str, Any] | None
     ) -> list[int]:
-        if not messages:
-            raise RequestError("messages is empty", param="messages")
+        plain = plain_messages(messages)
         if not self.text.chat_ready:
             await asyncio.to_thread(self.text.load_chat)
         flags = {"add_generation_prompt": generation and not continued, "continue_final_message": continued}
-        return self.text.chat([_plain(message) for message in messages], **(options or {}), **flags)
+        return self.text.chat(plain, options, **flags)
 
     # --- text and information ---
 
@@ -302,23 +302,6 @@ def _json(value: object) -> Reply:
 
 def _include_usage(options: StreamOptions | None) -> bool:
     return options is not None and options.include_usage
-
-
-def _plain(message: dict[str, Any]) -> dict[str, Any]:
-    """A message whose content is text; a list of text parts is joined. Null and empty fields are left out: clients send
-    replies back with `refusal` null and `tool_calls` [].
-    """
-    if not isinstance(message.get("role"), str):
-        raise RequestError("every message needs a role", param="messages")
-    content = message.get("content") or ""
-    if isinstance(content, list):
-        if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-            raise RequestError("the served model takes text only: content parts must be of type text", param="messages")
-        texts = [part.get("text") for part in content]
-        content = "".join(texts) if all(isinstance(text, str) for text in texts) else None
-    if not isinstance(content, str):
-        raise RequestError("a message's content must be text or a list of text parts", param="messages")
-    return {key: value for key, value in message.items() if value not in (None, [])} | {"content": content}
 
 
 def _eos_ids(directory: Path, text: Text) -> frozenset[int]:

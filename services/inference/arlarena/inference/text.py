@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:  # transformers takes a second to import and only chats need i
 
 # A stop string is looked for in the newest tokens only: so many more than it has bytes, as some tokens have no text.
 _STOP_SLACK = 32
+_REQUEST_FIELDS = ("messages", "add_generation_prompt", "continue_final_message")
 _INCOMPLETE = "\ufffd"  # what a decoder writes for bytes that are not yet a whole character
 
 
@@ -109,18 +112,20 @@ class Text:
 
                 self._chat = AutoTokenizer.from_pretrained(self._directory, local_files_only=True)
 
-    def chat(self, messages: list[dict[str, Any]], **options: Any) -> list[int]:
-        """Token ids of a conversation through the tokenizer's chat template; `options` go to the template.
+    def chat(self, messages: list[dict[str, Any]], options: dict[str, Any] | None = None, **flags: Any) -> list[int]:
+        """Token ids of a conversation through the tokenizer's chat template. `options` are variables of the template,
+        `flags` parameters of transformers.
 
         Raises:
-            RequestError: there is no template, or it refuses the messages.
+            RequestError: there is no template, it refuses the messages, or an option is no variable of a template.
         """
         if self._chat is None:
             _ = self.tokenizer
             self.load_chat()
         assert self._chat is not None
+        _check_options(options or {}, inspect.signature(self._chat.apply_chat_template).parameters)
         try:
-            rendered = self._chat.apply_chat_template(messages, tokenize=False, **options)
+            rendered = self._chat.apply_chat_template(messages, tokenize=False, **(options or {}), **flags)
         except Exception as error:  # the template is the model author's program: it may raise anything
             raise RequestError(f"the chat template refused the messages: {error}", param="messages") from error
         return self.encode(str(rendered), special=False)
@@ -137,6 +142,16 @@ class Text:
             return min(found)[1] if found else None
 
         return check
+
+
+def _check_options(options: dict[str, Any], parameters: Iterable[str]) -> None:
+    """Refuse options that would change how transformers applies the template."""
+    for name in ({"messages", *parameters} - {"tools", "documents"}) & options.keys():
+        hint = "it is a field of the request itself" if name in _REQUEST_FIELDS else "leave it out"
+        raise RequestError(
+            f"chat_template_kwargs.{name} is not a variable of the template: {hint}",
+            param=f"chat_template_kwargs.{name}",
+        )
 
 
 def cut(text: str, stop: str | None, *, include: bool) -> str:

@@ -13,7 +13,7 @@ import aiohttp
 import msgspec
 
 from arlarena.inference.asgi import Answer, Call, Headers, Relay, Reply
-from arlarena.inference.errors import CONTEXT_LENGTH, ClientGone, RequestError
+from arlarena.inference.errors import BUSY_RETRY_S, CONTEXT_LENGTH, LOADING_RETRY_S, ClientGone, RequestError
 from arlarena.inference.gateway.fleet import Fleet
 from arlarena.inference.gateway.metrics import GatewayMetrics
 from arlarena.inference.gateway.replica import Replica
@@ -74,10 +74,12 @@ class Proxy:
                 patience = 0.0 if answer is not None else min(self._patience_s, errand.left_s)
                 try:
                     replica = await self._fleet.pick(session, full, patience)
-                except RequestError:
+                except RequestError as error:
                     if answer is not None:
                         return answer  # everyone is full, as this one said
                     errand.check()
+                    if all(replica.state == "down" for replica in self._fleet.replicas):  # the engines are starting
+                        error.retry_after_s = LOADING_RETRY_S
                     raise
                 try:
                     answer = await self._ask(replica, errand)
@@ -187,8 +189,12 @@ def _in_form(body: bytes, status: int) -> bytes:
 
 
 def _headers(reply: aiohttp.ClientResponse, replica: Replica, mark: int) -> Headers:
-    """The versions that sampled an answer, as the replica says, else those that may have. A stream's are its first."""
-    content = ((b"content-type", reply.headers["content-type"].encode()),) if _streams(reply) else ()
+    """The versions that sampled an answer, as the replica says, else those that may have. A stream's are its first.
+    When to come back, of a replica that is busy.
+    """
+    content: Headers = ((b"content-type", reply.headers["content-type"].encode()),) if _streams(reply) else ()
+    if reply.status == 503:
+        content = ((b"retry-after", reply.headers.get("retry-after", str(BUSY_RETRY_S)).encode()),)
     stamp = reply.headers.get(VERSIONS_HEADER) or _SEPARATOR.join(replica.history[mark:])
     return (*content, (VERSIONS_HEADER.encode(), stamp.encode()))
 
