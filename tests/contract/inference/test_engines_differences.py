@@ -3,6 +3,7 @@
 import pytest
 import torch
 from engines_support import (
+    CHAT,
     COMPLETIONS,
     GENERATE,
     PROMPT,
@@ -14,6 +15,7 @@ from engines_support import (
     logprobs,
     request,
 )
+from inference_support import tokenizer
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -41,6 +43,29 @@ def test_log_probs_are_those_before_truncation_on_embedded_and_of_what_is_left_o
         left = 0.0 if engine == "embedded" else torch.tensor(list(top.values())).logsumexp(0).item()
         assert value == pytest.approx(top[token] - left, abs=1e-4)
         ids.append(token)
+
+
+def test_a_chats_likeliest_tokens_are_all_by_log_prob_on_embedded_and_behind_the_sampled_one_on_vllm(
+    server, engine, first
+):
+    one = choice(server, CHAT, max_tokens=10, seed=3, temperature=1.0, logprobs=2, ignore_eos=True)
+    ids = list(PROMPT)
+    for token, entry in zip(one["token_ids"], one["logprobs"]["content"], strict=True):
+        assert entry["token"] == bytes(entry["bytes"]).decode() == tokenizer().decode([token])
+        expected = list(likeliest(first.made, ids, 2).items())
+        if engine == "vllm":
+            expected = [(token, entry["logprob"]), *(pair for pair in expected if pair[0] != token)][:2]
+        assert [top["token"] for top in entry["top_logprobs"]] == [tokenizer().decode([t]) for t, _ in expected]
+        assert [top["logprob"] for top in entry["top_logprobs"]] == pytest.approx([v for _, v in expected], abs=1e-4)
+        ids.append(token)
+
+
+def test_an_unknown_role_is_refused_by_embedded_and_left_to_the_template_by_vllm(server, engine):
+    asked = {"messages": [{"role": "wizard", "content": "x"}], "max_tokens": 1}
+    if engine == "embedded":
+        assert "messages[0].role" in server.refused(CHAT, asked, 400)
+    else:
+        server.post(CHAT, asked)
 
 
 def test_an_unknown_field_is_refused_by_embedded_and_ignored_by_vllm(server, engine):

@@ -137,21 +137,6 @@ def test_a_completion_reports_the_sampled_token_beside_the_likeliest(server, fir
         ids.append(token)
 
 
-def test_a_chat_reports_the_sampled_token_first_and_its_bytes(server, first):
-    one = choice(server, CHAT, max_tokens=10, seed=3, temperature=1.0, logprobs=2, ignore_eos=True)
-    ids = list(PROMPT)
-    for token, entry in zip(one["token_ids"], one["logprobs"]["content"], strict=True):
-        assert entry["token"] == bytes(entry["bytes"]).decode() == tokenizer().decode([token])
-        sampled, other = entry["top_logprobs"]
-        assert sampled == {key: entry[key] for key in ("token", "logprob", "bytes")}
-        others = [(t, v) for t, v in likeliest(first.made, ids, 2).items() if t != token]
-        assert (other["token"], other["logprob"]) == (
-            tokenizer().decode([others[0][0]]),
-            pytest.approx(others[0][1], abs=1e-4),
-        )
-        ids.append(token)
-
-
 # --- seeds and choices ---
 
 

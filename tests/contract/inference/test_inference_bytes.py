@@ -58,10 +58,11 @@ def test_bytes_joined_are_the_text_of_a_chat_and_of_its_stream(server, seed, spe
     entries = [entry for piece in pieces if piece["logprobs"] for entry in piece["logprobs"]["content"]]
     assert entries == choice["logprobs"]["content"]
     for entry in entries:
-        assert {"token": entry["token"], "bytes": entry["bytes"], "logprob": entry["logprob"]} == entry["top_logprobs"][
-            0
-        ]
-        assert len(entry["top_logprobs"]) == 3
+        top = entry["top_logprobs"]
+        assert [one["logprob"] for one in top] == sorted((one["logprob"] for one in top), reverse=True)
+        assert len(top) == 3
+        sampled = {"token": entry["token"], "bytes": entry["bytes"], "logprob": entry["logprob"]}
+        assert (sampled in top) == (entry["logprob"] >= top[-1]["logprob"])
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -79,7 +79,7 @@ def test_a_chat_goes_through_the_template(server):
     content = choice["logprobs"]["content"]
     assert len(content) == 6
     assert b"".join(bytes(entry["bytes"]) for entry in content).decode() == choice["message"]["content"]
-    assert all(entry["top_logprobs"][0]["token"] == entry["token"] for entry in content)
+    assert all(len(entry["top_logprobs"]) == 2 for entry in content)
     same = server.generate(answer["prompt_token_ids"], max_tokens=6, seed=2, ignore_eos=True)
     assert same["token_ids"] == choice["token_ids"]
 

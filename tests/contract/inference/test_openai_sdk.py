@@ -1,11 +1,17 @@
 """OpenAI's own Python SDK against the policy server: requests, answers, errors."""
 
 import asyncio
+import contextlib
 import inspect
+import json
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
 
 import openai
 import pytest
-from inference_support import model, running_server, save
+from inference_support import Http, environment, model, running_server, save, wait_until
 from openai.resources.chat.completions import Completions as ChatCompletions
 from openai.resources.completions import Completions
 
@@ -33,6 +39,33 @@ def test_a_chat_with_log_probs(client):
     spelled = b"".join(bytes(token.bytes) for token in choice.logprobs.content)
     assert spelled.decode() == choice.message.content
     assert all(len(token.top_logprobs) == 2 for token in choice.logprobs.content)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("temperature", [1.5, 0])
+def test_the_likeliest_tokens_are_sorted_and_hold_the_sampled_one_only_where_it_is_one_of_them(
+    client, stream, temperature
+):
+    request = {"model": "tiny", "messages": HELLO, "max_tokens": 40, "seed": 3, "temperature": temperature, "n": 2}
+
+    def entries(**more):
+        answer = client.chat.completions.create(**request, **more, extra_body={"ignore_eos": True}, logprobs=True)
+        choices = [choice for event in answer for choice in event.choices] if stream else answer.choices
+        return [token for i in (0, 1) for c in choices if c.index == i and c.logprobs for token in c.logprobs.content]
+
+    few, many = entries(top_logprobs=3, stream=stream), entries(top_logprobs=20, stream=stream)
+    assert len(few) == len(many) == 80
+    outside = 0
+    for entry, wide in zip(few, many, strict=True):
+        values = [top.logprob for top in entry.top_logprobs]
+        assert values == sorted(values, reverse=True)
+        assert len(values) == 3
+        assert entry.top_logprobs == wide.top_logprobs[:3]
+        listed = [top for top in entry.top_logprobs if top.token == entry.token]
+        assert [top.logprob for top in listed] == ([entry.logprob] if entry.logprob >= values[-1] else [])
+        outside += not listed
+    assert bool(outside) == bool(temperature)
+    assert all(token.top_logprobs == [] for token in entries(stream=stream))
 
 
 def test_a_streamed_chat_is_the_whole_one(client):
@@ -118,3 +151,38 @@ async def test_the_first_chats_of_a_server_come_at_once(tmp_path):
             request = {"model": "policy", "messages": HELLO, "max_tokens": 3, "seed": 5}
             answers = await asyncio.gather(*(client.chat.completions.create(**request) for _ in range(6)))
     assert len({answer.choices[0].message.content for answer in answers}) == 1
+
+
+@contextlib.contextmanager
+def starting_server(folder):
+    """A server that has bound its port and still loads its model."""
+    command = [sys.executable, "-m", "arlarena.inference", "--model", str(save(model(1), folder)), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment())
+    try:
+        yield Http(f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}")
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_the_sdks_own_retries_last_until_the_model_is_loaded(tmp_path, monkeypatch):
+    """Two retries with the waits that the server asks for; the waits are shortened to what the model needs."""
+    with starting_server(tmp_path) as http:
+        waits = []
+
+        def sleep(seconds):
+            waits.append(seconds)
+            wait_until(lambda: http.get("/ready").status_code == 200, "ready", 60)
+
+        monkeypatch.setattr(openai._base_client, "time", SimpleNamespace(sleep=sleep, time=time.time))
+        with openai.OpenAI(base_url=f"{http.url}/v1", api_key="unused") as client:
+            assert client.chat.completions.create(model="policy", messages=HELLO, max_tokens=1).choices
+    assert waits == [30.0]
+
+
+def test_routes_that_tell_whether_the_model_is_loaded_may_be_asked_every_second(tmp_path):
+    with starting_server(tmp_path) as http:
+        found = {path: http.get(path) for path in ("/health", "/ready", "/v1/models")}
+        assert {path: answer.status_code for path, answer in found.items()} == dict.fromkeys(found, 503)
+        assert [answer.headers["retry-after"] for answer in found.values()] == ["1", "1", "30"]
+        assert all("/ready" in answer.json()["error"]["message"] for answer in found.values())

@@ -154,11 +154,13 @@ class Writer:
             return None
         content = []
         for i, one in enumerate(spelled, start=begin):
-            top = islice(_candidates(s, i), self.plan.params.logprobs)
-            candidates = [self._candidate(token, value) for token, value, _ in top]
-            if candidates:  # the first is the sampled token itself
-                candidates[0].token, candidates[0].bytes = one.token, list(one.raw)
-            content.append(ChatTokenLogprob(one.token, finite(s.logprobs[i]), list(one.raw), candidates))
+            sampled = ChatTopLogprob(one.token, finite(s.logprobs[i]), list(one.raw))
+            ids, values = s.top[i] if s.top else ((), ())  # by log-prob, descending
+            top = [
+                sampled if token == s.tokens[i] else self._candidate(token, value)
+                for token, value in zip(ids, values, strict=True)
+            ]
+            content.append(ChatTokenLogprob(sampled.token, sampled.logprob, sampled.bytes, top))
         return ChatLogprobs(content)
 
     def _candidate(self, token: int, value: float) -> ChatTopLogprob:

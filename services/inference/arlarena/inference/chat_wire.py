@@ -47,7 +47,9 @@ class ChatTopLogprob(msgspec.Struct):
 
 
 class ChatTokenLogprob(ChatTopLogprob):
-    """The sampled token of one position, and the candidates: first itself, then the likeliest."""
+    """The sampled token of one position. `top_logprobs`: the likeliest ones there by log-prob, descending; the sampled
+    one only where it is among them.
+    """
 
     top_logprobs: list[ChatTopLogprob] = []
 
