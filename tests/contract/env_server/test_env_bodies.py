@@ -104,7 +104,8 @@ async def test_mcp_answers_an_unreadable_body_with_a_parse_error(api):
         assert status == 200, name
         assert body["error"]["code"] in ((-32700,) if code == "invalid_json" else (-32600, -32700)), (name, body)
     call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
-    params = {"name": "start_episode", "arguments": {"task_id": f"sokoban/train/{DIGITS}"}}
+    arguments = {"task_id": f"sokoban/train/{DIGITS}"}
+    params = {"name": "start_episode", "arguments": arguments, "session_id": await api.open()}
     _, body = await api("POST", "/mcp", {**call, "params": params})
     assert (body["error"]["code"], body["error"]["data"]["blame"]) == (-32602, "client")
 

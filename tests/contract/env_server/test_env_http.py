@@ -52,6 +52,7 @@ async def test_a_wrong_method_says_which_are_right(api):
         ("POST", "/v1/sesions", 404, ["no route /v1/sesions", "/v1/batch", "did you mean '/v1/sessions'?"]),
         ("GET", "/v2/anything/at/all", 404, ["no route /v2/anything/at/all", "/reset", "/v1/sessions", "/docs"]),
         ("GET", "/", 404, ["no route /", "/reset"]),
+        ("GET", "/ws", 404, ["/ws is a WebSocket: connect to it with ws://"]),
         ("GET", "/reset", 405, ["/reset takes POST, not GET"]),
         ("PUT", "/sokoban/splits", 405, ["/sokoban/splits takes GET, HEAD, not PUT"]),
     ],
@@ -133,6 +134,27 @@ async def test_a_batch_with_mixed_errors(api):
     assert (marks["action_valid"], marks["format_valid"], results[1]["reward"]) == (False, False, -0.1)
 
 
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ({"op": "step", "action": {"text": "up"}, "index": 0}, "op 'step' takes no index: that is of op 'reset'"),
+        ({"op": "close", "split": "train"}, "op 'close' takes no split: that is of op 'reset'"),
+        ({"op": "state", "episode_id": "a"}, "op 'state' takes no episode_id: that is of op 'reset'"),
+        ({"op": "reset", "step_index": 0}, "op 'reset' takes no step_index: that is of op 'step'"),
+        ({"op": "state", "action": {"text": "up"}}, "op 'step' needs an action, such as {text: 'up'}, and no other op"),
+        ({"op": "close", "action": {"text": "up"}}, "op 'step' needs an action, such as {text: 'up'}, and no other op"),
+    ],
+)
+async def test_a_field_of_another_operation_is_the_items_error_and_nothing_is_done(api, item, message):
+    session = await api.open(index=4)
+    _, reply = await api("POST", "/v1/batch", {"items": [{"session_id": session} | item]})
+    (result,) = reply["results"]
+    assert is_error(result["error"], "invalid_request")
+    assert message in result["error"]["message"]
+    state = (await api("GET", f"/state?session_id={session}"))[1]
+    assert (state["step_count"], state["task_id"]) == (0, "sokoban/train/4")
+
+
 async def test_the_errors_of_a_step(api):
     session = await api.open()
     status, body = await api("POST", "/step", {"session_id": session, "action": {"text": "up"}})
@@ -166,6 +188,13 @@ async def test_the_errors_of_a_step(api):
         ("/v1/batch", {"items": [{"session_id": "a", "op": ""}]}, "known: close, reset, state, step"),
         ("/v1/batch", {"itens": []}, "known: items, deadline_s; did you mean 'items'?"),
         ("/v1/batch", {"items": [{"session_id": "a", "op": "step", "action": {"txt": ""}}]}, "known: text, metadata"),
+        ("/step", {"action": "up"}, "Expected `object`, got `str` - at `$.action`; its fields: text, metadata"),
+        ("/step", {"action": {}}, "missing required field `text` - at `$.action`; its fields: text, metadata"),
+        (
+            "/v1/batch",
+            {"items": ["step"]},
+            "`$.items[0]`; its fields: seed, split, index, task_id, episode_id, session_id",
+        ),
         ("/v1/sessions", {"reset": [{"taskid": "a"}]}, "did you mean 'task_id'?"),
         ("/v1/batch", {"items": [], "deadline_s": 0}, "$.deadline_s"),
         ("/v1/batch", [], "object"),

@@ -24,6 +24,8 @@ from arlarena.env_server.service import EnvironmentService
 from arlarena.env_server.websocket import serve
 from arlarena.env_server.wire import error_reply
 
+SOCKET_PATH = "/ws"
+
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -65,8 +67,10 @@ async def _http_error(request: Request, error: Exception) -> Response:
     """Unknown paths and wrong methods, in the form of all errors."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     path = request.url.path
+    if status == 404 and path == SOCKET_PATH:
+        return error_reply(ApiError(404, "not_found", f"{path} is a WebSocket: connect to it with ws:// or wss://"))
     if status == 404:
-        paths = dict.fromkeys(route.path for route in ROUTES)
+        paths = [*dict.fromkeys(route.path for route in ROUTES), SOCKET_PATH]
         return error_reply(ApiError(404, "not_found", f"no route {path}; {known(path, paths)}; described at /docs"))
     if status == 405:
         allowed = _allowed(request)
@@ -105,7 +109,7 @@ def create_app(service: EnvironmentService) -> FastAPI:
     app.state.service = service
     for route in ROUTES:
         app.router.add_route(route.path, _endpoint(route, service), methods=[route.method], include_in_schema=False)
-    app.router.add_websocket_route("/ws", serve)
+    app.router.add_websocket_route(SOCKET_PATH, serve)
     app.add_exception_handler(HTTPException, _http_error)
 
     def openapi() -> dict[str, Any]:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from arlarena.env_server import errors
 from arlarena.env_server.errors import ApiError, invalid
-from arlarena.proto.env import BatchItem, BatchRequest, BatchResult, StepResult
+from arlarena.proto.env import BatchItem, BatchRequest, BatchResult, ResetSpec, StepResult
 
 if TYPE_CHECKING:
     from arlarena.env_server.service import EnvironmentService
 
+RESET_FIELDS = ResetSpec.__struct_fields__
 # Items after which other requests get their turn: 64 steps take a millisecond.
 BREATH = 64
 
@@ -77,13 +78,12 @@ class _Batch:
         if self._clock() >= self._ends:
             raise errors.timed_out("the batch", self._limit_s)
         session = self._service.store.get(item.session_id)
+        _check_fields(item)
         if item.op == "state":
             return BatchResult(item.session_id, True, item.request_id, state=self._service.state(session))
         if item.op == "close":
             self._service.end(item.session_id)
             return BatchResult(item.session_id, True, item.request_id)
-        if (item.op == "step") != (item.action is not None):
-            raise invalid("op 'step' needs an action, such as {text: 'up'}, and no other op takes one")
         if session.lock.locked():
             return None
         if item.action is None:
@@ -121,6 +121,22 @@ class _Batch:
         known = error if isinstance(error, ApiError) else self._service.unexpected(f"the {item.op}", error)
         self._service.metrics.errors.labels(known.code).inc()
         return BatchResult(item.session_id, False, item.request_id, error=known.item())
+
+
+def _check_fields(item: BatchItem) -> None:
+    """Refuse a field of another operation, which would be ignored.
+
+    Raises:
+        ApiError: 422.
+    """
+    if (item.op == "step") != (item.action is not None):
+        raise invalid("op 'step' needs an action, such as {text: 'up'}, and no other op takes one")
+    if item.op != "step" and item.step_index is not None:
+        raise invalid(f"op {item.op!r} takes no step_index: that is of op 'step'")
+    if item.op != "reset":
+        for name in RESET_FIELDS:
+            if getattr(item, name) is not None:
+                raise invalid(f"op {item.op!r} takes no {name}: that is of op 'reset'")
 
 
 def _stepped(item: BatchItem, result: StepResult) -> BatchResult:

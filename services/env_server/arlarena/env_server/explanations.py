@@ -1,7 +1,7 @@
 """Messages about values that are not valid: msgspec says what is wrong, and these add what would be right.
 
-$.items[0].op: Invalid enum value 'jump'   ->   …; known: close, reset, state, step
-$.action: unknown field `txt`              ->   …; known: text, metadata; did you mean 'text'?
+An unknown value gets those that are known (`known: close, reset, state, step; did you mean 'step'?`), an unknown field
+as well, and a value in the place of an object, or an object that lacks a field, the object's fields.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ from msgspec import inspect
 
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<word>.*?)`(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 _UNKNOWN_VALUE = re.compile(r"Invalid enum value (?P<word>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
+_NO_OBJECT = re.compile(
+    r"(?:Expected `object(?: \| null)?`, got .*?|Object missing required field .*?)(?: - at `(?P<path>[^`]*)`)?$",
+    re.DOTALL,
+)
 _PLACE = re.compile(r"\.(?P<field>\w+)|\[[^\]]*\]")
 
 
@@ -31,18 +35,25 @@ def explained(error: msgspec.ValidationError, kind: Any) -> str:
     """The message of an error that reading a value as `kind` has raised, with the names or values that are valid."""
     message = str(error)
     if found := _UNKNOWN_FIELD.match(message):
-        names = [field.encode_name for part in _place(kind, found["path"]) for field in getattr(part, "fields", ())]
+        names = _fields(kind, found["path"])
     elif found := _UNKNOWN_VALUE.match(message):
         parts = _place(kind, found["path"])
         names = [str(value) for part in parts if isinstance(part, inspect.LiteralType) for value in part.values]
     else:
-        return message
+        found = _NO_OBJECT.match(message)
+        names = _fields(kind, found["path"]) if found else []
+        return f"{message}; its fields: {', '.join(names)}" if names else message
     return f"{message}; {known(found['word'].strip(chr(39)), names)}" if names else message
 
 
 @cache
 def _type_info(kind: Any) -> inspect.Type:
     return inspect.type_info(kind)
+
+
+def _fields(kind: Any, path: str | None) -> list[str]:
+    """The fields of the objects that may stand at `path`."""
+    return [field.encode_name for part in _place(kind, path) for field in getattr(part, "fields", ())]
 
 
 def _place(kind: Any, path: str | None) -> list[inspect.Type]:

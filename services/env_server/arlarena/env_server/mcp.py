@@ -46,7 +46,7 @@ NO_SESSION = (
 )
 EPISODE_OVER = "The episode is over. Its score is {score:g} of 1. Call start_episode to begin another."
 
-Id = int | str | None
+Id = int | float | str | None
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
@@ -245,20 +245,29 @@ async def _result(call: Call, method: str) -> Any:
 
 
 class _Outline(msgspec.Struct):
-    """What the transport needs to know of a request."""
+    """What can be known of a request that may not be valid: other fields are ignored, and values of any type taken."""
 
-    method: str = ""
-    params: dict[str, Any] = {}
+    method: Any = None
+    params: Any = None
+    id: Any = None
+
+    def session_id(self) -> str | None:
+        """The session that the params name."""
+        named = self.params.get("session_id") if isinstance(self.params, dict) else None
+        return named if isinstance(named, str) else None
+
+
+def _outline(raw: bytes) -> _Outline:
+    try:
+        return decode(raw, _Outline)
+    except ApiError:
+        return _Outline()
 
 
 def outline(raw: bytes) -> tuple[str, str | None]:
     """The method of a request and the session that its params name, "" and None where they cannot be read."""
-    try:
-        found = decode(raw, _Outline)
-    except ApiError:
-        return "", None
-    named = found.params.get("session_id")
-    return found.method, named if isinstance(named, str) else None
+    found = _outline(raw)
+    return found.method if isinstance(found.method, str) else "", found.session_id()
 
 
 async def answer(
@@ -278,6 +287,8 @@ async def answer(
         except ApiError as error:
             if error.code == "invalid_json":
                 raise RpcError(PARSE_ERROR, f"parse error: {error}") from error
+            given = _outline(raw).id
+            number = given if isinstance(given, int | float | str) else None
             raise RpcError(INVALID_REQUEST, f"invalid request: {error}") from error
         number = request.id
         call = Call(service, request.params, own, owner, header)
