@@ -190,6 +190,8 @@ def train(args: argparse.Namespace) -> None:
             file.write(json.dumps({"stage": "train", "step": step, "steps": STEPS, "success": 0.1 * step}) + "\n")
         checkpoint.write_text(str(step))
         time.sleep(0.05)
+    if ending := flag("ending"):
+        (run / "training.json").write_text(ending)
     folder = run / "weights" / f"v{step:06d}-abc"
     folder.mkdir(parents=True, exist_ok=True)
     manifest = {"schema": 1, "version": {"incarnation": "i", "step": step, "digest": "abc"}, "files": {}}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -21,6 +23,8 @@ from forking_support import Forked, consoles
 sys.path.insert(0, str(Path(__file__).parent))
 import fake_services
 
+# The tests start the command as a module, and so is it printed.
+PROGRAM = f"{shlex.quote(sys.executable)} -m arlarena.console"
 CONFIG = """
 [run]
 name = "test"
@@ -171,6 +175,18 @@ def test_a_whole_run(up: Up) -> None:
             assert str(Path("runs/test/config.toml")) in record["argv"]
 
 
+def test_the_stage_and_the_summary_say_why_training_ended(up: Up) -> None:
+    ending = {"schema": 1, "ended_by": "max_minutes", "step": 6, "steps": 80, "limit": 9.0, "detail": ""}
+    (up.flags / "ending").write_text(json.dumps(ending))
+    code, said = up.up()
+    assert code == 0, said
+    words = "ended by max_minutes = 9 after 6 of 80 steps"
+    assert re.search(rf"train: done after .*, sampo, {words}\n", said)
+    assert f"Training: {words}" in said
+    assert summary(up)["training"]["ended_by"] == "max_minutes"
+    assert words in (up.run / "report.html").read_text()
+
+
 def test_a_second_run_is_refused_unless_fresh_which_keeps_the_first(up: Up) -> None:
     assert up.up()[0] == 0
     code, said = up.up()
@@ -188,7 +204,7 @@ def test_the_copied_configuration_works_from_another_folder(up: Up) -> None:
     up.config.write_text(CONFIG + '[policy]\npath = "policy"\n')
     assert up.up("--set", "trainer.recipe=grpo", "--seed", "3")[0] == 0
     first, copy = summary(up), up.run / "config.toml"
-    assert first["command"] == f"arlarena up {up.config} --seed 3 --set trainer.recipe=grpo"
+    assert first["command"] == f"{PROGRAM} up {up.config} --seed 3 --set trainer.recipe=grpo"
     elsewhere = up.folder / "else" / "where"
     elsewhere.mkdir(parents=True)
     up.config, up.folder = copy, elsewhere
@@ -261,7 +277,7 @@ def test_a_signal_stops_everything_and_resume_goes_on(up: Up, number: int, code:
     said, _ = process.communicate(timeout=60)
     assert process.returncode == code, said
     name = "SIGINT (Ctrl-C)" if number == signal.SIGINT else "SIGTERM"
-    command = f"arlarena up {Path('runs/test/config.toml')} --resume"
+    command = f"{PROGRAM} up {Path('runs/test/config.toml')} --resume"
     assert said.splitlines()[-1] == f"stopped by {name}; to go on: {command}"
     assert "train: stopped after" in said
     assert_no_failure(said)
@@ -269,7 +285,7 @@ def test_a_signal_stops_everything_and_resume_goes_on(up: Up, number: int, code:
     if number == signal.SIGTERM:
         return
     (up.flags / "train-on").unlink()
-    resumed = up.start(*command.split()[1:])
+    resumed = up.start(*shlex.split(command)[3:])
     said, _ = resumed.communicate(timeout=60)
     assert resumed.returncode == 0, said
     assert len(up.started_as("trainer", "clone")) == 1  # a stage that was done is not done again
@@ -289,7 +305,7 @@ def test_ctrl_c_stops_any_stage(up: Up, stage: str) -> None:
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert f"{stage}: stopped after" in said
-    assert "to go on: arlarena up" in said
+    assert f"to go on: {PROGRAM} up" in said
     assert_no_failure(said)
     assert_all_gone(up)
 

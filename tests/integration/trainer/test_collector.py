@@ -299,8 +299,30 @@ async def test_dead_letters_free_their_slots(streams, start):
 
 async def test_too_many_dead_groups_in_a_row_end_the_run_with_the_reason(streams, start):
     start(Worker(streams, lambda index: RuntimeError("the environment is down")))
-    with pytest.raises(RunError, match=r"4 groups in a row could not be used; the last: .*environment is down"):
+    with pytest.raises(
+        RunError, match=r"4 groups in a row could not be used; the last: .*environment is down"
+    ) as ended:
         await collector(streams, max_unusable_in_a_row=4).batch()
+    assert not ended.value.permanent  # the environment may come back
+
+
+async def test_groups_that_another_start_would_refuse_too_end_the_run_for_good(streams, start):
+    mine = collector(streams, max_unusable_in_a_row=1)
+    start(Worker(streams, lambda index: msgspec.structs.replace(played(mine._task(index)), size=7)))
+    with pytest.raises(RunError, match=r"1 group in a row could not be used; the last: its size is 7") as ended:
+        await mine.batch()
+    assert ended.value.permanent
+
+
+async def test_who_watches_sees_groups_and_episodes_arrive(streams, start):
+    seen = []
+    mine = collector(streams)
+    mine.watch = lambda *counts: seen.append(counts)
+    start(Worker(streams, lambda index: index % 2))  # every other group is uniform
+    await mine.batch()
+    assert seen[0] == (0, 3, 0)
+    assert seen == sorted(seen)
+    assert seen[-1] == (2, 3, 10)  # before the last group: two useful groups of five, two episodes each
 
 
 async def test_silence_ends_the_run_instead_of_waiting_for_ever(streams):

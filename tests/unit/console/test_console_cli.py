@@ -84,13 +84,33 @@ def test_thin_entries_become_the_service(
 ) -> None:
     seen: list[list[str]] = []
 
-    def become(path: str, argv: list[str]) -> None:
+    def become(path: str, argv: list[str], environment: dict[str, str]) -> None:
         seen.append(argv)
         raise SystemExit(0)
 
-    monkeypatch.setattr(os, "execv", become)
+    monkeypatch.setattr(os, "execve", become)
     run(monkeypatch, *arguments)
     assert seen == [[sys.executable, "-m", *expected]]
+
+
+@pytest.mark.parametrize("command", ["replay", "train", "clone", "eval"])
+@pytest.mark.parametrize("arguments", [("--help",), ("--no-such-option",)])
+def test_the_usage_of_a_command_that_becomes_a_service_names_the_command(
+    command: str, arguments: tuple[str, ...]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "arlarena.console", *command.split(), *arguments], capture_output=True, text=True
+    )
+    said = done.stdout or done.stderr
+    assert said.startswith(f"usage: arlarena {command} [-h]")
+    assert "python -m" not in said
+
+
+def test_the_usage_of_a_service_by_itself_names_its_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "arlarena.rollout", "demonstrate", "--help"], capture_output=True, text=True
+    )
+    assert done.stdout.startswith("usage: python -m arlarena.rollout demonstrate [-h]")
 
 
 INTERRUPTED_IMPORT = """

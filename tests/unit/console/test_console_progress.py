@@ -141,6 +141,65 @@ def test_lines_of_an_earlier_attempt_do_not_count(tmp_path: Path) -> None:
     assert read_figures(stage).step == 1
 
 
+def in_step(folder: Path, began: float, **fields: object) -> Stage:
+    """A training whose step goes on since `began`, seconds after the stage's begin."""
+    stage = Stage("train", (folder / "train.jsonl",), step_file=folder / "train-step.json")
+    stage.begin()
+    record = {"ts": 0.0, "began": stage.began_at + began, "doing": "collecting", "groups": 7} | fields
+    (folder / "train-step.json").write_text(json.dumps(record))
+    return stage
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"step": 1, "groups_wanted": 24, "episodes": 96},
+            "0 of 80, step 1: collected 7 of 24 groups (96 episodes), 31 s",
+        ),
+        ({"step": 1, "groups": 0, "groups_wanted": 1}, "0 of 80, step 1: collected 0 of 1 group (0 episodes), 31 s"),
+        ({"step": 1, "doing": "learning", "groups": 1}, "0 of 80, step 1: learning from 1 group, 31 s"),
+    ],
+)
+def test_the_step_that_goes_on_is_shown_before_the_first_one_ends(
+    tmp_path: Path, fields: dict[str, object], words: str
+) -> None:
+    stage = in_step(tmp_path, 2.0, **fields)
+    (tmp_path / "train.jsonl").write_text('{"step": 0, "steps": 80}\n')
+    assert read_figures(stage, now=stage.began_at + 33).words() == words
+
+
+def test_a_step_that_has_ended_or_belongs_to_an_earlier_attempt_is_not_shown(tmp_path: Path) -> None:
+    stage = in_step(tmp_path, 2.0, step=3)
+    (tmp_path / "train.jsonl").write_text('{"step": 3, "steps": 80}\n')
+    assert read_figures(stage).words() == "3 of 80"
+    stage = in_step(tmp_path, -60.0, step=1)
+    assert read_figures(stage).words() == ""
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"step": "x"}', '{"step": 1, "doing": "sleeping", "began": 9e9}'])
+def test_an_odd_record_of_the_step_is_passed_over(tmp_path: Path, text: str) -> None:
+    stage = in_step(tmp_path, 2.0, step=1)
+    (tmp_path / "train-step.json").write_text(text)
+    assert read_figures(stage).words() == ""
+
+
+def test_plain_output_shows_a_long_step_once_it_has_been_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, out = [1000.0], io.StringIO()
+    monkeypatch.setattr("arlarena.console.progress.time.monotonic", lambda: clock[0])
+    stage = Stage("train", (tmp_path / "train.jsonl",), step_file=tmp_path / "train-step.json")
+    with View("title", [stage], dict, console=Console(file=out, width=100), plain_interval_s=5.0) as view:
+        view.begin("train")
+        record = {"step": 1, "doing": "collecting", "began": stage.began_at, "groups": 2, "groups_wanted": 24}
+        (tmp_path / "train-step.json").write_text(json.dumps(record))
+        said = []
+        for _ in range(9):  # 45 s
+            clock[0] += 5.0
+            view.tick()
+            said.append(out.getvalue().count("step 1: collected 2 of 24 groups"))
+    assert said == [0, 0, 1, 1, 1, 2, 2, 2, 3]
+
+
 @pytest.mark.parametrize("line", ['{"step": "x"}', '{"step": true}', '{"step": null, "steps": 0}', "{", "[1]", ""])
 def test_odd_lines_are_passed_over(tmp_path: Path, line: str) -> None:
     path = tmp_path / "train.jsonl"

@@ -1,19 +1,42 @@
 """report.html and summary.json from made-up run directories."""
 
+import io
 import itertools
 import json
 import math
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from markupsafe import escape
+from rich.console import Console
 
 from arlarena.console.charts import Estimate, Line, interval_chart, line_chart, short, ticks
 from arlarena.console.failures import LaunchError
+from arlarena.console.invocation import command_line
 from arlarena.console.report import render, write_report
 from arlarena.console.rundir import RunDirectory, Start
 from arlarena.console.summary import kinds_table, read_steps, summarise, table
+
+ENDINGS = [
+    ({"ended_by": "steps", "step": 80, "steps": 80}, "all 80 steps done"),
+    ({"ended_by": "steps", "step": 1, "steps": 1}, "its 1 step done"),
+    (
+        {"ended_by": "max_minutes", "step": 53, "steps": 80, "limit": 9.0},
+        "ended by max_minutes = 9 after 53 of 80 steps",
+    ),
+    (
+        {"ended_by": "max_environment_steps", "step": 1, "steps": 80, "limit": 1_500_000},
+        "ended by max_environment_steps = 1,500,000 after 1 of 80 steps",
+    ),
+    ({"ended_by": "signal", "step": 3, "steps": 80, "detail": "SIGTERM"}, "stopped by SIGTERM after 3 of 80 steps"),
+    (
+        {"ended_by": "error", "step": 3, "steps": 80, "detail": "no group arrived"},
+        "ended by an error after 3 of 80 steps: no group arrived",
+    ),
+]
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
 
@@ -306,7 +329,7 @@ def test_the_page_names_date_code_command_and_configuration(tmp_path: Path) -> N
         run.state.started[:10],
         run.state.code[0],
         "arlarena up my.toml --set trainer.lr=1e-3",
-        f"arlarena up {run.config} --run-dir DIRECTORY",
+        escape(command_line(["up", str(run.config), "--run-dir", "DIRECTORY"], anywhere=True)),
         "lr = 1e-3",
     ):
         assert text in page
@@ -327,3 +350,40 @@ def test_summary_console_and_page_say_when_tasks_are_not_official(tmp_path: Path
 
 def test_an_environment_without_kinds_has_no_table_of_them(tmp_path: Path) -> None:
     assert kinds_table(summarise(write_run(tmp_path), "sokoban", "sampo", 0)) is None
+
+
+@pytest.mark.parametrize(("ending", "words"), ENDINGS)
+def test_summary_and_report_say_why_training_ended(tmp_path: Path, ending: dict[str, Any], words: str) -> None:
+    run = write_run(tmp_path)
+    run.training.write_text(json.dumps({"schema": 1} | ending))
+    found = summarise(run, "sokoban", "sampo", 0)
+    assert {key: found["training"][key] for key in ending} == ending
+    console = Console(file=io.StringIO(), width=200)
+    console.print(table(found))
+    assert isinstance(console.file, io.StringIO)
+    assert f"Training: {words}" in console.file.getvalue()
+    for summary in (found, None):  # also of a run that has not finished
+        assert f"Training: {words}." in render(run, summary)
+
+
+@pytest.mark.parametrize("text", [None, "", "{", '{"ended_by": "boredom", "step": 1, "steps": 2}'])
+def test_training_that_left_no_ending_is_not_said_to_have_ended(tmp_path: Path, text: str | None) -> None:
+    run = write_run(tmp_path)
+    if text is not None:
+        run.training.write_text(text)
+    assert summarise(run, "sokoban", "sampo", 0)["training"] is None
+    last = read_steps(run.metrics)[-1]["step"]
+    assert f"Training: at step {last}; it goes on, or its process was killed." in render(run, None)
+
+
+def test_counts_of_one_are_singular_in_the_report(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    run.metrics.write_text('{"step": 1, "success_rate": 0.5, "environment_steps": 1}\n')
+    for label in ("before", "after"):
+        one = panel(0.5)
+        one["panel"]["n"] = 1
+        run.panel(label).write_text(json.dumps(one))
+    page = render(run, summarise(run, "sokoban", "sampo", 0))
+    for text in ("<b>1</b><span>training step</span>", "1 environment step in training", "1 unseen task of", "1 turn,"):
+        assert text in page
+    assert re.findall(r"\b1 (?:\w+ )?(?:steps|tasks|turns|figures|episodes|groups)\b", page) == []

@@ -16,6 +16,7 @@ from rich.text import Text
 from arlarena.console.failures import LaunchError, Stopped
 from arlarena.console.rundir import RunDirectory, Start
 from arlarena.proto.config import ConfigError
+from arlarena.proto.program import VARIABLE
 
 # What a command alone needs is imported in it, so that `arlarena serve env` and `--help` start at once.
 
@@ -107,10 +108,12 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-def _exec(*arguments: str) -> NoReturn:
-    """Become `python -m …`: signals, output and exit status are then the service's own."""
+def _exec(command: str, *arguments: str) -> NoReturn:
+    """Become `python -m …`: signals, output and exit status are then the service's own. `command`: what the user typed,
+    which its usage lines show.
+    """
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", *arguments])
+    os.execve(sys.executable, [sys.executable, "-m", *arguments], os.environ | {VARIABLE: f"arlarena {command}"})
 
 
 @serve.command("env", context_settings=PASS_ON)
@@ -118,13 +121,13 @@ def serve_environment(
     context: typer.Context, name: Annotated[str, typer.Argument(help="Environment, for example sokoban.")]
 ) -> None:
     """Serve environment NAME. Further options go to it (--config FILE --host H --port P)."""
-    _exec("arlarena.env_server", name, *context.args)
+    _exec("serve env", "arlarena.env_server", name, *context.args)
 
 
 @serve.command("inference", context_settings=PASS_ON)
 def serve_inference(context: typer.Context) -> None:
     """Serve a policy. Options go to it (--config FILE --model MODEL --weights-root DIR --host H --port P)."""
-    _exec("arlarena.inference", *context.args)
+    _exec("serve inference", "arlarena.inference", *context.args)
 
 
 @serve.command("broker")
@@ -141,25 +144,25 @@ def serve_broker_command(
 @app.command(context_settings=PASS_ON)
 def replay(context: typer.Context) -> None:
     """Compare methods on recorded groups, offline. `arlarena replay --help` lists the options."""
-    _exec("arlarena.trainer", "replay", *context.args)
+    _exec("replay", "arlarena.trainer", "replay", *context.args)
 
 
 @app.command(context_settings=PASS_ON)
 def train(context: typer.Context) -> None:
     """Run the trainer alone. `arlarena train --help` lists its options."""
-    _exec("arlarena.trainer", "train", *context.args)
+    _exec("train", "arlarena.trainer", "train", *context.args)
 
 
 @app.command(context_settings=PASS_ON)
 def clone(context: typer.Context) -> None:
     """Run behaviour cloning alone. `arlarena clone --help` lists its options."""
-    _exec("arlarena.trainer", "clone", *context.args)
+    _exec("clone", "arlarena.trainer", "clone", *context.args)
 
 
 @app.command("eval", context_settings=PASS_ON)
 def evaluate(context: typer.Context) -> None:
     """Run an evaluation alone. `arlarena eval --help` lists its options."""
-    _exec("arlarena.rollout", "evaluate", *context.args)
+    _exec("eval", "arlarena.rollout", "evaluate", *context.args)
 
 
 def main() -> None:

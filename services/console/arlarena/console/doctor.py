@@ -17,6 +17,7 @@ import psutil
 from arlarena.console.broker import BrokerError, check_broker, find_server
 from arlarena.console.settings import available_cores, redis_url_from_environment
 from arlarena.proto.stream import redact
+from arlarena.proto.wording import counted
 
 Verdict = Literal["ok", "warning", "problem"]
 OLDEST_PYTHON = (3, 11)
@@ -68,7 +69,11 @@ def _torch() -> Finding:
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         return Finding("torch", "problem", f"cannot be imported: {last}; run `make setup`")
     version, threads, cuda = done.stdout.split()
-    return Finding("torch", "ok", f"{version}, {threads} threads by default, GPU: {'yes' if cuda == 'True' else 'no'}")
+    return Finding(
+        "torch",
+        "ok",
+        f"{version}, {counted(int(threads), 'thread')} by default, GPU: {'yes' if cuda == 'True' else 'no'}",
+    )
 
 
 def _services() -> Finding:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shlex
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from arlarena.console.failures import Stopped
+from arlarena.console.invocation import command_line
 from arlarena.console.pipeline import STAGES, Pipeline
 from arlarena.console.preflight import check_before_start
 from arlarena.console.progress import View
@@ -28,6 +28,7 @@ from arlarena.console.stage import Stage
 from arlarena.console.summary import kinds_table, table
 from arlarena.console.supervisor import Supervisor
 from arlarena.proto.config import ConfigError, read_file
+from arlarena.proto.wording import counted
 
 TICK_S = 0.25
 
@@ -45,12 +46,12 @@ class Request:
     @property
     def command(self) -> str:
         """The command line that asks for this."""
-        words = ["arlarena", "up", str(self.config)]
+        words = ["up", str(self.config)]
         words += ["--seed", str(self.seed)] if self.seed is not None else []
         words += ["--run-dir", str(self.directory)] if self.directory is not None else []
         for text in self.overrides:
             words += ["--set", text]
-        return shlex.join(words)
+        return command_line(words)
 
 
 async def prepare(request: Request) -> tuple[RunConfig, RunDirectory]:
@@ -83,7 +84,7 @@ def _refuse_another_experiment(run: RunDirectory, new: RunConfig) -> None:
 
 def resume_command(run: RunDirectory) -> str:
     """The command that goes on with a run; its configuration has all overrides."""
-    return f"arlarena up {shlex.quote(str(run.config))} --resume"
+    return command_line(["up", str(run.config), "--resume"])
 
 
 class StopSignals:
@@ -166,13 +167,14 @@ def make_stages(config: RunConfig, run: RunDirectory) -> list[Stage]:
         "evaluate after": (run.log("evaluate-after"),),
     }
     totals = {"demonstrations": counts.demonstrations + counts.validation}
-    return [Stage(name, sources.get(name, ()), totals.get(name)) for name in STAGES]
+    steps = {"train": run.step("train")}
+    return [Stage(name, sources.get(name, ()), totals.get(name), steps.get(name)) for name in STAGES]
 
 
 def describe(supervisor: Supervisor) -> dict[str, str]:
     """State of every service, for the view."""
     return {
-        name: service.state + (f" ({service.restarts} restarts)" if service.restarts else "")
+        name: service.state + (f" ({counted(service.restarts, 'restart')})" if service.restarts else "")
         for name, service in supervisor.services.items()
     }
 

@@ -17,6 +17,7 @@ from arlarena.client.errors import ServiceError
 from arlarena.client.policy import PolicyClient
 from arlarena.console.broker import Broker, ExternalBroker
 from arlarena.console.commands import Commands
+from arlarena.console.ending import describe_ending, read_ending
 from arlarena.console.failures import LaunchError
 from arlarena.console.health import Activity, HttpHealth
 from arlarena.console.local_broker import BrokerService
@@ -28,6 +29,7 @@ from arlarena.console.rundir import RunDirectory
 from arlarena.console.settings import redis_url_from_environment
 from arlarena.console.summary import data_warning, read_json, summarise, write_summary
 from arlarena.console.supervisor import Service, Spec, Supervisor
+from arlarena.proto.wording import counted
 
 STAGES = (
     "broker", "environment", "policy", "demonstrations", "clone", "inference",
@@ -136,14 +138,14 @@ class Pipeline:
             (counts.validation_split, counts.validation, self.run.validation),
         ):
             await self._command(out.stem, self.commands.demonstrate(self.environment, split, count, out))
-        return f"{counts.demonstrations} to learn from, {counts.validation} to stop by"
+        return f"{counts.demonstrations:,} to learn from, {counts.validation:,} to stop by"
 
     async def _clone(self) -> str:
         if not self.config.clones:
             return "not asked for"
         await self._command("clone", self.commands.clone())
         result = read_json(self.run.path / "clone.json")
-        return f"{result.get('steps', '?')} steps, stopped by {result.get('stopped', '?')}"
+        return f"{counted(int(result.get('steps', 0)), 'step')}, stopped by {result.get('stopped', '?')}"
 
     async def _start_inference(self) -> str:
         service = await self.supervisor.start(Spec("inference", self.commands.inference, HttpHealth()))
@@ -168,11 +170,11 @@ class Pipeline:
         for spec in workers:
             await self.supervisor.stop(spec.name)
         await self.supervisor.stop("trainer")
-        return f"{self.config.method}"
+        return ", ".join(filter(None, (self.config.method, describe_ending(read_ending(self.run.training)))))
 
     async def _start_trainer(self) -> Service:
         resumed = self.run.checkpoints.is_dir()
-        files = (self.run.log("trainer"), self.run.progress("train"), self.run.metrics)
+        files = (self.run.log("trainer"), self.run.progress("train"), self.run.step("train"), self.run.metrics)
 
         def command(address: Address | None, restarts: int) -> Command:
             return self.commands.train(resumed or restarts > 0, self.environment, self.inference, self.redis_url)

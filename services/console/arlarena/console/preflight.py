@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import shlex
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from arlarena.console.broker import BrokerError, check_broker, find_server
 from arlarena.console.commands import HOST
 from arlarena.console.failures import LaunchError
+from arlarena.console.invocation import module
 from arlarena.console.runconfig import RunConfig, objections
 from arlarena.console.settings import (
     EvaluatedTasks,
@@ -28,6 +30,7 @@ from arlarena.console.supervisor import EXIT_PORT
 from arlarena.proto.config import ConfigError, nearest
 from arlarena.proto.env import Info, Split
 from arlarena.proto.hub import local_model
+from arlarena.proto.wording import counted
 
 
 async def check_before_start(config: RunConfig, directory: Path) -> None:
@@ -89,7 +92,7 @@ def split_problems(config: RunConfig, info: Info) -> Iterator[str]:
     elif found.size is not None and evaluated.first + evaluated.count > found.size:
         yield (
             f"{where}: [evaluation] first = {evaluated.first}, count = {evaluated.count}: split {found.name!r} of "
-            f"{info.name} has {found.size} tasks; first + count must be at most {found.size}"
+            f"{info.name} has {counted(found.size, 'task')}; first + count must be at most {found.size}"
         )
     for name in expert_splits:
         if isinstance(found := _split(info, name, f"{where}: [environment] expert_splits"), str):
@@ -103,7 +106,8 @@ def _demonstration_problems(config: RunConfig, info: Info, expert_splits: tuple[
     if "expert" not in info.capabilities:
         yield (
             f"{where}: [clone] records the environment's expert, and {info.name} has none with these options: leave "
-            f"out the table [clone], or record a model with `python -m arlarena.rollout demonstrate --teacher-url`"
+            f"out the table [clone], or record a model with "
+            f"`{shlex.join(module('arlarena.rollout', 'demonstrate', '--teacher-url', 'URL'))} …`"
         )
         return
     if isinstance(found := _split(info, "train", f"{where}: [clone] demonstrations come from split"), str):
@@ -159,6 +163,12 @@ def limit_problems(config: RunConfig) -> Iterator[str]:
         yield (
             f"{where}: [rollout] session_ttl_s = {play.session_ttl_s:g} is above [environment] max_session_ttl_s = "
             f"{server.max_session_ttl_s:g}, and such sessions are refused"
+        )
+    waits = config.part("trainer", PlayedGroups).stall_s
+    if waits >= config.console.stall_s:
+        yield (
+            f"{where}: [console] stall_s = {config.console.stall_s:g} must be above [trainer] stall_s = {waits:g}: a "
+            f"trainer that waits for groups would be killed before it says why"
         )
     if play.report_every_s >= config.console.stall_s:
         yield (

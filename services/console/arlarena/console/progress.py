@@ -15,6 +15,8 @@ from rich.text import Text
 from arlarena.console.stage import Figures, Stage, Status, duration, read_figures
 
 REFRESH_HZ = 4
+# The plain view shows a step that goes on after this many of its intervals without another line.
+QUIET_INTERVALS = 3
 MARKS: dict[Status, tuple[str, str]] = {
     "waiting": ("·", "dim"),
     "running": ("▸", "bold cyan"),
@@ -40,7 +42,7 @@ class View:
         self.console = console or Console(highlight=False)
         self._title, self._stages, self._services = title, {stage.name: stage for stage in stages}, services
         self._interval, self._started, self._last = plain_interval_s, time.monotonic(), 0.0
-        self._said = Figures()
+        self._said, self._printed = Figures(), self._started
         self._live = (
             Live(get_renderable=self._render, console=self.console, refresh_per_second=REFRESH_HZ)
             if self.console.is_terminal
@@ -59,6 +61,7 @@ class View:
             self._live.__exit__(None, None, None)
 
     def _print(self, text: str, style: str | None = None) -> None:
+        self._printed = time.monotonic()
         self.console.print(Text(text, style=style or ""), soft_wrap=True)
 
     def notice(self, text: str) -> None:
@@ -81,14 +84,17 @@ class View:
             self._print(f"[{duration(self._elapsed())}] {name}: {what}{f', {note}' if note else ''}")
 
     def tick(self) -> None:
-        """To be called regularly: the plain view prints the running stage's progress when there is a new record."""
+        """To be called regularly: the plain view prints the running stage's progress when there is a new record, and
+        what a long step does when nothing else was printed for a while.
+        """
         if self._live or time.monotonic() - self._last < self._interval:
             return
         self._last = time.monotonic()
         for stage in self._stages.values():
             figures = read_figures(stage) if stage.status == "running" else Figures()
-            record = replace(figures, seconds_left=None, limit="")
-            if record not in (Figures(), self._said):
+            record = replace(figures, seconds_left=None, limit="", doing="")
+            quiet = time.monotonic() - self._printed >= QUIET_INTERVALS * self._interval
+            if record not in (Figures(), self._said) or (figures.doing and quiet):
                 self._said = record
                 self._print(f"[{duration(self._elapsed())}] {stage.name}: {figures.words()}")
 

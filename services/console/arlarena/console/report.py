@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from arlarena.console.charts import Estimate, Line, Mark, interval_chart, line_chart
+from arlarena.console.ending import describe_ending, read_ending
+from arlarena.console.invocation import command_line
 from arlarena.console.rundir import RunDirectory
 from arlarena.console.stage import duration
 from arlarena.console.summary import data_warning, interval, percent, read_json, read_records, read_steps
+from arlarena.proto.wording import counted
 
 SHARE = (0.0, 1.0)
 MOST_EPISODES = 4
@@ -170,6 +172,13 @@ def _panel(path: Path) -> dict[str, Any]:
     return read_json(path) if path.exists() else {}
 
 
+def training_state(run: RunDirectory, steps: Records) -> str:
+    """Why training ended, or how far it is; empty before it began."""
+    if ending := describe_ending(read_ending(run.training)):
+        return ending
+    return f"at step {int(steps[-1]['step']):,}; it goes on, or its process was killed" if steps else ""
+
+
 def render(run: RunDirectory, summary: dict[str, Any] | None) -> str:
     """The page as text; `summary` is None for a run that has not finished."""
     environment = Environment(
@@ -179,14 +188,15 @@ def render(run: RunDirectory, summary: dict[str, Any] | None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "interval": interval, "duration": duration}
+    environment.filters |= {"percent": percent, "interval": interval, "duration": duration, "counted": counted}
     steps, state = read_steps(run.metrics), run.read_state()
     before, after = _panel(run.panel("before")), _panel(run.panel("after"))
     return environment.get_template("report.html.j2").render(
         name=state.name if state else run.path.name,
         state=state,
         warning=data_warning(before or after),
-        repeat=f"arlarena up {shlex.quote(str(run.config.absolute()))} --run-dir DIRECTORY",
+        repeat=command_line(["up", str(run.config.absolute()), "--run-dir", "DIRECTORY"], anywhere=True),
+        ending=training_state(run, steps),
         summary=summary,
         training=training_charts(steps, summary),
         cloning=cloning_charts(run),

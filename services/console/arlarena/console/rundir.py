@@ -78,6 +78,7 @@ class RunDirectory:
         self.demonstrations = path / "demonstrations.msgpack"
         self.validation = path / "validation.msgpack"
         self.broker, self.checkpoints = path / "broker", path / "checkpoints"
+        self.training = path / "training.json"
         self.state: RunState
         self._lock: int | None = None
 
@@ -88,6 +89,10 @@ class RunDirectory:
     def progress(self, stage: str) -> Path:
         """Progress lines of one stage."""
         return self.path / "progress" / f"{stage}.jsonl"
+
+    def step(self, stage: str) -> Path:
+        """What the step of a stage that goes on does."""
+        return self.path / "progress" / f"{stage}-step.json"
 
     def panel(self, label: str) -> Path:
         """Result of an evaluation."""

@@ -89,7 +89,9 @@ class ConsoleSettings(Table):
         default=6, description="failed checks in a row after which a service counts as hung"
     )
     stall_s: PositiveFloat = Field(
-        default=600, description="the trainer, a worker or a stage silent for so long counts as hung"
+        default=1200,
+        description="the trainer, a worker or a stage silent for so long counts as hung; above [trainer] stall_s, "
+        "after which the trainer itself ends and says why",
     )
     stage_timeout_s: PositiveFloat = Field(default=7200, description="limit of one stage that is not the training")
     stop_timeout_s: PositiveFloat = Field(default=10, description="from SIGTERM to SIGKILL")
@@ -103,7 +105,11 @@ class ConsoleSettings(Table):
 class BrokerSettings(Table):
     """Table `[redis]`."""
 
-    url: str = Field(default="", description="a Redis 7 or Valkey 8 to use; empty: REDIS_URL, else a server of our own")
+    url: str = Field(
+        default="",
+        description="a Redis 7 or Valkey 8 to use; the environment variable REDIS_URL wins over it; with neither, a "
+        "server of our own",
+    )
     fsync: Literal["everysec", "always"] = Field(default="everysec", description="our own server's append-only file")
     port: NonNegativeInt = Field(default=0, le=65535, description="our own server's port; 0: a free one")
     start_timeout_s: PositiveFloat = 30
@@ -132,11 +138,12 @@ class Demonstrations(Table, extra="ignore"):
 
 
 class PlayedGroups(Table, extra="ignore"):
-    """Of `[trainer]`: which groups are played, and how weights come to the policy server."""
+    """Of `[trainer]`: which groups are played, how long they are waited for, how weights get to the policy server."""
 
     task_split: str = "train"
     group_size: PositiveInt = 8
     push_transport: str = "shared"
+    stall_s: PositiveFloat = 900.0
 
 
 class EvaluatedTasks(Table, extra="ignore"):

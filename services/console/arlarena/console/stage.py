@@ -10,11 +10,15 @@ from typing import Any, Literal
 
 import msgspec
 
+from arlarena.proto.wording import counted
+
 TAIL_BYTES = 16 * 1024
 # Steps whose speed the time left is estimated from: enough to average a step's noise, few enough to follow a change.
 WINDOW = 20
 # An estimate that is higher than the one before by less than this factor is noise, and is not shown.
 NOISE = 1.2
+# A clock that is set back by less does not hide the step that goes on, in seconds.
+CLOCK_STEP_S = 1.0
 # Share of tasks played side by side that must be over before their speed is known: at first none is over, then many.
 LEAST_FINISHED = 0.1
 Status = Literal["waiting", "running", "done", "skipped", "stopped", "failed"]
@@ -25,14 +29,16 @@ class Stage:
     """One line of the table.
 
     `sources`: files with the stage's progress records, in the order in which they are written. `total`: items in all
-    of them, where each source counts its own items.
+    of them, where each source counts its own items. `step_file`: what the step that goes on does.
     """
 
     name: str
     sources: tuple[Path, ...] = ()
     total: int | None = None
+    step_file: Path | None = None
     status: Status = "waiting"
     began: float = 0.0
+    began_at: float = 0.0
     seconds: float = 0.0
     note: str = ""
     offsets: dict[Path, int] = field(default_factory=dict)
@@ -40,7 +46,7 @@ class Stage:
 
     def begin(self) -> None:
         """Start the clock. Records of earlier attempts are not read."""
-        self.status, self.began, self.seconds_left = "running", time.monotonic(), None
+        self.status, self.began, self.began_at, self.seconds_left = "running", time.monotonic(), time.time(), None
         self.offsets = {path: path.stat().st_size for path in self.sources if path.exists()}
 
     def end(self, status: Status) -> None:
@@ -68,7 +74,8 @@ class Reading:
 class Figures:
     """The newest progress of a stage; a value that is not known is None.
 
-    `share`: of the stage, 0 to 1. `limit`: the setting that will end the stage before its steps are taken.
+    `share`: of the stage, 0 to 1. `limit`: the setting that will end the stage before its steps are taken. `doing`:
+    what the step that goes on does, and for how long.
     """
 
     step: int | None = None
@@ -79,6 +86,7 @@ class Figures:
     seconds_left: float | None = None
     limit: str = ""
     message: str = ""
+    doing: str = ""
 
     def words(self) -> str:
         """For a person."""
@@ -93,7 +101,22 @@ class Figures:
             parts.append(f"{self.tokens_per_s:,.0f} tokens/s")
         if self.seconds_left is not None:
             parts.append(f"{duration(self.seconds_left)} left{f' until {self.limit}' if self.limit else ''}")
+        if self.doing:
+            parts.append(self.doing)
         return ", ".join(parts)
+
+
+class _Step(msgspec.Struct):
+    """What the trainer says of the step that goes on. `began`: seconds since the epoch. `groups_wanted` and `episodes`
+    are known while it collects.
+    """
+
+    step: int
+    doing: Literal["collecting", "learning"]
+    began: float
+    groups: int
+    groups_wanted: int = 0
+    episodes: int = 0
 
 
 def duration(seconds: float) -> str:
@@ -114,6 +137,7 @@ def _number(value: Any) -> float | None:
 
 def read_figures(stage: Stage, now: float | None = None) -> Figures:
     """The progress of `stage` at the time `now` (seconds since the epoch; default: this moment)."""
+    now = time.time() if now is None else now
     newest: dict[str, Any] = {}
     readings: list[Reading] = []
     last_step = -1.0
@@ -125,10 +149,10 @@ def read_figures(stage: Stage, now: float | None = None) -> Figures:
         if at is not None and steps:
             readings.append(Reading(at, {"": step / steps} | _limits(record)))
     if not newest:
-        return Figures()
+        return Figures(doing=_doing(stage, now, 0))
     shares = [newest["step"] / newest["steps"]] if newest["steps"] else []
     least = LEAST_FINISHED if "finished" in newest else 0.0
-    left = time_left(readings, time.time() if now is None else now, least)
+    left = time_left(readings, now, least)
     return Figures(
         step=int(newest["step"]),
         steps=int(newest["steps"]) if newest["steps"] else None,
@@ -138,7 +162,26 @@ def read_figures(stage: Stage, now: float | None = None) -> Figures:
         seconds_left=stage.steady(left[0] if left else None),
         limit=left[1] if left else "",
         message=str(newest.get("message") or ""),
+        doing=_doing(stage, now, int(newest["step"])),
     )
+
+
+def _doing(stage: Stage, now: float, done: int) -> str:
+    """`step 1: collected 7 of 24 groups (96 episodes), 31 s`; empty where no step after the step `done` goes on."""
+    if stage.step_file is None:
+        return ""
+    try:
+        step = msgspec.json.decode(stage.step_file.read_bytes(), type=_Step)
+    except (OSError, msgspec.MsgspecError):
+        return ""
+    if step.began < stage.began_at - CLOCK_STEP_S or step.step <= done:
+        return ""
+    what = f"learning from {counted(step.groups, 'group')}"
+    if step.doing == "collecting":
+        what = (
+            f"collected {step.groups:,} of {counted(step.groups_wanted, 'group')} ({counted(step.episodes, 'episode')})"
+        )
+    return f"step {step.step:,}: {what}, {duration(now - step.began)}"
 
 
 def time_left(readings: Sequence[Reading], now: float, least: float = 0.0) -> tuple[float, str] | None:

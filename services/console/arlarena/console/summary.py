@@ -9,8 +9,10 @@ from typing import Any
 import msgspec
 from rich.table import Table
 
+from arlarena.console.ending import describe_ending, read_ending
 from arlarena.console.failures import LaunchError
 from arlarena.console.rundir import RunDirectory
+from arlarena.proto.wording import counted
 
 SCHEMA = 1
 OUTCOMES = ("trained", "filtered", "stale", "empty", "skipped", "dead")
@@ -104,6 +106,7 @@ def summarise(run: RunDirectory, environment: str, method: str, seed: int) -> di
         "wall_s": round(run.state.wall_s, 1),
         "stages_s": {name: round(seconds, 1) for name, seconds in run.state.stages.items()},
         "steps": int(last.get("step", 0)),
+        "training": read_ending(run.training),
         "environment_steps": int(last.get("environment_steps", 0)),
         "groups": {outcome: int(last.get(f"total_{outcome}", 0)) for outcome in OUTCOMES},
         "restarts": run.state.restarts,
@@ -158,8 +161,10 @@ def table(summary: dict[str, Any]) -> Table:
     """The table that ends a run."""
     panel = summary["panel"]
     split, temperature = panel.get("split", "?"), panel.get("temperature", "?")
-    title = f"{summary['env']}, {panel['n']} unseen tasks of split {split}, T = {temperature}"
-    rows = Table(title=title, title_justify="left", caption=data_warning(summary), caption_justify="left")
+    title = f"{summary['env']}, {counted(panel['n'], 'unseen task')} of split {split}, T = {temperature}"
+    ending = f"Training: {described}" if (described := describe_ending(summary.get("training"))) else None
+    caption = "\n".join(filter(None, (ending, data_warning(summary))))
+    rows = Table(title=title, title_justify="left", caption=caption or None, caption_justify="left")
     for heading in ("", "success %", "95 % interval", "well-formed %", "return", "turns"):
         rows.add_column(heading, justify="left" if heading == "" else "right", no_wrap=True)
     for label, name in (("before", "before"), ("after", f"after {summary['method']}")):

@@ -13,6 +13,7 @@ from arlarena.console.failures import LaunchError, describe_exit, last_error
 from arlarena.console.health import HealthCheck
 from arlarena.console.process import Address, Child, Command, Guardian
 from arlarena.console.settings import ConsoleSettings
+from arlarena.proto.wording import counted
 
 State = Literal["starting", "up", "restarting", "done", "stopped", "failed"]
 Result = TypeVar("Result")
@@ -174,7 +175,7 @@ class Service:
     def _give_up(self, problem: LaunchError) -> LaunchError:
         if problem.final or self.settings.restarts == 0:
             return problem
-        return LaunchError(f"{problem}\n{self.spec.name} has used up its {self.settings.restarts} restarts")
+        return LaunchError(f"{problem}\n{self.spec.name} has used up its {counted(self.settings.restarts, 'restart')}")
 
     def _finish(self, state: State, problem: LaunchError | None) -> None:
         self.state = state

@@ -29,6 +29,7 @@ from arlarena.client.policy import PolicyClient
 from arlarena.client.transport import Timeouts
 from arlarena.proto.addresses import service_url
 from arlarena.proto.config import ConfigError, exit_on_config_error
+from arlarena.proto.program import program
 from arlarena.proto.stream import StreamError, Streams
 from arlarena.proto.telemetry import Logger, get_logger
 from arlarena.proto.trajectory import Sampling
@@ -284,41 +285,67 @@ def _share(text: str) -> float:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m arlarena.rollout", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--config", type=Path, help="the run's TOML file")
-    common.add_argument("--environment-url")
-    common.add_argument(
-        "--tokenizer", type=Path, help="directory of the policy's tokenizer; default: [policy] of the file"
+    _add_worker(_subcommand(commands, "worker", "play groups for a trainer"))
+    _add_evaluate(_subcommand(commands, "evaluate", "play a fixed panel and report success"))
+    _add_demonstrate(_subcommand(commands, "demonstrate", "record an expert, or a model that is good enough"))
+    return parser
+
+
+def _subcommand(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
+    """A subcommand with the options that all of them have."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=what, description=what[0].upper() + what[1:] + ".", prog=program(f"arlarena.rollout {name}")
     )
-    worker = commands.add_parser("worker", parents=[common], help="play groups for a trainer")
-    worker.add_argument("--inference-url")
-    worker.add_argument("--redis-url")
-    worker.add_argument("--run-name", required=True)
+    parser.add_argument("--config", type=Path, help="the run's TOML file")
+    address = "environment server (default: ARLARENA_ENVIRONMENT_URL, else http://127.0.0.1:8000)"
+    parser.add_argument("--environment-url", help=address)
+    tokenizer = "directory or hub name of the policy's tokenizer; default: [policy] of the file"
+    parser.add_argument("--tokenizer", help=tokenizer)
+    return parser
+
+
+def _add_inference_url(parser: argparse.ArgumentParser) -> None:
+    address = "policy server (default: ARLARENA_INFERENCE_URL, else http://127.0.0.1:8100)"
+    parser.add_argument("--inference-url", help=address)
+
+
+def _add_worker(worker: argparse.ArgumentParser) -> None:
+    _add_inference_url(worker)
+    worker.add_argument("--redis-url", help="broker (default: ARLARENA_REDIS_URL, else redis://127.0.0.1:6379/0)")
+    worker.add_argument("--run-name", required=True, help="name of the streams, as the trainer has it")
     worker.add_argument("--name", default=socket.gethostname(), help="unique among the workers of the run")
-    evaluate = commands.add_parser("evaluate", parents=[common], help="play a fixed panel and report success")
-    evaluate.add_argument("--inference-url")
+
+
+def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
+    _add_inference_url(evaluate)
     evaluate.add_argument("--out", type=Path, required=True, help="JSON file of the result")
     evaluate.add_argument(
         "--episodes", dest="episodes_file", type=Path, help="JSON-lines file of some episodes, turn by turn"
     )
-    evaluate.add_argument("--split")
-    evaluate.add_argument("--first", type=_whole(0))
-    evaluate.add_argument("--count", type=_whole(1))
-    evaluate.add_argument("--attempts", type=_whole(1))
-    evaluate.add_argument("--temperature", type=float)
-    evaluate.add_argument("--max-tokens", type=_whole(1))
-    evaluate.add_argument("--seed", type=int)
-    demonstrate = commands.add_parser(
-        "demonstrate", parents=[common], help="record an expert, or a model that is good enough"
-    )
-    demonstrate.add_argument("--split", default="train")
+    for flag, kind in (
+        ("--split", str),
+        ("--first", _whole(0)),
+        ("--count", _whole(1)),
+        ("--attempts", _whole(1)),
+        ("--temperature", float),
+        ("--max-tokens", _whole(1)),
+        ("--seed", int),
+    ):
+        key = flag.removeprefix("--").replace("-", "_")
+        field = EvaluationSettings.model_fields[key]
+        what = f"{field.description}; default: [evaluation] {key} of the file, else {field.default}"
+        evaluate.add_argument(flag, type=kind, help=what)
+
+
+def _add_demonstrate(demonstrate: argparse.ArgumentParser) -> None:
+    demonstrate.add_argument("--split", default="train", help="split of the environment (default: train)")
     first = "first task: its position in the drawn order, or its index where the split has no end"
     demonstrate.add_argument("--first", type=_whole(0), default=0, help=first)
     demonstrate.add_argument("--count", type=_whole(1), required=True, help="tasks; each is played once at most")
     seed = "seed of the order of tasks; default: ARLARENA_SEED, else seed of [run], else 0"
     demonstrate.add_argument("--seed", type=int, help=seed)
     demonstrate.add_argument("--episode-seed", type=int, default=0, help="seed that each episode is reset with")
-    demonstrate.add_argument("--concurrency", type=_whole(1), default=256)
+    demonstrate.add_argument("--concurrency", type=_whole(1), default=256, help="episodes in flight (default: 256)")
     distinct = "what makes an episode a duplicate: the room (mirror images count as one) or the first prompt"
     demonstrate.add_argument("--distinct", choices=("room", "prompt"), default="room", help=distinct)
     demonstrate.add_argument("--attempts", type=_whole(1), default=1, help="of each task")
@@ -327,13 +354,16 @@ def _parser() -> argparse.ArgumentParser:
     demonstrate.add_argument("--slips", type=_share, default=0.0, help=slips)
     learn_slips = "learn from them too: an expert that is not perfect"
     demonstrate.add_argument("--learn-slips", action="store_true", help=learn_slips)
+    _add_teacher(demonstrate)
+    demonstrate.add_argument("--out", type=Path, required=True, help="file of groups (arlarena.proto.trajectory)")
+
+
+def _add_teacher(demonstrate: argparse.ArgumentParser) -> None:
     demonstrate.add_argument("--teacher-url", help="OpenAI-compatible server of a model to learn from")
     demonstrate.add_argument("--teacher-model", help="its name there; default: the first that /v1/models lists")
     demonstrate.add_argument("--teacher-key-variable", default="OPENAI_API_KEY", help="variable that holds the API key")
     demonstrate.add_argument("--temperature", type=float, default=1.0, help="of the teacher")
     demonstrate.add_argument("--max-tokens", type=_whole(1), default=512, help="of a teacher's reply")
-    demonstrate.add_argument("--out", type=Path, required=True, help="file of groups (arlarena.proto.trajectory)")
-    return parser
 
 
 def _command(args: argparse.Namespace) -> Coroutine[Any, Any, int]:

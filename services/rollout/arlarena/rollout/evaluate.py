@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from arlarena.proto.trajectory import Sampling, Task, Trajectory, Turn
+from arlarena.proto.wording import counted
 from arlarena.rollout.episode import FAULT, PROMPT_TOO_LONG, Assignment, Episode
 from arlarena.rollout.panel import Played
 from arlarena.rollout.settings import EvaluationSettings
@@ -204,7 +205,7 @@ def describe(result: dict[str, Any]) -> str:
     if result["without_turns"]:
         idle = f", without a turn {result['without_turns']} ({'; '.join(result['without_turns_reasons'])})"
     if "success" not in result:
-        return f"{what}: no episode could be played, {result['errors']} errors"
+        return f"{what}: no episode could be played, {counted(result['errors'], 'error')}"
     low, high = result["ci95"]
     shares = "no replies"
     if result["format_valid"] is not None:

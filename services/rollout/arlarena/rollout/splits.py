@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from arlarena.proto.config import ConfigError, nearest
 from arlarena.proto.env import Info, Split
 from arlarena.proto.task_order import TaskOrder
+from arlarena.proto.wording import counted
 from arlarena.rollout.settings import EvaluationSettings
 
 
@@ -35,7 +36,7 @@ def check_evaluation(info: Info, settings: EvaluationSettings) -> None:
     if split.size is not None and settings.first + settings.count > split.size:
         raise ConfigError(
             f"[evaluation] first = {settings.first}, count = {settings.count}: split {split.name!r} of {info.name} has "
-            f"{split.size} tasks; first + count must be at most {split.size}"
+            f"{counted(split.size, 'task')}; first + count must be at most {split.size}"
         )
 
 
@@ -51,6 +52,8 @@ def drawn_indices(split: Split, first: int, count: int, seed: int) -> Sequence[i
     if split.size is None:
         return range(first, first + count)
     if first >= split.size:
-        raise ConfigError(f"--first {first}: split {split.name!r} has {split.size} tasks; give less than {split.size}")
+        raise ConfigError(
+            f"--first {first}: split {split.name!r} has {counted(split.size, 'task')}; give less than {split.size}"
+        )
     order = TaskOrder(split.name, split.size, seed)
     return [order.index(position) for position in range(first, min(first + count, split.size))]

@@ -16,6 +16,7 @@ from typing import Any
 
 from arlarena.proto.addresses import service_url
 from arlarena.proto.config import ConfigError, exit_on_config_error, load_table
+from arlarena.proto.program import program
 from arlarena.proto.telemetry import Logger, get_logger
 from arlarena.trainer.preflight import (
     check_length,
@@ -35,35 +36,47 @@ from arlarena.trainer.settings import (
 )
 
 EXIT_FAILED = 1
-# Another try would fail alike: the launcher does not start the trainer anew.
+# Another start would meet the same error: the launcher does not start the trainer again.
 EXIT_PERMANENT = 4
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m arlarena.trainer", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-
-    tiny = commands.add_parser("tiny", help="make a tiny policy with its own tokenizer")
+    tiny = _command(commands, "tiny", "make a tiny policy with its own tokenizer")
     tiny.add_argument("--config", type=Path, help="TOML file of the run; its [policy.tiny] gives the shape")
     tiny.add_argument("--out", type=Path, required=True, help="directory to write")
-    tiny.add_argument("--seed", type=int, help="seed of the weights (default: [run] seed)")
+    tiny.add_argument("--seed", type=int, help="seed of the weights (default: ARLARENA_SEED, else [run] seed)")
+    _add_clone(_command(commands, "clone", "behaviour cloning from recorded demonstrations"))
+    _add_train(_command(commands, "train", "reinforcement learning from groups on the stream"))
+    _add_replay(_command(commands, "replay", "what methods would make of recorded groups; trains nothing"))
+    return parser
 
-    cloning = commands.add_parser("clone", help="behaviour cloning from recorded demonstrations")
-    cloning.add_argument("--config", type=Path, required=True)
+
+def _command(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=what, description=what[0].upper() + what[1:] + ".", prog=program(f"arlarena.trainer {name}")
+    )
+    return parser
+
+
+def _add_clone(cloning: argparse.ArgumentParser) -> None:
+    cloning.add_argument("--config", type=Path, required=True, help="TOML file of the run; its [clone] is read")
     cloning.add_argument("--model", required=True, help="policy to start from: a directory or a hub name")
     cloning.add_argument("--demonstrations", type=Path, required=True, help="groups or conversations (.jsonl)")
     cloning.add_argument("--validation", type=Path, required=True, help="as well; they decide when to stop")
-    cloning.add_argument("--run-dir", type=Path, required=True)
+    cloning.add_argument("--run-dir", type=Path, required=True, help="directory for progress and clone.json")
     cloning.add_argument("--out", type=Path, required=True, help="directory for the cloned policy")
-    cloning.add_argument("--seed", type=int)
+    cloning.add_argument("--seed", type=int, help="order of the batches (default: ARLARENA_SEED, else [run] seed)")
 
-    train = commands.add_parser("train", help="reinforcement learning from groups on the stream")
-    train.add_argument("--config", type=Path, required=True)
+
+def _add_train(train: argparse.ArgumentParser) -> None:
+    train.add_argument("--config", type=Path, required=True, help="TOML file of the run; its [trainer] is read")
     policy = "policy to start from, and reference of the KL term: a directory or a hub name"
     train.add_argument("--model", required=True, help=policy)
-    train.add_argument("--run-dir", type=Path, required=True)
+    train.add_argument("--run-dir", type=Path, required=True, help="directory for metrics, checkpoints and weights")
     train.add_argument("--run-name", help="name of the streams (default: [run] name)")
-    train.add_argument("--redis-url", required=True)
+    train.add_argument("--redis-url", required=True, help="broker, for example redis://127.0.0.1:6379/0")
     train.add_argument(
         "--inference-url",
         action="append",
@@ -76,16 +89,16 @@ def _parser() -> argparse.ArgumentParser:
         "split has no end",
     )
     train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
-    train.add_argument("--seed", type=int)
+    train.add_argument("--seed", type=int, help="seed of tasks and batches (default: ARLARENA_SEED, else [run] seed)")
 
-    replaying = commands.add_parser("replay", help="what methods would make of recorded groups; trains nothing")
+
+def _add_replay(replaying: argparse.ArgumentParser) -> None:
     replaying.add_argument("groups", type=Path, help="file of groups, such as RUN/groups/step-000020.msgpack")
     replaying.add_argument("--model", required=True, help="policy to compute with: a directory or a hub name")
     replaying.add_argument("--recipe", action="append", help="method; may be given several times (default: the file's)")
     replaying.add_argument("--set", action="append", default=[], metavar="CHOICE=VALUE", help="change a choice of them")
     replaying.add_argument("--config", type=Path, help="TOML file of the run; its [trainer] is read")
     replaying.add_argument("--json", action="store_true", help="print JSON, not a table")
-    return parser
 
 
 def _seed(given: int | None, config: Path | None) -> int:
@@ -128,8 +141,8 @@ def run_clone(args: argparse.Namespace, log: Logger) -> int:
     progress = Progress(args.run_dir, "clone", steps)
     try:
         result = clone(model, train, validation, settings, seed=seed, progress=progress, log=log)
-    except CloneError as error:
-        return _failed(log, error)
+    except CloneError as error:  # the same seed takes the same steps
+        return _failed(log, error, EXIT_PERMANENT)
     shutil.rmtree(args.out, ignore_errors=True)
     args.out.mkdir(parents=True)
     model.save_pretrained(args.out)
@@ -177,13 +190,17 @@ def run_train(args: argparse.Namespace, log: Logger) -> int:
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda number, _frame: stop.append(number))
     try:
-        asyncio.run(run_trainer(plan, log, interrupted=lambda: bool(stop)))
-    except Interrupted:
-        log.info("stopped", signal=signal.Signals(stop[0]).name)
+        asyncio.run(run_trainer(plan, log, interrupted=lambda: signal.Signals(stop[0]).name if stop else ""))
+    except Interrupted as interrupted:
+        log.info("stopped", signal=str(interrupted))
         return 128 + stop[0]
     except (RunError, StreamError, CheckpointError, PushError, ServiceError, OSError) as error:
-        lasting = isinstance(error, CheckpointError | Refused) or (isinstance(error, PushError) and is_permanent(error))
-        return _failed(log, error, EXIT_PERMANENT if lasting else EXIT_FAILED)
+        permanent = (
+            isinstance(error, CheckpointError | Refused)
+            or (isinstance(error, PushError) and is_permanent(error))
+            or (isinstance(error, RunError) and error.permanent)
+        )
+        return _failed(log, error, EXIT_PERMANENT if permanent else EXIT_FAILED)
     return 0
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from arlarena.proto.trajectory import Group, GroupTask, Sampling, Trajectory, Turn
+from arlarena.proto.wording import counted
 from arlarena.trainer.objectives import Recipe
 from arlarena.trainer.scoring import rewards_fit
 
@@ -41,7 +42,7 @@ def _reasons(group: Group, vocabulary: int, anchor: str | None, task: GroupTask 
     if not group.trajectories:
         yield "it has no member"
     if len(group.trajectories) != group.size:
-        yield f"it has {len(group.trajectories)} members, and says it has {group.size}"
+        yield f"it has {counted(len(group.trajectories), 'member')}, and says it has {group.size}"
     yield from _sampling_reasons(group.sampling)
     for number, trajectory in enumerate(group.trajectories):
         for reason in _trajectory_reasons(trajectory, vocabulary, anchor):

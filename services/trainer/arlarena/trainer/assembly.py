@@ -49,8 +49,14 @@ class Plan:
     resume: bool
 
 
-async def run_trainer(plan: Plan, log: Logger, interrupted: Callable[[], bool]) -> None:
-    """Build everything, restore the newest checkpoint if asked to, and train. Ranks beyond the first follow."""
+async def run_trainer(plan: Plan, log: Logger, interrupted: Callable[[], str]) -> None:
+    """Build everything, restore the newest checkpoint if asked to, and train. Ranks beyond the first follow.
+
+    `interrupted`: name of the signal that arrived, or "".
+
+    Raises:
+        Interrupted: a signal arrived.
+    """
     settings = plan.settings
     method, warnings = chosen_recipe(settings)
     for warning in warnings:
@@ -65,8 +71,8 @@ async def run_trainer(plan: Plan, log: Logger, interrupted: Callable[[], bool]) 
     if ranks.leads:  # a wrong split ends the run before the policy is loaded
 
         def stop() -> None:
-            if interrupted():
-                raise Interrupted("asked to stop")
+            if name := interrupted():
+                raise Interrupted(name)
 
         await split_size(plan.environment_url, plan.environment, settings, log, stop)
     learner = Learner(load_policy(plan.model), None, method, settings, ranks)
@@ -110,7 +116,7 @@ async def _run_first_rank(
     lease: TrainerLease,
     method: Recipe,
     log: Logger,
-    interrupted: Callable[[], bool],
+    interrupted: Callable[[], str],
 ) -> None:
     checkpoints, restored = _restored(plan, learner, log)
     lead = Lead(learner)
@@ -128,13 +134,13 @@ async def _lead(
     checkpoints: Checkpoints,
     restored: TrainerState | None,
     log: Logger,
-    interrupted: Callable[[], bool],
+    interrupted: Callable[[], str],
 ) -> None:
     settings, state, vocabulary = plan.settings, restored or TrainerState(), learner.policy.config.vocab_size
 
     def guard() -> None:
-        if interrupted():
-            raise Interrupted("asked to stop")
+        if name := interrupted():
+            raise Interrupted(name)
         lease.check()
 
     order = await draw_order(plan.environment_url, plan.environment, settings, plan.seed, state, log, guard)

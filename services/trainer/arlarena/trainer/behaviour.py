@@ -1,4 +1,4 @@
-"""How episodes are played: repetitions, back and forth, and which action follows which (algorithms, section 9)."""
+"""How episodes are played: repetitions, back and forth, and which action follows which."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from arlarena.proto.config import ConfigError
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trajectory import FloatArray, Group, SchemaError, read_groups
+from arlarena.proto.wording import counted
 from arlarena.trainer.conversations import SUFFIXES, conversation_rows, read_conversations
 from arlarena.trainer.optim import adamw, rate_share, set_rate
 from arlarena.trainer.packing import Row, micro_batches
@@ -75,7 +76,7 @@ def load_demonstrations(path: Path, min_score: float) -> list[Group]:
             kept.append(group)
     if not kept:
         raise ConfigError(
-            f"demonstrations {path}: none of {len(groups)} groups has an episode scored above {min_score}"
+            f"demonstrations {path}: none of {counted(len(groups), 'group')} has an episode scored above {min_score}"
         )
     return kept
 

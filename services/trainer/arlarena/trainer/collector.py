@@ -16,6 +16,7 @@ from arlarena.proto.stream import BrokerFull, DeadLetter, Entry, Streams
 from arlarena.proto.task_order import TaskOrder
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trajectory import Group, GroupTask, Sampling, Task
+from arlarena.proto.wording import counted
 from arlarena.trainer.admission import refusal
 from arlarena.trainer.capacity import Outcome, group_id
 from arlarena.trainer.checkpoint import TrainerState
@@ -31,11 +32,15 @@ _PAGE = 100
 
 
 class RunError(RuntimeError):
-    """The run cannot go on; the message says why."""
+    """The run cannot go on; the message says why. `permanent`: a trainer that is started again would meet it again."""
+
+    def __init__(self, message: str, *, permanent: bool = False) -> None:
+        super().__init__(message)
+        self.permanent = permanent
 
 
 class Interrupted(RuntimeError):
-    """SIGTERM or Ctrl-C arrived."""
+    """SIGTERM or Ctrl-C arrived. The message is the signal's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,8 @@ class Collector:
         guard: called between two reads; raises where the trainer must stop (a signal, a lost lease).
         make_room: saves a checkpoint and acknowledges what it covers; called when nothing arrives, since a broker whose
             memory is full of entries that wait for a checkpoint takes no more groups.
+        watch: called while a batch is collected, at least every half second, with the groups that it has, the groups
+            that it needs, and the episodes that were looked at.
         broker_full: whether the broker refused the last write.
     """
 
@@ -81,6 +88,7 @@ class Collector:
     log: Logger
     guard: Callable[[], None] = lambda: None
     make_room: Callable[[], Awaitable[None]] | None = None
+    watch: Callable[[int, int, int], None] = lambda kept, wanted, episodes: None
     waiting: deque[Group] = field(default_factory=deque)
     consumed: dict[str, str] = field(default_factory=dict)
     broker_full: bool = False
@@ -133,6 +141,7 @@ class Collector:
         stale: list[Group] = []
         while not selection.is_full():
             self.guard()
+            self.watch(selection.kept, settings.groups_per_step, sum(len(each.trajectories) for each in seen))
             if not self.waiting:
                 await self._wait_for_groups(self._room(selection, len(seen) + len(stale)))
                 continue
@@ -297,9 +306,9 @@ class Collector:
             self.broker_full = False
         self.consumed[group.id] = entry.stream_id
         if reason is not None:
-            self._drop(entry, "dead", reason)
+            self._drop(entry, "dead", reason, permanent=True)
         elif not any(trajectory.turns for trajectory in group.trajectories):
-            self._drop(entry, "empty", why_empty(group))
+            self._drop(entry, "empty", why_empty(group), permanent=True)
         else:
             freshness = Freshness(self.state.step, self.settings.staleness, self.state.versions)
             if any(map(freshness.usable, group.trajectories)):
@@ -317,17 +326,23 @@ class Collector:
                         return str(span.version)
         return None
 
-    def _drop(self, entry: Entry, outcome: Outcome, reason: str) -> None:
+    def _drop(self, entry: Entry, outcome: Outcome, reason: str, *, permanent: bool = False) -> None:
         """Settle a group from which nothing can be learnt."""
         self.state.ledger.settle(entry.group_id, outcome, self.state.step)
         self.log.error(f"group_{outcome}", group=entry.group_id, reason=reason)
-        self._unusable(reason)
+        self._unusable(reason, permanent=permanent)
 
-    def _unusable(self, reason: str, expected: int = 0) -> None:
-        """Count a group in a row that could not be used; `expected` more than the setting are allowed."""
+    def _unusable(self, reason: str, expected: int = 0, *, permanent: bool = False) -> None:
+        """Count a group in a row that could not be used; `expected` more than the setting are allowed. `permanent`: the
+        groups of another start would be no better.
+
+        Raises:
+            RunError: there were too many.
+        """
         self._unusable_in_a_row += 1
         if self._unusable_in_a_row >= self.settings.max_unusable_in_a_row + expected:
-            raise RunError(f"{self._unusable_in_a_row} groups in a row could not be used; the last: {reason}")
+            count = counted(self._unusable_in_a_row, "group")
+            raise RunError(f"{count} in a row could not be used; the last: {reason}", permanent=permanent)
 
 
 def why_empty(group: Group) -> str:

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer
 
 from arlarena.proto.config import ConfigError
 from arlarena.proto.textfile import TextFileError, read_text
+from arlarena.proto.wording import counted
 from arlarena.trainer.packing import Row
 
 SUFFIXES = (".jsonl", ".ndjson")
@@ -58,8 +59,8 @@ def read_conversations(path: Path, min_score: float) -> list[Conversation]:
     good = [one for one in found if one.score is None or one.score > min_score]
     if not any(message.role == "assistant" for one in good for message in one.messages):
         raise ConfigError(
-            f"demonstrations {path}: none of {len(found)} conversations has an assistant's message and scored above "
-            f"{min_score}"
+            f"demonstrations {path}: none of {counted(len(found), 'conversation')} has an assistant's message "
+            f"and scored above {min_score}"
         )
     return good
 

@@ -1,30 +1,8 @@
 """The figures of a step, by the names that the run's metrics.jsonl, the console and the report use.
 
-`metrics.jsonl` holds one JSON object a step. What is there and what it means (reference: algorithms, section 9):
-
-| key | meaning |
-|---|---|
-| `success_rate`, `return_mean`, `turns_mean` | over every episode judged in this step, before any filter |
-| `format_valid`, `action_valid` | share of turns; `format_valid_trained` over the turns trained on |
-| `void_share` | share of episodes with a step that did nothing; by default nobody learns from these |
-| `response_tokens` | mean length of a reply |
-| `repeated_actions`, `idle_turns`, `back_and_forth`, `steps_to_*` | how episodes are played: `behaviour.py` |
-| `solve_all`, `solve_none` | share of groups whose members all solved, or all failed |
-| `anchor_size` | mean number of turns that share a step group, where the method has step groups |
-| `advantage_abs` | mean magnitude of the advantages trained on |
-| `groups_kept`, `groups_filtered`, `groups_backfilled`, `groups_stale` | what became of this step's groups |
-| `total_*` | groups of the whole run by how they ended (`capacity.py`), `total_empty`, `total_skipped`, … |
-| `updates_applied`, `updates_skipped` | optimiser updates of the step; skipped: loss or gradient was not finite |
-| `age_mean`, `age_max` | optimiser steps between sampling and training |
-| `grad_norm`, `loss`, `entropy`, `reference_kl`, `off_policy_kl`, `outside`, `clip_*`, `ratio_*` | means over the
-step's updates |
-| `zero_gradient_steps` | steps in a row, up to this one, whose gradient was exactly 0 |
-| `learning_rate` | of the step, after warm-up and fall |
-| `mismatch_k3`, `mismatch_max` | sampler against trainer on tokens that both computed with the same weights |
-| `kl_share/*`, `rows_share/*` | the eight cells: sign of A, entropy, side of the ratio |
-| `correction_mean`, `corrected_away_*` | of a decoupled anchor: mean weight, shares of tokens dropped by sign of A |
-
-A figure that is not finite is null.
+`metrics.jsonl` holds one JSON object a step; a figure that is not finite is null. docs/guide/training.md has the table
+of its keys, with units: add a line there with every key. What the paper plots of a training is among them (ARLArena,
+arXiv 2602.21534).
 
 `flows.jsonl` holds, a step, which action followed which in successful and in failed episodes.
 """

@@ -20,11 +20,13 @@ from arlarena.proto.stream import StreamError
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trainer_lease import LeaseLost, TrainerLease
 from arlarena.proto.trajectory import write_groups
+from arlarena.proto.wording import counted
 from arlarena.trainer.behaviour import action_flows
 from arlarena.trainer.board import Board
 from arlarena.trainer.checkpoint import Checkpoints, TrainerState
 from arlarena.trainer.collector import Collected, Collector, Interrupted, RunError
 from arlarena.trainer.diagnostics import MetricsFile, episode_figures, not_finite, training_figures
+from arlarena.trainer.ending import EndedBy, Ending, EndingFile
 from arlarena.trainer.ensemble import Lead
 from arlarena.trainer.learner import Learner, weight_not_finite
 from arlarena.trainer.optim import rate_share
@@ -64,15 +66,22 @@ class Trainer:
     zero_gradients: int = 0  # steps in a row, since this process began
 
     async def train(self, *, resumed: bool) -> None:
-        """Train until `steps` are taken or `max_minutes` are over. What ends it early leaves a checkpoint."""
-        self.collector.make_room = self.make_room
+        """Train until `steps` are taken, or a limit of time or experience is reached. What ends it early leaves a
+        checkpoint. Why it ended is in training.json.
+        """
+        self.collector.make_room, self.collector.watch = self.make_room, self._show_collecting
+        ending = EndingFile(self.run)
+        ending.clear()
         try:
             await self._train(resumed=resumed)
         except LeaseLost:
             raise  # another trainer writes here now
-        except (Interrupted, RunError, StreamError, PushError, OSError):
+        except (Interrupted, RunError, StreamError, PushError, OSError) as error:
             await self._save_before_end()
+            ended_by: EndedBy = "signal" if isinstance(error, Interrupted) else "error"
+            ending.write(Ending(ended_by, self.state.step, self.settings.steps, detail=str(error)))
             raise
+        ending.write(self.ending())
 
     async def _train(self, *, resumed: bool) -> None:
         version = await self.publish()
@@ -83,6 +92,7 @@ class Trainer:
         while not self.finished():
             started = time.monotonic()
             collected = await self.collector.batch()
+            self.progress.within(self.state.step + 1, "learning", groups=len(collected.selected.batch))
             groups, figures, skipped = self.learn(collected, version)
             self.collector.settle(collected, skipped)
             self.state.step += 1
@@ -113,6 +123,18 @@ class Trainer:
     def finished(self) -> bool:
         """Whether the run has had its steps, its time or its experience."""
         return self.done() >= 1.0
+
+    def ending(self) -> Ending:
+        """Why a finished run ended: its steps, else the limit that is used up."""
+        step, settings = self.state.step, self.settings
+        if step >= settings.steps:
+            return Ending("steps", step, settings.steps)
+        if self.limits().get("max_minutes", 0.0) >= 1.0:
+            return Ending("max_minutes", step, settings.steps, settings.max_minutes)
+        return Ending("max_environment_steps", step, settings.steps, settings.max_environment_steps)
+
+    def _show_collecting(self, groups: int, wanted: int, episodes: int) -> None:
+        self.progress.within(self.state.step + 1, "collecting", groups=groups, groups_wanted=wanted, episodes=episodes)
 
     def learn(
         self, collected: Collected, version: Version
@@ -172,9 +194,10 @@ class Trainer:
             self.state.skipped_steps += 1
         if self.state.skipped_steps >= self.settings.max_skipped_steps:
             raise RunError(
-                f"{self.state.skipped_steps} steps in a row were skipped, since loss or gradient was not finite; the "
-                f"groups of the last one: {', '.join(sorted(skipped))}. Lower [trainer] lr or gradient_clip, or look "
-                f"at recorded groups with `arlarena replay`"
+                f"{counted(self.state.skipped_steps, 'step')} in a row without a finite loss and gradient; the groups "
+                f"of the last one: {', '.join(sorted(skipped))}. Lower [trainer] lr or gradient_clip, or look at "
+                f"recorded groups with `arlarena replay`",
+                permanent=True,
             )
 
     async def publish(self) -> Version:
@@ -239,7 +262,8 @@ class Trainer:
         if name is not None:
             raise RunError(
                 f"{what}: {name} is not finite at step {self.state.step}, and is neither written nor pushed; correct "
-                f"the policy that the run starts from, or resume from the newest checkpoint with a lower [trainer] lr"
+                f"the policy that the run starts from, or resume from the newest checkpoint with a lower [trainer] lr",
+                permanent=True,
             )
         return tensors
 

@@ -15,6 +15,7 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from arlarena.proto.config import ConfigError, Table, load_table
 from arlarena.proto.hub import local_model, missing_files
+from arlarena.proto.wording import counted
 from arlarena.trainer.settings import CloneSettings, PolicySettings, RunSettings, TrainerSettings, chosen_recipe
 
 # Prompt and response together where `[inference] max_model_len` does not say; as the policy server has it.
@@ -120,8 +121,8 @@ def check_gpus(gpus: ChosenGpus) -> None:
         numbers: tuple[int, ...] = getattr(gpus, name)
         if numbers and max(numbers) >= count:
             raise ConfigError(
-                f"[console.gpus] {name} = {list(numbers)}: torch sees {count} GPUs here; name those below {count}, or "
-                f"leave {name} out"
+                f"[console.gpus] {name} = {list(numbers)}: torch sees {counted(count, 'GPU')} here; name those below "
+                f"{count}, or leave {name} out"
             )
 
 
@@ -193,14 +194,16 @@ def check_length(setting: str, tokens: int, positions: int | None, served: int |
         ConfigError: it does not; the message names the bound.
     """
     if served is not None and positions is not None and served > positions:
-        raise ConfigError(f"[inference] max_model_len = {served}: the policy has {positions} positions; set it to that "
-                          f"or less")  # fmt: skip
+        raise ConfigError(
+            f"[inference] max_model_len = {served}: the policy has {counted(positions, 'position')}; set it to that or "
+            f"less"
+        )
     bound = served if served is not None else min(positions or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
     if tokens >= bound:
         what = "[inference] max_model_len" if served is not None or bound != positions else "the policy's context"
         raise ConfigError(
-            f"{setting} = {tokens} leaves no room for a prompt: {what} is {bound} tokens for prompt and response "
-            f"together; set {setting.rpartition('] ')[2]} well below that, or raise the context"
+            f"{setting} = {tokens} leaves no room for a prompt: {what} is {counted(bound, 'token')} for prompt and "
+            f"response together; set {setting.rpartition('] ')[2]} well below that, or raise the context"
         )
 
 

@@ -1,12 +1,18 @@
-"""Progress of a stage for people who watch: one JSON record a line in `<run>/progress/<stage>.jsonl`."""
+"""Progress of a stage for people who watch: one JSON record a line in `<run>/progress/<stage>.jsonl`, and the step that
+goes on in `<run>/progress/<stage>-step.json`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from arlarena.trainer.diagnostics import json_line
+
+# Between two records of the step that goes on, in seconds: a person watches them.
+_WITHIN_EVERY_S = 1.0
 
 
 class Progress:
@@ -18,6 +24,9 @@ class Progress:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._stage, self._steps = stage, steps
         self._last = 0.0
+        self._within_path = self._path.with_name(f"{stage}-step.json")
+        self._within = ("", 0.0)  # what the step that goes on does, and when that was written
+        self._step, self._began = -1, 0.0
 
     def report(
         self, step: int, *, limits: Mapping[str, float] | None = None, message: str = "", **figures: float
@@ -38,6 +47,24 @@ class Progress:
         }
         with self._path.open("a") as file:
             file.write(json_line(record | {key: round(value, 4) for key, value in figures.items()}))
+
+    def within(self, step: int, doing: str, **counts: int) -> None:
+        """Replace the record of `step`, which goes on, if it is older than a second or `step` now does something else.
+
+        The record's `began` and `ts`: seconds since the epoch at the first call for this step, and now. A record that
+        cannot be written is left out: nothing but the display needs it.
+        """
+        now = time.time()
+        if step != self._step:
+            self._step, self._began, self._within = step, now, ("", 0.0)
+        if self._within[0] == doing and now - self._within[1] < _WITHIN_EVERY_S:
+            return
+        self._within = (doing, now)
+        record = {"ts": round(now, 3), "began": round(self._began, 3), "step": step, "doing": doing} | counts
+        partial = self._within_path.with_suffix(".partial")
+        with contextlib.suppress(OSError):
+            partial.write_text(json_line(record))
+            partial.replace(self._within_path)
 
     def report_every(self, seconds: float, step: int, *, message: str = "", **figures: float) -> None:
         """`report`, unless the newest record is younger than `seconds`."""

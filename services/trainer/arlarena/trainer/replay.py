@@ -14,6 +14,7 @@ from typing import Any
 
 from arlarena.proto.config import ConfigError
 from arlarena.proto.trajectory import Group, SchemaError, decode_group
+from arlarena.proto.wording import counted
 from arlarena.trainer.admission import refusal
 from arlarena.trainer.diagnostics import episode_figures, finite_or_null
 from arlarena.trainer.learner import Learner
@@ -101,7 +102,7 @@ def replay(groups: Sequence[Group | Refusal], model: str, recipe: Recipe, settin
     admitted, refused = _admit(groups, recipe, learner.policy.config.vocab_size)
     if not admitted:
         first = f"; {refused[0].group}: {refused[0].reason}" if refused else ""
-        raise ConfigError(f"{recipe.name}: none of {len(groups)} groups can be learnt from{first}")
+        raise ConfigError(f"{recipe.name}: none of {counted(len(groups), 'group')} can be learnt from{first}")
     useful = [group for group in admitted if FILTERS[recipe.filter](returns(group), successes(group))]
     digests = {span.version.digest for g in admitted for t in g.trajectories for turn in t.turns for span in turn.spans}
     try:

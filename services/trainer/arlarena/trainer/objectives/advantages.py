@@ -1,4 +1,7 @@
-"""Dimension three, advantage design: who gets the credit (algorithms, section 3). Plain floats (float64), no tensors.
+"""Dimension three of ARLArena (arXiv 2602.21534), advantage design: who gets the credit. Plain floats, no tensors.
+
+GRPO: arXiv 2402.03300; GiGPO: arXiv 2505.10978; EMPG: arXiv 2509.09265; RLOO: arXiv 2402.14740; REINFORCE++: arXiv
+2501.03262.
 
 An estimator takes the groups of one batch and gives every turn its advantage, with the parts it is made of. Raw facts
 go in (`GroupRewards`), never shaped rewards: penalties are applied here, once.

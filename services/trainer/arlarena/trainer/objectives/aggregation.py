@@ -1,4 +1,7 @@
-"""Dimension one, loss aggregation: how much each token's loss weighs (algorithms, section 1).
+"""Dimension one of ARLArena (arXiv 2602.21534), loss aggregation: how much each token's loss weighs.
+
+`token_mean` is DAPO's (arXiv 2503.14476), `seq_mean_token_mean` GRPO's (arXiv 2402.03300), `seq_mean_token_sum_norm`
+Dr. GRPO's (arXiv 2503.20783).
 
 Every rule is a table of weights, and a micro-batch's loss is Σ_t weight_t · loss_t. Denominators are those of the whole
 optimiser step, over all micro-batches and ranks, counted before the first of them: so any split of the rows gives the

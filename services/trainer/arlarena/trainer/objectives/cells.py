@@ -1,4 +1,7 @@
-"""Diagnostics by cell: rows by sign of A, by high or low entropy, by ratio above or below 1 (algorithms, section 9)."""
+"""Diagnostics by cell: rows by sign of A, by high or low entropy, by ratio above or below 1.
+
+The cells are those by which the paper breaks down the KL of a collapsing run (ARLArena, arXiv 2602.21534).
+"""
 
 from __future__ import annotations
 

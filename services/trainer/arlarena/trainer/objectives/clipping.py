@@ -1,4 +1,6 @@
-"""Dimension two, importance-sampling clipping: ratios, surrogates and the sequence mask (algorithms, section 2).
+"""Dimension two of ARLArena (arXiv 2602.21534), importance-sampling clipping: ratios, surrogates, the sequence mask.
+
+PPO's clip: arXiv 1707.06347; GSPO: arXiv 2507.18071; CISPO: arXiv 2506.13585; SAPO: arXiv 2511.20347.
 
 A surrogate maps one token's ratio, log-probability and advantage to a loss, which is minimised. The ratio's level is a
 choice of its own: `token` is w_t = exp Δ_t; `turn`, `row` and `trajectory` share s_i = exp mean Δ over the unit's

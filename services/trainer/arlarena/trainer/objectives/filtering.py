@@ -1,4 +1,6 @@
-"""Dimension four, dynamic trajectory filtering: which groups are worth a step (algorithms, section 4).
+"""Dimension four of ARLArena (arXiv 2602.21534), dynamic trajectory filtering: which groups are worth a step.
+
+The rule `success`, 0 < solved < G, is the constraint of DAPO's objective (arXiv 2503.14476) and of SAMPO's.
 
 A rule is a pure predicate on the outcomes of one group; `Selection` is the small state machine that the trainer drives
 while it fills a batch. Neither duplicates a group to fill a batch.

@@ -1,4 +1,8 @@
-"""Divergences between named policies, and entropy (algorithms, section 6). All per token, all in nats."""
+"""Divergences between named policies, and entropy. All per token, all in nats.
+
+k3 = e^d - d - 1 is Schulman's estimator ("Approximating KL divergence", 2020), as GRPO uses it for the KL to the
+reference (arXiv 2402.03300, equation 4).
+"""
 
 from __future__ import annotations
 

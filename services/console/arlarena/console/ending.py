@@ -1,0 +1,43 @@
+"""Why training ended, by the trainer's own record (`training.json`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from arlarena.proto.wording import counted
+
+
+class Ending(msgspec.Struct):
+    """What the console reads of the record; the trainer's `Ending` says what the fields mean."""
+
+    ended_by: Literal["steps", "max_minutes", "max_environment_steps", "signal", "error"]
+    step: int
+    steps: int
+    limit: float | None = None
+    detail: str = ""
+
+
+def read_ending(path: Path) -> dict[str, object] | None:
+    """The record; None where there is none that can be read: training has not ended, or its process was killed."""
+    try:
+        return msgspec.to_builtins(msgspec.json.decode(path.read_bytes(), type=Ending))  # type: ignore[no-any-return]
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def describe_ending(record: dict[str, object] | None) -> str:
+    """`all 80 steps done`, `ended by max_minutes = 9 after 53 of 80 steps`, …; empty for None."""
+    if record is None:
+        return ""
+    ending = msgspec.convert(record, Ending)
+    after = f"after {ending.step:,} of {counted(ending.steps, 'step')}"
+    if ending.ended_by == "steps":
+        return "its 1 step done" if ending.steps == 1 else f"all {ending.steps:,} steps done"
+    if ending.ended_by == "signal":
+        return f"stopped by {ending.detail} {after}"
+    if ending.ended_by == "error":
+        return f"ended by an error {after}: {ending.detail}"
+    return f"ended by {ending.ended_by} = {ending.limit or 0.0:,.10g} {after}"

@@ -1,0 +1,52 @@
+"""The table of metrics in docs/guide/training.md has every key that training writes, and no other."""
+
+import asyncio
+import json
+import re
+from pathlib import Path
+
+import pytest
+from trainer_processes_support import prepare, recorded, train_with_ends
+
+GUIDE = Path(__file__).parents[3] / "docs" / "guide" / "training.md"
+LINE = re.compile(r"\| `([^`]+)` \| ([^|]*) \| ([^|]*) \|")
+# Together these recipes and anchors write every figure that depends on the method.
+METHODS = (
+    {"recipe": "sampo"},
+    {"recipe": "cispo_sm", "policy_anchor": "decoupled", "correction": "icepop"},
+)
+
+
+def documented():
+    section = GUIDE.read_text(encoding="utf-8").split("\n## Metrics\n")[1]
+    return [found.groups() for found in map(LINE.match, section.splitlines()) if found]
+
+
+def pattern(key):
+    """The keys that a line of the table stands for: `<word>` is any word."""
+    return re.compile(re.sub(r"<[a-z]+>", "[a-z_]+", key))
+
+
+@pytest.fixture
+def written(redis_url, run_name, tmp_path, tiny_directory, make_group):
+    """Every key that runs of `METHODS` record."""
+    keys = set()
+    for number, method in enumerate(METHODS):
+        run = tmp_path / str(number)
+        prepare(run, 2, **method)
+        player = recorded(run, make_group)
+        asyncio.run(train_with_ends(redis_url, f"{run_name}-{number}", run, tiny_directory, player, []))
+        lines = (run / "metrics.jsonl").read_text().splitlines()
+        assert len(lines) == 2
+        keys.update(key for line in lines for key in json.loads(line))
+    return keys
+
+
+def test_the_table_of_metrics_has_the_keys_that_training_writes(written):
+    table = documented()
+    keys = [key for key, _, _ in table]
+    assert len(set(keys)) == len(keys)
+    assert all(unit.strip() and meaning.strip() for _, unit, meaning in table)
+    patterns = {key: pattern(key) for key in keys}
+    assert {key for key in written if not any(one.fullmatch(key) for one in patterns.values())} == set()
+    assert {key for key, one in patterns.items() if not any(one.fullmatch(name) for name in written)} == set()
