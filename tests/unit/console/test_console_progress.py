@@ -200,6 +200,30 @@ def test_plain_output_shows_a_long_step_once_it_has_been_quiet(tmp_path: Path, m
     assert said == [0, 0, 1, 1, 1, 2, 2, 2, 3]
 
 
+def test_plain_output_shows_life_before_a_stage_has_any_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, out = [1000.0], io.StringIO()
+    monkeypatch.setattr("arlarena.console.progress.time.monotonic", lambda: clock[0])
+    stages = [Stage("inference"), Stage("evaluate", (tmp_path / "evaluate.log",))]
+    with View("title", stages, dict, console=Console(file=out, width=100), plain_interval_s=5.0) as view:
+        view.begin("inference")
+        for _ in range(7):  # 35 s
+            clock[0] += 5.0
+            view.tick()
+        view.end("inference")
+        view.begin("evaluate")
+        (tmp_path / "evaluate.log").write_text('{"ts": 0, "finished": 0, "total": 4}\n')
+        for _ in range(4):
+            clock[0] += 5.0
+            view.tick()
+    lines = [line.partition("] ")[2] for line in out.getvalue().splitlines()[1:]]
+    assert lines == [
+        "inference …", "inference: 15 s so far", "inference: 30 s so far", "inference: done after 35 s",
+        "evaluate …", "evaluate: 0 of 4", "evaluate: 0 of 4, 20 s so far",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("line", ['{"step": "x"}', '{"step": true}', '{"step": null, "steps": 0}', "{", "[1]", ""])
 def test_odd_lines_are_passed_over(tmp_path: Path, line: str) -> None:
     path = tmp_path / "train.jsonl"

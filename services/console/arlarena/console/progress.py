@@ -15,8 +15,8 @@ from rich.text import Text
 from arlarena.console.stage import Figures, Stage, Status, duration, read_figures
 
 REFRESH_HZ = 4
-# The plain view shows a step that goes on after this many of its intervals without another line.
-QUIET_INTERVALS = 3
+# The plain view prints a sign of life after so many seconds without another line.
+QUIET_S = 15.0
 MARKS: dict[Status, tuple[str, str]] = {
     "waiting": ("·", "dim"),
     "running": ("▸", "bold cyan"),
@@ -85,18 +85,22 @@ class View:
 
     def tick(self) -> None:
         """To be called regularly: the plain view prints the running stage's progress when there is a new record, and
-        what a long step does when nothing else was printed for a while.
+        what the stage does when nothing else was printed for a while.
         """
         if self._live or time.monotonic() - self._last < self._interval:
             return
         self._last = time.monotonic()
+        quiet = self._last - self._printed >= QUIET_S
         for stage in self._stages.values():
-            figures = read_figures(stage) if stage.status == "running" else Figures()
+            if stage.status != "running":
+                continue
+            figures = read_figures(stage)
             record = replace(figures, seconds_left=None, limit="", doing="")
-            quiet = time.monotonic() - self._printed >= QUIET_INTERVALS * self._interval
-            if record not in (Figures(), self._said) or (figures.doing and quiet):
+            if quiet or record not in (Figures(), self._said):
                 self._said = record
-                self._print(f"[{duration(self._elapsed())}] {stage.name}: {figures.words()}")
+                so_far = f"{duration(self._last - stage.began)} so far" if quiet and not figures.doing else ""
+                words = ", ".join(filter(None, (figures.words(), so_far)))
+                self._print(f"[{duration(self._elapsed())}] {stage.name}: {words}")
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._started
