@@ -1,0 +1,314 @@
+"""Clients that stall, flood or fill a server: each attack ends, and the server answers others meanwhile."""
+
+import asyncio
+import base64
+import contextlib
+import socket
+import struct
+import threading
+import time
+
+import pytest
+import uvicorn
+
+from arlarena.proto.bounded_http import Limits, bounded
+
+LIMITS = {"body_bytes": 1 << 20, "header_s": 0.5, "body_s": 0.5, "write_s": 1.0, "held_bytes": 4 << 20}
+OK = b"HTTP/1.1 200"
+
+
+async def app(scope, receive, send):
+    """`/` reads the body and answers its length; `/large` answers 32 MiB; a socket echoes after 0.05 s."""
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        return await send({"type": "lifespan.shutdown.complete"})
+    if scope["type"] == "websocket":
+        return await echo(receive, send)
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        size, more = size + len(message["body"]), message.get("more_body", False)
+    body = bytes(32 << 20) if scope["path"] == "/large" else str(size).encode()
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def echo(receive, send):
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        await asyncio.sleep(0.05)
+        await send({"type": "websocket.send", "text": str(len(message.get("text") or message["bytes"]))})
+
+
+class Running:
+    """A server in a thread."""
+
+    def __init__(self, **limits):
+        options = bounded(Limits(**{**LIMITS, **limits}))
+        self.shared = options["http"].shared
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+        self.address = self.listener.getsockname()
+        self.server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1, **options))
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]}, daemon=True)
+        self.thread.start()
+        until(lambda: self.server.started, "the server has started")
+
+    def connect(self):
+        made = socket.create_connection(self.address, timeout=10)
+        made.settimeout(10)
+        return made
+
+    def healthy(self):
+        """Whether a new client is answered within a second."""
+        began = time.monotonic()
+        with self.connect() as client:
+            client.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            return client.recv(1000).startswith(OK) and time.monotonic() - began < 1
+
+    def stop(self):
+        self.server.should_exit = True
+        self.thread.join(10)
+
+
+@pytest.fixture
+def start():
+    with contextlib.ExitStack() as stack:
+
+        def make(**limits):
+            running = Running(**limits)
+            stack.callback(running.stop)
+            return running
+
+        yield make
+
+
+def until(condition, what, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"still not: {what}"
+        time.sleep(0.01)
+
+
+def everything(client):
+    """What comes until the server closes."""
+    parts = []
+    with contextlib.suppress(ConnectionError):
+        while part := client.recv(1 << 16):
+            parts.append(part)
+    return b"".join(parts)
+
+
+def drip(client, data, pause=0.05):
+    """Send byte by byte until the server closes. Returns what it said."""
+    client.settimeout(pause)
+    answer = b""
+    for byte in data:
+        with contextlib.suppress(TimeoutError):
+            try:
+                client.sendall(bytes([byte]))
+                part = client.recv(1000)
+            except ConnectionError:
+                return answer
+            answer += part
+            if not part:
+                return answer
+    raise AssertionError("the server did not close the connection")
+
+
+@pytest.mark.parametrize("begin", [b"", b"\r\n", b"GET / HT", b"GET / HTTP/1.1\r\nhost: x\r\nx-a: b"])
+def test_headers_that_do_not_arrive_end_the_connection(start, begin):
+    server = start()
+    with server.connect() as client:
+        client.sendall(begin)
+        assert b"408" in everything(client)
+
+
+def test_headers_that_come_byte_by_byte_end_the_connection_also_behind_an_answer(start):
+    server = start()
+    for before in (b"", b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"):
+        with server.connect() as client:
+            client.sendall(before)
+            if before:
+                assert client.recv(1000).startswith(OK)
+            assert b"408" in drip(client, b"GET / HTTP/1.1\r\nx-a: " + b"b" * 1000)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        b"GET / HTTP/1.1\r\nx-a: " + b"b" * 200_000,  # one header without end
+        b"GET /" + b"a" * 200_000,
+        b"GET / HTTP/1.1\r\n" + b"".join(b"x-%d: 1\r\n" % i for i in range(200)) + b"\r\n",
+        b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 100_000 + b"\r\n",
+        b"GET / HTTP/1.1\r\nx-a: " + b"b" * 70_000 + b"\r\n\r\n",
+    ],
+    ids=["endless", "address", "many", "very_many", "large"],
+)
+def test_headers_that_are_too_large_or_too_many_are_refused(start, attack):
+    server = start()
+    with server.connect() as client:
+        with contextlib.suppress(ConnectionError):
+            client.sendall(attack)
+        answer = everything(client)
+        assert answer == b"" or b"431" in answer  # a client that still sends may see a reset instead
+    assert server.healthy()
+
+
+def test_headers_within_the_limits_are_served(start):
+    server = start()
+    with server.connect() as client:
+        headers = b"".join(b"x-%d: %s\r\n" % (i, b"v" * 400) for i in range(120))
+        client.sendall(b"POST / HTTP/1.1\r\n" + headers + b"content-length: 100000\r\n\r\n" + bytes(100_000))
+        assert client.recv(1000).endswith(b"100000")
+
+
+def test_a_body_that_stalls_ends_the_connection_and_one_that_flows_does_not(start):
+    server = start()
+    with server.connect() as client:
+        client.sendall(b"POST / HTTP/1.1\r\ncontent-length: 100000\r\n\r\n")
+        assert b"408" in drip(client, bytes(1000))
+    with server.connect() as client:
+        client.sendall(b"POST / HTTP/1.1\r\ncontent-length: 20000\r\n\r\n")
+        for _ in range(20):
+            client.sendall(bytes(1000))
+            time.sleep(0.1)  # 10 kB/s: longer than body_s in all, and above the rate
+        assert client.recv(1000).endswith(b"20000")
+
+
+def test_unfinished_bodies_of_all_clients_together_have_a_limit(start):
+    server = start()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(16)]
+        for client in clients:
+            with contextlib.suppress(ConnectionError):
+                client.sendall(b"POST / HTTP/1.1\r\ncontent-length: 900000\r\n\r\n" + bytes(800_000))
+        until(lambda: 0 < server.shared.held <= 4 << 20, "what is held is within the limit")
+        assert server.healthy()
+        answers = [everything(client) for client in clients]
+    assert sum(b"503" in answer for answer in answers) >= 8
+    until(lambda: server.shared.held == 0, "what was held is released")
+
+
+def test_a_flood_of_connections_shuts_nobody_out(start):
+    server = start(connections=50, header_s=30.0)
+    with contextlib.ExitStack() as stack:
+        busy = stack.enter_context(server.connect())
+        busy.sendall(b"POST / HTTP/1.1\r\ncontent-length: 10\r\n\r\n")
+        clients = [stack.enter_context(server.connect()) for _ in range(300)]
+        assert server.healthy()
+        until(lambda: server.shared.open <= 50, "connections are within the limit")
+        busy.sendall(bytes(10))
+        assert busy.recv(1000).endswith(b"10")  # a request that is being served is not the victim
+        del clients
+    until(lambda: server.shared.open == 0, "no connection is counted")
+
+
+def test_requests_far_ahead_of_their_answers_are_refused(start):
+    server = start()
+    with server.connect() as client:
+        with contextlib.suppress(ConnectionError):
+            client.sendall(b"GET / HTTP/1.1\r\n\r\n" * 20_000)
+        everything(client)
+    with server.connect() as client:  # a few are served in order
+        client.sendall(b"GET / HTTP/1.1\r\n\r\n" * 3 + b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n")
+        assert everything(client).count(OK) == 4
+
+
+def test_a_client_that_does_not_read_loses_its_connection(start):
+    server = start()
+    with server.connect() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.sendall(b"GET /large HTTP/1.1\r\n\r\n")
+        until(lambda: server.shared.open == 1, "it is connected")
+        until(lambda: server.shared.open == 0, "it was cut off")
+
+
+# --- WebSockets ---
+
+
+def websocket(server, extensions=b""):
+    client = server.connect()
+    key = base64.b64encode(bytes(16))
+    client.sendall(
+        b"GET /ws HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\n"
+        b"sec-websocket-key: " + key + b"\r\n" + extensions + b"\r\n"
+    )
+    answer = client.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 101")
+    return client, answer
+
+
+def frame(payload, opcode=1, final=True):
+    size = len(payload)
+    if size < 126:
+        length = bytes([0x80 | size])
+    else:
+        length = b"\xfe" + struct.pack(">H", size) if size < 1 << 16 else b"\xff" + struct.pack(">Q", size)
+    return bytes([opcode | (0x80 if final else 0)]) + length + bytes(4) + payload
+
+
+def test_compression_is_not_negotiated(start):
+    client, answer = websocket(start(), b"sec-websocket-extensions: permessage-deflate\r\n")
+    with client:
+        assert b"deflate" not in answer.lower()
+        client.sendall(frame(b"x" * 500))
+        assert client.recv(100).endswith(b"500")
+
+
+def test_a_message_that_is_too_large_closes_the_socket_and_so_do_its_fragments(start):
+    server = start(frame_bytes=100_000)
+    whole = frame(bytes(200_000), 2)
+    parts = frame(bytes(60_000), 2, final=False) + frame(bytes(60_000), 0)
+    for attack in (whole, parts):
+        client, _ = websocket(server)
+        with client:
+            client.sendall(attack)
+            assert struct.pack(">H", 1009) in everything(client)
+    assert server.healthy()
+
+
+def test_unfinished_messages_of_all_sockets_together_have_a_limit(start):
+    server = start(frame_bytes=1 << 20)
+    with contextlib.ExitStack() as stack:
+        for _ in range(10):
+            client = stack.enter_context(websocket(server)[0])
+            with contextlib.suppress(ConnectionError):
+                client.sendall(frame(bytes(900_000), 2, final=False))
+            assert server.healthy()
+        until(lambda: server.shared.open < 10, "some were cut off")
+        assert server.shared.held <= 4 << 20
+        assert server.healthy()
+    until(lambda: server.shared.held == 0 and server.shared.open == 0, "what was held is released")
+
+
+@pytest.mark.parametrize("payload", [b"", b"x"])
+def test_messages_far_ahead_of_their_answers_close_the_socket(start, payload):
+    server = start()
+    client, _ = websocket(server)
+    with client:
+        with contextlib.suppress(ConnectionError):
+            client.sendall(frame(payload) * 10_000)
+        everything(client)
+    assert server.healthy()
+
+
+def test_pings_whose_answers_are_not_read_are_no_longer_read(start):
+    server = start()
+    client, _ = websocket(server)
+    with client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(1)
+        sent, pings = 0, frame(b"p" * 125, 9) * 1000
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            while sent < 200 << 20:
+                client.sendall(pings)
+                sent += len(pings)
+        assert sent < 100 << 20
+        until(lambda: server.shared.open == 0, "it was cut off")
+    assert server.healthy()
