@@ -26,7 +26,7 @@ def text_of(name: str, value: Any) -> str:
     """
     value = _scalar(value)
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be a text (str), not {_shown(value)}")
+        raise TypeError(f"{name} must be a text (str), not {shown(value)}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -48,7 +48,7 @@ def number_of(name: str, value: Any, least: int = 0) -> int:
     try:
         number = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be a whole number, not {_shown(value)}") from None
+        raise TypeError(f"{name} must be a whole number, not {shown(value)}") from None
     if not least <= number <= LARGEST_INDEX:
         raise ValueError(f"{name} must be from {least} to {LARGEST_INDEX}")
     return number
@@ -63,7 +63,7 @@ def seconds_of(name: str, value: Any, *, positive: bool = False) -> float:
     """
     value = _scalar(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number of seconds, not {_shown(value)}")
+        raise TypeError(f"{name} must be a number of seconds, not {shown(value)}")
     if not (math.isfinite(value) and (value > 0 if positive else value >= 0)):
         raise ValueError(
             f"{name} must be a finite number of seconds, {'above 0' if positive else '0 or more'}, not {value}"
@@ -71,6 +71,7 @@ def seconds_of(name: str, value: Any, *, positive: bool = False) -> float:
     return float(value)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value and its type, for an error."""
     text = repr(value)
     return f"{text if len(text) <= 80 else text[:80] + '…'} ({type(value).__name__})"

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from arlarena.client.arguments import number_of, text_of
+from arlarena.client.arguments import number_of, shown, text_of
 from arlarena.client.environments import State
 from arlarena.client.sync import SyncEnvironments, SyncSession
 from arlarena.proto.env import Info, Split
@@ -78,8 +78,10 @@ def _options(given: Mapping[str, Any] | None, known: Sequence[str]) -> dict[str,
     """The options of a reset that are set.
 
     Raises:
-        ValueError: one is not among those that are `known`.
+        TypeError, ValueError: they are no dictionary; one is not among those that are `known`.
     """
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"options must be a dictionary of {', '.join(known)}, not {shown(given)}")
     options = {name: value for name, value in (given or {}).items() if value is not None}
     if unknown := sorted(set(options) - set(known)):
         raise ValueError(f"options: unknown key {unknown[0]!r}; known: {', '.join(known)}")

@@ -14,15 +14,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from arlarena.client.arguments import shown
 from arlarena.client.environments import EnvironmentClient, Session, State
 from arlarena.client.transport import Timeouts
 from arlarena.proto.env import ExpertReply, Info
 
 T = TypeVar("T")
+
+TASK_KEYS = ("split", "index", "seed", "task_id", "episode_id")
 
 
 class BackgroundLoop:
@@ -60,8 +63,20 @@ class BackgroundLoop:
 def _check_count(name: str, given: Sequence[Any], sessions: Sequence[SyncSession]) -> None:
     if isinstance(given, str):
         raise TypeError(f"{name} must be one for each session, not a single text")
+    for what, values in (("sessions", sessions), (name, given)):
+        if not hasattr(values, "__len__") or not hasattr(values, "__getitem__") or isinstance(values, Mapping):
+            raise TypeError(f"{what} must be a list with one for each session, not {shown(values)}")
+    if wrong := [one for one in sessions if not isinstance(one, SyncSession)]:
+        raise TypeError(f"sessions must be those that open() returned, not {shown(wrong[0])}")
     if len(given) != len(sessions):
         raise ValueError(f"{len(given)} {name} for {len(sessions)} sessions: give one for each")
+
+
+def _check_task(task: Any) -> None:
+    if not isinstance(task, Mapping):
+        raise TypeError(f"a task must be a dictionary such as {{'split': 'train', 'index': 7}}, not {shown(task)}")
+    if unknown := set(task) - set(TASK_KEYS):
+        raise ValueError(f"a task has no {min(unknown, key=str)!r}; known: {', '.join(TASK_KEYS)}")
 
 
 class SyncSession:
@@ -131,6 +146,8 @@ class SyncEnvironments:
     def reset_all(self, sessions: Sequence[SyncSession], tasks: Sequence[dict[str, Any]]) -> list[State]:
         """Reset many sessions together, each with the arguments of its task; the first error is raised."""
         _check_count("tasks", tasks, sessions)
+        for task in tasks:
+            _check_task(task)
 
         async def all_of_them() -> list[State]:
             resets = (one.asynchronous.reset(**task) for one, task in zip(sessions, tasks, strict=True))

@@ -129,6 +129,13 @@ def test_actions_of_a_vector_are_one_each(envs, actions, kind, message):
     assert list(envs.step(["up", "up"])[4]["step"]) == [1, 1], "nothing was played"
 
 
+@pytest.mark.parametrize("options", [3, "index", ["index"]])
+def test_options_that_are_no_dictionary_are_refused(env, envs, options):
+    for one in (env, envs):
+        with pytest.raises(TypeError, match="options must be a dictionary of ind"):
+            one.reset(options=options)
+
+
 def test_a_vector_names_its_unknown_options(envs):
     with pytest.raises(ValueError, match="unknown key 'index'; known: indices"):
         envs.reset(options={"index": 3})
@@ -289,6 +296,19 @@ def test_sync_calls_of_many_sessions_are_one_each(url):
             client.step_all(sessions, "up")
         with pytest.raises(ValueError, match="3 tasks for 2 sessions"):
             client.reset_all(sessions, [{}] * 3)
+        for given, kind, message in (
+            (None, TypeError, "tasks must be a list with one for each session, not None"),
+            ({"index": 1, "split": "train"}, TypeError, "tasks must be a list with one for each session, not {"),
+            ([1, 2], TypeError, "a task must be a dictionary such as .*, not 1"),
+            ([{}, {"idx": 1}], ValueError, "a task has no 'idx'; known: split, index, seed, task_id, episode_id"),
+        ):
+            with pytest.raises(kind, match=message):
+                client.reset_all(sessions, given)
+        for wrong, message in ((None, "sessions must be a list"), (["0-abc", "0-def"], "those that open.. returned")):
+            with pytest.raises(TypeError, match=message):
+                client.step_all(wrong, ["up", "up"])
+        states = client.step_all(tuple(sessions), np.array(["up", "down"]))
+        assert [state.observation.step for state in states] == [1, 1], "nothing was played before"
     with pytest.raises(RuntimeError, match="this client is closed"):
         sessions[0].step("up")
 
