@@ -52,7 +52,9 @@ _SPELLING = tuple(
         (rf"(\\(?:{_FUNCTION_NAMES})(?![A-Za-z])(?:[\^_]\{{[^{{}}]*\}})*)\s*({_ARGUMENT})", r"\1(\2)"),
         (rf"\*(?=\\(?:{_FUNCTION_NAMES})(?![A-Za-z]))", " "),
         (r"(?<=\d),(?=\d{3}(?!\d))", ""),
+        (r"(?<![\w.}])(\d+)\\frac\{(\d+)\}\{(\d+)\}", r"(\1+\\frac{\2}{\3})"),  # a mixed number, also before a letter
         (r"(\d*)\.(\d+)", lambda found: f"(\\frac{{{int(found[1] + found[2])}}}{{1{'0' * len(found[2])}}})"),
+        (r"\\sqrt\[([3579])\]\{-(\d+)\}", r"(-\\sqrt[\1]{\2})"),  # the real root, not sympy's complex one
         (r"°", r"*\\frac{\\pi}{180}"),
         (r"(?<=[\d)!])(?=\()", "*"),  # 2(3) is read as a mixed number
         (r"(?<=\d)(?=\\frac\{\\)", "*"),

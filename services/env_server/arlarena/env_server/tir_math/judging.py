@@ -42,7 +42,10 @@ _OPTION = re.compile(
     re.DOTALL,
 )
 _OTHER = re.compile(r"\([A-Z]\)|(?:^|[,;/&])\s*[A-Z]\)?\s*(?:$|[,;.:)])")
-_EURO, _DOLLAR = re.compile("[€£¥₹₩]|\\\\(?:pounds|euro)(?![A-Za-z])"), re.compile(r"\\\$|USD|dollar")
+_CURRENCY = re.compile(
+    r"(?P<dollar>\\\$|USD|dollar)|(?P<cent>¢|(?<![A-Za-z])cents?(?![A-Za-z]))|(?P<euro>€|\\euro)|(?P<pound>£|\\pounds)"
+    "|(?P<yen>¥)|(?P<rupee>₹)|(?P<won>₩)"
+)
 
 
 def judge(gold: str, answer: str) -> bool:
@@ -52,11 +55,12 @@ def judge(gold: str, answer: str) -> bool:
         return True
     if max(len(gold), len(answer)) > LIMIT or not gold or not answer:
         return False
-    if _DOLLAR.search(gold) and _EURO.search(answer):
+    meant, said = ({found.lastgroup for found in _CURRENCY.finditer(text)} for text in (gold, answer))
+    if meant and said and not meant & said:
         return False
     try:
-        meant = tidy(gold)
-        return any(alike(meant, tidy(reading)) for reading in readings(answer))
+        plain = tidy(gold)
+        return any(alike(plain, tidy(reading)) for reading in readings(answer))
     except Exception:  # RecursionError and MemoryError among them; the answer is what a model made up
         logger.debug("an answer that cannot be judged", exc_info=True)
         return False

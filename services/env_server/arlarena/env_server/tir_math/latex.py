@@ -38,6 +38,7 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         ),
         (r"\\phantom\s*(?:\{[^{}]*\}|-|\S)", ""),
         (r"(?<=\d)(?:\s*\{\s*,\s*\}\s*|,\\!\s*|')(?=\d{3}(?!\d))|(?<!\\)\\!\s*", ""),
+        (r"(?<![\w.,}])(\d{1,3}(?:\\?_\d{3})+)(?![\w,])", lambda found: re.sub(r"\\?_", "", found[1])),
         (r"\{\\[,;: ]\}", " "),
         (r"(?<!\\)\\[,;: ]|~|\\hspace\{[^{}]*\}", " "),
         (r"(?<!\\)\\(?:q?quad|enspace|thinspace|medspace|thickspace)(?![A-Za-z])", " "),
@@ -54,7 +55,7 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\text\{\s*,?\s*(?:and|or)\s+", r" , \\text{"),
         (r"(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|\\(?:lor|vee)(?![A-Za-z])", " , "),
         (r"\\%|\\text\{\s*(?:percent|percentage|pct)\s*\}|(?<![A-Za-z])(?:percent|percentage|pct)(?![A-Za-z])", "%"),
-        (r"\\?\$|\\text\{\s*(?:USD|dollars?)\s*\}|(?<![A-Za-z])USD(?![A-Za-z])", ""),
+        (r"(?:US)?\\?\$|\\text\{\s*(?:USD|dollars?)\s*\}|(?<![A-Za-z])USD(?![A-Za-z])", ""),
         (r"\^\s*\{\s*\\?(?:circ|degree|°)\s*\}|\^\s*\\(?:circ|degree)(?![A-Za-z])|\\degree(?![A-Za-z])|\^\s*°", "°"),
         (r"\\(?:leqslant|leq|le)(?![A-Za-z])|<=|=<", r"\\le "),
         (r"\\(?:geqslant|geq|ge)(?![A-Za-z])|>=", r"\\ge "),
@@ -85,6 +86,7 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 )
 # `\log` without a base is decimal in LaTeX here, and `log` is natural in Python.
 _PLAIN_LOG = re.compile(r"(?<![\\A-Za-z])log(?=\s*\()")
+_INDIAN = re.compile(r"\D*\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d+)?\D*")
 
 
 class Malformed(ValueError):
@@ -92,8 +94,9 @@ class Malformed(ValueError):
 
 
 def readings(text: str) -> tuple[str, ...]:
-    """The meanings of a text: two where it has `log(` as Python or as people write it."""
-    return (_PLAIN_LOG.sub("ln", text), text) if _PLAIN_LOG.search(text) else (text,)
+    """The meanings of a text: two where `log(` may be Python, or digits may be grouped as in India."""
+    other = text.replace(",", "") if _INDIAN.fullmatch(text) else _PLAIN_LOG.sub("ln", text)
+    return (text,) if other == text else (other, text)
 
 
 def tidy(text: str) -> str:
@@ -110,7 +113,7 @@ def tidy(text: str) -> str:
     text = _round_to_braces(_round_to_braces(text, r"\\sqrt(?:\[\d\])?"), r"\^")
     text = _scripts(_arguments(_arguments(text, "\\frac", 2), "\\sqrt", 1))
     text = re.sub(r"^\s*(?:\\approx|[=~:])\s*", "", text)
-    text = re.sub(r"[\s.,;:]+$", "", text)
+    text = re.sub(r"(?<!\.)\.$|[\s,;:]+$", "", re.sub(r"(?<=\.\d{6})(\d*)\.\.\.$", r"\1", text))
     if text.strip()[:1] == "{" and closing(text.strip(), 0) == len(text.strip()) - 1:  # a set in Python
         text = f"\\{{{text.strip()[1:-1]}\\}}"
     text = _GROUPED.sub(lambda found: found[0].replace(" ", ""), text)
@@ -125,7 +128,7 @@ def _bare(text: str) -> str:
     before = ""
     while before != text:
         before = text
-        text = text.strip().removesuffix(".").strip("`").strip()
+        text = re.sub(r"(?<!\.)\.$", "", text.strip()).strip("`").strip()
         for left, right in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**")):
             if len(text) > len(left + right) and text.startswith(left) and text.endswith(right):
                 text = text[len(left) : -len(right)]
@@ -218,7 +221,7 @@ def _without_spaces(text: str) -> str:
 
 def squashed(text: str) -> str:
     """A tidy text without what does not matter to its meaning: spaces but between digits, some signs of products."""
-    return re.sub(r"(?<!\d)\s+|\s+(?!\d)|\*(?=[A-Za-z\\(])", "", text)
+    return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
 
 
 def unwrapped(text: str) -> str:

@@ -17,7 +17,7 @@ _PLAIN = re.compile(rf"({_DIGITS})(?:[eE]([-+]?\d+))?")
 _POWER = re.compile(rf"(?:({_DIGITS})\*)?10\^\{{([-+]?\d+)\}}")
 _QUOTIENT = re.compile(rf"\\frac\{{(-?)({_DIGITS})\}}\{{(-?)({_DIGITS})\}}|({_DIGITS})/(-?)({_DIGITS})")
 _MIXED = re.compile(r"(\d+) ?(?:\\frac\{(\d+)\}\{(\d+)\}|(?<= )(\d+)/(\d+))")
-_PERIODIC = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar)\{(\d+)\}")
+_PERIODIC = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\{(\d+)\}")
 _SIGN = re.compile(r"[-+]*")
 
 

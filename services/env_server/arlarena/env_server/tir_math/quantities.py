@@ -10,7 +10,7 @@ from arlarena.env_server.tir_math.expressions import same_expression
 from arlarena.env_server.tir_math.latex import squashed, unwrapped
 from arlarena.env_server.tir_math.numbers import Number, read_number, same_number
 from arlarena.env_server.tir_math.shapes import split
-from arlarena.env_server.tir_math.units import contradict, without_units
+from arlarena.env_server.tir_math.units import RADIANS, contradict, without_units
 
 _BASE = re.compile(r"(?P<sign>-?)\(?(?:\\text\{)?(?P<digits>[0-9A-Za-z.]+)\}?\)?_\{(?:\\text\{)?(?P<base>\w+)\}?\}")
 _DIGITS = re.compile(r"-?\(?(?:\\text\{)?[0-9A-Z.]+\}?\)?")
@@ -54,7 +54,7 @@ def same_ratio(gold: str, answer: str) -> bool | None:
 def same_quantity(gold: str, answer: str) -> bool:
     """One number or formula each, with what stands behind it."""
     (meant, unit), (said, other) = without_units(gold), without_units(answer)
-    if contradict(unit, other):
+    if contradict(unit, other) or ("°" in meant + said and RADIANS in (unit, other)):
         return False
     meant, said = _without_degrees(meant, said)
     if squashed(meant) == squashed(said):

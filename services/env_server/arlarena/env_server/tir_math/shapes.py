@@ -62,7 +62,7 @@ def read_shape(text: str, thousands: bool = True) -> Shape:
     if found := _MATRIX.fullmatch(text):
         rows = [split(row, "&") for row in re.split(r"\\\\(?:\[[^\]]*\])?", found["rows"]) if row]
         if factor := found["factor"]:
-            rows = [[f"{factor}*({entry})" for entry in row] for row in rows]
+            rows = [[f"{factor}({entry})" for entry in row] for row in rows]
         return Shape("matrix", tuple(f"[{','.join(row)}]" for row in rows))
     if read_relation(text):
         return Shape("relation", (text,))

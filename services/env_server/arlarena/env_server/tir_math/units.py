@@ -12,11 +12,17 @@ _UNITS = {
     "g": "g gram gm", "kg": "kg kilogram", "mg": "mg", "lb": "lb lbs pound", "oz": "oz ounce", "ton": "ton",
     "s": "s sec second", "min": "min minute", "h": "h hr hour", "day": "day", "week": "week", "month": "month",
     "year": "year yr", "cent": "cent", "l": "l liter litre", "ml": "ml milliliter millilitre", "gal": "gal gallon",
-    "acre": "acre", "mph": "mph", "am": "am", "pm": "pm",
+    "acre": "acre", "mph": "mph", "rad": "rad radian", "am": "am", "pm": "pm",
 }  # fmt: skip
 _KNOWN = {word: unit for unit, words in _UNITS.items() for word in words.split()}
 # Words that may stand behind a number in plain text, where letters may be variables as well.
 _PLAIN = {word for word in _KNOWN if len(word) > 1} | {"units", "unit", "square", "sq", "cubic", "cu", "radians"}
+# Words that change the value in front of them: with one, a text is not that number.
+_CHANGES = re.compile(
+    r"^\W*(?:text\W*)?(?:squared|cubed)\b|\b(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|twelve|twenty|dozen|"
+    r"hundred|thousand|million|billion|trillion|hal(?:f|ve)|third|quarter|fourth|fifth|sixth|tenth|hundredth|thousandth|"
+    r"permille|mod|modulo|factorial|plus|minus|than|negative|not|false|wrong|maybe|approximately)s?\b"
+)
 _POWERS = {2: {"square", "squared", "sq", "2"}, 3: {"cubic", "cubed", "cu", "3"}}
 _TEXT = re.compile(r"(?P<rest>.+?)(?P<words>(?:\s*\\text\{[^{}]*\}(?:\^\{[23]\})?)+)\.?")
 _WORDS = re.compile(r"(?P<rest>.*(?:[\d)}°]|\\pi))\s?(?P<words>[A-Za-z][A-Za-z.]*(?: [A-Za-z.]+)*?)(?:\^\{[23]\})?")
@@ -30,19 +36,24 @@ class Unit:
     power: int
 
 
+RADIANS = Unit("rad", 1)
+
+
 def without_units(text: str) -> tuple[str, Unit | None]:
-    r"""A tidy text without the words behind it, and the unit that they name, if it is known.
+    r"""A tidy text without the words behind it, if they do not change its value, and the unit that they name, if known.
 
     >>> without_units(r"12\text{ square inches}")
     ('12', Unit(name='in', power=2))
     """
-    if (found := _TEXT.fullmatch(text)) and not found["rest"].endswith(("(", "{", "^", "_")):
+    found = _TEXT.fullmatch(text) or _WORDS.fullmatch(text)
+    if found is None or _CHANGES.search(found["words"].lower()):
+        return text, None
+    if found["words"].lstrip()[0] == "\\":
         return found["rest"], _unit(found["words"])
-    if found := _WORDS.fullmatch(text):
-        words = found["words"].lower().replace(".", "").split()
-        plain = [word.removesuffix("s") if word not in _PLAIN else word for word in words]
-        if all(word in _PLAIN for word in plain) or (len(words[0]) > 2 and text[len(found["rest"])] == " "):
-            return found["rest"], _unit(text[len(found["rest"]) :])
+    words = found["words"].lower().replace(".", "").split()
+    known = all(word in _PLAIN or word.removesuffix("s") in _PLAIN for word in words)
+    if known or (len(words[0]) > 2 and text[len(found["rest"])] == " "):
+        return found["rest"], _unit(text[len(found["rest"]) :])
     return text, None
 
 
