@@ -188,7 +188,9 @@ class TrainerSettings(Table):
     service_wait_s: PositiveFloat = Field(180.0, description="how long an environment server that starts is waited for")
     push_patience_s: PositiveFloat = Field(180.0, description="how long a push is retried while a server restarts")
     reissue_after_s: PositiveFloat = Field(20.0, description="silence after which outstanding tasks are issued again")
-    stall_s: PositiveFloat = Field(900.0, description="silence after which the run ends with an error")
+    stall_s: PositiveFloat = Field(
+        900.0, description="silence after which the run ends with an error; below [console] stall_s"
+    )
     max_unusable_in_a_row: PositiveInt = Field(
         32,
         description="groups in a row that cannot be used (dead letters, bad messages, no turn) before the run ends",

@@ -1,0 +1,43 @@
+"""Comments and docstrings cite papers, or documents that users have."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+SOURCES = sorted(
+    path for part in ("services", "client", "proto", "examples", "configs") for path in (ROOT / part).rglob("*")
+    if path.suffix in (".py", ".toml") and "build" not in path.parts
+)  # fmt: skip
+
+
+def cited(text: str) -> list[str]:
+    """Documents under docs/ that the text names: files, or decisions by number."""
+    return re.findall(r"docs/(?:adr/\d{4}|[\w/-]+\.md)", text)
+
+
+@pytest.mark.parametrize("part", ["services", "client", "proto", "examples", "configs"])
+def test_documents_that_sources_cite_exist(part: str) -> None:
+    texts = {path: path.read_text(encoding="utf-8") for path in SOURCES if path.is_relative_to(ROOT / part)}
+    assert texts
+    missing = [
+        (str(path.relative_to(ROOT)), name)
+        for path, text in texts.items()
+        for name in cited(text)
+        if not list(ROOT.glob(name if name.endswith(".md") else f"{name}-*.md"))
+    ]
+    assert missing == []
+    internal = [
+        str(path.relative_to(ROOT))
+        for path, text in texts.items()
+        if re.search(r"\(reference: \w|\balgorithms, section \d|shared/(design|reference)", text)
+    ]
+    assert internal == []
+
+
+def test_what_is_cited_is_found_in_a_text() -> None:
+    assert cited("see docs/adr/0010, docs/guide/inference.md; docs/ and doc/x.md") == [
+        "docs/adr/0010",
+        "docs/guide/inference.md",
+    ]
