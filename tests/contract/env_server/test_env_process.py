@@ -42,7 +42,7 @@ def test_an_unknown_host_is_told_in_one_line():
     [
         ("[environment]\ncapactiy = 5\n", ["[environment]", "capactiy", "did you mean 'capacity'"]),
         ("[environment]\ncapacity = 0\n", ["capacity = 0"]),
-        ("[environment.options]\nboxs = 1\n", ["[environment]", "options", "boxs", "did you mean 'boxes'"]),
+        ("[environment.options]\nboxs = 1\n", ["[environment.options]", "boxs", "did you mean 'boxes'"]),
         ("[environment]\nname = 'chess'\n", ["chess", "known: alfworld, guess, sokoban, tir_math"]),
         ("[enviroment]\n", ["enviroment", "did you mean 'environment'"]),
         ("[environment\n", ["not valid TOML"]),

@@ -226,8 +226,8 @@ def test_whoever_named_the_folder_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("ALFWORLD_DATA", str(tmp_path / "away"))
     with pytest.raises(ConfigError, match=r"^ALFWORLD_DATA: .*away: no such file or folder"):
         load("test", "alfworld", {})
-    with pytest.raises(ConfigError, match=r"^test\[options\] games: .*gone: no such file or folder"):
-        load("test", "alfworld", {"games": str(tmp_path / "gone")})
+    with pytest.raises(ConfigError, match=r"^\[environment\.options\] games: .*gone: no such file or folder"):
+        load("[environment]", "alfworld", {"games": str(tmp_path / "gone")})
 
 
 def test_info_says_whether_the_games_are_official(root):

@@ -164,3 +164,8 @@ def test_wrong_options_are_explained(options, message):
 def test_unknown_environments_are_explained():
     with pytest.raises(ConfigError, match="known: alfworld, guess, sokoban"):
         load("test", "chess", {})
+
+
+def test_an_error_in_the_options_names_their_table_as_the_file_does():
+    with pytest.raises(ConfigError, match=r"^run\.toml: \[environment\.options\] observation = 'grids'"):
+        load("run.toml: [environment]", "sokoban", {"observation": "grids"})

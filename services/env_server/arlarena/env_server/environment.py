@@ -156,7 +156,8 @@ REGISTRY = {
 
 
 def load(where: str, name: str, options: Mapping[str, Any]) -> EnvironmentFactory:
-    """The factory of an environment; `where` begins the message of an error in its options.
+    """The factory of an environment; `where` begins the message of an error in its options, where a table's name at its
+    end becomes that of the options: "FILE: [environment]" is followed by "FILE: [environment.options]".
 
     Raises:
         ConfigError: an unknown name or option.
@@ -164,4 +165,5 @@ def load(where: str, name: str, options: Mapping[str, Any]) -> EnvironmentFactor
     if name not in REGISTRY:
         raise ConfigError(f"{where} name = {name!r}: unknown environment; known: {', '.join(sorted(REGISTRY))}")
     module = import_module(REGISTRY[name])
-    return cast(EnvironmentFactory, module.load(f"{where}[options]", options))
+    table = f"{where[:-1]}.options]" if where.endswith("]") else f"{where} [options]"
+    return cast(EnvironmentFactory, module.load(table, options))
