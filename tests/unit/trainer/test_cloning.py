@@ -91,7 +91,7 @@ def test_turns_that_nobody_is_to_learn_from_are_left_out(make_group):
 def test_a_file_without_good_episodes_is_a_clear_error(make_group, tmp_path):
     path = tmp_path / "bad.msgpack"
     write_groups(path, [make_group("a", [False], EXPERT)])
-    with pytest.raises(ConfigError, match=r"none of 1 groups has an episode scored above 0\.9"):
+    with pytest.raises(ConfigError, match=r"none of 1 group has an episode scored above 0\.9"):
         load_demonstrations(path, 0.9)
     with pytest.raises(ConfigError, match="absent"):
         load_demonstrations(tmp_path / "absent", 0.9)

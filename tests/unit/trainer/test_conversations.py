@@ -46,7 +46,7 @@ def test_poor_ones_are_left_out(tmp_path, tiny_directory):
     [
         ("{}\n", "line 1 is no conversation"),
         ('{"messages": [{"role": "user", "content": "a"}]}\n\nnot json\n', "line 3 is no conversation"),
-        ('{"messages": [{"role": "user", "content": "a"}]}\n', "none of 1 conversations"),
+        ('{"messages": [{"role": "user", "content": "a"}]}\n', "none of 1 conversation has"),
         ("", "none of 0 conversations"),
     ],
 )

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from arlarena.proto.trajectory import FloatArray, IdArray, MaskArray
+from arlarena.proto.wording import counted
 from arlarena.trainer.attention import Forest, Ids, Node, lay_out
 
 # Prompts that are not the same throughout share their beginning in steps of so many tokens: finer ones would make more
@@ -59,7 +60,8 @@ class Row:
                 "a row needs a prompt of at least one token: something has to predict its first response token"
             )
         if self.turns and sum(tokens for tokens, _ in self.turns) != len(self.response):
-            raise ValueError(f"turns {self.turns} do not add up to a response of {len(self.response)} tokens")
+            tokens = counted(len(self.response), "token")
+            raise ValueError(f"turns {self.turns} do not add up to a response of {tokens}")
 
     @property
     def key(self) -> bytes:
