@@ -11,11 +11,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
-from functools import lru_cache, wraps
+from functools import lru_cache
 from math import log10
-from typing import ParamSpec
 
 import sympy
 from latex2sympy2_extended import NormalizationConfig
@@ -114,27 +113,14 @@ def read_expression(text: str) -> sympy.Expr:
     return node
 
 
-_P = ParamSpec("_P")
-
-
-def _or_not(compare: Callable[_P, bool]) -> Callable[_P, bool]:
-    """The comparison, False where it raises: what a model wrote has many ways to be wrong, and sympy to say so."""
-
-    @wraps(compare)
-    def compared(*args: _P.args, **kwargs: _P.kwargs) -> bool:
-        try:
-            return compare(*args, **kwargs)
-        except Exception:
-            return False
-
-    return compared
-
-
-@_or_not
 def same_expression(gold: str, answer: str) -> bool:
-    """Whether two tidy texts are formulas of one value. What is none, or cannot be computed, is like nothing."""
+    """Whether two tidy texts are formulas of one value.
+
+    Raises:
+        ValueError: one is no formula, or is not evaluated. sympy raises other errors for what it cannot compute.
+    """
     one, other = read_expression(gold), read_expression(answer)
-    if one == other:
+    if one == other:  # infinity, which has no value, among them
         return True
     if one.free_symbols != other.free_symbols:
         return False
@@ -149,14 +135,11 @@ def same_expression(gold: str, answer: str) -> bool:
     return agreed >= (ENOUGH if one.free_symbols else 1)
 
 
-@_or_not
 def same_relation(gold: tuple[str, str], answer: tuple[str, str], ordered: bool) -> bool:
     """Whether two equations (two inequalities, if `ordered`) say the same of their sides: the differences of their
     sides are the same but for a factor, which is positive in an inequality.
     """
     one, other = (read_expression(f"({left})-({right})") for left, right in (gold, answer))
-    if one.free_symbols != other.free_symbols or not one.free_symbols:
-        return False
     same = _precision(one, other)
     pairs = [pair for pair in _values(one, other) if not any(_is_zero(value, same) for value in pair)]
     factors = [first / second for first, second in pairs]

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
 
 from arlarena.env_server.tir_math.expressions import same_relation
-from arlarena.env_server.tir_math.latex import readings, squashed, tidy, unwrapped
-from arlarena.env_server.tir_math.quantities import same_in_base, same_quantity, same_ratio
+from arlarena.env_server.tir_math.latex import Malformed, readings, squashed, tidy, unwrapped
+from arlarena.env_server.tir_math.quantities import same_quantity
 from arlarena.env_server.tir_math.shapes import Relation, Shape, as_interval, as_set, read_relation, read_shape, split
 
 logger = logging.getLogger(__name__)
@@ -59,21 +58,28 @@ def judge(gold: str, answer: str) -> bool:
     if meant and said and not meant & said:
         return False
     try:
-        plain = tidy(gold)
-        return any(alike(plain, tidy(reading)) for reading in readings(answer))
+        plain, others = tidy(gold), [tidy(reading) for reading in readings(answer)]
+    except Malformed:
+        return False
+    return any(alike(plain, other) for other in others)
+
+
+def alike(gold: str, answer: str, nesting: int = 0) -> bool:
+    """Whether two tidy texts mean the same. What cannot be read or computed is like nothing but itself."""
+    try:
+        return _alike(gold, answer, nesting)
     except Exception:  # RecursionError and MemoryError among them; the answer is what a model made up
         logger.debug("an answer that cannot be judged", exc_info=True)
         return False
 
 
-def alike(gold: str, answer: str, nesting: int = 0) -> bool:
-    """Whether two tidy texts mean the same."""
+def _alike(gold: str, answer: str, nesting: int) -> bool:
     if squashed(gold) == squashed(answer):
         return True
     if nesting > MAX_NESTING or not gold or not answer:
         return False
     gold, answer = as_set(gold), as_set(answer)
-    for rule in RULES:
+    for rule in (by_words, by_parts, by_relations):
         verdict = rule(gold, answer, nesting + 1)
         if verdict is not None:
             return verdict
@@ -250,12 +256,3 @@ def _same_relation(meant: Relation, said: Relation, nesting: int) -> bool:
 
 def _letters_of(relation: Relation) -> set[str]:
     return set(_VARIABLE.findall(" ".join(relation.parts)))
-
-
-RULES: tuple[Callable[[str, str, int], bool | None], ...] = (
-    by_words,
-    by_parts,
-    by_relations,
-    lambda gold, answer, _: same_in_base(gold, answer),
-    lambda gold, answer, _: same_ratio(gold, answer),
-)

@@ -10,6 +10,7 @@ In the result products are `*`, degrees `°`, percent `%`, text `\text{…}`, ot
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from arlarena.env_server.tir_math.answers import boxed
 from arlarena.env_server.tir_math.characters import plain
@@ -18,6 +19,19 @@ _FUNCTIONS = (
     "arcsinh|arccosh|arctanh|arcsin|arccos|arctan|arccot|arcsec|arccsc|sinh|cosh|tanh|"
     "sin|cos|tan|cot|sec|csc|ln|log|exp"
 )
+# Commands that are written otherwise here, whole names.
+_COMMANDS = {
+    name: replacement
+    for names, replacement in {
+        "left right displaystyle textstyle scriptstyle limits nolimits mathop": "",
+        "quad qquad enspace thinspace medspace thickspace": " ",
+        "dfrac tfrac cfrac": r"\frac", "dbinom tbinom": r"\binom", "leqslant leq": r"\le ", "geqslant geq": r"\ge ",
+        "neq": r"\ne ", "lt": "<", "gt": ">", "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]",
+        "lvert rvert vert mid": "|", "langle": "(", "rangle": ")", "times cdot ast": "*", "div": "/", "lor vee": " , ",
+        "colon": ":", "varnothing": r"\emptyset ", "dots ldots cdots vdots": "...", "R": r"\mathbb{R}", "degree": "°",
+    }.items()
+    for name in names.split()
+}  # fmt: skip
 _GREEK = "alpha|beta|theta|phi|omega|lambda|pi|infty"
 _FONTS = (
     "textnormal|textbf|textit|textrm|textsf|texttt|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathtt|boldsymbol|operatorname|"
@@ -29,52 +43,34 @@ _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?!\d| ?/|,\d{3}(?!\d))|\.\
 _GAP = "\ue000"  # a private character: a space that stays
 
 # Each (pattern, replacement) in turn. `(?![A-Za-z])` ends a command's name; `(?<!\\)` spares the row ends of a matrix.
-_RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+_RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (
-            r"\\(?:(?:left|right)\s*\.|left|right|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|mathop)(?![A-Za-z])",
-            "",
-        ),
+        (r"\\(?:(?:left|right)\s*\.|[bB]igg?[lrm]?(?![A-Za-z]))", ""),
+        (r"\\([A-Za-z]+)", lambda found: _COMMANDS.get(found[1], found[0])),
         (r"\\phantom\s*(?:\{[^{}]*\}|-|\S)", ""),
         (r"(?<=\d)(?:\s*\{\s*,\s*\}\s*|,\\!\s*|')(?=\d{3}(?!\d))|(?<!\\)\\!\s*", ""),
         (r"(?<![\w.,}])(\d{1,3}(?:\\?_\d{3})+)(?![\w,])", lambda found: re.sub(r"\\?_", "", found[1])),
         (r"\{\\[,;: ]\}", " "),
         (r"(?<!\\)\\[,;: ]|~|\\hspace\{[^{}]*\}", " "),
-        (r"(?<!\\)\\(?:q?quad|enspace|thinspace|medspace|thickspace)(?![A-Za-z])", " "),
-        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
-        (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
         (rf"\\(?:{_FONTS})\*?\s*\{{", r"\\text{"),
         (r"\\text\s+\{|\{\\(?:rm|bf|it|sf|tt)\s+(?=[^{}]*\})", r"\\text{"),
         (rf"\\text\{{\s*({_FUNCTIONS})\s*\}}", r"\\\1 "),
         (r"\\text\{\s*([-+]?[\d.,]+|[-+A-Za-z])\s*\}", r"\1"),
-        (r"\{\s*,\s*\}", ","),
-        (r"\{:\}|\\colon(?![A-Za-z])", ":"),
+        (r"\{:\}", ":"),
         (r"\\text\{\s*to\s*\}|(?<=\d) to (?=\d)", ":"),
         (r"\\text\{\s*,?\s*(?:and|or)\s*\}", " , "),
         (r"\\text\{\s*,?\s*(?:and|or)\s+", r" , \\text{"),
-        (r"(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|\\(?:lor|vee)(?![A-Za-z])", " , "),
+        (r"(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])", " , "),
         (r"\\%|\\text\{\s*(?:percent|percentage|pct)\s*\}|(?<![A-Za-z])(?:percent|percentage|pct)(?![A-Za-z])", "%"),
-        (r"(?:US)?\\?\$|\\text\{\s*(?:USD|dollars?)\s*\}|(?<![A-Za-z])USD(?![A-Za-z])", ""),
-        (r"\^\s*\{\s*\\?(?:circ|degree|°)\s*\}|\^\s*\\(?:circ|degree)(?![A-Za-z])|\\degree(?![A-Za-z])|\^\s*°", "°"),
-        (r"\\(?:leqslant|leq|le)(?![A-Za-z])|<=|=<", r"\\le "),
-        (r"\\(?:geqslant|geq|ge)(?![A-Za-z])|>=", r"\\ge "),
-        (r"\\(?:neq|ne)(?![A-Za-z])|\\not\s*=|!=", r"\\ne "),
-        (r"\\lt(?![A-Za-z])", "<"),
-        (r"\\gt(?![A-Za-z])", ">"),
-        (r"\\lbrace(?![A-Za-z])", r"\\{"),
-        (r"\\rbrace(?![A-Za-z])", r"\\}"),
-        (r"\\lbrack(?![A-Za-z])", "["),
-        (r"\\rbrack(?![A-Za-z])", "]"),
-        (r"\\(?:lvert|rvert|vert|mid)(?![A-Za-z])", "|"),
-        (r"\\langle(?![A-Za-z])", "("),
-        (r"\\rangle(?![A-Za-z])", ")"),
-        (r"\\(?:times|cdot|ast)(?![A-Za-z])", "*"),
-        (r"\\div(?![A-Za-z])", "/"),
+        (r"(?:US)?\\?\$|\\text\{\s*(?:USD|dollars?)\s*\}|(?<![A-Za-z])USD(?![A-Za-z])", " "),
+        (r"\^\s*\{\s*(?:\\?circ|°)\s*\}|\^\s*(?:\\circ(?![A-Za-z])|°)", "°"),
+        (r"<=|=<", r"\\le "),
+        (r">=", r"\\ge "),
+        (r"\\not\s*=|!=", r"\\ne "),
         (r"\*\*", "^"),
-        (r"\\varnothing(?![A-Za-z])|\\\{\s*\\\}", r"\\emptyset "),
-        (r"\\mathbb\s*\{?\s*R\s*\}?(?![A-Za-z])|\\R(?![A-Za-z])", r"\\mathbb{R}"),
-        (r"\\(?:[lcv]?dots)(?![A-Za-z])", "..."),
+        (r"\\\{\s*\\\}", r"\\emptyset "),
+        (r"\\mathbb\s*\{?\s*R\s*\}?(?![A-Za-z])", r"\\mathbb{R}"),
         (r"(?<![\\A-Za-z])(?:oo|inf|infinity)(?![A-Za-z])", r"\\infty "),
         (rf"(?<![\\A-Za-z])({_FUNCTIONS}|{_GREEK}|sqrt)(?![A-Za-z])", r"\\\1 "),
         (r"(?<![\\A-Za-z])a(sin|cos|tan)(?![A-Za-z])", r"\\arc\1 "),
@@ -86,7 +82,7 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 )
 # `\log` without a base is decimal in LaTeX here, and `log` is natural in Python.
 _PLAIN_LOG = re.compile(r"(?<![\\A-Za-z])log(?=\s*\()")
-_INDIAN = re.compile(r"\D*\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d+)?\D*")
+_INDIAN = re.compile(r"[^\d([{]*\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d+)?\D*")
 
 
 class Malformed(ValueError):
@@ -213,8 +209,7 @@ def _without_spaces(text: str) -> str:
     r"""No spaces but inside \text{…}, after a command that a letter follows, and between digits."""
     parts = re.split(r"(\\text\{[^{}]*\})", text)
     for number in range(0, len(parts), 2):
-        part = re.sub(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])", r"\1" + _GAP, parts[number])
-        part = re.sub(r"(?<=\d)\s+(?=\d)|(?<=[a-zA-Z])\s+(?=[a-zA-Z])|(?<=\d)\s+(?=[a-zA-Z]{2})", _GAP, part)
+        part = re.sub(r"(?<=\d)\s+(?=\d)|(?<=[a-zA-Z])\s+(?=[a-zA-Z])|(?<=\d)\s+(?=[a-zA-Z]{2})", _GAP, parts[number])
         parts[number] = re.sub(r"\s+", "", part).replace(_GAP, " ")
     return "".join(parts)
 

@@ -14,7 +14,6 @@ PLACES, DIGITS = Fraction(5, 10**7), Fraction(2, 10**6)
 
 _DIGITS = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+|\d+\.?|\.\d+"
 _PLAIN = re.compile(rf"({_DIGITS})(?:[eE]([-+]?\d+))?")
-_POWER = re.compile(rf"(?:({_DIGITS})\*)?10\^\{{([-+]?\d+)\}}")
 _QUOTIENT = re.compile(rf"\\frac\{{(-?)({_DIGITS})\}}\{{(-?)({_DIGITS})\}}|({_DIGITS})/(-?)({_DIGITS})")
 _MIXED = re.compile(r"(\d+) ?(?:\\frac\{(\d+)\}\{(\d+)\}|(?<= )(\d+)/(\d+))")
 _PERIODIC = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\{(\d+)\}")
@@ -57,11 +56,20 @@ def read_number(text: str) -> Number | None:
     return Number(-number.value, number.digits) if number and minus else number
 
 
+def value_of(text: str) -> Fraction:
+    """The value of a tidy text.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    if number := read_number(text):
+        return number.value
+    raise ValueError(f"no number: {text}")
+
+
 def _unsigned(text: str) -> Number | None:
     if found := _PLAIN.fullmatch(text):
         return _scaled(found[1], found[2] or "0")
-    if found := _POWER.fullmatch(text):
-        return _scaled(found[1] or "1", found[2])
     if found := _MIXED.fullmatch(text):
         whole, top, bottom = found[1], found[2] or found[4], found[3] or found[5]
         return Number(int(whole) + Fraction(int(top), int(bottom)))

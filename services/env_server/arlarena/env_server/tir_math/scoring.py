@@ -18,7 +18,7 @@ from typing import Literal, get_args
 from arlarena.env_server.tir_math.arithmetic import NoArithmetic, evaluate
 from arlarena.env_server.tir_math.judging import LIMIT, judge
 from arlarena.env_server.tir_math.latex import Malformed, tidy
-from arlarena.env_server.tir_math.numbers import read_number, same_number
+from arlarena.env_server.tir_math.numbers import read_number, same_number, value_of
 from arlarena.env_server.tir_math.shapes import read_shape, split
 from arlarena.env_server.tir_math.units import without_units
 
@@ -41,15 +41,14 @@ def verdict(form: Form, gold: str, answer: str) -> bool:
         return False
     try:
         return _FORMS[form](gold, answer)
-    except Exception:  # as in judging: the answer may be anything
+    except Exception:  # as in judging: the answer may be anything; a number of values that differs is a ValueError
         logger.debug("an answer that cannot be judged", exc_info=True)
         return False
 
 
-def _value(text: str) -> Fraction | None:
+def _value(text: str) -> Fraction:
     """The number that a text is, whatever it calls it."""
-    number = read_number(without_units(_NAME.sub("", tidy(text)))[0].replace("°", ""))
-    return number.value if number else None
+    return value_of(without_units(_NAME.sub("", tidy(text)))[0].replace("°", ""))
 
 
 def _number(gold: str, answer: str) -> bool:
@@ -59,8 +58,7 @@ def _number(gold: str, answer: str) -> bool:
 
 
 def _near(gold: str, answer: str, distance: Fraction) -> bool:
-    meant, said = _value(gold), _value(answer)
-    return meant is not None and said is not None and abs(meant - said) <= distance
+    return abs(_value(gold) - _value(answer)) <= distance
 
 
 def _digits(gold: str, answer: str) -> bool:
@@ -93,19 +91,16 @@ def _read_factors(text: str) -> list[int]:
 
 def _roots(gold: str, answer: str) -> bool:
     """Several decimals in any order."""
-    values = [_value(text) for text in read_shape(_NAME.sub("", tidy(answer))).items]
+    said = sorted(_value(text) for text in read_shape(_NAME.sub("", tidy(answer))).items)
     meant = sorted(Fraction(text.strip()) for text in gold.split(","))
-    if len(values) != len(meant) or None in values:
-        return False
-    roots = sorted(value for value in values if value is not None)
-    return all(abs(one - other) <= ROOTS for one, other in zip(meant, roots, strict=True))
+    return all(abs(one - other) <= ROOTS for one, other in zip(meant, said, strict=True))
 
 
 def _point(gold: str, answer: str) -> bool:
     meant, said = read_shape(tidy(gold)), read_shape(_NAME.sub("", tidy(answer)))
-    if said.kind != "tuple" or len(said.items) != len(meant.items):
-        return False
-    return all(_near(one, other, PLACES) for one, other in zip(meant.items, said.items, strict=True))
+    return said.kind == "tuple" and all(
+        _near(one, other, PLACES) for one, other in zip(meant.items, said.items, strict=True)
+    )
 
 
 def _expression(gold: str, answer: str) -> bool:

@@ -73,9 +73,8 @@ def read_shape(text: str, thousands: bool = True) -> Shape:
 
 def _read_brackets(text: str) -> Shape:
     escaped = text.startswith("\\{")
-    if not (escaped or text[:1] in ("(", "[")) or closing(text, int(escaped)) != len(text) - 1:
-        return Shape("value", (text,))
-    if escaped and not text.endswith("\\}"):
+    bracketed = text.endswith("\\}") if escaped else text[:1] in ("(", "[")
+    if not bracketed or closing(text, int(escaped)) != len(text) - 1:
         return Shape("value", (text,))
     inner, brackets = (text[2:-2], "{}") if escaped else (text[1:-1], text[0] + text[-1])
     items = tuple(read_list(inner, thousands=False))

@@ -66,10 +66,3 @@ def _unit(text: str) -> Unit | None:
             if form in _KNOWN:
                 return Unit(_KNOWN[form], power)
     return None
-
-
-def contradict(one: Unit | None, other: Unit | None) -> bool:
-    """Whether two units are both known, and differ."""
-    if one is None or other is None:
-        return False
-    return one != other
