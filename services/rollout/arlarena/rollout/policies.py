@@ -14,7 +14,6 @@ from arlarena.client.errors import PromptTooLong
 from arlarena.client.policy import PolicyClient
 from arlarena.proto.replies import said_from
 from arlarena.proto.trajectory import PolicyVersion, Sampling, VersionSpan
-from arlarena.proto.wording import counted
 from arlarena.rollout.conversation import Conversation, Conversations
 from arlarena.rollout.episode import Response, turn_seed
 from arlarena.rollout.tokens import Tokens
@@ -63,7 +62,7 @@ class EnginePolicy:
             return self._sampling
         room = self._context - prompt_tokens
         if room < 1:
-            message = f"a prompt of {counted(prompt_tokens, 'token')} leaves no room in a context of {self._context}"
+            message = f"a prompt of {prompt_tokens} tokens leaves no room in a context of {self._context}"
             raise PromptTooLong(message, 400)
         sampling = self._sampling
         if room >= sampling.max_tokens:

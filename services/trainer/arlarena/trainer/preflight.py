@@ -195,14 +195,13 @@ def check_length(setting: str, tokens: int, positions: int | None, served: int |
     """
     if served is not None and positions is not None and served > positions:
         raise ConfigError(
-            f"[inference] max_model_len = {served}: the policy has {counted(positions, 'position')}; set it to that or "
-            f"less"
+            f"[inference] max_model_len = {served}: the policy has {positions} positions; set it to that or less"
         )
     bound = served if served is not None else min(positions or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
     if tokens >= bound:
         what = "[inference] max_model_len" if served is not None or bound != positions else "the policy's context"
         raise ConfigError(
-            f"{setting} = {tokens} leaves no room for a prompt: {what} is {counted(bound, 'token')} for prompt and "
+            f"{setting} = {tokens} leaves no room for a prompt: {what} is {bound} tokens for prompt and "
             f"response together; set {setting.rpartition('] ')[2]} well below that, or raise the context"
         )
 
