@@ -26,6 +26,7 @@ from arlarena.env_server.service import EnvironmentService
 from arlarena.env_server.settings import EnvironmentSettings, load_settings
 from arlarena.env_server.workers import WorkerError, Workers
 from arlarena.proto.config import ConfigError, exit_on_config_error
+from arlarena.proto.program import program
 from arlarena.proto.telemetry import Logger, announce, get_logger
 
 EXIT_ADDRESS = 3
@@ -105,7 +106,7 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m arlarena.env_server", description="Serve one environment.")
+    parser = argparse.ArgumentParser(prog=program("arlarena.env_server"), description="Serve one environment.")
     known = ", ".join(sorted(REGISTRY))
     parser.add_argument("name", nargs="?", help=f"environment ({known}); default: the file's [environment] name")
     parser.add_argument("--config", type=Path, help="TOML file; its table [environment] is read")

@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import contextlib
 import errno
+import re
 import signal
 import socket
 import sys
@@ -24,8 +25,11 @@ from starlette.applications import Starlette
 
 from arlarena.inference.app import Server, create_app
 from arlarena.inference.settings import InferenceSettings, load, needs_gateway
+from arlarena.proto.bounded_http import Limits, bounded
 from arlarena.proto.config import exit_on_config_error
+from arlarena.proto.program import program
 from arlarena.proto.telemetry import Logger, announce, get_logger
+from arlarena.proto.weights import WEIGHTS_ROUTE
 
 EXIT_FAILED, EXIT_ADDRESS = 1, 3
 BACKLOG = 2048
@@ -33,11 +37,12 @@ BACKLOG = 2048
 # How long Python lets a thread run before another that waits gets its turn, in seconds. The engine's thread gives up
 # the interpreter in every torch call; at the default of 5 ms it would wait that long behind each burst of requests.
 SWITCH_INTERVAL_S = 0.0005
+_UPLOAD = re.compile(f"{WEIGHTS_ROUTE}/[^/?]+/".encode())
 
 
 def read_flags(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m arlarena.inference", description="Serve a policy.")
+    parser = argparse.ArgumentParser(prog=program("arlarena.inference"), description="Serve a policy.")
     parser.add_argument("--config", type=Path, help="the run's TOML file; table [inference] is read")
     parser.add_argument(
         "--model",
@@ -46,7 +51,7 @@ def read_flags(arguments: list[str] | None = None) -> argparse.Namespace:
         "not in the local cache): served while there is no committed version",
     )
     parser.add_argument("--weights-root", type=Path, help="directory of version directories")
-    parser.add_argument("--host")
+    parser.add_argument("--host", help="address to bind (default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="0 takes a free port")
     parser.add_argument("--uds", type=Path, help="be one engine on this Unix socket: what a gateway starts")
     return parser.parse_args(arguments)
@@ -111,11 +116,22 @@ async def serve_gateway(settings: InferenceSettings, flags: list[str], listener:
     return 0
 
 
+def _limits(settings: InferenceSettings) -> Limits:
+    """What clients are allowed. Files of weights are written to disk as they come, so they do not count as held."""
+    return Limits(
+        body_bytes=settings.max_body_mb << 20,
+        held_bytes=settings.max_held_mb << 20,
+        connections=settings.max_connections,
+        streamed=_UPLOAD,
+    )
+
+
 def _uvicorn(app: Starlette, settings: InferenceSettings) -> _Uvicorn:
     """A server that ends at SIGTERM and SIGINT."""
     config = uvicorn.Config(
         app,
         log_config=None,
+        **bounded(_limits(settings)),
         access_log=False,
         server_header=False,
         timeout_keep_alive=max(1, round(settings.keep_alive_s)),
