@@ -1,6 +1,13 @@
 """What tests of the sandbox share."""
 
+import shutil
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
+
+import pytest
 
 
 def wait_until(holds: object, seconds: float = 20.0) -> None:
@@ -9,3 +16,32 @@ def wait_until(holds: object, seconds: float = 20.0) -> None:
     while not holds():
         assert time.monotonic() < ends
         time.sleep(0.005)
+
+
+def patched_work(monkeypatch: pytest.MonkeyPatch, code: str) -> str:
+    """A work like that of programs, in a zygote in which `code` was run before."""
+    folder = Path(tempfile.mkdtemp())
+    (folder / "patched_work.py").write_text(
+        "import arlarena.env_server.sandbox.landlock, arlarena.env_server.sandbox.program as program\n"
+        f"{code}\nload = program.load\n"
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path, str(folder)])
+    return "patched_work"
+
+
+def readable_python() -> str | None:
+    """An interpreter of this version that others can run."""
+    for path in (sys.executable, shutil.which("python3", path="/usr/bin:/usr/local/bin")):
+        if path is None:
+            continue
+        code = "import sys; print(sys.version_info[:2] == tuple(map(int, sys.argv[1].split('.'))))"
+        version = ".".join(map(str, sys.version_info[:2]))
+        try:
+            said = subprocess.run(
+                [path, "-I", "-c", code, version], user=65534, group=65534, extra_groups=[], capture_output=True
+            )
+        except OSError:
+            continue
+        if said.stdout.strip() == b"True":
+            return path
+    return None

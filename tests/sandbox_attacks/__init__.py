@@ -47,13 +47,16 @@ class Baits:
 
 
 def attacks() -> list[Attack]:
-    """All of them, in the order of their files. `# == name` begins one, `# == name (harmful)` one without control."""
+    """All of them, in the order of their files. `# == name` begins one, `# == name (harmful)` one without control.
+    Lines before the first one of a file begin each of its programs.
+    """
     found = []
     for file in sorted(FOLDER.glob("*.txt")):
-        for part in re.split(r"^# == ", file.read_text(), flags=re.MULTILINE)[1:]:
+        common, *parts = re.split(r"^# == ", file.read_text(), flags=re.MULTILINE)
+        for part in parts:
             title, _, program = part.partition("\n")
             name, _, harmful = title.partition(" (")
-            found.append(Attack(file.stem, name.strip(), program, not harmful))
+            found.append(Attack(file.stem, name.strip(), common + program, not harmful))
     return found
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 from sandbox_attacks import BREACH, Attack, attacks, baits, control
 from sandbox_attacks.__main__ import report
+from sandbox_support import readable_python
 
 from arlarena.env_server.sandbox import kernel
 
@@ -34,7 +34,7 @@ def test_there_are_enough_attacks_of_every_family() -> None:
     assert len(found) >= 150
     assert len({(attack.family, attack.name) for attack in found}) == len(found)
     assert {attack.family for attack in found} == {
-        "files", "kernel", "leaks", "limits", "network", "processes", "resources",
+        "files", "kernel", "leaks", "limits", "memory", "network", "processes", "resources",
     }  # fmt: skip
     assert sum(attack.controlled for attack in found) >= 80
 
@@ -83,21 +83,3 @@ def test_no_attack_comes_through_as_an_ordinary_user() -> None:
     assert {"rlimits", "capabilities", "no_new_privs", "landlock", "seccomp"} <= set(found["layers"])
     assert (found["breaches"], found["honest_wrong"]) == ({}, [])
     assert done.returncode == 0
-
-
-def readable_python() -> str | None:
-    """An interpreter of this version that others can run."""
-    for path in (sys.executable, shutil.which("python3", path="/usr/bin:/usr/local/bin")):
-        if path is None:
-            continue
-        code = "import sys; print(sys.version_info[:2] == tuple(map(int, sys.argv[1].split('.'))))"
-        version = ".".join(map(str, sys.version_info[:2]))
-        try:
-            said = subprocess.run(
-                [path, "-I", "-c", code, version], user=65534, group=65534, extra_groups=[], capture_output=True
-            )
-        except OSError:
-            continue
-        if said.stdout.strip() == b"True":
-            return path
-    return None

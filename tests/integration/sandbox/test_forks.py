@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from sandbox_attacks.honest import HONEST
-from sandbox_support import wait_until
+from sandbox_support import patched_work, wait_until
 
 from arlarena.env_server.sandbox import kernel
 from arlarena.env_server.sandbox.execution import Limits, SandboxBusy, SandboxError, SandboxUnavailable
@@ -259,8 +259,8 @@ def test_without_landlock_no_file_is_opened_at_all(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "path", [*sys.path])
     code = "arlarena.env_server.sandbox.landlock.version = lambda: 0"
     with pytest.raises(SandboxUnavailable, match="does not offer: landlock"):
-        ForkSandbox(ForkSettings(), work=_patched(monkeypatch, code))
-    sandbox = ForkSandbox(ForkSettings(required=("seccomp",)), work=_patched(monkeypatch, code))
+        ForkSandbox(ForkSettings(), work=patched_work(monkeypatch, code))
+    sandbox = ForkSandbox(ForkSettings(required=("seccomp",)), work=patched_work(monkeypatch, code))
     try:
         assert "landlock" not in sandbox.health().layers
         assert sandbox.run("import sympy; print(sympy.sqrt(8))").stdout == "2*sqrt(2)\n"
@@ -268,17 +268,6 @@ def test_without_landlock_no_file_is_opened_at_all(monkeypatch: pytest.MonkeyPat
             assert sandbox.run(f"open({path!r})").error_line.startswith("PermissionError: [Errno 1]")
     finally:
         sandbox.close()
-
-
-def _patched(monkeypatch: pytest.MonkeyPatch, code: str) -> str:
-    """A work like that of programs, in a zygote in which `code` was run before."""
-    folder = Path(tempfile.mkdtemp())
-    (folder / "patched_work.py").write_text(
-        "import arlarena.env_server.sandbox.landlock, arlarena.env_server.sandbox.program as program\n"
-        f"{code}\nload = program.load\n"
-    )
-    monkeypatch.setattr(sys, "path", [*sys.path, str(folder)])
-    return "patched_work"
 
 
 def test_a_zygote_that_cannot_start_says_why() -> None:

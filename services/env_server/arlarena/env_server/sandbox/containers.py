@@ -26,10 +26,10 @@ from arlarena.env_server.sandbox.execution import (
     Used,
     signal_name,
 )
+from arlarena.env_server.sandbox.identity import NOBODY
 
 LAYERS = ("container", "user", "capabilities", "no_new_privs", "network", "read_only", "memory", "pids")
 COMMAND = inspect.getsource(program) + "\nsys.exit(run(sys.stdin.buffer.read()))\n"
-NOBODY = "65534:65534"
 MAX_PIDS = 32
 OUT, ERR = 1, 2  # in the engine's frames
 CHUNK = 1 << 16
@@ -101,7 +101,7 @@ class ContainerSandbox:
             alive = bool(self._client.ping())
         except (self._errors, OSError):
             alive = False
-        return Health("docker", alive, LAYERS, self._admission.running, self._admission.waiting, 0)
+        return Health("docker", alive, LAYERS, self._admission.running, self._admission.waiting, 0, NOBODY)
 
     def close(self) -> None:
         """See `Sandbox.close`."""
@@ -115,7 +115,7 @@ class ContainerSandbox:
         name = api.create_container(
             self._settings.image,
             ["python3", "-c", COMMAND],
-            user=NOBODY,
+            user=f"{NOBODY}:{NOBODY}",
             working_dir="/",
             environment={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"},
             network_disabled=True,

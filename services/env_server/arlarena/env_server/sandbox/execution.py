@@ -120,7 +120,9 @@ def signal_name(number: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What protects this machine. `layers`: those in force, as seen from inside; `alive`: whether it can run now."""
+    """What protects this machine. `layers`: those in force, as seen from inside; `alive`: whether it can run now;
+    `uid`: the user that programs run as; `warning`: why that is root, and how to change it, "" where it is not.
+    """
 
     backend: str
     alive: bool
@@ -128,6 +130,8 @@ class Health:
     running: int
     waiting: int
     restarts: int
+    uid: int
+    warning: str = ""
 
 
 class Sandbox(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import select
@@ -29,6 +30,7 @@ from arlarena.env_server.sandbox.execution import (
 from arlarena.env_server.sandbox.lockdown import REQUIRED
 from arlarena.env_server.sandbox.process import Ended, ZygoteDied, ZygoteProcess
 from arlarena.env_server.sandbox.zygote import HEADER, READY
+from arlarena.proto.telemetry import get_logger
 
 PROGRAM = "arlarena.env_server.sandbox.program"
 TRIES = 3  # a program that was running when the zygote died is run again: nobody has seen anything of it
@@ -82,6 +84,8 @@ class ForkSandbox:
         self._replacing = threading.Lock()
         self._restarts, self._closed = 0, False
         self._zygote = self._new()
+        if self._zygote.warning:
+            _warn(self._zygote.warning)
 
     def run(self, program: str, before: Sequence[str] = (), limits: Limits | None = None) -> Execution:
         """See `Sandbox.run`."""
@@ -99,7 +103,8 @@ class ForkSandbox:
         """See `Sandbox.health`."""
         zygote = self._zygote
         admission = self._admission
-        return Health("fork", zygote.alive, zygote.layers, admission.running, admission.waiting, self._restarts)
+        running, waiting = admission.running, admission.waiting
+        return Health("fork", zygote.alive, zygote.layers, running, waiting, self._restarts, zygote.uid, zygote.warning)
 
     @property
     def zygote_pid(self) -> int:
@@ -239,6 +244,12 @@ class _Run:
         used = Used(time.monotonic() - self._began, ended.cpu_s, ended.memory_mb)
         execution = Execution.of(ending, streams, self._limits, signal_name(-ended.status), used)
         return replace(execution, computed_too_long=computed)
+
+
+@functools.cache
+def _warn(warning: str) -> None:
+    """Log, once in a process, why programs run as root: programs and answers have a sandbox each."""
+    get_logger("env_server").warning("sandbox_runs_as_root", message=warning)
 
 
 def _closing(stack: contextlib.ExitStack, descriptor: int) -> int:

@@ -1,7 +1,8 @@
 """What a fork of the zygote does to itself before it sees a program. Nothing of it can be undone.
 
 Layers, each of which would stop most attacks alone: another user where the server is root; no capabilities; limits;
-Landlock (files, TCP, signals); seccomp (system calls). None needs a privilege.
+Landlock (files, TCP, signals); no executable memory but libraries (MDWE, Linux 6.3); seccomp (system calls). None needs
+a privilege.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from arlarena.env_server.sandbox import kernel, landlock, seccomp
+from arlarena.env_server.sandbox.identity import Identity
 
-NOBODY = 65534
 # Beside a program that computes, the server and the zygote come first.
 NICENESS = 5
 # At its limit of computing a program is ended by SIGXCPU, which nothing else sends. One that blocks or handles the
 # signal is killed so many seconds of computing later.
 GRACE_S = 1
-LAYERS = ("rlimits", "user", "capabilities", "no_new_privs", "landlock", "seccomp", "namespaces")
+LAYERS = ("rlimits", "user", "capabilities", "no_new_privs", "landlock", "mdwe", "seccomp", "namespaces")
 # Without one of these nothing runs, unless the settings say so: the others depend on how the server was started.
 REQUIRED = ("rlimits", "capabilities", "no_new_privs", "landlock", "seccomp")
 
@@ -33,7 +34,7 @@ class Plan:
     Attributes:
         filter: the seccomp program.
         rules: descriptor of the Landlock rules, -1 for none.
-        nobody: whether to become another user.
+        identity: the user to run as.
         address_space: bytes that the zygote has mapped: the limit of memory counts from there.
         zygote: its process id.
         required: layers without which nothing is run.
@@ -41,7 +42,7 @@ class Plan:
 
     filter: bytes
     rules: int
-    nobody: bool
+    identity: Identity
     address_space: int
     zygote: int
     required: frozenset[str]
@@ -71,8 +72,12 @@ def lock_down(plan: Plan, cpu_s: int, memory_bytes: int) -> list[str]:
             layers.append(name)
 
     layer("rlimits", lambda: _limit(cpu_s, plan.address_space + memory_bytes))
-    if plan.nobody:
-        layer("user", _become_nobody)
+    if plan.identity.uid != os.geteuid():
+        plan.identity.assume()  # the zygote has tried it: a fork that cannot do it runs nothing
+        layers.append("user")
+    else:
+        with contextlib.suppress(OSError):  # an ordinary user cannot leave its groups
+            os.setgroups([])
     # Becoming another user forgets the parent-death signal: only now.
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != plan.zygote:
@@ -83,6 +88,7 @@ def lock_down(plan: Plan, cpu_s: int, memory_bytes: int) -> list[str]:
     if plan.rules >= 0:
         layer("landlock", lambda: landlock.restrict(plan.rules))
     kernel.close_from(3)
+    layer("mdwe", lambda: kernel.prctl(kernel.PR_SET_MDWE, kernel.PR_MDWE_REFUSE_EXEC_GAIN))
     layer("seccomp", lambda: seccomp.load(plan.filter))
     return layers
 
@@ -108,12 +114,6 @@ def _limit(cpu_s: int, address_space: int) -> None:
         file.write("1000")
 
 
-def _become_nobody() -> None:
-    os.setgroups([])
-    os.setresgid(NOBODY, NOBODY, NOBODY)
-    os.setresuid(NOBODY, NOBODY, NOBODY)
-
-
 def isolate() -> bool:
     """Move the zygote into namespaces without network, shared memory or messages, where the host lets it."""
     try:
@@ -121,32 +121,6 @@ def isolate() -> bool:
     except OSError:
         return False
     return True
-
-
-def may_become_nobody() -> bool:
-    """Whether a fork of this process may change its user, can then still be ended from here, and reads the libraries:
-    a Python in the home of root is not for others.
-    """
-    if os.geteuid() != 0:
-        return False
-    told, tell = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        with contextlib.suppress(OSError):
-            _become_nobody()
-            os.stat(os.__file__)
-            os.write(tell, b"+")
-            signal.pause()
-        os._exit(1)
-    os.close(tell)
-    changed = os.read(told, 1)
-    os.close(told)
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except PermissionError:
-        return False
-    os.waitpid(pid, 0)
-    return bool(changed)
 
 
 def address_space() -> int:

@@ -44,7 +44,9 @@ class ZygoteDied(SandboxError):
 
 
 class ZygoteProcess:
-    """One zygote. `layers`: what is in force in its forks."""
+    """One zygote. `layers`: what is in force in its forks; `uid`: the user that they run as; `warning`: why they stay
+    root, "" where they do not.
+    """
 
     def __init__(self, work: str, required: Sequence[str], start_s: float) -> None:
         """Start one and wait until it is ready.
@@ -73,7 +75,9 @@ class ZygoteProcess:
         self._numbers = itertools.count()
         self._waiting: dict[int, Future[Ended]] = {}
         self._dead = False
-        self.layers: tuple[str, ...] = self._greeted(start_s)
+        hello = self._greeted(start_s)
+        self.layers: tuple[str, ...] = tuple(hello["layers"])
+        self.uid, self.warning = int(hello["uid"]), str(hello["warning"])
         threading.Thread(target=self._listen, name="zygote", daemon=True).start()
 
     @property
@@ -118,7 +122,7 @@ class ZygoteProcess:
         self._socket.close()
         self._errors.close()
 
-    def _greeted(self, start_s: float) -> tuple[str, ...]:
+    def _greeted(self, start_s: float) -> dict[str, Any]:
         self._socket.settimeout(start_s)
         try:
             hello: dict[str, Any] = json.loads(self._socket.recv(LONGEST) or b"{}")
@@ -127,7 +131,7 @@ class ZygoteProcess:
             raise SandboxError(f"the zygote did not start within {start_s:g} s: {error}") from error
         self._socket.settimeout(None)
         if "layers" in hello:
-            return tuple(hello["layers"])
+            return hello
         said = self._said()
         self.close()
         if "unavailable" in hello:

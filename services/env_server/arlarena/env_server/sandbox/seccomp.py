@@ -17,6 +17,7 @@ from arlarena.env_server.sandbox.execution import SandboxUnavailable
 from arlarena.env_server.sandbox.kernel import MACHINE, NUMBERS, call
 
 SET_MODE_FILTER = 1
+MAP_TYPE = 0x0F  # of the flags of mmap: private, shared and the like (linux/mman.h)
 # To compute, to allocate, to write what is open already, to ask for the time: what no argument makes dangerous.
 FREE = """
     read readv pread64 write writev lseek close dup dup2 dup3 fstat stat lstat newfstatat statx access faccessat
@@ -65,10 +66,15 @@ def compiled(*, may_open: bool) -> bytes:
         rule(scmp.ALLOW, "fcntl", scmp.Arg(1, scmp.EQ, command))
     # A program reads its limits and sets none, its own or others'.
     rule(scmp.ALLOW, "prlimit64", scmp.Arg(0, scmp.EQ, 0), scmp.Arg(2, scmp.EQ, 0))
-    # Memory is never made executable, except for a library that is mapped from its file.
+    # No memory is made executable. Only a file is mapped as executable: privately, and never writable at the same time.
     rule(scmp.ALLOW, "mprotect", scmp.Arg(2, scmp.MASKED_EQ, mmap.PROT_EXEC, 0))
     rule(scmp.ALLOW, "mmap", scmp.Arg(2, scmp.MASKED_EQ, mmap.PROT_EXEC, 0))
-    rule(scmp.ALLOW, "mmap", scmp.Arg(3, scmp.MASKED_EQ, mmap.MAP_ANONYMOUS | mmap.MAP_SHARED, 0))
+    rule(
+        scmp.ALLOW,
+        "mmap",
+        scmp.Arg(2, scmp.MASKED_EQ, mmap.PROT_WRITE | mmap.PROT_EXEC, mmap.PROT_EXEC),
+        scmp.Arg(3, scmp.MASKED_EQ, MAP_TYPE | mmap.MAP_ANONYMOUS, mmap.MAP_PRIVATE),
+    )
     if may_open:
         rule(scmp.ALLOW, "openat", scmp.Arg(2, scmp.MASKED_EQ, WRITING, 0))
         rule(scmp.ALLOW, "open", scmp.Arg(1, scmp.MASKED_EQ, WRITING, 0))

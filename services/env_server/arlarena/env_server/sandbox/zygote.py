@@ -15,6 +15,7 @@ import contextlib
 import gc
 import importlib
 import json
+import mmap
 import os
 import select
 import signal
@@ -24,14 +25,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from arlarena.env_server.sandbox import kernel, landlock, seccomp
+from arlarena.env_server.sandbox import identity, kernel, landlock, seccomp
 from arlarena.env_server.sandbox.execution import SandboxUnavailable
 from arlarena.env_server.sandbox.lockdown import (
     Plan,
     address_space,
     isolate,
     lock_down,
-    may_become_nobody,
 )
 
 READY = b"\x06"  # the first byte of standard output: the fork is locked down. The program begins after the header.
@@ -146,11 +146,12 @@ def prepare(required: frozenset[str], readable: Sequence[Path]) -> tuple[Plan, l
         OSError: a required layer cannot be had, or does not hold.
     """
     isolated = isolate()
+    kernel.protect_code()
     rules = landlock.ruleset(readable) if landlock.version() else -1
     plan = Plan(
         filter=seccomp.compiled(may_open=rules >= 0),
         rules=rules,
-        nobody=may_become_nobody(),
+        identity=identity.choose(readable),
         address_space=address_space(),
         zygote=os.getpid(),
         required=required,
@@ -160,7 +161,8 @@ def prepare(required: frozenset[str], readable: Sequence[Path]) -> tuple[Plan, l
         raise OSError(found["error"])
     layers = [*found["layers"], *(["namespaces"] if isolated else [])]
     if absent := sorted(required - set(layers)):
-        raise OSError(f"this machine does not offer: {', '.join(absent)}")
+        because = f" ({plan.identity.warning})" if "user" in absent and plan.identity.warning else ""
+        raise OSError(f"this machine does not offer: {', '.join(absent)}{because}")
     return plan, layers
 
 
@@ -187,7 +189,12 @@ def _tried(plan: Plan) -> dict[str, Any]:
     layers = lock_down(plan, 10, 1 << 30)
     forbidden: list[tuple[str, Callable[[], object]]] = []
     if "seccomp" in layers:
-        forbidden += [("a socket", socket.socket), ("a process", os.fork)]
+        forbidden += [
+            ("a socket", socket.socket),
+            ("a process", os.fork),
+        ]
+    if {"seccomp", "mdwe"} & set(layers):
+        forbidden.append(("writable code", lambda: _map_writable_code(os.__file__)))
     if "landlock" in layers:
         forbidden += [("/proc/self/environ", Path("/proc/self/environ").open), ("/", lambda: os.listdir("/"))]
     for what, attempt in forbidden:
@@ -196,7 +203,14 @@ def _tried(plan: Plan) -> dict[str, Any]:
         except OSError:
             continue
         return {"error": f"a locked fork could still have {what}"}
+    if os.getuid() != plan.identity.uid:
+        return {"error": f"a locked fork runs as uid {os.getuid()}, not {plan.identity.uid}"}
     return {"layers": layers}
+
+
+def _map_writable_code(path: str) -> mmap.mmap:
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 1, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
 
 
 def main() -> int:
@@ -214,7 +228,8 @@ def main() -> int:
     gc.collect()
     gc.freeze()  # a collection in a fork would copy every page that the zygote has
     kernel.use_huge_pages()
-    server.send(json.dumps({"layers": layers}).encode())
+    hello = {"layers": layers, "uid": plan.identity.uid, "warning": plan.identity.warning}
+    server.send(json.dumps(hello).encode())
     zygote.serve()
     return 0
 

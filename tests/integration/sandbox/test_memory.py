@@ -1,0 +1,90 @@
+"""No memory of a program is writable and executable: not what the zygote leaves to it, and not by one layer alone."""
+
+from __future__ import annotations
+
+import platform
+from contextlib import closing
+
+import pytest
+from sandbox_attacks import BREACH, attacks, baits
+from sandbox_support import patched_work
+
+from arlarena.env_server.sandbox import kernel
+from arlarena.env_server.sandbox.forks import ForkSandbox, ForkSettings
+
+pytestmark = pytest.mark.skipif(not kernel.supported(), reason="the sandbox of forks needs Linux on x86-64 or aarch64")
+COMMON = next(attack.program for attack in attacks() if attack.family == "memory").partition("address = ")[0]
+# What a library may leave in the zygote: libffi without static trampolines maps its callbacks in both ways.
+INHERITED = {
+    "writable and executable": "writable = executable = mapped(RWX, PRIVATE | ANONYMOUS)",
+    "one file, shared twice": (
+        "descriptor = os.memfd_create('x'); os.ftruncate(descriptor, PAGE)\n"
+        "writable, executable = mapped(RW, SHARED, descriptor), mapped(RX, SHARED, descriptor)"
+    ),
+    "one file, shared and private": (
+        "descriptor = os.memfd_create('x'); os.ftruncate(descriptor, PAGE)\n"
+        "writable, executable = mapped(RW, SHARED, descriptor), mapped(RX, PRIVATE, descriptor)"
+    ),
+    "one file, shared without the right to write": (
+        "descriptor = os.memfd_create('x'); os.ftruncate(descriptor, PAGE)\n"
+        "writable, executable = mapped(1, SHARED, descriptor), mapped(RX, SHARED, descriptor)"
+    ),
+}
+
+
+@pytest.mark.parametrize("left", INHERITED.values(), ids=INHERITED)
+def test_executable_memory_that_the_zygote_can_write_is_not_executable_in_a_fork(
+    left: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = "import builtins; builtins.inherited = writable, executable"
+    common = COMMON.replace("@library@", "")
+    work = patched_work(monkeypatch, f"{common}\n{left}\n{keep}")
+    with closing(ForkSandbox(ForkSettings(), work)) as sandbox:
+        execution = sandbox.run(
+            f"{common}\nwritable, executable = inherited\nprotect(writable, RW)\nwrite(writable)\n"
+            "print('written', flush=True)\nrun(executable)"
+        )
+    assert (execution.stdout, execution.error_line) == ("written\n", "ProcessError: it was ended by SIGSEGV")
+
+
+WITHOUT = {
+    "mdwe": "def absent(option, *rest, known=kernel.prctl):\n    if option == kernel.PR_SET_MDWE: raise OSError(22)\n"
+    "    return known(option, *rest)\nkernel.prctl = absent",
+    "seccomp": "def absent(program): raise OSError(38)\nseccomp.load = absent",
+}
+
+
+@pytest.mark.parametrize("absent", WITHOUT)
+def test_private_mappings_of_files_are_refused_without_mdwe_and_without_seccomp(
+    absent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = f"from arlarena.env_server.sandbox import kernel, seccomp\n{WITHOUT[absent]}"
+    settings = ForkSettings(required=("rlimits", "capabilities", "no_new_privs", "landlock"))
+    tried = [attack for attack in attacks() if attack.family == "memory" and "mapping" in attack.name]
+    assert len(tried) >= 8
+    with (
+        closing(ForkSandbox(settings, patched_work(monkeypatch, code))) as sandbox,
+        baits(sandbox.zygote_pid) as around,
+    ):
+        layers = sandbox.health().layers
+        assert absent not in layers
+        if not {"mdwe", "seccomp"} & set(layers):
+            pytest.skip("this kernel has no PR_SET_MDWE: Linux has it from 6.3 on")
+        breached = [attack.name for attack in tried if BREACH in sandbox.run(around.in_program(attack)).stdout]
+    assert breached == []
+
+
+def test_a_kernel_with_mdwe_has_it_in_force(sandbox: ForkSandbox) -> None:
+    release = tuple(map(int, platform.release().split("-")[0].split(".")[:2]))
+    assert ("mdwe" in sandbox.health().layers) == (release >= (6, 3))
+
+
+def test_extension_modules_are_loaded_in_a_locked_fork(sandbox: ForkSandbox) -> None:
+    program = (
+        "import sys\nbefore = set(sys.modules)\n"
+        "import scipy.interpolate, scipy.ndimage, scipy.signal, scipy.spatial, scipy.stats\n"
+        "new = [getattr(sys.modules[name], '__file__', None) or '' for name in set(sys.modules) - before]\n"
+        "print(sum(file.endswith('.so') for file in new) >= 10)"
+    )
+    execution = sandbox.run(program)
+    assert (execution.stdout, execution.error_line) == ("True\n", "")
