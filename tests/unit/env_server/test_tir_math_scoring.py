@@ -16,6 +16,8 @@ VERDICTS = [
     ("number", "1024", "1024.0", True),
     ("number", "1024", "$1024$", True),
     ("number", "1024", "x = 1024", True),
+    ("number", "1024", "1_024", True),
+    ("number", "1024", "1024 million", False),
     ("number", "1024", "2^{10}", False),
     ("number", "1024", "32 * 32", False),
     ("number", "1024", "1023+1", False),

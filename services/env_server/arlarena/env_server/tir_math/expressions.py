@@ -21,7 +21,7 @@ from latex2sympy2_extended import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse
 from sympy.core.function import AppliedUndef
 
-from arlarena.env_server.tir_math.guard import check_text, check_tree, size
+from arlarena.env_server.tir_math.guard import FUNCTIONS, check_text, check_tree, size
 from arlarena.env_server.tir_math.numbers import read_number, stands_for
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that we set no alarm, which is for the caller
@@ -38,7 +38,7 @@ POINTS = ((0, 1), (1, 3), (2, 5), (12, 30), (30, 60), (-2, 2), (-3, 0))
 _GAMMAS = (sympy.factorial, sympy.binomial)
 ENOUGH = 2  # points with values, to trust them
 
-_FUNCTION_NAMES = "sin|cos|tan|cot|sec|csc|sinh|cosh|tanh|arcsin|arccos|arctan|ln|log|exp"
+_FUNCTION_NAMES = "|".join(sorted(FUNCTIONS))
 # What belongs to a function that is written without parentheses: \ln 2/3 is a third of \ln 2.
 _PART = (
     r"\d+(?:\.\d+)?|[A-Za-z]|\\(?:pi|theta|alpha|beta|phi|omega)(?![A-Za-z])\s*|°"
@@ -49,15 +49,12 @@ _SPELLING = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (rf"(\\(?:{_FUNCTION_NAMES})(?![A-Za-z])(?:[\^_]\{{[^{{}}]*\}})*)\s*({_ARGUMENT})", r"\1(\2)"),
-        (rf"\*(?=\\(?:{_FUNCTION_NAMES})(?![A-Za-z]))", " "),
         (r"(?<=\d),(?=\d{3}(?!\d))", ""),
         (r"(?<![\w.}])(\d+)\\frac\{(\d+)\}\{(\d+)\}", r"(\1+\\frac{\2}{\3})"),  # a mixed number, also before a letter
         (r"(\d*)\.(\d+)", lambda found: f"(\\frac{{{int(found[1] + found[2])}}}{{1{'0' * len(found[2])}}})"),
         (r"\\sqrt\[([3579])\]\{-(\d+)\}", r"(-\\sqrt[\1]{\2})"),  # the real root, not sympy's complex one
         (r"°", r"*\\frac{\\pi}{180}"),
         (r"(?<=[\d)!])(?=\()", "*"),  # 2(3) is read as a mixed number
-        (r"(?<=\d)(?=\\frac\{\\)", "*"),
-        (r"(?<=\))(?=[\dA-Za-z]|\\(?!rfloor|rceil))", "*"),
     )
 )
 # Letters but f, g and h are no functions, and the parser drops what I is raised to.

@@ -238,21 +238,12 @@ def _same_relation(meant: Relation, said: Relation, nesting: int) -> bool:
     if not meant.is_equation:
         if meant.signs == said.signs and _pairwise(list(meant.parts), list(said.parts), nesting):
             return True
-        one, other = as_interval(meant), as_interval(said)
-        if one and other:
-            return alike(one, other, nesting) and _letters_of(meant) == _letters_of(said)
     elif _values(meant) and _values(said):
         names = [parts[-1] if _NAME.fullmatch(parts[-1]) else parts[0] for parts in (meant.parts, said.parts)]
         both = all(_NAME.fullmatch(name) for name in names)
         if not both or alike(names[0], names[1], nesting):
             return all(any(alike(value, one, nesting) for value in _values(meant)) for one in _exact(said))
-        if not _VARIABLE.search(_values(said)[-1]):
-            return False
     if len(meant.parts) != 2 or len(said.parts) != 2 or meant.signs != said.signs:
         return False
     (left, right), (low, high) = meant.parts, said.parts
     return same_relation((left, right), (low, high), not meant.is_equation)
-
-
-def _letters_of(relation: Relation) -> set[str]:
-    return set(_VARIABLE.findall(" ".join(relation.parts)))

@@ -14,11 +14,10 @@ from collections.abc import Callable
 
 from arlarena.env_server.tir_math.answers import boxed
 from arlarena.env_server.tir_math.characters import plain
+from arlarena.env_server.tir_math.guard import FUNCTIONS
 
-_FUNCTIONS = (
-    "arcsinh|arccosh|arctanh|arcsin|arccos|arctan|arccot|arcsec|arccsc|sinh|cosh|tanh|"
-    "sin|cos|tan|cot|sec|csc|ln|log|exp"
-)
+_FUNCTIONS = "|".join(sorted(FUNCTIONS))
+_GREEK = "alpha|beta|theta|phi|omega|lambda|pi|infty"
 # Commands that are written otherwise here, whole names.
 _COMMANDS = {
     name: replacement
@@ -33,10 +32,7 @@ _COMMANDS = {
     for name in names.split()
 }  # fmt: skip
 _GREEK = "alpha|beta|theta|phi|omega|lambda|pi|infty"
-_FONTS = (
-    "textnormal|textbf|textit|textrm|textsf|texttt|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathtt|boldsymbol|operatorname|"
-    "bm|rm|bf"
-)
+_FONTS = "(?:text|math)(?:normal|bf|it|rm|sf|tt)|[mh]box|boldsymbol|operatorname|bm|rm|bf"
 
 # Digits in groups of three, before or behind the point.
 _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?!\d| ?/|,\d{3}(?!\d))|\.\d{3}(?: \d{3})*(?: \d{1,3})(?![\d/])")
