@@ -206,6 +206,10 @@ def test_a_program_cannot_signal_trace_or_read_another_one_of_the_same_user() ->
         (child,) = psutil.Process(sandbox.zygote_pid).children()
         assert sandbox.run(NEIGHBOUR.replace("{pid}", str(child.pid)).replace("{{name}}", "{name}")).stdout == "[]\n"
         assert child.status() == psutil.STATUS_SLEEPING
+        state = dict(line.split(":\t", 1) for line in Path(f"/proc/{child.pid}/status").read_text().splitlines())
+        assert {int(state[f"Cap{kind}"], 16) for kind in ("Inh", "Prm", "Eff", "Amb")} == {0}
+        assert (state["NoNewPrivs"], state["Seccomp"]) == ("1", "2")
+        assert set(state["Uid"].split()) == {str(sandbox.health().uid)}
         sandbox.close()
         with pytest.raises(SandboxError):
             sleeper.result(10)
