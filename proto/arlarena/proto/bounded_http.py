@@ -4,16 +4,21 @@
 
 Uvicorn bounds neither the number of connections, nor the size and number of headers, nor the time in which a request
 must arrive, nor what unfinished requests of all clients hold in memory together. An ASGI application sees none of it.
+Connections over a Unix socket come from processes of the server itself: they do not count.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import resource
+import socket
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+from uvicorn._types import ASGIReceiveEvent
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -35,7 +40,9 @@ class Limits:
     body_s: float = 10.0  # how often the progress of a body is looked at
     body_rate: int = 1024  # bytes a second that a body has to make
     write_s: float = 120.0  # how long a client may leave an answer unread
+    streamed: re.Pattern[bytes] | None = None  # addresses whose bodies do not count as held: the application keeps none
     pipelined: int = 16  # requests, or messages of a WebSocket, that a client may send ahead of the answers
+    fragments: int = 1024  # of one message of a WebSocket
 
 
 def bounded(limits: Limits) -> dict[str, Any]:
@@ -70,10 +77,20 @@ class _Shared:
             victim.cut_off()
 
     def release(self, who: _Http | _WebSocket) -> None:
-        """What it sent is answered, or will not be."""
-        self.held -= who.held
-        who.held = 0
+        """All that it sent is answered, or will not be."""
+        self.give_back(who, who.held)
         self.arriving.pop(who, None)
+
+    def give_back(self, who: _Http | _WebSocket, size: int) -> None:
+        """So much of what it sent is answered."""
+        self.held -= size
+        who.held -= size
+
+
+def _is_private(transport: asyncio.BaseTransport) -> bool:
+    """Whether a connection comes over a Unix socket."""
+    end = transport.get_extra_info("socket")
+    return end is not None and end.family == socket.AF_UNIX
 
 
 def _descriptors() -> int:
@@ -97,15 +114,19 @@ class _Http(HttpToolsProtocol):
         self._refusal = (400, "Invalid HTTP request received.")
         self._unparsed = 0  # bytes since a request began or a part of its body came
         self._body = self._body_seen = 0
+        self._streamed = False
         self.held = 0
         self._counted = True  # whether this connection is one of the shared number
+        self._private = False
 
     # --- connection ---
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         shared = self.shared
-        shared.open += 1
+        self._private = _is_private(transport)
+        self._counted = not self._private
+        shared.open += self._counted
         if shared.open > shared.connections:
             victim = next(iter(shared.waiting), self)
             shared.waiting.pop(victim, None)
@@ -134,8 +155,13 @@ class _Http(HttpToolsProtocol):
 
     def _wait(self) -> None:
         """No request is here: one has to come, or the connection ends."""
-        self.shared.waiting[self] = None
+        self._offer_place()
         self._set_timer(self.shared.limits.header_s, self._headers_late)
+
+    def _offer_place(self) -> None:
+        """Without a request, this connection may be closed for a new one."""
+        if self._counted:
+            self.shared.waiting[self] = None
 
     def _set_timer(self, seconds: float | None, then: Any = None) -> None:
         if self._timer is not None:
@@ -171,6 +197,8 @@ class _Http(HttpToolsProtocol):
         if len(self.pipeline) >= limits.pipelined:
             self._refuse(400, f"more than {limits.pipelined} requests were sent ahead of their answers")
         self._unparsed = 0
+        self._streamed = limits.streamed is not None and limits.streamed.match(self.url) is not None
+        self._streamed |= self._private
         self.shared.waiting.pop(self, None)
         self._set_timer(limits.body_s, self._look_at_body)
         super().on_headers_complete()
@@ -178,7 +206,8 @@ class _Http(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._unparsed = 0
         self._body += len(body)
-        if self.cycle is not None and not self.cycle.response_complete and not self.transport.is_closing():
+        ended = self.cycle is None or self.cycle.response_complete or self.transport.is_closing()
+        if not ended and not self._streamed:
             self.shared.hold(self, min(len(body), self.shared.limits.body_bytes - self.held))
         super().on_body(body)
 
@@ -192,7 +221,7 @@ class _Http(HttpToolsProtocol):
         self.shared.release(self)
         super().on_response_complete()
         if not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete):
-            self.shared.waiting[self] = None  # uvicorn's own timer ends a connection that is kept and not used
+            self._offer_place()  # uvicorn's own timer ends a connection that is kept and not used
 
     def cut_off(self) -> None:
         """The server holds too much."""
@@ -251,43 +280,65 @@ class _Http(HttpToolsProtocol):
 
 
 class _WebSocket(WebSocketsSansIOProtocol):
-    """One socket. What has arrived of an unfinished message counts among what the server holds."""
+    """One socket. A message counts among what the server holds from its first bytes until the application asks for the
+    next one.
+    """
 
     shared: _Shared
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.held = 0
+        self._private = False
+        self._unfinished = self._answering = 0  # bytes of the message that arrives, and of the application's
+        self._queued: deque[int] = deque()
         self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.shared.open += 1
+        self._private = _is_private(transport)
+        self.shared.open += not self._private
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.shared.open -= 1
+        self.shared.open -= not self._private
         self.shared.release(self)
         if self._write_timer is not None:
             self._write_timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.handshake_initiated:
+        if self.handshake_initiated and not self._private:
+            self._unfinished += len(data)
             self.shared.hold(self, len(data))
         super().data_received(data)
-        if not self.frames and not self.conn.reader.buffer:  # pings and pongs alone
-            self.shared.release(self)
+        if len(self.frames) > self.shared.limits.fragments:
+            self.transport.abort()
+        elif not self.frames and not self.conn.reader.buffer:  # pings and pongs alone
+            self.shared.give_back(self, min(self._unfinished, self.held))
+            self._unfinished = 0
+            self.shared.arriving.pop(self, None)
 
     def cut_off(self) -> None:
         """The server holds too much."""
         self.transport.abort()
 
     def send_receive_event_to_app(self) -> None:
-        self.shared.release(self)
+        self._queued.append(self._unfinished)
+        self._unfinished = 0
+        self.shared.arriving.pop(self, None)
         if self.queue.qsize() >= self.shared.limits.pipelined:
             self.transport.abort()
             return
         super().send_receive_event_to_app()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """What the application asks for when it has done with the message before."""
+        self.shared.give_back(self, min(self._answering, self.held))
+        self._answering = 0
+        message = await super().receive()
+        if message["type"] == "websocket.receive":
+            self._answering = self._queued.popleft()
+        return message
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -13,7 +13,7 @@ def test_the_application_answers_before_torch_is_imported():
 
 
 def test_every_declared_route_is_served_and_no_other():
-    assert {*app.MODEL_ROUTES, *app.ADMIN_ROUTES} == set(serving.Serving._routes(_Anything()))
+    assert {*app.MODEL_ROUTES, *app.STATE_ROUTES, *app.ADMIN_ROUTES} == set(serving.Serving._routes(_Anything()))
 
 
 class _Anything:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from inference_support import (
@@ -80,14 +81,27 @@ def test_a_client_that_leaves_frees_its_slot(narrow, extra):
 
 
 def test_a_full_queue_answers_503(narrow):
+    """One slot and two places in the queue are taken, so that a fourth sequence has to come again."""
     narrow.post("/pause?mode=keep")
-    body = {"prompt": [[5], [6], [7]], "max_tokens": 1}
-    answer = narrow.http.post("/v1/completions", body)
-    narrow.post("/resume")
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(narrow.post, "/v1/completions", {"prompt": [[5], [6], [7]], "max_tokens": 1})
+        wait_until(lambda: narrow.metric("requests_waiting") == 3, "queued")
+        answer = narrow.http.post("/v1/completions", {"prompt": [5], "max_tokens": 1})
+        narrow.post("/resume")
+        assert len(held.result()["choices"]) == 3
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert "max_waiting" in openai_error(answer)["message"]
     assert openai_error(answer)["code"] == "service_unavailable"
     narrow.post("/v1/completions", {"prompt": [[5], [6]], "max_tokens": 1})
+
+
+def test_more_sequences_than_the_server_holds_are_refused_for_good(narrow):
+    answer = narrow.http.post("/v1/completions", {"prompt": [[5], [6]], "n": 2, "max_tokens": 1})
+    assert answer.status_code == 400
+    assert openai_error(answer)["param"] == "prompt"
+    assert "4 sequences, but this server holds 3 at most (max_waiting" in openai_error(answer)["message"]
+    chat = {"messages": [{"role": "user", "content": "x"}], "n": 4}
+    assert "4 sequences" in narrow.refused("/v1/chat/completions", chat, 400)
 
 
 def test_from_start_to_sigterm(directory):

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from arlarena.inference.settings import from_environment, load
+from arlarena.inference.settings import from_environment, load, secret
 from arlarena.proto.config import ConfigError
 
 
@@ -80,6 +80,20 @@ def test_what_would_be_open_to_everybody_or_cannot_run_is_refused(tmp_path, line
         load(write(tmp_path, f"[inference]\n{lines}\n"))
 
 
-def test_with_a_token_it_may_listen_everywhere(tmp_path, monkeypatch):
+def test_an_open_address_needs_the_administrators_token_and_an_api_key(tmp_path, monkeypatch):
+    path = write(tmp_path, '[inference]\nhost = "0.0.0.0"\n')
     monkeypatch.setenv("ARLARENA_INFERENCE_ADMIN_TOKEN", "0123456789abcdef")
-    assert load(write(tmp_path, '[inference]\nhost = "0.0.0.0"\n')).admin_token == "0123456789abcdef"
+    with pytest.raises(ConfigError, match="ARLARENA_INFERENCE_API_KEY"):
+        load(path)
+    monkeypatch.setenv("ARLARENA_INFERENCE_API_KEY", "fedcba9876543210")
+    settings = load(path)
+    assert (secret(settings.admin_token), secret(settings.api_key)) == ("0123456789abcdef", "fedcba9876543210")
+    assert "0123456789abcdef" not in repr(settings)
+    assert "fedcba9876543210" not in repr(settings)
+
+
+@pytest.mark.parametrize("name", ["admin_token", "api_key"])
+def test_an_error_about_a_secret_does_not_show_it(tmp_path, name):
+    with pytest.raises(ConfigError, match=name) as caught:
+        load(write(tmp_path, f'[inference]\n{name} = "hunter2"\n'))
+    assert "hunter2" not in str(caught.value)

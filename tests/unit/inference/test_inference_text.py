@@ -89,5 +89,6 @@ def test_a_template_that_refuses_is_a_clear_error(text, tmp_path):
     strict.chat_template = "{{ raise_exception('roles must alternate') }}"
     strict.save_pretrained(tmp_path)
     with pytest.raises(RequestError, match="roles must alternate"):
-        Text.load(tmp_path).chat([{"role": "user", "content": "x"}])
-    assert text.chat([{"role": "user", "content": "ab"}], add_generation_prompt=True) == [3, 5, 6, 4]
+        Text.load(tmp_path).render([{"role": "user", "content": "x"}])
+    rendered = text.render([{"role": "user", "content": "ab"}], add_generation_prompt=True)
+    assert text.encode(rendered, special=False) == [3, 5, 6, 4]

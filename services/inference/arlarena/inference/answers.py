@@ -46,6 +46,13 @@ class Writer:
     text: Text
     sequences: list[Sequence]
 
+    @property
+    def size(self) -> int:
+        """Tokens and log-probs that the answer has."""
+        sampled = sum(len(s.tokens) for s in self.sequences) * (1 + (self.plan.params.logprobs or 0))
+        scored = sum(len(s.prompt) for s in self.sequences if s.scored) * (1 + (self.plan.params.prompt_logprobs or 0))
+        return sampled + scored
+
     # --- /inference/v1/generate ---
 
     def generate(self, *, return_ids: bool) -> GenerateResponse:

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from arlarena.inference.access import EVERYBODY, Access, admin_access, model_access
 from arlarena.inference.asgi import MODEL_ROUTE, Answer, Call, Endpoint
 from arlarena.inference.errors import BUSY_RETRY_S, LOADING_RETRY_S, RequestError
 from arlarena.inference.settings import InferenceSettings
@@ -32,6 +33,8 @@ MODEL_ROUTES = (
     ("GET", MODEL_ROUTE),
     ("POST", "/tokenize"),
     ("POST", "/detokenize"),
+)
+STATE_ROUTES = (  # as open as /health
     ("GET", "/metrics"),
     ("GET", "/weight_info"),
     ("GET", "/is_paused"),
@@ -93,14 +96,14 @@ class Server:
         self.log.error("cannot_serve", reason=why)
         self._stop()
 
-    def route(self, method: str, path: str, token: str | None = None) -> Route:
-        """A route of the model; 503 until it is loaded. `token`: what the caller has to bear."""
+    def route(self, method: str, path: str, access: Access) -> Route:
+        """A route of the model; 503 until it is loaded."""
 
         async def handler(call: Call) -> Answer:
             return await self.ready(LOADING_RETRY_S).routes[method, path](call)
 
         limit = None if (method, path) == UPLOAD_ROUTE else self.settings.max_body_mb << 20
-        return Route(path, Endpoint(handler, limit, self.log, token), methods=[method])
+        return Route(path, Endpoint(handler, limit, self.log, access), methods=[method])
 
     def ready(self, retry_after_s: int = BUSY_RETRY_S) -> Serving:
         """The loaded model.
@@ -156,8 +159,12 @@ async def http_error(request: Request, error: Exception) -> Response:
 
 def create_app(server: Server) -> Starlette:
     """The application around a server."""
-    routes = [server.route(method, path) for method, path in MODEL_ROUTES]
-    routes += [server.route(method, path, server.settings.admin_token) for method, path in ADMIN_ROUTES]
+    groups = (
+        (MODEL_ROUTES, model_access(server.settings)),
+        (STATE_ROUTES, EVERYBODY),
+        (ADMIN_ROUTES, admin_access(server.settings)),
+    )
+    routes = [server.route(method, path, access) for paths, access in groups for method, path in paths]
     routes += [Route("/health", server.health), Route("/ready", server.readiness), Route("/version", server.version)]
     return Starlette(
         routes=routes,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
+from arlarena.inference.access import EVERYBODY, Access
 from arlarena.inference.errors import ClientGone, RequestError
 from arlarena.proto.policy import DEADLINE_HEADER
 from arlarena.proto.telemetry import Logger
@@ -97,17 +97,17 @@ Handler = Callable[[Call], Awaitable[Answer]]
 class Endpoint:
     """An ASGI application around one handler: reads the body, sends the answer, turns errors into JSON."""
 
-    def __init__(self, handler: Handler, max_body: int | None, log: Logger, token: str | None = None) -> None:
-        """`max_body` in bytes; None leaves the body to the handler. `token`: what the caller has to bear."""
+    def __init__(self, handler: Handler, max_body: int | None, log: Logger, access: Access = EVERYBODY) -> None:
+        """`max_body` in bytes; None leaves the body to the handler."""
         self._handler = handler
         self._max_body = max_body
         self._log = log
-        self._token = token
+        self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         try:
-            self._admit(scope)
+            self._access.check(scope["headers"])
             _check_encoding(scope)
             body = b"" if self._max_body is None else await read_body(receive, self._max_body)
             headers, query, params = scope["headers"], scope["query_string"], scope.get("path_params", {})
@@ -128,13 +128,6 @@ class Endpoint:
     def _unexpected(self, error: Exception) -> RequestError:
         self._log.error("request_failed", error=repr(error))
         return RequestError(f"internal error: {type(error).__name__}; see the server's log", status=500)
-
-    def _admit(self, scope: Scope) -> None:
-        if self._token is None:
-            return
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        if not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
-            raise RequestError("this route needs the administrator's token (admin_token)", status=401)
 
     async def _stream(self, stream: EventStream, send: Send) -> None:
         """An error before the first event is an ordinary answer; a later one is the last event."""

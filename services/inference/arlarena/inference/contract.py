@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from arlarena.inference.chat_wire import ChatRequest
 from arlarena.inference.embedded.sampler import Draw, choice_seed
-from arlarena.inference.embedded.sequence import Sequence
+from arlarena.inference.embedded.sequence import Sequence, pack_key
 from arlarena.inference.errors import CONTEXT_LENGTH, RequestError
 from arlarena.inference.parameters import shown
 from arlarena.inference.text import Text
@@ -19,6 +20,10 @@ from arlarena.proto.policy import CompletionRequest, SamplingParams
 MAX_LOGPROBS = 20  # vLLM's default for max_logprobs
 MAX_CHOICES = 128
 MAX_STOPS = 16
+MAX_STOP_CHARS = 1024
+MAX_STOP_IDS = 1024
+MAX_REQUEST_ID = 1024
+MAX_NAME = 200  # characters of an unknown model in the error
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ def check_model(name: str | None, served: Served) -> None:
         RequestError: 404, as vLLM answers.
     """
     if name is not None and name != served.name:
-        message = f"model {name!r} does not exist; this server has {served.name!r}"
+        message = f"model {name[:MAX_NAME]!r} does not exist; this server has {served.name!r}"
         raise RequestError(message, status=404, param="model", code="model_not_found")
 
 
@@ -73,7 +78,12 @@ def plan(params: SamplingParams, served: Served, *, stream: bool, timeout_s: flo
     _within("seed", params.seed, -(2**63), 2**64 - 1)
     _within("logprobs", params.logprobs, 0, MAX_LOGPROBS)
     _within("prompt_logprobs", params.prompt_logprobs, 0, MAX_LOGPROBS)
-    check_ids(params.stop_token_ids or (), served, "stop_token_ids")
+    stop_ids = params.stop_token_ids or ()
+    if len(stop_ids) > MAX_STOP_IDS:
+        raise RequestError(
+            f"stop_token_ids takes up to {MAX_STOP_IDS} ids, got {len(stop_ids)}", param="stop_token_ids"
+        )
+    check_ids(stop_ids, served, "stop_token_ids")
     limit = served.request_timeout_s if timeout_s is None else min(timeout_s, served.request_timeout_s)
     return Plan(params, _stops(params.stop), stream, time.monotonic() + limit)
 
@@ -88,6 +98,8 @@ def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
     if len(stops) > MAX_STOPS or not all(stops):
         raise RequestError(f"stop takes up to {MAX_STOPS} strings, none of them empty", param="stop")
+    if any(len(text) > MAX_STOP_CHARS for text in stops):
+        raise RequestError(f"stop takes strings of up to {MAX_STOP_CHARS} characters", param="stop")
     return stops
 
 
@@ -124,24 +136,43 @@ def check_prompt(ids: list[int], served: Served, param: str, max_tokens: int | N
         )
 
 
+def check_request_id(request_id: str | None) -> None:
+    """Refuse a long id: every event of a stream repeats it.
+
+    Raises:
+        RequestError: 400.
+    """
+    if request_id is not None and len(request_id) > MAX_REQUEST_ID:
+        raise RequestError(f"request_id takes up to {MAX_REQUEST_ID} characters", param="request_id")
+
+
+def check_time(deadline: float) -> None:
+    """Raises RequestError: 504, `deadline` in seconds of `time.monotonic` is over."""
+    if time.monotonic() >= deadline:
+        raise RequestError("the request ran out of time (request_timeout_s)", status=504)
+
+
 def sequences(ids: list[int], plan: Plan, served: Served, text: Text) -> list[Sequence]:
     """The `n` sequences of one checked prompt. Without `max_tokens` a response may fill the context."""
     p = plan.params
     seed = p.seed if p.seed is not None else secrets.randbits(63)
     room = served.max_length - len(ids)
     eos = frozenset() if p.ignore_eos else served.eos_ids
+    stop_ids = frozenset(p.stop_token_ids or ())
     top = max(p.logprobs or 0, 0)
+    key = pack_key(ids)
     return [
         Sequence(
             prompt=ids,
             draw=Draw(p.temperature, p.top_p, min(max(p.top_k, 0), served.vocab_size), choice_seed(seed, choice), top),
             max_tokens=min(p.max_tokens or room, room),
-            stop_ids=frozenset(p.stop_token_ids or ()),
+            stop_ids=stop_ids,
             eos_ids=eos,
             deadline=plan.deadline,
             stop_check=text.stop_check(plan.stops, skip_special=p.skip_special_tokens),
             score=p.prompt_logprobs if choice == 0 else None,
             stream=plan.stream,
+            key=key,
         )
         for choice in range(p.n)
     ]
@@ -163,18 +194,19 @@ def sampling_params(request: CompletionRequest | ChatRequest) -> SamplingParams:
     return params
 
 
-def prompts(prompt: str | list[object], text: Text, *, special: bool) -> list[list[int]]:
-    """Token ids of each prompt of a completion request: text, ids, a list of texts or a list of id lists.
+def prompts(prompt: str | list[Any], text: Text, *, special: bool) -> Iterator[list[int]]:
+    """Token ids of each prompt of a completion request: text, ids, a list of texts or a list of id lists. Texts are
+    tokenised one after another.
 
     Raises:
         RequestError: it is something else.
     """
     if isinstance(prompt, str):
-        return [text.encode(prompt, special=special)]
+        prompt = [prompt]
     if prompt and all(type(item) is int for item in prompt):
-        return [list(prompt)]  # type: ignore[arg-type]
+        return iter([prompt])
     if prompt and all(isinstance(item, str) for item in prompt):
-        return [text.encode(str(item), special=special) for item in prompt]
+        return (text.encode(item, special=special) for item in prompt)
     if prompt and all(isinstance(item, list) and all(type(token) is int for token in item) for item in prompt):
-        return [list(item) for item in prompt]  # type: ignore[call-overload]
+        return iter(prompt)
     raise RequestError("prompt must be text, token ids, or a list of either, and not empty", param="prompt")

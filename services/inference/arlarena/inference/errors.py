@@ -9,6 +9,7 @@ from arlarena.proto.policy import ErrorInfo, ErrorResponse
 # What programs tell errors apart by, where the error itself does not say more.
 _CODES = {
     401: "invalid_api_key",
+    403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
     409: "conflict",

@@ -167,11 +167,14 @@ def _unsupported(name: str, value: Any, instead: str) -> RequestError:
 
 def shown(value: Any) -> str:
     """A value of a request as JSON, shortened for a message."""
-    try:
-        text = json.dumps(value)
-    except RecursionError:  # as deep as a body may be, and called from deeper than where that was decided
-        text = "a deeply nested value"
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+    if isinstance(value, str):
+        value = value[: _SHOWN + 1]
+    text = ""
+    for piece in json.JSONEncoder().iterencode(value) if isinstance(value, (list, dict)) else (json.dumps(value),):
+        text += piece[: _SHOWN + 1]
+        if len(text) > _SHOWN:
+            return text[:_SHOWN] + "…"
+    return text
 
 
 def _malformed(why: str) -> RequestError:

@@ -4,37 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 import torch
 
 from arlarena.inference import contract, streams
 from arlarena.inference.admin import Administration
+from arlarena.inference.admission import RequestLimits
 from arlarena.inference.answers import Writer, new_identity
 from arlarena.inference.asgi import MODEL_ROUTE, Answer, Call, EventStream, Handler, Headers, Reply
 from arlarena.inference.chat_wire import (
     ChatRequest,
     DetokenizeRequest,
-    DetokenizeResponse,
     TokenizeRequest,
-    TokenizeResponse,
 )
 from arlarena.inference.contract import Plan, Served
 from arlarena.inference.embedded.bridge import Bridge
 from arlarena.inference.embedded.engine import Engine, Limits, OnDeath
 from arlarena.inference.embedded.sequence import Sequence
 from arlarena.inference.errors import RequestError
-from arlarena.inference.messages import plain_messages
 from arlarena.inference.metrics import Metrics
 from arlarena.inference.parameters import parse
 from arlarena.inference.push import PauseMode, WeightPush
+from arlarena.inference.reader import LONG_ANSWER, Reader
 from arlarena.inference.settings import InferenceSettings
 from arlarena.inference.store import Store
 from arlarena.inference.text import Text
+from arlarena.inference.text_work import TextWorkers
 from arlarena.inference.versions import VersionError, committed_versions
 from arlarena.inference.weights import LoadedVersion, load_model, load_version
 from arlarena.proto.policy import (
@@ -78,6 +79,9 @@ class Serving:
             _eos_ids(loaded.directory, text),
             settings.request_timeout_s,
         )
+        self.limits = RequestLimits.of(settings, engine.slots, engine.limits.max_length)
+        self.workers = TextWorkers(settings.text_threads, settings.text_timeout_s, settings.max_waiting)
+        self.reader = Reader(text, self.served, self.limits, self.workers)
         self.directory = loaded.directory
         self.push = WeightPush(engine, loaded, settings.weights_root, settings.pause_limit_s, log)
         self.administration = Administration(Store(settings.weights_root, settings.keep_versions), self.push.serve)
@@ -115,46 +119,67 @@ class Serving:
         r = parse(call.body, GenerateRequest)
         contract.check_model(r.model, self.served)
         contract.check_prompt(r.token_ids, self.served, "token_ids")
+        contract.check_request_id(r.request_id)
         plan = self._plan(call, r.sampling_params, stream=r.stream)
-        sequences = contract.sequences(r.token_ids, plan, self.served, self.text)
+        sequences = self._sequences([r.token_ids], plan)
         writer = self._writer(f"generate-tokens-{r.request_id or new_identity('')[1:]}", plan, sequences)
         if r.stream:
             stream = streams.Stream(writer, bool(r.return_token_ids), _include_usage(r.stream_options))
             return self._events(streams.generate_events(stream, self.bridge.grow(sequences, call.receive)))
         await self.bridge.complete(sequences, call.receive)
-        return _stamped(_encoder.encode(writer.generate(return_ids=bool(r.return_token_ids))), sequences)
+        return await self._written(lambda: writer.generate(return_ids=bool(r.return_token_ids)), writer)
 
     async def completions(self, call: Call) -> Answer:
         """OpenAI's completions, of text or token ids."""
         r = parse(call.body, CompletionRequest)
         contract.check_model(r.model, self.served)
         plan = self._plan(call, contract.sampling_params(r), stream=r.stream)
-        sequences: list[Sequence] = []
-        for ids in contract.prompts(r.prompt, self.text, special=r.add_special_tokens):
-            contract.check_prompt(ids, self.served, "prompt", r.max_tokens)
-            sequences += contract.sequences(ids, plan, self.served, self.text)
+        self._admit(self.limits.count_prompts(r.prompt), plan)
+        sequences = self._sequences(await self.reader.completion(r, plan.deadline), plan)
         writer = self._writer(new_identity("cmpl"), plan, sequences)
         if r.stream:
             stream = streams.Stream(writer, bool(r.return_token_ids), _include_usage(r.stream_options))
             return self._events(streams.completion_events(stream, self.bridge.grow(sequences, call.receive)))
         await self.bridge.complete(sequences, call.receive)
-        return _stamped(_encoder.encode(writer.completion(return_ids=bool(r.return_token_ids))), sequences)
+        return await self._written(lambda: writer.completion(return_ids=bool(r.return_token_ids)), writer)
 
     async def chat(self, call: Call) -> Answer:
         """OpenAI's chat completions through the tokenizer's chat template."""
         r = parse(call.body, ChatRequest)
         contract.check_model(r.model, self.served)
-        ids = await self._render(r.messages, r.add_generation_prompt, r.continue_final_message, r.chat_template_kwargs)
-        params = contract.sampling_params(r)
-        contract.check_prompt(ids, self.served, "messages", params.max_tokens)
-        plan = self._plan(call, params, stream=r.stream)
-        sequences = contract.sequences(ids, plan, self.served, self.text)
+        plan = self._plan(call, contract.sampling_params(r), stream=r.stream)
+        self._admit(1, plan)
+        ids = await self.reader.conversation(r, plan.deadline)
+        contract.check_prompt(ids, self.served, "messages", plan.params.max_tokens)
+        sequences = self._sequences([ids], plan)
         writer = self._writer(new_identity("chatcmpl"), plan, sequences)
         if r.stream:
             stream = streams.Stream(writer, bool(r.return_token_ids), _include_usage(r.stream_options))
             return self._events(streams.chat_events(stream, self.bridge.grow(sequences, call.receive)))
         await self.bridge.complete(sequences, call.receive)
-        return _stamped(_encoder.encode(writer.chat(return_ids=bool(r.return_token_ids))), sequences)
+        return await self._written(lambda: writer.chat(return_ids=bool(r.return_token_ids)), writer)
+
+    def _admit(self, prompts: int, plan: Plan) -> None:
+        """Refuse what the server cannot hold, or not now, before anything is built."""
+        self.limits.check_sequences(prompts, plan.params.n)
+        self.bridge.check_room(prompts * plan.params.n)
+
+    def _sequences(self, prompts: list[list[int]], plan: Plan) -> list[Sequence]:
+        """The sequences of checked prompts."""
+        self._admit(len(prompts), plan)
+        params, longest = plan.params, self.served.max_length
+        sampled = sum(min(params.max_tokens or longest, longest - len(ids)) for ids in prompts) * params.n
+        self.limits.check_logprobs(params, sum(map(len, prompts)), sampled)
+        return [s for ids in prompts for s in contract.sequences(ids, plan, self.served, self.text)]
+
+    async def _written(self, write: Callable[[], object], writer: Writer) -> Reply:
+        """An answer with the versions that sampled it; a long one is written in a thread."""
+        sequences = writer.sequences
+        if writer.size <= LONG_ANSWER:
+            body = _encoder.encode(write())
+        else:
+            body = await self.workers.run(lambda: msgspec.json.encode(write()), math.inf)
+        return Reply(body, headers=_versions(*(version for s in sequences for version, _ in s.starts)))
 
     def _events(self, events: AsyncIterator[bytes]) -> EventStream:
         return EventStream(events, _versions(self.engine.version))
@@ -168,15 +193,6 @@ class Serving:
 
     def _writer(self, identity: str, plan: Plan, sequences: list[Sequence]) -> Writer:
         return Writer(identity, self.served.name, plan, self.text, sequences)
-
-    async def _render(
-        self, messages: list[dict[str, Any]], generation: bool, continued: bool, options: dict[str, Any] | None
-    ) -> list[int]:
-        plain = plain_messages(messages)
-        if not self.text.chat_ready:
-            await asyncio.to_thread(self.text.load_chat)
-        flags = {"add_generation_prompt": generation and not continued, "continue_final_message": continued}
-        return self.text.chat(plain, options, **flags)
 
     # --- text and information ---
 
@@ -206,21 +222,13 @@ class Serving:
         contract.check_model(r.model, self.served)
         if (r.prompt is None) == (r.messages is None):
             raise RequestError("give either prompt or messages")
-        if r.messages is not None:
-            ids = await self._render(
-                r.messages, r.add_generation_prompt, r.continue_final_message, r.chat_template_kwargs
-            )
-        else:
-            ids = self.text.encode(r.prompt or "", special=r.add_special_tokens is not False)
-        pieces = [self.text.piece(token) for token in ids] if r.return_token_strs else None
-        return Reply(_encoder.encode(TokenizeResponse(len(ids), self.served.max_length, ids, pieces)))
+        return Reply(await self.reader.tokenize(r, time.monotonic() + (call.timeout_s or math.inf)))
 
     async def detokenize(self, call: Call) -> Reply:
         """Text of token ids, special tokens included."""
         r = parse(call.body, DetokenizeRequest)
         contract.check_model(r.model, self.served)
-        contract.check_ids(r.tokens, self.served, "tokens")
-        return Reply(_encoder.encode(DetokenizeResponse(self.text.decode(r.tokens, skip_special=False))))
+        return Reply(await self.reader.detokenize(r, time.monotonic() + (call.timeout_s or math.inf)))
 
     async def exposition(self, call: Call) -> Reply:
         """Prometheus metrics."""
@@ -289,11 +297,6 @@ class Serving:
 
 def _versions(*labels: str) -> Headers:
     return ((VERSIONS_HEADER.encode(), ", ".join(dict.fromkeys(labels)).encode()),)
-
-
-def _stamped(body: bytes, sequences: list[Sequence]) -> Reply:
-    """An answer with the versions that sampled it."""
-    return Reply(body, headers=_versions(*(version for s in sequences for version, _ in s.starts)))
 
 
 def _json(value: object) -> Reply:

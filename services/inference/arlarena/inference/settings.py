@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
 
 from arlarena.proto.addresses import service_url
 from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table
@@ -45,8 +45,11 @@ class InferenceSettings(Table):
     prefix_cache_mb: NonNegativeInt = Field(256, description="bound on computed prompts kept for reuse; 0 turns it off")
     prefill_tokens_per_step: PositiveInt = Field(2048, description="prompt tokens computed between two decoding steps")
     keep_versions: PositiveInt = Field(3, description="versions kept of those that a trainer sends over HTTP")
-    admin_token: str | None = Field(
+    admin_token: SecretStr | None = Field(
         None, min_length=16, description="what /serve_weights and its like ask for; needed where host is not loopback"
+    )
+    api_key: SecretStr | None = Field(
+        None, min_length=16, description="what model routes ask for; needed where host is not loopback"
     )
     replicas: PositiveInt = Field(1, description="engines of this service behind one gateway; vllm always has one")
     replica_urls: tuple[str, ...] = Field((), description="be a gateway before these policy servers, and no more")
@@ -56,7 +59,19 @@ class InferenceSettings(Table):
         32, description="a session moves when its replica has this many more requests than the idlest"
     )
     max_waiting: PositiveInt = Field(8192, description="sequences queued before requests are answered 503")
-    max_body_mb: PositiveInt = 32
+    max_body_mb: PositiveInt = Field(8, description="a request's body; files of weights have no limit")
+    max_held_mb: PositiveInt = Field(128, description="bodies of all requests that are not answered yet")
+    max_connections: PositiveInt = Field(4096, description="open connections of all clients")
+    max_messages: PositiveInt = Field(4096, description="messages of a conversation")
+    max_text_chars: PositiveInt | None = Field(
+        None,
+        description="characters of a prompt or a conversation; default: 16 for each token of max_model_len, and 262144 "
+        "at least",
+    )
+    max_prompt_tokens: PositiveInt = Field(1 << 20, description="tokens of all prompts of a request together")
+    max_logprobs: PositiveInt = Field(1_000_000, description="log-probs in the answer to one request")
+    text_threads: PositiveInt = Field(2, description="threads that render chat templates and tokenise")
+    text_timeout_s: PositiveFloat = Field(30.0, description="a text that takes longer to tokenise is answered 504")
     request_timeout_s: PositiveFloat = Field(300.0, description="a request that takes longer is answered 504")
     pause_limit_s: PositiveFloat = Field(60.0, description="a push that stands still this long is given up")
     keep_alive_s: PositiveFloat = Field(75.0, description="an idle connection is closed after this")
@@ -94,11 +109,7 @@ def load(path: Path | None, flags: Mapping[str, Any] | None = None) -> Inference
         addresses = tuple(map(service_url, settings.replica_urls))
     except ValueError as error:
         raise ConfigError(f"[inference] replica_urls: {error}") from error
-    if settings.admin_token is None and not _loopback(settings.host):
-        raise ConfigError(
-            f"[inference] host = {settings.host!r} lets others reach the routes that take weights: set admin_token, "
-            f"best by the environment variable {ENVIRONMENT_PREFIX}ADMIN_TOKEN"
-        )
+    _check_secrets(settings)
     if settings.replicas > 1 and settings.engine == "vllm" and settings.vllm_device == "cuda":
         raise ConfigError(
             '[inference] replicas = 1 for vllm on GPUs: give it several by vllm_arguments = ["--data-parallel-size", '
@@ -111,6 +122,27 @@ def load(path: Path | None, flags: Mapping[str, Any] | None = None) -> Inference
 def needs_gateway(settings: InferenceSettings) -> bool:
     """Whether the service is more than one embedded engine in one process."""
     return settings.engine == "vllm" or settings.replicas > 1 or bool(settings.replica_urls)
+
+
+def _check_secrets(settings: InferenceSettings) -> None:
+    """Refuse an address that others reach where no secret keeps them out."""
+    if _loopback(settings.host):
+        return
+    secrets = (
+        ("admin_token", settings.admin_token, "the routes that take weights"),
+        ("api_key", settings.api_key, "the model"),
+    )
+    for name, value, what in secrets:
+        if value is None:
+            raise ConfigError(
+                f"[inference] host = {settings.host!r} lets others reach {what}: set {name}, best by the environment "
+                f"variable {ENVIRONMENT_PREFIX}{name.upper()}"
+            )
+
+
+def secret(value: SecretStr | None) -> str | None:
+    """The text of a secret."""
+    return None if value is None else value.get_secret_value()
 
 
 def _loopback(host: str) -> bool:

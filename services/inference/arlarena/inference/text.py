@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # transformers takes a second to import and only chats need i
 # A stop string is looked for in the newest tokens only: so many more than it has bytes, as some tokens have no text.
 _STOP_SLACK = 32
 _REQUEST_FIELDS = ("messages", "add_generation_prompt", "continue_final_message")
+_ERROR_CHARS = 1000  # of a template's error, which may quote the messages
 _INCOMPLETE = "\ufffd"  # what a decoder writes for bytes that are not yet a whole character
 
 
@@ -72,12 +73,18 @@ class Text:
         return None if content is None else self.tokenizer.token_to_id(content)
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Token ids of `text`, with the tokenizer's begin and end marks if `special`."""
-        return list(self.tokenizer.encode(text, add_special_tokens=special).ids)
+        """Token ids of `text`, with the tokenizer's begin and end marks if `special`. Other threads run meanwhile, as
+        they would not with the tokenizer's `encode`.
+        """
+        return list(self.tokenizer.encode_batch_fast([text], add_special_tokens=special)[0].ids)
 
     def decode(self, ids: list[int], *, skip_special: bool = True) -> str:
         """Text of token ids."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=skip_special))
+
+    def decode_long(self, ids: list[int]) -> str:
+        """Text of token ids, special tokens included. Other threads run meanwhile."""
+        return str(self.tokenizer.decode_batch([ids], skip_special_tokens=False)[0])
 
     def piece(self, token: int) -> str:
         """Text of one token behind others, special tokens included."""
@@ -112,9 +119,9 @@ class Text:
 
                 self._chat = AutoTokenizer.from_pretrained(self._directory, local_files_only=True)
 
-    def chat(self, messages: list[dict[str, Any]], options: dict[str, Any] | None = None, **flags: Any) -> list[int]:
-        """Token ids of a conversation through the tokenizer's chat template. `options` are variables of the template,
-        `flags` parameters of transformers.
+    def render(self, messages: list[dict[str, Any]], options: dict[str, Any] | None = None, **flags: Any) -> str:
+        """A conversation through the tokenizer's chat template. `options` are variables of the template, `flags`
+        parameters of transformers.
 
         Raises:
             RequestError: there is no template, it refuses the messages, or an option is no variable of a template.
@@ -127,8 +134,9 @@ class Text:
         try:
             rendered = self._chat.apply_chat_template(messages, tokenize=False, **(options or {}), **flags)
         except Exception as error:  # the template is the model author's program: it may raise anything
-            raise RequestError(f"the chat template refused the messages: {error}", param="messages") from error
-        return self.encode(str(rendered), special=False)
+            why = str(error)[:_ERROR_CHARS]
+            raise RequestError(f"the chat template refused the messages: {why}", param="messages") from error
+        return str(rendered)
 
     def stop_check(self, stops: tuple[str, ...], *, skip_special: bool) -> StopCheck | None:
         """A check whether the newest token completes one of `stops`; the earliest in the text counts."""

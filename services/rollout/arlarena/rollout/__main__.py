@@ -28,11 +28,13 @@ from arlarena.client.errors import Refused, ServiceError
 from arlarena.client.policy import PolicyClient
 from arlarena.client.transport import Timeouts
 from arlarena.proto.addresses import service_url
-from arlarena.proto.config import ConfigError, exit_on_config_error
+from arlarena.proto.config import ConfigError, exit_on_config_error, print_error
 from arlarena.proto.program import program
+from arlarena.proto.redaction import hide
 from arlarena.proto.stream import StreamError, Streams
 from arlarena.proto.telemetry import Logger, get_logger
 from arlarena.proto.trajectory import Sampling
+from arlarena.proto.wording import printable
 from arlarena.rollout.demonstrate import demonstration_assignments, write_demonstrations
 from arlarena.rollout.episode import Policy
 from arlarena.rollout.evaluate import (
@@ -111,7 +113,13 @@ def _environments(setup: Setup) -> EnvironmentClient:
 def _inference(setup: Setup) -> PolicyClient:
     s = setup.settings
     timeouts = Timeouts(s.connect_timeout_s, s.generate_timeout_s)
-    return PolicyClient(_url(setup.addresses.inference_url), timeouts, retries=s.request_retries)
+    key = setup.addresses.inference_api_key
+    return PolicyClient(
+        _url(setup.addresses.inference_url),
+        timeouts,
+        retries=s.request_retries,
+        token=key.get_secret_value() if key else None,
+    )
 
 
 def _url(url: str) -> str:
@@ -210,9 +218,9 @@ async def _evaluate(setup: Setup, panel: EvaluationSettings, out: Path, episodes
     write_whole(out, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
     if episodes is not None:
         write_episodes(episodes, assignments, played, panel.episodes)
-    print(describe(result))
+    print(printable(describe(result)))
     if (why := no_prompt_fits(played)) is not None:
-        print(f"error: {why}", file=sys.stderr)
+        print_error(why)
         return 1
     return 1 if result["errors"] else 0
 
@@ -247,6 +255,7 @@ async def _teacher(setup: Setup, args: argparse.Namespace) -> AsyncIterator[Poli
         yield ExpertPolicy(setup.tokens, args.slips, learn_slips=args.learn_slips)
         return
     key = os.environ.get(args.teacher_key_variable)
+    hide(key)
     s = setup.settings
     timeouts = Timeouts(s.connect_timeout_s, s.generate_timeout_s)
     async with PolicyClient(_url(args.teacher_url), timeouts, retries=s.request_retries, token=key) as client:
@@ -385,7 +394,7 @@ def main(argv: list[str] | None = None) -> int:
     except (InfraFailure, ServiceError, StreamError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return EXIT_REFUSED if isinstance(error, Refused) else 1
     except (KeyboardInterrupt, asyncio.CancelledError):
         return EXIT_INTERRUPTED

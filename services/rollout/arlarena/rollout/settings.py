@@ -23,7 +23,8 @@ from pydantic import (
     model_validator,
 )
 
-from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table
+from arlarena.proto.broker_address import broker_url
+from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table, parse_table
 
 
 class RolloutSettings(Table):
@@ -110,12 +111,14 @@ class PolicyTokenizer(BaseModel):
 
 class Addresses(Table):
     """Where the services are. Flags win over ARLARENA_ENVIRONMENT_URL, _INFERENCE_URL and _REDIS_URL. The environment
-    server's token comes from ARLARENA_ENVIRONMENT_TOKEN alone: a flag would show it to everybody on the machine.
+    server's token comes from ARLARENA_ENVIRONMENT_TOKEN alone: a flag would show it to everybody on the machine. So
+    does a flag with a password of Redis: REDIS_PASSWORD_FILE or REDIS_PASSWORD give it.
     """
 
     environment_url: str = "http://127.0.0.1:8000"
     environment_token: SecretStr | None = None
     inference_url: str = "http://127.0.0.1:8100"
+    inference_api_key: SecretStr | None = None
     redis_url: str = "redis://127.0.0.1:6379/0"
 
 
@@ -141,7 +144,10 @@ def load_evaluation(path: Path | None, flags: dict[str, Any] | None = None) -> E
 def load_addresses(flags: dict[str, str | None]) -> Addresses:
     """Addresses from the flags, else from the environment, else this machine's defaults."""
     given = {key: value for key, value in flags.items() if value is not None}
-    return Addresses(**{**from_environment("", Addresses), **given})
+    found = {**from_environment("", Addresses), **given}
+    if url := found.get("redis_url"):
+        found["redis_url"] = broker_url(url, os.environ)
+    return parse_table("command line:", found, Addresses)
 
 
 def load_seed(path: Path | None, flag: int | None = None) -> int:

@@ -78,12 +78,21 @@ class Bridge:
             gone.cancel()
             self._cancel_unfinished(sequences)
 
+    def check_room(self, count: int) -> None:
+        """Refuse more sequences than may wait or run.
+
+        Raises:
+            RequestError: 503.
+        """
+        assert self._engine is not None
+        if self._open + count > self._max_waiting + self._engine.slots:
+            waiting = self._open - self._engine.running
+            raise RequestError(f"{waiting} sequences wait already (max_waiting = {self._max_waiting})", status=503)
+
     def _submit(self, sequences: list[Sequence]) -> Waiter:
         engine = self._engine
         assert engine is not None
-        waiting = self._open - engine.running  # the engine has not seen the newest of them yet
-        if waiting + len(sequences) > self._max_waiting:
-            raise RequestError(f"{waiting} sequences wait already (max_waiting = {self._max_waiting})", status=503)
+        self.check_room(len(sequences))
         waiter = Waiter(len(sequences), self._loop.create_future())
         for sequence in sequences:
             sequence.owner = waiter

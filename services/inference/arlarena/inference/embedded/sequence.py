@@ -43,8 +43,8 @@ class Sequence:
     score: int | None = None  # report prompt log-probs and this many of the likeliest tokens beside them
     stream: bool = False
     owner: Any = None  # whoever waits for it
+    key: bytes = b""  # of the prompt; choices share it
 
-    key: bytes = field(init=False)
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     ranks: list[int] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Sequence:
     delivered: bool = False  # the owner has counted it as finished
 
     def __post_init__(self) -> None:
-        self.key = pack_key(self.prompt)
+        self.key = self.key or pack_key(self.prompt)
 
     @property
     def length(self) -> int:

@@ -13,9 +13,10 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
+from arlarena.inference.access import EVERYBODY, admin_access, model_access
 from arlarena.inference.admin import Administration
-from arlarena.inference.app import UPLOAD_ROUTE, VERSION, http_error, request_error
-from arlarena.inference.asgi import MODEL_ROUTE, Answer, Call, Endpoint, Handler, Reply
+from arlarena.inference.app import MODEL_ROUTES, UPLOAD_ROUTE, VERSION, http_error, request_error
+from arlarena.inference.asgi import Answer, Call, Endpoint, Handler, Reply
 from arlarena.inference.errors import RequestError
 from arlarena.inference.gateway.adapters import Adapters
 from arlarena.inference.gateway.engines import LocalEngine
@@ -30,16 +31,6 @@ from arlarena.proto.policy import WeightInfo
 from arlarena.proto.telemetry import Logger
 
 _encoder = msgspec.json.Encoder()
-
-PASSED_ON = (
-    ("POST", "/inference/v1/generate"),
-    ("POST", "/v1/completions"),
-    ("POST", "/v1/chat/completions"),
-    ("GET", "/v1/models"),
-    ("GET", MODEL_ROUTE),
-    ("POST", "/tokenize"),
-    ("POST", "/detokenize"),
-)
 
 
 class Gateway:
@@ -142,7 +133,6 @@ def create_app(gateway: Gateway) -> Starlette:
         ("GET", "/version"): gateway.version,
         ("GET", "/metrics"): gateway.exposition,
         ("GET", "/weight_info"): gateway.weight_info,
-        **{(method, path): gateway.measured(path) for method, path in PASSED_ON},
     }
     guarded: dict[tuple[str, str], Handler] = {
         ("POST", "/serve_weights"): gateway.administration.serve,
@@ -151,12 +141,16 @@ def create_app(gateway: Gateway) -> Starlette:
         ("POST", "/v1/load_lora_adapter"): gateway.adapters.load,
         ("POST", "/v1/unload_lora_adapter"): gateway.adapters.unload,
     }
-    routes = [Route(path, Endpoint(do, limit, log), methods=[method]) for (method, path), do in handlers.items()]
-    for (method, path), do in guarded.items():
-        body = None if (method, path) == UPLOAD_ROUTE else limit
-        routes.append(Route(path, Endpoint(do, body, log, settings.admin_token), methods=[method]))
+    passed_on: dict[tuple[str, str], Handler] = {
+        (method, path): gateway.measured(path) for method, path in MODEL_ROUTES
+    }
+    groups = ((handlers, EVERYBODY), (passed_on, model_access(settings)), (guarded, admin_access(settings)))
     return Starlette(
-        routes=routes,
+        routes=[
+            Route(path, Endpoint(do, None if (method, path) == UPLOAD_ROUTE else limit, log, access), methods=[method])
+            for group, access in groups
+            for (method, path), do in group.items()
+        ],
         lifespan=gateway.lifespan,
         exception_handlers={RequestError: request_error, HTTPException: http_error},
     )

@@ -16,7 +16,7 @@ from arlarena.inference.gateway.drivers import Driver, ServiceDriver, VllmDriver
 from arlarena.inference.gateway.engines import LocalEngine
 from arlarena.inference.gateway.fleet import Fleet
 from arlarena.inference.gateway.replica import Replica
-from arlarena.inference.settings import InferenceSettings
+from arlarena.inference.settings import InferenceSettings, secret
 from arlarena.inference.vllm import server as vllm
 from arlarena.proto.telemetry import Logger
 
@@ -42,8 +42,8 @@ def remote(settings: InferenceSettings, log: Logger) -> Gateway:
     """A gateway before policy servers that run elsewhere. Call it where an event loop runs."""
     replicas = []
     for url in settings.replica_urls:
-        session = _session(aiohttp.TCPConnector(limit=0))
-        driver = ServiceDriver(session, url, settings.admin_token)
+        session = _session(aiohttp.TCPConnector(limit=0), secret(settings.api_key))
+        driver = ServiceDriver(session, url, secret(settings.admin_token))
         replicas.append(Replica(url, url, session, driver, settings.health_interval_s, log))
     return Gateway(settings, Fleet(replicas, settings.affinity_slack, log), [], log)
 
@@ -59,7 +59,7 @@ def local(settings: InferenceSettings, flags: Sequence[str], sockets: Sockets, l
     engines = [_engine(settings, flags, name, sockets.path(name), log) for name in names]
     replicas = []
     for engine in engines:
-        session = _session(aiohttp.UnixConnector(str(engine.socket), limit=0))
+        session = _session(aiohttp.UnixConnector(str(engine.socket), limit=0), secret(settings.api_key))
         driver, room = _driver(settings, session), settings.max_slots if settings.engine == "vllm" else None
         replica = Replica(engine.name, LOCAL, session, driver, settings.health_interval_s, log, room)
         replica.renew = engine.renew
@@ -82,8 +82,11 @@ def _engine(settings: InferenceSettings, flags: Sequence[str], name: str, socket
 def _driver(settings: InferenceSettings, session: aiohttp.ClientSession) -> Driver:
     if settings.engine == "vllm":
         return VllmDriver(session, LOCAL)
-    return ServiceDriver(session, LOCAL, settings.admin_token)
+    return ServiceDriver(session, LOCAL, secret(settings.admin_token))
 
 
-def _session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False)
+def _session(connector: aiohttp.BaseConnector, api_key: str | None) -> aiohttp.ClientSession:
+    headers = {"accept-encoding": "identity"} | ({} if api_key is None else {"authorization": f"Bearer {api_key}"})
+    return aiohttp.ClientSession(
+        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, headers=headers
+    )

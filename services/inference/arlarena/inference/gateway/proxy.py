@@ -22,6 +22,7 @@ from arlarena.proto.telemetry import Logger
 
 MOST_ATTEMPTS = 3  # a request that ends engines must not end all of them
 SAMPLES = frozenset(("/inference/v1/generate", "/v1/completions", "/v1/chat/completions"))
+_MOST_ANSWER = 256 << 20  # bytes; a million log-probs as JSON are half of it
 _SEPARATOR = ", "
 _OUT_OF_TIME = "the request ran out of time (request_timeout_s)"
 
@@ -115,7 +116,7 @@ class Proxy:
                 streams = True
                 return Relay(reply.status, _headers(reply, replica, mark), self._relay(replica, errand, reply, queued))
             async with reply:
-                body = await _unless_gone(reply.read(), errand.gone)
+                body = await _unless_gone(_read(reply), errand.gone)
             if not replica.driver.checks_first and not await asyncio.wait_for(replica.settled(), errand.left_s):
                 raise _Failed(f"{replica.name} did not pass the check of its new weights")
             if reply.status >= 400:
@@ -135,7 +136,9 @@ class Proxy:
         headers = {"content-type": "application/json", DEADLINE_HEADER: f"{left_s:.3f}"}
         timeout = aiohttp.ClientTimeout(total=left_s)
         url = replica.url + quote(call.path)  # the server has decoded it: names of models may hold anything
-        return await replica.session.request(call.method, url, data=call.body, headers=headers, timeout=timeout)
+        return await replica.session.request(
+            call.method, url, data=call.body, headers=headers, timeout=timeout, allow_redirects=False
+        )
 
     def _check_stamp(self, replica: Replica, mark: int, reply: aiohttp.ClientResponse) -> None:
         """An answer by weights that the replica was not given by us: it was started again behind our back."""
@@ -162,6 +165,21 @@ class Proxy:
         finally:
             replica.leave(queued)
             errand.gone.cancel()
+
+
+async def _read(reply: aiohttp.ClientResponse) -> bytes:
+    """An answer as a whole.
+
+    Raises:
+        aiohttp.ClientError: it is too large, or the connection broke.
+    """
+    chunks, size = [], 0
+    async for chunk in reply.content.iter_any():
+        size += len(chunk)
+        if size > _MOST_ANSWER:
+            raise aiohttp.ClientPayloadError(f"the answer is larger than {_MOST_ANSWER} bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)
 
 
 async def _unless_gone(work: Any, gone: asyncio.Future[Any]) -> Any:
