@@ -7,6 +7,7 @@ As in ALFWorld, games with sliced things or movable receptacles are left out, an
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +30,7 @@ MADE_PROBLEM = "made"  # the name of the PDDL problem in a game that `export` wr
 OFFICIAL_PROBLEM = "(problem plan_trial_T"  # so ALFRED names its problems: by the time of the trial
 SPLITS = ("train", "valid_seen", "valid_unseen")
 INNER = ("json_2.1.1", "json_2.1.2")  # the folder that ALFWorld's download makes inside ALFWORLD_DATA
+LONGEST_FILE = 8 << 20  # ALFWorld's games have some 100 KB
 LEFT_OUT = ("movable", "Sliced")
 
 
@@ -154,6 +156,9 @@ def _decode(path: Path, kind: type[Content]) -> Content:
         GameError: it cannot be read, or is something else; the message names it.
     """
     try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > LONGEST_FILE:
+            raise GameError(f"{path}: a game is a plain file of at most {LONGEST_FILE} bytes")
         return msgspec.json.decode(read_text(path), type=kind)
     except TextFileError as error:
         raise GameError(str(error)) from error

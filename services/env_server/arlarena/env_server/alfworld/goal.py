@@ -9,6 +9,8 @@ from arlarena.env_server.alfworld.pddl import Expression, typed
 from arlarena.env_server.alfworld.state import State, check_predicates
 from arlarena.env_server.alfworld.world import CHANGING, House, Mask
 
+MOST_TRIES = 1_000_000  # values of variables that one test of a goal looks at; ALFWorld's goals take some hundred
+
 Scope = dict[str, int]
 Test = Callable[[State, Scope], bool]
 
@@ -21,7 +23,12 @@ def compile_goal(goal: Expression, house: House, types: Mapping[str, str]) -> tu
     """
     compiler = _Compiler(house, types)
     test = compiler.test(goal)
-    return lambda state: test(state, {}), compiler.concerned
+
+    def reached(state: State) -> bool:
+        compiler.tries_left = MOST_TRIES
+        return test(state, {})
+
+    return reached, compiler.concerned
 
 
 def watched_by(goal: Expression) -> frozenset[str]:
@@ -35,6 +42,7 @@ def watched_by(goal: Expression) -> frozenset[str]:
 class _Compiler:
     def __init__(self, house: House, types: Mapping[str, str]) -> None:
         self._house, self.concerned = house, 0
+        self.tries_left = MOST_TRIES  # of the test that is under way; several at a time leave one another less
         self._number = {one: at for at, one in enumerate(house.ids)}
         self._of_type: dict[str, list[int]] = {}
         for at, one in enumerate(house.ids):
@@ -79,6 +87,9 @@ class _Compiler:
             if depth == len(levels):
                 return True
             name, candidates, checks = levels[depth]
+            self.tries_left -= len(candidates)
+            if self.tries_left < 0:
+                raise GameError(f"PDDL goal: it takes more than {MOST_TRIES} tries to see whether it is reached")
             for one in candidates:
                 scope[name] = one
                 if all(check(state, scope) for check in checks) and search(state, scope, depth + 1):

@@ -14,28 +14,15 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol, cast
+from typing import cast
 
 from arlarena.env_server.alfworld.errors import GameError
+from arlarena.env_server.alfworld.limited import Facts, Limited, bounded_text
 
 Binding = Mapping[str, int]  # variable -> entity
-Pattern = tuple[int | None, ...]
 
-
-class Facts(Protocol):
-    """What a grammar asks of a state. Entities are numbers in the order of their ids."""
-
-    def rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
-        """The facts that fit a pattern, in order; None fits anything."""
-        ...
-
-    def holds(self, predicate: str, values: tuple[int, ...]) -> bool:
-        """Whether a fact is so."""
-        ...
-
-    def name(self, entity: int) -> str:
-        """What it is called."""
-        ...
+# ALFWorld's grammar has 6 KB, and its longest text 50 characters. The patterns below take a text's length squared.
+LONGEST_GRAMMAR, LONGEST_RULE = 1 << 18, 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +34,7 @@ class Conjunct:
 
 
 Query = tuple[Conjunct, ...]
-Part = str | Callable[["Grammar", Facts, Binding], str]  # words, or what makes them
+Part = str | Callable[["Grammar", Limited, Binding], str]  # words, or what makes them
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +44,7 @@ class Rule:
     condition: Query
     parts: tuple[Part, ...]
 
-    def text(self, grammar: Grammar, facts: Facts, binding: Binding) -> str:
+    def text(self, grammar: Grammar, facts: Limited, binding: Binding) -> str:
         """The text."""
         return _joined(self.parts, grammar, facts, binding)
 
@@ -79,23 +66,40 @@ class Grammar:
     predicates: frozenset[str]
 
     def derive(self, name: str, facts: Facts, binding: Binding) -> str:
-        """The text of a rule."""
+        """The text of a rule. Errors as in `command`."""
+        return self._text([_nonterminal(name)], facts, binding)
+
+    def command(self, action: str, facts: Facts, binding: Binding) -> str:
+        """What is typed for an action.
+
+        Raises:
+            GameError: the grammar has no such text, or one that is too long or takes too long.
+        """
+        return self._text(self.commands[action].template, facts, binding)
+
+    def feedback(self, action: str, facts: Facts, binding: Binding) -> str:
+        """What is answered once it is done. Errors as in `command`."""
+        return self._text(self.commands[action].feedback, facts, binding)
+
+    def _text(self, parts: Sequence[Part], facts: Facts, binding: Binding) -> str:
+        try:
+            return _joined(parts, self, Limited(facts), binding)
+        except RecursionError as error:
+            raise GameError("grammar: its rules lead back to themselves, or are nested too deeply") from error
+        except (LookupError, ValueError) as error:
+            raise GameError(f"grammar: a text asks for what the game does not have: {error!r}") from error
+
+    def derived(self, name: str, facts: Limited, binding: Binding) -> str:
+        """The text of a rule within another text."""
+        facts.count()
         for rule in self.rules[name]:
             if _applies(rule.condition, facts, binding):
                 return rule.text(self, facts, binding)
         raise GameError(f"grammar: no text of #{name}# applies")
 
-    def command(self, action: str, facts: Facts, binding: Binding) -> str:
-        """What is typed for an action."""
-        return _joined(self.commands[action].template, self, facts, binding)
 
-    def feedback(self, action: str, facts: Facts, binding: Binding) -> str:
-        """What is answered once it is done."""
-        return _joined(self.commands[action].feedback, self, facts, binding)
-
-
-def _joined(parts: Sequence[Part], grammar: Grammar, facts: Facts, binding: Binding) -> str:
-    return "".join([part if isinstance(part, str) else part(grammar, facts, binding) for part in parts])
+def _joined(parts: Sequence[Part], grammar: Grammar, facts: Limited, binding: Binding) -> str:
+    return bounded_text("".join([part if isinstance(part, str) else part(grammar, facts, binding) for part in parts]))
 
 
 def _applies(condition: Query, facts: Facts, binding: Binding) -> bool:
@@ -143,11 +147,16 @@ def read_grammar(text: str) -> tuple[Grammar, str]:
     Raises:
         GameError: it is none, or holds what this engine does not understand.
     """
+    if len(text) > LONGEST_GRAMMAR:
+        raise GameError(f"grammar: it has {len(text)} characters, and may have {LONGEST_GRAMMAR}")
     tasks = _TASK.findall(text)
     if len(tasks) != 1:
         raise GameError(f'grammar: one rule "task" with one text is expected, not {len(tasks)}')
     task = json.loads(f'"{tasks[0][1]}"', strict=False)
-    shared = _read(_TASK.sub(r'\1""', text))
+    try:
+        shared = _read(_TASK.sub(r'\1""', text))
+    except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise GameError(f"grammar: it is not understood: {error!r}") from error
     return replace(shared, rules={**shared.rules, "task": [Rule((), (task,))]}), task
 
 
@@ -194,7 +203,7 @@ def _block(text: str) -> dict[str, list[dict[str, str]]]:
     lines = "\n".join(line for line in text.split("\n") if not line.lstrip().startswith("#"))
     try:
         return {str(name): list(choices) for name, choices in json.loads(lines).items()}
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise GameError(f"grammar: a block is no JSON object of rules: {error}") from error
 
 
@@ -218,6 +227,8 @@ def _query(text: str, predicates: set[str]) -> Query:
 
 
 def _parts(text: str, predicates: set[str]) -> tuple[Part, ...]:
+    if len(text) > LONGEST_RULE:
+        raise GameError(f"grammar: the text {text[:40]!r}… has {len(text)} characters, and may have {LONGEST_RULE}")
     # TextWorld's parser takes white space at the begin of a text for a comment, and knows no other escape than this.
     text = text.lstrip().replace("\\n", "\n")
     parts: list[Part] = []
@@ -238,7 +249,7 @@ def _parts(text: str, predicates: set[str]) -> tuple[Part, ...]:
 
 
 def _nonterminal(name: str) -> Part:
-    return lambda grammar, facts, binding: grammar.derive(name, facts, binding)
+    return lambda grammar, facts, binding: grammar.derived(name, facts, binding)
 
 
 def _value(text: str) -> list[Part]:
@@ -274,15 +285,15 @@ def _list(each: str, query: Query) -> Part:
     rule = each[1:-1] if each[:1] == each[-1:] == "#" else ""
     parts = [_nonterminal(rule)] if rule else _value(each)
 
-    def listed(grammar: Grammar, facts: Facts, binding: Binding) -> str:
+    def listed(grammar: Grammar, facts: Limited, binding: Binding) -> str:
         items = [_joined(parts, grammar, facts, answer) for answer in answers(facts, query, binding)]
         return _enumerated(items, grammar, facts, binding)
 
     return listed
 
 
-def _enumerated(items: list[str], grammar: Grammar, facts: Facts, binding: Binding) -> str:
+def _enumerated(items: list[str], grammar: Grammar, facts: Limited, binding: Binding) -> str:
     if len(items) < 2:
-        return items[0] if items else grammar.derive("list_empty", facts, binding)
-    separator, last = (grammar.derive(name, facts, binding) for name in ("list_separator", "list_last_separator"))
-    return separator.join(items[:-1]) + last + items[-1]
+        return items[0] if items else grammar.derived("list_empty", facts, binding)
+    separator, last = (grammar.derived(name, facts, binding) for name in ("list_separator", "list_last_separator"))
+    return bounded_text(separator.join(items[:-1]) + last + items[-1])

@@ -15,6 +15,9 @@ from arlarena.env_server.alfworld.errors import GameError
 Atom = tuple[str, ...]  # a predicate's name and its arguments
 Expression: TypeAlias = "str | list[Expression]"
 
+# ALFWorld's problems have some 5,000 words, nested 6 deep.
+MOST_WORDS, MOST_DEPTH = 200_000, 32
+
 _COMMENT = re.compile(r";[^\n]*")
 _TOKEN = re.compile(r"[()]|[^\s()]+")
 
@@ -32,10 +35,12 @@ def read_expressions(text: str) -> list[Expression]:
     """All expressions of a text: nested lists of lower-case words.
 
     Raises:
-        GameError: parentheses that do not match.
+        GameError: parentheses that do not match; the text is longer or deeper than a game's.
     """
     stack: list[list[Expression]] = [[]]
-    for token in _TOKEN.findall(_COMMENT.sub("", text).lower()):
+    for number, token in enumerate(match[0] for match in _TOKEN.finditer(_COMMENT.sub("", text).lower())):
+        if number >= MOST_WORDS or len(stack) > MOST_DEPTH:
+            raise GameError(f"PDDL: more than {MOST_WORDS} words, or more than {MOST_DEPTH} parentheses in one another")
         if token == "(":
             stack.append([])
         elif token == ")":

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Self
 
 from arlarena.env_server.alfworld.errors import GameError
-from arlarena.env_server.alfworld.grammar import Pattern
+from arlarena.env_server.alfworld.limited import Pattern
 from arlarena.env_server.alfworld.world import CHANGING, MARKS, PLACES, Contents, House, bits
 
 NOTHING = -1
