@@ -157,7 +157,8 @@ def explain(url: str, error: Exception) -> StreamError:
     """The error to raise for `error` of redis-py; `url` is redacted."""
     detail = str(error) or type(error).__name__
     if isinstance(error, errors.AuthenticationError | errors.AuthorizationError):
-        return StreamError(f"Redis at {url} refused the user or password: correct the URL ({detail})")
+        hint = "give its password by REDIS_PASSWORD or REDIS_PASSWORD_FILE, or correct the URL"
+        return StreamError(f"Redis at {url} refused the user or password: {hint} ({detail})")
     if is_network(error):
         hint = "start one, or unset REDIS_URL and let `arlarena up` start its own"
         return StreamError(f"no Redis at {url}: {hint} ({detail})")

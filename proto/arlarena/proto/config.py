@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import os
 import signal
 import sys
 import tomllib
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
+from arlarena.proto.redaction import MASK, hide, is_secret_name, masked, merged, redact, redacted_stderr
 from arlarena.proto.textfile import TextFileError, read_text
+from arlarena.proto.wording import printable
 
 # Every top-level table that a run's file may hold. A service reads its own; a table outside this list is a typing
 # error.
@@ -74,6 +78,57 @@ def read_file(path: Path) -> dict[str, Any]:
     return data
 
 
+def secrets_file(path: Path, table: str) -> Path:
+    """Where the secrets of a table are if they are not in `path` itself: `run.secrets/TABLE.toml` beside `run.toml`."""
+    return path.with_suffix(".secrets") / f"{table}.toml"
+
+
+def read_table(path: Path, table: str) -> dict[str, Any]:
+    """One table of `path`, with the secrets that are kept beside it. No other table's secrets are read.
+
+    Raises:
+        ConfigError: see `read_file`.
+    """
+    values, file = read_file(path).get(table, {}), secrets_file(path, table)
+    return merged(values, read_file(file).get(table, {})) if os.path.exists(file) else dict(values)
+
+
+def read_with_secrets(path: Path) -> dict[str, Any]:
+    """All tables of `path`, with the secrets that are kept beside it.
+
+    Raises:
+        ConfigError: see `read_file`.
+    """
+    tables = read_file(path)
+    kept = [table for table in TABLES if os.path.exists(secrets_file(path, table))]
+    return tables | {table: read_table(path, table) for table in kept}
+
+
+def _hide_secrets(value: Any, name: str = "") -> None:
+    """Keep the secrets of settings out of messages and logs."""
+    if isinstance(value, BaseModel):
+        value = {key: getattr(value, key) for key in type(value).model_fields}
+    if isinstance(value, SecretStr):
+        hide(value.get_secret_value())
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _hide_secrets(item, str(key))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _hide_secrets(item, name)
+    elif isinstance(value, str) and is_secret_name(name):
+        hide(value)
+
+
+def _given(model: type[BaseModel], key: str, value: Any) -> str:
+    """A refused value as the error shows it, without secrets."""
+    last = key.rpartition(".")[2]
+    field = model.model_fields.get(key.partition(".")[0])
+    if is_secret_name(last) or (field is not None and "SecretStr" in str(field.annotation)):
+        return MASK
+    return repr(value) if isinstance(value, int | float) else repr(masked(value, last))
+
+
 def _explain(where: str, error: ValidationError, model: type[BaseModel]) -> str:
     lines = []
     for item in error.errors():
@@ -85,7 +140,7 @@ def _explain(where: str, error: ValidationError, model: type[BaseModel]) -> str:
         elif not key and item["type"] == "value_error":  # two keys contradict each other: the message names both
             lines.append(f"{where} {item['msg'].removeprefix('Value error, ')}")
         else:
-            lines.append(f"{where} {key or 'table'} = {item['input']!r}: {item['msg']}")
+            lines.append(f"{where} {key or 'table'} = {_given(model, key, item['input'])}: {item['msg']}")
     return "\n".join(lines)
 
 
@@ -95,10 +150,13 @@ def parse_table(where: str, values: Mapping[str, Any], model: type[Model]) -> Mo
     Raises:
         ConfigError: a key is unknown or missing, or a value has the wrong type or range.
     """
+    _hide_secrets(values)
     try:
-        return model.model_validate(dict(values))
+        settings = model.model_validate(dict(values))
     except ValidationError as error:
         raise ConfigError(_explain(where, error, model)) from error
+    _hide_secrets(settings)
+    return settings
 
 
 def load_table(path: Path | None, table: str, model: type[Model], overrides: Mapping[str, Any] | None = None) -> Model:
@@ -108,18 +166,30 @@ def load_table(path: Path | None, table: str, model: type[Model], overrides: Map
     Raises:
         ConfigError: see `read_file` and `parse_table`.
     """
-    values = read_file(path).get(table, {}) if path is not None else {}
+    values = read_table(path, table) if path is not None else {}
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
     return parse_table(f"{path or 'command line'}: [{table}]", {**values, **given}, model)
 
 
 def exit_on_config_error(main: Callable[[], int]) -> int:
-    """Run a service's `main`. No stack trace for a configuration error, which gives exit code 2, and Ctrl-C, 130."""
-    try:
-        return main()
-    except KeyboardInterrupt:
-        print("stopped by SIGINT (Ctrl-C)", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """Run a service's `main`. No stack trace for a configuration error, which gives exit code 2, and Ctrl-C, 130.
+
+    Nothing that Python writes to stderr meanwhile holds a secret.
+    """
+    with redacted_stderr():
+        try:
+            return main()
+        except KeyboardInterrupt:
+            print("stopped by SIGINT (Ctrl-C)", file=sys.stderr)
+            return 128 + signal.SIGINT
+        except ConfigError as error:
+            print_error(error)
+            return 2
+        except Exception:
+            print(printable(redact(traceback.format_exc())), end="", file=sys.stderr)
+            return 1
+
+
+def print_error(error: object) -> None:
+    """Print `error: …` on stderr, with no secret and with nothing that the terminal acts on."""
+    print(f"error: {printable(redact(str(error)))}", file=sys.stderr)

@@ -8,11 +8,17 @@ from typing import Any, TextIO
 
 import msgspec
 
+from arlarena.proto.redaction import masked
+from arlarena.proto.wording import json_escaped
+
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 class Logger:
-    """Writes `{"ts", "level", "service", "event", …}` to stderr. Values that JSON cannot hold are written as text."""
+    """Writes `{"ts", "level", "service", "event", …}` to stderr. Values that JSON cannot hold are written as text.
+
+    Secrets are `***` (see redaction.py), and characters that a terminal acts on are escaped.
+    """
 
     def __init__(self, service: str, level: str = "info", stream: TextIO | None = None) -> None:
         self.service = service
@@ -23,9 +29,10 @@ class Logger:
     def _write(self, level: str, event: str, fields: dict[str, Any]) -> None:
         if LEVELS[level] < self._threshold:
             return
-        record = {"ts": round(time.time(), 3), "level": level, "service": self.service, "event": event, **fields}
+        values = masked(msgspec.to_builtins(fields, enc_hook=str, str_keys=True))
+        record = {"ts": round(time.time(), 3), "level": level, "service": self.service, "event": event, **values}
         stream = self._stream if self._stream is not None else sys.stderr
-        stream.write(self._encoder.encode(record).decode() + "\n")
+        stream.write(json_escaped(self._encoder.encode(record).decode()) + "\n")
         stream.flush()
 
     def debug(self, event: str, **fields: Any) -> None:

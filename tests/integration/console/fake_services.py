@@ -1,7 +1,7 @@
 """Stand-ins for the four services, with their command lines and files but without torch, for the launcher's tests.
 
 `install` writes packages `arlarena.<service>` whose directory, first on PYTHONPATH, hides the real ones. Behaviour is
-steered by files in the directory that FAKE_DIR names (see `flag`), so that a test can change it while a run goes on.
+steered by files in a directory (see `flag`), so that a test can change it while a run goes on.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ from pathlib import Path
 
 SERVICES = ("env_server", "inference", "rollout", "trainer")
 STEPS = 6
+# Where the test writes its flags; `install` sets it in the processes. No variable of the environment: services get few.
+FOLDER = Path()
 
 
-def install(folder: Path) -> None:
-    """Write the stand-ins to `folder`."""
+def install(folder: Path, flags: Path) -> None:
+    """Write the stand-ins to `folder`; they look for flags in `flags`."""
     here = str(Path(__file__).parent)
     for service in SERVICES:
         package = folder / "arlarena" / service
         package.mkdir(parents=True)
         (package / "__init__.py").write_text("")
-        run = f"import sys; sys.path.insert(0, {here!r}); import fake_services; fake_services."
+        run = f"import sys; sys.path.insert(0, {here!r}); import fake_services; "
+        run += f"fake_services.FOLDER = fake_services.Path({str(flags)!r}); fake_services."
         (package / "__main__.py").write_text(f"{run}main({service!r})\n")
         (package / "settings.py").write_text(f"{run}settings({service!r})\n")
         (package / "describe.py").write_text(f"{run}describe()\n")
@@ -34,13 +37,13 @@ def install(folder: Path) -> None:
 
 def flag(name: str) -> str | None:
     """What the test wrote to this flag, or None."""
-    path = Path(os.environ["FAKE_DIR"]) / name
+    path = FOLDER / name
     return path.read_text() if path.exists() else None
 
 
 def hold(stage: str) -> None:
     """Stay in a stage, as long as the test wants it; with flag `stubborn`, SIGTERM is noted and ignored."""
-    folder = Path(os.environ["FAKE_DIR"])
+    folder = FOLDER
     if flag(f"hold-{stage}") is None:
         return
     if flag("stubborn") is not None:
@@ -73,7 +76,7 @@ def describe() -> None:
 
 def record(service: str) -> None:
     """Leave pid and command line where the test finds them."""
-    with (Path(os.environ["FAKE_DIR"]) / "started").open("a") as file:
+    with (FOLDER / "started").open("a") as file:
         file.write(json.dumps({"service": service, "pid": os.getpid(), "argv": sys.argv[1:]}) + "\n")
 
 

@@ -23,7 +23,10 @@ def start(folder: Path) -> tuple[subprocess.Popen[str], int, psutil.Process]:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGKILL, -9)])
 def test_it_serves_until_it_is_stopped(tmp_path: Path, number: int, code: int) -> None:
     process, port, server = start(tmp_path / "broker")
-    with redis.Redis(port=port) as client:
+    with redis.Redis(port=port, protocol=2) as stranger, pytest.raises(redis.AuthenticationError):
+        stranger.ping()
+    password = (tmp_path / "broker" / "password").read_text().strip()
+    with redis.Redis(port=port, password=password) as client:
         assert client.ping()
     process.send_signal(number)
     assert process.wait(20) == code

@@ -54,13 +54,13 @@ class Up:
         self.config.write_text(CONFIG)
         self.flags.mkdir()
         self.fakes = folder / "fakes"
-        fake_services.install(self.fakes)
+        fake_services.install(self.fakes, self.flags)
         self.processes: list[Forked] = []
         self.family: set[psutil.Process] = set()
 
     def start(self, *arguments: str, **environment: str) -> Forked:
         clean = {key: value for key, value in os.environ.items() if key not in ("REDIS_URL", "ARLARENA_SEED")}
-        extra = {"PYTHONPATH": str(self.fakes), "FAKE_DIR": str(self.flags), "COLUMNS": "200"}
+        extra = {"PYTHONPATH": str(self.fakes), "COLUMNS": "200"}
         process = consoles().popen(
             ["arlarena.console", *arguments],
             cwd=self.folder,

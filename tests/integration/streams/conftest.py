@@ -47,6 +47,7 @@ class Proxy:
 
     def __init__(self, url: str) -> None:
         self.target = int(url.rsplit(":", 1)[1].partition("/")[0])
+        self.credentials = url.removeprefix("redis://").rpartition("@")[0]
         self.trigger: bytes | None = None
         self.then_break = True
         self.fired = asyncio.Event()
@@ -55,7 +56,7 @@ class Proxy:
 
     async def start(self) -> None:
         self.server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
-        self.url = f"redis://127.0.0.1:{self.server.sockets[0].getsockname()[1]}/0"
+        self.url = f"redis://{self.credentials}@127.0.0.1:{self.server.sockets[0].getsockname()[1]}/0"
 
     def lose_answer(self, command: bytes, *, then_break: bool = True) -> None:
         """The next request that contains `command` is carried out, but its answer never comes back."""

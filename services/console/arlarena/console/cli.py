@@ -15,8 +15,10 @@ from rich.text import Text
 
 from arlarena.console.failures import LaunchError, Stopped
 from arlarena.console.rundir import RunDirectory, Start
-from arlarena.proto.config import ConfigError
+from arlarena.proto.config import ConfigError, print_error
 from arlarena.proto.program import VARIABLE
+from arlarena.proto.redaction import redact, redacted_stderr
+from arlarena.proto.wording import printable
 
 # What a command alone needs is imported in it, so that `arlarena serve env` and `--help` start at once.
 
@@ -103,7 +105,9 @@ def doctor() -> None:
     console, findings = Console(highlight=False), examine()
     for finding in findings:
         mark, style = VERDICTS[finding.verdict]
-        console.print(Text.assemble((f"{mark} ", style), f"{finding.what:<9}", finding.said), soft_wrap=True)
+        console.print(
+            Text.assemble((f"{mark} ", style), f"{finding.what:<9}", printable(redact(finding.said))), soft_wrap=True
+        )
     if any(finding.verdict == "problem" for finding in findings):
         raise typer.Exit(1)
 
@@ -167,17 +171,19 @@ def evaluate(context: typer.Context) -> None:
 
 def main() -> None:
     """Entry point: errors that a user can mend are printed without a stack trace."""
-    try:
-        app()
-    except ConfigError as error:
-        _fail(str(error), 2)
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        sys.exit(stopped.code)
-    except LaunchError as error:
-        _fail(str(error), error.code)
+    with redacted_stderr():
+        try:
+            app()
+        except ConfigError as error:
+            _fail(str(error), 2)
+        except Stopped as stopped:
+            print(printable(redact(str(stopped))), file=sys.stderr)
+            sys.exit(stopped.code)
+        except LaunchError as error:
+            _fail(str(error), error.code)
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print("\n".join(f"error: {line}" for line in message.splitlines() or ["unknown"]), file=sys.stderr)
+    for line in message.splitlines() or ["unknown"]:
+        print_error(line)
     sys.exit(code)

@@ -12,11 +12,13 @@ from arlarena.console.runconfig import RunConfig
 from arlarena.console.rundir import RunDirectory
 from arlarena.console.settings import (
     ADMIN_TOKEN,
+    BROKER_URL,
     ENVIRONMENT_TOKEN,
     AccessToken,
     ChosenTokenizer,
     admin_token,
     environment_token,
+    inherited,
 )
 from arlarena.proto.hub import local_model
 
@@ -35,6 +37,11 @@ def thread_environment(threads: int) -> dict[str, str]:
     return dict.fromkeys(names, str(threads)) | {"TOKENIZERS_PARALLELISM": "false"}
 
 
+def _with_variable(command: Command, name: str, value: str) -> Command:
+    """`command` with a secret, which belongs into no command line."""
+    return Command(command.argv, command.log, {**command.env, name: value})
+
+
 @dataclass(frozen=True, slots=True)
 class Commands:
     """Builds the commands of one run."""
@@ -48,9 +55,11 @@ class Commands:
         several = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m") if ranks > 1 else ()
         argv = (sys.executable, "-m", *several, *(str(argument) for argument in arguments))
         seed = {"ARLARENA_SEED": str(self.config.run.seed), "PYTHONUNBUFFERED": "1"}
-        if token := self.config.part("environment", AccessToken).token:
-            seed |= {ENVIRONMENT_TOKEN: environment_token() or token}
-        environment: Mapping[str, str] = thread_environment(threads) | seed
+        service = str(arguments[0]).removeprefix("arlarena.")
+        if service != "inference" and (token := self.config.part("environment", AccessToken).token):
+            seed |= {ENVIRONMENT_TOKEN: environment_token() or token.get_secret_value()}
+        own = inherited(service, self.config.console.pass_environment)
+        environment: Mapping[str, str] = own | thread_environment(threads) | seed
         return Command(argv, self.run.log(log), environment)
 
     @property
@@ -84,7 +93,7 @@ class Commands:
         return self._with_token(self._on_gpus("inference", command))
 
     def _with_token(self, command: Command) -> Command:
-        return Command(command.argv, command.log, {**command.env, ADMIN_TOKEN: self.admin_token})
+        return _with_variable(command, ADMIN_TOKEN, self.admin_token)
 
     def _on_gpus(self, table: str, command: Command) -> Command:
         return Command(command.argv, command.log, {**command.env, **self.config.console.gpus.environment(table)})
@@ -123,20 +132,21 @@ class Commands:
 
     def worker(self, index: int, restarts: int, environment: Address, inference: Address, redis_url: str) -> Command:
         """A rollout worker; a restarted one has a new name, because the old one's leases are not its own."""
-        return self._python(
+        command = self._python(
             f"rollout-{index}", 1, "arlarena.rollout", "worker", "--config", self.run.config,
-            "--environment-url", environment.url, "--inference-url", inference.url, "--redis-url", redis_url,
+            "--environment-url", environment.url, "--inference-url", inference.url,
             "--run-name", self.run.state.id, "--tokenizer", self.tokenizer, "--name", f"worker-{index}-{restarts}",
         )  # fmt: skip
+        return _with_variable(command, BROKER_URL, redis_url)
 
     def train(self, resume: bool, environment: Address, inference: Address, redis_url: str) -> Command:
         """The trainer."""
         command = self._python(
             "trainer", self.config.threads("trainer"), "arlarena.trainer", "train", "--config", self.run.config,
             "--model", self.start, "--run-dir", self.run.path, "--run-name", self.run.state.id,
-            "--redis-url", redis_url, "--inference-url", inference.url, "--environment-url", environment.url,
+            "--inference-url", inference.url, "--environment-url", environment.url,
             ranks=max(1, len(self.config.console.gpus.trainer)),
         )  # fmt: skip
         command = self._on_gpus("trainer", command)
         argv = (*command.argv, *(["--resume"] if resume else []))
-        return self._with_token(Command(argv, command.log, command.env))
+        return _with_variable(self._with_token(Command(argv, command.log, command.env)), BROKER_URL, redis_url)

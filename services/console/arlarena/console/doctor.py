@@ -15,7 +15,8 @@ from typing import Literal
 import psutil
 
 from arlarena.console.broker import BrokerError, check_broker, find_server
-from arlarena.console.settings import available_cores, redis_url_from_environment
+from arlarena.console.settings import BrokerSettings, available_cores, external_broker_url
+from arlarena.proto.config import ConfigError
 from arlarena.proto.stream import redact
 from arlarena.proto.wording import counted
 
@@ -85,11 +86,11 @@ def _services() -> Finding:
 
 def _broker() -> Finding:
     try:
-        if url := redis_url_from_environment():
+        if url := external_broker_url(BrokerSettings()):
             check_broker(url)
             return Finding("broker", "ok", f"REDIS_URL {redact(url)}")
         return Finding("broker", "ok", str(find_server()))
-    except BrokerError as error:
+    except (BrokerError, ConfigError) as error:
         return Finding("broker", "problem", str(error))
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from pathlib import Path
 
 from arlarena.console.broker import HOST, Broker, BrokerError
 from arlarena.console.failures import LaunchError
 from arlarena.console.process import Guardian
-from arlarena.proto.telemetry import announce
+from arlarena.proto.broker_address import FILE_VARIABLE
+from arlarena.proto.telemetry import announce, get_logger
 
 POLL_S, STOP_S = 0.5, 10.0
 
@@ -29,6 +31,7 @@ async def serve_broker(directory: Path, port: int | None) -> None:
 
 async def _serve(directory: Path, port: int | None) -> None:
     stop = asyncio.Event()
+    os.umask(0o077)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
@@ -37,6 +40,7 @@ async def _serve(directory: Path, port: int | None) -> None:
         assert broker.port is not None
         assert broker.process is not None
         guardian.add(broker.process.pid)
+        get_logger("broker").info("password_file", path=str(broker.password_path), variable=FILE_VARIABLE)
         announce(HOST, broker.port)
         while not stop.is_set():
             if not broker.running:

@@ -10,7 +10,11 @@ from typing import Protocol
 
 import aiohttp
 
+from arlarena.client.bounded import IDENTITY, read_bounded
 from arlarena.console.process import Address
+
+# Answers of /health are a few hundred bytes.
+MAX_ANSWER_BYTES = 1 << 20
 
 
 class HealthCheck(Protocol):
@@ -32,7 +36,11 @@ class HttpHealth:
             return "it has not announced an address"
         try:
             timeout = aiohttp.ClientTimeout(total=timeout_s)
-            async with aiohttp.ClientSession(timeout=timeout) as session, session.get(address.url + self.path) as reply:
+            async with (
+                aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session,
+                session.get(address.url + self.path, headers=IDENTITY, allow_redirects=False) as reply,
+            ):
+                await read_bounded(reply, MAX_ANSWER_BYTES)
                 return None if reply.status == 200 else f"GET {self.path} answered {reply.status}"
         except TimeoutError:
             return f"GET {self.path} did not answer in {timeout_s:g} s"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -21,16 +22,18 @@ from arlarena.console.invocation import command_line
 from arlarena.console.pipeline import STAGES, Pipeline
 from arlarena.console.preflight import check_before_start
 from arlarena.console.progress import View
-from arlarena.console.runconfig import RunConfig
+from arlarena.console.runconfig import RunConfig, masked_override
 from arlarena.console.rundir import RunDirectory, Start
 from arlarena.console.settings import available_cores
 from arlarena.console.stage import Stage
 from arlarena.console.summary import kinds_table, table
 from arlarena.console.supervisor import Supervisor
-from arlarena.proto.config import ConfigError, read_file
+from arlarena.proto.config import ConfigError, read_with_secrets
 from arlarena.proto.wording import counted
 
 TICK_S = 0.25
+# Files are for their owner alone: a run holds secrets, prompts and weights.
+PRIVATE = 0o077
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +48,12 @@ class Request:
 
     @property
     def command(self) -> str:
-        """The command line that asks for this."""
+        """The command line that asks for this, without secrets."""
         words = ["up", str(self.config)]
         words += ["--seed", str(self.seed)] if self.seed is not None else []
         words += ["--run-dir", str(self.directory)] if self.directory is not None else []
         for text in self.overrides:
-            words += ["--set", text]
+            words += ["--set", masked_override(text)]
         return command_line(words)
 
 
@@ -74,7 +77,7 @@ async def prepare(request: Request) -> tuple[RunConfig, RunDirectory]:
 
 
 def _refuse_another_experiment(run: RunDirectory, new: RunConfig) -> None:
-    old = RunConfig(run.config, read_file(run.config))
+    old = RunConfig(run.config, read_with_secrets(run.config))
     if keys := old.differences(new):
         raise ConfigError(
             f"{run.path} was started with other settings ({', '.join(keys)}): "
@@ -204,6 +207,7 @@ def up(request: Request, console: Console) -> dict[str, Any]:
         LaunchError: the run failed.
         Stopped: a signal stopped it.
     """
+    os.umask(PRIVATE)  # holds for every file of the run, by whichever process
     run, summary = asyncio.run(_run(request, console))
     console.print(table(summary))
     if (kinds := kinds_table(summary)) is not None:

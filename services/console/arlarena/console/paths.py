@@ -8,6 +8,7 @@ from typing import Any
 
 # Keys that name a file or a folder; `*` stands for any key. Names on the Hub are no paths and stay as they are.
 PATHS = (
+    "redis.password_file",
     "policy.path",
     "policy.tokenizer",
     "inference.model",

@@ -26,7 +26,7 @@ from arlarena.console.progress import View
 from arlarena.console.report import write_report
 from arlarena.console.runconfig import RunConfig
 from arlarena.console.rundir import RunDirectory
-from arlarena.console.settings import redis_url_from_environment
+from arlarena.console.settings import external_broker_url
 from arlarena.console.summary import data_warning, read_json, summarise, write_summary
 from arlarena.console.supervisor import Service, Spec, Supervisor
 from arlarena.proto.wording import counted
@@ -103,7 +103,7 @@ class Pipeline:
 
     async def _start_broker(self) -> str:
         asked = self.config.broker
-        url = redis_url_from_environment() or asked.url
+        url = external_broker_url(asked)
         broker: Broker | ExternalBroker
         if url:
             broker = ExternalBroker(url, self.settings.health_timeout_s)

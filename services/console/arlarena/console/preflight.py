@@ -24,7 +24,7 @@ from arlarena.console.settings import (
     PlayLimits,
     PolicyServer,
     SessionLimits,
-    redis_url_from_environment,
+    external_broker_url,
 )
 from arlarena.console.supervisor import EXIT_PORT
 from arlarena.proto.config import ConfigError, nearest
@@ -179,7 +179,7 @@ def limit_problems(config: RunConfig) -> Iterator[str]:
 
 def broker_problems(config: RunConfig) -> Iterator[str]:
     """A Redis that does not answer or cannot be used, or no server to start."""
-    url = redis_url_from_environment() or config.broker.url
+    url = external_broker_url(config.broker)
     try:
         if url:
             check_broker(url, timeout_s=config.console.health_timeout_s)
@@ -204,7 +204,7 @@ def directory_problems(directory: Path) -> list[str]:
 def port_problems(config: RunConfig) -> Iterator[str]:
     """Fixed ports that another program has, or that two services ask for."""
     ports = {"environment": config.port("environment"), "inference": config.port("inference")}
-    if not (redis_url_from_environment() or config.broker.url):
+    if not external_broker_url(config.broker):
         ports["redis"] = config.broker.port
     asked: dict[int, str] = {}
     for table, port in ports.items():

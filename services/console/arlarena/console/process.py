@@ -16,6 +16,9 @@ from pathlib import Path
 
 import msgspec
 
+from arlarena.console.settings import inherited
+from arlarena.proto.redaction import masked
+
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # A line of output longer than this is passed on in pieces; announcements are far shorter.
 LINE_LIMIT = 1 << 20
@@ -38,7 +41,9 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to start. `env` is added to the launcher's own environment; output is appended to `log`."""
+    """What to start. `env`: its whole environment, which has the secrets: `argv` is for everybody to see and is
+    written to `log`, as is what the process prints.
+    """
 
     argv: tuple[str, ...]
     log: Path
@@ -70,6 +75,7 @@ class Guardian:
             [sys.executable, "-m", "arlarena.console.guardian", str(grace_s)],
             stdin=subprocess.PIPE,
             start_new_session=True,
+            env=inherited("guardian"),
             text=True,
         )
 
@@ -123,7 +129,7 @@ class Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, **command.env},
+                env=command.env,
                 start_new_session=True,
                 preexec_fn=_die_with_parent(),
                 limit=LINE_LIMIT,
@@ -190,7 +196,7 @@ async def _next_line(stream: asyncio.StreamReader) -> bytes:
 def _launch_line(command: Command) -> bytes:
     """The command in the log, to be looked at or tried by hand."""
     record = {"ts": round(time.time(), 3), "level": "info", "service": "console", "event": "launch"}
-    return msgspec.json.encode(record | {"argv": command.argv}) + b"\n"
+    return msgspec.json.encode(record | {"argv": masked(command.argv)}) + b"\n"
 
 
 class _Announcement(msgspec.Struct):

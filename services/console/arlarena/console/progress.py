@@ -13,6 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from arlarena.console.stage import Figures, Stage, Status, duration, read_figures
+from arlarena.proto.redaction import redact
+from arlarena.proto.wording import printable
 
 REFRESH_HZ = 4
 # The plain view prints a sign of life after so many seconds without another line.
@@ -25,6 +27,15 @@ MARKS: dict[Status, tuple[str, str]] = {
     "stopped": ("■", "yellow"),
     "failed": ("✗", "bold red"),
 }
+
+
+def shown(text: str) -> str:
+    """`text`, which may quote services, as it is printed: no secrets, nothing that a terminal acts on."""
+    return printable(redact(text))
+
+
+def _text(text: str, style: str | None = None) -> Text:
+    return Text(shown(text), style=style or "")
 
 
 class View:
@@ -62,7 +73,7 @@ class View:
 
     def _print(self, text: str, style: str | None = None) -> None:
         self._printed = time.monotonic()
-        self.console.print(Text(text, style=style or ""), soft_wrap=True)
+        self.console.print(_text(text, style), soft_wrap=True)
 
     def notice(self, text: str) -> None:
         """Something that the user should know, above the table."""
@@ -111,16 +122,16 @@ class View:
             mark, style = MARKS[stage.status]
             table.add_row(Text(mark, style), Text(stage.name, style), *self._details(stage))
         services = "  ".join(f"{name} {state}" for name, state in self._services().items())
-        head = Text.assemble((self._title, "bold"), "  ", (duration(self._elapsed()), "dim"))
-        return Group(head, table, Text(services, "dim"))
+        head = Text.assemble((shown(self._title), "bold"), "  ", (duration(self._elapsed()), "dim"))
+        return Group(head, table, _text(services, "dim"))
 
     def _details(self, stage: Stage) -> tuple[RenderableType, RenderableType]:
         if stage.status != "running":
             took = duration(stage.seconds) if stage.seconds else ""
-            return Text(took, "dim"), Text(stage.note, "dim")
+            return Text(took, "dim"), _text(stage.note, "dim")
         figures = read_figures(stage)
         share = figures.share
         bar = ProgressBar(total=1.0, completed=share, width=24) if share is not None else Text("")
         return Text(duration(time.monotonic() - stage.began)), Group(
-            *([bar] if share is not None else []), Text(figures.words())
+            *([bar] if share is not None else []), _text(figures.words())
         )

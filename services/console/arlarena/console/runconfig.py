@@ -27,11 +27,13 @@ from arlarena.console.settings import (
     Listener,
     RunSettings,
     Subject,
+    inherited,
     seed_from_environment,
     validate,
 )
-from arlarena.proto.config import TABLES, ConfigError, Model, parse_table, read_file
+from arlarena.proto.config import TABLES, ConfigError, Model, parse_table, read_with_secrets, secrets_file
 from arlarena.proto.env import Info
+from arlarena.proto.redaction import MASK, is_secret, split_secrets
 
 SERVICES = ("env_server", "inference", "rollout", "trainer")
 # Checking a file takes a process 0.1 to 0.3 s; a slow disk may take longer for the imports.
@@ -48,11 +50,21 @@ def parse_override(text: str) -> tuple[list[str], Any]:
     key, equals, value = text.partition("=")
     parts = key.strip().split(".")
     if not equals or len(parts) < 2 or not all(parts):
-        raise ConfigError(f"--set {text}: write it as table.key=value, for example trainer.recipe=grpo")
+        shown = f"{key}=…" if equals else text
+        raise ConfigError(f"--set {shown}: write it as table.key=value, for example trainer.recipe=grpo")
     try:
         return parts, tomllib.loads(f"value = {value.strip()}")["value"]
     except tomllib.TOMLDecodeError:
         return parts, value.strip()
+
+
+def masked_override(text: str) -> str:
+    """`text` as it may be shown: without the value where that is a secret."""
+    try:
+        parts, value = parse_override(text)
+    except ConfigError:
+        return text.partition("=")[0]
+    return f"{'.'.join(parts)}={MASK}" if is_secret(parts[-1], value) else text
 
 
 def override(tables: Tables, text: str) -> None:
@@ -63,12 +75,12 @@ def override(tables: Tables, text: str) -> None:
     """
     parts, value = parse_override(text)
     if parts[0] not in TABLES:
-        raise ConfigError(f"--set {text}: there is no table [{parts[0]}]; known: {', '.join(TABLES)}")
+        raise ConfigError(f"--set {masked_override(text)}: there is no table [{parts[0]}]; known: {', '.join(TABLES)}")
     place = tables
     for part in parts[:-1]:
         place = place.setdefault(part, {})
         if not isinstance(place, dict):
-            raise ConfigError(f"--set {text}: {part} is a value and not a table")
+            raise ConfigError(f"--set {masked_override(text)}: {part} is a value and not a table")
     place[parts[-1]] = value
 
 
@@ -88,7 +100,7 @@ class RunConfig:
         Raises:
             ConfigError: the file or an override cannot be used.
         """
-        tables = deepcopy(read_file(source))
+        tables = deepcopy(read_with_secrets(source))
         for text in overrides:
             override(tables, text)
         make_absolute(tables, Path.cwd())
@@ -166,18 +178,40 @@ class RunConfig:
         return int(self._table(table).get("threads", 1))
 
     def write(self, path: Path) -> None:
-        """Write the tables as TOML, whole file or none. The run's directory is absolute there."""
+        """Write the tables as TOML, whole files or none; secrets into files of their own (see `secrets_file`), which
+        `load` and every service read with it. The run's directory is absolute there.
+        """
         run = self._table("run")
         run |= {"directory": str(Path(run["directory"]).absolute())} if run.get("directory") else {}
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(tomli_w.dumps(self.tables | {"run": run}), encoding="utf-8")
-        partial.replace(path)
+        public: Tables = {}
+        kept: list[str] = []
+        for table in {**self.tables, "run": run}:
+            public[table], secret = split_secrets(run if table == "run" else self.tables[table])
+            file = secrets_file(path, table)
+            if secret:
+                _write_private(file, tomli_w.dumps({table: secret}))
+                kept += [f"# {key}: kept in {file.parent.name}/{file.name}\n" for key in _flat({table: secret})]
+            else:
+                file.unlink(missing_ok=True)
+        _write_private(path, "".join(kept) + tomli_w.dumps(public))
 
     def differences(self, other: RunConfig) -> list[str]:
-        """Keys in which two configurations differ and which would make two different experiments of them."""
-        mine, theirs = _flat(self.tables), _flat(other.tables)
+        """Keys in which two configurations differ and which would make two different experiments of them: no secrets,
+        which may be changed.
+        """
+        mine, theirs = _flat(_public(self.tables)), _flat(_public(other.tables))
         keys = sorted(mine.keys() | theirs.keys())
         return [key for key in keys if mine.get(key) != theirs.get(key) and not _may_differ(key)]
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that its owner alone can read, whole or not at all."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    partial.replace(path)
 
 
 def _flat(tables: Tables, prefix: str = "") -> dict[str, Any]:
@@ -188,6 +222,10 @@ def _flat(tables: Tables, prefix: str = "") -> dict[str, Any]:
         else:
             found[prefix + key] = value
     return found
+
+
+def _public(tables: Tables) -> Tables:
+    return {table: split_secrets(values)[0] for table, values in tables.items()}
 
 
 def _may_differ(key: str) -> bool:
@@ -214,12 +252,19 @@ async def objections(config: RunConfig, *, machine: bool = False) -> tuple[list[
     if machine:
         modules["env_server"] = ("arlarena.env_server.describe",)
         modules["trainer"] = ("arlarena.trainer.settings", "--machine")
+    try:
+        passed = config.console.pass_environment
+    except ConfigError:  # our own check says what is wrong
+        passed = ()
     with tempfile.TemporaryDirectory(prefix="arlarena-") as folder:
         file = Path(folder) / "config.toml"
         config.write(file)
         # A group, not `gather`: where it is cancelled it waits until all its processes have ended.
         async with asyncio.TaskGroup() as group:
-            checks = [group.create_task(_check(service, file, *modules[service])) for service in SERVICES]
+            checks = [
+                group.create_task(_check(service, file, inherited(service, passed), *modules[service]))
+                for service in SERVICES
+            ]
             own = _own_check(file)
     answers = [check.result() for check in checks]
     said = [own, *(answer.objection for answer in answers)]
@@ -245,14 +290,16 @@ class _Answer:
     output: str = ""
 
 
-async def _check(service: str, file: Path, module: str, *flags: str) -> _Answer:
+async def _check(service: str, file: Path, environment: dict[str, str], module: str, *flags: str) -> _Answer:
     if importlib.util.find_spec(f"arlarena.{service}") is None:
         distribution = f"arlarena-{service.replace('_', '-')}"
         return _Answer(f"arlarena.{service} is not installed: run `make setup`, or `pip install {distribution}`")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", module, str(file), *flags),
+        stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        env=environment,
     )
     try:
         output, errors = await asyncio.wait_for(process.communicate(), CHECK_TIMEOUT_S)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
 
+from arlarena.console.child_environment import child_environment
+from arlarena.proto.broker_address import broker_url
 from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table
+from arlarena.proto.redaction import hide
 
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
 ADMIN_TOKEN = "ARLARENA_INFERENCE_ADMIN_TOKEN"
 ENVIRONMENT_TOKEN = "ARLARENA_ENVIRONMENT_TOKEN"
+BROKER_URL = "ARLARENA_REDIS_URL"
 
 
 class RunSettings(Table):
@@ -98,6 +103,10 @@ class ConsoleSettings(Table):
     plain_interval_s: PositiveFloat = Field(
         default=5, description="between two progress lines where there is no terminal"
     )
+    pass_environment: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\*?$")], ...] = Field(
+        default=(),
+        description="environment variables that services get besides those they need; NAME_*: all that begin so",
+    )
     threads: Threads = Threads()
     gpus: Gpus = Gpus()
 
@@ -109,6 +118,10 @@ class BrokerSettings(Table):
         default="",
         description="a Redis 7 or Valkey 8 to use; the environment variable REDIS_URL wins over it; with neither, a "
         "server of our own",
+    )
+    password_file: str = Field(
+        default="",
+        description="file with the password of the Redis at url; REDIS_PASSWORD and REDIS_PASSWORD_FILE win over it",
     )
     fsync: Literal["everysec", "always"] = Field(default="everysec", description="our own server's append-only file")
     port: NonNegativeInt = Field(default=0, le=65535, description="our own server's port; 0: a free one")
@@ -165,7 +178,7 @@ class PolicyServer(Table, extra="ignore"):
 class AccessToken(Table, extra="ignore"):
     """Of `[environment]`: the token that its clients must send."""
 
-    token: str | None = None
+    token: SecretStr | None = None
 
 
 class ChosenTokenizer(Table, extra="ignore"):
@@ -222,17 +235,36 @@ def seed_from_environment() -> int | None:
 
 def admin_token() -> str:
     """The token of the policy server's administrator: that of the environment, else one that nobody else knows."""
-    return os.environ.get(ADMIN_TOKEN) or secrets.token_urlsafe(24)
+    token = os.environ.get(ADMIN_TOKEN) or secrets.token_urlsafe(24)
+    hide(token)
+    return token
 
 
 def environment_token() -> str | None:
     """The environment server's token, if the environment has one."""
-    return os.environ.get(ENVIRONMENT_TOKEN) or None
+    token = os.environ.get(ENVIRONMENT_TOKEN) or None
+    hide(token)
+    return token
+
+
+def external_broker_url(settings: BrokerSettings) -> str:
+    """The Redis that the user names, with its password: REDIS_URL, else `[redis] url`; empty for a server of our own.
+
+    Raises:
+        ConfigError: the file with the password cannot be read.
+    """
+    url = redis_url_from_environment() or settings.url
+    return broker_url(url, os.environ, settings.password_file) if url else ""
 
 
 def redis_url_from_environment() -> str:
     """REDIS_URL, or nothing."""
     return os.environ.get("REDIS_URL", "").strip()
+
+
+def inherited(service: str, extra: Sequence[str] = ()) -> dict[str, str]:
+    """What a process of `service` gets of our own environment, see `child_environment`."""
+    return child_environment(service, os.environ, extra)
 
 
 def available_cores() -> int:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from rich.markup import escape
 from rich.table import Table
 
 from arlarena.console.ending import describe_ending, read_ending
 from arlarena.console.failures import LaunchError
 from arlarena.console.rundir import RunDirectory
-from arlarena.proto.wording import counted
+from arlarena.proto.wording import counted, printable
 
 SCHEMA = 1
 OUTCOMES = ("trained", "filtered", "stale", "empty", "skipped", "dead")
@@ -131,6 +132,11 @@ def interval(ci95: list[float]) -> str:
     return f"{percent(ci95[0])} to {percent(ci95[1])}"
 
 
+def _cell(text: str) -> str:
+    """A text that services wrote, as rich prints it: no markup, nothing that a terminal acts on."""
+    return escape(printable(text))
+
+
 def kinds_table(summary: dict[str, Any]) -> Table | None:
     """Success of each kind of task before and after; None where an environment has no kinds."""
     before, after = ({row["kind"]: row for row in summary[label].get("by_kind", [])} for label in ("before", "after"))
@@ -142,7 +148,7 @@ def kinds_table(summary: dict[str, Any]) -> Table | None:
     for kind in sorted(before.keys() | after.keys()):
         old, new = before.get(kind), after.get(kind)
         rows.add_row(
-            kind or "(no kind)",
+            _cell(kind or "(no kind)"),
             str((new or old or {}).get("n", 0)),
             percent(old["success"] if old else None),
             percent(new["success"] if new else None),
@@ -164,13 +170,17 @@ def table(summary: dict[str, Any]) -> Table:
     title = f"{summary['env']}, {counted(panel['n'], 'unseen task')} of split {split}, T = {temperature}"
     ending = f"Training: {described}" if (described := describe_ending(summary.get("training"))) else None
     caption = "\n".join(filter(None, (ending, data_warning(summary))))
-    rows = Table(title=title, title_justify="left", caption=caption or None, caption_justify="left")
+    rows = Table(title=_cell(title), title_justify="left", caption=_cell(caption) or None, caption_justify="left")
     for heading in ("", "success %", "95 % interval", "well-formed %", "return", "turns"):
         rows.add_column(heading, justify="left" if heading == "" else "right", no_wrap=True)
     for label, name in (("before", "before"), ("after", f"after {summary['method']}")):
         score = summary[label]
         figures = [f"{score[key]:.2f}" if score.get(key) is not None else "-" for key in ("return", "turns")]
         rows.add_row(
-            name, percent(score["success"]), interval(score["ci95"]), percent(score.get("format_valid")), *figures
+            _cell(name),
+            percent(score["success"]),
+            interval(score["ci95"]),
+            percent(score.get("format_valid")),
+            *figures,
         )
     return rows

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from arlarena.proto.addresses import service_url
-from arlarena.proto.config import ConfigError, exit_on_config_error, load_table
+from arlarena.proto.config import ConfigError, exit_on_config_error, load_table, print_error
 from arlarena.proto.program import program
 from arlarena.proto.telemetry import Logger, get_logger
+from arlarena.proto.wording import printable
 from arlarena.trainer.preflight import (
     check_length,
     check_transport,
@@ -32,6 +33,7 @@ from arlarena.trainer.settings import (
     RunSettings,
     TrainerSettings,
     environment_url,
+    redis_url,
     seed_from,
 )
 
@@ -76,7 +78,11 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--model", required=True, help=policy)
     train.add_argument("--run-dir", type=Path, required=True, help="directory for metrics, checkpoints and weights")
     train.add_argument("--run-name", help="name of the streams (default: [run] name)")
-    train.add_argument("--redis-url", required=True, help="broker, for example redis://127.0.0.1:6379/0")
+    train.add_argument(
+        "--redis-url",
+        help="broker, for example redis://127.0.0.1:6379/0 (default: ARLARENA_REDIS_URL); its password is better given "
+        "by REDIS_PASSWORD_FILE or REDIS_PASSWORD",
+    )
     train.add_argument(
         "--inference-url",
         action="append",
@@ -164,6 +170,7 @@ def run_train(args: argparse.Namespace, log: Logger) -> int:
     address = args.environment_url or environment_url()
     environment_at = _address("--environment-url", address) if address else None
     inference_at = tuple(_address("--inference-url", url) for url in args.inference_url)
+    broker = redis_url(args.redis_url)
     check_writable(args.run_dir)
     from arlarena.client.errors import Refused, ServiceError
     from arlarena.client.weights import PushError
@@ -178,7 +185,7 @@ def run_train(args: argparse.Namespace, log: Logger) -> int:
         model=str(model),
         run_dir=args.run_dir,
         run_name=run_name,
-        redis_url=args.redis_url,
+        redis_url=broker,
         inference_urls=inference_at,
         environment=environment,
         environment_url=environment_at,
@@ -215,7 +222,7 @@ def _failed(log: Logger, error: Exception, code: int = EXIT_FAILED) -> int:
     if "No space left on device" in str(error):  # errno is lost in errors of safetensors
         error = OSError(f"the disk is full: free space, then run again with --resume ({error})")
     log.error("failed", reason=str(error))
-    print(f"error: {error}", file=sys.stderr)
+    print_error(error)
     return code
 
 
@@ -237,7 +244,11 @@ def run_replay(args: argparse.Namespace, _log: Logger) -> int:
     torch.manual_seed(0)
     groups, model = load_groups(args.groups), str(policy_directory(args.model, "--model"))
     found = [replay(groups, model, method, settings) for method in methods]
-    print(json.dumps([one.as_dict() for one in found], indent=1, allow_nan=False) if args.json else table(found))
+    print(
+        json.dumps([one.as_dict() for one in found], indent=1, allow_nan=False)
+        if args.json
+        else printable(table(found))
+    )
     return 0
 
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from arlarena.proto.broker_address import broker_url
 from arlarena.proto.config import ConfigError, Table, exit_on_config_error
+from arlarena.proto.redaction import hide
 from arlarena.proto.task_order import SEED_BLOCKS, SEED_STRIDE
 
 if TYPE_CHECKING:
@@ -307,17 +309,35 @@ def seed_from(environment: dict[str, str] | None = None) -> int | None:
 
 def admin_token() -> str | None:
     """The token that the policy servers ask for before they take weights (`ARLARENA_INFERENCE_ADMIN_TOKEN`)."""
-    return os.environ.get("ARLARENA_INFERENCE_ADMIN_TOKEN") or None
+    return _secret("ARLARENA_INFERENCE_ADMIN_TOKEN")
 
 
 def environment_token() -> str | None:
     """The token that the environment server asks for (`ARLARENA_ENVIRONMENT_TOKEN`)."""
-    return os.environ.get("ARLARENA_ENVIRONMENT_TOKEN") or None
+    return _secret("ARLARENA_ENVIRONMENT_TOKEN")
+
+
+def _secret(variable: str) -> str | None:
+    value = os.environ.get(variable) or None
+    hide(value)
+    return value
 
 
 def environment_url() -> str | None:
     """Where the environment server is, if no flag says so (`ARLARENA_ENVIRONMENT_URL`)."""
     return os.environ.get("ARLARENA_ENVIRONMENT_URL") or None
+
+
+def redis_url(given: str | None) -> str:
+    """The broker: `given`, else `ARLARENA_REDIS_URL`; its password may come from REDIS_PASSWORD or a file.
+
+    Raises:
+        ConfigError: neither names one, or the password file cannot be read.
+    """
+    url = given or os.environ.get("ARLARENA_REDIS_URL")
+    if not url:
+        raise ConfigError("no broker: give --redis-url or set ARLARENA_REDIS_URL, for example redis://127.0.0.1:6379/0")
+    return broker_url(url, os.environ)
 
 
 class RunSettings(Table):

@@ -1,0 +1,57 @@
+"""The URL of a Redis with its password, which the user keeps out of the URL: in a file or in an environment variable.
+
+A password that the URL has wins, then `REDIS_PASSWORD`, then the file that `REDIS_PASSWORD_FILE` names, then the file
+of the settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
+
+from arlarena.proto.config import ConfigError
+from arlarena.proto.redaction import hide
+
+VARIABLE, FILE_VARIABLE = "REDIS_PASSWORD", "REDIS_PASSWORD_FILE"
+
+
+def broker_url(url: str, environment: Mapping[str, str], password_file: str = "") -> str:
+    """`url` with the password, if one is given.
+
+    Raises:
+        ConfigError: the password file cannot be read or is empty.
+    """
+    if url_has_password(url):
+        return url
+    password = environment.get(VARIABLE) or ""
+    file = environment.get(FILE_VARIABLE) or password_file
+    if not password and file:
+        where = FILE_VARIABLE if environment.get(FILE_VARIABLE) else "[redis] password_file"
+        password = _read(Path(file).expanduser(), where)
+    return with_password(url, password) if password else url
+
+
+def with_password(url: str, password: str) -> str:
+    """`url` with `password` in the place where Redis clients look for it."""
+    hide(password)
+    parts = urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}"))
+
+
+def url_has_password(url: str) -> bool:
+    """Whether the URL itself gives a password."""
+    parts = urlsplit(url)
+    return ":" in parts.netloc.rpartition("@")[0] or "password" in parse_qs(parts.query)
+
+
+def _read(path: Path, where: str) -> str:
+    try:
+        password = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"{where}: {path} cannot be read: {reason}") from error
+    if not password:
+        raise ConfigError(f"{where}: {path} is empty; write the password of Redis to it")
+    return password

@@ -1,0 +1,162 @@
+"""Secrets in settings, messages and logs: which values are secret, and texts without them.
+
+    hide(token)                             # from now on `redact` knows it
+    redact(f"GET {url}: {error}")           # tokens, and passwords in URLs, are ***
+
+A value is secret by the name of its setting (`token`, `password`, `api_key`, …), by its form (a URL with credentials,
+an option `--api-key`), or because `hide` was told of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO, cast
+from urllib.parse import quote, unquote
+
+MASK = "***"
+# Shorter texts occur in ordinary messages.
+_SHORTEST_HIDDEN = 6
+_WORDS = frozenset(
+    ("token", "tokens", "secret", "secrets", "password", "passwords", "passwd", "passphrase", "credential",
+     "credentials", "authorization", "auth", "apikey", "apikeys", "bearer", "cookie")
+)  # fmt: skip
+_KEYS = frozenset(("api", "access", "private", "secret", "signing", "encryption", "admin", "account"))
+_SPLIT = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
+_OPTION = re.compile(r"--?(?P<name>[A-Za-z][\w.-]*)(?:=|$)")
+
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*://"
+# A number that ends at / or ? is a port. A password may hold any other character, quoted or not.
+_URL_PASSWORD = re.compile(rf"({_SCHEME}[^/\s:@'\"]*):(?!\d{{1,5}}(?:[/?#\s]|$))[^\s'\"]*@")
+_WEB_USER = re.compile(r"(https?://)[^/\s@'\"]+@", re.IGNORECASE)
+_QUERY = re.compile(
+    r"([?&](?:[\w-]*(?:token|password|secret|api[_-]?key|access[_-]?key|signature)|auth|key)=)[^&#\s'\"]+",
+    re.IGNORECASE,
+)
+_BEARER = re.compile(r"\b(Bearer|Basic)(\s+)[A-Za-z0-9._~+/-]{6,}=*")
+_FORMS = (
+    (_URL_PASSWORD, rf"\1:{MASK}@"),
+    (_WEB_USER, rf"\1{MASK}@"),
+    (_QUERY, rf"\1{MASK}"),
+    (_BEARER, rf"\1\2{MASK}"),
+)
+
+_hidden: set[str] = set()
+
+
+def hide(secret: str | None) -> None:
+    """Have `redact` replace `secret`, as it is and as it is written in URLs and JSON; None and short ones count not."""
+    if secret is None or len(secret) < _SHORTEST_HIDDEN or secret in _hidden:
+        return
+    _hidden.update({secret, quote(secret, safe=""), unquote(secret), repr(secret)[1:-1]})
+
+
+def redact(text: str) -> str:
+    """`text` with `***` for every hidden secret, password in a URL, and bearer token."""
+    for secret in sorted(_hidden, key=len, reverse=True):
+        text = text.replace(secret, MASK)
+    if "://" in text or "=" in text or "earer" in text or "asic" in text:
+        for form, replacement in _FORMS:
+            text = form.sub(replacement, text)
+    return text
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a setting, field or variable of this name holds a secret: `admin_token`, `HF_TOKEN`, `apiKey`."""
+    words = [word.lower() for word in _SPLIT.split(name) if word]
+    if not words:
+        return False
+    return words[-1] in _WORDS or (words[-1].rstrip("s") == "key" and len(words) > 1 and words[-2] in _KEYS)
+
+
+def is_secret(name: str, value: object) -> bool:
+    """Whether the setting `name = value` has to be kept from others. Numbers are no secrets (`max_tokens = 64`)."""
+    if isinstance(value, str):
+        return bool(value) and (is_secret_name(name) or redact(value) != value)
+    if isinstance(value, Mapping):
+        return any(is_secret(str(key), item) for key, item in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        return any(is_secret(name, item) or _is_secret_option(item) for item in value)
+    return False
+
+
+def _is_secret_option(item: object) -> bool:
+    """Whether `item` is a command's option that holds a secret, or that one follows."""
+    option = _OPTION.match(item) if isinstance(item, str) else None
+    return option is not None and is_secret_name(option["name"])
+
+
+def _masked_option(item: str) -> str:
+    name, equals, _ = item.partition("=")
+    return name + equals + (MASK if equals else "")
+
+
+def masked(value: Any, name: str = "") -> Any:
+    """`value`, of JSON's types, with every secret in it replaced; `name` is the field that holds it."""
+    if isinstance(value, Mapping):
+        return {key: masked(item, str(key)) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        options = [False, *map(_is_secret_option, value)]
+        return [
+            MASK if after_option and not own else _masked_option(item) if own else masked(item, name)
+            for item, after_option, own in zip(value, options, options[1:], strict=False)
+        ]
+    if isinstance(value, str):
+        return MASK if value and is_secret_name(name) else redact(value)
+    return value
+
+
+def split_secrets(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A settings table in two: what everybody may read, and its secrets. `merged` puts them together again."""
+    public: dict[str, Any] = {}
+    secret: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            public[key], inner = split_secrets(value)
+            secret |= {key: inner} if inner else {}
+        else:
+            (secret if is_secret(key, value) else public)[key] = value
+    return public, secret
+
+
+def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Two tables as one; where both have a value, that of `second`."""
+    result = dict(first)
+    for key, value in second.items():
+        inner = result.get(key)
+        result[key] = merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+class _RedactingStream:
+    """A text stream that redacts what is written to it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(redact(text))
+        return len(text)
+
+    def writelines(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def redacted_stderr() -> Iterator[None]:
+    """Redact everything that Python writes to stderr: logs of libraries, warnings and stack traces as well."""
+    import sys
+
+    before = sys.stderr
+    wrapped = before if isinstance(before, _RedactingStream) else cast(TextIO, _RedactingStream(before))
+    sys.stderr = wrapped
+    try:
+        yield
+    finally:
+        if sys.stderr is wrapped:
+            sys.stderr = before

@@ -1,0 +1,60 @@
+"""Environment variables that a child of the launcher gets: those that its work needs, and what the user names.
+
+A process that runs programs of a model (the environment server) gets no secret but its own token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from arlarena.proto.redaction import is_secret
+
+# `NAME_*` stands for all variables that begin so. Every process: where programs, libraries and folders are, the
+# language, and certificates.
+COMMON = (
+    "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "LC_*", "TZ", "TMPDIR", "TEMP", "TMP",
+    "PYTHON*", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_*", "MALLOC_*", "ASAN_OPTIONS",
+    "XDG_*", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SYSTEMROOT", "COVERAGE_*",
+)  # fmt: skip
+_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
+PROXIES = (*_PROXIES, *map(str.upper, _PROXIES))
+HUB = ("HF_*", "HUGGING_FACE_*", "HUGGINGFACE_*", "TRANSFORMERS_*", "TOKENIZERS_*")
+COMPUTE = (
+    "CUDA_*", "NVIDIA_*", "NCCL_*", "GLOO_*", "UCX_*", "TORCH*", "PYTORCH_*", "TRITON_*", "CUBLAS_*", "CUDNN_*",
+    "OMP_*", "MKL_*", "KMP_*", "GOMP_*", "OPENBLAS_*", "HIP_*", "ROCR_*", "ROCM_*", "HSA_*", "SAFETENSORS_*",
+)  # fmt: skip
+# What a service reads of its own settings, and what its libraries read.
+SERVICES: dict[str, tuple[str, ...]] = {
+    "broker": (),
+    "guardian": (),
+    "env_server": (
+        *PROXIES, *HUB, "OMP_*", "ARLARENA_ENVIRONMENT_*", "ALFWORLD_DATA", "TIR_MATH_DATA", "DOCKER_HOST",
+        "CONTAINER_HOST",
+    ),
+    "inference": (*PROXIES, *HUB, *COMPUTE, "VLLM_*", "ARLARENA_INFERENCE_*"),
+    "rollout": (*PROXIES, *HUB, "ARLARENA_ROLLOUT_*", "ARLARENA_EVALUATION_*", "ARLARENA_ENVIRONMENT_TOKEN"),
+    "trainer": (*PROXIES, *HUB, *COMPUTE, "ARLARENA_ENVIRONMENT_TOKEN"),
+}  # fmt: skip
+# Services that run what a model wrote, with the secrets that they need.
+HOSTILE = {"env_server": ("ARLARENA_ENVIRONMENT_TOKEN",), "broker": (), "guardian": ()}
+
+
+def child_environment(service: str, environment: Mapping[str, str], extra: Collection[str] = ()) -> dict[str, str]:
+    """The variables of `environment` that a process of `service` gets.
+
+    Args:
+        service: a key of `SERVICES`.
+        environment: the launcher's own.
+        extra: further names, or beginnings of names with `*` at the end (`[console] pass_environment`). A secret
+            reaches the environment server only by its whole name.
+    """
+    patterns = (*COMMON, *SERVICES[service], *extra)
+    found = {name: value for name, value in environment.items() if _matches(name, patterns)}
+    if service not in HOSTILE:
+        return found
+    own = (*HOSTILE[service], *extra)
+    return {name: value for name, value in found.items() if name in own or not is_secret(name, value)}
+
+
+def _matches(name: str, patterns: Collection[str]) -> bool:
+    return any(name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern for pattern in patterns)
