@@ -23,11 +23,15 @@ EpisodeId = Annotated[str, msgspec.Meta(max_length=EPISODE_ID_CHARS)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
+class Ignored(msgspec.Struct, frozen=True, gc=False):
+    """An object of any content that is not read: none of its values is made."""
+
+
 class Action(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """What a player says: a model's whole reply, or a bare action. `metadata` is OpenEnv's, and is not read."""
 
     text: str
-    metadata: dict[str, Any] = {}
+    metadata: Ignored = Ignored()
 
 
 class Image(msgspec.Struct, gc=False):

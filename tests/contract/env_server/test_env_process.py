@@ -33,8 +33,30 @@ def test_an_occupied_port_is_told_in_one_line():
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_an_unknown_host_is_told_in_one_line():
+def test_an_unknown_host_is_told_in_one_line(monkeypatch):
+    monkeypatch.setenv("ARLARENA_ENVIRONMENT_REQUIRE_TOKEN", "false")
     assert_explained(run("arlarena.env_server", "--host", "no.such.host.invalid", "--port", "0"), 3, "no.such.host")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])
+def test_a_server_that_others_can_reach_needs_a_token_or_says_that_it_needs_none(host, tmp_path):
+    refused = run("arlarena.env_server", "--host", host, "--port", "0")
+    assert_explained(refused, 2, host, "token", "ARLARENA_ENVIRONMENT_TOKEN", "require_token = false")
+    for allowed in ("require_token = false", 'token = "secret"', 'tokens_file = "somewhere"'):
+        (tmp_path / "run.toml").write_text(f'[environment]\nhost = "{host}"\n{allowed}\n')
+        assert run("arlarena.env_server.settings", str(tmp_path / "run.toml")).stdout == "ok\n"
+
+
+def test_a_file_of_tokens_that_cannot_be_used_is_told_without_a_token(tmp_path):
+    settings, tokens = tmp_path / "run.toml", tmp_path / "tokens"
+    settings.write_text(f'[environment]\ntokens_file = "{tokens}"\n')
+    assert_explained(run("arlarena.env_server", "--config", str(settings)), 2, str(tokens), "No such file")
+    tokens.write_text("# none yet\n\n")
+    assert_explained(run("arlarena.env_server", "--config", str(settings)), 2, "has no token")
+    tokens.write_text("good-token\nmy very secret one\n")
+    done = run("arlarena.env_server", "--config", str(settings))
+    assert_explained(done, 2, "line 2", "NAME:TOKEN")
+    assert "secret" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,14 @@ from pathlib import Path
 
 import uvicorn
 
+from arlarena.env_server.access import read_tokens
 from arlarena.env_server.app import create_app
 from arlarena.env_server.environment import REGISTRY, EnvironmentFactory, Resources, load, warnings_of
 from arlarena.env_server.peers import Peers, Pods, shard_of, socket_path
 from arlarena.env_server.service import EnvironmentService
 from arlarena.env_server.settings import EnvironmentSettings, load_settings
 from arlarena.env_server.workers import WorkerError, Workers
+from arlarena.proto.bounded_http import Limits, bounded
 from arlarena.proto.config import ConfigError, exit_on_config_error
 from arlarena.proto.program import program
 from arlarena.proto.telemetry import Logger, announce, get_logger
@@ -125,10 +127,12 @@ def serve(settings: EnvironmentSettings, service: EnvironmentService, log: Logge
         create_app(service),
         log_config=None,
         access_log=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=[str(network) for network in settings.trusted_proxies],
         ws_ping_interval=settings.websocket_ping_s or None,
         ws_ping_timeout=settings.websocket_ping_s or None,
-        ws_max_size=settings.max_body_bytes,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
+        **bounded(limits_of(settings)),
     )
     gc.freeze()  # what is there now stays: the collector need not look at it again
     gc.set_threshold(20_000, 20, 20)  # a batch makes thousands of objects that live until its reply is written
@@ -137,11 +141,21 @@ def serve(settings: EnvironmentSettings, service: EnvironmentService, log: Logge
     return 0
 
 
+def limits_of(settings: EnvironmentSettings) -> Limits:
+    """What one process allows its clients."""
+    return Limits(
+        body_bytes=settings.max_body_bytes,
+        held_bytes=settings.max_pending_bytes,
+        frame_bytes=settings.max_body_bytes,
+        connections=settings.max_connections,
+        header_s=settings.header_timeout_s,
+        write_s=settings.write_timeout_s,
+    )
+
+
 def pods_of(settings: EnvironmentSettings) -> Pods | None:
     """The other pods, where this server is one of several."""
-    if settings.pods is None or settings.pod is None:
-        return None
-    return Pods(settings.pods, settings.pod, settings.token.get_secret_value() if settings.token else None)
+    return None if settings.pods is None or settings.pod is None else Pods(settings.pods, settings.pod)
 
 
 def as_pod(settings: EnvironmentSettings) -> EnvironmentSettings:
@@ -216,6 +230,8 @@ def main(argv: list[str] | None = None) -> int:
     factory = load(where, settings.name, settings.options)
     if arguments.worker is not None:
         return serve_part(settings, arguments, factory)
+    if settings.tokens_file is not None:
+        read_tokens(settings.tokens_file)  # its faults are told before anything starts
     log = get_logger("env_server")
     for message in warnings_of(factory):
         log.warning("environment_warning", environment=settings.name, message=message)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -87,6 +89,10 @@ async def _reap(service: EnvironmentService) -> None:
         await asyncio.sleep(service.settings.reap_interval_s)
         service.store.reap()
         service.snapshots.reap()
+        service.access.refresh()
+        if service.health.exhausted() and service.peers is not None and not service.store.draining:
+            service.log.error("threads_lost", **service.health.threads())
+            os.kill(os.getpid(), signal.SIGTERM)  # the parent starts this worker again
         if tide.ebbed(len(service.store)):
             release()
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from arlarena.env_server import errors
 from arlarena.env_server.errors import ApiError, invalid
+from arlarena.env_server.sessions import UNKNOWN_CALLER, Caller
 from arlarena.proto.env import BatchItem, BatchRequest, BatchResult, ResetSpec, StepResult
 
 if TYPE_CHECKING:
@@ -23,14 +24,16 @@ RESET_FIELDS = ResetSpec.__struct_fields__
 BREATH = 64
 
 
-async def carry_out(service: EnvironmentService, request: BatchRequest) -> list[BatchResult]:
+async def carry_out(
+    service: EnvironmentService, request: BatchRequest, caller: Caller = UNKNOWN_CALLER
+) -> list[BatchResult]:
     """Results in the order of the items.
 
     Raises:
         ApiError: 422 for too many items.
     """
     check_size(service, request)
-    return await _Batch(service, request).run()
+    return await _Batch(service, request, caller.tenant).run()
 
 
 def check_size(service: EnvironmentService, request: BatchRequest) -> None:
@@ -47,8 +50,8 @@ def check_size(service: EnvironmentService, request: BatchRequest) -> None:
 class _Batch:
     """One request under way."""
 
-    def __init__(self, service: EnvironmentService, request: BatchRequest) -> None:
-        self._service, self._items = service, request.items
+    def __init__(self, service: EnvironmentService, request: BatchRequest, tenant: str | None) -> None:
+        self._service, self._items, self._tenant = service, request.items, tenant
         self._limit_s = request.deadline_s or service.settings.batch_deadline_s
         self._clock = asyncio.get_running_loop().time
         self._ends = self._clock() + self._limit_s
@@ -77,12 +80,12 @@ class _Batch:
     def _now(self, item: BatchItem) -> BatchResult | None:
         if self._clock() >= self._ends:
             raise errors.timed_out("the batch", self._limit_s)
-        session = self._service.store.get(item.session_id)
+        session = self._service.store.get(item.session_id, self._tenant)
         _check_fields(item)
         if item.op == "state":
             return BatchResult(item.session_id, True, item.request_id, state=self._service.state(session))
         if item.op == "close":
-            self._service.end(item.session_id)
+            self._service.end(item.session_id, self._tenant)
             return BatchResult(item.session_id, True, item.request_id)
         if session.lock.locked():
             return None
@@ -105,7 +108,7 @@ class _Batch:
                 self._results[number] = self._failed(item, error)
 
     async def _waited(self, item: BatchItem) -> BatchResult:
-        session = self._service.store.get(item.session_id)
+        session = self._service.store.get(item.session_id, self._tenant)
         try:
             async with asyncio.timeout_at(self._ends):
                 if item.action is not None:

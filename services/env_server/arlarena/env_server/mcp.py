@@ -16,16 +16,16 @@ from __future__ import annotations
 import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 
 from arlarena.env_server import shared
 from arlarena.env_server.errors import ApiError
-from arlarena.env_server.explanations import explained, known
+from arlarena.env_server.explanations import known
 from arlarena.env_server.schemas import schema_of
 from arlarena.env_server.service import EnvironmentService
-from arlarena.env_server.sessions import Session
+from arlarena.env_server.sessions import UNKNOWN_CALLER, Caller, Session
 from arlarena.env_server.wire import decode
 from arlarena.proto.env import Action, CreateSessions, ResetSpec, StepResult
 
@@ -49,12 +49,24 @@ EPISODE_OVER = "The episode is over. Its score is {score:g} of 1. Call start_epi
 Id = int | float | str | None
 
 
+_ABSENT = msgspec.Raw(b"null")
+
+
+class Params(msgspec.Struct):
+    """What is read of a request's params. Values stay as they came until their type is known; others are not kept."""
+
+    name: msgspec.Raw = _ABSENT
+    arguments: msgspec.Raw = _ABSENT
+    session_id: msgspec.Raw = _ABSENT
+    protocol_version: msgspec.Raw = msgspec.field(default=_ABSENT, name="protocolVersion")
+
+
 class Request(msgspec.Struct, forbid_unknown_fields=True):
     """A JSON-RPC request; `params` by name alone."""
 
     jsonrpc: Literal["2.0"]
     method: str
-    params: dict[str, Any] = {}
+    params: Params = msgspec.field(default_factory=Params)
     id: Id = None
 
 
@@ -68,14 +80,14 @@ class RpcError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request. `own`: the session of the socket that it came through, which it plays without naming it. `owner`:
+    """One request. `own`: the session of the socket that it came through, which it plays without naming it. `caller`:
     who asks. `header`: the session that the request's header names.
     """
 
     service: EnvironmentService
-    params: dict[str, Any]
+    params: Params
     own: Session | None
-    owner: str | None
+    caller: Caller
     header: str | None = None
 
     def text(self, name: str) -> str:
@@ -84,9 +96,9 @@ class Call:
         Raises:
             RpcError: it is missing, or none.
         """
-        value = self.params.get(name)
-        if not isinstance(value, str) or not value:
-            raise RpcError(INVALID_PARAMS, f"params.{name} must be a text")
+        value = _text(getattr(self.params, name))
+        if not value:
+            raise RpcError(INVALID_PARAMS, f"params.{_WIRE_NAMES[name]} must be a text")
         return value
 
     def session(self) -> Session | None:
@@ -97,10 +109,9 @@ class Call:
             ApiError: there is no such session.
         """
         if self.own is not None:
-            return self.service.store.get(self.own.id)
-        if self.params.get("session_id") is not None:
-            return self.service.store.get(self.text("session_id"))
-        return None if self.header is None else self.service.store.get(self.header)
+            return self.service.store.get(self.own.id, self.own.tenant)
+        named = self.header if bytes(self.params.session_id) == b"null" else self.text("session_id")
+        return None if named is None else self.service.store.get(named, self.caller.tenant)
 
     def needed_session(self) -> Session:
         """The session that is meant.
@@ -120,16 +131,28 @@ class Call:
             ApiError: there is no room.
         """
         if self.service.peers is not None:
-            opened = await shared.open_sessions(self.service, self.service.peers, CreateSessions(), self.owner)
+            opened = await shared.open_sessions(self.service, self.service.peers, CreateSessions(), self.caller)
             return opened[0].session_id
-        return self.service.store.open(1, owner=self.owner)[0].id
+        return self.service.store.open(1, caller=self.caller)[0].id
 
 
-def _arguments(given: Any, kind: type[msgspec.Struct]) -> Any:
+_WIRE_NAMES = dict(zip(Params.__struct_fields__, Params.__struct_encode_fields__, strict=True))
+
+
+def _text(raw: msgspec.Raw) -> str | None:
+    """A JSON text; None for another value."""
     try:
-        return msgspec.convert({} if given is None else given, kind)
-    except msgspec.ValidationError as error:
-        raise RpcError(INVALID_PARAMS, f"params.arguments: {explained(error, kind)}") from error
+        return decode(bytes(raw), str)
+    except ApiError:
+        return None
+
+
+def _arguments(given: msgspec.Raw, kind: type[msgspec.Struct]) -> Any:
+    raw = bytes(given)
+    try:
+        return decode(b"{}" if raw == b"null" else raw, kind)
+    except ApiError as error:
+        raise RpcError(INVALID_PARAMS, f"params.arguments: {error.message}") from error
 
 
 async def _start_episode(call: Call, arguments: ResetSpec) -> StepResult:
@@ -157,7 +180,7 @@ TOOLS = {
 
 async def _initialize(call: Call) -> Any:
     """The handshake. The session that it opens is `mcp_http`'s to send, in a header."""
-    asked, info = call.text("protocolVersion"), call.service.info
+    asked, info = call.text("protocol_version"), call.service.info
     return {
         "protocolVersion": asked if asked in PROTOCOL_VERSIONS else PROTOCOL_VERSIONS[0],
         "capabilities": {"tools": {}},
@@ -183,7 +206,7 @@ async def _tools_call(call: Call) -> Any:
     name = call.text("name")
     if name not in TOOLS:
         raise RpcError(INVALID_PARAMS, f"tool not found: {name!r}; {known(name, TOOLS)}")
-    result = await TOOLS[name].work(call, _arguments(call.params.get("arguments"), TOOLS[name].takes))
+    result = await TOOLS[name].work(call, _arguments(call.params.arguments, TOOLS[name].takes))
     content = [{"type": "text", "text": result.observation.prompt}]
     if result.done:
         score = result.metadata.score if result.metadata else 0.0
@@ -196,13 +219,13 @@ async def _session_create(call: Call) -> Any:
 
 
 async def _session_close(call: Call) -> Any:
-    session = call.service.store.get(call.text("session_id"))
+    session = call.service.store.get(call.text("session_id"), call.caller.tenant)
     if session is call.own:
         raise RpcError(INVALID_REQUEST, "this session ends with its socket: send a close frame")
     if session.attached:
         session.closing = True
         return {"session_id": session.id, "closed": False, "closing": True}
-    call.service.end(session.id)
+    call.service.end(session.id, session.tenant)
     return {"session_id": session.id, "closed": True}
 
 
@@ -247,14 +270,23 @@ async def _result(call: Call, method: str) -> Any:
 class _Outline(msgspec.Struct):
     """What can be known of a request that may not be valid: other fields are ignored, and values of any type taken."""
 
-    method: Any = None
-    params: Any = None
-    id: Any = None
+    method: msgspec.Raw = _ABSENT
+    params: msgspec.Raw = _ABSENT
+    id: msgspec.Raw = _ABSENT
 
     def session_id(self) -> str | None:
         """The session that the params name."""
-        named = self.params.get("session_id") if isinstance(self.params, dict) else None
-        return named if isinstance(named, str) else None
+        try:
+            return _text(decode(bytes(self.params), Params).session_id)
+        except ApiError:
+            return None
+
+    def number(self) -> Id:
+        """The request's id, None where it is of no type that an id may have."""
+        try:
+            return cast(Id, decode(bytes(self.id), cast(type, Id)))
+        except ApiError:
+            return None
 
 
 def _outline(raw: bytes) -> _Outline:
@@ -267,14 +299,14 @@ def _outline(raw: bytes) -> _Outline:
 def outline(raw: bytes) -> tuple[str, str | None]:
     """The method of a request and the session that its params name, "" and None where they cannot be read."""
     found = _outline(raw)
-    return found.method if isinstance(found.method, str) else "", found.session_id()
+    return _text(found.method) or "", found.session_id()
 
 
 async def answer(
     service: EnvironmentService,
     raw: bytes,
     own: Session | None = None,
-    owner: str | None = None,
+    caller: Caller = UNKNOWN_CALLER,
     header: str | None = None,
 ) -> dict[str, Any]:
     """The reply to one JSON-RPC request, whatever was sent. A request without an id is answered with the id null, as
@@ -287,11 +319,10 @@ async def answer(
         except ApiError as error:
             if error.code == "invalid_json":
                 raise RpcError(PARSE_ERROR, f"parse error: {error}") from error
-            given = _outline(raw).id
-            number = given if isinstance(given, int | float | str) else None
+            number = _outline(raw).number()
             raise RpcError(INVALID_REQUEST, f"invalid request: {error}") from error
         number = request.id
-        call = Call(service, request.params, own, owner, header)
+        call = Call(service, request.params, own, caller, header)
         return {"jsonrpc": "2.0", "id": number, "result": await _result(call, request.method)}
     except RpcError as error:
         return error_reply(number, error)

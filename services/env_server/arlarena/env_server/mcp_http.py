@@ -18,6 +18,7 @@ from starlette.responses import Response
 from arlarena.env_server import mcp
 from arlarena.env_server.errors import ApiError, invalid
 from arlarena.env_server.service import EnvironmentService
+from arlarena.env_server.sessions import Caller
 from arlarena.env_server.wire import reply
 
 SESSION_HEADER, VERSION_HEADER = "mcp-session-id", "mcp-protocol-version"
@@ -28,7 +29,7 @@ def session_meant(raw: bytes, headers: Mapping[str, str]) -> str | None:
     return mcp.outline(raw)[1] or headers.get(SESSION_HEADER)
 
 
-async def post(service: EnvironmentService, raw: bytes, headers: Mapping[str, str], owner: str | None) -> Response:
+async def post(service: EnvironmentService, raw: bytes, headers: Mapping[str, str], caller: Caller) -> Response:
     """The response to one message."""
     version, session_id = headers.get(VERSION_HEADER), headers.get(SESSION_HEADER)
     method, named = mcp.outline(raw)
@@ -36,31 +37,31 @@ async def post(service: EnvironmentService, raw: bytes, headers: Mapping[str, st
         message = f"{VERSION_HEADER}: {version!r} is not spoken here; known: {', '.join(mcp.PROTOCOL_VERSIONS)}"
         return reply(mcp.error_reply(None, mcp.RpcError(mcp.INVALID_REQUEST, message)), 400)
     if method == "initialize":
-        return await _initialize(service, raw, owner)
+        return await _initialize(service, raw, caller)
     if session_id is not None and named is None:
         try:
-            service.store.get(session_id)
+            service.store.get(session_id, caller.tenant)
         except ApiError as error:
             return reply(mcp.error_reply(None, mcp.rpc_error(service, error)), 404)
-    answer = await mcp.answer(service, raw, owner=owner, header=session_id)
+    answer = await mcp.answer(service, raw, caller=caller, header=session_id)
     if method.startswith(mcp.NOTIFICATIONS) and "result" in answer:
         return Response(status_code=202)
     return reply(answer)
 
 
-async def _initialize(service: EnvironmentService, raw: bytes, owner: str | None) -> Response:
+async def _initialize(service: EnvironmentService, raw: bytes, caller: Caller) -> Response:
     """The handshake, and a session for it."""
-    answer = await mcp.answer(service, raw, owner=owner)
+    answer = await mcp.answer(service, raw, caller=caller)
     if "result" not in answer:
         return reply(answer)
     try:
-        session_id = await mcp.Call(service, {}, None, owner).open_session()
+        session_id = await mcp.Call(service, mcp.Params(), None, caller).open_session()
     except ApiError as error:
         return reply(mcp.error_reply(answer["id"], mcp.rpc_error(service, error)))
     return reply(answer, headers={SESSION_HEADER: session_id})
 
 
-def close(service: EnvironmentService, headers: Mapping[str, str]) -> Response:
+def close(service: EnvironmentService, headers: Mapping[str, str], caller: Caller) -> Response:
     """End the session that the header names.
 
     Raises:
@@ -70,5 +71,5 @@ def close(service: EnvironmentService, headers: Mapping[str, str]) -> Response:
         raise invalid(
             f"DELETE /mcp ends the session that the header {SESSION_HEADER} names, and there is no such header"
         )
-    service.end(session_id)
+    service.end(session_id, caller.tenant)
     return Response(status_code=204)

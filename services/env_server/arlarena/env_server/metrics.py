@@ -19,6 +19,10 @@ class Metrics:
 
         self.sessions = Gauge(labelled("sessions"), "Open sessions", registry=self.registry)
         self.capacity = Gauge(labelled("capacity"), "Most sessions at a time", registry=self.registry)
+        self.threads = Gauge(labelled("threads"), "Threads for resets and blocking steps", registry=self.registry)
+        self.lost_threads = Gauge(
+            labelled("threads_lost"), "Threads still busy with work that has timed out", registry=self.registry
+        )
         self.expired = Counter(labelled("sessions_expired"), "Sessions closed for idleness", registry=self.registry)
         self.repeated = Counter(
             labelled("steps_repeated"), "Steps answered from the last reply", registry=self.registry

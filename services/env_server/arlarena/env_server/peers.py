@@ -22,13 +22,16 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from arlarena.env_server.errors import ApiError
-from arlarena.proto.env import Capacity
+from arlarena.env_server.sessions import UNKNOWN_CALLER, Caller
+from arlarena.proto.env import Capacity, Error
 
-HOP, POD_HOP, CLIENT = "x-arlarena-hop", "x-arlarena-pod-hop", "x-arlarena-client"
+HOP, POD_HOP = "x-arlarena-hop", "x-arlarena-pod-hop"
+CLIENT, TENANT = "x-arlarena-client", "x-arlarena-tenant"
 KEPT_HEADERS = ("Retry-After", "ETag", "Cache-Control", "Mcp-Session-Id")
 PASSED_HEADERS = ("Mcp-Session-Id", "Mcp-Protocol-Version")
 # A peer that does not answer within this time beyond the longest limit of the work itself is taken for dead.
 ANSWER_S = 120.0
+CONNECT_S = 10.0
 # A reply to a batch is some 100 KB; beyond a buffer's size the reader stops and starts again.
 READ_BUFFER = 4 << 20
 
@@ -69,6 +72,10 @@ class Fellows:
         """Connections to it."""
         raise NotImplementedError
 
+    def on_behalf(self, caller: Caller) -> dict[str, str]:
+        """The headers that tell the other one who asks."""
+        raise NotImplementedError
+
     async def close(self) -> None:
         """Close all connections."""
         for session in self._sessions.values():
@@ -98,11 +105,11 @@ class Fellows:
         message = f"{who} does not answer ({type(error).__name__}); a session that it held may be lost"
         return ApiError(503, f"{self.kind}_away", message, "infra", True, 1.0)
 
-    async def forward(self, worker: int, request: Request, body: bytes) -> Response:
+    async def forward(self, worker: int, request: Request, body: bytes, caller: Caller) -> Response:
         """Let a peer answer a request."""
         query = f"?{request.url.query}" if request.url.query else ""
         passed = {name: request.headers[name] for name in PASSED_HEADERS if name in request.headers}
-        return await self.send(worker, request.method, request.url.path + query, body, passed | on_behalf(request))
+        return await self.send(worker, request.method, request.url.path + query, body, passed | self.on_behalf(caller))
 
     async def ask(
         self,
@@ -120,15 +127,18 @@ class Fellows:
         """
         reply = await self.send(worker, method, path, body, headers)
         if reply.status_code >= 400:
-            error = msgspec.json.decode(reply.body)
-            raise ApiError(reply.status_code, error["code"], error["message"], error["blame"], error["retryable"])
+            try:
+                error = msgspec.json.decode(reply.body, type=Error)
+            except msgspec.MsgspecError as unreadable:  # such as the HTTP protocol's own refusals
+                raise self._away(worker, unreadable) from unreadable
+            raise ApiError(reply.status_code, error.code, error.message, error.blame, error.retryable)
         return msgspec.json.decode(reply.body, type=kind)
 
-    async def carry(self, worker: int, socket: WebSocket) -> None:
+    async def carry(self, worker: int, socket: WebSocket, caller: Caller) -> None:
         """Pass frames between a player and the peer that holds the session, until either of them closes."""
         path = socket.url.path + (f"?{socket.url.query}" if socket.url.query else "")
         async with self._session(worker).ws_connect(
-            self._url(worker) + path, headers=on_behalf(socket), max_msg_size=0, timeout=_CLOSE
+            self._url(worker) + path, headers=self.on_behalf(caller), max_msg_size=0, timeout=_CLOSE
         ) as peer:
             pumps = [asyncio.ensure_future(_inwards(socket, peer)), asyncio.ensure_future(_outwards(peer, socket))]
             try:
@@ -170,9 +180,14 @@ class Peers(Fellows):
             )
         return self._sessions[number]
 
-    async def ask_all(self, path: str, kind: type[T]) -> list[T]:
+    def on_behalf(self, caller: Caller) -> dict[str, str]:
+        """See `Fellows`."""
+        return {CLIENT: caller.address} | ({} if caller.tenant is None else {TENANT: caller.tenant})
+
+    async def ask_all(self, path: str, kind: type[T], caller: Caller = UNKNOWN_CALLER) -> list[T]:
         """The answers of all peers that are there."""
-        asked = (self.ask(worker, "GET", path, kind) for worker in self.others)
+        headers = self.on_behalf(caller)
+        asked = (self.ask(worker, "GET", path, kind, headers=headers) for worker in self.others)
         found = await asyncio.gather(*asked, return_exceptions=True)
         return [answer for answer in found if not isinstance(answer, BaseException)]
 
@@ -190,25 +205,31 @@ class Pods(Fellows):
 
     kind = "pod"
 
-    def __init__(self, template: str, index: int, token: str | None = None) -> None:
+    def __init__(self, template: str, index: int) -> None:
         """`template`: their URL with {pod} for the number, such as http://env-{pod}.env:8000 in a StatefulSet."""
         super().__init__(r"p(\d{1,6})(?:w\d+)?-", index)
-        self._template, self._token = template, token
+        self._template = template
 
     def _url(self, number: int) -> str:
         return self._template.format(pod=number)
 
     def _session(self, number: int) -> aiohttp.ClientSession:
         if not self._sessions:  # one for all: an id may name any number
-            headers = {POD_HOP: "1"} | ({"Authorization": f"Bearer {self._token}"} if self._token else {})
             self._sessions[0] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0), timeout=_TOTAL, headers=headers, read_bufsize=READ_BUFFER
+                connector=aiohttp.TCPConnector(limit=0),
+                timeout=_TOTAL,
+                headers={POD_HOP: "1"},
+                read_bufsize=READ_BUFFER,
             )
         return self._sessions[0]
 
+    def on_behalf(self, caller: Caller) -> dict[str, str]:
+        """See `Fellows`: all pods know the same tokens."""
+        return {} if caller.authorization is None else {"Authorization": caller.authorization}
+
 
 _CLOSE = aiohttp.ClientWSTimeout(ws_close=5.0)
-_TOTAL = aiohttp.ClientTimeout(total=ANSWER_S)
+_TOTAL = aiohttp.ClientTimeout(total=ANSWER_S, sock_connect=CONNECT_S)
 
 
 async def _inwards(socket: WebSocket, peer: aiohttp.ClientWebSocketResponse) -> None:
@@ -236,14 +257,12 @@ async def _outwards(peer: aiohttp.ClientWebSocketResponse, socket: WebSocket) ->
         return
 
 
-def on_behalf(connection: HTTPConnection) -> dict[str, str]:
-    """The header that tells a peer who is asking."""
-    return {CLIENT: connection.client.host} if connection.client else {}
-
-
 def is_hop(connection: HTTPConnection) -> bool:
-    """Whether a peer passed this on: it has to be answered here. Only what comes by a Unix socket has no address."""
-    return connection.client is None and HOP in connection.headers
+    """Whether a peer passed this on: it has to be answered here. It came by the Unix socket, whose address has no port.
+    A client without an address is no sign of it: one that resets its connection at once has none either.
+    """
+    server = connection.scope.get("server")
+    return server is not None and server[1] is None and HOP in connection.headers
 
 
 def is_pod_hop(connection: HTTPConnection) -> bool:

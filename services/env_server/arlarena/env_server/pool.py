@@ -31,11 +31,28 @@ class WorkPool:
         self._ready: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waking = False
+        self._running: dict[int, _Job[Any]] = {}  # by thread
         self._threads = [
-            threading.Thread(target=self._serve, name=f"{name}-{number}", daemon=True) for number in range(size)
+            threading.Thread(target=self._serve, args=(number,), name=f"{name}-{number}", daemon=True)
+            for number in range(size)
         ]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def size(self) -> int:
+        """How many threads there are."""
+        return len(self._threads)
+
+    @property
+    def lost(self) -> int:
+        """How many threads are busy with work that nobody waits for any more."""
+        return sum(job.future.done() for job in tuple(self._running.values()))
+
+    @property
+    def free(self) -> bool:
+        """Whether some thread is not lost: what waits will have its turn."""
+        return self.lost < len(self._threads)
 
     @property
     def waiting(self) -> int:
@@ -54,14 +71,17 @@ class WorkPool:
         for _ in self._threads:
             self._jobs.put(None)
 
-    def _serve(self) -> None:
+    def _serve(self, number: int) -> None:
         while (job := self._jobs.get()) is not None:
             if job.future.cancelled():
                 continue
+            self._running[number] = job
             try:
-                self._ready.append((job.future, job.work(), None))
+                found: tuple[asyncio.Future[Any], Any, BaseException | None] = job.future, job.work(), None
             except BaseException as error:
-                self._ready.append((job.future, None, error))
+                found = job.future, None, error
+            del self._running[number]
+            self._ready.append(found)
             self._wake()
 
     def _wake(self) -> None:

@@ -15,11 +15,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from arlarena.env_server import batches, errors, mcp_http, shared, tasks
-from arlarena.env_server.access import check_token, client_of
 from arlarena.env_server.frames import PNG
 from arlarena.env_server.peers import Peers, Pods, is_hop, is_pod_hop
 from arlarena.env_server.schemas import schema_of
 from arlarena.env_server.service import EnvironmentService
+from arlarena.env_server.sessions import Caller, Session
 from arlarena.env_server.wire import decode, read_body, reply
 from arlarena.proto import env
 
@@ -27,7 +27,8 @@ from arlarena.proto import env
 @dataclass(frozen=True, slots=True)
 class Call:
     """One request: the service, the decoded body (None where the route takes none), path and query parameters, headers,
-    who asks, and the other workers and pods (None where there are none, or where one of them asks).
+    who asks (its address, and the tenant whose token it brings), and the other workers and pods (None where there are
+    none, or where one of them asks).
     """
 
     service: EnvironmentService
@@ -35,9 +36,17 @@ class Call:
     path: dict[str, str]
     query: dict[str, str]
     headers: Mapping[str, str]
-    client: str
+    caller: Caller
     peers: Peers | None = None
     pods: Pods | None = None
+
+    def session(self, session_id: str) -> Session:
+        """The caller's session.
+
+        Raises:
+            ApiError: 404.
+        """
+        return self.service.store.get(session_id, self.caller.tenant)
 
 
 Handler = Callable[[Call], Awaitable[Any]]
@@ -61,15 +70,20 @@ class Route:
     query: tuple[str, ...] = ()
 
 
-async def health(call: Call) -> env.Health:
+async def health(call: Call) -> Response:
     """The process answers."""
-    return call.service.health()
+    found = call.service.health.report()
+    return reply(found, 503 if found.status == "unhealthy" else 200)
 
 
 async def ready(call: Call) -> Response:
-    """New sessions are taken."""
-    draining = call.service.store.draining
-    return reply(env.Health("draining" if draining else "ready"), 503 if draining else 200)
+    """New sessions are taken, and there are threads to begin episodes."""
+    service = call.service
+    if service.store.draining:
+        return reply(env.Health("draining"), 503)
+    if not service.pool.free:
+        return reply(env.Health("unhealthy", service.health.threads()), 503)
+    return reply(env.Health("ready"))
 
 
 async def metadata(call: Call) -> env.OpenEnvMetadata:
@@ -87,15 +101,15 @@ async def schema(call: Call) -> env.Schemas:
 async def state(call: Call) -> env.State:
     """Where a session stands; without `session_id`, the state of no episode."""
     session_id = call.query.get("session_id")
-    return call.service.state(call.service.store.get(session_id)) if session_id else env.State()
+    return call.service.state(call.session(session_id)) if session_id else env.State()
 
 
 async def reset(call: Call) -> env.StepResult:
     """Begin an episode, in a session or for this reply only."""
     body = cast(env.ResetRequest, call.body)
     if body.session_id is not None:
-        return await call.service.reset(call.service.store.get(body.session_id), body)
-    return (await call.service.start(body))[1]
+        return await call.service.reset(call.session(body.session_id), body)
+    return await call.service.first_observation(body, call.caller)
 
 
 async def step(call: Call) -> env.StepResult:
@@ -103,20 +117,20 @@ async def step(call: Call) -> env.StepResult:
     body = cast(env.StepRequest, call.body)
     service = call.service
     if body.session_id is not None:
-        return await service.step(service.store.get(body.session_id), body.action.text, body.step_index)
+        return await service.step(call.session(body.session_id), body.action.text, body.step_index)
     if body.step_index is not None:
         raise errors.invalid("step_index needs a session_id")
-    return await service.first_step(body.action.text)
+    return await service.first_step(body.action.text, call.caller)
 
 
 async def rpc(call: Call) -> Response:
     """MCP: JSON-RPC over HTTP."""
-    return await mcp_http.post(call.service, call.body, call.headers, call.client)
+    return await mcp_http.post(call.service, call.body, call.headers, call.caller)
 
 
 async def close_rpc(call: Call) -> Response:
     """End the session of an MCP client."""
-    return mcp_http.close(call.service, call.headers)
+    return mcp_http.close(call.service, call.headers, call.caller)
 
 
 async def list_environments(call: Call) -> list[str]:
@@ -174,23 +188,23 @@ async def list_task_range(call: Call) -> env.TaskRange:
 async def open_sessions(call: Call) -> env.SessionList:
     """Open sessions, all or none."""
     if call.peers is not None:
-        return env.SessionList(await shared.open_sessions(call.service, call.peers, call.body, call.client))
-    return env.SessionList(await call.service.open(call.body, call.client))
+        return env.SessionList(await shared.open_sessions(call.service, call.peers, call.body, call.caller))
+    return env.SessionList(await call.service.open(call.body, call.caller))
 
 
 async def list_sessions(call: Call) -> env.SessionList:
-    """All open sessions."""
+    """The caller's open sessions."""
     if call.peers is not None:
-        return env.SessionList(await shared.sessions(call.service, call.peers))
+        return env.SessionList(await shared.sessions(call.service, call.peers, call.caller))
     store = call.service.store
-    return env.SessionList([store.describe(session) for session in store])
+    return env.SessionList([store.describe(session) for session in store.of(call.caller.tenant)])
 
 
 async def show_session(call: Call) -> env.OpenedSession:
     """One session; does not count as use."""
     store = call.service.store
     session_id = call.path["session_id"]
-    found = next((session for session in store if session.id == session_id), None)
+    found = next((session for session in store.of(call.caller.tenant) if session.id == session_id), None)
     if found is None:
         raise errors.unknown_session(session_id)
     return store.describe(found)
@@ -198,61 +212,62 @@ async def show_session(call: Call) -> env.OpenedSession:
 
 async def close_session(call: Call) -> Response:
     """End a session."""
-    call.service.end(call.path["session_id"])
+    call.service.end(call.path["session_id"], call.caller.tenant)
     return Response(status_code=204)
 
 
 async def fork(call: Call) -> env.SessionList:
     """Open sessions in the state of this one."""
-    return env.SessionList(await call.service.fork(call.service.store.get(call.path["session_id"]), call.body))
+    return env.SessionList(await call.service.fork(call.session(call.path["session_id"]), call.body))
 
 
 async def snapshot(call: Call) -> env.Snapshot:
     """Keep a session's state."""
-    return await call.service.snapshot(call.service.store.get(call.path["session_id"]))
+    return await call.service.snapshot(call.session(call.path["session_id"]))
 
 
 async def restore(call: Call) -> env.OpenedSession:
     """Go back to a kept state."""
-    return await call.service.restore(call.path["snapshot_id"], call.body, call.client)
+    return await call.service.restore(call.path["snapshot_id"], call.body, call.caller)
 
 
 async def forget_snapshot(call: Call) -> Response:
     """Give up a snapshot."""
-    call.service.snapshots.forget(call.path["snapshot_id"])
+    call.service.snapshots.forget(call.path["snapshot_id"], call.caller.tenant)
     return Response(status_code=204)
 
 
 async def show_frame(call: Call) -> Response:
     """A frame by the hash of its file, which can be cached for ever."""
     try:
-        png = call.service.frames.get(call.path["digest"])
+        png = call.service.frames.get(call.path["digest"], call.caller.tenant)
     except errors.ApiError as missing:
         if call.peers is None:
             raise
-        return await shared.frame(call.peers, f"/v1/frames/{call.path['digest']}.png", missing)
-    headers = {"Cache-Control": "public, max-age=31536000, immutable", "ETag": f'"{call.path["digest"]}"'}
+        return await shared.frame(call.peers, f"/v1/frames/{call.path['digest']}.png", missing, call.caller)
+    readers = "public" if call.caller.tenant is None else "private"
+    headers = {"Cache-Control": f"{readers}, max-age=31536000, immutable", "ETag": f'"{call.path["digest"]}"'}
     return Response(png, headers=headers, media_type=PNG)
 
 
 async def heartbeat(call: Call) -> env.Lease:
     """Begin a session's idle time anew."""
     store = call.service.store
-    session = store.get(call.path["session_id"])
+    session = call.session(call.path["session_id"])
     return env.Lease(session.id, store.lease_expires_at(session))
 
 
 async def expert(call: Call) -> env.ExpertReply:
     """The expert's next reply and its plan to the end."""
-    return await call.service.expert(call.service.store.get(call.path["session_id"]))
+    return await call.service.expert(call.session(call.path["session_id"]))
 
 
 async def batch(call: Call) -> env.BatchReply:
     """Many operations in one request; errors are per item."""
     fellows = [one for one in (call.pods, call.peers) if one is not None]
     if fellows:
-        return env.BatchReply(await shared.batch(call.service, fellows, call.body))
-    return env.BatchReply(await batches.carry_out(call.service, call.body))
+        return env.BatchReply(await shared.batch(call.service, fellows, call.body, call.caller))
+    return env.BatchReply(await batches.carry_out(call.service, call.body, call.caller))
 
 
 async def info(call: Call) -> env.Info:
@@ -271,13 +286,14 @@ async def metrics(call: Call) -> Response:
     """Prometheus."""
     service = call.service
     service.metrics.sessions.set(len(service.store))
+    service.metrics.lost_threads.set(service.pool.lost)
     if call.peers is not None:
         return Response(await shared.metrics(service, call.peers), media_type=CONTENT_TYPE_LATEST)
     return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 ROUTES = (
-    Route("GET", "/health", health, "The process answers", gives=env.Health),
+    Route("GET", "/health", health, "The process answers", gives=env.Health, errors=(503,)),
     Route("GET", "/ready", ready, "New sessions are taken", errors=(503,)),
     Route("GET", "/metadata", metadata, "Name and description, in OpenEnv's form", gives=env.OpenEnvMetadata),
     Route("GET", "/schema", schema, "JSON Schemas of action, observation and state", gives=env.Schemas),
@@ -299,7 +315,7 @@ ROUTES = (
         "POST", "/v1/sessions", open_sessions, "Open sessions, all or none", env.CreateSessions, env.SessionList,
         (422, 429, 503, 504),
     ),
-    Route("GET", "/v1/sessions", list_sessions, "All open sessions", gives=env.SessionList),
+    Route("GET", "/v1/sessions", list_sessions, "The caller's open sessions", gives=env.SessionList),
     Route("GET", "/v1/sessions/{session_id}", show_session, "One session", gives=env.OpenedSession, errors=(404,)),
     Route("DELETE", "/v1/sessions/{session_id}", close_session, "End a session", errors=(404,)),
     Route(
@@ -347,7 +363,7 @@ async def answer(route: Route, service: EnvironmentService, request: Request) ->
     Raises:
         ApiError: whatever the handler finds wrong.
     """
-    check_token(request, service.settings)
+    caller = service.access.caller(request)
     body: Any = None
     raw = b""
     if route.takes is not None:
@@ -359,8 +375,8 @@ async def answer(route: Route, service: EnvironmentService, request: Request) ->
     pods = None if is_hop(request) or is_pod_hop(request) else service.pods
     for fellows in (pods, peers):
         if fellows is not None and (holder := fellows.holder(named)) is not None:
-            return await fellows.forward(holder, request, raw)
-    call = Call(service, body, path, query, request.headers, client_of(request), peers, pods)
+            return await fellows.forward(holder, request, raw, caller)
+    call = Call(service, body, path, query, request.headers, caller, peers, pods)
     if unknown := set(call.query) - set(route.query):
         raise errors.invalid(f"unknown query parameter {min(unknown)!r}; known: {', '.join(route.query) or 'none'}")
     value = await route.handler(call)

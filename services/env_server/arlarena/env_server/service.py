@@ -17,6 +17,7 @@ from typing import TypeVar
 import msgspec
 
 from arlarena.env_server import errors
+from arlarena.env_server.access import Access
 from arlarena.env_server.environment import (
     EnvironmentFactory,
     EnvironmentFailure,
@@ -27,12 +28,13 @@ from arlarena.env_server.environment import (
 )
 from arlarena.env_server.errors import ApiError, invalid
 from arlarena.env_server.frames import FrameStore
+from arlarena.env_server.health import HealthCheck
 from arlarena.env_server.metrics import Metrics
 from arlarena.env_server.outcomes import check_result
 from arlarena.env_server.peers import Peers, Pods
 from arlarena.env_server.pool import WorkPool
 from arlarena.env_server.prototypes import Prototypes, Start
-from arlarena.env_server.sessions import Clock, LastStep, Session, SessionStore, StoreLimits
+from arlarena.env_server.sessions import UNKNOWN_CALLER, Caller, Clock, LastStep, Session, SessionStore, StoreLimits
 from arlarena.env_server.settings import EnvironmentSettings
 from arlarena.env_server.snapshots import SnapshotStore
 from arlarena.env_server.threads import carry_out, refusal
@@ -41,7 +43,6 @@ from arlarena.proto.env import (
     CreateSessions,
     ExpertReply,
     ForkRequest,
-    Health,
     OpenedSession,
     ResetSpec,
     RestoreRequest,
@@ -83,12 +84,15 @@ class EnvironmentService:
         self.frames = FrameStore(settings.frame_cache_bytes)
         self._prototypes = Prototypes(settings.kept_starts)
         self._farewells: set[asyncio.Future[None]] = set()
-        self._pool = WorkPool(settings.pool_threads or int(getattr(factory, "threads", THREADS)), "episode")
+        self.pool = WorkPool(settings.pool_threads or int(getattr(factory, "threads", THREADS)), "episode")
+        self.metrics.threads.set(self.pool.size)
+        self.health = HealthCheck(factory, self.pool, settings.lost_threads_timeout_s, clock)
+        self.access = Access(settings, log)
 
     def close(self) -> None:
         """Take no new sessions, let threads end, and end what the environment had started."""
         self.store.draining = True
-        self._pool.close()
+        self.pool.close()
         if isinstance(self.factory, Resources):
             self.factory.close()
 
@@ -112,13 +116,6 @@ class EnvironmentService:
         self.metrics.sessions.set(len(self.store))
         self.log.info("sessions_expired", count=len(gone), open=len(self.store))
 
-    def health(self) -> Health:
-        """Whether the process answers, and how it is with what the environment stands on."""
-        if not isinstance(self.factory, Resources):
-            return Health("healthy")
-        details = self.factory.health()
-        return Health("healthy" if details.get("healthy", True) else "degraded", details)
-
     def capacity(self) -> Capacity:
         """How many sessions there are and may be."""
         limit, active = self.settings.capacity, len(self.store)
@@ -126,7 +123,11 @@ class EnvironmentService:
 
     async def _in_thread(self, what: str, limit_s: float, work: Callable[[], T]) -> T:
         """`work` in the pool. Errors as in `carry_out`."""
-        return await carry_out(self._pool, self.settings, what, limit_s, work)
+        return await carry_out(self.pool, self.settings, what, limit_s, work)
+
+    async def first_observation(self, spec: ResetSpec, caller: Caller) -> StepResult:
+        """How a new episode begins that is in no session. Errors as in `start`."""
+        return self._presented((await self.start(spec))[1], caller.tenant)
 
     async def start(self, spec: ResetSpec) -> Start:
         """A new episode and its first observation, in no session.
@@ -150,7 +151,7 @@ class EnvironmentService:
         if start is None:
             return None
         self.metrics.reset_seconds.observe(time.perf_counter() - begun)
-        return start[0], self._presented(start[1])
+        return start
 
     async def _made(self, task: Task) -> Start:
         """A new start, kept for whoever plays the task next. Errors as in `start`."""
@@ -168,7 +169,7 @@ class EnvironmentService:
             self.metrics.reset_seconds.observe(time.perf_counter() - begun)
         if not self.factory.blocking:
             self._prototypes.keep(start)
-        return start[0], self._presented(start[1])
+        return start
 
     async def reset(self, session: Session, spec: ResetSpec) -> StepResult:
         """Begin an episode in a session; the old one stays if this fails. Errors as in `start`."""
@@ -184,7 +185,7 @@ class EnvironmentService:
         session.episode, result = start
         session.episode_id, session.last, session.failure = spec.episode_id, None, None
         self.store.touch(session)
-        return result
+        return self._presented(result, session.tenant)
 
     async def step(self, session: Session, text: str, index: int | None = None) -> StepResult:
         """Take one step, or repeat the reply to the last one.
@@ -198,7 +199,7 @@ class EnvironmentService:
             if (repeated := self._repeated(session, text, index)) is not None:
                 return repeated
             count = session.steps
-            session.episode, result = await self._stepped_copy(self._episode(session), text)
+            session.episode, result = await self._stepped_copy(self._episode(session), text, session.tenant)
             session.last = LastStep(count, text, result)
             self.store.touch(session)
             return result
@@ -210,7 +211,7 @@ class EnvironmentService:
         episode = self._episode(session)
         count, begun = episode.steps, time.perf_counter()
         try:
-            result = self._counted(episode, episode.step(text), begun)
+            result = self._counted(episode, episode.step(text), begun, session.tenant)
         except EnvironmentFailure as error:
             raise refusal("the step", error) from error
         except Exception as error:  # the episode may have moved, so nobody can go on from here
@@ -225,14 +226,14 @@ class EnvironmentService:
         self.log.error("operation_failed", what=what, error=repr(error), stack="".join(format_exception(error)))
         return errors.internal(what, error)
 
-    async def first_step(self, text: str) -> StepResult:
+    async def first_step(self, text: str, caller: Caller = UNKNOWN_CALLER) -> StepResult:
         """The first step of a new episode of the default task, in no session. Errors as in `start` and `step`."""
         self._check_length(text)
         episode, _ = await self.start(ResetSpec())
         if self.factory.blocking:
-            return (await self._stepped_copy(episode, text))[1]
+            return (await self._stepped_copy(episode, text, caller.tenant))[1]
         begun = time.perf_counter()
-        return self._counted(episode, episode.step(text), begun)
+        return self._counted(episode, episode.step(text), begun, caller.tenant)
 
     def _repeated(self, session: Session, text: str, index: int | None) -> StepResult | None:
         """The reply to the last step where this is that step again; None where it is the next one.
@@ -255,7 +256,7 @@ class EnvironmentService:
         if len(text) > self.settings.max_action_chars:
             raise invalid(f"the action is longer than {self.settings.max_action_chars} characters")
 
-    async def _stepped_copy(self, episode: Episode, text: str) -> tuple[Episode, StepResult]:
+    async def _stepped_copy(self, episode: Episode, text: str, tenant: str | None) -> tuple[Episode, StepResult]:
         """A step in a thread, on a copy: one that is given up leaves the episode as it was."""
         begun = time.perf_counter()
 
@@ -264,22 +265,22 @@ class EnvironmentService:
             return twin, twin.step(text)
 
         twin, result = await self._in_thread("the step", self.settings.step_timeout_s, work)
-        return twin, self._counted(twin, result, begun)
+        return twin, self._counted(twin, result, begun, tenant)
 
-    def _counted(self, episode: Episode, result: StepResult, begun: float) -> StepResult:
+    def _counted(self, episode: Episode, result: StepResult, begun: float, tenant: str | None) -> StepResult:
         """A step's result as it goes out, checked, timed and counted."""
         check_result(episode.task.id, result, stepped=True)
         self.metrics.step_seconds.observe(time.perf_counter() - begun)
         if result.done:
             solved = result.metadata is not None and result.metadata.success
             self.metrics.episodes.labels("success" if solved else "failure").inc()
-        return self._presented(result)
+        return self._presented(result, tenant)
 
-    def _presented(self, result: StepResult) -> StepResult:
+    def _presented(self, result: StepResult, tenant: str | None) -> StepResult:
         """The result as it goes out: frames by URL, unless they are to be within it."""
         if self.settings.frames == "data" or not result.observation.images:
             return result
-        return msgspec.structs.replace(result, observation=self.frames.by_url(result.observation))
+        return msgspec.structs.replace(result, observation=self.frames.by_url(result.observation, tenant))
 
     def state(self, session: Session) -> State:
         """Where a session's episode stands."""
@@ -288,7 +289,7 @@ class EnvironmentService:
             return State(session_id=session.id)
         return State(session.episode_id, episode.steps, session.id, episode.task.id, episode.done)
 
-    async def open(self, wish: CreateSessions, owner: str | None = None) -> list[OpenedSession]:
+    async def open(self, wish: CreateSessions, caller: Caller = UNKNOWN_CALLER) -> list[OpenedSession]:
         """Open sessions, reset if asked for: all or nothing.
 
         Raises:
@@ -297,7 +298,7 @@ class EnvironmentService:
         """
         if len(wish.reset) not in (0, 1, wish.count):
             raise invalid(f"reset has {len(wish.reset)} entries for {wish.count} sessions: give none, one, or one each")
-        sessions = self.store.open(wish.count, ttl_s=wish.ttl_s, group_id=wish.group_id, owner=owner)
+        sessions = self.store.open(wish.count, ttl_s=wish.ttl_s, group_id=wish.group_id, caller=caller)
         specs = wish.reset * wish.count if len(wish.reset) == 1 else wish.reset
         resets = [asyncio.ensure_future(self.reset(s, spec)) for s, spec in zip(sessions, specs, strict=False)]
         try:
@@ -321,11 +322,11 @@ class EnvironmentService:
         async with session.lock:
             episode = self._episode(session)
             group = wish.group_id or session.group_id
-            sessions = self.store.open(wish.count, ttl_s=wish.ttl_s, group_id=group, owner=session.owner)
+            sessions = self.store.open(wish.count, ttl_s=wish.ttl_s, group_id=group, caller=session.caller)
             for twin in sessions:
                 twin.episode, twin.episode_id, twin.last = episode.fork(), session.episode_id, session.last
         self.metrics.sessions.set(len(self.store))
-        return [self.store.describe(twin, self._presented(episode.observe())) for twin in sessions]
+        return [self.store.describe(twin, self._presented(episode.observe(), twin.tenant)) for twin in sessions]
 
     async def snapshot(self, session: Session) -> Snapshot:
         """Keep a session's state.
@@ -339,21 +340,21 @@ class EnvironmentService:
         expires_at = time.time() + self.snapshots.remaining_s(kept)
         return Snapshot(kept.id, expires_at, episode.task.id, episode.steps)
 
-    async def restore(self, snapshot_id: str, wish: RestoreRequest, owner: str | None = None) -> OpenedSession:
+    async def restore(self, snapshot_id: str, wish: RestoreRequest, caller: Caller = UNKNOWN_CALLER) -> OpenedSession:
         """Go back to a state, in a session or in a new one.
 
         Raises:
             ApiError: 404 for an unknown snapshot or session, 503 while full.
         """
-        kept = self.snapshots.get(snapshot_id)
+        kept = self.snapshots.get(snapshot_id, caller.tenant)
         if wish.session_id is not None:
-            session = self.store.get(wish.session_id)
+            session = self.store.get(wish.session_id, caller.tenant)
         else:
-            (session,) = self.store.open(1, ttl_s=wish.ttl_s, group_id=wish.group_id, owner=owner)
+            (session,) = self.store.open(1, ttl_s=wish.ttl_s, group_id=wish.group_id, caller=caller)
             self.metrics.sessions.set(len(self.store))
         async with session.lock:
             kept.put_into(session)
-        return self.store.describe(session, self._presented(kept.episode.observe()))
+        return self.store.describe(session, self._presented(kept.episode.observe(), session.tenant))
 
     def _episode(self, session: Session) -> Episode:
         if session.failure is not None:
@@ -362,13 +363,13 @@ class EnvironmentService:
             raise errors.not_reset(session.id)
         return session.episode
 
-    def end(self, session_id: str) -> None:
+    def end(self, session_id: str, tenant: str | None = None) -> None:
         """Close a session.
 
         Raises:
             ApiError: 404.
         """
-        self.store.close(session_id)
+        self.store.close(session_id, tenant)
         self.metrics.sessions.set(len(self.store))
 
     async def expert(self, session: Session) -> ExpertReply:

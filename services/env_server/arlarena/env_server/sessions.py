@@ -27,6 +27,25 @@ class LastStep(msgspec.Struct, frozen=True):
     result: StepResult
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. `tenant`: whose token the request brings; None where the server has no tokens. `authorization`: the
+    header that brings it, for other pods.
+    """
+
+    address: str
+    tenant: str | None = None
+    authorization: str | None = field(default=None, repr=False)
+
+    @property
+    def owner(self) -> str:
+        """Whose limit of sessions counts."""
+        return self.address if self.tenant is None else f"token {self.tenant}"
+
+
+UNKNOWN_CALLER = Caller("unknown")
+
+
 def _set_event() -> asyncio.Event:
     event = asyncio.Event()
     event.set()
@@ -45,7 +64,7 @@ class Session:
     ttl_s: float
     expires_at: float
     group_id: str | None = None
-    owner: str | None = None
+    caller: Caller = UNKNOWN_CALLER  # who opened it
     episode: Episode | None = None
     episode_id: str | None = None
     last: LastStep | None = None
@@ -54,6 +73,11 @@ class Session:
     hang_up: Callable[[str], Awaitable[None]] | None = None
     closing: bool = False  # ends as soon as its socket lets go of it
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def tenant(self) -> str | None:
+        """Whose token opened it: nobody else finds it."""
+        return self.caller.tenant
 
     @property
     def attached(self) -> bool:
@@ -114,7 +138,12 @@ class SessionStore:
         return iter(list(self._sessions.values()))
 
     def open(
-        self, count: int, *, ttl_s: float | None = None, group_id: str | None = None, owner: str | None = None
+        self,
+        count: int,
+        *,
+        ttl_s: float | None = None,
+        group_id: str | None = None,
+        caller: Caller = UNKNOWN_CALLER,
     ) -> list[Session]:
         """`count` new sessions, or none at all. Idle ones give up their place first.
 
@@ -132,8 +161,8 @@ class SessionStore:
             self.reap()
         if count > self.free():
             raise at_capacity(count, self.free(), self.limits.capacity, self.limits.retry_after_s)
-        self._check_owner(owner, count)
-        opened = [self._new(ttl, group_id, owner) for _ in range(count)]
+        self._check_limit(caller.owner, count)
+        opened = [self._new(ttl, group_id, caller) for _ in range(count)]
         self._sessions.update({session.id: session for session in opened})
         return opened
 
@@ -141,25 +170,30 @@ class SessionStore:
         """How many sessions can be opened now."""
         return self.limits.capacity - len(self._sessions)
 
-    def _check_owner(self, owner: str | None, count: int) -> None:
+    def _check_limit(self, owner: str, count: int) -> None:
         limit = self.limits.per_owner
-        if limit is None or owner is None:
+        if limit is None:
             return
-        held = sum(session.owner == owner for session in self._sessions.values())
+        held = sum(session.caller.owner == owner for session in self._sessions.values())
         if held + count > limit:
             raise client_at_limit(owner, count, held, limit, self.limits.retry_after_s)
 
-    def _new(self, ttl_s: float, group_id: str | None, owner: str | None) -> Session:
-        return Session(f"{self.limits.shard}-{uuid.uuid4().hex}", ttl_s, self._clock() + ttl_s, group_id, owner)
+    def _new(self, ttl_s: float, group_id: str | None, caller: Caller) -> Session:
+        name = f"{self.limits.shard}-{uuid.uuid4().hex}"
+        return Session(name, ttl_s, self._clock() + ttl_s, group_id, caller)
 
-    def get(self, session_id: str) -> Session:
-        """The session, its idle time begun anew.
+    def of(self, tenant: str | None) -> list[Session]:
+        """The sessions of a tenant."""
+        return [session for session in self._sessions.values() if session.tenant == tenant]
+
+    def get(self, session_id: str, tenant: str | None = None) -> Session:
+        """The tenant's session, its idle time begun anew.
 
         Raises:
-            ApiError: 404.
+            ApiError: 404, also for a session of another tenant.
         """
         session = self._sessions.get(session_id)
-        if session is None or self._expired(session):
+        if session is None or session.tenant != tenant or self._expired(session):
             raise unknown_session(session_id)
         self.touch(session)
         return session
@@ -172,14 +206,16 @@ class SessionStore:
         """Let the session end in at most `seconds`, unless somebody touches it."""
         session.expires_at = min(session.expires_at, self._clock() + seconds)
 
-    def close(self, session_id: str) -> None:
-        """End a session.
+    def close(self, session_id: str, tenant: str | None = None) -> None:
+        """End a tenant's session.
 
         Raises:
-            ApiError: 404.
+            ApiError: 404, also for a session of another tenant.
         """
-        if self._sessions.pop(session_id, None) is None:
+        session = self._sessions.get(session_id)
+        if session is None or session.tenant != tenant:
             raise unknown_session(session_id)
+        del self._sessions[session_id]
 
     def discard(self, sessions: list[Session]) -> None:
         """End sessions that may already be gone."""

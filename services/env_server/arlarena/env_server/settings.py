@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import sys
 import tempfile
@@ -13,9 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
+from pydantic import Field, IPvAnyNetwork, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
 
-from arlarena.proto.config import Table, exit_on_config_error, load_table
+from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table
+
+TABLES = ("options", "expert_splits", "trusted_proxies")  # which no environment variable holds
 
 
 class EnvironmentSettings(Table):
@@ -26,7 +29,18 @@ class EnvironmentSettings(Table):
     host: str = Field("127.0.0.1", description="address to bind")
     port: int = Field(8000, ge=0, le=65535, description="port to bind, 0 for a free one")
     token: SecretStr | None = Field(None, min_length=1, description="bearer token that clients must send")
-    max_sessions_per_client: PositiveInt | None = Field(None, description="most sessions of one address at a time")
+    tokens_file: Path | None = Field(
+        None,
+        description="file of further tokens, one a line, as TOKEN or NAME:TOKEN; sessions belong to the token, or to "
+        "the name, that opened them; read again when it changes",
+    )
+    require_token: bool = Field(True, description="refuse to start beyond loopback without a token")
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(
+        (), description="addresses or networks of proxies whose X-Forwarded-For says who asks"
+    )
+    max_sessions_per_client: PositiveInt | None = Field(
+        None, description="most sessions of one token at a time; without tokens, of one address"
+    )
     workers: PositiveInt = Field(1, description="processes that share the port and the sessions")
     capacity: PositiveInt = Field(1024, description="most sessions at a time")
     session_ttl_s: PositiveFloat = Field(900.0, description="idle time after which a session is closed, by default")
@@ -42,6 +56,11 @@ class EnvironmentSettings(Table):
         None,
         description="threads for resets, the expert, and blocking steps; default: 2, or what the environment asks",
     )
+    lost_threads_timeout_s: PositiveFloat = Field(
+        60.0,
+        description="how long all threads may be lost to work that has timed out, until /health answers 503; a worker "
+        "process then ends, and is started again",
+    )
     max_waiting: PositiveInt = Field(4096, description="calls that may wait for a thread; one more is answered 429")
     reset_timeout_s: PositiveFloat = Field(60.0, description="limit of one reset")
     step_timeout_s: PositiveFloat = Field(
@@ -53,10 +72,18 @@ class EnvironmentSettings(Table):
     batch_deadline_s: PositiveFloat = Field(
         90.0, description="limit of a batch that names no deadline_s; above step_timeout_s"
     )
-    max_batch: PositiveInt = Field(4096, description="most items of a batch")
+    max_batch: PositiveInt = Field(4096, le=8192, description="most items of a batch")
     max_listed: PositiveInt = Field(10_000, description="most tasks that one request lists")
-    max_body_bytes: PositiveInt = Field(16 << 20, description="largest body of a request")
-    max_action_chars: PositiveInt = Field(1 << 20, description="longest reply that a step reads")
+    max_body_bytes: PositiveInt = Field(8 << 20, description="largest body of a request, and largest WebSocket message")
+    max_pending_bytes: PositiveInt = Field(
+        32 << 20, description="all bodies and messages together that are not answered yet"
+    )
+    max_connections: PositiveInt = Field(4096, description="most connections at a time")
+    header_timeout_s: PositiveFloat = Field(10.0, description="time in which a request's headers have to arrive")
+    write_timeout_s: PositiveFloat = Field(120.0, description="how long a client may leave an answer unread")
+    max_action_chars: PositiveInt = Field(
+        1 << 19, description="longest reply that a step reads; as JSON it takes at most 12 bytes a character"
+    )
     retry_after_s: PositiveFloat = Field(1.0, description="what Retry-After says when the server is full")
     expert_splits: tuple[str, ...] = Field((), description="evaluation splits on which the expert answers all the same")
     websocket_ping_s: NonNegativeFloat = Field(
@@ -75,7 +102,7 @@ class EnvironmentSettings(Table):
 
 def from_variables() -> dict[str, str]:
     """Values of `ARLARENA_ENVIRONMENT_<FIELD>`; an empty one counts as absent. Tables and lists come from files."""
-    names = [name for name in EnvironmentSettings.model_fields if name not in ("options", "expert_splits")]
+    names = [name for name in EnvironmentSettings.model_fields if name not in TABLES]
     values = {name: os.environ.get(f"ARLARENA_ENVIRONMENT_{name.upper()}") for name in names}
     return {name: value for name, value in values.items() if value}
 
@@ -110,10 +137,24 @@ def load_settings(path: Path | None, flags: Mapping[str, Any] | None = None) -> 
     """The table [environment] of `path`; environment variables win over the file, flags over both.
 
     Raises:
-        ConfigError: see `arlarena.proto.config.load_table`.
+        ConfigError: see `arlarena.proto.config.load_table`; other machines are let in without a token.
     """
     given = {key: value for key, value in (flags or {}).items() if value is not None}
-    return load_table(path, "environment", EnvironmentSettings, {**from_variables(), **given})
+    settings = load_table(path, "environment", EnvironmentSettings, {**from_variables(), **given})
+    if settings.require_token and not (settings.token or settings.tokens_file or _loopback(settings.host)):
+        raise ConfigError(
+            f"[environment] host = {settings.host!r} lets other machines in: set token, best by the environment "
+            "variable ARLARENA_ENVIRONMENT_TOKEN, or tokens_file; or, where everybody who reaches this server may use "
+            "it, require_token = false"
+        )
+    return settings
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def check(path: Path) -> None:

@@ -15,8 +15,9 @@ from starlette.responses import Response
 
 from arlarena.env_server import batches, errors
 from arlarena.env_server.errors import ApiError
-from arlarena.env_server.peers import CLIENT, Fellows, Peers, slices
+from arlarena.env_server.peers import Fellows, Peers, slices
 from arlarena.env_server.service import EnvironmentService
+from arlarena.env_server.sessions import Caller
 from arlarena.proto.env import (
     BatchItem,
     BatchRequest,
@@ -37,7 +38,9 @@ class RawBatch(msgspec.Struct):
     results: list[msgspec.Raw]
 
 
-async def batch(service: EnvironmentService, fellows: Sequence[Fellows], request: BatchRequest) -> list[Any]:
+async def batch(
+    service: EnvironmentService, fellows: Sequence[Fellows], request: BatchRequest, caller: Caller
+) -> list[Any]:
     """Carry out each item where its session is; results in the order of the items.
 
     Raises:
@@ -52,8 +55,8 @@ async def batch(service: EnvironmentService, fellows: Sequence[Fellows], request
         items = [request.items[position] for position in positions]
         some = BatchRequest(items, request.deadline_s)
         if place is None:
-            return list(await batches.carry_out(service, some))
-        return await _remote_batch(*place, some)
+            return list(await batches.carry_out(service, some, caller))
+        return await _remote_batch(*place, some, caller)
 
     found = await asyncio.gather(*(part(place, positions) for place, positions in parts.items()))
     results: list[Any] = [None] * len(request.items)
@@ -71,9 +74,10 @@ def _place(fellows: Sequence[Fellows], session_id: str) -> Place:
     return None
 
 
-async def _remote_batch(fellows: Fellows, number: int, request: BatchRequest) -> list[Any]:
+async def _remote_batch(fellows: Fellows, number: int, request: BatchRequest, caller: Caller) -> list[Any]:
+    body, headers = msgspec.json.encode(request), fellows.on_behalf(caller)
     try:
-        reply = await fellows.ask(number, "POST", "/v1/batch", RawBatch, msgspec.json.encode(request))
+        reply = await fellows.ask(number, "POST", "/v1/batch", RawBatch, body, headers)
     except ApiError as error:
         return [_failed(item, error) for item in request.items]
     return list(reply.results)
@@ -84,7 +88,7 @@ def _failed(item: BatchItem, error: ApiError) -> BatchResult:
 
 
 async def open_sessions(
-    service: EnvironmentService, peers: Peers, wish: CreateSessions, owner: str | None
+    service: EnvironmentService, peers: Peers, wish: CreateSessions, caller: Caller
 ) -> list[OpenedSession]:
     """Open sessions, all or none: one here, several on all workers alike, so that whoever batches over them keeps all
     workers busy through one connection.
@@ -93,14 +97,14 @@ async def open_sessions(
         ApiError: as `EnvironmentService.open`.
     """
     if wish.count == 1 and service.store.free():
-        return await service.open(wish, owner)
+        return await service.open(wish, caller)
     whole = service.settings.capacity * peers.count
     if wish.count > whole:
         raise errors.invalid(f"{wish.count} sessions are more than this server ever has ({whole})")
     room = [service.store.free(), *await peers.room()]
     if wish.count > sum(room):
         raise errors.at_capacity(wish.count, sum(room), whole, service.settings.retry_after_s)
-    return await _open_parts(service, peers, wish, owner, shared_out(wish.count, room))
+    return await _open_parts(service, peers, wish, caller, shared_out(wish.count, room))
 
 
 def shared_out(count: int, room: list[int]) -> list[int]:
@@ -119,14 +123,14 @@ def shared_out(count: int, room: list[int]) -> list[int]:
 
 
 async def _open_parts(
-    service: EnvironmentService, peers: Peers, wish: CreateSessions, owner: str | None, sizes: list[int]
+    service: EnvironmentService, peers: Peers, wish: CreateSessions, caller: Caller, sizes: list[int]
 ) -> list[OpenedSession]:
     wishes = [
         msgspec.structs.replace(wish, count=size, reset=resets)
         for size, resets in zip(sizes, slices(wish.reset, sizes), strict=True)
     ]
     work = [
-        _open_at(service, peers, None if number == 0 else peers.others[number - 1], part, owner)
+        _open_at(service, peers, None if number == 0 else peers.others[number - 1], part, caller)
         for number, part in enumerate(wishes)
         if part.count
     ]
@@ -134,32 +138,33 @@ async def _open_parts(
     opened = [one for part in found if not isinstance(part, BaseException) for one in part]
     failed = [part for part in found if isinstance(part, BaseException)]
     if failed:
-        await asyncio.gather(*(_close_at(service, peers, one.session_id) for one in opened))
+        await asyncio.gather(*(_close_at(service, peers, one.session_id, caller) for one in opened))
         raise failed[0]
     return opened
 
 
 async def _open_at(
-    service: EnvironmentService, peers: Peers, worker: int | None, wish: CreateSessions, owner: str | None
+    service: EnvironmentService, peers: Peers, worker: int | None, wish: CreateSessions, caller: Caller
 ) -> list[OpenedSession]:
     if worker is None:
-        return await service.open(wish, owner)
-    body, headers = msgspec.json.encode(wish), {CLIENT: owner} if owner else {}
+        return await service.open(wish, caller)
+    body, headers = msgspec.json.encode(wish), peers.on_behalf(caller)
     return (await peers.ask(worker, "POST", "/v1/sessions", SessionList, body, headers)).sessions
 
 
-async def _close_at(service: EnvironmentService, peers: Peers, session_id: str) -> None:
+async def _close_at(service: EnvironmentService, peers: Peers, session_id: str, caller: Caller) -> None:
     worker = peers.holder(session_id)
     if worker is None:
-        service.end(session_id)
+        service.end(session_id, caller.tenant)
     else:
-        await peers.send(worker, "DELETE", f"/v1/sessions/{session_id}")
+        await peers.send(worker, "DELETE", f"/v1/sessions/{session_id}", headers=peers.on_behalf(caller))
 
 
-async def sessions(service: EnvironmentService, peers: Peers) -> list[OpenedSession]:
-    """The sessions of all workers."""
-    own = [service.store.describe(session) for session in service.store]
-    return own + [one for found in await peers.ask_all("/v1/sessions", SessionList) for one in found.sessions]
+async def sessions(service: EnvironmentService, peers: Peers, caller: Caller) -> list[OpenedSession]:
+    """The caller's sessions on all workers."""
+    own = [service.store.describe(session) for session in service.store.of(caller.tenant)]
+    found = await peers.ask_all("/v1/sessions", SessionList, caller)
+    return own + [one for part in found for one in part.sessions]
 
 
 async def capacity(service: EnvironmentService, peers: Peers) -> Capacity:
@@ -173,14 +178,14 @@ async def capacity(service: EnvironmentService, peers: Peers) -> Capacity:
     )
 
 
-async def frame(peers: Peers, path: str, missing: ApiError) -> Response:
-    """A frame that another worker has shown.
+async def frame(peers: Peers, path: str, missing: ApiError, caller: Caller) -> Response:
+    """A frame that another worker has shown to the caller.
 
     Raises:
         ApiError: `missing`, none of them has.
     """
     for worker in peers.others:
-        reply = await peers.send(worker, "GET", path)
+        reply = await peers.send(worker, "GET", path, headers=peers.on_behalf(caller))
         if reply.status_code == 200:
             return reply
     raise missing

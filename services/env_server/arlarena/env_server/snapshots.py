@@ -19,6 +19,7 @@ class Snapshot:
     episode_id: str | None
     last: LastStep | None
     expires_at: float
+    tenant: str | None = None  # of the session that it was made of
 
     def put_into(self, session: Session) -> None:
         """Let the session go on from here."""
@@ -48,27 +49,29 @@ class SnapshotStore:
         if len(self) >= self.capacity:
             raise snapshots_full(self.capacity)
         name = f"{self._shard}-{uuid.uuid4().hex}"
-        return self._keep(Snapshot(name, episode.fork(), session.episode_id, session.last, 0.0))
+        return self._keep(Snapshot(name, episode.fork(), session.episode_id, session.last, 0.0, session.tenant))
 
-    def get(self, snapshot_id: str) -> Snapshot:
-        """A snapshot, its time begun anew.
+    def get(self, snapshot_id: str, tenant: str | None = None) -> Snapshot:
+        """A tenant's snapshot, its time begun anew.
 
         Raises:
-            ApiError: 404.
+            ApiError: 404, also for a snapshot of another tenant.
         """
         found = self._snapshots.get(snapshot_id)
-        if found is None or found.expires_at <= self._clock():
+        if found is None or found.tenant != tenant or found.expires_at <= self._clock():
             raise unknown_snapshot(snapshot_id)
         return self._keep(found)
 
-    def forget(self, snapshot_id: str) -> None:
-        """Give up a snapshot.
+    def forget(self, snapshot_id: str, tenant: str | None = None) -> None:
+        """Give up a tenant's snapshot.
 
         Raises:
-            ApiError: 404.
+            ApiError: 404, also for a snapshot of another tenant.
         """
-        if self._snapshots.pop(snapshot_id, None) is None:
+        found = self._snapshots.get(snapshot_id)
+        if found is None or found.tenant != tenant:
             raise unknown_snapshot(snapshot_id)
+        del self._snapshots[snapshot_id]
 
     def reap(self) -> None:
         """Give up those whose time is over."""
@@ -81,6 +84,6 @@ class SnapshotStore:
         return snapshot.expires_at - self._clock()
 
     def _keep(self, one: Snapshot) -> Snapshot:
-        kept = Snapshot(one.id, one.episode, one.episode_id, one.last, self._clock() + self.ttl_s)
+        kept = Snapshot(one.id, one.episode, one.episode_id, one.last, self._clock() + self.ttl_s, one.tenant)
         self._snapshots[one.id] = kept
         return kept

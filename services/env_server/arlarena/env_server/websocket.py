@@ -21,11 +21,10 @@ import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from arlarena.env_server import mcp
-from arlarena.env_server.access import check_token, client_of
 from arlarena.env_server.errors import ApiError
 from arlarena.env_server.peers import Fellows, is_hop, is_pod_hop
 from arlarena.env_server.service import EnvironmentService
-from arlarena.env_server.sessions import Session
+from arlarena.env_server.sessions import Caller, Session
 from arlarena.env_server.wire import decode, encode
 from arlarena.proto.env import Action, ResetSpec
 
@@ -114,12 +113,12 @@ class Conversation:
 
     async def _carry_out(self, frame: Frame) -> dict[str, Any]:
         service = self._service
-        session = service.store.get(self._session.id)
+        session = service.store.get(self._session.id, self._session.tenant)
         data = bytes(frame.data)
         if data == b"null":
             data = b"{}"
         if frame.type == "mcp":
-            return {"type": "mcp", "data": await mcp.answer(service, data, session)}
+            return {"type": "mcp", "data": await mcp.answer(service, data, session, session.caller)}
         if frame.type == "state":
             return {"type": "state", "data": service.state(session)}
         if frame.type == "reset":
@@ -143,11 +142,14 @@ async def _wait_for_release(session: Session) -> None:
         raise ApiError(409, "attached", f"session {session.id!r} already has a socket") from None
 
 
-async def _attach(socket: WebSocket, service: EnvironmentService) -> Session | None:
+async def _attach(socket: WebSocket, service: EnvironmentService, caller: Caller) -> Session | None:
     """The socket's session: the one it names, or a new one. None after a refusal, which also closes the socket."""
     wanted = socket.query_params.get("session_id")
     try:
-        session = service.store.get(wanted) if wanted else service.store.open(1, owner=client_of(socket))[0]
+        if wanted:
+            session = service.store.get(wanted, caller.tenant)
+        else:
+            (session,) = service.store.open(1, caller=caller)
         await _wait_for_release(session)
     except ApiError as error:
         service.metrics.errors.labels(error.code).inc()
@@ -184,17 +186,17 @@ async def serve(socket: WebSocket) -> None:
     service = cast(EnvironmentService, socket.app.state.service)
     await socket.accept()
     try:
-        check_token(socket, service.settings)  # before anything is passed on: a fellow worker does not ask again
+        caller = service.access.caller(socket)  # before anything is passed on: a fellow worker does not ask again
         if (place := await _elsewhere(socket, service)) is not None:
             fellows, number = place
-            await fellows.carry(number, socket)
+            await fellows.carry(number, socket, caller)
             return
     except (ApiError, aiohttp.ClientError, OSError) as error:
         message = str(error) if isinstance(error, ApiError) else f"the session's worker does not answer: {error}"
         await socket.send_text(_error("SESSION_ERROR", message).decode())
         await socket.close(CLOSE_UNEXPECTED)
         return
-    session = await _attach(socket, service)
+    session = await _attach(socket, service, caller)
     if session is None:
         return
     conversation = Conversation(socket, service, session)

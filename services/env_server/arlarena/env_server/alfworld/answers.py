@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from arlarena.env_server.alfworld.grammar import Grammar, Pattern
+from arlarena.env_server.alfworld.grammar import Grammar
+from arlarena.env_server.alfworld.limited import Pattern
 from arlarena.env_server.alfworld.moves import Move, binding
 from arlarena.env_server.alfworld.state import State
 from arlarena.env_server.alfworld.world import CHANGING, MARKS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -105,13 +106,16 @@ class AlfworldEnvironment(TextEnvironment):
         """
         think = self._settings.expert_think == "plan"
         if not self.blocking:
-            return AlfworldGame(self._games.game(task.split, task.index), think)
-        file = self._games.file(task.split, task.index)
-        try:
             made = self._games.game(task.split, task.index)
-        except TaskError:  # its rules are none of ours, which is what the stock engine is for
-            made = None
-        return TextWorldGame(file, made, think, self._stocks)
+            try:
+                return AlfworldGame(made, think)
+            except GameError as error:
+                raise TaskError(f"the game {self._games.name(task.split, task.index)}: {error}") from error
+        file = self._games.file(task.split, task.index)
+        ours: Loaded | None = None
+        with suppress(TaskError):  # its rules are none of ours, which is what the stock engine is for
+            ours = self._games.game(task.split, task.index)
+        return TextWorldGame(file, ours, think, self._stocks)
 
 
 def load(where: str, values: Mapping[str, Any]) -> AlfworldEnvironment:
