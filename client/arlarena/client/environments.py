@@ -44,6 +44,8 @@ from arlarena.proto.env import (
 
 # Above the server's limits of a step (75 s) and of a reset (60 s), so that it is the server that says what was slow.
 REQUEST_S = 90.0
+# A request of so many characters of actions is at most 6 MiB of JSON, and servers take 8 MiB.
+MOST_CHARS = 1 << 20
 DEADLINE_SHARE = 0.95  # of the time for a request: the server's answer has to arrive before the client gives up
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 # The code by which a server says that it does not know a session (any longer).
@@ -277,6 +279,11 @@ class EnvironmentClient:
         return await self.transport.request(method, path, body)
 
     async def _send_batch(self, items: Sequence[BatchItem]) -> Sequence[State | ServiceError | None]:
+        """The results of all items, whose texts may need several requests."""
+        found = await asyncio.gather(*map(self._send_part, _parts(items)))
+        return [result for part in found for result in part]
+
+    async def _send_part(self, items: Sequence[BatchItem]) -> Sequence[State | ServiceError | None]:
         """A repetition is safe: a reset begins anew, a step of an old index gets its old answer, a close twice is a
         close.
         """
@@ -307,6 +314,19 @@ class EnvironmentClient:
         if reward is None or not math.isfinite(reward):
             return ProtocolError(f"{what}: ok, but its reward is {reward}; a step's reward is a finite number")
         return State(result.observation, result.metadata, reward)
+
+
+def _parts(items: Sequence[BatchItem]) -> list[Sequence[BatchItem]]:
+    """The items in order, cut where a request would have more than `MOST_CHARS` characters of actions."""
+    parts: list[Sequence[BatchItem]] = []
+    start = chars = 0
+    for at, item in enumerate(items):
+        size = len(item.action.text) if item.action else 0
+        if at > start and chars + size > MOST_CHARS:
+            parts.append(items[start:at])
+            start, chars = at, 0
+        chars += size
+    return [*parts, items[start:]]
 
 
 def _read(answer: Answer, kind: type[T]) -> T:

@@ -1,4 +1,7 @@
-"""One HTTP connection pool to one service: bytes out, bytes in, errors by kind, every time-out explicit."""
+"""One HTTP connection pool to one service: bytes out, bytes in, errors by kind, every time-out explicit.
+
+Services are not trusted: answers are of limited size and not compressed, and redirects are not followed.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,14 @@ from typing import Self
 
 import aiohttp
 
-from arlarena.client.arguments import seconds_of, text_of
+from arlarena.client.arguments import number_of, seconds_of, text_of
+from arlarena.client.bounded import IDENTITY, AnswerRefused, read_bounded
 from arlarena.client.errors import Full, ProtocolError, Refused, Unavailable
 from arlarena.proto.addresses import service_url
 
-JSON_HEADERS = {"content-type": "application/json"}
+JSON_HEADERS = {"content-type": "application/json", **IDENTITY}
+# A batch's answer with a frame of some 100 KB in each of 256 observations is half as large.
+MAX_ANSWER_BYTES = 64 << 20
 # An answer quoted in an error message is cut here: enough to recognise it, short enough for one log line.
 QUOTE_CHARS = 300
 
@@ -69,8 +75,10 @@ def _retry_after(headers: Mapping[str, str]) -> float:
 class Transport:
     """Requests to one base URL. Opens its pool on first use; close it with `close` or `async with`."""
 
-    def __init__(self, url: str, timeouts: Timeouts, token: str | None = None) -> None:
-        """`url`: see `service_url`. `token` is sent as a bearer token.
+    def __init__(
+        self, url: str, timeouts: Timeouts, token: str | None = None, max_answer_bytes: int = MAX_ANSWER_BYTES
+    ) -> None:
+        """`url`: see `service_url`. `token` is sent as a bearer token. `max_answer_bytes`: of one answer's body.
 
         Raises:
             TypeError, ValueError: an argument of another type, or a URL that is no service's address.
@@ -81,6 +89,7 @@ class Transport:
             text_of("token", token)
         self.url = service_url(url)
         self.timeouts = timeouts
+        self.max_answer_bytes = number_of("max_answer_bytes", max_answer_bytes, least=1)
         self._headers = JSON_HEADERS | ({"authorization": f"Bearer {token}"} if token else {})
         self._session: aiohttp.ClientSession | None = None
 
@@ -103,7 +112,7 @@ class Transport:
             # limit=0: aiohttp's default of 100 connections would make the 101st episode wait for another one's
             # generation.
             connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
-            self._session = aiohttp.ClientSession(connector=connector, auto_decompress=True)
+            self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
         return self._session
 
     async def request(
@@ -120,6 +129,7 @@ class Transport:
         Raises:
             Full: 503 or 429 with a Retry-After header.
             Unavailable: no connection, no answer in time, or any other 5xx or 429.
+            ProtocolError: the answer is larger than `max_answer_bytes`, compressed, or a redirect.
         """
         limit = self.timeouts.request_s if timeout_s is None else timeout_s
         what = f"{method} {self.url}{path}"
@@ -127,11 +137,15 @@ class Transport:
         sent = {**self._headers, **(headers or {})}
         try:
             pool = self._pool()
-            async with pool.request(method, self.url + path, data=body, headers=sent, timeout=timeout) as reply:
-                answer = Answer(reply.status, await reply.read(), what)
+            async with pool.request(
+                method, self.url + path, data=body, headers=sent, timeout=timeout, allow_redirects=False
+            ) as reply:
+                answer = Answer(reply.status, await read_bounded(reply, self.max_answer_bytes), what)
                 waits = reply.headers
         except TimeoutError as error:
             raise Unavailable(f"{what}: no answer within {limit:g} s") from error
+        except AnswerRefused as error:
+            raise ProtocolError(f"{what}: {error}") from error
         except (aiohttp.ClientError, OSError) as error:
             raise Unavailable(f"{what}: {str(error) or type(error).__name__}") from error
         if answer.status == 429 or answer.status >= 500:
