@@ -87,9 +87,15 @@ def _is_secret_option(item: object) -> bool:
     return option is not None and is_secret_name(option["name"])
 
 
-def _masked_option(item: str) -> str:
-    name, equals, _ = item.partition("=")
-    return name + equals + (MASK if equals else "")
+def _masked_list(items: Sequence[Any], name: str) -> list[Any]:
+    """`items`, which may be a command line: the value of an option with a secret's name is replaced."""
+    found: list[Any] = []
+    follows = False
+    for item in items:
+        option, equals, _ = item.partition("=") if _is_secret_option(item) else ("", "", "")
+        found.append(f"{option}{equals}{MASK if equals else ''}" if option else MASK if follows else masked(item, name))
+        follows = bool(option) and not equals
+    return found
 
 
 def masked(value: Any, name: str = "") -> Any:
@@ -97,11 +103,7 @@ def masked(value: Any, name: str = "") -> Any:
     if isinstance(value, Mapping):
         return {key: masked(item, str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        options = [False, *map(_is_secret_option, value)]
-        return [
-            MASK if after_option and not own else _masked_option(item) if own else masked(item, name)
-            for item, after_option, own in zip(value, options, options[1:], strict=False)
-        ]
+        return _masked_list(value, name)
     if isinstance(value, str):
         return MASK if value and is_secret_name(name) else redact(value)
     return value

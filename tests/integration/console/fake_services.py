@@ -216,7 +216,7 @@ def evaluate(args: argparse.Namespace) -> None:
     result = {
         "panel": {"split": "test", "first": 0, "n": 8, "attempts": 1, "seed": 0, "digest": "d"},
         "temperature": 1.0,
-        "data": {"description": "rooms of a stand-in", "official": False},
+        "data": {"description": flag("data") or "rooms of a stand-in", "official": False},
         "success": low + 0.1,
         "ci95": [low, low + 0.2],
         "format_valid": 0.99,
