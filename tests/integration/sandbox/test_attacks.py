@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from sandbox_attacks import BREACH, Attack, attacks, baits, control
-from sandbox_attacks.__main__ import report
+from sandbox_attacks.__main__ import LONGEST_S, report
 from sandbox_support import readable_python
 
 from arlarena.env_server.sandbox import kernel
@@ -48,7 +48,8 @@ def test_honest_programs_beside_them_are_right_and_in_time(found: dict[str, Any]
     assert found["honest_wrong"] == []
     assert found["honest"] >= 24
     assert found["zygote_survived"]
-    assert found["honest_slowest_s"] < 4.0  # the limit of a program
+    assert found["honest_p50_s"] < 1.0
+    assert found["honest_slowest_s"] < LONGEST_S  # the time in which a busy machine ran other processes included
 
 
 def test_every_controlled_attack_works_where_nothing_stops_it() -> None:
