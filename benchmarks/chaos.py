@@ -1,0 +1,401 @@
+"""The demo's loop, small, under faults of every kind: it ends, accounts for every group once, and no reward is false.
+
+    python benchmarks/chaos.py --steps 120 --kills 30 --out benchmarks/results/chaos.json
+
+`arlarena up` trains with two workers, which reach the environment and the policy server by proxies of this script.
+While it trains:
+
+* processes are killed with SIGKILL, at random: broker, environment, policy server, workers, trainer (`--kills`);
+* two times the newest checkpoint is damaged and the trainer killed, so that it has to go on from an older one;
+* the memory of Redis is full for some time (`maxmemory`);
+* for a minute each, 30 % of the requests to the environment and to the policy server fail: refused, broken off, or
+  carried out with the answer lost.
+
+Afterwards: the run's exit status is 0; every group that was issued is in the lineage once; the groups of all steps
+together are those that the lineage calls trained, each once; and every recorded episode, played again in the
+environment, has the same rewards, marks, score and end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+import tomllib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+from aiohttp import web
+from env_processes import finish
+from inference_processes import free_port
+from redis.asyncio import Redis
+
+from arlarena.console import pipeline
+from arlarena.console.commands import Commands
+from arlarena.console.process import Address, Command
+from arlarena.env_server.environment import EnvironmentFactory, load
+from arlarena.proto.trajectory import Task, Trajectory, read_groups
+
+PROXIES = "ARLARENA_CHAOS_PROXIES"  # ports of this script's proxies, for the launcher: environment, policy server
+CONFIG = Path(__file__).parent.parent / "configs" / "demo.toml"
+SHARE, WINDOW_S, FULL_S, DAMAGES = 0.3, 60.0, 15.0, 2
+VICTIMS = {
+    "broker": ("--appendonly",),
+    "environment": ("arlarena.env_server",),
+    "inference": ("arlarena.inference",),
+    "trainer": ("arlarena.trainer", "train"),
+    "worker 0": ("arlarena.rollout", "worker", "worker-0-"),
+    "worker 1": ("arlarena.rollout", "worker", "worker-1-"),
+}
+HOP = {"host", "content-length", "transfer-encoding", "connection"}
+SMALL = (
+    "policy.tiny.layers=2", "policy.tiny.hidden=64", "clone.demonstrations=60", "clone.validation=16",
+    "clone.max_epochs=1", "evaluation.count=32", "evaluation.episodes=1", "trainer.groups_per_step=8",
+    "trainer.minibatch_groups=4", "trainer.record_groups_every=1", "trainer.max_minutes=600",
+    "trainer.reissue_after_s=10", "rollout.lease_ttl_s=4", "rollout.infra_patience_s=300",
+    "console.workers=2", "console.restarts=500", "console.backoff_s=0.2", "console.backoff_max_s=1",
+)  # fmt: skip
+
+
+class Proxy:
+    """Passes requests on to a service on this machine; while `share` is above 0, that share of them fails."""
+
+    def __init__(self, port: int, dice: random.Random) -> None:
+        self.target, self.port = f"http://127.0.0.1:{port}", free_port()
+        self.share, self.failed, self.passed = 0.0, Counter[str](), 0
+        self._dice = dice
+        self._session: aiohttp.ClientSession
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Listen."""
+        app = web.Application(client_max_size=1 << 28)
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", self.port).start()
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(
+            connector=connector, timeout=aiohttp.ClientTimeout(total=300)
+        ) as self._session:
+            yield
+        await runner.cleanup()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        fault = self._dice.choice(("refused", "error", "broken", "lost")) if self._dice.random() < self.share else ""
+        if fault:
+            self.failed[fault] += 1
+        if fault in ("refused", "error"):
+            return web.Response(status=503 if fault == "refused" else 500, text="a fault of benchmarks/chaos.py")
+        if fault == "broken":
+            return _break_off(request)
+        try:
+            headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP}
+            async with self._session.request(
+                request.method, self.target + request.path_qs, data=await request.read(), headers=headers
+            ) as reply:
+                body = await reply.read()
+        except (aiohttp.ClientError, OSError, TimeoutError):  # the service was killed
+            return _break_off(request)
+        if fault == "lost":
+            return _break_off(request)
+        self.passed += 1
+        kept = {name: value for name, value in reply.headers.items() if name.lower() not in HOP}
+        return web.Response(status=reply.status, body=body, headers=kept)
+
+
+def _break_off(request: web.Request) -> web.Response:
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response(status=500)
+
+
+@dataclass
+class Chaos:
+    """One run and what is done to it."""
+
+    run: Path
+    launcher: asyncio.subprocess.Process
+    steps: int
+    redis_port: int
+    proxies: dict[str, Proxy]
+    dice: random.Random
+    killed: Counter[str] = field(default_factory=Counter)
+    damaged: list[str] = field(default_factory=list)
+    windows: dict[str, float] = field(default_factory=dict)
+    full: bool = False
+
+    def done(self) -> int:
+        """Steps that were taken."""
+        lines = _lines(self.run / "metrics.jsonl")
+        return int(lines[-1]["step"]) if lines else 0
+
+    async def until(self, condition: Callable[[], object]) -> bool:
+        """Wait for `condition`; False where the run ended before."""
+        while not condition():
+            if self.launcher.returncode is not None:
+                return False
+            await asyncio.sleep(0.1)
+        return True
+
+    def find(self, name: str) -> psutil.Process | None:
+        """The process of that name, if it runs now."""
+        with contextlib.suppress(psutil.Error):
+            for child in psutil.Process(self.launcher.pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    line = child.cmdline()
+                    own = "server" in child.name() if name == "broker" else True
+                    if own and (name == "broker" or all(any(p.startswith(w) for p in line) for w in VICTIMS[name])):
+                        return child
+        return None
+
+    async def kill(self, name: str) -> None:
+        """SIGKILL, once the process is there."""
+        if await self.until(lambda: self.find(name)) and (victim := self.find(name)) is not None:
+            with contextlib.suppress(psutil.Error):
+                victim.kill()
+                self.killed[name] += 1
+
+    async def kills(self, count: int) -> None:
+        """Everybody in turn, then at random; one at a time, evenly over the steps."""
+        names = list(VICTIMS) + self.dice.choices(list(VICTIMS), k=max(0, count - len(VICTIMS)))
+        self.dice.shuffle(names)
+        for number, name in enumerate(names[:count]):
+            await self.reach((number + 1) / (count + 2))
+            if name == "broker" and self.full:  # a new broker would have room
+                await self.until(lambda: not self.full)
+            await self.kill(name)
+
+    async def damages(self) -> None:
+        """Cut the newest checkpoint's weights short and kill the trainer, which must not miss that."""
+        for share in (0.3, 0.75):
+            await self.reach(share)
+            for _ in range(100):  # the trainer may have removed it meanwhile
+                folders = sorted(marker.parent for marker in self.run.glob("checkpoints/step-*/COMMITTED"))
+                with contextlib.suppress(OSError):
+                    file = folders[-1] / "model.safetensors"
+                    os.truncate(file, file.stat().st_size - 100)
+                    await self.kill("trainer")
+                    self.damaged.append(folders[-1].name)
+                    break
+
+    async def fill_redis(self) -> None:
+        """No memory for some time."""
+        await self.reach(0.45)
+        password = (self.run / "broker" / "password").read_text().strip()
+        self.full = True
+        async with Redis(port=self.redis_port, password=password) as redis:
+            await self._until_done(lambda: redis.config_set("maxmemory", 1))
+            began = time.monotonic()
+            await asyncio.sleep(FULL_S)
+            await self._until_done(lambda: redis.config_set("maxmemory", 0))
+        self.windows["full Redis"] = time.monotonic() - began
+        self.full = False
+
+    async def _until_done(self, call: Callable[[], Any]) -> None:
+        while self.launcher.returncode is None:
+            with contextlib.suppress(Exception):
+                await call()
+                return
+            await asyncio.sleep(0.2)
+
+    async def errors(self, name: str, share: float) -> None:
+        """A window of failing requests."""
+        await self.reach(share)
+        self.proxies[name].share, began = SHARE, time.monotonic()
+        await self.until(lambda: time.monotonic() - began >= WINDOW_S)
+        self.proxies[name].share = 0.0
+        self.windows[f"errors of {name}"] = time.monotonic() - began
+
+    async def reach(self, share: float) -> None:
+        """Wait for a part of the steps."""
+        await self.until(lambda: self.done() >= max(1, share * self.steps))
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    found = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
+async def torment(arguments: argparse.Namespace, folder: Path) -> tuple[Chaos, dict[str, Any]]:
+    """Run it, with all faults; what was done, and how it ended."""
+    dice, run = random.Random(arguments.seed), folder / "run"
+    ports = {"environment": free_port(), "inference": free_port(), "redis": free_port()}
+    proxies = {name: Proxy(ports[name], random.Random(dice.random())) for name in ("environment", "inference")}
+    command = [sys.executable, __file__, "--launch", "up", str(CONFIG), "--run-dir", str(run)]
+    overrides = (*SMALL, f"trainer.steps={arguments.steps}", *(f"{name}.port={port}" for name, port in ports.items()))
+    command += [word for text in overrides for word in ("--set", text)]
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("REDIS_") and key != "ARLARENA_SEED"}
+    clean[PROXIES] = ",".join(str(proxy.port) for proxy in proxies.values())
+    began = time.monotonic()
+    async with contextlib.AsyncExitStack() as stack:
+        for proxy in proxies.values():
+            await stack.enter_async_context(proxy.running())
+        with (folder / "up.log").open("wb") as log:
+            launcher = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log, env=clean)
+        chaos = Chaos(run, launcher, arguments.steps, ports["redis"], proxies, dice)
+        try:
+            faults = (chaos.kills(arguments.kills), chaos.damages(), chaos.fill_redis(),
+                      chaos.errors("environment", 0.1), chaos.errors("inference", 0.55))  # fmt: skip
+            async with asyncio.timeout(60 * arguments.minutes):
+                await asyncio.gather(*faults, launcher.wait())
+        finally:
+            if launcher.returncode is None:
+                launcher.terminate()
+                await launcher.wait()
+    return chaos, {"exit": launcher.returncode, "seconds": round(time.monotonic() - began, 1)}
+
+
+def strict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON lets a key stand twice; a lineage must not."""
+    if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
+        raise ValueError(f"twice in one object: {twice}")
+    return dict(pairs)
+
+
+def lineage_problems(run: Path, steps: int) -> tuple[list[str], Counter[str]]:
+    """Groups that are missing or occur twice, in the lineage or in the recorded steps."""
+    newest = sorted(path.parent for path in run.glob("checkpoints/step-*/COMMITTED"))[-1]
+    state = json.loads((newest / "state.json").read_text(), object_pairs_hook=strict)
+    ledger, problems = state["ledger"], []
+    if sorted(ledger["lineage"]) != [f"g{index:06d}" for index in range(ledger["next_index"])]:
+        problems.append("the lineage lacks groups that were issued")
+    if ledger["open"]:
+        problems.append(f"groups without an outcome: {sorted(ledger['open'])}")
+    if [record["step"] for record in _lines(run / "metrics.jsonl")] != list(range(1, steps + 1)):
+        problems.append("metrics.jsonl has not every step once")
+    trained = {group: at for group, (outcome, at) in ledger["lineage"].items() if outcome == "trained"}
+    recorded = Counter(
+        (group.id, int(file.stem.removeprefix("step-")) - 1)
+        for file in run.glob("groups/step-*.msgpack")
+        for group in read_groups(file)
+    )
+    problems += [
+        f"{group} was trained on {count} times at {at}" for (group, at), count in recorded.items() if count > 1
+    ]
+    if set(recorded) != set(trained.items()):
+        problems.append(f"recorded and trained differ: {sorted(set(recorded) ^ set(trained.items()))[:10]}")
+    return problems, Counter(outcome for outcome, _ in ledger["lineage"].values())
+
+
+def reward_problems(run: Path) -> tuple[list[str], Counter[str]]:
+    """Recorded episodes that the environment, asked again, answers otherwise."""
+    table = tomllib.loads((run / "config.toml").read_text())["environment"]
+    factory = load("[environment]", table["name"], table.get("options", {}))
+    problems, counts = [], Counter[str]()
+    for file in sorted(run.glob("groups/step-*.msgpack")):
+        for group in read_groups(file):
+            for trajectory in group.trajectories:
+                counts[trajectory.outcome] += 1
+                counts["turns"] += len(trajectory.turns)
+                if problem := _played_again(factory, group.task, trajectory):
+                    problems.append(f"{file.name} {group.id} {trajectory.id}: {problem}")
+    return problems, counts
+
+
+def _played_again(factory: EnvironmentFactory, task: Task, trajectory: Trajectory) -> str:
+    """What differs, or nothing."""
+    if trajectory.outcome != "ok":
+        return "" if trajectory.fault and trajectory.score == 0 else "a policy's error with a score or without a reason"
+    episode = factory.start(task)
+    last = episode.observe()
+    for number, turn in enumerate(trajectory.turns):
+        if episode.done:
+            return f"turn {number} is after the end"
+        last = episode.step(turn.response)
+        seen = (last.reward, last.observation.action_valid, last.observation.format_valid)
+        if seen != (turn.reward, turn.action_valid, turn.format_valid):
+            return f"turn {number} was {turn.reward, turn.action_valid, turn.format_valid} and is {seen}"
+    assert last.metadata is not None
+    ends = (last.observation.terminated, last.observation.truncated, last.metadata.score, last.metadata.success)
+    recorded = (trajectory.terminated, trajectory.truncated, trajectory.score, trajectory.success)
+    return "" if ends == recorded and episode.done else f"the end was {recorded} and is {ends}"
+
+
+def judge(arguments: argparse.Namespace, chaos: Chaos, ended: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """All checks."""
+    problems = [] if ended["exit"] == 0 else [f"exit status {ended['exit']}: {_tail(folder / 'up.log')}"]
+    outcomes = played = Counter[str]()
+    if ended["exit"] == 0:
+        problems, outcomes = lineage_problems(chaos.run, arguments.steps)
+        false, played = reward_problems(chaos.run)
+        problems += false[:20]
+    missing = [name for name in VICTIMS if arguments.kills >= len(VICTIMS) and not chaos.killed[name]]
+    if sum(chaos.killed.values()) < arguments.kills + DAMAGES or missing:
+        problems.append(f"the run ended before all kills: {dict(chaos.killed)}")
+    if len(chaos.damaged) < DAMAGES:
+        problems.append(f"the run ended before all damages: {chaos.damaged}")
+    short = [name for name, seconds in chaos.windows.items() if seconds < (FULL_S if "Redis" in name else WINDOW_S)]
+    if short or len(chaos.windows) < 3:
+        problems.append(f"the run ended during {short or 'a window that did not begin'}")
+    return {
+        "passed": not problems, "problems": problems, **ended, "steps": arguments.steps, "seed": arguments.seed,
+        "killed": dict(chaos.killed), "damaged": chaos.damaged, "damage_noticed": _noticed(chaos.run),
+        "windows_s": {name: round(seconds, 1) for name, seconds in chaos.windows.items()},
+        "requests": {
+            name: {"passed": proxy.passed, "failed": dict(proxy.failed)} for name, proxy in chaos.proxies.items()
+        },
+        "groups": dict(outcomes), "played_again": dict(played),
+    }  # fmt: skip
+
+
+def _noticed(run: Path) -> int:
+    return (run / "logs" / "trainer.log").read_text(errors="replace").count('"event":"checkpoint_damaged"')
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(errors="replace")[-1500:]
+
+
+def launch(words: list[str]) -> None:
+    """`arlarena WORDS…`, with workers that reach the services by the proxies."""
+    ports = [int(port) for port in os.environ[PROXIES].split(",")]
+    environment, inference = (Address("127.0.0.1", port) for port in ports)
+
+    class Proxied(Commands):
+        def worker(self, index: int, restarts: int, _environment: Address, _inference: Address, redis: str) -> Command:
+            return Commands.worker(self, index, restarts, environment, inference, redis)
+
+    setattr(pipeline, "Commands", Proxied)  # noqa: B010
+    from arlarena.console.cli import main as command
+
+    sys.argv = ["arlarena", *words]
+    command()
+
+
+def main() -> int:
+    """Entry point."""
+    if sys.argv[1:2] == ["--launch"]:
+        launch(sys.argv[2:])
+        return 0
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=120, help="of training; faults are spread over them")
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0, help="of the faults")
+    parser.add_argument("--minutes", type=float, default=30, help="limit of the whole")
+    parser.add_argument("--out", type=Path, help="file for the result")
+    parser.add_argument("--keep", type=Path, help="folder for the run, which is kept")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="arlarena-chaos-") as temporary:
+        folder = arguments.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        chaos, ended = asyncio.run(torment(arguments, folder))
+        return int(finish(judge(arguments, chaos, ended, folder), arguments.out))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
