@@ -22,6 +22,7 @@ HUB = ("HF_*", "HUGGING_FACE_*", "HUGGINGFACE_*", "TRANSFORMERS_*", "TOKENIZERS_
 COMPUTE = (
     "CUDA_*", "NVIDIA_*", "NCCL_*", "GLOO_*", "UCX_*", "TORCH*", "PYTORCH_*", "TRITON_*", "CUBLAS_*", "CUDNN_*",
     "OMP_*", "MKL_*", "KMP_*", "GOMP_*", "OPENBLAS_*", "HIP_*", "ROCR_*", "ROCM_*", "HSA_*", "SAFETENSORS_*",
+    "FLASHINFER_*", "RAY_*", "NVSHMEM_*", "FI_*", "RDMAV_*", "CC", "CXX", "CPATH", "LIBRARY_PATH",
 )  # fmt: skip
 # What a service reads of its own settings, and what its libraries read.
 SERVICES: dict[str, tuple[str, ...]] = {
