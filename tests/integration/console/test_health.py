@@ -3,12 +3,14 @@
 import asyncio
 import gzip
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from arlarena.console.health import MAX_ANSWER_BYTES, HttpHealth
+from arlarena.console import health
+from arlarena.console.health import MAX_ANSWER_BYTES, Activity, HttpHealth
 from arlarena.console.process import Address
 
 asked: list[str] = []
@@ -64,3 +66,35 @@ async def test_an_answer_is_read_in_bounds(handler: Handler, says: str | None) -
         problem = await HttpHealth()(Address("127.0.0.1", server.port or 0), 0.0, 0.5 if handler is silent else 5.0)
     assert problem is None if says is None else says in str(problem)
     assert "/elsewhere" not in asked
+
+
+class Clock:
+    """Both clocks of a machine, set by the test."""
+
+    def __init__(self) -> None:
+        self.wall, self.running = 1e9, 50.0
+
+    def time(self) -> float:
+        return self.wall
+
+    def monotonic(self) -> float:
+        return self.running
+
+
+async def test_a_clock_that_is_set_anew_makes_no_process_hang_and_no_hanging_one_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, log = Clock(), tmp_path / "log"
+    monkeypatch.setattr(health, "time", clock)
+    log.write_text("x")
+    check = Activity((log, tmp_path / "missing"), 60.0)
+    assert await check(None, 1e9, 5) is None
+    clock.wall += 86_400  # forwards by a day
+    assert await check(None, 1e9, 5) is None
+    clock.wall -= 2 * 86_400
+    clock.running += 61.0
+    assert await check(None, 1e9, 5) == "no sign of work for 61 s"
+    log.write_text("more")
+    assert await check(None, 1e9, 5) is None
+    clock.running += 61.0
+    assert await check(None, 2e9, 5) is None  # another process

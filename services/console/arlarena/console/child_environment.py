@@ -33,7 +33,10 @@ SERVICES: dict[str, tuple[str, ...]] = {
         "CONTAINER_HOST",
     ),
     "inference": (*PROXIES, *HUB, *COMPUTE, "VLLM_*", "ARLARENA_INFERENCE_*"),
-    "rollout": (*PROXIES, *HUB, "ARLARENA_ROLLOUT_*", "ARLARENA_EVALUATION_*", "ARLARENA_ENVIRONMENT_TOKEN"),
+    "rollout": (
+        *PROXIES, *HUB, "ARLARENA_ROLLOUT_*", "ARLARENA_EVALUATION_*", "ARLARENA_ENVIRONMENT_TOKEN",
+        "ARLARENA_INFERENCE_API_KEY",
+    ),
     "trainer": (*PROXIES, *HUB, *COMPUTE, "ARLARENA_ENVIRONMENT_TOKEN"),
 }  # fmt: skip
 # Services that run what a model wrote, with the secrets that they need.

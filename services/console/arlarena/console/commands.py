@@ -12,11 +12,14 @@ from arlarena.console.runconfig import RunConfig
 from arlarena.console.rundir import RunDirectory
 from arlarena.console.settings import (
     ADMIN_TOKEN,
+    API_KEY,
     BROKER_URL,
     ENVIRONMENT_TOKEN,
     AccessToken,
+    ApiKey,
     ChosenTokenizer,
     admin_token,
+    api_key,
     environment_token,
     inherited,
 )
@@ -58,6 +61,8 @@ class Commands:
         service = str(arguments[0]).removeprefix("arlarena.")
         if service != "inference" and (token := self.config.part("environment", AccessToken).token):
             seed |= {ENVIRONMENT_TOKEN: environment_token() or token.get_secret_value()}
+        if service in ("inference", "rollout") and (key := self.config.part("inference", ApiKey).api_key):
+            seed |= {API_KEY: api_key() or key.get_secret_value()}
         own = inherited(service, self.config.console.pass_environment)
         environment: Mapping[str, str] = own | thread_environment(threads) | seed
         return Command(argv, self.run.log(log), environment)

@@ -21,7 +21,7 @@ class HealthCheck(Protocol):
     """Asks one process once."""
 
     async def __call__(self, address: Address | None, started: float, timeout_s: float) -> str | None:
-        """None if all is well, else what is wrong. `started`: when the process began, in seconds of `time.time`."""
+        """None if all is well, else what is wrong. `started`: when the process began; another one has another time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,27 +48,35 @@ class HttpHealth:
             return f"GET {self.path} failed: {error or type(error).__name__}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Activity:
     """One of these files changed in the last `stall_s` seconds: for processes that serve nobody and write as they work.
 
-    A process that waits for another one's restart is silent too, so `stall_s` has to outlast that.
+    A process that waits for another one's restart is silent too, so `stall_s` has to outlast that. Changes are timed by
+    the monotonic clock: a machine whose clock is set anew has no dead processes.
     """
 
     files: tuple[Path, ...]
     stall_s: float
+    _seen: object = None
+    _seen_at: float = 0.0
 
     async def __call__(self, address: Address | None, started: float, timeout_s: float) -> str | None:
         """See `HealthCheck`."""
-        last = await asyncio.to_thread(self._last_change)
-        silent = time.time() - max(last, started)
+        seen = (started, await asyncio.to_thread(self._state))
+        now = time.monotonic()
+        if seen != self._seen:
+            self._seen, self._seen_at = seen, now
+        silent = now - self._seen_at
         return None if silent < self.stall_s else f"no sign of work for {silent:.0f} s"
 
-    def _last_change(self) -> float:
-        times = []
+    def _state(self) -> list[tuple[int, int]]:
+        """Time of the last change and size of each file that exists."""
+        found = []
         for file in self.files:
             try:
-                times.append(file.stat().st_mtime)
+                status = file.stat()
             except OSError:
                 continue  # not written yet
-        return max(times, default=0.0)
+            found.append((status.st_mtime_ns, status.st_size))
+        return found

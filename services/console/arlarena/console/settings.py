@@ -19,6 +19,7 @@ from arlarena.proto.redaction import hide
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
 ADMIN_TOKEN = "ARLARENA_INFERENCE_ADMIN_TOKEN"
 ENVIRONMENT_TOKEN = "ARLARENA_ENVIRONMENT_TOKEN"
+API_KEY = "ARLARENA_INFERENCE_API_KEY"
 BROKER_URL = "ARLARENA_REDIS_URL"
 
 
@@ -181,6 +182,12 @@ class AccessToken(Table, extra="ignore"):
     token: SecretStr | None = None
 
 
+class ApiKey(Table, extra="ignore"):
+    """Of `[inference]`: the key that clients of the model must send."""
+
+    api_key: SecretStr | None = None
+
+
 class ChosenTokenizer(Table, extra="ignore"):
     """Of `[policy]`: where the tokenizer comes from, if not from the policy."""
 
@@ -245,6 +252,13 @@ def environment_token() -> str | None:
     token = os.environ.get(ENVIRONMENT_TOKEN) or None
     hide(token)
     return token
+
+
+def api_key() -> str | None:
+    """The policy server's API key, if the environment has one."""
+    key = os.environ.get(API_KEY) or None
+    hide(key)
+    return key
 
 
 def external_broker_url(settings: BrokerSettings) -> str:
