@@ -44,8 +44,8 @@ from arlarena.proto.env import (
 
 # Above the server's limits of a step (75 s) and of a reset (60 s), so that it is the server that says what was slow.
 REQUEST_S = 90.0
-# A request of so many characters of actions is at most 6 MiB of JSON, and servers take 8 MiB.
-MOST_CHARS = 1 << 20
+# A request of so many characters of actions is at most 3 MiB of JSON, and servers take 4 MiB.
+MOST_CHARS = 1 << 19
 DEADLINE_SHARE = 0.95  # of the time for a request: the server's answer has to arrive before the client gives up
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 # The code by which a server says that it does not know a session (any longer).

@@ -302,6 +302,8 @@ class _WebSocket(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.shared.open -= not self._private
         self.shared.release(self)
+        self.frames = []
+        self.conn.reader.buffer.clear()  # it is part of cycles that the garbage collector may find much later
         if self._write_timer is not None:
             self._write_timer.cancel()
         super().connection_lost(exc)

@@ -26,7 +26,7 @@ from arlarena.env_server.explanations import known
 from arlarena.env_server.schemas import schema_of
 from arlarena.env_server.service import EnvironmentService
 from arlarena.env_server.sessions import UNKNOWN_CALLER, Caller, Session
-from arlarena.env_server.wire import decode
+from arlarena.env_server.wire import parse
 from arlarena.proto.env import Action, CreateSessions, ResetSpec, StepResult
 
 # JSON-RPC 2.0, section 5.1; -32000 is the first of those left to the server.
@@ -142,7 +142,7 @@ _WIRE_NAMES = dict(zip(Params.__struct_fields__, Params.__struct_encode_fields__
 def _text(raw: msgspec.Raw) -> str | None:
     """A JSON text; None for another value."""
     try:
-        return decode(bytes(raw), str)
+        return parse(bytes(raw), str)
     except ApiError:
         return None
 
@@ -150,7 +150,7 @@ def _text(raw: msgspec.Raw) -> str | None:
 def _arguments(given: msgspec.Raw, kind: type[msgspec.Struct]) -> Any:
     raw = bytes(given)
     try:
-        return decode(b"{}" if raw == b"null" else raw, kind)
+        return parse(b"{}" if raw == b"null" else raw, kind)
     except ApiError as error:
         raise RpcError(INVALID_PARAMS, f"params.arguments: {error.message}") from error
 
@@ -277,21 +277,21 @@ class _Outline(msgspec.Struct):
     def session_id(self) -> str | None:
         """The session that the params name."""
         try:
-            return _text(decode(bytes(self.params), Params).session_id)
+            return _text(parse(bytes(self.params), Params).session_id)
         except ApiError:
             return None
 
     def number(self) -> Id:
         """The request's id, None where it is of no type that an id may have."""
         try:
-            return cast(Id, decode(bytes(self.id), cast(type, Id)))
+            return cast(Id, parse(bytes(self.id), cast(type, Id)))
         except ApiError:
             return None
 
 
 def _outline(raw: bytes) -> _Outline:
     try:
-        return decode(raw, _Outline)
+        return parse(raw, _Outline)
     except ApiError:
         return _Outline()
 
@@ -315,7 +315,7 @@ async def answer(
     number: Id = None
     try:
         try:
-            request = decode(raw or b" ", Request)  # nothing is no request
+            request = parse(raw or b" ", Request)  # nothing is no request
         except ApiError as error:
             if error.code == "invalid_json":
                 raise RpcError(PARSE_ERROR, f"parse error: {error}") from error

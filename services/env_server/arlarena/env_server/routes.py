@@ -20,7 +20,7 @@ from arlarena.env_server.peers import Peers, Pods, is_hop, is_pod_hop
 from arlarena.env_server.schemas import schema_of
 from arlarena.env_server.service import EnvironmentService
 from arlarena.env_server.sessions import Caller, Session
-from arlarena.env_server.wire import decode, read_body, reply
+from arlarena.env_server.wire import check_values, parse, read_body, reply
 from arlarena.proto import env
 
 
@@ -368,7 +368,8 @@ async def answer(route: Route, service: EnvironmentService, request: Request) ->
     raw = b""
     if route.takes is not None:
         raw = await read_body(request, service.settings.max_body_bytes)
-        body = raw if route.takes is RAW else decode(raw, route.takes)
+        check_values(raw)
+        body = raw if route.takes is RAW else parse(raw, route.takes)
     path, query = cast(dict[str, str], request.path_params), dict(request.query_params)
     peers = None if is_hop(request) else service.peers
     named = meant(route, body, path, query, request.headers)

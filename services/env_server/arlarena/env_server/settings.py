@@ -74,7 +74,7 @@ class EnvironmentSettings(Table):
     )
     max_batch: PositiveInt = Field(4096, le=8192, description="most items of a batch")
     max_listed: PositiveInt = Field(10_000, description="most tasks that one request lists")
-    max_body_bytes: PositiveInt = Field(8 << 20, description="largest body of a request, and largest WebSocket message")
+    max_body_bytes: PositiveInt = Field(4 << 20, description="largest body of a request, and largest WebSocket message")
     max_pending_bytes: PositiveInt = Field(
         32 << 20, description="all bodies and messages together that are not answered yet"
     )
@@ -82,7 +82,7 @@ class EnvironmentSettings(Table):
     header_timeout_s: PositiveFloat = Field(10.0, description="time in which a request's headers have to arrive")
     write_timeout_s: PositiveFloat = Field(120.0, description="how long a client may leave an answer unread")
     max_action_chars: PositiveInt = Field(
-        1 << 19, description="longest reply that a step reads; as JSON it takes at most 12 bytes a character"
+        1 << 18, description="longest reply that a step reads; as JSON it takes at most 12 bytes a character"
     )
     retry_after_s: PositiveFloat = Field(1.0, description="what Retry-After says when the server is full")
     expert_splits: tuple[str, ...] = Field((), description="evaluation splits on which the expert answers all the same")

@@ -25,7 +25,7 @@ from arlarena.env_server.errors import ApiError
 from arlarena.env_server.peers import Fellows, is_hop, is_pod_hop
 from arlarena.env_server.service import EnvironmentService
 from arlarena.env_server.sessions import Caller, Session
-from arlarena.env_server.wire import decode, encode
+from arlarena.env_server.wire import decode, encode, parse
 from arlarena.proto.env import Action, ResetSpec
 
 CLOSE_NORMAL = 1000
@@ -122,9 +122,9 @@ class Conversation:
         if frame.type == "state":
             return {"type": "state", "data": service.state(session)}
         if frame.type == "reset":
-            result = await service.reset(session, decode(data, ResetSpec))
+            result = await service.reset(session, parse(data, ResetSpec))
         else:
-            result = await service.step(session, decode(data, Action).text)
+            result = await service.step(session, parse(data, Action).text)
         return {"type": "observation", "data": result}
 
 

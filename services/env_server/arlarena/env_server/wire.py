@@ -31,13 +31,17 @@ def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
 
 
 def decode(body: bytes, kind: type[T]) -> T:
-    """`body` as `kind`; an empty body counts as `{}`.
+    """`body` as `kind`, its values counted first. Errors as in `check_values` and `parse`."""
+    check_values(body)
+    return parse(body, kind)
+
+
+def parse(body: bytes, kind: type[T]) -> T:
+    """`body` as `kind`; an empty body counts as `{}`. Whoever calls has counted its values.
 
     Raises:
-        ApiError: 422: `invalid_request`, naming the field, or `invalid_json`; 413 for too many values.
+        ApiError: 422: `invalid_request`, naming the field, or `invalid_json`.
     """
-    if _has_many_values(body):
-        raise ApiError(413, "too_large", f"the body has more than {MOST_VALUES} values")
     try:
         decoder: msgspec.json.Decoder[T] = _decoder(cast(Hashable, kind))
         return decoder.decode(body or b"{}")
@@ -45,13 +49,16 @@ def decode(body: bytes, kind: type[T]) -> T:
         raise _unreadable(body, error, kind) from error
 
 
-def _has_many_values(body: bytes) -> bool:
-    """Whether a JSON text has more than `MOST_VALUES` values, found without making any. Marks within texts do not
-    count.
+def check_values(body: bytes) -> None:
+    """Count the values of a JSON text without making any. Marks within its texts do not count.
+
+    Raises:
+        ApiError: 413: there are more than `MOST_VALUES`.
     """
     if len(body) <= MOST_VALUES or sum(map(body.count, (b",", b"[", b"{"))) <= MOST_VALUES:
-        return False
-    return next(islice(_MARK.finditer(body), 3 * MOST_VALUES, None), None) is not None
+        return
+    if next(islice(_MARK.finditer(body), 3 * MOST_VALUES, None), None) is not None:
+        raise ApiError(413, "too_large", f"the body has more than {MOST_VALUES} values")
 
 
 def _unreadable(body: bytes, error: Exception, kind: Any) -> ApiError:
