@@ -13,6 +13,7 @@ def clock(monkeypatch):
     """The time in seconds since the epoch, to be set."""
     now = [1000.0]
     monkeypatch.setattr(progress.time, "time", lambda: now[0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     return now
 
 

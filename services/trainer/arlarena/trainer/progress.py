@@ -5,6 +5,7 @@ goes on in `<run>/progress/<stage>-step.json`.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +24,7 @@ class Progress:
         self._path = run / "progress" / f"{stage}.jsonl"
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._stage, self._steps = stage, steps
-        self._last = 0.0
+        self._last = -math.inf
         self._within_path = self._path.with_name(f"{stage}-step.json")
         self._within = ("", 0.0)  # what the step that goes on does, and when that was written
         self._step, self._began = -1, 0.0
@@ -36,9 +37,9 @@ class Progress:
         `limits`: settings that may end the stage before its steps are taken, each with the share of it that is used
         up (0 to 1).
         """
-        self._last = time.time()
+        self._last = time.monotonic()
         record = {
-            "ts": round(self._last, 3),
+            "ts": round(time.time(), 3),
             "stage": self._stage,
             "step": step,
             "steps": self._steps,
@@ -54,12 +55,12 @@ class Progress:
         The record's `began` and `ts`: seconds since the epoch at the first call for this step, and now. A record that
         cannot be written is left out: nothing but the display needs it.
         """
-        now = time.time()
+        now, running = time.time(), time.monotonic()
         if step != self._step:
             self._step, self._began, self._within = step, now, ("", 0.0)
-        if self._within[0] == doing and now - self._within[1] < _WITHIN_EVERY_S:
+        if self._within[0] == doing and running - self._within[1] < _WITHIN_EVERY_S:
             return
-        self._within = (doing, now)
+        self._within = (doing, running)
         record = {"ts": round(now, 3), "began": round(self._began, 3), "step": step, "doing": doing} | counts
         partial = self._within_path.with_suffix(".partial")
         with contextlib.suppress(OSError):
@@ -68,5 +69,5 @@ class Progress:
 
     def report_every(self, seconds: float, step: int, *, message: str = "", **figures: float) -> None:
         """`report`, unless the newest record is younger than `seconds`."""
-        if time.time() - self._last >= seconds:
+        if time.monotonic() - self._last >= seconds:
             self.report(step, limits=None, message=message, **figures)
