@@ -9,7 +9,7 @@ from arlarena.env_server.alfworld.pddl import Expression, typed
 from arlarena.env_server.alfworld.state import State, check_predicates
 from arlarena.env_server.alfworld.world import CHANGING, House, Mask
 
-MOST_TRIES = 1_000_000  # values of variables that one test of a goal looks at; ALFWorld's goals take some hundred
+MOST_TRIES = 100_000  # values of variables that one test of a goal looks at; ALFWorld's goals take some hundred
 
 Scope = dict[str, int]
 Test = Callable[[State, Scope], bool]
