@@ -33,8 +33,8 @@ TOOLS = (*TESTS, "ruff", "mypy", "import-linter")
 # Without what they bring along: a compiler and matplotlib, for puzzles that nobody here plays.
 ALONE = ("reasoning-gym",)
 STEPS = 6
-# What Python compiles when it first imports it: of these packages few modules are ever imported, and pip, which compiles
-# all of them, in one process, would need half of the set-up's time for it.
+# What Python compiles when it first imports it: few modules of these packages are ever imported. pip compiles all of
+# them in one process, which is half of the set-up's computing.
 COMPILED_LATER = r"[/\\](torch|transformers|tests?|pip)[/\\]"
 
 
@@ -99,7 +99,8 @@ def run(step, what, command):
 
 def pip(*arguments):
     """A pip command of the new environment."""
-    return [VENV_PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--no-compile", *arguments]
+    options = ["--disable-pip-version-check", "--no-input", "--no-compile"]
+    return [VENV_PYTHON, "-m", "pip", "install", *options, *arguments]
 
 
 def pinned(name):
