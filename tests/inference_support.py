@@ -275,7 +275,7 @@ def environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def running_server(folder: Path, config: str, port: int = 0, start_s: float = 60.0) -> Iterator[ServerProcess]:
+def running_server(folder: Path, config: str, port: int = 0, start_s: float = 180.0) -> Iterator[ServerProcess]:
     """Start the service with this `[inference]` table; wait until it is healthy; end it with SIGTERM."""
     folder.mkdir(parents=True, exist_ok=True)
     path, log = folder / "config.toml", folder / "inference.log"

@@ -105,8 +105,9 @@ class RequestLimits:
         self.check_tokens(sum(len(item) for item in prompt if isinstance(item, list)), "prompt")
         return len(prompt)
 
-    def check_conversation(self, messages: list[dict[str, Any]], options: dict[str, Any] | None) -> None:
-        """Refuse a conversation, or options of the chat template, of too many parts or characters.
+    def check_conversation(self, messages: list[dict[str, Any]], options: dict[str, Any] | None) -> int:
+        """Refuse a conversation, or options of the chat template, of too many parts or characters. Returns its parts
+        and characters.
 
         Raises:
             RequestError: 400.
@@ -116,6 +117,7 @@ class RequestLimits:
                 f"messages has {len(messages)} messages, but this server takes {self.messages} (max_messages)",
                 param="messages",
             )
+        size = 0
         for param, value in (("messages", messages), ("chat_template_kwargs", options)):
             values, chars = measure(value)
             if values > self.messages * _VALUES_PER_MESSAGE:
@@ -125,6 +127,8 @@ class RequestLimits:
                     param=param,
                 )
             self.check_text(chars, param)
+            size += values + chars
+        return size
 
 
 def measure(value: Any) -> tuple[int, int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
@@ -11,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from arlarena.inference.access import EVERYBODY, Access
 from arlarena.inference.errors import ClientGone, RequestError
+from arlarena.inference.turns import TURN_S
 from arlarena.proto.policy import DEADLINE_HEADER
 from arlarena.proto.telemetry import Logger
 
@@ -135,9 +138,13 @@ class Endpoint:
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
         await send({"type": "http.response.start", "status": 200, "headers": headers + list(stream.headers)})
         await _send_event(send, first)
+        paused = time.monotonic()
         try:
             async for event in stream.events:
                 await _send_event(send, event)
+                if time.monotonic() - paused > TURN_S:  # neither sending nor many choices let others run
+                    await asyncio.sleep(0)
+                    paused = time.monotonic()
         except ClientGone:
             return
         except RequestError as error:

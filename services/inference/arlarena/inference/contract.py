@@ -23,7 +23,6 @@ MAX_STOPS = 16
 MAX_STOP_CHARS = 1024
 MAX_STOP_IDS = 1024
 MAX_REQUEST_ID = 1024
-MAX_NAME = 200  # characters of an unknown model in the error
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ def check_model(name: str | None, served: Served) -> None:
         RequestError: 404, as vLLM answers.
     """
     if name is not None and name != served.name:
-        message = f"model {name[:MAX_NAME]!r} does not exist; this server has {served.name!r}"
+        message = f"model {name!r} does not exist; this server has {served.name!r}"
         raise RequestError(message, status=404, param="model", code="model_not_found")
 
 

@@ -20,6 +20,7 @@ _CODES = {
     503: "service_unavailable",
     504: "deadline_exceeded",
 }
+_MOST_MESSAGE, _MOST_PARAM = 1500, 200  # characters: both may quote a request
 CONTEXT_LENGTH = "context_length_exceeded"
 
 # `Retry-After` of a 503, in seconds: of a server that is busy, and of model routes while the model loads. OpenAI's SDK
@@ -47,9 +48,9 @@ class RequestError(Exception):
         retry_after_s: int = BUSY_RETRY_S,
     ) -> None:
         super().__init__(message)
-        self.message = message
+        self.message = message if len(message) <= _MOST_MESSAGE else message[:_MOST_MESSAGE] + "…"
         self.status = status
-        self.param = param
+        self.param = None if param is None else param[:_MOST_PARAM]
         self.code = code or _CODES.get(status)
         self.retry_after_s = retry_after_s
 

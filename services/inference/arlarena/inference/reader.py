@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from typing import TypeVar
 
 import msgspec
 
@@ -18,10 +20,15 @@ from arlarena.inference.chat_wire import (
 from arlarena.inference.contract import Served
 from arlarena.inference.errors import RequestError
 from arlarena.inference.messages import plain_messages
+from arlarena.inference.parameters import parse
 from arlarena.inference.text import Text
 from arlarena.inference.text_work import TextWorkers
 from arlarena.proto.policy import CompletionRequest
 
+T = TypeVar("T")
+
+_SHORT_TEXT = 4096  # characters and parts: some milliseconds, less than a thread costs where others run
+_LONG_BODY = 1 << 16  # bytes; longer than most requests
 LONG_ANSWER = 20_000  # tokens and log-probs: about 20 ms to write
 
 
@@ -32,6 +39,12 @@ class Reader:
 
     def __init__(self, text: Text, served: Served, limits: RequestLimits, workers: TextWorkers) -> None:
         self._text, self._served, self._limits, self._workers = text, served, limits, workers
+
+    async def parse(self, body: bytes, kind: type[T]) -> T:
+        """The request in a JSON body; a long one is read in a thread."""
+        if len(body) <= _LONG_BODY:
+            return parse(body, kind)
+        return await self._workers.run(lambda: parse(body, kind), math.inf)
 
     async def completion(self, r: CompletionRequest, deadline: float) -> list[list[int]]:
         """Checked token ids of each prompt of a completion request."""
@@ -46,15 +59,15 @@ class Reader:
             return found
 
         texts = [r.prompt] if isinstance(r.prompt, str) else [item for item in r.prompt if isinstance(item, str)]
-        if not texts:
+        if sum(map(len, texts)) + len(r.prompt) <= _SHORT_TEXT:
             return read()
-        self._limits.check_text(max(map(len, texts)), "prompt")
+        self._limits.check_text(max(map(len, texts), default=0), "prompt")
         return await self._workers.run(read, deadline)
 
     async def conversation(self, r: ChatRequest | TokenizeRequest, deadline: float) -> list[int]:
         """Token ids of a conversation, through the chat template."""
         messages = r.messages or []
-        self._limits.check_conversation(messages, r.chat_template_kwargs)
+        size = self._limits.check_conversation(messages, r.chat_template_kwargs)
         plain = plain_messages(messages)
         if not self._text.chat_ready:
             await asyncio.to_thread(self._text.load_chat)
@@ -68,7 +81,7 @@ class Reader:
             self._limits.check_text(len(rendered), "messages")
             return self._text.encode(rendered, special=False)
 
-        return await self._workers.run(work, deadline)
+        return work() if size <= _SHORT_TEXT else await self._workers.run(work, deadline)
 
     async def tokenize(self, r: TokenizeRequest, deadline: float) -> bytes:
         """The answer to a checked request."""
@@ -92,6 +105,9 @@ class Reader:
                 f"tokens has {len(r.tokens)} ids, but this server takes {self._limits.text_chars} (max_text_chars)",
                 param="tokens",
             )
-        contract.check_ids(r.tokens, self._served, "tokens")
-        text = await self._workers.run(lambda: self._text.decode_long(r.tokens), deadline)
-        return msgspec.json.encode(DetokenizeResponse(text))
+
+        def work() -> bytes:
+            contract.check_ids(r.tokens, self._served, "tokens")
+            return msgspec.json.encode(DetokenizeResponse(self._text.decode_long(r.tokens)))
+
+        return await self._workers.run(work, deadline)

@@ -36,6 +36,7 @@ from arlarena.inference.settings import InferenceSettings
 from arlarena.inference.store import Store
 from arlarena.inference.text import Text
 from arlarena.inference.text_work import TextWorkers
+from arlarena.inference.turns import Turns
 from arlarena.inference.versions import VersionError, committed_versions
 from arlarena.inference.weights import LoadedVersion, load_model, load_version
 from arlarena.proto.policy import (
@@ -86,6 +87,7 @@ class Serving:
         self.push = WeightPush(engine, loaded, settings.weights_root, settings.pause_limit_s, log)
         self.administration = Administration(Store(settings.weights_root, settings.keep_versions), self.push.serve)
         self.metrics = Metrics(engine, self.push)
+        self._turns = Turns(bridge.loop)
         self.routes = self._routes()  # (method, path) -> handler
         self._created = int(time.time())
 
@@ -96,8 +98,8 @@ class Serving:
             ("POST", "/v1/chat/completions"): self._measured("chat", self.chat),
             ("GET", "/v1/models"): self.models,
             ("GET", MODEL_ROUTE): self.model,
-            ("POST", "/tokenize"): self.tokenize,
-            ("POST", "/detokenize"): self.detokenize,
+            ("POST", "/tokenize"): self._measured("tokenize", self.tokenize),
+            ("POST", "/detokenize"): self._measured("detokenize", self.detokenize),
             ("GET", "/metrics"): self.exposition,
             ("GET", "/weight_info"): self.weight_info,
             ("GET", "/is_paused"): self.is_paused,
@@ -116,7 +118,7 @@ class Serving:
 
     async def generate(self, call: Call) -> Answer:
         """Tokens in, tokens out. `max_tokens` beyond the context ends with `length`, as in vLLM."""
-        r = parse(call.body, GenerateRequest)
+        r = await self.reader.parse(call.body, GenerateRequest)
         contract.check_model(r.model, self.served)
         contract.check_prompt(r.token_ids, self.served, "token_ids")
         contract.check_request_id(r.request_id)
@@ -131,7 +133,7 @@ class Serving:
 
     async def completions(self, call: Call) -> Answer:
         """OpenAI's completions, of text or token ids."""
-        r = parse(call.body, CompletionRequest)
+        r = await self.reader.parse(call.body, CompletionRequest)
         contract.check_model(r.model, self.served)
         plan = self._plan(call, contract.sampling_params(r), stream=r.stream)
         self._admit(self.limits.count_prompts(r.prompt), plan)
@@ -145,7 +147,7 @@ class Serving:
 
     async def chat(self, call: Call) -> Answer:
         """OpenAI's chat completions through the tokenizer's chat template."""
-        r = parse(call.body, ChatRequest)
+        r = await self.reader.parse(call.body, ChatRequest)
         contract.check_model(r.model, self.served)
         plan = self._plan(call, contract.sampling_params(r), stream=r.stream)
         self._admit(1, plan)
@@ -218,7 +220,7 @@ class Serving:
 
     async def tokenize(self, call: Call) -> Reply:
         """Token ids of a text or of a conversation."""
-        r = parse(call.body, TokenizeRequest)
+        r = await self.reader.parse(call.body, TokenizeRequest)
         contract.check_model(r.model, self.served)
         if (r.prompt is None) == (r.messages is None):
             raise RequestError("give either prompt or messages")
@@ -226,7 +228,7 @@ class Serving:
 
     async def detokenize(self, call: Call) -> Reply:
         """Text of token ids, special tokens included."""
-        r = parse(call.body, DetokenizeRequest)
+        r = await self.reader.parse(call.body, DetokenizeRequest)
         contract.check_model(r.model, self.served)
         return Reply(await self.reader.detokenize(r, time.monotonic() + (call.timeout_s or math.inf)))
 
@@ -282,6 +284,7 @@ class Serving:
             began = time.perf_counter()
             status = 500
             try:
+                await self._turns.wait()
                 reply = await handler(call)
                 status = reply.status if isinstance(reply, Reply) else 200
                 return reply

@@ -69,7 +69,7 @@ class InferenceSettings(Table):
         "at least",
     )
     max_prompt_tokens: PositiveInt = Field(1 << 20, description="tokens of all prompts of a request together")
-    max_logprobs: PositiveInt = Field(1_000_000, description="log-probs in the answer to one request")
+    max_logprobs: PositiveInt = Field(300_000, description="log-probs in the answer to one request")
     text_threads: PositiveInt = Field(2, description="threads that render chat templates and tokenise")
     text_timeout_s: PositiveFloat = Field(30.0, description="a text that takes longer to tokenise is answered 504")
     request_timeout_s: PositiveFloat = Field(300.0, description="a request that takes longer is answered 504")

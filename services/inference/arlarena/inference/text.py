@@ -22,7 +22,6 @@ if TYPE_CHECKING:  # transformers takes a second to import and only chats need i
 # A stop string is looked for in the newest tokens only: so many more than it has bytes, as some tokens have no text.
 _STOP_SLACK = 32
 _REQUEST_FIELDS = ("messages", "add_generation_prompt", "continue_final_message")
-_ERROR_CHARS = 1000  # of a template's error, which may quote the messages
 _INCOMPLETE = "\ufffd"  # what a decoder writes for bytes that are not yet a whole character
 
 
@@ -134,8 +133,7 @@ class Text:
         try:
             rendered = self._chat.apply_chat_template(messages, tokenize=False, **(options or {}), **flags)
         except Exception as error:  # the template is the model author's program: it may raise anything
-            why = str(error)[:_ERROR_CHARS]
-            raise RequestError(f"the chat template refused the messages: {why}", param="messages") from error
+            raise RequestError(f"the chat template refused the messages: {error}", param="messages") from error
         return str(rendered)
 
     def stop_check(self, stops: tuple[str, ...], *, skip_special: bool) -> StopCheck | None:

@@ -27,7 +27,7 @@ class Bridge:
     """Submits sequences and waits for them; a client that leaves frees its slots."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, max_waiting: int) -> None:
-        self._loop = loop
+        self.loop = loop
         self._max_waiting = max_waiting
         self._engine: Engine | None = None
         self._open = 0  # sequences submitted and not yet delivered
@@ -38,8 +38,8 @@ class Bridge:
 
     def deliver(self, news: list[Sequence]) -> None:
         """Called on the engine's thread: one hop to the event loop for all news of a step."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._delivered, news)
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._delivered, news)
 
     async def complete(self, sequences: list[Sequence], receive: Receive) -> None:
         """Sample `sequences` to their end.
@@ -68,7 +68,7 @@ class Bridge:
         try:
             while True:
                 await _news_or_gone(waiter, gone)
-                waiter.news = self._loop.create_future()
+                waiter.news = self.loop.create_future()
                 finished = waiter.left == 0
                 check_finished(sequences)
                 yield
@@ -93,7 +93,7 @@ class Bridge:
         engine = self._engine
         assert engine is not None
         self.check_room(len(sequences))
-        waiter = Waiter(len(sequences), self._loop.create_future())
+        waiter = Waiter(len(sequences), self.loop.create_future())
         for sequence in sequences:
             sequence.owner = waiter
         try:

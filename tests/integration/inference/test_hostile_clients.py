@@ -1,0 +1,389 @@
+"""Clients that try to stop a policy server: each attack ends, and `/health` answers within a second all the while.
+
+One server process, without a key, serves all attacks; a thread asks for its health every 50 ms, and its memory is read
+at each answer.
+"""
+
+import contextlib
+import json
+import random
+import socket
+import threading
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+from inference_support import Http, model, openai_error, running_server, save
+
+GENERATE, COMPLETIONS, CHAT = "/inference/v1/generate", "/v1/completions", "/v1/chat/completions"
+SLOWEST_S = 1.0
+MOST_MEMORY = 1.5  # times the level before
+SAY = [{"role": "user", "content": "say something"}]
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hostile")
+    directory = save(model(1), folder / "model")
+    config = f'model = "{directory}"\nmax_slots = 16\nrequest_timeout_s = 60\n'
+    with running_server(folder / "run", config) as running:
+        running.post(CHAT, {"messages": SAY, "max_tokens": 2})  # loads what chats need
+        yield running
+
+
+class Watch:
+    """Asks for the health of a process from a thread."""
+
+    def __init__(self, server):
+        self._http, self._process = Http(server.url, timeout_s=20), psutil.Process(server.process.pid)
+        self.before = self._process.memory_info().rss
+        self.peak, self.slowest, self.bad, self.asked = self.before, 0.0, [], 0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self):
+        while True:
+            began = time.monotonic()
+            try:
+                status = self._http.get("/health").status_code
+            except OSError as error:
+                status = repr(error)
+            self.slowest = max(self.slowest, time.monotonic() - began)
+            self.peak = max(self.peak, self._process.memory_info().rss)
+            self.asked += 1
+            if status != 200:
+                self.bad.append(status)
+            if self._end.wait(0.05):
+                return
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error):
+        self._end.set()
+        self._thread.join()
+
+
+@pytest.fixture(autouse=True)
+def watched(server):
+    """Fails a test during which the server was slow, sick or grew."""
+    with Watch(server) as watch:
+        yield watch
+    print(f"health {watch.slowest:.2f} s, {watch.asked} answers, memory {watch.peak / watch.before:.2f}")
+    assert watch.bad == []
+    assert watch.slowest < SLOWEST_S
+    assert watch.peak < MOST_MEMORY * watch.before
+    assert len(server.generate([5], max_tokens=2, ignore_eos=True)["token_ids"]) == 2
+
+
+def address(server):
+    return ("127.0.0.1", int(server.url.rsplit(":", 1)[1]))
+
+
+def connect(server):
+    return socket.create_connection(address(server), timeout=30)
+
+
+def head(path, size, *more):
+    lines = [f"POST {path} HTTP/1.1", "host: x", f"content-length: {size}", *more, "", ""]
+    return "\r\n".join(lines).encode()
+
+
+def refused(server, path, body, status, word, param):
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = server.http.post(path, data=data)
+    assert answer.status_code == status, answer.text[:300]
+    error = openai_error(answer)
+    assert word in error["message"]
+    assert error["param"] == param
+    assert len(answer.body) < 2000
+
+
+# --- too much in one request ---
+
+
+@pytest.mark.parametrize(
+    ("prompts", "n", "word"),
+    [(5000, 128, "640000 sequences"), (20_000, 1, "20000 sequences"), (20_000, 128, "max_waiting")],
+)
+def test_more_sequences_than_fit(server, prompts, n, word):
+    refused(server, COMPLETIONS, {"prompt": [[5]] * prompts, "n": n, "max_tokens": 1}, 400, word, "prompt")
+    refused(server, COMPLETIONS, {"prompt": ["ab"] * prompts, "n": n, "max_tokens": 1}, 400, word, "prompt")
+
+
+def test_empty_prompts_by_the_million(server):
+    refused(server, COMPLETIONS, b'{"prompt":[' + b"[]," * 1_000_000 + b"[]]}", 413, "brackets", None)
+    refused(server, COMPLETIONS, {"prompt": [[]] * 20_000}, 400, "20000 sequences", "prompt")
+
+
+def test_tokens_by_the_million(server):
+    refused(server, COMPLETIONS, b'{"prompt":[' + b"1," * 3_000_000 + b"1]}", 400, "max_prompt_tokens", "prompt")
+    refused(server, GENERATE, b'{"sampling_params":{},"token_ids":[' + b"1," * 3_000_000 + b"1]}", 400,
+            "maximum context length", "token_ids")  # fmt: skip
+    refused(server, "/detokenize", b'{"tokens":[' + b"1," * 3_000_000 + b"1]}", 400, "max_text_chars", "tokens")
+
+
+@pytest.mark.parametrize("path", ["/tokenize", COMPLETIONS])
+def test_a_text_of_nearly_eight_mebibytes(server, path):
+    refused(server, path, {"prompt": "ab" * (4 * MIB - 100)}, 400, "max_text_chars", "prompt")
+
+
+@pytest.mark.slow  # four texts of 262,144 tokens
+def test_the_longest_text_is_tokenised_beside_other_requests(server):
+    text = "abcdefgh" * (1 << 15)
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(
+            pool.map(lambda _: server.post("/tokenize", {"prompt": text, "return_token_strs": True}), "abcd")
+        )
+    assert [answer["count"] for answer in answers] == [len(text)] * 4
+    assert server.post("/detokenize", {"tokens": answers[0]["tokens"]})["prompt"] == text
+
+
+@pytest.mark.parametrize("messages", [4097, 100_000])
+def test_more_messages_than_a_conversation_has(server, messages):
+    word = "max_messages" if messages == 4097 else "brackets"
+    param = "messages" if messages == 4097 else None
+    for path in (CHAT, "/tokenize"):
+        refused(server, path, {"messages": [{"role": "user", "content": "x"}] * messages}, 400 if param else 413,
+                word, param)  # fmt: skip
+
+
+def test_the_most_messages_are_rendered_beside_other_requests(server):
+    messages = [{"role": "user", "content": "x" * 40}] * 4096
+    with ThreadPoolExecutor(8) as pool:
+        counts = pool.map(lambda _: server.post("/tokenize", {"messages": messages})["count"], range(8))
+    assert set(counts) == {4096 * 41 + 1}
+
+
+def test_messages_of_many_parts(server):
+    parts = [{"type": "text", "text": "x"}] * 40_000
+    refused(server, CHAT, {"messages": [{"role": "user", "content": parts}]}, 400, "16 times max_messages", "messages")
+    tools = {"tools": [{"a": [[]] * 10}] * 10_000}
+    refused(server, CHAT, {"messages": SAY, "chat_template_kwargs": tools}, 400, "max_messages", "chat_template_kwargs")
+
+
+LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize("path", [CHAT, "/tokenize"])
+def test_templates_of_clients_are_refused(server, path):
+    answers = [
+        server.http.post(path, {"messages": SAY, "chat_template": LOOPS}),
+        server.http.post(path, {"messages": SAY, "chat_template_kwargs": {"chat_template": LOOPS}}),
+    ]
+    assert [answer.status_code for answer in answers] == [400, 400]
+    assert all("chat_template" in openai_error(answer)["message"] for answer in answers)
+
+
+def test_sizes_of_sampling_parameters(server):
+    def ask(**params):
+        return {"prompt": [5], "max_tokens": 1, **params}
+
+    refused(server, COMPLETIONS, ask(stop=["x"] * 1000), 400, "up to 16 strings", "stop")
+    refused(server, COMPLETIONS, ask(stop="x" * MIB), 400, "1024 characters", "stop")
+    refused(server, COMPLETIONS, ask(stop_token_ids=[5] * 500_000), 400, "1024 ids", "stop_token_ids")
+    refused(server, COMPLETIONS, ask(logprobs=10**6), 400, "from 0 to 20", "logprobs")
+    refused(server, COMPLETIONS, ask(best_of=10**6), 400, "not supported", "best_of")
+    refused(server, COMPLETIONS, ask(logit_bias={str(i): 1.0 for i in range(90_000)}), 400, "logit_bias", "logit_bias")
+    refused(server, COMPLETIONS, ask(response_format={"regex": "(a+)+" * 10_000}), 400, "not supp", "response_format")
+    refused(server, CHAT, {"messages": SAY, "tools": [{"x": [[[]]]}] * 30_000}, 400, "not supported", "tools")
+    many = {"prompt": [[5] * 400] * 2000, "prompt_logprobs": 20, "max_tokens": 1}
+    refused(server, COMPLETIONS, many, 400, "max_logprobs", "prompt_logprobs")
+    many = {"prompt": [[5]] * 60, "n": 128, "logprobs": 20, "max_tokens": 400}
+    refused(server, COMPLETIONS, many, 400, "max_logprobs", "logprobs")
+    refused(server, GENERATE, {"token_ids": [5], "sampling_params": {}, "request_id": "x" * MIB}, 400, "1024",
+            "request_id")  # fmt: skip
+
+
+def test_names_are_not_repeated_at_length(server):
+    refused(server, COMPLETIONS, {"prompt": [5], "model": "x" * (4 * MIB)}, 404, "does not exist", "model")
+    refused(server, COMPLETIONS, {"prompt": [5], "x" * (4 * MIB): 1}, 400, "unknown field", "x" * 200)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 150_000 + b"]" * 150_000,
+        b'{"prompt":' * 90_000 + b"1" + b"}" * 90_000,
+        b'{"prompt":[1],"seed":' + b"9" * (7 * MIB) + b"}",
+        b'{"prompt":[1],"seed":1e' + b"9" * (7 * MIB) + b"}",
+        b'{"prompt":[' + b"1e999," * MIB + b"1]}",
+        b'{"prompt":"' + b"\\ud800" * MIB + b'"}',
+        b'{"prompt":[' + b"NaN," * MIB + b"1]}",
+        b"{" + b",".join(b'"%d":1' % i for i in range(400_000)) + b"}",
+    ],
+    ids=["lists", "objects", "digits", "exponent", "infinite", "surrogates", "nan", "keys"],
+)
+def test_json_that_is_hard_to_read(server, body):
+    answer = server.http.post(COMPLETIONS, data=body)
+    assert answer.status_code in (400, 413), answer.text[:300]
+    assert len(answer.body) < 2000
+    assert openai_error(answer)["message"]
+
+
+@pytest.mark.slow  # 300,000 log-probs of prompts are computed first
+def test_a_long_answer_is_written_beside_other_requests(server):
+    body = {"prompt": [[5 + i % 40, *([7] * 400)] for i in range(35)], "prompt_logprobs": 20, "max_tokens": 1}
+    assert len(server.post(COMPLETIONS, body)["choices"]) == 35
+
+
+# --- connections ---
+
+
+@contextlib.contextmanager
+def many(server, count):
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(contextlib.closing(connect(server))) for _ in range(count)]
+
+
+def test_connections_that_say_nothing(server):
+    with many(server, 1000):
+        assert server.http.get("/health").status_code == 200
+
+
+def test_bodies_that_stop_half_way(server):
+    """40 clients leave out the end of 8 MiB each: the server cuts off those that hold most."""
+    with many(server, 40) as clients:
+        for client in clients:
+            with contextlib.suppress(OSError):
+                client.sendall(head(COMPLETIONS, 8 * MIB) + b'{"prompt":"' + b"a" * (7 * MIB))
+        time.sleep(0.5)  # for memory to be read while they hold it
+
+
+def test_headers_without_end(server):
+    with many(server, 50) as clients:
+        for client in clients:
+            with contextlib.suppress(OSError):
+                client.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\n")
+                for i in range(2000):
+                    client.sendall(b"x-%d: %s\r\n" % (i, b"a" * 200))
+        statuses = []
+        for client in clients:
+            with contextlib.suppress(OSError):
+                statuses.append(client.recv(12))
+        assert set(statuses) <= {b"HTTP/1.1 431"}
+
+
+@pytest.mark.slow  # 1,280 streams, and the time in which nobody reads them
+def test_streams_that_nobody_reads(server):
+    body = {"prompt": [[5]] * 8, "n": 8, "max_tokens": 200, "ignore_eos": True, "stream": True, "logprobs": 5}
+    data = json.dumps({**body, "return_token_ids": True}).encode()
+    with many(server, 20) as clients:
+        for client in clients:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.sendall(head(COMPLETIONS, len(data)) + data)
+        time.sleep(1.5)
+        assert server.http.get("/health").status_code == 200
+
+
+@pytest.mark.slow  # a thousand responses of 8 tokens take some seconds on two cores
+def test_a_thousand_chats_at_once(server):
+    data = json.dumps({"messages": SAY, "max_tokens": 8, "ignore_eos": True}).encode()
+    with many(server, 1000) as clients:
+        for client in clients:
+            client.sendall(head(CHAT, len(data)) + data)
+        statuses = [client.recv(12) for client in clients]
+    assert set(statuses) == {b"HTTP/1.1 200"}
+
+
+@pytest.mark.slow  # 2,000 requests of random bytes and parameters
+def test_random_requests(server):
+    chosen = random.Random(7)
+    values = [None, -1, 10**30, 1e308, "", "x" * 5000, [], [[]], {}, {"a": [1]}, True, ["é"] * 99, [5], "ab"]
+    names = ("prompt", "messages", "n", "max_tokens", "stop", "seed", "logprobs", "tools", "stream",
+             "token_ids", "tokens",
+             "sampling_params", "model", "chat_template_kwargs", "response_format", "stop_token_ids")  # fmt: skip
+    for _ in range(2000):
+        path = chosen.choice([GENERATE, COMPLETIONS, CHAT, "/tokenize", "/detokenize"])
+        body = {chosen.choice(names): chosen.choice(values) for _ in range(chosen.randint(1, 4))} | {"max_tokens": 1}
+        answer = server.http.post(path, body)
+        assert answer.status_code in (200, 400, 404), (path, body, answer.text[:300])
+
+
+# --- who may call ---
+
+
+KEY, TOKEN = "a key of some length", "a token of some length"
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("guarded")
+    directory = save(model(1), folder / "model")
+    config = f'model = "{directory}"\nmax_slots = 4\napi_key = "{KEY}"\nadmin_token = "{TOKEN}"\n'
+    with running_server(folder / "run", config) as running:
+        yield running
+
+
+def bearer(token):
+    return {"authorization": f"Bearer {token}"}
+
+
+def test_model_routes_ask_for_the_key(guarded):
+    for path in (GENERATE, COMPLETIONS, CHAT, "/tokenize", "/detokenize"):
+        for headers in ({}, bearer("x"), bearer(""), bearer(KEY[:-1]), bearer(KEY + "x"), {"authorization": KEY}):
+            answer = guarded.http.post(path, {"prompt": [5]}, headers=headers)
+            assert answer.status_code == 401
+            assert openai_error(answer)["code"] == "invalid_api_key"
+            assert "ARLARENA_INFERENCE_API_KEY" in openai_error(answer)["message"]
+            assert KEY not in answer.text
+    for path in ("/v1/models", "/v1/models/policy"):
+        assert guarded.http.get(path).status_code == 401
+    for path in ("/health", "/ready", "/version", "/metrics", "/weight_info"):
+        assert guarded.http.get(path).status_code == 200
+    for token in (KEY, TOKEN):
+        answer = guarded.http.post(COMPLETIONS, {"prompt": [5], "max_tokens": 1}, headers=bearer(token))
+        assert answer.status_code == 200
+    assert guarded.http.post("/pause", headers=bearer(KEY)).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "headers", [{"origin": "http://127.0.0.1:8100"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}]
+)
+def test_pages_in_a_browser_do_not_reach_the_administrators_routes(server, guarded, headers):
+    for path in ("/pause", "/serve_weights", "/resume", "/update_weights"):
+        for running, more in ((server, {}), (guarded, bearer(TOKEN))):
+            answer = running.http.post(path, {}, headers={**headers, **more})
+            assert answer.status_code == 403
+            assert "browser" in openai_error(answer)["message"]
+
+
+def test_pages_of_other_sites_reach_no_model_that_asks_for_no_key(server, guarded):
+    body, site = {"prompt": [5], "max_tokens": 1}, {"sec-fetch-site": "cross-site"}
+    assert server.http.post(COMPLETIONS, body, headers=site).status_code == 403
+    assert server.http.post(COMPLETIONS, body, headers={"origin": "app://x"}).status_code == 200
+    assert guarded.http.post(COMPLETIONS, body, headers={**site, **bearer(KEY)}).status_code == 200
+
+
+def test_a_key_in_another_case_of_the_scheme(guarded):
+    request = urllib.request.Request(guarded.url + "/v1/models", headers={"authorization": f"bearer {KEY}"})
+    with urllib.request.urlopen(request, timeout=10) as reply:
+        assert reply.status == 200
+
+
+def passes_with_the_key_alone(gateway):
+    body = {"prompt": [5], "max_tokens": 1}
+    assert gateway.http.post(COMPLETIONS, body).status_code == 401
+    assert gateway.http.get("/v1/models").status_code == 401
+    assert gateway.http.post(COMPLETIONS, body, headers=bearer(KEY)).status_code == 200
+    assert gateway.http.post("/serve_weights", {"version": "x"}, headers=bearer(KEY)).status_code == 401
+    assert gateway.http.post("/serve_weights", {"version": "x"}, headers={"origin": "http://x"}).status_code == 403
+    assert gateway.http.get("/health").status_code == 200
+
+
+def test_a_gateway_asks_for_the_key_and_sends_its_own_to_servers_elsewhere(guarded, tmp_path):
+    config = f'replica_urls = ["{guarded.url}"]\napi_key = "{KEY}"\nadmin_token = "{TOKEN}"\n'
+    with running_server(tmp_path / "run", config) as gateway:
+        passes_with_the_key_alone(gateway)
+
+
+@pytest.mark.slow  # two engines load
+def test_a_gateway_sends_the_key_to_engines_of_its_own(tmp_path):
+    directory = save(model(1), tmp_path / "model")
+    config = f'model = "{directory}"\nreplicas = 2\nmax_slots = 4\napi_key = "{KEY}"\nadmin_token = "{TOKEN}"\n'
+    with running_server(tmp_path / "run", config, start_s=120) as gateway:
+        passes_with_the_key_alone(gateway)

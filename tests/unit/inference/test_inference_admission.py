@@ -1,0 +1,96 @@
+"""Counting before building, threads with a queue and a deadline, and requests that take turns."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from arlarena.inference.access import Access, admin_access, model_access
+from arlarena.inference.admission import RequestLimits, measure
+from arlarena.inference.errors import RequestError
+from arlarena.inference.parameters import shown
+from arlarena.inference.settings import InferenceSettings
+from arlarena.inference.text_work import TextWorkers
+from arlarena.inference.turns import Turns
+
+
+def test_limits_follow_the_models_length():
+    short, long = (RequestLimits.of(InferenceSettings(), 16, length) for length in (512, 131_072))
+    assert (short.sequences, short.text_chars, long.text_chars) == (8192 + 16, 262_144, 16 * 131_072)
+    assert RequestLimits.of(InferenceSettings(max_text_chars=10), 16, 512).text_chars == 10
+
+
+def test_measuring_counts_items_and_characters():
+    assert measure([{"role": "user", "content": ["ab", 1, None]}]) == (1 + 2 + 3, 4 + 4 + 7 + 2)
+    deep = "x"
+    for _ in range(100_000):
+        deep = [deep]
+    assert measure(deep) == (100_000, 1)
+
+
+def test_a_value_in_an_error_is_short_and_costs_no_more():
+    deep = []
+    for _ in range(100_000):  # deeper than anything that visits all of it can go
+        deep = [deep]
+    assert shown(deep) == "[" * 100 + "…"
+    assert len(shown({"a": "x" * 1_000_000})) < 110
+    assert shown({"a": [1, None, "é"]}) == '{"a": [1, null, "\\u00e9"]}'
+
+
+async def test_work_beyond_the_queue_is_503_and_beyond_the_deadline_504():
+    release, workers = threading.Event(), TextWorkers(1, 30.0, most_waiting=1)
+    far = time.monotonic() + 30
+    held = [asyncio.create_task(workers.run(release.wait, far)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(RequestError, match="max_waiting") as full:
+        await workers.run(time.monotonic, far)
+    held[1].cancel()
+    await asyncio.wait(held[1:])
+    with pytest.raises(RequestError, match="text_timeout_s") as late:
+        await workers.run(time.monotonic, time.monotonic() + 0.05)
+    assert (full.value.status, late.value.status) == (503, 504)
+    release.set()
+    assert await held[0] is True
+    assert await workers.run(lambda: 7, far) == 7
+
+
+async def test_requests_that_are_ready_together_let_others_in_between():
+    turns, order = Turns(asyncio.get_running_loop()), []
+
+    async def request(number):
+        await turns.wait()
+        time.sleep(0.005)
+        order.append(number)
+
+    requests = [asyncio.create_task(request(i)) for i in range(100)]
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_soon(order.append, "health")
+    await asyncio.gather(*requests)
+    assert order.index("health") < 30
+    assert [number for number in order if number != "health"] == list(range(100))
+
+
+async def test_requests_one_after_another_do_not_wait():
+    turns = Turns(asyncio.get_running_loop())
+    for _ in range(3):
+        turn = turns.wait()
+        with pytest.raises(StopIteration):  # it returns without giving up the event loop
+            turn.send(None)
+        await asyncio.sleep(0)
+
+
+def test_the_administrators_token_opens_model_routes_and_the_key_no_other():
+    settings = InferenceSettings(api_key="k" * 16, admin_token="t" * 16)
+
+    def allowed(access, token):
+        try:
+            access.check([(b"authorization", f"Bearer {token}".encode())])
+        except RequestError as error:
+            return error.status
+        return 200
+
+    model, admin = model_access(settings), admin_access(settings)
+    assert [allowed(model, token) for token in ("k" * 16, "t" * 16, "k" * 15, "")] == [200, 200, 401, 401]
+    assert [allowed(admin, token) for token in ("k" * 16, "t" * 16)] == [401, 200]
+    Access().check([(b"origin", b"http://x"), (b"sec-fetch-site", b"cross-site")])
