@@ -60,8 +60,8 @@ VICTIMS = {
 }
 HOP = {"host", "content-length", "transfer-encoding", "connection"}
 SMALL = (
-    "policy.tiny.layers=2", "policy.tiny.hidden=64", "clone.demonstrations=60", "clone.validation=16",
-    "clone.max_epochs=1", "evaluation.count=32", "evaluation.episodes=1", "trainer.groups_per_step=8",
+    "policy.tiny.layers=2", "policy.tiny.hidden=64", "clone.validation=16", "trainer.recipe_overrides.filter=none",
+    "evaluation.count=32", "evaluation.episodes=1", "trainer.groups_per_step=8",
     "trainer.minibatch_groups=4", "trainer.record_groups_every=1", "trainer.max_minutes=600",
     "trainer.reissue_after_s=10", "rollout.lease_ttl_s=4", "rollout.infra_patience_s=300",
     "console.workers=2", "console.restarts=500", "console.backoff_s=0.2", "console.backoff_max_s=1",
