@@ -30,7 +30,8 @@ def server(tmp_path_factory):
     directory = save(model(1), folder / "model")
     config = f'model = "{directory}"\nmax_slots = 16\nrequest_timeout_s = 60\n'
     with running_server(folder / "run", config) as running:
-        running.post(CHAT, {"messages": SAY, "max_tokens": 2})  # loads what chats need
+        first = Http(running.url, timeout_s=120).post(CHAT, {"messages": SAY, "max_tokens": 2})  # loads what chats need
+        assert first.status_code == 200
         yield running
 
 
