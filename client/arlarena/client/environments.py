@@ -46,6 +46,7 @@ from arlarena.proto.env import (
 REQUEST_S = 90.0
 # A request of so many characters of actions is at most 3 MiB of JSON, and servers take 4 MiB.
 MOST_CHARS = 1 << 19
+MOST_INFO_BYTES = 1 << 20  # its options may hold anything, each value of which may take a hundred bytes
 DEADLINE_SHARE = 0.95  # of the time for a request: the server's answer has to arrive before the client gives up
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 # The code by which a server says that it does not know a session (any longer).
@@ -238,7 +239,7 @@ class EnvironmentClient:
 
     async def info(self) -> Info:
         """What is played here: name, version, template, parser, splits. Errors as in `Session.reset`."""
-        return _read(_accepted(await self._send("GET", "/v1/info")), Info)
+        return _read(_accepted(await self._send("GET", "/v1/info", max_answer_bytes=MOST_INFO_BYTES)), Info)
 
     async def ready(self) -> bool:
         """Whether `/ready` answers 200; asked once."""
@@ -267,16 +268,18 @@ class EnvironmentClient:
         if isinstance(result, ServiceError):
             raise result
 
-    async def _send(self, method: str, path: str, body: bytes | None = None) -> Answer:
+    async def _send(
+        self, method: str, path: str, body: bytes | None = None, max_answer_bytes: int | None = None
+    ) -> Answer:
         """Send, and send again while the server is unavailable; only for what may be repeated."""
         pause = FIRST_PAUSE_S
         for _ in range(self.retries):
             try:
-                return await self.transport.request(method, path, body)
+                return await self.transport.request(method, path, body, max_answer_bytes=max_answer_bytes)
             except Unavailable:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
-        return await self.transport.request(method, path, body)
+        return await self.transport.request(method, path, body, max_answer_bytes=max_answer_bytes)
 
     async def _send_batch(self, items: Sequence[BatchItem]) -> Sequence[State | ServiceError | None]:
         """The results of all items, whose texts may need several requests."""

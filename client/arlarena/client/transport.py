@@ -123,8 +123,9 @@ class Transport:
         *,
         timeout_s: float | None = None,
         headers: Mapping[str, str] | None = None,
+        max_answer_bytes: int | None = None,
     ) -> Answer:
-        """Send one request, once.
+        """Send one request, once. `max_answer_bytes`: where less than usual is enough.
 
         Raises:
             Full: 503 or 429 with a Retry-After header.
@@ -140,7 +141,9 @@ class Transport:
             async with pool.request(
                 method, self.url + path, data=body, headers=sent, timeout=timeout, allow_redirects=False
             ) as reply:
-                answer = Answer(reply.status, await read_bounded(reply, self.max_answer_bytes), what)
+                answer = Answer(
+                    reply.status, await read_bounded(reply, max_answer_bytes or self.max_answer_bytes), what
+                )
                 waits = reply.headers
         except TimeoutError as error:
             raise Unavailable(f"{what}: no answer within {limit:g} s") from error
