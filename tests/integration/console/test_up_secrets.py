@@ -80,9 +80,9 @@ def test_secrets_are_where_they_are_needed_and_nowhere_else(up: Up) -> None:
     has = {name: leaks(proc(psutil.Process(pid), "environ"), secrets) for name, pid in pids.items()}
     assert has == {
         "env_server": ["environment"],
-        "inference": ["proxy", "hub"],  # the administrator's token is a new one
+        "inference": ["api", "proxy", "hub"],  # the administrator's token is a new one
         "trainer": ["environment", "proxy", "hub", "broker"],
-        "rollout": ["environment", "proxy", "hub", "broker"],
+        "rollout": ["api", "environment", "proxy", "hub", "broker"],
     }
     (up.flags / "train-on").unlink()
     said, _ = process.communicate(timeout=60)
