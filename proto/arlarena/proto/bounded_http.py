@@ -115,6 +115,8 @@ class _Http(HttpToolsProtocol):
         self._unparsed = 0  # bytes since a request began or a part of its body came
         self._body = self._body_seen = 0
         self._streamed = False
+        self._in_body = False  # the headers are here, and the body is not whole
+        self._left = False  # the connection is lost, or a WebSocket's
         self.held = 0
         self._counted = True  # whether this connection is one of the shared number
         self._private = False
@@ -144,6 +146,7 @@ class _Http(HttpToolsProtocol):
         super().handle_websocket_upgrade()
 
     def _leave(self) -> None:
+        self._left = True
         self._set_timer(None)
         self.shared.release(self)
         if self._write_timer is not None:
@@ -175,10 +178,13 @@ class _Http(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         limits = self.shared.limits
-        if self._timer is None and (self.cycle is None or self.cycle.response_complete):
-            self._wait()  # the first bytes on a connection that was kept
         self._unparsed += len(data)
         super().data_received(data)
+        if self._timer is None and not self._left and not self.transport.is_closing():
+            if self._in_body:  # most requests arrive at once and need no timer
+                self._set_timer(limits.body_s, self._look_at_body)
+            elif self._unparsed:
+                self._set_timer(limits.header_s, self._headers_late)
         if self._unparsed > limits.header_bytes and not self.transport.is_closing():
             self._close_with(431, f"the headers are larger than {limits.header_bytes} bytes")
 
@@ -200,7 +206,8 @@ class _Http(HttpToolsProtocol):
         self._streamed = limits.streamed is not None and limits.streamed.match(self.url) is not None
         self._streamed |= self._private
         self.shared.waiting.pop(self, None)
-        self._set_timer(limits.body_s, self._look_at_body)
+        self._set_timer(None)
+        self._in_body = True
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -215,6 +222,7 @@ class _Http(HttpToolsProtocol):
         self._unparsed = 0
         self.shared.arriving.pop(self, None)
         self._set_timer(None)
+        self._in_body = False
         super().on_message_complete()
 
     def on_response_complete(self) -> None:

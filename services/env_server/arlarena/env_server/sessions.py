@@ -65,6 +65,7 @@ class Session:
     expires_at: float
     group_id: str | None = None
     caller: Caller = UNKNOWN_CALLER  # who opened it
+    tenant: str | None = None  # the caller's: nobody else finds it
     episode: Episode | None = None
     episode_id: str | None = None
     last: LastStep | None = None
@@ -73,11 +74,6 @@ class Session:
     hang_up: Callable[[str], Awaitable[None]] | None = None
     closing: bool = False  # ends as soon as its socket lets go of it
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    @property
-    def tenant(self) -> str | None:
-        """Whose token opened it: nobody else finds it."""
-        return self.caller.tenant
 
     @property
     def attached(self) -> bool:
@@ -180,7 +176,7 @@ class SessionStore:
 
     def _new(self, ttl_s: float, group_id: str | None, caller: Caller) -> Session:
         name = f"{self.limits.shard}-{uuid.uuid4().hex}"
-        return Session(name, ttl_s, self._clock() + ttl_s, group_id, caller)
+        return Session(name, ttl_s, self._clock() + ttl_s, group_id, caller, caller.tenant)
 
     def of(self, tenant: str | None) -> list[Session]:
         """The sessions of a tenant."""
