@@ -35,6 +35,7 @@ from arlarena.proto.stream import StreamError, Streams
 from arlarena.proto.telemetry import Logger, get_logger
 from arlarena.proto.trajectory import Sampling
 from arlarena.proto.wording import printable
+from arlarena.rollout.arguments import share, whole
 from arlarena.rollout.demonstrate import demonstration_assignments, write_demonstrations
 from arlarena.rollout.episode import Policy
 from arlarena.rollout.evaluate import (
@@ -44,7 +45,6 @@ from arlarena.rollout.evaluate import (
     panel_sampling,
     summarise,
     write_episodes,
-    write_whole,
 )
 from arlarena.rollout.panel import play_all
 from arlarena.rollout.policies import ChatPolicy, EnginePolicy, ExpertPolicy
@@ -273,24 +273,6 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _whole(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"must be at least {least}")
-        return value
-
-    parse.__name__ = "whole number"
-    return parse
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError("must be at least 0 and less than 1")
-    return value
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m arlarena.rollout", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -333,11 +315,11 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     )
     for flag, kind in (
         ("--split", str),
-        ("--first", _whole(0)),
-        ("--count", _whole(1)),
-        ("--attempts", _whole(1)),
+        ("--first", whole(0)),
+        ("--count", whole(1)),
+        ("--attempts", whole(1)),
         ("--temperature", float),
-        ("--max-tokens", _whole(1)),
+        ("--max-tokens", whole(1)),
         ("--seed", int),
     ):
         key = flag.removeprefix("--").replace("-", "_")
@@ -349,18 +331,18 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
 def _add_demonstrate(demonstrate: argparse.ArgumentParser) -> None:
     demonstrate.add_argument("--split", default="train", help="split of the environment (default: train)")
     first = "first task: its position in the drawn order, or its index where the split has no end"
-    demonstrate.add_argument("--first", type=_whole(0), default=0, help=first)
-    demonstrate.add_argument("--count", type=_whole(1), required=True, help="tasks; each is played once at most")
+    demonstrate.add_argument("--first", type=whole(0), default=0, help=first)
+    demonstrate.add_argument("--count", type=whole(1), required=True, help="tasks; each is played once at most")
     seed = "seed of the order of tasks; default: ARLARENA_SEED, else seed of [run], else 0"
     demonstrate.add_argument("--seed", type=int, help=seed)
     demonstrate.add_argument("--episode-seed", type=int, default=0, help="seed that each episode is reset with")
-    demonstrate.add_argument("--concurrency", type=_whole(1), default=256, help="episodes in flight (default: 256)")
+    demonstrate.add_argument("--concurrency", type=whole(1), default=256, help="episodes in flight (default: 256)")
     distinct = "what makes an episode a duplicate: the room (mirror images count as one) or the first prompt"
     demonstrate.add_argument("--distinct", choices=("room", "prompt"), default="room", help=distinct)
-    demonstrate.add_argument("--attempts", type=_whole(1), default=1, help="of each task")
+    demonstrate.add_argument("--attempts", type=whole(1), default=1, help="of each task")
     demonstrate.add_argument("--min-score", type=float, default=0.9, help="episodes that scored above this are kept")
     slips = "share of turns at which the expert does anything instead; nobody learns from them"
-    demonstrate.add_argument("--slips", type=_share, default=0.0, help=slips)
+    demonstrate.add_argument("--slips", type=share, default=0.0, help=slips)
     learn_slips = "learn from them too: an expert that is not perfect"
     demonstrate.add_argument("--learn-slips", action="store_true", help=learn_slips)
     _add_teacher(demonstrate)
@@ -372,7 +354,7 @@ def _add_teacher(demonstrate: argparse.ArgumentParser) -> None:
     demonstrate.add_argument("--teacher-model", help="its name there; default: the first that /v1/models lists")
     demonstrate.add_argument("--teacher-key-variable", default="OPENAI_API_KEY", help="variable that holds the API key")
     demonstrate.add_argument("--temperature", type=float, default=1.0, help="of the teacher")
-    demonstrate.add_argument("--max-tokens", type=_whole(1), default=512, help="of a teacher's reply")
+    demonstrate.add_argument("--max-tokens", type=whole(1), default=512, help="of a teacher's reply")
 
 
 def _command(args: argparse.Namespace) -> Coroutine[Any, Any, int]:
