@@ -45,6 +45,7 @@ from arlarena.rollout.evaluate import (
     panel_sampling,
     summarise,
     write_episodes,
+    write_whole,
 )
 from arlarena.rollout.panel import play_all
 from arlarena.rollout.policies import ChatPolicy, EnginePolicy, ExpertPolicy
