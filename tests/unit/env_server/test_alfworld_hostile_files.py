@@ -10,6 +10,7 @@ from arlarena.env_server.alfworld.domain import GRAMMAR
 from arlarena.env_server.alfworld.export import export
 from arlarena.env_server.alfworld.options import read_options
 from arlarena.env_server.environment import TaskError, load
+from arlarena.proto.config import ConfigError
 from arlarena.proto.env import ResetSpec
 
 SOON_S = 6.0  # the limit of one text is 2 s
@@ -109,8 +110,10 @@ def test_a_goal_that_cannot_be_tested_soon_is_an_error_that_names_the_game(game,
 
 def test_a_game_is_a_plain_file_of_bounded_size(game):
     changed(game, more="x" * (8 << 20))
-    with pytest.raises(TaskError, match="plain file"):
+    with pytest.raises(ConfigError, match="plain file"):  # one file is read at the start
         play(game)
+    with pytest.raises(TaskError, match="plain file"):
+        play(game.parent)
     pipe = game.with_name("pipe.tw-pddl")
     game.unlink()
     os.mkfifo(pipe)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from arlarena.proto.env import Blame, Error, ErrorReply
 
+_BEGIN = "begin one by a reset (MCP: start_episode)"
+
 
 class ApiError(Exception):
     """An error that goes to the caller as `{code, message, blame, retryable}` with an HTTP status.
@@ -96,12 +98,16 @@ def draining() -> ApiError:
 
 def not_reset(session_id: str) -> ApiError:
     """A step before the first reset."""
-    return ApiError(409, "not_reset", f"session {session_id!r} has no episode yet: reset it first")
+    return ApiError(409, "not_reset", f"session {session_id!r} has no episode yet: {_BEGIN}")
 
 
 def episode_over(session_id: str, steps: int) -> ApiError:
     """A step after the end."""
-    return ApiError(409, "episode_over", f"the episode of session {session_id!r} ended after {steps} steps: reset it")
+    return ApiError(
+        409,
+        "episode_over",
+        f"the episode of session {session_id!r} ended after {steps} steps: {_BEGIN}",
+    )
 
 
 def step_index_conflict(session_id: str, index: int, count: int) -> ApiError:

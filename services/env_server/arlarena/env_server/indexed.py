@@ -30,7 +30,8 @@ def indexed_task(name: str, splits: Sequence[Split], spec: ResetSpec) -> Task:
         raise TaskError(f"unknown split {split!r}; known: {', '.join(sizes)}")
     size = sizes[split]
     if size is not None and index >= size:
-        raise TaskError(f"split {split!r} has {size} tasks, so the index is at most {size - 1}, not {index}")
+        named = "seed, which is an index," if spec.index is None and spec.task_id is None else "index"
+        raise TaskError(f"split {split!r} has {size} tasks, so the {named} is at most {size - 1}, not {index}")
     return Task(name, split, index, spec.seed or 0)
 
 

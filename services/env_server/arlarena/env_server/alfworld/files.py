@@ -82,6 +82,8 @@ class FileGames:
                 f"{root}: no game that can be played: <split>/<task>/<trial>/{GAME} is looked for, with split one of "
                 f'{", ".join(SPLITS)}, "solvable": true in it, and a task of {", ".join(types)}'
             )
+        if root.is_file():
+            _decode(root, GameFile)  # one file is read at once: what is no game is an error at the start
         self._numbers = {s: {entry.name: at for at, entry in enumerate(es)} for s, es in self._splits.items()}
 
     def sizes(self) -> dict[str, int | None]:

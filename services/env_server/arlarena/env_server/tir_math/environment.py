@@ -133,13 +133,8 @@ class TirMathEnvironment:
         if not isinstance(self._problems, ListedProblems):
             return []
         left_out = self._problems.left_out
-        counts = {
-            "repeat an earlier question": left_out.repeated,
-            "have no answer": left_out.unanswered,
-            "for training ask a question of a test set": left_out.tested,
-        }
-        reasons = ", ".join(f"{count} that {reason}" for reason, count in counts.items() if count)
-        return [f"problems: {sum(counts.values())} are left out: {reasons}"] if reasons else []
+        count = left_out.repeated + left_out.unanswered + left_out.tested
+        return [f"problems: {count} are left out: {left_out.reasons()}"] if count else []
 
     def close(self) -> None:
         """End sandbox and judge."""

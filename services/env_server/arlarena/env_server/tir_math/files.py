@@ -36,4 +36,4 @@ def _row(line: str, place: str) -> Row:
     try:
         return _decoder.decode(line)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise ProblemsError(f"{place}: {error}") from error
+        raise ProblemsError(f"{place}: no JSON object of a problem: {error}") from error

@@ -10,15 +10,17 @@ from arlarena.env_server.hashing import digest
 from arlarena.env_server.tir_math.errors import ProblemsError
 from arlarena.env_server.tir_math.problems import Problem
 from arlarena.env_server.tir_math.rows import Placed, problem_of
+from arlarena.proto.wording import counted
 
 TRAIN, VALIDATION = "train", "validation"
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows, and what they are called."""
+    """Rows. `name`: the source of their problems; `place`: what errors call them."""
 
     name: str
+    place: str
     rows: Iterable[Placed]
 
 
@@ -35,6 +37,21 @@ class LeftOut:
     repeated: int = 0
     unanswered: int = 0
     tested: int = 0
+
+    def add(self, other: LeftOut) -> None:
+        """Count those of another set, too."""
+        self.repeated += other.repeated
+        self.unanswered += other.unanswered
+        self.tested += other.tested
+
+    def reasons(self) -> str:
+        """As in "2 that repeat an earlier question, 1 that have no answer"."""
+        counts = {
+            "repeat an earlier question": self.repeated,
+            "have no answer": self.unanswered,
+            "for training ask a question of a test set": self.tested,
+        }
+        return ", ".join(f"{count} that {reason}" for reason, count in counts.items() if count)
 
 
 class ListedProblems:
@@ -61,23 +78,27 @@ class ListedProblems:
                 VALIDATION: [problem for problem in problems if problem.key in held_out],
             }
             if not parts[TRAIN]:
-                raise ProblemsError(f"{train.name}: no problem is left for training")
+                raise ProblemsError(f"{train.place}: no problem is left for training")
             self._splits = {name: part for name, part in parts.items() if part} | self._splits
 
     def _read(self, rows: Rows, tested: frozenset[str]) -> list[Problem]:
         found: dict[str, Problem] = {}
+        left_out, seen = LeftOut(), 0
         for placed in rows.rows:
+            seen += 1
             problem = problem_of(placed, rows.name)
             if problem is None:
-                self.left_out.unanswered += 1
+                left_out.unanswered += 1
             elif problem.key in found:
-                self.left_out.repeated += 1
+                left_out.repeated += 1
             elif problem.key in tested:
-                self.left_out.tested += 1
+                left_out.tested += 1
             else:
                 found[problem.key] = problem
         if not found:
-            raise ProblemsError(f"{rows.name}: no problem in it")
+            why = f"none of its {counted(seen, 'problem')} is left: {left_out.reasons()}"
+            raise ProblemsError(f"{rows.place}: {why if seen else 'no problem in it'}")
+        self.left_out.add(left_out)
         return list(found.values())
 
     @property

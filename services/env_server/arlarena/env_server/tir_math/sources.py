@@ -22,7 +22,7 @@ def problems_of(where: str, options: TirMathOptions) -> MadeProblems | ListedPro
     Raises:
         ConfigError: they cannot be had; the message says why and what to change.
     """
-    options = with_data_folder(options)
+    given, options = options, with_data_folder(options)
     try:
         if not options.listed:
             return MadeProblems(options.families, options.panel_size)
@@ -30,6 +30,8 @@ def problems_of(where: str, options: TirMathOptions) -> MadeProblems | ListedPro
         tests = {name: _rows(source) for name, source in options.tests.items()}
         return ListedProblems(train, tests, options.validation_share)
     except ProblemsError as error:
+        if options is not given:
+            raise ConfigError(f"TIR_MATH_DATA: {error}") from error
         raise ConfigError(f"{where} {'train or tests' if options.listed else 'families'}: {error}") from error
 
 
@@ -52,7 +54,8 @@ def _from_folder(folder: Path, options: TirMathOptions) -> TirMathOptions:
         ConfigError: it has no train.jsonl; its other files are not taken for tests, since one may be the training set.
     """
     if not folder.is_dir():
-        raise ConfigError(f"TIR_MATH_DATA: {folder}: no such folder")
+        what = "is a file: name its folder" if folder.exists() else "no such folder"
+        raise ConfigError(f"TIR_MATH_DATA: {folder}: {what}")
     files = {file.stem: file for file in sorted(folder.glob("*.jsonl"))}
     train = files.pop(TRAIN, None)
     if train is None:
@@ -66,5 +69,5 @@ def _from_folder(folder: Path, options: TirMathOptions) -> TirMathOptions:
 
 def _rows(source: Path | HubOptions) -> Rows:
     if isinstance(source, HubOptions):
-        return Rows(source.name, read_hub(source))
-    return Rows(source.name, read_file(source))
+        return Rows(source.name, source.name, read_hub(source))
+    return Rows(source.name, str(source), read_file(source))
