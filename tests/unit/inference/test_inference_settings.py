@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from arlarena.inference.settings import from_environment, load, secret
+from arlarena.inference.settings import InferenceSettings, check_model, from_environment, load, secret
 from arlarena.proto.config import ConfigError
 
 
@@ -97,3 +97,12 @@ def test_an_error_about_a_secret_does_not_show_it(tmp_path, name):
     with pytest.raises(ConfigError, match=name) as caught:
         load(write(tmp_path, f'[inference]\n{name} = "hunter2"\n'))
     assert "hunter2" not in str(caught.value)
+
+
+def test_what_cannot_be_served_is_refused_before_the_port_is_bound(tmp_path):
+    with pytest.raises(ConfigError, match="nothing to serve: give model"):
+        check_model(load(None))
+    with pytest.raises(ConfigError, match=r"is no Hugging Face model: it lacks config.json, weights"):
+        check_model(load(None, {"model": tmp_path}))
+    check_model(load(None, {"weights_root": tmp_path}))  # versions may be there, or be sent
+    check_model(InferenceSettings(replica_urls=("http://a:1",)))

@@ -24,7 +24,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from arlarena.inference.app import Server, create_app
-from arlarena.inference.settings import InferenceSettings, load, needs_gateway
+from arlarena.inference.settings import InferenceSettings, check_model, load, needs_gateway
 from arlarena.proto.bounded_http import Limits, bounded
 from arlarena.proto.config import exit_on_config_error
 from arlarena.proto.program import program
@@ -149,6 +149,7 @@ def main() -> int:
     flags = read_flags()
     given = {key: getattr(flags, key) for key in ("model", "weights_root", "host", "port")}
     settings = load(flags.config, given)
+    check_model(settings)
     log = get_logger("inference", settings.log_level)
     try:
         listener = bind(settings.host, settings.port, flags.uds)

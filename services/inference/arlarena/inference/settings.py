@@ -16,7 +16,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretSt
 
 from arlarena.proto.addresses import service_url
 from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table
-from arlarena.proto.hub import local_model
+from arlarena.proto.hub import local_model, missing_files
 
 ENVIRONMENT_PREFIX = "ARLARENA_INFERENCE_"
 
@@ -117,6 +117,19 @@ def load(path: Path | None, flags: Mapping[str, Any] | None = None) -> Inference
         )
     model = None if settings.model is None else local_model(settings.model)
     return settings.model_copy(update={"model": model, "replica_urls": addresses})
+
+
+def check_model(settings: InferenceSettings) -> None:
+    """What can be known of the model before the port is bound.
+
+    Raises:
+        ConfigError: there is nothing to serve, or `model` lacks files.
+    """
+    model = settings.model
+    if model is None and settings.weights_root is None and not settings.replica_urls:
+        raise ConfigError("[inference] nothing to serve: give model (--model DIR or NAME) or weights_root")
+    if model is not None and (lacking := missing_files(model)):
+        raise ConfigError(f"[inference] model: {model} is no Hugging Face model: it lacks {', '.join(lacking)}")
 
 
 def needs_gateway(settings: InferenceSettings) -> bool:
