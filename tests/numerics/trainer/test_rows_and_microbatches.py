@@ -197,7 +197,7 @@ def test_rows_that_cannot_be_are_refused():
     one = np.ones(1, dtype=np.int32)
     with pytest.raises(ValueError, match="prompt of at least one token"):
         Row(one[:0], one, np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.uint8), 1.0, 0)
-    with pytest.raises(ValueError, match="do not add up to a response of 1 token$"):
+    with pytest.raises(ValueError, match=r"do not add up to a response of 1 token$"):
         Row(one, one, np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.uint8), 1.0, 0, True, ((2, 1.0),))
 
 
