@@ -89,7 +89,9 @@ def test_a_second_run_is_refused_unless_fresh_which_keeps_the_first(up: Up) -> N
     assert code == 2
     assert "holds a finished run" in said
     assert "--fresh" in said
-    assert up.up("--fresh", "--seed", "5")[0] == 0
+    code, said = up.up("--fresh", "--seed", "5")
+    assert code == 0, said
+    assert said.startswith("The earlier run is kept in runs/test.previous\n")
     assert summary(up)["seed"] == 5
     kept = json.loads((up.run.parent / "test.previous" / "summary.json").read_text())
     assert kept["seed"] == 0

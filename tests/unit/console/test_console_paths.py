@@ -72,3 +72,16 @@ def test_every_setting_that_is_a_path_is_known() -> None:
                 assert "Path" not in str(field.annotation) or name in known, f"{environment}: {name}"
     for name, field in InferenceSettings.model_fields.items():
         assert "Path" not in str(field.annotation) or f"inference.{name}" in PATHS, name
+
+
+def test_dots_are_taken_out_of_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = tmp_path / "work"
+    (tmp_path / "policy").mkdir()
+    work.mkdir()
+    (work / "my.toml").write_text('[policy]\npath = "../policy"\n[environment]\nname = "sokoban"\n')
+    monkeypatch.chdir(work)
+    config = RunConfig.load(Path("my.toml"), directory=Path("../runs/x"))
+    assert config.run.directory == str(tmp_path / "runs" / "x")
+    assert config.policy_path == str(tmp_path / "policy")
+    assert RunConfig.load(Path("my.toml"), directory=Path()).run.directory == str(work)
+    assert RunConfig.load(Path("my.toml"), directory=Path("runs/x")).run.directory == "runs/x"

@@ -44,16 +44,18 @@ def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
         begin(tmp_path / "a")
 
 
-def test_fresh_keeps_the_last_run_and_drops_the_one_before(tmp_path: Path) -> None:
+def test_fresh_keeps_every_earlier_run(tmp_path: Path) -> None:
     path = tmp_path / "a"
-    for name in ("first", "second"):
+    for name in ("first", "second", "third"):
         run = begin(path, Start.FRESH)
         (path / name).touch()
         run.release()
-    begin(path, Start.FRESH)
+    last = begin(path, Start.FRESH)
     assert sorted(entry.name for entry in path.iterdir()) == [".lock", "run.json"]
-    assert (tmp_path / "a.previous" / "second").exists()
-    assert not (tmp_path / "a.previous" / "first").exists()
+    assert (tmp_path / "a.previous" / "first").exists()
+    assert (tmp_path / "a.previous-2" / "second").exists()
+    assert (tmp_path / "a.previous-3" / "third").exists()
+    assert last.aside == tmp_path / "a.previous-3"
 
 
 @pytest.mark.parametrize("start", list(Start))
@@ -71,10 +73,10 @@ def test_somebody_elses_directory_in_the_place_of_the_previous_run_is_left_alone
     aside = tmp_path / "a.previous"
     aside.mkdir()
     (aside / "thesis.tex").write_text("precious")
-    with pytest.raises(ConfigError, match="is in the way"):
-        begin(tmp_path / "a", Start.FRESH)
-    assert (aside / "thesis.tex").exists()
-    begin(tmp_path / "a", Start.RESUME)  # the run is still there, and its lock free
+    (tmp_path / "a.previous-2").symlink_to("nowhere")
+    assert begin(tmp_path / "a", Start.FRESH).aside == tmp_path / "a.previous-3"
+    assert [entry.name for entry in aside.iterdir()] == ["thesis.tex"]
+    assert (tmp_path / "a.previous-2").is_symlink()
 
 
 @pytest.mark.parametrize("start", [Start.RESUME, Start.FRESH])

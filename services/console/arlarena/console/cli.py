@@ -60,7 +60,8 @@ def up(
     run_dir: Annotated[Path | None, typer.Option(help="The run's directory; default runs/<name>.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that directory.")] = False,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Begin anew; the old run is kept aside as <directory>.previous.")
+        bool,
+        typer.Option("--fresh", help="Begin anew; the old run is kept as <directory>.previous, .previous-2, …"),
     ] = False,
     overrides: Annotated[
         list[str] | None,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from arlarena.console.failures import Stopped
 from arlarena.console.invocation import command_line
@@ -29,7 +30,7 @@ from arlarena.console.stage import Stage
 from arlarena.console.summary import kinds_table, table
 from arlarena.console.supervisor import Supervisor
 from arlarena.proto.config import ConfigError, read_with_secrets
-from arlarena.proto.wording import counted
+from arlarena.proto.wording import counted, printable
 
 TICK_S = 0.25
 # Files are for their owner alone: a run holds secrets, prompts and weights.
@@ -193,6 +194,8 @@ async def _run(request: Request, console: Console) -> tuple[RunDirectory, dict[s
             if not signals.received:
                 raise
             raise Stopped(signals.received[0], "nothing was started") from None
+        if run.aside is not None:
+            console.print(Text(printable(f"The earlier run is kept in {run.aside}")), soft_wrap=True)
         try:
             return run, await launch(config, run, console, signals)
         finally:

@@ -35,4 +35,9 @@ def _replace(table: Any, parts: Sequence[str], folder: Path) -> None:
         if len(parts) > 1:
             _replace(value, parts[1:], folder)
         elif isinstance(value, str) and value and (folder / value).exists():
-            table[name] = str((folder / value).absolute())
+            table[name] = str(without_dots(folder / value).absolute())
+
+
+def without_dots(path: Path) -> Path:
+    """`path` without `.` and `..`. A path that has none of them is returned as it is, symbolic links included."""
+    return path.resolve() if ".." in path.parts or not path.name else path

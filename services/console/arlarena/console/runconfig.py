@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import tomli_w
 
-from arlarena.console.paths import make_absolute
+from arlarena.console.paths import make_absolute, without_dots
 from arlarena.console.settings import (
     BrokerSettings,
     ConsoleSettings,
@@ -109,7 +109,7 @@ class RunConfig:
         chosen = seed if seed is not None else seed_from_environment()
         run |= {} if chosen is None else {"seed": chosen}
         config = cls(source, tables)
-        run["directory"] = str(directory if directory is not None else config.run.path)
+        run["directory"] = str(without_dots(directory if directory is not None else config.run.path))
         return config
 
     def _table(self, name: str) -> dict[str, Any]:

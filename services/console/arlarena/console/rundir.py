@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import secrets
-import shutil
 import subprocess
 from datetime import UTC, datetime
 from enum import Enum
@@ -80,6 +80,7 @@ class RunDirectory:
         self.broker, self.checkpoints = path / "broker", path / "checkpoints"
         self.training = path / "training.json"
         self.state: RunState
+        self.aside: Path | None = None  # where `open` put the run that was here before
         self._lock: int | None = None
 
     def log(self, service: str) -> Path:
@@ -153,15 +154,12 @@ class RunDirectory:
         self.save()
 
     def _move_aside(self) -> None:
-        """Rename the old run to `<name>.previous`; an older one under that name is removed if it is a run of ours."""
+        """Rename the old run to `<name>.previous`, or to `<name>.previous-2`, … where that is taken."""
         self._acquire()
-        aside = self.path.with_name(self.path.name + ".previous")
-        if aside.exists():
-            if RunDirectory(aside).read_state() is None:
-                self.release()
-                raise ConfigError(f"{aside} is in the way and holds no run of ARLArena: move it")
-            shutil.rmtree(aside)
+        names = (self.path.name + ".previous" + (f"-{number}" if number > 1 else "") for number in itertools.count(1))
+        aside = next(path for path in map(self.path.with_name, names) if not os.path.lexists(path))
         self.path.rename(aside)
+        self.aside = aside
         self.release()
 
     def _acquire(self) -> None:
