@@ -187,7 +187,12 @@ class EnvironmentClient:
         Raises:
             TypeError, ValueError: an argument that cannot be used; the message names it.
         """
-        self.transport = Transport(url, Timeouts(request_s=REQUEST_S) if timeouts is None else timeouts, token)
+        self.transport = Transport(
+            url,
+            Timeouts(request_s=REQUEST_S) if timeouts is None else timeouts,
+            token,
+            service="environment server",
+        )
         self.retries = number_of("retries", retries)
         self._batcher: Batcher[BatchItem, State | ServiceError | None] = Batcher(
             self._send_batch,

@@ -196,7 +196,7 @@ class PolicyClient:
         Raises:
             TypeError, ValueError: an argument that cannot be used; the message names it.
         """
-        self.transport = Transport(url, Timeouts() if timeouts is None else timeouts, token)
+        self.transport = Transport(url, Timeouts() if timeouts is None else timeouts, token, service="policy server")
         self.retries = number_of("retries", retries)
         self._length_name = "max_tokens"
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import aiohttp
+import msgspec
 
 from arlarena.client.arguments import number_of, seconds_of, text_of
 from arlarena.client.bounded import IDENTITY, AnswerRefused, read_bounded
@@ -22,6 +23,8 @@ JSON_HEADERS = {"content-type": "application/json", **IDENTITY}
 MAX_ANSWER_BYTES = 64 << 20
 # An answer quoted in an error message is cut here: enough to recognise it, short enough for one log line.
 QUOTE_CHARS = 300
+
+Service = Literal["environment server", "policy server"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +46,57 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Status and body of an answer below 500."""
+    """Status and body of an answer below 500. `service`: what should have answered at `url`, if that is known."""
 
     status: int
     body: bytes
     what: str
+    url: str = ""
+    service: Service | None = None
 
     def refusal(self) -> Refused:
-        """This answer as an error."""
+        """This answer as an error, which says so where another kind of service gave it."""
+        found = service_of(self.body)
+        if self.service is not None and found not in (None, self.service):
+            names = {"environment server": "an environment server", "policy server": "a policy server"}
+            return Refused(
+                f"{self.url} is {names[found]}, not {names[self.service]}: {self.what} was refused with {self.status}",
+                self.status,
+            )
         return Refused(f"{self.what} was refused with {self.status}: {quote(self.body)}", self.status)
 
     def malformed(self, why: object) -> ProtocolError:
         """This answer as a breach of contract."""
         return ProtocolError(f"{self.what} gave an answer that cannot be used ({why}): {quote(self.body)}")
+
+
+class _OfEnvironments(msgspec.Struct):
+    code: str
+    message: str
+    blame: str
+
+
+class _OpenAiError(msgspec.Struct):
+    message: str
+    type: str
+
+
+class _OfPolicies(msgspec.Struct):
+    error: _OpenAiError
+
+
+_FORMS: dict[Service, type] = {"environment server": _OfEnvironments, "policy server": _OfPolicies}
+
+
+def service_of(error: bytes) -> Service | None:
+    """Which kind of service writes errors in the form of this one; None for another form."""
+    for service, form in _FORMS.items():
+        try:
+            msgspec.json.decode(error, type=form)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            continue
+        return service
+    return None
 
 
 def quote(body: bytes) -> str:
@@ -76,9 +117,15 @@ class Transport:
     """Requests to one base URL. Opens its pool on first use; close it with `close` or `async with`."""
 
     def __init__(
-        self, url: str, timeouts: Timeouts, token: str | None = None, max_answer_bytes: int = MAX_ANSWER_BYTES
+        self,
+        url: str,
+        timeouts: Timeouts,
+        token: str | None = None,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
+        service: Service | None = None,
     ) -> None:
         """`url`: see `service_url`. `token` is sent as a bearer token. `max_answer_bytes`: of one answer's body.
+        `service`: what should be there, for the error where it is another.
 
         Raises:
             TypeError, ValueError: an argument of another type, or a URL that is no service's address.
@@ -89,6 +136,7 @@ class Transport:
             text_of("token", token)
         self.url = service_url(url)
         self.timeouts = timeouts
+        self.service: Service | None = service
         self.max_answer_bytes = number_of("max_answer_bytes", max_answer_bytes, least=1)
         self._headers = JSON_HEADERS | ({"authorization": f"Bearer {token}"} if token else {})
         self._session: aiohttp.ClientSession | None = None
@@ -141,9 +189,8 @@ class Transport:
             async with pool.request(
                 method, self.url + path, data=body, headers=sent, timeout=timeout, allow_redirects=False
             ) as reply:
-                answer = Answer(
-                    reply.status, await read_bounded(reply, max_answer_bytes or self.max_answer_bytes), what
-                )
+                received = await read_bounded(reply, max_answer_bytes or self.max_answer_bytes)
+                answer = Answer(reply.status, received, what, self.url, self.service)
                 waits = reply.headers
         except TimeoutError as error:
             raise Unavailable(f"{what}: no answer within {limit:g} s") from error

@@ -52,15 +52,17 @@ from arlarena.rollout.policies import ChatPolicy, EnginePolicy, ExpertPolicy
 from arlarena.rollout.runner import InfraFailure, Runner
 from arlarena.rollout.settings import (
     Addresses,
+    EnvironmentPlayed,
     EvaluationSettings,
     RolloutSettings,
     load_addresses,
+    load_environment,
     load_evaluation,
     load_rollout,
     load_seed,
     tokenizer_source,
 )
-from arlarena.rollout.splits import check_evaluation, drawn_indices, find_split
+from arlarena.rollout.splits import check_evaluation, drawn_indices, find_split, played_here
 from arlarena.rollout.tokens import TokenizerError, Tokens
 from arlarena.rollout.worker import Worker
 
@@ -79,6 +81,7 @@ class Setup:
     settings: RolloutSettings
     addresses: Addresses
     tokens: Tokens
+    environment: EnvironmentPlayed
     log: Logger
 
 
@@ -94,7 +97,8 @@ def _setup(args: argparse.Namespace) -> Setup:
     addresses = load_addresses(
         {name: getattr(args, name, None) for name in ("environment_url", "inference_url", "redis_url")}
     )
-    return Setup(settings, addresses, _tokens(tokenizer_source(args.config, args.tokenizer)), get_logger("rollout"))
+    tokens = _tokens(tokenizer_source(args.config, args.tokenizer))
+    return Setup(settings, addresses, tokens, load_environment(args.config), get_logger("rollout"))
 
 
 def _environments(setup: Setup) -> EnvironmentClient:
@@ -163,8 +167,8 @@ async def _worker(setup: Setup, run: str, name: str) -> int:
         runner = Runner(await stack.enter_async_context(_environments(setup)), inference, s, setup.log)
         if not await _ready_or_stopped(runner, stop):
             return 0
+        stop_texts = (await played_here(runner.environments, setup.environment, setup.log)).stop
         context = (await inference.model()).max_tokens
-        stop_texts = (await runner.environments.info()).stop
         policy_for = partial(_engine_policy, inference, setup.tokens, context, stop_texts)
         await Worker(name, streams, runner, policy_for, s, setup.log).run(stop)
     return 0
@@ -207,7 +211,7 @@ async def _evaluate(setup: Setup, panel: EvaluationSettings, out: Path, episodes
     async with _environments(setup) as environments, _inference(setup) as inference:
         runner = Runner(environments, inference, setup.settings, setup.log)
         await runner.wait_ready()
-        info = await environments.info()
+        info = await played_here(environments, setup.environment, setup.log)
         check_evaluation(info, panel)
         environment, context = info.name, (await inference.model()).max_tokens
         policy = EnginePolicy(inference, setup.tokens, panel_sampling(panel), context, info.stop)
@@ -232,7 +236,7 @@ async def _demonstrate(setup: Setup, args: argparse.Namespace, seed: int) -> int
     async with _environments(setup) as environments:
         runner = Runner(environments, None, setup.settings, setup.log)
         await runner.wait_ready()
-        info = await environments.info()
+        info = await played_here(environments, setup.environment, setup.log)
         split = find_split(info, args.split, "--split")
         indices = drawn_indices(split, args.first, args.count, seed)
         if len(indices) < args.count:

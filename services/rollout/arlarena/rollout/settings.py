@@ -100,6 +100,15 @@ class RunSeed(BaseModel):
     seed: int = Field(0, description="the run's seed; ARLARENA_SEED wins over it")
 
 
+class EnvironmentPlayed(BaseModel):
+    """The part of table [environment] that rollouts read; the environment server checks the rest of it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    name: str | None = Field(None, description="which environment; ARLARENA_ENVIRONMENT_NAME wins over it")
+    options: dict[str, Any] = Field(default_factory=dict, description="the environment's own options")
+
+
 class PolicyTokenizer(BaseModel):
     """The part of table [policy] that rollouts read; the trainer checks the rest of it."""
 
@@ -157,6 +166,12 @@ def load_seed(path: Path | None, flag: int | None = None) -> int:
     ).seed
 
 
+def load_environment(path: Path | None) -> EnvironmentPlayed:
+    """Name and options of table [environment], with ARLARENA_ENVIRONMENT_NAME on top. Raises ConfigError."""
+    name = os.environ.get("ARLARENA_ENVIRONMENT_NAME") or None
+    return load_table(path, "environment", EnvironmentPlayed, {"name": name})
+
+
 def tokenizer_source(path: Path | None, flag: str | None) -> str:
     """Directory or hub name of the tokenizer: the flag, else `tokenizer` of table [policy], else its `path`.
 
@@ -179,6 +194,7 @@ def main() -> int:
     path = Path(sys.argv[1])
     load_rollout(path)
     load_evaluation(path)
+    load_environment(path)
     load_table(path, "policy", PolicyTokenizer)
     print("ok")
     return 0

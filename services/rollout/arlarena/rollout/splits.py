@@ -1,14 +1,48 @@
-"""Which tasks of the environment's splits a command plays; checked before anything is played."""
+"""Which environment and which tasks of its splits a command plays; checked before anything is played."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from arlarena.client.environments import EnvironmentClient
 from arlarena.proto.config import ConfigError, nearest
 from arlarena.proto.env import Info, Split
 from arlarena.proto.task_order import TaskOrder
+from arlarena.proto.telemetry import Logger
 from arlarena.proto.wording import counted
-from arlarena.rollout.settings import EvaluationSettings
+from arlarena.rollout.settings import EnvironmentPlayed, EvaluationSettings
+
+
+async def played_here(environments: EnvironmentClient, wanted: EnvironmentPlayed, log: Logger) -> Info:
+    """What the server plays, which has to be the environment that the configuration names. Where options are others
+    than the configured ones, a warning says which.
+
+    Raises:
+        ConfigError: it plays another environment.
+        ServiceError: see `EnvironmentClient.info`.
+    """
+    info, url = await environments.info(), environments.url
+    if wanted.name not in (None, info.name):
+        raise ConfigError(
+            f"[environment] name = {wanted.name!r}, but the server at {url} plays {info.name}; give --environment-url"
+        )
+    if options := other_options(info, wanted):
+        log.warning("other_environment_options", url=url, options=options)
+    return info
+
+
+def other_options(info: Info, wanted: EnvironmentPlayed) -> dict[str, dict[str, Any]]:
+    """Options of the configuration that the server has at another value: what is configured and what is played.
+
+    Only plain values that the server shows are compared: it may write others in a form of its own.
+    """
+    plain = (bool, int, float, str)
+    return {
+        name: {"configured": value, "played": info.options[name]}
+        for name, value in wanted.options.items()
+        if isinstance(value, plain) and isinstance(info.options.get(name), plain) and value != info.options[name]
+    }
 
 
 def find_split(info: Info, name: str, setting: str) -> Split:

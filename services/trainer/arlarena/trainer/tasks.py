@@ -59,7 +59,9 @@ async def split_size(
         return None
     info = await _info(url, settings.service_wait_s, log, guard)
     if info.name != environment:
-        raise ConfigError(f"the environment server at {url} plays {info.name!r}, and the run {environment!r}")
+        raise ConfigError(
+            f"[environment] name = {environment!r}, but the server at {url} plays {info.name}; give --environment-url"
+        )
     sizes = {split.name: split.size for split in info.splits}
     if settings.task_split not in sizes:
         known = ", ".join(sizes) or "none"
