@@ -14,7 +14,7 @@ from arlarena.trainer.learner import Learner
 from arlarena.trainer.model import load_policy
 from arlarena.trainer.objectives import recipe
 from arlarena.trainer.objectives.cells import CELLS
-from arlarena.trainer.replay import Refusal, load_groups, replay
+from arlarena.trainer.replay import Refusal, load_groups, replay, table
 from arlarena.trainer.scoring import Freshness, rows_of, score
 from arlarena.trainer.settings import TrainerSettings
 
@@ -38,7 +38,8 @@ def test_the_figures_are_those_of_a_step(recorded, tiny_directory):
     done = run(path, "--model", tiny_directory, "--recipe", "sampo", "--recipe", "grpo", "--json")
     assert done.returncode == 0, done.stderr
     sampo, grpo = json.loads(done.stdout)
-    assert (sampo["groups"], sampo["groups_kept"], grpo["groups_kept"]) == (2, 1, 2)  # no success: filtered
+    assert (sampo["groups"], sampo["groups_kept"], grpo["groups_kept"]) == (2, 1, 2)
+    assert (sampo["groups_backfilled"], sampo["groups_filtered"]) == (1, 0)  # no success: back-fill
     learner = Learner(load_policy(tiny_directory), None, recipe("grpo"), TrainerSettings())
     scored = score(recipe("grpo"), groups, Freshness(0, 0, {"now": 0}), invalid_penalty=0.1, max_response_tokens=512)
     before = copy.deepcopy(learner.weights())
@@ -75,6 +76,49 @@ def test_mistakes_are_told_in_one_line(recorded, tiny_directory, arguments, says
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_batch_is_filled_up_as_a_run_fills_it(recorded, tiny_directory):
+    _, groups = recorded
+    method = recipe("sampo", anchor="observation")
+    filled = replay(groups, str(tiny_directory), method, TrainerSettings()).figures
+    counts = [filled[name] for name in ("groups_kept", "groups_backfilled", "groups_filtered", "rows")]
+    assert counts == [1, 1, 0, 12]  # 2 groups of 3 members of 2 turns
+    uniform = replay([groups[1]], str(tiny_directory), method, TrainerSettings()).figures
+    assert (uniform["groups_kept"], uniform["groups_backfilled"], uniform["rows"]) == (0, 1, 6)
+    learner = Learner(load_policy(tiny_directory), None, method, TrainerSettings())
+    scored = score(method, groups, Freshness(0, 0, {"now": 0}), invalid_penalty=0.1, max_response_tokens=512)
+    assert filled["loss"] == pytest.approx(learner.update([rows_of(scored, "now")], rate=0.0)["loss"], rel=1e-6)
+
+
+def test_groups_that_a_method_leaves_out_are_counted(recorded, tiny_directory):
+    _, groups = recorded
+    found = replay(groups, str(tiny_directory), recipe("sampo", backfill=False), TrainerSettings())
+    figures = found.figures
+    counts = [figures[name] for name in ("groups_kept", "groups_backfilled", "groups_filtered", "rows")]
+    assert counts == [1, 0, 1, 6]
+    shown = {line.split()[0]: line.split()[1:] for line in table([found]).splitlines()[1:]}
+    assert shown["groups_filtered"] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("version", "player"),
+    [
+        (PolicyVersion("expert", 0, "-"), "the environment's expert"),
+        (PolicyVersion("chat", 0, "gpt-x"), "the model 'gpt-x'"),
+    ],
+)
+def test_demonstrations_are_refused(recorded, make_group, tiny_directory, tmp_path, version, player):
+    reason = f"no policy sampled it: it is a demonstration by {player}"
+    shown = [make_group(f"demonstration-{number}", [True], version) for number in range(2)]
+    _, groups = recorded
+    found = replay([*shown, *groups], str(tiny_directory), recipe("grpo"), TrainerSettings())
+    assert found.refused == tuple(Refusal(group.id, reason) for group in shown)
+    path = tmp_path / "validation.msgpack"
+    write_groups(path, shown)
+    done = run(path, "--model", tiny_directory, "--recipe", "grpo")
+    assert done.returncode == 2
+    assert f"none of 2 groups can be learnt from; demonstration-0: {reason}" in done.stderr
 
 
 # ---- groups that are left out --------------------------------------------------------------------------------------

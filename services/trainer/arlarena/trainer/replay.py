@@ -1,8 +1,10 @@
 """What any method would make of recorded groups, offline: `arlarena replay GROUPS --model DIR --recipe sampo`.
 
-One step's forward and backward without an optimiser step, over all groups that the method's filter keeps. The figures
-are those that a run would have written to metrics.jsonl, so a method can be judged on the very data that another one
-collected. Groups that a run would have refused, and records that cannot be read, are reported and left out.
+One step's forward and backward without an optimiser step, over the batch that a run would make of the groups: those
+that the method's filter keeps, and the others as back-fill where the method fills up. The figures are those that a run
+would have written to metrics.jsonl, so a method can be judged on the very data that another one collected. Groups that
+a run would have refused, demonstrations, which no policy sampled, and records that cannot be read are reported and left
+out.
 """
 
 from __future__ import annotations
@@ -21,12 +23,13 @@ from arlarena.trainer.learner import Learner
 from arlarena.trainer.model import load_policy
 from arlarena.trainer.objectives import Recipe
 from arlarena.trainer.objectives.cells import CELLS
-from arlarena.trainer.objectives.filtering import FILTERS
+from arlarena.trainer.objectives.filtering import Selection
 from arlarena.trainer.scoring import Freshness, NotFinite, ScoredGroup, returns, rows_of, score, successes
 from arlarena.trainer.settings import TrainerSettings
 
 SHOWN = (
-    "groups", "groups_refused", "groups_kept", "void_share", "rows", "updates_skipped", "loss", "policy_loss",
+    "groups", "groups_refused", "groups_kept", "groups_backfilled", "groups_filtered", "void_share", "rows",
+    "updates_skipped", "loss", "policy_loss",
     "grad_norm", "ratio_mean", "ratio_min", "ratio_max", "outside", "clip_negative_low", "clip_positive_high",
     "rows_masked", "off_policy_kl", "reference_kl", "entropy", "mismatch_k3",
 )  # fmt: skip
@@ -103,17 +106,22 @@ def replay(groups: Sequence[Group | Refusal], model: str, recipe: Recipe, settin
     if not admitted:
         first = f"; {refused[0].group}: {refused[0].reason}" if refused else ""
         raise ConfigError(f"{recipe.name}: none of {counted(len(groups), 'group')} can be learnt from{first}")
-    useful = [group for group in admitted if FILTERS[recipe.filter](returns(group), successes(group))]
+    # As if the tries were used up: the file has all groups that there are.
+    selection: Selection[Group] = Selection(recipe.filter, len(admitted), max_tries=1, backfill=recipe.backfill)
+    for group in admitted:
+        selection.offer(group, returns(group), successes(group))
+    selected = selection.close()
     digests = {span.version.digest for g in admitted for t in g.trajectories for turn in t.turns for span in turn.spans}
     try:
-        scored = _scored(useful, Freshness(0, 0, dict.fromkeys(digests, 0)), learner)
+        scored = _scored(selected.batch, Freshness(0, 0, dict.fromkeys(digests, 0)), learner)
     except NotFinite as error:
         raise ConfigError(f"{recipe.name} with policy {model}: {error}") from error
     current = next(iter(digests)) if len(digests) == 1 else ""
     rows = rows_of(scored, current, settings.advantage_scale, growing=settings.rows == "episodes")
-    counts = {"groups": len(groups), "groups_refused": len(refused), "groups_kept": len(useful), "rows": len(rows)}
+    counts = {"groups": len(groups), "groups_refused": len(refused), "groups_kept": selected.kept}
+    counts |= {"groups_backfilled": selected.backfilled, "groups_filtered": len(selected.filtered), "rows": len(rows)}
     figures = {name: float(count) for name, count in counts.items()}
-    figures["void_share"] = episode_figures(useful)["void_share"]
+    figures["void_share"] = episode_figures(selected.batch)["void_share"]
     # A rate of 0 moves no weight, neither by the gradient nor by the decay.
     figures |= learner.update([rows] if rows else [], rate=0.0)
     return Replayed(recipe.name, figures, tuple(refused))
@@ -124,11 +132,19 @@ def _admit(groups: Sequence[Group | Refusal], recipe: Recipe, vocabulary: int) -
     for group in groups:
         if isinstance(group, Refusal):
             refused.append(group)
+        elif player := _demonstrator(group):
+            refused.append(Refusal(group.id, f"no policy sampled it: it is a demonstration by {player}"))
         elif reason := refusal(group, vocabulary=vocabulary, recipe=recipe):
             refused.append(Refusal(group.id, reason))
         else:
             admitted.append(group)
     return admitted, refused
+
+
+def _demonstrator(group: Group) -> str:
+    """Who played a demonstration, see `arlarena.rollout.policies`; "" for a group that a policy sampled."""
+    version = group.oldest
+    return {"expert": "the environment's expert", "chat": f"the model {version.digest!r}"}.get(version.incarnation, "")
 
 
 def _scored(groups: Sequence[Group], freshness: Freshness, learner: Learner) -> list[ScoredGroup]:
