@@ -58,6 +58,42 @@ async def test_a_policy_without_weights_is_refused_before_anything_is_loaded(com
     assert not (tmp_path / "run").exists()
 
 
+async def clone(folder, model, out, demonstrations=None):
+    here = folder / "here.jsonl"
+    here.write_text("")
+    files = ("--demonstrations", demonstrations or here, "--validation", here)
+    run = ("--config", config(folder), "--run-dir", folder / "run")
+    return await trainer("clone", "--model", model, *run, "--out", out, *files)
+
+
+async def test_clone_refuses_a_folder_that_it_did_not_write(tmp_path, tiny_directory):
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "thesis.tex").write_text("precious")
+    await assert_refused(clone(tmp_path, tiny_directory, tmp_path / "papers"), "--out", "thesis.tex")
+    assert (tmp_path / "papers" / "thesis.tex").read_text() == "precious"
+    assert not (tmp_path / "run").exists()
+
+
+async def test_clone_does_not_write_over_its_own_model(tmp_path, tiny_directory):
+    model = shutil.copytree(tiny_directory, tmp_path / "model")
+    await assert_refused(clone(tmp_path, model, model), f"--out {model} overlaps --model {model}")
+    assert (model / "tokenizer.json").exists()
+
+
+async def test_tiny_refuses_a_folder_that_it_did_not_write(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    await assert_refused(trainer("tiny", "--out", tmp_path), "--out", "thesis.tex")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+async def test_a_missing_file_of_demonstrations_is_named_once(tmp_path, tiny_directory):
+    said = await assert_refused(
+        clone(tmp_path, tiny_directory, tmp_path / "out", tmp_path / "absent.jsonl"),
+        f"error: demonstrations {tmp_path / 'absent.jsonl'} cannot be read: no such file or directory\n",
+    )
+    assert said.count("absent") == 1
+
+
 async def test_a_hub_name_that_is_not_cached_is_refused(tmp_path):
     await assert_refused(train(tmp_path, "nobody/nothing"), "--model", "'nobody/nothing'", "HF_HUB_OFFLINE")
 

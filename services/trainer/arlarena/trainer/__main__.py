@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import json
 import os
-import shutil
 import signal
 import sys
 import tomllib
@@ -19,8 +18,10 @@ from arlarena.proto.config import ConfigError, exit_on_config_error, load_table,
 from arlarena.proto.program import program
 from arlarena.proto.telemetry import Logger, get_logger
 from arlarena.proto.wording import printable
+from arlarena.trainer.output import check_output, whole_folder
 from arlarena.trainer.preflight import (
     check_length,
+    check_readable,
     check_transport,
     check_writable,
     context_of,
@@ -117,6 +118,8 @@ def _seed(given: int | None, config: Path | None) -> int:
 def make_tiny(args: argparse.Namespace, log: Logger) -> int:
     """Subcommand `tiny`."""
     shape = load_table(args.config, "policy", PolicySettings).tiny
+    check_output(args.out)
+    check_writable(args.out.parent)
     from arlarena.trainer.tiny import create_tiny_policy
 
     parameters = create_tiny_policy(args.out, shape, _seed(args.seed, args.config))
@@ -128,6 +131,12 @@ def run_clone(args: argparse.Namespace, log: Logger) -> int:
     """Subcommand `clone`."""
     settings = load_table(args.config, "clone", CloneSettings)
     seed, source = _seed(args.seed, args.config), policy_directory(args.model, "--model")
+    inputs = {"--demonstrations": args.demonstrations, "--validation": args.validation}
+    for path in inputs.values():
+        check_readable(path)
+    check_output(
+        args.out, apart={"--model": source}, outside=inputs | {"--run-dir": args.run_dir, "--config": args.config}
+    )
     for folder in (args.run_dir, args.out.parent):
         check_writable(folder)
     import torch
@@ -149,10 +158,9 @@ def run_clone(args: argparse.Namespace, log: Logger) -> int:
         result = clone(model, train, validation, settings, seed=seed, progress=progress, log=log)
     except CloneError as error:  # the same seed takes the same steps
         return _failed(log, error, EXIT_PERMANENT)
-    shutil.rmtree(args.out, ignore_errors=True)
-    args.out.mkdir(parents=True)
-    model.save_pretrained(args.out)
-    copy_tokenizer(source, args.out)
+    with whole_folder(args.out, {"kind": "clone", "model": args.model, "seed": seed}) as folder:
+        model.save_pretrained(folder)
+        copy_tokenizer(source, folder)
     (args.run_dir / "clone.json").write_text(json.dumps(result.as_dict(), indent=1) + "\n")
     log.info("cloned", directory=str(args.out), **result.as_dict())
     return 0

@@ -29,7 +29,7 @@ from arlarena.trainer.ranks import Ranks
 from arlarena.trainer.settings import TrainerSettings, admin_token, chosen_recipe
 from arlarena.trainer.tasks import draw_order, split_size
 from arlarena.trainer.transports import Collective, Http, SharedDirectory, Transport
-from arlarena.trainer.versions import VersionStore
+from arlarena.trainer.versions import VersionStore, versions_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +98,14 @@ def _restored(plan: Plan, learner: Learner, log: Logger) -> tuple[Checkpoints, T
     """The run's checkpoints, and the state of the newest one if the run is resumed; all ranks call it together.
 
     Raises:
-        CheckpointError: the run has checkpoints and is not resumed, or none of them can be used.
+        CheckpointError: the run has checkpoints and is not resumed, or none of them can be used, or only its weights
+            are left, which a run from the beginning would delete.
     """
     checkpoints = Checkpoints(plan.run_dir / "checkpoints", plan.settings.keep_checkpoints)
+    if not checkpoints.committed() and (later := versions_after(plan.run_dir / "weights", 0)):
+        raise CheckpointError(
+            f"{plan.run_dir} holds weights of a run ({later[-1].name}) and no checkpoint: give another --run-dir"
+        )
     if plan.resume:
         return checkpoints, checkpoints.load_latest(learner.restore, log)
     if checkpoints.committed():

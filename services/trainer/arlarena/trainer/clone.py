@@ -27,6 +27,7 @@ from arlarena.proto.wording import counted
 from arlarena.trainer.conversations import SUFFIXES, conversation_rows, read_conversations
 from arlarena.trainer.optim import adamw, rate_share, set_rate
 from arlarena.trainer.packing import Row, micro_batches
+from arlarena.trainer.preflight import check_readable
 from arlarena.trainer.progress import Progress
 from arlarena.trainer.scorer import Scorer
 from arlarena.trainer.settings import CloneSettings
@@ -64,10 +65,12 @@ def load_demonstrations(path: Path, min_score: float) -> list[Group]:
     Raises:
         ConfigError: the file is missing, is none of ours, or holds no such episode.
     """
+    check_readable(path)
     try:
         groups = read_groups(path)
-    except (OSError, SchemaError) as error:
-        raise ConfigError(f"demonstrations {path}: {error}") from error
+    except SchemaError as error:
+        said = str(error) if str(path) in str(error) else f"{path}: {error}"
+        raise ConfigError(f"demonstrations {said}") from error
     kept = []
     for group in groups:
         good = tuple(each for each in group.trajectories if each.score > min_score and each.turns)

@@ -19,6 +19,7 @@ from arlarena.proto.config import ConfigError
 from arlarena.proto.textfile import TextFileError, read_text
 from arlarena.proto.wording import counted
 from arlarena.trainer.packing import Row
+from arlarena.trainer.preflight import check_readable
 
 SUFFIXES = (".jsonl", ".ndjson")
 
@@ -45,10 +46,11 @@ def read_conversations(path: Path, min_score: float) -> list[Conversation]:
     """
     decoder = msgspec.json.Decoder(Conversation)
     found = []
+    check_readable(path)
     try:
         lines = read_text(path).split("\n")
-    except (OSError, TextFileError) as error:
-        raise ConfigError(f"demonstrations {path}: {error}") from error
+    except TextFileError as error:  # it names the file
+        raise ConfigError(f"demonstrations {error}") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from arlarena.proto.config import ConfigError
 from arlarena.trainer.attention import prepare
@@ -20,6 +21,8 @@ def load_policy(path: str | Path) -> PreTrainedModel:
     Raises:
         ConfigError: there is no such model, or it is no causal language model.
     """
+    # Bars of loading and of saving would be among the lines of JSON.
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model = AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.float32)
     except (OSError, ValueError) as error:

@@ -218,3 +218,16 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise ConfigError(f"directory {folder} cannot be written: {error.strerror}; choose another") from error
+
+
+def check_readable(path: Path) -> None:
+    """See whether a file of demonstrations can be read.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise ConfigError(f"demonstrations {path} cannot be read: {(error.strerror or str(error)).lower()}") from error

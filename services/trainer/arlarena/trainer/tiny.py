@@ -8,7 +8,6 @@ after a weight update (docs/guide/inference.md).
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import string
@@ -18,7 +17,9 @@ from pathlib import Path
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
+from arlarena.trainer.output import whole_folder
 from arlarena.trainer.settings import TinyPolicy
 
 PAD, UNKNOWN, END, USER, ASSISTANT = "<|pad|>", "<|unk|>", "<|end|>", "<|user|>", "<|assistant|>"
@@ -112,14 +113,19 @@ def build_model(shape: TinyPolicy, vocab_size: int, pad_id: int, eos_id: int, se
 
 
 def create_tiny_policy(out: Path, shape: TinyPolicy, seed: int) -> int:
-    """Write the policy to `out` as a Hugging Face directory. Returns the number of parameters."""
+    """Write the policy to `out` as a Hugging Face directory. Returns the number of parameters.
+
+    Raises:
+        ConfigError: `out` holds other files.
+    """
+    # The bar of saving would be among the lines of JSON.
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     tokenizer = build_tokenizer(shape)
     model = build_model(shape, len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id, seed)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    out.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    (out / "arlarena.json").write_text(json.dumps({"kind": "tiny", "seed": seed, "parameters": parameters}) + "\n")
+    with whole_folder(out, {"kind": "tiny", "seed": seed, "parameters": parameters}) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     return parameters

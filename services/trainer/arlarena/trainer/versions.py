@@ -95,15 +95,14 @@ class VersionStore:
 
     def forget_old(self) -> None:
         """Remove all but the newest versions."""
-        for path in self._directories()[: -self._keep]:
+        for path in versions_after(self.root, -1)[: -self._keep]:
             (path / COMMITTED_FILE).unlink(missing_ok=True)
             shutil.rmtree(path)
 
     def discard_after(self, step: int) -> None:
         """Remove versions newer than `step`: a resumed run never took those steps."""
-        for path in self._directories():
-            if int(path.name[1:7]) > step:
-                shutil.rmtree(path)
+        for path in versions_after(self.root, step):
+            shutil.rmtree(path)
 
     def _files(
         self, model: PreTrainedModel, weights: Mapping[str, Tensor], target: Path
@@ -126,8 +125,11 @@ class VersionStore:
         self._template = _Template.of(target, weights)
         return {}
 
-    def _directories(self) -> list[Path]:
-        return sorted(path for path in self.root.glob("v??????-*") if path.is_dir() and path.name[1:7].isdigit())
+
+def versions_after(root: Path, step: int) -> list[Path]:
+    """The version directories in `root` of steps after `step`, oldest first."""
+    found = [path for path in root.glob("v??????-*") if path.is_dir() and path.name[1:7].isdigit()]
+    return sorted(path for path in found if int(path.name[1:7]) > step)
 
 
 @dataclass(slots=True)

@@ -1,0 +1,51 @@
+"""`arlarena clone` as a process: what it writes, and what it prints."""
+
+import asyncio
+import json
+import sys
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from arlarena.proto.telemetry import get_logger
+from arlarena.trainer.assembly import Plan, _restored
+from arlarena.trainer.checkpoint import CheckpointError
+from arlarena.trainer.settings import TrainerSettings
+
+TALK = {"messages": [{"role": "user", "content": "up or down"}, {"role": "assistant", "content": "up"}]}
+
+
+async def test_it_writes_a_whole_policy_and_prints_lines_of_json_alone(tmp_path, tiny_directory):
+    (tmp_path / "talk.jsonl").write_text((json.dumps(TALK) + "\n") * 4)
+    (tmp_path / "run.toml").write_text("[clone]\nmax_epochs = 1\nbatch_rows = 2\n")
+    out, talk = tmp_path / "run" / "cloned", tmp_path / "talk.jsonl"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "arlarena.trainer", "clone", "--config", tmp_path / "run.toml", "--out", out),
+        *("--model", tiny_directory, "--demonstrations", talk, "--validation", talk, "--run-dir", tmp_path / "run"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    async with asyncio.timeout(60):
+        said, _ = await process.communicate()
+    assert process.returncode == 0, said.decode()
+    assert [json.loads(line)["event"] for line in said.splitlines()][-1] == "cloned"
+    assert b"weights:" not in said
+    assert b"\r" not in said
+    AutoModelForCausalLM.from_pretrained(out)
+    AutoTokenizer.from_pretrained(out)
+    record = json.loads((out / "arlarena.json").read_text())
+    assert record["kind"] == "clone"
+    assert {*record["files"], "arlarena.json"} == {file.name for file in out.iterdir()}
+    assert not [entry.name for entry in out.parent.iterdir() if entry.name.startswith(".")]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_training_does_not_delete_weights_whose_checkpoints_are_gone(tmp_path, resume):
+    weights = tmp_path / "weights" / "v000020-0123456789ab"
+    weights.mkdir(parents=True)
+    plan = Plan(TrainerSettings(), "", tmp_path, "run", "", (), "", None, 0, "a", resume)
+    with pytest.raises(CheckpointError, match=r"v000020-0123456789ab.*give another --run-dir"):
+        _restored(plan, None, get_logger("trainer"))
+    weights.rename(weights.with_name("v000000-0123456789ab"))  # a start that ended before its first checkpoint
+    if not resume:
+        assert _restored(plan, None, get_logger("trainer"))[1] is None
