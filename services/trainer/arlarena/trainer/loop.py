@@ -29,11 +29,12 @@ from arlarena.trainer.diagnostics import MetricsFile, episode_figures, not_finit
 from arlarena.trainer.ending import EndedBy, Ending, EndingFile
 from arlarena.trainer.ensemble import Lead
 from arlarena.trainer.learner import Learner, weight_not_finite
+from arlarena.trainer.objectives.filtering import mixed_return
 from arlarena.trainer.optim import rate_share
 from arlarena.trainer.probe import Probe
 from arlarena.trainer.progress import Progress
 from arlarena.trainer.publisher import Publisher, Pushed
-from arlarena.trainer.scoring import Freshness, NotFinite, ScoredGroup, minibatches, rows_of, score
+from arlarena.trainer.scoring import Freshness, NotFinite, ScoredGroup, minibatches, returns, rows_of, score
 from arlarena.trainer.settings import TrainerSettings
 from arlarena.trainer.versions import Version, VersionStore
 
@@ -64,6 +65,7 @@ class Trainer:
     guard: Callable[[], None]
     pushed: Pushed | None = None
     zero_gradients: int = 0  # steps in a row, since this process began
+    uniform_steps: int = 0  # as well: steps in whose groups all members had the same return
 
     async def train(self, *, resumed: bool) -> None:
         """Train until `steps` are taken, or a limit of time or experience is reached. What ends it early leaves a
@@ -286,6 +288,8 @@ class Trainer:
         if "grad_norm" in figures:
             self.zero_gradients = self.zero_gradients + 1 if figures["grad_norm"] == 0 else 0
             figures["zero_gradient_steps"] = float(self.zero_gradients)
+        differ = any(mixed_return(returns(group), None) for group in selected.batch)
+        self.uniform_steps = 0 if differ else self.uniform_steps + 1
         if self.pushed is not None:  # the push before this step: the one after it is still to come
             figures |= {"push_seconds": self.pushed.seconds, "push_bytes": self.pushed.sent}
             figures["probe_difference"] = self.pushed.difference
@@ -304,8 +308,8 @@ class Trainer:
             write_groups(folder / f"step-{step:06d}.msgpack", selected.batch)
 
     def sound_alarms(self, step: int, figures: dict[str, float]) -> None:
-        """Warn of figures that are not finite, of a sampler that differs from the trainer, and of a gradient that stays
-        exactly 0.
+        """Warn of figures that are not finite, of a sampler that differs from the trainer, of a gradient that stays
+        exactly 0, and of outcomes that never differ.
         """
         if odd := not_finite(figures):
             self.log.warning("not_finite", step=step, figures=odd)
@@ -320,10 +324,19 @@ class Trainer:
                 steps=self.zero_gradients,
                 reason=why_zero_gradient(figures, self.settings),
             )
+        elif alarm and self.uniform_steps and self.uniform_steps % alarm == 0:
+            self.log.warning("uniform_groups", step=step, steps=self.uniform_steps, reason=UNIFORM)
 
     def freshness(self, step: int | None = None) -> Freshness:
         """Which samples count as fresh at `step` (now)."""
         return Freshness(self.state.step if step is None else step, self.settings.staleness, self.state.versions)
+
+
+UNIFORM = (
+    "in no group did the returns of the members differ, so outcomes teach nothing; what still moves the policy is when "
+    "rewards came, penalties, KL or entropy: change the tasks, start from a better policy, raise group_size or "
+    "[trainer] temperature"
+)
 
 
 def why_zero_gradient(figures: Mapping[str, float], settings: TrainerSettings) -> str:

@@ -21,6 +21,9 @@ STD_EPSILON = 1e-6
 # Overlong shaping (DAPO as the paper runs it): the reward falls linearly to -0.1 over the last fifth of the allowance.
 OVERLONG_START = 0.8
 OVERLONG_PENALTY = 0.1
+# Values that differ by no more are equal: sums of the same rewards are rounded differently. Relative above 1, absolute
+# below.
+EQUAL = 1e-12
 
 STAT_UNITS = ("turn", "row", "trajectory")
 # Fields of `GroupRewards` that have one value a turn, beside the rewards.
@@ -166,7 +169,8 @@ def rloo(groups: Sequence[GroupRewards], credit: Credit) -> list[GroupAdvantages
     for group in groups:
         values, units = _group_values(group, credit)
         mean, n = _mean(units), len(units)
-        part = [[(value - mean) * n / (n - 1) if n > 1 else 0.0 for value in turns] for turns in values]
+        gain = 0.0 if _all_equal(units) else n / (n - 1)
+        part = [[(value - mean) * gain for value in turns] for turns in values]
         results.append(GroupAdvantages(total=part, episode=part))
     return results
 
@@ -327,7 +331,7 @@ def _keys(keys: Turns[str] | None, name: str, anchor: str) -> Turns[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """value -> (value - mean) · gain; the gain is 0 where there is only one value to compare with."""
+    """value -> (value - mean) · gain; the gain is 0 where no value differs from another one."""
 
     mean: float
     gain: float
@@ -338,7 +342,7 @@ class _Scale:
         if scale not in ("std", "none"):
             raise ValueError(f"unknown scale {scale!r}; one of std, none")
         mean = _mean(values)
-        if len(values) < 2:
+        if _all_equal(values):  # what is left of the mean's rounding would be divided by 1e-6
             return cls(mean, 0.0)
         if scale == "none":
             return cls(mean, 1.0)
@@ -370,6 +374,14 @@ def _centred(groups: list[GroupAdvantages]) -> list[GroupAdvantages]:
 
 def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if values else 0.0
+
+
+def _all_equal(values: Sequence[float]) -> bool:
+    """Whether no value differs from another by more than rounding."""
+    if len(values) < 2:
+        return True
+    low, high = min(values), max(values)
+    return high - low <= EQUAL * max(1.0, abs(low), abs(high))
 
 
 def _ratio(part: float, whole: float) -> float:
