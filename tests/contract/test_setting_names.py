@@ -33,7 +33,7 @@ TABLES = {
     "trainer": trainer.TrainerSettings,
 }
 # Words that follow a table's name and are no key.
-WORDS = {"says", "of", "is", "makes", "gives", "that", "records", "and", "are"}
+WORDS = {"says", "of", "is", "makes", "gives", "that", "records", "and", "are", "nothing"}
 # Names with an underscore that users meet and that are no setting: environments, files, methods, columns of metrics.
 OTHERS = {
     "tir_math",

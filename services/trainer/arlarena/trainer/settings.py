@@ -30,13 +30,13 @@ Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 class TinyPolicy(Table):
     """Shape of the tiny policy (table `[policy.tiny]`)."""
 
-    hidden: PositiveInt = 128
-    layers: PositiveInt = 4
-    heads: PositiveInt = 4
-    kv_heads: PositiveInt = 2
-    head_dim: PositiveInt = 32
-    ffn: PositiveInt = 512
-    max_positions: PositiveInt = 512
+    hidden: PositiveInt = Field(default=128, description="width of the layers")
+    layers: PositiveInt = Field(default=4, description="number of layers")
+    heads: PositiveInt = Field(default=4, description="attention heads")
+    kv_heads: PositiveInt = Field(default=2, description="heads of keys and values; heads is a multiple of it")
+    head_dim: PositiveInt = Field(default=32, description="width of a head; even")
+    ffn: PositiveInt = Field(default=512, description="width of the feed-forward part")
+    max_positions: PositiveInt = Field(default=512, description="longest prompt and response together, in tokens")
     room_width: int = Field(default=6, ge=3, description="width of the rooms whose borders are one token")
     words: tuple[str, ...] = Field(
         default=(), description="words that are one token each; none: Sokoban's grid and words"
@@ -55,9 +55,13 @@ class TinyPolicy(Table):
 class PolicySettings(Table):
     """Table `[policy]`: an existing Hugging Face directory or hub name, or the shape of a tiny policy to make."""
 
-    path: str | None = None
-    tokenizer: str | None = None
-    tiny: TinyPolicy = TinyPolicy()
+    path: str | None = Field(
+        None,
+        description="existing policy: a directory in Hugging Face's format, or OWNER/NAME of its Hub; default: a tiny "
+        "policy is made",
+    )
+    tokenizer: str | None = Field(None, description="directory or name to take the tokenizer from; default: path")
+    tiny: TinyPolicy = Field(TinyPolicy(), description="shape of the tiny policy")
 
     @model_validator(mode="after")
     def _one_policy(self) -> Self:
@@ -76,18 +80,18 @@ class CloneSettings(Table):
     validation_split: str = Field("validation", description="the environment's name of that split")
     slips: float = Field(0.0, ge=0, lt=1, description="share of turns at which the expert does anything instead")
     learn_slips: bool = Field(False, description="learn these too: an expert that is not perfect")
-    lr: PositiveFloat = 3e-3
-    weight_decay: NonNegativeFloat = 0.01
-    warmup_steps: NonNegativeInt = 20
+    lr: PositiveFloat = Field(3e-3, description="learning rate of AdamW")
+    weight_decay: NonNegativeFloat = Field(0.01, description="of AdamW")
+    warmup_steps: NonNegativeInt = Field(20, description="optimiser steps over which the rate rises to lr")
     final_lr_share: float = Field(
         0.05, ge=0, le=1, description="the rate falls linearly to this share of lr at the end"
     )
-    batch_rows: PositiveInt = 96
+    batch_rows: PositiveInt = Field(96, description="rows (turns) of one optimiser step")
     max_epochs: PositiveInt = Field(1, description="how often each demonstration is seen at most")
     patience: PositiveInt = Field(3, description="validations without improvement before it stops")
     min_improvement: NonNegativeFloat = Field(1e-3, description="nats a token that count as an improvement")
     min_validation_steps: PositiveInt = Field(20, description="at least this many optimiser steps between validations")
-    gradient_clip: PositiveFloat = 1.0
+    gradient_clip: PositiveFloat = Field(1.0, description="longest gradient, as a norm; longer ones are scaled down")
     min_score: float = Field(
         0.9, lt=1, description="only episodes that scored above this are learnt from; scores end at 1"
     )
@@ -102,28 +106,34 @@ class CloneSettings(Table):
 class TrainerSettings(Table):
     """Table `[trainer]`. The method is `recipe` with `recipe_overrides`; the rest belongs to the run."""
 
-    recipe: str = "sampo"
-    recipe_overrides: dict[str, Any] = Field(default_factory=dict)
-    policy_anchor: Literal["bypass", "decoupled"] = "bypass"
+    recipe: str = Field("sampo", description="the method: a name of the table of methods")
+    recipe_overrides: dict[str, Any] = Field(
+        default_factory=dict, description="choices of the method that differ from its row"
+    )
+    policy_anchor: Literal["bypass", "decoupled"] = Field(
+        "bypass",
+        description="what ratios are anchored at: bypass, the sampler's log-probs; decoupled, π_old computed at the "
+        "start of the step",
+    )
     correction: Literal["none", "truncate", "icepop", "geometric"] | None = Field(
         None, description="how π_old/μ weighs a decoupled step; default: truncate, and none under bypass"
     )
     correction_low: float = Field(0.5, ge=0, lt=1, description="lower bound of that ratio (icepop, geometric)")
     correction_high: float = Field(2.0, gt=1, description="upper bound of that ratio")
 
-    steps: PositiveInt = 100
+    steps: PositiveInt = Field(100, description="optimiser steps (batches) of the run")
     max_minutes: PositiveFloat | None = Field(None, description="stop after this long even if steps remain")
     max_environment_steps: PositiveInt | None = Field(
         None, description="stop after this many turns even if steps remain; compares methods at equal experience"
     )
-    groups_per_step: PositiveInt = 16
-    group_size: PositiveInt = 8
+    groups_per_step: PositiveInt = Field(16, description="groups of one batch")
+    group_size: PositiveInt = Field(8, description="episodes of one group, all of one task")
     minibatch_groups: PositiveInt = Field(
         4,
         description="groups of one update; a batch that the filter left small gets fewer, not noisier ones",
     )
     staleness: NonNegativeInt = Field(1, description="optimiser steps that a sample may be behind; 0 is synchronous")
-    cold_start_steps: NonNegativeInt = 0
+    cold_start_steps: NonNegativeInt = Field(0, description="first steps, in which the filter drops no group")
     rows: Literal["turns", "episodes"] = Field(
         "turns", description="what a row is: a turn, or all turns of an episode whose context only grows"
     )
@@ -140,19 +150,21 @@ class TrainerSettings(Table):
     )
 
     temperature: float = Field(1.0, ge=0.01, description="of the sampling, and of the log-probs that are trained on")
-    max_response_tokens: PositiveInt = 512
+    max_response_tokens: PositiveInt = Field(512, description="longest response of a turn")
 
-    lr: PositiveFloat = 1e-6
+    lr: PositiveFloat = Field(1e-6, description="learning rate of AdamW")
     lr_warmup_steps: NonNegativeInt = Field(0, description="steps over which the rate rises to lr")
     final_lr_share: float = Field(
         1.0, ge=0, le=1, description="the rate falls linearly to this share of lr at the end; 1 keeps it"
     )
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    weight_decay: NonNegativeFloat = 0.01
-    gradient_clip: PositiveFloat = 1.0
-    kl_coefficient: NonNegativeFloat = 0.01
-    entropy_coefficient: NonNegativeFloat = 0.0
-    invalid_penalty: NonNegativeFloat = 0.1
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="of AdamW")
+    weight_decay: NonNegativeFloat = Field(0.01, description="of AdamW")
+    gradient_clip: PositiveFloat = Field(1.0, description="longest gradient, as a norm; longer ones are scaled down")
+    kl_coefficient: NonNegativeFloat = Field(
+        0.01, description="weight of the KL divergence from the reference policy; 0: no reference"
+    )
+    entropy_coefficient: NonNegativeFloat = Field(0.0, description="weight of the entropy bonus")
+    invalid_penalty: NonNegativeFloat = Field(0.1, description="taken off the reward of a turn with an invalid action")
     advantage_scale: NonNegativeFloat = Field(1.0, description="0 is the control: everything but the advantages")
 
     device: Device = Field("auto", description="cuda, cpu, or auto: a GPU where there is one")
@@ -162,7 +174,9 @@ class TrainerSettings(Table):
     )
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the layers; weights stay float32")
     activation_checkpointing: bool = Field(False, description="compute layers twice instead of keeping what they made")
-    tokens_per_microbatch: PositiveInt = 16_384
+    tokens_per_microbatch: PositiveInt = Field(
+        16_384, description="tokens that go through the policy at once; bounds memory, not the gradient"
+    )
     logits_chunk_tokens: PositiveInt | None = Field(
         None, description="tokens whose logits exist at once; default: 64 MB of them"
     )
@@ -171,7 +185,7 @@ class TrainerSettings(Table):
     checkpoint_every: PositiveInt = Field(
         1, description="steps between checkpoints; groups are acknowledged when a checkpoint covers them"
     )
-    keep_checkpoints: PositiveInt = 3
+    keep_checkpoints: PositiveInt = Field(3, description="checkpoints that are kept")
     record_groups_every: NonNegativeInt = Field(20, description="save that step's groups for replay; 0 never")
 
     mismatch_alarm: PositiveFloat = Field(0.015, description="mean k3 between sampler and trainer")
@@ -186,7 +200,7 @@ class TrainerSettings(Table):
     broadcast_host: str = Field("127.0.0.1", description="nccl, gloo: where vLLM's workers reach this trainer")
     full_push_every: PositiveInt = Field(20, description="http: steps between whole files, the others send deltas")
     probe_tolerance: PositiveFloat = Field(1e-3, description="largest |Δ log-prob| that served weights may show")
-    request_timeout_s: PositiveFloat = 60.0
+    request_timeout_s: PositiveFloat = Field(60.0, description="limit of one answer of Redis")
     service_wait_s: PositiveFloat = Field(180.0, description="how long an environment server that starts is waited for")
     push_patience_s: PositiveFloat = Field(180.0, description="how long a push is retried while a server restarts")
     reissue_after_s: PositiveFloat = Field(20.0, description="silence after which outstanding tasks are issued again")

@@ -92,7 +92,10 @@ class TirMathOptions(Table):
     expert_direct: float = Field(
         0.0, ge=0, le=1, description="share of problems whose answer the expert says at once, without a program"
     )
-    sandbox: SandboxOptions = Field(default_factory=lambda: SandboxOptions.model_validate({}))
+    sandbox: SandboxOptions = Field(
+        default_factory=lambda: SandboxOptions.model_validate({}),
+        description="where programs run, and what one may use",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
