@@ -91,7 +91,7 @@ def test_a_second_run_is_refused_unless_fresh_which_keeps_the_first(up: Up) -> N
     assert "--fresh" in said
     code, said = up.up("--fresh", "--seed", "5")
     assert code == 0, said
-    assert said.startswith("The earlier run is kept in runs/test.previous\n")
+    assert re.match(r"checking .*test\.toml and this machine …\nThe earlier run is kept in runs/test\.previous\n", said)
     assert summary(up)["seed"] == 5
     kept = json.loads((up.run.parent / "test.previous" / "summary.json").read_text())
     assert kept["seed"] == 0

@@ -126,9 +126,10 @@ def test_sources_that_count_for_themselves_are_added_up(tmp_path: Path) -> None:
     first, second = tmp_path / "demonstrations.log", tmp_path / "validation.log"
     stage = running(first, second, total=308)
     first.write_text('{"ts": 0, "finished": 0, "total": 180}\nplain text\n{"ts": 18, "finished": 180, "total": 180}\n')
-    assert read_figures(stage, now=18).words() == "180 of 308, 13 s left"
+    assert read_figures(stage, now=18).words() == "180 of 308, demonstrations, 13 s left"
+    assert read_figures(stage, now=500).words() == "180 of 308, demonstrations"
     second.write_text('{"ts": 20, "finished": 128, "total": 128}\n{"level":"info"}\n')
-    assert read_figures(stage, now=20).words() == "308 of 308"
+    assert read_figures(stage, now=20).words() == "308 of 308, validation"
 
 
 def test_lines_of_an_earlier_attempt_do_not_count(tmp_path: Path) -> None:
@@ -155,9 +156,21 @@ def in_step(folder: Path, began: float, **fields: object) -> Stage:
     [
         (
             {"step": 1, "groups_wanted": 24, "episodes": 96},
-            "0 of 80, step 1: collected 7 of 24 groups (96 episodes), 31 s",
+            "0 of 80, step 1: 7 of 24 groups kept, 96 episodes, 31 s",
         ),
-        ({"step": 1, "groups": 0, "groups_wanted": 1}, "0 of 80, step 1: collected 0 of 1 group (0 episodes), 31 s"),
+        ({"step": 1, "groups": 0, "groups_wanted": 1}, "0 of 80, step 1: 0 of 1 group kept, 0 episodes, 31 s"),
+        (
+            {"step": 1, "groups": 3, "groups_wanted": 24, "episodes": 464, "filtered": 55, "unsolved": 55},
+            "0 of 80, step 1: 3 of 24 groups kept, 55 filtered (no member succeeded), 464 episodes, 31 s",
+        ),
+        (
+            {"step": 1, "groups": 3, "groups_wanted": 24, "episodes": 464, "filtered": 55, "unsolved": 40},
+            "0 of 80, step 1: 3 of 24 groups kept, 55 filtered (in 40 of them no member succeeded), 464 episodes, 31 s",
+        ),
+        (
+            {"step": 1, "groups": 3, "groups_wanted": 24, "episodes": 24, "filtered": 1},
+            "0 of 80, step 1: 3 of 24 groups kept, 1 filtered, 24 episodes, 31 s",
+        ),
         ({"step": 1, "doing": "learning", "groups": 1}, "0 of 80, step 1: learning from 1 group, 31 s"),
     ],
 )
@@ -196,7 +209,7 @@ def test_plain_output_shows_a_long_step_once_it_has_been_quiet(tmp_path: Path, m
         for _ in range(9):  # 45 s
             clock[0] += 5.0
             view.tick()
-            said.append(out.getvalue().count("step 1: collected 2 of 24 groups"))
+            said.append(out.getvalue().count("step 1: 2 of 24 groups kept"))
     assert said == [0, 0, 1, 1, 1, 2, 2, 2, 3]
 
 
@@ -247,7 +260,7 @@ def test_plain_output_says_a_thing_once(tmp_path: Path) -> None:
     assert said.count("1 of 2") == 1
     assert "[inference] died; restart 1" in said  # brackets are text, not markup
     assert "train: done after" in said
-    assert "report: done before" in said
+    assert "report: finished in an earlier start" in said
     assert "\x1b" not in said
 
 

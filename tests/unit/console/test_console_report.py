@@ -21,8 +21,8 @@ from arlarena.console.rundir import RunDirectory, Start
 from arlarena.console.summary import kinds_table, read_steps, summarise, table
 
 ENDINGS = [
-    ({"ended_by": "steps", "step": 80, "steps": 80}, "all 80 steps done"),
-    ({"ended_by": "steps", "step": 1, "steps": 1}, "its 1 step done"),
+    ({"ended_by": "steps", "step": 80, "steps": 80}, "finished after all 80 steps"),
+    ({"ended_by": "steps", "step": 1, "steps": 1}, "finished after 1 step"),
     (
         {"ended_by": "max_minutes", "step": 53, "steps": 80, "limit": 9.0},
         "ended by max_minutes = 9 after 53 of 80 steps",
@@ -255,6 +255,42 @@ def test_success_by_kind_of_task_is_shown_where_there_are_kinds(tmp_path: Path) 
     assert [list(column.cells) for column in shown.columns] == [
         ["look_at_obj_in_light"], ["38"], ["40.0"], ["60.0"], ["50.0 to 70.0"]
     ]  # fmt: skip
+    assert "<th>tasks</th>" in page
+    assert shown.columns[1].header == "tasks"
+
+
+def test_several_attempts_a_task_are_not_called_tasks(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    for label in ("before", "after"):
+        row = {"kind": "look", "n": 16, "success": 0.5, "ci95": [0.4, 0.6]}
+        many = panel(0.5, by_kind=[row])
+        many["panel"]["attempts"] = 4
+        run.panel(label).write_text(json.dumps(many))
+    summary = summarise(run, "alfworld", "sampo", 0)
+    shown = kinds_table(summary)
+    assert shown is not None
+    assert shown.columns[1].header == "attempts"
+    assert "<th>attempts</th>" in render(run, summary)
+
+
+@pytest.mark.parametrize(
+    ("training_split", "words"),
+    [("train", "512 unseen tasks of split test"), ("test", "512 tasks of the training split test")],
+)
+def test_tasks_of_the_training_split_are_not_called_unseen(tmp_path: Path, training_split: str, words: str) -> None:
+    run = write_run(tmp_path)
+    summary = summarise(run, "sokoban", "sampo", 0, training_split)
+    assert words in str(table(summary).title)
+    assert words in render(run, summary)
+
+
+def test_the_table_says_how_many_groups_were_filtered(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    summary = summarise(run, "sokoban", "sampo", 0)
+    summary["groups"]["filtered"] = 55
+    assert "55 groups filtered" in str(table(summary).caption)
+    summary["groups"]["filtered"] = 0
+    assert "filtered" not in str(table(summary).caption)
 
 
 class Texts(HTMLParser):

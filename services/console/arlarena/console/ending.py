@@ -29,13 +29,13 @@ def read_ending(path: Path) -> dict[str, object] | None:
 
 
 def describe_ending(record: dict[str, object] | None) -> str:
-    """`all 80 steps done`, `ended by max_minutes = 9 after 53 of 80 steps`, …; empty for None."""
+    """`finished after all 80 steps`, `ended by max_minutes = 9 after 53 of 80 steps`, …; empty for None."""
     if record is None:
         return ""
     ending = msgspec.convert(record, Ending)
     after = f"after {ending.step:,} of {counted(ending.steps, 'step')}"
     if ending.ended_by == "steps":
-        return "its 1 step done" if ending.steps == 1 else f"all {ending.steps:,} steps done"
+        return "finished after 1 step" if ending.steps == 1 else f"finished after all {ending.steps:,} steps"
     if ending.ended_by == "signal":
         return f"stopped by {ending.detail} {after}"
     if ending.ended_by == "error":

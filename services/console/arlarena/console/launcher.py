@@ -188,6 +188,7 @@ async def _run(request: Request, console: Console) -> tuple[RunDirectory, dict[s
     assert work is not None
     signals = StopSignals(work.cancel)
     with signals.handled():
+        console.print(Text(f"checking {printable(str(request.config))} and this machine …"), soft_wrap=True)
         try:
             config, run = await prepare(request)
         except asyncio.CancelledError:

@@ -26,8 +26,8 @@ from arlarena.console.progress import View
 from arlarena.console.report import write_report
 from arlarena.console.runconfig import RunConfig
 from arlarena.console.rundir import RunDirectory
-from arlarena.console.settings import external_broker_url
-from arlarena.console.summary import data_warning, read_json, summarise, write_summary
+from arlarena.console.settings import PlayedGroups, external_broker_url
+from arlarena.console.summary import data_warning, describe_filtered, read_json, read_steps, summarise, write_summary
 from arlarena.console.supervisor import Service, Spec, Supervisor
 from arlarena.proto.wording import counted
 
@@ -125,9 +125,10 @@ class Pipeline:
 
     async def _make_policy(self) -> str:
         if self.config.policy_path:
-            return self.config.policy_path
+            return f"given: {self.config.policy_path}"
+        self.view.notice("policy: the file names none, so a tiny one is made with random weights ([policy.tiny])")
         await self._command("policy", self.commands.tiny())
-        return str(self.run.policy)
+        return f"a new tiny policy in {self.run.policy}"
 
     async def _demonstrate(self) -> str:
         if not self.config.clones:
@@ -170,7 +171,10 @@ class Pipeline:
         for spec in workers:
             await self.supervisor.stop(spec.name)
         await self.supervisor.stop("trainer")
-        return ", ".join(filter(None, (self.config.method, describe_ending(read_ending(self.run.training)))))
+        steps = read_steps(self.run.metrics)
+        dropped = describe_filtered(int(steps[-1].get("total_filtered", 0)) if steps else 0)
+        ending = describe_ending(read_ending(self.run.training))
+        return ", ".join(filter(None, (self.config.method, ending, dropped)))
 
     async def _start_trainer(self) -> Service:
         resumed = self.run.checkpoints.is_dir()
@@ -203,7 +207,8 @@ class Pipeline:
     async def _report(self) -> dict[str, Any]:
         self.run.state.finished = True
         self.save()
-        summary = summarise(self.run, self.config.environment, self.config.method, self.config.run.seed)
+        trained = self.config.part("trainer", PlayedGroups).task_split
+        summary = summarise(self.run, self.config.environment, self.config.method, self.config.run.seed, trained)
         await asyncio.to_thread(write_summary, self.run, summary)
         await asyncio.to_thread(write_report, self.run, summary)
         return summary

@@ -91,7 +91,9 @@ class View:
         stage.end(status) if stage.status == "running" else setattr(stage, "status", status)
         stage.note = note
         if not self._live:
-            what = "done before" if status == "skipped" else f"{status} after {duration(stage.seconds)}"
+            what = (
+                "finished in an earlier start" if status == "skipped" else f"{status} after {duration(stage.seconds)}"
+            )
             self._print(f"[{duration(self._elapsed())}] {name}: {what}{f', {note}' if note else ''}")
 
     def tick(self) -> None:

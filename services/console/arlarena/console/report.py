@@ -15,7 +15,16 @@ from arlarena.console.ending import describe_ending, read_ending
 from arlarena.console.invocation import command_line
 from arlarena.console.rundir import RunDirectory
 from arlarena.console.stage import duration
-from arlarena.console.summary import data_warning, interval, percent, read_json, read_records, read_steps
+from arlarena.console.summary import (
+    counted_of_a_kind,
+    data_warning,
+    describe_panel,
+    interval,
+    percent,
+    read_json,
+    read_records,
+    read_steps,
+)
 from arlarena.proto.wording import counted
 
 SHARE = (0.0, 1.0)
@@ -198,6 +207,8 @@ def render(run: RunDirectory, summary: dict[str, Any] | None) -> str:
         repeat=command_line(["up", str(run.config.absolute()), "--run-dir", "DIRECTORY"], anywhere=True),
         ending=training_state(run, steps),
         summary=summary,
+        panel=describe_panel(summary) if summary else "",
+        counted_of_a_kind=counted_of_a_kind(before or after),
         training=training_charts(steps, summary),
         cloning=cloning_charts(run),
         others=other_charts(steps),

@@ -108,7 +108,8 @@ class Figures:
 
 class _Step(msgspec.Struct):
     """What the trainer says of the step that goes on. `began`: seconds since the epoch. `groups_wanted` and `episodes`
-    are known while it collects.
+    are known while it collects, and of the groups that the filter dropped: `unsolved`, those in which no member
+    succeeded.
     """
 
     step: int
@@ -117,6 +118,18 @@ class _Step(msgspec.Struct):
     groups: int
     groups_wanted: int = 0
     episodes: int = 0
+    filtered: int = 0
+    unsolved: int = 0
+
+    def collected(self) -> str:
+        """`3 of 24 groups kept, 55 filtered (no member succeeded), 464 episodes`."""
+        reason = ""
+        if self.unsolved:
+            where = "" if self.unsolved == self.filtered else f"in {self.unsolved:,} of them "
+            reason = f" ({where}no member succeeded)"
+        filtered = f", {self.filtered:,} filtered{reason}" if self.filtered else ""
+        wanted = counted(self.groups_wanted, "group")
+        return f"{self.groups:,} of {wanted} kept{filtered}, {counted(self.episodes, 'episode')}"
 
 
 def duration(seconds: float) -> str:
@@ -153,6 +166,8 @@ def read_figures(stage: Stage, now: float | None = None) -> Figures:
     shares = [newest["step"] / newest["steps"]] if newest["steps"] else []
     least = LEAST_FINISHED if "finished" in newest else 0.0
     left = time_left(readings, now, least)
+    if left is not None and left[0] <= 0:  # late: the estimate was too low, and says nothing
+        left = None
     return Figures(
         step=int(newest["step"]),
         steps=int(newest["steps"]) if newest["steps"] else None,
@@ -161,13 +176,13 @@ def read_figures(stage: Stage, now: float | None = None) -> Figures:
         tokens_per_s=_number(newest.get("tokens_per_s")),
         seconds_left=stage.steady(left[0] if left else None),
         limit=left[1] if left else "",
-        message=str(newest.get("message") or ""),
+        message=str(newest.get("message") or newest.get("source") or ""),
         doing=_doing(stage, now, int(newest["step"])),
     )
 
 
 def _doing(stage: Stage, now: float, done: int) -> str:
-    """`step 1: collected 7 of 24 groups (96 episodes), 31 s`; empty where no step after the step `done` goes on."""
+    """`step 1: 7 of 24 groups kept, 96 episodes, 31 s`; empty where no step after the step `done` goes on."""
     if stage.step_file is None:
         return ""
     try:
@@ -178,9 +193,7 @@ def _doing(stage: Stage, now: float, done: int) -> str:
         return ""
     what = f"learning from {counted(step.groups, 'group')}"
     if step.doing == "collecting":
-        what = (
-            f"collected {step.groups:,} of {counted(step.groups_wanted, 'group')} ({counted(step.episodes, 'episode')})"
-        )
+        what = step.collected()
     return f"step {step.step:,}: {what}, {duration(now - step.began)}"
 
 
@@ -219,7 +232,8 @@ def _progress(stage: Stage) -> Iterator[tuple[float, float | None, dict[str, Any
             found = _number(record.get("step", record.get("finished")))
             if found is not None:
                 step = found
-                yield before + step, stage.total or _number(record.get("steps", record.get("total"))), record
+                name = {"source": path.stem} if len(stage.sources) > 1 else {}
+                yield before + step, stage.total or _number(record.get("steps", record.get("total"))), record | name
         before += step or 0.0
 
 

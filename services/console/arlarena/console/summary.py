@@ -73,7 +73,9 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def summarise(run: RunDirectory, environment: str, method: str, seed: int) -> dict[str, Any]:
+def summarise(
+    run: RunDirectory, environment: str, method: str, seed: int, training_split: str = "train"
+) -> dict[str, Any]:
     """The summary of a finished run, from what its stages wrote.
 
     `groups` counts how each group ended, once: trained on, dropped by the filter, all members stale, no member with a
@@ -98,6 +100,7 @@ def summarise(run: RunDirectory, environment: str, method: str, seed: int) -> di
         "command": run.state.command,
         "code": run.state.code,
         "data": after.get("data"),
+        "training_split": training_split,
         "panel": {**before["panel"], "temperature": before.get("temperature")},
         "before": first,
         "after": second,
@@ -137,13 +140,31 @@ def _cell(text: str) -> str:
     return escape(printable(text))
 
 
+def describe_panel(summary: dict[str, Any]) -> str:
+    """`512 unseen tasks of split test`, or `8 tasks of the training split train`."""
+    count, split = summary["panel"]["n"], summary["panel"].get("split", "?")
+    if split == summary.get("training_split"):
+        return f"{counted(count, 'task')} of the training split {split}"
+    return f"{counted(count, 'unseen task')} of split {split}"
+
+
+def describe_filtered(groups: int) -> str:
+    """`55 groups filtered`; empty for none."""
+    return f"{counted(groups, 'group')} filtered" if groups else ""
+
+
+def counted_of_a_kind(record: dict[str, Any]) -> str:
+    """What a summary or a panel counts of each kind: tasks, or attempts where each task is played several times."""
+    return "attempts" if (record.get("panel") or {}).get("attempts", 1) > 1 else "tasks"
+
+
 def kinds_table(summary: dict[str, Any]) -> Table | None:
     """Success of each kind of task before and after; None where an environment has no kinds."""
     before, after = ({row["kind"]: row for row in summary[label].get("by_kind", [])} for label in ("before", "after"))
     if not before and not after:
         return None
     rows = Table(title="By kind of task", title_justify="left")
-    for heading in ("", "tasks", "before %", "after %", "95 % interval"):
+    for heading in ("", counted_of_a_kind(summary), "before %", "after %", "95 % interval"):
         rows.add_column(heading, justify="left" if heading == "" else "right", no_wrap=True)
     for kind in sorted(before.keys() | after.keys()):
         old, new = before.get(kind), after.get(kind)
@@ -166,9 +187,9 @@ def data_warning(record: dict[str, Any]) -> str | None:
 def table(summary: dict[str, Any]) -> Table:
     """The table that ends a run."""
     panel = summary["panel"]
-    split, temperature = panel.get("split", "?"), panel.get("temperature", "?")
-    title = f"{summary['env']}, {counted(panel['n'], 'unseen task')} of split {split}, T = {temperature}"
-    ending = f"Training: {described}" if (described := describe_ending(summary.get("training"))) else None
+    title = f"{summary['env']}, {describe_panel(summary)}, T = {panel.get('temperature', '?')}"
+    said = describe_ending(summary.get("training")), describe_filtered(summary.get("groups", {}).get("filtered", 0))
+    ending = f"Training: {', '.join(filter(None, said))}" if any(said) else None
     caption = "\n".join(filter(None, (ending, data_warning(summary))))
     rows = Table(title=_cell(title), title_justify="left", caption=_cell(caption) or None, caption_justify="left")
     for heading in ("", "success %", "95 % interval", "well-formed %", "return", "turns"):

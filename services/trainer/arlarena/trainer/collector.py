@@ -60,6 +60,19 @@ class Collected:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Collecting:
+    """How far a batch is: groups that it has and needs, episodes looked at, groups that the filter dropped, and those
+    of them that no member solved.
+    """
+
+    groups: int
+    groups_wanted: int
+    episodes: int
+    filtered: int
+    unsolved: int
+
+
 @dataclass(slots=True)
 class Collector:
     """Issues tasks, receives groups, drops those that nothing can be learnt from, and fills selections. There is one
@@ -73,8 +86,7 @@ class Collector:
         guard: called between two reads; raises where the trainer must stop (a signal, a lost lease).
         make_room: saves a checkpoint and acknowledges what it covers; called when nothing arrives, since a broker whose
             memory is full of entries that wait for a checkpoint takes no more groups.
-        watch: called while a batch is collected, at least every half second, with the groups that it has, the groups
-            that it needs, and the episodes that were looked at.
+        watch: called while a batch is collected, at least every half second, with what it has so far.
         broker_full: whether the broker refused the last write.
     """
 
@@ -88,7 +100,7 @@ class Collector:
     log: Logger
     guard: Callable[[], None] = lambda: None
     make_room: Callable[[], Awaitable[None]] | None = None
-    watch: Callable[[int, int, int], None] = lambda kept, wanted, episodes: None
+    watch: Callable[[Collecting], None] = lambda _: None
     waiting: deque[Group] = field(default_factory=deque)
     consumed: dict[str, str] = field(default_factory=dict)
     broker_full: bool = False
@@ -139,9 +151,11 @@ class Collector:
         freshness = Freshness(step, settings.staleness, self.state.versions)
         seen: list[Group] = []
         stale: list[Group] = []
+        unsolved = 0
         while not selection.is_full():
             self.guard()
-            self.watch(selection.kept, settings.groups_per_step, sum(len(each.trajectories) for each in seen))
+            episodes = sum(len(each.trajectories) for each in seen)
+            self.watch(Collecting(selection.kept, settings.groups_per_step, episodes, selection.dropped, unsolved))
             if not self.waiting:
                 await self._wait_for_groups(self._room(selection, len(seen) + len(stale)))
                 continue
@@ -157,6 +171,7 @@ class Collector:
                 continue
             seen.append(group)
             if selection.offer(group, returns(group), successes(group)) is Verdict.DROPPED:
+                unsolved += not any(successes(group))
                 self.state.ledger.release(group.id)
         await self.top_up(self._room(selection, len(seen) + len(stale)))
         return Collected(selection.close(), seen, stale, time.monotonic() - started)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -24,7 +24,7 @@ from arlarena.proto.wording import counted
 from arlarena.trainer.behaviour import action_flows
 from arlarena.trainer.board import Board
 from arlarena.trainer.checkpoint import Checkpoints, TrainerState
-from arlarena.trainer.collector import Collected, Collector, Interrupted, RunError
+from arlarena.trainer.collector import Collected, Collecting, Collector, Interrupted, RunError
 from arlarena.trainer.diagnostics import MetricsFile, episode_figures, not_finite, training_figures
 from arlarena.trainer.ending import EndedBy, Ending, EndingFile
 from arlarena.trainer.ensemble import Lead
@@ -135,8 +135,8 @@ class Trainer:
             return Ending("max_minutes", step, settings.steps, settings.max_minutes)
         return Ending("max_environment_steps", step, settings.steps, settings.max_environment_steps)
 
-    def _show_collecting(self, groups: int, wanted: int, episodes: int) -> None:
-        self.progress.within(self.state.step + 1, "collecting", groups=groups, groups_wanted=wanted, episodes=episodes)
+    def _show_collecting(self, so_far: Collecting) -> None:
+        self.progress.within(self.state.step + 1, "collecting", **asdict(so_far))
 
     def learn(
         self, collected: Collected, version: Version
