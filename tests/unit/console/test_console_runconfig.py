@@ -107,3 +107,10 @@ def test_settings_of_the_machine_may_differ_and_those_of_the_experiment_not(tmp_
     other = RunConfig.load(write(tmp_path, "[trainer]\nlr = 2.0\n"))
     assert old.differences(same) == []
     assert old.differences(other) == ["trainer.lr"]
+
+
+def test_every_wrong_override_is_said_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text("")
+    with pytest.raises(ConfigError, match=r"(?s)no table \[trainr\].*--set x: write it as table\.key=value"):
+        RunConfig.load(file, ["trainr.lr=1", "x"])

@@ -166,3 +166,13 @@ def test_what_this_machine_lacks_is_refused_on_this_machine_alone(tmp_path, text
     check_file(config)
     with pytest.raises(ConfigError, match=said):
         check_file(config, machine=True)
+
+
+def test_a_wrong_number_does_not_hide_a_wrong_method(tmp_path):
+    text = '[trainer]\ngroups_per_step = 0\nrecipe = "sampoo"\n'
+    with pytest.raises(ConfigError, match=r"(?s)groups_per_step = 0.*'sampoo'.*sampo") as refused:
+        check_file(write(tmp_path, text))
+    assert str(refused.value).count("groups_per_step") == 1
+    with pytest.raises(ConfigError, match=r"recipe = 3: [^\n]*$") as refused:  # said once
+        check_file(write(tmp_path, "[trainer]\nrecipe = 3\n"))
+    assert str(refused.value).count("recipe = 3") == 1

@@ -101,8 +101,14 @@ class RunConfig:
             ConfigError: the file or an override cannot be used.
         """
         tables = deepcopy(read_with_secrets(source))
+        wrong = []
         for text in overrides:
-            override(tables, text)
+            try:
+                override(tables, text)
+            except ConfigError as error:
+                wrong.append(str(error))
+        if wrong:
+            raise ConfigError("\n".join(wrong))
         make_absolute(tables, Path.cwd())
         run = tables.setdefault("run", {})
         run.setdefault("name", source.stem)

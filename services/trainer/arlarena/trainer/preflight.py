@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from arlarena.proto.config import ConfigError, Table, load_table
 from arlarena.proto.hub import local_model, missing_files
@@ -68,6 +68,8 @@ def check_file(path: Path, *, machine: bool = False) -> None:
         found.of(settings.torch_device)
         if machine:
             found.of(lambda: check_transport(settings))
+    else:  # a wrong number does not hide a wrong method
+        found.of(lambda: _check_method(path))
     if cloning is not None:
         found.of(cloning.torch_device)
     if machine:
@@ -75,6 +77,28 @@ def check_file(path: Path, *, machine: bool = False) -> None:
     if policy is not None and (machine or policy.path is None):
         found.of(lambda: _check_policy(path, policy, settings))
     found.raise_all()
+
+
+class ChosenMethod(Table, extra="ignore"):
+    """Of `[trainer]`: the method alone."""
+
+    recipe: str = "sampo"
+    recipe_overrides: dict[str, Any] = Field(default_factory=dict)
+
+
+def _check_method(path: Path) -> None:
+    """Whether the method exists and has the choices that the file changes, whatever else is wrong with the table.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    from arlarena.trainer.objectives import RecipeError, recipe  # imports torch
+
+    chosen = load_table(path, "trainer", ChosenMethod)
+    try:
+        recipe(chosen.recipe, **chosen.recipe_overrides)
+    except RecipeError as error:
+        raise ConfigError(f"{path}: [trainer] {error}") from error
 
 
 class _Problems:
