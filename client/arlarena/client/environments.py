@@ -22,7 +22,7 @@ from typing import Self, TypeVar
 
 import msgspec
 
-from arlarena.client.arguments import number_of, seconds_of, text_of
+from arlarena.client.arguments import number_of, seconds_of, shown, text_of
 from arlarena.client.batcher import Batcher
 from arlarena.client.errors import PolicyFault, ProtocolError, Refused, ServiceError, SessionLost, Unavailable
 from arlarena.client.transport import Answer, Timeouts, Transport
@@ -36,10 +36,14 @@ from arlarena.proto.env import (
     CreateSessions,
     Error,
     ExpertReply,
+    ForkRequest,
     Info,
     Metadata,
     Observation,
+    OpenedSession,
+    RestoreRequest,
     SessionList,
+    Snapshot,
 )
 
 # Above the server's limits of a step (75 s) and of a reset (60 s), so that it is the server that says what was slow.
@@ -49,8 +53,7 @@ MOST_CHARS = 1 << 19
 MOST_INFO_BYTES = 1 << 20  # its options may hold anything, each value of which may take a hundred bytes
 DEADLINE_SHARE = 0.95  # of the time for a request: the server's answer has to arrive before the client gives up
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
-# The code by which a server says that it does not know a session (any longer).
-UNKNOWN_SESSION = "unknown_session"
+UNKNOWN_SESSION = "unknown_session"  # by which a server says that it does not know a session (any longer)
 
 _NO_REASON = Error("unknown", "no reason given", "infra", False)
 
@@ -85,6 +88,10 @@ class State:
         return tuple(image.sha256 for image in self.observation.images)
 
 
+def _ttl(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds_of("ttl_s", seconds, positive=True)
+
+
 def _episode_id(value: str) -> str:
     episode_id = text_of("episode_id", value)
     if len(episode_id) > EPISODE_ID_CHARS:
@@ -106,11 +113,11 @@ def _session_error(what: str, error: Error) -> ServiceError:
 class Session:
     """One environment of a server, held by one player: its calls must not overlap."""
 
-    def __init__(self, client: EnvironmentClient, session_id: str) -> None:
-        """Made by `EnvironmentClient.open`."""
+    def __init__(self, client: EnvironmentClient, session_id: str, step: int = 0) -> None:
+        """Made by `EnvironmentClient.open` and `fork`."""
         self.id = session_id
         self._client = client
-        self._step = 0
+        self._step = step
 
     async def reset(
         self,
@@ -122,7 +129,7 @@ class Session:
         episode_id: str | None = None,
     ) -> State:
         """Begin a task: `task_id`, or `index` of `split`, or the one that `seed` means; by default the first for
-        training.
+        training. Beside an index or a task_id, `seed` seeds what is random within the episode.
 
         Raises:
             SessionLost: the server does not know this session; open another.
@@ -159,6 +166,26 @@ class Session:
             Refused: the environment has no expert, or the split is held out (403).
         """
         return await self._client.expert(self.id)
+
+    async def fork(self, count: int = 1, *, ttl_s: float | None = None) -> list[Session]:
+        """Open `count` sessions in the state of this one, all or none. Errors as in `open`; Refused before a reset."""
+        wish = ForkRequest(number_of("count", count, least=1), ttl_s=_ttl(ttl_s))
+        opened = await self._client.opened(f"/v1/sessions/{self.id}/fork", wish)
+        return [Session(self._client, one.session_id, one.step_count) for one in opened]
+
+    async def snapshot(self) -> Snapshot:
+        """Keep this state, to go back to it by `restore`, here or in another session. Errors as in `expert`."""
+        return await self._client.snapshot(self.id)
+
+    async def restore(self, snapshot: Snapshot) -> State:
+        """Go back to a kept state, as often as wanted; the reward is 0. Refused where the server has it no longer,
+        TypeError where it is no snapshot.
+        """
+        if not isinstance(snapshot, Snapshot):
+            raise TypeError(f"restore takes what snapshot() returned, not {shown(snapshot)}")
+        state = await self._client.restore(self.id, snapshot.snapshot_id)
+        self._step = state.observation.step
+        return state
 
     async def close(self) -> None:
         """Give the session back. A server that does not know it, or is away, has nothing left to close."""
@@ -231,16 +258,32 @@ class EnvironmentClient:
         """
         wish = CreateSessions(
             count=number_of("count", count, least=1),
-            ttl_s=None if ttl_s is None else seconds_of("ttl_s", ttl_s, positive=True),
+            ttl_s=_ttl(ttl_s),
             group_id=None if group_id is None else text_of("group_id", group_id),
         )
-        body = self._encoder.encode(wish)
+        return [Session(self, one.session_id) for one in await self.opened("/v1/sessions", wish)]
+
+    async def opened(self, path: str, wish: CreateSessions | ForkRequest) -> list[OpenedSession]:
+        """What a request that opens sessions gives, all or none."""
         # Sent once: a repetition after a lost answer would leave the first lot open until its idle time is over.
-        answer = await self.transport.request("POST", "/v1/sessions", body)
+        answer = await self.transport.request("POST", path, self._encoder.encode(wish))
         opened = _read(_accepted(answer), SessionList).sessions
-        if len(opened) != count:
-            raise answer.malformed(f"asked for {count} sessions, got {len(opened)}")
-        return [Session(self, one.session_id) for one in opened]
+        if len(opened) != wish.count:
+            raise answer.malformed(f"asked for {wish.count} sessions, got {len(opened)}")
+        return opened
+
+    async def snapshot(self, session_id: str) -> Snapshot:
+        """See `Session.snapshot`."""
+        return _read(_accepted(await self.transport.request("POST", f"/v1/sessions/{session_id}/snapshot")), Snapshot)
+
+    async def restore(self, session_id: str, snapshot_id: str) -> State:
+        """See `Session.restore`."""
+        body = self._encoder.encode(RestoreRequest(session_id))
+        answer = _accepted(await self._send("POST", f"/v1/snapshots/{snapshot_id}/restore", body))
+        result = _read(answer, OpenedSession).result
+        if result is None or result.metadata is None:
+            raise answer.malformed("no state")
+        return State(result.observation, result.metadata, 0.0)
 
     async def info(self) -> Info:
         """What is played here: name, version, template, parser, splits. Errors as in `Session.reset`."""

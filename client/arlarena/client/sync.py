@@ -21,7 +21,7 @@ from typing import Any, Self, TypeVar
 from arlarena.client.arguments import shown
 from arlarena.client.environments import EnvironmentClient, Session, State
 from arlarena.client.transport import Timeouts
-from arlarena.proto.env import ExpertReply, Info
+from arlarena.proto.env import ExpertReply, Info, Snapshot
 
 T = TypeVar("T")
 
@@ -111,6 +111,18 @@ class SyncSession:
     def expert(self) -> ExpertReply:
         """What the environment's expert would say now."""
         return self._loop.run(self.asynchronous.expert())
+
+    def fork(self, count: int = 1, *, ttl_s: float | None = None) -> list[SyncSession]:
+        """`count` sessions in the state of this one, all or none."""
+        return [SyncSession(self._loop, one) for one in self._loop.run(self.asynchronous.fork(count, ttl_s=ttl_s))]
+
+    def snapshot(self) -> Snapshot:
+        """Keep this state."""
+        return self._loop.run(self.asynchronous.snapshot())
+
+    def restore(self, snapshot: Snapshot) -> State:
+        """Go back to a kept state."""
+        return self._loop.run(self.asynchronous.restore(snapshot))
 
     def close(self) -> None:
         """Give the session back."""

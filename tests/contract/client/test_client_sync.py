@@ -39,6 +39,56 @@ def test_an_episode_by_the_expert(environments):
         session.step("up")
 
 
+def test_forks_and_snapshots_go_on_from_the_same_state(environments):
+    (session,) = environments.open(1)
+    state = session.reset(split="train", index=7)
+    state = session.step(session.expert().text)
+    kept, twins = session.snapshot(), session.fork(2)
+    assert (kept.task_id, kept.step_count) == ("sokoban/train/7", 1)
+    replies = session.expert().plan
+    ends = []
+    for one in (session, *twins):
+        for reply in replies:
+            end = one.step(reply)
+        ends.append((end.metadata.success, end.observation.step, end.metadata.state_key))
+    assert ends == [(True, 1 + len(replies), ends[0][2])] * 3
+    for one in (session, twins[0], session):
+        back = one.restore(kept)
+        assert (back.observation, back.metadata.state_key) == (state.observation, state.metadata.state_key)
+        assert (back.reward, back.done) == (0.0, False)
+        assert one.step(replies[0]).observation.step == 2
+    for one in (session, *twins):
+        one.close()
+
+
+def test_what_cannot_be_forked_or_restored_is_refused(environments):
+    (session,) = environments.open(1)
+    for ask in (session.fork, session.snapshot):
+        with pytest.raises(Refused, match="reset"):
+            ask()
+    session.reset(split="train", index=7)
+    kept = session.snapshot()
+    kept.snapshot_id = "nothing"
+    with pytest.raises(Refused, match="snapshot"):
+        session.restore(kept)
+    with pytest.raises(TypeError, match="takes what snapshot"):
+        session.restore("nothing")
+    for count in (0, "2"):
+        with pytest.raises((TypeError, ValueError), match="count"):
+            session.fork(count)
+    session.close()
+
+
+@pytest.mark.parametrize("named", [{"index": 5, "split": "train"}, {"task_id": "sokoban/train/5"}])
+def test_a_seed_beside_a_task_does_not_choose_it(environments, named):
+    (session,) = environments.open(1)
+    assert session.reset(seed=2, **named).metadata.task_id == "sokoban/train/5"
+    assert session.reset(seed=2).metadata.task_id == "sokoban/train/2"
+    with pytest.raises(Refused, match="another task"):
+        session.reset(task_id="sokoban/train/5", index=4)
+    session.close()
+
+
 def test_many_sessions_take_one_step_together(environments):
     sessions = environments.open(16)
     states = environments.reset_all(sessions, [{"split": "train", "index": index} for index in range(16)])

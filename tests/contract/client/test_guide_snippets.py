@@ -1,5 +1,6 @@
 """The snippets of the guides, taken from their pages and run as they stand; only addresses and ports are exchanged."""
 
+import contextlib
 import json
 import re
 import shlex
@@ -36,7 +37,9 @@ def command_line(text):
 @pytest.fixture(scope="module")
 def served():
     """The address of the server that the page's own command starts."""
-    ((_, text),) = [one for one in snippets("clients.md", "sh") if "serve env" in one[1]]
+    ((_, text),) = [
+        one for one in snippets("clients.md", "sh") if one[1].startswith(".venv/bin/arlarena serve env sokoban")
+    ]
     with subprocess.Popen(command_line(text), cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             listening = json.loads(process.stdout.readline())
@@ -78,6 +81,26 @@ def test_the_client_is_installed_by_the_command_shown(tmp_path):
     for part in ("client/gymnasium.py", "client/sync.py", "proto/env.py"):
         assert (tmp_path / "arlarena" / part).is_file()
     assert "does not provide the extra" not in done.stderr
+
+
+@pytest.mark.slow  # 25 s: a policy is made, and two servers start
+def test_a_checkpoint_is_evaluated_by_the_commands_shown(tmp_path):
+    ((_, text),) = [one for one in snippets("clients.md", "sh") if one[0] == "Evaluate a checkpoint"]
+    environment, inference, evaluation = text.replace("--config configs/", f"--config {ROOT}/configs/").splitlines()
+    making = [sys.executable, "-m", "arlarena.trainer", "tiny", "--config", str(ROOT / "configs/demo.toml")]
+    subprocess.run([*making, "--out", "policy"], cwd=tmp_path, check=True, timeout=100)
+    with contextlib.ExitStack() as stack:
+        for command, address in ((environment, ADDRESS), (inference, "http://127.0.0.1:8100")):
+            server = subprocess.Popen(command_line(command), cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+            stack.enter_context(server)
+            stack.callback(server.terminate)
+            port = json.loads(server.stdout.readline())["port"]
+            evaluation = evaluation.replace(address, f"http://127.0.0.1:{port}")
+        command = [str(Path(sys.executable).parent / "arlarena"), *shlex.split(evaluation)[1:], "--count", "8"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["environment"], result["episodes"], result["errors"]) == ("sokoban", 8, 0)
 
 
 @pytest.mark.parametrize("page", ["new-environment.md"])
