@@ -216,7 +216,7 @@ def test_a_signal_during_the_checks_says_that_nothing_was_started(up: Up, number
     os.killpg(process.pid, number)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number, said
-    assert said.startswith(f"stopped by {signal.Signals(number).name}")
+    assert said.splitlines()[-1].startswith(f"stopped by {signal.Signals(number).name}")
     assert said.endswith("; nothing was started\n")
     assert_no_failure(said)
     assert not up.run.exists()
