@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from arlarena.env_server import errors
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from arlarena.env_server.service import EnvironmentService
 
 RESET_FIELDS = ResetSpec.__struct_fields__
+_reset_of = attrgetter(*RESET_FIELDS)
+_NO_RESET = (None,) * len(RESET_FIELDS)
 # Items after which other requests get their turn: 64 steps take a millisecond.
 BREATH = 64
 
@@ -136,10 +139,9 @@ def _check_fields(item: BatchItem) -> None:
         raise invalid("op 'step' needs an action, such as {text: 'up'}, and no other op takes one")
     if item.op != "step" and item.step_index is not None:
         raise invalid(f"op {item.op!r} takes no step_index: that is of op 'step'")
-    if item.op != "reset":
-        for name in RESET_FIELDS:
-            if getattr(item, name) is not None:
-                raise invalid(f"op {item.op!r} takes no {name}: that is of op 'reset'")
+    if item.op != "reset" and (given := _reset_of(item)) != _NO_RESET:
+        name = next(name for name, value in zip(RESET_FIELDS, given, strict=True) if value is not None)
+        raise invalid(f"op {item.op!r} takes no {name}: that is of op 'reset'")
 
 
 def _stepped(item: BatchItem, result: StepResult) -> BatchResult:
