@@ -156,6 +156,7 @@ def start(request, tmp_path):
     return lambda: running_server(tmp_path / "server", config)
 
 
+@pytest.mark.slow  # two servers are started twice; tests/unit/inference/test_inference_store.py is the quick part
 async def test_after_a_refused_push_and_a_kill_the_newest_good_version_serves(start, tmp_path):
     folder = tmp_path / "trainer"
     folder.mkdir()

@@ -158,7 +158,7 @@ async def test_a_release_is_seen_by_a_worker_that_already_waits(connect, make_ta
 
 
 async def test_expired_leases_behind_many_living_ones_are_found(connect, make_tasks) -> None:
-    streams = await connect(lease_ttl_s=1.0)
+    streams = await connect(lease_ttl_s=3.0)  # on a busy machine 200 renewals take more than a second
     await streams.issue(make_tasks(201))
     leases = [await streams.lease(consumer="w", block_s=0) for _ in range(201)]
 
@@ -168,7 +168,7 @@ async def test_expired_leases_behind_many_living_ones_are_found(connect, make_ta
                 await streams.renew(lease)
 
     keeping = asyncio.create_task(keep_alive())
-    found = await streams.lease(consumer="v", block_s=10)
+    found = await streams.lease(consumer="v", block_s=20)
     keeping.cancel()
     assert found.task.group_id == "g200"
 

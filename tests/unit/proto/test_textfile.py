@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from arlarena.env_server.alfworld.errors import GameError
 from arlarena.env_server.alfworld.export import export
 from arlarena.env_server.alfworld.files import FileGames
 from arlarena.env_server.alfworld.options import read_options as alfworld_options
@@ -89,7 +90,7 @@ def test_wide_encodings_are_named_with_the_file_and_the_fix(kinds, tmp_path, kin
     path.write_bytes(one.data.decode().encode(encoding))
     named = encoding.upper().replace("-LE", "LE").replace("-BE", "BE")
     pattern = rf"{one.name}: is {named}, not UTF-8; convert it: iconv -f {named} -t UTF-8"
-    with pytest.raises((ConfigError, TaskError), match=pattern):
+    with pytest.raises((ConfigError, GameError, TaskError), match=pattern):
         one.read(path)
 
 
@@ -99,7 +100,9 @@ def test_a_latin_1_byte_is_named_with_its_offset_and_line(kinds, tmp_path, kind)
     path = tmp_path / one.name
     path.write_bytes(b"\n\n" + one.data + b"caf\xe9")
     offset, line = len(one.data) + 5, one.data.count(b"\n") + 3
-    with pytest.raises((ConfigError, TaskError), match=rf"{one.name}: byte 0xe9 at offset {offset} \(line {line}\)"):
+    with pytest.raises(
+        (ConfigError, GameError, TaskError), match=rf"{one.name}: byte 0xe9 at offset {offset} \(line {line}\)"
+    ):
         one.read(path)
 
 

@@ -53,7 +53,7 @@ def check_model(name: str | None, served: Served) -> None:
         RequestError: 404, as vLLM answers.
     """
     if name is not None and name != served.name:
-        message = f"model {name!r} does not exist; this server has {served.name!r}"
+        message = f"model {shown(name)} does not exist; this server has {served.name!r}"
         raise RequestError(message, status=404, param="model", code="model_not_found")
 
 

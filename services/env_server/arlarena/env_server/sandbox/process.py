@@ -106,6 +106,9 @@ class ZygoteProcess:
         try:
             socket.send_fds(self._socket, [json.dumps(order).encode()], list(descriptors))
         except OSError as error:
+            if isinstance(error, ConnectionError):
+                with self._lock:
+                    self._dead = True  # the next try takes another one, also before `_listen` has noticed
             raise ZygoteDied(f"the zygote cannot be reached: {error}") from error
         return number, future
 
