@@ -19,6 +19,8 @@ import psutil
 import pytest
 from environment_support import environment_server
 
+pytestmark = pytest.mark.slow  # servers are attacked; test_env_hardening.py has the short attacks
+
 SLOWEST_S, MOST_GROWTH = 1.0, 1.5
 LARGEST = 4 << 20  # the default max_body_bytes
 HANDSHAKE = (

@@ -16,6 +16,8 @@ from up_support import CONFIG, Up
 
 from arlarena.console.broker import Broker
 
+pytestmark = pytest.mark.slow  # runs of several processes; test_redaction.py and test_child_environment.py are short
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 SECRETS = {
     name: f"sEcReT-{name}-0123456789"

@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from inference_support import Http, environment, openai_error, wait_until
 
+pytestmark = pytest.mark.slow  # a gateway whose engines start
+
 GENERATE = "/inference/v1/generate"
 BODY = {"token_ids": [5], "sampling_params": {"max_tokens": 1}}
 

@@ -17,6 +17,8 @@ import psutil
 import pytest
 from inference_support import Http, model, openai_error, running_server, save
 
+pytestmark = pytest.mark.slow  # a server is attacked; test_inference_admission.py has the counts
+
 GENERATE, COMPLETIONS, CHAT = "/inference/v1/generate", "/v1/completions", "/v1/chat/completions"
 SLOWEST_S = 1.0
 MOST_MEMORY = 1.5  # times the level before

@@ -21,7 +21,10 @@ from arlarena.env_server.sandbox.execution import Limits, SandboxError, SandboxU
 from arlarena.env_server.sandbox.forks import ForkSandbox, ForkSettings
 from arlarena.env_server.sandbox.identity import NOBODY, Identity, choose
 
-pytestmark = pytest.mark.skipif(not kernel.supported(), reason="the sandbox of forks needs Linux on x86-64 or aarch64")
+pytestmark = [
+    pytest.mark.skipif(not kernel.supported(), reason="the sandbox of forks needs Linux on x86-64 or aarch64"),
+    pytest.mark.slow,  # zygotes of several users
+]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="root alone can choose another user for forks")
 ROOT = Path(__file__).resolve().parents[3]
 OWNER = 12345

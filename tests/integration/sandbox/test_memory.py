@@ -12,7 +12,10 @@ from sandbox_support import patched_work
 from arlarena.env_server.sandbox import kernel
 from arlarena.env_server.sandbox.forks import ForkSandbox, ForkSettings
 
-pytestmark = pytest.mark.skipif(not kernel.supported(), reason="the sandbox of forks needs Linux on x86-64 or aarch64")
+pytestmark = [
+    pytest.mark.skipif(not kernel.supported(), reason="the sandbox of forks needs Linux on x86-64 or aarch64"),
+    pytest.mark.slow,  # zygotes of several kinds; test_attacks.py runs memory.txt
+]
 COMMON = next(attack.program for attack in attacks() if attack.family == "memory").partition("address = ")[0]
 # What a library may leave in the zygote: libffi without static trampolines maps its callbacks in both ways.
 INHERITED = {

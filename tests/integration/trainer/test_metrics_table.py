@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from trainer_processes_support import prepare, recorded, train_with_ends
 
+pytestmark = pytest.mark.slow  # two trainings
+
 GUIDE = Path(__file__).parents[3] / "docs" / "guide" / "training.md"
 LINE = re.compile(r"\| `([^`]+)` \| ([^|]*) \| ([^|]*) \|")
 # Together these recipes and anchors write every figure that depends on the method.
