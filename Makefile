@@ -36,7 +36,7 @@ setup-alfworld: .venv-alfworld/ready ## TextWorld and Fast Downward (GPL, compil
 .venv-%/ready: tests/%-requirements.txt
 	@echo "[setup-$*] .venv-$*, $(or $(TAKES),about half a minute) ..."
 	@$(PYTHON) -m venv --clear .venv-$*
-	@.venv-$*/bin/pip install --quiet --disable-pip-version-check --no-input $(DEPENDENCIES) -r $<
+	@.venv-$*/bin/pip install --no-compile --quiet --disable-pip-version-check --no-input $(DEPENDENCIES) -r $<
 	@touch $@
 
 setup-vllm: .venv-vllm/ready ## vLLM for CPUs, in an environment of its own (3.5 GB, some minutes)

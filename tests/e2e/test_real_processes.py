@@ -90,6 +90,7 @@ def check_lineage(directory, steps):
 
 @pytest.mark.processes
 @pytest.mark.timeout(PATIENCE_S)
+@pytest.mark.slow  # all services, two steps; test_rollout_processes.py and test_endings.py have the halves
 def test_two_steps_of_learning_account_for_every_group(tmp_path):
     """The same pipeline as below, for as long as it takes to see that it is whole."""
     directory, steps = tmp_path / "run", 2

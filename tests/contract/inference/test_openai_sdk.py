@@ -165,6 +165,7 @@ def starting_server(folder):
         process.wait(20)
 
 
+@pytest.mark.slow  # waits as long as the SDK does
 def test_the_sdks_own_retries_last_until_the_model_is_loaded(tmp_path, monkeypatch):
     """Two retries with the waits that the server asks for; the waits are shortened to what the model needs."""
     with starting_server(tmp_path) as http:
@@ -180,6 +181,7 @@ def test_the_sdks_own_retries_last_until_the_model_is_loaded(tmp_path, monkeypat
     assert waits == [30.0]
 
 
+@pytest.mark.slow  # a server of its own
 def test_routes_that_tell_whether_the_model_is_loaded_may_be_asked_every_second(tmp_path):
     with starting_server(tmp_path) as http:
         found = {path: http.get(path) for path in ("/health", "/ready", "/v1/models")}

@@ -77,7 +77,7 @@ def test_the_stage_and_the_summary_say_why_training_ended(up: Up) -> None:
     code, said = up.up()
     assert code == 0, said
     words = "ended by max_minutes = 9 after 6 of 80 steps"
-    assert re.search(rf"train: done after .*, sampo, {words}\n", said)
+    assert re.search(rf"train: done after .*, sampo, {words}, 6 groups filtered\n", said)
     assert f"Training: {words}" in said
     assert summary(up)["training"]["ended_by"] == "max_minutes"
     assert words in (up.run / "report.html").read_text()

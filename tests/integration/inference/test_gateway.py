@@ -310,6 +310,7 @@ def test_metrics_of_the_gateway(server):
     assert 'arlarena_gateway_requests_total{route="/inference/v1/generate",status="200"}' in text
 
 
+@pytest.mark.slow  # a gateway of its own
 def test_nothing_is_left_when_the_gateway_is_killed(folder, tmp_path):
     config = f'model = "{folder / "model"}"\nreplicas = 2\n'
     with running_server(tmp_path, config) as running:
@@ -320,6 +321,7 @@ def test_nothing_is_left_when_the_gateway_is_killed(folder, tmp_path):
         assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
 
 
+@pytest.mark.slow  # three servers; test_inference_replica.py has the rule
 async def test_a_server_elsewhere_that_restarts_behind_its_back_is_pushed_again_first(folder, tmp_path):
     """A pod that comes back with other weights before anybody noticed: its answers are not passed on."""
     first = folder / "model"

@@ -175,6 +175,7 @@ def test_nothing_to_serve_is_said(tmp_path, root):
         choose_weights(settings, get_logger("inference"))
 
 
+@pytest.mark.slow  # two servers; test_hub.py has the cache
 def test_a_model_of_the_hub_is_served_from_the_local_cache(directory, tmp_path, monkeypatch):
     repository = tmp_path / "home" / "hub" / "models--Tiny--Policy-1.0"
     (repository / "refs").mkdir(parents=True)

@@ -259,6 +259,7 @@ async def test_the_logprobs_are_those_of_the_sampler(
     np.testing.assert_allclose(again.logprobs, turn.behaviour_logprobs(), atol=1e-5)
 
 
+@pytest.mark.slow  # waits for time-outs; the killed inference server is the quick one
 async def test_a_killed_environment_server_costs_time_and_nothing_else(
     stack: Stack, workers: Callable[[str], Process], trainer: Streams
 ) -> None:

@@ -15,6 +15,7 @@ from arlarena.trainer.settings import TrainerSettings
 TALK = {"messages": [{"role": "user", "content": "up or down"}, {"role": "assistant", "content": "up"}]}
 
 
+@pytest.mark.slow  # a cloning; test_output_folder.py has the rules
 async def test_it_writes_a_whole_policy_and_prints_lines_of_json_alone(tmp_path, tiny_directory):
     (tmp_path / "talk.jsonl").write_text((json.dumps(TALK) + "\n") * 4)
     (tmp_path / "run.toml").write_text("[clone]\nmax_epochs = 1\nbatch_rows = 2\n")

@@ -52,6 +52,7 @@ async def test_a_run_outlives_a_broker_that_refuses_all_writes(
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.slow  # a broker and a trainer of its own
 async def test_entries_that_wait_for_a_rare_checkpoint_do_not_keep_the_broker_full(
     broker, run_name, tmp_path, tiny_directory, make_group
 ):

@@ -46,6 +46,9 @@ class Plan:
     deadline: float
 
 
+_SHOWN_NAME = 200  # characters of a model's name in an error
+
+
 def check_model(name: str | None, served: Served) -> None:
     """Refuse a model that is not served.
 
@@ -53,7 +56,7 @@ def check_model(name: str | None, served: Served) -> None:
         RequestError: 404, as vLLM answers.
     """
     if name is not None and name != served.name:
-        message = f"model {shown(name)} does not exist; this server has {served.name!r}"
+        message = f"model {name[:_SHOWN_NAME]!r} does not exist; this server has {served.name!r}"
         raise RequestError(message, status=404, param="model", code="model_not_found")
 
 
