@@ -134,6 +134,7 @@ def _uvicorn(app: Starlette, settings: InferenceSettings) -> _Uvicorn:
         **bounded(_limits(settings)),
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here depends on the address of a client
         timeout_keep_alive=max(1, round(settings.keep_alive_s)),
         timeout_graceful_shutdown=max(1, round(settings.shutdown_grace_s)),
     )
