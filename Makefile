@@ -55,7 +55,7 @@ setup-smollm2: setup ## real pretrained weights (90 MB) and what reads them, int
 demo: setup ## clone a small policy, train it with SAMPO on Sokoban, compare before and after: about 10 minutes on 2 cores
 	@$(BIN)/arlarena up configs/demo.toml --fresh
 
-test: setup setup-openenv ## the quick tests: about 12 minutes on 2 cores; TEST_PROCESSES=4 for more cores
+test: setup setup-openenv ## the quick tests: about a quarter of an hour on 2 cores; TEST_PROCESSES=4 for more cores
 	@$(PYTEST) -m "not slow"
 
 test-all: setup setup-openenv setup-fuzz ## every test, the slow ones too

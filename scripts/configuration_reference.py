@@ -59,8 +59,8 @@ checks all tables before it starts anything ([running.md](running.md)). `configs
 RECIPE = """
 ## `[trainer.recipe_overrides]`
 
-Choices of the method that differ from the row of `recipe`. [objectives.md](objectives.md) says what they mean and which
-values there are. The defaults here are those of a choice that the row does not name.
+Options of the method. Each replaces the value that `recipe` gives it. [objectives.md](objectives.md) explains them and
+their values. A default in this table holds where the recipe gives no value.
 
 | key | default |
 |---|---|

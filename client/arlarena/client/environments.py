@@ -46,7 +46,7 @@ from arlarena.proto.env import (
     Snapshot,
 )
 
-# Above the server's limits of a step (75 s) and of a reset (60 s), so that it is the server that says what was slow.
+# Above the server's limits of a step (75 s) and of a reset (60 s): the server's own error names what was slow.
 REQUEST_S = 90.0
 # A request of so many characters of actions is at most 3 MiB of JSON, and servers take 4 MiB.
 MOST_CHARS = 1 << 19

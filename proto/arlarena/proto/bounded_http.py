@@ -65,8 +65,8 @@ class _Shared:
         self.arriving: dict[_Http | _WebSocket, None] = {}  # those whose request or message is not whole
 
     def hold(self, who: _Http | _WebSocket, size: int) -> None:
-        """Count what has arrived. Beyond the limit whoever holds most of what is not whole is cut off, so that one
-        client cannot shut out the others.
+        """Count bytes that have arrived. Above the limit the connection with the largest incomplete request is closed:
+        one client cannot use up the limit for the others.
         """
         who.held += size
         self.held += size

@@ -46,7 +46,7 @@ _hidden: set[str] = set()
 
 
 def hide(secret: str | None) -> None:
-    """Have `redact` replace `secret`, as it is and as it is written in URLs and JSON; None and short ones count not."""
+    """Have `redact` replace `secret`, also as URLs and JSON write it. None and short texts are ignored."""
     if secret is None or len(secret) < _SHORTEST_HIDDEN or secret in _hidden:
         return
     _hidden.update({secret, quote(secret, safe=""), unquote(secret), repr(secret)[1:-1]})

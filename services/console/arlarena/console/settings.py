@@ -112,7 +112,7 @@ class ConsoleSettings(Table):
     )
     pass_environment: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\*?$")], ...] = Field(
         default=(),
-        description="environment variables that services get besides those they need; NAME_*: all that begin so",
+        description="further environment variables for the services; NAME_* means all whose names begin with NAME_",
     )
     threads: Threads = Field(default=Threads(), description="threads of the processes that compute")
     gpus: Gpus = Field(default=Gpus(), description="GPUs of the processes that compute")

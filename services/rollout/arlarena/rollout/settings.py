@@ -50,7 +50,7 @@ class RolloutSettings(Table):
     environment_timeout_s: PositiveFloat = Field(
         90.0,
         description="limit of one request to the environment server; above the server's step_timeout_s (75 s) and "
-        "reset_timeout_s (60 s), so that the server says what was slow",
+        "reset_timeout_s (60 s), whose own error names what was slow",
     )
     session_ttl_s: PositiveFloat = Field(
         180.0, description="idle time after which a session ends; a killed worker's sessions take up room for so long"

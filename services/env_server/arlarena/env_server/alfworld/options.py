@@ -35,7 +35,7 @@ class AlfworldOptions(Table):
     history: NonNegativeInt = Field(2, description="earlier turns in the prompt (the paper's history_length)")
     template: TemplateName = Field("full", description="prompt for a language model, or a short one for a tiny one")
     expert_think: Literal["plan", "none"] = Field(
-        "plan", description="what the expert thinks: what it is after, or nothing"
+        "plan", description="the expert's thought: `plan`, its next goal; `none`, no thought"
     )
     backend: Literal["native", "textworld"] = Field(
         "native", description="our engine, or the stock one (optional packages, 800 times slower), for comparison"
