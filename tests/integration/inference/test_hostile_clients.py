@@ -1,27 +1,21 @@
 """Clients that try to stop a policy server: each attack ends, and `/health` answers within a second all the while.
 
-One server process, without a key, serves all attacks; a thread asks for its health every 50 ms, and its memory is read
-at each answer.
+One server process, without a key, serves all attacks, and is watched during each of them.
 """
 
 import contextlib
 import json
 import random
 import socket
-import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
-import psutil
 import pytest
+from health_watch import HealthWatch
 from inference_support import Http, model, openai_error, running_server, save
 
-pytestmark = pytest.mark.slow  # a server is attacked; test_inference_admission.py has the counts
-
 GENERATE, COMPLETIONS, CHAT = "/inference/v1/generate", "/v1/completions", "/v1/chat/completions"
-SLOWEST_S = 1.0
-MOST_MEMORY = 1.5  # times the level before
 SAY = [{"role": "user", "content": "say something"}]
 MIB = 1 << 20
 
@@ -37,49 +31,11 @@ def server(tmp_path_factory):
         yield running
 
 
-class Watch:
-    """Asks for the health of a process from a thread."""
-
-    def __init__(self, server):
-        self._http, self._process = Http(server.url, timeout_s=20), psutil.Process(server.process.pid)
-        self.before = self._process.memory_info().rss
-        self.peak, self.slowest, self.bad, self.asked = self.before, 0.0, [], 0
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self):
-        while True:
-            began = time.monotonic()
-            try:
-                status = self._http.get("/health").status_code
-            except OSError as error:
-                status = repr(error)
-            self.slowest = max(self.slowest, time.monotonic() - began)
-            self.peak = max(self.peak, self._process.memory_info().rss)
-            self.asked += 1
-            if status != 200:
-                self.bad.append(status)
-            if self._end.wait(0.05):
-                return
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error):
-        self._end.set()
-        self._thread.join()
-
-
 @pytest.fixture(autouse=True)
 def watched(server):
     """Fails a test during which the server was slow, sick or grew."""
-    with Watch(server) as watch:
-        yield watch
-    print(f"health {watch.slowest:.2f} s, {watch.asked} answers, memory {watch.peak / watch.before:.2f}")
-    assert watch.bad == []
-    assert watch.slowest < SLOWEST_S
-    assert watch.peak < MOST_MEMORY * watch.before
+    with HealthWatch(server.url, server.process.pid):
+        yield
     assert len(server.generate([5], max_tokens=2, ignore_eos=True)["token_ids"]) == 2
 
 
@@ -135,7 +91,6 @@ def test_a_text_of_nearly_eight_mebibytes(server, path):
     refused(server, path, {"prompt": "ab" * (4 * MIB - 100)}, 400, "max_text_chars", "prompt")
 
 
-@pytest.mark.slow  # four texts of 262,144 tokens
 def test_the_longest_text_is_tokenised_beside_other_requests(server):
     text = "abcdefgh" * (1 << 15)
     with ThreadPoolExecutor(4) as pool:
@@ -228,7 +183,6 @@ def test_json_that_is_hard_to_read(server, body):
     assert openai_error(answer)["message"]
 
 
-@pytest.mark.slow  # 300,000 log-probs of prompts are computed first
 def test_a_long_answer_is_written_beside_other_requests(server):
     body = {"prompt": [[5 + i % 40, *([7] * 400)] for i in range(35)], "prompt_logprobs": 20, "max_tokens": 1}
     assert len(server.post(COMPLETIONS, body)["choices"]) == 35

@@ -1,0 +1,265 @@
+"""This checkout beside an older one, in interleaved pairs: the ratio of their speeds, with its 95 % interval.
+
+    git worktree add ../old COMMIT && python benchmarks/old_and_new.py ../old [--part sandbox …] [--pairs 15]
+
+Each side is a process of its own whose packages and benchmark modules come from its checkout alone, with one thread.
+It starts what a part needs and measures once whenever it is asked. The two sides are asked in turn, and the first of a
+pair alternates. A ratio is the rate of this checkout over that of the older one. The interval is that of the median of
+the ratios, by bootstrap.
+
+* `environment-http`, `-batch`, `-websocket`: steps a second of a Sokoban server.
+* `rollout`: new tokens a second of a worker with a real broker, environment and policy server.
+* `push-shared`, `push-http`: from the optimiser's step to the first token of the new version.
+* `sandbox`: executions a second of a program that uses numpy and sympy.
+* `update`: optimiser steps a second of the learner.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+LEAST_RATIO = 0.90
+TOKEN = "token of the benchmark"
+Measure = Callable[[], float]
+
+
+@contextlib.contextmanager
+def environment(way: str) -> Iterator[Measure]:
+    """Steps a second over plain HTTP, HTTP batches or WebSockets."""
+    import env_server
+
+    rate, sessions = {
+        "http": (http_rate, 16),
+        "batch": (env_server.batch_rate, 256),
+        "websocket": (env_server.websocket_rate, 64),
+    }[way]
+    with env_server.our_server(1) as url:
+        yield lambda: asyncio.run(rate(url, sessions, 1.5))
+
+
+async def http_rate(url: str, sessions: int, seconds: float) -> float:
+    """Steps a second of sessions that each send one request at a time."""
+    import aiohttp
+    from env_server import post
+
+    async def play(session: aiohttp.ClientSession, name: str, seed: int, ends: float) -> int:
+        steps = 0
+        while time.perf_counter() < ends:
+            action = {"text": ("up", "left", "down", "right")[steps % 4]}
+            reply = await post(session, url + "/step", {"session_id": name, "action": action})
+            steps += 1
+            if reply["done"]:
+                await post(session, url + "/reset", {"session_id": name, "seed": seed})
+        return steps
+
+    async with aiohttp.ClientSession() as session:
+        opened = {"count": sessions, "reset": [{"seed": seed} for seed in range(sessions)]}
+        names = [one["session_id"] for one in (await post(session, url + "/v1/sessions", opened))["sessions"]]
+        ends = time.perf_counter() + seconds
+        counts = await asyncio.gather(*(play(session, name, seed, ends) for seed, name in enumerate(names)))
+        for name in names:
+            async with session.delete(f"{url}/v1/sessions/{name}") as reply:
+                assert reply.status == 204, reply.status
+        return sum(counts) / seconds
+
+
+@contextlib.contextmanager
+def rollout() -> Iterator[Measure]:
+    """Tokens a second of a rollout worker."""
+    import rollout_throughput as bench
+    import uvloop
+
+    from arlarena.console.broker import Broker
+    from arlarena.trainer.settings import TinyPolicy
+    from arlarena.trainer.tiny import create_tiny_policy
+
+    flags = SimpleNamespace(in_flight=16, trace=False)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        create_tiny_policy(folder / "policy", TinyPolicy(max_positions=1024), seed=0)
+        config = bench.CONFIG.format(policy=folder / "policy", context=256, cache_mb=256, environment="sokoban")
+        (folder / "run.toml").write_text(config + bench.SOKOBAN_OPTIONS)
+        with (
+            Broker(folder / "broker") as broker,
+            bench.service(folder, *bench.SOKOBAN.command) as environment_url,
+            bench.service(folder, "-m", "arlarena.inference") as inference_url,
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop,
+        ):
+            services = bench.Bench(environment_url, inference_url, broker.url, folder / "policy", flags)
+            yield lambda: float(loop.run(services.rollouts(3.0))[0].tokens_per_s)
+
+
+@contextlib.contextmanager
+def push(transport: str) -> Iterator[Measure]:
+    """Pushes a second of a model of 17 MB."""
+    import aiohttp
+    import weight_push as bench
+    from inference_processes import policy_server
+
+    from arlarena.proto.telemetry import Logger
+    from arlarena.trainer.publisher import Publisher
+    from arlarena.trainer.transports import Http, SharedDirectory
+    from arlarena.trainer.versions import VersionStore
+
+    with tempfile.TemporaryDirectory() as name, asyncio.Runner() as loop:
+        folder = Path(name)
+        theirs = folder / "weights" if transport == "shared" else folder / "received"
+        theirs.mkdir()
+        model = bench.make_model(folder / "model", 256)
+        store = VersionStore(folder / "weights", folder / "model", "bench", keep=3)
+        settings = {"model": str(folder / "model"), "weights_root": str(theirs), "admin_token": TOKEN}
+        with policy_server(folder, **settings) as (url, _):
+            way = SharedDirectory() if transport == "shared" else Http(full_every=20)
+            publisher = Publisher([url], way, token=TOKEN, patience_s=30, log=Logger("bench"))
+            trainer, steps = bench.Trainer(model, store, publisher), iter(range(1, 10_000))
+
+            async def once() -> float:
+                step = next(steps)
+                trainer.learn(step)
+                begun = time.perf_counter()
+                version = trainer.write(step)
+                await publisher.push(version)
+                async with aiohttp.ClientSession() as session:
+                    await bench.first_token(session, url, str(version.version))
+                store.forget_old()
+                return time.perf_counter() - begun
+
+            yield lambda: 3 / sum(loop.run(once()) for _ in range(3))
+
+
+@contextlib.contextmanager
+def sandbox() -> Iterator[Measure]:
+    """Executions a second, two at a time."""
+    import sandbox as bench
+
+    from arlarena.env_server.sandbox.forks import ForkSandbox, ForkSettings
+
+    with contextlib.closing(ForkSandbox(ForkSettings())) as forks:
+        yield lambda: bench.rate(lambda: forks.run(bench.PROGRAM).stdout, 2.0, 2)
+
+
+@contextlib.contextmanager
+def update() -> Iterator[Measure]:
+    """Optimiser steps a second over rows of unequal length."""
+    import trainer as bench
+
+    learner, rows = bench.Ours(bench.model_of(bench.VOCABULARY)), bench.rows_of("uniform")
+    yield lambda: 1 / bench.timed(lambda: learner.update(rows))
+
+
+PARTS: dict[str, Callable[[], contextlib.AbstractContextManager[Measure]]] = {
+    "environment-http": lambda: environment("http"),
+    "environment-batch": lambda: environment("batch"),
+    "environment-websocket": lambda: environment("websocket"),
+    "rollout": rollout,
+    "push-shared": lambda: push("shared"),
+    "push-http": lambda: push("http"),
+    "sandbox": sandbox,
+    "update": update,
+}
+
+
+def answer(part: str) -> None:
+    """The process of one side: one measurement and its rate on a line, for each line of standard input."""
+    import torch
+
+    import arlarena.proto.stream as package
+
+    answers, sys.stdout = sys.stdout, sys.stderr
+    torch.set_num_threads(1)
+    with PARTS[part]() as measure:
+        measure()  # not counted: connections, caches, imports
+        print(package.__file__, file=answers, flush=True)
+        for _ in sys.stdin:
+            print(measure(), file=answers, flush=True)
+
+
+@contextlib.contextmanager
+def side(tree: Path, part: str) -> Iterator[Measure]:
+    """The process that measures a checkout.
+
+    Raises:
+        SystemExit: it fails, or its packages are those of another checkout.
+    """
+    packages = [str(one.parent) for one in tree.glob("**/pyproject.toml") if one.parent != tree]
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join([*packages, str(tree / "benchmarks")])}
+    command = [sys.executable, "-P", __file__, "--answer", part]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=variables | {"OMP_NUM_THREADS": "1"}, **pipes) as process:
+        assert process.stdin
+        assert process.stdout
+        stdin, stdout = process.stdin, process.stdout
+
+        def line() -> str:
+            if not (found := stdout.readline().strip()):
+                raise SystemExit(f"error: {part} of {tree} ended with status {process.wait()}")
+            return found
+
+        def measure() -> float:
+            stdin.write("\n")
+            stdin.flush()
+            return float(line())
+
+        if not Path(origin := line()).is_relative_to(tree):
+            raise SystemExit(f"error: the side of {tree} imported {origin}")
+        yield measure
+        stdin.close()
+
+
+def compare(old: Path, part: str, pairs: int) -> dict[str, Any]:
+    """The ratios of one part and the interval of their median."""
+    with side(old, part) as before, side(ROOT, part) as after:
+        ratios = []
+        for number in range(pairs):
+            if number % 2:
+                first, second = before(), after()
+                ratios.append(second / first)
+            else:
+                second, first = after(), before()
+                ratios.append(second / first)
+    rng = random.Random(0)
+    medians = sorted(statistics.median(rng.choices(ratios, k=pairs)) for _ in range(10_000))
+    interval = [round(medians[250], 3), round(medians[9749], 3)]
+    return {"ratio": round(statistics.median(ratios), 3), "interval": interval, "pairs": pairs}
+
+
+def main() -> int:
+    """Measure the parts and judge the lower ends of their intervals."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("old", type=Path, nargs="?", help="the older checkout")
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--answer", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path)
+    flags = parser.parse_args()
+    if flags.answer:
+        answer(flags.answer)
+        return 0
+    if not flags.old or not (flags.old / "proto").is_dir():
+        parser.error("name the folder of an older checkout")
+    from env_processes import finish
+
+    results = {}
+    for part in flags.part:
+        results[part] = compare(flags.old.resolve(), part, flags.pairs)
+        print(part, results[part], file=sys.stderr, flush=True)
+    passed = all(result["interval"][0] >= LEAST_RATIO for result in results.values())
+    return finish({"parts": results, "least_ratio": LEAST_RATIO, "passed": passed}, flags.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
