@@ -180,10 +180,11 @@ class _Http(HttpToolsProtocol):
         limits = self.shared.limits
         self._unparsed += len(data)
         super().data_received(data)
-        if self._timer is None and not self._left and not self.transport.is_closing():
-            if self._in_body:  # most requests arrive at once and need no timer
+        incomplete = self._in_body or self._unparsed  # most requests arrive whole and need no timer
+        if incomplete and self._timer is None and not self._left and not self.transport.is_closing():
+            if self._in_body:
                 self._set_timer(limits.body_s, self._look_at_body)
-            elif self._unparsed:
+            else:
                 self._set_timer(limits.header_s, self._headers_late)
         if self._unparsed > limits.header_bytes and not self.transport.is_closing():
             self._close_with(431, f"the headers are larger than {limits.header_bytes} bytes")
@@ -206,7 +207,8 @@ class _Http(HttpToolsProtocol):
         self._streamed = limits.streamed is not None and limits.streamed.match(self.url) is not None
         self._streamed |= self._private
         self.shared.waiting.pop(self, None)
-        self._set_timer(None)
+        if self._timer is not None:
+            self._set_timer(None)
         self._in_body = True
         super().on_headers_complete()
 
@@ -221,7 +223,8 @@ class _Http(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._unparsed = 0
         self.shared.arriving.pop(self, None)
-        self._set_timer(None)
+        if self._timer is not None:
+            self._set_timer(None)
         self._in_body = False
         super().on_message_complete()
 

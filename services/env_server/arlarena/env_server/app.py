@@ -27,6 +27,7 @@ from arlarena.env_server.websocket import serve
 from arlarena.env_server.wire import error_reply
 
 SOCKET_PATH = "/ws"
+PLAYING = ("/step", "/reset", "/v1/batch")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -116,6 +117,8 @@ def create_app(service: EnvironmentService) -> FastAPI:
     for route in ROUTES:
         app.router.add_route(route.path, _endpoint(route, service), methods=[route.method], include_in_schema=False)
     app.router.add_websocket_route(SOCKET_PATH, serve)
+    # A request is matched with one route after the other: the routes of almost all requests come first.
+    app.router.routes.sort(key=lambda route: getattr(route, "path", None) not in PLAYING)
     app.add_exception_handler(HTTPException, _http_error)
 
     def openapi() -> dict[str, Any]:

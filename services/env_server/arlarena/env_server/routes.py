@@ -370,7 +370,8 @@ async def answer(route: Route, service: EnvironmentService, request: Request) ->
         raw = await read_body(request, service.settings.max_body_bytes)
         check_values(raw)
         body = raw if route.takes is RAW else parse(raw, route.takes)
-    path, query = cast(dict[str, str], request.path_params), dict(request.query_params)
+    path = cast(dict[str, str], request.path_params)
+    query = dict(request.query_params) if request.scope["query_string"] else {}
     peers = None if is_hop(request) else service.peers
     named = meant(route, body, path, query, request.headers)
     pods = None if is_hop(request) or is_pod_hop(request) else service.pods
@@ -378,7 +379,7 @@ async def answer(route: Route, service: EnvironmentService, request: Request) ->
         if fellows is not None and (holder := fellows.holder(named)) is not None:
             return await fellows.forward(holder, request, raw, caller)
     call = Call(service, body, path, query, request.headers, caller, peers, pods)
-    if unknown := set(call.query) - set(route.query):
+    if call.query and (unknown := set(call.query) - set(route.query)):
         raise errors.invalid(f"unknown query parameter {min(unknown)!r}; known: {', '.join(route.query) or 'none'}")
     value = await route.handler(call)
     return value if isinstance(value, Response) else reply(value)
