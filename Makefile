@@ -3,8 +3,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-CODE := proto client services tests benchmarks scripts examples
-PACKAGES := proto client services/env_server services/inference services/rollout services/trainer services/console
+CODE := proto client sandbox environments services tests benchmarks scripts examples
+PACKAGES := proto client sandbox environments/sdk environments/guess environments/sokoban environments/alfworld environments/tir_math services/env_server services/inference services/rollout services/trainer services/console
 # Two processes that share the test files, in the order of the folders: a file's tests share its servers, and the folders
 # with long tests come first. One thread each: two processes of two threads on two cores are many times slower.
 TEST_PROCESSES ?= 2
@@ -97,7 +97,7 @@ verify-vllm: setup setup-vllm ## vLLM on the CPU as the engine of the demo's loo
 	@$(BIN)/python benchmarks/verify_vllm.py --out benchmarks/results/vllm.json
 
 oracle-alfworld: setup setup-alfworld ## our ALFWorld engine beside TextWorld, step by step, over 108 games: about 10 minutes
-	@PYTHONPATH=services/env_server:proto OMP_NUM_THREADS=1 .venv-alfworld/bin/python benchmarks/alfworld_oracle.py --out benchmarks/results/alfworld_oracle.json
+	@PYTHONPATH=environments/alfworld:environments/sdk:proto OMP_NUM_THREADS=1 .venv-alfworld/bin/python benchmarks/alfworld_oracle.py --out benchmarks/results/alfworld_oracle.json
 
 verify-alfworld: oracle-alfworld ## ALFWorld's other claims: 1,000 games, speed beside TextWorld, the tiny recipe on three seeds: over an hour
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/alfworld_games.py --out benchmarks/results/alfworld_games.json

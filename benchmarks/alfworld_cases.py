@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
-from arlarena.env_server.alfworld.content import GameFile
-from arlarena.env_server.alfworld.houses import SPLITS, Draft, HouseOptions, mangled
-from arlarena.env_server.alfworld.made import GOAL, draft_of, file_of
-from arlarena.env_server.alfworld.rooms import ABLE, PORTABLE
-from arlarena.env_server.alfworld.tasks import TASK_TYPES
+from arlarena.environments.alfworld.content import GameFile
+from arlarena.environments.alfworld.houses.generator import SPLITS, Draft, HouseOptions, mangled
+from arlarena.environments.alfworld.houses.library import GOAL, draft_of, file_of
+from arlarena.environments.alfworld.houses.rooms import ABLE, PORTABLE
+from arlarena.environments.alfworld.task_kinds import TASK_TYPES
 
 HORIZON = 50
 SMALL = HouseOptions(things=(6, 12), receptacles=8)

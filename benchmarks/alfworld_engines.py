@@ -22,11 +22,11 @@ from typing import Any
 import msgspec
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / part) for part in ("proto", "services/env_server")]
+sys.path[:0] = [str(ROOT / part) for part in ("proto", "environments/sdk", "environments/alfworld")]
 
-from arlarena.env_server.alfworld.game import Game, read_rules  # noqa: E402
-from arlarena.env_server.alfworld.houses import HouseOptions  # noqa: E402
-from arlarena.env_server.alfworld.made import draft_of, file_of  # noqa: E402
+from arlarena.environments.alfworld.engine.game import Game, read_rules  # noqa: E402
+from arlarena.environments.alfworld.houses.generator import HouseOptions  # noqa: E402
+from arlarena.environments.alfworld.houses.library import draft_of, file_of  # noqa: E402
 
 GAMES, STEPS = 12, 25
 KEPT = 8  # games of each engine that are held while memory is measured; of ours so many times more

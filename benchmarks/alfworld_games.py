@@ -26,14 +26,14 @@ import msgspec
 import psutil
 from env_processes import finish
 
-from arlarena.env_server.alfworld.environment import load
-from arlarena.env_server.alfworld.expert import Expert
-from arlarena.env_server.alfworld.export import export
-from arlarena.env_server.alfworld.game import Game
-from arlarena.env_server.alfworld.houses import SPLITS
-from arlarena.env_server.alfworld.made import MadeGames
-from arlarena.env_server.alfworld.options import AlfworldOptions
-from arlarena.env_server.alfworld.tasks import TASK_TYPES
+from arlarena.environments.alfworld.engine.game import Game
+from arlarena.environments.alfworld.environment import load
+from arlarena.environments.alfworld.expert import Expert
+from arlarena.environments.alfworld.files.export import export
+from arlarena.environments.alfworld.houses.generator import SPLITS
+from arlarena.environments.alfworld.houses.library import MadeGames
+from arlarena.environments.alfworld.options import AlfworldOptions
+from arlarena.environments.alfworld.task_kinds import TASK_TYPES
 from arlarena.proto.env import ResetSpec
 
 SHARES = {"train": 0.5, "valid_seen": 0.25, "valid_unseen": 0.25}

@@ -31,14 +31,14 @@ from typing import Any
 from alfworld_cases import HORIZON, SMALL, Case, cases, made, mutated
 from alfworld_walks import WALKS
 
-from arlarena.env_server.alfworld.content import Loaded, loaded
-from arlarena.env_server.alfworld.game import Game, read_rules
-from arlarena.env_server.alfworld.houses import SPLITS
-from arlarena.env_server.alfworld.made import file_of
-from arlarena.env_server.alfworld.pddl import Problem, read_problem
-from arlarena.env_server.alfworld.tasks import TASK_TYPES
-from arlarena.env_server.alfworld.textworld import Seen, Stock, check_packages
-from arlarena.env_server.hashing import digest
+from arlarena.environment.hashing import digest
+from arlarena.environments.alfworld.content import Loaded, loaded
+from arlarena.environments.alfworld.engine.game import Game, read_rules
+from arlarena.environments.alfworld.engine.pddl import Problem, read_problem
+from arlarena.environments.alfworld.houses.generator import SPLITS
+from arlarena.environments.alfworld.houses.library import file_of
+from arlarena.environments.alfworld.task_kinds import TASK_TYPES
+from arlarena.environments.alfworld.textworld import Seen, Stock, check_packages
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared/data/alfworld/real_single_game.tw-pddl"

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from random import Random
 
-from arlarena.env_server.alfworld.content import Loaded
-from arlarena.env_server.alfworld.expert import Expert, NoPlan
-from arlarena.env_server.alfworld.game import Game, Move
-from arlarena.env_server.alfworld.state import NOTHING
-from arlarena.env_server.alfworld.world import Mask, bits
+from arlarena.environments.alfworld.content import Loaded
+from arlarena.environments.alfworld.engine.game import Game, Move
+from arlarena.environments.alfworld.engine.state import NOTHING
+from arlarena.environments.alfworld.engine.world import Mask, bits
+from arlarena.environments.alfworld.expert import Expert, NoPlan
 
 Walk = Iterator[str]
 NONSENSE = (

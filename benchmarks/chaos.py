@@ -41,10 +41,11 @@ from env_processes import finish
 from inference_processes import free_port
 from redis.asyncio import Redis
 
-from arlarena.console import pipeline
-from arlarena.console.commands import Commands
-from arlarena.console.process import Address, Command
-from arlarena.env_server.environment import EnvironmentFactory, load
+from arlarena.console.launch import pipeline
+from arlarena.console.launch.commands import Commands
+from arlarena.console.launch.process import Address, Command
+from arlarena.environment.protocols import EnvironmentFactory
+from arlarena.environment.registry import load
 from arlarena.proto.trajectory import Task, Trajectory, read_groups
 
 PROXIES = "ARLARENA_CHAOS_PROXIES"  # ports of this script's proxies, for the launcher: environment, policy server
@@ -371,7 +372,7 @@ def launch(words: list[str]) -> None:
             return Commands.worker(self, index, restarts, environment, inference, redis)
 
     setattr(pipeline, "Commands", Proxied)  # noqa: B010
-    from arlarena.console.cli import main as command
+    from arlarena.console.cli.app import main as command
 
     sys.argv = ["arlarena", *words]
     command()

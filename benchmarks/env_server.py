@@ -165,7 +165,7 @@ def our_server(workers: int) -> contextlib.AbstractContextManager[str]:
 def openenv_server() -> contextlib.AbstractContextManager[str]:
     """OpenEnv's server, over our environment."""
     port = free_port()
-    path = os.pathsep.join(str(ROOT / part) for part in ("proto", "services/env_server"))
+    path = os.pathsep.join(str(ROOT / part) for part in ("proto", "environments/sdk", "environments/sokoban"))
     command = [str(OPENENV), "benchmarks/openenv_server.py", str(port)]
     return server(command, f"http://127.0.0.1:{port}", PYTHONPATH=path)
 

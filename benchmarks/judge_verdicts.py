@@ -30,8 +30,8 @@ from pathlib import Path
 
 from math_verify import parse, verify
 
-from arlarena.env_server.tir_math.judging import judge
-from arlarena.env_server.tir_math.latex import tidy
+from arlarena.environments.tir_math.judge.equivalence import judge
+from arlarena.environments.tir_math.judge.latex import tidy
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 GOLDEN = REPOSITORY / "tests" / "golden" / "tir_math"

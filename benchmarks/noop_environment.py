@@ -10,14 +10,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-from arlarena.env_server import environment
 from arlarena.env_server.__main__ import main
-from arlarena.env_server.alfworld.game import Game
-from arlarena.env_server.alfworld.houses import HouseOptions
-from arlarena.env_server.alfworld.made import MadeGames
-from arlarena.env_server.alfworld.text import TEMPLATES
-from arlarena.env_server.prompts import PromptTemplate
-from arlarena.env_server.text_game import TextEnvironment, TextGame
+from arlarena.environment.prompts import PromptTemplate
+from arlarena.environment.text_game import TextEnvironment, TextGame
+from arlarena.environments.alfworld.engine.game import Game
+from arlarena.environments.alfworld.houses.generator import HouseOptions
+from arlarena.environments.alfworld.houses.library import MadeGames
+from arlarena.environments.alfworld.prompts import TEMPLATES
 from arlarena.proto.config import Table, parse_table
 from arlarena.proto.env import Split
 from arlarena.proto.trajectory import Task
@@ -87,5 +86,5 @@ def load(where: str, options: Mapping[str, Any]) -> NothingEnvironment:
 
 
 if __name__ == "__main__":
-    environment.REGISTRY |= {"noop": "__main__", "mute": "__main__"}
+    sys.modules["noop"] = sys.modules["mute"] = sys.modules["__main__"]
     sys.exit(main())

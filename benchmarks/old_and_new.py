@@ -83,9 +83,9 @@ def rollout() -> Iterator[Measure]:
     import rollout_throughput as bench
     import uvloop
 
-    from arlarena.console.broker import Broker
+    from arlarena.console.launch.broker import Broker
+    from arlarena.trainer.model.tiny import create_tiny_policy
     from arlarena.trainer.settings import TinyPolicy
-    from arlarena.trainer.tiny import create_tiny_policy
 
     flags = SimpleNamespace(in_flight=16, trace=False)
     with tempfile.TemporaryDirectory() as name:
@@ -111,9 +111,9 @@ def push(transport: str) -> Iterator[Measure]:
     from inference_processes import policy_server
 
     from arlarena.proto.telemetry import Logger
-    from arlarena.trainer.publisher import Publisher
-    from arlarena.trainer.transports import Http, SharedDirectory
-    from arlarena.trainer.versions import VersionStore
+    from arlarena.trainer.weights.publisher import Publisher
+    from arlarena.trainer.weights.transports import Http, SharedDirectory
+    from arlarena.trainer.weights.versions import VersionStore
 
     with tempfile.TemporaryDirectory() as name, asyncio.Runner() as loop:
         folder = Path(name)
@@ -146,7 +146,7 @@ def sandbox() -> Iterator[Measure]:
     """Executions a second, two at a time."""
     import sandbox as bench
 
-    from arlarena.env_server.sandbox.forks import ForkSandbox, ForkSettings
+    from arlarena.sandbox.forks import ForkSandbox, ForkSettings
 
     with contextlib.closing(ForkSandbox(ForkSettings())) as forks:
         yield lambda: bench.rate(lambda: forks.run(bench.PROGRAM).stdout, 2.0, 2)

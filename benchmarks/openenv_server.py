@@ -13,11 +13,11 @@ from openenv.core.env_server.http_server import create_app
 from openenv.core.env_server.interfaces import Environment
 from openenv.core.env_server.types import Action, Observation, State
 
-from arlarena.env_server.environment import load
+from arlarena.environment.registry import load
 from arlarena.proto.env import ResetSpec
 
 SESSIONS = 512
-SOKOBAN = load("benchmark", "sokoban", {})
+SOKOBAN = load("benchmark", "arlarena.environments.sokoban.environment", {})  # by its module: it is not installed here
 
 
 class Move(Action):

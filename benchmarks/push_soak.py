@@ -42,10 +42,10 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.weights import ManifestProbe
-from arlarena.trainer.probe import Probe
-from arlarena.trainer.publisher import Publisher
-from arlarena.trainer.transports import Http, SharedDirectory, Transport
-from arlarena.trainer.versions import Version, VersionStore
+from arlarena.trainer.weights.probe import Probe
+from arlarena.trainer.weights.publisher import Publisher
+from arlarena.trainer.weights.transports import Http, SharedDirectory, Transport
+from arlarena.trainer.weights.versions import Version, VersionStore
 
 VOCABULARY, HIDDEN, LAYERS, REPLICAS = 256, 64, 2, 2
 CLIENTS, TOKENS, PROMPT = 12, 48, 32

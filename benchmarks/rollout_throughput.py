@@ -37,11 +37,11 @@ from env_processes import finish
 
 from arlarena.client.environments import EnvironmentClient
 from arlarena.client.policy import Generation, PolicyClient
-from arlarena.console.broker import Broker
+from arlarena.console.launch.broker import Broker
 from arlarena.inference.embedded.engine import Engine, Limits
 from arlarena.inference.embedded.sampler import Draw
 from arlarena.inference.embedded.sequence import Sequence
-from arlarena.inference.weights import load_model
+from arlarena.inference.embedded.weights.loading import load_model
 from arlarena.proto.stream import Streams
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trajectory import Group, GroupTask, Sampling, Task, Trajectory
@@ -50,8 +50,8 @@ from arlarena.rollout.runner import Runner
 from arlarena.rollout.settings import RolloutSettings
 from arlarena.rollout.tokens import Tokens
 from arlarena.rollout.worker import Worker
+from arlarena.trainer.model.tiny import create_tiny_policy
 from arlarena.trainer.settings import TinyPolicy
-from arlarena.trainer.tiny import create_tiny_policy
 
 GROUP_SIZE, CACHE_MB = 8, 1024
 LEAST_SHARE = 0.9  # of the replay, on the trace

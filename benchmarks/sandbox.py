@@ -25,9 +25,9 @@ from typing import Any
 import psutil
 from env_processes import finish
 
-from arlarena.env_server.sandbox.execution import Limits
-from arlarena.env_server.sandbox.forks import ForkSandbox, ForkSettings
-from arlarena.env_server.sandbox.process import ENVIRONMENT
+from arlarena.sandbox.execution import Limits
+from arlarena.sandbox.forks import ForkSandbox, ForkSettings
+from arlarena.sandbox.process import ENVIRONMENT
 
 PROGRAM = """
 import numpy as np

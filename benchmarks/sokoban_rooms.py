@@ -35,9 +35,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import ks_2samp
 
-from arlarena.env_server.sokoban.room import Room
-from arlarena.env_server.sokoban.rooms import draw_layout, generate, play_backwards, random_for
-from arlarena.env_server.sokoban.solver import least_pushes
+from arlarena.environments.sokoban.room import Room
+from arlarena.environments.sokoban.rooms import draw_layout, generate, play_backwards, random_for
+from arlarena.environments.sokoban.solver import least_pushes
 
 PACKAGE = "gym-sokoban==0.0.6"
 GOALS = {(6, 6, 1): 10, (10, 10, 4): 50}

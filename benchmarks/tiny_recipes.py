@@ -11,7 +11,7 @@ from env_processes import finish
 from rich.console import Console
 from verify_demo import Claim, show
 
-from arlarena.console.summary import kinds_table
+from arlarena.console.report.summary import kinds_table
 
 ROOT = Path(__file__).resolve().parents[1]
 LEAST_PANEL, AIM, MOST_SECONDS = 256, 0.15, 60 * 60

@@ -13,10 +13,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from arlarena.env_server import environment
 from arlarena.env_server.__main__ import main
-from arlarena.env_server.prompts import PromptTemplate
-from arlarena.env_server.text_game import TextEnvironment, TextEpisode, TextGame
+from arlarena.environment.prompts import PromptTemplate
+from arlarena.environment.text_game import TextEnvironment, TextEpisode, TextGame
 from arlarena.proto.config import Table, parse_table
 from arlarena.proto.env import Split, StepResult
 from arlarena.proto.trajectory import Task
@@ -79,11 +78,11 @@ class TraceEnvironment(TextEnvironment):
 
 
 def load(where: str, options: Mapping[str, Any]) -> TraceEnvironment:
-    """See `environment.REGISTRY`."""
+    """See `arlarena.environment.registry`."""
     parse_table(where, options, Table)
     return TraceEnvironment()
 
 
 if __name__ == "__main__":
-    environment.REGISTRY["trace"] = "trace_environment"
+    sys.modules["trace"] = sys.modules["__main__"]
     sys.exit(main())

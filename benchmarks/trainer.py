@@ -80,7 +80,7 @@ def lengths(shape: str) -> list[int]:
 
 def rows_of(shape: str) -> list[Any]:
     """Rows as our trainer has them, each an episode of one turn; siblings share a prompt in `shared` alone."""
-    from arlarena.trainer.packing import Row
+    from arlarena.trainer.batching.packing import Row
 
     rng, rows, prompt = np.random.default_rng(1), [], np.zeros(0, dtype=np.int32)
     for number, size in enumerate(lengths(shape)):
@@ -96,8 +96,8 @@ class Ours:
     """Our learner, as a run makes it."""
 
     def __init__(self, model: Qwen3ForCausalLM) -> None:
-        from arlarena.trainer.attention import prepare
-        from arlarena.trainer.learner import Learner
+        from arlarena.trainer.learning.learner import Learner
+        from arlarena.trainer.model.attention import prepare
         from arlarena.trainer.objectives import recipe
         from arlarena.trainer.settings import TrainerSettings
 
@@ -222,8 +222,8 @@ def speeds(rounds: int, folder: Path) -> dict[str, dict[str, list[float]]]:
 
 def memory(side: str) -> float:
     """Peak MB of a process that takes one update at a vocabulary of 50,000, all that it needs included."""
-    from arlarena.trainer.attention import prepare
-    from arlarena.trainer.learner import Learner
+    from arlarena.trainer.learning.learner import Learner
+    from arlarena.trainer.model.attention import prepare
     from arlarena.trainer.objectives import recipe
     from arlarena.trainer.settings import TrainerSettings
 

@@ -32,10 +32,10 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from arlarena.proto.delta import write_delta
 from arlarena.proto.telemetry import Logger
-from arlarena.trainer.probe import Probe
-from arlarena.trainer.publisher import Publisher
-from arlarena.trainer.transports import SharedDirectory
-from arlarena.trainer.versions import Version, VersionStore
+from arlarena.trainer.weights.probe import Probe
+from arlarena.trainer.weights.publisher import Publisher
+from arlarena.trainer.weights.transports import SharedDirectory
+from arlarena.trainer.weights.versions import Version, VersionStore
 
 VOCABULARY = 512
 MOST = 3.0  # times a bare write and read

@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-OUT = Path(__file__).resolve().parents[1] / "services/env_server/arlarena/env_server/alfworld/data/rooms.json"
+ALFWORLD = Path(__file__).resolve().parents[1] / "environments/alfworld/arlarena/environments/alfworld"
+OUT = ALFWORLD / "houses/data/rooms.json"
 TABLES = ("VAL_RECEPTACLE_OBJECTS", "VAL_ACTION_OBJECTS", "OPENABLE_CLASS_LIST", "MOVABLE_RECEPTACLES", "GOALS_VALID")
 
 

@@ -18,10 +18,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from arlarena.console.settings import BrokerSettings, ConsoleSettings, Gpus, RunSettings, Threads
-from arlarena.env_server.alfworld.options import AlfworldOptions
 from arlarena.env_server.settings import EnvironmentSettings
-from arlarena.env_server.sokoban.options import SokobanOptions
-from arlarena.env_server.tir_math.options import SandboxOptions, TirMathOptions
+from arlarena.environments.alfworld.options import AlfworldOptions
+from arlarena.environments.sokoban.options import SokobanOptions
+from arlarena.environments.tir_math.options import SandboxOptions, TirMathOptions
 from arlarena.inference.settings import InferenceSettings
 from arlarena.proto.config import Table
 from arlarena.rollout.settings import EvaluationSettings, RolloutSettings

@@ -1,6 +1,6 @@
 """Play the stock engine of ALFWorld through our environment, in the environment where TextWorld is installed.
 
-    PYTHONPATH=services/env_server:proto .venv-alfworld/bin/python tests/alfworld_driver.py FOLDER
+    PYTHONPATH=environments/alfworld:environments/sdk:proto .venv-alfworld/bin/python tests/alfworld_driver.py FOLDER
 
 Prints a JSON object: for each check, "ok" or what is wrong.
 """
@@ -13,12 +13,15 @@ import traceback
 from functools import partial
 from pathlib import Path
 
-from arlarena.env_server.alfworld.export import export
-from arlarena.env_server.alfworld.options import read_options
-from arlarena.env_server.alfworld.textworld import Stocks
-from arlarena.env_server.environment import ExpertUnavailable, TaskError, load
+from arlarena.environment.protocols import ExpertUnavailable, TaskError
+from arlarena.environment.registry import load
+from arlarena.environments.alfworld.files.export import export
+from arlarena.environments.alfworld.options import read_options
+from arlarena.environments.alfworld.textworld import Stocks
 from arlarena.proto.env import ResetSpec
 
+# By its module: ALFWorld is on PYTHONPATH and not installed.
+ALFWORLD = "arlarena.environments.alfworld.environment"
 SMALL = {"things": [4, 8], "receptacles": 6}
 FOLDER = Path(sys.argv[1])
 
@@ -28,8 +31,8 @@ def start(made, index=0, split="train"):
 
 
 def environments(**options):
-    return load("test", "alfworld", {**SMALL, **options}), load(
-        "test", "alfworld", {**SMALL, **options, "backend": "textworld"}
+    return load("test", ALFWORLD, {**SMALL, **options}), load(
+        "test", ALFWORLD, {**SMALL, **options, "backend": "textworld"}
     )
 
 

@@ -10,8 +10,8 @@
 Of the two apples, the first by id has the higher number.
 """
 
-from arlarena.env_server.alfworld.domain import DOMAIN, GRAMMAR
-from arlarena.env_server.alfworld.game import Game, read_rules
+from arlarena.environments.alfworld.engine.domain import DOMAIN, GRAMMAR
+from arlarena.environments.alfworld.engine.game import Game, read_rules
 
 PICK = (
     "(exists (?r - receptacle ?o - object) "

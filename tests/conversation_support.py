@@ -9,12 +9,12 @@ from typing import Self
 import uvicorn
 
 from arlarena.env_server.__main__ import bind
-from arlarena.env_server.app import create_app
-from arlarena.env_server.environment import EnvironmentFactory
-from arlarena.env_server.hashing import digest
-from arlarena.env_server.indexed import indexed_task
-from arlarena.env_server.service import EnvironmentService
+from arlarena.env_server.api.app import create_app
+from arlarena.env_server.sessions.service import EnvironmentService
 from arlarena.env_server.settings import EnvironmentSettings
+from arlarena.environment.hashing import digest
+from arlarena.environment.indexed_tasks import indexed_task
+from arlarena.environment.protocols import EnvironmentFactory
 from arlarena.proto.env import Info, Metadata, Observation, Parser, ResetSpec, Split, StepResult, Template
 from arlarena.proto.telemetry import get_logger
 from arlarena.proto.trajectory import Task

@@ -161,15 +161,15 @@ class Forker:
 @functools.cache
 def environments() -> Forker:
     """The environment server and all environments, imported once a session."""
-    from arlarena.env_server.environment import REGISTRY
+    from arlarena.environment.registry import installed
 
-    return _of_this_session(["arlarena.env_server.__main__", *REGISTRY.values()])
+    return _of_this_session(["arlarena.env_server.__main__", *(point.module for point in installed().values())])
 
 
 @functools.cache
 def consoles() -> Forker:
     """The `arlarena` command, imported once a session."""
-    return _of_this_session(["arlarena.console.cli", "rich.live", "rich.markdown"])
+    return _of_this_session(["arlarena.console.cli.app", "rich.live", "rich.markdown"])
 
 
 @functools.cache

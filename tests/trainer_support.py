@@ -19,10 +19,10 @@ from arlarena.proto.trajectory import (
     pack_ids,
     pack_mask,
 )
-from arlarena.trainer.model import load_policy
-from arlarena.trainer.packing import Row
+from arlarena.trainer.batching.packing import Row
+from arlarena.trainer.model.policy import load_policy
+from arlarena.trainer.model.tiny import create_tiny_policy
 from arlarena.trainer.settings import TinyPolicy
-from arlarena.trainer.tiny import create_tiny_policy
 
 SMALL = TinyPolicy(hidden=32, layers=2, heads=2, kv_heads=1, head_dim=16, ffn=64)
 

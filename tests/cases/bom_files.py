@@ -8,7 +8,8 @@ from case_support import PYTHON, check, corridors, finish
 
 READ_PROBLEMS = """
 import sys
-from arlarena.env_server.tir_math import options, sources
+from arlarena.environments.tir_math import options
+from arlarena.environments.tir_math.problems import sources
 sources.problems_of("w", options.read_options("w", {"train": sys.argv[1], "validation_share": 0.0}))
 print("read")
 """

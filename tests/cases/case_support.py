@@ -26,10 +26,9 @@ WRONG: list[str] = []
 
 # An environment whose rewards break the contract, and one of whose actions fails.
 ODD = """
-from arlarena.env_server import environment
 from arlarena.env_server.__main__ import main
-from arlarena.env_server.prompts import PromptTemplate
-from arlarena.env_server.text_game import TextEnvironment, TextGame
+from arlarena.environment.prompts import PromptTemplate
+from arlarena.environment.text_game import TextEnvironment, TextGame
 from arlarena.proto.env import Split
 import sys
 
@@ -53,7 +52,6 @@ def load(where, options): return OddEnvironment()
 
 if __name__ == "__main__":
     sys.modules["odd"] = sys.modules["__main__"]
-    environment.REGISTRY["odd"] = "odd"
     sys.exit(main(["odd", "--host", "127.0.0.1", "--port", "0"]))
 """
 

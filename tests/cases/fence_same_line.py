@@ -9,7 +9,7 @@ from case_support import check, finish, run
 
 READ = """
 import json, sys
-from arlarena.env_server.tir_math.answers import read_reply
+from arlarena.environments.tir_math.episode.replies import read_reply
 print(json.dumps([(r.code, r.void) for r in map(read_reply, json.load(sys.stdin))]))
 """
 REPLIES = {

@@ -7,7 +7,7 @@ from case_support import check, finish, run
 
 JUDGE = """
 import json, sys
-from arlarena.env_server.tir_math.judging import judge
+from arlarena.environments.tir_math.judge.equivalence import judge
 print(json.dumps([judge(gold, answer) for gold, answer, _ in json.load(sys.stdin)]))
 """
 

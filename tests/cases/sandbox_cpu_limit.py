@@ -9,7 +9,7 @@ from case_support import busy_cores, check, finish, run
 
 RUN = """
 import json
-from arlarena.env_server.sandbox.forks import ForkSandbox
+from arlarena.sandbox.forks import ForkSandbox
 sandbox = ForkSandbox()
 try:
     runs = [sandbox.run("while True: pass") for _ in range(3)]

@@ -9,7 +9,7 @@ from case_support import check, finish, run
 
 RUN = """
 import json, sys
-from arlarena.env_server.sandbox.forks import ForkSandbox
+from arlarena.sandbox.forks import ForkSandbox
 sandbox = ForkSandbox()
 try:
     runs = [sandbox.run(code) for code in json.load(sys.stdin)]

@@ -68,7 +68,7 @@ def texts(node: ast.AST) -> str:
 
 def test_a_table_in_brackets_is_followed_by_one_of_its_keys() -> None:
     seen, wrong = 0, []
-    for path, tree in sources("services", "client", "proto"):
+    for path, tree in sources("services", "environments", "sandbox", "client", "proto"):
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 for table, key in re.findall(r"\[([a-z.]+)\] ([a-z]\w*)", node.value):

@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from arlarena.env_server.alfworld.export import export
-from arlarena.env_server.alfworld.options import AlfworldOptions
+from arlarena.environments.alfworld.files.export import export
+from arlarena.environments.alfworld.options import AlfworldOptions
 from arlarena.proto.task_order import TaskOrder
 
 REPOSITORY = Path(__file__).resolve().parents[2]

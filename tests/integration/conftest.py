@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from arlarena.console.broker import Broker
+from arlarena.console.launch.broker import Broker
 
 _numbers = itertools.count()
 

@@ -15,9 +15,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from arlarena.env_server.sandbox.execution import Execution, Limits
-from arlarena.env_server.sandbox.forks import ForkSandbox, ForkSettings
-from arlarena.env_server.sandbox.lockdown import GRACE_S
+from arlarena.sandbox.execution import Execution, Limits
+from arlarena.sandbox.forks import ForkSandbox, ForkSettings
+from arlarena.sandbox.lockdown import GRACE_S
 from sandbox_attacks import BREACH, Attack, Baits, attacks, baits
 from sandbox_attacks.honest import HONEST
 

@@ -1,10 +1,10 @@
 """The default time limits along one step fit together: each caller waits longer than what it calls may take."""
 
 from arlarena.client.environments import DEADLINE_SHARE, REQUEST_S
-from arlarena.env_server.sandbox.forks import ForkSettings
 from arlarena.env_server.settings import EnvironmentSettings
-from arlarena.env_server.tir_math.options import SandboxOptions
+from arlarena.environments.tir_math.options import SandboxOptions
 from arlarena.rollout.settings import RolloutSettings
+from arlarena.sandbox.forks import ForkSettings
 
 
 def test_a_program_on_a_busy_machine_a_step_and_a_request_each_have_more_time_than_what_they_wait_for():

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from arlarena.env_server.environment import REGISTRY, Resources, load
+from arlarena.environment.protocols import Resources
+from arlarena.environment.registry import installed, load
 from arlarena.proto.env import ResetSpec
 
 FOLDER = Path(__file__).parent / "golden"
@@ -61,7 +62,7 @@ def transcripts(environment):
 
 def main():
     """Write what is missing."""
-    for name in sorted(REGISTRY):
+    for name in installed():
         environment = load("golden", name, {})
         path = path_of(environment)
         if path.exists():

@@ -6,18 +6,18 @@ import json
 import aiohttp
 import pytest
 
-from arlarena.env_server.environment import REGISTRY, load
+from arlarena.environment.registry import installed, load
 from arlarena.proto.env import ResetSpec
 
 GARBAGE = ("", "   ", "<action>", "<action></action>", "</think><action>x", "\x00\ud7ff", "?" * 5000, "{history}", "%s")
 
 
-@pytest.fixture(scope="module", params=sorted(REGISTRY))
+@pytest.fixture(scope="module", params=installed())
 def environment(request):
     return load("test", request.param, {})
 
 
-@pytest.fixture(scope="module", params=sorted(REGISTRY))
+@pytest.fixture(scope="module", params=installed())
 def address(request, tmp_path_factory, start_server):
     with start_server(tmp_path_factory.mktemp(request.param), request.param, capacity=8, ttl=2) as (url, _):
         yield url
@@ -57,7 +57,7 @@ def transcript(episode, replies):
 
 def test_it_describes_itself(environment):
     info = environment.info
-    assert info.name in REGISTRY
+    assert info.name in installed()
     assert all((info.version, info.description, info.template.version, info.template.text, info.parser.version))
     assert info.horizon > 0
     assert len({split.name for split in info.splits}) == len(info.splits)

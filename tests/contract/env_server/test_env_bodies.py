@@ -6,7 +6,7 @@ import json
 import aiohttp
 import pytest
 
-from arlarena.env_server.routes import ROUTES
+from arlarena.env_server.api.routes import ROUTES
 
 DEEP = b"[" * 100_000
 # name -> (bytes, code of the error)

@@ -9,10 +9,11 @@ import pytest
 from environment_support import environment_server
 from PIL import Image
 
-from arlarena.env_server.environment import load
-from arlarena.env_server.frames import Frame, FrameStore
-from arlarena.env_server.sokoban.frames import draw
-from arlarena.env_server.sokoban.sprites import SIZE, sprite
+from arlarena.env_server.sessions.frames import FrameStore
+from arlarena.environment.frames import Frame
+from arlarena.environment.registry import load
+from arlarena.environments.sokoban.frames import draw
+from arlarena.environments.sokoban.sprites import SIZE, sprite
 from arlarena.proto.env import Observation, ResetSpec
 
 

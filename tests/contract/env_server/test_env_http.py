@@ -8,7 +8,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from arlarena.env_server.routes import ROUTES
+from arlarena.env_server.api.routes import ROUTES
 from arlarena.proto import env
 
 

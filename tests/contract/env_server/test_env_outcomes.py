@@ -10,8 +10,8 @@ from conversation_support import serving
 
 from arlarena.client.environments import EnvironmentClient
 from arlarena.client.errors import Unavailable
-from arlarena.env_server.prompts import PromptTemplate
-from arlarena.env_server.text_game import TextEnvironment, TextGame
+from arlarena.environment.prompts import PromptTemplate
+from arlarena.environment.text_game import TextEnvironment, TextGame
 from arlarena.proto.env import Split
 
 REWARDS = {

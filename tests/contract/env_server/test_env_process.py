@@ -107,7 +107,7 @@ def test_variables_win_over_the_file_and_flags_over_both(tmp_path, monkeypatch):
 
 def test_the_server_imports_no_torch():
     code = (
-        "import sys, arlarena.env_server.__main__, arlarena.env_server.sokoban.environment;"
+        "import sys, arlarena.env_server.__main__, arlarena.environments.sokoban.environment;"
         "print([m for m in ('torch', 'transformers', 'redis', 'scipy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

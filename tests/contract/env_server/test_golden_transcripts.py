@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from arlarena.env_server.environment import REGISTRY, load
+from arlarena.environment.registry import installed, load
 
 _spec = importlib.util.spec_from_file_location("golden_transcripts", Path(__file__).parent / "golden_transcripts.py")
 golden = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(golden)
 
 
-@pytest.mark.parametrize("name", sorted(REGISTRY))
+@pytest.mark.parametrize("name", installed())
 def test_transcripts_are_those_of_this_version(name):
     environment = load("test", name, {})
     path = golden.path_of(environment)

@@ -318,9 +318,8 @@ def test_a_connection_that_is_reset_at_once_is_no_fellow_worker(tmp_path):
 STUCK = """
 import sys, time
 from pathlib import Path
-from arlarena.env_server import environment
 from arlarena.env_server.__main__ import main
-from arlarena.env_server.guess.environment import Guess, GuessEnvironment
+from arlarena.environments.guess.environment import Guess, GuessEnvironment
 
 class Stuck(GuessEnvironment):
     blocking = True
@@ -332,7 +331,6 @@ class Stuck(GuessEnvironment):
 def load(where, options): return Stuck()
 
 sys.modules["stuck"] = sys.modules["__main__"]
-environment.REGISTRY["stuck"] = "stuck"
 sys.exit(main(["--config", sys.argv[1], "--port", "0"]))
 """
 

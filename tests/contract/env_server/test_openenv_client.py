@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from arlarena.env_server.environment import REGISTRY
+from arlarena.environment.registry import installed
 
 ROOT = Path(__file__).resolve().parents[3]
 PYTHON = ROOT / ".venv-openenv" / "bin" / "python"
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 
 # Slow but for one environment: the package takes seconds to import, and its validator as long again. What differs from
 # one environment to the other is in test_any_environment.py.
-ENVIRONMENTS = [pytest.param(name, marks=() if name == "sokoban" else pytest.mark.slow) for name in sorted(REGISTRY)]
+ENVIRONMENTS = [pytest.param(name, marks=() if name == "sokoban" else pytest.mark.slow) for name in installed()]
 
 
 @pytest.fixture(scope="module", params=ENVIRONMENTS)

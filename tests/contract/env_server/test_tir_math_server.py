@@ -16,9 +16,9 @@ import pytest
 from environment_support import environment_server
 from forking_support import environments
 
-from arlarena.env_server.sandbox import kernel
-from arlarena.env_server.sandbox.forks import ForkSandbox, ForkSettings
-from arlarena.env_server.sandbox.lockdown import LAYERS
+from arlarena.sandbox import kernel
+from arlarena.sandbox.forks import ForkSandbox, ForkSettings
+from arlarena.sandbox.lockdown import LAYERS
 
 pytestmark = pytest.mark.skipif(not kernel.supported(), reason="the sandbox of forks needs Linux on x86-64 or aarch64")
 

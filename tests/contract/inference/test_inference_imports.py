@@ -3,7 +3,8 @@
 import subprocess
 import sys
 
-from arlarena.inference import app, serving
+from arlarena.inference import app
+from arlarena.inference.embedded.serving import routes as serving
 
 
 def test_the_application_answers_before_torch_is_imported():

@@ -7,7 +7,7 @@ import json
 import pytest
 from inference_support import openai_error
 
-from arlarena.inference.parameters import UNSUPPORTED
+from arlarena.inference.api.parameters import UNSUPPORTED
 
 CHAT, COMPLETIONS, GENERATE = ROUTES = ("/v1/chat/completions", "/v1/completions", "/inference/v1/generate")
 HELLO = [{"role": "user", "content": "hello"}]

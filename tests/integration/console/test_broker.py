@@ -11,8 +11,15 @@ from pathlib import Path
 import pytest
 import redis
 
-from arlarena.console import broker as module
-from arlarena.console.broker import Broker, BrokerError, ExternalBroker, check_broker, find_server, provide_broker
+from arlarena.console.launch import broker as module
+from arlarena.console.launch.broker import (
+    Broker,
+    BrokerError,
+    ExternalBroker,
+    check_broker,
+    find_server,
+    provide_broker,
+)
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from arlarena.console import health
-from arlarena.console.health import MAX_ANSWER_BYTES, Activity, HttpHealth
-from arlarena.console.process import Address
+from arlarena.console.launch import health
+from arlarena.console.launch.health import MAX_ANSWER_BYTES, Activity, HttpHealth
+from arlarena.console.launch.process import Address
 
 asked: list[str] = []
 

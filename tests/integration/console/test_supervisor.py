@@ -15,11 +15,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from arlarena.console.failures import LaunchError
-from arlarena.console.health import Activity, HttpHealth
-from arlarena.console.process import Address, Command
+from arlarena.console.launch.failures import LaunchError
+from arlarena.console.launch.health import Activity, HttpHealth
+from arlarena.console.launch.process import Address, Command
+from arlarena.console.launch.supervisor import Service, Spec, Supervisor
 from arlarena.console.settings import ConsoleSettings
-from arlarena.console.supervisor import Service, Spec, Supervisor
 
 SERVER = """
 import json, os, sys, subprocess

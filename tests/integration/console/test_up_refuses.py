@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from arlarena.trainer.model.tiny import create_tiny_policy
 from arlarena.trainer.settings import TinyPolicy
-from arlarena.trainer.tiny import create_tiny_policy
 
 SMALL = """
 [environment]

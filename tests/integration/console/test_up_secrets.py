@@ -14,7 +14,7 @@ import pytest
 import redis
 from up_support import CONFIG, Up
 
-from arlarena.console.broker import Broker
+from arlarena.console.launch.broker import Broker
 
 pytestmark = pytest.mark.slow  # runs of several processes; test_redaction.py and test_child_environment.py are short
 

@@ -10,7 +10,7 @@ from inference_support import MAX_LENGTH, model, save
 from arlarena.inference.embedded.engine import Engine, EngineDeadError, Limits
 from arlarena.inference.embedded.sampler import Draw
 from arlarena.inference.embedded.sequence import Sequence
-from arlarena.inference.weights import load_model
+from arlarena.inference.embedded.weights.loading import load_model
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,9 @@ from inference_support import (
     write_version,
 )
 
-from arlarena.inference.serving import choose_weights
+from arlarena.inference.embedded.serving.routes import choose_weights
 from arlarena.inference.settings import InferenceSettings
-from arlarena.inference.versions import VersionError
+from arlarena.inference.weights.versions import VersionError
 from arlarena.proto.telemetry import get_logger
 
 

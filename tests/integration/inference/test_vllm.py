@@ -24,10 +24,10 @@ from safetensors.torch import save_file
 from arlarena.client.weights import PushRefused
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trajectory import PolicyVersion
-from arlarena.trainer.broadcaster import Broadcaster
-from arlarena.trainer.publisher import Publisher
-from arlarena.trainer.transports import Collective, SharedDirectory
-from arlarena.trainer.versions import Version
+from arlarena.trainer.weights.broadcaster import Broadcaster
+from arlarena.trainer.weights.publisher import Publisher
+from arlarena.trainer.weights.transports import Collective, SharedDirectory
+from arlarena.trainer.weights.versions import Version
 
 ROOT = Path(__file__).resolve().parents[3]
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"

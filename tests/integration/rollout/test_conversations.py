@@ -24,15 +24,15 @@ from arlarena.rollout.runner import Runner
 from arlarena.rollout.settings import RolloutSettings
 from arlarena.rollout.tokens import Tokens
 from arlarena.rollout.worker import play_group
-from arlarena.trainer.clone import demonstration_rows, negative_log_likelihood
-from arlarena.trainer.learner import Learner
-from arlarena.trainer.model import load_policy
+from arlarena.trainer.batching.credit import Freshness, ScoredGroup, rows_of, score, stretches
+from arlarena.trainer.batching.packing import Row, micro_batches
+from arlarena.trainer.cloning.clone import demonstration_rows, negative_log_likelihood
+from arlarena.trainer.learning.learner import Learner
+from arlarena.trainer.model.forward import Scorer
+from arlarena.trainer.model.policy import load_policy
+from arlarena.trainer.model.tiny import create_tiny_policy
 from arlarena.trainer.objectives import GroupAdvantages, recipe
-from arlarena.trainer.packing import Row, micro_batches
-from arlarena.trainer.scorer import Scorer
-from arlarena.trainer.scoring import Freshness, ScoredGroup, rows_of, score, stretches
 from arlarena.trainer.settings import TinyPolicy, TrainerSettings
-from arlarena.trainer.tiny import create_tiny_policy
 
 pytestmark = pytest.mark.processes
 

@@ -25,8 +25,8 @@ from arlarena.rollout.__main__ import main
 from arlarena.rollout.episode import turn_seed
 from arlarena.rollout.evaluate import describe
 from arlarena.rollout.tokens import Tokens
+from arlarena.trainer.model.tiny import create_tiny_policy
 from arlarena.trainer.settings import TinyPolicy
-from arlarena.trainer.tiny import create_tiny_policy
 
 pytestmark = pytest.mark.processes
 

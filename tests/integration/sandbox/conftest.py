@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from arlarena.env_server.sandbox.execution import Limits
-from arlarena.env_server.sandbox.forks import ForkSandbox, ForkSettings
+from arlarena.sandbox.execution import Limits
+from arlarena.sandbox.forks import ForkSandbox, ForkSettings
 
 ROOT = Path(__file__).resolve().parents[3]
 BASE = os.environ.get("BASE_IMAGE", "python:3.11-slim")

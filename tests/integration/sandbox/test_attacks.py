@@ -15,7 +15,7 @@ from sandbox_attacks import BREACH, Attack, attacks, baits, control
 from sandbox_attacks.__main__ import LONGEST_S, report
 from sandbox_support import readable_python
 
-from arlarena.env_server.sandbox import kernel
+from arlarena.sandbox import kernel
 
 pytestmark = [
     pytest.mark.skipif(not kernel.supported(), reason="the sandbox of forks needs Linux on x86-64 or aarch64"),

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from arlarena.env_server.sandbox.containers import ContainerSandbox, ContainerSettings
-from arlarena.env_server.sandbox.execution import Limits, SandboxError, SandboxUnavailable
+from arlarena.sandbox.containers import ContainerSandbox, ContainerSettings
+from arlarena.sandbox.execution import Limits, SandboxError, SandboxUnavailable
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 

@@ -9,10 +9,10 @@ import pytest
 from cases.case_support import busy_cores
 from sandbox_support import wait_until
 
-from arlarena.env_server.sandbox import kernel
-from arlarena.env_server.sandbox.execution import Limits, SandboxError
-from arlarena.env_server.sandbox.forks import ForkSandbox, ForkSettings
-from arlarena.env_server.sandbox.lockdown import GRACE_S
+from arlarena.sandbox import kernel
+from arlarena.sandbox.execution import Limits, SandboxError
+from arlarena.sandbox.forks import ForkSandbox, ForkSettings
+from arlarena.sandbox.lockdown import GRACE_S
 
 pytestmark = pytest.mark.skipif(not kernel.supported(), reason="the sandbox of forks needs Linux on x86-64 or aarch64")
 

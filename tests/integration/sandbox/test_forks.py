@@ -18,10 +18,10 @@ import pytest
 from sandbox_attacks.honest import HONEST
 from sandbox_support import patched_work, wait_until
 
-from arlarena.env_server.sandbox import kernel
-from arlarena.env_server.sandbox.execution import Limits, SandboxBusy, SandboxError, SandboxUnavailable
-from arlarena.env_server.sandbox.forks import ForkSandbox, ForkSettings
-from arlarena.env_server.sandbox.process import ZygoteProcess
+from arlarena.sandbox import kernel
+from arlarena.sandbox.execution import Limits, SandboxBusy, SandboxError, SandboxUnavailable
+from arlarena.sandbox.forks import ForkSandbox, ForkSettings
+from arlarena.sandbox.process import ZygoteProcess
 
 pytestmark = pytest.mark.skipif(not kernel.supported(), reason="the sandbox of forks needs Linux on x86-64 or aarch64")
 
@@ -48,7 +48,7 @@ def test_modules_of_a_library_folder_are_found_after_it_has_changed(monkeypatch:
     (folder / "first.py").write_text("x = 1\n")
     (folder / "second.py").write_text("x = 2\n")
     (folder / "folder_work.py").write_text(
-        "from pathlib import Path\nfrom arlarena.env_server.sandbox import program\n"
+        "from pathlib import Path\nfrom arlarena.sandbox import program\n"
         "def load():\n    run, readable = program.load()\n    folder = Path(__file__).parent\n"
         "    return run, [*readable, folder / 'first.py', folder / 'second.py']\n"
     )
@@ -257,7 +257,7 @@ def test_a_required_layer_that_cannot_be_had_means_that_nothing_is_run() -> None
 
 def test_without_landlock_no_file_is_opened_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
-    code = "arlarena.env_server.sandbox.landlock.version = lambda: 0"
+    code = "arlarena.sandbox.landlock.version = lambda: 0"
     with pytest.raises(SandboxUnavailable, match="does not offer: landlock"):
         ForkSandbox(ForkSettings(), work=patched_work(monkeypatch, code))
     sandbox = ForkSandbox(ForkSettings(required=("seccomp",)), work=patched_work(monkeypatch, code))

@@ -16,10 +16,10 @@ import psutil
 import pytest
 from sandbox_support import readable_python, wait_until
 
-from arlarena.env_server.sandbox import kernel
-from arlarena.env_server.sandbox.execution import Limits, SandboxError, SandboxUnavailable
-from arlarena.env_server.sandbox.forks import ForkSandbox, ForkSettings
-from arlarena.env_server.sandbox.identity import NOBODY, Identity, choose
+from arlarena.sandbox import kernel
+from arlarena.sandbox.execution import Limits, SandboxError, SandboxUnavailable
+from arlarena.sandbox.forks import ForkSandbox, ForkSettings
+from arlarena.sandbox.identity import NOBODY, Identity, choose
 
 pytestmark = [
     pytest.mark.skipif(not kernel.supported(), reason="the sandbox of forks needs Linux on x86-64 or aarch64"),
@@ -87,8 +87,8 @@ def test_root_without_the_capability_to_change_users_says_so(capability: int, re
     held = int(Path("/proc/self/status").read_text().partition("CapPrm:")[2].split()[0], 16)
     low, high = held & 0xFFFFFFFF & ~(1 << capability), held >> 32
     code = (
-        "import ctypes\nfrom arlarena.env_server.sandbox import kernel\n"
-        "from arlarena.env_server.sandbox.identity import choose\n"
+        "import ctypes\nfrom arlarena.sandbox import kernel\n"
+        "from arlarena.sandbox.identity import choose\n"
         f"low, high = {low}, {high}\n"
         "data = (kernel._CapData * 2)((low, low, 0), (high, high, 0))\n"
         "kernel.call(kernel.NUMBERS[kernel.MACHINE]['capset'],\n"
@@ -114,7 +114,7 @@ def in_process(python: str, code: str) -> tuple[dict[str, Any], list[dict[str, A
     path = [entry for entry in sys.path if entry]
     program = (
         f"import sys, json; sys.path[:0] = {path!r}\n"
-        "from arlarena.env_server.sandbox.forks import ForkSandbox, ForkSettings\n"
+        "from arlarena.sandbox.forks import ForkSandbox, ForkSettings\n"
         f"{code}\nprint(json.dumps(said))"
     )
     done = subprocess.run([python, "-I", "-c", program], capture_output=True, text=True, timeout=120, cwd="/")
@@ -145,7 +145,7 @@ import builtins, pathlib, tempfile
 folder = pathlib.Path(tempfile.mkdtemp()); (folder / "inner").mkdir()
 (folder / "inner" / "late.py").write_text("x = 5\\n"); (folder / "inner" / "early.py").write_text("x = 4\\n")
 (folder / "private_work.py").write_text(
-    "import sys, pathlib\\nfrom arlarena.env_server.sandbox import program\\n"
+    "import sys, pathlib\\nfrom arlarena.sandbox import program\\n"
     "inner = pathlib.Path(__file__).parent / 'inner'\\nsys.path.append(str(inner))\\nimport early\\n"
     "def load():\\n    run, readable = program.load()\\n    return run, [*readable, inner]\\n"
 )

@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 from cases.case_support import busy_cores
 
-from arlarena.env_server.sandbox import kernel
-from arlarena.env_server.sandbox.execution import Ending, Execution, Limits, SandboxError, SandboxUnavailable, Used
-from arlarena.env_server.sandbox.forks import ForkSettings
-from arlarena.env_server.tir_math import judge as judging
-from arlarena.env_server.tir_math.judge import ForkJudge
+from arlarena.environments.tir_math.judge import process as judging
+from arlarena.environments.tir_math.judge.process import ForkJudge
+from arlarena.sandbox import kernel
+from arlarena.sandbox.execution import Ending, Execution, Limits, SandboxError, SandboxUnavailable, Used
+from arlarena.sandbox.forks import ForkSettings
 
 pytestmark = pytest.mark.skipif(not kernel.supported(), reason="the sandbox of forks needs Linux on x86-64 or aarch64")
 LIMITS = Limits(wall_s=30.0, cpu_s=5.0, memory_mb=512, output_bytes=4096)

@@ -9,8 +9,8 @@ import pytest
 from sandbox_attacks import BREACH, attacks, baits
 from sandbox_support import patched_work
 
-from arlarena.env_server.sandbox import kernel
-from arlarena.env_server.sandbox.forks import ForkSandbox, ForkSettings
+from arlarena.sandbox import kernel
+from arlarena.sandbox.forks import ForkSandbox, ForkSettings
 
 pytestmark = [
     pytest.mark.skipif(not kernel.supported(), reason="the sandbox of forks needs Linux on x86-64 or aarch64"),
@@ -61,7 +61,7 @@ WITHOUT = {
 def test_private_mappings_of_files_are_refused_without_mdwe_and_without_seccomp(
     absent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = f"from arlarena.env_server.sandbox import kernel, seccomp\n{WITHOUT[absent]}"
+    code = f"from arlarena.sandbox import kernel, seccomp\n{WITHOUT[absent]}"
     settings = ForkSettings(required=("rlimits", "capabilities", "no_new_privs", "landlock"))
     tried = [attack for attack in attacks() if attack.family == "memory" and "mapping" in attack.name]
     assert len(tried) >= 8

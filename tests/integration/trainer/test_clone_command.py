@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from arlarena.proto.telemetry import get_logger
 from arlarena.trainer.assembly import Plan, _restored
-from arlarena.trainer.checkpoint import CheckpointError
 from arlarena.trainer.settings import TrainerSettings
+from arlarena.trainer.state.checkpoint import CheckpointError
 
 TALK = {"messages": [{"role": "user", "content": "up or down"}, {"role": "assistant", "content": "up"}]}
 

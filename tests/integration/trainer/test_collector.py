@@ -20,11 +20,11 @@ from arlarena.proto.trajectory import (
     pack_ids,
     pack_mask,
 )
-from arlarena.trainer.capacity import OUTCOMES
-from arlarena.trainer.checkpoint import TrainerState
 from arlarena.trainer.collector import Collector, Interrupted, RunError
 from arlarena.trainer.objectives import recipe
 from arlarena.trainer.settings import TrainerSettings
+from arlarena.trainer.state.checkpoint import TrainerState
+from arlarena.trainer.state.ledger import OUTCOMES
 
 NOW = PolicyVersion("life", 0, "d0")
 

@@ -8,10 +8,10 @@ from environment_support import environment_server
 from arlarena.client.errors import ServiceError
 from arlarena.proto.config import ConfigError
 from arlarena.proto.telemetry import Logger
-from arlarena.trainer.checkpoint import CheckpointError, TrainerState
 from arlarena.trainer.collector import Interrupted
 from arlarena.trainer.settings import TrainerSettings
-from arlarena.trainer.tasks import draw_order
+from arlarena.trainer.state.checkpoint import CheckpointError, TrainerState
+from arlarena.trainer.state.tasks import draw_order
 
 LOG = Logger("test", "error")
 

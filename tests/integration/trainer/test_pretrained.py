@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from arlarena.trainer.learner import Learner
-from arlarena.trainer.model import load_policy
+from arlarena.trainer.batching.packing import Row, micro_batches
+from arlarena.trainer.learning.learner import Learner
+from arlarena.trainer.model.policy import load_policy
 from arlarena.trainer.objectives import recipe
-from arlarena.trainer.packing import Row, micro_batches
 from arlarena.trainer.settings import TrainerSettings
-from arlarena.trainer.versions import VersionStore
+from arlarena.trainer.weights.versions import VersionStore
 
 QUESTION = [{"role": "user", "content": "What is the capital of France? Answer in one word."}]
 

@@ -13,10 +13,10 @@ from arlarena.inference.embedded.architecture import UnsupportedModelError, read
 from arlarena.inference.embedded.cache import BLOCK, PrefixCache
 from arlarena.inference.embedded.kv import KeysValues, Slots
 from arlarena.inference.embedded.model import QUERIES, Model, Piece
-from arlarena.inference.embedded.parameters import load_parameters
 from arlarena.inference.embedded.sampler import Draw
 from arlarena.inference.embedded.scheduler import Scheduler
 from arlarena.inference.embedded.sequence import Sequence
+from arlarena.inference.embedded.weights.parameters import load_parameters
 
 SHAPE = {
     "vocab_size": VOCABULARY,

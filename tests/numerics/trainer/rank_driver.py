@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from arlarena.trainer.ensemble import Lead, follow
-from arlarena.trainer.learner import Learner, _whole
-from arlarena.trainer.model import load_policy
+from arlarena.trainer.learning.coordinator import Lead, follow
+from arlarena.trainer.learning.learner import Learner, _whole
+from arlarena.trainer.learning.ranks import Ranks
+from arlarena.trainer.model.policy import load_policy
 from arlarena.trainer.objectives import recipe
-from arlarena.trainer.ranks import Ranks
 from arlarena.trainer.settings import TrainerSettings
 
 

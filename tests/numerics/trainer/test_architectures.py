@@ -7,11 +7,11 @@ import transformers
 from trainer_support import random_rows
 
 from arlarena.proto.config import ConfigError
-from arlarena.trainer.attention import prepare
-from arlarena.trainer.learner import Learner
+from arlarena.trainer.batching.packing import micro_batches
+from arlarena.trainer.learning.learner import Learner
+from arlarena.trainer.model.attention import prepare
+from arlarena.trainer.model.forward import Scorer
 from arlarena.trainer.objectives import recipe
-from arlarena.trainer.packing import micro_batches
-from arlarena.trainer.scorer import Scorer
 from arlarena.trainer.settings import TrainerSettings
 
 SHAPE = {

@@ -8,13 +8,13 @@ import pytest
 from covering_support import covering
 
 from arlarena.proto.trajectory import PolicyVersion
-from arlarena.trainer.learner import Learner
+from arlarena.trainer.batching.credit import Freshness, returns, rows_of, score, successes
+from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.objectives import RecipeError, Selection, recipe
 from arlarena.trainer.objectives.advantages import ADVANTAGES
 from arlarena.trainer.objectives.aggregation import AGGREGATIONS
 from arlarena.trainer.objectives.clipping import CLIPS, LITERAL_CLIPS, RATIO_LEVELS
 from arlarena.trainer.objectives.filtering import FILTERS
-from arlarena.trainer.scoring import Freshness, returns, rows_of, score, successes
 from arlarena.trainer.settings import TrainerSettings
 
 NOW = PolicyVersion("run", 0, "now")

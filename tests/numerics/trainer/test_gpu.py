@@ -9,14 +9,14 @@ import transformers
 from safetensors.torch import load_file
 from trainer_support import growing_rows, random_rows
 
-from arlarena.trainer.attention import prepare
-from arlarena.trainer.checkpoint import Checkpoints, TrainerState
-from arlarena.trainer.learner import Learner
+from arlarena.trainer.batching.packing import micro_batches
+from arlarena.trainer.learning.learner import Learner
+from arlarena.trainer.model.attention import prepare
+from arlarena.trainer.model.forward import Scorer
 from arlarena.trainer.objectives import RECIPES, recipe
-from arlarena.trainer.packing import micro_batches
-from arlarena.trainer.scorer import Scorer
 from arlarena.trainer.settings import TrainerSettings
-from arlarena.trainer.versions import VersionStore
+from arlarena.trainer.state.checkpoint import Checkpoints, TrainerState
+from arlarena.trainer.weights.versions import VersionStore
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="NO GPU: torch.cuda.is_available() is false, so this test did not run"

@@ -7,10 +7,10 @@ import pytest
 import torch
 from trainer_support import growing_rows, random_rows
 
-from arlarena.trainer.learner import Learner
+from arlarena.trainer.batching.packing import Row, micro_batches
+from arlarena.trainer.learning.learner import Learner
+from arlarena.trainer.model.forward import Scorer
 from arlarena.trainer.objectives import RECIPES, recipe
-from arlarena.trainer.packing import Row, micro_batches
-from arlarena.trainer.scorer import Scorer
 from arlarena.trainer.settings import TrainerSettings
 
 

@@ -10,11 +10,11 @@ import torch
 from trainer_support import growing_rows, random_rows
 
 from arlarena.proto.trajectory import PolicyVersion, Sampling, pack_floats
-from arlarena.trainer.learner import Learner
+from arlarena.trainer.batching.credit import Freshness, rows_of, score, turn_entropies
+from arlarena.trainer.batching.packing import micro_batches
+from arlarena.trainer.learning.learner import Learner
+from arlarena.trainer.model.forward import Scorer
 from arlarena.trainer.objectives import recipe
-from arlarena.trainer.packing import micro_batches
-from arlarena.trainer.scorer import Scorer
-from arlarena.trainer.scoring import Freshness, rows_of, score, turn_entropies
 from arlarena.trainer.settings import TrainerSettings
 
 TEMPERATURES = (1.0, 0.5, 0.7, 1.3)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from trainer_support import random_rows
 
-from arlarena.trainer.ensemble import Lead
-from arlarena.trainer.learner import Learner, weight_not_finite
+from arlarena.trainer.learning.coordinator import Lead
+from arlarena.trainer.learning.learner import Learner, weight_not_finite
 from arlarena.trainer.objectives import recipe
 from arlarena.trainer.settings import TrainerSettings
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from arlarena.proto.trajectory import PolicyVersion, pack_floats, pack_mask
-from arlarena.trainer.learner import Learner
+from arlarena.trainer.batching.credit import Freshness, rows_of, score
+from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.objectives import recipe
 from arlarena.trainer.replay import replay
-from arlarena.trainer.scoring import Freshness, rows_of, score
 from arlarena.trainer.settings import TrainerSettings
 
 NOW = PolicyVersion("run", 3, "now")

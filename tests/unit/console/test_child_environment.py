@@ -2,7 +2,7 @@
 
 import pytest
 
-from arlarena.console.child_environment import SERVICES, child_environment
+from arlarena.console.launch.child_environment import SERVICES, child_environment
 
 ENVIRONMENT = {
     "PATH": "/bin",

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from arlarena.console.commands import Commands
-from arlarena.console.process import Address
+from arlarena.console.launch.commands import Commands
+from arlarena.console.launch.process import Address
 from arlarena.console.runconfig import RunConfig
 from arlarena.console.rundir import RunDirectory, Start
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from arlarena.console.failures import TAIL_BYTES, describe_exit, last_error
+from arlarena.console.launch.failures import TAIL_BYTES, describe_exit, last_error
 
 TRACE = 'Traceback (most recent call last):\n  File "x.py", line 1, in y\n    z()\nValueError: deep inside\n'
 INFO = '{"level":"info","event":"fine"}\n'

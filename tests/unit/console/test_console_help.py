@@ -9,7 +9,7 @@ import typer
 from parsers_support import parser_of, parsers
 from typer.core import TyperCommand, TyperGroup
 
-from arlarena.console.cli import app
+from arlarena.console.cli.app import app
 
 COMMANDS = typer.main.get_command(app)
 SERVICES = ("env_server", "inference", "rollout", "trainer")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from arlarena.console.invocation import module, program
+from arlarena.console.cli.invocation import module, program
 
 SCRIPT = Path(sys.executable).parent / "arlarena"
 
@@ -60,7 +60,7 @@ def test_the_command_that_is_printed_works_as_printed(tmp_path: Path) -> None:
     environment = {"PATH": os.defpath}
     assert shutil.which("arlarena", path=os.defpath) is None
     code = (
-        "import sys; from arlarena.console.invocation import command_line; sys.argv[0] = 'my tools/arlarena'; "
+        "import sys; from arlarena.console.cli.invocation import command_line; sys.argv[0] = 'my tools/arlarena'; "
         "print(command_line(['--version']))"
     )
     printed = subprocess.run(

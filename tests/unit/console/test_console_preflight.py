@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from arlarena.console import preflight, settings
+from arlarena.console import settings
+from arlarena.console.launch import preflight
 from arlarena.console.runconfig import RunConfig
 from arlarena.proto.env import Info, Parser, Split, Template
 from arlarena.rollout.settings import EvaluationSettings, RolloutSettings

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from arlarena.console.progress import View
+from arlarena.console.launch.progress import View
 from arlarena.console.stage import Figures, Stage, duration, read_figures
 
 # Seconds of each training step of the demo, measured on two busy cores.
@@ -199,7 +199,7 @@ def test_an_odd_record_of_the_step_is_passed_over(tmp_path: Path, text: str) -> 
 
 def test_plain_output_shows_a_long_step_once_it_has_been_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, out = [1000.0], io.StringIO()
-    monkeypatch.setattr("arlarena.console.progress.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("arlarena.console.launch.progress.time.monotonic", lambda: clock[0])
     stage = Stage("train", (tmp_path / "train.jsonl",), step_file=tmp_path / "train-step.json")
     with View("title", [stage], dict, console=Console(file=out, width=100), plain_interval_s=5.0) as view:
         view.begin("train")
@@ -217,7 +217,7 @@ def test_plain_output_shows_life_before_a_stage_has_any_progress(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, out = [1000.0], io.StringIO()
-    monkeypatch.setattr("arlarena.console.progress.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("arlarena.console.launch.progress.time.monotonic", lambda: clock[0])
     stages = [Stage("inference"), Stage("evaluate", (tmp_path / "evaluate.log",))]
     with View("title", stages, dict, console=Console(file=out, width=100), plain_interval_s=5.0) as view:
         view.begin("inference")

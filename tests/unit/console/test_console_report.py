@@ -13,12 +13,12 @@ import pytest
 from markupsafe import escape
 from rich.console import Console
 
-from arlarena.console.charts import Estimate, Line, interval_chart, line_chart, short, ticks
-from arlarena.console.failures import LaunchError
-from arlarena.console.invocation import command_line
-from arlarena.console.report import render, write_report
+from arlarena.console.cli.invocation import command_line
+from arlarena.console.launch.failures import LaunchError
+from arlarena.console.report.charts import Estimate, Line, interval_chart, line_chart, short, ticks
+from arlarena.console.report.page import render, write_report
+from arlarena.console.report.summary import kinds_table, read_steps, summarise, table
 from arlarena.console.rundir import RunDirectory, Start
-from arlarena.console.summary import kinds_table, read_steps, summarise, table
 
 ENDINGS = [
     ({"ended_by": "steps", "step": 80, "steps": 80}, "finished after all 80 steps"),

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from arlarena.env_server.alfworld.domain import DOMAIN, check_domain
-from arlarena.env_server.alfworld.errors import GameError
+from arlarena.environments.alfworld.engine.domain import DOMAIN, check_domain
+from arlarena.environments.alfworld.errors import GameError
 
 ACTIONS = {
     "look", "inventory", "help", "examinereceptacle", "examineobject", "gotolocation", "openobject", "closeobject",

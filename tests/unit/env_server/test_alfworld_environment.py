@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from arlarena.env_server.alfworld.export import export
-from arlarena.env_server.alfworld.options import read_options
-from arlarena.env_server.alfworld.tasks import TASK_TYPES
-from arlarena.env_server.environment import ExpertUnavailable, TaskError, load
+from arlarena.environment.protocols import ExpertUnavailable, TaskError
+from arlarena.environment.registry import load
+from arlarena.environments.alfworld.files.export import export
+from arlarena.environments.alfworld.options import read_options
+from arlarena.environments.alfworld.task_kinds import TASK_TYPES
 from arlarena.proto.config import ConfigError
 from arlarena.proto.env import ResetSpec
 

@@ -6,12 +6,12 @@ from collections import Counter
 import pytest
 from alfworld_support import tiny_game, typed
 
-from arlarena.env_server.alfworld.content import loaded
-from arlarena.env_server.alfworld.expert import Expert, NoPlan
-from arlarena.env_server.alfworld.game import Game
-from arlarena.env_server.alfworld.houses import SPLITS, HouseOptions
-from arlarena.env_server.alfworld.made import MadeGames
-from arlarena.env_server.alfworld.tasks import HEAT, PICK, TASK_TYPES, TWO, Aim
+from arlarena.environments.alfworld.content import loaded
+from arlarena.environments.alfworld.engine.game import Game
+from arlarena.environments.alfworld.expert import Expert, NoPlan
+from arlarena.environments.alfworld.houses.generator import SPLITS, HouseOptions
+from arlarena.environments.alfworld.houses.library import MadeGames
+from arlarena.environments.alfworld.task_kinds import HEAT, PICK, TASK_TYPES, TWO, Aim
 
 HORIZON = 50
 SMALL = HouseOptions(things=(6, 12), receptacles=8)

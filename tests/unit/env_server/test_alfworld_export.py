@@ -6,17 +6,17 @@ import sys
 
 import pytest
 
-from arlarena.env_server.alfworld.files import FileGames
-from arlarena.env_server.alfworld.game import Game
-from arlarena.env_server.alfworld.houses import HouseOptions
-from arlarena.env_server.alfworld.made import MadeGames
+from arlarena.environments.alfworld.engine.game import Game
+from arlarena.environments.alfworld.files.library import FileGames
+from arlarena.environments.alfworld.houses.generator import HouseOptions
+from arlarena.environments.alfworld.houses.library import MadeGames
 
 CONFIG = '[environment]\nname = "{name}"\n[environment.options]\nthings = [4, 8]\nreceptacles = 6\nmax_steps = 40\n'
 HOUSES = HouseOptions(things=(4, 8), receptacles=6)
 
 
 def run(*arguments):
-    command = [sys.executable, "-m", "arlarena.env_server.alfworld.export", *map(str, arguments)]
+    command = [sys.executable, "-m", "arlarena.environments.alfworld.files.export", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True)
 
 

@@ -6,11 +6,11 @@ import re
 import pytest
 from alfworld_support import tiny_game, tiny_problem, tiny_rules, typed
 
-from arlarena.env_server.alfworld import answers
-from arlarena.env_server.alfworld import game as engine
-from arlarena.env_server.alfworld.domain import DOMAIN, GRAMMAR
-from arlarena.env_server.alfworld.errors import GameError
-from arlarena.env_server.alfworld.game import NOTHING_HAPPENS, Game, read_rules
+from arlarena.environments.alfworld.engine import answer_cache as answers
+from arlarena.environments.alfworld.engine import game as engine
+from arlarena.environments.alfworld.engine.domain import DOMAIN, GRAMMAR
+from arlarena.environments.alfworld.engine.game import NOTHING_HAPPENS, Game, read_rules
+from arlarena.environments.alfworld.errors import GameError
 
 ALWAYS = {"help", "inventory", "look"}
 WAYS = {f"go to {one} 1" for one in ("countertop", "desk", "drawer", "fridge", "microwave", "sinkbasin")}

@@ -5,10 +5,10 @@ import random
 import pytest
 from alfworld_support import tiny_game, tiny_problem, tiny_rules, typed
 
-from arlarena.env_server.alfworld.errors import GameError
-from arlarena.env_server.alfworld.goal import compile_goal, watched_by
-from arlarena.env_server.alfworld.pddl import read_expressions, read_problem
-from arlarena.env_server.alfworld.tasks import CLEAN, COOL, HEAT, LIGHT, PICK, TASK_TYPES, TWO, Aim, aim_of
+from arlarena.environments.alfworld.engine.goal import compile_goal, watched_by
+from arlarena.environments.alfworld.engine.pddl import read_expressions, read_problem
+from arlarena.environments.alfworld.errors import GameError
+from arlarena.environments.alfworld.task_kinds import CLEAN, COOL, HEAT, LIGHT, PICK, TASK_TYPES, TWO, Aim, aim_of
 
 KITCHEN = "(receptacleType Desk_bar_1 CounterTopType)"  # the desk is a countertop, too: apples fit there
 

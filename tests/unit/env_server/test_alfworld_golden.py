@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from arlarena.env_server.alfworld.domain import DOMAIN, check_domain
-from arlarena.env_server.alfworld.game import Game, rules_of
-from arlarena.env_server.alfworld.houses import HouseOptions
-from arlarena.env_server.alfworld.made import draft_of, file_of
-from arlarena.env_server.alfworld.pddl import read_problem
-from arlarena.env_server.alfworld.tasks import TASK_TYPES
-from arlarena.env_server.hashing import digest
+from arlarena.environment.hashing import digest
+from arlarena.environments.alfworld.engine.domain import DOMAIN, check_domain
+from arlarena.environments.alfworld.engine.game import Game, rules_of
+from arlarena.environments.alfworld.engine.pddl import read_problem
+from arlarena.environments.alfworld.houses.generator import HouseOptions
+from arlarena.environments.alfworld.houses.library import draft_of, file_of
+from arlarena.environments.alfworld.task_kinds import TASK_TYPES
 
 FOLDER = Path(__file__).resolve().parents[2] / "golden" / "alfworld"
 PATHS = sorted(FOLDER.glob("*.json"))

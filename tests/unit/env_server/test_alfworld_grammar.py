@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from arlarena.env_server.alfworld.domain import GRAMMAR
-from arlarena.env_server.alfworld.errors import GameError
-from arlarena.env_server.alfworld.grammar import answers, read_grammar
+from arlarena.environments.alfworld.engine.domain import GRAMMAR
+from arlarena.environments.alfworld.engine.grammar import answers, read_grammar
+from arlarena.environments.alfworld.errors import GameError
 
 NAMES = ("you", "box", "egg", "jar", "pan")
 

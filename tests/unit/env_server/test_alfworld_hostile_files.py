@@ -6,10 +6,11 @@ import time
 
 import pytest
 
-from arlarena.env_server.alfworld.domain import GRAMMAR
-from arlarena.env_server.alfworld.export import export
-from arlarena.env_server.alfworld.options import read_options
-from arlarena.env_server.environment import TaskError, load
+from arlarena.environment.protocols import TaskError
+from arlarena.environment.registry import load
+from arlarena.environments.alfworld.engine.domain import GRAMMAR
+from arlarena.environments.alfworld.files.export import export
+from arlarena.environments.alfworld.options import read_options
 from arlarena.proto.config import ConfigError
 from arlarena.proto.env import ResetSpec
 

@@ -1,6 +1,6 @@
 """What things are called."""
 
-from arlarena.env_server.alfworld.names import kind_of, names_of
+from arlarena.environments.alfworld.engine.names import kind_of, names_of
 
 
 def test_of_the_things_of_a_kind_the_first_by_id_has_the_highest_number():

@@ -2,8 +2,8 @@
 
 import pytest
 
-from arlarena.env_server.alfworld.errors import GameError
-from arlarena.env_server.alfworld.pddl import read_expressions, read_problem, typed
+from arlarena.environments.alfworld.engine.pddl import read_expressions, read_problem, typed
+from arlarena.environments.alfworld.errors import GameError
 
 WHOLE = "(define (problem p) (:domain d) (:objects a b - thing) (:init (on A b) (= (cost) 0)) (:goal (and (on b a))))"
 

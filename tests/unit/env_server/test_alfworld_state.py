@@ -5,9 +5,9 @@ import random
 import pytest
 from alfworld_support import tiny_rules
 
-from arlarena.env_server.alfworld.errors import GameError
-from arlarena.env_server.alfworld.game import Game
-from arlarena.env_server.alfworld.state import NOTHING, State, check_predicates
+from arlarena.environments.alfworld.engine.game import Game
+from arlarena.environments.alfworld.engine.state import NOTHING, State, check_predicates
+from arlarena.environments.alfworld.errors import GameError
 
 CHANGING = ("atlocation", "opened", "inreceptacle", "objectatlocation", "holds", "holdsany")
 MARKS = ("isclean", "ishot", "iscool", "issliced", "istoggled")

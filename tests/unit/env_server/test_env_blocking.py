@@ -6,11 +6,11 @@ from typing import ClassVar
 
 import pytest
 
-from arlarena.env_server import batches
+from arlarena.env_server.api import batches
 from arlarena.env_server.errors import ApiError
-from arlarena.env_server.guess.environment import Guess, GuessEnvironment
-from arlarena.env_server.service import EnvironmentService
+from arlarena.env_server.sessions.service import EnvironmentService
 from arlarena.env_server.settings import EnvironmentSettings
+from arlarena.environments.guess.environment import Guess, GuessEnvironment
 from arlarena.proto.env import Action, BatchItem, BatchRequest, CreateSessions, ResetSpec
 from arlarena.proto.telemetry import get_logger
 

@@ -6,11 +6,11 @@ import json
 import pytest
 from starlette.requests import Request
 
-from arlarena.env_server.app import create_app
-from arlarena.env_server.environment import load
-from arlarena.env_server.service import EnvironmentService
+from arlarena.env_server.api.app import create_app
+from arlarena.env_server.api.websocket import Conversation
+from arlarena.env_server.sessions.service import EnvironmentService
 from arlarena.env_server.settings import EnvironmentSettings
-from arlarena.env_server.websocket import Conversation
+from arlarena.environment.registry import load
 from arlarena.proto.telemetry import Logger
 
 

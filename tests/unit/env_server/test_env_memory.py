@@ -3,7 +3,7 @@
 import gc
 import weakref
 
-from arlarena.env_server.memory import Tide, release
+from arlarena.env_server.sessions.memory import Tide, release
 
 
 def test_memory_is_given_back_once_when_a_crowd_has_left():

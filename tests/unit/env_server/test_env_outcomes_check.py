@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from arlarena.env_server.errors import ApiError
-from arlarena.env_server.outcomes import check_result
+from arlarena.env_server.sessions.outcomes import check_result
 from arlarena.proto.env import Metadata, Observation, StepResult
 
 

@@ -5,11 +5,11 @@ import threading
 
 import pytest
 
-from arlarena.env_server.guess.environment import GuessEnvironment
-from arlarena.env_server.pool import WorkPool
-from arlarena.env_server.prototypes import Prototypes
-from arlarena.env_server.service import EnvironmentService
+from arlarena.env_server.sessions.pool import WorkPool
+from arlarena.env_server.sessions.reset_cache import Prototypes
+from arlarena.env_server.sessions.service import EnvironmentService
 from arlarena.env_server.settings import EnvironmentSettings
+from arlarena.environments.guess.environment import GuessEnvironment
 from arlarena.proto.env import ResetSpec
 from arlarena.proto.telemetry import get_logger
 from arlarena.proto.trajectory import Task

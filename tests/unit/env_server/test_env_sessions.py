@@ -5,12 +5,12 @@ import threading
 
 import pytest
 
-from arlarena.env_server import batches
-from arlarena.env_server.environment import load
+from arlarena.env_server.api import batches
 from arlarena.env_server.errors import ApiError
-from arlarena.env_server.service import EnvironmentService
-from arlarena.env_server.sessions import SessionStore, StoreLimits
+from arlarena.env_server.sessions.service import EnvironmentService
+from arlarena.env_server.sessions.store import SessionStore, StoreLimits
 from arlarena.env_server.settings import EnvironmentSettings
+from arlarena.environment.registry import load
 from arlarena.proto.env import Action, BatchItem, BatchRequest, CreateSessions, ResetSpec
 from arlarena.proto.telemetry import get_logger
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from arlarena.env_server.environment import load
 from arlarena.env_server.errors import ApiError
-from arlarena.env_server.sessions import SessionStore, StoreLimits
-from arlarena.env_server.snapshots import SnapshotStore
+from arlarena.env_server.sessions.snapshots import SnapshotStore
+from arlarena.env_server.sessions.store import SessionStore, StoreLimits
+from arlarena.environment.registry import load
 from arlarena.proto.env import ResetSpec
 
 

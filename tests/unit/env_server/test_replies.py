@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from arlarena.env_server.replies import after_thought, parse
+from arlarena.environment.replies import after_thought, parse
 
 GUIDE = Path(__file__).resolve().parents[3] / "docs" / "guide" / "environments.md"
 ACTIONS = ("up", "down", "left", "right", "still")

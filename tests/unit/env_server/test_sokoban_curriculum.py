@@ -2,7 +2,7 @@
 
 import pytest
 
-from arlarena.env_server.sokoban.options import read_options
+from arlarena.environments.sokoban.options import read_options
 from arlarena.proto.config import ConfigError
 from arlarena.proto.task_order import SEED_STRIDE, TaskOrder
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from arlarena.env_server.environment import load
-from arlarena.env_server.sokoban.environment import SokobanGame
-from arlarena.env_server.sokoban.game import ACTIONS, State, advance, start_of
-from arlarena.env_server.sokoban.options import SokobanOptions
-from arlarena.env_server.sokoban.room import Room, cells, render
-from arlarena.env_server.text_game import TextEpisode
+from arlarena.environment.registry import load
+from arlarena.environment.text_game import TextEpisode
+from arlarena.environments.sokoban.environment import SokobanGame
+from arlarena.environments.sokoban.game import ACTIONS, State, advance, start_of
+from arlarena.environments.sokoban.options import SokobanOptions
+from arlarena.environments.sokoban.room import Room, cells, render
 from arlarena.proto.trajectory import Task
 
 CORRIDOR = Room.parse("######\n#PX_O#\n######")

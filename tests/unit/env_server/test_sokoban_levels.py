@@ -2,13 +2,13 @@
 
 import pytest
 
-from arlarena.env_server.environment import load
-from arlarena.env_server.sokoban.levels import blocks, load_levels
-from arlarena.env_server.sokoban.room import Room
-from arlarena.env_server.sokoban.rooms import generate
-from arlarena.env_server.sokoban.solver import least_pushes
-from arlarena.env_server.sokoban.splits import split_of
-from arlarena.env_server.sokoban.symmetry import plan_hash, room_hash
+from arlarena.environment.registry import load
+from arlarena.environments.sokoban.levels import blocks, load_levels
+from arlarena.environments.sokoban.room import Room
+from arlarena.environments.sokoban.rooms import generate
+from arlarena.environments.sokoban.solver import least_pushes
+from arlarena.environments.sokoban.splits import split_of
+from arlarena.environments.sokoban.symmetry import plan_hash, room_hash
 from arlarena.proto.config import ConfigError
 from arlarena.proto.env import ResetSpec
 

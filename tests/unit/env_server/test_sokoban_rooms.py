@@ -9,9 +9,9 @@ from random import Random
 
 import pytest
 
-from arlarena.env_server.sokoban.room import Room, RoomError, cells, interior
-from arlarena.env_server.sokoban.rooms import carve, draw_layout, generate, play_backwards, random_for
-from arlarena.env_server.sokoban.solver import least_moves, least_pushes
+from arlarena.environments.sokoban.room import Room, RoomError, cells, interior
+from arlarena.environments.sokoban.rooms import carve, draw_layout, generate, play_backwards, random_for
+from arlarena.environments.sokoban.solver import least_moves, least_pushes
 
 GOLDEN = {
     (6, 6, 1, 0): "######\n##P__#\n#_X__#\n#____#\n#__O##\n######",
@@ -21,8 +21,8 @@ GOLDEN = {
 
 ELSEWHERE = """
 import json, sys
-from arlarena.env_server.sokoban.rooms import generate
-from arlarena.env_server.sokoban.splits import RoomOptions, room_for
+from arlarena.environments.sokoban.rooms import generate
+from arlarena.environments.sokoban.splits import RoomOptions, room_for
 rooms = [generate(6, 6, 1, seed).rows() for seed in range(40)]
 rooms += [room_for(split, 9, RoomOptions(max_moves=12)).rows() for split in ("test", "train", "validation")]
 json.dump(rooms, sys.stdout)
@@ -31,7 +31,7 @@ json.dump(rooms, sys.stdout)
 
 @pytest.mark.parametrize("hash_seed", ["0", "1", "4711"])
 def test_rooms_do_not_depend_on_the_process(hash_seed):
-    from arlarena.env_server.sokoban.splits import RoomOptions, room_for
+    from arlarena.environments.sokoban.splits import RoomOptions, room_for
 
     here = [generate(6, 6, 1, seed).rows() for seed in reversed(range(40))][::-1]
     here += [room_for(split, 9, RoomOptions(max_moves=12)).rows() for split in ("test", "train", "validation")]

@@ -5,11 +5,11 @@ from collections import deque
 
 import pytest
 
-from arlarena.env_server.sokoban import expert
-from arlarena.env_server.sokoban.game import advance, start_of
-from arlarena.env_server.sokoban.room import Room
-from arlarena.env_server.sokoban.rooms import generate
-from arlarena.env_server.sokoban.solver import SearchLimit, least_moves, least_pushes
+from arlarena.environments.sokoban import expert
+from arlarena.environments.sokoban.game import advance, start_of
+from arlarena.environments.sokoban.room import Room
+from arlarena.environments.sokoban.rooms import generate
+from arlarena.environments.sokoban.solver import SearchLimit, least_moves, least_pushes
 
 ROOMS = [generate(6, 6, 1, seed) for seed in range(120)]
 ROOMS += [generate(6, 6, 2, seed) for seed in range(15)] + [generate(5, 7, 1, seed) for seed in range(30)]

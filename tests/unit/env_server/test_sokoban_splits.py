@@ -2,12 +2,12 @@
 
 import pytest
 
-from arlarena.env_server.sokoban import splits
-from arlarena.env_server.sokoban.room import Room
-from arlarena.env_server.sokoban.rooms import RoomsExhausted, generate
-from arlarena.env_server.sokoban.solver import least_moves
-from arlarena.env_server.sokoban.splits import EVALUATION_SPLITS, SPLITS, Panel, RoomOptions, room_for, split_of
-from arlarena.env_server.sokoban.symmetry import crop, images, plan_hash, room_hash
+from arlarena.environments.sokoban import splits
+from arlarena.environments.sokoban.room import Room
+from arlarena.environments.sokoban.rooms import RoomsExhausted, generate
+from arlarena.environments.sokoban.solver import least_moves
+from arlarena.environments.sokoban.splits import EVALUATION_SPLITS, SPLITS, Panel, RoomOptions, room_for, split_of
+from arlarena.environments.sokoban.symmetry import crop, images, plan_hash, room_hash
 
 SMALL = RoomOptions(max_moves=12)
 

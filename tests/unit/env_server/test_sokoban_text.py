@@ -2,11 +2,12 @@
 
 import pytest
 
-from arlarena.env_server.environment import ExpertUnavailable, TaskError, load
-from arlarena.env_server.prompts import Scene, past_turn
-from arlarena.env_server.sokoban.game import start_of
-from arlarena.env_server.sokoban.room import Room
-from arlarena.env_server.sokoban.text import TEMPLATES, observe
+from arlarena.environment.prompts import Scene, past_turn
+from arlarena.environment.protocols import ExpertUnavailable, TaskError
+from arlarena.environment.registry import load
+from arlarena.environments.sokoban.game import start_of
+from arlarena.environments.sokoban.room import Room
+from arlarena.environments.sokoban.text import TEMPLATES, observe
 from arlarena.proto.config import ConfigError
 from arlarena.proto.env import ResetSpec
 

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from arlarena.env_server.tir_math.answers import boxed, read_reply
-from arlarena.env_server.tir_math.fences import fenced
+from arlarena.environments.tir_math.episode.fences import fenced
+from arlarena.environments.tir_math.episode.replies import boxed, read_reply
 
 
 @pytest.mark.parametrize(

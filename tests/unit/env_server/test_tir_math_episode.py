@@ -7,8 +7,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from arlarena.env_server.environment import EnvironmentFailure, ExpertUnavailable
-from arlarena.env_server.sandbox.execution import (
+from arlarena.environment.protocols import EnvironmentFailure, ExpertUnavailable
+from arlarena.environments.tir_math.episode.episode import Rules, TirMathEpisode
+from arlarena.environments.tir_math.episode.prompts import canonical, result, template
+from arlarena.environments.tir_math.judge.scoring import Form, verdict
+from arlarena.environments.tir_math.problems.problem import Problem
+from arlarena.proto.trajectory import Task
+from arlarena.sandbox.execution import (
     Ending,
     Execution,
     Health,
@@ -17,11 +22,6 @@ from arlarena.env_server.sandbox.execution import (
     SandboxError,
     Used,
 )
-from arlarena.env_server.tir_math.episode import Rules, TirMathEpisode
-from arlarena.env_server.tir_math.problems import Problem
-from arlarena.env_server.tir_math.scoring import Form, verdict
-from arlarena.env_server.tir_math.text import canonical, result, template
-from arlarena.proto.trajectory import Task
 
 LIMITS = Limits()
 

@@ -12,13 +12,13 @@ from collections import Counter
 
 import pytest
 
-from arlarena.env_server.environment import TaskError
-from arlarena.env_server.tir_math import families as module
-from arlarena.env_server.tir_math import gym
-from arlarena.env_server.tir_math.arithmetic import evaluate
-from arlarena.env_server.tir_math.catalogue import FAMILIES
-from arlarena.env_server.tir_math.errors import ProblemsError
-from arlarena.env_server.tir_math.families import SPLITS, MadeProblems, split_of
+from arlarena.environment.protocols import TaskError
+from arlarena.environments.tir_math.errors import ProblemsError
+from arlarena.environments.tir_math.judge.arithmetic import evaluate
+from arlarena.environments.tir_math.problems import families as module
+from arlarena.environments.tir_math.problems import gym
+from arlarena.environments.tir_math.problems.catalogue import FAMILIES
+from arlarena.environments.tir_math.problems.families import SPLITS, MadeProblems, split_of
 
 ASKED = {
     "count_primes", "prime_factorization", "products", "base_conversion", "polynomial_equations", "advanced_geometry",
@@ -130,7 +130,7 @@ def test_sizes(mix):
 
 PROGRAM = """
 import json, sys
-from arlarena.env_server.tir_math.families import MadeProblems
+from arlarena.environments.tir_math.problems.families import MadeProblems
 problems = MadeProblems(None, 256)
 wanted = json.loads(sys.argv[1])
 print(json.dumps([[p.id, p.text, p.answer, p.expert] for p in (problems.problem(*one) for one in wanted)]))
@@ -253,7 +253,7 @@ def test_without_reasoning_gym_it_says_what_to_install(monkeypatch):
 def test_nothing_but_what_is_needed_of_reasoning_gym_is_imported():
     program = (
         "import json, sys\n"
-        "from arlarena.env_server.tir_math.families import MadeProblems\n"
+        "from arlarena.environments.tir_math.problems.families import MadeProblems\n"
         "MadeProblems(None, 4).problem('train', 0)\n"
         "print(json.dumps(sorted(sys.modules)))\n"
     )

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from arlarena.env_server.tir_math.fences import fenced
+from arlarena.environments.tir_math.episode.fences import fenced
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from arlarena.env_server.environment import TaskError
-from arlarena.env_server.tir_math.options import read_options
-from arlarena.env_server.tir_math.problems import text_key
-from arlarena.env_server.tir_math.rows import gold_of
-from arlarena.env_server.tir_math.sources import problems_of
+from arlarena.environment.protocols import TaskError
+from arlarena.environments.tir_math.options import read_options
+from arlarena.environments.tir_math.problems.problem import text_key
+from arlarena.environments.tir_math.problems.rows import gold_of
+from arlarena.environments.tir_math.problems.sources import problems_of
 from arlarena.proto.config import ConfigError
 
 

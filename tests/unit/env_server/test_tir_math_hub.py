@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from arlarena.env_server.tir_math import hub
-from arlarena.env_server.tir_math.options import read_options
-from arlarena.env_server.tir_math.sources import problems_of
+from arlarena.environments.tir_math.options import read_options
+from arlarena.environments.tir_math.problems import hub
+from arlarena.environments.tir_math.problems.sources import problems_of
 from arlarena.proto.config import ConfigError
 
 needs_datasets = pytest.mark.skipif(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from arlarena.env_server.tir_math.judging import LIMIT, judge
-from arlarena.env_server.tir_math.latex import tidy
+from arlarena.environments.tir_math.judge.equivalence import LIMIT, judge
+from arlarena.environments.tir_math.judge.latex import tidy
 
 VERDICTS = Path(__file__).resolve().parents[2] / "golden" / "tir_math" / "verdicts.tsv"
 FILES = ("simplerl_math_lv3to5", "aime24", "aime25")
@@ -162,7 +162,7 @@ def test_tidying_twice_changes_nothing_more(golds):
 # A child judges what it is given and reports what was compiled, written and how long it took: there is no sandbox here.
 CHILD = """
 import json, resource, sys, time
-from arlarena.env_server.tir_math.judging import judge
+from arlarena.environments.tir_math.judge.equivalence import judge
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 judge("\\\\sqrt{2}", "x+1")
 compiled = []

@@ -4,9 +4,9 @@ from fractions import Fraction
 
 import pytest
 
-from arlarena.env_server.tir_math.arithmetic import NoArithmetic, evaluate
-from arlarena.env_server.tir_math.judging import LIMIT
-from arlarena.env_server.tir_math.scoring import FORMS, verdict
+from arlarena.environments.tir_math.judge.arithmetic import NoArithmetic, evaluate
+from arlarena.environments.tir_math.judge.equivalence import LIMIT
+from arlarena.environments.tir_math.judge.scoring import FORMS, verdict
 
 TIMES, DOT = "\u00d7", "\u00b7"
 VERDICTS = [

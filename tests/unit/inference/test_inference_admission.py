@@ -6,13 +6,13 @@ import time
 
 import pytest
 
-from arlarena.inference.access import Access, admin_access, model_access
-from arlarena.inference.admission import RequestLimits, measure
-from arlarena.inference.errors import RequestError
-from arlarena.inference.parameters import shown
+from arlarena.inference.api.access import Access, admin_access, model_access
+from arlarena.inference.api.admission import RequestLimits, measure
+from arlarena.inference.api.errors import RequestError
+from arlarena.inference.api.parameters import shown
+from arlarena.inference.api.turns import Turns
+from arlarena.inference.embedded.text.threads import TextWorkers
 from arlarena.inference.settings import InferenceSettings
-from arlarena.inference.text_work import TextWorkers
-from arlarena.inference.turns import Turns
 
 
 def test_limits_follow_the_models_length():

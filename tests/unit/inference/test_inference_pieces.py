@@ -5,8 +5,8 @@ import random
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from arlarena.inference.pieces import printed
-from arlarena.inference.text import GrowingText, Text, cut
+from arlarena.inference.embedded.text.codec import GrowingText, Text, cut
+from arlarena.inference.embedded.text.token_bytes import printed
 
 END = "<\uff5cend▁of\uff5c>"  # of DeepSeek's form: two of its characters stand for no bytes
 SAMPLES = ["go up", "√12 = 2√3", "naïve 👩‍👩‍👧 漢字", " leading", "a", "", "tab\tnewline\n", "  two  blanks  "]

@@ -8,7 +8,7 @@ import pytest
 
 from arlarena.inference.gateway.drivers import Broken
 from arlarena.inference.gateway.replica import Replica, Target
-from arlarena.inference.versions import ProbeError, VersionError
+from arlarena.inference.weights.versions import ProbeError, VersionError
 from arlarena.proto.telemetry import Logger
 
 WANTED = Target("run:1:x", Path("/nowhere"))

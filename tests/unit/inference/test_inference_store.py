@@ -5,8 +5,8 @@ import json
 import pytest
 from inference_support import label, model, write_version
 
-from arlarena.inference.store import Store, UnknownVersion, newest_whole
-from arlarena.inference.versions import VersionError, verify
+from arlarena.inference.weights.store import Store, UnknownVersion, newest_whole
+from arlarena.inference.weights.versions import VersionError, verify
 from arlarena.proto.delta import write_delta
 
 

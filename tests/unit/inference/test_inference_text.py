@@ -3,8 +3,8 @@
 import pytest
 from inference_support import EOS, tokenizer
 
-from arlarena.inference.errors import RequestError
-from arlarena.inference.text import GrowingText, Text, cut
+from arlarena.inference.api.errors import RequestError
+from arlarena.inference.embedded.text.codec import GrowingText, Text, cut
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import pytest
 from inference_support import label, model, save, write_version
 
 from arlarena.inference.embedded.architecture import read_architecture
-from arlarena.inference.versions import VersionError, committed_versions, verify
-from arlarena.inference.weights import load_model, load_version
+from arlarena.inference.embedded.weights.loading import load_model, load_version
+from arlarena.inference.weights.versions import VersionError, committed_versions, verify
 from arlarena.proto.weights import SafetensorsError, safetensors_digest, tensors_digest
 
 

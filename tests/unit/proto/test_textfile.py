@@ -5,17 +5,18 @@ from dataclasses import dataclass
 
 import pytest
 
-from arlarena.env_server.alfworld.errors import GameError
-from arlarena.env_server.alfworld.export import export
-from arlarena.env_server.alfworld.files import FileGames
-from arlarena.env_server.alfworld.options import read_options as alfworld_options
-from arlarena.env_server.environment import TaskError, load
-from arlarena.env_server.sokoban.rooms import generate
-from arlarena.env_server.tir_math.options import read_options
-from arlarena.env_server.tir_math.sources import problems_of
+from arlarena.environment.protocols import TaskError
+from arlarena.environment.registry import load
+from arlarena.environments.alfworld.errors import GameError
+from arlarena.environments.alfworld.files.export import export
+from arlarena.environments.alfworld.files.library import FileGames
+from arlarena.environments.alfworld.options import read_options as alfworld_options
+from arlarena.environments.sokoban.rooms import generate
+from arlarena.environments.tir_math.options import read_options
+from arlarena.environments.tir_math.problems.sources import problems_of
 from arlarena.proto.config import ConfigError, read_file
 from arlarena.proto.textfile import TextFileError, read_text
-from arlarena.trainer.conversations import read_conversations
+from arlarena.trainer.cloning.conversations import read_conversations
 
 BOM = codecs.BOM_UTF8
 

@@ -7,7 +7,7 @@ import pytest
 from rollout_support import House, open_house
 
 from arlarena.rollout.tokens import Tokens
-from arlarena.trainer.tiny import build_tokenizer
+from arlarena.trainer.model.tiny import build_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from arlarena.proto.config import ConfigError
 from arlarena.proto.trajectory import read_groups
 from arlarena.rollout.statistics import clustered, wilson
 from arlarena.rollout.tokens import Tokens
-from arlarena.trainer.tiny import build_tokenizer
+from arlarena.trainer.model.tiny import build_tokenizer
 
 
 def sometimes(share: float) -> Any:

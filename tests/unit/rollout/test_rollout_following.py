@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from arlarena.rollout.conversation import Conversation
 from arlarena.rollout.tokens import TokenizerError, Tokens
-from arlarena.trainer.tiny import build_tokenizer
+from arlarena.trainer.model.tiny import build_tokenizer
 
 GENERATE = "{% if add_generation_prompt %}"
 CHATML = (

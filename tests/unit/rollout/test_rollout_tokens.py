@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from arlarena.rollout.tokens import PROBES, TokenizerError, Tokens
-from arlarena.trainer.tiny import build_tokenizer
+from arlarena.trainer.model.tiny import build_tokenizer
 
 ROOM = "######\n#_P__#\n######\n#_X_##\n##O__#\n######\nyou 1 2 box 3 2 goal 4 2"
 

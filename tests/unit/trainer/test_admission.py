@@ -18,10 +18,10 @@ from arlarena.proto.trajectory import (
     encode,
     pack_floats,
 )
-from arlarena.trainer.admission import LOWEST_TEMPERATURE, refusal
-from arlarena.trainer.learner import Learner
+from arlarena.trainer.batching.admission import LOWEST_TEMPERATURE, refusal
+from arlarena.trainer.batching.credit import Freshness, rows_of, score
+from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.objectives import RECIPES, recipe
-from arlarena.trainer.scoring import Freshness, rows_of, score
 from arlarena.trainer.settings import TrainerSettings
 
 NOW = PolicyVersion("run", 3, "now")

@@ -9,8 +9,8 @@ from tensorboardX.proto.event_pb2 import Event
 
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trajectory import PolicyVersion
-from arlarena.trainer.behaviour import action_flows, behaviour_figures
-from arlarena.trainer.board import Board
+from arlarena.trainer.metrics.behaviour import action_flows, behaviour_figures
+from arlarena.trainer.metrics.tensorboard import Board
 
 NOW = PolicyVersion("run", 0, "now")
 

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from arlarena.proto.config import ConfigError
 from arlarena.proto.telemetry import Logger
 from arlarena.trainer.assembly import transport_of
-from arlarena.trainer.broadcaster import Broadcaster
 from arlarena.trainer.settings import TrainerSettings
-from arlarena.trainer.transports import Collective, Http
+from arlarena.trainer.weights.broadcaster import Broadcaster
+from arlarena.trainer.weights.transports import Collective, Http
 
 LIMIT = timedelta(seconds=20)
 

@@ -6,11 +6,11 @@ import torch
 
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.weights import file_blake3
-from arlarena.trainer.checkpoint import CheckpointError, Checkpoints, TrainerState
-from arlarena.trainer.learner import Learner
-from arlarena.trainer.model import load_policy
+from arlarena.trainer.learning.learner import Learner
+from arlarena.trainer.model.policy import load_policy
 from arlarena.trainer.objectives import recipe
 from arlarena.trainer.settings import TrainerSettings
+from arlarena.trainer.state.checkpoint import CheckpointError, Checkpoints, TrainerState
 
 QUIET = Logger("test", "error")
 

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 SOURCES = sorted(
-    path for part in ("services", "client", "proto", "examples", "configs") for path in (ROOT / part).rglob("*")
+    path for part in ("services", "environments", "sandbox", "client", "proto", "examples", "configs") for path in (ROOT / part).rglob("*")
     if path.suffix in (".py", ".toml") and "build" not in path.parts
 )  # fmt: skip
 
@@ -17,7 +17,7 @@ def cited(text: str) -> list[str]:
     return re.findall(r"docs/(?:adr/\d{4}|[\w/-]+\.md)", text)
 
 
-@pytest.mark.parametrize("part", ["services", "client", "proto", "examples", "configs"])
+@pytest.mark.parametrize("part", ["services", "environments", "sandbox", "client", "proto", "examples", "configs"])
 def test_documents_that_sources_cite_exist(part: str) -> None:
     texts = {path: path.read_text(encoding="utf-8") for path in SOURCES if path.is_relative_to(ROOT / part)}
     assert texts

@@ -6,7 +6,8 @@ import torch
 
 from arlarena.proto.config import ConfigError
 from arlarena.proto.trajectory import PolicyVersion, write_groups
-from arlarena.trainer.clone import (
+from arlarena.trainer.batching.packing import Row
+from arlarena.trainer.cloning.clone import (
     CloneError,
     batches,
     clone,
@@ -14,9 +15,8 @@ from arlarena.trainer.clone import (
     load_demonstrations,
     negative_log_likelihood,
 )
-from arlarena.trainer.packing import Row
-from arlarena.trainer.progress import Progress
-from arlarena.trainer.scorer import Scorer
+from arlarena.trainer.metrics.progress import Progress
+from arlarena.trainer.model.forward import Scorer
 from arlarena.trainer.settings import CloneSettings
 
 EXPERT = PolicyVersion("expert", 0, "-")
@@ -48,7 +48,7 @@ def test_it_learns_and_keeps_the_best_weights(policy):
 
 def test_its_progress_counts_steps_and_epochs_between_validations_too(policy, tmp_path, monkeypatch):
     torch.set_num_threads(1)
-    monkeypatch.setattr("arlarena.trainer.clone._PROGRESS_EVERY_S", 0.0)
+    monkeypatch.setattr("arlarena.trainer.cloning.clone._PROGRESS_EVERY_S", 0.0)
     settings = CloneSettings(max_epochs=2, batch_rows=10)
     clone(policy, copying_rows(30, 0), copying_rows(8, 1), settings, seed=0, progress=Progress(tmp_path, "clone", 6))
     records = [json.loads(line) for line in (tmp_path / "progress" / "clone.jsonl").read_text().splitlines()]

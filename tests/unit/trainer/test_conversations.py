@@ -6,8 +6,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from arlarena.proto.config import ConfigError
-from arlarena.trainer.clone import read_rows
-from arlarena.trainer.conversations import read_conversations
+from arlarena.trainer.cloning.clone import read_rows
+from arlarena.trainer.cloning.conversations import read_conversations
 
 SYSTEM = {"role": "system", "content": "up down"}
 TURNS = [

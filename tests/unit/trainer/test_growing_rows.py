@@ -5,8 +5,8 @@ import msgspec
 import pytest
 
 from arlarena.proto.trajectory import PolicyVersion, pack_floats, pack_ids, pack_mask
+from arlarena.trainer.batching.credit import Freshness, ScoredGroup, group_rewards, rows_of, score, stretches
 from arlarena.trainer.objectives import GroupAdvantages, recipe
-from arlarena.trainer.scoring import Freshness, ScoredGroup, group_rewards, rows_of, score, stretches
 
 NOW = PolicyVersion("run", 3, "now")
 OLD = PolicyVersion("run", 2, "old")

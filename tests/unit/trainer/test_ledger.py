@@ -1,6 +1,6 @@
 import pytest
 
-from arlarena.trainer.capacity import OUTCOMES, Ledger, LedgerError
+from arlarena.trainer.state.ledger import OUTCOMES, Ledger, LedgerError
 
 
 def test_allowance_is_capacity_minus_slots_held():

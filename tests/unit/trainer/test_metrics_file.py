@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from arlarena.trainer.diagnostics import MetricsFile, not_finite
-from arlarena.trainer.progress import Progress
+from arlarena.trainer.metrics.diagnostics import MetricsFile, not_finite
+from arlarena.trainer.metrics.progress import Progress
 
 FIGURES = {"loss": math.nan, "grad_norm": math.inf, "entropy": -math.inf, "rows": 3.0}
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from arlarena.trainer.optim import adamw, rate_share, set_rate
+from arlarena.trainer.learning.optimizer import adamw, rate_share, set_rate
 
 
 def test_the_rate_rises_and_falls():

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from arlarena.trainer import progress
-from arlarena.trainer.progress import Progress
+from arlarena.trainer.metrics import progress
+from arlarena.trainer.metrics.progress import Progress
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ from forking_support import trainers
 
 from arlarena.proto.config import ConfigError
 from arlarena.proto.trajectory import PolicyVersion, Sampling, encode, write_groups
-from arlarena.trainer.learner import Learner
-from arlarena.trainer.model import load_policy
+from arlarena.trainer.batching.credit import Freshness, rows_of, score
+from arlarena.trainer.learning.learner import Learner
+from arlarena.trainer.model.policy import load_policy
 from arlarena.trainer.objectives import recipe
 from arlarena.trainer.objectives.cells import CELLS
 from arlarena.trainer.replay import Refusal, load_groups, replay, table
-from arlarena.trainer.scoring import Freshness, rows_of, score
 from arlarena.trainer.settings import TrainerSettings
 
 NOW = PolicyVersion("run", 7, "now")

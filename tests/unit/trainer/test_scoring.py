@@ -3,9 +3,9 @@ import math
 import pytest
 
 from arlarena.proto.trajectory import PolicyVersion
-from arlarena.trainer import scoring
+from arlarena.trainer.batching import credit as scoring
+from arlarena.trainer.batching.credit import Freshness, NotFinite, minibatches, rows_of, score
 from arlarena.trainer.objectives import RECIPES, GroupAdvantages, recipe
-from arlarena.trainer.scoring import Freshness, NotFinite, minibatches, rows_of, score
 
 OLD, MIDDLE, NOW, LOST = (PolicyVersion("life", step, f"d{step}") for step in (1, 2, 3, 9))
 KNOWN = {"d1": 1, "d2": 2, "d3": 3}

@@ -5,8 +5,8 @@ import string
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from arlarena.trainer.model.tiny import build_tokenizer, create_tiny_policy
 from arlarena.trainer.settings import TinyPolicy
-from arlarena.trainer.tiny import build_tokenizer, create_tiny_policy
 
 SMALL = TinyPolicy(hidden=32, layers=2, heads=2, kv_heads=1, head_dim=16, ffn=64)
 

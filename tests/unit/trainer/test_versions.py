@@ -8,9 +8,9 @@ from inference_support import VOCABULARY, label, model, reference_logprobs, save
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from arlarena.inference.weights import load_version
-from arlarena.trainer.probe import Probe
-from arlarena.trainer.versions import VersionStore
+from arlarena.inference.embedded.weights.loading import load_version
+from arlarena.trainer.weights.probe import Probe
+from arlarena.trainer.weights.versions import VersionStore
 
 
 @pytest.fixture

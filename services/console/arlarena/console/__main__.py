@@ -9,7 +9,7 @@ def main() -> None:
     """Run the command. Until it handles signals itself, Ctrl-C and SIGTERM end it without a stack trace."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    from arlarena.console.cli import main as command  # its imports take a second
+    from arlarena.console.cli.app import main as command  # its imports take a second
 
     command()
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
 
-from arlarena.console.child_environment import child_environment
+from arlarena.console.launch.child_environment import child_environment
 from arlarena.proto.broker_address import broker_url
 from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table
 from arlarena.proto.redaction import hide

@@ -19,13 +19,14 @@ from pathlib import Path
 
 import uvicorn
 
-from arlarena.env_server.access import read_tokens
-from arlarena.env_server.app import create_app
-from arlarena.env_server.environment import REGISTRY, EnvironmentFactory, Resources, load, warnings_of
-from arlarena.env_server.peers import Peers, Pods, shard_of, socket_path
-from arlarena.env_server.service import EnvironmentService
+from arlarena.env_server.api.access import read_tokens
+from arlarena.env_server.api.app import create_app
+from arlarena.env_server.cluster.peers import Peers, Pods, shard_of, socket_path
+from arlarena.env_server.cluster.workers import WorkerError, Workers
+from arlarena.env_server.sessions.service import EnvironmentService
 from arlarena.env_server.settings import EnvironmentSettings, load_settings
-from arlarena.env_server.workers import WorkerError, Workers
+from arlarena.environment.protocols import EnvironmentFactory, Resources, warnings_of
+from arlarena.environment.registry import installed, load
 from arlarena.proto.bounded_http import Limits, bounded
 from arlarena.proto.config import ConfigError, exit_on_config_error
 from arlarena.proto.program import program
@@ -109,7 +110,7 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog=program("arlarena.env_server"), description="Serve one environment.")
-    known = ", ".join(sorted(REGISTRY))
+    known = ", ".join(installed())
     parser.add_argument("name", nargs="?", help=f"environment ({known}); default: the file's [environment] name")
     parser.add_argument("--config", type=Path, help="TOML file; its table [environment] is read")
     parser.add_argument("--host", help="address to bind (default 127.0.0.1)")

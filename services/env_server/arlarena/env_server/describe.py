@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from arlarena.env_server.environment import load
 from arlarena.env_server.settings import load_settings
+from arlarena.environment.registry import load
 from arlarena.proto.config import ConfigError, exit_on_config_error
 
 

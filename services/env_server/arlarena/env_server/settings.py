@@ -8,9 +8,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +22,7 @@ TABLES = ("options", "expert_splits", "trusted_proxies")  # which no environment
 class EnvironmentSettings(Table):
     """Table [environment]. Times are in seconds."""
 
-    name: str = Field("sokoban", description="which environment")
+    name: str = Field(min_length=1, description="an installed environment, or a module with load(where, options)")
     options: dict[str, Any] = Field(default_factory=dict, description="the environment's own options")
     host: str = Field("127.0.0.1", description="address to bind")
     port: int = Field(8000, ge=0, le=65535, description="port to bind, 0 for a free one")
@@ -107,32 +105,6 @@ def from_variables() -> dict[str, str]:
     return {name: value for name, value in values.items() if value}
 
 
-def alfworld_data() -> Path | None:
-    """ALFWORLD_DATA: where ALFWorld's own tools put its games. None if it is not set."""
-    value = os.environ.get("ALFWORLD_DATA")
-    return Path(value).expanduser() if value else None
-
-
-def tir_math_data() -> Path | None:
-    """TIR_MATH_DATA: a folder with train.jsonl and a file for each test split. None if it is not set."""
-    value = os.environ.get("TIR_MATH_DATA")
-    return Path(value).expanduser() if value else None
-
-
-@contextmanager
-def alfworld_import() -> Iterator[None]:
-    """Around an import of alfworld, which would make a folder in the user's home and set ALFWORLD_DATA to it."""
-    before = os.environ.get("ALFWORLD_DATA")
-    os.environ["ALFWORLD_DATA"] = before or tempfile.gettempdir()
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["ALFWORLD_DATA"]
-        else:
-            os.environ["ALFWORLD_DATA"] = before
-
-
 def load_settings(path: Path | None, flags: Mapping[str, Any] | None = None) -> EnvironmentSettings:
     """The table [environment] of `path`; environment variables win over the file, flags over both.
 
@@ -163,7 +135,8 @@ def check(path: Path) -> None:
     Raises:
         ConfigError: what is wrong.
     """
-    from arlarena.env_server.environment import load, warnings_of
+    from arlarena.environment.protocols import warnings_of
+    from arlarena.environment.registry import load
 
     settings = load_settings(path)
     for message in warnings_of(load(f"{path}: [environment]", settings.name, settings.options)):

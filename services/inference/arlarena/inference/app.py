@@ -14,14 +14,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from arlarena.inference.access import EVERYBODY, Access, admin_access, model_access
-from arlarena.inference.asgi import MODEL_ROUTE, Answer, Call, Endpoint
-from arlarena.inference.errors import BUSY_RETRY_S, LOADING_RETRY_S, RequestError
+from arlarena.inference.api.access import EVERYBODY, Access, admin_access, model_access
+from arlarena.inference.api.asgi import MODEL_ROUTE, Answer, Call, Endpoint
+from arlarena.inference.api.errors import BUSY_RETRY_S, LOADING_RETRY_S, RequestError
 from arlarena.inference.settings import InferenceSettings
 from arlarena.proto.telemetry import Logger
 
 if TYPE_CHECKING:  # torch takes seconds to import: the port answers meanwhile
-    from arlarena.inference.serving import Serving
+    from arlarena.inference.embedded.serving.routes import Serving
 
 VERSION = "0.1.0"
 
@@ -82,7 +82,7 @@ class Server:
             loop.call_soon_threadsafe(self._fail, f"the engine's thread ended: {error!r}")
 
         def work() -> Serving:
-            from arlarena.inference.serving import open_serving
+            from arlarena.inference.embedded.serving.routes import open_serving
 
             return open_serving(self.settings, loop, self.log, died)
 

@@ -120,7 +120,7 @@ def make_tiny(args: argparse.Namespace, log: Logger) -> int:
     shape = load_table(args.config, "policy", PolicySettings).tiny
     check_output(args.out)
     check_writable(args.out.parent)
-    from arlarena.trainer.tiny import create_tiny_policy
+    from arlarena.trainer.model.tiny import create_tiny_policy
 
     parameters = create_tiny_policy(args.out, shape, _seed(args.seed, args.config))
     log.info("tiny_policy", directory=str(args.out), parameters=parameters)
@@ -141,10 +141,10 @@ def run_clone(args: argparse.Namespace, log: Logger) -> int:
         check_writable(folder)
     import torch
 
-    from arlarena.trainer.clone import CloneError, clone, read_rows
-    from arlarena.trainer.model import load_policy
-    from arlarena.trainer.progress import Progress
-    from arlarena.trainer.versions import copy_tokenizer
+    from arlarena.trainer.cloning.clone import CloneError, clone, read_rows
+    from arlarena.trainer.metrics.progress import Progress
+    from arlarena.trainer.model.policy import load_policy
+    from arlarena.trainer.weights.versions import copy_tokenizer
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -184,9 +184,9 @@ def run_train(args: argparse.Namespace, log: Logger) -> int:
     from arlarena.client.weights import PushError
     from arlarena.proto.stream import StreamError
     from arlarena.trainer.assembly import Plan, run_trainer
-    from arlarena.trainer.checkpoint import CheckpointError
     from arlarena.trainer.collector import Interrupted, RunError
-    from arlarena.trainer.publisher import is_permanent
+    from arlarena.trainer.state.checkpoint import CheckpointError
+    from arlarena.trainer.weights.publisher import is_permanent
 
     plan = Plan(
         settings=settings,

@@ -11,25 +11,25 @@ import torch
 from arlarena.proto.stream import Streams
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trainer_lease import TrainerLease
-from arlarena.trainer.board import Board
-from arlarena.trainer.broadcaster import Broadcaster
-from arlarena.trainer.checkpoint import CheckpointError, Checkpoints, TrainerState
 from arlarena.trainer.collector import Collector, Interrupted
-from arlarena.trainer.diagnostics import MetricsFile
-from arlarena.trainer.ensemble import Lead, follow
-from arlarena.trainer.learner import Learner
+from arlarena.trainer.learning.coordinator import Lead, follow
+from arlarena.trainer.learning.learner import Learner
+from arlarena.trainer.learning.ranks import Ranks
 from arlarena.trainer.loop import Trainer
-from arlarena.trainer.model import load_policy
+from arlarena.trainer.metrics.diagnostics import MetricsFile
+from arlarena.trainer.metrics.progress import Progress
+from arlarena.trainer.metrics.tensorboard import Board
+from arlarena.trainer.model.policy import load_policy
 from arlarena.trainer.objectives import Recipe
 from arlarena.trainer.preflight import check_transport
-from arlarena.trainer.probe import Probe
-from arlarena.trainer.progress import Progress
-from arlarena.trainer.publisher import Publisher
-from arlarena.trainer.ranks import Ranks
 from arlarena.trainer.settings import TrainerSettings, admin_token, chosen_recipe
-from arlarena.trainer.tasks import draw_order, split_size
-from arlarena.trainer.transports import Collective, Http, SharedDirectory, Transport
-from arlarena.trainer.versions import VersionStore, versions_after
+from arlarena.trainer.state.checkpoint import CheckpointError, Checkpoints, TrainerState
+from arlarena.trainer.state.tasks import draw_order, split_size
+from arlarena.trainer.weights.broadcaster import Broadcaster
+from arlarena.trainer.weights.probe import Probe
+from arlarena.trainer.weights.publisher import Publisher
+from arlarena.trainer.weights.transports import Collective, Http, SharedDirectory, Transport
+from arlarena.trainer.weights.versions import VersionStore, versions_after
 
 
 @dataclass(frozen=True, slots=True)

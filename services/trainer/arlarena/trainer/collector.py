@@ -17,12 +17,12 @@ from arlarena.proto.task_order import TaskOrder
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trajectory import Group, GroupTask, Sampling, Task
 from arlarena.proto.wording import counted
-from arlarena.trainer.admission import refusal
-from arlarena.trainer.capacity import Outcome, group_id
-from arlarena.trainer.checkpoint import TrainerState
+from arlarena.trainer.batching.admission import refusal
+from arlarena.trainer.batching.credit import Freshness, returns, successes
 from arlarena.trainer.objectives import Recipe, Selected, Selection, Verdict, rule_at
-from arlarena.trainer.scoring import Freshness, returns, successes
 from arlarena.trainer.settings import TrainerSettings
+from arlarena.trainer.state.checkpoint import TrainerState
+from arlarena.trainer.state.ledger import Outcome, group_id
 
 CONSUMER = "trainer"
 # How long one read of the stream may wait, in seconds; the loop looks at clocks and signals in between.

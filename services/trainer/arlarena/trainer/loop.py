@@ -21,22 +21,22 @@ from arlarena.proto.telemetry import Logger
 from arlarena.proto.trainer_lease import LeaseLost, TrainerLease
 from arlarena.proto.trajectory import write_groups
 from arlarena.proto.wording import counted
-from arlarena.trainer.behaviour import action_flows
-from arlarena.trainer.board import Board
-from arlarena.trainer.checkpoint import Checkpoints, TrainerState
+from arlarena.trainer.batching.credit import Freshness, NotFinite, ScoredGroup, minibatches, returns, rows_of, score
 from arlarena.trainer.collector import Collected, Collecting, Collector, Interrupted, RunError
-from arlarena.trainer.diagnostics import MetricsFile, episode_figures, not_finite, training_figures
-from arlarena.trainer.ending import EndedBy, Ending, EndingFile
-from arlarena.trainer.ensemble import Lead
-from arlarena.trainer.learner import Learner, weight_not_finite
+from arlarena.trainer.learning.coordinator import Lead
+from arlarena.trainer.learning.learner import Learner, weight_not_finite
+from arlarena.trainer.learning.optimizer import rate_share
+from arlarena.trainer.metrics.behaviour import action_flows
+from arlarena.trainer.metrics.diagnostics import MetricsFile, episode_figures, not_finite, training_figures
+from arlarena.trainer.metrics.progress import Progress
+from arlarena.trainer.metrics.tensorboard import Board
 from arlarena.trainer.objectives.filtering import mixed_return
-from arlarena.trainer.optim import rate_share
-from arlarena.trainer.probe import Probe
-from arlarena.trainer.progress import Progress
-from arlarena.trainer.publisher import Publisher, Pushed
-from arlarena.trainer.scoring import Freshness, NotFinite, ScoredGroup, minibatches, returns, rows_of, score
 from arlarena.trainer.settings import TrainerSettings
-from arlarena.trainer.versions import Version, VersionStore
+from arlarena.trainer.state.checkpoint import Checkpoints, TrainerState
+from arlarena.trainer.state.ending import EndedBy, Ending, EndingFile
+from arlarena.trainer.weights.probe import Probe
+from arlarena.trainer.weights.publisher import Publisher, Pushed
+from arlarena.trainer.weights.versions import Version, VersionStore
 
 
 @dataclass(slots=True)

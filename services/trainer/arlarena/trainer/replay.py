@@ -17,14 +17,14 @@ from typing import Any
 from arlarena.proto.config import ConfigError
 from arlarena.proto.trajectory import Group, SchemaError, decode_group
 from arlarena.proto.wording import counted
-from arlarena.trainer.admission import refusal
-from arlarena.trainer.diagnostics import episode_figures, finite_or_null
-from arlarena.trainer.learner import Learner
-from arlarena.trainer.model import load_policy
+from arlarena.trainer.batching.admission import refusal
+from arlarena.trainer.batching.credit import Freshness, NotFinite, ScoredGroup, returns, rows_of, score, successes
+from arlarena.trainer.learning.learner import Learner
+from arlarena.trainer.metrics.diagnostics import episode_figures, finite_or_null
+from arlarena.trainer.model.policy import load_policy
 from arlarena.trainer.objectives import Recipe
 from arlarena.trainer.objectives.cells import CELLS
 from arlarena.trainer.objectives.filtering import Selection
-from arlarena.trainer.scoring import Freshness, NotFinite, ScoredGroup, returns, rows_of, score, successes
 from arlarena.trainer.settings import TrainerSettings
 
 SHOWN = (

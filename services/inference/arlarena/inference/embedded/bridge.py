@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+from arlarena.inference.api.errors import ClientGone, RequestError
 from arlarena.inference.embedded.engine import Engine, EngineDeadError
 from arlarena.inference.embedded.sequence import Sequence
-from arlarena.inference.errors import ClientGone, RequestError
 
 Receive = Callable[[], Awaitable[Any]]
 

@@ -19,9 +19,9 @@ from arlarena.inference.embedded.architecture import Architecture
 from arlarena.inference.embedded.cache import PrefixCache
 from arlarena.inference.embedded.kv import Slots, position_bytes
 from arlarena.inference.embedded.model import Model
-from arlarena.inference.embedded.parameters import Parameters
 from arlarena.inference.embedded.scheduler import Counters, Scheduler
 from arlarena.inference.embedded.sequence import Sequence
+from arlarena.inference.embedded.weights.parameters import Parameters
 
 T = TypeVar("T")
 Deliver = Callable[[list[Sequence]], None]

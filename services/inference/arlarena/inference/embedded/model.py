@@ -15,7 +15,7 @@ from torch import Tensor
 
 from arlarena.inference.embedded.architecture import Architecture
 from arlarena.inference.embedded.kv import KeysValues
-from arlarena.inference.embedded.parameters import Layer, Parameters
+from arlarena.inference.embedded.weights.parameters import Layer, Parameters
 
 QUERIES = 64  # that attend at a time
 

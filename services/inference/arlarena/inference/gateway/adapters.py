@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import aiohttp
 import msgspec
 
-from arlarena.inference.asgi import Answer, Call, Reply
-from arlarena.inference.errors import RequestError
-from arlarena.inference.parameters import parse
+from arlarena.inference.api.asgi import Answer, Call, Reply
+from arlarena.inference.api.errors import RequestError
+from arlarena.inference.api.parameters import parse
 
 if TYPE_CHECKING:
     from arlarena.inference.gateway.fleet import Fleet

@@ -13,11 +13,11 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from arlarena.inference.access import EVERYBODY, admin_access, model_access
-from arlarena.inference.admin import Administration
+from arlarena.inference.api.access import EVERYBODY, admin_access, model_access
+from arlarena.inference.api.asgi import Answer, Call, Endpoint, Handler, Reply
+from arlarena.inference.api.errors import RequestError
+from arlarena.inference.api.weight_routes import Administration
 from arlarena.inference.app import MODEL_ROUTES, UPLOAD_ROUTE, VERSION, http_error, request_error
-from arlarena.inference.asgi import Answer, Call, Endpoint, Handler, Reply
-from arlarena.inference.errors import RequestError
 from arlarena.inference.gateway.adapters import Adapters
 from arlarena.inference.gateway.engines import LocalEngine
 from arlarena.inference.gateway.fleet import Fleet
@@ -25,8 +25,8 @@ from arlarena.inference.gateway.metrics import GatewayMetrics
 from arlarena.inference.gateway.proxy import Proxy
 from arlarena.inference.gateway.replica import Target
 from arlarena.inference.settings import InferenceSettings
-from arlarena.inference.store import Store, whole_versions
-from arlarena.inference.versions import read_manifest
+from arlarena.inference.weights.store import Store, whole_versions
+from arlarena.inference.weights.versions import read_manifest
 from arlarena.proto.policy import WeightInfo
 from arlarena.proto.telemetry import Logger
 

@@ -11,7 +11,7 @@ import aiohttp
 import msgspec
 
 from arlarena.client.weights import PushError, PushRefused, Sender, WeightsClient
-from arlarena.inference.versions import ProbeError, Source, VersionError, judge, read_manifest
+from arlarena.inference.weights.versions import ProbeError, Source, VersionError, judge, read_manifest
 from arlarena.proto.weights import Manifest, push_limit_s
 
 _INFO_S = 5.0  # for an answer that needs no work

@@ -8,9 +8,9 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
-from arlarena.inference.errors import RequestError
+from arlarena.inference.api.errors import RequestError
 from arlarena.inference.gateway.replica import Replica, Target
-from arlarena.inference.versions import ProbeError, Source, VersionError, verify
+from arlarena.inference.weights.versions import ProbeError, Source, VersionError, verify
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.weights import Served, push_limit_s
 

@@ -12,8 +12,8 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
-from arlarena.inference.asgi import Answer, Call, Headers, Relay, Reply
-from arlarena.inference.errors import BUSY_RETRY_S, CONTEXT_LENGTH, LOADING_RETRY_S, ClientGone, RequestError
+from arlarena.inference.api.asgi import Answer, Call, Headers, Relay, Reply
+from arlarena.inference.api.errors import BUSY_RETRY_S, CONTEXT_LENGTH, LOADING_RETRY_S, ClientGone, RequestError
 from arlarena.inference.gateway.fleet import Fleet
 from arlarena.inference.gateway.metrics import GatewayMetrics
 from arlarena.inference.gateway.replica import Replica

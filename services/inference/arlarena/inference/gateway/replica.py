@@ -11,7 +11,7 @@ from typing import Literal
 import aiohttp
 
 from arlarena.inference.gateway.drivers import PASSING, Broken, Driver
-from arlarena.inference.versions import ProbeError, Source, VersionError
+from arlarena.inference.weights.versions import ProbeError, Source, VersionError
 from arlarena.proto.telemetry import Logger
 
 # down: does not answer. behind: answers, and has to be brought to the wanted version first. pushing: takes a new

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from arlarena.inference.settings import InferenceSettings
-from arlarena.inference.store import newest_whole
+from arlarena.inference.weights.store import newest_whole
 from arlarena.proto.config import ConfigError
 
 # Slots above those that the gateway fills, so that the check of new weights need not wait for one; where requests

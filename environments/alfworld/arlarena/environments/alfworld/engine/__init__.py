@@ -1,0 +1,1 @@
+"""The engine: TextWorld's games of ALFWorld, to the character."""

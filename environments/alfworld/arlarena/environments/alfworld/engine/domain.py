@@ -1,0 +1,72 @@
+"""The rules that this engine plays, as PDDL, and the check that a game asks for no others.
+
+`DOMAIN` goes into the games that we make. It says what ALFRED's domain says, so that a planner plays both alike.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib import resources
+
+from arlarena.environments.alfworld.engine.pddl import Expression, read_expressions, typed
+from arlarena.environments.alfworld.errors import GameError
+
+DOMAIN = resources.files(__package__).joinpath("data/domain.pddl").read_text(encoding="utf-8")
+GRAMMAR = resources.files(__package__).joinpath("data/grammar.twl2").read_text(encoding="utf-8")
+
+NEVER = ("never",)  # a condition that cannot hold; ALFRED has one, in an alternative
+
+
+LATER = frozenset(("help",))  # actions that ALFWorld had from 0.4 on: the games of its json_2.1.1 are older
+
+
+@lru_cache(maxsize=16)
+def check_domain(text: str) -> frozenset[str]:
+    """Refuse a domain with rules other than ours. Comments, layout and the order of conditions do not matter.
+
+    Returns:
+        The names of its actions.
+
+    Raises:
+        GameError: what differs.
+    """
+    ours, theirs = _actions(DOMAIN), _actions(text)
+    if unknown := sorted(theirs.keys() - ours.keys()):
+        raise GameError(f"PDDL domain: action {unknown[0]} is none of ALFWorld's: play it with backend = 'textworld'")
+    for name, action in theirs.items():
+        if action != ours[name]:
+            raise GameError(f"PDDL domain: action {name} differs from ALFWorld's: play it with backend = 'textworld'")
+    if missing := sorted(ours.keys() - theirs.keys() - LATER):
+        raise GameError(f"PDDL domain: action {missing[0]} is missing: play it with backend = 'textworld'")
+    return frozenset(theirs)
+
+
+def _actions(text: str) -> dict[str, object]:
+    """Actions by name, in a form in which equal meanings that are only written differently are equal."""
+    definition = next((one for one in read_expressions(text) if isinstance(one, list) and one[:1] == ["define"]), None)
+    if not isinstance(definition, list):
+        raise GameError("PDDL domain: no (define …)")
+    return {
+        str(part[1]): tuple(_canonical(one) for one in part[2:])
+        for part in definition
+        if isinstance(part, list) and part[:1] == [":action"]
+    }
+
+
+def _canonical(expression: Expression) -> object:
+    if isinstance(expression, str):
+        return expression
+    if expression[:1] == ["exists"] and isinstance(expression[1], list) and _without_values(expression[1]):
+        return NEVER
+    parts = [_canonical(part) for part in expression]
+    if parts[:1] not in (["and"], ["or"]):
+        return tuple(parts)
+    parts = [
+        part for part in parts[1:] if part != NEVER and not (isinstance(part, tuple) and part[0:1] == ("increase",))
+    ]
+    return parts[0] if len(parts) == 1 else (expression[0], frozenset(parts))
+
+
+def _without_values(variables: list[Expression]) -> bool:
+    """Whether a variable's type ends in a comma. ALFRED separates variables so once; no object is of such a type."""
+    return any(kind.endswith(",") for _, kind in typed(variables))

@@ -1,0 +1,157 @@
+"""A game's goal, compiled: whether it is reached in a state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from arlarena.environments.alfworld.engine.pddl import Expression, typed
+from arlarena.environments.alfworld.engine.state import State, check_predicates
+from arlarena.environments.alfworld.engine.world import CHANGING, House, Mask
+from arlarena.environments.alfworld.errors import GameError
+
+MOST_TRIES = 100_000  # values of variables that one test of a goal looks at; ALFWorld's goals take some hundred
+
+Scope = dict[str, int]
+Test = Callable[[State, Scope], bool]
+
+
+def compile_goal(goal: Expression, house: House, types: Mapping[str, str]) -> tuple[Callable[[State], bool], Mask]:
+    """The test of a goal expression, and the entities that it can be about. `types`: of all objects, by id.
+
+    Raises:
+        GameError: it is not understood.
+    """
+    compiler = _Compiler(house, types)
+    test = compiler.test(goal)
+
+    def reached(state: State) -> bool:
+        compiler.tries_left = MOST_TRIES
+        return test(state, {})
+
+    return reached, compiler.concerned
+
+
+def watched_by(goal: Expression) -> frozenset[str]:
+    """The predicates of a goal that can change: while none of them does, neither does the answer."""
+    if isinstance(goal, str):
+        return frozenset()
+    own = frozenset(word for word in goal[:1] if isinstance(word, str) and word in CHANGING)
+    return own.union(*(watched_by(part) for part in goal))
+
+
+class _Compiler:
+    def __init__(self, house: House, types: Mapping[str, str]) -> None:
+        self._house, self.concerned = house, 0
+        self.tries_left = MOST_TRIES  # of the test that is under way; several at a time leave one another less
+        self._number = {one: at for at, one in enumerate(house.ids)}
+        self._of_type: dict[str, list[int]] = {}
+        for at, one in enumerate(house.ids):
+            self._of_type.setdefault(types[one], []).append(at)
+
+    def test(self, goal: Expression) -> Test:
+        match goal:
+            case ["and", *parts]:
+                tests = [self.test(part) for part in parts]
+                return lambda state, scope: all(test(state, scope) for test in tests)
+            case ["or", *parts]:
+                tests = [self.test(part) for part in parts]
+                return lambda state, scope: any(test(state, scope) for test in tests)
+            case ["not", part]:
+                test = self.test(part)
+                return lambda state, scope: not test(state, scope)
+            case ["exists", list(variables), body]:
+                return self._exists(variables, body)
+            case ["=", str(one), str(other)]:
+                left, right = self._term(one), self._term(other)
+                return lambda state, scope: left(scope) == right(scope)
+            case [str(predicate), *terms] if all(isinstance(term, str) for term in terms):
+                return self._atom(predicate, [str(term) for term in terms])
+        raise GameError(f"PDDL goal: {goal!r} is not understood")
+
+    def _exists(self, variables: list[Expression], body: Expression) -> Test:
+        """Values are tried variable by variable, those with the fewest first, and each part of the body is tested as
+        soon as all that it names has a value.
+        """
+        kinds, parts = _merged(dict(typed(variables)), body)
+        domains = {name: self._candidates(name, kind, parts) for name, kind in kinds.items()}
+        self.concerned |= sum(1 << one for one in {one for found in domains.values() for one in found})
+        names = sorted(domains, key=lambda name: len(domains[name]))
+        tests: list[list[Test]] = [[] for _ in names]
+        always: list[Test] = []
+        for part in parts:
+            last = max((names.index(name) for name in _variables(part) if name in domains), default=-1)
+            (always if last < 0 else tests[last]).append(self.test(part))
+        levels = [(name, domains[name], tests[at]) for at, name in enumerate(names)]
+
+        def search(state: State, scope: Scope, depth: int) -> bool:
+            if depth == len(levels):
+                return True
+            name, candidates, checks = levels[depth]
+            self.tries_left -= len(candidates)
+            if self.tries_left < 0:
+                raise GameError(f"PDDL goal: it takes more than {MOST_TRIES} tries to see whether it is reached")
+            for one in candidates:
+                scope[name] = one
+                if all(check(state, scope) for check in checks) and search(state, scope, depth + 1):
+                    return True
+            return False
+
+        return lambda state, scope: all(test(state, scope) for test in always) and search(state, dict(scope), 0)
+
+    def _candidates(self, name: str, kind: str, parts: list[Expression]) -> list[int]:
+        """What the variable can be: all of its type that fit what `parts` say of it alone and forever."""
+        # Of PDDL's types, `object` is the root: what is of it may be anything.
+        found = list(range(len(self._house.ids))) if kind == "object" else self._of_type.get(kind, [])
+        for part in parts:
+            match part:
+                case [str(predicate), str(term)] if term == name and predicate not in CHANGING:
+                    known = self._house.known.get(predicate, frozenset())
+                    found = [one for one in found if (one,) in known]
+                case [str(predicate), str(term), str(value)] if (
+                    term == name and not value.startswith("?") and predicate not in CHANGING
+                ):
+                    known = self._house.known.get(predicate, frozenset())
+                    found = [one for one in found if (one, self._number.get(value, -1)) in known]
+        return found
+
+    def _atom(self, predicate: str, terms: list[str]) -> Test:
+        check_predicates(frozenset((predicate,)), "PDDL goal")
+        values = [self._term(term) for term in terms]
+        if predicate not in CHANGING:
+            known = self._house.known.get(predicate, frozenset())
+            return lambda state, scope: tuple([value(scope) for value in values]) in known
+        return lambda state, scope: state.holds(predicate, tuple([value(scope) for value in values]))
+
+    def _term(self, term: str) -> Callable[[Scope], int]:
+        if term.startswith("?"):
+            return lambda scope: scope[term]
+        number = self._number.get(term, -1)
+        self.concerned |= 1 << number if number >= 0 else 0
+        return lambda scope: number
+
+
+def _merged(kinds: dict[str, str], body: Expression) -> tuple[dict[str, str], list[Expression]]:
+    """The variables and parts of a conjunction, with those of inner `exists` that give no name a second meaning."""
+    parts: list[Expression] = []
+    for part in _conjuncts(body):
+        match part:
+            case ["exists", list(variables), inner] if not kinds.keys() & {name for name, _ in typed(variables)}:
+                kinds, more = _merged({**kinds, **dict(typed(variables))}, inner)
+                parts += more
+            case _:
+                parts.append(part)
+    return kinds, parts
+
+
+def _conjuncts(body: Expression) -> list[Expression]:
+    """The parts of a conjunction, those of inner ones included; what is not a conjunction is its only part."""
+    if isinstance(body, list) and body[:1] == ["and"]:
+        return [one for part in body[1:] for one in _conjuncts(part)]
+    return [body]
+
+
+def _variables(part: Expression) -> set[str]:
+    """All variables that it names."""
+    if isinstance(part, str):
+        return {part} if part.startswith("?") else set()
+    return set().union(*(_variables(one) for one in part))

@@ -1,0 +1,299 @@
+"""The text of a game: its grammar, read from the game's file and compiled.
+
+A grammar has rules, tried in order: the first whose condition holds gives the text. A text is made of
+
+    words · #another rule# · {o.indefinite + ' ' + o.name} · [{r.name | a query, one element for each answer}]
+
+A condition, and a query, is `predicate(variable:type, …) & …`; different variables mean different things.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import cast
+
+from arlarena.environments.alfworld.engine.text_limits import Facts, Limited, bounded_text
+from arlarena.environments.alfworld.errors import GameError
+
+Binding = Mapping[str, int]  # variable -> entity
+
+# ALFWorld's grammar has 6 KB, and its longest text 50 characters. The patterns below take a text's length squared.
+LONGEST_GRAMMAR, LONGEST_RULE = 1 << 18, 1 << 12
+
+
+@dataclass(frozen=True, slots=True)
+class Conjunct:
+    """`predicate(variables)`."""
+
+    predicate: str
+    variables: tuple[str, ...]
+
+
+Query = tuple[Conjunct, ...]
+Part = str | Callable[["Grammar", Limited, Binding], str]  # words, or what makes them
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A text, and when it is the one."""
+
+    condition: Query
+    parts: tuple[Part, ...]
+
+    def text(self, grammar: Grammar, facts: Limited, binding: Binding) -> str:
+        """The text."""
+        return _joined(self.parts, grammar, facts, binding)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What is typed for an action, and what is answered."""
+
+    template: tuple[Part, ...]
+    feedback: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """Rules by name, and commands by the lower-case name of their action."""
+
+    rules: Mapping[str, Sequence[Rule]]
+    commands: Mapping[str, Command]
+    predicates: frozenset[str]
+
+    def derive(self, name: str, facts: Facts, binding: Binding) -> str:
+        """The text of a rule. Errors as in `command`."""
+        return self._text([_nonterminal(name)], facts, binding)
+
+    def command(self, action: str, facts: Facts, binding: Binding) -> str:
+        """What is typed for an action.
+
+        Raises:
+            GameError: the grammar has no such text, or one that is too long or takes too long.
+        """
+        return self._text(self.commands[action].template, facts, binding)
+
+    def feedback(self, action: str, facts: Facts, binding: Binding) -> str:
+        """What is answered once it is done. Errors as in `command`."""
+        return self._text(self.commands[action].feedback, facts, binding)
+
+    def _text(self, parts: Sequence[Part], facts: Facts, binding: Binding) -> str:
+        try:
+            return _joined(parts, self, Limited(facts), binding)
+        except RecursionError as error:
+            raise GameError("grammar: its rules lead back to themselves, or are nested too deeply") from error
+        except (LookupError, ValueError) as error:
+            raise GameError(f"grammar: a text asks for what the game does not have: {error!r}") from error
+
+    def derived(self, name: str, facts: Limited, binding: Binding) -> str:
+        """The text of a rule within another text."""
+        facts.count()
+        for rule in self.rules[name]:
+            if _applies(rule.condition, facts, binding):
+                return rule.text(self, facts, binding)
+        raise GameError(f"grammar: no text of #{name}# applies")
+
+
+def _joined(parts: Sequence[Part], grammar: Grammar, facts: Limited, binding: Binding) -> str:
+    return bounded_text("".join([part if isinstance(part, str) else part(grammar, facts, binding) for part in parts]))
+
+
+def _applies(condition: Query, facts: Facts, binding: Binding) -> bool:
+    for at, conjunct in enumerate(condition):
+        pattern = tuple([binding.get(variable) for variable in conjunct.variables])
+        if None in pattern:
+            return next(answers(facts, condition[at:], binding), None) is not None
+        if not facts.holds(conjunct.predicate, cast(tuple[int, ...], pattern)):
+            return False
+    return True
+
+
+def answers(facts: Facts, query: Query, binding: Binding) -> Iterator[Binding]:
+    """All bindings that extend this one to an answer, in the order of the facts' ids."""
+    if not query:
+        yield binding
+        return
+    first, rest = query[0], query[1:]
+    pattern = tuple([binding.get(variable) for variable in first.variables])
+    if None not in pattern:
+        if facts.holds(first.predicate, cast(tuple[int, ...], pattern)):
+            yield from answers(facts, rest, binding)
+        return
+    for row in facts.rows(first.predicate, pattern):
+        new = {variable: value for variable, value in zip(first.variables, row, strict=True) if variable not in binding}
+        if len(set(new.values())) == len(new) and not any(value in binding.values() for value in new.values()):
+            yield from answers(facts, rest, {**binding, **new})
+
+
+# --- reading ---
+
+_TOKEN = re.compile(r"""\"{3}(?P<block>.*?)\"{3}|"(?P<string>[^"]*)"|(?P<word>[\w/-]+)|[{}]""", re.DOTALL)
+_CONJUNCT = re.compile(r"\s*(\w+)\(\s*(\w+\s*:\s*\w+(?:\s*,\s*\w+\s*:\s*\w+)*)\s*\)\s*")
+_PART = re.compile(r"#(?P<rule>[^#\n]+)#|\[\{(?P<each>[^|\]]+)\|(?P<query>[^}\]]+)\}\]|\{(?P<value>[^}#|]+)\}")
+_TERM = re.compile(
+    r"\s*(?:'(?P<words>[^']*)'|(?P<variable>\w+)\.(?P<field>name|indefinite|definite|id)(?:\s+or\s+\w+\.id)?)\s*"
+)
+_RULE = re.compile(r"#([\w.]+)#")
+_TASK = re.compile(r'("task"\s*:\s*\[\s*\{\s*"rhs"\s*:\s*)"((?:[^"\\]|\\.)*)"')
+
+
+def read_grammar(text: str) -> tuple[Grammar, str]:
+    """A game's grammar and the sentence of its task. The former is shared by games that differ in the latter.
+
+    Raises:
+        GameError: it is none, or holds what this engine does not understand.
+    """
+    if len(text) > LONGEST_GRAMMAR:
+        raise GameError(f"grammar: it has {len(text)} characters, and may have {LONGEST_GRAMMAR}")
+    tasks = _TASK.findall(text)
+    if len(tasks) != 1:
+        raise GameError(f'grammar: one rule "task" with one text is expected, not {len(tasks)}')
+    task = json.loads(f'"{tasks[0][1]}"', strict=False)
+    try:
+        shared = _read(_TASK.sub(r'\1""', text))
+    except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise GameError(f"grammar: it is not understood: {error!r}") from error
+    return replace(shared, rules={**shared.rules, "task": [Rule((), (task,))]}), task
+
+
+@lru_cache(maxsize=16)
+def _read(text: str) -> Grammar:
+    rules: dict[str, list[Rule]] = {}
+    predicates: set[str] = set()
+    commands: dict[str, Command] = {}
+    for action, fields in _sections(text):
+        if "grammar" in fields:
+            for name, choices in _block(fields["grammar"]).items():
+                rules.setdefault(name, []).extend(_rule(choice, predicates) for choice in choices)
+        if action and not {"template", "feedback"} <= fields.keys():
+            raise GameError(f"grammar: action {action} needs a template and a feedback")
+        if action:
+            template, feedback = (_parts(fields[name], predicates) for name in ("template", "feedback"))
+            commands[action.lower()] = Command(template, feedback)
+    for name in sorted({*_RULE.findall(text)} - rules.keys()):
+        raise GameError(f"grammar: #{name}# is asked for, and there is no rule of that name")
+    return Grammar(rules, commands, frozenset(predicates))
+
+
+def _sections(text: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """(action, its fields), and ("", {"grammar": …}) for a block that belongs to none."""
+    action, words = "", ["", ""]
+    fields: dict[str, str] = {}
+    for token in _TOKEN.finditer(text):
+        if token["word"]:
+            words = [words[1], token["word"]]
+        elif token.group() == "{":
+            action, fields = words[1], {}
+        elif token.group() == "}":
+            yield action, fields
+            action, fields = "", {}
+        else:
+            value = token["block"] if token["block"] is not None else token["string"]
+            if action:
+                fields[words[1]] = value
+            else:
+                yield "", {words[1]: value}
+
+
+def _block(text: str) -> dict[str, list[dict[str, str]]]:
+    lines = "\n".join(line for line in text.split("\n") if not line.lstrip().startswith("#"))
+    try:
+        return {str(name): list(choices) for name, choices in json.loads(lines).items()}
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise GameError(f"grammar: a block is no JSON object of rules: {error}") from error
+
+
+def _rule(choice: Mapping[str, str], predicates: set[str]) -> Rule:
+    return Rule(
+        _query(choice["condition"], predicates) if choice.get("condition") else (),
+        _parts(choice["rhs"], predicates),
+    )
+
+
+def _query(text: str, predicates: set[str]) -> Query:
+    conjuncts = []
+    for part in text.split("&"):
+        found = _CONJUNCT.fullmatch(part)
+        if found is None:
+            raise GameError(f"grammar: condition {text!r} is not understood")
+        variables = tuple(one.split(":")[0].strip() for one in found[2].split(","))
+        conjuncts.append(Conjunct(found[1], variables))
+        predicates.add(found[1])
+    return tuple(conjuncts)
+
+
+def _parts(text: str, predicates: set[str]) -> tuple[Part, ...]:
+    if len(text) > LONGEST_RULE:
+        raise GameError(f"grammar: the text {text[:40]!r}… has {len(text)} characters, and may have {LONGEST_RULE}")
+    # TextWorld's parser takes white space at the begin of a text for a comment, and knows no other escape than this.
+    text = text.lstrip().replace("\\n", "\n")
+    parts: list[Part] = []
+    end = 0
+    for found in _PART.finditer(text):
+        if found.start() > end:
+            parts.append(text[end : found.start()])
+        end = found.end()
+        if found["rule"]:
+            parts.append(_nonterminal(found["rule"]))
+        elif found["value"]:
+            parts += _value(found["value"])
+        else:
+            parts.append(_list(found["each"].strip(), _query(found["query"], predicates)))
+    if end < len(text):
+        parts.append(text[end:])
+    return tuple(parts)
+
+
+def _nonterminal(name: str) -> Part:
+    return lambda grammar, facts, binding: grammar.derived(name, facts, binding)
+
+
+def _value(text: str) -> list[Part]:
+    """`o.indefinite + ' ' + o.name`; a bare variable, as in a command, is its name."""
+    terms: list[Part] = []
+    for term in text.split("+"):
+        found = _TERM.fullmatch(term)
+        if found is None and re.fullmatch(r"\s*\w+\s*", term):
+            terms.append(_field(term.strip(), "name"))
+        elif found is None:
+            raise GameError(f"grammar: {{{text}}} is not understood")
+        elif found["variable"]:
+            terms.append(_field(found["variable"], found["field"]))
+        else:
+            terms.append(found["words"] or "")
+    folded: list[Part] = []
+    for part in terms:
+        if folded and isinstance(part, str) and isinstance(folded[-1], str):
+            folded[-1] += part
+        else:
+            folded.append(part)
+    return folded
+
+
+def _field(variable: str, field: str) -> Part:
+    fixed = {"indefinite": "a", "definite": "the"}.get(field)
+    if fixed is not None:
+        return fixed
+    return lambda grammar, facts, binding: facts.name(binding[variable])
+
+
+def _list(each: str, query: Query) -> Part:
+    rule = each[1:-1] if each[:1] == each[-1:] == "#" else ""
+    parts = [_nonterminal(rule)] if rule else _value(each)
+
+    def listed(grammar: Grammar, facts: Limited, binding: Binding) -> str:
+        items = [_joined(parts, grammar, facts, answer) for answer in answers(facts, query, binding)]
+        return _enumerated(items, grammar, facts, binding)
+
+    return listed
+
+
+def _enumerated(items: list[str], grammar: Grammar, facts: Limited, binding: Binding) -> str:
+    if len(items) < 2:
+        return items[0] if items else grammar.derived("list_empty", facts, binding)
+    separator, last = (grammar.derived(name, facts, binding) for name in ("list_separator", "list_last_separator"))
+    return bounded_text(separator.join(items[:-1]) + last + items[-1])

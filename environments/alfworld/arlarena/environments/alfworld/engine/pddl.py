@@ -1,0 +1,113 @@
+"""Reading PDDL: enough of it for ALFWorld's problems and for comparing domains.
+
+As the planner that official ALFWorld plays with does, everything is lower case, and a comment ends with its line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from arlarena.environments.alfworld.errors import GameError
+
+Atom = tuple[str, ...]  # a predicate's name and its arguments
+Expression: TypeAlias = "str | list[Expression]"
+
+# ALFWorld's problems have some 5,000 words, nested 6 deep.
+MOST_WORDS, MOST_DEPTH = 200_000, 32
+
+_COMMENT = re.compile(r";[^\n]*")
+_TOKEN = re.compile(r"[()]|[^\s()]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A problem: objects by name with their types, the facts that hold at the start, and the goal's expression."""
+
+    objects: dict[str, str]
+    facts: frozenset[Atom]
+    goal: Expression
+
+
+def read_expressions(text: str) -> list[Expression]:
+    """All expressions of a text: nested lists of lower-case words.
+
+    Raises:
+        GameError: parentheses that do not match; the text is longer or deeper than a game's.
+    """
+    stack: list[list[Expression]] = [[]]
+    for number, token in enumerate(match[0] for match in _TOKEN.finditer(_COMMENT.sub("", text).lower())):
+        if number >= MOST_WORDS or len(stack) > MOST_DEPTH:
+            raise GameError(f"PDDL: more than {MOST_WORDS} words, or more than {MOST_DEPTH} parentheses in one another")
+        if token == "(":
+            stack.append([])
+        elif token == ")":
+            if len(stack) == 1:
+                raise GameError("PDDL: a parenthesis is closed that was never opened")
+            done = stack.pop()
+            stack[-1].append(done)
+        else:
+            stack[-1].append(token)
+    if len(stack) > 1:
+        raise GameError(f"PDDL: {len(stack) - 1} parentheses are never closed: the text is cut short")
+    return stack[0]
+
+
+def read_problem(text: str) -> Problem:
+    """A problem's objects, facts and goal.
+
+    Raises:
+        GameError: it is not one, or something that the game needs is missing.
+    """
+    found = [one for one in read_expressions(text) if isinstance(one, list) and one[:1] == ["define"]]
+    if len(found) != 1:
+        raise GameError(f"PDDL problem: one (define …) is expected, not {len(found)}")
+    sections = {str(part[0]): part[1:] for part in found[0][1:] if isinstance(part, list) and part}
+    for name in (":objects", ":init", ":goal"):
+        if name not in sections:
+            raise GameError(f"PDDL problem: it has no {name}")
+    if len(sections[":goal"]) != 1:
+        raise GameError("PDDL problem: :goal must be one expression")
+    objects = dict(typed(sections[":objects"]))
+    facts = frozenset(_facts(sections[":init"]))
+    for name, *arguments in facts:
+        for argument in arguments:
+            if argument not in objects:
+                raise GameError(f"PDDL problem: ({name} …) is about {argument!r}, which is not among the :objects")
+    return Problem(objects, facts, sections[":goal"][0])
+
+
+def typed(words: list[Expression]) -> Iterator[tuple[str, str]]:
+    """`a b - type c` -> (a, type), (b, type), (c, object).
+
+    Raises:
+        GameError: it is no such list.
+    """
+    names: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word == "-":
+            kind = next(rest, None)
+            if not isinstance(kind, str):
+                raise GameError("PDDL: a type is missing after '-'")
+            yield from ((name, kind) for name in names)
+            names = []
+        elif isinstance(word, str):
+            names.append(word)
+        else:
+            raise GameError(f"PDDL: a name was expected, not {word}")
+    yield from ((name, "object") for name in names)
+
+
+def _facts(init: list[Expression]) -> Iterator[Atom]:
+    for fact in init:
+        if not isinstance(fact, list) or not fact:
+            raise GameError(f"PDDL problem: {fact!r} in :init is no fact")
+        if fact[0] == "=":  # costs and distances, which no game looks at
+            continue
+        words = [word for word in fact if isinstance(word, str)]
+        if len(words) != len(fact):
+            raise GameError(f"PDDL problem: {fact!r} in :init is no fact")
+        yield tuple(words)

@@ -1,0 +1,204 @@
+"""Where everything is now, and what actions make of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Self
+
+from arlarena.environments.alfworld.engine.text_limits import Pattern
+from arlarena.environments.alfworld.engine.world import CHANGING, MARKS, PLACES, Contents, House, bits
+from arlarena.environments.alfworld.errors import GameError
+
+NOTHING = -1
+PREDICATES = frozenset((*PLACES, *MARKS, "not_inreceptacle"))
+
+
+class State:
+    """All that changes. Sets of entities are bit masks; `inside`, `at`, `marks` and `changes` are replaced and never
+    changed, so that copies share them.
+
+    Attributes:
+        key: names the state: what is otherwise than at the start, as the exclusive or of a hash of each such fact.
+            Equal states have equal keys, whatever led to them, and a step changes the key by what it changes.
+        changes: the same of each receptacle alone, and of each location for all that stands and lies there.
+        removed: (object, receptacle) from which the object was taken since it was last put there. The text of `look`
+            asks for it. It is kept where receptacles share a location: elsewhere it can never show.
+    """
+
+    __slots__ = ("at", "changes", "held", "house", "inside", "key", "location", "marks", "opened", "removed")
+
+    def __init__(self, house: House) -> None:
+        self.house, start = house, house.start
+        self.location, self.held, self.opened = start.location, NOTHING, start.opened
+        self.inside, self.at, self.marks = start.inside, start.at, start.marks
+        self.removed: tuple[tuple[int, int], ...] = ()
+        self.key = 0
+        self.changes: dict[int, int] = {}
+
+    def copy(self) -> Self:
+        """An independent state."""
+        twin: Self = object.__new__(type(self))
+        twin.house, twin.location, twin.held, twin.opened = self.house, self.location, self.held, self.opened
+        twin.inside, twin.at, twin.marks, twin.removed = self.inside, self.at, self.marks, self.removed
+        twin.key, twin.changes = self.key, self.changes
+        return twin
+
+    def seen(self) -> tuple[int, int]:
+        """Names the present place and all that is there: what is open, what lies where, what was removed."""
+        return self.location, self.changes.get(self.location, 0)
+
+    def choice(self) -> tuple[int, ...]:
+        """Names all that the moves that are possible depend on: with full hands, what lies around matters little."""
+        here, held, house = self.location, self.held, self.house
+        if held == NOTHING or house.knives >> held & 1 or house.toggleable & house.pickupable:
+            return here, held, self.changes.get(here, 0)
+        return here, held, self.opened & house.standing.get(here, 0)
+
+    def open_to_hands(self, receptacle: int) -> bool:
+        """Whether things can be put into it and taken from it."""
+        return not self.house.openable >> receptacle & 1 or bool(self.opened >> receptacle & 1)
+
+    # --- actions; whether they may be done is for the caller to know ---
+
+    def go(self, location: int) -> None:
+        """Stand somewhere else."""
+        self.key ^= _sign("location", self.location) ^ _sign("location", location)
+        self.location = location
+
+    def turn(self, receptacle: int, *, is_open: bool) -> None:
+        """Open or close a receptacle."""
+        if bool(self.opened >> receptacle & 1) != is_open:
+            self._changed(_sign("opened", receptacle), receptacle, self.house.location_of[receptacle])
+            self.opened ^= 1 << receptacle
+
+    def take(self, thing: int, receptacle: int) -> None:
+        """Pick something up."""
+        self.inside = self._without(self.inside, "inside", receptacle, thing)
+        self.at = self._without(self.at, "at", self.location, thing)
+        self.key ^= _sign("held", thing)
+        self.held = thing
+        if len(self.house.receptacles[self.location]) > 1 and (thing, receptacle) not in self.removed:
+            self._changed(_sign("removed", thing, receptacle), receptacle, self.location)
+            self.removed = tuple(sorted((*self.removed, (thing, receptacle))))
+
+    def put(self, receptacle: int) -> None:
+        """Put down what is held."""
+        thing, self.held = self.held, NOTHING
+        self.key ^= _sign("held", thing)
+        self.inside = self._with(self.inside, "inside", receptacle, thing)
+        self.at = self._with(self.at, "at", self.location, thing)
+        if (thing, receptacle) in self.removed:
+            self._changed(_sign("removed", thing, receptacle), receptacle, self.location)
+            self.removed = tuple([pair for pair in self.removed if pair != (thing, receptacle)])
+
+    def mark(self, name: str, thing: int, *, off: str = "") -> None:
+        """Make something clean, hot, …; and `off` what excludes it."""
+        self.marks = dict(self.marks)
+        for one, wanted in ((name, 1), (off, 0)):
+            if one and self.marks[one] >> thing & 1 != wanted:
+                self.key ^= _sign(one, thing)
+                self.marks[one] ^= 1 << thing
+
+    def _changed(self, sign: int, *places: int) -> None:
+        """Note a change of a fact about some places: receptacles, and the location they are at."""
+        self.key ^= sign
+        self.changes = self.changes | {place: self.changes.get(place, 0) ^ sign for place in places}
+
+    def _with(self, contents: Contents, what: str, place: int, thing: int) -> Contents:
+        there = contents.get(place, ())
+        if thing in there:
+            return contents
+        self._changed(_sign(what, place, thing), *{place, self.location})
+        return {**contents, place: tuple(sorted((*there, thing)))}
+
+    def _without(self, contents: Contents, what: str, place: int, thing: int) -> Contents:
+        there = contents.get(place, ())
+        if thing not in there:
+            return contents
+        self._changed(_sign(what, place, thing), *{place, self.location})
+        return {**contents, place: tuple([one for one in there if one != thing])}
+
+    # --- facts ---
+
+    def name(self, entity: int) -> str:
+        """What it is called."""
+        return self.house.names[entity]
+
+    def holds(self, predicate: str, values: tuple[int, ...]) -> bool:
+        """Whether a fact is so."""
+        if predicate not in CHANGING:
+            if predicate == "not_inreceptacle":
+                return values in self.removed
+            return values in self.house.known.get(predicate, ())
+        first = values[0]
+        match predicate:
+            case "inreceptacle":
+                return first in self.inside.get(values[1], ())
+            case "objectatlocation":
+                return first in self.at.get(values[1], ())
+            case "opened":
+                return bool(self.opened >> first & 1)
+            case _ if predicate in self.marks:
+                return bool(self.marks[predicate] >> first & 1)
+        return next(self.rows(predicate, values), None) is not None
+
+    def rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
+        """The facts that fit a pattern, in order; None fits anything."""
+        if predicate == "inreceptacle" and pattern[0] is None and pattern[1] is not None:  # what everybody asks
+            receptacle = pattern[1]
+            yield from [(thing, receptacle) for thing in self.inside.get(receptacle, ())]
+            return
+        for row in self._rows(predicate, pattern):
+            if len(row) == len(pattern) and all(p is None or p == value for p, value in zip(pattern, row, strict=True)):
+                yield row
+
+    def _rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
+        """At least those that fit."""
+        match predicate:
+            case "atlocation":
+                yield self.house.agent, self.location
+            case "opened":
+                yield from ((one,) for one in bits(self.opened))
+            case "holds" if self.held != NOTHING:
+                yield self.house.agent, self.held
+            case "holdsany" if self.held != NOTHING:
+                yield (self.house.agent,)
+            case "inreceptacle":
+                yield from _pairs(self.inside, pattern)
+            case "objectatlocation":
+                yield from _pairs(self.at, pattern)
+            case "not_inreceptacle":
+                yield from self.removed
+            case _ if predicate in self.marks:
+                yield from ((one,) for one in bits(self.marks[predicate]))
+            case _:
+                yield from self.house.facts.get(predicate, ())
+
+
+def check_predicates(predicates: frozenset[str], where: str) -> None:
+    """Refuse text and goals that ask for what is not kept here.
+
+    Raises:
+        GameError: with the predicate's name.
+    """
+    for name in sorted(predicates):
+        # Nothing that is on forever is ever made untrue, so no fact says so: such a condition never holds.
+        if name in PREDICATES or (name not in CHANGING and not name.startswith("not_")) or name == "not_istoggled":
+            continue
+        raise GameError(f"{where}: {name!r} is asked for, which this engine does not keep: use backend = 'textworld'")
+
+
+@lru_cache(1 << 15)
+def _sign(what: str, *entities: int) -> int:
+    """The hash of a fact, 128 bits: the same in every process."""
+    return int.from_bytes(hashlib.blake2b(repr((what, *entities)).encode(), digest_size=16).digest(), "big")
+
+
+def _pairs(by_place: Contents, pattern: Pattern) -> Iterator[tuple[int, int]]:
+    """(thing, place) in order."""
+    if len(pattern) == 2 and pattern[1] is not None:
+        yield from ((thing, pattern[1]) for thing in by_place.get(pattern[1], ()))
+    else:
+        yield from sorted((thing, place) for place, things in by_place.items() for thing in things)

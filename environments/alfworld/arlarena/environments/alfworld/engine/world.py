@@ -1,0 +1,182 @@
+"""A house: what in a game never changes. Entities are numbers in the order of their ids, so lists come out in order."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from arlarena.environments.alfworld.engine.names import names_of
+from arlarena.environments.alfworld.engine.pddl import Problem
+from arlarena.environments.alfworld.errors import GameError
+
+Mask = int  # a set of entities: bit n is entity n
+Pair = tuple[int, int]
+Rows = dict[str, tuple[tuple[int, ...], ...]]  # facts by predicate
+Contents = dict[int, tuple[int, ...]]  # things by place, in order
+
+# What changes; all else that :init says stays as it is.
+PLACES = ("atlocation", "opened", "inreceptacle", "objectatlocation", "holds", "holdsany")
+MARKS = ("isclean", "ishot", "iscool", "issliced", "istoggled")
+PROPERTIES = ("pickupable", "openable", "cleanable", "heatable", "coolable", "toggleable", "sliceable")
+TOOLS = {"cleanobject": "sinkbasintype", "heatobject": "microwavetype", "coolobject": "fridgetype"}
+CHANGING = frozenset((*PLACES, *MARKS, "ison", "checked", "examined", "wasinreceptacle", "full"))
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where things are at the start. `inside`: by receptacle; `at`: by location."""
+
+    location: int
+    opened: Mask
+    inside: Contents
+    at: Contents
+    marks: dict[str, Mask]
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """The static part of a game, and how it starts.
+
+    Attributes:
+        ids, names: of the entities.
+        agent: the player.
+        receptacles: by location; `standing`: the same as masks.
+        location_of: of each receptacle.
+        fits: the receptacles that each object can be put into.
+        tools: the receptacles of a type: what cleans, heats and cools.
+        facts: what holds forever, by predicate, in order; `known`: the same, to be looked up.
+    """
+
+    ids: tuple[str, ...]
+    names: tuple[str, ...]
+    agent: int
+    receptacles: dict[int, tuple[int, ...]]
+    standing: dict[int, Mask]
+    location_of: dict[int, int]
+    fits: dict[int, Mask]
+    pickupable: Mask
+    openable: Mask
+    cleanable: Mask
+    heatable: Mask
+    coolable: Mask
+    toggleable: Mask
+    sliceable: Mask
+    knives: Mask
+    tools: dict[str, Mask]
+    facts: Rows
+    start: Start
+    known: dict[str, frozenset[tuple[int, ...]]] = field(repr=False)
+
+
+def bits(mask: Mask) -> Iterator[int]:
+    """The entities of a set, ascending."""
+    while mask:
+        low = mask & -mask
+        yield low.bit_length() - 1
+        mask ^= low
+
+
+def build(problem: Problem) -> House:
+    """The house of a problem.
+
+    Raises:
+        GameError: something is contradictory, or more than this engine plays.
+    """
+    mentioned = {argument for fact in problem.facts for argument in fact[1:]}
+    ids = tuple(sorted(mentioned))
+    number = {one: at for at, one in enumerate(ids)}
+    names = names_of(mentioned)
+    facts: dict[str, list[tuple[int, ...]]] = defaultdict(list)
+    for name, *arguments in problem.facts:
+        facts[name].append(tuple(number[argument] for argument in arguments))
+    rows = {name: tuple(sorted(found)) for name, found in facts.items()}
+    agent, location = _only(rows, problem)
+    location_of, standing = _standing(rows)
+    static = {name: found for name, found in rows.items() if name not in CHANGING}
+    return House(
+        ids=ids,
+        names=tuple(names[one] for one in ids),
+        agent=agent,
+        receptacles={place: tuple(sorted(found)) for place, found in standing.items()},
+        standing={place: sum(1 << one for one in found) for place, found in standing.items()},
+        location_of=location_of,
+        fits=_fits(rows),
+        knives=_of_types(rows, "objecttype", number, ("knifetype", "butterknifetype")),
+        tools={action: _of_types(rows, "receptacletype", number, (kind,)) for action, kind in TOOLS.items()},
+        facts=static,
+        start=_start(rows, location),
+        known={name: frozenset(found) for name, found in static.items()},
+        **{predicate: _mask(rows, predicate) for predicate in PROPERTIES},
+    )
+
+
+def _mask(rows: Rows, predicate: str) -> Mask:
+    """The entities that a predicate of one argument holds of."""
+    return sum(1 << row[0] for row in rows.get(predicate, ()))
+
+
+def _standing(rows: Rows) -> tuple[dict[int, int], dict[int, list[int]]]:
+    """The location of each receptacle, and the receptacles of each location."""
+    location_of = dict(_pairs(rows, "receptacleatlocation"))
+    if len(location_of) < len(rows.get("receptacleatlocation", ())):
+        raise GameError("PDDL problem: a receptacle stands at two locations")
+    standing: dict[int, list[int]] = defaultdict(list)
+    for receptacle, place in location_of.items():
+        standing[place].append(receptacle)
+    return location_of, standing
+
+
+def _start(rows: Rows, location: int) -> Start:
+    return Start(
+        location,
+        _mask(rows, "opened"),
+        _contents(rows, "inreceptacle"),
+        _contents(rows, "objectatlocation"),
+        {name: _mask(rows, name) for name in MARKS},
+    )
+
+
+def _only(rows: Rows, problem: Problem) -> Pair:
+    """The agent and its location."""
+    places = rows.get("atlocation", ())
+    if len(places) != 1:
+        raise GameError(f"PDDL problem: the agent must be at one location, not {len(places)}")
+    agents = [one for one, kind in problem.objects.items() if kind == "agent"]
+    if len(agents) != 1:
+        raise GameError(f"PDDL problem: one agent is expected, not {len(agents)}")
+    if rows.get("holds") or rows.get("holdsany"):
+        raise GameError("PDDL problem: the agent holds something at the start")
+    return places[0][0], places[0][1]
+
+
+def _pairs(rows: Rows, predicate: str) -> Iterator[Pair]:
+    for row in rows.get(predicate, ()):
+        if len(row) != 2:
+            raise GameError(f"PDDL problem: ({predicate} …) has two arguments, not {len(row)}")
+        yield row[0], row[1]
+
+
+def _contents(rows: Rows, predicate: str) -> Contents:
+    found: dict[int, list[int]] = defaultdict(list)
+    for thing, place in _pairs(rows, predicate):
+        found[place].append(thing)
+    return {place: tuple(sorted(things)) for place, things in found.items()}
+
+
+def _fits(rows: Rows) -> dict[int, Mask]:
+    holders: dict[int, Mask] = defaultdict(int)  # type of object -> receptacles
+    kinds: dict[int, Mask] = defaultdict(int)  # type of receptacle -> receptacles
+    for receptacle, kind in _pairs(rows, "receptacletype"):
+        kinds[kind] |= 1 << receptacle
+    for kind, inner in _pairs(rows, "cancontain"):
+        holders[inner] |= kinds[kind]
+    fits: dict[int, Mask] = defaultdict(int)
+    for thing, kind in _pairs(rows, "objecttype"):
+        fits[thing] |= holders[kind]
+    return dict(fits)
+
+
+def _of_types(rows: Rows, predicate: str, number: dict[str, int], types: tuple[str, ...]) -> Mask:
+    wanted = {number[kind] for kind in types if kind in number}
+    return sum(1 << one for one in {thing for thing, kind in _pairs(rows, predicate) if kind in wanted})

@@ -1,0 +1,142 @@
+"""ALFWorld behind the server's protocols: official games where they are given, else games that we make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from arlarena.environment.protocols import TaskError
+from arlarena.environment.text_game import TextEnvironment, TextGame
+from arlarena.environments.alfworld.content import GameFile, Loaded
+from arlarena.environments.alfworld.errors import GameError
+from arlarena.environments.alfworld.files.library import FileGames
+from arlarena.environments.alfworld.houses.generator import MAKER_VERSION
+from arlarena.environments.alfworld.houses.library import MadeGames
+from arlarena.environments.alfworld.options import AlfworldOptions, read_options
+from arlarena.environments.alfworld.prompts import TEMPLATES
+from arlarena.environments.alfworld.settings import alfworld_data
+from arlarena.environments.alfworld.text_game import SUCCESS_REWARD, AlfworldGame
+from arlarena.environments.alfworld.textworld import Stocks, TextWorldGame, check_packages
+from arlarena.proto.config import ConfigError
+from arlarena.proto.env import DataSource, Info, ResetSpec, Split
+from arlarena.proto.trajectory import Task
+
+KINDS: Mapping[str, Literal["train", "validation", "test"]] = {
+    "train": "train",
+    "valid_seen": "validation",
+    "valid_unseen": "test",
+}
+
+
+class Games(Protocol):
+    """Where games come from."""
+
+    def sizes(self) -> dict[str, int | None]:
+        """Games of each split, None for no end."""
+        ...
+
+    def source(self) -> DataSource:
+        """What they are, for `/v1/info`."""
+        ...
+
+    def game(self, split: str, index: int) -> Loaded:
+        """One game.
+
+        Raises:
+            TaskError: it cannot be had.
+        """
+        ...
+
+    def file(self, split: str, index: int) -> GameFile:
+        """The same game as the texts of its file. Errors as in `game`, except that any rules may be in it."""
+        ...
+
+    def name(self, split: str, index: int) -> str:
+        """What a task id calls it besides its index, or ""."""
+        ...
+
+    def index(self, split: str, name: str) -> int | None:
+        """The game of a name, or of an index written as one; None for no such game."""
+        ...
+
+
+class AlfworldEnvironment(TextEnvironment):
+    """ALFWorld with its options."""
+
+    name = "alfworld"
+    rewards: Mapping[str, float] = {"success": SUCCESS_REWARD}
+
+    def __init__(self, options: AlfworldOptions, games: Games) -> None:
+        made = isinstance(games, MadeGames)
+        self.blocking = options.backend == "textworld"
+        self.version = (f"made-{MAKER_VERSION}" if made else "files-1") + ("-textworld" if self.blocking else "")
+        source = "made by this server, since no official ones are given (ALFWORLD_DATA)" if made else "read from files"
+        self.description = f"Do a household task by text commands, in houses of ALFWorld; the games are {source}."
+        self.data = games.source()
+        self.options = options.model_dump(mode="json")
+        self.template = TEMPLATES[options.template]
+        self.horizon, self.history = options.max_steps, options.history
+        self.splits = [Split(name, KINDS[name], size, name != "train") for name, size in games.sizes().items()]
+        self._settings, self._games, self._stocks = options, games, Stocks()
+
+    @property
+    def info(self) -> Info:
+        """The body of `/v1/info`."""
+        return msgspec.structs.replace(super().info, data=self.data)
+
+    def task(self, spec: ResetSpec) -> Task:
+        """The task that a reset means: by index, or by a game's name, `alfworld/<split>/<folder>/<trial>`."""
+        if spec.task_id is not None:
+            _, _, rest = spec.task_id.partition("/")
+            split, _, name = rest.partition("/")
+            index = self._games.index(split, name) if split in self._games.sizes() else None
+            if index is not None and spec.task_id.startswith(f"{self.name}/"):
+                spec = ResetSpec(spec.seed, spec.split, spec.index, f"{self.name}/{split}/{index}", spec.episode_id)
+        task = super().task(spec)
+        return Task(task.environment, task.split, task.index, task.seed, self._games.name(task.split, task.index))
+
+    def game(self, task: Task) -> TextGame:
+        """A game at its start: some milliseconds, and less if it was played lately; seconds with the stock engine.
+
+        Raises:
+            TaskError: its file is broken, or the options leave no game.
+        """
+        think = self._settings.expert_think == "plan"
+        if not self.blocking:
+            made = self._games.game(task.split, task.index)
+            try:
+                return AlfworldGame(made, think)
+            except GameError as error:
+                raise TaskError(f"the game {self._games.name(task.split, task.index)}: {error}") from error
+        file = self._games.file(task.split, task.index)
+        ours: Loaded | None = None
+        with suppress(TaskError):  # its rules are none of ours, which is what the stock engine is for
+            ours = self._games.game(task.split, task.index)
+        return TextWorldGame(file, ours, think, self._stocks)
+
+
+def load(where: str, values: Mapping[str, Any]) -> AlfworldEnvironment:
+    """The environment for a table of options.
+
+    Raises:
+        ConfigError: see `read_options`; or the games' folder has none, or the stock engine is not installed.
+    """
+    options = read_options(where, values)
+    if options.backend == "textworld":
+        try:
+            check_packages()
+        except GameError as error:
+            raise ConfigError(f"{where} backend: {error}") from error
+    root = options.games or alfworld_data()
+    if root is None:
+        return AlfworldEnvironment(options, MadeGames(options.houses(), options.max_steps, options.panel_size))
+    try:
+        return AlfworldEnvironment(options, FileGames(root, options.task_types))
+    except GameError as error:
+        raise ConfigError(f"{f'{where} games' if options.games else 'ALFWORLD_DATA'}: {error}") from error
+
+
+__all__ = ["AlfworldEnvironment", "AlfworldGame", "TaskError", "load"]

@@ -1,0 +1,1 @@
+"""Games in files: official ones, and ours written in their format."""

@@ -1,0 +1,1 @@
+"""Games that are made from a seed: rooms, things and tasks."""

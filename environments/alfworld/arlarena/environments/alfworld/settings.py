@@ -1,0 +1,29 @@
+"""The environment variable of ALFWorld. No other file of this environment reads environment variables."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def alfworld_data() -> Path | None:
+    """ALFWORLD_DATA: where ALFWorld's own tools put its games. None if it is not set."""
+    value = os.environ.get("ALFWORLD_DATA")
+    return Path(value).expanduser() if value else None
+
+
+@contextmanager
+def alfworld_import() -> Iterator[None]:
+    """Around an import of alfworld, which would make a folder in the user's home and set ALFWORLD_DATA to it."""
+    before = os.environ.get("ALFWORLD_DATA")
+    os.environ["ALFWORLD_DATA"] = before or tempfile.gettempdir()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["ALFWORLD_DATA"]
+        else:
+            os.environ["ALFWORLD_DATA"] = before

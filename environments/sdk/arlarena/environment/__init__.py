@@ -1,0 +1,1 @@
+"""What an environment is made of: protocols, text games, prompts, replies, tasks by number."""

@@ -1,0 +1,25 @@
+"""A picture of what the player sees."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+
+from arlarena.proto.env import Image
+
+PNG = "image/png"
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A picture: the PNG file, and its size in pixels."""
+
+    png: bytes
+    width: int
+    height: int
+
+    def inline(self) -> Image:
+        """The picture as an observation carries it, the file in it as base64."""
+        digest = hashlib.sha256(self.png).hexdigest()
+        return Image(PNG, digest, self.width, self.height, data=base64.b64encode(self.png).decode())

@@ -1,0 +1,55 @@
+"""Tasks by number: `<environment>/<split>/<index>`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from arlarena.environment.protocols import TaskError
+from arlarena.proto.env import LARGEST_INDEX, ResetSpec, Split
+from arlarena.proto.trajectory import Task
+
+SHOWN_CHARS = 80  # of a task_id in an error
+
+
+def indexed_task(name: str, splits: Sequence[Split], spec: ResetSpec) -> Task:
+    """The task of `task_id`, of `split` + `index`, or of `split` + `seed`; the first of the first split by default.
+
+    Raises:
+        TaskError: an unknown split, an index outside it, or fields that contradict one another.
+    """
+    sizes = {split.name: split.size for split in splits}
+    split = spec.split or splits[0].name
+    index = spec.index if spec.index is not None else spec.seed or 0
+    if spec.task_id is not None:
+        split, index = _parts(name, spec.task_id)
+        if spec.split not in (None, split) or spec.index not in (None, index):
+            given = {"split": spec.split, "index": spec.index}
+            said = " ".join(f"{name} {value!r}" for name, value in given.items() if value is not None)
+            raise TaskError(f"task_id {spec.task_id!r} is another task than {said}")
+    if split not in sizes:
+        raise TaskError(f"unknown split {split!r}; known: {', '.join(sizes)}")
+    size = sizes[split]
+    if size is not None and index >= size:
+        named = "seed, which is an index," if spec.index is None and spec.task_id is None else "index"
+        raise TaskError(f"split {split!r} has {size} tasks, so the {named} is at most {size - 1}, not {index}")
+    return Task(name, split, index, spec.seed or 0)
+
+
+def index_of(text: str) -> int | None:
+    """The index that a text writes; None for another text, and for a number that is no index."""
+    if not (text.isascii() and text.isdigit()) or len(text.lstrip("0")) > len(str(LARGEST_INDEX)):
+        return None
+    index = int(text.lstrip("0") or "0")
+    return index if index <= LARGEST_INDEX else None
+
+
+def _parts(name: str, task_id: str) -> tuple[str, int]:
+    parts = task_id.split("/")
+    index = index_of(parts[-1])
+    if len(parts) != 3 or parts[0] != name or index is None:
+        shown = task_id if len(task_id) <= SHOWN_CHARS else f"{task_id[:SHOWN_CHARS]}…"
+        raise TaskError(
+            f"task_id {shown!r} is not of the form {name}/<split>/<index>, like {name}/train/17, with an index of at "
+            f"most {LARGEST_INDEX}"
+        )
+    return parts[1], index

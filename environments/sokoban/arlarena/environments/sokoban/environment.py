@@ -1,0 +1,176 @@
+"""Sokoban behind the server's protocols: tasks `sokoban/<split>/<index>`, games, expert."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from functools import lru_cache
+from typing import Any, Literal, Self, cast
+
+from arlarena.environment.frames import Frame
+from arlarena.environment.protocols import ExpertUnavailable, TaskError
+from arlarena.environment.text_game import TextEnvironment, TextGame
+from arlarena.environments.sokoban import expert
+from arlarena.environments.sokoban.frames import draw
+from arlarena.environments.sokoban.game import (
+    ACTIONS,
+    OFF_TARGET_REWARD,
+    ON_TARGET_REWARD,
+    SOLVED_REWARD,
+    STEP_REWARD,
+    State,
+    advance,
+    reward_of,
+    score_of,
+    start_of,
+)
+from arlarena.environments.sokoban.horizon import horizon_hint
+from arlarena.environments.sokoban.levels import listed, load_levels
+from arlarena.environments.sokoban.options import SokobanOptions, read_options
+from arlarena.environments.sokoban.room import Room, render
+from arlarena.environments.sokoban.rooms import GENERATOR_VERSION, RoomsExhausted
+from arlarena.environments.sokoban.solver import SearchLimit, least_moves
+from arlarena.environments.sokoban.splits import EVALUATION_SPLITS, SPLITS, room_for
+from arlarena.environments.sokoban.symmetry import room_hash
+from arlarena.environments.sokoban.text import observe, template_for
+from arlarena.proto.env import Split
+from arlarena.proto.trajectory import Task
+
+# What a reset may spend on knowing the optimal length: about 0.1 s. All rooms of 6x6 are far below it.
+OPTIMUM_STATES = 10_000
+
+
+@lru_cache(maxsize=4096)
+def optimal_moves(room: Room) -> int | None:
+    """The length of the shortest solution, or None where a small search does not find it."""
+    try:
+        plan = least_moves(room, max_states=OPTIMUM_STATES)
+    except SearchLimit:
+        return None
+    return len(plan.moves) if plan else None
+
+
+class SokobanGame(TextGame):
+    """A room, its state, and the expert's plan while it is followed. The score is the share of boxes on targets."""
+
+    def __init__(self, room: Room, options: SokobanOptions) -> None:
+        self.room, self.now = room, start_of(room)
+        self._options = options
+        self._plan: tuple[str, ...] | None = None
+        self._shown = self._show()
+        self.content_key, self.least_steps = room_hash(room), optimal_moves(room)
+        self.score = score_of(room, self.now)
+
+    def _show(self) -> tuple[tuple[str, ...], str]:
+        """The grid's rows and the observation, made once for each state: a step asks for them several times."""
+        rows = tuple(render(self.room, self.now.player, self.now.boxes))
+        return rows, observe(self.room, self.now, self._options.observation, rows)
+
+    def text(self) -> str:
+        """The grid, in the style of the options."""
+        return self._shown[1]
+
+    def state(self) -> str:
+        """The grid alone: all there is to know."""
+        return "\n".join(self._shown[0])
+
+    def frame(self) -> Frame | None:
+        """The room drawn, where the options ask for it."""
+        if not (self._options.frames or self._options.observation == "image"):
+            return None
+        return draw(self._shown[0])
+
+    def actions(self) -> Sequence[str]:
+        """Always the same five."""
+        return ACTIONS
+
+    def play(self, action: str | None) -> float:
+        """Walk, push or stand still; a reply that could not be read stands still."""
+        before: State = self.now
+        self.now = advance(self.room, before, action or "still")
+        if self.now == before:
+            return reward_of(self.room, before, self.now)
+        self.score, self._shown = score_of(self.room, self.now), self._show()
+        if self._plan is not None:
+            # The rest of a plan that is being followed stays optimal; any other move makes it worthless.
+            self._plan = self._plan[1:] if self._plan[:1] == (action,) else None
+        return reward_of(self.room, before, self.now)
+
+    def plan(self) -> list[str]:
+        """The replies of an optimal plan from here.
+
+        Raises:
+            ExpertUnavailable: the room cannot be solved any more, or no plan was found.
+        """
+        if self._plan is None:
+            try:
+                self._plan = expert.plan_for(self.room, self.now).moves
+            except expert.NoPlan as error:
+                raise ExpertUnavailable(str(error)) from error
+        return expert.replies(self.room, self.now, self._plan, self._options.expert_think)
+
+    def copy(self) -> Self:
+        """All parts are immutable, so they are shared."""
+        return copy(self)
+
+
+class SokobanEnvironment(TextEnvironment):
+    """Sokoban with its options."""
+
+    name = "sokoban"
+    version = f"rooms-{GENERATOR_VERSION}"
+    description = "Push every box onto a target, in rooms made by reverse play."
+    actions = ACTIONS
+    rewards: Mapping[str, float] = {
+        "step": STEP_REWARD,
+        "box_on_target": ON_TARGET_REWARD,
+        "box_off_target": OFF_TARGET_REWARD,
+        "solved": SOLVED_REWARD,
+    }
+
+    def __init__(self, options: SokobanOptions) -> None:
+        self.options = options.model_dump(mode="json") | {"history": options.window}
+        self.template = template_for(options.template, options.observation)
+        self.horizon, self.history = options.max_steps, options.window
+        self._settings = options
+        self._levels = load_levels(options.levels) if options.levels is not None else None
+        self.splits = [self._split(name) for name in SPLITS]
+
+    def game(self, task: Task) -> SokobanGame:
+        """A room at its start: 0.1 ms for a small one, seconds for the first of a panel of large ones.
+
+        Raises:
+            TaskError: the options leave no such room.
+        """
+        if self._levels is not None:
+            return SokobanGame(self._levels.splits[task.split][task.index], self._settings)
+        try:
+            room = room_for(task.split, task.index, self._settings.rooms_at(task.split, task.index))
+        except RoomsExhausted as error:
+            raise TaskError(str(error)) from error
+        return SokobanGame(room, self._settings)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What to tell whoever starts the server: levels that are left out, and a horizon that is too short."""
+        if self._levels is None:
+            return []
+        hint, left_out = horizon_hint(self._levels, self.horizon), self._levels.left_out
+        skipped = [f"levels: {len(left_out)} are left out: {listed(left_out)}"] if left_out else []
+        return skipped + ([f"levels: {hint}"] if hint else [])
+
+    def _split(self, name: str) -> Split:
+        held_out = name in EVALUATION_SPLITS
+        kind = cast(Literal["train", "validation", "test"], name)
+        if self._levels is not None:
+            return Split(name, kind, len(self._levels.splits[name]), held_out)
+        return Split(name, kind, self._settings.panel_size if held_out else None, held_out)
+
+
+def load(where: str, options: Mapping[str, Any]) -> SokobanEnvironment:
+    """The environment for a table of options.
+
+    Raises:
+        ConfigError: see `read_options`.
+    """
+    return SokobanEnvironment(read_options(where, options))

@@ -1,0 +1,79 @@
+"""The rules: what a move does and what it pays.
+
+Rewards are the paper's: -0.1 a step, +1 when one box more stands on a target, -1 when one fewer does, +10 when all do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+
+import msgspec
+
+from arlarena.environments.sokoban.room import Room
+
+STEP_REWARD = -0.1
+ON_TARGET_REWARD = 1.0
+OFF_TARGET_REWARD = -1.0
+SOLVED_REWARD = 10.0
+
+MOVES = ("up", "down", "left", "right")
+ACTIONS = (*MOVES, "still")
+
+
+class State(msgspec.Struct, frozen=True, gc=False):
+    """All that changes in a room: the player's cell and the mask of boxes. No counter, so that states can repeat."""
+
+    player: int
+    boxes: int
+
+
+@cache
+def offsets(width: int) -> Mapping[str, int]:
+    """What each move adds to a cell number."""
+    return {"up": -width, "down": width, "left": -1, "right": 1}
+
+
+def start_of(room: Room) -> State:
+    """The state at the start of an episode."""
+    return State(room.player, room.boxes)
+
+
+def advance(room: Room, state: State, action: str) -> State:
+    """The state after `action`: a walk, a push, or `state` itself when the way is blocked or the action is `still`.
+
+    Raises:
+        ValueError: `action` is not one of `ACTIONS`.
+    """
+    if action == "still":
+        return state
+    step = offsets(room.width).get(action)
+    if step is None:
+        raise ValueError(f"unknown action {action!r}; known: {', '.join(ACTIONS)}")
+    ahead = state.player + step
+    if not room.floor >> ahead & 1:
+        return state
+    if not state.boxes >> ahead & 1:
+        return State(ahead, state.boxes)
+    beyond = ahead + step
+    if not room.floor >> beyond & 1 or state.boxes >> beyond & 1:
+        return state
+    return State(ahead, state.boxes ^ (1 << ahead) ^ (1 << beyond))
+
+
+def reward_of(room: Room, before: State, after: State) -> float:
+    """The reward of one step from `before` to `after`."""
+    gained = (after.boxes & room.targets).bit_count() - (before.boxes & room.targets).bit_count()
+    reward = STEP_REWARD
+    if gained > 0:
+        reward += ON_TARGET_REWARD
+    elif gained < 0:
+        reward += OFF_TARGET_REWARD
+    if after.boxes == room.targets:
+        reward += SOLVED_REWARD
+    return reward
+
+
+def score_of(room: Room, state: State) -> float:
+    """The share of boxes on targets, 0 to 1."""
+    return (state.boxes & room.targets).bit_count() / room.targets.bit_count()

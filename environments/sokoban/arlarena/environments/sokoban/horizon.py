@@ -1,0 +1,50 @@
+"""Whether the levels of a file can be solved within the horizon. Boxoban's need some 20 to 150 moves."""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+
+from arlarena.environments.sokoban.levels import Levels
+from arlarena.environments.sokoban.room import Room
+from arlarena.environments.sokoban.solver import SearchLimit, least_moves, least_pushes
+
+SAMPLE = 48  # levels that are solved for the hint, evenly spread over the file
+SAMPLE_STATES = 1_000  # of the search in one of them, about 0.05 s
+
+
+def horizon_hint(levels: Levels, max_steps: int) -> str | None:
+    """What to say where most levels cannot be solved in `max_steps` moves; None where most can. About 3 s at most.
+
+    A level counts as solvable in time only where a solution was found. The median is one of solutions with the fewest
+    pushes, which are a few moves longer than the shortest.
+    """
+    rooms = [room for members in levels.splits.values() for room in members]
+    sample = rooms[:: math.ceil(len(rooms) / SAMPLE)]
+    lengths = [_solution_length(room, max_steps) for room in sample]
+    in_time = sum(length <= max_steps for length in lengths)
+    if 2 * in_time >= len(sample):
+        return None
+    middle = median(lengths)
+    needed = (
+        f"the median solution has {middle:.0f} moves" if math.isfinite(middle) else "the search gave up on most of them"
+    )
+    which = "levels" if len(sample) == len(rooms) else f"levels tried (of {len(rooms)})"
+    return (
+        f"{in_time} of {len(sample)} {which} can be solved in max_steps = {max_steps} moves; {needed}: set "
+        "[environment.options] max_steps higher"
+    )
+
+
+def _solution_length(room: Room, max_steps: int) -> float:
+    """Moves of a solution; the shortest one where that decides whether `max_steps` are enough; inf if none is found."""
+    length = math.inf
+    try:
+        plan = least_pushes(room, max_states=SAMPLE_STATES)
+        length = len(plan.moves) if plan else math.inf
+        if length > max_steps:
+            shortest = least_moves(room, limit=max_steps, max_states=SAMPLE_STATES)
+            length = len(shortest.moves) if shortest else length
+    except SearchLimit:
+        pass  # the level is a hard one
+    return length

@@ -1,0 +1,130 @@
+"""Rooms from level files in Boxoban's format: blocks of a grid, each after a line like `; 12`.
+
+A level belongs to a split by the hash of its plan, as every room does, whatever file it stands in; a level that equals
+an earlier one, modulo symmetry, is left out. So is one that cannot be played: it is no room, it is solved at the start,
+or nobody can solve it. A level that the search can neither solve nor refute within its bound is played.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from arlarena.environments.sokoban.room import Room, RoomError
+from arlarena.environments.sokoban.solver import SearchLimit, least_pushes
+from arlarena.environments.sokoban.splits import SPLITS, split_of
+from arlarena.environments.sokoban.symmetry import room_hash
+from arlarena.proto.textfile import TextFileError, read_text
+
+# States that the search for levels without a solution may see, in all (about 3 s) and of one level; one takes 60 us.
+SEARCHED_STATES, LEVEL_STATES = 50_000, 5_000
+LISTED = 10  # levels that a message names one by one
+
+
+class LevelsError(ValueError):
+    """A level file cannot be used; the message names it and the level."""
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """The rooms of level files.
+
+    Attributes:
+        splits: rooms by split, in order.
+        left_out: the levels that are not played, each with its file, its line and the reason.
+    """
+
+    splits: Mapping[str, tuple[Room, ...]]
+    left_out: tuple[str, ...]
+
+
+def listed(left_out: tuple[str, ...]) -> str:
+    """Levels that are left out, as part of a message."""
+    more = len(left_out) - LISTED
+    return "; ".join(left_out[:LISTED]) + (f"; and {more} more" if more > 0 else "")
+
+
+def blocks(text: str) -> list[tuple[int, str]]:
+    """(number of its first line, grid) of each level; a level ends at an empty line or at the next `;`."""
+    found: list[tuple[int, list[str]]] = []
+    inside = False
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.lstrip().startswith(";"):
+            inside = False
+            continue
+        if not inside:
+            found.append((number, []))
+            inside = True
+        found[-1][1].append(line)
+    return [(number, "\n".join(lines)) for number, lines in found]
+
+
+def _files(path: Path) -> list[Path]:
+    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    if not files:
+        raise LevelsError(f"{path} holds no level file (*.txt)")
+    return files
+
+
+def _read(file: Path) -> str:
+    try:
+        return read_text(file)
+    except OSError as error:
+        raise LevelsError(f"{file} cannot be read as levels: {error.strerror}") from error
+    except TextFileError as error:
+        raise LevelsError(str(error)) from error
+
+
+def _fault(room: Room, max_states: int) -> str:
+    """Why a room cannot be played; "" for one that can, or of which that is not known after `max_states` states."""
+    if room.boxes == room.targets:
+        return "it is solved at the start"
+    try:
+        return "" if least_pushes(room, max_states=max_states) else "it cannot be solved"
+    except SearchLimit:
+        return ""
+
+
+@lru_cache(maxsize=8)
+def load_levels(path: Path) -> Levels:
+    """The rooms of a file, or of every *.txt below a folder.
+
+    Raises:
+        LevelsError: a file cannot be read, or a split would be empty.
+    """
+    left_out: list[str] = []
+    found: dict[str, tuple[str, Room]] = {}
+    for file in _files(path):
+        for number, grid in blocks(_read(file)):
+            place = f"{file}, the level of line {number}"
+            try:
+                room = Room.parse(grid)
+            except RoomError as error:
+                left_out.append(f"{place}: {error}")
+            else:
+                found.setdefault(room_hash(room), (place, room))
+    max_states = min(LEVEL_STATES, SEARCHED_STATES // max(1, len(found)))
+    rooms: dict[str, list[Room]] = {split: [] for split in SPLITS}
+    for place, room in found.values():
+        if fault := _fault(room, max_states):
+            left_out.append(f"{place}: {fault}")
+        else:
+            rooms[split_of(room)].append(room)
+    levels = Levels({split: tuple(members) for split, members in rooms.items()}, tuple(left_out))
+    _check_splits(path, levels)
+    return levels
+
+
+def _check_splits(path: Path, levels: Levels) -> None:
+    empty = [split for split, rooms in levels.splits.items() if not rooms]
+    if not empty:
+        return
+    count = sum(map(len, levels.splits.values()))
+    reasons = f" Left out are: {listed(levels.left_out)}" if levels.left_out else ""
+    if not count:
+        raise LevelsError(f"{path}: no level in it can be played.{reasons}")
+    raise LevelsError(
+        f"{path}: none of its {count} levels falls into {', '.join(empty)}: more levels are needed.{reasons}"
+    )

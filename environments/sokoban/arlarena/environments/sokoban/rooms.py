@@ -1,0 +1,247 @@
+"""Rooms by reverse play: a random walk carves the floor, boxes start on their targets and are pulled away.
+
+The distribution is that of gym-sokoban 0.0.6 (M. Schrader, MIT), which the paper trains on, restated for speed:
+
+* topology: 1.7 (height + width) steps of a walk that turns with probability 0.35 and stamps one of five 3x3 masks;
+* placement: the player, then the boxes, uniformly on distinct floor cells; the boxes' cells are the targets;
+* reverse play: a depth-first search over (player, boxes, boxes never pulled yet), pulls before walks, at most 299 moves
+  deep and 300,000 states wide. A state scores (pulls on the path that found it) x (sum of the boxes' distances from
+  their own targets), and 0 while anything covers a target. The first state with the highest score is the room.
+
+The search visits the same states in the same order as the original; it is fast because a state's player half is one bit
+in a mask that belongs to its boxes half, so that walking costs no hashing and nothing copies a grid.
+
+A room is a pure function of (height, width, boxes, seed). Only `random.Random.random()` is used, whose sequence for an
+integer seed is guaranteed not to change between Python versions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from random import Random
+
+from arlarena.environments.sokoban.room import Room, cells, interior
+
+GENERATOR_VERSION = "1"
+
+STEPS_PER_SIDE = 1.7
+TURN_PROBABILITY = 0.35
+MAX_DEPTH = 299
+MAX_STATES = 300_000
+# After this many failed drafts a size is taken to be impossible; at 5x5 with 4 boxes about one draft in three succeeds.
+MAX_DRAFTS = 10_000
+
+_DIRECTIONS = ((1, 0), (0, 1), (-1, 0), (0, -1))
+# Cells (row, column) of each mask, relative to the walk's position. All hold the position: the floor is connected.
+_MASKS = (
+    ((0, -1), (0, 0), (0, 1)),
+    ((-1, 0), (0, 0), (1, 0)),
+    ((0, -1), (0, 0), (1, 0)),
+    ((0, -1), (0, 0), (1, -1), (1, 0)),
+    ((0, 0), (0, 1), (1, 0)),
+)
+
+
+class RoomsExhausted(RuntimeError):
+    """No room of the wanted kind was found in a bounded number of tries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A room before reverse play: the boxes still stand on their targets, and the player is where pulling starts."""
+
+    height: int
+    width: int
+    floor: int
+    targets: tuple[int, ...]
+    player: int
+
+    @property
+    def target_mask(self) -> int:
+        """The targets as a mask."""
+        return sum(1 << cell for cell in self.targets)
+
+
+@lru_cache(maxsize=64)
+def _stamps(height: int, width: int) -> tuple[tuple[int, ...], ...]:
+    """For each cell the five masks around it as bit masks, cut to the interior; empty for border cells."""
+    inside = interior(height, width)
+    return tuple(
+        tuple(inside & sum(1 << (cell + dy * width + dx) for dy, dx in mask) for mask in _MASKS)
+        if inside >> cell & 1
+        else ()
+        for cell in range(height * width)
+    )
+
+
+@lru_cache(maxsize=64)
+def _ways(height: int, width: int) -> tuple[tuple[int, ...], ...]:
+    """For each cell the cell that a step in each direction leads to, held back inside the border."""
+    return tuple(
+        tuple(max(min(y + dy, height - 2), 1) * width + max(min(x + dx, width - 2), 1) for dy, dx in _DIRECTIONS)
+        for y in range(height)
+        for x in range(width)
+    )
+
+
+def carve(random: Random, height: int, width: int) -> int:
+    """The floor of a room: a random walk with masks."""
+    draw, stamps, ways = random.random, _stamps(height, width), _ways(height, width)
+    direction = int(draw() * 4)
+    # As in the original, the walk may start on the last row or column; the first step brings it back inside.
+    cell = (1 + int(draw() * (height - 1))) * width + 1 + int(draw() * (width - 1))
+    floor = 0
+    for _ in range(int(STEPS_PER_SIDE * (height + width))):
+        if draw() < TURN_PROBABILITY:
+            direction = int(draw() * 4)
+        cell = ways[cell][direction]
+        floor |= stamps[cell][int(draw() * 5)]
+    return floor
+
+
+def draw_layout(random: Random, height: int, width: int, boxes: int) -> Layout | None:
+    """One draft, or None when the floor is too small for the boxes."""
+    floor = carve(random, height, width)
+    free = list(cells(floor))
+    if len(free) <= boxes + 1:
+        return None
+    chosen = [free.pop(int(random.random() * len(free))) for _ in range(boxes + 1)]
+    return Layout(height, width, floor, tuple(sorted(chosen[1:])), chosen[0])
+
+
+class _Boxes:
+    """One arrangement of boxes during reverse play, shared by all states that differ only in the player's cell."""
+
+    __slots__ = ("clear", "fresh", "mask", "visited")
+
+    def __init__(self, mask: int, fresh: int, targets: int) -> None:
+        self.mask = mask  # where the boxes stand
+        self.fresh = fresh  # which of them have never been pulled
+        self.clear = not mask & targets  # no box covers a target
+        self.visited = 0  # the player's cells seen with these boxes
+
+
+# An entry of the search's stack: arrangement, player, each box's cell (by its target), displacement, pulls, depth left.
+_Entry = tuple[_Boxes, int, tuple[int, ...], int, int, int]
+
+
+def play_backwards(layout: Layout) -> Room | None:
+    """The room that reverse play finds best, or None when nothing scores above 0."""
+    return _ReversePlay(layout).run()
+
+
+class _ReversePlay:
+    """The depth-first search of the module's docstring over one layout."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        width, count, floor = layout.width, layout.height * layout.width, layout.floor
+        self.targets = layout.target_mask
+        self.bits = [1 << cell for cell in range(count)]
+        # Per cell the ways out in the order right, left, down, up: a stack gives them back as up, down, left, right.
+        self.ways = [
+            tuple(
+                (p + d, self.bits[p + d], p - d, self.bits[p - d]) for d in (1, -1, width, -width) if floor >> p + d & 1
+            )
+            if floor >> p & 1
+            else ()
+            for p in range(count)
+        ]
+        self.distances = [[_distance(cell, target, width) for cell in range(count)] for target in layout.targets]
+        self.arrangements: dict[tuple[int, int], _Boxes] = {}
+
+    def _arrangement(self, mask: int, fresh: int) -> _Boxes:
+        found = self.arrangements.get((mask, fresh))
+        if found is None:
+            found = self.arrangements[mask, fresh] = _Boxes(mask, fresh, self.targets)
+        return found
+
+    def run(self) -> Room | None:
+        """Search; see the module's docstring for the order, the bounds and the score."""
+        layout, bits, targets = self.layout, self.bits, self.targets
+        root = self._arrangement(targets, targets)
+        stack: list[_Entry] = [(root, layout.player, layout.targets, 0, 0, MAX_DEPTH)]
+        best, best_player, best_boxes, states = 0, -1, 0, 0
+        while stack and states < MAX_STATES:
+            entry = stack.pop()
+            boxes, player, _, displacement, pulls, left = entry
+            bit = bits[player]
+            if boxes.visited & bit:
+                continue
+            boxes.visited |= bit
+            states += 1
+            if boxes.clear and pulls * displacement > best and not bit & targets:
+                best, best_player, best_boxes = pulls * displacement, player, boxes.mask
+            if left > 1:
+                self._push_next(stack, entry)
+        if not best:
+            return None
+        return Room(layout.height, layout.width, layout.floor, targets, best_boxes, best_player)
+
+    def _push_next(self, stack: list[_Entry], entry: _Entry) -> None:
+        """Push what follows `entry`, last choice first: walking away from a box comes after everything else."""
+        boxes, player, places, displacement, pulls, left = entry
+        mask, visited, left, push = boxes.mask, boxes.visited, left - 1, stack.append
+        choices = []
+        for cell, bit, behind, behind_bit in self.ways[player]:
+            if mask & bit:
+                continue
+            if mask & behind_bit:
+                choices.append((cell, bit, behind, behind_bit))
+                if not visited & bit:
+                    push((boxes, cell, places, displacement, pulls, left))
+            else:
+                choices.append((cell, bit, -1, 0))
+        for cell, bit, behind, behind_bit in choices:
+            if behind < 0:
+                if not visited & bit:
+                    push((boxes, cell, places, displacement, pulls, left))
+                continue
+            pulled = self._arrangement(mask ^ behind_bit ^ self.bits[player], boxes.fresh & ~behind_bit)
+            if not pulled.visited & bit:
+                box = places.index(behind)
+                distance = self.distances[box]
+                moved = (*places[:box], player, *places[box + 1 :])
+                push((pulled, cell, moved, displacement + distance[player] - distance[behind], pulls + 1, left))
+
+
+def _distance(a: int, b: int, width: int) -> int:
+    return abs(a // width - b // width) + abs(a % width - b % width)
+
+
+def random_for(*key: object) -> Random:
+    """A generator seeded by the text of `key`, the same in every process and on every machine."""
+    text = "/".join(str(part) for part in ("sokoban-room", GENERATOR_VERSION, *key))
+    return Random(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big"))
+
+
+def check_size(height: int, width: int, boxes: int) -> None:
+    """Refuse sizes that hold no room.
+
+    Raises:
+        ValueError: fewer than 5 rows or columns, no box, or no space for the boxes, their targets and the player.
+    """
+    if height < 5 or width < 5:
+        raise ValueError(f"a room needs at least 5 rows and 5 columns, wall included; got {height}x{width}")
+    space = (height - 2) * (width - 2)
+    if boxes < 1 or 2 * boxes + 1 > space:
+        raise ValueError(f"{boxes} boxes do not fit a {height}x{width} room: 1 to {(space - 1) // 2} do")
+
+
+def generate(height: int, width: int, boxes: int, seed: int) -> Room:
+    """The room of (height, width, boxes, seed), whatever the process, the machine or the order of calls.
+
+    Raises:
+        ValueError: see `check_size`.
+        RoomsExhausted: so many boxes for the size that no draft succeeded.
+    """
+    check_size(height, width, boxes)
+    random = random_for(height, width, boxes, seed)
+    for _ in range(MAX_DRAFTS):
+        layout = draw_layout(random, height, width, boxes)
+        room = play_backwards(layout) if layout else None
+        if room:
+            return room
+    raise RoomsExhausted(f"no {height}x{width} room with {boxes} boxes in {MAX_DRAFTS} drafts: ask for fewer boxes")

@@ -1,0 +1,206 @@
+"""Optimal plans: fewest moves of the player (the expert's measure), and fewest pushes (the generator's).
+
+Both are A* with the same lower bound: each box is at least as far from some target as it would be alone in the room.
+The bound never overestimates and falls by at most 1 per push, so the first solution taken from the queue is optimal.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+from arlarena.environments.sokoban.game import MOVES, State, advance, offsets, start_of
+from arlarena.environments.sokoban.room import Room, cells
+
+# A search that has seen this many states gives up: about 5 s of one core, and far beyond 6x6 rooms (under 300 states).
+MAX_STATES = 500_000
+_UNREACHABLE = 1 << 20
+
+
+class SearchLimit(RuntimeError):
+    """The search gave up at its bound on states; the room may or may not be solvable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A solution. `moves` are the player's, pushes included; `pushes` counts those that push a box."""
+
+    moves: tuple[str, ...]
+    pushes: int
+
+
+@lru_cache(maxsize=4096)
+def push_distances(height: int, width: int, floor: int, targets: int) -> tuple[int, ...]:
+    """Per cell the fewest pushes that bring a lone box from there to some target, `_UNREACHABLE` if none does.
+
+    The player is assumed able to stand wherever a push needs it, so this is a lower bound.
+    """
+    out = [_UNREACHABLE] * (height * width)
+    queue = deque(cells(targets))
+    for cell in queue:
+        out[cell] = 0
+    while queue:
+        cell = queue.popleft()
+        for step in offsets(width).values():
+            came, stood = cell - step, cell - 2 * step
+            if floor >> came & 1 and floor >> stood & 1 and out[came] == _UNREACHABLE:
+                out[came] = out[cell] + 1
+                queue.append(came)
+    return tuple(out)
+
+
+def _lower_bound(room: Room) -> Callable[[int], int]:
+    """The bound as a function of the boxes' mask."""
+    distances = push_distances(room.height, room.width, room.floor, room.targets)
+    known: dict[int, int] = {}
+
+    def bound(boxes: int) -> int:
+        found = known.get(boxes)
+        if found is None:
+            found = known[boxes] = sum(distances[cell] for cell in cells(boxes))
+        return found
+
+    return bound
+
+
+def _search(
+    start: State,
+    goal: int,
+    bound: Callable[[int], int],
+    successors: Callable[[State], Iterator[State]],
+    limit: int | None,
+    max_states: int,
+) -> list[State] | None:
+    """A* with unit costs: the states from `start` to one whose boxes are `goal`, or None.
+
+    Ties go to the deeper state, then to the one found first, so that the result never depends on hashing.
+    """
+    parents: dict[State, tuple[State | None, int]] = {start: (None, 0)}
+    heap = [(bound(start.boxes), 0, 0, start)]
+    pushed = 0
+    while heap:
+        estimate, negative_depth, _, state = heapq.heappop(heap)
+        if estimate >= _UNREACHABLE or (limit is not None and estimate > limit):
+            return None
+        depth = -negative_depth
+        if state.boxes == goal:
+            return _path(parents, state)
+        if parents[state][1] < depth:
+            continue
+        for following in successors(state):
+            seen = parents.get(following)
+            if seen is not None and seen[1] <= depth + 1:
+                continue
+            parents[following] = (state, depth + 1)
+            pushed += 1
+            heapq.heappush(heap, (depth + 1 + bound(following.boxes), -depth - 1, pushed, following))
+        if len(parents) > max_states:
+            raise SearchLimit(f"no solution among {max_states} states")
+    return None
+
+
+def _path(parents: dict[State, tuple[State | None, int]], last: State) -> list[State]:
+    path, state = [last], parents[last][0]
+    while state is not None:
+        path.append(state)
+        state = parents[state][0]
+    return path[::-1]
+
+
+def least_moves(
+    room: Room, state: State | None = None, limit: int | None = None, max_states: int = MAX_STATES
+) -> Plan | None:
+    """A plan with the fewest player's moves, or None if there is none (or none of at most `limit` moves).
+
+    Raises:
+        SearchLimit: more than `max_states` states were seen first.
+    """
+
+    def successors(state: State) -> Iterator[State]:
+        for move in MOVES:
+            following = advance(room, state, move)
+            if following is not state:
+                yield following
+
+    path = _search(state or start_of(room), room.targets, _lower_bound(room), successors, limit, max_states)
+    if path is None:
+        return None
+    names = {step: move for move, step in offsets(room.width).items()}
+    moves = tuple(names[b.player - a.player] for a, b in pairwise(path))
+    return Plan(moves, sum(a.boxes != b.boxes for a, b in pairwise(path)))
+
+
+def region(floor: int, width: int, player: int) -> int:
+    """The cells that the player can walk to, as a mask; `floor` is without boxes."""
+    reached, new = 0, 1 << player
+    while new:
+        reached |= new
+        new = (new << 1 | new >> 1 | new << width | new >> width) & floor & ~reached
+    return reached
+
+
+def _pushes(room: Room, state: State) -> Iterator[tuple[int, int, State]]:
+    """All pushes possible from a state after any walk: (cell to walk to, step, state after)."""
+    free = room.floor & ~state.boxes
+    reach = region(free, room.width, state.player)
+    for box in cells(state.boxes):
+        for step in offsets(room.width).values():
+            if reach >> box - step & 1 and free >> box + step & 1:
+                yield box - step, step, State(box, state.boxes ^ (1 << box) ^ (1 << box + step))
+
+
+def least_pushes(room: Room, state: State | None = None, max_states: int = MAX_STATES) -> Plan | None:
+    """A plan with the fewest pushes (and the fewest moves between them), or None if there is none.
+
+    Raises:
+        SearchLimit: more than `max_states` states were seen first.
+    """
+    start = state or start_of(room)
+    bound = _lower_bound(room)
+
+    def resting(state: State) -> State:
+        # States that differ by a walk are one state: the player is put on the first cell that it can reach.
+        reach = region(room.floor & ~state.boxes, room.width, state.player)
+        return State((reach & -reach).bit_length() - 1, state.boxes)
+
+    def successors(state: State) -> Iterator[State]:
+        for _, _, after in _pushes(room, state):
+            if bound(after.boxes) < _UNREACHABLE:
+                yield resting(after)
+
+    path = _search(resting(start), room.targets, bound, successors, None, max_states)
+    return None if path is None else _with_walks(room, start, path, resting)
+
+
+def _with_walks(room: Room, start: State, path: list[State], resting: Callable[[State], State]) -> Plan:
+    """The player's moves for a chain of pushes."""
+    names = {step: move for move, step in offsets(room.width).items()}
+    moves: list[str] = []
+    current = start
+    for following in path[1:]:
+        options = [
+            ((*_walk(room, current, stand), names[step]), after)
+            for stand, step, after in _pushes(room, current)
+            if resting(after) == following
+        ]
+        shortest, current = min(options, key=lambda option: len(option[0]))
+        moves += shortest
+    return Plan(tuple(moves), len(path) - 1)
+
+
+def _walk(room: Room, state: State, goal: int) -> tuple[str, ...]:
+    """The shortest walk of the player to a reachable cell, boxes standing still."""
+    free = room.floor & ~state.boxes
+    ways: dict[int, tuple[str, ...]] = {state.player: ()}
+    queue = deque([state.player])
+    while goal not in ways:
+        cell = queue.popleft()
+        for move, step in offsets(room.width).items():
+            if free >> cell + step & 1 and cell + step not in ways:
+                ways[cell + step] = (*ways[cell], move)
+                queue.append(cell + step)
+    return ways[goal]

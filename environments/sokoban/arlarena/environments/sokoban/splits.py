@@ -1,0 +1,180 @@
+"""Which room is meant by a split and an index, so that no evaluation room ever occurs in training.
+
+A room belongs to a split by the hash of its *plan*, walls and targets modulo symmetry. That is stricter than the hash
+of the whole room: two rooms with one plan, whatever their boxes and player, are in the same split. It also costs
+nothing, as a draft of the wrong split is dropped before reverse play.
+
+Training rooms are drawn independently, so room `i` is found without its predecessors, and rooms may repeat within the
+split. Evaluation splits are panels: index `i` is the i-th *distinct* room, modulo symmetry.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+
+from arlarena.environments.sokoban.room import Room
+from arlarena.environments.sokoban.rooms import (
+    Layout,
+    RoomsExhausted,
+    check_size,
+    draw_layout,
+    play_backwards,
+    random_for,
+)
+from arlarena.environments.sokoban.solver import SearchLimit, least_moves, least_pushes
+from arlarena.environments.sokoban.symmetry import plan_hash, room_hash
+
+# Eighths of all plans. Small rooms repeat often (half of 1,000 drafts of 6x6 with 1 box), so a panel of 512 distinct
+# ones needs a large share of them to be found in a few seconds.
+SHARES = {"train": 5, "validation": 1, "test": 2}
+SPLITS = tuple(SHARES)
+EVALUATION_SPLITS = ("validation", "test")
+# Drafts are cheap (60 us) until one has the right split, so this bound costs seconds, and is reached only when the
+# options exclude nearly everything, or a panel asks for more rooms than there are.
+MAX_DRAFTS = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class RoomOptions:
+    """The kind of room. `min_moves` and `max_moves` bound the length of the optimal solution, `min_pushes` and
+    `max_pushes` its least number of pushes, None for no bound.
+
+    Raises:
+        ValueError: an impossible size, or bounds that exclude everything.
+    """
+
+    height: int = 6
+    width: int = 6
+    boxes: int = 1
+    min_moves: int | None = None
+    max_moves: int | None = None
+    min_pushes: int | None = None
+    max_pushes: int | None = None
+
+    def __post_init__(self) -> None:
+        check_size(self.height, self.width, self.boxes)
+        for what, low, high in (
+            ("moves", self.min_moves, self.max_moves),
+            ("pushes", self.min_pushes, self.max_pushes),
+        ):
+            if (low or 1) < 1 or (high is not None and high < (low or 1)):
+                raise ValueError(f"min_{what} = {low}, max_{what} = {high}: no solution has so many")
+
+    def accepts(self, room: Room) -> bool:
+        """Whether the optimal solutions are within the bounds. A room too hard to solve is not accepted."""
+        try:
+            return self._moves_fit(room) and self._pushes_fit(room)
+        except SearchLimit:
+            return False
+
+    def _moves_fit(self, room: Room) -> bool:
+        if self.min_moves is None and self.max_moves is None:
+            return True
+        plan = least_moves(room, limit=self.max_moves)
+        return plan is not None and len(plan.moves) >= (self.min_moves or 0)
+
+    def _pushes_fit(self, room: Room) -> bool:
+        if self.min_pushes is None and self.max_pushes is None:
+            return True
+        plan = least_pushes(room)
+        return plan is not None and (self.min_pushes or 0) <= plan.pushes <= (self.max_pushes or plan.pushes)
+
+
+def split_of_hash(digest: str) -> str:
+    """The split of a plan's hash."""
+    position = int(digest, 16) % sum(SHARES.values())
+    for name, share in SHARES.items():
+        if position < share:
+            return name
+        position -= share
+    raise AssertionError("shares cover every hash")
+
+
+def split_of(room: Room) -> str:
+    """The split that a room belongs to."""
+    return split_of_hash(plan_hash(room))
+
+
+def check_split(split: str) -> None:
+    """Refuse an unknown split.
+
+    Raises:
+        ValueError: with the known names.
+    """
+    if split not in SHARES:
+        raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+
+
+# Small layouts recur, so most of a panel's drafts are answered from this cache.
+@lru_cache(maxsize=1 << 14)
+def _accepted(layout: Layout, split: str, options: RoomOptions) -> Room | None:
+    """The room that a layout becomes, if it is of the split and the options accept it."""
+    if split_of_hash(plan_hash(layout)) != split:
+        return None
+    room = play_backwards(layout)
+    return room if room and options.accepts(room) else None
+
+
+def _find(split: str, index: int, options: RoomOptions, taken: frozenset[str] | set[str]) -> tuple[Room, str]:
+    """The first candidate for an index whose hash is not taken, and that hash ("" when nothing is taken)."""
+    height, width, boxes = options.height, options.width, options.boxes
+    random = random_for(height, width, boxes, split, index)
+    for _ in range(MAX_DRAFTS):
+        layout = draw_layout(random, height, width, boxes)
+        room = _accepted(layout, split, options) if layout else None
+        if room is None:
+            continue
+        digest = room_hash(room)
+        if digest not in taken:
+            return room, digest
+    bounds = (f"{name} = {value}" for name, value in asdict(options).items() if "_" in name and value is not None)
+    raise RoomsExhausted(
+        f"no further {height}x{width} room with {boxes} boxes ({', '.join(bounds) or 'no bounds'}) for {split}/{index} "
+        f"in {MAX_DRAFTS} drafts: widen these options or ask for lower indices"
+    )
+
+
+class Panel:
+    """The distinct rooms of an evaluation split, in order, made when first asked for."""
+
+    def __init__(self, split: str, options: RoomOptions) -> None:
+        self._split, self._options = split, options
+        self._rooms: list[Room] = []
+        self._hashes: set[str] = set()
+        self._lock = threading.Lock()
+
+    def room(self, index: int) -> Room:
+        """Room number `index`; all before it are made first, because it must differ from them."""
+        with self._lock:
+            while len(self._rooms) <= index:
+                room, digest = _find(self._split, len(self._rooms), self._options, self._hashes)
+                self._rooms.append(room)
+                self._hashes.add(digest)
+            return self._rooms[index]
+
+
+@lru_cache(maxsize=64)
+def _panel(split: str, options: RoomOptions) -> Panel:
+    return Panel(split, options)
+
+
+@lru_cache(maxsize=4096)
+def _training_room(split: str, index: int, options: RoomOptions) -> Room:
+    return _find(split, index, options, frozenset())[0]
+
+
+def room_for(split: str, index: int, options: RoomOptions) -> Room:
+    """The room of (split, index, options): a pure function, whatever was asked before and in whatever process.
+
+    Raises:
+        ValueError: an unknown split or a negative index.
+        RoomsExhausted: no such room within the bounded number of drafts.
+    """
+    check_split(split)
+    if index < 0:
+        raise ValueError(f"a room's index is 0 or more, not {index}")
+    if split in EVALUATION_SPLITS:
+        return _panel(split, options).room(index)
+    return _training_room(split, index, options)

@@ -1,0 +1,67 @@
+"""When two rooms are the same: the 8 symmetries of the square, and for plans also where they lie in their frame.
+
+A *room* is walls, targets, boxes and player; rooms that are rotated or mirrored share one hash. A *plan* is walls and
+targets alone; plans that are rotated, mirrored or moved inside their frame of wall share one hash. Equal rooms have
+equal plans, so what is disjoint by plan is disjoint by room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from arlarena.environment.hashing import digest
+from arlarena.environments.sokoban.room import FLOOR, TARGET, WALL, Room, cells
+from arlarena.environments.sokoban.rooms import Layout
+
+Grid = tuple[str, ...]
+
+
+def transpose(rows: Sequence[str]) -> Grid:
+    """Rows become columns."""
+    return tuple("".join(column) for column in zip(*rows, strict=True))
+
+
+def crop(rows: Sequence[str]) -> Grid:
+    """The grid without the rows and columns of wall around its floor."""
+
+    def trimmed(lines: Sequence[str]) -> Grid:
+        inhabited = [number for number, line in enumerate(lines) if line.strip(WALL)]
+        return tuple(lines[inhabited[0] : inhabited[-1] + 1]) if inhabited else ()
+
+    return transpose(trimmed(transpose(trimmed(rows))))
+
+
+def images(rows: Sequence[str]) -> tuple[Grid, ...]:
+    """The 8 images of a grid under rotation and mirroring; some are equal when the grid is symmetric."""
+    out = []
+    for base in (tuple(rows), transpose(rows)):
+        mirrored = tuple(row[::-1] for row in base)
+        out += [base, base[::-1], mirrored, mirrored[::-1]]
+    return tuple(out)
+
+
+def canonical(rows: Sequence[str]) -> str:
+    """The one text that all symmetric grids share: the smallest of their images."""
+    return min("\n".join(image) for image in images(rows))
+
+
+def room_hash(room: Room) -> str:
+    """The hash of a room, equal for all its images."""
+    return digest(canonical(room.rows()))
+
+
+def plan_hash(plan: Room | Layout) -> str:
+    """The hash of a room's plan, equal for all its images wherever they lie in their frame."""
+    targets = plan.targets if isinstance(plan, Room) else plan.target_mask
+    return _plan_hash(plan.height, plan.width, plan.floor, targets)
+
+
+# Small rooms share few plans, and splits look at many drafts: the cache answers most of them.
+@lru_cache(maxsize=1 << 15)
+def _plan_hash(height: int, width: int, floor: int, targets: int) -> str:
+    letters = [WALL] * (height * width)
+    for cell in cells(floor):
+        letters[cell] = TARGET if targets >> cell & 1 else FLOOR
+    grid = "".join(letters)
+    return digest(canonical(crop([grid[start : start + width] for start in range(0, len(grid), width)])))

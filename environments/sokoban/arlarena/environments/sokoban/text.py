@@ -1,0 +1,81 @@
+"""What a player of Sokoban reads: the observation, and the templates of the prompt around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from arlarena.environment.prompts import PromptTemplate
+from arlarena.environments.sokoban.game import State
+from arlarena.environments.sokoban.room import Room, cells, render
+
+ObservationStyle = Literal["grid", "grid+coordinates", "grid+surroundings", "image"]
+TemplateName = Literal["full", "compact"]
+
+_GLYPHS = "Glyphs: # wall, _ floor, O target, X box, √ box on a target, P you, S you on a target.\n"
+
+FULL_TEMPLATE = (
+    "You are playing Sokoban: push every box onto a target.\n"
+    + _GLYPHS
+    + "Each turn you choose one action: up, down, left, right or still. Moving into a box pushes it one cell, if the "
+    "cell behind it is neither a wall nor another box. You cannot pull a box, so keep boxes out of corners.\n"
+    "{history}\n"
+    "The room now, with {remaining} of {horizon} steps left:\n"
+    "{observation}\n\n"
+    "First reason about the next step between <think> and </think>, then give one action between <action> and "
+    "</action>, like this: <think>your reasoning</think><action>right</action>"
+)
+
+IMAGE_TEXT = (
+    "The room is in the image: grey bricks are wall, black squares with a red outline are targets, yellow crates are "
+    "boxes, a brown crate in a red outline is a box on a target, and you are the green alien."
+)
+
+TEMPLATES: dict[TemplateName, PromptTemplate] = {
+    "full": PromptTemplate("full", "1", FULL_TEMPLATE),
+    "compact": PromptTemplate("compact", "1", "{observation}"),
+}
+IMAGE_TEMPLATE = PromptTemplate("image", "1", FULL_TEMPLATE.replace(_GLYPHS, ""))
+
+
+def template_for(name: TemplateName, style: ObservationStyle) -> PromptTemplate:
+    """The template of a name; where the room is in an image, one that says nothing of glyphs."""
+    return IMAGE_TEMPLATE if (name, style) == ("full", "image") else TEMPLATES[name]
+
+
+def coordinates(room: Room, state: State) -> str:
+    """The line `you r c box r c goal r c`: rows and columns from 0, walls counted, several in reading order."""
+
+    def place(name: str, cell: int) -> str:
+        return f"{name} {cell // room.width} {cell % room.width}"
+
+    parts = [place("you", state.player)]
+    parts += [place("box", cell) for cell in cells(state.boxes)]
+    parts += [place("goal", cell) for cell in cells(room.targets)]
+    return " ".join(parts)
+
+
+def surroundings(room: Room, state: State, grid: Sequence[str]) -> str:
+    """The line `around you UDLR around box UDLR`: the cells above, below, left and right of each, as in the grid."""
+
+    def around(cell: int) -> str:
+        row, column = divmod(cell, room.width)
+        return grid[row - 1][column] + grid[row + 1][column] + grid[row][column - 1] + grid[row][column + 1]
+
+    boxes = [f"around box {around(cell)}" for cell in cells(state.boxes)]
+    return " ".join([f"around you {around(state.player)}", *boxes])
+
+
+def observe(room: Room, state: State, style: ObservationStyle, rows: Sequence[str] | None = None) -> str:
+    """The observation: the grid; with `grid+coordinates` one more line; with `grid+surroundings` two; with `image` a
+    text that points to the frame. No trailing newline. `rows`: the rendered grid, where it is there already.
+    """
+    if style == "image":
+        return IMAGE_TEXT
+    grid = rows or render(room, state.player, state.boxes)
+    lines = [*grid]
+    if style in ("grid+coordinates", "grid+surroundings"):
+        lines.append(coordinates(room, state))
+    if style == "grid+surroundings":
+        lines.append(surroundings(room, state, grid))
+    return "\n".join(lines)

@@ -1,0 +1,184 @@
+"""TIR Math behind the server's protocols: problems, a sandbox for programs and a judge of answers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Literal
+
+from arlarena.environment.indexed_tasks import indexed_task
+from arlarena.environment.protocols import EnvironmentFailure
+from arlarena.environments.tir_math.episode.episode import SUCCESS_REWARD, Rules, TirMathEpisode
+from arlarena.environments.tir_math.episode.prompts import template
+from arlarena.environments.tir_math.judge.process import ForkJudge
+from arlarena.environments.tir_math.options import SandboxOptions, TirMathOptions, read_options
+from arlarena.environments.tir_math.problems.families import MadeProblems
+from arlarena.environments.tir_math.problems.listed import TRAIN, VALIDATION, ListedProblems
+from arlarena.environments.tir_math.problems.problem import Problems
+from arlarena.environments.tir_math.problems.sources import problems_of, with_data_folder
+from arlarena.proto.config import ConfigError
+from arlarena.proto.env import DataSource, Info, Parser, ResetSpec, Split
+from arlarena.proto.telemetry import get_logger
+from arlarena.proto.trajectory import Task
+from arlarena.sandbox.containers import ContainerSandbox, ContainerSettings
+from arlarena.sandbox.execution import Limits, Sandbox, SandboxError, SandboxUnavailable
+from arlarena.sandbox.forks import ForkSandbox, ForkSettings
+
+KINDS: Mapping[str, Literal["train", "validation", "test"]] = {TRAIN: "train", VALIDATION: "validation"}
+JUDGE_MEMORY_MB, JUDGE_OUTPUT_BYTES = 512, 4096
+JUDGE_WALL = 2  # times the computing, by the clock: judging does nothing but compute
+# What a program's closing fence and the line after it look like; an opening one names its language.
+END_OF_PROGRAM = "\n```\n"
+PARSER = Parser(
+    "2",
+    "What follows the thought is read: the text after the last </think>, also where the chat template has opened the "
+    "thought; nothing of a reply whose thought is not closed. There, the first fenced block of Python, or of no named "
+    "language, is a program; \\boxed{…} before it, or anywhere where there is none, is the answer. Strict format: one "
+    "of the two, the program in one closed block that ends the reply, its fences on lines of their own.",
+)
+
+
+class TirMathEnvironment:
+    """TIR Math with its options. It implements `EnvironmentFactory` and `Resources`: a sandbox and a judge, which are
+    started when they are first needed.
+    """
+
+    name = "tir_math"
+    blocking = True
+    threads = 32  # they wait for the sandbox
+
+    def __init__(self, options: TirMathOptions, problems: Problems) -> None:
+        self._options, self._problems = options, problems
+        self._template = template(options.template, stateful=options.interpreter == "stateful")
+        self._splits = [
+            Split(name, KINDS.get(name, "test"), size, name != TRAIN) for name, size in problems.sizes().items()
+        ]
+        self._opening = threading.Lock()
+        self._opened: tuple[Sandbox, ForkJudge] | None = None
+
+    @property
+    def info(self) -> Info:
+        """The body of `/v1/info`."""
+        options, made = self._options, isinstance(self._problems, MadeProblems)
+        source = "made by this server with reasoning-gym" if made else "read from files or data sets"
+        data = DataSource(f"problems {source}", official=False if made else None)
+        return Info(
+            name=self.name,
+            version=f"2-{self._problems.version}",
+            description=f"Solve a problem of mathematics; programs are run between turns. Problems are {source}.",
+            template=self._template.describe(),
+            parser=PARSER,
+            rewards={"right": SUCCESS_REWARD},
+            horizon=options.max_turns,
+            actions=None,
+            splits=list(self._splits),
+            options=options.model_dump(mode="json"),
+            capabilities=["fork", "expert"] if made else ["fork"],
+            stop=[END_OF_PROGRAM] if options.stop_after_program else [],
+            data=data,
+        )
+
+    def task(self, spec: ResetSpec) -> Task:
+        """The task that a reset means. Errors as in `indexed_task`."""
+        return indexed_task(self.name, self._splits, spec)
+
+    def start(self, task: Task) -> TirMathEpisode:
+        """Begin an episode; some milliseconds, and seconds where the sandbox has to be started first.
+
+        Raises:
+            TaskError: there is no such problem.
+            EnvironmentFailure: the sandbox does not start.
+        """
+        problem = self._problems.problem(task.split, task.index)
+        try:
+            sandbox, judge = self._ready()
+        except SandboxError as error:
+            raise EnvironmentFailure(f"the sandbox does not start: {error}") from error
+        options = self._options
+        rules = Rules(
+            sandbox=sandbox,
+            judge=judge,
+            template=self._template,
+            horizon=options.max_turns,
+            output_chars=options.output_chars,
+            stateful=options.interpreter == "stateful",
+            direct=options.expert_direct,
+        )
+        return TirMathEpisode(rules, task, problem)
+
+    def open(self) -> None:
+        """Start sandbox and judge.
+
+        Raises:
+            ConfigError: this machine cannot offer the required protection.
+        """
+        try:
+            self._ready()
+        except SandboxUnavailable as error:
+            raise ConfigError(f"[environment.options.sandbox]: {error}") from error
+
+    def health(self) -> dict[str, Any]:
+        """What protects this machine, how busy the sandbox is, and which listed problems are left out."""
+        details: dict[str, Any] = {"healthy": True, "sandbox": None}
+        if isinstance(self._problems, ListedProblems):
+            details["left_out"] = asdict(self._problems.left_out)
+        if self._opened is not None:
+            health = self._opened[0].health()
+            details |= {"healthy": health.alive, "sandbox": asdict(health)}
+        return details
+
+    @property
+    def warnings(self) -> list[str]:
+        """What to tell whoever starts the server: how many listed problems are left out."""
+        if not isinstance(self._problems, ListedProblems):
+            return []
+        left_out = self._problems.left_out
+        count = left_out.repeated + left_out.unanswered + left_out.tested
+        return [f"problems: {count} are left out: {left_out.reasons()}"] if count else []
+
+    def close(self) -> None:
+        """End sandbox and judge."""
+        with self._opening:
+            opened, self._opened = self._opened, None
+        for part in opened or ():
+            part.close()
+
+    def _ready(self) -> tuple[Sandbox, ForkJudge]:
+        with self._opening:
+            if self._opened is None:
+                sandbox = _sandbox(self._options.sandbox)
+                if warning := sandbox.health().warning:
+                    get_logger("env_server").warning("sandbox_runs_as_root", message=warning)
+                try:
+                    self._opened = sandbox, ForkJudge(_judge_settings(self._options.sandbox))
+                except SandboxError:
+                    sandbox.close()
+                    raise
+            return self._opened
+
+
+def _sandbox(options: SandboxOptions) -> Sandbox:
+    if options.backend == "docker" and options.image is not None:
+        return ContainerSandbox(
+            ContainerSettings(options.image, options.limits, options.running, options.max_waiting, options.runtime)
+        )
+    return ForkSandbox(ForkSettings(options.limits, options.running, options.max_waiting, options.required))
+
+
+def _judge_settings(options: SandboxOptions) -> ForkSettings:
+    limits = Limits(JUDGE_WALL * options.judge_s, options.judge_s, JUDGE_MEMORY_MB, JUDGE_OUTPUT_BYTES)
+    return ForkSettings(limits, options.running, options.max_waiting, options.required)
+
+
+def load(where: str, values: Mapping[str, Any]) -> TirMathEnvironment:
+    """The environment for a table of options.
+
+    Raises:
+        ConfigError: see `read_options` and `problems_of`.
+    """
+    options = with_data_folder(read_options(where, values))
+    return TirMathEnvironment(options, problems_of(where, options))
+
+
+__all__ = ["TirMathEnvironment", "load"]

@@ -1,0 +1,220 @@
+r"""One way of writing where LaTeX, plain text and Python have several, so that what means the same looks the same.
+
+    tidy(r"$\left(\dfrac12, \; 3\right)$")    # "(\frac{1}{2},3)"
+    tidy("sqrt(2)/2 + x**2")                  # "\sqrt{2}/2+x^{2}"
+
+In the result products are `*`, degrees `°`, percent `%`, text `\text{…}`, other spaces are gone. Texts are short here
+(see `judging.LIMIT`), so nothing below minds repetition.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from arlarena.environments.tir_math.episode.replies import boxed
+from arlarena.environments.tir_math.judge.characters import plain
+from arlarena.environments.tir_math.judge.guard import FUNCTIONS
+
+_FUNCTIONS = "|".join(sorted(FUNCTIONS))
+_GREEK = "alpha|beta|theta|phi|omega|lambda|pi|infty"
+# Commands that are written otherwise here, whole names.
+_COMMANDS = {
+    name: replacement
+    for names, replacement in {
+        "left right displaystyle textstyle scriptstyle limits nolimits mathop": "",
+        "quad qquad enspace thinspace medspace thickspace": " ",
+        "dfrac tfrac cfrac": r"\frac", "dbinom tbinom": r"\binom", "leqslant leq": r"\le ", "geqslant geq": r"\ge ",
+        "neq": r"\ne ", "lt": "<", "gt": ">", "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]",
+        "lvert rvert vert mid": "|", "langle": "(", "rangle": ")", "times cdot ast": "*", "div": "/", "lor vee": " , ",
+        "colon": ":", "varnothing": r"\emptyset ", "dots ldots cdots vdots": "...", "R": r"\mathbb{R}", "degree": "°",
+    }.items()
+    for name in names.split()
+}  # fmt: skip
+_GREEK = "alpha|beta|theta|phi|omega|lambda|pi|infty"
+_FONTS = "(?:text|math)(?:normal|bf|it|rm|sf|tt)|[mh]box|boldsymbol|operatorname|bm|rm|bf"
+
+# Digits in groups of three, before or behind the point.
+_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?!\d| ?/|,\d{3}(?!\d))|\.\d{3}(?: \d{3})*(?: \d{1,3})(?![\d/])")
+_GAP = "\ue000"  # a private character: a space that stays
+
+# Each (pattern, replacement) in turn. `(?![A-Za-z])` ends a command's name; `(?<!\\)` spares the row ends of a matrix.
+_RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\\(?:(?:left|right)\s*\.|[bB]igg?[lrm]?(?![A-Za-z]))", ""),
+        (r"\\([A-Za-z]+)", lambda found: _COMMANDS.get(found[1], found[0])),
+        (r"\\phantom\s*(?:\{[^{}]*\}|-|\S)", ""),
+        (r"(?<=\d)(?:\s*\{\s*,\s*\}\s*|,\\!\s*|')(?=\d{3}(?!\d))|(?<!\\)\\!\s*", ""),
+        (r"(?<![\w.,}])(\d{1,3}(?:\\?_\d{3})+)(?![\w,])", lambda found: re.sub(r"\\?_", "", found[1])),
+        (r"\{\\[,;: ]\}", " "),
+        (r"(?<!\\)\\[,;: ]|~|\\hspace\{[^{}]*\}", " "),
+        (rf"\\(?:{_FONTS})\*?\s*\{{", r"\\text{"),
+        (r"\\text\s+\{|\{\\(?:rm|bf|it|sf|tt)\s+(?=[^{}]*\})", r"\\text{"),
+        (rf"\\text\{{\s*({_FUNCTIONS})\s*\}}", r"\\\1 "),
+        (r"\\text\{\s*([-+]?[\d.,]+|[-+A-Za-z])\s*\}", r"\1"),
+        (r"\{:\}", ":"),
+        (r"\\text\{\s*to\s*\}|(?<=\d) to (?=\d)", ":"),
+        (r"\\text\{\s*,?\s*(?:and|or)\s*\}", " , "),
+        (r"\\text\{\s*,?\s*(?:and|or)\s+", r" , \\text{"),
+        (r"(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])", " , "),
+        (r"\\%|\\text\{\s*(?:percent|percentage|pct)\s*\}|(?<![A-Za-z])(?:percent|percentage|pct)(?![A-Za-z])", "%"),
+        (r"(?:US)?\\?\$|\\text\{\s*(?:USD|dollars?)\s*\}|(?<![A-Za-z])USD(?![A-Za-z])", " "),
+        (r"\^\s*\{\s*(?:\\?circ|°)\s*\}|\^\s*(?:\\circ(?![A-Za-z])|°)", "°"),
+        (r"<=|=<", r"\\le "),
+        (r">=", r"\\ge "),
+        (r"\\not\s*=|!=", r"\\ne "),
+        (r"\*\*", "^"),
+        (r"\\\{\s*\\\}", r"\\emptyset "),
+        (r"\\mathbb\s*\{?\s*R\s*\}?(?![A-Za-z])", r"\\mathbb{R}"),
+        (r"(?<![\\A-Za-z])(?:oo|inf|infinity)(?![A-Za-z])", r"\\infty "),
+        (rf"(?<![\\A-Za-z])({_FUNCTIONS}|{_GREEK}|sqrt)(?![A-Za-z])", r"\\\1 "),
+        (r"(?<![\\A-Za-z])a(sin|cos|tan)(?![A-Za-z])", r"\\arc\1 "),
+        (r"(?<![A-Za-z])np\.(?:float|int)\d+\(([^()]*)\)", r"\1"),
+        (r"(?<=\d)j(?![A-Za-z])", "i"),
+        (r"(?<![A-Za-z])(?:Fraction|Rational)\(\s*(-?\d+)\s*,\s*(\d+)\s*\)", r"\\frac{\1}{\2}"),
+        (r"(?<![A-Za-z])(?:Immutable)?(?:Dense)?Matrix\(\s*(\[\[.*\]\])\s*\)", r"\1"),
+    )
+)
+# `\log` without a base is decimal in LaTeX here, and `log` is natural in Python.
+_PLAIN_LOG = re.compile(r"(?<![\\A-Za-z])log(?=\s*\()")
+_INDIAN = re.compile(r"[^\d([{]*\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d+)?\D*")
+
+
+class Malformed(ValueError):
+    """A text that is no LaTeX."""
+
+
+def readings(text: str) -> tuple[str, ...]:
+    """The meanings of a text: two where `log(` may be Python, or digits may be grouped as in India."""
+    other = text.replace(",", "") if _INDIAN.fullmatch(text) else _PLAIN_LOG.sub("ln", text)
+    return (text,) if other == text else (other, text)
+
+
+def tidy(text: str) -> str:
+    """The text in one way of writing.
+
+    Raises:
+        Malformed: its braces do not match.
+    """
+    text = plain(_bare(text))
+    if not _braces_match(text):
+        raise Malformed(text)
+    for pattern, replacement in _RULES:
+        text = pattern.sub(replacement, text)
+    text = _round_to_braces(_round_to_braces(text, r"\\sqrt(?:\[\d\])?"), r"\^")
+    text = _scripts(_arguments(_arguments(text, "\\frac", 2), "\\sqrt", 1))
+    text = re.sub(r"^\s*(?:\\approx|[=~:])\s*", "", text)
+    text = re.sub(r"(?<!\.)\.$|[\s,;:]+$", "", re.sub(r"(?<=\.\d{6})(\d*)\.\.\.$", r"\1", text))
+    if text.strip()[:1] == "{" and closing(text.strip(), 0) == len(text.strip()) - 1:  # a set in Python
+        text = f"\\{{{text.strip()[1:-1]}\\}}"
+    text = _GROUPED.sub(lambda found: found[0].replace(" ", ""), text)
+    text = re.sub(r"(?<=\d),\s+(?=\d{3}(?!\d))", ";", text)  # "15, 600" are two numbers, "15,600" is one
+    return re.sub(r"([,;])(?:\s*,)+", r"\1", _without_spaces(text))
+
+
+def _bare(text: str) -> str:
+    """The text without what it is dressed in: boxes, dollars, emphasis, a full stop."""
+    if "\\boxed" in text or "\\fbox" in text:
+        text = boxed(text) or text
+    before = ""
+    while before != text:
+        before = text
+        text = re.sub(r"(?<!\.)\.$", "", text.strip()).strip("`").strip()
+        for left, right in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**")):
+            if len(text) > len(left + right) and text.startswith(left) and text.endswith(right):
+                text = text[len(left) : -len(right)]
+    return text
+
+
+def _braces_match(text: str) -> bool:
+    depth = 0
+    for brace in re.findall(r"\\.|[{}]", text, re.DOTALL):
+        depth += {"{": 1, "}": -1}.get(brace, 0)
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def closing(text: str, start: int) -> int:
+    """Where the bracket at `start` is closed, of whatever kind; -1 if nowhere.
+
+    >>> closing("(0,1]+2", 0)
+    4
+    """
+    depth = 0
+    for position in range(start, len(text)):
+        depth += (text[position] in "([{") - (text[position] in ")]}")
+        if depth == 0:
+            return position
+    return -1
+
+
+def _round_to_braces(text: str, command: str) -> str:
+    r"""`\sqrt(2)` as `\sqrt{2}`, `2^(1/3)` as `2^{1/3}`."""
+    for found in reversed(list(re.finditer(rf"({command})\s*\(", text))):
+        end = closing(text, found.end() - 1)
+        if end > 0 and text[end] == ")":
+            text = f"{text[: found.start()]}{found[1]}{{{text[found.end() : end]}}}{text[end + 1 :]}"
+    return text
+
+
+def _arguments(text: str, command: str, count: int) -> str:
+    r"""`\frac12` as `\frac{1}{2}`, `\sqrt3` as `\sqrt{3}`: arguments in braces."""
+    for found in reversed(list(re.finditer(re.escape(command) + r"(?![A-Za-z])", text))):
+        position, made = found.end(), command
+        if command == "\\sqrt" and (root := re.match(r"\s*\[[^\[\]]*\]", text[position:])):
+            made, position = made + root[0].strip(), position + root.end()
+        for _ in range(count):
+            argument, position = _argument(text, position, r"\d+(?:\.\d+)?|" if command == "\\sqrt" else "")
+            made += f"{{{argument}}}"
+        text = text[: found.start()] + made + text[position:]
+    return text
+
+
+def _argument(text: str, position: int, number: str) -> tuple[str, int]:
+    r"""The argument of a command that begins at `position`, and where it ends. A lonely command has an empty one.
+    In TeX it is one digit; `number` matches those that are written with more: \sqrt12 is meant to be that of 12.
+    """
+    while position < len(text) and text[position].isspace():
+        position += 1
+    if text[position : position + 1] == "{":
+        end = closing(text, position)
+        return (text[position + 1 : end], end + 1) if end > 0 else (text[position + 1 :], len(text))
+    token = re.match(number + r"\\[A-Za-z]+(?:\{[^{}]*\})*|.", text[position:])
+    return (token[0], position + token.end()) if token else ("", position)
+
+
+_SCRIPT = re.compile(r"([\^_])\s*([-+]?\d+(?:\.\d+)?|\\frac\{[^{}]*\}\{[^{}]*\}|-?\\?[A-Za-z]+(?:\{[^{}]*\})?)")
+
+
+def _scripts(text: str) -> str:
+    """`x^10` as `x^{10}`: exponents and indices in braces. Of letters the first alone is meant, as in TeX."""
+
+    def braced(found: re.Match[str]) -> str:
+        sign, body = found[1], found[2]
+        if body.lstrip("-")[0].isalpha():
+            end = body.find(body.lstrip("-")[0]) + 1
+            return f"{sign}{{{body[:end]}}}{body[end:]}"
+        return f"{sign}{{{body}}}"
+
+    return _SCRIPT.sub(braced, text)
+
+
+def _without_spaces(text: str) -> str:
+    r"""No spaces but inside \text{…}, after a command that a letter follows, and between digits."""
+    parts = re.split(r"(\\text\{[^{}]*\})", text)
+    for number in range(0, len(parts), 2):
+        part = re.sub(r"(?<=\d)\s+(?=\d)|(?<=[a-zA-Z])\s+(?=[a-zA-Z])|(?<=\d)\s+(?=[a-zA-Z]{2})", _GAP, parts[number])
+        parts[number] = re.sub(r"\s+", "", part).replace(_GAP, " ")
+    return "".join(parts)
+
+
+def squashed(text: str) -> str:
+    """A tidy text without what does not matter to its meaning: spaces but between digits, some signs of products."""
+    return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
+
+
+def unwrapped(text: str) -> str:
+    r"""The text with what is in its \text{…}."""
+    return re.sub(r"\\text\{([^{}]*)\}", r"\1", text).strip()

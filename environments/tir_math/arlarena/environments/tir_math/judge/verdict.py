@@ -1,0 +1,53 @@
+"""What a fork of the judge's zygote does: read one answer and say whether it is right."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+
+from arlarena.environments.tir_math.judge.process import RIGHT
+from arlarena.environments.tir_math.judge.scoring import verdict
+from arlarena.sandbox import libraries
+
+PACKAGES = ("antlr4", "latex2sympy2_extended", "math_verify")
+# Questions whose answers have been read once: grammars, caches and lazy imports are then there for all.
+WARM = (
+    (r"\frac{\sqrt{3}}{2}", r"\sqrt{3}/2"),
+    (r"x^2+2x+1", "(x+1)^2"),
+    (r"\left(-\infty, 3\right]", r"x \le 3"),
+    (r"\{1, 2\}", "2, 1"),
+    (r"\frac{1}{3}", "0.333"),
+    (r"\sin(x)+\log 2", r"\pi"),
+    ("2\N{SQUARE ROOT}3", r"\sqrt{12}"),
+    (r"1+i\sqrt{5}", r"\sqrt{5}i+1"),
+    (r"e^{x}+\ln 3", r"\ln 3+e^x"),
+    (r"\binom{5}{2}", r"\frac{5!}{12}"),
+    (r"|x-3|+\lfloor 2.5 \rfloor", r"2+|3-x|"),
+    ("y=2x+1", "2y-4x=2"),
+    ("f(4-x)", "f(4-x)+0"),
+)
+
+
+def load() -> tuple[Callable[[bytes], int], list[Path]]:
+    """See `arlarena.sandbox.zygote`."""
+    sys.dont_write_bytecode = True
+    for gold, answer in WARM:
+        verdict("math", gold, answer)
+    return run, list(_readable())
+
+
+def run(payload: bytes) -> int:
+    """Judge the JSON list of a form, the gold answer and the one given."""
+    form, gold, answer = json.loads(payload)
+    os.write(1, RIGHT.encode() if verdict(form, gold, answer) else b"wrong")
+    return 0
+
+
+def _readable() -> Iterator[Path]:
+    yield from libraries.readable()
+    for name in PACKAGES:
+        yield Path(import_module(name).__path__[0])

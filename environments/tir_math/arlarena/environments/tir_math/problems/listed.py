@@ -1,0 +1,123 @@
+"""Problems that are listed somewhere: a training set, of which a part is for validation, and named test sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from arlarena.environment.hashing import digest
+from arlarena.environment.protocols import TaskError
+from arlarena.environments.tir_math.errors import ProblemsError
+from arlarena.environments.tir_math.problems.problem import Problem
+from arlarena.environments.tir_math.problems.rows import Placed, problem_of
+from arlarena.proto.wording import counted
+
+TRAIN, VALIDATION = "train", "validation"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows. `name`: the source of their problems; `place`: what errors call them."""
+
+    name: str
+    place: str
+    rows: Iterable[Placed]
+
+
+@dataclass(slots=True)
+class LeftOut:
+    """How many rows became no problem, and why.
+
+    Attributes:
+        repeated: the same question was in the set before.
+        unanswered: the answer is empty.
+        tested: a training row whose question is in a test set.
+    """
+
+    repeated: int = 0
+    unanswered: int = 0
+    tested: int = 0
+
+    def add(self, other: LeftOut) -> None:
+        """Count those of another set, too."""
+        self.repeated += other.repeated
+        self.unanswered += other.unanswered
+        self.tested += other.tested
+
+    def reasons(self) -> str:
+        """As in "2 that repeat an earlier question, 1 that have no answer"."""
+        counts = {
+            "repeat an earlier question": self.repeated,
+            "have no answer": self.unanswered,
+            "for training ask a question of a test set": self.tested,
+        }
+        return ", ".join(f"{count} that {reason}" for reason, count in counts.items() if count)
+
+
+class ListedProblems:
+    """Problems of sets that are read once.
+
+    Args:
+        train: the training set, None for none
+        tests: test sets, by the name of their split
+        validation_share: of the training problems, by the hash of their questions, 0 to 1
+
+    Raises:
+        ProblemsError: a set cannot be read, or is empty.
+    """
+
+    def __init__(self, train: Rows | None, tests: Mapping[str, Rows], validation_share: float) -> None:
+        self.left_out = LeftOut()
+        self._splits = {name: self._read(rows, frozenset()) for name, rows in tests.items()}
+        if train is not None:
+            tested = frozenset(problem.key for problems in self._splits.values() for problem in problems)
+            problems = self._read(train, tested)
+            held_out = {problem.key for problem in problems if int(problem.key, 16) % 10**6 < validation_share * 10**6}
+            parts = {
+                TRAIN: [problem for problem in problems if problem.key not in held_out],
+                VALIDATION: [problem for problem in problems if problem.key in held_out],
+            }
+            if not parts[TRAIN]:
+                raise ProblemsError(f"{train.place}: no problem is left for training")
+            self._splits = {name: part for name, part in parts.items() if part} | self._splits
+
+    def _read(self, rows: Rows, tested: frozenset[str]) -> list[Problem]:
+        found: dict[str, Problem] = {}
+        left_out, seen = LeftOut(), 0
+        for placed in rows.rows:
+            seen += 1
+            problem = problem_of(placed, rows.name)
+            if problem is None:
+                left_out.unanswered += 1
+            elif problem.key in found:
+                left_out.repeated += 1
+            elif problem.key in tested:
+                left_out.tested += 1
+            else:
+                found[problem.key] = problem
+        if not found:
+            why = f"none of its {counted(seen, 'problem')} is left: {left_out.reasons()}"
+            raise ProblemsError(f"{rows.place}: {why if seen else 'no problem in it'}")
+        self.left_out.add(left_out)
+        return list(found.values())
+
+    @property
+    def version(self) -> str:
+        """That of the questions and answers themselves."""
+        lines = [f"{split} {one.key} {one.answer}" for split, problems in self._splits.items() for one in problems]
+        return f"listed-{digest(chr(10).join(lines))[:8]}"
+
+    def sizes(self) -> dict[str, int | None]:
+        """Problems of each split."""
+        return {split: len(problems) for split, problems in self._splits.items()}
+
+    def problem(self, split: str, index: int) -> Problem:
+        """One problem.
+
+        Raises:
+            TaskError: there is none.
+        """
+        problems = self._splits.get(split, [])
+        if not 0 <= index < len(problems):
+            raise TaskError(f"no problem {split}/{index}: {split!r} has {len(problems)}")
+        return problems[index]

@@ -1,0 +1,73 @@
+"""Which problems are meant by the options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from arlarena.environments.tir_math.errors import ProblemsError
+from arlarena.environments.tir_math.options import TirMathOptions, read_options
+from arlarena.environments.tir_math.problems.families import MadeProblems
+from arlarena.environments.tir_math.problems.files import read_file
+from arlarena.environments.tir_math.problems.hub import HubOptions, read_hub
+from arlarena.environments.tir_math.problems.listed import TRAIN, ListedProblems, Rows
+from arlarena.environments.tir_math.settings import tir_math_data
+from arlarena.proto.config import ConfigError
+
+LISTED = 8  # names of files in an error
+
+
+def problems_of(where: str, options: TirMathOptions) -> MadeProblems | ListedProblems:
+    """The problems, read if they are listed; `where` begins the message of an error.
+
+    Raises:
+        ConfigError: they cannot be had; the message says why and what to change.
+    """
+    given, options = options, with_data_folder(options)
+    try:
+        if not options.listed:
+            return MadeProblems(options.families, options.panel_size)
+        train = _rows(options.train) if options.train is not None else None
+        tests = {name: _rows(source) for name, source in options.tests.items()}
+        return ListedProblems(train, tests, options.validation_share)
+    except ProblemsError as error:
+        if options is not given:
+            raise ConfigError(f"TIR_MATH_DATA: {error}") from error
+        raise ConfigError(f"{where} {'train or tests' if options.listed else 'families'}: {error}") from error
+
+
+def with_data_folder(options: TirMathOptions) -> TirMathOptions:
+    """The options, with the files of the folder TIR_MATH_DATA where it is set and they name no problems.
+
+    Raises:
+        ConfigError: the folder is not there, or has no train.jsonl.
+    """
+    folder = tir_math_data()
+    if folder is None or options.listed or options.families is not None:
+        return options
+    return _from_folder(folder, options)
+
+
+def _from_folder(folder: Path, options: TirMathOptions) -> TirMathOptions:
+    """The options with the files of a folder: train.jsonl, and each other one as the test split of its name.
+
+    Raises:
+        ConfigError: it has no train.jsonl; its other files are not taken for tests, since one may be the training set.
+    """
+    if not folder.is_dir():
+        what = "is a file: name its folder" if folder.exists() else "no such folder"
+        raise ConfigError(f"TIR_MATH_DATA: {folder}: {what}")
+    files = {file.stem: file for file in sorted(folder.glob("*.jsonl"))}
+    train = files.pop(TRAIN, None)
+    if train is None:
+        names = ", ".join(sorted(file.name for file in folder.iterdir())[:LISTED]) or "nothing"
+        raise ConfigError(
+            f"TIR_MATH_DATA: {folder} has no train.jsonl (it has {names}): call the training set train.jsonl, or unset "
+            'TIR_MATH_DATA and name the files in [environment.options], as train = "FILE" and tests = {NAME = "FILE"}'
+        )
+    return read_options("TIR_MATH_DATA", options.model_dump(exclude_unset=True) | {"train": train, "tests": files})
+
+
+def _rows(source: Path | HubOptions) -> Rows:
+    if isinstance(source, HubOptions):
+        return Rows(source.name, source.name, read_hub(source))
+    return Rows(source.name, str(source), read_file(source))

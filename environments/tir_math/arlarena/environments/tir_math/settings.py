@@ -1,0 +1,12 @@
+"""The environment variable of TIR Math. No other file of this environment reads environment variables."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def tir_math_data() -> Path | None:
+    """TIR_MATH_DATA: a folder with train.jsonl and a file for each test split. None if it is not set."""
+    value = os.environ.get("TIR_MATH_DATA")
+    return Path(value).expanduser() if value else None

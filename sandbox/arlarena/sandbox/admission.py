@@ -1,0 +1,42 @@
+"""How many programs run at a time, and how many may wait."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from arlarena.sandbox.execution import SandboxBusy
+
+
+class Admission:
+    """`max_running` places, and a line of at most `max_waiting`."""
+
+    def __init__(self, max_running: int, max_waiting: int, retry_after_s: float) -> None:
+        self._max_running, self._max_waiting, self._retry_after_s = max_running, max_waiting, retry_after_s
+        self._free = threading.Condition()
+        self.running = self.waiting = 0
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """A place among those that run, in the order of asking.
+
+        Raises:
+            SandboxBusy: the line is too long.
+        """
+        with self._free:
+            if self.running >= self._max_running:
+                if self.waiting >= self._max_waiting:
+                    raise SandboxBusy(self.waiting, self._retry_after_s)
+                self.waiting += 1
+                try:
+                    self._free.wait_for(lambda: self.running < self._max_running)
+                finally:
+                    self.waiting -= 1
+            self.running += 1
+        try:
+            yield
+        finally:
+            with self._free:
+                self.running -= 1
+                self._free.notify()

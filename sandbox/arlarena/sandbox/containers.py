@@ -1,0 +1,205 @@
+"""The sandbox of containers: each program in a container of its own, by the Docker engine. Slower by two orders of
+magnitude than forks, for those whose rules ask for it, or whose machine has no Landlock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from arlarena.sandbox import program
+from arlarena.sandbox.admission import Admission
+from arlarena.sandbox.execution import (
+    Ending,
+    Execution,
+    Health,
+    Limits,
+    SandboxError,
+    SandboxUnavailable,
+    Used,
+    signal_name,
+)
+from arlarena.sandbox.identity import NOBODY
+
+LAYERS = ("container", "user", "capabilities", "no_new_privs", "network", "read_only", "memory", "pids")
+COMMAND = inspect.getsource(program) + "\nsys.exit(run(sys.stdin.buffer.read()))\n"
+MAX_PIDS = 32
+OUT, ERR = 1, 2  # in the engine's frames
+CHUNK = 1 << 16
+KILLED = 128  # exit codes above it are signals
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSettings:
+    """How a `ContainerSandbox` works.
+
+    Attributes:
+        image: with Python, numpy, scipy and sympy in it; it has to be there already.
+        limits: of an execution that names none. Here `memory_mb` is all the container may use, libraries included.
+        max_running, max_waiting: executions at a time, and how many may wait.
+        runtime: the engine's runtime, such as runsc for gVisor; None for its default.
+        start_s: seconds that the engine may take to start or to end a container.
+    """
+
+    image: str
+    limits: Limits = field(default_factory=Limits)
+    max_running: int = 4
+    max_waiting: int = 1024
+    runtime: str | None = None
+    start_s: float = 60.0
+
+
+class ContainerSandbox:
+    """Programs in containers."""
+
+    def __init__(self, settings: ContainerSettings) -> None:
+        """Look for the engine and the image.
+
+        Raises:
+            SandboxUnavailable: one of them is not there, or the package `docker` is not.
+        """
+        try:
+            import docker
+        except ImportError as error:
+            raise SandboxUnavailable("backend 'docker' needs the package docker: pip install docker") from error
+        self._settings, self._errors = settings, docker.errors.DockerException
+        try:
+            self._client = docker.from_env(timeout=settings.start_s)
+            self._client.images.get(settings.image)
+        except docker.errors.ImageNotFound as error:
+            raise SandboxUnavailable(
+                f"the engine has no image {settings.image!r}: docker pull it, or build it"
+            ) from error
+        except self._errors as error:
+            raise SandboxUnavailable(f"no Docker engine answers (DOCKER_HOST): {error}") from error
+        self._admission = Admission(settings.max_running, settings.max_waiting, max(1.0, settings.limits.wall_s / 2))
+        self._names: set[str] = set()  # of the containers that are there
+        self._closed = False
+
+    def run(self, program: str, before: Sequence[str] = (), limits: Limits | None = None) -> Execution:
+        """See `Sandbox.run`."""
+        payload = json.dumps([*before, program]).encode("utf-8", "surrogatepass")
+        with self._admission.place():
+            self._check_open()
+            try:
+                execution = self._run(payload, limits or self._settings.limits)
+            except (self._errors, OSError) as error:
+                raise SandboxError(f"the engine failed: {error}") from error
+            self._check_open()  # else it may have been ended by `close`
+            return execution
+
+    def health(self) -> Health:
+        """See `Sandbox.health`."""
+        try:
+            alive = bool(self._client.ping())
+        except (self._errors, OSError):
+            alive = False
+        return Health("docker", alive, LAYERS, self._admission.running, self._admission.waiting, 0, NOBODY)
+
+    def close(self) -> None:
+        """See `Sandbox.close`."""
+        self._closed = True
+        for name in list(self._names):
+            self._remove(name)
+        self._client.close()
+
+    def _run(self, payload: bytes, limits: Limits) -> Execution:
+        api, begun = self._client.api, time.monotonic()
+        name = api.create_container(
+            self._settings.image,
+            ["python3", "-c", COMMAND],
+            user=f"{NOBODY}:{NOBODY}",
+            working_dir="/",
+            environment={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"},
+            network_disabled=True,
+            stdin_open=True,
+            host_config=api.create_host_config(
+                network_mode="none",
+                read_only=True,
+                cap_drop=["ALL"],
+                security_opt=["no-new-privileges"],
+                mem_limit=limits.memory_mb << 20,
+                memswap_limit=limits.memory_mb << 20,
+                pids_limit=MAX_PIDS,
+                ulimits=[{"Name": "cpu", "Soft": -int(-limits.cpu_s // 1), "Hard": -int(-limits.cpu_s // 1)}],
+                log_config={"Type": "none"},
+                runtime=self._settings.runtime,
+            ),
+        )["Id"]
+        self._names.add(name)
+        try:
+            return self._followed(api, name, payload, limits, begun)
+        finally:
+            self._remove(name)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SandboxError("the sandbox is closed")
+
+    def _remove(self, name: str) -> None:
+        with contextlib.suppress(self._errors):  # it may be gone already
+            self._client.api.remove_container(name, force=True)
+        self._names.discard(name)
+
+    def _followed(self, api: Any, name: str, payload: bytes, limits: Limits, begun: float) -> Execution:
+        stream = api.attach_socket(name, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
+        raw: socket.socket = getattr(stream, "_sock", stream)
+        texts = {OUT: bytearray(), ERR: bytearray()}
+        try:
+            api.start(name)
+            raw.settimeout(self._settings.start_s)
+            raw.sendall(payload)
+            raw.shutdown(socket.SHUT_WR)  # the payload is whole
+            stopped = _read(raw, texts, time.monotonic() + limits.wall_s, limits.output_bytes)
+        finally:
+            with contextlib.suppress(OSError):
+                raw.shutdown(socket.SHUT_RDWR)  # an engine that cannot write would not hear us either
+            stream.close()
+        if stopped is not None:
+            with contextlib.suppress(self._errors):
+                api.kill(name)
+        status = int(api.wait(name)["StatusCode"])
+        state = api.inspect_container(name)["State"]
+        ending, why = _ending(status, stopped)
+        if state.get("OOMKilled"):
+            ending, why = "killed", f"{why}, for it used more than {limits.memory_mb} MiB"
+        return Execution.of(ending, (bytes(texts[OUT]), bytes(texts[ERR])), limits, why, Used(time.monotonic() - begun))
+
+
+def _ending(status: int, stopped: Ending | None) -> tuple[Ending, str]:
+    """How a container ended, and the signal that ended it."""
+    number = status - KILLED
+    if stopped is not None:
+        return stopped, signal_name(number)
+    if number == signal.SIGKILL:  # nobody asked for it: the limit of computing, unless it was memory
+        return "timeout", "SIGKILL"
+    return "ok" if status == 0 else "killed" if number > 0 else "error", signal_name(number)
+
+
+def _read(raw: socket.socket, texts: dict[int, bytearray], deadline: float, most: int) -> Ending | None:
+    """Collect what is written until it has ended; the reason, where it has to be stopped. The engine sends frames: the
+    number of the stream, three zeros, the length (4 bytes, big-endian), then so many bytes.
+    """
+    buffer = bytearray()
+    while (left := deadline - time.monotonic()) > 0:
+        raw.settimeout(left)
+        try:
+            chunk = raw.recv(CHUNK)
+        except TimeoutError:
+            break
+        if not chunk:
+            return None
+        buffer += chunk
+        while len(buffer) >= 8 and len(buffer) >= 8 + (size := int.from_bytes(buffer[4:8], "big")):
+            texts[buffer[0]] += buffer[8 : 8 + size]
+            del buffer[: 8 + size]
+        if sum(map(len, texts.values())) > most:
+            return "output"
+    return "timeout"

@@ -1,0 +1,91 @@
+"""seccomp: the system calls that a program may make. All others fail as not permitted, and those of another
+architecture (32 bits, x32) end it.
+
+libseccomp knows the numbers of each machine and compiles the filter, once; each execution only loads it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import tempfile
+from typing import Any
+
+from arlarena.sandbox.execution import SandboxUnavailable
+from arlarena.sandbox.kernel import MACHINE, NUMBERS, call
+
+SET_MODE_FILTER = 1
+MAP_TYPE = 0x0F  # of the flags of mmap: private, shared and the like (linux/mman.h)
+# To compute, to allocate, to write what is open already, to ask for the time: what no argument makes dangerous.
+FREE = """
+    read readv pread64 write writev lseek close dup dup2 dup3 fstat stat lstat newfstatat statx access faccessat
+    faccessat2 getdents64 getcwd munmap mremap brk madvise mincore membarrier rseq set_robust_list futex sched_yield
+    sched_getaffinity getpid getppid gettid getuid geteuid getgid getegid getgroups getrusage getrlimit times
+    sysinfo uname getrandom clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time poll ppoll select
+    pselect6 alarm setitimer getitimer pause rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending sigaltstack
+    restart_syscall exit exit_group
+"""
+# Without these, C libraries and Python take another way, and with EPERM they would not.
+ELSEWISE = {"clone3": errno.ENOSYS, "ioctl": errno.ENOTTY, "readlink": errno.EINVAL, "readlinkat": errno.EINVAL}
+FCNTL = (0, 1, 2, 3, 1030)  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC: nothing that signals or locks
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | (os.O_TMPFILE & ~os.O_DIRECTORY)
+
+
+class _Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+
+
+def compiled(*, may_open: bool) -> bytes:
+    """The filter for this machine, in the kernel's form. `may_open`: whether files may be opened to be read; only
+    where something else says which.
+
+    Raises:
+        SandboxUnavailable: libseccomp is not installed.
+    """
+    try:
+        import pyseccomp as scmp
+    except (ImportError, RuntimeError) as error:
+        raise SandboxUnavailable(
+            f"the sandbox needs libseccomp ({error}): apt install libseccomp2, and pip install 'arlarena-env-server"
+            "[tir-math]'"
+        ) from error
+    rules = scmp.SyscallFilter(scmp.ERRNO(errno.EPERM))
+    rules.set_attr(scmp.Attr.ACT_BADARCH, scmp.KILL_PROCESS)
+
+    def rule(action: int, name: str, *arguments: Any) -> None:
+        if scmp.resolve_syscall(scmp.Arch.NATIVE, name) >= 0:  # where this machine has a call of that name
+            rules.add_rule(action, name, *arguments)
+
+    for name in FREE.split():
+        rule(scmp.ALLOW, name)
+    for name, number in ELSEWISE.items():
+        rule(scmp.ERRNO(number), name)
+    for command in FCNTL:
+        rule(scmp.ALLOW, "fcntl", scmp.Arg(1, scmp.EQ, command))
+    # A program reads its limits and sets none, its own or others'.
+    rule(scmp.ALLOW, "prlimit64", scmp.Arg(0, scmp.EQ, 0), scmp.Arg(2, scmp.EQ, 0))
+    # No memory is made executable. Only a file is mapped as executable: privately, and never writable at the same time.
+    rule(scmp.ALLOW, "mprotect", scmp.Arg(2, scmp.MASKED_EQ, mmap.PROT_EXEC, 0))
+    rule(scmp.ALLOW, "mmap", scmp.Arg(2, scmp.MASKED_EQ, mmap.PROT_EXEC, 0))
+    rule(
+        scmp.ALLOW,
+        "mmap",
+        scmp.Arg(2, scmp.MASKED_EQ, mmap.PROT_WRITE | mmap.PROT_EXEC, mmap.PROT_EXEC),
+        scmp.Arg(3, scmp.MASKED_EQ, MAP_TYPE | mmap.MAP_ANONYMOUS, mmap.MAP_PRIVATE),
+    )
+    if may_open:
+        rule(scmp.ALLOW, "openat", scmp.Arg(2, scmp.MASKED_EQ, WRITING, 0))
+        rule(scmp.ALLOW, "open", scmp.Arg(1, scmp.MASKED_EQ, WRITING, 0))
+    with tempfile.TemporaryFile() as file:
+        rules.export_bpf(file)
+        file.seek(0)
+        return file.read()
+
+
+def load(program: bytes) -> None:
+    """Put this process under a compiled filter, for good. It must have given up new privileges. Raises OSError."""
+    instructions = ctypes.create_string_buffer(program, len(program))
+    known = _Program(len(program) // 8, ctypes.cast(instructions, ctypes.c_void_p))
+    call(NUMBERS[MACHINE]["seccomp"], SET_MODE_FILTER, 0, ctypes.byref(known))  # type: ignore[arg-type]

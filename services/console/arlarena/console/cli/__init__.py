@@ -1,0 +1,1 @@
+"""The `arlarena` command."""

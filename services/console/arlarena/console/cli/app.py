@@ -1,0 +1,190 @@
+"""The `arlarena` command."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from importlib.metadata import version as distribution_version
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from arlarena.console.launch.failures import LaunchError, Stopped
+from arlarena.console.rundir import RunDirectory, Start
+from arlarena.proto.config import ConfigError, print_error
+from arlarena.proto.program import VARIABLE
+from arlarena.proto.redaction import redact, redacted_stderr
+from arlarena.proto.wording import printable
+
+# What a command alone needs is imported in it, so that `arlarena serve env` and `--help` start at once.
+
+app = typer.Typer(
+    name="arlarena",
+    help="Train and evaluate language-model agents over many turns.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # brackets are text: [run] seed
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+serve = typer.Typer(help="Run one service in the foreground.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(serve, name="serve")
+
+PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+VERDICTS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "bold red")}
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"arlarena {distribution_version('arlarena-console')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Train and evaluate language-model agents over many turns."""
+
+
+@app.command()
+def up(
+    config: Annotated[Path, typer.Argument(help="TOML file of the run, for example configs/demo.toml.")],
+    seed: Annotated[int | None, typer.Option(min=0, help="Overrides [run] seed and ARLARENA_SEED.")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="The run's directory; default runs/<name>.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that directory.")] = False,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Begin anew; the old run is kept as <directory>.previous, .previous-2, …"),
+    ] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Set a key: trainer.recipe=grpo. May be repeated."),
+    ] = None,
+) -> None:
+    """Train and evaluate on this machine.
+
+    Starts broker, environment, policy server, workers and trainer, evaluates before and after, and writes a report.
+
+    Exit status: 0 done, 1 the run failed, 2 the configuration is wrong, 3 a port is taken, 128 + n stopped by signal n.
+    """
+    if resume and fresh:
+        raise typer.BadParameter("--resume and --fresh exclude each other")
+    start = Start.RESUME if resume else Start.FRESH if fresh else Start.NEW
+    from arlarena.console.launch import launcher
+
+    launcher.up(launcher.Request(config, tuple(overrides or ()), seed, run_dir, start), Console(highlight=False))
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="Directory of a run, for example runs/demo.")]) -> None:
+    """Write report.html again. It shows what the run recorded, finished or not."""
+    from arlarena.console.report.page import write_report
+    from arlarena.console.report.summary import read_json
+
+    directory = RunDirectory(run)
+    if directory.read_state() is None:
+        raise ConfigError(f"{run} holds no run of ARLArena (no run.json)")
+    summary = read_json(directory.summary) if directory.summary.exists() else None
+    typer.echo(str(write_report(directory, summary)))
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine.
+
+    Python, cores, memory, torch, broker, ports, disk. Exit status 1 if something is missing.
+    """
+    from arlarena.console.cli.doctor import examine
+
+    console, findings = Console(highlight=False), examine()
+    for finding in findings:
+        mark, style = VERDICTS[finding.verdict]
+        console.print(
+            Text.assemble((f"{mark} ", style), f"{finding.what:<9}", printable(redact(finding.said))), soft_wrap=True
+        )
+    if any(finding.verdict == "problem" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _exec(command: str, *arguments: str) -> NoReturn:
+    """Become `python -m …`: signals, output and exit status are then the service's own. `command`: what the user typed,
+    which its usage lines show.
+    """
+    sys.stdout.flush()
+    os.execve(sys.executable, [sys.executable, "-m", *arguments], os.environ | {VARIABLE: f"arlarena {command}"})
+
+
+@serve.command("env", context_settings=PASS_ON)
+def serve_environment(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="Environment, for example sokoban.")]
+) -> None:
+    """Serve environment NAME. Further options go to it (--config FILE --host H --port P)."""
+    _exec("serve env", "arlarena.env_server", name, *context.args)
+
+
+@serve.command("inference", context_settings=PASS_ON)
+def serve_inference(context: typer.Context) -> None:
+    """Serve a policy. Options go to it (--config FILE --model MODEL --weights-root DIR --host H --port P)."""
+    _exec("serve inference", "arlarena.inference", *context.args)
+
+
+@serve.command("broker")
+def serve_broker_command(
+    directory: Annotated[Path, typer.Option("--dir", help="Where its data and its log go.")] = Path("runs/broker"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = 0,
+) -> None:
+    """Serve a Valkey or Redis on 127.0.0.1, until Ctrl-C."""
+    from arlarena.console.cli.foreground import serve_broker
+
+    asyncio.run(serve_broker(directory, port or None))
+
+
+@app.command(context_settings=PASS_ON)
+def replay(context: typer.Context) -> None:
+    """Compare methods on recorded groups, offline. `arlarena replay --help` lists the options."""
+    _exec("replay", "arlarena.trainer", "replay", *context.args)
+
+
+@app.command(context_settings=PASS_ON)
+def train(context: typer.Context) -> None:
+    """Run the trainer alone. `arlarena train --help` lists its options."""
+    _exec("train", "arlarena.trainer", "train", *context.args)
+
+
+@app.command(context_settings=PASS_ON)
+def clone(context: typer.Context) -> None:
+    """Run behaviour cloning alone. `arlarena clone --help` lists its options."""
+    _exec("clone", "arlarena.trainer", "clone", *context.args)
+
+
+@app.command("eval", context_settings=PASS_ON)
+def evaluate(context: typer.Context) -> None:
+    """Run an evaluation alone. `arlarena eval --help` lists its options."""
+    _exec("eval", "arlarena.rollout", "evaluate", *context.args)
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend are printed without a stack trace."""
+    with redacted_stderr():
+        try:
+            app()
+        except ConfigError as error:
+            _fail(str(error), 2)
+        except Stopped as stopped:
+            print(printable(redact(str(stopped))), file=sys.stderr)
+            sys.exit(stopped.code)
+        except LaunchError as error:
+            _fail(str(error), error.code)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    for line in message.splitlines() or ["unknown"]:
+        print_error(line)
+    sys.exit(code)

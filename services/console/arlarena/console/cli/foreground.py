@@ -1,0 +1,51 @@
+"""`arlarena serve broker`: a broker of our own until somebody says stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+from arlarena.console.launch.broker import HOST, Broker, BrokerError
+from arlarena.console.launch.failures import LaunchError
+from arlarena.console.launch.process import Guardian
+from arlarena.proto.broker_address import FILE_VARIABLE
+from arlarena.proto.telemetry import announce, get_logger
+
+POLL_S, STOP_S = 0.5, 10.0
+
+
+async def serve_broker(directory: Path, port: int | None) -> None:
+    """Start it, say where it is, and wait for SIGINT or SIGTERM.
+
+    Raises:
+        LaunchError: it does not start, or ends by itself.
+    """
+    try:
+        await _serve(directory, port)
+    except BrokerError as error:
+        raise LaunchError(str(error)) from error
+
+
+async def _serve(directory: Path, port: int | None) -> None:
+    stop = asyncio.Event()
+    os.umask(0o077)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    guardian = Guardian(grace_s=STOP_S)
+    with contextlib.closing(guardian), Broker(directory, port=port) as broker:
+        assert broker.port is not None
+        assert broker.process is not None
+        guardian.add(broker.process.pid)
+        get_logger("broker").info("password_file", path=str(broker.password_path), variable=FILE_VARIABLE)
+        announce(HOST, broker.port)
+        while not stop.is_set():
+            if not broker.running:
+                raise BrokerError(f"the server ended by itself; its log: {broker.log_path}")
+            try:
+                await asyncio.wait_for(stop.wait(), POLL_S)
+            except TimeoutError:
+                continue

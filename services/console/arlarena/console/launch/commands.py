@@ -1,0 +1,157 @@
+"""The command lines of a run's processes. Nothing here starts anything."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from arlarena.console.launch.process import Address, Command
+from arlarena.console.runconfig import RunConfig
+from arlarena.console.rundir import RunDirectory
+from arlarena.console.settings import (
+    ADMIN_TOKEN,
+    API_KEY,
+    BROKER_URL,
+    ENVIRONMENT_TOKEN,
+    AccessToken,
+    ApiKey,
+    ChosenTokenizer,
+    admin_token,
+    api_key,
+    environment_token,
+    inherited,
+)
+from arlarena.proto.hub import local_model
+
+HOST = "127.0.0.1"
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """Environment that holds every numerical library of a process to `threads`."""
+    names = (
+        "OMP_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "NUMEXPR_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
+    )
+    return dict.fromkeys(names, str(threads)) | {"TOKENIZERS_PARALLELISM": "false"}
+
+
+def _with_variable(command: Command, name: str, value: str) -> Command:
+    """`command` with a secret, which belongs into no command line."""
+    return Command(command.argv, command.log, {**command.env, name: value})
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """Builds the commands of one run."""
+
+    config: RunConfig
+    run: RunDirectory
+    # What the policy server asks for before it takes weights: this machine's other programs do not know it.
+    admin_token: str = field(default_factory=admin_token)
+
+    def _python(self, log: str, threads: int, *arguments: object, ranks: int = 1) -> Command:
+        several = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m") if ranks > 1 else ()
+        argv = (sys.executable, "-m", *several, *(str(argument) for argument in arguments))
+        seed = {"ARLARENA_SEED": str(self.config.run.seed), "PYTHONUNBUFFERED": "1"}
+        service = str(arguments[0]).removeprefix("arlarena.")
+        if service != "inference" and (token := self.config.part("environment", AccessToken).token):
+            seed |= {ENVIRONMENT_TOKEN: environment_token() or token.get_secret_value()}
+        if service in ("inference", "rollout") and (key := self.config.part("inference", ApiKey).api_key):
+            seed |= {API_KEY: api_key() or key.get_secret_value()}
+        own = inherited(service, self.config.console.pass_environment)
+        environment: Mapping[str, str] = own | thread_environment(threads) | seed
+        return Command(argv, self.run.log(log), environment)
+
+    @property
+    def policy(self) -> str:
+        """Directory of the policy before cloning, which also has the tokenizer."""
+        path = self.config.policy_path
+        return str(local_model(path)) if path else str(self.run.policy)
+
+    @property
+    def tokenizer(self) -> str:
+        """What workers encode prompts with: a directory, or a name on the Hub."""
+        return self.config.part("policy", ChosenTokenizer).tokenizer or self.policy
+
+    @property
+    def start(self) -> str:
+        """The policy that training starts from."""
+        return str(self.run.cloned) if self.config.clones else self.policy
+
+    def _server(self, log: str, threads: int, table: str, address: Address | None, *arguments: object) -> Command:
+        port = address.port if address else self.config.port(table)
+        return self._python(log, threads, *arguments, "--config", self.run.config, "--host", HOST, "--port", port)
+
+    def environment(self, address: Address | None, restarts: int) -> Command:
+        """The environment server."""
+        return self._server("environment", 1, "environment", address, "arlarena.env_server", self.config.environment)
+
+    def inference(self, address: Address | None, restarts: int) -> Command:
+        """The policy server: the newest committed version, or the cloned policy while there is none."""
+        arguments = ("arlarena.inference", "--model", self.start, "--weights-root", self.run.weights)
+        command = self._server("inference", self.config.threads("inference"), "inference", address, *arguments)
+        return self._with_token(self._on_gpus("inference", command))
+
+    def _with_token(self, command: Command) -> Command:
+        return _with_variable(command, ADMIN_TOKEN, self.admin_token)
+
+    def _on_gpus(self, table: str, command: Command) -> Command:
+        return Command(command.argv, command.log, {**command.env, **self.config.console.gpus.environment(table)})
+
+    def tiny(self) -> Command:
+        """Makes the tiny policy."""
+        arguments = ("arlarena.trainer", "tiny", "--config", self.run.config, "--out", self.run.policy)
+        return self._python("policy", 1, *arguments)
+
+    def demonstrate(self, environment: Address, split: str, count: int, out: Path) -> Command:
+        """Records the expert on the first `count` tasks of `split`."""
+        counts = self.config.demonstrations
+        return self._python(
+            out.stem, 1, "arlarena.rollout", "demonstrate", "--config", self.run.config,
+            "--environment-url", environment.url, "--tokenizer", self.tokenizer, "--split", split,
+            "--count", count, "--slips", counts.slips, *(["--learn-slips"] if counts.learn_slips else []),
+            "--out", out,
+        )  # fmt: skip
+
+    def clone(self) -> Command:
+        """Behaviour cloning."""
+        command = self._python(
+            "clone", self.config.threads("clone"), "arlarena.trainer", "clone", "--config", self.run.config,
+            "--model", self.policy, "--demonstrations", self.run.demonstrations, "--validation", self.run.validation,
+            "--run-dir", self.run.path, "--out", self.run.cloned,
+        )  # fmt: skip
+        return self._on_gpus("clone", command)
+
+    def evaluate(self, label: str, environment: Address, inference: Address) -> Command:
+        """Plays the fixed panel with whatever the policy server serves."""
+        return self._python(
+            f"evaluate-{label}", 1, "arlarena.rollout", "evaluate", "--config", self.run.config,
+            "--environment-url", environment.url, "--inference-url", inference.url, "--tokenizer", self.tokenizer,
+            "--out", self.run.panel(label), "--episodes", self.run.episodes(label),
+        )  # fmt: skip
+
+    def worker(self, index: int, restarts: int, environment: Address, inference: Address, redis_url: str) -> Command:
+        """A rollout worker; a restarted one has a new name, because the old one's leases are not its own."""
+        command = self._python(
+            f"rollout-{index}", 1, "arlarena.rollout", "worker", "--config", self.run.config,
+            "--environment-url", environment.url, "--inference-url", inference.url,
+            "--run-name", self.run.state.id, "--tokenizer", self.tokenizer, "--name", f"worker-{index}-{restarts}",
+        )  # fmt: skip
+        return _with_variable(command, BROKER_URL, redis_url)
+
+    def train(self, resume: bool, environment: Address, inference: Address, redis_url: str) -> Command:
+        """The trainer."""
+        command = self._python(
+            "trainer", self.config.threads("trainer"), "arlarena.trainer", "train", "--config", self.run.config,
+            "--model", self.start, "--run-dir", self.run.path, "--run-name", self.run.state.id,
+            "--inference-url", inference.url, "--environment-url", environment.url,
+            ranks=max(1, len(self.config.console.gpus.trainer)),
+        )  # fmt: skip
+        command = self._on_gpus("trainer", command)
+        argv = (*command.argv, *(["--resume"] if resume else []))
+        return _with_variable(self._with_token(Command(argv, command.log, command.env)), BROKER_URL, redis_url)

@@ -1,0 +1,220 @@
+"""`arlarena up`: one run from its configuration to its report, every part a process of its own (stages: pipeline.py).
+
+A stage that finished is not done again by `--resume`; a service that dies is restarted; whatever happens, nothing is
+left running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from arlarena.console.cli.invocation import command_line
+from arlarena.console.launch.failures import Stopped
+from arlarena.console.launch.pipeline import STAGES, Pipeline
+from arlarena.console.launch.preflight import check_before_start
+from arlarena.console.launch.progress import View
+from arlarena.console.launch.supervisor import Supervisor
+from arlarena.console.report.summary import kinds_table, table
+from arlarena.console.runconfig import RunConfig, masked_override
+from arlarena.console.rundir import RunDirectory, Start
+from arlarena.console.settings import available_cores
+from arlarena.console.stage import Stage
+from arlarena.proto.config import ConfigError, read_with_secrets
+from arlarena.proto.wording import counted, printable
+
+TICK_S = 0.25
+# Files are for their owner alone: a run holds secrets, prompts and weights.
+PRIVATE = 0o077
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asked for."""
+
+    config: Path
+    overrides: tuple[str, ...] = ()
+    seed: int | None = None
+    directory: Path | None = None
+    start: Start = Start.NEW
+
+    @property
+    def command(self) -> str:
+        """The command line that asks for this, without secrets."""
+        words = ["up", str(self.config)]
+        words += ["--seed", str(self.seed)] if self.seed is not None else []
+        words += ["--run-dir", str(self.directory)] if self.directory is not None else []
+        for text in self.overrides:
+            words += ["--set", masked_override(text)]
+        return command_line(words)
+
+
+async def prepare(request: Request) -> tuple[RunConfig, RunDirectory]:
+    """Check the configuration with every service, then open the run's directory.
+
+    Raises:
+        ConfigError, LaunchError: something is wrong, and nothing was started or changed.
+    """
+    config = RunConfig.load(request.config, request.overrides, request.seed, request.directory)
+    run = RunDirectory(Path(config.run.directory))
+    state = run.read_state()
+    if state is None or not state.finished or request.start is not Start.RESUME:
+        await check_before_start(config, run.path)
+    if request.start is Start.RESUME and state is not None:
+        _refuse_another_experiment(run, config)
+    run.open(config.run.name, request.start, request.command)
+    config = config.with_thread_budget(available_cores())
+    config.write(run.config)
+    return config, run
+
+
+def _refuse_another_experiment(run: RunDirectory, new: RunConfig) -> None:
+    old = RunConfig(run.config, read_with_secrets(run.config))
+    if keys := old.differences(new):
+        raise ConfigError(
+            f"{run.path} was started with other settings ({', '.join(keys)}): "
+            f"resume with `{resume_command(run)}`, or start from the beginning with --fresh"
+        )
+
+
+def resume_command(run: RunDirectory) -> str:
+    """The command that goes on with a run; its configuration has all overrides."""
+    return command_line(["up", str(run.config), "--resume"])
+
+
+class StopSignals:
+    """SIGINT, SIGTERM and SIGHUP: the first one calls `stop`, each later one `kill`."""
+
+    def __init__(self, stop: Callable[[], object]) -> None:
+        self.received: list[int] = []
+        self.stop: Callable[[], object] = stop
+        self.kill: Callable[[], object] = lambda: None
+
+    def _handle(self, number: int) -> None:
+        self.received.append(number)
+        (self.stop if len(self.received) == 1 else self.kill)()
+
+    @contextlib.contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handle them in the running loop."""
+        loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        for number in numbers:
+            loop.add_signal_handler(number, self._handle, number)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+
+async def launch(config: RunConfig, run: RunDirectory, console: Console, signals: StopSignals) -> dict[str, Any]:
+    """Run to the end, or to a signal; either way nothing is left running.
+
+    Raises:
+        LaunchError: the run failed.
+        Stopped: a signal stopped it.
+    """
+
+    def stop() -> None:
+        view.notice("stopping … (a second Ctrl-C ends everything at once)")
+        main.cancel()
+
+    services: Callable[[], dict[str, str]] = lambda: describe(supervisor)  # noqa: E731
+    title = f"ARLArena · {config.method} on {config.environment} · seed {config.run.seed} · {run.path}"
+    stages = make_stages(config, run)
+    with View(title, stages, services, console=console, plain_interval_s=config.console.plain_interval_s) as view:
+        supervisor = Supervisor(config.console, view.notice)
+        pipeline = Pipeline(config, run, view, supervisor)
+        main = asyncio.ensure_future(_with_ticks(pipeline.execute(), view))
+        signals.stop, signals.kill = stop, supervisor.kill
+        try:
+            return await main
+        except asyncio.CancelledError:
+            if not signals.received:
+                raise
+            raise Stopped(signals.received[0], f"to go on: {resume_command(run)}") from None
+        finally:
+            pipeline.save()
+            await supervisor.close()
+
+
+async def _with_ticks(work: Awaitable[dict[str, Any]], view: View) -> dict[str, Any]:
+    async def tick() -> None:
+        while True:
+            view.tick()
+            await asyncio.sleep(TICK_S)
+
+    ticking = asyncio.create_task(tick())
+    try:
+        return await work
+    finally:
+        ticking.cancel()
+
+
+def make_stages(config: RunConfig, run: RunDirectory) -> list[Stage]:
+    """The stages of a run, each with the files in which it writes its progress."""
+    counts = config.demonstrations
+    sources = {
+        "demonstrations": (run.log("demonstrations"), run.log("validation")),
+        "clone": (run.progress("clone"),),
+        "evaluate before": (run.log("evaluate-before"),),
+        "train": (run.progress("train"),),
+        "evaluate after": (run.log("evaluate-after"),),
+    }
+    totals = {"demonstrations": counts.demonstrations + counts.validation}
+    steps = {"train": run.step("train")}
+    return [Stage(name, sources.get(name, ()), totals.get(name), steps.get(name)) for name in STAGES]
+
+
+def describe(supervisor: Supervisor) -> dict[str, str]:
+    """State of every service, for the view."""
+    return {
+        name: service.state + (f" ({counted(service.restarts, 'restart')})" if service.restarts else "")
+        for name, service in supervisor.services.items()
+    }
+
+
+async def _run(request: Request, console: Console) -> tuple[RunDirectory, dict[str, Any]]:
+    work = asyncio.current_task()
+    assert work is not None
+    signals = StopSignals(work.cancel)
+    with signals.handled():
+        console.print(Text(f"checking {printable(str(request.config))} and this machine …"), soft_wrap=True)
+        try:
+            config, run = await prepare(request)
+        except asyncio.CancelledError:
+            if not signals.received:
+                raise
+            raise Stopped(signals.received[0], "nothing was started") from None
+        if run.aside is not None:
+            console.print(Text(printable(f"The earlier run is kept in {run.aside}")), soft_wrap=True)
+        try:
+            return run, await launch(config, run, console, signals)
+        finally:
+            run.release()
+
+
+def up(request: Request, console: Console) -> dict[str, Any]:
+    """`arlarena up`.
+
+    Raises:
+        ConfigError: the configuration cannot be used, and nothing was started.
+        LaunchError: the run failed.
+        Stopped: a signal stopped it.
+    """
+    os.umask(PRIVATE)  # holds for every file of the run, by whichever process
+    run, summary = asyncio.run(_run(request, console))
+    console.print(table(summary))
+    if (kinds := kinds_table(summary)) is not None:
+        console.print(kinds)
+    console.print(f"{run.summary}\n{run.report}", soft_wrap=True)
+    return summary

@@ -1,0 +1,123 @@
+"""The run's broker under supervision: our own server is restarted with its data, somebody else's is only asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from arlarena.console.launch.broker import Broker, BrokerError, ExternalBroker, check_broker
+from arlarena.console.launch.failures import LaunchError
+from arlarena.console.launch.process import Guardian
+from arlarena.console.launch.supervisor import State
+from arlarena.console.settings import ConsoleSettings
+
+
+class BrokerService:
+    """Watches a broker; see `supervisor.Supervised`."""
+
+    def __init__(
+        self,
+        broker: Broker | ExternalBroker,
+        settings: ConsoleSettings,
+        guardian: Guardian,
+        notice: Callable[[str], None],
+    ) -> None:
+        self.state: State = "starting"
+        self.restarts = 0
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._broker, self._settings, self._guardian, self._notice = broker, settings, guardian, notice
+        self._group: int | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def url(self) -> str:
+        """Address for the services."""
+        return self._broker.url
+
+    async def start(self) -> None:
+        """Start it, or make sure that it is there.
+
+        Raises:
+            LaunchError: there is no usable broker.
+        """
+        try:
+            await self._start()
+        except BrokerError as error:
+            self.state = "failed"
+            raise LaunchError(f"broker: {error}") from error
+        self._watch = asyncio.create_task(self._keep_running())
+
+    async def _start(self) -> None:
+        await asyncio.to_thread(self._broker.start)
+        if self._broker.process is not None:
+            self._group = self._broker.process.pid  # it leads a session of its own
+            self._guardian.add(self._group)
+        self.state = "up"
+
+    async def stop(self) -> None:
+        """Stop watching, then the server, which writes out what it has."""
+        if self._watch is not None:
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
+        await asyncio.to_thread(self._broker.stop)
+        self._forget()
+        if self.state != "failed":
+            self.state = "stopped"
+        self.done.cancel()
+
+    def _forget(self) -> None:
+        if self._group is not None:
+            self._guardian.remove(self._group)
+            self._group = None
+
+    def kill(self) -> None:
+        """End our own server at once, and do not start it again."""
+        if self._watch is not None:
+            self._watch.cancel()
+        self._kill_server()
+
+    def _kill_server(self) -> None:
+        if isinstance(self._broker, Broker) and self._broker.running:
+            assert self._broker.process is not None
+            self._broker.process.kill()
+
+    async def _keep_running(self) -> None:
+        failed = 0
+        while True:
+            await asyncio.sleep(self._settings.health_interval_s)
+            problem = await asyncio.to_thread(self._problem)
+            dead = isinstance(self._broker, Broker) and not self._broker.running
+            failed = failed + 1 if problem else 0
+            if problem is None or not (dead or failed >= self._settings.health_failures):
+                continue
+            if isinstance(self._broker, ExternalBroker) or self.restarts >= self._settings.restarts:
+                return self._fail(problem)
+            failed = await self._restart(problem)
+
+    async def _restart(self, problem: str) -> int:
+        """Kill what is left and start anew on the same port and data. Returns how many checks count as failed then."""
+        self.state = "restarting"
+        self.restarts += 1
+        self._notice(f"broker: {problem}; restart {self.restarts} of {self._settings.restarts}")
+        self._kill_server()
+        try:
+            await asyncio.to_thread(self._broker.stop)
+            self._forget()
+            await self._start()
+        except BrokerError:
+            return self._settings.health_failures
+        return 0
+
+    def _problem(self) -> str | None:
+        try:
+            check_broker(self._broker.url, timeout_s=self._settings.health_timeout_s)
+        except BrokerError as error:
+            return str(error)
+        return None
+
+    def _fail(self, problem: str) -> None:
+        self.state = "failed"
+        if not self.done.done():
+            self.done.set_exception(LaunchError(f"broker: {problem}"))

@@ -1,0 +1,243 @@
+"""The stages of a run, one after the other.
+
+broker → environment → policy → demonstrations → clone → inference → evaluation
+→ trainer + workers → evaluation → report
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from arlarena.client.errors import ServiceError
+from arlarena.client.policy import PolicyClient
+from arlarena.console.launch.broker import Broker, ExternalBroker
+from arlarena.console.launch.commands import Commands
+from arlarena.console.launch.failures import LaunchError
+from arlarena.console.launch.health import Activity, HttpHealth
+from arlarena.console.launch.local_broker import BrokerService
+from arlarena.console.launch.process import Address, Command
+from arlarena.console.launch.progress import View
+from arlarena.console.launch.supervisor import Service, Spec, Supervisor
+from arlarena.console.report.ending import describe_ending, read_ending
+from arlarena.console.report.page import write_report
+from arlarena.console.report.summary import (
+    data_warning,
+    describe_filtered,
+    read_json,
+    read_steps,
+    summarise,
+    write_summary,
+)
+from arlarena.console.runconfig import RunConfig
+from arlarena.console.rundir import RunDirectory
+from arlarena.console.settings import PlayedGroups, external_broker_url
+from arlarena.proto.wording import counted
+
+STAGES = (
+    "broker", "environment", "policy", "demonstrations", "clone", "inference",
+    "evaluate before", "train", "evaluate after", "report",
+)  # fmt: skip
+
+
+class Pipeline:
+    """One run. `execute` is the story; every method after it is one of its steps."""
+
+    def __init__(self, config: RunConfig, run: RunDirectory, view: View, supervisor: Supervisor) -> None:
+        self.config, self.run, self.view, self.supervisor = config, run, view, supervisor
+        self.settings, self.commands = config.console, Commands(config, run)
+        self.environment: Address
+        self.inference: Address
+        self._began, self._wall_before = time.monotonic(), run.state.wall_s
+
+    async def execute(self) -> dict[str, Any]:
+        """Run every stage that is not done yet; the summary.
+
+        Raises:
+            LaunchError: a stage failed, or a service failed too often.
+        """
+        if not self.run.state.finished:
+            await self._stage("broker", self._start_broker)
+            await self._stage("environment", self._start_environment)
+            await self._once("policy", self._make_policy)
+            await self._once("demonstrations", self._demonstrate)
+            await self._once("clone", self._clone)
+            await self._stage("inference", self._start_inference)
+            await self._once("evaluate before", partial(self._evaluate, "before"))
+            await self._once("train", self._train)
+            await self._once("evaluate after", self._evaluate_after)
+        summary: dict[str, Any] = await self._stage("report", self._report)
+        return summary
+
+    async def _stage(self, name: str, work: Callable[[], Awaitable[Any]]) -> Any:
+        self.view.begin(name)
+        try:
+            result = await work()
+        except BaseException as error:
+            self.view.end(name, "stopped" if isinstance(error, asyncio.CancelledError) else "failed")
+            raise
+        finally:
+            self.save()
+        self.view.end(name, "done", result if isinstance(result, str) else "")
+        return result
+
+    async def _once(self, name: str, work: Callable[[], Awaitable[Any]]) -> None:
+        """A stage whose result is on disk: not done again by --resume."""
+        if name in self.run.state.stages:
+            self.view.end(name, "skipped")
+            return
+        began = time.monotonic()
+        await self._stage(name, work)
+        self.run.state.stages[name] = time.monotonic() - began
+        self.save()
+
+    def save(self) -> None:
+        """Write down how far the run is."""
+        self.run.state.wall_s = self._wall_before + time.monotonic() - self._began
+        for name, service in self.supervisor.services.items():
+            if service.restarts:
+                self.run.state.restarts[name] = service.restarts
+        self.run.save()
+
+    async def _command(self, name: str, command: Command) -> None:
+        """Run a one-shot command; it shows life by its log and its progress."""
+        health = Activity((command.log, self.run.progress(name)), self.settings.stall_s)
+        await self.supervisor.run(name, command, health, self.settings.stage_timeout_s)
+
+    async def _start_broker(self) -> str:
+        asked = self.config.broker
+        url = external_broker_url(asked)
+        broker: Broker | ExternalBroker
+        if url:
+            broker = ExternalBroker(url, self.settings.health_timeout_s)
+        else:
+            broker = Broker(
+                self.run.broker, port=asked.port or None, fsync=asked.fsync, timeout_s=asked.start_timeout_s
+            )
+        service = BrokerService(broker, self.settings, self.supervisor.guardian, self.view.notice)
+        await self.supervisor.add("broker", service)
+        self.redis_url = service.url
+        return "yours" if url else "our own Valkey"
+
+    async def _start_environment(self) -> str:
+        spec = Spec("environment", self.commands.environment, HttpHealth())
+        service = await self.supervisor.start(spec)
+        assert service.address is not None
+        self.environment = service.address
+        return self.environment.url
+
+    async def _make_policy(self) -> str:
+        if self.config.policy_path:
+            return f"given: {self.config.policy_path}"
+        self.view.notice("policy: the file names none, so a tiny one is made with random weights ([policy.tiny])")
+        await self._command("policy", self.commands.tiny())
+        return f"a new tiny policy in {self.run.policy}"
+
+    async def _demonstrate(self) -> str:
+        if not self.config.clones:
+            return "not asked for"
+        counts = self.config.demonstrations
+        for split, count, out in (
+            ("train", counts.demonstrations, self.run.demonstrations),
+            (counts.validation_split, counts.validation, self.run.validation),
+        ):
+            await self._command(out.stem, self.commands.demonstrate(self.environment, split, count, out))
+        return f"{counts.demonstrations:,} to learn from, {counts.validation:,} to stop by"
+
+    async def _clone(self) -> str:
+        if not self.config.clones:
+            return "not asked for"
+        await self._command("clone", self.commands.clone())
+        result = read_json(self.run.path / "clone.json")
+        return f"{counted(int(result.get('steps', 0)), 'step')}, stopped by {result.get('stopped', '?')}"
+
+    async def _start_inference(self) -> str:
+        service = await self.supervisor.start(Spec("inference", self.commands.inference, HttpHealth()))
+        assert service.address is not None
+        self.inference = service.address
+        return self.inference.url
+
+    async def _evaluate(self, label: str) -> str:
+        await self._command(f"evaluate-{label}", self.commands.evaluate(label, self.environment, self.inference))
+        result = read_json(self.run.panel(label))
+        if (warning := data_warning(result)) is not None and label == "before":
+            self.view.notice(warning)
+        return f"success {100 * result.get('success', 0):.1f} %"
+
+    async def _train(self) -> str:
+        trainer = await self._start_trainer()
+        workers = [self._worker_spec(index) for index in range(self.settings.workers)]
+        for spec in workers:
+            await self.supervisor.start(spec)
+        await self.supervisor.race(trainer.wait())
+        self.save()
+        for spec in workers:
+            await self.supervisor.stop(spec.name)
+        await self.supervisor.stop("trainer")
+        steps = read_steps(self.run.metrics)
+        dropped = describe_filtered(int(steps[-1].get("total_filtered", 0)) if steps else 0)
+        ending = describe_ending(read_ending(self.run.training))
+        return ", ".join(filter(None, (self.config.method, ending, dropped)))
+
+    async def _start_trainer(self) -> Service:
+        resumed = self.run.checkpoints.is_dir()
+        files = (self.run.log("trainer"), self.run.progress("train"), self.run.step("train"), self.run.metrics)
+
+        def command(address: Address | None, restarts: int) -> Command:
+            return self.commands.train(resumed or restarts > 0, self.environment, self.inference, self.redis_url)
+
+        health = Activity(files, self.settings.stall_s)
+        return await self.supervisor.start(Spec("trainer", command, health, listens=False, completes=True))
+
+    def _worker_spec(self, index: int) -> Spec:
+        def command(address: Address | None, restarts: int) -> Command:
+            return self.commands.worker(index, restarts, self.environment, self.inference, self.redis_url)
+
+        health = Activity((self.run.log(f"rollout-{index}"),), self.settings.stall_s)
+        return Spec(f"rollout-{index}", command, health, listens=False)
+
+    async def _evaluate_after(self) -> str:
+        """The final weights, whoever has to load them: pushed ones may have been lost with the server that had them."""
+        version = await asyncio.to_thread(newest_version, self.run.weights)
+        if version and await served_version(self.inference) != version:
+            self.view.notice("the policy server does not have the final weights: it is started again")
+            await self.supervisor.stop("inference")
+            await self._start_inference()
+            if (served := await served_version(self.inference)) != version:
+                raise LaunchError(f"the policy server serves version {served} and not the final {version}")
+        return await self._evaluate("after")
+
+    async def _report(self) -> dict[str, Any]:
+        self.run.state.finished = True
+        self.save()
+        trained = self.config.part("trainer", PlayedGroups).task_split
+        summary = summarise(self.run, self.config.environment, self.config.method, self.config.run.seed, trained)
+        await asyncio.to_thread(write_summary, self.run, summary)
+        await asyncio.to_thread(write_report, self.run, summary)
+        return summary
+
+
+def newest_version(weights: Path) -> str | None:
+    """Digest of the newest committed version, or None."""
+    committed = sorted(path.parent for path in weights.glob("v*/COMMITTED"))
+    if not committed:
+        return None
+    manifest = read_json(committed[-1] / "manifest.json")
+    return str(manifest["version"]["digest"])
+
+
+async def served_version(inference: Address) -> str:
+    """Digest of the weights that the policy server has.
+
+    Raises:
+        LaunchError: it does not say.
+    """
+    try:
+        async with PolicyClient(inference.url) as client:
+            return (await client.version()).digest
+    except ServiceError as error:
+        raise LaunchError(f"the policy server does not say which weights it has: {error}") from error

@@ -1,0 +1,229 @@
+"""What is checked before `arlarena up` starts anything: every service's tables, the tables against one another, the
+environment's splits, and this machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import shlex
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from arlarena.console.cli.invocation import module
+from arlarena.console.launch.broker import BrokerError, check_broker, find_server
+from arlarena.console.launch.commands import HOST
+from arlarena.console.launch.failures import LaunchError
+from arlarena.console.launch.supervisor import EXIT_PORT
+from arlarena.console.runconfig import RunConfig, objections
+from arlarena.console.settings import (
+    EvaluatedTasks,
+    ExpertSplits,
+    PlayedGroups,
+    PlayLimits,
+    PolicyServer,
+    SessionLimits,
+    external_broker_url,
+)
+from arlarena.proto.config import ConfigError, nearest
+from arlarena.proto.env import Info, Split
+from arlarena.proto.hub import local_model
+from arlarena.proto.wording import counted
+
+
+async def check_before_start(config: RunConfig, directory: Path) -> None:
+    """Find out what would end the run late.
+
+    Raises:
+        ConfigError: something is wrong; everything that was found, one line each.
+        LaunchError: nothing but ports that are taken (exit status 3).
+    """
+    if config.policy_path is not None:
+        await asyncio.to_thread(_fetch_policy, config)
+    lines, info = await objections(config, machine=True)
+    checks: list[Callable[[RunConfig], Iterator[str]]] = [engine_problems, limit_problems, broker_problems]
+    if info is not None:
+        checks.append(lambda config: split_problems(config, info))
+    for check in checks:
+        try:
+            lines += await asyncio.to_thread(list, check(config))
+        except ConfigError as error:
+            lines += str(error).splitlines()
+    lines += directory_problems(directory)
+    ports = list(port_problems(config))
+    if lines:
+        raise ConfigError("\n".join(dict.fromkeys([*lines, *ports])))
+    if ports:
+        raise LaunchError("\n".join(ports), EXIT_PORT, final=True)
+
+
+def _fetch_policy(config: RunConfig) -> None:
+    """Bring a policy of the Hub to this machine; a name or directory that is wrong is the trainer's to explain."""
+    try:
+        local_model(config.policy_path or "")
+    except ConfigError:
+        return
+
+
+def _split(info: Info, name: str, setting: str) -> Split | str:
+    """The split of that name, or the error."""
+    for split in info.splits:
+        if split.name == name:
+            return split
+    names = [split.name for split in info.splits]
+    close = nearest(name, names)
+    known = f"; known: {', '.join(names) or 'none'}" if close.startswith("did") else ""
+    return f"{setting} = {name!r}: {info.name} has no such split; {close}{known}"
+
+
+def split_problems(config: RunConfig, info: Info) -> Iterator[str]:
+    """Splits that do not exist, are too small, or have no expert where one is recorded."""
+    where = config.source
+    expert_splits = config.part("environment", ExpertSplits).expert_splits
+    played, evaluated = config.part("trainer", PlayedGroups), config.part("evaluation", EvaluatedTasks)
+    found = _split(info, played.task_split, f"{where}: [trainer] task_split")
+    if isinstance(found, str):
+        yield found
+    found = _split(info, evaluated.split, f"{where}: [evaluation] split")
+    if isinstance(found, str):
+        yield found
+    elif found.size is not None and evaluated.first + evaluated.count > found.size:
+        yield (
+            f"{where}: [evaluation] first = {evaluated.first}, count = {evaluated.count}: split {found.name!r} of "
+            f"{info.name} has {counted(found.size, 'task')}; first + count must be at most {found.size}"
+        )
+    for name in expert_splits:
+        if isinstance(found := _split(info, name, f"{where}: [environment] expert_splits"), str):
+            yield found
+    if config.clones:
+        yield from _demonstration_problems(config, info, expert_splits)
+
+
+def _demonstration_problems(config: RunConfig, info: Info, expert_splits: tuple[str, ...]) -> Iterator[str]:
+    where, counts = config.source, config.demonstrations
+    if "expert" not in info.capabilities:
+        yield (
+            f"{where}: [clone] records the environment's expert, and {info.name} has none with these options: leave "
+            f"out the table [clone], or record a model with "
+            f"`{shlex.join(module('arlarena.rollout', 'demonstrate', '--teacher-url', 'URL'))} …`"
+        )
+        return
+    if isinstance(found := _split(info, "train", f"{where}: [clone] demonstrations come from split"), str):
+        yield found
+    found = _split(info, counts.validation_split, f"{where}: [clone] validation_split")
+    if isinstance(found, str):
+        yield found
+    elif found.evaluation and found.name not in expert_splits:
+        yield (
+            f"{where}: [clone] validation_split = {found.name!r} is held out, and the expert answers there only with "
+            f'[environment] expert_splits = ["{found.name}"]'
+        )
+
+
+def engine_problems(config: RunConfig) -> Iterator[str]:
+    """Engines and transports that do not go together, or that this machine lacks."""
+    where, server = config.source, config.part("inference", PolicyServer)
+    transport = config.part("trainer", PlayedGroups).push_transport
+    if server.engine == "vllm" and not server.vllm_python.exists():
+        yield (
+            f'{where}: [inference] engine = "vllm": vllm_python = "{server.vllm_python}" does not exist; `make '
+            f'setup-vllm` installs it, engine = "embedded" does without'
+        )
+    if server.engine == "embedded" and transport in ("nccl", "gloo"):
+        yield (
+            f'{where}: [trainer] push_transport = "{transport}" needs [inference] engine = "vllm"; the embedded engine '
+            f'takes weights by "shared" or "http"'
+        )
+    if server.engine == "vllm" and server.vllm_device == "cpu" and transport == "nccl":
+        yield (
+            f'{where}: [trainer] push_transport = "nccl" goes between GPUs, and [inference] vllm_device = "cpu"; take '
+            f'"gloo"'
+        )
+
+
+def limit_problems(config: RunConfig) -> Iterator[str]:
+    """Limits of the environment server and the launcher that workers would run into."""
+    where, play, server = config.source, config.part("rollout", PlayLimits), config.part("environment", SessionLimits)
+    size, room = config.part("trainer", PlayedGroups).group_size, server.capacity * server.workers
+    if size > room:
+        yield f"{where}: [environment] capacity = {server.capacity} has no room for [trainer] group_size = {size}"
+    if server.max_sessions_per_client is not None and size > server.max_sessions_per_client:
+        yield (
+            f"{where}: [environment] max_sessions_per_client = {server.max_sessions_per_client} has no room for "
+            f"[trainer] group_size = {size}"
+        )
+    if play.batch_size > server.max_batch:
+        yield (
+            f"{where}: [rollout] batch_size = {play.batch_size} is above [environment] max_batch = {server.max_batch}, "
+            f"and such requests are refused"
+        )
+    if play.session_ttl_s > server.max_session_ttl_s:
+        yield (
+            f"{where}: [rollout] session_ttl_s = {play.session_ttl_s:g} is above [environment] max_session_ttl_s = "
+            f"{server.max_session_ttl_s:g}, and such sessions are refused"
+        )
+    waits = config.part("trainer", PlayedGroups).stall_s
+    if waits >= config.console.stall_s:
+        yield (
+            f"{where}: [console] stall_s = {config.console.stall_s:g} must be above [trainer] stall_s = {waits:g}: a "
+            f"trainer that waits for groups would be killed before it says why"
+        )
+    if play.report_every_s >= config.console.stall_s:
+        yield (
+            f"{where}: [console] stall_s = {config.console.stall_s:g} must be above [rollout] report_every_s = "
+            f"{play.report_every_s:g}: a worker that works would count as hung"
+        )
+
+
+def broker_problems(config: RunConfig) -> Iterator[str]:
+    """A Redis that does not answer or cannot be used, or no server to start."""
+    url = external_broker_url(config.broker)
+    try:
+        if url:
+            check_broker(url, timeout_s=config.console.health_timeout_s)
+        else:
+            find_server()
+    except BrokerError as error:
+        yield f"broker: {error}"
+
+
+def directory_problems(directory: Path) -> list[str]:
+    """Whether files can be written at `directory`, which is not made yet."""
+    place = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if place == directory and not place.is_dir():
+        return []  # the run's directory explains that itself
+    try:
+        with tempfile.TemporaryDirectory(dir=place, prefix=".arlarena-"):
+            return []
+    except OSError as error:
+        return [f"{place} cannot be written ({error.strerror}): choose another --run-dir than {directory}"]
+
+
+def port_problems(config: RunConfig) -> Iterator[str]:
+    """Fixed ports that another program has, or that two services ask for."""
+    ports = {"environment": config.port("environment"), "inference": config.port("inference")}
+    if not external_broker_url(config.broker):
+        ports["redis"] = config.broker.port
+    asked: dict[int, str] = {}
+    for table, port in ports.items():
+        if not port:
+            continue
+        if port in asked:
+            yield f"port {port} is asked for by [{asked[port]}] and [{table}]: set another port, or 0 for a free one"
+        elif problem := _port_problem(table, port):
+            yield problem
+        asked.setdefault(port, table)
+
+
+def _port_problem(table: str, port: int) -> str | None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            what = "is taken by another program" if taken else f"cannot be used ({error.strerror})"
+            return f"port {port} of [{table}] {what}: set another port there, or 0 for a free one"
+    return None

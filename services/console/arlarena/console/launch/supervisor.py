@@ -1,0 +1,307 @@
+"""Keeps services running: starts them, watches their health, restarts what died or hangs, and stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+from arlarena.console.launch.failures import LaunchError, describe_exit, last_error
+from arlarena.console.launch.health import HealthCheck
+from arlarena.console.launch.process import Address, Child, Command, Guardian
+from arlarena.console.settings import ConsoleSettings
+from arlarena.proto.wording import counted
+
+State = Literal["starting", "up", "restarting", "done", "stopped", "failed"]
+Result = TypeVar("Result")
+
+# What services exit with when a restart cannot help: their configuration is wrong, their port is taken, or another try
+# would fail alike.
+EXIT_CONFIG, EXIT_PORT, EXIT_PERMANENT = 2, 3, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A service to keep running.
+
+    `command` builds the command line from the address of the first start (None at that one), so that a restart keeps
+    the port, and from the number of restarts. `listens`: ready means announced and healthy. `completes`: exit status 0
+    is success and not a death. `once`: a stage, which is run again if something killed it, but not if it failed itself.
+    """
+
+    name: str
+    command: Callable[[Address | None, int], Command]
+    health: HealthCheck | None = None
+    listens: bool = True
+    completes: bool = False
+    once: bool = False
+
+
+class Supervised(Protocol):
+    """What the supervisor looks after: a `Service`, or a broker. `done` ends with the error that ended it for good."""
+
+    state: State
+    restarts: int
+    done: asyncio.Future[None]
+
+    async def start(self) -> None:
+        """Start and wait until ready."""
+
+    async def stop(self) -> None:
+        """End it."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+
+class Service:
+    """One service under supervision. `restarts` counts all of them, `failures` those that are not forgiven yet."""
+
+    def __init__(
+        self, spec: Spec, settings: ConsoleSettings, guardian: Guardian, notice: Callable[[str], None]
+    ) -> None:
+        self.spec, self.settings = spec, settings
+        self.state: State = "starting"
+        self.restarts = self.failures = 0
+        self.address: Address | None = None
+        self.child: Child | None = None
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._guardian, self._notice = guardian, notice
+        self._watch: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start it and wait until it is ready.
+
+        Raises:
+            LaunchError: it does not come up; a first start is not tried again.
+        """
+        try:
+            await self._launch()
+        except LaunchError:
+            self.state = "failed"
+            raise
+        self._watch = asyncio.create_task(self._keep_running())
+
+    async def stop(self) -> None:
+        """Stop watching, then end the process."""
+        if self._watch is not None:
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
+        if self.child is not None:
+            await self.child.stop(self.settings.stop_timeout_s)
+        if self.state not in ("done", "failed"):
+            self.state = "stopped"
+        self.done.cancel()
+
+    async def wait(self) -> None:
+        """Until it has completed.
+
+        Raises:
+            LaunchError: it ended in another way.
+        """
+        await asyncio.shield(self.done)
+
+    def kill(self) -> None:
+        """End the process at once, and do not start it again."""
+        if self._watch is not None:
+            self._watch.cancel()
+        if self.child is not None and self.child.process.returncode is None:
+            self.child.kill()
+
+    async def _launch(self) -> None:
+        command = self.spec.command(self.address, self.restarts)
+        try:
+            self.child = child = await Child.start(command, self._guardian)
+        except OSError as error:
+            raise LaunchError(f"{self.spec.name} cannot be started: {command.argv[0]}: {error.strerror}") from error
+        if self.spec.listens:
+            await self._wait_until_ready(child)
+        self.state = "up"
+
+    async def _wait_until_ready(self, child: Child) -> None:
+        limit = self.settings.ready_timeout_s
+        exited = asyncio.create_task(child.wait())
+        ready = asyncio.create_task(self._become_ready(child))
+        try:
+            await asyncio.wait((exited, ready), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            if ready.done() and not ready.cancelled():
+                return
+            if exited.done():
+                raise self._death(child, exited.result())
+            await child.stop(self.settings.stop_timeout_s)
+            raise LaunchError(self._report(child, f"was not ready after {limit:g} s"))
+        finally:
+            exited.cancel()
+            ready.cancel()
+
+    async def _become_ready(self, child: Child) -> None:
+        self.address = await child.address
+        while self.spec.health and await self.spec.health(self.address, child.started, self.settings.health_timeout_s):
+            await asyncio.sleep(min(0.1, self.settings.health_interval_s))
+
+    async def _keep_running(self) -> None:
+        """Until it is done, or has used up its restarts."""
+        while True:
+            assert self.child is not None
+            began = time.monotonic()
+            problem = await self._watch_child(self.child)
+            if problem is None:
+                return self._finish("done", None)
+            if time.monotonic() - began >= self.settings.forgive_after_s:
+                self.failures = 0
+            while problem is not None:
+                if problem.final or self.failures >= self.settings.restarts:
+                    return self._finish("failed", self._give_up(problem))
+                problem = await self._restart(problem)
+
+    async def _restart(self, problem: LaunchError) -> LaunchError | None:
+        """One more try. None if the service is up again."""
+        self.state = "restarting"
+        pause = min(self.settings.backoff_max_s, self.settings.backoff_s * 2**self.failures)
+        self.failures += 1
+        self.restarts += 1
+        self._notice(f"{problem}; restart {self.failures} of {self.settings.restarts} in {pause:g} s")
+        await asyncio.sleep(pause)
+        try:
+            await self._launch()
+        except LaunchError as error:
+            return error
+        return None
+
+    def _give_up(self, problem: LaunchError) -> LaunchError:
+        if problem.final or self.settings.restarts == 0:
+            return problem
+        return LaunchError(f"{problem}\n{self.spec.name} has used up its {counted(self.settings.restarts, 'restart')}")
+
+    def _finish(self, state: State, problem: LaunchError | None) -> None:
+        self.state = state
+        if self.done.done():
+            return
+        if problem is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(problem)
+
+    async def _watch_child(self, child: Child) -> LaunchError | None:
+        """Wait for the child's end, and bring it about if the child hangs. None if it completed."""
+        exited = asyncio.create_task(child.wait())
+        hung = asyncio.create_task(self._wait_until_hung(child)) if self.spec.health else None
+        try:
+            await asyncio.wait([task for task in (exited, hung) if task], return_when=asyncio.FIRST_COMPLETED)
+            if exited.done():
+                code = exited.result()
+                return None if code == 0 and self.spec.completes else self._death(child, code)
+            assert hung is not None
+            child.kill()
+            await exited
+            return LaunchError(self._report(child, f"hung and was killed ({hung.result()})"))
+        finally:
+            exited.cancel()
+            if hung:
+                hung.cancel()
+
+    async def _wait_until_hung(self, child: Child) -> str:
+        """Returns what was wrong when enough checks in a row have failed."""
+        assert self.spec.health is not None
+        failed = 0
+        while True:
+            await asyncio.sleep(self.settings.health_interval_s)
+            problem = await self.spec.health(self.address, child.started, self.settings.health_timeout_s)
+            failed = failed + 1 if problem else 0
+            if problem and failed >= self.settings.health_failures:
+                return problem
+
+    def _death(self, child: Child, code: int) -> LaunchError:
+        what = f"ended ({describe_exit(code)})"
+        # Who is killed has no last words: what the log ends with is not the reason.
+        message = self._report(child, what) if code >= 0 else f"{self.spec.name} {what} [log: {child.command.log}]"
+        final = code in (EXIT_CONFIG, EXIT_PERMANENT) or (self.spec.once and code > 0)
+        return LaunchError(message, code if code in (EXIT_CONFIG, EXIT_PORT) else 1, final=final)
+
+    def _report(self, child: Child, what: str) -> str:
+        log = child.command.log
+        return f"{self.spec.name} {what}: {last_error(log, child.log_start)} [log: {log}]"
+
+
+class Supervisor:
+    """All services of a run, in the order of their start."""
+
+    def __init__(self, settings: ConsoleSettings, notice: Callable[[str], None]) -> None:
+        self.settings, self.services = settings, dict[str, Supervised]()
+        self.guardian = Guardian(settings.stop_timeout_s)
+        self._notice = notice
+
+    async def start(self, spec: Spec) -> Service:
+        """Start a service and wait until it is ready. Errors as in `add`."""
+        service = Service(spec, self.settings, self.guardian, self._notice)
+        await self.add(spec.name, service)
+        return service
+
+    async def add(self, name: str, service: Supervised) -> None:
+        """Look after `service` from its start on.
+
+        Raises:
+            LaunchError: it does not come up, or another service failed meanwhile.
+        """
+        self.services[name] = service
+        await self.race(service.start())
+
+    async def stop(self, name: str) -> None:
+        """Stop one service, if it runs. Until it has ended, `kill` reaches it."""
+        if service := self.services.get(name):
+            await service.stop()
+            self.services.pop(name, None)
+
+    async def run(self, name: str, command: Command, health: HealthCheck | None, timeout_s: float) -> None:
+        """Run a one-shot command to its end.
+
+        Raises:
+            LaunchError: it fails, hangs or takes longer than `timeout_s`, or a service fails meanwhile.
+        """
+        spec = Spec(name, lambda address, restarts: command, health, listens=False, completes=True, once=True)
+        once = Service(spec, self.settings, self.guardian, self._notice)
+        try:
+            await self.add(name, once)
+            await asyncio.wait_for(self.race(once.wait()), timeout_s)
+        except TimeoutError:
+            raise LaunchError(f"{name} took longer than {timeout_s:g} s [log: {command.log}]") from None
+        finally:
+            await self.stop(name)
+
+    async def race(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """The result of `work`, unless a service fails for good before.
+
+        Raises:
+            LaunchError: the failure of that service.
+        """
+        task = asyncio.ensure_future(work)
+        ends = [service.done for service in self.services.values() if not service.done.done()]
+        try:
+            waiting: set[asyncio.Future[Any]] = {task, *ends}
+            while not task.done():
+                finished, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for end in finished - {task}:
+                    if not end.cancelled() and (problem := end.exception()):
+                        raise problem
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Stop everything, those that depend on others first; nothing of it is left afterwards."""
+        try:
+            for name in reversed(list(self.services)):
+                await self.stop(name)
+        finally:
+            self.kill()
+            self.guardian.close()
+
+    def kill(self) -> None:
+        """End everything at once."""
+        for service in self.services.values():
+            service.kill()

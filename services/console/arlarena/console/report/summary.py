@@ -1,0 +1,207 @@
+"""`summary.json`: what a run showed, in figures that a machine can check and a person can read."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.markup import escape
+from rich.table import Table
+
+from arlarena.console.launch.failures import LaunchError
+from arlarena.console.report.ending import describe_ending, read_ending
+from arlarena.console.rundir import RunDirectory
+from arlarena.proto.wording import counted, printable
+
+SCHEMA = 1
+OUTCOMES = ("trained", "filtered", "stale", "empty", "skipped", "dead")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object that a stage left.
+
+    Raises:
+        LaunchError: it is missing or malformed.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.MsgspecError) as error:
+        raise LaunchError(f"{path} cannot be read: {error}") from error
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """JSON lines; a line that a crash cut short is left out. Empty where the file is missing."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    records = []
+    for line in lines:
+        try:
+            records.append(msgspec.json.decode(line, type=dict[str, Any]))
+        except msgspec.MsgspecError:
+            continue
+    return records
+
+
+def read_steps(path: Path) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl in the order of their steps; of a step that was done twice, the later one."""
+    steps = {record["step"]: record for record in read_records(path) if isinstance(record.get("step"), int)}
+    return [steps[step] for step in sorted(steps)]
+
+
+def _score(panel: dict[str, Any], path: Path) -> dict[str, Any]:
+    if "success" not in panel:
+        raise LaunchError(f"{path}: no episode of the panel could be played")
+    kept = ("success", "ci95", "format_valid", "action_valid", "errors", "versions", "by_kind")
+    score = {key: panel[key] for key in kept if key in panel}
+    for key in ("return", "turns"):
+        if isinstance(panel.get(key), dict):
+            score[key] = panel[key].get("mean")
+    return score
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("arlarena-console", "torch", "transformers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def summarise(
+    run: RunDirectory, environment: str, method: str, seed: int, training_split: str = "train"
+) -> dict[str, Any]:
+    """The summary of a finished run, from what its stages wrote.
+
+    `groups` counts how each group ended, once: trained on, dropped by the filter, all members stale, no member with a
+    turn, its update skipped, or a dead letter. Those that were still on their way when training ended are in none of
+    these.
+
+    Raises:
+        LaunchError: an evaluation is missing, or the two were not made on the same panel.
+    """
+    before, after = read_json(run.panel("before")), read_json(run.panel("after"))
+    if before["panel"] != after["panel"]:
+        raise LaunchError(f"the panels before and after differ: {before['panel']} and {after['panel']}")
+    steps = read_steps(run.metrics)
+    last = steps[-1] if steps else {}
+    first, second = _score(before, run.panel("before")), _score(after, run.panel("after"))
+    return {
+        "schema": SCHEMA,
+        "env": environment,
+        "method": method,
+        "seed": seed,
+        "started": run.state.started,
+        "command": run.state.command,
+        "code": run.state.code,
+        "data": after.get("data"),
+        "training_split": training_split,
+        "panel": {**before["panel"], "temperature": before.get("temperature")},
+        "before": first,
+        "after": second,
+        "gain": round(second["success"] - first["success"], 4),
+        "intervals_overlap": not (second["ci95"][0] > first["ci95"][1] or first["ci95"][0] > second["ci95"][1]),
+        "well_formed": {"before": first.get("format_valid"), "after": second.get("format_valid")},
+        "wall_s": round(run.state.wall_s, 1),
+        "stages_s": {name: round(seconds, 1) for name, seconds in run.state.stages.items()},
+        "steps": int(last.get("step", 0)),
+        "training": read_ending(run.training),
+        "environment_steps": int(last.get("environment_steps", 0)),
+        "groups": {outcome: int(last.get(f"total_{outcome}", 0)) for outcome in OUTCOMES},
+        "restarts": run.state.restarts,
+        "versions": _versions(),
+    }
+
+
+def write_summary(run: RunDirectory, summary: dict[str, Any]) -> None:
+    """Write `summary.json`, whole or not at all."""
+    partial = run.summary.with_name("summary.json.partial")
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(summary), indent=1) + b"\n")
+    partial.replace(run.summary)
+
+
+def percent(share: float | None) -> str:
+    """`51.2`, or a dash."""
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def interval(ci95: list[float]) -> str:
+    """`47.0 to 55.4`, in per cent."""
+    return f"{percent(ci95[0])} to {percent(ci95[1])}"
+
+
+def _cell(text: str) -> str:
+    """A text that services wrote, as rich prints it: no markup, nothing that a terminal acts on."""
+    return escape(printable(text))
+
+
+def describe_panel(summary: dict[str, Any]) -> str:
+    """`512 unseen tasks of split test`, or `8 tasks of the training split train`."""
+    count, split = summary["panel"]["n"], summary["panel"].get("split", "?")
+    if split == summary.get("training_split"):
+        return f"{counted(count, 'task')} of the training split {split}"
+    return f"{counted(count, 'unseen task')} of split {split}"
+
+
+def describe_filtered(groups: int) -> str:
+    """`55 groups filtered`; empty for none."""
+    return f"{counted(groups, 'group')} filtered" if groups else ""
+
+
+def counted_of_a_kind(record: dict[str, Any]) -> str:
+    """What a summary or a panel counts of each kind: tasks, or attempts where each task is played several times."""
+    return "attempts" if (record.get("panel") or {}).get("attempts", 1) > 1 else "tasks"
+
+
+def kinds_table(summary: dict[str, Any]) -> Table | None:
+    """Success of each kind of task before and after; None where an environment has no kinds."""
+    before, after = ({row["kind"]: row for row in summary[label].get("by_kind", [])} for label in ("before", "after"))
+    if not before and not after:
+        return None
+    rows = Table(title="By kind of task", title_justify="left")
+    for heading in ("", counted_of_a_kind(summary), "before %", "after %", "95 % interval"):
+        rows.add_column(heading, justify="left" if heading == "" else "right", no_wrap=True)
+    for kind in sorted(before.keys() | after.keys()):
+        old, new = before.get(kind), after.get(kind)
+        rows.add_row(
+            _cell(kind or "(no kind)"),
+            str((new or old or {}).get("n", 0)),
+            percent(old["success"] if old else None),
+            percent(new["success"] if new else None),
+            interval(new["ci95"]) if new else "-",
+        )
+    return rows
+
+
+def data_warning(record: dict[str, Any]) -> str | None:
+    """What to say of the tasks of a summary or a panel that are not those of the official data set."""
+    data = record.get("data") or {}
+    return f"Not comparable with published results: {data['description']}" if data.get("official") is False else None
+
+
+def table(summary: dict[str, Any]) -> Table:
+    """The table that ends a run."""
+    panel = summary["panel"]
+    title = f"{summary['env']}, {describe_panel(summary)}, T = {panel.get('temperature', '?')}"
+    said = describe_ending(summary.get("training")), describe_filtered(summary.get("groups", {}).get("filtered", 0))
+    ending = f"Training: {', '.join(filter(None, said))}" if any(said) else None
+    caption = "\n".join(filter(None, (ending, data_warning(summary))))
+    rows = Table(title=_cell(title), title_justify="left", caption=_cell(caption) or None, caption_justify="left")
+    for heading in ("", "success %", "95 % interval", "well-formed %", "return", "turns"):
+        rows.add_column(heading, justify="left" if heading == "" else "right", no_wrap=True)
+    for label, name in (("before", "before"), ("after", f"after {summary['method']}")):
+        score = summary[label]
+        figures = [f"{score[key]:.2f}" if score.get(key) is not None else "-" for key in ("return", "turns")]
+        rows.add_row(
+            _cell(name),
+            percent(score["success"]),
+            interval(score["ci95"]),
+            percent(score.get("format_valid")),
+            *figures,
+        )
+    return rows

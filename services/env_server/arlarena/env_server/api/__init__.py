@@ -1,0 +1,1 @@
+"""HTTP, WebSocket and MCP: reading requests, writing replies."""

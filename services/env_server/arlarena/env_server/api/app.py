@@ -1,0 +1,128 @@
+"""The application: the table of routes, the socket, errors in one form, and a reaper in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match
+from starlette.routing import Route as StarletteRoute
+
+from arlarena.env_server.api.explanations import known
+from arlarena.env_server.api.openapi import API_VERSION, document
+from arlarena.env_server.api.routes import ROUTES, Route, answer
+from arlarena.env_server.api.websocket import serve
+from arlarena.env_server.api.wire import error_reply
+from arlarena.env_server.errors import ApiError
+from arlarena.env_server.sessions.memory import Tide, release
+from arlarena.env_server.sessions.service import EnvironmentService
+
+SOCKET_PATH = "/ws"
+PLAYING = ("/step", "/reset", "/v1/batch")
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def _endpoint(route: Route, service: EnvironmentService) -> Endpoint:
+    """The Starlette endpoint of a route: counts, and turns every error into a reply of one form."""
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            response = await answer(route, service, request)
+        except ApiError as error:
+            service.metrics.errors.labels(error.code).inc()
+            response = error_reply(error)
+        except Exception as error:
+            response = _unexpected(service, route, error)
+        service.metrics.requests.labels(route.path, str(response.status_code)).inc()
+        return response
+
+    return endpoint
+
+
+def _unexpected(service: EnvironmentService, route: Route, error: Exception) -> Response:
+    """A fault of our own: logged with its stack, answered without."""
+    service.metrics.errors.labels("internal").inc()
+    service.log.error("request_failed", route=route.path, error=repr(error), stack=traceback.format_exc())
+    message = f"{route.method} {route.path} failed: {type(error).__name__}; the server's log has the details"
+    return error_reply(ApiError(500, "internal", message, "infra", True))
+
+
+def _allowed(request: Request) -> str:
+    """The methods that the request's path has, for the header Allow (RFC 9110, section 10.2.1)."""
+    methods: set[str] = set()
+    for route in request.app.router.routes:
+        if isinstance(route, StarletteRoute) and route.matches(request.scope)[0] is Match.PARTIAL:
+            methods |= route.methods or set()
+    return ", ".join(sorted(methods))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Unknown paths and wrong methods, in the form of all errors."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    path = request.url.path
+    if status == 404 and path == SOCKET_PATH:
+        return error_reply(ApiError(404, "not_found", f"{path} is a WebSocket: connect to it with ws:// or wss://"))
+    if status == 404:
+        paths = [*dict.fromkeys(route.path for route in ROUTES), SOCKET_PATH]
+        return error_reply(ApiError(404, "not_found", f"no route {path}; {known(path, paths)}; described at /docs"))
+    if status == 405:
+        allowed = _allowed(request)
+        message = f"{path} takes {allowed}, not {request.method}"
+        response = error_reply(ApiError(405, "method_not_allowed", message))
+        response.headers["Allow"] = allowed
+        return response
+    return error_reply(ApiError(status, "http_error", str(getattr(error, "detail", error))))
+
+
+async def _reap(service: EnvironmentService) -> None:
+    tide = Tide()
+    while True:
+        await asyncio.sleep(service.settings.reap_interval_s)
+        service.store.reap()
+        service.snapshots.reap()
+        service.access.refresh()
+        if service.health.exhausted() and service.peers is not None and not service.store.draining:
+            service.log.error("threads_lost", **service.health.threads())
+            os.kill(os.getpid(), signal.SIGTERM)  # the parent starts this worker again
+        if tide.ebbed(len(service.store)):
+            release()
+
+
+def create_app(service: EnvironmentService) -> FastAPI:
+    """The ASGI application of one environment."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        reaper = asyncio.create_task(_reap(service))
+        yield
+        reaper.cancel()
+        service.close()
+        for fellows in (service.peers, service.pods):
+            if fellows is not None:
+                await fellows.close()
+
+    title = f"ARLArena environment: {service.info.name}"
+    app = FastAPI(title=title, version=API_VERSION, lifespan=lifespan)
+    app.state.service = service
+    for route in ROUTES:
+        app.router.add_route(route.path, _endpoint(route, service), methods=[route.method], include_in_schema=False)
+    app.router.add_websocket_route(SOCKET_PATH, serve)
+    # A request is matched with one route after the other: the routes of almost all requests come first.
+    app.router.routes.sort(key=lambda route: getattr(route, "path", None) not in PLAYING)
+    app.add_exception_handler(HTTPException, _http_error)
+
+    def openapi() -> dict[str, Any]:
+        return document(title, ROUTES)
+
+    app.openapi = openapi  # type: ignore[method-assign]
+    return app

@@ -1,0 +1,150 @@
+"""`/v1/batch`: many operations in one request, an item's error its own.
+
+Sessions do not wait for one another: what can be done at once is done in one sweep, and the sessions that have to wait
+(a new episode, an environment that is slow, a step under way) go on side by side. Within a session, items keep their
+order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+from arlarena.env_server import errors
+from arlarena.env_server.errors import ApiError, invalid
+from arlarena.env_server.sessions.store import UNKNOWN_CALLER, Caller
+from arlarena.proto.env import BatchItem, BatchRequest, BatchResult, ResetSpec, StepResult
+
+if TYPE_CHECKING:
+    from arlarena.env_server.sessions.service import EnvironmentService
+
+RESET_FIELDS = ResetSpec.__struct_fields__
+_reset_of = attrgetter(*RESET_FIELDS)
+_NO_RESET = (None,) * len(RESET_FIELDS)
+# Items after which other requests get their turn: 64 steps take a millisecond.
+BREATH = 64
+
+
+async def carry_out(
+    service: EnvironmentService, request: BatchRequest, caller: Caller = UNKNOWN_CALLER
+) -> list[BatchResult]:
+    """Results in the order of the items.
+
+    Raises:
+        ApiError: 422 for too many items.
+    """
+    check_size(service, request)
+    return await _Batch(service, request, caller.tenant).run()
+
+
+def check_size(service: EnvironmentService, request: BatchRequest) -> None:
+    """Refuse a batch that is too long.
+
+    Raises:
+        ApiError: 422.
+    """
+    most = service.settings.max_batch
+    if len(request.items) > most:
+        raise invalid(f"{len(request.items)} items are more than this server's max_batch of {most}")
+
+
+class _Batch:
+    """One request under way."""
+
+    def __init__(self, service: EnvironmentService, request: BatchRequest, tenant: str | None) -> None:
+        self._service, self._items, self._tenant = service, request.items, tenant
+        self._limit_s = request.deadline_s or service.settings.batch_deadline_s
+        self._clock = asyncio.get_running_loop().time
+        self._ends = self._clock() + self._limit_s
+        self._results: list[BatchResult | None] = [None] * len(request.items)
+
+    async def run(self) -> list[BatchResult]:
+        """Sweep once, then wait for those who have to wait."""
+        waiting: dict[str, list[int]] = defaultdict(list)
+        for number, item in enumerate(self._items):
+            if number % BREATH == BREATH - 1:
+                await asyncio.sleep(0)
+            if item.session_id in waiting or not self._at_once(number, item):
+                waiting[item.session_id].append(number)
+        if waiting:
+            await asyncio.gather(*(self._in_turn(numbers) for numbers in waiting.values()))
+        return [result for result in self._results if result is not None]
+
+    def _at_once(self, number: int, item: BatchItem) -> bool:
+        """Carry out an item that nothing has to be waited for; False for one that has to wait."""
+        try:
+            self._results[number] = self._now(item)
+        except Exception as error:
+            self._results[number] = self._failed(item, error)
+        return self._results[number] is not None
+
+    def _now(self, item: BatchItem) -> BatchResult | None:
+        if self._clock() >= self._ends:
+            raise errors.timed_out("the batch", self._limit_s)
+        session = self._service.store.get(item.session_id, self._tenant)
+        _check_fields(item)
+        if item.op == "state":
+            return BatchResult(item.session_id, True, item.request_id, state=self._service.state(session))
+        if item.op == "close":
+            self._service.end(item.session_id, self._tenant)
+            return BatchResult(item.session_id, True, item.request_id)
+        if session.lock.locked():
+            return None
+        if item.action is None:
+            result = self._service.reset_now(session, item)
+            return None if result is None else _stepped(item, result)
+        if self._service.factory.blocking:
+            return None
+        return _stepped(item, self._service.step_now(session, item.action.text, item.step_index))
+
+    async def _in_turn(self, numbers: list[int]) -> None:
+        """Carry out the rest of one session's items."""
+        for number in numbers:
+            item = self._items[number]
+            if self._at_once(number, item):
+                continue
+            try:
+                self._results[number] = await self._waited(item)
+            except Exception as error:
+                self._results[number] = self._failed(item, error)
+
+    async def _waited(self, item: BatchItem) -> BatchResult:
+        session = self._service.store.get(item.session_id, self._tenant)
+        try:
+            async with asyncio.timeout_at(self._ends):
+                if item.action is not None:
+                    result = await self._service.step(session, item.action.text, item.step_index)
+                else:
+                    result = await self._service.reset(session, item)
+        except TimeoutError as error:
+            raise errors.timed_out("the batch", self._limit_s) from error
+        return _stepped(item, result)
+
+    def _failed(self, item: BatchItem, error: Exception) -> BatchResult:
+        """The item's error: one session's fault is no other session's."""
+        known = error if isinstance(error, ApiError) else self._service.unexpected(f"the {item.op}", error)
+        self._service.metrics.errors.labels(known.code).inc()
+        return BatchResult(item.session_id, False, item.request_id, error=known.item())
+
+
+def _check_fields(item: BatchItem) -> None:
+    """Refuse a field of another operation, which would be ignored.
+
+    Raises:
+        ApiError: 422.
+    """
+    if (item.op == "step") != (item.action is not None):
+        raise invalid("op 'step' needs an action, such as {text: 'up'}, and no other op takes one")
+    if item.op != "step" and item.step_index is not None:
+        raise invalid(f"op {item.op!r} takes no step_index: that is of op 'step'")
+    if item.op != "reset" and (given := _reset_of(item)) != _NO_RESET:
+        name = next(name for name, value in zip(RESET_FIELDS, given, strict=True) if value is not None)
+        raise invalid(f"op {item.op!r} takes no {name}: that is of op 'reset'")
+
+
+def _stepped(item: BatchItem, result: StepResult) -> BatchResult:
+    return BatchResult(
+        item.session_id, True, item.request_id, result.observation, result.reward, result.done, result.metadata
+    )

@@ -1,0 +1,75 @@
+"""MCP over HTTP: the Streamable HTTP transport, whose server sends nothing unasked.
+
+    POST   /mcp   one JSON-RPC message. A request is answered with 200 and JSON, a notification with 202 and no body.
+    DELETE /mcp   ends the session that the header names.
+    GET    /mcp   405: there is no stream of the server's own.
+
+`initialize` opens a session of the environment, and its reply names it in the header `Mcp-Session-Id`, which clients
+repeat. A request whose header names a session that has ended is answered with 404, upon which they initialize again.
+Requests without these headers are OpenEnv's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from starlette.responses import Response
+
+from arlarena.env_server.api import mcp
+from arlarena.env_server.api.wire import reply
+from arlarena.env_server.errors import ApiError, invalid
+from arlarena.env_server.sessions.service import EnvironmentService
+from arlarena.env_server.sessions.store import Caller
+
+SESSION_HEADER, VERSION_HEADER = "mcp-session-id", "mcp-protocol-version"
+
+
+def session_meant(raw: bytes, headers: Mapping[str, str]) -> str | None:
+    """The session that a request names, in its params or else in its header."""
+    return mcp.outline(raw)[1] or headers.get(SESSION_HEADER)
+
+
+async def post(service: EnvironmentService, raw: bytes, headers: Mapping[str, str], caller: Caller) -> Response:
+    """The response to one message."""
+    version, session_id = headers.get(VERSION_HEADER), headers.get(SESSION_HEADER)
+    method, named = mcp.outline(raw)
+    if version is not None and version not in mcp.PROTOCOL_VERSIONS:
+        message = f"{VERSION_HEADER}: {version!r} is not spoken here; known: {', '.join(mcp.PROTOCOL_VERSIONS)}"
+        return reply(mcp.error_reply(None, mcp.RpcError(mcp.INVALID_REQUEST, message)), 400)
+    if method == "initialize":
+        return await _initialize(service, raw, caller)
+    if session_id is not None and named is None:
+        try:
+            service.store.get(session_id, caller.tenant)
+        except ApiError as error:
+            return reply(mcp.error_reply(None, mcp.rpc_error(service, error)), 404)
+    answer = await mcp.answer(service, raw, caller=caller, header=session_id)
+    if method.startswith(mcp.NOTIFICATIONS) and "result" in answer:
+        return Response(status_code=202)
+    return reply(answer)
+
+
+async def _initialize(service: EnvironmentService, raw: bytes, caller: Caller) -> Response:
+    """The handshake, and a session for it."""
+    answer = await mcp.answer(service, raw, caller=caller)
+    if "result" not in answer:
+        return reply(answer)
+    try:
+        session_id = await mcp.Call(service, mcp.Params(), None, caller).open_session()
+    except ApiError as error:
+        return reply(mcp.error_reply(answer["id"], mcp.rpc_error(service, error)))
+    return reply(answer, headers={SESSION_HEADER: session_id})
+
+
+def close(service: EnvironmentService, headers: Mapping[str, str], caller: Caller) -> Response:
+    """End the session that the header names.
+
+    Raises:
+        ApiError: 404 for a session that has ended, 422 where none is named.
+    """
+    if (session_id := headers.get(SESSION_HEADER)) is None:
+        raise invalid(
+            f"DELETE /mcp ends the session that the header {SESSION_HEADER} names, and there is no such header"
+        )
+    service.end(session_id, caller.tenant)
+    return Response(status_code=204)

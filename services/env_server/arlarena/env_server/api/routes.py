@@ -1,0 +1,388 @@
+"""The HTTP routes, as a table: what each takes and gives, and the function behind it.
+
+They are plain Starlette endpoints around msgspec, because FastAPI's own validation costs more than a step. `openapi`
+turns the same table into the schema, so that routes and their description cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from arlarena.env_server import errors
+from arlarena.env_server.api import batches, mcp_http
+from arlarena.env_server.api.schemas import schema_of
+from arlarena.env_server.api.wire import check_values, parse, read_body, reply
+from arlarena.env_server.cluster import shared
+from arlarena.env_server.cluster.peers import Peers, Pods, is_hop, is_pod_hop
+from arlarena.env_server.sessions import tasks
+from arlarena.env_server.sessions.service import EnvironmentService
+from arlarena.env_server.sessions.store import Caller, Session
+from arlarena.environment.frames import PNG
+from arlarena.proto import env
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request: the service, the decoded body (None where the route takes none), path and query parameters, headers,
+    who asks (its address, and the tenant whose token it brings), and the other workers and pods (None where there are
+    none, or where one of them asks).
+    """
+
+    service: EnvironmentService
+    body: Any
+    path: dict[str, str]
+    query: dict[str, str]
+    headers: Mapping[str, str]
+    caller: Caller
+    peers: Peers | None = None
+    pods: Pods | None = None
+
+    def session(self, session_id: str) -> Session:
+        """The caller's session.
+
+        Raises:
+            ApiError: 404.
+        """
+        return self.service.store.get(session_id, self.caller.tenant)
+
+
+Handler = Callable[[Call], Awaitable[Any]]
+RAW = bytes
+MCP_PATH = "/mcp"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route. `takes` RAW: the handler reads the bytes itself. `gives` None: it makes the Response itself. `errors`:
+    statuses it may answer with.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    takes: type[Any] | None = None
+    gives: Any = None
+    errors: tuple[int, ...] = ()
+    query: tuple[str, ...] = ()
+
+
+async def health(call: Call) -> Response:
+    """The process answers."""
+    found = call.service.health.report()
+    return reply(found, 503 if found.status == "unhealthy" else 200)
+
+
+async def ready(call: Call) -> Response:
+    """New sessions are taken, and there are threads to begin episodes."""
+    service = call.service
+    if service.store.draining:
+        return reply(env.Health("draining"), 503)
+    if not service.pool.free:
+        return reply(env.Health("unhealthy", service.health.threads()), 503)
+    return reply(env.Health("ready"))
+
+
+async def metadata(call: Call) -> env.OpenEnvMetadata:
+    """Name and description in OpenEnv's form."""
+    info = call.service.info
+    return env.OpenEnvMetadata(info.name, info.description, info.version)
+
+
+async def schema(call: Call) -> env.Schemas:
+    """JSON Schemas of action, observation and state."""
+    action = schema_of(env.Action) | {"title": "TextAction"}  # verifiers takes the title "Action" for an MCP server's
+    return env.Schemas(action, schema_of(env.Observation), schema_of(env.State))
+
+
+async def state(call: Call) -> env.State:
+    """Where a session stands; without `session_id`, the state of no episode."""
+    session_id = call.query.get("session_id")
+    return call.service.state(call.session(session_id)) if session_id else env.State()
+
+
+async def reset(call: Call) -> env.StepResult:
+    """Begin an episode, in a session or for this reply only."""
+    body = cast(env.ResetRequest, call.body)
+    if body.session_id is not None:
+        return await call.service.reset(call.session(body.session_id), body)
+    return await call.service.first_observation(body, call.caller)
+
+
+async def step(call: Call) -> env.StepResult:
+    """Take a step, in a session or as the first one of a fresh episode of train/0."""
+    body = cast(env.StepRequest, call.body)
+    service = call.service
+    if body.session_id is not None:
+        return await service.step(call.session(body.session_id), body.action.text, body.step_index)
+    if body.step_index is not None:
+        raise errors.invalid("step_index needs a session_id")
+    return await service.first_step(body.action.text, call.caller)
+
+
+async def rpc(call: Call) -> Response:
+    """MCP: JSON-RPC over HTTP."""
+    return await mcp_http.post(call.service, call.body, call.headers, call.caller)
+
+
+async def close_rpc(call: Call) -> Response:
+    """End the session of an MCP client."""
+    return mcp_http.close(call.service, call.headers, call.caller)
+
+
+async def list_environments(call: Call) -> list[str]:
+    """The one environment that is served here."""
+    return [call.service.info.name]
+
+
+def _check_environment(call: Call) -> None:
+    """The environment of the path is the one that is served.
+
+    Raises:
+        ApiError: 404.
+    """
+    name, known = call.path["env"], call.service.info.name
+    if name.lower() != known.lower():
+        raise errors.ApiError(404, "unknown_environment", f"no environment {name!r} here; this server plays {known!r}")
+
+
+async def list_splits(call: Call) -> list[env.SplitRef]:
+    """The environment's splits."""
+    _check_environment(call)
+    return [env.SplitRef(split.name, split.type) for split in call.service.info.splits]
+
+
+async def list_tasks(call: Call) -> env.TaskList:
+    """All tasks of a split."""
+    _check_environment(call)
+    service = call.service
+    split = tasks.split_named(service.factory, call.body.split)
+    listed = tasks.task_range(service.factory, split, None, None, service.settings.max_listed)
+    return env.TaskList(listed, service.info.name)
+
+
+async def count_tasks(call: Call) -> env.TaskCount:
+    """How many tasks a split has."""
+    _check_environment(call)
+    return env.TaskCount(tasks.count(tasks.split_named(call.service.factory, call.body.split)))
+
+
+async def show_task(call: Call) -> env.TaskReply:
+    """One task."""
+    _check_environment(call)
+    factory, body = call.service.factory, call.body
+    return env.TaskReply(tasks.task_at(factory, tasks.split_named(factory, body.split), body.index))
+
+
+async def list_task_range(call: Call) -> env.TaskRange:
+    """Some tasks of a split."""
+    _check_environment(call)
+    factory, body = call.service.factory, call.body
+    split = tasks.split_named(factory, body.split)
+    return env.TaskRange(tasks.task_range(factory, split, body.start, body.stop, call.service.settings.max_listed))
+
+
+async def open_sessions(call: Call) -> env.SessionList:
+    """Open sessions, all or none."""
+    if call.peers is not None:
+        return env.SessionList(await shared.open_sessions(call.service, call.peers, call.body, call.caller))
+    return env.SessionList(await call.service.open(call.body, call.caller))
+
+
+async def list_sessions(call: Call) -> env.SessionList:
+    """The caller's open sessions."""
+    if call.peers is not None:
+        return env.SessionList(await shared.sessions(call.service, call.peers, call.caller))
+    store = call.service.store
+    return env.SessionList([store.describe(session) for session in store.of(call.caller.tenant)])
+
+
+async def show_session(call: Call) -> env.OpenedSession:
+    """One session; does not count as use."""
+    store = call.service.store
+    session_id = call.path["session_id"]
+    found = next((session for session in store.of(call.caller.tenant) if session.id == session_id), None)
+    if found is None:
+        raise errors.unknown_session(session_id)
+    return store.describe(found)
+
+
+async def close_session(call: Call) -> Response:
+    """End a session."""
+    call.service.end(call.path["session_id"], call.caller.tenant)
+    return Response(status_code=204)
+
+
+async def fork(call: Call) -> env.SessionList:
+    """Open sessions in the state of this one."""
+    return env.SessionList(await call.service.fork(call.session(call.path["session_id"]), call.body))
+
+
+async def snapshot(call: Call) -> env.Snapshot:
+    """Keep a session's state."""
+    return await call.service.snapshot(call.session(call.path["session_id"]))
+
+
+async def restore(call: Call) -> env.OpenedSession:
+    """Go back to a kept state."""
+    return await call.service.restore(call.path["snapshot_id"], call.body, call.caller)
+
+
+async def forget_snapshot(call: Call) -> Response:
+    """Give up a snapshot."""
+    call.service.snapshots.forget(call.path["snapshot_id"], call.caller.tenant)
+    return Response(status_code=204)
+
+
+async def show_frame(call: Call) -> Response:
+    """A frame by the hash of its file, which can be cached for ever."""
+    try:
+        png = call.service.frames.get(call.path["digest"], call.caller.tenant)
+    except errors.ApiError as missing:
+        if call.peers is None:
+            raise
+        return await shared.frame(call.peers, f"/v1/frames/{call.path['digest']}.png", missing, call.caller)
+    readers = "public" if call.caller.tenant is None else "private"
+    headers = {"Cache-Control": f"{readers}, max-age=31536000, immutable", "ETag": f'"{call.path["digest"]}"'}
+    return Response(png, headers=headers, media_type=PNG)
+
+
+async def heartbeat(call: Call) -> env.Lease:
+    """Begin a session's idle time anew."""
+    store = call.service.store
+    session = call.session(call.path["session_id"])
+    return env.Lease(session.id, store.lease_expires_at(session))
+
+
+async def expert(call: Call) -> env.ExpertReply:
+    """The expert's next reply and its plan to the end."""
+    return await call.service.expert(call.session(call.path["session_id"]))
+
+
+async def batch(call: Call) -> env.BatchReply:
+    """Many operations in one request; errors are per item."""
+    fellows = [one for one in (call.pods, call.peers) if one is not None]
+    if fellows:
+        return env.BatchReply(await shared.batch(call.service, fellows, call.body, call.caller))
+    return env.BatchReply(await batches.carry_out(call.service, call.body, call.caller))
+
+
+async def info(call: Call) -> env.Info:
+    """What is being played: versions, template, rewards, splits."""
+    return call.service.info
+
+
+async def capacity(call: Call) -> env.Capacity:
+    """Sessions open and possible."""
+    if call.peers is not None:
+        return await shared.capacity(call.service, call.peers)
+    return call.service.capacity()
+
+
+async def metrics(call: Call) -> Response:
+    """Prometheus."""
+    service = call.service
+    service.metrics.sessions.set(len(service.store))
+    service.metrics.lost_threads.set(service.pool.lost)
+    if call.peers is not None:
+        return Response(await shared.metrics(service, call.peers), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+ROUTES = (
+    Route("GET", "/health", health, "The process answers", gives=env.Health, errors=(503,)),
+    Route("GET", "/ready", ready, "New sessions are taken", errors=(503,)),
+    Route("GET", "/metadata", metadata, "Name and description, in OpenEnv's form", gives=env.OpenEnvMetadata),
+    Route("GET", "/schema", schema, "JSON Schemas of action, observation and state", gives=env.Schemas),
+    Route("GET", "/state", state, "Where an episode stands", gives=env.State, errors=(404,), query=("session_id",)),
+    Route("POST", "/reset", reset, "Begin an episode", env.ResetRequest, env.StepResult, (404, 422, 504)),
+    Route("POST", "/step", step, "Take a step", env.StepRequest, env.StepResult, (404, 409, 422, 504)),
+    Route("POST", MCP_PATH, rpc, "MCP, as JSON-RPC 2.0", takes=RAW, errors=(400, 404)),
+    Route("DELETE", MCP_PATH, close_rpc, "End the session of an MCP client", errors=(404,)),
+    Route("GET", "/list_environments", list_environments, "The environment served here", gives=list[str]),
+    Route("GET", "/{env}/splits", list_splits, "Its splits", gives=list[env.SplitRef], errors=(404,)),
+    Route("POST", "/{env}/tasks", list_tasks, "A split's tasks", env.SplitRequest, env.TaskList, (404, 422)),
+    Route("POST", "/{env}/num_tasks", count_tasks, "Their number", env.SplitRequest, env.TaskCount, (404, 422)),
+    Route("POST", "/{env}/task", show_task, "One task", env.TaskRequest, env.TaskReply, (400, 404, 422)),
+    Route(
+        "POST", "/{env}/task_range", list_task_range, "Some tasks", env.TaskRangeRequest, env.TaskRange,
+        (400, 404, 422),
+    ),
+    Route(
+        "POST", "/v1/sessions", open_sessions, "Open sessions, all or none", env.CreateSessions, env.SessionList,
+        (422, 429, 503, 504),
+    ),
+    Route("GET", "/v1/sessions", list_sessions, "The caller's open sessions", gives=env.SessionList),
+    Route("GET", "/v1/sessions/{session_id}", show_session, "One session", gives=env.OpenedSession, errors=(404,)),
+    Route("DELETE", "/v1/sessions/{session_id}", close_session, "End a session", errors=(404,)),
+    Route(
+        "POST", "/v1/sessions/{session_id}/heartbeat", heartbeat, "Begin a session's idle time anew",
+        gives=env.Lease, errors=(404,),
+    ),
+    Route(
+        "POST", "/v1/sessions/{session_id}/fork", fork, "Open sessions in the state of this one",
+        env.ForkRequest, env.SessionList, (404, 409, 422, 429, 503),
+    ),
+    Route(
+        "POST", "/v1/sessions/{session_id}/snapshot", snapshot, "Keep a session's state",
+        gives=env.Snapshot, errors=(404, 409, 503),
+    ),
+    Route(
+        "POST", "/v1/snapshots/{snapshot_id}/restore", restore, "Go back to a kept state",
+        env.RestoreRequest, env.OpenedSession, (404, 422, 429, 503),
+    ),
+    Route("DELETE", "/v1/snapshots/{snapshot_id}", forget_snapshot, "Give up a snapshot", errors=(404,)),
+    Route(
+        "GET", "/v1/sessions/{session_id}/expert", expert, "The expert's replies from here", gives=env.ExpertReply,
+        errors=(403, 404, 409, 504),
+    ),
+    Route("POST", "/v1/batch", batch, "Many operations, errors per item", env.BatchRequest, env.BatchReply, (422,)),
+    Route("GET", "/v1/frames/{digest}.png", show_frame, "A frame, by its SHA-256", errors=(404,)),
+    Route("GET", "/v1/info", info, "What is being played", gives=env.Info),
+    Route("GET", "/v1/capacity", capacity, "Sessions open and possible", gives=env.Capacity),
+    Route("GET", "/metrics", metrics, "Prometheus"),
+)  # fmt: skip
+
+
+def meant(
+    route: Route, body: Any, path: dict[str, str], query: dict[str, str], headers: Mapping[str, str]
+) -> str | None:
+    """The session or snapshot that a request is about, wherever it names it."""
+    if route.path == MCP_PATH:
+        return mcp_http.session_meant(body or b"", headers)
+    named = path.get("session_id") or path.get("snapshot_id") or query.get("session_id")
+    return named or getattr(body, "session_id", None)
+
+
+async def answer(route: Route, service: EnvironmentService, request: Request) -> Response:
+    """Read, carry out, and write one request.
+
+    Raises:
+        ApiError: whatever the handler finds wrong.
+    """
+    caller = service.access.caller(request)
+    body: Any = None
+    raw = b""
+    if route.takes is not None:
+        raw = await read_body(request, service.settings.max_body_bytes)
+        check_values(raw)
+        body = raw if route.takes is RAW else parse(raw, route.takes)
+    path = cast(dict[str, str], request.path_params)
+    query = dict(request.query_params) if request.scope["query_string"] else {}
+    peers = None if is_hop(request) else service.peers
+    named = meant(route, body, path, query, request.headers)
+    pods = None if is_hop(request) or is_pod_hop(request) else service.pods
+    for fellows in (pods, peers):
+        if fellows is not None and (holder := fellows.holder(named)) is not None:
+            return await fellows.forward(holder, request, raw, caller)
+    call = Call(service, body, path, query, request.headers, caller, peers, pods)
+    if call.query and (unknown := set(call.query) - set(route.query)):
+        raise errors.invalid(f"unknown query parameter {min(unknown)!r}; known: {', '.join(route.query) or 'none'}")
+    value = await route.handler(call)
+    return value if isinstance(value, Response) else reply(value)

@@ -1,0 +1,219 @@
+"""The WebSocket route, with OpenEnv's frames: one session a socket, one reply a request.
+
+    > {"type":"reset","data":{"seed":3}}      < {"type":"observation","data":{"observation":…,"reward":null,…}}
+    > {"type":"step","data":{"text":"up"}}    > {"type":"state"}    > {"type":"close"}
+
+An error leaves the socket open, except where there is no session to serve. A socket that is closed takes the session
+with it that was opened for it. One that is lost leaves it alive for a while, so that the player can come back with
+`/ws?session_id=…`; after that, or when nothing is said for the session's ttl, its place is free again. A socket whose
+session ends first is told so and closed: a peer that vanished without a word (a half-open connection) holds neither a
+place nor a socket for longer than the ttl.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from typing import Any, cast
+
+import aiohttp
+import msgspec
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from arlarena.env_server.api import mcp
+from arlarena.env_server.api.wire import decode, encode, parse
+from arlarena.env_server.cluster.peers import Fellows, is_hop, is_pod_hop
+from arlarena.env_server.errors import ApiError
+from arlarena.env_server.sessions.service import EnvironmentService
+from arlarena.env_server.sessions.store import Caller, Session
+from arlarena.proto.env import Action, ResetSpec
+
+CLOSE_NORMAL = 1000
+CLOSE_GOING_AWAY = 1001
+CLOSE_UNEXPECTED = 1011
+CLOSE_TRY_LATER = 1013
+
+# What a peer that does not read may hold up its own farewell.
+HANG_UP_S = 5.0
+# How long a new socket waits for the one before it.
+RELEASE_S = 1.0
+
+
+class Frame(msgspec.Struct):
+    """What a player sends. `data` is decoded once its type is known."""
+
+    type: str
+    data: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+def _error(code: str, message: str, **fields: Any) -> bytes:
+    return encode({"type": "error", "data": {"message": message, "code": code, **fields}})
+
+
+def _refusal(error: ApiError) -> bytes:
+    """The frame for an error in a request that the socket survives."""
+    if error.status == 422:
+        return _error("VALIDATION_ERROR", error.message, errors=error.reply().detail)
+    return _error("EXECUTION_ERROR", error.message, errors=[{"type": error.code, "msg": error.message}])
+
+
+class Conversation:
+    """One socket and its session."""
+
+    def __init__(self, socket: WebSocket, service: EnvironmentService, session: Session) -> None:
+        self._socket = socket
+        self._service = service
+        self._session = session
+
+    async def run(self) -> None:
+        """Answer until the player closes.
+
+        Raises:
+            WebSocketDisconnect: the socket was lost.
+        """
+        while True:
+            message = await self._socket.receive()
+            if message["type"] == "websocket.disconnect":
+                raise WebSocketDisconnect(message.get("code", CLOSE_NORMAL), message.get("reason"))
+            raw = message.get("bytes") or (message.get("text") or "").encode()
+            answer = await self.answer(raw)
+            if answer is None:
+                return
+            await self._socket.send_text(answer.decode())
+
+    async def hang_up(self, message: str) -> None:
+        """Tell the player that the session is over, and close. A peer that is gone cannot hold this up for long."""
+        try:
+            async with asyncio.timeout(HANG_UP_S):
+                await self._socket.send_text(_error("SESSION_ERROR", message).decode())
+                await self._socket.close(CLOSE_GOING_AWAY)
+        except (TimeoutError, RuntimeError, OSError, WebSocketDisconnect) as error:
+            self._service.log.info("hang_up", session=self._session.id, error=repr(error))
+
+    async def answer(self, raw: bytes) -> bytes | None:
+        """The reply to one frame, None for `close`."""
+        try:
+            frame = decode(raw, Frame)
+        except ApiError as error:
+            code = "INVALID_JSON" if error.code == "invalid_json" else "VALIDATION_ERROR"
+            return _error(code, error.message)
+        if frame.type == "close":
+            return None
+        if frame.type not in ("reset", "step", "state", "mcp"):
+            return _error("UNKNOWN_TYPE", f"unknown type {frame.type!r}; known: reset, step, state, mcp, close")
+        try:
+            return encode(await self._carry_out(frame))
+        except ApiError as error:
+            self._service.metrics.errors.labels(error.code).inc()
+            return _refusal(error)
+        except Exception as error:
+            self._service.metrics.errors.labels("internal").inc()
+            self._service.log.error("frame_failed", type=frame.type, error=repr(error), stack=traceback.format_exc())
+            return _error("EXECUTION_ERROR", f"{frame.type} failed: {type(error).__name__}; the server's log has more")
+
+    async def _carry_out(self, frame: Frame) -> dict[str, Any]:
+        service = self._service
+        session = service.store.get(self._session.id, self._session.tenant)
+        data = bytes(frame.data)
+        if data == b"null":
+            data = b"{}"
+        if frame.type == "mcp":
+            return {"type": "mcp", "data": await mcp.answer(service, data, session, session.caller)}
+        if frame.type == "state":
+            return {"type": "state", "data": service.state(session)}
+        if frame.type == "reset":
+            result = await service.reset(session, parse(data, ResetSpec))
+        else:
+            result = await service.step(session, parse(data, Action).text)
+        return {"type": "observation", "data": result}
+
+
+async def _wait_for_release(session: Session) -> None:
+    """Give the socket that had the session a moment to let go: its close may still be on the way.
+
+    Raises:
+        ApiError: it does not.
+    """
+    try:
+        async with asyncio.timeout(RELEASE_S):
+            while session.attached:  # of several that wait, one is first
+                await session.detached.wait()
+    except TimeoutError:
+        raise ApiError(409, "attached", f"session {session.id!r} already has a socket") from None
+
+
+async def _attach(socket: WebSocket, service: EnvironmentService, caller: Caller) -> Session | None:
+    """The socket's session: the one it names, or a new one. None after a refusal, which also closes the socket."""
+    wanted = socket.query_params.get("session_id")
+    try:
+        if wanted:
+            session = service.store.get(wanted, caller.tenant)
+        else:
+            (session,) = service.store.open(1, caller=caller)
+        await _wait_for_release(session)
+    except ApiError as error:
+        service.metrics.errors.labels(error.code).inc()
+        full = {"active_sessions": len(service.store), "max_sessions": service.settings.capacity}
+        if error.status in (429, 503):
+            await socket.send_text(_error("CAPACITY_REACHED", error.message, **full).decode())
+            await socket.close(CLOSE_TRY_LATER)
+        else:
+            await socket.send_text(_error("SESSION_ERROR", error.message).decode())
+            await socket.close(CLOSE_UNEXPECTED)
+        return None
+    session.detached.clear()
+    service.metrics.sessions.set(len(service.store))
+    return session
+
+
+async def _elsewhere(socket: WebSocket, service: EnvironmentService) -> tuple[Fellows, int] | None:
+    """Who else is to serve this socket: the holder of its session, or a worker with room where there is none here."""
+    if is_hop(socket):
+        return None
+    wanted = socket.query_params.get("session_id")
+    pods, peers = None if is_pod_hop(socket) else service.pods, service.peers
+    for fellows in (pods, peers):
+        if fellows is not None and (holder := fellows.holder(wanted)) is not None:
+            return fellows, holder
+    if peers is None or wanted or service.store.free():
+        return None
+    free = (worker for worker, free in zip(peers.others, await peers.room(), strict=True) if free)
+    return next(((peers, worker) for worker in free), None)
+
+
+async def serve(socket: WebSocket) -> None:
+    """The endpoint of /ws."""
+    service = cast(EnvironmentService, socket.app.state.service)
+    await socket.accept()
+    try:
+        caller = service.access.caller(socket)  # before anything is passed on: a fellow worker does not ask again
+        if (place := await _elsewhere(socket, service)) is not None:
+            fellows, number = place
+            await fellows.carry(number, socket, caller)
+            return
+    except (ApiError, aiohttp.ClientError, OSError) as error:
+        message = str(error) if isinstance(error, ApiError) else f"the session's worker does not answer: {error}"
+        await socket.send_text(_error("SESSION_ERROR", message).decode())
+        await socket.close(CLOSE_UNEXPECTED)
+        return
+    session = await _attach(socket, service, caller)
+    if session is None:
+        return
+    conversation = Conversation(socket, service, session)
+    session.hang_up = conversation.hang_up
+    try:
+        await conversation.run()
+    except WebSocketDisconnect as left:
+        if "session_id" not in socket.query_params:  # the session was opened for this socket
+            if left.code == CLOSE_NORMAL:
+                service.store.discard([session])
+            service.store.shorten(session, service.settings.reattach_grace_s)
+    else:
+        service.store.discard([session])
+        await socket.close(CLOSE_NORMAL)
+    finally:
+        session.hang_up = None
+        session.detached.set()
+        if session.closing:
+            service.store.discard([session])
+        service.metrics.sessions.set(len(service.store))

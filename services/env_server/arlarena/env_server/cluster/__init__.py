@@ -1,0 +1,1 @@
+"""Several worker processes and several pods that share sessions."""

@@ -1,0 +1,406 @@
+"""What the server does, whatever the transport: open, reset, step, expert. HTTP, WebSocket and batches call these.
+
+A step is carried out on the event loop where it takes some 10 us, a tenth of handing it to a thread and back. Starting
+an episode and asking the expert may search for seconds, and an environment may say that its steps block: all these run
+in a small pool of threads. They work on copies, and only the event loop changes a session, so giving up on one leaves
+nothing half done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from traceback import format_exception
+from typing import TypeVar
+
+import msgspec
+
+from arlarena.env_server import errors
+from arlarena.env_server.api.access import Access
+from arlarena.env_server.cluster.peers import Peers, Pods
+from arlarena.env_server.errors import ApiError, invalid
+from arlarena.env_server.sessions.blocking_calls import carry_out, refusal
+from arlarena.env_server.sessions.frames import FrameStore
+from arlarena.env_server.sessions.health import HealthCheck
+from arlarena.env_server.sessions.metrics import Metrics
+from arlarena.env_server.sessions.outcomes import check_result
+from arlarena.env_server.sessions.pool import WorkPool
+from arlarena.env_server.sessions.reset_cache import Prototypes, Start
+from arlarena.env_server.sessions.snapshots import SnapshotStore
+from arlarena.env_server.sessions.store import (
+    UNKNOWN_CALLER,
+    Caller,
+    Clock,
+    LastStep,
+    Session,
+    SessionStore,
+    StoreLimits,
+)
+from arlarena.env_server.settings import EnvironmentSettings
+from arlarena.environment.protocols import (
+    EnvironmentFactory,
+    EnvironmentFailure,
+    Episode,
+    ExpertUnavailable,
+    Resources,
+    TaskError,
+)
+from arlarena.proto.env import (
+    Capacity,
+    CreateSessions,
+    ExpertReply,
+    ForkRequest,
+    OpenedSession,
+    ResetSpec,
+    RestoreRequest,
+    Snapshot,
+    State,
+    StepResult,
+)
+from arlarena.proto.telemetry import Logger
+from arlarena.proto.trajectory import Task
+
+T = TypeVar("T")
+
+THREADS = 2  # for resets and steps that compute; an environment whose steps wait for others asks for more
+
+
+class EnvironmentService:
+    """One environment and its sessions."""
+
+    def __init__(
+        self,
+        factory: EnvironmentFactory,
+        settings: EnvironmentSettings,
+        log: Logger,
+        clock: Clock = time.monotonic,
+        peers: Peers | None = None,
+        pods: Pods | None = None,
+    ) -> None:
+        self.peers, self.pods = peers, pods
+        self.factory = factory
+        self.settings = settings
+        self.info = factory.info
+        self.log = log
+        self.metrics = Metrics(self.info.name)
+        self.metrics.capacity.set(settings.capacity)
+        self.store = SessionStore(StoreLimits.of(settings), clock, on_expired=self._expired)
+        self.snapshots = SnapshotStore(settings.max_snapshots, settings.snapshot_ttl_s, settings.shard, clock)
+        evaluation = {split.name for split in self.info.splits if split.evaluation}
+        self._held_out = evaluation - set(settings.expert_splits)
+        self.frames = FrameStore(settings.frame_cache_bytes)
+        self._prototypes = Prototypes(settings.kept_starts)
+        self._farewells: set[asyncio.Future[None]] = set()
+        self.pool = WorkPool(settings.pool_threads or int(getattr(factory, "threads", THREADS)), "episode")
+        self.metrics.threads.set(self.pool.size)
+        self.health = HealthCheck(factory, self.pool, settings.lost_threads_timeout_s, clock)
+        self.access = Access(settings, log)
+
+    def close(self) -> None:
+        """Take no new sessions, let threads end, and end what the environment had started."""
+        self.store.draining = True
+        self.pool.close()
+        if isinstance(self.factory, Resources):
+            self.factory.close()
+
+    def hang_up(self, sessions: Iterable[Session], reason: str) -> None:
+        """Tell the sockets of these sessions that they are over, without waiting for them."""
+        for session in sessions:
+            if session.hang_up is not None:
+                task = asyncio.ensure_future(session.hang_up(reason))
+                self._farewells.add(task)
+                task.add_done_callback(self._farewells.discard)
+
+    async def part(self) -> None:
+        """Hang up on everybody who is still here, and wait until they are told."""
+        self.hang_up(self.store, "this server is shutting down: use another one")
+        if self._farewells:
+            await asyncio.wait(set(self._farewells))
+
+    def _expired(self, gone: list[Session]) -> None:
+        self.hang_up(gone, "this session was idle for longer than its ttl_s")
+        self.metrics.expired.inc(len(gone))
+        self.metrics.sessions.set(len(self.store))
+        self.log.info("sessions_expired", count=len(gone), open=len(self.store))
+
+    def capacity(self) -> Capacity:
+        """How many sessions there are and may be."""
+        limit, active = self.settings.capacity, len(self.store)
+        return Capacity(limit, active, limit - active, self.store.draining)
+
+    async def _in_thread(self, what: str, limit_s: float, work: Callable[[], T]) -> T:
+        """`work` in the pool. Errors as in `carry_out`."""
+        return await carry_out(self.pool, self.settings, what, limit_s, work)
+
+    async def first_observation(self, spec: ResetSpec, caller: Caller) -> StepResult:
+        """How a new episode begins that is in no session. Errors as in `start`."""
+        return self._presented((await self.start(spec))[1], caller.tenant)
+
+    async def start(self, spec: ResetSpec) -> Start:
+        """A new episode and its first observation, in no session.
+
+        Raises:
+            ApiError: 422 for a task that does not exist, 504 when it takes too long.
+        """
+        task = self._task(spec)
+        return self._kept(task) or await self._made(task)
+
+    def _task(self, spec: ResetSpec) -> Task:
+        try:
+            return self.factory.task(spec)
+        except TaskError as error:
+            raise invalid(str(error)) from error
+
+    def _kept(self, task: Task) -> Start | None:
+        """A start of a task that was begun before, at once; None for another one."""
+        begun = time.perf_counter()
+        start = self._prototypes.fork(task)
+        if start is None:
+            return None
+        self.metrics.reset_seconds.observe(time.perf_counter() - begun)
+        return start
+
+    async def _made(self, task: Task) -> Start:
+        """A new start, kept for whoever plays the task next. Errors as in `start`."""
+        begun = time.perf_counter()
+
+        def work() -> Start:
+            episode = self.factory.start(task)
+            return episode, check_result(task.id, episode.observe(), stepped=False)
+
+        try:
+            start = await self._in_thread(f"the reset of {task.id}", self.settings.reset_timeout_s, work)
+        except TaskError as error:
+            raise invalid(str(error)) from error
+        finally:
+            self.metrics.reset_seconds.observe(time.perf_counter() - begun)
+        if not self.factory.blocking:
+            self._prototypes.keep(start)
+        return start
+
+    async def reset(self, session: Session, spec: ResetSpec) -> StepResult:
+        """Begin an episode in a session; the old one stays if this fails. Errors as in `start`."""
+        async with session.lock:
+            return self._begin(session, spec, await self.start(spec))
+
+    def reset_now(self, session: Session, spec: ResetSpec) -> StepResult | None:
+        """As `reset`, for a session that nobody is busy with; None where it has to be waited for."""
+        start = self._kept(self._task(spec))
+        return None if start is None else self._begin(session, spec, start)
+
+    def _begin(self, session: Session, spec: ResetSpec, start: Start) -> StepResult:
+        session.episode, result = start
+        session.episode_id, session.last, session.failure = spec.episode_id, None, None
+        self.store.touch(session)
+        return self._presented(result, session.tenant)
+
+    async def step(self, session: Session, text: str, index: int | None = None) -> StepResult:
+        """Take one step, or repeat the reply to the last one.
+
+        Raises:
+            ApiError: 409 before a reset, after the end, and for an index that is neither next nor last.
+        """
+        async with session.lock:
+            if not self.factory.blocking:
+                return self.step_now(session, text, index)
+            if (repeated := self._repeated(session, text, index)) is not None:
+                return repeated
+            count = session.steps
+            session.episode, result = await self._stepped_copy(self._episode(session), text, session.tenant)
+            session.last = LastStep(count, text, result)
+            self.store.touch(session)
+            return result
+
+    def step_now(self, session: Session, text: str, index: int | None = None) -> StepResult:
+        """As `step`, for a session that nobody is busy with, in an environment whose steps do not block."""
+        if (repeated := self._repeated(session, text, index)) is not None:
+            return repeated
+        episode = self._episode(session)
+        count, begun = episode.steps, time.perf_counter()
+        try:
+            result = self._counted(episode, episode.step(text), begun, session.tenant)
+        except EnvironmentFailure as error:
+            raise refusal("the step", error) from error
+        except Exception as error:  # the episode may have moved, so nobody can go on from here
+            failure = error if isinstance(error, ApiError) else self.unexpected("the step", error)
+            session.failure = failure.again()
+            raise failure from error
+        session.last = LastStep(count, text, result)
+        return result
+
+    def unexpected(self, what: str, error: Exception) -> ApiError:
+        """The reply to a fault that nobody foresaw, which is logged with its stack."""
+        self.log.error("operation_failed", what=what, error=repr(error), stack="".join(format_exception(error)))
+        return errors.internal(what, error)
+
+    async def first_step(self, text: str, caller: Caller = UNKNOWN_CALLER) -> StepResult:
+        """The first step of a new episode of the default task, in no session. Errors as in `start` and `step`."""
+        self._check_length(text)
+        episode, _ = await self.start(ResetSpec())
+        if self.factory.blocking:
+            return (await self._stepped_copy(episode, text, caller.tenant))[1]
+        begun = time.perf_counter()
+        return self._counted(episode, episode.step(text), begun, caller.tenant)
+
+    def _repeated(self, session: Session, text: str, index: int | None) -> StepResult | None:
+        """The reply to the last step where this is that step again; None where it is the next one.
+
+        Raises:
+            ApiError: it is neither, or cannot be taken.
+        """
+        episode, last = self._episode(session), session.last
+        if index is not None and index != episode.steps:
+            if last is not None and last.index == index and last.text == text:
+                self.metrics.repeated.inc()
+                return last.result
+            raise errors.step_index_conflict(session.id, index, episode.steps)
+        if episode.done:
+            raise errors.episode_over(session.id, episode.steps)
+        self._check_length(text)
+        return None
+
+    def _check_length(self, text: str) -> None:
+        if len(text) > self.settings.max_action_chars:
+            raise invalid(f"the action is longer than {self.settings.max_action_chars} characters")
+
+    async def _stepped_copy(self, episode: Episode, text: str, tenant: str | None) -> tuple[Episode, StepResult]:
+        """A step in a thread, on a copy: one that is given up leaves the episode as it was."""
+        begun = time.perf_counter()
+
+        def work() -> tuple[Episode, StepResult]:
+            twin = episode.fork()
+            return twin, twin.step(text)
+
+        twin, result = await self._in_thread("the step", self.settings.step_timeout_s, work)
+        return twin, self._counted(twin, result, begun, tenant)
+
+    def _counted(self, episode: Episode, result: StepResult, begun: float, tenant: str | None) -> StepResult:
+        """A step's result as it goes out, checked, timed and counted."""
+        check_result(episode.task.id, result, stepped=True)
+        self.metrics.step_seconds.observe(time.perf_counter() - begun)
+        if result.done:
+            solved = result.metadata is not None and result.metadata.success
+            self.metrics.episodes.labels("success" if solved else "failure").inc()
+        return self._presented(result, tenant)
+
+    def _presented(self, result: StepResult, tenant: str | None) -> StepResult:
+        """The result as it goes out: frames by URL, unless they are to be within it."""
+        if self.settings.frames == "data" or not result.observation.images:
+            return result
+        return msgspec.structs.replace(result, observation=self.frames.by_url(result.observation, tenant))
+
+    def state(self, session: Session) -> State:
+        """Where a session's episode stands."""
+        episode = session.episode
+        if episode is None:
+            return State(session_id=session.id)
+        return State(session.episode_id, episode.steps, session.id, episode.task.id, episode.done)
+
+    async def open(self, wish: CreateSessions, caller: Caller = UNKNOWN_CALLER) -> list[OpenedSession]:
+        """Open sessions, reset if asked for: all or nothing.
+
+        Raises:
+            ApiError: 503 while full, 429 for a client at its limit, 422 for an impossible wish, or whatever a reset
+                raises; then none is open.
+        """
+        if len(wish.reset) not in (0, 1, wish.count):
+            raise invalid(f"reset has {len(wish.reset)} entries for {wish.count} sessions: give none, one, or one each")
+        sessions = self.store.open(wish.count, ttl_s=wish.ttl_s, group_id=wish.group_id, caller=caller)
+        specs = wish.reset * wish.count if len(wish.reset) == 1 else wish.reset
+        resets = [asyncio.ensure_future(self.reset(s, spec)) for s, spec in zip(sessions, specs, strict=False)]
+        try:
+            results = await asyncio.gather(*resets)
+        except BaseException:
+            for reset in resets:
+                reset.cancel()
+            self.store.discard(sessions)
+            raise
+        finally:
+            self.metrics.sessions.set(len(self.store))
+        padded: list[StepResult | None] = [*results, *[None] * (wish.count - len(results))]
+        return [self.store.describe(s, result) for s, result in zip(sessions, padded, strict=True)]
+
+    async def fork(self, session: Session, wish: ForkRequest) -> list[OpenedSession]:
+        """New sessions in the state of this one: all or nothing.
+
+        Raises:
+            ApiError: 409 before a reset, 503 while full.
+        """
+        async with session.lock:
+            episode = self._episode(session)
+            group = wish.group_id or session.group_id
+            sessions = self.store.open(wish.count, ttl_s=wish.ttl_s, group_id=group, caller=session.caller)
+            for twin in sessions:
+                twin.episode, twin.episode_id, twin.last = episode.fork(), session.episode_id, session.last
+        self.metrics.sessions.set(len(self.store))
+        return [self.store.describe(twin, self._presented(episode.observe(), twin.tenant)) for twin in sessions]
+
+    async def snapshot(self, session: Session) -> Snapshot:
+        """Keep a session's state.
+
+        Raises:
+            ApiError: 409 before a reset, 503 while there is no room.
+        """
+        async with session.lock:
+            episode = self._episode(session)
+            kept = self.snapshots.save(session, episode)
+        expires_at = time.time() + self.snapshots.remaining_s(kept)
+        return Snapshot(kept.id, expires_at, episode.task.id, episode.steps)
+
+    async def restore(self, snapshot_id: str, wish: RestoreRequest, caller: Caller = UNKNOWN_CALLER) -> OpenedSession:
+        """Go back to a state, in a session or in a new one.
+
+        Raises:
+            ApiError: 404 for an unknown snapshot or session, 503 while full.
+        """
+        kept = self.snapshots.get(snapshot_id, caller.tenant)
+        if wish.session_id is not None:
+            session = self.store.get(wish.session_id, caller.tenant)
+        else:
+            (session,) = self.store.open(1, ttl_s=wish.ttl_s, group_id=wish.group_id, caller=caller)
+            self.metrics.sessions.set(len(self.store))
+        async with session.lock:
+            kept.put_into(session)
+        return self.store.describe(session, self._presented(kept.episode.observe(), session.tenant))
+
+    def _episode(self, session: Session) -> Episode:
+        if session.failure is not None:
+            raise session.failure.again()
+        if session.episode is None:
+            raise errors.not_reset(session.id)
+        return session.episode
+
+    def end(self, session_id: str, tenant: str | None = None) -> None:
+        """Close a session.
+
+        Raises:
+            ApiError: 404.
+        """
+        self.store.close(session_id, tenant)
+        self.metrics.sessions.set(len(self.store))
+
+    async def expert(self, session: Session) -> ExpertReply:
+        """The expert's replies from here.
+
+        Raises:
+            ApiError: 403 on evaluation splits, 409 where there is nothing to say, 504 when it takes too long.
+        """
+        async with session.lock:
+            episode = self._episode(session)
+            if episode.task.split in self._held_out:
+                raise ApiError(
+                    403,
+                    "expert_forbidden",
+                    f"{episode.task.id} is an evaluation task: [environment] expert_splits does not name its split",
+                )
+            if episode.done:
+                raise errors.episode_over(session.id, episode.steps)
+            # The copy is the thread's own, so a timeout cannot leave two threads in one episode.
+            twin = episode.fork()
+            try:
+                plan = await self._in_thread("the expert", self.settings.expert_timeout_s, twin.expert)
+            except ExpertUnavailable as error:
+                raise ApiError(409, "expert_unavailable", str(error)) from error
+            self.store.touch(session)
+            return ExpertReply(plan[0], plan)

@@ -1,0 +1,1 @@
+"""HTTP for both kinds of engine: reading requests, errors, access, weight routes."""

@@ -1,0 +1,149 @@
+"""What one request may ask for. Everything is counted on the decoded body, before it is rendered, tokenised or queued.
+
+Every error names the field, the limit and, where a user can raise it, the setting.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from arlarena.inference.api.errors import CONTEXT_LENGTH, RequestError
+from arlarena.inference.settings import InferenceSettings
+from arlarena.proto.policy import SamplingParams
+
+CHARS_PER_TOKEN = 16  # more than any text has on average; about 4 are usual
+LEAST_TEXT_CHARS = 1 << 18
+_VALUES_PER_MESSAGE = 16  # fields, content parts, tool calls and their arguments
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """Limits of one request. `sequences`: how many run and wait at once on this server."""
+
+    sequences: int
+    text_chars: int
+    messages: int
+    prompt_tokens: int
+    logprobs: int
+
+    @classmethod
+    def of(cls, settings: InferenceSettings, slots: int, max_length: int) -> RequestLimits:
+        """Those of the settings, for a model of `max_length` tokens."""
+        return cls(
+            settings.max_waiting + slots,
+            settings.max_text_chars or max(LEAST_TEXT_CHARS, CHARS_PER_TOKEN * max_length),
+            settings.max_messages,
+            settings.max_prompt_tokens,
+            settings.max_logprobs,
+        )
+
+    def check_sequences(self, prompts: int, n: int) -> None:
+        """Refuse more sequences than the server holds.
+
+        Raises:
+            RequestError: 400.
+        """
+        if prompts * n > self.sequences:
+            raise RequestError(
+                f"{prompts} prompts with n = {n} are {prompts * n} sequences, but this server holds {self.sequences} "
+                "at most (max_waiting and its slots): send fewer in a request",
+                param="prompt" if prompts > 1 else "n",
+            )
+
+    def check_text(self, chars: int, param: str) -> None:
+        """Refuse a text that is too long to be tokenised.
+
+        Raises:
+            RequestError: 400, as for a prompt that is longer than the context.
+        """
+        if chars > self.text_chars:
+            raise RequestError(
+                f"{param} has {chars} characters, more than the maximum context length allows: {self.text_chars} "
+                "characters (max_text_chars); shorten it",
+                param=param,
+                code=CONTEXT_LENGTH,
+            )
+
+    def check_tokens(self, tokens: int, param: str) -> None:
+        """Refuse prompts that together have too many tokens.
+
+        Raises:
+            RequestError: 400.
+        """
+        if tokens > self.prompt_tokens:
+            raise RequestError(
+                f"{param} has more than {self.prompt_tokens} tokens in all (max_prompt_tokens): send several requests",
+                param=param,
+            )
+
+    def check_logprobs(self, params: SamplingParams, prompt_tokens: int, sampled_tokens: int) -> None:
+        """Refuse an answer with too many log-probs. `sampled_tokens`: as many as all choices may have.
+
+        Raises:
+            RequestError: 400.
+        """
+        sampled = 0 if params.logprobs is None else sampled_tokens * (1 + params.logprobs)
+        prompt = 0 if params.prompt_logprobs is None else prompt_tokens * (1 + params.prompt_logprobs)
+        if sampled + prompt > self.logprobs:
+            raise RequestError(
+                f"the answer may have {sampled + prompt} log-probs, but this server writes {self.logprobs} at most "
+                "(max_logprobs): lower max_tokens, n, logprobs or prompt_logprobs, or send several requests",
+                param="logprobs" if sampled >= prompt else "prompt_logprobs",
+            )
+
+    def count_prompts(self, prompt: str | list[Any]) -> int:
+        """Prompts of a completion request: a text, token ids, a list of texts or a list of id lists.
+
+        Raises:
+            RequestError: 400, they are too many tokens.
+        """
+        if isinstance(prompt, str) or not prompt or type(prompt[0]) is int:
+            tokens = 0 if isinstance(prompt, str) else len(prompt)
+            self.check_tokens(tokens, "prompt")
+            return 1
+        self.check_tokens(sum(len(item) for item in prompt if isinstance(item, list)), "prompt")
+        return len(prompt)
+
+    def check_conversation(self, messages: list[dict[str, Any]], options: dict[str, Any] | None) -> int:
+        """Refuse a conversation, or options of the chat template, of too many parts or characters. Returns its parts
+        and characters.
+
+        Raises:
+            RequestError: 400.
+        """
+        if len(messages) > self.messages:
+            raise RequestError(
+                f"messages has {len(messages)} messages, but this server takes {self.messages} (max_messages)",
+                param="messages",
+            )
+        size = 0
+        for param, value in (("messages", messages), ("chat_template_kwargs", options)):
+            values, chars = measure(value)
+            if values > self.messages * _VALUES_PER_MESSAGE:
+                raise RequestError(
+                    f"{param} has {values} fields and parts, but this server takes "
+                    f"{self.messages * _VALUES_PER_MESSAGE} ({_VALUES_PER_MESSAGE} times max_messages)",
+                    param=param,
+                )
+            self.check_text(chars, param)
+            size += values + chars
+        return size
+
+
+def measure(value: Any) -> tuple[int, int]:
+    """(items of lists and dicts, characters of texts and names) of a JSON value."""
+    items = chars = 0
+    left = [value]
+    while left:
+        at = left.pop()
+        if isinstance(at, str):
+            chars += len(at)
+        elif isinstance(at, dict):
+            items += len(at)
+            chars += sum(map(len, at))
+            left += at.values()
+        elif isinstance(at, list):
+            items += len(at)
+            left += at
+    return items, chars

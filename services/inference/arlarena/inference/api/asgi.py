@@ -1,0 +1,224 @@
+"""The little HTTP that the routes need: a call in; one reply, a stream of events or somebody else's answer out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl
+
+from starlette.types import Receive, Scope, Send
+
+from arlarena.inference.api.access import EVERYBODY, Access
+from arlarena.inference.api.errors import ClientGone, RequestError
+from arlarena.inference.api.turns import TURN_S
+from arlarena.proto.policy import DEADLINE_HEADER
+from arlarena.proto.telemetry import Logger
+
+_JSON = b"application/json"
+MODEL_ROUTE = "/v1/models/{model:path}"  # names of models may hold slashes
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request. `receive` reports, after the body, that the client has left."""
+
+    method: str
+    path: str
+    body: bytes
+    headers: list[tuple[bytes, bytes]]
+    query_string: bytes
+    receive: Receive
+    path_params: dict[str, str] = field(default_factory=dict)
+
+    def header(self, name: bytes) -> str | None:
+        """A header's value; `name` in lower case."""
+        for key, value in self.headers:
+            if key == name:
+                return value.decode("latin-1")
+        return None
+
+    @property
+    def query(self) -> dict[str, str]:
+        """Query parameters."""
+        return dict(parse_qsl(self.query_string.decode("latin-1"), keep_blank_values=True))
+
+    @property
+    def timeout_s(self) -> float | None:
+        """Seconds that the client allows this request.
+
+        Raises:
+            RequestError: the header is malformed.
+        """
+        value = self.header(DEADLINE_HEADER.encode())
+        if value is None:
+            return None
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = 0.0
+        if not 0.0 < seconds < float("inf"):
+            raise RequestError(f"header {DEADLINE_HEADER} must be a positive number of seconds, got {value!r}")
+        return seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One answer."""
+
+    body: bytes
+    status: int = 200
+    content_type: bytes = _JSON
+    headers: Headers = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EventStream:
+    """Server-sent events: the data of each."""
+
+    events: AsyncIterator[bytes]
+    headers: Headers = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """An answer of somebody else's that is passed on while it comes. After an error one more event says so."""
+
+    status: int
+    headers: Headers
+    chunks: AsyncIterator[bytes]
+
+
+Answer = Reply | EventStream | Relay
+Handler = Callable[[Call], Awaitable[Answer]]
+
+
+class Endpoint:
+    """An ASGI application around one handler: reads the body, sends the answer, turns errors into JSON."""
+
+    def __init__(self, handler: Handler, max_body: int | None, log: Logger, access: Access = EVERYBODY) -> None:
+        """`max_body` in bytes; None leaves the body to the handler."""
+        self._handler = handler
+        self._max_body = max_body
+        self._log = log
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        try:
+            self._access.check(scope["headers"])
+            _check_encoding(scope)
+            body = b"" if self._max_body is None else await read_body(receive, self._max_body)
+            headers, query, params = scope["headers"], scope["query_string"], scope.get("path_params", {})
+            answer = await self._handler(Call(scope["method"], scope["path"], body, headers, query, receive, params))
+            if isinstance(answer, EventStream):
+                return await self._stream(answer, send)
+            if isinstance(answer, Relay):
+                return await self._relay(answer, send)
+            reply = answer
+        except ClientGone:
+            return
+        except RequestError as error:
+            reply = _error_reply(error)
+        except Exception as error:
+            reply = _error_reply(self._unexpected(error))
+        await send_reply(send, reply)
+
+    def _unexpected(self, error: Exception) -> RequestError:
+        self._log.error("request_failed", error=repr(error))
+        return RequestError(f"internal error: {type(error).__name__}; see the server's log", status=500)
+
+    async def _stream(self, stream: EventStream, send: Send) -> None:
+        """An error before the first event is an ordinary answer; a later one is the last event."""
+        first = await anext(stream.events)
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers + list(stream.headers)})
+        await _send_event(send, first)
+        paused = time.monotonic()
+        try:
+            async for event in stream.events:
+                await _send_event(send, event)
+                if time.monotonic() - paused > TURN_S:  # neither sending nor many choices let others run
+                    await asyncio.sleep(0)
+                    paused = time.monotonic()
+        except ClientGone:
+            return
+        except RequestError as error:
+            await _send_event(send, error.body())
+        except Exception as error:
+            await _send_event(send, self._unexpected(error).body())
+        await _send_event(send, b"[DONE]")
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _relay(self, relay: Relay, send: Send) -> None:
+        await send({"type": "http.response.start", "status": relay.status, "headers": list(relay.headers)})
+        async with contextlib.aclosing(relay.chunks) as chunks:  # type: ignore[type-var]
+            try:
+                async for chunk in chunks:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            except ClientGone:
+                return
+            except RequestError as error:
+                await _send_event(send, error.body())
+                await _send_event(send, b"[DONE]")
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _send_event(send: Send, data: bytes) -> None:
+    await send({"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": True})
+
+
+def _error_reply(error: RequestError) -> Reply:
+    headers = tuple((name.encode(), value.encode()) for name, value in error.headers().items())
+    return Reply(error.body(), error.status, headers=headers)
+
+
+def _check_encoding(scope: Scope) -> None:
+    """Refuse a compressed body: no route decompresses."""
+    coding = dict(scope["headers"]).get(b"content-encoding", b"").decode("latin-1").strip().lower()
+    if coding not in ("", "identity"):
+        message = f"the body is encoded with {coding!r} (Content-Encoding): send it uncompressed, without that header"
+        raise RequestError(message, status=415)
+
+
+async def send_reply(send: Send, reply: Reply) -> None:
+    """Send a whole answer."""
+    headers = [(b"content-type", reply.content_type), (b"content-length", str(len(reply.body)).encode())]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers + list(reply.headers)})
+    await send({"type": "http.response.body", "body": reply.body})
+
+
+async def body_chunks(receive: Receive) -> AsyncIterator[bytes]:
+    """The body while it comes.
+
+    Raises:
+        ClientGone: the client left before it was whole.
+    """
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        more = message.get("more_body", False)
+        yield message.get("body", b"")
+
+
+async def read_body(receive: Receive, limit: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        ClientGone: the client left before it was whole.
+        RequestError: 413, it is larger than `limit` bytes.
+    """
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in body_chunks(receive):
+        size += len(chunk)
+        if size > limit:
+            raise RequestError(f"the body is larger than {limit >> 20} MiB (max_body_mb)", status=413)
+        chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)

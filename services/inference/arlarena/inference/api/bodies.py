@@ -1,0 +1,122 @@
+"""Reading JSON bodies. For one that cannot be read, the error names the cause, the field and the fix."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from arlarena.inference.api.errors import RequestError
+
+_SHOWN = 40  # characters of a value in a message
+_GZIP = b"\x1f\x8b"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_MOST_DIGITS = 308  # of an integer that a float can hold
+# Lists, objects and their fields are what takes long to decode: 2 microseconds each. Counted with those inside texts.
+_MOST_MARKS = 200_000
+_EXPLAINED_BYTES = 1 << 18  # of a body whose fault is looked for, which takes 20 times as long as decoding
+
+
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """Takes the place of a number that cannot be read."""
+
+    why: str
+
+
+def read_json(body: bytes) -> Any:
+    """The value of a JSON body.
+
+    Raises:
+        RequestError: it is not UTF-8, not JSON, nested too deep, or a value in it cannot be represented; 413, it has
+            too many lists, objects and fields.
+    """
+    if len(body) > _MOST_MARKS and sum(map(body.count, (b"[", b"{", b":"))) > _MOST_MARKS:
+        raise RequestError(f"the body has more than {_MOST_MARKS} brackets, braces and colons", status=413)
+    try:
+        return msgspec.json.decode(body)
+    except RecursionError as error:
+        raise RequestError("the body is nested too deep", code="invalid_json") from error
+    except (msgspec.MsgspecError, ValueError, OverflowError) as error:
+        raise _unreadable(body, str(error)) from error
+
+
+def _unreadable(body: bytes, fallback: str) -> RequestError:
+    if why := _not_utf8(body):
+        return RequestError(f"the body {why}", code="invalid_json")
+    if len(body) > _EXPLAINED_BYTES:
+        return RequestError(f"the body is not valid JSON: {fallback}", code="invalid_json")
+    try:
+        hooks: dict[str, Any] = {"parse_constant": _constant, "parse_float": _float, "parse_int": _int}
+        for path, why in _problems(json.loads(body, **hooks)):
+            return RequestError(f"{path or 'the body'} {why}", param=param_of(path), code="invalid_json")
+    except RecursionError:
+        return RequestError("the body is nested too deep", code="invalid_json")
+    except json.JSONDecodeError as error:
+        fallback = str(error)
+    return RequestError(f"the body is not valid JSON: {fallback}", code="invalid_json")
+
+
+def param_of(path: str) -> str | None:
+    """A field's path as `param` of an error: sampling parameters have the same names on every route."""
+    return path.removeprefix("sampling_params.") or None
+
+
+def _not_utf8(body: bytes) -> str:
+    """Why the bytes are not those of a JSON text; "" if they may be."""
+    if not body.strip():
+        return "is empty: send a JSON object"
+    if body.startswith(_GZIP):
+        return "is compressed with gzip: send it uncompressed"
+    if body.startswith(codecs.BOM_UTF8):
+        return "begins with a byte-order mark (bytes EF BB BF): send UTF-8 without it"
+    if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or 0 in body[:4]:
+        return "is UTF-16 or UTF-32, not UTF-8: encode it as UTF-8"
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        return f"is not UTF-8: byte 0x{body[error.start]:02x} at offset {error.start}; encode it as UTF-8"
+    return ""
+
+
+def _constant(name: str) -> _Unreadable:
+    return _Unreadable(f"is {name}, which JSON cannot hold: send a finite number, or leave the field out")
+
+
+def _float(text: str) -> float | _Unreadable:
+    value = float(text)
+    return value if math.isfinite(value) else _Unreadable(f"is {_short(text)}, beyond the largest float: lower it")
+
+
+def _int(text: str) -> int | _Unreadable:
+    digits = len(text.removeprefix("-"))
+    if digits > _MOST_DIGITS:
+        return _Unreadable(f"is an integer of {digits} digits, which no field takes: send a smaller number")
+    return int(text)
+
+
+def _problems(value: Any) -> Iterator[tuple[str, str]]:
+    """(path of the field, what is wrong with it), in the order of the document."""
+    left = [("", value)]
+    while left:
+        path, at = left.pop()
+        if isinstance(at, _Unreadable):
+            yield path, at.why
+        elif isinstance(at, str) and (half := _SURROGATE.search(at)):
+            yield path, f"holds \\u{ord(half[0]):04x}, one half of a surrogate pair: send whole characters"
+        elif isinstance(at, list):
+            left += [(f"{path}[{i}]", item) for i, item in reversed(list(enumerate(at)))]
+        elif isinstance(at, dict):
+            if any(_SURROGATE.search(name) for name in at):
+                yield path, "has a field whose name holds one half of a surrogate pair: send whole characters"
+            left += [(f"{path}.{name}".lstrip("."), item) for name, item in reversed(at.items())]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

@@ -1,0 +1,186 @@
+"""From a JSON body to a typed request. A parameter that is not implemented is refused unless its value changes nothing.
+
+Nothing is ignored: a policy that is sampled otherwise than asked for would poison training without a trace. The names
+are those of OpenAI's chat completions and completions (Python SDK 3.57) and of vLLM 0.32.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from arlarena.inference.api.bodies import param_of, read_json
+from arlarena.inference.api.errors import RequestError
+
+T = TypeVar("T")
+Fields = dict[str, Any]
+Neutral = Callable[[Any, Fields], bool]
+
+_SHOWN = 100  # characters of a refused value in the message
+_PATH = re.compile(r" - at `\$\.?(.*)`$")
+_FIELD = re.compile(r"(?:unknown|required) field `(.*?)`")
+
+
+def _is(*values: Any) -> Neutral:
+    """One of `values`; 0 is not False, and 1 is not True."""
+    return lambda value, _: any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in values)
+
+
+def _anything(value: Any, fields: Fields) -> bool:
+    """A label or a hint, which the answer does not depend on."""
+    return True
+
+
+def _no_bias(value: Any, fields: Fields) -> bool:
+    return isinstance(value, dict) and all(type(bias) in (int, float) and bias == 0 for bias in value.values())
+
+
+def _as_many_as_n(value: Any, fields: Fields) -> bool:
+    return type(value) is int and value == (fields.get("n") or 1)
+
+
+_SAMPLING = "sample with temperature, top_p and top_k"
+_TOOLS = "describe the tools in a message and read the calls from the text"
+_GUIDED = "ask for the format in a message and check the text"
+_TEXT = "the model reads and writes text only"
+_REPEAT = "send several requests with seeds, or n"
+_TEMPLATE = "chat_template_kwargs passes options to the chat template"
+
+# Parameters that are not implemented: when they change nothing, and what to do instead. None changes nothing anywhere.
+UNSUPPORTED: dict[str, tuple[Neutral, str]] = {
+    # labels and hints
+    "cache_salt": (_anything, ""),
+    "include_obfuscation": (_anything, ""),
+    "metadata": (_anything, ""),
+    "prompt_cache_key": (_anything, ""),
+    "prompt_cache_options": (_anything, ""),
+    "prompt_cache_retention": (_anything, ""),
+    "safety_identifier": (_anything, ""),
+    "user": (_anything, ""),
+    # sampling
+    "allowed_token_ids": (_is([]), _SAMPLING),
+    "bad_words": (_is([]), "use stop"),
+    "best_of": (_as_many_as_n, _REPEAT),
+    "early_stopping": (_is(False), _SAMPLING),
+    "frequency_penalty": (_is(0), _SAMPLING),
+    "length_penalty": (_is(1), _SAMPLING),
+    "logit_bias": (_no_bias, _SAMPLING),
+    "logits_processors": (_is([]), _SAMPLING),
+    "min_p": (_is(0), _SAMPLING),
+    "min_tokens": (_is(0), "ignore_eos samples max_tokens tokens"),
+    "presence_penalty": (_is(0), _SAMPLING),
+    "repetition_penalty": (_is(1), _SAMPLING),
+    "thinking_token_budget": (_is(), "use max_tokens"),
+    "use_beam_search": (_is(False), _REPEAT),
+    # the prompt and the text
+    "chat_template": (_is(), _TEMPLATE),
+    "continuous_usage_stats": (_is(False), "include_usage counts once, at the end"),
+    "detokenize": (_is(True, False), ""),
+    "documents": (_is([]), "put them into a message"),
+    "echo": (_is(False), "use prompt_logprobs and return_token_ids"),
+    "include_reasoning": (_is(True), "the reasoning is part of the text"),
+    "prompt_embeds": (_is([]), _TEXT),
+    "return_tokens_as_token_ids": (_is(False), "use return_token_ids"),
+    "spaces_between_special_tokens": (_is(True, False), ""),
+    "suffix": (_is(""), "put it into the prompt"),
+    "truncate_prompt_tokens": (_is(), "shorten the prompt"),
+    # tools and formats
+    "function_call": (_is("none", "auto"), _TOOLS),
+    "functions": (_is([]), _TOOLS),
+    "guided_choice": (_is([]), _GUIDED),
+    "guided_grammar": (_is(), _GUIDED),
+    "guided_json": (_is(), _GUIDED),
+    "guided_regex": (_is(), _GUIDED),
+    "parallel_tool_calls": (_is(True, False), ""),
+    "response_format": (_is({"type": "text"}), _GUIDED),
+    "structured_outputs": (_is(), _GUIDED),
+    "tool_choice": (_is("none", "auto"), _TOOLS),
+    "tools": (_is([]), _TOOLS),
+    # what models of OpenAI do besides
+    "audio": (_is(), _TEXT),
+    "mm_processor_kwargs": (_is({}), _TEXT),
+    "modalities": (_is(["text"]), _TEXT),
+    "moderation": (_is(), "check the text"),
+    "prediction": (_is(), "leave it out"),
+    "reasoning_effort": (_is("none"), _TEMPLATE),
+    "verbosity": (_is("medium"), "ask for it in a message"),
+    "web_search_options": (_is(), "put what was found into a message"),
+    # the service
+    "kv_transfer_params": (_is({}), "leave it out"),
+    "output_mode": (_is("tokens"), "the answer is tokens"),
+    "priority": (_is(0), "requests are served first come, first served"),
+    "service_tier": (_is("auto", "default"), "there is one tier"),
+    "store": (_is(False), "answers are not kept here"),
+    "vllm_xargs": (_is({}), "leave it out"),
+}
+
+
+def parse(body: bytes, kind: type[T]) -> T:
+    """The request in a JSON body.
+
+    Raises:
+        RequestError: it is not JSON, a field is unknown or missing, has the wrong type, or asks for what is not
+            implemented.
+    """
+    value = read_json(body)
+    try:
+        return msgspec.convert(_implemented(value) if isinstance(value, dict) else value, kind)
+    except msgspec.ValidationError as error:
+        raise _malformed(str(error)) from error
+    except RecursionError as error:
+        raise RequestError("the body is nested too deep", code="invalid_json") from error
+
+
+def _implemented(fields: Fields) -> Fields:
+    """Fields without those that change nothing; those of `sampling_params` and `stream_options` too."""
+    kept: Fields = {}
+    for name, value in fields.items():
+        if value is None:
+            continue
+        if name in UNSUPPORTED:
+            neutral, instead = UNSUPPORTED[name]
+            if not neutral(value, fields):
+                raise _unsupported(name, value, instead)
+        elif name in ("sampling_params", "stream_options") and isinstance(value, dict):
+            kept[name] = _implemented(value)
+        else:
+            kept[name] = value
+    longest = kept.pop("max_completion_tokens", None)  # OpenAI's newer name comes first where there are both
+    if longest is not None:
+        if type(longest) is not int or longest < 1:
+            message = f"max_completion_tokens must be an integer and at least 1, got {shown(longest)}"
+            raise RequestError(message, param="max_completion_tokens")
+        kept["max_tokens"] = longest
+    return kept
+
+
+def _unsupported(name: str, value: Any, instead: str) -> RequestError:
+    message = f"{name} = {shown(value)} is not supported by the embedded engine: leave it out"
+    return RequestError(
+        message if instead == "leave it out" else f"{message} ({instead})", param=name, code="unsupported_parameter"
+    )
+
+
+def shown(value: Any) -> str:
+    """A value of a request as JSON, shortened for a message."""
+    if isinstance(value, str):
+        value = value[: _SHOWN + 1]
+    text = ""
+    for piece in json.JSONEncoder().iterencode(value) if isinstance(value, (list, dict)) else (json.dumps(value),):
+        text += piece[: _SHOWN + 1]
+        if len(text) > _SHOWN:
+            return text[:_SHOWN] + "…"
+    return text
+
+
+def _malformed(why: str) -> RequestError:
+    """A validation error of msgspec, with the field that it names."""
+    path, field = _PATH.search(why), _FIELD.search(why)
+    names = [match[1] for match in (path, field) if match and match[1]]
+    param = param_of(".".join(names))
+    code = "unknown_parameter" if "unknown field" in why else None
+    return RequestError(f"malformed request: {why}", param=param, code=code)

@@ -1,0 +1,214 @@
+"""From a request to sequences: which values are accepted, and what is refused and why."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from arlarena.inference.api.errors import CONTEXT_LENGTH, RequestError
+from arlarena.inference.api.parameters import shown
+from arlarena.inference.embedded.sampler import Draw, choice_seed
+from arlarena.inference.embedded.sequence import Sequence, pack_key
+from arlarena.inference.embedded.serving.chat_wire import ChatRequest
+from arlarena.inference.embedded.text.codec import Text
+from arlarena.proto.policy import CompletionRequest, SamplingParams
+
+MAX_LOGPROBS = 20  # vLLM's default for max_logprobs
+MAX_CHOICES = 128
+MAX_STOPS = 16
+MAX_STOP_CHARS = 1024
+MAX_STOP_IDS = 1024
+MAX_REQUEST_ID = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What requests are checked against. `max_length` counts prompt and response tokens."""
+
+    name: str
+    vocab_size: int
+    max_length: int
+    eos_ids: frozenset[int]
+    request_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the choices of one request are sampled and written."""
+
+    params: SamplingParams
+    stops: tuple[str, ...]
+    stream: bool
+    deadline: float
+
+
+_SHOWN_NAME = 200  # characters of a model's name in an error
+
+
+def check_model(name: str | None, served: Served) -> None:
+    """Refuse a model that is not served.
+
+    Raises:
+        RequestError: 404, as vLLM answers.
+    """
+    if name is not None and name != served.name:
+        message = f"model {name[:_SHOWN_NAME]!r} does not exist; this server has {served.name!r}"
+        raise RequestError(message, status=404, param="model", code="model_not_found")
+
+
+def plan(params: SamplingParams, served: Served, *, stream: bool, timeout_s: float | None) -> Plan:
+    """Check sampling parameters.
+
+    Raises:
+        RequestError: a value is out of range.
+    """
+    _within("n", params.n, 1, MAX_CHOICES)
+    _within("temperature", params.temperature, 0.0, math.inf)
+    if not math.isfinite(params.temperature):
+        raise RequestError("temperature must be finite", param="temperature")
+    if not 0.0 < params.top_p <= 1.0:
+        message = (
+            f"top_p must be above 0 and at most 1, got {shown(params.top_p)}; temperature 0 takes the likeliest token"
+        )
+        raise RequestError(message, param="top_p")
+    _within("top_k", params.top_k, -1, math.inf)
+    _within("max_tokens", params.max_tokens, 1, math.inf)
+    _within("seed", params.seed, -(2**63), 2**64 - 1)
+    _within("logprobs", params.logprobs, 0, MAX_LOGPROBS)
+    _within("prompt_logprobs", params.prompt_logprobs, 0, MAX_LOGPROBS)
+    stop_ids = params.stop_token_ids or ()
+    if len(stop_ids) > MAX_STOP_IDS:
+        raise RequestError(
+            f"stop_token_ids takes up to {MAX_STOP_IDS} ids, got {len(stop_ids)}", param="stop_token_ids"
+        )
+    check_ids(stop_ids, served, "stop_token_ids")
+    limit = served.request_timeout_s if timeout_s is None else min(timeout_s, served.request_timeout_s)
+    return Plan(params, _stops(params.stop), stream, time.monotonic() + limit)
+
+
+def _within(name: str, value: float | None, least: float, most: float) -> None:
+    if value is not None and not least <= value <= most:
+        bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise RequestError(f"{name} must be {bounds}, got {shown(value)}", param=name)
+
+
+def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if len(stops) > MAX_STOPS or not all(stops):
+        raise RequestError(f"stop takes up to {MAX_STOPS} strings, none of them empty", param="stop")
+    if any(len(text) > MAX_STOP_CHARS for text in stops):
+        raise RequestError(f"stop takes strings of up to {MAX_STOP_CHARS} characters", param="stop")
+    return stops
+
+
+def check_ids(ids: Iterable[int], served: Served, param: str) -> None:
+    """Refuse ids outside the vocabulary.
+
+    Raises:
+        RequestError: names the first such id.
+    """
+    for token in ids:
+        if not 0 <= token < served.vocab_size:
+            raise RequestError(
+                f"{param}: id {shown(token)} is not in the vocabulary of {served.vocab_size} ids", param=param
+            )
+
+
+def check_prompt(ids: list[int], served: Served, param: str, max_tokens: int | None = None) -> None:
+    """Refuse a prompt that is empty, holds unknown ids, or leaves no room for a response (of `max_tokens`).
+
+    Raises:
+        RequestError: says which.
+    """
+    if not ids:
+        raise RequestError(f"{param} is empty", param=param)
+    if min(ids) < 0 or max(ids) >= served.vocab_size:
+        check_ids(ids, served, param)
+    wanted = max_tokens or 1
+    if len(ids) + wanted > served.max_length:
+        raise RequestError(
+            f"this model's maximum context length is {served.max_length} tokens, but the prompt has {len(ids)} and "
+            f"{shown(wanted)} more must fit; shorten the prompt or lower max_tokens",
+            param=param,
+            code=CONTEXT_LENGTH,
+        )
+
+
+def check_request_id(request_id: str | None) -> None:
+    """Refuse a long id: every event of a stream repeats it.
+
+    Raises:
+        RequestError: 400.
+    """
+    if request_id is not None and len(request_id) > MAX_REQUEST_ID:
+        raise RequestError(f"request_id takes up to {MAX_REQUEST_ID} characters", param="request_id")
+
+
+def check_time(deadline: float) -> None:
+    """Raises RequestError: 504, `deadline` in seconds of `time.monotonic` is over."""
+    if time.monotonic() >= deadline:
+        raise RequestError("the request ran out of time (request_timeout_s)", status=504)
+
+
+def sequences(ids: list[int], plan: Plan, served: Served, text: Text) -> list[Sequence]:
+    """The `n` sequences of one checked prompt. Without `max_tokens` a response may fill the context."""
+    p = plan.params
+    seed = p.seed if p.seed is not None else secrets.randbits(63)
+    room = served.max_length - len(ids)
+    eos = frozenset() if p.ignore_eos else served.eos_ids
+    stop_ids = frozenset(p.stop_token_ids or ())
+    top = max(p.logprobs or 0, 0)
+    key = pack_key(ids)
+    return [
+        Sequence(
+            prompt=ids,
+            draw=Draw(p.temperature, p.top_p, min(max(p.top_k, 0), served.vocab_size), choice_seed(seed, choice), top),
+            max_tokens=min(p.max_tokens or room, room),
+            stop_ids=stop_ids,
+            eos_ids=eos,
+            deadline=plan.deadline,
+            stop_check=text.stop_check(plan.stops, skip_special=p.skip_special_tokens),
+            score=p.prompt_logprobs if choice == 0 else None,
+            stream=plan.stream,
+            key=key,
+        )
+        for choice in range(p.n)
+    ]
+
+
+def sampling_params(request: CompletionRequest | ChatRequest) -> SamplingParams:
+    """Sampling parameters of a text request; what it leaves out is neutral, never a model's preference.
+
+    Raises:
+        RequestError: `top_logprobs` without `logprobs`.
+    """
+    names = set(SamplingParams.__struct_fields__) & set(request.__struct_fields__)
+    params = SamplingParams(**{name: getattr(request, name) for name in names})
+    if isinstance(request, ChatRequest):
+        if request.top_logprobs and not request.logprobs:
+            raise RequestError("top_logprobs needs logprobs = true", param="top_logprobs")
+        _within("top_logprobs", request.top_logprobs, 0, MAX_LOGPROBS)
+        params.logprobs = request.top_logprobs if request.logprobs else None
+    return params
+
+
+def prompts(prompt: str | list[Any], text: Text, *, special: bool) -> Iterator[list[int]]:
+    """Token ids of each prompt of a completion request: text, ids, a list of texts or a list of id lists. Texts are
+    tokenised one after another.
+
+    Raises:
+        RequestError: it is something else.
+    """
+    if isinstance(prompt, str):
+        prompt = [prompt]
+    if prompt and all(type(item) is int for item in prompt):
+        return iter([prompt])
+    if prompt and all(isinstance(item, str) for item in prompt):
+        return (text.encode(item, special=special) for item in prompt)
+    if prompt and all(isinstance(item, list) and all(type(token) is int for token in item) for item in prompt):
+        return iter(prompt)
+    raise RequestError("prompt must be text, token ids, or a list of either, and not empty", param="prompt")

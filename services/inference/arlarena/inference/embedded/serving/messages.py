@@ -1,0 +1,58 @@
+"""A conversation's messages, checked before they reach the chat template. Errors name `messages[i].FIELD`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from arlarena.inference.api.errors import RequestError
+from arlarena.inference.api.parameters import shown
+
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+# An assistant's message with one of these needs no content, as in OpenAI's API.
+_INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "refusal", "audio")
+
+
+def plain_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages whose content is text: text parts are joined, and null or empty fields are left out (clients send
+    replies back with `refusal` null and `tool_calls` []).
+
+    Raises:
+        RequestError: there is no message, a role is unknown, or content is missing or is not text.
+    """
+    if not messages:
+        raise RequestError("messages is empty: send at least one message", param="messages")
+    return [_plain(message, f"messages[{i}]") for i, message in enumerate(messages)]
+
+
+def _plain(message: dict[str, Any], at: str) -> dict[str, Any]:
+    role = message.get("role")
+    if not isinstance(role, str) or role not in ROLES:
+        got = "it is missing" if role is None else f"got {shown(role)}"
+        raise RequestError(f"{at}.role must be one of {', '.join(ROLES)}; {got}", param=f"{at}.role")
+    kept = {key: value for key, value in message.items() if value not in (None, [])}
+    return kept | {"content": _content(message, role, f"{at}.content")}
+
+
+def _content(message: dict[str, Any], role: str, at: str) -> str:
+    content = message.get("content")
+    if content is None:
+        if role == "assistant" and any(message.get(name) for name in _INSTEAD_OF_CONTENT):
+            return ""
+        state = "null" if "content" in message else "missing"
+        why = f"{at} is {state}: send text (only an assistant's message with tool_calls goes without)"
+        raise RequestError(why, param=at)
+    if isinstance(content, list) and content:
+        return "".join(_part(part, f"{at}[{i}]") for i, part in enumerate(content))
+    if not isinstance(content, str):
+        raise RequestError(f"{at} must be text or a list of text parts, got {shown(content)}", param=at)
+    return content
+
+
+def _part(part: Any, at: str) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind != "text":
+        message = f"{at}: the served model takes text only, so parts must be of type text, got {shown(part)}"
+        raise RequestError(message, param=f"{at}.type")
+    if not isinstance(part.get("text"), str):
+        raise RequestError(f"{at}.text must be text, got {shown(part.get('text'))}", param=f"{at}.text")
+    return str(part["text"])

@@ -1,0 +1,65 @@
+"""Prometheus metrics of the policy server. Gauges and engine counters are read when they are scraped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+
+from arlarena.inference.embedded.engine import Engine
+from arlarena.inference.embedded.weights.push import WeightPush
+
+_LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_PREFIX = "arlarena_inference"
+
+
+class Metrics:
+    """The registry of one server."""
+
+    def __init__(self, engine: Engine, push: WeightPush) -> None:
+        self._engine = engine
+        self._push = push
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            f"{_PREFIX}_requests", "Requests by route and status", ("route", "status"), registry=self.registry
+        )
+        self.latency = Histogram(
+            f"{_PREFIX}_request_seconds",
+            "Time from a request's body to its answer",
+            ("route",),
+            buckets=_LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self.registry.register(self)
+
+    def exposition(self) -> bytes:
+        """The text that Prometheus reads."""
+        return generate_latest(self.registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """What the engine and the push know of themselves."""
+        e, c = self._engine, self._engine.counters
+        for name, help_, value in (
+            ("requests_running", "Sequences in slots", e.running),
+            ("requests_waiting", "Sequences that wait for a slot or their prompt", e.waiting),
+            ("slots", "Sequences that can run at once", e.slots),
+            ("cached_prompts", "Prompts in the prefix cache", e.cached_prompts),
+            ("paused", "1 while a push holds sampling", int(e.paused)),
+        ):
+            yield GaugeMetricFamily(f"{_PREFIX}_{name}", help_, value=value)
+        for name, help_, total in (
+            ("prompt_tokens", "Prompt tokens of admitted sequences", c.prompt_tokens),
+            ("prompt_tokens_computed", "Prompt tokens that were computed: the rest was reused", c.computed_tokens),
+            ("generation_tokens", "Sampled tokens", c.generated_tokens),
+            ("prefix_cache_queries", "Sequences whose prompt was looked up", c.prompt_queries),
+            ("prefix_cache_hits", "Sequences whose prompt, or its beginning, was there", c.prompt_hits),
+            ("steps", "Engine steps", c.steps),
+            ("busy_seconds", "Time spent in steps", c.busy_s),
+        ):
+            yield CounterMetricFamily(f"{_PREFIX}_{name}", help_, value=total)
+        pushes = CounterMetricFamily(f"{_PREFIX}_weight_pushes", "Weight pushes by outcome", labels=("outcome",))
+        for outcome, count in self._push.outcomes.items():
+            pushes.add_metric((outcome,), count)
+        yield pushes
+        yield InfoMetricFamily(f"{_PREFIX}_weights", "The weights in service", value={"version": e.version})

@@ -1,0 +1,113 @@
+"""From texts and conversations to token ids and back, within limits and off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TypeVar
+
+import msgspec
+
+from arlarena.inference.api.admission import RequestLimits
+from arlarena.inference.api.errors import RequestError
+from arlarena.inference.api.parameters import parse
+from arlarena.inference.embedded.serving import contract
+from arlarena.inference.embedded.serving.chat_wire import (
+    ChatRequest,
+    DetokenizeRequest,
+    DetokenizeResponse,
+    TokenizeRequest,
+    TokenizeResponse,
+)
+from arlarena.inference.embedded.serving.contract import Served
+from arlarena.inference.embedded.serving.messages import plain_messages
+from arlarena.inference.embedded.text.codec import Text
+from arlarena.inference.embedded.text.threads import TextWorkers
+from arlarena.proto.policy import CompletionRequest
+
+T = TypeVar("T")
+
+_SHORT_TEXT = 4096  # characters and parts: some milliseconds, less than a thread costs where others run
+_LONG_BODY = 1 << 16  # bytes; longer than most requests
+LONG_ANSWER = 20_000  # tokens and log-probs: about 20 ms to write
+
+
+class Reader:
+    """Reads the prompts of requests. Deadlines are in seconds of `time.monotonic`; errors are those of `TextWorkers`,
+    `RequestLimits` and `contract`.
+    """
+
+    def __init__(self, text: Text, served: Served, limits: RequestLimits, workers: TextWorkers) -> None:
+        self._text, self._served, self._limits, self._workers = text, served, limits, workers
+
+    async def parse(self, body: bytes, kind: type[T]) -> T:
+        """The request in a JSON body; a long one is read in a thread."""
+        if len(body) <= _LONG_BODY:
+            return parse(body, kind)
+        return await self._workers.run(lambda: parse(body, kind), math.inf)
+
+    async def completion(self, r: CompletionRequest, deadline: float) -> list[list[int]]:
+        """Checked token ids of each prompt of a completion request."""
+
+        def read() -> list[list[int]]:
+            found, tokens = [], 0
+            for ids in contract.prompts(r.prompt, self._text, special=r.add_special_tokens):
+                contract.check_time(deadline)
+                contract.check_prompt(ids, self._served, "prompt", r.max_tokens)
+                self._limits.check_tokens(tokens := tokens + len(ids), "prompt")
+                found.append(ids)
+            return found
+
+        texts = [r.prompt] if isinstance(r.prompt, str) else [item for item in r.prompt if isinstance(item, str)]
+        if sum(map(len, texts)) + len(r.prompt) <= _SHORT_TEXT:
+            return read()
+        self._limits.check_text(max(map(len, texts), default=0), "prompt")
+        return await self._workers.run(read, deadline)
+
+    async def conversation(self, r: ChatRequest | TokenizeRequest, deadline: float) -> list[int]:
+        """Token ids of a conversation, through the chat template."""
+        messages = r.messages or []
+        size = self._limits.check_conversation(messages, r.chat_template_kwargs)
+        plain = plain_messages(messages)
+        if not self._text.chat_ready:
+            await asyncio.to_thread(self._text.load_chat)
+        continued = r.continue_final_message
+        generation = r.add_generation_prompt and not continued
+
+        def work() -> list[int]:
+            rendered = self._text.render(
+                plain, r.chat_template_kwargs, add_generation_prompt=generation, continue_final_message=continued
+            )
+            self._limits.check_text(len(rendered), "messages")
+            return self._text.encode(rendered, special=False)
+
+        return work() if size <= _SHORT_TEXT else await self._workers.run(work, deadline)
+
+    async def tokenize(self, r: TokenizeRequest, deadline: float) -> bytes:
+        """The answer to a checked request."""
+        if r.prompt is None:
+            ids = await self.conversation(r, deadline)
+        else:
+            text, special = r.prompt, r.add_special_tokens is not False
+            self._limits.check_text(len(text), "prompt")
+            ids = await self._workers.run(lambda: self._text.encode(text, special=special), deadline)
+
+        def write() -> bytes:
+            pieces = [self._text.piece(token) for token in ids] if r.return_token_strs else None
+            return msgspec.json.encode(TokenizeResponse(len(ids), self._served.max_length, ids, pieces))
+
+        return await self._workers.run(write, deadline) if len(ids) > LONG_ANSWER else write()
+
+    async def detokenize(self, r: DetokenizeRequest, deadline: float) -> bytes:
+        """The answer to a request. A token counts like a character."""
+        if len(r.tokens) > self._limits.text_chars:
+            raise RequestError(
+                f"tokens has {len(r.tokens)} ids, but this server takes {self._limits.text_chars} (max_text_chars)",
+                param="tokens",
+            )
+
+        def work() -> bytes:
+            contract.check_ids(r.tokens, self._served, "tokens")
+            return msgspec.json.encode(DetokenizeResponse(self._text.decode_long(r.tokens)))
+
+        return await self._workers.run(work, deadline)

@@ -1,0 +1,375 @@
+"""The routes of a loaded model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import cast
+
+import msgspec
+import torch
+
+from arlarena.inference.api.admission import RequestLimits
+from arlarena.inference.api.asgi import MODEL_ROUTE, Answer, Call, EventStream, Handler, Headers, Reply
+from arlarena.inference.api.errors import RequestError
+from arlarena.inference.api.parameters import parse
+from arlarena.inference.api.turns import Turns
+from arlarena.inference.api.weight_routes import Administration
+from arlarena.inference.embedded.bridge import Bridge
+from arlarena.inference.embedded.engine import Engine, Limits, OnDeath
+from arlarena.inference.embedded.sequence import Sequence
+from arlarena.inference.embedded.serving import contract, streams
+from arlarena.inference.embedded.serving.answers import Writer, new_identity
+from arlarena.inference.embedded.serving.chat_wire import (
+    ChatRequest,
+    DetokenizeRequest,
+    TokenizeRequest,
+)
+from arlarena.inference.embedded.serving.contract import Plan, Served
+from arlarena.inference.embedded.serving.metrics import Metrics
+from arlarena.inference.embedded.serving.reader import LONG_ANSWER, Reader
+from arlarena.inference.embedded.text.codec import Text
+from arlarena.inference.embedded.text.threads import TextWorkers
+from arlarena.inference.embedded.weights.loading import LoadedVersion, load_model, load_version
+from arlarena.inference.embedded.weights.push import PauseMode, WeightPush
+from arlarena.inference.settings import InferenceSettings
+from arlarena.inference.weights.store import Store
+from arlarena.inference.weights.versions import VersionError, committed_versions
+from arlarena.proto.policy import (
+    VERSIONS_HEADER,
+    CompletionRequest,
+    FinishUpdateRequest,
+    GenerateRequest,
+    SamplingParams,
+    StreamOptions,
+    UpdateWeightsRequest,
+    WeightInfo,
+)
+from arlarena.proto.telemetry import Logger
+from arlarena.proto.textfile import read_text
+
+_encoder = msgspec.json.Encoder()
+
+DEFAULT_MAX_LENGTH = 4096  # where the configuration says nothing and the model allows more: slots are sized by it
+
+
+class Serving:
+    """A loaded model behind its routes."""
+
+    def __init__(
+        self,
+        settings: InferenceSettings,
+        loaded: LoadedVersion,
+        text: Text,
+        bridge: Bridge,
+        engine: Engine,
+        log: Logger,
+    ) -> None:
+        self.engine = engine
+        self.log = log
+        self.text = text
+        self.bridge = bridge
+        self.served = Served(
+            settings.served_model_name,
+            loaded.arch.vocab_size,
+            engine.limits.max_length,
+            _eos_ids(loaded.directory, text),
+            settings.request_timeout_s,
+        )
+        self.limits = RequestLimits.of(settings, engine.slots, engine.limits.max_length)
+        self.workers = TextWorkers(settings.text_threads, settings.text_timeout_s, settings.max_waiting)
+        self.reader = Reader(text, self.served, self.limits, self.workers)
+        self.directory = loaded.directory
+        self.push = WeightPush(engine, loaded, settings.weights_root, settings.pause_limit_s, log)
+        self.administration = Administration(Store(settings.weights_root, settings.keep_versions), self.push.serve)
+        self.metrics = Metrics(engine, self.push)
+        self._turns = Turns(bridge.loop)
+        self.routes = self._routes()  # (method, path) -> handler
+        self._created = int(time.time())
+
+    def _routes(self) -> dict[tuple[str, str], Handler]:
+        return {
+            ("POST", "/inference/v1/generate"): self._measured("generate", self.generate),
+            ("POST", "/v1/completions"): self._measured("completions", self.completions),
+            ("POST", "/v1/chat/completions"): self._measured("chat", self.chat),
+            ("GET", "/v1/models"): self.models,
+            ("GET", MODEL_ROUTE): self.model,
+            ("POST", "/tokenize"): self._measured("tokenize", self.tokenize),
+            ("POST", "/detokenize"): self._measured("detokenize", self.detokenize),
+            ("GET", "/metrics"): self.exposition,
+            ("GET", "/weight_info"): self.weight_info,
+            ("GET", "/is_paused"): self.is_paused,
+            ("POST", "/serve_weights"): self.administration.serve,
+            ("PUT", "/weights/{directory}"): self.administration.announce,
+            ("PUT", "/weights/{directory}/{file}"): self.administration.receive,
+            ("POST", "/pause"): self.pause,
+            ("POST", "/start_weight_update"): self.start_update,
+            ("POST", "/update_weights"): self.update,
+            ("POST", "/finish_weight_update"): self.finish_update,
+            ("POST", "/reset_prefix_cache"): self.reset_prefix_cache,
+            ("POST", "/resume"): self.resume,
+        }
+
+    # --- sampling ---
+
+    async def generate(self, call: Call) -> Answer:
+        """Tokens in, tokens out. `max_tokens` beyond the context ends with `length`, as in vLLM."""
+        r = await self.reader.parse(call.body, GenerateRequest)
+        contract.check_model(r.model, self.served)
+        contract.check_prompt(r.token_ids, self.served, "token_ids")
+        contract.check_request_id(r.request_id)
+        plan = self._plan(call, r.sampling_params, stream=r.stream)
+        sequences = self._sequences([r.token_ids], plan)
+        writer = self._writer(f"generate-tokens-{r.request_id or new_identity('')[1:]}", plan, sequences)
+        if r.stream:
+            stream = streams.Stream(writer, bool(r.return_token_ids), _include_usage(r.stream_options))
+            return self._events(streams.generate_events(stream, self.bridge.grow(sequences, call.receive)))
+        await self.bridge.complete(sequences, call.receive)
+        return await self._written(lambda: writer.generate(return_ids=bool(r.return_token_ids)), writer)
+
+    async def completions(self, call: Call) -> Answer:
+        """OpenAI's completions, of text or token ids."""
+        r = await self.reader.parse(call.body, CompletionRequest)
+        contract.check_model(r.model, self.served)
+        plan = self._plan(call, contract.sampling_params(r), stream=r.stream)
+        self._admit(self.limits.count_prompts(r.prompt), plan)
+        sequences = self._sequences(await self.reader.completion(r, plan.deadline), plan)
+        writer = self._writer(new_identity("cmpl"), plan, sequences)
+        if r.stream:
+            stream = streams.Stream(writer, bool(r.return_token_ids), _include_usage(r.stream_options))
+            return self._events(streams.completion_events(stream, self.bridge.grow(sequences, call.receive)))
+        await self.bridge.complete(sequences, call.receive)
+        return await self._written(lambda: writer.completion(return_ids=bool(r.return_token_ids)), writer)
+
+    async def chat(self, call: Call) -> Answer:
+        """OpenAI's chat completions through the tokenizer's chat template."""
+        r = await self.reader.parse(call.body, ChatRequest)
+        contract.check_model(r.model, self.served)
+        plan = self._plan(call, contract.sampling_params(r), stream=r.stream)
+        self._admit(1, plan)
+        ids = await self.reader.conversation(r, plan.deadline)
+        contract.check_prompt(ids, self.served, "messages", plan.params.max_tokens)
+        sequences = self._sequences([ids], plan)
+        writer = self._writer(new_identity("chatcmpl"), plan, sequences)
+        if r.stream:
+            stream = streams.Stream(writer, bool(r.return_token_ids), _include_usage(r.stream_options))
+            return self._events(streams.chat_events(stream, self.bridge.grow(sequences, call.receive)))
+        await self.bridge.complete(sequences, call.receive)
+        return await self._written(lambda: writer.chat(return_ids=bool(r.return_token_ids)), writer)
+
+    def _admit(self, prompts: int, plan: Plan) -> None:
+        """Refuse what the server cannot hold, or not now, before anything is built."""
+        self.limits.check_sequences(prompts, plan.params.n)
+        self.bridge.check_room(prompts * plan.params.n)
+
+    def _sequences(self, prompts: list[list[int]], plan: Plan) -> list[Sequence]:
+        """The sequences of checked prompts."""
+        self._admit(len(prompts), plan)
+        params, longest = plan.params, self.served.max_length
+        sampled = sum(min(params.max_tokens or longest, longest - len(ids)) for ids in prompts) * params.n
+        self.limits.check_logprobs(params, sum(map(len, prompts)), sampled)
+        return [s for ids in prompts for s in contract.sequences(ids, plan, self.served, self.text)]
+
+    async def _written(self, write: Callable[[], object], writer: Writer) -> Reply:
+        """An answer with the versions that sampled it; a long one is written in a thread."""
+        sequences = writer.sequences
+        if writer.size <= LONG_ANSWER:
+            body = _encoder.encode(write())
+        else:
+            body = await self.workers.run(lambda: msgspec.json.encode(write()), math.inf)
+        return Reply(body, headers=_versions(*(version for s in sequences for version, _ in s.starts)))
+
+    def _events(self, events: AsyncIterator[bytes]) -> EventStream:
+        return EventStream(events, _versions(self.engine.version))
+
+    def _plan(self, call: Call, params: SamplingParams, *, stream: bool) -> Plan:
+        if params.stop and not self.text.present:
+            raise RequestError("stop strings need a tokenizer, which the served model has not", param="stop")
+        if stream and params.prompt_logprobs is not None:
+            raise RequestError("prompt_logprobs cannot be streamed", param="prompt_logprobs")
+        return contract.plan(params, self.served, stream=stream, timeout_s=call.timeout_s)
+
+    def _writer(self, identity: str, plan: Plan, sequences: list[Sequence]) -> Writer:
+        return Writer(identity, self.served.name, plan, self.text, sequences)
+
+    # --- text and information ---
+
+    async def models(self, call: Call) -> Reply:
+        """The one model that is served, as a list."""
+        return _json({"object": "list", "data": [self._card()]})
+
+    async def model(self, call: Call) -> Reply:
+        """The one model that is served, by its name."""
+        contract.check_model(call.path_params["model"], self.served)
+        return _json(self._card())
+
+    def _card(self) -> dict[str, object]:
+        return {
+            "id": self.served.name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "arlarena",
+            "root": str(self.directory),
+            "parent": None,
+            "max_model_len": self.served.max_length,
+        }
+
+    async def tokenize(self, call: Call) -> Reply:
+        """Token ids of a text or of a conversation."""
+        r = await self.reader.parse(call.body, TokenizeRequest)
+        contract.check_model(r.model, self.served)
+        if (r.prompt is None) == (r.messages is None):
+            raise RequestError("give either prompt or messages")
+        return Reply(await self.reader.tokenize(r, time.monotonic() + (call.timeout_s or math.inf)))
+
+    async def detokenize(self, call: Call) -> Reply:
+        """Text of token ids, special tokens included."""
+        r = await self.reader.parse(call.body, DetokenizeRequest)
+        contract.check_model(r.model, self.served)
+        return Reply(await self.reader.detokenize(r, time.monotonic() + (call.timeout_s or math.inf)))
+
+    async def exposition(self, call: Call) -> Reply:
+        """Prometheus metrics."""
+        return Reply(self.metrics.exposition(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
+
+    # --- weights ---
+
+    async def weight_info(self, call: Call) -> Reply:
+        """The version in service."""
+        return Reply(_encoder.encode(WeightInfo(self.engine.version)))
+
+    async def is_paused(self, call: Call) -> Reply:
+        """Whether a push holds sampling."""
+        return _json({"is_paused": self.engine.paused})
+
+    async def pause(self, call: Call) -> Reply:
+        """First phase. vLLM's default mode is `abort`; so is ours."""
+        mode = call.query.get("mode", "abort")
+        if mode not in ("keep", "wait", "abort"):
+            raise RequestError(f"mode must be keep, wait or abort, got {mode!r}", param="mode")
+        await self.push.pause(cast(PauseMode, mode))
+        return _json({"status": "paused"})
+
+    async def start_update(self, call: Call) -> Reply:
+        """Second phase."""
+        await self.push.start()
+        return _json({"message": "Weight update started"})
+
+    async def update(self, call: Call) -> Reply:
+        """Third phase: load a version directory."""
+        path = Path(parse(call.body, UpdateWeightsRequest).update_info.path)
+        return _json({"message": "Weights updated", "weight_version": await self.push.update(path)})
+
+    async def finish_update(self, call: Call) -> Reply:
+        """Fourth phase: the loaded weights serve."""
+        label = parse(call.body or b"{}", FinishUpdateRequest).weight_version
+        return _json({"message": "Weight update finished", "weight_version": await self.push.finish(label)})
+
+    async def reset_prefix_cache(self, call: Call) -> Reply:
+        """Drop computed prompts; a finished update has done so already."""
+        await asyncio.wrap_future(self.engine.call(self.engine.forget_prompts))
+        return _json({"success": True})
+
+    async def resume(self, call: Call) -> Reply:
+        """Last phase."""
+        await self.push.resume()
+        return _json({"status": "resumed"})
+
+    def _measured(self, route: str, handler: Handler) -> Handler:
+        async def measured(call: Call) -> Answer:
+            began = time.perf_counter()
+            status = 500
+            try:
+                await self._turns.wait()
+                reply = await handler(call)
+                status = reply.status if isinstance(reply, Reply) else 200
+                return reply
+            except RequestError as error:
+                status = error.status
+                raise
+            finally:
+                self.metrics.requests.labels(route, str(status)).inc()
+                self.metrics.latency.labels(route).observe(time.perf_counter() - began)
+
+        return measured
+
+
+def _versions(*labels: str) -> Headers:
+    return ((VERSIONS_HEADER.encode(), ", ".join(dict.fromkeys(labels)).encode()),)
+
+
+def _json(value: object) -> Reply:
+    return Reply(_encoder.encode(value))
+
+
+def _include_usage(options: StreamOptions | None) -> bool:
+    return options is not None and options.include_usage
+
+
+def _eos_ids(directory: Path, text: Text) -> frozenset[int]:
+    """Ids that end a response: those of `generation_config.json` and `config.json`, and the tokenizer's own."""
+    own = text.eos_id()
+    found: set[int] = set() if own is None else {own}
+    for name in ("generation_config.json", "config.json"):
+        path = directory / name
+        if path.is_file():
+            value = json.loads(read_text(path)).get("eos_token_id")
+            found |= {value} if isinstance(value, int) else set(value or ())
+    return frozenset(found)
+
+
+def choose_weights(settings: InferenceSettings, log: Logger) -> LoadedVersion:
+    """The newest committed version that is whole, else the configured model.
+
+    Raises:
+        VersionError: there is neither.
+    """
+    if settings.weights_root is not None:
+        for directory in committed_versions(settings.weights_root):
+            try:
+                return load_version(directory)
+            except VersionError as error:
+                log.warning("version_skipped", directory=str(directory), reason=str(error))
+    if settings.model is None:
+        root = settings.weights_root
+        where = "no directory of versions" if root is None else f"no version in {root}"
+        raise VersionError(f"nothing to serve: there is {where} and no model; give --model")
+    return load_model(settings.model)
+
+
+def open_serving(
+    settings: InferenceSettings, loop: asyncio.AbstractEventLoop, log: Logger, on_death: OnDeath
+) -> Serving:
+    """Load the model and start its engine. Takes seconds: run it in a thread.
+
+    Raises:
+        VersionError: the weights cannot be served.
+    """
+    torch.set_num_threads(settings.threads)
+    loaded = choose_weights(settings, log)
+    arch = loaded.arch
+    length = settings.max_model_len or min(arch.max_positions, DEFAULT_MAX_LENGTH)
+    if length > arch.max_positions:
+        raise VersionError(f"max_model_len = {length}, but the model has {arch.max_positions} positions")
+    limits = Limits(
+        max_length=length,
+        slots=settings.max_slots,
+        kv_bytes=settings.kv_cache_mb << 20,
+        cache_bytes=settings.prefix_cache_mb << 20,
+        prefill_tokens=settings.prefill_tokens_per_step,
+    )
+    directories = [loaded.directory] if settings.model is None else [loaded.directory, settings.model]
+    text = Text.load(*directories)
+    bridge = Bridge(loop, settings.max_waiting)
+    engine = Engine(arch, loaded.parameters, loaded.label, limits, bridge.deliver, on_death)
+    bridge.attach(engine)
+    serving = Serving(settings, loaded, text, bridge, engine, log)
+    engine.start()
+    log.info(
+        "model_loaded", directory=str(loaded.directory), version=loaded.label, slots=engine.slots, max_model_len=length
+    )
+    return serving

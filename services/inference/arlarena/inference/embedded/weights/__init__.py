@@ -1,0 +1,1 @@
+"""Weights of the embedded engine: loading and replacing them."""

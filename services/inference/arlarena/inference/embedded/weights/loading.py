@@ -1,0 +1,76 @@
+"""From a version directory, or any Hugging Face directory, to weights that the embedded engine can serve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from arlarena.inference.embedded.architecture import Architecture, UnsupportedModelError, read_architecture
+from arlarena.inference.embedded.model import Model
+from arlarena.inference.embedded.prompts import log_probs
+from arlarena.inference.embedded.weights.parameters import Parameters, WeightsError, load_parameters
+from arlarena.inference.weights.versions import VersionError, judge, verify
+from arlarena.proto.trajectory import PolicyVersion
+from arlarena.proto.weights import COMMITTED_FILE, MANIFEST_FILE, ManifestProbe, SafetensorsError, safetensors_digest
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedVersion:
+    """Weights ready to serve, and what they are called. `difference`: largest |Δ log-prob| of the version's probe."""
+
+    label: str
+    parameters: Parameters
+    arch: Architecture
+    directory: Path
+    difference: float | None = None
+
+
+def load_version(directory: Path, arch: Architecture | None = None) -> LoadedVersion:
+    """Verify, load and probe a version directory; with `arch`, only if it is of that architecture.
+
+    Raises:
+        VersionError: the directory is not whole, or its weights do not fit. ProbeError: see there.
+    """
+    manifest = verify(directory)
+    try:
+        found = read_architecture(directory)
+        if arch is not None and found != arch:
+            raise VersionError(f"{directory} holds another architecture: {_difference(found, arch)}")
+        parameters = load_parameters(directory, found)
+    except (UnsupportedModelError, WeightsError) as error:
+        raise VersionError(str(error)) from error
+    difference = None if manifest.probe is None else _probe(directory, manifest.probe, found, parameters)
+    return LoadedVersion(manifest.label, parameters, found, directory, difference)
+
+
+def _probe(directory: Path, probe: ManifestProbe, arch: Architecture, parameters: Parameters) -> float:
+    """The probe's largest |Δ log-prob|, within its tolerance."""
+    ids = probe.ids
+    if len(probe.log_probs) != len(ids) - 1 or not all(0 <= token < arch.vocab_size for token in ids):
+        raise VersionError(f"{directory / MANIFEST_FILE} has a malformed probe")
+    return judge(directory, probe, log_probs(Model(arch, parameters, len(ids)), ids))
+
+
+def load_model(directory: Path) -> LoadedVersion:
+    """Load an ordinary Hugging Face directory; its version is `initial:0:<digest>` unless it is a version directory.
+
+    Raises:
+        VersionError: the directory cannot be served.
+    """
+    if (directory / COMMITTED_FILE).is_file():
+        return load_version(directory)
+    try:
+        arch = read_architecture(directory)
+        parameters = load_parameters(directory, arch)
+        digest = safetensors_digest(*sorted(directory.glob("*.safetensors")))
+    except (UnsupportedModelError, WeightsError, SafetensorsError, OSError) as error:
+        raise VersionError(str(error)) from error
+    return LoadedVersion(str(PolicyVersion("initial", 0, digest)), parameters, arch, directory)
+
+
+def _difference(found: Architecture, expected: Architecture) -> str:
+    parts = []
+    for name in Architecture.__slots__:
+        if getattr(found, name) != getattr(expected, name):
+            parts.append(f"{name} {getattr(found, name)} instead of {getattr(expected, name)}")
+    return ", ".join(parts)

@@ -1,0 +1,1 @@
+"""Version directories: which there are, and whether they are whole."""

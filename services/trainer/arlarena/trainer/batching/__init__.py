@@ -1,0 +1,1 @@
+"""From collected groups to micro-batches."""

@@ -1,0 +1,263 @@
+"""From collected groups to rows with advantages: whole groups are scored first, then members that nobody may learn from
+are dropped, the stale and the void.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from arlarena.proto.trajectory import Group, Trajectory, Turn
+from arlarena.trainer.batching.packing import Row
+from arlarena.trainer.objectives import GroupAdvantages, GroupRewards, Recipe, compute_advantages
+from arlarena.trainer.settings import updates_of
+
+
+class NotFinite(RuntimeError):
+    """Groups whose advantages cannot be computed as finite numbers; the message names the groups and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """Which samples may be trained on at `step`.
+
+    Attributes:
+        step: the optimiser step about to be taken, whose policy has version `step`.
+        staleness: how many steps behind a sample may be.
+        known: step by digest, of every version that belongs to this run's history. Samples of other digests were
+            drawn by a policy that a crash erased, and count as stale.
+    """
+
+    step: int
+    staleness: int
+    known: Mapping[str, int]
+
+    def age(self, trajectory: Trajectory) -> int | None:
+        """Steps between the oldest weights that sampled a token of it and now; None if unknown weights took part."""
+        steps = [self.known.get(span.version.digest) for turn in trajectory.turns for span in turn.spans]
+        known = [step for step in steps if step is not None]
+        return None if len(known) < len(steps) or not known else self.step - min(known)
+
+    def usable(self, trajectory: Trajectory) -> bool:
+        """Whether it may be trained on."""
+        age = self.age(trajectory)
+        return age is not None and age <= self.staleness
+
+
+# The largest number of float32, in which advantages reach the loss.
+LARGEST_SQUARES = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredGroup:
+    """A group with the advantage of each turn of each trajectory, and which trajectories may be trained on."""
+
+    group: Group
+    advantages: GroupAdvantages
+    usable: tuple[bool, ...]
+
+
+def successes(group: Group) -> list[bool]:
+    """Whether each trajectory solved its task."""
+    return [trajectory.success for trajectory in group.trajectories]
+
+
+def returns(group: Group) -> list[float]:
+    """The raw return of each trajectory."""
+    return [trajectory.total_reward for trajectory in group.trajectories]
+
+
+def is_void(trajectory: Trajectory) -> bool:
+    """Whether a step of it did nothing, as the environment says: a reply without code and without an answer."""
+    return any(turn.void for turn in trajectory.turns)
+
+
+def group_rewards(group: Group, entropies: list[list[float]] | None = None, *, growing: bool = False) -> GroupRewards:
+    """What the advantage estimators read of a group. A turn is valid if its format and its action both are. With
+    `growing`, turns that continue one another are one row (see `stretches`); without, every turn is one.
+    """
+    turns = [trajectory.turns for trajectory in group.trajectories]
+    return GroupRewards(
+        rewards=[[turn.reward for turn in each] for each in turns],
+        action_valid=[[turn.action_valid and turn.format_valid for turn in each] for each in turns],
+        successes=successes(group),
+        state_keys=[[turn.state_key for turn in each] for each in turns],
+        observation_keys=[[turn.observation_key for turn in each] for each in turns],
+        observations=[[turn.observation for turn in each] for each in turns],
+        lengths=[[len(turn.loss_mask) for turn in each] for each in turns],
+        entropies=entropies,
+        rows=[_row_numbers(each) for each in turns] if growing else None,
+    )
+
+
+def turn_entropies(groups: Sequence[Group], measure: Callable[[Sequence[Row]], list[float]]) -> list[list[list[float]]]:
+    """Mean token entropies [group][trajectory][turn] by `measure`, which takes one row a turn."""
+    rows = [
+        row_of([turn], [0.0], 0, fresh=True, temperature=group.sampling.temperature)
+        for group in groups
+        for trajectory in group.trajectories
+        for turn in trajectory.turns
+    ]
+    found = iter(measure(rows))
+    return [[[next(found) for _ in each.turns] for each in group.trajectories] for group in groups]
+
+
+def score(
+    recipe: Recipe,
+    groups: Sequence[Group],
+    freshness: Freshness,
+    *,
+    invalid_penalty: float,
+    max_response_tokens: int,
+    measure: Callable[[Sequence[Row]], list[float]] | None = None,
+    void_turns: Literal["mask", "keep"] = "mask",
+    growing: bool = False,
+) -> list[ScoredGroup]:
+    """Advantages over whole groups. Stale members, and under `mask` those with a void turn, are included in the
+    statistics but not among the usable (SimpleTIR, arXiv 2509.02479, masks the loss of void trajectories).
+
+    To give no row is to give one whose loss mask is zero throughout, wherever rows without a token do not count:
+    `token_mean` and `seq_mean_token_mean`. `seq_mean_token_sum` and `…_norm` divide by all rows; there the loss is that
+    of zero masks times (all rows / rows given).
+
+    `measure` gives the mean token entropy of each row; only estimators that weigh by entropy (EMPG) ask for it.
+    `growing` as in `rows_of`: statistics by row count the rows that it will make.
+
+    Raises:
+        NotFinite: rewards, entropies or advantages of a group are not finite.
+    """
+    _check("rewards or the sum of their squares", groups, [rewards_fit(group) for group in groups])
+    entropies: Sequence[list[list[float]] | None] = [None] * len(groups)
+    if recipe.advantage == "empg" and measure is not None:
+        measured = turn_entropies(groups, measure)
+        _check("entropies under the policy", groups, map(_all_finite, measured))
+        entropies = measured
+    scored = compute_advantages(
+        recipe,
+        [group_rewards(group, each, growing=growing) for group, each in zip(groups, entropies, strict=True)],
+        invalid_penalty=invalid_penalty,
+        max_response_tokens=max_response_tokens,
+    )
+    _check("advantages", groups, [_all_finite(given.total) for given in scored])
+
+    def usable(trajectory: Trajectory) -> bool:
+        return freshness.usable(trajectory) and not (void_turns == "mask" and is_void(trajectory))
+
+    return [
+        ScoredGroup(group, given, tuple(map(usable, group.trajectories)))
+        for group, given in zip(groups, scored, strict=True)
+    ]
+
+
+def rewards_fit(group: Group) -> bool:
+    """Whether rewards are finite, and so small that sums and squares of what is made of them stay finite."""
+    rewards = [abs(turn.reward) for trajectory in group.trajectories for turn in trajectory.turns]
+    total = sum(rewards)
+    return len(rewards) * total * total <= LARGEST_SQUARES  # False for NaN
+
+
+def _all_finite(values: Sequence[Sequence[float]]) -> bool:
+    return all(math.isfinite(value) for turns in values for value in turns)
+
+
+def _check(name: str, groups: Sequence[Group], finite: Iterable[bool]) -> None:
+    bad = [group.id for group, fine in zip(groups, finite, strict=True) if not fine]
+    if bad:
+        raise NotFinite(f"{name} are not finite in {'group' if len(bad) == 1 else 'groups'} {', '.join(bad)}")
+
+
+def rows_of(
+    groups: Sequence[ScoredGroup], current_digest: str, advantage_scale: float = 1.0, *, growing: bool = False
+) -> list[Row]:
+    """The rows of every usable trajectory, which are numbered through `groups`: one a turn, or with `growing` one for
+    as many turns as each continues the last (see `stretches`). Their temperature is the one that their group records.
+    """
+    rows: list[Row] = []
+    number = 0
+    for scored in groups:
+        temperature = scored.group.sampling.temperature
+        for trajectory, credit, usable in zip(
+            scored.group.trajectories, scored.advantages.total, scored.usable, strict=True
+        ):
+            if not usable:
+                continue
+            scaled = [advantage * advantage_scale for advantage in credit]
+            for first, last in stretches(trajectory.turns) if growing else each_turn(trajectory.turns):
+                turns = trajectory.turns[first:last]
+                fresh = all(span.version.digest == current_digest for turn in turns for span in turn.spans)
+                rows.append(row_of(turns, scaled[first:last], number, fresh=fresh, temperature=temperature))
+            number += 1
+    return rows
+
+
+def each_turn(turns: Sequence[Turn]) -> list[tuple[int, int]]:
+    """Every turn by itself, as (first, after the last)."""
+    return [(number, number + 1) for number in range(len(turns))]
+
+
+def stretches(turns: Sequence[Turn]) -> list[tuple[int, int]]:
+    """Runs of turns in which each prompt begins with exactly the tokens of the turn before, prompt and response: then
+    one sequence holds them all, and what stands between two responses (tool output) is masked. As (first, after last).
+
+    A prompt that rewrites the past, by a window or by another tokenisation, begins a new run: the tokens that the
+    policy saw are what it is trained on.
+    """
+    starts = [number for number in range(len(turns)) if number == 0 or not _continues(turns[number - 1], turns[number])]
+    return list(itertools.pairwise([*starts, len(turns)]))
+
+
+def _row_numbers(turns: Sequence[Turn]) -> list[int]:
+    return [number for number, (first, last) in enumerate(stretches(turns)) for _ in range(first, last)]
+
+
+def _continues(before: Turn, after: Turn) -> bool:
+    return after.prompt_ids.startswith(before.prompt_ids + before.response_ids)
+
+
+def row_of(
+    turns: Sequence[Turn], advantages: Sequence[float], trajectory: int, *, fresh: bool, temperature: float
+) -> Row:
+    """One row of turns that each continue the last."""
+    first = turns[0]
+    if len(turns) == 1:
+        (advantage,) = advantages
+        columns = first.tokens(), first.behaviour_logprobs(), first.mask()
+        return Row(first.prompt(), *columns, advantage, trajectory, fresh, temperature=temperature)
+    tokens, behaviour, mask, sizes = [], [], [], []
+    for turn, following in zip(turns, [*turns[1:], None], strict=True):
+        seen = len(turn.prompt_ids) // 4 + len(turn.loss_mask)
+        between = np.zeros(0, dtype=np.int32) if following is None else following.prompt()[seen:]
+        tokens += [turn.tokens(), between]
+        behaviour += [turn.behaviour_logprobs(), np.zeros(len(between), dtype=np.float32)]
+        mask += [turn.mask(), np.zeros(len(between), dtype=np.uint8)]
+        sizes.append(len(turn.loss_mask) + len(between))
+    return Row(
+        prompt=first.prompt(),
+        response=np.concatenate(tokens),
+        behaviour=np.concatenate(behaviour),
+        mask=np.concatenate(mask),
+        advantage=0.0,
+        trajectory=trajectory,
+        fresh=fresh,
+        turns=tuple(zip(sizes, advantages, strict=True)),
+        temperature=temperature,
+    )
+
+
+def minibatches(groups: Sequence[ScoredGroup], size: int, seed: int) -> list[list[ScoredGroup]]:
+    """Deal whole groups into minibatches of about `size`, in an order that depends on `seed` and their ids alone, not
+    on when they arrived.
+
+    Whole groups, because rows that one ratio joins must meet the same weights, and because equal rows are then computed
+    once. A fixed size and not a fixed number: a batch that the filter left small would else give noisy updates.
+    """
+    order = sorted(groups, key=lambda scored: scored.group.id)
+    random.Random(seed).shuffle(order)
+    count = min(updates_of(len(order), size), len(order))
+    return [order[i::count] for i in range(count)]

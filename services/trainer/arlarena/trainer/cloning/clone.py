@@ -1,0 +1,232 @@
+"""Behaviour cloning: supervised learning on the response tokens of good episodes, multi-turn, stopped by validation.
+
+Demonstrations are ordinary groups in a file, recorded by the rollout service from an expert or from any model; an
+episode counts if its score is above `min_score` (rejection fine-tuning). Training ends when the demonstrations have
+been seen `max_epochs` times, or before, when the loss on the validation episodes, whose tasks come from a split of
+their own, has not improved for `patience` validations. The weights that validate best are kept; no step is picked by
+hand.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from arlarena.proto.config import ConfigError
+from arlarena.proto.telemetry import Logger
+from arlarena.proto.trajectory import FloatArray, Group, SchemaError, read_groups
+from arlarena.proto.wording import counted
+from arlarena.trainer.batching.packing import Row, micro_batches
+from arlarena.trainer.cloning.conversations import SUFFIXES, conversation_rows, read_conversations
+from arlarena.trainer.learning.optimizer import adamw, rate_share, set_rate
+from arlarena.trainer.metrics.progress import Progress
+from arlarena.trainer.model.forward import Scorer
+from arlarena.trainer.preflight import check_readable
+from arlarena.trainer.settings import CloneSettings
+
+# Padded tokens that go through the model at once; a bound on memory alone, the gradient does not depend on it.
+_TOKENS_AT_ONCE = 16_384
+# Between two progress records: as often as the launcher's plain output asks for them, or oftener.
+_PROGRESS_EVERY_S = 2.0
+
+
+class CloneError(RuntimeError):
+    """Cloning cannot go on; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cloned:
+    """How cloning went. `validation_loss` is the best one, in nats a response token, reached at `best_step`."""
+
+    steps: int
+    epochs: float
+    turns: int
+    validation_loss: float
+    best_step: int
+    stopped: str
+    seconds: float
+
+    def as_dict(self) -> dict[str, float | str]:
+        """For the run's records."""
+        return asdict(self)
+
+
+def load_demonstrations(path: Path, min_score: float) -> list[Group]:
+    """Groups of `path` that hold at least one episode that scored above `min_score`; other episodes are dropped.
+
+    Raises:
+        ConfigError: the file is missing, is none of ours, or holds no such episode.
+    """
+    check_readable(path)
+    try:
+        groups = read_groups(path)
+    except SchemaError as error:
+        said = str(error) if str(path) in str(error) else f"{path}: {error}"
+        raise ConfigError(f"demonstrations {said}") from error
+    kept = []
+    for group in groups:
+        good = tuple(each for each in group.trajectories if each.score > min_score and each.turns)
+        if good:
+            group.trajectories = good
+            kept.append(group)
+    if not kept:
+        raise ConfigError(
+            f"demonstrations {path}: none of {counted(len(groups), 'group')} has an episode scored above {min_score}"
+        )
+    return kept
+
+
+def read_rows(path: Path, min_score: float, model: str) -> list[Row]:
+    """The rows of a file of demonstrations: groups as the rollout service records them, or conversations as JSON lines.
+
+    Errors as in `load_demonstrations`, `read_conversations` and `conversation_rows`.
+    """
+    if path.suffix in SUFFIXES:
+        return conversation_rows(read_conversations(path, min_score), model)
+    return demonstration_rows(load_demonstrations(path, min_score))
+
+
+def demonstration_rows(groups: Sequence[Group]) -> list[Row]:
+    """One row a turn that is to be learnt from; the behaviour's log-probs play no part."""
+    rows = []
+    for group in groups:
+        for trajectory in group.trajectories:
+            for turn in trajectory.turns:
+                if not any(turn.loss_mask):
+                    continue
+                nothing: FloatArray = np.zeros(len(turn.loss_mask), dtype=np.float32)
+                rows.append(Row(turn.prompt(), turn.tokens(), nothing, turn.mask(), 1.0, 0))
+    return rows
+
+
+def negative_log_likelihood(scorer: Scorer, rows: Sequence[Row], *, backward: bool) -> float:
+    """Mean over the response tokens of `rows` in nats; with `backward`, its gradient is added to the parameters.
+
+    The denominator is that of all rows, so the cut into micro-batches does not matter.
+    """
+    tokens = sum(int(row.mask.sum()) for row in rows)
+    total = 0.0
+    for batch in micro_batches(rows, _TOKENS_AT_ONCE):
+        log_probs, _ = scorer(batch.to(scorer.device), 1.0, "none")
+        loss = -log_probs.sum() / tokens
+        if backward:
+            loss.backward()
+        total += float(loss.detach())
+    return total
+
+
+def batches(rows: Sequence[Row], size: int, seed: int) -> Iterator[list[Row]]:
+    """Endless epochs, each in an order of its own."""
+    generator = np.random.default_rng(seed)
+    size = min(size, len(rows))
+    while True:
+        order = generator.permutation(len(rows))
+        for start in range(0, len(rows) - size + 1, size):
+            yield [rows[i] for i in order[start : start + size]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """Writes how far cloning is."""
+
+    progress: Progress | None
+    log: Logger | None
+    steps_per_epoch: int
+    epochs: int
+
+    def started(self) -> None:
+        if self.progress is not None:
+            self.progress.report(0)
+
+    def stepped(self, step: int, loss: float) -> None:
+        if self.progress is not None:
+            self.progress.report_every(_PROGRESS_EVERY_S, step, message=self._epoch(step), loss=loss)
+
+    def validated(self, step: int, loss: float, validation_loss: float) -> None:
+        if self.progress is not None:
+            self.progress.report(step, message=self._epoch(step), loss=loss, validation_loss=validation_loss)
+        if self.log is not None:
+            self.log.info("clone", step=step, loss=loss, validation_loss=validation_loss)
+
+    def _epoch(self, step: int) -> str:
+        return f"epoch {(step - 1) // self.steps_per_epoch + 1} of {self.epochs}"
+
+
+def clone(
+    model: PreTrainedModel,
+    train: Sequence[Row],
+    validation: Sequence[Row],
+    settings: CloneSettings,
+    *,
+    seed: int,
+    progress: Progress | None = None,
+    log: Logger | None = None,
+) -> Cloned:
+    """Train `model` in place until validation says stop, and leave its best weights in it.
+
+    Raises:
+        CloneError: a loss or a gradient is not finite; nothing of it is kept.
+    """
+    started = time.monotonic()
+    per_epoch = max(1, len(train) // settings.batch_rows)
+    validate_every = max(settings.min_validation_steps, per_epoch)
+    limit = settings.max_epochs * per_epoch
+    scorer = Scorer(model).to(torch.device(settings.torch_device()))
+    optimizer = adamw(model.parameters(), settings.lr, (0.9, 0.95), settings.weight_decay)
+    best_loss, best_step, best_weights, misses = math.inf, 0, copy.deepcopy(model.state_dict()), 0
+    report = _Report(progress, log, per_epoch, settings.max_epochs)
+    report.started()
+    step = 0
+    for batch in batches(train, settings.batch_rows, seed):
+        share = rate_share(step, settings.warmup_steps, step / limit, settings.final_lr_share)
+        set_rate(optimizer, settings.lr * share)
+        step += 1
+        loss = _update(scorer, optimizer, batch, settings.gradient_clip, step)
+        if step % validate_every and step < limit:
+            report.stepped(step, loss)
+            continue
+        with torch.no_grad():
+            validation_loss = negative_log_likelihood(scorer, validation, backward=False)
+        _check_finite(step, validation_loss=validation_loss)
+        report.validated(step, loss, validation_loss)
+        misses = 0 if validation_loss < best_loss - settings.min_improvement else misses + 1
+        if validation_loss < best_loss:
+            best_loss, best_step, best_weights = validation_loss, step, copy.deepcopy(model.state_dict())
+        if misses >= settings.patience or step >= limit:
+            break
+    model.load_state_dict(best_weights)
+    return Cloned(
+        steps=step,
+        epochs=step / per_epoch,
+        turns=len(train),
+        validation_loss=best_loss,
+        best_step=best_step,
+        stopped="validation" if misses >= settings.patience else "demonstrations",
+        seconds=time.monotonic() - started,
+    )
+
+
+def _update(
+    scorer: Scorer, optimizer: torch.optim.Optimizer, batch: Sequence[Row], gradient_clip: float, step: int
+) -> float:
+    """One optimiser step on `batch`; its loss."""
+    optimizer.zero_grad(set_to_none=True)
+    loss = negative_log_likelihood(scorer, batch, backward=True)
+    norm = float(torch.nn.utils.clip_grad_norm_(scorer.parameters(), gradient_clip))
+    _check_finite(step, loss=loss, gradient_norm=norm)
+    optimizer.step()
+    return loss
+
+
+def _check_finite(step: int, **figures: float) -> None:
+    for name, value in figures.items():
+        if not math.isfinite(value):
+            raise CloneError(f"cloning: {name.replace('_', ' ')} is {value} at step {step}: lower [clone] lr")

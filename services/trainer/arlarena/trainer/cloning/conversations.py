@@ -1,0 +1,99 @@
+"""Conversations from JSON-lines files, as rows to clone from: what other tools record and exchange.
+
+    {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}, …], "score": 1.0}
+
+Every assistant message is learnt from, after all that came before it in the model's own chat template; `score` may be
+absent.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from transformers import AutoTokenizer
+
+from arlarena.proto.config import ConfigError
+from arlarena.proto.textfile import TextFileError, read_text
+from arlarena.proto.wording import counted
+from arlarena.trainer.batching.packing import Row
+from arlarena.trainer.preflight import check_readable
+
+SUFFIXES = (".jsonl", ".ndjson")
+
+
+class Message(msgspec.Struct):
+    """One message of a chat."""
+
+    role: str
+    content: str
+
+
+class Conversation(msgspec.Struct):
+    """One line of a file."""
+
+    messages: list[Message]
+    score: float | None = None
+
+
+def read_conversations(path: Path, min_score: float) -> list[Conversation]:
+    """The conversations of a file that scored above `min_score`, or have no score.
+
+    Raises:
+        ConfigError: the file is missing, a line is no conversation (the message names it), or none is good enough.
+    """
+    decoder = msgspec.json.Decoder(Conversation)
+    found = []
+    check_readable(path)
+    try:
+        lines = read_text(path).split("\n")
+    except TextFileError as error:  # it names the file
+        raise ConfigError(f"demonstrations {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            found.append(decoder.decode(line))
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise ConfigError(f"demonstrations {path}: line {number} is no conversation: {error}") from error
+    good = [one for one in found if one.score is None or one.score > min_score]
+    if not any(message.role == "assistant" for one in good for message in one.messages):
+        raise ConfigError(
+            f"demonstrations {path}: none of {counted(len(found), 'conversation')} has an assistant's message "
+            f"and scored above {min_score}"
+        )
+    return good
+
+
+def conversation_rows(conversations: list[Conversation], model: str) -> list[Row]:
+    """One row an assistant message, in the tokens of the policy `model`.
+
+    Raises:
+        ConfigError: its tokenizer has no chat template or no end-of-sequence token.
+    """
+    tokenizer: Any = AutoTokenizer.from_pretrained(model)
+    if not tokenizer.chat_template or tokenizer.eos_token_id is None:
+        raise ConfigError(f"policy {model}: its tokenizer needs a chat template and an end-of-sequence token")
+    rows = []
+    for one in conversations:
+        messages = [{"role": message.role, "content": message.content} for message in one.messages]
+        for place, message in enumerate(one.messages):
+            if message.role == "assistant":
+                rows.append(_row(tokenizer, messages[:place], message.content))
+    return rows
+
+
+def _row(tokenizer: Any, before: list[dict[str, str]], reply: str) -> Row:
+    text = tokenizer.apply_chat_template(before, tokenize=False, add_generation_prompt=True)
+    prompt = tokenizer.encode(text, add_special_tokens=False)
+    response = [*tokenizer.encode(reply, add_special_tokens=False), tokenizer.eos_token_id]
+    return Row(
+        prompt=np.asarray(prompt, dtype=np.int32),
+        response=np.asarray(response, dtype=np.int32),
+        behaviour=np.zeros(len(response), dtype=np.float32),
+        mask=np.ones(len(response), dtype=np.uint8),
+        advantage=1.0,
+        trajectory=0,
+    )

@@ -1,0 +1,1 @@
+"""Optimiser steps, on one rank or several."""

@@ -1,0 +1,351 @@
+"""One optimiser step after another: rows in, new weights and figures out. On several ranks, each takes its share."""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedModel
+
+from arlarena.proto.trajectory import FloatArray
+from arlarena.trainer.batching.packing import MicroBatch, Row, micro_batches, nothing
+from arlarena.trainer.learning.optimizer import adamw, set_rate
+from arlarena.trainer.learning.ranks import Ranks
+from arlarena.trainer.model.forward import Scorer
+from arlarena.trainer.model.policy import frozen_copy
+from arlarena.trainer.objectives import (
+    Batch,
+    CellTable,
+    Denominators,
+    Mismatch,
+    Recipe,
+    RunTerms,
+    cell_table,
+    merge_metrics,
+    mismatch,
+    policy_loss,
+    sequence_log_ratio,
+    sequence_sums,
+)
+from arlarena.trainer.settings import TrainerSettings
+
+# Figures of a step without a single row, all 0.
+_WITHOUT_ROWS = (
+    *("grad_norm", "mismatch_k3", "mismatch_max", "mismatch_tokens"),
+    *("updates_applied", "updates_skipped"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Update:
+    """One minibatch's update: its figures, and whether the optimiser applied it."""
+
+    figures: dict[str, float]
+    cells: CellTable
+    gap: Mismatch
+    applied: bool
+
+
+class Learner:
+    """The policy, its frozen reference and the optimiser.
+
+    On several ranks every method is collective: all call it with the same arguments, and all get the same result.
+    """
+
+    def __init__(
+        self,
+        policy: PreTrainedModel,
+        reference: PreTrainedModel | None,
+        recipe: Recipe,
+        settings: TrainerSettings,
+        ranks: Ranks | None = None,
+    ) -> None:
+        """Take `policy` as it is; `reference` None means a frozen copy of it, or nothing where no KL is asked for."""
+        self.ranks = ranks or Ranks()
+        self.recipe = recipe
+        self.settings = settings
+        reference = reference or (frozen_copy(policy) if settings.kl_coefficient > 0 else None)
+        self.scorer = self._placed(policy, trained=True)
+        self.reference = None if reference is None else self._placed(reference, trained=False)
+        self.skipped: list[int] = []  # numbers of the minibatches that the last `update` skipped
+        self.optimizer = adamw(self.scorer.parameters(), settings.lr, settings.betas, settings.weight_decay)
+        self.terms = RunTerms(
+            kl_coefficient=settings.kl_coefficient,
+            entropy_coefficient=settings.entropy_coefficient,
+            correction=settings.correction or ("truncate" if settings.policy_anchor == "decoupled" else "none"),
+            correction_low=settings.correction_low,
+            correction_high=settings.correction_high,
+        )
+
+    @property
+    def policy(self) -> PreTrainedModel:
+        """The model being trained."""
+        return self.scorer.model
+
+    def update(self, minibatches: Sequence[Sequence[Row]], rate: float) -> dict[str, float]:
+        """Take one optimiser step a minibatch at the learning rate `rate`, and return the means of their metrics.
+
+        With the `decoupled` anchor, π_old is this policy before the first of them. Without a single row the weights
+        stay.
+
+        An update whose loss or gradient norm is not finite is skipped on all ranks: weights and optimiser stay as they
+        are. `skipped` then holds the numbers of its minibatches, and the means are over the applied updates. If none
+        was applied, they are over all, without the figures that are not finite.
+        """
+        self.skipped = []
+        if not minibatches:
+            return dict.fromkeys(_WITHOUT_ROWS, 0.0)
+        cut = [self._cut(rows, whole=self.recipe.literal) for rows in minibatches]
+        before = None
+        if self._needs_old():
+            before = [[self._measure(batch) for batch in self._here(batches)] for batches in cut]
+        set_rate(self.optimizer, rate)
+        updates = []
+        for i, batches in enumerate(cut):
+            episodes = 1 + max(row.trajectory for row in minibatches[i])
+            updates.append(self._one_update(batches, before[i] if before else None, episodes))
+        self.skipped = [i for i, update in enumerate(updates) if not update.applied]
+        return _figures_of(updates) | {"learning_rate": rate}
+
+    @torch.no_grad()
+    def mean_entropies(self, rows: Sequence[Row]) -> list[float]:
+        """The mean token entropy of each row's response under the present policy, in nats (EMPG's Ĥ before scaling).
+        NaN where weights are.
+        """
+        sums, counts = torch.zeros(2, len(rows), dtype=torch.float64)
+        for micro in self._here(self._cut([replace(row, trajectory=number) for number, row in enumerate(rows)])):
+            place = micro.trajectory_of_row[micro.row_of_token].cpu()
+            entropies = self.scorer(micro, entropy="measured")[1].double().cpu()
+            sums.index_add_(0, place, entropies)
+            counts.index_add_(0, place, torch.ones_like(entropies))
+        means: list[float] = (self.ranks.total(sums) / self.ranks.total(counts).clamp(min=1.0)).tolist()
+        return means
+
+    @torch.no_grad()
+    def log_probs(self, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
+        """Log-probs of `response` after `prompt` under the present policy at temperature 1, in float32: what the
+        policy's weights say, and not what 16 bits make of them.
+        """
+        ids = [np.asarray(part, dtype=np.int32) for part in (prompt, response)]
+        unused: FloatArray = np.zeros(len(response), dtype=np.float32)
+        row = Row(ids[0], ids[1], unused, np.ones(len(response), dtype=np.uint8), 0.0, 0)
+        (micro,) = micro_batches([row], sys.maxsize)
+        found: list[float] = self.scorer(micro.to(self.scorer.device), entropy="none", exact=True)[0].tolist()
+        return found
+
+    def weights(self) -> dict[str, Tensor]:
+        """The whole policy's weights, on the CPU. Tied ones are one tensor, which is how they are saved once."""
+        named = self.policy.state_dict(keep_vars=True)
+        whole = {id(value): _whole(value) for value in named.values()}
+        return {name: whole[id(value)] for name, value in named.items()}
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """The whole optimiser's state, flat: `<parameter index>.<name>`."""
+        state = self.optimizer.state_dict()["state"]
+        return {
+            f"{index}.{name}": _whole(torch.as_tensor(value))
+            for index, values in state.items()
+            for name, value in values.items()
+        }
+
+    def restore(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
+        """The inverse of `weights` and `optimizer_state`.
+
+        Raises:
+            RuntimeError, ValueError, KeyError: they are another policy's.
+        """
+        ours = self.policy.state_dict()
+        if set(ours) != set(weights):
+            raise KeyError(f"weights differ by name: {sorted(set(ours) ^ set(weights))[:5]}")
+        with torch.no_grad():
+            for name, value in ours.items():
+                value.copy_(_like(value, weights[name]))
+        parameters = [value for group in self.optimizer.param_groups for value in group["params"]]
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in optimizer.items():
+            index, _, name = key.partition(".")
+            parameter = parameters[int(index)]
+            state.setdefault(int(index), {})[name] = _like(parameter, value) if value.dim() else value
+        whole = self.optimizer.state_dict()
+        whole["state"] = state
+        self.optimizer.load_state_dict(whole)
+
+    def _placed(self, model: PreTrainedModel, *, trained: bool) -> Scorer:
+        """The model on its device, sharded where there are several ranks."""
+        settings, device = self.settings, torch.device(self.settings.torch_device())
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # FSDP and NCCL use the current one
+        scorer = Scorer(model, settings.logits_chunk_tokens, settings.precision).to(device)
+        if trained and settings.activation_checkpointing:
+            scorer.checkpoint_layers()
+        if self.ranks.count > 1:
+            scorer.shard(self.ranks.count)
+        return scorer
+
+    def _cut(self, rows: Sequence[Row], *, whole: bool = False) -> list[MicroBatch]:
+        """This rank's micro-batches of `rows`, as many as every other rank's. `whole`: all rows in one.
+
+        The literal ratio asks for it: it is differentiable through a whole trajectory.
+        """
+        limit = sys.maxsize if whole else self.settings.tokens_per_microbatch
+        if self.ranks.count > 1 and not whole:  # rather smaller micro-batches than a rank without one
+            tokens = sum(len(row.prompt) + len(row.response) for row in rows)
+            limit = min(limit, math.ceil(tokens / self.ranks.count))
+        cut = self.ranks.share(list(micro_batches(rows, limit)))
+        return [nothing() if batch is None else batch for batch in cut]
+
+    def _here(self, batches: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
+        """`batches` on the policy's device, one after another: their masks together may be larger than a GPU."""
+        return (batch.to(self.scorer.device) for batch in batches)
+
+    def _needs_old(self) -> bool:
+        return self.settings.policy_anchor == "decoupled"
+
+    def _one_update(self, batches: Sequence[MicroBatch], old: Sequence[Tensor] | None, episodes: int) -> _Update:
+        shells = [self._batch(batch, batch.behaviour, None, None) for batch in batches]
+        counted = torch.tensor(Denominators.count(shells).as_tuple(), dtype=torch.float64)
+        denominators = Denominators(*self.ranks.total(counted).tolist())
+        ratios = self._trajectory_ratios(batches, old, episodes)
+        self.optimizer.zero_grad(set_to_none=True)
+        metrics: list[dict[str, Tensor]] = []
+        tables: list[CellTable] = []
+        sampler: list[tuple[Tensor, Tensor, Tensor]] = []
+        entropy = "trained" if self.terms.entropy_coefficient > 0 else "measured"
+        for i, micro in enumerate(self._here(batches)):
+            log_probs, entropies = self.scorer(micro, entropy=entropy)
+            batch = self._batch(micro, log_probs, entropies, old[i] if old else None, self._reference(micro), ratios)
+            loss, found = policy_loss(self.recipe, batch, denominators, self.terms)
+            (loss * self.ranks.count).backward()  # type: ignore[no-untyped-call]  # FSDP takes the mean over ranks
+            metrics.append(found)
+            tables.append(cell_table(batch))
+            sampler.append((log_probs.detach(), micro.behaviour, micro.fresh))
+        norm = torch.nn.utils.clip_grad_norm_(self.scorer.parameters(), self.settings.gradient_clip)
+        figures = merge_metrics(self.ranks.gather(merge_metrics(metrics))) | {"grad_norm": float(_whole(norm))}
+        # Both are those of all ranks, which therefore decide alike.
+        applied = math.isfinite(figures["loss"]) and math.isfinite(figures["grad_norm"])
+        if applied:
+            self.optimizer.step()
+        else:
+            self.optimizer.zero_grad(set_to_none=True)
+        gap = mismatch(*(torch.cat(column) for column in zip(*sampler, strict=True)))
+        return _Update(figures, self._all_cells(tables), self._all_mismatch(gap), applied)
+
+    def _measure(self, batch: MicroBatch) -> Tensor:
+        """Log-probs under the policy as it is now."""
+        return self._log_probs(self.scorer, batch)
+
+    def _reference(self, batch: MicroBatch) -> Tensor | None:
+        return None if self.reference is None else self._log_probs(self.reference, batch)
+
+    @torch.no_grad()
+    def _log_probs(self, scorer: Scorer, batch: MicroBatch) -> Tensor:
+        found: tuple[Tensor, None] = scorer(batch, entropy="none")
+        return found[0]
+
+    def _trajectory_ratios(
+        self, batches: Sequence[MicroBatch], old: Sequence[Tensor] | None, episodes: int
+    ) -> Tensor | None:
+        """Mean log-ratio of each trajectory by a pass without gradient; None where one micro-batch holds every row
+        anyway.
+        """
+        if self.recipe.ratio_level != "trajectory" or self.recipe.literal or len(batches) * self.ranks.count < 2:
+            return None
+        totals = torch.zeros(2, episodes, dtype=torch.float64)
+        for i, micro in enumerate(self._here(batches)):
+            batch = self._batch(micro, self._measure(micro), None, old[i] if old else None)
+            totals += torch.stack(sequence_sums(batch, episodes)).cpu()
+        sums, counts = self.ranks.total(totals).to(self.scorer.device)
+        return sequence_log_ratio(sums, counts)
+
+    def _all_cells(self, tables: Sequence[CellTable]) -> CellTable:
+        mine = sum(tables[1:], tables[0])
+        columns = torch.stack([mine.rows, mine.tokens, mine.kl, mine.off_policy_kl])
+        return CellTable(*self.ranks.total(columns))
+
+    def _all_mismatch(self, mine: Mismatch) -> Mismatch:
+        parts = self.ranks.gather([mine.mean_k3, mine.max_abs, mine.tokens])
+        tokens = sum(part[2] for part in parts)
+        mean = sum(part[0] * part[2] for part in parts) / max(1, tokens)
+        return Mismatch(mean, max(part[1] for part in parts), tokens)
+
+    def _batch(
+        self,
+        micro: MicroBatch,
+        log_probs: Tensor,
+        entropies: Tensor | None,
+        old: Tensor | None,
+        reference: Tensor | None = None,
+        ratios: Tensor | None = None,
+    ) -> Batch:
+        return Batch(
+            log_probs=log_probs,
+            old_log_probs=micro.behaviour if old is None else old,
+            mask=torch.ones_like(micro.fresh),
+            row_of_token=micro.row_of_token,
+            trajectory_of_row=micro.trajectory_of_row,
+            advantages=micro.advantages,
+            ref_log_probs=reference,
+            behaviour_log_probs=micro.behaviour,
+            entropy=entropies,
+            turn_of_token=micro.turn_of_token,
+            sequence_log_ratio=ratios,
+        )
+
+
+def _whole(value: Tensor) -> Tensor:
+    """All of a tensor that may be sharded, on the CPU. Collective where it is."""
+    found = value.full_tensor() if isinstance(value, DTensor) else value
+    return found.detach().cpu()
+
+
+def _like(ours: Tensor, value: Tensor) -> Tensor:
+    """`value`, whole, as `ours` is: on its device, and sharded where it is. Collective where it is."""
+    moved = value.to(ours.device)
+    return distribute_tensor(moved, ours.device_mesh, ours.placements) if isinstance(ours, DTensor) else moved
+
+
+def weight_not_finite(weights: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor that holds NaN or an infinity; None if all are finite."""
+    checked: set[int] = set()
+    for name, value in weights.items():
+        if id(value) in checked or not value.is_floating_point() or not value.numel():
+            continue
+        checked.add(id(value))
+        # Both extremes are NaN where a value is: one pass, and no tensor of as many bools.
+        if not all(math.isfinite(float(extreme)) for extreme in torch.aminmax(value)):
+            return name
+    return None
+
+
+def _figures_of(updates: Sequence[_Update]) -> dict[str, float]:
+    """Figures of a step: over its applied updates. If none was applied: over all, where that is finite."""
+    applied = [update for update in updates if update.applied]
+    used = applied or updates
+    figures = _over_updates([update.figures for update in used])
+    gap = used[0].gap  # later minibatches meet weights that have moved
+    figures |= {"mismatch_k3": gap.mean_k3, "mismatch_max": gap.max_abs, "mismatch_tokens": float(gap.tokens)}
+    cells = functools.reduce(operator.add, [update.cells for update in used])
+    figures |= {f"kl_share/{name}": share for name, share in cells.kl_shares().items()}
+    figures |= {f"rows_share/{name}": share for name, share in cells.row_shares().items()}
+    figures |= {"updates_applied": float(len(applied)), "updates_skipped": float(len(updates) - len(applied))}
+    return figures if applied else {name: value for name, value in figures.items() if math.isfinite(value)}
+
+
+def _over_updates(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Means over the step's updates; extremes for `…_max` and `…_min`, which an update without a token lacks."""
+    merged: dict[str, float] = {}
+    for key in dict.fromkeys(key for part in parts for key in part):
+        values = [part[key] for part in parts if key in part]
+        if key.endswith(("_max", "_min")):
+            merged[key] = max(values) if key.endswith("_max") else min(values)
+        else:
+            merged[key] = sum(values) / len(values)
+    return merged

@@ -1,0 +1,117 @@
+"""The figures of a step, by the names that the run's metrics.jsonl, the console and the report use.
+
+`metrics.jsonl` holds one JSON object a step; a figure that is not finite is null. docs/guide/training.md has the table
+of its keys, with units: add a line there with every key. What the paper plots of a training is among them (ARLArena,
+arXiv 2602.21534).
+
+`flows.jsonl` holds, a step, which action followed which in successful and in failed episodes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from arlarena.proto.trajectory import Group
+from arlarena.trainer.batching.credit import Freshness, ScoredGroup, is_void, returns, successes
+from arlarena.trainer.metrics.behaviour import behaviour_figures
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return sum(found) / len(found) if found else 0.0
+
+
+def episode_figures(groups: Sequence[Group]) -> dict[str, float]:
+    """What the episodes of a step were like, filtered or not."""
+    trajectories = [trajectory for group in groups for trajectory in group.trajectories]
+    turns = [turn for trajectory in trajectories for turn in trajectory.turns]
+    solved = [successes(group) for group in groups]
+    return {
+        "success_rate": _mean(trajectory.success for trajectory in trajectories),
+        "return_mean": _mean(value for group in groups for value in returns(group)),
+        "turns_mean": _mean(len(trajectory.turns) for trajectory in trajectories),
+        "format_valid": _mean(turn.format_valid for turn in turns),
+        "action_valid": _mean(turn.action_valid for turn in turns),
+        "void_share": _mean(map(is_void, trajectories)),
+        "response_tokens": _mean(len(turn.loss_mask) for turn in turns),
+        "solve_all": _mean(all(each) for each in solved),
+        "solve_none": _mean(not any(each) for each in solved),
+        "episodes": float(len(trajectories)),
+    } | behaviour_figures(groups)
+
+
+def training_figures(groups: Sequence[ScoredGroup], freshness: Freshness) -> dict[str, float]:
+    """What is about to be trained on."""
+    sizes = [float(size) for scored in groups for each in scored.advantages.anchor_sizes for size in each]
+    credit = [abs(value) for scored in groups for each in scored.advantages.total for value in each]
+    used = [
+        trajectory
+        for scored in groups
+        for trajectory, usable in zip(scored.group.trajectories, scored.usable, strict=True)
+        if usable
+    ]
+    ages = [float(age) for age in map(freshness.age, used) if age is not None]
+    turns = [turn for trajectory in used for turn in trajectory.turns]
+    return {
+        "anchor_size": _mean(sizes),
+        "advantage_abs": _mean(credit),
+        "age_mean": _mean(ages),
+        "age_max": max(ages, default=0.0),
+        "format_valid_trained": _mean(turn.format_valid for turn in turns),
+        "tokens": float(sum(len(turn.prompt_ids) // 4 + len(turn.loss_mask) for turn in turns)),
+    }
+
+
+class MetricsFile:
+    """Append-only JSON lines, one a step; a resumed run forgets the steps that its checkpoint does not cover."""
+
+    def __init__(self, path: Path) -> None:
+        """`path` need not exist."""
+        self.path = path
+
+    def rewind(self, step: int) -> None:
+        """Keep the records of steps up to `step`."""
+        if not self.path.exists():
+            return
+        kept = [line for line in self.path.read_text(errors="replace").splitlines() if _step_of(line) <= step]
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("".join(line + "\n" for line in kept))
+        partial.replace(self.path)
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Write one record; figures are rounded to seven significant digits, and null where they are not finite."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(json_line({key: _rounded(value) for key, value in record.items()}))
+
+
+def not_finite(figures: Mapping[str, float]) -> list[str]:
+    """The names of figures that are NaN or infinite."""
+    return sorted(name for name, value in figures.items() if not math.isfinite(value))
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """One line of JSON. JSON has no NaN and no infinity: such figures are null."""
+    return json.dumps(finite_or_null(record), allow_nan=False) + "\n"
+
+
+def finite_or_null(record: Mapping[str, Any]) -> dict[str, Any]:
+    """`record` with None in the place of numbers that JSON does not have."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()
+    }
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.7g}") if isinstance(value, float) else value
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return 1 << 60  # a line cut short or damaged

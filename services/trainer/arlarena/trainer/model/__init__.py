@@ -1,0 +1,1 @@
+"""The policy: loading, forward pass, log-probs, attention."""

@@ -1,0 +1,224 @@
+"""Checkpoints that resume bitwise: weights, optimiser state, lineage and the version history, without pickle.
+
+    <run>/checkpoints/step-000012/
+        model.safetensors  optimizer.safetensors  state.json  manifest.json  COMMITTED
+
+`manifest.json` holds size and BLAKE3 of the three files. A directory counts once it has COMMITTED, which is written
+last. A second checkpoint of the same step has a name of its own (`step-000012-1`), and the first one is removed only
+then: there is no moment without a complete checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from arlarena.proto.telemetry import Logger
+from arlarena.proto.weights import COMMITTED_FILE, file_blake3
+from arlarena.trainer.state.ledger import Ledger
+
+_NAME = re.compile(r"step-(\d{6})(?:-(\d+))?")
+STATE_SCHEMA = 2
+MANIFEST_FILE = "manifest.json"
+MODEL_FILE, OPTIMIZER_FILE, STATE_FILE = "model.safetensors", "optimizer.safetensors", "state.json"
+
+# Takes weights and optimiser state by name.
+Restore = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], None]
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be used; the message names its directory."""
+
+
+@dataclass(slots=True)
+class TrainerState:
+    """What is not a tensor.
+
+    Attributes:
+        step: optimiser steps (batches of groups) taken so far; the policy's version.
+        ledger: lineage and capacity.
+        versions: step by digest of every version pushed or about to be, this run's history.
+        seconds: time spent training so far, all incarnations together.
+        environment_steps: turns played in all groups that were judged for a batch.
+        skipped_steps: how many steps in a row applied no update because figures were not finite.
+        tasks: which tasks are drawn in which order (split, size, seed, start); empty before the first step.
+    """
+
+    step: int = 0
+    ledger: Ledger = field(default_factory=Ledger)
+    versions: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    environment_steps: int = 0
+    skipped_steps: int = 0
+    tasks: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As `state.json` holds it."""
+        return {
+            "schema": STATE_SCHEMA,
+            "step": self.step,
+            "ledger": self.ledger.to_json(),
+            "versions": self.versions,
+            "seconds": self.seconds,
+            "environment_steps": self.environment_steps,
+            "skipped_steps": self.skipped_steps,
+            "tasks": self.tasks,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> TrainerState:
+        """The inverse of `to_json`.
+
+        Raises:
+            CheckpointError: another version of the trainer wrote it.
+        """
+        schema = data.get("schema")
+        if schema != STATE_SCHEMA:
+            age = "newer" if isinstance(schema, int) and schema > STATE_SCHEMA else "older"
+            raise CheckpointError(
+                f"its schema {schema} is {age} than this trainer's ({STATE_SCHEMA}): resume it with the "
+                f"release that wrote it, or start a new run"
+            )
+        return cls(
+            step=data["step"],
+            ledger=Ledger.from_json(data["ledger"]),
+            versions=dict(data["versions"]),
+            seconds=data["seconds"],
+            environment_steps=data["environment_steps"],
+            skipped_steps=data["skipped_steps"],
+            tasks=dict(data["tasks"]),
+        )
+
+
+def _write(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # as for a full disk
+        raise OSError(f"{path}: {error}") from error
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in `path` durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, directory: Path, keep: int) -> None:
+        """`keep` of the newest are kept."""
+        self.directory = directory
+        self._keep = keep
+        self._damaged: list[Path] = []
+
+    def save(self, state: TrainerState, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> Path:
+        """Write a checkpoint of `state.step`, durably, and remove what it replaces and what is old."""
+        partial = self.directory / f".partial-{state.step:06d}"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        # Tied weights are one tensor with two names, which safetensors refuses.
+        _write({name: value.contiguous().clone() for name, value in weights.items()}, partial / MODEL_FILE)
+        _write(dict(optimizer), partial / OPTIMIZER_FILE)
+        (partial / STATE_FILE).write_text(json.dumps(state.to_json(), allow_nan=False))
+        files = {file.name: {"size": file.stat().st_size, "blake3": file_blake3(file)} for file in partial.iterdir()}
+        (partial / MANIFEST_FILE).write_text(json.dumps({"files": files}))
+        for file in partial.iterdir():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        same_step = [path for path in self._directories() if _position(path)[0] == state.step]
+        number = max((_position(path)[1] + 1 for path in same_step), default=0)
+        target = self.directory / (f"step-{state.step:06d}" + (f"-{number}" if number else ""))
+        partial.rename(target)
+        (target / COMMITTED_FILE).touch()
+        sync_directory(target)
+        sync_directory(self.directory)
+        self._remove_old(target, same_step)
+        return target
+
+    def _remove_old(self, target: Path, same_step: list[Path]) -> None:
+        """Remove what `target` replaces, what was found damaged, and all but the newest of the others."""
+        whole = [path for path in self.committed() if path not in (*self._damaged, *same_step)]
+        for old in {*same_step, *self._damaged, *whole[: -self._keep]} - {target}:
+            (old / COMMITTED_FILE).unlink(missing_ok=True)
+            shutil.rmtree(old, ignore_errors=True)
+        self._damaged = []
+
+    def committed(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return [path for path in self._directories() if (path / COMMITTED_FILE).exists()]
+
+    def load_latest(self, restore: Restore, log: Logger) -> TrainerState | None:
+        """Hand the newest whole checkpoint's weights and optimiser to `restore`; None if there is no checkpoint.
+
+        A checkpoint whose files differ from their checksums is passed over with a warning that names it and the one
+        that is used in its place.
+
+        Raises:
+            CheckpointError: no checkpoint is whole, or the newest whole one does not fit the model.
+        """
+        damaged: dict[Path, str] = {}
+        for path in reversed(self.committed()):
+            damage = damage_of(path)
+            if damage is None:
+                for other, reason in damaged.items():
+                    log.warning("checkpoint_damaged", damaged=str(other), reason=reason, used=str(path))
+                self._damaged = list(damaged)
+                return self._load(path, restore)
+            damaged[path] = damage
+        if damaged:
+            reasons = "; ".join(f"{path}: {reason}" for path, reason in damaged.items())
+            raise CheckpointError(f"no checkpoint of the run is whole ({reasons}): start a new run")
+        return None
+
+    def _load(self, path: Path, restore: Restore) -> TrainerState:
+        try:
+            state = TrainerState.from_json(json.loads((path / STATE_FILE).read_text()))
+            restore(load_file(path / MODEL_FILE), load_file(path / OPTIMIZER_FILE))
+        except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
+            raise CheckpointError(f"{path} cannot be resumed from: {error}") from error
+        return state
+
+    def _directories(self) -> list[Path]:
+        found = [path for path in self.directory.glob("step-*") if _NAME.fullmatch(path.name) and path.is_dir()]
+        return sorted(found, key=_position)
+
+
+def _position(path: Path) -> tuple[int, int]:
+    """(step, number among the checkpoints of that step)."""
+    match = _NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1]), int(match[2] or 0)
+
+
+def damage_of(path: Path) -> str | None:
+    """How a checkpoint's files differ from what its manifest says; None where they are whole."""
+    try:
+        files = json.loads((path / MANIFEST_FILE).read_text())["files"]
+        entries = {
+            name: (files[name]["size"], files[name]["blake3"]) for name in (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE)
+        }
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return f"{MANIFEST_FILE} is missing or cannot be read ({type(error).__name__}: {error})"
+    for name, (size, digest) in entries.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes instead of {size!r}"
+        if file_blake3(file) != digest:
+            return f"{name} does not match its checksum"
+    return None

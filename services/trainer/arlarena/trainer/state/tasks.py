@@ -1,0 +1,91 @@
+"""Which tasks a run draws: asks the environment server how many its split has, and keeps a resumed run to that."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+
+from arlarena.client.environments import EnvironmentClient
+from arlarena.client.errors import ServiceError, Unavailable
+from arlarena.proto.config import ConfigError, nearest
+from arlarena.proto.env import Info
+from arlarena.proto.task_order import TaskOrder
+from arlarena.proto.telemetry import Logger
+from arlarena.trainer.settings import TrainerSettings, environment_token
+from arlarena.trainer.state.checkpoint import CheckpointError, TrainerState
+
+# Between two questions to a server that does not answer, in seconds.
+_PAUSE_S = 0.5
+
+
+async def draw_order(
+    url: str | None,
+    environment: str,
+    settings: TrainerSettings,
+    seed: int,
+    state: TrainerState,
+    log: Logger,
+    guard: Callable[[], None] = lambda: None,
+) -> TaskOrder:
+    """The order of the run's tasks, noted in `state`. Without `url` the split is taken to have no end.
+
+    `guard` is called while the server is waited for, and raises where the trainer must stop.
+
+    Raises:
+        ConfigError: the server plays another environment, or has no such split.
+        CheckpointError: the run was begun with another order.
+        ServiceError: the server does not answer for `service_wait_s`.
+    """
+    size = await split_size(url, environment, settings, log, guard)
+    order = TaskOrder(settings.task_split, size, seed, settings.first_task)
+    drawn = {"environment": environment, "group_size": settings.group_size} | asdict(order)
+    if state.tasks and state.tasks != drawn:
+        raise CheckpointError(
+            f"the run drew its tasks as {state.tasks} until its checkpoint, and would now draw them as {drawn}: resume "
+            f"it with the same data, split and seed, or start a new run"
+        )
+    state.tasks = drawn
+    log.info("task_order", **drawn)
+    return order
+
+
+async def split_size(
+    url: str | None, environment: str, settings: TrainerSettings, log: Logger, guard: Callable[[], None]
+) -> int | None:
+    """How many tasks `task_split` has; None where it has no end, or there is no `url`. Errors as in `draw_order`."""
+    if url is None:
+        return None
+    info = await _info(url, settings.service_wait_s, log, guard)
+    if info.name != environment:
+        raise ConfigError(
+            f"[environment] name = {environment!r}, but the server at {url} plays {info.name}; give --environment-url"
+        )
+    sizes = {split.name: split.size for split in info.splits}
+    if settings.task_split not in sizes:
+        known = ", ".join(sizes) or "none"
+        close = nearest(settings.task_split, sizes)
+        raise ConfigError(
+            f"[trainer] task_split = {settings.task_split!r}: {environment} has the splits {known}"
+            + (f"; {close}" if close.startswith("did") else "")
+        )
+    return sizes[settings.task_split]
+
+
+async def _info(url: str, wait_s: float, log: Logger, guard: Callable[[], None]) -> Info:
+    deadline = time.monotonic() + wait_s
+    async with EnvironmentClient(url, token=environment_token()) as environments:
+        while True:
+            guard()
+            try:
+                return await environments.info()
+            except Unavailable as error:
+                if time.monotonic() > deadline:
+                    what = "still fails after" if error.answered else "did not answer within"
+                    hint = "" if error.answered else "; is it running?"
+                    raise ServiceError(
+                        f"the environment server at {url} {what} {wait_s:.0f} s: {error}{hint}"
+                    ) from error
+                log.warning("environment_unavailable", url=url, reason=str(error))
+            await asyncio.sleep(_PAUSE_S)

@@ -1,0 +1,1 @@
+"""New weights for policy servers."""
