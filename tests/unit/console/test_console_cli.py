@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from arlarena.console.cli.app import app as cli
+from arlarena.console.cli import app as cli
 from arlarena.proto.config import exit_on_config_error
 
 
@@ -143,7 +143,7 @@ def test_ctrl_c_in_a_service_command_is_130_without_a_stack_trace(capsys: pytest
 
 
 def test_doctor_finds_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from arlarena.console.cli.app import doctor
+    from arlarena.console.cli import doctor
 
     monkeypatch.setattr(doctor, "TORCH_TIMEOUT_S", 0.0001)
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")

@@ -67,7 +67,7 @@ def models(module: ModuleType) -> Iterator[type[BaseModel]]:
 def test_every_setting_that_is_a_path_is_known() -> None:
     known = {key.split(".")[2] for key in PATHS if key.startswith("environment.")}
     for environment in ("alfworld", "sokoban", "tir_math"):
-        for model in models(importlib.import_module(f"arlarena.env_server.{environment}.options")):
+        for model in models(importlib.import_module(f"arlarena.environments.{environment}.options")):
             for name, field in model.model_fields.items():
                 assert "Path" not in str(field.annotation) or name in known, f"{environment}: {name}"
     for name, field in InferenceSettings.model_fields.items():

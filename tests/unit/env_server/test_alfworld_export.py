@@ -87,7 +87,7 @@ def test_the_same_game_is_written_to_the_same_bytes_and_nothing_else_is_left(out
         (["--count", 0], "a count at least 1"),
         (["--first", -1], "an index is at least 0"),
         (["--config", "nowhere.toml"], "nowhere.toml: no such configuration file"),
-        (["--config", "sokoban.toml"], 'name = "sokoban": only alfworld\'s games can be written'),
+        (["--config", "sokoban.toml"], "name = 'sokoban': only alfworld's games can be written"),
         (["--out", "sokoban.toml"], "--out sokoban.toml: "),
     ],
 )

@@ -163,7 +163,7 @@ def test_wrong_options_are_explained(options, message):
 
 
 def test_unknown_environments_are_explained():
-    with pytest.raises(ConfigError, match="known: alfworld, guess, sokoban"):
+    with pytest.raises(ConfigError, match="installed: alfworld, guess, sokoban"):
         load("test", "chess", {})
 
 

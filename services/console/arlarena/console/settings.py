@@ -229,7 +229,7 @@ class PlayLimits(Table, extra="ignore"):
 class Subject(Table, extra="ignore"):
     """What the launcher needs to know of a table that belongs to somebody else."""
 
-    name: str = "sokoban"
+    name: str = ""
     recipe: str = "sampo"
     path: str | None = None
 

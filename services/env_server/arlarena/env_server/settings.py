@@ -22,7 +22,7 @@ TABLES = ("options", "expert_splits", "trusted_proxies")  # which no environment
 class EnvironmentSettings(Table):
     """Table [environment]. Times are in seconds."""
 
-    name: str = Field(min_length=1, description="an installed environment, or a module with load(where, options)")
+    name: str = Field("", description="an installed environment, or a module with load(where, options)")
     options: dict[str, Any] = Field(default_factory=dict, description="the environment's own options")
     host: str = Field("127.0.0.1", description="address to bind")
     port: int = Field(8000, ge=0, le=65535, description="port to bind, 0 for a free one")

@@ -365,7 +365,7 @@ class RunSettings(Table):
 class EnvironmentName(Table, extra="ignore"):
     """Table `[environment]`, of which the trainer needs the name alone."""
 
-    name: str = "sokoban"
+    name: str = ""
 
 
 def main() -> int:
