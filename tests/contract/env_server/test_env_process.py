@@ -35,21 +35,23 @@ def test_an_occupied_port_is_told_in_one_line():
 
 def test_an_unknown_host_is_told_in_one_line(monkeypatch):
     monkeypatch.setenv("ARLARENA_ENVIRONMENT_REQUIRE_TOKEN", "false")
-    assert_explained(run("arlarena.env_server", "--host", "no.such.host.invalid", "--port", "0"), 3, "no.such.host")
+    assert_explained(
+        run("arlarena.env_server", "sokoban", "--host", "no.such.host.invalid", "--port", "0"), 3, "no.such.host"
+    )
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])
 def test_a_server_that_others_can_reach_needs_a_token_or_says_that_it_needs_none(host, tmp_path):
-    refused = run("arlarena.env_server", "--host", host, "--port", "0")
+    refused = run("arlarena.env_server", "sokoban", "--host", host, "--port", "0")
     assert_explained(refused, 2, host, "token", "ARLARENA_ENVIRONMENT_TOKEN", "require_token = false")
     for allowed in ("require_token = false", 'token = "secret"', 'tokens_file = "somewhere"'):
-        (tmp_path / "run.toml").write_text(f'[environment]\nhost = "{host}"\n{allowed}\n')
+        (tmp_path / "run.toml").write_text(f'[environment]\nname = "sokoban"\nhost = "{host}"\n{allowed}\n')
         assert run("arlarena.env_server.settings", str(tmp_path / "run.toml")).stdout == "ok\n"
 
 
 def test_a_file_of_tokens_that_cannot_be_used_is_told_without_a_token(tmp_path):
     settings, tokens = tmp_path / "run.toml", tmp_path / "tokens"
-    settings.write_text(f'[environment]\ntokens_file = "{tokens}"\n')
+    settings.write_text(f'[environment]\nname = "sokoban"\ntokens_file = "{tokens}"\n')
     assert_explained(run("arlarena.env_server", "--config", str(settings)), 2, str(tokens), "No such file")
     tokens.write_text("# none yet\n\n")
     assert_explained(run("arlarena.env_server", "--config", str(settings)), 2, "has no token")
@@ -64,8 +66,12 @@ def test_a_file_of_tokens_that_cannot_be_used_is_told_without_a_token(tmp_path):
     [
         ("[environment]\ncapactiy = 5\n", ["[environment]", "capactiy", "did you mean 'capacity'"]),
         ("[environment]\ncapacity = 0\n", ["capacity = 0"]),
-        ("[environment.options]\nboxs = 1\n", ["[environment.options]", "boxs", "did you mean 'boxes'"]),
-        ("[environment]\nname = 'chess'\n", ["chess", "known: alfworld, guess, sokoban, tir_math"]),
+        (
+            "[environment]\nname = 'sokoban'\n[environment.options]\nboxs = 1\n",
+            ["[environment.options]", "boxs", "did you mean 'boxes'"],
+        ),
+        ("[environment]\nname = 'chess'\n", ["chess", "installed: alfworld, guess, sokoban, tir_math"]),
+        ("[environment]\ncapacity = 5\n", ["no environment is named", "installed: alfworld, guess"]),
         ("[enviroment]\n", ["enviroment", "did you mean 'environment'"]),
         ("[environment\n", ["not valid TOML"]),
         ("[environment]\nsession_ttl_s = 'soon'\n", ["session_ttl_s"]),
@@ -84,12 +90,12 @@ def test_a_missing_file_exits_with_2():
 
 
 def test_an_unknown_environment_on_the_command_line():
-    assert_explained(run("arlarena.env_server", "chess"), 2, "chess", "known: alfworld, guess, sokoban, tir_math")
+    assert_explained(run("arlarena.env_server", "chess"), 2, "chess", "installed: alfworld, guess, sokoban, tir_math")
 
 
 def test_settings_validate_without_serving(tmp_path):
     path = tmp_path / "run.toml"
-    path.write_text("[environment]\ncapacity = 5\n[trainer]\nanything = 1\n")
+    path.write_text("[environment]\nname = 'guess'\ncapacity = 5\n[trainer]\nanything = 1\n")
     done = run("arlarena.env_server.settings", str(path))
     assert (done.returncode, done.stdout) == (0, "ok\n")
 

@@ -30,7 +30,9 @@ def found(tmp_path_factory):
     if not PYTHON.exists():
         pytest.skip("TEXTWORLD IS NOT INSTALLED: `make setup-alfworld` makes .venv-alfworld")
     environment = {name: value for name, value in os.environ.items() if name != "ALFWORLD_DATA"}
-    environment["PYTHONPATH"] = os.pathsep.join(str(ROOT / part) for part in ("environments/alfworld", "environments/sdk", "proto"))
+    environment["PYTHONPATH"] = os.pathsep.join(
+        str(ROOT / part) for part in ("environments/alfworld", "environments/sdk", "proto")
+    )
     command = [PYTHON, DRIVER, tmp_path_factory.mktemp("games")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr

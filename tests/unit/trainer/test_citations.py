@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
+PARTS = ("services", "environments", "sandbox", "client", "proto", "examples", "configs")
 SOURCES = sorted(
-    path for part in ("services", "environments", "sandbox", "client", "proto", "examples", "configs") for path in (ROOT / part).rglob("*")
+    path
+    for part in PARTS
+    for path in (ROOT / part).rglob("*")
     if path.suffix in (".py", ".toml") and "build" not in path.parts
-)  # fmt: skip
+)
 
 
 def cited(text: str) -> list[str]:
@@ -17,7 +20,7 @@ def cited(text: str) -> list[str]:
     return re.findall(r"docs/(?:adr/\d{4}|[\w/-]+\.md)", text)
 
 
-@pytest.mark.parametrize("part", ["services", "environments", "sandbox", "client", "proto", "examples", "configs"])
+@pytest.mark.parametrize("part", PARTS)
 def test_documents_that_sources_cite_exist(part: str) -> None:
     texts = {path: path.read_text(encoding="utf-8") for path in SOURCES if path.is_relative_to(ROOT / part)}
     assert texts

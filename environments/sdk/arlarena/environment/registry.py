@@ -49,9 +49,10 @@ def _loader(where: str, name: str) -> Loader:
     except ImportError as error:
         raise ConfigError(f"{where}: the environment cannot be imported: {error}") from error
     if found is None:
+        problem = "unknown environment" if name else "no environment is named"
         raise ConfigError(
-            f"{where}: unknown environment; installed: {', '.join(known) or 'none'}; or name a module that has a "
-            "function load(where, options)"
+            f"{where}: {problem}; installed: {', '.join(known) or 'none'}; or name a module that has a function "
+            "load(where, options)"
         )
     return cast(Loader, found)
 
