@@ -1,0 +1,281 @@
+"""The contract of environments, as checks that need no server: what training and evaluation rely on.
+
+    python -m arlarena.environment.contract NAME [--options '{"key": "value"}']
+
+NAME is an installed environment, or a module with `load(where, options)`. The exit status is 1 if a check fails. In a
+test suite of your own:
+
+    @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+    def test_contract(check):
+        check(load("test", "my_environment", {}))
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+
+from arlarena.environment.protocols import EnvironmentFactory, Episode
+from arlarena.environment.registry import load
+from arlarena.proto.config import exit_on_config_error
+from arlarena.proto.env import ResetSpec, StepResult
+
+TASKS = 4  # of each split
+DISJOINT_TASKS = 40  # of each split
+# Replies without a readable action. Templates, tags without an end and odd characters must not break an environment.
+UNREADABLE = (
+    "",
+    "   ",
+    "<action>",
+    "<action></action>",
+    "</think><action>x",
+    "\x00\ud7ff",
+    "?" * 5000,
+    "{history}",
+    "%s",
+)
+NOTHING = "nothing of use"  # a reply that changes no state
+
+
+class ContractError(AssertionError):
+    """An environment breaks the contract; the message says how."""
+
+
+class NotApplicable(Exception):
+    """A check does not concern this environment; the message says why."""
+
+
+def _require(condition: object, message: str) -> None:
+    if not condition:
+        raise ContractError(message)
+
+
+def _specs(environment: EnvironmentFactory, count: int = TASKS) -> Iterator[ResetSpec]:
+    """The first tasks of each split."""
+    for split in environment.info.splits:
+        for index in range(count if split.size is None else min(count, split.size)):
+            yield ResetSpec(split=split.name, index=index)
+
+
+def _start(environment: EnvironmentFactory, spec: ResetSpec) -> Episode:
+    return environment.start(environment.task(spec))
+
+
+def _any_task(environment: EnvironmentFactory, index: int = 0) -> ResetSpec:
+    """A task of the default split."""
+    size = environment.info.splits[0].size
+    return ResetSpec(index=index if size is None else min(index, size - 1))
+
+
+def _has_expert(environment: EnvironmentFactory) -> bool:
+    return "expert" in environment.info.capabilities
+
+
+def _some_replies(environment: EnvironmentFactory, spec: ResetSpec) -> list[str]:
+    """Replies that change the state, where there is an expert, between replies that cannot be read."""
+    plan = _start(environment, spec).expert() if _has_expert(environment) else []
+    return [*UNREADABLE[:2], *plan[: len(plan) // 2], f"<think>x</think><action>{NOTHING}</action>", *UNREADABLE[2:]]
+
+
+def _transcript(episode: Episode, replies: Sequence[str]) -> list[StepResult]:
+    """All results until the episode or the replies end."""
+    results = [episode.observe()]
+    for reply in replies:
+        if episode.done:
+            break
+        results.append(episode.step(reply))
+    return results
+
+
+def describes_itself(environment: EnvironmentFactory) -> None:
+    """`info` is complete: versions, texts, a horizon, a training split first and at least one evaluation split."""
+    info = environment.info
+    for name, text in (
+        ("name", info.name), ("version", info.version), ("description", info.description),
+        ("template version", info.template.version), ("template text", info.template.text),
+        ("parser version", info.parser.version),
+    ):  # fmt: skip
+        _require(text, f"info: the {name} is empty")
+    _require(info.horizon > 0, f"info: the horizon is {info.horizon}")
+    _require(info.splits, "info: there is no split")
+    _require(len({split.name for split in info.splits}) == len(info.splits), "info: two splits have one name")
+    _require(not info.splits[0].evaluation, "info: the first split, which is the default, is an evaluation split")
+    _require(any(split.evaluation for split in info.splits), "info: no split is held out for evaluation")
+    json.dumps(info.options)
+
+
+def names_its_tasks(environment: EnvironmentFactory) -> None:
+    """A task is found by its id, and by its id with its split and index."""
+    for spec in _specs(environment):
+        task = environment.task(spec)
+        for same in (ResetSpec(task_id=task.id), ResetSpec(task_id=task.id, split=spec.split, index=spec.index)):
+            _require(environment.task(same).id == task.id, f"{same} is not the task {task.id!r}")
+
+
+def keeps_evaluation_tasks_out_of_training(environment: EnvironmentFactory) -> None:
+    """No content key of an evaluation split occurs in a training split."""
+    keys: dict[bool, set[str]] = {True: set(), False: set()}
+    evaluation = {split.name: split.evaluation for split in environment.info.splits}
+    for spec in _specs(environment, DISJOINT_TASKS):
+        metadata = _start(environment, spec).observe().metadata
+        _require(metadata is not None and metadata.room_key, f"{spec}: content_key is empty")
+        keys[evaluation[str(spec.split)]].add(metadata.room_key if metadata else "")
+    shared = keys[True] & keys[False]
+    _require(
+        not shared,
+        f"{len(shared)} content keys are in training and evaluation splits, such as {min(shared, default='')!r}",
+    )
+
+
+def repeats_transcripts(environment: EnvironmentFactory) -> None:
+    """The same task and the same replies give equal results."""
+    for spec in _specs(environment):
+        replies = _some_replies(environment, spec)
+        once, again = (_transcript(_start(environment, spec), replies) for _ in range(2))
+        _require(once == again, f"{spec}: two episodes with the same replies differ")
+
+
+def begins_with_an_observation(environment: EnvironmentFactory) -> None:
+    """The first result has a text that is in the prompt, keys, no reward, and valid marks."""
+    for spec in _specs(environment):
+        first = _start(environment, spec).observe()
+        seen, metadata = first.observation, first.metadata
+        begun = (first.reward, first.done, seen.step, seen.remaining_steps)
+        _require(begun == (None, False, 0, environment.info.horizon), f"{spec}: reward, done, step, remaining: {begun}")
+        _require(
+            seen.text and seen.text in seen.prompt, f"{spec}: the observation's text is empty or not in its prompt"
+        )
+        _require(seen.action_valid and seen.format_valid, f"{spec}: the first observation is marked as invalid")
+        _require(metadata is not None, f"{spec}: there is no metadata")
+        assert metadata is not None
+        _require(metadata.task_id == environment.task(spec).id, f"{spec}: metadata has task {metadata.task_id!r}")
+        _require(metadata.state_key and metadata.observation_key, f"{spec}: state_key or observation_key is empty")
+        _require(0 <= metadata.score < 1, f"{spec}: the score at the start is {metadata.score}")
+
+
+def ends_at_the_horizon(environment: EnvironmentFactory) -> None:
+    """An episode ends after `horizon` steps at the latest, once, and takes no step afterwards."""
+    episode, results = _start(environment, _any_task(environment, 1)), list[StepResult]()
+    while not episode.done:
+        results.append(episode.step(NOTHING))
+        _require(len(results) <= environment.info.horizon, "the episode goes on beyond the horizon")
+    steps = [result.observation.step for result in results]
+    _require(steps == list(range(1, len(results) + 1)), f"the steps are numbered {steps}")
+    _require([result.done for result in results] == [False] * (len(results) - 1) + [True], "`done` is not at the end")
+    last = results[-1].observation
+    _require(last.terminated or last.truncated, "the last observation is neither terminated nor truncated")
+    try:
+        episode.step("more")
+    except RuntimeError:
+        return
+    raise ContractError("a step after the end raises no RuntimeError")
+
+
+def marks_unreadable_replies(environment: EnvironmentFactory) -> None:
+    """A reply that cannot be read costs a step, has a reward, and is marked."""
+    for reply in UNREADABLE:
+        result = _start(environment, _any_task(environment, 1)).step(reply)
+        marks = (result.observation.step, result.observation.format_valid)
+        _require(marks == (1, False), f"the reply {reply[:20]!r} has (step, format_valid) {marks}")
+        _require(isinstance(result.reward, float), f"the reply {reply[:20]!r} has the reward {result.reward!r}")
+        json.dumps(result.observation.text)
+
+
+def knows_the_strict_format(environment: EnvironmentFactory) -> None:
+    """A reply of the expert is in the strict format, and is not with a character added."""
+    _need_expert(environment)
+    episode = _start(environment, _any_task(environment, 1))
+    strict = episode.expert()[0]
+    _require(episode.fork().step(strict).observation.format_valid, f"the expert's reply {strict!r} is not strict")
+    _require(not episode.fork().step(strict + "!").observation.format_valid, f"{strict + '!'!r} is marked as strict")
+
+
+def has_an_expert_that_solves_it(environment: EnvironmentFactory) -> None:
+    """The expert's replies solve every task, in the strict format, and its plan does not change on the way."""
+    _need_expert(environment)
+    for spec in _specs(environment):
+        episode = _start(environment, spec)
+        plan, result = episode.expert(), episode.observe()
+        for position, reply in enumerate(plan):
+            _require(episode.expert() == plan[position:], f"{spec}: the expert changes its plan at step {position}")
+            result = episode.step(reply)
+            marks = (result.observation.action_valid, result.observation.format_valid)
+            _require(marks == (True, True), f"{spec}: the expert's reply {reply!r} has the marks {marks}")
+        metadata = result.metadata
+        ended = metadata and (result.done, metadata.success, metadata.score)
+        _require(ended == (True, True, 1.0), f"{spec}: after the expert's plan, (done, success, score) is {ended}")
+
+
+def forks(environment: EnvironmentFactory) -> None:
+    """A fork is in the same state, and neither episode changes the other."""
+    for spec in _specs(environment, 2):
+        episode, replies = _start(environment, spec), _some_replies(environment, spec)
+        _transcript(episode, replies[:2])
+        twin = episode.fork()
+        _require(twin.observe() == episode.observe(), f"{spec}: a fork is in another state")
+        steps, expected = episode.steps, _transcript(episode.fork(), replies[2:])
+        _require(_transcript(episode, replies[2:]) == expected, f"{spec}: an episode differs from its fork")
+        _require(twin.steps == steps, f"{spec}: steps of the episode changed its fork")
+        _require(_transcript(twin, replies[2:]) == expected, f"{spec}: a fork differs from its episode")
+
+
+def has_keys_of_states(environment: EnvironmentFactory) -> None:
+    """A step that changes nothing leaves the keys as they were, and two tasks have two keys.
+
+    Methods with step-level advantages compare turns whose states are equal: a counter in a key would leave none.
+    """
+    episode = _start(environment, _any_task(environment, 1))
+    first, second = (episode.step(NOTHING).metadata for _ in range(2))
+    assert first is not None
+    assert second is not None
+    keys = [(one.state_key, one.observation_key) for one in (first, second)]
+    _require(keys[0] == keys[1], f"the reply {NOTHING!r} changed state_key or observation_key")
+    other = _start(environment, _any_task(environment, 2)).observe().metadata
+    _require(other and other.state_key != first.state_key, "two tasks have one state_key")
+
+
+def _need_expert(environment: EnvironmentFactory) -> None:
+    if not _has_expert(environment):
+        raise NotApplicable("this environment has no expert")
+
+
+Check = Callable[[EnvironmentFactory], None]
+CHECKS: dict[str, Check] = {
+    check.__name__: check
+    for check in (
+        describes_itself, names_its_tasks, keeps_evaluation_tasks_out_of_training, repeats_transcripts,
+        begins_with_an_observation, ends_at_the_horizon, marks_unreadable_replies, knows_the_strict_format,
+        has_an_expert_that_solves_it, forks, has_keys_of_states,
+    )
+}  # fmt: skip
+
+
+def main() -> int:
+    """The command of the module's docstring."""
+    parser = argparse.ArgumentParser(prog="python -m arlarena.environment.contract", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("name", help="an installed environment, or a module with load(where, options)")
+    parser.add_argument("--options", type=json.loads, default={}, help="the environment's options, as JSON")
+    arguments = parser.parse_args()
+    environment = load("[environment]", arguments.name, arguments.options)
+    failed = 0
+    for name, check in CHECKS.items():
+        try:
+            check(environment)
+            outcome = "ok"
+        except NotApplicable as reason:
+            outcome = f"not applicable: {reason}"
+        except ContractError as error:
+            outcome, failed = f"FAILED: {error}", failed + 1
+        except Exception:
+            outcome, failed = f"FAILED:\n{traceback.format_exc()}", failed + 1
+        print(f"{name.replace('_', ' ')}: {outcome}", flush=True)
+    print(f"{len(CHECKS) - failed} of {len(CHECKS)} checks hold")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_on_config_error(main))

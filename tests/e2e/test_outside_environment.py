@@ -1,0 +1,82 @@
+"""An environment from outside the repository: built, installed, tested by the contract, served, and trained on."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "data" / "tic_tac_toe"
+CONFIG = """
+[environment]
+name = "tic_tac_toe"
+expert_splits = ["test"]
+[policy.tiny]
+layers = 1
+hidden = 32
+[clone]
+demonstrations = 24
+validation = 8
+max_epochs = 1
+validation_split = "test"
+[trainer]
+steps = 1
+groups_per_step = 4
+group_size = 4
+minibatch_groups = 4
+max_response_tokens = 48
+[evaluation]
+count = 8
+episodes = 1
+max_tokens = 48
+split = "test"
+"""
+
+
+@pytest.fixture(scope="module")
+def variables(tmp_path_factory):
+    """Environment variables with which Python finds the installed package."""
+    work = tmp_path_factory.mktemp("outside")
+    shutil.copytree(SOURCE, work / "package")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*install, "--target", work / "site", work / "package"], check=True, capture_output=True, timeout=60)
+    return os.environ | {"PYTHONPATH": str(work / "site"), "OMP_NUM_THREADS": "1"}
+
+
+def test_it_is_short():
+    assert len((SOURCE / "tic_tac_toe.py").read_text().splitlines()) < 80
+
+
+def test_it_holds_the_contract(variables):
+    command = [sys.executable, "-m", "arlarena.environment.contract", "tic_tac_toe"]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "11 of 11 checks hold" in done.stdout
+
+
+def test_it_is_served(variables):
+    command = [sys.executable, "-m", "arlarena.env_server", "tic_tac_toe", "--port", "0"]
+    with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            port = json.loads(process.stdout.readline())["port"]
+            body = json.dumps({"reset": [{"index": 3}]}).encode()
+            request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/sessions", body)
+            with urllib.request.urlopen(request, timeout=20) as reply:
+                opened = json.load(reply)["sessions"][0]
+        finally:
+            process.terminate()
+    assert opened["result"]["observation"]["text"] == "...\n...\n..."
+
+
+@pytest.mark.slow  # a whole run with all its processes
+def test_it_is_trained_on(variables, tmp_path):
+    (tmp_path / "run.toml").write_text(CONFIG)
+    command = [sys.executable, "-m", "arlarena.console", "up", "run.toml", "--run-dir", "out"]
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (record,) = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert record["step"] == 1
