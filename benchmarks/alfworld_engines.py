@@ -1,6 +1,6 @@
 """Our ALFWorld engine and TextWorld, side by side in one process: seconds of a reset and of a step, memory of a game.
 
-    make setup-alfworld && .venv-alfworld/bin/python benchmarks/alfworld_engines.py
+    make setup EXTRA=alfworld && .venv-alfworld/bin/python benchmarks/alfworld_engines.py
 
 Both play the same games of our making, from the same texts, along the same random walks, game by game, each a whole
 walk at a time. A reset is what an episode costs whose game was not played lately: with TextWorld the reset alone, with

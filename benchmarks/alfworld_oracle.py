@@ -1,6 +1,6 @@
 """Our ALFWorld engine beside TextWorld's: after every step the same answer, commands and end, to the character.
 
-    make oracle-alfworld
+    make verify PART=alfworld
 
 Both engines play made games of all kinds and splits, mutated ones, some under alfworld's own domain and grammar, and a
 real one where there is one. Each is walked in four ways, one after the other: what the expert does, errands (slicing,

@@ -1,6 +1,6 @@
 """Our ALFWorld beside TextWorld, and its server beside one that plays nothing, in one run.
 
-    make setup-alfworld && python benchmarks/alfworld_speed.py --out benchmarks/results/alfworld_speed.json
+    make setup EXTRA=alfworld && python benchmarks/alfworld_speed.py --out benchmarks/results/alfworld_speed.json
 
 * `engines`: reset, step and memory of both engines in one process (`alfworld_engines.py`), on the same games and walks;
 * `server`: steps a second over `/v1/batch`, 256 sessions, two batches in flight, beside two servers whose environment
@@ -120,7 +120,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if not STOCK.exists():
-        raise SystemExit("error: TextWorld is not installed: `make setup-alfworld`")
+        raise SystemExit("error: TextWorld is not installed: `make setup EXTRA=alfworld`")
     rates = served(args.seconds, args.rounds)
     command = [str(STOCK), str(ROOT / "benchmarks" / "alfworld_engines.py")]
     engines: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)

@@ -1,6 +1,6 @@
 """Fuzz an environment server: its OpenAPI by schemathesis, its socket by random frames and raw bytes.
 
-    make setup-fuzz && python benchmarks/env_fuzz.py --requests 20000 --out benchmarks/results/env_fuzz.json
+    make setup EXTRA=fuzz && python benchmarks/env_fuzz.py --requests 20000 --out benchmarks/results/env_fuzz.json
 
 The server counts its own requests, statuses and faults, and those counts are what is judged: no 5xx, no request beyond
 10 s, and no session left once the TTL has passed. Schemathesis also compares each reply with the OpenAPI document. It
@@ -224,7 +224,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.requests and not SCHEMATHESIS.exists():
-        raise SystemExit("error: schemathesis is not installed: `make setup-fuzz`")
+        raise SystemExit("error: schemathesis is not installed: `make setup EXTRA=fuzz`")
     with environment_server("--workers", str(args.workers), **LIMITS) as (url, _):
         http = fuzz_http(url, args.requests, args.examples, args.seed)
         sockets = asyncio.run(fuzz_socket(url, args.frames, args.seed))

@@ -1,6 +1,6 @@
 """Steps a second of our environment server beside OpenEnv's own, over the same Sokoban, in one run.
 
-    make setup-openenv && python benchmarks/env_server.py --out benchmarks/results/env_server.json
+    make setup EXTRA=openenv && python benchmarks/env_server.py --out benchmarks/results/env_server.json
 
 256 sessions. Rounds alternate, so that a busy machine slows all alike, and the medians of the rounds are compared:
 
@@ -197,7 +197,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if not OPENENV.exists():
-        raise SystemExit("error: OpenEnv's server is not installed: `make setup-openenv`")
+        raise SystemExit("error: OpenEnv's server is not installed: `make setup EXTRA=openenv`")
     rates = measure(args.sessions, args.seconds, args.rounds)
     medians = {name: round(statistics.median(found), 1) for name, found in rates.items()}
     ratios = {name: round(medians[name] / medians[peer], 2) for name, (peer, _) in WANTED.items()}

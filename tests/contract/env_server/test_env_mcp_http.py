@@ -154,7 +154,7 @@ async def test_the_session_of_a_handshake_is_found_from_every_worker(tmp_path):
                 await initialized(client, url)
 
 
-@pytest.mark.skipif(not PYTHON.exists(), reason="THE MCP CLIENT IS NOT INSTALLED: `make setup-openenv`")
+@pytest.mark.skipif(not PYTHON.exists(), reason="THE MCP CLIENT IS NOT INSTALLED: `make setup EXTRA=openenv`")
 async def test_the_official_client_plays_an_episode(api):
     driver = [PYTHON, ROOT / "tests" / "mcp_driver.py", f"{api.base}/mcp"]
     done = subprocess.run(driver, capture_output=True, text=True, timeout=100)

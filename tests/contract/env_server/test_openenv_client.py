@@ -13,7 +13,7 @@ PYTHON = ROOT / ".venv-openenv" / "bin" / "python"
 DRIVER = ROOT / "tests" / "openenv_driver.py"
 
 pytestmark = pytest.mark.skipif(
-    not PYTHON.exists(), reason="OPENENV'S CLIENT IS NOT INSTALLED: `make setup-openenv` makes .venv-openenv"
+    not PYTHON.exists(), reason="OPENENV'S CLIENT IS NOT INSTALLED: `make setup EXTRA=openenv` makes .venv-openenv"
 )
 
 

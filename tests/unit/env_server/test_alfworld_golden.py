@@ -1,7 +1,7 @@
 """What TextWorld answered in a dozen made games, some of them mutated: our engine says the same, to the character.
 
-`make setup-alfworld`, then `benchmarks/alfworld_oracle.py --record tests/golden/alfworld`, writes them anew; that is
-needed when the maker of games changes (MAKER_VERSION), and never because our engine does.
+They are written anew by `make setup EXTRA=alfworld` and `benchmarks/alfworld_oracle.py --record tests/golden/alfworld`.
+That is needed when the maker of games changes (MAKER_VERSION), and never because our engine does.
 """
 
 import json

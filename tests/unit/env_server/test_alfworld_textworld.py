@@ -28,7 +28,7 @@ CHECKS = (
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     if not PYTHON.exists():
-        pytest.skip("TEXTWORLD IS NOT INSTALLED: `make setup-alfworld` makes .venv-alfworld")
+        pytest.skip("TEXTWORLD IS NOT INSTALLED: `make setup EXTRA=alfworld` makes .venv-alfworld")
     environment = {name: value for name, value in os.environ.items() if name != "ALFWORLD_DATA"}
     environment["PYTHONPATH"] = os.pathsep.join(
         str(ROOT / part) for part in ("environments/alfworld", "environments/sdk", "proto")

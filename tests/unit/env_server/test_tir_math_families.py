@@ -94,7 +94,12 @@ def test_a_gold_answer_is_right_and_another_one_is_not(name):
     assert other <= (60 if name == "gcd" else 20), "of 380"
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+LONG = {"polynomial_equations", "advanced_geometry"}  # eight seconds each
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in FAMILIES]
+)
 def test_the_splits_of_a_family_are_disjoint_in_content_and_text(name):
     problems, count = made(name), SLOW.get(name, 300) // 3
     drawn = {split: [problems.problem(split, index) for index in range(count)] for split in SPLITS}

@@ -44,7 +44,7 @@ def test_on_a_cpu_it_computes_in_float32_and_never_cuts_a_prompt():
 
 
 def test_what_is_missing_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="make setup-vllm"):
+    with pytest.raises(ConfigError, match="make setup EXTRA=vllm"):
         check(InferenceSettings(engine="vllm", vllm_python=tmp_path / "python"))
     with pytest.raises(ConfigError, match="model is not set"):
         model_to_serve(InferenceSettings(engine="vllm", weights_root=tmp_path))

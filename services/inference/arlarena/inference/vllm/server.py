@@ -2,9 +2,9 @@
 
     .venv-vllm/bin/python -m vllm.entrypoints.openai.api_server --model DIR --uds SOCKET …
 
-It runs in an environment of its own (`make setup-vllm`), since vLLM pins torch, transformers and FastAPI. Everything it
-does for us is by its own routes and options; `extension.py` is the one thing of ours inside it. It listens on a socket
-in a private folder: its routes for weights ask nobody who he is.
+It runs in an environment of its own (`make setup EXTRA=vllm`), since vLLM pins torch, transformers and FastAPI. It is
+driven by its own routes and options; `extension.py` is the only part of ours inside it. It listens on a socket in a
+private folder, because its routes for weights ask for no token.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def check(settings: InferenceSettings) -> None:
     """
     python = settings.vllm_python
     if not python.exists():
-        raise ConfigError(f"[inference] vllm_python = {str(python)!r} does not exist: `make setup-vllm` makes it")
+        raise ConfigError(f"[inference] vllm_python = {str(python)!r} does not exist: `make setup EXTRA=vllm` makes it")
     model_to_serve(settings)
 
 
