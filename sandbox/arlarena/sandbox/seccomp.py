@@ -48,8 +48,7 @@ def compiled(*, may_open: bool) -> bytes:
         import pyseccomp as scmp
     except (ImportError, RuntimeError) as error:
         raise SandboxUnavailable(
-            f"the sandbox needs libseccomp ({error}): apt install libseccomp2, and pip install 'arlarena-env-server"
-            "[tir-math]'"
+            f"the sandbox needs libseccomp ({error}): apt install libseccomp2, and pip install pyseccomp"
         ) from error
     rules = scmp.SyscallFilter(scmp.ERRNO(errno.EPERM))
     rules.set_attr(scmp.Attr.ACT_BADARCH, scmp.KILL_PROCESS)

@@ -6,6 +6,7 @@ import time
 
 import aiohttp
 import psutil
+import pytest
 
 
 async def until(condition, what, seconds=15):
