@@ -177,7 +177,7 @@ def answer(part: str) -> None:
     """The process of one side: one measurement and its rate on a line, for each line of standard input."""
     import torch
 
-    import arlarena.proto.stream as package
+    import arlarena.proto.streams.queue as package
 
     answers, sys.stdout = sys.stdout, sys.stderr
     torch.set_num_threads(1)

@@ -41,7 +41,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from arlarena.proto.telemetry import Logger
-from arlarena.proto.weights import ManifestProbe
+from arlarena.proto.versions.directory import ManifestProbe
 from arlarena.trainer.weights.probe import Probe
 from arlarena.trainer.weights.publisher import Publisher
 from arlarena.trainer.weights.transports import Http, SharedDirectory, Transport

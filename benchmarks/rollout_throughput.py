@@ -42,7 +42,7 @@ from arlarena.inference.embedded.engine import Engine, Limits
 from arlarena.inference.embedded.sampler import Draw
 from arlarena.inference.embedded.sequence import Sequence
 from arlarena.inference.embedded.weights.loading import load_model
-from arlarena.proto.stream import Streams
+from arlarena.proto.streams.queue import Streams
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trajectory import Group, GroupTask, Sampling, Task, Trajectory
 from arlarena.rollout.policies import EnginePolicy

@@ -30,8 +30,8 @@ from tokenizers import Tokenizer, models
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from arlarena.proto.delta import write_delta
 from arlarena.proto.telemetry import Logger
+from arlarena.proto.versions.delta import write_delta
 from arlarena.trainer.weights.probe import Probe
 from arlarena.trainer.weights.publisher import Publisher
 from arlarena.trainer.weights.transports import SharedDirectory

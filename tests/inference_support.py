@@ -23,7 +23,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from arlarena.proto.weights import file_blake3, safetensors_digest, version_directory_name
+from arlarena.proto.versions.directory import file_blake3, safetensors_digest, version_directory_name
 
 SPECIAL = ("<pad>", "<unk>", "<end>", "<user>", "<assistant>")
 LETTERS = [*SPECIAL, *string.ascii_lowercase, *string.digits, " ", "\n", ".", "é"]

@@ -11,7 +11,7 @@ import forking_support
 from recordings_support import Recordings, config_of
 from safetensors.torch import load_file
 
-from arlarena.proto.stream import Streams
+from arlarena.proto.streams.queue import Streams
 
 # Length of the undisturbed run that others are compared with.
 ALONE_STEPS = 40

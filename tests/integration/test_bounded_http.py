@@ -11,7 +11,7 @@ import time
 import pytest
 import uvicorn
 
-from arlarena.proto.bounded_http import Limits, bounded
+from arlarena.proto.http.bounded import Limits, bounded
 
 LIMITS = {"body_bytes": 1 << 20, "header_s": 0.5, "body_s": 0.5, "write_s": 1.0, "held_bytes": 4 << 20}
 OK = b"HTTP/1.1 200"

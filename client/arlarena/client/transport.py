@@ -16,7 +16,7 @@ import msgspec
 from arlarena.client.arguments import number_of, seconds_of, text_of
 from arlarena.client.bounded import IDENTITY, AnswerRefused, read_bounded
 from arlarena.client.errors import Full, ProtocolError, Refused, Unavailable
-from arlarena.proto.addresses import service_url
+from arlarena.proto.http.addresses import service_url
 
 JSON_HEADERS = {"content-type": "application/json", **IDENTITY}
 # A batch's answer with a frame of some 100 KB in each of 256 observations is half as large.

@@ -5,8 +5,8 @@
         await Sender().deliver(Path("RUN/weights/v000012-0a1b2c3d4e5f"), server)
         served = await server.serve("d1f0:12:0a1b2c3d4e5f…", limit_s=60)
 
-The routes are those of `arlarena.proto.weights`; every step may be repeated. A server that sees the same directory of
-versions needs the last line alone.
+The routes are those of `arlarena.proto.versions.directory`; every step may be repeated. A server that sees the same
+directory of versions needs the last line alone.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import aiohttp
 import msgspec
 
 from arlarena.client.bounded import IDENTITY, read_bounded
-from arlarena.proto.addresses import service_url
-from arlarena.proto.delta import write_delta
+from arlarena.proto.http.addresses import service_url
 from arlarena.proto.policy import ErrorResponse, WeightInfo
-from arlarena.proto.weights import (
+from arlarena.proto.versions.delta import write_delta
+from arlarena.proto.versions.directory import (
     COMMITTED_FILE,
     MANIFEST_FILE,
     SERVE_ROUTE,

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
-from arlarena.proto.redaction import MASK, hide, is_secret_name, masked, merged, redact, redacted_stderr
-from arlarena.proto.textfile import TextFileError, read_text
-from arlarena.proto.wording import printable
+from arlarena.proto.text.files import TextFileError, read_text
+from arlarena.proto.text.redaction import MASK, hide, is_secret_name, masked, merged, redact, redacted_stderr
+from arlarena.proto.text.wording import printable
 
 # Every top-level table that a run's file may hold. A service reads its own; a table outside this list is a typing
 # error.

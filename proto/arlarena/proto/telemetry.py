@@ -8,8 +8,8 @@ from typing import Any, TextIO
 
 import msgspec
 
-from arlarena.proto.redaction import masked
-from arlarena.proto.wording import json_escaped
+from arlarena.proto.text.redaction import masked
+from arlarena.proto.text.wording import json_escaped
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 

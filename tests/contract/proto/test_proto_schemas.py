@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from arlarena.proto import _scripts
 from arlarena.proto.export_schemas import CHECKOUT_SCHEMAS, export, main, outdated, rendered
+from arlarena.proto.streams import scripts as _scripts
 from arlarena.proto.trajectory import Group, Sampling, decode_group, decode_group_task, encode
 
 PROTO = Path(_scripts.__file__).parent

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from arlarena.proto.stream import BrokerFull, Streams
+from arlarena.proto.streams.queue import BrokerFull, Streams
 from arlarena.proto.trajectory import GroupTask, Sampling, Task
 from arlarena.rollout.policies import EnginePolicy
 from arlarena.rollout.runner import Runner

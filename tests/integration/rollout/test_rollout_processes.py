@@ -19,7 +19,7 @@ import pytest
 from arlarena.client.environments import EnvironmentClient
 from arlarena.client.policy import PolicyClient
 from arlarena.proto.config import exit_on_config_error
-from arlarena.proto.stream import DeadLetter, Streams
+from arlarena.proto.streams.queue import DeadLetter, Streams
 from arlarena.proto.trajectory import Group, GroupTask, Sampling, Task, Trajectory, read_groups
 from arlarena.rollout.__main__ import main
 from arlarena.rollout.episode import turn_seed

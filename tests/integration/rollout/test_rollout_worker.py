@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from arlarena.proto.stream import DeadLetter, Streams
+from arlarena.proto.streams.queue import DeadLetter, Streams
 from arlarena.proto.trajectory import Group, GroupTask, Sampling, Task
 from arlarena.rollout.episode import turn_seed
 from arlarena.rollout.policies import EnginePolicy

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from arlarena.proto.stream import Streams
+from arlarena.proto.streams.queue import Streams
 from arlarena.proto.trajectory import Group, GroupTask, PolicyVersion, Sampling, Task
 
 VERSION = PolicyVersion("test", 0, "00")

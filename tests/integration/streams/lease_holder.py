@@ -6,8 +6,8 @@ Prints "held" or the error; then, for each line "check" or "release", "ok" or th
 import argparse
 import sys
 
-from arlarena.proto.stream import StreamError
-from arlarena.proto.trainer_lease import TrainerLease
+from arlarena.proto.streams.queue import StreamError
+from arlarena.proto.streams.trainer_lease import TrainerLease
 
 
 def attempt(call, done: str):

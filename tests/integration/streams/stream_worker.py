@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import random
 
-from arlarena.proto.stream import Lease, Streams
+from arlarena.proto.streams.queue import Lease, Streams
 from arlarena.proto.trajectory import Group, PolicyVersion, Sampling
 
 VERSION = PolicyVersion("test", 0, "00")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pytest
 from redis.asyncio import Redis
 
-from arlarena.proto._scripts import DEAD_LETTERS_KEPT
-from arlarena.proto.stream import DeadLetter, Depth, Entry, Streams
+from arlarena.proto.streams.queue import DeadLetter, Depth, Entry, Streams
+from arlarena.proto.streams.scripts import DEAD_LETTERS_KEPT
 
 
 def ids(entries: Sequence[Entry]) -> dict[str, str]:

@@ -8,7 +8,7 @@ import time
 import pytest
 from redis.asyncio import Redis
 
-from arlarena.proto.stream import Depth, StreamError, Streams
+from arlarena.proto.streams.queue import Depth, StreamError, Streams
 
 
 def kill(broker) -> None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from arlarena.proto.stream import BrokerFull, DeadLetter, Depth, Streams
+from arlarena.proto.streams.queue import BrokerFull, DeadLetter, Depth, Streams
 from arlarena.proto.trajectory import encode
 
 # The memory in use varies with the buffers of the connections, by less than this.

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from arlarena.proto.stream import DeadLetter, Depth
+from arlarena.proto.streams.queue import DeadLetter, Depth
 
 WORKER = Path(__file__).with_name("stream_worker.py")
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from arlarena.proto.stream import DeadLetter, Depth, Streams
+from arlarena.proto.streams.queue import DeadLetter, Depth, Streams
 
 
 async def test_issue_lease_complete_collect_acknowledge(connect, make_tasks, make_group) -> None:

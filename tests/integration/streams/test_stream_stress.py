@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from arlarena.proto.stream import Depth, Streams
+from arlarena.proto.streams.queue import Depth, Streams
 
 WORKER = Path(__file__).with_name("stream_worker.py")
 GROUPS, WORKERS, KILLS, TTL_S = 200, 4, 10, 1.0

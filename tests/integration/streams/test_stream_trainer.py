@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from arlarena.proto.stream import DeadLetter, Depth
+from arlarena.proto.streams.queue import DeadLetter, Depth
 from arlarena.proto.trajectory import encode
 
 

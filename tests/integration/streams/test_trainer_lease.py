@@ -15,8 +15,8 @@ import pytest
 from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
-from arlarena.proto.stream import StreamError, Streams
-from arlarena.proto.trainer_lease import LeaseHeld, LeaseLost, TrainerLease
+from arlarena.proto.streams.queue import StreamError, Streams
+from arlarena.proto.streams.trainer_lease import LeaseHeld, LeaseLost, TrainerLease
 
 HOLDER = Path(__file__).with_name("lease_holder.py")
 Start = Callable[..., "Process"]

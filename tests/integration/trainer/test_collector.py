@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from redis import Redis
 
-from arlarena.proto.stream import Streams
+from arlarena.proto.streams.queue import Streams
 from arlarena.proto.task_order import TaskOrder
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trajectory import (

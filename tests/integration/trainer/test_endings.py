@@ -9,7 +9,7 @@ import pytest
 from recordings_support import Recordings
 from trainer_processes_support import prepare, start_trainer, steps_of, train_arguments
 
-from arlarena.proto.stream import Streams
+from arlarena.proto.streams.queue import Streams
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from recordings_support import Recordings
 from safetensors.torch import load_file, save_file
 from trainer_processes_support import prepare, records, start_trainer, train_arguments
 
-from arlarena.proto.stream import Streams
+from arlarena.proto.streams.queue import Streams
 
 
 def strict(line):

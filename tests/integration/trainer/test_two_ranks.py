@@ -12,7 +12,7 @@ import torch
 from recordings_support import Recordings, config_of
 from safetensors.torch import load_file
 
-from arlarena.proto.stream import Streams
+from arlarena.proto.streams.queue import Streams
 
 STEPS = 4
 LAST = f"checkpoints/step-{STEPS:06d}"

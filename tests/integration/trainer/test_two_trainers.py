@@ -17,7 +17,7 @@ from trainer_processes_support import (
     train_arguments,
 )
 
-from arlarena.proto.stream import Streams
+from arlarena.proto.streams.queue import Streams
 
 
 async def reached(run, step):

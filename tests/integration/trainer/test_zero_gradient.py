@@ -6,7 +6,7 @@ import json
 from recordings_support import Recordings
 from trainer_processes_support import prepare, records, start_trainer, train_arguments
 
-from arlarena.proto.stream import Streams
+from arlarena.proto.streams.queue import Streams
 from arlarena.trainer.loop import why_zero_gradient
 from arlarena.trainer.settings import TrainerSettings
 

@@ -7,7 +7,7 @@ from inference_support import label, model, write_version
 
 from arlarena.inference.weights.store import Store, UnknownVersion, newest_whole
 from arlarena.inference.weights.versions import VersionError, verify
-from arlarena.proto.delta import write_delta
+from arlarena.proto.versions.delta import write_delta
 
 
 @pytest.fixture

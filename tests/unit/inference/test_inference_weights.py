@@ -9,7 +9,7 @@ from inference_support import label, model, save, write_version
 from arlarena.inference.embedded.architecture import read_architecture
 from arlarena.inference.embedded.weights.loading import load_model, load_version
 from arlarena.inference.weights.versions import VersionError, committed_versions, verify
-from arlarena.proto.weights import SafetensorsError, safetensors_digest, tensors_digest
+from arlarena.proto.versions.directory import SafetensorsError, safetensors_digest, tensors_digest
 
 
 @pytest.fixture

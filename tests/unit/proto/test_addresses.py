@@ -2,7 +2,7 @@
 
 import pytest
 
-from arlarena.proto.addresses import service_url
+from arlarena.proto.http.addresses import service_url
 
 
 @pytest.mark.parametrize("end", ["", "/", "/v1", "/v1/", "/v1//", " ", "/v1/ \n"])

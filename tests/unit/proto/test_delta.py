@@ -9,8 +9,8 @@ import torch
 import zstandard
 from safetensors.torch import save_file
 
-from arlarena.proto.delta import DeltaError, apply_delta, write_delta
-from arlarena.proto.weights import SafetensorsError
+from arlarena.proto.versions.delta import DeltaError, apply_delta, write_delta
+from arlarena.proto.versions.directory import SafetensorsError
 
 KINDS = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.int64, torch.int32,

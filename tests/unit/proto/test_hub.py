@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from arlarena.proto.config import ConfigError
-from arlarena.proto.hub import is_hub_name, local_model
+from arlarena.proto.versions.hub import is_hub_name, local_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 MODEL = {"config.json": b'{"model_type": "qwen3"}', "tokenizer.json": b"{}", "model.safetensors": b"weights"}
@@ -26,7 +26,7 @@ REFUSALS = {"tiny/gated": (403, "GatedRepo"), "tiny/private": (401, "RepoNotFoun
 LOOK_UP = """
 import sys
 from arlarena.proto.config import ConfigError
-from arlarena.proto.hub import local_model
+from arlarena.proto.versions.hub import local_model
 for name in sys.argv[1:]:
     try:
         print(local_model(name))

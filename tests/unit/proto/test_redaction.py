@@ -7,8 +7,6 @@ import sys
 
 import pytest
 
-from arlarena.proto import redaction
-from arlarena.proto.broker_address import broker_url
 from arlarena.proto.config import (
     ConfigError,
     Table,
@@ -17,9 +15,11 @@ from arlarena.proto.config import (
     read_with_secrets,
     secrets_file,
 )
-from arlarena.proto.redaction import hide, is_secret, masked, merged, redact, redacted_stderr, split_secrets
+from arlarena.proto.streams.broker_address import broker_url
 from arlarena.proto.telemetry import Logger
-from arlarena.proto.wording import json_escaped, printable
+from arlarena.proto.text import redaction
+from arlarena.proto.text.redaction import hide, is_secret, masked, merged, redact, redacted_stderr, split_secrets
+from arlarena.proto.text.wording import json_escaped, printable
 
 SECRET = "s3cr3t-Value/with+signs"
 

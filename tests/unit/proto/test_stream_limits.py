@@ -2,8 +2,8 @@
 
 import pytest
 
-from arlarena.proto.stream import StreamError, Streams, redact
-from arlarena.proto.trainer_lease import TrainerLease
+from arlarena.proto.streams.queue import StreamError, Streams, redact
+from arlarena.proto.streams.trainer_lease import TrainerLease
 
 
 @pytest.mark.parametrize(

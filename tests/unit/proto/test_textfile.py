@@ -15,7 +15,7 @@ from arlarena.environments.sokoban.rooms import generate
 from arlarena.environments.tir_math.options import read_options
 from arlarena.environments.tir_math.problems.sources import problems_of
 from arlarena.proto.config import ConfigError, read_file
-from arlarena.proto.textfile import TextFileError, read_text
+from arlarena.proto.text.files import TextFileError, read_text
 from arlarena.trainer.cloning.conversations import read_conversations
 
 BOM = codecs.BOM_UTF8

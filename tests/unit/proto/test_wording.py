@@ -2,7 +2,7 @@
 
 import pytest
 
-from arlarena.proto.wording import counted
+from arlarena.proto.text.wording import counted
 
 
 @pytest.mark.parametrize(

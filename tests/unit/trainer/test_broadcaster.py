@@ -1,4 +1,4 @@
-"""A version that is broadcast, to receivers that keep to `arlarena.proto.weights.Broadcast` and to nothing else."""
+"""A version that is broadcast to receivers that follow `arlarena.proto.versions.directory.Broadcast` alone."""
 
 import contextlib
 import json

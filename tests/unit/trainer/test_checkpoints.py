@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from arlarena.proto.telemetry import Logger
-from arlarena.proto.weights import file_blake3
+from arlarena.proto.versions.directory import file_blake3
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.model.policy import load_policy
 from arlarena.trainer.objectives import recipe

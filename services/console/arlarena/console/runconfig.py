@@ -33,7 +33,7 @@ from arlarena.console.settings import (
 )
 from arlarena.proto.config import TABLES, ConfigError, Model, parse_table, read_with_secrets, secrets_file
 from arlarena.proto.env import Info
-from arlarena.proto.redaction import MASK, is_secret, split_secrets
+from arlarena.proto.text.redaction import MASK, is_secret, split_secrets
 
 SERVICES = ("env_server", "inference", "rollout", "trainer")
 # Checking a file takes a process 0.1 to 0.3 s; a slow disk may take longer for the imports.

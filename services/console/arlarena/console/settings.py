@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
 
 from arlarena.console.launch.child_environment import child_environment
-from arlarena.proto.broker_address import broker_url
 from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table
-from arlarena.proto.redaction import hide
+from arlarena.proto.streams.broker_address import broker_url
+from arlarena.proto.text.redaction import hide
 
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
 ADMIN_TOKEN = "ARLARENA_INFERENCE_ADMIN_TOKEN"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from arlarena.proto.wording import counted
+from arlarena.proto.text.wording import counted
 
 TAIL_BYTES = 16 * 1024
 # Steps whose speed the time left is estimated from: enough to average a step's noise, few enough to follow a change.

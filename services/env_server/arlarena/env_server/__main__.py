@@ -27,10 +27,10 @@ from arlarena.env_server.sessions.service import EnvironmentService
 from arlarena.env_server.settings import EnvironmentSettings, load_settings
 from arlarena.environment.protocols import EnvironmentFactory, Resources, warnings_of
 from arlarena.environment.registry import installed, load
-from arlarena.proto.bounded_http import Limits, bounded
 from arlarena.proto.config import ConfigError, exit_on_config_error
-from arlarena.proto.program import program
+from arlarena.proto.http.bounded import Limits, bounded
 from arlarena.proto.telemetry import Logger, announce, get_logger
+from arlarena.proto.text.program import program
 
 EXIT_ADDRESS = 3
 BACKLOG = 2048

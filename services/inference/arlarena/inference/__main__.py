@@ -25,11 +25,11 @@ from starlette.applications import Starlette
 
 from arlarena.inference.app import Server, create_app
 from arlarena.inference.settings import InferenceSettings, check_model, load, needs_gateway
-from arlarena.proto.bounded_http import Limits, bounded
 from arlarena.proto.config import exit_on_config_error
-from arlarena.proto.program import program
+from arlarena.proto.http.bounded import Limits, bounded
 from arlarena.proto.telemetry import Logger, announce, get_logger
-from arlarena.proto.weights import WEIGHTS_ROUTE
+from arlarena.proto.text.program import program
+from arlarena.proto.versions.directory import WEIGHTS_ROUTE
 
 EXIT_FAILED, EXIT_ADDRESS = 1, 3
 BACKLOG = 2048

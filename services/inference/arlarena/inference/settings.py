@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
 
-from arlarena.proto.addresses import service_url
 from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table
-from arlarena.proto.hub import local_model, missing_files
+from arlarena.proto.http.addresses import service_url
+from arlarena.proto.versions.hub import local_model, missing_files
 
 ENVIRONMENT_PREFIX = "ARLARENA_INFERENCE_"
 

@@ -27,14 +27,14 @@ from arlarena.client.environments import EnvironmentClient
 from arlarena.client.errors import Refused, ServiceError
 from arlarena.client.policy import PolicyClient
 from arlarena.client.transport import Timeouts
-from arlarena.proto.addresses import service_url
 from arlarena.proto.config import ConfigError, exit_on_config_error, print_error
-from arlarena.proto.program import program
-from arlarena.proto.redaction import hide
-from arlarena.proto.stream import StreamError, Streams
+from arlarena.proto.http.addresses import service_url
+from arlarena.proto.streams.queue import StreamError, Streams
 from arlarena.proto.telemetry import Logger, get_logger
+from arlarena.proto.text.program import program
+from arlarena.proto.text.redaction import hide
+from arlarena.proto.text.wording import printable
 from arlarena.proto.trajectory import Sampling
-from arlarena.proto.wording import printable
 from arlarena.rollout.arguments import share, whole
 from arlarena.rollout.demonstrate import demonstration_assignments, write_demonstrations
 from arlarena.rollout.episode import Policy

@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
+from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import Sampling, Task, Trajectory, Turn
-from arlarena.proto.wording import counted
 from arlarena.rollout.episode import FAULT, PROMPT_TOO_LONG, Assignment, Episode
 from arlarena.rollout.panel import Played
 from arlarena.rollout.settings import EvaluationSettings

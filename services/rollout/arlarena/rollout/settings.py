@@ -23,8 +23,8 @@ from pydantic import (
     model_validator,
 )
 
-from arlarena.proto.broker_address import broker_url
 from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table, parse_table
+from arlarena.proto.streams.broker_address import broker_url
 
 
 class RolloutSettings(Table):

@@ -10,7 +10,7 @@ from arlarena.proto.config import ConfigError, nearest
 from arlarena.proto.env import Info, Split
 from arlarena.proto.task_order import TaskOrder
 from arlarena.proto.telemetry import Logger
-from arlarena.proto.wording import counted
+from arlarena.proto.text.wording import counted
 from arlarena.rollout.settings import EnvironmentPlayed, EvaluationSettings
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from arlarena.client.errors import Refused, ServiceError
 from arlarena.client.policy import PolicyClient
-from arlarena.proto.stream import Lease, Streams
+from arlarena.proto.streams.queue import Lease, Streams
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trajectory import Group, GroupTask, PolicyVersion, Sampling, Trajectory
 from arlarena.rollout.episode import Assignment, Policy

@@ -13,11 +13,11 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from arlarena.proto.addresses import service_url
 from arlarena.proto.config import ConfigError, exit_on_config_error, load_table, print_error
-from arlarena.proto.program import program
+from arlarena.proto.http.addresses import service_url
 from arlarena.proto.telemetry import Logger, get_logger
-from arlarena.proto.wording import printable
+from arlarena.proto.text.program import program
+from arlarena.proto.text.wording import printable
 from arlarena.trainer.output import check_output, whole_folder
 from arlarena.trainer.preflight import (
     check_length,
@@ -182,7 +182,7 @@ def run_train(args: argparse.Namespace, log: Logger) -> int:
     check_writable(args.run_dir)
     from arlarena.client.errors import Refused, ServiceError
     from arlarena.client.weights import PushError
-    from arlarena.proto.stream import StreamError
+    from arlarena.proto.streams.queue import StreamError
     from arlarena.trainer.assembly import Plan, run_trainer
     from arlarena.trainer.collector import Interrupted, RunError
     from arlarena.trainer.state.checkpoint import CheckpointError

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from arlarena.proto.stream import Streams
+from arlarena.proto.streams.queue import Streams
+from arlarena.proto.streams.trainer_lease import TrainerLease
 from arlarena.proto.telemetry import Logger
-from arlarena.proto.trainer_lease import TrainerLease
 from arlarena.trainer.collector import Collector, Interrupted
 from arlarena.trainer.learning.coordinator import Lead, follow
 from arlarena.trainer.learning.learner import Learner

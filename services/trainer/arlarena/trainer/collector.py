@@ -12,11 +12,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from arlarena.proto.stream import BrokerFull, DeadLetter, Entry, Streams
+from arlarena.proto.streams.queue import BrokerFull, DeadLetter, Entry, Streams
 from arlarena.proto.task_order import TaskOrder
 from arlarena.proto.telemetry import Logger
+from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import Group, GroupTask, Sampling, Task
-from arlarena.proto.wording import counted
 from arlarena.trainer.batching.admission import refusal
 from arlarena.trainer.batching.credit import Freshness, returns, successes
 from arlarena.trainer.objectives import Recipe, Selected, Selection, Verdict, rule_at

@@ -16,11 +16,11 @@ from pathlib import Path
 from torch import Tensor
 
 from arlarena.client.weights import PushError
-from arlarena.proto.stream import StreamError
+from arlarena.proto.streams.queue import StreamError
+from arlarena.proto.streams.trainer_lease import LeaseLost, TrainerLease
 from arlarena.proto.telemetry import Logger
-from arlarena.proto.trainer_lease import LeaseLost, TrainerLease
+from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import write_groups
-from arlarena.proto.wording import counted
 from arlarena.trainer.batching.credit import Freshness, NotFinite, ScoredGroup, minibatches, returns, rows_of, score
 from arlarena.trainer.collector import Collected, Collecting, Collector, Interrupted, RunError
 from arlarena.trainer.learning.coordinator import Lead

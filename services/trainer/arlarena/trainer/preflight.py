@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from arlarena.proto.config import ConfigError, Table, load_table
-from arlarena.proto.hub import local_model, missing_files
-from arlarena.proto.wording import counted
+from arlarena.proto.text.wording import counted
+from arlarena.proto.versions.hub import local_model, missing_files
 from arlarena.trainer.settings import CloneSettings, PolicySettings, RunSettings, TrainerSettings, chosen_recipe
 
 # Prompt and response together where `[inference] max_model_len` does not say; as the policy server has it.

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from arlarena.proto.config import ConfigError
+from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import Group, SchemaError, decode_group
-from arlarena.proto.wording import counted
 from arlarena.trainer.batching.admission import refusal
 from arlarena.trainer.batching.credit import Freshness, NotFinite, ScoredGroup, returns, rows_of, score, successes
 from arlarena.trainer.learning.learner import Learner

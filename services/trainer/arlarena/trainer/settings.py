@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from arlarena.proto.broker_address import broker_url
 from arlarena.proto.config import ConfigError, Table, exit_on_config_error
-from arlarena.proto.redaction import hide
+from arlarena.proto.streams.broker_address import broker_url
 from arlarena.proto.task_order import SEED_BLOCKS, SEED_STRIDE
+from arlarena.proto.text.redaction import hide
 
 if TYPE_CHECKING:
     from arlarena.trainer.objectives import Recipe

@@ -16,7 +16,7 @@ from arlarena.environments.sokoban.room import Room, RoomError
 from arlarena.environments.sokoban.solver import SearchLimit, least_pushes
 from arlarena.environments.sokoban.splits import SPLITS, split_of
 from arlarena.environments.sokoban.symmetry import room_hash
-from arlarena.proto.textfile import TextFileError, read_text
+from arlarena.proto.text.files import TextFileError, read_text
 
 # States that the search for levels without a solution may see, in all (about 3 s) and of one level; one takes 60 us.
 SEARCHED_STATES, LEVEL_STATES = 50_000, 5_000

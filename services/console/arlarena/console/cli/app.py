@@ -16,9 +16,9 @@ from rich.text import Text
 from arlarena.console.launch.failures import LaunchError, Stopped
 from arlarena.console.rundir import RunDirectory, Start
 from arlarena.proto.config import ConfigError, print_error
-from arlarena.proto.program import VARIABLE
-from arlarena.proto.redaction import redact, redacted_stderr
-from arlarena.proto.wording import printable
+from arlarena.proto.text.program import VARIABLE
+from arlarena.proto.text.redaction import redact, redacted_stderr
+from arlarena.proto.text.wording import printable
 
 # What a command alone needs is imported in it, so that `arlarena serve env` and `--help` start at once.
 

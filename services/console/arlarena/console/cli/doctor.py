@@ -17,8 +17,8 @@ import psutil
 from arlarena.console.launch.broker import BrokerError, check_broker, find_server
 from arlarena.console.settings import BrokerSettings, available_cores, external_broker_url
 from arlarena.proto.config import ConfigError
-from arlarena.proto.stream import redact
-from arlarena.proto.wording import counted
+from arlarena.proto.streams.queue import redact
+from arlarena.proto.text.wording import counted
 
 Verdict = Literal["ok", "warning", "problem"]
 OLDEST_PYTHON = (3, 11)

@@ -11,7 +11,7 @@ from pathlib import Path
 from arlarena.console.launch.broker import HOST, Broker, BrokerError
 from arlarena.console.launch.failures import LaunchError
 from arlarena.console.launch.process import Guardian
-from arlarena.proto.broker_address import FILE_VARIABLE
+from arlarena.proto.streams.broker_address import FILE_VARIABLE
 from arlarena.proto.telemetry import announce, get_logger
 
 POLL_S, STOP_S = 0.5, 10.0

@@ -26,9 +26,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from arlarena.console.settings import inherited
-from arlarena.proto.broker_address import FILE_VARIABLE, VARIABLE, with_password
-from arlarena.proto.redaction import redact as redact_text
-from arlarena.proto.stream import redact
+from arlarena.proto.streams.broker_address import FILE_VARIABLE, VARIABLE, with_password
+from arlarena.proto.streams.queue import redact
+from arlarena.proto.text.redaction import redact as redact_text
 
 HOST = "127.0.0.1"
 Fsync = Literal["everysec", "always"]

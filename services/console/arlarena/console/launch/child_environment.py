@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from arlarena.proto.redaction import is_secret
+from arlarena.proto.text.redaction import is_secret
 
 # `NAME_*` stands for all variables that begin so. Every process: where programs, libraries and folders are, the
 # language, and certificates.

@@ -23,7 +23,7 @@ from arlarena.console.settings import (
     environment_token,
     inherited,
 )
-from arlarena.proto.hub import local_model
+from arlarena.proto.versions.hub import local_model
 
 HOST = "127.0.0.1"
 

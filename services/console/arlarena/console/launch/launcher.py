@@ -30,7 +30,7 @@ from arlarena.console.rundir import RunDirectory, Start
 from arlarena.console.settings import available_cores
 from arlarena.console.stage import Stage
 from arlarena.proto.config import ConfigError, read_with_secrets
-from arlarena.proto.wording import counted, printable
+from arlarena.proto.text.wording import counted, printable
 
 TICK_S = 0.25
 # Files are for their owner alone: a run holds secrets, prompts and weights.

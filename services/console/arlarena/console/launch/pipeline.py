@@ -36,7 +36,7 @@ from arlarena.console.report.summary import (
 from arlarena.console.runconfig import RunConfig
 from arlarena.console.rundir import RunDirectory
 from arlarena.console.settings import PlayedGroups, external_broker_url
-from arlarena.proto.wording import counted
+from arlarena.proto.text.wording import counted
 
 STAGES = (
     "broker", "environment", "policy", "demonstrations", "clone", "inference",

@@ -29,8 +29,8 @@ from arlarena.console.settings import (
 )
 from arlarena.proto.config import ConfigError, nearest
 from arlarena.proto.env import Info, Split
-from arlarena.proto.hub import local_model
-from arlarena.proto.wording import counted
+from arlarena.proto.text.wording import counted
+from arlarena.proto.versions.hub import local_model
 
 
 async def check_before_start(config: RunConfig, directory: Path) -> None:

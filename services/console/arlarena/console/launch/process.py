@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from arlarena.console.settings import inherited
-from arlarena.proto.redaction import masked
+from arlarena.proto.text.redaction import masked
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # A line of output longer than this is passed on in pieces; announcements are far shorter.

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from arlarena.console.stage import Figures, Stage, Status, duration, read_figures
-from arlarena.proto.redaction import redact
-from arlarena.proto.wording import printable
+from arlarena.proto.text.redaction import redact
+from arlarena.proto.text.wording import printable
 
 REFRESH_HZ = 4
 # The plain view prints a sign of life after so many seconds without another line.

@@ -13,7 +13,7 @@ from arlarena.console.launch.failures import LaunchError, describe_exit, last_er
 from arlarena.console.launch.health import HealthCheck
 from arlarena.console.launch.process import Address, Child, Command, Guardian
 from arlarena.console.settings import ConsoleSettings
-from arlarena.proto.wording import counted
+from arlarena.proto.text.wording import counted
 
 State = Literal["starting", "up", "restarting", "done", "stopped", "failed"]
 Result = TypeVar("Result")

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from arlarena.proto.wording import counted
+from arlarena.proto.text.wording import counted
 
 
 class Ending(msgspec.Struct):

@@ -25,7 +25,7 @@ from arlarena.console.report.summary import (
 )
 from arlarena.console.rundir import RunDirectory
 from arlarena.console.stage import duration
-from arlarena.proto.wording import counted
+from arlarena.proto.text.wording import counted
 
 SHARE = (0.0, 1.0)
 MOST_EPISODES = 4

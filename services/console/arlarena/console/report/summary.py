@@ -13,7 +13,7 @@ from rich.table import Table
 from arlarena.console.launch.failures import LaunchError
 from arlarena.console.report.ending import describe_ending, read_ending
 from arlarena.console.rundir import RunDirectory
-from arlarena.proto.wording import counted, printable
+from arlarena.proto.text.wording import counted, printable
 
 SCHEMA = 1
 OUTCOMES = ("trained", "filtered", "stale", "empty", "skipped", "dead")

@@ -19,7 +19,7 @@ from arlarena.env_server.sessions.store import Caller
 from arlarena.env_server.settings import EnvironmentSettings
 from arlarena.proto.config import ConfigError
 from arlarena.proto.telemetry import Logger
-from arlarena.proto.textfile import TextFileError, read_text
+from arlarena.proto.text.files import TextFileError, read_text
 
 # What an orchestrator asks before it has a token.
 OPEN_PATHS = frozenset({"/health", "/ready"})

@@ -1,4 +1,4 @@
-"""The routes by which weights come (`arlarena.proto.weights`), before one engine or before many."""
+"""The routes by which weights come (`arlarena.proto.versions.directory`), before one engine or before many."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from arlarena.inference.api.errors import RequestError
 from arlarena.inference.api.parameters import parse
 from arlarena.inference.weights.store import Store, UnknownVersion
 from arlarena.inference.weights.versions import ProbeError, Source, VersionError
-from arlarena.proto.weights import Served, ServeWeights
+from arlarena.proto.versions.directory import Served, ServeWeights
 
 _encoder = msgspec.json.Encoder()
 

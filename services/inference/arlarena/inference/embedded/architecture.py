@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arlarena.proto.textfile import read_text
+from arlarena.proto.text.files import read_text
 
 # model_type -> (queries and keys are normalised, query/key/value projections have a bias)
 FAMILIES = {"qwen3": (True, False), "qwen2": (False, True), "llama": (False, False)}

@@ -12,7 +12,7 @@ import msgspec
 
 from arlarena.client.weights import PushError, PushRefused, Sender, WeightsClient
 from arlarena.inference.weights.versions import ProbeError, Source, VersionError, judge, read_manifest
-from arlarena.proto.weights import Manifest, push_limit_s
+from arlarena.proto.versions.directory import Manifest, push_limit_s
 
 _INFO_S = 5.0  # for an answer that needs no work
 _FIRST = -1000  # before everything that waits for a slot

@@ -12,7 +12,7 @@ from arlarena.inference.api.errors import RequestError
 from arlarena.inference.gateway.replica import Replica, Target
 from arlarena.inference.weights.versions import ProbeError, Source, VersionError, verify
 from arlarena.proto.telemetry import Logger
-from arlarena.proto.weights import Served, push_limit_s
+from arlarena.proto.versions.directory import Served, push_limit_s
 
 MOST_SESSIONS = 100_000  # the ones that are remembered; a forgotten session is placed anew
 

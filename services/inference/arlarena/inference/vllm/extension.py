@@ -2,7 +2,7 @@
 
 VLLM's engines for weight updates need a GPU, and a trainer that has vLLM. This one reads safetensors from a directory,
 on any device, or receives tensors from a trainer that broadcasts them (keys of the store: `Broadcast` in
-`arlarena.proto.weights`), by vLLM's own steps (layerwise reload).
+`arlarena.proto.versions.directory`), by vLLM's own steps (layerwise reload).
 
 VLLM's CPU backend packs the output head once, and where that is tied to the embedding no reload reaches it:
 `finish_weight_update` packs it again, else a push answers 200 and the old head stays in use.

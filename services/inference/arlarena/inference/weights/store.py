@@ -18,9 +18,9 @@ from arlarena.inference.weights.versions import (
     verify,
     verify_files,
 )
-from arlarena.proto.delta import DeltaError, apply_delta
 from arlarena.proto.trajectory import PolicyVersion
-from arlarena.proto.weights import (
+from arlarena.proto.versions.delta import DeltaError, apply_delta
+from arlarena.proto.versions.directory import (
     COMMITTED_FILE,
     MANIFEST_FILE,
     Manifest,

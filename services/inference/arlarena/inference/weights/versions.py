@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from arlarena.proto.weights import (
+from arlarena.proto.versions.directory import (
     COMMITTED_FILE,
     MANIFEST_FILE,
     MANIFEST_SCHEMA,

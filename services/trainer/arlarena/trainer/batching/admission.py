@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import Group, GroupTask, Sampling, Trajectory, Turn
-from arlarena.proto.wording import counted
 from arlarena.trainer.batching.credit import rewards_fit
 from arlarena.trainer.objectives import Recipe
 

@@ -18,8 +18,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import FloatArray, IdArray, MaskArray
-from arlarena.proto.wording import counted
 from arlarena.trainer.model.attention import Forest, Ids, Node, lay_out
 
 # Prompts that are not the same throughout share their beginning in steps of so many tokens: finer ones would make more

@@ -22,8 +22,8 @@ from transformers import PreTrainedModel
 
 from arlarena.proto.config import ConfigError
 from arlarena.proto.telemetry import Logger
+from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import FloatArray, Group, SchemaError, read_groups
-from arlarena.proto.wording import counted
 from arlarena.trainer.batching.packing import Row, micro_batches
 from arlarena.trainer.cloning.conversations import SUFFIXES, conversation_rows, read_conversations
 from arlarena.trainer.learning.optimizer import adamw, rate_share, set_rate

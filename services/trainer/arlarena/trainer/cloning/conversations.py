@@ -16,8 +16,8 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from arlarena.proto.config import ConfigError
-from arlarena.proto.textfile import TextFileError, read_text
-from arlarena.proto.wording import counted
+from arlarena.proto.text.files import TextFileError, read_text
+from arlarena.proto.text.wording import counted
 from arlarena.trainer.batching.packing import Row
 from arlarena.trainer.preflight import check_readable
 

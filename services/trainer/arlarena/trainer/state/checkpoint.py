@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from arlarena.proto.telemetry import Logger
-from arlarena.proto.weights import COMMITTED_FILE, file_blake3
+from arlarena.proto.versions.directory import COMMITTED_FILE, file_blake3
 from arlarena.trainer.state.ledger import Ledger
 
 _NAME = re.compile(r"step-(\d{6})(?:-(\d+))?")

@@ -1,9 +1,9 @@
 """Sends a version's tensors to the workers of policy servers, over a process group for each replica that asks.
 
 A replica asks when it is told to serve the version, and again by itself when it was started anew, so it is the sender
-that waits: a thread looks for requests in a TCPStore (keys: `arlarena.proto.weights.Broadcast`). What is sent is read
-from the version directory, which no optimiser step changes meanwhile. Whoever reaches the port can ask: it belongs into
-a network of trainers and policy servers alone.
+that waits: a thread looks for requests in a TCPStore (keys: `arlarena.proto.versions.directory.Broadcast`). What is
+sent is read from the version directory, which no optimiser step changes meanwhile. Whoever reaches the port can ask: it
+belongs into a network of trainers and policy servers alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.distributed_c10d import PrefixStore
 
 from arlarena.proto.telemetry import Logger
-from arlarena.proto.weights import MANIFEST_FILE, Broadcast, Manifest, push_limit_s
+from arlarena.proto.versions.directory import MANIFEST_FILE, Broadcast, Manifest, push_limit_s
 
 _LOOK_S = 0.01  # between two looks for a request
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from arlarena.proto.weights import ManifestProbe
+from arlarena.proto.versions.directory import ManifestProbe
 
 LENGTH = 24  # token ids
 

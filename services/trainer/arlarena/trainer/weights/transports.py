@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from arlarena.client.weights import Sender, WeightsClient
-from arlarena.proto.weights import Served, push_limit_s
+from arlarena.proto.versions.directory import Served, push_limit_s
 from arlarena.trainer.weights.broadcaster import Broadcaster
 from arlarena.trainer.weights.versions import Version
 

@@ -1,4 +1,4 @@
-"""The version directories of a run (`arlarena.proto.weights`), which are what policy servers are given."""
+"""The version directories of a run (`arlarena.proto.versions.directory`), which are what policy servers are given."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
 from arlarena.proto.trajectory import PolicyVersion
-from arlarena.proto.weights import (
+from arlarena.proto.versions.directory import (
     COMMITTED_FILE,
     MANIFEST_FILE,
     MANIFEST_SCHEMA,

@@ -23,7 +23,7 @@ from arlarena.environments.alfworld.engine.game import read_rules
 from arlarena.environments.alfworld.errors import GameError
 from arlarena.environments.alfworld.task_kinds import TASK_TYPES
 from arlarena.proto.env import DataSource
-from arlarena.proto.textfile import TextFileError, read_text
+from arlarena.proto.text.files import TextFileError, read_text
 
 GAME, TRAJECTORY = "game.tw-pddl", "traj_data.json"
 MADE_PROBLEM = "made"  # the name of the PDDL problem in a game that `export` wrote

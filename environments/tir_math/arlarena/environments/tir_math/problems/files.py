@@ -9,7 +9,7 @@ import msgspec
 
 from arlarena.environments.tir_math.errors import ProblemsError
 from arlarena.environments.tir_math.problems.rows import Placed, Row
-from arlarena.proto.textfile import TextFileError, read_text
+from arlarena.proto.text.files import TextFileError, read_text
 
 _decoder = msgspec.json.Decoder(Row)
 

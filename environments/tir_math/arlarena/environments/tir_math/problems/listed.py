@@ -10,7 +10,7 @@ from arlarena.environment.protocols import TaskError
 from arlarena.environments.tir_math.errors import ProblemsError
 from arlarena.environments.tir_math.problems.problem import Problem
 from arlarena.environments.tir_math.problems.rows import Placed, problem_of
-from arlarena.proto.wording import counted
+from arlarena.proto.text.wording import counted
 
 TRAIN, VALIDATION = "train", "validation"
 

@@ -50,7 +50,7 @@ from arlarena.proto.policy import (
     WeightInfo,
 )
 from arlarena.proto.telemetry import Logger
-from arlarena.proto.textfile import read_text
+from arlarena.proto.text.files import read_text
 
 _encoder = msgspec.json.Encoder()
 

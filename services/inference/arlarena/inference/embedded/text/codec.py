@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from arlarena.inference.api.errors import RequestError
 from arlarena.inference.embedded.sequence import StopCheck
 from arlarena.inference.embedded.text.token_bytes import Spelling, TokenBytes, printed
-from arlarena.proto.textfile import read_text
+from arlarena.proto.text.files import read_text
 
 if TYPE_CHECKING:  # transformers takes a second to import and only chats need it
     from transformers import PreTrainedTokenizerBase

@@ -11,7 +11,13 @@ from arlarena.inference.embedded.prompts import log_probs
 from arlarena.inference.embedded.weights.parameters import Parameters, WeightsError, load_parameters
 from arlarena.inference.weights.versions import VersionError, judge, verify
 from arlarena.proto.trajectory import PolicyVersion
-from arlarena.proto.weights import COMMITTED_FILE, MANIFEST_FILE, ManifestProbe, SafetensorsError, safetensors_digest
+from arlarena.proto.versions.directory import (
+    COMMITTED_FILE,
+    MANIFEST_FILE,
+    ManifestProbe,
+    SafetensorsError,
+    safetensors_digest,
+)
 
 
 @dataclass(frozen=True, slots=True)

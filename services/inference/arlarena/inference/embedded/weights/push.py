@@ -20,7 +20,7 @@ from arlarena.inference.embedded.engine import Engine, EngineDeadError
 from arlarena.inference.embedded.weights.loading import LoadedVersion, load_version
 from arlarena.inference.weights.versions import Source, VersionError, read_manifest
 from arlarena.proto.telemetry import Logger
-from arlarena.proto.weights import Served
+from arlarena.proto.versions.directory import Served
 
 T = TypeVar("T")
 PauseMode = Literal["keep", "wait", "abort"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
 from arlarena.proto.config import ConfigError
-from arlarena.proto.redaction import hide
+from arlarena.proto.text.redaction import hide
 
 VARIABLE, FILE_VARIABLE = "REDIS_PASSWORD", "REDIS_PASSWORD_FILE"
 

@@ -1,4 +1,4 @@
-"""The Lua scripts of `stream.py`: each is a transition of the queue that must happen wholly or not at all.
+"""The Lua scripts of `queue.py`: each is a transition of the queue that must happen wholly or not at all.
 
 All take the six keys of one run, in the order of `Streams.keys`. A script that is sent twice, because the first
 answer was lost, does no harm: every transition first looks at where the group or the lease stands.

@@ -32,8 +32,8 @@ from redis import exceptions as errors
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from arlarena.proto._link import StreamError, bad_url, explain, is_network, redact
-from arlarena.proto._stream_types import check_run_name
+from arlarena.proto.streams.connection import StreamError, bad_url, explain, is_network, redact
+from arlarena.proto.streams.entries import check_run_name
 
 # The first and the longest pause between two attempts, in seconds.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 0.5

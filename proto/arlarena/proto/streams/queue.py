@@ -40,9 +40,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
-from arlarena.proto import _scripts
-from arlarena.proto._link import BrokerFull, Link, StreamError, is_full, redact
-from arlarena.proto._stream_types import (
+from arlarena.proto.streams import scripts
+from arlarena.proto.streams.connection import BrokerFull, Link, StreamError, is_full, redact
+from arlarena.proto.streams.entries import (
     DeadLetter,
     Depth,
     Entry,
@@ -144,7 +144,7 @@ class Streams:
         if not tasks:
             return 0
         pairs = [part for task in tasks for part in (task.group_id, encode(task))]
-        return int(await self._script(_scripts.ISSUE, *pairs))
+        return int(await self._script(scripts.ISSUE, *pairs))
 
     async def outstanding(self) -> set[str]:
         """The ids of groups that are queued, leased, or published and not acknowledged."""
@@ -156,7 +156,7 @@ class Streams:
         A worker that plays one publishes nothing, and its `renew` returns False. A group that was published already
         stays among the groups until it is acknowledged; the trainer drops it when it comes.
         """
-        return sum([int(await self._script(_scripts.WITHDRAW, *page)) for page in _pages(list(group_ids))])
+        return sum([int(await self._script(scripts.WITHDRAW, *page)) for page in _pages(list(group_ids))])
 
     async def collect(self, *, consumer: str, count: int, block_s: float) -> list[Entry]:
         """Up to `count` entries not handed out yet, oldest first; waits up to `block_s` seconds for the first one.
@@ -195,7 +195,7 @@ class Streams:
         Unknown ids are no error. Repeating is harmless, also after the same group was issued again.
         """
         for page in _pages(list(entries.items())):
-            await self._script(_scripts.ACKNOWLEDGE, *(part for pair in page for part in pair))
+            await self._script(scripts.ACKNOWLEDGE, *(part for pair in page for part in pair))
             self._handed.difference_update(stream_id for stream_id, _ in page)
 
     async def condemn(self, entry: Entry, reason: str) -> None:
@@ -206,11 +206,11 @@ class Streams:
         Raises:
             BrokerFull: no copy was kept; call again later.
         """
-        await self._script(_scripts.CONDEMN, entry.stream_id, entry.group_id, reason)
+        await self._script(scripts.CONDEMN, entry.stream_id, entry.group_id, reason)
 
     async def depth(self) -> Depth:
         """How full the streams are, all at one moment."""
-        tasks, leased, groups, collected, dead = await self._script(_scripts.DEPTH)
+        tasks, leased, groups, collected, dead = await self._script(scripts.DEPTH)
         return Depth(tasks - leased, leased, groups - collected, collected, dead)
 
     async def dead_letters(self, count: int = 100) -> list[DeadLetter]:
@@ -236,7 +236,7 @@ class Streams:
         deadline = time.monotonic() + block_s
         while True:
             last = time.monotonic() >= deadline
-            row = await self._script(_scripts.RECLAIM, consumer, self._ttl_ms, self.limits.max_deliveries)
+            row = await self._script(scripts.RECLAIM, consumer, self._ttl_ms, self.limits.max_deliveries)
             if row is None:
                 for stream_id, fields in await self._read(self._tasks, _WORKERS, consumer, 1, deadline):
                     row = (stream_id, fields.get(b"id", b""), fields.get(b"data", b""), 1)
@@ -246,7 +246,7 @@ class Streams:
 
     async def renew(self, lease: Lease) -> bool:
         """Start the lease's time anew. False: it is lost, to another worker or because the group is done."""
-        return bool(await self._script(_scripts.RENEW, lease.stream_id, lease.consumer, lease.deliveries))
+        return bool(await self._script(scripts.RENEW, lease.stream_id, lease.consumer, lease.deliveries))
 
     async def complete(self, lease: Lease, group: Group) -> bool:
         """Publish `group` and remove its task, in one script.
@@ -262,7 +262,7 @@ class Streams:
             raise ValueError(f"the lease is for group {lease.task.group_id!r}, not {group.id!r}")
         # The receipt tells our own repetition, after a lost answer, from a completion by somebody else.
         receipt = f"{lease.consumer} {uuid.uuid4().hex}"
-        return bool(await self._script(_scripts.COMPLETE, lease.stream_id, group.id, encode(group), receipt))
+        return bool(await self._script(scripts.COMPLETE, lease.stream_id, group.id, encode(group), receipt))
 
     async def release(self, lease: Lease, *, counted: bool = True) -> None:
         """Give the task back at once. Without effect where the lease is lost.
@@ -286,7 +286,7 @@ class Streams:
         most = 1 if final else self.limits.max_deliveries
         idle_ms = max(0, self._ttl_ms - int(delay_s * 1000))
         holder = (lease.stream_id, lease.consumer, lease.deliveries)
-        await self._script(_scripts.GIVE_BACK, *holder, reason, idle_ms, most, int(counted))
+        await self._script(scripts.GIVE_BACK, *holder, reason, idle_ms, most, int(counted))
 
     @property
     def _ttl_ms(self) -> int:
@@ -347,7 +347,7 @@ class Streams:
             # The trainer has to go on, and to acknowledge, before a full broker has room for a copy.
             with contextlib.suppress(BrokerFull):
                 await self._link.script(
-                    _scripts.CONDEMN, self.keys, (entry.stream_id, entry.group_id, str(error)), full_timeout_s=0.0
+                    scripts.CONDEMN, self.keys, (entry.stream_id, entry.group_id, str(error)), full_timeout_s=0.0
                 )
             return entry
 
@@ -359,7 +359,7 @@ class Streams:
             if task.group_id.encode() != group_id:
                 raise SchemaError(f"the task is for group {task.group_id!r}, its entry for {group_id!r}")
         except SchemaError as error:
-            await self._script(_scripts.BURY, stream_id, str(error), deliveries)
+            await self._script(scripts.BURY, stream_id, str(error), deliveries)
             return None
         return Lease(stream_id.decode(), task, consumer, deliveries)
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import zstandard
 
-from arlarena.proto.weights import read_safetensors_header
+from arlarena.proto.versions.directory import read_safetensors_header
 
 SAME, DIFFERENCE, WHOLE = 0, 1, 2
 LEVEL = 1  # zstd's fastest but one: a higher level is slower and gains little on bits that are noise

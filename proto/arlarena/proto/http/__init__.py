@@ -1,0 +1,1 @@
+"""HTTP: addresses, and limits of servers."""

@@ -1,0 +1,1 @@
+"""The queue between the trainer and the rollout workers, on Redis or Valkey."""

@@ -1,0 +1,1 @@
+"""Text for people and from people: secrets, files, numbers, programs."""

@@ -1,0 +1,1 @@
+"""Version directories of weights, their deltas, and models on this disk."""
