@@ -3,7 +3,7 @@ r"""Stock math-verify and TIR Math's judge of answers side by side, on pairs who
     python benchmarks/judge_verdicts.py
     python benchmarks/judge_verdicts.py --golds simplerl_math_lv3to5.jsonl aime24.jsonl aime25.jsonl --every 1
 
-Pairs are those of tests/golden/tir_math (verdicts.tsv, pairs.jsonl) and tests/cases, and, with --golds, those made of
+Pairs are those of tests/data/golden/tir_math (verdicts.tsv, pairs.jsonl) and tests/cases, and, with --golds, those made of
 the answers of such files (JSON lines, field `answer`): each in other forms of itself, which are right, and changed,
 which is wrong.
 
@@ -34,7 +34,7 @@ from arlarena.environments.tir_math.judge.equivalence import judge
 from arlarena.environments.tir_math.judge.latex import tidy
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-GOLDEN = REPOSITORY / "tests" / "golden" / "tir_math"
+GOLDEN = REPOSITORY / "tests" / "data" / "golden" / "tir_math"
 JUDGES = ("stock", "tidied", "ours")
 FRACTION = re.compile(r"(-?)\\[dt]?frac\{(\d+)\}\{(\d+)\}")
 

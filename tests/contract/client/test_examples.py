@@ -62,7 +62,7 @@ def test_trl_trains_on_a_server(url, tmp_path):
     before = metric(url, "step_seconds_count")
     path = os.pathsep.join(str(ROOT / part) for part in ("proto", "client"))
     done = subprocess.run(
-        [TRL, ROOT / "tests" / "trl_driver.py", url, tmp_path / "policy"], cwd=tmp_path,
+        [TRL, ROOT / "tests" / "support" / "trl_driver.py", url, tmp_path / "policy"], cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

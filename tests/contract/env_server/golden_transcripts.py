@@ -15,7 +15,7 @@ from arlarena.environment.protocols import Resources
 from arlarena.environment.registry import installed, load
 from arlarena.proto.env import ResetSpec
 
-FOLDER = Path(__file__).parent / "golden"
+FOLDER = Path(__file__).resolve().parents[2] / "data" / "golden" / "transcripts"
 REPLIES = (
     "up",
     "<think>x</think><action>left</action>",

@@ -54,7 +54,7 @@ def version(root, seed, step):
 def vllm(folder, root, monkeypatch, *arguments, **settings):
     if not PYTHON.exists():
         pytest.skip("VLLM ABSENT: `make setup EXTRA=vllm`, so this test did not run")
-    path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(ROOT / "tests" / "support"), os.environ.get("PYTHONPATH", "")])
     monkeypatch.setenv("PYTHONPATH", path)
     given = {
         "engine": "vllm", "vllm_device": "cpu", "vllm_python": str(PYTHON),

@@ -13,7 +13,7 @@ import pytest
 import torch
 from inference_support import VOCABULARY, Http, label, model, reference_logprobs, tokenizer, write_version
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 TOKEN = "a token of some length"
 BEARER = {"authorization": f"Bearer {TOKEN}"}

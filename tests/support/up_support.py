@@ -14,7 +14,7 @@ import psutil
 import pytest
 from forking_support import Forked, consoles
 
-sys.path.insert(0, str(Path(__file__).parent / "integration" / "console"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "integration" / "console"))
 import fake_services
 
 CONFIG = """

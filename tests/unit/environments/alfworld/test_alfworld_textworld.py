@@ -11,9 +11,9 @@ import pytest
 from arlarena.environment.registry import load
 from arlarena.proto.config import ConfigError
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 PYTHON = ROOT / ".venv-alfworld" / "bin" / "python"
-DRIVER = ROOT / "tests" / "alfworld_driver.py"
+DRIVER = ROOT / "tests" / "support" / "alfworld_driver.py"
 CHECKS = (
     "plays_like_ours",
     "forks_are_independent",

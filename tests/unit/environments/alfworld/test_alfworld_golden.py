@@ -1,6 +1,6 @@
 """What TextWorld answered in a dozen made games, some of them mutated: our engine says the same, to the character.
 
-They are written anew by `make setup EXTRA=alfworld` and `benchmarks/alfworld_oracle.py --record tests/golden/alfworld`.
+They are written anew by `make setup EXTRA=alfworld` and `benchmarks/alfworld_oracle.py --record tests/data/golden/alfworld`.
 That is needed when the maker of games changes (MAKER_VERSION), and never because our engine does.
 """
 
@@ -18,7 +18,7 @@ from arlarena.environments.alfworld.houses.generator import HouseOptions
 from arlarena.environments.alfworld.houses.library import draft_of, file_of
 from arlarena.environments.alfworld.task_kinds import TASK_TYPES
 
-FOLDER = Path(__file__).resolve().parents[2] / "golden" / "alfworld"
+FOLDER = Path(__file__).resolve().parents[3] / "data" / "golden" / "alfworld"
 PATHS = sorted(FOLDER.glob("*.json"))
 
 

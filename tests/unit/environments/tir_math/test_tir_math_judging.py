@@ -12,7 +12,7 @@ import pytest
 from arlarena.environments.tir_math.judge.equivalence import LIMIT, judge
 from arlarena.environments.tir_math.judge.latex import tidy
 
-VERDICTS = Path(__file__).resolve().parents[2] / "golden" / "tir_math" / "verdicts.tsv"
+VERDICTS = Path(__file__).resolve().parents[3] / "data" / "golden" / "tir_math" / "verdicts.tsv"
 FILES = ("simplerl_math_lv3to5", "aime24", "aime25")
 REPORTED = VERDICTS.with_name("pairs.jsonl")
 
