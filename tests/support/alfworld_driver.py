@@ -1,6 +1,8 @@
 """Play the stock engine of ALFWorld through our environment, in the environment where TextWorld is installed.
 
-    PYTHONPATH=environments/alfworld:environments/sdk:proto .venv-alfworld/bin/python tests/support/alfworld_driver.py FOLDER
+    .venv-alfworld/bin/python tests/support/alfworld_driver.py FOLDER
+
+environments/alfworld, environments/sdk and proto are on PYTHONPATH.
 
 Prints a JSON object: for each check, "ok" or what is wrong.
 """
