@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,7 +35,18 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 LEAST_RATIO = 0.90
 TOKEN = "token of the benchmark"
+TREE = "ARLARENA_BENCHMARK_TREE"  # environment variable of a side: its checkout
 Measure = Callable[[], float]
+
+
+def either(*names: str) -> Any:
+    """The one of these modules that the side's checkout has: modules have moved between checkouts."""
+    for name in names:
+        with contextlib.suppress(ModuleNotFoundError):
+            module = import_module(name)
+            if Path(str(module.__file__)).is_relative_to(os.environ[TREE]):
+                return module
+    raise SystemExit(f"error: {os.environ[TREE]} has none of {', '.join(names)}")
 
 
 @contextlib.contextmanager
@@ -83,18 +95,18 @@ def rollout() -> Iterator[Measure]:
     import rollout_throughput as bench
     import uvloop
 
-    from arlarena.console.launch.broker import Broker
-    from arlarena.trainer.model.tiny import create_tiny_policy
     from arlarena.trainer.settings import TinyPolicy
 
+    tiny = either("arlarena.trainer.model.tiny", "arlarena.trainer.tiny")
+    broker_class = either("arlarena.console.launch.broker", "arlarena.console.broker").Broker
     flags = SimpleNamespace(in_flight=16, trace=False)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        create_tiny_policy(folder / "policy", TinyPolicy(max_positions=1024), seed=0)
+        tiny.create_tiny_policy(folder / "policy", TinyPolicy(max_positions=1024), seed=0)
         config = bench.CONFIG.format(policy=folder / "policy", context=256, cache_mb=256, environment="sokoban")
         (folder / "run.toml").write_text(config + bench.SOKOBAN_OPTIONS)
         with (
-            Broker(folder / "broker") as broker,
+            broker_class(folder / "broker") as broker,
             bench.service(folder, *bench.SOKOBAN.command) as environment_url,
             bench.service(folder, "-m", "arlarena.inference") as inference_url,
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop,
@@ -111,20 +123,21 @@ def push(transport: str) -> Iterator[Measure]:
     from inference_processes import policy_server
 
     from arlarena.proto.telemetry import Logger
-    from arlarena.trainer.weights.publisher import Publisher
-    from arlarena.trainer.weights.transports import Http, SharedDirectory
-    from arlarena.trainer.weights.versions import VersionStore
+
+    publishing = either("arlarena.trainer.weights.publisher", "arlarena.trainer.publisher")
+    transports = either("arlarena.trainer.weights.transports", "arlarena.trainer.transports")
+    versions = either("arlarena.trainer.weights.versions", "arlarena.trainer.versions")
 
     with tempfile.TemporaryDirectory() as name, asyncio.Runner() as loop:
         folder = Path(name)
         theirs = folder / "weights" if transport == "shared" else folder / "received"
         theirs.mkdir()
         model = bench.make_model(folder / "model", 256)
-        store = VersionStore(folder / "weights", folder / "model", "bench", keep=3)
+        store = versions.VersionStore(folder / "weights", folder / "model", "bench", keep=3)
         settings = {"model": str(folder / "model"), "weights_root": str(theirs), "admin_token": TOKEN}
         with policy_server(folder, **settings) as (url, _):
-            way = SharedDirectory() if transport == "shared" else Http(full_every=20)
-            publisher = Publisher([url], way, token=TOKEN, patience_s=30, log=Logger("bench"))
+            way = transports.SharedDirectory() if transport == "shared" else transports.Http(full_every=20)
+            publisher = publishing.Publisher([url], way, token=TOKEN, patience_s=30, log=Logger("bench"))
             trainer, steps = bench.Trainer(model, store, publisher), iter(range(1, 10_000))
 
             async def once() -> float:
@@ -146,9 +159,8 @@ def sandbox() -> Iterator[Measure]:
     """Executions a second, two at a time."""
     import sandbox as bench
 
-    from arlarena.sandbox.forks import ForkSandbox, ForkSettings
-
-    with contextlib.closing(ForkSandbox(ForkSettings())) as forks:
+    module = either("arlarena.sandbox.forks", "arlarena.env_server.sandbox.forks")
+    with contextlib.closing(module.ForkSandbox(module.ForkSettings())) as forks:
         yield lambda: bench.rate(lambda: forks.run(bench.PROGRAM).stdout, 2.0, 2)
 
 
@@ -177,7 +189,7 @@ def answer(part: str) -> None:
     """The process of one side: one measurement and its rate on a line, for each line of standard input."""
     import torch
 
-    import arlarena.proto.streams.queue as package
+    import arlarena.proto.config as package
 
     answers, sys.stdout = sys.stdout, sys.stderr
     torch.set_num_threads(1)
@@ -195,8 +207,8 @@ def side(tree: Path, part: str) -> Iterator[Measure]:
     Raises:
         SystemExit: it fails, or its packages are those of another checkout.
     """
-    packages = [str(one.parent) for one in tree.glob("**/pyproject.toml") if one.parent != tree]
-    variables = os.environ | {"PYTHONPATH": os.pathsep.join([*packages, str(tree / "benchmarks")])}
+    packages = [str(one.parent) for one in tree.glob("**/pyproject.toml") if (one.parent / "arlarena").is_dir()]
+    variables = os.environ | {TREE: str(tree), "PYTHONPATH": os.pathsep.join([*packages, str(tree / "benchmarks")])}
     command = [sys.executable, "-P", __file__, "--answer", part]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=variables | {"OMP_NUM_THREADS": "1"}, **pipes) as process:

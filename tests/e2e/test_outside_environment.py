@@ -73,8 +73,13 @@ def test_it_is_served(variables):
 
 
 @pytest.mark.slow  # a whole run with all its processes
-def test_it_is_trained_on(variables, tmp_path):
-    (tmp_path / "run.toml").write_text(CONFIG)
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("name", ["tic_tac_toe", "not_installed.game"])
+def test_it_is_trained_on(variables, tmp_path, name):
+    (tmp_path / "run.toml").write_text(CONFIG.replace("tic_tac_toe", name))
+    (tmp_path / "not_installed").mkdir()
+    shutil.copy(SOURCE / "tic_tac_toe.py", tmp_path / "not_installed" / "game.py")
+    variables = variables | {"PYTHONPATH": os.pathsep.join([variables["PYTHONPATH"], str(tmp_path)])}
     command = [sys.executable, "-m", "arlarena.console", "up", "run.toml", "--run-dir", "out"]
     done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -13,8 +13,11 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, cast
 
+import msgspec
+
 from arlarena.environment.protocols import EnvironmentFactory
 from arlarena.proto.config import ConfigError
+from arlarena.proto.env import Info
 
 GROUP = "arlarena.environments"
 
@@ -40,6 +43,14 @@ def load(where: str, name: str, options: Mapping[str, Any]) -> EnvironmentFactor
     """
     table = f"{where[:-1]}.options]" if where.endswith("]") else f"{where} [options]"
     return _loader(f"{where} name = {name!r}", name)(table, options)
+
+
+def info_of(factory: EnvironmentFactory, name: str) -> Info:
+    """The environment's description under the name by which it was loaded, or its own where `name` is "".
+
+    The two differ where a module was named. Clients compare the name of their configuration with it.
+    """
+    return msgspec.structs.replace(factory.info, name=name) if name else factory.info
 
 
 def _loader(where: str, name: str) -> Loader:

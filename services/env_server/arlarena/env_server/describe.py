@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from arlarena.env_server.settings import load_settings
-from arlarena.environment.registry import load
+from arlarena.environment.registry import info_of, load
 from arlarena.proto.config import ConfigError, exit_on_config_error
 
 
@@ -22,7 +22,7 @@ def main() -> int:
     path = Path(sys.argv[1])
     settings = load_settings(path)
     factory = load(f"{path}: [environment]", settings.name, settings.options)
-    print(msgspec.json.encode(factory.info).decode())
+    print(msgspec.json.encode(info_of(factory, settings.name)).decode())
     return 0
 
 

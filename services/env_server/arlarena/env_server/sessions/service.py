@@ -46,6 +46,7 @@ from arlarena.environment.protocols import (
     Resources,
     TaskError,
 )
+from arlarena.environment.registry import info_of
 from arlarena.proto.env import (
     Capacity,
     CreateSessions,
@@ -81,7 +82,7 @@ class EnvironmentService:
         self.peers, self.pods = peers, pods
         self.factory = factory
         self.settings = settings
-        self.info = factory.info
+        self.info = info_of(factory, settings.name)
         self.log = log
         self.metrics = Metrics(self.info.name)
         self.metrics.capacity.set(settings.capacity)
