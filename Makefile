@@ -5,10 +5,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := proto client sandbox $(wildcard environments/* services/*)
 CODE := $(PACKAGES) tests benchmarks scripts examples
-# Three processes that share the test files, in the order of the folders: a file's tests share its servers, and the
-# folders with long tests come first. Tests wait for servers a third of their time, so three processes fill two cores.
-# One thread each: two processes of two threads on two cores are many times slower.
-TEST_PROCESSES ?= 3
+# Two processes that share the test files, in the order of the folders: a file's tests share its servers, and the folders
+# with long tests come first. One thread each: two processes of two threads on two cores are many times slower.
+TEST_PROCESSES ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help

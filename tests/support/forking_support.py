@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 FORKER = Path(__file__).with_name("forker.py")
-ROOT = FORKER.parents[1]
+ROOT = FORKER.parents[2]
 START_S = 60.0
 
 
@@ -170,6 +170,13 @@ def environments() -> Forker:
 def consoles() -> Forker:
     """The `arlarena` command, imported once a session."""
     return _of_this_session(["arlarena.console.cli.app", "rich.live", "rich.markdown"])
+
+
+@functools.cache
+def policy_servers() -> Forker:
+    """The policy server with its embedded engine, imported once a session."""
+    loading = ("transformers.models.qwen3.modeling_qwen3", "transformers.models.auto.tokenization_auto")
+    return _of_this_session(["arlarena.inference.__main__", "arlarena.inference.embedded.serving.routes", *loading])
 
 
 @functools.cache

@@ -9,7 +9,6 @@ import shutil
 import signal
 import string
 import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from forking_support import Forked, policy_servers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -200,7 +200,7 @@ def _dump(value: Any) -> bytes:
 class ServerProcess:
     """A running server and a client for it."""
 
-    process: subprocess.Popen[str]
+    process: Forked
     url: str
     http: Http
     log: Path
@@ -280,9 +280,9 @@ def running_server(folder: Path, config: str, port: int = 0, start_s: float = 18
     folder.mkdir(parents=True, exist_ok=True)
     path, log = folder / "config.toml", folder / "inference.log"
     path.write_text("[inference]\n" + config)
-    command = [sys.executable, "-m", "arlarena.inference", "--config", str(path), "--port", str(port)]
+    command = ["arlarena.inference", "--config", str(path), "--port", str(port)]
     with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True, env=environment())
+        process = policy_servers().popen(command, stdout=subprocess.PIPE, stderr=file, env=environment())
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
