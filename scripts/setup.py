@@ -56,7 +56,7 @@ EXTRAS = {
     "fuzz": Extra("schemathesis: it fuzzes the environment server"),
     "trl": Extra("TRL: the test of its example and the trainer's benchmark need it"),
     "verifiers": Extra("verifiers (0.8 GB): the test of its example needs it"),
-    # What they list besides is for other games. Fast Downward is compiled, and is GPL.
+    # Their other dependencies are for other games. Fast Downward is GPL, and is compiled.
     "alfworld": Extra("TextWorld and Fast Downward (cmake, g++; 3 to 6 minutes): ALFWorld's oracle", ["--no-deps"]),
     # The packages that are removed are for another torch: vLLM does without them, and fails where they are broken.
     "vllm": Extra("vLLM for CPUs (3.5 GB)", without=["torchvision", "torchaudio", "torchcodec", "triton"]),

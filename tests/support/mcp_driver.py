@@ -2,7 +2,7 @@
 
     .venv-openenv/bin/python tests/support/mcp_driver.py http://127.0.0.1:8000/mcp
 
-Runs in an environment of its own (`make setup EXTRA=openenv`). Imports nothing of ours: it is a stranger.
+Runs in an environment of its own (`make setup EXTRA=openenv`). It imports no module of this repository.
 """
 
 import asyncio
