@@ -34,7 +34,7 @@ from alfworld_walks import WALKS
 from arlarena.environment.hashing import digest
 from arlarena.environments.alfworld.content import Loaded, loaded
 from arlarena.environments.alfworld.engine.game import Game, read_rules
-from arlarena.environments.alfworld.engine.pddl import Problem, read_problem
+from arlarena.environments.alfworld.engine.pddl import PddlProblem, read_problem
 from arlarena.environments.alfworld.houses.generator import SPLITS
 from arlarena.environments.alfworld.houses.library import file_of
 from arlarena.environments.alfworld.task_kinds import TASK_TYPES
@@ -219,7 +219,7 @@ def record(folder: Path, seed: int) -> None:
         print(f"wrote {path}, {path.stat().st_size} bytes", flush=True)
 
 
-def problem_digest(problem: Problem) -> str:
+def problem_digest(problem: PddlProblem) -> str:
     """What tells a problem from any other, however it is written down."""
     return digest(repr((sorted(problem.objects.items()), sorted(problem.facts), problem.goal)))
 

@@ -43,7 +43,7 @@ from redis.asyncio import Redis
 
 from arlarena.console.launch import pipeline
 from arlarena.console.launch.commands import Commands
-from arlarena.console.launch.process import Address, Command
+from arlarena.console.launch.process import Address, ProcessSpec
 from arlarena.environment.protocols import EnvironmentFactory
 from arlarena.environment.registry import load
 from arlarena.proto.trajectory import Task, Trajectory, read_groups
@@ -368,7 +368,9 @@ def launch(words: list[str]) -> None:
     environment, inference = (Address("127.0.0.1", port) for port in ports)
 
     class Proxied(Commands):
-        def worker(self, index: int, restarts: int, _environment: Address, _inference: Address, redis: str) -> Command:
+        def worker(
+            self, index: int, restarts: int, _environment: Address, _inference: Address, redis: str
+        ) -> ProcessSpec:
             return Commands.worker(self, index, restarts, environment, inference, redis)
 
     setattr(pipeline, "Commands", Proxied)  # noqa: B010

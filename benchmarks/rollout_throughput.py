@@ -38,7 +38,7 @@ from env_processes import finish
 from arlarena.client.environments import EnvironmentClient
 from arlarena.client.policy import Generation, PolicyClient
 from arlarena.console.launch.broker import Broker
-from arlarena.inference.embedded.engine import Engine, Limits
+from arlarena.inference.embedded.engine import Engine, EngineLimits
 from arlarena.inference.embedded.sampler import Draw
 from arlarena.inference.embedded.sequence import Sequence
 from arlarena.inference.embedded.weights.loading import load_model
@@ -232,7 +232,7 @@ class InProcess:
         self._done: list[Sequence] = []
         self._finished = threading.Semaphore(0)
         self._slots = threading.Semaphore(0)
-        limits = Limits(work.context, cache_bytes=CACHE_MB << 20)
+        limits = EngineLimits(work.context, cache_bytes=CACHE_MB << 20)
         self.engine = Engine(loaded.arch, loaded.parameters, loaded.label, limits, self._deliver)
 
     def _deliver(self, news: list[Sequence]) -> None:

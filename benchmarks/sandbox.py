@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 from env_processes import finish
 
-from arlarena.sandbox.execution import Limits
+from arlarena.sandbox.execution import ExecutionLimits
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings
 from arlarena.sandbox.process import ENVIRONMENT
 
@@ -127,7 +127,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     cores = psutil.cpu_count() or 1
-    sandbox = ForkSandbox(ForkSettings(limits=Limits(), max_running=32))
+    sandbox = ForkSandbox(ForkSettings(limits=ExecutionLimits(), max_running=32))
     peers: dict[str, Callable[[], str]] = {"fork": lambda: sandbox.run(PROGRAM).stdout, "cold": cold}
     if shutil.which("bwrap"):
         try:

@@ -80,7 +80,7 @@ def lengths(shape: str) -> list[int]:
 
 def rows_of(shape: str) -> list[Any]:
     """Rows as our trainer has them, each an episode of one turn; siblings share a prompt in `shared` alone."""
-    from arlarena.trainer.batching.packing import Row
+    from arlarena.trainer.batching.packing import TrainingSample
 
     rng, rows, prompt = np.random.default_rng(1), [], np.zeros(0, dtype=np.int32)
     for number, size in enumerate(lengths(shape)):
@@ -88,7 +88,9 @@ def rows_of(shape: str) -> list[Any]:
             prompt = rng.integers(2, VOCABULARY, PROMPT).astype(np.int32)
         response = rng.integers(2, VOCABULARY, size).astype(np.int32)
         behaviour = np.full(size, -8.0, dtype=np.float32)
-        rows.append(Row(prompt, response, behaviour, np.ones(size, dtype=np.uint8), float(rng.normal()), number))
+        rows.append(
+            TrainingSample(prompt, response, behaviour, np.ones(size, dtype=np.uint8), float(rng.normal()), number)
+        )
     return rows
 
 

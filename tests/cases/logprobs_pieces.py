@@ -4,10 +4,10 @@ from case_support import call, check, finish, policy, run
 
 LLAMA = r"""
 from tokenizers import Tokenizer, decoders, models
-from arlarena.inference.embedded.text.codec import Text
+from arlarena.inference.embedded.text.codec import TextCodec
 t = Tokenizer(models.BPE(vocab={"<unk>": 0, "\u2581go": 1, "\u2581up": 2, "x": 3}, merges=[], unk_token="<unk>"))
 t.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
-text = Text(t)
+text = TextCodec(t)
 print("".join(text.piece(i) for i in (1, 2, 3)) + "|" + text.decode([1, 2, 3]))
 """
 

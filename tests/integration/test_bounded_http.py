@@ -11,7 +11,7 @@ import time
 import pytest
 import uvicorn
 
-from arlarena.proto.http.bounded import Limits, bounded
+from arlarena.proto.http.bounded import HttpLimits, bounded
 
 LIMITS = {"body_bytes": 1 << 20, "header_s": 0.5, "body_s": 0.5, "write_s": 1.0, "held_bytes": 4 << 20}
 OK = b"HTTP/1.1 200"
@@ -50,7 +50,7 @@ class Running:
     """A server in a thread."""
 
     def __init__(self, **limits):
-        options = bounded(Limits(**{**LIMITS, **limits}))
+        options = bounded(HttpLimits(**{**LIMITS, **limits}))
         self.shared = options["http"].shared
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
         self.address = self.listener.getsockname()

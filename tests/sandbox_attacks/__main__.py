@@ -15,13 +15,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from arlarena.sandbox.execution import Execution, Limits
+from arlarena.sandbox.execution import Execution, ExecutionLimits
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings
 from arlarena.sandbox.lockdown import GRACE_S
 from sandbox_attacks import BREACH, Attack, Baits, attacks, baits
 from sandbox_attacks.honest import HONEST
 
-LIMITS = Limits(wall_s=4.0, cpu_s=2.0, memory_mb=256)
+LIMITS = ExecutionLimits(wall_s=4.0, cpu_s=2.0, memory_mb=256)
 # By the clock an execution may take longer where it waits for a processor; its computing is bounded on any machine.
 LONGEST_S = ForkSettings().patience * LIMITS.wall_s
 SLACK_S, SLACK_MB = 4.0, 32

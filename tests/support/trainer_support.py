@@ -19,7 +19,7 @@ from arlarena.proto.trajectory import (
     pack_ids,
     pack_mask,
 )
-from arlarena.trainer.batching.packing import Row
+from arlarena.trainer.batching.packing import TrainingSample
 from arlarena.trainer.model.policy import load_policy
 from arlarena.trainer.model.tiny import create_tiny_policy
 from arlarena.trainer.settings import TinyPolicy
@@ -86,7 +86,7 @@ def make_group() -> Callable[..., Group]:
 
 def random_rows(
     seed: int, count: int = 24, trajectories: int = 6, distinct: int = 9, instructions: int = 0
-) -> list[Row]:
+) -> list[TrainingSample]:
     """Rows of several lengths, many of them equal or with equal prompts, with a masked token here and there; all
     prompts begin with the same `instructions` tokens.
     """
@@ -103,7 +103,7 @@ def random_rows(
         mask = (generator.random(len(response)) < 0.85).astype(np.uint8)
         behaviour = -generator.random(len(response)).astype(np.float32) * 6
         rows.append(
-            Row(
+            TrainingSample(
                 prompt.astype(np.int32),
                 response.astype(np.int32),
                 behaviour,
@@ -115,7 +115,7 @@ def random_rows(
     return rows
 
 
-def growing_rows(seed: int) -> list[Row]:
+def growing_rows(seed: int) -> list[TrainingSample]:
     """Episodes as single rows: three turns, tool output between them that the policy did not sample."""
     generator = np.random.default_rng(seed)
     rows = []
@@ -126,5 +126,5 @@ def growing_rows(seed: int) -> list[Row]:
         response = generator.integers(5, 90, len(mask)).astype(np.int32)
         behaviour = -generator.random(len(mask)).astype(np.float32) * 6
         prompt = generator.integers(5, 90, 7).astype(np.int32)
-        rows.append(Row(prompt, response, behaviour, mask, 0.0, number, True, turns))
+        rows.append(TrainingSample(prompt, response, behaviour, mask, 0.0, number, True, turns))
     return rows

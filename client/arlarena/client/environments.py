@@ -25,7 +25,7 @@ import msgspec
 from arlarena.client.arguments import number_of, seconds_of, shown, text_of
 from arlarena.client.batcher import Batcher
 from arlarena.client.errors import PolicyFault, ProtocolError, Refused, ServiceError, SessionLost, Unavailable
-from arlarena.client.transport import Answer, Timeouts, Transport
+from arlarena.client.transport import Answer, HttpTransport, Timeouts
 from arlarena.proto.env import (
     EPISODE_ID_CHARS,
     Action,
@@ -61,7 +61,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class StepOutcome:
     """What the environment says after a reset or a step.
 
     `observation` is for the player, `metadata` for whoever trains or scores. `reward`: of the step just taken, 0 after
@@ -127,7 +127,7 @@ class Session:
         seed: int | None = None,
         task_id: str | None = None,
         episode_id: str | None = None,
-    ) -> State:
+    ) -> StepOutcome:
         """Begin a task: `task_id`, or `index` of `split`, or the one that `seed` means; by default the first for
         training. Beside an index or a task_id, `seed` seeds what is random within the episode.
 
@@ -151,7 +151,7 @@ class Session:
         self._step = state.observation.step
         return state
 
-    async def step(self, text: str) -> State:
+    async def step(self, text: str) -> StepOutcome:
         """Take one step with a reply or a bare action. Errors as in `reset`."""
         state = await self._client.call(
             BatchItem(session_id=self.id, op="step", action=Action(text_of("the action", text)), step_index=self._step)
@@ -177,7 +177,7 @@ class Session:
         """Keep this state, to go back to it by `restore`, here or in another session. Errors as in `expert`."""
         return await self._client.snapshot(self.id)
 
-    async def restore(self, snapshot: Snapshot) -> State:
+    async def restore(self, snapshot: Snapshot) -> StepOutcome:
         """Go back to a kept state, as often as wanted; the reward is 0. Refused where the server has it no longer,
         TypeError where it is no snapshot.
         """
@@ -214,14 +214,14 @@ class EnvironmentClient:
         Raises:
             TypeError, ValueError: an argument that cannot be used; the message names it.
         """
-        self.transport = Transport(
+        self.transport = HttpTransport(
             url,
             Timeouts(request_s=REQUEST_S) if timeouts is None else timeouts,
             token,
             service="environment server",
         )
         self.retries = number_of("retries", retries)
-        self._batcher: Batcher[BatchItem, State | ServiceError | None] = Batcher(
+        self._batcher: Batcher[BatchItem, StepOutcome | ServiceError | None] = Batcher(
             self._send_batch,
             window_s=seconds_of("batch_window_s", batch_window_s),
             size=number_of("batch_size", batch_size, least=1),
@@ -276,14 +276,14 @@ class EnvironmentClient:
         """See `Session.snapshot`."""
         return _read(_accepted(await self.transport.request("POST", f"/v1/sessions/{session_id}/snapshot")), Snapshot)
 
-    async def restore(self, session_id: str, snapshot_id: str) -> State:
+    async def restore(self, session_id: str, snapshot_id: str) -> StepOutcome:
         """See `Session.restore`."""
         body = self._encoder.encode(RestoreRequest(session_id))
         answer = _accepted(await self._send("POST", f"/v1/snapshots/{snapshot_id}/restore", body))
         result = _read(answer, OpenedSession).result
         if result is None or result.metadata is None:
             raise answer.malformed("no state")
-        return State(result.observation, result.metadata, 0.0)
+        return StepOutcome(result.observation, result.metadata, 0.0)
 
     async def info(self) -> Info:
         """What is played here: name, version, template, parser, splits. Errors as in `Session.reset`."""
@@ -297,7 +297,7 @@ class EnvironmentClient:
             return False
         return answer.status == 200
 
-    async def call(self, item: BatchItem) -> State:
+    async def call(self, item: BatchItem) -> StepOutcome:
         """A reset or a step, in a request shared with others."""
         result = await self._batcher.submit(item)
         if isinstance(result, ServiceError):
@@ -329,12 +329,12 @@ class EnvironmentClient:
                 pause = min(2 * pause, LONGEST_PAUSE_S)
         return await self.transport.request(method, path, body, max_answer_bytes=max_answer_bytes)
 
-    async def _send_batch(self, items: Sequence[BatchItem]) -> Sequence[State | ServiceError | None]:
+    async def _send_batch(self, items: Sequence[BatchItem]) -> Sequence[StepOutcome | ServiceError | None]:
         """The results of all items, whose texts may need several requests."""
         found = await asyncio.gather(*map(self._send_part, _parts(items)))
         return [result for part in found for result in part]
 
-    async def _send_part(self, items: Sequence[BatchItem]) -> Sequence[State | ServiceError | None]:
+    async def _send_part(self, items: Sequence[BatchItem]) -> Sequence[StepOutcome | ServiceError | None]:
         """A repetition is safe: a reset begins anew, a step of an old index gets its old answer, a close twice is a
         close.
         """
@@ -350,7 +350,7 @@ class EnvironmentClient:
             raise answer.malformed(f"{len(items)} items but {len(results)} results")
         return [self._state(item, result) for item, result in zip(items, results, strict=True)]
 
-    def _state(self, item: BatchItem, result: BatchResult) -> State | ServiceError | None:
+    def _state(self, item: BatchItem, result: BatchResult) -> StepOutcome | ServiceError | None:
         """None for a session that was closed."""
         what = f"{item.op} of session {item.session_id} at {self.url}"
         if not result.ok or result.error is not None:
@@ -364,7 +364,7 @@ class EnvironmentClient:
             reward = 0.0  # nothing was done yet
         if reward is None or not math.isfinite(reward):
             return ProtocolError(f"{what}: ok, but its reward is {reward}; a step's reward is a finite number")
-        return State(result.observation, result.metadata, reward)
+        return StepOutcome(result.observation, result.metadata, reward)
 
 
 def _parts(items: Sequence[BatchItem]) -> list[Sequence[BatchItem]]:

@@ -25,7 +25,7 @@ class Unavailable(ServiceError):
         return self.__cause__ is None
 
 
-class Full(Unavailable):
+class AtCapacity(Unavailable):
     """The server has no room; ask again after `retry_after_s` seconds."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:

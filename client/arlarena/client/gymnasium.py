@@ -21,7 +21,7 @@ from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from arlarena.client.arguments import number_of, shown, text_of
-from arlarena.client.environments import State
+from arlarena.client.environments import StepOutcome
 from arlarena.client.sync import SyncEnvironments, SyncSession
 from arlarena.proto.env import Info, Split
 
@@ -61,7 +61,7 @@ class AnyText(gymnasium.Space[str]):
         return hash(self.examples)
 
 
-def _info(state: State) -> dict[str, Any]:
+def _info(state: StepOutcome) -> dict[str, Any]:
     """All that is no observation: metadata, marks, and what may be said."""
     seen = state.observation
     said = {"text": seen.text, "message": seen.message, "admissible_actions": seen.admissible_actions}
@@ -190,7 +190,7 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
         for it.
         """
         actions = [text_of(f"action {i}", action) for i, action in enumerate(self._one_each("actions", actions))]
-        states: list[State | None] = [None] * self.num_envs
+        states: list[StepOutcome | None] = [None] * self.num_envs
         ended = [i for i in range(self.num_envs) if self._over[i]]
         going = [i for i in range(self.num_envs) if not self._over[i]]
         begun = self._environments.reset_all([self._sessions[i] for i in ended], [self._draw(i) for i in ended])
@@ -237,11 +237,11 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
         return {"split": self.split, "index": int(self._generators[i].integers(self._tasks))}
 
 
-def _prompts(states: Sequence[State]) -> Texts:
+def _prompts(states: Sequence[StepOutcome]) -> Texts:
     return np.array([state.prompt for state in states], dtype=object)
 
 
-def _infos(states: Sequence[State]) -> dict[str, Any]:
+def _infos(states: Sequence[StepOutcome]) -> dict[str, Any]:
     """Gymnasium's form: one array a key, and beside it which of its places hold something."""
     infos = [_info(state) for state in states]
     found: dict[str, Any] = {}

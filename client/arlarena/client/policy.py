@@ -20,7 +20,7 @@ import msgspec
 
 from arlarena.client.arguments import number_of
 from arlarena.client.errors import PromptTooLong, Refused, Unavailable
-from arlarena.client.transport import Answer, Timeouts, Transport
+from arlarena.client.transport import Answer, HttpTransport, Timeouts
 from arlarena.proto.policy import (
     DEADLINE_HEADER,
     GENERATE_ROUTE,
@@ -196,7 +196,9 @@ class PolicyClient:
         Raises:
             TypeError, ValueError: an argument that cannot be used; the message names it.
         """
-        self.transport = Transport(url, Timeouts() if timeouts is None else timeouts, token, service="policy server")
+        self.transport = HttpTransport(
+            url, Timeouts() if timeouts is None else timeouts, token, service="policy server"
+        )
         self.retries = number_of("retries", retries)
         self._length_name = "max_tokens"
 

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from arlarena.client.arguments import shown
-from arlarena.client.environments import EnvironmentClient, Session, State
+from arlarena.client.environments import EnvironmentClient, Session, StepOutcome
 from arlarena.client.transport import Timeouts
 from arlarena.proto.env import ExpertReply, Info, Snapshot
 
@@ -99,12 +99,12 @@ class SyncSession:
         seed: int | None = None,
         task_id: str | None = None,
         episode_id: str | None = None,
-    ) -> State:
+    ) -> StepOutcome:
         """Begin a task: `task_id`, or `index` of `split`, or the one that `seed` means."""
         work = self.asynchronous.reset(split=split, index=index, seed=seed, task_id=task_id, episode_id=episode_id)
         return self._loop.run(work)
 
-    def step(self, text: str) -> State:
+    def step(self, text: str) -> StepOutcome:
         """Take one step with a reply or a bare action."""
         return self._loop.run(self.asynchronous.step(text))
 
@@ -120,7 +120,7 @@ class SyncSession:
         """Keep this state."""
         return self._loop.run(self.asynchronous.snapshot())
 
-    def restore(self, snapshot: Snapshot) -> State:
+    def restore(self, snapshot: Snapshot) -> StepOutcome:
         """Go back to a kept state."""
         return self._loop.run(self.asynchronous.restore(snapshot))
 
@@ -155,23 +155,23 @@ class SyncEnvironments:
         """`count` sessions, all or none."""
         return [SyncSession(self._loop, one) for one in self._loop.run(self._client.open(count, ttl_s=ttl_s))]
 
-    def reset_all(self, sessions: Sequence[SyncSession], tasks: Sequence[dict[str, Any]]) -> list[State]:
+    def reset_all(self, sessions: Sequence[SyncSession], tasks: Sequence[dict[str, Any]]) -> list[StepOutcome]:
         """Reset many sessions together, each with the arguments of its task; the first error is raised."""
         _check_count("tasks", tasks, sessions)
         for task in tasks:
             _check_task(task)
 
-        async def all_of_them() -> list[State]:
+        async def all_of_them() -> list[StepOutcome]:
             resets = (one.asynchronous.reset(**task) for one, task in zip(sessions, tasks, strict=True))
             return await asyncio.gather(*resets)
 
         return self._loop.run(all_of_them())
 
-    def step_all(self, sessions: Sequence[SyncSession], texts: Sequence[str]) -> list[State]:
+    def step_all(self, sessions: Sequence[SyncSession], texts: Sequence[str]) -> list[StepOutcome]:
         """One step of many sessions together; the first error is raised."""
         _check_count("texts", texts, sessions)
 
-        async def all_of_them() -> list[State]:
+        async def all_of_them() -> list[StepOutcome]:
             steps = (one.asynchronous.step(text) for one, text in zip(sessions, texts, strict=True))
             return await asyncio.gather(*steps)
 

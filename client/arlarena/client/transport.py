@@ -15,7 +15,7 @@ import msgspec
 
 from arlarena.client.arguments import number_of, seconds_of, text_of
 from arlarena.client.bounded import IDENTITY, AnswerRefused, read_bounded
-from arlarena.client.errors import Full, ProtocolError, Refused, Unavailable
+from arlarena.client.errors import AtCapacity, ProtocolError, Refused, Unavailable
 from arlarena.proto.http.addresses import service_url
 
 JSON_HEADERS = {"content-type": "application/json", **IDENTITY}
@@ -113,7 +113,7 @@ def _retry_after(headers: Mapping[str, str]) -> float:
         return 1.0
 
 
-class Transport:
+class HttpTransport:
     """Requests to one base URL. Opens its pool on first use; close it with `close` or `async with`."""
 
     def __init__(
@@ -201,6 +201,6 @@ class Transport:
         if answer.status == 429 or answer.status >= 500:
             message = f"{what} failed with {answer.status}: {quote(answer.body)}"
             if answer.status in (429, 503) and "Retry-After" in waits:
-                raise Full(message, _retry_after(waits))
+                raise AtCapacity(message, _retry_after(waits))
             raise Unavailable(message)
         return answer

@@ -14,21 +14,21 @@ from collections.abc import Callable
 from typing import Any
 
 from arlarena.client.arguments import text_of
-from arlarena.client.environments import State
+from arlarena.client.environments import StepOutcome
 from arlarena.client.errors import SessionLost
 from arlarena.client.sync import SyncEnvironments, SyncSession
 
 TASK_COLUMNS = ("split", "index", "seed", "task_id")
 
 
-class TextEnvironment:
+class TrlEnvironment:
     """One episode at a time. Sessions are opened when first needed, and again where the server has forgotten them."""
 
     def __init__(self, environments: SyncEnvironments, split: str | None = None) -> None:
         """`split`: where a row names none."""
         self._environments, self._split = environments, split
         self._session: SyncSession | None = None
-        self._state: State | None = None
+        self._state: StepOutcome | None = None
         self._return = 0.0
 
     def reset(self, **row: Any) -> str:
@@ -69,7 +69,7 @@ class TextEnvironment:
             self._session.close()
             self._session = None
 
-    def _begin(self, task: dict[str, Any]) -> State:
+    def _begin(self, task: dict[str, Any]) -> StepOutcome:
         if self._session is not None:
             try:
                 return self._session.reset(**task)
@@ -79,7 +79,7 @@ class TextEnvironment:
         return self._session.reset(**task)
 
 
-def _message(state: State, otherwise: str) -> str:
+def _message(state: StepOutcome, otherwise: str) -> str:
     """What the environment says next in a conversation, which TRL keeps; `otherwise` where it has no such thing."""
     message = state.observation.message
     return otherwise if message is None else message
@@ -87,7 +87,7 @@ def _message(state: State, otherwise: str) -> str:
 
 def environment_factory(
     url: str, *, split: str | None = None, token: str | None = None
-) -> Callable[[], TextEnvironment]:
+) -> Callable[[], TrlEnvironment]:
     """What TRL calls for each environment that it needs; all of them share one client.
 
     Raises:
@@ -96,10 +96,10 @@ def environment_factory(
     if split is not None:
         text_of("split", split)
     environments = SyncEnvironments(url, token=token)
-    made: list[TextEnvironment] = []
+    made: list[TrlEnvironment] = []
 
-    def make() -> TextEnvironment:
-        made.append(TextEnvironment(environments, split))
+    def make() -> TrlEnvironment:
+        made.append(TrlEnvironment(environments, split))
         return made[-1]
 
     @atexit.register  # TRL ends without a word to its environments

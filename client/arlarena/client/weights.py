@@ -31,9 +31,9 @@ from arlarena.proto.versions.directory import (
     WEIGHTS_ROUTE,
     Broadcast,
     Manifest,
-    Served,
+    PushTarget,
+    ServedVersion,
     ServeWeights,
-    Wanted,
     push_limit_s,
 )
 
@@ -71,9 +71,9 @@ class WeightsClient:
         """The version in service. Errors: those of `serve`."""
         return (await self._ask("GET", "/weight_info", None, _INFO_S, WeightInfo)).weight_version
 
-    async def announce(self, directory: str, manifest: bytes, limit_s: float) -> Wanted:
+    async def announce(self, directory: str, manifest: bytes, limit_s: float) -> PushTarget:
         """Say what is coming; what the server needs of it. Errors: those of `serve`."""
-        return await self._ask("PUT", f"{WEIGHTS_ROUTE}/{directory}", manifest, limit_s, Wanted)
+        return await self._ask("PUT", f"{WEIGHTS_ROUTE}/{directory}", manifest, limit_s, PushTarget)
 
     async def upload(self, directory: str, name: str, file: Path, base: str | None, limit_s: float) -> None:
         """Send a file of a version, or, with `base`, a delta to that directory's. Errors: those of `serve`."""
@@ -81,7 +81,7 @@ class WeightsClient:
         with file.open("rb") as body:
             await self._ask("PUT", f"{WEIGHTS_ROUTE}/{directory}/{name}{query}", body, limit_s, dict)
 
-    async def serve(self, version: str, limit_s: float, broadcast: Broadcast | None = None) -> Served:
+    async def serve(self, version: str, limit_s: float, broadcast: Broadcast | None = None) -> ServedVersion:
         """Bring a version that the server has, or that is broadcast, into service.
 
         Raises:
@@ -89,7 +89,7 @@ class WeightsClient:
             aiohttp.ClientError, TimeoutError: it did not answer.
         """
         body = msgspec.json.encode(ServeWeights(version, broadcast))
-        return await self._ask("POST", SERVE_ROUTE, body, limit_s, Served)
+        return await self._ask("POST", SERVE_ROUTE, body, limit_s, ServedVersion)
 
     async def _ask(self, method: str, path: str, body: object, limit_s: float, kind: type[T]) -> T:
         timeout = aiohttp.ClientTimeout(total=limit_s)

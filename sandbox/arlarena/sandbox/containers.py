@@ -19,9 +19,9 @@ from arlarena.sandbox.admission import Admission
 from arlarena.sandbox.execution import (
     Ending,
     Execution,
-    Health,
-    Limits,
+    ExecutionLimits,
     SandboxError,
+    SandboxHealth,
     SandboxUnavailable,
     Used,
     signal_name,
@@ -49,7 +49,7 @@ class ContainerSettings:
     """
 
     image: str
-    limits: Limits = field(default_factory=Limits)
+    limits: ExecutionLimits = field(default_factory=ExecutionLimits)
     max_running: int = 4
     max_waiting: int = 1024
     runtime: str | None = None
@@ -83,7 +83,7 @@ class ContainerSandbox:
         self._names: set[str] = set()  # of the containers that are there
         self._closed = False
 
-    def run(self, program: str, before: Sequence[str] = (), limits: Limits | None = None) -> Execution:
+    def run(self, program: str, before: Sequence[str] = (), limits: ExecutionLimits | None = None) -> Execution:
         """See `Sandbox.run`."""
         payload = json.dumps([*before, program]).encode("utf-8", "surrogatepass")
         with self._admission.place():
@@ -95,13 +95,13 @@ class ContainerSandbox:
             self._check_open()  # else it may have been ended by `close`
             return execution
 
-    def health(self) -> Health:
+    def health(self) -> SandboxHealth:
         """See `Sandbox.health`."""
         try:
             alive = bool(self._client.ping())
         except (self._errors, OSError):
             alive = False
-        return Health("docker", alive, LAYERS, self._admission.running, self._admission.waiting, 0, NOBODY)
+        return SandboxHealth("docker", alive, LAYERS, self._admission.running, self._admission.waiting, 0, NOBODY)
 
     def close(self) -> None:
         """See `Sandbox.close`."""
@@ -110,7 +110,7 @@ class ContainerSandbox:
             self._remove(name)
         self._client.close()
 
-    def _run(self, payload: bytes, limits: Limits) -> Execution:
+    def _run(self, payload: bytes, limits: ExecutionLimits) -> Execution:
         api, begun = self._client.api, time.monotonic()
         name = api.create_container(
             self._settings.image,
@@ -148,7 +148,7 @@ class ContainerSandbox:
             self._client.api.remove_container(name, force=True)
         self._names.discard(name)
 
-    def _followed(self, api: Any, name: str, payload: bytes, limits: Limits, begun: float) -> Execution:
+    def _followed(self, api: Any, name: str, payload: bytes, limits: ExecutionLimits, begun: float) -> Execution:
         stream = api.attach_socket(name, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
         raw: socket.socket = getattr(stream, "_sock", stream)
         texts = {OUT: bytearray(), ERR: bytearray()}

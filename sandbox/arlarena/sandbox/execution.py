@@ -30,7 +30,7 @@ class SandboxUnavailable(SandboxError):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ExecutionLimits:
     """What one execution may use.
 
     Attributes:
@@ -84,7 +84,9 @@ class Execution:
     computed_too_long: bool = False
 
     @classmethod
-    def of(cls, ending: Ending, streams: tuple[bytes, bytes], limits: Limits, signal: str, used: Used) -> Execution:
+    def of(
+        cls, ending: Ending, streams: tuple[bytes, bytes], limits: ExecutionLimits, signal: str, used: Used
+    ) -> Execution:
         """What a sandbox has seen, in words. `streams`: standard output and standard error, which are cut at the limit.
         `signal`: what ended it, if anything did.
         """
@@ -119,7 +121,7 @@ def signal_name(number: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
+class SandboxHealth:
     """What protects this machine. `layers`: those in force, as seen from inside; `alive`: whether it can run now;
     `uid`: the user that programs run as; `warning`: why that is root, and how to change it, "" where it is not.
     """
@@ -137,7 +139,7 @@ class Health:
 class Sandbox(Protocol):
     """Runs programs, each in a process of its own. Safe to call from many threads."""
 
-    def run(self, program: str, before: Sequence[str] = (), limits: Limits | None = None) -> Execution:
+    def run(self, program: str, before: Sequence[str] = (), limits: ExecutionLimits | None = None) -> Execution:
         """Run a program, in an interpreter that has run `before` already: their output is not shown, their errors
         are passed over, and their time counts.
 
@@ -147,7 +149,7 @@ class Sandbox(Protocol):
         """
         ...
 
-    def health(self) -> Health:
+    def health(self) -> SandboxHealth:
         """What protects this machine now."""
         ...
 

@@ -19,9 +19,9 @@ from arlarena.sandbox.admission import Admission
 from arlarena.sandbox.execution import (
     Ending,
     Execution,
-    Health,
-    Limits,
+    ExecutionLimits,
     SandboxError,
+    SandboxHealth,
     SandboxUnavailable,
     Used,
     signal_name,
@@ -51,7 +51,7 @@ class ForkSettings:
             others use; then this machine has too much to do, and the execution is a `SandboxError`.
     """
 
-    limits: Limits = field(default_factory=Limits)
+    limits: ExecutionLimits = field(default_factory=ExecutionLimits)
     max_running: int = 4 * (os.cpu_count() or 1)
     max_waiting: int = 1024
     required: tuple[str, ...] = REQUIRED
@@ -83,11 +83,11 @@ class ForkSandbox:
         self._restarts, self._closed = 0, False
         self._zygote = self._new()
 
-    def run(self, program: str, before: Sequence[str] = (), limits: Limits | None = None) -> Execution:
+    def run(self, program: str, before: Sequence[str] = (), limits: ExecutionLimits | None = None) -> Execution:
         """See `Sandbox.run`."""
         return self.carry_out(json.dumps([*before, program]).encode("utf-8", "surrogatepass"), limits)
 
-    def carry_out(self, payload: bytes, limits: Limits | None = None) -> Execution:
+    def carry_out(self, payload: bytes, limits: ExecutionLimits | None = None) -> Execution:
         """What the zygote's work makes of a payload. Errors as in `run`."""
         with self._admission.place():
             for _ in range(TRIES - 1):
@@ -95,12 +95,14 @@ class ForkSandbox:
                     return self._once(payload, limits)
             return self._once(payload, limits)
 
-    def health(self) -> Health:
+    def health(self) -> SandboxHealth:
         """See `Sandbox.health`."""
         zygote = self._zygote
         admission = self._admission
         running, waiting = admission.running, admission.waiting
-        return Health("fork", zygote.alive, zygote.layers, running, waiting, self._restarts, zygote.uid, zygote.warning)
+        return SandboxHealth(
+            "fork", zygote.alive, zygote.layers, running, waiting, self._restarts, zygote.uid, zygote.warning
+        )
 
     @property
     def zygote_pid(self) -> int:
@@ -113,7 +115,7 @@ class ForkSandbox:
             self._closed = True
             self._zygote.close()
 
-    def _once(self, payload: bytes, limits: Limits | None) -> Execution:
+    def _once(self, payload: bytes, limits: ExecutionLimits | None) -> Execution:
         run = _Run(self._living(), payload, limits or self._settings.limits, self._settings)
         try:
             return run.execution()
@@ -137,7 +139,7 @@ class ForkSandbox:
 class _Run:
     """One execution under way."""
 
-    def __init__(self, zygote: ZygoteProcess, payload: bytes, limits: Limits, settings: ForkSettings) -> None:
+    def __init__(self, zygote: ZygoteProcess, payload: bytes, limits: ExecutionLimits, settings: ForkSettings) -> None:
         self._zygote, self._payload, self._limits, self._begin_s = zygote, payload, limits, settings.begin_s
         self._longest_s = settings.patience * limits.wall_s
         self._out, self._err = bytearray(), bytearray()

@@ -28,7 +28,7 @@ REQUIRED = ("rlimits", "capabilities", "no_new_privs", "landlock", "seccomp")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class LockdownPlan:
     """What the zygote has prepared for its forks.
 
     Attributes:
@@ -48,7 +48,7 @@ class Plan:
     required: frozenset[str]
 
 
-def lock_down(plan: Plan, cpu_s: int, memory_bytes: int) -> list[str]:
+def lock_down(plan: LockdownPlan, cpu_s: int, memory_bytes: int) -> list[str]:
     """Give up everything that a program does not need. Descriptors 0, 1 and 2 stay, all others are closed.
 
     Returns:

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from arlarena.sandbox.execution import Limits, SandboxError, SandboxUnavailable
+from arlarena.sandbox.execution import ExecutionLimits, SandboxError, SandboxUnavailable
 from arlarena.sandbox.zygote import LONGEST
 
 # One thread each: the forks of a machine share its cores, and a fork may start no thread.
@@ -90,7 +90,7 @@ class ZygoteProcess:
         """Its process id."""
         return self._process.pid
 
-    def fork(self, descriptors: Sequence[int], limits: Limits) -> tuple[int, Future[Ended]]:
+    def fork(self, descriptors: Sequence[int], limits: ExecutionLimits) -> tuple[int, Future[Ended]]:
         """Begin an execution on descriptors of its payload, standard output and standard error. Returns its number,
         and how it ended once it has.
 

@@ -28,7 +28,7 @@ from typing import Any, NoReturn
 from arlarena.sandbox import identity, kernel, landlock, seccomp
 from arlarena.sandbox.execution import SandboxUnavailable
 from arlarena.sandbox.lockdown import (
-    Plan,
+    LockdownPlan,
     address_space,
     isolate,
     lock_down,
@@ -44,7 +44,7 @@ LONGEST = 4096  # bytes of a message
 class Zygote:
     """The parent of all executions."""
 
-    def __init__(self, server: socket.socket, plan: Plan, work: Callable[[bytes], int]) -> None:
+    def __init__(self, server: socket.socket, plan: LockdownPlan, work: Callable[[bytes], int]) -> None:
         self._server, self._plan, self._work = server, plan, work
         self._running: dict[int, int] = {}  # process id -> id of the execution
         self._bell, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -139,7 +139,7 @@ class Zygote:
             self._server.send(json.dumps(fields).encode())
 
 
-def prepare(required: frozenset[str], readable: Sequence[Path]) -> tuple[Plan, list[str]]:
+def prepare(required: frozenset[str], readable: Sequence[Path]) -> tuple[LockdownPlan, list[str]]:
     """What all forks need, and the layers that are in force in one of them.
 
     Raises:
@@ -148,7 +148,7 @@ def prepare(required: frozenset[str], readable: Sequence[Path]) -> tuple[Plan, l
     isolated = isolate()
     kernel.protect_code()
     rules = landlock.ruleset(readable) if landlock.version() else -1
-    plan = Plan(
+    plan = LockdownPlan(
         filter=seccomp.compiled(may_open=rules >= 0),
         rules=rules,
         identity=identity.choose(readable),
@@ -184,7 +184,7 @@ def _said_by_fork(work: Callable[[], dict[str, Any]]) -> bytes:
     return said_bytes
 
 
-def _tried(plan: Plan) -> dict[str, Any]:
+def _tried(plan: LockdownPlan) -> dict[str, Any]:
     """Lock down and try the door: a layer that is in force must be felt."""
     layers = lock_down(plan, 10, 1 << 30)
     forbidden: list[tuple[str, Callable[[], object]]] = []

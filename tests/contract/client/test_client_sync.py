@@ -13,7 +13,7 @@ from gymnasium.utils.env_checker import check_env
 from arlarena.client.errors import Refused, SessionLost
 from arlarena.client.gymnasium import TextEnv, TextVectorEnv
 from arlarena.client.sync import SyncEnvironments
-from arlarena.client.trl import TextEnvironment, environment_factory
+from arlarena.client.trl import TrlEnvironment, environment_factory
 
 
 @pytest.fixture(scope="module")
@@ -191,11 +191,11 @@ def test_a_vector_of_episodes(url):
 
 def test_trl_finds_the_methods_that_it_looks_for():
     """As TRL's trainers list them: `reset`, `get_reward`, and every other public function as a tool."""
-    functions = {name for name, _ in inspect.getmembers(TextEnvironment, predicate=inspect.isfunction)}
+    functions = {name for name, _ in inspect.getmembers(TrlEnvironment, predicate=inspect.isfunction)}
     assert {name for name in functions if not name.startswith("_")} == {"reset", "get_reward", "act"}
     from transformers.utils import get_json_schema
 
-    schema = get_json_schema(TextEnvironment.act)["function"]
+    schema = get_json_schema(TrlEnvironment.act)["function"]
     assert (schema["name"], schema["parameters"]["required"]) == ("act", ["action"])
     assert schema["parameters"]["properties"]["action"]["type"] == "string"
     assert "exactly one" in schema["parameters"]["properties"]["action"]["description"]

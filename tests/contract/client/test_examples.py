@@ -68,7 +68,7 @@ def test_trl_trains_on_a_server(url, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     first, second, _ = json.loads(done.stdout.splitlines()[-1])
     assert first["tools/call_frequency"] >= 1
-    assert all(step["rewards/TextEnvironment/mean"] != 0 for step in (first, second))
+    assert all(step["rewards/TrlEnvironment/mean"] != 0 for step in (first, second))
     assert metric(url, "step_seconds_count") - before >= 8
     assert metric(url, "sessions ") == 0
 

@@ -17,7 +17,7 @@ import pytest
 
 from arlarena.console.launch.failures import LaunchError
 from arlarena.console.launch.health import Activity, HttpHealth
-from arlarena.console.launch.process import Address, Command
+from arlarena.console.launch.process import Address, ProcessSpec
 from arlarena.console.launch.supervisor import Service, Spec, Supervisor
 from arlarena.console.settings import ConsoleSettings
 
@@ -63,15 +63,15 @@ async def supervising(settings: ConsoleSettings = FAST) -> AsyncIterator[tuple[S
 
 
 def server(log: Path, *extra: str) -> Spec:
-    def command(address: Address | None, restarts: int) -> Command:
+    def command(address: Address | None, restarts: int) -> ProcessSpec:
         port = address.port if address else 0
-        return Command((sys.executable, "-c", SERVER, str(port), *extra), log)
+        return ProcessSpec((sys.executable, "-c", SERVER, str(port), *extra), log)
 
     return Spec("server", command, HttpHealth())
 
 
 def script(name: str, code: str, log: Path, **kind: bool) -> Spec:
-    return Spec(name, lambda address, restarts: Command((sys.executable, "-c", code), log), **kind)
+    return Spec(name, lambda address, restarts: ProcessSpec((sys.executable, "-c", code), log), **kind)
 
 
 def pid(service: Service) -> int:
@@ -129,7 +129,7 @@ async def test_a_silent_worker_counts_as_hung_and_its_successor_gets_the_full_ti
     settings = FAST.model_copy(update={"restarts": 1, "health_failures": 1})
     spec = Spec(
         "worker",
-        lambda address, restarts: Command((sys.executable, "-c", "import time; time.sleep(60)"), log),
+        lambda address, restarts: ProcessSpec((sys.executable, "-c", "import time; time.sleep(60)"), log),
         Activity((log,), 0.6),
         listens=False,
     )
@@ -157,7 +157,7 @@ async def test_a_server_that_cannot_start_is_reported_at_once(tmp_path: Path) ->
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        command = Command((sys.executable, "-c", SERVER, str(port)), tmp_path / "log")
+        command = ProcessSpec((sys.executable, "-c", SERVER, str(port)), tmp_path / "log")
         async with supervising() as (supervisor, _):
             with pytest.raises(LaunchError, match="Address already in use"):
                 await supervisor.start(Spec("server", lambda address, restarts: command, HttpHealth()))
@@ -175,17 +175,17 @@ async def test_a_stage_that_fails_is_final_and_one_that_was_killed_is_not(tmp_pa
     mark = tmp_path / "mark"
     once = f"import os, pathlib; p = pathlib.Path({str(mark)!r})\nif not p.exists(): p.touch(); os.kill(os.getpid(), 9)"
     async with supervising() as (supervisor, notices):
-        await supervisor.run("stage", Command((sys.executable, "-c", once), tmp_path / "a"), None, 20)
+        await supervisor.run("stage", ProcessSpec((sys.executable, "-c", once), tmp_path / "a"), None, 20)
         assert len(notices) == 1
         with pytest.raises(LaunchError, match="exit status 1"):
             await supervisor.run(
-                "stage", Command((sys.executable, "-c", "raise SystemExit(1)"), tmp_path / "b"), None, 20
+                "stage", ProcessSpec((sys.executable, "-c", "raise SystemExit(1)"), tmp_path / "b"), None, 20
             )
         assert len(notices) == 1
 
 
 async def test_a_stage_has_a_deadline(tmp_path: Path) -> None:
-    command = Command((sys.executable, "-c", "import time; time.sleep(60)"), tmp_path / "log")
+    command = ProcessSpec((sys.executable, "-c", "import time; time.sleep(60)"), tmp_path / "log")
     async with supervising() as (supervisor, _):
         with pytest.raises(LaunchError, match=r"longer than 0\.4 s"):
             await supervisor.run("clone", command, None, 0.4)
@@ -194,7 +194,7 @@ async def test_a_stage_has_a_deadline(tmp_path: Path) -> None:
 async def test_a_program_that_does_not_exist(tmp_path: Path) -> None:
     async with supervising() as (supervisor, _):
         with pytest.raises(LaunchError, match="/no/such/program"):
-            await supervisor.run("clone", Command(("/no/such/program",), tmp_path / "log"), None, 5)
+            await supervisor.run("clone", ProcessSpec(("/no/such/program",), tmp_path / "log"), None, 5)
 
 
 async def test_closing_leaves_nothing_not_even_grandchildren_or_those_that_ignore_sigterm(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from inference_support import MAX_LENGTH, model, save
 
-from arlarena.inference.embedded.engine import Engine, EngineDeadError, Limits
+from arlarena.inference.embedded.engine import Engine, EngineDeadError, EngineLimits
 from arlarena.inference.embedded.sampler import Draw
 from arlarena.inference.embedded.sequence import Sequence
 from arlarena.inference.embedded.weights.loading import load_model
@@ -40,7 +40,12 @@ class Collector:
 def engine(loaded):
     collector = Collector()
     made = Engine(
-        loaded.arch, loaded.parameters, loaded.label, Limits(MAX_LENGTH), collector.deliver, collector.deaths.append
+        loaded.arch,
+        loaded.parameters,
+        loaded.label,
+        EngineLimits(MAX_LENGTH),
+        collector.deliver,
+        collector.deaths.append,
     )
     made.collector = collector
     made.start()
@@ -117,7 +122,7 @@ def test_an_idle_engine_uses_no_time(engine):
 
 
 def test_slots_are_as_many_as_memory_allows(loaded):
-    few = Limits(MAX_LENGTH, slots=100, kv_bytes=3 * 2 * 2 * 2 * MAX_LENGTH * 16 * 4)
+    few = EngineLimits(MAX_LENGTH, slots=100, kv_bytes=3 * 2 * 2 * 2 * MAX_LENGTH * 16 * 4)
     assert few.affordable_slots(loaded.arch) == 3
-    assert Limits(MAX_LENGTH, kv_bytes=1).affordable_slots(loaded.arch) == 1
+    assert EngineLimits(MAX_LENGTH, kv_bytes=1).affordable_slots(loaded.arch) == 1
     assert torch.get_default_dtype() is torch.float32

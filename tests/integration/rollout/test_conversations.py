@@ -24,8 +24,8 @@ from arlarena.rollout.runner import Runner
 from arlarena.rollout.settings import RolloutSettings
 from arlarena.rollout.tokens import Tokens
 from arlarena.rollout.worker import play_group
-from arlarena.trainer.batching.credit import Freshness, ScoredGroup, rows_of, score, stretches
-from arlarena.trainer.batching.packing import Row, micro_batches
+from arlarena.trainer.batching.credit import ScoredGroup, StalenessPolicy, rows_of, score, stretches
+from arlarena.trainer.batching.packing import TrainingSample, micro_batches
 from arlarena.trainer.cloning.clone import demonstration_rows, negative_log_likelihood
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.model.forward import Scorer
@@ -76,12 +76,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 def scored(groups: list[Group]) -> list[ScoredGroup]:
     digests = {group.newest.digest: 0 for group in groups}
-    fresh = Freshness(0, 0, digests)
+    fresh = StalenessPolicy(0, 0, digests)
     method = recipe("grpo")
     return score(method, groups, fresh, invalid_penalty=0.1, max_response_tokens=MOST, void_turns="keep")
 
 
-def rows(stack: Stack, *, growing: bool) -> list[Row]:
+def rows(stack: Stack, *, growing: bool) -> list[TrainingSample]:
     return rows_of(scored(stack.groups), stack.groups[0].newest.digest, growing=growing)
 
 
@@ -113,7 +113,7 @@ def test_the_trainers_logprobs_of_that_row_are_the_samplers(stack: Stack) -> Non
         assert (found - batch.behaviour).abs().max() < 1e-4
 
 
-def gradients(stack: Stack, given: list[Row]) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+def gradients(stack: Stack, given: list[TrainingSample]) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """Of one update, read before the optimiser uses them up. The policy has moved a little since it sampled, so that
     ratios differ from 1.
     """

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from arlarena.sandbox.execution import Limits
+from arlarena.sandbox.execution import ExecutionLimits
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -40,6 +40,6 @@ def image() -> str:
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[ForkSandbox]:
-    made = ForkSandbox(ForkSettings(limits=Limits(wall_s=4.0, cpu_s=2.0, memory_mb=256)))
+    made = ForkSandbox(ForkSettings(limits=ExecutionLimits(wall_s=4.0, cpu_s=2.0, memory_mb=256)))
     yield made
     made.close()

@@ -10,14 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from arlarena.sandbox.containers import ContainerSandbox, ContainerSettings
-from arlarena.sandbox.execution import Limits, SandboxError, SandboxUnavailable
+from arlarena.sandbox.execution import ExecutionLimits, SandboxError, SandboxUnavailable
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
 def sandbox(image: str) -> Iterator[ContainerSandbox]:
-    made = ContainerSandbox(ContainerSettings(image, Limits(wall_s=8.0, cpu_s=2.0, memory_mb=256)))
+    made = ContainerSandbox(ContainerSettings(image, ExecutionLimits(wall_s=8.0, cpu_s=2.0, memory_mb=256)))
     yield made
     made.close()
 
@@ -79,7 +79,7 @@ def test_no_container_is_left(sandbox: ContainerSandbox) -> None:
 def test_closing_ends_what_runs_and_says_so(image: str) -> None:
     import docker
 
-    closing = ContainerSandbox(ContainerSettings(image, Limits(wall_s=60.0)))
+    closing = ContainerSandbox(ContainerSettings(image, ExecutionLimits(wall_s=60.0)))
     running = {"filters": {"ancestor": image}}
     with ThreadPoolExecutor(1) as pool:
         sleeper = pool.submit(closing.run, "import time; time.sleep(60)")

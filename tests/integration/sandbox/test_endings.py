@@ -10,7 +10,7 @@ from cases.case_support import busy_cores
 from sandbox_support import wait_until
 
 from arlarena.sandbox import kernel
-from arlarena.sandbox.execution import Limits, SandboxError
+from arlarena.sandbox.execution import ExecutionLimits, SandboxError
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings
 from arlarena.sandbox.lockdown import GRACE_S
 
@@ -138,7 +138,7 @@ TOO_MUCH = [
 
 
 def computed_too_long(sandbox: ForkSandbox, program: str) -> bool:
-    limits = Limits(wall_s=2.0, cpu_s=1.0)
+    limits = ExecutionLimits(wall_s=2.0, cpu_s=1.0)
     execution = sandbox.run(program, limits=limits)
     assert (execution.used.cpu_s or 0) < limits.cpu_s + GRACE_S + 0.5
     assert (execution.ending, execution.error_line) == (
@@ -162,19 +162,19 @@ def test_a_program_that_computes_too_long_is_told_the_same_on_a_busy_machine(san
 def test_waiting_for_a_processor_does_not_count_as_time_of_a_program(sandbox: ForkSandbox) -> None:
     program = "import time\nwhile time.process_time() < 1.0: pass\nprint('done')"
     with busy_cores(each=3):
-        execution = sandbox.run(program, limits=Limits(wall_s=2.0, cpu_s=5.0))
+        execution = sandbox.run(program, limits=ExecutionLimits(wall_s=2.0, cpu_s=5.0))
     assert (execution.ending, execution.stdout) == ("ok", "done\n")
     assert execution.used.wall_s > 2.0
 
 
 def test_a_program_that_sleeps_is_ended_by_the_clock_on_a_busy_machine_too(sandbox: ForkSandbox) -> None:
     with busy_cores():
-        execution = sandbox.run("import time\ntime.sleep(60)", limits=Limits(wall_s=1.0, cpu_s=5.0))
+        execution = sandbox.run("import time\ntime.sleep(60)", limits=ExecutionLimits(wall_s=1.0, cpu_s=5.0))
     assert (execution.ending, execution.computed_too_long) == ("timeout", False)
 
 
 def test_a_machine_that_is_too_busy_is_the_sandboxs_failure() -> None:
-    sandbox = ForkSandbox(ForkSettings(limits=Limits(wall_s=1.0, cpu_s=5.0), patience=1.5))
+    sandbox = ForkSandbox(ForkSettings(limits=ExecutionLimits(wall_s=1.0, cpu_s=5.0), patience=1.5))
     try:
         with busy_cores(each=4), pytest.raises(SandboxError, match="this machine is too busy: an execution waited"):
             sandbox.run("while True: pass")

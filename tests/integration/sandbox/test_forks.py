@@ -19,7 +19,7 @@ from sandbox_attacks.honest import HONEST
 from sandbox_support import patched_work, wait_until
 
 from arlarena.sandbox import kernel
-from arlarena.sandbox.execution import Limits, SandboxBusy, SandboxError, SandboxUnavailable
+from arlarena.sandbox.execution import ExecutionLimits, SandboxBusy, SandboxError, SandboxUnavailable
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings
 from arlarena.sandbox.process import ZygoteProcess
 
@@ -144,7 +144,7 @@ def test_a_secret_of_one_program_is_not_in_the_memory_of_another(sandbox: ForkSa
         others = [pool.submit(sandbox.run, during) for _ in range(3)]
         wait_until(lambda: sandbox.health().running == 3)
         scan = SCAN.format(halves=(secret[:16], secret[16:]), marker=marker[::-1])
-        execution = sandbox.run(scan, limits=Limits(wall_s=30, cpu_s=20, memory_mb=512))
+        execution = sandbox.run(scan, limits=ExecutionLimits(wall_s=30, cpu_s=20, memory_mb=512))
         assert all(other.result().stdout for other in others)
     assert (execution.stdout, execution.error_line) == ("0 True True\n", "")
 
@@ -166,7 +166,7 @@ def test_many_executions_leave_nothing_behind(sandbox: ForkSandbox) -> None:
 
 
 def test_a_zygote_that_dies_is_replaced_and_its_programs_are_run_again() -> None:
-    sandbox = ForkSandbox(ForkSettings(limits=Limits(wall_s=10)))
+    sandbox = ForkSandbox(ForkSettings(limits=ExecutionLimits(wall_s=10)))
     try:
         with ThreadPoolExecutor(4) as pool:
             running = [pool.submit(sandbox.run, f"import time; time.sleep(0.5); print({n})") for n in range(4)]
@@ -198,7 +198,7 @@ def test_a_server_without_descriptors_is_the_sandboxs_failure(
 
 
 def test_a_zygote_that_always_dies_is_the_sandboxs_failure() -> None:
-    mortal = ForkSandbox(ForkSettings(limits=Limits(wall_s=10)))
+    mortal = ForkSandbox(ForkSettings(limits=ExecutionLimits(wall_s=10)))
     stop = threading.Event()
 
     def kill() -> None:
@@ -236,7 +236,7 @@ def test_closing_ends_what_runs_and_says_so() -> None:
 
 
 def test_too_many_waiting_are_sent_away_with_a_time_to_come_back() -> None:
-    sandbox = ForkSandbox(ForkSettings(limits=Limits(wall_s=20), max_running=1, max_waiting=2))
+    sandbox = ForkSandbox(ForkSettings(limits=ExecutionLimits(wall_s=20), max_running=1, max_waiting=2))
     try:
         with ThreadPoolExecutor(3) as pool:
             started = [pool.submit(sandbox.run, "import time; time.sleep(1); print('done')") for _ in range(3)]

@@ -17,7 +17,7 @@ import pytest
 from sandbox_support import readable_python, wait_until
 
 from arlarena.sandbox import kernel
-from arlarena.sandbox.execution import Limits, SandboxError, SandboxUnavailable
+from arlarena.sandbox.execution import ExecutionLimits, SandboxError, SandboxUnavailable
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings
 from arlarena.sandbox.identity import NOBODY, Identity, choose
 
@@ -204,7 +204,7 @@ print(done)
 
 def test_a_program_cannot_signal_trace_or_read_another_one_of_the_same_user() -> None:
     with closing(ForkSandbox()) as sandbox, ThreadPoolExecutor(1) as pool:
-        sleeper = pool.submit(sandbox.run, "import time; time.sleep(60)", limits=Limits(wall_s=120.0))
+        sleeper = pool.submit(sandbox.run, "import time; time.sleep(60)", limits=ExecutionLimits(wall_s=120.0))
         wait_until(lambda: len(psutil.Process(sandbox.zygote_pid).children()) == 1)
         (child,) = psutil.Process(sandbox.zygote_pid).children()
         assert sandbox.run(NEIGHBOUR.replace("{pid}", str(child.pid)).replace("{{name}}", "{name}")).stdout == "[]\n"

@@ -12,11 +12,11 @@ from cases.case_support import busy_cores
 from arlarena.environments.tir_math.judge import process as judging
 from arlarena.environments.tir_math.judge.process import ForkJudge
 from arlarena.sandbox import kernel
-from arlarena.sandbox.execution import Ending, Execution, Limits, SandboxError, SandboxUnavailable, Used
+from arlarena.sandbox.execution import Ending, Execution, ExecutionLimits, SandboxError, SandboxUnavailable, Used
 from arlarena.sandbox.forks import ForkSettings
 
 pytestmark = pytest.mark.skipif(not kernel.supported(), reason="the sandbox of forks needs Linux on x86-64 or aarch64")
-LIMITS = Limits(wall_s=30.0, cpu_s=5.0, memory_mb=512, output_bytes=4096)
+LIMITS = ExecutionLimits(wall_s=30.0, cpu_s=5.0, memory_mb=512, output_bytes=4096)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_an_answer_that_takes_too_much_computing_is_wrong_on_a_busy_machine_too(
     hard = "x"
     for _ in range(6):
         hard = rf"\ln({hard}^{{2}}+1)^{{2}}"
-    judge = ForkJudge(ForkSettings(Limits(wall_s=2.0, cpu_s=1.0, memory_mb=512, output_bytes=4096)))
+    judge = ForkJudge(ForkSettings(ExecutionLimits(wall_s=2.0, cpu_s=1.0, memory_mb=512, output_bytes=4096)))
     try:
         with busy_cores():
             assert [judge.is_right("x", hard + " " * number, "math") for number in range(2)] == [False, False]

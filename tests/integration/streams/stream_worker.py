@@ -4,13 +4,13 @@ import argparse
 import asyncio
 import random
 
-from arlarena.proto.streams.queue import Lease, Streams
+from arlarena.proto.streams.queue import GroupLease, Streams
 from arlarena.proto.trajectory import Group, PolicyVersion, Sampling
 
 VERSION = PolicyVersion("test", 0, "00")
 
 
-async def hold(streams: Streams, lease: Lease, period_s: float) -> None:
+async def hold(streams: Streams, lease: GroupLease, period_s: float) -> None:
     """Play for ever: renew until killed."""
     print("leased", lease.task.group_id, flush=True)
     while await streams.renew(lease):

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import pytest
 from redis.asyncio import Redis
 
-from arlarena.proto.streams.queue import DeadLetter, Depth, Entry, Streams
+from arlarena.proto.streams.queue import DeadLetter, Depth, GroupEntry, Streams
 from arlarena.proto.streams.scripts import DEAD_LETTERS_KEPT
 
 
-def ids(entries: Sequence[Entry]) -> dict[str, str]:
+def ids(entries: Sequence[GroupEntry]) -> dict[str, str]:
     return {entry.stream_id: entry.group_id for entry in entries}
 
 

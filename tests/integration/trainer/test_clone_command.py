@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from arlarena.proto.telemetry import get_logger
-from arlarena.trainer.assembly import Plan, _restored
+from arlarena.trainer.assembly import Invocation, _restored
 from arlarena.trainer.settings import TrainerSettings
 from arlarena.trainer.state.checkpoint import CheckpointError
 
@@ -44,7 +44,7 @@ async def test_it_writes_a_whole_policy_and_prints_lines_of_json_alone(tmp_path,
 def test_training_does_not_delete_weights_whose_checkpoints_are_gone(tmp_path, resume):
     weights = tmp_path / "weights" / "v000020-0123456789ab"
     weights.mkdir(parents=True)
-    plan = Plan(TrainerSettings(), "", tmp_path, "run", "", (), "", None, 0, "a", resume)
+    plan = Invocation(TrainerSettings(), "", tmp_path, "run", "", (), "", None, 0, "a", resume)
     with pytest.raises(CheckpointError, match=r"v000020-0123456789ab.*give another --run-dir"):
         _restored(plan, None, get_logger("trainer"))
     weights.rename(weights.with_name("v000000-0123456789ab"))  # a start that ended before its first checkpoint

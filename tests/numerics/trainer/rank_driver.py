@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from arlarena.trainer.learning.coordinator import Lead, follow
+from arlarena.trainer.learning.coordinator import Coordinator, worker_loop
 from arlarena.trainer.learning.learner import Learner, _whole
 from arlarena.trainer.learning.ranks import Ranks
 from arlarena.trainer.model.policy import load_policy
@@ -38,9 +38,9 @@ def main(policy, plan, out):
 
         learner.optimizer.register_step_pre_hook(keep)
         if not ranks.leads:
-            follow(learner, ranks)
+            worker_loop(learner, ranks)
         else:
-            lead = Lead(learner)
+            lead = Coordinator(learner)
             metrics = [lead.update(minibatches, 1e-3), lead.update(minibatches, 5e-4)]
             skipped = lead.skipped
             rows = [row for rows in minibatches for row in rows]

@@ -8,7 +8,7 @@ import pytest
 from covering_support import covering
 
 from arlarena.proto.trajectory import PolicyVersion
-from arlarena.trainer.batching.credit import Freshness, returns, rows_of, score, successes
+from arlarena.trainer.batching.credit import StalenessPolicy, returns, rows_of, score, successes
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.objectives import RecipeError, Selection, recipe
 from arlarena.trainer.objectives.advantages import ADVANTAGES
@@ -39,7 +39,7 @@ def take_a_step(learner, groups, method):
         selection.offer(group, returns(group), successes(group))
     learner.recipe = method
     scored = score(
-        method, selection.close().batch, Freshness(0, 0, {"now": 0}), invalid_penalty=0.1, max_response_tokens=8,
+        method, selection.close().batch, StalenessPolicy(0, 0, {"now": 0}), invalid_penalty=0.1, max_response_tokens=8,
         measure=learner.mean_entropies,
     )  # fmt: skip
     return learner.update([rows_of(scored, "now")], rate=1e-5)

@@ -10,7 +10,7 @@ import torch
 from trainer_support import growing_rows, random_rows
 
 from arlarena.proto.trajectory import PolicyVersion, Sampling, pack_floats
-from arlarena.trainer.batching.credit import Freshness, rows_of, score, turn_entropies
+from arlarena.trainer.batching.credit import StalenessPolicy, rows_of, score, turn_entropies
 from arlarena.trainer.batching.packing import micro_batches
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.model.forward import Scorer
@@ -19,7 +19,7 @@ from arlarena.trainer.settings import TrainerSettings
 
 TEMPERATURES = (1.0, 0.5, 0.7, 1.3)
 NOW = PolicyVersion("run", 3, "now")
-FRESH = Freshness(3, 0, {"now": 3})
+FRESH = StalenessPolicy(3, 0, {"now": 3})
 
 
 def mixed(rows):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from trainer_support import random_rows
 
-from arlarena.trainer.learning.coordinator import Lead
+from arlarena.trainer.learning.coordinator import Coordinator
 from arlarena.trainer.learning.learner import Learner, weight_not_finite
 from arlarena.trainer.objectives import recipe
 from arlarena.trainer.settings import TrainerSettings
@@ -131,7 +131,7 @@ def test_skipped_minibatches_are_those_of_the_last_update(policy):
     bad = planted(random_rows(6), advantage=NAN)
     learner.update([bad, random_rows(7), bad], rate=1e-3)
     assert learner.skipped == [0, 2]
-    assert Lead(learner).skipped == [0, 2]
+    assert Coordinator(learner).skipped == [0, 2]
     learner.update([random_rows(7)], rate=1e-3)
     assert learner.skipped == []
     learner.update([bad], rate=1e-3)

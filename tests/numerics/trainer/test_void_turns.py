@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from arlarena.proto.trajectory import PolicyVersion, pack_floats, pack_mask
-from arlarena.trainer.batching.credit import Freshness, rows_of, score
+from arlarena.trainer.batching.credit import StalenessPolicy, rows_of, score
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.objectives import recipe
 from arlarena.trainer.replay import replay
@@ -36,7 +36,7 @@ def groups(make_group):
 
 
 def scored(method, groups, **how):
-    return score(method, groups, Freshness(3, 0, {"now": 3}), invalid_penalty=0.1, max_response_tokens=8, **how)
+    return score(method, groups, StalenessPolicy(3, 0, {"now": 3}), invalid_penalty=0.1, max_response_tokens=8, **how)
 
 
 def masked(groups):

@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 
 from arlarena.client.environments import EnvironmentClient
-from arlarena.client.errors import Full, PolicyFault, ProtocolError, Refused, SessionLost, Unavailable
+from arlarena.client.errors import AtCapacity, PolicyFault, ProtocolError, Refused, SessionLost, Unavailable
 from arlarena.client.transport import Timeouts
 
 
@@ -181,7 +181,7 @@ async def test_opening_is_all_or_nothing(serve: Any) -> None:
         return web.json_response({"sessions": [{"session_id": "s", "lease_expires_at": 0.0}]})
 
     async with EnvironmentClient(await serve(full)) as client:
-        with pytest.raises(Full) as caught:
+        with pytest.raises(AtCapacity) as caught:
             await client.open(8)
         assert caught.value.retry_after_s == 3.0
     async with EnvironmentClient(await serve(short)) as client:

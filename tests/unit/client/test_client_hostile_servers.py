@@ -11,7 +11,7 @@ from aiohttp import web
 from arlarena.client.environments import EnvironmentClient
 from arlarena.client.errors import ProtocolError
 from arlarena.client.policy import PolicyClient
-from arlarena.client.transport import Timeouts, Transport
+from arlarena.client.transport import HttpTransport, Timeouts
 from arlarena.proto.trajectory import Sampling
 
 
@@ -49,7 +49,7 @@ async def test_compressed_answers_are_not_asked_for_and_not_read(serve):
 
 async def test_an_answer_is_of_limited_size(serve):
     url = await serve(endless)
-    async with Transport(url, Timeouts(request_s=20), max_answer_bytes=1 << 20) as transport:
+    async with HttpTransport(url, Timeouts(request_s=20), max_answer_bytes=1 << 20) as transport:
         with pytest.raises(ProtocolError, match=r"/x.*more than 1048576 bytes"):
             await transport.request("GET", "/x")
         with pytest.raises(ProtocolError, match="more than 1000 bytes"):
@@ -58,7 +58,7 @@ async def test_an_answer_is_of_limited_size(serve):
         with pytest.raises(ProtocolError, match=r"/v1/info.*more than 1048576 bytes"):
             await environments.info()
     with pytest.raises(ValueError, match="max_answer_bytes"):
-        Transport(url, Timeouts(), max_answer_bytes=0)
+        HttpTransport(url, Timeouts(), max_answer_bytes=0)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from arlarena.client.errors import Full, PromptTooLong, ProtocolError, Refused, Unavailable
+from arlarena.client.errors import AtCapacity, PromptTooLong, ProtocolError, Refused, Unavailable
 from arlarena.client.policy import PolicyClient, read_version
-from arlarena.client.transport import Timeouts, Transport
+from arlarena.client.transport import HttpTransport, Timeouts
 from arlarena.proto.trajectory import PolicyVersion, Sampling, VersionSpan
 
 
@@ -249,9 +249,9 @@ async def test_a_full_server_says_when_to_come_back(serve: Any) -> None:
     async def handle(request: web.Request) -> web.Response:
         return web.Response(status=503, headers=next(headers))
 
-    async with Transport(await serve(handle), Timeouts()) as transport:
+    async with HttpTransport(await serve(handle), Timeouts()) as transport:
         for seconds in (2.5, 1.0):
-            with pytest.raises(Full) as caught:
+            with pytest.raises(AtCapacity) as caught:
                 await transport.request("GET", "/x")
             assert caught.value.retry_after_s == seconds
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from arlarena.console.launch.commands import Commands
 from arlarena.console.launch.process import Address
 from arlarena.console.runconfig import RunConfig
-from arlarena.console.rundir import RunDirectory, Start
+from arlarena.console.rundir import ExistingRunPolicy, RunDirectory
 
 WHERE = Address("127.0.0.1", 8000)
 
@@ -13,7 +13,7 @@ WHERE = Address("127.0.0.1", 8000)
 def commands(folder: Path, text: str) -> Commands:
     (folder / "some.toml").write_text(text)
     run = RunDirectory(folder / "run")
-    run.open("some", Start.NEW)
+    run.open("some", ExistingRunPolicy.NEW)
     return Commands(RunConfig.load(folder / "some.toml"), run)
 
 

@@ -14,7 +14,7 @@ from arlarena.trainer import settings as trainer
 
 # Who reads a table besides its owner, which is the last one.
 READERS: dict[str, tuple[type[BaseModel], ...]] = {
-    "run": (trainer.RunSettings, rollout.RunSeed, console.RunSettings),
+    "run": (trainer.RunIdentity, rollout.RunSeed, console.RunSettings),
     "clone": (console.Demonstrations, trainer.CloneSettings),
     "environment": (console.Subject, trainer.EnvironmentName, EnvironmentSettings),
     "trainer": (console.Subject, trainer.TrainerSettings),

@@ -18,7 +18,7 @@ from arlarena.console.launch.failures import LaunchError
 from arlarena.console.report.charts import Estimate, Line, interval_chart, line_chart, short, ticks
 from arlarena.console.report.page import render, write_report
 from arlarena.console.report.summary import kinds_table, read_steps, summarise, table
-from arlarena.console.rundir import RunDirectory, Start
+from arlarena.console.rundir import ExistingRunPolicy, RunDirectory
 
 ENDINGS = [
     ({"ended_by": "steps", "step": 80, "steps": 80}, "finished after all 80 steps"),
@@ -65,7 +65,7 @@ def episode(text: str, success: bool) -> dict[str, Any]:
 
 def write_run(folder: Path, text: str = "plain") -> RunDirectory:
     run = RunDirectory(folder / "run")
-    run.open("demo", Start.NEW)
+    run.open("demo", ExistingRunPolicy.NEW)
     for label, success in (("before", 0.4), ("after", 0.6)):
         for path, content in (
             (run.panel(label), json.dumps(panel(success))),
@@ -152,7 +152,7 @@ def test_the_page_shows_curves_table_and_episodes(tmp_path: Path) -> None:
 
 def test_an_empty_run_still_gives_a_page(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
-    run.open("demo", Start.NEW)
+    run.open("demo", ExistingRunPolicy.NEW)
     assert "has not finished" in render(run, None)
 
 
@@ -358,7 +358,7 @@ def test_labels_of_classes_do_not_overlap_and_stay_inside(classes: tuple[str, ..
 
 def test_the_page_names_date_code_command_and_configuration(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
-    run.open("demo", Start.NEW, "arlarena up my.toml --set trainer.lr=1e-3")
+    run.open("demo", ExistingRunPolicy.NEW, "arlarena up my.toml --set trainer.lr=1e-3")
     run.config.write_text("[trainer]\nlr = 1e-3\n")
     page = render(RunDirectory(run.path), None)
     for text in (

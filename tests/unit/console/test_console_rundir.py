@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from arlarena.console import rundir
-from arlarena.console.rundir import RunDirectory, Start, code_version
+from arlarena.console.rundir import ExistingRunPolicy, RunDirectory, code_version
 from arlarena.proto.config import ConfigError
 
 
-def begin(path: Path, start: Start = Start.NEW) -> RunDirectory:
+def begin(path: Path, start: ExistingRunPolicy = ExistingRunPolicy.NEW) -> RunDirectory:
     run = RunDirectory(path)
     run.open("demo", start)
     return run
@@ -30,7 +30,7 @@ def test_resume_keeps_id_and_stages(tmp_path: Path) -> None:
     first.state.stages["clone"] = 3.5
     first.save()
     first.release()
-    again = begin(tmp_path / "a", Start.RESUME)
+    again = begin(tmp_path / "a", ExistingRunPolicy.RESUME)
     assert again.state.id == first.state.id
     assert again.state.stages == {"clone": 3.5}
 
@@ -47,10 +47,10 @@ def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
 def test_fresh_keeps_every_earlier_run(tmp_path: Path) -> None:
     path = tmp_path / "a"
     for name in ("first", "second", "third"):
-        run = begin(path, Start.FRESH)
+        run = begin(path, ExistingRunPolicy.FRESH)
         (path / name).touch()
         run.release()
-    last = begin(path, Start.FRESH)
+    last = begin(path, ExistingRunPolicy.FRESH)
     assert sorted(entry.name for entry in path.iterdir()) == [".lock", "run.json"]
     assert (tmp_path / "a.previous" / "first").exists()
     assert (tmp_path / "a.previous-2" / "second").exists()
@@ -58,8 +58,8 @@ def test_fresh_keeps_every_earlier_run(tmp_path: Path) -> None:
     assert last.aside == tmp_path / "a.previous-3"
 
 
-@pytest.mark.parametrize("start", list(Start))
-def test_somebody_elses_directory_is_left_alone(tmp_path: Path, start: Start) -> None:
+@pytest.mark.parametrize("start", list(ExistingRunPolicy))
+def test_somebody_elses_directory_is_left_alone(tmp_path: Path, start: ExistingRunPolicy) -> None:
     path = tmp_path / "a"
     path.mkdir()
     (path / "thesis.tex").write_text("precious")
@@ -74,13 +74,13 @@ def test_somebody_elses_directory_in_the_place_of_the_previous_run_is_left_alone
     aside.mkdir()
     (aside / "thesis.tex").write_text("precious")
     (tmp_path / "a.previous-2").symlink_to("nowhere")
-    assert begin(tmp_path / "a", Start.FRESH).aside == tmp_path / "a.previous-3"
+    assert begin(tmp_path / "a", ExistingRunPolicy.FRESH).aside == tmp_path / "a.previous-3"
     assert [entry.name for entry in aside.iterdir()] == ["thesis.tex"]
     assert (tmp_path / "a.previous-2").is_symlink()
 
 
-@pytest.mark.parametrize("start", [Start.RESUME, Start.FRESH])
-def test_a_directory_in_use_is_refused(tmp_path: Path, start: Start) -> None:
+@pytest.mark.parametrize("start", [ExistingRunPolicy.RESUME, ExistingRunPolicy.FRESH])
+def test_a_directory_in_use_is_refused(tmp_path: Path, start: ExistingRunPolicy) -> None:
     path = tmp_path / "a"
     begin(path)
     with pytest.raises(ConfigError, match="in use by another"):
@@ -90,7 +90,7 @@ def test_a_directory_in_use_is_refused(tmp_path: Path, start: Start) -> None:
 
 def test_nothing_to_resume(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no run to resume"):
-        begin(tmp_path / "a", Start.RESUME)
+        begin(tmp_path / "a", ExistingRunPolicy.RESUME)
     assert not (tmp_path / "a").exists()
 
 
@@ -106,7 +106,7 @@ def test_a_state_that_cannot_be_read_is_no_stack_trace(tmp_path: Path, text: str
     path.mkdir()
     (path / "run.json").write_text(text)
     with pytest.raises(ConfigError, match=r"cannot be read|newer ARLArena"):
-        begin(path, Start.RESUME)
+        begin(path, ExistingRunPolicy.RESUME)
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -135,7 +135,9 @@ def test_a_run_keeps_its_start_and_every_version_of_the_code(tmp_path: Path, mon
     run = RunDirectory(tmp_path / "run")
     for code in ("0.1.0", "0.1.0", "0.2.0"):
         monkeypatch.setattr(rundir, "code_version", lambda code=code: code)
-        run.open("demo", Start.RESUME if run.path.exists() else Start.NEW, f"arlarena up {code}")
+        run.open(
+            "demo", ExistingRunPolicy.RESUME if run.path.exists() else ExistingRunPolicy.NEW, f"arlarena up {code}"
+        )
         run.release()
     state = RunDirectory(run.path).read_state()
     assert state is not None

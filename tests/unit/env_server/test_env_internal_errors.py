@@ -7,7 +7,7 @@ import pytest
 from starlette.requests import Request
 
 from arlarena.env_server.api.app import create_app
-from arlarena.env_server.api.websocket import Conversation
+from arlarena.env_server.api.websocket import SocketSession
 from arlarena.env_server.sessions.service import EnvironmentService
 from arlarena.env_server.settings import EnvironmentSettings
 from arlarena.environment.registry import load
@@ -62,7 +62,7 @@ async def test_over_http(service, log):
 
 async def test_over_a_socket(service, log):
     (session,) = service.store.open(1)
-    reply = json.loads(await Conversation(None, service, session).answer(b'{"type":"reset"}'))
+    reply = json.loads(await SocketSession(None, service, session).answer(b'{"type":"reset"}'))
     assert (reply["type"], reply["data"]["code"]) == ("error", "EXECUTION_ERROR")
     assert "secret" not in json.dumps(reply)
     assert logged(log)[0]["event"] == "frame_failed"

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from arlarena.env_server.sessions.pool import WorkPool
-from arlarena.env_server.sessions.reset_cache import Prototypes
+from arlarena.env_server.sessions.reset_cache import ResetCache
 from arlarena.env_server.sessions.service import EnvironmentService
 from arlarena.env_server.settings import EnvironmentSettings
 from arlarena.environments.guess.environment import GuessEnvironment
@@ -79,7 +79,7 @@ async def test_a_task_is_begun_once_and_its_players_do_not_meet():
 
 
 def test_the_start_that_was_used_least_recently_gives_up_its_place():
-    environment, kept = GuessEnvironment(), Prototypes(2)
+    environment, kept = GuessEnvironment(), ResetCache(2)
     tasks = [Task("guess", "train", index) for index in range(3)]
     for task in tasks[:2]:
         episode = environment.start(task)
@@ -91,6 +91,6 @@ def test_the_start_that_was_used_least_recently_gives_up_its_place():
 
 
 def test_no_start_is_kept_where_none_is_wanted():
-    kept, episode = Prototypes(0), GuessEnvironment().start(Task("guess", "train", 0))
+    kept, episode = ResetCache(0), GuessEnvironment().start(Task("guess", "train", 0))
     kept.keep((episode, episode.observe()))
     assert kept.fork(episode.task) is None

@@ -5,7 +5,7 @@ import random
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from arlarena.inference.embedded.text.codec import GrowingText, Text, cut
+from arlarena.inference.embedded.text.codec import GrowingText, TextCodec, cut
 from arlarena.inference.embedded.text.token_bytes import printed
 
 END = "<\uff5cend▁of\uff5c>"  # of DeepSeek's form: two of its characters stand for no bytes
@@ -79,7 +79,7 @@ def some_ids(made, seed):
 @pytest.mark.parametrize("sample", SAMPLES)
 @pytest.mark.parametrize("skip_special", [True, False])
 def test_byte_level_tokens_spell_the_text(sample, skip_special):
-    text = Text(byte_level())
+    text = TextCodec(byte_level())
     ids = [*text.encode(sample), text.tokenizer.token_to_id("<think>"), text.tokenizer.token_to_id("<|im_end|>")]
     assert joined(spelled(text, ids, skip_special)).decode() == text.decode(ids, skip_special=skip_special)
 
@@ -89,20 +89,20 @@ def test_byte_level_tokens_spell_the_text(sample, skip_special):
 @pytest.mark.parametrize("make", MAKERS[1:], ids=lambda make: make.__name__)
 def test_other_tokens_spell_the_text_too(make, seed, skip_special):
     made = make()
-    text, ids = Text(made), some_ids(made, seed)
+    text, ids = TextCodec(made), some_ids(made, seed)
     assert joined(spelled(text, ids, skip_special)).decode() == text.decode(ids, skip_special=skip_special)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_random_bytes_spell_the_text_with_replacement_characters(seed):
-    text = Text(byte_level())
+    text = TextCodec(byte_level())
     ids = [random.Random(seed).randrange(text.tokenizer.get_vocab_size()) for _ in range(60)]
     assert joined(spelled(text, ids)).decode(errors="replace") == text.decode(ids)
 
 
 def test_the_first_blank_is_left_out_where_the_decoder_does_so_and_kept_elsewhere():
     for make in (sentence_pieces, metaspace):
-        text = Text(make())
+        text = TextCodec(make())
         go, up, end = (text.tokenizer.token_to_id(piece) for piece in ("▁go", "▁up", "</s>"))
         assert [one.raw for one in spelled(text, [go, up, go])] == [b"go", b" up", b" go"]
         assert [one.raw for one in spelled(text, [end, go, up])] == [b"", b"go", b" up"]
@@ -110,7 +110,7 @@ def test_the_first_blank_is_left_out_where_the_decoder_does_so_and_kept_elsewher
 
 
 def test_a_part_of_a_character_is_printed_as_its_bytes():
-    text = Text(byte_level())
+    text = TextCodec(byte_level())
     tokens = spelled(text, text.encode("a√b"))
     assert [token.token for token in tokens] == ["a", r"\xe2", r"\x88", r"\x9a", "b"]
     assert [token.raw for token in tokens] == [b"a", b"\xe2", b"\x88", b"\x9a", b"b"]
@@ -119,7 +119,7 @@ def test_a_part_of_a_character_is_printed_as_its_bytes():
 
 
 def test_a_skipped_special_token_is_named_and_has_no_bytes():
-    text = Text(byte_level())
+    text = TextCodec(byte_level())
     end = text.tokenizer.token_to_id(END)
     (skipped,), (kept,) = spelled(text, [end]), spelled(text, [end], skip_special=False)
     assert (skipped.token, skipped.raw) == (END, b"")
@@ -131,7 +131,7 @@ def test_a_skipped_special_token_is_named_and_has_no_bytes():
 )
 @pytest.mark.parametrize("sample", ["√12 = 2√3", "x√12 = 2√3 and more"])
 def test_bytes_behind_a_stop_string_are_cut_off(sample, stop, include):
-    text = Text(byte_level())
+    text = TextCodec(byte_level())
     spelling = text.spelling(skip_special=True)
     spelling.grow(text.encode(sample))
     expected = cut(sample, stop, include=include)
@@ -143,7 +143,7 @@ def test_bytes_behind_a_stop_string_are_cut_off(sample, stop, include):
 
 @pytest.mark.parametrize("sample", ["√12 = 2√3 END and", "no stop string, only EN", "👩‍👩‍👧 family E√ND"])
 def test_tokens_that_were_sent_are_those_of_the_text_that_was_sent(sample):
-    text, stops = Text(byte_level()), ("END", "√3 E")
+    text, stops = TextCodec(byte_level()), ("END", "√3 E")
     ids = text.encode(sample)
     growing = GrowingText(text, stops, skip_special=True, include_stop=False)
     spelling, sent = text.spelling(skip_special=True), ""

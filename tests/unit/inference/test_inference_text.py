@@ -4,14 +4,14 @@ import pytest
 from inference_support import EOS, tokenizer
 
 from arlarena.inference.api.errors import RequestError
-from arlarena.inference.embedded.text.codec import GrowingText, Text, cut
+from arlarena.inference.embedded.text.codec import GrowingText, TextCodec, cut
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     directory = tmp_path_factory.mktemp("tokenizer")
     tokenizer().save_pretrained(directory)
-    return Text.load(directory)
+    return TextCodec.load(directory)
 
 
 class Bytes:
@@ -54,7 +54,7 @@ def test_growing_text_adds_up_to_the_whole(text):
 
 def test_a_character_is_held_back_until_it_is_whole():
     tokens = list("aé√b".encode())
-    pieces = grow(Text(Bytes()), tokens)
+    pieces = grow(TextCodec(Bytes()), tokens)
     assert "".join(pieces) == "aé√b"
     assert pieces == ["a", "", "é", "", "", "√", "b"]
 
@@ -78,7 +78,7 @@ def test_text_and_ids_are_those_of_transformers(text):
 
 
 def test_without_a_tokenizer_text_is_refused_with_a_way_out():
-    bare = Text(None)
+    bare = TextCodec(None)
     assert not bare.present
     with pytest.raises(RequestError, match="/inference/v1/generate"):
         bare.encode("x")
@@ -89,6 +89,6 @@ def test_a_template_that_refuses_is_a_clear_error(text, tmp_path):
     strict.chat_template = "{{ raise_exception('roles must alternate') }}"
     strict.save_pretrained(tmp_path)
     with pytest.raises(RequestError, match="roles must alternate"):
-        Text.load(tmp_path).render([{"role": "user", "content": "x"}])
+        TextCodec.load(tmp_path).render([{"role": "user", "content": "x"}])
     rendered = text.render([{"role": "user", "content": "ab"}], add_generation_prompt=True)
     assert text.encode(rendered, special=False) == [3, 5, 6, 4]

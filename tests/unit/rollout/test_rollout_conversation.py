@@ -12,7 +12,7 @@ from arlarena.proto.trajectory import Sampling, Task, Trajectory
 from arlarena.rollout.conversation import Conversations
 from arlarena.rollout.episode import Assignment, Policy, play
 from arlarena.rollout.policies import ChatPolicy, EnginePolicy, ExpertPolicy
-from arlarena.rollout.runner import Seat
+from arlarena.rollout.runner import SessionSlot
 from arlarena.rollout.tokens import Tokens
 
 TASK = Task("corridor", "train", 7, seed=5)
@@ -101,7 +101,7 @@ async def test_an_episode_that_begins_again_begins_its_conversation_again(talkin
             talking.mouth.faults = [500]  # for the request after this one
         return RIGHT
 
-    talking.mouth.say, seat = say, Seat()
+    talking.mouth.say, seat = say, SessionSlot()
     policy, assignment = engine(talking, tokens), Assignment("g-0", TASK, "g/0")
     for _ in range(2):  # the second on the same session
         one = (await talking.runner.episode(seat, assignment, policy)).trajectory

@@ -10,7 +10,7 @@ from arlarena.proto.trajectory import GroupTask, Sampling, Task
 from arlarena.rollout.episode import Assignment
 from arlarena.rollout.panel import play_all
 from arlarena.rollout.policies import EnginePolicy
-from arlarena.rollout.runner import InfraFailure, Runner, Seat, ServicesDown
+from arlarena.rollout.runner import InfraFailure, Runner, ServicesDown, SessionSlot
 from arlarena.rollout.tokens import Tokens
 from arlarena.rollout.worker import play_group, version_range
 
@@ -144,7 +144,7 @@ async def test_a_server_that_stays_full_is_named(house: Any, player: EnginePolic
 async def test_a_refusal_is_not_repeated(house: Any, player: EnginePolicy) -> None:
     house.corridor.size = 5
     with pytest.raises(Refused, match="unknown_task"):
-        await house.runner.episode(Seat(), assignment(5), player)
+        await house.runner.episode(SessionSlot(), assignment(5), player)
     assert house.log == []
 
 

@@ -19,7 +19,7 @@ from arlarena.proto.trajectory import (
     pack_floats,
 )
 from arlarena.trainer.batching.admission import LOWEST_TEMPERATURE, refusal
-from arlarena.trainer.batching.credit import Freshness, rows_of, score
+from arlarena.trainer.batching.credit import StalenessPolicy, rows_of, score
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.objectives import RECIPES, recipe
 from arlarena.trainer.settings import TrainerSettings
@@ -287,7 +287,7 @@ def test_any_spoilt_field_is_a_reason_or_does_no_harm(make_group, policy, place,
 def assert_harmless(learner, method, groups, growing, what):
     """Advantages and figures of an update are finite."""
     scored = score(
-        method, groups, Freshness(3, 1, {"now": 3}), invalid_penalty=0.1, max_response_tokens=8,
+        method, groups, StalenessPolicy(3, 1, {"now": 3}), invalid_penalty=0.1, max_response_tokens=8,
         measure=learner.mean_entropies, growing=growing,
     )  # fmt: skip
     values = [value for each in scored for turns in each.advantages.total for value in turns]

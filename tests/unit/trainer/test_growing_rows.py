@@ -5,7 +5,7 @@ import msgspec
 import pytest
 
 from arlarena.proto.trajectory import PolicyVersion, pack_floats, pack_ids, pack_mask
-from arlarena.trainer.batching.credit import Freshness, ScoredGroup, group_rewards, rows_of, score, stretches
+from arlarena.trainer.batching.credit import ScoredGroup, StalenessPolicy, group_rewards, rows_of, score, stretches
 from arlarena.trainer.objectives import GroupAdvantages, recipe
 
 NOW = PolicyVersion("run", 3, "now")
@@ -73,7 +73,7 @@ def test_short_winners_and_long_losers_weigh_the_same_where_contexts_grow(make_g
         for one in group.trajectories
     )
     run = {"invalid_penalty": 0.1, "max_response_tokens": 8}
-    fresh = Freshness(3, 0, {"now": 3})
+    fresh = StalenessPolicy(3, 0, {"now": 3})
     found = {
         growing: score(recipe("gspo_release"), [group], fresh, growing=growing, **run)[0].advantages.total
         for growing in (True, False)

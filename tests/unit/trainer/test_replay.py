@@ -10,7 +10,7 @@ from forking_support import trainers
 
 from arlarena.proto.config import ConfigError
 from arlarena.proto.trajectory import PolicyVersion, Sampling, encode, write_groups
-from arlarena.trainer.batching.credit import Freshness, rows_of, score
+from arlarena.trainer.batching.credit import StalenessPolicy, rows_of, score
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.model.policy import load_policy
 from arlarena.trainer.objectives import recipe
@@ -41,7 +41,9 @@ def test_the_figures_are_those_of_a_step(recorded, tiny_directory):
     assert (sampo["groups"], sampo["groups_kept"], grpo["groups_kept"]) == (2, 1, 2)
     assert (sampo["groups_backfilled"], sampo["groups_filtered"]) == (1, 0)  # no success: back-fill
     learner = Learner(load_policy(tiny_directory), None, recipe("grpo"), TrainerSettings())
-    scored = score(recipe("grpo"), groups, Freshness(0, 0, {"now": 0}), invalid_penalty=0.1, max_response_tokens=512)
+    scored = score(
+        recipe("grpo"), groups, StalenessPolicy(0, 0, {"now": 0}), invalid_penalty=0.1, max_response_tokens=512
+    )
     before = copy.deepcopy(learner.weights())
     metrics = learner.update([rows_of(scored, "now")], rate=0.0)
     for name in ("loss", "grad_norm", "outside", "clip_negative_low", "entropy", "ratio_mean", f"kl_share/{CELLS[0]}"):
@@ -87,7 +89,7 @@ def test_a_batch_is_filled_up_as_a_run_fills_it(recorded, tiny_directory):
     uniform = replay([groups[1]], str(tiny_directory), method, TrainerSettings()).figures
     assert (uniform["groups_kept"], uniform["groups_backfilled"], uniform["rows"]) == (0, 1, 6)
     learner = Learner(load_policy(tiny_directory), None, method, TrainerSettings())
-    scored = score(method, groups, Freshness(0, 0, {"now": 0}), invalid_penalty=0.1, max_response_tokens=512)
+    scored = score(method, groups, StalenessPolicy(0, 0, {"now": 0}), invalid_penalty=0.1, max_response_tokens=512)
     assert filled["loss"] == pytest.approx(learner.update([rows_of(scored, "now")], rate=0.0)["loss"], rel=1e-6)
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from arlarena.proto.trajectory import PolicyVersion
 from arlarena.trainer.batching import credit as scoring
-from arlarena.trainer.batching.credit import Freshness, NotFinite, minibatches, rows_of, score
+from arlarena.trainer.batching.credit import NotFinite, StalenessPolicy, minibatches, rows_of, score
 from arlarena.trainer.objectives import RECIPES, GroupAdvantages, recipe
 
 OLD, MIDDLE, NOW, LOST = (PolicyVersion("life", step, f"d{step}") for step in (1, 2, 3, 9))
@@ -13,7 +13,7 @@ KNOWN = {"d1": 1, "d2": 2, "d3": 3}
 
 def test_age_counts_from_the_oldest_weights_and_unknown_weights_are_never_usable(make_group):
     group = make_group("a", [True, False, True, False], NOW, versions=[OLD, MIDDLE, NOW, LOST])
-    freshness = Freshness(step=3, staleness=1, known=KNOWN)
+    freshness = StalenessPolicy(step=3, staleness=1, known=KNOWN)
     assert [freshness.age(trajectory) for trajectory in group.trajectories] == [2, 1, 0, None]
     assert [freshness.usable(trajectory) for trajectory in group.trajectories] == [False, True, True, False]
 
@@ -22,7 +22,7 @@ def test_stale_members_count_in_the_statistics_and_give_no_rows(make_group):
     method = recipe("grpo", stat_unit="trajectory")
     whole = make_group("a", [True, False], NOW)
     half = make_group("a", [True, False], NOW, versions=[NOW, OLD])
-    freshness = Freshness(3, 1, KNOWN)
+    freshness = StalenessPolicy(3, 1, KNOWN)
     scored = score(method, [whole, half], freshness, invalid_penalty=0.1, max_response_tokens=8)
     assert scored[0].advantages.total == scored[1].advantages.total
     rows = rows_of([scored[1]], "d3", 1.0)
@@ -32,7 +32,7 @@ def test_stale_members_count_in_the_statistics_and_give_no_rows(make_group):
 
 def test_rows_number_trajectories_and_know_whether_they_are_on_policy(make_group):
     groups = [make_group("a", [True, False], NOW), make_group("b", [False, True], MIDDLE)]
-    scored = score(recipe("sampo"), groups, Freshness(3, 1, KNOWN), invalid_penalty=0.1, max_response_tokens=8)
+    scored = score(recipe("sampo"), groups, StalenessPolicy(3, 1, KNOWN), invalid_penalty=0.1, max_response_tokens=8)
     rows = rows_of(scored, NOW.digest, 1.0)
     assert [row.trajectory for row in rows] == [0, 0, 1, 1, 2, 2, 3, 3]
     assert [row.fresh for row in rows] == [True] * 4 + [False] * 4
@@ -42,7 +42,7 @@ def test_rows_number_trajectories_and_know_whether_they_are_on_policy(make_group
 def test_invalid_turns_are_penalised_once_and_only_there(make_group):
     group = make_group("a", [True, True], NOW)
     group.trajectories[0].turns[0].format_valid = False
-    scored = score(recipe("grpo"), [group], Freshness(3, 1, KNOWN), invalid_penalty=0.1, max_response_tokens=8)
+    scored = score(recipe("grpo"), [group], StalenessPolicy(3, 1, KNOWN), invalid_penalty=0.1, max_response_tokens=8)
     advantages = scored[0].advantages.total
     others = [advantages[0][1], *advantages[1]]
     assert others == pytest.approx([others[0]] * 3)
@@ -50,7 +50,9 @@ def test_invalid_turns_are_penalised_once_and_only_there(make_group):
 
 
 def scored_by(method, groups, **options):
-    return score(recipe(method), groups, Freshness(3, 1, KNOWN), invalid_penalty=0.1, max_response_tokens=8, **options)
+    return score(
+        recipe(method), groups, StalenessPolicy(3, 1, KNOWN), invalid_penalty=0.1, max_response_tokens=8, **options
+    )
 
 
 @pytest.mark.parametrize("reward", [math.nan, math.inf, -math.inf, 1e300, 1e25])
@@ -83,7 +85,7 @@ def test_advantages_that_are_not_finite_name_their_group(make_group, monkeypatch
 
 def test_minibatches_deal_whole_groups_once_and_depend_on_the_seed_alone(make_group):
     groups = [make_group(name, [True, False], NOW) for name in "abcdefg"]
-    scored = score(recipe("sampo"), groups, Freshness(3, 1, KNOWN), invalid_penalty=0.1, max_response_tokens=8)
+    scored = score(recipe("sampo"), groups, StalenessPolicy(3, 1, KNOWN), invalid_penalty=0.1, max_response_tokens=8)
 
     def names(seed):
         return [[each.group.id for each in part] for part in minibatches(scored, 2, seed)]

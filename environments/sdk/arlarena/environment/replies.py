@@ -29,7 +29,7 @@ _ACTION = re.compile(r"<\s*+(/?+)\s*+action(?:\s[^<>/]*+)?+>", re.IGNORECASE)
 _THINK = re.compile(r"<\s*+/?+\s*+think(?:\s[^<>/]*+)?+>", re.IGNORECASE)
 
 
-class Reply(msgspec.Struct, frozen=True, gc=False):
+class ParsedReply(msgspec.Struct, frozen=True, gc=False):
     """What a reply means. `action`: what is to be played, None if nothing; `written`: what stood in its place."""
 
     action: str | None
@@ -65,7 +65,7 @@ def after_thought(text: str) -> str | None:
     return None if start is None else text[start:]
 
 
-def parse(text: str, actions: Collection[str] | None = None) -> Reply:
+def parse(text: str, actions: Collection[str] | None = None) -> ParsedReply:
     """Read a whole reply or a bare action.
 
     Only what follows the thought is read; tags within the thought are not. With exactly one `<action>…</action>` there,
@@ -77,11 +77,11 @@ def parse(text: str, actions: Collection[str] | None = None) -> Reply:
     text = without_end_marks(text)
     start = said_from(text)
     if start is None:
-        return Reply(None, "", format_valid=False)
+        return ParsedReply(None, "", format_valid=False)
     said = text[start:].strip()
     tags = list(_ACTION.finditer(said))
     if not tags:
-        return Reply(_meant(said, actions), said, format_valid=False)
+        return ParsedReply(_meant(said, actions), said, format_valid=False)
     written = ""
     if [tag[1] for tag in tags] == ["", "/"]:
         written = said[tags[0].end() : tags[1].start()].strip()
@@ -91,7 +91,7 @@ def parse(text: str, actions: Collection[str] | None = None) -> Reply:
         and said.endswith("</action>")
         and _is_one_thought(text[:start].strip())
     )
-    return Reply(_meant(written, actions), written, strict)
+    return ParsedReply(_meant(written, actions), written, strict)
 
 
 def _meant(written: str, actions: Collection[str] | None) -> str | None:

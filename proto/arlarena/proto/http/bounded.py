@@ -27,7 +27,7 @@ _SPARE_DESCRIPTORS = 64  # that a server needs for other things than connections
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class HttpLimits:
     """What one server process allows its clients."""
 
     body_bytes: int  # a request's body, as the application limits it; what is longer is streamed by it
@@ -45,7 +45,7 @@ class Limits:
     fragments: int = 1024  # of one message of a WebSocket
 
 
-def bounded(limits: Limits) -> dict[str, Any]:
+def bounded(limits: HttpLimits) -> dict[str, Any]:
     """Arguments for `uvicorn.Config`. Each call makes a server of its own; its connections share the limits."""
     shared = _Shared(limits)
     http = type("BoundedHttp", (_Http,), {"shared": shared})
@@ -56,7 +56,7 @@ def bounded(limits: Limits) -> dict[str, Any]:
 class _Shared:
     """What the connections of one server have in common."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: HttpLimits) -> None:
         self.limits = limits
         self.connections = min(limits.connections, _descriptors() - _SPARE_DESCRIPTORS)
         self.held = 0  # bytes of requests and frames that are not answered

@@ -15,7 +15,7 @@ _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class StreamLimits:
     """The times (in seconds) and counts that `Streams.connect` takes.
 
     `timeout_s` limits connecting and each answer; blocking reads wait in shorter slices. For `reconnect_s` a call
@@ -51,7 +51,7 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class GroupEntry:
     """One entry of `groups`. `acknowledge` takes `stream_id` and `group_id`."""
 
     stream_id: str
@@ -64,7 +64,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
+class GroupLease:
     """A worker's right to play one group, until `lease_ttl_s` after the last renewal. `deliveries` counts from 1."""
 
     stream_id: str

@@ -45,18 +45,28 @@ from arlarena.proto.streams.connection import BrokerFull, Link, StreamError, is_
 from arlarena.proto.streams.entries import (
     DeadLetter,
     Depth,
-    Entry,
     Fields,
-    Lease,
-    Limits,
+    GroupEntry,
+    GroupLease,
     RawEntry,
+    StreamLimits,
     check_run_name,
     dead_letter_of,
     group_id_of,
 )
 from arlarena.proto.trajectory import Group, GroupTask, SchemaError, decode_group, decode_group_task, encode
 
-__all__ = ["BrokerFull", "DeadLetter", "Depth", "Entry", "Lease", "Limits", "StreamError", "Streams", "redact"]
+__all__ = [
+    "BrokerFull",
+    "DeadLetter",
+    "Depth",
+    "GroupEntry",
+    "GroupLease",
+    "StreamError",
+    "StreamLimits",
+    "Streams",
+    "redact",
+]
 
 T = TypeVar("T")
 
@@ -77,7 +87,7 @@ class Streams:
     it refuses because its memory is full for `full_timeout_s`.
     """
 
-    def __init__(self, url: str, run: str, limits: Limits) -> None:
+    def __init__(self, url: str, run: str, limits: StreamLimits) -> None:
         """Use `connect`, which also checks that the broker is there."""
         check_run_name(run)
         self.run, self.limits = run, limits
@@ -110,13 +120,13 @@ class Streams:
     ) -> Self:
         """Connect to a redis://, rediss:// or unix:// URL, and create the streams and consumer groups that are missing.
 
-        `Limits` explains the limits.
+        `StreamLimits` explains the limits.
 
         Raises:
             StreamError: no broker at `url` (one that is not there is not waited for), or it refuses us.
             ValueError: the run's name or a limit is out of range.
         """
-        limits = Limits(timeout_s, reconnect_s, lease_ttl_s, max_deliveries, retry_delay_s, full_timeout_s)
+        limits = StreamLimits(timeout_s, reconnect_s, lease_ttl_s, max_deliveries, retry_delay_s, full_timeout_s)
         streams = cls(url, run, limits)
         try:
             await streams._link.first_contact()
@@ -158,7 +168,7 @@ class Streams:
         """
         return sum([int(await self._script(scripts.WITHDRAW, *page)) for page in _pages(list(group_ids))])
 
-    async def collect(self, *, consumer: str, count: int, block_s: float) -> list[Entry]:
+    async def collect(self, *, consumer: str, count: int, block_s: float) -> list[GroupEntry]:
         """Up to `count` entries not handed out yet, oldest first; waits up to `block_s` seconds for the first one.
 
         An entry that cannot be read comes as a `DeadLetter` with the reason, and `dead` keeps a copy of its bytes,
@@ -175,7 +185,7 @@ class Streams:
                 self._backlog.popleft()
             return self._hand_out(entries)
 
-    async def collect_pending(self, *, consumer: str) -> list[Entry]:
+    async def collect_pending(self, *, consumer: str) -> list[GroupEntry]:
         """Everything delivered and not acknowledged, under whichever consumer name, oldest first.
 
         A resumed trainer begins with this: what was delivered to a dead trainer, under any name, becomes
@@ -198,7 +208,7 @@ class Streams:
             await self._script(scripts.ACKNOWLEDGE, *(part for pair in page for part in pair))
             self._handed.difference_update(stream_id for stream_id, _ in page)
 
-    async def condemn(self, entry: Entry, reason: str) -> None:
+    async def condemn(self, entry: GroupEntry, reason: str) -> None:
         """Keep a copy of a group that is unfit for training in `dead`, once. `acknowledge` the entry afterwards.
 
         Does nothing for an entry that was acknowledged, or that is a dead letter already.
@@ -228,7 +238,7 @@ class Streams:
             self._handed.clear()
             self._backlog.clear()
 
-    async def lease(self, *, consumer: str, block_s: float) -> Lease | None:
+    async def lease(self, *, consumer: str, block_s: float) -> GroupLease | None:
         """One task: the oldest that expired or was given back, else the oldest new one; None after `block_s` seconds.
 
         `consumer` names the worker process, and is unique among those alive.
@@ -244,11 +254,11 @@ class Streams:
             if lease is not None or last:
                 return lease
 
-    async def renew(self, lease: Lease) -> bool:
+    async def renew(self, lease: GroupLease) -> bool:
         """Start the lease's time anew. False: it is lost, to another worker or because the group is done."""
         return bool(await self._script(scripts.RENEW, lease.stream_id, lease.consumer, lease.deliveries))
 
-    async def complete(self, lease: Lease, group: Group) -> bool:
+    async def complete(self, lease: GroupLease, group: Group) -> bool:
         """Publish `group` and remove its task, in one script.
 
         False: nothing was published, because the group was completed or declared dead before, or its task was
@@ -264,14 +274,14 @@ class Streams:
         receipt = f"{lease.consumer} {uuid.uuid4().hex}"
         return bool(await self._script(scripts.COMPLETE, lease.stream_id, group.id, encode(group), receipt))
 
-    async def release(self, lease: Lease, *, counted: bool = True) -> None:
+    async def release(self, lease: GroupLease, *, counted: bool = True) -> None:
         """Give the task back at once. Without effect where the lease is lost.
 
         A worker that shuts down passes `counted=False`: this delivery then does not count against the task.
         """
         await self._give_back(lease, "", 0.0, counted)
 
-    async def fail(self, lease: Lease, reason: str, *, final: bool = False) -> None:
+    async def fail(self, lease: GroupLease, reason: str, *, final: bool = False) -> None:
         """Give the task back after a failure of the infrastructure. Without effect where the lease is lost.
 
         It rests for `retry_delay_s`, doubled with each delivery. After the last one, or if this failure is `final`
@@ -281,7 +291,7 @@ class Streams:
         await self._give_back(lease, reason, delay_s, True, final=final)
 
     async def _give_back(
-        self, lease: Lease, reason: str, delay_s: float, counted: bool, *, final: bool = False
+        self, lease: GroupLease, reason: str, delay_s: float, counted: bool, *, final: bool = False
     ) -> None:
         most = 1 if final else self.limits.max_deliveries
         idle_ms = max(0, self._ttl_ms - int(delay_s * 1000))
@@ -333,17 +343,17 @@ class Streams:
         """Without those the caller has: a broker that lost the end of history offers them anew."""
         return deque(entry for entry in raw if entry[0].decode() not in self._handed)
 
-    def _hand_out(self, entries: list[Entry]) -> list[Entry]:
+    def _hand_out(self, entries: list[GroupEntry]) -> list[GroupEntry]:
         self._handed.update(entry.stream_id for entry in entries)
         return entries
 
-    async def _open(self, stream_id: bytes, fields: Fields) -> Entry:
+    async def _open(self, stream_id: bytes, fields: Fields) -> GroupEntry:
         if b"data" not in fields:
-            return Entry(stream_id.decode(), dead_letter_of(stream_id, fields))
+            return GroupEntry(stream_id.decode(), dead_letter_of(stream_id, fields))
         try:
-            return Entry(stream_id.decode(), decode_group(fields[b"data"]))
+            return GroupEntry(stream_id.decode(), decode_group(fields[b"data"]))
         except SchemaError as error:
-            entry = Entry(stream_id.decode(), DeadLetter(group_id_of(stream_id, fields), str(error), 1))
+            entry = GroupEntry(stream_id.decode(), DeadLetter(group_id_of(stream_id, fields), str(error), 1))
             # The trainer has to go on, and to acknowledge, before a full broker has room for a copy.
             with contextlib.suppress(BrokerFull):
                 await self._link.script(
@@ -353,7 +363,7 @@ class Streams:
 
     async def _open_task(
         self, consumer: str, stream_id: bytes, group_id: bytes, data: bytes, deliveries: int
-    ) -> Lease | None:
+    ) -> GroupLease | None:
         try:
             task = decode_group_task(data)
             if task.group_id.encode() != group_id:
@@ -361,7 +371,7 @@ class Streams:
         except SchemaError as error:
             await self._script(scripts.BURY, stream_id, str(error), deliveries)
             return None
-        return Lease(stream_id.decode(), task, consumer, deliveries)
+        return GroupLease(stream_id.decode(), task, consumer, deliveries)
 
     async def _create_groups(self) -> None:
         for key, group in ((self._tasks, _WORKERS), (self._groups, _TRAINER)):

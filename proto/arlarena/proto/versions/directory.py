@@ -90,7 +90,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
         return sum(entry.bytes for entry in self.files.values())
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class PushTarget(msgspec.Struct, frozen=True):
     """What a server needs of an announced version. `base`: a directory that it has; deltas may refer to that."""
 
     files: list[str]
@@ -125,7 +125,7 @@ class ServeWeights(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tru
     broadcast: Broadcast | None = None
 
 
-class Served(msgspec.Struct, frozen=True):
+class ServedVersion(msgspec.Struct, frozen=True):
     """Answer of `/serve_weights`. `probe`: largest |Δ log-prob| of the version's probe, None where it has none."""
 
     version: str

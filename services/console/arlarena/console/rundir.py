@@ -37,7 +37,7 @@ def code_version(file: Path = Path(__file__)) -> str:
     return f"{found}, commit {answer.replace('-dirty', '+changes')}"
 
 
-class Start(Enum):
+class ExistingRunPolicy(Enum):
     """What to do about a directory that holds a run already."""
 
     NEW = "new"
@@ -125,7 +125,7 @@ class RunDirectory:
         partial.write_bytes(msgspec.json.format(msgspec.json.encode(self.state), indent=1) + b"\n")
         partial.replace(self.path / "run.json")
 
-    def open(self, name: str, start: Start, command: str = "") -> None:
+    def open(self, name: str, start: ExistingRunPolicy, command: str = "") -> None:
         """Begin a new run here, for which the user typed `command`, or go on with the one that is here.
 
         Raises:
@@ -136,14 +136,14 @@ class RunDirectory:
         there = self.read_state()
         if there is None and self.path.is_dir() and any(self.path.iterdir()):
             raise ConfigError(f"{self.path} is not empty and holds no run of ARLArena: choose another --run-dir")
-        if there is None and start is Start.RESUME:
+        if there is None and start is ExistingRunPolicy.RESUME:
             raise ConfigError(f"{self.path} holds no run to resume: leave out --resume")
-        if there is not None and start is Start.NEW:
+        if there is not None and start is ExistingRunPolicy.NEW:
             what = "a finished run" if there.finished else "an unfinished run"
             raise ConfigError(
                 f"{self.path} holds {what}: --resume goes on with it, --fresh begins anew and keeps it aside"
             )
-        if there is not None and start is Start.FRESH:
+        if there is not None and start is ExistingRunPolicy.FRESH:
             self._move_aside()
             there = None
         self.path.mkdir(parents=True, exist_ok=True)

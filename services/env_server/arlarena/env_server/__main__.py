@@ -28,7 +28,7 @@ from arlarena.env_server.settings import EnvironmentSettings, load_settings
 from arlarena.environment.protocols import EnvironmentFactory, Resources, warnings_of
 from arlarena.environment.registry import installed, load
 from arlarena.proto.config import ConfigError, exit_on_config_error
-from arlarena.proto.http.bounded import Limits, bounded
+from arlarena.proto.http.bounded import HttpLimits, bounded
 from arlarena.proto.telemetry import Logger, announce, get_logger
 from arlarena.proto.text.program import program
 
@@ -37,7 +37,7 @@ BACKLOG = 2048
 DRAIN_LOOK_S = 0.02  # how often a stop looks whether the last session has ended
 
 
-class Server(uvicorn.Server):
+class AnnouncingServer(uvicorn.Server):
     """Uvicorn that says where it listens, and for which a stop by SIGTERM is a success."""
 
     def __init__(self, config: uvicorn.Config, service: EnvironmentService, log: Logger) -> None:
@@ -137,14 +137,14 @@ def serve(settings: EnvironmentSettings, service: EnvironmentService, log: Logge
     )
     gc.freeze()  # what is there now stays: the collector need not look at it again
     gc.set_threshold(20_000, 20, 20)  # a batch makes thousands of objects that live until its reply is written
-    Server(config, service, log).run(sockets=sockets)
+    AnnouncingServer(config, service, log).run(sockets=sockets)
     log.info("stopped")
     return 0
 
 
-def limits_of(settings: EnvironmentSettings) -> Limits:
+def limits_of(settings: EnvironmentSettings) -> HttpLimits:
     """What one process allows its clients."""
-    return Limits(
+    return HttpLimits(
         body_bytes=settings.max_body_bytes,
         held_bytes=settings.max_pending_bytes,
         frame_bytes=settings.max_body_bytes,

@@ -23,10 +23,10 @@ from pathlib import Path
 import uvicorn
 from starlette.applications import Starlette
 
-from arlarena.inference.app import Server, create_app
+from arlarena.inference.app import InferenceServer, create_app
 from arlarena.inference.settings import InferenceSettings, check_model, load, needs_gateway
 from arlarena.proto.config import exit_on_config_error
-from arlarena.proto.http.bounded import Limits, bounded
+from arlarena.proto.http.bounded import HttpLimits, bounded
 from arlarena.proto.telemetry import Logger, announce, get_logger
 from arlarena.proto.text.program import program
 from arlarena.proto.versions.directory import WEIGHTS_ROUTE
@@ -95,7 +95,7 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def serve_engine(settings: InferenceSettings, listener: socket.socket, log: Logger) -> int:
     """Be an embedded engine until a signal or a failure; the exit code."""
-    server = Server(settings, log, lambda: setattr(http, "should_exit", True))
+    server = InferenceServer(settings, log, lambda: setattr(http, "should_exit", True))
     http = _uvicorn(create_app(server), settings)
     await http.serve(sockets=[listener])
     log.info("stopped", failure=server.failure)
@@ -116,9 +116,9 @@ async def serve_gateway(settings: InferenceSettings, flags: list[str], listener:
     return 0
 
 
-def _limits(settings: InferenceSettings) -> Limits:
+def _limits(settings: InferenceSettings) -> HttpLimits:
     """What clients are allowed. Files of weights are written to disk as they come, so they do not count as held."""
-    return Limits(
+    return HttpLimits(
         body_bytes=settings.max_body_mb << 20,
         held_bytes=settings.max_held_mb << 20,
         connections=settings.max_connections,

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from arlarena.inference.api.access import EVERYBODY, Access, admin_access, model_access
-from arlarena.inference.api.asgi import MODEL_ROUTE, Answer, Call, Endpoint
+from arlarena.inference.api.asgi import MODEL_ROUTE, Answer, ApiRequest, Endpoint
 from arlarena.inference.api.errors import BUSY_RETRY_S, LOADING_RETRY_S, RequestError
 from arlarena.inference.settings import InferenceSettings
 from arlarena.proto.telemetry import Logger
@@ -53,7 +53,7 @@ ADMIN_ROUTES = (
 )
 
 
-class Server:
+class InferenceServer:
     """What lives as long as the process. `stop` is called when it must end because the engine cannot go on."""
 
     def __init__(self, settings: InferenceSettings, log: Logger, stop: Callable[[], None]) -> None:
@@ -99,7 +99,7 @@ class Server:
     def route(self, method: str, path: str, access: Access) -> Route:
         """A route of the model; 503 until it is loaded."""
 
-        async def handler(call: Call) -> Answer:
+        async def handler(call: ApiRequest) -> Answer:
             return await self.ready(LOADING_RETRY_S).routes[method, path](call)
 
         limit = None if (method, path) == UPLOAD_ROUTE else self.settings.max_body_mb << 20
@@ -157,7 +157,7 @@ async def http_error(request: Request, error: Exception) -> Response:
     return Response(what.body(), what.status, error.headers, media_type="application/json")
 
 
-def create_app(server: Server) -> Starlette:
+def create_app(server: InferenceServer) -> Starlette:
     """The application around a server."""
     groups = (
         (MODEL_ROUTES, model_access(server.settings)),

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
-from arlarena.client.environments import Session, State
+from arlarena.client.environments import Session, StepOutcome
 from arlarena.rollout.tokens import Tokens
 
 
@@ -48,7 +48,7 @@ class Conversations:
         self._tokens = tokens
         self._of: WeakKeyDictionary[Session, Conversation] = WeakKeyDictionary()
 
-    def at(self, session: Session, state: State, turn: int) -> Conversation:
+    def at(self, session: Session, state: StepOutcome, turn: int) -> Conversation:
         """The conversation in which `state` is heard at `turn`; to be asked once a turn.
 
         It begins at turn 0, and anew at every turn where the environment has no `message`: there each prompt stands for

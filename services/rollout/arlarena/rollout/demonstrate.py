@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from arlarena.proto.trajectory import Group, Sampling, Task, write_groups
-from arlarena.rollout.episode import Assignment, Episode
-from arlarena.rollout.panel import Played
+from arlarena.rollout.episode import Assignment, EpisodeRecord
+from arlarena.rollout.panel import EvalResults
 
 Sameness = Literal["room", "prompt"]
 
@@ -45,7 +45,7 @@ def demonstration_assignments(
     ]
 
 
-def _group(assignment: Assignment, episode: Episode) -> Group:
+def _group(assignment: Assignment, episode: EpisodeRecord) -> Group:
     version = episode.trajectory.turns[0].spans[0].version
     # Nothing was sampled; the sampling says only which distribution a clone of these replies is meant for.
     return Group(
@@ -60,13 +60,13 @@ def _group(assignment: Assignment, episode: Episode) -> Group:
     )
 
 
-def _key(episode: Episode, same: Sameness) -> str:
+def _key(episode: EpisodeRecord, same: Sameness) -> str:
     # Not the state key: it is namespaced by task, so that no two tasks share one.
     return episode.room_key if same == "room" else episode.first.prompt
 
 
 def _distinct(
-    assignments: Sequence[Assignment], played: Played, same: Sameness, min_score: float, count: Count
+    assignments: Sequence[Assignment], played: EvalResults, same: Sameness, min_score: float, count: Count
 ) -> Iterator[Group]:
     """Groups in the order of `assignments`, only the first of those that are the same; `count` tallies the rest."""
     seen: set[str] = set()
@@ -87,7 +87,7 @@ def _distinct(
 
 
 def write_demonstrations(
-    path: Path, assignments: Sequence[Assignment], played: Played, same: Sameness = "room", min_score: float = 0.9
+    path: Path, assignments: Sequence[Assignment], played: EvalResults, same: Sameness = "room", min_score: float = 0.9
 ) -> dict[str, Any]:
     """Write the distinct episodes that scored above `min_score` to `path`. Returns the counts.
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from arlarena.client.environments import Session, State
+from arlarena.client.environments import Session, StepOutcome
 from arlarena.client.errors import PolicyFault, PromptTooLong
 from arlarena.proto.trajectory import Task, Trajectory, Turn, VersionSpan, pack_floats, pack_ids
 
@@ -43,7 +43,7 @@ class Response:
 class Policy(Protocol):
     """Who plays."""
 
-    async def respond(self, session: Session, state: State, key: str, turn: int) -> Response:
+    async def respond(self, session: Session, state: StepOutcome, key: str, turn: int) -> Response:
         """The answer at `turn` (from 0) of the episode `key`, which fixes all randomness: to `state.prompt`, or to all
         that was said so far where the environment keeps a conversation (`state.observation.message`).
 
@@ -64,12 +64,12 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True)
-class Episode:
+class EpisodeRecord:
     """An episode's record, and what the environment said of the task at the start and of the outcome at the end."""
 
     trajectory: Trajectory
-    first: State
-    last: State
+    first: StepOutcome
+    last: StepOutcome
 
     @property
     def room_key(self) -> str:
@@ -99,7 +99,7 @@ class Behaviour:
     _tried: set[tuple[str, str]] = field(default_factory=set)
     _keys: list[str] = field(default_factory=list)
 
-    def observe(self, before: State, after: State) -> None:
+    def observe(self, before: StepOutcome, after: StepOutcome) -> None:
         """Count one step."""
         here, there = before.metadata.state_key, after.metadata.state_key
         self.invalid_actions += not after.observation.action_valid
@@ -127,7 +127,7 @@ class Behaviour:
         }
 
 
-def _turn(before: State, response: Response, after: State | None) -> Turn:
+def _turn(before: StepOutcome, response: Response, after: StepOutcome | None) -> Turn:
     """The record of one turn; `after` is None where the environment could make nothing of the reply."""
     return Turn(
         prompt_ids=pack_ids(response.prompt_ids),
@@ -150,7 +150,7 @@ def _turn(before: State, response: Response, after: State | None) -> Turn:
     )
 
 
-async def play(session: Session, assignment: Assignment, policy: Policy) -> Episode:
+async def play(session: Session, assignment: Assignment, policy: Policy) -> EpisodeRecord:
     """Play one episode on `session`, from the reset on.
 
     Raises:
@@ -190,4 +190,4 @@ async def play(session: Session, assignment: Assignment, policy: Policy) -> Epis
         metrics=metrics,
         fault=fault,
     )
-    return Episode(trajectory, first, state)
+    return EpisodeRecord(trajectory, first, state)

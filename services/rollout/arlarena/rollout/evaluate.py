@@ -16,8 +16,8 @@ import msgspec
 
 from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import Sampling, Task, Trajectory, Turn
-from arlarena.rollout.episode import FAULT, PROMPT_TOO_LONG, Assignment, Episode
-from arlarena.rollout.panel import Played
+from arlarena.rollout.episode import FAULT, PROMPT_TOO_LONG, Assignment, EpisodeRecord
+from arlarena.rollout.panel import EvalResults
 from arlarena.rollout.settings import EvaluationSettings
 from arlarena.rollout.statistics import clustered, success_rate
 from arlarena.rollout.worker import version_range
@@ -46,7 +46,7 @@ def panel_sampling(settings: EvaluationSettings) -> Sampling:
     return Sampling(settings.temperature, settings.top_p, settings.top_k, settings.max_tokens)
 
 
-def _by_task(pairs: Sequence[tuple[Assignment, Episode]]) -> dict[int, list[bool]]:
+def _by_task(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> dict[int, list[bool]]:
     outcomes: dict[int, list[bool]] = defaultdict(list)
     for assignment, episode in pairs:
         outcomes[assignment.task.index].append(episode.trajectory.success)
@@ -57,7 +57,7 @@ def _turn_share(turns: Sequence[Turn], marks: Sequence[bool]) -> float | None:
     return round(sum(marks) / len(turns), 4) if turns else None
 
 
-def _mean(pairs: Sequence[tuple[Assignment, Episode]], values: Sequence[float]) -> dict[str, Any]:
+def _mean(pairs: Sequence[tuple[Assignment, EpisodeRecord]], values: Sequence[float]) -> dict[str, Any]:
     """A mean over episodes and its interval by task; the interval is null where one task alone was played."""
     tasks: dict[int, list[float]] = defaultdict(list)
     for (assignment, _), value in zip(pairs, values, strict=True):
@@ -67,8 +67,8 @@ def _mean(pairs: Sequence[tuple[Assignment, Episode]], values: Sequence[float]) 
     return {"mean": round(interval.mean, 4), "ci95": interval.rounded() if known else None}
 
 
-def _difficulty_table(pairs: Sequence[tuple[Assignment, Episode]]) -> list[dict[str, Any]]:
-    classes: dict[int, list[tuple[Assignment, Episode]]] = defaultdict(list)
+def _difficulty_table(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> list[dict[str, Any]]:
+    classes: dict[int, list[tuple[Assignment, EpisodeRecord]]] = defaultdict(list)
     for pair in pairs:
         moves = pair[1].first.metadata.optimal_moves
         if moves is not None:
@@ -86,9 +86,9 @@ def _difficulty_table(pairs: Sequence[tuple[Assignment, Episode]]) -> list[dict[
     return rows
 
 
-def _kind_table(pairs: Sequence[tuple[Assignment, Episode]]) -> list[dict[str, Any]]:
+def _kind_table(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> list[dict[str, Any]]:
     """Success of each kind of task, where there are kinds."""
-    kinds: dict[str, list[tuple[Assignment, Episode]]] = defaultdict(list)
+    kinds: dict[str, list[tuple[Assignment, EpisodeRecord]]] = defaultdict(list)
     for pair in pairs:
         kinds[pair[1].first.metadata.kind].append(pair)
     rows = []
@@ -98,7 +98,7 @@ def _kind_table(pairs: Sequence[tuple[Assignment, Episode]]) -> list[dict[str, A
     return rows
 
 
-def _panel_digest(pairs: Sequence[tuple[Assignment, Episode]]) -> str:
+def _panel_digest(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> str:
     """Names the rooms that were played: two results compare only where it is the same."""
     names = sorted(f"{assignment.task.id} {episode.room_key}" for assignment, episode in pairs)
     return hashlib.blake2b("\n".join(names).encode(), digest_size=8).hexdigest()
@@ -118,7 +118,11 @@ def _behaviour(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 
 
 def summarise(
-    settings: EvaluationSettings, environment: str, assignments: Sequence[Assignment], played: Played, wall_s: float
+    settings: EvaluationSettings,
+    environment: str,
+    assignments: Sequence[Assignment],
+    played: EvalResults,
+    wall_s: float,
 ) -> dict[str, Any]:
     """The panel's result as JSON. Shares are of 1; `ci95` are 95 % intervals; `errors` counts attempts without a
     result, `without_turns` those that had a result before the policy's first turn.
@@ -159,7 +163,7 @@ def _without_turns(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
     return {"without_turns": len(reasons), "without_turns_reasons": sorted(set(reasons))[:3]}
 
 
-def no_prompt_fits(played: Played) -> str | None:
+def no_prompt_fits(played: EvalResults) -> str | None:
     """What to change, where every prompt was too long for the policy's context and no episode had a turn; else None."""
     trajectories = [episode.trajectory for episode in played.episodes.values()]
     faults = [one.fault for one in trajectories if FAULT + PROMPT_TOO_LONG in one.metrics]
@@ -173,7 +177,7 @@ def no_prompt_fits(played: Played) -> str | None:
 
 
 def _figures(
-    pairs: Sequence[tuple[Assignment, Episode]], trajectories: Sequence[Trajectory], turns: Sequence[Turn]
+    pairs: Sequence[tuple[Assignment, EpisodeRecord]], trajectories: Sequence[Trajectory], turns: Sequence[Turn]
 ) -> dict[str, Any]:
     interval, method = success_rate(_by_task(pairs))
     return {
@@ -223,7 +227,7 @@ def describe(result: dict[str, Any]) -> str:
     )
 
 
-def episode_record(assignment: Assignment, episode: Episode) -> dict[str, Any]:
+def episode_record(assignment: Assignment, episode: EpisodeRecord) -> dict[str, Any]:
     """One episode, readable: a line of the episodes file."""
     one = episode.trajectory
     turns = [
@@ -261,7 +265,7 @@ def episode_record(assignment: Assignment, episode: Episode) -> dict[str, Any]:
     }
 
 
-def write_episodes(path: Path, assignments: Sequence[Assignment], played: Played, count: int) -> int:
+def write_episodes(path: Path, assignments: Sequence[Assignment], played: EvalResults, count: int) -> int:
     """Write the first `count` episodes of the panel as JSON lines, whole file or none. Returns how many."""
     chosen = sorted(played.episodes.items())[:count]
     lines = [msgspec.json.encode(episode_record(assignments[position], episode)) for position, episode in chosen]

@@ -6,17 +6,17 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from arlarena.rollout.episode import Assignment, Episode, Policy
-from arlarena.rollout.runner import InfraFailure, Runner, Seat, ServicesDown
+from arlarena.rollout.episode import Assignment, EpisodeRecord, Policy
+from arlarena.rollout.runner import InfraFailure, Runner, ServicesDown, SessionSlot
 
 
 @dataclass(slots=True)
-class Played:
+class EvalResults:
     """What became of the assignments, by their position. Those in neither were not played, because the services went
     away.
     """
 
-    episodes: dict[int, Episode] = field(default_factory=dict)
+    episodes: dict[int, EpisodeRecord] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
     restarts: int = 0
 
@@ -28,7 +28,7 @@ async def play_all(
     *,
     concurrency: int,
     progress: Callable[[int, int], None] | None = None,
-) -> Played:
+) -> EvalResults:
     """Play all of `assignments`, at most `concurrency` at a time; `progress` hears (finished, all) after each.
 
     Raises:
@@ -36,9 +36,9 @@ async def play_all(
         ServicesDown: there was no session to begin with.
     """
     seats = await runner.open_up_to(min(concurrency, len(assignments)))
-    played, waiting = Played(), iter(enumerate(assignments))
+    played, waiting = EvalResults(), iter(enumerate(assignments))
 
-    async def serve(seat: Seat) -> None:
+    async def serve(seat: SessionSlot) -> None:
         for position, assignment in waiting:
             try:
                 played.episodes[position] = await runner.episode(seat, assignment, policy)

@@ -9,7 +9,7 @@ from random import Random
 from typing import Literal
 from weakref import WeakKeyDictionary
 
-from arlarena.client.environments import Session, State
+from arlarena.client.environments import Session, StepOutcome
 from arlarena.client.errors import PromptTooLong
 from arlarena.client.policy import PolicyClient
 from arlarena.proto.replies import said_from
@@ -35,7 +35,7 @@ class EnginePolicy:
         self._stop = stop
         self._conversations = Conversations(tokens)
 
-    async def respond(self, session: Session, state: State, key: str, turn: int) -> Response:
+    async def respond(self, session: Session, state: StepOutcome, key: str, turn: int) -> Response:
         """See `Policy`. A response may be shorter than the sampling allows where the context is nearly full."""
         conversation = self._conversations.at(session, state, turn)
         generation = await self._client.generate(
@@ -85,7 +85,7 @@ class ExpertPolicy:
         self._conversations = Conversations(tokens)
         self._plans: WeakKeyDictionary[Session, deque[str]] = WeakKeyDictionary()
 
-    async def respond(self, session: Session, state: State, key: str, turn: int) -> Response:
+    async def respond(self, session: Session, state: StepOutcome, key: str, turn: int) -> Response:
         """See `Policy`. The expert is asked once for its whole plan where it has one, else at each turn."""
         conversation = self._conversations.at(session, state, turn)
         plan = self._plans.get(session)
@@ -98,7 +98,7 @@ class ExpertPolicy:
             return self._response(conversation, self._slipped(text, state, random), learn=self._learn_slips)
         return self._response(conversation, text, learn=True)
 
-    def _slipped(self, text: str, state: State, random: Random) -> str:
+    def _slipped(self, text: str, state: StepOutcome, random: Random) -> str:
         actions = state.observation.admissible_actions
         if not actions or not (self._learn_slips or random.random() < 0.5):
             return UNREADABLE
@@ -123,7 +123,7 @@ class ChatPolicy:
         self._conversations = Conversations(tokens)
         self._version = PolicyVersion("chat", 0, model.replace(":", "-"))
 
-    async def respond(self, session: Session, state: State, key: str, turn: int) -> Response:
+    async def respond(self, session: Session, state: StepOutcome, key: str, turn: int) -> Response:
         """See `Policy`. A reply that was cut off is marked so, and holds no end of sequence."""
         conversation = self._conversations.at(session, state, turn)
         seed = turn_seed(key, turn) >> 32  # servers take 31 bits

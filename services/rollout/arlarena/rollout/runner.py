@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from arlarena.client.environments import EnvironmentClient, Session
-from arlarena.client.errors import Full, Refused, ServiceError, Unavailable
+from arlarena.client.errors import AtCapacity, Refused, ServiceError, Unavailable
 from arlarena.client.policy import PolicyClient
-from arlarena.client.transport import Transport
+from arlarena.client.transport import HttpTransport
 from arlarena.proto.telemetry import Logger
-from arlarena.rollout.episode import Assignment, Episode, Policy, play
+from arlarena.rollout.episode import Assignment, EpisodeRecord, Policy, play
 from arlarena.rollout.settings import RolloutSettings
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
@@ -32,7 +32,7 @@ class ServicesDown(InfraFailure):
 
 
 @dataclass(slots=True)
-class Seat:
+class SessionSlot:
     """A place for one episode after another: a session that is kept while it lives. `restarts` counts episodes begun
     again.
     """
@@ -72,7 +72,7 @@ class Runner:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
 
-    async def open(self, count: int) -> list[Seat]:
+    async def open(self, count: int) -> list[SessionSlot]:
         """`count` seats with open sessions, all or none; waits while the server is full or away.
 
         Raises:
@@ -83,9 +83,9 @@ class Runner:
         while True:
             try:
                 sessions = await self.environments.open(count, ttl_s=self.settings.session_ttl_s)
-                return [Seat(session) for session in sessions]
+                return [SessionSlot(session) for session in sessions]
             except Unavailable as error:
-                wait = max(pause, error.retry_after_s) if isinstance(error, Full) else pause
+                wait = max(pause, error.retry_after_s) if isinstance(error, AtCapacity) else pause
                 if time.monotonic() + wait > deadline:
                     raise ServicesDown(
                         f"no {count} sessions within {self.settings.infra_patience_s:g} s: {error}"
@@ -93,17 +93,17 @@ class Runner:
             await asyncio.sleep(wait)
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
-    async def open_up_to(self, count: int) -> list[Seat]:
+    async def open_up_to(self, count: int) -> list[SessionSlot]:
         """As many seats as the server has room for, at most `count`; waits for the first. Errors as in `open`."""
         while count > 1:
             try:
                 sessions = await self.environments.open(count, ttl_s=self.settings.session_ttl_s)
-                return [Seat(session) for session in sessions]
+                return [SessionSlot(session) for session in sessions]
             except Unavailable:
                 count //= 2
         return await self.open(1)
 
-    async def close(self, seats: Sequence[Seat]) -> None:
+    async def close(self, seats: Sequence[SessionSlot]) -> None:
         """Close the sessions of `seats`, all in one request; a server that is away gets `connect_timeout_s` and no
         more.
         """
@@ -116,7 +116,7 @@ class Runner:
             for task in closing:
                 task.cancel()
 
-    async def episode(self, seat: Seat, assignment: Assignment, policy: Policy) -> Episode:
+    async def episode(self, seat: SessionSlot, assignment: Assignment, policy: Policy) -> EpisodeRecord:
         """Play on `seat`, again from the start after each failure of a service.
 
         Raises:
@@ -142,17 +142,17 @@ class Runner:
             f"episode {assignment.id} failed {self.settings.episode_retries + 1} times; last: {failure}"
         ) from failure
 
-    def _abandon(self, seat: Seat) -> None:
+    def _abandon(self, seat: SessionSlot) -> None:
         """Close a session of unknown state in the background, so that a hanging server does not hold up the next
         attempt.
         """
-        task = asyncio.get_running_loop().create_task(self.close([Seat(seat.session)]))
+        task = asyncio.get_running_loop().create_task(self.close([SessionSlot(seat.session)]))
         seat.session = None
         self._abandoned.add(task)
         task.add_done_callback(self._abandoned.discard)
 
 
-async def _problem(transport: Transport, path: str) -> Unavailable | None:
+async def _problem(transport: HttpTransport, path: str) -> Unavailable | None:
     """Why a service is not ready; None if it is. Asked once.
 
     Raises:

@@ -16,7 +16,7 @@ from typing import Any
 
 from arlarena.client.errors import Refused, ServiceError
 from arlarena.client.policy import PolicyClient
-from arlarena.proto.streams.queue import Lease, Streams
+from arlarena.proto.streams.queue import GroupLease, Streams
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trajectory import Group, GroupTask, PolicyVersion, Sampling, Trajectory
 from arlarena.rollout.episode import Assignment, Policy
@@ -103,7 +103,7 @@ class Play:
     which may take long while its memory is full.
     """
 
-    lease: Lease
+    lease: GroupLease
     left: int
     settling: bool = False
 
@@ -173,7 +173,7 @@ class Worker:
         for wait in waits:
             wait.cancel()
 
-    def _start(self, lease: Lease) -> None:
+    def _start(self, lease: GroupLease) -> None:
         play = Play(lease, lease.task.size)
         task = asyncio.ensure_future(self._serve(play))
         task.add_done_callback(lambda _: self._progress.set())

@@ -31,7 +31,7 @@ from arlarena.trainer.settings import (
     CloneSettings,
     EnvironmentName,
     PolicySettings,
-    RunSettings,
+    RunIdentity,
     TrainerSettings,
     environment_url,
     redis_url,
@@ -112,7 +112,7 @@ def _seed(given: int | None, config: Path | None) -> int:
     if given is not None:
         return given
     environment = seed_from()
-    return environment if environment is not None else load_table(config, "run", RunSettings).seed
+    return environment if environment is not None else load_table(config, "run", RunIdentity).seed
 
 
 def make_tiny(args: argparse.Namespace, log: Logger) -> int:
@@ -169,7 +169,7 @@ def run_clone(args: argparse.Namespace, log: Logger) -> int:
 def run_train(args: argparse.Namespace, log: Logger) -> int:
     """Subcommand `train`."""
     settings = load_table(args.config, "trainer", TrainerSettings)
-    run_name = args.run_name or load_table(args.config, "run", RunSettings).name
+    run_name = args.run_name or load_table(args.config, "run", RunIdentity).name
     environment = load_table(args.config, "environment", EnvironmentName).name
     model = policy_directory(args.model, "--model")
     if "max_response_tokens" in settings.model_fields_set:
@@ -183,12 +183,12 @@ def run_train(args: argparse.Namespace, log: Logger) -> int:
     from arlarena.client.errors import Refused, ServiceError
     from arlarena.client.weights import PushError
     from arlarena.proto.streams.queue import StreamError
-    from arlarena.trainer.assembly import Plan, run_trainer
+    from arlarena.trainer.assembly import Invocation, run_trainer
     from arlarena.trainer.collector import Interrupted, RunError
     from arlarena.trainer.state.checkpoint import CheckpointError
     from arlarena.trainer.weights.publisher import is_permanent
 
-    plan = Plan(
+    plan = Invocation(
         settings=settings,
         model=str(model),
         run_dir=args.run_dir,

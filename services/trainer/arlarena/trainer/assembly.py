@@ -12,7 +12,7 @@ from arlarena.proto.streams.queue import Streams
 from arlarena.proto.streams.trainer_lease import TrainerLease
 from arlarena.proto.telemetry import Logger
 from arlarena.trainer.collector import Collector, Interrupted
-from arlarena.trainer.learning.coordinator import Lead, follow
+from arlarena.trainer.learning.coordinator import Coordinator, worker_loop
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.learning.ranks import Ranks
 from arlarena.trainer.loop import Trainer
@@ -33,7 +33,7 @@ from arlarena.trainer.weights.versions import VersionStore, versions_after
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Invocation:
     """What one invocation was asked to do."""
 
     settings: TrainerSettings
@@ -49,7 +49,7 @@ class Plan:
     resume: bool
 
 
-async def run_trainer(plan: Plan, log: Logger, interrupted: Callable[[], str]) -> None:
+async def run_trainer(plan: Invocation, log: Logger, interrupted: Callable[[], str]) -> None:
     """Build everything, restore the newest checkpoint if asked to, and train. Ranks beyond the first follow.
 
     `interrupted`: name of the signal that arrived, or "".
@@ -90,11 +90,11 @@ async def run_trainer(plan: Plan, log: Logger, interrupted: Callable[[], str]) -
     else:
         ranks.broadcast()  # no rank reads a checkpoint before the lease is held
         _restored(plan, learner, log)
-        follow(learner, ranks)
+        worker_loop(learner, ranks)
     ranks.leave()
 
 
-def _restored(plan: Plan, learner: Learner, log: Logger) -> tuple[Checkpoints, TrainerState | None]:
+def _restored(plan: Invocation, learner: Learner, log: Logger) -> tuple[Checkpoints, TrainerState | None]:
     """The run's checkpoints, and the state of the newest one if the run is resumed; all ranks call it together.
 
     Raises:
@@ -116,7 +116,7 @@ def _restored(plan: Plan, learner: Learner, log: Logger) -> tuple[Checkpoints, T
 
 
 async def _run_first_rank(
-    plan: Plan,
+    plan: Invocation,
     learner: Learner,
     lease: TrainerLease,
     method: Recipe,
@@ -124,7 +124,7 @@ async def _run_first_rank(
     interrupted: Callable[[], str],
 ) -> None:
     checkpoints, restored = _restored(plan, learner, log)
-    lead = Lead(learner)
+    lead = Coordinator(learner)
     try:
         await _lead(plan, lead, lease, method, checkpoints, restored, log, interrupted)
     finally:
@@ -132,8 +132,8 @@ async def _run_first_rank(
 
 
 async def _lead(
-    plan: Plan,
-    learner: Lead,
+    plan: Invocation,
+    learner: Coordinator,
     lease: TrainerLease,
     method: Recipe,
     checkpoints: Checkpoints,
@@ -176,7 +176,7 @@ async def _lead(
         await trainer.train(resumed=restored is not None)
 
 
-def _files(plan: Plan, step: int) -> tuple[VersionStore, MetricsFile, MetricsFile]:
+def _files(plan: Invocation, step: int) -> tuple[VersionStore, MetricsFile, MetricsFile]:
     """The store of versions, metrics.jsonl and flows.jsonl, all without what a dead trainer wrote after `step`."""
     settings = plan.settings
     # One version more than checkpoints: workers and servers may still be reading the version before the last.
@@ -190,7 +190,7 @@ def _files(plan: Plan, step: int) -> tuple[VersionStore, MetricsFile, MetricsFil
     return versions, metrics, flows
 
 
-def _publisher(plan: Plan, log: Logger) -> Publisher:
+def _publisher(plan: Invocation, log: Logger) -> Publisher:
     transport, patience_s = transport_of(plan.settings, log), plan.settings.push_patience_s
     return Publisher(plan.inference_urls, transport, token=admin_token(), patience_s=patience_s, log=log)
 

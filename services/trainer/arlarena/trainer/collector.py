@@ -12,13 +12,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from arlarena.proto.streams.queue import BrokerFull, DeadLetter, Entry, Streams
+from arlarena.proto.streams.queue import BrokerFull, DeadLetter, GroupEntry, Streams
 from arlarena.proto.task_order import TaskOrder
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import Group, GroupTask, Sampling, Task
 from arlarena.trainer.batching.admission import refusal
-from arlarena.trainer.batching.credit import Freshness, returns, successes
+from arlarena.trainer.batching.credit import StalenessPolicy, returns, successes
 from arlarena.trainer.objectives import Recipe, Selected, Selection, Verdict, rule_at
 from arlarena.trainer.settings import TrainerSettings
 from arlarena.trainer.state.checkpoint import TrainerState
@@ -148,7 +148,7 @@ class Collector:
             max_tries=self.recipe.max_tries,
             backfill=self.recipe.backfill,
         )
-        freshness = Freshness(step, settings.staleness, self.state.versions)
+        freshness = StalenessPolicy(step, settings.staleness, self.state.versions)
         seen: list[Group] = []
         stale: list[Group] = []
         unsolved = 0
@@ -279,7 +279,7 @@ class Collector:
         """Receive what was delivered under any consumer name and never came here."""
         await self._receive_all(await self.streams.collect_pending(consumer=CONSUMER), after_restart=after_restart)
 
-    async def _receive_all(self, entries: list[Entry], *, after_restart: bool = False) -> None:
+    async def _receive_all(self, entries: list[GroupEntry], *, after_restart: bool = False) -> None:
         """Receive entries; forget and issue again as the head of this file says.
 
         After a restart, groups of unknown weights are to be expected and do not count as unusable.
@@ -305,7 +305,7 @@ class Collector:
             await self._issue(again)
             self.log.info("discarded", groups=len(again), reason="sampled by weights that the checkpoint does not know")
 
-    async def _receive(self, entry: Entry, index: int) -> None:
+    async def _receive(self, entry: GroupEntry, index: int) -> None:
         self._last_arrival = time.monotonic()
         if isinstance(entry.item, DeadLetter):
             self.consumed[entry.group_id] = entry.stream_id
@@ -325,12 +325,12 @@ class Collector:
         elif not any(trajectory.turns for trajectory in group.trajectories):
             self._drop(entry, "empty", why_empty(group), permanent=True)
         else:
-            freshness = Freshness(self.state.step, self.settings.staleness, self.state.versions)
+            freshness = StalenessPolicy(self.state.step, self.settings.staleness, self.state.versions)
             if any(map(freshness.usable, group.trajectories)):
                 self._unusable_in_a_row = 0
             self.waiting.append(group)
 
-    def _unknown_version(self, entry: Entry) -> str | None:
+    def _unknown_version(self, entry: GroupEntry) -> str | None:
         """A policy version that sampled a token of the group and is not in this run's history."""
         if isinstance(entry.item, DeadLetter):
             return None
@@ -341,7 +341,7 @@ class Collector:
                         return str(span.version)
         return None
 
-    def _drop(self, entry: Entry, outcome: Outcome, reason: str, *, permanent: bool = False) -> None:
+    def _drop(self, entry: GroupEntry, outcome: Outcome, reason: str, *, permanent: bool = False) -> None:
         """Settle a group from which nothing can be learnt."""
         self.state.ledger.settle(entry.group_id, outcome, self.state.step)
         self.log.error(f"group_{outcome}", group=entry.group_id, reason=reason)

@@ -21,9 +21,17 @@ from arlarena.proto.streams.trainer_lease import LeaseLost, TrainerLease
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import write_groups
-from arlarena.trainer.batching.credit import Freshness, NotFinite, ScoredGroup, minibatches, returns, rows_of, score
+from arlarena.trainer.batching.credit import (
+    NotFinite,
+    ScoredGroup,
+    StalenessPolicy,
+    minibatches,
+    returns,
+    rows_of,
+    score,
+)
 from arlarena.trainer.collector import Collected, Collecting, Collector, Interrupted, RunError
-from arlarena.trainer.learning.coordinator import Lead
+from arlarena.trainer.learning.coordinator import Coordinator
 from arlarena.trainer.learning.learner import Learner, weight_not_finite
 from arlarena.trainer.learning.optimizer import rate_share
 from arlarena.trainer.metrics.behaviour import action_flows
@@ -48,7 +56,7 @@ class Trainer:
 
     settings: TrainerSettings
     state: TrainerState
-    learner: Learner | Lead
+    learner: Learner | Coordinator
     collector: Collector
     lease: TrainerLease
     versions: VersionStore
@@ -327,9 +335,9 @@ class Trainer:
         elif alarm and self.uniform_steps and self.uniform_steps % alarm == 0:
             self.log.warning("uniform_groups", step=step, steps=self.uniform_steps, reason=UNIFORM)
 
-    def freshness(self, step: int | None = None) -> Freshness:
+    def freshness(self, step: int | None = None) -> StalenessPolicy:
         """Which samples count as fresh at `step` (now)."""
-        return Freshness(self.state.step if step is None else step, self.settings.staleness, self.state.versions)
+        return StalenessPolicy(self.state.step if step is None else step, self.settings.staleness, self.state.versions)
 
 
 UNIFORM = (

@@ -16,7 +16,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from arlarena.proto.config import ConfigError, Table, load_table
 from arlarena.proto.text.wording import counted
 from arlarena.proto.versions.hub import local_model, missing_files
-from arlarena.trainer.settings import CloneSettings, PolicySettings, RunSettings, TrainerSettings, chosen_recipe
+from arlarena.trainer.settings import CloneSettings, PolicySettings, RunIdentity, TrainerSettings, chosen_recipe
 
 # Prompt and response together where `[inference] max_model_len` does not say; as the policy server has it.
 DEFAULT_CONTEXT = 4096
@@ -59,7 +59,7 @@ def check_file(path: Path, *, machine: bool = False) -> None:
         ConfigError: everything that is wrong, one line each.
     """
     found = _Problems()
-    found.of(lambda: load_table(path, "run", RunSettings))
+    found.of(lambda: load_table(path, "run", RunIdentity))
     policy = found.of(lambda: load_table(path, "policy", PolicySettings))
     settings = found.of(lambda: load_table(path, "trainer", TrainerSettings))
     cloning = found.of(lambda: load_table(path, "clone", CloneSettings))

@@ -18,7 +18,7 @@ from arlarena.proto.config import ConfigError
 from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import Group, SchemaError, decode_group
 from arlarena.trainer.batching.admission import refusal
-from arlarena.trainer.batching.credit import Freshness, NotFinite, ScoredGroup, returns, rows_of, score, successes
+from arlarena.trainer.batching.credit import NotFinite, ScoredGroup, StalenessPolicy, returns, rows_of, score, successes
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.metrics.diagnostics import episode_figures, finite_or_null
 from arlarena.trainer.model.policy import load_policy
@@ -113,7 +113,7 @@ def replay(groups: Sequence[Group | Refusal], model: str, recipe: Recipe, settin
     selected = selection.close()
     digests = {span.version.digest for g in admitted for t in g.trajectories for turn in t.turns for span in turn.spans}
     try:
-        scored = _scored(selected.batch, Freshness(0, 0, dict.fromkeys(digests, 0)), learner)
+        scored = _scored(selected.batch, StalenessPolicy(0, 0, dict.fromkeys(digests, 0)), learner)
     except NotFinite as error:
         raise ConfigError(f"{recipe.name} with policy {model}: {error}") from error
     current = next(iter(digests)) if len(digests) == 1 else ""
@@ -147,7 +147,7 @@ def _demonstrator(group: Group) -> str:
     return {"expert": "the environment's expert", "chat": f"the model {version.digest!r}"}.get(version.incarnation, "")
 
 
-def _scored(groups: Sequence[Group], freshness: Freshness, learner: Learner) -> list[ScoredGroup]:
+def _scored(groups: Sequence[Group], freshness: StalenessPolicy, learner: Learner) -> list[ScoredGroup]:
     settings = learner.settings
     return score(
         learner.recipe,

@@ -354,7 +354,7 @@ def redis_url(given: str | None) -> str:
     return broker_url(url, os.environ)
 
 
-class RunSettings(Table):
+class RunIdentity(Table):
     """Table `[run]`, of which the trainer needs the name and the seed; the launcher owns the rest."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")

@@ -6,7 +6,7 @@ import pytest
 from alfworld_support import tiny_rules
 
 from arlarena.environments.alfworld.engine.game import Game
-from arlarena.environments.alfworld.engine.state import NOTHING, State, check_predicates
+from arlarena.environments.alfworld.engine.state import NOTHING, WorldState, check_predicates
 from arlarena.environments.alfworld.errors import GameError
 
 CHANGING = ("atlocation", "opened", "inreceptacle", "objectatlocation", "holds", "holdsany")
@@ -15,7 +15,7 @@ MARKS = ("isclean", "ishot", "iscool", "issliced", "istoggled")
 
 @pytest.fixture
 def state():
-    return State(tiny_rules().house)
+    return WorldState(tiny_rules().house)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 from arlarena.environment.registry import load
 from arlarena.environment.text_game import TextEpisode
 from arlarena.environments.sokoban.environment import SokobanGame
-from arlarena.environments.sokoban.game import ACTIONS, State, advance, start_of
+from arlarena.environments.sokoban.game import ACTIONS, RoomState, advance, start_of
 from arlarena.environments.sokoban.options import SokobanOptions
 from arlarena.environments.sokoban.room import Room, cells, render
 from arlarena.proto.trajectory import Task
@@ -125,7 +125,7 @@ def test_state_key_ignores_the_step_counter_and_knows_the_task():
 def test_state_tells_all_states_apart():
     room = Room.parse("######\n#P__##\n#_XO##\n######")
     floor = list(cells(room.floor))
-    states = [State(player, 1 << box) for box in floor for player in floor if player != box]
+    states = [RoomState(player, 1 << box) for box in floor for player in floor if player != box]
     texts = {"\n".join(render(room, state.player, state.boxes)) for state in states}
     assert len(texts) == len(states)
 

@@ -112,5 +112,5 @@ def test_the_expert_falls_back_to_fewest_pushes(monkeypatch):
 
 
 def test_the_expert_admits_defeat():
-    with pytest.raises(expert.NoPlan, match="no plan exists"):
+    with pytest.raises(expert.NoSolution, match="no plan exists"):
         expert.plan_for(STUCK, start_of(STUCK))

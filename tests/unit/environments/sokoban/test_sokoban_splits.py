@@ -6,7 +6,7 @@ from arlarena.environments.sokoban import splits
 from arlarena.environments.sokoban.room import Room
 from arlarena.environments.sokoban.rooms import RoomsExhausted, generate
 from arlarena.environments.sokoban.solver import least_moves
-from arlarena.environments.sokoban.splits import EVALUATION_SPLITS, SPLITS, Panel, RoomOptions, room_for, split_of
+from arlarena.environments.sokoban.splits import EVALUATION_SPLITS, SPLITS, EvalRooms, RoomOptions, room_for, split_of
 from arlarena.environments.sokoban.symmetry import crop, images, plan_hash, room_hash
 
 SMALL = RoomOptions(max_moves=12)
@@ -91,7 +91,7 @@ def test_every_room_is_of_its_split():
 
 
 def test_an_index_means_one_room_in_any_order():
-    forwards, backwards = Panel("test", SMALL), Panel("test", SMALL)
+    forwards, backwards = EvalRooms("test", SMALL), EvalRooms("test", SMALL)
     ahead = [forwards.room(index) for index in range(25)]
     assert [backwards.room(index) for index in reversed(range(25))][::-1] == ahead
     assert [room_for("test", index, SMALL) for index in range(25)] == ahead

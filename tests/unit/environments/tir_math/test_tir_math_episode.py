@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from arlarena.environment.protocols import EnvironmentFailure, ExpertUnavailable
-from arlarena.environments.tir_math.episode.episode import Rules, TirMathEpisode
+from arlarena.environments.tir_math.episode.episode import EpisodeRules, TirMathEpisode
 from arlarena.environments.tir_math.episode.prompts import canonical, result, template
 from arlarena.environments.tir_math.judge.scoring import Form, verdict
 from arlarena.environments.tir_math.problems.problem import Problem
@@ -16,14 +16,14 @@ from arlarena.proto.trajectory import Task
 from arlarena.sandbox.execution import (
     Ending,
     Execution,
-    Health,
-    Limits,
+    ExecutionLimits,
     SandboxBusy,
     SandboxError,
+    SandboxHealth,
     Used,
 )
 
-LIMITS = Limits()
+LIMITS = ExecutionLimits()
 
 
 def execution(out: str, err: str = "", ending: Ending = "ok") -> Execution:
@@ -37,15 +37,15 @@ class Programs:
     answers: dict[str, Execution | SandboxError] = field(default_factory=dict)
     asked: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
 
-    def run(self, program: str, before: Sequence[str] = (), limits: Limits | None = None) -> Execution:
+    def run(self, program: str, before: Sequence[str] = (), limits: ExecutionLimits | None = None) -> Execution:
         self.asked.append((program.strip(), tuple(before)))
         found = self.answers[program.strip()]
         if isinstance(found, SandboxError):
             raise found
         return found
 
-    def health(self) -> Health:
-        return Health("book", True, (), 0, 0, 0)
+    def health(self) -> SandboxHealth:
+        return SandboxHealth("book", True, (), 0, 0, 0)
 
     def close(self) -> None:
         pass
@@ -61,7 +61,7 @@ class Verdicts:
 def begun(
     programs: Programs, *, stateful: bool = False, direct: float = 0.0, expert: str | None = "print(4)"
 ) -> TirMathEpisode:
-    rules = Rules(programs, Verdicts(), template("full", stateful=stateful), 3, 40, stateful, direct)
+    rules = EpisodeRules(programs, Verdicts(), template("full", stateful=stateful), 3, 40, stateful, direct)
     problem = Problem("1", "What is 2 + 2?", "4", "sums", None, "test", "k" * 32, "math", expert)
     return TirMathEpisode(rules, Task("tir_math", "train", 0), problem)
 
@@ -152,7 +152,7 @@ def test_a_stateful_interpreter_runs_again_what_came_to_an_end() -> None:
         }
     )
     episode = begun(programs, stateful=True)
-    rules = Rules(**{name: getattr(episode.rules, name) for name in Rules.__slots__} | {"horizon": 9})
+    rules = EpisodeRules(**{name: getattr(episode.rules, name) for name in EpisodeRules.__slots__} | {"horizon": 9})
     episode = TirMathEpisode(rules, episode.task, episode.problem)
     for program in ("x = 1", "1/0", "loop", "y"):
         episode.step(code(program))

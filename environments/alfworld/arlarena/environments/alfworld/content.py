@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import msgspec
 
 from arlarena.environment.hashing import digest
-from arlarena.environments.alfworld.engine.game import Rules
+from arlarena.environments.alfworld.engine.game import GameRules
 from arlarena.environments.alfworld.engine.world import House
 from arlarena.environments.alfworld.errors import GameError
 from arlarena.environments.alfworld.task_kinds import Aim, aim_of
@@ -25,13 +25,13 @@ class GameFile(msgspec.Struct, frozen=True):
 class Loaded:
     """A game ready to be played. `aim` None: a goal of none of the six kinds, so there is no expert."""
 
-    rules: Rules
+    rules: GameRules
     aim: Aim | None
     type: str
     content_key: str
 
 
-def loaded(rules: Rules, kind: str = "") -> Loaded:
+def loaded(rules: GameRules, kind: str = "") -> Loaded:
     """A game with its aim, its kind of task (as its file says, or as its goal shows) and the hash of its content."""
     try:
         aim = aim_of(rules.goal)
@@ -40,7 +40,7 @@ def loaded(rules: Rules, kind: str = "") -> Loaded:
     return Loaded(rules, aim, kind or (aim.type if aim else ""), digest(content_of(rules)))
 
 
-def content_of(rules: Rules) -> str:
+def content_of(rules: GameRules) -> str:
     """All that a player could tell of a game: two games that differ in ids and coordinates alone are the same."""
     house, start = rules.house, rules.house.start
     contents: dict[int, list[tuple[str, ...]]] = {}

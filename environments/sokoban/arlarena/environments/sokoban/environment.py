@@ -18,7 +18,7 @@ from arlarena.environments.sokoban.game import (
     ON_TARGET_REWARD,
     SOLVED_REWARD,
     STEP_REWARD,
-    State,
+    RoomState,
     advance,
     reward_of,
     score_of,
@@ -86,7 +86,7 @@ class SokobanGame(TextGame):
 
     def play(self, action: str | None) -> float:
         """Walk, push or stand still; a reply that could not be read stands still."""
-        before: State = self.now
+        before: RoomState = self.now
         self.now = advance(self.room, before, action or "still")
         if self.now == before:
             return reward_of(self.room, before, self.now)
@@ -105,7 +105,7 @@ class SokobanGame(TextGame):
         if self._plan is None:
             try:
                 self._plan = expert.plan_for(self.room, self.now).moves
-            except expert.NoPlan as error:
+            except expert.NoSolution as error:
                 raise ExpertUnavailable(str(error)) from error
         return expert.replies(self.room, self.now, self._plan, self._options.expert_think)
 

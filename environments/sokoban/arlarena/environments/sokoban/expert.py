@@ -6,18 +6,18 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from arlarena.environment.replies import reply
-from arlarena.environments.sokoban.game import State, advance
+from arlarena.environments.sokoban.game import RoomState, advance
 from arlarena.environments.sokoban.room import Room
-from arlarena.environments.sokoban.solver import Plan, SearchLimit, least_moves, least_pushes
+from arlarena.environments.sokoban.solver import SearchLimit, Solution, least_moves, least_pushes
 
 ThinkStyle = Literal["push", "none"]
 
 
-class NoPlan(RuntimeError):
+class NoSolution(RuntimeError):
     """The state has no solution, or none was found within the search's bound."""
 
 
-def plan_for(room: Room, state: State) -> Plan:
+def plan_for(room: Room, state: RoomState) -> Solution:
     """The plan with the fewest moves; in rooms too large for that search, the one with the fewest pushes.
 
     Raises:
@@ -29,13 +29,13 @@ def plan_for(room: Room, state: State) -> Plan:
         try:
             plan = least_pushes(room, state)
         except SearchLimit as error:
-            raise NoPlan(f"no plan found: {error}") from error
+            raise NoSolution(f"no plan found: {error}") from error
     if plan is None:
-        raise NoPlan("no plan exists: a box can no longer reach a target")
+        raise NoSolution("no plan exists: a box can no longer reach a target")
     return plan
 
 
-def next_push(room: Room, state: State, moves: Iterable[str]) -> str:
+def next_push(room: Room, state: RoomState, moves: Iterable[str]) -> str:
     """The direction of the first push among `moves`, played from `state`.
 
     Raises:
@@ -46,10 +46,10 @@ def next_push(room: Room, state: State, moves: Iterable[str]) -> str:
         if after.boxes != state.boxes:
             return move
         state = after
-    raise NoPlan("the plan pushes nothing: every box is on a target")
+    raise NoSolution("the plan pushes nothing: every box is on a target")
 
 
-def replies(room: Room, state: State, moves: Sequence[str], think: ThinkStyle) -> list[str]:
+def replies(room: Room, state: RoomState, moves: Sequence[str], think: ThinkStyle) -> list[str]:
     """The expert's replies, one a move, in the strict format: the next push as thought, then the move."""
     out = []
     for position, move in enumerate(moves):

@@ -21,7 +21,7 @@ MOVES = ("up", "down", "left", "right")
 ACTIONS = (*MOVES, "still")
 
 
-class State(msgspec.Struct, frozen=True, gc=False):
+class RoomState(msgspec.Struct, frozen=True, gc=False):
     """All that changes in a room: the player's cell and the mask of boxes. No counter, so that states can repeat."""
 
     player: int
@@ -34,12 +34,12 @@ def offsets(width: int) -> Mapping[str, int]:
     return {"up": -width, "down": width, "left": -1, "right": 1}
 
 
-def start_of(room: Room) -> State:
+def start_of(room: Room) -> RoomState:
     """The state at the start of an episode."""
-    return State(room.player, room.boxes)
+    return RoomState(room.player, room.boxes)
 
 
-def advance(room: Room, state: State, action: str) -> State:
+def advance(room: Room, state: RoomState, action: str) -> RoomState:
     """The state after `action`: a walk, a push, or `state` itself when the way is blocked or the action is `still`.
 
     Raises:
@@ -54,14 +54,14 @@ def advance(room: Room, state: State, action: str) -> State:
     if not room.floor >> ahead & 1:
         return state
     if not state.boxes >> ahead & 1:
-        return State(ahead, state.boxes)
+        return RoomState(ahead, state.boxes)
     beyond = ahead + step
     if not room.floor >> beyond & 1 or state.boxes >> beyond & 1:
         return state
-    return State(ahead, state.boxes ^ (1 << ahead) ^ (1 << beyond))
+    return RoomState(ahead, state.boxes ^ (1 << ahead) ^ (1 << beyond))
 
 
-def reward_of(room: Room, before: State, after: State) -> float:
+def reward_of(room: Room, before: RoomState, after: RoomState) -> float:
     """The reward of one step from `before` to `after`."""
     gained = (after.boxes & room.targets).bit_count() - (before.boxes & room.targets).bit_count()
     reward = STEP_REWARD
@@ -74,6 +74,6 @@ def reward_of(room: Room, before: State, after: State) -> float:
     return reward
 
 
-def score_of(room: Room, state: State) -> float:
+def score_of(room: Room, state: RoomState) -> float:
     """The share of boxes on targets, 0 to 1."""
     return (state.boxes & room.targets).bit_count() / room.targets.bit_count()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from arlarena.environments.sokoban.game import MOVES, State, advance, offsets, start_of
+from arlarena.environments.sokoban.game import MOVES, RoomState, advance, offsets, start_of
 from arlarena.environments.sokoban.room import Room, cells
 
 # A search that has seen this many states gives up: about 5 s of one core, and far beyond 6x6 rooms (under 300 states).
@@ -26,7 +26,7 @@ class SearchLimit(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Solution:
     """A solution. `moves` are the player's, pushes included; `pushes` counts those that push a box."""
 
     moves: tuple[str, ...]
@@ -68,18 +68,18 @@ def _lower_bound(room: Room) -> Callable[[int], int]:
 
 
 def _search(
-    start: State,
+    start: RoomState,
     goal: int,
     bound: Callable[[int], int],
-    successors: Callable[[State], Iterator[State]],
+    successors: Callable[[RoomState], Iterator[RoomState]],
     limit: int | None,
     max_states: int,
-) -> list[State] | None:
+) -> list[RoomState] | None:
     """A* with unit costs: the states from `start` to one whose boxes are `goal`, or None.
 
     Ties go to the deeper state, then to the one found first, so that the result never depends on hashing.
     """
-    parents: dict[State, tuple[State | None, int]] = {start: (None, 0)}
+    parents: dict[RoomState, tuple[RoomState | None, int]] = {start: (None, 0)}
     heap = [(bound(start.boxes), 0, 0, start)]
     pushed = 0
     while heap:
@@ -103,7 +103,7 @@ def _search(
     return None
 
 
-def _path(parents: dict[State, tuple[State | None, int]], last: State) -> list[State]:
+def _path(parents: dict[RoomState, tuple[RoomState | None, int]], last: RoomState) -> list[RoomState]:
     path, state = [last], parents[last][0]
     while state is not None:
         path.append(state)
@@ -112,15 +112,15 @@ def _path(parents: dict[State, tuple[State | None, int]], last: State) -> list[S
 
 
 def least_moves(
-    room: Room, state: State | None = None, limit: int | None = None, max_states: int = MAX_STATES
-) -> Plan | None:
+    room: Room, state: RoomState | None = None, limit: int | None = None, max_states: int = MAX_STATES
+) -> Solution | None:
     """A plan with the fewest player's moves, or None if there is none (or none of at most `limit` moves).
 
     Raises:
         SearchLimit: more than `max_states` states were seen first.
     """
 
-    def successors(state: State) -> Iterator[State]:
+    def successors(state: RoomState) -> Iterator[RoomState]:
         for move in MOVES:
             following = advance(room, state, move)
             if following is not state:
@@ -131,7 +131,7 @@ def least_moves(
         return None
     names = {step: move for move, step in offsets(room.width).items()}
     moves = tuple(names[b.player - a.player] for a, b in pairwise(path))
-    return Plan(moves, sum(a.boxes != b.boxes for a, b in pairwise(path)))
+    return Solution(moves, sum(a.boxes != b.boxes for a, b in pairwise(path)))
 
 
 def region(floor: int, width: int, player: int) -> int:
@@ -143,17 +143,17 @@ def region(floor: int, width: int, player: int) -> int:
     return reached
 
 
-def _pushes(room: Room, state: State) -> Iterator[tuple[int, int, State]]:
+def _pushes(room: Room, state: RoomState) -> Iterator[tuple[int, int, RoomState]]:
     """All pushes possible from a state after any walk: (cell to walk to, step, state after)."""
     free = room.floor & ~state.boxes
     reach = region(free, room.width, state.player)
     for box in cells(state.boxes):
         for step in offsets(room.width).values():
             if reach >> box - step & 1 and free >> box + step & 1:
-                yield box - step, step, State(box, state.boxes ^ (1 << box) ^ (1 << box + step))
+                yield box - step, step, RoomState(box, state.boxes ^ (1 << box) ^ (1 << box + step))
 
 
-def least_pushes(room: Room, state: State | None = None, max_states: int = MAX_STATES) -> Plan | None:
+def least_pushes(room: Room, state: RoomState | None = None, max_states: int = MAX_STATES) -> Solution | None:
     """A plan with the fewest pushes (and the fewest moves between them), or None if there is none.
 
     Raises:
@@ -162,12 +162,12 @@ def least_pushes(room: Room, state: State | None = None, max_states: int = MAX_S
     start = state or start_of(room)
     bound = _lower_bound(room)
 
-    def resting(state: State) -> State:
+    def resting(state: RoomState) -> RoomState:
         # States that differ by a walk are one state: the player is put on the first cell that it can reach.
         reach = region(room.floor & ~state.boxes, room.width, state.player)
-        return State((reach & -reach).bit_length() - 1, state.boxes)
+        return RoomState((reach & -reach).bit_length() - 1, state.boxes)
 
-    def successors(state: State) -> Iterator[State]:
+    def successors(state: RoomState) -> Iterator[RoomState]:
         for _, _, after in _pushes(room, state):
             if bound(after.boxes) < _UNREACHABLE:
                 yield resting(after)
@@ -176,7 +176,9 @@ def least_pushes(room: Room, state: State | None = None, max_states: int = MAX_S
     return None if path is None else _with_walks(room, start, path, resting)
 
 
-def _with_walks(room: Room, start: State, path: list[State], resting: Callable[[State], State]) -> Plan:
+def _with_walks(
+    room: Room, start: RoomState, path: list[RoomState], resting: Callable[[RoomState], RoomState]
+) -> Solution:
     """The player's moves for a chain of pushes."""
     names = {step: move for move, step in offsets(room.width).items()}
     moves: list[str] = []
@@ -189,10 +191,10 @@ def _with_walks(room: Room, start: State, path: list[State], resting: Callable[[
         ]
         shortest, current = min(options, key=lambda option: len(option[0]))
         moves += shortest
-    return Plan(tuple(moves), len(path) - 1)
+    return Solution(tuple(moves), len(path) - 1)
 
 
-def _walk(room: Room, state: State, goal: int) -> tuple[str, ...]:
+def _walk(room: Room, state: RoomState, goal: int) -> tuple[str, ...]:
     """The shortest walk of the player to a reachable cell, boxes standing still."""
     free = room.floor & ~state.boxes
     ways: dict[int, tuple[str, ...]] = {state.player: ()}

@@ -136,7 +136,7 @@ def _find(split: str, index: int, options: RoomOptions, taken: frozenset[str] | 
     )
 
 
-class Panel:
+class EvalRooms:
     """The distinct rooms of an evaluation split, in order, made when first asked for."""
 
     def __init__(self, split: str, options: RoomOptions) -> None:
@@ -156,8 +156,8 @@ class Panel:
 
 
 @lru_cache(maxsize=64)
-def _panel(split: str, options: RoomOptions) -> Panel:
-    return Panel(split, options)
+def _panel(split: str, options: RoomOptions) -> EvalRooms:
+    return EvalRooms(split, options)
 
 
 @lru_cache(maxsize=4096)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from arlarena.environment.prompts import PromptTemplate
-from arlarena.environments.sokoban.game import State
+from arlarena.environments.sokoban.game import RoomState
 from arlarena.environments.sokoban.room import Room, cells, render
 
 ObservationStyle = Literal["grid", "grid+coordinates", "grid+surroundings", "image"]
@@ -43,7 +43,7 @@ def template_for(name: TemplateName, style: ObservationStyle) -> PromptTemplate:
     return IMAGE_TEMPLATE if (name, style) == ("full", "image") else TEMPLATES[name]
 
 
-def coordinates(room: Room, state: State) -> str:
+def coordinates(room: Room, state: RoomState) -> str:
     """The line `you r c box r c goal r c`: rows and columns from 0, walls counted, several in reading order."""
 
     def place(name: str, cell: int) -> str:
@@ -55,7 +55,7 @@ def coordinates(room: Room, state: State) -> str:
     return " ".join(parts)
 
 
-def surroundings(room: Room, state: State, grid: Sequence[str]) -> str:
+def surroundings(room: Room, state: RoomState, grid: Sequence[str]) -> str:
     """The line `around you UDLR around box UDLR`: the cells above, below, left and right of each, as in the grid."""
 
     def around(cell: int) -> str:
@@ -66,7 +66,7 @@ def surroundings(room: Room, state: State, grid: Sequence[str]) -> str:
     return " ".join([f"around you {around(state.player)}", *boxes])
 
 
-def observe(room: Room, state: State, style: ObservationStyle, rows: Sequence[str] | None = None) -> str:
+def observe(room: Room, state: RoomState, style: ObservationStyle, rows: Sequence[str] | None = None) -> str:
     """The observation: the grid; with `grid+coordinates` one more line; with `grid+surroundings` two; with `image` a
     text that points to the frame. No trailing newline. `rows`: the rendered grid, where it is there already.
     """

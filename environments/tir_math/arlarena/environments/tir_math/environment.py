@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from arlarena.environment.indexed_tasks import indexed_task
 from arlarena.environment.protocols import EnvironmentFailure
-from arlarena.environments.tir_math.episode.episode import SUCCESS_REWARD, Rules, TirMathEpisode
+from arlarena.environments.tir_math.episode.episode import SUCCESS_REWARD, EpisodeRules, TirMathEpisode
 from arlarena.environments.tir_math.episode.prompts import template
 from arlarena.environments.tir_math.judge.process import ForkJudge
 from arlarena.environments.tir_math.options import SandboxOptions, TirMathOptions, read_options
@@ -22,7 +22,7 @@ from arlarena.proto.env import DataSource, Info, Parser, ResetSpec, Split
 from arlarena.proto.telemetry import get_logger
 from arlarena.proto.trajectory import Task
 from arlarena.sandbox.containers import ContainerSandbox, ContainerSettings
-from arlarena.sandbox.execution import Limits, Sandbox, SandboxError, SandboxUnavailable
+from arlarena.sandbox.execution import ExecutionLimits, Sandbox, SandboxError, SandboxUnavailable
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings
 
 KINDS: Mapping[str, Literal["train", "validation", "test"]] = {TRAIN: "train", VALIDATION: "validation"}
@@ -96,7 +96,7 @@ class TirMathEnvironment:
         except SandboxError as error:
             raise EnvironmentFailure(f"the sandbox does not start: {error}") from error
         options = self._options
-        rules = Rules(
+        rules = EpisodeRules(
             sandbox=sandbox,
             judge=judge,
             template=self._template,
@@ -167,7 +167,7 @@ def _sandbox(options: SandboxOptions) -> Sandbox:
 
 
 def _judge_settings(options: SandboxOptions) -> ForkSettings:
-    limits = Limits(JUDGE_WALL * options.judge_s, options.judge_s, JUDGE_MEMORY_MB, JUDGE_OUTPUT_BYTES)
+    limits = ExecutionLimits(JUDGE_WALL * options.judge_s, options.judge_s, JUDGE_MEMORY_MB, JUDGE_OUTPUT_BYTES)
     return ForkSettings(limits, options.running, options.max_waiting, options.required)
 
 

@@ -14,7 +14,7 @@ from arlarena.environments.tir_math.episode.prompts import TemplateName
 from arlarena.environments.tir_math.problems.hub import HubOptions
 from arlarena.environments.tir_math.problems.listed import TRAIN, VALIDATION
 from arlarena.proto.config import Table, parse_table
-from arlarena.sandbox.execution import Limits
+from arlarena.sandbox.execution import ExecutionLimits
 from arlarena.sandbox.lockdown import LAYERS, REQUIRED
 
 
@@ -62,9 +62,9 @@ class SandboxOptions(Table):
         return self
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> ExecutionLimits:
         """Of one program."""
-        return Limits(self.wall_s, self.cpu_s, self.memory_mb, self.output_bytes)
+        return ExecutionLimits(self.wall_s, self.cpu_s, self.memory_mb, self.output_bytes)
 
     @property
     def running(self) -> int:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from arlarena.console.launch.failures import LaunchError, Stopped
-from arlarena.console.rundir import RunDirectory, Start
+from arlarena.console.rundir import ExistingRunPolicy, RunDirectory
 from arlarena.proto.config import ConfigError, print_error
 from arlarena.proto.text.program import VARIABLE
 from arlarena.proto.text.redaction import redact, redacted_stderr
@@ -76,10 +76,10 @@ def up(
     """
     if resume and fresh:
         raise typer.BadParameter("--resume and --fresh exclude each other")
-    start = Start.RESUME if resume else Start.FRESH if fresh else Start.NEW
+    start = ExistingRunPolicy.RESUME if resume else ExistingRunPolicy.FRESH if fresh else ExistingRunPolicy.NEW
     from arlarena.console.launch import launcher
 
-    launcher.up(launcher.Request(config, tuple(overrides or ()), seed, run_dir, start), Console(highlight=False))
+    launcher.up(launcher.LaunchRequest(config, tuple(overrides or ()), seed, run_dir, start), Console(highlight=False))
 
 
 @app.command()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from arlarena.console.launch.process import Address, Command
+from arlarena.console.launch.process import Address, ProcessSpec
 from arlarena.console.runconfig import RunConfig
 from arlarena.console.rundir import RunDirectory
 from arlarena.console.settings import (
@@ -40,9 +40,9 @@ def thread_environment(threads: int) -> dict[str, str]:
     return dict.fromkeys(names, str(threads)) | {"TOKENIZERS_PARALLELISM": "false"}
 
 
-def _with_variable(command: Command, name: str, value: str) -> Command:
+def _with_variable(command: ProcessSpec, name: str, value: str) -> ProcessSpec:
     """`command` with a secret, which belongs into no command line."""
-    return Command(command.argv, command.log, {**command.env, name: value})
+    return ProcessSpec(command.argv, command.log, {**command.env, name: value})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Commands:
     # What the policy server asks for before it takes weights: this machine's other programs do not know it.
     admin_token: str = field(default_factory=admin_token)
 
-    def _python(self, log: str, threads: int, *arguments: object, ranks: int = 1) -> Command:
+    def _python(self, log: str, threads: int, *arguments: object, ranks: int = 1) -> ProcessSpec:
         several = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m") if ranks > 1 else ()
         argv = (sys.executable, "-m", *several, *(str(argument) for argument in arguments))
         seed = {"ARLARENA_SEED": str(self.config.run.seed), "PYTHONUNBUFFERED": "1"}
@@ -65,7 +65,7 @@ class Commands:
             seed |= {API_KEY: api_key() or key.get_secret_value()}
         own = inherited(service, self.config.console.pass_environment)
         environment: Mapping[str, str] = own | thread_environment(threads) | seed
-        return Command(argv, self.run.log(log), environment)
+        return ProcessSpec(argv, self.run.log(log), environment)
 
     @property
     def policy(self) -> str:
@@ -83,32 +83,32 @@ class Commands:
         """The policy that training starts from."""
         return str(self.run.cloned) if self.config.clones else self.policy
 
-    def _server(self, log: str, threads: int, table: str, address: Address | None, *arguments: object) -> Command:
+    def _server(self, log: str, threads: int, table: str, address: Address | None, *arguments: object) -> ProcessSpec:
         port = address.port if address else self.config.port(table)
         return self._python(log, threads, *arguments, "--config", self.run.config, "--host", HOST, "--port", port)
 
-    def environment(self, address: Address | None, restarts: int) -> Command:
+    def environment(self, address: Address | None, restarts: int) -> ProcessSpec:
         """The environment server."""
         return self._server("environment", 1, "environment", address, "arlarena.env_server", self.config.environment)
 
-    def inference(self, address: Address | None, restarts: int) -> Command:
+    def inference(self, address: Address | None, restarts: int) -> ProcessSpec:
         """The policy server: the newest committed version, or the cloned policy while there is none."""
         arguments = ("arlarena.inference", "--model", self.start, "--weights-root", self.run.weights)
         command = self._server("inference", self.config.threads("inference"), "inference", address, *arguments)
         return self._with_token(self._on_gpus("inference", command))
 
-    def _with_token(self, command: Command) -> Command:
+    def _with_token(self, command: ProcessSpec) -> ProcessSpec:
         return _with_variable(command, ADMIN_TOKEN, self.admin_token)
 
-    def _on_gpus(self, table: str, command: Command) -> Command:
-        return Command(command.argv, command.log, {**command.env, **self.config.console.gpus.environment(table)})
+    def _on_gpus(self, table: str, command: ProcessSpec) -> ProcessSpec:
+        return ProcessSpec(command.argv, command.log, {**command.env, **self.config.console.gpus.environment(table)})
 
-    def tiny(self) -> Command:
+    def tiny(self) -> ProcessSpec:
         """Makes the tiny policy."""
         arguments = ("arlarena.trainer", "tiny", "--config", self.run.config, "--out", self.run.policy)
         return self._python("policy", 1, *arguments)
 
-    def demonstrate(self, environment: Address, split: str, count: int, out: Path) -> Command:
+    def demonstrate(self, environment: Address, split: str, count: int, out: Path) -> ProcessSpec:
         """Records the expert on the first `count` tasks of `split`."""
         counts = self.config.demonstrations
         return self._python(
@@ -118,7 +118,7 @@ class Commands:
             "--out", out,
         )  # fmt: skip
 
-    def clone(self) -> Command:
+    def clone(self) -> ProcessSpec:
         """Behaviour cloning."""
         command = self._python(
             "clone", self.config.threads("clone"), "arlarena.trainer", "clone", "--config", self.run.config,
@@ -127,7 +127,7 @@ class Commands:
         )  # fmt: skip
         return self._on_gpus("clone", command)
 
-    def evaluate(self, label: str, environment: Address, inference: Address) -> Command:
+    def evaluate(self, label: str, environment: Address, inference: Address) -> ProcessSpec:
         """Plays the fixed panel with whatever the policy server serves."""
         return self._python(
             f"evaluate-{label}", 1, "arlarena.rollout", "evaluate", "--config", self.run.config,
@@ -135,7 +135,9 @@ class Commands:
             "--out", self.run.panel(label), "--episodes", self.run.episodes(label),
         )  # fmt: skip
 
-    def worker(self, index: int, restarts: int, environment: Address, inference: Address, redis_url: str) -> Command:
+    def worker(
+        self, index: int, restarts: int, environment: Address, inference: Address, redis_url: str
+    ) -> ProcessSpec:
         """A rollout worker; a restarted one has a new name, because the old one's leases are not its own."""
         command = self._python(
             f"rollout-{index}", 1, "arlarena.rollout", "worker", "--config", self.run.config,
@@ -144,7 +146,7 @@ class Commands:
         )  # fmt: skip
         return _with_variable(command, BROKER_URL, redis_url)
 
-    def train(self, resume: bool, environment: Address, inference: Address, redis_url: str) -> Command:
+    def train(self, resume: bool, environment: Address, inference: Address, redis_url: str) -> ProcessSpec:
         """The trainer."""
         command = self._python(
             "trainer", self.config.threads("trainer"), "arlarena.trainer", "train", "--config", self.run.config,
@@ -154,4 +156,4 @@ class Commands:
         )  # fmt: skip
         command = self._on_gpus("trainer", command)
         argv = (*command.argv, *(["--resume"] if resume else []))
-        return _with_variable(self._with_token(Command(argv, command.log, command.env)), BROKER_URL, redis_url)
+        return _with_variable(self._with_token(ProcessSpec(argv, command.log, command.env)), BROKER_URL, redis_url)

@@ -26,7 +26,7 @@ from arlarena.console.launch.progress import View
 from arlarena.console.launch.supervisor import Supervisor
 from arlarena.console.report.summary import kinds_table, table
 from arlarena.console.runconfig import RunConfig, masked_override
-from arlarena.console.rundir import RunDirectory, Start
+from arlarena.console.rundir import ExistingRunPolicy, RunDirectory
 from arlarena.console.settings import available_cores
 from arlarena.console.stage import Stage
 from arlarena.proto.config import ConfigError, read_with_secrets
@@ -38,14 +38,14 @@ PRIVATE = 0o077
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class LaunchRequest:
     """What the user asked for."""
 
     config: Path
     overrides: tuple[str, ...] = ()
     seed: int | None = None
     directory: Path | None = None
-    start: Start = Start.NEW
+    start: ExistingRunPolicy = ExistingRunPolicy.NEW
 
     @property
     def command(self) -> str:
@@ -58,7 +58,7 @@ class Request:
         return command_line(words)
 
 
-async def prepare(request: Request) -> tuple[RunConfig, RunDirectory]:
+async def prepare(request: LaunchRequest) -> tuple[RunConfig, RunDirectory]:
     """Check the configuration with every service, then open the run's directory.
 
     Raises:
@@ -67,9 +67,9 @@ async def prepare(request: Request) -> tuple[RunConfig, RunDirectory]:
     config = RunConfig.load(request.config, request.overrides, request.seed, request.directory)
     run = RunDirectory(Path(config.run.directory))
     state = run.read_state()
-    if state is None or not state.finished or request.start is not Start.RESUME:
+    if state is None or not state.finished or request.start is not ExistingRunPolicy.RESUME:
         await check_before_start(config, run.path)
-    if request.start is Start.RESUME and state is not None:
+    if request.start is ExistingRunPolicy.RESUME and state is not None:
         _refuse_another_experiment(run, config)
     run.open(config.run.name, request.start, request.command)
     config = config.with_thread_budget(available_cores())
@@ -183,7 +183,7 @@ def describe(supervisor: Supervisor) -> dict[str, str]:
     }
 
 
-async def _run(request: Request, console: Console) -> tuple[RunDirectory, dict[str, Any]]:
+async def _run(request: LaunchRequest, console: Console) -> tuple[RunDirectory, dict[str, Any]]:
     work = asyncio.current_task()
     assert work is not None
     signals = StopSignals(work.cancel)
@@ -203,7 +203,7 @@ async def _run(request: Request, console: Console) -> tuple[RunDirectory, dict[s
             run.release()
 
 
-def up(request: Request, console: Console) -> dict[str, Any]:
+def up(request: LaunchRequest, console: Console) -> dict[str, Any]:
     """`arlarena up`.
 
     Raises:

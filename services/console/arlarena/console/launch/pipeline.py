@@ -20,7 +20,7 @@ from arlarena.console.launch.commands import Commands
 from arlarena.console.launch.failures import LaunchError
 from arlarena.console.launch.health import Activity, HttpHealth
 from arlarena.console.launch.local_broker import BrokerService
-from arlarena.console.launch.process import Address, Command
+from arlarena.console.launch.process import Address, ProcessSpec
 from arlarena.console.launch.progress import View
 from arlarena.console.launch.supervisor import Service, Spec, Supervisor
 from arlarena.console.report.ending import describe_ending, read_ending
@@ -103,7 +103,7 @@ class Pipeline:
                 self.run.state.restarts[name] = service.restarts
         self.run.save()
 
-    async def _command(self, name: str, command: Command) -> None:
+    async def _command(self, name: str, command: ProcessSpec) -> None:
         """Run a one-shot command; it shows life by its log and its progress."""
         health = Activity((command.log, self.run.progress(name)), self.settings.stall_s)
         await self.supervisor.run(name, command, health, self.settings.stage_timeout_s)
@@ -187,14 +187,14 @@ class Pipeline:
         resumed = self.run.checkpoints.is_dir()
         files = (self.run.log("trainer"), self.run.progress("train"), self.run.step("train"), self.run.metrics)
 
-        def command(address: Address | None, restarts: int) -> Command:
+        def command(address: Address | None, restarts: int) -> ProcessSpec:
             return self.commands.train(resumed or restarts > 0, self.environment, self.inference, self.redis_url)
 
         health = Activity(files, self.settings.stall_s)
         return await self.supervisor.start(Spec("trainer", command, health, listens=False, completes=True))
 
     def _worker_spec(self, index: int) -> Spec:
-        def command(address: Address | None, restarts: int) -> Command:
+        def command(address: Address | None, restarts: int) -> ProcessSpec:
             return self.commands.worker(index, restarts, self.environment, self.inference, self.redis_url)
 
         health = Activity((self.run.log(f"rollout-{index}"),), self.settings.stall_s)

@@ -40,7 +40,7 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class ProcessSpec:
     """What to start. `env`: its whole environment, which has the secrets: `argv` is for everybody to see and is
     written to `log`, as is what the process prints.
     """
@@ -106,7 +106,7 @@ class Child:
     """A running process, leader of a session of its own. Make it with `start`."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, command: Command, guardian: Guardian, log_start: int
+        self, process: asyncio.subprocess.Process, command: ProcessSpec, guardian: Guardian, log_start: int
     ) -> None:
         self.process, self.command, self.log_start = process, command, log_start
         self.started = time.time()
@@ -115,7 +115,7 @@ class Child:
         self._reader = asyncio.create_task(self._read_output())
 
     @classmethod
-    async def start(cls, command: Command, guardian: Guardian) -> Child:
+    async def start(cls, command: ProcessSpec, guardian: Guardian) -> Child:
         """Start `command`.
 
         Raises:
@@ -193,7 +193,7 @@ async def _next_line(stream: asyncio.StreamReader) -> bytes:
         return await stream.readexactly(max(1, error.consumed))
 
 
-def _launch_line(command: Command) -> bytes:
+def _launch_line(command: ProcessSpec) -> bytes:
     """The command in the log, to be looked at or tried by hand."""
     record = {"ts": round(time.time(), 3), "level": "info", "service": "console", "event": "launch"}
     return msgspec.json.encode(record | {"argv": masked(command.argv)}) + b"\n"

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from arlarena.console.launch.failures import LaunchError, describe_exit, last_error
 from arlarena.console.launch.health import HealthCheck
-from arlarena.console.launch.process import Address, Child, Command, Guardian
+from arlarena.console.launch.process import Address, Child, Guardian, ProcessSpec
 from arlarena.console.settings import ConsoleSettings
 from arlarena.proto.text.wording import counted
 
@@ -33,7 +33,7 @@ class Spec:
     """
 
     name: str
-    command: Callable[[Address | None, int], Command]
+    command: Callable[[Address | None, int], ProcessSpec]
     health: HealthCheck | None = None
     listens: bool = True
     completes: bool = False
@@ -256,7 +256,7 @@ class Supervisor:
             await service.stop()
             self.services.pop(name, None)
 
-    async def run(self, name: str, command: Command, health: HealthCheck | None, timeout_s: float) -> None:
+    async def run(self, name: str, command: ProcessSpec, health: HealthCheck | None, timeout_s: float) -> None:
         """Run a one-shot command to its end.
 
         Raises:

@@ -10,8 +10,8 @@ import msgspec
 from arlarena.proto.text.wording import counted
 
 
-class Ending(msgspec.Struct):
-    """What the console reads of the record; the trainer's `Ending` says what the fields mean."""
+class RunEnding(msgspec.Struct):
+    """What the console reads of the record; the trainer's `RunEnding` says what the fields mean."""
 
     ended_by: Literal["steps", "max_minutes", "max_environment_steps", "signal", "error"]
     step: int
@@ -23,7 +23,7 @@ class Ending(msgspec.Struct):
 def read_ending(path: Path) -> dict[str, object] | None:
     """The record; None where there is none that can be read: training has not ended, or its process was killed."""
     try:
-        return msgspec.to_builtins(msgspec.json.decode(path.read_bytes(), type=Ending))  # type: ignore[no-any-return]
+        return msgspec.to_builtins(msgspec.json.decode(path.read_bytes(), type=RunEnding))  # type: ignore[no-any-return]
     except (OSError, msgspec.MsgspecError):
         return None
 
@@ -32,7 +32,7 @@ def describe_ending(record: dict[str, object] | None) -> str:
     """`finished after all 80 steps`, `ended by max_minutes = 9 after 53 of 80 steps`, …; empty for None."""
     if record is None:
         return ""
-    ending = msgspec.convert(record, Ending)
+    ending = msgspec.convert(record, RunEnding)
     after = f"after {ending.step:,} of {counted(ending.steps, 'step')}"
     if ending.ended_by == "steps":
         return "finished after 1 step" if ending.steps == 1 else f"finished after all {ending.steps:,} steps"

@@ -56,7 +56,7 @@ def read_tokens(path: Path) -> dict[bytes, str]:
     return tenants
 
 
-class Access:
+class TenantTokens:
     """The tokens of one server.
 
     Raises:

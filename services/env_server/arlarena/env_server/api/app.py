@@ -23,7 +23,7 @@ from arlarena.env_server.api.routes import ROUTES, Route, answer
 from arlarena.env_server.api.websocket import serve
 from arlarena.env_server.api.wire import error_reply
 from arlarena.env_server.errors import ApiError
-from arlarena.env_server.sessions.memory import Tide, release
+from arlarena.env_server.sessions.memory import PeakTracker, release
 from arlarena.env_server.sessions.service import EnvironmentService
 
 SOCKET_PATH = "/ws"
@@ -85,7 +85,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _reap(service: EnvironmentService) -> None:
-    tide = Tide()
+    tide = PeakTracker()
     while True:
         await asyncio.sleep(service.settings.reap_interval_s)
         service.store.reap()

@@ -26,7 +26,7 @@ from arlarena.env_server.api.wire import parse
 from arlarena.env_server.cluster import shared
 from arlarena.env_server.errors import ApiError
 from arlarena.env_server.sessions.service import EnvironmentService
-from arlarena.env_server.sessions.store import UNKNOWN_CALLER, Caller, Session
+from arlarena.env_server.sessions.store import UNKNOWN_CALLER, Caller, ServerSession
 from arlarena.proto.env import Action, CreateSessions, ResetSpec, StepResult
 
 # JSON-RPC 2.0, section 5.1; -32000 is the first of those left to the server.
@@ -61,7 +61,7 @@ class Params(msgspec.Struct):
     protocol_version: msgspec.Raw = msgspec.field(default=_ABSENT, name="protocolVersion")
 
 
-class Request(msgspec.Struct, forbid_unknown_fields=True):
+class McpRequest(msgspec.Struct, forbid_unknown_fields=True):
     """A JSON-RPC request; `params` by name alone."""
 
     jsonrpc: Literal["2.0"]
@@ -79,14 +79,14 @@ class RpcError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class McpCall:
     """One request. `own`: the session of the socket that it came through, which it plays without naming it. `caller`:
     who asks. `header`: the session that the request's header names.
     """
 
     service: EnvironmentService
     params: Params
-    own: Session | None
+    own: ServerSession | None
     caller: Caller
     header: str | None = None
 
@@ -101,7 +101,7 @@ class Call:
             raise RpcError(INVALID_PARAMS, f"params.{_WIRE_NAMES[name]} must be a text")
         return value
 
-    def session(self) -> Session | None:
+    def session(self) -> ServerSession | None:
         """The session that is meant: the socket's, else the one that `session_id` or the header names, else none.
 
         Raises:
@@ -113,7 +113,7 @@ class Call:
         named = self.header if bytes(self.params.session_id) == b"null" else self.text("session_id")
         return None if named is None else self.service.store.get(named, self.caller.tenant)
 
-    def needed_session(self) -> Session:
+    def needed_session(self) -> ServerSession:
         """The session that is meant.
 
         Raises:
@@ -155,11 +155,11 @@ def _arguments(given: msgspec.Raw, kind: type[msgspec.Struct]) -> Any:
         raise RpcError(INVALID_PARAMS, f"params.arguments: {error.message}") from error
 
 
-async def _start_episode(call: Call, arguments: ResetSpec) -> StepResult:
+async def _start_episode(call: McpCall, arguments: ResetSpec) -> StepResult:
     return await call.service.reset(call.needed_session(), arguments)
 
 
-async def _act(call: Call, arguments: Action) -> StepResult:
+async def _act(call: McpCall, arguments: Action) -> StepResult:
     return await call.service.step(call.needed_session(), arguments.text)
 
 
@@ -169,7 +169,7 @@ class Tool:
 
     description: str
     takes: type[msgspec.Struct]
-    work: Callable[[Call, Any], Awaitable[StepResult]]
+    work: Callable[[McpCall, Any], Awaitable[StepResult]]
 
 
 TOOLS = {
@@ -178,7 +178,7 @@ TOOLS = {
 }
 
 
-async def _initialize(call: Call) -> Any:
+async def _initialize(call: McpCall) -> Any:
     """The handshake. The session that it opens is `mcp_http`'s to send, in a header."""
     asked, info = call.text("protocol_version"), call.service.info
     return {
@@ -189,11 +189,11 @@ async def _initialize(call: Call) -> Any:
     }
 
 
-async def _ping(call: Call) -> Any:
+async def _ping(call: McpCall) -> Any:
     return {}
 
 
-async def _tools_list(call: Call) -> Any:
+async def _tools_list(call: McpCall) -> Any:
     call.session()  # an unknown session is an error here too
     tools = [
         {"name": name, "description": tool.description, "inputSchema": schema_of(tool.takes)}
@@ -202,7 +202,7 @@ async def _tools_list(call: Call) -> Any:
     return {"tools": tools}
 
 
-async def _tools_call(call: Call) -> Any:
+async def _tools_call(call: McpCall) -> Any:
     name = call.text("name")
     if name not in TOOLS:
         raise RpcError(INVALID_PARAMS, f"tool not found: {name!r}; {known(name, TOOLS)}")
@@ -214,11 +214,11 @@ async def _tools_call(call: Call) -> Any:
     return {"content": content, "structuredContent": result, "data": result, "isError": False}
 
 
-async def _session_create(call: Call) -> Any:
+async def _session_create(call: McpCall) -> Any:
     return {"session_id": call.own.id if call.own else await call.open_session()}
 
 
-async def _session_close(call: Call) -> Any:
+async def _session_close(call: McpCall) -> Any:
     session = call.service.store.get(call.text("session_id"), call.caller.tenant)
     if session is call.own:
         raise RpcError(INVALID_REQUEST, "this session ends with its socket: send a close frame")
@@ -229,7 +229,7 @@ async def _session_close(call: Call) -> Any:
     return {"session_id": session.id, "closed": True}
 
 
-METHODS: dict[str, Callable[[Call], Awaitable[Any]]] = {
+METHODS: dict[str, Callable[[McpCall], Awaitable[Any]]] = {
     "initialize": _initialize,
     "ping": _ping,
     "tools/list": _tools_list,
@@ -248,7 +248,7 @@ def rpc_error(service: EnvironmentService, error: ApiError) -> RpcError:
     return RpcError(INVALID_PARAMS if error.status in (404, 422) else SERVER_ERROR, error.message, data)
 
 
-async def _result(call: Call, method: str) -> Any:
+async def _result(call: McpCall, method: str) -> Any:
     service = call.service
     if method.startswith(NOTIFICATIONS):
         return {}  # such as notifications/initialized: there is nothing to do
@@ -305,7 +305,7 @@ def outline(raw: bytes) -> tuple[str, str | None]:
 async def answer(
     service: EnvironmentService,
     raw: bytes,
-    own: Session | None = None,
+    own: ServerSession | None = None,
     caller: Caller = UNKNOWN_CALLER,
     header: str | None = None,
 ) -> dict[str, Any]:
@@ -315,14 +315,14 @@ async def answer(
     number: Id = None
     try:
         try:
-            request = parse(raw or b" ", Request)  # nothing is no request
+            request = parse(raw or b" ", McpRequest)  # nothing is no request
         except ApiError as error:
             if error.code == "invalid_json":
                 raise RpcError(PARSE_ERROR, f"parse error: {error}") from error
             number = _outline(raw).number()
             raise RpcError(INVALID_REQUEST, f"invalid request: {error}") from error
         number = request.id
-        call = Call(service, request.params, own, caller, header)
+        call = McpCall(service, request.params, own, caller, header)
         return {"jsonrpc": "2.0", "id": number, "result": await _result(call, request.method)}
     except RpcError as error:
         return error_reply(number, error)

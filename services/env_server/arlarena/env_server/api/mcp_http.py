@@ -55,7 +55,7 @@ async def _initialize(service: EnvironmentService, raw: bytes, caller: Caller) -
     if "result" not in answer:
         return reply(answer)
     try:
-        session_id = await mcp.Call(service, mcp.Params(), None, caller).open_session()
+        session_id = await mcp.McpCall(service, mcp.Params(), None, caller).open_session()
     except ApiError as error:
         return reply(mcp.error_reply(answer["id"], mcp.rpc_error(service, error)))
     return reply(answer, headers={SESSION_HEADER: session_id})

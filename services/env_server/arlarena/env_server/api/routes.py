@@ -22,13 +22,13 @@ from arlarena.env_server.cluster import shared
 from arlarena.env_server.cluster.peers import Peers, Pods, is_hop, is_pod_hop
 from arlarena.env_server.sessions import tasks
 from arlarena.env_server.sessions.service import EnvironmentService
-from arlarena.env_server.sessions.store import Caller, Session
+from arlarena.env_server.sessions.store import Caller, ServerSession
 from arlarena.environment.frames import PNG
 from arlarena.proto import env
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class RouteCall:
     """One request: the service, the decoded body (None where the route takes none), path and query parameters, headers,
     who asks (its address, and the tenant whose token it brings), and the other workers and pods (None where there are
     none, or where one of them asks).
@@ -43,7 +43,7 @@ class Call:
     peers: Peers | None = None
     pods: Pods | None = None
 
-    def session(self, session_id: str) -> Session:
+    def session(self, session_id: str) -> ServerSession:
         """The caller's session.
 
         Raises:
@@ -52,7 +52,7 @@ class Call:
         return self.service.store.get(session_id, self.caller.tenant)
 
 
-Handler = Callable[[Call], Awaitable[Any]]
+Handler = Callable[[RouteCall], Awaitable[Any]]
 RAW = bytes
 MCP_PATH = "/mcp"
 
@@ -73,13 +73,13 @@ class Route:
     query: tuple[str, ...] = ()
 
 
-async def health(call: Call) -> Response:
+async def health(call: RouteCall) -> Response:
     """The process answers."""
     found = call.service.health.report()
     return reply(found, 503 if found.status == "unhealthy" else 200)
 
 
-async def ready(call: Call) -> Response:
+async def ready(call: RouteCall) -> Response:
     """New sessions are taken, and there are threads to begin episodes."""
     service = call.service
     if service.store.draining:
@@ -89,25 +89,25 @@ async def ready(call: Call) -> Response:
     return reply(env.Health("ready"))
 
 
-async def metadata(call: Call) -> env.OpenEnvMetadata:
+async def metadata(call: RouteCall) -> env.OpenEnvMetadata:
     """Name and description in OpenEnv's form."""
     info = call.service.info
     return env.OpenEnvMetadata(info.name, info.description, info.version)
 
 
-async def schema(call: Call) -> env.Schemas:
+async def schema(call: RouteCall) -> env.Schemas:
     """JSON Schemas of action, observation and state."""
     action = schema_of(env.Action) | {"title": "TextAction"}  # verifiers takes the title "Action" for an MCP server's
     return env.Schemas(action, schema_of(env.Observation), schema_of(env.State))
 
 
-async def state(call: Call) -> env.State:
+async def state(call: RouteCall) -> env.State:
     """Where a session stands; without `session_id`, the state of no episode."""
     session_id = call.query.get("session_id")
     return call.service.state(call.session(session_id)) if session_id else env.State()
 
 
-async def reset(call: Call) -> env.StepResult:
+async def reset(call: RouteCall) -> env.StepResult:
     """Begin an episode, in a session or for this reply only."""
     body = cast(env.ResetRequest, call.body)
     if body.session_id is not None:
@@ -115,7 +115,7 @@ async def reset(call: Call) -> env.StepResult:
     return await call.service.first_observation(body, call.caller)
 
 
-async def step(call: Call) -> env.StepResult:
+async def step(call: RouteCall) -> env.StepResult:
     """Take a step, in a session or as the first one of a fresh episode of train/0."""
     body = cast(env.StepRequest, call.body)
     service = call.service
@@ -126,22 +126,22 @@ async def step(call: Call) -> env.StepResult:
     return await service.first_step(body.action.text, call.caller)
 
 
-async def rpc(call: Call) -> Response:
+async def rpc(call: RouteCall) -> Response:
     """MCP: JSON-RPC over HTTP."""
     return await mcp_http.post(call.service, call.body, call.headers, call.caller)
 
 
-async def close_rpc(call: Call) -> Response:
+async def close_rpc(call: RouteCall) -> Response:
     """End the session of an MCP client."""
     return mcp_http.close(call.service, call.headers, call.caller)
 
 
-async def list_environments(call: Call) -> list[str]:
+async def list_environments(call: RouteCall) -> list[str]:
     """The one environment that is served here."""
     return [call.service.info.name]
 
 
-def _check_environment(call: Call) -> None:
+def _check_environment(call: RouteCall) -> None:
     """The environment of the path is the one that is served.
 
     Raises:
@@ -152,13 +152,13 @@ def _check_environment(call: Call) -> None:
         raise errors.ApiError(404, "unknown_environment", f"no environment {name!r} here; this server plays {known!r}")
 
 
-async def list_splits(call: Call) -> list[env.SplitRef]:
+async def list_splits(call: RouteCall) -> list[env.SplitRef]:
     """The environment's splits."""
     _check_environment(call)
     return [env.SplitRef(split.name, split.type) for split in call.service.info.splits]
 
 
-async def list_tasks(call: Call) -> env.TaskList:
+async def list_tasks(call: RouteCall) -> env.TaskList:
     """All tasks of a split."""
     _check_environment(call)
     service = call.service
@@ -167,20 +167,20 @@ async def list_tasks(call: Call) -> env.TaskList:
     return env.TaskList(listed, service.info.name)
 
 
-async def count_tasks(call: Call) -> env.TaskCount:
+async def count_tasks(call: RouteCall) -> env.TaskCount:
     """How many tasks a split has."""
     _check_environment(call)
     return env.TaskCount(tasks.count(tasks.split_named(call.service.factory, call.body.split)))
 
 
-async def show_task(call: Call) -> env.TaskReply:
+async def show_task(call: RouteCall) -> env.TaskReply:
     """One task."""
     _check_environment(call)
     factory, body = call.service.factory, call.body
     return env.TaskReply(tasks.task_at(factory, tasks.split_named(factory, body.split), body.index))
 
 
-async def list_task_range(call: Call) -> env.TaskRange:
+async def list_task_range(call: RouteCall) -> env.TaskRange:
     """Some tasks of a split."""
     _check_environment(call)
     factory, body = call.service.factory, call.body
@@ -188,14 +188,14 @@ async def list_task_range(call: Call) -> env.TaskRange:
     return env.TaskRange(tasks.task_range(factory, split, body.start, body.stop, call.service.settings.max_listed))
 
 
-async def open_sessions(call: Call) -> env.SessionList:
+async def open_sessions(call: RouteCall) -> env.SessionList:
     """Open sessions, all or none."""
     if call.peers is not None:
         return env.SessionList(await shared.open_sessions(call.service, call.peers, call.body, call.caller))
     return env.SessionList(await call.service.open(call.body, call.caller))
 
 
-async def list_sessions(call: Call) -> env.SessionList:
+async def list_sessions(call: RouteCall) -> env.SessionList:
     """The caller's open sessions."""
     if call.peers is not None:
         return env.SessionList(await shared.sessions(call.service, call.peers, call.caller))
@@ -203,7 +203,7 @@ async def list_sessions(call: Call) -> env.SessionList:
     return env.SessionList([store.describe(session) for session in store.of(call.caller.tenant)])
 
 
-async def show_session(call: Call) -> env.OpenedSession:
+async def show_session(call: RouteCall) -> env.OpenedSession:
     """One session; does not count as use."""
     store = call.service.store
     session_id = call.path["session_id"]
@@ -213,34 +213,34 @@ async def show_session(call: Call) -> env.OpenedSession:
     return store.describe(found)
 
 
-async def close_session(call: Call) -> Response:
+async def close_session(call: RouteCall) -> Response:
     """End a session."""
     call.service.end(call.path["session_id"], call.caller.tenant)
     return Response(status_code=204)
 
 
-async def fork(call: Call) -> env.SessionList:
+async def fork(call: RouteCall) -> env.SessionList:
     """Open sessions in the state of this one."""
     return env.SessionList(await call.service.fork(call.session(call.path["session_id"]), call.body))
 
 
-async def snapshot(call: Call) -> env.Snapshot:
+async def snapshot(call: RouteCall) -> env.Snapshot:
     """Keep a session's state."""
     return await call.service.snapshot(call.session(call.path["session_id"]))
 
 
-async def restore(call: Call) -> env.OpenedSession:
+async def restore(call: RouteCall) -> env.OpenedSession:
     """Go back to a kept state."""
     return await call.service.restore(call.path["snapshot_id"], call.body, call.caller)
 
 
-async def forget_snapshot(call: Call) -> Response:
+async def forget_snapshot(call: RouteCall) -> Response:
     """Give up a snapshot."""
     call.service.snapshots.forget(call.path["snapshot_id"], call.caller.tenant)
     return Response(status_code=204)
 
 
-async def show_frame(call: Call) -> Response:
+async def show_frame(call: RouteCall) -> Response:
     """A frame by the hash of its file, which can be cached for ever."""
     try:
         png = call.service.frames.get(call.path["digest"], call.caller.tenant)
@@ -253,19 +253,19 @@ async def show_frame(call: Call) -> Response:
     return Response(png, headers=headers, media_type=PNG)
 
 
-async def heartbeat(call: Call) -> env.Lease:
+async def heartbeat(call: RouteCall) -> env.Lease:
     """Begin a session's idle time anew."""
     store = call.service.store
     session = call.session(call.path["session_id"])
     return env.Lease(session.id, store.lease_expires_at(session))
 
 
-async def expert(call: Call) -> env.ExpertReply:
+async def expert(call: RouteCall) -> env.ExpertReply:
     """The expert's next reply and its plan to the end."""
     return await call.service.expert(call.session(call.path["session_id"]))
 
 
-async def batch(call: Call) -> env.BatchReply:
+async def batch(call: RouteCall) -> env.BatchReply:
     """Many operations in one request; errors are per item."""
     fellows = [one for one in (call.pods, call.peers) if one is not None]
     if fellows:
@@ -273,19 +273,19 @@ async def batch(call: Call) -> env.BatchReply:
     return env.BatchReply(await batches.carry_out(call.service, call.body, call.caller))
 
 
-async def info(call: Call) -> env.Info:
+async def info(call: RouteCall) -> env.Info:
     """What is being played: versions, template, rewards, splits."""
     return call.service.info
 
 
-async def capacity(call: Call) -> env.Capacity:
+async def capacity(call: RouteCall) -> env.Capacity:
     """Sessions open and possible."""
     if call.peers is not None:
         return await shared.capacity(call.service, call.peers)
     return call.service.capacity()
 
 
-async def metrics(call: Call) -> Response:
+async def metrics(call: RouteCall) -> Response:
     """Prometheus."""
     service = call.service
     service.metrics.sessions.set(len(service.store))
@@ -381,7 +381,7 @@ async def answer(route: Route, service: EnvironmentService, request: Request) ->
     for fellows in (pods, peers):
         if fellows is not None and (holder := fellows.holder(named)) is not None:
             return await fellows.forward(holder, request, raw, caller)
-    call = Call(service, body, path, query, request.headers, caller, peers, pods)
+    call = RouteCall(service, body, path, query, request.headers, caller, peers, pods)
     if call.query and (unknown := set(call.query) - set(route.query)):
         raise errors.invalid(f"unknown query parameter {min(unknown)!r}; known: {', '.join(route.query) or 'none'}")
     value = await route.handler(call)

@@ -22,10 +22,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from arlarena.env_server.api import mcp
 from arlarena.env_server.api.wire import decode, encode, parse
-from arlarena.env_server.cluster.peers import Fellows, is_hop, is_pod_hop
+from arlarena.env_server.cluster.peers import ClusterMembers, is_hop, is_pod_hop
 from arlarena.env_server.errors import ApiError
 from arlarena.env_server.sessions.service import EnvironmentService
-from arlarena.env_server.sessions.store import Caller, Session
+from arlarena.env_server.sessions.store import Caller, ServerSession
 from arlarena.proto.env import Action, ResetSpec
 
 CLOSE_NORMAL = 1000
@@ -39,7 +39,7 @@ HANG_UP_S = 5.0
 RELEASE_S = 1.0
 
 
-class Frame(msgspec.Struct):
+class SocketFrame(msgspec.Struct):
     """What a player sends. `data` is decoded once its type is known."""
 
     type: str
@@ -57,10 +57,10 @@ def _refusal(error: ApiError) -> bytes:
     return _error("EXECUTION_ERROR", error.message, errors=[{"type": error.code, "msg": error.message}])
 
 
-class Conversation:
+class SocketSession:
     """One socket and its session."""
 
-    def __init__(self, socket: WebSocket, service: EnvironmentService, session: Session) -> None:
+    def __init__(self, socket: WebSocket, service: EnvironmentService, session: ServerSession) -> None:
         self._socket = socket
         self._service = service
         self._session = session
@@ -93,7 +93,7 @@ class Conversation:
     async def answer(self, raw: bytes) -> bytes | None:
         """The reply to one frame, None for `close`."""
         try:
-            frame = decode(raw, Frame)
+            frame = decode(raw, SocketFrame)
         except ApiError as error:
             code = "INVALID_JSON" if error.code == "invalid_json" else "VALIDATION_ERROR"
             return _error(code, error.message)
@@ -111,7 +111,7 @@ class Conversation:
             self._service.log.error("frame_failed", type=frame.type, error=repr(error), stack=traceback.format_exc())
             return _error("EXECUTION_ERROR", f"{frame.type} failed: {type(error).__name__}; the server's log has more")
 
-    async def _carry_out(self, frame: Frame) -> dict[str, Any]:
+    async def _carry_out(self, frame: SocketFrame) -> dict[str, Any]:
         service = self._service
         session = service.store.get(self._session.id, self._session.tenant)
         data = bytes(frame.data)
@@ -128,7 +128,7 @@ class Conversation:
         return {"type": "observation", "data": result}
 
 
-async def _wait_for_release(session: Session) -> None:
+async def _wait_for_release(session: ServerSession) -> None:
     """Give the socket that had the session a moment to let go: its close may still be on the way.
 
     Raises:
@@ -142,7 +142,7 @@ async def _wait_for_release(session: Session) -> None:
         raise ApiError(409, "attached", f"session {session.id!r} already has a socket") from None
 
 
-async def _attach(socket: WebSocket, service: EnvironmentService, caller: Caller) -> Session | None:
+async def _attach(socket: WebSocket, service: EnvironmentService, caller: Caller) -> ServerSession | None:
     """The socket's session: the one it names, or a new one. None after a refusal, which also closes the socket."""
     wanted = socket.query_params.get("session_id")
     try:
@@ -166,7 +166,7 @@ async def _attach(socket: WebSocket, service: EnvironmentService, caller: Caller
     return session
 
 
-async def _elsewhere(socket: WebSocket, service: EnvironmentService) -> tuple[Fellows, int] | None:
+async def _elsewhere(socket: WebSocket, service: EnvironmentService) -> tuple[ClusterMembers, int] | None:
     """Who else is to serve this socket: the holder of its session, or a worker with room where there is none here."""
     if is_hop(socket):
         return None
@@ -199,7 +199,7 @@ async def serve(socket: WebSocket) -> None:
     session = await _attach(socket, service, caller)
     if session is None:
         return
-    conversation = Conversation(socket, service, session)
+    conversation = SocketSession(socket, service, session)
     session.hang_up = conversation.hang_up
     try:
         await conversation.run()

@@ -48,7 +48,7 @@ def shard_of(base: str, worker: int) -> str:
     return f"{base}w{worker}"
 
 
-class Fellows:
+class ClusterMembers:
     """Servers that each hold some of the sessions, by number."""
 
     kind = "server"
@@ -149,7 +149,7 @@ class Fellows:
                 await asyncio.gather(*pumps, return_exceptions=True)
 
 
-class Peers(Fellows):
+class Peers(ClusterMembers):
     """The workers of one server, seen by worker `index` of `count`."""
 
     kind = "worker"
@@ -165,7 +165,7 @@ class Peers(Fellows):
         return [(self.index + step) % self.count for step in range(1, self.count)]
 
     def holder(self, name: str | None) -> int | None:
-        """See `Fellows`; a worker that this server does not have holds nothing."""
+        """See `ClusterMembers`; a worker that this server does not have holds nothing."""
         worker = super().holder(name)
         return worker if worker is not None and worker < self.count else None
 
@@ -181,7 +181,7 @@ class Peers(Fellows):
         return self._sessions[number]
 
     def on_behalf(self, caller: Caller) -> dict[str, str]:
-        """See `Fellows`."""
+        """See `ClusterMembers`."""
         return {CLIENT: caller.address} | ({} if caller.tenant is None else {TENANT: caller.tenant})
 
     async def ask_all(self, path: str, kind: type[T], caller: Caller = UNKNOWN_CALLER) -> list[T]:
@@ -198,7 +198,7 @@ class Peers(Fellows):
         return [one.available if isinstance(one, Capacity) else 0 for one in found]
 
 
-class Pods(Fellows):
+class Pods(ClusterMembers):
     """The pods of one set, each a server of its own: whichever of them a service hands a request to, it finds its
     session.
     """
@@ -224,7 +224,7 @@ class Pods(Fellows):
         return self._sessions[0]
 
     def on_behalf(self, caller: Caller) -> dict[str, str]:
-        """See `Fellows`: all pods know the same tokens."""
+        """See `ClusterMembers`: all pods know the same tokens."""
         return {} if caller.authorization is None else {"Authorization": caller.authorization}
 
 

@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from arlarena.env_server import errors
 from arlarena.env_server.api import batches
-from arlarena.env_server.cluster.peers import Fellows, Peers, slices
+from arlarena.env_server.cluster.peers import ClusterMembers, Peers, slices
 from arlarena.env_server.errors import ApiError
 from arlarena.env_server.sessions.service import EnvironmentService
 from arlarena.env_server.sessions.store import Caller
@@ -30,7 +30,7 @@ from arlarena.proto.env import (
 )
 
 # Somebody else and which of them, or this one.
-Place = tuple[Fellows, int] | None
+Place = tuple[ClusterMembers, int] | None
 
 
 class RawBatch(msgspec.Struct):
@@ -40,7 +40,7 @@ class RawBatch(msgspec.Struct):
 
 
 async def batch(
-    service: EnvironmentService, fellows: Sequence[Fellows], request: BatchRequest, caller: Caller
+    service: EnvironmentService, fellows: Sequence[ClusterMembers], request: BatchRequest, caller: Caller
 ) -> list[Any]:
     """Carry out each item where its session is; results in the order of the items.
 
@@ -67,7 +67,7 @@ async def batch(
     return results
 
 
-def _place(fellows: Sequence[Fellows], session_id: str) -> Place:
+def _place(fellows: Sequence[ClusterMembers], session_id: str) -> Place:
     """Whom to ask about a session; None for this one."""
     for some in fellows:
         if (holder := some.holder(session_id)) is not None:
@@ -75,7 +75,7 @@ def _place(fellows: Sequence[Fellows], session_id: str) -> Place:
     return None
 
 
-async def _remote_batch(fellows: Fellows, number: int, request: BatchRequest, caller: Caller) -> list[Any]:
+async def _remote_batch(fellows: ClusterMembers, number: int, request: BatchRequest, caller: Caller) -> list[Any]:
     body, headers = msgspec.json.encode(request), fellows.on_behalf(caller)
     try:
         reply = await fellows.ask(number, "POST", "/v1/batch", RawBatch, body, headers)

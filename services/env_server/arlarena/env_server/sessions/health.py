@@ -8,7 +8,7 @@ from arlarena.environment.protocols import EnvironmentFactory, Resources
 from arlarena.proto.env import Health
 
 
-class HealthCheck:
+class ServerHealth:
     """Looks after one pool and one environment. `lost_limit_s`: how long all threads may be lost."""
 
     def __init__(self, factory: EnvironmentFactory, pool: WorkPool, lost_limit_s: float, clock: Clock) -> None:

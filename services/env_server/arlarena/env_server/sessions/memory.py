@@ -19,7 +19,7 @@ def release() -> None:
         trim(0)
 
 
-class Tide:
+class PeakTracker:
     """Notices when most of the sessions that there once were have gone."""
 
     def __init__(self) -> None:

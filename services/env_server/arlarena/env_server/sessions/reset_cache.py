@@ -11,7 +11,7 @@ from arlarena.proto.trajectory import Task
 Start = tuple[Episode, StepResult]
 
 
-class Prototypes:
+class ResetCache:
     """The starts of the `capacity` tasks that were begun last.
 
     A group plays one task many times and an evaluation panel is played again and again, while making a game may mean

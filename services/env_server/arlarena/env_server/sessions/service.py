@@ -17,23 +17,23 @@ from typing import TypeVar
 import msgspec
 
 from arlarena.env_server import errors
-from arlarena.env_server.api.access import Access
+from arlarena.env_server.api.access import TenantTokens
 from arlarena.env_server.cluster.peers import Peers, Pods
 from arlarena.env_server.errors import ApiError, invalid
 from arlarena.env_server.sessions.blocking_calls import carry_out, refusal
 from arlarena.env_server.sessions.frames import FrameStore
-from arlarena.env_server.sessions.health import HealthCheck
-from arlarena.env_server.sessions.metrics import Metrics
+from arlarena.env_server.sessions.health import ServerHealth
+from arlarena.env_server.sessions.metrics import EnvServerMetrics
 from arlarena.env_server.sessions.outcomes import check_result
 from arlarena.env_server.sessions.pool import WorkPool
-from arlarena.env_server.sessions.reset_cache import Prototypes, Start
+from arlarena.env_server.sessions.reset_cache import ResetCache, Start
 from arlarena.env_server.sessions.snapshots import SnapshotStore
 from arlarena.env_server.sessions.store import (
     UNKNOWN_CALLER,
     Caller,
     Clock,
     LastStep,
-    Session,
+    ServerSession,
     SessionStore,
     StoreLimits,
 )
@@ -84,19 +84,19 @@ class EnvironmentService:
         self.settings = settings
         self.info = info_of(factory, settings.name)
         self.log = log
-        self.metrics = Metrics(self.info.name)
+        self.metrics = EnvServerMetrics(self.info.name)
         self.metrics.capacity.set(settings.capacity)
         self.store = SessionStore(StoreLimits.of(settings), clock, on_expired=self._expired)
         self.snapshots = SnapshotStore(settings.max_snapshots, settings.snapshot_ttl_s, settings.shard, clock)
         evaluation = {split.name for split in self.info.splits if split.evaluation}
         self._held_out = evaluation - set(settings.expert_splits)
         self.frames = FrameStore(settings.frame_cache_bytes)
-        self._prototypes = Prototypes(settings.kept_starts)
+        self._prototypes = ResetCache(settings.kept_starts)
         self._farewells: set[asyncio.Future[None]] = set()
         self.pool = WorkPool(settings.pool_threads or int(getattr(factory, "threads", THREADS)), "episode")
         self.metrics.threads.set(self.pool.size)
-        self.health = HealthCheck(factory, self.pool, settings.lost_threads_timeout_s, clock)
-        self.access = Access(settings, log)
+        self.health = ServerHealth(factory, self.pool, settings.lost_threads_timeout_s, clock)
+        self.access = TenantTokens(settings, log)
 
     def close(self) -> None:
         """Take no new sessions, let threads end, and end what the environment had started."""
@@ -105,7 +105,7 @@ class EnvironmentService:
         if isinstance(self.factory, Resources):
             self.factory.close()
 
-    def hang_up(self, sessions: Iterable[Session], reason: str) -> None:
+    def hang_up(self, sessions: Iterable[ServerSession], reason: str) -> None:
         """Tell the sockets of these sessions that they are over, without waiting for them."""
         for session in sessions:
             if session.hang_up is not None:
@@ -119,7 +119,7 @@ class EnvironmentService:
         if self._farewells:
             await asyncio.wait(set(self._farewells))
 
-    def _expired(self, gone: list[Session]) -> None:
+    def _expired(self, gone: list[ServerSession]) -> None:
         self.hang_up(gone, "this session was idle for longer than its ttl_s")
         self.metrics.expired.inc(len(gone))
         self.metrics.sessions.set(len(self.store))
@@ -180,23 +180,23 @@ class EnvironmentService:
             self._prototypes.keep(start)
         return start
 
-    async def reset(self, session: Session, spec: ResetSpec) -> StepResult:
+    async def reset(self, session: ServerSession, spec: ResetSpec) -> StepResult:
         """Begin an episode in a session; the old one stays if this fails. Errors as in `start`."""
         async with session.lock:
             return self._begin(session, spec, await self.start(spec))
 
-    def reset_now(self, session: Session, spec: ResetSpec) -> StepResult | None:
+    def reset_now(self, session: ServerSession, spec: ResetSpec) -> StepResult | None:
         """As `reset`, for a session that nobody is busy with; None where it has to be waited for."""
         start = self._kept(self._task(spec))
         return None if start is None else self._begin(session, spec, start)
 
-    def _begin(self, session: Session, spec: ResetSpec, start: Start) -> StepResult:
+    def _begin(self, session: ServerSession, spec: ResetSpec, start: Start) -> StepResult:
         session.episode, result = start
         session.episode_id, session.last, session.failure = spec.episode_id, None, None
         self.store.touch(session)
         return self._presented(result, session.tenant)
 
-    async def step(self, session: Session, text: str, index: int | None = None) -> StepResult:
+    async def step(self, session: ServerSession, text: str, index: int | None = None) -> StepResult:
         """Take one step, or repeat the reply to the last one.
 
         Raises:
@@ -213,7 +213,7 @@ class EnvironmentService:
             self.store.touch(session)
             return result
 
-    def step_now(self, session: Session, text: str, index: int | None = None) -> StepResult:
+    def step_now(self, session: ServerSession, text: str, index: int | None = None) -> StepResult:
         """As `step`, for a session that nobody is busy with, in an environment whose steps do not block."""
         if (repeated := self._repeated(session, text, index)) is not None:
             return repeated
@@ -244,7 +244,7 @@ class EnvironmentService:
         begun = time.perf_counter()
         return self._counted(episode, episode.step(text), begun, caller.tenant)
 
-    def _repeated(self, session: Session, text: str, index: int | None) -> StepResult | None:
+    def _repeated(self, session: ServerSession, text: str, index: int | None) -> StepResult | None:
         """The reply to the last step where this is that step again; None where it is the next one.
 
         Raises:
@@ -291,7 +291,7 @@ class EnvironmentService:
             return result
         return msgspec.structs.replace(result, observation=self.frames.by_url(result.observation, tenant))
 
-    def state(self, session: Session) -> State:
+    def state(self, session: ServerSession) -> State:
         """Where a session's episode stands."""
         episode = session.episode
         if episode is None:
@@ -322,7 +322,7 @@ class EnvironmentService:
         padded: list[StepResult | None] = [*results, *[None] * (wish.count - len(results))]
         return [self.store.describe(s, result) for s, result in zip(sessions, padded, strict=True)]
 
-    async def fork(self, session: Session, wish: ForkRequest) -> list[OpenedSession]:
+    async def fork(self, session: ServerSession, wish: ForkRequest) -> list[OpenedSession]:
         """New sessions in the state of this one: all or nothing.
 
         Raises:
@@ -337,7 +337,7 @@ class EnvironmentService:
         self.metrics.sessions.set(len(self.store))
         return [self.store.describe(twin, self._presented(episode.observe(), twin.tenant)) for twin in sessions]
 
-    async def snapshot(self, session: Session) -> Snapshot:
+    async def snapshot(self, session: ServerSession) -> Snapshot:
         """Keep a session's state.
 
         Raises:
@@ -365,7 +365,7 @@ class EnvironmentService:
             kept.put_into(session)
         return self.store.describe(session, self._presented(kept.episode.observe(), session.tenant))
 
-    def _episode(self, session: Session) -> Episode:
+    def _episode(self, session: ServerSession) -> Episode:
         if session.failure is not None:
             raise session.failure.again()
         if session.episode is None:
@@ -381,7 +381,7 @@ class EnvironmentService:
         self.store.close(session_id, tenant)
         self.metrics.sessions.set(len(self.store))
 
-    async def expert(self, session: Session) -> ExpertReply:
+    async def expert(self, session: ServerSession) -> ExpertReply:
         """The expert's replies from here.
 
         Raises:

@@ -6,12 +6,12 @@ import uuid
 from dataclasses import dataclass
 
 from arlarena.env_server.errors import snapshots_full, unknown_snapshot
-from arlarena.env_server.sessions.store import Clock, LastStep, Session
+from arlarena.env_server.sessions.store import Clock, LastStep, ServerSession
 from arlarena.environment.protocols import Episode
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class StoredSnapshot:
     """A state. `episode` is a copy that nobody plays; `expires_at` is on the store's clock."""
 
     id: str
@@ -21,7 +21,7 @@ class Snapshot:
     expires_at: float
     tenant: str | None = None  # of the session that it was made of
 
-    def put_into(self, session: Session) -> None:
+    def put_into(self, session: ServerSession) -> None:
         """Let the session go on from here."""
         session.episode, session.episode_id, session.last = self.episode.fork(), self.episode_id, self.last
         session.failure = None
@@ -33,12 +33,12 @@ class SnapshotStore:
     def __init__(self, capacity: int, ttl_s: float, shard: str, clock: Clock) -> None:
         self.capacity, self.ttl_s = capacity, ttl_s
         self._shard, self._clock = shard, clock
-        self._snapshots: dict[str, Snapshot] = {}
+        self._snapshots: dict[str, StoredSnapshot] = {}
 
     def __len__(self) -> int:
         return len(self._snapshots)
 
-    def save(self, session: Session, episode: Episode) -> Snapshot:
+    def save(self, session: ServerSession, episode: Episode) -> StoredSnapshot:
         """Keep the state of a session; `episode` is its own.
 
         Raises:
@@ -49,9 +49,9 @@ class SnapshotStore:
         if len(self) >= self.capacity:
             raise snapshots_full(self.capacity)
         name = f"{self._shard}-{uuid.uuid4().hex}"
-        return self._keep(Snapshot(name, episode.fork(), session.episode_id, session.last, 0.0, session.tenant))
+        return self._keep(StoredSnapshot(name, episode.fork(), session.episode_id, session.last, 0.0, session.tenant))
 
-    def get(self, snapshot_id: str, tenant: str | None = None) -> Snapshot:
+    def get(self, snapshot_id: str, tenant: str | None = None) -> StoredSnapshot:
         """A tenant's snapshot, its time begun anew.
 
         Raises:
@@ -79,11 +79,11 @@ class SnapshotStore:
         for name in [name for name, one in self._snapshots.items() if one.expires_at <= now]:
             del self._snapshots[name]
 
-    def remaining_s(self, snapshot: Snapshot) -> float:
+    def remaining_s(self, snapshot: StoredSnapshot) -> float:
         """Seconds until it is given up if nobody uses it."""
         return snapshot.expires_at - self._clock()
 
-    def _keep(self, one: Snapshot) -> Snapshot:
-        kept = Snapshot(one.id, one.episode, one.episode_id, one.last, self._clock() + self.ttl_s, one.tenant)
+    def _keep(self, one: StoredSnapshot) -> StoredSnapshot:
+        kept = StoredSnapshot(one.id, one.episode, one.episode_id, one.last, self._clock() + self.ttl_s, one.tenant)
         self._snapshots[one.id] = kept
         return kept

@@ -53,7 +53,7 @@ def _set_event() -> asyncio.Event:
 
 
 @dataclass(slots=True, eq=False)
-class Session:
+class ServerSession:
     """One player's place.
 
     `expires_at` is on the store's clock. `lock` is held while an operation is under way. `hang_up` tells the socket
@@ -118,19 +118,19 @@ class SessionStore:
         limits: StoreLimits,
         clock: Clock = time.monotonic,
         wall: Clock = time.time,
-        on_expired: Callable[[list[Session]], None] = lambda _: None,
+        on_expired: Callable[[list[ServerSession]], None] = lambda _: None,
     ) -> None:
         self.limits = limits
         self._clock = clock
         self._wall = wall
         self._on_expired = on_expired
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, ServerSession] = {}
         self.draining = False
 
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def __iter__(self) -> Iterator[Session]:
+    def __iter__(self) -> Iterator[ServerSession]:
         return iter(list(self._sessions.values()))
 
     def open(
@@ -140,7 +140,7 @@ class SessionStore:
         ttl_s: float | None = None,
         group_id: str | None = None,
         caller: Caller = UNKNOWN_CALLER,
-    ) -> list[Session]:
+    ) -> list[ServerSession]:
         """`count` new sessions, or none at all. Idle ones give up their place first.
 
         Raises:
@@ -174,15 +174,15 @@ class SessionStore:
         if held + count > limit:
             raise client_at_limit(owner, count, held, limit, self.limits.retry_after_s)
 
-    def _new(self, ttl_s: float, group_id: str | None, caller: Caller) -> Session:
+    def _new(self, ttl_s: float, group_id: str | None, caller: Caller) -> ServerSession:
         name = f"{self.limits.shard}-{uuid.uuid4().hex}"
-        return Session(name, ttl_s, self._clock() + ttl_s, group_id, caller, caller.tenant)
+        return ServerSession(name, ttl_s, self._clock() + ttl_s, group_id, caller, caller.tenant)
 
-    def of(self, tenant: str | None) -> list[Session]:
+    def of(self, tenant: str | None) -> list[ServerSession]:
         """The sessions of a tenant."""
         return [session for session in self._sessions.values() if session.tenant == tenant]
 
-    def get(self, session_id: str, tenant: str | None = None) -> Session:
+    def get(self, session_id: str, tenant: str | None = None) -> ServerSession:
         """The tenant's session, its idle time begun anew.
 
         Raises:
@@ -194,11 +194,11 @@ class SessionStore:
         self.touch(session)
         return session
 
-    def touch(self, session: Session) -> None:
+    def touch(self, session: ServerSession) -> None:
         """Begin the idle time anew."""
         session.expires_at = self._clock() + session.ttl_s
 
-    def shorten(self, session: Session, seconds: float) -> None:
+    def shorten(self, session: ServerSession, seconds: float) -> None:
         """Let the session end in at most `seconds`, unless somebody touches it."""
         session.expires_at = min(session.expires_at, self._clock() + seconds)
 
@@ -213,12 +213,12 @@ class SessionStore:
             raise unknown_session(session_id)
         del self._sessions[session_id]
 
-    def discard(self, sessions: list[Session]) -> None:
+    def discard(self, sessions: list[ServerSession]) -> None:
         """End sessions that may already be gone."""
         for session in sessions:
             self._sessions.pop(session.id, None)
 
-    def _expired(self, session: Session) -> bool:
+    def _expired(self, session: ServerSession) -> bool:
         # An operation under way is no idleness, however long it takes.
         return session.expires_at <= self._clock() and not session.lock.locked()
 
@@ -229,11 +229,11 @@ class SessionStore:
             self.discard(idle)
             self._on_expired(idle)
 
-    def lease_expires_at(self, session: Session) -> float:
+    def lease_expires_at(self, session: ServerSession) -> float:
         """When the session ends if nobody touches it, in Unix seconds."""
         return self._wall() + session.expires_at - self._clock()
 
-    def describe(self, session: Session, result: StepResult | None = None) -> OpenedSession:
+    def describe(self, session: ServerSession, result: StepResult | None = None) -> OpenedSession:
         """The session as the API shows it."""
         return OpenedSession(
             session_id=session.id,

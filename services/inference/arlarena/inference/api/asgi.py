@@ -24,7 +24,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ApiRequest:
     """One request. `receive` reports, after the body, that the client has left."""
 
     method: str
@@ -67,7 +67,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ApiResponse:
     """One answer."""
 
     body: bytes
@@ -93,8 +93,8 @@ class Relay:
     chunks: AsyncIterator[bytes]
 
 
-Answer = Reply | EventStream | Relay
-Handler = Callable[[Call], Awaitable[Answer]]
+Answer = ApiResponse | EventStream | Relay
+Handler = Callable[[ApiRequest], Awaitable[Answer]]
 
 
 class Endpoint:
@@ -114,7 +114,9 @@ class Endpoint:
             _check_encoding(scope)
             body = b"" if self._max_body is None else await read_body(receive, self._max_body)
             headers, query, params = scope["headers"], scope["query_string"], scope.get("path_params", {})
-            answer = await self._handler(Call(scope["method"], scope["path"], body, headers, query, receive, params))
+            answer = await self._handler(
+                ApiRequest(scope["method"], scope["path"], body, headers, query, receive, params)
+            )
             if isinstance(answer, EventStream):
                 return await self._stream(answer, send)
             if isinstance(answer, Relay):
@@ -172,9 +174,9 @@ async def _send_event(send: Send, data: bytes) -> None:
     await send({"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": True})
 
 
-def _error_reply(error: RequestError) -> Reply:
+def _error_reply(error: RequestError) -> ApiResponse:
     headers = tuple((name.encode(), value.encode()) for name, value in error.headers().items())
-    return Reply(error.body(), error.status, headers=headers)
+    return ApiResponse(error.body(), error.status, headers=headers)
 
 
 def _check_encoding(scope: Scope) -> None:
@@ -185,7 +187,7 @@ def _check_encoding(scope: Scope) -> None:
         raise RequestError(message, status=415)
 
 
-async def send_reply(send: Send, reply: Reply) -> None:
+async def send_reply(send: Send, reply: ApiResponse) -> None:
     """Send a whole answer."""
     headers = [(b"content-type", reply.content_type), (b"content-length", str(len(reply.body)).encode())]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers + list(reply.headers)})

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import msgspec
 
-from arlarena.inference.api.asgi import Answer, Call, Reply, body_chunks
+from arlarena.inference.api.asgi import Answer, ApiRequest, ApiResponse, body_chunks
 from arlarena.inference.api.errors import RequestError
 from arlarena.inference.api.parameters import parse
 from arlarena.inference.weights.store import Store, UnknownVersion
 from arlarena.inference.weights.versions import ProbeError, Source, VersionError
-from arlarena.proto.versions.directory import Served, ServeWeights
+from arlarena.proto.versions.directory import ServedVersion, ServeWeights
 
 _encoder = msgspec.json.Encoder()
 
@@ -21,35 +21,35 @@ _encoder = msgspec.json.Encoder()
 class Administration:
     """Receives versions into a store and has them served. `serve` brings a version into service."""
 
-    def __init__(self, store: Store, serve: Callable[[Source], Awaitable[Served]]) -> None:
+    def __init__(self, store: Store, serve: Callable[[Source], Awaitable[ServedVersion]]) -> None:
         self._store, self._serve = store, serve
         self._lock = asyncio.Lock()
 
-    async def announce(self, call: Call) -> Answer:
+    async def announce(self, call: ApiRequest) -> Answer:
         """`PUT /weights/{directory}`."""
         return await self._try(asyncio.to_thread(self._store.announce, call.path_params["directory"], call.body))
 
-    async def receive(self, call: Call) -> Answer:
+    async def receive(self, call: ApiRequest) -> Answer:
         """`PUT /weights/{directory}/{file}?base=…`; the body goes to disk as it comes."""
         directory, name = call.path_params["directory"], call.path_params["file"]
         chunks = body_chunks(call.receive)
         await self._try(self._store.receive(directory, name, chunks, call.query.get("base")))
-        return Reply(b"{}")
+        return ApiResponse(b"{}")
 
-    async def serve(self, call: Call) -> Answer:
+    async def serve(self, call: ApiRequest) -> Answer:
         """`POST /serve_weights`."""
         wanted = parse(call.body, ServeWeights)
         async with self._lock:
             return await self._try(self._serve_version(wanted))
 
-    async def _serve_version(self, wanted: ServeWeights) -> Served:
+    async def _serve_version(self, wanted: ServeWeights) -> ServedVersion:
         if wanted.broadcast is None:
             return await self._serve_directory(await asyncio.to_thread(self._store.find, wanted.version))
         if wanted.broadcast.manifest.label != wanted.version:
             raise VersionError(f"what is broadcast is {wanted.broadcast.manifest.label} and not {wanted.version}")
         return await self._serve(wanted.broadcast)
 
-    async def _serve_directory(self, directory: Path) -> Served:
+    async def _serve_directory(self, directory: Path) -> ServedVersion:
         try:
             served = await self._serve(directory)
         except VersionError:
@@ -58,9 +58,9 @@ class Administration:
         await asyncio.to_thread(self._store.accepted, directory)
         return served
 
-    async def _try(self, work: Awaitable[object]) -> Reply:
+    async def _try(self, work: Awaitable[object]) -> ApiResponse:
         try:
-            return Reply(_encoder.encode(await work))
+            return ApiResponse(_encoder.encode(await work))
         except UnknownVersion as error:
             raise RequestError(str(error), status=404) from error
         except ProbeError as error:

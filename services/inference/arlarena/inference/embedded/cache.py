@@ -22,7 +22,7 @@ MIN_SHARED = 64  # tokens: a shorter beginning costs as much to find and continu
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Text:
+class CachedPrefix:
     """A computed text. `key`: ids as packed int32. `blocks`: where it lies. `logits` [V]: after its last token.
 
     A prompt has logits. A prompt with its response has none: it is there to be continued.
@@ -49,7 +49,7 @@ class PrefixCache:
         self._block_bytes = BLOCK * position_bytes(arch)
         self.blocks = capacity_bytes // self._block_bytes
         self._kv = KeysValues.zeros(arch, self.blocks * BLOCK)
-        self._texts: OrderedDict[bytes, Text] = OrderedDict()
+        self._texts: OrderedDict[bytes, CachedPrefix] = OrderedDict()
         self._beginnings: dict[int, dict[bytes, None]] = {}  # chained hash of the first n blocks -> keys with them
         self._holders = [0] * self.blocks  # texts that lie in each block
         self._free = list(range(self.blocks - 1, -1, -1))
@@ -63,7 +63,7 @@ class PrefixCache:
         """Bytes."""
         return (self.blocks - len(self._free)) * self._block_bytes + self._logits_bytes
 
-    def prompt(self, key: bytes) -> Text | None:
+    def prompt(self, key: bytes) -> CachedPrefix | None:
         """The prompt with exactly these ids."""
         text = self._texts.get(key)
         if text is None or text.logits is None:
@@ -71,7 +71,7 @@ class PrefixCache:
         self._texts.move_to_end(key)
         return text
 
-    def longest(self, key: bytes) -> tuple[Text, int] | None:
+    def longest(self, key: bytes) -> tuple[CachedPrefix, int] | None:
         """A text that shares a beginning worth continuing, and how many tokens; always fewer than the prompt's."""
         found = self._like(key[:-4])
         if found is None or found[1] * BLOCK < max(MIN_SHARED, (len(key) // 4 + 1) // 2):
@@ -80,7 +80,7 @@ class PrefixCache:
         self._texts.move_to_end(text.key)
         return text, _common(text.key, key[:-4])
 
-    def load(self, text: Text, length: int, target: KeysValues) -> None:
+    def load(self, text: CachedPrefix, length: int, target: KeysValues) -> None:
         """Copy a text's first `length` positions to those of `target`."""
         for begin, end, at in self._runs(text.blocks, 0, length):
             target.span(begin, end).copy(self._kv.span(at, at + end - begin))
@@ -104,7 +104,7 @@ class PrefixCache:
             self._kv.span(at, at + end - begin).copy(kv.span(begin, end))
         if key in self._texts:
             self._forget(self._texts[key])
-        self._texts[key] = Text(key, blocks + new, logits)
+        self._texts[key] = CachedPrefix(key, blocks + new, logits)
         self._logits_bytes += size
         for value in _block_hashes(key):
             self._beginnings.setdefault(value, {})[key] = None
@@ -126,7 +126,7 @@ class PrefixCache:
             self._holders[block] = 1
         return taken
 
-    def _like(self, key: bytes) -> tuple[Text, int] | None:
+    def _like(self, key: bytes) -> tuple[CachedPrefix, int] | None:
         """The text that begins with the most whole blocks of this one, and how many."""
         hashes = _block_hashes(key)
         for n in range(len(hashes), 0, -1):
@@ -135,7 +135,7 @@ class PrefixCache:
                 return self._texts[newest], n
         return None
 
-    def _continued(self, key: bytes, blocks: int) -> Text | None:
+    def _continued(self, key: bytes, blocks: int) -> CachedPrefix | None:
         """The longest text that this one continues and that ends within the block behind `blocks` of them. Siblings
         whose responses differ in that block alone have the same whole blocks; one of them is this one's own.
         """
@@ -152,7 +152,7 @@ class PrefixCache:
             if a < b:
                 yield a * BLOCK, min(b * BLOCK, end), blocks[a] * BLOCK
 
-    def _forget(self, text: Text) -> None:
+    def _forget(self, text: CachedPrefix) -> None:
         del self._texts[text.key]
         for block in reversed(text.blocks):  # so that they are taken in the order in which they lie
             self._holders[block] -= 1

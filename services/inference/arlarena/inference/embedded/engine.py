@@ -31,7 +31,7 @@ SWEEP_S = 0.05  # how often deadlines and clients that are gone are looked at
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class EngineLimits:
     """Sizes of an engine. `max_length` counts prompt and response tokens of one sequence."""
 
     max_length: int
@@ -61,7 +61,7 @@ class Engine:
         arch: Architecture,
         parameters: Parameters,
         version: str,
-        limits: Limits,
+        limits: EngineLimits,
         deliver: Deliver,
         on_death: OnDeath | None = None,
     ) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from arlarena.inference.embedded.cache import MIN_SHARED, PrefixCache, Text
+from arlarena.inference.embedded.cache import MIN_SHARED, CachedPrefix, PrefixCache
 from arlarena.inference.embedded.kv import KeysValues
 from arlarena.inference.embedded.model import Model, Piece
 from arlarena.inference.embedded.sequence import Score, Sequence, pack_key
@@ -16,13 +16,13 @@ HEAD_ROWS = 512  # positions whose logits are held at once while a prompt is sco
 
 
 @dataclass(slots=True)
-class Fill:
+class PrefillJob:
     """A prompt that is not computed yet, and who waits for it. `done` of its tokens are: in `kv`, or in `source`."""
 
     key: bytes
     ids: list[int]
     waiting: list[Sequence] = field(default_factory=list)
-    source: Text | None = None
+    source: CachedPrefix | None = None
     kv: KeysValues | None = None
     slot: int | None = None  # whose `kv` is, if it is one
     done: int = 0
@@ -44,27 +44,27 @@ class Prompts:
         self.model = model
         self.cache = cache
 
-    def plan(self, key: bytes, ids: list[int]) -> Fill:
+    def plan(self, key: bytes, ids: list[int]) -> PrefillJob:
         """What there is to compute, beside what a cached text has."""
-        fill = Fill(key, ids)
+        fill = PrefillJob(key, ids)
         shared = self.cache.longest(key)
         if shared is not None:
             fill.source, fill.done = shared
         return fill
 
-    def place(self, fill: Fill, kv: KeysValues, slot: int | None = None) -> None:
+    def place(self, fill: PrefillJob, kv: KeysValues, slot: int | None = None) -> None:
         """Compute it in `kv`, which has room for all of it. At once: what it begins with may be dropped any time."""
         fill.kv, fill.slot = kv, slot
         if fill.source is not None:
             self.cache.load(fill.source, fill.done, kv)
             fill.source = None
 
-    def whole(self, fills: list[Fill]) -> list[tuple[Fill, Tensor]]:
+    def whole(self, fills: list[PrefillJob]) -> list[tuple[PrefillJob, Tensor]]:
         """Compute placed prompts to their ends: the fresh ones together, and those that are continued together."""
         fresh, continued = ([fill for fill in fills if bool(fill.done) is begun] for begun in (False, True))
         return [*(self._fresh(fresh) if fresh else ()), *(self._continued(continued) if continued else ())]
 
-    def _fresh(self, fills: list[Fill]) -> list[tuple[Fill, Tensor]]:
+    def _fresh(self, fills: list[PrefillJob]) -> list[tuple[PrefillJob, Tensor]]:
         fills.sort(key=lambda fill: len(fill.ids))
         lengths = [len(fill.ids) for fill in fills]
         ids = torch.tensor([token for fill in fills for token in fill.ids])
@@ -75,7 +75,7 @@ class Prompts:
             fill.kv.span(0, len(fill.ids)).copy(KeysValues(keys.permute(0, 2, 3, 1), values.transpose(1, 2)))
         return self._kept(fills, logits)
 
-    def _continued(self, fills: list[Fill]) -> list[tuple[Fill, Tensor]]:
+    def _continued(self, fills: list[PrefillJob]) -> list[tuple[PrefillJob, Tensor]]:
         ids = torch.tensor([token for fill in fills for token in fill.ids[fill.done :]])
         return self._kept(fills, self.model.continue_(ids, [_rest(fill, fill.left) for fill in fills]))
 
@@ -84,7 +84,7 @@ class Prompts:
         if sequence.length >= MIN_SHARED:
             self.cache.put(sequence.key + pack_key(sequence.tokens[:-1]), kv, None)  # the newest was not computed
 
-    def advance(self, fill: Fill, tokens: int) -> Tensor | None:
+    def advance(self, fill: PrefillJob, tokens: int) -> Tensor | None:
         """Compute up to `tokens` more of one placed prompt; the logits once it is complete."""
         piece = _rest(fill, min(tokens, fill.left))
         x = self.model.extend(torch.tensor(fill.ids[piece.start : piece.stop]), piece)
@@ -98,7 +98,7 @@ class Prompts:
         x = self.model.extend(torch.tensor(ids), Piece(0, len(ids), kv))
         return self.model.logits(x[-1:])[0], score(self.model, x, ids, top)
 
-    def _kept(self, fills: list[Fill], logits: Tensor) -> list[tuple[Fill, Tensor]]:
+    def _kept(self, fills: list[PrefillJob], logits: Tensor) -> list[tuple[PrefillJob, Tensor]]:
         """Computed prompts with their logits [V], kept for others."""
         found = [(fill, row.clone()) for fill, row in zip(fills, logits, strict=True)]
         for fill, row in found:
@@ -107,7 +107,7 @@ class Prompts:
         return found
 
 
-def _rest(fill: Fill, tokens: int) -> Piece:
+def _rest(fill: PrefillJob, tokens: int) -> Piece:
     assert fill.kv is not None
     return Piece(fill.done, tokens, fill.kv)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from arlarena.inference.embedded.cache import PrefixCache
 from arlarena.inference.embedded.kv import KeysValues, Slots
 from arlarena.inference.embedded.model import Model
-from arlarena.inference.embedded.prompts import Fill, Prompts
+from arlarena.inference.embedded.prompts import PrefillJob, Prompts
 from arlarena.inference.embedded.sampler import Drawn, sample
 from arlarena.inference.embedded.sequence import FinishReason, Sequence
 
@@ -55,7 +55,7 @@ class Scheduler:
         self.news: list[Sequence] = []
         self.running: list[Sequence] = []  # the n-th is in slot n
         self._waiting: deque[Sequence] = deque()
-        self._filling: Fill | None = None  # the one prompt that is computed in pieces
+        self._filling: PrefillJob | None = None  # the one prompt that is computed in pieces
         self._next_slot = 0  # for the next prompt of this step
         self._prompts = Prompts(model, cache)
 
@@ -108,7 +108,7 @@ class Scheduler:
         """Compute prompts up to the budget and give their sequences slots; whether anything was done."""
         budget = self.prefill_tokens
         ready: list[Ready] = []
-        fills: dict[bytes, Fill] = {}
+        fills: dict[bytes, PrefillJob] = {}
         self._next_slot = len(self.running)
         free = self.slots.count - self._next_slot - (len(self._filling.waiting) if self._filling else 0)
         if self._filling is not None:  # half of the budget, so that neither it nor the queue behind it stands still
@@ -129,7 +129,7 @@ class Scheduler:
         self._begin_responses(ready)
         return bool(ready) or self._filling is not None
 
-    def _place(self, sequence: Sequence, fills: dict[bytes, Fill], ready: list[Ready], budget: int) -> int:
+    def _place(self, sequence: Sequence, fills: dict[bytes, PrefillJob], ready: list[Ready], budget: int) -> int:
         """Find where the first waiting sequence's prompt comes from and take it off the queue. Returns its cost.
 
         A sequence stays queued if its prompt does not fit into what is left of this step.

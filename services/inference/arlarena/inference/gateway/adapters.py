@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 import msgspec
 
-from arlarena.inference.api.asgi import Answer, Call, Reply
+from arlarena.inference.api.asgi import Answer, ApiRequest, ApiResponse
 from arlarena.inference.api.errors import RequestError
 from arlarena.inference.api.parameters import parse
 
@@ -31,14 +31,14 @@ class Adapters:
         for replica in fleet.replicas:
             replica.prepare = self.restore
 
-    async def load(self, call: Call) -> Answer:
+    async def load(self, call: ApiRequest) -> Answer:
         """`POST /v1/load_lora_adapter {"lora_name": …, "lora_path": …}`."""
         name, reply = self._name(call), await self._everywhere(call)
         if reply.status == 200:
             self._loaded[name] = call.body
         return reply
 
-    async def unload(self, call: Call) -> Answer:
+    async def unload(self, call: ApiRequest) -> Answer:
         """`POST /v1/unload_lora_adapter {"lora_name": …}`."""
         self._loaded.pop(self._name(call), None)
         return await self._everywhere(call)
@@ -52,12 +52,12 @@ class Adapters:
         for body in self._loaded.values():
             await _post(replica, "/v1/load_lora_adapter", body)
 
-    def _name(self, call: Call) -> str:
+    def _name(self, call: ApiRequest) -> str:
         return parse(call.body, _Named).lora_name
 
-    async def _everywhere(self, call: Call) -> Reply:
+    async def _everywhere(self, call: ApiRequest) -> ApiResponse:
         """The last replica's answer, or the first that is not 200."""
-        reply: Reply | None = None
+        reply: ApiResponse | None = None
         for replica in self._fleet.replicas:
             if replica.open:
                 try:
@@ -71,8 +71,8 @@ class Adapters:
         return reply
 
 
-async def _post(replica: Replica, path: str, body: bytes) -> Reply:
+async def _post(replica: Replica, path: str, body: bytes) -> ApiResponse:
     timeout = aiohttp.ClientTimeout(total=_LIMIT_S)
     headers = {"content-type": "application/json"}
     async with replica.session.post(replica.url + path, data=body, headers=headers, timeout=timeout) as reply:
-        return Reply(await reply.read(), reply.status, reply.content_type.encode())
+        return ApiResponse(await reply.read(), reply.status, reply.content_type.encode())

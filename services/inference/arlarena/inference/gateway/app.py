@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from arlarena.inference.api.access import EVERYBODY, admin_access, model_access
-from arlarena.inference.api.asgi import Answer, Call, Endpoint, Handler, Reply
+from arlarena.inference.api.asgi import Answer, ApiRequest, ApiResponse, Endpoint, Handler
 from arlarena.inference.api.errors import RequestError
 from arlarena.inference.api.weight_routes import Administration
 from arlarena.inference.app import MODEL_ROUTES, UPLOAD_ROUTE, VERSION, http_error, request_error
@@ -67,12 +67,12 @@ class Gateway:
             await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.gather(*(replica.session.close() for replica in self.fleet.replicas))
 
-    async def health(self, call: Call) -> Answer:
+    async def health(self, call: ApiRequest) -> Answer:
         """200 from the first moment in which a replica served: from then on the gateway sees to it that some do."""
         self._served = self._served or self._ready
         return self._state(self._served)
 
-    async def readiness(self, call: Call) -> Answer:
+    async def readiness(self, call: ApiRequest) -> Answer:
         """200 while at least one replica serves the wanted weights."""
         return self._state(self._ready)
 
@@ -80,34 +80,34 @@ class Gateway:
     def _ready(self) -> bool:
         return any(replica.open for replica in self.fleet.replicas)
 
-    def _state(self, well: bool) -> Reply:
+    def _state(self, well: bool) -> ApiResponse:
         replicas = [replica.report() for replica in self.fleet.replicas]
         if not well:
             states = ", ".join(f"{replica['name']} is {replica['state']}" for replica in replicas)
             raise RequestError(f"no replica is ready: {states}", status=503)
         wanted = self.fleet.target.label if self.fleet.target else None
-        return Reply(_encoder.encode({"status": "ok", "weight_version": wanted, "replicas": replicas}))
+        return ApiResponse(_encoder.encode({"status": "ok", "weight_version": wanted, "replicas": replicas}))
 
-    async def weight_info(self, call: Call) -> Answer:
+    async def weight_info(self, call: ApiRequest) -> Answer:
         """The version that is served: the wanted one, else that of the first replica that answers."""
         versions = [replica.version for replica in self.fleet.replicas if replica.open and replica.version]
         label = self.fleet.target.label if self.fleet.target else next(iter(versions), None)
         if label is None:
             raise RequestError("no replica is ready yet", status=503)
-        return Reply(_encoder.encode(WeightInfo(label)))
+        return ApiResponse(_encoder.encode(WeightInfo(label)))
 
-    async def version(self, call: Call) -> Answer:
+    async def version(self, call: ApiRequest) -> Answer:
         """The version of this server."""
-        return Reply(_encoder.encode({"version": VERSION, "engine": self.settings.engine}))
+        return ApiResponse(_encoder.encode({"version": VERSION, "engine": self.settings.engine}))
 
-    async def exposition(self, call: Call) -> Answer:
+    async def exposition(self, call: ApiRequest) -> Answer:
         """Prometheus metrics of the gateway itself."""
-        return Reply(self.metrics.exposition(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
+        return ApiResponse(self.metrics.exposition(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
 
     def measured(self, path: str) -> Handler:
         """The way on to a replica, counted."""
 
-        async def handler(call: Call) -> Answer:
+        async def handler(call: ApiRequest) -> Answer:
             began, status = time.perf_counter(), 500
             try:
                 answer = await self.proxy.forward(call)

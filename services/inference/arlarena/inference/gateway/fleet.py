@@ -12,7 +12,7 @@ from arlarena.inference.api.errors import RequestError
 from arlarena.inference.gateway.replica import Replica, Target
 from arlarena.inference.weights.versions import ProbeError, Source, VersionError, verify
 from arlarena.proto.telemetry import Logger
-from arlarena.proto.versions.directory import Served, push_limit_s
+from arlarena.proto.versions.directory import ServedVersion, push_limit_s
 
 MOST_SESSIONS = 100_000  # the ones that are remembered; a forgotten session is placed anew
 
@@ -71,7 +71,7 @@ class Fleet:
 
     # --- weights ---
 
-    async def serve(self, source: Source) -> Served:
+    async def serve(self, source: Source) -> ServedVersion:
         """Bring every replica that answers to a version. One that does not is brought to it before it is asked again.
         A version that one refuses is given up, and all go back to the one before.
 
@@ -96,7 +96,7 @@ class Fleet:
                 self._give_up(target, before)
                 raise error
         differences = [replica.difference for replica in self.replicas if replica.difference is not None]
-        return Served(target.label, max(differences, default=None))
+        return ServedVersion(target.label, max(differences, default=None))
 
     async def restore(self, versions: Iterator[Path]) -> None:
         """Serve the first of `versions` that the replicas take, unless another is pushed meanwhile."""

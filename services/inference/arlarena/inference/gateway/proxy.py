@@ -12,7 +12,7 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
-from arlarena.inference.api.asgi import Answer, Call, Headers, Relay, Reply
+from arlarena.inference.api.asgi import Answer, ApiRequest, ApiResponse, Headers, Relay
 from arlarena.inference.api.errors import BUSY_RETRY_S, CONTEXT_LENGTH, LOADING_RETRY_S, ClientGone, RequestError
 from arlarena.inference.gateway.fleet import Fleet
 from arlarena.inference.gateway.metrics import GatewayMetrics
@@ -32,10 +32,10 @@ class _Failed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Errand:
+class PendingRequest:
     """A request on its way. `gone` is done when its client has left."""
 
-    call: Call
+    call: ApiRequest
     deadline: float
     gone: asyncio.Future[Any]
 
@@ -58,14 +58,14 @@ class Proxy:
         self._fleet, self._limit_s, self._patience_s = fleet, limit_s, patience_s
         self._metrics, self._log = metrics, log
 
-    async def forward(self, call: Call) -> Answer:
+    async def forward(self, call: ApiRequest) -> Answer:
         """Have a replica answer.
 
         Raises:
             ClientGone: the client left. RequestError: 503 there is no replica, 504 out of time, 502 several failed.
         """
         deadline = time.monotonic() + min(call.timeout_s or self._limit_s, self._limit_s)
-        errand = _Errand(call, deadline, asyncio.ensure_future(call.receive()))
+        errand = PendingRequest(call, deadline, asyncio.ensure_future(call.receive()))
         session, full = call.header(SESSION_HEADER.encode()), set[Replica]()
         answer: Answer | None = None
         why = ""
@@ -89,7 +89,7 @@ class Proxy:
                     self._metrics.retries.inc()
                     self._log.warning("replica_failed", replica=replica.name, path=call.path, reason=why)
                     continue
-                if not (isinstance(answer, Reply) and answer.status == 503):
+                if not (isinstance(answer, ApiResponse) and answer.status == 503):
                     return answer
                 full.add(replica)
             if answer is not None:
@@ -99,7 +99,7 @@ class Proxy:
             if not isinstance(answer, Relay):
                 errand.gone.cancel()
 
-    async def _ask(self, replica: Replica, errand: _Errand) -> Answer:
+    async def _ask(self, replica: Replica, errand: PendingRequest) -> Answer:
         """One attempt."""
         queued = errand.call.path in SAMPLES
         try:
@@ -121,7 +121,7 @@ class Proxy:
                 raise _Failed(f"{replica.name} did not pass the check of its new weights")
             if reply.status >= 400:
                 body = _in_form(body, reply.status)
-            return Reply(body, reply.status, reply.content_type.encode(), _headers(reply, replica, mark))
+            return ApiResponse(body, reply.status, reply.content_type.encode(), _headers(reply, replica, mark))
         except TimeoutError:
             raise RequestError(_OUT_OF_TIME, status=504) from None
         except (aiohttp.ClientError, OSError) as error:
@@ -131,7 +131,7 @@ class Proxy:
             if not streams:
                 replica.leave(queued)
 
-    async def _send(self, replica: Replica, errand: _Errand) -> aiohttp.ClientResponse:
+    async def _send(self, replica: Replica, errand: PendingRequest) -> aiohttp.ClientResponse:
         call, left_s = errand.call, max(0.001, errand.left_s)
         headers = {"content-type": "application/json", DEADLINE_HEADER: f"{left_s:.3f}"}
         timeout = aiohttp.ClientTimeout(total=left_s)
@@ -149,7 +149,7 @@ class Proxy:
             raise _Failed(f"{replica.name} sampled with {stamp} and should serve {replica.version}")
 
     async def _relay(
-        self, replica: Replica, errand: _Errand, reply: aiohttp.ClientResponse, queued: bool
+        self, replica: Replica, errand: PendingRequest, reply: aiohttp.ClientResponse, queued: bool
     ) -> AsyncIterator[bytes]:
         """The events of a stream as they come."""
         try:

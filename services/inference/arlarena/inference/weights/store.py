@@ -25,8 +25,8 @@ from arlarena.proto.versions.directory import (
     MANIFEST_FILE,
     Manifest,
     ManifestFile,
+    PushTarget,
     SafetensorsError,
-    Wanted,
     file_blake3,
     version_directory_name,
 )
@@ -84,7 +84,7 @@ class Store:
             raise UnknownVersion(f"{directory} holds {found} and not {label}")
         return directory
 
-    def announce(self, directory: str, text: bytes) -> Wanted:
+    def announce(self, directory: str, text: bytes) -> PushTarget:
         """Begin to receive the version of this manifest, or go on with it; what is still missing.
 
         Raises:
@@ -95,14 +95,14 @@ class Store:
             raise VersionError(f"the manifest is that of {manifest.directory}, not of {directory}")
         committed = self.root / directory
         if (committed / COMMITTED_FILE).is_file() and read_manifest(committed) == manifest:
-            return Wanted([])
+            return PushTarget([])
         hidden = self._hidden(directory)
         self._remove_hidden(all_but=hidden)
         hidden.mkdir(exist_ok=True)
         _create(hidden / MANIFEST_FILE, text)
         stored = committed_versions(self.root)
         missing = [name for name in manifest.files if not self._have(name, manifest, hidden, stored)]
-        return Wanted(missing, stored[0].name if stored else None)
+        return PushTarget(missing, stored[0].name if stored else None)
 
     async def receive(self, directory: str, name: str, body: AsyncIterator[bytes], base: str | None) -> None:
         """Take one file of an announced version, or a delta to the file of the same name in `base`.

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from arlarena.proto.trajectory import Group, Trajectory, Turn
-from arlarena.trainer.batching.packing import Row
+from arlarena.trainer.batching.packing import TrainingSample
 from arlarena.trainer.objectives import GroupAdvantages, GroupRewards, Recipe, compute_advantages
 from arlarena.trainer.settings import updates_of
 
@@ -24,7 +24,7 @@ class NotFinite(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Freshness:
+class StalenessPolicy:
     """Which samples may be trained on at `step`.
 
     Attributes:
@@ -96,7 +96,9 @@ def group_rewards(group: Group, entropies: list[list[float]] | None = None, *, g
     )
 
 
-def turn_entropies(groups: Sequence[Group], measure: Callable[[Sequence[Row]], list[float]]) -> list[list[list[float]]]:
+def turn_entropies(
+    groups: Sequence[Group], measure: Callable[[Sequence[TrainingSample]], list[float]]
+) -> list[list[list[float]]]:
     """Mean token entropies [group][trajectory][turn] by `measure`, which takes one row a turn."""
     rows = [
         row_of([turn], [0.0], 0, fresh=True, temperature=group.sampling.temperature)
@@ -111,11 +113,11 @@ def turn_entropies(groups: Sequence[Group], measure: Callable[[Sequence[Row]], l
 def score(
     recipe: Recipe,
     groups: Sequence[Group],
-    freshness: Freshness,
+    freshness: StalenessPolicy,
     *,
     invalid_penalty: float,
     max_response_tokens: int,
-    measure: Callable[[Sequence[Row]], list[float]] | None = None,
+    measure: Callable[[Sequence[TrainingSample]], list[float]] | None = None,
     void_turns: Literal["mask", "keep"] = "mask",
     growing: bool = False,
 ) -> list[ScoredGroup]:
@@ -174,11 +176,11 @@ def _check(name: str, groups: Sequence[Group], finite: Iterable[bool]) -> None:
 
 def rows_of(
     groups: Sequence[ScoredGroup], current_digest: str, advantage_scale: float = 1.0, *, growing: bool = False
-) -> list[Row]:
+) -> list[TrainingSample]:
     """The rows of every usable trajectory, which are numbered through `groups`: one a turn, or with `growing` one for
     as many turns as each continues the last (see `stretches`). Their temperature is the one that their group records.
     """
-    rows: list[Row] = []
+    rows: list[TrainingSample] = []
     number = 0
     for scored in groups:
         temperature = scored.group.sampling.temperature
@@ -222,13 +224,13 @@ def _continues(before: Turn, after: Turn) -> bool:
 
 def row_of(
     turns: Sequence[Turn], advantages: Sequence[float], trajectory: int, *, fresh: bool, temperature: float
-) -> Row:
+) -> TrainingSample:
     """One row of turns that each continue the last."""
     first = turns[0]
     if len(turns) == 1:
         (advantage,) = advantages
         columns = first.tokens(), first.behaviour_logprobs(), first.mask()
-        return Row(first.prompt(), *columns, advantage, trajectory, fresh, temperature=temperature)
+        return TrainingSample(first.prompt(), *columns, advantage, trajectory, fresh, temperature=temperature)
     tokens, behaviour, mask, sizes = [], [], [], []
     for turn, following in zip(turns, [*turns[1:], None], strict=True):
         seen = len(turn.prompt_ids) // 4 + len(turn.loss_mask)
@@ -237,7 +239,7 @@ def row_of(
         behaviour += [turn.behaviour_logprobs(), np.zeros(len(between), dtype=np.float32)]
         mask += [turn.mask(), np.zeros(len(between), dtype=np.uint8)]
         sizes.append(len(turn.loss_mask) + len(between))
-    return Row(
+    return TrainingSample(
         prompt=first.prompt(),
         response=np.concatenate(tokens),
         behaviour=np.concatenate(behaviour),

@@ -28,7 +28,7 @@ SHARED_STEP = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TrainingSample:
     """One sequence as the loss sees it: a turn, or a whole episode where the context only grows.
 
     Attributes:
@@ -125,11 +125,11 @@ def nothing() -> MicroBatch:
     return MicroBatch(forest, none, none, 1.0, none, none, None, none, floats, torch.zeros(0, dtype=torch.bool), floats)
 
 
-def micro_batches(rows: Sequence[Row], max_tokens: int) -> Iterator[MicroBatch]:
+def micro_batches(rows: Sequence[TrainingSample], max_tokens: int) -> Iterator[MicroBatch]:
     """Cut `rows` into micro-batches of at most `max_tokens` tokens, shared ones counted once (a single longer row makes
     one of its own). Rows that share much come together; within a micro-batch, equal rows are adjacent.
     """
-    pending: list[list[Row]] = []
+    pending: list[list[TrainingSample]] = []
     tokens = 0
     for same in _distinct(rows):
         row = same[0]
@@ -144,9 +144,9 @@ def micro_batches(rows: Sequence[Row], max_tokens: int) -> Iterator[MicroBatch]:
         yield build(pending)
 
 
-def _distinct(rows: Sequence[Row]) -> list[list[Row]]:
+def _distinct(rows: Sequence[TrainingSample]) -> list[list[TrainingSample]]:
     """Rows whose log-probs are the same, together; in the order of their tokens, so that neighbours share most."""
-    found: dict[bytes, list[Row]] = {}
+    found: dict[bytes, list[TrainingSample]] = {}
     for row in rows:
         found.setdefault(row.key, []).append(row)
     return [found[key] for key in sorted(found)]
@@ -160,12 +160,12 @@ def _shared(one: IdArray, other: IdArray) -> int:
     return same if same == len(one) == len(other) else same - same % SHARED_STEP
 
 
-def build(distinct: Sequence[Sequence[Row]]) -> MicroBatch:
+def build(distinct: Sequence[Sequence[TrainingSample]]) -> MicroBatch:
     """The micro-batch of these rows, equal ones given together, in the order of their tokens."""
     nodes, leaves = _nodes([same[0] for same in distinct])
     forest = lay_out(nodes)
     positions, targets, token_index = [], [], []
-    rows: list[Row] = []
+    rows: list[TrainingSample] = []
     offset = 0
     for same, leaf in zip(distinct, leaves, strict=True):
         prompt, response = same[0].prompt, same[0].response
@@ -201,7 +201,7 @@ def _temperature(temperatures: Sequence[float], sizes: Sequence[int]) -> float |
     return torch.from_numpy(np.repeat(np.asarray(temperatures, dtype=np.float64), sizes))
 
 
-def _turns(rows: Sequence[Row], sampled_by: Sequence[Ids]) -> tuple[Tensor | None, Tensor]:
+def _turns(rows: Sequence[TrainingSample], sampled_by: Sequence[Ids]) -> tuple[Tensor | None, Tensor]:
     """(turn of each sampled token, advantage of each turn)."""
     advantages = torch.tensor([advantage for row in rows for _, advantage in row.credits], dtype=torch.float32)
     if not any(row.turns for row in rows):
@@ -214,7 +214,7 @@ def _turns(rows: Sequence[Row], sampled_by: Sequence[Ids]) -> tuple[Tensor | Non
     return _int64(parts), advantages
 
 
-def _nodes(rows: Sequence[Row]) -> tuple[list[Node], list[int]]:
+def _nodes(rows: Sequence[TrainingSample]) -> tuple[list[Node], list[int]]:
     """The forest of `rows`, which are in the order of their tokens, and the node that each of them ends in."""
     shared = [_shared(one.prompt, other.prompt) for one, other in itertools.pairwise(rows)]
     nodes: list[Node] = []

@@ -24,7 +24,7 @@ from arlarena.proto.config import ConfigError
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import FloatArray, Group, SchemaError, read_groups
-from arlarena.trainer.batching.packing import Row, micro_batches
+from arlarena.trainer.batching.packing import TrainingSample, micro_batches
 from arlarena.trainer.cloning.conversations import SUFFIXES, conversation_rows, read_conversations
 from arlarena.trainer.learning.optimizer import adamw, rate_share, set_rate
 from arlarena.trainer.metrics.progress import Progress
@@ -43,7 +43,7 @@ class CloneError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Cloned:
+class CloneResult:
     """How cloning went. `validation_loss` is the best one, in nats a response token, reached at `best_step`."""
 
     steps: int
@@ -84,7 +84,7 @@ def load_demonstrations(path: Path, min_score: float) -> list[Group]:
     return kept
 
 
-def read_rows(path: Path, min_score: float, model: str) -> list[Row]:
+def read_rows(path: Path, min_score: float, model: str) -> list[TrainingSample]:
     """The rows of a file of demonstrations: groups as the rollout service records them, or conversations as JSON lines.
 
     Errors as in `load_demonstrations`, `read_conversations` and `conversation_rows`.
@@ -94,7 +94,7 @@ def read_rows(path: Path, min_score: float, model: str) -> list[Row]:
     return demonstration_rows(load_demonstrations(path, min_score))
 
 
-def demonstration_rows(groups: Sequence[Group]) -> list[Row]:
+def demonstration_rows(groups: Sequence[Group]) -> list[TrainingSample]:
     """One row a turn that is to be learnt from; the behaviour's log-probs play no part."""
     rows = []
     for group in groups:
@@ -103,11 +103,11 @@ def demonstration_rows(groups: Sequence[Group]) -> list[Row]:
                 if not any(turn.loss_mask):
                     continue
                 nothing: FloatArray = np.zeros(len(turn.loss_mask), dtype=np.float32)
-                rows.append(Row(turn.prompt(), turn.tokens(), nothing, turn.mask(), 1.0, 0))
+                rows.append(TrainingSample(turn.prompt(), turn.tokens(), nothing, turn.mask(), 1.0, 0))
     return rows
 
 
-def negative_log_likelihood(scorer: Scorer, rows: Sequence[Row], *, backward: bool) -> float:
+def negative_log_likelihood(scorer: Scorer, rows: Sequence[TrainingSample], *, backward: bool) -> float:
     """Mean over the response tokens of `rows` in nats; with `backward`, its gradient is added to the parameters.
 
     The denominator is that of all rows, so the cut into micro-batches does not matter.
@@ -123,7 +123,7 @@ def negative_log_likelihood(scorer: Scorer, rows: Sequence[Row], *, backward: bo
     return total
 
 
-def batches(rows: Sequence[Row], size: int, seed: int) -> Iterator[list[Row]]:
+def batches(rows: Sequence[TrainingSample], size: int, seed: int) -> Iterator[list[TrainingSample]]:
     """Endless epochs, each in an order of its own."""
     generator = np.random.default_rng(seed)
     size = min(size, len(rows))
@@ -162,14 +162,14 @@ class _Report:
 
 def clone(
     model: PreTrainedModel,
-    train: Sequence[Row],
-    validation: Sequence[Row],
+    train: Sequence[TrainingSample],
+    validation: Sequence[TrainingSample],
     settings: CloneSettings,
     *,
     seed: int,
     progress: Progress | None = None,
     log: Logger | None = None,
-) -> Cloned:
+) -> CloneResult:
     """Train `model` in place until validation says stop, and leave its best weights in it.
 
     Raises:
@@ -203,7 +203,7 @@ def clone(
         if misses >= settings.patience or step >= limit:
             break
     model.load_state_dict(best_weights)
-    return Cloned(
+    return CloneResult(
         steps=step,
         epochs=step / per_epoch,
         turns=len(train),
@@ -215,7 +215,7 @@ def clone(
 
 
 def _update(
-    scorer: Scorer, optimizer: torch.optim.Optimizer, batch: Sequence[Row], gradient_clip: float, step: int
+    scorer: Scorer, optimizer: torch.optim.Optimizer, batch: Sequence[TrainingSample], gradient_clip: float, step: int
 ) -> float:
     """One optimiser step on `batch`; its loss."""
     optimizer.zero_grad(set_to_none=True)

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from arlarena.proto.config import ConfigError
 from arlarena.proto.text.files import TextFileError, read_text
 from arlarena.proto.text.wording import counted
-from arlarena.trainer.batching.packing import Row
+from arlarena.trainer.batching.packing import TrainingSample
 from arlarena.trainer.preflight import check_readable
 
 SUFFIXES = (".jsonl", ".ndjson")
@@ -31,20 +31,20 @@ class Message(msgspec.Struct):
     content: str
 
 
-class Conversation(msgspec.Struct):
+class ConversationRecord(msgspec.Struct):
     """One line of a file."""
 
     messages: list[Message]
     score: float | None = None
 
 
-def read_conversations(path: Path, min_score: float) -> list[Conversation]:
+def read_conversations(path: Path, min_score: float) -> list[ConversationRecord]:
     """The conversations of a file that scored above `min_score`, or have no score.
 
     Raises:
         ConfigError: the file is missing, a line is no conversation (the message names it), or none is good enough.
     """
-    decoder = msgspec.json.Decoder(Conversation)
+    decoder = msgspec.json.Decoder(ConversationRecord)
     found = []
     check_readable(path)
     try:
@@ -67,7 +67,7 @@ def read_conversations(path: Path, min_score: float) -> list[Conversation]:
     return good
 
 
-def conversation_rows(conversations: list[Conversation], model: str) -> list[Row]:
+def conversation_rows(conversations: list[ConversationRecord], model: str) -> list[TrainingSample]:
     """One row an assistant message, in the tokens of the policy `model`.
 
     Raises:
@@ -85,11 +85,11 @@ def conversation_rows(conversations: list[Conversation], model: str) -> list[Row
     return rows
 
 
-def _row(tokenizer: Any, before: list[dict[str, str]], reply: str) -> Row:
+def _row(tokenizer: Any, before: list[dict[str, str]], reply: str) -> TrainingSample:
     text = tokenizer.apply_chat_template(before, tokenize=False, add_generation_prompt=True)
     prompt = tokenizer.encode(text, add_special_tokens=False)
     response = [*tokenizer.encode(reply, add_special_tokens=False), tokenizer.eos_token_id]
-    return Row(
+    return TrainingSample(
         prompt=np.asarray(prompt, dtype=np.int32),
         response=np.asarray(response, dtype=np.int32),
         behaviour=np.zeros(len(response), dtype=np.float32),

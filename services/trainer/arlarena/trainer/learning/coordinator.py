@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from arlarena.trainer.batching.packing import Row
+from arlarena.trainer.batching.packing import TrainingSample
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.learning.ranks import Ranks
 from arlarena.trainer.objectives import Recipe
@@ -37,8 +37,8 @@ def _unpack(kind: type, value: Any) -> Any:
 
 # What each order's arguments are.
 _ARGUMENTS: dict[str, Any] = {
-    "update": tuple[list[list[Row]], float],
-    "mean_entropies": tuple[list[Row]],
+    "update": tuple[list[list[TrainingSample]], float],
+    "mean_entropies": tuple[list[TrainingSample]],
     "log_probs": tuple[list[int], list[int]],
     "weights": tuple[()],
     "optimizer_state": tuple[()],
@@ -46,11 +46,11 @@ _ARGUMENTS: dict[str, Any] = {
 }
 
 
-class Lead:
+class Coordinator:
     """Rank 0's learner: each call is carried out by all ranks."""
 
     def __init__(self, learner: Learner) -> None:
-        """The others `follow`."""
+        """The others `worker_loop`."""
         self._learner, self._ranks = learner, learner.ranks
         self._busy = False
 
@@ -69,12 +69,12 @@ class Lead:
         """Numbers of the minibatches that the last `update` skipped, see `Learner.update`."""
         return self._learner.skipped
 
-    def update(self, minibatches: Sequence[Sequence[Row]], rate: float) -> dict[str, float]:
+    def update(self, minibatches: Sequence[Sequence[TrainingSample]], rate: float) -> dict[str, float]:
         """See `Learner.update`."""
         found: dict[str, float] = self._together("update", [list(rows) for rows in minibatches], rate)
         return found
 
-    def mean_entropies(self, rows: Sequence[Row]) -> list[float]:
+    def mean_entropies(self, rows: Sequence[TrainingSample]) -> list[float]:
         """See `Learner.mean_entropies`."""
         found: list[float] = self._together("mean_entropies", list(rows))
         return found
@@ -112,7 +112,7 @@ class Lead:
             self._ranks.broadcast(msgspec.msgpack.encode(Order(method, raw)))
 
 
-def follow(learner: Learner, ranks: Ranks) -> None:
+def worker_loop(learner: Learner, ranks: Ranks) -> None:
     """Do what rank 0 does, until it says stop."""
     while True:
         order = msgspec.msgpack.decode(ranks.broadcast(), type=Order)

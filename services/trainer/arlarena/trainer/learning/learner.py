@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
 from arlarena.proto.trajectory import FloatArray
-from arlarena.trainer.batching.packing import MicroBatch, Row, micro_batches, nothing
+from arlarena.trainer.batching.packing import MicroBatch, TrainingSample, micro_batches, nothing
 from arlarena.trainer.learning.optimizer import adamw, set_rate
 from arlarena.trainer.learning.ranks import Ranks
 from arlarena.trainer.model.forward import Scorer
@@ -90,7 +90,7 @@ class Learner:
         """The model being trained."""
         return self.scorer.model
 
-    def update(self, minibatches: Sequence[Sequence[Row]], rate: float) -> dict[str, float]:
+    def update(self, minibatches: Sequence[Sequence[TrainingSample]], rate: float) -> dict[str, float]:
         """Take one optimiser step a minibatch at the learning rate `rate`, and return the means of their metrics.
 
         With the `decoupled` anchor, π_old is this policy before the first of them. Without a single row the weights
@@ -116,7 +116,7 @@ class Learner:
         return _figures_of(updates) | {"learning_rate": rate}
 
     @torch.no_grad()
-    def mean_entropies(self, rows: Sequence[Row]) -> list[float]:
+    def mean_entropies(self, rows: Sequence[TrainingSample]) -> list[float]:
         """The mean token entropy of each row's response under the present policy, in nats (EMPG's Ĥ before scaling).
         NaN where weights are.
         """
@@ -136,7 +136,7 @@ class Learner:
         """
         ids = [np.asarray(part, dtype=np.int32) for part in (prompt, response)]
         unused: FloatArray = np.zeros(len(response), dtype=np.float32)
-        row = Row(ids[0], ids[1], unused, np.ones(len(response), dtype=np.uint8), 0.0, 0)
+        row = TrainingSample(ids[0], ids[1], unused, np.ones(len(response), dtype=np.uint8), 0.0, 0)
         (micro,) = micro_batches([row], sys.maxsize)
         found: list[float] = self.scorer(micro.to(self.scorer.device), entropy="none", exact=True)[0].tolist()
         return found
@@ -190,7 +190,7 @@ class Learner:
             scorer.shard(self.ranks.count)
         return scorer
 
-    def _cut(self, rows: Sequence[Row], *, whole: bool = False) -> list[MicroBatch]:
+    def _cut(self, rows: Sequence[TrainingSample], *, whole: bool = False) -> list[MicroBatch]:
         """This rank's micro-batches of `rows`, as many as every other rank's. `whole`: all rows in one.
 
         The literal ratio asks for it: it is differentiable through a whole trajectory.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from arlarena.proto.trajectory import Group
-from arlarena.trainer.batching.credit import Freshness, ScoredGroup, is_void, returns, successes
+from arlarena.trainer.batching.credit import ScoredGroup, StalenessPolicy, is_void, returns, successes
 from arlarena.trainer.metrics.behaviour import behaviour_figures
 
 
@@ -44,7 +44,7 @@ def episode_figures(groups: Sequence[Group]) -> dict[str, float]:
     } | behaviour_figures(groups)
 
 
-def training_figures(groups: Sequence[ScoredGroup], freshness: Freshness) -> dict[str, float]:
+def training_figures(groups: Sequence[ScoredGroup], freshness: StalenessPolicy) -> dict[str, float]:
     """What is about to be trained on."""
     sizes = [float(size) for scored in groups for each in scored.advantages.anchor_sizes for size in each]
     credit = [abs(value) for scored in groups for each in scored.advantages.total for value in each]

@@ -44,7 +44,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class AttentionBatch:
     """Nodes that one attention call serves. B nodes, at most Q own tokens and A ancestors' tokens each.
 
     Attributes:
@@ -63,7 +63,7 @@ class Call:
     kept: Tensor | None
     start: int
 
-    def to(self, device: torch.device | str) -> Call:
+    def to(self, device: torch.device | str) -> AttentionBatch:
         """The same on another device."""
 
         def moved(one: Tensor | None) -> Tensor | None:
@@ -91,7 +91,7 @@ class Forest:
 
     ids: Tensor
     positions: Tensor
-    calls: list[Call]
+    calls: list[AttentionBatch]
     paths: list[Ids] = field(repr=False)
 
     def to(self, device: torch.device | str) -> Forest:
@@ -140,7 +140,7 @@ def _group(nodes: Sequence[Node]) -> list[list[int]]:
     return groups
 
 
-def _call(group: Sequence[int], nodes: Sequence[Node], paths: Sequence[Ids], starts: dict[int, int]) -> Call:
+def _call(group: Sequence[int], nodes: Sequence[Node], paths: Sequence[Ids], starts: dict[int, int]) -> AttentionBatch:
     own = np.array([len(nodes[number].tokens) for number in group])
     above = np.array([nodes[number].depth for number in group])
     size, wide, deep = len(group), int(own.max()), int(above.max())
@@ -154,11 +154,11 @@ def _call(group: Sequence[int], nodes: Sequence[Node], paths: Sequence[Ids], sta
     kept = None if whole else torch.from_numpy(np.flatnonzero(np.arange(wide)[None, :] < own[:, None]))
     queries = None if whole else torch.from_numpy(keys[:, deep:].reshape(-1))
     if deep == 0:
-        return Call((size, wide, 0), queries, None, None, kept, start)
+        return AttentionBatch((size, wide, 0), queries, None, None, kept, start)
     ancestors = np.broadcast_to(np.arange(deep)[None, None, :] < above[:, None, None], (size, wide, deep))
     causal = np.broadcast_to(np.tri(wide, dtype=bool)[None], (size, wide, wide))
     visible = torch.from_numpy(np.concatenate([ancestors, causal], axis=2)[:, None])
-    return Call((size, wide, deep), queries, torch.from_numpy(keys.reshape(-1)), visible, kept, start)
+    return AttentionBatch((size, wide, deep), queries, torch.from_numpy(keys.reshape(-1)), visible, kept, start)
 
 
 def forest_attention(
@@ -182,7 +182,7 @@ def forest_attention(
     return torch.cat([_answer(call, query, key, value, scale) for call in forest.calls])[None], None
 
 
-def _answer(call: Call, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+def _answer(call: AttentionBatch, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
     """[tokens of the call, heads, D] from [T, heads, D] and twice [T, groups, D]."""
     size, wide, deep = call.shape
     asked = call.queries if call.keys is None else call.keys
@@ -210,7 +210,7 @@ def _answer(call: Call, query: Tensor, key: Tensor, value: Tensor, scale: float 
     return answer if call.kept is None else answer.index_select(0, call.kept)
 
 
-def _heads_may_share(call: Call, query: Tensor) -> bool:
+def _heads_may_share(call: AttentionBatch, query: Tensor) -> bool:
     """Whether a fused kernel lets several heads share a key. On every GPU that is flash attention alone, which takes
     16 bits and no mask; without such a kernel torch would keep all scores, [B, heads, Q, A+Q].
     """

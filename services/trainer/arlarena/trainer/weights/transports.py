@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from arlarena.client.weights import Sender, WeightsClient
-from arlarena.proto.versions.directory import Served, push_limit_s
+from arlarena.proto.versions.directory import ServedVersion, push_limit_s
 from arlarena.trainer.weights.broadcaster import Broadcaster
 from arlarena.trainer.weights.versions import Version
 
@@ -13,7 +13,7 @@ from arlarena.trainer.weights.versions import Version
 class Transport(Protocol):
     """Brings a version into a server's service. Safe to repeat."""
 
-    async def push(self, version: Version, server: WeightsClient) -> tuple[Served, int]:
+    async def push(self, version: Version, server: WeightsClient) -> tuple[ServedVersion, int]:
         """What `server` says once it serves the version, and the bytes that went to it over the network.
 
         Raises:
@@ -31,7 +31,7 @@ class Transport(Protocol):
 class SharedDirectory:
     """Trainer and servers see the same directory of versions."""
 
-    async def push(self, version: Version, server: WeightsClient) -> tuple[Served, int]:
+    async def push(self, version: Version, server: WeightsClient) -> tuple[ServedVersion, int]:
         """See `Transport`."""
         return await server.serve(str(version.version), push_limit_s(version.bytes)), 0
 
@@ -49,7 +49,7 @@ class Http:
         """See `Sender`."""
         self._sender = Sender(full_every)
 
-    async def push(self, version: Version, server: WeightsClient) -> tuple[Served, int]:
+    async def push(self, version: Version, server: WeightsClient) -> tuple[ServedVersion, int]:
         """See `Transport`."""
         sent = await self._sender.deliver(version.path, server)
         return await server.serve(str(version.version), push_limit_s(version.bytes)), sent
@@ -71,7 +71,7 @@ class Collective:
         """`broadcaster` sends until `close`."""
         self._broadcaster = broadcaster
 
-    async def push(self, version: Version, server: WeightsClient) -> tuple[Served, int]:
+    async def push(self, version: Version, server: WeightsClient) -> tuple[ServedVersion, int]:
         """See `Transport`."""
         offer = self._broadcaster.offer(version.path)
         return await server.serve(str(version.version), push_limit_s(version.bytes), offer), version.bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from arlarena.environments.alfworld.engine.state import NOTHING, State
+from arlarena.environments.alfworld.engine.state import NOTHING, WorldState
 from arlarena.environments.alfworld.engine.world import House
 
 HANDS = frozenset(("inreceptacle", "objectatlocation", "holds", "holdsany"))
@@ -36,7 +36,7 @@ def ways(house: House) -> list[tuple[int, Move]]:
     return [(location, Move("gotolocation", receptacle=one)) for one, location in house.location_of.items()]
 
 
-def moves(state: State) -> Iterator[Move]:
+def moves(state: WorldState) -> Iterator[Move]:
     """What else is possible; `help` aside, which not every game knows."""
     house = state.house
     yield from (Move("look"), Move("inventory"))
@@ -51,7 +51,7 @@ def moves(state: State) -> Iterator[Move]:
                 yield Move("sliceobject", thing, state.held)
 
 
-def _moves_at(state: State, receptacle: int) -> Iterator[Move]:
+def _moves_at(state: WorldState, receptacle: int) -> Iterator[Move]:
     """What is possible at a receptacle that the player stands before."""
     house = state.house
     held, contents, accessible = state.held, state.inside.get(receptacle, ()), state.open_to_hands(receptacle)
@@ -76,7 +76,7 @@ def _moves_at(state: State, receptacle: int) -> Iterator[Move]:
             yield Move(action, held, receptacle)
 
 
-def after(state: State, move: Move) -> State:
+def after(state: WorldState, move: Move) -> WorldState:
     """The state that a move leads to; the given one if it changes nothing."""
     action, thing, receptacle = move
     if action not in CHANGES:
@@ -106,7 +106,7 @@ def after(state: State, move: Move) -> State:
     return new
 
 
-def binding(state: State, move: Move) -> dict[str, int]:
+def binding(state: WorldState, move: Move) -> dict[str, int]:
     """A move's arguments, under the names that they have in the domain. `state`: before the move."""
     house, (action, thing, receptacle) = state.house, move
     match action:

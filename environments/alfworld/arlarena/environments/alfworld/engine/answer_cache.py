@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from arlarena.environments.alfworld.engine.actions import Move, binding
 from arlarena.environments.alfworld.engine.grammar import Grammar
-from arlarena.environments.alfworld.engine.state import State
+from arlarena.environments.alfworld.engine.state import WorldState
 from arlarena.environments.alfworld.engine.text_limits import Pattern
 from arlarena.environments.alfworld.engine.world import CHANGING, MARKS
 
@@ -38,7 +38,7 @@ class Answers:
     asked: dict[str, int] = field(default_factory=dict)
     given: dict[Key, str] = field(default_factory=dict)
 
-    def answer(self, grammar: Grammar, command: str, move: Move, state: State, new: State) -> str:
+    def answer(self, grammar: Grammar, command: str, move: Move, state: WorldState, new: WorldState) -> str:
         """The answer to a command, which is a move from `state` to `new`."""
         text = self.of.get((command, new.changes.get(move.receptacle, 0))) or self.always.get(command)
         if text:
@@ -47,7 +47,7 @@ class Answers:
         text = None if asked & BEYOND else self.given.get(_key(asked, command, state, new))
         return self._made(grammar, command, move, state, new) if text is None else text
 
-    def _made(self, grammar: Grammar, command: str, move: Move, state: State, new: State) -> str:
+    def _made(self, grammar: Grammar, command: str, move: Move, state: WorldState, new: WorldState) -> str:
         watched = Watched(new, state.location, move.receptacle)
         text = grammar.feedback(move.action, watched, binding(state, move))
         if len(self.always) + len(self.of) + len(self.given) >= MAX_ANSWERS:
@@ -62,7 +62,7 @@ class Answers:
         return text
 
 
-def _key(asked: int, command: str, state: State, new: State) -> Key:
+def _key(asked: int, command: str, state: WorldState, new: WorldState) -> Key:
     """A command, and what its answer can depend on. What is here includes the receptacle."""
     return (
         command,
@@ -81,7 +81,7 @@ class Watched:
     if it is asked for, or if locations are listed, as different variables stand for different things.
     """
 
-    def __init__(self, state: State, origin: int, receptacle: int) -> None:
+    def __init__(self, state: WorldState, origin: int, receptacle: int) -> None:
         self._state, self._origin, self._receptacle, self.asked = state, origin, receptacle, 0
 
     def name(self, entity: int) -> str:

@@ -17,15 +17,15 @@ from arlarena.environments.alfworld.engine.answer_cache import Answers
 from arlarena.environments.alfworld.engine.domain import check_domain
 from arlarena.environments.alfworld.engine.goal import compile_goal, watched_by
 from arlarena.environments.alfworld.engine.grammar import Grammar, read_grammar
-from arlarena.environments.alfworld.engine.pddl import Expression, Problem, read_problem
-from arlarena.environments.alfworld.engine.state import NOTHING, State, check_predicates
+from arlarena.environments.alfworld.engine.pddl import Expression, PddlProblem, read_problem
+from arlarena.environments.alfworld.engine.state import NOTHING, WorldState, check_predicates
 from arlarena.environments.alfworld.engine.world import House, Mask, build
 from arlarena.environments.alfworld.errors import GameError
 
 NOTHING_HAPPENS = "Nothing happens."
 MAX_MENUS = 1024  # that are kept of a game; some 1 KB each
 
-__all__ = ["Game", "Move", "Rules", "read_rules", "rules_of"]
+__all__ = ["Game", "GameRules", "Move", "read_rules", "rules_of"]
 
 
 class Menu(NamedTuple):
@@ -36,7 +36,7 @@ class Menu(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class GameRules:
     """A game as its file has it, and what is known of it by now: all that episodes share.
 
     Attributes:
@@ -55,7 +55,7 @@ class Rules:
     intro: str
     task: str
     goal: Expression
-    won: Callable[[State], bool]
+    won: Callable[[WorldState], bool]
     watched: frozenset[str]
     concerned: Mask
     helps: bool
@@ -65,7 +65,7 @@ class Rules:
     menus: dict[tuple[int, ...], Menu] = field(default_factory=dict)
     answers: Answers = field(default_factory=Answers)
 
-    def menu(self, state: State) -> Menu:
+    def menu(self, state: WorldState) -> Menu:
         """The menu of a state."""
         choice = state.choice()
         menu = self.menus.get(choice)
@@ -82,7 +82,7 @@ class Rules:
         # What is done to a thing changes facts that name it, and of those that do not only whether anything is held.
         return move.thing == NOTHING or bool(self.concerned >> move.thing & 1) or "holdsany" in self.watched
 
-    def _made_menu(self, state: State) -> Menu:
+    def _made_menu(self, state: WorldState) -> Menu:
         here = state.location
         if not self.ways:
             self.ways.extend((location, self._command(state, move)) for location, move in ways(self.house))
@@ -93,7 +93,7 @@ class Rules:
             insort(commands, self._command(state, Move("help")))
         return Menu(tuple(commands), offered)
 
-    def _command(self, state: State, move: Move) -> str:
+    def _command(self, state: WorldState, move: Move) -> str:
         command = self.spoken.get(move)
         if command is None:
             command = intern(self.grammar.command(move.action, state, binding(state, move)))  # many games have it
@@ -102,7 +102,7 @@ class Rules:
         return command
 
 
-def read_rules(domain: str, grammar: str, problem: str) -> Rules:
+def read_rules(domain: str, grammar: str, problem: str) -> GameRules:
     """A game from the three texts of its file.
 
     Raises:
@@ -111,7 +111,7 @@ def read_rules(domain: str, grammar: str, problem: str) -> Rules:
     return rules_of(read_problem(problem), grammar, check_domain(domain))
 
 
-def rules_of(problem: Problem, grammar: str, actions: frozenset[str]) -> Rules:
+def rules_of(problem: PddlProblem, grammar: str, actions: frozenset[str]) -> GameRules:
     """A game from a problem that is read already, and the names of the domain's actions. Errors as in `read_rules`."""
     house = build(problem)
     texts, task = read_grammar(grammar)
@@ -120,10 +120,10 @@ def rules_of(problem: Problem, grammar: str, actions: frozenset[str]) -> Rules:
         raise GameError(f"grammar: there is no action {name}, which the domain has")
     if "intro" not in texts.rules:
         raise GameError("grammar: there is no rule 'intro'")
-    intro = texts.derive("intro", State(house), {})
+    intro = texts.derive("intro", WorldState(house), {})
     won, concerned = compile_goal(problem.goal, house, problem.objects)
     helps = "help" in actions
-    return Rules(house, texts, intro, task, problem.goal, won, watched_by(problem.goal), concerned, helps)
+    return GameRules(house, texts, intro, task, problem.goal, won, watched_by(problem.goal), concerned, helps)
 
 
 class Game:
@@ -138,8 +138,8 @@ class Game:
 
     __slots__ = ("feedback", "menu", "rules", "state", "won")
 
-    def __init__(self, rules: Rules) -> None:
-        self.rules, self.state, self.feedback = rules, State(rules.house), rules.intro
+    def __init__(self, rules: GameRules) -> None:
+        self.rules, self.state, self.feedback = rules, WorldState(rules.house), rules.intro
         self.won, self.menu = rules.won(self.state), rules.menu(self.state)
 
     def copy(self) -> Self:

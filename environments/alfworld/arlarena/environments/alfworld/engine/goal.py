@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from arlarena.environments.alfworld.engine.pddl import Expression, typed
-from arlarena.environments.alfworld.engine.state import State, check_predicates
+from arlarena.environments.alfworld.engine.state import WorldState, check_predicates
 from arlarena.environments.alfworld.engine.world import CHANGING, House, Mask
 from arlarena.environments.alfworld.errors import GameError
 
 MOST_TRIES = 100_000  # values of variables that one test of a goal looks at; ALFWorld's goals take some hundred
 
 Scope = dict[str, int]
-Test = Callable[[State, Scope], bool]
+Test = Callable[[WorldState, Scope], bool]
 
 
-def compile_goal(goal: Expression, house: House, types: Mapping[str, str]) -> tuple[Callable[[State], bool], Mask]:
+def compile_goal(goal: Expression, house: House, types: Mapping[str, str]) -> tuple[Callable[[WorldState], bool], Mask]:
     """The test of a goal expression, and the entities that it can be about. `types`: of all objects, by id.
 
     Raises:
@@ -24,7 +24,7 @@ def compile_goal(goal: Expression, house: House, types: Mapping[str, str]) -> tu
     compiler = _Compiler(house, types)
     test = compiler.test(goal)
 
-    def reached(state: State) -> bool:
+    def reached(state: WorldState) -> bool:
         compiler.tries_left = MOST_TRIES
         return test(state, {})
 
@@ -83,7 +83,7 @@ class _Compiler:
             (always if last < 0 else tests[last]).append(self.test(part))
         levels = [(name, domains[name], tests[at]) for at, name in enumerate(names)]
 
-        def search(state: State, scope: Scope, depth: int) -> bool:
+        def search(state: WorldState, scope: Scope, depth: int) -> bool:
             if depth == len(levels):
                 return True
             name, candidates, checks = levels[depth]

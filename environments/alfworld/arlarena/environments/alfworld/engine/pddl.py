@@ -23,7 +23,7 @@ _TOKEN = re.compile(r"[()]|[^\s()]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class PddlProblem:
     """A problem: objects by name with their types, the facts that hold at the start, and the goal's expression."""
 
     objects: dict[str, str]
@@ -55,7 +55,7 @@ def read_expressions(text: str) -> list[Expression]:
     return stack[0]
 
 
-def read_problem(text: str) -> Problem:
+def read_problem(text: str) -> PddlProblem:
     """A problem's objects, facts and goal.
 
     Raises:
@@ -76,7 +76,7 @@ def read_problem(text: str) -> Problem:
         for argument in arguments:
             if argument not in objects:
                 raise GameError(f"PDDL problem: ({name} …) is about {argument!r}, which is not among the :objects")
-    return Problem(objects, facts, sections[":goal"][0])
+    return PddlProblem(objects, facts, sections[":goal"][0])
 
 
 def typed(words: list[Expression]) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ NOTHING = -1
 PREDICATES = frozenset((*PLACES, *MARKS, "not_inreceptacle"))
 
 
-class State:
+class WorldState:
     """All that changes. Sets of entities are bit masks; `inside`, `at`, `marks` and `changes` are replaced and never
     changed, so that copies share them.
 

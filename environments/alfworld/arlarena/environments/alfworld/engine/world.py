@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from arlarena.environments.alfworld.engine.names import names_of
-from arlarena.environments.alfworld.engine.pddl import Problem
+from arlarena.environments.alfworld.engine.pddl import PddlProblem
 from arlarena.environments.alfworld.errors import GameError
 
 Mask = int  # a set of entities: bit n is entity n
@@ -24,7 +24,7 @@ CHANGING = frozenset((*PLACES, *MARKS, "ison", "checked", "examined", "wasinrece
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class InitialPlacement:
     """Where things are at the start. `inside`: by receptacle; `at`: by location."""
 
     location: int
@@ -65,7 +65,7 @@ class House:
     knives: Mask
     tools: dict[str, Mask]
     facts: Rows
-    start: Start
+    start: InitialPlacement
     known: dict[str, frozenset[tuple[int, ...]]] = field(repr=False)
 
 
@@ -77,7 +77,7 @@ def bits(mask: Mask) -> Iterator[int]:
         mask ^= low
 
 
-def build(problem: Problem) -> House:
+def build(problem: PddlProblem) -> House:
     """The house of a problem.
 
     Raises:
@@ -127,8 +127,8 @@ def _standing(rows: Rows) -> tuple[dict[int, int], dict[int, list[int]]]:
     return location_of, standing
 
 
-def _start(rows: Rows, location: int) -> Start:
-    return Start(
+def _start(rows: Rows, location: int) -> InitialPlacement:
+    return InitialPlacement(
         location,
         _mask(rows, "opened"),
         _contents(rows, "inreceptacle"),
@@ -137,7 +137,7 @@ def _start(rows: Rows, location: int) -> Start:
     )
 
 
-def _only(rows: Rows, problem: Problem) -> Pair:
+def _only(rows: Rows, problem: PddlProblem) -> Pair:
     """The agent and its location."""
     places = rows.get("atlocation", ())
     if len(places) != 1:

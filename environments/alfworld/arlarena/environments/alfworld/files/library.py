@@ -50,7 +50,7 @@ class TaskOf(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class GamePath:
     """A game's file. `name`: `<folder>/<trial>`, as a task id has it."""
 
     path: Path
@@ -183,10 +183,10 @@ def _folder_type(path: Path) -> str:
     return next((kind for part in path.parts[-3:-1] for kind in TASK_TYPES if part.startswith(f"{kind}-")), "")
 
 
-def _entries(folder: Path, types: Sequence[str]) -> list[Entry]:
+def _entries(folder: Path, types: Sequence[str]) -> list[GamePath]:
     """The games below a folder, in the order of their names."""
     return [
-        Entry(path, name)
+        GamePath(path, name)
         for path, name in sorted(_files(folder), key=lambda one: one[1])
         if not any(word in name for word in LEFT_OUT)
         and ((kind := _folder_type(path)) in types or not kind)

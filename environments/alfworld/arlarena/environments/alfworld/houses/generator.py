@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from random import Random
 
-from arlarena.environments.alfworld.engine.pddl import Problem, read_expressions
+from arlarena.environments.alfworld.engine.pddl import PddlProblem, read_expressions
 from arlarena.environments.alfworld.errors import GameError
 from arlarena.environments.alfworld.houses.rooms import (
     ABLE,
@@ -27,8 +27,8 @@ from arlarena.environments.alfworld.houses.rooms import (
     SEEN,
     UNSEEN,
     Fixture,
+    HouseRoom,
     Place,
-    Room,
     room,
     thing_id,
 )
@@ -69,17 +69,17 @@ class HouseOptions:
 class Draft:
     """A game as text: ids of things with their types, facts, the aim, and which of its two sentences says it."""
 
-    room: Room
+    room: HouseRoom
     aim: Aim
     choice: int
     objects: dict[str, str]
     facts: list[tuple[str, ...]] = field(repr=False)
 
-    def problem(self) -> Problem:
+    def problem(self) -> PddlProblem:
         """What the engine plays."""
         objects = {mangled(one).lower(): kind for one, kind in self.objects.items()}
         facts = frozenset(tuple(mangled(word).lower() for word in fact) for fact in self.facts)
-        return Problem(objects, facts, read_expressions(self.aim.goal())[0])
+        return PddlProblem(objects, facts, read_expressions(self.aim.goal())[0])
 
     def text(self, name: str) -> str:
         """The problem in PDDL, as it stands in a game's file."""
@@ -126,10 +126,10 @@ def draw(random: Random, split: str, options: HouseOptions) -> Draft | None:
     if aim is None:
         return None
     fixtures = _kept(random, home, aim, options)
-    return _furnish(random, Room(home.number, home.kind, fixtures, home.kinds), aim, options)
+    return _furnish(random, HouseRoom(home.number, home.kind, fixtures, home.kinds), aim, options)
 
 
-def _aim(random: Random, kind: str, home: Room) -> Aim | None:
+def _aim(random: Random, kind: str, home: HouseRoom) -> Aim | None:
     things = [thing for thing in home.kinds if thing in PORTABLE and home.holders(thing)]
     standing = {fixture.kind for fixture in home.fixtures}
     if kind == LIGHT:
@@ -152,7 +152,7 @@ def _aim(random: Random, kind: str, home: Room) -> Aim | None:
     return Aim(kind, *random.choice(pairs)) if pairs else None
 
 
-def _kept(random: Random, home: Room, aim: Aim, options: HouseOptions) -> tuple[Fixture, ...]:
+def _kept(random: Random, home: HouseRoom, aim: Aim, options: HouseOptions) -> tuple[Fixture, ...]:
     """The fixtures of a game: all, or so many, those that the task needs among them."""
     most = len(home.fixtures) if options.receptacles is None else options.receptacles
     if len(home.fixtures) <= most and options.instances is None:
@@ -182,7 +182,7 @@ def _unlike(random: Random, needed: list[Fixture], rest: list[Fixture], instance
     return kept
 
 
-def _furnish(random: Random, home: Room, aim: Aim, options: HouseOptions) -> Draft:
+def _furnish(random: Random, home: HouseRoom, aim: Aim, options: HouseOptions) -> Draft:
     """Put things into the room, and write it all down."""
     lying = _placed(random, home, aim, options)
     places = {fixture.place for fixture in home.fixtures}
@@ -223,7 +223,7 @@ def _furnish(random: Random, home: Room, aim: Aim, options: HouseOptions) -> Dra
 Lying = tuple[str, str, Fixture, Fixture | None]  # thing, its kind, where, and where besides
 
 
-def _placed(random: Random, home: Room, aim: Aim, options: HouseOptions) -> list[Lying]:
+def _placed(random: Random, home: HouseRoom, aim: Aim, options: HouseOptions) -> list[Lying]:
     low, high = options.things
     wanted = random.randint(low, high)
     kinds = [kind for kind in home.kinds if kind in PORTABLE and kind != aim.thing and home.holders(kind)]
@@ -252,7 +252,7 @@ def _placed(random: Random, home: Room, aim: Aim, options: HouseOptions) -> list
     return lying
 
 
-def _lay(random: Random, kind: str, holders: list[Fixture], home: Room, ids: set[str]) -> Lying:
+def _lay(random: Random, kind: str, holders: list[Fixture], home: HouseRoom, ids: set[str]) -> Lying:
     weights = [SURFACE_WEIGHT if fixture.kind in SURFACES else 1 for fixture in holders]
     fixture = random.choices(holders, weights)[0]
     beside = [f for f in home.fixtures if f.place == fixture.place and f is not fixture and kind in FITS[f.kind]]

@@ -43,7 +43,7 @@ class Fixture:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class HouseRoom:
     """A room. `kinds`: of things that may be found there."""
 
     number: int
@@ -62,7 +62,7 @@ UNSEEN = tuple(number for number in NUMBERS if number % 100 <= UNSEEN_UP_TO)
 
 
 @cache
-def room(number: int) -> Room:
+def room(number: int) -> HouseRoom:
     """A room by its floor plan's number."""
     facts = FACTS["rooms"][str(number)]
     random = Random(number)
@@ -75,7 +75,7 @@ def room(number: int) -> Room:
     for kind in sorted(set(facts["kinds"]) & FITS.keys() - placed):
         for _ in range(SEVERAL.get(kind, 1)):
             fixtures.append(_added(kind, fixtures, random))
-    return Room(number, ROOM_KINDS[number // 100], tuple(fixtures), tuple(facts["kinds"]))
+    return HouseRoom(number, ROOM_KINDS[number // 100], tuple(fixtures), tuple(facts["kinds"]))
 
 
 def _kind(name: str) -> str:

@@ -9,7 +9,7 @@ from arlarena.environment.hashing import digest
 from arlarena.environment.prompts import PromptTemplate, Scene
 from arlarena.environment.protocols import EnvironmentFailure, ExpertUnavailable
 from arlarena.environments.tir_math.episode.prompts import RESULT, VOID, canonical, result
-from arlarena.environments.tir_math.episode.replies import Reply, boxed, read_reply
+from arlarena.environments.tir_math.episode.replies import MathReply, boxed, read_reply
 from arlarena.environments.tir_math.judge.process import Judge
 from arlarena.environments.tir_math.problems.problem import Problem
 from arlarena.proto.env import Metadata, Observation, StepResult
@@ -21,7 +21,7 @@ RUN, ANSWER = "run", "answer"  # what `Metadata.action` calls what was done
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class EpisodeRules:
     """What episodes of one environment have in common.
 
     Attributes:
@@ -65,7 +65,7 @@ class Standing:
 class TirMathEpisode:
     """One episode. It implements `arlarena.environment.protocols.Episode`."""
 
-    rules: Rules
+    rules: EpisodeRules
     task: Task
     problem: Problem
     standing: Standing = field(default_factory=Standing)
@@ -122,7 +122,7 @@ class TirMathEpisode:
     def _is_direct(self) -> bool:
         return int(digest(f"direct\0{self.problem.text}")[:8], 16) < self.rules.direct * 2**32
 
-    def _after(self, text: str, reply: Reply) -> Standing:
+    def _after(self, text: str, reply: MathReply) -> Standing:
         """Where the episode stands after a reply."""
         before = self.standing
         if reply.answer is not None:
@@ -147,7 +147,7 @@ class TirMathEpisode:
         problem = self.problem
         return replace(standing, answer=answer, right=self.rules.judge.is_right(problem.answer, answer, problem.form))
 
-    def _result(self, reply: Reply | None, reward: float | None) -> StepResult:
+    def _result(self, reply: MathReply | None, reward: float | None) -> StepResult:
         rules, standing = self.rules, self.standing
         said = standing.turns[-1][1] if standing.turns else ""
         past = [f"{reply}\n{said}" for reply, said in standing.turns]

@@ -26,7 +26,7 @@ _TOKEN = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class MathReply:
     r"""A reply that was read.
 
     Attributes:
@@ -67,18 +67,18 @@ def boxed(text: str) -> str | None:
     return found.strip() or None
 
 
-def read_reply(text: str) -> Reply:
+def read_reply(text: str) -> MathReply:
     """What a reply says after its thought: nothing where that is not closed."""
     said = after_thought(text)
     if said is None:
-        return Reply(None, True, None, True, False)
+        return MathReply(None, True, None, True, False)
     said = said.replace("\r\n", "\n").replace("\r", "\n")
     programs = 0
     for block in fenced(said):
         if block.is_code:
             answer = boxed(said[: block.start])
             alone = block.closed and block.on_lines and answer is None and not said[block.end :].strip()
-            return Reply(block.content, block.closed, answer, False, alone)
+            return MathReply(block.content, block.closed, answer, False, alone)
         programs += block.names_code and block.on_lines  # ```python``` within a line mentions a fence
     answer = boxed(said)
-    return Reply(None, True, answer, answer is None, answer is not None and not programs)
+    return MathReply(None, True, answer, answer is None, answer is not None and not programs)

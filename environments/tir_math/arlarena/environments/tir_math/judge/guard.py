@@ -57,7 +57,7 @@ _ATOMS = (sympy.Rational, sympy.NumberSymbol, type(sympy.I), type(sympy.oo), typ
 _NAME = re.compile(r"[A-Za-z]{1,10}(_\{?[0-9A-Za-z]{1,4}\}?)?")
 
 
-class Refused(ValueError):
+class UnsafeExpression(ValueError):
     """A text, or what was parsed of it, that is not evaluated."""
 
 
@@ -68,17 +68,17 @@ def check_text(text: str) -> None:
         Refused: it is none.
     """
     if len(text) > MAX_LENGTH or not _CHARACTERS.fullmatch(text):
-        raise Refused("too long, or with other characters than formulas have")
+        raise UnsafeExpression("too long, or with other characters than formulas have")
     if unknown := {name for name in _COMMAND.findall(text) if name not in COMMANDS}:
-        raise Refused(f"commands: {', '.join(sorted(unknown))}")
+        raise UnsafeExpression(f"commands: {', '.join(sorted(unknown))}")
     if _REFUSED.search(text) or _BINOMIAL.search(text) or _counts(text):
-        raise Refused("not written as formulas are")
+        raise UnsafeExpression("not written as formulas are")
     depth = deepest = 0
     for character in text:
         depth += (character in "([{") - (character in ")]}")
         deepest = max(deepest, depth)
     if depth or deepest > MAX_DEPTH:
-        raise Refused("brackets that do not match, or too deep")
+        raise UnsafeExpression("brackets that do not match, or too deep")
 
 
 def _counts(text: str) -> bool:
@@ -95,7 +95,7 @@ def check_tree(node: Any) -> None:
         Refused: it is something else, or too large.
     """
     if not isinstance(node, sympy.Expr) or size(node) > MAX_BITS:
-        raise Refused("not an expression, or too large to compute")
+        raise UnsafeExpression("not an expression, or too large to compute")
 
 
 def size(node: sympy.Basic) -> float:
@@ -106,14 +106,14 @@ def size(node: sympy.Basic) -> float:
     """
     if isinstance(node, sympy.Symbol):
         if not _NAME.fullmatch(node.name):
-            raise Refused("a symbol that is no letter")
+            raise UnsafeExpression("a symbol that is no letter")
         return 3.0  # most are tried with values below 8
     if isinstance(node, _ATOMS):
         return float(max(abs(node.p).bit_length(), node.q.bit_length(), 1)) if isinstance(node, sympy.Rational) else 4.0
     parts = [size(part) for part in node.args]
     found = _composed(node, parts)
     if found > MAX_BITS:
-        raise Refused("a number too large to compute")
+        raise UnsafeExpression("a number too large to compute")
     return found
 
 
@@ -131,11 +131,11 @@ def _composed(node: sympy.Basic, parts: list[float]) -> float:
             return _raised(1.0, parts[0])
     if isinstance(node, _FUNCTIONS):
         if parts[0] > MAX_ANGLE_BITS:
-            raise Refused("the angle is too large")
+            raise UnsafeExpression("the angle is too large")
         return 64.0
     if isinstance(node, (*_ROUND, AppliedUndef)):
         return sum(parts)
-    raise Refused(f"{type(node).__name__} is none of the known kinds")
+    raise UnsafeExpression(f"{type(node).__name__} is none of the known kinds")
 
 
 def _power(node: sympy.Pow, base: float, exponent: float) -> float:

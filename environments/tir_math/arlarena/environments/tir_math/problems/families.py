@@ -67,7 +67,7 @@ class MadeProblems:
         for name in self._makers:
             self._check(name)
         self._panel_size = panel_size
-        self._panels = {split: Panel(self, split) for split in SPLITS if split != "train"}
+        self._panels = {split: EvalProblems(self, split) for split in SPLITS if split != "train"}
         self._training = lru_cache(maxsize=1024)(self._training_problem)
 
     @property
@@ -143,7 +143,7 @@ class MadeProblems:
         )
 
 
-class Panel:
+class EvalProblems:
     """The distinct problems of an evaluation split, in order, made when first asked for."""
 
     def __init__(self, made: MadeProblems, split: str) -> None:

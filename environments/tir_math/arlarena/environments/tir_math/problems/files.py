@@ -8,10 +8,10 @@ from pathlib import Path
 import msgspec
 
 from arlarena.environments.tir_math.errors import ProblemsError
-from arlarena.environments.tir_math.problems.rows import Placed, Row
+from arlarena.environments.tir_math.problems.rows import Placed, ProblemRow
 from arlarena.proto.text.files import TextFileError, read_text
 
-_decoder = msgspec.json.Decoder(Row)
+_decoder = msgspec.json.Decoder(ProblemRow)
 
 
 def read_file(path: Path) -> Iterator[Placed]:
@@ -32,7 +32,7 @@ def read_file(path: Path) -> Iterator[Placed]:
             yield Placed(_row(line, place), place, number)
 
 
-def _row(line: str, place: str) -> Row:
+def _row(line: str, place: str) -> ProblemRow:
     try:
         return _decoder.decode(line)
     except (msgspec.MsgspecError, RecursionError) as error:

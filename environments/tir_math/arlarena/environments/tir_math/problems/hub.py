@@ -10,7 +10,7 @@ import msgspec
 from pydantic import Field
 
 from arlarena.environments.tir_math.errors import ProblemsError
-from arlarena.environments.tir_math.problems.rows import Placed, Row
+from arlarena.environments.tir_math.problems.rows import Placed, ProblemRow
 from arlarena.proto.config import Table
 
 INSTALL = "pip install datasets"
@@ -44,7 +44,7 @@ def read_hub(options: HubOptions) -> Iterator[Placed]:
         fields = {name: values[name] for name in others if isinstance(values[name], str | int)}
         fields |= {"problem": values[options.problem], "answer": values[options.answer]}
         try:
-            yield Placed(msgspec.convert(fields, Row), place, number)
+            yield Placed(msgspec.convert(fields, ProblemRow), place, number)
         except msgspec.ValidationError as error:
             raise ProblemsError(f"{place}: {error}") from error
 

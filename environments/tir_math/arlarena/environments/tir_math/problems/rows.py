@@ -11,7 +11,7 @@ from arlarena.environments.tir_math.errors import ProblemsError
 from arlarena.environments.tir_math.problems.problem import Problem, text_key
 
 
-class Row(msgspec.Struct, frozen=True):
+class ProblemRow(msgspec.Struct, frozen=True):
     """What is read of it; other fields are ignored. Without an id it is called by its place."""
 
     problem: str
@@ -26,7 +26,7 @@ class Row(msgspec.Struct, frozen=True):
 class Placed:
     """A row and where it is, as an error names it: "aime24.jsonl, line 7"."""
 
-    row: Row
+    row: ProblemRow
     place: str
     number: int
 

@@ -16,8 +16,8 @@ from arlarena.inference.embedded.serving.chat_wire import (
     ChatTokenLogprob,
     ChatTopLogprob,
 )
-from arlarena.inference.embedded.serving.contract import Plan
-from arlarena.inference.embedded.text.codec import Text, cut
+from arlarena.inference.embedded.serving.contract import SamplingPlan
+from arlarena.inference.embedded.text.codec import TextCodec, cut
 from arlarena.inference.embedded.text.token_bytes import Spelled
 from arlarena.proto.policy import (
     CompletionChoice,
@@ -42,8 +42,8 @@ class Writer:
 
     identity: str
     model: str
-    plan: Plan
-    text: Text
+    plan: SamplingPlan
+    text: TextCodec
     sequences: list[Sequence]
 
     @property

@@ -14,7 +14,7 @@ from arlarena.inference.api.parameters import shown
 from arlarena.inference.embedded.sampler import Draw, choice_seed
 from arlarena.inference.embedded.sequence import Sequence, pack_key
 from arlarena.inference.embedded.serving.chat_wire import ChatRequest
-from arlarena.inference.embedded.text.codec import Text
+from arlarena.inference.embedded.text.codec import TextCodec
 from arlarena.proto.policy import CompletionRequest, SamplingParams
 
 MAX_LOGPROBS = 20  # vLLM's default for max_logprobs
@@ -26,7 +26,7 @@ MAX_REQUEST_ID = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedModel:
     """What requests are checked against. `max_length` counts prompt and response tokens."""
 
     name: str
@@ -37,7 +37,7 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SamplingPlan:
     """How the choices of one request are sampled and written."""
 
     params: SamplingParams
@@ -49,7 +49,7 @@ class Plan:
 _SHOWN_NAME = 200  # characters of a model's name in an error
 
 
-def check_model(name: str | None, served: Served) -> None:
+def check_model(name: str | None, served: ServedModel) -> None:
     """Refuse a model that is not served.
 
     Raises:
@@ -60,7 +60,7 @@ def check_model(name: str | None, served: Served) -> None:
         raise RequestError(message, status=404, param="model", code="model_not_found")
 
 
-def plan(params: SamplingParams, served: Served, *, stream: bool, timeout_s: float | None) -> Plan:
+def plan(params: SamplingParams, served: ServedModel, *, stream: bool, timeout_s: float | None) -> SamplingPlan:
     """Check sampling parameters.
 
     Raises:
@@ -87,7 +87,7 @@ def plan(params: SamplingParams, served: Served, *, stream: bool, timeout_s: flo
         )
     check_ids(stop_ids, served, "stop_token_ids")
     limit = served.request_timeout_s if timeout_s is None else min(timeout_s, served.request_timeout_s)
-    return Plan(params, _stops(params.stop), stream, time.monotonic() + limit)
+    return SamplingPlan(params, _stops(params.stop), stream, time.monotonic() + limit)
 
 
 def _within(name: str, value: float | None, least: float, most: float) -> None:
@@ -105,7 +105,7 @@ def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
     return stops
 
 
-def check_ids(ids: Iterable[int], served: Served, param: str) -> None:
+def check_ids(ids: Iterable[int], served: ServedModel, param: str) -> None:
     """Refuse ids outside the vocabulary.
 
     Raises:
@@ -118,7 +118,7 @@ def check_ids(ids: Iterable[int], served: Served, param: str) -> None:
             )
 
 
-def check_prompt(ids: list[int], served: Served, param: str, max_tokens: int | None = None) -> None:
+def check_prompt(ids: list[int], served: ServedModel, param: str, max_tokens: int | None = None) -> None:
     """Refuse a prompt that is empty, holds unknown ids, or leaves no room for a response (of `max_tokens`).
 
     Raises:
@@ -154,7 +154,7 @@ def check_time(deadline: float) -> None:
         raise RequestError("the request ran out of time (request_timeout_s)", status=504)
 
 
-def sequences(ids: list[int], plan: Plan, served: Served, text: Text) -> list[Sequence]:
+def sequences(ids: list[int], plan: SamplingPlan, served: ServedModel, text: TextCodec) -> list[Sequence]:
     """The `n` sequences of one checked prompt. Without `max_tokens` a response may fill the context."""
     p = plan.params
     seed = p.seed if p.seed is not None else secrets.randbits(63)
@@ -196,7 +196,7 @@ def sampling_params(request: CompletionRequest | ChatRequest) -> SamplingParams:
     return params
 
 
-def prompts(prompt: str | list[Any], text: Text, *, special: bool) -> Iterator[list[int]]:
+def prompts(prompt: str | list[Any], text: TextCodec, *, special: bool) -> Iterator[list[int]]:
     """Token ids of each prompt of a completion request: text, ids, a list of texts or a list of id lists. Texts are
     tokenised one after another.
 

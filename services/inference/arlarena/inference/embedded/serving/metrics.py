@@ -14,7 +14,7 @@ _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.
 _PREFIX = "arlarena_inference"
 
 
-class Metrics:
+class InferenceMetrics:
     """The registry of one server."""
 
     def __init__(self, engine: Engine, push: WeightPush) -> None:

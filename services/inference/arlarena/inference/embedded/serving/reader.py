@@ -19,9 +19,9 @@ from arlarena.inference.embedded.serving.chat_wire import (
     TokenizeRequest,
     TokenizeResponse,
 )
-from arlarena.inference.embedded.serving.contract import Served
+from arlarena.inference.embedded.serving.contract import ServedModel
 from arlarena.inference.embedded.serving.messages import plain_messages
-from arlarena.inference.embedded.text.codec import Text
+from arlarena.inference.embedded.text.codec import TextCodec
 from arlarena.inference.embedded.text.threads import TextWorkers
 from arlarena.proto.policy import CompletionRequest
 
@@ -37,7 +37,7 @@ class Reader:
     `RequestLimits` and `contract`.
     """
 
-    def __init__(self, text: Text, served: Served, limits: RequestLimits, workers: TextWorkers) -> None:
+    def __init__(self, text: TextCodec, served: ServedModel, limits: RequestLimits, workers: TextWorkers) -> None:
         self._text, self._served, self._limits, self._workers = text, served, limits, workers
 
     async def parse(self, body: bytes, kind: type[T]) -> T:

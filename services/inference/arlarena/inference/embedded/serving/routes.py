@@ -14,13 +14,13 @@ import msgspec
 import torch
 
 from arlarena.inference.api.admission import RequestLimits
-from arlarena.inference.api.asgi import MODEL_ROUTE, Answer, Call, EventStream, Handler, Headers, Reply
+from arlarena.inference.api.asgi import MODEL_ROUTE, Answer, ApiRequest, ApiResponse, EventStream, Handler, Headers
 from arlarena.inference.api.errors import RequestError
 from arlarena.inference.api.parameters import parse
 from arlarena.inference.api.turns import Turns
 from arlarena.inference.api.weight_routes import Administration
 from arlarena.inference.embedded.bridge import Bridge
-from arlarena.inference.embedded.engine import Engine, Limits, OnDeath
+from arlarena.inference.embedded.engine import Engine, EngineLimits, OnDeath
 from arlarena.inference.embedded.sequence import Sequence
 from arlarena.inference.embedded.serving import contract, streams
 from arlarena.inference.embedded.serving.answers import Writer, new_identity
@@ -29,10 +29,10 @@ from arlarena.inference.embedded.serving.chat_wire import (
     DetokenizeRequest,
     TokenizeRequest,
 )
-from arlarena.inference.embedded.serving.contract import Plan, Served
-from arlarena.inference.embedded.serving.metrics import Metrics
+from arlarena.inference.embedded.serving.contract import SamplingPlan, ServedModel
+from arlarena.inference.embedded.serving.metrics import InferenceMetrics
 from arlarena.inference.embedded.serving.reader import LONG_ANSWER, Reader
-from arlarena.inference.embedded.text.codec import Text
+from arlarena.inference.embedded.text.codec import TextCodec
 from arlarena.inference.embedded.text.threads import TextWorkers
 from arlarena.inference.embedded.weights.loading import LoadedVersion, load_model, load_version
 from arlarena.inference.embedded.weights.push import PauseMode, WeightPush
@@ -64,7 +64,7 @@ class Serving:
         self,
         settings: InferenceSettings,
         loaded: LoadedVersion,
-        text: Text,
+        text: TextCodec,
         bridge: Bridge,
         engine: Engine,
         log: Logger,
@@ -73,7 +73,7 @@ class Serving:
         self.log = log
         self.text = text
         self.bridge = bridge
-        self.served = Served(
+        self.served = ServedModel(
             settings.served_model_name,
             loaded.arch.vocab_size,
             engine.limits.max_length,
@@ -86,7 +86,7 @@ class Serving:
         self.directory = loaded.directory
         self.push = WeightPush(engine, loaded, settings.weights_root, settings.pause_limit_s, log)
         self.administration = Administration(Store(settings.weights_root, settings.keep_versions), self.push.serve)
-        self.metrics = Metrics(engine, self.push)
+        self.metrics = InferenceMetrics(engine, self.push)
         self._turns = Turns(bridge.loop)
         self.routes = self._routes()  # (method, path) -> handler
         self._created = int(time.time())
@@ -116,7 +116,7 @@ class Serving:
 
     # --- sampling ---
 
-    async def generate(self, call: Call) -> Answer:
+    async def generate(self, call: ApiRequest) -> Answer:
         """Tokens in, tokens out. `max_tokens` beyond the context ends with `length`, as in vLLM."""
         r = await self.reader.parse(call.body, GenerateRequest)
         contract.check_model(r.model, self.served)
@@ -131,7 +131,7 @@ class Serving:
         await self.bridge.complete(sequences, call.receive)
         return await self._written(lambda: writer.generate(return_ids=bool(r.return_token_ids)), writer)
 
-    async def completions(self, call: Call) -> Answer:
+    async def completions(self, call: ApiRequest) -> Answer:
         """OpenAI's completions, of text or token ids."""
         r = await self.reader.parse(call.body, CompletionRequest)
         contract.check_model(r.model, self.served)
@@ -145,7 +145,7 @@ class Serving:
         await self.bridge.complete(sequences, call.receive)
         return await self._written(lambda: writer.completion(return_ids=bool(r.return_token_ids)), writer)
 
-    async def chat(self, call: Call) -> Answer:
+    async def chat(self, call: ApiRequest) -> Answer:
         """OpenAI's chat completions through the tokenizer's chat template."""
         r = await self.reader.parse(call.body, ChatRequest)
         contract.check_model(r.model, self.served)
@@ -161,12 +161,12 @@ class Serving:
         await self.bridge.complete(sequences, call.receive)
         return await self._written(lambda: writer.chat(return_ids=bool(r.return_token_ids)), writer)
 
-    def _admit(self, prompts: int, plan: Plan) -> None:
+    def _admit(self, prompts: int, plan: SamplingPlan) -> None:
         """Refuse what the server cannot hold, or not now, before anything is built."""
         self.limits.check_sequences(prompts, plan.params.n)
         self.bridge.check_room(prompts * plan.params.n)
 
-    def _sequences(self, prompts: list[list[int]], plan: Plan) -> list[Sequence]:
+    def _sequences(self, prompts: list[list[int]], plan: SamplingPlan) -> list[Sequence]:
         """The sequences of checked prompts."""
         self._admit(len(prompts), plan)
         params, longest = plan.params, self.served.max_length
@@ -174,35 +174,35 @@ class Serving:
         self.limits.check_logprobs(params, sum(map(len, prompts)), sampled)
         return [s for ids in prompts for s in contract.sequences(ids, plan, self.served, self.text)]
 
-    async def _written(self, write: Callable[[], object], writer: Writer) -> Reply:
+    async def _written(self, write: Callable[[], object], writer: Writer) -> ApiResponse:
         """An answer with the versions that sampled it; a long one is written in a thread."""
         sequences = writer.sequences
         if writer.size <= LONG_ANSWER:
             body = _encoder.encode(write())
         else:
             body = await self.workers.run(lambda: msgspec.json.encode(write()), math.inf)
-        return Reply(body, headers=_versions(*(version for s in sequences for version, _ in s.starts)))
+        return ApiResponse(body, headers=_versions(*(version for s in sequences for version, _ in s.starts)))
 
     def _events(self, events: AsyncIterator[bytes]) -> EventStream:
         return EventStream(events, _versions(self.engine.version))
 
-    def _plan(self, call: Call, params: SamplingParams, *, stream: bool) -> Plan:
+    def _plan(self, call: ApiRequest, params: SamplingParams, *, stream: bool) -> SamplingPlan:
         if params.stop and not self.text.present:
             raise RequestError("stop strings need a tokenizer, which the served model has not", param="stop")
         if stream and params.prompt_logprobs is not None:
             raise RequestError("prompt_logprobs cannot be streamed", param="prompt_logprobs")
         return contract.plan(params, self.served, stream=stream, timeout_s=call.timeout_s)
 
-    def _writer(self, identity: str, plan: Plan, sequences: list[Sequence]) -> Writer:
+    def _writer(self, identity: str, plan: SamplingPlan, sequences: list[Sequence]) -> Writer:
         return Writer(identity, self.served.name, plan, self.text, sequences)
 
     # --- text and information ---
 
-    async def models(self, call: Call) -> Reply:
+    async def models(self, call: ApiRequest) -> ApiResponse:
         """The one model that is served, as a list."""
         return _json({"object": "list", "data": [self._card()]})
 
-    async def model(self, call: Call) -> Reply:
+    async def model(self, call: ApiRequest) -> ApiResponse:
         """The one model that is served, by its name."""
         contract.check_model(call.path_params["model"], self.served)
         return _json(self._card())
@@ -218,35 +218,35 @@ class Serving:
             "max_model_len": self.served.max_length,
         }
 
-    async def tokenize(self, call: Call) -> Reply:
+    async def tokenize(self, call: ApiRequest) -> ApiResponse:
         """Token ids of a text or of a conversation."""
         r = await self.reader.parse(call.body, TokenizeRequest)
         contract.check_model(r.model, self.served)
         if (r.prompt is None) == (r.messages is None):
             raise RequestError("give either prompt or messages")
-        return Reply(await self.reader.tokenize(r, time.monotonic() + (call.timeout_s or math.inf)))
+        return ApiResponse(await self.reader.tokenize(r, time.monotonic() + (call.timeout_s or math.inf)))
 
-    async def detokenize(self, call: Call) -> Reply:
+    async def detokenize(self, call: ApiRequest) -> ApiResponse:
         """Text of token ids, special tokens included."""
         r = await self.reader.parse(call.body, DetokenizeRequest)
         contract.check_model(r.model, self.served)
-        return Reply(await self.reader.detokenize(r, time.monotonic() + (call.timeout_s or math.inf)))
+        return ApiResponse(await self.reader.detokenize(r, time.monotonic() + (call.timeout_s or math.inf)))
 
-    async def exposition(self, call: Call) -> Reply:
+    async def exposition(self, call: ApiRequest) -> ApiResponse:
         """Prometheus metrics."""
-        return Reply(self.metrics.exposition(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
+        return ApiResponse(self.metrics.exposition(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
 
     # --- weights ---
 
-    async def weight_info(self, call: Call) -> Reply:
+    async def weight_info(self, call: ApiRequest) -> ApiResponse:
         """The version in service."""
-        return Reply(_encoder.encode(WeightInfo(self.engine.version)))
+        return ApiResponse(_encoder.encode(WeightInfo(self.engine.version)))
 
-    async def is_paused(self, call: Call) -> Reply:
+    async def is_paused(self, call: ApiRequest) -> ApiResponse:
         """Whether a push holds sampling."""
         return _json({"is_paused": self.engine.paused})
 
-    async def pause(self, call: Call) -> Reply:
+    async def pause(self, call: ApiRequest) -> ApiResponse:
         """First phase. vLLM's default mode is `abort`; so is ours."""
         mode = call.query.get("mode", "abort")
         if mode not in ("keep", "wait", "abort"):
@@ -254,39 +254,39 @@ class Serving:
         await self.push.pause(cast(PauseMode, mode))
         return _json({"status": "paused"})
 
-    async def start_update(self, call: Call) -> Reply:
+    async def start_update(self, call: ApiRequest) -> ApiResponse:
         """Second phase."""
         await self.push.start()
         return _json({"message": "Weight update started"})
 
-    async def update(self, call: Call) -> Reply:
+    async def update(self, call: ApiRequest) -> ApiResponse:
         """Third phase: load a version directory."""
         path = Path(parse(call.body, UpdateWeightsRequest).update_info.path)
         return _json({"message": "Weights updated", "weight_version": await self.push.update(path)})
 
-    async def finish_update(self, call: Call) -> Reply:
+    async def finish_update(self, call: ApiRequest) -> ApiResponse:
         """Fourth phase: the loaded weights serve."""
         label = parse(call.body or b"{}", FinishUpdateRequest).weight_version
         return _json({"message": "Weight update finished", "weight_version": await self.push.finish(label)})
 
-    async def reset_prefix_cache(self, call: Call) -> Reply:
+    async def reset_prefix_cache(self, call: ApiRequest) -> ApiResponse:
         """Drop computed prompts; a finished update has done so already."""
         await asyncio.wrap_future(self.engine.call(self.engine.forget_prompts))
         return _json({"success": True})
 
-    async def resume(self, call: Call) -> Reply:
+    async def resume(self, call: ApiRequest) -> ApiResponse:
         """Last phase."""
         await self.push.resume()
         return _json({"status": "resumed"})
 
     def _measured(self, route: str, handler: Handler) -> Handler:
-        async def measured(call: Call) -> Answer:
+        async def measured(call: ApiRequest) -> Answer:
             began = time.perf_counter()
             status = 500
             try:
                 await self._turns.wait()
                 reply = await handler(call)
-                status = reply.status if isinstance(reply, Reply) else 200
+                status = reply.status if isinstance(reply, ApiResponse) else 200
                 return reply
             except RequestError as error:
                 status = error.status
@@ -302,15 +302,15 @@ def _versions(*labels: str) -> Headers:
     return ((VERSIONS_HEADER.encode(), ", ".join(dict.fromkeys(labels)).encode()),)
 
 
-def _json(value: object) -> Reply:
-    return Reply(_encoder.encode(value))
+def _json(value: object) -> ApiResponse:
+    return ApiResponse(_encoder.encode(value))
 
 
 def _include_usage(options: StreamOptions | None) -> bool:
     return options is not None and options.include_usage
 
 
-def _eos_ids(directory: Path, text: Text) -> frozenset[int]:
+def _eos_ids(directory: Path, text: TextCodec) -> frozenset[int]:
     """Ids that end a response: those of `generation_config.json` and `config.json`, and the tokenizer's own."""
     own = text.eos_id()
     found: set[int] = set() if own is None else {own}
@@ -355,7 +355,7 @@ def open_serving(
     length = settings.max_model_len or min(arch.max_positions, DEFAULT_MAX_LENGTH)
     if length > arch.max_positions:
         raise VersionError(f"max_model_len = {length}, but the model has {arch.max_positions} positions")
-    limits = Limits(
+    limits = EngineLimits(
         max_length=length,
         slots=settings.max_slots,
         kv_bytes=settings.kv_cache_mb << 20,
@@ -363,7 +363,7 @@ def open_serving(
         prefill_tokens=settings.prefill_tokens_per_step,
     )
     directories = [loaded.directory] if settings.model is None else [loaded.directory, settings.model]
-    text = Text.load(*directories)
+    text = TextCodec.load(*directories)
     bridge = Bridge(loop, settings.max_waiting)
     engine = Engine(arch, loaded.parameters, loaded.label, limits, bridge.deliver, on_death)
     bridge.attach(engine)

@@ -20,7 +20,7 @@ _encoder = msgspec.json.Encoder()
 
 
 @dataclass(slots=True)
-class Growth:
+class StreamCursor:
     """How far one choice has been sent. `begin` and `end` bound the tokens of the piece at hand."""
 
     index: int
@@ -47,7 +47,7 @@ class SentTokens:
     spelling: Spelling | None
     sent: int = 0
 
-    def advance(self, growth: Growth, characters: int) -> tuple[int, list[Spelled] | None]:
+    def advance(self, growth: StreamCursor, characters: int) -> tuple[int, list[Spelled] | None]:
         """The next tokens and the position of the first, where so many `characters` of the text have been sent; at the
         end all that are left, without bytes that a stop string has cut off.
         """
@@ -69,16 +69,16 @@ class Stream:
     return_ids: bool
     include_usage: bool
     created: int = field(default_factory=lambda: int(time.time()))
-    growths: list[Growth] = field(init=False)
+    growths: list[StreamCursor] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.growths = [Growth(index, sequence) for index, sequence in enumerate(self.writer.sequences)]
+        self.growths = [StreamCursor(index, sequence) for index, sequence in enumerate(self.writer.sequences)]
 
-    def grown(self) -> Iterator[Growth]:
+    def grown(self) -> Iterator[StreamCursor]:
         """Choices with something new."""
         return (growth for growth in self.growths if growth.advance())
 
-    def first_prompt(self, growth: Growth) -> list[int] | None:
+    def first_prompt(self, growth: StreamCursor) -> list[int] | None:
         """The prompt's ids, with a choice's first piece only."""
         return growth.sequence.prompt if self.return_ids and growth.begin == 0 else None
 
@@ -178,7 +178,7 @@ async def chat_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIterat
         yield event([], usage=writer.usage())
 
 
-def _new_text(text: GrowingText, growth: Growth) -> str:
+def _new_text(text: GrowingText, growth: StreamCursor) -> str:
     s = growth.sequence
     stop = s.stop_reason if growth.closed and isinstance(s.stop_reason, str) else None
     return text.advance(s.tokens[: growth.end], finished=growth.closed, stop=stop)

@@ -25,7 +25,7 @@ _REQUEST_FIELDS = ("messages", "add_generation_prompt", "continue_final_message"
 _INCOMPLETE = "\ufffd"  # what a decoder writes for bytes that are not yet a whole character
 
 
-class Text:
+class TextCodec:
     """A tokenizer. A directory without one is served all the same: then only routes that need text refuse."""
 
     def __init__(self, tokenizer: Tokenizer | None, directory: Path | None = None) -> None:
@@ -36,7 +36,7 @@ class Text:
         self._chat_lock = threading.Lock()
 
     @classmethod
-    def load(cls, *directories: Path) -> Text:
+    def load(cls, *directories: Path) -> TextCodec:
         """The tokenizer of the first directory that has a `tokenizer.json`."""
         for directory in directories:
             if (directory / "tokenizer.json").is_file():
@@ -174,7 +174,7 @@ class GrowingText:
     A character whose last bytes are missing is held back, and so is an end that may become a stop string.
     """
 
-    def __init__(self, text: Text, stops: tuple[str, ...], *, skip_special: bool, include_stop: bool) -> None:
+    def __init__(self, text: TextCodec, stops: tuple[str, ...], *, skip_special: bool, include_stop: bool) -> None:
         self._text = text
         self._stops = stops
         self._skip_special = skip_special

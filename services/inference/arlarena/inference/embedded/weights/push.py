@@ -20,7 +20,7 @@ from arlarena.inference.embedded.engine import Engine, EngineDeadError
 from arlarena.inference.embedded.weights.loading import LoadedVersion, load_version
 from arlarena.inference.weights.versions import Source, VersionError, read_manifest
 from arlarena.proto.telemetry import Logger
-from arlarena.proto.versions.directory import Served
+from arlarena.proto.versions.directory import ServedVersion
 
 T = TypeVar("T")
 PauseMode = Literal["keep", "wait", "abort"]
@@ -37,7 +37,7 @@ class WeightPush:
     ) -> None:
         """`loaded`: what the engine serves now."""
         self._engine = engine
-        self._serving = Served(loaded.label, loaded.difference)
+        self._serving = ServedVersion(loaded.label, loaded.difference)
         self._root = None if weights_root is None else weights_root.resolve()
         self._limit_s = limit_s
         self._log = log
@@ -48,7 +48,7 @@ class WeightPush:
         self.phase: Phase = "serving"
         self.outcomes = {"finished": 0, "failed": 0, "expired": 0}
 
-    async def serve(self, source: Source) -> Served:
+    async def serve(self, source: Source) -> ServedVersion:
         """Load and probe a version beside the weights in service, then swap between two steps of the engine.
 
         Raises:
@@ -126,7 +126,7 @@ class WeightPush:
 
     async def _swap(self, loaded: LoadedVersion) -> None:
         await self._on_engine(lambda: self._engine.swap(loaded.parameters, loaded.label))
-        self._serving = Served(loaded.label, loaded.difference)
+        self._serving = ServedVersion(loaded.label, loaded.difference)
         self.outcomes["finished"] += 1
         self._log.info("weights_swapped", version=loaded.label, directory=str(loaded.directory))
 
