@@ -64,7 +64,7 @@ SMALL = (
     "policy.tiny.layers=2", "policy.tiny.hidden=64", "clone.validation=16", "trainer.recipe_overrides.filter=none",
     "evaluation.count=32", "evaluation.episodes=1", "trainer.groups_per_step=8",
     "trainer.minibatch_groups=4", "trainer.record_groups_every=1", "trainer.max_minutes=600",
-    "trainer.reissue_after_s=10", "rollout.lease_ttl_s=4", "rollout.infra_patience_s=300",
+    "trainer.reissue_after_s=10", "rollout.lease_ttl_s=4", "rollout.service_retry_timeout_s=300",
     "console.workers=2", "console.restarts=500", "console.backoff_s=0.2", "console.backoff_max_s=1",
 )  # fmt: skip
 

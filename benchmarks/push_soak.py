@@ -190,7 +190,7 @@ class Engines:
         self.settings = {"weights_root": str(weights), "replicas": REPLICAS}
 
     def kill(self, rng: random.Random, gateway: psutil.Process) -> bool:
-        """Kill one of them, or the leash that holds it; whether there was one."""
+        """Kill one of them, or the wrapper that holds it; whether there was one."""
         found = [process for process in gateway.children(recursive=True) if "--uds" in _words(process)]
         if not found:
             return False

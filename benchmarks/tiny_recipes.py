@@ -14,7 +14,7 @@ from verify_demo import Claim, show
 from arlarena.console.report.summary import kinds_table
 
 ROOT = Path(__file__).resolve().parents[1]
-LEAST_PANEL, AIM, MOST_SECONDS = 256, 0.15, 60 * 60
+LEAST_TASKS, AIM, MOST_SECONDS = 256, 0.15, 60 * 60
 
 
 def arguments(description: str | None, config: str, out: str) -> argparse.Namespace:
@@ -28,13 +28,13 @@ def arguments(description: str | None, config: str, out: str) -> argparse.Namesp
 
 
 def claims_of(name: str, run: dict[str, Any], split: str) -> list[Claim]:
-    """What every seed promises: a gain on a large panel of a split, soon."""
-    panel, (low, high) = run["panel"], run["paired_gain_ci95"]
+    """What every seed promises: a gain on a large evaluation set of a split, soon."""
+    eval_set, (low, high) = run["eval_set"], run["paired_gain_ci95"]
     gain = f"{100 * run['gain']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
     return [
         Claim(
-            name, f"{split}, at least {LEAST_PANEL} tasks", f"{panel['split']}, {panel['n']}",
-            panel["split"] == split and panel["n"] >= LEAST_PANEL,
+            name, f"{split}, at least {LEAST_TASKS} tasks", f"{eval_set['split']}, {eval_set['n']}",
+            eval_set["split"] == split and eval_set["n"] >= LEAST_TASKS,
         ),
         Claim(name, "a gain whose paired interval excludes 0", gain, low > 0),
         Claim(name, "under 60 minutes", f"{run['wall_s'] / 60:.1f} min", run["wall_s"] < MOST_SECONDS),

@@ -36,8 +36,9 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "demo.json"
 RUNS = Path("runs") / "verify"
 
-LEAST_GAIN, AIM, LEAST_PANEL, LEAST_WELL_FORMED, MOST_SECONDS = 0.15, 0.25, 512, 0.95, 15 * 60
-# What two samplings of one policy on the panel may differ by: two standard errors of a paired difference are 4 points.
+LEAST_GAIN, AIM, LEAST_TASKS, LEAST_WELL_FORMED, MOST_SECONDS = 0.15, 0.25, 512, 0.95, 15 * 60
+# Two samplings of one policy on the evaluation set may differ by this: two standard errors of a paired difference are
+# 4 points.
 STILL = 0.05
 HONEST_STOPS = ("validation", "demonstrations")
 # A run ends with the batch that reaches the budget, so it may overshoot by one.
@@ -94,11 +95,11 @@ def make(plan: Plan, config: Path, reuse: bool) -> dict[str, Any]:
 
 def paired_gain(directory: Path) -> list[float]:
     """95 % interval of the gain: the same tasks were played before and after, so their differences are what varies."""
-    panels = [json.loads((directory / "panels" / f"{label}.json").read_text()) for label in ("before", "after")]
+    eval_sets = [json.loads((directory / "eval_sets" / f"{label}.json").read_text()) for label in ("before", "after")]
     outcomes: list[dict[int, list[int]]] = []
-    for panel in panels:
+    for eval_set in eval_sets:
         by_task: dict[int, list[int]] = {}
-        for index, success, *_ in panel["results"]:
+        for index, success, *_ in eval_set["results"]:
             by_task.setdefault(index, []).append(success)
         outcomes.append(by_task)
     before, after = outcomes
@@ -116,10 +117,15 @@ def mean(values: Sequence[float]) -> float:
 
 def claims_of_the_demo(name: str, run: dict[str, Any]) -> list[Claim]:
     """What every seed promises."""
-    panel, gain, well_formed = run["panel"], run["gain"], run["well_formed"]["before"] or 0.0
+    eval_set, gain, well_formed = run["eval_set"], run["gain"], run["well_formed"]["before"] or 0.0
     overlap = "overlap" if run["intervals_overlap"] else "do not overlap"
     return [
-        Claim(name, "panel of at least 512 at T = 1", f"{panel['n']} at T = {panel['temperature']}", is_full(panel)),
+        Claim(
+            name,
+            "evaluation set of at least 512 at T = 1",
+            f"{eval_set['n']} at T = {eval_set['temperature']}",
+            is_full(eval_set),
+        ),
         Claim(name, "gain of at least 15 points", f"{100 * gain:+.1f}", gain >= LEAST_GAIN),
         Claim(name, "intervals that do not overlap", overlap, not run["intervals_overlap"]),
         Claim(
@@ -133,9 +139,9 @@ def claims_of_the_demo(name: str, run: dict[str, Any]) -> list[Claim]:
     ]  # fmt: skip
 
 
-def is_full(panel: dict[str, Any]) -> bool:
-    """Whether the panel is as large and sampled as promised."""
-    return bool(panel["n"] >= LEAST_PANEL and panel["temperature"] == 1.0)
+def is_full(eval_set: dict[str, Any]) -> bool:
+    """Whether the evaluation set is as large and sampled as promised."""
+    return bool(eval_set["n"] >= LEAST_TASKS and eval_set["temperature"] == 1.0)
 
 
 def claims_of_the_controls(runs: dict[str, dict[str, Any]]) -> list[Claim]:

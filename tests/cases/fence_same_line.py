@@ -10,7 +10,7 @@ from case_support import check, finish, run
 READ = """
 import json, sys
 from arlarena.environments.tir_math.episode.replies import read_reply
-print(json.dumps([(r.code, r.void) for r in map(read_reply, json.load(sys.stdin))]))
+print(json.dumps([(r.code, r.no_action) for r in map(read_reply, json.load(sys.stdin))]))
 """
 REPLIES = {
     "usual": "```python\nprint(6*7)\n```",
@@ -22,6 +22,6 @@ REPLIES = {
 }
 
 read = json.loads(run(READ, input=json.dumps(list(REPLIES.values()))))
-for name, (code, void) in zip(REPLIES, read, strict=True):
-    check(name, ((code or "").strip(), void), ("print(6*7)", False))
+for name, (code, no_action) in zip(REPLIES, read, strict=True):
+    check(name, ((code or "").strip(), no_action), ("print(6*7)", False))
 finish()

@@ -125,7 +125,7 @@ def test_a_short_run_learns_and_accounts_for_every_group(tmp_path):
     assert {outcome: counts[outcome] for outcome in summary["groups"]} == summary["groups"]
     assert set(counts) <= {*summary["groups"], "unused"}  # on their way when training ended
     before, after = summary["before"], summary["after"]
-    assert summary["panel"]["n"] == 256
+    assert summary["eval_set"]["n"] == 256
     # A first step of learning, several standard errors wide; `make verify PART=demo` is the proof at full size.
     assert after["success"] > before["success"] + 0.05, (before, after)
     records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]

@@ -41,7 +41,7 @@ def environments(**options):
 def same(one, other):
     """Whether two results are the same but for the key of the state."""
     assert (one.observation, one.reward, one.done) == (other.observation, other.reward, other.done), (one, other)
-    for name in ("score", "success", "action", "room_key", "kind", "task_id", "observation_key"):
+    for name in ("score", "success", "action", "content_key", "kind", "task_id", "observation_key"):
         assert getattr(one.metadata, name) == getattr(other.metadata, name), name
 
 

@@ -26,11 +26,11 @@ PROBLEM = "Count the letters of what you say, problem {index}. You have 4 turns 
 
 class Tally:
     """One episode: what the player says is counted, and the count is the answer. It pays for lengths, so that the
-    episodes of a group differ; a reply without a letter is void.
+    episodes of a group differ; a reply without a letter is no action.
     """
 
     def __init__(self, task: Task) -> None:
-        self.task, self.steps, self.total, self.said, self.void = task, 0, 0.0, "", False
+        self.task, self.steps, self.total, self.said, self.no_action = task, 0, 0.0, "", False
 
     @property
     def done(self) -> bool:
@@ -49,12 +49,12 @@ class Tally:
         )
         key = digest(f"{self.task.id} {self.said}")
         score = self.total / TURNS
-        metadata = Metadata(self.task.id, key, key, score, self.done and score > 0.5, void=self.void)
+        metadata = Metadata(self.task.id, key, key, score, self.done and score > 0.5, no_action=self.no_action)
         return StepResult(observation, None, self.done, metadata)
 
     def step(self, text: str) -> StepResult:
         self.steps, self.said = self.steps + 1, text
-        self.void = not any(letter.isalpha() for letter in text)
+        self.no_action = not any(letter.isalpha() for letter in text)
         reward = len(text) % 7 / 6
         self.total += reward
         result = self.observe()

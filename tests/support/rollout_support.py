@@ -62,8 +62,8 @@ class Walk:
             "success": solved,
             "score": float(solved),
             "optimal_moves": GOAL,
-            "room_key": f"room-{self.task}",
-            "void": self.steps > 0 and not action,
+            "content_key": f"room-{self.task}",
+            "no_action": self.steps > 0 and not action,
             "kind": "even" if self.task[-1] in "02468" else "odd",
         }
         return {"ok": True, "observation": observation, "reward": reward, "done": self.done, "metadata": metadata}
@@ -308,7 +308,7 @@ class Lines:
 async def open_house(tokens: Tokens) -> AsyncIterator[House]:
     """Both servers, running, with clients that repeat nothing of themselves and wait one second at most."""
     corridor, mouth, lines = Corridor(), Mouth(tokens), Lines()
-    settings = RolloutSettings(infra_patience_s=5.0, lease_block_s=0.2, drain_s=5.0)
+    settings = RolloutSettings(service_retry_timeout_s=5.0, lease_block_s=0.2, drain_s=5.0)
     async with served(corridor.app()) as where, served(mouth.app()) as who:
         environments = EnvironmentClient(where, Timeouts(request_s=1.0), retries=0)
         inference = PolicyClient(who, Timeouts(request_s=1.0), retries=0)

@@ -10,7 +10,7 @@ import tomllib
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
@@ -39,7 +39,12 @@ class ConfigError(ValueError):
 
 
 class Table(BaseModel):
-    """Base of every settings table: unknown keys, NaN and infinity are errors, values are frozen."""
+    """Base of every settings table: unknown keys, NaN and infinity are errors, values are frozen.
+
+    `renamed`: the key that replaces a former one, for the error about the former.
+    """
+
+    renamed: ClassVar[Mapping[str, str]] = {}
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -129,12 +134,18 @@ def _given(model: type[BaseModel], key: str, value: Any) -> str:
     return repr(value) if isinstance(value, int | float) else repr(masked(value, last))
 
 
+def _known_key(key: str, model: type[BaseModel]) -> str:
+    """The end of an error about a key that does not exist: the key that replaces it, or the nearest one."""
+    renamed = model.renamed if issubclass(model, Table) else {}
+    return f"it was renamed to {renamed[key]!r}" if key in renamed else nearest(key, tuple(model.model_fields))
+
+
 def _explain(where: str, error: ValidationError, model: type[BaseModel]) -> str:
     lines = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            lines.append(f"{where} unknown key {key!r}; {nearest(key, tuple(model.model_fields))}")
+            lines.append(f"{where} unknown key {key!r}; {_known_key(key, model)}")
         elif item["type"] == "missing":
             lines.append(f"{where} key {key!r} is required")
         elif not key and item["type"] == "value_error":  # two keys contradict each other: the message names both

@@ -72,10 +72,10 @@ class Metadata(msgspec.Struct, gc=False):
     """What a trainer needs and no prompt may hold.
 
     `state_key`: hash of task and simulator state, without counters. `observation_key`: hash of task and observation
-    text. `score`: in [0, 1]. `action`: the action read from the reply, "" if none. `room_key`: hash of the task's
+    text. `score`: in [0, 1]. `action`: the action read from the reply, "" if none. `content_key`: hash of the task's
     content, however it is indexed. `optimal_moves`: length of the shortest solution at the start, where it is known.
-    `kind`: the kind of task, where an environment has several, "" otherwise. `void`: the step just taken did nothing,
-    as a reply without code and without an answer.
+    `kind`: the kind of task, where an environment has several, "" otherwise. `no_action`: the step just taken did
+    nothing, as a reply without code and without an answer.
     """
 
     task_id: str
@@ -84,10 +84,10 @@ class Metadata(msgspec.Struct, gc=False):
     score: float = 0.0
     success: bool = False
     action: str = ""
-    room_key: str = ""
+    content_key: str = ""
     optimal_moves: int | None = None
     kind: str = ""
-    void: bool = False
+    no_action: bool = False
 
 
 class StepResult(msgspec.Struct, gc=False):

@@ -4,8 +4,8 @@
     Group      Task + G trajectories of turns       rollout -> trainer   (stream `groups`)
 
 Everything is a msgspec Struct in MessagePack. Token ids, log-probs and masks are packed little-endian arrays, so that
-decoding a group costs microseconds. Evolution is add-only: a new field has a default, and `schema` names the version
-that wrote it.
+decoding a group costs microseconds. `schema` names the version that wrote a message. A new field has a default and
+keeps the schema; a renamed one raises it, and `convert.py` rewrites older files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 IdArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]
@@ -104,7 +104,7 @@ class Turn(msgspec.Struct):
 
     `prompt_ids`, `response_ids`: packed int32. `logprobs`: packed float32, one per response token, in nats, of the
     sampling distribution at the task's temperature. `loss_mask`: packed uint8, 1 on tokens that the policy sampled.
-    `void`: the environment found nothing in the response to act on.
+    `no_action`: the environment found nothing in the response to act on.
     """
 
     prompt_ids: bytes
@@ -122,7 +122,7 @@ class Turn(msgspec.Struct):
     response: str = ""
     action: str = ""
     images: tuple[str, ...] = ()
-    void: bool = False
+    no_action: bool = False
 
     def __post_init__(self) -> None:
         if len(self.prompt_ids) % 4 or len(self.response_ids) % 4:
@@ -231,14 +231,19 @@ def encode(message: Group | GroupTask) -> bytes:
 
 def _check_schema(kind: str, schema: int) -> None:
     if schema > SCHEMA_VERSION:
-        raise SchemaError(f"{kind} has schema {schema}, this code reads up to {SCHEMA_VERSION}: update arlarena-proto")
+        raise SchemaError(f"{kind} has schema {schema}, this code reads {SCHEMA_VERSION}: update arlarena-proto")
+    if schema < SCHEMA_VERSION:
+        raise SchemaError(
+            f"{kind} has schema {schema}, this code reads {SCHEMA_VERSION}: convert a file with "
+            "`python -m arlarena.proto.convert OLD NEW`; finish a run with the release that began it"
+        )
 
 
 def decode_group(data: bytes) -> Group:
     """Read a group.
 
     Raises:
-        SchemaError: the bytes are malformed or newer than this code.
+        SchemaError: the bytes are malformed or of another schema.
     """
     try:
         group = _group_decoder.decode(data)
@@ -252,7 +257,7 @@ def decode_group_task(data: bytes) -> GroupTask:
     """Read a group task.
 
     Raises:
-        SchemaError: the bytes are malformed or newer than this code.
+        SchemaError: the bytes are malformed or of another schema.
     """
     try:
         task = _task_decoder.decode(data)

@@ -1,4 +1,4 @@
-"""The wire format is a promise: schemas are current, old bytes stay readable, nothing is pickled or trimmed."""
+"""The wire format is a promise: schemas are current, old files can be converted, nothing is pickled or trimmed."""
 
 import ast
 import json
@@ -10,9 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from arlarena.proto.convert import convert_groups, converted
 from arlarena.proto.export_schemas import CHECKOUT_SCHEMAS, export, main, outdated, rendered
 from arlarena.proto.streams import scripts as _scripts
-from arlarena.proto.trajectory import Group, Sampling, decode_group, decode_group_task, encode
+from arlarena.proto.trajectory import Group, Sampling, SchemaError, decode_group, decode_group_task, encode, read_groups
 
 PROTO = Path(_scripts.__file__).parent
 # Bytes that schema 1 wrote. They are never regenerated: they stand for files and queues of users.
@@ -44,30 +45,39 @@ def test_the_command_writes_schemas_of_every_field(tmp_path: Path) -> None:
     assert "loss_mask" in schema["$defs"]["Turn"]["required"]
 
 
-def test_bytes_of_schema_1_are_still_read() -> None:
-    group = decode_group(GROUP_V1.read_bytes())
-    assert (group.id, group.schema, group.size, len(group.trajectories)) == ("g000001", 1, 2, 2)
+def test_a_file_of_schema_1_is_read_once_it_is_converted(tmp_path: Path) -> None:
+    body = GROUP_V1.read_bytes()
+    with pytest.raises(SchemaError, match="group has schema 1"):
+        decode_group(body)
+    path = tmp_path / "groups.msgpack"
+    path.write_bytes(convert_groups(len(body).to_bytes(4, "little") + body))
+    (group,) = read_groups(path)
+    assert (group.id, group.schema, group.size, len(group.trajectories)) == ("g000001", 2, 2, 2)
     turn = group.trajectories[0].turns[0]
     assert turn.tokens().tolist() == [5, 2]
     assert turn.behaviour_logprobs().tolist() == [-0.25, -1.5]
     assert turn.mask().tolist() == [1, 1]
     assert turn.spans[0].version.step == 3
-    assert turn.void is False  # a field that came later
+    assert turn.no_action is False  # a field that came later
     assert group.trajectories[1].outcome == "policy_error"
     assert group.trajectories[1].fault == ""  # a field that came later
-    task = decode_group_task(TASK_V1.read_bytes())
+    with pytest.raises(SchemaError, match="group task has schema 1"):
+        decode_group_task(TASK_V1.read_bytes())
+    task = decode_group_task(msgspec.msgpack.encode(converted(msgspec.msgpack.decode(TASK_V1.read_bytes()))))
     assert (task.group_id, task.task.id, task.size, task.sampling) == ("g000001", "sokoban/train/17", 8, Sampling())
 
 
 def test_a_field_that_a_later_writer_added_is_ignored() -> None:
-    raw = msgspec.msgpack.decode(GROUP_V1.read_bytes())
+    raw = converted(msgspec.msgpack.decode(GROUP_V1.read_bytes()))
+    group = decode_group(msgspec.msgpack.encode(raw))
     raw["invented_later"] = {"x": 1}
     raw["trajectories"][0]["turns"][0]["also_later"] = [1]
-    assert decode_group(msgspec.msgpack.encode(raw)) == decode_group(GROUP_V1.read_bytes())
+    assert decode_group(msgspec.msgpack.encode(raw)) == group
 
 
 def test_messages_are_maps_so_that_fields_can_be_added_anywhere() -> None:
-    assert set(msgspec.msgpack.decode(encode(decode_group(GROUP_V1.read_bytes())))) >= {"id", "task", "schema"}
+    group = decode_group(msgspec.msgpack.encode(converted(msgspec.msgpack.decode(GROUP_V1.read_bytes()))))
+    assert set(msgspec.msgpack.decode(encode(group))) >= {"id", "task", "schema"}
 
 
 def test_only_dead_letters_are_ever_trimmed() -> None:

@@ -96,7 +96,16 @@ def main(service: str) -> None:
         "name",
         "episodes",
     )
-    for name in (*names, "run-name", "environment-url", "inference-url", "redis-url", "split", "weights-root", "slips"):
+    for name in (
+        *names,
+        "run-name",
+        "environment-url",
+        "inference-url",
+        "redis-url",
+        "split",
+        "weights-root",
+        "expert-noise",
+    ):
         parser.add_argument(f"--{name}")
     for name in ("port", "count"):
         parser.add_argument(f"--{name}", type=int)
@@ -214,7 +223,7 @@ def evaluate(args: argparse.Namespace) -> None:
     hold("evaluate after" if after else "evaluate before")
     low = 0.6 if after else 0.3
     result = {
-        "panel": {"split": "test", "first": 0, "n": 8, "attempts": 1, "seed": 0, "digest": "d"},
+        "eval_set": {"split": "test", "first": 0, "n": 8, "attempts": 1, "seed": 0, "digest": "d"},
         "temperature": 1.0,
         "data": {"description": flag("data") or "rooms of a stand-in", "official": False},
         "success": low + 0.1,

@@ -207,7 +207,7 @@ async def test_closing_leaves_nothing_not_even_grandchildren_or_those_that_ignor
         await supervisor.start(script("stubborn", stubborn, log, listens=False))
         await until(lambda: b"ready" in log.read_bytes() and b"\nchild " in (tmp_path / "log").read_bytes())
         family = [member for member in psutil.Process().children(recursive=True) if member not in already_there]
-        assert len(family) >= 4  # guardian, server, its child, the stubborn one
+        assert len(family) >= 4  # reaper, server, its child, the stubborn one
     _, left = psutil.wait_procs(family, timeout=5)
     assert left == []
 

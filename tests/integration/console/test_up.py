@@ -43,7 +43,7 @@ def test_a_whole_run(up: Up) -> None:
     assert found["env"] == "sokoban"
     assert found["method"] == "grpo"
     assert found["seed"] == 3
-    assert found["panel"]["n"] == 8
+    assert found["eval_set"]["n"] == 8
     assert (found["before"]["success"], found["before"]["ci95"]) == (pytest.approx(0.4), pytest.approx([0.3, 0.5]))
     assert found["after"]["success"] == pytest.approx(0.7)
     assert found["intervals_overlap"] is False

@@ -82,7 +82,7 @@ def engines(server):
     return [
         process
         for process in psutil.Process(server.process.pid).children(recursive=True)
-        if "--uds" in process.cmdline() and not any(word.endswith("leash.py") for word in process.cmdline())
+        if "--uds" in process.cmdline() and not any(word.endswith("parent_death.py") for word in process.cmdline())
     ]
 
 
@@ -315,7 +315,7 @@ def test_nothing_is_left_when_the_gateway_is_killed(folder, tmp_path):
     config = f'model = "{folder / "model"}"\nreplicas = 2\n'
     with running_server(tmp_path, config) as running:
         children = psutil.Process(running.process.pid).children(recursive=True)
-        assert len(children) == 4  # two engines, each on its leash
+        assert len(children) == 4  # two engines, each with its wrapper
         running.process.kill()
         _, alive = psutil.wait_procs(children, timeout=20)
         assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []

@@ -18,7 +18,7 @@ from arlarena.proto.telemetry import get_logger
 from arlarena.proto.trajectory import Group, GroupTask, Sampling, Task, read_groups
 from arlarena.rollout.demonstrate import demonstration_assignments, write_demonstrations
 from arlarena.rollout.episode import Policy
-from arlarena.rollout.panel import play_all
+from arlarena.rollout.eval_set import play_all
 from arlarena.rollout.policies import EnginePolicy, ExpertPolicy
 from arlarena.rollout.runner import Runner
 from arlarena.rollout.settings import RolloutSettings
@@ -78,7 +78,7 @@ def scored(groups: list[Group]) -> list[ScoredGroup]:
     digests = {group.newest.digest: 0 for group in groups}
     fresh = StalenessPolicy(0, 0, digests)
     method = recipe("grpo")
-    return score(method, groups, fresh, invalid_penalty=0.1, max_response_tokens=MOST, void_turns="keep")
+    return score(method, groups, fresh, invalid_penalty=0.1, max_response_tokens=MOST, no_action_turns="keep")
 
 
 def rows(stack: Stack, *, growing: bool) -> list[TrainingSample]:
@@ -160,7 +160,7 @@ async def demonstrated(environment: str, tokens: Tokens, out: Path) -> None:
     async with EnvironmentClient(environment) as environments:
         runner = Runner(environments, None, RolloutSettings(), get_logger("test"))
         assignments = demonstration_assignments("tally", "train", range(6), seed=0)
-        played = await play_all(runner, assignments, ExpertPolicy(tokens, slips=0.3), concurrency=6)
+        played = await play_all(runner, assignments, ExpertPolicy(tokens, expert_noise=0.3), concurrency=6)
     write_demonstrations(out, assignments, played, "prompt", min_score=-1.0)
 
 

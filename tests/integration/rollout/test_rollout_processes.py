@@ -54,7 +54,7 @@ environment_timeout_s = 5.0
 generate_timeout_s = 10.0
 request_retries = 0
 episode_retries = 20
-infra_patience_s = 40.0
+service_retry_timeout_s = 40.0
 drain_s = 20.0
 report_every_s = 0.5
 """

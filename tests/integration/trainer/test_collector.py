@@ -97,7 +97,7 @@ async def start(streams):
 def collector(streams, state=None, method=None, **changes):
     settings = TrainerSettings(**{"groups_per_step": 3, "group_size": 2, "minibatch_groups": 1, "steps": 5} | changes)
     state = state or TrainerState(versions={"d0": 0})
-    order = TaskOrder("train", None, 7, settings.first_task)
+    order = TaskOrder("train", None, 7, settings.train_index_start)
     return Collector(streams, settings, method or recipe("sampo"), state, "sokoban", order, 99, Logger("test", "error"))
 
 
@@ -330,7 +330,7 @@ async def test_who_watches_sees_groups_and_episodes_arrive(streams, start):
 
 async def test_silence_ends_the_run_instead_of_waiting_for_ever(streams):
     with pytest.raises(RunError, match="no group arrived for 1 s with 6 outstanding"):
-        await collector(streams, stall_s=1.0, reissue_after_s=0.5).batch()
+        await collector(streams, no_data_timeout_s=1.0, reissue_after_s=0.5).batch()
 
 
 async def test_a_signal_ends_the_wait(streams):

@@ -84,7 +84,7 @@ async def test_a_trainer_shows_its_first_step_and_a_signal_that_stops_it(started
 
 
 async def test_a_run_that_goes_on_has_no_ending_and_an_error_is_one(started):
-    run, _, ended, _ = await started(5, stall_s=1.0, reissue_after_s=0.5)
+    run, _, ended, _ = await started(5, no_data_timeout_s=1.0, reissue_after_s=0.5)
     async with asyncio.timeout(60):
         assert await ended == 1, (run / "log").read_text()[-2000:]  # workers may come: another start can help
     found = ending(run)

@@ -28,7 +28,7 @@ def learner_of(policy, name, options, ranks):
 
 
 def main(policy, plan, out):
-    ranks, out = Ranks.joined(), Path(out)
+    ranks, out = Ranks.from_env(), Path(out)
     for number, (name, options, minibatches) in enumerate(pickle.loads(Path(plan).read_bytes())):
         learner = learner_of(policy, name, options, ranks)
         gradients = {}
@@ -37,7 +37,7 @@ def main(policy, plan, out):
             gradients.update({key: _whole(value.grad) for key, value in learner.scorer.named_parameters()})
 
         learner.optimizer.register_step_pre_hook(keep)
-        if not ranks.leads:
+        if not ranks.is_main:
             worker_loop(learner, ranks)
         else:
             lead = Coordinator(learner)
@@ -58,7 +58,7 @@ def main(policy, plan, out):
             )
             lead.stop()
         # A checkpoint of one rank or of several goes on on any number of them.
-        saved = load_file(out / f"{number}.safetensors") if ranks.leads else None
+        saved = load_file(out / f"{number}.safetensors") if ranks.is_main else None
         if ranks.count > 1:
             torch.distributed.barrier()
         saved = load_file(out / f"{number}.safetensors")
@@ -66,10 +66,10 @@ def main(policy, plan, out):
         again.restore(*({k.split("/", 1)[1]: v for k, v in saved.items() if k.startswith(kind)} for kind in ("w", "o")))
         later = again.update(minibatches, 2e-4)
         weights = again.weights()
-        if ranks.leads:
+        if ranks.is_main:
             save_file({key: value.clone() for key, value in weights.items()}, out / f"{number}.later.safetensors")
             (out / f"{number}.later.json").write_text(json.dumps(later))
-    ranks.leave()
+    ranks.shutdown()
 
 
 if __name__ == "__main__":

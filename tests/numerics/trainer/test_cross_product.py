@@ -40,7 +40,7 @@ def take_a_step(learner, groups, method):
     learner.recipe = method
     scored = score(
         method, selection.close().batch, StalenessPolicy(0, 0, {"now": 0}), invalid_penalty=0.1, max_response_tokens=8,
-        measure=learner.mean_entropies,
+        entropy_fn=learner.mean_entropies,
     )  # fmt: skip
     return learner.update([rows_of(scored, "now")], rate=1e-5)
 

@@ -84,9 +84,18 @@ def test_engines_and_transports_must_go_together(tmp_path: Path, text: str, said
         ("[environment]\nmax_sessions_per_client = 7", "max_sessions_per_client = 7 has no room"),
         ("[environment]\nmax_batch = 100", "[rollout] batch_size = 256 is above [environment] max_batch = 100"),
         ("[environment]\nmax_session_ttl_s = 60", "session_ttl_s = 180 is above [environment] max_session_ttl_s = 60"),
-        ("[console]\nstall_s = 10\n[trainer]\nstall_s = 9", "stall_s = 10 must be above [rollout] report_every_s = 10"),
-        ("[console]\nstall_s = 900", "[console] stall_s = 900 must be above [trainer] stall_s = 900"),
-        ("[trainer]\nstall_s = 1200", "[console] stall_s = 1200 must be above [trainer] stall_s = 1200"),
+        (
+            "[console]\nhang_timeout_s = 10\n[trainer]\nno_data_timeout_s = 9",
+            "hang_timeout_s = 10 must be above [rollout] report_every_s = 10",
+        ),
+        (
+            "[console]\nhang_timeout_s = 900",
+            "[console] hang_timeout_s = 900 must be above [trainer] no_data_timeout_s = 900",
+        ),
+        (
+            "[trainer]\nno_data_timeout_s = 1200",
+            "[console] hang_timeout_s = 1200 must be above [trainer] no_data_timeout_s = 1200",
+        ),
     ],
 )
 def test_limits_that_contradict_each_other_are_named(tmp_path: Path, text: str, said: str) -> None:

@@ -41,11 +41,11 @@ ENDINGS = [
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
 
 
-def panel(success: float, **more: Any) -> dict[str, Any]:
+def eval_set(success: float, **more: Any) -> dict[str, Any]:
     ci95 = [success - 0.05, success + 0.05]
     row = {"optimal_moves": 4, "n": 512, "success": success, "ci95": ci95}
     return {
-        "panel": {"split": "test", "n": 512, "digest": "d"},
+        "eval_set": {"split": "test", "n": 512, "digest": "d"},
         "temperature": 1.0,
         "success": success,
         "ci95": ci95,
@@ -68,7 +68,7 @@ def write_run(folder: Path, text: str = "plain") -> RunDirectory:
     run.open("demo", ExistingRunPolicy.NEW)
     for label, success in (("before", 0.4), ("after", 0.6)):
         for path, content in (
-            (run.panel(label), json.dumps(panel(success))),
+            (run.eval_set(label), json.dumps(eval_set(success))),
             (run.episodes(label), json.dumps(episode(text, label == "after"))),
         ):
             path.parent.mkdir(exist_ok=True)
@@ -160,8 +160,8 @@ def test_the_summary_has_the_promised_keys(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     run.state.wall_s = 12.34
     summary = json.loads(json.dumps(summarise(run, "sokoban", "sampo", 3)))
-    assert {"env", "method", "panel", "before", "after", "wall_s", "steps", "groups"} <= summary.keys()
-    assert summary["panel"]["n"] == 512
+    assert {"env", "method", "eval_set", "before", "after", "wall_s", "steps", "groups"} <= summary.keys()
+    assert summary["eval_set"]["n"] == 512
     assert summary["before"]["success"] == 0.4
     assert summary["after"]["ci95"] == pytest.approx([0.55, 0.65])
     assert {"trained", "filtered", "stale", "dead"} <= summary["groups"].keys()
@@ -175,26 +175,28 @@ def test_the_summary_has_the_promised_keys(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("before", "after", "overlap"), [(0.4, 0.45, True), (0.4, 0.6, False), (0.6, 0.4, False)])
 def test_overlap_of_the_intervals(tmp_path: Path, before: float, after: float, overlap: bool) -> None:
     run = write_run(tmp_path)
-    run.panel("before").write_text(json.dumps(panel(before)))
-    run.panel("after").write_text(json.dumps(panel(after)))
+    run.eval_set("before").write_text(json.dumps(eval_set(before)))
+    run.eval_set("after").write_text(json.dumps(eval_set(after)))
     assert summarise(run, "sokoban", "sampo", 0)["intervals_overlap"] is overlap
 
 
-def test_results_on_different_panels_are_not_compared(tmp_path: Path) -> None:
+def test_results_on_different_sets_are_not_compared(tmp_path: Path) -> None:
     run = write_run(tmp_path)
-    run.panel("after").write_text(json.dumps(panel(0.6) | {"panel": {"split": "test", "n": 512, "digest": "other"}}))
-    with pytest.raises(LaunchError, match="panels before and after differ"):
+    run.eval_set("after").write_text(
+        json.dumps(eval_set(0.6) | {"eval_set": {"split": "test", "n": 512, "digest": "other"}})
+    )
+    with pytest.raises(LaunchError, match="eval_sets before and after differ"):
         summarise(run, "sokoban", "sampo", 0)
 
 
-@pytest.mark.parametrize("content", [None, "{", '{"panel": {"n": 1}}'])
+@pytest.mark.parametrize("content", [None, "{", '{"eval_set": {"n": 1}}'])
 def test_a_missing_or_empty_evaluation_is_an_error_that_names_it(tmp_path: Path, content: str | None) -> None:
     run = write_run(tmp_path)
     for label in ("before", "after"):
-        run.panel(label).unlink()
+        run.eval_set(label).unlink()
         if content is not None:
-            run.panel(label).write_text(content)
-    with pytest.raises(LaunchError, match=r"panels/before\.json"):
+            run.eval_set(label).write_text(content)
+    with pytest.raises(LaunchError, match=r"eval_sets/before\.json"):
         summarise(run, "sokoban", "sampo", 0)
 
 
@@ -244,7 +246,7 @@ def test_success_by_kind_of_task_is_shown_where_there_are_kinds(tmp_path: Path) 
     run = write_run(tmp_path)
     for label, success in (("before", 0.4), ("after", 0.6)):
         row = {"kind": "look_at_obj_in_light", "n": 38, "success": success, "ci95": [success - 0.1, success + 0.1]}
-        run.panel(label).write_text(json.dumps(panel(success, by_difficulty=[], by_kind=[row])))
+        run.eval_set(label).write_text(json.dumps(eval_set(success, by_difficulty=[], by_kind=[row])))
     summary = summarise(run, "alfworld", "sampo", 0)
     page = render(run, summary)
     assert "By kind of task" in page
@@ -263,9 +265,9 @@ def test_several_attempts_a_task_are_not_called_tasks(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     for label in ("before", "after"):
         row = {"kind": "look", "n": 16, "success": 0.5, "ci95": [0.4, 0.6]}
-        many = panel(0.5, by_kind=[row])
-        many["panel"]["attempts"] = 4
-        run.panel(label).write_text(json.dumps(many))
+        many = eval_set(0.5, by_kind=[row])
+        many["eval_set"]["attempts"] = 4
+        run.eval_set(label).write_text(json.dumps(many))
     summary = summarise(run, "alfworld", "sampo", 0)
     shown = kinds_table(summary)
     assert shown is not None
@@ -376,7 +378,7 @@ def test_summary_console_and_page_say_when_tasks_are_not_official(tmp_path: Path
     run = write_run(tmp_path)
     for label, success in (("before", 0.4), ("after", 0.6)):
         data = {"description": "games made by this server", "official": official}
-        run.panel(label).write_text(json.dumps(panel(success, data=data)))
+        run.eval_set(label).write_text(json.dumps(eval_set(success, data=data)))
     summary = summarise(run, "alfworld", "sampo", 0)
     assert summary["data"] == {"description": "games made by this server", "official": official}
     warned = "Not comparable with published results: games made by this server"
@@ -416,9 +418,9 @@ def test_counts_of_one_are_singular_in_the_report(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     run.metrics.write_text('{"step": 1, "success_rate": 0.5, "environment_steps": 1}\n')
     for label in ("before", "after"):
-        one = panel(0.5)
-        one["panel"]["n"] = 1
-        run.panel(label).write_text(json.dumps(one))
+        one = eval_set(0.5)
+        one["eval_set"]["n"] = 1
+        run.eval_set(label).write_text(json.dumps(one))
     page = render(run, summarise(run, "sokoban", "sampo", 0))
     for text in ("<b>1</b><span>training step</span>", "1 environment step in training", "1 unseen task of", "1 turn,"):
         assert text in page

@@ -100,13 +100,29 @@ def test_a_file_in_its_place(tmp_path: Path) -> None:
         begin(tmp_path / "a")
 
 
-@pytest.mark.parametrize("text", ["{", json.dumps({"id": "x", "name": "y", "schema": 99})])
-def test_a_state_that_cannot_be_read_is_no_stack_trace(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read"),
+        (json.dumps({"id": "x", "name": "y", "schema": 99}), "a newer ARLArena"),
+        (json.dumps({"id": "x", "name": "y", "schema": 1}), r"an older ARLArena \(schema 1; this one has 2\)"),
+    ],
+)
+def test_a_state_that_cannot_be_used_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "a"
     path.mkdir()
     (path / "run.json").write_text(text)
-    with pytest.raises(ConfigError, match=r"cannot be read|newer ARLArena"):
+    with pytest.raises(ConfigError, match=message):
         begin(path, ExistingRunPolicy.RESUME)
+    assert (path / "run.json").read_text() == text
+
+
+def test_a_fresh_run_replaces_one_of_an_older_schema(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.mkdir()
+    (path / "run.json").write_text(json.dumps({"id": "x", "name": "y", "schema": 1}))
+    assert begin(path, ExistingRunPolicy.FRESH).state.id != "x"
+    assert (tmp_path / "a.previous" / "run.json").exists()
 
 
 def git(folder: Path, *arguments: str) -> None:

@@ -25,7 +25,7 @@ def verify() -> ModuleType:
 
 def run(**changes: Any) -> dict[str, Any]:
     good = {
-        "panel": {"n": 512, "temperature": 1.0},
+        "eval_set": {"n": 512, "temperature": 1.0},
         "gain": 0.2,
         "intervals_overlap": False,
         "well_formed": {"before": 0.97},
@@ -44,8 +44,8 @@ def test_a_good_run_holds_everything(verify: ModuleType) -> None:
 @pytest.mark.parametrize(
     ("changes", "broken"),
     [
-        ({"panel": {"n": 511, "temperature": 1.0}}, "panel"),
-        ({"panel": {"n": 512, "temperature": 0.5}}, "panel"),
+        ({"eval_set": {"n": 511, "temperature": 1.0}}, "eval_set"),
+        ({"eval_set": {"n": 512, "temperature": 0.5}}, "eval_set"),
         ({"gain": 0.149}, "gain"),
         ({"intervals_overlap": True}, "intervals"),
         ({"well_formed": {"before": 0.94}}, "well-formed"),
@@ -76,11 +76,11 @@ def test_controls_that_gain_fail(verify: ModuleType) -> None:
 
 
 def test_the_paired_interval_is_that_of_the_differences(verify: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "panels").mkdir()
+    (tmp_path / "eval_sets").mkdir()
     outcomes = {"before": [0, 0, 1, 1, 0, 0, 1, 0], "after": [1, 0, 1, 1, 1, 0, 0, 1]}
     for label, solved in outcomes.items():
         results = [[index, success, 0.0, 5] for index, success in enumerate(solved)]
-        (tmp_path / "panels" / f"{label}.json").write_text(json.dumps({"results": results}))
+        (tmp_path / "eval_sets" / f"{label}.json").write_text(json.dumps({"results": results}))
     low, high = verify.paired_gain(tmp_path)
     # Differences 1 0 0 0 1 0 -1 1: mean 0.25, sample variance (4 - 8 / 16) / 7 = 0.5, standard error 0.25.
     assert (low + high) / 2 == pytest.approx(0.25, abs=1e-4)

@@ -8,13 +8,13 @@ from arlarena.env_server.sessions.memory import PeakTracker, release
 
 def test_memory_is_given_back_once_when_a_crowd_has_left():
     tide = PeakTracker()
-    seen = [tide.ebbed(sessions) for sessions in (0, 4096, 4000, 2049, 2048, 2048, 1793, 1025, 1024, 0)]
+    seen = [tide.has_dropped(sessions) for sessions in (0, 4096, 4000, 2049, 2048, 2048, 1793, 1025, 1024, 0)]
     assert seen == [False, False, False, False, True, False, False, False, True, True]
 
 
 def test_a_few_sessions_are_no_crowd():
     tide = PeakTracker()
-    assert not any(tide.ebbed(sessions) for sessions in (255, 0, 200, 0))
+    assert not any(tide.has_dropped(sessions) for sessions in (255, 0, 200, 0))
 
 
 class Node:

@@ -81,7 +81,14 @@ def test_a_name_says_that_a_value_is_secret(name):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("max_tokens", 64), ("tokenizer", "dir"), ("password_file", "/x"), ("room_key", "r"), ("token", ""), ("keys", 3)],
+    [
+        ("max_tokens", 64),
+        ("tokenizer", "dir"),
+        ("password_file", "/x"),
+        ("content_key", "r"),
+        ("token", ""),
+        ("keys", 3),
+    ],
 )
 def test_other_values_are_public(name, value):
     assert not is_secret(name, value)

@@ -57,7 +57,7 @@ def random_turn(rng: random.Random) -> Turn:
         action_valid=rng.random() < 0.5,
         format_valid=rng.random() < 0.5,
         finish_reason=rng.choice(["stop", "length", "abort"]),
-        void=rng.random() < 0.5,
+        no_action=rng.random() < 0.5,
         observation=random_text(rng),
         response=random_text(rng),
         action=random_text(rng),
@@ -144,6 +144,12 @@ def test_a_turn_whose_arrays_differ_in_length_cannot_be_made_or_read(logprobs: i
     group["trajectories"] = [trajectory | {"success": False}]
     with pytest.raises(SchemaError, match="must be equal"):
         decode_group(msgspec.msgpack.encode(group))
+
+
+def test_an_older_schema_is_refused_with_the_fix() -> None:
+    group = msgspec.structs.replace(random_group(random.Random(5)), schema=1)
+    with pytest.raises(SchemaError, match=r"group has schema 1, .* convert a file with `python -m arlarena.proto"):
+        decode_group(encode(group))
 
 
 def test_a_newer_schema_is_refused_with_the_fix() -> None:

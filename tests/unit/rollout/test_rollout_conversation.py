@@ -110,10 +110,10 @@ async def test_an_episode_that_begins_again_begins_its_conversation_again(talkin
     assert seat.restarts == 1
 
 
-async def test_the_expert_talks_too_and_sees_its_slips(talking: Any, tokens: Tokens) -> None:
+async def test_the_expert_talks_too_and_sees_its_expert_noise(talking: Any, tokens: Tokens) -> None:
     one = await run(talking, ExpertPolicy(tokens))
     check_growth(one, tokens, ["walk to 3", "now at 1", "now at 2"])
-    slipped = [await run(talking, ExpertPolicy(tokens, slips=0.4), f"key/{number}") for number in range(9)]
+    slipped = [await run(talking, ExpertPolicy(tokens, expert_noise=0.4), f"key/{number}") for number in range(9)]
     for other in slipped:
         check_growth(other, tokens, ["walk to 3", *[f"now {turn.observation}" for turn in other.turns[1:]]])
     assert any(not any(turn.loss_mask) for other in slipped for turn in other.turns)
@@ -140,11 +140,11 @@ async def test_a_chat_model_in_a_windowed_environment_is_sent_one_message(house:
     assert sent == [[{"role": "user", "content": f"you are at {i}"}] for i in range(3)]
 
 
-async def test_void_turns_are_recorded_and_counted(talking: Any, tokens: Tokens) -> None:
+async def test_turns_without_action_are_recorded_and_counted(talking: Any, tokens: Tokens) -> None:
     talking.mouth.say = script(STAY, RIGHT, STAY, RIGHT, RIGHT)
     one = await run(talking, engine(talking, tokens))
-    assert [turn.void for turn in one.turns] == [True, False, True, False, False]
-    assert one.metrics["void_turns"] == 2
+    assert [turn.no_action for turn in one.turns] == [True, False, True, False, False]
+    assert one.metrics["no_action_turns"] == 2
 
 
 async def test_conversations_are_kept_apart_and_forgotten_with_their_sessions(talking: Any, tokens: Tokens) -> None:

@@ -27,7 +27,7 @@ async def test_a_panel_with_one_attempt_a_task(
     house: House, policy_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     house.mouth.say = sometimes(0.5)
-    out, lines = tmp_path / "panels" / "before.json", tmp_path / "episodes.jsonl"
+    out, lines = tmp_path / "eval_sets" / "before.json", tmp_path / "episodes.jsonl"
     flags = ("--split", "test", "--count", "40", "--out", str(out), "--episodes", str(lines), "--temperature", "0.9")
     assert await command(house, policy_directory, "evaluate", *flags, evaluation="episodes = 3\nfirst = 5") == 0
     result = json.loads(out.read_text())
@@ -35,7 +35,7 @@ async def test_a_panel_with_one_attempt_a_task(
     expected = wilson(wins, 40)
     assert 0 < wins < 40
     assert result["environment"] == "corridor"
-    assert (result["panel"]["split"], result["panel"]["first"], result["panel"]["n"]) == ("test", 5, 40)
+    assert (result["eval_set"]["split"], result["eval_set"]["first"], result["eval_set"]["n"]) == ("test", 5, 40)
     assert (result["episodes"], result["errors"], result["ci_method"]) == (40, 0, "wilson")
     assert result["success"] == pytest.approx(wins / 40, abs=1e-4)
     assert result["ci95"] == [pytest.approx(expected.low, abs=1e-4), pytest.approx(expected.high, abs=1e-4)]
@@ -70,7 +70,7 @@ async def test_the_same_panel_meets_the_same_randomness(house: House, policy_dir
         assert await command(house, policy_directory, "evaluate", "--count", "20", "--out", str(out)) == 0
         results.append(json.loads(out.read_text()))
     assert results[0]["results"] == results[1]["results"]
-    assert results[0]["panel"] == results[1]["panel"]
+    assert results[0]["eval_set"] == results[1]["eval_set"]
     other = tmp_path / "c.json"
     assert await command(house, policy_directory, "evaluate", "--count", "20", "--seed", "1", "--out", str(other)) == 0
     assert json.loads(other.read_text())["results"] != results[0]["results"]

@@ -8,7 +8,7 @@ import pytest
 from arlarena.client.errors import Refused
 from arlarena.proto.trajectory import GroupTask, Sampling, Task
 from arlarena.rollout.episode import Assignment
-from arlarena.rollout.panel import play_all
+from arlarena.rollout.eval_set import play_all
 from arlarena.rollout.policies import EnginePolicy
 from arlarena.rollout.runner import InfraFailure, Runner, ServicesDown, SessionSlot
 from arlarena.rollout.tokens import Tokens
@@ -135,7 +135,7 @@ async def test_a_full_server_is_waited_for(house: Any, player: EnginePolicy) -> 
 
 async def test_a_server_that_stays_full_is_named(house: Any, player: EnginePolicy) -> None:
     house.corridor.capacity = 3
-    settings = house.settings.model_copy(update={"infra_patience_s": 0.5})
+    settings = house.settings.model_copy(update={"service_retry_timeout_s": 0.5})
     runner = Runner(house.environments, house.inference, settings, house.runner.log)
     with pytest.raises(ServicesDown, match=r"no 4 sessions within 0\.5 s: .*full"):
         await play_group(runner, player, ORDER, "w0")

@@ -288,7 +288,7 @@ def assert_harmless(learner, method, groups, growing, what):
     """Advantages and figures of an update are finite."""
     scored = score(
         method, groups, StalenessPolicy(3, 1, {"now": 3}), invalid_penalty=0.1, max_response_tokens=8,
-        measure=learner.mean_entropies, growing=growing,
+        entropy_fn=learner.mean_entropies, growing=growing,
     )  # fmt: skip
     values = [value for each in scored for turns in each.advantages.total for value in turns]
     assert all(map(math.isfinite, values)), what

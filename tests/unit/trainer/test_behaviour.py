@@ -17,7 +17,7 @@ NOW = PolicyVersion("run", 0, "now")
 
 @pytest.fixture
 def played(make_group):
-    """One success: up, up (nothing moved), left. One failure: right, left, right (back and forth), and a void turn."""
+    """One success: up, up (nothing moved), left. One failure: right, left, right, and a turn without an action."""
 
     def episode(trajectory, turns):
         shape = trajectory.turns[0]

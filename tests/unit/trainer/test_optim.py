@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from arlarena.trainer.learning.optimizer import adamw, rate_share, set_rate
+from arlarena.trainer.learning.optimizer import adamw, lr_multiplier, set_rate
 
 
 def test_the_rate_rises_and_falls():
-    shares = [rate_share(step, 9, step / 100, 0.1) for step in range(100)]
+    shares = [lr_multiplier(step, 9, step / 100, 0.1) for step in range(100)]
     assert shares[0] == pytest.approx(0.1)
     assert max(shares) == pytest.approx(1 - 0.9 * 0.09, rel=0.01)
     assert shares[50] == pytest.approx(0.55)
@@ -16,11 +16,11 @@ def test_the_rate_rises_and_falls():
 
 
 def test_without_warm_up_and_fall_the_rate_is_constant():
-    assert [rate_share(step, 0, step / 10, 1.0) for step in range(12)] == [1.0] * 12
+    assert [lr_multiplier(step, 0, step / 10, 1.0) for step in range(12)] == [1.0] * 12
 
 
 def test_a_run_that_overshoots_its_budget_keeps_the_final_rate():
-    assert rate_share(50, 0, 1.4, 0.25) == pytest.approx(0.25)
+    assert lr_multiplier(50, 0, 1.4, 0.25) == pytest.approx(0.25)
 
 
 def test_adams_first_step_moves_every_weight_by_the_rate_whatever_the_gradient():

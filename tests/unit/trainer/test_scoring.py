@@ -61,7 +61,7 @@ def test_rewards_that_are_not_finite_or_overflow_name_their_group(make_group, na
     groups = [make_group(name, [True, False], NOW) for name in "abc"]
     for group in groups[1:]:
         group.trajectories[1].turns[0].reward = reward
-    options = {"measure": lambda rows: [0.5] * len(rows)}
+    options = {"entropy_fn": lambda rows: [0.5] * len(rows)}
     with pytest.raises(NotFinite, match=r"rewards or the sum of their squares are not finite in groups b, c"):
         scored_by(name, groups, **options)
     groups[1].trajectories[1].turns[0].reward = groups[2].trajectories[1].turns[0].reward = 1e15
@@ -72,7 +72,7 @@ def test_rewards_that_are_not_finite_or_overflow_name_their_group(make_group, na
 def test_entropies_that_are_not_finite_name_their_group(make_group, entropy):
     groups = [make_group(name, [True, False], NOW) for name in "ab"]
     with pytest.raises(NotFinite, match=r"entropies under the policy are not finite in group b$"):
-        scored_by("empg", groups, measure=lambda rows: [0.5] * (len(rows) - 1) + [entropy])
+        scored_by("empg", groups, entropy_fn=lambda rows: [0.5] * (len(rows) - 1) + [entropy])
 
 
 def test_advantages_that_are_not_finite_name_their_group(make_group, monkeypatch):

@@ -34,7 +34,10 @@ def write(folder, text):
             "minibatch_groups = 8 is above groups_per_step = 4.*set minibatch_groups to 4 or less",
         ),
         ('[trainer]\nrecipe = "grpo"\ngroup_size = 1', "no baseline; set group_size to 2 or more, or take recipe = 'r"),
-        ("[trainer]\nreissue_after_s = 60.0\nstall_s = 50.0", "reissue_after_s = 60 must be below stall_s = 50"),
+        (
+            "[trainer]\nreissue_after_s = 60.0\nno_data_timeout_s = 50.0",
+            "reissue_after_s = 60 must be below no_data_timeout_s = 50",
+        ),
         ('[policy]\npath = "m"\n[policy.tiny]\nhidden = 8', r"leave out path or \[policy.tiny\]"),
         ("[policy.tiny]\nheads = 4\nkv_heads = 3", "heads = 4 must be a multiple of kv_heads = 3"),
         ("[policy.tiny]\nhead_dim = 7", "head_dim = 7 must be even"),

@@ -121,8 +121,8 @@ def keeps_evaluation_tasks_out_of_training(environment: EnvironmentFactory) -> N
     evaluation = {split.name: split.evaluation for split in environment.info.splits}
     for spec in _specs(environment, DISJOINT_TASKS):
         metadata = _start(environment, spec).observe().metadata
-        _require(metadata is not None and metadata.room_key, f"{spec}: content_key is empty")
-        keys[evaluation[str(spec.split)]].add(metadata.room_key if metadata else "")
+        _require(metadata is not None and metadata.content_key, f"{spec}: content_key is empty")
+        keys[evaluation[str(spec.split)]].add(metadata.content_key if metadata else "")
     shared = keys[True] & keys[False]
     _require(
         not shared,

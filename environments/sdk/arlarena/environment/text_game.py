@@ -183,7 +183,7 @@ class TextEpisode:
             score=game.score,
             success=solved,
             action=action,
-            room_key=game.content_key,
+            content_key=game.content_key,
             optimal_moves=game.least_steps,
             kind=game.kind,
         )

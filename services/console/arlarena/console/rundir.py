@@ -16,7 +16,7 @@ import msgspec
 
 from arlarena.proto.config import ConfigError
 
-STATE_SCHEMA = 1
+STATE_SCHEMA = 2
 GIT_TIMEOUT_S = 5.0
 
 
@@ -95,19 +95,19 @@ class RunDirectory:
         """What the step of a stage that goes on does."""
         return self.path / "progress" / f"{stage}-step.json"
 
-    def panel(self, label: str) -> Path:
+    def eval_set(self, label: str) -> Path:
         """Result of an evaluation."""
-        return self.path / "panels" / f"{label}.json"
+        return self.path / "eval_sets" / f"{label}.json"
 
     def episodes(self, label: str) -> Path:
         """Some episodes of an evaluation, turn by turn."""
         return self.path / "episodes" / f"{label}.jsonl"
 
-    def read_state(self) -> RunState | None:
-        """The state, or None where this is not a run's directory.
+    def read_state(self, *, any_schema: bool = False) -> RunState | None:
+        """The state, or None where this is not a run's directory. `any_schema`: it will not be used, only replaced.
 
         Raises:
-            ConfigError: it is a run's, and cannot be read.
+            ConfigError: it is a run's, and cannot be read, or another schema wrote it.
         """
         try:
             state = msgspec.json.decode((self.path / "run.json").read_bytes(), type=RunState)
@@ -115,8 +115,12 @@ class RunDirectory:
             return None
         except (msgspec.MsgspecError, OSError) as error:
             raise ConfigError(f"{self.path / 'run.json'} cannot be read: {error}") from error
-        if state.schema > STATE_SCHEMA:
-            raise ConfigError(f"{self.path} was written by a newer ARLArena (schema {state.schema})")
+        if state.schema != STATE_SCHEMA and not any_schema:
+            age = "a newer" if state.schema > STATE_SCHEMA else "an older"
+            raise ConfigError(
+                f"{self.path} was written by {age} ARLArena (schema {state.schema}; this one has {STATE_SCHEMA}): "
+                "use the release that wrote it, or start a new run (--fresh)"
+            )
         return state
 
     def save(self) -> None:
@@ -133,7 +137,7 @@ class RunDirectory:
         """
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"{self.path} is a file: choose another --run-dir")
-        there = self.read_state()
+        there = self.read_state(any_schema=start is ExistingRunPolicy.FRESH)
         if there is None and self.path.is_dir() and any(self.path.iterdir()):
             raise ConfigError(f"{self.path} is not empty and holds no run of ARLArena: choose another --run-dir")
         if there is None and start is ExistingRunPolicy.RESUME:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
 
@@ -85,9 +85,14 @@ class Gpus(Table):
 class ConsoleSettings(Table):
     """Table `[console]`: how the launcher looks after its processes. Times are in seconds."""
 
+    renamed: ClassVar[Mapping[str, str]] = {
+        "forgive_after_s": "restart_reset_after_s",
+        "stall_s": "hang_timeout_s",
+    }
+
     workers: PositiveInt = Field(default=1, description="rollout worker processes")
     restarts: NonNegativeInt = Field(default=5, description="restarts of one service before the run ends")
-    forgive_after_s: PositiveFloat = Field(
+    restart_reset_after_s: PositiveFloat = Field(
         default=600, description="a service that was well for so long has all its restarts again"
     )
     backoff_s: NonNegativeFloat = Field(default=0.5, description="wait before the first restart; doubles with each")
@@ -100,10 +105,10 @@ class ConsoleSettings(Table):
     health_failures: PositiveInt = Field(
         default=6, description="failed checks in a row after which a service counts as hung"
     )
-    stall_s: PositiveFloat = Field(
+    hang_timeout_s: PositiveFloat = Field(
         default=1200,
-        description="the trainer, a worker or a stage silent for so long counts as hung; above [trainer] stall_s, "
-        "after which the trainer itself ends and says why",
+        description="the trainer, a worker or a stage without output for this time counts as hung; above [trainer] "
+        "no_data_timeout_s, after which the trainer itself ends and says why",
     )
     stage_timeout_s: PositiveFloat = Field(default=7200, description="limit of one stage that is not the training")
     stop_timeout_s: PositiveFloat = Field(default=10, description="from SIGTERM to SIGKILL")
@@ -149,10 +154,10 @@ class Demonstrations(Table, extra="ignore"):
     demonstrations: PositiveInt = Field(default=300, description="tasks whose expert episodes are learnt from")
     validation: PositiveInt = Field(default=256, description="tasks of the validation split that decide when to stop")
     validation_split: str = Field(default="validation", description="the environment's name of that split")
-    slips: float = Field(
+    expert_noise: float = Field(
         default=0.0, ge=0, lt=1, description="share of turns at which the expert does anything instead"
     )
-    learn_slips: bool = Field(default=False, description="learn these too: an expert that is not perfect")
+    train_on_noise: bool = Field(default=False, description="learn these too: an expert that is not perfect")
 
 
 # Below: what the launcher reads of other services' tables to check them against one another. Their owners check the
@@ -165,11 +170,11 @@ class PlayedGroups(Table, extra="ignore"):
     task_split: str = "train"
     group_size: PositiveInt = 8
     push_transport: str = "shared"
-    stall_s: PositiveFloat = 900.0
+    no_data_timeout_s: PositiveFloat = 900.0
 
 
 class EvaluatedTasks(Table, extra="ignore"):
-    """Of `[evaluation]`: the panel's tasks."""
+    """Of `[evaluation]`: the evaluation set's tasks."""
 
     split: str = "test"
     first: NonNegativeInt = 0

@@ -83,7 +83,7 @@ class AnnouncingServer(uvicorn.Server):
             await asyncio.sleep(DRAIN_LOOK_S)
             store.reap()
         self._log.info("drained", sessions=len(store))
-        await self._service.part()
+        await self._service.disconnect_all()
         self.should_exit = True
 
 

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, IPvAnyNetwork, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
 
@@ -21,6 +21,10 @@ TABLES = ("options", "expert_splits", "trusted_proxies")  # which no environment
 
 class EnvironmentSettings(Table):
     """Table [environment]. Times are in seconds."""
+
+    renamed: ClassVar[Mapping[str, str]] = {
+        "kept_starts": "reset_cache_size",
+    }
 
     name: str = Field("", description="an installed environment, or a module with load(where, options)")
     options: dict[str, Any] = Field(default_factory=dict, description="the environment's own options")
@@ -49,7 +53,7 @@ class EnvironmentSettings(Table):
     snapshot_ttl_s: PositiveFloat = Field(900.0, description="time after which an unused snapshot is given up")
     reap_interval_s: PositiveFloat = Field(5.0, description="how often idle sessions are looked for")
     reattach_grace_s: PositiveFloat = Field(60.0, description="how long a session outlives a lost socket")
-    kept_starts: NonNegativeInt = Field(1024, description="tasks whose next player begins at once; 0: none")
+    reset_cache_size: NonNegativeInt = Field(1024, description="tasks whose next player begins at once; 0: none")
     pool_threads: PositiveInt | None = Field(
         None,
         description="threads for resets, the expert, and blocking steps; default: 2, or what the environment asks",

@@ -38,16 +38,16 @@ from arlarena.proto.trajectory import Sampling
 from arlarena.rollout.arguments import share, whole
 from arlarena.rollout.demonstrate import demonstration_assignments, write_demonstrations
 from arlarena.rollout.episode import Policy
+from arlarena.rollout.eval_set import play_all
 from arlarena.rollout.evaluate import (
     describe,
+    eval_assignments,
+    eval_sampling,
     no_prompt_fits,
-    panel_assignments,
-    panel_sampling,
     summarise,
     write_episodes,
     write_whole,
 )
-from arlarena.rollout.panel import play_all
 from arlarena.rollout.policies import ChatPolicy, EnginePolicy, ExpertPolicy
 from arlarena.rollout.runner import InfraFailure, Runner
 from arlarena.rollout.settings import (
@@ -205,24 +205,24 @@ def _progress(log: Logger, event: str, total: int) -> Callable[[int, int], None]
     return report
 
 
-async def _evaluate(setup: Setup, panel: EvaluationSettings, out: Path, episodes: Path | None) -> int:
+async def _evaluate(setup: Setup, eval_set: EvaluationSettings, out: Path, episodes: Path | None) -> int:
     _cancel_on_sigterm()
     started = time.monotonic()
     async with _environments(setup) as environments, _inference(setup) as inference:
         runner = Runner(environments, inference, setup.settings, setup.log)
         await runner.wait_ready()
         info = await played_here(environments, setup.environment, setup.log)
-        check_evaluation(info, panel)
+        check_evaluation(info, eval_set)
         environment, context = info.name, (await inference.model()).max_tokens
-        policy = EnginePolicy(inference, setup.tokens, panel_sampling(panel), context, info.stop)
-        assignments = panel_assignments(panel, environment)
+        policy = EnginePolicy(inference, setup.tokens, eval_sampling(eval_set), context, info.stop)
+        assignments = eval_assignments(eval_set, environment)
         report = _progress(setup.log, "evaluating", len(assignments))
-        played = await play_all(runner, assignments, policy, concurrency=panel.concurrency, progress=report)
-    result = summarise(panel, environment, assignments, played, time.monotonic() - started)
+        played = await play_all(runner, assignments, policy, concurrency=eval_set.concurrency, progress=report)
+    result = summarise(eval_set, environment, assignments, played, time.monotonic() - started)
     result["data"] = msgspec.to_builtins(info.data)
     write_whole(out, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
     if episodes is not None:
-        write_episodes(episodes, assignments, played, panel.episodes)
+        write_episodes(episodes, assignments, played, eval_set.episodes)
     print(printable(describe(result)))
     if (why := no_prompt_fits(played)) is not None:
         print_error(why)
@@ -257,7 +257,7 @@ async def _demonstrate(setup: Setup, args: argparse.Namespace, seed: int) -> int
 async def _teacher(setup: Setup, args: argparse.Namespace) -> AsyncIterator[Policy]:
     """Who is learnt from: a served model where one is named, else the environment's expert."""
     if args.teacher_url is None:
-        yield ExpertPolicy(setup.tokens, args.slips, learn_slips=args.learn_slips)
+        yield ExpertPolicy(setup.tokens, args.expert_noise, train_on_noise=args.train_on_noise)
         return
     key = os.environ.get(args.teacher_key_variable)
     hide(key)
@@ -282,7 +282,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m arlarena.rollout", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_worker(_subcommand(commands, "worker", "play groups for a trainer"))
-    _add_evaluate(_subcommand(commands, "evaluate", "play a fixed panel and report success"))
+    _add_evaluate(_subcommand(commands, "evaluate", "play a fixed evaluation set and report success"))
     _add_demonstrate(_subcommand(commands, "demonstrate", "record an expert, or a model that is good enough"))
     return parser
 
@@ -346,10 +346,10 @@ def _add_demonstrate(demonstrate: argparse.ArgumentParser) -> None:
     demonstrate.add_argument("--distinct", choices=("room", "prompt"), default="room", help=distinct)
     demonstrate.add_argument("--attempts", type=whole(1), default=1, help="of each task")
     demonstrate.add_argument("--min-score", type=float, default=0.9, help="episodes that scored above this are kept")
-    slips = "share of turns at which the expert does anything instead; nobody learns from them"
-    demonstrate.add_argument("--slips", type=share, default=0.0, help=slips)
-    learn_slips = "learn from them too: an expert that is not perfect"
-    demonstrate.add_argument("--learn-slips", action="store_true", help=learn_slips)
+    expert_noise = "share of turns at which the expert does anything instead; nobody learns from them"
+    demonstrate.add_argument("--expert-noise", type=share, default=0.0, help=expert_noise)
+    train_on_noise = "learn from them too: an expert that is not perfect"
+    demonstrate.add_argument("--train-on-noise", action="store_true", help=train_on_noise)
     _add_teacher(demonstrate)
     demonstrate.add_argument("--out", type=Path, required=True, help="file of groups (arlarena.proto.trajectory)")
 
@@ -365,8 +365,8 @@ def _add_teacher(demonstrate: argparse.ArgumentParser) -> None:
 def _command(args: argparse.Namespace) -> Coroutine[Any, Any, int]:
     if args.command == "evaluate":
         names = ("split", "first", "count", "attempts", "temperature", "max_tokens", "seed")
-        panel = load_evaluation(args.config, {name: getattr(args, name) for name in names})
-        return _evaluate(_setup(args), panel, args.out, args.episodes_file)
+        eval_set = load_evaluation(args.config, {name: getattr(args, name) for name in names})
+        return _evaluate(_setup(args), eval_set, args.out, args.episodes_file)
     if args.command == "demonstrate":
         return _demonstrate(_setup(args), args, load_seed(args.config, args.seed))
     return _worker(_setup(args), args.run_name, args.name)

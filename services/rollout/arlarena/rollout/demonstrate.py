@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from arlarena.proto.trajectory import Group, Sampling, Task, write_groups
 from arlarena.rollout.episode import Assignment, EpisodeRecord
-from arlarena.rollout.panel import EvalResults
+from arlarena.rollout.eval_set import EvalResults
 
 Sameness = Literal["room", "prompt"]
 
@@ -62,7 +62,7 @@ def _group(assignment: Assignment, episode: EpisodeRecord) -> Group:
 
 def _key(episode: EpisodeRecord, same: Sameness) -> str:
     # Not the state key: it is namespaced by task, so that no two tasks share one.
-    return episode.room_key if same == "room" else episode.first.prompt
+    return episode.content_key if same == "room" else episode.first.prompt
 
 
 def _distinct(

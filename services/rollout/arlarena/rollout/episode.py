@@ -72,9 +72,9 @@ class EpisodeRecord:
     last: StepOutcome
 
     @property
-    def room_key(self) -> str:
+    def content_key(self) -> str:
         """Names the task's content, however it is indexed: the environment's own key, else that of the first state."""
-        return self.first.metadata.room_key or self.first.metadata.state_key
+        return self.first.metadata.content_key or self.first.metadata.state_key
 
 
 def turn_seed(key: str, turn: int) -> int:
@@ -88,14 +88,14 @@ class Behaviour:
 
     `repeated_actions`: an action tried again in a state where it had been tried before. `back_and_forth`: a step that
     returns to the state before the previous one. `no_ops`: a step that leaves the state as it was. These two need state
-    keys. `void_turns`: a step that the environment calls void.
+    keys. `no_action_turns`: a step that the environment calls no_action.
     """
 
     repeated_actions: int = 0
     back_and_forth: int = 0
     invalid_actions: int = 0
     no_ops: int = 0
-    void_turns: int = 0
+    no_action_turns: int = 0
     _tried: set[tuple[str, str]] = field(default_factory=set)
     _keys: list[str] = field(default_factory=list)
 
@@ -103,7 +103,7 @@ class Behaviour:
         """Count one step."""
         here, there = before.metadata.state_key, after.metadata.state_key
         self.invalid_actions += not after.observation.action_valid
-        self.void_turns += after.metadata.void
+        self.no_action_turns += after.metadata.no_action
         tried = (here, after.metadata.action)
         self.repeated_actions += tried in self._tried
         self._tried.add(tried)
@@ -121,7 +121,7 @@ class Behaviour:
             "back_and_forth": float(self.back_and_forth),
             "invalid_actions": float(self.invalid_actions),
             "no_ops": float(self.no_ops),
-            "void_turns": float(self.void_turns),
+            "no_action_turns": float(self.no_action_turns),
             "prompt_tokens": float(sum(len(turn.prompt_ids) // 4 for turn in turns)),
             "response_tokens": float(sum(len(turn.response_ids) // 4 for turn in turns)),
         }
@@ -146,7 +146,7 @@ def _turn(before: StepOutcome, response: Response, after: StepOutcome | None) ->
         response=response.text,
         action=after.metadata.action if after else "",
         images=before.images,
-        void=after.metadata.void if after else False,
+        no_action=after.metadata.no_action if after else False,
     )
 
 

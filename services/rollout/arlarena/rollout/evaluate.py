@@ -1,4 +1,4 @@
-"""Evaluation on a fixed panel: the same tasks in the same order, and the same sampling seeds for every policy.
+"""Evaluation on a fixed evaluation set: the same tasks in the same order, and the same sampling seeds for every policy.
 
 An episode that a service spoiled is played again; one that cannot be is counted under `errors`, never as a failure of
 the policy.
@@ -17,32 +17,32 @@ import msgspec
 from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import Sampling, Task, Trajectory, Turn
 from arlarena.rollout.episode import FAULT, PROMPT_TOO_LONG, Assignment, EpisodeRecord
-from arlarena.rollout.panel import EvalResults
+from arlarena.rollout.eval_set import EvalResults
 from arlarena.rollout.settings import EvaluationSettings
 from arlarena.rollout.statistics import clustered, success_rate
 from arlarena.rollout.worker import version_range
 
-SCHEMA = 1
+SCHEMA = 2
 # The reason of an episode that the environment had ended when it was reset.
 OVER_AT_RESET = "over at reset"
 
 
-def panel_assignments(settings: EvaluationSettings, environment: str) -> list[Assignment]:
-    """Every attempt of every task, task by task. Sampling seeds depend on (panel, index, attempt) and nothing else."""
-    panel = f"panel/{environment}/{settings.split}/{settings.seed}"
+def eval_assignments(settings: EvaluationSettings, environment: str) -> list[Assignment]:
+    """Every attempt of every task. Sampling seeds depend on (environment, split, seed, index, attempt) alone."""
+    prefix = f"panel/{environment}/{settings.split}/{settings.seed}"
     return [
         Assignment(
             id=f"{settings.split}-{index}-{attempt}",
             task=Task(environment, settings.split, index, settings.seed),
-            key=f"{panel}/{index}/{attempt}",
+            key=f"{prefix}/{index}/{attempt}",
         )
         for index in range(settings.first, settings.first + settings.count)
         for attempt in range(settings.attempts)
     ]
 
 
-def panel_sampling(settings: EvaluationSettings) -> Sampling:
-    """The panel's sampling: by default the whole distribution at its temperature."""
+def eval_sampling(settings: EvaluationSettings) -> Sampling:
+    """The evaluation set's sampling: by default the whole distribution at its temperature."""
     return Sampling(settings.temperature, settings.top_p, settings.top_k, settings.max_tokens)
 
 
@@ -100,7 +100,7 @@ def _kind_table(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> list[dict[
 
 def _panel_digest(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> str:
     """Names the rooms that were played: two results compare only where it is the same."""
-    names = sorted(f"{assignment.task.id} {episode.room_key}" for assignment, episode in pairs)
+    names = sorted(f"{assignment.task.id} {episode.content_key}" for assignment, episode in pairs)
     return hashlib.blake2b("\n".join(names).encode(), digest_size=8).hexdigest()
 
 
@@ -124,8 +124,8 @@ def summarise(
     played: EvalResults,
     wall_s: float,
 ) -> dict[str, Any]:
-    """The panel's result as JSON. Shares are of 1; `ci95` are 95 % intervals; `errors` counts attempts without a
-    result, `without_turns` those that had a result before the policy's first turn.
+    """The result as JSON. Shares are of 1; `ci95` are 95 % intervals; `errors` counts attempts without a result,
+    `without_turns` those that had a result before the policy's first turn.
     """
     pairs = [(assignments[position], episode) for position, episode in sorted(played.episodes.items())]
     trajectories = [episode.trajectory for _, episode in pairs]
@@ -133,7 +133,7 @@ def summarise(
     result: dict[str, Any] = {
         "schema": SCHEMA,
         "environment": environment,
-        "panel": {
+        "eval_set": {
             "split": settings.split,
             "first": settings.first,
             "n": settings.count,
@@ -203,8 +203,9 @@ def _figures(
 
 def describe(result: dict[str, Any]) -> str:
     """One line for a person."""
-    panel = result["panel"]
-    what = f"{result['environment']} {panel['split']} n={panel['n']} k={panel['attempts']} T={result['temperature']:g}"
+    eval_set = result["eval_set"]
+    what = f"{result['environment']} {eval_set['split']} n={eval_set['n']} k={eval_set['attempts']}"
+    what += f" T={result['temperature']:g}"
     idle = ""
     if result["without_turns"]:
         idle = f", without a turn {result['without_turns']} ({'; '.join(result['without_turns_reasons'])})"
@@ -239,7 +240,7 @@ def episode_record(assignment: Assignment, episode: EpisodeRecord) -> dict[str, 
             "reward": turn.reward,
             "action_valid": turn.action_valid,
             "format_valid": turn.format_valid,
-            "void": turn.void,
+            "no_action": turn.no_action,
             "finish_reason": turn.finish_reason,
             "state_key": turn.state_key,
             "response_tokens": len(turn.loss_mask),
@@ -266,7 +267,7 @@ def episode_record(assignment: Assignment, episode: EpisodeRecord) -> dict[str, 
 
 
 def write_episodes(path: Path, assignments: Sequence[Assignment], played: EvalResults, count: int) -> int:
-    """Write the first `count` episodes of the panel as JSON lines, whole file or none. Returns how many."""
+    """Write the first `count` episodes of the evaluation set as JSON lines, whole file or none. Returns how many."""
     chosen = sorted(played.episodes.items())[:count]
     lines = [msgspec.json.encode(episode_record(assignments[position], episode)) for position, episode in chosen]
     write_whole(path, b"".join(line + b"\n" for line in lines))

@@ -74,14 +74,14 @@ class ExpertPolicy:
     """The environment's expert. Its replies are encoded here, closed by the end-of-sequence token; their log-probs
     are 0.
 
-    `slips` is the share of turns at which its hand slips: it thinks as it should and does anything else that is
-    possible, or says nothing that can be read, and goes on from there. Nobody learns from a slip, but from what the
-    expert then does: so a clone has seen what follows its own mistakes. With `learn_slips` they are learnt too, and are
-    always something possible: the demonstrations of an expert that is not perfect.
+    `expert_noise` is the share of turns at which the expert's action is replaced: by another possible action, or by a
+    reply that cannot be read. The expert goes on from there. Such turns have no loss, the turns after them do, so a
+    clone has seen what follows its own mistakes. With `train_on_noise` they have a loss too and are always possible
+    actions: demonstrations of an imperfect expert.
     """
 
-    def __init__(self, tokens: Tokens, slips: float = 0.0, *, learn_slips: bool = False) -> None:
-        self._tokens, self._slips, self._learn_slips = tokens, slips, learn_slips
+    def __init__(self, tokens: Tokens, expert_noise: float = 0.0, *, train_on_noise: bool = False) -> None:
+        self._tokens, self._expert_noise, self._train_on_noise = tokens, expert_noise, train_on_noise
         self._conversations = Conversations(tokens)
         self._plans: WeakKeyDictionary[Session, deque[str]] = WeakKeyDictionary()
 
@@ -93,14 +93,14 @@ class ExpertPolicy:
             plan = self._plans[session] = deque((await session.expert()).plan)
         text = plan.popleft()
         random = Random(turn_seed(key, turn))
-        if random.random() < self._slips:
+        if random.random() < self._expert_noise:
             del self._plans[session]
-            return self._response(conversation, self._slipped(text, state, random), learn=self._learn_slips)
+            return self._response(conversation, self._with_noise(text, state, random), learn=self._train_on_noise)
         return self._response(conversation, text, learn=True)
 
-    def _slipped(self, text: str, state: StepOutcome, random: Random) -> str:
+    def _with_noise(self, text: str, state: StepOutcome, random: Random) -> str:
         actions = state.observation.admissible_actions
-        if not actions or not (self._learn_slips or random.random() < 0.5):
+        if not actions or not (self._train_on_noise or random.random() < 0.5):
             return UNREADABLE
         start = said_from(text) or 0
         slip = f"<action>{random.choice(actions)}</action>"

@@ -54,20 +54,20 @@ class Runner:
         """Return once the services answer.
 
         Raises:
-            ServicesDown: one of them does not within `infra_patience_s`.
+            ServicesDown: one of them does not within `service_retry_timeout_s`.
             Refused: one of them says that the request is wrong (4xx), as where something else listens there.
         """
         services = [("environment server", self.environments.transport, "/ready")]
         if self.inference is not None:
             services.append(("inference", self.inference.transport, "/health"))
-        deadline, pause = time.monotonic() + self.settings.infra_patience_s, FIRST_PAUSE_S
+        deadline, pause = time.monotonic() + self.settings.service_retry_timeout_s, FIRST_PAUSE_S
         for name, transport, path in services:
             while (problem := await _problem(transport, path)) is not None:
                 if time.monotonic() >= deadline:
                     what = "is not ready after" if problem.answered else "did not answer within"
                     hint = "" if problem.answered else "; is it running?"
                     raise ServicesDown(
-                        f"{name} at {transport.url} {what} {self.settings.infra_patience_s:g} s: {problem}{hint}"
+                        f"{name} at {transport.url} {what} {self.settings.service_retry_timeout_s:g} s: {problem}{hint}"
                     )
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
@@ -76,10 +76,10 @@ class Runner:
         """`count` seats with open sessions, all or none; waits while the server is full or away.
 
         Raises:
-            ServicesDown: no room within `infra_patience_s`.
+            ServicesDown: no room within `service_retry_timeout_s`.
             Refused: the server never grants that many.
         """
-        deadline, pause = time.monotonic() + self.settings.infra_patience_s, FIRST_PAUSE_S
+        deadline, pause = time.monotonic() + self.settings.service_retry_timeout_s, FIRST_PAUSE_S
         while True:
             try:
                 sessions = await self.environments.open(count, ttl_s=self.settings.session_ttl_s)
@@ -88,7 +88,7 @@ class Runner:
                 wait = max(pause, error.retry_after_s) if isinstance(error, AtCapacity) else pause
                 if time.monotonic() + wait > deadline:
                     raise ServicesDown(
-                        f"no {count} sessions within {self.settings.infra_patience_s:g} s: {error}"
+                        f"no {count} sessions within {self.settings.service_retry_timeout_s:g} s: {error}"
                     ) from error
             await asyncio.sleep(wait)
             pause = min(2 * pause, LONGEST_PAUSE_S)

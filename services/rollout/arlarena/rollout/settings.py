@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import (
     BaseModel,
@@ -29,6 +30,10 @@ from arlarena.proto.streams.broker_address import broker_url
 
 class RolloutSettings(Table):
     """Table [rollout]: how a worker plays. The same limits hold for evaluation and demonstrations."""
+
+    renamed: ClassVar[Mapping[str, str]] = {
+        "infra_patience_s": "service_retry_timeout_s",
+    }
 
     groups_in_flight: PositiveInt = Field(32, description="how many groups' episodes one worker plays at a time")
     lease_ttl_s: PositiveFloat = Field(
@@ -57,7 +62,9 @@ class RolloutSettings(Table):
     )
     request_retries: NonNegativeInt = Field(2, description="repetitions of one request to an unavailable service")
     episode_retries: NonNegativeInt = Field(5, description="fresh starts of one episode after failures of a service")
-    infra_patience_s: PositiveFloat = Field(120.0, description="how long to wait for a service that is down or full")
+    service_retry_timeout_s: PositiveFloat = Field(
+        120.0, description="how long to wait for a service that is down or full"
+    )
     batch_window_s: NonNegativeFloat = Field(
         0.005, description="environment calls within this time share one request; 0: one loop tick"
     )
@@ -77,11 +84,11 @@ class RolloutSettings(Table):
 
 
 class EvaluationSettings(Table):
-    """Table [evaluation]: the fixed panel."""
+    """Table [evaluation]: the fixed evaluation set."""
 
-    split: str = Field("test", description="split of the environment that the panel is taken from")
-    first: NonNegativeInt = Field(0, description="index of the panel's first task")
-    count: PositiveInt = Field(512, description="tasks of the panel")
+    split: str = Field("test", description="split of the environment that the evaluation set is taken from")
+    first: NonNegativeInt = Field(0, description="index of the evaluation set's first task")
+    count: PositiveInt = Field(512, description="tasks of the evaluation set")
     attempts: PositiveInt = Field(1, description="attempts per task")
     temperature: NonNegativeFloat = Field(1.0, description="0 is greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="1 keeps the whole distribution")

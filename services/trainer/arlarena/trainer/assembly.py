@@ -67,8 +67,8 @@ async def run_trainer(plan: Invocation, log: Logger, interrupted: Callable[[], s
     if settings.deterministic and settings.torch_device() != "cpu":
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    ranks = Ranks.joined()
-    if ranks.leads:  # a wrong split ends the run before the policy is loaded
+    ranks = Ranks.from_env()
+    if ranks.is_main:  # a wrong split ends the run before the policy is loaded
 
         def stop() -> None:
             if name := interrupted():
@@ -77,7 +77,7 @@ async def run_trainer(plan: Invocation, log: Logger, interrupted: Callable[[], s
         await split_size(plan.environment_url, plan.environment, settings, log, stop)
     learner = Learner(load_policy(plan.model), None, method, settings, ranks)
     log.info("device", device=str(learner.scorer.device), rank=ranks.index)
-    if ranks.leads:
+    if ranks.is_main:
         with TrainerLease.acquire(
             plan.redis_url,
             plan.run_name,
@@ -91,7 +91,7 @@ async def run_trainer(plan: Invocation, log: Logger, interrupted: Callable[[], s
         ranks.broadcast()  # no rank reads a checkpoint before the lease is held
         _restored(plan, learner, log)
         worker_loop(learner, ranks)
-    ranks.leave()
+    ranks.shutdown()
 
 
 def _restored(plan: Invocation, learner: Learner, log: Logger) -> tuple[Checkpoints, TrainerState | None]:
@@ -191,7 +191,7 @@ def _files(plan: Invocation, step: int) -> tuple[VersionStore, MetricsFile, Metr
 
 
 def _publisher(plan: Invocation, log: Logger) -> Publisher:
-    transport, patience_s = transport_of(plan.settings, log), plan.settings.push_patience_s
+    transport, patience_s = transport_of(plan.settings, log), plan.settings.push_retry_timeout_s
     return Publisher(plan.inference_urls, transport, token=admin_token(), patience_s=patience_s, log=log)
 
 

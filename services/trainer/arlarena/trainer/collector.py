@@ -136,7 +136,7 @@ class Collector:
         learnt: a checkpoint that is saved when this raises is consistent.
 
         Raises:
-            RunError: nothing arrived for `stall_s`, or too many groups in a row could not be used.
+            RunError: nothing arrived for `no_data_timeout_s`, or too many groups in a row could not be used.
             Interrupted, LeaseLost: raised by `guard`.
         """
         started = time.monotonic()
@@ -251,7 +251,7 @@ class Collector:
         wanted = max(1, len(self.state.ledger.open))
         await self._receive_all(await self.streams.collect(consumer=CONSUMER, count=wanted, block_s=_BLOCK_S))
         silence = time.monotonic() - self._last_arrival
-        if silence > self.settings.stall_s:
+        if silence > self.settings.no_data_timeout_s:
             raise RunError(
                 f"no group arrived for {silence:.0f} s with {len(self.state.ledger.open)} outstanding: "
                 f"are rollout workers running, and can they reach the environment and the policy server?"

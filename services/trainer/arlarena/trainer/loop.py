@@ -33,7 +33,7 @@ from arlarena.trainer.batching.credit import (
 from arlarena.trainer.collector import Collected, Collecting, Collector, Interrupted, RunError
 from arlarena.trainer.learning.coordinator import Coordinator
 from arlarena.trainer.learning.learner import Learner, weight_not_finite
-from arlarena.trainer.learning.optimizer import rate_share
+from arlarena.trainer.learning.optimizer import lr_multiplier
 from arlarena.trainer.metrics.behaviour import action_flows
 from arlarena.trainer.metrics.diagnostics import MetricsFile, episode_figures, not_finite, training_figures
 from arlarena.trainer.metrics.progress import Progress
@@ -164,7 +164,7 @@ class Trainer:
         growing, digest = settings.rows == "episodes", version.version.digest
         parts = [(part, rows_of(part, digest, settings.advantage_scale, growing=growing)) for part in dealt]
         parts = [(part, rows) for part, rows in parts if rows]
-        share = rate_share(step, settings.lr_warmup_steps, self.done(), settings.final_lr_share)
+        share = lr_multiplier(step, settings.lr_warmup_steps, self.done(), settings.min_lr_ratio)
         figures = {"rows": float(sum(len(rows) for _, rows in parts))}
         figures |= self.learner.update([rows for _, rows in parts], settings.lr * share)
         skipped = [scored.group.id for number in self.learner.skipped for scored in parts[number][0]]
@@ -175,7 +175,7 @@ class Trainer:
         return groups, figures, frozenset(skipped)
 
     def score(self, collected: Collected) -> list[ScoredGroup]:
-        """Advantages over whole groups; stale and void members are marked, not yet dropped.
+        """Advantages over whole groups; stale members and those without an action are marked, not yet dropped.
 
         Raises:
             NotFinite: an advantage is not finite.
@@ -187,8 +187,8 @@ class Trainer:
             self.freshness(),
             invalid_penalty=settings.invalid_penalty,
             max_response_tokens=settings.max_response_tokens,
-            measure=self.learner.mean_entropies,
-            void_turns=settings.void_turns,
+            entropy_fn=self.learner.mean_entropies,
+            no_action_turns=settings.no_action_turns,
             growing=settings.rows == "episodes",
         )
 
@@ -351,7 +351,7 @@ def why_zero_gradient(figures: Mapping[str, float], settings: TrainerSettings) -
     """The likely reasons of a gradient of 0 by the figures of its step, with the settings that change it."""
     reasons = []
     if not figures.get("rows"):
-        reasons.append("no row was left to learn from: see groups_filtered, groups_stale and void_share")
+        reasons.append("no row was left to learn from: see groups_filtered, groups_stale and no_action_share")
     if (uniform := figures.get("solve_all", 0.0) + figures.get("solve_none", 0.0)) > 0:
         reasons.append(
             f"{uniform:.0%} of the groups were uniform (all members solved the task, or none): change the tasks, start "
@@ -365,5 +365,5 @@ def why_zero_gradient(figures: Mapping[str, float], settings: TrainerSettings) -
     if not settings.advantage_scale:
         reasons.append("advantage_scale = 0 turns the advantages off")
     if not figures.get("learning_rate", 1.0):
-        reasons.append("the learning rate is 0 too: see lr and final_lr_share")
+        reasons.append("the learning rate is 0 too: see lr and min_lr_ratio")
     return "the policy does not learn; " + ("; ".join(reasons) or "look at recorded groups with `arlarena replay`")

@@ -28,7 +28,7 @@ from arlarena.trainer.objectives.filtering import Selection
 from arlarena.trainer.settings import TrainerSettings
 
 SHOWN = (
-    "groups", "groups_refused", "groups_kept", "groups_backfilled", "groups_filtered", "void_share", "rows",
+    "groups", "groups_refused", "groups_kept", "groups_backfilled", "groups_filtered", "no_action_share", "rows",
     "updates_skipped", "loss", "policy_loss",
     "grad_norm", "ratio_mean", "ratio_min", "ratio_max", "outside", "clip_negative_low", "clip_positive_high",
     "rows_masked", "off_policy_kl", "reference_kl", "entropy", "mismatch_k3",
@@ -121,7 +121,7 @@ def replay(groups: Sequence[Group | Refusal], model: str, recipe: Recipe, settin
     counts = {"groups": len(groups), "groups_refused": len(refused), "groups_kept": selected.kept}
     counts |= {"groups_backfilled": selected.backfilled, "groups_filtered": len(selected.filtered), "rows": len(rows)}
     figures = {name: float(count) for name, count in counts.items()}
-    figures["void_share"] = episode_figures(selected.batch)["void_share"]
+    figures["no_action_share"] = episode_figures(selected.batch)["no_action_share"]
     # A rate of 0 moves no weight, neither by the gradient nor by the decay.
     figures |= learner.update([rows] if rows else [], rate=0.0)
     return Replayed(recipe.name, figures, tuple(refused))
@@ -155,8 +155,8 @@ def _scored(groups: Sequence[Group], freshness: StalenessPolicy, learner: Learne
         freshness,
         invalid_penalty=settings.invalid_penalty,
         max_response_tokens=settings.max_response_tokens,
-        measure=learner.mean_entropies,
-        void_turns=settings.void_turns,
+        entropy_fn=learner.mean_entropies,
+        no_action_turns=settings.no_action_turns,
         growing=settings.rows == "episodes",
     )
 

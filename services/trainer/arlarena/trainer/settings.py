@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -75,17 +76,21 @@ class PolicySettings(Table):
 class CloneSettings(Table):
     """Table `[clone]`: behaviour cloning. `rooms`-like counts belong to the recording, not to this table."""
 
+    renamed: ClassVar[Mapping[str, str]] = {
+        "slips": "expert_noise",
+        "learn_slips": "train_on_noise",
+        "final_lr_share": "min_lr_ratio",
+    }
+
     demonstrations: PositiveInt = Field(300, description="tasks whose expert episodes are learnt from")
     validation: PositiveInt = Field(256, description="tasks of the validation split that decide when to stop")
     validation_split: str = Field("validation", description="the environment's name of that split")
-    slips: float = Field(0.0, ge=0, lt=1, description="share of turns at which the expert does anything instead")
-    learn_slips: bool = Field(False, description="learn these too: an expert that is not perfect")
+    expert_noise: float = Field(0.0, ge=0, lt=1, description="share of turns at which the expert does anything instead")
+    train_on_noise: bool = Field(False, description="learn these too: an expert that is not perfect")
     lr: PositiveFloat = Field(3e-3, description="learning rate of AdamW")
     weight_decay: NonNegativeFloat = Field(0.01, description="of AdamW")
     warmup_steps: NonNegativeInt = Field(20, description="optimiser steps over which the rate rises to lr")
-    final_lr_share: float = Field(
-        0.05, ge=0, le=1, description="the rate falls linearly to this share of lr at the end"
-    )
+    min_lr_ratio: float = Field(0.05, ge=0, le=1, description="the rate falls linearly to this share of lr at the end")
     batch_rows: PositiveInt = Field(96, description="rows (turns) of one optimiser step")
     max_epochs: PositiveInt = Field(1, description="how often each demonstration is seen at most")
     patience: PositiveInt = Field(3, description="validations without improvement before it stops")
@@ -105,6 +110,14 @@ class CloneSettings(Table):
 
 class TrainerSettings(Table):
     """Table `[trainer]`. The method is `recipe` with `recipe_overrides`; the rest belongs to the run."""
+
+    renamed: ClassVar[Mapping[str, str]] = {
+        "final_lr_share": "min_lr_ratio",
+        "first_task": "train_index_start",
+        "push_patience_s": "push_retry_timeout_s",
+        "stall_s": "no_data_timeout_s",
+        "void_turns": "no_action_turns",
+    }
 
     recipe: str = Field("sampo", description="the method: a name of the table of methods")
     recipe_overrides: dict[str, Any] = Field(
@@ -137,13 +150,13 @@ class TrainerSettings(Table):
     rows: Literal["turns", "episodes"] = Field(
         "turns", description="what a row is: a turn, or all turns of an episode whose context only grows"
     )
-    void_turns: Literal["mask", "keep"] = Field(
+    no_action_turns: Literal["mask", "keep"] = Field(
         "mask",
         description="episodes in which a step did nothing (no code and no answer): mask scores them with their group "
         "and learns from none of their tokens, keep learns from them as from others",
     )
     task_split: str = Field("train", description="split of the training tasks; a finite one is shuffled every epoch")
-    first_task: NonNegativeInt = Field(
+    train_index_start: NonNegativeInt = Field(
         1_000_000,
         lt=2**32 - SEED_BLOCKS * SEED_STRIDE,
         description="splits without an end: index of the first training task; cloning uses low ones",
@@ -154,7 +167,7 @@ class TrainerSettings(Table):
 
     lr: PositiveFloat = Field(1e-6, description="learning rate of AdamW")
     lr_warmup_steps: NonNegativeInt = Field(0, description="steps over which the rate rises to lr")
-    final_lr_share: float = Field(
+    min_lr_ratio: float = Field(
         1.0, ge=0, le=1, description="the rate falls linearly to this share of lr at the end; 1 keeps it"
     )
     betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="of AdamW")
@@ -202,10 +215,10 @@ class TrainerSettings(Table):
     probe_tolerance: PositiveFloat = Field(1e-3, description="largest |Δ log-prob| that served weights may show")
     request_timeout_s: PositiveFloat = Field(60.0, description="limit of one answer of Redis")
     service_wait_s: PositiveFloat = Field(180.0, description="how long an environment server that starts is waited for")
-    push_patience_s: PositiveFloat = Field(180.0, description="how long a push is retried while a server restarts")
+    push_retry_timeout_s: PositiveFloat = Field(180.0, description="how long a push is retried while a server restarts")
     reissue_after_s: PositiveFloat = Field(20.0, description="silence after which outstanding tasks are issued again")
-    stall_s: PositiveFloat = Field(
-        900.0, description="silence after which the run ends with an error; below [console] stall_s"
+    no_data_timeout_s: PositiveFloat = Field(
+        900.0, description="silence after which the run ends with an error; below [console] hang_timeout_s"
     )
     max_unusable_in_a_row: PositiveInt = Field(
         32,
@@ -228,10 +241,10 @@ class TrainerSettings(Table):
                 f"minibatch_groups = {self.minibatch_groups} is above groups_per_step = {self.groups_per_step}: an "
                 f"update has at most the groups of its step; set minibatch_groups to {self.groups_per_step} or less"
             )
-        if self.reissue_after_s >= self.stall_s:
+        if self.reissue_after_s >= self.no_data_timeout_s:
             raise ValueError(
-                f"reissue_after_s = {self.reissue_after_s:g} must be below stall_s = {self.stall_s:g}: the run would "
-                f"end before a task is issued again"
+                f"reissue_after_s = {self.reissue_after_s:g} must be below no_data_timeout_s = "
+                f"{self.no_data_timeout_s:g}: the run would end before a task is issued again"
             )
         return self
 

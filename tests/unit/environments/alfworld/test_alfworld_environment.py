@@ -161,8 +161,8 @@ def test_metadata_say_the_kind_of_task_and_what_is_played():
     made = environment()
     seen = [start(made, "valid_seen", index).observe().metadata for index in range(24)]
     assert {one.kind for one in seen} == set(TASK_TYPES)
-    assert len({one.room_key for one in seen}) == 24
-    assert seen[3].room_key == start(made, "valid_seen", 3).observe().metadata.room_key
+    assert len({one.content_key for one in seen}) == 24
+    assert seen[3].content_key == start(made, "valid_seen", 3).observe().metadata.content_key
     only = environment(task_types=["look_at_obj_in_light"])
     assert {start(only, index=index).observe().metadata.kind for index in range(5)} == {"look_at_obj_in_light"}
 
@@ -185,7 +185,7 @@ def exported(folder, **fields):
 
 def test_a_made_game_is_the_same_from_its_file(tmp_path):
     made, read = start(environment()), start(exported(tmp_path))
-    assert made.observe().metadata.room_key == read.observe().metadata.room_key
+    assert made.observe().metadata.content_key == read.observe().metadata.content_key
     assert made.observe().observation == read.observe().observation
     for reply in made.expert():
         assert made.step(reply).observation == read.step(reply).observation

@@ -1,4 +1,4 @@
-"""Splits are disjoint modulo symmetry, panels hold distinct rooms, and an index always means the same room."""
+"""Splits are disjoint modulo symmetry, evaluation sets hold distinct rooms, and an index always means the same room."""
 
 import pytest
 
@@ -80,9 +80,11 @@ def test_no_evaluation_room_among_ten_thousand_training_rooms():
 
 
 def test_validation_and_test_share_nothing():
-    panels = {split: {room_hash(room_for(split, index, SMALL)) for index in range(200)} for split in EVALUATION_SPLITS}
-    assert all(len(panel) == 200 for panel in panels.values())
-    assert not panels["validation"] & panels["test"]
+    eval_sets = {
+        split: {room_hash(room_for(split, index, SMALL)) for index in range(200)} for split in EVALUATION_SPLITS
+    }
+    assert all(len(eval_set) == 200 for eval_set in eval_sets.values())
+    assert not eval_sets["validation"] & eval_sets["test"]
 
 
 def test_every_room_is_of_its_split():

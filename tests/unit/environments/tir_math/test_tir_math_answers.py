@@ -104,7 +104,7 @@ def test_python_by_all_its_names_is_a_program(language, fence):
 
 @pytest.mark.parametrize("language", ["javascript", "java", "c", "pythonic", "bash", "json", "sage", "text", "pytb"])
 def test_other_languages_are_no_programs(language):
-    assert read_reply(f"```{language}\n{CODE}\n```").void
+    assert read_reply(f"```{language}\n{CODE}\n```").no_action
     assert read_reply(f"```{language}\n{CODE}```\n```python\nx\n```").code == "x\n"
 
 
@@ -134,7 +134,7 @@ def test_other_languages_are_no_programs(language):
 )
 def test_a_fence_on_a_line_of_code_is_read_and_is_not_the_strict_format(reply, code):
     read = read_reply(reply)
-    assert (read.code, read.closed, read.void, read.format_valid) == (code, True, False, False)
+    assert (read.code, read.closed, read.no_action, read.format_valid) == (code, True, False, False)
 
 
 @pytest.mark.parametrize(
@@ -183,11 +183,11 @@ def test_a_fence_that_is_mentioned_hides_no_answer(reply):
 def test_a_program_that_is_not_closed_is_one_and_is_said_to_be_open(reply, code, closed):
     read = read_reply(reply)
     assert read.closed is closed
-    assert code is None or (read.code == code and not read.format_valid and not read.void)
+    assert code is None or (read.code == code and not read.format_valid and not read.no_action)
 
 
 @pytest.mark.parametrize(
-    ("reply", "has_code", "answer", "void", "valid"),
+    ("reply", "has_code", "answer", "no_action", "valid"),
     [
         (PROGRAM, True, None, False, True),
         (f"Let me compute.\n\n{PROGRAM}\n\n  \n", True, None, False, True),
@@ -205,13 +205,18 @@ def test_a_program_that_is_not_closed_is_one_and_is_said_to_be_open(reply, code,
         (" \n\t", False, None, True, False),
     ],
 )
-def test_what_a_reply_is(reply, has_code, answer, void, valid):
+def test_what_a_reply_is(reply, has_code, answer, no_action, valid):
     read = read_reply(reply)
-    assert (read.code is not None, read.answer, read.void, read.format_valid) == (has_code, answer, void, valid)
+    assert (read.code is not None, read.answer, read.no_action, read.format_valid) == (
+        has_code,
+        answer,
+        no_action,
+        valid,
+    )
 
 
 @pytest.mark.parametrize(
-    ("reply", "answer", "void"),
+    ("reply", "answer", "no_action"),
     [
         (r"<think>\boxed{4}</think>\boxed{5}", "5", False),
         (r"\boxed{4} was it</think>\boxed{5}", "5", False),
@@ -224,9 +229,9 @@ def test_what_a_reply_is(reply, has_code, answer, void, valid):
         (f"<think>{PROGRAM}</think>\nnothing", None, True),
     ],
 )
-def test_only_what_follows_the_thoughts_counts(reply, answer, void):
+def test_only_what_follows_the_thoughts_counts(reply, answer, no_action):
     read = read_reply(reply)
-    assert (read.answer, read.void, read.code) == (answer, void, None)
+    assert (read.answer, read.no_action, read.code) == (answer, no_action, None)
 
 
 def test_a_program_in_the_thoughts_is_not_run_and_one_after_them_is():

@@ -94,7 +94,7 @@ def test_a_program_is_run_and_what_it_printed_comes_back() -> None:
     for part in ("What is 2 + 2?", code("print(2+2)"), "Code execution result: 4"):
         assert part in after.observation.prompt
     assert after.metadata is not None
-    assert (after.metadata.action, after.metadata.void, after.metadata.kind) == ("run", False, "sums")
+    assert (after.metadata.action, after.metadata.no_action, after.metadata.kind) == ("run", False, "sums")
 
 
 def test_an_answer_in_the_output_ends_the_episode() -> None:
@@ -110,12 +110,12 @@ def test_an_answer_before_a_program_counts_and_the_program_is_not_run() -> None:
     assert not given.observation.format_valid
 
 
-def test_a_void_turn_is_marked_and_told() -> None:
+def test_a_turn_without_action_is_marked_and_told() -> None:
     episode = begun(Programs())
     before, after = episode.observe(), episode.step("I do not know.")
     assert before.metadata is not None
     assert after.metadata is not None
-    assert after.metadata.void
+    assert after.metadata.no_action
     assert not after.observation.action_valid
     assert not after.observation.format_valid
     assert "neither a program nor an answer" in after.observation.text

@@ -137,7 +137,7 @@ class SokobanEnvironment(TextEnvironment):
         self.splits = [self._split(name) for name in SPLITS]
 
     def game(self, task: Task) -> SokobanGame:
-        """A room at its start: 0.1 ms for a small one, seconds for the first of a panel of large ones.
+        """A room at its start: 0.1 ms for a small one, seconds for the first of a evaluation set of large ones.
 
         Raises:
             TaskError: the options leave no such room.

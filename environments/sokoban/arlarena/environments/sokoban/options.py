@@ -22,7 +22,7 @@ class Curriculum(Table):
     `max_pushes`. It begins again in each seed's block of indices (see `TaskOrder`).
     """
 
-    first: NonNegativeInt = Field(1_000_000, description="index where it begins; the trainer's first_task")
+    first: NonNegativeInt = Field(1_000_000, description="index where it begins; the trainer's train_index_start")
     tasks: int = Field(2_000, gt=0, le=SEED_STRIDE, description="tasks until the hardest rooms are reached")
 
 

@@ -5,7 +5,7 @@ of the whole room: two rooms with one plan, whatever their boxes and player, are
 nothing, as a draft of the wrong split is dropped before reverse play.
 
 Training rooms are drawn independently, so room `i` is found without its predecessors, and rooms may repeat within the
-split. Evaluation splits are panels: index `i` is the i-th *distinct* room, modulo symmetry.
+split. Evaluation splits are evaluation sets: index `i` is the i-th *distinct* room, modulo symmetry.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from arlarena.environments.sokoban.rooms import (
 from arlarena.environments.sokoban.solver import SearchLimit, least_moves, least_pushes
 from arlarena.environments.sokoban.symmetry import plan_hash, room_hash
 
-# Eighths of all plans. Small rooms repeat often (half of 1,000 drafts of 6x6 with 1 box), so a panel of 512 distinct
-# ones needs a large share of them to be found in a few seconds.
+# Eighths of all plans. Small rooms repeat often (half of 1,000 drafts of 6x6 with 1 box), so an evaluation set of 512
+# distinct ones needs a large share of them to be found in a few seconds.
 SHARES = {"train": 5, "validation": 1, "test": 2}
 SPLITS = tuple(SHARES)
 EVALUATION_SPLITS = ("validation", "test")
 # Drafts are cheap (60 us) until one has the right split, so this bound costs seconds, and is reached only when the
-# options exclude nearly everything, or a panel asks for more rooms than there are.
+# options exclude nearly everything, or a evaluation set asks for more rooms than there are.
 MAX_DRAFTS = 50_000
 
 
@@ -107,7 +107,7 @@ def check_split(split: str) -> None:
         raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
 
 
-# Small layouts recur, so most of a panel's drafts are answered from this cache.
+# Small layouts recur, so most of a evaluation set's drafts are answered from this cache.
 @lru_cache(maxsize=1 << 14)
 def _accepted(layout: Layout, split: str, options: RoomOptions) -> Room | None:
     """The room that a layout becomes, if it is of the split and the options accept it."""
@@ -156,7 +156,7 @@ class EvalRooms:
 
 
 @lru_cache(maxsize=64)
-def _panel(split: str, options: RoomOptions) -> EvalRooms:
+def _eval_set(split: str, options: RoomOptions) -> EvalRooms:
     return EvalRooms(split, options)
 
 
@@ -176,5 +176,5 @@ def room_for(split: str, index: int, options: RoomOptions) -> Room:
     if index < 0:
         raise ValueError(f"a room's index is 0 or more, not {index}")
     if split in EVALUATION_SPLITS:
-        return _panel(split, options).room(index)
+        return _eval_set(split, options).room(index)
     return _training_room(split, index, options)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from arlarena.console.launch.broker import HOST, Broker, BrokerError
 from arlarena.console.launch.failures import LaunchError
-from arlarena.console.launch.process import Guardian
+from arlarena.console.launch.process import ProcessReaper
 from arlarena.proto.streams.broker_address import FILE_VARIABLE
 from arlarena.proto.telemetry import announce, get_logger
 
@@ -35,11 +35,11 @@ async def _serve(directory: Path, port: int | None) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    guardian = Guardian(grace_s=STOP_S)
-    with contextlib.closing(guardian), Broker(directory, port=port) as broker:
+    reaper = ProcessReaper(grace_s=STOP_S)
+    with contextlib.closing(reaper), Broker(directory, port=port) as broker:
         assert broker.port is not None
         assert broker.process is not None
-        guardian.add(broker.process.pid)
+        reaper.add(broker.process.pid)
         get_logger("broker").info("password_file", path=str(broker.password_path), variable=FILE_VARIABLE)
         announce(HOST, broker.port)
         while not stop.is_set():

@@ -27,7 +27,7 @@ COMPUTE = (
 # What a service reads of its own settings, and what its libraries read.
 SERVICES: dict[str, tuple[str, ...]] = {
     "broker": (),
-    "guardian": (),
+    "reaper": (),
     "env_server": (
         *PROXIES, *HUB, "OMP_*", "ARLARENA_ENVIRONMENT_*", "ALFWORLD_DATA", "TIR_MATH_DATA", "DOCKER_HOST",
         "CONTAINER_HOST",
@@ -40,7 +40,7 @@ SERVICES: dict[str, tuple[str, ...]] = {
     "trainer": (*PROXIES, *HUB, *COMPUTE, "ARLARENA_ENVIRONMENT_TOKEN"),
 }  # fmt: skip
 # Services that run what a model wrote, with the secrets that they need.
-HOSTILE = {"env_server": ("ARLARENA_ENVIRONMENT_TOKEN",), "broker": (), "guardian": ()}
+HOSTILE = {"env_server": ("ARLARENA_ENVIRONMENT_TOKEN",), "broker": (), "reaper": ()}
 
 
 def child_environment(service: str, environment: Mapping[str, str], extra: Collection[str] = ()) -> dict[str, str]:

@@ -114,7 +114,8 @@ class Commands:
         return self._python(
             out.stem, 1, "arlarena.rollout", "demonstrate", "--config", self.run.config,
             "--environment-url", environment.url, "--tokenizer", self.tokenizer, "--split", split,
-            "--count", count, "--slips", counts.slips, *(["--learn-slips"] if counts.learn_slips else []),
+            "--count", count, "--expert-noise", counts.expert_noise,
+            *(["--train-on-noise"] if counts.train_on_noise else []),
             "--out", out,
         )  # fmt: skip
 
@@ -128,11 +129,11 @@ class Commands:
         return self._on_gpus("clone", command)
 
     def evaluate(self, label: str, environment: Address, inference: Address) -> ProcessSpec:
-        """Plays the fixed panel with whatever the policy server serves."""
+        """Plays the fixed evaluation set with whatever the policy server serves."""
         return self._python(
             f"evaluate-{label}", 1, "arlarena.rollout", "evaluate", "--config", self.run.config,
             "--environment-url", environment.url, "--inference-url", inference.url, "--tokenizer", self.tokenizer,
-            "--out", self.run.panel(label), "--episodes", self.run.episodes(label),
+            "--out", self.run.eval_set(label), "--episodes", self.run.episodes(label),
         )  # fmt: skip
 
     def worker(

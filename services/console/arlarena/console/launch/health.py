@@ -50,14 +50,14 @@ class HttpHealth:
 
 @dataclass(slots=True)
 class Activity:
-    """One of these files changed in the last `stall_s` seconds: for processes that serve nobody and write as they work.
+    """One of these files changed in the last `hang_timeout_s` seconds: for processes that write while they work.
 
-    A process that waits for another one's restart is silent too, so `stall_s` has to outlast that. Changes are timed by
-    the monotonic clock: a machine whose clock is set anew has no dead processes.
+    A process that waits for another one's restart is silent too, so `hang_timeout_s` has to outlast that. Changes are
+    timed by the monotonic clock: a change of the machine's clock is no silence.
     """
 
     files: tuple[Path, ...]
-    stall_s: float
+    hang_timeout_s: float
     _seen: object = None
     _seen_at: float = 0.0
 
@@ -68,7 +68,7 @@ class Activity:
         if seen != self._seen:
             self._seen, self._seen_at = seen, now
         silent = now - self._seen_at
-        return None if silent < self.stall_s else f"no sign of work for {silent:.0f} s"
+        return None if silent < self.hang_timeout_s else f"no sign of work for {silent:.0f} s"
 
     def _state(self) -> list[tuple[int, int]]:
         """Time of the last change and size of each file that exists."""

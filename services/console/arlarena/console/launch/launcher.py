@@ -66,7 +66,7 @@ async def prepare(request: LaunchRequest) -> tuple[RunConfig, RunDirectory]:
     """
     config = RunConfig.load(request.config, request.overrides, request.seed, request.directory)
     run = RunDirectory(Path(config.run.directory))
-    state = run.read_state()
+    state = run.read_state(any_schema=request.start is ExistingRunPolicy.FRESH)
     if state is None or not state.finished or request.start is not ExistingRunPolicy.RESUME:
         await check_before_start(config, run.path)
     if request.start is ExistingRunPolicy.RESUME and state is not None:

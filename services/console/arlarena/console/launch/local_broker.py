@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from arlarena.console.launch.broker import Broker, BrokerError, ExternalBroker, check_broker
 from arlarena.console.launch.failures import LaunchError
-from arlarena.console.launch.process import Guardian
+from arlarena.console.launch.process import ProcessReaper
 from arlarena.console.launch.supervisor import State
 from arlarena.console.settings import ConsoleSettings
 
@@ -20,13 +20,13 @@ class BrokerService:
         self,
         broker: Broker | ExternalBroker,
         settings: ConsoleSettings,
-        guardian: Guardian,
+        reaper: ProcessReaper,
         notice: Callable[[str], None],
     ) -> None:
         self.state: State = "starting"
         self.restarts = 0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._broker, self._settings, self._guardian, self._notice = broker, settings, guardian, notice
+        self._broker, self._settings, self._reaper, self._notice = broker, settings, reaper, notice
         self._group: int | None = None
         self._watch: asyncio.Task[None] | None = None
 
@@ -52,7 +52,7 @@ class BrokerService:
         await asyncio.to_thread(self._broker.start)
         if self._broker.process is not None:
             self._group = self._broker.process.pid  # it leads a session of its own
-            self._guardian.add(self._group)
+            self._reaper.add(self._group)
         self.state = "up"
 
     async def stop(self) -> None:
@@ -69,7 +69,7 @@ class BrokerService:
 
     def _forget(self) -> None:
         if self._group is not None:
-            self._guardian.remove(self._group)
+            self._reaper.remove(self._group)
             self._group = None
 
     def kill(self) -> None:

@@ -105,7 +105,7 @@ class Pipeline:
 
     async def _command(self, name: str, command: ProcessSpec) -> None:
         """Run a one-shot command; it shows life by its log and its progress."""
-        health = Activity((command.log, self.run.progress(name)), self.settings.stall_s)
+        health = Activity((command.log, self.run.progress(name)), self.settings.hang_timeout_s)
         await self.supervisor.run(name, command, health, self.settings.stage_timeout_s)
 
     async def _start_broker(self) -> str:
@@ -118,7 +118,7 @@ class Pipeline:
             broker = Broker(
                 self.run.broker, port=asked.port or None, fsync=asked.fsync, timeout_s=asked.start_timeout_s
             )
-        service = BrokerService(broker, self.settings, self.supervisor.guardian, self.view.notice)
+        service = BrokerService(broker, self.settings, self.supervisor.reaper, self.view.notice)
         await self.supervisor.add("broker", service)
         self.redis_url = service.url
         return "yours" if url else "our own Valkey"
@@ -163,7 +163,7 @@ class Pipeline:
 
     async def _evaluate(self, label: str) -> str:
         await self._command(f"evaluate-{label}", self.commands.evaluate(label, self.environment, self.inference))
-        result = read_json(self.run.panel(label))
+        result = read_json(self.run.eval_set(label))
         if (warning := data_warning(result)) is not None and label == "before":
             self.view.notice(warning)
         return f"success {100 * result.get('success', 0):.1f} %"
@@ -190,14 +190,14 @@ class Pipeline:
         def command(address: Address | None, restarts: int) -> ProcessSpec:
             return self.commands.train(resumed or restarts > 0, self.environment, self.inference, self.redis_url)
 
-        health = Activity(files, self.settings.stall_s)
+        health = Activity(files, self.settings.hang_timeout_s)
         return await self.supervisor.start(Spec("trainer", command, health, listens=False, completes=True))
 
     def _worker_spec(self, index: int) -> Spec:
         def command(address: Address | None, restarts: int) -> ProcessSpec:
             return self.commands.worker(index, restarts, self.environment, self.inference, self.redis_url)
 
-        health = Activity((self.run.log(f"rollout-{index}"),), self.settings.stall_s)
+        health = Activity((self.run.log(f"rollout-{index}"),), self.settings.hang_timeout_s)
         return Spec(f"rollout-{index}", command, health, listens=False)
 
     async def _evaluate_after(self) -> str:

@@ -164,16 +164,16 @@ def limit_problems(config: RunConfig) -> Iterator[str]:
             f"{where}: [rollout] session_ttl_s = {play.session_ttl_s:g} is above [environment] max_session_ttl_s = "
             f"{server.max_session_ttl_s:g}, and such sessions are refused"
         )
-    waits = config.part("trainer", PlayedGroups).stall_s
-    if waits >= config.console.stall_s:
+    waits = config.part("trainer", PlayedGroups).no_data_timeout_s
+    if waits >= config.console.hang_timeout_s:
         yield (
-            f"{where}: [console] stall_s = {config.console.stall_s:g} must be above [trainer] stall_s = {waits:g}: a "
-            f"trainer that waits for groups would be killed before it says why"
+            f"{where}: [console] hang_timeout_s = {config.console.hang_timeout_s:g} must be above "
+            f"[trainer] no_data_timeout_s = {waits:g}: a waiting trainer would be killed before it says why"
         )
-    if play.report_every_s >= config.console.stall_s:
+    if play.report_every_s >= config.console.hang_timeout_s:
         yield (
-            f"{where}: [console] stall_s = {config.console.stall_s:g} must be above [rollout] report_every_s = "
-            f"{play.report_every_s:g}: a worker that works would count as hung"
+            f"{where}: [console] hang_timeout_s = {config.console.hang_timeout_s:g} must be above "
+            f"[rollout] report_every_s = {play.report_every_s:g}: a worker that works would count as hung"
         )
 
 

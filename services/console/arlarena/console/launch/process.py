@@ -53,7 +53,7 @@ class ProcessSpec:
 def _die_with_parent() -> Callable[[], None] | None:
     """To be run in the child between fork and exec: the kernel then kills it when the launcher dies.
 
-    Linux alone can do that; elsewhere the guardian has to.
+    Linux alone can do that; elsewhere the reaper has to.
     """
     if sys.platform != "linux":
         return None
@@ -67,22 +67,22 @@ def _die_with_parent() -> Callable[[], None] | None:
     return set_death_signal
 
 
-class Guardian:
-    """The launcher's end of the guardian process (see guardian.py). Start it before the first child."""
+class ProcessReaper:
+    """The launcher's end of the reaper process (see reaper.py). Start it before the first child."""
 
     def __init__(self, grace_s: float) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "arlarena.console.launch.reaper", str(grace_s)],
             stdin=subprocess.PIPE,
             start_new_session=True,
-            env=inherited("guardian"),
+            env=inherited("reaper"),
             text=True,
         )
 
     def _say(self, line: str) -> None:
         pipe = self._process.stdin
         assert pipe is not None
-        with contextlib.suppress(BrokenPipeError):  # somebody killed the guardian: the kernel's death signal is left
+        with contextlib.suppress(BrokenPipeError):  # somebody killed the reaper: the kernel's death signal is left
             pipe.write(line + "\n")
             pipe.flush()
 
@@ -95,7 +95,7 @@ class Guardian:
         self._say(f"-{group}")
 
     def close(self) -> None:
-        """Let the guardian end what is left, and itself."""
+        """Let the reaper end what is left, and itself."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -106,16 +106,16 @@ class Child:
     """A running process, leader of a session of its own. Make it with `start`."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, command: ProcessSpec, guardian: Guardian, log_start: int
+        self, process: asyncio.subprocess.Process, command: ProcessSpec, reaper: ProcessReaper, log_start: int
     ) -> None:
         self.process, self.command, self.log_start = process, command, log_start
         self.started = time.time()
-        self._guardian, self._ended = guardian, False
+        self._reaper, self._ended = reaper, False
         self.address: asyncio.Future[Address] = asyncio.get_running_loop().create_future()
         self._reader = asyncio.create_task(self._read_output())
 
     @classmethod
-    async def start(cls, command: ProcessSpec, guardian: Guardian) -> Child:
+    async def start(cls, command: ProcessSpec, reaper: ProcessReaper) -> Child:
         """Start `command`.
 
         Raises:
@@ -134,8 +134,8 @@ class Child:
                 preexec_fn=_die_with_parent(),
                 limit=LINE_LIMIT,
             )
-            guardian.add(process.pid)
-            return cls(process, command, guardian, log.tell())
+            reaper.add(process.pid)
+            return cls(process, command, reaper, log.tell())
 
     @property
     def pid(self) -> int:
@@ -157,7 +157,7 @@ class Child:
         if not self._ended:
             self._ended = True
             self._signal(signal.SIGKILL)
-            self._guardian.remove(self.pid)
+            self._reaper.remove(self.pid)
         await asyncio.wait([self._reader], timeout=OUTPUT_S)
         self._reader.cancel()
         self.address.cancel()

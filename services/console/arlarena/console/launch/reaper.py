@@ -1,6 +1,6 @@
 """Sees to it that a launcher leaves nothing running, even one that died by kill -9.
 
-A guardian is a child of the launcher and reads its commands on stdin, one a line: `+PGID` and `-PGID` for a process
+A reaper is a child of the launcher and reads its commands on stdin, one a line: `+PGID` and `-PGID` for a process
 group that began or ended. End of file means that the launcher is gone, for whatever reason: the groups that are left
 get SIGTERM, and SIGKILL after the grace period. It ignores the terminal's Ctrl-C, needs the standard library alone and
 works on any Unix.

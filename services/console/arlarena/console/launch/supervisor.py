@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from arlarena.console.launch.failures import LaunchError, describe_exit, last_error
 from arlarena.console.launch.health import HealthCheck
-from arlarena.console.launch.process import Address, Child, Guardian, ProcessSpec
+from arlarena.console.launch.process import Address, Child, ProcessReaper, ProcessSpec
 from arlarena.console.settings import ConsoleSettings
 from arlarena.proto.text.wording import counted
 
@@ -61,7 +61,7 @@ class Service:
     """One service under supervision. `restarts` counts all of them, `failures` those that are not forgiven yet."""
 
     def __init__(
-        self, spec: Spec, settings: ConsoleSettings, guardian: Guardian, notice: Callable[[str], None]
+        self, spec: Spec, settings: ConsoleSettings, reaper: ProcessReaper, notice: Callable[[str], None]
     ) -> None:
         self.spec, self.settings = spec, settings
         self.state: State = "starting"
@@ -69,7 +69,7 @@ class Service:
         self.address: Address | None = None
         self.child: Child | None = None
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._guardian, self._notice = guardian, notice
+        self._reaper, self._notice = reaper, notice
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -115,7 +115,7 @@ class Service:
     async def _launch(self) -> None:
         command = self.spec.command(self.address, self.restarts)
         try:
-            self.child = child = await Child.start(command, self._guardian)
+            self.child = child = await Child.start(command, self._reaper)
         except OSError as error:
             raise LaunchError(f"{self.spec.name} cannot be started: {command.argv[0]}: {error.strerror}") from error
         if self.spec.listens:
@@ -151,7 +151,7 @@ class Service:
             problem = await self._watch_child(self.child)
             if problem is None:
                 return self._finish("done", None)
-            if time.monotonic() - began >= self.settings.forgive_after_s:
+            if time.monotonic() - began >= self.settings.restart_reset_after_s:
                 self.failures = 0
             while problem is not None:
                 if problem.final or self.failures >= self.settings.restarts:
@@ -232,12 +232,12 @@ class Supervisor:
 
     def __init__(self, settings: ConsoleSettings, notice: Callable[[str], None]) -> None:
         self.settings, self.services = settings, dict[str, Supervised]()
-        self.guardian = Guardian(settings.stop_timeout_s)
+        self.reaper = ProcessReaper(settings.stop_timeout_s)
         self._notice = notice
 
     async def start(self, spec: Spec) -> Service:
         """Start a service and wait until it is ready. Errors as in `add`."""
-        service = Service(spec, self.settings, self.guardian, self._notice)
+        service = Service(spec, self.settings, self.reaper, self._notice)
         await self.add(spec.name, service)
         return service
 
@@ -263,7 +263,7 @@ class Supervisor:
             LaunchError: it fails, hangs or takes longer than `timeout_s`, or a service fails meanwhile.
         """
         spec = Spec(name, lambda address, restarts: command, health, listens=False, completes=True, once=True)
-        once = Service(spec, self.settings, self.guardian, self._notice)
+        once = Service(spec, self.settings, self.reaper, self._notice)
         try:
             await self.add(name, once)
             await asyncio.wait_for(self.race(once.wait()), timeout_s)
@@ -299,7 +299,7 @@ class Supervisor:
                 await self.stop(name)
         finally:
             self.kill()
-            self.guardian.close()
+            self.reaper.close()
 
     def kill(self) -> None:
         """End everything at once."""

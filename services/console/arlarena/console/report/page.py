@@ -16,7 +16,7 @@ from arlarena.console.report.ending import describe_ending, read_ending
 from arlarena.console.report.summary import (
     counted_of_a_kind,
     data_warning,
-    describe_panel,
+    describe_eval_set,
     interval,
     percent,
     read_json,
@@ -84,7 +84,7 @@ def training_charts(steps: Records, summary: dict[str, Any] | None) -> list[Mark
         lines = [series(steps, key, name) for key, name in zip(chart.keys, chart.names, strict=True)]
         marks = []
         if chart.keys == ("success_rate",) and summary:
-            marks = [Mark(f"panel {label}", summary[label]["success"]) for label in ("before", "after")]
+            marks = [Mark(f"eval_set {label}", summary[label]["success"]) for label in ("before", "after")]
         drawn = line_chart(chart.title, lines, marks, chart.within)
         found += [drawn] if drawn else []
     return found
@@ -126,7 +126,7 @@ class Breakdown:
 
 
 def breakdowns(before: dict[str, Any], after: dict[str, Any]) -> list[Breakdown]:
-    """Both panels by the length of the shortest solution and by kind of task, where there are such."""
+    """Both evaluation sets by the length of the shortest solution and by kind of task, where there are such."""
     found = []
     for table, key, title, heading in (
         ("by_difficulty", "optimal_moves", "By difficulty", "least moves"),
@@ -139,8 +139,8 @@ def breakdowns(before: dict[str, Any], after: dict[str, Any]) -> list[Breakdown]
 
 
 def class_rows(before: dict[str, Any], after: dict[str, Any], table: str, key: str) -> list[ClassRow]:
-    """Both panels by the classes of a table."""
-    tables = [{row[key]: row for row in panel.get(table, [])} for panel in (before, after)]
+    """Both evaluation sets by the classes of a table."""
+    tables = [{row[key]: row for row in eval_set.get(table, [])} for eval_set in (before, after)]
     rows = []
     for name in sorted(tables[0].keys() | tables[1].keys()):
         first, second = tables[0].get(name), tables[1].get(name)
@@ -177,7 +177,7 @@ def chosen_episodes(before: Records, after: Records) -> list[dict[str, Any]]:
     return (chosen + rest)[:MOST_EPISODES]
 
 
-def _panel(path: Path) -> dict[str, Any]:
+def _eval_set(path: Path) -> dict[str, Any]:
     return read_json(path) if path.exists() else {}
 
 
@@ -199,7 +199,7 @@ def render(run: RunDirectory, summary: dict[str, Any] | None) -> str:
     )
     environment.filters |= {"percent": percent, "interval": interval, "duration": duration, "counted": counted}
     steps, state = read_steps(run.metrics), run.read_state()
-    before, after = _panel(run.panel("before")), _panel(run.panel("after"))
+    before, after = _eval_set(run.eval_set("before")), _eval_set(run.eval_set("after"))
     return environment.get_template("report.html.j2").render(
         name=state.name if state else run.path.name,
         state=state,
@@ -207,7 +207,7 @@ def render(run: RunDirectory, summary: dict[str, Any] | None) -> str:
         repeat=command_line(["up", str(run.config.absolute()), "--run-dir", "DIRECTORY"], anywhere=True),
         ending=training_state(run, steps),
         summary=summary,
-        panel=describe_panel(summary) if summary else "",
+        eval_set=describe_eval_set(summary) if summary else "",
         counted_of_a_kind=counted_of_a_kind(before or after),
         training=training_charts(steps, summary),
         cloning=cloning_charts(run),

@@ -15,7 +15,7 @@ from arlarena.console.report.ending import describe_ending, read_ending
 from arlarena.console.rundir import RunDirectory
 from arlarena.proto.text.wording import counted, printable
 
-SCHEMA = 1
+SCHEMA = 2
 OUTCOMES = ("trained", "filtered", "stale", "empty", "skipped", "dead")
 
 
@@ -52,14 +52,14 @@ def read_steps(path: Path) -> list[dict[str, Any]]:
     return [steps[step] for step in sorted(steps)]
 
 
-def _score(panel: dict[str, Any], path: Path) -> dict[str, Any]:
-    if "success" not in panel:
-        raise LaunchError(f"{path}: no episode of the panel could be played")
+def _score(eval_set: dict[str, Any], path: Path) -> dict[str, Any]:
+    if "success" not in eval_set:
+        raise LaunchError(f"{path}: no episode of the evaluation set could be played")
     kept = ("success", "ci95", "format_valid", "action_valid", "errors", "versions", "by_kind")
-    score = {key: panel[key] for key in kept if key in panel}
+    score = {key: eval_set[key] for key in kept if key in eval_set}
     for key in ("return", "turns"):
-        if isinstance(panel.get(key), dict):
-            score[key] = panel[key].get("mean")
+        if isinstance(eval_set.get(key), dict):
+            score[key] = eval_set[key].get("mean")
     return score
 
 
@@ -83,14 +83,14 @@ def summarise(
     these.
 
     Raises:
-        LaunchError: an evaluation is missing, or the two were not made on the same panel.
+        LaunchError: an evaluation is missing, or the two were not made on the same eval_set.
     """
-    before, after = read_json(run.panel("before")), read_json(run.panel("after"))
-    if before["panel"] != after["panel"]:
-        raise LaunchError(f"the panels before and after differ: {before['panel']} and {after['panel']}")
+    before, after = read_json(run.eval_set("before")), read_json(run.eval_set("after"))
+    if before["eval_set"] != after["eval_set"]:
+        raise LaunchError(f"the evaluation sets before and after differ: {before['eval_set']} and {after['eval_set']}")
     steps = read_steps(run.metrics)
     last = steps[-1] if steps else {}
-    first, second = _score(before, run.panel("before")), _score(after, run.panel("after"))
+    first, second = _score(before, run.eval_set("before")), _score(after, run.eval_set("after"))
     return {
         "schema": SCHEMA,
         "env": environment,
@@ -101,7 +101,7 @@ def summarise(
         "code": run.state.code,
         "data": after.get("data"),
         "training_split": training_split,
-        "panel": {**before["panel"], "temperature": before.get("temperature")},
+        "eval_set": {**before["eval_set"], "temperature": before.get("temperature")},
         "before": first,
         "after": second,
         "gain": round(second["success"] - first["success"], 4),
@@ -140,9 +140,9 @@ def _cell(text: str) -> str:
     return escape(printable(text))
 
 
-def describe_panel(summary: dict[str, Any]) -> str:
+def describe_eval_set(summary: dict[str, Any]) -> str:
     """`512 unseen tasks of split test`, or `8 tasks of the training split train`."""
-    count, split = summary["panel"]["n"], summary["panel"].get("split", "?")
+    count, split = summary["eval_set"]["n"], summary["eval_set"].get("split", "?")
     if split == summary.get("training_split"):
         return f"{counted(count, 'task')} of the training split {split}"
     return f"{counted(count, 'unseen task')} of split {split}"
@@ -154,8 +154,8 @@ def describe_filtered(groups: int) -> str:
 
 
 def counted_of_a_kind(record: dict[str, Any]) -> str:
-    """What a summary or a panel counts of each kind: tasks, or attempts where each task is played several times."""
-    return "attempts" if (record.get("panel") or {}).get("attempts", 1) > 1 else "tasks"
+    """What a record counts of each kind: tasks, or attempts where each task is played several times."""
+    return "attempts" if (record.get("eval_set") or {}).get("attempts", 1) > 1 else "tasks"
 
 
 def kinds_table(summary: dict[str, Any]) -> Table | None:
@@ -179,15 +179,15 @@ def kinds_table(summary: dict[str, Any]) -> Table | None:
 
 
 def data_warning(record: dict[str, Any]) -> str | None:
-    """What to say of the tasks of a summary or a panel that are not those of the official data set."""
+    """What to say of the tasks of a summary or a evaluation set that are not those of the official data set."""
     data = record.get("data") or {}
     return f"Not comparable with published results: {data['description']}" if data.get("official") is False else None
 
 
 def table(summary: dict[str, Any]) -> Table:
     """The table that ends a run."""
-    panel = summary["panel"]
-    title = f"{summary['env']}, {describe_panel(summary)}, T = {panel.get('temperature', '?')}"
+    eval_set = summary["eval_set"]
+    title = f"{summary['env']}, {describe_eval_set(summary)}, T = {eval_set.get('temperature', '?')}"
     said = describe_ending(summary.get("training")), describe_filtered(summary.get("groups", {}).get("filtered", 0))
     ending = f"Training: {', '.join(filter(None, said))}" if any(said) else None
     caption = "\n".join(filter(None, (ending, data_warning(summary))))

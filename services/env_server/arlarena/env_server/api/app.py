@@ -94,7 +94,7 @@ async def _reap(service: EnvironmentService) -> None:
         if service.health.exhausted() and service.peers is not None and not service.store.draining:
             service.log.error("threads_lost", **service.health.threads())
             os.kill(os.getpid(), signal.SIGTERM)  # the parent starts this worker again
-        if tide.ebbed(len(service.store)):
+        if tide.has_dropped(len(service.store)):
             release()
 
 

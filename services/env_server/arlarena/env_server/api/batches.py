@@ -24,7 +24,7 @@ RESET_FIELDS = ResetSpec.__struct_fields__
 _reset_of = attrgetter(*RESET_FIELDS)
 _NO_RESET = (None,) * len(RESET_FIELDS)
 # Items after which other requests get their turn: 64 steps take a millisecond.
-BREATH = 64
+YIELD_EVERY = 64
 
 
 async def carry_out(
@@ -64,7 +64,7 @@ class _Batch:
         """Sweep once, then wait for those who have to wait."""
         waiting: dict[str, list[int]] = defaultdict(list)
         for number, item in enumerate(self._items):
-            if number % BREATH == BREATH - 1:
+            if number % YIELD_EVERY == YIELD_EVERY - 1:
                 await asyncio.sleep(0)
             if item.session_id in waiting or not self._at_once(number, item):
                 waiting[item.session_id].append(number)

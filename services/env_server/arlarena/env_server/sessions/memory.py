@@ -25,7 +25,7 @@ class PeakTracker:
     def __init__(self) -> None:
         self._peak = 0
 
-    def ebbed(self, sessions: int) -> bool:
+    def has_dropped(self, sessions: int) -> bool:
         """Whether at least half of the most that were seen, and a crowd, has left since this was last True."""
         self._peak = max(self._peak, sessions)
         if self._peak - sessions < max(CROWD, self._peak / 2):

@@ -14,7 +14,7 @@ Start = tuple[Episode, StepResult]
 class ResetCache:
     """The starts of the `capacity` tasks that were begun last.
 
-    A group plays one task many times and an evaluation panel is played again and again, while making a game may mean
+    A group plays one task many times and an evaluation set is played again and again, while making a game may mean
     search or reading files. A start depends on its task alone, so a fork of the first one is as good as the second.
     """
 

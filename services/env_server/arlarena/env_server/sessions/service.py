@@ -91,8 +91,8 @@ class EnvironmentService:
         evaluation = {split.name for split in self.info.splits if split.evaluation}
         self._held_out = evaluation - set(settings.expert_splits)
         self.frames = FrameStore(settings.frame_cache_bytes)
-        self._prototypes = ResetCache(settings.kept_starts)
-        self._farewells: set[asyncio.Future[None]] = set()
+        self._prototypes = ResetCache(settings.reset_cache_size)
+        self._closing: set[asyncio.Future[None]] = set()
         self.pool = WorkPool(settings.pool_threads or int(getattr(factory, "threads", THREADS)), "episode")
         self.metrics.threads.set(self.pool.size)
         self.health = ServerHealth(factory, self.pool, settings.lost_threads_timeout_s, clock)
@@ -110,14 +110,14 @@ class EnvironmentService:
         for session in sessions:
             if session.hang_up is not None:
                 task = asyncio.ensure_future(session.hang_up(reason))
-                self._farewells.add(task)
-                task.add_done_callback(self._farewells.discard)
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
 
-    async def part(self) -> None:
-        """Hang up on everybody who is still here, and wait until they are told."""
+    async def disconnect_all(self) -> None:
+        """Close every socket and wait until each has got the closing frame."""
         self.hang_up(self.store, "this server is shutting down: use another one")
-        if self._farewells:
-            await asyncio.wait(set(self._farewells))
+        if self._closing:
+            await asyncio.wait(set(self._closing))
 
     def _expired(self, gone: list[ServerSession]) -> None:
         self.hang_up(gone, "this session was idle for longer than its ttl_s")

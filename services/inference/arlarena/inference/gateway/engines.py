@@ -13,7 +13,7 @@ from pathlib import Path
 
 from arlarena.proto.telemetry import Logger
 
-LEASH = Path(__file__).with_name("leash.py")
+PARENT_DEATH = Path(__file__).with_name("parent_death.py")
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
 FORGIVE_AFTER_S = 60.0  # an engine that lived this long is started again at once
 HELPERS_S = 5.0  # for helper processes of an engine that has ended
@@ -54,9 +54,9 @@ class LocalEngine:
 
     async def _once(self) -> int:
         self.socket.unlink(missing_ok=True)
-        leash = (sys.executable, "-I", str(LEASH), f"{self._grace_s:g}")
+        wrapper = (sys.executable, "-I", str(PARENT_DEATH), f"{self._grace_s:g}")
         self._process = await asyncio.create_subprocess_exec(
-            *leash,
+            *wrapper,
             *self._command(),
             env=dict(self._environment),
             stdin=asyncio.subprocess.PIPE,
@@ -67,7 +67,7 @@ class LocalEngine:
         try:
             return await self._process.wait()
         finally:
-            self._signal(signal.SIGKILL)  # whatever is left of its group, if it is the leash that was killed
+            self._signal(signal.SIGKILL)  # whatever is left of its group, if the wrapper was killed
 
     def renew(self) -> None:
         """End it at once; it is started again."""
@@ -81,7 +81,7 @@ class LocalEngine:
         if process is None or process.returncode is not None:
             return
         assert process.stdin is not None
-        process.stdin.close()  # the leash ends everything
+        process.stdin.close()  # the wrapper ends everything
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), self._grace_s + HELPERS_S)
         self._signal(signal.SIGKILL)

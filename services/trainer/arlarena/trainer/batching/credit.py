@@ -1,5 +1,5 @@
 """From collected groups to rows with advantages: whole groups are scored first, then members that nobody may learn from
-are dropped, the stale and the void.
+are dropped: stale ones, and those without an action.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ def returns(group: Group) -> list[float]:
     return [trajectory.total_reward for trajectory in group.trajectories]
 
 
-def is_void(trajectory: Trajectory) -> bool:
+def has_no_action(trajectory: Trajectory) -> bool:
     """Whether a step of it did nothing, as the environment says: a reply without code and without an answer."""
-    return any(turn.void for turn in trajectory.turns)
+    return any(turn.no_action for turn in trajectory.turns)
 
 
 def group_rewards(group: Group, entropies: list[list[float]] | None = None, *, growing: bool = False) -> GroupRewards:
@@ -97,16 +97,16 @@ def group_rewards(group: Group, entropies: list[list[float]] | None = None, *, g
 
 
 def turn_entropies(
-    groups: Sequence[Group], measure: Callable[[Sequence[TrainingSample]], list[float]]
+    groups: Sequence[Group], entropy_fn: Callable[[Sequence[TrainingSample]], list[float]]
 ) -> list[list[list[float]]]:
-    """Mean token entropies [group][trajectory][turn] by `measure`, which takes one row a turn."""
+    """Mean token entropies [group][trajectory][turn] by `entropy_fn`, which takes one row a turn."""
     rows = [
         row_of([turn], [0.0], 0, fresh=True, temperature=group.sampling.temperature)
         for group in groups
         for trajectory in group.trajectories
         for turn in trajectory.turns
     ]
-    found = iter(measure(rows))
+    found = iter(entropy_fn(rows))
     return [[[next(found) for _ in each.turns] for each in group.trajectories] for group in groups]
 
 
@@ -117,18 +117,18 @@ def score(
     *,
     invalid_penalty: float,
     max_response_tokens: int,
-    measure: Callable[[Sequence[TrainingSample]], list[float]] | None = None,
-    void_turns: Literal["mask", "keep"] = "mask",
+    entropy_fn: Callable[[Sequence[TrainingSample]], list[float]] | None = None,
+    no_action_turns: Literal["mask", "keep"] = "mask",
     growing: bool = False,
 ) -> list[ScoredGroup]:
-    """Advantages over whole groups. Stale members, and under `mask` those with a void turn, are included in the
-    statistics but not among the usable (SimpleTIR, arXiv 2509.02479, masks the loss of void trajectories).
+    """Advantages over whole groups. Stale members, and under `mask` those with a turn without an action, are included
+    in the statistics but not among the usable (SimpleTIR, arXiv 2509.02479, masks the loss of such trajectories).
 
     To give no row is to give one whose loss mask is zero throughout, wherever rows without a token do not count:
     `token_mean` and `seq_mean_token_mean`. `seq_mean_token_sum` and `…_norm` divide by all rows; there the loss is that
     of zero masks times (all rows / rows given).
 
-    `measure` gives the mean token entropy of each row; only estimators that weigh by entropy (EMPG) ask for it.
+    `entropy_fn` gives the mean token entropy of each row; only estimators that weigh by entropy (EMPG) ask for it.
     `growing` as in `rows_of`: statistics by row count the rows that it will make.
 
     Raises:
@@ -136,8 +136,8 @@ def score(
     """
     _check("rewards or the sum of their squares", groups, [rewards_fit(group) for group in groups])
     entropies: Sequence[list[list[float]] | None] = [None] * len(groups)
-    if recipe.advantage == "empg" and measure is not None:
-        measured = turn_entropies(groups, measure)
+    if recipe.advantage == "empg" and entropy_fn is not None:
+        measured = turn_entropies(groups, entropy_fn)
         _check("entropies under the policy", groups, map(_all_finite, measured))
         entropies = measured
     scored = compute_advantages(
@@ -149,7 +149,7 @@ def score(
     _check("advantages", groups, [_all_finite(given.total) for given in scored])
 
     def usable(trajectory: Trajectory) -> bool:
-        return freshness.usable(trajectory) and not (void_turns == "mask" and is_void(trajectory))
+        return freshness.usable(trajectory) and not (no_action_turns == "mask" and has_no_action(trajectory))
 
     return [
         ScoredGroup(group, given, tuple(map(usable, group.trajectories)))

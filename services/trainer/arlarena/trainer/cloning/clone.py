@@ -26,7 +26,7 @@ from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import FloatArray, Group, SchemaError, read_groups
 from arlarena.trainer.batching.packing import TrainingSample, micro_batches
 from arlarena.trainer.cloning.conversations import SUFFIXES, conversation_rows, read_conversations
-from arlarena.trainer.learning.optimizer import adamw, rate_share, set_rate
+from arlarena.trainer.learning.optimizer import adamw, lr_multiplier, set_rate
 from arlarena.trainer.metrics.progress import Progress
 from arlarena.trainer.model.forward import Scorer
 from arlarena.trainer.preflight import check_readable
@@ -186,7 +186,7 @@ def clone(
     report.started()
     step = 0
     for batch in batches(train, settings.batch_rows, seed):
-        share = rate_share(step, settings.warmup_steps, step / limit, settings.final_lr_share)
+        share = lr_multiplier(step, settings.warmup_steps, step / limit, settings.min_lr_ratio)
         set_rate(optimizer, settings.lr * share)
         step += 1
         loss = _update(scorer, optimizer, batch, settings.gradient_clip, step)

@@ -126,7 +126,7 @@ class Learner:
             entropies = self.scorer(micro, entropy="measured")[1].double().cpu()
             sums.index_add_(0, place, entropies)
             counts.index_add_(0, place, torch.ones_like(entropies))
-        means: list[float] = (self.ranks.total(sums) / self.ranks.total(counts).clamp(min=1.0)).tolist()
+        means: list[float] = (self.ranks.all_reduce(sums) / self.ranks.all_reduce(counts).clamp(min=1.0)).tolist()
         return means
 
     @torch.no_grad()
@@ -199,7 +199,7 @@ class Learner:
         if self.ranks.count > 1 and not whole:  # rather smaller micro-batches than a rank without one
             tokens = sum(len(row.prompt) + len(row.response) for row in rows)
             limit = min(limit, math.ceil(tokens / self.ranks.count))
-        cut = self.ranks.share(list(micro_batches(rows, limit)))
+        cut = self.ranks.shard(list(micro_batches(rows, limit)))
         return [nothing() if batch is None else batch for batch in cut]
 
     def _here(self, batches: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
@@ -212,7 +212,7 @@ class Learner:
     def _one_update(self, batches: Sequence[MicroBatch], old: Sequence[Tensor] | None, episodes: int) -> _Update:
         shells = [self._batch(batch, batch.behaviour, None, None) for batch in batches]
         counted = torch.tensor(Denominators.count(shells).as_tuple(), dtype=torch.float64)
-        denominators = Denominators(*self.ranks.total(counted).tolist())
+        denominators = Denominators(*self.ranks.all_reduce(counted).tolist())
         ratios = self._trajectory_ratios(batches, old, episodes)
         self.optimizer.zero_grad(set_to_none=True)
         metrics: list[dict[str, Tensor]] = []
@@ -262,13 +262,13 @@ class Learner:
         for i, micro in enumerate(self._here(batches)):
             batch = self._batch(micro, self._measure(micro), None, old[i] if old else None)
             totals += torch.stack(sequence_sums(batch, episodes)).cpu()
-        sums, counts = self.ranks.total(totals).to(self.scorer.device)
+        sums, counts = self.ranks.all_reduce(totals).to(self.scorer.device)
         return sequence_log_ratio(sums, counts)
 
     def _all_cells(self, tables: Sequence[CellTable]) -> CellTable:
         mine = sum(tables[1:], tables[0])
         columns = torch.stack([mine.rows, mine.tokens, mine.kl, mine.off_policy_kl])
-        return CellTable(*self.ranks.total(columns))
+        return CellTable(*self.ranks.all_reduce(columns))
 
     def _all_mismatch(self, mine: Mismatch) -> Mismatch:
         parts = self.ranks.gather([mine.mean_k3, mine.max_abs, mine.tokens])

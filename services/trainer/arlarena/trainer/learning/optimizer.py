@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 
 
-def rate_share(step: int, warmup_steps: int, done: float, final_share: float) -> float:
+def lr_multiplier(step: int, warmup_steps: int, done: float, final_share: float) -> float:
     """The share of the peak rate at `step` (from 0): a linear rise over `warmup_steps`, then a linear fall.
 
     Args:

@@ -1,7 +1,7 @@
-"""Several processes that train one policy: what they tell one another beside the gradients.
+"""Several processes that train one policy: communication beside the gradients.
 
-`torchrun --nproc-per-node 4 -m arlarena.trainer train …` starts as many of these as there are GPUs. Rank 0 talks to the
-world; the others do what it does (`ensemble.py`). Parameters are sharded over all ranks by FSDP2.
+`torchrun --nproc-per-node 4 -m arlarena.trainer train …` starts as many of these as there are GPUs. Rank 0 alone talks
+to other services; the others follow its orders (`coordinator.py`). Parameters are sharded over all ranks by FSDP2.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ PATIENCE = timedelta(days=7)
 
 
 class Ranks:
-    """This process among its fellows. One process alone needs no communication, and then there is none."""
+    """The rank of this process and collective communication. A single process communicates with nobody."""
 
     def __init__(self, index: int = 0, count: int = 1) -> None:
-        """Use `joined` where there may be several."""
+        """Use `from_env` where there may be several."""
         self.index, self.count = index, count
 
     @classmethod
-    def joined(cls) -> Ranks:
-        """The place that torchrun's variables give this process."""
+    def from_env(cls) -> Ranks:
+        """The rank and world size of the variables that torchrun sets."""
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count > 1 and not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -40,22 +40,22 @@ class Ranks:
         return cls(int(os.environ.get("RANK", "0")), count)
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is rank 0."""
         return self.index == 0
 
-    def leave(self) -> None:
-        """End the communication, once everybody is here."""
+    def shutdown(self) -> None:
+        """Destroy the process group. All ranks have to call it."""
         if self.count > 1:
             dist.destroy_process_group()
 
-    def share(self, items: Sequence[T]) -> list[T | None]:
-        """This rank's part of `items`, dealt in turn; as many for each rank, with None where there are too few."""
+    def shard(self, items: Sequence[T]) -> list[T | None]:
+        """Every `count`-th of `items`, from `index` on, padded with None to the same length on every rank."""
         rounds = -(-len(items) // self.count)
         mine = list(items[self.index :: self.count])
         return mine + [None] * (rounds - len(mine))
 
-    def total(self, values: Tensor) -> Tensor:
+    def all_reduce(self, values: Tensor) -> Tensor:
         """The sum of all ranks' `values`, on the CPU in float64."""
         summed = values.detach().to("cpu", torch.float64, copy=True)
         if self.count > 1:
@@ -75,7 +75,7 @@ class Ranks:
         return [json.loads(bytes(part[: int(size)].numpy())) for part, size in zip(parts, sizes, strict=True)]
 
     def broadcast(self, data: bytes | None = None) -> bytes:
-        """What rank 0 gives, to all."""
+        """The data of rank 0, on every rank."""
         if self.count == 1:
             return data or b""
         size = torch.tensor([len(data) if data is not None else 0])

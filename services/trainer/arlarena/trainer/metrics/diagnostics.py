@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from arlarena.proto.trajectory import Group
-from arlarena.trainer.batching.credit import ScoredGroup, StalenessPolicy, is_void, returns, successes
+from arlarena.trainer.batching.credit import ScoredGroup, StalenessPolicy, has_no_action, returns, successes
 from arlarena.trainer.metrics.behaviour import behaviour_figures
 
 
@@ -36,7 +36,7 @@ def episode_figures(groups: Sequence[Group]) -> dict[str, float]:
         "turns_mean": _mean(len(trajectory.turns) for trajectory in trajectories),
         "format_valid": _mean(turn.format_valid for turn in turns),
         "action_valid": _mean(turn.action_valid for turn in turns),
-        "void_share": _mean(map(is_void, trajectories)),
+        "no_action_share": _mean(map(has_no_action, trajectories)),
         "response_tokens": _mean(len(turn.loss_mask) for turn in turns),
         "solve_all": _mean(all(each) for each in solved),
         "solve_none": _mean(not any(each) for each in solved),

@@ -39,7 +39,7 @@ async def draw_order(
         ServiceError: the server does not answer for `service_wait_s`.
     """
     size = await split_size(url, environment, settings, log, guard)
-    order = TaskOrder(settings.task_split, size, seed, settings.first_task)
+    order = TaskOrder(settings.task_split, size, seed, settings.train_index_start)
     drawn = {"environment": environment, "group_size": settings.group_size} | asdict(order)
     if state.tasks and state.tasks != drawn:
         raise CheckpointError(

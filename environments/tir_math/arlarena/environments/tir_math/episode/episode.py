@@ -160,11 +160,11 @@ class TirMathEpisode:
             remaining_steps=rules.horizon - self.steps,
             terminated=answered,
             truncated=self.done and not answered,
-            action_valid=reply is None or not reply.void,
+            action_valid=reply is None or not reply.no_action,
             format_valid=reply is None or reply.format_valid,
         )
         name = self.task.id
-        action = "" if reply is None or reply.void else RUN if reply.answer is None else ANSWER
+        action = "" if reply is None or reply.no_action else RUN if reply.answer is None else ANSWER
         metadata = Metadata(
             task_id=name,
             state_key=digest("\0".join([name, *standing.findings, *(["answered"] if answered else [])])),
@@ -172,9 +172,9 @@ class TirMathEpisode:
             score=float(standing.right),
             success=standing.right,
             action=action,
-            room_key=self.problem.key,
+            content_key=self.problem.key,
             kind=self.problem.kind,
-            void=reply is not None and reply.void,
+            no_action=reply is not None and reply.no_action,
         )
         return StepResult(observation, reward, self.done, metadata)
 

@@ -33,7 +33,7 @@ class MathReply:
         code: content of the first block of Python.
         closed: whether its fence was; True where there is no block.
         answer: the last \boxed before that block, or anywhere where there is none.
-        void: neither code nor answer.
+        no_action: neither code nor answer.
         format_valid: either a program, in one closed block that ends the reply, its fences on lines of their own, or an
             answer, and not both.
     """
@@ -41,7 +41,7 @@ class MathReply:
     code: str | None
     closed: bool
     answer: str | None
-    void: bool
+    no_action: bool
     format_valid: bool
 
 

@@ -2,7 +2,7 @@
 
 A problem belongs to a split by the hash of its content (what is asked, apart from how), so that none of the evaluation
 is met in training, in whatever words. Training problems are drawn independently and may repeat; evaluation splits are
-panels of distinct ones, made in order when first asked for.
+sets of distinct ones, made in order when first asked for.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Holds an engine: ends all its processes when the engine ends or when whoever started this goes, by kill -9 even.
 
-    python leash.py GRACE_S COMMAND …
+    python parent_death.py GRACE_S COMMAND …
 
 Its standard input is a pipe that nobody writes to; end of file means that the other side is gone. Needs the standard
 library alone and works on any Unix. It has to lead a process group of its own, in which the engine runs.

@@ -1,4 +1,4 @@
-"""Nobody learns from an episode with a void turn: as if its loss mask were zero, computed here by hand."""
+"""An episode with a turn without an action has no loss: as if its loss mask were zero, computed here by hand."""
 
 import copy
 
@@ -19,8 +19,8 @@ RUN = TrainerSettings(device="cpu", kl_coefficient=0.0, gradient_clip=1e9)
 
 @pytest.fixture
 def groups(make_group):
-    """Seven episodes of different lengths, of which two have a void turn: the first of one group, the last of another.
-    Episodes differ in what was said too.
+    """Seven episodes of different lengths and texts. Two have a turn without an action: the first of one group, the
+    last of another.
     """
     made = [make_group("a", [True, False, True], NOW, turns=3), make_group("b", [False, True, False, False], NOW)]
     for group in made:
@@ -30,8 +30,8 @@ def groups(make_group):
                 ids[0] += 3 * member + place
                 turn.response_ids = ids.astype("<i4").tobytes()
                 turn.logprobs = pack_floats([-4.6 - 0.2 * k for k in range(len(ids))])  # about a random policy's
-    made[0].trajectories[0].turns[1].void = True
-    made[1].trajectories[3].turns[0].void = True
+    made[0].trajectories[0].turns[1].no_action = True
+    made[1].trajectories[3].turns[0].no_action = True
     return made
 
 
@@ -40,13 +40,13 @@ def scored(method, groups, **how):
 
 
 def masked(groups):
-    """The same, with zero masks where a turn is void, and no mark of it."""
+    """The same, with zero masks where a turn has no action, and no mark of it."""
     found = copy.deepcopy(groups)
     for group in found:
         for one in group.trajectories:
-            if any(turn.void for turn in one.turns):
+            if any(turn.no_action for turn in one.turns):
                 for turn in one.turns:
-                    turn.loss_mask, turn.void = pack_mask([0] * len(turn.loss_mask)), False
+                    turn.loss_mask, turn.no_action = pack_mask([0] * len(turn.loss_mask)), False
     return found
 
 
@@ -70,7 +70,7 @@ def by_hand(policy, groups, aggregation, width):
         returns = torch.tensor([one.total_reward for one in group.trajectories], dtype=torch.float64)
         advantages = (returns - returns.mean()) / (returns.std() + 1e-6)
         for one, advantage in zip(group.trajectories, advantages, strict=True):
-            void = any(turn.void for turn in one.turns)
+            no_action = any(turn.no_action for turn in one.turns)
             for turn in one.turns:
                 ids = torch.tensor([[*turn.prompt(), *turn.tokens()]])
                 log_p = torch.log_softmax(model(input_ids=ids).logits[0].double(), -1)
@@ -78,7 +78,7 @@ def by_hand(policy, groups, aggregation, width):
                 ratio = (log_p[at, ids[0, at + 1]] - torch.tensor(turn.behaviour_logprobs())).exp()
                 clipped = ratio.clamp(1 - width, 1 + width)
                 loss = torch.maximum(-advantage * ratio, -advantage * clipped)
-                rows.append((loss, torch.full_like(loss, 0.0 if void else 1.0)))
+                rows.append((loss, torch.full_like(loss, 0.0 if no_action else 1.0)))
     if aggregation == "token_mean":
         total = sum((loss * mask).sum() for loss, mask in rows) / sum(mask.sum() for _, mask in rows)
     else:
@@ -104,7 +104,7 @@ def test_skipping_is_a_zero_loss_mask(policy, groups, aggregation):
     expected, total = by_hand(policy, groups, aggregation, 0.2)
     assert loss == pytest.approx(total, rel=1e-4)
     assert_close(found, expected)
-    kept, _ = gradients(policy, rows_of(scored(method, groups, void_turns="keep"), "now"), method)
+    kept, _ = gradients(policy, rows_of(scored(method, groups, no_action_turns="keep"), "now"), method)
     assert any(not torch.allclose(kept[name], grad, rtol=1e-2) for name, grad in found.items())
 
 
@@ -130,7 +130,7 @@ def test_where_empty_rows_count_it_is_that_times_a_constant(policy, groups, aggr
 
 def test_the_group_is_scored_whole_and_episodes_are_numbered_without_gaps(groups):
     method = recipe("sampo")
-    mask, keep = scored(method, groups), scored(method, groups, void_turns="keep")
+    mask, keep = scored(method, groups), scored(method, groups, no_action_turns="keep")
     assert [each.advantages.total for each in mask] == [each.advantages.total for each in keep]
     assert [each.usable for each in mask] == [(False, True, True), (True, True, True, False)]
     assert [each.usable for each in keep] == [(True,) * 3, (True,) * 4]
@@ -140,25 +140,27 @@ def test_the_group_is_scored_whole_and_episodes_are_numbered_without_gaps(groups
     assert [row.advantage for row in rows] == [value for each in used for one, use in each if use for value in one]
 
 
-def test_without_void_turns_the_setting_does_nothing(groups):
+def test_without_such_turns_the_setting_does_nothing(groups):
     plain = masked(groups)
     method = recipe("sampo")
-    mask, keep = (rows_of(scored(method, plain, void_turns=how), "now") for how in ("mask", "keep"))
+    mask, keep = (rows_of(scored(method, plain, no_action_turns=how), "now") for how in ("mask", "keep"))
     assert [row.key for row in mask] == [row.key for row in keep]
     assert len(mask) == 17
 
 
 def test_a_replay_masks_them_too(tiny_directory, groups):
-    """The only success of a group is void: it keeps the group in, and is not learnt from."""
+    """The only success of a group is no_action: it keeps the group in, and is not learnt from."""
     group = groups[0]
     group.trajectories = tuple(
         msgspec.structs.replace(one, success=number == 0) for number, one in enumerate(group.trajectories)
     )
     figures = {
-        how: replay([group], str(tiny_directory), recipe("sampo"), RUN.model_copy(update={"void_turns": how})).figures
+        how: replay(
+            [group], str(tiny_directory), recipe("sampo"), RUN.model_copy(update={"no_action_turns": how})
+        ).figures
         for how in ("mask", "keep")
     }
     assert [figures[how]["groups_kept"] for how in figures] == [1, 1]
     assert [figures[how]["rows"] for how in figures] == [6, 9]
-    assert [figures[how]["void_share"] for how in figures] == [pytest.approx(1 / 3)] * 2
+    assert [figures[how]["no_action_share"] for how in figures] == [pytest.approx(1 / 3)] * 2
     assert figures["mask"]["grad_norm"] != pytest.approx(figures["keep"]["grad_norm"], rel=1e-3)

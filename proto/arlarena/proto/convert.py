@@ -1,0 +1,112 @@
+"""Rewrite a file of schema 1 with the names of the present schema: `python -m arlarena.proto.convert OLD NEW`.
+
+OLD holds groups, as `write_groups` writes them, or it is a JSON or JSON-lines file of a run: an evaluation, a summary,
+episodes or a transcript. A run cannot be resumed across schemas, so a run's directory as a whole is not converted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from arlarena.proto.config import ConfigError, exit_on_config_error
+from arlarena.proto.trajectory import SCHEMA_VERSION
+
+RENAMED = {
+    "room_key": "content_key",
+    "void": "no_action",
+    "void_turns": "no_action_turns",
+    "void_share": "no_action_share",
+    "panel": "eval_set",
+}
+
+
+def renamed(value: Any) -> Any:
+    """`value` with its fields renamed at any depth. Other values and the order of fields stay."""
+    if isinstance(value, dict):
+        return {RENAMED.get(key, key): renamed(item) for key, item in value.items()}
+    return [renamed(item) for item in value] if isinstance(value, list) else value
+
+
+def converted(record: Any) -> Any:
+    """One record with the present names and, where it has a schema, the present one.
+
+    Raises:
+        ConfigError: its schema is not 1.
+    """
+    if not isinstance(record, dict) or "schema" not in record:
+        return renamed(record)
+    if record["schema"] != 1:
+        raise ConfigError(f"a record has schema {record['schema']}; only schema 1 can be converted")
+    return renamed(record) | {"schema": SCHEMA_VERSION}
+
+
+def convert_groups(data: bytes) -> bytes:
+    """The groups of a file, converted. Each one is MessagePack bytes after a 4-byte little-endian length.
+
+    Raises:
+        ConfigError: the file is cut short, holds something else, or its schema is not 1.
+    """
+
+    def bodies() -> Iterator[bytes]:
+        offset = 0
+        while offset < len(data):
+            end = offset + 4 + int.from_bytes(data[offset : offset + 4], "little")
+            if end > len(data):
+                raise ConfigError(f"the file is cut short at byte {offset}, or does not hold groups")
+            body = msgspec.msgpack.encode(converted(msgspec.msgpack.decode(data[offset + 4 : end])))
+            yield len(body).to_bytes(4, "little") + body
+            offset = end
+
+    try:
+        return b"".join(bodies())
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"the file does not hold groups: {error}") from error
+
+
+def convert_json(text: str) -> str:
+    """A JSON document, or JSON lines, converted; the indentation of a document stays.
+
+    Raises:
+        ConfigError: it is neither, or its schema is not 1.
+    """
+    try:
+        document = json.loads(text)
+    except ValueError:
+        try:
+            lines = [json.dumps(converted(json.loads(line)), ensure_ascii=False) for line in text.splitlines()]
+        except ValueError as error:
+            raise ConfigError(f"neither JSON nor JSON lines: {error}") from error
+        return "".join(line + "\n" for line in lines)
+    second = text.splitlines()[1] if "\n" in text.strip() else ""
+    indent = len(second) - len(second.lstrip(" ")) or None
+    return json.dumps(converted(document), indent=indent, ensure_ascii=False) + "\n" * text.endswith("\n")
+
+
+def main() -> int:
+    """Convert one file. The new file is written once the old one was read without an error."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("old", type=Path, help="groups (.msgpack), JSON or JSON lines of schema 1")
+    parser.add_argument("new", type=Path, help="file to write; it must not exist")
+    options = parser.parse_args()
+    if options.new.exists():
+        raise ConfigError(f"{options.new} exists: name another file")
+    try:
+        if options.old.suffix in (".json", ".jsonl"):
+            options.new.write_text(convert_json(options.old.read_text(encoding="utf-8")), encoding="utf-8")
+        else:
+            options.new.write_bytes(convert_groups(options.old.read_bytes()))
+    except ConfigError as error:
+        raise ConfigError(f"{options.old}: {error}") from error
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"{options.old}: cannot be converted: {error}") from error
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_on_config_error(main))

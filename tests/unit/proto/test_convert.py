@@ -1,0 +1,127 @@
+"""Files of schema 1 get the present names, and nothing else of them changes."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from arlarena.proto import convert
+from arlarena.proto.config import ConfigError
+from arlarena.proto.trajectory import (
+    SCHEMA_VERSION,
+    Group,
+    PolicyVersion,
+    Sampling,
+    Task,
+    Trajectory,
+    Turn,
+    VersionSpan,
+    encode,
+    pack_floats,
+    pack_ids,
+    pack_mask,
+    read_groups,
+    write_groups,
+)
+
+FORMER = {"content_key": "room_key", "no_action": "void", "no_action_turns": "void_turns", "eval_set": "panel"}
+
+
+def group_of(name: str) -> Group:
+    """A group of one trajectory, whose second turn has no action."""
+    version = PolicyVersion("run", 1, "digest")
+    turns = tuple(
+        Turn(
+            prompt_ids=pack_ids([1]),
+            response_ids=pack_ids([2, 3]),
+            logprobs=pack_floats([-0.5, -1.0]),
+            loss_mask=pack_mask([1, 1]),
+            spans=(VersionSpan(0, 2, version),),
+            reward=0.5,
+            state_key="s",
+            observation_key="o",
+            action_valid=True,
+            format_valid=True,
+            finish_reason="stop",
+            no_action=blank,
+        )
+        for blank in (False, True)
+    )
+    metrics = {"no_action_turns": 1.0, "steps": 2.0}
+    trajectory = Trajectory(name, 7, turns, terminated=True, truncated=False, score=1.0, success=True, metrics=metrics)
+    return Group(name, Task("guess", "train", 3), 1, (trajectory,), Sampling(), version, version)
+
+
+def former(value: Any) -> Any:
+    """As schema 1 wrote it."""
+    if isinstance(value, dict):
+        return {FORMER.get(key, key): former(item) for key, item in value.items()}
+    return [former(item) for item in value] if isinstance(value, list) else value
+
+
+def run(monkeypatch: pytest.MonkeyPatch, old: Path, new: Path) -> int:
+    monkeypatch.setattr(sys, "argv", ["convert", str(old), str(new)])
+    return convert.main()
+
+
+def test_groups_of_schema_1_are_read_after_conversion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = [group_of(name) for name in ("one", "two")]
+    bodies = [msgspec.msgpack.encode(former(msgspec.msgpack.decode(encode(group))) | {"schema": 1}) for group in groups]
+    old, new, expected = (tmp_path / f"{name}.msgpack" for name in ("old", "new", "expected"))
+    old.write_bytes(b"".join(len(body).to_bytes(4, "little") + body for body in bodies))
+    assert run(monkeypatch, old, new) == 0
+    write_groups(expected, groups)
+    assert new.read_bytes() == expected.read_bytes()
+    assert read_groups(new) == groups
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_json_keeps_its_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indent: int | None) -> None:
+    record = {"schema": 1, "panel": {"n": 2}, "results": [{"void": True, "room_key": "é", "text": "void panel"}]}
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    old.write_text(json.dumps(record, indent=indent, ensure_ascii=False) + "\n")
+    assert run(monkeypatch, old, new) == 0
+    result = {"no_action": True, "content_key": "é", "text": "void panel"}
+    expected = {"schema": SCHEMA_VERSION, "eval_set": {"n": 2}, "results": [result]}
+    assert new.read_text() == json.dumps(expected, indent=indent, ensure_ascii=False) + "\n"
+
+
+def test_json_lines_are_converted_line_by_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = tmp_path / "old.jsonl", tmp_path / "new.jsonl"
+    old.write_text('{"void": false}\n{"void": true}\n')
+    assert run(monkeypatch, old, new) == 0
+    assert new.read_text() == '{"no_action": false}\n{"no_action": true}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("old.msgpack", b"\x20\x00\x00\x00cut", "cut short at byte 0"),
+        ("old.msgpack", b"\x01\x00\x00\x00\xc1", "does not hold groups"),
+        ("old.json", b"nothing", "neither JSON nor JSON lines"),
+        ("old.json", b'{"schema": 2}', "has schema 2; only schema 1"),
+        ("old.json", b"\xff", "cannot be converted"),
+        ("absent.json", None, "cannot be converted"),
+    ],
+)
+def test_a_file_that_cannot_be_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes | None, message: str
+) -> None:
+    old, new = tmp_path / name, tmp_path / "new"
+    if content is not None:
+        old.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"{name}.*{message}"):
+        run(monkeypatch, old, new)
+    assert not new.exists()
+
+
+def test_an_existing_file_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    old.write_text("{}")
+    new.write_text("mine")
+    with pytest.raises(ConfigError, match="exists: name another file"):
+        run(monkeypatch, old, new)
+    assert new.read_text() == "mine"
