@@ -22,8 +22,8 @@ from arlarena.environment.hashing import digest
 from arlarena.environment.indexed_tasks import indexed_task
 from arlarena.environment.prompts import PromptTemplate, Scene, past_turn
 from arlarena.environment.protocols import ExpertUnavailable
-from arlarena.environment.replies import PARSER_DESCRIPTION, PARSER_VERSION, parse
-from arlarena.proto.env import Info, Metadata, Observation, Parser, ResetSpec, Split, StepResult
+from arlarena.environment.replies import PARSER, parse
+from arlarena.proto.env import Info, Metadata, Observation, ResetSpec, Split, StepResult
 from arlarena.proto.trajectory import Task
 
 
@@ -202,6 +202,9 @@ class TextEnvironment(ABC):
         rewards: what is paid for what.
         actions: all that may ever be said, where that is a short list.
         options: the settings that made it so.
+        paths: names of the options that are paths of files or folders.
+        vocabulary: frequent parts of observations and replies, which are one token each in a tiny policy, with the
+            spaces and line ends that belong to them. None: `actions`.
         expert: whether games have a `plan`.
         blocking: whether an action may take longer than about a millisecond: see `EnvironmentFactory`.
     """
@@ -216,6 +219,8 @@ class TextEnvironment(ABC):
     history: int = 2
     actions: Sequence[str] | None = None
     options: Mapping[str, Any] = {}
+    paths: Sequence[str] = ()
+    vocabulary: Sequence[str] | None = None
     expert: bool = True
     blocking: bool = False
 
@@ -235,13 +240,15 @@ class TextEnvironment(ABC):
             version=self.version,
             description=self.description,
             template=self.template.describe(),
-            parser=Parser(PARSER_VERSION, PARSER_DESCRIPTION),
+            parser=PARSER,
             rewards=dict(self.rewards),
             horizon=self.horizon,
             actions=None if self.actions is None else list(self.actions),
             splits=list(self.splits),
             options=dict(self.options),
             capabilities=["fork", *(["expert"] if self.expert else [])],
+            vocabulary=list((self.actions or ()) if self.vocabulary is None else self.vocabulary),
+            paths=list(self.paths),
         )
 
     def task(self, spec: ResetSpec) -> Task:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Sequence
 from random import Random
@@ -19,8 +18,6 @@ from arlarena.rollout.episode import Response, turn_seed
 from arlarena.rollout.tokens import Tokens
 
 EXPERT = PolicyVersion("expert", 0, "-")
-UNREADABLE = "<action></action>"
-_ACTION = re.compile("<action>.*</action>", re.DOTALL)
 
 
 class EnginePolicy:
@@ -78,10 +75,12 @@ class ExpertPolicy:
     possible, or says nothing that can be read, and goes on from there. Nobody learns from a slip, but from what the
     expert then does: so a clone has seen what follows its own mistakes. With `learn_slips` they are learnt too, and are
     always something possible: the demonstrations of an expert that is not perfect.
+
+    `action`: how a reply says an action, as the environment's description has it (`Parser.action`).
     """
 
-    def __init__(self, tokens: Tokens, slips: float = 0.0, *, learn_slips: bool = False) -> None:
-        self._tokens, self._slips, self._learn_slips = tokens, slips, learn_slips
+    def __init__(self, tokens: Tokens, slips: float = 0.0, *, learn_slips: bool = False, action: str = "") -> None:
+        self._tokens, self._slips, self._learn_slips, self._action = tokens, slips, learn_slips, action
         self._conversations = Conversations(tokens)
         self._plans: WeakKeyDictionary[Session, deque[str]] = WeakKeyDictionary()
 
@@ -101,10 +100,11 @@ class ExpertPolicy:
     def _slipped(self, text: str, state: State, random: Random) -> str:
         actions = state.observation.admissible_actions
         if not actions or not (self._learn_slips or random.random() < 0.5):
-            return UNREADABLE
-        start = said_from(text) or 0
-        slip = f"<action>{random.choice(actions)}</action>"
-        return text[:start] + _ACTION.sub(lambda _: slip, text[start:], count=1)
+            return self._saying("")  # cannot be read
+        return text[: said_from(text) or 0] + self._saying(random.choice(actions))
+
+    def _saying(self, action: str) -> str:
+        return self._action.replace("{action}", action)
 
     def _response(self, conversation: Conversation, text: str, *, learn: bool) -> Response:
         ids = self._tokens.reply(text)
