@@ -68,7 +68,7 @@ async def prepare(request: Request) -> tuple[RunConfig, RunDirectory]:
     run = RunDirectory(Path(config.run.directory))
     state = run.read_state()
     if state is None or not state.finished or request.start is not Start.RESUME:
-        await check_before_start(config, run.path)
+        config = await check_before_start(config, run.path)
     if request.start is Start.RESUME and state is not None:
         _refuse_another_experiment(run, config)
     run.open(config.run.name, request.start, request.command)
