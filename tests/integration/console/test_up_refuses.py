@@ -55,12 +55,13 @@ def up(folder: Path, text: str, *arguments: str, timeout: float = 120, **variabl
             ],
         ),
         (
-            '[environment]\nname = "guess"\n[policy]\npath = "half"\n[trainer]\nminibatch_groups = 99\n'
+            '[environment]\nname = "json"\n[policy]\npath = "half"\n[trainer]\nminibatch_groups = 99\n'
             '[inference]\nengine = "vllm"\n',
             [
                 "a.toml: [trainer] minibatch_groups = 99 is above groups_per_step = 16",
                 '[inference] engine = "vllm": vllm_python = ".venv-vllm/bin/python" does not exist',
                 "is no whole policy, it lacks weights",
+                "a.toml: [environment] name = 'json': its `load` does not take (where, options)",
             ],
         ),
         pytest.param(

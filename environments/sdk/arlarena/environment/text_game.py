@@ -30,6 +30,20 @@ from arlarena.proto.trajectory import Task
 class TextGame(ABC):
     """The rules of one episode, which know nothing of prompts, replies or steps taken.
 
+    How an episode can end, and what it then counts:
+
+    | end | `over` | `solved` | `score` | marks of the last observation |
+    |---|---|---|---|---|
+    | won | true | true | 1 | terminated |
+    | lost | true | false | 0, or the share that was done | terminated |
+    | drawn | true | false | between, such as 0.5 | terminated |
+    | horizon reached | false | false | as it stands | truncated |
+
+    A game that can be lost or drawn overrides `over`; the others end when they are solved, or at the horizon. Training
+    learns from the sum of the rewards that `play` returned, whatever the score: a loss that shall cost something has a
+    negative reward, and a draw one between loss and win. Evaluation reports the share of episodes that are `solved`.
+    Reaching the horizon has no reward of its own.
+
     Attributes:
         score: how well the task is done, from 0 to 1.
         content_key: names what is played, however it is indexed: equal for tasks that are the same; "" if unknown.
@@ -71,7 +85,7 @@ class TextGame(ABC):
 
     @property
     def over(self) -> bool:
-        """Whether the game has come to its own end; by default, whether it is solved."""
+        """Whether the game has come to its own end, won, lost or drawn; by default, whether it is solved."""
         return self.solved
 
     def frame(self) -> Frame | None:
@@ -205,7 +219,7 @@ class TextEnvironment(ABC):
         paths: names of the options that are paths of files or folders.
         vocabulary: frequent parts of observations and replies, which are one token each in a tiny policy, with the
             spaces and line ends that belong to them. None: `actions`.
-        expert: whether games have a `plan`.
+        expert: whether games have a `plan`. An environment without one says False: all but demonstrations works.
         blocking: whether an action may take longer than about a millisecond: see `EnvironmentFactory`.
     """
 
