@@ -102,7 +102,12 @@ def rollout() -> Iterator[Measure]:
     flags = SimpleNamespace(in_flight=16, trace=False)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        tiny.create_tiny_policy(folder / "policy", TinyPolicy(max_positions=1024), seed=0)
+        vocabulary = {}  # of the environment; older checkouts have Sokoban's in the trainer
+        if hasattr(tiny, "pieces_of"):
+            from arlarena.environment.registry import load
+
+            vocabulary["pieces"] = tiny.pieces_of(load("benchmark", "sokoban", {}).info)
+        tiny.create_tiny_policy(folder / "policy", TinyPolicy(max_positions=1024), seed=0, **vocabulary)
         config = bench.CONFIG.format(policy=folder / "policy", context=256, cache_mb=256, environment="sokoban")
         (folder / "run.toml").write_text(config + bench.SOKOBAN_OPTIONS)
         with (

@@ -38,7 +38,8 @@ from env_processes import finish
 from arlarena.client.environments import EnvironmentClient
 from arlarena.client.policy import Generation, PolicyClient
 from arlarena.console.launch.broker import Broker
-from arlarena.inference.embedded.engine import Engine, EngineLimits
+from arlarena.environment.registry import load
+from arlarena.inference.embedded.engine import Engine, Limits
 from arlarena.inference.embedded.sampler import Draw
 from arlarena.inference.embedded.sequence import Sequence
 from arlarena.inference.embedded.weights.loading import load_model
@@ -50,7 +51,7 @@ from arlarena.rollout.runner import Runner
 from arlarena.rollout.settings import RolloutSettings
 from arlarena.rollout.tokens import Tokens
 from arlarena.rollout.worker import Worker
-from arlarena.trainer.model.tiny import create_tiny_policy
+from arlarena.trainer.model.tiny import create_tiny_policy, pieces_of
 from arlarena.trainer.settings import TinyPolicy
 
 GROUP_SIZE, CACHE_MB = 8, 1024
@@ -316,7 +317,8 @@ def run(flags: Any) -> dict[str, Any]:
         folder = Path(name)
         policy = flags.policy or folder / "policy"
         if flags.policy is None:
-            create_tiny_policy(policy, TinyPolicy(max_positions=1024), seed=0)
+            pieces = pieces_of(load("benchmark", "sokoban", {}).info)
+            create_tiny_policy(policy, TinyPolicy(max_positions=1024), seed=0, pieces=pieces)
         work = workload_of(flags)
         config = CONFIG.format(
             policy=policy.resolve(), context=work.context, cache_mb=CACHE_MB, environment=work.environment

@@ -72,16 +72,53 @@ def test_it_is_served(variables):
     assert opened["result"]["observation"]["text"] == "...\n...\n..."
 
 
+@pytest.fixture
+def without_expert(variables, tmp_path):
+    """Environment variables with which Python finds the game as `no_expert`, whose environment has no expert."""
+    text = (SOURCE / "tic_tac_toe.py").read_text()
+    (tmp_path / "no_expert.py").write_text(
+        text.replace("    actions = SQUARES\n", "    actions = SQUARES\n    expert = False\n")
+    )
+    return variables | {"PYTHONPATH": os.pathsep.join([variables["PYTHONPATH"], str(tmp_path)])}
+
+
+def up(folder, variables, text):
+    (folder / "run.toml").write_text(text)
+    command = [sys.executable, "-m", "arlarena.console", "up", "run.toml", "--run-dir", "out"]
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=400)
+
+
+def test_cloning_without_an_expert_is_refused_before_anything_starts(without_expert, tmp_path):
+    done = up(tmp_path, without_expert, CONFIG.replace("tic_tac_toe", "no_expert"))
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "[clone] records the environment's expert, and no_expert has none" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow  # a whole run with all its processes
+@pytest.mark.timeout(400)
+def test_it_is_trained_on_and_evaluated_without_an_expert(without_expert, tmp_path):
+    text = CONFIG.replace("tic_tac_toe", "no_expert").replace("expert_splits", "# expert_splits")
+    clone, trainer = text.index("[clone]"), text.index("[trainer]")
+    done = up(
+        tmp_path, without_expert, text[:clone] + text[trainer:].replace("steps = 1", 'steps = 1\nrecipe = "grpo"')
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (record,) = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert record["step"] == 1
+    tokens = json.loads((tmp_path / "out" / "policy" / "tokenizer.json").read_text())["model"]["vocab"]
+    assert {"<action>", "</action>", "1", "9"} < set(tokens)
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["steps"] == 1
+
+
 @pytest.mark.slow  # a whole run with all its processes
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", ["tic_tac_toe", "not_installed.game"])
 def test_it_is_trained_on(variables, tmp_path, name):
-    (tmp_path / "run.toml").write_text(CONFIG.replace("tic_tac_toe", name))
     (tmp_path / "not_installed").mkdir()
     shutil.copy(SOURCE / "tic_tac_toe.py", tmp_path / "not_installed" / "game.py")
     variables = variables | {"PYTHONPATH": os.pathsep.join([variables["PYTHONPATH"], str(tmp_path)])}
-    command = [sys.executable, "-m", "arlarena.console", "up", "run.toml", "--run-dir", "out"]
-    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=400)
+    done = up(tmp_path, variables, CONFIG.replace("tic_tac_toe", name))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (record,) = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert record["step"] == 1

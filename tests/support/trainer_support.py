@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_support import SOKOBAN
 from transformers import PreTrainedModel
 
 from arlarena.proto.trajectory import (
@@ -30,7 +31,7 @@ SMALL = TinyPolicy(hidden=32, layers=2, heads=2, kv_heads=1, head_dim=16, ffn=64
 @pytest.fixture(scope="session")
 def tiny_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("tiny")
-    create_tiny_policy(out, SMALL, seed=3)
+    create_tiny_policy(out, SMALL, seed=3, pieces=SOKOBAN)
     return out
 
 

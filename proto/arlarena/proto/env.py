@@ -335,10 +335,17 @@ class Template(msgspec.Struct):
 
 
 class Parser(msgspec.Struct):
-    """How replies are read: the version and a description."""
+    """How replies are read: the version and a description.
+
+    `tags`: texts with a meaning in a reply, such as "<action>". They are text even where a tokenizer has them as
+    special tokens, and one token each in a tiny policy. `action`: how a reply says an action, after the thought;
+    `{action}` stands for it. With an empty action, the reply cannot be read. "": replies are free text.
+    """
 
     version: str
     description: str
+    tags: list[str] = []
+    action: str = ""
 
 
 class DataSource(msgspec.Struct):
@@ -355,7 +362,9 @@ class Info(msgspec.Struct):
     """`GET /v1/info`: what is being played, completely enough to tell whether two results can be compared.
 
     `stop`: texts after which a reply is over, for those who sample it: what follows them is not read. `data`: where
-    the tasks come from, None where the environment does not say.
+    the tasks come from, None where the environment does not say. `vocabulary`: frequent parts of observations and
+    replies, one token each in a tiny policy. `paths`: names of the options that are paths of files or folders; in
+    "tests.*", the star stands for each key of the table `tests`.
     """
 
     name: str
@@ -371,6 +380,8 @@ class Info(msgspec.Struct):
     capabilities: list[str]
     stop: list[str] = []
     data: DataSource | None = None
+    vocabulary: list[str] = []
+    paths: list[str] = []
 
 
 class Capacity(msgspec.Struct):

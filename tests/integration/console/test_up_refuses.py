@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_support import SOKOBAN
 
 from arlarena.trainer.model.tiny import create_tiny_policy
 from arlarena.trainer.settings import TinyPolicy
@@ -54,12 +55,13 @@ def up(folder: Path, text: str, *arguments: str, timeout: float = 120, **variabl
             ],
         ),
         (
-            '[environment]\nname = "guess"\n[policy]\npath = "half"\n[trainer]\nminibatch_groups = 99\n'
+            '[environment]\nname = "json"\n[policy]\npath = "half"\n[trainer]\nminibatch_groups = 99\n'
             '[inference]\nengine = "vllm"\n',
             [
                 "a.toml: [trainer] minibatch_groups = 99 is above groups_per_step = 16",
                 '[inference] engine = "vllm": vllm_python = ".venv-vllm/bin/python" does not exist',
                 "is no whole policy, it lacks weights",
+                "a.toml: [environment] name = 'json': its `load` does not take (where, options)",
             ],
         ),
         pytest.param(
@@ -99,7 +101,9 @@ def hub_cache(home: Path, name: str) -> Path:
     """A tiny policy as a repository in a cache of the Hub's layout."""
     repository = home / "hub" / f"models--{name.replace('/', '--')}"
     snapshot = repository / "snapshots" / COMMIT
-    create_tiny_policy(snapshot, TinyPolicy(hidden=32, layers=1, heads=2, kv_heads=1, head_dim=16, ffn=64), seed=1)
+    create_tiny_policy(
+        snapshot, TinyPolicy(hidden=32, layers=1, heads=2, kv_heads=1, head_dim=16, ffn=64), seed=1, pieces=SOKOBAN
+    )
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(COMMIT)
     return snapshot

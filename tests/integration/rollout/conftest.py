@@ -4,14 +4,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 from rollout_support import House, open_house
+from tiny_support import sokoban_tokenizer
 
 from arlarena.rollout.tokens import Tokens
-from arlarena.trainer.model.tiny import build_tokenizer
 
 
 @pytest.fixture(scope="session")
 def tokens() -> Tokens:
-    return Tokens(build_tokenizer())
+    return Tokens(sokoban_tokenizer())
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conversation_support import TURNS, TallyEnvironment, serving
 from inference_support import ServerProcess, running_server
+from tiny_support import SOKOBAN
 
 from arlarena.client.environments import EnvironmentClient
 from arlarena.client.policy import PolicyClient
@@ -67,7 +68,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("conversations")
     policy = folder / "policy"
-    create_tiny_policy(policy, TinyPolicy(layers=2, hidden=64), seed=0)
+    create_tiny_policy(policy, TinyPolicy(layers=2, hidden=64), seed=0, pieces=SOKOBAN)
     tokens = Tokens.load(policy)
     with serving(TallyEnvironment()) as environment, running_server(folder, f'model = "{policy}"\n') as inference:
         groups = asyncio.run(played(environment, inference.url, tokens))

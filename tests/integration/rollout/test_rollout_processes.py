@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_support import SOKOBAN
 
 from arlarena.client.environments import EnvironmentClient
 from arlarena.client.policy import PolicyClient
@@ -122,7 +123,7 @@ class Stack:
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("stack")
     policy, config = folder / "policy", folder / "run.toml"
-    create_tiny_policy(policy, TinyPolicy(layers=2, hidden=64), seed=0)
+    create_tiny_policy(policy, TinyPolicy(layers=2, hidden=64), seed=0, pieces=SOKOBAN)
     config.write_text(CONFIG.format(policy=policy))
     environment = Process(("arlarena.env_server", "sokoban", "--config", str(config)), folder / "environment.log")
     inference = Process(("arlarena.inference", "--config", str(config)), folder / "inference.log")

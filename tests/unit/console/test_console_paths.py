@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from arlarena.console.paths import PATHS
 from arlarena.console.runconfig import RunConfig
+from arlarena.environment.registry import load
 from arlarena.inference.settings import InferenceSettings
 
 CONFIG = """
@@ -39,7 +40,9 @@ def test_paths_that_exist_are_absolute_and_the_copy_gives_the_same_run(
     (work / "levels/a.txt").write_text("#")
     (work / "my.toml").write_text(CONFIG)
     monkeypatch.chdir(work)
-    config = RunConfig.load(Path("my.toml"), ["trainer.recipe=grpo"], seed=3)
+    given = RunConfig.load(Path("my.toml"), ["trainer.recipe=grpo"], seed=3)
+    config = given.with_absolute_options(["games", "levels", "train", "tests.*"])
+    assert config.differences(given) == []  # as where a finished run is resumed
     options = config.tables["environment"]["options"]
     assert config.tables["policy"] == {"path": str(work / "policy"), "tokenizer": "Qwen/Qwen3-0.6B"}
     assert Path(config.tables["inference"]["model"]).samefile(tmp_path / "elsewhere/model")
@@ -65,8 +68,9 @@ def models(module: ModuleType) -> Iterator[type[BaseModel]]:
 
 
 def test_every_setting_that_is_a_path_is_known() -> None:
-    known = {key.split(".")[2] for key in PATHS if key.startswith("environment.")}
     for environment in ("alfworld", "sokoban", "tir_math"):
+        known = {name.partition(".")[0] for name in load("test", environment, {}).info.paths}
+        assert known
         for model in models(importlib.import_module(f"arlarena.environments.{environment}.options")):
             for name, field in model.model_fields.items():
                 assert "Path" not in str(field.annotation) or name in known, f"{environment}: {name}"

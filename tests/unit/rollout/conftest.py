@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 from rollout_support import House, open_house
+from tiny_support import sokoban_tokenizer
 
 from arlarena.rollout.tokens import Tokens
-from arlarena.trainer.model.tiny import build_tokenizer
 
 
 @pytest.fixture(scope="session")
 def tokens() -> Tokens:
-    return Tokens(build_tokenizer())
+    return Tokens(sokoban_tokenizer())
 
 
 @pytest.fixture
@@ -25,5 +25,5 @@ async def house(tokens: Tokens) -> AsyncIterator[House]:
 def policy_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a tokenizer, as `--tokenizer` and [policy] path take it."""
     directory = tmp_path_factory.mktemp("policy")
-    build_tokenizer().save_pretrained(directory)
+    sokoban_tokenizer().save_pretrained(directory)
     return directory

@@ -10,12 +10,12 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from rollout_support import RIGHT, Corridor, House, command
+from tiny_support import sokoban_tokenizer
 
 from arlarena.proto.config import ConfigError
 from arlarena.proto.trajectory import read_groups
 from arlarena.rollout.statistics import clustered, wilson
 from arlarena.rollout.tokens import Tokens
-from arlarena.trainer.model.tiny import build_tokenizer
 
 
 def sometimes(share: float) -> Any:
@@ -184,7 +184,7 @@ async def test_demonstrations_are_distinct_and_solved(
     groups = read_groups(out)
     assert [group.task.index for group in groups] == [3, 5, 6, 7, 9, 10]
     assert (counts["asked"], counts["written"], counts["duplicates"], counts["rejected"]) == (9, 6, 2, 1)
-    tokens = Tokens(build_tokenizer())
+    tokens = Tokens(sokoban_tokenizer())
     for group in groups:
         (one,) = group.trajectories
         assert (group.size, str(group.oldest), one.success) == (1, "expert:0:-", True)
@@ -209,7 +209,7 @@ async def test_a_served_model_is_learnt_from_where_it_scored_enough(
     assert counts["rejected"] > 0
     assert 0 < counts["written"] <= 12  # one a task
     assert len({group.task.index for group in groups}) == len(groups) == counts["written"]
-    tokens = Tokens(build_tokenizer())
+    tokens = Tokens(sokoban_tokenizer())
     for group in groups:
         (one,) = group.trajectories
         assert (one.score, str(group.oldest), group.worker) == (1.0, "chat:0:mouth", "chat")
@@ -228,7 +228,7 @@ async def test_a_reply_that_was_cut_off_is_not_closed(house: House, policy_direc
     assert await command(house, policy_directory, "demonstrate", *flags) == 0
     (group,) = read_groups(out)
     turn = group.trajectories[0].turns[0]
-    tokens = Tokens(build_tokenizer())
+    tokens = Tokens(sokoban_tokenizer())
     assert list(turn.tokens()) == tokens.encode("<think>I was about to…")
     assert turn.finish_reason == "length"
 

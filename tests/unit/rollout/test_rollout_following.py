@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_support import sokoban_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from arlarena.rollout.conversation import Conversation
 from arlarena.rollout.tokens import TokenizerError, Tokens
-from arlarena.trainer.model.tiny import build_tokenizer
 
 GENERATE = "{% if add_generation_prompt %}"
 CHATML = (
@@ -180,7 +180,7 @@ def test_without_signs_between_turns_the_text_is_the_same_and_the_responses_toke
 
 @pytest.mark.parametrize("seed", range(4))
 def test_it_is_so_with_the_tiny_policys_template(seed: int) -> None:
-    tokens = Tokens(build_tokenizer())
+    tokens = Tokens(sokoban_tokenizer())
     heard, texts = some_texts(seed, 4), some_texts(100 + seed, 3)
     assert grown(tokens, heard, [tokens.reply(text) for text in texts]) == rendered(tokens, heard, texts)
 

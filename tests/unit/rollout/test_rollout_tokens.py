@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_support import sokoban_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from arlarena.rollout.tokens import PROBES, TokenizerError, Tokens
-from arlarena.trainer.model.tiny import build_tokenizer
 
 ROOM = "######\n#_P__#\n######\n#_X_##\n##O__#\n######\nyou 1 2 box 3 2 goal 4 2"
 
@@ -49,14 +49,14 @@ def test_prompt_equals_the_templates_own_ids(template: str, fast: bool, text: st
 
 
 def test_prompt_of_the_tiny_policy() -> None:
-    tokenizer = build_tokenizer()
+    tokenizer = sokoban_tokenizer()
     tokens = Tokens(tokenizer)
     assert tokens.is_fast
     assert tokens.prompt(ROOM) == reference_ids(tokenizer, ROOM)
 
 
 def test_text_drops_markers_and_keeps_tags() -> None:
-    tokenizer = build_tokenizer()
+    tokenizer = sokoban_tokenizer()
     tokens = Tokens(tokenizer)
     reply = "<think>push left</think><action>up</action>"
     ids = tokens.reply(reply)
@@ -66,22 +66,23 @@ def test_text_drops_markers_and_keeps_tags() -> None:
     assert tokens.text([]) == ""
 
 
-def test_tags_survive_even_as_special_tokens() -> None:
-    tokens = Tokens(byte_tokenizer(PLAIN, ("<think>", "</think>", "<|tool|>")))
+def test_tags_of_thoughts_and_of_the_environment_survive_even_as_special_tokens() -> None:
+    tokens = Tokens(byte_tokenizer(PLAIN, ("<think>", "</think>", "<|tool|>", "<action>", "</action>")))
     ids = tokens.encode("<think>so</think><|tool|><action>up</action><eos>")
-    assert tokens.text(ids) == "<think>so</think><action>up</action>"
+    assert tokens.text(ids) == "<think>so</think>up"
+    assert tokens.with_tags(["<action>", "</action>"]).text(ids) == "<think>so</think><action>up</action>"
 
 
 def test_text_equals_the_librarys_decoding_where_tags_are_ordinary() -> None:
-    tokenizer = build_tokenizer()
+    tokenizer = sokoban_tokenizer()
     tokens = Tokens(tokenizer)
     for ids in (list(range(len(tokenizer))), [2, 5, 5, 3], tokens.encode("odd √ text 漢")):
         assert tokens.text(ids) == tokenizer.decode(ids, skip_special_tokens=True)
 
 
 def test_a_directory_round_trips(tmp_path: Path) -> None:
-    build_tokenizer().save_pretrained(tmp_path)
-    assert Tokens.load(tmp_path).prompt(ROOM) == Tokens(build_tokenizer()).prompt(ROOM)
+    sokoban_tokenizer().save_pretrained(tmp_path)
+    assert Tokens.load(tmp_path).prompt(ROOM) == Tokens(sokoban_tokenizer()).prompt(ROOM)
 
 
 def test_errors_name_what_is_missing(tmp_path: Path) -> None:

@@ -1,14 +1,24 @@
+import hashlib
 import json
 import random
 import string
 
 import pytest
+from tiny_support import SOKOBAN, sokoban_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from arlarena.trainer.model.tiny import build_tokenizer, create_tiny_policy
-from arlarena.trainer.settings import TinyPolicy
+from arlarena.environment.registry import load
+from arlarena.proto.config import ConfigError, parse_table
+from arlarena.trainer.model.tiny import build_tokenizer, create_tiny_policy, pieces_of, vocabulary
+from arlarena.trainer.settings import PolicySettings, TinyPolicy
 
 SMALL = TinyPolicy(hidden=32, layers=2, heads=2, kv_heads=1, head_dim=16, ffn=64)
+
+# SHA-256 of the vocabulary as JSON. Another order of tokens gives other initial weights.
+VOCABULARIES = {
+    6: "b5c9239d66f54779",
+    7: "4228d3b8770dec23",
+}
 
 ROOM = "######\n#_P__#\n######\n#_X_##\n##O__#\n######\nyou 1 2 box 3 2 goal 4 2"
 
@@ -25,16 +35,51 @@ def test_the_directory_is_an_ordinary_one(tiny_directory):
 
 
 def test_the_seed_decides_the_weights(tmp_path, tiny_directory):
-    create_tiny_policy(tmp_path / "same", SMALL, seed=3)
-    create_tiny_policy(tmp_path / "other", SMALL, seed=4)
+    create_tiny_policy(tmp_path / "same", SMALL, seed=3, pieces=SOKOBAN)
+    create_tiny_policy(tmp_path / "other", SMALL, seed=4, pieces=SOKOBAN)
     first = (tiny_directory / "model.safetensors").read_bytes()
     assert (tmp_path / "same" / "model.safetensors").read_bytes() == first
     assert (tmp_path / "other" / "model.safetensors").read_bytes() != first
 
 
+def environment(name, **options):
+    return load("test", name, options).info
+
+
+@pytest.mark.parametrize("size", VOCABULARIES)
+def test_sokobans_vocabulary_keeps_its_tokens_and_their_order(size):
+    tokens = vocabulary(pieces_of(environment("sokoban", size=size)))
+    assert len(tokens) == 137
+    assert hashlib.sha256(json.dumps(tokens).encode()).hexdigest().startswith(VOCABULARIES[size])
+
+
+def test_words_of_the_configuration_replace_the_vocabulary_and_keep_the_reply_tags():
+    pieces = pieces_of(environment("sokoban"), ("walk",))
+    assert pieces == ("<think>", "</think>", "<action>", "</action>", "walk", " walk")
+    assert pieces_of(None, ("walk",)) == ("walk", " walk")
+
+
+@pytest.mark.parametrize(
+    ("name", "reply"),
+    [
+        ("sokoban", "<think>push up</think><action>up</action>"),
+        ("guess", "<think></think><action>88</action>"),
+    ],
+)
+def test_a_reply_has_few_tokens(name, reply):
+    tokenizer = build_tokenizer(pieces_of(environment(name)))
+    assert len(tokenizer.encode(reply)) <= 6
+    assert tokenizer.decode(tokenizer.encode(reply)) == reply
+
+
+def test_the_removed_room_width_is_refused_with_what_replaces_it():
+    with pytest.raises(ConfigError, match=r"room_width is no setting any more: .* leave room_width out"):
+        parse_table("run.toml: [policy]", {"tiny": {"room_width": 7}}, PolicySettings)
+
+
 @pytest.mark.parametrize(("width", "length"), [(6, 30), (7, 40), (10, 82)])
 def test_every_room_of_a_size_has_the_same_layout_of_tokens(width, length):
-    tokenizer = build_tokenizer(TinyPolicy(room_width=width))
+    tokenizer = build_tokenizer(pieces_of(environment("sokoban", size=width)))
     generator = random.Random(0)
     inside = width - 2
     rooms = [[["#"] * inside] * inside]  # all wall: rows that look like borders
@@ -51,7 +96,7 @@ def test_every_room_of_a_size_has_the_same_layout_of_tokens(width, length):
 
 
 def test_text_that_no_piece_was_made_for_survives():
-    tokenizer = build_tokenizer()
+    tokenizer = sokoban_tokenizer()
     generator = random.Random(1)
     for _ in range(200):
         text = "".join(generator.choice(string.printable) for _ in range(40))
@@ -59,7 +104,7 @@ def test_text_that_no_piece_was_made_for_survives():
 
 
 def test_the_chat_template_frames_a_turn_and_a_reply_ends_with_the_end_token():
-    tokenizer = build_tokenizer()
+    tokenizer = sokoban_tokenizer()
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": ROOM}], add_generation_prompt=True, return_dict=False
     )
@@ -73,7 +118,7 @@ def test_the_chat_template_frames_a_turn_and_a_reply_ends_with_the_end_token():
 
 def test_words_are_one_token_each_with_and_without_the_space_before_them():
     words = ("go to", "cabinet", "pen", "pencil", "1")
-    tokenizer = build_tokenizer(TinyPolicy(words=words))
+    tokenizer = build_tokenizer(pieces_of(None, words))
     text = "go to cabinet 1, pencil 1 pen"
     ids = tokenizer.encode(text)
     assert [tokenizer.decode([one]) for one in ids] == ["go to", " cabinet", " 1", ",", " pencil", " 1", " pen"]

@@ -18,7 +18,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 
-from arlarena.environment.protocols import EnvironmentFactory, Episode
+from arlarena.environment.protocols import EnvironmentFactory, Episode, ExpertUnavailable
 from arlarena.environment.registry import load
 from arlarena.proto.config import exit_on_config_error
 from arlarena.proto.env import ResetSpec, StepResult
@@ -74,9 +74,20 @@ def _has_expert(environment: EnvironmentFactory) -> bool:
     return "expert" in environment.info.capabilities
 
 
+def _plan(episode: Episode) -> list[str]:
+    """The expert's replies from here."""
+    try:
+        return episode.expert()
+    except ExpertUnavailable as error:
+        raise ContractError(
+            f"{episode.task.id}: the expert has no answer ({error}); an environment without an expert has "
+            '`expert = False`, and its info no capability "expert"'
+        ) from error
+
+
 def _some_replies(environment: EnvironmentFactory, spec: ResetSpec) -> list[str]:
     """Replies that change the state, where there is an expert, between replies that cannot be read."""
-    plan = _start(environment, spec).expert() if _has_expert(environment) else []
+    plan = _plan(_start(environment, spec)) if _has_expert(environment) else []
     return [*UNREADABLE[:2], *plan[: len(plan) // 2], f"<think>x</think><action>{NOTHING}</action>", *UNREADABLE[2:]]
 
 
@@ -188,7 +199,7 @@ def knows_the_strict_format(environment: EnvironmentFactory) -> None:
     """A reply of the expert is in the strict format, and is not with a character added."""
     _need_expert(environment)
     episode = _start(environment, _any_task(environment, 1))
-    strict = episode.expert()[0]
+    strict = _plan(episode)[0]
     _require(episode.fork().step(strict).observation.format_valid, f"the expert's reply {strict!r} is not strict")
     _require(not episode.fork().step(strict + "!").observation.format_valid, f"{strict + '!'!r} is marked as strict")
 
@@ -198,9 +209,9 @@ def has_an_expert_that_solves_it(environment: EnvironmentFactory) -> None:
     _need_expert(environment)
     for spec in _specs(environment):
         episode = _start(environment, spec)
-        plan, result = episode.expert(), episode.observe()
+        plan, result = _plan(episode), episode.observe()
         for position, reply in enumerate(plan):
-            _require(episode.expert() == plan[position:], f"{spec}: the expert changes its plan at step {position}")
+            _require(_plan(episode) == plan[position:], f"{spec}: the expert changes its plan at step {position}")
             result = episode.step(reply)
             marks = (result.observation.action_valid, result.observation.format_valid)
             _require(marks == (True, True), f"{spec}: the expert's reply {reply!r} has the marks {marks}")
@@ -228,13 +239,16 @@ def has_keys_of_states(environment: EnvironmentFactory) -> None:
     Methods with step-level advantages compare turns whose states are equal: a counter in a key would leave none.
     """
     episode = _start(environment, _any_task(environment, 1))
-    first, second = (episode.step(NOTHING).metadata for _ in range(2))
+    first, other = episode.observe().metadata, _start(environment, _any_task(environment, 2)).observe().metadata
+    _require(first and other and first.state_key != other.state_key, "two tasks have one state_key")
+    first = episode.step(NOTHING).metadata
+    if episode.done:
+        raise NotApplicable(f"the reply {NOTHING!r} ends the episode")
+    second = episode.step(NOTHING).metadata
     assert first is not None
     assert second is not None
     keys = [(one.state_key, one.observation_key) for one in (first, second)]
     _require(keys[0] == keys[1], f"the reply {NOTHING!r} changed state_key or observation_key")
-    other = _start(environment, _any_task(environment, 2)).observe().metadata
-    _require(other and other.state_key != first.state_key, "two tasks have one state_key")
 
 
 def _need_expert(environment: EnvironmentFactory) -> None:

@@ -10,14 +10,20 @@ from collections.abc import Collection
 
 import msgspec
 
+from arlarena.proto.env import Parser
 from arlarena.proto.replies import END_THINK, THINK, said_from
 
-PARSER_VERSION = "2"
-PARSER_DESCRIPTION = (
+# Texts with a meaning in replies, and how a reply says an action: {action} stands for it.
+TAGS = (THINK, END_THINK, "<action>", "</action>")
+ACTION = "<action>{action}</action>"
+PARSER = Parser(
+    "2",
     "What follows the thought is read: the text after the last </think>, also where the chat template has opened the "
     "thought; nothing of a reply whose thought is not closed. There, the content of the only <action>…</action>, or a "
     "text without tags as it is; where the actions are known, one of them in any case. Strict format: "
-    "<think>…</think><action>…</action>, or the same without <think>."
+    "<think>…</think><action>…</action>, or the same without <think>.",
+    tags=list(TAGS),
+    action=ACTION,
 )
 
 # What models end a turn with, where it has been decoded with the text.
@@ -44,7 +50,7 @@ class ParsedReply(msgspec.Struct, frozen=True, gc=False):
 
 def reply(thought: str, action: str) -> str:
     """A reply in the strict format."""
-    return f"<think>{thought}</think><action>{action}</action>"
+    return f"{THINK}{thought}{END_THINK}{ACTION.replace('{action}', action)}"
 
 
 def without_end_marks(text: str) -> str:

@@ -22,13 +22,27 @@ from arlarena.environment.hashing import digest
 from arlarena.environment.indexed_tasks import indexed_task
 from arlarena.environment.prompts import PromptTemplate, Scene, past_turn
 from arlarena.environment.protocols import ExpertUnavailable
-from arlarena.environment.replies import PARSER_DESCRIPTION, PARSER_VERSION, parse
-from arlarena.proto.env import Info, Metadata, Observation, Parser, ResetSpec, Split, StepResult
+from arlarena.environment.replies import PARSER, parse
+from arlarena.proto.env import Info, Metadata, Observation, ResetSpec, Split, StepResult
 from arlarena.proto.trajectory import Task
 
 
 class TextGame(ABC):
     """The rules of one episode, which know nothing of prompts, replies or steps taken.
+
+    How an episode can end, and what it then counts:
+
+    | end | `over` | `solved` | `score` | marks of the last observation |
+    |---|---|---|---|---|
+    | won | true | true | 1 | terminated |
+    | lost | true | false | 0, or the share that was done | terminated |
+    | drawn | true | false | between, such as 0.5 | terminated |
+    | horizon reached | false | false | as it stands | truncated |
+
+    A game that can be lost or drawn overrides `over`; the others end when they are solved, or at the horizon. Training
+    learns from the sum of the rewards that `play` returned, whatever the score: a loss that shall cost something has a
+    negative reward, and a draw one between loss and win. Evaluation reports the share of episodes that are `solved`.
+    Reaching the horizon has no reward of its own.
 
     Attributes:
         score: how well the task is done, from 0 to 1.
@@ -71,7 +85,7 @@ class TextGame(ABC):
 
     @property
     def over(self) -> bool:
-        """Whether the game has come to its own end; by default, whether it is solved."""
+        """Whether the game has come to its own end, won, lost or drawn; by default, whether it is solved."""
         return self.solved
 
     def frame(self) -> Frame | None:
@@ -202,7 +216,10 @@ class TextEnvironment(ABC):
         rewards: what is paid for what.
         actions: all that may ever be said, where that is a short list.
         options: the settings that made it so.
-        expert: whether games have a `plan`.
+        paths: names of the options that are paths of files or folders.
+        vocabulary: frequent parts of observations and replies, which are one token each in a tiny policy, with the
+            spaces and line ends that belong to them. None: `actions`.
+        expert: whether games have a `plan`. An environment without one says False: all but demonstrations works.
         blocking: whether an action may take longer than about a millisecond: see `EnvironmentFactory`.
     """
 
@@ -216,6 +233,8 @@ class TextEnvironment(ABC):
     history: int = 2
     actions: Sequence[str] | None = None
     options: Mapping[str, Any] = {}
+    paths: Sequence[str] = ()
+    vocabulary: Sequence[str] | None = None
     expert: bool = True
     blocking: bool = False
 
@@ -235,13 +254,15 @@ class TextEnvironment(ABC):
             version=self.version,
             description=self.description,
             template=self.template.describe(),
-            parser=Parser(PARSER_VERSION, PARSER_DESCRIPTION),
+            parser=PARSER,
             rewards=dict(self.rewards),
             horizon=self.horizon,
             actions=None if self.actions is None else list(self.actions),
             splits=list(self.splits),
             options=dict(self.options),
             capabilities=["fork", *(["expert"] if self.expert else [])],
+            vocabulary=list((self.actions or ()) if self.vocabulary is None else self.vocabulary),
+            paths=list(self.paths),
         )
 
     def task(self, spec: ResetSpec) -> Task:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-# Keys that name a file or a folder; `*` stands for any key. Names on the Hub are no paths and stay as they are.
+# Keys that name a file or a folder. Names on the Hub are no paths and stay as they are. The environment's description
+# says which of its options are paths.
 PATHS = (
     "redis.password_file",
     "policy.path",
@@ -14,16 +15,14 @@ PATHS = (
     "inference.model",
     "inference.weights_root",
     "inference.vllm_python",
-    "environment.options.games",
-    "environment.options.levels",
-    "environment.options.train",
-    "environment.options.tests.*",
 )
 
 
-def make_absolute(tables: dict[str, Any], folder: Path) -> None:
-    """Replace every relative path that exists in `folder`, where the command runs, by the absolute one."""
-    for key in PATHS:
+def make_absolute(tables: dict[str, Any], folder: Path, keys: Iterable[str] = PATHS) -> None:
+    """Replace every relative path that exists in `folder`, where the command runs, by the absolute one. `keys`: where
+    paths are; `*` stands for any key.
+    """
+    for key in keys:
         _replace(tables, key.split("."), folder)
 
 

@@ -201,13 +201,19 @@ class RunConfig:
                 file.unlink(missing_ok=True)
         _write_private(path, "".join(kept) + tomli_w.dumps(public))
 
+    def with_absolute_options(self, names: Sequence[str]) -> RunConfig:
+        """Relative paths among the environment's options made absolute. `names`: which options are paths."""
+        tables = deepcopy(self.tables)
+        make_absolute(tables, Path.cwd(), [f"environment.options.{name}" for name in names])
+        return RunConfig(self.source, tables)
+
     def differences(self, other: RunConfig) -> list[str]:
         """Keys in which two configurations differ and which would make two different experiments of them: no secrets,
         which may be changed.
         """
         mine, theirs = _flat(_public(self.tables)), _flat(_public(other.tables))
         keys = sorted(mine.keys() | theirs.keys())
-        return [key for key in keys if mine.get(key) != theirs.get(key) and not _may_differ(key)]
+        return [key for key in keys if not _same(key, mine.get(key), theirs.get(key)) and not _may_differ(key)]
 
 
 def _write_private(path: Path, text: str) -> None:
@@ -232,6 +238,13 @@ def _flat(tables: Tables, prefix: str = "") -> dict[str, Any]:
 
 def _public(tables: Tables) -> Tables:
     return {table: split_secrets(values)[0] for table, values in tables.items()}
+
+
+def _same(key: str, one: Any, other: Any) -> bool:
+    """Equal values, or an option of the environment that names one path in two ways: relative and absolute."""
+    if key.startswith("environment.options.") and isinstance(one, str) and isinstance(other, str):
+        return os.path.abspath(one) == os.path.abspath(other)
+    return bool(one == other)
 
 
 def _may_differ(key: str) -> bool:

@@ -28,6 +28,7 @@ from arlarena.client.errors import Refused, ServiceError
 from arlarena.client.policy import PolicyClient
 from arlarena.client.transport import Timeouts
 from arlarena.proto.config import ConfigError, exit_on_config_error, print_error
+from arlarena.proto.env import Info
 from arlarena.proto.http.addresses import service_url
 from arlarena.proto.streams.queue import StreamError, Streams
 from arlarena.proto.telemetry import Logger, get_logger
@@ -167,9 +168,9 @@ async def _worker(setup: Setup, run: str, name: str) -> int:
         runner = Runner(await stack.enter_async_context(_environments(setup)), inference, s, setup.log)
         if not await _ready_or_stopped(runner, stop):
             return 0
-        stop_texts = (await played_here(runner.environments, setup.environment, setup.log)).stop
+        info = await played_here(runner.environments, setup.environment, setup.log)
         context = (await inference.model()).max_tokens
-        policy_for = partial(_engine_policy, inference, setup.tokens, context, stop_texts)
+        policy_for = partial(_engine_policy, inference, setup.tokens.with_tags(info.parser.tags), context, info.stop)
         await Worker(name, streams, runner, policy_for, s, setup.log).run(stop)
     return 0
 
@@ -214,8 +215,9 @@ async def _evaluate(setup: Setup, eval_set: EvaluationSettings, out: Path, episo
         info = await played_here(environments, setup.environment, setup.log)
         check_evaluation(info, eval_set)
         environment, context = info.name, (await inference.model()).max_tokens
-        policy = EnginePolicy(inference, setup.tokens, eval_sampling(eval_set), context, info.stop)
-        assignments = eval_assignments(eval_set, environment)
+        tokens = setup.tokens.with_tags(info.parser.tags)
+        policy = EnginePolicy(inference, tokens, panel_sampling(panel), context, info.stop)
+        assignments = panel_assignments(panel, environment)
         report = _progress(setup.log, "evaluating", len(assignments))
         played = await play_all(runner, assignments, policy, concurrency=eval_set.concurrency, progress=report)
     result = summarise(eval_set, environment, assignments, played, time.monotonic() - started)
@@ -245,7 +247,7 @@ async def _demonstrate(setup: Setup, args: argparse.Namespace, seed: int) -> int
             )
         assignments = demonstration_assignments(info.name, split.name, indices, args.episode_seed, args.attempts)
         report = _progress(setup.log, "demonstrating", len(assignments))
-        async with _teacher(setup, args) as policy:
+        async with _teacher(setup, args, info) as policy:
             played = await play_all(runner, assignments, policy, concurrency=args.concurrency, progress=report)
     counts = write_demonstrations(args.out, assignments, played, args.distinct, args.min_score)
     counts["seconds"] = round(time.monotonic() - started, 3)
@@ -254,10 +256,10 @@ async def _demonstrate(setup: Setup, args: argparse.Namespace, seed: int) -> int
 
 
 @asynccontextmanager
-async def _teacher(setup: Setup, args: argparse.Namespace) -> AsyncIterator[Policy]:
+async def _teacher(setup: Setup, args: argparse.Namespace, info: Info) -> AsyncIterator[Policy]:
     """Who is learnt from: a served model where one is named, else the environment's expert."""
     if args.teacher_url is None:
-        yield ExpertPolicy(setup.tokens, args.expert_noise, train_on_noise=args.train_on_noise)
+        yield ExpertPolicy(setup.tokens, args.slips, learn_slips=args.learn_slips, action=info.parser.action)
         return
     key = os.environ.get(args.teacher_key_variable)
     hide(key)

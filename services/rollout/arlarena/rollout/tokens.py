@@ -7,7 +7,7 @@ again.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,8 @@ from transformers import PreTrainedTokenizerFast
 
 from arlarena.proto.replies import END_THINK, MARKS, THINK
 
-# Parts of replies that some tokenizers hold as special tokens. The environment's parser needs them: they are text here.
-TAGS = frozenset(
-    {"<action>", "</action>", THINK, END_THINK, *MARKS, *MARKS.values(), "<|channel|>", "<|message|>"}
-)  # fmt: skip
+# Marks of thoughts that some tokenizers hold as special tokens; environments read them, so they are text here.
+THOUGHT_TAGS = frozenset({THINK, END_THINK, *MARKS, *MARKS.values(), "<|channel|>", "<|message|>"})
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 # Prompts whose ids are kept: some times the episodes that one worker has in flight.
 REMEMBERED = 1024
@@ -56,8 +54,10 @@ def _read(source: Path) -> Any:
 class Tokens:
     """A policy's tokenizer and chat template."""
 
-    def __init__(self, tokenizer: Any, source: str = "tokenizer") -> None:
-        """`tokenizer`: a fast Hugging Face tokenizer with a chat template and an end-of-sequence token."""
+    def __init__(self, tokenizer: Any, source: str = "tokenizer", tags: Collection[str] = ()) -> None:
+        """`tokenizer`: a fast Hugging Face tokenizer with a chat template and an end-of-sequence token. `tags`: special
+        tokens that are text in responses, besides marks of thoughts.
+        """
         if not getattr(tokenizer, "is_fast", False):
             raise TokenizerError(f"{source}: only fast tokenizers serve here; save one with a tokenizer.json")
         if not tokenizer.chat_template:
@@ -69,7 +69,7 @@ class Tokens:
         self._tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer
         special = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
-        self._hidden = frozenset(int(i) for i, token in special if token not in TAGS)
+        self._hidden = frozenset(int(i) for i, token in special if token not in THOUGHT_TAGS.union(tags))
         self._atoms = frozenset(tokenizer.added_tokens_decoder)
         self._wrap = self._fast_template()
         self._converses = False
@@ -89,6 +89,10 @@ class Tokens:
         except (OSError, ValueError, KeyError) as error:
             raise TokenizerError(f"{source}: holds no tokenizer that can be read: {error}") from error
         return cls(tokenizer, str(source))
+
+    def with_tags(self, tags: Collection[str]) -> Tokens:
+        """The same tokenizer, with these special tokens as text in responses: an environment's `Parser.tags`."""
+        return Tokens(self._tokenizer, self._source, tags)
 
     @property
     def is_fast(self) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from arlarena.proto.config import ConfigError, exit_on_config_error, load_table, print_error
+from arlarena.proto.env import Info
 from arlarena.proto.http.addresses import service_url
 from arlarena.proto.telemetry import Logger, get_logger
 from arlarena.proto.text.program import program
@@ -49,6 +50,11 @@ def _parser() -> argparse.ArgumentParser:
     tiny = _command(commands, "tiny", "make a tiny policy with its own tokenizer")
     tiny.add_argument("--config", type=Path, help="TOML file of the run; its [policy.tiny] gives the shape")
     tiny.add_argument("--out", type=Path, required=True, help="directory to write")
+    tiny.add_argument(
+        "--environment-url",
+        help="environment server, asked which texts are one token each (default: ARLARENA_ENVIRONMENT_URL); none: "
+        "tokens are [policy.tiny] words and single characters",
+    )
     tiny.add_argument("--seed", type=int, help="seed of the weights (default: ARLARENA_SEED, else [run] seed)")
     _add_clone(_command(commands, "clone", "behaviour cloning from recorded demonstrations"))
     _add_train(_command(commands, "train", "reinforcement learning from groups on the stream"))
@@ -120,11 +126,39 @@ def make_tiny(args: argparse.Namespace, log: Logger) -> int:
     shape = load_table(args.config, "policy", PolicySettings).tiny
     check_output(args.out)
     check_writable(args.out.parent)
-    from arlarena.trainer.model.tiny import create_tiny_policy
+    from arlarena.client.errors import ServiceError
+    from arlarena.trainer.model.tiny import create_tiny_policy, pieces_of
 
-    parameters = create_tiny_policy(args.out, shape, _seed(args.seed, args.config))
-    log.info("tiny_policy", directory=str(args.out), parameters=parameters)
+    try:
+        info = _environment_of(args, log)
+    except ServiceError as error:
+        return _failed(log, error)
+    pieces = pieces_of(info, shape.words)
+    parameters = create_tiny_policy(args.out, shape, _seed(args.seed, args.config), pieces)
+    log.info("tiny_policy", directory=str(args.out), parameters=parameters, pieces=len(pieces))
     return 0
+
+
+def _environment_of(args: argparse.Namespace, log: Logger) -> Info | None:
+    """The description of the environment that a tiny policy will play; None without a server.
+
+    Raises:
+        ConfigError: the server plays another environment than the configuration names.
+        ServiceError: the server does not answer.
+    """
+    from arlarena.trainer.state.tasks import environment_info
+
+    address = args.environment_url or environment_url()
+    if not address:
+        log.warning(
+            "no_environment_server",
+            reason="the vocabulary has no texts of the environment",
+            fix="give --environment-url",
+        )
+        return None
+    name = load_table(args.config, "environment", EnvironmentName).name or None
+    wait_s = load_table(args.config, "trainer", TrainerSettings).service_wait_s
+    return asyncio.run(environment_info(_address("--environment-url", address), name, wait_s, log))
 
 
 def run_clone(args: argparse.Namespace, log: Logger) -> int:

@@ -38,11 +38,22 @@ class TinyPolicy(Table):
     head_dim: PositiveInt = Field(default=32, description="width of a head; even")
     ffn: PositiveInt = Field(default=512, description="width of the feed-forward part")
     max_positions: PositiveInt = Field(default=512, description="longest prompt and response together, in tokens")
-    room_width: int = Field(default=6, ge=3, description="width of the rooms whose borders are one token")
     words: tuple[str, ...] = Field(
-        default=(), description="words that are one token each; none: Sokoban's grid and words"
+        default=(),
+        description="words that are one token each, in place of the vocabulary that the environment names; its reply "
+        "tags stay",
     )
     init_std: PositiveFloat = Field(default=0.08, description="standard deviation of the initial weights")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _removed(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "room_width" in values:
+            raise ValueError(
+                "room_width is no setting any more: the environment names the texts that are one token each, for the "
+                "size of its rooms ([environment.options] size); leave room_width out"
+            )
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

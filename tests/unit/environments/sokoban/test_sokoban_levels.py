@@ -44,6 +44,7 @@ def test_levels_come_by_split_in_order_and_once(tmp_path):
 def test_an_environment_of_levels(tmp_path):
     path = level_file(tmp_path / "levels.txt", [generate(7, 7, 1, seed) for seed in range(60)])
     made = load("test", "sokoban", {"levels": str(path), "max_steps": 40})
+    assert "#######\n#" in made.info.vocabulary  # the border of the levels' width
     sizes = {split.name: split.size for split in made.info.splits}
     assert all(sizes.values())
     assert sum(sizes.values()) <= 60

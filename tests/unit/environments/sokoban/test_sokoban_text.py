@@ -170,3 +170,8 @@ def test_unknown_environments_are_explained():
 def test_an_error_in_the_options_names_their_table_as_the_file_does():
     with pytest.raises(ConfigError, match=r"^run\.toml: \[environment\.options\] observation = 'grids'"):
         load("run.toml: [environment]", "sokoban", {"observation": "grids"})
+
+
+def test_the_vocabulary_has_the_borders_of_the_rooms_width():
+    vocabulary = load("test", "sokoban", {"size": [5, 9]}).info.vocabulary
+    assert vocabulary[:3] == ["#########\n#", "#\n#", "########\nyou "]

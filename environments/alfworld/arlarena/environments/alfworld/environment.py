@@ -67,6 +67,7 @@ class AlfworldEnvironment(TextEnvironment):
     """ALFWorld with its options."""
 
     name = "alfworld"
+    paths = ("games",)
     rewards: Mapping[str, float] = {"success": SUCCESS_REWARD}
 
     def __init__(self, options: AlfworldOptions, games: Games) -> None:

@@ -47,6 +47,7 @@ class GuessEnvironment(TextEnvironment):
     template = PromptTemplate("full", "1", TEMPLATE)
     splits = (Split("train", "train", None, False), Split("test", "test", len(TEST), True))
     rewards: Mapping[str, float] = {"guess": -0.1, "found": 10.0}
+    vocabulary = tuple(map(str, range(1, 101)))
 
     def game(self, task: Task) -> Guess:
         others = [number for number in range(1, 101) if number not in TEST]

@@ -32,7 +32,7 @@ from arlarena.environments.sokoban.rooms import GENERATOR_VERSION, RoomsExhauste
 from arlarena.environments.sokoban.solver import SearchLimit, least_moves
 from arlarena.environments.sokoban.splits import EVALUATION_SPLITS, SPLITS, room_for
 from arlarena.environments.sokoban.symmetry import room_hash
-from arlarena.environments.sokoban.text import observe, template_for
+from arlarena.environments.sokoban.text import observe, template_for, vocabulary
 from arlarena.proto.env import Split
 from arlarena.proto.trajectory import Task
 
@@ -121,6 +121,7 @@ class SokobanEnvironment(TextEnvironment):
     version = f"rooms-{GENERATOR_VERSION}"
     description = "Push every box onto a target, in rooms made by reverse play."
     actions = ACTIONS
+    paths = ("levels",)
     rewards: Mapping[str, float] = {
         "step": STEP_REWARD,
         "box_on_target": ON_TARGET_REWARD,
@@ -135,6 +136,7 @@ class SokobanEnvironment(TextEnvironment):
         self._settings = options
         self._levels = load_levels(options.levels) if options.levels is not None else None
         self.splits = [self._split(name) for name in SPLITS]
+        self.vocabulary = vocabulary(self._width())
 
     def game(self, task: Task) -> SokobanGame:
         """A room at its start: 0.1 ms for a small one, seconds for the first of a evaluation set of large ones.
@@ -158,6 +160,12 @@ class SokobanEnvironment(TextEnvironment):
         hint, left_out = horizon_hint(self._levels, self.horizon), self._levels.left_out
         skipped = [f"levels: {len(left_out)} are left out: {listed(left_out)}"] if left_out else []
         return skipped + ([f"levels: {hint}"] if hint else [])
+
+    def _width(self) -> int:
+        """Of the rooms, in cells; of level files, that of their first room, as most have one size."""
+        if self._levels is None:
+            return self._settings.rooms().width
+        return self._levels.splits["train"][0].width
 
     def _split(self, name: str) -> Split:
         held_out = name in EVALUATION_SPLITS

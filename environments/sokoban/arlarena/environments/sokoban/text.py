@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from typing import Literal
 
@@ -36,6 +37,26 @@ TEMPLATES: dict[TemplateName, PromptTemplate] = {
     "compact": PromptTemplate("compact", "1", "{observation}"),
 }
 IMAGE_TEMPLATE = PromptTemplate("image", "1", FULL_TEMPLATE.replace(_GLYPHS, ""))
+
+
+# Parts of observations, thoughts and actions.
+_WORDS = (
+    *("\nyou ", " box ", " goal ", "\naround you ", " around box "),
+    *("push up", "push down", "push left", "push right", "up", "down", "left", "right", "still"),
+    *(f" {digit}" for digit in string.digits),
+    "√",
+)
+
+
+def vocabulary(width: int) -> tuple[str, ...]:
+    """One token each for a tiny policy: the borders of a room `width` cells wide (top, between two rows, bottom), and
+    words.
+
+    A cell is one token too, so a room of this width always has the same number of tokens and each cell the same offset:
+    positions are what a small model must read. Pieces for other widths are left out, as they would also match a row
+    that is all wall.
+    """
+    return ("#" * width + "\n#", "#\n#", "#" * (width - 1) + "\nyou ", *_WORDS)
 
 
 def template_for(name: TemplateName, style: ObservationStyle) -> PromptTemplate:

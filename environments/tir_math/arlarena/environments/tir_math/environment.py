@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from arlarena.environment.indexed_tasks import indexed_task
 from arlarena.environment.protocols import EnvironmentFailure
-from arlarena.environments.tir_math.episode.episode import SUCCESS_REWARD, EpisodeRules, TirMathEpisode
+from arlarena.environment.replies import TAGS
+from arlarena.environments.tir_math.episode.episode import SUCCESS_REWARD, Rules, TirMathEpisode
 from arlarena.environments.tir_math.episode.prompts import template
 from arlarena.environments.tir_math.judge.process import ForkJudge
 from arlarena.environments.tir_math.options import SandboxOptions, TirMathOptions, read_options
@@ -36,6 +37,7 @@ PARSER = Parser(
     "thought; nothing of a reply whose thought is not closed. There, the first fenced block of Python, or of no named "
     "language, is a program; \\boxed{…} before it, or anywhere where there is none, is the answer. Strict format: one "
     "of the two, the program in one closed block that ends the reply, its fences on lines of their own.",
+    tags=list(TAGS),
 )
 
 
@@ -77,6 +79,7 @@ class TirMathEnvironment:
             capabilities=["fork", "expert"] if made else ["fork"],
             stop=[END_OF_PROGRAM] if options.stop_after_program else [],
             data=data,
+            paths=["train", "tests.*"],
         )
 
     def task(self, spec: ResetSpec) -> Task:

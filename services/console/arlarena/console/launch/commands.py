@@ -103,10 +103,12 @@ class Commands:
     def _on_gpus(self, table: str, command: ProcessSpec) -> ProcessSpec:
         return ProcessSpec(command.argv, command.log, {**command.env, **self.config.console.gpus.environment(table)})
 
-    def tiny(self) -> ProcessSpec:
-        """Makes the tiny policy."""
-        arguments = ("arlarena.trainer", "tiny", "--config", self.run.config, "--out", self.run.policy)
-        return self._python("policy", 1, *arguments)
+    def tiny(self, environment: Address) -> Command:
+        """Makes the tiny policy, with the vocabulary that the environment names."""
+        return self._python(
+            "policy", 1, "arlarena.trainer", "tiny", "--config", self.run.config,
+            "--environment-url", environment.url, "--out", self.run.policy,
+        )  # fmt: skip
 
     def demonstrate(self, environment: Address, split: str, count: int, out: Path) -> ProcessSpec:
         """Records the expert on the first `count` tasks of `split`."""

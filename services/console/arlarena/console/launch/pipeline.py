@@ -134,7 +134,7 @@ class Pipeline:
         if self.config.policy_path:
             return f"given: {self.config.policy_path}"
         self.view.notice("policy: the file names none, so a tiny one is made with random weights ([policy.tiny])")
-        await self._command("policy", self.commands.tiny())
+        await self._command("policy", self.commands.tiny(self.environment))
         return f"a new tiny policy in {self.run.policy}"
 
     async def _demonstrate(self) -> str:

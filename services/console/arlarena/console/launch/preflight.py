@@ -33,8 +33,8 @@ from arlarena.proto.text.wording import counted
 from arlarena.proto.versions.hub import local_model
 
 
-async def check_before_start(config: RunConfig, directory: Path) -> None:
-    """Find out what would end the run late.
+async def check_before_start(config: RunConfig, directory: Path) -> RunConfig:
+    """Find out what would end the run late. The configuration, with absolute paths in the environment's options.
 
     Raises:
         ConfigError: something is wrong; everything that was found, one line each.
@@ -57,6 +57,7 @@ async def check_before_start(config: RunConfig, directory: Path) -> None:
         raise ConfigError("\n".join(dict.fromkeys([*lines, *ports])))
     if ports:
         raise LaunchError("\n".join(ports), EXIT_PORT, final=True)
+    return config.with_absolute_options(info.paths if info is not None else [])
 
 
 def _fetch_policy(config: RunConfig) -> None:

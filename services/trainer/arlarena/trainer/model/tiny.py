@@ -19,6 +19,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
+from arlarena.proto.env import Info
 from arlarena.trainer.output import whole_folder
 from arlarena.trainer.settings import TinyPolicy
 
@@ -31,24 +32,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
-REPLY_PIECES = ("<think>", "</think>", "<action>", "</action>")
-SOKOBAN_WORDS = (
-    *("\nyou ", " box ", " goal ", "\naround you ", " around box "),
-    *("push up", "push down", "push left", "push right", "up", "down", "left", "right", "still"),
-    *(f" {digit}" for digit in string.digits),
-    "√",
-)
 PRINTABLE = tuple(string.printable)  # any other text still has ids
-
-
-def border_pieces(width: int) -> tuple[str, ...]:
-    """The borders of a room `width` cells wide, one token each: top, between two rows, bottom.
-
-    A cell is one token too, so a room of this width always has the same number of tokens and each cell the same offset:
-    positions are what a small model must read. Pieces for other widths are left out, as they would also match a row
-    that is all wall.
-    """
-    return "#" * width + "\n#", "#\n#", "#" * (width - 1) + "\nyou "
 
 
 def word_pieces(words: Sequence[str]) -> tuple[str, ...]:
@@ -56,18 +40,28 @@ def word_pieces(words: Sequence[str]) -> tuple[str, ...]:
     return tuple(piece for word in words for piece in (word, f" {word}"))
 
 
-def vocabulary(shape: TinyPolicy) -> list[str]:
-    """Every piece once, special tokens first."""
-    own = word_pieces(shape.words) if shape.words else (*border_pieces(shape.room_width), *SOKOBAN_WORDS)
-    return list(dict.fromkeys((*SPECIAL, *REPLY_PIECES, *own, *PRINTABLE)))
+def pieces_of(info: Info | None, words: Sequence[str] = ()) -> tuple[str, ...]:
+    """Texts that are one token each: the tags of the environment's replies, then `words` or else its vocabulary.
+
+    `info`: the environment's description; None: there is none, and only `words` count.
+    """
+    tags, own = (info.parser.tags, info.vocabulary) if info is not None else ([], [])
+    return (*tags, *(word_pieces(words) if words else own))
 
 
-def build_tokenizer(shape: TinyPolicy | None = None) -> PreTrainedTokenizerFast:
-    """A tokenizer that cuts text into the longest known pieces from left to right, without loss for printable ASCII."""
-    pieces = vocabulary(shape or TinyPolicy())
-    ordinary = sorted((piece for piece in pieces if piece not in SPECIAL), key=len, reverse=True)
-    pattern = "|".join(re.escape(piece) for piece in ordinary) + r"|[\s\S]"
-    tokenizer = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(pieces)}, unk_token=UNKNOWN))
+def vocabulary(pieces: Sequence[str] = ()) -> list[str]:
+    """Every token once: the special ones, `pieces`, and each printable ASCII character."""
+    return list(dict.fromkeys((*SPECIAL, *pieces, *PRINTABLE)))
+
+
+def build_tokenizer(pieces: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """A tokenizer that cuts text into the longest tokens of `vocabulary(pieces)` from left to right, without loss for
+    printable ASCII.
+    """
+    tokens = vocabulary(pieces)
+    ordinary = sorted((token for token in tokens if token not in SPECIAL), key=len, reverse=True)
+    pattern = "|".join(re.escape(token) for token in ordinary) + r"|[\s\S]"
+    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
@@ -112,15 +106,17 @@ def build_model(shape: TinyPolicy, vocab_size: int, pad_id: int, eos_id: int, se
     return model
 
 
-def create_tiny_policy(out: Path, shape: TinyPolicy, seed: int) -> int:
+def create_tiny_policy(out: Path, shape: TinyPolicy, seed: int, pieces: Sequence[str] = ()) -> int:
     """Write the policy to `out` as a Hugging Face directory. Returns the number of parameters.
+
+    `pieces`: texts that are one token each (see `pieces_of`); printable ASCII characters are tokens in any case.
 
     Raises:
         ConfigError: `out` holds other files.
     """
     # The bar of saving would be among the lines of JSON.
     disable_progress_bar()  # type: ignore[no-untyped-call]
-    tokenizer = build_tokenizer(shape)
+    tokenizer = build_tokenizer(pieces)
     model = build_model(shape, len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id, seed)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id

@@ -57,11 +57,7 @@ async def split_size(
     """How many tasks `task_split` has; None where it has no end, or there is no `url`. Errors as in `draw_order`."""
     if url is None:
         return None
-    info = await _info(url, settings.service_wait_s, log, guard)
-    if info.name != environment:
-        raise ConfigError(
-            f"[environment] name = {environment!r}, but the server at {url} plays {info.name}; give --environment-url"
-        )
+    info = await environment_info(url, environment, settings.service_wait_s, log, guard)
     sizes = {split.name: split.size for split in info.splits}
     if settings.task_split not in sizes:
         known = ", ".join(sizes) or "none"
@@ -71,6 +67,23 @@ async def split_size(
             + (f"; {close}" if close.startswith("did") else "")
         )
     return sizes[settings.task_split]
+
+
+async def environment_info(
+    url: str, environment: str | None, wait_s: float, log: Logger, guard: Callable[[], None] = lambda: None
+) -> Info:
+    """What the environment server plays; it is waited for `wait_s` seconds.
+
+    Raises:
+        ConfigError: it plays another environment than `environment`, where that is given.
+        ServiceError: it does not answer in time.
+    """
+    info = await _info(url, wait_s, log, guard)
+    if environment not in (None, info.name):
+        raise ConfigError(
+            f"[environment] name = {environment!r}, but the server at {url} plays {info.name}; give --environment-url"
+        )
+    return info
 
 
 async def _info(url: str, wait_s: float, log: Logger, guard: Callable[[], None]) -> Info:

@@ -1,0 +1,130 @@
+"""How an episode of a text game ends, and environments without an expert."""
+
+import asyncio
+
+import pytest
+from conversation_support import serving
+
+from arlarena.client.environments import EnvironmentClient
+from arlarena.client.errors import ServiceError
+from arlarena.environment.contract import CHECKS, ContractError, NotApplicable
+from arlarena.environment.prompts import PromptTemplate
+from arlarena.environment.protocols import ExpertUnavailable
+from arlarena.environment.text_game import TextEnvironment, TextGame
+from arlarena.proto.env import ResetSpec, Split
+
+SCORES = {"win": 1.0, "draw": 0.5, "lose": 0.0}
+NEED_EXPERT = ("knows_the_strict_format", "has_an_expert_that_solves_it")
+REWARDS = {"win": 10.0, "draw": 1.0, "lose": -5.0, "wait": -0.1}
+
+
+class Ending(TextGame):
+    """The player chooses how the game ends."""
+
+    def __init__(self, task):
+        self.content_key, self.ending, self.score = task.id, "", 0.0
+
+    def text(self):
+        return f"ended by {self.ending}" if self.ending else "running"
+
+    def state(self):
+        return self.ending
+
+    def actions(self):
+        return list(REWARDS)
+
+    @property
+    def over(self):
+        return bool(self.ending)
+
+    def play(self, action):
+        if action in SCORES:
+            self.ending, self.score = action, SCORES[action]
+        return REWARDS.get(action, -0.2)
+
+
+class EndingEnvironment(TextEnvironment):
+    name, version, description, horizon = "ending", "1", "End the game.", 3
+    template = PromptTemplate("full", "1", "{observation}")
+    splits = (Split("train", "train", None, False), Split("test", "test", 8, True))
+    rewards, actions, expert = REWARDS, tuple(REWARDS), False
+
+    def game(self, task):
+        return Ending(task)
+
+
+def played(*actions):
+    environment = EndingEnvironment()
+    episode = environment.start(environment.task(ResetSpec(index=0)))
+    return [episode.step(action) for action in actions][-1]
+
+
+@pytest.mark.parametrize(
+    ("actions", "reward", "score", "success", "terminated"),
+    [
+        (["wait", "win"], 10.0, 1.0, True, True),
+        (["lose"], -5.0, 0.0, False, True),
+        (["wait", "wait", "draw"], 1.0, 0.5, False, True),
+        (["wait", "?", "wait"], -0.1, 0.0, False, False),
+    ],
+    ids=["won", "lost", "drawn", "horizon"],
+)
+def test_an_end_has_its_marks(actions, reward, score, success, terminated):
+    last = played(*actions)
+    assert last.done
+    assert (last.observation.terminated, last.observation.truncated) == (terminated, not terminated)
+    assert (last.reward, last.metadata.score, last.metadata.success) == (reward, score, success)
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+def test_the_contract_holds_without_an_expert(check):
+    if check.__name__ in NEED_EXPERT:
+        with pytest.raises(NotApplicable, match="no expert"):
+            check(EndingEnvironment())
+    else:
+        check(EndingEnvironment())
+
+
+def test_the_contract_names_an_expert_that_is_promised_and_missing():
+    environment = EndingEnvironment()
+    environment.expert = True
+    with pytest.raises(ContractError, match="an environment without an expert has `expert = False`"):
+        CHECKS["has_an_expert_that_solves_it"](environment)
+
+
+def test_the_contract_takes_a_game_that_an_unreadable_reply_loses(monkeypatch):
+    def play(self, action):
+        self.ending = self.ending or "lose"
+        return -5.0
+
+    monkeypatch.setattr(Ending, "play", play)
+    for name, check in CHECKS.items():
+        if name == "has_keys_of_states":
+            with pytest.raises(NotApplicable, match="ends the episode"):
+                check(EndingEnvironment())
+        elif name not in NEED_EXPERT:
+            check(EndingEnvironment())
+
+
+def test_a_server_without_an_expert_says_so():
+    async def ask(url):
+        async with EnvironmentClient(url) as environments:
+            assert "expert" not in (await environments.info()).capabilities
+            (session,) = await environments.open(1)
+            await session.reset(split="train", index=0)
+            with pytest.raises(ServiceError, match="no expert"):
+                await session.expert()
+            return (await session.step("lose")).observation.terminated
+
+    with serving(EndingEnvironment()) as url:
+        assert asyncio.run(ask(url))
+
+
+def test_a_game_has_no_expert_by_default():
+    environment = EndingEnvironment()
+    with pytest.raises(ExpertUnavailable):
+        environment.start(environment.task(ResetSpec(index=0))).expert()
+
+
+def test_actions_are_the_default_vocabulary():
+    assert EndingEnvironment().info.vocabulary == list(REWARDS)
