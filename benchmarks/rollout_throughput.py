@@ -39,7 +39,7 @@ from arlarena.client.environments import EnvironmentClient
 from arlarena.client.policy import Generation, PolicyClient
 from arlarena.console.launch.broker import Broker
 from arlarena.environment.registry import load
-from arlarena.inference.embedded.engine import Engine, Limits
+from arlarena.inference.embedded.engine import Engine, EngineLimits
 from arlarena.inference.embedded.sampler import Draw
 from arlarena.inference.embedded.sequence import Sequence
 from arlarena.inference.embedded.weights.loading import load_model

@@ -160,21 +160,22 @@ async def test_the_expert_plays_with_the_policys_tokens(house: Any, tokens: Toke
 
 
 async def test_nobody_learns_from_an_experts_slips_but_from_how_it_goes_on(house: Any, tokens: Tokens) -> None:
-    played = [await run(house, ExpertPolicy(tokens, slips=0.4, action=ACTION), f"key/{number}") for number in range(20)]
+    expert = ExpertPolicy(tokens, expert_noise=0.4, action=ACTION)
+    played = [await run(house, expert, f"key/{number}") for number in range(20)]
     turns = [turn for one in played for turn in one.turns]
     slips = [turn for turn in turns if not any(turn.loss_mask)]
     assert 0.2 < len(slips) / len(turns) < 0.6
     right = tokens.reply("<think></think><action>right</action>")
     assert all(list(turn.tokens()) == right and all(turn.loss_mask) for turn in turns if turn not in slips)
     assert all(list(turn.tokens()) != right for turn in slips)
-    again = await run(house, ExpertPolicy(tokens, slips=0.4, action=ACTION), "key/3")
+    again = await run(house, ExpertPolicy(tokens, expert_noise=0.4, action=ACTION), "key/3")
     assert [turn.response for turn in again.turns] == [turn.response for turn in played[3].turns]
 
 
 async def test_slips_that_are_learnt_are_possible_actions_with_the_experts_thought(house: Any, tokens: Tokens) -> None:
     house.corridor.actions = ["left", "right"]
     played = [
-        await run(house, ExpertPolicy(tokens, 0.4, learn_slips=True, action=ACTION), f"key/{number}")
+        await run(house, ExpertPolicy(tokens, 0.4, train_on_noise=True, action=ACTION), f"key/{number}")
         for number in range(20)
     ]
     turns = [turn for one in played for turn in one.turns]
@@ -188,6 +189,6 @@ async def test_slips_that_are_learnt_are_possible_actions_with_the_experts_thoug
 def test_a_slip_replaces_the_action_and_not_what_the_thought_mentions(tokens: Tokens, opening: str) -> None:
     state: Any = SimpleNamespace(observation=SimpleNamespace(admissible_actions=["left"]))
     thought = f"{opening}not <action>up</action> again</think>"
-    expert = ExpertPolicy(tokens, 1.0, learn_slips=True, action=ACTION)
-    slipped = expert._slipped(f"{thought}<action>right</action>", state, Random(0))
+    expert = ExpertPolicy(tokens, 1.0, train_on_noise=True, action=ACTION)
+    slipped = expert._with_noise(f"{thought}<action>right</action>", state, Random(0))
     assert slipped == f"{thought}<action>left</action>"

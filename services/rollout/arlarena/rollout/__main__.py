@@ -216,8 +216,8 @@ async def _evaluate(setup: Setup, eval_set: EvaluationSettings, out: Path, episo
         check_evaluation(info, eval_set)
         environment, context = info.name, (await inference.model()).max_tokens
         tokens = setup.tokens.with_tags(info.parser.tags)
-        policy = EnginePolicy(inference, tokens, panel_sampling(panel), context, info.stop)
-        assignments = panel_assignments(panel, environment)
+        policy = EnginePolicy(inference, tokens, eval_sampling(eval_set), context, info.stop)
+        assignments = eval_assignments(eval_set, environment)
         report = _progress(setup.log, "evaluating", len(assignments))
         played = await play_all(runner, assignments, policy, concurrency=eval_set.concurrency, progress=report)
     result = summarise(eval_set, environment, assignments, played, time.monotonic() - started)
@@ -259,7 +259,9 @@ async def _demonstrate(setup: Setup, args: argparse.Namespace, seed: int) -> int
 async def _teacher(setup: Setup, args: argparse.Namespace, info: Info) -> AsyncIterator[Policy]:
     """Who is learnt from: a served model where one is named, else the environment's expert."""
     if args.teacher_url is None:
-        yield ExpertPolicy(setup.tokens, args.slips, learn_slips=args.learn_slips, action=info.parser.action)
+        yield ExpertPolicy(
+            setup.tokens, args.expert_noise, train_on_noise=args.train_on_noise, action=info.parser.action
+        )
         return
     key = os.environ.get(args.teacher_key_variable)
     hide(key)

@@ -71,16 +71,19 @@ class ExpertPolicy:
     """The environment's expert. Its replies are encoded here, closed by the end-of-sequence token; their log-probs
     are 0.
 
-    `slips` is the share of turns at which its hand slips: it thinks as it should and does anything else that is
-    possible, or says nothing that can be read, and goes on from there. Nobody learns from a slip, but from what the
-    expert then does: so a clone has seen what follows its own mistakes. With `learn_slips` they are learnt too, and are
-    always something possible: the demonstrations of an expert that is not perfect.
+    `expert_noise` is the share of turns at which the expert's action is replaced: by another possible action, or by a
+    reply that cannot be read. The expert goes on from there. Such turns have no loss, the turns after them do, so a
+    clone has seen what follows its own mistakes. With `train_on_noise` they have a loss too and are always possible
+    actions: demonstrations of an imperfect expert.
 
     `action`: how a reply says an action, as the environment's description has it (`Parser.action`).
     """
 
-    def __init__(self, tokens: Tokens, slips: float = 0.0, *, learn_slips: bool = False, action: str = "") -> None:
-        self._tokens, self._slips, self._learn_slips, self._action = tokens, slips, learn_slips, action
+    def __init__(
+        self, tokens: Tokens, expert_noise: float = 0.0, *, train_on_noise: bool = False, action: str = ""
+    ) -> None:
+        self._tokens, self._action = tokens, action
+        self._expert_noise, self._train_on_noise = expert_noise, train_on_noise
         self._conversations = Conversations(tokens)
         self._plans: WeakKeyDictionary[Session, deque[str]] = WeakKeyDictionary()
 
@@ -99,7 +102,7 @@ class ExpertPolicy:
 
     def _with_noise(self, text: str, state: StepOutcome, random: Random) -> str:
         actions = state.observation.admissible_actions
-        if not actions or not (self._learn_slips or random.random() < 0.5):
+        if not actions or not (self._train_on_noise or random.random() < 0.5):
             return self._saying("")  # cannot be read
         return text[: said_from(text) or 0] + self._saying(random.choice(actions))
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from arlarena.environment.indexed_tasks import indexed_task
 from arlarena.environment.protocols import EnvironmentFailure
 from arlarena.environment.replies import TAGS
-from arlarena.environments.tir_math.episode.episode import SUCCESS_REWARD, Rules, TirMathEpisode
+from arlarena.environments.tir_math.episode.episode import SUCCESS_REWARD, EpisodeRules, TirMathEpisode
 from arlarena.environments.tir_math.episode.prompts import template
 from arlarena.environments.tir_math.judge.process import ForkJudge
 from arlarena.environments.tir_math.options import SandboxOptions, TirMathOptions, read_options

@@ -103,7 +103,7 @@ class Commands:
     def _on_gpus(self, table: str, command: ProcessSpec) -> ProcessSpec:
         return ProcessSpec(command.argv, command.log, {**command.env, **self.config.console.gpus.environment(table)})
 
-    def tiny(self, environment: Address) -> Command:
+    def tiny(self, environment: Address) -> ProcessSpec:
         """Makes the tiny policy, with the vocabulary that the environment names."""
         return self._python(
             "policy", 1, "arlarena.trainer", "tiny", "--config", self.run.config,

@@ -66,10 +66,10 @@ async def prepare(request: LaunchRequest) -> tuple[RunConfig, RunDirectory]:
     """
     config = RunConfig.load(request.config, request.overrides, request.seed, request.directory)
     run = RunDirectory(Path(config.run.directory))
-    state = run.read_state()
-    if state is None or not state.finished or request.start is not Start.RESUME:
+    state = run.read_state(any_schema=request.start is ExistingRunPolicy.FRESH)
+    if state is None or not state.finished or request.start is not ExistingRunPolicy.RESUME:
         config = await check_before_start(config, run.path)
-    if request.start is Start.RESUME and state is not None:
+    if request.start is ExistingRunPolicy.RESUME and state is not None:
         _refuse_another_experiment(run, config)
     run.open(config.run.name, request.start, request.command)
     config = config.with_thread_budget(available_cores())
