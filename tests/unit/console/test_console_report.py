@@ -185,7 +185,7 @@ def test_results_on_different_sets_are_not_compared(tmp_path: Path) -> None:
     run.eval_set("after").write_text(
         json.dumps(eval_set(0.6) | {"eval_set": {"split": "test", "n": 512, "digest": "other"}})
     )
-    with pytest.raises(LaunchError, match="eval_sets before and after differ"):
+    with pytest.raises(LaunchError, match="evaluation sets before and after differ"):
         summarise(run, "sokoban", "sampo", 0)
 
 

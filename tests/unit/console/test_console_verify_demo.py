@@ -44,8 +44,8 @@ def test_a_good_run_holds_everything(verify: ModuleType) -> None:
 @pytest.mark.parametrize(
     ("changes", "broken"),
     [
-        ({"eval_set": {"n": 511, "temperature": 1.0}}, "eval_set"),
-        ({"eval_set": {"n": 512, "temperature": 0.5}}, "eval_set"),
+        ({"eval_set": {"n": 511, "temperature": 1.0}}, "evaluation set"),
+        ({"eval_set": {"n": 512, "temperature": 0.5}}, "evaluation set"),
         ({"gain": 0.149}, "gain"),
         ({"intervals_overlap": True}, "intervals"),
         ({"well_formed": {"before": 0.94}}, "well-formed"),
