@@ -1,6 +1,6 @@
 """This checkout beside an older one, in interleaved pairs: the ratio of their speeds, with its 95 % interval.
 
-    git worktree add ../old COMMIT && python benchmarks/old_and_new.py ../old [--part sandbox …] [--pairs 15]
+    git worktree add ../old COMMIT && python -m benchmarks.old_and_new ../old [--part sandbox …] [--pairs 15]
 
 Each side is a process of its own whose packages and benchmark modules come from its checkout alone, with one thread.
 It starts what a part needs and measures once whenever it is asked. The two sides are asked in turn, and the first of a
@@ -120,9 +120,9 @@ def push(transport: str) -> Iterator[Measure]:
     """Pushes a second of a model of 17 MB."""
     import aiohttp
     import weight_push as bench
-    from inference_processes import policy_server
 
     from arlarena.proto.telemetry import Logger
+    from benchmarks.support.policy_server import policy_server
 
     publishing = either("arlarena.trainer.weights.publisher", "arlarena.trainer.publisher")
     transports = either("arlarena.trainer.weights.transports", "arlarena.trainer.transports")
@@ -263,7 +263,7 @@ def main() -> int:
         return 0
     if not flags.old or not (flags.old / "proto").is_dir():
         parser.error("name the folder of an older checkout")
-    from env_processes import finish
+    from benchmarks.support.results import finish
 
     results = {}
     for part in flags.part:

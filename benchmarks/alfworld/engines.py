@@ -1,10 +1,11 @@
 """Our ALFWorld engine and TextWorld, side by side in one process: seconds of a reset and of a step, memory of a game.
 
-    make setup EXTRA=alfworld && .venv-alfworld/bin/python benchmarks/alfworld_engines.py
+    make setup EXTRA=alfworld
+    PYTHONPATH=proto:environments/sdk:environments/alfworld .venv-alfworld/bin/python -m benchmarks.alfworld.engines
 
 Both play the same games of our making, from the same texts, along the same random walks, game by game, each a whole
 walk at a time. A reset is what an episode costs whose game was not played lately: with TextWorld the reset alone, with
-ours reading the texts too. A step is the answer and the commands that work then. Prints JSON; `alfworld_speed.py`
+ours reading the texts too. A step is the answer and the commands that work then. Prints JSON; `speed.py`
 starts it and judges.
 """
 
@@ -21,12 +22,9 @@ from typing import Any
 
 import msgspec
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / part) for part in ("proto", "environments/sdk", "environments/alfworld")]
-
-from arlarena.environments.alfworld.engine.game import Game, read_rules  # noqa: E402
-from arlarena.environments.alfworld.houses.generator import HouseOptions  # noqa: E402
-from arlarena.environments.alfworld.houses.library import draft_of, file_of  # noqa: E402
+from arlarena.environments.alfworld.engine.game import Game, read_rules
+from arlarena.environments.alfworld.houses.generator import HouseOptions
+from arlarena.environments.alfworld.houses.library import draft_of, file_of
 
 GAMES, STEPS = 12, 25
 KEPT = 8  # games of each engine that are held while memory is measured; of ours so many times more

@@ -1,6 +1,6 @@
 """Checks the games themselves, without TextWorld: those that we make, and a folder as large as ALFWorld's training set.
 
-    python benchmarks/alfworld_games.py --out benchmarks/results/alfworld_games.json
+    python -m benchmarks.alfworld.games --out benchmarks/results/alfworld_games.json
 
 * `made`: games of all splits, made in two processes with different hash seeds: the same to the byte, each solved by the
   expert on our engine within the horizon, of all six kinds, and no content twice between splits;
@@ -24,7 +24,6 @@ from typing import Any
 
 import msgspec
 import psutil
-from env_processes import finish
 
 from arlarena.environments.alfworld.engine.game import Game
 from arlarena.environments.alfworld.environment import load
@@ -35,6 +34,7 @@ from arlarena.environments.alfworld.houses.library import MadeGames
 from arlarena.environments.alfworld.options import AlfworldOptions
 from arlarena.environments.alfworld.task_kinds import TASK_TYPES
 from arlarena.proto.env import ResetSpec
+from benchmarks.support.results import finish
 
 SHARES = {"train": 0.5, "valid_seen": 0.25, "valid_unseen": 0.25}
 MOST_SECONDS = 5.0
@@ -71,7 +71,7 @@ def made_games(count: int) -> dict[str, Any]:
     """What is so of the games that we make."""
     runs = []
     for seed in ("1", "2"):
-        command = [sys.executable, __file__, "--play", str(count)]
+        command = [sys.executable, "-m", "benchmarks.alfworld.games", "--play", str(count)]
         done = subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": seed}, check=True, stdout=subprocess.PIPE)
         runs.append(json.loads(done.stdout))
     games, contents = runs[0], {split: {one["content"] for one in runs[0] if one["split"] == split} for split in SPLITS}

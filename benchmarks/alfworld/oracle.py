@@ -28,9 +28,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from alfworld_cases import HORIZON, SMALL, Case, cases, made, mutated
-from alfworld_walks import WALKS
-
 from arlarena.environment.hashing import digest
 from arlarena.environments.alfworld.content import Loaded, loaded
 from arlarena.environments.alfworld.engine.game import Game, read_rules
@@ -39,8 +36,10 @@ from arlarena.environments.alfworld.houses.generator import SPLITS
 from arlarena.environments.alfworld.houses.library import file_of
 from arlarena.environments.alfworld.task_kinds import TASK_TYPES
 from arlarena.environments.alfworld.textworld import Seen, Stock, check_packages
+from benchmarks.alfworld.cases import HORIZON, SMALL, Case, cases, made, mutated
+from benchmarks.alfworld.walks import WALKS
+from benchmarks.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared/data/alfworld/real_single_game.tw-pddl"
 SHARES = {"planned": 1.0, "errands": 1.0, "wandering": 0.5, "adversarial": 0.5}  # of --steps, at most, of each walk
 ENGINE = "textworld 1.7.0, alfworld 0.4.2"

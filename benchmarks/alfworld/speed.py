@@ -1,8 +1,8 @@
 """Our ALFWorld beside TextWorld, and its server beside one that plays nothing, in one run.
 
-    make setup EXTRA=alfworld && python benchmarks/alfworld_speed.py --out benchmarks/results/alfworld_speed.json
+    make setup EXTRA=alfworld && python -m benchmarks.alfworld.speed --out benchmarks/results/alfworld_speed.json
 
-* `engines`: reset, step and memory of both engines in one process (`alfworld_engines.py`), on the same games and walks;
+* `engines`: reset, step and memory of both engines in one process (`engines.py`), on the same games and walks;
 * `server`: steps a second over `/v1/batch`, 256 sessions, two batches in flight, beside two servers whose environment
   does nothing: `mute` answers as ALFWorld does, at the same length, `noop` with one word. Actions are drawn from the
   commands that work. Rounds alternate; medians are compared.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -23,10 +24,12 @@ from typing import Any
 
 import aiohttp
 import msgspec
-from env_processes import finish
-from env_server import BATCHES, free_port, post, server
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.env_server.speed import BATCHES, post, server
+from benchmarks.support.paths import ROOT
+from benchmarks.support.ports import free_port
+from benchmarks.support.results import finish
+
 STOCK = ROOT / ".venv-alfworld" / "bin" / "python"
 SESSIONS = 256
 WARM_S = 15.0
@@ -97,11 +100,11 @@ def served(seconds: float, rounds: int) -> dict[str, list[float]]:
     ports = {name: free_port() for name in found}
     urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     options = ["--capacity", "1024", "--port"]
-    idle = [sys.executable, "benchmarks/noop_environment.py"]
-    ours = [sys.executable, "-m", "arlarena.env_server", "alfworld", *options, str(ports["alfworld"])]
+    serve = [sys.executable, "-m", "arlarena.env_server"]
+    ours = [*serve, "alfworld", *options, str(ports["alfworld"])]
     with (
-        server([*idle, "noop", *options, str(ports["noop"])], urls["noop"]),
-        server([*idle, "mute", *options, str(ports["mute"])], urls["mute"]),
+        server([*serve, "benchmarks.alfworld.noop_environment", *options, str(ports["noop"])], urls["noop"]),
+        server([*serve, "benchmarks.alfworld.mute_environment", *options, str(ports["mute"])], urls["mute"]),
         server(ours, urls["alfworld"], ALFWORLD_DATA=""),
     ):
         for number in range(rounds + 1):
@@ -122,8 +125,10 @@ def main() -> int:
     if not STOCK.exists():
         raise SystemExit("error: TextWorld is not installed: `make setup EXTRA=alfworld`")
     rates = served(args.seconds, args.rounds)
-    command = [str(STOCK), str(ROOT / "benchmarks" / "alfworld_engines.py")]
-    engines: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    command = [str(STOCK), "-m", "benchmarks.alfworld.engines"]
+    path = os.pathsep.join(str(ROOT / part) for part in (".", "proto", "environments/sdk", "environments/alfworld"))
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, check=True, stdout=subprocess.PIPE)
+    engines: dict[str, Any] = json.loads(done.stdout)
     medians = {name: round(statistics.median(found), 1) for name, found in rates.items()}
 
     def times(figure: str) -> float:

@@ -1,7 +1,7 @@
 """Checks what configs/alfworld-tiny.toml promises, on three seeds, and writes benchmarks/results/alfworld_tiny.json.
 
-    python benchmarks/verify_alfworld.py             every run anew, half an hour each
-    python benchmarks/verify_alfworld.py --reuse     keep runs that are finished, go on with those that are not
+    python -m benchmarks.alfworld.verify             every run anew, half an hour each
+    python -m benchmarks.alfworld.verify --reuse     keep runs that are finished, go on with those that are not
 
 Runs are in runs/verify/alfworld-<seed>. Exit status 0: every claim holds, 1: one fails, 2: a run could not be made.
 """
@@ -11,8 +11,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from tiny_recipes import arguments, claims_of, conclude
-from verify_demo import Claim, Plan, make
+from benchmarks.support.tiny_recipes import arguments, claims_of, conclude
+from benchmarks.support.training_runs import Claim, Plan, make
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
 """The demo's loop, small, under faults of every kind: it ends, accounts for every group once, and no reward is false.
 
-    python benchmarks/chaos.py --steps 120 --kills 30 --out benchmarks/results/chaos.json
+    python -m benchmarks.demo.chaos --steps 120 --kills 30 --out benchmarks/results/chaos.json
 
 `arlarena up` trains with two workers, which reach the environment and the policy server by proxies of this script.
 While it trains:
@@ -21,35 +21,31 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import os
 import random
 import sys
 import tempfile
 import time
-import tomllib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import psutil
-from aiohttp import web
-from env_processes import finish
-from inference_processes import free_port
 from redis.asyncio import Redis
 
 from arlarena.console.launch import pipeline
 from arlarena.console.launch.commands import Commands
 from arlarena.console.launch.process import Address, Command
-from arlarena.environment.protocols import EnvironmentFactory
-from arlarena.environment.registry import load
-from arlarena.proto.trajectory import Task, Trajectory, read_groups
+from benchmarks.demo.chaos_checks import json_lines, lineage_problems, reward_problems
+from benchmarks.demo.faulty_proxy import Proxy
+from benchmarks.support.paths import ROOT
+from benchmarks.support.ports import free_port
+from benchmarks.support.results import finish
 
 PROXIES = "ARLARENA_CHAOS_PROXIES"  # ports of this script's proxies, for the launcher: environment, policy server
-CONFIG = Path(__file__).parent.parent / "configs" / "demo.toml"
+CONFIG = ROOT / "configs" / "demo.toml"
 SHARE, WINDOW_S, FULL_S, DAMAGES = 0.3, 60.0, 15.0, 2
 VICTIMS = {
     "broker": ("--appendonly",),
@@ -59,7 +55,6 @@ VICTIMS = {
     "worker 0": ("arlarena.rollout", "worker", "worker-0-"),
     "worker 1": ("arlarena.rollout", "worker", "worker-1-"),
 }
-HOP = {"host", "content-length", "transfer-encoding", "connection"}
 SMALL = (
     "policy.tiny.layers=2", "policy.tiny.hidden=64", "clone.validation=16", "trainer.recipe_overrides.filter=none",
     "evaluation.count=32", "evaluation.episodes=1", "trainer.groups_per_step=8",
@@ -67,59 +62,6 @@ SMALL = (
     "trainer.reissue_after_s=10", "rollout.lease_ttl_s=4", "rollout.infra_patience_s=300",
     "console.workers=2", "console.restarts=500", "console.backoff_s=0.2", "console.backoff_max_s=1",
 )  # fmt: skip
-
-
-class Proxy:
-    """Passes requests on to a service on this machine; while `share` is above 0, that share of them fails."""
-
-    def __init__(self, port: int, dice: random.Random) -> None:
-        self.target, self.port = f"http://127.0.0.1:{port}", free_port()
-        self.share, self.failed, self.passed = 0.0, Counter[str](), 0
-        self._dice = dice
-        self._session: aiohttp.ClientSession
-
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Listen."""
-        app = web.Application(client_max_size=1 << 28)
-        app.router.add_route("*", "/{path:.*}", self._handle)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", self.port).start()
-        connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(
-            connector=connector, timeout=aiohttp.ClientTimeout(total=300)
-        ) as self._session:
-            yield
-        await runner.cleanup()
-
-    async def _handle(self, request: web.Request) -> web.StreamResponse:
-        fault = self._dice.choice(("refused", "error", "broken", "lost")) if self._dice.random() < self.share else ""
-        if fault:
-            self.failed[fault] += 1
-        if fault in ("refused", "error"):
-            return web.Response(status=503 if fault == "refused" else 500, text="a fault of benchmarks/chaos.py")
-        if fault == "broken":
-            return _break_off(request)
-        try:
-            headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP}
-            async with self._session.request(
-                request.method, self.target + request.path_qs, data=await request.read(), headers=headers
-            ) as reply:
-                body = await reply.read()
-        except (aiohttp.ClientError, OSError, TimeoutError):  # the service was killed
-            return _break_off(request)
-        if fault == "lost":
-            return _break_off(request)
-        self.passed += 1
-        kept = {name: value for name, value in reply.headers.items() if name.lower() not in HOP}
-        return web.Response(status=reply.status, body=body, headers=kept)
-
-
-def _break_off(request: web.Request) -> web.Response:
-    if request.transport is not None:
-        request.transport.abort()
-    return web.Response(status=500)
 
 
 @dataclass
@@ -139,7 +81,7 @@ class Chaos:
 
     def done(self) -> int:
         """Steps that were taken."""
-        lines = _lines(self.run / "metrics.jsonl")
+        lines = json_lines(self.run / "metrics.jsonl")
         return int(lines[-1]["step"]) if lines else 0
 
     async def until(self, condition: Callable[[], object]) -> bool:
@@ -224,20 +166,12 @@ class Chaos:
         await self.until(lambda: self.done() >= max(1, share * self.steps))
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    found = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):
-            found.append(json.loads(line))
-    return found
-
-
 async def torment(arguments: argparse.Namespace, folder: Path) -> tuple[Chaos, dict[str, Any]]:
     """Run it, with all faults; what was done, and how it ended."""
     dice, run = random.Random(arguments.seed), folder / "run"
     ports = {"environment": free_port(), "inference": free_port(), "redis": free_port()}
     proxies = {name: Proxy(ports[name], random.Random(dice.random())) for name in ("environment", "inference")}
-    command = [sys.executable, __file__, "--launch", "up", str(CONFIG), "--run-dir", str(run)]
+    command = [sys.executable, "-m", "benchmarks.demo.chaos", "--launch", "up", str(CONFIG), "--run-dir", str(run)]
     overrides = (*SMALL, f"trainer.steps={arguments.steps}", *(f"{name}.port={port}" for name, port in ports.items()))
     command += [word for text in overrides for word in ("--set", text)]
     clean = {key: value for key, value in os.environ.items() if not key.startswith("REDIS_") and key != "ARLARENA_SEED"}
@@ -259,72 +193,6 @@ async def torment(arguments: argparse.Namespace, folder: Path) -> tuple[Chaos, d
                 launcher.terminate()
                 await launcher.wait()
     return chaos, {"exit": launcher.returncode, "seconds": round(time.monotonic() - began, 1)}
-
-
-def strict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON lets a key stand twice; a lineage must not."""
-    if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
-        raise ValueError(f"twice in one object: {twice}")
-    return dict(pairs)
-
-
-def lineage_problems(run: Path, steps: int) -> tuple[list[str], Counter[str]]:
-    """Groups that are missing or occur twice, in the lineage or in the recorded steps."""
-    newest = sorted(path.parent for path in run.glob("checkpoints/step-*/COMMITTED"))[-1]
-    state = json.loads((newest / "state.json").read_text(), object_pairs_hook=strict)
-    ledger, problems = state["ledger"], []
-    if sorted(ledger["lineage"]) != [f"g{index:06d}" for index in range(ledger["next_index"])]:
-        problems.append("the lineage lacks groups that were issued")
-    if ledger["open"]:
-        problems.append(f"groups without an outcome: {sorted(ledger['open'])}")
-    if [record["step"] for record in _lines(run / "metrics.jsonl")] != list(range(1, steps + 1)):
-        problems.append("metrics.jsonl has not every step once")
-    trained = {group: at for group, (outcome, at) in ledger["lineage"].items() if outcome == "trained"}
-    recorded = Counter(
-        (group.id, int(file.stem.removeprefix("step-")) - 1)
-        for file in run.glob("groups/step-*.msgpack")
-        for group in read_groups(file)
-    )
-    problems += [
-        f"{group} was trained on {count} times at {at}" for (group, at), count in recorded.items() if count > 1
-    ]
-    if set(recorded) != set(trained.items()):
-        problems.append(f"recorded and trained differ: {sorted(set(recorded) ^ set(trained.items()))[:10]}")
-    return problems, Counter(outcome for outcome, _ in ledger["lineage"].values())
-
-
-def reward_problems(run: Path) -> tuple[list[str], Counter[str]]:
-    """Recorded episodes that the environment, asked again, answers otherwise."""
-    table = tomllib.loads((run / "config.toml").read_text())["environment"]
-    factory = load("[environment]", table["name"], table.get("options", {}))
-    problems, counts = [], Counter[str]()
-    for file in sorted(run.glob("groups/step-*.msgpack")):
-        for group in read_groups(file):
-            for trajectory in group.trajectories:
-                counts[trajectory.outcome] += 1
-                counts["turns"] += len(trajectory.turns)
-                if problem := _played_again(factory, group.task, trajectory):
-                    problems.append(f"{file.name} {group.id} {trajectory.id}: {problem}")
-    return problems, counts
-
-
-def _played_again(factory: EnvironmentFactory, task: Task, trajectory: Trajectory) -> str:
-    """What differs, or nothing."""
-    if trajectory.outcome != "ok":
-        return "" if trajectory.fault and trajectory.score == 0 else "a policy's error with a score or without a reason"
-    episode = factory.start(task)
-    last = episode.observe()
-    for number, turn in enumerate(trajectory.turns):
-        if episode.done:
-            return f"turn {number} is after the end"
-        last = episode.step(turn.response)
-        seen = (last.reward, last.observation.action_valid, last.observation.format_valid)
-        if seen != (turn.reward, turn.action_valid, turn.format_valid):
-            return f"turn {number} was {turn.reward, turn.action_valid, turn.format_valid} and is {seen}"
-    assert last.metadata is not None
-    ends = (last.observation.terminated, last.observation.truncated, last.metadata.score, last.metadata.success)
-    recorded = (trajectory.terminated, trajectory.truncated, trajectory.score, trajectory.success)
-    return "" if ends == recorded and episode.done else f"the end was {recorded} and is {ends}"
 
 
 def judge(arguments: argparse.Namespace, chaos: Chaos, ended: dict[str, Any], folder: Path) -> dict[str, Any]:

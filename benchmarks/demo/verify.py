@@ -1,7 +1,7 @@
 """Checks what the demo promises, on three seeds, beside its controls, and writes benchmarks/results/demo.json.
 
-    python benchmarks/verify_demo.py                 every run anew, 7 to 15 minutes each
-    python benchmarks/verify_demo.py --reuse         keep runs that are finished, go on with those that are not
+    python -m benchmarks.demo.verify                 every run anew, 7 to 15 minutes each
+    python -m benchmarks.demo.verify --reuse         keep runs that are finished, go on with those that are not
 
 Runs, each of them `arlarena up configs/demo.toml` in runs/verify/<name>:
 
@@ -18,23 +18,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import os
-import platform
-import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from benchmarks.support.paths import RESULTS, ROOT
+from benchmarks.support.results import MACHINE
+from benchmarks.support.training_runs import Claim, Plan, make, mean, show
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "demo.json"
-RUNS = Path("runs") / "verify"
+RESULT = RESULTS / "demo.json"
 
 LEAST_GAIN, AIM, LEAST_PANEL, LEAST_WELL_FORMED, MOST_SECONDS = 0.15, 0.25, 512, 0.95, 15 * 60
 # What two samplings of one policy on the panel may differ by: two standard errors of a paired difference are 4 points.
@@ -42,76 +37,11 @@ STILL = 0.05
 HONEST_STOPS = ("validation", "demonstrations")
 # A run ends with the batch that reaches the budget, so it may overshoot by one.
 BUDGET_SLACK = 0.1
-Z95 = 1.959964
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One run."""
-
-    name: str
-    seed: int
-    overrides: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What is promised of one run, and whether it held."""
-
-    run: str
-    what: str
-    measured: str
-    holds: bool
 
 
 def budget(environment_steps: int) -> tuple[str, ...]:
     """Train for as many environment steps, whatever that takes in optimiser steps and minutes."""
     return (f"trainer.max_environment_steps={environment_steps}", "trainer.steps=1000000", "trainer.max_minutes=120.0")
-
-
-def make(plan: Plan, config: Path, reuse: bool) -> dict[str, Any]:
-    """Make a run, or take over the one that is there, and read what it left.
-
-    Raises:
-        SystemExit: it failed.
-    """
-    directory = ROOT / RUNS / plan.name
-    start = "--resume" if reuse and (directory / "run.json").exists() else "--fresh"
-    command = [sys.executable, "-m", "arlarena.console", "up", str(config), start]
-    command += ["--seed", str(plan.seed), "--run-dir", str(directory.relative_to(ROOT))]
-    for override in plan.overrides:
-        command += ["--set", override]
-    print(f"\n== {plan.name}: {' '.join(command[3:])}", flush=True)
-    environment = {key: value for key, value in os.environ.items() if key != "ARLARENA_SEED"}
-    if code := subprocess.run(command, cwd=ROOT, env=environment).returncode:
-        print(f"error: run {plan.name} ended with exit status {code}", file=sys.stderr)
-        raise SystemExit(2)
-    summary: dict[str, Any] = json.loads((directory / "summary.json").read_text())
-    summary["clone"] = json.loads((directory / "clone.json").read_text())
-    summary["paired_gain_ci95"] = paired_gain(directory)
-    return summary
-
-
-def paired_gain(directory: Path) -> list[float]:
-    """95 % interval of the gain: the same tasks were played before and after, so their differences are what varies."""
-    panels = [json.loads((directory / "panels" / f"{label}.json").read_text()) for label in ("before", "after")]
-    outcomes: list[dict[int, list[int]]] = []
-    for panel in panels:
-        by_task: dict[int, list[int]] = {}
-        for index, success, *_ in panel["results"]:
-            by_task.setdefault(index, []).append(success)
-        outcomes.append(by_task)
-    before, after = outcomes
-    differences = [mean(after[task]) - mean(before[task]) for task in before if task in after]
-    centre = mean(differences)
-    variance = sum((value - centre) ** 2 for value in differences) / (len(differences) - 1)
-    half = Z95 * math.sqrt(variance / len(differences))
-    return [round(centre - half, 4), round(centre + half, 4)]
-
-
-def mean(values: Sequence[float]) -> float:
-    """The mean of at least one value."""
-    return sum(values) / len(values)
 
 
 def claims_of_the_demo(name: str, run: dict[str, Any]) -> list[Claim]:
@@ -166,7 +96,7 @@ def write_results(runs: dict[str, dict[str, Any]], claims: Sequence[Claim], comp
     result = {
         "schema": 1,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()},
+        "machine": MACHINE,
         "complete": complete,
         "passed": complete and all(claim.holds for claim in claims),
         "gains": {name: run["gain"] for name, run in runs.items()},
@@ -175,28 +105,10 @@ def write_results(runs: dict[str, dict[str, Any]], claims: Sequence[Claim], comp
         "claims": [asdict(claim) for claim in claims],
         "runs": runs,
     }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    partial = RESULTS.with_suffix(".partial")
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    partial = RESULT.with_suffix(".partial")
     partial.write_text(json.dumps(result, indent=1) + "\n")
-    partial.replace(RESULTS)
-
-
-def show(runs: dict[str, dict[str, Any]], claims: Sequence[Claim]) -> None:
-    """The tables."""
-    console = Console(highlight=False)
-    table = Table(title="Runs: success in % on the same unseen tasks", title_justify="left")
-    for heading in ("run", "before", "after", "gain", "95 % interval of it", "environment steps", "minutes"):
-        table.add_column(heading, justify="left" if heading == "run" else "right")
-    for name, run in runs.items():
-        before, after = (100 * run[label]["success"] for label in ("before", "after"))
-        low, high = run["paired_gain_ci95"]
-        interval = f"{100 * low:+.1f} to {100 * high:+.1f}"
-        figures = (f"{before:.1f}", f"{after:.1f}", f"{100 * run['gain']:+.1f}", interval)
-        table.add_row(name, *figures, f"{run['environment_steps']:,}", f"{run['wall_s'] / 60:.1f}")
-    console.print(table)
-    for claim in claims:
-        mark = "[green]holds[/]" if claim.holds else "[bold red]FAILS[/]"
-        console.print(f"{mark}  {claim.run:<8} {claim.what}: {claim.measured}")
+    partial.replace(RESULT)
 
 
 def main() -> int:

@@ -1,6 +1,7 @@
 """Fuzz an environment server: its OpenAPI by schemathesis, its socket by random frames and raw bytes.
 
-    make setup EXTRA=fuzz && python benchmarks/env_fuzz.py --requests 20000 --out benchmarks/results/env_fuzz.json
+    make setup EXTRA=fuzz
+    python -m benchmarks.env_server.fuzz --requests 20000 --out benchmarks/results/env_fuzz.json
 
 The server counts its own requests, statuses and faults, and those counts are what is judged: no 5xx, no request beyond
 10 s, and no session left once the TTL has passed. Schemathesis also compares each reply with the OpenAPI document. It
@@ -25,9 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from env_processes import ask, environment_server, finish, open_sessions
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.support.environment_server import ask, environment_server, open_sessions
+from benchmarks.support.paths import ROOT
+from benchmarks.support.results import finish
+
 SCHEMATHESIS = ROOT / ".venv-fuzz" / "bin" / "st"
 # Schemathesis would also ask that every schema-valid request be accepted; but that a split is unknown or a step_index
 # needs a session is no matter of schemas, and `1.0`, an integer to JSON Schema, is none to us.
@@ -74,7 +77,10 @@ def fuzz_http(url: str, requests: int, examples: int, seed: int) -> list[dict[st
                 str(examples), "--request-timeout", str(ANSWER_S), "--continue-on-failure", "--seed",
                 str(seed + len(rounds)), "--no-color", "--report", "junit", "--report-dir", folder,
             ]  # fmt: skip
-            environment = {**os.environ, "SCHEMATHESIS_HOOKS": str(ROOT / "benchmarks" / "fuzz_hooks.py")}
+            environment = {
+                **os.environ,
+                "SCHEMATHESIS_HOOKS": str(ROOT / "benchmarks" / "env_server" / "fuzz_hooks.py"),
+            }
             done = subprocess.run(
                 command, cwd=folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
             )

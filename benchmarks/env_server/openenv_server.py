@@ -1,6 +1,8 @@
-"""Our Sokoban behind OpenEnv's own server: the peer of `benchmarks/env_server.py`, which starts it.
+"""Our Sokoban behind OpenEnv's own server: the peer of `benchmarks/env_server/speed.py`, which starts it.
 
-    .venv-openenv/bin/python benchmarks/openenv_server.py PORT        (with our proto and env_server on PYTHONPATH)
+    .venv-openenv/bin/python -m benchmarks.env_server.openenv_server PORT
+
+proto, environments/sdk and environments/sokoban are on PYTHONPATH.
 
 The rules, the rooms and what a step answers are the same as on our side; only the server differs.
 """

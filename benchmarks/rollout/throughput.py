@@ -1,6 +1,6 @@
 """Rollouts beside their own requests replayed on the engine alone: what share of the engine's speed a worker reaches.
 
-    python benchmarks/rollout_throughput.py [--trace] [--policy DIRECTORY] [--seconds 8] [--in-flight 32] [--rounds 3]
+    python -m benchmarks.rollout.throughput [--trace] [--policy DIRECTORY] [--seconds 8] [--in-flight 32] [--rounds 3]
 
 Real services, one process each: an environment server, inference with one torch thread, a Valkey. The worker's own code
 plays groups of 8 from a queue that does not run dry. Once the first groups are done, every generation of the next
@@ -33,7 +33,6 @@ from typing import Any
 
 import torch
 import uvloop
-from env_processes import finish
 
 from arlarena.client.environments import EnvironmentClient
 from arlarena.client.policy import Generation, PolicyClient
@@ -52,6 +51,7 @@ from arlarena.rollout.tokens import Tokens
 from arlarena.rollout.worker import Worker
 from arlarena.trainer.model.tiny import create_tiny_policy
 from arlarena.trainer.settings import TinyPolicy
+from benchmarks.support.results import finish
 
 GROUP_SIZE, CACHE_MB = 8, 1024
 LEAST_SHARE = 0.9  # of the replay, on the trace
@@ -79,7 +79,8 @@ class Workload:
 
 SOKOBAN_OPTIONS = '[environment.options]\nobservation = "grid+coordinates"\ntemplate = "compact"\n'
 SOKOBAN = Workload("sokoban", ("-m", "arlarena.env_server", "sokoban"), SOKOBAN_OPTIONS, 256, 16)
-TRACE = Workload("trace", (str(Path(__file__).parent / "trace_environment.py"), "trace"), "", 1024, 24)
+TRACE_MODULE = "benchmarks.rollout.trace_environment"
+TRACE = Workload(TRACE_MODULE, ("-m", "arlarena.env_server", TRACE_MODULE), "", 1024, 24)
 
 
 @dataclass(frozen=True)

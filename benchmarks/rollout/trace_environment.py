@@ -1,6 +1,6 @@
-"""An environment server whose prompts grow: the agentic trace of `inference.py`, played by real rollout workers.
+"""An environment whose prompts grow: the agentic trace of `benchmarks/inference/speed.py`, played by real workers.
 
-    python benchmarks/trace_environment.py trace --config run.toml --port 0
+    python -m arlarena.env_server benchmarks.rollout.trace_environment --port 0
 
 A prompt is everything that has been said: 200 letters, then each reply as it came and 60 letters more, for 8 turns.
 """
@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import random
 import string
-import sys
 from collections.abc import Mapping
 from typing import Any
 
-from arlarena.env_server.__main__ import main
 from arlarena.environment.prompts import PromptTemplate
 from arlarena.environment.text_game import TextEnvironment, TextEpisode, TextGame
 from arlarena.proto.config import Table, parse_table
@@ -81,8 +79,3 @@ def load(where: str, options: Mapping[str, Any]) -> TraceEnvironment:
     """See `arlarena.environment.registry`."""
     parse_table(where, options, Table)
     return TraceEnvironment()
-
-
-if __name__ == "__main__":
-    sys.modules["trace"] = sys.modules["__main__"]
-    sys.exit(main())

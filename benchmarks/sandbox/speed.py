@@ -1,6 +1,6 @@
 """The sandbox of forks beside a Python that is started for each program, and beside one within bubblewrap, in one run.
 
-    apt install bubblewrap && python benchmarks/sandbox.py --out benchmarks/results/sandbox.json
+    apt install bubblewrap && python -m benchmarks.sandbox.speed --out benchmarks/results/sandbox.json
 
 * `rates`: executions a second of a program that uses numpy and sympy, as many in flight as there are cores, in
   alternating rounds; medians are compared. bubblewrap is given what a careful user gives it: no network, its own
@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from env_processes import finish
 
 from arlarena.sandbox.execution import Limits
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings
 from arlarena.sandbox.process import ENVIRONMENT
+from benchmarks.support.results import finish
 
 PROGRAM = """
 import numpy as np

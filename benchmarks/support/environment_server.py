@@ -1,22 +1,19 @@
-"""An environment server in a process of its own, for the benchmarks and checks beside this file."""
+"""An environment server in a process of its own, for benchmarks."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
-
-MACHINE = {"cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
 
 
 @contextlib.contextmanager
@@ -55,15 +52,6 @@ def ask(url: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:
             return reply.status, json.loads(reply.read())
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())
-
-
-def finish(result: dict[str, Any], out: Path | None) -> int:
-    """Show a result, write it where that is asked for, and say by the exit status whether it passed."""
-    result["machine"] = MACHINE
-    print(json.dumps(result, indent=1))
-    if out:
-        out.write_text(json.dumps(result, indent=1) + "\n")
-    return 0 if result["passed"] else 1
 
 
 def open_sessions(url: str) -> int:

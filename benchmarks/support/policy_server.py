@@ -1,10 +1,9 @@
-"""A policy server in a process of its own, for the benchmarks and checks beside this file."""
+"""A policy server in a process of its own, for benchmarks."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -50,13 +49,6 @@ def policy_server(folder: Path, **settings: Any) -> Iterator[tuple[str, psutil.P
 def write_config(file: Path, settings: Mapping[str, Any]) -> None:
     """A configuration with these keys of [inference]."""
     file.write_text("[inference]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _healthy(url: str) -> bool:

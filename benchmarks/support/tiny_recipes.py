@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from env_processes import finish
 from rich.console import Console
-from verify_demo import Claim, show
 
 from arlarena.console.report.summary import kinds_table
+from benchmarks.support.paths import RESULTS, ROOT
+from benchmarks.support.results import finish
+from benchmarks.support.training_runs import Claim, show
 
-ROOT = Path(__file__).resolve().parents[1]
 LEAST_PANEL, AIM, MOST_SECONDS = 256, 0.15, 60 * 60
 
 
@@ -23,7 +23,7 @@ def arguments(description: str | None, config: str, out: str) -> argparse.Namesp
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / config)
     parser.add_argument("--reuse", action="store_true", help="keep finished runs in runs/verify")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / out)
+    parser.add_argument("--out", type=Path, default=RESULTS / out)
     return parser.parse_args()
 
 

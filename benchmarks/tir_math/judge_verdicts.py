@@ -1,7 +1,7 @@
 r"""Stock math-verify and TIR Math's judge of answers side by side, on pairs whose verdict is known.
 
-    python benchmarks/judge_verdicts.py
-    python benchmarks/judge_verdicts.py --golds simplerl_math_lv3to5.jsonl aime24.jsonl aime25.jsonl --every 1
+    python -m benchmarks.tir_math.judge_verdicts
+    python -m benchmarks.tir_math.judge_verdicts --golds simplerl_math_lv3to5.jsonl aime24.jsonl aime25.jsonl --every 1
 
 Pairs are those of tests/data/golden/tir_math (verdicts.tsv, pairs.jsonl) and tests/cases, and, with --golds, those made
 of the answers of such files (JSON lines, field `answer`): each in other forms of itself, which are right, and changed,
@@ -32,9 +32,9 @@ from math_verify import parse, verify
 
 from arlarena.environments.tir_math.judge.equivalence import judge
 from arlarena.environments.tir_math.judge.latex import tidy
+from benchmarks.support.paths import ROOT
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-GOLDEN = REPOSITORY / "tests" / "data" / "golden" / "tir_math"
+GOLDEN = ROOT / "tests" / "data" / "golden" / "tir_math"
 JUDGES = ("stock", "tidied", "ours")
 FRACTION = re.compile(r"(-?)\\[dt]?frac\{(\d+)\}\{(\d+)\}")
 
@@ -97,7 +97,7 @@ def written() -> Iterator[Pair]:
     for line in (GOLDEN / "pairs.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         yield Pair(("pairs.jsonl", row["kind"]), row["gold"], row["answer"], row["right"])
-    for path in sorted((REPOSITORY / "tests" / "cases").glob("math_*.json")):
+    for path in sorted((ROOT / "tests" / "cases").glob("math_*.json")):
         for gold, answer, right in json.loads(path.read_text(encoding="utf-8")):
             yield Pair(("cases", path.stem), gold, answer, right)
 

@@ -1,7 +1,7 @@
 """Checks what configs/tir-math-tiny.toml promises, on three seeds, and writes benchmarks/results/tir_math_tiny.json.
 
-    python benchmarks/verify_tir_math.py             every run anew, some minutes each
-    python benchmarks/verify_tir_math.py --reuse     keep runs that are finished, go on with those that are not
+    python -m benchmarks.tir_math.verify             every run anew, some minutes each
+    python -m benchmarks.tir_math.verify --reuse     keep runs that are finished, go on with those that are not
 
 Runs are in runs/verify/<name>:
 
@@ -18,8 +18,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from tiny_recipes import arguments, claims_of, conclude
-from verify_demo import STILL, Claim, Plan, make
+from benchmarks.demo.verify import STILL
+from benchmarks.support.tiny_recipes import arguments, claims_of, conclude
+from benchmarks.support.training_runs import Claim, Plan, make
 
 GSPO = ("trainer.recipe=gspo", "trainer.recipe_overrides.filter=success")
 ZERO = ("trainer.advantage_scale=0.0",)

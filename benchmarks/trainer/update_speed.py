@@ -1,6 +1,6 @@
 """A SAMPO update beside TRL's GRPO path: the same model, rows and forwards, in one process, in turns.
 
-    make setup EXTRA=trl && python benchmarks/trainer.py --out benchmarks/results/trainer.json
+    make setup EXTRA=trl && python -m benchmarks.trainer.update_speed --out benchmarks/results/trainer.json
 
 Both sides take one optimiser step on the same rows with three passes over them: log-probs of the policy without
 gradient (ours for the ratio of whole trajectories, TRL's for π_old), log-probs of the reference, and forward and
@@ -28,9 +28,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.support.paths import ROOT
+
 TRL = ROOT / ".venv-trl" / "bin" / "python"
-PARTS = ("proto", "client", "services/trainer", "benchmarks")
+PARTS = (".", "proto", "client", "services/trainer")
+MODULE = "benchmarks.trainer.update_speed"
 WANTED = {"equal": 1.0, "uniform": 1.5, "long_tail": 2.0}
 RAW_WANTED, MEMORY_WANTED = 0.9, 0.5
 ROWS, GROUP, PROMPT, RESPONSE, AT_ONCE = 64, 8, 96, 160, 8
@@ -46,7 +48,7 @@ def in_trl_environment() -> None:
     path = os.pathsep.join(str(ROOT / part) for part in PARTS)
     quiet = {"TRL_EXPERIMENTAL_SILENCE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
     environment = {**os.environ, **quiet, "ARLARENA_BENCHMARK": "trainer", "PYTHONPATH": path}
-    os.execve(TRL, [str(TRL), __file__, *sys.argv[1:]], environment)
+    os.execve(TRL, [str(TRL), "-m", MODULE, *sys.argv[1:]], environment)
 
 
 if __name__ == "__main__":
@@ -240,7 +242,9 @@ def memories() -> dict[str, float]:
     """Both sides, each in a process of its own."""
     found = {}
     for side in ("dense", "chunked"):
-        done = subprocess.run([sys.executable, __file__, "--memory", side], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-m", MODULE, "--memory", side], capture_output=True, text=True, check=True
+        )
         found[side] = float(done.stdout)
     return found
 

@@ -1,6 +1,6 @@
 """Weight pushes under load, with replicas killed at random: every token has to be of the version that it carries.
 
-    python benchmarks/push_soak.py --pushes 200 --out benchmarks/results/push_soak.json
+    python -m benchmarks.weights.push_soak --pushes 200 --out benchmarks/results/push_soak.json
 
 The policy of version k says token k and nothing else, so what was said betrays who said it. The trainer's own code
 writes and pushes the versions to a gateway before two engines, while clients ask (whole and streamed, with deadlines of
@@ -35,8 +35,6 @@ from typing import Any, TextIO
 import aiohttp
 import psutil
 import torch
-from env_processes import finish
-from inference_processes import free_port, policy_server, write_config
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -46,6 +44,9 @@ from arlarena.trainer.weights.probe import Probe
 from arlarena.trainer.weights.publisher import Publisher
 from arlarena.trainer.weights.transports import Http, SharedDirectory, Transport
 from arlarena.trainer.weights.versions import Version, VersionStore
+from benchmarks.support.policy_server import policy_server, write_config
+from benchmarks.support.ports import free_port
+from benchmarks.support.results import finish
 
 VOCABULARY, HIDDEN, LAYERS, REPLICAS = 256, 64, 2, 2
 CLIENTS, TOKENS, PROMPT = 12, 48, 32

@@ -1,6 +1,6 @@
 """From the optimiser's step to the first token of the new weights, beside a bare write and read; and bytes of deltas.
 
-    python benchmarks/weight_push.py --out benchmarks/results/weight_push.json
+    python -m benchmarks.weights.push_speed --out benchmarks/results/weight_push.json
 
 The trainer's own code (probe, version directory, publisher) and a real policy server. In each round the same weights
 are also written with `safetensors.torch.save_file`, read with `load_file` and copied out of the map, the least that
@@ -23,8 +23,6 @@ from typing import Any
 
 import aiohttp
 import torch
-from env_processes import finish
-from inference_processes import policy_server
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 from torch import Tensor
@@ -36,6 +34,8 @@ from arlarena.trainer.weights.probe import Probe
 from arlarena.trainer.weights.publisher import Publisher
 from arlarena.trainer.weights.transports import SharedDirectory
 from arlarena.trainer.weights.versions import Version, VersionStore
+from benchmarks.support.policy_server import policy_server
+from benchmarks.support.results import finish
 
 VOCABULARY = 512
 MOST = 3.0  # times a bare write and read
