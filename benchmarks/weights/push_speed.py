@@ -32,7 +32,7 @@ from arlarena.proto.telemetry import Logger
 from arlarena.proto.versions.delta import write_delta
 from arlarena.trainer.weights.probe import Probe
 from arlarena.trainer.weights.publisher import Publisher
-from arlarena.trainer.weights.transports import SharedDirectory
+from arlarena.trainer.weights.transports import SharedDirectory, Transport
 from arlarena.trainer.weights.versions import Version, VersionStore
 from benchmarks.support.policy_server import policy_server
 from benchmarks.support.results import finish
@@ -96,6 +96,11 @@ class Trainer:
         return self.store.write(self.model, weights, step, lambda: self.probe.of(self.log_probs))
 
 
+def publisher_of(url: str, transport: Transport, token: str | None = None) -> Publisher:
+    """The trainer's publisher for one policy server; `benchmarks.old_and_new` uses it too."""
+    return Publisher([url], transport, token=token, patience_s=30, log=Logger("bench"))
+
+
 async def first_token(session: aiohttp.ClientSession, url: str, version: str) -> None:
     """Ask for one token; it has to be of this version."""
     body = {"token_ids": [random.randrange(100) for _ in range(8)], "sampling_params": {"max_tokens": 1}}
@@ -111,7 +116,7 @@ async def measure(model: Qwen3ForCausalLM, folder: Path, rounds: int) -> dict[st
     pushed, plain, parts = [], [], []
     settings = {"model": str(folder / "model"), "weights_root": str(folder / "weights"), "max_model_len": 256}
     with policy_server(folder, **settings) as (url, _):
-        trainer = Trainer(model, store, Publisher([url], SharedDirectory(), token=None, patience_s=30, log=Logger("b")))
+        trainer = Trainer(model, store, publisher_of(url, SharedDirectory()))
         async with aiohttp.ClientSession() as session:
             for step in range(1, rounds + 3):
                 trainer.learn(step)
