@@ -3,9 +3,9 @@ r"""Stock math-verify and TIR Math's judge of answers side by side, on pairs who
     python -m benchmarks.tir_math.judge_verdicts
     python -m benchmarks.tir_math.judge_verdicts --golds simplerl_math_lv3to5.jsonl aime24.jsonl aime25.jsonl --every 1
 
-Pairs are those of tests/data/golden/tir_math (verdicts.tsv, pairs.jsonl) and tests/cases, and, with --golds, those made
-of the answers of such files (JSON lines, field `answer`): each in other forms of itself, which are right, and changed,
-which is wrong.
+Pairs are those of tests/data/golden/tir_math (verdicts.tsv, pairs.jsonl) and tests/cases/environments, and, with
+--golds, those made of the answers of such files (JSON lines, field `answer`): each in other forms of itself, which are right,
+and changed, which is wrong.
 
     stock     `verify(parse("$gold$"), parse("\\boxed{answer}"))` of math-verify, all defaults
     tidied    the same on the text that our own rules get (`latex.tidy`)
@@ -97,7 +97,7 @@ def written() -> Iterator[Pair]:
     for line in (GOLDEN / "pairs.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         yield Pair(("pairs.jsonl", row["kind"]), row["gold"], row["answer"], row["right"])
-    for path in sorted((ROOT / "tests" / "cases").glob("math_*.json")):
+    for path in sorted((ROOT / "tests" / "cases" / "environments").glob("math_*.json")):
         for gold, answer, right in json.loads(path.read_text(encoding="utf-8")):
             yield Pair(("cases", path.stem), gold, answer, right)
 

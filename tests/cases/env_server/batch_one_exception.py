@@ -1,6 +1,6 @@
 """An exception in one session's step fails that item of a batch alone."""
 
-from case_support import ODD, call, check, finish, serving, session
+from cases.case_support import ODD, call, check, finish, serving, session
 
 with serving("-c", ODD) as at:
     good, bad = session(at, index=0), session(at, index=1)

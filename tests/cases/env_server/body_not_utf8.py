@@ -2,7 +2,7 @@
 
 import json
 
-from case_support import call, check, environment, finish
+from cases.case_support import call, check, environment, finish
 
 BODIES = (
     ("latin-1 in a reset", "/reset", b'{"split": "caf\xe9"}'),

@@ -2,7 +2,7 @@
 
 import json
 
-from case_support import check, environment, finish, run
+from cases.case_support import check, environment, finish, run
 
 CLIENT = """
 import json, sys

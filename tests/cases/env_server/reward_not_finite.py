@@ -2,7 +2,7 @@
 
 import json
 
-from case_support import ODD, check, finish, run, serving
+from cases.case_support import ODD, check, finish, run, serving
 
 CLIENT = """
 import json, sys

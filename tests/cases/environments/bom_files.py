@@ -4,7 +4,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from case_support import PYTHON, check, corridors, finish
+from cases.case_support import PYTHON, check, corridors, finish
 
 READ_PROBLEMS = """
 import sys

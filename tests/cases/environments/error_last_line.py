@@ -6,7 +6,7 @@ The state key of an error depends on its kind alone. Report of the kind: sympy/s
 import tempfile
 from pathlib import Path
 
-from case_support import check, environment, finish, problems, session, step
+from cases.case_support import check, environment, finish, problems, session, step
 
 SOLVE = "from sympy import *\nx = symbols('x')\nprint(solve(cos(x) - {} * x, x))"
 ERRORS = (

@@ -5,7 +5,7 @@ Report of the kind: cuga-project/cuga-agent#252.
 
 import json
 
-from case_support import check, finish, run
+from cases.case_support import check, finish, run
 
 READ = """
 import json, sys

@@ -6,7 +6,7 @@ Reports of the kind: huggingface/Math-Verify#65, hkust-nlp/simpleRL-reason#95.
 import tempfile
 from pathlib import Path
 
-from case_support import busy_cores, check, environment, finish, problems, session, step
+from cases.case_support import busy_cores, check, environment, finish, problems, session, step
 
 answer = "x"
 for _ in range(6):

@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from case_support import call, check, corridors, environment, finish
+from cases.case_support import call, check, corridors, environment, finish
 
 with tempfile.TemporaryDirectory() as name:
     folder = Path(name)

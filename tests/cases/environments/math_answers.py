@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from case_support import check, finish, run
+from cases.case_support import check, finish, run
 
 JUDGE = """
 import json, sys

@@ -2,7 +2,7 @@
 
 import json
 
-from case_support import call, check, finish, policy
+from cases.case_support import call, check, finish, policy
 
 NEUTRAL = {
     "min_p": 0.0,

@@ -1,6 +1,6 @@
 """The tokens and bytes of log-probs spell the text, in chat and completions, and for SentencePiece-like tokenizers."""
 
-from case_support import call, check, finish, policy, run
+from cases.case_support import call, check, finish, policy, run
 
 LLAMA = r"""
 from tokenizers import Tokenizer, decoders, models

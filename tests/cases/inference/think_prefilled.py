@@ -4,7 +4,7 @@ R1 distillations, Qwen3 thinking models and QwQ have such templates. Reports of 
 huggingface/open-r1#560.
 """
 
-from case_support import check, environment, finish, session, step
+from cases.case_support import check, environment, finish, session, step
 
 REPLIES = {
     "whole": "<think>up it is</think><action>up</action>",

@@ -5,7 +5,7 @@ Reports of the kind: oj-lab/judger#145, DOMjudge/domjudge#3667.
 
 import json
 
-from case_support import busy_cores, check, finish, run
+from cases.case_support import busy_cores, check, finish, run
 
 RUN = """
 import json

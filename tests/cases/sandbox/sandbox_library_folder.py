@@ -5,7 +5,7 @@ Python lists a folder again when the folder's time of change differs. Here the p
 
 import json
 
-from case_support import check, finish, run
+from cases.case_support import check, finish, run
 
 RUN = """
 import json, sys

@@ -1,16 +1,11 @@
 """An environment says the same as ever while it keeps its version."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
+from support.environments import golden_transcripts as golden
 
 from arlarena.environment.registry import installed, load
-
-_spec = importlib.util.spec_from_file_location("golden_transcripts", Path(__file__).parent / "golden_transcripts.py")
-golden = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(golden)
 
 
 @pytest.mark.parametrize("name", installed())

@@ -13,8 +13,8 @@ from typing import Any
 import httpx2 as httpx
 import psutil
 import pytest
-from environment_support import environment_server
-from forking_support import environments
+from support.environments.environment_support import environment_server
+from support.processes.forking_support import environments
 
 from arlarena.sandbox import kernel
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings

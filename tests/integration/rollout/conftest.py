@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from rollout_support import House, open_house
+from support.rollout.rollout_support import House, open_house
 
 from arlarena.rollout.tokens import Tokens
 from arlarena.trainer.model.tiny import build_tokenizer

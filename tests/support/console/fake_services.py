@@ -1,6 +1,7 @@
 """Stand-ins for the four services, with their command lines and files but without torch, for the launcher's tests.
 
-`install` writes packages `arlarena.<service>` whose directory, first on PYTHONPATH, hides the real ones. Behaviour is
+`install` writes packages `arlarena.<service>` whose directory, first on PYTHONPATH, hides the real ones; the
+folder `tests` is on PYTHONPATH, too. Behaviour is
 steered by files in a directory (see `flag`), so that a test can change it while a run goes on.
 """
 
@@ -23,12 +24,11 @@ FOLDER = Path()
 
 def install(folder: Path, flags: Path) -> None:
     """Write the stand-ins to `folder`; they look for flags in `flags`."""
-    here = str(Path(__file__).parent)
     for service in SERVICES:
         package = folder / "arlarena" / service
         package.mkdir(parents=True)
         (package / "__init__.py").write_text("")
-        run = f"import sys; sys.path.insert(0, {here!r}); import fake_services; "
+        run = "from support.console import fake_services; "
         run += f"fake_services.FOLDER = fake_services.Path({str(flags)!r}); fake_services."
         (package / "__main__.py").write_text(f"{run}main({service!r})\n")
         (package / "settings.py").write_text(f"{run}settings({service!r})\n")

@@ -1,10 +1,9 @@
-"""One `arlarena up` with stand-ins for the services (integration/console/fake_services.py)."""
+"""One `arlarena up` with stand-ins for the services (`fake_services.py`)."""
 
 import contextlib
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +11,10 @@ from typing import Any
 
 import psutil
 import pytest
-from forking_support import Forked, consoles
+from support.console import fake_services
+from support.processes.forking_support import Forked, consoles
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "integration" / "console"))
-import fake_services
-
+TESTS = Path(__file__).parents[2]
 CONFIG = """
 [run]
 name = "test"
@@ -52,7 +50,8 @@ class Up:
 
     def start(self, *arguments: str, **environment: str) -> Forked:
         clean = {key: value for key, value in os.environ.items() if key not in ("REDIS_URL", "ARLARENA_SEED")}
-        extra = {"PYTHONPATH": str(self.fakes), "COLUMNS": "200"}
+        path = os.pathsep.join([str(self.fakes), str(TESTS)])
+        extra = {"PYTHONPATH": path, "COLUMNS": "200"}
         process = consoles().popen(
             ["arlarena.console", *arguments],
             cwd=self.folder,

@@ -1,6 +1,6 @@
 """Play the stock engine of ALFWorld through our environment, in the environment where TextWorld is installed.
 
-    .venv-alfworld/bin/python tests/support/alfworld_driver.py FOLDER
+    .venv-alfworld/bin/python tests/support/environments/alfworld_driver.py FOLDER
 
 environments/alfworld, environments/sdk and proto are on PYTHONPATH.
 

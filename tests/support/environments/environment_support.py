@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 
-from forking_support import environments
+from support.processes.forking_support import environments
 
 CONFIG = """
 [environment]

@@ -1,6 +1,6 @@
 """Transcripts that may never change while an environment keeps its version. Writes those that are missing:
 
-    .venv/bin/python tests/contract/env_server/golden_transcripts.py
+    PYTHONPATH=tests .venv/bin/python -m support.environments.golden_transcripts
 
 A change of rules, rooms or templates needs a new version, and with it a new file; an existing file is never written
 again.

@@ -1,6 +1,6 @@
 """Plays one episode with the unmodified client of the `mcp` package (the official SDK); prints what happened as JSON.
 
-    .venv-openenv/bin/python tests/support/mcp_driver.py http://127.0.0.1:8000/mcp
+    .venv-openenv/bin/python tests/support/environments/mcp_driver.py http://127.0.0.1:8000/mcp
 
 Runs in an environment of its own (`make setup EXTRA=openenv`). It imports no module of this repository.
 """

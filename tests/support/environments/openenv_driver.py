@@ -1,6 +1,6 @@
 """Drives one environment server with the unmodified client of the `openenv` package; prints what happened as JSON.
 
-    .venv-openenv/bin/python tests/support/openenv_driver.py http://127.0.0.1:8000
+    .venv-openenv/bin/python tests/support/environments/openenv_driver.py http://127.0.0.1:8000
 
 Runs in an environment of its own (`make setup EXTRA=openenv`). It imports no module of this repository.
 """

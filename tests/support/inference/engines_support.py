@@ -11,9 +11,17 @@ from typing import Any
 
 import pytest
 import torch
-from inference_support import VOCABULARY, Http, label, model, reference_logprobs, tokenizer, write_version
+from support.inference.inference_support import (
+    VOCABULARY,
+    Http,
+    label,
+    model,
+    reference_logprobs,
+    tokenizer,
+    write_version,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 TOKEN = "a token of some length"
 BEARER = {"authorization": f"Bearer {TOKEN}"}

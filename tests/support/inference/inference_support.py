@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from forking_support import Forked, policy_servers
+from support.processes.forking_support import Forked, policy_servers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 

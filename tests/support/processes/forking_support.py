@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 FORKER = Path(__file__).with_name("forker.py")
-ROOT = FORKER.parents[2]
+ROOT = FORKER.parents[3]
 START_S = 60.0
 
 

@@ -7,9 +7,9 @@ import random
 import signal
 import subprocess
 
-import forking_support
-from recordings_support import Recordings, config_of
 from safetensors.torch import load_file
+from support.processes import forking_support
+from support.trainer.recordings_support import Recordings, config_of
 
 from arlarena.proto.streams.queue import Streams
 

@@ -1,6 +1,8 @@
 """GRPO by the real TRL on a real environment server, with a policy of a few thousand parameters.
 
-    .venv-trl/bin/python tests/support/trl_driver.py URL FOLDER
+    .venv-trl/bin/python tests/support/trainer/trl_driver.py URL FOLDER
+
+proto, client and examples are on PYTHONPATH.
 
 The policy is taught one thing before: to answer whatever it is shown with one call of the tool `act`. TRL has to find
 the tool, parse its calls, step the environment and take its reward. Prints TRL's log as JSON.
@@ -12,11 +14,9 @@ from pathlib import Path
 
 import torch
 import trl
+import trl_grpo
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
-import trl_grpo
 
 BEGIN, END, PAD = "<|im_start|>assistant\n", "<|im_end|>", "<|endoftext|>"
 CALL = '<tool_call>\n{"name": "act", "arguments": {"action": "up"}}\n</tool_call>'

@@ -6,8 +6,8 @@ import io
 
 import aiohttp
 import pytest
-from environment_support import environment_server
 from PIL import Image
+from support.environments.environment_support import environment_server
 
 from arlarena.env_server.sessions.frames import FrameStore
 from arlarena.environment.frames import Frame

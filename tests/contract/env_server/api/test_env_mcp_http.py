@@ -8,9 +8,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from environment_support import environment_server
+from support.environments.environment_support import environment_server
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 PYTHON = ROOT / ".venv-openenv" / "bin" / "python"
 JSON = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
 
@@ -156,7 +156,7 @@ async def test_the_session_of_a_handshake_is_found_from_every_worker(tmp_path):
 
 @pytest.mark.skipif(not PYTHON.exists(), reason="THE MCP CLIENT IS NOT INSTALLED: `make setup EXTRA=openenv`")
 async def test_the_official_client_plays_an_episode(api):
-    driver = [PYTHON, ROOT / "tests" / "support" / "mcp_driver.py", f"{api.base}/mcp"]
+    driver = [PYTHON, ROOT / "tests" / "support" / "environments" / "mcp_driver.py", f"{api.base}/mcp"]
     done = subprocess.run(driver, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

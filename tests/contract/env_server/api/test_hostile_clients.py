@@ -16,8 +16,8 @@ import zlib
 from urllib.parse import urlsplit
 
 import pytest
-from environment_support import environment_server
-from health_watch import HealthWatch
+from support.environments.environment_support import environment_server
+from support.processes.health_watch import HealthWatch
 
 LARGEST = 4 << 20  # the default max_body_bytes
 HANDSHAKE = (

@@ -8,9 +8,9 @@ import pytest
 
 from arlarena.environment.registry import installed
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 PYTHON = ROOT / ".venv-openenv" / "bin" / "python"
-DRIVER = ROOT / "tests" / "support" / "openenv_driver.py"
+DRIVER = ROOT / "tests" / "support" / "environments" / "openenv_driver.py"
 
 pytestmark = pytest.mark.skipif(
     not PYTHON.exists(), reason="OPENENV'S CLIENT IS NOT INSTALLED: `make setup EXTRA=openenv` makes .venv-openenv"

@@ -9,7 +9,7 @@ import sys
 
 import aiohttp
 import pytest
-from environment_support import environment_server
+from support.environments.environment_support import environment_server
 
 TOKEN = "between-pods"
 EXTRA = 'pods = "http://127.0.0.{{pod}}:{port}"\npod = {pod}\nhost = "127.0.0.{pod}"\ntoken = "' + TOKEN + '"\n'

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from forking_support import environments
+from support.processes.forking_support import environments
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 def run(*arguments):

@@ -8,7 +8,7 @@ import time
 import aiohttp
 import psutil
 import pytest
-from environment_support import environment_server
+from support.environments.environment_support import environment_server
 
 WORKERS = 2
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 import aiohttp
 import numpy as np
 import pytest
-from conversation_support import serving
+from support.environments.conversation_support import serving
 
 from arlarena.client.environments import EnvironmentClient
 from arlarena.client.errors import Unavailable

@@ -6,7 +6,7 @@ import os
 
 import aiohttp
 import pytest
-from environment_support import environment_server
+from support.environments.environment_support import environment_server
 
 ALICE, BOB, NAMELESS = "alice-secret-1", "bob-secret-2", "nameless-secret-3"
 TOKENS = f"# clients\nalice:{ALICE}\nalice:alice-secret-new\nbob:{BOB}\n{NAMELESS}\n"

@@ -3,7 +3,7 @@
 import gzip
 
 import pytest
-from inference_support import openai_error
+from support.inference.inference_support import openai_error
 
 CHAT, COMPLETIONS, GENERATE = "/v1/chat/completions", "/v1/completions", "/inference/v1/generate"
 USER = b'{"messages": [{"role": "user", "content": "x"}], '

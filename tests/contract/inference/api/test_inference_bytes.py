@@ -1,7 +1,7 @@
 """Log-probs of a model whose tokens are bytes: tokens and bytes spell the text of every answer and stream."""
 
 import pytest
-from inference_support import model, running_server
+from support.inference.inference_support import model, running_server
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from inference_support import MAX_LENGTH, VOCABULARY, openai_error
+from support.inference.inference_support import MAX_LENGTH, VOCABULARY, openai_error
 
 GENERATE, COMPLETIONS, CHAT = "/inference/v1/generate", "/v1/completions", "/v1/chat/completions"
 USER = [{"role": "user", "content": "x"}]

@@ -4,7 +4,7 @@ import concurrent.futures
 
 import pytest
 import torch
-from inference_support import EOS, MAX_LENGTH, VOCABULARY, reference_logprobs
+from support.inference.inference_support import EOS, MAX_LENGTH, VOCABULARY, reference_logprobs
 
 PROMPT = [3, 10, 20, 30, 4]
 

@@ -1,7 +1,7 @@
 """Messages of a chat: roles and content as in OpenAI's API, each refusal with the field's place."""
 
 import pytest
-from inference_support import openai_error, tokenizer
+from support.inference.inference_support import openai_error, tokenizer
 
 CHAT = "/v1/chat/completions"
 USER = {"role": "user", "content": "a"}

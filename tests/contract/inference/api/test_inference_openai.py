@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from inference_support import MAX_LENGTH, VOCABULARY, reference_logprobs, tokenizer
+from support.inference.inference_support import MAX_LENGTH, VOCABULARY, reference_logprobs, tokenizer
 
 
 def test_a_completion_of_text_and_of_its_ids_are_the_same(server):

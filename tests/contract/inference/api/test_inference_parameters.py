@@ -5,7 +5,7 @@ that are no request are the client's error.
 import json
 
 import pytest
-from inference_support import openai_error
+from support.inference.inference_support import openai_error
 
 from arlarena.inference.api.parameters import UNSUPPORTED
 

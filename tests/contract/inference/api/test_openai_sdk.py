@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import openai
 import pytest
-from inference_support import Http, environment, model, running_server, save, wait_until
 from openai.resources.chat.completions import Completions as ChatCompletions
 from openai.resources.completions import Completions
+from support.inference.inference_support import Http, environment, model, running_server, save, wait_until
 
 HELLO = [{"role": "user", "content": "hello 1"}]
 OF_THE_SDK = {"self", "extra_headers", "extra_query", "extra_body", "timeout"}

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from engines_support import (
+from support.inference.engines_support import (
     CHAT,
     COMPLETIONS,
     GENERATE,
@@ -15,7 +15,7 @@ from engines_support import (
     logprobs,
     request,
 )
-from inference_support import tokenizer
+from support.inference.inference_support import tokenizer
 
 pytestmark = pytest.mark.timeout(300)
 

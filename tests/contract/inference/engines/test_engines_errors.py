@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from engines_support import (
+from support.inference.engines_support import (
     CHAT,
     COMPLETIONS,
     GENERATE,
@@ -19,7 +19,7 @@ from engines_support import (
     request,
     usage,
 )
-from inference_support import VOCABULARY, openai_error, wait_until
+from support.inference.inference_support import VOCABULARY, openai_error, wait_until
 
 pytestmark = pytest.mark.timeout(300)
 

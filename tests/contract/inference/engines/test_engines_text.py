@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from engines_support import (
+from support.inference.engines_support import (
     CHAT,
     COMPLETIONS,
     GENERATE,
@@ -21,7 +21,7 @@ from engines_support import (
     text,
     usage,
 )
-from inference_support import reference_logprobs, tokenizer
+from support.inference.inference_support import reference_logprobs, tokenizer
 
 pytestmark = pytest.mark.timeout(300)
 

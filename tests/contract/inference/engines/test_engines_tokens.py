@@ -3,7 +3,7 @@
 import concurrent.futures
 
 import pytest
-from engines_support import (
+from support.inference.engines_support import (
     CHAT,
     COMPLETIONS,
     GENERATE,
@@ -20,7 +20,7 @@ from engines_support import (
     request,
     usage,
 )
-from inference_support import EOS, tokenizer
+from support.inference.inference_support import EOS, tokenizer
 
 pytestmark = pytest.mark.timeout(300)
 

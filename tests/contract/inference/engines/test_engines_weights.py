@@ -7,7 +7,7 @@ import concurrent.futures
 
 import pytest
 import torch
-from engines_support import (
+from support.inference.engines_support import (
     BEARER,
     GENERATE,
     LONGEST,
@@ -27,7 +27,7 @@ from engines_support import (
     request,
     serve,
 )
-from inference_support import openai_error, reference_logprobs, wait_until
+from support.inference.inference_support import openai_error, reference_logprobs, wait_until
 from transformers import DynamicCache
 
 pytestmark = pytest.mark.timeout(300)

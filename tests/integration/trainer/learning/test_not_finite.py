@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 import torch
-from recordings_support import Recordings
 from safetensors.torch import load_file, save_file
-from trainer_processes_support import prepare, records, start_trainer, train_arguments
+from support.trainer.recordings_support import Recordings
+from support.trainer.trainer_processes_support import prepare, records, start_trainer, train_arguments
 
 from arlarena.proto.streams.queue import Streams
 

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 import torch
-from recordings_support import Recordings, config_of
 from safetensors.torch import load_file
+from support.trainer.recordings_support import Recordings, config_of
 
 from arlarena.proto.streams.queue import Streams
 

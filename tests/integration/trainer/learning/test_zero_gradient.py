@@ -3,8 +3,8 @@
 import asyncio
 import json
 
-from recordings_support import Recordings
-from trainer_processes_support import prepare, records, start_trainer, train_arguments
+from support.trainer.recordings_support import Recordings
+from support.trainer.trainer_processes_support import prepare, records, start_trainer, train_arguments
 
 from arlarena.proto.streams.queue import Streams
 from arlarena.trainer.loop import why_zero_gradient

@@ -4,7 +4,7 @@ import json
 import signal
 
 import pytest
-from trainer_processes_support import (
+from support.trainer.trainer_processes_support import (
     ALONE_STEPS,
     assert_same_end,
     prepare,

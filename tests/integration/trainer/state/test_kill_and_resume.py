@@ -5,8 +5,8 @@ where one that was left alone ends: weights, optimiser, metrics and lineage, how
 import signal
 
 import pytest
-from live_player_support import LivePlayer
-from trainer_processes_support import (
+from support.rollout.live_player_support import LivePlayer
+from support.trainer.trainer_processes_support import (
     ALONE_STEPS,
     assert_same_end,
     prepare,

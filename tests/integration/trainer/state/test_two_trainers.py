@@ -7,7 +7,7 @@ import signal
 
 import pytest
 from redis import Redis
-from trainer_processes_support import (
+from support.trainer.trainer_processes_support import (
     ALONE_STEPS,
     assert_same_end,
     prepare,

@@ -8,8 +8,8 @@ from datetime import timedelta
 import pytest
 import torch
 import torch.distributed as dist
-from inference_support import label, model, write_version
 from safetensors.torch import load_file
+from support.inference.inference_support import label, model, write_version
 
 from arlarena.proto.config import ConfigError
 from arlarena.proto.telemetry import Logger

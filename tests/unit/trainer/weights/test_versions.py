@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from inference_support import VOCABULARY, label, model, reference_logprobs, save
 from safetensors.torch import load_file
+from support.inference.inference_support import VOCABULARY, label, model, reference_logprobs, save
 from transformers import AutoModelForCausalLM
 
 from arlarena.inference.embedded.weights.loading import load_version

@@ -1,26 +1,13 @@
-"""How benchmarks/verify_demo.py judges runs."""
+"""How benchmarks/demo/verify.py judges runs."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-FILE = Path(__file__).resolve().parents[3] / "benchmarks" / "verify_demo.py"
-
-
-@pytest.fixture(scope="module")
-def verify() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("verify_demo", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["verify_demo"] = module
-    spec.loader.exec_module(module)
-    return module
+from benchmarks.demo import verify
+from benchmarks.support import training_runs
 
 
 def run(**changes: Any) -> dict[str, Any]:
@@ -37,7 +24,7 @@ def run(**changes: Any) -> dict[str, Any]:
     return good | changes
 
 
-def test_a_good_run_holds_everything(verify: ModuleType) -> None:
+def test_a_good_run_holds_everything() -> None:
     assert all(claim.holds for claim in verify.claims_of_the_demo("sampo-0", run()))
 
 
@@ -54,13 +41,13 @@ def test_a_good_run_holds_everything(verify: ModuleType) -> None:
         ({"wall_s": 901.0}, "15 minutes"),
     ],
 )
-def test_each_claim_can_fail(verify: ModuleType, changes: dict[str, Any], broken: str) -> None:
+def test_each_claim_can_fail(changes: dict[str, Any], broken: str) -> None:
     failed = [claim.what for claim in verify.claims_of_the_demo("sampo-0", run(**changes)) if not claim.holds]
     assert len(failed) == 1
     assert broken in failed[0]
 
 
-def test_controls_that_gain_fail(verify: ModuleType) -> None:
+def test_controls_that_gain_fail() -> None:
     def judged(name: str, control: dict[str, Any]) -> list[bool]:
         return [claim.holds for claim in verify.claims_of_the_controls({"sampo-0": run(), name: control})]
 
@@ -75,13 +62,13 @@ def test_controls_that_gain_fail(verify: ModuleType) -> None:
     assert judged("pull-0", run()) == [False, False, True]
 
 
-def test_the_paired_interval_is_that_of_the_differences(verify: ModuleType, tmp_path: Path) -> None:
+def test_the_paired_interval_is_that_of_the_differences(tmp_path: Path) -> None:
     (tmp_path / "panels").mkdir()
     outcomes = {"before": [0, 0, 1, 1, 0, 0, 1, 0], "after": [1, 0, 1, 1, 1, 0, 0, 1]}
     for label, solved in outcomes.items():
         results = [[index, success, 0.0, 5] for index, success in enumerate(solved)]
         (tmp_path / "panels" / f"{label}.json").write_text(json.dumps({"results": results}))
-    low, high = verify.paired_gain(tmp_path)
+    low, high = training_runs.paired_gain(tmp_path)
     # Differences 1 0 0 0 1 0 -1 1: mean 0.25, sample variance (4 - 8 / 16) / 7 = 0.5, standard error 0.25.
     assert (low + high) / 2 == pytest.approx(0.25, abs=1e-4)
     assert (high - low) / 2 == pytest.approx(1.96 * 0.25, abs=1e-3)
