@@ -4,8 +4,8 @@ r"""Stock math-verify and TIR Math's judge of answers side by side, on pairs who
     python -m benchmarks.tir_math.judge_verdicts --golds simplerl_math_lv3to5.jsonl aime24.jsonl aime25.jsonl --every 1
 
 Pairs are those of tests/data/golden/tir_math (verdicts.tsv, pairs.jsonl) and tests/cases/environments, and, with
---golds, those made of the answers of such files (JSON lines, field `answer`): each in other forms of itself, which are right,
-and changed, which is wrong.
+--golds, those made of the answers of such files (JSON lines, field `answer`): each in other forms of itself, which are
+right, and changed, which is wrong.
 
     stock     `verify(parse("$gold$"), parse("\\boxed{answer}"))` of math-verify, all defaults
     tidied    the same on the text that our own rules get (`latex.tidy`)
