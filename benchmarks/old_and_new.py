@@ -100,7 +100,7 @@ def rollout() -> Iterator[Measure]:
 
     from arlarena.trainer.settings import TinyPolicy
 
-    bench = either("benchmarks.rollout.throughput", "rollout_throughput")
+    bench = either("benchmarks.rollout.speed", "rollout_throughput")
     tiny = either("arlarena.trainer.model.tiny", "arlarena.trainer.tiny")
     broker_class = either("arlarena.console.launch.broker", "arlarena.console.broker").Broker
     flags = SimpleNamespace(in_flight=16, trace=False)
@@ -124,7 +124,7 @@ def push(transport: str) -> Iterator[Measure]:
     """Pushes a second of a model of 17 MB."""
     import aiohttp
 
-    bench = either("benchmarks.weights.push_speed", "weight_push")
+    bench = either("benchmarks.weights.speed", "weight_push")
     policy_server = either("benchmarks.support.policy_server", "inference_processes").policy_server
     transports = either("arlarena.trainer.weights.transports", "arlarena.trainer.transports")
     versions = either("arlarena.trainer.weights.versions", "arlarena.trainer.versions")
@@ -175,7 +175,7 @@ def sandbox() -> Iterator[Measure]:
 @contextlib.contextmanager
 def update() -> Iterator[Measure]:
     """Optimiser steps a second over rows of unequal length."""
-    bench = either("benchmarks.trainer.update_speed", "trainer")
+    bench = either("benchmarks.trainer.speed", "trainer")
     learner, rows = bench.Ours(bench.model_of(bench.VOCABULARY)), bench.rows_of("uniform")
     yield lambda: 1 / bench.timed(lambda: learner.update(rows))
 

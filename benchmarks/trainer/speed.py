@@ -1,6 +1,6 @@
 """A SAMPO update beside TRL's GRPO path: the same model, rows and forwards, in one process, in turns.
 
-    make setup EXTRA=trl && python -m benchmarks.trainer.update_speed --out benchmarks/results/trainer.json
+    make setup EXTRA=trl && python -m benchmarks.trainer.speed --out benchmarks/results/trainer.json
 
 Both sides take one optimiser step on the same rows with three passes over them: log-probs of the policy without
 gradient (ours for the ratio of whole trajectories, TRL's for π_old), log-probs of the reference, and forward and
@@ -32,7 +32,7 @@ from benchmarks.support.paths import ROOT
 
 TRL = ROOT / ".venv-trl" / "bin" / "python"
 PARTS = (".", "proto", "client", "services/trainer")
-MODULE = "benchmarks.trainer.update_speed"
+MODULE = "benchmarks.trainer.speed"
 WANTED = {"equal": 1.0, "uniform": 1.5, "long_tail": 2.0}
 RAW_WANTED, MEMORY_WANTED = 0.9, 0.5
 ROWS, GROUP, PROMPT, RESPONSE, AT_ONCE = 64, 8, 96, 160, 8

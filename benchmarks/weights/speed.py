@@ -1,6 +1,6 @@
 """From the optimiser's step to the first token of the new weights, beside a bare write and read; and bytes of deltas.
 
-    python -m benchmarks.weights.push_speed --out benchmarks/results/weight_push.json
+    python -m benchmarks.weights.speed --out benchmarks/results/weight_push.json
 
 The trainer's own code (probe, version directory, publisher) and a real policy server. In each round the same weights
 are also written with `safetensors.torch.save_file`, read with `load_file` and copied out of the map, the least that

@@ -1,6 +1,6 @@
 """Rollouts beside their own requests replayed on the engine alone: what share of the engine's speed a worker reaches.
 
-    python -m benchmarks.rollout.throughput [--trace] [--policy DIRECTORY] [--seconds 8] [--in-flight 32] [--rounds 3]
+    python -m benchmarks.rollout.speed [--trace] [--policy DIRECTORY] [--seconds 8] [--in-flight 32] [--rounds 3]
 
 Real services, one process each: an environment server, inference with one torch thread, a Valkey. The worker's own code
 plays groups of 8 from a queue that does not run dry. Once the first groups are done, every generation of the next

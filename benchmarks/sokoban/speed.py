@@ -1,6 +1,6 @@
 """Our Sokoban rooms beside gym-sokoban's, in one run: rooms a second, and whether least pushes tell them apart.
 
-    python -m benchmarks.sokoban.rooms --out benchmarks/results/sokoban_rooms.json
+    python -m benchmarks.sokoban.speed --out benchmarks/results/sokoban_rooms.json
 
 Three comparisons a size:
 
