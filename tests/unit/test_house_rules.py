@@ -1,4 +1,4 @@
-"""Sizes of files and folders, names of classes, and where modules are found: the rules of AGENTS.md that no linter has."""
+"""Rules of AGENTS.md that no linter has: sizes of files and folders, unique class names, no edit of sys.path."""
 
 import ast
 import re
@@ -19,7 +19,7 @@ MAY_EDIT_SYS_PATH = {
     "sandbox/arlarena/sandbox/process.py": "the zygote starts isolated and takes over the path of its parent",
     "tests/integration/sandbox/test_attacks.py": "the program starts isolated, as another user",
     "tests/integration/sandbox/test_forks.py": "a program sees the libraries on the path of the service",
-    "tests/integration/sandbox/test_identity.py": "programs start isolated; a library edits the path while it is imported",
+    "tests/integration/sandbox/test_identity.py": "programs start isolated; a library edits the path on import",
     "tests/support/sandbox/sandbox_support.py": "a program sees the libraries on the path of the service",
 }
 
