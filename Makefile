@@ -11,7 +11,7 @@ TEST_PROCESSES ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format verify clean
+.PHONY: help setup demo test test-all check format verify bench clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,11 @@ format: setup ## put the code into its form
 
 verify: setup ## check the claims of a part at full size: PART=demo, env, trainer, inference, vllm, alfworld, sandbox, tir_math
 	@$(BIN)/python scripts/verify.py $(PART)
+
+bench: setup ## measure a part beside its peer: PART=env_server, trainer, inference, rollout, … (ARGS="--rounds 3")
+	@test -f benchmarks/$(PART)/speed.py || { echo "usage: make bench PART=NAME, where NAME is one of" \
+		$(patsubst benchmarks/%/speed.py,%,$(wildcard benchmarks/*/speed.py)); exit 2; }
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$(PART).speed $(ARGS)
 
 clean: ## remove virtual environments and caches; what is in runs/ stays
 	@rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,11 +1,13 @@
 """This checkout beside an older one, in interleaved pairs: the ratio of their speeds, with its 95 % interval.
 
-    git worktree add ../old COMMIT && python benchmarks/old_and_new.py ../old [--part sandbox …] [--pairs 15]
+    git worktree add ../old COMMIT && python -m benchmarks.old_and_new ../old [--part sandbox …] [--pairs 15]
 
-Each side is a process of its own whose packages and benchmark modules come from its checkout alone, with one thread.
-It starts what a part needs and measures once whenever it is asked. The two sides are asked in turn, and the first of a
-pair alternates. A ratio is the rate of this checkout over that of the older one. The interval is that of the median of
-the ratios, by bootstrap.
+Each side is a process of its own with one thread, whose `arlarena` packages come from its checkout alone. The benchmark
+modules of the parts in OWN_MODULES come from the side's checkout too, since they call Python interfaces that differ
+between checkouts; the others come from this checkout, so that both sides get the same load. A side starts what its part
+needs and measures once whenever it is asked. The two sides are asked in turn, and the first of a pair alternates. A
+ratio is the rate of this checkout over that of the older one. The interval is that of the median of the ratios, by
+bootstrap.
 
 * `environment-http`, `-batch`, `-websocket`: steps a second of a Sokoban server.
 * `rollout`: new tokens a second of a worker with a real broker, environment and policy server.
@@ -34,13 +36,14 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 LEAST_RATIO = 0.90
+OWN_MODULES = ("rollout", "push-shared", "push-http", "update")
 TOKEN = "token of the benchmark"
 TREE = "ARLARENA_BENCHMARK_TREE"  # environment variable of a side: its checkout
 Measure = Callable[[], float]
 
 
 def either(*names: str) -> Any:
-    """The one of these modules that the side's checkout has: modules have moved between checkouts."""
+    """The first of these modules that the side's checkout has: modules have moved between checkouts."""
     for name in names:
         with contextlib.suppress(ModuleNotFoundError):
             module = import_module(name)
@@ -52,21 +55,22 @@ def either(*names: str) -> Any:
 @contextlib.contextmanager
 def environment(way: str) -> Iterator[Measure]:
     """Steps a second over plain HTTP, HTTP batches or WebSockets."""
-    import env_server
+    from benchmarks.env_server import speed
 
     rate, sessions = {
         "http": (http_rate, 16),
-        "batch": (env_server.batch_rate, 256),
-        "websocket": (env_server.websocket_rate, 64),
+        "batch": (speed.batch_rate, 256),
+        "websocket": (speed.websocket_rate, 64),
     }[way]
-    with env_server.our_server(1) as url:
+    with speed.our_server(1) as url:
         yield lambda: asyncio.run(rate(url, sessions, 1.5))
 
 
 async def http_rate(url: str, sessions: int, seconds: float) -> float:
     """Steps a second of sessions that each send one request at a time."""
     import aiohttp
-    from env_server import post
+
+    from benchmarks.env_server.speed import post
 
     async def play(session: aiohttp.ClientSession, name: str, seed: int, ends: float) -> int:
         steps = 0
@@ -92,11 +96,11 @@ async def http_rate(url: str, sessions: int, seconds: float) -> float:
 @contextlib.contextmanager
 def rollout() -> Iterator[Measure]:
     """Tokens a second of a rollout worker."""
-    import rollout_throughput as bench
     import uvloop
 
     from arlarena.trainer.settings import TinyPolicy
 
+    bench = either("benchmarks.rollout.speed", "rollout_throughput")
     tiny = either("arlarena.trainer.model.tiny", "arlarena.trainer.tiny")
     broker_class = either("arlarena.console.launch.broker", "arlarena.console.broker").Broker
     flags = SimpleNamespace(in_flight=16, trace=False)
@@ -124,12 +128,9 @@ def rollout() -> Iterator[Measure]:
 def push(transport: str) -> Iterator[Measure]:
     """Pushes a second of a model of 17 MB."""
     import aiohttp
-    import weight_push as bench
-    from inference_processes import policy_server
 
-    from arlarena.proto.telemetry import Logger
-
-    publishing = either("arlarena.trainer.weights.publisher", "arlarena.trainer.publisher")
+    bench = either("benchmarks.weights.speed", "weight_push")
+    policy_server = either("benchmarks.support.policy_server", "inference_processes").policy_server
     transports = either("arlarena.trainer.weights.transports", "arlarena.trainer.transports")
     versions = either("arlarena.trainer.weights.versions", "arlarena.trainer.versions")
 
@@ -142,7 +143,7 @@ def push(transport: str) -> Iterator[Measure]:
         settings = {"model": str(folder / "model"), "weights_root": str(theirs), "admin_token": TOKEN}
         with policy_server(folder, **settings) as (url, _):
             way = transports.SharedDirectory() if transport == "shared" else transports.Http(full_every=20)
-            publisher = publishing.Publisher([url], way, token=TOKEN, patience_s=30, log=Logger("bench"))
+            publisher = publisher_of(bench, url, way)
             trainer, steps = bench.Trainer(model, store, publisher), iter(range(1, 10_000))
 
             async def once() -> float:
@@ -159,21 +160,27 @@ def push(transport: str) -> Iterator[Measure]:
             yield lambda: 3 / sum(loop.run(once()) for _ in range(3))
 
 
+def publisher_of(bench: Any, url: str, transport: Any) -> Any:
+    """The publisher of the side's checkout, whose benchmark makes it unless it is one of the older ones."""
+    if hasattr(bench, "publisher_of"):
+        return bench.publisher_of(url, transport, TOKEN)
+    return bench.Publisher([url], transport, token=TOKEN, patience_s=30, log=bench.Logger("bench"))
+
+
 @contextlib.contextmanager
 def sandbox() -> Iterator[Measure]:
     """Executions a second, two at a time."""
-    import sandbox as bench
+    from benchmarks.sandbox.program import PROGRAM, rate
 
     module = either("arlarena.sandbox.forks", "arlarena.env_server.sandbox.forks")
     with contextlib.closing(module.ForkSandbox(module.ForkSettings())) as forks:
-        yield lambda: bench.rate(lambda: forks.run(bench.PROGRAM).stdout, 2.0, 2)
+        yield lambda: rate(lambda: forks.run(PROGRAM).stdout, 2.0, 2)
 
 
 @contextlib.contextmanager
 def update() -> Iterator[Measure]:
     """Optimiser steps a second over rows of unequal length."""
-    import trainer as bench
-
+    bench = either("benchmarks.trainer.speed", "trainer")
     learner, rows = bench.Ours(bench.model_of(bench.VOCABULARY)), bench.rows_of("uniform")
     yield lambda: 1 / bench.timed(lambda: learner.update(rows))
 
@@ -213,7 +220,10 @@ def side(tree: Path, part: str) -> Iterator[Measure]:
         SystemExit: it fails, or its packages are those of another checkout.
     """
     packages = [str(one.parent) for one in tree.glob("**/pyproject.toml") if (one.parent / "arlarena").is_dir()]
-    variables = os.environ | {TREE: str(tree), "PYTHONPATH": os.pathsep.join([*packages, str(tree / "benchmarks")])}
+    modules = tree if part in OWN_MODULES else ROOT
+    # Older checkouts have their benchmarks in one folder, as modules without a package.
+    path = os.pathsep.join([*packages, str(modules), *([] if modules == ROOT else [str(tree / "benchmarks")])])
+    variables = os.environ | {TREE: str(tree), "PYTHONPATH": path}
     command = [sys.executable, "-P", __file__, "--answer", part]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=variables | {"OMP_NUM_THREADS": "1"}, **pipes) as process:
@@ -268,7 +278,7 @@ def main() -> int:
         return 0
     if not flags.old or not (flags.old / "proto").is_dir():
         parser.error("name the folder of an older checkout")
-    from env_processes import finish
+    from benchmarks.support.results import finish
 
     results = {}
     for part in flags.part:

@@ -26,55 +26,57 @@ def tests(*paths: str) -> tuple[str, ...]:
     return ("-m", "pytest", "-q", "-rs", *paths)
 
 
-def benchmark(name: str, *flags: str, result: str = "") -> tuple[str, ...]:
-    """A benchmark that writes its result."""
-    return (f"benchmarks/{name}.py", *flags, "--out", f"{RESULTS}/{result or name}.json")
+def benchmark(module: str, result: str, *flags: str) -> tuple[str, ...]:
+    """A module of `benchmarks` that writes its result."""
+    return ("-m", f"benchmarks.{module}", *flags, "--out", f"{RESULTS}/{result}.json")
 
 
 PARTS = {
-    "demo": Part("the demo on three seeds, with its controls: about an hour", (("benchmarks/verify_demo.py",),)),
+    "demo": Part("the demo on three seeds, with its controls: about an hour", (("-m", "benchmarks.demo.verify"),)),
     "env": Part(
         "the environment server: soak, fuzz, 4,096 sessions, beside OpenEnv's: a quarter of an hour",
         (
-            tests("tests/contract/env_server/test_openenv_client.py", "tests/contract/client/test_examples.py"),
-            benchmark("env_soak"), benchmark("env_fuzz"), benchmark("env_scale"), benchmark("env_server"),
+            tests("tests/contract/env_server/api/test_openenv_client.py", "tests/contract/client/test_examples.py"),
+            benchmark("env_server.soak", "env_soak"), benchmark("env_server.fuzz", "env_fuzz"),
+            benchmark("env_server.scale", "env_scale"), benchmark("env_server.speed", "env_server"),
         ),
         ("openenv", "fuzz", "verifiers", "trl"),
     ),
     "trainer": Part(
         "the trainer: real weights, exact numerics, speed beside TRL: 10 minutes",
-        (tests("tests/numerics", "tests/integration/trainer"), benchmark("trainer")),
+        (tests("tests/numerics", "tests/integration/trainer"), benchmark("trainer.speed", "trainer")),
         ("trl", "smollm2"),
     ),
     "inference": Part(
         "the policy server: one contract for both engines, pushes under kills, speed beside vLLM",
         (
             tests("tests/contract/inference", "tests/integration/inference", "tests/numerics/inference"),
-            benchmark("push_soak"), benchmark("weight_push"),
-            benchmark("rollout_throughput", "--trace", result="rollout_trace"), benchmark("inference"),
+            benchmark("weights.push_soak", "push_soak"), benchmark("weights.speed", "weight_push"),
+            benchmark("rollout.speed", "rollout_trace", "--trace"), benchmark("inference.speed", "inference"),
         ),
         ("vllm",),
     ),
     "vllm": Part(
         "vLLM on the CPU as the engine of the demo's loop, and a planted stale head: 6 minutes",
-        (tests("tests/integration/inference/test_vllm.py"), benchmark("verify_vllm", result="vllm")),
+        (tests("tests/integration/inference/test_vllm.py"), benchmark("inference.verify_vllm", "vllm")),
         ("vllm",),
     ),
     "alfworld": Part(
         "ALFWorld: 108 games beside TextWorld, 1,000 games, speed, the tiny recipe on three seeds: over an hour",
         (
-            benchmark("alfworld_oracle"), benchmark("alfworld_games"), ("benchmarks/verify_alfworld.py",),
-            benchmark("alfworld_speed"),
+            benchmark("alfworld.oracle", "alfworld_oracle"), benchmark("alfworld.games", "alfworld_games"),
+            ("-m", "benchmarks.alfworld.verify"), benchmark("alfworld.speed", "alfworld_speed"),
         ),
         ("alfworld",),
     ),
     "sandbox": Part(
         "the sandbox: attacks (in containers too where there is Docker), speed beside a cold Python: 10 minutes",
-        (tests("tests/integration/sandbox", "tests/contract/env_server/test_tir_math_server.py"), benchmark("sandbox")),
+        (tests("tests/integration/sandbox", "tests/contract/environments/test_tir_math_server.py"),
+         benchmark("sandbox.speed", "sandbox")),
     ),
     "tir_math": Part(
         "TIR Math: the tiny recipe on three seeds, its fallback and its control: half an hour",
-        (("benchmarks/verify_tir_math.py",),),
+        (("-m", "benchmarks.tir_math.verify"),),
     ),
 }  # fmt: skip
 
@@ -92,7 +94,7 @@ def main() -> int:
         for command in part.commands:
             python = sys.executable
             variables = os.environ | {"OMP_NUM_THREADS": "1"}
-            if command[0].endswith("alfworld_oracle.py"):  # runs where TextWorld is
+            if "benchmarks.alfworld.oracle" in command:  # runs where TextWorld is
                 python = ".venv-alfworld/bin/python"
                 variables["PYTHONPATH"] = "environments/alfworld:environments/sdk:proto"
             print("running", *command, flush=True)

@@ -1,7 +1,8 @@
-"""What the programs in this folder share. Each is one public bug report, or one of its kind, tried on this project.
+"""What the programs below this folder share. Each is one public bug report, or one of its kind, tried on this project.
 
-    python tests/cases/think_prefilled.py            # exit code 0: as expected; 1: not
-    python tests/cases/think_prefilled.py --busy     # the same while every core computes something else
+    export PYTHONPATH=tests
+    python -m cases.inference.think_prefilled            # exit code 0: as expected; 1: not
+    python -m cases.inference.think_prefilled --busy     # the same while every core computes something else
 
 They use the interpreter that runs them, and the project that is installed there.
 """

@@ -1,14 +1,14 @@
-"""Every program of this folder exits with 0: on a quiet machine, and, in the slow tests, on a busy one."""
+"""Every program below this folder exits with 0: on a quiet machine, and, in the slow tests, on a busy one."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-PROGRAMS = sorted(
-    set(Path(__file__).parent.glob("*.py")) - {Path(__file__), Path(__file__).with_name("case_support.py")}
-)
+TESTS = Path(__file__).parents[1]
+PROGRAMS = sorted(Path(__file__).parent.glob("*/*.py"))
 # They load every core until limits of CPU time are reached, make a model and start its server, import sympy in many
 # sandboxes, or start a server whose imports were made for other tests. `make test` has shorter tests of each:
 # test_endings, test_judge, test_inference_pieces, test_inference_parameters, test_rollout_without_turns, test_replies,
@@ -38,7 +38,9 @@ LONG = {
     ],
 )
 def test_the_program_finds_nothing_wrong(program, options):
+    module = ".".join(program.relative_to(TESTS).with_suffix("").parts)
     done = subprocess.run(
-        [sys.executable, str(program), *options], capture_output=True, text=True, timeout=280, check=False
-    )
+        [sys.executable, "-m", module, *options], capture_output=True, text=True, timeout=280, check=False,
+        env=os.environ | {"PYTHONPATH": str(TESTS)},
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

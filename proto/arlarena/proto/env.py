@@ -265,67 +265,6 @@ class Split(msgspec.Struct):
     evaluation: bool
 
 
-class TaskRef(msgspec.Struct):
-    """A task by its names; a reset takes it as it is."""
-
-    task_id: str
-    split: str
-    index: int
-
-
-class SplitRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """`POST /{env}/tasks` and `/{env}/num_tasks`."""
-
-    split: str
-
-
-class TaskRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """`POST /{env}/task`."""
-
-    split: str
-    index: int
-
-
-class TaskRangeRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """`POST /{env}/task_range`: from `start` (0) to `stop` (the end), which is not included."""
-
-    split: str
-    start: int | None = None
-    stop: int | None = None
-
-
-class TaskList(msgspec.Struct):
-    """All tasks of a split, in order."""
-
-    tasks: list[TaskRef]
-    env_name: str
-
-
-class TaskCount(msgspec.Struct):
-    """How many tasks a split has."""
-
-    num_tasks: int
-
-
-class TaskReply(msgspec.Struct):
-    """One task."""
-
-    task: TaskRef
-
-
-class TaskRange(msgspec.Struct):
-    """Some tasks of a split, in order."""
-
-    tasks: list[TaskRef]
-
-
-class SplitRef(msgspec.Struct):
-    """A split in OpenEnv's form."""
-
-    name: str
-    type: Literal["train", "validation", "test"]
-
-
 class Template(msgspec.Struct):
     """The prompt's template, word for word."""
 

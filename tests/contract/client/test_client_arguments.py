@@ -4,8 +4,8 @@ import asyncio
 
 import numpy as np
 import pytest
-from environment_support import environment_server
 from gymnasium.utils.env_checker import check_env
+from support.environments.environment_support import environment_server
 
 from arlarena.client.environments import EnvironmentClient
 from arlarena.client.errors import Refused

@@ -6,9 +6,9 @@ import threading
 import gymnasium
 import numpy as np
 import pytest
-from conversation_support import PROBLEM, TallyEnvironment, serving
-from environment_support import environment_server
 from gymnasium.utils.env_checker import check_env
+from support.environments.conversation_support import PROBLEM, TallyEnvironment, serving
+from support.environments.environment_support import environment_server
 
 from arlarena.client.errors import Refused, SessionLost
 from arlarena.client.gymnasium import TextEnv, TextVectorEnv

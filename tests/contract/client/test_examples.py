@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from environment_support import environment_server
+from support.environments.environment_support import environment_server
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = ROOT / "examples"
@@ -60,9 +60,9 @@ def test_trl_trains_on_a_server(url, tmp_path):
     if not TRL.exists():
         pytest.skip("TRL is not installed: `make setup EXTRA=trl`")
     before = metric(url, "step_seconds_count")
-    path = os.pathsep.join(str(ROOT / part) for part in ("proto", "client"))
+    path = os.pathsep.join(str(ROOT / part) for part in ("proto", "client", "examples"))
     done = subprocess.run(
-        [TRL, ROOT / "tests" / "support" / "trl_driver.py", url, tmp_path / "policy"], cwd=tmp_path,
+        [TRL, ROOT / "tests" / "support" / "trainer" / "trl_driver.py", url, tmp_path / "policy"], cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

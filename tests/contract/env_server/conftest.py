@@ -4,7 +4,7 @@ import json
 
 import aiohttp
 import pytest
-from environment_support import environment_server
+from support.environments.environment_support import environment_server
 
 
 @pytest.fixture(scope="module")

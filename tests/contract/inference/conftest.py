@@ -1,8 +1,8 @@
 """One server for all tests that leave its weights alone, and one of each engine for the contract of both."""
 
 import pytest
-from engines_support import PROMPT, PYTHON, SLOTS, TOKEN, policy, serve
-from inference_support import model, running_server, save
+from support.inference.engines_support import PROMPT, PYTHON, SLOTS, TOKEN, policy, serve
+from support.inference.inference_support import model, running_server, save
 
 
 @pytest.fixture(scope="session")

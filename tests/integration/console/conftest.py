@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from up_support import Up
+from support.console.up_support import Up
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from up_support import CONFIG, Up, fake_services
+from support.console.up_support import CONFIG, Up, fake_services
 
 # The tests start the command as a module, and so is it printed.
 PROGRAM = f"{shlex.quote(sys.executable)} -m arlarena.console"

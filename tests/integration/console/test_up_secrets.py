@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import redis
-from up_support import CONFIG, Up
+from support.console.up_support import CONFIG, Up
 
 from arlarena.console.launch.broker import Broker
 

@@ -11,7 +11,7 @@ import aiohttp
 import psutil
 import pytest
 import torch
-from inference_support import (
+from support.inference.inference_support import (
     VOCABULARY,
     label,
     model,

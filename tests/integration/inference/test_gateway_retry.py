@@ -8,7 +8,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from inference_support import Http, environment, openai_error, wait_until
+from support.inference.inference_support import Http, environment, openai_error, wait_until
 
 pytestmark = pytest.mark.slow  # a gateway whose engines start
 

@@ -12,8 +12,8 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from health_watch import HealthWatch
-from inference_support import Http, model, openai_error, running_server, save
+from support.inference.inference_support import Http, model, openai_error, running_server, save
+from support.processes.health_watch import HealthWatch
 
 GENERATE, COMPLETIONS, CHAT = "/inference/v1/generate", "/v1/completions", "/v1/chat/completions"
 SAY = [{"role": "user", "content": "say something"}]

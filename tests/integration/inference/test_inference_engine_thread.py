@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from inference_support import MAX_LENGTH, model, save
+from support.inference.inference_support import MAX_LENGTH, model, save
 
 from arlarena.inference.embedded.engine import Engine, EngineDeadError, EngineLimits
 from arlarena.inference.embedded.sampler import Draw

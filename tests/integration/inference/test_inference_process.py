@@ -9,7 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from inference_support import (
+from support.inference.inference_support import (
     Http,
     environment,
     label,

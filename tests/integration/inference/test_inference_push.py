@@ -5,7 +5,15 @@ import threading
 
 import pytest
 import torch
-from inference_support import label, model, reference_logprobs, running_server, save, wait_until, write_version
+from support.inference.inference_support import (
+    label,
+    model,
+    reference_logprobs,
+    running_server,
+    save,
+    wait_until,
+    write_version,
+)
 from transformers import DynamicCache
 
 PROMPT = [3, 10, 20, 30, 4]

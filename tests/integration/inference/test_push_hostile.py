@@ -8,7 +8,15 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 from aiohttp import web
-from inference_support import label, model, reference_logprobs, running_server, save, wait_until, write_version
+from support.inference.inference_support import (
+    label,
+    model,
+    reference_logprobs,
+    running_server,
+    save,
+    wait_until,
+    write_version,
+)
 
 from arlarena.client.weights import PushError, PushRefused, Sender, WeightsClient
 

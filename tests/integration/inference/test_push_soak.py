@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "push_soak.py"
+ROOT = Path(__file__).resolve().parents[3]
 
 
 # Slow: 12 pushes, two kills and the starts of engines after them take half a minute. In `make test`, test_gateway.py
@@ -19,7 +19,8 @@ def test_every_token_is_of_the_version_that_it_carries_whoever_is_killed(tmp_pat
     out = tmp_path / "out.json"
     amount = ["--pushes", "12", "--kills", "2", "--pause", "0.5", "--transport", transport]
     ended = subprocess.run(
-        [sys.executable, SCRIPT, *amount, "--out", out], capture_output=True, text=True, timeout=280
+        [sys.executable, "-m", "benchmarks.weights.push_soak", *amount, "--out", out],
+        cwd=ROOT, capture_output=True, text=True, timeout=280,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout + ended.stderr[-3000:]
     found = json.loads(out.read_text())

@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from inference_support import (
+from safetensors.torch import save_file
+from support.inference.inference_support import (
     VOCABULARY,
     label,
     model,
@@ -19,7 +20,6 @@ from inference_support import (
     wait_until,
     write_version,
 )
-from safetensors.torch import save_file
 
 from arlarena.client.weights import PushRefused
 from arlarena.proto.telemetry import Logger
@@ -54,7 +54,7 @@ def version(root, seed, step):
 def vllm(folder, root, monkeypatch, *arguments, **settings):
     if not PYTHON.exists():
         pytest.skip("VLLM ABSENT: `make setup EXTRA=vllm`, so this test did not run")
-    path = os.pathsep.join([str(ROOT / "tests" / "support"), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     monkeypatch.setenv("PYTHONPATH", path)
     given = {
         "engine": "vllm", "vllm_device": "cpu", "vllm_python": str(PYTHON),
@@ -181,7 +181,8 @@ async def test_killed_it_comes_back_with_the_wanted_weights_and_its_adapters(ser
 async def test_a_stale_head_is_refused_by_the_probe(tmp_path, monkeypatch):
     (tmp_path / "weights").mkdir()
     planted = (
-        "--worker-extension-cls", "stale_extension.Extension", "--weight-transfer-config", '{"backend": "stale"}'
+        "--worker-extension-cls", "support.inference.stale_extension.Extension",
+        "--weight-transfer-config", '{"backend": "stale"}'
     )  # fmt: skip
     with vllm(tmp_path, tmp_path / "weights", monkeypatch, *planted) as server:
         with pytest.raises(PushRefused, match="the weights in use are not the ones pushed"):

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conversation_support import TURNS, TallyEnvironment, serving
-from inference_support import ServerProcess, running_server
-from tiny_support import SOKOBAN
+from support.environments.conversation_support import TURNS, TallyEnvironment, serving
+from support.inference.inference_support import ServerProcess, running_server
 
 from arlarena.client.environments import EnvironmentClient
 from arlarena.client.policy import PolicyClient

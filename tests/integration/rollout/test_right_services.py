@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from environment_support import environment_server
-from inference_support import model, running_server, save
+from support.environments.environment_support import environment_server
+from support.inference.inference_support import model, running_server, save
 
 from arlarena.client.environments import EnvironmentClient
 from arlarena.client.errors import Refused

@@ -2,20 +2,17 @@
 
 import asyncio
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tiny_support import SOKOBAN
+from support.rollout.services_support import Process, Stack, running_stack
 
 from arlarena.client.environments import EnvironmentClient
 from arlarena.client.policy import PolicyClient
@@ -26,116 +23,17 @@ from arlarena.rollout.__main__ import main
 from arlarena.rollout.episode import turn_seed
 from arlarena.rollout.evaluate import describe
 from arlarena.rollout.tokens import Tokens
-from arlarena.trainer.model.tiny import create_tiny_policy
-from arlarena.trainer.settings import TinyPolicy
 
 pytestmark = pytest.mark.processes
 
 LIMIT_S = 60.0
 MANY = 24  # groups: enough that a service dies while they are played
-CONFIG = """
-[environment]
-name = "sokoban"
-capacity = 64
-[environment.options]
-observation = "grid+coordinates"
-template = "compact"
-max_moves = 8
-[inference]
-model = "{policy}"
-max_model_len = 160
-[policy]
-path = "{policy}"
-[rollout]
-groups_in_flight = 3
-lease_ttl_s = 2.0
-lease_block_s = 0.2
-connect_timeout_s = 2.0
-environment_timeout_s = 5.0
-generate_timeout_s = 10.0
-request_retries = 0
-episode_retries = 20
-service_retry_timeout_s = 40.0
-drain_s = 20.0
-report_every_s = 0.5
-"""
-
-
-@dataclass
-class Process:
-    """A service: how it is started, where it listens, what it wrote."""
-
-    arguments: tuple[str, ...]
-    log: Path
-    popen: subprocess.Popen[str] | None = None
-    port: int = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self, *, listens: bool = True) -> None:
-        """Start, on the port of before if there was one."""
-        port = ("--port", str(self.port)) if listens else ()
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("ARLARENA_")}
-        with self.log.open("a") as log:
-            self.popen = subprocess.Popen(
-                [sys.executable, "-m", *self.arguments, *port],
-                stdout=subprocess.PIPE if listens else log,
-                stderr=log,
-                text=True,
-                env=kept | {"OMP_NUM_THREADS": "1"},
-            )
-        if listens:
-            assert self.popen.stdout is not None
-            line = self.popen.stdout.readline()
-            assert line, self.log.read_text()
-            self.port = json.loads(line)["port"]
-
-    def kill(self) -> None:
-        assert self.popen is not None
-        self.popen.kill()
-        self.popen.wait(10)
-
-    def stop(self) -> int:
-        assert self.popen is not None
-        if self.popen.poll() is None:
-            self.popen.send_signal(signal.SIGTERM)
-        return self.popen.wait(30)
-
-    def events(self, name: str) -> list[dict[str, Any]]:
-        lines = [line for line in self.log.read_text().splitlines() if line.startswith("{")]
-        return [event for event in map(json.loads, lines) if event["event"] == name]
-
-
-@dataclass
-class Stack:
-    """The services of this module's tests."""
-
-    folder: Path
-    policy: Path
-    config: Path
-    environment: Process
-    inference: Process
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("stack")
-    policy, config = folder / "policy", folder / "run.toml"
-    create_tiny_policy(policy, TinyPolicy(layers=2, hidden=64), seed=0, pieces=SOKOBAN)
-    config.write_text(CONFIG.format(policy=policy))
-    environment = Process(("arlarena.env_server", "sokoban", "--config", str(config)), folder / "environment.log")
-    inference = Process(("arlarena.inference", "--config", str(config)), folder / "inference.log")
-    started: list[Process] = []
-    try:
-        for process in (environment, inference):
-            process.start()
-            started.append(process)
-        yield Stack(folder, policy, config, environment, inference)
-    finally:
-        for process in started:
-            process.stop()
+    with running_stack(tmp_path_factory.mktemp("stack")) as running:
+        yield running
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from sandbox_attacks import BREACH, Attack, attacks, baits, control
 from sandbox_attacks.__main__ import LONGEST_S, report
-from sandbox_support import readable_python
+from support.sandbox.sandbox_support import readable_python
 
 from arlarena.sandbox import kernel
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 from cases.case_support import busy_cores
-from sandbox_support import wait_until
+from support.sandbox.sandbox_support import wait_until
 
 from arlarena.sandbox import kernel
 from arlarena.sandbox.execution import ExecutionLimits, SandboxError

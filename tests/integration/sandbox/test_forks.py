@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from sandbox_attacks.honest import HONEST
-from sandbox_support import patched_work, wait_until
+from support.sandbox.sandbox_support import patched_work, wait_until
 
 from arlarena.sandbox import kernel
 from arlarena.sandbox.execution import ExecutionLimits, SandboxBusy, SandboxError, SandboxUnavailable

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from sandbox_support import readable_python, wait_until
+from support.sandbox.sandbox_support import readable_python, wait_until
 
 from arlarena.sandbox import kernel
 from arlarena.sandbox.execution import ExecutionLimits, SandboxError, SandboxUnavailable

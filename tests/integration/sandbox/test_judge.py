@@ -72,7 +72,7 @@ def test_what_the_answer_is_to_blame_for_is_wrong(
     assert not judge.is_right("7", f"an answer with an end of {execution.detail}", "math")
 
 
-@pytest.mark.slow  # ten seconds: both cores are kept busy; tests/cases/judge_cpu_limit.py is one, too
+@pytest.mark.slow  # ten seconds: both cores are kept busy; tests/cases/environments/judge_cpu_limit.py is one, too
 def test_an_answer_that_takes_too_much_computing_is_wrong_on_a_busy_machine_too() -> None:
     hard = "x"
     for _ in range(6):

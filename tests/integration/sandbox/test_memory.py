@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 from sandbox_attacks import BREACH, attacks, baits
-from sandbox_support import patched_work
+from support.sandbox.sandbox_support import patched_work
 
 from arlarena.sandbox import kernel
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings

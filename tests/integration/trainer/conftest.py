@@ -4,8 +4,8 @@ import asyncio
 import uuid
 
 import pytest
-from trainer_processes_support import ALONE_STEPS, prepare, recorded, train_with_ends
-from trainer_support import make_group, tiny_directory
+from support.trainer.trainer_processes_support import ALONE_STEPS, prepare, recorded, train_with_ends
+from support.trainer.trainer_support import make_group, tiny_directory
 
 __all__ = ["make_group", "tiny_directory"]
 

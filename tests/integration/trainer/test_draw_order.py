@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from environment_support import environment_server
+from support.environments.environment_support import environment_server
 
 from arlarena.client.errors import ServiceError
 from arlarena.proto.config import ConfigError

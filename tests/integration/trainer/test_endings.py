@@ -6,8 +6,8 @@ import os
 import signal
 
 import pytest
-from recordings_support import Recordings
-from trainer_processes_support import prepare, start_trainer, steps_of, train_arguments
+from support.trainer.recordings_support import Recordings
+from support.trainer.trainer_processes_support import prepare, start_trainer, steps_of, train_arguments
 
 from arlarena.proto.streams.queue import Streams
 

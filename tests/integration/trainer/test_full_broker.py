@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from redis import Redis
-from trainer_processes_support import (
+from support.trainer.trainer_processes_support import (
     ALONE_STEPS,
     assert_same_end,
     prepare,

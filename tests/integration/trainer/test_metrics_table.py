@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from trainer_processes_support import prepare, recorded, train_with_ends
+from support.trainer.trainer_processes_support import prepare, recorded, train_with_ends
 
 pytestmark = pytest.mark.slow  # two trainings
 

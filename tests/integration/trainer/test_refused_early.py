@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from environment_support import environment_server
+from support.environments.environment_support import environment_server
 
 from arlarena.proto.config import ConfigError
 from arlarena.trainer.preflight import check_writable

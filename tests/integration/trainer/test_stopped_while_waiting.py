@@ -5,7 +5,7 @@ import os
 import signal
 
 import pytest
-from trainer_processes_support import prepare, start_trainer, train_arguments
+from support.trainer.trainer_processes_support import prepare, start_trainer, train_arguments
 
 NOBODY = "http://127.0.0.1:9"  # the discard port: connections are refused
 

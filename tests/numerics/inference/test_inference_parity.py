@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from inference_support import EOS, MAX_LENGTH, VOCABULARY, model, reference_logprobs, save, vary_norms
+from support.inference.inference_support import EOS, MAX_LENGTH, VOCABULARY, model, reference_logprobs, save, vary_norms
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from arlarena.inference.embedded.architecture import UnsupportedModelError, read_architecture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from trainer_support import random_rows
+from support.trainer.trainer_support import random_rows
 
 from arlarena.proto.config import ConfigError
 from arlarena.trainer.batching.packing import micro_batches

@@ -5,7 +5,7 @@ import itertools
 import math
 
 import pytest
-from covering_support import covering
+from support.trainer.covering_support import covering
 
 from arlarena.proto.trajectory import PolicyVersion
 from arlarena.trainer.batching.credit import StalenessPolicy, returns, rows_of, score, successes

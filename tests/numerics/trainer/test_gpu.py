@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from trainer_support import growing_rows, random_rows
+from support.trainer.trainer_support import growing_rows, random_rows
 
 from arlarena.trainer.batching.packing import micro_batches
 from arlarena.trainer.learning.learner import Learner

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from trainer_support import growing_rows, random_rows
+from support.trainer.trainer_support import growing_rows, random_rows
 
 # One, two and three processes with torch and FSDP take a minute on two idle cores.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from trainer_support import growing_rows, random_rows
+from support.trainer.trainer_support import growing_rows, random_rows
 
 from arlarena.trainer.batching.packing import TrainingSample, micro_batches
 from arlarena.trainer.learning.learner import Learner

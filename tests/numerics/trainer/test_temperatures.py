@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from trainer_support import growing_rows, random_rows
+from support.trainer.trainer_support import growing_rows, random_rows
 
 from arlarena.proto.trajectory import PolicyVersion, Sampling, pack_floats
 from arlarena.trainer.batching.credit import StalenessPolicy, rows_of, score, turn_entropies

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from trainer_support import random_rows
+from support.trainer.trainer_support import random_rows
 
 from arlarena.trainer.learning.coordinator import Coordinator
 from arlarena.trainer.learning.learner import Learner, weight_not_finite

@@ -3,8 +3,8 @@
 import argparse
 
 import pytest
-from parsers_support import parser_of, parsers
 from pydantic import BaseModel
+from support.console.parsers_support import parser_of, parsers
 
 from arlarena.console import settings as console
 from arlarena.env_server.settings import EnvironmentSettings

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import typer
-from parsers_support import parser_of, parsers
+from support.console.parsers_support import parser_of, parsers
 from typer.core import TyperCommand, TyperGroup
 
 from arlarena.console.cli.app import app

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from inference_support import label, model, write_version
+from support.inference.inference_support import label, model, write_version
 
 from arlarena.inference.weights.store import Store, UnknownVersion, newest_whole
 from arlarena.inference.weights.versions import VersionError, verify

@@ -1,7 +1,7 @@
 """Stop strings and growing text."""
 
 import pytest
-from inference_support import EOS, tokenizer
+from support.inference.inference_support import EOS, tokenizer
 
 from arlarena.inference.api.errors import RequestError
 from arlarena.inference.embedded.text.codec import GrowingText, TextCodec, cut

@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from inference_support import label, model, save, write_version
+from support.inference.inference_support import label, model, save, write_version
 
 from arlarena.inference.embedded.architecture import read_architecture
 from arlarena.inference.embedded.weights.loading import load_model, load_version

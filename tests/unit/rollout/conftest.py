@@ -4,8 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from rollout_support import House, open_house
-from tiny_support import sokoban_tokenizer
+from support.rollout.rollout_support import House, open_house
 
 from arlarena.rollout.tokens import Tokens
 

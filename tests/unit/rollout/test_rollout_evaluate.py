@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from rollout_support import RIGHT, Corridor, House, command
-from tiny_support import sokoban_tokenizer
+from support.rollout.rollout_support import RIGHT, Corridor, House, command
 
 from arlarena.proto.config import ConfigError
 from arlarena.proto.trajectory import read_groups

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rollout_support import Corridor, House, command
+from support.rollout.rollout_support import Corridor, House, command
 
 from arlarena.proto.config import ConfigError
 from arlarena.proto.task_order import TaskOrder

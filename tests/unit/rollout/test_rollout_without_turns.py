@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rollout_support import GOAL, Corridor, House, command
+from support.rollout.rollout_support import GOAL, Corridor, House, command
 
 from arlarena.rollout.tokens import Tokens
 

@@ -1,5 +1,5 @@
 """Small made-up groups and a tiny policy (see `trainer_support`)."""
 
-from trainer_support import make_group, policy, tiny_directory
+from support.trainer.trainer_support import make_group, policy, tiny_directory
 
 __all__ = ["make_group", "policy", "tiny_directory"]

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from forking_support import trainers
+from support.processes.forking_support import trainers
 
 from arlarena.proto.config import ConfigError
 from arlarena.proto.trajectory import PolicyVersion, Sampling, encode, write_groups

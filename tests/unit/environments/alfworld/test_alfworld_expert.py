@@ -4,7 +4,7 @@ import random
 from collections import Counter
 
 import pytest
-from alfworld_support import tiny_game, typed
+from support.environments.alfworld_support import tiny_game, typed
 
 from arlarena.environments.alfworld.content import loaded
 from arlarena.environments.alfworld.engine.game import Game

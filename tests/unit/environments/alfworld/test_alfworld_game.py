@@ -4,7 +4,7 @@ import random
 import re
 
 import pytest
-from alfworld_support import tiny_game, tiny_problem, tiny_rules, typed
+from support.environments.alfworld_support import tiny_game, tiny_problem, tiny_rules, typed
 
 from arlarena.environments.alfworld.engine import answer_cache as answers
 from arlarena.environments.alfworld.engine import game as engine

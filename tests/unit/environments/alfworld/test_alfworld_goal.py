@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from alfworld_support import tiny_game, tiny_problem, tiny_rules, typed
+from support.environments.alfworld_support import tiny_game, tiny_problem, tiny_rules, typed
 
 from arlarena.environments.alfworld.engine.goal import compile_goal, watched_by
 from arlarena.environments.alfworld.engine.pddl import read_expressions, read_problem

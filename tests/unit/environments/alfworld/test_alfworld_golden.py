@@ -1,6 +1,6 @@
 """What TextWorld answered in a dozen made games, some of them mutated: our engine says the same, to the character.
 
-After `make setup EXTRA=alfworld`, `benchmarks/alfworld_oracle.py --record tests/data/golden/alfworld` writes them anew.
+After `make setup EXTRA=alfworld`, `benchmarks/alfworld/oracle.py --record tests/data/golden/alfworld` writes them anew.
 That is needed when the maker of games changes (MAKER_VERSION), and never because our engine does.
 """
 

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from alfworld_support import tiny_rules
+from support.environments.alfworld_support import tiny_rules
 
 from arlarena.environments.alfworld.engine.game import Game
 from arlarena.environments.alfworld.engine.state import NOTHING, WorldState, check_predicates

@@ -13,7 +13,7 @@ from arlarena.proto.config import ConfigError
 
 ROOT = Path(__file__).resolve().parents[4]
 PYTHON = ROOT / ".venv-alfworld" / "bin" / "python"
-DRIVER = ROOT / "tests" / "support" / "alfworld_driver.py"
+DRIVER = ROOT / "tests" / "support" / "environments" / "alfworld_driver.py"
 CHECKS = (
     "plays_like_ours",
     "forks_are_independent",

@@ -25,6 +25,16 @@ from arlarena.env_server.sessions.service import EnvironmentService
 from arlarena.env_server.sessions.store import Caller, ServerSession
 from arlarena.environment.frames import PNG
 from arlarena.proto import env
+from arlarena.proto.env_tasks import (
+    SplitRef,
+    SplitRequest,
+    TaskCount,
+    TaskList,
+    TaskRange,
+    TaskRangeRequest,
+    TaskReply,
+    TaskRequest,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,40 +162,40 @@ def _check_environment(call: RouteCall) -> None:
         raise errors.ApiError(404, "unknown_environment", f"no environment {name!r} here; this server plays {known!r}")
 
 
-async def list_splits(call: RouteCall) -> list[env.SplitRef]:
+async def list_splits(call: Call) -> list[SplitRef]:
     """The environment's splits."""
     _check_environment(call)
-    return [env.SplitRef(split.name, split.type) for split in call.service.info.splits]
+    return [SplitRef(split.name, split.type) for split in call.service.info.splits]
 
 
-async def list_tasks(call: RouteCall) -> env.TaskList:
+async def list_tasks(call: Call) -> TaskList:
     """All tasks of a split."""
     _check_environment(call)
     service = call.service
     split = tasks.split_named(service.factory, call.body.split)
     listed = tasks.task_range(service.factory, split, None, None, service.settings.max_listed)
-    return env.TaskList(listed, service.info.name)
+    return TaskList(listed, service.info.name)
 
 
-async def count_tasks(call: RouteCall) -> env.TaskCount:
+async def count_tasks(call: Call) -> TaskCount:
     """How many tasks a split has."""
     _check_environment(call)
-    return env.TaskCount(tasks.count(tasks.split_named(call.service.factory, call.body.split)))
+    return TaskCount(tasks.count(tasks.split_named(call.service.factory, call.body.split)))
 
 
-async def show_task(call: RouteCall) -> env.TaskReply:
+async def show_task(call: Call) -> TaskReply:
     """One task."""
     _check_environment(call)
     factory, body = call.service.factory, call.body
-    return env.TaskReply(tasks.task_at(factory, tasks.split_named(factory, body.split), body.index))
+    return TaskReply(tasks.task_at(factory, tasks.split_named(factory, body.split), body.index))
 
 
-async def list_task_range(call: RouteCall) -> env.TaskRange:
+async def list_task_range(call: Call) -> TaskRange:
     """Some tasks of a split."""
     _check_environment(call)
     factory, body = call.service.factory, call.body
     split = tasks.split_named(factory, body.split)
-    return env.TaskRange(tasks.task_range(factory, split, body.start, body.stop, call.service.settings.max_listed))
+    return TaskRange(tasks.task_range(factory, split, body.start, body.stop, call.service.settings.max_listed))
 
 
 async def open_sessions(call: RouteCall) -> env.SessionList:
@@ -306,12 +316,12 @@ ROUTES = (
     Route("POST", MCP_PATH, rpc, "MCP, as JSON-RPC 2.0", takes=RAW, errors=(400, 404)),
     Route("DELETE", MCP_PATH, close_rpc, "End the session of an MCP client", errors=(404,)),
     Route("GET", "/list_environments", list_environments, "The environment served here", gives=list[str]),
-    Route("GET", "/{env}/splits", list_splits, "Its splits", gives=list[env.SplitRef], errors=(404,)),
-    Route("POST", "/{env}/tasks", list_tasks, "A split's tasks", env.SplitRequest, env.TaskList, (404, 422)),
-    Route("POST", "/{env}/num_tasks", count_tasks, "Their number", env.SplitRequest, env.TaskCount, (404, 422)),
-    Route("POST", "/{env}/task", show_task, "One task", env.TaskRequest, env.TaskReply, (400, 404, 422)),
+    Route("GET", "/{env}/splits", list_splits, "Its splits", gives=list[SplitRef], errors=(404,)),
+    Route("POST", "/{env}/tasks", list_tasks, "A split's tasks", SplitRequest, TaskList, (404, 422)),
+    Route("POST", "/{env}/num_tasks", count_tasks, "Their number", SplitRequest, TaskCount, (404, 422)),
+    Route("POST", "/{env}/task", show_task, "One task", TaskRequest, TaskReply, (400, 404, 422)),
     Route(
-        "POST", "/{env}/task_range", list_task_range, "Some tasks", env.TaskRangeRequest, env.TaskRange,
+        "POST", "/{env}/task_range", list_task_range, "Some tasks", TaskRangeRequest, TaskRange,
         (400, 404, 422),
     ),
     Route(

@@ -26,8 +26,9 @@ from arlarena.env_server.sessions.health import ServerHealth
 from arlarena.env_server.sessions.metrics import EnvServerMetrics
 from arlarena.env_server.sessions.outcomes import check_result
 from arlarena.env_server.sessions.pool import WorkPool
-from arlarena.env_server.sessions.reset_cache import ResetCache, Start
+from arlarena.env_server.sessions.reset_cache import Start
 from arlarena.env_server.sessions.snapshots import SnapshotStore
+from arlarena.env_server.sessions.starts import EpisodeStarts
 from arlarena.env_server.sessions.store import (
     UNKNOWN_CALLER,
     Caller,
@@ -44,7 +45,6 @@ from arlarena.environment.protocols import (
     Episode,
     ExpertUnavailable,
     Resources,
-    TaskError,
 )
 from arlarena.environment.registry import info_of
 from arlarena.proto.env import (
@@ -60,7 +60,6 @@ from arlarena.proto.env import (
     StepResult,
 )
 from arlarena.proto.telemetry import Logger
-from arlarena.proto.trajectory import Task
 
 T = TypeVar("T")
 
@@ -91,12 +90,12 @@ class EnvironmentService:
         evaluation = {split.name for split in self.info.splits if split.evaluation}
         self._held_out = evaluation - set(settings.expert_splits)
         self.frames = FrameStore(settings.frame_cache_bytes)
-        self._prototypes = ResetCache(settings.reset_cache_size)
-        self._closing: set[asyncio.Future[None]] = set()
+        self._farewells: set[asyncio.Future[None]] = set()
         self.pool = WorkPool(settings.pool_threads or int(getattr(factory, "threads", THREADS)), "episode")
         self.metrics.threads.set(self.pool.size)
-        self.health = ServerHealth(factory, self.pool, settings.lost_threads_timeout_s, clock)
-        self.access = TenantTokens(settings, log)
+        self._starts = EpisodeStarts(factory, settings, self.metrics, self.pool)
+        self.health = HealthCheck(factory, self.pool, settings.lost_threads_timeout_s, clock)
+        self.access = Access(settings, log)
 
     def close(self) -> None:
         """Take no new sessions, let threads end, and end what the environment had started."""
@@ -135,59 +134,17 @@ class EnvironmentService:
         return await carry_out(self.pool, self.settings, what, limit_s, work)
 
     async def first_observation(self, spec: ResetSpec, caller: Caller) -> StepResult:
-        """How a new episode begins that is in no session. Errors as in `start`."""
-        return self._presented((await self.start(spec))[1], caller.tenant)
+        """How a new episode begins that is in no session. Errors as in `EpisodeStarts.start`."""
+        return self._presented((await self._starts.start(spec))[1], caller.tenant)
 
-    async def start(self, spec: ResetSpec) -> Start:
-        """A new episode and its first observation, in no session.
-
-        Raises:
-            ApiError: 422 for a task that does not exist, 504 when it takes too long.
-        """
-        task = self._task(spec)
-        return self._kept(task) or await self._made(task)
-
-    def _task(self, spec: ResetSpec) -> Task:
-        try:
-            return self.factory.task(spec)
-        except TaskError as error:
-            raise invalid(str(error)) from error
-
-    def _kept(self, task: Task) -> Start | None:
-        """A start of a task that was begun before, at once; None for another one."""
-        begun = time.perf_counter()
-        start = self._prototypes.fork(task)
-        if start is None:
-            return None
-        self.metrics.reset_seconds.observe(time.perf_counter() - begun)
-        return start
-
-    async def _made(self, task: Task) -> Start:
-        """A new start, kept for whoever plays the task next. Errors as in `start`."""
-        begun = time.perf_counter()
-
-        def work() -> Start:
-            episode = self.factory.start(task)
-            return episode, check_result(task.id, episode.observe(), stepped=False)
-
-        try:
-            start = await self._in_thread(f"the reset of {task.id}", self.settings.reset_timeout_s, work)
-        except TaskError as error:
-            raise invalid(str(error)) from error
-        finally:
-            self.metrics.reset_seconds.observe(time.perf_counter() - begun)
-        if not self.factory.blocking:
-            self._prototypes.keep(start)
-        return start
-
-    async def reset(self, session: ServerSession, spec: ResetSpec) -> StepResult:
-        """Begin an episode in a session; the old one stays if this fails. Errors as in `start`."""
+    async def reset(self, session: Session, spec: ResetSpec) -> StepResult:
+        """Begin an episode in a session; the old one stays if this fails. Errors as in `EpisodeStarts.start`."""
         async with session.lock:
-            return self._begin(session, spec, await self.start(spec))
+            return self._begin(session, spec, await self._starts.start(spec))
 
     def reset_now(self, session: ServerSession, spec: ResetSpec) -> StepResult | None:
         """As `reset`, for a session that nobody is busy with; None where it has to be waited for."""
-        start = self._kept(self._task(spec))
+        start = self._starts.cached(self._starts.task(spec))
         return None if start is None else self._begin(session, spec, start)
 
     def _begin(self, session: ServerSession, spec: ResetSpec, start: Start) -> StepResult:
@@ -236,9 +193,12 @@ class EnvironmentService:
         return errors.internal(what, error)
 
     async def first_step(self, text: str, caller: Caller = UNKNOWN_CALLER) -> StepResult:
-        """The first step of a new episode of the default task, in no session. Errors as in `start` and `step`."""
+        """The first step of a new episode of the default task, in no session.
+
+        Errors as in `first_observation` and `step`.
+        """
         self._check_length(text)
-        episode, _ = await self.start(ResetSpec())
+        episode, _ = await self._starts.start(ResetSpec())
         if self.factory.blocking:
             return (await self._stepped_copy(episode, text, caller.tenant))[1]
         begun = time.perf_counter()

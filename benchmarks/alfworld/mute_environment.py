@@ -1,0 +1,52 @@
+"""An environment that does nothing and answers each step with the same prompt of ALFWorld, of the usual length.
+
+python -m arlarena.env_server benchmarks.alfworld.mute_environment --port 8000
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from arlarena.environment.text_game import TextGame
+from arlarena.environments.alfworld.engine.game import Game
+from arlarena.environments.alfworld.houses.generator import HouseOptions
+from arlarena.environments.alfworld.houses.library import MadeGames
+from arlarena.environments.alfworld.prompts import TEMPLATES
+from arlarena.proto.config import Table, parse_table
+from arlarena.proto.trajectory import Task
+from benchmarks.alfworld.noop_environment import Nothing, NothingEnvironment
+
+
+class Mute(Nothing):
+    """A place in a house of ALFWorld, whatever is done there."""
+
+    def __init__(self) -> None:
+        game = Game(MadeGames(HouseOptions(), 50, 1).game("train", 0).rules)
+        self.task = game.rules.task
+        self._said, self._menu = game.play(game.menu.commands[0]), game.menu
+
+    def text(self) -> str:
+        return self._said
+
+    def actions(self) -> Sequence[str]:
+        return self._menu.commands
+
+    def offered(self) -> str:
+        return self._menu.offered
+
+
+class MuteEnvironment(NothingEnvironment):
+    """The same, with answers of ALFWorld's length."""
+
+    name, template = "mute", TEMPLATES["full"]
+    place = Mute()
+
+    def game(self, task: Task) -> TextGame:
+        return self.place
+
+
+def load(where: str, options: Mapping[str, Any]) -> MuteEnvironment:
+    """See `arlarena.environment.registry`."""
+    parse_table(where, options, Table)  # refuses any option: there are none
+    return MuteEnvironment()

@@ -1,0 +1,51 @@
+"""An environment that does nothing and answers with one word: what the server alone costs.
+
+python -m arlarena.env_server benchmarks.alfworld.noop_environment --port 8000
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from arlarena.environment.prompts import PromptTemplate
+from arlarena.environment.text_game import TextEnvironment, TextGame
+from arlarena.proto.config import Table, parse_table
+from arlarena.proto.env import Split
+from arlarena.proto.trajectory import Task
+
+
+class Nothing(TextGame):
+    """No rules."""
+
+    score = 0.0
+
+    def text(self) -> str:
+        return "Nothing."
+
+    def state(self) -> str:
+        return ""
+
+    def play(self, action: str | None) -> float:
+        return 0.0
+
+    def copy(self) -> Self:
+        return self
+
+
+class NothingEnvironment(TextEnvironment):
+    """Episodes of 50 steps."""
+
+    name, version, description, horizon, expert = "noop", "1", "Nothing happens.", 50, False
+    template = PromptTemplate("full", "1", "{history}{observation}")
+    splits = (Split("train", "train", None, False),)
+    rewards: Mapping[str, float] = {}
+
+    def game(self, task: Task) -> TextGame:
+        return Nothing()
+
+
+def load(where: str, options: Mapping[str, Any]) -> NothingEnvironment:
+    """See `arlarena.environment.registry`."""
+    parse_table(where, options, Table)  # refuses any option: there are none
+    return NothingEnvironment()

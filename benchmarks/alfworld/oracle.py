@@ -1,0 +1,258 @@
+"""Our ALFWorld engine beside TextWorld's: after every step the same answer, commands and end, to the character.
+
+    make verify PART=alfworld
+
+Both engines play made games of all kinds and splits, mutated ones, some under alfworld's own domain and grammar, and a
+real one where there is one. Each is walked in four ways, one after the other: what the expert does, errands (slicing,
+lamps, treatments, moving things about), anything that changes something, and what a careless or malicious player types;
+every other game in the opposite order, so that walks go on beyond the win, too. A difference is shown with all that
+led to it, and ends the run with 1.
+
+`--record FOLDER` writes short transcripts of TextWorld's answers instead, which `make test` compares with our engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from arlarena.environment.hashing import digest
+from arlarena.environments.alfworld.content import Loaded, loaded
+from arlarena.environments.alfworld.engine.game import Game, read_rules
+from arlarena.environments.alfworld.engine.pddl import PddlProblem, read_problem
+from arlarena.environments.alfworld.houses.generator import SPLITS
+from arlarena.environments.alfworld.houses.library import file_of
+from arlarena.environments.alfworld.task_kinds import TASK_TYPES
+from arlarena.environments.alfworld.textworld import Seen, Stock, check_packages
+from benchmarks.alfworld.cases import HORIZON, SMALL, Case, cases, made, mutated
+from benchmarks.alfworld.walks import WALKS
+from benchmarks.support.paths import ROOT
+
+REAL = ROOT.parent / "shared/data/alfworld/real_single_game.tw-pddl"
+SHARES = {"planned": 1.0, "errands": 1.0, "wandering": 0.5, "adversarial": 0.5}  # of --steps, at most, of each walk
+ENGINE = "textworld 1.7.0, alfworld 0.4.2"
+# The walks of a transcript, with the most steps of each: of a made game, and of a mutated one.
+RECORDED = {"made": {"planned": 25, "adversarial": 10}, "mutated": {"errands": 22, "adversarial": 8, "planned": 20}}
+
+
+class Different(Exception):
+    """The engines disagree."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was compared."""
+
+    games: Counter[str] = field(default_factory=Counter)
+    types: Counter[str] = field(default_factory=Counter)
+    splits: Counter[str] = field(default_factory=Counter)
+    mutations: Counter[str] = field(default_factory=Counter)
+    walks: Counter[str] = field(default_factory=Counter)
+    actions: Counter[str] = field(default_factory=Counter)
+    refused: int = 0
+    won_games: int = 0
+    steps_after_the_win: int = 0
+
+
+Answer = tuple[str, tuple[str, ...], bool]
+
+
+class Pair:
+    """Both engines on one game."""
+
+    def __init__(self, stock: Stock, case: Case, tally: Tally) -> None:
+        self.case, self.tally = case, tally
+        self._stock = stock
+        stock.load(case.file)
+        self.made: Loaded = loaded(read_rules(case.file.pddl_domain, case.file.grammar, case.file.pddl_problem))
+        self.game = Game(self.made.rules)
+        self.typed: list[str] = []
+        self.answers = [self._compared(stock.seen())]
+
+    def play(self, command: str) -> None:
+        """Type a command in both.
+
+        Raises:
+            Different: they disagree.
+        """
+        tally, move = self.tally, self.game.commands.get(command.strip())
+        tally.actions[move.action if move else "nothing happens"] += 1
+        tally.refused += move is None
+        tally.steps_after_the_win += self.game.won
+        self.typed.append(command)
+        self.game.play(command)
+        self._stock.play(command)
+        self.answers.append(self._compared(self._stock.seen()))
+
+    def play_again(self) -> None:
+        """The whole walk once more in our engine alone, which now knows each step, and in a copy of each position.
+
+        Raises:
+            Different: an answer is another than the first time.
+        """
+        self.game = Game(self.made.rules)
+        for command, (text, commands, won) in zip(self.typed, self.answers[1:], strict=True):
+            self.game = self.game.copy()
+            self.game.play(command)
+            self._compared(Seen(text, commands, won, ""))
+
+    def _compared(self, seen: Seen) -> Answer:
+        ours = (self.game.feedback, tuple(self.game.commands), self.game.won)
+        theirs = (seen.text, seen.commands, seen.won)
+        if ours != theirs:
+            raise Different(_difference(self, ours, theirs))
+        return ours
+
+
+def _difference(pair: Pair, ours: Answer, theirs: Answer) -> str:
+    lines = [f"DIFFERENT: {pair.case.kind} game {pair.case.name}", json.dumps(pair.case.recipe), *map(repr, pair.typed)]
+    for what, one, other in zip(("answer", "commands", "won"), ours, theirs, strict=True):
+        if one != other:
+            lines += [f"{what}, ours:      {one!r}", f"{what}, TextWorld: {other!r}"]
+            if what == "commands":
+                lines.append(f"in one alone: {sorted(set(one) ^ set(other))}")
+    return "\n".join(lines)
+
+
+def play(stock: Stock, case: Case, steps: int, seed: int, tally: Tally) -> None:
+    """All walks over one game. Errors as in `Pair.play`."""
+    pair = Pair(stock, case, tally)
+    names = list(WALKS) if seed % 2 else list(reversed(WALKS))
+    won = False
+    for name in names:
+        walk = WALKS[name](pair.game, pair.made, Random(f"{seed}/{name}"))
+        for command in islice(walk, int(steps * SHARES[name])):
+            pair.play(command)
+            tally.walks[name] += 1
+            won = won or pair.game.won
+    pair.play_again()
+    tally.games[case.kind] += 1
+    tally.types[pair.made.type] += 1
+    tally.splits[str(case.recipe.get("split", "a file"))] += 1
+    tally.mutations.update(case.recipe.get("mutations", ()))  # type: ignore[call-overload]
+    tally.won_games += won
+
+
+def compare(args: argparse.Namespace, stock_data: Path) -> dict[str, Any]:
+    """All games; the figures."""
+    tally, begin = Tally(), time.perf_counter()
+    real = args.real if args.real.exists() else None
+    different, stock = "", Stock()
+    for number, case in enumerate(cases(args.games, args.seed, real, stock_data)):
+        try:
+            play(stock, case, args.steps, args.seed * 1000 + number, tally)
+        except Different as error:
+            different = str(error)
+            print(different, flush=True)
+            break
+        total = sum(tally.walks.values())
+        print(f"{number + 1}: {case.kind} {case.name}: the same; {total} steps so far", flush=True)
+    steps = sum(tally.walks.values())
+    return {
+        "games": sum(tally.games.values()),
+        "steps": steps,
+        "differences": int(bool(different)),
+        "games_by_kind": dict(tally.games),
+        "games_by_type": dict(tally.types),
+        "games_by_split": dict(tally.splits),
+        "mutated_games_by_mutation": dict(sorted(tally.mutations.items())),
+        "steps_by_walk": dict(tally.walks),
+        "steps_by_action": dict(sorted(tally.actions.items())),
+        "steps_after_the_win": tally.steps_after_the_win,
+        "games_won_on_the_way": tally.won_games,
+        "seed": args.seed,
+        "seconds": round(time.perf_counter() - begin),
+        "passed": not different and steps > 0,
+    }
+
+
+# --- transcripts ---
+
+
+def recorded_cases(seed: int) -> Iterator[Case]:
+    """Two games of each kind of task; the second is mutated."""
+    for number, kind in enumerate(TASK_TYPES):
+        for second in (0, 1):
+            split = SPLITS[(number + second) % len(SPLITS)]
+            draft, recipe = made(split, kind, SMALL, seed * 1000 + 500 + 2 * number + second)
+            if second:
+                draft, recipe = mutated(draft, recipe, Random(f"{seed}/recorded/{number}"))
+            yield Case(
+                f"{kind}-{'mutated' if second else 'plain'}", "mutated" if second else "made", file_of(draft), recipe
+            )
+
+
+def record(folder: Path, seed: int) -> None:
+    """Write what TextWorld answers in some games."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stock, tally = Stock(), Tally()
+    for number, case in enumerate(recorded_cases(seed)):
+        pair = Pair(stock, case, tally)
+        said = [_said(stock.seen())]
+        for name, most in RECORDED[case.kind].items():
+            walk = WALKS[name](pair.game, pair.made, Random(f"{seed}/{number}/{name}"))
+            for command in islice(walk, most):
+                pair.play(command)
+                said.append({"command": command, **_said(stock.seen())})
+        transcript = {
+            "engine": ENGINE,
+            "horizon": HORIZON,
+            **case.recipe,
+            "problem_digest": problem_digest(read_problem(case.file.pddl_problem)),
+            "said": said,
+        }
+        path = folder / f"{case.name}.json"
+        path.write_text(json.dumps(transcript, indent=1) + "\n")
+        print(f"wrote {path}, {path.stat().st_size} bytes", flush=True)
+
+
+def problem_digest(problem: PddlProblem) -> str:
+    """What tells a problem from any other, however it is written down."""
+    return digest(repr((sorted(problem.objects.items()), sorted(problem.facts), problem.goal)))
+
+
+def _said(seen: Seen) -> dict[str, Any]:
+    return {"observation": seen.text, "won": seen.won, "commands": "; ".join(seen.commands)}
+
+
+def main() -> int:
+    """Compare or record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--games", type=int, default=108, help="how many are made")
+    parser.add_argument(
+        "--steps", type=int, default=46, help="of a walk in each game, at most; of some walks half of it"
+    )
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--real", type=Path, default=REAL, help="a game's file; left out where it is not there")
+    parser.add_argument("--record", type=Path, help="write transcripts into this folder instead")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    check_packages()
+    spec = find_spec("alfworld")
+    assert spec is not None
+    assert spec.origin is not None
+    if args.record:
+        record(args.record, args.seed)
+        return 0
+    result = compare(args, Path(spec.origin).parent / "data")
+    result["machine"] = {"cores": os.cpu_count(), "python": platform.python_version()}
+    print(json.dumps(result, indent=1))
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+    return 0 if result["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""Our ALFWorld beside TextWorld, and its server beside one that plays nothing, in one run.
+
+    make setup EXTRA=alfworld && python -m benchmarks.alfworld.speed --out benchmarks/results/alfworld_speed.json
+
+* `engines`: reset, step and memory of both engines in one process (`engines.py`), on the same games and walks;
+* `server`: steps a second over `/v1/batch`, 256 sessions, two batches in flight, beside two servers whose environment
+  does nothing: `mute` answers as ALFWorld does, at the same length, `noop` with one word. Actions are drawn from the
+  commands that work. Rounds alternate; medians are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from benchmarks.env_server.speed import BATCHES, post, server
+from benchmarks.support.paths import ROOT
+from benchmarks.support.ports import free_port
+from benchmarks.support.results import finish
+
+STOCK = ROOT / ".venv-alfworld" / "bin" / "python"
+SESSIONS = 256
+WARM_S = 15.0
+SEEDS = 64  # different games of all sessions: groups of four
+
+
+class Seen(msgspec.Struct):
+    """What the player reads of an observation."""
+
+    admissible_actions: list[str] | None = None
+
+
+class Item(msgspec.Struct):
+    """What it reads of a batch's result."""
+
+    ok: bool
+    done: bool | None = None
+    observation: Seen | None = None
+
+
+class Reply(msgspec.Struct):
+    """What it reads of a batch's reply."""
+
+    results: list[Item]
+
+
+ENCODE, DECODER = msgspec.json.encode, msgspec.json.Decoder(Reply)
+
+
+async def rate(url: str, seconds: float, number: int) -> float:
+    """Steps a second of one round, whose walks are its own."""
+    async with aiohttp.ClientSession() as session:
+        ends = time.perf_counter() + seconds
+        counts = await asyncio.gather(*(batches(session, url, f"{number}/{part}", ends) for part in range(BATCHES)))
+    return sum(counts) / seconds
+
+
+async def batches(session: aiohttp.ClientSession, url: str, walks: str, ends: float) -> int:
+    """Step a share of the sessions together until the time is over; a finished episode is reset within it."""
+    walk, count, steps = random.Random(walks), SESSIONS // BATCHES, 0
+    seeds = [seed % SEEDS for seed in range(count)]
+    opened = await post(session, url + "/v1/sessions", {"count": count, "reset": [{"seed": seed} for seed in seeds]})
+    names = [one["session_id"] for one in opened["sessions"]]
+    menus = [one["result"]["observation"].get("admissible_actions") for one in opened["sessions"]]
+    done = [False] * count
+    while time.perf_counter() < ends:
+        items = [
+            {"session_id": name, "op": "reset", "seed": seed}
+            if over
+            else {"session_id": name, "op": "step", "action": {"text": walk.choice(menu) if menu else "look"}}
+            for name, seed, over, menu in zip(names, seeds, done, menus, strict=True)
+        ]
+        async with session.post(url + "/v1/batch", data=ENCODE({"items": items})) as reply:
+            results = DECODER.decode(await reply.read()).results
+        assert all(result.ok for result in results)
+        steps += done.count(False)
+        done = [bool(result.done) for result in results]
+        menus = [result.observation.admissible_actions if result.observation else None for result in results]
+    for name in names:
+        async with session.delete(f"{url}/v1/sessions/{name}") as reply:
+            assert reply.status == 204
+    return steps
+
+
+def served(seconds: float, rounds: int) -> dict[str, list[float]]:
+    """Steps a second of the servers, round by round."""
+    found: dict[str, list[float]] = {"alfworld": [], "mute": [], "noop": []}
+    ports = {name: free_port() for name in found}
+    urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+    options = ["--capacity", "1024", "--port"]
+    serve = [sys.executable, "-m", "arlarena.env_server"]
+    ours = [*serve, "alfworld", *options, str(ports["alfworld"])]
+    with (
+        server([*serve, "benchmarks.alfworld.noop_environment", *options, str(ports["noop"])], urls["noop"]),
+        server([*serve, "benchmarks.alfworld.mute_environment", *options, str(ports["mute"])], urls["mute"]),
+        server(ours, urls["alfworld"], ALFWORLD_DATA=""),
+    ):
+        for number in range(rounds + 1):
+            for name, url in urls.items():
+                speed = asyncio.run(rate(url, seconds if number else WARM_S, number))
+                if number:  # the first makes the games
+                    found[name].append(speed)
+    return found
+
+
+def main() -> int:
+    """Measure, judge, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each round of a server")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    if not STOCK.exists():
+        raise SystemExit("error: TextWorld is not installed: `make setup EXTRA=alfworld`")
+    rates = served(args.seconds, args.rounds)
+    command = [str(STOCK), "-m", "benchmarks.alfworld.engines"]
+    path = os.pathsep.join(str(ROOT / part) for part in (".", "proto", "environments/sdk", "environments/alfworld"))
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, check=True, stdout=subprocess.PIPE)
+    engines: dict[str, Any] = json.loads(done.stdout)
+    medians = {name: round(statistics.median(found), 1) for name, found in rates.items()}
+
+    def times(figure: str) -> float:
+        return round(engines[figure]["textworld"] / engines[figure]["ours"], 1)
+
+    claims = [
+        ("a step, times as fast as TextWorld's", times("step_s"), 300.0),
+        ("a reset, times as fast as TextWorld's", times("reset_s"), 100.0),
+        ("games in the memory of one of TextWorld's", times("memory_bytes"), 20.0),
+        ("batches at 256 sessions, of the rate without a game", round(medians["alfworld"] / medians["noop"], 3), 0.5),
+    ]
+    return finish(
+        {
+            "engines": engines,
+            "steps_per_s": medians,
+            "of_the_rate_with_equal_answers": round(medians["alfworld"] / medians["mute"], 3),
+            "rounds": {name: [round(one, 1) for one in found] for name, found in rates.items()},
+            "claims": [{"claim": what, "is": found, "wanted": least} for what, found, least in claims],
+            "passed": all(found >= least for _, found, least in claims),
+        },
+        args.out,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""What a run under faults has to have kept: each group once, and rewards that the environment gives again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tomllib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from arlarena.environment.protocols import EnvironmentFactory
+from arlarena.environment.registry import load
+from arlarena.proto.trajectory import Task, Trajectory, read_groups
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a JSON Lines file; none where the file does not exist."""
+    found = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
+def strict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON lets a key stand twice; a lineage must not."""
+    if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
+        raise ValueError(f"twice in one object: {twice}")
+    return dict(pairs)
+
+
+def lineage_problems(run: Path, steps: int) -> tuple[list[str], Counter[str]]:
+    """Groups that are missing or occur twice, in the lineage or in the recorded steps."""
+    newest = sorted(path.parent for path in run.glob("checkpoints/step-*/COMMITTED"))[-1]
+    state = json.loads((newest / "state.json").read_text(), object_pairs_hook=strict)
+    ledger, problems = state["ledger"], []
+    if sorted(ledger["lineage"]) != [f"g{index:06d}" for index in range(ledger["next_index"])]:
+        problems.append("the lineage lacks groups that were issued")
+    if ledger["open"]:
+        problems.append(f"groups without an outcome: {sorted(ledger['open'])}")
+    if [record["step"] for record in json_lines(run / "metrics.jsonl")] != list(range(1, steps + 1)):
+        problems.append("metrics.jsonl has not every step once")
+    trained = {group: at for group, (outcome, at) in ledger["lineage"].items() if outcome == "trained"}
+    recorded = Counter(
+        (group.id, int(file.stem.removeprefix("step-")) - 1)
+        for file in run.glob("groups/step-*.msgpack")
+        for group in read_groups(file)
+    )
+    problems += [
+        f"{group} was trained on {count} times at {at}" for (group, at), count in recorded.items() if count > 1
+    ]
+    if set(recorded) != set(trained.items()):
+        problems.append(f"recorded and trained differ: {sorted(set(recorded) ^ set(trained.items()))[:10]}")
+    return problems, Counter(outcome for outcome, _ in ledger["lineage"].values())
+
+
+def reward_problems(run: Path) -> tuple[list[str], Counter[str]]:
+    """Recorded episodes that the environment, asked again, answers otherwise."""
+    table = tomllib.loads((run / "config.toml").read_text())["environment"]
+    factory = load("[environment]", table["name"], table.get("options", {}))
+    problems, counts = [], Counter[str]()
+    for file in sorted(run.glob("groups/step-*.msgpack")):
+        for group in read_groups(file):
+            for trajectory in group.trajectories:
+                counts[trajectory.outcome] += 1
+                counts["turns"] += len(trajectory.turns)
+                if problem := _played_again(factory, group.task, trajectory):
+                    problems.append(f"{file.name} {group.id} {trajectory.id}: {problem}")
+    return problems, counts
+
+
+def _played_again(factory: EnvironmentFactory, task: Task, trajectory: Trajectory) -> str:
+    """What differs, or nothing."""
+    if trajectory.outcome != "ok":
+        return "" if trajectory.fault and trajectory.score == 0 else "a policy's error with a score or without a reason"
+    episode = factory.start(task)
+    last = episode.observe()
+    for number, turn in enumerate(trajectory.turns):
+        if episode.done:
+            return f"turn {number} is after the end"
+        last = episode.step(turn.response)
+        seen = (last.reward, last.observation.action_valid, last.observation.format_valid)
+        if seen != (turn.reward, turn.action_valid, turn.format_valid):
+            return f"turn {number} was {turn.reward, turn.action_valid, turn.format_valid} and is {seen}"
+    assert last.metadata is not None
+    ends = (last.observation.terminated, last.observation.truncated, last.metadata.score, last.metadata.success)
+    recorded = (trajectory.terminated, trajectory.truncated, trajectory.score, trajectory.success)
+    return "" if ends == recorded and episode.done else f"the end was {recorded} and is {ends}"

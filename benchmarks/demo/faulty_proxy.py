@@ -1,0 +1,70 @@
+"""An HTTP proxy in front of a service, which lets a share of the requests fail in four ways."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import aiohttp
+from aiohttp import web
+
+from benchmarks.support.ports import free_port
+
+HOP = {"host", "content-length", "transfer-encoding", "connection"}  # headers that a proxy does not pass on
+
+
+class Proxy:
+    """Passes requests on to a service on this machine; while `share` is above 0, that share of them fails."""
+
+    def __init__(self, port: int, dice: random.Random) -> None:
+        self.target, self.port = f"http://127.0.0.1:{port}", free_port()
+        self.share, self.failed, self.passed = 0.0, Counter[str](), 0
+        self._dice = dice
+        self._session: aiohttp.ClientSession
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Listen."""
+        app = web.Application(client_max_size=1 << 28)
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", self.port).start()
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(
+            connector=connector, timeout=aiohttp.ClientTimeout(total=300)
+        ) as self._session:
+            yield
+        await runner.cleanup()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        fault = self._dice.choice(("refused", "error", "broken", "lost")) if self._dice.random() < self.share else ""
+        if fault:
+            self.failed[fault] += 1
+        if fault in ("refused", "error"):
+            return web.Response(
+                status=503 if fault == "refused" else 500, text="a fault of benchmarks/demo/faulty_proxy.py"
+            )
+        if fault == "broken":
+            return _break_off(request)
+        try:
+            headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP}
+            async with self._session.request(
+                request.method, self.target + request.path_qs, data=await request.read(), headers=headers
+            ) as reply:
+                body = await reply.read()
+        except (aiohttp.ClientError, OSError, TimeoutError):  # the service was killed
+            return _break_off(request)
+        if fault == "lost":
+            return _break_off(request)
+        self.passed += 1
+        kept = {name: value for name, value in reply.headers.items() if name.lower() not in HOP}
+        return web.Response(status=reply.status, body=body, headers=kept)
+
+
+def _break_off(request: web.Request) -> web.Response:
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response(status=500)

@@ -1,0 +1,151 @@
+"""Checks what the demo promises, on three seeds, beside its controls, and writes benchmarks/results/demo.json.
+
+    python -m benchmarks.demo.verify                 every run anew, 7 to 15 minutes each
+    python -m benchmarks.demo.verify --reuse         keep runs that are finished, go on with those that are not
+
+Runs, each of them `arlarena up configs/demo.toml` in runs/verify/<name>:
+
+    sampo-0, sampo-1, sampo-2    the demo as it is
+    zero-0                       the same with every advantage multiplied by 0, for as many environment steps; what is
+                                 left is the entropy bonus, and the pull to the clone
+    pull-0                       the same without the entropy bonus too: nothing but the pull to the clone is left
+    grpo-0                       GRPO with its own clipping, for as many environment steps
+
+Exit status 0 if every claim holds, 1 if one fails, 2 if a run could not be made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.support.paths import RESULTS, ROOT
+from benchmarks.support.results import MACHINE
+from benchmarks.support.training_runs import Claim, Plan, make, mean, show
+
+RESULT = RESULTS / "demo.json"
+
+LEAST_GAIN, AIM, LEAST_TASKS, LEAST_WELL_FORMED, MOST_SECONDS = 0.15, 0.25, 512, 0.95, 15 * 60
+# Two samplings of one policy on the evaluation set may differ by this: two standard errors of a paired difference are
+# 4 points.
+STILL = 0.05
+HONEST_STOPS = ("validation", "demonstrations")
+# A run ends with the batch that reaches the budget, so it may overshoot by one.
+BUDGET_SLACK = 0.1
+
+
+def budget(environment_steps: int) -> tuple[str, ...]:
+    """Train for as many environment steps, whatever that takes in optimiser steps and minutes."""
+    return (f"trainer.max_environment_steps={environment_steps}", "trainer.steps=1000000", "trainer.max_minutes=120.0")
+
+
+def claims_of_the_demo(name: str, run: dict[str, Any]) -> list[Claim]:
+    """What every seed promises."""
+    eval_set, gain, well_formed = run["eval_set"], run["gain"], run["well_formed"]["before"] or 0.0
+    overlap = "overlap" if run["intervals_overlap"] else "do not overlap"
+    return [
+        Claim(
+            name,
+            "evaluation set of at least 512 at T = 1",
+            f"{eval_set['n']} at T = {eval_set['temperature']}",
+            is_full(eval_set),
+        ),
+        Claim(name, "gain of at least 15 points", f"{100 * gain:+.1f}", gain >= LEAST_GAIN),
+        Claim(name, "intervals that do not overlap", overlap, not run["intervals_overlap"]),
+        Claim(
+            name, "clone at least 95 % well-formed", f"{100 * well_formed:.1f} %", well_formed >= LEAST_WELL_FORMED
+        ),
+        Claim(
+            name, "clone not stopped by hand", f"stopped by {run['clone']['stopped']}",
+            run["clone"]["stopped"] in HONEST_STOPS,
+        ),
+        Claim(name, "within 15 minutes", f"{run['wall_s'] / 60:.1f} min", run["wall_s"] <= MOST_SECONDS),
+    ]  # fmt: skip
+
+
+def is_full(eval_set: dict[str, Any]) -> bool:
+    """Whether the evaluation set is as large and sampled as promised."""
+    return bool(eval_set["n"] >= LEAST_TASKS and eval_set["temperature"] == 1.0)
+
+
+def claims_of_the_controls(runs: dict[str, dict[str, Any]]) -> list[Claim]:
+    """Without advantages nothing is gained, and by the pull to the clone alone nothing changes; equal steps are
+    equal.
+    """
+    found = []
+    for name in ("zero-0", "pull-0"):
+        if name in runs:
+            gain, (low, high) = runs[name]["gain"], runs[name]["paired_gain_ci95"]
+            said = f"{100 * gain:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+            found.append(Claim(name, "no gain without advantages", said, low <= 0))
+    if "pull-0" in runs:
+        gain = runs["pull-0"]["gain"]
+        what = f"within {100 * STILL:.0f} points of the clone"
+        found.append(Claim("pull-0", what, f"{100 * gain:+.1f}", abs(gain) <= STILL))
+    for name in ("zero-0", "pull-0", "grpo-0"):
+        if name in runs and "sampo-0" in runs:
+            wanted, had = runs["sampo-0"]["environment_steps"], runs[name]["environment_steps"]
+            equal = abs(had - wanted) <= BUDGET_SLACK * wanted
+            found.append(Claim(name, "as many environment steps as sampo-0", f"{had:,} of {wanted:,}", equal))
+    return found
+
+
+def write_results(runs: dict[str, dict[str, Any]], claims: Sequence[Claim], complete: bool) -> None:
+    """Write everything that is known so far, whole or not at all."""
+    demo = [run["gain"] for name, run in runs.items() if name.startswith("sampo")]
+    result = {
+        "schema": 1,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": MACHINE,
+        "complete": complete,
+        "passed": complete and all(claim.holds for claim in claims),
+        "gains": {name: run["gain"] for name, run in runs.items()},
+        "mean_gain": round(mean(demo), 4) if demo else None,
+        "aim_of_25_points_reached": bool(demo) and min(demo) >= AIM,
+        "claims": [asdict(claim) for claim in claims],
+        "runs": runs,
+    }
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    partial = RESULT.with_suffix(".partial")
+    partial.write_text(json.dumps(result, indent=1) + "\n")
+    partial.replace(RESULT)
+
+
+def main() -> int:
+    """Make the runs, judge them, write and show the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "demo.toml")
+    parser.add_argument("--reuse", action="store_true", help="keep finished runs in runs/verify")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    args = parser.parse_args()
+    runs: dict[str, dict[str, Any]] = {}
+    claims: list[Claim] = []
+    plans = [Plan(f"sampo-{seed}", seed) for seed in args.seeds]
+    for plan in plans:
+        runs[plan.name] = make(plan, args.config, args.reuse)
+        claims += claims_of_the_demo(plan.name, runs[plan.name])
+        write_results(runs, claims, complete=False)
+    if 0 in args.seeds:
+        equal = budget(runs["sampo-0"]["environment_steps"])
+        controls = [
+            Plan("zero-0", 0, ("trainer.advantage_scale=0.0", *equal)),
+            Plan("pull-0", 0, ("trainer.advantage_scale=0.0", "trainer.entropy_coefficient=0.0", *equal)),
+            Plan("grpo-0", 0, ("trainer.recipe=grpo", "trainer.recipe_overrides={}", *equal)),
+        ]
+        for plan in controls:
+            runs[plan.name] = make(plan, args.config, args.reuse)
+    claims += claims_of_the_controls(runs)
+    complete = {0, 1, 2} <= set(args.seeds)
+    write_results(runs, claims, complete)
+    show(runs, claims)
+    return 0 if all(claim.holds for claim in claims) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

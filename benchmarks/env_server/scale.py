@@ -1,0 +1,140 @@
+"""Thousands of sessions at once on one environment server: errors, latency of a step, memory, and what is left after.
+
+    python -m benchmarks.env_server.scale --sessions 4096 --seconds 60 --out benchmarks/results/env_scale.json
+
+Every session is a player of its own that steps as soon as it was answered, through the ordinary client, which lets
+players share requests. Latency is what a player waits, client included; memory is the server's resident set: before,
+while they play, once they have left, and after a second crowd of the same size, which would show a leak.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from arlarena.client.environments import EnvironmentClient, Session
+from arlarena.client.errors import ServiceError
+from arlarena.client.transport import Timeouts
+from benchmarks.support.environment_server import environment_server
+from benchmarks.support.results import finish
+
+ACTIONS = ("up", "left", "down", "right", "still")
+CHUNK = 256  # sessions opened by one request
+SETTLE_S = 8.0  # longer than the server's reap_interval_s
+
+
+class Players:
+    """What all players saw."""
+
+    def __init__(self) -> None:
+        self.latencies: list[float] = []
+        self.errors: list[str] = []
+        self.episodes = 0
+
+    async def play(self, session: Session, number: int, ends: float) -> None:
+        """Play one episode after another until the time is over."""
+        steps = 0
+        try:
+            state = await session.reset(split="train", index=number % 512)
+            while time.perf_counter() < ends:
+                if state.done:
+                    self.episodes += 1
+                    state = await session.reset(split="train", index=(number + self.episodes) % 512)
+                    continue
+                begun = time.perf_counter()
+                state = await session.step(ACTIONS[(steps + number) % len(ACTIONS)])
+                self.latencies.append(time.perf_counter() - begun)
+                steps += 1
+        except ServiceError as error:
+            self.errors.append(str(error))
+
+
+def megabytes(process: psutil.Process) -> float:
+    """Resident memory."""
+    return float(process.memory_info().rss) / 2**20
+
+
+async def hold(url: str, process: psutil.Process, sessions: int, seconds: float) -> dict[str, Any]:
+    """Open, play, close, and look at the server before, while and after."""
+    players = Players()
+    async with EnvironmentClient(url, Timeouts(request_s=60.0), retries=0) as client:
+        await warm(client)
+        before = megabytes(process)
+        opened: list[Session] = []
+        while len(opened) < sessions:
+            opened += await client.open(min(CHUNK, sessions - len(opened)))
+        ends = time.perf_counter() + seconds
+        playing = asyncio.gather(*(players.play(one, number, ends) for number, one in enumerate(opened)))
+        await asyncio.sleep(seconds * 0.8)
+        during = megabytes(process)
+        await playing
+        await asyncio.gather(*(one.close() for one in opened))
+        left = json.loads((await client.transport.request("GET", "/v1/capacity")).body)["active_sessions"]
+        after = await settled(process)
+    waits = np.array(players.latencies)
+    return {
+        "sessions": sessions,
+        "seconds": seconds,
+        "steps": len(waits),
+        "steps_per_s": round(len(waits) / seconds, 1),
+        "episodes": players.episodes,
+        "errors": len(players.errors),
+        "error_examples": sorted(set(players.errors))[:3],
+        "latency_ms": {f"p{p}": round(float(np.percentile(waits, p)) * 1000, 1) for p in (50, 95, 99)},
+        "memory_mb": {"before": round(before, 1), "during": round(during, 1), "after": round(after, 1)},
+        "memory_kb_per_session": round((during - before) * 1024 / sessions, 1),
+        "sessions_left": left,
+    }
+
+
+async def settled(process: psutil.Process) -> float:
+    """Resident memory once it falls no more: the server gives memory back when it next looks for idle sessions."""
+    least, since = megabytes(process), time.monotonic()
+    while time.monotonic() - since < SETTLE_S:
+        await asyncio.sleep(0.1)
+        if (now := megabytes(process)) < least:
+            least, since = now, time.monotonic()
+    return least
+
+
+async def warm(client: EnvironmentClient) -> None:
+    """Let caches and pools fill: they are no part of a session's memory."""
+    opened = await client.open(CHUNK)
+    for start in range(0, 512, CHUNK):
+        await asyncio.gather(*(one.reset(split="train", index=start + i) for i, one in enumerate(opened)))
+    for _ in range(10):
+        await asyncio.gather(*(one.step("still") for one in opened))
+    await asyncio.gather(*(one.close() for one in opened))
+
+
+def main() -> int:
+    """Measure, show, write. Exit status 1 after any error, a session that stayed, or memory that was not given back:
+    more than half of what the sessions took.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sessions", type=int, default=4096)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    with environment_server(capacity=args.sessions) as (url, process):
+        result = asyncio.run(hold(url, process, args.sessions, args.seconds))
+        again = asyncio.run(hold(url, process, args.sessions, args.seconds / 4))
+    memory = result["memory_mb"]
+    memory["after_a_second_crowd"] = again["memory_mb"]["after"]
+    kept = max(memory["after"], memory["after_a_second_crowd"]) - memory["before"]
+    result["passed"] = result["errors"] + again["errors"] + result["sessions_left"] + again[
+        "sessions_left"
+    ] == 0 and kept <= 0.5 * (memory["during"] - memory["before"])
+    return finish(result, args.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

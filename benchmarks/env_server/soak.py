@@ -1,0 +1,251 @@
+"""Clients that vanish: processes killed in the middle of a step, frozen ones, and connections cut without a word.
+
+    python -m benchmarks.env_server.soak --seconds 120 --out benchmarks/results/env_soak.json
+
+Every wave starts some client processes. Each holds sessions by WebSocket and by HTTP, plays them at random, and then
+* `killed`: is killed with SIGKILL;
+* `frozen`: is stopped with SIGSTOP, so its sockets stay open, and nobody reads them or answers;
+* `cut`: gives up its sockets without telling the other side (TCP_REPAIR; needs CAP_NET_ADMIN, else it is left out).
+
+All the while an honest client opens sessions and plays: each of its requests has to be served. After the last wave,
+with the frozen ones still frozen, the server's sessions have to come to zero within the TTL, and its sockets and a full
+house of new sessions are looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+
+from benchmarks.support.environment_server import ask, environment_server, open_sessions
+from benchmarks.support.results import finish
+
+CAPACITY, TTL_S, GRACE_S, REAP_S = 256, 2.0, 1.0, 0.1
+WAVE_S, CLIENTS, EACH = 2.5, 3, 6  # seconds between waves; of each way to vanish; sockets, and sessions by HTTP
+TCP_REPAIR = 19  # Linux: linux/tcp.h
+ACTIONS = ("up", "down", "left", "right", "still")
+FAREWELL_S = 30.0  # a socket waits for its peer's farewell for some 10 s
+
+
+async def vanish(url: str, seed: int, way: str) -> None:
+    """The client: play until something happens to this process; `cut` does it to itself after a while."""
+    rng = random.Random(seed)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        sockets = [await session.ws_connect(url + "/ws") for _ in range(EACH)]
+        body = {"count": EACH, "reset": [{"split": "train", "index": rng.randrange(512)}]}
+        async with session.post(url + "/v1/sessions", json=body) as reply:
+            names = [one["session_id"] for one in (await reply.json())["sessions"]]
+        for one in sockets:
+            await one.send_json({"type": "reset", "data": {"seed": rng.randrange(512)}})
+        print("playing", flush=True)
+        ends = time.monotonic() + rng.uniform(0.3, 1.0) if way == "cut" else float("inf")
+        while time.monotonic() < ends:
+            for one in sockets:
+                await one.send_json({"type": "step", "data": {"text": rng.choice(ACTIONS)}})
+            items = [{"session_id": name, "op": "step", "action": {"text": rng.choice(ACTIONS)}} for name in names]
+            async with session.post(url + "/v1/batch", json={"items": items}) as reply:
+                await reply.read()
+        for one in sockets:
+            connection = one.get_extra_info("socket")
+            socket.socket(fileno=os.dup(connection.fileno())).setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+        os._exit(0)
+
+
+def can_cut() -> bool:
+    """Whether this process may close a connection without a word."""
+    with socket.socket() as probe:
+        try:
+            probe.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+        except OSError:
+            return False
+    return True
+
+
+class Crowd:
+    """The clients that vanish."""
+
+    def __init__(self, url: str, seed: int) -> None:
+        self._url, self._rng = url, random.Random(seed)
+        self.ways = ["killed", "frozen", *(["cut"] if can_cut() else [])]
+        self.counts = dict.fromkeys(self.ways, 0)
+        self._frozen: list[subprocess.Popen[str]] = []
+
+    async def wave(self) -> None:
+        """Start clients, let them play, make them vanish."""
+        await asyncio.gather(*(self._one(way) for way in self.ways for _ in range(CLIENTS)))
+
+    async def _one(self, way: str) -> None:
+        seed = self._rng.randrange(2**32)
+        command = [sys.executable, "-m", "benchmarks.env_server.soak", "--vanish", way]
+        command += ["--url", self._url, "--seed", str(seed)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        said = await asyncio.to_thread(process.stdout.readline)
+        if said != "playing\n":
+            raise SystemExit(f"error: a client could not begin (exit status {process.wait()})")
+        if way == "cut":
+            await asyncio.to_thread(process.wait)
+        else:
+            await asyncio.sleep(self._rng.uniform(0.1, 0.6))
+            process.send_signal(signal.SIGKILL if way == "killed" else signal.SIGSTOP)
+        if way == "frozen":
+            self._frozen.append(process)
+        else:
+            process.wait()
+        self.counts[way] += 1
+
+    def end(self) -> None:
+        """End the frozen ones."""
+        for process in self._frozen:
+            process.kill()
+            process.wait()
+
+
+class Honest:
+    """A client that behaves, and is to notice nothing."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.sessions = self.steps = 0
+        self.refused: list[str] = []
+        self.slowest_s = 0.0
+
+    async def run(self, session: aiohttp.ClientSession) -> None:
+        """Open, play and close for ever."""
+        while True:
+            begun = time.monotonic()
+            await asyncio.gather(self._by_http(session), self._by_socket(session))
+            self.slowest_s = max(self.slowest_s, time.monotonic() - begun)
+            await asyncio.sleep(0.05)
+
+    async def _by_http(self, session: aiohttp.ClientSession) -> None:
+        async with session.post(self._url + "/v1/sessions", json={"count": 4, "reset": [{"seed": 1}]}) as reply:
+            answer = await reply.json()
+        if reply.status != 200:
+            self.refused.append(answer["message"])
+            return
+        self.sessions += 4
+        names = [one["session_id"] for one in answer["sessions"]]
+        items = [{"session_id": name, "op": "step", "action": {"text": "still"}} for name in names]
+        items += [{"session_id": name, "op": "close"} for name in names]
+        async with session.post(self._url + "/v1/batch", json={"items": items}) as reply:
+            results = (await reply.json())["results"]
+        self.steps += 4
+        self.refused += [result["error"]["message"] for result in results if not result["ok"]]
+
+    async def _by_socket(self, session: aiohttp.ClientSession) -> None:
+        async with session.ws_connect(self._url + "/ws") as one:
+            for frame in ({"type": "reset", "data": {"seed": 2}}, {"type": "step", "data": {"text": "up"}}):
+                await one.send_json(frame)
+                answer = json.loads((await one.receive(timeout=30)).data)
+                if answer["type"] != "observation":
+                    self.refused.append(answer["data"]["message"])
+                    return
+        self.sessions += 1
+        self.steps += 1
+
+
+async def soak(url: str, server: psutil.Process, seconds: float, seed: int) -> dict[str, Any]:
+    """The waves, and what is left of them."""
+    crowd, honest, most = Crowd(url, seed), Honest(url), 0
+    async with aiohttp.ClientSession() as session:
+        playing = asyncio.create_task(honest.run(session))
+        ends = time.monotonic() + seconds
+        try:
+            while time.monotonic() < ends:
+                next_wave = time.monotonic() + WAVE_S
+                await crowd.wave()
+                most = max(most, await asyncio.to_thread(open_sessions, url))
+                await asyncio.sleep(max(0.0, next_wave - time.monotonic()))
+            if playing.done():
+                playing.result()
+        finally:
+            playing.cancel()
+            await asyncio.gather(playing, return_exceptions=True)
+        vanished_at = time.monotonic()
+        while await asyncio.to_thread(open_sessions, url) and time.monotonic() - vanished_at < 10 * TTL_S:
+            await asyncio.sleep(0.05)
+        left, zero_after_s = await asyncio.to_thread(open_sessions, url), time.monotonic() - vanished_at
+    connections = await forgotten(server)
+    gone_after_s = time.monotonic() - vanished_at
+    crowd.end()
+    status, _ = ask(url + "/v1/sessions", {"count": CAPACITY, "reset": [{"seed": 3}]})
+    return {
+        "seconds": seconds,
+        "seed": seed,
+        "vanished": crowd.counts,
+        "sessions_each": 2 * EACH,
+        "most_sessions": most,
+        "ttl_s": TTL_S,
+        "honest": {
+            "sessions": honest.sessions,
+            "steps": honest.steps,
+            "refused": len(honest.refused),
+            "examples": sorted(set(honest.refused))[:3],
+            "slowest_round_s": round(honest.slowest_s, 2),
+        },
+        "sessions_left": left,
+        "zero_after_s": round(zero_after_s, 2),
+        "connections_left": connections,
+        "connections_gone_after_s": round(gone_after_s, 2),
+        "full_house_admitted": status == 200,
+        "memory_mb": round(server.memory_info().rss / 2**20, 1),
+    }
+
+
+async def forgotten(server: psutil.Process) -> int:
+    """The server's connections, once it has had the time to give up on silent peers."""
+    since = time.monotonic()
+    while (left := connections_of(server)) and time.monotonic() - since < FAREWELL_S:
+        await asyncio.sleep(0.1)
+    return left
+
+
+def connections_of(server: psutil.Process) -> int:
+    """How many connections the server's processes hold, those of listening sockets aside."""
+    everything = [one for process in (server, *server.children()) for one in process.net_connections("tcp")]
+    return sum(one.status != psutil.CONN_LISTEN for one in everything)
+
+
+def main() -> int:
+    """Soak, judge, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--vanish", choices=("killed", "frozen", "cut"), help=argparse.SUPPRESS)
+    parser.add_argument("--url", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.vanish:
+        asyncio.run(vanish(args.url, args.seed, args.vanish))
+        return 0
+    limits = {"capacity": CAPACITY, "session_ttl_s": TTL_S, "reattach_grace_s": GRACE_S, "reap_interval_s": REAP_S}
+    with environment_server("--workers", str(args.workers), **limits) as (url, server):
+        result = asyncio.run(soak(url, server, args.seconds, args.seed))
+    result["passed"] = (
+        result["honest"]["refused"] == 0
+        and result["honest"]["sessions"] > 0
+        and result["sessions_left"] == 0
+        and result["zero_after_s"] <= TTL_S + 1.0  # the reaper's interval, and ours
+        and result["connections_left"] == 0
+        and result["full_house_admitted"]
+    )
+    return finish(result, args.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,215 @@
+"""Steps a second of our environment server beside OpenEnv's own, over the same Sokoban, in one run.
+
+    make setup EXTRA=openenv && python -m benchmarks.env_server.speed --out benchmarks/results/env_server.json
+
+256 sessions. Rounds alternate, so that a busy machine slows all alike, and the medians of the rounds are compared:
+
+* `openenv_websocket`: OpenEnv 0.10's server, one socket a session;
+* `websocket`: ours, the same client and frames;
+* `websocket_workers_2`: the same with `--workers 2`;
+* `batch`: ours, `/v1/batch`, two in flight with half of the sessions each;
+* `batch_workers_2`: the same with `--workers 2`, which share out the sessions of a batch. Moving a reply between
+  workers costs about as much as a step of this environment, so this one is shown, not judged.
+
+The client is one process with one event loop; sockets step without waiting for one another. Both servers have the rooms
+in memory after the first round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from benchmarks.support.paths import ROOT
+from benchmarks.support.ports import free_port
+from benchmarks.support.results import MACHINE
+
+OPENENV = ROOT / ".venv-openenv" / "bin" / "python"
+# What is compared, with what, and how many times as fast it has to be.
+WANTED = {
+    "websocket": ("openenv_websocket", 2.0),
+    "batch": ("openenv_websocket", 10.0),
+    "websocket_workers_2": ("websocket", 1.0),
+}
+ACTIONS = ("up", "left", "down", "right")
+BATCHES = 2  # in flight, each with its share of the sessions: client and server then work at the same time
+ENCODE, DECODE = msgspec.json.encode, msgspec.json.decode
+
+
+@contextlib.contextmanager
+def server(command: list[str], url: str, **variables: str) -> Iterator[str]:
+    """A server process; yields its URL once it answers."""
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **variables}, stdout=subprocess.DEVNULL)
+    try:
+        asyncio.run(answering(url, process))
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+async def answering(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait until the server answers."""
+    async with aiohttp.ClientSession() as session:
+        for _ in range(600):
+            if process.poll() is not None:
+                raise SystemExit(f"error: the server ended with {process.returncode}: {process.args}")
+            with contextlib.suppress(aiohttp.ClientError):
+                async with session.get(url + "/health") as reply:
+                    if reply.status == 200:
+                        return
+            await asyncio.sleep(0.1)
+    raise SystemExit(f"error: {url} did not answer within 60 s")
+
+
+async def websocket_rate(url: str, sessions: int, seconds: float) -> float:
+    """Steps a second over one socket a session; a finished episode is reset within the time, which both sides pay."""
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        sockets = await asyncio.gather(*(session.ws_connect(url + "/ws") for _ in range(sessions)))
+        await asyncio.gather(*(ask(one, "reset", {"seed": seed}) for seed, one in enumerate(sockets)))
+        ends = time.perf_counter() + seconds
+        counts = await asyncio.gather(*(play(one, seed, ends) for seed, one in enumerate(sockets)))
+        rate = sum(counts) / seconds
+        await asyncio.gather(*(one.close() for one in sockets))
+    return rate
+
+
+async def ask(one: aiohttp.ClientWebSocketResponse, kind: str, data: dict[str, Any]) -> dict[str, Any]:
+    """One frame and its answer."""
+    await one.send_str(ENCODE({"type": kind, "data": data}).decode())
+    answer: dict[str, Any] = DECODE((await one.receive()).data)
+    assert answer["type"] == "observation", answer
+    return answer["data"]
+
+
+async def play(one: aiohttp.ClientWebSocketResponse, seed: int, ends: float) -> int:
+    """Step until the time is over."""
+    steps = 0
+    while time.perf_counter() < ends:
+        seen = await ask(one, "step", {"text": ACTIONS[steps % 4]})
+        steps += 1
+        if seen["done"]:
+            await ask(one, "reset", {"seed": seed})
+    return steps
+
+
+async def batch_rate(url: str, sessions: int, seconds: float) -> float:
+    """Steps a second by batches."""
+    async with aiohttp.ClientSession() as session:
+        share = sessions // BATCHES
+        ends = time.perf_counter() + seconds
+        counts = await asyncio.gather(*(batches(session, url, share, number, ends) for number in range(BATCHES)))
+    return sum(counts) / seconds
+
+
+async def batches(session: aiohttp.ClientSession, url: str, sessions: int, number: int, ends: float) -> int:
+    """Step some sessions together until the time is over; a finished episode is reset within it."""
+    seeds = [number * sessions + seed for seed in range(sessions)]
+    opened = await post(session, url + "/v1/sessions", {"count": sessions, "reset": [{"seed": seed} for seed in seeds]})
+    names = [one["session_id"] for one in opened["sessions"]]
+    over, steps, rounds = [False] * sessions, 0, 0
+    while time.perf_counter() < ends:
+        items = [
+            {"session_id": name, "op": "reset", "seed": seed}
+            if ended
+            else {"session_id": name, "op": "step", "action": {"text": ACTIONS[rounds % 4]}}
+            for name, seed, ended in zip(names, seeds, over, strict=True)
+        ]
+        results = (await post(session, url + "/v1/batch", {"items": items}))["results"]
+        assert all(result["ok"] for result in results)
+        steps += over.count(False)
+        over = [result["done"] for result in results]
+        rounds += 1
+    for name in names:
+        async with session.delete(f"{url}/v1/sessions/{name}") as reply:
+            assert reply.status == 204
+    return steps
+
+
+async def post(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> dict[str, Any]:
+    """A request and its answer."""
+    async with session.post(url, data=ENCODE(body)) as reply:
+        answer: dict[str, Any] = DECODE(await reply.read())
+        assert reply.status == 200, answer
+        return answer
+
+
+def our_server(workers: int) -> contextlib.AbstractContextManager[str]:
+    """Our server with so many workers."""
+    port = free_port()
+    command = [sys.executable, "-m", "arlarena.env_server", "sokoban", "--port", str(port), "--capacity", "1024"]
+    return server([*command, "--workers", str(workers)], f"http://127.0.0.1:{port}")
+
+
+def openenv_server() -> contextlib.AbstractContextManager[str]:
+    """OpenEnv's server, over our environment."""
+    port = free_port()
+    path = os.pathsep.join(str(ROOT / part) for part in ("proto", "environments/sdk", "environments/sokoban"))
+    command = [str(OPENENV), "-m", "benchmarks.env_server.openenv_server", str(port)]
+    return server(command, f"http://127.0.0.1:{port}", PYTHONPATH=path)
+
+
+def measure(sessions: int, seconds: float, rounds: int) -> dict[str, list[float]]:
+    """Rates of all rounds, by name."""
+    rates: dict[str, list[float]] = defaultdict(list)
+    with our_server(1) as one, our_server(2) as two, openenv_server() as theirs:
+        ways = {
+            "openenv_websocket": (websocket_rate, theirs),
+            "websocket": (websocket_rate, one),
+            "websocket_workers_2": (websocket_rate, two),
+            "batch": (batch_rate, one),
+            "batch_workers_2": (batch_rate, two),
+        }
+        for number in range(rounds):
+            for name, (rate, url) in ways.items():
+                rates[name].append(asyncio.run(rate(url, sessions, seconds)))
+            print(f"round {number + 1}: " + ", ".join(f"{name} {found[-1]:,.0f}/s" for name, found in rates.items()))
+    return rates
+
+
+def main() -> int:
+    """Measure, judge, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sessions", type=int, default=256)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    if not OPENENV.exists():
+        raise SystemExit("error: OpenEnv's server is not installed: `make setup EXTRA=openenv`")
+    rates = measure(args.sessions, args.seconds, args.rounds)
+    medians = {name: round(statistics.median(found), 1) for name, found in rates.items()}
+    ratios = {name: round(medians[name] / medians[peer], 2) for name, (peer, _) in WANTED.items()}
+    result = {
+        "schema": 2,
+        "machine": MACHINE,
+        "sessions": args.sessions,
+        "steps_per_s": medians,
+        "rounds": {name: [round(rate, 1) for rate in found] for name, found in rates.items()},
+        "ratios": {name: {"to": WANTED[name][0], "times": ratio} for name, ratio in ratios.items()},
+        "passed": all(ratios[name] >= wanted for name, (_, wanted) in WANTED.items()),
+    }
+    for name, (peer, wanted) in WANTED.items():
+        print(f"{name}: {medians[name]:,.0f} steps/s, {ratios[name]:.2f} times {peer} (at least {wanted:g} wanted)")
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+    return 0 if result["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

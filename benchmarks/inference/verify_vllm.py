@@ -1,0 +1,57 @@
+"""The demo's loop with vLLM as the engine: steps taken, and how far sampler and trainer lie apart.
+
+    make verify PART=vllm
+
+Starts `arlarena up configs/demo.toml` with `engine = "vllm"` on the CPU package, few steps and a short evaluation, and
+reads what the run recorded: on responses that span no push, vLLM's log-probs have to be the trainer's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.support.paths import ROOT
+from benchmarks.support.results import finish
+
+RUN = ROOT / "runs" / "verify-vllm"
+MOST = 1e-3  # largest |Δ log-prob|
+STEPS = 6
+
+
+def main() -> int:
+    """Run, judge, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--transport", choices=["shared", "http", "gloo"], default="shared", help="of the weights")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    changes = {
+        "inference.engine": "vllm",
+        "inference.vllm_device": "cpu",
+        "trainer.steps": STEPS,
+        "trainer.push_transport": args.transport,
+        "evaluation.count": 64,
+    }
+    flags = [part for key, value in changes.items() for part in ("--set", f"{key}={value}")]
+    command = [ROOT / ".venv/bin/arlarena", "up", "configs/demo.toml", "--fresh", "--run-dir", RUN, *flags]
+    status = subprocess.run(command, cwd=ROOT).returncode
+    if status != 0:
+        print(f"the run ended with {status}", file=sys.stderr)
+        return 1
+    records = [json.loads(line) for line in (RUN / "metrics.jsonl").read_text().splitlines()]
+    compared = [record for record in records if record["mismatch_tokens"] > 0]
+    result = {
+        "steps": len(records),
+        "tokens_compared": sum(record["mismatch_tokens"] for record in compared),
+        "mismatch_max": max((record["mismatch_max"] for record in compared), default=None),
+        "mismatch_k3": max((record["mismatch_k3"] for record in compared), default=None),
+    }
+    result["passed"] = len(records) >= STEPS - 1 and bool(compared) and result["mismatch_max"] < MOST
+    return finish(result, args.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

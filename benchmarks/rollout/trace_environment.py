@@ -1,0 +1,81 @@
+"""An environment whose prompts grow: the agentic trace of `benchmarks/inference/speed.py`, played by real workers.
+
+    python -m arlarena.env_server benchmarks.rollout.trace_environment --port 0
+
+A prompt is everything that has been said: 200 letters, then each reply as it came and 60 letters more, for 8 turns.
+"""
+
+from __future__ import annotations
+
+import random
+import string
+from collections.abc import Mapping
+from typing import Any
+
+from arlarena.environment.prompts import PromptTemplate
+from arlarena.environment.text_game import TextEnvironment, TextEpisode, TextGame
+from arlarena.proto.config import Table, parse_table
+from arlarena.proto.env import Split, StepResult
+from arlarena.proto.trajectory import Task
+
+PROMPT, OBSERVATION, TURNS = 200, 60, 8
+
+
+class Transcript(TextGame):
+    """Grows by what is said and by letters that depend on the task and the turn alone."""
+
+    score = 0.0
+
+    def __init__(self, task: Task) -> None:
+        self._letters = random.Random(task.id)
+        self.said = self._more(PROMPT)
+
+    def text(self) -> str:
+        """All of it."""
+        return self.said
+
+    def state(self) -> str:
+        """All of it."""
+        return self.said
+
+    def play(self, action: str | None) -> float:
+        """An observation; nothing is ever won."""
+        self.said += self._more(OBSERVATION)
+        return 0.0
+
+    def _more(self, count: int) -> str:
+        return "".join(self._letters.choices(string.ascii_letters, k=count))
+
+
+class TranscriptEpisode(TextEpisode):
+    """Takes replies as they are."""
+
+    _game: Transcript
+
+    def step(self, text: str) -> StepResult:
+        """Add the reply."""
+        self._game.said += text
+        return super().step(text)
+
+
+class TraceEnvironment(TextEnvironment):
+    """Its tasks are all prompts that there are."""
+
+    name, version, description, horizon, history, expert = "trace", "1", "Prompts that grow.", TURNS, 0, False
+    template = PromptTemplate("plain", "1", "{observation}")
+    splits = (Split("train", "train", None, False),)
+    rewards: Mapping[str, float] = {}
+
+    def game(self, task: Task) -> Transcript:
+        """See `TextEnvironment`."""
+        return Transcript(task)
+
+    def start(self, task: Task) -> TextEpisode:
+        """See `TextEnvironment`."""
+        return TranscriptEpisode(self, task, self.game(task))
+
+
+def load(where: str, options: Mapping[str, Any]) -> TraceEnvironment:
+    """See `arlarena.environment.registry`."""
+    parse_table(where, options, Table)
+    return TraceEnvironment()

@@ -1,0 +1,248 @@
+"""Our Sokoban rooms beside gym-sokoban's, in one run: rooms a second, and whether least pushes tell them apart.
+
+    python -m benchmarks.sokoban.speed --out benchmarks/results/sokoban_rooms.json
+
+Three comparisons a size:
+
+* speed, in rooms per second of CPU time of one process; blocks of both generators alternate, so that a busy machine
+  slows both alike;
+* a two-sample Kolmogorov-Smirnov test of the least number of pushes, over rooms that each drew for itself;
+* identity: drafts given to the original's reverse play and to ours must end in the very same room.
+
+gym-sokoban 0.0.6 is not a dependency: where it is missing, pip puts its wheel, alone, into a temporary folder. At 10x10
+with 4 boxes it makes about one room in six seconds, hence `--minutes`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import ks_2samp
+
+from arlarena.environments.sokoban.room import Room
+from arlarena.environments.sokoban.rooms import draw_layout, generate, play_backwards, random_for
+from arlarena.environments.sokoban.solver import least_pushes
+
+PACKAGE = "gym-sokoban==0.0.6"
+GOALS = {(6, 6, 1): 10, (10, 10, 4): 50}
+Grid = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The result for one size. Rates are rooms per second of CPU time; `pushes` are means of the least number."""
+
+    height: int
+    width: int
+    boxes: int
+    rooms: int
+    original_rooms: int
+    rooms_per_s: float
+    original_rooms_per_s: float
+    ratio: float
+    wanted_ratio: float
+    ks_statistic: float
+    ks_p_value: float
+    mean_pushes: float
+    original_mean_pushes: float
+    drafts_compared: int
+    drafts_identical: int
+
+
+def load_original(folder: Path) -> ModuleType:
+    """gym-sokoban's generator, without gym itself, from where it is installed or else from `folder`."""
+    found = importlib.util.find_spec("gym_sokoban")
+    if found is None:
+        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder), PACKAGE]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"gym-sokoban is not installed and pip cannot fetch {PACKAGE}:\n{done.stderr}")
+        package = folder / "gym_sokoban"
+    else:
+        package = Path((found.submodule_search_locations or [""])[0])
+    spec = importlib.util.spec_from_file_location("original_rooms", package / "envs" / "room_utils.py")
+    if spec is None or spec.loader is None:
+        raise SystemExit(f"no generator in {package}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def original_room(original: ModuleType, size: tuple[int, int, int]) -> tuple[Grid, Grid]:
+    """A room as gym-sokoban's environment makes one at reset: tried again when its generator gives up."""
+    height, width, boxes = size
+    while True:
+        try:
+            steps = int(1.7 * (height + width))
+            structure, state, _ = original.generate_room(dim=(height, width), num_steps=steps, num_boxes=boxes)
+        except (RuntimeError, RuntimeWarning):
+            continue
+        return structure, state
+
+
+def to_room(structure: Grid, state: Grid) -> Room:
+    """gym-sokoban's arrays (0 wall, 2 target, 3 and 4 box, 5 player) as a Room."""
+
+    def mask(cells: Grid) -> int:
+        return sum(1 << int(cell) for cell in np.flatnonzero(cells))
+
+    height, width = structure.shape
+    player = int(np.flatnonzero(state == 5)[0])
+    return Room(height, width, mask(structure != 0), mask(structure == 2), mask(np.isin(state, (3, 4))), player)
+
+
+def identical(original: ModuleType, size: tuple[int, int, int], drafts: int) -> int:
+    """How many of `drafts` drafts end in the same room here and there."""
+    same = 0
+    for number in range(drafts):
+        layout = None
+        for attempt in range(1000):
+            layout = layout or draw_layout(random_for("identity", *size, number, attempt), *size)
+        if layout is None:
+            raise SystemExit(f"no draft of {size}")
+        structure = np.zeros(size[:2])
+        flat = structure.ravel()
+        flat[[cell for cell in range(flat.size) if layout.floor >> cell & 1]] = 1
+        flat[list(layout.targets)] = 2
+        state = np.where(structure == 2, 4, structure)
+        state.ravel()[layout.player] = 5
+        found, score, _ = original.reverse_playing(state, structure)
+        mine = play_backwards(layout)
+        same += (to_room(structure, found) == mine) if score > 0 else mine is None
+    return same
+
+
+class Stopwatch:
+    """Rooms made and CPU seconds spent by one generator."""
+
+    def __init__(self) -> None:
+        self.rooms: list[Room] = []
+        self.seconds = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Rooms per CPU second."""
+        return len(self.rooms) / self.seconds
+
+
+def sample(original: ModuleType, size: tuple[int, int, int], count: int, minutes: float) -> tuple[Stopwatch, Stopwatch]:
+    """`count` rooms of each generator, in alternating blocks; fewer of both when `minutes` are over."""
+    ours, theirs = Stopwatch(), Stopwatch()
+    ends = time.monotonic() + 60 * minutes
+    while len(theirs.rooms) < count and time.monotonic() < ends:
+        block = min(10, count - len(theirs.rooms))
+        begun = time.process_time()
+        grids = [original_room(original, size) for _ in range(block)]
+        theirs.seconds += time.process_time() - begun
+        theirs.rooms += [to_room(*grid) for grid in grids]
+        begun = time.process_time()
+        first = len(ours.rooms)
+        ours.rooms += [generate(*size, seed) for seed in range(first, first + block)]
+        ours.seconds += time.process_time() - begun
+    return ours, theirs
+
+
+def pushes(room: Room) -> int:
+    """Least pushes; every generated room has a solution."""
+    plan = least_pushes(room, max_states=5_000_000)
+    if plan is None:
+        raise SystemExit("a generated room has no solution:\n" + "\n".join(room.rows()))
+    return plan.pushes
+
+
+def compare(original: ModuleType, size: tuple[int, int, int], count: int, drafts: int, minutes: float) -> Comparison:
+    """All three comparisons for one size."""
+    ours, theirs = sample(original, size, count, minutes)
+    mine, other = [pushes(room) for room in ours.rooms], [pushes(room) for room in theirs.rooms]
+    test = ks_2samp(mine, other)
+    return Comparison(
+        *size,
+        rooms=len(mine),
+        original_rooms=len(other),
+        rooms_per_s=ours.rate,
+        original_rooms_per_s=theirs.rate,
+        ratio=ours.rate / theirs.rate,
+        wanted_ratio=GOALS.get(size, 0),
+        ks_statistic=float(test.statistic),
+        ks_p_value=float(test.pvalue),
+        mean_pushes=float(np.mean(mine)),
+        original_mean_pushes=float(np.mean(other)),
+        drafts_compared=drafts,
+        drafts_identical=identical(original, size, drafts),
+    )
+
+
+def report(result: Comparison) -> None:
+    """One size, for people."""
+    print(
+        f"{result.height}x{result.width}, {result.boxes} boxes: {result.rooms_per_s:.4g} rooms/s, original "
+        f"{result.original_rooms_per_s:.4g}, ratio {result.ratio:.1f} (wanted {result.wanted_ratio:g})\n"
+        f"  least pushes: mean {result.mean_pushes:.2f} and {result.original_mean_pushes:.2f} over {result.rooms} and "
+        f"{result.original_rooms} rooms, KS statistic {result.ks_statistic:.3f}, p = {result.ks_p_value:.3f}\n"
+        f"  the same draft gives the same room: {result.drafts_identical} of {result.drafts_compared}",
+        flush=True,
+    )
+
+
+def size_of(text: str) -> tuple[int, int, int]:
+    """`10x10/4` as (10, 10, 4)."""
+    grid, boxes = text.split("/")
+    height, width = grid.split("x")
+    return int(height), int(width), int(boxes)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=size_of, nargs="+", default=list(GOALS), help="like 6x6/1 10x10/4")
+    parser.add_argument("--rooms", type=int, default=400, help="rooms of each generator and size")
+    parser.add_argument("--drafts", type=int, default=20, help="drafts for the comparison of reverse play")
+    parser.add_argument("--minutes", type=float, default=45.0, help="limit of a size's sample")
+    parser.add_argument("--seed", type=int, default=0, help="of the original; ours counts from 0")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    sys.setrecursionlimit(10_000)  # the original recurses 300 deep, on top of ours
+    random.seed(arguments.seed)
+    np.random.seed(arguments.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        run = partial(compare, load_original(Path(folder)))
+        results = []
+        for size in arguments.sizes:
+            results.append(run(size, arguments.rooms, arguments.drafts, arguments.minutes))
+            report(results[-1])
+    machine = {
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        record = {"original": PACKAGE, "machine": machine, "sizes": [asdict(result) for result in results]}
+        arguments.out.write_text(json.dumps(record, indent=2) + "\n")
+    met = all(
+        r.ratio >= r.wanted_ratio and r.ks_p_value > 0.05 and r.drafts_identical == r.drafts_compared for r in results
+    )
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

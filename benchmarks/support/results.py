@@ -1,0 +1,20 @@
+"""What every benchmark writes at its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+MACHINE = {"cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
+
+
+def finish(result: dict[str, Any], out: Path | None) -> int:
+    """Print a result as JSON, write it to `out` if given; the exit status: 0 if the result passed, else 1."""
+    result["machine"] = MACHINE
+    print(json.dumps(result, indent=1))
+    if out:
+        out.write_text(json.dumps(result, indent=1) + "\n")
+    return 0 if result["passed"] else 1

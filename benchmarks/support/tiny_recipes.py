@@ -1,0 +1,58 @@
+"""What the checks of the tiny recipes have in common: the claims of a run, and how they are shown and written."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from arlarena.console.report.summary import kinds_table
+from benchmarks.support.paths import RESULTS, ROOT
+from benchmarks.support.results import finish
+from benchmarks.support.training_runs import Claim, show
+
+LEAST_PANEL, AIM, MOST_SECONDS = 256, 0.15, 60 * 60
+
+
+def arguments(description: str | None, config: str, out: str) -> argparse.Namespace:
+    """The command line, with the recipe's file and that of the results."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=ROOT / "configs" / config)
+    parser.add_argument("--reuse", action="store_true", help="keep finished runs in runs/verify")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=RESULTS / out)
+    return parser.parse_args()
+
+
+def claims_of(name: str, run: dict[str, Any], split: str) -> list[Claim]:
+    """What every seed promises: a gain on a large evaluation set of a split, soon."""
+    eval_set, (low, high) = run["eval_set"], run["paired_gain_ci95"]
+    gain = f"{100 * run['gain']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+    return [
+        Claim(
+            name, f"{split}, at least {LEAST_TASKS} tasks", f"{eval_set['split']}, {eval_set['n']}",
+            eval_set["split"] == split and eval_set["n"] >= LEAST_TASKS,
+        ),
+        Claim(name, "a gain whose paired interval excludes 0", gain, low > 0),
+        Claim(name, "under 60 minutes", f"{run['wall_s'] / 60:.1f} min", run["wall_s"] < MOST_SECONDS),
+    ]  # fmt: skip
+
+
+def conclude(runs: Mapping[str, dict[str, Any]], claims: Sequence[Claim], seeds: Sequence[str], out: Path) -> int:
+    """Show and write it all; the exit status. `seeds`: the runs of the recipe itself."""
+    show(dict(runs), list(claims))
+    for run in runs.values():
+        Console().print(kinds_table(run))
+    result = {
+        "gains": {name: run["gain"] for name, run in runs.items()},
+        "aim_of_15_points_reached": all(runs[name]["gain"] >= AIM for name in seeds),
+        "claims": [
+            {"run": claim.run, "what": claim.what, "is": claim.measured, "holds": claim.holds} for claim in claims
+        ],
+        "runs": dict(runs),
+        "passed": all(claim.holds for claim in claims),
+    }
+    return finish(result, out)

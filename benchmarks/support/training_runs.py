@@ -1,0 +1,103 @@
+"""Complete training runs by `arlarena up`: how they are made, and how the claims about them are shown."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.support.paths import ROOT
+
+RUNS = Path("runs") / "verify"
+Z95 = 1.959964
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One run."""
+
+    name: str
+    seed: int
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What is promised of one run, and whether it held."""
+
+    run: str
+    what: str
+    measured: str
+    holds: bool
+
+
+def make(plan: Plan, config: Path, reuse: bool) -> dict[str, Any]:
+    """Make a run, or take over the one that is there, and read what it left.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    directory = ROOT / RUNS / plan.name
+    start = "--resume" if reuse and (directory / "run.json").exists() else "--fresh"
+    command = [sys.executable, "-m", "arlarena.console", "up", str(config), start]
+    command += ["--seed", str(plan.seed), "--run-dir", str(directory.relative_to(ROOT))]
+    for override in plan.overrides:
+        command += ["--set", override]
+    print(f"\n== {plan.name}: {' '.join(command[3:])}", flush=True)
+    environment = {key: value for key, value in os.environ.items() if key != "ARLARENA_SEED"}
+    if code := subprocess.run(command, cwd=ROOT, env=environment).returncode:
+        print(f"error: run {plan.name} ended with exit status {code}", file=sys.stderr)
+        raise SystemExit(2)
+    summary: dict[str, Any] = json.loads((directory / "summary.json").read_text())
+    summary["clone"] = json.loads((directory / "clone.json").read_text())
+    summary["paired_gain_ci95"] = paired_gain(directory)
+    return summary
+
+
+def paired_gain(directory: Path) -> list[float]:
+    """95 % interval of the gain: the same tasks were played before and after, so their differences are what varies."""
+    panels = [json.loads((directory / "panels" / f"{label}.json").read_text()) for label in ("before", "after")]
+    outcomes: list[dict[int, list[int]]] = []
+    for panel in panels:
+        by_task: dict[int, list[int]] = {}
+        for index, success, *_ in panel["results"]:
+            by_task.setdefault(index, []).append(success)
+        outcomes.append(by_task)
+    before, after = outcomes
+    differences = [mean(after[task]) - mean(before[task]) for task in before if task in after]
+    centre = mean(differences)
+    variance = sum((value - centre) ** 2 for value in differences) / (len(differences) - 1)
+    half = Z95 * math.sqrt(variance / len(differences))
+    return [round(centre - half, 4), round(centre + half, 4)]
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean of at least one value."""
+    return sum(values) / len(values)
+
+
+def show(runs: dict[str, dict[str, Any]], claims: Sequence[Claim]) -> None:
+    """The tables."""
+    console = Console(highlight=False)
+    table = Table(title="Runs: success in % on the same unseen tasks", title_justify="left")
+    for heading in ("run", "before", "after", "gain", "95 % interval of it", "environment steps", "minutes"):
+        table.add_column(heading, justify="left" if heading == "run" else "right")
+    for name, run in runs.items():
+        before, after = (100 * run[label]["success"] for label in ("before", "after"))
+        low, high = run["paired_gain_ci95"]
+        interval = f"{100 * low:+.1f} to {100 * high:+.1f}"
+        figures = (f"{before:.1f}", f"{after:.1f}", f"{100 * run['gain']:+.1f}", interval)
+        table.add_row(name, *figures, f"{run['environment_steps']:,}", f"{run['wall_s'] / 60:.1f}")
+    console.print(table)
+    for claim in claims:
+        mark = "[green]holds[/]" if claim.holds else "[bold red]FAILS[/]"
+        console.print(f"{mark}  {claim.run:<8} {claim.what}: {claim.measured}")

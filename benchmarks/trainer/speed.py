@@ -1,0 +1,306 @@
+"""A SAMPO update beside TRL's GRPO path: the same model, rows and forwards, in one process, in turns.
+
+    make setup EXTRA=trl && python -m benchmarks.trainer.speed --out benchmarks/results/trainer.json
+
+Both sides take one optimiser step on the same rows with three passes over them: log-probs of the policy without
+gradient (ours for the ratio of whole trajectories, TRL's for π_old), log-probs of the reference, and forward and
+backward of the loss. TRL 1.16 is called as its training loop calls it: `_get_per_token_logps_and_entropies` on the
+padded generation batch, `_compute_loss` on each micro-batch. Responses are
+
+* `equal`: all of the same length; * `uniform`: of any length up to that; * `long_tail`: mostly short, a few full.
+
+Prompts differ, so that nothing is shared (`shared` shows what siblings with one prompt gain). `raw` is forward and
+backward of the bare model over `equal` without padding, with the same passes and no objective: what nobody can beat.
+Memory is the peak of a process of its own that takes one update at a vocabulary of 50,000 with the trainer's usual
+micro-batches (16,384 tokens), torch included, beside the same with the logits of a whole micro-batch at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.support.paths import ROOT
+
+TRL = ROOT / ".venv-trl" / "bin" / "python"
+PARTS = (".", "proto", "client", "services/trainer")
+MODULE = "benchmarks.trainer.speed"
+WANTED = {"equal": 1.0, "uniform": 1.5, "long_tail": 2.0}
+RAW_WANTED, MEMORY_WANTED = 0.9, 0.5
+ROWS, GROUP, PROMPT, RESPONSE, AT_ONCE = 64, 8, 96, 160, 8
+VOCABULARY = 4096
+
+
+def in_trl_environment() -> None:
+    """Run this file again with TRL's packages and our sources, where that is not so yet."""
+    if os.environ.get("ARLARENA_BENCHMARK") == "trainer":
+        return
+    if not TRL.exists():
+        raise SystemExit("error: TRL is not installed: `make setup EXTRA=trl`")
+    path = os.pathsep.join(str(ROOT / part) for part in PARTS)
+    quiet = {"TRL_EXPERIMENTAL_SILENCE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, **quiet, "ARLARENA_BENCHMARK": "trainer", "PYTHONPATH": path}
+    os.execve(TRL, [str(TRL), "-m", MODULE, *sys.argv[1:]], environment)
+
+
+if __name__ == "__main__":
+    in_trl_environment()
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM  # noqa: E402
+
+
+def model_of(vocabulary: int, hidden: int = 256, layers: int = 4) -> Qwen3ForCausalLM:
+    """A Qwen3 of a few million parameters."""
+    torch.manual_seed(0)
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": hidden // 4}
+    config = Qwen3Config(
+        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=layers,
+        max_position_embeddings=4096, pad_token_id=0, eos_token_id=1, **heads,
+    )  # fmt: skip
+    return Qwen3ForCausalLM(config)
+
+
+def lengths(shape: str) -> list[int]:
+    """Response lengths of all rows, at least one of them RESPONSE."""
+    rng = np.random.default_rng(7)
+    if shape in ("equal", "shared"):
+        return [RESPONSE] * ROWS
+    drawn = rng.uniform(8, RESPONSE, ROWS) if shape == "uniform" else 12 * (1 + rng.pareto(1.1, ROWS))
+    return [RESPONSE, *(int(n) for n in np.clip(drawn, 8, RESPONSE)[1:])]
+
+
+def rows_of(shape: str) -> list[Any]:
+    """Rows as our trainer has them, each an episode of one turn; siblings share a prompt in `shared` alone."""
+    from arlarena.trainer.batching.packing import TrainingSample
+
+    rng, rows, prompt = np.random.default_rng(1), [], np.zeros(0, dtype=np.int32)
+    for number, size in enumerate(lengths(shape)):
+        if shape != "shared" or number % GROUP == 0:
+            prompt = rng.integers(2, VOCABULARY, PROMPT).astype(np.int32)
+        response = rng.integers(2, VOCABULARY, size).astype(np.int32)
+        behaviour = np.full(size, -8.0, dtype=np.float32)
+        rows.append(
+            TrainingSample(prompt, response, behaviour, np.ones(size, dtype=np.uint8), float(rng.normal()), number)
+        )
+    return rows
+
+
+class Ours:
+    """Our learner, as a run makes it."""
+
+    def __init__(self, model: Qwen3ForCausalLM) -> None:
+        from arlarena.trainer.learning.learner import Learner
+        from arlarena.trainer.model.attention import prepare
+        from arlarena.trainer.objectives import recipe
+        from arlarena.trainer.settings import TrainerSettings
+
+        settings = TrainerSettings(
+            lr=1e-6, kl_coefficient=0.01, tokens_per_microbatch=AT_ONCE * (PROMPT + RESPONSE), device="cpu"
+        )
+        self.learner = Learner(prepare(model.eval()), None, recipe("sampo"), settings)
+
+    def update(self, rows: list[Any]) -> None:
+        """One optimiser step."""
+        self.learner.update([rows], 1e-6)
+
+
+class Theirs:
+    """TRL's trainer, whose dataset is never read."""
+
+    def __init__(self, model: Qwen3ForCausalLM, folder: Path) -> None:
+        import copy
+
+        from datasets import Dataset
+        from tokenizers import Tokenizer, models, pre_tokenizers
+        from trl import GRPOConfig, GRPOTrainer
+
+        core = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1, "x": 2}, unk_token="x"))
+        core.pre_tokenizer = pre_tokenizers.Whitespace()
+        words = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<eos>")
+        settings = GRPOConfig(
+            output_dir=str(folder), use_cpu=True, bf16=False, report_to="none", beta=0.0, num_generations=GROUP,
+            per_device_train_batch_size=AT_ONCE, gradient_accumulation_steps=ROWS // AT_ONCE,
+            max_completion_length=RESPONSE, gradient_checkpointing=False, importance_sampling_level="sequence",
+        )  # fmt: skip
+        self.trainer = GRPOTrainer(
+            model=model, reward_funcs=lambda completions, **_: [0.0] * len(completions), args=settings,
+            train_dataset=Dataset.from_dict({"prompt": ["x"] * ROWS}), processing_class=words,
+        )  # fmt: skip
+        self.reference = copy.deepcopy(self.trainer.model).requires_grad_(False)
+        self.trainer.beta = 0.01  # the reference is ours to pass: TRL would load one by the model's name
+        self.trainer.current_gradient_accumulation_steps = ROWS // AT_ONCE
+        self.optimizer = torch.optim.AdamW(self.trainer.model.parameters(), lr=1e-6)
+
+    def padded(self, rows: list[Any]) -> dict[str, Tensor]:
+        """The generation batch: prompts padded on the left, responses on the right, both to the longest."""
+        wide, long = max(len(row.prompt) for row in rows), max(len(row.response) for row in rows)
+        names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+        columns: dict[str, list[Any]] = {name: [] for name in names}
+        for row in rows:
+            before, after = wide - len(row.prompt), long - len(row.response)
+            columns["prompt_ids"].append([0] * before + row.prompt.tolist())
+            columns["prompt_mask"].append([0] * before + [1] * len(row.prompt))
+            columns["completion_ids"].append(row.response.tolist() + [0] * after)
+            columns["completion_mask"].append([1] * len(row.response) + [0] * after)
+        batch = {name: torch.tensor(values) for name, values in columns.items()}
+        batch["advantages"] = torch.tensor([row.advantage for row in rows])
+        return batch
+
+    def update(self, rows: list[Any]) -> None:
+        """One optimiser step, as TRL's loop takes it."""
+        trainer, batch = self.trainer, self.padded(rows)
+        trainer.model.train()
+        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+        keep = batch["completion_ids"].shape[1]
+        with torch.no_grad():
+            for name, model in (("old_per_token_logps", trainer.model), ("ref_per_token_logps", self.reference)):
+                batch[name] = trainer._get_per_token_logps_and_entropies(model, ids, mask, keep, batch_size=AT_ONCE)[0]
+        total = batch["completion_mask"].sum()
+        for start in range(0, len(rows), AT_ONCE):
+            part = {name: values[start : start + AT_ONCE] for name, values in batch.items()}
+            trainer._compute_loss(trainer.model, part | {"num_items_in_batch": total}).backward()
+        torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+class Raw:
+    """The bare model over rows of one length: the same passes, the sum of the log-probs as loss, all logits at once."""
+
+    def __init__(self, model: Qwen3ForCausalLM) -> None:
+        self.model = model.eval()
+
+    def update(self, rows: list[Any]) -> None:
+        """Two passes without gradient, one with."""
+        ids = torch.tensor(np.stack([np.concatenate([row.prompt, row.response]) for row in rows]).astype(np.int64))
+        for part in ids.split(AT_ONCE):
+            with torch.no_grad():
+                self.log_probs(part)
+                self.log_probs(part)
+            self.log_probs(part).sum().backward()
+        self.model.zero_grad()
+
+    def log_probs(self, ids: Tensor) -> Tensor:
+        """Of the responses."""
+        hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state[:, PROMPT - 1 : -1]
+        log_p = torch.log_softmax(self.model.lm_head(hidden), -1)
+        return log_p.gather(-1, ids[:, PROMPT:, None])
+
+
+def timed(work: Callable[[], None]) -> float:
+    """Seconds."""
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def speeds(rounds: int, folder: Path) -> dict[str, dict[str, list[float]]]:
+    """Seconds of an update, by shape and side."""
+    ours, theirs, raw = Ours(model_of(VOCABULARY)), Theirs(model_of(VOCABULARY), folder), Raw(model_of(VOCABULARY))
+    found: dict[str, dict[str, list[float]]] = {}
+    for shape in ("equal", "uniform", "long_tail", "shared"):
+        rows = rows_of(shape)
+        sides: dict[str, Any] = {"ours": ours, "trl": theirs} | ({"raw": raw} if shape == "equal" else {})
+        for side in sides.values():
+            side.update(rows)  # once to warm up
+        seconds: dict[str, list[float]] = {name: [] for name in sides}
+        for _ in range(rounds):
+            for name, side in sides.items():
+                seconds[name].append(timed(lambda side=side, rows=rows: side.update(rows)))  # type: ignore[misc]
+        found[shape] = seconds
+        print(shape, {name: f"{statistics.median(values):.2f} s" for name, values in seconds.items()}, flush=True)
+    return found
+
+
+def memory(side: str) -> float:
+    """Peak MB of a process that takes one update at a vocabulary of 50,000, all that it needs included."""
+    from arlarena.trainer.learning.learner import Learner
+    from arlarena.trainer.model.attention import prepare
+    from arlarena.trainer.objectives import recipe
+    from arlarena.trainer.settings import TrainerSettings
+
+    chunk = {"logits_chunk_tokens": sys.maxsize} if side == "dense" else {}
+    settings = TrainerSettings(kl_coefficient=0.01, device="cpu", **chunk)
+    learner = Learner(prepare(model_of(50_000, hidden=64, layers=1).eval()), None, recipe("sampo"), settings)
+    learner.update([rows_of("equal")], 1e-6)
+    # Not ru_maxrss, which a child takes over from its parent.
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def memories() -> dict[str, float]:
+    """Both sides, each in a process of its own."""
+    found = {}
+    for side in ("dense", "chunked"):
+        done = subprocess.run(
+            [sys.executable, "-m", MODULE, "--memory", side], capture_output=True, text=True, check=True
+        )
+        found[side] = float(done.stdout)
+    return found
+
+
+def main() -> int:
+    """Measure, judge, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--memory", choices=("dense", "chunked"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.memory:
+        torch.set_num_threads(1)
+        print(memory(args.memory))
+        return 0
+    import tempfile
+
+    import transformers
+    import trl
+
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = speeds(args.rounds, Path(folder))
+    medians = {
+        shape: {side: statistics.median(values) for side, values in each.items()} for shape, each in seconds.items()
+    }
+    ratios = {shape: round(each["trl"] / each["ours"], 2) for shape, each in medians.items()}
+    raw = round(medians["equal"]["raw"] / medians["equal"]["ours"], 2)
+    peak = memories()
+    result = {
+        "schema": 1,
+        "machine": {"cores": os.cpu_count(), "threads": args.threads, "torch": torch.__version__},
+        "peer": {"trl": trl.__version__, "transformers": transformers.__version__},
+        "rows": {"count": ROWS, "prompt": PROMPT, "longest_response": RESPONSE, "at_once": AT_ONCE},
+        "seconds": {shape: {k: round(v, 3) for k, v in each.items()} for shape, each in medians.items()},
+        "times_trl": ratios,
+        "share_of_raw": raw,
+        "memory_mb": {name: round(value, 1) for name, value in peak.items()},
+    }
+    result["passed"] = (
+        all(ratios[shape] >= wanted for shape, wanted in WANTED.items())
+        and raw >= RAW_WANTED
+        and peak["chunked"] <= MEMORY_WANTED * peak["dense"]
+    )
+    for shape, ratio in ratios.items():
+        wanted = f" (at least {WANTED[shape]:g} wanted)" if shape in WANTED else ""
+        print(f"{shape}: {ratio:.2f} times TRL{wanted}")
+    print(f"{raw:.2f} of the bare model's speed (at least {RAW_WANTED:g} wanted)")
+    print(f"peak memory of an update: {peak['chunked']:.0f} MB, {peak['dense']:.0f} MB with all logits at once")
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+    return 0 if result["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

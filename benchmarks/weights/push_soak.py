@@ -1,0 +1,358 @@
+"""Weight pushes under load, with replicas killed at random: every token has to be of the version that it carries.
+
+    python -m benchmarks.weights.push_soak --pushes 200 --out benchmarks/results/push_soak.json
+
+The policy of version k says token k and nothing else, so what was said betrays who said it. The trainer's own code
+writes and pushes the versions to a gateway before two engines, while clients ask (whole and streamed, with deadlines of
+their own) and replicas are killed with SIGKILL: engines of the gateway itself, which share a disk with the trainer
+(`--transport shared`), or servers elsewhere, which are sent the weights and come back with none (`http`). Of every
+answer is checked:
+
+* each token is that of the version of its span;
+* no span is older than the last push that was over when the request was sent: nobody restarts with old weights;
+* the answer came within its deadline.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import functools
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+import aiohttp
+import psutil
+import torch
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from arlarena.proto.telemetry import Logger
+from arlarena.proto.versions.directory import ManifestProbe
+from arlarena.trainer.weights.probe import Probe
+from arlarena.trainer.weights.publisher import Publisher
+from arlarena.trainer.weights.transports import Http, SharedDirectory, Transport
+from arlarena.trainer.weights.versions import Version, VersionStore
+from benchmarks.support.policy_server import policy_server, write_config
+from benchmarks.support.ports import free_port
+from benchmarks.support.results import finish
+
+VOCABULARY, HIDDEN, LAYERS, REPLICAS = 256, 64, 2, 2
+CLIENTS, TOKENS, PROMPT = 12, 48, 32
+SLACK_S = 0.5  # by which an answer may reach a busy client after its deadline
+TOKEN = "the token of the administrator"
+SIZES = {"admin_token": TOKEN, "max_model_len": 256, "max_slots": 32, "health_interval_s": 0.5}
+
+
+def policy(said: int) -> Qwen3ForCausalLM:
+    """A policy that says one token: its layers add nothing, and the head has one row that answers."""
+    torch.manual_seed(said)
+    config = Qwen3Config(
+        vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=LAYERS, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=32, intermediate_size=128, max_position_embeddings=512,
+        tie_word_embeddings=False, eos_token_id=None, bos_token_id=None,
+    )  # fmt: skip
+    model = Qwen3ForCausalLM(config).eval()
+    with torch.no_grad():
+        model.model.embed_tokens.weight.fill_(1.0)
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[said] = 1.0
+    return model
+
+
+def log_probs(model: Qwen3ForCausalLM, prompt: list[int], response: list[int]) -> list[float]:
+    """What transformers computes."""
+    with torch.inference_mode():
+        logits = model(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
+    found: list[float] = torch.log_softmax(logits, -1)[range(len(response)), response].tolist()
+    return found
+
+
+def save_tokenizer(folder: Path) -> None:
+    """A vocabulary of numbers: servers want one to be there."""
+    inner = Tokenizer(models.WordLevel({str(i): i for i in range(VOCABULARY)}, unk_token="0"))
+    PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="0").save_pretrained(folder)
+
+
+class Soak:
+    """What is known while it runs."""
+
+    def __init__(self, url: str, seed: int) -> None:
+        self.url, self.rng = url, random.Random(seed)
+        self.said: dict[str, tuple[int, int]] = {}  # version -> (its place in the order of pushes, its token)
+        self.over = 0  # pushes that are over
+        self.counts: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self.latest_s = 0.0  # the longest that an answer came after its deadline
+        self.done = False
+
+    async def client(self, session: aiohttp.ClientSession, name: int) -> None:
+        """Ask until it is over."""
+        while not self.done:
+            await self.ask(session, f"session-{name}-{self.rng.randrange(3)}", stream=self.rng.random() < 0.2)
+
+    async def ask(self, session: aiohttp.ClientSession, name: str, *, stream: bool) -> None:
+        """One request, and everything that is checked of its answer."""
+        limit, over, began = self.rng.uniform(3.0, 8.0), self.over, time.monotonic()
+        body = {
+            "token_ids": [self.rng.randrange(VOCABULARY) for _ in range(PROMPT)],
+            "sampling_params": {"max_tokens": TOKENS, "logprobs": 0, "ignore_eos": True},
+            "stream": stream,
+        }
+        headers = {"x-request-timeout-s": f"{limit:.3f}", "x-session-id": name}
+        try:
+            async with session.post(f"{self.url}/inference/v1/generate", json=body, headers=headers) as reply:
+                text = await reply.text()
+        except (aiohttp.ClientError, OSError) as error:
+            self.counts[f"no answer: {type(error).__name__}"] += 1
+            return
+        finally:
+            self.latest_s = max(self.latest_s, time.monotonic() - began - limit)
+        if reply.status != 200:
+            self.counts[f"status {reply.status}"] += 1
+            return
+        self.judge(*(_events(text) if stream else _whole(text)), over)
+
+    def judge(self, ids: list[int], spans: list[dict[str, Any]] | None, over: int) -> None:
+        """Compare what was said with who is said to have said it."""
+        if spans is None:
+            self.counts["stream cut by a kill"] += 1  # and said so: an event with an error was its last
+            return
+        self.counts["answers"] += 1
+        self.counts["answers that span a push"] += len(spans) > 1
+        if len(ids) != TOKENS or [s["start"] for s in spans] != [0, *(s["end"] for s in spans[:-1])]:
+            self.wrong.append(f"{len(ids)} tokens in {spans}")
+        for span in spans:
+            place, token = self.said.get(span["version"], (-1, -1))
+            if set(ids[span["start"] : span["end"]]) != {token}:
+                self.wrong.append(f"{span['version']} says {token}, but {ids[span['start'] : span['end']]} was said")
+            if place < over:
+                self.wrong.append(f"{span['version']} is push {place}, and push {over} was over")
+
+
+def _whole(text: str) -> tuple[list[int], list[dict[str, Any]]]:
+    (choice,) = json.loads(text)["choices"]
+    return choice["token_ids"], choice["weight_versions"]
+
+
+def _events(text: str) -> tuple[list[int], list[dict[str, Any]] | None]:
+    ids: list[int] = []
+    spans = None
+    for line in text.splitlines():
+        if line.startswith("data: {") and "choices" in (event := json.loads(line[6:])):
+            for choice in event["choices"]:
+                ids += choice["token_ids"]
+                spans = choice["weight_versions"] or spans
+    return ids, spans
+
+
+async def push_all(soak: Soak, store: VersionStore, publisher: Publisher, pushes: int, pause_s: float) -> list[float]:
+    """Write and push versions one after another; the seconds of each push."""
+    probe, seconds = Probe.spread(VOCABULARY, 1e-3), []
+    for step in range(1, pushes + 1):
+        version = write(store, probe, step)
+        soak.said[str(version.version)] = (step, step % VOCABULARY)
+        pushed = await publisher.push(version)
+        store.forget_old()
+        soak.over = step
+        seconds.append(pushed.seconds)
+        await asyncio.sleep(soak.rng.uniform(0, 2 * pause_s))
+    return seconds
+
+
+def write(store: VersionStore, probe: Probe, step: int) -> Version:
+    """The version directory of one step."""
+    model = policy(step % VOCABULARY)
+
+    def found() -> ManifestProbe:
+        return probe.of(lambda prompt, response: log_probs(model, list(prompt), list(response)))
+
+    return store.write(model, model.state_dict(), step, found)
+
+
+class Engines:
+    """Engines that the gateway starts itself, on one disk with the trainer."""
+
+    def __init__(self, weights: Path) -> None:
+        self.settings = {"weights_root": str(weights), "replicas": REPLICAS}
+
+    def kill(self, rng: random.Random, gateway: psutil.Process) -> bool:
+        """Kill one of them, or the wrapper that holds it; whether there was one."""
+        found = [process for process in gateway.children(recursive=True) if "--uds" in _words(process)]
+        if not found:
+            return False
+        with contextlib.suppress(psutil.NoSuchProcess):
+            rng.choice(found).send_signal(signal.SIGKILL)
+        return True
+
+
+class Pods:
+    """Policy servers elsewhere, each with a disk of its own; a killed one comes back at once, and its disk is empty."""
+
+    def __init__(self, folder: Path, weights: Path, first: Path, log: TextIO) -> None:
+        self._folder, self._first, self._log = folder, first, log
+        self._ports = [free_port() for _ in range(REPLICAS)]
+        self._running = [self._start(index) for index in range(REPLICAS)]
+        self.settings = {
+            "weights_root": str(weights),
+            "replica_urls": [f"http://127.0.0.1:{port}" for port in self._ports],
+        }
+
+    def kill(self, rng: random.Random, gateway: psutil.Process) -> bool:
+        """Kill one of them and start it again."""
+        index = rng.randrange(REPLICAS)
+        self._running[index].kill()
+        self._running[index].wait()
+        self._running[index] = self._start(index)
+        return True
+
+    def stop(self) -> None:
+        """End them."""
+        for process in self._running:
+            process.terminate()
+        for process in self._running:
+            process.wait(timeout=60)
+
+    def _start(self, index: int) -> subprocess.Popen[bytes]:
+        disk = self._folder / f"pod-{index}"
+        shutil.rmtree(disk, ignore_errors=True)
+        disk.mkdir()
+        settings = {**SIZES, "model": str(self._first), "weights_root": str(disk), "port": self._ports[index]}
+        write_config(disk / "pod.toml", settings)
+        command = [sys.executable, "-m", "arlarena.inference", "--config", str(disk / "pod.toml")]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=self._log)
+
+
+async def kill_some(soak: Soak, kill: Callable[[random.Random], bool], kills: int, every_s: float) -> int:
+    """Kill a replica now and then; how many were killed."""
+    killed = 0
+    while killed < kills and not soak.done:
+        await asyncio.sleep(soak.rng.uniform(0.5, 1.5) * every_s)
+        killed += await asyncio.to_thread(kill, soak.rng)
+    return killed
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+async def until_ready(session: aiohttp.ClientSession, url: str, version: str | None, limit_s: float = 120.0) -> None:
+    """Wait until every replica is ready, with this version."""
+    deadline = time.monotonic() + limit_s
+    while True:
+        async with session.get(f"{url}/ready") as reply:
+            replicas = (await reply.json())["replicas"] if reply.status == 200 else []
+        if len(replicas) == REPLICAS and all(
+            one["state"] == "ready" and version in (None, one["weight_version"]) for one in replicas
+        ):
+            return
+        if time.monotonic() > deadline:
+            raise SystemExit(f"error: not all replicas became ready: {replicas}")
+        await asyncio.sleep(0.1)
+
+
+async def soak_service(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Everything at once."""
+    first, theirs = folder / "first", folder / "weights"
+    ours = folder / "sent" if args.transport == "http" else theirs
+    for path in (first, theirs):
+        path.mkdir()
+    save_tokenizer(first)
+    policy(0).save_pretrained(first)
+    store = VersionStore(ours, first, "soak", keep=4)
+    transport: Transport = Http(20) if args.transport == "http" else SharedDirectory()
+    with contextlib.ExitStack() as stack:
+        fleet: Engines | Pods = Engines(theirs)
+        if args.transport == "http":
+            fleet = Pods(folder, theirs, first, stack.enter_context((folder / "pods.log").open("w")))
+            stack.callback(fleet.stop)
+        url, gateway = stack.enter_context(policy_server(folder, model=str(first), **SIZES, **fleet.settings))
+        publisher = Publisher([url], transport, token=TOKEN, patience_s=120.0, log=Logger("soak", "warning"))
+        soak = Soak(url, args.seed)
+        kill = functools.partial(fleet.kill, gateway=gateway)
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            await until_ready(session, url, None)
+            began = time.monotonic()
+            async with asyncio.TaskGroup() as group:
+                await push_all(soak, store, publisher, 1, 0.0)  # what was served before the first push has no place
+                soak.over = 1
+                tasks = [group.create_task(soak.client(session, name)) for name in range(CLIENTS)]
+                killer = group.create_task(kill_some(soak, kill, args.kills, args.pushes * args.pause / args.kills))
+                seconds = await push_all(soak, store, publisher, args.pushes, args.pause)
+                await killer
+                await until_ready(session, url, max(soak.said, key=lambda label: soak.said[label]))
+                soak.done = True
+                await asyncio.gather(*tasks)
+        left = gateway.children(recursive=True)
+    return report(args, soak, seconds, killer.result(), time.monotonic() - began, left)
+
+
+def report(
+    args: argparse.Namespace,
+    soak: Soak,
+    seconds: list[float],
+    killed: int,
+    wall_s: float,
+    children: list[psutil.Process],
+) -> dict[str, Any]:
+    """What it came to."""
+    _, alive = psutil.wait_procs(children, timeout=5.0)
+    failed = sum(count for what, count in soak.counts.items() if what.startswith(("status", "no answer")))
+    checks = {
+        "every token is its version's": not soak.wrong,
+        "no answer after its deadline": soak.latest_s < SLACK_S,
+        "fewer than 1 % of the requests failed": failed < 0.01 * soak.counts["answers"],
+        "some answers span a push": soak.counts["answers that span a push"] > 0,
+        "replicas were killed": killed == args.kills,
+        "no process is left": not alive,
+    }
+    return {
+        "transport": args.transport,
+        "pushes": len(seconds),
+        "push_seconds_p50": sorted(seconds)[len(seconds) // 2],
+        "push_seconds_max": max(seconds),
+        "killed": killed,
+        "wall_s": round(wall_s, 1),
+        "requests": dict(soak.counts),
+        "latest_after_deadline_s": round(soak.latest_s, 3),
+        "wrong": soak.wrong[:10],
+        "checks": checks,
+        "passed": all(checks.values()),
+    }
+
+
+def main() -> int:
+    """Run, judge, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pushes", type=int, default=200)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--pause", type=float, default=0.5, help="mean seconds between two pushes")
+    parser.add_argument("--transport", choices=("shared", "http"), default="http")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="arlarena-soak-") as folder:
+        result = asyncio.run(soak_service(args, Path(folder)))
+    return finish(result, args.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""From the optimiser's step to the first token of the new weights, beside a bare write and read; and bytes of deltas.
+
+    python -m benchmarks.weights.speed --out benchmarks/results/weight_push.json
+
+The trainer's own code (probe, version directory, publisher) and a real policy server. In each round the same weights
+are also written with `safetensors.torch.save_file`, read with `load_file` and copied out of the map, the least that
+any push over a disk has to do. One thread each. The deltas are those of an AdamW step at a learning rate of 1e-6 on
+noise, in float32 and, as GPUs serve them, in bfloat16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from arlarena.proto.telemetry import Logger
+from arlarena.proto.versions.delta import write_delta
+from arlarena.trainer.weights.probe import Probe
+from arlarena.trainer.weights.publisher import Publisher
+from arlarena.trainer.weights.transports import SharedDirectory, Transport
+from arlarena.trainer.weights.versions import Version, VersionStore
+from benchmarks.support.policy_server import policy_server
+from benchmarks.support.results import finish
+
+VOCABULARY = 512
+MOST = 3.0  # times a bare write and read
+RATE = 1e-6
+
+
+def make_model(directory: Path, hidden: int) -> Qwen3ForCausalLM:
+    """A tied Qwen3 of four layers with a tokenizer of numbers, saved as servers want it."""
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=VOCABULARY, hidden_size=hidden, num_hidden_layers=4, num_attention_heads=hidden // 32,
+        num_key_value_heads=hidden // 64, head_dim=32, intermediate_size=4 * hidden, tie_word_embeddings=True,
+        max_position_embeddings=1024, eos_token_id=0, bos_token_id=None,
+    )  # fmt: skip
+    model = Qwen3ForCausalLM(config)
+    model.save_pretrained(directory)
+    inner = Tokenizer(models.WordLevel({str(i): i for i in range(VOCABULARY)}, unk_token="0"))
+    PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="0").save_pretrained(directory)
+    return model
+
+
+def bare(weights: dict[str, Tensor], file: Path) -> float:
+    """Seconds to write the weights and read them again."""
+    began = time.perf_counter()
+    save_file(weights, file)
+    copies = {name: value.clone() for name, value in load_file(file).items()}
+    seconds = time.perf_counter() - began
+    assert all(copies[name].equal(value) for name, value in weights.items())
+    return seconds
+
+
+class Trainer:
+    """As much of a trainer as a push needs."""
+
+    def __init__(self, model: Qwen3ForCausalLM, store: VersionStore, publisher: Publisher) -> None:
+        self.model, self.store, self.publisher = model, store, publisher
+        self.probe = Probe.spread(model.config.vocab_size, 1e-3)
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
+
+    def learn(self, seed: int) -> None:
+        """One step on noise, after two that bring the moments to where they would be."""
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in self.model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        self.optimizer.step()
+
+    def log_probs(self, prompt: Any, response: Any) -> list[float]:
+        """What the trainer computes of the probe."""
+        ids = torch.tensor([[*prompt, *response]])
+        with torch.inference_mode():
+            table = torch.log_softmax(self.model(ids).logits[0, len(prompt) - 1 : -1], -1)
+        found: list[float] = table[range(len(response)), list(response)].tolist()
+        return found
+
+    def write(self, step: int) -> Version:
+        """The version directory."""
+        weights = {name: value.detach() for name, value in self.model.state_dict().items()}
+        return self.store.write(self.model, weights, step, lambda: self.probe.of(self.log_probs))
+
+
+def publisher_of(url: str, transport: Transport, token: str | None = None) -> Publisher:
+    """The trainer's publisher for one policy server; `benchmarks.old_and_new` uses it too."""
+    return Publisher([url], transport, token=token, patience_s=30, log=Logger("bench"))
+
+
+async def first_token(session: aiohttp.ClientSession, url: str, version: str) -> None:
+    """Ask for one token; it has to be of this version."""
+    body = {"token_ids": [random.randrange(100) for _ in range(8)], "sampling_params": {"max_tokens": 1}}
+    async with session.post(f"{url}/inference/v1/generate", json=body) as reply:
+        (choice,) = (await reply.json())["choices"]
+    assert [span["version"] for span in choice["weight_versions"]] == [version], choice
+
+
+async def measure(model: Qwen3ForCausalLM, folder: Path, rounds: int) -> dict[str, Any]:
+    """Pushes and bare ones by turns."""
+    names = {name for name, _ in model.named_parameters()}  # a tied head once, as in the file of a version
+    store = VersionStore(folder / "weights", folder / "model", "bench", keep=3)
+    pushed, plain, parts = [], [], []
+    settings = {"model": str(folder / "model"), "weights_root": str(folder / "weights"), "max_model_len": 256}
+    with policy_server(folder, **settings) as (url, _):
+        trainer = Trainer(model, store, publisher_of(url, SharedDirectory()))
+        async with aiohttp.ClientSession() as session:
+            for step in range(1, rounds + 3):
+                trainer.learn(step)
+                began = time.perf_counter()
+                version = trainer.write(step)
+                written = time.perf_counter()
+                await trainer.publisher.push(version)
+                served = time.perf_counter()
+                await first_token(session, url, str(version.version))
+                spoken = time.perf_counter()
+                store.forget_old()
+                if step > 2:
+                    pushed.append(spoken - began)
+                    parts.append((written - began, served - written, spoken - served))
+                    weights = {name: value for name, value in model.state_dict().items() if name in names}
+                    plain.append(bare(weights, folder / "bare.safetensors"))
+    middle = [round(1e3 * statistics.median(column), 2) for column in zip(*parts, strict=True)]
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "step_to_first_token_ms_p50": 1e3 * statistics.median(pushed),
+        "bare_write_and_read_ms_p50": 1e3 * statistics.median(plain),
+        "ratio": statistics.median(pushed) / statistics.median(plain),
+        "of_it_ms_p50": dict(zip(("write", "push", "token"), middle, strict=True)),
+        "bytes": deltas(model, trainer, folder),
+    }
+
+
+def deltas(model: Qwen3ForCausalLM, trainer: Trainer, folder: Path) -> dict[str, Any]:
+    """Bytes of one step's delta beside those of the file, by the type of the weights."""
+    found = {}
+    before = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    trainer.learn(999)
+    for kind in (torch.float32, torch.bfloat16):
+        for name, state in (("old", before), ("new", model.state_dict())):
+            save_file({key: value.to(kind).clone() for key, value in state.items()}, folder / name)
+        with (folder / "delta").open("wb") as out:
+            size = write_delta(folder / "old", folder / "new", out)
+        full = (folder / "new").stat().st_size
+        found[str(kind).removeprefix("torch.")] = {"full": full, "delta": size, "share": size / full}
+    return found
+
+
+def main() -> int:
+    """Measure every size, judge, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--hidden", type=int, nargs="+", default=[128, 256, 512])
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    sizes = []
+    for hidden in args.hidden:
+        with tempfile.TemporaryDirectory(prefix="arlarena-push-", dir=Path.cwd()) as folder:
+            model = make_model(Path(folder) / "model", hidden)
+            sizes.append(asyncio.run(measure(model, Path(folder), args.rounds)))
+            print(json.dumps(sizes[-1]), file=sys.stderr)
+    return finish({"learning_rate": RATE, "sizes": sizes, "passed": all(s["ratio"] <= MOST for s in sizes)}, args.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

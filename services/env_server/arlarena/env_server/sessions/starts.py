@@ -1,0 +1,74 @@
+"""How episodes begin: from a start of the same task that is kept, or else in a thread."""
+
+from __future__ import annotations
+
+import time
+
+from arlarena.env_server.errors import invalid
+from arlarena.env_server.sessions.blocking_calls import carry_out
+from arlarena.env_server.sessions.metrics import Metrics
+from arlarena.env_server.sessions.outcomes import check_result
+from arlarena.env_server.sessions.pool import WorkPool
+from arlarena.env_server.sessions.reset_cache import Prototypes, Start
+from arlarena.env_server.settings import EnvironmentSettings
+from arlarena.environment.protocols import EnvironmentFactory, TaskError
+from arlarena.proto.env import ResetSpec
+from arlarena.proto.trajectory import Task
+
+
+class EpisodeStarts:
+    """Starts episodes of one environment, which are in no session yet."""
+
+    def __init__(
+        self, factory: EnvironmentFactory, settings: EnvironmentSettings, metrics: Metrics, pool: WorkPool
+    ) -> None:
+        self._factory, self._settings, self._metrics, self._pool = factory, settings, metrics, pool
+        self._prototypes = Prototypes(settings.kept_starts)
+
+    async def start(self, spec: ResetSpec) -> Start:
+        """A new episode and its first observation, in no session.
+
+        Raises:
+            ApiError: 422 for a task that does not exist, 504 when it takes too long.
+        """
+        task = self.task(spec)
+        return self.cached(task) or await self._made(task)
+
+    def task(self, spec: ResetSpec) -> Task:
+        """The task that a reset names.
+
+        Raises:
+            ApiError: 422 for a task that does not exist.
+        """
+        try:
+            return self._factory.task(spec)
+        except TaskError as error:
+            raise invalid(str(error)) from error
+
+    def cached(self, task: Task) -> Start | None:
+        """A start of a task that was begun before, at once; None for another one."""
+        begun = time.perf_counter()
+        start = self._prototypes.fork(task)
+        if start is None:
+            return None
+        self._metrics.reset_seconds.observe(time.perf_counter() - begun)
+        return start
+
+    async def _made(self, task: Task) -> Start:
+        """A new start, kept for whoever plays the task next. Errors as in `start`."""
+        begun = time.perf_counter()
+
+        def work() -> Start:
+            episode = self._factory.start(task)
+            return episode, check_result(task.id, episode.observe(), stepped=False)
+
+        try:
+            what, limit_s = f"the reset of {task.id}", self._settings.reset_timeout_s
+            start = await carry_out(self._pool, self._settings, what, limit_s, work)
+        except TaskError as error:
+            raise invalid(str(error)) from error
+        finally:
+            self._metrics.reset_seconds.observe(time.perf_counter() - begun)
+        if not self._factory.blocking:
+            self._prototypes.keep(start)
+        return start

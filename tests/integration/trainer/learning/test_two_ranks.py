@@ -1,0 +1,100 @@
+"""A whole trainer on two ranks by torchrun, as a user starts it, ends where one on a single rank ends."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.trainer.recordings_support import Recordings, config_of
+
+from arlarena.proto.streams.queue import Streams
+
+STEPS = 4
+LAST = f"checkpoints/step-{STEPS:06d}"
+
+
+async def train(redis_url, name, run, policy, make_group, launch, *flags):
+    """The exit status of a run that a recording worker feeds."""
+    run.mkdir(exist_ok=True)
+    (run / "run.toml").write_text(config_of(STEPS, tokens_per_microbatch=64, device="cpu"))
+    command = [sys.executable, *launch, "-m", "arlarena.trainer", "train", "--config", run / "run.toml", "--model",
+    policy,            "--run-dir", run, "--run-name", name, "--redis-url", redis_url, *flags]  # fmt: skip
+    async with await Streams.connect(redis_url, name, retry_delay_s=0.05) as streams:
+        feeding = asyncio.create_task(Recordings(streams, run / "weights", make_group).serve())
+        with (run / "log").open("w") as log:
+            process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log)
+        try:
+            return await asyncio.to_thread(process.wait, 100)
+        finally:
+            process.kill()
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
+
+
+def torchrun(count):
+    return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+
+
+# Slow: torchrun starts several processes, each of which imports torch. tests/numerics/trainer/test_ranks.py is quick.
+@pytest.mark.slow
+async def test_two_ranks_end_where_one_ends(redis_url, run_name, tmp_path, tiny_directory, make_group):
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    assert await train(redis_url, run_name + "-1", alone, tiny_directory, make_group, []) == 0
+    status = await train(redis_url, run_name + "-2", together, tiny_directory, make_group, torchrun(2))
+    assert status == 0, (together / "log").read_text()[-3000:]
+    mine, theirs = (load_file(run / LAST / "model.safetensors") for run in (alone, together))
+    assert mine.keys() == theirs.keys()
+    for key, value in mine.items():
+        torch.testing.assert_close(theirs[key], value, atol=2e-3, rtol=1e-3)  # Adam moves by 1e-3 a step, whatever g is
+    files = [(run / "metrics.jsonl").read_text().splitlines() for run in (alone, together)]
+    records = [[json.loads(line) for line in lines] for lines in files]
+    assert len(records[0]) == len(records[1]) == STEPS
+    for one, other in zip(*records, strict=True):
+        assert one.keys() == other.keys()
+        assert other["loss"] == pytest.approx(one["loss"], rel=0.02, abs=1e-3)
+    # Published as ordinary directories, whole.
+    newest = max((together / "weights").glob("v*"))
+    assert load_file(newest / "model.safetensors")["model.embed_tokens.weight"].shape == (
+        load_file(max((alone / "weights").glob("v*")) / "model.safetensors")["model.embed_tokens.weight"].shape
+    )
+
+
+# Slow: as above.
+@pytest.mark.slow
+async def test_a_rank_that_dies_ends_the_run_and_the_rest_resumes(
+    redis_url, run_name, tmp_path, tiny_directory, make_group
+):
+    """Killing one rank must not leave the others waiting; afterwards one rank goes on from the checkpoint."""
+    run = tmp_path / "run"
+
+    async def kill_a_follower():
+        while not list(run.glob("checkpoints/step-000001/COMMITTED")):
+            await asyncio.sleep(0.01)
+        trainers = subprocess.run(["pgrep", "-f", f"arlarena.trainer train .*{run}"], capture_output=True, text=True)
+        ranks = [int(pid) for pid in trainers.stdout.split() if rank_of(int(pid)) == "1"]
+        assert len(ranks) == 1
+        os.kill(ranks[0], signal.SIGKILL)
+
+    killing = asyncio.create_task(kill_a_follower())
+    status = await train(redis_url, run_name, run, tiny_directory, make_group, torchrun(2))
+    await killing
+    assert status != 0
+    assert await train(redis_url, run_name, run, tiny_directory, make_group, [], "--resume") == 0
+    assert (run / LAST / "COMMITTED").exists()
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, STEPS + 1))
+
+
+def rank_of(pid):
+    """torchrun's RANK of a process."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            variables = dict(part.split(b"=", 1) for part in file.read().split(b"\0") if b"=" in part)
+    except OSError:
+        return None
+    return variables.get(b"RANK", b"").decode()

@@ -1,0 +1,80 @@
+"""One run has one trainer: a second one is refused, and one that was taken over stops before it writes."""
+
+import asyncio
+import json
+import os
+import signal
+
+import pytest
+from redis import Redis
+from support.trainer.trainer_processes_support import (
+    ALONE_STEPS,
+    assert_same_end,
+    prepare,
+    recorded,
+    start_trainer,
+    steps_of,
+    train_arguments,
+)
+
+from arlarena.proto.streams.queue import Streams
+
+
+async def reached(run, step):
+    while steps_of(run) < step:
+        await asyncio.sleep(0.01)
+
+
+def reason_in(log):
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    (failed,) = [line for line in lines if line["event"] == "failed"]
+    return failed["reason"]
+
+
+@pytest.fixture
+async def two_trainers(redis_url, run_name, tmp_path, tiny_directory, make_group):
+    """`start(which, *flags)` starts the trainer `one` or `two` on one run, while a player answers its tasks."""
+    run = tmp_path / "run"
+    prepare(run, ALONE_STEPS, lease_ttl_s=1.0)
+
+    async def start(which, *flags):
+        arguments = train_arguments(run, run_name, tiny_directory, redis_url, *flags)
+        return await start_trainer(arguments, run / f"log-{which}")
+
+    async with await Streams.connect(redis_url, run_name, retry_delay_s=0.05) as streams:
+        feeding = asyncio.create_task(recorded(run, make_group)(streams).serve())
+        yield run, start
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
+
+
+async def test_a_second_trainer_is_refused_and_the_first_is_not_disturbed(alone, two_trainers):
+    run, start = two_trainers
+    _, first_ended = await start("one")
+    await reached(run, 5)
+    _, second_ended = await start("two", "--resume")
+    assert await second_ended == 1
+    assert "is being trained by" in reason_in(run / "log-two")
+    assert await first_ended == 0
+    assert_same_end(run, alone, ALONE_STEPS)
+
+
+async def test_a_trainer_that_was_frozen_and_taken_over_stops_before_it_writes(
+    alone, two_trainers, redis_url, run_name
+):
+    run, start = two_trainers
+    frozen, frozen_ended = await start("one")
+    await reached(run, 5)
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        with Redis.from_url(redis_url) as redis:
+            while redis.exists(f"arl:{{{run_name}}}:trainer"):  # the lease of a frozen trainer expires
+                await asyncio.sleep(0.05)
+        _, second_ended = await start("two", "--resume")
+        await reached(run, 10)
+    finally:
+        os.kill(frozen, signal.SIGCONT)
+    assert await frozen_ended == 1
+    assert "lost" in reason_in(run / "log-one")
+    assert await second_ended == 0
+    assert_same_end(run, alone, ALONE_STEPS)

@@ -1,0 +1,165 @@
+"""Play the stock engine of ALFWorld through our environment, in the environment where TextWorld is installed.
+
+    .venv-alfworld/bin/python tests/support/environments/alfworld_driver.py FOLDER
+
+environments/alfworld, environments/sdk and proto are on PYTHONPATH.
+
+Prints a JSON object: for each check, "ok" or what is wrong.
+"""
+
+import json
+import os
+import random
+import sys
+import traceback
+from functools import partial
+from pathlib import Path
+
+from arlarena.environment.protocols import ExpertUnavailable, TaskError
+from arlarena.environment.registry import load
+from arlarena.environments.alfworld.files.export import export
+from arlarena.environments.alfworld.options import read_options
+from arlarena.environments.alfworld.textworld import Stocks
+from arlarena.proto.env import ResetSpec
+
+# By its module: ALFWorld is on PYTHONPATH and not installed.
+ALFWORLD = "arlarena.environments.alfworld.environment"
+SMALL = {"things": [4, 8], "receptacles": 6}
+FOLDER = Path(sys.argv[1])
+
+
+def start(made, index=0, split="train"):
+    return made.start(made.task(ResetSpec(split=split, index=index)))
+
+
+def environments(**options):
+    return load("test", ALFWORLD, {**SMALL, **options}), load(
+        "test", ALFWORLD, {**SMALL, **options, "backend": "textworld"}
+    )
+
+
+def same(one, other):
+    """Whether two results are the same but for the key of the state."""
+    assert (one.observation, one.reward, one.done) == (other.observation, other.reward, other.done), (one, other)
+    for name in ("score", "success", "action", "content_key", "kind", "task_id", "observation_key"):
+        assert getattr(one.metadata, name) == getattr(other.metadata, name), name
+
+
+def check_plays_like_ours():
+    """The expert's replies and some that mean nothing, in both engines; the states that are told apart are the same."""
+    native, stock = environments()
+    for index in range(3):
+        one, other, chance = start(native, index), start(stock, index), random.Random(index)
+        same(one.observe(), other.observe())
+        assert one.expert() == other.expert()
+        keys = {one.observe().metadata.state_key: other.observe().metadata.state_key}
+        replies = [chance.choice(one.observe().observation.admissible_actions), "dance", "", "<action>help</action>"]
+        for _ in range(12):
+            result, theirs = one.step(replies[0]), other.step(replies[0])
+            same(result, theirs)
+            key = keys.setdefault(result.metadata.state_key, theirs.metadata.state_key)
+            assert key == theirs.metadata.state_key, "equal states have equal keys"
+            replies = [*replies[1:], chance.choice(result.observation.admissible_actions)]
+        assert len(set(keys.values())) == len(keys), "different states have different keys"
+        for reply in one.expert():
+            same(one.step(reply), other.step(reply))
+        assert other.observe().metadata.success
+
+
+def check_forks_are_independent():
+    episode = start(environments()[1])
+    replies = episode.expert()
+    for reply in replies[:2]:
+        episode.step(reply)
+    twin, before = episode.fork(), episode.observe()
+    assert twin.observe() == before
+    ends = [twin.step(reply) for reply in replies[2:]]
+    assert episode.observe() == before, "the fork's steps do not touch it"
+    assert [episode.step(reply) for reply in replies[2:]] == ends, "played again by another engine"
+    assert ends[-1].reward == 10.0
+
+
+def check_info():
+    native, stock = environments()
+    assert (native.blocking, stock.blocking) == (False, True)
+    assert stock.info.version == f"{native.info.version}-textworld"
+    assert stock.info.options["backend"] == "textworld"
+
+
+def changed_game(**changes):
+    """A made game as a file, its texts changed."""
+    path = export(FOLDER / str(len(list(FOLDER.iterdir()))), "train", 0, read_options("test", SMALL)) / "game.tw-pddl"
+    game = json.loads(path.read_text())
+    path.write_text(json.dumps({**game, **{name: change(game[name]) for name, change in changes.items()}}))
+    return environments(games=str(path))
+
+
+def refusal(call, error):
+    """What a call that has to fail says."""
+    try:
+        call()
+    except error as refused:
+        return str(refused)
+    raise AssertionError(f"no {error.__name__}")
+
+
+def check_plays_rules_that_ours_does_not():
+    def unlocked(domain):
+        assert "(openable ?r) (not (opened ?r))" in domain
+        return domain.replace("(openable ?r) (not (opened ?r))", "(not (opened ?r))")
+
+    native, stock = changed_game(pddl_domain=unlocked)
+    assert "action openobject differs" in refusal(lambda: start(native), TaskError)
+    episode = start(stock)
+    assert episode.step("look").observation.action_valid
+    assert "Your task is to" in episode.observe().observation.prompt.split("\n")[1]
+    assert "none of ALFWorld's six kinds" in refusal(episode.expert, ExpertUnavailable)
+
+
+def check_a_game_that_textworld_does_not_take_is_an_error_of_the_task():
+    for name, broken in (
+        ("pddl_problem", lambda text: text[:-40]),
+        ("pddl_problem", lambda text: text.replace("(:init", "(:start")),
+        ("pddl_problem", lambda text: text.replace(" - receptacle", " - bucket")),
+        (
+            "pddl_problem",
+            lambda text: text.replace("(:goal (and", "(:goal (and (unheard ?o)"),
+        ),  # a SystemExit of its own
+        ("pddl_domain", lambda text: text.replace("(:types", "(:kinds")),
+        ("grammar", lambda text: text[:-100]),
+    ):
+        _, stock = changed_game(**{name: broken})
+        assert "TextWorld does not take the game" in refusal(partial(start, stock), TaskError)
+
+
+def check_few_engines_play_many_games():
+    stock = environments()[1]
+    stock._stocks = Stocks(1)
+    episodes = [start(stock, index) for index in range(3)]
+    plans = [episode.expert() for episode in episodes]
+    for turn in range(2):
+        for episode, plan in zip(episodes, plans, strict=True):
+            assert episode.step(plan[turn]).observation.action_valid
+    assert len(stock._stocks._kept) <= 3
+    assert [episode.expert() for episode in episodes] == [plan[2:] for plan in plans]
+
+
+def check_the_process_is_left_as_it_was():
+    assert "ALFWORLD_DATA" not in os.environ, "alfworld sets it when it is imported"
+    assert sys.argv[1:] == [str(FOLDER)], "Fast Downward's translator overwrites it"
+
+
+def main():
+    found = {}
+    for name, check in list(globals().items()):
+        if name.startswith("check_"):
+            try:
+                check()
+                found[name.removeprefix("check_")] = "ok"
+            except Exception:
+                found[name.removeprefix("check_")] = traceback.format_exc()
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

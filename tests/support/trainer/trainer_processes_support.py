@@ -1,0 +1,126 @@
+"""Real trainer processes that are fed recorded groups, killed, stopped and resumed, and what they leave behind."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+
+from safetensors.torch import load_file
+from support.processes import forking_support
+from support.trainer.recordings_support import Recordings, config_of
+
+from arlarena.proto.streams.queue import Streams
+
+# Length of the undisturbed run that others are compared with.
+ALONE_STEPS = 40
+# How an ended trainer exits: SIGTERM has its usual effect on one that has only begun.
+ENDED = (-signal.SIGKILL, -signal.SIGTERM, 143)
+
+
+async def start_trainer(arguments, log):
+    """The pid of a new trainer process, and a future of its exit status, negative for a signal."""
+    command = ["arlarena.trainer", *map(str, arguments)]
+    with log.open("a") as file:
+        process = forking_support.trainers().popen(command, stdout=file, stderr=subprocess.STDOUT)
+    return process.pid, asyncio.ensure_future(asyncio.to_thread(process.wait))
+
+
+def train_arguments(run, name, policy, redis_url, *more):
+    """The command line of a trainer on the configuration in `run`."""
+    return ["train", "--config", run / "run.toml", "--model", policy, "--run-dir", run, "--run-name", name,
+            "--redis-url", redis_url, *more]  # fmt: skip
+
+
+def prepare(run, steps, **trainer):
+    """A run directory with a configuration for recorded groups."""
+    run.mkdir(parents=True)
+    (run / "run.toml").write_text(config_of(steps, **trainer))
+
+
+async def train_with_ends(redis_url, name, run, policy, player, ends, before_resume=lambda: None):
+    """Train to the end while `player(streams)` plays. `ends` are (signal, condition, seconds): each ends the trainer
+    once, so many seconds after the condition became true; it is then resumed, after `before_resume`. Returns how many
+    ends met a living trainer.
+    """
+    met, waiting, ended = 0, list(ends), None
+    async with await Streams.connect(redis_url, name, retry_delay_s=0.05, full_timeout_s=600.0) as streams:
+        feeding = asyncio.create_task(player(streams).serve())
+        try:
+            resume = []
+            while True:
+                pid, ended = await start_trainer(train_arguments(run, name, policy, redis_url, *resume), run / "log")
+                resume = ["--resume"]
+                if waiting:
+                    number, condition, seconds = waiting.pop(0)
+                    if not await _ended_before(ended, condition, seconds):
+                        os.kill(pid, number)
+                        met += 1
+                status = await asyncio.wait_for(ended, 100)
+                if status == 0:
+                    return met
+                assert status in ENDED, (run / "log").read_text()[-3000:]
+                before_resume()
+        finally:
+            if ended is not None and not ended.done():
+                os.kill(pid, signal.SIGKILL)
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
+
+
+def random_ends(run, steps, count, signals, seed):
+    """`count` ends at random moments: each some time after a random step, in the order of the steps."""
+    rng = random.Random(seed)
+    points = sorted(rng.randrange(1, steps) for _ in range(count))
+    return [(rng.choice(signals), lambda point=point: steps_of(run) >= point, rng.uniform(0, 0.2)) for point in points]
+
+
+def steps_of(run):
+    """How many steps the run has recorded."""
+    file = run / "metrics.jsonl"
+    return file.read_text().count("\n") if file.exists() else 0
+
+
+async def _ended_before(ended, condition, seconds):
+    """Whether the trainer ends by itself before `seconds` have passed since the condition became true."""
+    while not condition():
+        if ended.done():
+            return True
+        await asyncio.sleep(0.01)
+    return bool((await asyncio.wait([ended], timeout=seconds))[0])
+
+
+def recorded(run, make_group):
+    """A player that answers from recordings, for `train_with_ends`."""
+    return lambda streams: Recordings(streams, run / "weights", make_group)
+
+
+def checkpoint_at(run, steps):
+    """The directory of the checkpoint of that step."""
+    (found,) = run.glob(f"checkpoints/step-{steps:06d}*")
+    return found
+
+
+def records(run):
+    """What every step came to, without times."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if "seconds" not in k and "per_s" not in k} for line in lines]
+
+
+def state_of(run, steps):
+    """The state of the checkpoint of that step."""
+    return json.loads((checkpoint_at(run, steps) / "state.json").read_text())
+
+
+def assert_same_end(one, other, steps):
+    """Weights, optimiser, metrics and lineage of two runs are equal, bit for bit."""
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        mine, theirs = (load_file(checkpoint_at(run, steps) / file) for run in (one, other))
+        assert mine.keys() == theirs.keys()
+        assert all(mine[key].equal(theirs[key]) for key in mine), file
+    assert records(one) == records(other)
+    assert [record["step"] for record in records(one)] == list(range(1, steps + 1))
+    ledgers = [state_of(run, steps)["ledger"] for run in (one, other)]
+    assert ledgers[0]["lineage"] == ledgers[1]["lineage"]
+    assert ledgers[0]["open"] == ledgers[1]["open"] == {}

@@ -1,0 +1,68 @@
+"""GRPO by the real TRL on a real environment server, with a policy of a few thousand parameters.
+
+    .venv-trl/bin/python tests/support/trainer/trl_driver.py URL FOLDER
+
+proto, client and examples are on PYTHONPATH.
+
+The policy is taught one thing before: to answer whatever it is shown with one call of the tool `act`. TRL has to find
+the tool, parse its calls, step the environment and take its reward. Prints TRL's log as JSON.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import trl
+import trl_grpo
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+BEGIN, END, PAD = "<|im_start|>assistant\n", "<|im_end|>", "<|endoftext|>"
+CALL = '<tool_call>\n{"name": "act", "arguments": {"action": "up"}}\n</tool_call>'
+
+
+def tokenizer():
+    """Bytes, and one token each for what matters here; Qwen3's chat template as TRL ships it."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    made = PreTrainedTokenizerFast(tokenizer_object=core, eos_token=END, pad_token=PAD)
+    made.add_tokens([BEGIN, CALL])
+    made.chat_template = (Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja").read_text()
+    return made
+
+
+def policy(vocabulary):
+    """Taught that BEGIN is followed by CALL, and everything else by END."""
+    torch.manual_seed(0)
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Qwen3Config(
+        vocab_size=len(vocabulary), num_key_value_heads=1, head_dim=16, max_position_embeddings=8192,
+        eos_token_id=vocabulary.eos_token_id, pad_token_id=vocabulary.pad_token_id, **size,
+    )  # fmt: skip
+    model = Qwen3ForCausalLM(config)
+    begin, call = vocabulary.convert_tokens_to_ids([BEGIN, CALL])
+    optimizer = torch.optim.Adam(model.parameters(), 3e-2)
+    for _ in range(60):
+        ids = torch.randint(len(vocabulary), (16, 24))
+        ids[:, ::3] = begin
+        following = torch.where(ids == begin, call, vocabulary.eos_token_id)
+        loss = torch.nn.functional.cross_entropy(model(ids).logits.flatten(0, 1), following.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model
+
+
+def main(url, folder):
+    vocabulary = tokenizer()
+    policy(vocabulary).save_pretrained(folder)
+    vocabulary.save_pretrained(folder)
+    log = trl_grpo.train(url, folder, tasks=4, steps=2)
+    print(json.dumps(log))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
