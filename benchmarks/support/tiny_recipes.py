@@ -14,7 +14,7 @@ from benchmarks.support.paths import RESULTS, ROOT
 from benchmarks.support.results import finish
 from benchmarks.support.training_runs import Claim, show
 
-LEAST_PANEL, AIM, MOST_SECONDS = 256, 0.15, 60 * 60
+LEAST_TASKS, AIM, MOST_SECONDS = 256, 0.15, 60 * 60
 
 
 def arguments(description: str | None, config: str, out: str) -> argparse.Namespace:

@@ -65,11 +65,11 @@ def make(plan: Plan, config: Path, reuse: bool) -> dict[str, Any]:
 
 def paired_gain(directory: Path) -> list[float]:
     """95 % interval of the gain: the same tasks were played before and after, so their differences are what varies."""
-    panels = [json.loads((directory / "panels" / f"{label}.json").read_text()) for label in ("before", "after")]
+    eval_sets = [json.loads((directory / "eval_sets" / f"{label}.json").read_text()) for label in ("before", "after")]
     outcomes: list[dict[int, list[int]]] = []
-    for panel in panels:
+    for eval_set in eval_sets:
         by_task: dict[int, list[int]] = {}
-        for index, success, *_ in panel["results"]:
+        for index, success, *_ in eval_set["results"]:
             by_task.setdefault(index, []).append(success)
         outcomes.append(by_task)
     before, after = outcomes

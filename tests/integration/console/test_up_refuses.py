@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_support import SOKOBAN
+from support.trainer.tiny_support import SOKOBAN
 
 from arlarena.trainer.model.tiny import create_tiny_policy
 from arlarena.trainer.settings import TinyPolicy

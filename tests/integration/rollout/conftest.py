@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from support.rollout.rollout_support import House, open_house
+from support.trainer.tiny_support import sokoban_tokenizer
 
 from arlarena.rollout.tokens import Tokens
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from support.environments.conversation_support import TURNS, TallyEnvironment, serving
 from support.inference.inference_support import ServerProcess, running_server
+from support.trainer.tiny_support import SOKOBAN
 
 from arlarena.client.environments import EnvironmentClient
 from arlarena.client.policy import PolicyClient

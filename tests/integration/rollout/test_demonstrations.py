@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 
 import pytest
-from conversation_support import serving
+from support.environments.conversation_support import serving
 
 from arlarena.client.environments import EnvironmentClient
 from arlarena.environment.registry import load

@@ -45,7 +45,9 @@ def run(*arguments: str) -> int:
 
 def configuration(folder: Path, policy: Path, environment: str) -> str:
     path = folder / "run.toml"
-    path.write_text(f"[environment]\n{environment}\n[policy]\npath = '{policy}'\n[rollout]\nservice_retry_timeout_s = 5.0\n")
+    path.write_text(
+        f"[environment]\n{environment}\n[policy]\npath = '{policy}'\n[rollout]\nservice_retry_timeout_s = 5.0\n"
+    )
     return str(path)
 
 

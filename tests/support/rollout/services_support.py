@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from support.trainer.tiny_support import SOKOBAN
+
 from arlarena.trainer.model.tiny import create_tiny_policy
 from arlarena.trainer.settings import TinyPolicy
 
@@ -36,7 +38,7 @@ environment_timeout_s = 5.0
 generate_timeout_s = 10.0
 request_retries = 0
 episode_retries = 20
-infra_patience_s = 40.0
+service_retry_timeout_s = 40.0
 drain_s = 20.0
 report_every_s = 0.5
 """
@@ -104,7 +106,7 @@ class Stack:
 def running_stack(folder: Path) -> Iterator[Stack]:
     """Start both servers with a tiny policy of random weights, and stop them at the end."""
     policy, config = folder / "policy", folder / "run.toml"
-    create_tiny_policy(policy, TinyPolicy(layers=2, hidden=64), seed=0)
+    create_tiny_policy(policy, TinyPolicy(layers=2, hidden=64), seed=0, pieces=SOKOBAN)
     config.write_text(CONFIG.format(policy=policy))
     environment = Process(("arlarena.env_server", "sokoban", "--config", str(config)), folder / "environment.log")
     inference = Process(("arlarena.inference", "--config", str(config)), folder / "inference.log")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_support import SOKOBAN
+from support.trainer.tiny_support import SOKOBAN
 from transformers import PreTrainedModel
 
 from arlarena.proto.trajectory import (

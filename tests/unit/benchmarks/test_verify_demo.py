@@ -63,11 +63,11 @@ def test_controls_that_gain_fail() -> None:
 
 
 def test_the_paired_interval_is_that_of_the_differences(tmp_path: Path) -> None:
-    (tmp_path / "panels").mkdir()
+    (tmp_path / "eval_sets").mkdir()
     outcomes = {"before": [0, 0, 1, 1, 0, 0, 1, 0], "after": [1, 0, 1, 1, 1, 0, 0, 1]}
     for label, solved in outcomes.items():
         results = [[index, success, 0.0, 5] for index, success in enumerate(solved)]
-        (tmp_path / "panels" / f"{label}.json").write_text(json.dumps({"results": results}))
+        (tmp_path / "eval_sets" / f"{label}.json").write_text(json.dumps({"results": results}))
     low, high = training_runs.paired_gain(tmp_path)
     # Differences 1 0 0 0 1 0 -1 1: mean 0.25, sample variance (4 - 8 / 16) / 7 = 0.5, standard error 0.25.
     assert (low + high) / 2 == pytest.approx(0.25, abs=1e-4)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.rollout.rollout_support import House, open_house
+from support.trainer.tiny_support import sokoban_tokenizer
 
 from arlarena.rollout.tokens import Tokens
 

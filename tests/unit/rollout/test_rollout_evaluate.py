@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from support.rollout.rollout_support import RIGHT, Corridor, House, command
+from support.trainer.tiny_support import sokoban_tokenizer
 
 from arlarena.proto.config import ConfigError
 from arlarena.proto.trajectory import read_groups

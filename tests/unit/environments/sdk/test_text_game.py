@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from conversation_support import serving
+from support.environments.conversation_support import serving
 
 from arlarena.client.environments import EnvironmentClient
 from arlarena.client.errors import ServiceError

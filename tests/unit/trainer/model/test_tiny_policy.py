@@ -4,7 +4,7 @@ import random
 import string
 
 import pytest
-from tiny_support import SOKOBAN, sokoban_tokenizer
+from support.trainer.tiny_support import SOKOBAN, sokoban_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from arlarena.environment.registry import load

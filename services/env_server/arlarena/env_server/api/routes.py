@@ -162,13 +162,13 @@ def _check_environment(call: RouteCall) -> None:
         raise errors.ApiError(404, "unknown_environment", f"no environment {name!r} here; this server plays {known!r}")
 
 
-async def list_splits(call: Call) -> list[SplitRef]:
+async def list_splits(call: RouteCall) -> list[SplitRef]:
     """The environment's splits."""
     _check_environment(call)
     return [SplitRef(split.name, split.type) for split in call.service.info.splits]
 
 
-async def list_tasks(call: Call) -> TaskList:
+async def list_tasks(call: RouteCall) -> TaskList:
     """All tasks of a split."""
     _check_environment(call)
     service = call.service
@@ -177,20 +177,20 @@ async def list_tasks(call: Call) -> TaskList:
     return TaskList(listed, service.info.name)
 
 
-async def count_tasks(call: Call) -> TaskCount:
+async def count_tasks(call: RouteCall) -> TaskCount:
     """How many tasks a split has."""
     _check_environment(call)
     return TaskCount(tasks.count(tasks.split_named(call.service.factory, call.body.split)))
 
 
-async def show_task(call: Call) -> TaskReply:
+async def show_task(call: RouteCall) -> TaskReply:
     """One task."""
     _check_environment(call)
     factory, body = call.service.factory, call.body
     return TaskReply(tasks.task_at(factory, tasks.split_named(factory, body.split), body.index))
 
 
-async def list_task_range(call: Call) -> TaskRange:
+async def list_task_range(call: RouteCall) -> TaskRange:
     """Some tasks of a split."""
     _check_environment(call)
     factory, body = call.service.factory, call.body

@@ -90,12 +90,12 @@ class EnvironmentService:
         evaluation = {split.name for split in self.info.splits if split.evaluation}
         self._held_out = evaluation - set(settings.expert_splits)
         self.frames = FrameStore(settings.frame_cache_bytes)
-        self._farewells: set[asyncio.Future[None]] = set()
+        self._closing: set[asyncio.Future[None]] = set()
         self.pool = WorkPool(settings.pool_threads or int(getattr(factory, "threads", THREADS)), "episode")
         self.metrics.threads.set(self.pool.size)
         self._starts = EpisodeStarts(factory, settings, self.metrics, self.pool)
-        self.health = HealthCheck(factory, self.pool, settings.lost_threads_timeout_s, clock)
-        self.access = Access(settings, log)
+        self.health = ServerHealth(factory, self.pool, settings.lost_threads_timeout_s, clock)
+        self.access = TenantTokens(settings, log)
 
     def close(self) -> None:
         """Take no new sessions, let threads end, and end what the environment had started."""
@@ -137,7 +137,7 @@ class EnvironmentService:
         """How a new episode begins that is in no session. Errors as in `EpisodeStarts.start`."""
         return self._presented((await self._starts.start(spec))[1], caller.tenant)
 
-    async def reset(self, session: Session, spec: ResetSpec) -> StepResult:
+    async def reset(self, session: ServerSession, spec: ResetSpec) -> StepResult:
         """Begin an episode in a session; the old one stays if this fails. Errors as in `EpisodeStarts.start`."""
         async with session.lock:
             return self._begin(session, spec, await self._starts.start(spec))

@@ -6,10 +6,10 @@ import time
 
 from arlarena.env_server.errors import invalid
 from arlarena.env_server.sessions.blocking_calls import carry_out
-from arlarena.env_server.sessions.metrics import Metrics
+from arlarena.env_server.sessions.metrics import EnvServerMetrics
 from arlarena.env_server.sessions.outcomes import check_result
 from arlarena.env_server.sessions.pool import WorkPool
-from arlarena.env_server.sessions.reset_cache import Prototypes, Start
+from arlarena.env_server.sessions.reset_cache import ResetCache, Start
 from arlarena.env_server.settings import EnvironmentSettings
 from arlarena.environment.protocols import EnvironmentFactory, TaskError
 from arlarena.proto.env import ResetSpec
@@ -20,10 +20,10 @@ class EpisodeStarts:
     """Starts episodes of one environment, which are in no session yet."""
 
     def __init__(
-        self, factory: EnvironmentFactory, settings: EnvironmentSettings, metrics: Metrics, pool: WorkPool
+        self, factory: EnvironmentFactory, settings: EnvironmentSettings, metrics: EnvServerMetrics, pool: WorkPool
     ) -> None:
         self._factory, self._settings, self._metrics, self._pool = factory, settings, metrics, pool
-        self._prototypes = Prototypes(settings.kept_starts)
+        self._prototypes = ResetCache(settings.reset_cache_size)
 
     async def start(self, spec: ResetSpec) -> Start:
         """A new episode and its first observation, in no session.
