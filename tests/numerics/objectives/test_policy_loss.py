@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from arlarena.trainer.objectives import RECIPES, Denominators, RunTerms, policy_loss, recipe
+from arlarena.trainer.objectives import RECIPES, Denominators, LossConfig, policy_loss, recipe
 
 # ---- the formulas, once more, token by token -----------------------------------------------------------------------
 
@@ -162,7 +162,7 @@ def test_any_combination_equals_its_formula(
     method = recipe("grpo", clip=clip, ratio_level=level, aggregation=aggregation, clip_low=0.1, mask="sequence")
     rows = make_growing_rows(11) if growing else make_rows(11)
     batch = make_batch(rows)
-    run = RunTerms(kl_coefficient=0.01, entropy_coefficient=0.003)
+    run = LossConfig(kl_coefficient=0.01, entropy_coefficient=0.003)
     loss, _ = policy_loss(method, batch, Denominators.count([batch]), run)
     loss.backward()
     value, slopes = expected(method, rows, 0.01, 0.003)
@@ -347,7 +347,7 @@ def test_sequence_mask_leaves_kl_and_denominators_alone(make_row, make_batch):
     bad = make_row(0, -1.0, [-2.0, -2.0], [-1.0, -1.0], [-1.5, -1.5], [0.5, 0.5], [1, 1])
     good = make_row(1, 1.0, [-1.0, -1.0], [-1.0, -1.0], [-1.0, -1.0], [0.5, 0.5], [1, 1])
     batch = make_batch([bad, good])
-    loss, _ = policy_loss(recipe("grpo_sm"), batch, Denominators.count([batch]), RunTerms(kl_coefficient=0.1))
+    loss, _ = policy_loss(recipe("grpo_sm"), batch, Denominators.count([batch]), LossConfig(kl_coefficient=0.1))
     k3 = math.exp(0.5) - 0.5 - 1
     assert loss.item() == pytest.approx((2 * -1.0 + 0.1 * 2 * k3) / 4, rel=1e-12)
 

@@ -288,11 +288,11 @@ def chosen_recipe(settings: TrainerSettings, where: str = "") -> tuple[Recipe, t
     Raises:
         ConfigError: unknown method or choice, or a combination that is provably dead.
     """
-    from arlarena.trainer.objectives import RecipeError, RunFacts, check, recipe  # imports torch
+    from arlarena.trainer.objectives import RecipeError, RunContext, check, recipe  # imports torch
 
     try:
         method = recipe(settings.recipe, **settings.recipe_overrides)
-        facts = RunFacts(
+        context = RunContext(
             updates_per_batch=settings.updates_per_batch,
             policy_anchor=settings.policy_anchor,
             group_size=settings.group_size,
@@ -302,7 +302,7 @@ def chosen_recipe(settings: TrainerSettings, where: str = "") -> tuple[Recipe, t
                 f"correction = {settings.correction!r} is dead under policy_anchor = 'bypass', where the sampler's "
                 f"log-probabilities are the anchor; take policy_anchor = 'decoupled'"
             )
-        return method, (*check(method, facts), *settings.warnings())
+        return method, (*check(method, context), *settings.warnings())
     except RecipeError as error:
         raise ConfigError(f"{where}[trainer] {error}") from error
 

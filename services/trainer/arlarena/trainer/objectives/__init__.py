@@ -2,18 +2,18 @@
 
 Pure functions; they import torch and the standard library, nothing else, and work without the rest of ARLArena:
 
-    from arlarena.trainer.objectives import Batch, Denominators, GroupRewards, RunFacts, RunTerms, Selection
+    from arlarena.trainer.objectives import Batch, Denominators, GroupRewards, RunContext, LossConfig, Selection
     from arlarena.trainer.objectives import check, compute_advantages, policy_loss, recipe, rule_at
 
     method = recipe("sampo", clip_low=0.03, clip_high=0.04)        # clear error on an unknown name or key
-    check(method, RunFacts(updates_per_batch=4, policy_anchor="bypass", group_size=8))    # refuses dead clipping
+    check(method, RunContext(updates_per_batch=4, policy_anchor="bypass", group_size=8))    # refuses dead clipping
     scored = compute_advantages(method, [GroupRewards(rewards=..., action_valid=..., state_keys=...), ...])
     selection = Selection(rule_at(method.filter, step, cold_start_steps), wanted, max_tries=method.max_tries)
 
     batches = [Batch(log_probs=..., old_log_probs=..., mask=..., ...), ...]     # response tokens laid end to end
     step = Denominators.count(batches)                              # once an optimiser step, over all ranks
     for batch in batches:
-        loss, metrics = policy_loss(method, batch, step, RunTerms(kl_coefficient=0.01))
+        loss, metrics = policy_loss(method, batch, step, LossConfig(kl_coefficient=0.01))
         loss.backward()                                             # shares add up; never average them
 
 At ratio level `trajectory` (gspo, sampo) s_i is taken over all rows of a trajectory. Either keep each trajectory whole
@@ -31,12 +31,12 @@ from arlarena.trainer.objectives.cells import CellTable, cell_table
 from arlarena.trainer.objectives.clipping import sequence_log_ratio, sequence_sums
 from arlarena.trainer.objectives.filtering import Selected, Selection, Verdict, rule_at
 from arlarena.trainer.objectives.kl import Mismatch, entropy, mismatch
-from arlarena.trainer.objectives.loss import RunTerms, merge_metrics, policy_loss
+from arlarena.trainer.objectives.loss import LossConfig, merge_metrics, policy_loss
 from arlarena.trainer.objectives.recipes import (
     RECIPES,
     Recipe,
     RecipeError,
-    RunFacts,
+    RunContext,
     check,
     compute_advantages,
     recipe,
@@ -50,11 +50,11 @@ __all__ = [
     "Denominators",
     "GroupAdvantages",
     "GroupRewards",
+    "LossConfig",
     "Mismatch",
     "Recipe",
     "RecipeError",
-    "RunFacts",
-    "RunTerms",
+    "RunContext",
     "Selected",
     "Selection",
     "Verdict",

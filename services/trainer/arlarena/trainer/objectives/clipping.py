@@ -26,7 +26,7 @@ RATIO_LEVELS = ("token", "turn", "row", "trajectory")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ClipConfig:
     """Numbers of the surrogates: `low` ε_lo, `high` ε_hi, `dual` the dual clip's c, `tau_*` SAPO's temperatures."""
 
     low: float = 0.2
@@ -115,43 +115,43 @@ def _segment_mean(values: Tensor, counts: Tensor, segment: Tensor, size: int) ->
 # ---- surrogates --------------------------------------------------------------------------------------------------
 
 
-def ppo(terms: Terms, limits: Limits) -> Tensor:
+def ppo(terms: Terms, config: ClipConfig) -> Tensor:
     """[N] max(-A w, -A clip(w, 1-ε_lo, 1+ε_hi)), and for A < 0 at most -A c where a dual clip c is set (GRPO)."""
-    loss = _clipped(terms, limits)
-    if limits.dual is None:
+    loss = _clipped(terms, config)
+    if config.dual is None:
         return loss
-    return torch.where(terms.advantages < 0, torch.minimum(loss, -terms.advantages * limits.dual), loss)
+    return torch.where(terms.advantages < 0, torch.minimum(loss, -terms.advantages * config.dual), loss)
 
 
-def gspo(terms: Terms, limits: Limits) -> Tensor:
+def gspo(terms: Terms, config: ClipConfig) -> Tensor:
     """[N] max(-A s, -A clip(s, 1-ε_lo, 1+ε_hi)) on the ratio of a turn, row or trajectory; never a dual clip."""
-    return _clipped(terms, limits)
+    return _clipped(terms, config)
 
 
-def cispo(terms: Terms, limits: Limits) -> Tensor:
+def cispo(terms: Terms, config: ClipConfig) -> Tensor:
     """[N] -sg(clip(w, 1-ε_lo, 1+ε_hi)) · A · log π_θ: the weight is bounded, no token loses its gradient."""
-    weight = terms.ratio.detach().clamp(1.0 - limits.low, 1.0 + limits.high)
+    weight = terms.ratio.detach().clamp(1.0 - config.low, 1.0 + config.high)
     return -weight * terms.advantages * terms.log_probs
 
 
-def sapo(terms: Terms, limits: Limits) -> Tensor:
+def sapo(terms: Terms, config: ClipConfig) -> Tensor:
     """[N] -(4/τ) sigmoid(τ (w - 1)) · A with τ_pos where A > 0, else τ_neg: a soft gate in place of the clip."""
-    positive = torch.full_like(terms.advantages, limits.tau_positive)
-    tau = torch.where(terms.advantages > 0, positive, torch.full_like(positive, limits.tau_negative))
+    positive = torch.full_like(terms.advantages, config.tau_positive)
+    tau = torch.where(terms.advantages > 0, positive, torch.full_like(positive, config.tau_negative))
     return -(4.0 / tau) * torch.sigmoid(tau * (terms.ratio - 1.0)) * terms.advantages
 
 
-def reinforce(terms: Terms, _limits: Limits) -> Tensor:
+def reinforce(terms: Terms, _config: ClipConfig) -> Tensor:
     """[N] -A log π_θ: no ratio, for methods that step once on fresh data (RLOO)."""
     return -terms.advantages * terms.log_probs
 
 
-def _clipped(terms: Terms, limits: Limits) -> Tensor:
-    bounded = terms.ratio.clamp(1.0 - limits.low, 1.0 + limits.high)
+def _clipped(terms: Terms, config: ClipConfig) -> Tensor:
+    bounded = terms.ratio.clamp(1.0 - config.low, 1.0 + config.high)
     return torch.maximum(-terms.advantages * terms.ratio, -terms.advantages * bounded)
 
 
-CLIPS: dict[str, Callable[[Terms, Limits], Tensor]] = {
+CLIPS: dict[str, Callable[[Terms, ClipConfig], Tensor]] = {
     "ppo": ppo,
     "gspo": gspo,
     "gspo_literal": gspo,  # the same surrogate over the literal ratio
@@ -209,13 +209,13 @@ def behaviour_correction(batch: Batch, kind: str, low: float, high: float) -> Te
 
 
 @torch.no_grad()
-def clip_counts(terms: Terms, counts: Tensor, limits: Limits) -> dict[str, Tensor]:
+def clip_counts(terms: Terms, counts: Tensor, config: ClipConfig) -> dict[str, Tensor]:
     """Sums of `counts` [N] over the tokens outside [1-ε_lo, 1+ε_hi], whole and in the two quarters where the clip acts.
 
     Returns:
         `outside`; `clip_negative_low` (A < 0 and ratio below: the first sign of a collapse); `clip_positive_high`.
     """
-    low, high = terms.ratio < 1.0 - limits.low, terms.ratio > 1.0 + limits.high
+    low, high = terms.ratio < 1.0 - config.low, terms.ratio > 1.0 + config.high
     return {
         "outside": counts[low | high].sum(),
         "clip_negative_low": counts[low & (terms.advantages < 0)].sum(),

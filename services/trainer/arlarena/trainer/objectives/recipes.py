@@ -14,9 +14,15 @@ from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any
 
-from arlarena.trainer.objectives.advantages import ADVANTAGES, STAT_UNITS, Credit, GroupAdvantages, GroupRewards
+from arlarena.trainer.objectives.advantages import (
+    ADVANTAGES,
+    STAT_UNITS,
+    AdvantageConfig,
+    GroupAdvantages,
+    GroupRewards,
+)
 from arlarena.trainer.objectives.aggregation import AGGREGATIONS
-from arlarena.trainer.objectives.clipping import CLIPS, CLIPS_WITHOUT_RATIO, LITERAL_CLIPS, RATIO_LEVELS, Limits
+from arlarena.trainer.objectives.clipping import CLIPS, CLIPS_WITHOUT_RATIO, LITERAL_CLIPS, RATIO_LEVELS, ClipConfig
 from arlarena.trainer.objectives.filtering import FILTERS
 
 
@@ -30,7 +36,7 @@ _ABOVE_ZERO = math.ulp(0.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """One policy-gradient method. Field order follows the paper's dimensions; see `Limits` and `Credit` for numbers.
+    """One policy-gradient method. Field order follows the dimensions; `ClipConfig` and `AdvantageConfig` explain numbers.
 
     Attributes:
         length_norm: L_max of `seq_mean_token_sum_norm`, tokens.
@@ -100,9 +106,9 @@ class Recipe:
         """Whether one differentiable ratio is shared by a whole unit (ablation)."""
         return self.clip in LITERAL_CLIPS
 
-    def limits(self) -> Limits:
+    def clip_config(self) -> ClipConfig:
         """The numbers of the clip."""
-        return Limits(
+        return ClipConfig(
             low=self.clip_low,
             high=self.clip_high,
             dual=self.dual_clip,
@@ -110,15 +116,17 @@ class Recipe:
             tau_negative=self.tau_negative,
         )
 
-    def credit(self, *, invalid_penalty: float = 0.1, max_response_tokens: int | None = None) -> Credit:
+    def advantage_config(
+        self, *, invalid_penalty: float = 0.1, max_response_tokens: int | None = None
+    ) -> AdvantageConfig:
         """The numbers of the advantage, with those that belong to the run."""
         if self.overlong and (max_response_tokens is None or max_response_tokens < 1):
             raise RecipeError(
                 f"{self.name} shapes overlong responses and needs the run's max_response_tokens, at least 1; "
                 f"got {max_response_tokens!r}"
             )
-        shared = {f.name for f in fields(Credit)} & {f.name for f in fields(self)}
-        return Credit(
+        shared = {f.name for f in fields(AdvantageConfig)} & {f.name for f in fields(self)}
+        return AdvantageConfig(
             **{key: getattr(self, key) for key in shared},
             invalid_penalty=invalid_penalty,
             overlong_tokens=max_response_tokens if self.overlong else None,
@@ -240,12 +248,12 @@ def compute_advantages(
         invalid_penalty: taken from a row whose action was invalid or badly formatted; 0 turns it off.
         max_response_tokens: the sampling limit of a response, for recipes with overlong shaping.
     """
-    credit = recipe.credit(invalid_penalty=invalid_penalty, max_response_tokens=max_response_tokens)
-    return ADVANTAGES[recipe.advantage](groups, credit)
+    config = recipe.advantage_config(invalid_penalty=invalid_penalty, max_response_tokens=max_response_tokens)
+    return ADVANTAGES[recipe.advantage](groups, config)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunFacts:
+class RunContext:
     """What a run does, as far as it decides whether a recipe can work in it.
 
     Attributes:
@@ -269,7 +277,7 @@ class RunFacts:
             raise RecipeError(f"the updates of a batch and the members of a group start at 1, got {self}")
 
 
-def check(recipe: Recipe, run: RunFacts) -> tuple[str, ...]:
+def check(recipe: Recipe, run: RunContext) -> tuple[str, ...]:
     """Refuse a combination that provably cannot do what it says; return warnings about those that hardly can.
 
     Raises:
@@ -301,7 +309,7 @@ def check(recipe: Recipe, run: RunFacts) -> tuple[str, ...]:
     )
 
 
-def _uncorrected(recipe: Recipe, run: RunFacts) -> str:
+def _uncorrected(recipe: Recipe, run: RunContext) -> str:
     return (
         f"{recipe.name}: clip {recipe.clip!r} has no ratio, so {run.updates_per_batch} updates a batch train on "
         f"samples of a policy that the first update has already left, and nothing corrects or bounds the "
@@ -310,7 +318,7 @@ def _uncorrected(recipe: Recipe, run: RunFacts) -> str:
     )
 
 
-def _refuse_lone_members(recipe: Recipe, run: RunFacts) -> None:
+def _refuse_lone_members(recipe: Recipe, run: RunContext) -> None:
     """A group of one has nothing to be compared with; only statistics over the whole batch are a baseline then."""
     if run.group_size > 1:
         return
