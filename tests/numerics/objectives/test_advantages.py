@@ -8,8 +8,8 @@ import statistics
 
 import pytest
 
-from arlarena.trainer.objectives import RECIPES, GroupRewards, compute_advantages, recipe
-from arlarena.trainer.objectives.advantages import AdvantageConfig, step_returns, turn_rewards
+from arlarena.trainer.objectives import RECIPES, AdvantageConfig, GroupRewards, compute_advantages, recipe
+from arlarena.trainer.objectives.advantages import step_returns, turn_rewards
 
 
 def close(values, wanted, tolerance=1e-9):

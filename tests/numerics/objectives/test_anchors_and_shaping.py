@@ -4,8 +4,8 @@ import difflib
 
 import pytest
 
-from arlarena.trainer.objectives import GroupRewards, compute_advantages, recipe
-from arlarena.trainer.objectives.advantages import AdvantageConfig, anchor_groups, overlong_shaping
+from arlarena.trainer.objectives import AdvantageConfig, GroupRewards, compute_advantages, recipe
+from arlarena.trainer.objectives.advantages import anchor_groups, overlong_shaping
 
 # ---- overlong shaping ----------------------------------------------------------------------------------------------
 

@@ -73,20 +73,21 @@ def token_weights(rows, aggregation, length):
 
 def surrogate(method, ratio, log_prob, a, delta):
     """(loss, derivative by log π_θ with stopped factors held) of one token."""
-    low, high = 1 - method.clip_low, 1 + method.clip_high
+    low, high = 1 - method.clip_config.clip_low, 1 + method.clip_config.clip_high
     # At token level the clamp of Δ ends the gradient; the token form of a shared ratio has no clamp on its gradient.
     moves = 0.0 if method.ratio_level == "token" and abs(delta) >= 20 else 1.0
     if method.clip in ("ppo", "gspo", "gspo_literal"):
         free, bound = -a * ratio, -a * clamp(ratio, low, high)
         loss, slope = max(free, bound), (-a * ratio * moves if free >= bound else 0.0)
-        if method.dual_clip and a < 0 and -a * method.dual_clip < loss:
-            loss, slope = -a * method.dual_clip, 0.0
+        dual_clip = method.clip_config.dual_clip if method.clip == "ppo" else None
+        if dual_clip and a < 0 and -a * dual_clip < loss:
+            loss, slope = -a * dual_clip, 0.0
         return loss, slope
     if method.clip == "cispo":
         weight = clamp(ratio, low, high)
         return -weight * a * log_prob, -weight * a
     if method.clip == "sapo":
-        tau = method.tau_positive if a > 0 else method.tau_negative
+        tau = method.clip_config.tau_positive if a > 0 else method.clip_config.tau_negative
         x = tau * (ratio - 1)
         gate = 1 / (1 + math.exp(-x)) if x > -700 else 0.0
         return -4 / tau * gate * a, -4 * gate * (1 - gate) * ratio * a * moves

@@ -110,6 +110,9 @@ class TrainerSettings(Table):
     recipe_overrides: dict[str, Any] = Field(
         default_factory=dict, description="choices of the method that differ from its row"
     )
+    plugins: tuple[str, ...] = Field(
+        (), description="modules that register recipes, clips, advantages or filters, beside the installed plugins"
+    )
     policy_anchor: Literal["bypass", "decoupled"] = Field(
         "bypass",
         description="what ratios are anchored at: bypass, the sampler's log-probs; decoupled, π_old computed at the "
@@ -286,11 +289,12 @@ def chosen_recipe(settings: TrainerSettings, where: str = "") -> tuple[Recipe, t
     of an error.
 
     Raises:
-        ConfigError: unknown method or choice, or a combination that is provably dead.
+        ConfigError: a plugin that cannot be loaded, unknown method or choice, or a combination that is provably dead.
     """
-    from arlarena.trainer.objectives import RecipeError, RunContext, check, recipe  # imports torch
+    from arlarena.trainer.objectives import RecipeError, RunContext, check, load_plugins, recipe  # imports torch
 
     try:
+        load_plugins(settings.plugins)
         method = recipe(settings.recipe, **settings.recipe_overrides)
         context = RunContext(
             updates_per_batch=settings.updates_per_batch,

@@ -21,32 +21,44 @@ in one micro-batch, or run a no-gradient pass first: add `sequence_sums(batch, J
 `sequence_log_ratio(sums, counts)` to every `Batch`. Cut minibatches (one optimiser step each) by trajectories, not by
 rows, so that the rows of one ratio meet the same θ.
 
-Files: `rows` (the tensors), `aggregation`, `clipping`, `advantages` with `similarity`, `filtering` (the dimensions),
-`kl`, `recipes` (the table), `loss` (their composition), `cells` (diagnostics by sign, entropy and ratio).
+Files: `rows` (the tensors), `aggregation`, `clipping`, `advantages` with `groups` and `similarity`, `filtering` (the
+dimensions), `kl`, `recipes` (the table), `registry` (choices by name, plugins), `hyperparameters`, `loss` (their
+composition), `cells` (diagnostics by sign, entropy and ratio).
 """
 
-from arlarena.trainer.objectives.advantages import GroupAdvantages, GroupRewards
-from arlarena.trainer.objectives.aggregation import Denominators
+from arlarena.trainer.objectives.advantages import register_advantage
+from arlarena.trainer.objectives.aggregation import Denominators, register_aggregation
 from arlarena.trainer.objectives.cells import CellTable, cell_table
-from arlarena.trainer.objectives.clipping import sequence_log_ratio, sequence_sums
-from arlarena.trainer.objectives.filtering import Selected, Selection, Verdict, rule_at
+from arlarena.trainer.objectives.clipping import (
+    ClipConfig,
+    Terms,
+    register_clip,
+    sequence_log_ratio,
+    sequence_sums,
+)
+from arlarena.trainer.objectives.filtering import Selected, Selection, Verdict, register_filter, rule_at
+from arlarena.trainer.objectives.groups import AdvantageConfig, GroupAdvantages, GroupRewards
+from arlarena.trainer.objectives.hyperparameters import hyperparameter
 from arlarena.trainer.objectives.kl import Mismatch, entropy, mismatch
 from arlarena.trainer.objectives.loss import LossConfig, merge_metrics, policy_loss
 from arlarena.trainer.objectives.recipes import (
     RECIPES,
     Recipe,
-    RecipeError,
     RunContext,
     check,
     compute_advantages,
     recipe,
+    register_recipe,
 )
+from arlarena.trainer.objectives.registry import RecipeError, load_plugins
 from arlarena.trainer.objectives.rows import Batch
 
 __all__ = [
     "RECIPES",
+    "AdvantageConfig",
     "Batch",
     "CellTable",
+    "ClipConfig",
     "Denominators",
     "GroupAdvantages",
     "GroupRewards",
@@ -57,15 +69,23 @@ __all__ = [
     "RunContext",
     "Selected",
     "Selection",
+    "Terms",
     "Verdict",
     "cell_table",
     "check",
     "compute_advantages",
     "entropy",
+    "hyperparameter",
+    "load_plugins",
     "merge_metrics",
     "mismatch",
     "policy_loss",
     "recipe",
+    "register_advantage",
+    "register_aggregation",
+    "register_clip",
+    "register_filter",
+    "register_recipe",
     "rule_at",
     "sequence_log_ratio",
     "sequence_sums",

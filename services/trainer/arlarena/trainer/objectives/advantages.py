@@ -1,4 +1,4 @@
-"""Dimension three of ARLArena (arXiv 2602.21534), advantage design: who gets the config. Plain floats, no tensors.
+"""Dimension three of ARLArena (arXiv 2602.21534), advantage design: who gets the credit. Plain floats, no tensors.
 
 GRPO: arXiv 2402.03300; GiGPO: arXiv 2505.10978; EMPG: arXiv 2509.09265; RLOO: arXiv 2402.14740; REINFORCE++: arXiv
 2501.03262.
@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
+from arlarena.trainer.objectives.groups import STAT_UNITS, AdvantageConfig, GroupAdvantages, GroupRewards, Turns, Values
+from arlarena.trainer.objectives.registry import Registry
 from arlarena.trainer.objectives.similarity import similar_groups
 
 # Added to a standard deviation, as in GRPO's and GiGPO's releases.
@@ -25,134 +27,55 @@ OVERLONG_PENALTY = 0.1
 # below.
 EQUAL = 1e-12
 
-STAT_UNITS = ("turn", "row", "trajectory")
-# Fields of `GroupRewards` that have one value a turn, beside the rewards.
-_PER_TURN = ("action_valid", "state_keys", "observation_keys", "observations", "lengths", "entropies", "rows")
-
-T = TypeVar("T")
-Turns = Sequence[Sequence[T]]
-Values = list[list[float]]
-
-
-@dataclass(frozen=True, slots=True)
-class GroupRewards:
-    """What happened in one group: for each trajectory, for each of its turns.
-
-    Attributes:
-        rewards: raw environment reward of each turn.
-        action_valid: False on turns whose action was invalid or whose reply was badly formatted; None means all valid.
-        returns: raw return of each trajectory; None means the sum of its rewards.
-        successes: whether each trajectory solved the task; the `success` filter reads it.
-        state_keys: the environment's hash of the state *before* each turn (anchor `state`).
-        observation_keys: hash of the observation shown at each turn (anchor `observation`).
-        observations: text of that observation (anchor `similar`).
-        lengths: sampled tokens of each response (overlong shaping).
-        entropies: mean token entropy of each response, in nats (EMPG).
-        rows: for each turn, the number of the row it is in; turns of one trajectory that have the same number are one
-            row. None means that every turn is a row.
-
-    Raises:
-        ValueError: a field's shape differs from that of `rewards`, or a reward is not finite.
-    """
-
-    rewards: Turns[float]
-    action_valid: Turns[bool] | None = None
-    returns: Sequence[float] | None = None
-    successes: Sequence[bool] | None = None
-    state_keys: Turns[str] | None = None
-    observation_keys: Turns[str] | None = None
-    observations: Turns[str] | None = None
-    lengths: Turns[int] | None = None
-    entropies: Turns[float] | None = None
-    rows: Turns[int] | None = None
-
-    def __post_init__(self) -> None:
-        """Check shapes and finiteness."""
-        sizes = [len(turns) for turns in self.rewards]
-        for name in _PER_TURN:
-            value: Turns[object] | None = getattr(self, name)
-            if value is not None and [len(turns) for turns in value] != sizes:
-                raise ValueError(
-                    f"{name} has turns {[len(turns) for turns in value]} a trajectory; rewards has {sizes}"
-                )
-        for name in ("returns", "successes"):
-            per_trajectory: Sequence[object] | None = getattr(self, name)
-            if per_trajectory is not None and len(per_trajectory) != len(sizes):
-                raise ValueError(f"{name} names {len(per_trajectory)} trajectories; rewards has {len(sizes)}")
-        _check_finite("reward", self.rewards)
-        _check_finite("return", [self.episode_returns()])
-        _check_finite("entropy", self.entropies or [])
-
-    def episode_returns(self) -> list[float]:
-        """The raw return of each trajectory."""
-        if self.returns is not None:
-            return [float(value) for value in self.returns]
-        return [math.fsum(turns) for turns in self.rewards]
-
-    def invalid(self) -> list[list[bool]]:
-        """For each turn, whether the penalty applies."""
-        if self.action_valid is None:
-            return [[False] * len(turns) for turns in self.rewards]
-        return [[not valid for valid in turns] for turns in self.action_valid]
-
-
-@dataclass(frozen=True, slots=True)
-class AdvantageConfig:
-    """Numbers of the estimators; which of them matter depends on the estimator.
-
-    Attributes:
-        stat_unit: what statistics have one value of. `row`: each row of the group; an episode of many rows weighs
-            more. `turn`: each turn, also where a row holds several. `trajectory`: each episode. `row` and `turn` are
-            the same unless contexts grow.
-        scale: `std` or `none` (Dr.GRPO) for the episode part; `step_scale` likewise for the step part. GiGPO's
-            modes: `mean_std` is std + std, `mean` is none + none.
-        omega: weight of the step part; `gamma`: discount of step returns.
-        anchor: what makes two turns comparable: `state`, `observation` or `similar`, at least `similarity` alike.
-        entropy_k, entropy_k_next, entropy_zeta: EMPG's k, k' and ζ.
-        invalid_penalty: taken from the reward of a turn whose action was invalid, and from its step return.
-        overlong_tokens: the response allowance L of overlong shaping; None leaves rewards alone.
-    """
-
-    stat_unit: str = "row"
-    scale: str = "std"
-    step_scale: str = "std"
-    omega: float = 1.0
-    gamma: float = 0.95
-    anchor: str = "state"
-    similarity: float = 0.95
-    entropy_k: float = 1.0
-    entropy_k_next: float = 1.0
-    entropy_zeta: float = 0.05
-    invalid_penalty: float = 0.1
-    overlong_tokens: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class GroupAdvantages:
-    """Advantages of one group, [trajectory][turn]; empty lists where the estimator has no such part.
-
-    Attributes:
-        total: what the loss takes.
-        episode: A_E before any weighting.
-        step: A_S before ω.
-        anchor_sizes: how many turns share each turn's anchor, itself included.
-    """
-
-    total: Values
-    episode: Values
-    step: Values = field(default_factory=list)
-    anchor_sizes: list[list[int]] = field(default_factory=list)
-
-
 # ---- estimators --------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Advantage:
+    """An estimator and what the other parts must know of it.
+
+    Attributes:
+        estimate: maps the groups of one batch to their advantages, in their order.
+        uses_anchors: whether it compares turns by their anchors; groups without anchors are then refused.
+        uses_entropies: whether it needs `GroupRewards.entropies`, which cost a forward pass.
+        batch_baseline: whether it compares with the whole batch, so that groups of one can be learnt from.
+    """
+
+    estimate: Callable[[Sequence[GroupRewards], AdvantageConfig], list[GroupAdvantages]]
+    uses_anchors: bool = False
+    uses_entropies: bool = False
+    batch_baseline: bool = False
+
+
+ADVANTAGES: Registry[Advantage] = Registry("advantage")
+
+Estimator = TypeVar("Estimator", bound=Callable[[Sequence[GroupRewards], AdvantageConfig], list[GroupAdvantages]])
+
+
+def register_advantage(
+    name: str, *, uses_anchors: bool = False, uses_entropies: bool = False, batch_baseline: bool = False
+) -> Callable[[Estimator], Estimator]:
+    """Decorator that adds an estimator as the advantage `name`; the arguments are those of `Advantage`.
+
+    Raises:
+        RecipeError: the name is taken.
+    """
+
+    def decorate(estimate: Estimator) -> Estimator:
+        ADVANTAGES.add(name, Advantage(estimate, uses_anchors, uses_entropies, batch_baseline))
+        return estimate
+
+    return decorate
+
+
+@register_advantage("grpo")
 def grpo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
     """(r - mean_group) / (std_group + 1e-6), unbiased std; without the division where `scale` is none (Dr.GRPO)."""
     episodes = [_episode_part(group, config) for group in groups]
     return [GroupAdvantages(total=part, episode=part) for part in episodes]
 
 
+@register_advantage("gigpo", uses_anchors=True)
 def gigpo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
     """A_E + ω A_S: GRPO over the episode, plus discounted step returns compared among turns of one anchor state."""
     results = []
@@ -163,6 +86,7 @@ def gigpo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[Group
     return results
 
 
+@register_advantage("rloo")
 def rloo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
     """(r - mean) · n / (n - 1): each value against the mean of the others (leave one out)."""
     results = []
@@ -175,6 +99,7 @@ def rloo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupA
     return results
 
 
+@register_advantage("reinforce_pp", batch_baseline=True)
 def reinforce_pp(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
     """(r - mean_batch) / (std_batch + 1e-6): REINFORCE++ normalises over the whole batch, not within groups."""
     scored = [_group_values(group, config) for group in groups]
@@ -183,6 +108,7 @@ def reinforce_pp(groups: Sequence[GroupRewards], config: AdvantageConfig) -> lis
     return [GroupAdvantages(total=part, episode=part) for part in parts]
 
 
+@register_advantage("empg", uses_entropies=True)
 def empg(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
     """GRPO, then g · A + ζ · f_next by the turn's entropy and the next turn's, then minus the mean over all rows."""
     if any(group.entropies is None for group in groups):
@@ -198,15 +124,6 @@ def empg(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupA
         total = [_modulate(rows, turns, mean_gain, config) for rows, turns in zip(episode, entropies, strict=True)]
         results.append(GroupAdvantages(total=total, episode=episode))
     return _centred(results)
-
-
-ADVANTAGES: dict[str, Callable[[Sequence[GroupRewards], AdvantageConfig], list[GroupAdvantages]]] = {
-    "grpo": grpo,
-    "gigpo": gigpo,
-    "empg": empg,
-    "rloo": rloo,
-    "reinforce_pp": reinforce_pp,
-}
 
 
 # ---- the episode part --------------------------------------------------------------------------------------------
@@ -386,10 +303,3 @@ def _all_equal(values: Sequence[float]) -> bool:
 
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole > 0 else 0.0
-
-
-def _check_finite(name: str, values: Turns[float]) -> None:
-    for i, turns in enumerate(values):
-        for k, value in enumerate(turns):
-            if not math.isfinite(value):
-                raise ValueError(f"{name} [{i}][{k}] is {value}; it must be finite")

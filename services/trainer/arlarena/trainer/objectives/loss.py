@@ -81,13 +81,24 @@ def policy_loss(
     if run.correction != "none":
         correction = behaviour_correction(batch, run.correction, run.correction_low, run.correction_high)
         policy_weights = policy_weights * correction
-    policy = (policy_weights * CLIPS[recipe.clip](terms, recipe.clip_config())).sum()
+    policy = (policy_weights * _surrogate(recipe, terms)).sum()
     counted = weights * batch.counts()
     reference, bonus = _reference_kl(batch, counted, run), _entropy_bonus(batch, counted, run)
     loss = policy + run.kl_coefficient * reference - run.entropy_coefficient * bonus
     metrics = _metrics(recipe, batch, denominators, terms, kept, correction)
     metrics |= {"loss": loss.detach(), "policy_loss": policy.detach()}
     return loss, metrics
+
+
+def _surrogate(recipe: Recipe, terms: Terms) -> Tensor:
+    """[N] the loss of each token."""
+    losses = CLIPS[recipe.clip].surrogate(terms, recipe.clip_config)
+    if losses.shape != terms.ratio.shape:
+        raise ValueError(
+            f"clip {recipe.clip!r} gave losses of shape {tuple(losses.shape)}; one value a token makes it "
+            f"{tuple(terms.ratio.shape)}"
+        )
+    return losses
 
 
 def _kept_rows(recipe: Recipe, batch: Batch) -> Tensor:
@@ -120,7 +131,7 @@ def _metrics(
     """Means over the step's tokens (shares of rows for the mask), detached."""
     counts, tokens = batch.counts(), denominators.tokens or 1.0
     live = batch.live()
-    sums = clip_counts(terms, counts, recipe.clip_config())
+    sums = clip_counts(terms, counts, recipe.clip_config)
     log_probs = terms.log_probs
     if correction is not None:
         dropped = (correction == 0) & live
