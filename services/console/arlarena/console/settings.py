@@ -168,6 +168,12 @@ class PlayedGroups(Table, extra="ignore"):
     stall_s: PositiveFloat = 900.0
 
 
+class ChosenPlugins(Table, extra="ignore"):
+    """Of `[trainer]`: the plugins, to which `--plugin` adds."""
+
+    plugins: tuple[str, ...] = ()
+
+
 class EvaluatedTasks(Table, extra="ignore"):
     """Of `[evaluation]`: the panel's tasks."""
 

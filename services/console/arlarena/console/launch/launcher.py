@@ -46,6 +46,7 @@ class Request:
     seed: int | None = None
     directory: Path | None = None
     start: Start = Start.NEW
+    plugins: tuple[str, ...] = ()
 
     @property
     def command(self) -> str:
@@ -55,6 +56,8 @@ class Request:
         words += ["--run-dir", str(self.directory)] if self.directory is not None else []
         for text in self.overrides:
             words += ["--set", masked_override(text)]
+        for module in self.plugins:
+            words += ["--plugin", module]
         return command_line(words)
 
 
@@ -64,7 +67,7 @@ async def prepare(request: Request) -> tuple[RunConfig, RunDirectory]:
     Raises:
         ConfigError, LaunchError: something is wrong, and nothing was started or changed.
     """
-    config = RunConfig.load(request.config, request.overrides, request.seed, request.directory)
+    config = RunConfig.load(request.config, request.overrides, request.seed, request.directory, request.plugins)
     run = RunDirectory(Path(config.run.directory))
     state = run.read_state()
     if state is None or not state.finished or request.start is not Start.RESUME:
