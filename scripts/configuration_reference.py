@@ -63,8 +63,8 @@ HEAD = """\
 Every key of a run's TOML file. `scripts/configuration_reference.py` writes this page from the services' settings. All
 keys may be left out. An unknown key, a wrong type and a value out of range are errors that name the key. `arlarena up`
 checks all tables before it starts anything ([running.md](running.md)). `configs/` has whole files. Names that end in
-`_s` are seconds. Under `arlarena up` a port that the file does not name is a free one. `arlarena config TABLE` prints the
-settings of a table.
+`_s` are seconds. Under `arlarena up` a port that the file does not name is a free one. `arlarena config TABLE` prints a
+table of this page.
 """
 OVERRIDES = "trainer.recipe_overrides"
 RECIPE = """
