@@ -115,7 +115,10 @@ def report(run: Annotated[Path, typer.Argument(help="Directory of a run, for exa
 def show_configuration(
     table: Annotated[str | None, typer.Argument(help="A table, for example trainer; none: all.")] = None,
 ) -> None:
-    """Print every setting of a run's configuration, with default, unit and description."""
+    """Print the settings of a configuration.
+
+    Each with its default, type, range, unit and description.
+    """
     from arlarena.console.cli.configuration import describe, read_tables
 
     typer.echo(describe(read_tables(), table))
@@ -123,13 +126,19 @@ def show_configuration(
 
 @starting.command("env")
 def init_environment(name: PackageName, into: Into = Path()) -> None:
-    """Write an environment: a text game with its tasks, prompt, expert and test."""
+    """Write an environment to start from.
+
+    A text game with its tasks, prompt, expert and test, and a short run.
+    """
     _init("environment", name, into)
 
 
 @starting.command("objective")
 def init_objective(name: PackageName, into: Into = Path()) -> None:
-    """Write an objective: a clip with a hyperparameter, a recipe and a test."""
+    """Write an objective to start from.
+
+    A clip with a hyperparameter, a recipe that uses it, a test, and a short run.
+    """
     _init("objective", name, into)
 
 
