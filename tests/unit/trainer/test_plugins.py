@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from arlarena.proto.config import ConfigError
+from arlarena.trainer.__main__ import _parser, _settings
 from arlarena.trainer.objectives import (
     Batch,
     ClipConfig,
@@ -227,3 +228,10 @@ def test_a_configuration_with_a_plugin_is_accepted(module, tmp_path):
     (tmp_path / "run.toml").write_text(text.format(3))
     with pytest.raises(ConfigError, match=r"run\.toml: \[trainer\] softly\.softness = 3 must be above 0 and at most 2"):
         check_file(tmp_path / "run.toml")
+
+
+def test_plugins_of_the_command_line_are_added_to_those_of_the_file(tmp_path):
+    (tmp_path / "run.toml").write_text('[trainer]\nplugins = ["a"]\n')
+    common = ["--model", "m", "--config", str(tmp_path / "run.toml"), "--plugin", "b.c", "--plugin", "d"]
+    for command in (["train", "--run-dir", "r"], ["replay", "groups"]):
+        assert _settings(_parser().parse_args(command + common)).plugins == ("a", "b.c", "d")
