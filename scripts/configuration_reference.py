@@ -212,11 +212,19 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+def _data(tables: Tables) -> str:
+    """JSON with one setting a line."""
+    parts = []
+    for name, settings in tables.items():
+        lines = ",\n".join(f"  {msgspec.json.encode(each).decode()}" for each in settings)
+        parts.append(f" {msgspec.json.encode(name).decode()}: [\n{lines}\n ]")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
 def main() -> int:
     """The command of the module's docstring."""
     found = tables()
-    data = msgspec.json.format(msgspec.json.encode(found), indent=1).decode()
-    wanted = {PAGE: page(found), CONSOLE / DATA: data + "\n"}
+    wanted = {PAGE: page(found), CONSOLE / DATA: _data(found)}
     wrong = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if "--check" in sys.argv[1:]:
         for path in wrong:

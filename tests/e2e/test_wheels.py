@@ -14,13 +14,20 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "how-to" / "install-without-a-checkout.md"
 # Files that are no Python and that code reads at run time, or that others are promised.
+TEMPLATES = ("NAME.py", "test_NAME.py", "pyproject.toml", "README.md", "run.toml")
 DATA = {
-    "arlarena_console": ["console/data/configuration.json", "console/report/templates/report.html.j2"]
-    + [f"console/templates/{kind}/{file}.template" for kind in ("environment", "objective")
-       for file in ("NAME.py", "test_NAME.py", "pyproject.toml", "README.md", "run.toml")],
+    "arlarena_console": [
+        "console/data/configuration.json",
+        "console/report/templates/report.html.j2",
+        *(f"console/templates/{kind}/{file}.template" for kind in ("environment", "objective") for file in TEMPLATES),
+    ],
     "arlarena_proto": ["proto/schemas/Group.json", "proto/schemas/GroupTask.json"],
-    "arlarena_alfworld": ["environments/alfworld/houses/data/rooms.json", "environments/alfworld/engine/data/domain.pddl"],
-}  # fmt: skip
+    "arlarena_alfworld": [
+        "environments/alfworld/houses/data/rooms.json",
+        "environments/alfworld/engine/data/domain.pddl",
+        "environments/alfworld/engine/data/grammar.twl2",
+    ],
+}
 
 
 def blocks() -> list[list[str]]:
