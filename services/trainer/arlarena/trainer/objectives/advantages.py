@@ -115,7 +115,7 @@ def empg(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupA
         raise ValueError("advantage 'empg' needs entropies, the mean token entropy of each turn")
     flat = [value for group in groups for turns in group.entropies or [] for value in turns]
     low, spread = (min(flat), max(flat) - min(flat)) if flat else (0.0, 0.0)
-    # All entropies equal: nothing to tell apart, every Ĥ is 0.
+    # With all entropies equal, every Ĥ is 0.
     scaled = [[[_ratio(h - low, spread) for h in turns] for turns in group.entropies or []] for group in groups]
     mean_gain = _mean([math.exp(-config.entropy_k * h) for group in scaled for turns in group for h in turns])
     results = []

@@ -220,8 +220,8 @@ def reinforce(terms: Terms, _config: ClipConfig) -> Tensor:
 def sequence_mask(batch: Batch, delta: float) -> Tensor:
     """[R] bool, False on rows to drop: A_i < 0 and mean_t (log π_old - log π_θ) > δ.
 
-    Such a row is bad and the policy has already pushed it down; pushing further only moves the policy away. Where the
-    turns of one row differ in A, the sign is that of the mean over its tokens.
+    The policy has already lowered the probability of such a row; a further step only adds drift. Where the turns of one
+    row differ in A, the sign is that of the mean over its tokens.
     """
     counts = batch.live().to(batch.counts())
     drop = batch.clean(batch.old_log_probs) - batch.clean(batch.log_probs)
@@ -237,8 +237,8 @@ def behaviour_correction(batch: Batch, kind: str, low: float, high: float) -> Te
     Args:
         batch: must carry `behaviour_log_probs`.
         kind: `truncate`, min(k_t, high), truncated importance sampling; `icepop`, k_t where it lies within [low, high],
-            else 0; `geometric`, 1 on the rows whose geometric mean of k lies within [low, high], 0 on all tokens of the
-            others, which drops what the sampler's error has made a stranger as a whole.
+            else 0; `geometric`, 1 on the rows whose geometric mean of k lies within [low, high], else 0: it masks
+            rows whose mean ratio is out of range.
         low: lower bound of the ratio.
         high: upper bound of the ratio.
     """

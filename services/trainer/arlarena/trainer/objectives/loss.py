@@ -34,7 +34,7 @@ class LossConfig:
         correction: what π_old/μ does under a decoupled anchor, see `behaviour_correction`. The policy term alone is
             weighted.
         correction_low, correction_high: bounds of that ratio; `truncate` reads the upper one alone. 2 is the usual
-        bound     of truncated importance sampling; IcePop's own are 0.5 and 5.
+            bound of truncated importance sampling; IcePop uses 0.5 and 5.
     """
 
     kl_coefficient: float = 0.0

@@ -212,10 +212,10 @@ def compute_advantages(
         max_response_tokens: the sampling limit of a response, for recipes with overlong shaping.
     """
     config = recipe.advantage_config(invalid_penalty=invalid_penalty, max_response_tokens=max_response_tokens)
-    found = ADVANTAGES[recipe.advantage].estimate(groups, config)
-    if [list(map(len, each.total)) for each in found] != [list(map(len, group.rewards)) for group in groups]:
+    advantages = ADVANTAGES[recipe.advantage].estimate(groups, config)
+    if [list(map(len, each.total)) for each in advantages] != [list(map(len, group.rewards)) for group in groups]:
         raise ValueError(f"advantage {recipe.advantage!r} gave other turns than the groups have: one value a turn")
-    return found
+    return advantages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
