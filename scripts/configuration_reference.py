@@ -1,22 +1,27 @@
-"""Write `docs/guide/configuration.md`, the reference of a run's TOML file, from the settings of the services.
+"""Write the reference of a run's TOML file from the settings of the services.
 
-.venv/bin/python scripts/configuration_reference.py            write the page
-.venv/bin/python scripts/configuration_reference.py --check    exit with 1 where the page differs from the settings
+It is the page `docs/guide/configuration.md` and the data of `arlarena config`.
+
+.venv/bin/python scripts/configuration_reference.py            write both files
+.venv/bin/python scripts/configuration_reference.py --check    exit with 1 where a file differs from the settings
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import types
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import msgspec
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from arlarena.console.cli.configuration import DATA, Setting, Tables
 from arlarena.console.settings import BrokerSettings, ConsoleSettings, Gpus, RunSettings, Threads
 from arlarena.env_server.settings import EnvironmentSettings
 from arlarena.environments.alfworld.options import AlfworldOptions
@@ -26,9 +31,13 @@ from arlarena.inference.settings import InferenceSettings
 from arlarena.proto.config import Table
 from arlarena.rollout.settings import EvaluationSettings, RolloutSettings
 from arlarena.trainer.objectives import Recipe
+from arlarena.trainer.objectives.clipping import CLIPS
+from arlarena.trainer.objectives.hyperparameters import Hyperparameter, hyperparameters
 from arlarena.trainer.settings import CloneSettings, PolicySettings, TinyPolicy, TrainerSettings
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "guide" / "configuration.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "guide" / "configuration.md"
+CONSOLE = ROOT / "services" / "console" / "arlarena" / "console"
 TABLES: dict[str, type[Table]] = {
     "run": RunSettings,
     "redis": BrokerSettings,
@@ -54,28 +63,44 @@ HEAD = """\
 Every key of a run's TOML file. `scripts/configuration_reference.py` writes this page from the services' settings. All
 keys may be left out. An unknown key, a wrong type and a value out of range are errors that name the key. `arlarena up`
 checks all tables before it starts anything ([running.md](running.md)). `configs/` has whole files. Names that end in
-`_s` are seconds. Under `arlarena up` a port that the file does not name is a free one.
+`_s` are seconds. Under `arlarena up` a port that the file does not name is a free one. `arlarena config TABLE` prints a
+table of this page.
 """
+OVERRIDES = "trainer.recipe_overrides"
 RECIPE = """
-## `[trainer.recipe_overrides]`
-
-Options of the method. Each replaces the value that `recipe` gives it. [objectives.md](objectives.md) explains them and
-their values. A default in this table holds where the recipe gives no value.
-
-| key | default |
-|---|---|
+Options of the method. Each replaces the value that `recipe` gives it; a default here holds where the recipe gives none.
+[objectives.md](objectives.md) explains them and their values. Clips of plugins add their own hyperparameters.
 """
 NAMES = {int: "whole number", float: "number", str: "text", bool: "true, false", Path: "path", SecretStr: "secret text"}
+# What a number counts, by its key.
+UNITS = {
+    r"_s$": "seconds",
+    r"_minutes$": "minutes",
+    r"_mb$": "MiB",
+    r"_bytes$": "bytes",
+    r"_chars$": "characters",
+    r"_tokens$|^tokens_|_tokens_per_|^max_model_len$|^max_positions$": "tokens",
+    r"_steps$|^steps$|^staleness$": "steps",
+    r"_groups$|^groups_": "groups",
+    r"_rows$": "rows",
+}
 BOUNDS = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}"}
 
 
-def page() -> str:
-    """The whole text."""
-    tables = [f"\n## {_title(name)}\n\n{''.join(_rows(model))}" for name, model in TABLES.items()]
-    choices = [
-        f"| `{field.name}` | {_value(field.default) or 'none'} |\n" for field in fields(Recipe) if field.name != "name"
-    ]
-    return HEAD + "".join(tables) + RECIPE + "".join(choices)
+def tables() -> Tables:
+    """Every table with its settings."""
+    found = {name: list(_settings(model)) for name, model in TABLES.items()}
+    return found | {OVERRIDES: list(_overrides())}
+
+
+def page(tables: Tables) -> str:
+    """The text of the page."""
+    parts = [HEAD]
+    for name, settings in tables.items():
+        parts += [f"\n## {_title(name)}\n", RECIPE if name == OVERRIDES else "", "\n"]
+        parts.append("| key | type, range | default | meaning |\n|---|---|---|---|\n")
+        parts += [_row(each) for each in settings]
+    return "".join(parts)
 
 
 def _title(name: str) -> str:
@@ -83,13 +108,57 @@ def _title(name: str) -> str:
     return f"`[{table}]` of {environment.strip('()')}" if environment else f"`[{table}]`"
 
 
-def _rows(model: type[Table]) -> Iterator[str]:
-    yield "| key | type, range | default | meaning |\n|---|---|---|---|\n"
+def _row(setting: Setting) -> str:
+    kind = ", ".join(filter(None, (setting.kind, setting.unit)))
+    default = f"`{setting.default}`" if setting.default else ""
+    return f"| `{setting.key}` | {_cell(kind)} | {default} | {_cell(setting.description)} |\n"
+
+
+def _settings(model: type[Table]) -> Iterator[Setting]:
     for key, field in model.model_fields.items():
         table = isinstance(field.annotation, type) and issubclass(field.annotation, Table)
         kind = "table" if table else _kind(field.annotation, field.metadata)
         default = "" if table else _value(field.get_default(call_default_factory=True))
-        yield f"| `{key}` | {kind} | {default} | {_cell(_meaning(field))} |\n"
+        yield Setting(key, kind, default, _unit(key, kind), _meaning(field))
+
+
+def _overrides() -> Iterator[Setting]:
+    """The choices of recipes, and the hyperparameters of clips after `clip`."""
+    for field in fields(Recipe):
+        if field.name == "clip_options":
+            yield from _hyperparameters_of_clips()
+        elif field.name != "name":
+            if declared := hyperparameters(Recipe).get(field.name):
+                kind, description = _range(declared), declared.description
+            else:
+                kind, description = ", ".join(field.metadata["values"]), field.metadata["description"]
+                kind = kind or NAMES[type(field.default)]
+            yield Setting(field.name, kind, _value(field.default), _unit(field.name, kind), description)
+
+
+def _hyperparameters_of_clips() -> Iterator[Setting]:
+    seen = set()
+    for clip in CLIPS.values():
+        for key, declared in hyperparameters(clip.config).items():
+            if key in seen:
+                continue
+            seen.add(key)
+            readers = [name for name, other in CLIPS.items() if key in hyperparameters(other.config)]
+            only = "" if len(readers) == len(CLIPS) else f"; clip {', '.join(readers)} alone"
+            (default,) = (field.default for field in fields(clip.config) if field.name == key)
+            yield Setting(key, _range(declared), _value(default), "", declared.description + only)
+
+
+def _range(number: Hyperparameter) -> str:
+    low = f"{'>' if number.above else '≥'} {number.low:g}" if number.low > -float("inf") else ""
+    high = f"≤ {number.high:g}" if number.high < float("inf") else ""
+    return ", ".join(filter(None, ("number", low, high)))
+
+
+def _unit(key: str, kind: str) -> str:
+    if "number" not in kind:
+        return ""
+    return next((unit for pattern, unit in UNITS.items() if re.search(pattern, key)), "")
 
 
 def _meaning(field: FieldInfo) -> str:
@@ -103,7 +172,7 @@ def _kind(annotation: Any, metadata: Any = ()) -> str:
     if origin is Annotated:
         return _kind(inside[0], inside[1:]) + bounds
     if origin is Literal:
-        return _cell(", ".join(f"`{value}`" for value in inside))
+        return ", ".join(map(str, inside))
     if origin in (Union, types.UnionType):
         return " or ".join(_kind(each) for each in inside if each is not type(None)) + bounds
     if origin in (tuple, list):
@@ -125,39 +194,44 @@ def _bounds(metadata: Any) -> Iterator[str]:
 
 
 def _value(value: Any) -> str:
-    if value is None or value is PydanticUndefined:
+    """As TOML has it; empty where there is none."""
+    if value is None or value is PydanticUndefined or value is MISSING or isinstance(value, Table):
         return ""
     if isinstance(value, bool):
-        return f"`{str(value).lower()}`"
+        return str(value).lower()
     if isinstance(value, str | Path):
-        return f'`"{value}"`' if str(value) else '`""`'
-    if isinstance(value, Table):
-        return "a table"
+        return f'"{value}"'
     if isinstance(value, tuple | list):
-        return f"`[{', '.join(map(_bare, value))}]`"
+        return f"[{', '.join(map(_value, value))}]"
     if isinstance(value, dict):
-        pairs = ", ".join(f"{key} = {_bare(each)}" for key, each in value.items())
-        return f"`{{{pairs}}}`"
-    return f"`{value}`"
-
-
-def _bare(value: Any) -> str:
-    return _value(value).strip("`")
+        return "{" + ", ".join(f"{key} = {_value(each)}" for key, each in value.items()) + "}"
+    return str(value)
 
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+def _data(tables: Tables) -> str:
+    """JSON with one setting a line."""
+    parts = []
+    for name, settings in tables.items():
+        lines = ",\n".join(f"  {msgspec.json.encode(each).decode()}" for each in settings)
+        parts.append(f" {msgspec.json.encode(name).decode()}: [\n{lines}\n ]")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
 def main() -> int:
     """The command of the module's docstring."""
-    text = page()
+    found = tables()
+    wanted = {PAGE: page(found), CONSOLE / DATA: _data(found)}
+    wrong = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if "--check" in sys.argv[1:]:
-        same = PAGE.exists() and PAGE.read_text(encoding="utf-8") == text
-        if not same:
-            print(f"{PAGE} differs from the settings: run {Path(__file__).name}", file=sys.stderr)
-        return 0 if same else 1
-    PAGE.write_text(text, encoding="utf-8")
+        for path in wrong:
+            print(f"{path} differs from the settings: run {Path(__file__).name}", file=sys.stderr)
+        return 1 if wrong else 0
+    for path in wrong:
+        path.write_text(wanted[path], encoding="utf-8")
     return 0
 
 

@@ -15,6 +15,7 @@ from arlarena.trainer.objectives import RECIPES, Recipe
 from arlarena.trainer.objectives.advantages import ADVANTAGES
 from arlarena.trainer.objectives.aggregation import AGGREGATIONS
 from arlarena.trainer.objectives.clipping import CLIPS
+from arlarena.trainer.objectives.hyperparameters import hyperparameters
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = {
@@ -45,7 +46,8 @@ OTHERS = {
     "tokenizer_config",
 }
 SETTINGS = {name for table in TABLES.values() for name in table.model_fields} | {field.name for field in fields(Recipe)}
-KNOWN = SETTINGS | OTHERS | set(RECIPES) | set(ADVANTAGES) | set(AGGREGATIONS) | set(CLIPS)
+OF_CLIPS = {name for clip in CLIPS.values() for name in hyperparameters(clip.config)}
+KNOWN = SETTINGS | OF_CLIPS | OTHERS | set(RECIPES) | set(ADVANTAGES) | set(AGGREGATIONS) | set(CLIPS)
 
 
 def sources(*parts: str) -> Iterator[tuple[Path, ast.Module]]:

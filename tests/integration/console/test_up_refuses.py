@@ -141,3 +141,27 @@ max_tokens = 8
     for log in ("clone", "evaluate-before", "rollout-0"):
         assert str(snapshot) in (run / "logs" / f"{log}.log").read_text().splitlines()[0]
     assert (run / "cloned" / "tokenizer.json").exists()
+
+
+@SLOW
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (None, "a.toml: [trainer] plugin 'my_clip': there is no module 'my_clip': install its package"),
+        ("1 / 0", "a.toml: [trainer] plugin 'my_clip': it cannot be imported: ZeroDivisionError: division by zero"),
+        (
+            "from arlarena.trainer.objectives import *\nregister_recipe(Recipe(name='mine', clip='gspoo'))",
+            "a.toml: [trainer] plugin 'my_clip': mine.clip = 'gspoo': did you mean 'gspo'",
+        ),
+    ],
+)
+def test_a_plugin_that_cannot_be_loaded_ends_it_before_anything_starts(
+    tmp_path: Path, code: str | None, said: str
+) -> None:
+    if code is not None:
+        (tmp_path / "my_clip.py").write_text(code)
+    status, output = up(tmp_path, SMALL, "--plugin", "my_clip")
+    assert status == 2, output
+    assert said in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "runs").exists()

@@ -8,8 +8,8 @@ import statistics
 
 import pytest
 
-from arlarena.trainer.objectives import RECIPES, GroupRewards, compute_advantages, recipe
-from arlarena.trainer.objectives.advantages import Credit, step_returns, turn_rewards
+from arlarena.trainer.objectives import RECIPES, AdvantageConfig, GroupRewards, compute_advantages, recipe
+from arlarena.trainer.objectives.advantages import step_returns, turn_rewards
 
 
 def close(values, wanted, tolerance=1e-9):
@@ -310,15 +310,15 @@ def test_the_order_of_trajectories_does_not_matter(name):
 
 def test_the_penalty_falls_on_the_invalid_turn_alone():
     group = GroupRewards(rewards=[[1.0, 2.0, 4.0]], action_valid=[[True, False, True]])
-    assert turn_rewards(group, Credit(invalid_penalty=0.1)) == [[7.0, 6.9, 7.0]]
+    assert turn_rewards(group, AdvantageConfig(invalid_penalty=0.1)) == [[7.0, 6.9, 7.0]]
     # gamma 0.5: 1 + 1 + 1, 2 + 2, 4; the penalty is not discounted into earlier turns.
-    close(step_returns(group, Credit(gamma=0.5, invalid_penalty=0.1)), [[3.0, 3.9, 4.0]])
-    assert turn_rewards(group, Credit(invalid_penalty=0.0)) == [[7.0, 7.0, 7.0]]
+    close(step_returns(group, AdvantageConfig(gamma=0.5, invalid_penalty=0.1)), [[3.0, 3.9, 4.0]])
+    assert turn_rewards(group, AdvantageConfig(invalid_penalty=0.0)) == [[7.0, 7.0, 7.0]]
 
 
 def test_explicit_returns_replace_the_sum_of_rewards():
     group = GroupRewards(rewards=[[0.0, 0.0], [0.0]], returns=[5.0, 1.0])
-    assert turn_rewards(group, Credit()) == [[5.0, 5.0], [1.0]]
+    assert turn_rewards(group, AdvantageConfig()) == [[5.0, 5.0], [1.0]]
 
 
 # ---- odd shapes ----------------------------------------------------------------------------------------------------

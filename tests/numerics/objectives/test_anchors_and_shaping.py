@@ -4,8 +4,8 @@ import difflib
 
 import pytest
 
-from arlarena.trainer.objectives import GroupRewards, compute_advantages, recipe
-from arlarena.trainer.objectives.advantages import Credit, anchor_groups, overlong_shaping
+from arlarena.trainer.objectives import AdvantageConfig, GroupRewards, compute_advantages, recipe
+from arlarena.trainer.objectives.advantages import anchor_groups, overlong_shaping
 
 # ---- overlong shaping ----------------------------------------------------------------------------------------------
 
@@ -42,15 +42,15 @@ def test_similar_anchors_join_the_first_cluster_alike_enough():
     near, far = base.replace("apple", "apply", 1), "Nothing happens. The drawer is closed and will not open. " * 4
     assert difflib.SequenceMatcher(None, base, near, autojunk=False).ratio() > 0.95
     group = GroupRewards(rewards=[[0.0, 0.0], [0.0, 0.0]], observations=[[base, far], [near, far]])
-    assert anchor_groups(group, Credit(anchor="similar")) == [[0, 1], [0, 1]]
-    assert anchor_groups(group, Credit(anchor="similar", similarity=1.0)) == [[0, 1], [2, 1]]
+    assert anchor_groups(group, AdvantageConfig(anchor="similar")) == [[0, 1], [0, 1]]
+    assert anchor_groups(group, AdvantageConfig(anchor="similar", similarity=1.0)) == [[0, 1], [2, 1]]
 
 
 def test_similar_compares_with_the_first_member_only():
     """A chain of small changes does not drift: each text is compared with its cluster's founder."""
     texts = ["a" * 100, "a" * 96 + "b" * 4, "a" * 92 + "b" * 8]
     group = GroupRewards(rewards=[[0.0] * 3], observations=[texts])
-    assert anchor_groups(group, Credit(anchor="similar")) == [[0, 0, 1]]
+    assert anchor_groups(group, AdvantageConfig(anchor="similar")) == [[0, 0, 1]]
 
 
 def test_state_anchor_tells_apart_what_observations_alias():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from arlarena.trainer.objectives import Denominators, RunTerms, policy_loss, recipe
+from arlarena.trainer.objectives import Denominators, LossConfig, policy_loss, recipe
 
 
 @pytest.mark.parametrize(("correction", "weights"), [("truncate", [2.0, 1.5, 0.25]), ("icepop", [0.0, 1.5, 0.0])])
@@ -13,7 +13,7 @@ def test_decoupled_anchor_weighs_by_proximal_over_behaviour(correction, weights,
     row = make_row(0, 1.0, [-1.0] * 3, [-1.0] * 3, [-1.0] * 3, [0.1] * 3, [1, 1, 1])
     behaviour = torch.tensor([-1.0 - math.log(x) for x in (4.0, 1.5, 0.25)], dtype=torch.float64)
     batch = make_batch([row], behaviour_log_probs=behaviour)
-    loss, metrics = policy_loss(recipe("grpo"), batch, Denominators.count([batch]), RunTerms(correction=correction))
+    loss, metrics = policy_loss(recipe("grpo"), batch, Denominators.count([batch]), LossConfig(correction=correction))
     loss.backward()
     assert batch.log_probs.grad.tolist() == pytest.approx([-w / 3 for w in weights], rel=1e-12)
     assert float(metrics["correction_mean"]) == pytest.approx(sum(weights) / 3, rel=1e-12)
@@ -25,7 +25,7 @@ def test_the_geometric_correction_drops_whole_rows(make_row, make_batch):
     rows = [make_row(i, -1.0, *([[-1.0] * len(k)] * 3), [0.1] * len(k), [1] * len(k)) for i, k in enumerate(tokens)]
     behaviour = torch.tensor([-1.0 - math.log(x) for k in tokens for x in k], dtype=torch.float64)
     batch = make_batch(rows, behaviour_log_probs=behaviour)
-    run = RunTerms(correction="geometric", correction_low=0.5, correction_high=2.0)
+    run = LossConfig(correction="geometric", correction_low=0.5, correction_high=2.0)
     loss, metrics = policy_loss(recipe("grpo"), batch, Denominators.count([batch]), run)
     loss.backward()
     assert batch.log_probs.grad.tolist() == pytest.approx([0.0, 0.0, 1 / 7, 1 / 7, 0.0, 0.0, 0.0], rel=1e-12)
@@ -35,9 +35,9 @@ def test_the_geometric_correction_drops_whole_rows(make_row, make_batch):
 @pytest.mark.parametrize(
     ("run", "missing"),
     [
-        (RunTerms(kl_coefficient=0.1), "ref_log_probs"),
-        (RunTerms(entropy_coefficient=0.1), "entropy"),
-        (RunTerms(correction="icepop"), "behaviour_log_probs"),
+        (LossConfig(kl_coefficient=0.1), "ref_log_probs"),
+        (LossConfig(entropy_coefficient=0.1), "entropy"),
+        (LossConfig(correction="icepop"), "behaviour_log_probs"),
     ],
 )
 def test_a_term_without_its_tensor_is_an_error(run, missing, make_rows, make_batch):
@@ -66,4 +66,4 @@ def test_wrong_shapes_and_indices_are_named(make_rows, make_batch):
 )  # fmt: skip
 def test_run_terms_refuse_nonsense(options):
     with pytest.raises(ValueError, match=r"at least 0|unknown correction|both sides of 1"):
-        RunTerms(**options)
+        LossConfig(**options)

@@ -9,7 +9,7 @@ import torch
 from arlarena.trainer.objectives import (
     RECIPES,
     Denominators,
-    RunTerms,
+    LossConfig,
     merge_metrics,
     policy_loss,
     recipe,
@@ -17,7 +17,7 @@ from arlarena.trainer.objectives import (
     sequence_sums,
 )
 
-RUN = RunTerms(kl_coefficient=0.01, entropy_coefficient=0.002)
+RUN = LossConfig(kl_coefficient=0.01, entropy_coefficient=0.002)
 AGGREGATIONS = ["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "seq_mean_token_sum_norm"]
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from arlarena.trainer.objectives import RECIPES, Denominators, RunTerms, policy_loss, recipe
+from arlarena.trainer.objectives import RECIPES, Denominators, LossConfig, policy_loss, recipe
 
 # ---- the formulas, once more, token by token -----------------------------------------------------------------------
 
@@ -73,20 +73,21 @@ def token_weights(rows, aggregation, length):
 
 def surrogate(method, ratio, log_prob, a, delta):
     """(loss, derivative by log π_θ with stopped factors held) of one token."""
-    low, high = 1 - method.clip_low, 1 + method.clip_high
+    low, high = 1 - method.clip_config.clip_low, 1 + method.clip_config.clip_high
     # At token level the clamp of Δ ends the gradient; the token form of a shared ratio has no clamp on its gradient.
     moves = 0.0 if method.ratio_level == "token" and abs(delta) >= 20 else 1.0
     if method.clip in ("ppo", "gspo", "gspo_literal"):
         free, bound = -a * ratio, -a * clamp(ratio, low, high)
         loss, slope = max(free, bound), (-a * ratio * moves if free >= bound else 0.0)
-        if method.dual_clip and a < 0 and -a * method.dual_clip < loss:
-            loss, slope = -a * method.dual_clip, 0.0
+        dual_clip = method.clip_config.dual_clip if method.clip == "ppo" else None
+        if dual_clip and a < 0 and -a * dual_clip < loss:
+            loss, slope = -a * dual_clip, 0.0
         return loss, slope
     if method.clip == "cispo":
         weight = clamp(ratio, low, high)
         return -weight * a * log_prob, -weight * a
     if method.clip == "sapo":
-        tau = method.tau_positive if a > 0 else method.tau_negative
+        tau = method.clip_config.tau_positive if a > 0 else method.clip_config.tau_negative
         x = tau * (ratio - 1)
         gate = 1 / (1 + math.exp(-x)) if x > -700 else 0.0
         return -4 / tau * gate * a, -4 * gate * (1 - gate) * ratio * a * moves
@@ -162,7 +163,7 @@ def test_any_combination_equals_its_formula(
     method = recipe("grpo", clip=clip, ratio_level=level, aggregation=aggregation, clip_low=0.1, mask="sequence")
     rows = make_growing_rows(11) if growing else make_rows(11)
     batch = make_batch(rows)
-    run = RunTerms(kl_coefficient=0.01, entropy_coefficient=0.003)
+    run = LossConfig(kl_coefficient=0.01, entropy_coefficient=0.003)
     loss, _ = policy_loss(method, batch, Denominators.count([batch]), run)
     loss.backward()
     value, slopes = expected(method, rows, 0.01, 0.003)
@@ -347,7 +348,7 @@ def test_sequence_mask_leaves_kl_and_denominators_alone(make_row, make_batch):
     bad = make_row(0, -1.0, [-2.0, -2.0], [-1.0, -1.0], [-1.5, -1.5], [0.5, 0.5], [1, 1])
     good = make_row(1, 1.0, [-1.0, -1.0], [-1.0, -1.0], [-1.0, -1.0], [0.5, 0.5], [1, 1])
     batch = make_batch([bad, good])
-    loss, _ = policy_loss(recipe("grpo_sm"), batch, Denominators.count([batch]), RunTerms(kl_coefficient=0.1))
+    loss, _ = policy_loss(recipe("grpo_sm"), batch, Denominators.count([batch]), LossConfig(kl_coefficient=0.1))
     k3 = math.exp(0.5) - 0.5 - 1
     assert loss.item() == pytest.approx((2 * -1.0 + 0.1 * 2 * k3) / 4, rel=1e-12)
 

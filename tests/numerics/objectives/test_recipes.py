@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from arlarena.trainer.objectives import RECIPES, Recipe, RecipeError, RunFacts, check, recipe
+from arlarena.trainer.objectives import RECIPES, Recipe, RecipeError, RunContext, check, recipe
 
 # name: aggregation, clip, ratio level, advantage, filter, mask, ε_lo, ε_hi
 TABLE = {
@@ -33,30 +33,31 @@ TABLE = {
 def test_the_row_says_what_the_paper_says(name):
     row = recipe(name)
     chosen = (row.aggregation, row.clip, row.ratio_level, row.advantage, row.filter, row.mask)
-    assert (*chosen, row.clip_low, row.clip_high) == TABLE[name]
+    assert (*chosen, row.clip_config.clip_low, row.clip_config.clip_high) == TABLE[name]
     assert row.name == name
 
 
 def test_shared_numbers():
     assert (recipe("sampo").omega, recipe("sampo").gamma, recipe("sampo").max_tries) == (1.0, 0.95, 3)
     assert (recipe("dapo_grpo").max_tries, recipe("dapo_gigpo").overlong) == (2, True)
-    assert (recipe("sapo").tau_positive, recipe("sapo").tau_negative) == (1.0, 1.05)
+    sapo = recipe("sapo").clip_config
+    assert (sapo.tau_positive, sapo.tau_negative) == (1.0, 1.05)
     assert (recipe("empg").entropy_k, recipe("empg").entropy_k_next, recipe("empg").entropy_zeta) == (1.0, 1.0, 0.05)
     assert recipe("grpo_sm").mask_delta == 3e-3
     assert (recipe("dr_grpo").scale, recipe("grpo").scale) == ("none", "std")
-    assert all(row.dual_clip is None for row in RECIPES.values())
+    assert all(row.clip_config.dual_clip is None for row in RECIPES.values() if row.clip == "ppo")
 
 
 def test_the_table_cannot_be_changed_in_passing():
     with pytest.raises(TypeError):
         RECIPES["grpo"] = recipe("gspo")
     with pytest.raises(dataclasses.FrozenInstanceError):
-        recipe("grpo").clip_low = 0.1
+        recipe("grpo").gamma = 0.1
 
 
 def test_overrides_change_a_copy():
-    assert recipe("sampo", clip_low=0.03, ratio_level="turn").clip_low == 0.03
-    assert recipe("sampo").clip_low == 3e-3
+    assert recipe("sampo", clip_low=0.03, ratio_level="turn").clip_config.clip_low == 0.03
+    assert recipe("sampo").clip_config.clip_low == 3e-3
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ def test_mistakes_are_named_with_the_nearest_choice(name, overrides, message):
 
 def test_a_new_method_is_a_row():
     mine = Recipe(name="mine", clip="cispo", ratio_level="turn", advantage="gigpo", filter="success")
-    assert check(mine, RunFacts(updates_per_batch=2, policy_anchor="bypass", group_size=8)) == ()
+    assert check(mine, RunContext(updates_per_batch=2, policy_anchor="bypass", group_size=8)) == ()
 
 
 # ---- dead combinations ---------------------------------------------------------------------------------------------
@@ -100,7 +101,7 @@ def test_a_new_method_is_a_row():
 @pytest.mark.parametrize("name", [name for name in RECIPES if name != "rloo"])
 def test_one_update_on_a_recomputed_anchor_is_refused(name):
     with pytest.raises(RecipeError, match="clipping is dead"):
-        check(recipe(name), RunFacts(updates_per_batch=1, policy_anchor="decoupled", group_size=8))
+        check(recipe(name), RunContext(updates_per_batch=1, policy_anchor="decoupled", group_size=8))
 
 
 def test_statistics_are_over_rows_unless_a_method_takes_whole_trajectories():
@@ -112,11 +113,11 @@ def test_statistics_are_over_rows_unless_a_method_takes_whole_trajectories():
 @pytest.mark.parametrize("name", [name for name in RECIPES if name != "rloo"])
 def test_what_can_act_passes(name):
     for anchor in ("bypass", "decoupled"):
-        assert check(recipe(name), RunFacts(updates_per_batch=4, policy_anchor=anchor, group_size=8)) == ()
+        assert check(recipe(name), RunContext(updates_per_batch=4, policy_anchor=anchor, group_size=8)) == ()
 
 
 def test_methods_without_a_ratio_may_step_once():
-    facts = RunFacts(updates_per_batch=1, policy_anchor="decoupled", group_size=8)
+    facts = RunContext(updates_per_batch=1, policy_anchor="decoupled", group_size=8)
     assert check(recipe("rloo"), facts) == ()
     with pytest.raises(RecipeError, match="sequence mask is dead"):
         check(recipe("rloo", mask="sequence"), facts)
@@ -125,7 +126,7 @@ def test_methods_without_a_ratio_may_step_once():
 @pytest.mark.parametrize("anchor", ["bypass", "decoupled"])
 @pytest.mark.parametrize("overrides", [{}, {"mask": "sequence"}])
 def test_several_updates_without_a_ratio_are_warned_about(anchor, overrides):
-    facts = RunFacts(updates_per_batch=4, policy_anchor=anchor, group_size=8)
+    facts = RunContext(updates_per_batch=4, policy_anchor=anchor, group_size=8)
     (warning,) = check(recipe("rloo", **overrides), facts)
     for part in ("rloo", "'reinforce' has no ratio", "4 updates a batch", "groups_per_step", "'ppo'"):
         assert part in warning
@@ -133,19 +134,19 @@ def test_several_updates_without_a_ratio_are_warned_about(anchor, overrides):
 
 
 def test_one_update_against_the_sampler_is_warned_about():
-    (warning,) = check(recipe("sampo"), RunFacts(updates_per_batch=1, policy_anchor="bypass", group_size=8))
+    (warning,) = check(recipe("sampo"), RunContext(updates_per_batch=1, policy_anchor="bypass", group_size=8))
     assert "rarely" in warning
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name != "reinforce_pp"])
 def test_a_group_of_one_is_refused_where_advantages_are_relative_to_the_group(name):
     with pytest.raises(RecipeError, match=r"filter '\w+' drops every group|no baseline") as refused:
-        check(recipe(name), RunFacts(updates_per_batch=4, policy_anchor="bypass", group_size=1))
+        check(recipe(name), RunContext(updates_per_batch=4, policy_anchor="bypass", group_size=1))
     assert "group_size to 2 or more, or take recipe = 'reinforce_pp'" in str(refused.value)
 
 
 def test_a_group_of_one_passes_where_advantages_are_relative_to_the_batch():
-    facts = RunFacts(updates_per_batch=4, policy_anchor="bypass", group_size=1)
+    facts = RunContext(updates_per_batch=4, policy_anchor="bypass", group_size=1)
     assert check(recipe("reinforce_pp"), facts) == ()
     with pytest.raises(RecipeError, match="drops every group"):
         check(recipe("reinforce_pp", filter="success"), facts)
@@ -155,4 +156,4 @@ def test_a_group_of_one_passes_where_advantages_are_relative_to_the_batch():
 def test_run_facts_are_checked(facts):
     anchor, updates, size = facts
     with pytest.raises(RecipeError, match=r"did you mean 'bypass'|start at 1"):
-        RunFacts(updates_per_batch=updates, policy_anchor=anchor, group_size=size)
+        RunContext(updates_per_batch=updates, policy_anchor=anchor, group_size=size)

@@ -13,7 +13,7 @@ from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.objectives import RecipeError, Selection, recipe
 from arlarena.trainer.objectives.advantages import ADVANTAGES
 from arlarena.trainer.objectives.aggregation import AGGREGATIONS
-from arlarena.trainer.objectives.clipping import CLIPS, LITERAL_CLIPS, RATIO_LEVELS
+from arlarena.trainer.objectives.clipping import CLIPS, RATIO_LEVELS
 from arlarena.trainer.objectives.filtering import FILTERS
 from arlarena.trainer.settings import TrainerSettings
 
@@ -45,6 +45,7 @@ def take_a_step(learner, groups, method):
     return learner.update([rows_of(scored, "now")], rate=1e-5)
 
 
+LITERAL = [name for name, clip in CLIPS.items() if clip.literal]
 NAMES = ("clip", "aggregation", "ratio_level", "mask", "advantage", "filter", "backfill")
 ALL = [
     (clip, aggregation, level, mask, advantage, rule, backfill)
@@ -52,7 +53,7 @@ ALL = [
         sorted(CLIPS), sorted(AGGREGATIONS), RATIO_LEVELS, ("none", "sequence"), sorted(ADVANTAGES), sorted(FILTERS),
         (True, False),
     )
-    if not (level == "token" and clip in LITERAL_CLIPS)  # is refused
+    if not (level == "token" and clip in LITERAL)  # is refused
     if not (backfill and rule == "none")  # nothing is dropped, so nothing is filled up
 ]  # fmt: skip
 
@@ -83,12 +84,12 @@ def test_any_three_choices_together(learner, groups, triples, clip):
 @pytest.mark.parametrize("aggregation", sorted(AGGREGATIONS))
 def test_all_combinations(learner, groups, aggregation, clip):
     rows = [row for row in ALL if row[:2] == (clip, aggregation)]
-    levels = len(RATIO_LEVELS) - (clip in LITERAL_CLIPS)
+    levels = len(RATIO_LEVELS) - (clip in LITERAL)
     assert len(rows) == levels * 2 * len(ADVANTAGES) * (2 * len(FILTERS) - 1)
     check(learner, groups, rows)
 
 
-@pytest.mark.parametrize("clip", sorted(LITERAL_CLIPS))
+@pytest.mark.parametrize("clip", LITERAL)
 def test_what_cannot_be_is_refused(clip):
     with pytest.raises(RecipeError, match="shares a ratio over a turn, row or trajectory"):
         recipe("grpo", clip=clip, ratio_level="token")

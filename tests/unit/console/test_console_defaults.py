@@ -17,7 +17,7 @@ READERS: dict[str, tuple[type[BaseModel], ...]] = {
     "run": (trainer.RunIdentity, rollout.RunSeed, console.RunSettings),
     "clone": (console.Demonstrations, trainer.CloneSettings),
     "environment": (console.Subject, trainer.EnvironmentName, EnvironmentSettings),
-    "trainer": (console.Subject, trainer.TrainerSettings),
+    "trainer": (console.Subject, console.ChosenPlugins, trainer.TrainerSettings),
     "policy": (console.Subject, rollout.PolicyTokenizer, trainer.PolicySettings),
 }
 # The launcher takes a free port, a service by itself its usual one (docs/guide/running.md).

@@ -114,3 +114,15 @@ def test_every_wrong_override_is_said_at_once(tmp_path: Path) -> None:
     file.write_text("")
     with pytest.raises(ConfigError, match=r"(?s)no table \[trainr\].*--set x: write it as table\.key=value"):
         RunConfig.load(file, ["trainr.lr=1", "x"])
+
+
+def test_plugins_of_the_command_line_are_added_to_those_of_the_file_and_written(tmp_path: Path) -> None:
+    path = write(tmp_path, "[trainer]\nplugins = ['a', 'b']\n")
+    config = RunConfig.load(path, plugins=["b", "c.d"])
+    assert config.tables["trainer"]["plugins"] == ["a", "b", "c.d"]
+    config.write(tmp_path / "out" / "config.toml")
+    again = RunConfig.load(tmp_path / "out" / "config.toml")
+    assert again.tables["trainer"]["plugins"] == ["a", "b", "c.d"]
+    assert "trainer.plugins" in RunConfig.load(path).differences(config)
+    with pytest.raises(ConfigError, match="plugins = 'a'"):
+        RunConfig.load(write(tmp_path, "[trainer]\nplugins = 'a'\n"), plugins=["b"])

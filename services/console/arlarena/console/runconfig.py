@@ -22,6 +22,7 @@ import tomli_w
 from arlarena.console.paths import make_absolute, without_dots
 from arlarena.console.settings import (
     BrokerSettings,
+    ChosenPlugins,
     ConsoleSettings,
     Demonstrations,
     Listener,
@@ -93,9 +94,15 @@ class RunConfig:
 
     @classmethod
     def load(
-        cls, source: Path, overrides: Sequence[str] = (), seed: int | None = None, directory: Path | None = None
+        cls,
+        source: Path,
+        overrides: Sequence[str] = (),
+        seed: int | None = None,
+        directory: Path | None = None,
+        plugins: Sequence[str] = (),
     ) -> RunConfig:
         """Read `source`; `overrides` win over it, ARLARENA_SEED over them, and `seed` and `directory` over all.
+        `plugins` are added to `[trainer] plugins`.
 
         Raises:
             ConfigError: the file or an override cannot be used.
@@ -115,6 +122,9 @@ class RunConfig:
         chosen = seed if seed is not None else seed_from_environment()
         run |= {} if chosen is None else {"seed": chosen}
         config = cls(source, tables)
+        if plugins:
+            own = config.part("trainer", ChosenPlugins).plugins
+            tables.setdefault("trainer", {})["plugins"] = list(dict.fromkeys((*own, *plugins)))
         run["directory"] = str(without_dots(directory if directory is not None else config.run.path))
         return config
 

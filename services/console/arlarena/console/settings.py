@@ -173,6 +173,12 @@ class PlayedGroups(Table, extra="ignore"):
     no_data_timeout_s: PositiveFloat = 900.0
 
 
+class ChosenPlugins(Table, extra="ignore"):
+    """Of `[trainer]`: the plugins, to which `--plugin` adds."""
+
+    plugins: tuple[str, ...] = ()
+
+
 class EvaluatedTasks(Table, extra="ignore"):
     """Of `[evaluation]`: the evaluation set's tasks."""
 

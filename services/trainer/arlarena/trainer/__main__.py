@@ -101,6 +101,7 @@ def _add_train(train: argparse.ArgumentParser) -> None:
         help="environment server, asked how many tasks the split has (default: ARLARENA_ENVIRONMENT_URL); none: the "
         "split has no end",
     )
+    _add_plugin(train)
     train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
     train.add_argument("--seed", type=int, help="seed of tasks and batches (default: ARLARENA_SEED, else [run] seed)")
 
@@ -110,8 +111,25 @@ def _add_replay(replaying: argparse.ArgumentParser) -> None:
     replaying.add_argument("--model", required=True, help="policy to compute with: a directory or a hub name")
     replaying.add_argument("--recipe", action="append", help="method; may be given several times (default: the file's)")
     replaying.add_argument("--set", action="append", default=[], metavar="CHOICE=VALUE", help="change a choice of them")
+    _add_plugin(replaying)
     replaying.add_argument("--config", type=Path, help="TOML file of the run; its [trainer] is read")
     replaying.add_argument("--json", action="store_true", help="print JSON, not a table")
+
+
+def _add_plugin(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="module that registers recipes, clips, advantages or filters, beside [trainer] plugins; may be repeated",
+    )
+
+
+def _settings(args: argparse.Namespace) -> TrainerSettings:
+    """Table `[trainer]`, with the plugins of the command line added to its own."""
+    settings = load_table(args.config, "trainer", TrainerSettings)
+    return settings.model_copy(update={"plugins": (*settings.plugins, *args.plugin)})
 
 
 def _seed(given: int | None, config: Path | None) -> int:
@@ -202,8 +220,8 @@ def run_clone(args: argparse.Namespace, log: Logger) -> int:
 
 def run_train(args: argparse.Namespace, log: Logger) -> int:
     """Subcommand `train`."""
-    settings = load_table(args.config, "trainer", TrainerSettings)
-    run_name = args.run_name or load_table(args.config, "run", RunIdentity).name
+    settings = _settings(args)
+    run_name = args.run_name or load_table(args.config, "run", RunSettings).name
     environment = load_table(args.config, "environment", EnvironmentName).name
     model = policy_directory(args.model, "--model")
     if "max_response_tokens" in settings.model_fields_set:
@@ -270,15 +288,16 @@ def _failed(log: Logger, error: Exception, code: int = EXIT_FAILED) -> int:
 
 def run_replay(args: argparse.Namespace, _log: Logger) -> int:
     """Subcommand `replay`."""
-    settings = load_table(args.config, "trainer", TrainerSettings)
+    settings = _settings(args)
     overrides = {key: value for text in args.set for key, value in choice(text).items()}
     names = args.recipe or [settings.recipe]
     import torch
 
-    from arlarena.trainer.objectives import RecipeError, recipe
+    from arlarena.trainer.objectives import RecipeError, load_plugins, recipe
     from arlarena.trainer.replay import load_groups, replay, table
 
     try:
+        load_plugins(settings.plugins)
         given = settings.recipe_overrides
         methods = [recipe(name, **(given if name == settings.recipe else {}) | overrides) for name in names]
     except RecipeError as error:

@@ -84,6 +84,7 @@ class ChosenMethod(Table, extra="ignore"):
 
     recipe: str = "sampo"
     recipe_overrides: dict[str, Any] = Field(default_factory=dict)
+    plugins: tuple[str, ...] = ()
 
 
 def _check_method(path: Path) -> None:
@@ -92,10 +93,11 @@ def _check_method(path: Path) -> None:
     Raises:
         ConfigError: it does not.
     """
-    from arlarena.trainer.objectives import RecipeError, recipe  # imports torch
+    from arlarena.trainer.objectives import RecipeError, load_plugins, recipe  # imports torch
 
     chosen = load_table(path, "trainer", ChosenMethod)
     try:
+        load_plugins(chosen.plugins)
         recipe(chosen.recipe, **chosen.recipe_overrides)
     except RecipeError as error:
         raise ConfigError(f"{path}: [trainer] {error}") from error

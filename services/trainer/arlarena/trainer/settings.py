@@ -134,6 +134,9 @@ class TrainerSettings(Table):
     recipe_overrides: dict[str, Any] = Field(
         default_factory=dict, description="choices of the method that differ from its row"
     )
+    plugins: tuple[str, ...] = Field(
+        (), description="modules that register recipes, clips, advantages or filters, beside the installed plugins"
+    )
     policy_anchor: Literal["bypass", "decoupled"] = Field(
         "bypass",
         description="what ratios are anchored at: bypass, the sampler's log-probs; decoupled, π_old computed at the "
@@ -310,13 +313,14 @@ def chosen_recipe(settings: TrainerSettings, where: str = "") -> tuple[Recipe, t
     of an error.
 
     Raises:
-        ConfigError: unknown method or choice, or a combination that is provably dead.
+        ConfigError: a plugin that cannot be loaded, unknown method or choice, or a combination that is provably dead.
     """
-    from arlarena.trainer.objectives import RecipeError, RunFacts, check, recipe  # imports torch
+    from arlarena.trainer.objectives import RecipeError, RunContext, check, load_plugins, recipe  # imports torch
 
     try:
+        load_plugins(settings.plugins)
         method = recipe(settings.recipe, **settings.recipe_overrides)
-        facts = RunFacts(
+        context = RunContext(
             updates_per_batch=settings.updates_per_batch,
             policy_anchor=settings.policy_anchor,
             group_size=settings.group_size,
@@ -326,7 +330,7 @@ def chosen_recipe(settings: TrainerSettings, where: str = "") -> tuple[Recipe, t
                 f"correction = {settings.correction!r} is dead under policy_anchor = 'bypass', where the sampler's "
                 f"log-probabilities are the anchor; take policy_anchor = 'decoupled'"
             )
-        return method, (*check(method, facts), *settings.warnings())
+        return method, (*check(method, context), *settings.warnings())
     except RecipeError as error:
         raise ConfigError(f"{where}[trainer] {error}") from error
 

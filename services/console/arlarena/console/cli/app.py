@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import sys
 from importlib.metadata import version as distribution_version
 from pathlib import Path
@@ -33,6 +34,11 @@ app = typer.Typer(
 )
 serve = typer.Typer(help="Run one service in the foreground.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(serve, name="serve")
+starting = typer.Typer(help="Write a package to start from.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(starting, name="init")
+
+PackageName = Annotated[str, typer.Argument(metavar="NAME", help="Of the package; a Python identifier.")]
+Into = Annotated[Path, typer.Option("--into", metavar="FOLDER", help="Where the package's folder goes.")]
 
 PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 VERDICTS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "bold red")}
@@ -67,6 +73,15 @@ def up(
         list[str] | None,
         typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Set a key: trainer.recipe=grpo. May be repeated."),
     ] = None,
+    plugins: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plugin",
+            metavar="MODULE",
+            help="Module that registers recipes, clips, advantages or filters; added to [trainer] plugins. May be "
+            "repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Train and evaluate on this machine.
 
@@ -79,7 +94,8 @@ def up(
     start = ExistingRunPolicy.RESUME if resume else ExistingRunPolicy.FRESH if fresh else ExistingRunPolicy.NEW
     from arlarena.console.launch import launcher
 
-    launcher.up(launcher.LaunchRequest(config, tuple(overrides or ()), seed, run_dir, start), Console(highlight=False))
+    request = launcher.Request(config, tuple(overrides or ()), seed, run_dir, start, tuple(plugins or ()))
+    launcher.up(request, Console(highlight=False))
 
 
 @app.command()
@@ -93,6 +109,46 @@ def report(run: Annotated[Path, typer.Argument(help="Directory of a run, for exa
         raise ConfigError(f"{run} holds no run of ARLArena (no run.json)")
     summary = read_json(directory.summary) if directory.summary.exists() else None
     typer.echo(str(write_report(directory, summary)))
+
+
+@app.command("config")
+def show_configuration(
+    table: Annotated[str | None, typer.Argument(help="A table, for example trainer; none: all.")] = None,
+) -> None:
+    """Print the settings of a configuration.
+
+    Each with its default, type, range, unit and description.
+    """
+    from arlarena.console.cli.configuration import describe, read_tables
+
+    typer.echo(describe(read_tables(), table))
+
+
+@starting.command("env")
+def init_environment(name: PackageName, into: Into = Path()) -> None:
+    """Write an environment to start from.
+
+    A text game with its tasks, prompt, expert and test, and a short run.
+    """
+    _init("environment", name, into)
+
+
+@starting.command("objective")
+def init_objective(name: PackageName, into: Into = Path()) -> None:
+    """Write an objective to start from.
+
+    A clip with a hyperparameter, a recipe that uses it, a test, and a short run.
+    """
+    _init("objective", name, into)
+
+
+def _init(kind: str, name: str, into: Path) -> None:
+    from arlarena.console.cli.scaffold import init
+
+    folder = init(kind, name, into)
+    typer.echo(
+        f"{folder} has a package to start from. Next: cd {shlex.quote(str(folder))} && pip install -e . && pytest"
+    )
 
 
 @app.command()

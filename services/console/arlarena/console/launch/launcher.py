@@ -45,7 +45,8 @@ class LaunchRequest:
     overrides: tuple[str, ...] = ()
     seed: int | None = None
     directory: Path | None = None
-    start: ExistingRunPolicy = ExistingRunPolicy.NEW
+    start: Start = Start.NEW
+    plugins: tuple[str, ...] = ()
 
     @property
     def command(self) -> str:
@@ -55,6 +56,8 @@ class LaunchRequest:
         words += ["--run-dir", str(self.directory)] if self.directory is not None else []
         for text in self.overrides:
             words += ["--set", masked_override(text)]
+        for module in self.plugins:
+            words += ["--plugin", module]
         return command_line(words)
 
 
@@ -64,7 +67,7 @@ async def prepare(request: LaunchRequest) -> tuple[RunConfig, RunDirectory]:
     Raises:
         ConfigError, LaunchError: something is wrong, and nothing was started or changed.
     """
-    config = RunConfig.load(request.config, request.overrides, request.seed, request.directory)
+    config = RunConfig.load(request.config, request.overrides, request.seed, request.directory, request.plugins)
     run = RunDirectory(Path(config.run.directory))
     state = run.read_state(any_schema=request.start is ExistingRunPolicy.FRESH)
     if state is None or not state.finished or request.start is not ExistingRunPolicy.RESUME:

@@ -11,6 +11,7 @@ from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import Group, GroupTask, Sampling, Trajectory, Turn
 from arlarena.trainer.batching.credit import rewards_fit
 from arlarena.trainer.objectives import Recipe
+from arlarena.trainer.objectives.advantages import ADVANTAGES
 
 # A log-prob is at most 0; engines that compute in 16 bits round a little above it.
 LOG_PROB_TOLERANCE = 1e-3
@@ -131,6 +132,6 @@ def _span_reasons(turn: Turn, tokens: int) -> Iterator[str]:
 
 def _anchor(recipe: Recipe) -> str | None:
     """The field of a turn that step groups are keyed by, where the method has step groups."""
-    if recipe.advantage != "gigpo":
+    if not ADVANTAGES[recipe.advantage].uses_anchors:
         return None
     return {"state": "state_key", "observation": "observation_key", "similar": "observation"}[recipe.anchor]

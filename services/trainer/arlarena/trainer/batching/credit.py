@@ -16,6 +16,7 @@ import numpy as np
 from arlarena.proto.trajectory import Group, Trajectory, Turn
 from arlarena.trainer.batching.packing import TrainingSample
 from arlarena.trainer.objectives import GroupAdvantages, GroupRewards, Recipe, compute_advantages
+from arlarena.trainer.objectives.advantages import ADVANTAGES
 from arlarena.trainer.settings import updates_of
 
 
@@ -136,8 +137,8 @@ def score(
     """
     _check("rewards or the sum of their squares", groups, [rewards_fit(group) for group in groups])
     entropies: Sequence[list[list[float]] | None] = [None] * len(groups)
-    if recipe.advantage == "empg" and entropy_fn is not None:
-        measured = turn_entropies(groups, entropy_fn)
+    if ADVANTAGES[recipe.advantage].uses_entropies and measure is not None:
+        measured = turn_entropies(groups, measure)
         _check("entropies under the policy", groups, map(_all_finite, measured))
         entropies = measured
     scored = compute_advantages(

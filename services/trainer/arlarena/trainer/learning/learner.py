@@ -25,9 +25,9 @@ from arlarena.trainer.objectives import (
     Batch,
     CellTable,
     Denominators,
+    LossConfig,
     Mismatch,
     Recipe,
-    RunTerms,
     cell_table,
     merge_metrics,
     mismatch,
@@ -77,7 +77,7 @@ class Learner:
         self.reference = None if reference is None else self._placed(reference, trained=False)
         self.skipped: list[int] = []  # numbers of the minibatches that the last `update` skipped
         self.optimizer = adamw(self.scorer.parameters(), settings.lr, settings.betas, settings.weight_decay)
-        self.terms = RunTerms(
+        self.terms = LossConfig(
             kl_coefficient=settings.kl_coefficient,
             entropy_coefficient=settings.entropy_coefficient,
             correction=settings.correction or ("truncate" if settings.policy_anchor == "decoupled" else "none"),

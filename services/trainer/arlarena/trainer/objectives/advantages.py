@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
+from arlarena.trainer.objectives.groups import STAT_UNITS, AdvantageConfig, GroupAdvantages, GroupRewards, Turns, Values
+from arlarena.trainer.objectives.registry import Registry
 from arlarena.trainer.objectives.similarity import similar_groups
 
 # Added to a standard deviation, as in GRPO's and GiGPO's releases.
@@ -25,149 +27,71 @@ OVERLONG_PENALTY = 0.1
 # below.
 EQUAL = 1e-12
 
-STAT_UNITS = ("turn", "row", "trajectory")
-# Fields of `GroupRewards` that have one value a turn, beside the rewards.
-_PER_TURN = ("action_valid", "state_keys", "observation_keys", "observations", "lengths", "entropies", "rows")
-
-T = TypeVar("T")
-Turns = Sequence[Sequence[T]]
-Values = list[list[float]]
-
-
-@dataclass(frozen=True, slots=True)
-class GroupRewards:
-    """What happened in one group: for each trajectory, for each of its turns.
-
-    Attributes:
-        rewards: raw environment reward of each turn.
-        action_valid: False on turns whose action was invalid or whose reply was badly formatted; None means all valid.
-        returns: raw return of each trajectory; None means the sum of its rewards.
-        successes: whether each trajectory solved the task; the `success` filter reads it.
-        state_keys: the environment's hash of the state *before* each turn (anchor `state`).
-        observation_keys: hash of the observation shown at each turn (anchor `observation`).
-        observations: text of that observation (anchor `similar`).
-        lengths: sampled tokens of each response (overlong shaping).
-        entropies: mean token entropy of each response, in nats (EMPG).
-        rows: for each turn, the number of the row it is in; turns of one trajectory that have the same number are one
-            row. None means that every turn is a row.
-
-    Raises:
-        ValueError: a field's shape differs from that of `rewards`, or a reward is not finite.
-    """
-
-    rewards: Turns[float]
-    action_valid: Turns[bool] | None = None
-    returns: Sequence[float] | None = None
-    successes: Sequence[bool] | None = None
-    state_keys: Turns[str] | None = None
-    observation_keys: Turns[str] | None = None
-    observations: Turns[str] | None = None
-    lengths: Turns[int] | None = None
-    entropies: Turns[float] | None = None
-    rows: Turns[int] | None = None
-
-    def __post_init__(self) -> None:
-        """Check shapes and finiteness."""
-        sizes = [len(turns) for turns in self.rewards]
-        for name in _PER_TURN:
-            value: Turns[object] | None = getattr(self, name)
-            if value is not None and [len(turns) for turns in value] != sizes:
-                raise ValueError(
-                    f"{name} has turns {[len(turns) for turns in value]} a trajectory; rewards has {sizes}"
-                )
-        for name in ("returns", "successes"):
-            per_trajectory: Sequence[object] | None = getattr(self, name)
-            if per_trajectory is not None and len(per_trajectory) != len(sizes):
-                raise ValueError(f"{name} names {len(per_trajectory)} trajectories; rewards has {len(sizes)}")
-        _check_finite("reward", self.rewards)
-        _check_finite("return", [self.episode_returns()])
-        _check_finite("entropy", self.entropies or [])
-
-    def episode_returns(self) -> list[float]:
-        """The raw return of each trajectory."""
-        if self.returns is not None:
-            return [float(value) for value in self.returns]
-        return [math.fsum(turns) for turns in self.rewards]
-
-    def invalid(self) -> list[list[bool]]:
-        """For each turn, whether the penalty applies."""
-        if self.action_valid is None:
-            return [[False] * len(turns) for turns in self.rewards]
-        return [[not valid for valid in turns] for turns in self.action_valid]
-
-
-@dataclass(frozen=True, slots=True)
-class Credit:
-    """Numbers of the estimators; which of them matter depends on the estimator.
-
-    Attributes:
-        stat_unit: what statistics have one value of. `row`: each row of the group; an episode of many rows weighs
-            more. `turn`: each turn, also where a row holds several. `trajectory`: each episode. `row` and `turn` are
-            the same unless contexts grow.
-        scale: `std` or `none` (Dr.GRPO) for the episode part; `step_scale` likewise for the step part. GiGPO's
-            modes: `mean_std` is std + std, `mean` is none + none.
-        omega: weight of the step part; `gamma`: discount of step returns.
-        anchor: what makes two turns comparable: `state`, `observation` or `similar`, at least `similarity` alike.
-        entropy_k, entropy_k_next, entropy_zeta: EMPG's k, k' and ζ.
-        invalid_penalty: taken from the reward of a turn whose action was invalid, and from its step return.
-        overlong_tokens: the response allowance L of overlong shaping; None leaves rewards alone.
-    """
-
-    stat_unit: str = "row"
-    scale: str = "std"
-    step_scale: str = "std"
-    omega: float = 1.0
-    gamma: float = 0.95
-    anchor: str = "state"
-    similarity: float = 0.95
-    entropy_k: float = 1.0
-    entropy_k_next: float = 1.0
-    entropy_zeta: float = 0.05
-    invalid_penalty: float = 0.1
-    overlong_tokens: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class GroupAdvantages:
-    """Advantages of one group, [trajectory][turn]; empty lists where the estimator has no such part.
-
-    Attributes:
-        total: what the loss takes.
-        episode: A_E before any weighting.
-        step: A_S before ω.
-        anchor_sizes: how many turns share each turn's anchor, itself included.
-    """
-
-    total: Values
-    episode: Values
-    step: Values = field(default_factory=list)
-    anchor_sizes: list[list[int]] = field(default_factory=list)
-
-
 # ---- estimators --------------------------------------------------------------------------------------------------
 
 
-def grpo(groups: Sequence[GroupRewards], credit: Credit) -> list[GroupAdvantages]:
+@dataclass(frozen=True, slots=True)
+class Advantage:
+    """An estimator and what the other parts must know of it.
+
+    Attributes:
+        estimate: maps the groups of one batch to their advantages, in their order.
+        uses_anchors: whether it compares turns by their anchors; groups without anchors are then refused.
+        uses_entropies: whether it needs `GroupRewards.entropies`, which cost a forward pass.
+        batch_baseline: whether it compares with the whole batch, so that groups of one can be learnt from.
+    """
+
+    estimate: Callable[[Sequence[GroupRewards], AdvantageConfig], list[GroupAdvantages]]
+    uses_anchors: bool = False
+    uses_entropies: bool = False
+    batch_baseline: bool = False
+
+
+ADVANTAGES: Registry[Advantage] = Registry("advantage")
+
+Estimator = TypeVar("Estimator", bound=Callable[[Sequence[GroupRewards], AdvantageConfig], list[GroupAdvantages]])
+
+
+def register_advantage(
+    name: str, *, uses_anchors: bool = False, uses_entropies: bool = False, batch_baseline: bool = False
+) -> Callable[[Estimator], Estimator]:
+    """Decorator that adds an estimator as the advantage `name`; the arguments are those of `Advantage`.
+
+    Raises:
+        RecipeError: the name is taken.
+    """
+
+    def decorate(estimate: Estimator) -> Estimator:
+        ADVANTAGES.add(name, Advantage(estimate, uses_anchors, uses_entropies, batch_baseline))
+        return estimate
+
+    return decorate
+
+
+@register_advantage("grpo")
+def grpo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
     """(r - mean_group) / (std_group + 1e-6), unbiased std; without the division where `scale` is none (Dr.GRPO)."""
-    episodes = [_episode_part(group, credit) for group in groups]
+    episodes = [_episode_part(group, config) for group in groups]
     return [GroupAdvantages(total=part, episode=part) for part in episodes]
 
 
-def gigpo(groups: Sequence[GroupRewards], credit: Credit) -> list[GroupAdvantages]:
+@register_advantage("gigpo", uses_anchors=True)
+def gigpo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
     """A_E + ω A_S: GRPO over the episode, plus discounted step returns compared among turns of one anchor state."""
     results = []
     for group in groups:
-        episode, (step, sizes) = _episode_part(group, credit), step_part(group, credit)
-        total = [[e + credit.omega * s for e, s in zip(*rows, strict=True)] for rows in zip(episode, step, strict=True)]
+        episode, (step, sizes) = _episode_part(group, config), step_part(group, config)
+        total = [[e + config.omega * s for e, s in zip(*rows, strict=True)] for rows in zip(episode, step, strict=True)]
         results.append(GroupAdvantages(total=total, episode=episode, step=step, anchor_sizes=sizes))
     return results
 
 
-def rloo(groups: Sequence[GroupRewards], credit: Credit) -> list[GroupAdvantages]:
+@register_advantage("rloo")
+def rloo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
     """(r - mean) · n / (n - 1): each value against the mean of the others (leave one out)."""
     results = []
     for group in groups:
-        values, units = _group_values(group, credit)
+        values, units = _group_values(group, config)
         mean, n = _mean(units), len(units)
         gain = 0.0 if _all_equal(units) else n / (n - 1)
         part = [[(value - mean) * gain for value in turns] for turns in values]
@@ -175,53 +99,46 @@ def rloo(groups: Sequence[GroupRewards], credit: Credit) -> list[GroupAdvantages
     return results
 
 
-def reinforce_pp(groups: Sequence[GroupRewards], credit: Credit) -> list[GroupAdvantages]:
+@register_advantage("reinforce_pp", batch_baseline=True)
+def reinforce_pp(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
     """(r - mean_batch) / (std_batch + 1e-6): REINFORCE++ normalises over the whole batch, not within groups."""
-    scored = [_group_values(group, credit) for group in groups]
+    scored = [_group_values(group, config) for group in groups]
     units = [value for _, group_units in scored for value in group_units]
     parts = [_normalised(values, units, "std") for values, _ in scored]
     return [GroupAdvantages(total=part, episode=part) for part in parts]
 
 
-def empg(groups: Sequence[GroupRewards], credit: Credit) -> list[GroupAdvantages]:
+@register_advantage("empg", uses_entropies=True)
+def empg(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
     """GRPO, then g · A + ζ · f_next by the turn's entropy and the next turn's, then minus the mean over all rows."""
     if any(group.entropies is None for group in groups):
         raise ValueError("advantage 'empg' needs entropies, the mean token entropy of each turn")
     flat = [value for group in groups for turns in group.entropies or [] for value in turns]
     low, spread = (min(flat), max(flat) - min(flat)) if flat else (0.0, 0.0)
-    # All entropies equal: nothing to tell apart, every Ĥ is 0.
+    # With all entropies equal, every Ĥ is 0.
     scaled = [[[_ratio(h - low, spread) for h in turns] for turns in group.entropies or []] for group in groups]
-    mean_gain = _mean([math.exp(-credit.entropy_k * h) for group in scaled for turns in group for h in turns])
+    mean_gain = _mean([math.exp(-config.entropy_k * h) for group in scaled for turns in group for h in turns])
     results = []
     for group, entropies in zip(groups, scaled, strict=True):
-        episode = _episode_part(group, credit)
-        total = [_modulate(rows, turns, mean_gain, credit) for rows, turns in zip(episode, entropies, strict=True)]
+        episode = _episode_part(group, config)
+        total = [_modulate(rows, turns, mean_gain, config) for rows, turns in zip(episode, entropies, strict=True)]
         results.append(GroupAdvantages(total=total, episode=episode))
     return _centred(results)
-
-
-ADVANTAGES: dict[str, Callable[[Sequence[GroupRewards], Credit], list[GroupAdvantages]]] = {
-    "grpo": grpo,
-    "gigpo": gigpo,
-    "empg": empg,
-    "rloo": rloo,
-    "reinforce_pp": reinforce_pp,
-}
 
 
 # ---- the episode part --------------------------------------------------------------------------------------------
 
 
-def turn_rewards(group: GroupRewards, credit: Credit) -> Values:
+def turn_rewards(group: GroupRewards, config: AdvantageConfig) -> Values:
     """Reward of each turn: the episode's return, minus the penalty where the turn was invalid, plus shaping."""
-    if credit.overlong_tokens is not None and group.lengths is None:
+    if config.overlong_tokens is not None and group.lengths is None:
         raise ValueError("overlong shaping needs lengths, the sampled tokens of each response")
     rewards: Values = []
     for i, (total, invalid) in enumerate(zip(group.episode_returns(), group.invalid(), strict=True)):
-        turns = [total - credit.invalid_penalty if bad else total for bad in invalid]
-        if credit.overlong_tokens is not None and group.lengths is not None:
+        turns = [total - config.invalid_penalty if bad else total for bad in invalid]
+        if config.overlong_tokens is not None and group.lengths is not None:
             lengths = group.lengths[i]
-            turns = [r + overlong_shaping(n, credit.overlong_tokens) for r, n in zip(turns, lengths, strict=True)]
+            turns = [r + overlong_shaping(n, config.overlong_tokens) for r, n in zip(turns, lengths, strict=True)]
         rewards.append(turns)
     return rewards
 
@@ -232,23 +149,23 @@ def overlong_shaping(length: int, allowance: int) -> float:
     return min(-OVERLONG_PENALTY * (length - OVERLONG_START * allowance) / ramp, 0.0)
 
 
-def _episode_part(group: GroupRewards, credit: Credit) -> Values:
-    values, units = _group_values(group, credit)
-    return _normalised(values, units, credit.scale)
+def _episode_part(group: GroupRewards, config: AdvantageConfig) -> Values:
+    values, units = _group_values(group, config)
+    return _normalised(values, units, config.scale)
 
 
-def _group_values(group: GroupRewards, credit: Credit) -> tuple[Values, list[float]]:
+def _group_values(group: GroupRewards, config: AdvantageConfig) -> tuple[Values, list[float]]:
     """(value of each turn, the values that statistics are taken over).
 
     The value of a unit of several turns is the mean of their rewards, and all its turns share it: were only the
     statistics taken over units, a penalty inside a group of equal returns would be divided by 1e-6.
     """
-    rewards = turn_rewards(group, credit)
-    if credit.stat_unit not in STAT_UNITS:
-        raise ValueError(f"unknown stat_unit {credit.stat_unit!r}; one of {', '.join(STAT_UNITS)}")
-    if credit.stat_unit == "trajectory":
+    rewards = turn_rewards(group, config)
+    if config.stat_unit not in STAT_UNITS:
+        raise ValueError(f"unknown stat_unit {config.stat_unit!r}; one of {', '.join(STAT_UNITS)}")
+    if config.stat_unit == "trajectory":
         labels: Turns[int] = [[0] * len(turns) for turns in rewards]
-    elif credit.stat_unit == "row" and group.rows is not None:
+    elif config.stat_unit == "row" and group.rows is not None:
         labels = group.rows
     else:
         return rewards, [value for turns in rewards for value in turns]
@@ -268,18 +185,18 @@ def _unit_means(values: Sequence[float], labels: Sequence[int]) -> dict[int, flo
 # ---- the step part -----------------------------------------------------------------------------------------------
 
 
-def step_part(group: GroupRewards, credit: Credit) -> tuple[Values, list[list[int]]]:
+def step_part(group: GroupRewards, config: AdvantageConfig) -> tuple[Values, list[list[int]]]:
     """(A_S, size of each turn's step group): step returns compared among the turns that share an anchor.
 
     A step group of one compares with nothing and gets 0.
     """
-    returns = step_returns(group, credit)
+    returns = step_returns(group, config)
     members: dict[int, list[float]] = {}
-    labels = anchor_groups(group, credit)
+    labels = anchor_groups(group, config)
     for turns, names in zip(returns, labels, strict=True):
         for value, name in zip(turns, names, strict=True):
             members.setdefault(name, []).append(value)
-    scales = {name: _Scale.of(values, credit.step_scale) for name, values in members.items()}
+    scales = {name: _Scale.of(values, config.step_scale) for name, values in members.items()}
     advantages = [
         [scales[name].apply(value) for value, name in zip(*rows, strict=True)]
         for rows in zip(returns, labels, strict=True)
@@ -287,30 +204,30 @@ def step_part(group: GroupRewards, credit: Credit) -> tuple[Values, list[list[in
     return advantages, [[len(members[name]) for name in names] for names in labels]
 
 
-def step_returns(group: GroupRewards, credit: Credit) -> Values:
+def step_returns(group: GroupRewards, config: AdvantageConfig) -> Values:
     """R_{i,k} = Σ_{m≥k} gamma^(m-k) r_{i,m} of raw rewards, then minus the penalty on the invalid turn alone."""
     returns: Values = []
     for rewards, invalid in zip(group.rewards, group.invalid(), strict=True):
         turns: list[float] = []
         following = 0.0
         for reward in reversed(rewards):
-            following = reward + credit.gamma * following
+            following = reward + config.gamma * following
             turns.append(following)
         turns.reverse()
-        returns.append([r - credit.invalid_penalty if bad else r for r, bad in zip(turns, invalid, strict=True)])
+        returns.append([r - config.invalid_penalty if bad else r for r, bad in zip(turns, invalid, strict=True)])
     return returns
 
 
-def anchor_groups(group: GroupRewards, credit: Credit) -> list[list[int]]:
+def anchor_groups(group: GroupRewards, config: AdvantageConfig) -> list[list[int]]:
     """For each turn, the number of its step group within this group of trajectories."""
-    if credit.anchor == "similar":
-        return similar_groups(_keys(group.observations, "observations", credit.anchor), credit.similarity)
-    if credit.anchor == "state":
-        keys = _keys(group.state_keys, "state_keys", credit.anchor)
-    elif credit.anchor == "observation":
-        keys = _keys(group.observation_keys, "observation_keys", credit.anchor)
+    if config.anchor == "similar":
+        return similar_groups(_keys(group.observations, "observations", config.anchor), config.similarity)
+    if config.anchor == "state":
+        keys = _keys(group.state_keys, "state_keys", config.anchor)
+    elif config.anchor == "observation":
+        keys = _keys(group.observation_keys, "observation_keys", config.anchor)
     else:
-        raise ValueError(f"unknown anchor {credit.anchor!r}; one of state, observation, similar")
+        raise ValueError(f"unknown anchor {config.anchor!r}; one of state, observation, similar")
     numbers: dict[str, int] = {}
     return [[numbers.setdefault(key, len(numbers)) for key in turns] for turns in keys]
 
@@ -358,10 +275,10 @@ def _normalised(values: Values, units: Sequence[float], scale: str) -> Values:
     return [[normal.apply(value) for value in turns] for turns in values]
 
 
-def _modulate(rows: list[float], entropies: list[float], mean_gain: float, credit: Credit) -> list[float]:
-    gains = [math.exp(-credit.entropy_k * h) / mean_gain for h in entropies]
-    following = [math.exp(-credit.entropy_k_next * h) for h in entropies[1:]] + [0.0]
-    return [g * a + credit.entropy_zeta * f for g, a, f in zip(gains, rows, following, strict=False)]
+def _modulate(rows: list[float], entropies: list[float], mean_gain: float, config: AdvantageConfig) -> list[float]:
+    gains = [math.exp(-config.entropy_k * h) / mean_gain for h in entropies]
+    following = [math.exp(-config.entropy_k_next * h) for h in entropies[1:]] + [0.0]
+    return [g * a + config.entropy_zeta * f for g, a, f in zip(gains, rows, following, strict=False)]
 
 
 def _centred(groups: list[GroupAdvantages]) -> list[GroupAdvantages]:
@@ -386,10 +303,3 @@ def _all_equal(values: Sequence[float]) -> bool:
 
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole > 0 else 0.0
-
-
-def _check_finite(name: str, values: Turns[float]) -> None:
-    for i, turns in enumerate(values):
-        for k, value in enumerate(turns):
-            if not math.isfinite(value):
-                raise ValueError(f"{name} [{i}][{k}] is {value}; it must be finite")

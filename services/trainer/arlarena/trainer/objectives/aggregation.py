@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from arlarena.trainer.objectives.registry import Registry
 from arlarena.trainer.objectives.rows import Batch, segment_sum
 
 
@@ -65,11 +66,18 @@ class Denominators:
         return Denominators(*(a + b for a, b in zip(mine, theirs, strict=True)))
 
 
+# A rule gets a micro-batch, the step's counts and the recipe's `length_norm`, and gives each token's weight, [N].
+AGGREGATIONS: Registry[Callable[[Batch, Denominators, float], Tensor]] = Registry("aggregation")
+register_aggregation = AGGREGATIONS.register
+
+
+@register_aggregation("token_mean")
 def token_mean(batch: Batch, of: Denominators, _length: float) -> Tensor:
     """[N] each sampled token of the step weighs the same: long responses weigh more."""
     return _live(batch) / _or_one(of.tokens)
 
 
+@register_aggregation("seq_mean_token_mean")
 def seq_mean_token_mean(batch: Batch, of: Denominators, _length: float) -> Tensor:
     """[N] each row weighs the same, shared among its tokens: a long row's tokens weigh less (GRPO_ST)."""
     live = _live(batch)
@@ -77,22 +85,16 @@ def seq_mean_token_mean(batch: Batch, of: Denominators, _length: float) -> Tenso
     return live / (row_tokens[batch.row_of_token] * _or_one(of.live_rows))
 
 
+@register_aggregation("seq_mean_token_sum")
 def seq_mean_token_sum(batch: Batch, of: Denominators, _length: float) -> Tensor:
     """[N] the sum over a row's tokens, averaged over rows."""
     return _live(batch) / _or_one(of.rows)
 
 
+@register_aggregation("seq_mean_token_sum_norm")
 def seq_mean_token_sum_norm(batch: Batch, of: Denominators, length: float) -> Tensor:
     """[N] as `seq_mean_token_sum`, over a constant length: no row is favoured for being short (Dr.GRPO)."""
     return _live(batch) / (_or_one(of.rows) * length)
-
-
-AGGREGATIONS: dict[str, Callable[[Batch, Denominators, float], Tensor]] = {
-    "token_mean": token_mean,
-    "seq_mean_token_mean": seq_mean_token_mean,
-    "seq_mean_token_sum": seq_mean_token_sum,
-    "seq_mean_token_sum_norm": seq_mean_token_sum_norm,
-}
 
 
 def _live(batch: Batch) -> Tensor:

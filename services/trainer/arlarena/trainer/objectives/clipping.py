@@ -11,10 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from arlarena.trainer.objectives.hyperparameters import hyperparameter
+from arlarena.trainer.objectives.registry import RecipeError, Registry
 from arlarena.trainer.objectives.rows import Batch, segment_sum
 
 # Δ is clamped before exp: e^20 is finite in float32 with room for a sum, and a ratio beyond it carries no information.
@@ -26,14 +29,31 @@ RATIO_LEVELS = ("token", "turn", "row", "trajectory")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Numbers of the surrogates: `low` ε_lo, `high` ε_hi, `dual` the dual clip's c, `tau_*` SAPO's temperatures."""
+class ClipConfig:
+    """Hyperparameters that every clip has. A clip with further ones declares a subclass.
 
-    low: float = 0.2
-    high: float = 0.2
-    dual: float | None = None
-    tau_positive: float = 1.0
-    tau_negative: float = 1.05
+    The metric `outside` counts the tokens beyond these bounds, also where the clip itself has no use for them.
+    """
+
+    clip_low: float = hyperparameter(0.2, "ε_lo: the lower bound of a ratio is 1 - ε_lo", above=0, at_most=1)
+    clip_high: float = hyperparameter(0.2, "ε_hi: the upper bound of a ratio is 1 + ε_hi", above=0)
+
+
+@dataclass(frozen=True, slots=True)
+class PpoConfig(ClipConfig):
+    """Hyperparameters of `ppo`."""
+
+    dual_clip: float | None = hyperparameter(
+        None, "c: where A < 0, a token's loss is at most -A c; none: no such bound", at_least=1
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SapoConfig(ClipConfig):
+    """Hyperparameters of `sapo`."""
+
+    tau_positive: float = hyperparameter(1.0, "temperature of the gate where A > 0", above=0)
+    tau_negative: float = hyperparameter(1.05, "temperature of the gate where A ≤ 0", above=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,52 +135,82 @@ def _segment_mean(values: Tensor, counts: Tensor, segment: Tensor, size: int) ->
 # ---- surrogates --------------------------------------------------------------------------------------------------
 
 
-def ppo(terms: Terms, limits: Limits) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A surrogate and what the other parts must know of it.
+
+    Attributes:
+        surrogate: maps (terms, an instance of `config`) to the loss of each token, [N].
+        config: its hyperparameters.
+        literal: whether it takes the literal ratio of a unit, see `importance_ratio`.
+        uses_ratio: whether it reads the ratio at all.
+    """
+
+    surrogate: Callable[[Terms, Any], Tensor]
+    config: type[ClipConfig] = ClipConfig
+    literal: bool = False
+    uses_ratio: bool = True
+
+
+CLIPS: Registry[Clip] = Registry("clip")
+
+Surrogate = TypeVar("Surrogate", bound=Callable[[Terms, Any], Tensor])
+
+
+def register_clip(
+    name: str, config: type[ClipConfig] = ClipConfig, *, literal: bool = False, uses_ratio: bool = True
+) -> Callable[[Surrogate], Surrogate]:
+    """Decorator that adds a surrogate as the clip `name`; the arguments are those of `Clip`.
+
+    Raises:
+        RecipeError: the name is taken, or `config` is not a subclass of `ClipConfig`.
+    """
+    if not (isinstance(config, type) and issubclass(config, ClipConfig)):
+        raise RecipeError(f"clip {name!r}: its hyperparameters {config!r} must be a subclass of ClipConfig")
+
+    def decorate(surrogate: Surrogate) -> Surrogate:
+        CLIPS.add(name, Clip(surrogate, config, literal, uses_ratio))
+        return surrogate
+
+    return decorate
+
+
+@register_clip("ppo", PpoConfig)
+def ppo(terms: Terms, config: PpoConfig) -> Tensor:
     """[N] max(-A w, -A clip(w, 1-ε_lo, 1+ε_hi)), and for A < 0 at most -A c where a dual clip c is set (GRPO)."""
-    loss = _clipped(terms, limits)
-    if limits.dual is None:
+    loss = gspo(terms, config)
+    if config.dual_clip is None:
         return loss
-    return torch.where(terms.advantages < 0, torch.minimum(loss, -terms.advantages * limits.dual), loss)
+    return torch.where(terms.advantages < 0, torch.minimum(loss, -terms.advantages * config.dual_clip), loss)
 
 
-def gspo(terms: Terms, limits: Limits) -> Tensor:
+@register_clip("gspo_literal", literal=True)
+@register_clip("gspo")
+def gspo(terms: Terms, config: ClipConfig) -> Tensor:
     """[N] max(-A s, -A clip(s, 1-ε_lo, 1+ε_hi)) on the ratio of a turn, row or trajectory; never a dual clip."""
-    return _clipped(terms, limits)
-
-
-def cispo(terms: Terms, limits: Limits) -> Tensor:
-    """[N] -sg(clip(w, 1-ε_lo, 1+ε_hi)) · A · log π_θ: the weight is bounded, no token loses its gradient."""
-    weight = terms.ratio.detach().clamp(1.0 - limits.low, 1.0 + limits.high)
-    return -weight * terms.advantages * terms.log_probs
-
-
-def sapo(terms: Terms, limits: Limits) -> Tensor:
-    """[N] -(4/τ) sigmoid(τ (w - 1)) · A with τ_pos where A > 0, else τ_neg: a soft gate in place of the clip."""
-    positive = torch.full_like(terms.advantages, limits.tau_positive)
-    tau = torch.where(terms.advantages > 0, positive, torch.full_like(positive, limits.tau_negative))
-    return -(4.0 / tau) * torch.sigmoid(tau * (terms.ratio - 1.0)) * terms.advantages
-
-
-def reinforce(terms: Terms, _limits: Limits) -> Tensor:
-    """[N] -A log π_θ: no ratio, for methods that step once on fresh data (RLOO)."""
-    return -terms.advantages * terms.log_probs
-
-
-def _clipped(terms: Terms, limits: Limits) -> Tensor:
-    bounded = terms.ratio.clamp(1.0 - limits.low, 1.0 + limits.high)
+    bounded = terms.ratio.clamp(1.0 - config.clip_low, 1.0 + config.clip_high)
     return torch.maximum(-terms.advantages * terms.ratio, -terms.advantages * bounded)
 
 
-CLIPS: dict[str, Callable[[Terms, Limits], Tensor]] = {
-    "ppo": ppo,
-    "gspo": gspo,
-    "gspo_literal": gspo,  # the same surrogate over the literal ratio
-    "cispo": cispo,
-    "sapo": sapo,
-    "reinforce": reinforce,
-}
-LITERAL_CLIPS = frozenset({"gspo_literal"})
-CLIPS_WITHOUT_RATIO = frozenset({"reinforce"})
+@register_clip("cispo")
+def cispo(terms: Terms, config: ClipConfig) -> Tensor:
+    """[N] -sg(clip(w, 1-ε_lo, 1+ε_hi)) · A · log π_θ: the weight is bounded, no token loses its gradient."""
+    weight = terms.ratio.detach().clamp(1.0 - config.clip_low, 1.0 + config.clip_high)
+    return -weight * terms.advantages * terms.log_probs
+
+
+@register_clip("sapo", SapoConfig)
+def sapo(terms: Terms, config: SapoConfig) -> Tensor:
+    """[N] -(4/τ) sigmoid(τ (w - 1)) · A with τ_pos where A > 0, else τ_neg: a soft gate in place of the clip."""
+    positive = torch.full_like(terms.advantages, config.tau_positive)
+    tau = torch.where(terms.advantages > 0, positive, torch.full_like(positive, config.tau_negative))
+    return -(4.0 / tau) * torch.sigmoid(tau * (terms.ratio - 1.0)) * terms.advantages
+
+
+@register_clip("reinforce", uses_ratio=False)
+def reinforce(terms: Terms, _config: ClipConfig) -> Tensor:
+    """[N] -A log π_θ: no ratio, for methods that step once on fresh data (RLOO)."""
+    return -terms.advantages * terms.log_probs
 
 
 # ---- masks and corrections ---------------------------------------------------------------------------------------
@@ -170,8 +220,8 @@ CLIPS_WITHOUT_RATIO = frozenset({"reinforce"})
 def sequence_mask(batch: Batch, delta: float) -> Tensor:
     """[R] bool, False on rows to drop: A_i < 0 and mean_t (log π_old - log π_θ) > δ.
 
-    Such a row is bad and the policy has already pushed it down; pushing further only moves the policy away. Where the
-    turns of one row differ in A, the sign is that of the mean over its tokens.
+    The policy has already lowered the probability of such a row; a further step only adds drift. Where the turns of one
+    row differ in A, the sign is that of the mean over its tokens.
     """
     counts = batch.live().to(batch.counts())
     drop = batch.clean(batch.old_log_probs) - batch.clean(batch.log_probs)
@@ -187,8 +237,8 @@ def behaviour_correction(batch: Batch, kind: str, low: float, high: float) -> Te
     Args:
         batch: must carry `behaviour_log_probs`.
         kind: `truncate`, min(k_t, high), truncated importance sampling; `icepop`, k_t where it lies within [low, high],
-            else 0; `geometric`, 1 on the rows whose geometric mean of k lies within [low, high], 0 on all tokens of the
-            others, which drops what the sampler's error has made a stranger as a whole.
+            else 0; `geometric`, 1 on the rows whose geometric mean of k lies within [low, high], else 0: it masks
+            rows whose mean ratio is out of range.
         low: lower bound of the ratio.
         high: upper bound of the ratio.
     """
@@ -209,13 +259,13 @@ def behaviour_correction(batch: Batch, kind: str, low: float, high: float) -> Te
 
 
 @torch.no_grad()
-def clip_counts(terms: Terms, counts: Tensor, limits: Limits) -> dict[str, Tensor]:
+def clip_counts(terms: Terms, counts: Tensor, config: ClipConfig) -> dict[str, Tensor]:
     """Sums of `counts` [N] over the tokens outside [1-ε_lo, 1+ε_hi], whole and in the two quarters where the clip acts.
 
     Returns:
         `outside`; `clip_negative_low` (A < 0 and ratio below: the first sign of a collapse); `clip_positive_high`.
     """
-    low, high = terms.ratio < 1.0 - limits.low, terms.ratio > 1.0 + limits.high
+    low, high = terms.ratio < 1.0 - config.clip_low, terms.ratio > 1.0 + config.clip_high
     return {
         "outside": counts[low | high].sum(),
         "clip_negative_low": counts[low & (terms.advantages < 0)].sum(),

@@ -13,17 +13,26 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, TypeVar
 
+from arlarena.trainer.objectives.registry import Registry
+
 # Returns are sums of rewards: equal returns added up in different orders differ by a few units in the last place.
 RETURN_TOLERANCE = 1e-9
 
 Item = TypeVar("Item")
 
 
+# A rule gets the returns of a group's trajectories, and their successes where the environment defines them.
+FILTERS: Registry[Callable[[Sequence[float], Sequence[bool] | None], bool]] = Registry("filter")
+register_filter = FILTERS.register
+
+
+@register_filter("none")
 def anything(_returns: Sequence[float], _successes: Sequence[bool] | None) -> bool:
     """Keep every group."""
     return True
 
 
+@register_filter("success")
 def mixed_success(_returns: Sequence[float], successes: Sequence[bool] | None) -> bool:
     """0 < #success < G, the paper's rule."""
     if successes is None:
@@ -31,16 +40,10 @@ def mixed_success(_returns: Sequence[float], successes: Sequence[bool] | None) -
     return 0 < sum(map(bool, successes)) < len(successes)
 
 
+@register_filter("return")
 def mixed_return(returns: Sequence[float], _successes: Sequence[bool] | None) -> bool:
     """Raw returns not all equal, the release's rule. Where returns count steps, it drops almost nothing."""
     return len(returns) > 0 and max(returns) - min(returns) > RETURN_TOLERANCE
-
-
-FILTERS: dict[str, Callable[[Sequence[float], Sequence[bool] | None], bool]] = {
-    "none": anything,
-    "success": mixed_success,
-    "return": mixed_return,
-}
 
 
 class Verdict(Enum):

@@ -25,7 +25,7 @@ CORRECTIONS = ("none", "truncate", "icepop", "geometric")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunTerms:
+class LossConfig:
     """Terms of the loss that belong to the run, not to the method.
 
     Attributes:
@@ -34,7 +34,7 @@ class RunTerms:
         correction: what π_old/μ does under a decoupled anchor, see `behaviour_correction`. The policy term alone is
             weighted.
         correction_low, correction_high: bounds of that ratio; `truncate` reads the upper one alone. 2 is the usual
-        bound     of truncated importance sampling; IcePop's own are 0.5 and 5.
+            bound of truncated importance sampling; IcePop uses 0.5 and 5.
     """
 
     kl_coefficient: float = 0.0
@@ -54,7 +54,7 @@ class RunTerms:
 
 
 def policy_loss(
-    recipe: Recipe, batch: Batch, denominators: Denominators, run: RunTerms | None = None
+    recipe: Recipe, batch: Batch, denominators: Denominators, run: LossConfig | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """This micro-batch's share of the step's loss, to be *summed* over micro-batches (and ranks), never averaged.
 
@@ -71,7 +71,7 @@ def policy_loss(
     Raises:
         ValueError: a coefficient needs a tensor that the batch lacks.
     """
-    run = run or RunTerms()
+    run = run or LossConfig()
     weights = AGGREGATIONS[recipe.aggregation](batch, denominators, recipe.length_norm)
     ratio = importance_ratio(batch, recipe.ratio_level, literal=recipe.literal)
     terms = Terms(log_probs=batch.clean(batch.log_probs), ratio=ratio, advantages=batch.token_advantages())
@@ -81,13 +81,24 @@ def policy_loss(
     if run.correction != "none":
         correction = behaviour_correction(batch, run.correction, run.correction_low, run.correction_high)
         policy_weights = policy_weights * correction
-    policy = (policy_weights * CLIPS[recipe.clip](terms, recipe.limits())).sum()
+    policy = (policy_weights * _surrogate(recipe, terms)).sum()
     counted = weights * batch.counts()
     reference, bonus = _reference_kl(batch, counted, run), _entropy_bonus(batch, counted, run)
     loss = policy + run.kl_coefficient * reference - run.entropy_coefficient * bonus
     metrics = _metrics(recipe, batch, denominators, terms, kept, correction)
     metrics |= {"loss": loss.detach(), "policy_loss": policy.detach()}
     return loss, metrics
+
+
+def _surrogate(recipe: Recipe, terms: Terms) -> Tensor:
+    """[N] the loss of each token."""
+    losses = CLIPS[recipe.clip].surrogate(terms, recipe.clip_config)
+    if losses.shape != terms.ratio.shape:
+        raise ValueError(
+            f"clip {recipe.clip!r} gave losses of shape {tuple(losses.shape)}; one value a token makes it "
+            f"{tuple(terms.ratio.shape)}"
+        )
+    return losses
 
 
 def _kept_rows(recipe: Recipe, batch: Batch) -> Tensor:
@@ -97,7 +108,7 @@ def _kept_rows(recipe: Recipe, batch: Batch) -> Tensor:
     return torch.ones(batch.n_rows, dtype=torch.bool, device=batch.log_probs.device)
 
 
-def _reference_kl(batch: Batch, weights: Tensor, run: RunTerms) -> Tensor:
+def _reference_kl(batch: Batch, weights: Tensor, run: LossConfig) -> Tensor:
     if run.kl_coefficient == 0:
         return weights.new_zeros(())
     if batch.ref_log_probs is None:
@@ -105,7 +116,7 @@ def _reference_kl(batch: Batch, weights: Tensor, run: RunTerms) -> Tensor:
     return (weights * kl.k3(batch.clean(batch.log_probs), batch.clean(batch.ref_log_probs))).sum()
 
 
-def _entropy_bonus(batch: Batch, weights: Tensor, run: RunTerms) -> Tensor:
+def _entropy_bonus(batch: Batch, weights: Tensor, run: LossConfig) -> Tensor:
     if run.entropy_coefficient == 0:
         return weights.new_zeros(())
     if batch.entropy is None:
@@ -120,7 +131,7 @@ def _metrics(
     """Means over the step's tokens (shares of rows for the mask), detached."""
     counts, tokens = batch.counts(), denominators.tokens or 1.0
     live = batch.live()
-    sums = clip_counts(terms, counts, recipe.limits())
+    sums = clip_counts(terms, counts, recipe.clip_config)
     log_probs = terms.log_probs
     if correction is not None:
         dropped = (correction == 0) & live

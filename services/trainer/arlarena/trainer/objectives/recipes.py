@@ -1,82 +1,74 @@
 """Every named method as one row of choices over the four dimensions.
 
-`recipe("sampo", clip_low=0.03)` takes a row and changes a choice. To add a method, add a row to the table below; to
-add a choice, add a function to its dimension's file and to the dictionary there. KL, entropy bonus, penalties and cold
-start belong to the run, not to the method.
+`recipe("sampo", clip_low=0.03)` takes a row and changes a choice. A method is added by `register_recipe`, a choice by
+the `register_…` of its dimension's file; both also from outside this repository (see `registry`). KL, entropy bonus,
+penalties and cold start belong to the run, not to the method.
 """
 
 from __future__ import annotations
 
-import difflib
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from types import MappingProxyType
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from arlarena.trainer.objectives.advantages import ADVANTAGES, STAT_UNITS, Credit, GroupAdvantages, GroupRewards
+from arlarena.trainer.objectives.advantages import ADVANTAGES
 from arlarena.trainer.objectives.aggregation import AGGREGATIONS
-from arlarena.trainer.objectives.clipping import CLIPS, CLIPS_WITHOUT_RATIO, LITERAL_CLIPS, RATIO_LEVELS, Limits
+from arlarena.trainer.objectives.clipping import CLIPS, RATIO_LEVELS, ClipConfig
 from arlarena.trainer.objectives.filtering import FILTERS
+from arlarena.trainer.objectives.groups import STAT_UNITS, AdvantageConfig, GroupAdvantages, GroupRewards
+from arlarena.trainer.objectives.hyperparameters import check_hyperparameters, hyperparameter, hyperparameters
+from arlarena.trainer.objectives.registry import RecipeError, Registry, nearest
 
 
-class RecipeError(ValueError):
-    """A recipe that cannot be built, or one that is dead in the run it was asked for."""
-
-
-# Lower bound of numbers that must be above 0, because 0 would be divided by or make the part dead.
-_ABOVE_ZERO = math.ulp(0.0)
+def _option(default: str | bool | int, description: str, values: Iterable[str] = ()) -> Any:
+    """Declare a choice that is no hyperparameter, as the default value of a field of `Recipe`."""
+    return field(default=default, metadata={"description": description, "values": values})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """One policy-gradient method. Field order follows the paper's dimensions; see `Limits` and `Credit` for numbers.
+    """One policy-gradient method. Field order follows the dimensions; `AdvantageConfig` explains the advantage's.
 
     Attributes:
-        length_norm: L_max of `seq_mean_token_sum_norm`, tokens.
-        mask_delta: δ of the sequence mask, nats.
-        max_tries: rounds of sampling before back-fill; `backfill`: whether uniform groups then fill the batch.
-        overlong: DAPO's overlong shaping, on the run's `max_response_tokens`.
+        clip_options: hyperparameters of the clip that differ from their defaults; see the clip's own config, such as
+            `ClipConfig`.
 
     Raises:
         RecipeError: an unknown choice or a number out of range; the message names the field and the nearest choice.
     """
 
     name: str
-    aggregation: str = "token_mean"
-    length_norm: float = 512.0
-    clip: str = "ppo"
-    ratio_level: str = "token"
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    dual_clip: float | None = None
-    tau_positive: float = 1.0
-    tau_negative: float = 1.05
-    mask: str = "none"
-    mask_delta: float = 3e-3
-    advantage: str = "grpo"
-    stat_unit: str = "row"
-    scale: str = "std"
-    step_scale: str = "std"
-    omega: float = 1.0
-    gamma: float = 0.95
-    anchor: str = "state"
-    similarity: float = 0.95
-    entropy_k: float = 1.0
-    entropy_k_next: float = 1.0
-    entropy_zeta: float = 0.05
-    overlong: bool = False
-    filter: str = "none"
-    max_tries: int = 3
-    backfill: bool = True
+    aggregation: str = _option("token_mean", "how much a token's loss weighs", AGGREGATIONS)
+    length_norm: float = hyperparameter(512.0, "L_max of seq_mean_token_sum_norm, in tokens", above=0)
+    clip: str = _option("ppo", "how a token's loss depends on its importance ratio", CLIPS)
+    ratio_level: str = _option("token", "what shares an importance ratio", RATIO_LEVELS)
+    clip_options: Mapping[str, float | None] = field(default_factory=dict)
+    mask: str = _option("none", "sequence: drop bad rows that the policy has left already", ("none", "sequence"))
+    mask_delta: float = hyperparameter(3e-3, "δ: mean drop of the log-prob at which such a row is dropped, in nats",
+                                       at_least=0)  # fmt: skip
+    advantage: str = _option("grpo", "estimator of the advantages", ADVANTAGES)
+    stat_unit: str = _option("row", "what has one value in a group's statistics", STAT_UNITS)
+    scale: str = _option("std", "what the episode's part is divided by", ("std", "none"))
+    step_scale: str = _option("std", "what the step's part is divided by", ("std", "none"))
+    omega: float = hyperparameter(1.0, "weight of the step's part", at_least=0)
+    gamma: float = hyperparameter(0.95, "discount of step returns", at_least=0, at_most=1)
+    anchor: str = _option("state", "what makes two turns comparable", ("state", "observation", "similar"))
+    similarity: float = hyperparameter(0.95, "how alike observations of anchor similar are", at_least=0, at_most=1)
+    entropy_k: float = hyperparameter(1.0, "k of EMPG", at_least=0)
+    entropy_k_next: float = hyperparameter(1.0, "k' of EMPG", at_least=0)
+    entropy_zeta: float = hyperparameter(0.05, "zeta of EMPG: weight of the next turn's part", at_least=0)
+    overlong: bool = _option(False, "DAPO's overlong shaping, on the run's max_response_tokens")
+    filter: str = _option("none", "which groups are kept", FILTERS)
+    max_tries: int = _option(3, "rounds of sampling after which a batch that is not full is taken")
+    backfill: bool = _option(True, "fill such a batch with the newest dropped groups")
 
     def __post_init__(self) -> None:
         """Check every choice and every number."""
-        for key, names in _CHOICES.items():
-            if getattr(self, key) not in tuple(names):
-                raise RecipeError(f"{self.name}.{key} = {getattr(self, key)!r}: {_nearest(getattr(self, key), names)}")
-        for key, (low, high) in _RANGES.items():
-            _check_number(f"{self.name}.{key}", getattr(self, key), low, high)
+        for each in fields(self):
+            value, names = getattr(self, each.name), tuple(each.metadata.get("values", ()))
+            if names and value not in names:
+                raise RecipeError(f"{self.name}.{each.name} = {value!r}: {nearest(value, names)}")
+        check_hyperparameters(self.name, self)
         for key in ("overlong", "backfill"):
             if not isinstance(getattr(self, key), bool):
                 raise RecipeError(f"{self.name}.{key} = {getattr(self, key)!r} must be true or false")
@@ -86,99 +78,75 @@ class Recipe:
             raise RecipeError(
                 f"{self.name}: clip {self.clip!r} shares a ratio over a turn, row or trajectory, not a token"
             )
-        self._check_dual_clip()
+        self._check_clip_options()
 
-    def _check_dual_clip(self) -> None:
-        if self.dual_clip is None:
-            return
-        _check_number(f"{self.name}.dual_clip", self.dual_clip, 1.0, math.inf)
-        if self.clip != "ppo":
-            raise RecipeError(f"{self.name}.dual_clip is set, but clip {self.clip!r} has none; only 'ppo' reads it")
+    def _check_clip_options(self) -> None:
+        own, known = hyperparameters(CLIPS[self.clip].config), choices()
+        if twice := own.keys() & {*known, "name"}:
+            raise RecipeError(f"clip {self.clip!r}: rename its hyperparameter {min(twice)!r}, a choice of all recipes")
+        for key in self.clip_options:
+            if key in own:
+                continue
+            if readers := [name for name, clip in CLIPS.items() if key in hyperparameters(clip.config)]:
+                raise RecipeError(
+                    f"{self.name}.{key} is set, but clip {self.clip!r} has none; only "
+                    f"{', '.join(map(repr, readers))} reads it"
+                )
+            raise RecipeError(f"recipe {self.name!r} has no choice {key!r}: {nearest(key, [*known, *own])}")
+        check_hyperparameters(self.name, self.clip_config)
 
     @property
     def literal(self) -> bool:
         """Whether one differentiable ratio is shared by a whole unit (ablation)."""
-        return self.clip in LITERAL_CLIPS
+        return CLIPS[self.clip].literal
 
-    def limits(self) -> Limits:
-        """The numbers of the clip."""
-        return Limits(
-            low=self.clip_low,
-            high=self.clip_high,
-            dual=self.dual_clip,
-            tau_positive=self.tau_positive,
-            tau_negative=self.tau_negative,
-        )
+    @property
+    def clip_config(self) -> ClipConfig:
+        """The hyperparameters of the clip, an instance of its own class of them."""
+        return CLIPS[self.clip].config(**self.clip_options)  # type: ignore[arg-type]
 
-    def credit(self, *, invalid_penalty: float = 0.1, max_response_tokens: int | None = None) -> Credit:
+    def advantage_config(
+        self, *, invalid_penalty: float = 0.1, max_response_tokens: int | None = None
+    ) -> AdvantageConfig:
         """The numbers of the advantage, with those that belong to the run."""
         if self.overlong and (max_response_tokens is None or max_response_tokens < 1):
             raise RecipeError(
                 f"{self.name} shapes overlong responses and needs the run's max_response_tokens, at least 1; "
                 f"got {max_response_tokens!r}"
             )
-        shared = {f.name for f in fields(Credit)} & {f.name for f in fields(self)}
-        return Credit(
+        shared = {f.name for f in fields(AdvantageConfig)} & {f.name for f in fields(self)}
+        return AdvantageConfig(
             **{key: getattr(self, key) for key in shared},
             invalid_penalty=invalid_penalty,
             overlong_tokens=max_response_tokens if self.overlong else None,
         )
 
 
-_CHOICES: Mapping[str, Iterable[str]] = {
-    "aggregation": AGGREGATIONS,
-    "clip": CLIPS,
-    "ratio_level": RATIO_LEVELS,
-    "mask": ("none", "sequence"),
-    "advantage": ADVANTAGES,
-    "stat_unit": STAT_UNITS,
-    "scale": ("std", "none"),
-    "step_scale": ("std", "none"),
-    "anchor": ("state", "observation", "similar"),
-    "filter": FILTERS,
-}
-_RANGES: Mapping[str, tuple[float, float]] = {
-    "length_norm": (_ABOVE_ZERO, math.inf),
-    "clip_low": (_ABOVE_ZERO, 1.0),
-    "clip_high": (_ABOVE_ZERO, math.inf),
-    "tau_positive": (_ABOVE_ZERO, math.inf),
-    "tau_negative": (_ABOVE_ZERO, math.inf),
-    "mask_delta": (0.0, math.inf),
-    "omega": (0.0, math.inf),
-    "gamma": (0.0, 1.0),
-    "similarity": (0.0, 1.0),
-    "entropy_k": (0.0, math.inf),
-    "entropy_k_next": (0.0, math.inf),
-    "entropy_zeta": (0.0, math.inf),
-}
+def choices() -> list[str]:
+    """The choices of every recipe, in their order; a clip's hyperparameters come in addition."""
+    return [each.name for each in fields(Recipe) if each.name not in ("name", "clip_options")]
 
 
-def _check_number(name: str, value: object, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise RecipeError(f"{name} = {value!r} must be a finite number")
-    if not low <= value <= high:
-        bound = "above 0" if low == _ABOVE_ZERO else f"at least {low:g}"
-        limit = "" if math.isinf(high) else f" and at most {high:g}"
-        raise RecipeError(f"{name} = {value!r} must be {bound}{limit}")
+RECIPES: Registry[Recipe] = Registry("recipe")
 
 
-def _nearest(given: object, names: Iterable[str]) -> str:
-    names = list(names)
-    close = difflib.get_close_matches(str(given), names, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"one of {', '.join(names)}"
+def register_recipe(recipe: Recipe) -> Recipe:
+    """Make a recipe known by its name.
 
-
-def _table(*rows: Recipe) -> Mapping[str, Recipe]:
-    return MappingProxyType({row.name: row for row in rows})
+    Raises:
+        RecipeError: the name is taken.
+    """
+    RECIPES.add(recipe.name, recipe)
+    return recipe
 
 
 # ε of a ratio that is a geometric mean over hundreds of tokens: it moves far less than a single token's.
-_GSPO: dict[str, Any] = {"clip": "gspo", "clip_low": 3e-3, "clip_high": 4e-3}
+_GSPO: dict[str, Any] = {"clip": "gspo", "clip_options": {"clip_low": 3e-3, "clip_high": 4e-3}}
 _AS_RELEASED: dict[str, Any] = {"aggregation": "seq_mean_token_mean", "ratio_level": "row", "stat_unit": "row"}
-_CISPO: dict[str, Any] = {"clip": "cispo", "clip_low": 1.0, "clip_high": 0.2}
+_CISPO: dict[str, Any] = {"clip": "cispo", "clip_options": {"clip_low": 1.0, "clip_high": 0.2}}
 _DAPO: dict[str, Any] = {"filter": "return", "max_tries": 2, "overlong": True}
 
-RECIPES: Mapping[str, Recipe] = _table(
+for _row in (
     Recipe(name="grpo"),
     Recipe(name="grpo_st", aggregation="seq_mean_token_mean"),
     Recipe(name="grpo_sm", mask="sequence"),
@@ -207,22 +175,25 @@ RECIPES: Mapping[str, Recipe] = _table(
         filter="success",
         **{**_GSPO, "clip": "gspo_literal"},
     ),
-)
+):
+    register_recipe(_row)
 
 
 def recipe(name: str, /, **overrides: Any) -> Recipe:
-    """The named row with `overrides` in place of its choices.
+    """The named row with `overrides` in place of its choices and of its clip's hyperparameters.
+
+    Where the clip changes, those hyperparameters of the row stay that the new clip has, too.
 
     Raises:
         RecipeError: unknown name or key (the message gives the nearest), or a value that `Recipe` refuses.
     """
     if name not in RECIPES:
-        raise RecipeError(f"unknown recipe {name!r}: {_nearest(name, RECIPES)}")
-    known = [f.name for f in fields(Recipe) if f.name != "name"]
-    for key in overrides:
-        if key not in known:
-            raise RecipeError(f"recipe {name!r} has no choice {key!r}: {_nearest(key, known)}")
-    return replace(RECIPES[name], **overrides)
+        raise RecipeError(f"unknown recipe {name!r}: {nearest(name, RECIPES)}")
+    row, known = RECIPES[name], choices()
+    method = replace(row, clip_options={}, **{key: overrides[key] for key in overrides if key in known})
+    has = hyperparameters(CLIPS[method.clip].config)
+    kept = {key: value for key, value in row.clip_options.items() if key in has}
+    return replace(method, clip_options=kept | {key: overrides[key] for key in overrides if key not in known})
 
 
 def compute_advantages(
@@ -240,12 +211,15 @@ def compute_advantages(
         invalid_penalty: taken from a row whose action was invalid or badly formatted; 0 turns it off.
         max_response_tokens: the sampling limit of a response, for recipes with overlong shaping.
     """
-    credit = recipe.credit(invalid_penalty=invalid_penalty, max_response_tokens=max_response_tokens)
-    return ADVANTAGES[recipe.advantage](groups, credit)
+    config = recipe.advantage_config(invalid_penalty=invalid_penalty, max_response_tokens=max_response_tokens)
+    advantages = ADVANTAGES[recipe.advantage].estimate(groups, config)
+    if [list(map(len, each.total)) for each in advantages] != [list(map(len, group.rewards)) for group in groups]:
+        raise ValueError(f"advantage {recipe.advantage!r} gave other turns than the groups have: one value a turn")
+    return advantages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunFacts:
+class RunContext:
     """What a run does, as far as it decides whether a recipe can work in it.
 
     Attributes:
@@ -263,20 +237,20 @@ class RunFacts:
         """Check the names and counts."""
         if self.policy_anchor not in ("bypass", "decoupled"):
             raise RecipeError(
-                f"policy_anchor = {self.policy_anchor!r}: {_nearest(self.policy_anchor, ('bypass', 'decoupled'))}"
+                f"policy_anchor = {self.policy_anchor!r}: {nearest(self.policy_anchor, ('bypass', 'decoupled'))}"
             )
         if self.updates_per_batch < 1 or self.group_size < 1:
             raise RecipeError(f"the updates of a batch and the members of a group start at 1, got {self}")
 
 
-def check(recipe: Recipe, run: RunFacts) -> tuple[str, ...]:
+def check(recipe: Recipe, run: RunContext) -> tuple[str, ...]:
     """Refuse a combination that provably cannot do what it says; return warnings about those that hardly can.
 
     Raises:
         RecipeError: the clip or the mask can never act, or every advantage is 0. The message gives reason and cures.
     """
     _refuse_lone_members(recipe, run)
-    ratio_free = recipe.clip in CLIPS_WITHOUT_RATIO
+    ratio_free = not CLIPS[recipe.clip].uses_ratio
     if run.updates_per_batch > 1:
         return (_uncorrected(recipe, run),) if ratio_free else ()
     if run.policy_anchor == "decoupled":
@@ -301,7 +275,7 @@ def check(recipe: Recipe, run: RunFacts) -> tuple[str, ...]:
     )
 
 
-def _uncorrected(recipe: Recipe, run: RunFacts) -> str:
+def _uncorrected(recipe: Recipe, run: RunContext) -> str:
     return (
         f"{recipe.name}: clip {recipe.clip!r} has no ratio, so {run.updates_per_batch} updates a batch train on "
         f"samples of a policy that the first update has already left, and nothing corrects or bounds the "
@@ -310,14 +284,14 @@ def _uncorrected(recipe: Recipe, run: RunFacts) -> str:
     )
 
 
-def _refuse_lone_members(recipe: Recipe, run: RunFacts) -> None:
+def _refuse_lone_members(recipe: Recipe, run: RunContext) -> None:
     """A group of one has nothing to be compared with; only statistics over the whole batch are a baseline then."""
     if run.group_size > 1:
         return
     cure = "set group_size to 2 or more, or take recipe = 'reinforce_pp', which compares with the whole batch"
     if recipe.filter != "none":
         raise RecipeError(f"{recipe.name}: filter {recipe.filter!r} drops every group with group_size = 1; {cure}")
-    if recipe.advantage != "reinforce_pp":
+    if not ADVANTAGES[recipe.advantage].batch_baseline:
         raise RecipeError(
             f"{recipe.name}: advantage {recipe.advantage!r} compares the episodes of a group, and with group_size = 1 "
             f"there is no baseline; {cure}"

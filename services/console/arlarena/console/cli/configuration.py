@@ -1,0 +1,69 @@
+"""`arlarena config`: every setting of a run's configuration, from `data/configuration.json` beside this package.
+
+`scripts/configuration_reference.py` writes that file from the settings of all services, which the console does not
+import, and a test compares them.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+
+import msgspec
+
+from arlarena.proto.config import ConfigError, nearest
+
+DATA = "data/configuration.json"
+WIDTH = 100
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One key of a table. All but `key` may be empty.
+
+    Attributes:
+        key: its name in the table.
+        kind: type and range in words.
+        default: as TOML has it.
+        unit: what a number counts.
+        description: what it does.
+    """
+
+    key: str
+    kind: str
+    default: str
+    unit: str
+    description: str
+
+
+Tables = Mapping[str, Sequence[Setting]]
+
+
+def read_tables() -> Tables:
+    """All tables by name. The options of environments have names such as "environment.options (sokoban)"."""
+    data = files("arlarena.console").joinpath(DATA).read_bytes()
+    return msgspec.json.decode(data, type=dict[str, list[Setting]])
+
+
+def describe(tables: Tables, name: str | None) -> str:
+    """The text of the command for one table, or for all where `name` is None.
+
+    Raises:
+        ConfigError: there is no such table; the message gives the nearest.
+    """
+    known = {title.partition(" ")[0] for title in tables}
+    if name is not None and name.strip("[]") not in known:
+        raise ConfigError(f"there is no table [{name.strip('[]')}]; {nearest(name.strip('[]'), known)}")
+    chosen = [title for title in tables if name is None or title.partition(" ")[0] == name.strip("[]")]
+    return "\n".join(line for title in chosen for line in _lines(title, tables[title]))
+
+
+def _lines(title: str, settings: Sequence[Setting]) -> Iterator[str]:
+    table, _, owner = title.partition(" ")
+    yield f"[{table}]" + (f"  # of {owner.strip('()')}" if owner else "")
+    for each in settings:
+        value = f"{each.key} = {each.default}" if each.default else each.key
+        kind = ", ".join(filter(None, (each.kind, each.unit)))
+        yield f"  {value}" + (f"  ({kind})" if kind else "")
+        yield from textwrap.wrap(each.description, WIDTH, initial_indent="      ", subsequent_indent="      ")
+    yield ""

@@ -1,0 +1,127 @@
+"""The named choices of every dimension, and plugins: modules outside this repository that add choices.
+
+A plugin registers its choices when it is imported (docs/how-to/write-an-objective.md):
+
+    @register_clip("spo", SpoConfig)
+    def spo(terms: Terms, config: SpoConfig) -> Tensor: ...
+
+    register_recipe(Recipe(name="spo", clip="spo"))
+
+It is found by an entry point, or by the name of its module (`--plugin my_package.spo`, `[trainer] plugins`):
+
+    [project.entry-points."arlarena.objectives"]
+    spo = "my_package.spo"
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+GROUP = "arlarena.objectives"
+
+Entry = TypeVar("Entry")
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be built or can never act, or a plugin that cannot be loaded."""
+
+
+def nearest(given: object, names: Iterable[str]) -> str:
+    """The end of an error about an unknown name: up to three near ones of `names`, or all of them."""
+    names = list(names)
+    close = difflib.get_close_matches(str(given), names, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"one of {', '.join(names)}"
+
+
+class Registry(Mapping[str, Entry]):
+    """Choices by name, in the order of their registration: the built-in ones, then those of plugins."""
+
+    def __init__(self, kind: str) -> None:
+        """Start empty. `kind`: what errors call a choice, such as "clip"."""
+        self._kind = kind
+        self._entries: dict[str, Entry] = {}
+        _REGISTRIES.append(self)
+
+    def __getitem__(self, name: str) -> Entry:
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, name: str, entry: Entry) -> None:
+        """Add a choice.
+
+        Raises:
+            RecipeError: the name is not a Python identifier, or it is registered already.
+        """
+        if not isinstance(name, str) or not name.isidentifier():
+            raise RecipeError(f"{self._kind} {name!r}: a name has letters, digits and underscores alone")
+        if name in self._entries:
+            raise RecipeError(f"{self._kind} {name!r} is registered already; choose another name")
+        self._entries[name] = entry
+
+    def register(self, name: str) -> Callable[[Entry], Entry]:
+        """Decorator that adds a function as the choice `name`. Errors as in `add`."""
+
+        def decorate(entry: Entry) -> Entry:
+            self.add(name, entry)
+            return entry
+
+        return decorate
+
+    def snapshot(self) -> Callable[[], None]:
+        """A function that puts the registry back into its present state."""
+        before = dict(self._entries)
+
+        def restore() -> None:
+            self._entries = before
+
+        return restore
+
+
+_REGISTRIES: list[Registry[Any]] = []
+
+
+def load_plugins(modules: Iterable[str] = ()) -> None:
+    """Import the plugins of all installed distributions, then `modules`. A plugin that is loaded stays as it is.
+
+    Raises:
+        RecipeError: a plugin does not exist, fails on import, or registers a name that is taken. The message is one
+            line. Nothing of a plugin that fails stays registered.
+    """
+    installed = {point.module: point for point in sorted(entry_points(group=GROUP))}
+    for module, point in installed.items():
+        owner = f" of {point.dist.name}" if point.dist else ""
+        _load(module, f"plugin {point.name!r}{owner}", ())
+    for module in modules:
+        _load(module, f"plugin {module!r}", installed)
+
+
+def _load(module: str, plugin: str, installed: Iterable[str]) -> None:
+    restore = [registry.snapshot() for registry in _REGISTRIES]
+    try:
+        import_module(module)
+        return
+    except RecipeError as error:
+        problem, cause = str(error), error
+    except (Exception, SystemExit) as error:
+        problem, cause = _import_problem(module, error, installed), error  # type: ignore[assignment]
+    for each in restore:
+        each()
+    raise RecipeError(f"{plugin}: {problem}") from cause
+
+
+def _import_problem(module: str, error: BaseException, installed: Iterable[str]) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
+        close = difflib.get_close_matches(module, list(installed), n=1)
+        near = f"; did you mean {close[0]!r}?" if close else ""
+        return f"there is no module {error.name!r}: install its package, or put its folder on PYTHONPATH{near}"
+    lines = str(error).splitlines() or ["no message"]
+    return f"it cannot be imported: {type(error).__name__}: {lines[0]}"
