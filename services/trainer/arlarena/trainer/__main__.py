@@ -221,7 +221,7 @@ def run_clone(args: argparse.Namespace, log: Logger) -> int:
 def run_train(args: argparse.Namespace, log: Logger) -> int:
     """Subcommand `train`."""
     settings = _settings(args)
-    run_name = args.run_name or load_table(args.config, "run", RunSettings).name
+    run_name = args.run_name or load_table(args.config, "run", RunIdentity).name
     environment = load_table(args.config, "environment", EnvironmentName).name
     model = policy_directory(args.model, "--model")
     if "max_response_tokens" in settings.model_fields_set:

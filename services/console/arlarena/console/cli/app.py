@@ -94,7 +94,7 @@ def up(
     start = ExistingRunPolicy.RESUME if resume else ExistingRunPolicy.FRESH if fresh else ExistingRunPolicy.NEW
     from arlarena.console.launch import launcher
 
-    request = launcher.Request(config, tuple(overrides or ()), seed, run_dir, start, tuple(plugins or ()))
+    request = launcher.LaunchRequest(config, tuple(overrides or ()), seed, run_dir, start, tuple(plugins or ()))
     launcher.up(request, Console(highlight=False))
 
 

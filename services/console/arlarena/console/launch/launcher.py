@@ -45,7 +45,7 @@ class LaunchRequest:
     overrides: tuple[str, ...] = ()
     seed: int | None = None
     directory: Path | None = None
-    start: Start = Start.NEW
+    start: ExistingRunPolicy = ExistingRunPolicy.NEW
     plugins: tuple[str, ...] = ()
 
     @property

@@ -137,8 +137,8 @@ def score(
     """
     _check("rewards or the sum of their squares", groups, [rewards_fit(group) for group in groups])
     entropies: Sequence[list[list[float]] | None] = [None] * len(groups)
-    if ADVANTAGES[recipe.advantage].uses_entropies and measure is not None:
-        measured = turn_entropies(groups, measure)
+    if ADVANTAGES[recipe.advantage].uses_entropies and entropy_fn is not None:
+        measured = turn_entropies(groups, entropy_fn)
         _check("entropies under the policy", groups, map(_all_finite, measured))
         entropies = measured
     scored = compute_advantages(
