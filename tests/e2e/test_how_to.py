@@ -68,7 +68,7 @@ def test_the_first_commands_of_the_guide_lead_to_a_trained_policy(name: str, pyt
     # The build back end is here already; pip would download it.
     variables = os.environ | {"OMP_NUM_THREADS": "1", "PIP_NO_BUILD_ISOLATION": "0"}
     for text in snippets(GUIDES[name], "sh")[0].splitlines():
-        program, *arguments = shlex.split(text)
+        program, *arguments = shlex.split(text, comments=True)
         if program == "cd":
             folder /= arguments[0]
             continue
