@@ -98,8 +98,7 @@ def rollout() -> Iterator[Measure]:
     """Tokens a second of a rollout worker."""
     import uvloop
 
-    from arlarena.trainer.settings import TinyPolicy
-
+    settings = either("arlarena.trainer.policy_settings", "arlarena.trainer.settings")
     bench = either("benchmarks.rollout.speed", "rollout_throughput")
     tiny = either("arlarena.trainer.model.tiny", "arlarena.trainer.tiny")
     broker_class = either("arlarena.console.launch.broker", "arlarena.console.broker").Broker
@@ -111,7 +110,7 @@ def rollout() -> Iterator[Measure]:
             from arlarena.environment.registry import load
 
             vocabulary["pieces"] = tiny.pieces_of(load("benchmark", "sokoban", {}).info)
-        tiny.create_tiny_policy(folder / "policy", TinyPolicy(max_positions=1024), seed=0, **vocabulary)
+        tiny.create_tiny_policy(folder / "policy", settings.TinyPolicy(max_positions=1024), seed=0, **vocabulary)
         config = bench.CONFIG.format(policy=folder / "policy", context=256, cache_mb=256, environment="sokoban")
         (folder / "run.toml").write_text(config + bench.SOKOBAN_OPTIONS)
         with (

@@ -33,7 +33,8 @@ from arlarena.rollout.settings import EvaluationSettings, RolloutSettings
 from arlarena.trainer.objectives import Recipe
 from arlarena.trainer.objectives.clipping import CLIPS
 from arlarena.trainer.objectives.hyperparameters import Hyperparameter, hyperparameters
-from arlarena.trainer.settings import CloneSettings, PolicySettings, TinyPolicy, TrainerSettings
+from arlarena.trainer.policy_settings import PolicySettings, TinyPolicy
+from arlarena.trainer.settings import CloneSettings, TrainerSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "guide" / "configuration.md"

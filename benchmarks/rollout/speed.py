@@ -51,7 +51,7 @@ from arlarena.rollout.settings import RolloutSettings
 from arlarena.rollout.tokens import Tokens
 from arlarena.rollout.worker import Worker
 from arlarena.trainer.model.tiny import create_tiny_policy, pieces_of
-from arlarena.trainer.settings import TinyPolicy
+from arlarena.trainer.policy_settings import TinyPolicy
 from benchmarks.support.results import finish
 
 GROUP_SIZE, CACHE_MB = 8, 1024

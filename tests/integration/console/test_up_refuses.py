@@ -10,7 +10,7 @@ import pytest
 from support.trainer.tiny_support import SOKOBAN
 
 from arlarena.trainer.model.tiny import create_tiny_policy
-from arlarena.trainer.settings import TinyPolicy
+from arlarena.trainer.policy_settings import TinyPolicy
 
 SMALL = """
 [environment]

@@ -33,7 +33,8 @@ from arlarena.trainer.model.forward import Scorer
 from arlarena.trainer.model.policy import load_policy
 from arlarena.trainer.model.tiny import create_tiny_policy
 from arlarena.trainer.objectives import GroupAdvantages, recipe
-from arlarena.trainer.settings import TinyPolicy, TrainerSettings
+from arlarena.trainer.policy_settings import TinyPolicy
+from arlarena.trainer.settings import TrainerSettings
 
 pytestmark = pytest.mark.processes
 

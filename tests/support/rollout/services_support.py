@@ -14,7 +14,7 @@ from typing import Any
 from support.trainer.tiny_support import SOKOBAN
 
 from arlarena.trainer.model.tiny import create_tiny_policy
-from arlarena.trainer.settings import TinyPolicy
+from arlarena.trainer.policy_settings import TinyPolicy
 
 CONFIG = """
 [environment]

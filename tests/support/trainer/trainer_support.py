@@ -23,7 +23,7 @@ from arlarena.proto.trajectory import (
 from arlarena.trainer.batching.packing import TrainingSample
 from arlarena.trainer.model.policy import load_policy
 from arlarena.trainer.model.tiny import create_tiny_policy
-from arlarena.trainer.settings import TinyPolicy
+from arlarena.trainer.policy_settings import TinyPolicy
 
 SMALL = TinyPolicy(hidden=32, layers=2, heads=2, kv_heads=1, head_dim=16, ffn=64)
 

@@ -20,6 +20,7 @@ from arlarena.proto.telemetry import Logger, get_logger
 from arlarena.proto.text.program import program
 from arlarena.proto.text.wording import printable
 from arlarena.trainer.output import check_output, whole_folder
+from arlarena.trainer.policy_settings import PolicySettings
 from arlarena.trainer.preflight import (
     check_length,
     check_readable,
@@ -31,7 +32,6 @@ from arlarena.trainer.preflight import (
 from arlarena.trainer.settings import (
     CloneSettings,
     EnvironmentName,
-    PolicySettings,
     RunIdentity,
     TrainerSettings,
     environment_url,

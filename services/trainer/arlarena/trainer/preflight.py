@@ -16,7 +16,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from arlarena.proto.config import ConfigError, Table, load_table
 from arlarena.proto.text.wording import counted
 from arlarena.proto.versions.hub import local_model, missing_files
-from arlarena.trainer.settings import CloneSettings, PolicySettings, RunIdentity, TrainerSettings, chosen_recipe
+from arlarena.trainer.policy_settings import PolicySettings
+from arlarena.trainer.settings import CloneSettings, RunIdentity, TrainerSettings, chosen_recipe
 
 # Prompt and response together where `[inference] max_model_len` does not say; as the policy server has it.
 DEFAULT_CONTEXT = 4096

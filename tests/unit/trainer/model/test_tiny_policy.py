@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from arlarena.environment.registry import load
 from arlarena.proto.config import ConfigError, parse_table
 from arlarena.trainer.model.tiny import build_tokenizer, create_tiny_policy, pieces_of, vocabulary
-from arlarena.trainer.settings import PolicySettings, TinyPolicy
+from arlarena.trainer.policy_settings import PolicySettings, TinyPolicy
 
 SMALL = TinyPolicy(hidden=32, layers=2, heads=2, kv_heads=1, head_dim=16, ffn=64)
 

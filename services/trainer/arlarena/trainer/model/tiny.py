@@ -21,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from arlarena.proto.env import Info
 from arlarena.trainer.output import whole_folder
-from arlarena.trainer.settings import TinyPolicy
+from arlarena.trainer.policy_settings import TinyPolicy
 
 PAD, UNKNOWN, END, USER, ASSISTANT = "<|pad|>", "<|unk|>", "<|end|>", "<|user|>", "<|assistant|>"
 SPECIAL = (PAD, UNKNOWN, END, USER, ASSISTANT)
