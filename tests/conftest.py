@@ -1,6 +1,7 @@
 """Fixtures that every kind of test shares."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """The folder of sample data beside the checkout; a test that needs it is skipped where it is absent."""
-    folder = REPOSITORY.parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip(f"SHARED DATA ABSENT: {folder} does not exist, so this test did not run")
-    return folder
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line for each reason of skipped tests, instead of one for each place."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in skipped)
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"SKIPPED [{count}] {reason}")

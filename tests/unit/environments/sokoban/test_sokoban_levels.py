@@ -56,13 +56,12 @@ def test_an_environment_of_levels(tmp_path):
         made.task(ResetSpec(split="test", index=sizes["test"]))
 
 
-def test_boxoban_itself(shared_data):
-    path = shared_data / "sokoban" / "boxoban_unfiltered_test_000.txt"
-    levels = load_levels(path)
+def test_a_file_of_boxoban(boxoban_file):
+    levels = load_levels(boxoban_file)
     found = levels.splits
-    assert (sum(map(len, found.values())), levels.left_out) == (1000, ())
+    assert (sum(map(len, found.values())), levels.left_out) == (64, ())
     assert all(room.boxes.bit_count() == 4 for room in found["test"])
-    made = load("test", "sokoban", {"levels": str(path), "max_steps": 200})
+    made = load("test", "sokoban", {"levels": str(boxoban_file), "max_steps": 200})
     assert made.start(made.task(ResetSpec(split="train", index=0))).observe().observation.text.count("\n") == 9
 
 
@@ -185,7 +184,6 @@ def test_a_horizon_that_most_levels_exceed_is_a_warning(tmp_path):
     assert load("test", "sokoban", {"levels": path, "max_steps": 12}).warnings == []
 
 
-def test_boxoban_with_the_default_horizon_is_a_warning(shared_data):
-    path = shared_data / "sokoban" / "boxoban_unfiltered_test_000.txt"
-    (warning,) = load("test", "sokoban", {"levels": str(path)}).warnings
-    assert "of 48 levels tried (of 1000) can be solved in max_steps = 15 moves" in warning
+def test_boxoban_with_the_default_horizon_is_a_warning(boxoban_file):
+    (warning,) = load("test", "sokoban", {"levels": str(boxoban_file)}).warnings
+    assert "levels: 1 of 32 levels tried (of 64) can be solved in max_steps = 15 moves" in warning

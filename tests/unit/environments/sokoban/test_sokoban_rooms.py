@@ -155,8 +155,8 @@ def test_parsing_and_rendering_are_inverse():
         assert Room.parse("\n".join(room.rows())) == room
 
 
-def test_boxoban_levels_are_read(shared_data):
-    text = (shared_data / "sokoban" / "boxoban_unfiltered_test_000.txt").read_text()
+def test_boxoban_levels_are_read(boxoban_file):
+    text = boxoban_file.read_text()
     level = Room.parse(text.split("; 1")[0].split("\n", 1)[1])
     assert (level.height, level.width, level.boxes.bit_count()) == (10, 10, 4)
     assert least_moves(level) is not None
