@@ -15,7 +15,7 @@ from random import Random
 
 from arlarena.environments.alfworld.content import GameFile
 from arlarena.environments.alfworld.houses.generator import SPLITS, Draft, HouseOptions, mangled
-from arlarena.environments.alfworld.houses.library import GOAL, draft_of, file_of
+from arlarena.environments.alfworld.houses.made_games import GOAL, draft_of, file_of
 from arlarena.environments.alfworld.houses.rooms import ABLE, PORTABLE
 from arlarena.environments.alfworld.task_kinds import TASK_TYPES
 

@@ -24,7 +24,7 @@ import msgspec
 
 from arlarena.environments.alfworld.engine.game import Game, read_rules
 from arlarena.environments.alfworld.houses.generator import HouseOptions
-from arlarena.environments.alfworld.houses.library import draft_of, file_of
+from arlarena.environments.alfworld.houses.made_games import draft_of, file_of
 
 GAMES, STEPS = 12, 25
 KEPT = 8  # games of each engine that are held while memory is measured; of ours so many times more

@@ -30,10 +30,10 @@ from arlarena.environments.alfworld.environment import load
 from arlarena.environments.alfworld.expert import Expert
 from arlarena.environments.alfworld.files.export import export
 from arlarena.environments.alfworld.houses.generator import SPLITS
-from arlarena.environments.alfworld.houses.library import MadeGames
+from arlarena.environments.alfworld.houses.made_games import MadeGames
 from arlarena.environments.alfworld.options import AlfworldOptions
 from arlarena.environments.alfworld.task_kinds import TASK_TYPES
-from arlarena.proto.env import ResetSpec
+from arlarena.proto.env_api import ResetSpec
 from benchmarks.support.results import finish
 
 SHARES = {"train": 0.5, "valid_seen": 0.25, "valid_unseen": 0.25}

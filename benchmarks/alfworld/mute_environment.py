@@ -11,7 +11,7 @@ from typing import Any
 from arlarena.environment.text_game import TextGame
 from arlarena.environments.alfworld.engine.game import Game
 from arlarena.environments.alfworld.houses.generator import HouseOptions
-from arlarena.environments.alfworld.houses.library import MadeGames
+from arlarena.environments.alfworld.houses.made_games import MadeGames
 from arlarena.environments.alfworld.prompts import TEMPLATES
 from arlarena.proto.config import Table, parse_table
 from arlarena.proto.trajectory import Task

@@ -11,7 +11,7 @@ from typing import Any, Self
 from arlarena.environment.prompts import PromptTemplate
 from arlarena.environment.text_game import TextEnvironment, TextGame
 from arlarena.proto.config import Table, parse_table
-from arlarena.proto.env import Split
+from arlarena.proto.env_api import Split
 from arlarena.proto.trajectory import Task
 
 

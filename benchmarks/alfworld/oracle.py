@@ -33,9 +33,9 @@ from arlarena.environments.alfworld.content import Loaded, loaded
 from arlarena.environments.alfworld.engine.game import Game, read_rules
 from arlarena.environments.alfworld.engine.pddl import PddlProblem, read_problem
 from arlarena.environments.alfworld.houses.generator import SPLITS
-from arlarena.environments.alfworld.houses.library import file_of
+from arlarena.environments.alfworld.houses.made_games import file_of
+from arlarena.environments.alfworld.stock_engine import Seen, Stock, check_packages
 from arlarena.environments.alfworld.task_kinds import TASK_TYPES
-from arlarena.environments.alfworld.textworld import Seen, Stock, check_packages
 from benchmarks.alfworld.cases import HORIZON, SMALL, Case, cases, made, mutated
 from benchmarks.alfworld.walks import WALKS
 from benchmarks.support.paths import ROOT

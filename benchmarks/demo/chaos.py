@@ -36,8 +36,8 @@ import psutil
 from redis.asyncio import Redis
 
 from arlarena.console.launch import pipeline
+from arlarena.console.launch.child import Address, ProcessSpec
 from arlarena.console.launch.commands import Commands
-from arlarena.console.launch.process import Address, ProcessSpec
 from benchmarks.demo.chaos_checks import json_lines, lineage_problems, reward_problems
 from benchmarks.demo.faulty_proxy import Proxy
 from benchmarks.support.paths import ROOT

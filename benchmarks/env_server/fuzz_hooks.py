@@ -1,6 +1,6 @@
 """What schemathesis is told about our API: names that exist, in two of three requests.
 
-Random names only ever meet a 404. `env_fuzz.py` has schemathesis load this file, in an environment of its own.
+Random names only ever meet a 404. `fuzz.py` has schemathesis load this file, in an environment of its own.
 """
 
 import json
@@ -10,7 +10,7 @@ import urllib.request
 
 import schemathesis
 
-LIVES_S = 1.5  # shorter than the session_ttl_s of env_fuzz.py
+LIVES_S = 1.5  # shorter than the session_ttl_s of fuzz.py
 
 
 class Living:

@@ -16,7 +16,7 @@ from openenv.core.env_server.interfaces import Environment
 from openenv.core.env_server.types import Action, Observation, State
 
 from arlarena.environment.registry import load
-from arlarena.proto.env import ResetSpec
+from arlarena.proto.env_api import ResetSpec
 
 SESSIONS = 512
 SOKOBAN = load("benchmark", "arlarena.environments.sokoban.environment", {})  # by its module: it is not installed here

@@ -15,7 +15,7 @@ from typing import Any
 from arlarena.environment.prompts import PromptTemplate
 from arlarena.environment.text_game import TextEnvironment, TextEpisode, TextGame
 from arlarena.proto.config import Table, parse_table
-from arlarena.proto.env import Split, StepResult
+from arlarena.proto.env_api import Split, StepResult
 from arlarena.proto.trajectory import Task
 
 PROMPT, OBSERVATION, TURNS = 200, 60, 8

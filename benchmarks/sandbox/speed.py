@@ -26,7 +26,7 @@ import psutil
 
 from arlarena.sandbox.execution import ExecutionLimits
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings
-from arlarena.sandbox.process import ENVIRONMENT
+from arlarena.sandbox.zygote_client import ENVIRONMENT
 from benchmarks.sandbox.program import ANSWER, PROGRAM, rate
 from benchmarks.support.results import finish
 

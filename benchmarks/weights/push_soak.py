@@ -41,7 +41,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.versions.directory import ManifestProbe
 from arlarena.trainer.weights.probe import Probe
-from arlarena.trainer.weights.publisher import Publisher
+from arlarena.trainer.weights.push import Publisher
 from arlarena.trainer.weights.transports import Http, SharedDirectory, Transport
 from arlarena.trainer.weights.versions import Version, VersionStore
 from benchmarks.support.policy_server import policy_server, write_config

@@ -31,7 +31,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.versions.delta import write_delta
 from arlarena.trainer.weights.probe import Probe
-from arlarena.trainer.weights.publisher import Publisher
+from arlarena.trainer.weights.push import Publisher
 from arlarena.trainer.weights.transports import SharedDirectory, Transport
 from arlarena.trainer.weights.versions import Version, VersionStore
 from benchmarks.support.policy_server import policy_server

@@ -30,7 +30,7 @@ ODD = """
 from arlarena.env_server.__main__ import main
 from arlarena.environment.prompts import PromptTemplate
 from arlarena.environment.text_game import TextEnvironment, TextGame
-from arlarena.proto.env import Split
+from arlarena.proto.env_api import Split
 import sys
 
 class Odd(TextGame):

@@ -16,7 +16,7 @@ EDITS_OF_SYS_PATH = re.compile(
     r"|setattr\(sys, [\"']path[\"']|addsitedir"
 )
 MAY_EDIT_SYS_PATH = {
-    "sandbox/arlarena/sandbox/process.py": "the zygote starts isolated and takes over the path of its parent",
+    "sandbox/arlarena/sandbox/zygote_client.py": "the zygote starts isolated and takes over the path of its parent",
     "tests/e2e/test_how_to.py": "a fresh environment sees the packages of this one",
     "tests/integration/sandbox/test_attacks.py": "the program starts isolated, as another user",
     "tests/integration/sandbox/test_forks.py": "a program sees the libraries on the path of the service",

@@ -9,7 +9,7 @@ import math
 import operator
 from typing import Any
 
-from arlarena.proto.env import LARGEST_INDEX
+from arlarena.proto.env_api import LARGEST_INDEX
 
 
 def _scalar(value: Any) -> Any:

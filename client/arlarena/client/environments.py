@@ -26,7 +26,7 @@ from arlarena.client.arguments import number_of, seconds_of, shown, text_of
 from arlarena.client.batcher import Batcher
 from arlarena.client.errors import PolicyFault, ProtocolError, Refused, ServiceError, SessionLost, Unavailable
 from arlarena.client.transport import Answer, HttpTransport, Timeouts
-from arlarena.proto.env import (
+from arlarena.proto.env_api import (
     EPISODE_ID_CHARS,
     Action,
     BatchItem,

@@ -23,7 +23,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from arlarena.client.arguments import number_of, shown, text_of
 from arlarena.client.environments import StepOutcome
 from arlarena.client.sync import SyncEnvironments, SyncSession
-from arlarena.proto.env import Info, Split
+from arlarena.proto.env_api import Info, Split
 
 # A task that nobody named is drawn from as many: seeds of Gymnasium's generators are 32-bit.
 UNNAMED_TASKS = 2**31 - 1

@@ -21,7 +21,7 @@ from typing import Any, Self, TypeVar
 from arlarena.client.arguments import shown
 from arlarena.client.environments import EnvironmentClient, Session, StepOutcome
 from arlarena.client.transport import Timeouts
-from arlarena.proto.env import ExpertReply, Info, Snapshot
+from arlarena.proto.env_api import ExpertReply, Info, Snapshot
 
 T = TypeVar("T")
 

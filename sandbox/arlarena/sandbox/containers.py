@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from arlarena.sandbox import program
-from arlarena.sandbox.admission import Admission
+from arlarena.sandbox import run_program as program
 from arlarena.sandbox.execution import (
     Ending,
     Execution,
@@ -27,6 +26,7 @@ from arlarena.sandbox.execution import (
     signal_name,
 )
 from arlarena.sandbox.identity import NOBODY
+from arlarena.sandbox.slots import Admission
 
 LAYERS = ("container", "user", "capabilities", "no_new_privs", "network", "read_only", "memory", "pids")
 COMMAND = inspect.getsource(program) + "\nsys.exit(run(sys.stdin.buffer.read()))\n"

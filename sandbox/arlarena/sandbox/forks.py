@@ -15,7 +15,6 @@ from concurrent.futures import Future, TimeoutError
 from dataclasses import dataclass, field, replace
 
 from arlarena.sandbox import kernel
-from arlarena.sandbox.admission import Admission
 from arlarena.sandbox.execution import (
     Ending,
     Execution,
@@ -27,10 +26,11 @@ from arlarena.sandbox.execution import (
     signal_name,
 )
 from arlarena.sandbox.lockdown import REQUIRED
-from arlarena.sandbox.process import Ended, ZygoteDied, ZygoteProcess
+from arlarena.sandbox.slots import Admission
 from arlarena.sandbox.zygote import HEADER, READY
+from arlarena.sandbox.zygote_client import Ended, ZygoteDied, ZygoteProcess
 
-PROGRAM = "arlarena.sandbox.program"
+PROGRAM = "arlarena.sandbox.run_program"
 TRIES = 3  # a program that was running when the zygote died is run again: nobody has seen anything of it
 CHUNK = 1 << 16
 RECHECK_S = 0.05  # between looks at how long a program has waited for a processor

@@ -1,6 +1,6 @@
 """The zygote: a process that has loaded the libraries once, and is forked for every execution.
 
-    python -m arlarena.sandbox.zygote FD '{"work": "arlarena.sandbox.program", "required": []}'
+    python -m arlarena.sandbox.zygote FD '{"work": "arlarena.sandbox.run_program", "required": []}'
 
 Over the socket FD (sequenced packets) it is sent `{"id", "cpu_s", "memory_mb"}` with three descriptors (payload,
 standard output, standard error) to begin an execution and `{"id", "kill": true}` to end one; it answers `{"id",

@@ -78,7 +78,7 @@ def test_the_client_is_installed_by_the_command_shown(tmp_path):
     command = [sys.executable, "-m", "pip", "install", *offline, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
-    for part in ("client/gymnasium.py", "client/sync.py", "proto/env.py"):
+    for part in ("client/gymnasium.py", "client/sync.py", "proto/env_api.py"):
         assert (tmp_path / "arlarena" / part).is_file()
     assert "does not provide the extra" not in done.stderr
 

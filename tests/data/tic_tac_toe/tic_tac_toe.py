@@ -6,7 +6,7 @@ from arlarena.environment.prompts import PromptTemplate
 from arlarena.environment.replies import reply
 from arlarena.environment.text_game import TextEnvironment, TextGame
 from arlarena.proto.config import Table, parse_table
-from arlarena.proto.env import Split
+from arlarena.proto.env_api import Split
 
 LINES = ((0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 3, 6), (1, 4, 7), (2, 5, 8), (0, 4, 8), (2, 4, 6))
 SQUARES = tuple(str(square) for square in range(1, 10))

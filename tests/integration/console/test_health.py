@@ -10,8 +10,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from arlarena.console.launch import health
+from arlarena.console.launch.child import Address
 from arlarena.console.launch.health import MAX_ANSWER_BYTES, Activity, HttpHealth
-from arlarena.console.launch.process import Address
 
 asked: list[str] = []
 

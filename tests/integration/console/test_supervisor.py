@@ -15,9 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from arlarena.console.launch.child import Address, ProcessSpec
 from arlarena.console.launch.failures import LaunchError
 from arlarena.console.launch.health import Activity, HttpHealth
-from arlarena.console.launch.process import Address, ProcessSpec
 from arlarena.console.launch.supervisor import Service, Spec, Supervisor
 from arlarena.console.settings import ConsoleSettings
 

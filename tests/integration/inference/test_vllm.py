@@ -24,8 +24,8 @@ from support.inference.inference_support import (
 from arlarena.client.weights import PushRefused
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trajectory import PolicyVersion
-from arlarena.trainer.weights.broadcaster import Broadcaster
-from arlarena.trainer.weights.publisher import Publisher
+from arlarena.trainer.weights.collective import Broadcaster
+from arlarena.trainer.weights.push import Publisher
 from arlarena.trainer.weights.transports import Collective, SharedDirectory
 from arlarena.trainer.weights.versions import Version
 

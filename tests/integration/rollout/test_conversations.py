@@ -19,14 +19,15 @@ from arlarena.proto.telemetry import get_logger
 from arlarena.proto.trajectory import Group, GroupTask, Sampling, Task, read_groups
 from arlarena.rollout.demonstrate import demonstration_assignments, write_demonstrations
 from arlarena.rollout.episode import Policy
-from arlarena.rollout.eval_set import play_all
+from arlarena.rollout.play_all import play_all
 from arlarena.rollout.policies import EnginePolicy, ExpertPolicy
 from arlarena.rollout.runner import Runner
 from arlarena.rollout.settings import RolloutSettings
 from arlarena.rollout.tokens import Tokens
 from arlarena.rollout.worker import play_group
-from arlarena.trainer.batching.credit import ScoredGroup, StalenessPolicy, rows_of, score, stretches
+from arlarena.trainer.batching.credit import ScoredGroup, rows_of, score, stretches
 from arlarena.trainer.batching.packing import TrainingSample, micro_batches
+from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.cloning.clone import demonstration_rows, negative_log_likelihood
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.model.forward import Scorer

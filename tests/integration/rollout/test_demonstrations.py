@@ -10,7 +10,7 @@ from arlarena.client.environments import EnvironmentClient
 from arlarena.environment.registry import load
 from arlarena.proto.telemetry import get_logger
 from arlarena.rollout.demonstrate import demonstration_assignments
-from arlarena.rollout.eval_set import play_all
+from arlarena.rollout.play_all import play_all
 from arlarena.rollout.policies import ExpertPolicy
 from arlarena.rollout.runner import Runner
 from arlarena.rollout.settings import RolloutSettings

@@ -21,7 +21,7 @@ from support.sandbox.sandbox_support import patched_work, wait_until
 from arlarena.sandbox import kernel
 from arlarena.sandbox.execution import ExecutionLimits, SandboxBusy, SandboxError, SandboxUnavailable
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings
-from arlarena.sandbox.process import ZygoteProcess
+from arlarena.sandbox.zygote_client import ZygoteProcess
 
 pytestmark = pytest.mark.skipif(not kernel.supported(), reason="the sandbox of forks needs Linux on x86-64 or aarch64")
 
@@ -48,8 +48,8 @@ def test_modules_of_a_library_folder_are_found_after_it_has_changed(monkeypatch:
     (folder / "first.py").write_text("x = 1\n")
     (folder / "second.py").write_text("x = 2\n")
     (folder / "folder_work.py").write_text(
-        "from pathlib import Path\nfrom arlarena.sandbox import program\n"
-        "def load():\n    run, readable = program.load()\n    folder = Path(__file__).parent\n"
+        "from pathlib import Path\nfrom arlarena.sandbox import run_program\n"
+        "def load():\n    run, readable = run_program.load()\n    folder = Path(__file__).parent\n"
         "    return run, [*readable, folder / 'first.py', folder / 'second.py']\n"
     )
     monkeypatch.setattr(sys, "path", [*sys.path, str(folder)])

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from cases.case_support import busy_cores
 
-from arlarena.environments.tir_math.judge import process as judging
-from arlarena.environments.tir_math.judge.process import ForkJudge
+from arlarena.environments.tir_math.judge import judge_process as judging
+from arlarena.environments.tir_math.judge.judge_process import ForkJudge
 from arlarena.sandbox import kernel
 from arlarena.sandbox.execution import Ending, Execution, ExecutionLimits, SandboxError, SandboxUnavailable, Used
 from arlarena.sandbox.forks import ForkSettings

@@ -10,9 +10,9 @@ from support.inference.inference_support import EOS, MAX_LENGTH, VOCABULARY, mod
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from arlarena.inference.embedded.architecture import UnsupportedModelError, read_architecture
-from arlarena.inference.embedded.cache import BLOCK, PrefixCache
-from arlarena.inference.embedded.kv import KeysValues, Slots
+from arlarena.inference.embedded.kv_slots import KeysValues, Slots
 from arlarena.inference.embedded.model import QUERIES, Model, Piece
+from arlarena.inference.embedded.prefix_cache import BLOCK, PrefixCache
 from arlarena.inference.embedded.sampler import Draw
 from arlarena.inference.embedded.scheduler import Scheduler
 from arlarena.inference.embedded.sequence import Sequence

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from arlarena.trainer.objectives import cell_table, entropy, mismatch
-from arlarena.trainer.objectives.cells import CELLS
+from arlarena.trainer.objectives.cell_diagnostics import CELLS
 from arlarena.trainer.objectives.kl import k3, off_policy_kl
 
 

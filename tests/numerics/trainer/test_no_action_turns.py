@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from arlarena.proto.trajectory import PolicyVersion, pack_floats, pack_mask
-from arlarena.trainer.batching.credit import StalenessPolicy, rows_of, score
+from arlarena.trainer.batching.credit import rows_of, score
+from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.objectives import recipe
 from arlarena.trainer.replay import replay

@@ -19,8 +19,8 @@ from arlarena.environment.protocols import ExpertUnavailable, TaskError
 from arlarena.environment.registry import load
 from arlarena.environments.alfworld.files.export import export
 from arlarena.environments.alfworld.options import read_options
-from arlarena.environments.alfworld.textworld import Stocks
-from arlarena.proto.env import ResetSpec
+from arlarena.environments.alfworld.stock_engine import Stocks
+from arlarena.proto.env_api import ResetSpec
 
 # By its module: ALFWorld is on PYTHONPATH and not installed.
 ALFWORLD = "arlarena.environments.alfworld.environment"

@@ -15,7 +15,7 @@ from arlarena.env_server.settings import EnvironmentSettings
 from arlarena.environment.hashing import digest
 from arlarena.environment.indexed_tasks import indexed_task
 from arlarena.environment.protocols import EnvironmentFactory
-from arlarena.proto.env import Info, Metadata, Observation, Parser, ResetSpec, Split, StepResult, Template
+from arlarena.proto.env_api import Info, Metadata, Observation, Parser, ResetSpec, Split, StepResult, Template
 from arlarena.proto.telemetry import get_logger
 from arlarena.proto.trajectory import Task
 

@@ -13,7 +13,7 @@ import msgspec
 
 from arlarena.environment.protocols import Resources
 from arlarena.environment.registry import installed, load
-from arlarena.proto.env import ResetSpec
+from arlarena.proto.env_api import ResetSpec
 
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "golden" / "transcripts"
 REPLIES = (

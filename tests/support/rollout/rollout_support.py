@@ -15,7 +15,7 @@ from aiohttp import web
 from arlarena.client.environments import EnvironmentClient
 from arlarena.client.policy import SESSION_HEADER, PolicyClient
 from arlarena.client.transport import Timeouts
-from arlarena.proto.env import Info, Parser, Split, Template
+from arlarena.proto.env_api import Info, Parser, Split, Template
 from arlarena.proto.telemetry import Logger
 from arlarena.rollout.__main__ import main
 from arlarena.rollout.runner import Runner

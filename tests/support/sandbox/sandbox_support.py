@@ -22,7 +22,7 @@ def patched_work(monkeypatch: pytest.MonkeyPatch, code: str) -> str:
     """A work like that of programs, in a zygote in which `code` was run before."""
     folder = Path(tempfile.mkdtemp())
     (folder / "patched_work.py").write_text(
-        f"import arlarena.sandbox.landlock, arlarena.sandbox.program as program\n{code}\nload = program.load\n"
+        f"import arlarena.sandbox.landlock, arlarena.sandbox.run_program as program\n{code}\nload = program.load\n"
     )
     monkeypatch.setattr(sys, "path", [*sys.path, str(folder)])
     return "patched_work"

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from arlarena.console.report.charts import Estimate, Line, interval_chart, line_chart, short, ticks
+from arlarena.console.report.svg import Estimate, Line, interval_chart, line_chart, short, ticks
 
 
 @pytest.mark.parametrize("low_high", [(0, 1), (-3.2, 17), (1e-7, 3e-7), (0.98, 0.99), (0, 12345)])

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from arlarena.console.cli.invocation import command_line
 from arlarena.console.launch.failures import LaunchError
-from arlarena.console.report.page import render, write_report
+from arlarena.console.report.html_page import render, write_report
 from arlarena.console.report.summary import kinds_table, read_steps, summarise, table
 from arlarena.console.rundir import ExistingRunPolicy, RunDirectory
 
@@ -57,6 +57,7 @@ def eval_set(success: float, **more: Any) -> dict[str, Any]:
 
 def episode(text: str, success: bool) -> dict[str, Any]:
     turn = {"observation": f"####\n{text}", "response": text, "action": text, "reward": -0.1, "format_valid": False}
+    turn |= {"action_valid": False, "no_action": True}
     return {"task": f"sokoban/test/{text}", "success": success, "return": 1, "turns": [turn], "final_observation": text}
 
 
@@ -144,7 +145,7 @@ def test_the_page_shows_curves_table_and_episodes(tmp_path: Path) -> None:
     assert "least moves" in page
     assert "sokoban/test/plain" in page
     assert "+20.0" in page
-    assert "malformed" in page
+    assert " · malformed · no effect · no action" in page
 
 
 def test_an_empty_run_still_gives_a_page(tmp_path: Path) -> None:

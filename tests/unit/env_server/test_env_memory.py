@@ -3,7 +3,7 @@
 import gc
 import weakref
 
-from arlarena.env_server.sessions.memory import PeakTracker, release
+from arlarena.env_server.sessions.release_memory import PeakTracker, release
 
 
 def test_memory_is_given_back_once_when_a_crowd_has_left():

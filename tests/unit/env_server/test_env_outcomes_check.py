@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from arlarena.env_server.errors import ApiError
-from arlarena.env_server.sessions.outcomes import check_result
-from arlarena.proto.env import Metadata, Observation, StepResult
+from arlarena.env_server.sessions.result_check import check_result
+from arlarena.proto.env_api import Metadata, Observation, StepResult
 
 
 def result(**changes):

@@ -5,12 +5,12 @@ import threading
 
 import pytest
 
-from arlarena.env_server.sessions.pool import WorkPool
 from arlarena.env_server.sessions.reset_cache import ResetCache
 from arlarena.env_server.sessions.service import EnvironmentService
+from arlarena.env_server.sessions.thread_pool import WorkPool
 from arlarena.env_server.settings import EnvironmentSettings
 from arlarena.environments.guess.environment import GuessEnvironment
-from arlarena.proto.env import ResetSpec
+from arlarena.proto.env_api import ResetSpec
 from arlarena.proto.telemetry import get_logger
 from arlarena.proto.trajectory import Task
 

@@ -11,7 +11,7 @@ from arlarena.env_server.sessions.service import EnvironmentService
 from arlarena.env_server.sessions.store import SessionStore, StoreLimits
 from arlarena.env_server.settings import EnvironmentSettings
 from arlarena.environment.registry import load
-from arlarena.proto.env import Action, BatchItem, BatchRequest, CreateSessions, ResetSpec
+from arlarena.proto.env_api import Action, BatchItem, BatchRequest, CreateSessions, ResetSpec
 from arlarena.proto.telemetry import get_logger
 
 

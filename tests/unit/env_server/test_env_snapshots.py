@@ -6,7 +6,7 @@ from arlarena.env_server.errors import ApiError
 from arlarena.env_server.sessions.snapshots import SnapshotStore
 from arlarena.env_server.sessions.store import SessionStore, StoreLimits
 from arlarena.environment.registry import load
-from arlarena.proto.env import ResetSpec
+from arlarena.proto.env_api import ResetSpec
 
 
 class Clock:

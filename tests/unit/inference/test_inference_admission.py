@@ -7,10 +7,10 @@ import time
 import pytest
 
 from arlarena.inference.api.access import Access, admin_access, model_access
-from arlarena.inference.api.admission import RequestLimits, measure
 from arlarena.inference.api.errors import RequestError
+from arlarena.inference.api.loop_fairness import Turns
 from arlarena.inference.api.parameters import shown
-from arlarena.inference.api.turns import Turns
+from arlarena.inference.api.request_limits import RequestLimits, measure
 from arlarena.inference.embedded.text.threads import TextWorkers
 from arlarena.inference.settings import InferenceSettings
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from arlarena.inference.embedded.architecture import Architecture
-from arlarena.inference.embedded.cache import BLOCK, MIN_SHARED, PrefixCache
-from arlarena.inference.embedded.kv import KeysValues, Slots, position_bytes
+from arlarena.inference.embedded.kv_slots import KeysValues, Slots, position_bytes
+from arlarena.inference.embedded.prefix_cache import BLOCK, MIN_SHARED, PrefixCache
 from arlarena.inference.embedded.sequence import pack_key
 
 ARCH = Architecture("qwen3", 10, 8, 2, 2, 1, 4, 16, 1e-6, 1e4, 64, False, True, False)

@@ -6,8 +6,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from arlarena.inference.gateway.drivers import Broken
 from arlarena.inference.gateway.replica import Replica, Target
+from arlarena.inference.gateway.weight_drivers import Broken
 from arlarena.inference.weights.versions import ProbeError, VersionError
 from arlarena.proto.telemetry import Logger
 

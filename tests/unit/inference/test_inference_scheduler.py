@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from arlarena.inference.embedded.architecture import Architecture
-from arlarena.inference.embedded.cache import PrefixCache
-from arlarena.inference.embedded.kv import Slots
+from arlarena.inference.embedded.kv_slots import Slots
+from arlarena.inference.embedded.prefix_cache import PrefixCache
 from arlarena.inference.embedded.sampler import Draw
 from arlarena.inference.embedded.scheduler import Scheduler
 from arlarena.inference.embedded.sequence import Sequence

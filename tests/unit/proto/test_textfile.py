@@ -9,7 +9,7 @@ from arlarena.environment.protocols import TaskError
 from arlarena.environment.registry import load
 from arlarena.environments.alfworld.errors import GameError
 from arlarena.environments.alfworld.files.export import export
-from arlarena.environments.alfworld.files.library import FileGames
+from arlarena.environments.alfworld.files.game_files import FileGames
 from arlarena.environments.alfworld.options import read_options as alfworld_options
 from arlarena.environments.sokoban.rooms import generate
 from arlarena.environments.tir_math.options import read_options

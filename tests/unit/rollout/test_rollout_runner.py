@@ -8,7 +8,7 @@ import pytest
 from arlarena.client.errors import Refused
 from arlarena.proto.trajectory import GroupTask, Sampling, Task
 from arlarena.rollout.episode import Assignment
-from arlarena.rollout.eval_set import play_all
+from arlarena.rollout.play_all import play_all
 from arlarena.rollout.policies import EnginePolicy
 from arlarena.rollout.runner import InfraFailure, Runner, ServicesDown, SessionSlot
 from arlarena.rollout.tokens import Tokens

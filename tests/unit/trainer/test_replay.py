@@ -10,11 +10,12 @@ from support.processes.forking_support import trainers
 
 from arlarena.proto.config import ConfigError
 from arlarena.proto.trajectory import PolicyVersion, Sampling, encode, write_groups
-from arlarena.trainer.batching.credit import StalenessPolicy, rows_of, score
+from arlarena.trainer.batching.credit import rows_of, score
+from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.model.policy import load_policy
 from arlarena.trainer.objectives import recipe
-from arlarena.trainer.objectives.cells import CELLS
+from arlarena.trainer.objectives.cell_diagnostics import CELLS
 from arlarena.trainer.replay import Refusal, load_groups, replay, table
 from arlarena.trainer.settings import TrainerSettings
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from arlarena.environment.protocols import EnvironmentFactory, Episode, ExpertUnavailable
 from arlarena.environment.registry import load
 from arlarena.proto.config import exit_on_config_error
-from arlarena.proto.env import ResetSpec, StepResult
+from arlarena.proto.env_api import ResetSpec, StepResult
 
 TASKS = 4  # of each split
 DISJOINT_TASKS = 40  # of each split

@@ -6,7 +6,7 @@ import base64
 import hashlib
 from dataclasses import dataclass
 
-from arlarena.proto.env import Image
+from arlarena.proto.env_api import Image
 
 PNG = "image/png"
 

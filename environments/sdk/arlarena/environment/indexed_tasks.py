@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from arlarena.environment.protocols import TaskError
-from arlarena.proto.env import LARGEST_INDEX, ResetSpec, Split
+from arlarena.proto.env_api import LARGEST_INDEX, ResetSpec, Split
 from arlarena.proto.trajectory import Task
 
 SHOWN_CHARS = 80  # of a task_id in an error

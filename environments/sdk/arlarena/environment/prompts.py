@@ -9,7 +9,7 @@ from string import Formatter
 
 import msgspec
 
-from arlarena.proto.env import Template
+from arlarena.proto.env_api import Template
 
 
 class Scene(msgspec.Struct, frozen=True, gc=False):

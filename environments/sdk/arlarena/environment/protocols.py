@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, Self, runtime_checkable
 
-from arlarena.proto.env import Info, ResetSpec, StepResult
+from arlarena.proto.env_api import Info, ResetSpec, StepResult
 from arlarena.proto.trajectory import Task
 
 

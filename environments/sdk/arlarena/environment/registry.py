@@ -21,7 +21,7 @@ import msgspec
 
 from arlarena.environment.protocols import EnvironmentFactory
 from arlarena.proto.config import ConfigError, nearest
-from arlarena.proto.env import Info
+from arlarena.proto.env_api import Info
 
 GROUP = "arlarena.environments"
 
@@ -137,7 +137,8 @@ def _problem_of(factory: Any) -> str:
     if lacking:
         return f"it returns {type(factory).__name__}, which lacks {', '.join(lacking)}"
     if not isinstance(factory.info, Info):
-        return f"the `info` of {type(factory).__name__} is {type(factory.info).__name__}, not arlarena.proto.env.Info"
+        kind = type(factory.info).__name__
+        return f"the `info` of {type(factory).__name__} is {kind}, not arlarena.proto.env_api.Info"
     return ""
 
 

@@ -10,8 +10,8 @@ from collections.abc import Collection
 
 import msgspec
 
-from arlarena.proto.env import Parser
-from arlarena.proto.replies import END_THINK, THINK, said_from
+from arlarena.proto.env_api import Parser
+from arlarena.proto.thoughts import END_THINK, THINK, said_from
 
 # Texts with a meaning in replies, and how a reply says an action: {action} stands for it.
 TAGS = (THINK, END_THINK, "<action>", "</action>")

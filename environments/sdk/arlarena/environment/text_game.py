@@ -23,7 +23,7 @@ from arlarena.environment.indexed_tasks import indexed_task
 from arlarena.environment.prompts import PromptTemplate, Scene, past_turn
 from arlarena.environment.protocols import ExpertUnavailable
 from arlarena.environment.replies import PARSER, parse
-from arlarena.proto.env import Info, Metadata, Observation, ResetSpec, Split, StepResult
+from arlarena.proto.env_api import Info, Metadata, Observation, ResetSpec, Split, StepResult
 from arlarena.proto.trajectory import Task
 
 

@@ -1,4 +1,4 @@
-"""What the methods of `stream.Streams` take and return, and how an entry of a stream is read."""
+"""What the methods of `queue.Streams` take and return, and how an entry of a stream is read."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ from arlarena.console.settings import (
     validate,
 )
 from arlarena.proto.config import TABLES, ConfigError, Model, parse_table, read_with_secrets, secrets_file
-from arlarena.proto.env import Info
+from arlarena.proto.env_api import Info
 from arlarena.proto.text.redaction import MASK, is_secret, split_secrets
 
 SERVICES = ("env_server", "inference", "rollout", "trainer")

@@ -30,7 +30,7 @@ from arlarena.environment.registry import installed, load
 from arlarena.proto.config import ConfigError, exit_on_config_error
 from arlarena.proto.http.bounded import HttpLimits, bounded
 from arlarena.proto.telemetry import Logger, announce, get_logger
-from arlarena.proto.text.program import program
+from arlarena.proto.text.usage_name import program
 
 EXIT_ADDRESS = 3
 BACKLOG = 2048

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from arlarena.proto.env import Blame, Error, ErrorReply
+from arlarena.proto.env_api import Blame, Error, ErrorReply
 
 _BEGIN = "begin one by a reset (MCP: start_episode)"
 

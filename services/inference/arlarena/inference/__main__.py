@@ -28,7 +28,7 @@ from arlarena.inference.settings import InferenceSettings, check_model, load, ne
 from arlarena.proto.config import exit_on_config_error
 from arlarena.proto.http.bounded import HttpLimits, bounded
 from arlarena.proto.telemetry import Logger, announce, get_logger
-from arlarena.proto.text.program import program
+from arlarena.proto.text.usage_name import program
 from arlarena.proto.versions.directory import WEIGHTS_ROUTE
 
 EXIT_FAILED, EXIT_ADDRESS = 1, 3

@@ -28,18 +28,17 @@ from arlarena.client.errors import Refused, ServiceError
 from arlarena.client.policy import PolicyClient
 from arlarena.client.transport import Timeouts
 from arlarena.proto.config import ConfigError, exit_on_config_error, print_error
-from arlarena.proto.env import Info
+from arlarena.proto.env_api import Info
 from arlarena.proto.http.addresses import service_url
 from arlarena.proto.streams.queue import StreamError, Streams
 from arlarena.proto.telemetry import Logger, get_logger
-from arlarena.proto.text.program import program
 from arlarena.proto.text.redaction import hide
+from arlarena.proto.text.usage_name import program
 from arlarena.proto.text.wording import printable
 from arlarena.proto.trajectory import Sampling
 from arlarena.rollout.arguments import share, whole
 from arlarena.rollout.demonstrate import demonstration_assignments, write_demonstrations
 from arlarena.rollout.episode import Policy
-from arlarena.rollout.eval_set import play_all
 from arlarena.rollout.evaluate import (
     describe,
     eval_assignments,
@@ -49,6 +48,7 @@ from arlarena.rollout.evaluate import (
     write_episodes,
     write_whole,
 )
+from arlarena.rollout.play_all import play_all
 from arlarena.rollout.policies import ChatPolicy, EnginePolicy, ExpertPolicy
 from arlarena.rollout.runner import InfraFailure, Runner
 from arlarena.rollout.settings import (

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from arlarena.proto.trajectory import Group, Sampling, Task, write_groups
 from arlarena.rollout.episode import Assignment, EpisodeRecord
-from arlarena.rollout.eval_set import EvalResults
+from arlarena.rollout.play_all import EvalResults
 
 Sameness = Literal["room", "prompt"]
 

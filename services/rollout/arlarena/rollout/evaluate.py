@@ -17,7 +17,7 @@ import msgspec
 from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import Sampling, Task, Trajectory, Turn
 from arlarena.rollout.episode import FAULT, PROMPT_TOO_LONG, Assignment, EpisodeRecord
-from arlarena.rollout.eval_set import EvalResults
+from arlarena.rollout.play_all import EvalResults
 from arlarena.rollout.settings import EvaluationSettings
 from arlarena.rollout.statistics import clustered, success_rate
 from arlarena.rollout.worker import version_range
@@ -98,7 +98,7 @@ def _kind_table(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> list[dict[
     return rows
 
 
-def _panel_digest(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> str:
+def _eval_digest(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> str:
     """Names the rooms that were played: two results compare only where it is the same."""
     names = sorted(f"{assignment.task.id} {episode.content_key}" for assignment, episode in pairs)
     return hashlib.blake2b("\n".join(names).encode(), digest_size=8).hexdigest()
@@ -139,7 +139,7 @@ def summarise(
             "n": settings.count,
             "attempts": settings.attempts,
             "seed": settings.seed,
-            "digest": _panel_digest(pairs),
+            "digest": _eval_digest(pairs),
         },
         "temperature": settings.temperature,
         "top_p": settings.top_p,

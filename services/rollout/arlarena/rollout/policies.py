@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from arlarena.client.environments import Session, StepOutcome
 from arlarena.client.errors import PromptTooLong
 from arlarena.client.policy import PolicyClient
-from arlarena.proto.replies import said_from
+from arlarena.proto.thoughts import said_from
 from arlarena.proto.trajectory import PolicyVersion, Sampling, VersionSpan
 from arlarena.rollout.conversation import Conversation, Conversations
 from arlarena.rollout.episode import Response, turn_seed

@@ -7,7 +7,7 @@ from typing import Any
 
 from arlarena.client.environments import EnvironmentClient
 from arlarena.proto.config import ConfigError, nearest
-from arlarena.proto.env import Info, Split
+from arlarena.proto.env_api import Info, Split
 from arlarena.proto.task_order import TaskOrder
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.text.wording import counted

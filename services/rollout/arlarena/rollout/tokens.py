@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from arlarena.proto.replies import END_THINK, MARKS, THINK
+from arlarena.proto.thoughts import END_THINK, MARKS, THINK
 
 # Marks of thoughts that some tokenizers hold as special tokens; environments read them, so they are text here.
 THOUGHT_TAGS = frozenset({THINK, END_THINK, *MARKS, *MARKS.values(), "<|channel|>", "<|message|>"})

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from arlarena.proto.config import ConfigError, exit_on_config_error, load_table, print_error
-from arlarena.proto.env import Info
+from arlarena.proto.env_api import Info
 from arlarena.proto.http.addresses import service_url
 from arlarena.proto.telemetry import Logger, get_logger
-from arlarena.proto.text.program import program
+from arlarena.proto.text.usage_name import program
 from arlarena.proto.text.wording import printable
 from arlarena.trainer.output import check_output, whole_folder
 from arlarena.trainer.policy_settings import PolicySettings
@@ -238,7 +238,7 @@ def run_train(args: argparse.Namespace, log: Logger) -> int:
     from arlarena.trainer.assembly import Invocation, run_trainer
     from arlarena.trainer.collector import Interrupted, RunError
     from arlarena.trainer.state.checkpoint import CheckpointError
-    from arlarena.trainer.weights.publisher import is_permanent
+    from arlarena.trainer.weights.push import is_permanent
 
     plan = Invocation(
         settings=settings,

@@ -25,9 +25,9 @@ from arlarena.trainer.preflight import check_transport
 from arlarena.trainer.settings import TrainerSettings, admin_token, chosen_recipe
 from arlarena.trainer.state.checkpoint import CheckpointError, Checkpoints, TrainerState
 from arlarena.trainer.state.tasks import draw_order, split_size
-from arlarena.trainer.weights.broadcaster import Broadcaster
+from arlarena.trainer.weights.collective import Broadcaster
 from arlarena.trainer.weights.probe import Probe
-from arlarena.trainer.weights.publisher import Publisher
+from arlarena.trainer.weights.push import Publisher
 from arlarena.trainer.weights.transports import Collective, Http, SharedDirectory, Transport
 from arlarena.trainer.weights.versions import VersionStore, versions_after
 

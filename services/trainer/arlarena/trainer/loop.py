@@ -21,15 +21,8 @@ from arlarena.proto.streams.trainer_lease import LeaseLost, TrainerLease
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import write_groups
-from arlarena.trainer.batching.credit import (
-    NotFinite,
-    ScoredGroup,
-    StalenessPolicy,
-    minibatches,
-    returns,
-    rows_of,
-    score,
-)
+from arlarena.trainer.batching.credit import NotFinite, ScoredGroup, minibatches, returns, rows_of, score
+from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.collector import Collected, Collecting, Collector, Interrupted, RunError
 from arlarena.trainer.learning.coordinator import Coordinator
 from arlarena.trainer.learning.learner import Learner, weight_not_finite
@@ -43,7 +36,7 @@ from arlarena.trainer.settings import TrainerSettings
 from arlarena.trainer.state.checkpoint import Checkpoints, TrainerState
 from arlarena.trainer.state.ending import EndedBy, Ending, EndingFile
 from arlarena.trainer.weights.probe import Probe
-from arlarena.trainer.weights.publisher import Publisher, Pushed
+from arlarena.trainer.weights.push import Publisher, Pushed
 from arlarena.trainer.weights.versions import Version, VersionStore
 
 

@@ -17,13 +17,14 @@ from typing import Any
 from arlarena.proto.config import ConfigError
 from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import Group, SchemaError, decode_group
-from arlarena.trainer.batching.admission import refusal
-from arlarena.trainer.batching.credit import NotFinite, ScoredGroup, StalenessPolicy, returns, rows_of, score, successes
+from arlarena.trainer.batching.credit import NotFinite, ScoredGroup, returns, rows_of, score, successes
+from arlarena.trainer.batching.staleness import StalenessPolicy
+from arlarena.trainer.batching.validation import refusal
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.metrics.diagnostics import episode_figures, finite_or_null
 from arlarena.trainer.model.policy import load_policy
 from arlarena.trainer.objectives import Recipe
-from arlarena.trainer.objectives.cells import CELLS
+from arlarena.trainer.objectives.cell_diagnostics import CELLS
 from arlarena.trainer.objectives.filtering import Selection
 from arlarena.trainer.settings import TrainerSettings
 
@@ -96,7 +97,7 @@ def replay(groups: Sequence[Group | Refusal], model: str, recipe: Recipe, settin
     """The figures of one step of `recipe` on `groups` by the policy `model`, which is also the reference.
 
     The behaviour policy is the one that sampled the groups; every member counts as fresh. Groups that must not be
-    learnt from are refused (`admission.py`).
+    learnt from are refused (`validation.py`).
 
     Raises:
         ConfigError: every group is refused, or the policy's weights are not finite.

@@ -14,7 +14,7 @@ from arlarena.environment.frames import Frame
 from arlarena.environment.registry import load
 from arlarena.environments.sokoban.frames import draw
 from arlarena.environments.sokoban.sprites import SIZE, sprite
-from arlarena.proto.env import Observation, ResetSpec
+from arlarena.proto.env_api import Observation, ResetSpec
 
 
 def cell(image, column, row):

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from arlarena.env_server.api.routes import ROUTES
-from arlarena.proto import env
+from arlarena.proto import env_api as env
 
 
 def is_error(body, code, blame="client", retryable=False):

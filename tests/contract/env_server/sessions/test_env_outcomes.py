@@ -12,7 +12,7 @@ from arlarena.client.environments import EnvironmentClient
 from arlarena.client.errors import Unavailable
 from arlarena.environment.prompts import PromptTemplate
 from arlarena.environment.text_game import TextEnvironment, TextGame
-from arlarena.proto.env import Split
+from arlarena.proto.env_api import Split
 
 REWARDS = {
     "nan": float("nan"),

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from arlarena.console.launch.child import Address
 from arlarena.console.launch.commands import Commands
-from arlarena.console.launch.process import Address
 from arlarena.console.runconfig import RunConfig
 from arlarena.console.rundir import ExistingRunPolicy, RunDirectory
 

@@ -8,7 +8,7 @@ import pytest
 from arlarena.console import settings
 from arlarena.console.launch import preflight
 from arlarena.console.runconfig import RunConfig
-from arlarena.proto.env import Info, Parser, Split, Template
+from arlarena.proto.env_api import Info, Parser, Split, Template
 from arlarena.rollout.settings import EvaluationSettings, RolloutSettings
 
 

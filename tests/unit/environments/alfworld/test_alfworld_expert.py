@@ -10,7 +10,7 @@ from arlarena.environments.alfworld.content import loaded
 from arlarena.environments.alfworld.engine.game import Game
 from arlarena.environments.alfworld.expert import Expert, NoPlan
 from arlarena.environments.alfworld.houses.generator import SPLITS, HouseOptions
-from arlarena.environments.alfworld.houses.library import MadeGames
+from arlarena.environments.alfworld.houses.made_games import MadeGames
 from arlarena.environments.alfworld.task_kinds import HEAT, PICK, TASK_TYPES, TWO, Aim
 
 HORIZON = 50

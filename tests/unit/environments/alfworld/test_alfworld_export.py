@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from arlarena.environments.alfworld.engine.game import Game
-from arlarena.environments.alfworld.files.library import FileGames
+from arlarena.environments.alfworld.files.game_files import FileGames
 from arlarena.environments.alfworld.houses.generator import HouseOptions
-from arlarena.environments.alfworld.houses.library import MadeGames
+from arlarena.environments.alfworld.houses.made_games import MadeGames
 
 CONFIG = '[environment]\nname = "{name}"\n[environment.options]\nthings = [4, 8]\nreceptacles = 6\nmax_steps = 40\n'
 HOUSES = HouseOptions(things=(4, 8), receptacles=6)

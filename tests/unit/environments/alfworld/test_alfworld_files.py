@@ -10,7 +10,7 @@ from arlarena.environment.registry import load
 from arlarena.environments.alfworld.files.export import export
 from arlarena.environments.alfworld.options import read_options
 from arlarena.proto.config import ConfigError
-from arlarena.proto.env import ResetSpec
+from arlarena.proto.env_api import ResetSpec
 
 SMALL = {"things": [4, 8], "receptacles": 6}
 

@@ -15,7 +15,7 @@ from arlarena.environments.alfworld.engine.domain import DOMAIN, check_domain
 from arlarena.environments.alfworld.engine.game import Game, rules_of
 from arlarena.environments.alfworld.engine.pddl import read_problem
 from arlarena.environments.alfworld.houses.generator import HouseOptions
-from arlarena.environments.alfworld.houses.library import draft_of, file_of
+from arlarena.environments.alfworld.houses.made_games import draft_of, file_of
 from arlarena.environments.alfworld.task_kinds import TASK_TYPES
 
 FOLDER = Path(__file__).resolve().parents[3] / "data" / "golden" / "alfworld"

@@ -12,7 +12,7 @@ from arlarena.environments.alfworld.engine.domain import GRAMMAR
 from arlarena.environments.alfworld.files.export import export
 from arlarena.environments.alfworld.options import read_options
 from arlarena.proto.config import ConfigError
-from arlarena.proto.env import ResetSpec
+from arlarena.proto.env_api import ResetSpec
 
 SOON_S = 6.0  # the limit of one text is 2 s
 

@@ -14,7 +14,7 @@ from arlarena.environments.alfworld.engine.domain import DOMAIN
 from arlarena.environments.alfworld.engine.game import Game, read_rules
 from arlarena.environments.alfworld.engine.pddl import read_problem
 from arlarena.environments.alfworld.houses.generator import SPLITS, HouseOptions, belongs, check_options, rooms_of
-from arlarena.environments.alfworld.houses.library import MadeGames, draft_of, file_of
+from arlarena.environments.alfworld.houses.made_games import MadeGames, draft_of, file_of
 from arlarena.environments.alfworld.houses.rooms import FITS, SEEN, UNSEEN, room
 from arlarena.environments.alfworld.task_kinds import LIGHT, TASK_TYPES, TWO
 
@@ -26,7 +26,7 @@ MANY = 120  # games of a split, where many are looked at
 PRINT = """
 import hashlib
 from arlarena.environments.alfworld.houses.generator import HouseOptions
-from arlarena.environments.alfworld.houses.library import draft_of, file_of
+from arlarena.environments.alfworld.houses.made_games import draft_of, file_of
 for split, index in (("valid_unseen", 3), ("train", 7), ("train", 0), ("valid_seen", 1)):
     file = file_of(draft_of(split, index, HouseOptions(), 50))
     print(split, index, hashlib.sha256((file.grammar + file.pddl_problem).encode()).hexdigest())
@@ -169,6 +169,6 @@ def test_options_that_allow_no_game_are_refused(options, message):
 
 
 def test_where_no_game_fits_that_is_said(monkeypatch):
-    monkeypatch.setattr("arlarena.environments.alfworld.houses.library.MAX_DRAFTS", 20)
+    monkeypatch.setattr("arlarena.environments.alfworld.houses.made_games.MAX_DRAFTS", 20)
     with pytest.raises(TaskError, match="no game for train/0 in 20 drafts: these options leave none"):
         draft_of("train", 0, HouseOptions(things=(40, 45)), 1)

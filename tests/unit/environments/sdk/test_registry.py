@@ -24,7 +24,7 @@ MODULES = {
     ),
     "odd_info": (
         "class A:\n  info = blocking = task = start = 0\ndef load(where, options): return A()",
-        "the `info` of A is int, not arlarena.proto.env.Info",
+        "the `info` of A is int, not arlarena.proto.env_api.Info",
     ),
     "no_name": (
         "from arlarena.environment.text_game import TextEnvironment\n"

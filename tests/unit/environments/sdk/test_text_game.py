@@ -11,7 +11,7 @@ from arlarena.environment.contract import CHECKS, ContractError, NotApplicable
 from arlarena.environment.prompts import PromptTemplate
 from arlarena.environment.protocols import ExpertUnavailable
 from arlarena.environment.text_game import TextEnvironment, TextGame
-from arlarena.proto.env import ResetSpec, Split
+from arlarena.proto.env_api import ResetSpec, Split
 
 SCORES = {"win": 1.0, "draw": 0.5, "lose": 0.0}
 NEED_EXPERT = ("knows_the_strict_format", "has_an_expert_that_solves_it")

@@ -10,7 +10,7 @@ from arlarena.environments.sokoban.solver import least_pushes
 from arlarena.environments.sokoban.splits import split_of
 from arlarena.environments.sokoban.symmetry import plan_hash, room_hash
 from arlarena.proto.config import ConfigError
-from arlarena.proto.env import ResetSpec
+from arlarena.proto.env_api import ResetSpec
 
 XSB = str.maketrans("_OX√PS", " .$*@+")
 

@@ -9,7 +9,7 @@ from arlarena.environments.sokoban.game import start_of
 from arlarena.environments.sokoban.room import Room
 from arlarena.environments.sokoban.text import TEMPLATES, observe
 from arlarena.proto.config import ConfigError
-from arlarena.proto.env import ResetSpec
+from arlarena.proto.env_api import ResetSpec
 
 ROOM = Room.parse("######\n#_P__#\n#__X_#\n#____#\n#___O#\n######")
 

@@ -15,7 +15,7 @@ from arlarena.proto.config import ConfigError
 from arlarena.proto.telemetry import Logger
 from arlarena.trainer.assembly import transport_of
 from arlarena.trainer.settings import TrainerSettings
-from arlarena.trainer.weights.broadcaster import Broadcaster
+from arlarena.trainer.weights.collective import Broadcaster
 from arlarena.trainer.weights.transports import Collective, Http
 
 LIMIT = timedelta(seconds=20)

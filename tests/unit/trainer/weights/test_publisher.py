@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestServer
 
 from arlarena.client.weights import PushError
 from arlarena.proto.telemetry import Logger
-from arlarena.trainer.weights.publisher import Publisher, is_permanent
+from arlarena.trainer.weights.push import Publisher, is_permanent
 from arlarena.trainer.weights.transports import SharedDirectory
 
 VERSION = SimpleNamespace(version="run:0:abc", bytes=1)

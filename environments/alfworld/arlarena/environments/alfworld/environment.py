@@ -12,16 +12,16 @@ from arlarena.environment.protocols import TaskError
 from arlarena.environment.text_game import TextEnvironment, TextGame
 from arlarena.environments.alfworld.content import GameFile, Loaded
 from arlarena.environments.alfworld.errors import GameError
-from arlarena.environments.alfworld.files.library import FileGames
+from arlarena.environments.alfworld.files.game_files import FileGames
 from arlarena.environments.alfworld.houses.generator import MAKER_VERSION
-from arlarena.environments.alfworld.houses.library import MadeGames
+from arlarena.environments.alfworld.houses.made_games import MadeGames
 from arlarena.environments.alfworld.options import AlfworldOptions, read_options
+from arlarena.environments.alfworld.played_game import SUCCESS_REWARD, AlfworldGame
 from arlarena.environments.alfworld.prompts import TEMPLATES
 from arlarena.environments.alfworld.settings import alfworld_data
-from arlarena.environments.alfworld.text_game import SUCCESS_REWARD, AlfworldGame
-from arlarena.environments.alfworld.textworld import Stocks, TextWorldGame, check_packages
+from arlarena.environments.alfworld.stock_engine import Stocks, TextWorldGame, check_packages
 from arlarena.proto.config import ConfigError
-from arlarena.proto.env import DataSource, Info, ResetSpec, Split
+from arlarena.proto.env_api import DataSource, Info, ResetSpec, Split
 from arlarena.proto.trajectory import Task
 
 KINDS: Mapping[str, Literal["train", "validation", "test"]] = {

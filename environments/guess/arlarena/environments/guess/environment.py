@@ -8,7 +8,7 @@ from arlarena.environment.prompts import PromptTemplate
 from arlarena.environment.replies import reply
 from arlarena.environment.text_game import TextEnvironment, TextGame
 from arlarena.proto.config import Table, parse_table
-from arlarena.proto.env import Split
+from arlarena.proto.env_api import Split
 from arlarena.proto.trajectory import Task
 
 TEMPLATE = "{history}{observation} {remaining} guesses left.\nReply: <think>why</think><action>number</action>"

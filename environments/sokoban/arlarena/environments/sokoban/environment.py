@@ -33,7 +33,7 @@ from arlarena.environments.sokoban.solver import SearchLimit, least_moves
 from arlarena.environments.sokoban.splits import EVALUATION_SPLITS, SPLITS, room_for
 from arlarena.environments.sokoban.symmetry import room_hash
 from arlarena.environments.sokoban.text import observe, template_for, vocabulary
-from arlarena.proto.env import Split
+from arlarena.proto.env_api import Split
 from arlarena.proto.trajectory import Task
 
 # What a reset may spend on knowing the optimal length: about 0.1 s. All rooms of 6x6 are far below it.

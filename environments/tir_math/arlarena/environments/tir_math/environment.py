@@ -12,14 +12,14 @@ from arlarena.environment.protocols import EnvironmentFailure
 from arlarena.environment.replies import TAGS
 from arlarena.environments.tir_math.episode.episode import SUCCESS_REWARD, EpisodeRules, TirMathEpisode
 from arlarena.environments.tir_math.episode.prompts import template
-from arlarena.environments.tir_math.judge.process import ForkJudge
+from arlarena.environments.tir_math.judge.judge_process import ForkJudge
 from arlarena.environments.tir_math.options import SandboxOptions, TirMathOptions, read_options
 from arlarena.environments.tir_math.problems.families import MadeProblems
 from arlarena.environments.tir_math.problems.listed import TRAIN, VALIDATION, ListedProblems
 from arlarena.environments.tir_math.problems.problem import Problems
 from arlarena.environments.tir_math.problems.sources import problems_of, with_data_folder
 from arlarena.proto.config import ConfigError
-from arlarena.proto.env import DataSource, Info, Parser, ResetSpec, Split
+from arlarena.proto.env_api import DataSource, Info, Parser, ResetSpec, Split
 from arlarena.proto.telemetry import get_logger
 from arlarena.proto.trajectory import Task
 from arlarena.sandbox.containers import ContainerSandbox, ContainerSettings

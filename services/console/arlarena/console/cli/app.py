@@ -17,8 +17,8 @@ from rich.text import Text
 from arlarena.console.launch.failures import LaunchError, Stopped
 from arlarena.console.rundir import ExistingRunPolicy, RunDirectory
 from arlarena.proto.config import ConfigError, print_error
-from arlarena.proto.text.program import VARIABLE
 from arlarena.proto.text.redaction import redact, redacted_stderr
+from arlarena.proto.text.usage_name import VARIABLE
 from arlarena.proto.text.wording import printable
 
 # What a command alone needs is imported in it, so that `arlarena serve env` and `--help` start at once.
@@ -101,7 +101,7 @@ def up(
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="Directory of a run, for example runs/demo.")]) -> None:
     """Write report.html again. It shows what the run recorded, finished or not."""
-    from arlarena.console.report.page import write_report
+    from arlarena.console.report.html_page import write_report
     from arlarena.console.report.summary import read_json
 
     directory = RunDirectory(run)

@@ -9,8 +9,8 @@ import signal
 from pathlib import Path
 
 from arlarena.console.launch.broker import HOST, Broker, BrokerError
+from arlarena.console.launch.child import ProcessReaper
 from arlarena.console.launch.failures import LaunchError
-from arlarena.console.launch.process import ProcessReaper
 from arlarena.proto.streams.broker_address import FILE_VARIABLE
 from arlarena.proto.telemetry import announce, get_logger
 

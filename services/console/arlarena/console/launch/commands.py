@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from arlarena.console.launch.process import Address, ProcessSpec
+from arlarena.console.launch.child import Address, ProcessSpec
 from arlarena.console.runconfig import RunConfig
 from arlarena.console.rundir import RunDirectory
 from arlarena.console.settings import (

@@ -11,7 +11,7 @@ from typing import Protocol
 import aiohttp
 
 from arlarena.client.bounded import IDENTITY, read_bounded
-from arlarena.console.launch.process import Address
+from arlarena.console.launch.child import Address
 
 # Answers of /health are a few hundred bytes.
 MAX_ANSWER_BYTES = 1 << 20

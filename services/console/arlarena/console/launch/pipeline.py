@@ -16,15 +16,15 @@ from typing import Any
 from arlarena.client.errors import ServiceError
 from arlarena.client.policy import PolicyClient
 from arlarena.console.launch.broker import Broker, ExternalBroker
+from arlarena.console.launch.child import Address, ProcessSpec
 from arlarena.console.launch.commands import Commands
 from arlarena.console.launch.failures import LaunchError
 from arlarena.console.launch.health import Activity, HttpHealth
-from arlarena.console.launch.local_broker import BrokerService
-from arlarena.console.launch.process import Address, ProcessSpec
 from arlarena.console.launch.progress import View
+from arlarena.console.launch.supervised_broker import BrokerService
 from arlarena.console.launch.supervisor import Service, Spec, Supervisor
 from arlarena.console.report.ending import describe_ending, read_ending
-from arlarena.console.report.page import write_report
+from arlarena.console.report.html_page import write_report
 from arlarena.console.report.summary import (
     data_warning,
     describe_filtered,

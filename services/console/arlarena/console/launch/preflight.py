@@ -28,7 +28,7 @@ from arlarena.console.settings import (
     external_broker_url,
 )
 from arlarena.proto.config import ConfigError, nearest
-from arlarena.proto.env import Info, Split
+from arlarena.proto.env_api import Info, Split
 from arlarena.proto.text.wording import counted
 from arlarena.proto.versions.hub import local_model
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
+from arlarena.console.launch.child import Address, Child, ProcessReaper, ProcessSpec
 from arlarena.console.launch.failures import LaunchError, describe_exit, last_error
 from arlarena.console.launch.health import HealthCheck
-from arlarena.console.launch.process import Address, Child, ProcessReaper, ProcessSpec
 from arlarena.console.settings import ConsoleSettings
 from arlarena.proto.text.wording import counted
 

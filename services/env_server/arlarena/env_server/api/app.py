@@ -23,7 +23,7 @@ from arlarena.env_server.api.routes import ROUTES, Route, answer
 from arlarena.env_server.api.websocket import serve
 from arlarena.env_server.api.wire import error_reply
 from arlarena.env_server.errors import ApiError
-from arlarena.env_server.sessions.memory import PeakTracker, release
+from arlarena.env_server.sessions.release_memory import PeakTracker, release
 from arlarena.env_server.sessions.service import EnvironmentService
 
 SOCKET_PATH = "/ws"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from arlarena.env_server import errors
 from arlarena.env_server.errors import ApiError, invalid
 from arlarena.env_server.sessions.store import UNKNOWN_CALLER, Caller
-from arlarena.proto.env import BatchItem, BatchRequest, BatchResult, ResetSpec, StepResult
+from arlarena.proto.env_api import BatchItem, BatchRequest, BatchResult, ResetSpec, StepResult
 
 if TYPE_CHECKING:
     from arlarena.env_server.sessions.service import EnvironmentService

@@ -21,13 +21,13 @@ from typing import Any, Literal, cast
 import msgspec
 
 from arlarena.env_server.api.explanations import known
-from arlarena.env_server.api.schemas import schema_of
+from arlarena.env_server.api.json_schema import schema_of
 from arlarena.env_server.api.wire import parse
 from arlarena.env_server.cluster import shared
 from arlarena.env_server.errors import ApiError
 from arlarena.env_server.sessions.service import EnvironmentService
 from arlarena.env_server.sessions.store import UNKNOWN_CALLER, Caller, ServerSession
-from arlarena.proto.env import Action, CreateSessions, ResetSpec, StepResult
+from arlarena.proto.env_api import Action, CreateSessions, ResetSpec, StepResult
 
 # JSON-RPC 2.0, section 5.1; -32000 is the first of those left to the server.
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS, INTERNAL_ERROR = -32700, -32600, -32601, -32602, -32603

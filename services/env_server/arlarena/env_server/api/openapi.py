@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from arlarena.env_server.api.routes import RAW, Route
-from arlarena.proto.env import ErrorReply
+from arlarena.proto.env_api import ErrorReply
 
 API_VERSION = "1.0.0"
 # Of every route: a token that is missing, an unknown query parameter, a fault of our own.

@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from arlarena.env_server import errors
 from arlarena.env_server.api import batches, mcp_http
-from arlarena.env_server.api.schemas import schema_of
+from arlarena.env_server.api.json_schema import schema_of
 from arlarena.env_server.api.wire import check_values, parse, read_body, reply
 from arlarena.env_server.cluster import shared
 from arlarena.env_server.cluster.peers import Peers, Pods, is_hop, is_pod_hop
@@ -24,8 +24,8 @@ from arlarena.env_server.sessions import tasks
 from arlarena.env_server.sessions.service import EnvironmentService
 from arlarena.env_server.sessions.store import Caller, ServerSession
 from arlarena.environment.frames import PNG
-from arlarena.proto import env
-from arlarena.proto.env_tasks import (
+from arlarena.proto import env_api as env
+from arlarena.proto.env_api_tasks import (
     SplitRef,
     SplitRequest,
     TaskCount,

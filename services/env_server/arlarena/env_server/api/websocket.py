@@ -26,7 +26,7 @@ from arlarena.env_server.cluster.peers import ClusterMembers, is_hop, is_pod_hop
 from arlarena.env_server.errors import ApiError
 from arlarena.env_server.sessions.service import EnvironmentService
 from arlarena.env_server.sessions.store import Caller, ServerSession
-from arlarena.proto.env import Action, ResetSpec
+from arlarena.proto.env_api import Action, ResetSpec
 
 CLOSE_NORMAL = 1000
 CLOSE_GOING_AWAY = 1001

@@ -23,7 +23,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from arlarena.env_server.errors import ApiError
 from arlarena.env_server.sessions.store import UNKNOWN_CALLER, Caller
-from arlarena.proto.env import Capacity, Error
+from arlarena.proto.env_api import Capacity, Error
 
 HOP, POD_HOP = "x-arlarena-hop", "x-arlarena-pod-hop"
 CLIENT, TENANT = "x-arlarena-client", "x-arlarena-tenant"

@@ -19,7 +19,7 @@ from arlarena.env_server.cluster.peers import ClusterMembers, Peers, slices
 from arlarena.env_server.errors import ApiError
 from arlarena.env_server.sessions.service import EnvironmentService
 from arlarena.env_server.sessions.store import Caller
-from arlarena.proto.env import (
+from arlarena.proto.env_api import (
     BatchItem,
     BatchRequest,
     BatchResult,

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from arlarena.env_server import errors
 from arlarena.env_server.errors import ApiError
-from arlarena.env_server.sessions.pool import WorkPool
+from arlarena.env_server.sessions.thread_pool import WorkPool
 from arlarena.env_server.settings import EnvironmentSettings
 from arlarena.environment.protocols import EnvironmentFailure
 

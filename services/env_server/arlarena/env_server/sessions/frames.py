@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from arlarena.env_server.errors import unknown_frame
-from arlarena.proto.env import Image, Observation
+from arlarena.proto.env_api import Image, Observation
 
 
 @dataclass(slots=True)

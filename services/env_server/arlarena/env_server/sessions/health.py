@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from arlarena.env_server.sessions.pool import WorkPool
 from arlarena.env_server.sessions.store import Clock
+from arlarena.env_server.sessions.thread_pool import WorkPool
 from arlarena.environment.protocols import EnvironmentFactory, Resources
-from arlarena.proto.env import Health
+from arlarena.proto.env_api import Health
 
 
 class ServerHealth:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from arlarena.environment.protocols import Episode
-from arlarena.proto.env import StepResult
+from arlarena.proto.env_api import StepResult
 from arlarena.proto.trajectory import Task
 
 Start = tuple[Episode, StepResult]

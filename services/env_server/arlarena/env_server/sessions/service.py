@@ -21,14 +21,13 @@ from arlarena.env_server.api.access import TenantTokens
 from arlarena.env_server.cluster.peers import Peers, Pods
 from arlarena.env_server.errors import ApiError, invalid
 from arlarena.env_server.sessions.blocking_calls import carry_out, refusal
+from arlarena.env_server.sessions.episode_starts import EpisodeStarts
 from arlarena.env_server.sessions.frames import FrameStore
 from arlarena.env_server.sessions.health import ServerHealth
 from arlarena.env_server.sessions.metrics import EnvServerMetrics
-from arlarena.env_server.sessions.outcomes import check_result
-from arlarena.env_server.sessions.pool import WorkPool
 from arlarena.env_server.sessions.reset_cache import Start
+from arlarena.env_server.sessions.result_check import check_result
 from arlarena.env_server.sessions.snapshots import SnapshotStore
-from arlarena.env_server.sessions.starts import EpisodeStarts
 from arlarena.env_server.sessions.store import (
     UNKNOWN_CALLER,
     Caller,
@@ -38,6 +37,7 @@ from arlarena.env_server.sessions.store import (
     SessionStore,
     StoreLimits,
 )
+from arlarena.env_server.sessions.thread_pool import WorkPool
 from arlarena.env_server.settings import EnvironmentSettings
 from arlarena.environment.protocols import (
     EnvironmentFactory,
@@ -47,7 +47,7 @@ from arlarena.environment.protocols import (
     Resources,
 )
 from arlarena.environment.registry import info_of
-from arlarena.proto.env import (
+from arlarena.proto.env_api import (
     Capacity,
     CreateSessions,
     ExpertReply,

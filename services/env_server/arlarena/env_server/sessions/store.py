@@ -14,7 +14,7 @@ import msgspec
 from arlarena.env_server.errors import ApiError, at_capacity, client_at_limit, draining, invalid, unknown_session
 from arlarena.env_server.settings import EnvironmentSettings
 from arlarena.environment.protocols import Episode
-from arlarena.proto.env import OpenedSession, StepResult
+from arlarena.proto.env_api import OpenedSession, StepResult
 
 Clock = Callable[[], float]
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from arlarena.env_server.errors import ApiError, invalid
 from arlarena.environment.protocols import EnvironmentFactory, TaskError
-from arlarena.proto.env import ResetSpec, Split
-from arlarena.proto.env_tasks import TaskRef
+from arlarena.proto.env_api import ResetSpec, Split
+from arlarena.proto.env_api_tasks import TaskRef
 
 # Indices are used as seeds by some clients, which keep them in 32 signed bits.
 ENDLESS = 2**31 - 1

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from arlarena.inference.api.access import EVERYBODY, Access
 from arlarena.inference.api.errors import ClientGone, RequestError
-from arlarena.inference.api.turns import TURN_S
+from arlarena.inference.api.loop_fairness import TURN_S
 from arlarena.proto.policy import DEADLINE_HEADER
 from arlarena.proto.telemetry import Logger
 

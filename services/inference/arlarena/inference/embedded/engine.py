@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from arlarena.inference.embedded.architecture import Architecture
-from arlarena.inference.embedded.cache import PrefixCache
-from arlarena.inference.embedded.kv import Slots, position_bytes
+from arlarena.inference.embedded.kv_slots import Slots, position_bytes
 from arlarena.inference.embedded.model import Model
+from arlarena.inference.embedded.prefix_cache import PrefixCache
 from arlarena.inference.embedded.scheduler import Counters, Scheduler
 from arlarena.inference.embedded.sequence import Sequence
 from arlarena.inference.embedded.weights.parameters import Parameters

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from arlarena.inference.embedded.architecture import Architecture
-from arlarena.inference.embedded.kv import KeysValues
+from arlarena.inference.embedded.kv_slots import KeysValues
 from arlarena.inference.embedded.weights.parameters import Layer, Parameters
 
 QUERIES = 64  # that attend at a time

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from arlarena.inference.embedded.cache import PrefixCache
-from arlarena.inference.embedded.kv import KeysValues, Slots
+from arlarena.inference.embedded.kv_slots import KeysValues, Slots
 from arlarena.inference.embedded.model import Model
-from arlarena.inference.embedded.prompts import PrefillJob, Prompts
+from arlarena.inference.embedded.prefill import PrefillJob, Prompts
+from arlarena.inference.embedded.prefix_cache import PrefixCache
 from arlarena.inference.embedded.sampler import Drawn, sample
 from arlarena.inference.embedded.sequence import FinishReason, Sequence
 

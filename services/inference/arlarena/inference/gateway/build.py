@@ -12,10 +12,10 @@ from pathlib import Path
 import aiohttp
 
 from arlarena.inference.gateway.app import Gateway
-from arlarena.inference.gateway.drivers import Driver, ServiceDriver, VllmDriver
 from arlarena.inference.gateway.engines import LocalEngine
 from arlarena.inference.gateway.fleet import Fleet
 from arlarena.inference.gateway.replica import Replica
+from arlarena.inference.gateway.weight_drivers import Driver, ServiceDriver, VllmDriver
 from arlarena.inference.settings import InferenceSettings, secret
 from arlarena.inference.vllm import server as vllm
 from arlarena.proto.telemetry import Logger

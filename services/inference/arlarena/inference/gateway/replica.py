@@ -10,7 +10,7 @@ from typing import Literal
 
 import aiohttp
 
-from arlarena.inference.gateway.drivers import PASSING, Broken, Driver
+from arlarena.inference.gateway.weight_drivers import PASSING, Broken, Driver
 from arlarena.inference.weights.versions import ProbeError, Source, VersionError
 from arlarena.proto.telemetry import Logger
 

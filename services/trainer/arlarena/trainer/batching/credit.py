@@ -7,7 +7,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from arlarena.proto.trajectory import Group, Trajectory, Turn
 from arlarena.trainer.batching.packing import TrainingSample
+from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.objectives import GroupAdvantages, GroupRewards, Recipe, compute_advantages
 from arlarena.trainer.objectives.advantages import ADVANTAGES
 from arlarena.trainer.settings import updates_of
@@ -22,33 +23,6 @@ from arlarena.trainer.settings import updates_of
 
 class NotFinite(RuntimeError):
     """Groups whose advantages cannot be computed as finite numbers; the message names the groups and the reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class StalenessPolicy:
-    """Which samples may be trained on at `step`.
-
-    Attributes:
-        step: the optimiser step about to be taken, whose policy has version `step`.
-        staleness: how many steps behind a sample may be.
-        known: step by digest, of every version that belongs to this run's history. Samples of other digests were
-            drawn by a policy that a crash erased, and count as stale.
-    """
-
-    step: int
-    staleness: int
-    known: Mapping[str, int]
-
-    def age(self, trajectory: Trajectory) -> int | None:
-        """Steps between the oldest weights that sampled a token of it and now; None if unknown weights took part."""
-        steps = [self.known.get(span.version.digest) for turn in trajectory.turns for span in turn.spans]
-        known = [step for step in steps if step is not None]
-        return None if len(known) < len(steps) or not known else self.step - min(known)
-
-    def usable(self, trajectory: Trajectory) -> bool:
-        """Whether it may be trained on."""
-        age = self.age(trajectory)
-        return age is not None and age <= self.staleness
 
 
 # The largest number of float32, in which advantages reach the loss.

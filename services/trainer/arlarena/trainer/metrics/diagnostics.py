@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from arlarena.proto.trajectory import Group
-from arlarena.trainer.batching.credit import ScoredGroup, StalenessPolicy, has_no_action, returns, successes
+from arlarena.trainer.batching.credit import ScoredGroup, has_no_action, returns, successes
+from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.metrics.behaviour import behaviour_figures
 
 

@@ -19,7 +19,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from arlarena.proto.env import Info
+from arlarena.proto.env_api import Info
 from arlarena.trainer.output import whole_folder
 from arlarena.trainer.policy_settings import TinyPolicy
 

@@ -26,9 +26,11 @@ dimensions), `kl`, `recipes` (the table), `registry` (choices by name, plugins),
 composition), `cells` (diagnostics by sign, entropy and ratio).
 """
 
+from arlarena.trainer.objectives.advantage_types import AdvantageConfig, GroupAdvantages, GroupRewards
 from arlarena.trainer.objectives.advantages import register_advantage
 from arlarena.trainer.objectives.aggregation import Denominators, register_aggregation
-from arlarena.trainer.objectives.cells import CellTable, cell_table
+from arlarena.trainer.objectives.batch import Batch
+from arlarena.trainer.objectives.cell_diagnostics import CellTable, cell_table
 from arlarena.trainer.objectives.clipping import (
     ClipConfig,
     Terms,
@@ -37,7 +39,6 @@ from arlarena.trainer.objectives.clipping import (
     sequence_sums,
 )
 from arlarena.trainer.objectives.filtering import Selected, Selection, Verdict, register_filter, rule_at
-from arlarena.trainer.objectives.groups import AdvantageConfig, GroupAdvantages, GroupRewards
 from arlarena.trainer.objectives.hyperparameters import hyperparameter
 from arlarena.trainer.objectives.kl import Mismatch, entropy, mismatch
 from arlarena.trainer.objectives.loss import LossConfig, merge_metrics, policy_loss
@@ -51,7 +52,6 @@ from arlarena.trainer.objectives.recipes import (
     register_recipe,
 )
 from arlarena.trainer.objectives.registry import RecipeError, load_plugins
-from arlarena.trainer.objectives.rows import Batch
 
 __all__ = [
     "RECIPES",

@@ -14,7 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from arlarena.trainer.objectives.groups import STAT_UNITS, AdvantageConfig, GroupAdvantages, GroupRewards, Turns, Values
+from arlarena.trainer.objectives.advantage_types import (
+    STAT_UNITS,
+    AdvantageConfig,
+    GroupAdvantages,
+    GroupRewards,
+    Turns,
+    Values,
+)
 from arlarena.trainer.objectives.registry import Registry
 from arlarena.trainer.objectives.similarity import similar_groups
 

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from arlarena.trainer.objectives.batch import Batch, segment_sum
 from arlarena.trainer.objectives.registry import Registry
-from arlarena.trainer.objectives.rows import Batch, segment_sum
 
 
 @dataclass(frozen=True, slots=True)

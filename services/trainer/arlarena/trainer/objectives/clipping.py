@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from arlarena.trainer.objectives.batch import Batch, segment_sum
 from arlarena.trainer.objectives.hyperparameters import hyperparameter
 from arlarena.trainer.objectives.registry import RecipeError, Registry
-from arlarena.trainer.objectives.rows import Batch, segment_sum
 
 # Δ is clamped before exp: e^20 is finite in float32 with room for a sum, and a ratio beyond it carries no information.
 MAX_LOG_RATIO = 20.0

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from arlarena.trainer.objectives import kl
 from arlarena.trainer.objectives.aggregation import AGGREGATIONS, Denominators
+from arlarena.trainer.objectives.batch import Batch, segment_sum
 from arlarena.trainer.objectives.clipping import (
     CLIPS,
     Terms,
@@ -19,7 +20,6 @@ from arlarena.trainer.objectives.clipping import (
     sequence_mask,
 )
 from arlarena.trainer.objectives.recipes import Recipe
-from arlarena.trainer.objectives.rows import Batch, segment_sum
 
 CORRECTIONS = ("none", "truncate", "icepop", "geometric")
 

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from arlarena.trainer.objectives.advantage_types import STAT_UNITS, AdvantageConfig, GroupAdvantages, GroupRewards
 from arlarena.trainer.objectives.advantages import ADVANTAGES
 from arlarena.trainer.objectives.aggregation import AGGREGATIONS
 from arlarena.trainer.objectives.clipping import CLIPS, RATIO_LEVELS, ClipConfig
 from arlarena.trainer.objectives.filtering import FILTERS
-from arlarena.trainer.objectives.groups import STAT_UNITS, AdvantageConfig, GroupAdvantages, GroupRewards
 from arlarena.trainer.objectives.hyperparameters import check_hyperparameters, hyperparameter, hyperparameters
 from arlarena.trainer.objectives.registry import RecipeError, Registry, nearest
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from arlarena.client.environments import EnvironmentClient
 from arlarena.client.errors import ServiceError, Unavailable
 from arlarena.proto.config import ConfigError, nearest
-from arlarena.proto.env import Info
+from arlarena.proto.env_api import Info
 from arlarena.proto.task_order import TaskOrder
 from arlarena.proto.telemetry import Logger
 from arlarena.trainer.settings import TrainerSettings, environment_token

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from arlarena.client.weights import Sender, WeightsClient
 from arlarena.proto.versions.directory import ServedVersion, push_limit_s
-from arlarena.trainer.weights.broadcaster import Broadcaster
+from arlarena.trainer.weights.collective import Broadcaster
 from arlarena.trainer.weights.versions import Version
 
 

@@ -19,9 +19,9 @@ from arlarena.environment.protocols import TaskError
 from arlarena.environments.alfworld.content import Loaded
 from arlarena.environments.alfworld.engine.game import Game
 from arlarena.environments.alfworld.expert import Expert
-from arlarena.environments.alfworld.files.library import GAME, TRAJECTORY
+from arlarena.environments.alfworld.files.game_files import GAME, TRAJECTORY
 from arlarena.environments.alfworld.houses.generator import SPLITS, Draft
-from arlarena.environments.alfworld.houses.library import MadeGames, draft_of, file_of
+from arlarena.environments.alfworld.houses.made_games import MadeGames, draft_of, file_of
 from arlarena.environments.alfworld.options import AlfworldOptions, read_options
 from arlarena.proto.config import ConfigError, exit_on_config_error, read_table
 

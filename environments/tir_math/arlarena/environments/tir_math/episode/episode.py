@@ -10,9 +10,9 @@ from arlarena.environment.prompts import PromptTemplate, Scene
 from arlarena.environment.protocols import EnvironmentFailure, ExpertUnavailable
 from arlarena.environments.tir_math.episode.prompts import RESULT, VOID, canonical, result
 from arlarena.environments.tir_math.episode.replies import MathReply, boxed, read_reply
-from arlarena.environments.tir_math.judge.process import Judge
+from arlarena.environments.tir_math.judge.judge_process import Judge
 from arlarena.environments.tir_math.problems.problem import Problem
-from arlarena.proto.env import Metadata, Observation, StepResult
+from arlarena.proto.env_api import Metadata, Observation, StepResult
 from arlarena.proto.trajectory import Task
 from arlarena.sandbox.execution import Sandbox, SandboxBusy, SandboxError
 

@@ -4,9 +4,11 @@ r"""Whether an answer is mathematically the same as the gold one.
     judge(r"(1,2]", r"1 < x \le 2")                 # True
     judge(r"\pi", "3.14")                           # False
 
-Both are brought into one way of writing (`latex`), taken apart into lists, tuples, intervals, relations (`shapes`), and
-their parts compared as words, or as quantities (`quantities`): numbers, and formulas, which only see what `guard` lets
-through. An answer is written by a model: it may be anything, and is never evaluated as a program. It may still cost
+Both are brought into one way of writing (`latex`), taken apart into lists, tuples, intervals, relations (`structures`),
+and their parts compared as words, or as quantities (`quantities`): numbers (`numbers.same_number`), and formulas, which
+only see what `parser_guard` lets through.
+
+An answer is written by a model: it may be anything, and is never evaluated as a program. It may still cost
 much time or memory, so call this where both are limited.
 """
 

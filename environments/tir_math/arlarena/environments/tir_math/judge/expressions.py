@@ -21,8 +21,8 @@ from latex2sympy2_extended import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse
 from sympy.core.function import AppliedUndef
 
-from arlarena.environments.tir_math.judge.guard import FUNCTIONS, check_text, check_tree, size
 from arlarena.environments.tir_math.judge.numbers import read_number, stands_for
+from arlarena.environments.tir_math.judge.parser_guard import FUNCTIONS, check_text, check_tree, size
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that we set no alarm, which is for the caller
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from arlarena.environments.tir_math.episode.replies import boxed
 from arlarena.environments.tir_math.judge.characters import plain
-from arlarena.environments.tir_math.judge.guard import FUNCTIONS
+from arlarena.environments.tir_math.judge.parser_guard import FUNCTIONS
 
 _FUNCTIONS = "|".join(sorted(FUNCTIONS))
 _GREEK = "alpha|beta|theta|phi|omega|lambda|pi|infty"

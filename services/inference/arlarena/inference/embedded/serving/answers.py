@@ -16,7 +16,7 @@ from arlarena.inference.embedded.serving.chat_wire import (
     ChatTokenLogprob,
     ChatTopLogprob,
 )
-from arlarena.inference.embedded.serving.contract import SamplingPlan
+from arlarena.inference.embedded.serving.request_checks import SamplingPlan
 from arlarena.inference.embedded.text.codec import TextCodec, cut
 from arlarena.inference.embedded.text.token_bytes import Spelled
 from arlarena.proto.policy import (

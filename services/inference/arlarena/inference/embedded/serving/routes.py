@@ -13,25 +13,26 @@ from typing import cast
 import msgspec
 import torch
 
-from arlarena.inference.api.admission import RequestLimits
 from arlarena.inference.api.asgi import MODEL_ROUTE, Answer, ApiRequest, ApiResponse, EventStream, Handler, Headers
 from arlarena.inference.api.errors import RequestError
+from arlarena.inference.api.loop_fairness import Turns
 from arlarena.inference.api.parameters import parse
-from arlarena.inference.api.turns import Turns
+from arlarena.inference.api.request_limits import RequestLimits
 from arlarena.inference.api.weight_routes import Administration
-from arlarena.inference.embedded.bridge import Bridge
 from arlarena.inference.embedded.engine import Engine, EngineLimits, OnDeath
+from arlarena.inference.embedded.engine_queue import Bridge
 from arlarena.inference.embedded.sequence import Sequence
-from arlarena.inference.embedded.serving import contract, streams
+from arlarena.inference.embedded.serving import request_checks as contract
+from arlarena.inference.embedded.serving import streams
 from arlarena.inference.embedded.serving.answers import Writer, new_identity
 from arlarena.inference.embedded.serving.chat_wire import (
     ChatRequest,
     DetokenizeRequest,
     TokenizeRequest,
 )
-from arlarena.inference.embedded.serving.contract import SamplingPlan, ServedModel
 from arlarena.inference.embedded.serving.metrics import InferenceMetrics
-from arlarena.inference.embedded.serving.reader import LONG_ANSWER, Reader
+from arlarena.inference.embedded.serving.request_checks import SamplingPlan, ServedModel
+from arlarena.inference.embedded.serving.tokenizing import LONG_ANSWER, Reader
 from arlarena.inference.embedded.text.codec import TextCodec
 from arlarena.inference.embedded.text.threads import TextWorkers
 from arlarena.inference.embedded.weights.loading import LoadedVersion, load_model, load_version

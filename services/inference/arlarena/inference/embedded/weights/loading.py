@@ -7,7 +7,7 @@ from pathlib import Path
 
 from arlarena.inference.embedded.architecture import Architecture, UnsupportedModelError, read_architecture
 from arlarena.inference.embedded.model import Model
-from arlarena.inference.embedded.prompts import log_probs
+from arlarena.inference.embedded.prefill import log_probs
 from arlarena.inference.embedded.weights.parameters import Parameters, WeightsError, load_parameters
 from arlarena.inference.weights.versions import VersionError, judge, verify
 from arlarena.proto.trajectory import PolicyVersion

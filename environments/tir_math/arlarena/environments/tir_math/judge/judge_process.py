@@ -13,7 +13,7 @@ from arlarena.environments.tir_math.judge.scoring import Form
 from arlarena.sandbox.execution import SandboxError, SandboxUnavailable
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings
 
-WORK = "arlarena.environments.tir_math.judge.verdict"
+WORK = "arlarena.environments.tir_math.judge.judge_worker"
 REMEMBERED = 16_384
 RIGHT = "right"
 KNOWN: dict[tuple[Form, str, str], bool] = {

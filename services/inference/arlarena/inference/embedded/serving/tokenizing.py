@@ -8,10 +8,10 @@ from typing import TypeVar
 
 import msgspec
 
-from arlarena.inference.api.admission import RequestLimits
 from arlarena.inference.api.errors import RequestError
 from arlarena.inference.api.parameters import parse
-from arlarena.inference.embedded.serving import contract
+from arlarena.inference.api.request_limits import RequestLimits
+from arlarena.inference.embedded.serving import request_checks as contract
 from arlarena.inference.embedded.serving.chat_wire import (
     ChatRequest,
     DetokenizeRequest,
@@ -19,8 +19,8 @@ from arlarena.inference.embedded.serving.chat_wire import (
     TokenizeRequest,
     TokenizeResponse,
 )
-from arlarena.inference.embedded.serving.contract import ServedModel
 from arlarena.inference.embedded.serving.messages import plain_messages
+from arlarena.inference.embedded.serving.request_checks import ServedModel
 from arlarena.inference.embedded.text.codec import TextCodec
 from arlarena.inference.embedded.text.threads import TextWorkers
 from arlarena.proto.policy import CompletionRequest

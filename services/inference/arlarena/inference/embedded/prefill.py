@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from arlarena.inference.embedded.cache import MIN_SHARED, CachedPrefix, PrefixCache
-from arlarena.inference.embedded.kv import KeysValues
+from arlarena.inference.embedded.kv_slots import KeysValues
 from arlarena.inference.embedded.model import Model, Piece
+from arlarena.inference.embedded.prefix_cache import MIN_SHARED, CachedPrefix, PrefixCache
 from arlarena.inference.embedded.sequence import Score, Sequence, pack_key
 
 HEAD_ROWS = 512  # positions whose logits are held at once while a prompt is scored: bounds memory at a large vocabulary

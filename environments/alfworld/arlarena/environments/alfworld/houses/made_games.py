@@ -10,9 +10,9 @@ from arlarena.environments.alfworld.content import GameFile, Loaded, loaded
 from arlarena.environments.alfworld.engine.domain import DOMAIN, GRAMMAR, check_domain
 from arlarena.environments.alfworld.engine.game import Game, rules_of
 from arlarena.environments.alfworld.expert import Expert, NoPlan
-from arlarena.environments.alfworld.files.library import MADE_PROBLEM
+from arlarena.environments.alfworld.files.game_files import MADE_PROBLEM
 from arlarena.environments.alfworld.houses.generator import SPLITS, Draft, HouseOptions, belongs, draw, random_for
-from arlarena.proto.env import DataSource
+from arlarena.proto.env_api import DataSource
 
 MAX_DRAFTS = 10_000  # one in two or three is a game; the bound is reached where the options leave none
 GOAL = "Your task is to: UNKNOWN GOAL."

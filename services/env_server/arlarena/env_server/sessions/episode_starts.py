@@ -7,12 +7,12 @@ import time
 from arlarena.env_server.errors import invalid
 from arlarena.env_server.sessions.blocking_calls import carry_out
 from arlarena.env_server.sessions.metrics import EnvServerMetrics
-from arlarena.env_server.sessions.outcomes import check_result
-from arlarena.env_server.sessions.pool import WorkPool
 from arlarena.env_server.sessions.reset_cache import ResetCache, Start
+from arlarena.env_server.sessions.result_check import check_result
+from arlarena.env_server.sessions.thread_pool import WorkPool
 from arlarena.env_server.settings import EnvironmentSettings
 from arlarena.environment.protocols import EnvironmentFactory, TaskError
-from arlarena.proto.env import ResetSpec
+from arlarena.proto.env_api import ResetSpec
 from arlarena.proto.trajectory import Task
 
 

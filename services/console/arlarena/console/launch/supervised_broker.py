@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import Callable
 
 from arlarena.console.launch.broker import Broker, BrokerError, ExternalBroker, check_broker
+from arlarena.console.launch.child import ProcessReaper
 from arlarena.console.launch.failures import LaunchError
-from arlarena.console.launch.process import ProcessReaper
 from arlarena.console.launch.supervisor import State
 from arlarena.console.settings import ConsoleSettings
 

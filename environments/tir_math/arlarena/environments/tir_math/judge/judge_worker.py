@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
-from arlarena.environments.tir_math.judge.process import RIGHT
+from arlarena.environments.tir_math.judge.judge_process import RIGHT
 from arlarena.environments.tir_math.judge.scoring import verdict
 from arlarena.sandbox import libraries
 

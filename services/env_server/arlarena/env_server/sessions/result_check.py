@@ -12,7 +12,7 @@ from numbers import Real
 from typing import Any
 
 from arlarena.env_server.errors import ApiError, invalid_result
-from arlarena.proto.env import StepResult
+from arlarena.proto.env_api import StepResult
 
 _LARGEST = sys.float_info.max
 

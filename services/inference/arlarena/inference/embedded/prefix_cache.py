@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from arlarena.inference.embedded.architecture import Architecture
-from arlarena.inference.embedded.kv import FLOAT_BYTES, KeysValues, position_bytes
+from arlarena.inference.embedded.kv_slots import FLOAT_BYTES, KeysValues, position_bytes
 
 BLOCK = 16  # positions: texts are found, and share memory, in multiples of this
 MIN_SHARED = 64  # tokens: a shorter beginning costs as much to find and continue as to compute

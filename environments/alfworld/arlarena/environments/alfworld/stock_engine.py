@@ -24,8 +24,8 @@ from arlarena.environments.alfworld.content import GameFile, Loaded
 from arlarena.environments.alfworld.engine.game import NOTHING_HAPPENS, Game
 from arlarena.environments.alfworld.engine.grammar import read_grammar
 from arlarena.environments.alfworld.errors import GameError
+from arlarena.environments.alfworld.played_game import SUCCESS_REWARD, HouseGame
 from arlarena.environments.alfworld.settings import alfworld_import
-from arlarena.environments.alfworld.text_game import SUCCESS_REWARD, HouseGame
 
 MISSING = "it needs TextWorld and alfworld: pip install --no-deps -r requirements/alfworld.txt (some minutes)"
 LIVE = 64  # engines kept for their next step; each takes some 8 MB, and a second or two to make

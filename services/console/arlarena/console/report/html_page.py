@@ -11,7 +11,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from arlarena.console.cli.invocation import command_line
-from arlarena.console.report.charts import Estimate, Line, Mark, interval_chart, line_chart
 from arlarena.console.report.ending import describe_ending, read_ending
 from arlarena.console.report.summary import (
     counted_of_a_kind,
@@ -23,6 +22,7 @@ from arlarena.console.report.summary import (
     read_records,
     read_steps,
 )
+from arlarena.console.report.svg import Estimate, Line, Mark, interval_chart, line_chart
 from arlarena.console.rundir import RunDirectory
 from arlarena.console.stage import duration
 from arlarena.proto.text.wording import counted

@@ -22,7 +22,7 @@ from arlarena.environments.alfworld.content import GameFile, Loaded, loaded
 from arlarena.environments.alfworld.engine.game import read_rules
 from arlarena.environments.alfworld.errors import GameError
 from arlarena.environments.alfworld.task_kinds import TASK_TYPES
-from arlarena.proto.env import DataSource
+from arlarena.proto.env_api import DataSource
 from arlarena.proto.text.files import TextFileError, read_text
 
 GAME, TRAJECTORY = "game.tw-pddl", "traj_data.json"

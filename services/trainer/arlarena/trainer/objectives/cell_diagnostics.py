@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from arlarena.trainer.objectives.batch import Batch, segment_sum
 from arlarena.trainer.objectives.clipping import log_ratio
-from arlarena.trainer.objectives.rows import Batch, segment_sum
 
 # Nats; the paper's threshold between a confident and an unsure response.
 ENTROPY_THRESHOLD = 0.45

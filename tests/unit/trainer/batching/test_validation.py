@@ -18,8 +18,9 @@ from arlarena.proto.trajectory import (
     encode,
     pack_floats,
 )
-from arlarena.trainer.batching.admission import LOWEST_TEMPERATURE, refusal
-from arlarena.trainer.batching.credit import StalenessPolicy, rows_of, score
+from arlarena.trainer.batching.credit import rows_of, score
+from arlarena.trainer.batching.staleness import StalenessPolicy
+from arlarena.trainer.batching.validation import LOWEST_TEMPERATURE, refusal
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.objectives import RECIPES, recipe
 from arlarena.trainer.settings import TrainerSettings

@@ -1,4 +1,4 @@
-"""The routes that list the tasks of an environment, on the wire. See `arlarena.proto.env`."""
+"""The routes that list the tasks of an environment, on the wire. See `arlarena.proto.env_api`."""
 
 from __future__ import annotations
 

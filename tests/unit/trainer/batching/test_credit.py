@@ -4,7 +4,8 @@ import pytest
 
 from arlarena.proto.trajectory import PolicyVersion
 from arlarena.trainer.batching import credit as scoring
-from arlarena.trainer.batching.credit import NotFinite, StalenessPolicy, minibatches, rows_of, score
+from arlarena.trainer.batching.credit import NotFinite, minibatches, rows_of, score
+from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.objectives import RECIPES, GroupAdvantages, recipe
 
 OLD, MIDDLE, NOW, LOST = (PolicyVersion("life", step, f"d{step}") for step in (1, 2, 3, 9))
