@@ -18,7 +18,7 @@ OK = b"HTTP/1.1 200"
 
 
 async def app(scope, receive, send):
-    """`/` reads the body and answers its length; `/large` answers 32 MiB; a socket echoes after 0.05 s."""
+    """`/` reads the body and answers its length; `/32` answers 32 KiB; a socket echoes after 0.05 s."""
     if scope["type"] == "lifespan":
         await receive()
         await send({"type": "lifespan.startup.complete"})
@@ -32,7 +32,7 @@ async def app(scope, receive, send):
         if message["type"] == "http.disconnect":
             return None
         size, more = size + len(message["body"]), message.get("more_body", False)
-    body = bytes(32 << 20) if scope["path"] == "/large" else str(size).encode()
+    body = bytes(int(scope["path"][1:]) << 10) if scope["path"] != "/" else str(size).encode()
     headers = [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
@@ -220,13 +220,23 @@ def test_requests_far_ahead_of_their_answers_are_refused(start):
         assert everything(client).count(OK) == 4
 
 
-def test_a_client_that_does_not_read_loses_its_connection(start):
+@pytest.mark.parametrize("more", [b"", b"connection: close\r\n"], ids=["kept", "closed"])
+def test_clients_that_do_not_read_answers_of_any_size_lose_their_connections(start, more):
+    """Some answers fit into the buffers of the kernel, some leave a few kilobytes in the server, some leave more."""
     server = start()
-    with server.connect() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.sendall(b"GET /large HTTP/1.1\r\n\r\n")
-        until(lambda: server.shared.open == 1, "it is connected")
-        until(lambda: server.shared.open == 0, "it was cut off")
+    server.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 << 10)  # of the connections that it accepts
+    sizes = [*range(16, 512, 16), 32 << 10]
+    sizes = sizes if hasattr(socket, "TCP_USER_TIMEOUT") else sizes[-1:]  # Linux has it
+    with contextlib.ExitStack() as stack:
+        for size in sizes:
+            client = stack.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(server.address)
+            client.sendall(b"GET /%d HTTP/1.1\r\n%s\r\n" % (size, more))
+        until(lambda: server.shared.open > 0, "they are connected")
+        until(lambda: server.shared.open == 0, "all were cut off")
+        client.settimeout(10)
+        assert len(everything(client)) < 32 << 20
 
 
 # --- WebSockets ---

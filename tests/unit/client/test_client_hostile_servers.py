@@ -61,8 +61,9 @@ async def test_an_answer_is_of_limited_size(serve):
         HttpTransport(url, Timeouts(), max_answer_bytes=0)
 
 
+@pytest.mark.parametrize("origin", ["same", "other"])  # aiohttp itself keeps a token from other origins
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_redirects_are_not_followed(serve, status):
+async def test_redirects_are_not_followed(serve, status, origin):
     reached = []
 
     async def elsewhere(request):
@@ -72,7 +73,10 @@ async def test_redirects_are_not_followed(serve, status):
     other = await serve(elsewhere)
 
     async def handler(request):
-        return web.Response(status=status, headers={"location": other + request.path})
+        if request.path.startswith("/elsewhere"):
+            return await elsewhere(request)
+        target = other if origin == "other" else f"http://{request.host}"
+        return web.Response(status=status, headers={"location": f"{target}/elsewhere{request.path}"})
 
     url = await serve(handler)
     async with EnvironmentClient(url, token="secret") as environments, PolicyClient(url, token="secret") as policy:

@@ -93,6 +93,17 @@ def _is_private(transport: asyncio.BaseTransport) -> bool:
     return end is not None and end.family == socket.AF_UNIX
 
 
+def _limit_unread(transport: asyncio.BaseTransport, seconds: float) -> None:
+    """Have the kernel end a connection whose client reads nothing for so long.
+
+    Timers of this module start where the transport pauses writing. It never pauses for the last kilobytes of an answer,
+    and a transport that is closed waits for a client to read them.
+    """
+    end = transport.get_extra_info("socket")
+    if end is not None and hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(1000 * seconds)))
+
+
 def _descriptors() -> int:
     """How many files this process may have open; as many as the system allows it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -129,6 +140,8 @@ class _Http(HttpToolsProtocol):
         self._private = _is_private(transport)
         self._counted = not self._private
         shared.open += self._counted
+        if not self._private:
+            _limit_unread(transport, shared.limits.write_s)
         if shared.open > shared.connections:
             victim = next(iter(shared.waiting), self)
             shared.waiting.pop(victim, None)

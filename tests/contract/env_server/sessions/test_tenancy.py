@@ -182,11 +182,13 @@ async def test_tokens_are_read_again_when_the_file_changes(server):
     address, folder = server
     assert (await ask(address, "new-secret-4", "GET", "/v1/info"))[0] == 401
     await replaced(folder / "tokens", TOKENS + "carol:new-secret-4\n")
-    while (await ask(address, "new-secret-4", "GET", "/v1/info"))[0] != 200:
-        await asyncio.sleep(0.05)
+    async with asyncio.timeout(20):
+        while (await ask(address, "new-secret-4", "GET", "/v1/info"))[0] != 200:
+            await asyncio.sleep(0.05)
     await replaced(folder / "tokens", "not one token a line\n")
-    while "tokens_not_read" not in (folder / "stderr.log").read_text():
-        await asyncio.sleep(0.05)
+    async with asyncio.timeout(20):
+        while "tokens_not_read" not in (folder / "stderr.log").read_text():
+            await asyncio.sleep(0.05)
     assert (await ask(address, ALICE, "GET", "/v1/info"))[0] == 200
     log = (folder / "stderr.log").read_text()
     assert not any(secret in log for secret in (ALICE, BOB, NAMELESS, "new-secret-4"))
