@@ -16,6 +16,7 @@ from arlarena.trainer.objectives.advantages import ADVANTAGES
 from arlarena.trainer.objectives.aggregation import AGGREGATIONS
 from arlarena.trainer.objectives.clipping import CLIPS
 from arlarena.trainer.objectives.hyperparameters import hyperparameters
+from arlarena.trainer.policy_settings import PolicySettings, TinyPolicy
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = {
@@ -28,8 +29,8 @@ TABLES = {
     "inference": InferenceSettings,
     "rollout": rollout.RolloutSettings,
     "evaluation": rollout.EvaluationSettings,
-    "policy": trainer.PolicySettings,
-    "policy.tiny": trainer.TinyPolicy,
+    "policy": PolicySettings,
+    "policy.tiny": TinyPolicy,
     "clone": trainer.CloneSettings,
     "trainer": trainer.TrainerSettings,
 }

@@ -279,7 +279,12 @@ async def test_a_call_that_cannot_be_sent_is_no_other_calls_error(url):
             one.reset(index=np.int64(1)), two.reset(index=-1), three.reset(seed=object()), four.reset(index=2),
             return_exceptions=True,
         )  # fmt: skip
-        assert [type(result).__name__ for result in results] == ["State", "ValueError", "TypeError", "State"]
+        assert [type(result).__name__ for result in results] == [
+            "StepOutcome",
+            "ValueError",
+            "TypeError",
+            "StepOutcome",
+        ]
         results = await asyncio.gather(one.step("up"), four.step("\udfff"), return_exceptions=True)
         assert [type(result).__name__ for result in results] == ["State", "ValueError"]
         with pytest.raises(TypeError, match="count must be a whole number"):

@@ -4,6 +4,7 @@ import asyncio
 
 import aiohttp
 import pytest
+from support.environments.environment_support import environment_server
 
 from arlarena.environment.contract import CHECKS, NotApplicable
 from arlarena.environment.registry import installed, load
@@ -15,8 +16,8 @@ def environment(request):
 
 
 @pytest.fixture(scope="module", params=installed())
-def address(request, tmp_path_factory, start_server):
-    with start_server(tmp_path_factory.mktemp(request.param), request.param, capacity=8, ttl=2) as (url, _):
+def address(request, tmp_path_factory):
+    with environment_server(tmp_path_factory.mktemp(request.param), request.param, capacity=8, ttl=2) as (url, _):
         yield url
 
 

@@ -11,6 +11,7 @@ from arlarena.env_server.settings import EnvironmentSettings
 from arlarena.inference.settings import InferenceSettings
 from arlarena.rollout import settings as rollout
 from arlarena.trainer import settings as trainer
+from arlarena.trainer.policy_settings import PolicySettings
 
 # Who reads a table besides its owner, which is the last one.
 READERS: dict[str, tuple[type[BaseModel], ...]] = {
@@ -18,7 +19,7 @@ READERS: dict[str, tuple[type[BaseModel], ...]] = {
     "clone": (console.Demonstrations, trainer.CloneSettings),
     "environment": (console.Subject, trainer.EnvironmentName, EnvironmentSettings),
     "trainer": (console.Subject, console.ChosenPlugins, trainer.TrainerSettings),
-    "policy": (console.Subject, rollout.PolicyTokenizer, trainer.PolicySettings),
+    "policy": (console.Subject, rollout.PolicyTokenizer, PolicySettings),
 }
 # The launcher takes a free port, a service by itself its usual one (docs/guide/running.md).
 DIFFERENT = {"port"}

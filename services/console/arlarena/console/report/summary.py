@@ -86,8 +86,9 @@ def summarise(
         LaunchError: an evaluation is missing, or the two were not made on the same eval_set.
     """
     before, after = read_json(run.eval_set("before")), read_json(run.eval_set("after"))
-    if before["eval_set"] != after["eval_set"]:
-        raise LaunchError(f"the evaluation sets before and after differ: {before['eval_set']} and {after['eval_set']}")
+    tasks, tasks_after = before["eval_set"], after["eval_set"]
+    if tasks != tasks_after:
+        raise LaunchError(f"the evaluation sets before and after differ: {tasks} and {tasks_after}")
     steps = read_steps(run.metrics)
     last = steps[-1] if steps else {}
     first, second = _score(before, run.eval_set("before")), _score(after, run.eval_set("after"))
