@@ -24,7 +24,7 @@ from support.inference.inference_support import (
 from arlarena.client.weights import PushError, PushRefused, Sender, WeightsClient
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trajectory import PolicyVersion
-from arlarena.trainer.weights.publisher import Publisher
+from arlarena.trainer.weights.push import Publisher
 from arlarena.trainer.weights.transports import Http as HttpTransport
 from arlarena.trainer.weights.versions import Version
 
