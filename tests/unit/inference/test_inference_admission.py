@@ -1,18 +1,23 @@
 """Counting before building, threads with a queue and a deadline, and requests that take turns."""
 
 import asyncio
+import json
 import threading
 import time
 
 import pytest
 
 from arlarena.inference.api.access import Access, admin_access, model_access
+from arlarena.inference.api.asgi import ApiRequest
 from arlarena.inference.api.errors import RequestError
 from arlarena.inference.api.loop_fairness import Turns
 from arlarena.inference.api.parameters import shown
 from arlarena.inference.api.request_limits import RequestLimits, measure
 from arlarena.inference.embedded.text.threads import TextWorkers
+from arlarena.inference.gateway.app import Gateway
+from arlarena.inference.gateway.fleet import Fleet
 from arlarena.inference.settings import InferenceSettings
+from arlarena.proto.telemetry import Logger
 
 
 def test_limits_follow_the_models_length():
@@ -27,6 +32,54 @@ def test_measuring_counts_items_and_characters():
     for _ in range(100_000):
         deep = [deep]
     assert measure(deep) == (100_000, 1)
+
+
+SMALL = InferenceSettings(
+    engine="vllm", max_waiting=8, max_slots=2, max_messages=4, max_text_chars=100, max_prompt_tokens=50
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"prompt": ["a"] * 11}, "11 prompts with n = 1 are 11 sequences"),
+        ({"prompt": "a", "n": 11}, "n = 11 are 11"),
+        ({"prompt": ["a"] * 4, "best_of": 3}, "n = 3 are 12"),
+        ({"token_ids": [5], "sampling_params": {"n": 11}}, "n = 11 are 11"),
+        ({"token_ids": [5] * 51, "sampling_params": {}}, "more than 50 tokens"),
+        ({"prompt": [[5] * 30, [5] * 30]}, "more than 50 tokens"),
+        ({"prompt": ["ok", "x" * 101]}, "prompt has 101 characters"),
+        ({"text": "x" * 101}, "101 characters"),
+        ({"messages": [{"role": "user", "content": "x"}] * 5}, "messages has 5 messages"),
+        ({"messages": [{"role": "user", "content": "x" * 101}]}, "characters"),
+    ],
+)
+async def test_a_gateway_counts_before_vllm_gets_a_request(body, message):
+    gateway = Gateway(SMALL, Fleet([], 32, Logger("test")), [], Logger("test"))
+    call = ApiRequest("POST", "/v1/completions", json.dumps(body).encode(), [], b"", asyncio.Event().wait)
+    with pytest.raises(RequestError, match=message) as refused:
+        await gateway.proxy.forward(call)
+    assert refused.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        [],
+        {"prompt": None, "n": "many"},
+        {"prompt": ["a"] * 5, "n": 2},
+        {"token_ids": [5] * 50, "sampling_params": {"n": 10}},
+        {"messages": [{"role": "user", "content": "x"}] * 4, "chat_template_kwargs": 3},
+        {"messages": "hello"},
+    ],
+)
+def test_what_is_within_the_limits_or_of_another_type_is_left_to_the_engine(body):
+    RequestLimits.of(SMALL, SMALL.max_slots, 512).check_body(json.dumps(body).encode())
+
+
+def test_a_gateway_before_servers_that_count_leaves_it_to_them():
+    for settings in (InferenceSettings(), InferenceSettings(engine="vllm", replica_urls=("http://a:1",))):
+        assert Gateway(settings, Fleet([], 32, Logger("test")), [], Logger("test")).proxy._limits is None
 
 
 def test_a_value_in_an_error_is_short_and_costs_no_more():

@@ -1,5 +1,6 @@
 """What vLLM is started with; vLLM itself is started by tests/integration/inference/test_vllm.py."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -54,3 +55,19 @@ def test_adapters_are_taken_where_asked_for():
     given = settings(vllm_lora=True)
     assert "--enable-lora" in command(given, SOCKET)
     assert variables(given)["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
+
+
+def test_the_engine_gets_no_secret_of_the_gateway(monkeypatch):
+    for name, value in (
+        ("ARLARENA_INFERENCE_ADMIN_TOKEN", "a" * 16),
+        ("HF_TOKEN", "hf_x"),
+        ("AWS_SECRET_ACCESS_KEY", "k"),
+        ("HTTPS_PROXY", "http://me:word@proxy:3128"),
+        ("VLLM_LOGGING_LEVEL", "DEBUG"),
+    ):
+        monkeypatch.setenv(name, value)
+    given = variables(settings())
+    assert given["VLLM_LOGGING_LEVEL"] == "DEBUG"
+    assert given["PATH"] == os.environ["PATH"]
+    kept = {"ARLARENA_INFERENCE_ADMIN_TOKEN", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "HTTPS_PROXY"} & set(given)
+    assert kept == set()

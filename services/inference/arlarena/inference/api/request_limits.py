@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from arlarena.inference.api.bodies import read_json
 from arlarena.inference.api.errors import CONTEXT_LENGTH, RequestError
 from arlarena.inference.settings import InferenceSettings
 from arlarena.proto.policy import SamplingParams
@@ -91,6 +92,29 @@ class RequestLimits:
                 "(max_logprobs): lower max_tokens, n, logprobs or prompt_logprobs, or send several requests",
                 param="logprobs" if sampled >= prompt else "prompt_logprobs",
             )
+
+    def check_body(self, body: bytes) -> None:
+        """Refuse the body of a model route that asks for too much, before an engine that does not count gets it. Fields
+        of another type than the route takes are left to the engine.
+
+        Raises:
+            RequestError: 400; 413 for too many brackets, see `read_json`.
+        """
+        request = read_json(body)
+        if not isinstance(request, dict):
+            return
+        nested = request.get("sampling_params")
+        counts = nested if isinstance(nested, dict) else request
+        n = max([1, *(value for key in ("n", "best_of") if type(value := counts.get(key)) is int)])
+        prompt = request.get("token_ids", request.get("prompt"))
+        prompts = self.count_prompts(prompt) if isinstance(prompt, str | list) else 1
+        self.check_sequences(prompts, n)
+        for text in prompt if isinstance(prompt, list) else (prompt, request.get("text")):
+            if isinstance(text, str):
+                self.check_text(len(text), "prompt")
+        messages, options = request.get("messages"), request.get("chat_template_kwargs")
+        if isinstance(messages, list):
+            self.check_conversation(messages, options if isinstance(options, dict) else None)
 
     def count_prompts(self, prompt: str | list[Any]) -> int:
         """Prompts of a completion request: a text, token ids, a list of texts or a list of id lists.

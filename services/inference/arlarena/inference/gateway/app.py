@@ -16,6 +16,7 @@ from starlette.routing import Route
 from arlarena.inference.api.access import EVERYBODY, admin_access, model_access
 from arlarena.inference.api.asgi import Answer, ApiRequest, ApiResponse, Endpoint, Handler
 from arlarena.inference.api.errors import RequestError
+from arlarena.inference.api.request_limits import RequestLimits
 from arlarena.inference.api.weight_routes import Administration
 from arlarena.inference.app import MODEL_ROUTES, UPLOAD_ROUTE, VERSION, http_error, request_error
 from arlarena.inference.gateway.adapters import Adapters
@@ -30,6 +31,7 @@ from arlarena.inference.weights.versions import read_manifest
 from arlarena.proto.policy import WeightInfo
 from arlarena.proto.telemetry import Logger
 
+LONGEST_CONTEXT = 131_072  # tokens; bounds texts where max_model_len does not
 _encoder = msgspec.json.Encoder()
 
 
@@ -40,7 +42,11 @@ class Gateway:
         """`engines`: those that are started here, in the order of the fleet's replicas; none if they run elsewhere."""
         self.settings, self.fleet, self.log = settings, fleet, log
         self.metrics = GatewayMetrics(fleet)
-        self.proxy = Proxy(fleet, settings.request_timeout_s, settings.replica_wait_s, self.metrics, log)
+        limits = None
+        if settings.engine == "vllm" and not settings.replica_urls:
+            limits = RequestLimits.of(settings, settings.max_slots, settings.max_model_len or LONGEST_CONTEXT)
+        waits = settings.request_timeout_s, settings.replica_wait_s
+        self.proxy = Proxy(fleet, *waits, self.metrics, log, limits)
         self.administration = Administration(Store(settings.weights_root, settings.keep_versions), fleet.serve)
         self.adapters = Adapters(fleet)
         self._engines = engines

@@ -14,6 +14,7 @@ import msgspec
 
 from arlarena.inference.api.asgi import Answer, ApiRequest, ApiResponse, Headers, Relay
 from arlarena.inference.api.errors import BUSY_RETRY_S, CONTEXT_LENGTH, LOADING_RETRY_S, ClientGone, RequestError
+from arlarena.inference.api.request_limits import RequestLimits
 from arlarena.inference.gateway.fleet import Fleet
 from arlarena.inference.gateway.metrics import GatewayMetrics
 from arlarena.inference.gateway.replica import Replica
@@ -53,17 +54,30 @@ class PendingRequest:
 class Proxy:
     """The way of every model request through the gateway."""
 
-    def __init__(self, fleet: Fleet, limit_s: float, patience_s: float, metrics: GatewayMetrics, log: Logger) -> None:
-        """`limit_s` caps a request's deadline; `patience_s`: how long it waits for a replica that can take it."""
+    def __init__(
+        self,
+        fleet: Fleet,
+        limit_s: float,
+        patience_s: float,
+        metrics: GatewayMetrics,
+        log: Logger,
+        limits: RequestLimits | None = None,
+    ) -> None:
+        """`limit_s` caps a request's deadline; `patience_s`: how long it waits for a replica that can take it; `limits`
+        of a request, for replicas that do not check them (vLLM).
+        """
         self._fleet, self._limit_s, self._patience_s = fleet, limit_s, patience_s
-        self._metrics, self._log = metrics, log
+        self._metrics, self._log, self._limits = metrics, log, limits
 
     async def forward(self, call: ApiRequest) -> Answer:
         """Have a replica answer.
 
         Raises:
-            ClientGone: the client left. RequestError: 503 there is no replica, 504 out of time, 502 several failed.
+            ClientGone: the client left. RequestError: 503 there is no replica, 504 out of time, 502 several failed; 400
+                or 413, the request asks for more than `limits`.
         """
+        if self._limits is not None and call.body:
+            self._limits.check_body(call.body)
         deadline = time.monotonic() + min(call.timeout_s or self._limit_s, self._limit_s)
         errand = PendingRequest(call, deadline, asyncio.ensure_future(call.receive()))
         session, full = call.header(SESSION_HEADER.encode()), set[Replica]()

@@ -15,6 +15,7 @@ from pathlib import Path
 from arlarena.inference.settings import InferenceSettings
 from arlarena.inference.weights.store import newest_whole
 from arlarena.proto.config import ConfigError
+from arlarena.proto.text.redaction import is_secret
 
 # Slots above those that the gateway fills, so that the check of new weights need not wait for one; where requests
 # of many sequences fill this one too, it is the first to have the next that is.
@@ -74,7 +75,9 @@ def command(settings: InferenceSettings, socket: Path) -> list[str]:
 
 
 def variables(settings: InferenceSettings) -> dict[str, str]:
-    """The environment of vLLM's server: our sources for the extension, the routes for weight updates, no hub."""
+    """The environment of vLLM's server: our sources for the extension, the routes for weight updates, no hub. It has none
+    of our own variables and no secrets: the gateway checks tokens, and the model is a directory.
+    """
     path = os.pathsep.join(filter(None, [str(SOURCES), os.environ.get("PYTHONPATH", "")]))
     given = {
         "PYTHONPATH": path,
@@ -88,4 +91,9 @@ def variables(settings: InferenceSettings) -> dict[str, str]:
     if settings.vllm_device == "cpu":
         given["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, settings.kv_cache_mb >> 10))
         given["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-    return {**os.environ, **given}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("ARLARENA_") and not is_secret(name, value)
+    }
+    return {**kept, **given}
