@@ -75,8 +75,8 @@ def command(settings: InferenceSettings, socket: Path) -> list[str]:
 
 
 def variables(settings: InferenceSettings) -> dict[str, str]:
-    """The environment of vLLM's server: our sources for the extension, the routes for weight updates, no hub. It has none
-    of our own variables and no secrets: the gateway checks tokens, and the model is a directory.
+    """The environment of vLLM's server: our sources for the extension, the routes for weight updates, no hub. It has
+    none of our own variables and no secrets: the gateway checks tokens, and the model is a directory.
     """
     path = os.pathsep.join(filter(None, [str(SOURCES), os.environ.get("PYTHONPATH", "")]))
     given = {
