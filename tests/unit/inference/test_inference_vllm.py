@@ -1,7 +1,6 @@
 """What vLLM is started with; vLLM itself is started by tests/integration/inference/test_vllm.py."""
 
 import os
-import os
 import sys
 from pathlib import Path
 
