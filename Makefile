@@ -40,7 +40,7 @@ format: setup ## put the code into its form
 	@$(BIN)/ruff format $(CODE)
 	@$(BIN)/ruff check --fix $(CODE)
 
-verify: setup ## check the claims of a part at full size: PART=demo, env, trainer, inference, vllm, alfworld, sandbox, tir_math
+verify: setup ## check the claims of a part at full size: PART=demo, env, trainer, inference, vllm, alfworld, sandbox, tir_math, faults
 	@$(BIN)/python scripts/verify.py $(PART)
 
 bench: setup ## measure a part beside its peer: PART=env_server, trainer, inference, rollout, … (ARGS="--rounds 3")

@@ -78,6 +78,7 @@ PARTS = {
         "TIR Math: the tiny recipe on three seeds, its fallback and its control: half an hour",
         (("-m", "benchmarks.tir_math.verify"),),
     ),
+    "faults": Part("faults planted in the code, which the quick tests catch", (("scripts/planted_faults.py",),)),
 }  # fmt: skip
 
 

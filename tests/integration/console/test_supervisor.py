@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -189,6 +190,15 @@ async def test_a_stage_has_a_deadline(tmp_path: Path) -> None:
     async with supervising() as (supervisor, _):
         with pytest.raises(LaunchError, match=r"longer than 0\.4 s"):
             await supervisor.run("clone", command, None, 0.4)
+
+
+async def test_the_log_of_a_process_begins_with_its_command_without_secrets(tmp_path: Path) -> None:
+    command = ProcessSpec((sys.executable, "-c", "pass", "--api-key", "secret-key", "--out", "here"), tmp_path / "log")
+    async with supervising() as (supervisor, _):
+        await supervisor.run("stage", command, None, 20)
+    text = (tmp_path / "log").read_text()
+    assert json.loads(text.splitlines()[0])["argv"][-4:] == ["--api-key", "***", "--out", "here"]
+    assert "secret-key" not in text
 
 
 async def test_a_program_that_does_not_exist(tmp_path: Path) -> None:

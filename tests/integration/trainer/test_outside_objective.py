@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from recordings_support import Recordings
-from trainer_processes_support import prepare, records, train_arguments
+from support.trainer.recordings_support import Recordings
+from support.trainer.trainer_processes_support import prepare, records, train_arguments
 
 from arlarena.console.cli.scaffold import init
 from arlarena.proto.config import load_table

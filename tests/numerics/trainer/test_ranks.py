@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from support.trainer.trainer_support import growing_rows, random_rows
 
-# One, two and three processes with torch and FSDP take a minute on two idle cores.
+# One, two and three processes with torch and FSDP take a minute on two idle cores; test_two_ranks.py is short.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 DRIVER = Path(__file__).with_name("rank_driver.py")

@@ -2,13 +2,14 @@
 
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from arlarena.inference.embedded.architecture import Architecture
 from arlarena.inference.embedded.kv_slots import Slots
 from arlarena.inference.embedded.prefix_cache import PrefixCache
-from arlarena.inference.embedded.sampler import Draw
+from arlarena.inference.embedded.sampler import Draw, uniforms
 from arlarena.inference.embedded.scheduler import Scheduler
 from arlarena.inference.embedded.sequence import Sequence
 
@@ -91,6 +92,16 @@ def test_responses_stop_where_they_should():
         assert len(q.logprobs) == len(q.ranks) == len(tokens)
         assert q.spans() == [("v1", 0, len(tokens))]
     assert sorted(map(id, s.news)) == sorted(id(case[0]) for case in cases)
+
+
+def test_each_token_is_drawn_with_the_random_number_of_its_place():
+    model, s = make()
+    model.logits = lambda x: torch.zeros(len(x), 16)  # all tokens alike: token = 16 · number, rounded down
+    q = Sequence([3], Draw(seed=7), 40, frozenset(), frozenset(), time.monotonic() + 600)
+    s.add([q])
+    drain(s)
+    numbers = uniforms(np.full(40, 7, np.uint64), np.arange(40, dtype=np.uint64))
+    assert q.tokens == [int(16 * number) for number in numbers]
 
 
 def test_identical_prompts_are_computed_once_even_in_one_step():

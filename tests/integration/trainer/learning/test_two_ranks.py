@@ -40,7 +40,7 @@ def torchrun(count):
     return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
 
 
-# Slow: torchrun starts several processes, each of which imports torch. tests/numerics/trainer/test_ranks.py is quick.
+# Slow: torchrun starts several processes, each of which imports torch. numerics/trainer/test_two_ranks.py is quick.
 @pytest.mark.slow
 async def test_two_ranks_end_where_one_ends(redis_url, run_name, tmp_path, tiny_directory, make_group):
     alone, together = tmp_path / "alone", tmp_path / "together"

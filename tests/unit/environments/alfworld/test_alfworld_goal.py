@@ -56,6 +56,14 @@ def test_a_hot_thing_may_become_cool_again():
     assert won_on_the_way(game, "cool apple 1 with fridge 1", "move apple 1 to fridge 1") == [False] * 3
 
 
+def test_a_cool_thing_is_not_cool_once_it_is_hot():
+    game = tiny_game(Aim(COOL, "Apple", "Fridge").goal())
+    typed(game, "go to fridge 1", "open fridge 1", "take apple 1 from fridge 1", "go to microwave 1")
+    typed(game, "heat apple 1 with microwave 1", "go to fridge 1")
+    assert won_on_the_way(game, "move apple 1 to fridge 1", "take apple 1 from fridge 1") == [False] * 3
+    assert won_on_the_way(game, "cool apple 1 with fridge 1", "move apple 1 to fridge 1") == [False, False, True]
+
+
 def test_what_lies_in_a_fridge_at_the_start_counts_as_cool():
     assert tiny_game(Aim(COOL, "Apple", "Fridge").goal()).won
     assert not tiny_game(Aim(COOL, "Apple", "Fridge").goal(), without=["(isCool Apple_bar_2)"]).won

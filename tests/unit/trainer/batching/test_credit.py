@@ -1,8 +1,9 @@
 import math
 
+import msgspec
 import pytest
 
-from arlarena.proto.trajectory import PolicyVersion
+from arlarena.proto.trajectory import PolicyVersion, VersionSpan
 from arlarena.trainer.batching import credit as scoring
 from arlarena.trainer.batching.credit import NotFinite, minibatches, rows_of, score
 from arlarena.trainer.batching.staleness import StalenessPolicy
@@ -17,6 +18,14 @@ def test_age_counts_from_the_oldest_weights_and_unknown_weights_are_never_usable
     freshness = StalenessPolicy(step=3, staleness=1, known=KNOWN)
     assert [freshness.age(trajectory) for trajectory in group.trajectories] == [2, 1, 0, None]
     assert [freshness.usable(trajectory) for trajectory in group.trajectories] == [False, True, True, False]
+
+
+def test_a_response_that_two_versions_sampled_is_as_old_as_the_older(make_group):
+    (trajectory,) = make_group("a", [True], NOW).trajectories
+    first, last = trajectory.turns
+    last = msgspec.structs.replace(last, spans=(VersionSpan(0, 1, OLD), VersionSpan(1, 4, NOW)))
+    freshness = StalenessPolicy(step=3, staleness=1, known=KNOWN)
+    assert freshness.age(msgspec.structs.replace(trajectory, turns=(first, last))) == 2
 
 
 def test_stale_members_count_in_the_statistics_and_give_no_rows(make_group):

@@ -1,0 +1,189 @@
+"""Plants faults one by one and demands that the quick tests catch each: `make verify PART=faults`.
+
+    python scripts/planted_faults.py [NAME ...]
+
+The faults are those of `tests/data/planted_faults.toml`; NAME chooses some of them. All happens in a temporary copy of
+the checkout. First the named tests must pass there without a fault. Then each fault is planted by itself: the module
+must still be importable, and one of its tests must fail. Prints a line a fault; ends with 1 if one is not caught.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FAULTS_FILE = "tests/data/planted_faults.toml"
+DISTRIBUTIONS: tuple[str, ...] = tuple(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["src"])
+# Without version control, these are left out of the copy.
+NOT_COPIED = shutil.ignore_patterns(".venv*", ".git", "runs", "__pycache__", ".*_cache")
+TIMEOUT_S = 300.0  # of the tests of one fault: some seconds on a quiet machine
+NOT_IMPORTED = 70
+# Imports the module from the copy, so that a fault with an error of syntax is no fault, and then runs its tests.
+DRIVER = f"""
+import importlib, sys
+import pytest
+name, root, *arguments = sys.argv[1:]
+try:
+    file = importlib.import_module(name).__file__
+    assert file.startswith(root), f"{{file}} was imported, which is not below {{root}}"
+except BaseException as error:
+    print(f"{{name}}: {{error!r}}")
+    sys.exit({NOT_IMPORTED})
+sys.exit(pytest.main(arguments))
+"""
+PYTEST = (
+    "-q", "-m", "not slow", "-p", "no:cacheprovider", "--timeout-method=signal", "-o",
+    "addopts=--import-mode=importlib -r fE",
+)  # fmt: skip
+_FAILED = re.compile(r"^(?:FAILED|ERROR) (\S*::.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A mistake: `text`, which occurs once in `file`, becomes `fault`; one of `tests` (files or node ids) must fail."""
+
+    name: str
+    file: str
+    text: str
+    fault: str
+    tests: tuple[str, ...]
+
+    @property
+    def module(self) -> str:
+        """The name of the module that has the mistake."""
+        return self.file[self.file.index("arlarena/") :].removesuffix(".py").replace("/", ".")
+
+
+def read_faults(root: Path = ROOT) -> list[Fault]:
+    """The faults of the list, in its order."""
+    tables = tomllib.loads((root / FAULTS_FILE).read_text())
+    return [
+        Fault(name, table["file"], table["text"], table["fault"], tuple(table["tests"]))
+        for name, table in tables.items()
+    ]
+
+
+def copy_checkout(target: Path) -> None:
+    """Copy what is tracked, and what could be, to `target`."""
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        shutil.copytree(ROOT, target, ignore=NOT_COPIED, dirs_exist_ok=True)
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    # By default Python compares the time of a file in seconds, and its size, with those that its bytecode names: a
+    # fault of equal size would be missed. Bytecode that names a hash of its source is always compared with it.
+    compiling = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash", *DISTRIBUTIONS]
+    subprocess.run(compiling, cwd=target, env=environment_of(target), check=True)
+
+
+def environment_of(root: Path) -> dict[str, str]:
+    """Variables with which Python takes our packages from the copy at `root`, and keeps its bytecode there."""
+    paths = os.pathsep.join(str(root / distribution) for distribution in DISTRIBUTIONS)
+    own = {"PYTHONPATH": paths, "PYTHONPYCACHEPREFIX": str(root / ".bytecode"), "OMP_NUM_THREADS": "1"}
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | own
+
+
+@contextlib.contextmanager
+def planted(root: Path, fault: Fault) -> Iterator[None]:
+    """The fault in the copy at `root`, for as long as the context lasts.
+
+    Raises:
+        ValueError: its text does not occur exactly once.
+    """
+    file = root / fault.file
+    source = file.read_text()
+    if source.count(fault.text) != 1:
+        raise ValueError(f"{fault.name}: its text occurs {source.count(fault.text)} times in {fault.file}, not once")
+    file.write_text(source.replace(fault.text, fault.fault))
+    try:
+        yield
+    finally:
+        file.write_text(source)
+
+
+def run_tests(root: Path, module: str, tests: Sequence[str], *flags: str, timeout_s: float) -> tuple[int, str]:
+    """Run tests of the copy at `root`. Returns pytest's exit status (-1: they took too long) and output."""
+    command = [sys.executable, "-c", DRIVER, module, str(root), *PYTEST, *flags, *tests]
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=root,
+            env=environment_of(root),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            code = -1
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # what the tests have left, too
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        output.seek(0)
+        return code, output.read()
+
+
+def verdict_of(code: int, output: str) -> tuple[bool, str]:
+    """Whether a fault was caught, and by which test or why not."""
+    failed = _FAILED.search(output)
+    if code == 1 and failed:
+        return True, failed[1]
+    tail = output.strip().splitlines()[-1:]
+    reasons = {0: "its tests pass", -1: "its tests took too long", NOT_IMPORTED: "its module cannot be imported"}
+    return False, reasons.get(code, f"pytest ended with {code}") + (f" ({tail[0]})" if code and tail else "")
+
+
+def check_all(root: Path, faults: Sequence[Fault]) -> int:
+    """Check `faults` in the copy at `root`. Returns the exit status."""
+    tests = list(dict.fromkeys(test for fault in faults for test in fault.tests))
+    began = time.monotonic()
+    code, output = run_tests(root, "arlarena.proto.config", tests, timeout_s=len(tests) * TIMEOUT_S)
+    if code:
+        print(f"{output}\nthe tests fail without any fault: mend them first")
+        return 1
+    print(f"without a fault: {output.strip().splitlines()[-1]}", flush=True)
+    missed = 0
+    for fault in faults:
+        start = time.monotonic()
+        with planted(root, fault):
+            caught, what = verdict_of(*run_tests(root, fault.module, fault.tests, "-x", timeout_s=TIMEOUT_S))
+        missed += not caught
+        took = time.monotonic() - start
+        print(f"{'caught' if caught else 'NOT CAUGHT'}  {fault.name}  {took:.1f} s  {what}", flush=True)
+    print(f"{len(faults) - missed} of {len(faults)} faults caught in {time.monotonic() - began:.0f} s")
+    return 1 if missed else 0
+
+
+def main(names: Sequence[str]) -> int:
+    """Check the faults that are named, or all."""
+    faults = read_faults()
+    known = [fault.name for fault in faults]
+    if unknown := sorted(set(names) - set(known)):
+        print(f"error: no fault is called {', '.join(unknown)}; known: {', '.join(known)}", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="arlarena-faults-") as folder:
+        root = Path(folder).resolve()
+        copy_checkout(root)
+        return check_all(root, [fault for fault in faults if not names or fault.name in names])
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the copy is removed
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,61 @@
+"""Entries of the stream are acknowledged once a durable checkpoint covers them, and not before."""
+
+import msgspec
+import pytest
+from support.trainer.trainer_support import policy
+
+from arlarena.proto.streams.queue import Streams
+from arlarena.proto.streams.trainer_lease import TrainerLease
+from arlarena.proto.task_order import TaskOrder
+from arlarena.proto.telemetry import Logger
+from arlarena.proto.trajectory import PolicyVersion
+from arlarena.trainer.collector import CONSUMER, Collector
+from arlarena.trainer.learning.learner import Learner
+from arlarena.trainer.loop import Trainer
+from arlarena.trainer.objectives import recipe
+from arlarena.trainer.settings import TrainerSettings
+from arlarena.trainer.state.checkpoint import Checkpoints, TrainerState
+
+__all__ = ["policy"]
+
+NOW = PolicyVersion("life", 0, "d0")
+# What writing a checkpoint does not touch.
+UNUSED = ("versions", "probe", "publisher", "metrics", "flows", "board", "progress")
+
+
+@pytest.fixture
+async def trainer(redis_url, run_name, tmp_path, policy, make_group):
+    """A trainer that has settled one group, and received another that it has not judged."""
+    settings = TrainerSettings(device="cpu", groups_per_step=1, group_size=2, minibatch_groups=1, steps=5, staleness=1)
+    state, log, method = TrainerState(versions={"d0": 0}), Logger("test", "error"), recipe("grpo")
+    async with await Streams.connect(redis_url, run_name) as streams:
+        with TrainerLease.acquire(redis_url, run_name, "life", ttl_s=10, timeout_s=5) as lease:
+            collector = Collector(streams, settings, method, state, "sokoban", TaskOrder("train", None, 7), 99, log)
+            await collector.top_up()
+            while task := await streams.lease(consumer="worker", block_s=0.0):
+                group = make_group(task.task.group_id, [True, False], NOW)
+                assert await streams.complete(task, msgspec.structs.replace(group, task=task.task.task))
+            collector.settle(await collector.batch())
+            yield Trainer(
+                settings=settings, state=state, learner=Learner(policy, None, method, settings), collector=collector,
+                lease=lease, checkpoints=Checkpoints(tmp_path / "checkpoints", 2), run=tmp_path, seed=0, log=log,
+                guard=lambda: None, **dict.fromkeys(UNUSED),
+            )  # fmt: skip
+
+
+async def pending(trainer):
+    """The groups whose entries the broker would deliver again."""
+    return {entry.group_id for entry in await trainer.collector.streams.collect_pending(consumer=CONSUMER)}
+
+
+async def test_a_checkpoint_acknowledges_the_settled_group_and_keeps_the_open_one(trainer):
+    assert await pending(trainer) == {"g000000", "g000001"}
+    await trainer.save()
+    assert await pending(trainer) == {"g000001"}
+
+
+async def test_nothing_is_acknowledged_where_the_checkpoint_cannot_be_written(trainer, tmp_path):
+    (tmp_path / "checkpoints").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match="checkpoints"):
+        await trainer.save()
+    assert await pending(trainer) == {"g000000", "g000001"}

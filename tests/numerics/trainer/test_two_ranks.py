@@ -1,0 +1,67 @@
+"""Two ranks have the gradients and figures of one. Real processes, gloo, FSDP2; `test_ranks.py`, which is slow, has the
+other cases.
+"""
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from support.trainer.trainer_support import random_rows
+
+from arlarena.trainer.learning.learner import Learner
+from arlarena.trainer.learning.ranks import Ranks
+from arlarena.trainer.model.policy import load_policy
+from arlarena.trainer.objectives import recipe
+from arlarena.trainer.settings import TrainerSettings
+
+SETTINGS = TrainerSettings(
+    device="cpu", lr=1e-3, kl_coefficient=0.02, entropy_coefficient=0.003, gradient_clip=1e9, tokens_per_microbatch=30
+)
+
+
+def update(policy: Path, ranks: Ranks, out: Path) -> None:
+    """Take one step, and write its gradients and figures to `out`."""
+    learner = Learner(load_policy(policy), None, recipe("sampo"), SETTINGS, ranks)
+    gradients = {}
+
+    def keep(*_):
+        for name, value in learner.scorer.named_parameters():
+            gradients[name] = value.grad.full_tensor() if ranks.count > 1 else value.grad.clone()
+
+    learner.optimizer.register_step_pre_hook(keep)
+    figures = learner.update([random_rows(2, count=17)], 1e-3)
+    if ranks.is_main:
+        save_file(gradients, out / f"{ranks.count}.safetensors")
+        (out / f"{ranks.count}.json").write_text(json.dumps(figures))
+
+
+def rank(index: int, policy: Path, out: Path) -> None:
+    """What one of the two processes does."""
+    dist.init_process_group("gloo", init_method=f"file://{out}/store", rank=index, world_size=2)
+    update(policy, Ranks(index, 2), out)
+    dist.destroy_process_group()
+
+
+def test_two_ranks_have_the_gradients_and_figures_of_one(tiny_directory, tmp_path):
+    forks = multiprocessing.get_context("fork")  # torch is imported already
+    ranks = [forks.Process(target=rank, args=(index, tiny_directory, tmp_path), daemon=True) for index in range(2)]
+    for process in ranks:
+        process.start()
+    update(tiny_directory, Ranks(), tmp_path)
+    for process in ranks:
+        process.join(90)
+        assert process.exitcode == 0
+    alone, together = (load_file(tmp_path / f"{count}.safetensors") for count in (1, 2))
+    assert alone.keys() == together.keys()
+    largest = max(float(value.abs().max()) for value in alone.values())
+    assert largest > 0
+    for name, value in alone.items():
+        torch.testing.assert_close(together[name], value, atol=1e-5 * largest, rtol=1e-3)
+    expected, found = (json.loads((tmp_path / f"{count}.json").read_text()) for count in (1, 2))
+    assert found.keys() == expected.keys()
+    for name in ("loss", "grad_norm", "reference_kl", "entropy", "mismatch_k3"):
+        assert found[name] == pytest.approx(expected[name], rel=2e-3, abs=1e-6), name

@@ -1,0 +1,22 @@
+"""How an execution is told: its output is cut at the limit of both streams together."""
+
+import pytest
+
+from arlarena.sandbox.execution import Execution, ExecutionLimits, Used
+
+LIMITS = ExecutionLimits(output_bytes=8)
+
+
+@pytest.mark.parametrize(
+    ("streams", "shown"),
+    [
+        ((b"12345", b"abc"), ("12345", "abc")),
+        ((b"12345", b"abcdef"), ("12345", "abc")),
+        ((b"123456789", b"abc"), ("12345678", "")),
+        ((b"", b"abcdefghi"), ("", "abcdefgh")),
+    ],
+)
+def test_both_streams_together_are_no_longer_than_the_limit(streams, shown):
+    execution = Execution.of("output", streams, LIMITS, "", Used(0.1))
+    assert (execution.stdout, execution.stderr) == shown
+    assert execution.detail == "OutputError: it wrote more than 8 bytes"
