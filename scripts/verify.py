@@ -78,7 +78,10 @@ PARTS = {
         "TIR Math: the tiny recipe on three seeds, its fallback and its control: half an hour",
         (("-m", "benchmarks.tir_math.verify"),),
     ),
-    "faults": Part("faults planted in the code, which the quick tests catch", (("scripts/planted_faults.py",),)),
+    "faults": Part(
+        "faults planted in the code, each of which a quick test catches: a quarter of an hour",
+        (("scripts/planted_faults.py",),),
+    ),
 }  # fmt: skip
 
 

@@ -147,6 +147,16 @@ async def test_a_failing_service_is_an_exception_and_no_reward(house: Any, token
         await run(house, engine(house, tokens))
 
 
+async def test_a_step_that_the_server_fails_is_an_exception_and_no_reward(house: Any, tokens: Tokens) -> None:
+    def say(prompt: str, seed: int) -> str:
+        house.corridor.faults = [500] * 9
+        return "<think></think><action>right</action>"
+
+    house.mouth.say = say
+    with pytest.raises(Unavailable, match="told to fail"):
+        await run(house, engine(house, tokens))
+
+
 @pytest.mark.parametrize("plan", [True, False])
 async def test_the_expert_plays_with_the_policys_tokens(house: Any, tokens: Tokens, plan: bool) -> None:
     house.corridor.plan = plan
