@@ -149,6 +149,8 @@ def test_a_secret_of_one_program_is_not_in_the_memory_of_another(sandbox: ForkSa
     assert (execution.stdout, execution.error_line) == ("0 True True\n", "")
 
 
+# Slow: hundreds of executions, 12 s. `make verify PART=sandbox` makes 10,000.
+@pytest.mark.slow
 def test_many_executions_leave_nothing_behind(sandbox: ForkSandbox) -> None:
     server, zygote = psutil.Process(), psutil.Process(sandbox.zygote_pid)
     sandbox.run("pass")

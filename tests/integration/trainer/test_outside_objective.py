@@ -28,6 +28,8 @@ def package(tmp_path_factory):
     return source, site
 
 
+# Slow: a package is installed and a trainer runs, 20 s. tests/unit/trainer/test_plugins.py has the quick tests.
+@pytest.mark.slow
 async def test_it_trains_for_a_step_with_its_hyperparameter_set(
     package, redis_url, run_name, tmp_path, tiny_directory, make_group, monkeypatch
 ):

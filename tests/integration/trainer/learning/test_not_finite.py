@@ -58,6 +58,8 @@ async def failed_run(redis_url, run_name, tmp_path, make_group):
         await asyncio.gather(feeding, return_exceptions=True)
 
 
+# Slow: a trainer starts, 16 s. tests/numerics/trainer/test_updates_not_finite.py has the quick tests.
+@pytest.mark.slow
 async def test_a_policy_with_nan_is_not_pushed(failed_run, tiny_directory, tmp_path):
     spoilt = tmp_path / "spoilt"
     spoil(tiny_directory, spoilt)

@@ -46,6 +46,8 @@ async def warnings_of(
     return [line for line in lines if line["event"] == event]
 
 
+# Slow: a trainer runs for several steps, 16 s.
+@pytest.mark.slow
 async def test_a_gradient_of_zero_is_counted_and_warned_about(
     redis_url, run_name, tmp_path, tiny_directory, make_group
 ):
