@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import pytest
 from support.trainer.recordings_support import Recordings
 from support.trainer.trainer_processes_support import prepare, records, start_trainer, train_arguments
 
