@@ -1,6 +1,6 @@
 """Checks what configs/alfworld-tiny.toml promises, on three seeds, and writes benchmarks/results/alfworld_tiny.json.
 
-    python -m benchmarks.alfworld.verify             every run anew, half an hour each
+    python -m benchmarks.alfworld.verify             repeat all runs, half an hour each
     python -m benchmarks.alfworld.verify --reuse     keep runs that are finished, go on with those that are not
 
 Runs are in runs/verify/alfworld-<seed>. Exit status 0: every claim holds, 1: one fails, 2: a run could not be made.

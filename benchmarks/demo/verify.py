@@ -1,6 +1,6 @@
 """Checks what the demo promises, on three seeds, beside its controls, and writes benchmarks/results/demo.json.
 
-    python -m benchmarks.demo.verify                 every run anew, 7 to 15 minutes each
+    python -m benchmarks.demo.verify                 repeat all runs, 7 to 15 minutes each
     python -m benchmarks.demo.verify --reuse         keep runs that are finished, go on with those that are not
 
 Runs, each of them `arlarena up configs/demo.toml` in runs/verify/<name>:

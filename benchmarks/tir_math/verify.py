@@ -1,6 +1,6 @@
 """Checks what configs/tir-math-tiny.toml promises, on three seeds, and writes benchmarks/results/tir_math_tiny.json.
 
-    python -m benchmarks.tir_math.verify             every run anew, some minutes each
+    python -m benchmarks.tir_math.verify             repeat all runs, some minutes each
     python -m benchmarks.tir_math.verify --reuse     keep runs that are finished, go on with those that are not
 
 Runs are in runs/verify/<name>:

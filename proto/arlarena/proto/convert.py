@@ -1,7 +1,7 @@
-"""Rewrite a file of schema 1 with the names of the present schema: `python -m arlarena.proto.convert OLD NEW`.
+"""Rewrite a file of schema 1 with the names of schema 2: `python -m arlarena.proto.convert OLD NEW`.
 
 OLD holds groups, as `write_groups` writes them, or it is a JSON or JSON-lines file of a run: an evaluation, a summary,
-episodes or a transcript. A run cannot be resumed across schemas, so a run's directory as a whole is not converted.
+episodes or a transcript. A run of schema 1 cannot be resumed, so only single files are converted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 import msgspec
 
 from arlarena.proto.config import ConfigError, exit_on_config_error
-from arlarena.proto.trajectory import SCHEMA_VERSION
 
 RENAMED = {
     "room_key": "content_key",
@@ -24,6 +23,10 @@ RENAMED = {
     "void_share": "no_action_share",
     "panel": "eval_set",
 }
+OLD_SCHEMA, NEW_SCHEMA = 1, 2
+# A record with one of these fields is a group, a task of a group, an evaluation, a summary or an episode. Other
+# records, such as those of metrics, have schemas of their own.
+OF_THIS_SCHEMA = {"trajectories", "sampling", "panel", "turns"}
 
 
 def renamed(value: Any) -> Any:
@@ -34,16 +37,16 @@ def renamed(value: Any) -> Any:
 
 
 def converted(record: Any) -> Any:
-    """One record with the present names and, where it has a schema, the present one.
+    """One record with the names of schema 2 and, where it has this schema, its number.
 
     Raises:
         ConfigError: its schema is not 1.
     """
     if not isinstance(record, dict) or "schema" not in record:
         return renamed(record)
-    if record["schema"] != 1:
-        raise ConfigError(f"a record has schema {record['schema']}; only schema 1 can be converted")
-    return renamed(record) | {"schema": SCHEMA_VERSION}
+    if record["schema"] != OLD_SCHEMA:
+        raise ConfigError(f"a record has schema {record['schema']}; only schema {OLD_SCHEMA} can be converted")
+    return renamed(record) | ({"schema": NEW_SCHEMA} if OF_THIS_SCHEMA & record.keys() else {})
 
 
 def convert_groups(data: bytes) -> bytes:
@@ -98,9 +101,12 @@ def main() -> int:
         raise ConfigError(f"{options.new} exists: name another file")
     try:
         if options.old.suffix in (".json", ".jsonl"):
-            options.new.write_text(convert_json(options.old.read_text(encoding="utf-8")), encoding="utf-8")
+            data = convert_json(options.old.read_text(encoding="utf-8")).encode()
         else:
-            options.new.write_bytes(convert_groups(options.old.read_bytes()))
+            data = convert_groups(options.old.read_bytes())
+        partial = options.new.with_name(options.new.name + ".partial")
+        partial.write_bytes(data)
+        partial.replace(options.new)
     except ConfigError as error:
         raise ConfigError(f"{options.old}: {error}") from error
     except (OSError, UnicodeError) as error:

@@ -260,7 +260,7 @@ def test_held_out_rooms_are_not_demonstrated(stack: Stack, tmp_path: Path, capsy
     assert not out.exists()
 
 
-def test_a_panel_is_played(stack: Stack, tmp_path: Path) -> None:
+def test_an_evaluation_set_is_played(stack: Stack, tmp_path: Path) -> None:
     out = tmp_path / "before.json"
     where = ("--config", str(stack.config), "--environment-url", stack.environment.url)
     flags = ("--inference-url", stack.inference.url, "--count", "24", "--max-tokens", "6", "--out", str(out))

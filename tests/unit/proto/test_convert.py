@@ -89,6 +89,13 @@ def test_json_keeps_its_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert new.read_text() == json.dumps(expected, indent=indent, ensure_ascii=False) + "\n"
 
 
+def test_a_record_with_a_schema_of_its_own_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = tmp_path / "metrics.jsonl", tmp_path / "new.jsonl"
+    old.write_text('{"schema": 1, "void_share": 0.5}\n')
+    assert run(monkeypatch, old, new) == 0
+    assert new.read_text() == '{"schema": 1, "no_action_share": 0.5}\n'
+
+
 def test_json_lines_are_converted_line_by_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = tmp_path / "old.jsonl", tmp_path / "new.jsonl"
     old.write_text('{"void": false}\n{"void": true}\n')

@@ -23,7 +23,7 @@ def sometimes(share: float) -> Any:
     return lambda prompt, seed: RIGHT if seed / 2**63 < share else "hm"
 
 
-async def test_a_panel_with_one_attempt_a_task(
+async def test_an_evaluation_with_one_attempt_a_task(
     house: House, policy_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     house.mouth.say = sometimes(0.5)
@@ -62,7 +62,7 @@ async def test_a_panel_with_one_attempt_a_task(
     assert len(episodes[0]["turns"]) == episodes[0]["metrics"]["turns"]
 
 
-async def test_the_same_panel_meets_the_same_randomness(house: House, policy_directory: Path, tmp_path: Path) -> None:
+async def test_the_same_tasks_meet_the_same_randomness(house: House, policy_directory: Path, tmp_path: Path) -> None:
     house.mouth.say = sometimes(0.4)
     results = []
     for name in ("a", "b"):
@@ -144,7 +144,7 @@ async def test_a_service_that_answers_with_an_error_is_not_asked_whether_it_runs
     assert status != 404 or time.monotonic() - started < 2  # it is not waited for
 
 
-async def test_a_panel_beyond_the_split_is_refused(house: House, policy_directory: Path, tmp_path: Path) -> None:
+async def test_an_evaluation_beyond_the_split_is_refused(house: House, policy_directory: Path, tmp_path: Path) -> None:
     house.corridor.size = 10
     flags = ("--split", "validation", "--first", "5", "--count", "6", "--out", str(tmp_path / "x.json"))
     message = "[evaluation] first = 5, count = 6: split 'validation' of corridor has 10 tasks; first + count must be at"

@@ -148,7 +148,7 @@ async def test_a_refusal_is_not_repeated(house: Any, player: EnginePolicy) -> No
     assert house.log == []
 
 
-async def test_a_panel_is_played_with_fewer_seats_than_tasks(house: Any, player: EnginePolicy) -> None:
+async def test_an_evaluation_set_is_played_with_fewer_seats_than_tasks(house: Any, player: EnginePolicy) -> None:
     house.corridor.capacity = 5
     finished: list[tuple[int, int]] = []
     played = await play_all(
@@ -165,7 +165,7 @@ async def test_a_panel_is_played_with_fewer_seats_than_tasks(house: Any, player:
     assert house.corridor.sessions == {}
 
 
-async def test_a_panel_counts_what_failed_and_does_not_score_it(house: Any, player: EnginePolicy) -> None:
+async def test_an_evaluation_counts_what_failed_and_does_not_score_it(house: Any, player: EnginePolicy) -> None:
     settings = house.settings.model_copy(update={"episode_retries": 0})
     runner = Runner(house.environments, house.inference, settings, house.runner.log)
     house.mouth.faults = [500, 500]

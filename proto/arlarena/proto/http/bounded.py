@@ -94,7 +94,7 @@ def _is_private(transport: asyncio.BaseTransport) -> bool:
 
 
 def _limit_unread(transport: asyncio.BaseTransport, seconds: float) -> None:
-    """Have the kernel end a connection whose client reads nothing for so long.
+    """Have the kernel end a connection whose client acknowledges no data for `seconds`.
 
     Timers of this module start where the transport pauses writing. It never pauses for the last kilobytes of an answer,
     and a transport that is closed waits for a client to read them.

@@ -149,7 +149,7 @@ class Collector:
             max_tries=self.recipe.max_tries,
             backfill=self.recipe.backfill,
         )
-        freshness = StalenessPolicy(step, settings.staleness, self.state.versions)
+        staleness_policy = StalenessPolicy(step, settings.staleness, self.state.versions)
         seen: list[Group] = []
         stale: list[Group] = []
         unsolved = 0
@@ -161,7 +161,7 @@ class Collector:
                 await self._wait_for_groups(self._room(selection, len(seen) + len(stale)))
                 continue
             group = self.waiting.popleft()
-            if not any(freshness.usable(trajectory) for trajectory in group.trajectories):
+            if not any(staleness_policy.usable(trajectory) for trajectory in group.trajectories):
                 stale.append(group)
                 self.state.ledger.release(group.id)
                 self._unusable(
@@ -326,8 +326,8 @@ class Collector:
         elif not any(trajectory.turns for trajectory in group.trajectories):
             self._drop(entry, "empty", why_empty(group), permanent=True)
         else:
-            freshness = StalenessPolicy(self.state.step, self.settings.staleness, self.state.versions)
-            if any(map(freshness.usable, group.trajectories)):
+            staleness_policy = StalenessPolicy(self.state.step, self.settings.staleness, self.state.versions)
+            if any(map(staleness_policy.usable, group.trajectories)):
                 self._unusable_in_a_row = 0
             self.waiting.append(group)
 

@@ -177,7 +177,7 @@ class Trainer:
         return score(
             self.learner.recipe,
             sorted(collected.selected.batch, key=lambda group: group.id),
-            self.freshness(),
+            self.staleness_policy(),
             invalid_penalty=settings.invalid_penalty,
             max_response_tokens=settings.max_response_tokens,
             entropy_fn=self.learner.mean_entropies,
@@ -276,7 +276,7 @@ class Trainer:
         """Write the step's figures, and now and then its groups. `seconds`: since the last record."""
         self.lease.check()
         step, selected = self.state.step, collected.selected
-        figures = episode_figures(collected.seen) | training_figures(groups, self.freshness(step - 1)) | learning
+        figures = episode_figures(collected.seen) | training_figures(groups, self.staleness_policy(step - 1)) | learning
         figures |= {
             "groups_kept": selected.kept,
             "groups_filtered": len(selected.filtered),
@@ -328,7 +328,7 @@ class Trainer:
         elif alarm and self.uniform_steps and self.uniform_steps % alarm == 0:
             self.log.warning("uniform_groups", step=step, steps=self.uniform_steps, reason=UNIFORM)
 
-    def freshness(self, step: int | None = None) -> StalenessPolicy:
+    def staleness_policy(self, step: int | None = None) -> StalenessPolicy:
         """Which samples count as fresh at `step` (now)."""
         return StalenessPolicy(self.state.step if step is None else step, self.settings.staleness, self.state.versions)
 

@@ -148,12 +148,12 @@ def _demonstrator(group: Group) -> str:
     return {"expert": "the environment's expert", "chat": f"the model {version.digest!r}"}.get(version.incarnation, "")
 
 
-def _scored(groups: Sequence[Group], freshness: StalenessPolicy, learner: Learner) -> list[ScoredGroup]:
+def _scored(groups: Sequence[Group], staleness_policy: StalenessPolicy, learner: Learner) -> list[ScoredGroup]:
     settings = learner.settings
     return score(
         learner.recipe,
         groups,
-        freshness,
+        staleness_policy,
         invalid_penalty=settings.invalid_penalty,
         max_response_tokens=settings.max_response_tokens,
         entropy_fn=learner.mean_entropies,

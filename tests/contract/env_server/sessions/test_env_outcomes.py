@@ -61,7 +61,7 @@ class Odd(TextGame):
 
     def play(self, action):
         if action == "raise":
-            raise ZeroDivisionError("secret detail")
+            raise ZeroDivisionError("inner detail")
         self.score = {"score-above": 1.5, "score-nan": float("nan")}.get(action, 0.0)
         self.won = "yes" if action == "success" else False
         self.shown = None if action == "text-none" else "say something"

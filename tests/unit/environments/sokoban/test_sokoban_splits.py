@@ -135,7 +135,7 @@ def test_impossible_tasks_are_refused(split, index, message):
         room_for(split, index, SMALL)
 
 
-def test_an_exhausted_panel_says_so(monkeypatch):
+def test_an_exhausted_split_is_an_error(monkeypatch):
     monkeypatch.setattr(splits, "MAX_DRAFTS", 300)
     with pytest.raises(RoomsExhausted, match="min_moves = 40"):
         room_for("test", 0, RoomOptions(min_moves=40))

@@ -233,7 +233,7 @@ def test_impossible_options_are_refused(families, message):
     assert message in str(refused.value)
 
 
-def test_a_family_with_too_few_problems_for_a_panel_says_so():
+def test_a_family_with_too_few_problems_for_a_split_is_an_error():
     problems, found = made("count_primes", max_n=10, panel_size=50), []
 
     def draw_all():

@@ -15,25 +15,25 @@ KNOWN = {"d1": 1, "d2": 2, "d3": 3}
 
 def test_age_counts_from_the_oldest_weights_and_unknown_weights_are_never_usable(make_group):
     group = make_group("a", [True, False, True, False], NOW, versions=[OLD, MIDDLE, NOW, LOST])
-    freshness = StalenessPolicy(step=3, staleness=1, known=KNOWN)
-    assert [freshness.age(trajectory) for trajectory in group.trajectories] == [2, 1, 0, None]
-    assert [freshness.usable(trajectory) for trajectory in group.trajectories] == [False, True, True, False]
+    staleness_policy = StalenessPolicy(step=3, staleness=1, known=KNOWN)
+    assert [staleness_policy.age(trajectory) for trajectory in group.trajectories] == [2, 1, 0, None]
+    assert [staleness_policy.usable(trajectory) for trajectory in group.trajectories] == [False, True, True, False]
 
 
 def test_a_response_that_two_versions_sampled_is_as_old_as_the_older(make_group):
     (trajectory,) = make_group("a", [True], NOW).trajectories
     first, last = trajectory.turns
     last = msgspec.structs.replace(last, spans=(VersionSpan(0, 1, OLD), VersionSpan(1, 4, NOW)))
-    freshness = StalenessPolicy(step=3, staleness=1, known=KNOWN)
-    assert freshness.age(msgspec.structs.replace(trajectory, turns=(first, last))) == 2
+    staleness_policy = StalenessPolicy(step=3, staleness=1, known=KNOWN)
+    assert staleness_policy.age(msgspec.structs.replace(trajectory, turns=(first, last))) == 2
 
 
 def test_stale_members_count_in_the_statistics_and_give_no_rows(make_group):
     method = recipe("grpo", stat_unit="trajectory")
     whole = make_group("a", [True, False], NOW)
     half = make_group("a", [True, False], NOW, versions=[NOW, OLD])
-    freshness = StalenessPolicy(3, 1, KNOWN)
-    scored = score(method, [whole, half], freshness, invalid_penalty=0.1, max_response_tokens=8)
+    staleness_policy = StalenessPolicy(3, 1, KNOWN)
+    scored = score(method, [whole, half], staleness_policy, invalid_penalty=0.1, max_response_tokens=8)
     assert scored[0].advantages.total == scored[1].advantages.total
     rows = rows_of([scored[1]], "d3", 1.0)
     assert len(rows) == 2  # the two turns of the fresh member

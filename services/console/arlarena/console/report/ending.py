@@ -11,7 +11,7 @@ from arlarena.proto.text.wording import counted
 
 
 class RunEnding(msgspec.Struct):
-    """What the console reads of the record; the trainer's `RunEnding` says what the fields mean."""
+    """What the console reads of the record; the trainer's `Ending` says what the fields mean."""
 
     ended_by: Literal["steps", "max_minutes", "max_environment_steps", "signal", "error"]
     step: int

@@ -85,7 +85,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _reap(service: EnvironmentService) -> None:
-    tide = PeakTracker()
+    peak = PeakTracker()
     while True:
         await asyncio.sleep(service.settings.reap_interval_s)
         service.store.reap()
@@ -94,7 +94,7 @@ async def _reap(service: EnvironmentService) -> None:
         if service.health.exhausted() and service.peers is not None and not service.store.draining:
             service.log.error("threads_lost", **service.health.threads())
             os.kill(os.getpid(), signal.SIGTERM)  # the parent starts this worker again
-        if tide.has_dropped(len(service.store)):
+        if peak.has_dropped(len(service.store)):
             release()
 
 
@@ -107,9 +107,9 @@ def create_app(service: EnvironmentService) -> FastAPI:
         yield
         reaper.cancel()
         service.close()
-        for fellows in (service.peers, service.pods):
-            if fellows is not None:
-                await fellows.close()
+        for members in (service.peers, service.pods):
+            if members is not None:
+                await members.close()
 
     title = f"ARLArena environment: {service.info.name}"
     app = FastAPI(title=title, version=API_VERSION, lifespan=lifespan)

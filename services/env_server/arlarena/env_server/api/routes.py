@@ -277,9 +277,9 @@ async def expert(call: RouteCall) -> env.ExpertReply:
 
 async def batch(call: RouteCall) -> env.BatchReply:
     """Many operations in one request; errors are per item."""
-    fellows = [one for one in (call.pods, call.peers) if one is not None]
-    if fellows:
-        return env.BatchReply(await shared.batch(call.service, fellows, call.body, call.caller))
+    members = [one for one in (call.pods, call.peers) if one is not None]
+    if members:
+        return env.BatchReply(await shared.batch(call.service, members, call.body, call.caller))
     return env.BatchReply(await batches.carry_out(call.service, call.body, call.caller))
 
 
@@ -388,9 +388,9 @@ async def answer(route: Route, service: EnvironmentService, request: Request) ->
     peers = None if is_hop(request) else service.peers
     named = meant(route, body, path, query, request.headers)
     pods = None if is_hop(request) or is_pod_hop(request) else service.pods
-    for fellows in (pods, peers):
-        if fellows is not None and (holder := fellows.holder(named)) is not None:
-            return await fellows.forward(holder, request, raw, caller)
+    for members in (pods, peers):
+        if members is not None and (holder := members.holder(named)) is not None:
+            return await members.forward(holder, request, raw, caller)
     call = RouteCall(service, body, path, query, request.headers, caller, peers, pods)
     if call.query and (unknown := set(call.query) - set(route.query)):
         raise errors.invalid(f"unknown query parameter {min(unknown)!r}; known: {', '.join(route.query) or 'none'}")

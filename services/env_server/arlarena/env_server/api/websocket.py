@@ -172,9 +172,9 @@ async def _elsewhere(socket: WebSocket, service: EnvironmentService) -> tuple[Cl
         return None
     wanted = socket.query_params.get("session_id")
     pods, peers = None if is_pod_hop(socket) else service.pods, service.peers
-    for fellows in (pods, peers):
-        if fellows is not None and (holder := fellows.holder(wanted)) is not None:
-            return fellows, holder
+    for members in (pods, peers):
+        if members is not None and (holder := members.holder(wanted)) is not None:
+            return members, holder
     if peers is None or wanted or service.store.free():
         return None
     free = (worker for worker, free in zip(peers.others, await peers.room(), strict=True) if free)
@@ -188,8 +188,8 @@ async def serve(socket: WebSocket) -> None:
     try:
         caller = service.access.caller(socket)  # before anything is passed on: a fellow worker does not ask again
         if (place := await _elsewhere(socket, service)) is not None:
-            fellows, number = place
-            await fellows.carry(number, socket, caller)
+            members, number = place
+            await members.carry(number, socket, caller)
             return
     except (ApiError, aiohttp.ClientError, OSError) as error:
         message = str(error) if isinstance(error, ApiError) else f"the session's worker does not answer: {error}"

@@ -40,7 +40,7 @@ class RawBatch(msgspec.Struct):
 
 
 async def batch(
-    service: EnvironmentService, fellows: Sequence[ClusterMembers], request: BatchRequest, caller: Caller
+    service: EnvironmentService, members: Sequence[ClusterMembers], request: BatchRequest, caller: Caller
 ) -> list[Any]:
     """Carry out each item where its session is; results in the order of the items.
 
@@ -50,7 +50,7 @@ async def batch(
     batches.check_size(service, request)
     parts: dict[Place, list[int]] = defaultdict(list)
     for position, item in enumerate(request.items):
-        parts[_place(fellows, item.session_id)].append(position)
+        parts[_place(members, item.session_id)].append(position)
 
     async def part(place: Place, positions: list[int]) -> list[Any]:
         items = [request.items[position] for position in positions]
@@ -67,18 +67,18 @@ async def batch(
     return results
 
 
-def _place(fellows: Sequence[ClusterMembers], session_id: str) -> Place:
+def _place(members: Sequence[ClusterMembers], session_id: str) -> Place:
     """Whom to ask about a session; None for this one."""
-    for some in fellows:
+    for some in members:
         if (holder := some.holder(session_id)) is not None:
             return some, holder
     return None
 
 
-async def _remote_batch(fellows: ClusterMembers, number: int, request: BatchRequest, caller: Caller) -> list[Any]:
-    body, headers = msgspec.json.encode(request), fellows.on_behalf(caller)
+async def _remote_batch(members: ClusterMembers, number: int, request: BatchRequest, caller: Caller) -> list[Any]:
+    body, headers = msgspec.json.encode(request), members.on_behalf(caller)
     try:
-        reply = await fellows.ask(number, "POST", "/v1/batch", RawBatch, body, headers)
+        reply = await members.ask(number, "POST", "/v1/batch", RawBatch, body, headers)
     except ApiError as error:
         return [_failed(item, error) for item in request.items]
     return list(reply.results)

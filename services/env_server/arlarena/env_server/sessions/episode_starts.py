@@ -23,7 +23,7 @@ class EpisodeStarts:
         self, factory: EnvironmentFactory, settings: EnvironmentSettings, metrics: EnvServerMetrics, pool: WorkPool
     ) -> None:
         self._factory, self._settings, self._metrics, self._pool = factory, settings, metrics, pool
-        self._prototypes = ResetCache(settings.reset_cache_size)
+        self._reset_cache = ResetCache(settings.reset_cache_size)
 
     async def start(self, spec: ResetSpec) -> Start:
         """A new episode and its first observation, in no session.
@@ -48,14 +48,14 @@ class EpisodeStarts:
     def cached(self, task: Task) -> Start | None:
         """A start of a task that was begun before, at once; None for another one."""
         begun = time.perf_counter()
-        start = self._prototypes.fork(task)
+        start = self._reset_cache.fork(task)
         if start is None:
             return None
         self._metrics.reset_seconds.observe(time.perf_counter() - begun)
         return start
 
     async def _made(self, task: Task) -> Start:
-        """A new start, kept for whoever plays the task next. Errors as in `start`."""
+        """A new start, which the reset cache keeps for the next player of the task. Errors as in `start`."""
         begun = time.perf_counter()
 
         def work() -> Start:
@@ -70,5 +70,5 @@ class EpisodeStarts:
         finally:
             self._metrics.reset_seconds.observe(time.perf_counter() - begun)
         if not self._factory.blocking:
-            self._prototypes.keep(start)
+            self._reset_cache.keep(start)
         return start

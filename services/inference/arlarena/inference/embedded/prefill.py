@@ -46,70 +46,70 @@ class Prompts:
 
     def plan(self, key: bytes, ids: list[int]) -> PrefillJob:
         """What there is to compute, beside what a cached text has."""
-        fill = PrefillJob(key, ids)
+        job = PrefillJob(key, ids)
         shared = self.cache.longest(key)
         if shared is not None:
-            fill.source, fill.done = shared
-        return fill
+            job.source, job.done = shared
+        return job
 
-    def place(self, fill: PrefillJob, kv: KeysValues, slot: int | None = None) -> None:
+    def place(self, job: PrefillJob, kv: KeysValues, slot: int | None = None) -> None:
         """Compute it in `kv`, which has room for all of it. At once: what it begins with may be dropped any time."""
-        fill.kv, fill.slot = kv, slot
-        if fill.source is not None:
-            self.cache.load(fill.source, fill.done, kv)
-            fill.source = None
+        job.kv, job.slot = kv, slot
+        if job.source is not None:
+            self.cache.load(job.source, job.done, kv)
+            job.source = None
 
-    def whole(self, fills: list[PrefillJob]) -> list[tuple[PrefillJob, Tensor]]:
+    def whole(self, jobs: list[PrefillJob]) -> list[tuple[PrefillJob, Tensor]]:
         """Compute placed prompts to their ends: the fresh ones together, and those that are continued together."""
-        fresh, continued = ([fill for fill in fills if bool(fill.done) is begun] for begun in (False, True))
+        fresh, continued = ([job for job in jobs if bool(job.done) is begun] for begun in (False, True))
         return [*(self._fresh(fresh) if fresh else ()), *(self._continued(continued) if continued else ())]
 
-    def _fresh(self, fills: list[PrefillJob]) -> list[tuple[PrefillJob, Tensor]]:
-        fills.sort(key=lambda fill: len(fill.ids))
-        lengths = [len(fill.ids) for fill in fills]
-        ids = torch.tensor([token for fill in fills for token in fill.ids])
+    def _fresh(self, jobs: list[PrefillJob]) -> list[tuple[PrefillJob, Tensor]]:
+        jobs.sort(key=lambda job: len(job.ids))
+        lengths = [len(job.ids) for job in jobs]
+        ids = torch.tensor([token for job in jobs for token in job.ids])
         logits, kv = self.model.prefill(ids, lengths)
-        for fill, packed in zip(fills, torch.split(kv, lengths, dim=2), strict=True):
+        for job, packed in zip(jobs, torch.split(kv, lengths, dim=2), strict=True):
             keys, values = packed.unbind(1)  # [layers, P, K, D] each
-            assert fill.kv is not None
-            fill.kv.span(0, len(fill.ids)).copy(KeysValues(keys.permute(0, 2, 3, 1), values.transpose(1, 2)))
-        return self._kept(fills, logits)
+            assert job.kv is not None
+            job.kv.span(0, len(job.ids)).copy(KeysValues(keys.permute(0, 2, 3, 1), values.transpose(1, 2)))
+        return self._kept(jobs, logits)
 
-    def _continued(self, fills: list[PrefillJob]) -> list[tuple[PrefillJob, Tensor]]:
-        ids = torch.tensor([token for fill in fills for token in fill.ids[fill.done :]])
-        return self._kept(fills, self.model.continue_(ids, [_rest(fill, fill.left) for fill in fills]))
+    def _continued(self, jobs: list[PrefillJob]) -> list[tuple[PrefillJob, Tensor]]:
+        ids = torch.tensor([token for job in jobs for token in job.ids[job.done :]])
+        return self._kept(jobs, self.model.continue_(ids, [_rest(job, job.left) for job in jobs]))
 
     def keep_response(self, sequence: Sequence, kv: KeysValues) -> None:
         """Keep a prompt with its response, whose keys and values a slot still holds."""
         if sequence.length >= MIN_SHARED:
             self.cache.put(sequence.key + pack_key(sequence.tokens[:-1]), kv, None)  # the newest was not computed
 
-    def advance(self, fill: PrefillJob, tokens: int) -> Tensor | None:
+    def advance(self, job: PrefillJob, tokens: int) -> Tensor | None:
         """Compute up to `tokens` more of one placed prompt; the logits once it is complete."""
-        piece = _rest(fill, min(tokens, fill.left))
-        x = self.model.extend(torch.tensor(fill.ids[piece.start : piece.stop]), piece)
-        fill.done = piece.stop
-        if fill.left:
+        piece = _rest(job, min(tokens, job.left))
+        x = self.model.extend(torch.tensor(job.ids[piece.start : piece.stop]), piece)
+        job.done = piece.stop
+        if job.left:
             return None
-        return self._kept([fill], self.model.logits(x[-1:]))[0][1]
+        return self._kept([job], self.model.logits(x[-1:]))[0][1]
 
     def score(self, ids: list[int], top: int, kv: KeysValues) -> tuple[Tensor, Score]:
         """The logits after a prompt and the log-prob of each of its tokens; reads no cache and leaves nothing in it."""
         x = self.model.extend(torch.tensor(ids), Piece(0, len(ids), kv))
         return self.model.logits(x[-1:])[0], score(self.model, x, ids, top)
 
-    def _kept(self, fills: list[PrefillJob], logits: Tensor) -> list[tuple[PrefillJob, Tensor]]:
+    def _kept(self, jobs: list[PrefillJob], logits: Tensor) -> list[tuple[PrefillJob, Tensor]]:
         """Computed prompts with their logits [V], kept for others."""
-        found = [(fill, row.clone()) for fill, row in zip(fills, logits, strict=True)]
-        for fill, row in found:
-            assert fill.kv is not None
-            self.cache.put(fill.key, fill.kv, row)
+        found = [(job, row.clone()) for job, row in zip(jobs, logits, strict=True)]
+        for job, row in found:
+            assert job.kv is not None
+            self.cache.put(job.key, job.kv, row)
         return found
 
 
-def _rest(fill: PrefillJob, tokens: int) -> Piece:
-    assert fill.kv is not None
-    return Piece(fill.done, tokens, fill.kv)
+def _rest(job: PrefillJob, tokens: int) -> Piece:
+    assert job.kv is not None
+    return Piece(job.done, tokens, job.kv)
 
 
 def log_probs(model: Model, ids: list[int]) -> list[float]:

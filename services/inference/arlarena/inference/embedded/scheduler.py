@@ -108,28 +108,28 @@ class Scheduler:
         """Compute prompts up to the budget and give their sequences slots; whether anything was done."""
         budget = self.prefill_tokens
         ready: list[Ready] = []
-        fills: dict[bytes, PrefillJob] = {}
+        jobs: dict[bytes, PrefillJob] = {}
         self._next_slot = len(self.running)
         free = self.slots.count - self._next_slot - (len(self._filling.waiting) if self._filling else 0)
         if self._filling is not None:  # half of the budget, so that neither it nor the queue behind it stands still
             budget -= self._advance(budget // 2 if self._waiting else budget, ready)
         while self._waiting and free > 0 and budget > 0:
             sequence = self._waiting[0]
-            budget -= self._place(sequence, fills, ready, budget)
+            budget -= self._place(sequence, jobs, ready, budget)
             if self._waiting and self._waiting[0] is sequence:
                 break  # it costs more than is left of the budget, or a prompt that is computed in pieces is before it
             free -= 1
         if self._filling is not None and budget > 0:
             self._advance(budget, ready)
-        if fills:
-            self.counters.computed_tokens += sum(fill.left for fill in fills.values())
-            for fill, logits in self._prompts.whole(list(fills.values())):
-                assert fill.slot is not None
-                ready += [Ready(sequence, logits, fill.slot) for sequence in fill.waiting]
+        if jobs:
+            self.counters.computed_tokens += sum(job.left for job in jobs.values())
+            for job, logits in self._prompts.whole(list(jobs.values())):
+                assert job.slot is not None
+                ready += [Ready(sequence, logits, job.slot) for sequence in job.waiting]
         self._begin_responses(ready)
         return bool(ready) or self._filling is not None
 
-    def _place(self, sequence: Sequence, fills: dict[bytes, PrefillJob], ready: list[Ready], budget: int) -> int:
+    def _place(self, sequence: Sequence, jobs: dict[bytes, PrefillJob], ready: list[Ready], budget: int) -> int:
         """Find where the first waiting sequence's prompt comes from and take it off the queue. Returns its cost.
 
         A sequence stays queued if its prompt does not fit into what is left of this step.
@@ -143,7 +143,7 @@ class Scheduler:
             ready.append(Ready(self._taken(hit=False), logits, slot))
             self.counters.computed_tokens += size
             return size
-        pending = fills.get(key) or (self._filling if self._filling and self._filling.key == key else None)
+        pending = jobs.get(key) or (self._filling if self._filling and self._filling.key == key else None)
         if pending is not None:
             pending.waiting.append(self._taken(hit=True))
             return 0
@@ -152,17 +152,17 @@ class Scheduler:
             self.cache.load(known, size, self.slots[slot])
             ready.append(Ready(self._taken(hit=True), known.logits, slot))
             return 0
-        fill = self._prompts.plan(key, sequence.prompt)
-        if fill.left <= budget:
+        job = self._prompts.plan(key, sequence.prompt)
+        if job.left <= budget:
             slot = self._new_slot()
-            self._prompts.place(fill, self.slots[slot], slot)
-            fill.waiting.append(self._taken(hit=fill.done > 0))
-            fills[key] = fill
-            return fill.left
-        if fill.left <= self.prefill_tokens or self._filling is not None:
+            self._prompts.place(job, self.slots[slot], slot)
+            job.waiting.append(self._taken(hit=job.done > 0))
+            jobs[key] = job
+            return job.left
+        if job.left <= self.prefill_tokens or self._filling is not None:
             return 0
-        fill.waiting.append(self._taken(hit=fill.done > 0))
-        self._filling = fill
+        job.waiting.append(self._taken(hit=job.done > 0))
+        self._filling = job
         return self._advance(budget, ready)
 
     def _new_slot(self) -> int:
@@ -179,18 +179,18 @@ class Scheduler:
 
     def _advance(self, budget: int, ready: list[Ready]) -> int:
         """Compute the next piece of the prompt that is computed in pieces. Returns its tokens."""
-        fill = self._filling
-        assert fill is not None
-        if fill.kv is None:  # not in a slot: others come and go meanwhile
-            self._prompts.place(fill, KeysValues.zeros(self.model.arch, len(fill.ids)))
-        assert fill.kv is not None
-        piece = min(budget, fill.left)
-        logits = self._prompts.advance(fill, piece)
+        job = self._filling
+        assert job is not None
+        if job.kv is None:  # not in a slot: others come and go meanwhile
+            self._prompts.place(job, KeysValues.zeros(self.model.arch, len(job.ids)))
+        assert job.kv is not None
+        piece = min(budget, job.left)
+        logits = self._prompts.advance(job, piece)
         self.counters.computed_tokens += piece
         if logits is not None:
             slot = self._new_slot()
-            self.slots[slot].span(0, len(fill.ids)).copy(fill.kv)
-            ready += [Ready(sequence, logits, slot) for sequence in fill.waiting]
+            self.slots[slot].span(0, len(job.ids)).copy(job.kv)
+            ready += [Ready(sequence, logits, slot) for sequence in job.waiting]
             self._filling = None
         return piece
 

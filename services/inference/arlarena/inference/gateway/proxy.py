@@ -79,25 +79,25 @@ class Proxy:
         if self._limits is not None and call.body:
             self._limits.check_body(call.body)
         deadline = time.monotonic() + min(call.timeout_s or self._limit_s, self._limit_s)
-        errand = PendingRequest(call, deadline, asyncio.ensure_future(call.receive()))
+        pending = PendingRequest(call, deadline, asyncio.ensure_future(call.receive()))
         session, full = call.header(SESSION_HEADER.encode()), set[Replica]()
         answer: Answer | None = None
         why = ""
         try:
             for _ in range(MOST_ATTEMPTS):
-                errand.check()
-                patience = 0.0 if answer is not None else min(self._patience_s, errand.left_s)
+                pending.check()
+                patience = 0.0 if answer is not None else min(self._patience_s, pending.left_s)
                 try:
                     replica = await self._fleet.pick(session, full, patience)
                 except RequestError as error:
                     if answer is not None:
                         return answer  # everyone is full, as this one said
-                    errand.check()
+                    pending.check()
                     if all(replica.state == "down" for replica in self._fleet.replicas):  # the engines are starting
                         error.retry_after_s = LOADING_RETRY_S
                     raise
                 try:
-                    answer = await self._ask(replica, errand)
+                    answer = await self._ask(replica, pending)
                 except _Failed as error:
                     why = str(error)
                     self._metrics.retries.inc()
@@ -111,27 +111,27 @@ class Proxy:
             raise RequestError(f"{MOST_ATTEMPTS} attempts failed; the last: {why}", status=502)
         finally:
             if not isinstance(answer, Relay):
-                errand.gone.cancel()
+                pending.gone.cancel()
 
-    async def _ask(self, replica: Replica, errand: PendingRequest) -> Answer:
+    async def _ask(self, replica: Replica, pending: PendingRequest) -> Answer:
         """One attempt."""
-        queued = errand.call.path in SAMPLES
+        queued = pending.call.path in SAMPLES
         try:
-            await _unless_gone(asyncio.wait_for(replica.enter(queued), errand.left_s), errand.gone)
+            await _unless_gone(asyncio.wait_for(replica.enter(queued), pending.left_s), pending.gone)
         except TimeoutError:
             raise RequestError(_OUT_OF_TIME, status=504) from None
         mark, streams = max(0, len(replica.history) - 1), False
         try:
             if not replica.open:
                 raise _Failed(f"{replica.name} is {replica.state}")
-            reply = await _unless_gone(self._send(replica, errand), errand.gone)
+            reply = await _unless_gone(self._send(replica, pending), pending.gone)
             self._check_stamp(replica, mark, reply)
             if _streams(reply):
                 streams = True
-                return Relay(reply.status, _headers(reply, replica, mark), self._relay(replica, errand, reply, queued))
+                return Relay(reply.status, _headers(reply, replica, mark), self._relay(replica, pending, reply, queued))
             async with reply:
-                body = await _unless_gone(_read(reply), errand.gone)
-            if not replica.driver.checks_first and not await asyncio.wait_for(replica.settled(), errand.left_s):
+                body = await _unless_gone(_read(reply), pending.gone)
+            if not replica.driver.checks_first and not await asyncio.wait_for(replica.settled(), pending.left_s):
                 raise _Failed(f"{replica.name} did not pass the check of its new weights")
             if reply.status >= 400:
                 body = _in_form(body, reply.status)
@@ -145,8 +145,8 @@ class Proxy:
             if not streams:
                 replica.leave(queued)
 
-    async def _send(self, replica: Replica, errand: PendingRequest) -> aiohttp.ClientResponse:
-        call, left_s = errand.call, max(0.001, errand.left_s)
+    async def _send(self, replica: Replica, pending: PendingRequest) -> aiohttp.ClientResponse:
+        call, left_s = pending.call, max(0.001, pending.left_s)
         headers = {"content-type": "application/json", DEADLINE_HEADER: f"{left_s:.3f}"}
         timeout = aiohttp.ClientTimeout(total=left_s)
         url = replica.url + quote(call.path)  # the server has decoded it: names of models may hold anything
@@ -163,14 +163,14 @@ class Proxy:
             raise _Failed(f"{replica.name} sampled with {stamp} and should serve {replica.version}")
 
     async def _relay(
-        self, replica: Replica, errand: PendingRequest, reply: aiohttp.ClientResponse, queued: bool
+        self, replica: Replica, pending: PendingRequest, reply: aiohttp.ClientResponse, queued: bool
     ) -> AsyncIterator[bytes]:
         """The events of a stream as they come."""
         try:
             async with reply:
-                while chunk := await _unless_gone(reply.content.readany(), errand.gone):
+                while chunk := await _unless_gone(reply.content.readany(), pending.gone):
                     yield chunk
-                    errand.check()  # the client library's own limit does not hold while there is something to read
+                    pending.check()  # the client library's own limit does not hold while there is something to read
         except TimeoutError:
             raise RequestError(_OUT_OF_TIME, status=504) from None
         except (aiohttp.ClientError, OSError) as error:
@@ -178,7 +178,7 @@ class Proxy:
             raise RequestError(f"the engine failed while it answered: {error!r}", status=502) from error
         finally:
             replica.leave(queued)
-            errand.gone.cancel()
+            pending.gone.cancel()
 
 
 async def _read(reply: aiohttp.ClientResponse) -> bytes:

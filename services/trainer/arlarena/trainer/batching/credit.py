@@ -88,7 +88,7 @@ def turn_entropies(
 def score(
     recipe: Recipe,
     groups: Sequence[Group],
-    freshness: StalenessPolicy,
+    staleness_policy: StalenessPolicy,
     *,
     invalid_penalty: float,
     max_response_tokens: int,
@@ -124,7 +124,7 @@ def score(
     _check("advantages", groups, [_all_finite(given.total) for given in scored])
 
     def usable(trajectory: Trajectory) -> bool:
-        return freshness.usable(trajectory) and not (no_action_turns == "mask" and has_no_action(trajectory))
+        return staleness_policy.usable(trajectory) and not (no_action_turns == "mask" and has_no_action(trajectory))
 
     return [
         ScoredGroup(group, given, tuple(map(usable, group.trajectories)))

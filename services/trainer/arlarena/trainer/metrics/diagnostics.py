@@ -45,7 +45,7 @@ def episode_figures(groups: Sequence[Group]) -> dict[str, float]:
     } | behaviour_figures(groups)
 
 
-def training_figures(groups: Sequence[ScoredGroup], freshness: StalenessPolicy) -> dict[str, float]:
+def training_figures(groups: Sequence[ScoredGroup], staleness_policy: StalenessPolicy) -> dict[str, float]:
     """What is about to be trained on."""
     sizes = [float(size) for scored in groups for each in scored.advantages.anchor_sizes for size in each]
     credit = [abs(value) for scored in groups for each in scored.advantages.total for value in each]
@@ -55,7 +55,7 @@ def training_figures(groups: Sequence[ScoredGroup], freshness: StalenessPolicy) 
         for trajectory, usable in zip(scored.group.trajectories, scored.usable, strict=True)
         if usable
     ]
-    ages = [float(age) for age in map(freshness.age, used) if age is not None]
+    ages = [float(age) for age in map(staleness_policy.age, used) if age is not None]
     turns = [turn for trajectory in used for turn in trajectory.turns]
     return {
         "anchor_size": _mean(sizes),

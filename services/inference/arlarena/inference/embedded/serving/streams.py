@@ -47,47 +47,47 @@ class SentTokens:
     spelling: Spelling | None
     sent: int = 0
 
-    def advance(self, growth: StreamCursor, characters: int) -> tuple[int, list[Spelled] | None]:
+    def advance(self, cursor: StreamCursor, characters: int) -> tuple[int, list[Spelled] | None]:
         """The next tokens and the position of the first, where so many `characters` of the text have been sent; at the
         end all that are left, without bytes that a stop string has cut off.
         """
-        begin, s = self.sent, growth.sequence
+        begin, s = self.sent, cursor.sequence
         if self.spelling is None:
             return begin, None
-        self.spelling.grow(s.tokens[: growth.end])
-        if growth.closed and isinstance(s.stop_reason, str):
+        self.spelling.grow(s.tokens[: cursor.end])
+        if cursor.closed and isinstance(s.stop_reason, str):
             self.spelling.cut(characters)
-        self.sent = len(self.spelling.tokens) if growth.closed else max(begin, self.spelling.within(characters))
+        self.sent = len(self.spelling.tokens) if cursor.closed else max(begin, self.spelling.within(characters))
         return begin, self.spelling.tokens[begin : self.sent]
 
 
 @dataclass(slots=True)
 class Stream:
-    """A stream in progress: the writer knows the request, `growths` how much of each choice was sent."""
+    """A stream in progress: the writer knows the request, `cursors` how much of each choice was sent."""
 
     writer: Writer
     return_ids: bool
     include_usage: bool
     created: int = field(default_factory=lambda: int(time.time()))
-    growths: list[StreamCursor] = field(init=False)
+    cursors: list[StreamCursor] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.growths = [StreamCursor(index, sequence) for index, sequence in enumerate(self.writer.sequences)]
+        self.cursors = [StreamCursor(index, sequence) for index, sequence in enumerate(self.writer.sequences)]
 
     def grown(self) -> Iterator[StreamCursor]:
         """Choices with something new."""
-        return (growth for growth in self.growths if growth.advance())
+        return (cursor for cursor in self.cursors if cursor.advance())
 
-    def first_prompt(self, growth: StreamCursor) -> list[int] | None:
+    def first_prompt(self, cursor: StreamCursor) -> list[int] | None:
         """The prompt's ids, with a choice's first piece only."""
-        return growth.sequence.prompt if self.return_ids and growth.begin == 0 else None
+        return cursor.sequence.prompt if self.return_ids and cursor.begin == 0 else None
 
     def spellings(self) -> list[SentTokens]:
         """What was sent of each choice's tokens."""
         params, text = self.writer.plan.params, self.writer.text
         wanted = params.logprobs is not None
         skip = params.skip_special_tokens
-        return [SentTokens(text.spelling(skip_special=skip) if wanted else None) for _ in self.growths]
+        return [SentTokens(text.spelling(skip_special=skip) if wanted else None) for _ in self.cursors]
 
     def pieces(self) -> list[GrowingText]:
         """A growing text for each choice."""
@@ -99,7 +99,7 @@ class Stream:
                 skip_special=plan.params.skip_special_tokens,
                 include_stop=plan.params.include_stop_str_in_output,
             )
-            for _ in self.growths
+            for _ in self.cursors
         ]
 
 
@@ -107,13 +107,13 @@ async def generate_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIt
     """Events of the token route; each choice's last carries its weight versions."""
     writer = stream.writer
     async for _ in steps:
-        for growth in stream.grown():
+        for cursor in stream.grown():
             choice = writer.generate_choice(
-                growth.index, growth.sequence, growth.begin, growth.end, final=growth.closed
+                cursor.index, cursor.sequence, cursor.begin, cursor.end, final=cursor.closed
             )
             yield _encoder.encode(
                 GenerateResponse(
-                    request_id=writer.identity, choices=[choice], prompt_token_ids=stream.first_prompt(growth)
+                    request_id=writer.identity, choices=[choice], prompt_token_ids=stream.first_prompt(cursor)
                 )
             )
     if stream.include_usage:
@@ -130,18 +130,18 @@ async def completion_events(stream: Stream, steps: AsyncIterator[None]) -> Async
         )
 
     async for _ in steps:
-        for growth in stream.grown():
-            s, i = growth.sequence, growth.index
-            text = _new_text(texts[i], growth)
-            begin, spelled = spellings[i].advance(growth, texts[i].sent)
+        for cursor in stream.grown():
+            s, i = cursor.sequence, cursor.index
+            text = _new_text(texts[i], cursor)
+            begin, spelled = spellings[i].advance(cursor, texts[i].sent)
             choice = CompletionChoice(
                 index=i,
                 text=text,
                 logprobs=writer.completion_logprobs(s, begin, spelled),
-                finish_reason=s.finish_reason if growth.closed else None,
-                stop_reason=s.stop_reason if growth.closed else None,
-                token_ids=s.tokens[growth.begin : growth.end] if stream.return_ids else None,
-                prompt_token_ids=stream.first_prompt(growth),
+                finish_reason=s.finish_reason if cursor.closed else None,
+                stop_reason=s.stop_reason if cursor.closed else None,
+                token_ids=s.tokens[cursor.begin : cursor.end] if stream.return_ids else None,
+                prompt_token_ids=stream.first_prompt(cursor),
             )
             yield event([choice])
     if stream.include_usage:
@@ -158,27 +158,27 @@ async def chat_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIterat
         )
 
     async for _ in steps:
-        for growth in stream.grown():
-            s, i = growth.sequence, growth.index
-            if growth.begin == 0:
+        for cursor in stream.grown():
+            s, i = cursor.sequence, cursor.index
+            if cursor.begin == 0:
                 opening = ChatChunkChoice(index=i, delta=ChatMessage("assistant", ""))
-                yield event([opening], prompt_token_ids=stream.first_prompt(growth))
-            text = _new_text(texts[i], growth)
-            begin, spelled = spellings[i].advance(growth, texts[i].sent)
+                yield event([opening], prompt_token_ids=stream.first_prompt(cursor))
+            text = _new_text(texts[i], cursor)
+            begin, spelled = spellings[i].advance(cursor, texts[i].sent)
             choice = ChatChunkChoice(
                 index=i,
                 delta=ChatMessage(content=text),
                 logprobs=writer.chat_logprobs(s, begin, spelled),
-                finish_reason=s.finish_reason if growth.closed else None,
-                stop_reason=s.stop_reason if growth.closed else None,
-                token_ids=s.tokens[growth.begin : growth.end] if stream.return_ids else None,
+                finish_reason=s.finish_reason if cursor.closed else None,
+                stop_reason=s.stop_reason if cursor.closed else None,
+                token_ids=s.tokens[cursor.begin : cursor.end] if stream.return_ids else None,
             )
             yield event([choice])
     if stream.include_usage:
         yield event([], usage=writer.usage())
 
 
-def _new_text(text: GrowingText, growth: StreamCursor) -> str:
-    s = growth.sequence
-    stop = s.stop_reason if growth.closed and isinstance(s.stop_reason, str) else None
-    return text.advance(s.tokens[: growth.end], finished=growth.closed, stop=stop)
+def _new_text(text: GrowingText, cursor: StreamCursor) -> str:
+    s = cursor.sequence
+    stop = s.stop_reason if cursor.closed and isinstance(s.stop_reason, str) else None
+    return text.advance(s.tokens[: cursor.end], finished=cursor.closed, stop=stop)
