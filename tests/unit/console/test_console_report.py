@@ -14,7 +14,8 @@ from rich.console import Console
 from arlarena.console.cli.invocation import command_line
 from arlarena.console.launch.failures import LaunchError
 from arlarena.console.report.html_page import render, write_report
-from arlarena.console.report.summary import kinds_table, read_steps, summarise, table
+from arlarena.console.report.summary import read_steps, summarise
+from arlarena.console.report.tables import kinds_table, scores_table
 from arlarena.console.rundir import ExistingRunPolicy, RunDirectory
 
 ENDINGS = [
@@ -217,7 +218,7 @@ def test_success_by_kind_of_task_is_shown_where_there_are_kinds(tmp_path: Path) 
     shown = kinds_table(summary)
     assert shown is not None
     assert [list(column.cells) for column in shown.columns] == [
-        ["look_at_obj_in_light"], ["38"], ["40.0"], ["60.0"], ["50.0 to 70.0"]
+        ["look at obj in light"], ["38"], ["40.0"], ["60.0"], ["50.0 to 70.0"]
     ]  # fmt: skip
     assert "<th>tasks</th>" in page
     assert shown.columns[1].header == "tasks"
@@ -244,7 +245,7 @@ def test_several_attempts_a_task_are_not_called_tasks(tmp_path: Path) -> None:
 def test_tasks_of_the_training_split_are_not_called_unseen(tmp_path: Path, training_split: str, words: str) -> None:
     run = write_run(tmp_path)
     summary = summarise(run, "sokoban", "sampo", 0, training_split)
-    assert words in str(table(summary).title)
+    assert words in str(scores_table(summary).title)
     assert words in render(run, summary)
 
 
@@ -252,9 +253,9 @@ def test_the_table_says_how_many_groups_were_filtered(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     summary = summarise(run, "sokoban", "sampo", 0)
     summary["groups"]["filtered"] = 55
-    assert "55 groups filtered" in str(table(summary).caption)
+    assert "55 groups filtered" in str(scores_table(summary).caption)
     summary["groups"]["filtered"] = 0
-    assert "filtered" not in str(table(summary).caption)
+    assert "filtered" not in str(scores_table(summary).caption)
 
 
 def test_the_page_names_date_code_command_and_configuration(tmp_path: Path) -> None:
@@ -282,7 +283,7 @@ def test_summary_console_and_page_say_when_tasks_are_not_official(tmp_path: Path
     assert summary["data"] == {"description": "games made by this server", "official": official}
     warned = "Not comparable with published results: games made by this server"
     assert (warned in render(run, summary)) is (official is False)
-    assert (table(summary).caption == warned) is (official is False)
+    assert (scores_table(summary).caption == warned) is (official is False)
 
 
 def test_an_environment_without_kinds_has_no_table_of_them(tmp_path: Path) -> None:
@@ -296,7 +297,7 @@ def test_summary_and_report_say_why_training_ended(tmp_path: Path, ending: dict[
     found = summarise(run, "sokoban", "sampo", 0)
     assert {key: found["training"][key] for key in ending} == ending
     console = Console(file=io.StringIO(), width=200)
-    console.print(table(found))
+    console.print(scores_table(found))
     assert isinstance(console.file, io.StringIO)
     assert f"Training: {words}" in console.file.getvalue()
     for summary in (found, None):  # also of a run that has not finished

@@ -24,7 +24,7 @@ from arlarena.console.launch.pipeline import STAGES, Pipeline
 from arlarena.console.launch.preflight import check_before_start
 from arlarena.console.launch.progress import View
 from arlarena.console.launch.supervisor import Supervisor
-from arlarena.console.report.summary import kinds_table, table
+from arlarena.console.report.tables import kinds_table, scores_table
 from arlarena.console.runconfig import RunConfig, masked_override
 from arlarena.console.rundir import ExistingRunPolicy, RunDirectory
 from arlarena.console.settings import available_cores
@@ -216,7 +216,7 @@ def up(request: LaunchRequest, console: Console) -> dict[str, Any]:
     """
     os.umask(PRIVATE)  # holds for every file of the run, by whichever process
     run, summary = asyncio.run(_run(request, console))
-    console.print(table(summary))
+    console.print(scores_table(summary))
     if (kinds := kinds_table(summary)) is not None:
         console.print(kinds)
     console.print(f"{run.summary}\n{run.report}", soft_wrap=True)

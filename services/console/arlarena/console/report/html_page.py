@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,151 +10,47 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from arlarena.console.cli.invocation import command_line
+from arlarena.console.report.charts import Records, class_chart, cloning_charts, other_charts, training_charts
 from arlarena.console.report.ending import describe_ending, read_ending
 from arlarena.console.report.summary import (
     counted_of_a_kind,
     data_warning,
     describe_eval_set,
-    interval,
     percent,
     read_json,
     read_records,
     read_steps,
 )
-from arlarena.console.report.svg import Estimate, Line, Mark, interval_chart, line_chart
+from arlarena.console.report.tables import SCORE_COLUMNS, ClassRow, Column, class_columns, class_rows
 from arlarena.console.rundir import RunDirectory
 from arlarena.console.stage import duration
 from arlarena.proto.text.wording import counted
 
-SHARE = (0.0, 1.0)
 MOST_EPISODES = 4
-Records = Sequence[dict[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """A chart of metrics.jsonl: the first of `keys` that exist, under `names`."""
-
-    title: str
-    keys: tuple[str, ...]
-    names: tuple[str, ...]
-    within: tuple[float, float] | None = None
-
-
-CHARTS = (
-    Chart("Success rate of the training episodes, per step", ("success_rate",), ("success",), SHARE),
-    Chart("Mean return", ("return_mean",), ("return",)),
-    Chart("Gradient norm", ("grad_norm",), ("gradient norm",)),
-    Chart("KL to the policy at the start (k3, nats a token)", ("reference_kl",), ("KL",)),
-    Chart(
-        "Share of tokens clipped",
-        ("clip_positive_high", "clip_negative_low"),
-        ("A > 0, above", "A < 0, below"),
-    ),
-    Chart("Valid turns (share)", ("format_valid", "action_valid"), ("format", "action"), SHARE),
-    Chart("Entropy (nats a token)", ("entropy",), ("entropy",)),
-    Chart("Groups per step", ("groups_kept", "groups_filtered", "groups_stale"), ("trained on", "filtered", "stale")),
-    Chart("Turns of an episode", ("turns_mean",), ("turns",)),
-    Chart("Sampler against trainer (mean k3)", ("mismatch_k3",), ("mismatch",)),
-    Chart("Age of the samples (steps)", ("age_mean", "age_max"), ("mean", "largest")),
-    Chart("Tokens trained on per second", ("tokens_per_s",), ("tokens/s",)),
-)
-SHOWN_KEYS = {key for chart in CHARTS for key in chart.keys} | {"step", "schema"}
-
-
-def series(records: Records, key: str, name: str, x: str = "step") -> Line:
-    """The points of `key` where it is a number."""
-    points = [
-        (float(record[x]), float(record[key]))
-        for record in records
-        if _is_number(record.get(x)) and _is_number(record.get(key))
-    ]
-    return Line(name, tuple(points))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def training_charts(steps: Records, summary: dict[str, Any] | None) -> list[Markup]:
-    """The charts that are worth a look in every run."""
-    found = []
-    for chart in CHARTS:
-        lines = [series(steps, key, name) for key, name in zip(chart.keys, chart.names, strict=True)]
-        marks = []
-        if chart.keys == ("success_rate",) and summary:
-            marks = [Mark(f"eval_set {label}", summary[label]["success"]) for label in ("before", "after")]
-        drawn = line_chart(chart.title, lines, marks, chart.within)
-        found += [drawn] if drawn else []
-    return found
-
-
-def other_charts(steps: Records) -> list[Markup]:
-    """Everything else that the trainer recorded."""
-    keys = dict.fromkeys(key for record in steps for key, value in record.items() if _is_number(value))
-    charts = [line_chart(key, [series(steps, key, key)]) for key in keys if key not in SHOWN_KEYS]
-    return [chart for chart in charts if chart]
-
-
-def cloning_charts(run: RunDirectory) -> list[Markup]:
-    """How the clone learnt, by its progress lines."""
-    records = read_records(run.progress("clone"))
-    lines = [series(records, "loss", "training"), series(records, "validation_loss", "validation")]
-    chart = line_chart("Cloning: loss (nats a token)", lines)
-    return [chart] if chart else []
-
-
-@dataclass(frozen=True, slots=True)
-class ClassRow:
-    """One class of tasks, before and after."""
-
-    name: str
-    n: int
-    before: dict[str, Any] | None
-    after: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Breakdown:
-    """Success by classes of tasks: what they are classes of, and the heading of their names."""
+    """Success by classes of tasks. `heading`: of the column with their names."""
 
     title: str
     heading: str
+    columns: tuple[Column, ...]
     rows: list[ClassRow]
     chart: Markup | None
 
 
 def breakdowns(before: dict[str, Any], after: dict[str, Any]) -> list[Breakdown]:
-    """Both evaluation sets by the length of the shortest solution and by kind of task, where there are such."""
-    found = []
-    for table, key, title, heading in (
+    """Both evaluations by the length of the shortest solution and by kind of task, where there are such."""
+    columns, found = class_columns(counted_of_a_kind(before or after)), []
+    for name, key, title, heading in (
         ("by_difficulty", "optimal_moves", "By difficulty", "least moves"),
         ("by_kind", "kind", "By kind of task", "kind"),
     ):
-        rows = class_rows(before, after, table, key)
-        if rows:
-            found.append(Breakdown(title, heading, rows, class_chart(f"Success by {heading} (95 % intervals)", rows)))
+        if rows := class_rows(before, after, name, key):
+            chart = class_chart(f"Success by {heading} (95 % intervals)", rows)
+            found.append(Breakdown(title, heading, columns, rows, chart))
     return found
-
-
-def class_rows(before: dict[str, Any], after: dict[str, Any], table: str, key: str) -> list[ClassRow]:
-    """Both evaluation sets by the classes of a table."""
-    tables = [{row[key]: row for row in eval_set.get(table, [])} for eval_set in (before, after)]
-    rows = []
-    for name in sorted(tables[0].keys() | tables[1].keys()):
-        first, second = tables[0].get(name), tables[1].get(name)
-        rows.append(ClassRow(str(name).replace("_", " "), (second or first or {}).get("n", 0), first, second))
-    return rows
-
-
-def _estimate(row: dict[str, Any] | None) -> Estimate | None:
-    return Estimate(row["success"], *row["ci95"]) if row else None
-
-
-def class_chart(title: str, rows: Sequence[ClassRow]) -> Markup | None:
-    """Success before and after, by class."""
-    before, after = [_estimate(row.before) for row in rows], [_estimate(row.after) for row in rows]
-    return interval_chart(title, [row.name for row in rows], [("before", before), ("after", after)])
 
 
 def chosen_episodes(before: Records, after: Records) -> list[dict[str, Any]]:
@@ -197,7 +92,7 @@ def render(run: RunDirectory, summary: dict[str, Any] | None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "interval": interval, "duration": duration, "counted": counted}
+    environment.filters |= {"percent": percent, "duration": duration, "counted": counted}
     steps, state = read_steps(run.metrics), run.read_state()
     before, after = _eval_set(run.eval_set("before")), _eval_set(run.eval_set("after"))
     return environment.get_template("report.html.j2").render(
@@ -208,7 +103,7 @@ def render(run: RunDirectory, summary: dict[str, Any] | None) -> str:
         ending=training_state(run, steps),
         summary=summary,
         eval_set=describe_eval_set(summary) if summary else "",
-        counted_of_a_kind=counted_of_a_kind(before or after),
+        score_columns=SCORE_COLUMNS,
         training=training_charts(steps, summary),
         cloning=cloning_charts(run),
         others=other_charts(steps),

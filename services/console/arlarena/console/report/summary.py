@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from rich.markup import escape
-from rich.table import Table
 
 from arlarena.console.launch.failures import LaunchError
-from arlarena.console.report.ending import describe_ending, read_ending
+from arlarena.console.report.ending import read_ending
 from arlarena.console.rundir import RunDirectory
-from arlarena.proto.text.wording import counted, printable
+from arlarena.proto.text.wording import counted
 
 SCHEMA = 2
 OUTCOMES = ("trained", "filtered", "stale", "empty", "skipped", "dead")
@@ -136,11 +134,6 @@ def interval(ci95: list[float]) -> str:
     return f"{percent(ci95[0])} to {percent(ci95[1])}"
 
 
-def _cell(text: str) -> str:
-    """A text that services wrote, as rich prints it: no markup, nothing that a terminal acts on."""
-    return escape(printable(text))
-
-
 def describe_eval_set(summary: dict[str, Any]) -> str:
     """`512 unseen tasks of split test`, or `8 tasks of the training split train`."""
     count, split = summary["eval_set"]["n"], summary["eval_set"].get("split", "?")
@@ -159,50 +152,7 @@ def counted_of_a_kind(record: dict[str, Any]) -> str:
     return "attempts" if (record.get("eval_set") or {}).get("attempts", 1) > 1 else "tasks"
 
 
-def kinds_table(summary: dict[str, Any]) -> Table | None:
-    """Success of each kind of task before and after; None where an environment has no kinds."""
-    before, after = ({row["kind"]: row for row in summary[label].get("by_kind", [])} for label in ("before", "after"))
-    if not before and not after:
-        return None
-    rows = Table(title="By kind of task", title_justify="left")
-    for heading in ("", counted_of_a_kind(summary), "before %", "after %", "95 % interval"):
-        rows.add_column(heading, justify="left" if heading == "" else "right", no_wrap=True)
-    for kind in sorted(before.keys() | after.keys()):
-        old, new = before.get(kind), after.get(kind)
-        rows.add_row(
-            _cell(kind or "(no kind)"),
-            str((new or old or {}).get("n", 0)),
-            percent(old["success"] if old else None),
-            percent(new["success"] if new else None),
-            interval(new["ci95"]) if new else "-",
-        )
-    return rows
-
-
 def data_warning(record: dict[str, Any]) -> str | None:
     """What to say of the tasks of a summary or a evaluation set that are not those of the official data set."""
     data = record.get("data") or {}
     return f"Not comparable with published results: {data['description']}" if data.get("official") is False else None
-
-
-def table(summary: dict[str, Any]) -> Table:
-    """The table that ends a run."""
-    eval_set = summary["eval_set"]
-    title = f"{summary['env']}, {describe_eval_set(summary)}, T = {eval_set.get('temperature', '?')}"
-    said = describe_ending(summary.get("training")), describe_filtered(summary.get("groups", {}).get("filtered", 0))
-    ending = f"Training: {', '.join(filter(None, said))}" if any(said) else None
-    caption = "\n".join(filter(None, (ending, data_warning(summary))))
-    rows = Table(title=_cell(title), title_justify="left", caption=_cell(caption) or None, caption_justify="left")
-    for heading in ("", "success %", "95 % interval", "well-formed %", "return", "turns"):
-        rows.add_column(heading, justify="left" if heading == "" else "right", no_wrap=True)
-    for label, name in (("before", "before"), ("after", f"after {summary['method']}")):
-        score = summary[label]
-        figures = [f"{score[key]:.2f}" if score.get(key) is not None else "-" for key in ("return", "turns")]
-        rows.add_row(
-            _cell(name),
-            percent(score["success"]),
-            interval(score["ci95"]),
-            percent(score.get("format_valid")),
-            *figures,
-        )
-    return rows

@@ -1,0 +1,121 @@
+"""The tables of a run's report: their rows and columns, on the page and in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from arlarena.console.report.ending import describe_ending
+from arlarena.console.report.summary import (
+    counted_of_a_kind,
+    data_warning,
+    describe_eval_set,
+    describe_filtered,
+    interval,
+    percent,
+)
+from arlarena.proto.text.wording import printable
+
+Score = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A heading, and the text of a row's cell below it. `page_only`: the terminal has no room for it."""
+
+    heading: str
+    cell: Callable[[Any], str]
+    page_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ClassRow:
+    """One class of tasks, before and after."""
+
+    name: str
+    n: int
+    before: Score | None
+    after: Score | None
+
+
+def _figure(key: str, digits: int) -> Callable[[Score], str]:
+    return lambda score: "-" if score.get(key) is None else f"{score[key]:.{digits}f}"
+
+
+def _share(score: Score | None) -> str:
+    return percent(score["success"]) if score else "-"
+
+
+def _bounds(score: Score | None) -> str:
+    return interval(score["ci95"]) if score else "-"
+
+
+SCORE_COLUMNS = (  # of a row for the evaluation before training, and of one for that after it
+    Column("success %", _share),
+    Column("95 % interval", _bounds),
+    Column("well-formed %", lambda score: percent(score.get("format_valid"))),
+    Column("valid action %", lambda score: percent(score.get("action_valid")), page_only=True),
+    Column("return", _figure("return", 2)),
+    Column("turns", _figure("turns", 1)),
+)
+
+
+def class_columns(counted: str) -> tuple[Column, ...]:
+    """The columns of a table with one class of tasks a row. `counted`: what its numbers count."""
+    return (
+        Column(counted, lambda row: str(row.n)),
+        Column("before %", lambda row: _share(row.before)),
+        Column("95 % interval", lambda row: _bounds(row.before), page_only=True),
+        Column("after %", lambda row: _share(row.after)),
+        Column("95 % interval", lambda row: _bounds(row.after)),
+    )
+
+
+def class_rows(before: Score, after: Score, breakdown: str, key: str) -> list[ClassRow]:
+    """Both evaluations by the classes of one of their breakdowns, whose records name the class under `key`."""
+    old, new = ({record[key]: record for record in each.get(breakdown, [])} for each in (before, after))
+    rows = []
+    for name in sorted(old.keys() | new.keys()):
+        first, second = old.get(name), new.get(name)
+        rows.append(ClassRow(str(name).replace("_", " "), (second or first or {}).get("n", 0), first, second))
+    return rows
+
+
+def scores_table(summary: dict[str, Any]) -> Table:
+    """The table that ends a run in the terminal."""
+    eval_set = summary["eval_set"]
+    title = f"{summary['env']}, {describe_eval_set(summary)}, T = {eval_set.get('temperature', '?')}"
+    said = describe_ending(summary.get("training")), describe_filtered(summary.get("groups", {}).get("filtered", 0))
+    ending = f"Training: {', '.join(filter(None, said))}" if any(said) else None
+    caption = "\n".join(filter(None, (ending, data_warning(summary))))
+    rows = (("before", summary["before"]), (f"after {summary['method']}", summary["after"]))
+    return _terminal_table(title, SCORE_COLUMNS, rows, caption)
+
+
+def kinds_table(summary: dict[str, Any]) -> Table | None:
+    """Success of each kind of task before and after; None where an environment has no kinds."""
+    rows = class_rows(summary["before"], summary["after"], "by_kind", "kind")
+    if not rows:
+        return None
+    columns = class_columns(counted_of_a_kind(summary))
+    return _terminal_table("By kind of task", columns, [(row.name or "(no kind)", row) for row in rows])
+
+
+def _terminal_table(title: str, columns: Sequence[Column], rows: Iterable[tuple[str, Any]], caption: str = "") -> Table:
+    shown = [column for column in columns if not column.page_only]
+    found = Table(title=_plain(title), title_justify="left", caption=_plain(caption) or None, caption_justify="left")
+    found.add_column("", justify="left", no_wrap=True)
+    for column in shown:
+        found.add_column(column.heading, justify="right", no_wrap=True)
+    for name, row in rows:
+        found.add_row(_plain(name), *(column.cell(row) for column in shown))
+    return found
+
+
+def _plain(text: str) -> str:
+    """A text that services wrote, as rich prints it: no markup, nothing that a terminal acts on."""
+    return escape(printable(text))
