@@ -24,7 +24,7 @@ from typing import Any
 
 import psutil
 
-from arlarena.sandbox.execution import ExecutionLimits
+from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings
 from arlarena.sandbox.zygote_client import ENVIRONMENT
 from benchmarks.sandbox.program import ANSWER, PROGRAM, rate

@@ -15,7 +15,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from arlarena.sandbox.execution import ExecutionLimits, SandboxError, SandboxUnavailable
+from arlarena.sandbox.execution import SandboxError, SandboxUnavailable
+from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.zygote import LONGEST
 
 # One thread each: the forks of a machine share its cores, and a fork may start no thread.

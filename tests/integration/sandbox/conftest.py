@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from arlarena.sandbox.execution import ExecutionLimits
+from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings
 
 ROOT = Path(__file__).resolve().parents[3]

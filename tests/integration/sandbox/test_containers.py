@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from arlarena.sandbox.containers import ContainerSandbox, ContainerSettings
-from arlarena.sandbox.execution import ExecutionLimits, SandboxError, SandboxUnavailable
+from arlarena.sandbox.execution import SandboxError, SandboxUnavailable
+from arlarena.sandbox.limits import ExecutionLimits
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 

@@ -10,7 +10,8 @@ from cases.case_support import busy_cores
 from support.sandbox.sandbox_support import wait_until
 
 from arlarena.sandbox import kernel
-from arlarena.sandbox.execution import ExecutionLimits, SandboxError
+from arlarena.sandbox.execution import SandboxError
+from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings
 from arlarena.sandbox.lockdown import GRACE_S
 

@@ -19,7 +19,8 @@ from sandbox_attacks.honest import HONEST
 from support.sandbox.sandbox_support import patched_work, wait_until
 
 from arlarena.sandbox import kernel
-from arlarena.sandbox.execution import ExecutionLimits, SandboxBusy, SandboxError, SandboxUnavailable
+from arlarena.sandbox.execution import SandboxBusy, SandboxError, SandboxUnavailable
+from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings
 from arlarena.sandbox.zygote_client import ZygoteProcess
 

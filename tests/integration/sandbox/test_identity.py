@@ -17,7 +17,8 @@ import pytest
 from support.sandbox.sandbox_support import readable_python, wait_until
 
 from arlarena.sandbox import kernel
-from arlarena.sandbox.execution import ExecutionLimits, SandboxError, SandboxUnavailable
+from arlarena.sandbox.execution import SandboxError, SandboxUnavailable
+from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings
 from arlarena.sandbox.identity import NOBODY, Identity, choose
 

@@ -12,7 +12,8 @@ from cases.case_support import busy_cores
 from arlarena.environments.tir_math.judge import judge_process as judging
 from arlarena.environments.tir_math.judge.judge_process import ForkJudge
 from arlarena.sandbox import kernel
-from arlarena.sandbox.execution import Ending, Execution, ExecutionLimits, SandboxError, SandboxUnavailable, Used
+from arlarena.sandbox.execution import Ending, Execution, SandboxError, SandboxUnavailable, Used
+from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.forks import ForkSettings
 
 pytestmark = pytest.mark.skipif(not kernel.supported(), reason="the sandbox of forks needs Linux on x86-64 or aarch64")

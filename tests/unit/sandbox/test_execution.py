@@ -2,7 +2,8 @@
 
 import pytest
 
-from arlarena.sandbox.execution import Execution, ExecutionLimits, Used
+from arlarena.sandbox.execution import Execution, Used
+from arlarena.sandbox.limits import ExecutionLimits
 
 LIMITS = ExecutionLimits(output_bytes=8)
 

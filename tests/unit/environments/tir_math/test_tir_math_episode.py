@@ -13,15 +13,8 @@ from arlarena.environments.tir_math.episode.prompts import canonical, result, te
 from arlarena.environments.tir_math.judge.scoring import Form, verdict
 from arlarena.environments.tir_math.problems.problem import Problem
 from arlarena.proto.trajectory import Task
-from arlarena.sandbox.execution import (
-    Ending,
-    Execution,
-    ExecutionLimits,
-    SandboxBusy,
-    SandboxError,
-    SandboxHealth,
-    Used,
-)
+from arlarena.sandbox.execution import Ending, Execution, SandboxBusy, SandboxError, SandboxHealth, Used
+from arlarena.sandbox.limits import ExecutionLimits
 
 LIMITS = ExecutionLimits()
 

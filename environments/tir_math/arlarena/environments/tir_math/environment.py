@@ -23,7 +23,8 @@ from arlarena.proto.env_api import DataSource, Info, Parser, ResetSpec, Split
 from arlarena.proto.telemetry import get_logger
 from arlarena.proto.trajectory import Task
 from arlarena.sandbox.containers import ContainerSandbox, ContainerSettings
-from arlarena.sandbox.execution import ExecutionLimits, Sandbox, SandboxError, SandboxUnavailable
+from arlarena.sandbox.execution import Sandbox, SandboxError, SandboxUnavailable
+from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings
 
 KINDS: Mapping[str, Literal["train", "validation", "test"]] = {TRAIN: "train", VALIDATION: "validation"}

@@ -14,7 +14,7 @@ from arlarena.environments.tir_math.episode.prompts import TemplateName
 from arlarena.environments.tir_math.problems.hub import HubOptions
 from arlarena.environments.tir_math.problems.listed import TRAIN, VALIDATION
 from arlarena.proto.config import Table, parse_table
-from arlarena.sandbox.execution import ExecutionLimits
+from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.lockdown import LAYERS, REQUIRED
 
 
@@ -28,6 +28,7 @@ def _source(value: object) -> object:
 
 
 Source = Annotated[Path | HubOptions, BeforeValidator(_source)]
+LIMITS = ExecutionLimits()  # of a program for which nothing is set
 
 
 class SandboxOptions(Table):
@@ -36,10 +37,10 @@ class SandboxOptions(Table):
     backend: Literal["fork", "docker"] = Field("fork", description="a locked-down process, or a container, for each")
     image: str | None = Field(None, description="of the containers: Python with numpy, scipy and sympy")
     runtime: str | None = Field(None, description="the engine's runtime for containers, such as runsc")
-    wall_s: PositiveFloat = Field(10.0, description="limit of one program by the clock")
-    cpu_s: PositiveFloat = Field(5.0, description="limit of one program in seconds of computing")
-    memory_mb: PositiveInt = Field(512, description="limit of one program in MiB; containers: libraries included")
-    output_bytes: PositiveInt = Field(1 << 16, description="limit of what one program writes")
+    wall_s: PositiveFloat = Field(LIMITS.wall_s, description="limit of one program by the clock")
+    cpu_s: PositiveFloat = Field(LIMITS.cpu_s, description="limit of one program in seconds of computing")
+    memory_mb: PositiveInt = Field(LIMITS.memory_mb, description="limit of one program in MiB; containers: libraries included")
+    output_bytes: PositiveInt = Field(LIMITS.output_bytes, description="limit of what one program writes")
     max_running: PositiveInt | None = Field(None, description="programs at a time; default: 4 for each core")
     max_waiting: PositiveInt = Field(
         1024, description="programs that may wait for their turn; one more is answered 429"
