@@ -24,8 +24,8 @@ from typing import Any
 
 import psutil
 
-from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings
+from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.zygote_client import ENVIRONMENT
 from benchmarks.sandbox.program import ANSWER, PROGRAM, rate
 from benchmarks.support.results import finish

@@ -16,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from arlarena.sandbox.execution import Execution
-from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings
+from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.lockdown import GRACE_S
 from sandbox_attacks import BREACH, Attack, Baits, attacks, baits
 from sandbox_attacks.honest import HONEST

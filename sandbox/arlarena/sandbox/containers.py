@@ -15,9 +15,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from arlarena.sandbox import run_program as program
-from arlarena.sandbox.execution import Ending, Execution, SandboxError, SandboxHealth, SandboxUnavailable, Used, signal_name
-from arlarena.sandbox.limits import ExecutionLimits
+from arlarena.sandbox.execution import (
+    Ending,
+    Execution,
+    SandboxError,
+    SandboxHealth,
+    SandboxUnavailable,
+    Used,
+    signal_name,
+)
 from arlarena.sandbox.identity import NOBODY
+from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.slots import Admission
 
 LAYERS = ("container", "user", "capabilities", "no_new_privs", "network", "read_only", "memory", "pids")

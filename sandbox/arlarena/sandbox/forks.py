@@ -15,7 +15,15 @@ from concurrent.futures import Future, TimeoutError
 from dataclasses import dataclass, field, replace
 
 from arlarena.sandbox import kernel
-from arlarena.sandbox.execution import Ending, Execution, SandboxError, SandboxHealth, SandboxUnavailable, Used, signal_name
+from arlarena.sandbox.execution import (
+    Ending,
+    Execution,
+    SandboxError,
+    SandboxHealth,
+    SandboxUnavailable,
+    Used,
+    signal_name,
+)
 from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.lockdown import REQUIRED
 from arlarena.sandbox.slots import Admission

@@ -12,7 +12,7 @@ import pytest
 
 from arlarena.proto.convert import convert_groups, converted
 from arlarena.proto.export_schemas import CHECKOUT_SCHEMAS, export, main, outdated, rendered
-from arlarena.proto.streams import scripts as _scripts
+from arlarena.proto.streams import lua_scripts as _scripts
 from arlarena.proto.trajectory import Group, Sampling, SchemaError, decode_group, decode_group_task, encode, read_groups
 
 PROTO = Path(_scripts.__file__).parent

@@ -25,8 +25,8 @@ from arlarena.rollout.runner import Runner
 from arlarena.rollout.settings import RolloutSettings
 from arlarena.rollout.tokens import Tokens
 from arlarena.rollout.worker import play_group
-from arlarena.trainer.batching.credit import ScoredGroup, rows_of, score, stretches
 from arlarena.trainer.batching.packing import TrainingSample, micro_batches
+from arlarena.trainer.batching.scoring import ScoredGroup, rows_of, score, stretches
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.cloning.clone import demonstration_rows, negative_log_likelihood
 from arlarena.trainer.learning.learner import Learner

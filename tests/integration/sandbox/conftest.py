@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings
+from arlarena.sandbox.limits import ExecutionLimits
 
 ROOT = Path(__file__).resolve().parents[3]
 BASE = os.environ.get("BASE_IMAGE", "python:3.11-slim")

@@ -11,8 +11,8 @@ from support.sandbox.sandbox_support import wait_until
 
 from arlarena.sandbox import kernel
 from arlarena.sandbox.execution import SandboxError
-from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings
+from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.lockdown import GRACE_S
 
 pytestmark = pytest.mark.skipif(not kernel.supported(), reason="the sandbox of forks needs Linux on x86-64 or aarch64")

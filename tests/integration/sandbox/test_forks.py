@@ -20,8 +20,8 @@ from support.sandbox.sandbox_support import patched_work, wait_until
 
 from arlarena.sandbox import kernel
 from arlarena.sandbox.execution import SandboxBusy, SandboxError, SandboxUnavailable
-from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings
+from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.zygote_client import ZygoteProcess
 
 pytestmark = pytest.mark.skipif(not kernel.supported(), reason="the sandbox of forks needs Linux on x86-64 or aarch64")

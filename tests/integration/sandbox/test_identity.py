@@ -18,9 +18,9 @@ from support.sandbox.sandbox_support import readable_python, wait_until
 
 from arlarena.sandbox import kernel
 from arlarena.sandbox.execution import SandboxError, SandboxUnavailable
-from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings
 from arlarena.sandbox.identity import NOBODY, Identity, choose
+from arlarena.sandbox.limits import ExecutionLimits
 
 pytestmark = [
     pytest.mark.skipif(not kernel.supported(), reason="the sandbox of forks needs Linux on x86-64 or aarch64"),

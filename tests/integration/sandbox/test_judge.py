@@ -13,8 +13,8 @@ from arlarena.environments.tir_math.judge import judge_process as judging
 from arlarena.environments.tir_math.judge.judge_process import ForkJudge
 from arlarena.sandbox import kernel
 from arlarena.sandbox.execution import Ending, Execution, SandboxError, SandboxUnavailable, Used
-from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.forks import ForkSettings
+from arlarena.sandbox.limits import ExecutionLimits
 
 pytestmark = pytest.mark.skipif(not kernel.supported(), reason="the sandbox of forks needs Linux on x86-64 or aarch64")
 LIMITS = ExecutionLimits(wall_s=30.0, cpu_s=5.0, memory_mb=512, output_bytes=4096)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pytest
 from redis.asyncio import Redis
 
+from arlarena.proto.streams.lua_scripts import DEAD_LETTERS_KEPT
 from arlarena.proto.streams.queue import DeadLetter, Depth, GroupEntry, Streams
-from arlarena.proto.streams.scripts import DEAD_LETTERS_KEPT
 
 
 def ids(entries: Sequence[GroupEntry]) -> dict[str, str]:

@@ -8,7 +8,7 @@ import pytest
 from support.trainer.covering_support import covering
 
 from arlarena.proto.trajectory import PolicyVersion
-from arlarena.trainer.batching.credit import returns, rows_of, score, successes
+from arlarena.trainer.batching.scoring import returns, rows_of, score, successes
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.objectives import RecipeError, Selection, recipe

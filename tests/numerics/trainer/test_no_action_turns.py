@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from arlarena.proto.trajectory import PolicyVersion, pack_floats, pack_mask
-from arlarena.trainer.batching.credit import rows_of, score
+from arlarena.trainer.batching.scoring import rows_of, score
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.objectives import recipe

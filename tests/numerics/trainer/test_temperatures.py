@@ -10,8 +10,8 @@ import torch
 from support.trainer.trainer_support import growing_rows, random_rows
 
 from arlarena.proto.trajectory import PolicyVersion, Sampling, pack_floats
-from arlarena.trainer.batching.credit import rows_of, score, turn_entropies
 from arlarena.trainer.batching.packing import micro_batches
+from arlarena.trainer.batching.scoring import rows_of, score, turn_entropies
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.model.forward import Scorer

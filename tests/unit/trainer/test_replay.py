@@ -10,7 +10,7 @@ from support.processes.forking_support import trainers
 
 from arlarena.proto.config import ConfigError
 from arlarena.proto.trajectory import PolicyVersion, Sampling, encode, write_groups
-from arlarena.trainer.batching.credit import rows_of, score
+from arlarena.trainer.batching.scoring import rows_of, score
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.model.policy import load_policy

@@ -40,7 +40,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
-from arlarena.proto.streams import scripts
+from arlarena.proto.streams import lua_scripts as scripts
 from arlarena.proto.streams.connection import BrokerFull, Link, StreamError, is_full, redact
 from arlarena.proto.streams.entries import (
     DeadLetter,

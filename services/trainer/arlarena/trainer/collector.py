@@ -17,7 +17,7 @@ from arlarena.proto.task_order import TaskOrder
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import Group, GroupTask, Sampling, Task
-from arlarena.trainer.batching.credit import returns, successes
+from arlarena.trainer.batching.scoring import returns, successes
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.batching.validation import refusal
 from arlarena.trainer.objectives import Recipe, Selected, Selection, Verdict, rule_at

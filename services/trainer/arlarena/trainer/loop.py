@@ -21,7 +21,7 @@ from arlarena.proto.streams.trainer_lease import LeaseLost, TrainerLease
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import write_groups
-from arlarena.trainer.batching.credit import NotFinite, ScoredGroup, minibatches, returns, rows_of, score
+from arlarena.trainer.batching.scoring import NotFinite, ScoredGroup, minibatches, returns, rows_of, score
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.collector import Collected, Collecting, Collector, Interrupted, RunError
 from arlarena.trainer.learning.coordinator import Coordinator

@@ -17,7 +17,7 @@ from typing import Any
 from arlarena.proto.config import ConfigError
 from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import Group, SchemaError, decode_group
-from arlarena.trainer.batching.credit import NotFinite, ScoredGroup, returns, rows_of, score, successes
+from arlarena.trainer.batching.scoring import NotFinite, ScoredGroup, returns, rows_of, score, successes
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.batching.validation import refusal
 from arlarena.trainer.learning.learner import Learner

@@ -5,7 +5,7 @@ import msgspec
 import pytest
 
 from arlarena.proto.trajectory import PolicyVersion, pack_floats, pack_ids, pack_mask
-from arlarena.trainer.batching.credit import ScoredGroup, group_rewards, rows_of, score, stretches
+from arlarena.trainer.batching.scoring import ScoredGroup, group_rewards, rows_of, score, stretches
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.objectives import GroupAdvantages, recipe
 

@@ -18,7 +18,7 @@ from arlarena.proto.trajectory import (
     encode,
     pack_floats,
 )
-from arlarena.trainer.batching.credit import rows_of, score
+from arlarena.trainer.batching.scoring import rows_of, score
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.batching.validation import LOWEST_TEMPERATURE, refusal
 from arlarena.trainer.learning.learner import Learner

@@ -24,8 +24,8 @@ from arlarena.proto.telemetry import get_logger
 from arlarena.proto.trajectory import Task
 from arlarena.sandbox.containers import ContainerSandbox, ContainerSettings
 from arlarena.sandbox.execution import Sandbox, SandboxError, SandboxUnavailable
-from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings
+from arlarena.sandbox.limits import ExecutionLimits
 
 KINDS: Mapping[str, Literal["train", "validation", "test"]] = {TRAIN: "train", VALIDATION: "validation"}
 JUDGE_MEMORY_MB, JUDGE_OUTPUT_BYTES = 512, 4096

@@ -39,7 +39,9 @@ class SandboxOptions(Table):
     runtime: str | None = Field(None, description="the engine's runtime for containers, such as runsc")
     wall_s: PositiveFloat = Field(LIMITS.wall_s, description="limit of one program by the clock")
     cpu_s: PositiveFloat = Field(LIMITS.cpu_s, description="limit of one program in seconds of computing")
-    memory_mb: PositiveInt = Field(LIMITS.memory_mb, description="limit of one program in MiB; containers: libraries included")
+    memory_mb: PositiveInt = Field(
+        LIMITS.memory_mb, description="limit of one program in MiB; containers: libraries included"
+    )
     output_bytes: PositiveInt = Field(LIMITS.output_bytes, description="limit of what one program writes")
     max_running: PositiveInt | None = Field(None, description="programs at a time; default: 4 for each core")
     max_waiting: PositiveInt = Field(

@@ -18,10 +18,10 @@ from starlette.routing import Match
 from starlette.routing import Route as StarletteRoute
 
 from arlarena.env_server.api.explanations import known
+from arlarena.env_server.api.json_codec import error_reply
 from arlarena.env_server.api.openapi import API_VERSION, document
 from arlarena.env_server.api.routes import ROUTES, Route, answer
 from arlarena.env_server.api.websocket import serve
-from arlarena.env_server.api.wire import error_reply
 from arlarena.env_server.errors import ApiError
 from arlarena.env_server.sessions.release_memory import PeakTracker, release
 from arlarena.env_server.sessions.service import EnvironmentService

@@ -21,8 +21,8 @@ from typing import Any, Literal, cast
 import msgspec
 
 from arlarena.env_server.api.explanations import known
+from arlarena.env_server.api.json_codec import parse
 from arlarena.env_server.api.json_schema import schema_of
-from arlarena.env_server.api.wire import parse
 from arlarena.env_server.cluster import shared
 from arlarena.env_server.errors import ApiError
 from arlarena.env_server.sessions.service import EnvironmentService

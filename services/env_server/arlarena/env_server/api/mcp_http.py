@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from starlette.responses import Response
 
 from arlarena.env_server.api import mcp
-from arlarena.env_server.api.wire import reply
+from arlarena.env_server.api.json_codec import reply
 from arlarena.env_server.errors import ApiError, invalid
 from arlarena.env_server.sessions.service import EnvironmentService
 from arlarena.env_server.sessions.store import Caller

@@ -16,8 +16,8 @@ from starlette.responses import Response
 
 from arlarena.env_server import errors
 from arlarena.env_server.api import batches, mcp_http
+from arlarena.env_server.api.json_codec import check_values, parse, read_body, reply
 from arlarena.env_server.api.json_schema import schema_of
-from arlarena.env_server.api.wire import check_values, parse, read_body, reply
 from arlarena.env_server.cluster import shared
 from arlarena.env_server.cluster.peers import Peers, Pods, is_hop, is_pod_hop
 from arlarena.env_server.sessions import tasks

@@ -21,7 +21,7 @@ import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from arlarena.env_server.api import mcp
-from arlarena.env_server.api.wire import decode, encode, parse
+from arlarena.env_server.api.json_codec import decode, encode, parse
 from arlarena.env_server.cluster.peers import ClusterMembers, is_hop, is_pod_hop
 from arlarena.env_server.errors import ApiError
 from arlarena.env_server.sessions.service import EnvironmentService

@@ -9,7 +9,7 @@ import numpy as np
 
 from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import Group, GroupTask, Sampling, Trajectory, Turn
-from arlarena.trainer.batching.credit import rewards_fit
+from arlarena.trainer.batching.scoring import rewards_fit
 from arlarena.trainer.objectives import Recipe
 from arlarena.trainer.objectives.advantages import ADVANTAGES
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from arlarena.proto.trajectory import Group
-from arlarena.trainer.batching.credit import ScoredGroup, has_no_action, returns, successes
+from arlarena.trainer.batching.scoring import ScoredGroup, has_no_action, returns, successes
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.metrics.behaviour import behaviour_figures
 

@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from arlarena.proto.trajectory import PolicyVersion, VersionSpan
-from arlarena.trainer.batching import credit as scoring
-from arlarena.trainer.batching.credit import NotFinite, minibatches, rows_of, score
+from arlarena.trainer.batching import scoring
+from arlarena.trainer.batching.scoring import NotFinite, minibatches, rows_of, score
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.objectives import RECIPES, GroupAdvantages, recipe
 
