@@ -135,7 +135,9 @@ class TrainerSettings(Table):
         0.01, description="weight of the KL divergence from the reference policy; 0: no reference"
     )
     entropy_coefficient: NonNegativeFloat = Field(0.0, description="weight of the entropy bonus")
-    invalid_penalty: NonNegativeFloat = Field(0.1, description="taken off the reward of a turn with an invalid action")
+    invalid_penalty: NonNegativeFloat = Field(
+        0.1, description="taken off the reward of an invalid or badly formatted turn"
+    )
     advantage_scale: NonNegativeFloat = Field(1.0, description="0 is the control: everything but the advantages")
 
     device: Device = Field("auto", description="cuda, cpu, or auto: a GPU where there is one")

@@ -40,7 +40,7 @@ class SandboxOptions(Table):
     wall_s: PositiveFloat = Field(LIMITS.wall_s, description="limit of one program by the clock")
     cpu_s: PositiveFloat = Field(LIMITS.cpu_s, description="limit of one program in seconds of computing")
     memory_mb: PositiveInt = Field(
-        LIMITS.memory_mb, description="limit of one program in MiB; containers: libraries included"
+        LIMITS.memory_mb, description="limit of one program in MiB; of a container: with libraries"
     )
     output_bytes: PositiveInt = Field(LIMITS.output_bytes, description="limit of what one program writes")
     max_running: PositiveInt | None = Field(None, description="programs at a time; default: 4 for each core")

@@ -91,7 +91,7 @@ class AdvantageConfig:
         omega: weight of the step part; `gamma`: discount of step returns.
         anchor: what makes two turns comparable: `state`, `observation` or `similar`, at least `similarity` alike.
         entropy_k, entropy_k_next, entropy_zeta: EMPG's k, k' and ζ.
-        invalid_penalty: taken from the reward of a turn whose action was invalid, and from its step return.
+        invalid_penalty: taken from the reward of a turn whose action or format was invalid, and from its step return.
         overlong_tokens: the response allowance L of overlong shaping; None leaves rewards alone.
     """
 
