@@ -10,6 +10,9 @@ CODE := $(PACKAGES) tests benchmarks scripts examples
 TEST_PROCESSES ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
+# Where it is set, every process compiles our modules, torch and transformers anew, which takes seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all check format verify bench clean
 
