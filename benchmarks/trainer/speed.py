@@ -90,9 +90,8 @@ def rows_of(shape: str) -> list[Any]:
             prompt = rng.integers(2, VOCABULARY, PROMPT).astype(np.int32)
         response = rng.integers(2, VOCABULARY, size).astype(np.int32)
         behaviour = np.full(size, -8.0, dtype=np.float32)
-        rows.append(
-            TrainingSample(prompt, response, behaviour, np.ones(size, dtype=np.uint8), float(rng.normal()), number)
-        )
+        turns = ((size, float(rng.normal())),)
+        rows.append(TrainingSample(prompt, response, behaviour, np.ones(size, dtype=np.uint8), turns, number))
     return rows
 
 
@@ -154,7 +153,7 @@ class Theirs:
             columns["completion_ids"].append(row.response.tolist() + [0] * after)
             columns["completion_mask"].append([1] * len(row.response) + [0] * after)
         batch = {name: torch.tensor(values) for name, values in columns.items()}
-        batch["advantages"] = torch.tensor([row.advantage for row in rows])
+        batch["advantages"] = torch.tensor([row.turns[0][1] for row in rows])
         return batch
 
     def update(self, rows: list[Any]) -> None:

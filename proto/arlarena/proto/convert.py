@@ -1,7 +1,10 @@
-"""Rewrite a file of schema 1 with the names of schema 2: `python -m arlarena.proto.convert OLD NEW`.
+"""Rewrite a file of an older schema in the present one: `python -m arlarena.proto.convert OLD NEW`.
 
-OLD holds groups, as `write_groups` writes them, or it is a JSON or JSON-lines file of a run: an evaluation, a summary,
-episodes or a transcript. A run of schema 1 cannot be resumed, so only single files are converted.
+OLD holds groups of schema 1 or 2, as `write_groups` writes them, or it is a JSON or JSON-lines file of schema 1: an
+evaluation, a summary, episodes or a transcript. A run of an older schema cannot be resumed, so only single files are
+converted.
+
+Schema 2 renames fields. Schema 3, which groups and tasks have, stores each turn as a segment.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any
 import msgspec
 
 from arlarena.proto.config import ConfigError, exit_on_config_error
+from arlarena.proto.trajectory import SCHEMA_VERSION
 
 RENAMED = {
     "room_key": "content_key",
@@ -23,10 +27,10 @@ RENAMED = {
     "void_share": "no_action_share",
     "panel": "eval_set",
 }
-OLD_SCHEMA, NEW_SCHEMA = 1, 2
-# A record with one of these fields is a group, a task of a group, an evaluation, a summary or an episode. Other
-# records, such as those of metrics, have schemas of their own.
-OF_THIS_SCHEMA = {"trajectories", "sampling", "panel", "turns"}
+RECORD_SCHEMA = 2
+# A record with one of these fields is an evaluation, a summary or an episode. Other records, such as those of metrics,
+# have schemas of their own.
+OF_A_RECORD = {"panel", "turns"}
 
 
 def renamed(value: Any) -> Any:
@@ -36,24 +40,55 @@ def renamed(value: Any) -> Any:
     return [renamed(item) for item in value] if isinstance(value, list) else value
 
 
+def segmented(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Turns of schema 2, which hold whole prompts, as segments. A turn whose prompt begins with all tokens of the turn
+    before continues it.
+    """
+    found, before = list[dict[str, Any]](), b""
+    for turn in turns:
+        prompt = turn.pop("prompt_ids")
+        reset = not found or not prompt.startswith(before)
+        found.append(turn | {"new_prompt_ids": prompt if reset else prompt[len(before) :], "reset": reset})
+        before = prompt + turn["response_ids"]
+    return found
+
+
 def converted(record: Any) -> Any:
-    """One record with the names of schema 2 and, where it has this schema, its number.
+    """A JSON record of schema 1 with the names of schema 2 and, where it has this schema, its number.
 
     Raises:
         ConfigError: its schema is not 1.
     """
     if not isinstance(record, dict) or "schema" not in record:
         return renamed(record)
-    if record["schema"] != OLD_SCHEMA:
-        raise ConfigError(f"a record has schema {record['schema']}; only schema {OLD_SCHEMA} can be converted")
-    return renamed(record) | ({"schema": NEW_SCHEMA} if OF_THIS_SCHEMA & record.keys() else {})
+    if record["schema"] != 1:
+        raise ConfigError(f"a record has schema {record['schema']}; only schema 1 can be converted")
+    return renamed(record) | ({"schema": RECORD_SCHEMA} if OF_A_RECORD & record.keys() else {})
+
+
+def converted_message(message: Any) -> Any:
+    """A decoded group or group task of schema 1 or 2 in the present schema.
+
+    Raises:
+        ConfigError: it is neither, or has another schema.
+    """
+    schema = message.get("schema") if isinstance(message, dict) else None
+    if schema not in (1, 2):
+        raise ConfigError(f"a message has schema {schema}; only schemas 1 and 2 can be converted")
+    message = renamed(message) | {"schema": SCHEMA_VERSION}
+    try:
+        for trajectory in message.get("trajectories", ()):
+            trajectory["turns"] = segmented(trajectory["turns"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"a group of schema {schema} is malformed: {type(error).__name__}: {error}") from error
+    return message
 
 
 def convert_groups(data: bytes) -> bytes:
     """The groups of a file, converted. Each one is MessagePack bytes after a 4-byte little-endian length.
 
     Raises:
-        ConfigError: the file is cut short, holds something else, or its schema is not 1.
+        ConfigError: the file is cut short, holds something else, or its schema is neither 1 nor 2.
     """
 
     def bodies() -> Iterator[bytes]:
@@ -62,7 +97,7 @@ def convert_groups(data: bytes) -> bytes:
             end = offset + 4 + int.from_bytes(data[offset : offset + 4], "little")
             if end > len(data):
                 raise ConfigError(f"the file is cut short at byte {offset}, or does not hold groups")
-            body = msgspec.msgpack.encode(converted(msgspec.msgpack.decode(data[offset + 4 : end])))
+            body = msgspec.msgpack.encode(converted_message(msgspec.msgpack.decode(data[offset + 4 : end])))
             yield len(body).to_bytes(4, "little") + body
             offset = end
 
@@ -94,7 +129,7 @@ def convert_json(text: str) -> str:
 def main() -> int:
     """Convert one file. The new file is written once the old one was read without an error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("old", type=Path, help="groups (.msgpack), JSON or JSON lines of schema 1")
+    parser.add_argument("old", type=Path, help="groups (.msgpack) of schema 1 or 2, JSON or JSON lines of schema 1")
     parser.add_argument("new", type=Path, help="file to write; it must not exist")
     options = parser.parse_args()
     if options.new.exists():

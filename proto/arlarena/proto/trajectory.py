@@ -6,19 +6,23 @@
 Everything is a msgspec Struct in MessagePack. Token ids, log-probs and masks are packed little-endian arrays, so that
 decoding a group costs microseconds. `schema` names the version that wrote a message. A new field has a default and
 keeps the schema; a renamed one raises it, and `convert.py` rewrites older files.
+
+A turn stores the prompt tokens that are new since the turn before, so a conversation of T turns takes O(T) tokens.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 IdArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]
@@ -100,14 +104,17 @@ class GroupTask(msgspec.Struct, frozen=True):
 
 
 class Turn(msgspec.Struct):
-    """One prompt and one response.
+    """One prompt and one response: a segment of the episode's tokens.
 
-    `prompt_ids`, `response_ids`: packed int32. `logprobs`: packed float32, one per response token, in nats, of the
+    With `reset` the prompt is `new_prompt_ids`. Without, it is the prompt of the turn before, that turn's response, and
+    `new_prompt_ids`. The first turn of an episode has `reset`, and so has a turn whose prompt rewrites earlier tokens.
+
+    `new_prompt_ids`, `response_ids`: packed int32. `logprobs`: packed float32, one per response token, in nats, of the
     sampling distribution at the task's temperature. `loss_mask`: packed uint8, 1 on tokens that the policy sampled.
     `no_action`: the environment found nothing in the response to act on.
     """
 
-    prompt_ids: bytes
+    new_prompt_ids: bytes
     response_ids: bytes
     logprobs: bytes
     loss_mask: bytes
@@ -123,9 +130,10 @@ class Turn(msgspec.Struct):
     action: str = ""
     images: tuple[str, ...] = ()
     no_action: bool = False
+    reset: bool = True
 
     def __post_init__(self) -> None:
-        if len(self.prompt_ids) % 4 or len(self.response_ids) % 4:
+        if len(self.new_prompt_ids) % 4 or len(self.response_ids) % 4:
             raise ValueError("token ids are packed int32: their bytes must be a multiple of 4")
         n = len(self.response_ids) // 4
         if len(self.logprobs) != 4 * n or len(self.loss_mask) != n:
@@ -136,9 +144,9 @@ class Turn(msgspec.Struct):
         if self.loss_mask.translate(None, b"\0\1"):
             raise ValueError("a loss mask holds 0 and 1 only")
 
-    def prompt(self) -> IdArray:
-        """Prompt token ids, int32 [P]."""
-        return np.frombuffer(self.prompt_ids, dtype="<i4")
+    def new_prompt(self) -> IdArray:
+        """Prompt token ids that are new since the turn before, int32. The whole prompt: `Trajectory.prompts`."""
+        return np.frombuffer(self.new_prompt_ids, dtype="<i4")
 
     def tokens(self) -> IdArray:
         """Response token ids, int32 [T]."""
@@ -170,10 +178,37 @@ class Trajectory(msgspec.Struct):
     metrics: dict[str, float] = {}
     fault: str = ""
 
+    def __post_init__(self) -> None:
+        if self.turns and not self.turns[0].reset:
+            raise ValueError("the first turn of an episode needs `reset`: no turn comes before it")
+
+    def conversations(self) -> list[tuple[int, int]]:
+        """Runs of turns that each continue the turn before, as (first, after the last). Each `reset` begins a run."""
+        starts = [number for number, turn in enumerate(self.turns) if turn.reset]
+        return list(itertools.pairwise([*starts, len(self.turns)]))
+
+    def prompts(self) -> list[IdArray]:
+        """The whole prompt of each turn, int32. Prompts of one run of turns share their memory."""
+        lengths, found = prompt_lengths(self.turns), list[IdArray]()
+        for first, last in self.conversations():
+            turns = self.turns[first:last]
+            tokens = np.concatenate([ids for turn in turns for ids in (turn.new_prompt(), turn.tokens())])
+            found += [tokens[:length] for length in lengths[first:last]]
+        return found
+
     @property
     def total_reward(self) -> float:
         """The undiscounted sum of the environment's rewards; penalties of the trainer are not in it."""
         return float(sum(turn.reward for turn in self.turns))
+
+
+def prompt_lengths(turns: Iterable[Turn]) -> list[int]:
+    """How many tokens the whole prompt of each turn has. `turns`: those of an episode, from the first on."""
+    lengths, end = list[int](), 0
+    for turn in turns:
+        lengths.append((0 if turn.reset else end) + len(turn.new_prompt_ids) // 4)
+        end = lengths[-1] + len(turn.response_ids) // 4
+    return lengths
 
 
 class Group(msgspec.Struct):
@@ -215,7 +250,15 @@ def pack_mask(values: Iterable[int]) -> bytes:
     return np.asarray(values if isinstance(values, np.ndarray) else list(values), dtype="u1").tobytes()
 
 
+class _Header(msgspec.Struct):
+    """What every schema of a message has."""
+
+    schema: int = SCHEMA_VERSION
+
+
+_Message = TypeVar("_Message", Group, GroupTask)
 _encoder = msgspec.msgpack.Encoder()
+_header_decoder = msgspec.msgpack.Decoder(_Header)
 _group_decoder = msgspec.msgpack.Decoder(Group)
 _task_decoder = msgspec.msgpack.Decoder(GroupTask)
 
@@ -245,12 +288,7 @@ def decode_group(data: bytes) -> Group:
     Raises:
         SchemaError: the bytes are malformed or of another schema.
     """
-    try:
-        group = _group_decoder.decode(data)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise SchemaError(f"not a group: {error}") from error
-    _check_schema("group", group.schema)
-    return group
+    return _decoded("group", _group_decoder, data)
 
 
 def decode_group_task(data: bytes) -> GroupTask:
@@ -259,12 +297,18 @@ def decode_group_task(data: bytes) -> GroupTask:
     Raises:
         SchemaError: the bytes are malformed or of another schema.
     """
+    return _decoded("group task", _task_decoder, data)
+
+
+def _decoded(kind: str, decoder: msgspec.msgpack.Decoder[_Message], data: bytes) -> _Message:
     try:
-        task = _task_decoder.decode(data)
+        message = decoder.decode(data)
     except (msgspec.MsgspecError, ValueError) as error:
-        raise SchemaError(f"not a group task: {error}") from error
-    _check_schema("group task", task.schema)
-    return task
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):  # another schema is the likelier reason
+            _check_schema(kind, _header_decoder.decode(data).schema)
+        raise SchemaError(f"not a {kind}: {error}") from error
+    _check_schema(kind, message.schema)
+    return message
 
 
 def write_groups(path: Path, groups: Iterable[Group]) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from arlarena.proto.convert import convert_groups, converted
+from arlarena.proto.convert import convert_groups, converted_message
 from arlarena.proto.export_schemas import CHECKOUT_SCHEMAS, export, main, outdated, rendered
 from arlarena.proto.streams import lua_scripts as _scripts
 from arlarena.proto.trajectory import Group, Sampling, SchemaError, decode_group, decode_group_task, encode, read_groups
@@ -52,7 +52,7 @@ def test_a_file_of_schema_1_is_read_once_it_is_converted(tmp_path: Path) -> None
     path = tmp_path / "groups.msgpack"
     path.write_bytes(convert_groups(len(body).to_bytes(4, "little") + body))
     (group,) = read_groups(path)
-    assert (group.id, group.schema, group.size, len(group.trajectories)) == ("g000001", 2, 2, 2)
+    assert (group.id, group.schema, group.size, len(group.trajectories)) == ("g000001", 3, 2, 2)
     turn = group.trajectories[0].turns[0]
     assert turn.tokens().tolist() == [5, 2]
     assert turn.behaviour_logprobs().tolist() == [-0.25, -1.5]
@@ -63,12 +63,12 @@ def test_a_file_of_schema_1_is_read_once_it_is_converted(tmp_path: Path) -> None
     assert group.trajectories[1].fault == ""  # a field that came later
     with pytest.raises(SchemaError, match="group task has schema 1"):
         decode_group_task(TASK_V1.read_bytes())
-    task = decode_group_task(msgspec.msgpack.encode(converted(msgspec.msgpack.decode(TASK_V1.read_bytes()))))
+    task = decode_group_task(msgspec.msgpack.encode(converted_message(msgspec.msgpack.decode(TASK_V1.read_bytes()))))
     assert (task.group_id, task.task.id, task.size, task.sampling) == ("g000001", "sokoban/train/17", 8, Sampling())
 
 
 def test_a_field_that_a_later_writer_added_is_ignored() -> None:
-    raw = converted(msgspec.msgpack.decode(GROUP_V1.read_bytes()))
+    raw = converted_message(msgspec.msgpack.decode(GROUP_V1.read_bytes()))
     group = decode_group(msgspec.msgpack.encode(raw))
     raw["invented_later"] = {"x": 1}
     raw["trajectories"][0]["turns"][0]["also_later"] = [1]
@@ -76,7 +76,7 @@ def test_a_field_that_a_later_writer_added_is_ignored() -> None:
 
 
 def test_messages_are_maps_so_that_fields_can_be_added_anywhere() -> None:
-    group = decode_group(msgspec.msgpack.encode(converted(msgspec.msgpack.decode(GROUP_V1.read_bytes()))))
+    group = decode_group(msgspec.msgpack.encode(converted_message(msgspec.msgpack.decode(GROUP_V1.read_bytes()))))
     assert set(msgspec.msgpack.decode(encode(group))) >= {"id", "task", "schema"}
 
 

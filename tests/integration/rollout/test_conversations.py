@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,7 @@ from arlarena.rollout.settings import RolloutSettings
 from arlarena.rollout.tokens import Tokens
 from arlarena.rollout.worker import play_group
 from arlarena.trainer.batching.packing import TrainingSample, micro_batches
-from arlarena.trainer.batching.scoring import ScoredGroup, rows_of, score, stretches
+from arlarena.trainer.batching.scoring import ScoredGroup, score, training_samples
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.cloning.clone import demonstration_rows, negative_log_likelihood
 from arlarena.trainer.learning.learner import Learner
@@ -85,7 +84,7 @@ def scored(groups: list[Group]) -> list[ScoredGroup]:
 
 
 def rows(stack: Stack, *, growing: bool) -> list[TrainingSample]:
-    return rows_of(scored(stack.groups), stack.groups[0].newest.digest, growing=growing)
+    return training_samples(scored(stack.groups), stack.groups[0].newest.digest, growing=growing)
 
 
 def test_an_episode_is_one_row_of_all_its_turns(stack: Stack) -> None:
@@ -95,10 +94,10 @@ def test_an_episode_is_one_row_of_all_its_turns(stack: Stack) -> None:
     found = rows(stack, growing=True)
     assert len(found) == len(episodes)
     for one, row in zip(episodes, found, strict=True):
-        assert stretches(one.turns) == [(0, TURNS)]
+        assert one.conversations() == [(0, TURNS)]
         last = one.turns[-1]
         whole = [*row.prompt, *row.response]
-        assert whole == [*last.prompt(), *last.tokens()]
+        assert whole == [*one.prompts()[-1], *last.tokens()]
         assert row.response[row.mask == 1].tolist() == [token for turn in one.turns for token in turn.tokens()]
         between = stack.tokens._backend.decode(row.response[row.mask == 0].tolist(), skip_special_tokens=False)
         closed = ["" if turn.finish_reason == "stop" else "<|end|>" for turn in one.turns[:-1]]
@@ -150,12 +149,12 @@ def test_rows_of_episodes_have_the_gradient_of_rows_of_turns(stack: Stack) -> No
 
 def test_the_engine_computes_only_what_is_new(stack: Stack) -> None:
     episodes = [one for group in stack.groups for one in group.trajectories]
-    asked = sum(len(turn.prompt()) for one in episodes for turn in one.turns)
+    asked = sum(len(prompt) for one in episodes for prompt in one.prompts())
     assert stack.inference.metric("prompt_tokens_total") == asked
     # A group's first prompt once; then what came after the last token that was sampled, which has no keys yet.
-    fresh = sum(len(group.trajectories[0].turns[0].prompt()) for group in stack.groups)
+    fresh = sum(len(group.trajectories[0].prompts()[0]) for group in stack.groups)
     for one in episodes:
-        fresh += sum(len(b.prompt()) - len(a.prompt()) - len(a.tokens()) + 1 for a, b in pairwise(one.turns))
+        fresh += sum(len(turn.new_prompt()) + 1 for turn in one.turns[1:])
     assert stack.inference.metric("prompt_tokens_computed_total") <= fresh < asked / 5
 
 
@@ -171,18 +170,19 @@ def test_cloning_learns_from_conversations_as_they_were(stack: Stack, tmp_path: 
     """Turn by turn, the loss is that of the whole conversations with nothing but the expert's words learnt."""
     asyncio.run(demonstrated(stack.environment, stack.tokens, tmp_path / "demonstrations"))
     groups = read_groups(tmp_path / "demonstrations")
-    turns = [turn for group in groups for one in group.trajectories for turn in one.turns]
-    learnt = [turn for turn in turns if any(turn.loss_mask)]
+    episodes = [one for group in groups for one in group.trajectories]
+    turns = [pair for one in episodes for pair in zip(one.prompts(), one.turns, strict=True)]
+    learnt = [(prompt, turn) for prompt, turn in turns if any(turn.loss_mask)]
     assert len(turns) == 6 * TURNS > len(learnt) > 6
     found = demonstration_rows(groups)
-    assert [row.prompt.tolist() for row in found] == [turn.prompt().tolist() for turn in learnt]
-    assert [row.response.tolist() for row in found] == [turn.tokens().tolist() for turn in learnt]
+    assert [row.prompt.tolist() for row in found] == [prompt.tolist() for prompt, _ in learnt]
+    assert [row.response.tolist() for row in found] == [turn.tokens().tolist() for _, turn in learnt]
     marks = [[[1.0] * len(one.turns) for one in group.trajectories] for group in groups]
     given = [
         ScoredGroup(group, GroupAdvantages(total=each, episode=each), (True,))
         for group, each in zip(groups, marks, strict=True)
     ]
-    whole = rows_of(given, "", growing=True)
+    whole = training_samples(given, "", growing=True)
     assert len(whole) == 6
     scorer = Scorer(load_policy(stack.policy))
     with torch.no_grad():
@@ -199,4 +199,4 @@ def test_a_response_ends_with_the_text_that_the_environment_stops_at(stack: Stac
     assert len(stopped) > len(turns) / 4
     assert {turn.finish_reason for turn in stopped} <= {"stop", "length"}
     assert all(not set(turn.response[:-1]) & set(stop) for turn in turns)
-    assert all(stretches(one.turns) == [(0, TURNS)] for one in episodes)  # what was cut off is closed, and goes on
+    assert all(one.conversations() == [(0, TURNS)] for one in episodes)  # what was cut off is closed, and goes on

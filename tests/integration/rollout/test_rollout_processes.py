@@ -138,7 +138,7 @@ async def test_groups_hold_the_exact_tokens_of_what_happened(
         recorded = [(turn.reward, turn.action_valid, turn.format_valid, turn.state_key) for turn in one.turns]
         again = await replayed(stack.environment.url, one, group.task)
         assert [entry[1:] for entry in again] == recorded
-        assert [tokens.prompt(entry[0]) for entry in again] == [turn.prompt().tolist() for turn in one.turns]
+        assert [tokens.prompt(entry[0]) for entry in again] == [prompt.tolist() for prompt in one.prompts()]
     responses = [[turn.response for turn in one.turns] for one in groups[0].trajectories]
     assert len({json.dumps(one) for one in responses}) == 3, "members of a group sampled alike"
     assert worker.stop() == 0
@@ -153,7 +153,7 @@ async def test_the_logprobs_are_those_of_the_sampler(
     turn = group.trajectories[0].turns[0]
     # The same prompt and seed again: sampling depends on nothing else.
     async with PolicyClient(stack.inference.url) as policy:
-        again = await policy.generate(turn.prompt().tolist(), group.sampling, seed=turn_seed("0/g0/0", 0))
+        again = await policy.generate(turn.new_prompt().tolist(), group.sampling, seed=turn_seed("0/g0/0", 0))
     assert again.token_ids == turn.tokens().tolist()
     np.testing.assert_allclose(again.logprobs, turn.behaviour_logprobs(), atol=1e-5)
 

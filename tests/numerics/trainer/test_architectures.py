@@ -55,7 +55,7 @@ def test_log_probs_are_those_of_the_model_itself(name, changes):
                 row for row in rows
                 if torch.equal(torch.from_numpy(row.behaviour[row.mask.astype(bool)]), batch.behaviour[mine])
                 and row.trajectory == int(batch.trajectory_of_row[number])
-                and row.advantage == pytest.approx(float(batch.advantages[number]))
+                and row.turns[0][1] == pytest.approx(float(batch.advantages[number]))
             )  # fmt: skip
             expected = alone[row.trajectory, row.behaviour.tobytes()]
             torch.testing.assert_close(

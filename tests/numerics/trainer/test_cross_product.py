@@ -8,7 +8,7 @@ import pytest
 from support.trainer.covering_support import covering
 
 from arlarena.proto.trajectory import PolicyVersion
-from arlarena.trainer.batching.scoring import returns, rows_of, score, successes
+from arlarena.trainer.batching.scoring import returns, score, successes, training_samples
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.objectives import RecipeError, Selection, recipe
@@ -43,7 +43,7 @@ def take_a_step(learner, groups, method):
         method, selection.close().batch, StalenessPolicy(0, 0, {"now": 0}), invalid_penalty=0.1, max_response_tokens=8,
         entropy_fn=learner.mean_entropies,
     )  # fmt: skip
-    return learner.update([rows_of(scored, "now")], rate=1e-5)
+    return learner.update([training_samples(scored, "now")], rate=1e-5)
 
 
 LITERAL = [name for name, clip in CLIPS.items() if clip.literal]

@@ -120,7 +120,7 @@ def test_packed_is_padded(instructions):
     padded = {}
     for number, row in enumerate(rows):
         at = len(row.prompt) - 1 + torch.from_numpy(np.flatnonzero(row.mask))
-        padded[row.behaviour.tobytes(), row.advantage] = log_p[number, at, ids[number, at + 1].cuda()]
+        padded[row.behaviour.tobytes(), row.turns] = log_p[number, at, ids[number, at + 1].cuda()]
     scorer, ours = Scorer(packed), {}
     for batch in micro_batches(rows, 200):
         found = scorer(batch.to(scorer.device), 1.0, "none")[0]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from arlarena.proto.trajectory import PolicyVersion, pack_floats, pack_mask
-from arlarena.trainer.batching.scoring import rows_of, score
+from arlarena.trainer.batching.scoring import score, training_samples
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.objectives import recipe
@@ -72,10 +72,10 @@ def by_hand(policy, groups, aggregation, width):
         advantages = (returns - returns.mean()) / (returns.std() + 1e-6)
         for one, advantage in zip(group.trajectories, advantages, strict=True):
             no_action = any(turn.no_action for turn in one.turns)
-            for turn in one.turns:
-                ids = torch.tensor([[*turn.prompt(), *turn.tokens()]])
+            for prompt, turn in zip(one.prompts(), one.turns, strict=True):
+                ids = torch.tensor([[*prompt, *turn.tokens()]])
                 log_p = torch.log_softmax(model(input_ids=ids).logits[0].double(), -1)
-                at = torch.arange(len(turn.prompt()) - 1, ids.shape[1] - 1)
+                at = torch.arange(len(prompt) - 1, ids.shape[1] - 1)
                 ratio = (log_p[at, ids[0, at + 1]] - torch.tensor(turn.behaviour_logprobs())).exp()
                 clipped = ratio.clamp(1 - width, 1 + width)
                 loss = torch.maximum(-advantage * ratio, -advantage * clipped)
@@ -99,13 +99,13 @@ def assert_close(found, expected, factor=1.0):
 @pytest.mark.parametrize("aggregation", ["token_mean", "seq_mean_token_mean"])
 def test_skipping_is_a_zero_loss_mask(policy, groups, aggregation):
     method = recipe("grpo", aggregation=aggregation, stat_unit="trajectory", clip_low=0.2, clip_high=0.2)
-    rows = rows_of(scored(method, groups), "now")
-    assert {row.advantage > 0 for row in rows} == {True, False}
+    rows = training_samples(scored(method, groups), "now")
+    assert {row.turns[0][1] > 0 for row in rows} == {True, False}
     found, loss = gradients(policy, rows, method)
     expected, total = by_hand(policy, groups, aggregation, 0.2)
     assert loss == pytest.approx(total, rel=1e-4)
     assert_close(found, expected)
-    kept, _ = gradients(policy, rows_of(scored(method, groups, no_action_turns="keep"), "now"), method)
+    kept, _ = gradients(policy, training_samples(scored(method, groups, no_action_turns="keep"), "now"), method)
     assert any(not torch.allclose(kept[name], grad, rtol=1e-2) for name, grad in found.items())
 
 
@@ -114,15 +114,15 @@ def test_skipping_is_a_zero_loss_mask(policy, groups, aggregation):
 )
 def test_it_is_so_for_every_method_whose_empty_rows_do_not_count(policy, groups, name):
     method = recipe(name)
-    found, _ = gradients(policy, rows_of(scored(method, groups), "now"), method)
-    expected, _ = gradients(policy, rows_of(scored(method, masked(groups)), "now"), method)
+    found, _ = gradients(policy, training_samples(scored(method, groups), "now"), method)
+    expected, _ = gradients(policy, training_samples(scored(method, masked(groups)), "now"), method)
     assert_close(found, expected)
 
 
 @pytest.mark.parametrize("aggregation", ["seq_mean_token_sum", "seq_mean_token_sum_norm"])
 def test_where_empty_rows_count_it_is_that_times_a_constant(policy, groups, aggregation):
     method = recipe("grpo", aggregation=aggregation)
-    skipped, full = rows_of(scored(method, groups), "now"), rows_of(scored(method, masked(groups)), "now")
+    skipped, full = (training_samples(scored(method, each), "now") for each in (groups, masked(groups)))
     assert (len(skipped), len(full)) == (3 * 2 + 2 * 3, 3 * 3 + 2 * 4)
     found, _ = gradients(policy, skipped, method)
     expected, _ = gradients(policy, full, method)
@@ -135,16 +135,16 @@ def test_the_group_is_scored_whole_and_episodes_are_numbered_without_gaps(groups
     assert [each.advantages.total for each in mask] == [each.advantages.total for each in keep]
     assert [each.usable for each in mask] == [(False, True, True), (True, True, True, False)]
     assert [each.usable for each in keep] == [(True,) * 3, (True,) * 4]
-    rows = rows_of(mask, "now")
+    rows = training_samples(mask, "now")
     assert [row.trajectory for row in rows] == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 4, 4]
     used = [zip(each.advantages.total, each.usable, strict=True) for each in mask]
-    assert [row.advantage for row in rows] == [value for each in used for one, use in each if use for value in one]
+    assert [row.turns[0][1] for row in rows] == [value for each in used for one, use in each if use for value in one]
 
 
 def test_without_such_turns_the_setting_does_nothing(groups):
     plain = masked(groups)
     method = recipe("sampo")
-    mask, keep = (rows_of(scored(method, plain, no_action_turns=how), "now") for how in ("mask", "keep"))
+    mask, keep = (training_samples(scored(method, plain, no_action_turns=how), "now") for how in ("mask", "keep"))
     assert [row.key for row in mask] == [row.key for row in keep]
     assert len(mask) == 17
 

@@ -25,7 +25,7 @@ SMALL = {"tokens_per_microbatch": 30, "logits_chunk_tokens": 3}
 def spoilt(rows):
     """One row, which one rank alone holds, gives a loss of NaN."""
     place = next(k for k, row in enumerate(rows) if row.mask.any())
-    return [*rows[:place], replace(rows[place], advantage=math.nan), *rows[place + 1 :]]
+    return [*rows[:place], replace(rows[place], turns=((len(rows[place].response), math.nan),)), *rows[place + 1 :]]
 
 
 PLAN = [

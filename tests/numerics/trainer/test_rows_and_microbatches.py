@@ -1,6 +1,7 @@
 """Shared tokens computed once = every row computed by itself; any cut into micro-batches and chunks = one."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def test_log_probs_equal_those_of_each_row_alone(policy, max_tokens, temperature
                 row
                 for row in rows
                 if torch.equal(torch.from_numpy(row.behaviour[row.mask.astype(bool)]), batch.behaviour[mine])
-                and row.advantage == pytest.approx(float(batch.advantages[number]))
+                and row.turns[0][1] == pytest.approx(float(batch.advantages[number]))
             )
             sampled = torch.from_numpy(row.mask.astype(bool))
             expected, expected_entropy = (each[sampled] for each in reference_log_probs(policy, row, temperature))
@@ -77,7 +78,7 @@ def as_turns(rows):
         for size, advantage in row.turns:
             part, before = slice(start, start + size), np.concatenate([row.prompt, row.response[:start]])
             given = row.behaviour[part], row.mask[part]
-            turns.append(TrainingSample(before, row.response[part], *given, advantage, row.trajectory))
+            turns.append(TrainingSample(before, row.response[part], *given, ((size, advantage),), row.trajectory))
             start += size
     return turns
 
@@ -144,10 +145,7 @@ def test_the_order_of_rows_does_not_matter(policy, name):
 
 
 def test_zero_advantages_leave_only_the_pull_to_the_reference(policy):
-    rows = [
-        TrainingSample(row.prompt, row.response, row.behaviour, row.mask, 0.0, row.trajectory, row.fresh)
-        for row in random_rows(5)
-    ]
+    rows = [replace(row, turns=((len(row.response), 0.0),)) for row in random_rows(5)]
     model = copy.deepcopy(policy)
     learner = Learner(model, policy, recipe("sampo"), TrainerSettings(lr=1e-3, kl_coefficient=0.01, weight_decay=0.0))
     metrics = learner.update([rows], rate=1e-3)
@@ -170,14 +168,13 @@ def test_mismatch_is_measured_on_fresh_rows_of_the_first_update(policy):
     exact = []
     for row in random_rows(7):
         log_probs, _ = reference_log_probs(policy, row, 1.0)
-        exact.append(
-            TrainingSample(row.prompt, row.response, log_probs.numpy().astype(np.float32), row.mask, 1.0, 0, True)
-        )
+        turns = ((len(row.response), 1.0),)
+        exact.append(replace(row, behaviour=log_probs.numpy().astype(np.float32), turns=turns, trajectory=0))
     learner = Learner(copy.deepcopy(policy), policy, recipe("grpo"), settings())
     metrics = learner.update([exact, exact], rate=1e-3)
     assert 0 < metrics["mismatch_max"] < 1e-4
     assert metrics["mismatch_tokens"] == sum(int(row.mask.sum()) for row in exact)
-    stale = [TrainingSample(r.prompt, r.response, r.behaviour - 1, r.mask, 1.0, 0, False) for r in exact]
+    stale = [replace(row, behaviour=row.behaviour - 1, fresh=False) for row in exact]
     assert learner.update([stale], rate=1e-3)["mismatch_tokens"] == 0
 
 
@@ -199,15 +196,16 @@ def test_mean_entropies_are_those_of_each_row_alone(policy):
 def test_rows_that_cannot_be_are_refused():
     one = np.ones(1, dtype=np.int32)
     with pytest.raises(ValueError, match="prompt of at least one token"):
-        TrainingSample(one[:0], one, np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.uint8), 1.0, 0)
+        TrainingSample(one[:0], one, np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.uint8), ((1, 1.0),))
     with pytest.raises(ValueError, match=r"do not add up to a response of 1 token$"):
-        TrainingSample(one, one, np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.uint8), 1.0, 0, True, ((2, 1.0),))
+        TrainingSample(one, one, np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.uint8), ((2, 1.0),))
 
 
 def test_a_row_without_a_response_and_one_without_a_sampled_token_change_nothing_but_counts(policy):
     rows = random_rows(12)
-    nothing_said = TrainingSample(rows[0].prompt, rows[0].response[:0], rows[0].behaviour[:0], rows[0].mask[:0], 1.0, 5)
-    unsampled = TrainingSample(rows[1].prompt, rows[1].response, rows[1].behaviour, rows[1].mask * 0, 1.0, 5)
+    empty = {name: getattr(rows[0], name)[:0] for name in ("response", "behaviour", "mask")}
+    nothing_said = replace(rows[0], **empty, turns=((0, 1.0),), trajectory=5)
+    unsampled = replace(rows[1], mask=rows[1].mask * 0, trajectory=5)
     method = recipe("grpo")  # weighs by tokens
     without, _ = gradients_after(policy, rows, settings(), method)
     with_them, _ = gradients_after(policy, [*rows, nothing_said, unsampled], settings(), method)

@@ -11,7 +11,7 @@ from support.trainer.trainer_support import growing_rows, random_rows
 
 from arlarena.proto.trajectory import PolicyVersion, Sampling, pack_floats
 from arlarena.trainer.batching.packing import micro_batches
-from arlarena.trainer.batching.scoring import rows_of, score, turn_entropies
+from arlarena.trainer.batching.scoring import score, training_sample, training_samples, turn_entropies
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.model.forward import Scorer
@@ -122,7 +122,8 @@ def test_an_update_on_mixed_temperatures_equals_a_loop_in_float64(policy, anchor
         log_probs, entropies = alone(exact, row)
         old = torch.from_numpy(row.behaviour[row.mask.astype(bool)]).double()
         ratio = (log_probs - (log_probs.detach() if anchor == "decoupled" else old)).clamp(-20, 20).exp()
-        policy_loss = torch.maximum(-row.advantage * ratio, -row.advantage * ratio.clamp(0.8, 1.2))
+        ((_, advantage),) = row.turns
+        policy_loss = torch.maximum(-advantage * ratio, -advantage * ratio.clamp(0.8, 1.2))
         d = alone(other, row)[0].detach() - log_probs
         total = total + (policy_loss + 0.05 * (d.exp() - d - 1).clamp(max=10) - 0.01 * entropies).sum() / tokens
     total.backward()
@@ -147,14 +148,13 @@ def sampled_at(policy, group, temperature):
 
 
 def rows_of_turn(turn):
-    first = random_rows(0)[0]
-    return [replace(first, prompt=turn.prompt(), response=turn.tokens(), mask=turn.mask())]
+    return [training_sample(turn.new_prompt(), [turn], [0.0])]
 
 
 def test_groups_of_several_temperatures_show_no_mismatch(policy, make_group):
     groups = [sampled_at(policy, make_group(f"g{t}", [True, False], NOW), t) for t in (0.5, 1.0, 1.4)]
     scored = score(recipe("grpo"), groups, FRESH, invalid_penalty=0.1, max_response_tokens=8)
-    rows = rows_of(scored, "now")
+    rows = training_samples(scored, "now")
     assert {row.temperature for row in rows} == {0.5, 1.0, 1.4}
     learner = Learner(copy.deepcopy(policy), None, recipe("grpo"), TrainerSettings(device="cpu", temperature=1.0))
     found = learner.update([rows], rate=0.0)
@@ -180,10 +180,9 @@ def test_entropies_of_turns_are_taken_at_the_temperature_of_their_group(policy, 
 
 def test_growing_rows_carry_the_temperature_of_their_group(make_group):
     group = msgspec.structs.replace(make_group("g", [True, False], NOW), sampling=Sampling(temperature=0.8))
+    for trajectory in group.trajectories:
+        trajectory.turns[1].reset = False
     scored = score(recipe("grpo"), [group], FRESH, invalid_penalty=0.1, max_response_tokens=8, growing=True)
-    for trajectory in group.trajectories:  # make the second turn continue the first
-        first, second = trajectory.turns
-        second.prompt_ids = first.prompt_ids + first.response_ids + second.prompt_ids
-    rows = rows_of(scored, "now", growing=True)
+    rows = training_samples(scored, "now", growing=True)
     assert [len(row.turns) for row in rows] == [2, 2]
     assert {row.temperature for row in rows} == {0.8}

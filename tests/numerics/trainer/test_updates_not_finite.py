@@ -38,6 +38,8 @@ def planted(rows, **changes):
         if name == "behaviour":
             value, number = row.behaviour.copy(), value
             value[np.flatnonzero(row.mask)[0]] = number
+        elif name == "advantage":
+            name, value = "turns", ((len(row.response), value),)
         row = replace(row, **{name: value})
     rows[place] = row
     return rows
@@ -69,7 +71,7 @@ CASES = {
     "weights inf": (lambda learner: plant_in_weights(learner, INF, "lm_head.weight"), GOOD),
     "entropy nan": (lambda learner: plant_in_entropies(learner, NAN), GOOD),
     "entropy inf": (lambda learner: plant_in_entropies(learner, INF), GOOD),
-    "gradient overflows": (None, [replace(row, advantage=1e34) for row in GOOD]),
+    "gradient overflows": (None, [replace(row, turns=((len(row.response), 1e34),)) for row in GOOD]),
     "temperature nan": (None, planted(GOOD, temperature=NAN)),
 }
 

@@ -42,7 +42,7 @@ def policy(tiny_directory: Path) -> PreTrainedModel:
 
 def make_turn(prompt: list[int], response: list[int], version: PolicyVersion, reward: float, state: str) -> Turn:
     return Turn(
-        prompt_ids=pack_ids(prompt),
+        new_prompt_ids=pack_ids(prompt),
         response_ids=pack_ids(response),
         logprobs=pack_floats([-0.5] * len(response)),
         loss_mask=pack_mask([1] * len(response)),
@@ -109,7 +109,7 @@ def random_rows(
                 response.astype(np.int32),
                 behaviour,
                 mask,
-                float(generator.normal()),
+                ((len(response), float(generator.normal())),),
                 number % trajectories,
             )
         )
@@ -127,5 +127,5 @@ def growing_rows(seed: int) -> list[TrainingSample]:
         response = generator.integers(5, 90, len(mask)).astype(np.int32)
         behaviour = -generator.random(len(mask)).astype(np.float32) * 6
         prompt = generator.integers(5, 90, 7).astype(np.int32)
-        rows.append(TrainingSample(prompt, response, behaviour, mask, 0.0, number, True, turns))
+        rows.append(TrainingSample(prompt, response, behaviour, mask, turns, number))
     return rows

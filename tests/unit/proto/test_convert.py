@@ -1,4 +1,4 @@
-"""Files of schema 1 get the present names, and nothing else of them changes."""
+"""Files of older schemas are read after conversion: names of schema 1, whole prompts of schemas 1 and 2."""
 
 import json
 import sys
@@ -10,11 +10,12 @@ import pytest
 
 from arlarena.proto import convert
 from arlarena.proto.config import ConfigError
+from arlarena.proto.convert import RECORD_SCHEMA, converted_message
 from arlarena.proto.trajectory import (
-    SCHEMA_VERSION,
     Group,
     PolicyVersion,
     Sampling,
+    SchemaError,
     Task,
     Trajectory,
     Turn,
@@ -24,18 +25,17 @@ from arlarena.proto.trajectory import (
     pack_ids,
     pack_mask,
     read_groups,
-    write_groups,
 )
 
 FORMER = {"content_key": "room_key", "no_action": "void", "no_action_turns": "void_turns", "eval_set": "panel"}
 
 
 def group_of(name: str) -> Group:
-    """A group of one trajectory, whose second turn has no action."""
+    """A group of one trajectory: its second turn continues the first and has no action, its third begins anew."""
     version = PolicyVersion("run", 1, "digest")
     turns = tuple(
         Turn(
-            prompt_ids=pack_ids([1]),
+            new_prompt_ids=pack_ids(new),
             response_ids=pack_ids([2, 3]),
             logprobs=pack_floats([-0.5, -1.0]),
             loss_mask=pack_mask([1, 1]),
@@ -46,20 +46,37 @@ def group_of(name: str) -> Group:
             action_valid=True,
             format_valid=True,
             finish_reason="stop",
-            no_action=blank,
+            no_action=not reset,
+            reset=reset,
         )
-        for blank in (False, True)
+        for new, reset in (([1], True), ([4], False), ([1, 2, 9], True))
     )
     metrics = {"no_action_turns": 1.0, "steps": 2.0}
     trajectory = Trajectory(name, 7, turns, terminated=True, truncated=False, score=1.0, success=True, metrics=metrics)
     return Group(name, Task("guess", "train", 3), 1, (trajectory,), Sampling(), version, version)
 
 
+def with_whole_prompts(group: Group) -> dict[str, Any]:
+    """As schema 2 wrote it."""
+    message = msgspec.msgpack.decode(encode(group)) | {"schema": 2}
+    for trajectory, record in zip(group.trajectories, message["trajectories"], strict=True):
+        for prompt, turn in zip(trajectory.prompts(), record["turns"], strict=True):
+            del turn["new_prompt_ids"], turn["reset"]
+            turn["prompt_ids"] = pack_ids(prompt)
+    return message
+
+
 def former(value: Any) -> Any:
-    """As schema 1 wrote it."""
+    """With the names of schema 1."""
     if isinstance(value, dict):
         return {FORMER.get(key, key): former(item) for key, item in value.items()}
     return [former(item) for item in value] if isinstance(value, list) else value
+
+
+def framed(message: Any) -> bytes:
+    """One message of a file of groups."""
+    body = msgspec.msgpack.encode(message)
+    return len(body).to_bytes(4, "little") + body
 
 
 def run(monkeypatch: pytest.MonkeyPatch, old: Path, new: Path) -> int:
@@ -67,15 +84,29 @@ def run(monkeypatch: pytest.MonkeyPatch, old: Path, new: Path) -> int:
     return convert.main()
 
 
-def test_groups_of_schema_1_are_read_after_conversion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("schema", [1, 2])
+def test_groups_of_an_older_schema_are_read_after_conversion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schema: int
+) -> None:
     groups = [group_of(name) for name in ("one", "two")]
-    bodies = [msgspec.msgpack.encode(former(msgspec.msgpack.decode(encode(group))) | {"schema": 1}) for group in groups]
-    old, new, expected = (tmp_path / f"{name}.msgpack" for name in ("old", "new", "expected"))
+    messages = [with_whole_prompts(group) for group in groups]
+    messages = [former(message) | {"schema": 1} for message in messages] if schema == 1 else messages
+    bodies = [msgspec.msgpack.encode(message) for message in messages]
+    old, new = tmp_path / "old.msgpack", tmp_path / "new.msgpack"
     old.write_bytes(b"".join(len(body).to_bytes(4, "little") + body for body in bodies))
+    with pytest.raises(SchemaError):
+        read_groups(old)
     assert run(monkeypatch, old, new) == 0
-    write_groups(expected, groups)
-    assert new.read_bytes() == expected.read_bytes()
     assert read_groups(new) == groups
+
+
+def test_a_response_that_was_tokenised_again_begins_anew() -> None:
+    message = with_whole_prompts(group_of("one"))
+    first, second, _ = message["trajectories"][0]["turns"]
+    second["prompt_ids"] = first["prompt_ids"] + pack_ids([23, 4])
+    turns = converted_message(message)["trajectories"][0]["turns"]
+    assert [turn["reset"] for turn in turns] == [True, True, True]
+    assert turns[1]["new_prompt_ids"] == pack_ids([1, 23, 4])
 
 
 @pytest.mark.parametrize("indent", [None, 1])
@@ -85,7 +116,7 @@ def test_json_keeps_its_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     old.write_text(json.dumps(record, indent=indent, ensure_ascii=False) + "\n")
     assert run(monkeypatch, old, new) == 0
     result = {"no_action": True, "content_key": "é", "text": "void panel"}
-    expected = {"schema": SCHEMA_VERSION, "eval_set": {"n": 2}, "results": [result]}
+    expected = {"schema": RECORD_SCHEMA, "eval_set": {"n": 2}, "results": [result]}
     assert new.read_text() == json.dumps(expected, indent=indent, ensure_ascii=False) + "\n"
 
 
@@ -108,6 +139,9 @@ def test_json_lines_are_converted_line_by_line(tmp_path: Path, monkeypatch: pyte
     [
         ("old.msgpack", b"\x20\x00\x00\x00cut", "cut short at byte 0"),
         ("old.msgpack", b"\x01\x00\x00\x00\xc1", "does not hold groups"),
+        ("old.msgpack", b"\x01\x00\x00\x00\x07", "has schema None; only schemas 1 and 2"),
+        ("old.msgpack", framed({"schema": 3}), "has schema 3; only schemas 1 and 2"),
+        ("old.msgpack", framed({"schema": 2, "trajectories": [{"turns": [{}]}]}), "malformed: KeyError: 'prompt_ids'"),
         ("old.json", b"nothing", "neither JSON nor JSON lines"),
         ("old.json", b'{"schema": 2}', "has schema 2; only schema 1"),
         ("old.json", b"\xff", "cannot be converted"),

@@ -25,6 +25,7 @@ from arlarena.proto.trajectory import (
     pack_floats,
     pack_ids,
     pack_mask,
+    prompt_lengths,
     read_groups,
     write_groups,
 )
@@ -42,11 +43,11 @@ def random_version(rng: random.Random) -> PolicyVersion:
     return PolicyVersion(f"run{rng.randrange(9)}", rng.randrange(INT32), f"{rng.getrandbits(128):032x}")
 
 
-def random_turn(rng: random.Random) -> Turn:
+def random_turn(rng: random.Random, *, reset: bool = True) -> Turn:
     length = rng.choice([0, 1, 2, 77])
     cut = rng.randint(0, length)
     return Turn(
-        prompt_ids=pack_ids(rng.randrange(INT32) for _ in range(rng.randrange(50))),
+        new_prompt_ids=pack_ids(rng.randrange(INT32) for _ in range(rng.randrange(50))),
         response_ids=pack_ids(rng.choice([0, INT32, rng.randrange(INT32)]) for _ in range(length)),
         logprobs=pack_floats(rng.choice([*AWKWARD_FLOATS, -rng.random() * 20]) for _ in range(length)),
         loss_mask=pack_mask(rng.randrange(2) for _ in range(length)),
@@ -62,6 +63,7 @@ def random_turn(rng: random.Random) -> Turn:
         response=random_text(rng),
         action=random_text(rng),
         images=tuple(random_text(rng) for _ in range(rng.randrange(3))),
+        reset=reset or rng.random() < 0.3,
     )
 
 
@@ -71,7 +73,7 @@ def random_group(rng: random.Random) -> Group:
         Trajectory(
             id=random_text(rng),
             seed=rng.getrandbits(62),
-            turns=tuple(random_turn(rng) for _ in range(rng.randrange(5))),
+            turns=tuple(random_turn(rng, reset=not number) for number in range(rng.randrange(5))),
             terminated=rng.random() < 0.5,
             truncated=rng.random() < 0.5,
             score=rng.random(),
@@ -146,9 +148,73 @@ def test_a_turn_whose_arrays_differ_in_length_cannot_be_made_or_read(logprobs: i
         decode_group(msgspec.msgpack.encode(group))
 
 
-def test_an_older_schema_is_refused_with_the_fix() -> None:
-    group = msgspec.structs.replace(random_group(random.Random(5)), schema=1)
-    with pytest.raises(SchemaError, match=r"group has schema 1, .* convert a file with `python -m arlarena.proto"):
+def conversation(rng: random.Random, turns: int) -> Trajectory:
+    """An episode whose prompts hold the whole history: 60 tokens a turn, half of them sampled."""
+    turn = random_turn(rng)
+    arrays = {"logprobs": pack_floats([-1.0] * 30), "loss_mask": pack_mask([1] * 30)}
+    spans = (VersionSpan(0, 30, random_version(rng)),)
+
+    def ids() -> bytes:
+        return pack_ids(rng.randrange(INT32) for _ in range(30))
+
+    played = tuple(
+        msgspec.structs.replace(
+            turn, new_prompt_ids=ids(), response_ids=ids(), **arrays, spans=spans, reset=number == 0,
+            state_key=f"{number:032x}", observation_key=f"{number:032x}", observation="o" * 100, response="r" * 100,
+            action="a" * 10, images=(),
+        )
+        for number in range(turns)
+    )  # fmt: skip
+    return Trajectory("t", 0, played, terminated=True, truncated=False, score=1.0, success=True)
+
+
+def test_the_bytes_of_a_conversation_grow_with_its_turns_and_not_with_their_square() -> None:
+    group = random_group(random.Random(4))
+    sizes = {
+        turns: len(encode(msgspec.structs.replace(group, trajectories=(conversation(random.Random(4), turns),))))
+        for turns in (5, 50)
+    }
+    assert sizes[50] <= 11 * sizes[5], sizes
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_whole_prompts_are_what_each_turn_would_have_been_shown(seed: int) -> None:
+    rng = random.Random(seed)
+    turns = tuple(random_turn(rng, reset=not number) for number in range(6))
+    one = Trajectory("t", 0, turns, terminated=True, truncated=False, score=1.0, success=True)
+    expected: list[list[int]] = []
+    for number, turn in enumerate(turns):
+        before = [] if turn.reset else [*expected[-1], *turns[number - 1].tokens().tolist()]
+        expected.append([*before, *turn.new_prompt().tolist()])
+    assert [prompt.tolist() for prompt in one.prompts()] == expected
+    assert prompt_lengths(turns) == [len(prompt) for prompt in expected]
+    runs = one.conversations()
+    assert [number for run in runs for number in range(*run)] == list(range(6))
+    assert [first for first, _ in runs] == [number for number, turn in enumerate(turns) if turn.reset]
+
+
+def test_an_episode_without_turns_has_no_prompts_and_no_conversations() -> None:
+    empty = Trajectory("t", 0, (), terminated=True, truncated=False, score=0.0, success=False)
+    assert (empty.prompts(), empty.conversations(), prompt_lengths(())) == ([], [], [])
+
+
+def test_a_first_turn_that_continues_another_cannot_be_made_or_read() -> None:
+    one = conversation(random.Random(0), 2)
+    with pytest.raises(ValueError, match="first turn of an episode needs `reset`"):
+        msgspec.structs.replace(one, turns=one.turns[1:])
+    group = msgspec.to_builtins(random_group(random.Random(3)), builtin_types=(bytes,))
+    group["trajectories"] = [msgspec.to_builtins(one, builtin_types=(bytes,))]
+    group["trajectories"][0]["turns"][0]["reset"] = False
+    with pytest.raises(SchemaError, match="first turn of an episode needs `reset`"):
+        decode_group(msgspec.msgpack.encode(group))
+
+
+@pytest.mark.parametrize("schema", [1, 2])
+def test_an_older_schema_is_refused_with_the_fix(schema: int) -> None:
+    group = msgspec.structs.replace(random_group(random.Random(5)), schema=schema)
+    with pytest.raises(
+        SchemaError, match=rf"group has schema {schema}, .* convert a file with `python -m arlarena.proto"
+    ):
         decode_group(encode(group))
 
 

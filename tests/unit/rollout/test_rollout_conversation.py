@@ -42,20 +42,22 @@ async def run(house: Any, policy: Policy, key: str = "g/0") -> Trajectory:
 
 def check_growth(one: Trajectory, tokens: Tokens, heard: list[str]) -> None:
     """Every prompt is the last, its response as it was sampled, and the template's glue with the next message."""
-    assert one.turns[0].prompt().tolist() == list(tokens.prompt(heard[0]))
+    prompts = [prompt.tolist() for prompt in one.prompts()]
+    assert prompts[0] == list(tokens.prompt(heard[0]))
     assert len(one.turns) == len(heard)
-    for (before, after), message in zip(pairwise(one.turns), heard[1:], strict=True):
-        said = before.tokens().tolist()
-        assert after.prompt().tolist() == [*before.prompt().tolist(), *said, *tokens.following(message, said)]
+    assert one.conversations() == [(0, len(heard))]
+    for (before, after), turn, message in zip(pairwise(prompts), one.turns, heard[1:], strict=False):
+        said = turn.tokens().tolist()
+        assert after == [*before, *said, *tokens.following(message, said)]
 
 
 async def test_prompts_grow_token_for_token(talking: Any, tokens: Tokens) -> None:
     talking.mouth.say = script(RIGHT, STAY, RIGHT, RIGHT)
     one = await run(talking, engine(talking, tokens))
     check_growth(one, tokens, ["walk to 3", "now at 1", "now at 1", "now at 2"])
-    assert [request["token_ids"] for request in talking.mouth.requests] == [t.prompt().tolist() for t in one.turns]
+    assert [request["token_ids"] for request in talking.mouth.requests] == [prompt.tolist() for prompt in one.prompts()]
     # The tiny template by hand: a reply that closed itself is followed by the user's mark at once.
-    text = tokens._backend.decode(one.turns[2].prompt().tolist(), skip_special_tokens=False)
+    text = tokens._backend.decode(one.prompts()[2].tolist(), skip_special_tokens=False)
     said = f"<|assistant|>{RIGHT}<|end|><|user|>now at 1<|assistant|>{STAY}<|end|><|user|>now at 1<|assistant|>"
     assert text == "<|user|>walk to 3" + said
 
@@ -64,24 +66,25 @@ async def test_a_response_that_was_cut_off_is_closed_in_the_next_prompt(talking:
     one = await run(talking, engine(talking, tokens, max_tokens=2))
     assert {turn.finish_reason for turn in one.turns} == {"length"}
     check_growth(one, tokens, ["walk to 3", *["now at 0"] * 5])
-    first, second = one.turns[:2]
-    assert second.prompt().tolist()[len(first.prompt()) + 2] == tokens.end_id
+    first, second = one.prompts()[:2]
+    assert second.tolist()[len(first) + 2] == tokens.end_id
 
 
 async def test_windowed_environments_are_as_they_were(house: Any, tokens: Tokens) -> None:
     one = await run(house, engine(house, tokens))
-    assert [turn.prompt().tolist() for turn in one.turns] == [list(tokens.prompt(f"you are at {i}")) for i in range(3)]
+    assert [prompt.tolist() for prompt in one.prompts()] == [list(tokens.prompt(f"you are at {i}")) for i in range(3)]
+    assert all(turn.reset for turn in one.turns)
 
 
 async def test_the_context_bounds_the_whole_and_the_sampling_a_turn(talking: Any, tokens: Tokens) -> None:
     free = await run(talking, engine(talking, tokens))
     talking.mouth.requests.clear()
-    third = len(free.turns[2].prompt())
+    third = len(free.prompts()[2])
     # Room for two turns, for a bit of the third, and for nothing after it.
     talking.mouth.say = script(RIGHT, RIGHT, STAY * 9, RIGHT)
     one = await run(talking, engine(talking, tokens, context=third + 4))
     assert [request["sampling_params"]["max_tokens"] for request in talking.mouth.requests][:1] == [
-        min(64, third + 4 - len(free.turns[0].prompt()))
+        min(64, third + 4 - len(free.prompts()[0]))
     ]
     assert talking.mouth.requests[2]["sampling_params"]["max_tokens"] == 4
     assert len(one.turns) == 3

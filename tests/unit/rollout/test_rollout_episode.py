@@ -40,7 +40,7 @@ async def test_a_solved_episode_is_recorded_token_for_token(house: Any, tokens: 
     assert one.total_reward == pytest.approx(0.7)
     assert len(one.turns) == 3
     for i, turn in enumerate(one.turns):
-        assert list(turn.prompt()) == tokens.prompt(f"you are at {i}")
+        assert list(turn.new_prompt()) == tokens.prompt(f"you are at {i}")
         assert list(turn.tokens()) == tokens.reply(replies[i])
         assert turn.behaviour_logprobs().tolist() == [-0.5] * len(turn.tokens())
         assert turn.mask().tolist() == [1] * len(turn.tokens())
@@ -94,7 +94,7 @@ async def test_figures_of_behaviour(house: Any, tokens: Tokens) -> None:
     assert one.metrics["no_ops"] == 2
     assert one.metrics["repeated_actions"] == 2
     assert one.metrics["invalid_actions"] == 1
-    assert one.metrics["prompt_tokens"] == sum(len(turn.prompt()) for turn in one.turns)
+    assert one.metrics["prompt_tokens"] == sum(map(len, one.prompts()))
     assert one.metrics["response_tokens"] == sum(len(turn.tokens()) for turn in one.turns)
 
 

@@ -188,7 +188,7 @@ async def test_demonstrations_are_distinct_and_solved(
     for group in groups:
         (one,) = group.trajectories
         assert (group.size, str(group.oldest), one.success) == (1, "expert:0:-", True)
-        assert [list(turn.prompt()) for turn in one.turns] == [tokens.prompt(f"you are at {i}") for i in range(3)]
+        assert [list(prompt) for prompt in one.prompts()] == [tokens.prompt(f"you are at {i}") for i in range(3)]
         assert all(list(turn.tokens()) == tokens.reply(RIGHT) for turn in one.turns)
     assert counts["turns"] == 18
 

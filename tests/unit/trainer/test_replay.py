@@ -10,7 +10,7 @@ from support.processes.forking_support import trainers
 
 from arlarena.proto.config import ConfigError
 from arlarena.proto.trajectory import PolicyVersion, Sampling, encode, write_groups
-from arlarena.trainer.batching.scoring import rows_of, score
+from arlarena.trainer.batching.scoring import score, training_samples
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.model.policy import load_policy
@@ -46,7 +46,7 @@ def test_the_figures_are_those_of_a_step(recorded, tiny_directory):
         recipe("grpo"), groups, StalenessPolicy(0, 0, {"now": 0}), invalid_penalty=0.1, max_response_tokens=512
     )
     before = copy.deepcopy(learner.weights())
-    metrics = learner.update([rows_of(scored, "now")], rate=0.0)
+    metrics = learner.update([training_samples(scored, "now")], rate=0.0)
     for name in ("loss", "grad_norm", "outside", "clip_negative_low", "entropy", "ratio_mean", f"kl_share/{CELLS[0]}"):
         assert grpo[name] == pytest.approx(metrics[name], rel=1e-6), name
     assert all(before[key].equal(value) for key, value in learner.weights().items())  # nothing is trained
@@ -91,7 +91,8 @@ def test_a_batch_is_filled_up_as_a_run_fills_it(recorded, tiny_directory):
     assert (uniform["groups_kept"], uniform["groups_backfilled"], uniform["rows"]) == (0, 1, 6)
     learner = Learner(load_policy(tiny_directory), None, method, TrainerSettings())
     scored = score(method, groups, StalenessPolicy(0, 0, {"now": 0}), invalid_penalty=0.1, max_response_tokens=512)
-    assert filled["loss"] == pytest.approx(learner.update([rows_of(scored, "now")], rate=0.0)["loss"], rel=1e-6)
+    expected = learner.update([training_samples(scored, "now")], rate=0.0)["loss"]
+    assert filled["loss"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_groups_that_a_method_leaves_out_are_counted(recorded, tiny_directory):

@@ -2,8 +2,8 @@
 
     prompt of turn t + 1 = prompt of turn t + response as it was sampled + the template's glue and the next message
 
-Nothing is rendered or encoded twice, so the turns of an episode are one growing row to the trainer. A template that
-would rewrite earlier turns does not get to: what was sampled stays what it was.
+Nothing is rendered or encoded twice, so each turn continues the one before, and records only what is new. A template
+that would rewrite earlier turns does not get to: what was sampled stays what it was.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from arlarena.rollout.tokens import Tokens
 
 
 class Conversation:
-    """One episode up to now: `prompt_ids`, all that comes before the next response, and `messages`, the same as texts
-    in the form of chat APIs.
+    """One episode up to now.
+
+    `prompt_ids`: all tokens before the next response. `new_prompt_ids`: those of them that no earlier turn recorded.
+    `reset`: nothing was recorded, so these are all. `messages`: the prompt as texts in the form of chat APIs.
     """
 
     def __init__(self, tokens: Tokens, message: str) -> None:
         self._tokens = tokens
         self._said: Sequence[int] = ()
-        self.prompt_ids = tokens.prompt(message)
+        self.prompt_ids = self.new_prompt_ids = tokens.prompt(message)
+        self.reset = True
         self.messages = [{"role": "user", "content": message}]
 
     def say(self, ids: Sequence[int], text: str) -> None:
@@ -37,7 +40,9 @@ class Conversation:
         Raises:
             TokenizerError: see `Tokens.following`.
         """
-        self.prompt_ids = [*self.prompt_ids, *self._said, *self._tokens.following(message, self._said)]
+        self.new_prompt_ids = self._tokens.following(message, self._said)
+        self.prompt_ids = [*self.prompt_ids, *self._said, *self.new_prompt_ids]
+        self.reset = False
         self.messages.append({"role": "user", "content": message})
 
 

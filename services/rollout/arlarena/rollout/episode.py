@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 
 from arlarena.client.environments import Session, StepOutcome
 from arlarena.client.errors import PolicyFault, PromptTooLong
-from arlarena.proto.trajectory import Task, Trajectory, Turn, VersionSpan, pack_floats, pack_ids
+from arlarena.proto.trajectory import Task, Trajectory, Turn, VersionSpan, pack_floats, pack_ids, prompt_lengths
 
 # Metrics that begin so name a fault of the policy that ended its episode.
 FAULT = "fault:"
@@ -28,10 +28,11 @@ PROMPT_TOO_LONG = "prompt_too_long"
 @dataclass(frozen=True, slots=True)
 class Response:
     """A policy's answer to one prompt: exact ids, log-probs in nats (one per id), who sampled which, and the text
-    without markers. `learn` False: nobody is to learn from it.
+    without markers. `learn` False: nobody is to learn from it. `new_prompt_ids` and `reset`: the prompt, as in `Turn`.
     """
 
-    prompt_ids: Sequence[int]
+    new_prompt_ids: Sequence[int]
+    reset: bool
     token_ids: Sequence[int]
     logprobs: Sequence[float]
     spans: tuple[VersionSpan, ...]
@@ -122,7 +123,7 @@ class Behaviour:
             "invalid_actions": float(self.invalid_actions),
             "no_ops": float(self.no_ops),
             "no_action_turns": float(self.no_action_turns),
-            "prompt_tokens": float(sum(len(turn.prompt_ids) // 4 for turn in turns)),
+            "prompt_tokens": float(sum(prompt_lengths(turns))),
             "response_tokens": float(sum(len(turn.response_ids) // 4 for turn in turns)),
         }
 
@@ -130,7 +131,7 @@ class Behaviour:
 def _turn(before: StepOutcome, response: Response, after: StepOutcome | None) -> Turn:
     """The record of one turn; `after` is None where the environment could make nothing of the reply."""
     return Turn(
-        prompt_ids=pack_ids(response.prompt_ids),
+        new_prompt_ids=pack_ids(response.new_prompt_ids),
         response_ids=pack_ids(response.token_ids),
         logprobs=pack_floats(response.logprobs),
         # Every token was sampled, an end-of-sequence token included; none was appended.
@@ -147,6 +148,7 @@ def _turn(before: StepOutcome, response: Response, after: StepOutcome | None) ->
         action=after.metadata.action if after else "",
         images=before.images,
         no_action=after.metadata.no_action if after else False,
+        reset=response.reset,
     )
 
 

@@ -46,7 +46,8 @@ class EnginePolicy:
         text = self._tokens.text(generation.token_ids)
         conversation.say(generation.token_ids, text)
         return Response(
-            conversation.prompt_ids,
+            conversation.new_prompt_ids,
+            conversation.reset,
             generation.token_ids,
             generation.logprobs,
             generation.spans,
@@ -113,7 +114,8 @@ class ExpertPolicy:
         ids = self._tokens.reply(text)
         conversation.say(ids, text)
         span = VersionSpan(0, len(ids), EXPERT)
-        return Response(conversation.prompt_ids, ids, [0.0] * len(ids), (span,), "stop", text, learn)
+        new, reset = conversation.new_prompt_ids, conversation.reset
+        return Response(new, reset, ids, [0.0] * len(ids), (span,), "stop", text, learn)
 
 
 class ChatPolicy:
@@ -136,4 +138,5 @@ class ChatPolicy:
         conversation.say(ids, reply.text)
         span = VersionSpan(0, len(ids), self._version)
         finish: Literal["stop", "length"] = "length" if cut else "stop"
-        return Response(conversation.prompt_ids, ids, [0.0] * len(ids), (span,), finish, reply.text)
+        new, reset = conversation.new_prompt_ids, conversation.reset
+        return Response(new, reset, ids, [0.0] * len(ids), (span,), finish, reply.text)

@@ -21,7 +21,7 @@ from arlarena.proto.streams.trainer_lease import LeaseLost, TrainerLease
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import write_groups
-from arlarena.trainer.batching.scoring import NotFinite, ScoredGroup, minibatches, returns, rows_of, score
+from arlarena.trainer.batching.scoring import NotFinite, ScoredGroup, minibatches, returns, score, training_samples
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.collector import Collected, Collecting, Collector, Interrupted, RunError
 from arlarena.trainer.learning.coordinator import Coordinator
@@ -155,7 +155,7 @@ class Trainer:
             return [], {}, frozenset(group.id for group in collected.selected.batch)
         dealt = minibatches(groups, settings.minibatch_groups, seed=self.seed * 1_000_003 + step)
         growing, digest = settings.rows == "episodes", version.version.digest
-        parts = [(part, rows_of(part, digest, settings.advantage_scale, growing=growing)) for part in dealt]
+        parts = [(part, training_samples(part, digest, settings.advantage_scale, growing=growing)) for part in dealt]
         parts = [(part, rows) for part, rows in parts if rows]
         share = lr_multiplier(step, settings.lr_warmup_steps, self.done(), settings.min_lr_ratio)
         figures = {"rows": float(sum(len(rows) for _, rows in parts))}

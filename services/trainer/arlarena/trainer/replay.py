@@ -17,7 +17,7 @@ from typing import Any
 from arlarena.proto.config import ConfigError
 from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import Group, SchemaError, decode_group
-from arlarena.trainer.batching.scoring import NotFinite, ScoredGroup, returns, rows_of, score, successes
+from arlarena.trainer.batching.scoring import NotFinite, ScoredGroup, returns, score, successes, training_samples
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.batching.validation import refusal
 from arlarena.trainer.learning.learner import Learner
@@ -118,7 +118,7 @@ def replay(groups: Sequence[Group | Refusal], model: str, recipe: Recipe, settin
     except NotFinite as error:
         raise ConfigError(f"{recipe.name} with policy {model}: {error}") from error
     current = next(iter(digests)) if len(digests) == 1 else ""
-    rows = rows_of(scored, current, settings.advantage_scale, growing=settings.rows == "episodes")
+    rows = training_samples(scored, current, settings.advantage_scale, growing=settings.rows == "episodes")
     counts = {"groups": len(groups), "groups_refused": len(refused), "groups_kept": selected.kept}
     counts |= {"groups_backfilled": selected.backfilled, "groups_filtered": len(selected.filtered), "rows": len(rows)}
     figures = {name: float(count) for name, count in counts.items()}

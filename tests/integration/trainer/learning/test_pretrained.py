@@ -53,8 +53,8 @@ def test_it_talks_learns_and_comes_back(smollm2, tmp_path):
     mask = np.ones(len(reply), dtype=np.uint8)
     worse = np.full(len(reply), 11, dtype=np.int32)
     rows = [
-        TrainingSample(ids, reply, own.numpy(), mask, 1.0, 0),
-        TrainingSample(ids, worse, np.full(len(reply), -9.0, dtype=np.float32), mask, -1.0, 1),
+        TrainingSample(ids, reply, own.numpy(), mask, ((len(reply), 1.0),), 0),
+        TrainingSample(ids, worse, np.full(len(reply), -9.0, dtype=np.float32), mask, ((len(reply), -1.0),), 1),
     ]
     learner = Learner(policy, None, recipe("sampo"), TrainerSettings(lr=1e-5, kl_coefficient=0.01, device="cpu"))
     (batch,) = micro_batches(rows, 10_000)

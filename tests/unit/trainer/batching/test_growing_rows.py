@@ -5,7 +5,7 @@ import msgspec
 import pytest
 
 from arlarena.proto.trajectory import PolicyVersion, pack_floats, pack_ids, pack_mask
-from arlarena.trainer.batching.scoring import ScoredGroup, group_rewards, rows_of, score, stretches
+from arlarena.trainer.batching.scoring import ScoredGroup, group_rewards, score, training_samples
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.objectives import GroupAdvantages, recipe
 
@@ -13,10 +13,10 @@ NOW = PolicyVersion("run", 3, "now")
 OLD = PolicyVersion("run", 2, "old")
 
 
-def turn(make_group, prompt, response, mask=None, version=NOW):
+def turn(make_group, new_prompt, response, mask=None, version=NOW, reset=False):
     shape = make_group("g", [True], version, turns=1).trajectories[0].turns[0]
     return msgspec.structs.replace(
-        shape, prompt_ids=pack_ids(prompt), response_ids=pack_ids(response),
+        shape, new_prompt_ids=pack_ids(new_prompt), response_ids=pack_ids(response), reset=reset,
         logprobs=pack_floats([-0.1 * token for token in response]), loss_mask=pack_mask(mask or [1] * len(response)),
     )  # fmt: skip
 
@@ -25,10 +25,10 @@ def turn(make_group, prompt, response, mask=None, version=NOW):
 def episode(make_group):
     """Three turns over a growing context, with tool output 90 and 91, 92; then one whose prompt was cut."""
     return [
-        turn(make_group, [1, 2], [10, 11]),
-        turn(make_group, [1, 2, 10, 11, 90], [12]),
-        turn(make_group, [1, 2, 10, 11, 90, 12, 91, 92], [13, 14, 15], mask=[1, 1, 0]),
-        turn(make_group, [1, 13, 14, 15], [16]),
+        turn(make_group, [1, 2], [10, 11], reset=True),
+        turn(make_group, [90], [12]),
+        turn(make_group, [91, 92], [13, 14, 15], mask=[1, 1, 0]),
+        turn(make_group, [1, 13, 14, 15], [16], reset=True),
     ]
 
 
@@ -38,25 +38,15 @@ def scored(make_group, turns, credit):
     return ScoredGroup(group, GroupAdvantages(total=[credit], episode=[credit]), (True,))
 
 
-def test_runs_of_turns_that_continue_one_another(episode):
-    assert stretches(episode) == [(0, 3), (3, 4)]
-    assert stretches(episode[:1]) == [(0, 1)]
-    assert stretches(episode[1:3]) == [(0, 2)]
-    assert stretches([]) == []
-
-
-def test_a_response_that_was_tokenised_again_is_no_continuation(make_group):
-    assert stretches([turn(make_group, [1, 2], [10, 11]), turn(make_group, [1, 2, 1011, 90], [12])]) == [(0, 1), (1, 2)]
-
-
 def test_a_growing_row_holds_every_token_once_and_masks_what_the_policy_did_not_say(make_group, episode):
-    first, second = rows_of([scored(make_group, episode, [0.5, -1.0, 2.0, 3.0])], "now", 2.0, growing=True)
+    first, second = training_samples([scored(make_group, episode, [0.5, -1.0, 2.0, 3.0])], "now", 2.0, growing=True)
     assert first.prompt.tolist() == [1, 2]
     assert first.response.tolist() == [10, 11, 90, 12, 91, 92, 13, 14, 15]
     assert first.mask.tolist() == [1, 1, 0, 1, 0, 0, 1, 1, 0]
     assert first.behaviour.tolist() == pytest.approx([-1.0, -1.1, 0.0, -1.2, 0.0, 0.0, -1.3, -1.4, -1.5])
     assert first.turns == ((3, 1.0), (3, -2.0), (3, 4.0))
-    assert (second.prompt.tolist(), second.response.tolist(), second.advantage) == ([1, 13, 14, 15], [16], 6.0)
+    assert (second.prompt.tolist(), second.response.tolist()) == ([1, 13, 14, 15], [16])
+    assert second.turns == ((1, 6.0),)
     assert (first.trajectory, second.trajectory) == (0, 0)
 
 
@@ -86,21 +76,22 @@ def test_short_winners_and_long_losers_weigh_the_same_where_contexts_grow(make_g
 
 def continued(make_group, turns, reward):
     """That many turns, each of which continues the last; the reward comes at the end."""
-    made, prompt = [], [1, 2]
+    made = []
     for number in range(turns):
-        made.append(turn(make_group, prompt, [10 + number]))
+        made.append(turn(make_group, [90] if number else [1, 2], [10 + number], reset=number == 0))
         made[-1].reward = reward if number == turns - 1 else 0.0
-        prompt = [*prompt, 10 + number, 90]
     return tuple(made)
 
 
 def test_without_growing_each_turn_is_a_row(make_group, episode):
-    rows = rows_of([scored(make_group, episode, [0.5, -1.0, 2.0, 3.0])], "now")
+    rows = training_samples([scored(make_group, episode, [0.5, -1.0, 2.0, 3.0])], "now")
+    whole = [1, 2, 10, 11, 90, 12, 91, 92]
+    assert [row.prompt.tolist() for row in rows] == [whole[:2], whole[:5], whole, [1, 13, 14, 15]]
     assert [row.response.tolist() for row in rows] == [[10, 11], [12], [13, 14, 15], [16]]
-    assert [row.advantage for row in rows] == [0.5, -1.0, 2.0, 3.0]
+    assert [row.turns for row in rows] == [((2, 0.5),), ((1, -1.0),), ((3, 2.0),), ((1, 3.0),)]
 
 
 def test_one_stale_turn_makes_the_row_stale(make_group, episode):
-    episode[1] = turn(make_group, [1, 2, 10, 11, 90], [12], version=OLD)
-    first, second = rows_of([scored(make_group, episode, [0.0] * 4)], "now", growing=True)
+    episode[1] = turn(make_group, [90], [12], version=OLD)
+    first, second = training_samples([scored(make_group, episode, [0.0] * 4)], "now", growing=True)
     assert (first.fresh, second.fresh) == (False, True)

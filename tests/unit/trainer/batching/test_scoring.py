@@ -5,7 +5,7 @@ import pytest
 
 from arlarena.proto.trajectory import PolicyVersion, VersionSpan
 from arlarena.trainer.batching import scoring
-from arlarena.trainer.batching.scoring import NotFinite, minibatches, rows_of, score
+from arlarena.trainer.batching.scoring import NotFinite, minibatches, score, training_samples
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.objectives import RECIPES, GroupAdvantages, recipe
 
@@ -35,18 +35,18 @@ def test_stale_members_count_in_the_statistics_and_give_no_rows(make_group):
     staleness_policy = StalenessPolicy(3, 1, KNOWN)
     scored = score(method, [whole, half], staleness_policy, invalid_penalty=0.1, max_response_tokens=8)
     assert scored[0].advantages.total == scored[1].advantages.total
-    rows = rows_of([scored[1]], "d3", 1.0)
+    rows = training_samples([scored[1]], "d3", 1.0)
     assert len(rows) == 2  # the two turns of the fresh member
-    assert all(row.advantage > 0 for row in rows)
+    assert all(row.turns[0][1] > 0 for row in rows)
 
 
 def test_rows_number_trajectories_and_know_whether_they_are_on_policy(make_group):
     groups = [make_group("a", [True, False], NOW), make_group("b", [False, True], MIDDLE)]
     scored = score(recipe("sampo"), groups, StalenessPolicy(3, 1, KNOWN), invalid_penalty=0.1, max_response_tokens=8)
-    rows = rows_of(scored, NOW.digest, 1.0)
+    rows = training_samples(scored, NOW.digest, 1.0)
     assert [row.trajectory for row in rows] == [0, 0, 1, 1, 2, 2, 3, 3]
     assert [row.fresh for row in rows] == [True] * 4 + [False] * 4
-    assert all(row.advantage == 0 for row in rows_of(scored, NOW.digest, 0.0))
+    assert all(row.turns[0][1] == 0 for row in training_samples(scored, NOW.digest, 0.0))
 
 
 def test_invalid_turns_are_penalised_once_and_only_there(make_group):

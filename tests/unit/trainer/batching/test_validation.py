@@ -18,9 +18,9 @@ from arlarena.proto.trajectory import (
     encode,
     pack_floats,
 )
-from arlarena.trainer.batching.scoring import rows_of, score
+from arlarena.trainer.batching.scoring import score, training_samples
 from arlarena.trainer.batching.staleness import StalenessPolicy
-from arlarena.trainer.batching.validation import LOWEST_TEMPERATURE, refusal
+from arlarena.trainer.batching.validation import LOWEST_TEMPERATURE, MOST_PROMPT_TOKENS, refusal
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.objectives import RECIPES, recipe
 from arlarena.trainer.settings import TrainerSettings
@@ -56,16 +56,16 @@ def test_an_honest_group_is_admitted(group, name):
     [
         ({"response_ids": b"\x05\0\0\0\x89\0\0\0\x06\0\0\0\x02\0\0\0"}, "token id 137 is outside [0, 137)"),
         ({"response_ids": b"\x05\0\0\0\xff\xff\xff\xff\x06\0\0\0\x02\0\0\0"}, "token id -1 is outside [0, 137)"),
-        ({"prompt_ids": b"\x01\0\0\0\0\0\0\x80"}, "token id -2147483648 is outside [0, 137)"),
-        ({"prompt_ids": b"\x01\0\0\0\xff\xff\xff\x7f"}, "token id 2147483647 is outside [0, 137)"),
-        ({"prompt_ids": b""}, "its prompt is empty, so nothing predicts the first token of the response"),
+        ({"new_prompt_ids": b"\x01\0\0\0\0\0\0\x80"}, "token id -2147483648 is outside [0, 137)"),
+        ({"new_prompt_ids": b"\x01\0\0\0\xff\xff\xff\x7f"}, "token id 2147483647 is outside [0, 137)"),
+        ({"new_prompt_ids": b""}, "its prompt is empty, so nothing predicts the first token of the response"),
         ({"logprobs": pack_floats([-0.1, NAN, -0.1, -0.1])}, "a log-prob is not finite"),
         ({"logprobs": pack_floats([-0.1, INF, -0.1, -0.1])}, "a log-prob is not finite"),
         ({"logprobs": pack_floats([-0.1, -INF, -0.1, -0.1])}, "a log-prob is not finite"),
         ({"logprobs": pack_floats([-0.1, 0.002, -0.1, -0.1])}, "log-prob 0.002 is above 0"),
         ({"logprobs": b"\0" * 12}, "token ids, log-probs and loss mask are of different lengths"),
         ({"loss_mask": b"\1"}, "token ids, log-probs and loss mask are of different lengths"),
-        ({"prompt_ids": b"\1\0\0"}, "token ids, log-probs and loss mask are of different lengths"),
+        ({"new_prompt_ids": b"\1\0\0"}, "token ids, log-probs and loss mask are of different lengths"),
         ({"reward": NAN}, "its reward is nan"),
         ({"reward": -INF}, "its reward is -inf"),
         ({"state_key": ""}, "its state_key is empty, which the method compares states by; choose another anchor"),
@@ -74,6 +74,29 @@ def test_an_honest_group_is_admitted(group, name):
 def test_a_turn_is_named_with_what_is_wrong(group, fields, reason):
     spoil(group, **fields)
     assert why(group) == f"member 2, turn 1: {reason}"
+
+
+def test_the_first_turn_of_an_episode_must_not_continue_another(group):
+    group.trajectories[1].turns[0].reset = False
+    assert why(group) == "member 1, turn 0: it has no `reset`, and no turn comes before it"
+    with pytest.raises(SchemaError, match="the first turn of an episode needs `reset`"):
+        decode_group(encode(group))
+
+
+def test_a_turn_that_continues_another_may_add_no_prompt_token(group):
+    spoil(group, new_prompt_ids=b"", reset=False)
+    assert why(group) is None
+
+
+def test_a_small_message_must_not_describe_prompts_that_fill_the_memory(group):
+    """Each of 6,000 turns adds 1 token to the prompt of the turn before: 18 million tokens of prompts."""
+    (turn, *_), count = group.trajectories[2].turns, 6000
+    rest = msgspec.structs.replace(turn, new_prompt_ids=b"", reset=False)
+    group.trajectories[2].turns = (turn, *[rest] * count)
+    tokens = sum(4 + 4 * number for number in range(count + 1))
+    assert tokens > MOST_PROMPT_TOKENS
+    assert why(group) == f"member 2: its prompts have {tokens} tokens in all, more than {MOST_PROMPT_TOKENS}"
+    assert len(encode(group)) < MOST_PROMPT_TOKENS / 4
 
 
 @pytest.mark.parametrize(
@@ -185,7 +208,7 @@ def test_it_costs_microseconds_a_turn(make_group):
     for one in groups:
         for trajectory in one.trajectories:
             for turn in trajectory.turns:
-                turn.prompt_ids = turn.prompt_ids * 200  # 800 tokens
+                turn.new_prompt_ids = turn.new_prompt_ids * 200  # 800 tokens
     started = time.process_time()
     assert [why(each) for each in groups] == [None] * 4
     assert (time.process_time() - started) / (4 * 8 * 50) < 200e-6
@@ -293,7 +316,7 @@ def assert_harmless(learner, method, groups, growing, what):
     )  # fmt: skip
     values = [value for each in scored for turns in each.advantages.total for value in turns]
     assert all(map(math.isfinite, values)), what
-    rows = rows_of(scored, "now", growing=growing)
+    rows = training_samples(scored, "now", growing=growing)
     figures = learner.update([rows], rate=1e-6)
     assert learner.skipped == [], what
     assert all(map(math.isfinite, figures.values())), (what, figures)

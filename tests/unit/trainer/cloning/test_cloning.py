@@ -31,7 +31,7 @@ def copying_rows(count, seed):
         noise = generator.integers(40, 90, 3)
         prompt = np.array([3, token, *noise, 4], dtype=np.int32)
         response = np.array([token, 2], dtype=np.int32)
-        rows.append(TrainingSample(prompt, response, np.zeros(2, np.float32), np.ones(2, np.uint8), 1.0, 0))
+        rows.append(TrainingSample(prompt, response, np.zeros(2, np.float32), np.ones(2, np.uint8), ((2, 1.0),)))
     return rows
 
 
@@ -63,7 +63,7 @@ def test_it_stops_when_validation_says_so(policy):
     torch.set_num_threads(1)
     train = copying_rows(40, 0)
     validation = [  # contradicts what is learnt, so that it soon gets worse
-        TrainingSample(row.prompt, np.array([95, 2], np.int32), row.behaviour, row.mask, 1.0, 0)
+        TrainingSample(row.prompt, np.array([95, 2], np.int32), row.behaviour, row.mask, row.turns)
         for row in copying_rows(40, 0)
     ]
     settings = CloneSettings(max_epochs=500, batch_rows=20, patience=2, min_validation_steps=5)

@@ -1,1 +1,10 @@
-"""From collected groups to micro-batches."""
+"""From collected groups to micro-batches. The data take three shapes:
+
+    Trajectory       the turns of one episode, as segments (`arlarena.proto.trajectory`)
+        |            scoring: advantages over whole groups, then one sample for each turn or conversation
+    TrainingSample   one sequence of tokens with its mask, its turns and their advantages (`packing`)
+        |            packing: tokens that samples share are computed once
+    MicroBatch       the tensors of the samples that go through the model together (`packing`)
+
+The objectives call a sample a row.
+"""

@@ -36,10 +36,9 @@ class TrainingSample:
         response: what follows, with tokens that the policy did not sample (tool output) among them where it grows.
         behaviour: the sampler's log-probs, one a response token; not read where `mask` is False.
         mask: True on sampled tokens.
-        advantage: of the whole row; not read where `turns` is given.
+        turns: (response tokens, advantage) of each turn, in order.
         trajectory: numbers the episodes of one optimiser step from 0.
         fresh: whether the weights that this step starts from sampled all of it.
-        turns: (response tokens, advantage) of each turn, in order, where the row has several.
         temperature: at which the response was sampled; its log-probs and entropies are computed at the same.
     """
 
@@ -47,10 +46,9 @@ class TrainingSample:
     response: IdArray
     behaviour: FloatArray
     mask: MaskArray
-    advantage: float
-    trajectory: int
+    turns: tuple[tuple[int, float], ...]
+    trajectory: int = 0
     fresh: bool = True
-    turns: tuple[tuple[int, float], ...] = ()
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
@@ -59,7 +57,7 @@ class TrainingSample:
             raise ValueError(
                 "a row needs a prompt of at least one token: something has to predict its first response token"
             )
-        if self.turns and sum(tokens for tokens, _ in self.turns) != len(self.response):
+        if sum(tokens for tokens, _ in self.turns) != len(self.response):
             tokens = counted(len(self.response), "token")
             raise ValueError(f"turns {self.turns} do not add up to a response of {tokens}")
 
@@ -68,11 +66,6 @@ class TrainingSample:
         """Equal for rows whose log-probs are the same, and in the order of their tokens."""
         tokens = b"".join(np.asarray(part, ">u4").tobytes() for part in (self.prompt, self.response))
         return tokens + struct.pack(">Id", len(self.prompt), self.temperature)
-
-    @property
-    def credits(self) -> tuple[tuple[int, float], ...]:
-        """`turns`, also where there is one."""
-        return self.turns or ((len(self.response), self.advantage),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +80,11 @@ class MicroBatch:
         temperature: at which all of them were sampled, or [M] float64 where rows differ in it.
         token_index: [N] for each sampled token of each row, its place among the M.
         row_of_token: [N] in [0, R).
-        turn_of_token: [N] in [0, U); None where each row is one turn.
+        turn_of_token: [N] in [0, U).
         trajectory_of_row: [R].
         behaviour: [N] the sampler's log-probs.
         fresh: [N] bool, sampled by the weights that this step starts from.
-        advantages: [U], or [R] where each row is one turn.
+        advantages: [U].
     """
 
     forest: Forest
@@ -100,7 +93,7 @@ class MicroBatch:
     temperature: float | Tensor
     token_index: Tensor
     row_of_token: Tensor
-    turn_of_token: Tensor | None
+    turn_of_token: Tensor
     trajectory_of_row: Tensor
     behaviour: Tensor
     fresh: Tensor
@@ -122,7 +115,7 @@ def nothing() -> MicroBatch:
     none = torch.zeros(0, dtype=torch.int64)
     forest = lay_out([Node(np.zeros(1, dtype=np.int64), 0, -1)])
     floats = torch.zeros(0)
-    return MicroBatch(forest, none, none, 1.0, none, none, None, none, floats, torch.zeros(0, dtype=torch.bool), floats)
+    return MicroBatch(forest, none, none, 1.0, none, none, none, none, floats, torch.zeros(0, dtype=torch.bool), floats)
 
 
 def micro_batches(rows: Sequence[TrainingSample], max_tokens: int) -> Iterator[MicroBatch]:
@@ -201,14 +194,12 @@ def _temperature(temperatures: Sequence[float], sizes: Sequence[int]) -> float |
     return torch.from_numpy(np.repeat(np.asarray(temperatures, dtype=np.float64), sizes))
 
 
-def _turns(rows: Sequence[TrainingSample], sampled_by: Sequence[Ids]) -> tuple[Tensor | None, Tensor]:
+def _turns(rows: Sequence[TrainingSample], sampled_by: Sequence[Ids]) -> tuple[Tensor, Tensor]:
     """(turn of each sampled token, advantage of each turn)."""
-    advantages = torch.tensor([advantage for row in rows for _, advantage in row.credits], dtype=torch.float32)
-    if not any(row.turns for row in rows):
-        return None, advantages
+    advantages = torch.tensor([advantage for row in rows for _, advantage in row.turns], dtype=torch.float32)
     parts, first = [], 0
     for row, sampled in zip(rows, sampled_by, strict=True):
-        ends = np.cumsum([tokens for tokens, _ in row.credits])
+        ends = np.cumsum([tokens for tokens, _ in row.turns])
         parts.append(first + np.searchsorted(ends, sampled, side="right"))
         first += len(ends)
     return _int64(parts), advantages

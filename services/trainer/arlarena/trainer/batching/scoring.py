@@ -1,10 +1,9 @@
-"""From collected groups to rows with advantages: whole groups are scored first, then members that nobody may learn from
+"""From collected groups to training samples: whole groups are scored first, then members that nobody may learn from
 are dropped: stale ones, and those without an action.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from arlarena.proto.trajectory import Group, Trajectory, Turn
+from arlarena.proto.trajectory import Group, IdArray, Trajectory, Turn
 from arlarena.trainer.batching.packing import TrainingSample
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.objectives import GroupAdvantages, GroupRewards, Recipe, compute_advantages
@@ -55,7 +54,7 @@ def has_no_action(trajectory: Trajectory) -> bool:
 
 def group_rewards(group: Group, entropies: list[list[float]] | None = None, *, growing: bool = False) -> GroupRewards:
     """What the advantage estimators read of a group. A turn is valid if its format and its action both are. With
-    `growing`, turns that continue one another are one row (see `stretches`); without, every turn is one.
+    `growing`, each conversation is one row (see `Trajectory.conversations`); without, each turn is one.
     """
     turns = [trajectory.turns for trajectory in group.trajectories]
     return GroupRewards(
@@ -67,21 +66,21 @@ def group_rewards(group: Group, entropies: list[list[float]] | None = None, *, g
         observations=[[turn.observation for turn in each] for each in turns],
         lengths=[[len(turn.loss_mask) for turn in each] for each in turns],
         entropies=entropies,
-        rows=[_row_numbers(each) for each in turns] if growing else None,
+        rows=[_row_numbers(each) for each in group.trajectories] if growing else None,
     )
 
 
 def turn_entropies(
     groups: Sequence[Group], entropy_fn: Callable[[Sequence[TrainingSample]], list[float]]
 ) -> list[list[list[float]]]:
-    """Mean token entropies [group][trajectory][turn] by `entropy_fn`, which takes one row a turn."""
-    rows = [
-        row_of([turn], [0.0], 0, fresh=True, temperature=group.sampling.temperature)
+    """Mean token entropies [group][trajectory][turn] by `entropy_fn`, which takes one sample a turn."""
+    samples = [
+        training_sample(prompt, [turn], [0.0], temperature=group.sampling.temperature)
         for group in groups
         for trajectory in group.trajectories
-        for turn in trajectory.turns
+        for prompt, turn in zip(trajectory.prompts(), trajectory.turns, strict=True)
     ]
-    found = iter(entropy_fn(rows))
+    found = iter(entropy_fn(samples))
     return [[[next(found) for _ in each.turns] for each in group.trajectories] for group in groups]
 
 
@@ -103,8 +102,8 @@ def score(
     `token_mean` and `seq_mean_token_mean`. `seq_mean_token_sum` and `…_norm` divide by all rows; there the loss is that
     of zero masks times (all rows / rows given).
 
-    `entropy_fn` gives the mean token entropy of each row; only estimators that weigh by entropy (EMPG) ask for it.
-    `growing` as in `rows_of`: statistics by row count the rows that it will make.
+    `entropy_fn` gives the mean token entropy of each sample; only estimators that weigh by entropy (EMPG) ask for it.
+    `growing` as in `training_samples`: statistics by row count the samples that it will make.
 
     Raises:
         NotFinite: rewards, entropies or advantages of a group are not finite.
@@ -149,13 +148,13 @@ def _check(name: str, groups: Sequence[Group], finite: Iterable[bool]) -> None:
         raise NotFinite(f"{name} are not finite in {'group' if len(bad) == 1 else 'groups'} {', '.join(bad)}")
 
 
-def rows_of(
+def training_samples(
     groups: Sequence[ScoredGroup], current_digest: str, advantage_scale: float = 1.0, *, growing: bool = False
 ) -> list[TrainingSample]:
-    """The rows of every usable trajectory, which are numbered through `groups`: one a turn, or with `growing` one for
-    as many turns as each continues the last (see `stretches`). Their temperature is the one that their group records.
+    """The samples of every usable trajectory, which are numbered through `groups`: one a turn, or with `growing` one a
+    conversation (see `Trajectory.conversations`). Their temperature is the one that their group records.
     """
-    rows: list[TrainingSample] = []
+    samples: list[TrainingSample] = []
     number = 0
     for scored in groups:
         temperature = scored.group.sampling.temperature
@@ -164,67 +163,54 @@ def rows_of(
         ):
             if not usable:
                 continue
-            scaled = [advantage * advantage_scale for advantage in credit]
-            for first, last in stretches(trajectory.turns) if growing else each_turn(trajectory.turns):
+            scaled, prompts = [advantage * advantage_scale for advantage in credit], trajectory.prompts()
+            for first, last in trajectory.conversations() if growing else _each_turn(trajectory):
                 turns = trajectory.turns[first:last]
                 fresh = all(span.version.digest == current_digest for turn in turns for span in turn.spans)
-                rows.append(row_of(turns, scaled[first:last], number, fresh=fresh, temperature=temperature))
+                given = prompts[first], turns, scaled[first:last], number
+                samples.append(training_sample(*given, fresh=fresh, temperature=temperature))
             number += 1
-    return rows
+    return samples
 
 
-def each_turn(turns: Sequence[Turn]) -> list[tuple[int, int]]:
-    """Every turn by itself, as (first, after the last)."""
-    return [(number, number + 1) for number in range(len(turns))]
-
-
-def stretches(turns: Sequence[Turn]) -> list[tuple[int, int]]:
-    """Runs of turns in which each prompt begins with exactly the tokens of the turn before, prompt and response: then
-    one sequence holds them all, and what stands between two responses (tool output) is masked. As (first, after last).
-
-    A prompt that rewrites the past, by a window or by another tokenisation, begins a new run: the tokens that the
-    policy saw are what it is trained on.
-    """
-    starts = [number for number in range(len(turns)) if number == 0 or not _continues(turns[number - 1], turns[number])]
-    return list(itertools.pairwise([*starts, len(turns)]))
-
-
-def _row_numbers(turns: Sequence[Turn]) -> list[int]:
-    return [number for number, (first, last) in enumerate(stretches(turns)) for _ in range(first, last)]
-
-
-def _continues(before: Turn, after: Turn) -> bool:
-    return after.prompt_ids.startswith(before.prompt_ids + before.response_ids)
-
-
-def row_of(
-    turns: Sequence[Turn], advantages: Sequence[float], trajectory: int, *, fresh: bool, temperature: float
+def training_sample(
+    prompt: IdArray,
+    turns: Sequence[Turn],
+    advantages: Sequence[float],
+    trajectory: int = 0,
+    *,
+    fresh: bool = True,
+    temperature: float = 1.0,
 ) -> TrainingSample:
-    """One row of turns that each continue the last."""
-    first = turns[0]
-    if len(turns) == 1:
-        (advantage,) = advantages
-        columns = first.tokens(), first.behaviour_logprobs(), first.mask()
-        return TrainingSample(first.prompt(), *columns, advantage, trajectory, fresh, temperature=temperature)
+    """One sample of `turns` that each continue the one before; `prompt` is the whole prompt of the first of them.
+
+    What stands between two responses (tool output) is masked.
+    """
     tokens, behaviour, mask, sizes = [], [], [], []
     for turn, following in zip(turns, [*turns[1:], None], strict=True):
-        seen = len(turn.prompt_ids) // 4 + len(turn.loss_mask)
-        between = np.zeros(0, dtype=np.int32) if following is None else following.prompt()[seen:]
+        between = np.zeros(0, dtype=np.int32) if following is None else following.new_prompt()
         tokens += [turn.tokens(), between]
         behaviour += [turn.behaviour_logprobs(), np.zeros(len(between), dtype=np.float32)]
         mask += [turn.mask(), np.zeros(len(between), dtype=np.uint8)]
         sizes.append(len(turn.loss_mask) + len(between))
     return TrainingSample(
-        prompt=first.prompt(),
+        prompt=prompt,
         response=np.concatenate(tokens),
         behaviour=np.concatenate(behaviour),
         mask=np.concatenate(mask),
-        advantage=0.0,
+        turns=tuple(zip(sizes, advantages, strict=True)),
         trajectory=trajectory,
         fresh=fresh,
-        turns=tuple(zip(sizes, advantages, strict=True)),
         temperature=temperature,
     )
+
+
+def _each_turn(trajectory: Trajectory) -> list[tuple[int, int]]:
+    return [(number, number + 1) for number in range(len(trajectory.turns))]
+
+
+def _row_numbers(trajectory: Trajectory) -> list[int]:
+    return [number for number, (first, last) in enumerate(trajectory.conversations()) for _ in range(first, last)]
 
 
 def minibatches(groups: Sequence[ScoredGroup], size: int, seed: int) -> list[list[ScoredGroup]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from arlarena.proto.text.wording import counted
-from arlarena.proto.trajectory import Group, GroupTask, Sampling, Trajectory, Turn
+from arlarena.proto.trajectory import Group, GroupTask, Sampling, Trajectory, Turn, prompt_lengths
 from arlarena.trainer.batching.scoring import rewards_fit
 from arlarena.trainer.objectives import Recipe
 from arlarena.trainer.objectives.advantages import ADVANTAGES
@@ -17,6 +17,9 @@ from arlarena.trainer.objectives.advantages import ADVANTAGES
 LOG_PROB_TOLERANCE = 1e-3
 # Below it no token is ever sampled, and differences of log-probs overflow.
 LOWEST_LOG_PROB = -1e4
+# Tokens of all prompts of an episode, each prompt whole. A message of N tokens can describe prompts of N² tokens; this
+# bound is 100 turns with a context of 160,000 tokens.
+MOST_PROMPT_TOKENS = 1 << 24
 # vLLM samples at 0.01 where less is asked for, and takes the likeliest token below 1e-5.
 LOWEST_TEMPERATURE = 0.01
 
@@ -84,6 +87,10 @@ def _trajectory_reasons(trajectory: Trajectory, vocabulary: int, anchor: str | N
     """Each begins with what follows the member's number."""
     if not math.isfinite(trajectory.score):
         yield f": its score is {trajectory.score}"
+    if trajectory.turns and not trajectory.turns[0].reset:
+        yield ", turn 0: it has no `reset`, and no turn comes before it"
+    if (tokens := sum(prompt_lengths(trajectory.turns))) > MOST_PROMPT_TOKENS:
+        yield f": its prompts have {tokens} tokens in all, more than {MOST_PROMPT_TOKENS}"
     for place, turn in enumerate(trajectory.turns):
         for reason in _turn_reasons(turn, vocabulary, anchor):
             yield f", turn {place}: {reason}"
@@ -91,12 +98,12 @@ def _trajectory_reasons(trajectory: Trajectory, vocabulary: int, anchor: str | N
 
 def _turn_reasons(turn: Turn, vocabulary: int, anchor: str | None) -> Iterator[str]:
     tokens = len(turn.loss_mask)
-    if len(turn.response_ids) != 4 * tokens or len(turn.logprobs) != 4 * tokens or len(turn.prompt_ids) % 4:
+    if len(turn.response_ids) != 4 * tokens or len(turn.logprobs) != 4 * tokens or len(turn.new_prompt_ids) % 4:
         yield "token ids, log-probs and loss mask are of different lengths"
         return
-    if not turn.prompt_ids:
+    if turn.reset and not turn.new_prompt_ids:
         yield "its prompt is empty, so nothing predicts the first token of the response"
-    for ids in (turn.prompt_ids, turn.response_ids):
+    for ids in (turn.new_prompt_ids, turn.response_ids):
         # As unsigned numbers, negative ids are large ones.
         if ids and (largest := int(np.frombuffer(ids, "<u4").max())) >= vocabulary:
             found = largest if largest < 1 << 31 else largest - (1 << 32)

@@ -23,8 +23,9 @@ from transformers import PreTrainedModel
 from arlarena.proto.config import ConfigError
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.text.wording import counted
-from arlarena.proto.trajectory import FloatArray, Group, SchemaError, read_groups
+from arlarena.proto.trajectory import Group, SchemaError, read_groups
 from arlarena.trainer.batching.packing import TrainingSample, micro_batches
+from arlarena.trainer.batching.scoring import training_sample
 from arlarena.trainer.cloning.conversations import SUFFIXES, conversation_rows, read_conversations
 from arlarena.trainer.learning.optimizer import adamw, lr_multiplier, set_rate
 from arlarena.trainer.metrics.progress import Progress
@@ -99,11 +100,9 @@ def demonstration_rows(groups: Sequence[Group]) -> list[TrainingSample]:
     rows = []
     for group in groups:
         for trajectory in group.trajectories:
-            for turn in trajectory.turns:
-                if not any(turn.loss_mask):
-                    continue
-                nothing: FloatArray = np.zeros(len(turn.loss_mask), dtype=np.float32)
-                rows.append(TrainingSample(turn.prompt(), turn.tokens(), nothing, turn.mask(), 1.0, 0))
+            for prompt, turn in zip(trajectory.prompts(), trajectory.turns, strict=True):
+                if any(turn.loss_mask):
+                    rows.append(training_sample(prompt, [turn], [1.0]))
     return rows
 
 

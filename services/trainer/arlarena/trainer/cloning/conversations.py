@@ -94,6 +94,5 @@ def _row(tokenizer: Any, before: list[dict[str, str]], reply: str) -> TrainingSa
         response=np.asarray(response, dtype=np.int32),
         behaviour=np.zeros(len(response), dtype=np.float32),
         mask=np.ones(len(response), dtype=np.uint8),
-        advantage=1.0,
-        trajectory=0,
+        turns=((len(response), 1.0),),
     )

@@ -136,7 +136,8 @@ class Learner:
         """
         ids = [np.asarray(part, dtype=np.int32) for part in (prompt, response)]
         unused: FloatArray = np.zeros(len(response), dtype=np.float32)
-        row = TrainingSample(ids[0], ids[1], unused, np.ones(len(response), dtype=np.uint8), 0.0, 0)
+        turns = ((len(response), 0.0),)
+        row = TrainingSample(ids[0], ids[1], unused, np.ones(len(response), dtype=np.uint8), turns)
         (micro,) = micro_batches([row], sys.maxsize)
         found: list[float] = self.scorer(micro.to(self.scorer.device), entropy="none", exact=True)[0].tolist()
         return found

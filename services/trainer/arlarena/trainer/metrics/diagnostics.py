@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from arlarena.proto.trajectory import Group
+from arlarena.proto.trajectory import Group, prompt_lengths
 from arlarena.trainer.batching.scoring import ScoredGroup, has_no_action, returns, successes
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.metrics.behaviour import behaviour_figures
@@ -63,7 +63,9 @@ def training_figures(groups: Sequence[ScoredGroup], staleness_policy: StalenessP
         "age_mean": _mean(ages),
         "age_max": max(ages, default=0.0),
         "format_valid_trained": _mean(turn.format_valid for turn in turns),
-        "tokens": float(sum(len(turn.prompt_ids) // 4 + len(turn.loss_mask) for turn in turns)),
+        "tokens": float(
+            sum(sum(prompt_lengths(each.turns)) for each in used) + sum(len(turn.loss_mask) for turn in turns)
+        ),
     }
 
 
