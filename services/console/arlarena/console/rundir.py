@@ -16,7 +16,7 @@ import msgspec
 
 from arlarena.proto.config import ConfigError
 
-STATE_SCHEMA = 2
+STATE_SCHEMA = 3
 GIT_TIMEOUT_S = 5.0
 
 

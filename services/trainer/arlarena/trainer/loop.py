@@ -65,6 +65,7 @@ class Trainer:
     log: Logger
     guard: Callable[[], None]
     pushed: Pushed | None = None
+    version: Version | None = None  # of the present weights; None once an update may have changed them
     zero_gradients: int = 0  # steps in a row, since this process began
     uniform_steps: int = 0  # as well: steps in whose groups all members had the same return
 
@@ -159,6 +160,7 @@ class Trainer:
         parts = [(part, rows) for part, rows in parts if rows]
         share = lr_multiplier(step, settings.lr_warmup_steps, self.done(), settings.min_lr_ratio)
         figures = {"rows": float(sum(len(rows) for _, rows in parts))}
+        self.version = None
         figures |= self.learner.update([rows for _, rows in parts], settings.lr * share)
         skipped = [scored.group.id for number in self.learner.skipped for scored in parts[number][0]]
         if skipped:
@@ -214,6 +216,7 @@ class Trainer:
         version = self.versions.write(
             self.learner.policy, weights, self.state.step, lambda: self.probe.of(self.learner.log_probs)
         )
+        self.version = version
         self.state.versions[version.version.digest] = self.state.step
         if self.finished():
             await self.collector.withdraw_open()
@@ -234,7 +237,8 @@ class Trainer:
         """
         self.lease.check()
         optimizer = self._finite("optimiser state", self.learner.optimizer_state())
-        self.checkpoints.save(self.state, weights or self._finite_weights(), optimizer)
+        written = None if self.version is None else self.version.weights_file
+        self.checkpoints.save(self.state, weights or self._finite_weights(), optimizer, written)
         await self.collector.acknowledge()
 
     async def make_room(self) -> None:

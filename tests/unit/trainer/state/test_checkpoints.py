@@ -1,8 +1,10 @@
 import io
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.versions.directory import file_blake3
@@ -11,6 +13,7 @@ from arlarena.trainer.model.policy import load_policy
 from arlarena.trainer.objectives import recipe
 from arlarena.trainer.settings import TrainerSettings
 from arlarena.trainer.state.checkpoint import CheckpointError, Checkpoints, TrainerState
+from arlarena.trainer.weights.versions import VersionStore
 
 QUIET = Logger("test", "error")
 
@@ -81,7 +84,7 @@ def rewrite_state(path, data):
     (path / "manifest.json").write_text(json.dumps(manifest))
 
 
-@pytest.mark.parametrize(("schema", "age"), [(99, "newer"), (1, "older")])
+@pytest.mark.parametrize(("schema", "age"), [(99, "newer"), (2, "older"), (1, "older")])
 def test_another_schema_is_refused_by_its_directory(trained, tmp_path, schema, age):
     state, learner = trained
     checkpoints = Checkpoints(tmp_path, keep=1)
@@ -130,6 +133,74 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(trained, tmp_pa
     assert warning["damaged"].endswith("step-000004")
     assert warning["used"].endswith("step-000003")
     assert name in warning["reason"]
+
+
+def save_linked(directory, store, state, learner):
+    """A checkpoint that links to a version; both paths."""
+    version = store.write(learner.policy, learner.weights(), state.step)
+    assert version.weights_file is not None
+    checkpoints = Checkpoints(directory, keep=2)
+    tensors = learner.weights(), learner.optimizer_state()
+    return checkpoints.save(state, *tensors, version.weights_file), version.path
+
+
+@pytest.fixture
+def store(tmp_path, tiny_directory):
+    return VersionStore(tmp_path / "weights", tiny_directory, "run", keep=1)
+
+
+def test_a_checkpoint_shares_the_weights_of_its_version_and_outlives_it(trained, tmp_path, tiny_directory, store):
+    state, learner = trained
+    for number in (3, 4):  # the first version is written by transformers, the second is not
+        state.step = number
+        path, version = save_linked(tmp_path / "checkpoints", store, state, learner)
+        assert (path / "model.safetensors").samefile(version / "model.safetensors")
+        step(learner, number)
+    shutil.rmtree(version)
+    other = learner_of(load_policy(tiny_directory))
+    step(learner_of(learner.policy), 9)  # the file does not follow the weights in memory
+    assert Checkpoints(tmp_path / "checkpoints", keep=2).load_latest(other.restore, QUIET) == state
+    saved = load_file(path / "model.safetensors")
+    assert all(other.policy.state_dict()[name].equal(value) for name, value in saved.items())
+    assert other.policy.lm_head.weight.equal(other.policy.model.embed_tokens.weight) == (
+        len(saved) < len(other.weights())
+    )
+
+
+def test_damage_in_the_version_makes_its_checkpoint_damaged(trained, tmp_path, store):
+    state, learner = trained
+    for number in (3, 4):
+        state.step = number
+        _, version = save_linked(tmp_path / "checkpoints", store, state, learner)
+    flip_last_byte(version / "model.safetensors")
+    restored = Checkpoints(tmp_path / "checkpoints", keep=2).load_latest(learner.restore, QUIET)
+    assert restored is not None
+    assert restored.step == 3
+
+
+def test_a_version_of_another_dtype_is_not_linked(trained, tmp_path, tiny_directory):
+    state, learner = trained
+    store = VersionStore(tmp_path / "weights", tiny_directory, "run", keep=1, dtype=torch.bfloat16)
+    assert store.write(learner.policy, learner.weights(), state.step).weights_file is None
+
+
+def test_weights_are_written_where_the_version_is_gone(trained, tmp_path, tiny_directory):
+    state, learner = trained
+    tensors = learner.weights(), learner.optimizer_state()
+    Checkpoints(tmp_path, keep=2).save(state, *tensors, tmp_path / "absent" / "model.safetensors")
+    other = learner_of(load_policy(tiny_directory))
+    assert Checkpoints(tmp_path, keep=2).load_latest(other.restore, QUIET) == state
+    assert all(value.equal(other.weights()[name]) for name, value in learner.weights().items())
+
+
+@pytest.mark.parametrize("name", ["model.norm.weight", "model.another.weight"], ids=["missing", "unknown"])
+def test_weights_of_another_policy_are_refused_by_name(trained, name):
+    _, learner = trained
+    weights = learner.weights()
+    if weights.pop(name, None) is None:
+        weights[name] = torch.zeros(1)
+    with pytest.raises(KeyError, match=f"weights differ by name.*{name}"):
+        learner.restore(weights, learner.optimizer_state())
 
 
 def test_without_a_whole_checkpoint_every_reason_is_given(trained, tmp_path):

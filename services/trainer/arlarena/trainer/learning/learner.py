@@ -158,17 +158,19 @@ class Learner:
         }
 
     def restore(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
-        """The inverse of `weights` and `optimizer_state`.
+        """The inverse of `weights` and `optimizer_state`. Of tied weights one name is enough.
 
         Raises:
             RuntimeError, ValueError, KeyError: they are another policy's.
         """
-        ours = self.policy.state_dict()
-        if set(ours) != set(weights):
-            raise KeyError(f"weights differ by name: {sorted(set(ours) ^ set(weights))[:5]}")
+        ours = self.policy.state_dict(keep_vars=True)
+        given = {id(ours[name]): value for name, value in weights.items() if name in ours}
+        missing = {name for name, value in ours.items() if id(value) not in given}
+        if differing := missing | (set(weights) - set(ours)):
+            raise KeyError(f"weights differ by name: {sorted(differing)[:5]}")
         with torch.no_grad():
-            for name, value in ours.items():
-                value.copy_(_like(value, weights[name]))
+            for value in ours.values():
+                value.copy_(_like(value, given[id(value)]))
         parameters = [value for group in self.optimizer.param_groups for value in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in optimizer.items():

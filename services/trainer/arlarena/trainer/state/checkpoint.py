@@ -3,6 +3,9 @@
     <run>/checkpoints/step-000012/
         model.safetensors  optimizer.safetensors  state.json  manifest.json  COMMITTED
 
+`model.safetensors` is a hard link to that file of the version directory where it holds the same tensors: the weights
+are written once, and removing the version directory leaves the checkpoint whole.
+
 `manifest.json` holds size and BLAKE3 of the three files. A directory counts once it has COMMITTED, which is written
 last. A second checkpoint of the same step has a name of its own (`step-000012-1`), and the first one is removed only
 then: there is no moment without a complete checkpoint.
@@ -10,6 +13,7 @@ then: there is no moment without a complete checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -28,7 +32,7 @@ from arlarena.proto.versions.directory import COMMITTED_FILE, file_blake3
 from arlarena.trainer.state.ledger import Ledger
 
 _NAME = re.compile(r"step-(\d{6})(?:-(\d+))?")
-STATE_SCHEMA = 2
+STATE_SCHEMA = 3
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE, OPTIMIZER_FILE, STATE_FILE = "model.safetensors", "optimizer.safetensors", "state.json"
 
@@ -107,6 +111,16 @@ def _write(tensors: dict[str, Tensor], path: Path) -> None:
         raise OSError(f"{path}: {error}") from error
 
 
+def _write_weights(weights: Mapping[str, Tensor], path: Path, written: Path | None) -> None:
+    """Link `path` to `written`, or write the weights there; of tied ones, which are one tensor, only the first name."""
+    if written is not None:
+        with contextlib.suppress(OSError):  # no hard links on this file system, or the version directory is gone
+            os.link(written, path)
+            return
+    names = {id(value): name for name, value in reversed(weights.items())}
+    _write({name: weights[name].contiguous().clone() for name in names.values()}, path)
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in `path` durable."""
     handle = os.open(path, os.O_RDONLY)
@@ -125,13 +139,21 @@ class Checkpoints:
         self._keep = keep
         self._damaged: list[Path] = []
 
-    def save(self, state: TrainerState, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> Path:
-        """Write a checkpoint of `state.step`, durably, and remove what it replaces and what is old."""
+    def save(
+        self,
+        state: TrainerState,
+        weights: Mapping[str, Tensor],
+        optimizer: Mapping[str, Tensor],
+        written: Path | None = None,
+    ) -> Path:
+        """Write a checkpoint of `state.step`, durably, and remove what it replaces and what is old.
+
+        `written`: a file that holds `weights` already, see `Version.weights_file`.
+        """
         partial = self.directory / f".partial-{state.step:06d}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        # Tied weights are one tensor with two names, which safetensors refuses.
-        _write({name: value.contiguous().clone() for name, value in weights.items()}, partial / MODEL_FILE)
+        _write_weights(weights, partial / MODEL_FILE, written)
         _write(dict(optimizer), partial / OPTIMIZER_FILE)
         (partial / STATE_FILE).write_text(json.dumps(state.to_json(), allow_nan=False))
         files = {file.name: {"size": file.stat().st_size, "blake3": file_blake3(file)} for file in partial.iterdir()}

@@ -35,22 +35,28 @@ from arlarena.proto.versions.directory import (
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A committed version directory."""
+    """A committed version directory. `exact`: it holds the trainer's tensors in one file and in their own dtype."""
 
     version: PolicyVersion
     path: Path
+    exact: bool = False
 
     @property
     def bytes(self) -> int:
         """Of all its files."""
         return sum(file.stat().st_size for file in self.path.iterdir())
 
+    @property
+    def weights_file(self) -> Path | None:
+        """The file with the trainer's tensors, which a checkpoint may link to; None where no file has them."""
+        return self.path / WEIGHTS_FILE if self.exact else None
+
 
 class VersionStore:
     """The version directories of one run.
 
-    They are not forced onto the disk: whoever reads one checks it, and what a crash of the machine damages is written
-    again from the checkpoint, which is.
+    They are not forced onto the disk, except for weights that a checkpoint links to: whoever reads one checks it, and
+    what a crash of the machine damages is written again from the checkpoint, which is.
     """
 
     def __init__(
@@ -91,7 +97,8 @@ class VersionStore:
         (target / COMMITTED_FILE).touch()
         if self._template is not None:
             self._template.directory, self._template.files = target, files
-        return Version(PolicyVersion(self.incarnation, step, digest), target)
+        exact = self._template is not None and all(value.dtype == self._dtype for value in weights.values())
+        return Version(PolicyVersion(self.incarnation, step, digest), target, exact)
 
     def forget_old(self) -> None:
         """Remove all but the newest versions."""
