@@ -117,7 +117,7 @@ def _write_weights(weights: Mapping[str, Tensor], path: Path, written: Path | No
         with contextlib.suppress(OSError):  # no hard links on this file system, or the version directory is gone
             os.link(written, path)
             return
-    names = {id(value): name for name, value in reversed(weights.items())}
+    names = {id(weights[name]): name for name in reversed(list(weights))}
     _write({name: weights[name].contiguous().clone() for name in names.values()}, path)
 
 
