@@ -116,7 +116,11 @@ def test_the_copied_configuration_works_from_another_folder(up: Up) -> None:
     assert str(up.run / "report.html") in said
 
 
-@pytest.mark.parametrize("victim", ["env_server", "inference", "rollout", "trainer"])
+# Slow for two of four, three seconds each: they are replaced by the same code.
+@pytest.mark.parametrize(
+    "victim",
+    ["env_server", "trainer", *(pytest.param(name, marks=pytest.mark.slow) for name in ("inference", "rollout"))],
+)
 def test_a_killed_service_is_replaced_and_the_run_finishes(up: Up, victim: str) -> None:
     (up.flags / "train-on").write_text("yes")
     process = up.start("up", str(up.config))
