@@ -85,17 +85,21 @@ def test_the_client_is_installed_by_the_command_shown(tmp_path):
 
 @pytest.mark.slow  # 25 s: a policy is made, and two servers start
 def test_a_checkpoint_is_evaluated_by_the_commands_shown(tmp_path):
-    ((_, text),) = [one for one in snippets("use-a-client.md", "sh") if one[0] == "Evaluate a checkpoint"]
-    environment, inference, evaluation = text.replace("--config configs/", f"--config {ROOT}/configs/").splitlines()
-    making = [sys.executable, "-m", "arlarena.trainer", "tiny", "--config", str(ROOT / "configs/demo.toml")]
-    subprocess.run([*making, "--out", "policy"], cwd=tmp_path, check=True, timeout=100)
+    (_, text), (_, making) = [
+        (heading, text.replace("--config configs/", f"--config {ROOT}/configs/"))
+        for heading, text in snippets("evaluate-a-checkpoint.md", "sh")
+    ]
+    environment, inference, evaluation = text.splitlines()
     with contextlib.ExitStack() as stack:
         for command, address in ((environment, ADDRESS), (inference, "http://127.0.0.1:8100")):
+            if command == inference:
+                subprocess.run([sys.executable, *shlex.split(making)[1:]], cwd=tmp_path, check=True, timeout=100)
             server = subprocess.Popen(command_line(command), cwd=tmp_path, stdout=subprocess.PIPE, text=True)
             stack.enter_context(server)
             stack.callback(server.terminate)
             port = json.loads(server.stdout.readline())["port"]
-            evaluation = evaluation.replace(address, f"http://127.0.0.1:{port}")
+            here = f"http://127.0.0.1:{port}"
+            making, evaluation = making.replace(address, here), evaluation.replace(address, here)
         command = [str(Path(sys.executable).parent / "arlarena"), *shlex.split(evaluation)[1:], "--count", "8"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
