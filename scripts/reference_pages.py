@@ -43,7 +43,7 @@ HTTP_HEAD = """\
 The routes and types of `/openapi.json`, which every environment server has. `scripts/reference_pages.py` writes this
 page. [Environments](environments.md#playing) explains sessions, steps, limits and errors.
 
-Two routes are no part of the document: the WebSocket `/ws` of OpenEnv, and the pages `/docs` and `/openapi.json`.
+The document does not contain the WebSocket `/ws` of OpenEnv and the pages `/docs` and `/openapi.json`.
 """
 
 
@@ -127,11 +127,11 @@ def _content(part: dict[str, Any]) -> str:
 
 
 def _route(method: str, path: str, operation: dict[str, Any]) -> str:
-    query = [f"`{p['name']}`" for p in operation.get("parameters", []) if p["in"] == "query"]
+    query = "&".join(p["name"] for p in operation.get("parameters", []) if p["in"] == "query")
     responses = operation["responses"]
     good = next(code for code in responses if code.startswith("2"))
     cells = (
-        f"`{method.upper()} {path}`", operation.get("summary", ""), ", ".join(query),
+        f"`{method.upper()} {path}{'?' if query else ''}{query}`", operation.get("summary", ""),
         _content(operation.get("requestBody", {})), _content(responses[good]),
     )  # fmt: skip
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
@@ -148,7 +148,7 @@ def _fields(schema: dict[str, Any]) -> Iterator[str]:
 def http_api() -> str:
     """The page of the HTTP API."""
     document = openapi()
-    parts = [HTTP_HEAD, "\n## Routes\n\n| route | meaning | query | body | answer |\n|---|---|---|---|---|\n"]
+    parts = [HTTP_HEAD, "\n## Routes\n\n| route | meaning | body | answer |\n|---|---|---|---|\n"]
     for path, operations in document["paths"].items():
         parts += [_route(method, path, operation) for method, operation in operations.items()]
     parts.append("\n## Types\n")

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from support.docs.documents import DOCS, PAGES, ROOT, fenced, name_of, prose, spans, text_of
+from support.docs.documents import DOCS, PAGES, ROOT, fenced, name_of, spans, text_of
 
 from arlarena.console.cli.configuration import read_tables
 
