@@ -15,7 +15,7 @@ from arlarena.console.cli.scaffold import init
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 OBJECTIVE = DOCS / "how-to" / "write-an-objective.md"
-GUIDES = {"my_clip": OBJECTIVE, "my_game": DOCS / "guide" / "new-environment.md"}
+GUIDES = {"my_clip": OBJECTIVE, "my_game": DOCS / "how-to" / "write-an-environment.md"}
 
 
 def snippets(page: Path, language: str) -> list[str]:
