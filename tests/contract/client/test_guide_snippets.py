@@ -13,7 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 GUIDES = ROOT / "docs" / "how-to"
 ADDRESS = "http://127.0.0.1:8000"
-SERVE = re.compile(r"^\.venv/bin/arlarena serve env \S+(?: --port \d+)?", re.MULTILINE)
+# A package that the reader writes is not installed here.
+SERVE = re.compile(r"^(?:\.venv/bin/)?arlarena serve env (?!my_)\S+(?: --port \d+)?", re.MULTILINE)
 
 
 def snippets(page, language):

@@ -143,7 +143,7 @@ def computed_too_long(sandbox: ForkSandbox, program: str) -> bool:
     execution = sandbox.run(program, limits=limits)
     assert (execution.used.cpu_s or 0) < limits.cpu_s + GRACE_S + 0.5
     assert (execution.ending, execution.error_line) == (
-        "timeout", "TimeoutError: it took more than 4 s, or 2 s of computing"
+        "timeout", "TimeoutError: it took more than 2 s, or 1 s of computing"
     )  # fmt: skip
     return execution.computed_too_long
 
