@@ -9,6 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from support.processes.forking_support import Forked, consoles
 
 
@@ -24,7 +26,10 @@ def start(folder: Path) -> tuple[Forked, int, psutil.Process]:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGKILL, -9)])
 def test_it_serves_until_it_is_stopped(tmp_path: Path, number: int, code: int) -> None:
     process, port, server = start(tmp_path / "broker")
-    with redis.Redis(port=port, protocol=2) as stranger, pytest.raises(redis.AuthenticationError):
+    with (
+        redis.Redis(port=port, protocol=2, retry=Retry(NoBackoff(), 0)) as stranger,
+        pytest.raises(redis.AuthenticationError),
+    ):
         stranger.ping()
     password = (tmp_path / "broker" / "password").read_text().strip()
     with redis.Redis(port=port, password=password) as client:
