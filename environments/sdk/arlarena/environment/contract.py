@@ -25,7 +25,7 @@ from arlarena.proto.env_api import ResetSpec, StepResult
 
 TASKS = 4  # of each split
 DISJOINT_TASKS = 40  # of each split
-TURNS_OF_CHOICE = 4  # episodes that say their first, second, … action each time
+LISTED_ACTIONS = 4  # episodes: the first says its first action at each step, the second its second, …
 # Replies without a readable action. Templates, tags without an end and odd characters must not break an environment.
 UNREADABLE = (
     "",
@@ -188,15 +188,16 @@ def ends_at_the_horizon(environment: EnvironmentFactory) -> None:
 
 def offers_actions_until_the_end(environment: EnvironmentFactory) -> None:
     """An episode that lists its actions goes on only while there is one: a game that is lost or drawn is over."""
-    for turn in range(TURNS_OF_CHOICE):
+    for turn in range(LISTED_ACTIONS):
         episode = _start(environment, _any_task(environment, 1))
         offered = episode.observe().observation.admissible_actions
         if offered is None:  # any text may be an action
             return
         while not episode.done:
-            _require(offered, "the episode goes on without an action that could be said: see `TextGame.over`")
-            choice = (offered or [NOTHING])[turn % len(offered or [NOTHING])]
-            offered = episode.step(f"<think>x</think><action>{choice}</action>").observation.admissible_actions
+            if not offered:
+                raise ContractError("the episode goes on without an action that could be said: see `TextGame.over`")
+            reply = f"<think>x</think><action>{offered[turn % len(offered)]}</action>"
+            offered = episode.step(reply).observation.admissible_actions
 
 
 def marks_unreadable_replies(environment: EnvironmentFactory) -> None:
