@@ -1,6 +1,6 @@
 """Write the reference of a run's TOML file from the settings of the services.
 
-It is the page `docs/guide/configuration.md` and the data of `arlarena config`.
+It is the page `docs/reference/configuration.md` and the data of `arlarena config`.
 
 .venv/bin/python scripts/configuration_reference.py            write both files
 .venv/bin/python scripts/configuration_reference.py --check    exit with 1 where a file differs from the settings
@@ -37,7 +37,7 @@ from arlarena.trainer.policy_settings import PolicySettings, TinyPolicy
 from arlarena.trainer.settings import CloneSettings, TrainerSettings
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "guide" / "configuration.md"
+PAGE = ROOT / "docs" / "reference" / "configuration.md"
 CONSOLE = ROOT / "services" / "console" / "arlarena" / "console"
 TABLES: dict[str, type[Table]] = {
     "run": RunSettings,
@@ -61,16 +61,18 @@ TABLES: dict[str, type[Table]] = {
 HEAD = """\
 # Configuration
 
-Every key of a run's TOML file. `scripts/configuration_reference.py` writes this page from the services' settings. All
-keys may be left out. An unknown key, a wrong type and a value out of range are errors that name the key. `arlarena up`
-checks all tables before it starts anything ([running.md](running.md)). `configs/` has whole files. Names that end in
-`_s` are seconds. Under `arlarena up` a port that the file does not name is a free one. `arlarena config TABLE` prints a
-table of this page.
+Every key of the TOML file of a run. `scripts/configuration_reference.py` writes this page from the
+settings of the services. All keys may be left out. An unknown key, a wrong type and a value out of
+range are errors that name the key. `arlarena up` checks all tables before it starts anything
+([Run on one machine](../how-to/run-on-one-machine.md)). `configs/` has complete files. Names that
+end in `_s` are seconds. Under `arlarena up`, a port that the file does not name is a free one.
+`arlarena config TABLE` prints a table of this page.
 """
 OVERRIDES = "trainer.recipe_overrides"
 RECIPE = """
-Options of the method. Each replaces the value that `recipe` gives it; a default here holds where the recipe gives none.
-[objectives.md](objectives.md) explains them and their values. Clips of plugins add their own hyperparameters.
+Options of the method. Each replaces the value that `recipe` gives it; a default here holds where
+the recipe gives none. [Objectives](../explanation/objectives.md) explains them and their values.
+Clips of plugins add their own hyperparameters.
 """
 NAMES = {int: "whole number", float: "number", str: "text", bool: "true, false", Path: "path", SecretStr: "secret text"}
 # What a number counts, by its key.

@@ -54,6 +54,7 @@ class Extra:
 EXTRAS = {
     "openenv": Extra("the official OpenEnv package: its tests and its benchmark need it"),
     "fuzz": Extra("schemathesis: it fuzzes the environment server"),
+    "docs": Extra("MkDocs with Material and mkdocstrings: `make docs` builds the site with it"),
     "trl": Extra("TRL: the test of its example and the trainer's benchmark need it"),
     "verifiers": Extra("verifiers (0.8 GB): the test of its example needs it"),
     # Their other dependencies are for other games. Fast Downward is GPL, and is compiled.

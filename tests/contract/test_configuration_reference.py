@@ -9,7 +9,7 @@ from arlarena.proto.config import TABLES
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "configuration_reference.py"
-PAGE = ROOT / "docs" / "guide" / "configuration.md"
+PAGE = ROOT / "docs" / "reference" / "configuration.md"
 
 
 def rows() -> dict[str, dict[str, list[str]]]:

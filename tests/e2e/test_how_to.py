@@ -15,7 +15,7 @@ from arlarena.console.cli.scaffold import init
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 OBJECTIVE = DOCS / "how-to" / "write-an-objective.md"
-GUIDES = {"my_clip": OBJECTIVE, "my_game": DOCS / "guide" / "new-environment.md"}
+GUIDES = {"my_clip": OBJECTIVE, "my_game": DOCS / "how-to" / "write-an-environment.md"}
 
 
 def snippets(page: Path, language: str) -> list[str]:
@@ -26,7 +26,7 @@ def snippets(page: Path, language: str) -> list[str]:
 def test_the_objectives_shown_are_accepted_with_the_configuration_shown(tmp_path: Path) -> None:
     for number, code in enumerate(snippets(OBJECTIVE, "python")):
         (tmp_path / f"shown_{number}.py").write_text(code)
-    settings, entry_point = snippets(OBJECTIVE, "toml")
+    _, settings, entry_point = snippets(OBJECTIVE, "toml")
     plugins = '[trainer]\nplugins = ["shown_0", "shown_1"]\n'
     assert settings.startswith("[trainer]\n")
     (tmp_path / "run.toml").write_text(plugins + settings.removeprefix("[trainer]\n"))
@@ -38,7 +38,7 @@ def test_the_objectives_shown_are_accepted_with_the_configuration_shown(tmp_path
 
 
 def test_the_options_shown_exist() -> None:
-    (_, command) = snippets(OBJECTIVE, "sh")
+    *_, command = snippets(OBJECTIVE, "sh")
     assert "--plugin" in command
     done = subprocess.run(
         [sys.executable, "-m", "arlarena.console", "up", "--help"],

@@ -55,7 +55,7 @@ def test_it_holds_the_contract(variables):
     command = [sys.executable, "-m", "arlarena.environment.contract", "tic_tac_toe"]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "11 of 11 checks hold" in done.stdout
+    assert "12 of 12 checks hold" in done.stdout
 
 
 def test_it_is_served(variables):

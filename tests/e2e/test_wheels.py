@@ -70,4 +70,4 @@ def test_wheels_are_built_and_installed_and_work_in_an_empty_environment(tmp_pat
         said.append(done.stdout)
     assert "Train and evaluate language-model agents" in said[1]
     assert (tmp_path / "my_game" / "my_game.py").is_file()
-    assert "11 of 11 checks hold" in said[3]
+    assert "12 of 12 checks hold" in said[3]

@@ -1,4 +1,4 @@
-"""Our environments as Gymnasium's: text in, text out (docs/guide/clients.md says how to install it).
+"""Our environments as Gymnasium's: text in, text out (docs/how-to/use-a-client.md says how to install it).
 
     env = TextEnv("http://127.0.0.1:8000", split="train")
     observation, info = env.reset(options={"index": 7})

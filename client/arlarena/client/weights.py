@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,6 +42,8 @@ T = TypeVar("T")
 
 _INFO_S = 10.0  # for an answer that needs no work
 _REFUSED = 409
+_FOLDER_PREFIX = "arlarena-push-"  # of temporary folders with deltas
+_STALE_S = 86_400.0  # no push takes as long
 _MOST_ANSWER = 1 << 20  # bytes of an answer, the longest of which lists the files of a model
 
 
@@ -165,12 +168,23 @@ class Sender:
     async def _delta(self, base: Path, new: Path) -> Path:
         """The delta, made once however many servers want it."""
         if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="arlarena-push-"))
+            _remove_stale_folders()
+            self._folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))
         key = (base, new)
         if key not in self._deltas:
             target = self._folder / f"{len(self._deltas)}.delta"
             self._deltas[key] = asyncio.create_task(asyncio.to_thread(_make_delta, base, new, target))
         return await self._deltas[key]
+
+
+def _remove_stale_folders() -> None:
+    """Remove the deltas of processes that were killed: one may be as large as a model."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER_PREFIX}*"):
+        try:
+            if time.time() - folder.stat().st_mtime > _STALE_S:
+                shutil.rmtree(folder, ignore_errors=True)
+        except FileNotFoundError:  # another process has removed it
+            continue
 
 
 def _make_delta(base: Path, new: Path, target: Path) -> Path:

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-GUIDES = ROOT / "docs" / "guide"
+GUIDES = ROOT / "docs" / "how-to"
 ADDRESS = "http://127.0.0.1:8000"
-SERVE = re.compile(r"^\.venv/bin/arlarena serve env \S+(?: --port \d+)?", re.MULTILINE)
+# A package that the reader writes is not installed here.
+SERVE = re.compile(r"^(?:\.venv/bin/)?arlarena serve env (?!my_)\S+(?: --port \d+)?", re.MULTILINE)
 
 
 def snippets(page, language):
@@ -38,7 +39,7 @@ def command_line(text):
 def served():
     """The address of the server that the page's own command starts."""
     ((_, text),) = [
-        one for one in snippets("clients.md", "sh") if one[1].startswith(".venv/bin/arlarena serve env sokoban")
+        one for one in snippets("use-a-client.md", "sh") if one[1].startswith(".venv/bin/arlarena serve env sokoban")
     ]
     with subprocess.Popen(command_line(text), cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -48,7 +49,7 @@ def served():
             process.terminate()
 
 
-PYTHON = snippets("clients.md", "python")
+PYTHON = snippets("use-a-client.md", "python")
 
 
 @pytest.mark.parametrize("snippet", PYTHON, ids=[f"{number}-{heading}" for number, (heading, _) in enumerate(PYTHON)])
@@ -63,7 +64,7 @@ def test_a_snippet_of_the_clients_page_runs_as_shown(served, tmp_path, snippet):
 
 
 def test_the_page_shows_every_client_that_it_lists():
-    page = (GUIDES / "clients.md").read_text(encoding="utf-8")
+    page = (GUIDES / "use-a-client.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"`arlarena\.client\.(\w+)\.(\w+)`", page))
     shown = "\n".join(code for _, code in PYTHON)
     assert len(listed) >= 4
@@ -72,7 +73,7 @@ def test_the_page_shows_every_client_that_it_lists():
 
 
 def test_the_client_is_installed_by_the_command_shown(tmp_path):
-    ((_, text),) = [one for one in snippets("clients.md", "sh") if one[1].startswith("pip install")]
+    ((_, text),) = [one for one in snippets("use-a-client.md", "sh") if one[1].startswith("pip install")]
     arguments = shlex.split(text)[2:]
     offline = ["--no-index", "--no-deps", "--no-build-isolation", "--quiet", "--target", str(tmp_path)]
     command = [sys.executable, "-m", "pip", "install", *offline, *arguments]
@@ -85,17 +86,21 @@ def test_the_client_is_installed_by_the_command_shown(tmp_path):
 
 @pytest.mark.slow  # 25 s: a policy is made, and two servers start
 def test_a_checkpoint_is_evaluated_by_the_commands_shown(tmp_path):
-    ((_, text),) = [one for one in snippets("clients.md", "sh") if one[0] == "Evaluate a checkpoint"]
-    environment, inference, evaluation = text.replace("--config configs/", f"--config {ROOT}/configs/").splitlines()
-    making = [sys.executable, "-m", "arlarena.trainer", "tiny", "--config", str(ROOT / "configs/demo.toml")]
-    subprocess.run([*making, "--out", "policy"], cwd=tmp_path, check=True, timeout=100)
+    (_, text), (_, making) = [
+        (heading, text.replace("--config configs/", f"--config {ROOT}/configs/"))
+        for heading, text in snippets("evaluate-a-checkpoint.md", "sh")
+    ]
+    environment, inference, evaluation = text.splitlines()
     with contextlib.ExitStack() as stack:
         for command, address in ((environment, ADDRESS), (inference, "http://127.0.0.1:8100")):
+            if command == inference:
+                subprocess.run([sys.executable, *shlex.split(making)[1:]], cwd=tmp_path, check=True, timeout=100)
             server = subprocess.Popen(command_line(command), cwd=tmp_path, stdout=subprocess.PIPE, text=True)
             stack.enter_context(server)
             stack.callback(server.terminate)
             port = json.loads(server.stdout.readline())["port"]
-            evaluation = evaluation.replace(address, f"http://127.0.0.1:{port}")
+            here = f"http://127.0.0.1:{port}"
+            making, evaluation = making.replace(address, here), evaluation.replace(address, here)
         command = [str(Path(sys.executable).parent / "arlarena"), *shlex.split(evaluation)[1:], "--count", "8"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
@@ -103,7 +108,7 @@ def test_a_checkpoint_is_evaluated_by_the_commands_shown(tmp_path):
     assert (result["environment"], result["episodes"], result["errors"]) == ("sokoban", 8, 0)
 
 
-@pytest.mark.parametrize("page", ["new-environment.md"])
+@pytest.mark.parametrize("page", ["write-an-environment.md"])
 def test_servers_start_by_the_commands_shown(page):
     commands = SERVE.findall((GUIDES / page).read_text(encoding="utf-8"))
     assert commands

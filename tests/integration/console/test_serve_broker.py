@@ -9,11 +9,14 @@ from pathlib import Path
 import psutil
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from support.processes.forking_support import Forked, consoles
 
 
-def start(folder: Path) -> tuple[subprocess.Popen[str], int, psutil.Process]:
-    command = [sys.executable, "-m", "arlarena.console", "serve", "broker", "--dir", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def start(folder: Path) -> tuple[Forked, int, psutil.Process]:
+    command = ["arlarena.console", "serve", "broker", "--dir", str(folder)]
+    process = consoles().popen(command, stdout=subprocess.PIPE, stderr=sys.stderr)
     assert process.stdout is not None
     said = json.loads(process.stdout.readline())
     (server,) = [child for child in psutil.Process(process.pid).children() if "server" in child.name()]
@@ -23,7 +26,10 @@ def start(folder: Path) -> tuple[subprocess.Popen[str], int, psutil.Process]:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGKILL, -9)])
 def test_it_serves_until_it_is_stopped(tmp_path: Path, number: int, code: int) -> None:
     process, port, server = start(tmp_path / "broker")
-    with redis.Redis(port=port, protocol=2) as stranger, pytest.raises(redis.AuthenticationError):
+    with (
+        redis.Redis(port=port, protocol=2, retry=Retry(NoBackoff(), 0)) as stranger,
+        pytest.raises(redis.AuthenticationError),
+    ):
         stranger.ping()
     password = (tmp_path / "broker" / "password").read_text().strip()
     with redis.Redis(port=port, password=password) as client:
@@ -42,18 +48,7 @@ def test_a_server_that_dies_ends_it_with_an_error(tmp_path: Path) -> None:
 
 def test_a_taken_port_is_an_error_and_no_stack_trace(tmp_path: Path) -> None:
     first, port, _ = start(tmp_path / "a")
-    command = [
-        sys.executable,
-        "-m",
-        "arlarena.console",
-        "serve",
-        "broker",
-        "--dir",
-        str(tmp_path / "b"),
-        "--port",
-        str(port),
-    ]
-    second = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    second = consoles().run(["arlarena.console", "serve", "broker", "--dir", str(tmp_path / "b"), "--port", str(port)])
     first.terminate()
     first.wait(20)
     assert second.returncode == 1

@@ -116,7 +116,11 @@ def test_the_copied_configuration_works_from_another_folder(up: Up) -> None:
     assert str(up.run / "report.html") in said
 
 
-@pytest.mark.parametrize("victim", ["env_server", "inference", "rollout", "trainer"])
+# Slow for two of four, three seconds each: they are replaced by the same code.
+@pytest.mark.parametrize(
+    "victim",
+    ["env_server", "trainer", *(pytest.param(name, marks=pytest.mark.slow) for name in ("inference", "rollout"))],
+)
 def test_a_killed_service_is_replaced_and_the_run_finishes(up: Up, victim: str) -> None:
     (up.flags / "train-on").write_text("yes")
     process = up.start("up", str(up.config))
@@ -166,7 +170,10 @@ def test_a_killed_broker_comes_back(up: Up) -> None:
     assert summary(up)["restarts"] == {"broker": 1}
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+# Slow for one of two: two runs take four seconds, and Ctrl+C has a test for each stage.
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_stops_everything_and_resume_goes_on(up: Up, number: int, code: int) -> None:
     (up.flags / "train-on").write_text("yes")
     process = up.start("up", str(up.config))

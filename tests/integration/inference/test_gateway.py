@@ -53,8 +53,13 @@ def root(folder):
 
 
 @pytest.fixture(scope="module")
-def server(folder, root):
-    first = save(model(20), folder / "model")
+def first(folder):
+    """The directory of the model that servers begin with."""
+    return save(model(20), folder / "model")
+
+
+@pytest.fixture(scope="module")
+def server(folder, root, first):
     config = (
         f'model = "{first}"\nweights_root = "{root}"\nreplicas = 2\nadmin_token = "{TOKEN}"\nmax_slots = 4\n'
         "health_interval_s = 0.2\nrequest_timeout_s = 20.0\nmax_waiting = 4\n"
@@ -311,8 +316,8 @@ def test_metrics_of_the_gateway(server):
 
 
 @pytest.mark.slow  # a gateway of its own
-def test_nothing_is_left_when_the_gateway_is_killed(folder, tmp_path):
-    config = f'model = "{folder / "model"}"\nreplicas = 2\n'
+def test_nothing_is_left_when_the_gateway_is_killed(first, tmp_path):
+    config = f'model = "{first}"\nreplicas = 2\n'
     with running_server(tmp_path, config) as running:
         children = psutil.Process(running.process.pid).children(recursive=True)
         assert len(children) == 4  # two engines, each with its wrapper
@@ -322,9 +327,8 @@ def test_nothing_is_left_when_the_gateway_is_killed(folder, tmp_path):
 
 
 @pytest.mark.slow  # three servers; test_inference_replica.py has the rule
-async def test_a_server_elsewhere_that_restarts_behind_its_back_is_pushed_again_first(folder, tmp_path):
+async def test_a_server_elsewhere_that_restarts_behind_its_back_is_pushed_again_first(first, tmp_path):
     """A pod that comes back with other weights before anybody noticed: its answers are not passed on."""
-    first = folder / "model"
     made = model(27)
 
     def pod(name, port=0):

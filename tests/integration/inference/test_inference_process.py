@@ -185,7 +185,7 @@ def test_a_model_of_the_hub_is_served_from_the_local_cache(directory, tmp_path, 
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     config = 'model = "Tiny/Policy-1.0"\nserved_model_name = "Tiny/Policy-1.0"\n'
-    with running_server(tmp_path / "run", config) as server:
+    with running_server(tmp_path / "run", config, forked=False) as server:
         chat = {"model": "Tiny/Policy-1.0", "messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
         assert server.post("/v1/chat/completions", chat)["model"] == "Tiny/Policy-1.0"
         assert server.http.get("/v1/models/Tiny/Policy-1.0").json()["id"] == "Tiny/Policy-1.0"

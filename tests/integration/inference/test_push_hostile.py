@@ -3,7 +3,10 @@
 import gzip
 import inspect
 import json
+import os
 import signal
+import tempfile
+import time
 import tracemalloc
 import zlib
 from contextlib import asynccontextmanager
@@ -113,6 +116,21 @@ async def test_a_base_that_is_no_version_of_ours_gets_no_delta(versions, base):
         await deliver(versions[1], url)
         assert hostile.bodies[1] == (versions[1] / "model.safetensors").read_bytes()  # whole, and no difference to it
         assert hostile.queries[1] == {}
+
+
+async def test_deltas_that_a_killed_process_left_are_removed_by_a_later_one(versions, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    old, young = tmp_path / "arlarena-push-old", tmp_path / "arlarena-push-young"
+    for folder in (old, young):
+        folder.mkdir()
+        (folder / "0.delta").write_bytes(b"left")
+    two_days_ago = time.time() - 2 * 86_400
+    os.utime(old, (two_days_ago, two_days_ago))
+    async with served(lambda request: {"files": ["model.safetensors"], "base": versions[0].name}) as (hostile, url):
+        await deliver(versions[1], url)
+        assert hostile.queries[1] == {"base": versions[0].name}  # a delta was sent
+    assert not old.exists()
+    assert young.exists()  # its process may be at work
 
 
 async def test_a_file_that_is_asked_for_a_million_times_is_sent_once(versions):

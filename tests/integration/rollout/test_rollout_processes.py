@@ -27,7 +27,7 @@ from arlarena.rollout.tokens import Tokens
 pytestmark = pytest.mark.processes
 
 LIMIT_S = 60.0
-MANY = 24  # groups: enough that a service dies while they are played
+MANY = 12  # groups: enough that a service dies while they are played
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from arlarena.sandbox.forks import ForkSandbox, ForkSettings
 from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.zygote_client import ZygoteProcess
 
+BARE = "support.sandbox.bare_program"
 pytestmark = pytest.mark.skipif(not kernel.supported(), reason="the sandbox of forks needs Linux on x86-64 or aarch64")
 
 
@@ -169,7 +170,7 @@ def test_many_executions_leave_nothing_behind(sandbox: ForkSandbox) -> None:
 
 
 def test_a_zygote_that_dies_is_replaced_and_its_programs_are_run_again() -> None:
-    sandbox = ForkSandbox(ForkSettings(limits=ExecutionLimits(wall_s=10)))
+    sandbox = ForkSandbox(ForkSettings(limits=ExecutionLimits(wall_s=10)), BARE)
     try:
         with ThreadPoolExecutor(4) as pool:
             running = [pool.submit(sandbox.run, f"import time; time.sleep(0.5); print({n})") for n in range(4)]
@@ -201,7 +202,7 @@ def test_a_server_without_descriptors_is_the_sandboxs_failure(
 
 
 def test_a_zygote_that_always_dies_is_the_sandboxs_failure() -> None:
-    mortal = ForkSandbox(ForkSettings(limits=ExecutionLimits(wall_s=10)))
+    mortal = ForkSandbox(ForkSettings(limits=ExecutionLimits(wall_s=10)), BARE)
     stop = threading.Event()
 
     def kill() -> None:
@@ -225,7 +226,7 @@ def test_a_zygote_that_always_dies_is_the_sandboxs_failure() -> None:
 
 
 def test_closing_ends_what_runs_and_says_so() -> None:
-    sandbox = ForkSandbox()
+    sandbox = ForkSandbox(ForkSettings(), BARE)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(sandbox.run, "import time; time.sleep(60)")
         wait_until(lambda: psutil.Process(sandbox.zygote_pid).children() != [])
@@ -239,7 +240,7 @@ def test_closing_ends_what_runs_and_says_so() -> None:
 
 
 def test_too_many_waiting_are_sent_away_with_a_time_to_come_back() -> None:
-    sandbox = ForkSandbox(ForkSettings(limits=ExecutionLimits(wall_s=20), max_running=1, max_waiting=2))
+    sandbox = ForkSandbox(ForkSettings(limits=ExecutionLimits(wall_s=20), max_running=1, max_waiting=2), BARE)
     try:
         with ThreadPoolExecutor(3) as pool:
             started = [pool.submit(sandbox.run, "import time; time.sleep(1); print('done')") for _ in range(3)]

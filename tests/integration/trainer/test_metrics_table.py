@@ -1,4 +1,4 @@
-"""The table of metrics in docs/guide/training.md has every key that training writes, and no other."""
+"""The table of metrics in docs/how-to/train.md has every key that training writes, and no other."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ from support.trainer.trainer_processes_support import prepare, recorded, train_w
 
 pytestmark = pytest.mark.slow  # two trainings
 
-GUIDE = Path(__file__).parents[3] / "docs" / "guide" / "training.md"
+GUIDE = Path(__file__).parents[3] / "docs" / "how-to" / "train.md"
 LINE = re.compile(r"\| `([^`]+)` \| ([^|]*) \| ([^|]*) \|")
 # Together these recipes and anchors write every figure that depends on the method.
 METHODS = (

@@ -9,6 +9,7 @@ import shutil
 import signal
 import string
 import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -200,7 +201,7 @@ def _dump(value: Any) -> bytes:
 class ServerProcess:
     """A running server and a client for it."""
 
-    process: Forked
+    process: Forked | subprocess.Popen[str]
     url: str
     http: Http
     log: Path
@@ -275,14 +276,24 @@ def environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def running_server(folder: Path, config: str, port: int = 0, start_s: float = 180.0) -> Iterator[ServerProcess]:
-    """Start the service with this `[inference]` table; wait until it is healthy; end it with SIGTERM."""
+def running_server(
+    folder: Path, config: str, port: int = 0, start_s: float = 180.0, *, forked: bool = True
+) -> Iterator[ServerProcess]:
+    """Start the service with this `[inference]` table; wait until it is healthy; end it with SIGTERM.
+
+    A forked server has imported Hugging Face's libraries, which read their environment variables on import.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path, log = folder / "config.toml", folder / "inference.log"
     path.write_text("[inference]\n" + config)
     command = ["arlarena.inference", "--config", str(path), "--port", str(port)]
     with log.open("w") as file:
-        process = policy_servers().popen(command, stdout=subprocess.PIPE, stderr=file, env=environment())
+        process: Forked | subprocess.Popen[str]
+        if forked:
+            process = policy_servers().popen(command, stdout=subprocess.PIPE, stderr=file, env=environment())
+        else:
+            command = [sys.executable, "-m", *command]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, env=environment(), text=True)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()

@@ -21,7 +21,7 @@ READERS: dict[str, tuple[type[BaseModel], ...]] = {
     "trainer": (console.Subject, console.ChosenPlugins, trainer.TrainerSettings),
     "policy": (console.Subject, rollout.PolicyTokenizer, PolicySettings),
 }
-# The launcher takes a free port, a service by itself its usual one (docs/guide/running.md).
+# The launcher takes a free port, a service by itself its usual one (docs/how-to/run-on-one-machine.md).
 DIFFERENT = {"port"}
 
 

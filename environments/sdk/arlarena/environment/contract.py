@@ -25,6 +25,7 @@ from arlarena.proto.env_api import ResetSpec, StepResult
 
 TASKS = 4  # of each split
 DISJOINT_TASKS = 40  # of each split
+LISTED_ACTIONS = 4  # episodes: the first says its first action at each step, the second its second, …
 # Replies without a readable action. Templates, tags without an end and odd characters must not break an environment.
 UNREADABLE = (
     "",
@@ -185,6 +186,20 @@ def ends_at_the_horizon(environment: EnvironmentFactory) -> None:
     raise ContractError("a step after the end raises no RuntimeError")
 
 
+def offers_actions_until_the_end(environment: EnvironmentFactory) -> None:
+    """An episode that lists its actions goes on only while there is one: a game that is lost or drawn is over."""
+    for turn in range(LISTED_ACTIONS):
+        episode = _start(environment, _any_task(environment, 1))
+        offered = episode.observe().observation.admissible_actions
+        if offered is None:  # any text may be an action
+            return
+        while not episode.done:
+            if not offered:
+                raise ContractError("the episode goes on without an action that could be said: see `TextGame.over`")
+            reply = f"<think>x</think><action>{offered[turn % len(offered)]}</action>"
+            offered = episode.step(reply).observation.admissible_actions
+
+
 def marks_unreadable_replies(environment: EnvironmentFactory) -> None:
     """A reply that cannot be read costs a step, has a reward, and is marked."""
     for reply in UNREADABLE:
@@ -261,8 +276,8 @@ CHECKS: dict[str, Check] = {
     check.__name__: check
     for check in (
         describes_itself, names_its_tasks, keeps_evaluation_tasks_out_of_training, repeats_transcripts,
-        begins_with_an_observation, ends_at_the_horizon, marks_unreadable_replies, knows_the_strict_format,
-        has_an_expert_that_solves_it, forks, has_keys_of_states,
+        begins_with_an_observation, ends_at_the_horizon, offers_actions_until_the_end, marks_unreadable_replies,
+        knows_the_strict_format, has_an_expert_that_solves_it, forks, has_keys_of_states,
     )
 }  # fmt: skip
 

@@ -32,7 +32,7 @@ def test_clients_that_vanish_leave_nothing_behind(tmp_path, workers):
     assert (found["honest"]["refused"], found["sessions_left"], found["connections_left"]) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])  # two: five seconds
 def test_random_frames_are_answered_and_break_nothing(tmp_path, workers):
     found = verdict(tmp_path, "fuzz", "--requests", "0", "--frames", "3000", "--workers", workers)
     kinds = found["frames"]

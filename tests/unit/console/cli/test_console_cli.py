@@ -93,8 +93,12 @@ def test_thin_entries_become_the_service(
     assert seen == [[sys.executable, "-m", *expected]]
 
 
-@pytest.mark.parametrize("command", ["replay", "train", "clone", "eval", "serve env", "serve inference"])
-@pytest.mark.parametrize("arguments", [("--help",), ("--no-such-option",)])
+COMMANDS = ("replay", "train", "clone", "eval", "serve env", "serve inference")
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"), [*((command, ("--help",)) for command in COMMANDS), ("train", ("--no-such-option",))]
+)
 def test_the_usage_of_a_command_that_becomes_a_service_names_the_command(
     command: str, arguments: tuple[str, ...]
 ) -> None:

@@ -31,7 +31,7 @@ def test_a_written_package_passes_its_own_test(kind: str, tmp_path: Path) -> Non
     assert {path.name for path in folder.iterdir()} == FILES | {"my_first.py", "test_my_first.py"}
     assert " passed" in run(folder, "pytest", "-q", "-p", "no:cacheprovider", "-c", "pyproject.toml")
     if kind == "environment":
-        assert "11 of 11 checks hold" in run(folder, "arlarena.environment.contract", "my_first")
+        assert "12 of 12 checks hold" in run(folder, "arlarena.environment.contract", "my_first")
 
 
 @pytest.mark.parametrize("name", ["x", "my_first", LONGEST])

@@ -65,7 +65,9 @@ def test_a_game_depends_on_its_options_and_its_index():
     assert one != file_of(draft_of("valid_seen", 0, FULL, HORIZON))
 
 
-@pytest.mark.parametrize("options", [FULL, SMALL], ids=["full", "small"])
+@pytest.mark.parametrize(
+    "options", [pytest.param(FULL, marks=pytest.mark.slow, id="full"), pytest.param(SMALL, id="small")]
+)  # slow: five seconds
 def test_training_and_validation_share_rooms_and_no_game(options):
     train, seen = keys("train", options), keys("valid_seen", options)
     assert not set(train) & set(seen)

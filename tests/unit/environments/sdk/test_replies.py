@@ -8,7 +8,7 @@ import pytest
 
 from arlarena.environment.replies import after_thought, parse
 
-GUIDE = Path(__file__).resolve().parents[4] / "docs" / "guide" / "environments.md"
+GUIDE = Path(__file__).resolve().parents[4] / "docs" / "reference" / "environments.md"
 ACTIONS = ("up", "down", "left", "right", "still")
 UP = "<action>up</action>"
 

@@ -92,6 +92,13 @@ def test_the_contract_names_an_expert_that_is_promised_and_missing():
         CHECKS["has_an_expert_that_solves_it"](environment)
 
 
+def test_the_contract_refuses_a_lost_game_that_goes_on_without_an_action(monkeypatch):
+    monkeypatch.setattr(Ending, "over", property(lambda self: self.solved))
+    monkeypatch.setattr(Ending, "actions", lambda self: [] if self.ending else list(REWARDS))
+    with pytest.raises(ContractError, match="goes on without an action"):
+        CHECKS["offers_actions_until_the_end"](EndingEnvironment())
+
+
 def test_the_contract_takes_a_game_that_an_unreadable_reply_loses(monkeypatch):
     def play(self, action):
         self.ending = self.ending or "lose"

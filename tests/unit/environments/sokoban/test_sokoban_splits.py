@@ -68,11 +68,13 @@ def test_the_split_depends_on_walls_and_targets_alone():
     assert room_hash(room) != room_hash(moved)
 
 
-def test_no_evaluation_room_among_ten_thousand_training_rooms():
+# Slow for ten thousand: five seconds.
+@pytest.mark.parametrize("count", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_no_evaluation_room_among_the_training_rooms(count):
     held_out = {room_hash(room_for(split, index, SMALL)) for split in EVALUATION_SPLITS for index in range(256)}
     held_out_plans = {plan_hash(room_for(split, index, SMALL)) for split in EVALUATION_SPLITS for index in range(256)}
     assert len(held_out) == 512
-    training = [room_for("train", index, SMALL) for index in range(10_000)]
+    training = [room_for("train", index, SMALL) for index in range(count)]
     assert not held_out & {room_hash(room) for room in training}
     assert not held_out_plans & {plan_hash(room) for room in training}
     # Without the split they would meet: plain seeds do produce held-out rooms.

@@ -246,7 +246,7 @@ def test_blocks_say_where_they_are():
     assert (second.language, second.is_code, second.closed, second.end) == ("sh", False, False, len(text))
 
 
-LENGTH = 400_000
+LENGTH = 200_000
 LARGE = {
     "braces": "{" * LENGTH,
     "closing braces": "}" * LENGTH,

@@ -319,7 +319,7 @@ MEGABYTES = (
 
 
 def test_bombs_are_wrong_and_take_neither_time_nor_memory(tmp_path):
-    questions = [[gold, answer] for answer in BOMBS for gold in (*GOLDS[:3], r"\frac{1}{2004!}")]
+    questions = [[gold, answer] for answer in BOMBS for gold in (GOLDS[1], r"\frac{1}{2004!}")]
     reported = judged_in_a_child([*questions, *(["5", answer] for answer in MEGABYTES)], tmp_path)
     assert not any(reported["verdicts"])
     assert reported["slowest"] < 20  # a second or two on a quiet machine

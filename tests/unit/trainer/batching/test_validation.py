@@ -282,7 +282,10 @@ PATHS = {
 }
 
 
-@pytest.mark.parametrize("name", ["sampo", "empg", "dr_grpo", "dapo_gigpo"])
+# Slow for two of four recipes: each place takes one to two seconds.
+@pytest.mark.parametrize(
+    "name", ["sampo", "empg", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dr_grpo", "dapo_gigpo"))]
+)
 @pytest.mark.parametrize("place", list(PATHS))
 def test_any_spoilt_field_is_a_reason_or_does_no_harm(make_group, policy, place, name):
     method = recipe(name)

@@ -50,7 +50,9 @@ def test_its_progress_counts_steps_and_epochs_between_validations_too(policy, tm
     torch.set_num_threads(1)
     monkeypatch.setattr("arlarena.trainer.cloning.clone._PROGRESS_EVERY_S", 0.0)
     settings = CloneSettings(max_epochs=2, batch_rows=10)
-    clone(policy, copying_rows(30, 0), copying_rows(8, 1), settings, seed=0, progress=Progress(tmp_path, "clone", 6))
+    progress = Progress(tmp_path, "clone", 6)
+    result = clone(policy, copying_rows(30, 0), copying_rows(8, 1), settings, seed=0, progress=progress)
+    assert result.stopped == "max_epochs"
     records = [json.loads(line) for line in (tmp_path / "progress" / "clone.jsonl").read_text().splitlines()]
     assert [(record["step"], record["message"]) for record in records] == [
         (0, ""), *((step, "epoch 1 of 2") for step in (1, 2, 3)), *((step, "epoch 2 of 2") for step in (4, 5, 6))

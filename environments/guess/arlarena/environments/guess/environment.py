@@ -1,4 +1,4 @@
-"""Guess a number from 1 to 100: a whole environment on one page, to copy from (docs/guide/new-environment.md)."""
+"""Guess a number from 1 to 100: a whole environment on one page, to copy from (docs/how-to/write-an-environment.md)."""
 
 from collections.abc import Mapping
 from random import Random

@@ -69,7 +69,7 @@ def training_charts(steps: Records, summary: dict[str, Any] | None) -> list[Mark
         lines = [series(steps, key, name) for key, name in zip(chart.keys, chart.names, strict=True)]
         marks = []
         if chart.keys == ("success_rate",) and summary:
-            marks = [Mark(f"eval_set {label}", summary[label]["success"]) for label in ("before", "after")]
+            marks = [Mark(f"evaluation {label}", summary[label]["success"]) for label in ("before", "after")]
         drawn = line_chart(chart.title, lines, marks, chart.within)
         found += [drawn] if drawn else []
     return found

@@ -208,7 +208,7 @@ def clone(
         turns=len(train),
         validation_loss=best_loss,
         best_step=best_step,
-        stopped="validation" if misses >= settings.patience else "demonstrations",
+        stopped="validation" if misses >= settings.patience else "max_epochs",
         seconds=time.monotonic() - started,
     )
 

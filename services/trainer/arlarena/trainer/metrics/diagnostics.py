@@ -1,6 +1,6 @@
 """The figures of a step, by the names that the run's metrics.jsonl, the console and the report use.
 
-`metrics.jsonl` holds one JSON object a step; a figure that is not finite is null. docs/guide/training.md has the table
+`metrics.jsonl` holds one JSON object a step; a figure that is not finite is null. docs/how-to/train.md has the table
 of its keys, with units: add a line there with every key. What the paper plots of a training is among them (ARLArena,
 arXiv 2602.21534).
 

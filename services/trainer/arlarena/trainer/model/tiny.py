@@ -3,7 +3,7 @@
 It exists so that everything runs, and learns, on a laptop's CPU. It is an ordinary Hugging Face directory:
 `transformers`, vLLM and the embedded engine load it like any other. `vocab_size` equals `len(tokenizer)` because
 engines sample any id below it, and the output head is untied because vLLM on a CPU keeps a packed copy of a tied one
-after a weight update (docs/guide/inference.md).
+after a weight update (docs/reference/policy-server.md).
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ class AdvantageConfig:
 
 @dataclass(frozen=True, slots=True)
 class GroupAdvantages:
-    """Advantages of one group, [trajectory][turn]; empty lists where the estimator has no such part.
+    """Advantages of one group, indexed by trajectory and turn; empty lists where the estimator has no such part.
 
     Attributes:
         total: what the loss takes.

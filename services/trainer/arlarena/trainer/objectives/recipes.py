@@ -92,7 +92,10 @@ class Recipe:
                     f"{self.name}.{key} is set, but clip {self.clip!r} has none; only "
                     f"{', '.join(map(repr, readers))} reads it"
                 )
-            raise RecipeError(f"recipe {self.name!r} has no choice {key!r}: {nearest(key, [*known, *own])}")
+            raise RecipeError(
+                f"recipe {self.name!r} has no choice {key!r}: {nearest(key, [*known, *own])} "
+                f"(hyperparameters of its clip {self.clip!r}: {', '.join(own) or 'none'})"
+            )
         check_hyperparameters(self.name, self.clip_config)
 
     @property

@@ -1,0 +1,19 @@
+"""A hook of MkDocs: a fenced block of the language `math` becomes MathML, which browsers show without a script."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from latex2mathml.converter import convert
+
+
+def formula(source: str, *_: Any, **__: Any) -> str:
+    """The HTML of a formula in LaTeX."""
+    return f'<div class="formula">{convert(source, display="block")}</div>'
+
+
+def on_config(config: Any) -> Any:
+    """Give the extension for fenced blocks the language `math`."""
+    fences = config.mdx_configs.setdefault("pymdownx.superfences", {}).setdefault("custom_fences", [])
+    fences.append({"name": "math", "class": "formula", "format": formula})
+    return config

@@ -1,0 +1,182 @@
+"""Write the generated pages of docs/reference: the command line and the HTTP API of the environment server.
+
+The command line comes from the `--help` of each command, the HTTP API from the `/openapi.json` of a running server.
+
+.venv/bin/python scripts/reference_pages.py            write the pages
+.venv/bin/python scripts/reference_pages.py --check    exit with 1 where a page differs
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "docs" / "reference"
+# Commands of modules that `arlarena` does not offer.
+MODULES = (
+    "arlarena.trainer tiny",
+    "arlarena.rollout worker",
+    "arlarena.rollout demonstrate",
+    "arlarena.environment.contract",
+    "arlarena.proto.convert",
+)
+HELP_TIMEOUT_S = 120.0
+COMMANDS_HEAD = """\
+# Command line
+
+The `--help` of every command. `scripts/reference_pages.py` writes this page. In a checkout the commands are in
+`.venv/bin`. [Run on one machine](../how-to/run-on-one-machine.md) explains `arlarena up` and its exit statuses.
+"""
+HTTP_HEAD = """\
+# HTTP API of the environment server
+
+The routes and types of `/openapi.json`, which every environment server has. `scripts/reference_pages.py` writes this
+page. [Environments](environments.md#playing) explains sessions, steps, limits and errors.
+
+The document does not contain the WebSocket `/ws` of OpenEnv and the pages `/docs` and `/openapi.json`.
+"""
+
+
+def help_of(command: str) -> str:
+    """The help text of a command line such as `arlarena serve env`."""
+    program, *words = command.split()
+    if program == "arlarena":
+        program, words = "arlarena.console", words
+    call = [sys.executable, "-m", program, *words, "--help"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("ARLARENA_")}
+    done = subprocess.run(
+        call, capture_output=True, text=True, check=True, timeout=HELP_TIMEOUT_S, cwd=ROOT,
+        env=environment | {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"},
+    )  # fmt: skip
+    text = done.stdout.replace("python -m arlarena.console", "arlarena")
+    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+
+
+def subcommands(text: str) -> list[str]:
+    """The names below `Commands:` in a help text."""
+    return re.findall(r"^  ([a-z]+) ", text.partition("\nCommands:\n")[2], re.MULTILINE)
+
+
+def command_pages() -> dict[str, str]:
+    """The help text of every command, by the command."""
+    found: dict[str, str] = {}
+    wanted = ["arlarena", *MODULES]
+    with ThreadPoolExecutor(2) as pool:
+        while wanted:
+            texts = list(pool.map(help_of, wanted))
+            found |= dict(zip(wanted, texts, strict=True))
+            pairs = [(c, t) for c, t in zip(wanted, texts, strict=True) if c not in MODULES]
+            wanted = [f"{command} {name}" for command, text in pairs for name in subcommands(text)]
+    return found
+
+
+def command_line() -> str:
+    """The page of the command line."""
+    found = command_pages()
+    names = sorted(name for name in found if name not in MODULES) + list(MODULES)
+    titles = [name if name not in MODULES else f"python -m {name}" for name in names]
+    blocks = [f"\n## `{title}`\n\n```text\n{found[name]}\n```\n" for title, name in zip(titles, names, strict=True)]
+    return COMMANDS_HEAD + "".join(blocks)
+
+
+def openapi() -> dict[str, Any]:
+    """The document of a server of the environment `guess`."""
+    call = [sys.executable, "-m", "arlarena.env_server", "guess", "--port", "0"]
+    with subprocess.Popen(call, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        try:
+            assert server.stdout is not None
+            port = json.loads(server.stdout.readline())["port"]
+            with urlopen(f"http://127.0.0.1:{port}/openapi.json", timeout=HELP_TIMEOUT_S) as reply:
+                document: dict[str, Any] = json.load(reply)
+        finally:
+            server.terminate()
+    return document
+
+
+def kind(schema: dict[str, Any]) -> str:
+    """A schema in words, with links to the types of this page."""
+    if "$ref" in schema:
+        name = schema["$ref"].rsplit("/", 1)[1]
+        return f"[{name}](#{name.lower()})"
+    if choices := schema.get("anyOf") or schema.get("oneOf"):
+        return " or ".join(kind(each) for each in choices)
+    if "enum" in schema:
+        return ", ".join(f"`{json.dumps(value)}`" for value in schema["enum"])
+    if schema.get("type") == "array":
+        return f"list of {kind(schema['items'])}" if schema.get("items") else "list"
+    if schema.get("type") == "object" and isinstance(schema.get("additionalProperties"), dict):
+        return f"object of {kind(schema['additionalProperties'])}"
+    named: str = schema.get("type", "any")
+    return named
+
+
+def _content(part: dict[str, Any]) -> str:
+    """What a body or a response holds."""
+    schemas = [each.get("schema", {}) for each in part.get("content", {}).values()]
+    return kind(schemas[0]) if schemas and schemas[0] else ""
+
+
+def _route(method: str, path: str, operation: dict[str, Any]) -> str:
+    query = "&".join(p["name"] for p in operation.get("parameters", []) if p["in"] == "query")
+    responses = operation["responses"]
+    good = next(code for code in responses if code.startswith("2"))
+    cells = (
+        f"`{method.upper()} {path}{'?' if query else ''}{query}`", operation.get("summary", ""),
+        _content(operation.get("requestBody", {})), _content(responses[good]),
+    )  # fmt: skip
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+
+def _fields(schema: dict[str, Any]) -> Iterator[str]:
+    required = schema.get("required", [])
+    for name, field in schema.get("properties", {}).items():
+        default = "required" if name in required else f"`{json.dumps(field['default'])}`" if "default" in field else ""
+        description = field.get("description", "").replace("\n", " ")
+        yield f"| `{name}` | {kind(field)} | {default} | {description} |\n".replace("  |", " |")
+
+
+def http_api() -> str:
+    """The page of the HTTP API."""
+    document = openapi()
+    parts = [HTTP_HEAD, "\n## Routes\n\n| route | meaning | body | answer |\n|---|---|---|---|\n"]
+    for path, operations in document["paths"].items():
+        parts += [_route(method, path, operation) for method, operation in operations.items()]
+    parts.append("\n## Types\n")
+    for name, schema in sorted(document["components"]["schemas"].items()):
+        text = inspect.cleandoc(schema.get("description", ""))
+        parts.append(f"\n### {name}\n" + (f"\n{text}\n" if text else ""))
+        if rows := list(_fields(schema)):
+            parts += ["\n| field | type | default | meaning |\n|---|---|---|---|\n", *rows]
+        elif not text:
+            parts.append(f"\n{kind(schema)}\n")
+    return "".join(parts)
+
+
+PAGES = {REFERENCE / "command-line.md": command_line, REFERENCE / "http-api.md": http_api}
+
+
+def main() -> int:
+    """The command of the module's docstring."""
+    wanted = {path: write() for path, write in PAGES.items()}
+    wrong = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    if "--check" in sys.argv[1:]:
+        for path in wrong:
+            print(f"{path} is out of date: run {Path(__file__).name}", file=sys.stderr)
+        return 1 if wrong else 0
+    for path in wrong:
+        path.write_text(wanted[path], encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
