@@ -1,8 +1,7 @@
-"""The wire of the policy server: vLLM's token route, completions and scoring, and the phases of a weight push.
+"""The wire of the policy server: vLLM's token route, completions and scoring, and the version in service.
 
     POST /inference/v1/generate   GenerateRequest  -> GenerateResponse   tokens in, tokens out, who sampled which
     POST /v1/completions          CompletionRequest -> CompletionResponse  (`prompt_logprobs=0, max_tokens=1` scores)
-    POST /pause?mode=keep, /start_weight_update, /update_weights, /finish_weight_update, /reset_prefix_cache, /resume
     GET  /weight_info             WeightInfo
 
 Field names and nesting are those of vLLM 0.32 (`entrypoints/scale_out/token_in_token_out/protocol.py`), so one client
@@ -106,7 +105,7 @@ class GenerateChoice(msgspec.Struct, kw_only=True):
     """One sampled response.
 
     `token_ids` holds the end-of-sequence token if that was sampled. `finish_reason`: `stop`, `length` or `abort` (the
-    server gave up, for example at `/pause?mode=abort`). `stop_reason`: the stop string or stop id, None at the end of
+    server gave up, for example because its client left). `stop_reason`: the stop string or stop id, None at the end of
     sequence.
     """
 
@@ -224,24 +223,6 @@ class ErrorResponse(msgspec.Struct):
     """The body of every error answer."""
 
     error: ErrorInfo
-
-
-class UpdateInfo(msgspec.Struct, forbid_unknown_fields=True):
-    """Where the new weights are: a committed version directory that the server can read."""
-
-    path: str
-
-
-class UpdateWeightsRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of `/update_weights`."""
-
-    update_info: UpdateInfo
-
-
-class FinishUpdateRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of `/finish_weight_update`. Without a version the manifest's counts."""
-
-    weight_version: str | None = None
 
 
 class WeightInfo(msgspec.Struct):

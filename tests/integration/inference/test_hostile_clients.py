@@ -295,14 +295,14 @@ def test_model_routes_ask_for_the_key(guarded):
     for token in (KEY, TOKEN):
         answer = guarded.http.post(COMPLETIONS, {"prompt": [5], "max_tokens": 1}, headers=bearer(token))
         assert answer.status_code == 200
-    assert guarded.http.post("/pause", headers=bearer(KEY)).status_code == 401
+    assert guarded.http.post("/reset_prefix_cache", headers=bearer(KEY)).status_code == 401
 
 
 @pytest.mark.parametrize(
     "headers", [{"origin": "http://127.0.0.1:8100"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}]
 )
 def test_pages_in_a_browser_do_not_reach_the_administrators_routes(server, guarded, headers):
-    for path in ("/pause", "/serve_weights", "/resume", "/update_weights"):
+    for path in ("/serve_weights", "/reset_prefix_cache"):
         for running, more in ((server, {}), (guarded, bearer(TOKEN))):
             answer = running.http.post(path, {}, headers={**headers, **more})
             assert answer.status_code == 403

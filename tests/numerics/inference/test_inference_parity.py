@@ -144,7 +144,7 @@ def sequence(prompt, seed, max_tokens=12, temperature=1.0, score=None):
 def run(engine, sequences, **options):
     s = scheduler(engine, **options)
     s.add(sequences)
-    while s.step(admitting=True):
+    while s.step():
         assert s.counters.steps < 10_000
     assert all(q.finish_reason in ("stop", "length") for q in sequences)
     return s
@@ -177,7 +177,7 @@ def test_log_probs_of_episodes_whose_turns_continue_one_another_are_those_of_a_f
     for turn in range(5):
         turns = [sequence(prompt, 10 * turn + sibling) for sibling, prompt in enumerate(prompts)]
         s.add(turns)
-        while s.step(admitting=True):
+        while s.step():
             assert s.counters.steps < 10_000
         played += turns
         prompts = [[*q.prompt, *q.tokens, *(rng.randrange(VOCABULARY) for _ in range(9))] for q in turns]
@@ -279,16 +279,16 @@ def test_a_policy_whose_logits_are_not_finite_ends_its_requests_and_harms_no_lat
     running.eos_ids = frozenset()
     s.add([running])
     for _ in range(3):
-        s.step(admitting=True)
+        s.step()
     engine.parameters = replace(good, embedding=good.embedding * float("inf"))
     s.add([late])
-    while s.step(admitting=True):
+    while s.step():
         pass
     assert running.finish_reason == late.finish_reason == "nonfinite"
     engine.parameters = good
     after = [sequence([5, 6, 7, 8 + i], i) for i in range(4)]
     s.add(after)
-    while s.step(admitting=True):
+    while s.step():
         pass
     for q in after:
         expected = reference_logprobs(reference, q.prompt, q.tokens)

@@ -235,14 +235,9 @@ class ServerProcess:
         """The version in service."""
         return self.http.get("/weight_info").json()["weight_version"]
 
-    def push(self, directory: Path, weight_version: str | None = None) -> None:
-        """All phases."""
-        self.post("/pause?mode=keep")
-        self.post("/start_weight_update")
-        self.post("/update_weights", {"update_info": {"path": str(directory)}})
-        self.post("/finish_weight_update", {"weight_version": weight_version or label(directory)})
-        self.post("/reset_prefix_cache")
-        self.post("/resume")
+    def push(self, directory: Path) -> None:
+        """Serve the version of a directory in `weights_root`."""
+        assert self.post("/serve_weights", {"version": label(directory)})["version"] == label(directory)
 
     def logged(self) -> list[dict[str, Any]]:
         """The lines of the log."""

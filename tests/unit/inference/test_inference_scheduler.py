@@ -65,7 +65,7 @@ def six_then_seven(tokens):
 
 def drain(scheduler, limit=1000):
     for _ in range(limit):
-        if not scheduler.step(admitting=True):
+        if not scheduler.step():
             return
     raise AssertionError("still running")
 
@@ -140,11 +140,11 @@ def test_a_step_computes_no_more_prompt_tokens_than_its_budget_while_decoding_go
     model, s = make(slots=64, budget=64)
     running = request([1], max_tokens=400)
     s.add([running])
-    s.step(admitting=True)
+    s.step()
     s.add([request([i % 16] * 20 + [i]) for i in range(16)])
     before = len(running.tokens)
     while s.waiting:
-        s.step(admitting=True)
+        s.step()
         assert sum(model.packed[-1]) <= 64
     assert len(running.tokens) - before >= 16 * 21 // 64
 
@@ -154,9 +154,9 @@ def test_a_prompt_longer_than_the_budget_is_computed_in_pieces_and_starves_nobod
     long = request([1] * 300 + [4])
     short = [request([7, i]) for i in range(4)]
     s.add([long])
-    s.step(admitting=True)
+    s.step()
     s.add(short)
-    s.step(admitting=True)
+    s.step()
     assert all(q.tokens for q in short)
     assert not long.tokens
     drain(s)
@@ -195,7 +195,7 @@ def test_a_response_that_other_weights_began_is_not_continued():
     model, s = make(budget=512)
     first = request([i % 16 for i in range(100)])
     s.add([first])
-    s.step(admitting=True)
+    s.step()
     s.version = "v2"
     s.forget_prompts()
     drain(s)
@@ -208,7 +208,7 @@ def test_a_response_that_other_weights_began_is_not_continued():
 def test_new_weights_restart_the_prompt_that_is_computed_in_pieces():
     model, s = make(budget=64)
     s.add([request([1] * 200)])
-    s.step(admitting=True)
+    s.step()
     s.forget_prompts()
     drain(s)
     assert [start for start, _ in model.pieces[1:]] == [0, 64, 128, 192]
@@ -218,8 +218,8 @@ def test_a_change_of_version_splits_the_spans_at_the_token_where_it_happened():
     _, s = make()
     q = request([1], max_tokens=6)
     s.add([q])
-    s.step(admitting=True)
-    s.step(admitting=True)
+    s.step()
+    s.step()
     taken = len(q.tokens)
     s.version = "v2"
     drain(s)
@@ -239,7 +239,7 @@ def test_sequences_that_are_cancelled_or_late_leave_from_wherever_they_are(where
         other.max_tokens = 50
     else:
         s.add([leaver, other])
-    s.step(admitting=True)
+    s.step()
     s.sweep(50.0)
     assert leaver.finish_reason is None
     leaver.cancelled = why == "abort"
@@ -254,23 +254,11 @@ def test_ending_all_ends_all():
     _, s = make(slots=1, budget=64)
     everyone = [request([1], 400), request([2] * 300), request([3])]
     s.add(everyone)
-    s.step(admitting=True)
+    s.step()
     assert s.end_all("abort") == 3
     assert {q.finish_reason for q in everyone} == {"abort"}
     assert s.waiting == len(s.running) == 0
-    assert not s.step(admitting=True)
-
-
-def test_nobody_is_admitted_while_draining():
-    _, s = make()
-    first, second = request([1], 3), request([2], 3)
-    s.add([first])
-    s.step(admitting=True)
-    s.add([second])
-    while s.step(admitting=False):
-        pass
-    assert first.finish_reason == "length"
-    assert not second.tokens
+    assert not s.step()
 
 
 def test_a_finished_sequence_leaves_no_gap_and_disturbs_no_other():

@@ -37,19 +37,13 @@ MODEL_ROUTES = (
 STATE_ROUTES = (  # as open as /health
     ("GET", "/metrics"),
     ("GET", "/weight_info"),
-    ("GET", "/is_paused"),
 )
 UPLOAD_ROUTE = ("PUT", "/weights/{directory}/{file}")  # its body is as large as the model
 ADMIN_ROUTES = (
     ("POST", "/serve_weights"),
     ("PUT", "/weights/{directory}"),
     UPLOAD_ROUTE,
-    ("POST", "/pause"),
-    ("POST", "/start_weight_update"),
-    ("POST", "/update_weights"),
-    ("POST", "/finish_weight_update"),
     ("POST", "/reset_prefix_cache"),
-    ("POST", "/resume"),
 )
 
 
@@ -124,9 +118,8 @@ class InferenceServer:
         return _json({"status": "ok", "weight_version": serving.engine.version})
 
     async def readiness(self, request: Request) -> Response:
-        """As `/health`, and 503 while a push holds sampling."""
-        if self.ready().engine.paused:
-            raise RequestError("sampling is paused by a weight push", status=503)
+        """As `/health`."""
+        self.ready()
         return _json({"status": "ready"})
 
     async def version(self, request: Request) -> Response:

@@ -73,7 +73,6 @@ class InferenceSettings(Table):
     text_threads: PositiveInt = Field(2, description="threads that render chat templates and tokenise")
     text_timeout_s: PositiveFloat = Field(30.0, description="a text that takes longer to tokenise is answered 504")
     request_timeout_s: PositiveFloat = Field(300.0, description="a request that takes longer is answered 504")
-    pause_limit_s: PositiveFloat = Field(60.0, description="a push that stands still this long is given up")
     keep_alive_s: PositiveFloat = Field(75.0, description="an idle connection is closed after this")
     shutdown_grace_s: PositiveFloat = Field(10.0, description="time for requests in flight at SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field(

@@ -153,7 +153,6 @@ def test_information(server):
     assert (health.status_code, health.json()["weight_version"]) == (200, server.version())
     assert server.http.get("/ready").status_code == 200
     assert server.http.get("/version").json()["version"]
-    assert server.http.get("/is_paused").json() == {"is_paused": False}
 
 
 def test_tokens_and_back(server):

@@ -145,7 +145,7 @@ def test_a_model_is_found_by_its_name_and_no_other(server):
 
 # --- bodies ---
 
-ADMIN = ("/serve_weights", "/update_weights", "/finish_weight_update")
+ADMIN = ("/serve_weights",)
 DIGITS = b"9" * 5000
 BODIES = {
     "latin-1": '{"prompt": "café", "messages": [{"role": "user", "content": "café"}], "version": "é"}'.encode(

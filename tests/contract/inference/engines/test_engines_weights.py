@@ -201,16 +201,21 @@ def test_taking_weights_needs_the_administrators_token(server, first):
 
 
 @pytest.mark.parametrize(
-    "route",
-    ["/pause", "/resume", "/start_weight_update", "/update_weights", "/finish_weight_update", "/reset_prefix_cache"],
+    "route", ["/pause", "/resume", "/start_weight_update", "/update_weights", "/finish_weight_update", "/is_paused"]
 )
-def test_the_phases_of_a_push_need_the_token_on_embedded_and_are_hidden_on_vllm(server, engine, route):
-    answer = server.http.post(route, {})
-    status = 401 if engine == "embedded" else 404
-    assert answer.status_code == status
+def test_the_phases_of_vllms_push_are_not_served(server, route):
+    answer = server.http.post(route, {}, headers=BEARER)
+    assert (answer.status_code, openai_error(answer)["code"]) == (404, "not_found")
+
+
+def test_dropping_computed_prompts_needs_the_token_on_embedded_and_is_hidden_on_vllm(server, engine):
+    answer = server.http.post("/reset_prefix_cache", {})
+    assert answer.status_code == (401 if engine == "embedded" else 404)
     openai_error(answer)
     if engine == "vllm":
-        assert server.http.post(route, {}, headers=BEARER).status_code == 404
+        assert server.http.post("/reset_prefix_cache", {}, headers=BEARER).status_code == 404
+    else:
+        assert server.http.post("/reset_prefix_cache", {}, headers=BEARER).json() == {"success": True}
 
 
 @pytest.mark.parametrize("route", ["/collective_rpc", "/sleep", "/abort_requests", "/inference/v1/abort_requests"])

@@ -77,8 +77,6 @@ class Engine:
         )
         self._deliver = deliver
         self._on_death = on_death
-        self._paused = False
-        self._admitting = True
         self._inbox: deque[Callable[[], None]] = deque()
         self._inbox_lock = threading.Lock()
         self._closed = False
@@ -168,28 +166,7 @@ class Engine:
         """Prompts in the prefix cache."""
         return len(self._scheduler.cache)
 
-    @property
-    def paused(self) -> bool:
-        """Whether sampling stands still, or will once the running sequences are done."""
-        return self._paused or not self._admitting
-
     # --- on the engine's thread, through `call` ---
-
-    def pause(self) -> None:
-        """Stand still after this step; everything in flight is kept."""
-        self._paused = True
-
-    def drain(self) -> None:
-        """Admit nobody from now on; running sequences go on."""
-        self._admitting = False
-
-    def resume(self) -> None:
-        """Go on after `pause` or `drain`."""
-        self._paused, self._admitting = False, True
-
-    def abort_all(self) -> int:
-        """End every sequence in flight as `abort`. Returns how many."""
-        return self._scheduler.end_all("abort")
 
     def forget_prompts(self) -> None:
         """Empty the prefix cache."""
@@ -235,7 +212,7 @@ class Engine:
         if now - self._swept >= SWEEP_S:
             self._swept = now
             self._scheduler.sweep(now)
-        if not self._paused and self._scheduler.step(admitting=self._admitting):
+        if self._scheduler.step():
             self.counters.steps += 1
             self.counters.busy_s += time.monotonic() - now
             self._flush()

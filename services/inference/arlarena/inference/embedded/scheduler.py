@@ -68,9 +68,9 @@ class Scheduler:
         """Queue sequences."""
         self._waiting.extend(sequences)
 
-    def step(self, *, admitting: bool) -> bool:
-        """Admit (if told so), then one token for each running sequence; whether there was anything to do."""
-        worked = admitting and self._admit()
+    def step(self) -> bool:
+        """Admit, then one token for each running sequence; whether there was anything to do."""
+        worked = self._admit()
         if self.running:
             self._decode()
             return True

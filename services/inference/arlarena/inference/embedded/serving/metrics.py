@@ -45,7 +45,6 @@ class InferenceMetrics:
             ("requests_waiting", "Sequences that wait for a slot or their prompt", e.waiting),
             ("slots", "Sequences that can run at once", e.slots),
             ("cached_prompts", "Prompts in the prefix cache", e.cached_prompts),
-            ("paused", "1 while a push holds sampling", int(e.paused)),
         ):
             yield GaugeMetricFamily(f"{_PREFIX}_{name}", help_, value=value)
         for name, help_, total in (

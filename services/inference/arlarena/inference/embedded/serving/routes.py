@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import cast
 
 import msgspec
 import torch
@@ -16,7 +15,6 @@ import torch
 from arlarena.inference.api.asgi import MODEL_ROUTE, Answer, ApiRequest, ApiResponse, EventStream, Handler, Headers
 from arlarena.inference.api.errors import RequestError
 from arlarena.inference.api.loop_fairness import Turns
-from arlarena.inference.api.parameters import parse
 from arlarena.inference.api.request_limits import RequestLimits
 from arlarena.inference.api.weight_routes import Administration
 from arlarena.inference.embedded.engine import Engine, EngineLimits, OnDeath
@@ -36,18 +34,16 @@ from arlarena.inference.embedded.serving.tokenizing import LONG_ANSWER, Reader
 from arlarena.inference.embedded.text.codec import TextCodec
 from arlarena.inference.embedded.text.threads import TextWorkers
 from arlarena.inference.embedded.weights.loading import LoadedVersion, load_model, load_version
-from arlarena.inference.embedded.weights.push import PauseMode, WeightPush
+from arlarena.inference.embedded.weights.push import WeightPush
 from arlarena.inference.settings import InferenceSettings
 from arlarena.inference.weights.store import Store
 from arlarena.inference.weights.versions import VersionError, committed_versions
 from arlarena.proto.policy import (
     VERSIONS_HEADER,
     CompletionRequest,
-    FinishUpdateRequest,
     GenerateRequest,
     SamplingParams,
     StreamOptions,
-    UpdateWeightsRequest,
     WeightInfo,
 )
 from arlarena.proto.telemetry import Logger
@@ -85,7 +81,7 @@ class Serving:
         self.workers = TextWorkers(settings.text_threads, settings.text_timeout_s, settings.max_waiting)
         self.reader = Reader(text, self.served, self.limits, self.workers)
         self.directory = loaded.directory
-        self.push = WeightPush(engine, loaded, settings.weights_root, settings.pause_limit_s, log)
+        self.push = WeightPush(engine, loaded, log)
         self.administration = Administration(Store(settings.weights_root, settings.keep_versions), self.push.serve)
         self.metrics = InferenceMetrics(engine, self.push)
         self._turns = Turns(bridge.loop)
@@ -103,16 +99,10 @@ class Serving:
             ("POST", "/detokenize"): self._measured("detokenize", self.detokenize),
             ("GET", "/metrics"): self.exposition,
             ("GET", "/weight_info"): self.weight_info,
-            ("GET", "/is_paused"): self.is_paused,
             ("POST", "/serve_weights"): self.administration.serve,
             ("PUT", "/weights/{directory}"): self.administration.announce,
             ("PUT", "/weights/{directory}/{file}"): self.administration.receive,
-            ("POST", "/pause"): self.pause,
-            ("POST", "/start_weight_update"): self.start_update,
-            ("POST", "/update_weights"): self.update,
-            ("POST", "/finish_weight_update"): self.finish_update,
             ("POST", "/reset_prefix_cache"): self.reset_prefix_cache,
-            ("POST", "/resume"): self.resume,
         }
 
     # --- sampling ---
@@ -243,42 +233,10 @@ class Serving:
         """The version in service."""
         return ApiResponse(_encoder.encode(WeightInfo(self.engine.version)))
 
-    async def is_paused(self, call: ApiRequest) -> ApiResponse:
-        """Whether a push holds sampling."""
-        return _json({"is_paused": self.engine.paused})
-
-    async def pause(self, call: ApiRequest) -> ApiResponse:
-        """First phase. vLLM's default mode is `abort`; so is ours."""
-        mode = call.query.get("mode", "abort")
-        if mode not in ("keep", "wait", "abort"):
-            raise RequestError(f"mode must be keep, wait or abort, got {mode!r}", param="mode")
-        await self.push.pause(cast(PauseMode, mode))
-        return _json({"status": "paused"})
-
-    async def start_update(self, call: ApiRequest) -> ApiResponse:
-        """Second phase."""
-        await self.push.start()
-        return _json({"message": "Weight update started"})
-
-    async def update(self, call: ApiRequest) -> ApiResponse:
-        """Third phase: load a version directory."""
-        path = Path(parse(call.body, UpdateWeightsRequest).update_info.path)
-        return _json({"message": "Weights updated", "weight_version": await self.push.update(path)})
-
-    async def finish_update(self, call: ApiRequest) -> ApiResponse:
-        """Fourth phase: the loaded weights serve."""
-        label = parse(call.body or b"{}", FinishUpdateRequest).weight_version
-        return _json({"message": "Weight update finished", "weight_version": await self.push.finish(label)})
-
     async def reset_prefix_cache(self, call: ApiRequest) -> ApiResponse:
-        """Drop computed prompts; a finished update has done so already."""
+        """Drop computed prompts; new weights drop them as well."""
         await asyncio.wrap_future(self.engine.call(self.engine.forget_prompts))
         return _json({"success": True})
-
-    async def resume(self, call: ApiRequest) -> ApiResponse:
-        """Last phase."""
-        await self.push.resume()
-        return _json({"status": "resumed"})
 
     def _measured(self, route: str, handler: Handler) -> Handler:
         async def measured(call: ApiRequest) -> Answer:
