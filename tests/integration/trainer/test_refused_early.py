@@ -3,11 +3,11 @@
 import asyncio
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 from support.environments.environment_support import environment_server
+from support.processes import forking_support
 
 from arlarena.proto.config import ConfigError
 from arlarena.trainer.preflight import check_writable
@@ -17,15 +17,9 @@ NOBODY = "redis://127.0.0.1:9/0"
 
 async def trainer(*arguments):
     """Exit status and stderr of `python -m arlarena.trainer …`."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "arlarena.trainer", *map(str, arguments)),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
-    async with asyncio.timeout(60):
-        _, said = await process.communicate()
-    return process.returncode, said.decode()
+    command = ["arlarena.trainer", *map(str, arguments)]
+    done = await asyncio.to_thread(forking_support.run, command, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    return done.returncode, done.stderr
 
 
 def config(folder, text=""):
