@@ -46,8 +46,12 @@ class Denominators:
 
         Rows that the sequence mask drops later still count: the mask depends on π_θ, the denominators must not.
         """
-        counts = [(batch.n_tokens, batch.n_rows, batch.row_of_token.unique().numel()) for batch in batches]
-        return cls(*(float(sum(column)) for column in zip((0, 0, 0), *counts, strict=True)))
+        tokens = rows = live_rows = 0
+        for batch in batches:
+            tokens += batch.n_tokens
+            rows += batch.n_rows
+            live_rows += int(batch.row_of_token.bincount().count_nonzero())
+        return cls(tokens, rows, live_rows)
 
     def as_tuple(self) -> tuple[float, float, float]:
         """(tokens, rows, live_rows), the order of the constructor."""
