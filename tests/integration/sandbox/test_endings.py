@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import psutil
 import pytest
@@ -139,6 +142,20 @@ TOO_MUCH = [
 ]
 
 
+@contextmanager
+def busy_core(sandbox: ForkSandbox, each: int = 1) -> Iterator[None]:
+    """The programs of `sandbox` share one core with `each` other computations for the length of the block."""
+    zygote = sandbox.zygote_pid
+    cores = os.sched_getaffinity(zygote)
+    core = min(cores)
+    os.sched_setaffinity(zygote, {core})
+    try:
+        with busy_cores(each, core):
+            yield
+    finally:
+        os.sched_setaffinity(zygote, cores)
+
+
 def computed_too_long(sandbox: ForkSandbox, program: str) -> bool:
     execution = sandbox.run(program, limits=SHORT)
     assert (execution.used.cpu_s or 0) < SHORT.cpu_s + GRACE_S + 0.5
@@ -156,20 +173,20 @@ def test_a_program_that_computes_too_long_is_ended_whatever_it_does_with_signals
 
 
 def test_a_program_that_computes_too_long_is_told_the_same_on_a_busy_machine(sandbox: ForkSandbox) -> None:
-    with busy_cores():
+    with busy_core(sandbox):
         assert computed_too_long(sandbox, TOO_MUCH[0])
 
 
 def test_waiting_for_a_processor_does_not_count_as_time_of_a_program(sandbox: ForkSandbox) -> None:
     program = "import time\nwhile time.process_time() < 0.5: pass\nprint('done')"
-    with busy_cores(each=3):
+    with busy_core(sandbox, each=3):
         execution = sandbox.run(program, limits=ExecutionLimits(wall_s=1.0, cpu_s=5.0))
     assert (execution.ending, execution.stdout) == ("ok", "done\n")
     assert execution.used.wall_s > 1.0
 
 
 def test_a_program_that_sleeps_is_ended_by_the_clock_on_a_busy_machine_too(sandbox: ForkSandbox) -> None:
-    with busy_cores():
+    with busy_core(sandbox):
         execution = sandbox.run("import time\ntime.sleep(60)", limits=ExecutionLimits(wall_s=1.0, cpu_s=5.0))
     assert (execution.ending, execution.computed_too_long) == ("timeout", False)
 
@@ -177,7 +194,10 @@ def test_a_program_that_sleeps_is_ended_by_the_clock_on_a_busy_machine_too(sandb
 def test_a_machine_that_is_too_busy_is_the_sandboxs_failure() -> None:
     sandbox = ForkSandbox(ForkSettings(limits=ExecutionLimits(wall_s=0.5, cpu_s=5.0), patience=1.5))
     try:
-        with busy_cores(each=4), pytest.raises(SandboxError, match="this machine is too busy: an execution waited"):
+        with (
+            busy_core(sandbox, each=4),
+            pytest.raises(SandboxError, match="this machine is too busy: an execution waited"),
+        ):
             sandbox.run("while True: pass")
         wait_until(lambda: psutil.Process(sandbox.zygote_pid).children() == [])
     finally:
