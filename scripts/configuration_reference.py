@@ -22,13 +22,15 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from arlarena.console.cli.configuration import DATA, Setting, Tables
-from arlarena.console.settings import BrokerSettings, ConsoleSettings, Gpus, RunSettings, Threads
+from arlarena.console.settings import BrokerSettings, ConsoleSettings, Threads
 from arlarena.env_server.settings import EnvironmentSettings
 from arlarena.environments.alfworld.options import AlfworldOptions
-from arlarena.environments.sokoban.options import SokobanOptions
+from arlarena.environments.sokoban.options import Curriculum, SokobanOptions
 from arlarena.environments.tir_math.options import SandboxOptions, TirMathOptions
+from arlarena.environments.tir_math.problems.hub import HubOptions
 from arlarena.inference.settings import InferenceSettings
 from arlarena.proto.config import Table
+from arlarena.proto.shared_settings import Gpus, RunSettings
 from arlarena.rollout.settings import EvaluationSettings, RolloutSettings
 from arlarena.trainer.objectives import Recipe
 from arlarena.trainer.objectives.clipping import CLIPS
@@ -44,9 +46,11 @@ TABLES: dict[str, type[Table]] = {
     "redis": BrokerSettings,
     "environment": EnvironmentSettings,
     "environment.options (sokoban)": SokobanOptions,
+    "environment.options.curriculum (sokoban)": Curriculum,
     "environment.options (alfworld)": AlfworldOptions,
     "environment.options (tir_math)": TirMathOptions,
     "environment.options.sandbox (tir_math)": SandboxOptions,
+    "environment.options.train (tir_math)": HubOptions,
     "policy": PolicySettings,
     "policy.tiny": TinyPolicy,
     "inference": InferenceSettings,

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from arlarena.proto.atomic_files import write_text
 from arlarena.proto.trajectory import Group, prompt_lengths
 from arlarena.trainer.batching.scoring import ScoredGroup, has_no_action, returns, successes
 from arlarena.trainer.batching.staleness import StalenessPolicy
@@ -81,9 +82,7 @@ class MetricsFile:
         if not self.path.exists():
             return
         kept = [line for line in self.path.read_text(errors="replace").splitlines() if _step_of(line) <= step]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(line + "\n" for line in kept))
-        partial.replace(self.path)
+        write_text(self.path, "".join(line + "\n" for line in kept))
 
     def append(self, record: dict[str, Any]) -> None:
         """Write one record; figures are rounded to seven significant digits, and null where they are not finite."""
