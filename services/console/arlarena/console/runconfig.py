@@ -181,8 +181,11 @@ class RunConfig:
 
     def port(self, table: str) -> int:
         """The fixed port that a service's table asks for, or 0."""
-        model = EnvironmentKeys if table == "environment" else InferenceKeys
-        part: EnvironmentKeys | InferenceKeys = self.part(table, model, "port")
+        part: EnvironmentKeys | InferenceKeys = (
+            self.part(table, EnvironmentKeys, "port")
+            if table == "environment"
+            else self.part(table, InferenceKeys, "port")
+        )
         return part.port if "port" in part.model_fields_set else 0
 
     def with_thread_budget(self, cores: int) -> RunConfig:

@@ -1,8 +1,8 @@
 """The figures of a step, by the names that the run's metrics.jsonl, the console and the report use.
 
-`metrics.jsonl` holds one JSON object a step; a figure that is not finite is null. docs/how-to/train.md has the table
-of its keys, with units: add a line there with every key. What the paper plots of a training is among them (ARLArena,
-arXiv 2602.21534).
+`metrics.jsonl` holds one JSON object a step; a figure that is not finite is null. scripts/metrics.toml has the units
+and definitions of its keys: add a line there with every key. The figures that the paper plots (ARLArena, arXiv
+2602.21534) are among them.
 
 `flows.jsonl` holds, a step, which action followed which in successful and in failed episodes.
 """
@@ -20,6 +20,7 @@ from arlarena.proto.trajectory import Group, prompt_lengths
 from arlarena.trainer.batching.scoring import ScoredGroup, has_no_action, returns, successes
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.metrics.behaviour import behaviour_figures
+from arlarena.trainer.objectives.filtering import Selected
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -67,6 +68,15 @@ def training_figures(groups: Sequence[ScoredGroup], staleness_policy: StalenessP
         "tokens": float(
             sum(sum(prompt_lengths(each.turns)) for each in used) + sum(len(turn.loss_mask) for turn in turns)
         ),
+    }
+
+
+def selection_figures(selected: Selected[Group]) -> dict[str, float]:
+    """What the filter did with the groups of a batch."""
+    return {
+        "groups_kept": selected.kept,
+        "groups_filtered": len(selected.filtered),
+        "groups_backfilled": selected.backfilled,
     }
 
 
