@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
+from generated_pages import update
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -232,14 +233,7 @@ def main() -> int:
     """The command of the module's docstring."""
     found = tables()
     wanted = {PAGE: page(found), CONSOLE / DATA: _data(found)}
-    wrong = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
-    if "--check" in sys.argv[1:]:
-        for path in wrong:
-            print(f"{path} differs from the settings: run {Path(__file__).name}", file=sys.stderr)
-        return 1 if wrong else 0
-    for path in wrong:
-        path.write_text(wanted[path], encoding="utf-8")
-    return 0
+    return update(wanted)
 
 
 if __name__ == "__main__":

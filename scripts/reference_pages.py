@@ -23,9 +23,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 from urllib.request import urlopen
 
+from generated_pages import update
 from prometheus_client import CollectorRegistry
 
 from arlarena.env_server.sessions.metrics import EnvServerMetrics
+from arlarena.inference.embedded.scheduler import Counters
 from arlarena.inference.embedded.serving.metrics import InferenceMetrics
 from arlarena.inference.gateway.metrics import GatewayMetrics
 
@@ -211,16 +213,7 @@ def http_api() -> str:
 def registries() -> dict[str, CollectorRegistry]:
     """The registry of each server, without a server behind it."""
     numbers = dict.fromkeys(("running", "waiting", "slots", "cached_prompts"), 0)
-    counts = (
-        "prompt_tokens",
-        "computed_tokens",
-        "generated_tokens",
-        "prompt_queries",
-        "prompt_hits",
-        "steps",
-        "busy_s",
-    )
-    engine = SimpleNamespace(**numbers, version="", counters=SimpleNamespace(**dict.fromkeys(counts, 0)))
+    engine = SimpleNamespace(**numbers, version="", counters=Counters())
     push = SimpleNamespace(outcomes={})
     return {
         "environment server": EnvServerMetrics("guess").registry,
@@ -253,14 +246,7 @@ PAGES = {
 def main() -> int:
     """The command of the module's docstring."""
     wanted = {path: write() for path, write in PAGES.items()}
-    wrong = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
-    if "--check" in sys.argv[1:]:
-        for path in wrong:
-            print(f"{path} is out of date: run {Path(__file__).name}", file=sys.stderr)
-        return 1 if wrong else 0
-    for path in wrong:
-        path.write_text(wanted[path], encoding="utf-8")
-    return 0
+    return update(wanted)
 
 
 if __name__ == "__main__":

@@ -196,6 +196,27 @@ def secret_from(environment: Mapping[str, str], variable: str) -> str | None:
     return value
 
 
+def parse_assignment(text: str, form: str) -> tuple[str, Any]:
+    """A value of a flag `--set`: `lr=1e-4` as ("lr", 0.0001). A value that is not TOML is taken as text.
+
+    Raises:
+        ConfigError: there is no key or no value in it; `form` says how it is written.
+    """
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not key:
+        raise ConfigError(f"--set {assigned(text)}: write it as {form}")
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value
+
+
+def assigned(text: str) -> str:
+    """`text`, a value of a flag `--set`, for messages: without the value, which may be a secret."""
+    key, equals, _ = text.partition("=")
+    return f"{key}=…" if equals else text
+
+
 def load_table(path: Path | None, table: str, model: type[Model], overrides: Mapping[str, Any] | None = None) -> Model:
     """The table `table` of `path` as a settings model; `overrides` (flags, environment) win, those that are None do
     not count.

@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import tempfile
-import tomllib
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -28,7 +27,17 @@ from arlarena.console.settings import (
     validate,
 )
 from arlarena.proto.atomic_files import write_text
-from arlarena.proto.config import TABLES, ConfigError, Model, parse_part, parse_table, read_with_secrets, secrets_file
+from arlarena.proto.config import (
+    TABLES,
+    ConfigError,
+    Model,
+    assigned,
+    parse_assignment,
+    parse_part,
+    parse_table,
+    read_with_secrets,
+    secrets_file,
+)
 from arlarena.proto.env_api import Info
 from arlarena.proto.shared_settings import (
     CloneKeys,
@@ -52,15 +61,12 @@ def parse_override(text: str) -> tuple[list[str], Any]:
     Raises:
         ConfigError: there is no table, key or value in it.
     """
-    key, equals, value = text.partition("=")
-    parts = key.strip().split(".")
-    if not equals or len(parts) < 2 or not all(parts):
-        shown = f"{key}=…" if equals else text
-        raise ConfigError(f"--set {shown}: write it as table.key=value, for example trainer.recipe=grpo")
-    try:
-        return parts, tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
-        return parts, value.strip()
+    form = "table.key=value, for example trainer.recipe=grpo"
+    key, value = parse_assignment(text, form)
+    parts = key.split(".")
+    if len(parts) < 2 or not all(parts):
+        raise ConfigError(f"--set {assigned(text)}: write it as {form}")
+    return parts, value
 
 
 def masked_override(text: str) -> str:

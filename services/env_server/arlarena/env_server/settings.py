@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import sys
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, IPvAnyNetwork, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from arlarena.proto.config import ConfigError, exit_on_config_error, load_table, variables_of
+from arlarena.proto.http.addresses import is_loopback
 from arlarena.proto.shared_settings import EnvironmentKeys
 
 TABLES = ("options", "expert_splits", "trusted_proxies")  # which no environment variable holds
@@ -100,20 +100,13 @@ def load_settings(path: Path | None, flags: Mapping[str, Any] | None = None) -> 
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     variables = variables_of(os.environ, "ARLARENA_ENVIRONMENT_", EnvironmentSettings, leave_out=TABLES)
     settings = load_table(path, "environment", EnvironmentSettings, {**variables, **given})
-    if settings.require_token and not (settings.token or settings.tokens_file or _loopback(settings.host)):
+    if settings.require_token and not (settings.token or settings.tokens_file or is_loopback(settings.host)):
         raise ConfigError(
             f"[environment] host = {settings.host!r} lets other machines in: set token, best by the environment "
             "variable ARLARENA_ENVIRONMENT_TOKEN, or tokens_file; or, where everybody who reaches this server may use "
             "it, require_token = false"
         )
     return settings
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def check(path: Path) -> None:

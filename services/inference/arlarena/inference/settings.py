@@ -5,7 +5,6 @@ python -m arlarena.inference.settings FILE      check a configuration and print 
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import sys
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
 
 from arlarena.proto.config import ConfigError, exit_on_config_error, load_table, variables_of
-from arlarena.proto.http.addresses import service_url
+from arlarena.proto.http.addresses import is_loopback, service_url
 from arlarena.proto.shared_settings import InferenceKeys
 from arlarena.proto.versions.hub import local_model, missing_files
 
@@ -130,7 +129,7 @@ def needs_gateway(settings: InferenceSettings) -> bool:
 
 def _check_secrets(settings: InferenceSettings) -> None:
     """Refuse an address that others reach where no secret keeps them out."""
-    if _loopback(settings.host):
+    if is_loopback(settings.host):
         return
     secrets = (
         ("admin_token", settings.admin_token, "the routes that take weights"),
@@ -147,13 +146,6 @@ def _check_secrets(settings: InferenceSettings) -> None:
 def secret(value: SecretStr | None) -> str | None:
     """The text of a secret."""
     return None if value is None else value.get_secret_value()
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def main() -> int:

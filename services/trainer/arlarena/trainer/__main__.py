@@ -8,13 +8,19 @@ import json
 import os
 import signal
 import sys
-import tomllib
 import uuid
 from pathlib import Path
 from typing import Any
 
 from arlarena.proto.atomic_files import write_json
-from arlarena.proto.config import ConfigError, exit_on_config_error, load_part, load_table, print_error
+from arlarena.proto.config import (
+    ConfigError,
+    exit_on_config_error,
+    load_part,
+    load_table,
+    parse_assignment,
+    print_error,
+)
 from arlarena.proto.env_api import Info
 from arlarena.proto.http.addresses import service_url
 from arlarena.proto.shared_settings import EnvironmentKeys, RunSettings
@@ -282,7 +288,7 @@ def _failed(log: Logger, error: Exception, code: int = EXIT_FAILED) -> int:
 def run_replay(args: argparse.Namespace, _log: Logger) -> int:
     """Subcommand `replay`."""
     settings = _settings(args)
-    overrides = {key: value for text in args.set for key, value in choice(text).items()}
+    overrides = dict(parse_assignment(text, "CHOICE=VALUE, for example clip_low=0.03") for text in args.set)
     names = args.recipe or [settings.recipe]
     import torch
 
@@ -304,21 +310,6 @@ def run_replay(args: argparse.Namespace, _log: Logger) -> int:
         else printable(table(found))
     )
     return 0
-
-
-def choice(text: str) -> dict[str, Any]:
-    """`clip_low=0.03` as a table; the value is TOML, or a bare word.
-
-    Raises:
-        ConfigError: it is not of that form.
-    """
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--set {text!r}: give CHOICE=VALUE, such as clip_low=0.03")
-    try:
-        return {key.strip(): tomllib.loads(f"value = {value}")["value"]}
-    except tomllib.TOMLDecodeError:
-        return {key.strip(): value.strip()}
 
 
 def main() -> int:
