@@ -10,17 +10,15 @@ changes nothing on the server.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import msgspec
 
 from arlarena.client.arguments import number_of
 from arlarena.client.errors import PromptTooLong, Refused, Unavailable
-from arlarena.client.transport import Answer, HttpTransport, Timeouts
+from arlarena.client.transport import Answer, AsyncClosing, HttpTransport, Timeouts
 from arlarena.proto.policy import (
     DEADLINE_HEADER,
     GENERATE_ROUTE,
@@ -33,7 +31,6 @@ from arlarena.proto.policy import (
 from arlarena.proto.trajectory import PolicyVersion, Sampling, VersionSpan
 
 NEWER_LENGTH_NAME = "max_completion_tokens"
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 
 T = TypeVar("T")
 FinishReason = Literal["stop", "length", "abort"]
@@ -184,7 +181,7 @@ def _too_long(answer: Answer) -> bool:
     )
 
 
-class PolicyClient:
+class PolicyClient(AsyncClosing):
     """An inference server. Safe for any number of concurrent requests on one event loop."""
 
     def __init__(
@@ -206,14 +203,6 @@ class PolicyClient:
     def url(self) -> str:
         """The base URL."""
         return self.transport.url
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
     async def close(self) -> None:
         """Close all connections."""
@@ -329,16 +318,9 @@ class PolicyClient:
         headers: dict[str, str] | None = None,
     ) -> Answer:
         """Send, and send again while the server is unavailable: every request here may be repeated."""
-        pause = FIRST_PAUSE_S
-        for attempt in range(self.retries + 1):
-            try:
-                answer = await self.transport.request(method, path, body, timeout_s=timeout_s, headers=headers)
-                break
-            except Unavailable:
-                if attempt == self.retries:
-                    raise
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_S)
+        answer = await self.transport.request(
+            method, path, body, timeout_s=timeout_s, headers=headers, retries=self.retries
+        )
         if answer.status == 200:
             return answer
         if _too_long(answer):

@@ -22,6 +22,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from arlarena.proto.atomic_files import open_atomic
+
 SCHEMA_VERSION = 3
 
 IdArray = npt.NDArray[np.int32]
@@ -314,13 +316,11 @@ def _decoded(kind: str, decoder: msgspec.msgpack.Decoder[_Message], data: bytes)
 def write_groups(path: Path, groups: Iterable[Group]) -> int:
     """Write groups to a file: each one MessagePack bytes after a 4-byte little-endian length. Returns how many."""
     count = 0
-    partial = path.with_suffix(path.suffix + ".partial")
-    with partial.open("wb") as file:
+    with open_atomic(path) as file:
         for group in groups:
             data = encode(group)
             file.write(len(data).to_bytes(4, "little") + data)
             count += 1
-    partial.replace(path)
     return count
 
 

@@ -43,8 +43,8 @@ def up(folder: Path, text: str, *arguments: str, timeout: float = 120, **variabl
             '[environment]\nname = "guess"\n[trainer]\ntask_split = "trian"\ngroup_size = 5000\npush_transport = "gloo"'
             '\n[evaluation]\nsplit = "tset"\nmax_tokens = 600\n[redis]\nurl = "redis://127.0.0.1:9/0"\n[clone]\n',
             [
-                "a.toml: [trainer] task_split = 'trian': guess has no such split; did you mean 'train'?",
-                "a.toml: [evaluation] split = 'tset': guess has no such split; did you mean 'test'?",
+                "a.toml: [trainer] task_split = 'trian': guess has no such split; known: train, ",
+                "a.toml: [evaluation] split = 'tset': guess has no such split; known: train, ",
                 "a.toml: [evaluation] max_tokens = 600 leaves no room for a prompt",
                 "a.toml: [environment] capacity = 1024 has no room for [trainer] group_size = 5000",
                 'push_transport = "gloo" needs [inference] engine = "vllm"',

@@ -111,7 +111,7 @@ async def test_an_address_of_another_form_is_refused(flag, tmp_path, tiny_direct
 async def test_a_split_that_does_not_exist_is_refused_with_the_nearest(tmp_path, tiny_directory):
     with environment_server(tmp_path, "sokoban") as (url, _):
         answer = train(tmp_path, tiny_directory, '[trainer]\ntask_split = "trian"', "--environment-url", url)
-        await assert_refused(answer, "task_split = 'trian'", "has the splits train", "did you mean 'train'?")
+        await assert_refused(answer, "task_split = 'trian'", "has no such split; known: train", "did you mean 'train'?")
 
 
 async def test_a_run_directory_that_cannot_be_made_is_refused(tmp_path, tiny_directory):

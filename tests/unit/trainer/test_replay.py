@@ -70,7 +70,7 @@ def test_the_table_has_a_column_for_each_method(recorded, tiny_directory):
     [
         (["--recipe", "sampoo"], "did you mean 'sampo"),
         (["--set", "clip_hihg=0.3"], "did you mean 'clip_high'"),
-        (["--set", "clip_high"], "give CHOICE=VALUE"),
+        (["--set", "clip_high"], "write it as CHOICE=VALUE"),
         (["--set", "ratio_level=word"], "ratio_level = 'word'"),
     ],
 )

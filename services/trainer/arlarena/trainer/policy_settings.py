@@ -7,6 +7,7 @@ from typing import Any, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from arlarena.proto.config import Table
+from arlarena.proto.shared_settings import PolicyKeys
 
 
 class TinyPolicy(Table):
@@ -45,15 +46,9 @@ class TinyPolicy(Table):
         return self
 
 
-class PolicySettings(Table):
+class PolicySettings(PolicyKeys):
     """Table `[policy]`: an existing Hugging Face directory or hub name, or the shape of a tiny policy to make."""
 
-    path: str | None = Field(
-        None,
-        description="existing policy: a directory in Hugging Face's format, or OWNER/NAME of its Hub; default: a tiny "
-        "policy is made",
-    )
-    tokenizer: str | None = Field(None, description="directory or name to take the tokenizer from; default: path")
     tiny: TinyPolicy = Field(TinyPolicy(), description="shape of the tiny policy")
 
     @model_validator(mode="after")

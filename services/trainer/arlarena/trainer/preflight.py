@@ -11,45 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import Field, NonNegativeInt, PositiveInt
-
-from arlarena.proto.config import ConfigError, Table, load_table
+from arlarena.proto.config import ConfigError, load_part, load_table
+from arlarena.proto.shared_settings import ConsoleKeys, EvaluationKeys, Gpus, InferenceKeys, RunSettings
 from arlarena.proto.text.wording import counted
 from arlarena.proto.versions.hub import local_model, missing_files
 from arlarena.trainer.policy_settings import PolicySettings
-from arlarena.trainer.settings import CloneSettings, RunIdentity, TrainerSettings, chosen_recipe
+from arlarena.trainer.settings import CloneSettings, TrainerSettings, chosen_recipe
 
 # Prompt and response together where `[inference] max_model_len` does not say; as the policy server has it.
 DEFAULT_CONTEXT = 4096
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 Result = TypeVar("Result")
-
-
-class ServedLength(Table, extra="ignore"):
-    """Table `[inference]`, of which the trainer needs what bounds prompt and response together."""
-
-    max_model_len: PositiveInt | None = None
-
-
-class EvaluatedLength(Table, extra="ignore"):
-    """Table `[evaluation]`, of which the trainer needs the length of a response."""
-
-    max_tokens: PositiveInt = 64
-
-
-class ChosenGpus(Table, extra="ignore"):
-    """Table `[console.gpus]`, whose numbers the trainer can check, since it has torch."""
-
-    clone: tuple[NonNegativeInt, ...] = ()
-    trainer: tuple[NonNegativeInt, ...] = ()
-    inference: tuple[NonNegativeInt, ...] = ()
-
-
-class ConsoleTable(Table, extra="ignore"):
-    """Table `[console]`, of which the trainer reads the GPUs alone."""
-
-    gpus: ChosenGpus = ChosenGpus()
 
 
 def check_file(path: Path, *, machine: bool = False) -> None:
@@ -60,7 +33,7 @@ def check_file(path: Path, *, machine: bool = False) -> None:
         ConfigError: everything that is wrong, one line each.
     """
     found = _Problems()
-    found.of(lambda: load_table(path, "run", RunIdentity))
+    found.of(lambda: load_table(path, "run", RunSettings))
     policy = found.of(lambda: load_table(path, "policy", PolicySettings))
     settings = found.of(lambda: load_table(path, "trainer", TrainerSettings))
     cloning = found.of(lambda: load_table(path, "clone", CloneSettings))
@@ -74,18 +47,10 @@ def check_file(path: Path, *, machine: bool = False) -> None:
     if cloning is not None:
         found.of(cloning.torch_device)
     if machine:
-        found.of(lambda: check_gpus(load_table(path, "console", ConsoleTable).gpus))
+        found.of(lambda: check_gpus(load_part(path, "console", ConsoleKeys).gpus))
     if policy is not None and (machine or policy.path is None):
         found.of(lambda: _check_policy(path, policy, settings))
     found.raise_all()
-
-
-class ChosenMethod(Table, extra="ignore"):
-    """Of `[trainer]`: the method alone."""
-
-    recipe: str = "sampo"
-    recipe_overrides: dict[str, Any] = Field(default_factory=dict)
-    plugins: tuple[str, ...] = ()
 
 
 def _check_method(path: Path) -> None:
@@ -96,7 +61,7 @@ def _check_method(path: Path) -> None:
     """
     from arlarena.trainer.objectives import RecipeError, load_plugins, recipe  # imports torch
 
-    chosen = load_table(path, "trainer", ChosenMethod)
+    chosen = load_part(path, "trainer", TrainerSettings, "recipe", "recipe_overrides", "plugins")
     try:
         load_plugins(chosen.plugins)
         recipe(chosen.recipe, **chosen.recipe_overrides)
@@ -135,7 +100,7 @@ def check_transport(settings: TrainerSettings) -> None:
         )
 
 
-def check_gpus(gpus: ChosenGpus) -> None:
+def check_gpus(gpus: Gpus) -> None:
     """Whether the GPUs of `[console.gpus]` exist.
 
     Raises:
@@ -144,7 +109,7 @@ def check_gpus(gpus: ChosenGpus) -> None:
     import torch
 
     count = torch.cuda.device_count()
-    for name in ChosenGpus.model_fields:
+    for name in Gpus.model_fields:
         numbers: tuple[int, ...] = getattr(gpus, name)
         if numbers and max(numbers) >= count:
             raise ConfigError(
@@ -163,8 +128,8 @@ def _check_policy(path: Path, policy: PolicySettings, settings: TrainerSettings 
     if policy.path is not None:
         folder = policy_directory(policy.path, f"{path}: [policy] path", tokenizer=policy.tokenizer is None)
         positions = context_of(folder)
-    served = load_table(path, "inference", ServedLength).max_model_len
-    evaluated = load_table(path, "evaluation", EvaluatedLength)
+    served = load_part(path, "inference", InferenceKeys, "max_model_len").max_model_len
+    evaluated = load_part(path, "evaluation", EvaluationKeys, "max_tokens")
     found = _Problems()
     # The default gets what room there is.
     if settings is not None and "max_response_tokens" in settings.model_fields_set:

@@ -14,21 +14,20 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from arlarena.proto.config import ConfigError, Table, exit_on_config_error
+from arlarena.proto.config import ConfigError, exit_on_config_error, secret_from
+from arlarena.proto.shared_settings import CloneKeys, TrainerKeys, run_seed
 from arlarena.proto.streams.broker_address import broker_url
 from arlarena.proto.task_order import SEED_BLOCKS, SEED_STRIDE
-from arlarena.proto.text.redaction import hide
 
 if TYPE_CHECKING:
     from arlarena.trainer.objectives import Recipe
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what torch takes
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 
-class CloneSettings(Table):
+class CloneSettings(CloneKeys):
     """Table `[clone]`: behaviour cloning. `rooms`-like counts belong to the recording, not to this table."""
 
     renamed: ClassVar[Mapping[str, str]] = {
@@ -37,11 +36,6 @@ class CloneSettings(Table):
         "final_lr_share": "min_lr_ratio",
     }
 
-    demonstrations: PositiveInt = Field(300, description="tasks whose expert episodes are learnt from")
-    validation: PositiveInt = Field(256, description="tasks of the validation split that decide when to stop")
-    validation_split: str = Field("validation", description="the environment's name of that split")
-    expert_noise: float = Field(0.0, ge=0, lt=1, description="share of turns at which the expert does anything instead")
-    train_on_noise: bool = Field(False, description="learn these too: an expert that is not perfect")
     lr: PositiveFloat = Field(3e-3, description="learning rate of AdamW")
     weight_decay: NonNegativeFloat = Field(0.01, description="of AdamW")
     warmup_steps: NonNegativeInt = Field(20, description="optimiser steps over which the rate rises to lr")
@@ -63,7 +57,7 @@ class CloneSettings(Table):
         return device_of(self.device, "clone")
 
 
-class TrainerSettings(Table):
+class TrainerSettings(TrainerKeys):
     """Table `[trainer]`. The method is `recipe` with `recipe_overrides`; the rest belongs to the run."""
 
     renamed: ClassVar[Mapping[str, str]] = {
@@ -74,12 +68,8 @@ class TrainerSettings(Table):
         "void_turns": "no_action_turns",
     }
 
-    recipe: str = Field("sampo", description="the method: a name of the table of methods")
     recipe_overrides: dict[str, Any] = Field(
         default_factory=dict, description="choices of the method that differ from its row"
-    )
-    plugins: tuple[str, ...] = Field(
-        (), description="modules that register recipes, clips, advantages or filters, beside the installed plugins"
     )
     policy_anchor: Literal["bypass", "decoupled"] = Field(
         "bypass",
@@ -98,7 +88,6 @@ class TrainerSettings(Table):
         None, description="stop after this many turns even if steps remain; compares methods at equal experience"
     )
     groups_per_step: PositiveInt = Field(16, description="groups of one batch")
-    group_size: PositiveInt = Field(8, description="episodes of one group, all of one task")
     minibatch_groups: PositiveInt = Field(
         4,
         description="groups of one update; a batch that the filter left small gets fewer, not noisier ones",
@@ -113,7 +102,6 @@ class TrainerSettings(Table):
         description="episodes in which a step did nothing (no code and no answer): mask scores them with their group "
         "and learns from none of their tokens, keep learns from them as from others",
     )
-    task_split: str = Field("train", description="split of the training tasks; a finite one is shuffled every epoch")
     train_index_start: NonNegativeInt = Field(
         1_000_000,
         lt=2**32 - SEED_BLOCKS * SEED_STRIDE,
@@ -165,11 +153,6 @@ class TrainerSettings(Table):
     publish_dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the weights that are served; bfloat16 needs a wider probe_tolerance"
     )
-    push_transport: Literal["shared", "http", "nccl", "gloo"] = Field(
-        "shared",
-        description="shared: policy servers see RUN/weights; http: versions are sent to them; nccl: tensors go from "
-        "this GPU to those of vLLM, gloo: the same between CPUs",
-    )
     broadcast_host: str = Field("127.0.0.1", description="nccl, gloo: where vLLM's workers reach this trainer")
     full_push_every: PositiveInt = Field(20, description="http: steps between whole files, the others send deltas")
     probe_tolerance: PositiveFloat = Field(1e-3, description="largest |Δ log-prob| that served weights may show")
@@ -177,9 +160,6 @@ class TrainerSettings(Table):
     service_wait_s: PositiveFloat = Field(180.0, description="how long an environment server that starts is waited for")
     push_retry_timeout_s: PositiveFloat = Field(180.0, description="how long a push is retried while a server restarts")
     reissue_after_s: PositiveFloat = Field(20.0, description="silence after which outstanding tasks are issued again")
-    no_data_timeout_s: PositiveFloat = Field(
-        900.0, description="silence after which the run ends with an error; below [console] hang_timeout_s"
-    )
     max_unusable_in_a_row: PositiveInt = Field(
         32,
         description="groups in a row that cannot be used (dead letters, bad messages, no turn) before the run ends",
@@ -249,6 +229,11 @@ def device_of(chosen: str, table: str) -> str:
     return f"cuda:{number}"
 
 
+def torchrun_rank() -> tuple[int, int]:
+    """The rank of this process and the number of ranks, as torchrun's variables give them; (0, 1) without torchrun."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def updates_of(groups: int, minibatch_groups: int) -> int:
     """How many updates `groups` groups give: as near to `minibatch_groups` each as equal shares allow."""
     return max(1, round(groups / minibatch_groups))
@@ -281,34 +266,19 @@ def chosen_recipe(settings: TrainerSettings, where: str = "") -> tuple[Recipe, t
         raise ConfigError(f"{where}[trainer] {error}") from error
 
 
-def seed_from(environment: dict[str, str] | None = None) -> int | None:
-    """`ARLARENA_SEED`, which overrides `[run] seed`.
-
-    Raises:
-        ConfigError: it is not a whole number of 0 or more, or too large.
-    """
-    text = (environment if environment is not None else dict(os.environ)).get("ARLARENA_SEED")
-    if text is None or text == "":
-        return None
-    if not text.isdecimal() or int(text) >= 2**63:
-        raise ConfigError(f"ARLARENA_SEED={text!r} is not a whole number from 0 to 2**63 - 1")
-    return int(text)
+def chosen_seed(given: int | None, config: Path | None) -> int:
+    """The run's seed: `given`, else `ARLARENA_SEED`, else `[run] seed`. Raises ConfigError."""
+    return run_seed(given, os.environ, config)
 
 
 def admin_token() -> str | None:
     """The token that the policy servers ask for before they take weights (`ARLARENA_INFERENCE_ADMIN_TOKEN`)."""
-    return _secret("ARLARENA_INFERENCE_ADMIN_TOKEN")
+    return secret_from(os.environ, "ARLARENA_INFERENCE_ADMIN_TOKEN")
 
 
 def environment_token() -> str | None:
     """The token that the environment server asks for (`ARLARENA_ENVIRONMENT_TOKEN`)."""
-    return _secret("ARLARENA_ENVIRONMENT_TOKEN")
-
-
-def _secret(variable: str) -> str | None:
-    value = os.environ.get(variable) or None
-    hide(value)
-    return value
+    return secret_from(os.environ, "ARLARENA_ENVIRONMENT_TOKEN")
 
 
 def environment_url() -> str | None:
@@ -326,20 +296,6 @@ def redis_url(given: str | None) -> str:
     if not url:
         raise ConfigError("no broker: give --redis-url or set ARLARENA_REDIS_URL, for example redis://127.0.0.1:6379/0")
     return broker_url(url, os.environ)
-
-
-class RunIdentity(Table):
-    """Table `[run]`, of which the trainer needs the name and the seed; the launcher owns the rest."""
-
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
-    seed: Seed = 0
-    directory: str = ""
-
-
-class EnvironmentName(Table, extra="ignore"):
-    """Table `[environment]`, of which the trainer needs the name alone."""
-
-    name: str = ""
 
 
 def main() -> int:

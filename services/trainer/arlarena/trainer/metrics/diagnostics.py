@@ -1,8 +1,8 @@
 """The figures of a step, by the names that the run's metrics.jsonl, the console and the report use.
 
-`metrics.jsonl` holds one JSON object a step; a figure that is not finite is null. docs/how-to/train.md has the table
-of its keys, with units: add a line there with every key. What the paper plots of a training is among them (ARLArena,
-arXiv 2602.21534).
+`metrics.jsonl` holds one JSON object a step; a figure that is not finite is null. scripts/metrics.toml has the units
+and definitions of its keys: add a line there with every key. The figures that the paper plots (ARLArena, arXiv
+2602.21534) are among them.
 
 `flows.jsonl` holds, a step, which action followed which in successful and in failed episodes.
 """
@@ -15,10 +15,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from arlarena.proto.atomic_files import write_text
 from arlarena.proto.trajectory import Group, prompt_lengths
 from arlarena.trainer.batching.scoring import ScoredGroup, has_no_action, returns, successes
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.metrics.behaviour import behaviour_figures
+from arlarena.trainer.objectives.filtering import Selected
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -69,6 +71,15 @@ def training_figures(groups: Sequence[ScoredGroup], staleness_policy: StalenessP
     }
 
 
+def selection_figures(selected: Selected[Group]) -> dict[str, float]:
+    """What the filter did with the groups of a batch."""
+    return {
+        "groups_kept": selected.kept,
+        "groups_filtered": len(selected.filtered),
+        "groups_backfilled": selected.backfilled,
+    }
+
+
 class MetricsFile:
     """Append-only JSON lines, one a step; a resumed run forgets the steps that its checkpoint does not cover."""
 
@@ -81,9 +92,7 @@ class MetricsFile:
         if not self.path.exists():
             return
         kept = [line for line in self.path.read_text(errors="replace").splitlines() if _step_of(line) <= step]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(line + "\n" for line in kept))
-        partial.replace(self.path)
+        write_text(self.path, "".join(line + "\n" for line in kept))
 
     def append(self, record: dict[str, Any]) -> None:
         """Write one record; figures are rounded to seven significant digits, and null where they are not finite."""
