@@ -318,7 +318,7 @@ async def test_groups_that_another_start_would_refuse_too_end_the_run_for_good(s
 async def test_who_watches_sees_groups_and_episodes_arrive(streams, start):
     seen = []
     mine = collector(streams)
-    mine.watch = lambda so_far: seen.append(astuple(so_far))
+    mine.on_progress = lambda so_far: seen.append(astuple(so_far))
     start(Worker(streams, lambda index: index % 2))  # every other group is uniform
     await mine.batch()
     assert seen[0] == (0, 3, 0, 0, 0)

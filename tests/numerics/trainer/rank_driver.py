@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from arlarena.trainer.learning.coordinator import Coordinator, worker_loop
-from arlarena.trainer.learning.learner import Learner, _whole
+from arlarena.trainer.learning.learner import Learner, _full_tensor
 from arlarena.trainer.learning.ranks import Ranks
 from arlarena.trainer.model.policy import load_policy
 from arlarena.trainer.objectives import recipe
@@ -34,7 +34,7 @@ def main(policy, plan, out):
         gradients = {}
 
         def keep(*_, learner=learner, gradients=gradients):
-            gradients.update({key: _whole(value.grad) for key, value in learner.scorer.named_parameters()})
+            gradients.update({key: _full_tensor(value.grad) for key, value in learner.scorer.named_parameters()})
 
         learner.optimizer.register_step_pre_hook(keep)
         if not ranks.is_main:

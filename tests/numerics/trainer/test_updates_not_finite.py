@@ -10,7 +10,7 @@ import torch
 from support.trainer.trainer_support import random_rows
 
 from arlarena.trainer.learning.coordinator import Coordinator
-from arlarena.trainer.learning.learner import Learner, weight_not_finite
+from arlarena.trainer.learning.learner import Learner, first_not_finite
 from arlarena.trainer.objectives import recipe
 from arlarena.trainer.settings import TrainerSettings
 
@@ -155,11 +155,11 @@ def test_entropies_of_spoilt_weights_are_nan_and_no_error(policy):
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 def test_the_first_weight_that_is_not_finite_is_named(policy, value):
     learner = learner_of(policy)
-    assert weight_not_finite(learner.weights()) is None
+    assert first_not_finite(learner.weights()) is None
     with torch.no_grad():
         learner.policy.model.layers[1].mlp.up_proj.weight[-1, -1] = value
         learner.policy.lm_head.weight[0, 0] = value
-    assert weight_not_finite(learner.weights()) == "model.layers.1.mlp.up_proj.weight"
+    assert first_not_finite(learner.weights()) == "model.layers.1.mlp.up_proj.weight"
 
 
 def test_weights_of_other_kinds_are_fine():
@@ -170,5 +170,5 @@ def test_weights_of_other_kinds_are_fine():
         "brain": torch.tensor([3e38], dtype=torch.bfloat16),
         "scalar": torch.tensor(1.0),
     }
-    assert weight_not_finite(weights) is None
-    assert weight_not_finite(weights | {"last": torch.tensor([1.0, INF], dtype=torch.bfloat16)}) == "last"
+    assert first_not_finite(weights) is None
+    assert first_not_finite(weights | {"last": torch.tensor([1.0, INF], dtype=torch.bfloat16)}) == "last"

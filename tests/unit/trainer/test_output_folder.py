@@ -74,7 +74,9 @@ def test_other_files_are_never_removed(tmp_path, ours, added, late):
 def test_a_record_that_lists_no_files_allows_nothing(tmp_path, record):
     (tmp_path / MARKER).write_text(record)
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(ConfigError, match=r"did not write what is in it \(arlarena\.json, model\.safetensors\)"):
+    with pytest.raises(
+        ConfigError, match=r"contains files that this command did not write \(arlarena\.json, model\.safetensors\)"
+    ):
         check_output(tmp_path)
 
 

@@ -113,7 +113,7 @@ def test_groups_that_a_method_leaves_out_are_counted(recorded, tiny_directory):
     ],
 )
 def test_demonstrations_are_refused(recorded, make_group, tiny_directory, tmp_path, version, player):
-    reason = f"no policy sampled it: it is a demonstration by {player}"
+    reason = f"it is a demonstration by {player}, not a sample of a policy"
     shown = [make_group(f"demonstration-{number}", [True], version) for number in range(2)]
     _, groups = recorded
     found = replay([*shown, *groups], str(tiny_directory), recipe("grpo"), TrainerSettings())
@@ -122,7 +122,7 @@ def test_demonstrations_are_refused(recorded, make_group, tiny_directory, tmp_pa
     write_groups(path, shown)
     done = run(path, "--model", tiny_directory, "--recipe", "grpo")
     assert done.returncode == 2
-    assert f"none of 2 groups can be learnt from; demonstration-0: {reason}" in done.stderr
+    assert f"none of 2 groups can be trained on; demonstration-0: {reason}" in done.stderr
 
 
 # ---- groups that are left out --------------------------------------------------------------------------------------
@@ -142,9 +142,9 @@ def spoilt(make_group, tmp_path):
 
 REASONS = {
     "a": "member 1, turn 0: its reward is inf",
-    "c": "it was sampled at top_p 0.95 and top_k 20: only the whole distribution (top_p 1, top_k 0) can be trained on, "
-    "since its log-probs are those of the whole distribution",
-    "e": "member 2, turn 1: its state_key is empty, which the method compares states by; choose another anchor",
+    "c": "it was sampled at top_p 0.95 and top_k 20: only the full distribution (top_p 1, top_k 0) can be trained on, "
+    "because the trainer's log-probs are those of the full distribution",
+    "e": "member 2, turn 1: its state_key is empty, but the method compares states by it; choose another anchor",
 }
 
 
@@ -180,7 +180,7 @@ def test_if_every_group_is_refused_the_first_reason_is_the_error(spoilt, tiny_di
     write_groups(path, [groups[0], groups[2]])
     done = run(path, "--model", tiny_directory, "--recipe", "sampo")
     assert done.returncode == 2
-    assert f"sampo: none of 2 groups can be learnt from; a: {REASONS['a']}" in done.stderr
+    assert f"sampo: none of 2 groups can be trained on; a: {REASONS['a']}" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -204,7 +204,7 @@ def test_a_file_cut_short_loses_its_last_record_alone(recorded, tiny_directory, 
     path.write_bytes(path.read_bytes()[: first + cut])
     kept, refused = load_groups(path)
     assert (kept.id, refused.group) == ("a", "record 1")
-    assert "the file is cut short within it" in refused.reason
+    assert "the file ends within the record" in refused.reason
     assert replay([kept, refused], str(tiny_directory), recipe("grpo"), TrainerSettings()).figures["groups_kept"] == 1
 
 

@@ -27,8 +27,8 @@ def write(folder, text):
         ("[trainer]\nstepz = 3", "unknown key 'stepz'"),
         ("[clone]\nlr = -1.0", "lr = -1.0"),
         ('[trainer]\ndevice = "gpu"', r"\[trainer\] device = 'gpu'"),
-        ('[trainer]\ndevice = "cuda:99"', r'\[trainer\] device = "cuda:99" is GPU 99 here, and torch sees \d+ of them'),
-        ('[clone]\ndevice = "cuda:99"', r'\[clone\] device = "cuda:99" is GPU 99'),
+        ('[trainer]\ndevice = "cuda:99"', r'\[trainer\] device = "cuda:99" means GPU 99, but torch sees \d+ GPUs'),
+        ('[clone]\ndevice = "cuda:99"', r'\[clone\] device = "cuda:99" means GPU 99'),
         (
             "[trainer]\nminibatch_groups = 8\ngroups_per_step = 4",
             "minibatch_groups = 8 is above groups_per_step = 4.*set minibatch_groups to 4 or less",
@@ -38,7 +38,10 @@ def write(folder, text):
             "[trainer]\nreissue_after_s = 60.0\nno_data_timeout_s = 50.0",
             "reissue_after_s = 60 must be below no_data_timeout_s = 50",
         ),
-        ('[policy]\npath = "m"\n[policy.tiny]\nhidden = 8', r"leave out path or \[policy.tiny\]"),
+        (
+            '[policy]\npath = "m"\n[policy.tiny]\nhidden = 8',
+            r"path selects an existing policy and \[policy.tiny\] creates",
+        ),
         ("[policy.tiny]\nheads = 4\nkv_heads = 3", "heads = 4 must be a multiple of kv_heads = 3"),
         ("[policy.tiny]\nhead_dim = 7", "head_dim = 7 must be even"),
         ("[clone]\nmin_score = 1.0", "min_score = 1.0: Input should be less than 1"),
@@ -82,7 +85,7 @@ def test_a_rank_has_the_gpu_of_its_number(monkeypatch, chosen, gpus, rank, devic
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch, chosen, gpus, rank):
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     monkeypatch.setenv("LOCAL_RANK", rank or "0")
-    with pytest.raises(ConfigError, match=f'device = "{chosen}" is GPU . here, and torch sees {gpus}'):
+    with pytest.raises(ConfigError, match=f'device = "{chosen}" means GPU ., but torch sees {gpus}'):
         TrainerSettings(device=chosen).torch_device()
 
 

@@ -8,7 +8,7 @@ from support.trainer.recordings_support import Recordings
 from support.trainer.trainer_processes_support import prepare, records, start_trainer, train_arguments
 
 from arlarena.proto.streams.queue import Streams
-from arlarena.trainer.loop import why_zero_gradient
+from arlarena.trainer.loop import zero_gradient_reason
 from arlarena.trainer.settings import TrainerSettings
 
 
@@ -79,7 +79,7 @@ async def test_outcomes_that_never_differ_are_warned_about_where_penalties_give_
     run, uniform = tmp_path / "run", {"played": PenalisedFailures, "event": "uniform_groups"}
     found = await warnings_of(redis_url, run_name, run, tiny_directory, make_group, **uniform, **QUIET)
     assert [(line["step"], line["steps"]) for line in found] == [(2, 2), (4, 4)]
-    assert "in no group did the returns of the members differ" in found[0]["reason"]
+    assert "in every group all members have the same return" in found[0]["reason"]
     assert all(record["grad_norm"] > 0 for record in records(run))
 
 
@@ -93,10 +93,12 @@ async def test_a_run_that_learns_does_not_warn(redis_url, run_name, tmp_path, ti
 def test_the_reason_names_what_the_figures_show():
     settings = TrainerSettings(recipe="grpo")
     figures = {"rows": 8.0, "solve_all": 0.25, "solve_none": 0.75, "advantage_abs": 0.0, "learning_rate": 1e-6}
-    reason = why_zero_gradient(figures, settings)
+    reason = zero_gradient_reason(figures, settings)
     for part in ("100% of the groups were uniform", "group_size = 8", "recipe = 'grpo'", "filter"):
         assert part in reason
     assert "learning rate" not in reason
-    assert "groups_filtered" in why_zero_gradient({}, settings)
-    assert "learning rate is 0" in why_zero_gradient(figures | {"learning_rate": 0.0}, settings)
-    assert "arlarena replay" in why_zero_gradient({"rows": 8.0, "advantage_abs": 0.5, "learning_rate": 1e-6}, settings)
+    assert "groups_filtered" in zero_gradient_reason({}, settings)
+    assert "learning rate is also 0" in zero_gradient_reason(figures | {"learning_rate": 0.0}, settings)
+    assert "arlarena replay" in zero_gradient_reason(
+        {"rows": 8.0, "advantage_abs": 0.5, "learning_rate": 1e-6}, settings
+    )

@@ -83,7 +83,7 @@ async def test_a_run_without_a_whole_checkpoint_is_refused_with_the_reason(
     _, ended = await start_trainer(train_arguments(run, run_name, tiny_directory, redis_url, "--resume"), run / "log")
     assert await ended == 4  # the launcher does not try again
     (failed,) = events(run, "failed")
-    assert "no checkpoint of the run is whole" in failed["reason"]
+    assert "all checkpoints of the run are damaged" in failed["reason"]
     assert "model.safetensors has" in failed["reason"]
 
 

@@ -20,7 +20,7 @@ from arlarena.proto.trajectory import (
 )
 from arlarena.trainer.batching.scoring import score, training_samples
 from arlarena.trainer.batching.staleness import StalenessPolicy
-from arlarena.trainer.batching.validation import LOWEST_TEMPERATURE, MOST_PROMPT_TOKENS, refusal
+from arlarena.trainer.batching.validation import MAX_PROMPT_TOKENS, MIN_TEMPERATURE, refusal_reason
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.objectives import RECIPES, recipe
 from arlarena.trainer.settings import TrainerSettings
@@ -36,7 +36,7 @@ def group(make_group):
 
 
 def why(group, method="sampo", **options):
-    return refusal(group, vocabulary=VOCABULARY, recipe=recipe(method, **options))
+    return refusal_reason(group, vocabulary=VOCABULARY, recipe=recipe(method, **options))
 
 
 def spoil(group, **fields):
@@ -48,7 +48,7 @@ def spoil(group, **fields):
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_an_honest_group_is_admitted(group, name):
-    assert refusal(group, vocabulary=VOCABULARY, recipe=recipe(name)) is None
+    assert refusal_reason(group, vocabulary=VOCABULARY, recipe=recipe(name)) is None
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_an_honest_group_is_admitted(group, name):
         ({"new_prompt_ids": b"\1\0\0"}, "token ids, log-probs and loss mask are of different lengths"),
         ({"reward": NAN}, "its reward is nan"),
         ({"reward": -INF}, "its reward is -inf"),
-        ({"state_key": ""}, "its state_key is empty, which the method compares states by; choose another anchor"),
+        ({"state_key": ""}, "its state_key is empty, but the method compares states by it; choose another anchor"),
     ],
 )
 def test_a_turn_is_named_with_what_is_wrong(group, fields, reason):
@@ -78,8 +78,8 @@ def test_a_turn_is_named_with_what_is_wrong(group, fields, reason):
 
 def test_the_first_turn_of_an_episode_must_not_continue_another(group):
     group.trajectories[1].turns[0].reset = False
-    assert why(group) == "member 1, turn 0: it has no `reset`, and no turn comes before it"
-    with pytest.raises(SchemaError, match="the first turn of an episode needs `reset`"):
+    assert why(group) == "member 1, turn 0: the first turn must have `reset`"
+    with pytest.raises(SchemaError, match="the first turn of an episode must have `reset`"):
         decode_group(encode(group))
 
 
@@ -94,9 +94,9 @@ def test_a_small_message_must_not_describe_prompts_that_fill_the_memory(group):
     rest = msgspec.structs.replace(turn, new_prompt_ids=b"", reset=False)
     group.trajectories[2].turns = (turn, *[rest] * count)
     tokens = sum(4 + 4 * number for number in range(count + 1))
-    assert tokens > MOST_PROMPT_TOKENS
-    assert why(group) == f"member 2: its prompts have {tokens} tokens in all, more than {MOST_PROMPT_TOKENS}"
-    assert len(encode(group)) < MOST_PROMPT_TOKENS / 4
+    assert tokens > MAX_PROMPT_TOKENS
+    assert why(group) == f"member 2: its prompts have {tokens} tokens in total, more than {MAX_PROMPT_TOKENS}"
+    assert len(encode(group)) < MAX_PROMPT_TOKENS / 4
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_similar_anchors_need_the_text(group):
         (Sampling(temperature=NAN), "at temperature nan, which is not finite"),
         (Sampling(temperature=INF), "at temperature inf, which is not finite"),
         (Sampling(temperature=1e-4), "greedy decoding"),
-        (Sampling(top_p=0.95), "it was sampled at top_p 0.95 and top_k 0: only the whole distribution"),
+        (Sampling(top_p=0.95), "it was sampled at top_p 0.95 and top_k 0: only the full distribution"),
         (Sampling(top_p=NAN), "top_p nan"),
         (Sampling(top_k=20), "top_p 1 and top_k 20"),
     ],
@@ -159,7 +159,7 @@ def test_truncated_and_greedy_sampling_are_refused(group, sampling, reason):
     assert reason in why(group)
 
 
-@pytest.mark.parametrize("sampling", [Sampling(temperature=LOWEST_TEMPERATURE), Sampling(temperature=2.0, top_k=-1)])
+@pytest.mark.parametrize("sampling", [Sampling(temperature=MIN_TEMPERATURE), Sampling(temperature=2.0, top_k=-1)])
 def test_other_sampling_is_admitted(group, sampling):
     group.sampling = sampling
     assert why(group) is None
@@ -167,9 +167,9 @@ def test_other_sampling_is_admitted(group, sampling):
 
 def test_a_missing_member_is_noticed(group):
     group.size = 4
-    assert why(group) == "it has 3 members, and says it has 4"
+    assert why(group) == "it has 3 members, but its size field is 4"
     group.trajectories, group.size = (), 0
-    assert why(group) == "it has no member"
+    assert why(group) == "it has no members"
 
 
 def test_a_score_must_be_finite(group):
@@ -189,18 +189,18 @@ def test_rewards_whose_squares_overflow_are_refused(group, reward):
     ("change", "reason"),
     [
         ({}, None),
-        ({"group_id": "h"}, "its id is 'g', and 'h' was issued"),
-        ({"size": 8}, "its size is 3, and 8 was issued"),
-        ({"task": Task("webshop", "train", 0)}, "its environment is 'sokoban', and 'webshop' was issued"),
-        ({"task": Task("sokoban", "test", 0)}, "its split is 'train', and 'test' was issued"),
-        ({"task": Task("sokoban", "train", 9)}, "its index is 0, and 9 was issued"),
-        ({"task": Task("sokoban", "train", 0, seed=5)}, "its seed is 0, and 5 was issued"),
+        ({"group_id": "h"}, "its id is 'g', but 'h' was issued"),
+        ({"size": 8}, "its size is 3, but 8 was issued"),
+        ({"task": Task("webshop", "train", 0)}, "its environment is 'sokoban', but 'webshop' was issued"),
+        ({"task": Task("sokoban", "test", 0)}, "its split is 'train', but 'test' was issued"),
+        ({"task": Task("sokoban", "train", 9)}, "its index is 0, but 9 was issued"),
+        ({"task": Task("sokoban", "train", 0, seed=5)}, "its seed is 0, but 5 was issued"),
         ({"task": Task("sokoban", "train", 0, name="room")}, None),
     ],
 )
 def test_a_group_must_be_the_answer_to_its_task(group, change, reason):
     issued = msgspec.structs.replace(GroupTask("g", group.task, 3, Sampling()), **change)
-    assert refusal(group, vocabulary=VOCABULARY, recipe=recipe("sampo"), task=issued) == reason
+    assert refusal_reason(group, vocabulary=VOCABULARY, recipe=recipe("sampo"), task=issued) == reason
 
 
 def test_it_costs_microseconds_a_turn(make_group):
@@ -293,13 +293,13 @@ def test_any_spoilt_field_is_a_reason_or_does_no_harm(make_group, policy, place,
     others = [make_group("other", [True, False], NOW)]
     outcomes = {"refused": 0, "harmless": 0}
     for what, spoilt in spoilt_copies(PATHS[place])(make_group("g", [True, False, True], NOW, turns=3)):
-        refusal(spoilt, vocabulary=VOCABULARY, recipe=method)
+        refusal_reason(spoilt, vocabulary=VOCABULARY, recipe=method)
         try:
             received = decode_group(encode(spoilt))
         except SchemaError:
             outcomes["refused"] += 1
             continue
-        reason = refusal(received, vocabulary=VOCABULARY, recipe=method)
+        reason = refusal_reason(received, vocabulary=VOCABULARY, recipe=method)
         if reason is not None:
             assert reason
             outcomes["refused"] += 1
@@ -333,6 +333,6 @@ def test_several_spoilt_fields_raise_nothing(make_group):
     for (_, one), number in zip(turns(make_group("g", [True, False, True], NOW, turns=3)), itertools.count()):
         if number % 3 == 0 and one.trajectories[1].turns[1].spans:
             for _, both in spans(one):
-                refusal(both, vocabulary=VOCABULARY, recipe=recipe("sampo"))
+                refusal_reason(both, vocabulary=VOCABULARY, recipe=recipe("sampo"))
                 count += 1
     assert count > 100

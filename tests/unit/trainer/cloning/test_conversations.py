@@ -44,8 +44,8 @@ def test_poor_ones_are_left_out(tmp_path, tiny_directory):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{}\n", "line 1 is no conversation"),
-        ('{"messages": [{"role": "user", "content": "a"}]}\n\nnot json\n', "line 3 is no conversation"),
+        ("{}\n", "line 1 is not a conversation"),
+        ('{"messages": [{"role": "user", "content": "a"}]}\n\nnot json\n', "line 3 is not a conversation"),
         ('{"messages": [{"role": "user", "content": "a"}]}\n', "none of 1 conversation has"),
         ("", "none of 0 conversations"),
     ],

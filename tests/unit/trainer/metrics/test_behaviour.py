@@ -10,7 +10,7 @@ from tensorboardX.proto.event_pb2 import Event
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trajectory import PolicyVersion
 from arlarena.trainer.metrics.behaviour import action_flows, behaviour_figures
-from arlarena.trainer.metrics.tensorboard import Board
+from arlarena.trainer.metrics.tensorboard import TensorBoardWriter
 
 NOW = PolicyVersion("run", 0, "now")
 
@@ -67,7 +67,7 @@ def events(path):
 
 
 def test_figures_reach_tensorboard(tmp_path):
-    board = Board(tmp_path, 0, Logger("test", "error"))
+    board = TensorBoardWriter(tmp_path, 0, Logger("test", "error"))
     for step in (1, 2):
         board.add({"loss": 0.5 / step, "kl_share/a": 0.25, "recipe": "sampo", "nested": {}, "done": True}, step)
     board.close()
@@ -79,7 +79,7 @@ def test_figures_reach_tensorboard(tmp_path):
 def test_a_board_that_cannot_be_written_is_given_up_and_does_not_stop_the_run(tmp_path):
     said = io.StringIO()
     (tmp_path / "board").write_text("a file in its place")
-    board = Board(tmp_path / "board", 0, Logger("test", "info", said))
+    board = TensorBoardWriter(tmp_path / "board", 0, Logger("test", "info", said))
     board.add({"loss": 1.0}, 1)
     board.close()
-    assert json.loads(said.getvalue())["event"] == "tensorboard_given_up"
+    assert json.loads(said.getvalue())["event"] == "tensorboard_disabled"

@@ -73,7 +73,7 @@ def test_a_reply_has_few_tokens(name, reply):
 
 
 def test_the_removed_room_width_is_refused_with_what_replaces_it():
-    with pytest.raises(ConfigError, match=r"room_width is no setting any more: .* leave room_width out"):
+    with pytest.raises(ConfigError, match=r"room_width was removed: .* leave room_width out"):
         parse_table("run.toml: [policy]", {"tiny": {"room_width": 7}}, PolicySettings)
 
 

@@ -1,4 +1,4 @@
-"""How episodes are played: repetitions, back and forth, and which action follows which."""
+"""Behaviour in episodes: repeated actions, idle turns, moves back and forth, and transitions between actions."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from itertools import pairwise
 
 from arlarena.proto.trajectory import Group, Trajectory, Turn
 
-# Transitions shown of each kind of episode; the others are summed up.
+# Transitions listed for successful and for failed episodes; the remaining ones are summed as `other`.
 FLOWS = 24
 
 
 def behaviour_figures(groups: Sequence[Group]) -> dict[str, float]:
-    """Shares of turns, and lengths of episodes; 0 where there is none of a kind.
+    """Shares of turns and mean lengths of episodes; 0 if there are no such turns or episodes.
 
-    `repeated_actions`: the same action as the turn before. `back_and_forth`: back in the state of two turns before, by
-    way of another one. `idle_turns`: the state stayed as it was. `steps_to_success`, `steps_to_failure`: mean turns of
-    episodes that ended so.
+    `repeated_actions`: the same action as in the turn before. `idle_turns`: the same state as in the turn before.
+    `back_and_forth`: the same state as two turns before, with another state between. `steps_to_success`,
+    `steps_to_failure`: mean number of turns of successful and of failed episodes.
     """
     episodes = [trajectory.turns for group in groups for trajectory in group.trajectories]
     pairs = [pair for turns in episodes for pair in pairwise(turns)]
@@ -32,10 +32,11 @@ def behaviour_figures(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def action_flows(groups: Sequence[Group]) -> dict[str, dict[str, float]]:
-    """For successful and for failed episodes: the share of each transition `this>that` between the kinds of consecutive
-    actions. The kind of an action is its first word (`go to fridge 1` is a `go`), `-` for one that could not be read.
+    """The share of each transition `first>second` between consecutive actions, for successful and failed episodes.
+
+    An action is represented by its first word (`go` for `go to fridge 1`), or by `-` if it is invalid.
     """
-    found = {}
+    flows = {}
     for name, success in (("success", True), ("failure", False)):
         counts = Counter(
             f"{_kind(before)}>{_kind(after)}"
@@ -45,8 +46,8 @@ def action_flows(groups: Sequence[Group]) -> dict[str, dict[str, float]]:
         total = sum(counts.values())
         shown = {flow: count / total for flow, count in counts.most_common(FLOWS)}
         rest = 1.0 - sum(shown.values()) if total else 0.0
-        found[name] = shown | ({"other": rest} if rest > 1e-9 else {})
-    return found
+        flows[name] = shown | ({"other": rest} if rest > 1e-9 else {})
+    return flows
 
 
 def _episodes(groups: Sequence[Group], *, success: bool) -> list[Trajectory]:
@@ -63,8 +64,8 @@ def _same(one: Turn, other: Turn) -> bool:
 
 
 def _share(values: Iterable[bool]) -> float:
-    found = list(values)
-    return sum(found) / len(found) if found else 0.0
+    flags = list(values)
+    return sum(flags) / len(flags) if flags else 0.0
 
 
 def _length(groups: Sequence[Group], *, success: bool) -> float:

@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-# steps: all steps were taken. max_minutes, max_environment_steps: that limit of [trainer] was reached first. signal:
-# the trainer was told to stop. error: the run cannot go on.
+# steps: all steps were taken. max_minutes, max_environment_steps: this limit of [trainer] was reached first. signal:
+# SIGTERM or SIGINT arrived. error: the run cannot continue.
 EndedBy = Literal["steps", "max_minutes", "max_environment_steps", "signal", "error"]
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How one process of the trainer ended. A process that was killed leaves none.
+    """How a trainer process ended. A process killed by SIGKILL writes none.
 
     Attributes:
         ended_by: see `EndedBy`.
@@ -40,11 +40,11 @@ class EndingFile:
         self.path = run / "training.json"
 
     def clear(self) -> None:
-        """Training goes on: an earlier ending no longer holds."""
+        """Remove the file at the start of training, because an earlier ending is no longer valid."""
         self.path.unlink(missing_ok=True)
 
     def write(self, ending: Ending) -> None:
-        """Write the file, whole or not at all. A disk that is full must not hide why the run ends."""
+        """Write the file atomically. An error such as a full disk is ignored: it must not hide why the run ends."""
         partial = self.path.with_name("training.json.partial")
         with contextlib.suppress(OSError):
             partial.write_text(json.dumps({"schema": 1} | asdict(ending), indent=1) + "\n")
