@@ -103,7 +103,7 @@ def test_a_live_holder_on_this_host_is_named_at_once(redis_url, run_name, start)
     assert time.monotonic() - started < 2.0
     assert str(caught.value) == (
         f"run {run_name} is being trained by trainer incarnation-1 (pid {holder.pid} on {os.uname().nodename}): "
-        "stop it, or wait for it, or use another run name"
+        "stop it, wait until it ends, or use another run name"
     )
     assert holder.say("check") == "ok"
     assert holder.say("release") == "ok"
@@ -201,8 +201,8 @@ def test_a_frozen_process_finds_out_that_another_took_the_run(redis_url, run_nam
         os.kill(frozen.pid, signal.SIGCONT)
         answer = frozen.say("check")
         assert re.fullmatch(
-            rf"LeaseLost: trainer frozen \(pid \d+ on .*\) lost run {run_name} to trainer successor \(.*\); "
-            "it stops before it writes",
+            rf"LeaseLost: trainer frozen \(pid \d+ on .*\) lost run {run_name} to trainer successor \(.*\), "
+            "and stops without writing",
             answer,
         )
         successor.check()

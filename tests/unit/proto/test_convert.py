@@ -137,7 +137,7 @@ def test_json_lines_are_converted_line_by_line(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("old.msgpack", b"\x20\x00\x00\x00cut", "cut short at byte 0"),
+        ("old.msgpack", b"\x20\x00\x00\x00cut", "truncated at byte 0"),
         ("old.msgpack", b"\x01\x00\x00\x00\xc1", "does not hold groups"),
         ("old.msgpack", b"\x01\x00\x00\x00\x07", "has schema None; only schemas 1 and 2"),
         ("old.msgpack", framed({"schema": 3}), "has schema 3; only schemas 1 and 2"),
@@ -163,6 +163,6 @@ def test_an_existing_file_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     old.write_text("{}")
     new.write_text("mine")
-    with pytest.raises(ConfigError, match="exists: name another file"):
+    with pytest.raises(ConfigError, match="exists: give another file"):
         run(monkeypatch, old, new)
     assert new.read_text() == "mine"

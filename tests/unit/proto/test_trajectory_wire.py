@@ -138,7 +138,7 @@ def test_a_turn_whose_arrays_differ_in_length_cannot_be_made_or_read(logprobs: i
         "logprobs": pack_floats([-1.0] * logprobs),
         "loss_mask": pack_mask([1] * mask),
     }
-    with pytest.raises(ValueError, match=rf"3 response tokens carries {logprobs} log-probs and a loss mask of {mask}"):
+    with pytest.raises(ValueError, match=rf"3 response tokens has {logprobs} log-probs and a loss mask of {mask}"):
         msgspec.structs.replace(turn, **arrays)
     group = msgspec.to_builtins(random_group(random.Random(3)), builtin_types=(bytes,))
     bad = msgspec.to_builtins(turn, builtin_types=(bytes,)) | arrays
@@ -200,12 +200,12 @@ def test_an_episode_without_turns_has_no_prompts_and_no_conversations() -> None:
 
 def test_a_first_turn_that_continues_another_cannot_be_made_or_read() -> None:
     one = conversation(random.Random(0), 2)
-    with pytest.raises(ValueError, match="first turn of an episode needs `reset`"):
+    with pytest.raises(ValueError, match="first turn of an episode must have `reset`"):
         msgspec.structs.replace(one, turns=one.turns[1:])
     group = msgspec.to_builtins(random_group(random.Random(3)), builtin_types=(bytes,))
     group["trajectories"] = [msgspec.to_builtins(one, builtin_types=(bytes,))]
     group["trajectories"][0]["turns"][0]["reset"] = False
-    with pytest.raises(SchemaError, match="first turn of an episode needs `reset`"):
+    with pytest.raises(SchemaError, match="first turn of an episode must have `reset`"):
         decode_group(msgspec.msgpack.encode(group))
 
 
@@ -213,7 +213,7 @@ def test_a_first_turn_that_continues_another_cannot_be_made_or_read() -> None:
 def test_an_older_schema_is_refused_with_the_fix(schema: int) -> None:
     group = msgspec.structs.replace(random_group(random.Random(5)), schema=schema)
     with pytest.raises(
-        SchemaError, match=rf"group has schema {schema}, .* convert a file with `python -m arlarena.proto"
+        SchemaError, match=rf"group has schema {schema}, .* convert files with `python -m arlarena.proto"
     ):
         decode_group(encode(group))
 
@@ -280,7 +280,7 @@ def test_a_file_cut_anywhere_but_between_groups_is_refused(tmp_path: Path) -> No
             with pytest.raises(SchemaError):
                 read_groups(path)
     path.write_bytes(data[:-1])
-    with pytest.raises(SchemaError, match="cut short after 1 groups"):
+    with pytest.raises(SchemaError, match="truncated after 1 groups"):
         read_groups(path)
 
 
