@@ -37,7 +37,7 @@ def test_plain_http(url):
     assert done.stdout.endswith("solved 2 of 2\n")
 
 
-def test_plain_http_shows_what_the_server_refuses(url):
+def test_plain_http_shows_the_servers_errors(url):
     done = run("plain_http.py", url + "/nowhere")
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
@@ -106,7 +106,7 @@ def policy_server():
         server.server_close()
 
 
-def test_verifiers_plays_an_episode_through_its_own_adapter(url, tmp_path):
+def test_verifiers_plays_an_episode_through_its_adapter(url, tmp_path):
     if not VERIFIERS.exists():
         pytest.skip("verifiers is not installed: `make setup EXTRA=verifiers`")
     with policy_server() as policy:

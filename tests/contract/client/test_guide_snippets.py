@@ -53,7 +53,7 @@ PYTHON = snippets("use-a-client.md", "python")
 
 
 @pytest.mark.parametrize("snippet", PYTHON, ids=[f"{number}-{heading}" for number, (heading, _) in enumerate(PYTHON)])
-def test_a_snippet_of_the_clients_page_runs_as_shown(served, tmp_path, snippet):
+def test_each_snippet_of_the_client_guide_runs(served, tmp_path, snippet):
     assert ADDRESS in snippet[1], "it names no server, so it cannot show a client"
     code = snippet[1].replace(ADDRESS, served)
     done = subprocess.run(
@@ -63,7 +63,7 @@ def test_a_snippet_of_the_clients_page_runs_as_shown(served, tmp_path, snippet):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_page_shows_every_client_that_it_lists():
+def test_the_client_guide_has_a_snippet_for_each_client():
     page = (GUIDES / "use-a-client.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"`arlarena\.client\.(\w+)\.(\w+)`", page))
     shown = "\n".join(code for _, code in PYTHON)
@@ -72,7 +72,7 @@ def test_the_page_shows_every_client_that_it_lists():
         assert re.search(rf"^from arlarena\.client\.{module} import .*{name}", shown, re.MULTILINE), (module, name)
 
 
-def test_the_client_is_installed_by_the_command_shown(tmp_path):
+def test_the_install_command_of_the_client_guide_works(tmp_path):
     ((_, text),) = [one for one in snippets("use-a-client.md", "sh") if one[1].startswith("pip install")]
     arguments = shlex.split(text)[2:]
     offline = ["--no-index", "--no-deps", "--no-build-isolation", "--quiet", "--target", str(tmp_path)]
@@ -85,7 +85,7 @@ def test_the_client_is_installed_by_the_command_shown(tmp_path):
 
 
 @pytest.mark.slow  # 25 s: a policy is made, and two servers start
-def test_a_checkpoint_is_evaluated_by_the_commands_shown(tmp_path):
+def test_the_commands_of_the_evaluation_guide_work(tmp_path):
     (_, text), (_, making) = [
         (heading, text.replace("--config configs/", f"--config {ROOT}/configs/"))
         for heading, text in snippets("evaluate-a-checkpoint.md", "sh")
@@ -109,7 +109,7 @@ def test_a_checkpoint_is_evaluated_by_the_commands_shown(tmp_path):
 
 
 @pytest.mark.parametrize("page", ["write-an-environment.md"])
-def test_servers_start_by_the_commands_shown(page):
+def test_the_commands_that_start_servers_work(page):
     commands = SERVE.findall((GUIDES / page).read_text(encoding="utf-8"))
     assert commands
     for text in commands:

@@ -45,7 +45,7 @@ def test_the_command_writes_schemas_of_every_field(tmp_path: Path) -> None:
     assert "loss_mask" in schema["$defs"]["Turn"]["required"]
 
 
-def test_a_file_of_schema_1_is_read_once_it_is_converted(tmp_path: Path) -> None:
+def test_a_file_of_schema_1_is_read_after_conversion(tmp_path: Path) -> None:
     body = GROUP_V1.read_bytes()
     with pytest.raises(SchemaError, match="group has schema 1"):
         decode_group(body)
@@ -95,7 +95,7 @@ def test_only_dead_letters_are_ever_trimmed() -> None:
         assert all(re.match(r"\s*redis\.call\('(XADD|XTRIM)', dead,", line) for line in trims)
 
 
-def test_nothing_in_proto_can_unpickle() -> None:
+def test_proto_does_not_import_pickle() -> None:
     banned = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
     for path in PROTO.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

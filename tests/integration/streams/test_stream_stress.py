@@ -34,7 +34,7 @@ class Workers:
         await worker.wait()
 
 
-async def test_every_group_arrives_exactly_once(connect, redis_url, run_name, make_tasks) -> None:
+async def test_every_group_is_collected_exactly_once(connect, redis_url, run_name, make_tasks) -> None:
     rng = random.Random(0)
     trainer: Streams = await connect()
     workers = Workers(redis_url, run_name)

@@ -54,7 +54,7 @@ async def test_a_checkpoint_acknowledges_the_settled_group_and_keeps_the_open_on
     assert await pending(trainer) == {"g000001"}
 
 
-async def test_nothing_is_acknowledged_where_the_checkpoint_cannot_be_written(trainer, tmp_path):
+async def test_nothing_is_acknowledged_if_the_checkpoint_cannot_be_written(trainer, tmp_path):
     (tmp_path / "checkpoints").write_text("a file where the folder should be")
     with pytest.raises(OSError, match="checkpoints"):
         await trainer.save()

@@ -16,7 +16,7 @@ TALK = {"messages": [{"role": "user", "content": "up or down"}, {"role": "assist
 
 
 @pytest.mark.slow  # a cloning; test_output_folder.py has the rules
-async def test_it_writes_a_whole_policy_and_prints_lines_of_json_alone(tmp_path, tiny_directory):
+async def test_clone_writes_a_complete_policy_and_logs_only_json(tmp_path, tiny_directory):
     (tmp_path / "talk.jsonl").write_text((json.dumps(TALK) + "\n") * 4)
     (tmp_path / "run.toml").write_text("[clone]\nmax_epochs = 1\nbatch_rows = 2\n")
     out, talk = tmp_path / "run" / "cloned", tmp_path / "talk.jsonl"
@@ -41,7 +41,7 @@ async def test_it_writes_a_whole_policy_and_prints_lines_of_json_alone(tmp_path,
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_training_does_not_delete_weights_whose_checkpoints_are_gone(tmp_path, resume):
+def test_training_does_not_delete_weights_without_checkpoints(tmp_path, resume):
     weights = tmp_path / "weights" / "v000020-0123456789ab"
     weights.mkdir(parents=True)
     plan = Invocation(TrainerSettings(), "", tmp_path, "run", "", (), "", None, 0, "a", resume)

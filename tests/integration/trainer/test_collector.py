@@ -101,7 +101,7 @@ def collector(streams, state=None, method=None, **changes):
     return Collector(streams, settings, method or recipe("sampo"), state, "sokoban", order, 99, Logger("test", "error"))
 
 
-async def test_it_fills_a_batch_of_useful_groups_and_settles_each_once(streams, start):
+async def test_a_batch_has_useful_groups_and_each_is_settled_once(streams, start):
     worker = start(Worker(streams, lambda index: index % 2))  # every other group is uniform
     mine = collector(streams)
     collected = await mine.batch()
@@ -114,7 +114,7 @@ async def test_it_fills_a_batch_of_useful_groups_and_settles_each_once(streams, 
     assert sorted(set(worker.seen)) == sorted(worker.seen)
 
 
-async def test_what_is_out_never_exceeds_the_capacity(streams):
+async def test_open_groups_never_exceed_the_capacity(streams):
     mine = collector(streams, staleness=1)
     await mine.top_up()
     await mine.top_up()
@@ -156,7 +156,7 @@ async def test_a_group_of_unknown_weights_is_discarded_and_its_task_issued_again
     assert mine.state.ledger.counts()["trained"] == 3
 
 
-async def test_a_sampler_whose_weights_are_never_known_ends_the_run(streams, start):
+async def test_a_sampler_with_unknown_weights_ends_the_run(streams, start):
     strange = PolicyVersion("other", 3, "gone")
     mine = collector(streams, max_unusable_in_a_row=4)
     start(Worker(streams, lambda index: played(mine._task(index), 1, strange)))
@@ -164,7 +164,7 @@ async def test_a_sampler_whose_weights_are_never_known_ends_the_run(streams, sta
         await mine.batch()
 
 
-async def test_members_that_are_too_old_make_a_group_stale_once_it_is_settled(streams, start):
+async def test_a_group_of_too_old_members_is_settled_as_stale(streams, start):
     mine = collector(streams, state=TrainerState(step=5, versions={"d0": 5, "old": 3}))
     start(
         Worker(streams, lambda index: played(mine._task(index), 1, PolicyVersion("life", 3, "old")) if index < 2 else 1)
@@ -177,14 +177,14 @@ async def test_members_that_are_too_old_make_a_group_stale_once_it_is_settled(st
     assert mine.state.environment_steps == 5 * 2
 
 
-async def test_a_sampler_that_takes_no_new_weights_ends_the_run(streams, start):
+async def test_a_sampler_that_never_updates_its_weights_ends_the_run(streams, start):
     mine = collector(streams, state=TrainerState(step=5, versions={"d0": 0}), max_unusable_in_a_row=2)
     start(Worker(streams))
     with pytest.raises(RunError, match=r"8 groups in a row .* sampled by weights of step 0, more than 1 behind step 5"):
         await mine.batch()
 
 
-async def test_groups_without_a_turn_end_the_run_with_prompt_and_context(streams, start):
+async def test_groups_without_turns_end_the_run_with_the_reason(streams, start):
     mine = collector(streams, max_unusable_in_a_row=3)
 
     def outcome(index):
@@ -212,7 +212,7 @@ async def test_groups_without_a_turn_end_the_run_with_prompt_and_context(streams
         (lambda turn: {"spans": (VersionSpan(0, 1, NOW),)}, "span"),
     ],
 )
-async def test_one_wrong_message_goes_to_the_dead_letters_and_the_run_goes_on(streams, start, damage, reason):
+async def test_an_invalid_message_becomes_a_dead_letter_and_the_run_continues(streams, start, damage, reason):
     mine = collector(streams)
 
     def outcome(index):
@@ -236,7 +236,7 @@ async def test_one_wrong_message_goes_to_the_dead_letters_and_the_run_goes_on(st
     assert not await streams.outstanding() & mine.state.ledger.lineage.keys()
 
 
-async def test_a_trainer_that_dies_before_its_checkpoint_loses_and_doubles_nothing(streams, start, redis_url, run_name):
+async def test_a_crash_before_a_checkpoint_loses_and_duplicates_no_group(streams, start, redis_url, run_name):
     checkpoint = TrainerState(versions={"d0": 0})
     checkpoint.ledger.issue(2)  # the checkpoint knows of two; the dead trainer had issued and received more
     first = collector(streams)
@@ -261,9 +261,7 @@ async def test_a_trainer_that_dies_before_its_checkpoint_loses_and_doubles_nothi
         assert worker.seen.count(8) == 2
 
 
-async def test_an_entry_that_a_checkpoint_covers_is_acknowledged_and_not_used_again(
-    streams, start, redis_url, run_name
-):
+async def test_a_covered_entry_is_acknowledged_and_not_used_again(streams, start, redis_url, run_name):
     first = collector(streams)
     start(Worker(streams))
     first.settle(await first.batch())
@@ -280,7 +278,7 @@ async def test_an_entry_that_a_checkpoint_covers_is_acknowledged_and_not_used_ag
         assert not {entry.group_id for entry in left} & set(second.state.ledger.lineage)
 
 
-async def test_a_broker_that_lost_everything_is_given_the_outstanding_tasks_again(streams, start):
+async def test_outstanding_tasks_are_issued_again_if_the_broker_lost_all_data(streams, start):
     mine = collector(streams, reissue_after_s=0.3)
     await mine.top_up()
     await streams.reset()
@@ -307,7 +305,7 @@ async def test_too_many_dead_groups_in_a_row_end_the_run_with_the_reason(streams
     assert not ended.value.permanent  # the environment may come back
 
 
-async def test_groups_that_another_start_would_refuse_too_end_the_run_for_good(streams, start):
+async def test_permanently_unusable_groups_end_the_run_permanently(streams, start):
     mine = collector(streams, max_unusable_in_a_row=1)
     start(Worker(streams, lambda index: msgspec.structs.replace(played(mine._task(index)), size=7)))
     with pytest.raises(RunError, match=r"1 group in a row could not be used; the last: its size is 7") as ended:
@@ -315,7 +313,7 @@ async def test_groups_that_another_start_would_refuse_too_end_the_run_for_good(s
     assert ended.value.permanent
 
 
-async def test_who_watches_sees_groups_and_episodes_arrive(streams, start):
+async def test_progress_shows_groups_and_episodes(streams, start):
     seen = []
     mine = collector(streams)
     mine.on_progress = lambda so_far: seen.append(astuple(so_far))
@@ -328,7 +326,7 @@ async def test_who_watches_sees_groups_and_episodes_arrive(streams, start):
     assert seen[-1][4] in (0, 3)  # of the three uniform groups
 
 
-async def test_silence_ends_the_run_instead_of_waiting_for_ever(streams):
+async def test_no_groups_for_no_data_timeout_s_end_the_run(streams):
     with pytest.raises(RunError, match="no group arrived for 1 s with 6 outstanding"):
         await collector(streams, no_data_timeout_s=1.0, reissue_after_s=0.5).batch()
 
@@ -344,7 +342,7 @@ async def test_a_signal_ends_the_wait(streams):
         await mine.batch()
 
 
-async def test_a_bad_group_on_a_full_broker_waits_for_its_dead_letter(broker, run_name):
+async def test_an_invalid_group_on_a_full_broker_is_condemned_later(broker, run_name):
     """The broker refuses the copy of the bad group; the trainer goes on waiting, and condemns it when there is room."""
     async with await Streams.connect(broker.url, run_name) as streams:
         mine = collector(streams)
@@ -371,7 +369,7 @@ async def test_a_bad_group_on_a_full_broker_waits_for_its_dead_letter(broker, ru
 
 
 @pytest.mark.parametrize(("staleness", "out"), [(0, 0), (1, 3)])
-async def test_a_batch_that_the_filter_left_small_holds_the_slots_of_a_full_one(streams, start, staleness, out):
+async def test_a_small_filtered_batch_holds_the_slots_of_a_full_one(streams, start, staleness, out):
     """What is issued before the step is played by the weights before it: without staleness it would be of no use."""
     start(Worker(streams, lambda index: index % 2))
     mine = collector(streams, method=recipe("sampo", max_tries=1, backfill=False), staleness=staleness)

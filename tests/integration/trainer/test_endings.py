@@ -53,7 +53,7 @@ def ending(run):
         (500, {"max_environment_steps": 1}, {"ended_by": "max_environment_steps", "step": 1, "steps": 500, "limit": 1}),
     ],
 )
-async def test_a_trainer_that_is_done_says_which_limit_ended_it(started, steps, settings, expected):
+async def test_a_finished_trainer_records_the_limit_that_ended_it(started, steps, settings, expected):
     run, _, ended, play = await started(steps, **settings)
     play()
     async with asyncio.timeout(60):
@@ -62,7 +62,7 @@ async def test_a_trainer_that_is_done_says_which_limit_ended_it(started, steps, 
     assert {key: found[key] for key in expected} == expected
 
 
-async def test_a_trainer_shows_its_first_step_and_a_signal_that_stops_it(started):
+async def test_a_trainer_records_its_first_step_and_the_signal_that_ends_it(started):
     run, pid, ended, play = await started(500)
     step = run / "progress" / "train-step.json"
     await until(step.exists, ended, run)
@@ -83,7 +83,7 @@ async def test_a_trainer_shows_its_first_step_and_a_signal_that_stops_it(started
     }  # fmt: skip
 
 
-async def test_a_run_that_goes_on_has_no_ending_and_an_error_is_one(started):
+async def test_a_running_trainer_has_no_ending_and_an_error_is_recorded(started):
     run, _, ended, _ = await started(5, no_data_timeout_s=1.0, reissue_after_s=0.5)
     async with asyncio.timeout(60):
         assert await ended == 1, (run / "log").read_text()[-2000:]  # workers may come: another start can help

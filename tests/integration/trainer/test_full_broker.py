@@ -32,7 +32,7 @@ async def full_for(redis, seconds, limit):
 # The minute-long case is slow by its definition.
 @pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.timeout(300)
-async def test_a_run_outlives_a_broker_that_refuses_all_writes(
+async def test_a_run_continues_after_a_broker_refused_all_writes(
     alone, broker, run_name, tmp_path, tiny_directory, make_group, seconds
 ):
     run = tmp_path / "run"
@@ -53,7 +53,7 @@ async def test_a_run_outlives_a_broker_that_refuses_all_writes(
 
 @pytest.mark.timeout(300)
 @pytest.mark.slow  # a broker and a trainer of its own
-async def test_entries_that_wait_for_a_rare_checkpoint_do_not_keep_the_broker_full(
+async def test_an_early_checkpoint_frees_the_memory_of_a_full_broker(
     broker, run_name, tmp_path, tiny_directory, make_group
 ):
     """The limit stays, and takes the groups of some steps. Only a checkpoint that comes early frees their memory."""

@@ -44,7 +44,7 @@ def written(redis_url, run_name, tmp_path, tiny_directory, make_group):
     return keys
 
 
-def test_the_table_of_metrics_has_the_keys_that_training_writes(written):
+def test_the_metrics_table_lists_all_written_keys(written):
     table = documented()
     keys = [key for key, _, _ in table]
     assert len(set(keys)) == len(keys)

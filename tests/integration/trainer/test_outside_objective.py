@@ -30,7 +30,7 @@ def package(tmp_path_factory):
 
 # Slow: a package is installed and a trainer runs, 20 s. tests/unit/trainer/test_plugins.py has the quick tests.
 @pytest.mark.slow
-async def test_it_trains_for_a_step_with_its_hyperparameter_set(
+async def test_an_installed_objective_trains_with_its_hyperparameter(
     package, redis_url, run_name, tmp_path, tiny_directory, make_group, monkeypatch
 ):
     source, site = package

@@ -37,7 +37,7 @@ def model_of(name, **changes):
 
 
 @pytest.mark.parametrize(("name", "changes"), PLAIN, ids=[f"{name}-{n}" for n, (name, _) in enumerate(PLAIN)])
-def test_log_probs_are_those_of_the_model_itself(name, changes):
+def test_log_probs_equal_hugging_face(name, changes):
     model = model_of(name, **changes).double()
     rows = random_rows(0, instructions=40)
     alone = {}
@@ -64,7 +64,7 @@ def test_log_probs_are_those_of_the_model_itself(name, changes):
 
 
 @pytest.mark.parametrize(("name", "changes"), [("Mistral", {"sliding_window": 16}), ("Gemma3Text", {})])
-def test_what_is_no_plain_causal_attention_is_refused(name, changes):
+def test_other_attention_than_plain_causal_is_refused(name, changes):
     names = {"Gemma3Text": "Gemma3"}
     torch.manual_seed(0)
     config = getattr(transformers, f"{name}Config")(**{**SHAPE, **changes})
@@ -82,7 +82,7 @@ def gradients(policy, rows, **changes):
     return seen, learner.update([rows], 1e-3)
 
 
-def test_activation_checkpointing_changes_no_gradient():
+def test_activation_checkpointing_does_not_change_gradients():
     rows = random_rows(3, instructions=33)
     kept, _ = gradients(prepare(model_of("Qwen3")), rows)
     again, _ = gradients(prepare(model_of("Qwen3")), rows, activation_checkpointing=True)
@@ -100,7 +100,7 @@ def test_bfloat16_layers_keep_weights_head_and_gradients_in_float32():
     assert 0.98 < float(torch.cosine_similarity(one, other, 0)) < 1.0  # rounded, so not the same
 
 
-def test_log_probs_for_a_probe_are_in_float32_whatever_the_precision():
+def test_probe_log_probs_are_float32_in_every_precision():
     """A server's float32 weights are right, also where the trainer's layers compute in 16 bits."""
     ids, found = list(range(5, 29)), []
     for precision in ("float32", "bfloat16"):
@@ -110,7 +110,7 @@ def test_log_probs_for_a_probe_are_in_float32_whatever_the_precision():
     assert found[0] == found[1]
 
 
-def test_tied_weights_are_one_tensor_for_whoever_saves_them():
+def test_tied_weights_are_one_tensor():
     model = prepare(model_of("Qwen3", tie_word_embeddings=True))
     learner = Learner(model, None, recipe("sampo"), TrainerSettings(kl_coefficient=0.0))
     weights = learner.weights()

@@ -59,7 +59,7 @@ def products(vector):
 
 
 @pytest.mark.parametrize("name", list(EXPECTED))
-def test_converted_groups_have_the_gradients_of_the_recorded_ones(policy, tmp_path, name):
+def test_converted_groups_have_the_recorded_gradients(policy, tmp_path, name):
     path = tmp_path / "groups.msgpack"
     path.write_bytes(convert_groups((RECORDED / "groups_v2.msgpack").read_bytes()))
     method, rows = name.split("/")

@@ -73,7 +73,7 @@ def check(learner, groups, rows):
 
 
 @pytest.mark.parametrize("clip", sorted(CLIPS))
-def test_any_three_choices_together(learner, groups, triples, clip):
+def test_every_combination_of_three_choices(learner, groups, triples, clip):
     rows = [row for row in triples if row[0] == clip]
     assert len(rows) >= len(AGGREGATIONS) * len(ADVANTAGES)
     check(learner, groups, rows)
@@ -91,6 +91,6 @@ def test_all_combinations(learner, groups, aggregation, clip):
 
 
 @pytest.mark.parametrize("clip", LITERAL)
-def test_what_cannot_be_is_refused(clip):
+def test_invalid_combinations_are_refused(clip):
     with pytest.raises(RecipeError, match="shares a ratio over a turn, row or trajectory"):
         recipe("grpo", clip=clip, ratio_level="token")

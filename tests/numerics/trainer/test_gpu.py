@@ -73,7 +73,7 @@ def test_float32_is_float32():
 
 @pytest.mark.parametrize("rows", [random_rows(3, instructions=33), growing_rows(5)], ids=["turns", "episodes"])
 @pytest.mark.parametrize("name", sorted(RECIPES))
-def test_a_step_has_the_loss_and_the_gradients_of_the_cpu(policy, name, rows):
+def test_a_step_on_the_gpu_equals_a_step_on_the_cpu(policy, name, rows):
     expected, metrics, _ = updated(policy, [rows], name, "cpu")
     found, ours, learner = updated(policy, [rows], name, "cuda")
     assert learner.scorer.device.type == learner.reference.device.type == "cuda"
@@ -85,7 +85,7 @@ def test_a_step_has_the_loss_and_the_gradients_of_the_cpu(policy, name, rows):
 
 
 @pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": True}], ids=["untied", "tied"])
-def test_several_heads_may_share_a_key(changes):
+def test_grouped_query_attention(changes):
     model = prepare(qwen3(**changes))
     rows = random_rows(1, instructions=70)
     expected, metrics, _ = updated(model, [rows], "sampo", "cpu")
@@ -95,7 +95,7 @@ def test_several_heads_may_share_a_key(changes):
 
 
 @pytest.mark.parametrize("name", ["sampo", "sampo_release", "grpo", "cispo_sm"])
-def test_the_cut_into_microbatches_and_chunks_does_not_matter(policy, name):
+def test_microbatch_and_chunk_sizes_do_not_change_gradients(policy, name):
     rows = random_rows(3, instructions=33)
     small = {"tokens_per_microbatch": 30, "logits_chunk_tokens": 3}
     whole, metrics, _ = updated(policy, [rows], name, "cuda")
@@ -107,7 +107,7 @@ def test_the_cut_into_microbatches_and_chunks_does_not_matter(policy, name):
 
 
 @pytest.mark.parametrize("instructions", [0, 40, 70])
-def test_packed_is_padded(instructions):
+def test_packed_rows_equal_a_padded_batch(instructions):
     """Log-probs and gradients of the forest are those of Hugging Face's own model on a padded batch."""
     rows, weights = random_rows(0, instructions=instructions), np.random.default_rng(0).normal(size=24)
     plain, packed = qwen3().cuda(), prepare(qwen3()).cuda()
@@ -137,7 +137,7 @@ def test_packed_is_padded(instructions):
     assert_alike(*grads, 1e-5)
 
 
-def test_bfloat16_layers_are_close_and_weights_stay_float32(policy):
+def test_bfloat16_is_close_and_weights_stay_float32(policy):
     rows = random_rows(3, instructions=33)
     exact, expected, _ = updated(policy, [rows], "sampo", "cpu")
     rough, found, learner = updated(policy, [rows], "sampo", "cuda", precision="bfloat16")
@@ -156,7 +156,7 @@ def test_the_probe_of_a_bfloat16_run_is_in_float32(policy):
         assert found == pytest.approx(expected, abs=1e-5)
 
 
-def test_entropies_and_a_decoupled_anchor_are_those_of_the_cpu(policy):
+def test_entropies_and_decoupled_anchor_equal_the_cpu(policy):
     rows = random_rows(8)
     parts = [rows[:12], rows[12:]]
     changes = {"tokens_per_microbatch": 40, "policy_anchor": "decoupled"}
@@ -167,7 +167,7 @@ def test_entropies_and_a_decoupled_anchor_are_those_of_the_cpu(policy):
     assert gpu.mean_entropies(rows) == pytest.approx(cpu.mean_entropies(rows), abs=1e-3)
 
 
-def test_a_checkpoint_goes_on_bitwise_here_and_closely_on_a_cpu(policy, tmp_path, deterministic):
+def test_a_checkpoint_resumes_bitwise_on_gpu_and_closely_on_cpu(policy, tmp_path, deterministic):
     parts, later = [random_rows(1), random_rows(2)], [random_rows(3)]
     _, _, first = updated(policy, parts, "sampo", "cuda")
     store = Checkpoints(tmp_path, keep=1)
@@ -185,14 +185,14 @@ def test_a_checkpoint_goes_on_bitwise_here_and_closely_on_a_cpu(policy, tmp_path
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_deterministic_run_ends_bitwise_where_it_ended_before(deterministic, precision):
+def test_a_deterministic_run_repeats_bitwise(deterministic, precision):
     model, minibatches = prepare(qwen3()), [random_rows(seed, 200, 40, 90, 70) for seed in (1, 2, 3)]
     ends = [updated(model, minibatches, "sampo", "cuda", precision=precision)[2].weights() for _ in range(2)]
     assert all(value.equal(ends[1][key]) for key, value in ends[0].items())
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_version_is_the_one_that_a_cpu_writes(tmp_path, tiny_directory, tied):
+def test_a_version_from_the_gpu_equals_one_from_the_cpu(tmp_path, tiny_directory, tied):
     model, found = prepare(qwen3(tie_word_embeddings=tied)), []
     for device in ("cpu", "cuda"):
         learner = learner_of(model, "sampo", device)
@@ -203,7 +203,7 @@ def test_a_version_is_the_one_that_a_cpu_writes(tmp_path, tiny_directory, tied):
     assert ("lm_head.weight" in found[1][1]) is not tied
 
 
-def test_sharded_over_one_gpu_the_gradients_are_the_same(tmp_path):
+def test_sharding_over_one_gpu_does_not_change_gradients(tmp_path):
     batches = list(micro_batches(random_rows(3, instructions=40), 200))
     torch.distributed.init_process_group(
         "cpu:gloo,cuda:nccl", init_method=f"file://{tmp_path}/store", rank=0, world_size=1

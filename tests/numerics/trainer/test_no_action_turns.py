@@ -97,7 +97,7 @@ def assert_close(found, expected, factor=1.0):
 
 
 @pytest.mark.parametrize("aggregation", ["token_mean", "seq_mean_token_mean"])
-def test_skipping_is_a_zero_loss_mask(policy, groups, aggregation):
+def test_a_dropped_episode_equals_a_zero_loss_mask(policy, groups, aggregation):
     method = recipe("grpo", aggregation=aggregation, stat_unit="trajectory", clip_low=0.2, clip_high=0.2)
     rows = training_samples(scored(method, groups), "now")
     assert {row.turns[0][1] > 0 for row in rows} == {True, False}
@@ -112,7 +112,7 @@ def test_skipping_is_a_zero_loss_mask(policy, groups, aggregation):
 @pytest.mark.parametrize(
     "name", ["grpo", "grpo_st", "grpo_sm", "gspo", "gspo_release", "cispo", "sapo", "gigpo", "sampo"]
 )
-def test_it_is_so_for_every_method_whose_empty_rows_do_not_count(policy, groups, name):
+def test_dropping_equals_masking_where_empty_rows_do_not_count(policy, groups, name):
     method = recipe(name)
     found, _ = gradients(policy, training_samples(scored(method, groups), "now"), method)
     expected, _ = gradients(policy, training_samples(scored(method, masked(groups)), "now"), method)
@@ -120,7 +120,7 @@ def test_it_is_so_for_every_method_whose_empty_rows_do_not_count(policy, groups,
 
 
 @pytest.mark.parametrize("aggregation", ["seq_mean_token_sum", "seq_mean_token_sum_norm"])
-def test_where_empty_rows_count_it_is_that_times_a_constant(policy, groups, aggregation):
+def test_dropping_equals_scaled_masking_where_empty_rows_count(policy, groups, aggregation):
     method = recipe("grpo", aggregation=aggregation)
     skipped, full = (training_samples(scored(method, each), "now") for each in (groups, masked(groups)))
     assert (len(skipped), len(full)) == (3 * 2 + 2 * 3, 3 * 3 + 2 * 4)
@@ -129,7 +129,7 @@ def test_where_empty_rows_count_it_is_that_times_a_constant(policy, groups, aggr
     assert_close(found, expected, factor=len(full) / len(skipped))
 
 
-def test_the_group_is_scored_whole_and_episodes_are_numbered_without_gaps(groups):
+def test_the_complete_group_is_scored_and_used_episodes_are_numbered_consecutively(groups):
     method = recipe("sampo")
     mask, keep = scored(method, groups), scored(method, groups, no_action_turns="keep")
     assert [each.advantages.total for each in mask] == [each.advantages.total for each in keep]
@@ -141,7 +141,7 @@ def test_the_group_is_scored_whole_and_episodes_are_numbered_without_gaps(groups
     assert [row.turns[0][1] for row in rows] == [value for each in used for one, use in each if use for value in one]
 
 
-def test_without_such_turns_the_setting_does_nothing(groups):
+def test_without_no_action_turns_the_setting_has_no_effect(groups):
     plain = masked(groups)
     method = recipe("sampo")
     mask, keep = (training_samples(scored(method, plain, no_action_turns=how), "now") for how in ("mask", "keep"))
@@ -149,7 +149,7 @@ def test_without_such_turns_the_setting_does_nothing(groups):
     assert len(mask) == 17
 
 
-def test_a_replay_masks_them_too(tiny_directory, groups):
+def test_a_replay_masks_no_action_episodes(tiny_directory, groups):
     """The only success of a group is no_action: it keeps the group in, and is not learnt from."""
     group = groups[0]
     group.trajectories = tuple(

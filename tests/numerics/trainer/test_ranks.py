@@ -68,7 +68,7 @@ def read(out, number, kind=""):
 
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("number", range(len(PLAN)), ids=[f"{n}-{name}" for n, (name, *_) in enumerate(PLAN)])
-def test_ranks_do_not_matter(outcomes, number, count):
+def test_the_number_of_ranks_does_not_change_results(outcomes, number, count):
     alone, expected = read(outcomes[1], number)
     together, found = read(outcomes[count], number)
     assert alone.keys() == together.keys()
@@ -90,7 +90,7 @@ def test_ranks_do_not_matter(outcomes, number, count):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_all_ranks_skip_an_update_that_is_not_finite_on_one_of_them(outcomes, count):
+def test_all_ranks_skip_an_update_that_is_not_finite_on_one_rank(outcomes, count):
     plain, figures = read(outcomes[count], WITHOUT_SPOILT)
     skipping, found = read(outcomes[count], WITH_SPOILT)
     assert (figures["skipped"], found["skipped"]) == ([], [1])
@@ -104,7 +104,7 @@ def test_all_ranks_skip_an_update_that_is_not_finite_on_one_of_them(outcomes, co
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_a_checkpoint_goes_on_wherever_it_was_made(outcomes, count):
+def test_a_checkpoint_resumes_on_any_number_of_ranks(outcomes, count):
     for number in range(len(PLAN)):
         alone, expected = read(outcomes[1], number, ".later")
         together, found = read(outcomes[count], number, ".later")

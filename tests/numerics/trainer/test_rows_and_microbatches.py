@@ -53,7 +53,7 @@ def test_log_probs_equal_those_of_each_row_alone(policy, max_tokens, temperature
     assert found == len(rows)
 
 
-def test_what_rows_share_is_computed_once():
+def test_shared_tokens_are_computed_once():
     rows = random_rows(1, instructions=40)
     (batch,) = micro_batches(rows, 10_000)
     distinct = {row.key: row for row in rows}.values()
@@ -65,7 +65,7 @@ def test_what_rows_share_is_computed_once():
     assert len(batch.targets) <= sum(len(row.response) for row in distinct)
 
 
-def test_a_microbatch_keeps_to_its_tokens():
+def test_a_microbatch_respects_its_token_limit():
     for batch in micro_batches(random_rows(2), 60):
         assert len(batch.forest.ids) <= 60
 
@@ -84,7 +84,7 @@ def as_turns(rows):
 
 
 @pytest.mark.parametrize("name", ["sampo", "gspo", "grpo", "cispo", "sapo", "gigpo"])
-def test_an_episode_as_one_growing_row_has_the_gradient_of_its_turns(policy, name):
+def test_a_growing_row_has_the_gradient_of_its_turns(policy, name):
     rows = growing_rows(9)
     method = recipe(name)  # all of them weigh by tokens, so how tokens are dealt to rows does not matter
     whole, _ = gradients_after(policy, rows, settings(), method)
@@ -108,7 +108,7 @@ def gradients_after(policy, rows, run, method):
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
-def test_the_cut_into_microbatches_and_chunks_does_not_matter(policy, name):
+def test_microbatch_and_chunk_sizes_do_not_change_gradients(policy, name):
     rows = random_rows(3, instructions=33)
     method = recipe(name)
     whole, metrics = gradients_after(policy, rows, settings(), method)
@@ -123,7 +123,7 @@ def test_the_cut_into_microbatches_and_chunks_does_not_matter(policy, name):
 
 
 @pytest.mark.parametrize("level", ["token", "turn", "row", "trajectory"])
-def test_the_cut_does_not_matter_where_rows_hold_several_turns(policy, level):
+def test_microbatch_size_does_not_change_gradients_of_growing_rows(policy, level):
     rows, method = growing_rows(14), recipe("sampo_release", ratio_level=level, clip_low=0.5, clip_high=0.5)
     whole, metrics = gradients_after(policy, rows, settings(), method)
     cut, cut_metrics = gradients_after(policy, rows, settings(tokens_per_microbatch=30, logits_chunk_tokens=3), method)
@@ -135,7 +135,7 @@ def test_the_cut_does_not_matter_where_rows_hold_several_turns(policy, level):
 
 
 @pytest.mark.parametrize("name", ["sampo", "sampo_release", "grpo", "gspo"])
-def test_the_order_of_rows_does_not_matter(policy, name):
+def test_the_order_of_rows_does_not_change_gradients(policy, name):
     rows = random_rows(4)
     forward, _ = gradients_after(policy, rows, settings(), recipe(name))
     backward, _ = gradients_after(policy, rows[::-1], settings(), recipe(name))
@@ -144,7 +144,7 @@ def test_the_order_of_rows_does_not_matter(policy, name):
         torch.testing.assert_close(backward[key], grad, atol=2e-6 * largest, rtol=1e-4)
 
 
-def test_zero_advantages_leave_only_the_pull_to_the_reference(policy):
+def test_zero_advantages_leave_only_the_kl_gradient(policy):
     rows = [replace(row, turns=((len(row.response), 0.0),)) for row in random_rows(5)]
     model = copy.deepcopy(policy)
     learner = Learner(model, policy, recipe("sampo"), TrainerSettings(lr=1e-3, kl_coefficient=0.01, weight_decay=0.0))
@@ -178,7 +178,7 @@ def test_mismatch_is_measured_on_fresh_rows_of_the_first_update(policy):
     assert learner.update([stale], rate=1e-3)["mismatch_tokens"] == 0
 
 
-def test_no_rows_leave_the_weights_alone(policy):
+def test_no_rows_do_not_change_the_weights(policy):
     learner = Learner(copy.deepcopy(policy), policy, recipe("sampo"), settings())
     before = copy.deepcopy(learner.policy.state_dict())
     assert learner.update([], rate=1e-3)["grad_norm"] == 0.0
@@ -193,7 +193,7 @@ def test_mean_entropies_are_those_of_each_row_alone(policy):
         assert found == pytest.approx(float(entropy.sum()) / max(1, int(row.mask.sum())), abs=1e-5)
 
 
-def test_rows_that_cannot_be_are_refused():
+def test_invalid_rows_are_refused():
     one = np.ones(1, dtype=np.int32)
     with pytest.raises(ValueError, match="prompt of at least one token"):
         TrainingSample(one[:0], one, np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.uint8), ((1, 1.0),))
@@ -201,7 +201,7 @@ def test_rows_that_cannot_be_are_refused():
         TrainingSample(one, one, np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.uint8), ((2, 1.0),))
 
 
-def test_a_row_without_a_response_and_one_without_a_sampled_token_change_nothing_but_counts(policy):
+def test_rows_without_sampled_tokens_change_only_counts(policy):
     rows = random_rows(12)
     empty = {name: getattr(rows[0], name)[:0] for name in ("response", "behaviour", "mask")}
     nothing_said = replace(rows[0], **empty, turns=((0, 1.0),), trajectory=5)

@@ -79,7 +79,7 @@ def test_log_probs_entropies_and_gradients_are_those_of_each_row_alone(policy, k
         torch.testing.assert_close(one.grad, two.grad, atol=1e-7 * largest, rtol=1e-5)
 
 
-def test_equal_tokens_are_shared_only_at_one_temperature():
+def test_equal_tokens_at_different_temperatures_are_not_shared():
     first, *_ = random_rows(3)
     twins = [replace(first, temperature=t, trajectory=n) for n, t in enumerate((0.5, 1.0, 0.5, 1.0, 1.0))]
     (batch,) = micro_batches(twins, 10_000)
@@ -91,7 +91,7 @@ def test_equal_tokens_are_shared_only_at_one_temperature():
     assert places[0] == places[1] != places[2] == places[3] == places[4]
 
 
-def test_one_temperature_stays_one_number_and_changes_no_bit(policy):
+def test_equal_temperatures_are_one_number_with_equal_results(policy):
     rows = [replace(row, temperature=0.6) for row in random_rows(4)]
     (batch,) = micro_batches(rows, 10_000)
     assert batch.temperature == 0.6
@@ -100,7 +100,7 @@ def test_one_temperature_stays_one_number_and_changes_no_bit(policy):
 
 
 @pytest.mark.parametrize("anchor", ["bypass", "decoupled"])
-def test_an_update_on_mixed_temperatures_equals_a_loop_in_float64(policy, anchor):
+def test_an_update_with_mixed_temperatures_equals_a_float64_loop(policy, anchor):
     """PPO by tokens, k3 to another policy, entropy bonus: all at each row's own temperature."""
     rows = mixed(random_rows(5))
     reference = copy.deepcopy(policy)
@@ -165,7 +165,7 @@ def test_groups_of_several_temperatures_show_no_mismatch(policy, make_group):
     assert wrong["mismatch_k3"] > 0.01  # the control: the same rows at one temperature
 
 
-def test_entropies_of_turns_are_taken_at_the_temperature_of_their_group(policy, make_group):
+def test_turn_entropies_use_the_temperature_of_their_group(policy, make_group):
     groups = [sampled_at(policy, make_group(f"g{t}", [True, False], NOW), t) for t in (0.5, 1.0)]
     learner = Learner(copy.deepcopy(policy), None, recipe("empg"), TrainerSettings(device="cpu", temperature=1.0))
     exact = copy.deepcopy(policy).double()
@@ -178,7 +178,7 @@ def test_entropies_of_turns_are_taken_at_the_temperature_of_their_group(policy, 
             assert found == pytest.approx(expected, abs=1e-5)
 
 
-def test_growing_rows_carry_the_temperature_of_their_group(make_group):
+def test_growing_rows_have_the_temperature_of_their_group(make_group):
     group = msgspec.structs.replace(make_group("g", [True, False], NOW), sampling=Sampling(temperature=0.8))
     for trajectory in group.trajectories:
         trajectory.turns[1].reset = False

@@ -86,7 +86,7 @@ TRIPLES = [
 
 
 @pytest.mark.parametrize(("case", "name", "anchor"), TRIPLES)
-def test_a_spoilt_update_changes_no_bit(policy, case, name, anchor):
+def test_a_non_finite_update_changes_no_bit(policy, case, name, anchor):
     plant, rows = CASES[case]
     learner = learner_of(policy, name, policy_anchor=anchor)
     learner.update([random_rows(2)], rate=1e-3)
@@ -112,7 +112,7 @@ def test_the_loss_of_the_overflowing_gradient_is_finite(policy):
 
 @pytest.mark.parametrize("place", range(4))
 @pytest.mark.parametrize("anchor", ["bypass", "decoupled"])
-def test_one_spoilt_minibatch_among_four_leaves_the_other_three(policy, anchor, place):
+def test_one_non_finite_minibatch_of_four_is_skipped_alone(policy, anchor, place):
     good = [random_rows(seed) for seed in (3, 4, 5)]
     expected = learner_of(policy, policy_anchor=anchor)
     figures = expected.update(good, rate=1e-3)
@@ -142,7 +142,7 @@ def test_skipped_minibatches_are_those_of_the_last_update(policy):
     assert [found[name] for name in COUNTS] == [0.0, 0.0]
 
 
-def test_entropies_of_spoilt_weights_are_nan_and_no_error(policy):
+def test_entropies_of_nan_weights_are_nan(policy):
     learner = learner_of(policy)
     plant_in_weights(learner, NAN)
     rows = [row for row in GOOD if row.mask.any()]
@@ -153,7 +153,7 @@ def test_entropies_of_spoilt_weights_are_nan_and_no_error(policy):
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
-def test_the_first_weight_that_is_not_finite_is_named(policy, value):
+def test_the_first_non_finite_weight_is_named(policy, value):
     learner = learner_of(policy)
     assert first_not_finite(learner.weights()) is None
     with torch.no_grad():
@@ -162,7 +162,7 @@ def test_the_first_weight_that_is_not_finite_is_named(policy, value):
     assert first_not_finite(learner.weights()) == "model.layers.1.mlp.up_proj.weight"
 
 
-def test_weights_of_other_kinds_are_fine():
+def test_integer_and_empty_weights_are_accepted():
     weights = {
         "step": torch.tensor(3),
         "empty": torch.zeros(0),

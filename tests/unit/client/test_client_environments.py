@@ -117,7 +117,7 @@ async def test_concurrent_sessions_share_requests(desk: Any) -> None:
     assert [len(batch) for batch in server.batches] == [40, 40, 40]
 
 
-async def test_a_step_whose_answer_was_lost_is_taken_once(desk: Any) -> None:
+async def test_a_step_with_a_lost_response_is_taken_once(desk: Any) -> None:
     server, client = desk
     (session,) = await client.open(1)
     await session.reset(split="train", index=0)
@@ -139,7 +139,7 @@ async def test_a_step_whose_answer_was_lost_is_taken_once(desk: Any) -> None:
         ({"session_id": "s", "ok": True}, ProtocolError),
     ],
 )
-async def test_errors_by_what_to_do_about_them(desk: Any, answer: dict[str, Any], kind: type[Exception]) -> None:
+async def test_each_error_code_raises_its_exception(desk: Any, answer: dict[str, Any], kind: type[Exception]) -> None:
     server, client = desk
     (session,) = await client.open(1)
     server.answers = [answer]
@@ -148,7 +148,7 @@ async def test_errors_by_what_to_do_about_them(desk: Any, answer: dict[str, Any]
     assert type(caught.value) is kind
 
 
-async def test_one_bad_item_does_not_spoil_its_batch(desk: Any) -> None:
+async def test_an_error_of_one_item_does_not_affect_its_batch(desk: Any) -> None:
     server, client = desk
     sessions = await client.open(3)
     server.answers = [result(0), failure("unknown_session", "infra", retryable=True), result(0)]
@@ -157,7 +157,7 @@ async def test_one_bad_item_does_not_spoil_its_batch(desk: Any) -> None:
 
 
 @pytest.mark.parametrize("body", [{"results": []}, {"results": "no"}, {"answers": []}])
-async def test_a_batch_answer_that_cannot_be_used(serve: Any, body: Any) -> None:
+async def test_an_invalid_batch_response_is_an_error(serve: Any, body: Any) -> None:
     async def handle(request: web.Request) -> web.Response:
         if request.path == "/v1/sessions":
             return web.json_response({"sessions": [{"session_id": "s", "lease_expires_at": 0.0}]})

@@ -27,7 +27,7 @@ async def endless(request):
     return reply
 
 
-async def test_compressed_answers_are_not_asked_for_and_not_read(serve):
+async def test_compressed_responses_are_refused(serve):
     asked = []
 
     async def handler(request):
@@ -47,7 +47,7 @@ async def test_compressed_answers_are_not_asked_for_and_not_read(serve):
     assert peak_mib() - before < 150
 
 
-async def test_an_answer_is_of_limited_size(serve):
+async def test_a_too_large_response_is_refused(serve):
     url = await serve(endless)
     async with HttpTransport(url, Timeouts(request_s=20), max_answer_bytes=1 << 20) as transport:
         with pytest.raises(ProtocolError, match=r"/x.*more than 1048576 bytes"):
@@ -88,7 +88,7 @@ async def test_redirects_are_not_followed(serve, status, origin):
     assert reached == []
 
 
-async def test_a_batch_of_long_replies_is_sent_in_parts_that_a_server_takes(serve):
+async def test_a_batch_of_long_replies_is_split_into_requests(serve):
     sizes = []
 
     async def handler(request):

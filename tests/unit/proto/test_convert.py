@@ -100,7 +100,7 @@ def test_groups_of_an_older_schema_are_read_after_conversion(
     assert read_groups(new) == groups
 
 
-def test_a_response_that_was_tokenised_again_begins_anew() -> None:
+def test_a_retokenised_response_starts_a_new_segment() -> None:
     message = with_whole_prompts(group_of("one"))
     first, second, _ = message["trajectories"][0]["turns"]
     second["prompt_ids"] = first["prompt_ids"] + pack_ids([23, 4])
@@ -110,7 +110,9 @@ def test_a_response_that_was_tokenised_again_begins_anew() -> None:
 
 
 @pytest.mark.parametrize("indent", [None, 1])
-def test_json_keeps_its_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indent: int | None) -> None:
+def test_json_conversion_keeps_the_indentation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indent: int | None
+) -> None:
     record = {"schema": 1, "panel": {"n": 2}, "results": [{"void": True, "room_key": "é", "text": "void panel"}]}
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     old.write_text(json.dumps(record, indent=indent, ensure_ascii=False) + "\n")
@@ -120,7 +122,7 @@ def test_json_keeps_its_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert new.read_text() == json.dumps(expected, indent=indent, ensure_ascii=False) + "\n"
 
 
-def test_a_record_with_a_schema_of_its_own_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_with_another_kind_of_schema_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = tmp_path / "metrics.jsonl", tmp_path / "new.jsonl"
     old.write_text('{"schema": 1, "void_share": 0.5}\n')
     assert run(monkeypatch, old, new) == 0
@@ -148,7 +150,7 @@ def test_json_lines_are_converted_line_by_line(tmp_path: Path, monkeypatch: pyte
         ("absent.json", None, "cannot be converted"),
     ],
 )
-def test_a_file_that_cannot_be_converted(
+def test_an_inconvertible_file_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes | None, message: str
 ) -> None:
     old, new = tmp_path / name, tmp_path / "new"

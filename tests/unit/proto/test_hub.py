@@ -100,14 +100,14 @@ def hub():
     server.server_close()
 
 
-def test_a_directory_is_itself(tmp_path):
+def test_a_directory_is_returned(tmp_path):
     assert local_model(tmp_path) == local_model(str(tmp_path)) == tmp_path
 
 
 @pytest.mark.parametrize(
     "name", ["gpt", "/no/such/folder", "../x/y", "a/b/c", "a b/c", "./x", "a/.b", "https://hf.co/a/b"]
 )
-def test_what_is_neither_a_directory_nor_a_repository_name_is_refused(name):
+def test_an_invalid_name_is_refused(name):
     assert not is_hub_name(name)
     with pytest.raises(ConfigError, match=r"no such directory.*OWNER/NAME"):
         local_model(name)
@@ -131,7 +131,7 @@ def test_a_directory_of_the_same_name_comes_before_the_cache(tmp_path):
     assert look_up(tmp_path / "home", "tiny/policy", cwd=tmp_path) == ["tiny/policy"]
 
 
-def test_what_is_not_wholly_cached_is_not_taken_offline(tmp_path):
+def test_an_incomplete_snapshot_is_not_used_offline(tmp_path):
     cached(tmp_path, "tiny/empty", {})
     cached(tmp_path, "tiny/no-weights", {"config.json": b"{}", "tokenizer.json": b"{}"})
     cached(tmp_path, "tiny/sharded", SHARDED)
@@ -159,7 +159,7 @@ def test_a_partial_snapshot_is_completed(tmp_path, hub):
     assert (snapshot / "model.safetensors").read_bytes() == b"weights"
 
 
-def test_a_refusal_of_the_hub_names_the_repository_and_the_fix(tmp_path, hub):
+def test_an_error_of_the_hub_names_the_repository_and_the_fix(tmp_path, hub):
     gated, private, misspelt = look_up(tmp_path, "tiny/gated", "tiny/private", "tiny/misspelt", endpoint=hub)
     assert gated.startswith("ConfigError: model 'tiny/gated': no such directory here, and the repository is gated")
     assert f"{hub}/tiny/gated" in gated

@@ -27,7 +27,7 @@ def former_keys() -> Iterator[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize(("table", "former", "present"), list(former_keys()))
-def test_a_former_key_is_refused_with_the_present_one(tmp_path: Path, table: str, former: str, present: str) -> None:
+def test_a_renamed_key_is_refused_with_the_new_name(tmp_path: Path, table: str, former: str, present: str) -> None:
     path = tmp_path / "run.toml"
     path.write_text(f"[{table}]\n{former} = 1\n")
     with pytest.raises(ConfigError, match=rf"\[{table}\] unknown key '{former}'; it was renamed to '{present}'"):

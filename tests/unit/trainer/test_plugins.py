@@ -117,7 +117,7 @@ def test_a_change_of_the_clip_drops_the_hyperparameters_that_the_new_one_lacks(m
         ("grpo", {"clip": "sofd"}, r"grpo\.clip = 'sofd': did you mean 'soft'"),
     ],
 )
-def test_a_mistake_in_a_hyperparameter_is_named(module, name, overrides, message):
+def test_an_invalid_hyperparameter_is_named(module, name, overrides, message):
     load_plugins([module("plug_mistakes", CLIP)])
     with pytest.raises(RecipeError, match=message):
         recipe(name, **overrides)
@@ -165,7 +165,7 @@ class Shadowing(ClipConfig):
         (lambda: (register_clip("c", Shadowing)(min), Recipe(name="r", clip="c")), "rename its hyperparameter 'gamma'"),
     ],
 )
-def test_a_registration_that_cannot_be_is_refused(register, message):
+def test_an_invalid_registration_is_refused(register, message):
     with pytest.raises(RecipeError, match=message):
         register()
 
@@ -189,7 +189,7 @@ def test_a_registration_that_cannot_be_is_refused(register, message):
         (CLIP + "    register_recipe(Recipe(name='sampo'))", "plugin 'plug': recipe 'sampo' is registered already"),
     ],
 )
-def test_a_plugin_that_fails_is_named_in_one_line_and_leaves_nothing(module, tmp_path, text, message):
+def test_a_failing_plugin_is_named_in_one_line_and_registers_nothing(module, tmp_path, text, message):
     if text is not None:
         module("plug", text)
     (tmp_path / "run.toml").write_text('[trainer]\nplugins = ["plug"]\n')

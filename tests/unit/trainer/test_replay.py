@@ -34,7 +34,7 @@ def run(*arguments):
     return trainers().run(["arlarena.trainer", "replay", *map(str, arguments)], timeout=100)
 
 
-def test_the_figures_are_those_of_a_step(recorded, tiny_directory):
+def test_replay_gives_the_figures_of_a_step(recorded, tiny_directory):
     path, groups = recorded
     done = run(path, "--model", tiny_directory, "--recipe", "sampo", "--recipe", "grpo", "--json")
     assert done.returncode == 0, done.stderr
@@ -74,14 +74,14 @@ def test_the_table_has_a_column_for_each_method(recorded, tiny_directory):
         (["--set", "ratio_level=word"], "ratio_level = 'word'"),
     ],
 )
-def test_mistakes_are_told_in_one_line(recorded, tiny_directory, arguments, says):
+def test_errors_are_one_line(recorded, tiny_directory, arguments, says):
     done = run(recorded[0], "--model", tiny_directory, *arguments)
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_batch_is_filled_up_as_a_run_fills_it(recorded, tiny_directory):
+def test_a_batch_is_backfilled_as_in_a_run(recorded, tiny_directory):
     _, groups = recorded
     method = recipe("sampo", anchor="observation")
     filled = replay(groups, str(tiny_directory), method, TrainerSettings()).figures
@@ -95,7 +95,7 @@ def test_a_batch_is_filled_up_as_a_run_fills_it(recorded, tiny_directory):
     assert filled["loss"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_groups_that_a_method_leaves_out_are_counted(recorded, tiny_directory):
+def test_filtered_groups_are_counted(recorded, tiny_directory):
     _, groups = recorded
     found = replay(groups, str(tiny_directory), recipe("sampo", backfill=False), TrainerSettings())
     figures = found.figures
@@ -148,7 +148,7 @@ REASONS = {
 }
 
 
-def test_refused_groups_are_reported_and_the_others_replayed(spoilt, tiny_directory):
+def test_refused_groups_are_reported_and_other_groups_are_replayed(spoilt, tiny_directory):
     path, groups = spoilt
     found = replay(load_groups(path), str(tiny_directory), recipe("sampo"), TrainerSettings())
     assert found.refused == tuple(Refusal(name, reason) for name, reason in REASONS.items())
@@ -185,7 +185,7 @@ def test_if_every_group_is_refused_the_first_reason_is_the_error(spoilt, tiny_di
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_an_unreadable_record_is_reported_and_the_others_replayed(recorded, tiny_directory, place):
+def test_an_unreadable_record_is_reported_and_other_groups_are_replayed(recorded, tiny_directory, place):
     path, groups = recorded
     records = [encode(group) for group in groups]
     records.insert(place, b"nothing that could be read")
@@ -198,7 +198,7 @@ def test_an_unreadable_record_is_reported_and_the_others_replayed(recorded, tiny
 
 
 @pytest.mark.parametrize("cut", [1, 3, 4, 5, 40])
-def test_a_file_cut_short_loses_its_last_record_alone(recorded, tiny_directory, cut):
+def test_a_truncated_file_loses_only_its_last_record(recorded, tiny_directory, cut):
     path, groups = recorded
     first = 4 + len(encode(groups[0]))
     path.write_bytes(path.read_bytes()[: first + cut])
@@ -208,7 +208,7 @@ def test_a_file_cut_short_loses_its_last_record_alone(recorded, tiny_directory, 
     assert replay([kept, refused], str(tiny_directory), recipe("grpo"), TrainerSettings()).figures["groups_kept"] == 1
 
 
-def test_weights_that_are_not_finite_are_told_and_no_crash(recorded, tiny_directory, tmp_path):
+def test_non_finite_weights_are_an_error_message(recorded, tiny_directory, tmp_path):
     policy = load_policy(tiny_directory)
     with torch.no_grad():
         policy.lm_head.weight.fill_(math.nan)
@@ -233,7 +233,7 @@ def test_groups_are_replayed_at_the_temperature_they_record(make_group, tiny_dir
     assert entropies[0] == entropies[1] > entropies[2]
 
 
-def test_files_that_are_no_groups(tmp_path, tiny_directory):
+def test_files_without_groups_are_refused(tmp_path, tiny_directory):
     (tmp_path / "no").write_bytes(b"text")
     (tmp_path / "empty").write_bytes(b"")
     for path in (tmp_path / "absent", tmp_path / "no", tmp_path / "empty"):

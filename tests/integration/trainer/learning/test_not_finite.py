@@ -68,7 +68,7 @@ async def test_a_policy_with_nan_is_not_pushed(failed_run, tiny_directory, tmp_p
     assert everything_on_disk_is_finite(run) == []
 
 
-async def test_cloning_that_is_not_finite_ends_as_an_error_that_another_start_would_meet(tiny_directory, tmp_path):
+async def test_non_finite_cloning_ends_with_a_permanent_error(tiny_directory, tmp_path):
     spoilt, talk, config = tmp_path / "spoilt", tmp_path / "talk.jsonl", tmp_path / "run.toml"
     spoil(tiny_directory, spoilt)
     talk.write_text('{"messages": [{"role": "user", "content": "up"}, {"role": "assistant", "content": "down"}]}\n')
@@ -81,7 +81,7 @@ async def test_cloning_that_is_not_finite_ends_as_an_error_that_another_start_wo
     assert "error: cloning: loss is nan at step 1: lower [clone] lr" in (tmp_path / "log").read_text()
 
 
-async def test_weights_that_a_step_makes_infinite_are_neither_saved_nor_pushed(failed_run, tiny_directory):
+async def test_infinite_weights_are_neither_saved_nor_pushed(failed_run, tiny_directory):
     run, reason, lines = await failed_run(tiny_directory, lr=3.3e37, weight_decay=10.0)
     assert "is not finite at step 1" in reason
     assert "lower [trainer] lr" in reason
@@ -90,7 +90,7 @@ async def test_weights_that_a_step_makes_infinite_are_neither_saved_nor_pushed(f
     assert any(line["event"] == "not_saved" for line in lines)
 
 
-async def test_steps_that_are_never_finite_end_the_run_and_name_their_groups(failed_run, tiny_directory):
+async def test_repeated_non_finite_steps_end_the_run_and_name_their_groups(failed_run, tiny_directory):
     # One step of this size leaves weights that are finite and overflow in the next forward.
     run, reason, lines = await failed_run(tiny_directory, lr=1e30, weight_decay=0.0, max_skipped_steps=2)
     assert "2 steps in a row without a finite loss and gradient" in reason

@@ -40,7 +40,7 @@ def smollm2(tmp_path_factory):
 
 
 @pytest.mark.timeout(300)
-def test_it_talks_learns_and_comes_back(smollm2, tmp_path):
+def test_a_pretrained_model_generates_trains_and_reloads(smollm2, tmp_path):
     policy, tokenizer = load_policy(smollm2), AutoTokenizer.from_pretrained(smollm2)
     prompt = tokenizer.apply_chat_template(QUESTION, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     said = policy.generate(**prompt, max_new_tokens=8, do_sample=False)[0, prompt["input_ids"].shape[1] :]

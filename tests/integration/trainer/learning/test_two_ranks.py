@@ -42,7 +42,7 @@ def torchrun(count):
 
 # Slow: torchrun starts several processes, each of which imports torch. numerics/trainer/test_two_ranks.py is quick.
 @pytest.mark.slow
-async def test_two_ranks_end_where_one_ends(redis_url, run_name, tmp_path, tiny_directory, make_group):
+async def test_two_ranks_give_the_result_of_one(redis_url, run_name, tmp_path, tiny_directory, make_group):
     alone, together = tmp_path / "alone", tmp_path / "together"
     assert await train(redis_url, run_name + "-1", alone, tiny_directory, make_group, []) == 0
     status = await train(redis_url, run_name + "-2", together, tiny_directory, make_group, torchrun(2))
@@ -66,9 +66,7 @@ async def test_two_ranks_end_where_one_ends(redis_url, run_name, tmp_path, tiny_
 
 # Slow: as above.
 @pytest.mark.slow
-async def test_a_rank_that_dies_ends_the_run_and_the_rest_resumes(
-    redis_url, run_name, tmp_path, tiny_directory, make_group
-):
+async def test_a_dead_rank_ends_the_run_and_one_rank_resumes(redis_url, run_name, tmp_path, tiny_directory, make_group):
     """Killing one rank must not leave the others waiting; afterwards one rank goes on from the checkpoint."""
     run = tmp_path / "run"
 

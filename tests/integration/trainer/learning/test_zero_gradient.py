@@ -73,7 +73,7 @@ async def test_groups_that_all_fail_give_a_gradient_of_exactly_zero(
     assert {(record["grad_norm"], record["advantage_abs"]) for record in records(run)} == {(0, 0)}
 
 
-async def test_outcomes_that_never_differ_are_warned_about_where_penalties_give_a_gradient(
+async def test_uniform_returns_give_a_warning_although_penalties_give_a_gradient(
     redis_url, run_name, tmp_path, tiny_directory, make_group
 ):
     run, uniform = tmp_path / "run", {"played": PenalisedFailures, "event": "uniform_groups"}
@@ -83,14 +83,14 @@ async def test_outcomes_that_never_differ_are_warned_about_where_penalties_give_
     assert all(record["grad_norm"] > 0 for record in records(run))
 
 
-async def test_a_run_that_learns_does_not_warn(redis_url, run_name, tmp_path, tiny_directory, make_group):
+async def test_a_run_with_gradients_does_not_warn(redis_url, run_name, tmp_path, tiny_directory, make_group):
     run = tmp_path / "run"
     assert await warnings_of(redis_url, run_name, run, tiny_directory, make_group, zero_gradient_alarm=1) == []
     assert "uniform_groups" not in (run / "log").read_text()
     assert {record["zero_gradient_steps"] for record in records(run)} == {0}
 
 
-def test_the_reason_names_what_the_figures_show():
+def test_the_reason_follows_from_the_figures():
     settings = TrainerSettings(recipe="grpo")
     figures = {"rows": 8.0, "solve_all": 0.25, "solve_none": 0.75, "advantage_abs": 0.0, "learning_rate": 1e-6}
     reason = zero_gradient_reason(figures, settings)

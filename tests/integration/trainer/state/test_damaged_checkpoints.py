@@ -48,7 +48,7 @@ def events(run, name):
 
 
 @pytest.mark.timeout(300)
-async def test_each_damage_to_the_newest_checkpoint_costs_only_the_steps_since_the_one_before(
+async def test_a_damaged_newest_checkpoint_costs_only_its_steps(
     alone, redis_url, run_name, tmp_path, tiny_directory, make_group
 ):
     run, remaining, damaged = tmp_path / "run", list(DAMAGES), []
@@ -72,7 +72,7 @@ async def test_each_damage_to_the_newest_checkpoint_costs_only_the_steps_since_t
         assert warning["used"] < warning["damaged"]
 
 
-async def test_a_run_without_a_whole_checkpoint_is_refused_with_the_reason(
+async def test_a_run_with_only_damaged_checkpoints_is_refused(
     redis_url, run_name, tmp_path, tiny_directory, make_group
 ):
     run = tmp_path / "run"
@@ -87,9 +87,7 @@ async def test_a_run_without_a_whole_checkpoint_is_refused_with_the_reason(
     assert "model.safetensors has" in failed["reason"]
 
 
-async def test_a_run_with_checkpoints_is_not_begun_again_without_resume(
-    redis_url, run_name, tmp_path, tiny_directory, make_group
-):
+async def test_a_run_with_checkpoints_needs_resume(redis_url, run_name, tmp_path, tiny_directory, make_group):
     run = tmp_path / "run"
     prepare(run, 2)
     await train_with_ends(redis_url, run_name, run, tiny_directory, recorded(run, make_group), [])

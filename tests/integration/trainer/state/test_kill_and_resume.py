@@ -30,7 +30,7 @@ async def check_same_end(alone, redis_url, run_name, run, policy, make_group, ev
 
 
 @pytest.mark.timeout(300)
-async def test_killed_and_stopped_by_turns_it_ends_bitwise_equal(
+async def test_a_run_killed_and_stopped_in_turn_ends_bitwise_equal(
     alone, redis_url, run_name, tmp_path, tiny_directory, make_group
 ):
     signals = [signal.SIGKILL, signal.SIGTERM]
@@ -42,7 +42,7 @@ async def test_killed_and_stopped_by_turns_it_ends_bitwise_equal(
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("every", [1, 3, 10])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-async def test_ended_twenty_times_it_ends_bitwise_equal(
+async def test_a_run_ended_twenty_times_ends_bitwise_equal(
     alone, redis_url, run_name, tmp_path, tiny_directory, make_group, every, how
 ):
     await check_same_end(alone, redis_url, run_name, tmp_path / "run", tiny_directory, make_group, every, 20, [how])
@@ -52,7 +52,7 @@ async def test_ended_twenty_times_it_ends_bitwise_equal(
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("every", [1, 3, 10])
-async def test_a_live_run_that_is_ended_settles_every_group_once_and_holds_its_bound(
+async def test_an_interrupted_asynchronous_run_settles_every_group_once(
     redis_url, run_name, tmp_path, tiny_directory, make_group, every
 ):
     """Asynchronous, filtered, several players that sample with the newest weights they see."""

@@ -38,7 +38,7 @@ def scored(make_group, turns, credit):
     return ScoredGroup(group, GroupAdvantages(total=[credit], episode=[credit]), (True,))
 
 
-def test_a_growing_row_holds_every_token_once_and_masks_what_the_policy_did_not_say(make_group, episode):
+def test_a_growing_row_has_each_token_once_and_masks_tool_tokens(make_group, episode):
     first, second = training_samples([scored(make_group, episode, [0.5, -1.0, 2.0, 3.0])], "now", 2.0, growing=True)
     assert first.prompt.tolist() == [1, 2]
     assert first.response.tolist() == [10, 11, 90, 12, 91, 92, 13, 14, 15]
@@ -51,12 +51,12 @@ def test_a_growing_row_holds_every_token_once_and_masks_what_the_policy_did_not_
 
 
 @pytest.mark.parametrize(("growing", "rows"), [(True, [[0, 0, 0, 1]]), (False, None)])
-def test_rewards_name_the_row_of_each_turn(make_group, episode, growing, rows):
+def test_group_rewards_have_the_row_of_each_turn(make_group, episode, growing, rows):
     group = scored(make_group, episode, [0.0] * 4).group
     assert group_rewards(group, growing=growing).rows == rows
 
 
-def test_short_winners_and_long_losers_weigh_the_same_where_contexts_grow(make_group):
+def test_growing_rows_weigh_short_and_long_episodes_equally(make_group):
     """Two episodes of one turn win, two of five turns lose: four rows, or twelve turns."""
     group = make_group("g", [True, True, False, False], NOW)
     group.trajectories = tuple(
@@ -91,7 +91,7 @@ def test_without_growing_each_turn_is_a_row(make_group, episode):
     assert [row.turns for row in rows] == [((2, 0.5),), ((1, -1.0),), ((3, 2.0),), ((1, 3.0),)]
 
 
-def test_one_stale_turn_makes_the_row_stale(make_group, episode):
+def test_one_stale_turn_makes_a_growing_row_stale(make_group, episode):
     episode[1] = turn(make_group, [90], [12], version=OLD)
     first, second = training_samples([scored(make_group, episode, [0.0] * 4)], "now", growing=True)
     assert (first.fresh, second.fresh) == (False, True)

@@ -47,7 +47,7 @@ def spoil(group, **fields):
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
-def test_an_honest_group_is_admitted(group, name):
+def test_a_valid_group_is_accepted(group, name):
     assert refusal_reason(group, vocabulary=VOCABULARY, recipe=recipe(name)) is None
 
 
@@ -71,7 +71,7 @@ def test_an_honest_group_is_admitted(group, name):
         ({"state_key": ""}, "its state_key is empty, but the method compares states by it; choose another anchor"),
     ],
 )
-def test_a_turn_is_named_with_what_is_wrong(group, fields, reason):
+def test_an_invalid_turn_is_named_with_the_reason(group, fields, reason):
     spoil(group, **fields)
     assert why(group) == f"member 2, turn 1: {reason}"
 
@@ -83,12 +83,12 @@ def test_the_first_turn_of_an_episode_must_not_continue_another(group):
         decode_group(encode(group))
 
 
-def test_a_turn_that_continues_another_may_add_no_prompt_token(group):
+def test_a_continuing_turn_may_add_no_prompt_tokens(group):
     spoil(group, new_prompt_ids=b"", reset=False)
     assert why(group) is None
 
 
-def test_a_small_message_must_not_describe_prompts_that_fill_the_memory(group):
+def test_prompts_above_the_total_length_limit_are_refused(group):
     """Each of 6,000 turns adds 1 token to the prompt of the turn before: 18 million tokens of prompts."""
     (turn, *_), count = group.trajectories[2].turns, 6000
     rest = msgspec.structs.replace(turn, new_prompt_ids=b"", reset=False)
@@ -111,24 +111,24 @@ def test_spans_must_cover_the_response_in_order(group, edges):
 
 
 @pytest.mark.parametrize("edges", [[(0, 4)], [(0, 1), (1, 4)], [(0, 0), (0, 4)], [(0, 2), (2, 2), (2, 4)]])
-def test_spans_that_do_are_fine(group, edges):
+def test_spans_that_cover_the_response_are_accepted(group, edges):
     spoil(group, spans=tuple(VersionSpan(*edge, NOW) for edge in edges))
     assert why(group) is None
 
 
 @pytest.mark.parametrize("spans", [(), (VersionSpan(0, 0, NOW),)])
-def test_a_policy_may_say_nothing(group, spans):
+def test_an_empty_response_is_accepted(group, spans):
     spoil(group, response_ids=b"", logprobs=b"", loss_mask=b"", spans=spans)
     assert why(group) is None
 
 
-def test_a_log_prob_may_be_rounded_above_zero(group):
+def test_a_log_prob_rounded_above_zero_is_accepted(group):
     spoil(group, logprobs=pack_floats([0.0005, 0.0, -0.1, -200.0]))
     assert why(group) is None
 
 
 @pytest.mark.parametrize(("anchor", "field"), [("state", "state_key"), ("observation", "observation_key")])
-def test_an_anchor_is_missed_only_where_the_method_needs_it(group, anchor, field):
+def test_an_empty_anchor_is_refused_only_for_methods_with_anchors(group, anchor, field):
     spoil(group, **{field: ""})
     assert f"its {field} is empty" in why(group, "gigpo", anchor=anchor)
     for name in ("grpo", "gspo", "empg", "rloo"):
@@ -137,7 +137,7 @@ def test_an_anchor_is_missed_only_where_the_method_needs_it(group, anchor, field
     assert why(group, "gigpo", anchor=other) is None
 
 
-def test_similar_anchors_need_the_text(group):
+def test_similar_anchors_need_the_observation_text(group):
     assert "member 0, turn 0: its observation is empty" in why(group, "gigpo", anchor="similar")
 
 
@@ -160,12 +160,12 @@ def test_truncated_and_greedy_sampling_are_refused(group, sampling, reason):
 
 
 @pytest.mark.parametrize("sampling", [Sampling(temperature=MIN_TEMPERATURE), Sampling(temperature=2.0, top_k=-1)])
-def test_other_sampling_is_admitted(group, sampling):
+def test_full_distribution_sampling_is_accepted(group, sampling):
     group.sampling = sampling
     assert why(group) is None
 
 
-def test_a_missing_member_is_noticed(group):
+def test_a_wrong_number_of_members_is_refused(group):
     group.size = 4
     assert why(group) == "it has 3 members, but its size field is 4"
     group.trajectories, group.size = (), 0
@@ -198,12 +198,12 @@ def test_rewards_whose_squares_overflow_are_refused(group, reward):
         ({"task": Task("sokoban", "train", 0, name="room")}, None),
     ],
 )
-def test_a_group_must_be_the_answer_to_its_task(group, change, reason):
+def test_a_group_must_match_its_task(group, change, reason):
     issued = msgspec.structs.replace(GroupTask("g", group.task, 3, Sampling()), **change)
     assert refusal_reason(group, vocabulary=VOCABULARY, recipe=recipe("sampo"), task=issued) == reason
 
 
-def test_it_costs_microseconds_a_turn(make_group):
+def test_validation_takes_microseconds_per_turn(make_group):
     groups = [make_group(f"g{number}", [True] * 8, NOW, turns=50) for number in range(4)]
     for one in groups:
         for trajectory in one.trajectories:
@@ -287,7 +287,7 @@ PATHS = {
     "name", ["sampo", "empg", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dr_grpo", "dapo_gigpo"))]
 )
 @pytest.mark.parametrize("place", list(PATHS))
-def test_any_spoilt_field_is_a_reason_or_does_no_harm(make_group, policy, place, name):
+def test_any_changed_field_is_refused_or_harmless(make_group, policy, place, name):
     method = recipe(name)
     learner = Learner(policy, None, method, TrainerSettings(device="cpu", kl_coefficient=0.0))
     others = [make_group("other", [True, False], NOW)]
@@ -325,7 +325,7 @@ def assert_harmless(learner, method, groups, growing, what):
     assert all(map(math.isfinite, figures.values())), (what, figures)
 
 
-def test_several_spoilt_fields_raise_nothing(make_group):
+def test_pairs_of_changed_fields_raise_no_exception(make_group):
     """Pairs of them, straight from the fields and not from the wire."""
     turns = spoilt_copies(PATHS["turn"])
     spans = spoilt_copies(PATHS["span"])

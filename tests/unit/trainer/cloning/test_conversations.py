@@ -23,7 +23,7 @@ def write(path, *conversations):
     return path
 
 
-def test_each_reply_is_a_row_after_all_before_it(tmp_path, tiny_directory):
+def test_each_assistant_message_is_a_row_with_all_messages_before_it(tmp_path, tiny_directory):
     path = write(tmp_path / "talk.jsonl", {"messages": TURNS, "score": 1.0}, {"messages": TURNS[:2]})
     rows = read_rows(path, 0.9, str(tiny_directory))
     tokenizer = AutoTokenizer.from_pretrained(tiny_directory)
@@ -36,7 +36,7 @@ def test_each_reply_is_a_row_after_all_before_it(tmp_path, tiny_directory):
         assert row.mask.tolist() == [1] * len(row.response)
 
 
-def test_poor_ones_are_left_out(tmp_path, tiny_directory):
+def test_conversations_below_min_score_are_left_out(tmp_path, tiny_directory):
     path = write(tmp_path / "talk.jsonl", {"messages": TURNS, "score": 0.9}, {"messages": TURNS[:2], "score": 0.91})
     assert len(read_rows(path, 0.9, str(tiny_directory))) == 1
 
@@ -50,7 +50,7 @@ def test_poor_ones_are_left_out(tmp_path, tiny_directory):
         ("", "none of 0 conversations"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path, text, says):
+def test_errors_name_the_file_and_line(tmp_path, text, says):
     path = tmp_path / "talk.jsonl"
     path.write_text(text)
     with pytest.raises(ConfigError, match=says):

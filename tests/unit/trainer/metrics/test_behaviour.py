@@ -46,13 +46,13 @@ def test_shares_of_turns(played):
     assert (figures["steps_to_success"], figures["steps_to_failure"]) == (3, 5)
 
 
-def test_which_action_follows_which(played):
+def test_action_transitions(played):
     flows = action_flows(played)
     assert flows["success"] == {"up>up": 0.5, "up>left": 0.5}
     assert flows["failure"] == {"right>left": 0.25, "left>right": 0.25, "right>-": 0.25, "->up": 0.25}
 
 
-def test_nothing_played_is_nothing_found():
+def test_without_turns_all_figures_are_zero():
     assert set(behaviour_figures([]).values()) == {0.0}
     assert action_flows([]) == {"success": {}, "failure": {}}
 
@@ -76,7 +76,7 @@ def test_figures_reach_tensorboard(tmp_path):
     assert sorted(found) == [(1, "kl_share/a", 0.25), (1, "loss", 0.5), (2, "kl_share/a", 0.25), (2, "loss", 0.25)]
 
 
-def test_a_board_that_cannot_be_written_is_given_up_and_does_not_stop_the_run(tmp_path):
+def test_a_tensorboard_write_error_does_not_stop_the_run(tmp_path):
     said = io.StringIO()
     (tmp_path / "board").write_text("a file in its place")
     board = TensorBoardWriter(tmp_path / "board", 0, Logger("test", "info", said))

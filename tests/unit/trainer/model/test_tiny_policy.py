@@ -23,7 +23,7 @@ VOCABULARIES = {
 ROOM = "######\n#_P__#\n######\n#_X_##\n##O__#\n######\nyou 1 2 box 3 2 goal 4 2"
 
 
-def test_the_directory_is_an_ordinary_one(tiny_directory):
+def test_the_directory_loads_with_transformers(tiny_directory):
     model = AutoModelForCausalLM.from_pretrained(tiny_directory)
     tokenizer = AutoTokenizer.from_pretrained(tiny_directory)
     config = json.loads((tiny_directory / "config.json").read_text())
@@ -34,7 +34,7 @@ def test_the_directory_is_an_ordinary_one(tiny_directory):
     assert model.get_output_embeddings().weight.data_ptr() != model.get_input_embeddings().weight.data_ptr()
 
 
-def test_the_seed_decides_the_weights(tmp_path, tiny_directory):
+def test_the_seed_determines_the_weights(tmp_path, tiny_directory):
     create_tiny_policy(tmp_path / "same", SMALL, seed=3, pieces=SOKOBAN)
     create_tiny_policy(tmp_path / "other", SMALL, seed=4, pieces=SOKOBAN)
     first = (tiny_directory / "model.safetensors").read_bytes()
@@ -95,7 +95,7 @@ def test_every_room_of_a_size_has_the_same_layout_of_tokens(width, length):
         assert [tokenizer.decode([ids[position]]) for position in at] == cells
 
 
-def test_text_that_no_piece_was_made_for_survives():
+def test_text_without_pieces_is_encoded_without_loss():
     tokenizer = sokoban_tokenizer()
     generator = random.Random(1)
     for _ in range(200):

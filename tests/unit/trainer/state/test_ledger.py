@@ -3,7 +3,7 @@ import pytest
 from arlarena.trainer.state.ledger import OUTCOMES, Ledger, LedgerError
 
 
-def test_allowance_is_capacity_minus_slots_held():
+def test_allowance_is_capacity_minus_held_slots():
     ledger = Ledger()
     assert ledger.allowance(1, 4) == 8
     ledger.issue(8)

@@ -63,7 +63,7 @@ def equal(found, directory):
     return found.keys() == expected.keys() and all(found[name].equal(value) for name, value in expected.items())
 
 
-def test_every_worker_of_every_replica_has_every_tensor(sender, tmp_path):
+def test_all_workers_of_all_replicas_receive_all_tensors(sender, tmp_path):
     first = write_version(tmp_path, model(1), 1)
     offer = sender.offer(first)
     for group, workers in (("a", 2), ("b", 1)):
@@ -72,7 +72,7 @@ def test_every_worker_of_every_replica_has_every_tensor(sender, tmp_path):
         assert all(equal(one, first) for one in found.values())
 
 
-def test_the_two_newest_versions_are_sent_and_no_other(sender, tmp_path):
+def test_only_the_two_newest_versions_are_sent(sender, tmp_path):
     first, second, third = (write_version(tmp_path, model(step), step) for step in (1, 2, 3))
     for version in (first, second, third):
         offer = sender.offer(version)
@@ -83,7 +83,7 @@ def test_the_two_newest_versions_are_sent_and_no_other(sender, tmp_path):
     assert equal(asked(offer, "newest", 1, label(third))[1], third)
 
 
-def test_a_malformed_request_ends_nobody(sender, tmp_path):
+def test_a_malformed_request_does_not_stop_the_broadcaster(sender, tmp_path):
     first = write_version(tmp_path, model(1), 1)
     offer = sender.offer(first)
     store = dist.TCPStore(offer.host, offer.port, is_master=False, wait_for_workers=False, timeout=LIMIT)
@@ -91,7 +91,7 @@ def test_a_malformed_request_ends_nobody(sender, tmp_path):
     assert equal(asked(offer, "next", 1, label(first))[1], first)
 
 
-def test_the_transport_is_the_one_that_was_asked_for():
+def test_the_setting_selects_the_transport():
     log = Logger("test", "error")
     with contextlib.closing(transport_of(TrainerSettings(push_transport="gloo", device="cpu"), log)) as gloo:
         assert isinstance(gloo, Collective)

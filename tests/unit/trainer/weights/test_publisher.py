@@ -36,7 +36,7 @@ async def push(status, patience_s):
 
 
 @pytest.mark.parametrize("status", [401, 403, 405, 409, 413, 422])
-async def test_an_answer_that_lasts_is_not_asked_for_again(status):
+async def test_permanent_errors_are_not_retried(status):
     began = time.monotonic()
     async with asyncio.timeout(30):
         asked, error = await push(status, 60.0)
@@ -47,7 +47,7 @@ async def test_an_answer_that_lasts_is_not_asked_for_again(status):
 
 
 @pytest.mark.parametrize("status", [404, 500, 503])
-async def test_an_answer_that_may_change_is_asked_for_again_until_the_patience_ends(status):
+async def test_temporary_errors_are_retried_until_the_timeout(status):
     asked, error = await push(status, 0.6)
     assert asked >= 2
     assert not is_permanent(error)
