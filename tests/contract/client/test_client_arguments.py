@@ -1,4 +1,4 @@
-"""What callers pass to the clients: numpy's scalars are read, and what cannot be sent is refused, alone and by name."""
+"""Arguments of the clients: numpy scalars are accepted, and errors name the invalid argument."""
 
 import asyncio
 
@@ -126,7 +126,7 @@ def test_a_vector_needs_one_action_for_each_environment(envs, actions, kind, mes
     envs.reset(seed=1)
     with pytest.raises(kind, match=message):
         envs.step(actions)
-    assert list(envs.step(["up", "up"])[4]["step"]) == [1, 1], "nothing was played"
+    assert list(envs.step(["up", "up"])[4]["step"]) == [1, 1], "an invalid call took a step"
 
 
 @pytest.mark.parametrize("options", [3, "index", ["index"]])
@@ -313,7 +313,7 @@ def test_sync_calls_need_one_value_for_each_session(url):
             with pytest.raises(TypeError, match=message):
                 client.step_all(wrong, ["up", "up"])
         states = client.step_all(tuple(sessions), np.array(["up", "down"]))
-        assert [state.observation.step for state in states] == [1, 1], "nothing was played before"
+        assert [state.observation.step for state in states] == [1, 1], "an invalid call took a step"
     with pytest.raises(RuntimeError, match="this client is closed"):
         sessions[0].step("up")
 

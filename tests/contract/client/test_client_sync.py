@@ -1,4 +1,4 @@
-"""The synchronous clients, Gymnasium's and TRL's forms, against a real server."""
+"""The synchronous client, the Gymnasium environments and the TRL environment, against a real server."""
 
 import inspect
 import threading
@@ -71,7 +71,7 @@ def test_invalid_forks_and_restores_are_refused(environments):
     kept.snapshot_id = "nothing"
     with pytest.raises(Refused, match="snapshot"):
         session.restore(kept)
-    with pytest.raises(TypeError, match="takes what snapshot"):
+    with pytest.raises(TypeError, match="needs a result of snapshot"):
         session.restore("nothing")
     for count in (0, "2"):
         with pytest.raises((TypeError, ValueError), match="count"):
@@ -190,7 +190,7 @@ def test_a_vector_of_episodes(url):
 
 
 def test_trl_finds_the_expected_methods():
-    """As TRL's trainers list them: `reset`, `get_reward`, and every other public function as a tool."""
+    """TRL uses `reset` and `get_reward`, and lists every other public method as a tool."""
     functions = {name for name, _ in inspect.getmembers(TrlEnvironment, predicate=inspect.isfunction)}
     assert {name for name in functions if not name.startswith("_")} == {"reset", "get_reward", "act"}
     from transformers.utils import get_json_schema
@@ -219,7 +219,7 @@ def test_rollouts_in_the_manner_of_trl(url):
         members[2].act("still")
     members[2].reset(task_id="sokoban/test/3")
     assert members[2].get_reward() == 0.0
-    with pytest.raises(ValueError, match="reset comes first"):
+    with pytest.raises(ValueError, match="call reset first"):
         factory().act("up")
 
 

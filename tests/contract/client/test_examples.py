@@ -1,4 +1,4 @@
-"""The scripts of the guides, run as a reader would run them."""
+"""The example scripts of the guides run as documented."""
 
 import contextlib
 import json
@@ -74,7 +74,7 @@ def test_trl_trains_on_a_server(url, tmp_path):
 
 
 class SaysStill(BaseHTTPRequestHandler):
-    """A chat endpoint that streams one and the same reply."""
+    """A chat endpoint that always streams the same reply."""
 
     def do_POST(self):
         model = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["model"]
@@ -121,4 +121,4 @@ def test_verifiers_plays_an_episode_through_its_adapter(url, tmp_path):
     episodes = [json.loads(line) for line in found.read_text().splitlines()]
     assert [episode["errors"] for episode in episodes] == [[], []], done.stdout[-3000:]
     scores = [episode["traces"][0]["rewards"]["openenv_reward"]["score"] for episode in episodes]
-    assert scores == pytest.approx([-1.5, -1.5])  # fifteen steps that change nothing, at -0.1 each
+    assert scores == pytest.approx([-1.5, -1.5])  # 15 steps without effect, each with reward -0.1

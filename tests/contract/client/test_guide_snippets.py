@@ -1,4 +1,4 @@
-"""The snippets of the guides, taken from their pages and run as they stand; only addresses and ports are exchanged."""
+"""The snippets of the guides run as documented. Only addresses and ports are replaced."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 GUIDES = ROOT / "docs" / "how-to"
 ADDRESS = "http://127.0.0.1:8000"
-# A package that the reader writes is not installed here.
+# A package that the reader has to write is not installed here.
 SERVE = re.compile(r"^(?:\.venv/bin/)?arlarena serve env (?!my_)\S+(?: --port \d+)?", re.MULTILINE)
 
 
@@ -30,14 +30,14 @@ def snippets(page, language):
 
 
 def command_line(text):
-    """A command of a page, with the programs of this environment and a free port."""
+    """A command of a guide, with the programs of this environment and a free port."""
     command = re.sub(r" --port \d+", "", text)
     return [str(Path(sys.executable).parent / "arlarena"), *shlex.split(command)[1:], "--port", "0"]
 
 
 @pytest.fixture(scope="module")
 def served():
-    """The address of the server that the page's own command starts."""
+    """The address of the server, started by the command of the guide."""
     ((_, text),) = [
         one for one in snippets("use-a-client.md", "sh") if one[1].startswith(".venv/bin/arlarena serve env sokoban")
     ]
@@ -84,7 +84,7 @@ def test_the_install_command_of_the_client_guide_works(tmp_path):
     assert "does not provide the extra" not in done.stderr
 
 
-@pytest.mark.slow  # 25 s: a policy is made, and two servers start
+@pytest.mark.slow  # 25 s: it creates a policy and starts two servers
 def test_the_commands_of_the_evaluation_guide_work(tmp_path):
     (_, text), (_, making) = [
         (heading, text.replace("--config configs/", f"--config {ROOT}/configs/"))

@@ -1,4 +1,4 @@
-"""The default time limits along one step fit together: each caller waits longer than what it calls may take."""
+"""The default time limits of a step are consistent: each caller waits longer than the limit of its callee."""
 
 from arlarena.client.environments import DEADLINE_SHARE, REQUEST_S
 from arlarena.env_server.settings import EnvironmentSettings

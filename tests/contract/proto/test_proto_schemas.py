@@ -1,4 +1,4 @@
-"""The wire format is a promise: schemas are current, old files can be converted, nothing is pickled or trimmed."""
+"""Compatibility of the wire format: schemas are current, old files can be converted, no pickle, no trimming."""
 
 import ast
 import json
@@ -16,7 +16,7 @@ from arlarena.proto.streams import lua_scripts as _scripts
 from arlarena.proto.trajectory import Group, Sampling, SchemaError, decode_group, decode_group_task, encode, read_groups
 
 PROTO = Path(_scripts.__file__).parent
-# Bytes that schema 1 wrote. They are never regenerated: they stand for files and queues of users.
+# Bytes of schema 1. They are never regenerated, because they represent files and queues of users.
 GROUP_V1 = Path(__file__).parent / "group_v1.msgpack"
 TASK_V1 = Path(__file__).parent / "group_task_v1.msgpack"
 
@@ -58,9 +58,9 @@ def test_a_file_of_schema_1_is_read_after_conversion(tmp_path: Path) -> None:
     assert turn.behaviour_logprobs().tolist() == [-0.25, -1.5]
     assert turn.mask().tolist() == [1, 1]
     assert turn.spans[0].version.step == 3
-    assert turn.no_action is False  # a field that came later
+    assert turn.no_action is False  # a field that was added later
     assert group.trajectories[1].outcome == "policy_error"
-    assert group.trajectories[1].fault == ""  # a field that came later
+    assert group.trajectories[1].fault == ""  # a field that was added later
     with pytest.raises(SchemaError, match="group task has schema 1"):
         decode_group_task(TASK_V1.read_bytes())
     task = decode_group_task(msgspec.msgpack.encode(converted_message(msgspec.msgpack.decode(TASK_V1.read_bytes()))))

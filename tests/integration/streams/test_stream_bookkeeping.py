@@ -1,4 +1,4 @@
-"""Group ids become free again by `acknowledge` and `withdraw`, and what the broker keeps is bounded."""
+"""`acknowledge` and `withdraw` free group ids, and the bookkeeping of the broker is bounded."""
 
 import asyncio
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ async def publish(streams: Streams, make_group, count: int, worker: str = "w") -
 
 
 async def fields(url: str, streams: Streams) -> list[int]:
-    """How many fields the hashes `done`, `issued` and `reasons` have."""
+    """The number of fields of the hashes `done`, `issued` and `reasons`."""
     async with Redis.from_url(url) as raw:
         return [await raw.hlen(key) for key in streams.keys[3:]]
 
@@ -96,11 +96,11 @@ async def test_a_repeated_acknowledgement_keeps_a_group_issued_again(connect, pr
     await streams.issue(make_tasks(2))
     await publish(streams, make_group, 2)
     first, second = await trainer.collect(consumer="t", count=2, block_s=0)
-    await trainer.acknowledge(ids([first]))  # the broker has the script from here on
+    await trainer.acknowledge(ids([first]))  # the broker caches the script
     proxy.lose_answer(b"EVALSHA", then_break=False)
     acknowledging = asyncio.create_task(trainer.acknowledge(ids([second])))
     await asyncio.wait_for(proxy.fired.wait(), 10)
-    # The broker has carried it out, and the trainer, which has no answer, is replaced by one that issues again.
+    # The broker has executed it. The trainer, without a reply, is replaced by another one that issues again.
     assert await streams.outstanding() == set()
     assert await streams.issue(make_tasks(2)) == 2
     acknowledging.cancel()
@@ -143,7 +143,7 @@ async def test_withdrawn_groups_are_removed_and_their_workers_publish_nothing(
     assert not await streams.complete(played, make_group(played.task))
     await streams.fail(failed, "boom")
     await streams.release(unreadable)
-    # Only what was published before is left.
+    # Only the group that was published before is left.
     assert await streams.depth() == Depth(0, 0, 1, 0, 0)
     assert await streams.lease(consumer="w", block_s=0) is None
     entries = await streams.collect(consumer="t", count=5, block_s=0)

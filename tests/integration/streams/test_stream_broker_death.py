@@ -1,4 +1,4 @@
-"""The broker dies, hangs, or forgets: what was answered is not lost, and nobody waits for ever."""
+"""The broker is killed, hangs, or loses data: acknowledged writes are not lost, and no call hangs."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ async def test_kill_9_of_the_broker_loses_no_acknowledged_write(broker, make_tas
         assert await streams.collect_pending(consumer="t") == collected
         assert await streams.outstanding() == {"g1", "g2", "g3", "g4"}
         assert await streams.issue(make_tasks(4, first=1)) == 0
-        # The lease, too, is still the worker's.
+        # The worker still has the lease.
         assert await streams.renew(third)
         assert await streams.complete(third, make_group(third.task))
         assert not await streams.complete(first, make_group(first.task))

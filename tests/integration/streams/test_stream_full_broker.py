@@ -1,4 +1,4 @@
-"""A broker that has reached `maxmemory` refuses what needs memory, whole, and accepts everything else."""
+"""A broker at its `maxmemory` refuses calls that need memory without changes, and accepts all other calls."""
 
 import asyncio
 import time
@@ -31,7 +31,7 @@ class Memory:
 @pytest.fixture
 async def memory(broker) -> AsyncIterator[Memory]:
     async with Redis.from_url(broker.url) as raw:
-        await raw.config_set("appendfsync", "no")  # nothing here is about the disk
+        await raw.config_set("appendfsync", "no")  # these tests do not need the disk
         yield Memory(raw)
 
 
@@ -59,7 +59,7 @@ async def test_a_full_broker_refuses_issue_without_changes(streams, memory, make
     message = str(caught.value)
     assert message.startswith(f"the memory of Redis at {streams._link.url} is full: raise its maxmemory, or lower")
     assert await streams.outstanding() == {"g0"}
-    # Nothing is to be written for a task that is there.
+    # A queued task needs no write.
     assert await streams.issue(make_tasks(1)) == 0
     await memory.free()
     assert await streams.issue(make_tasks(10)) == 9
@@ -96,7 +96,7 @@ async def test_acknowledge_and_withdraw_free_memory_of_a_full_broker(
         assert not await streams.renew(played)
         assert not await streams.complete(played, make_group(played.task))
         assert await streams.outstanding() == {"g0"}
-    # Under the same limit, there is room for what was refused.
+    # With the same limit, there is now memory for the refused calls.
     assert await streams.issue(make_tasks(1, first=2000)) == 1
 
 
@@ -124,7 +124,7 @@ async def test_leases_work_on_a_full_broker(streams, memory, make_tasks) -> None
     await streams.fail(first, "boom")
     again = {lease.task.group_id: lease for lease in [await streams.lease(consumer="w", block_s=1) for _ in range(3)]}
     assert {name: lease.deliveries for name, lease in again.items()} == {"g0": 2, "g1": 1, "g2": 2}
-    # The last delivery fails too: a dead letter takes the place of the task.
+    # The last delivery also fails: the task becomes a dead letter.
     await streams.fail(again["g0"], "boom again")
     (entry,) = await streams.collect(consumer="t", count=5, block_s=0)
     assert entry.item == DeadLetter("g0", "boom again", 2)
@@ -179,7 +179,7 @@ async def test_an_invalid_group_on_a_full_broker_does_not_stop_the_trainer(
     assert "schema 99" in bad.item.reason
     assert good.group_id == "g1"
     assert await streams.dead_letters() == []
-    # The entry is still there: its copy is made as soon as there is room.
+    # The entry is still there, and can be copied when there is memory.
     await memory.free()
     await streams.condemn(bad, bad.item.reason)
     assert await streams.dead_letters() == [bad.item]

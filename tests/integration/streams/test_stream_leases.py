@@ -1,4 +1,4 @@
-"""Who holds a task, for how long, and what happens to one that nobody can finish."""
+"""Leases of tasks: renewal, expiry, failures and dead letters."""
 
 import asyncio
 import os
@@ -71,7 +71,7 @@ async def test_a_task_delivered_too_often_becomes_a_dead_letter(connect, make_ta
     (entry,) = await streams.collect(consumer="t", count=5, block_s=0)
     assert entry.item == letter
     assert await streams.depth() == Depth(0, 0, 0, 1, 1)
-    # Its last worker, come back from the dead, is too late: the trainer has been told.
+    # A completion by its last worker is too late, because the tombstone is already in the stream.
     assert not await streams.complete(leases[-1], make_group(leases[-1].task))
     assert await streams.collect(consumer="t", count=5, block_s=0) == []
 
@@ -96,7 +96,7 @@ async def test_retry_delays_double_and_the_last_reason_is_kept(connect, redis_ur
             await streams.fail(lease, f"failure {delivery}")
             for pending in await raw.xpending_range(streams.keys[0], "rollout", "-", "+", 1):
                 rests_s.append(60 - pending["time_since_delivered"] / 1000)
-                # Let the time pass at once.
+                # Age the entry instead of waiting.
                 await raw.xclaim(streams.keys[0], "rollout", "x", 0, [lease.stream_id], idle=60_000, justid=True)
     assert rests_s == pytest.approx([8, 16, 32], abs=3)
     (entry,) = await streams.collect(consumer="t", count=5, block_s=0)
@@ -181,7 +181,7 @@ async def test_kill_9_of_a_worker_in_the_middle_of_a_lease(
     try:
         said = [await asyncio.wait_for(worker.stdout.readline(), 30) for _ in range(2)]
         assert said == [b"ready\n", b"leased g0\n"]
-        # While it lives and renews, nobody gets the task, for twice the lease's time.
+        # While it renews, no other worker gets the task, for twice the time of the lease.
         assert await streams.lease(consumer="heir", block_s=1.4) is None
     finally:
         os.kill(worker.pid, signal.SIGKILL)
@@ -221,7 +221,7 @@ async def test_an_invalid_task_is_a_dead_letter_at_once(connect, redis_url, make
 async def test_a_dead_letter_with_a_lost_reply_leaves_one_tombstone(connect, proxy, redis_url) -> None:
     streams = await connect(proxy.url)
     async with Redis.from_url(redis_url) as raw:
-        for name in ("warm", "bad"):  # after the first, the broker has the script
+        for name in ("warm", "bad"):  # after the first call, the broker caches the script
             await raw.xadd(streams.keys[0], {"id": name, "data": b"\xc1"})
             if name == "bad":
                 proxy.lose_answer(b"not a group task")

@@ -1,4 +1,4 @@
-"""The life of a task and of a group, with nobody dying."""
+"""The states of a task and a group without failures."""
 
 import asyncio
 import time

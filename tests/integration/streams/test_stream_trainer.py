@@ -1,4 +1,4 @@
-"""The trainer's side through crashes, lost answers and messages that cannot be read."""
+"""The trainer's calls with crashes, lost replies and invalid messages."""
 
 import asyncio
 
@@ -72,7 +72,7 @@ async def test_an_invalid_group_becomes_a_dead_letter(connect, redis_url, make_t
     assert foreign.group_id == f"unknown-{foreign.stream_id}"
     assert good.group_id == "g1"
     assert await streams.dead_letters() == [bad.item]
-    # A crash and a second look make no second letter, and acknowledging ends it.
+    # A second delivery after a crash adds no second letter, and `acknowledge` removes the entry.
     after = await connect()
     assert await after.collect_pending(consumer="t") == [bad, foreign, good]
     assert await after.dead_letters() == [bad.item]

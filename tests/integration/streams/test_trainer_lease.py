@@ -1,4 +1,4 @@
-"""One process at a time trains a run, whichever process dies, freezes or starts."""
+"""Only one process at a time trains a run, even if processes are killed, frozen or started."""
 
 import json
 import os
@@ -23,7 +23,7 @@ Start = Callable[..., "Process"]
 
 
 class Process:
-    """A process that takes the lease, as a trainer would."""
+    """A process that takes the lease like a trainer."""
 
     def __init__(self, url: str, run: str, incarnation: str, ttl_s: float) -> None:
         arguments = [sys.executable, str(HOLDER), url, run, incarnation, "--ttl", str(ttl_s)]
@@ -46,7 +46,7 @@ class Process:
 
 @pytest.fixture
 def start(redis_url: str, run_name: str) -> Iterator[Start]:
-    """`start(incarnation, ttl_s)`: a process that asks for the lease."""
+    """`start(incarnation, ttl_s)`: a process that acquires the lease."""
     started: list[Process] = []
 
     def one_more(incarnation: str, ttl_s: float = 15.0) -> Process:
@@ -135,7 +135,7 @@ def test_a_lease_of_an_earlier_process_with_a_reused_pid_is_taken_over(redis_url
     living = start("living")
     assert living.line() == "held"
     value = json.loads(redis.get(key(run_name)))
-    # The pid is that of the living process, which started later than the lease says.
+    # The pid belongs to a running process that started later than the time in the lease.
     redis.set(key(run_name), json.dumps(value | {"started": value["started"] - 1}), px=60_000)
     with TrainerLease.acquire(redis_url, run_name, "heir") as lease:
         lease.check()

@@ -1,4 +1,4 @@
-"""Entries of the stream are acknowledged once a durable checkpoint covers them, and not before."""
+"""Entries of the stream are acknowledged only after a durable checkpoint covers them."""
 
 import msgspec
 import pytest
@@ -19,13 +19,13 @@ from arlarena.trainer.state.checkpoint import Checkpoints, TrainerState
 __all__ = ["policy"]
 
 NOW = PolicyVersion("life", 0, "d0")
-# What writing a checkpoint does not touch.
+# Parts that are not used for a checkpoint.
 UNUSED = ("versions", "probe", "publisher", "metrics", "flows", "board", "progress")
 
 
 @pytest.fixture
 async def trainer(redis_url, run_name, tmp_path, policy, make_group):
-    """A trainer that has settled one group, and received another that it has not judged."""
+    """A trainer with one settled group, and one received group that is not judged."""
     settings = TrainerSettings(device="cpu", groups_per_step=1, group_size=2, minibatch_groups=1, steps=5, staleness=1)
     state, log, method = TrainerState(versions={"d0": 0}), Logger("test", "error"), recipe("grpo")
     async with await Streams.connect(redis_url, run_name) as streams:
@@ -44,7 +44,7 @@ async def trainer(redis_url, run_name, tmp_path, policy, make_group):
 
 
 async def pending(trainer):
-    """The groups whose entries the broker would deliver again."""
+    """The groups whose entries are unacknowledged."""
     return {entry.group_id for entry in await trainer.collector.streams.collect_pending(consumer=CONSUMER)}
 
 

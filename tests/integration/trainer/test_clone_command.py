@@ -1,4 +1,4 @@
-"""`arlarena clone` as a process: what it writes, and what it prints."""
+"""`arlarena clone` as a process: its output folder and its log."""
 
 import asyncio
 import json
@@ -47,6 +47,6 @@ def test_training_does_not_delete_weights_without_checkpoints(tmp_path, resume):
     plan = Invocation(TrainerSettings(), "", tmp_path, "run", "", (), "", None, 0, "a", resume)
     with pytest.raises(CheckpointError, match=r"v000020-0123456789ab.*give another --run-dir"):
         _restored(plan, None, get_logger("trainer"))
-    weights.rename(weights.with_name("v000000-0123456789ab"))  # a start that ended before its first checkpoint
+    weights.rename(weights.with_name("v000000-0123456789ab"))  # a run that ended before its first checkpoint
     if not resume:
         assert _restored(plan, None, get_logger("trainer"))[1] is None

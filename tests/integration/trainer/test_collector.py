@@ -53,7 +53,7 @@ def played(task, wins=1, version=NOW):
 
 
 class Worker:
-    """Plays every task as `outcome(index)` says: how many of its members win, or an exception to fail with."""
+    """Plays every task with `outcome(index)`: the number of successful members, or an exception."""
 
     def __init__(self, streams, outcome=lambda index: 1):
         self.streams, self.outcome, self.seen = streams, outcome, []
@@ -102,7 +102,7 @@ def collector(streams, state=None, method=None, **changes):
 
 
 async def test_a_batch_has_useful_groups_and_each_is_settled_once(streams, start):
-    worker = start(Worker(streams, lambda index: index % 2))  # every other group is uniform
+    worker = start(Worker(streams, lambda index: index % 2))  # each second group is uniform
     mine = collector(streams)
     collected = await mine.batch()
     assert [group.id for group in collected.selected.batch] == ["g000001", "g000003", "g000005"]
@@ -123,7 +123,7 @@ async def test_open_groups_never_exceed_the_capacity(streams):
 
 
 async def test_tries_are_bounded_and_backfill_is_counted(streams, start):
-    start(Worker(streams, lambda index: 2))  # everything is solved by everybody
+    start(Worker(streams, lambda index: 2))  # all members solve all tasks
     mine = collector(streams)
     collected = await mine.batch()
     assert (collected.selected.kept, collected.selected.backfilled, len(collected.selected.filtered)) == (0, 3, 6)
@@ -136,7 +136,7 @@ async def test_a_group_of_unknown_weights_is_discarded_and_its_task_issued_again
     lost, plays = PolicyVersion("life", 0, "gone"), []
 
     class Forgetful(Worker):
-        """Plays the first two tasks with lost weights the first time."""
+        """Plays the first two tasks with lost weights, the first time only."""
 
         async def serve(self):
             while True:
@@ -238,7 +238,7 @@ async def test_an_invalid_message_becomes_a_dead_letter_and_the_run_continues(st
 
 async def test_a_crash_before_a_checkpoint_loses_and_duplicates_no_group(streams, start, redis_url, run_name):
     checkpoint = TrainerState(versions={"d0": 0})
-    checkpoint.ledger.issue(2)  # the checkpoint knows of two; the dead trainer had issued and received more
+    checkpoint.ledger.issue(2)  # the checkpoint has two groups; the dead trainer had issued and received more
     first = collector(streams)
     worker = start(Worker(streams))
     for _ in range(3):
@@ -250,7 +250,7 @@ async def test_a_crash_before_a_checkpoint_loses_and_duplicates_no_group(streams
         second = collector(again, state=TrainerState.from_json(checkpoint.to_json()))
         await second.top_up()
         await second.resume()
-        # What is beyond the capacity is withdrawn, and played again when its turn comes.
+        # Tasks beyond the capacity are withdrawn, and issued again later.
         assert second.state.ledger.next_index == 6
         assert await again.outstanding() <= second.state.ledger.open.keys()
         for _ in range(4):
@@ -265,7 +265,7 @@ async def test_a_covered_entry_is_acknowledged_and_not_used_again(streams, start
     first = collector(streams)
     start(Worker(streams))
     first.settle(await first.batch())
-    saved = first.state.to_json()  # the checkpoint is durable, the acknowledgement never happens
+    saved = first.state.to_json()  # the checkpoint is durable, but the trainer dies before the acknowledgement
     async with await Streams.connect(redis_url, run_name) as again:
         second = collector(again, state=TrainerState.from_json(saved))
         await second.resume()
@@ -302,7 +302,7 @@ async def test_too_many_dead_groups_in_a_row_end_the_run_with_the_reason(streams
         RunError, match=r"4 groups in a row could not be used; the last: .*environment is down"
     ) as ended:
         await collector(streams, max_unusable_in_a_row=4).batch()
-    assert not ended.value.permanent  # the environment may come back
+    assert not ended.value.permanent  # the environment may recover
 
 
 async def test_permanently_unusable_groups_end_the_run_permanently(streams, start):
@@ -317,7 +317,7 @@ async def test_progress_shows_groups_and_episodes(streams, start):
     seen = []
     mine = collector(streams)
     mine.on_progress = lambda so_far: seen.append(astuple(so_far))
-    start(Worker(streams, lambda index: index % 2))  # every other group is uniform
+    start(Worker(streams, lambda index: index % 2))  # each second group is uniform
     await mine.batch()
     assert seen[0] == (0, 3, 0, 0, 0)
     assert seen == sorted(seen)
@@ -343,7 +343,7 @@ async def test_a_signal_ends_the_wait(streams):
 
 
 async def test_an_invalid_group_on_a_full_broker_is_condemned_later(broker, run_name):
-    """The broker refuses the copy of the bad group; the trainer goes on waiting, and condemns it when there is room."""
+    """The broker refuses the copy of the invalid group. The trainer condemns the group when there is memory."""
     async with await Streams.connect(broker.url, run_name) as streams:
         mine = collector(streams)
 
@@ -370,7 +370,7 @@ async def test_an_invalid_group_on_a_full_broker_is_condemned_later(broker, run_
 
 @pytest.mark.parametrize(("staleness", "out"), [(0, 0), (1, 3)])
 async def test_a_small_filtered_batch_holds_the_slots_of_a_full_one(streams, start, staleness, out):
-    """What is issued before the step is played by the weights before it: without staleness it would be of no use."""
+    """Tasks issued before the step are played by the weights before it, so with staleness 0 they would be wasted."""
     start(Worker(streams, lambda index: index % 2))
     mine = collector(streams, method=recipe("sampo", max_tries=1, backfill=False), staleness=staleness)
     collected = await mine.batch()

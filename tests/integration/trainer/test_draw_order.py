@@ -1,4 +1,4 @@
-"""The trainer asks a real environment server how many tasks its split has."""
+"""The trainer asks a real environment server for the size of its split."""
 
 import json
 
@@ -17,7 +17,7 @@ LOG = Logger("test", "error")
 
 
 def listed(folder, count):
-    """A server of TIR Math with so many training problems."""
+    """A TIR Math server with `count` training problems."""
     folder.mkdir()
     problems = [{"problem": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(count)]
     (folder / "train.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))

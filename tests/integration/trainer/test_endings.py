@@ -1,4 +1,4 @@
-"""A real trainer leaves why it ended in training.json, and shows the step that goes on."""
+"""A real trainer writes the reason for its end to training.json, and the progress of the current step."""
 
 import asyncio
 import json
@@ -14,8 +14,8 @@ from arlarena.proto.streams.queue import Streams
 
 @pytest.fixture
 async def started(redis_url, run_name, tmp_path, tiny_directory, make_group):
-    """`started(steps, **settings)`: the run's directory, the trainer's pid, a future of its exit status, and what sets
-    the player to work.
+    """`started(steps, **settings)`: the run's directory, the trainer's pid, a future of its exit status, and an event
+    that starts the worker.
     """
     run = tmp_path / "run"
     tasks = []
@@ -71,7 +71,9 @@ async def test_a_trainer_records_its_first_step_and_the_signal_that_ends_it(star
         "step": 1, "doing": "collecting", "groups": 0, "groups_wanted": 4, "episodes": 0,
     }  # fmt: skip
     first = found["ts"]
-    await until(lambda: json.loads(step.read_text())["ts"] > first, ended, run)  # alive, though no group arrives
+    await until(
+        lambda: json.loads(step.read_text())["ts"] > first, ended, run
+    )  # still running, although no group arrives
     assert json.loads(step.read_text())["began"] == found["began"]
     play()
     await until(lambda: steps_of(run) >= 2, ended, run)

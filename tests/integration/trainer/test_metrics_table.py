@@ -1,4 +1,4 @@
-"""The table of metrics in docs/how-to/train.md has every key that training writes, and no other."""
+"""The table of metrics in docs/how-to/train.md has exactly the keys that training writes."""
 
 import asyncio
 import json
@@ -25,13 +25,13 @@ def documented():
 
 
 def pattern(key):
-    """The keys that a line of the table stands for: `<word>` is any word."""
+    """A pattern for the keys of a line of the table: `<word>` matches any word."""
     return re.compile(re.sub(r"<[a-z]+>", "[a-z_]+", key))
 
 
 @pytest.fixture
 def written(redis_url, run_name, tmp_path, tiny_directory, make_group):
-    """Every key that runs of `METHODS` record."""
+    """All keys that runs of `METHODS` record."""
     keys = set()
     for number, method in enumerate(METHODS):
         run = tmp_path / str(number)

@@ -1,4 +1,4 @@
-"""The trainer's own commands refuse what cannot work within seconds, with exit status 2 and the fix."""
+"""The trainer's commands report configuration errors within seconds, with exit status 2 and the fix."""
 
 import asyncio
 import os
@@ -113,7 +113,7 @@ async def test_an_invalid_address_is_refused(flag, tmp_path, tiny_directory):
     await assert_refused(train(tmp_path, tiny_directory, "", flag, "127.0.0.1:8000"), flag, "http://127.0.0.1:8000")
 
 
-@pytest.mark.slow  # it starts an environment server and the trainer, each with all its imports
+@pytest.mark.slow  # starts an environment server and the trainer, each with all imports
 async def test_an_unknown_split_is_refused_with_the_nearest_name(tmp_path, tiny_directory):
     with environment_server(tmp_path, "sokoban") as (url, _):
         answer = train(tmp_path, tiny_directory, '[trainer]\ntask_split = "trian"', "--environment-url", url)

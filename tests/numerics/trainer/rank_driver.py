@@ -1,8 +1,8 @@
-"""One of several ranks: takes two optimiser steps for each method and leaves what came of them.
+"""One of several ranks: takes two optimiser steps for each method and writes the results.
 
     torchrun --nproc-per-node 2 rank_driver.py POLICY ROWS OUT        ROWS: a pickle of [(name, settings, minibatches)]
 
-Rank 0 leads, the others follow, as in a run. OUT/<number>.safetensors holds gradients of the last update, weights and
+The other ranks run `worker_loop`, as in a run. OUT/<number>.safetensors holds gradients of the last update, weights and
 optimiser; OUT/<number>.json the metrics, entropies and log-probs.
 """
 
@@ -57,7 +57,7 @@ def main(policy, plan, out):
                 state | {f"gradient/{key}": value for key, value in gradients.items()}, out / f"{number}.safetensors"
             )
             lead.stop()
-        # A checkpoint of one rank or of several goes on on any number of them.
+        # A checkpoint resumes on any number of ranks.
         saved = load_file(out / f"{number}.safetensors") if ranks.is_main else None
         if ranks.count > 1:
             torch.distributed.barrier()

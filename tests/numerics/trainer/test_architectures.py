@@ -1,4 +1,4 @@
-"""Forests of tokens through the architectures that people train: each row's log-probs are those of the row alone."""
+"""Forests of tokens in common architectures: each row has the same log-probs as alone."""
 
 import numpy as np
 import pytest
@@ -97,11 +97,11 @@ def test_bfloat16_layers_keep_weights_head_and_gradients_in_float32():
     assert all(grad.dtype == torch.float32 for grad in rough.values())
     assert found["off_policy_kl"] == pytest.approx(expected["off_policy_kl"], rel=0.02)
     one, other = (torch.cat([grad.flatten() for grad in each.values()]) for each in (exact, rough))
-    assert 0.98 < float(torch.cosine_similarity(one, other, 0)) < 1.0  # rounded, so not the same
+    assert 0.98 < float(torch.cosine_similarity(one, other, 0)) < 1.0  # rounded, so not equal
 
 
 def test_probe_log_probs_are_float32_in_every_precision():
-    """A server's float32 weights are right, also where the trainer's layers compute in 16 bits."""
+    """A server with float32 weights must pass the probe of a trainer that computes its layers in 16 bits."""
     ids, found = list(range(5, 29)), []
     for precision in ("float32", "bfloat16"):
         settings = TrainerSettings(kl_coefficient=0.0, device="cpu", precision=precision)

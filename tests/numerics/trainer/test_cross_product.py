@@ -1,4 +1,4 @@
-"""Every combination of the four dimensions takes a step on a tiny policy: finite, and not dead."""
+"""Every combination of the four dimensions takes a step on a tiny policy, with finite results and a gradient."""
 
 import copy
 import itertools
@@ -34,7 +34,7 @@ def groups(make_group):
 
 
 def take_a_step(learner, groups, method):
-    """Filter, score, learn: what the trainer does with a batch of groups."""
+    """Filter, score and update, as the trainer does with a batch of groups."""
     selection = Selection(method.filter, len(groups), max_tries=1, backfill=method.backfill)
     for group in groups:
         selection.offer(group, returns(group), successes(group))
@@ -55,7 +55,7 @@ ALL = [
         (True, False),
     )
     if not (level == "token" and clip in LITERAL)  # is refused
-    if not (backfill and rule == "none")  # nothing is dropped, so nothing is filled up
+    if not (backfill and rule == "none")  # no group is dropped, so there is no back-fill
 ]  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def test_every_combination_of_three_choices(learner, groups, triples, clip):
     check(learner, groups, rows)
 
 
-# Slow: 4,600 steps. What fails only where more than three choices meet is left to it.
+# Slow: 4,600 steps. It also covers failures that need more than three choices together.
 @pytest.mark.slow
 @pytest.mark.parametrize("clip", sorted(CLIPS))
 @pytest.mark.parametrize("aggregation", sorted(AGGREGATIONS))

@@ -1,4 +1,4 @@
-"""The trainer on a GPU computes what it computes on a CPU: steps, log-probs, checkpoints, versions."""
+"""The trainer gives the same results on a GPU as on a CPU: steps, log-probs, checkpoints, versions."""
 
 import copy
 
@@ -48,7 +48,7 @@ def qwen3(**changes):
 
 
 def assert_alike(found, expected, tolerance):
-    """Within `tolerance` of the largest of all values."""
+    """Compare with a tolerance relative to the largest value."""
     assert found.keys() == expected.keys()
     largest = max(float(value.abs().max()) for value in expected.values())
     assert largest > 0
@@ -65,7 +65,7 @@ def deterministic(monkeypatch):
 
 
 def test_float32_is_float32():
-    """Not the 10 bits of TF32, which are off by some 3e-4."""
+    """TF32, with 10 bits of mantissa, would be off by about 3e-4."""
     one, other = torch.randn(2, 512, 512, device="cuda")
     exact = one.double() @ other.double()
     assert float((one @ other - exact).norm() / exact.norm()) < 1e-6
@@ -108,7 +108,7 @@ def test_microbatch_and_chunk_sizes_do_not_change_gradients(policy, name):
 
 @pytest.mark.parametrize("instructions", [0, 40, 70])
 def test_packed_rows_equal_a_padded_batch(instructions):
-    """Log-probs and gradients of the forest are those of Hugging Face's own model on a padded batch."""
+    """Log-probs and gradients of the forest equal those of the Hugging Face model on a padded batch."""
     rows, weights = random_rows(0, instructions=instructions), np.random.default_rng(0).normal(size=24)
     plain, packed = qwen3().cuda(), prepare(qwen3()).cuda()
     width = max(len(row.prompt) + len(row.response) for row in rows)
@@ -145,7 +145,7 @@ def test_bfloat16_is_close_and_weights_stay_float32(policy):
     assert all(grad.dtype == torch.float32 for grad in rough.values())
     assert found["off_policy_kl"] == pytest.approx(expected["off_policy_kl"], rel=0.02)
     one, other = (torch.cat([grad.flatten() for grad in each.values()]) for each in (exact, rough))
-    assert 0.98 < float(torch.cosine_similarity(one, other, 0)) < 1.0 - 1e-6  # rounded, so not the same
+    assert 0.98 < float(torch.cosine_similarity(one, other, 0)) < 1.0 - 1e-6  # rounded, so not equal
 
 
 def test_the_probe_of_a_bfloat16_run_is_in_float32(policy):

@@ -1,4 +1,4 @@
-"""An episode with a turn without an action has no loss: as if its loss mask were zero, computed here by hand."""
+"""An episode with a turn without an action has no loss, as with a zero loss mask, which this test computes by hand."""
 
 import copy
 
@@ -30,7 +30,7 @@ def groups(make_group):
                 ids = turn.tokens().copy()
                 ids[0] += 3 * member + place
                 turn.response_ids = ids.astype("<i4").tobytes()
-                turn.logprobs = pack_floats([-4.6 - 0.2 * k for k in range(len(ids))])  # about a random policy's
+                turn.logprobs = pack_floats([-4.6 - 0.2 * k for k in range(len(ids))])  # typical of a random policy
     made[0].trajectories[0].turns[1].no_action = True
     made[1].trajectories[3].turns[0].no_action = True
     return made
@@ -41,7 +41,7 @@ def scored(method, groups, **how):
 
 
 def masked(groups):
-    """The same, with zero masks where a turn has no action, and no mark of it."""
+    """The same groups with zero masks instead of the `no_action` flag."""
     found = copy.deepcopy(groups)
     for group in found:
         for one in group.trajectories:
@@ -52,7 +52,7 @@ def masked(groups):
 
 
 def gradients(policy, rows, method):
-    """Of one update, read before the optimiser uses them up, and the loss."""
+    """The gradients of one update, read before the optimiser step clears them, and the loss."""
     model, seen = copy.deepcopy(policy), {}
     learner = Learner(model, None, method, RUN)
     learner.optimizer.register_step_pre_hook(
@@ -62,7 +62,7 @@ def gradients(policy, rows, method):
 
 
 def by_hand(policy, groups, aggregation, width):
-    """PPO's loss (GRPO's advantages by episode) in float64, one turn after another, and its gradient: every token of
+    """PPO's loss (GRPO's advantages by episode) in float64, turn by turn, and its gradient: every token of
     every episode is in it, weighed by its mask.
     """
     model = copy.deepcopy(policy).double()
@@ -150,7 +150,7 @@ def test_without_no_action_turns_the_setting_has_no_effect(groups):
 
 
 def test_a_replay_masks_no_action_episodes(tiny_directory, groups):
-    """The only success of a group is no_action: it keeps the group in, and is not learnt from."""
+    """The only success of a group has no action: the filter keeps the group, but the success is not trained on."""
     group = groups[0]
     group.trajectories = tuple(
         msgspec.structs.replace(one, success=number == 0) for number, one in enumerate(group.trajectories)

@@ -1,4 +1,4 @@
-"""Several ranks = one: gradients, weights, metrics, checkpoints. Real processes, gloo, FSDP2."""
+"""Several ranks give the results of one: gradients, weights, metrics, checkpoints. Real processes, gloo, FSDP2."""
 
 import json
 import math
@@ -23,7 +23,7 @@ SMALL = {"tokens_per_microbatch": 30, "logits_chunk_tokens": 3}
 
 
 def spoilt(rows):
-    """One row, which one rank alone holds, gives a loss of NaN."""
+    """One row, which only one rank holds, gives a loss of NaN."""
     place = next(k for k, row in enumerate(rows) if row.mask.any())
     return [*rows[:place], replace(rows[place], turns=((len(rows[place].response), math.nan),)), *rows[place + 1 :]]
 
@@ -31,7 +31,7 @@ def spoilt(rows):
 PLAN = [
     ("sampo", TERMS, [random_rows(1)]),
     ("sampo", TERMS | SMALL, [random_rows(2, count=17), random_rows(3, count=9)]),
-    ("sampo", TERMS, [random_rows(4, count=1)]),  # fewer rows than ranks: one rank has nothing
+    ("sampo", TERMS, [random_rows(4, count=1)]),  # fewer rows than ranks: one rank has no row
     ("sampo", TERMS | {"activation_checkpointing": True}, [growing_rows(5)]),
     ("sampo_release", TERMS | SMALL, [random_rows(6), growing_rows(12)]),
     ("grpo_st", TERMS | SMALL | {"policy_anchor": "decoupled"}, [random_rows(7), random_rows(8)]),
@@ -46,7 +46,7 @@ WITHOUT_SPOILT, WITH_SPOILT = len(PLAN) - 2, len(PLAN) - 1
 
 @pytest.fixture(scope="module")
 def outcomes(tiny_directory, tmp_path_factory):
-    """What one, two and three ranks made of the same plan."""
+    """The results of one, two and three ranks on the same plan."""
     found = {}
     for count in (1, 2, 3):
         out = tmp_path_factory.mktemp(f"ranks-{count}")
@@ -72,7 +72,7 @@ def test_the_number_of_ranks_does_not_change_results(outcomes, number, count):
     alone, expected = read(outcomes[1], number)
     together, found = read(outcomes[count], number)
     assert alone.keys() == together.keys()
-    # A second batch meets weights that Adam has moved: where a gradient is next to nothing, by the sign of a rounding.
+    # The second batch starts from weights after an Adam step, which depends on rounding where a gradient is nearly 0.
     for part, tolerance in (("gradient/", 1e-5), ("optimizer/", 5e-5)):
         mine = {key: value for key, value in alone.items() if key.startswith(part) and value.dim()}
         largest = max(float(value.abs().max()) for value in mine.values())
@@ -110,4 +110,6 @@ def test_a_checkpoint_resumes_on_any_number_of_ranks(outcomes, count):
         together, found = read(outcomes[count], number, ".later")
         assert found["loss"] == pytest.approx(expected["loss"], rel=2e-3, abs=1e-6)
         for key, value in alone.items():
-            torch.testing.assert_close(together[key], value, atol=3e-4, rtol=1e-3)  # Adam moves by up to the rate
+            torch.testing.assert_close(
+                together[key], value, atol=3e-4, rtol=1e-3
+            )  # Adam moves a weight by up to the rate

@@ -1,4 +1,4 @@
-"""Shared tokens computed once = every row computed by itself; any cut into micro-batches and chunks = one."""
+"""Packed rows give the results of rows alone, for any size of micro-batches and chunks."""
 
 import copy
 from dataclasses import replace
@@ -20,7 +20,7 @@ def settings(**changes):
 
 
 def reference_log_probs(model, row, temperature):
-    """One row by itself, in float64, from the whole logits."""
+    """Log-probs of one row alone, in float64, from the full logits."""
     ids = torch.tensor(np.concatenate([row.prompt, row.response])[None].astype(np.int64))
     logits = copy.deepcopy(model).to("cpu", torch.float64)(input_ids=ids).logits[0].detach() / temperature
     log_p = torch.log_softmax(logits, -1)
@@ -71,7 +71,7 @@ def test_a_microbatch_respects_its_token_limit():
 
 
 def as_turns(rows):
-    """The same episodes, one row a turn: the prompt of each is all that came before."""
+    """The same episodes with one row for each turn, whose prompt is all text before it."""
     turns = []
     for row in rows:
         start = 0
@@ -86,7 +86,7 @@ def as_turns(rows):
 @pytest.mark.parametrize("name", ["sampo", "gspo", "grpo", "cispo", "sapo", "gigpo"])
 def test_a_growing_row_has_the_gradient_of_its_turns(policy, name):
     rows = growing_rows(9)
-    method = recipe(name)  # all of them weigh by tokens, so how tokens are dealt to rows does not matter
+    method = recipe(name)  # all of them weigh by tokens, so the distribution of tokens over rows has no effect
     whole, _ = gradients_after(policy, rows, settings(), method)
     turns, _ = gradients_after(policy, as_turns(rows), settings(), method)
     largest = max(float(grad.abs().max()) for grad in whole.values())
@@ -96,7 +96,7 @@ def test_a_growing_row_has_the_gradient_of_its_turns(policy, name):
 
 
 def gradients_after(policy, rows, run, method):
-    """Gradients of the one update, read before the optimiser used them up."""
+    """Gradients of the update, read before the optimiser step clears them."""
     model = copy.deepcopy(policy)
     learner = Learner(model, policy, method, run)
     seen = {}
@@ -149,7 +149,7 @@ def test_zero_advantages_leave_only_the_kl_gradient(policy):
     model = copy.deepcopy(policy)
     learner = Learner(model, policy, recipe("sampo"), TrainerSettings(lr=1e-3, kl_coefficient=0.01, weight_decay=0.0))
     metrics = learner.update([rows], rate=1e-3)
-    assert metrics["grad_norm"] < 1e-6  # the policy is the reference, where k3 has its minimum
+    assert metrics["grad_norm"] < 1e-6  # the policy equals the reference, where k3 has its minimum
 
 
 def test_the_decoupled_anchor_is_the_policy_at_the_start_of_the_step(policy):
@@ -157,7 +157,7 @@ def test_the_decoupled_anchor_is_the_policy_at_the_start_of_the_step(policy):
     learner = Learner(copy.deepcopy(policy), policy, recipe("grpo"), settings(policy_anchor="decoupled"))
     half = len(rows) // 2
     metrics = learner.update([rows[:half], rows[half:]], rate=1e-3)
-    assert metrics["ratio_mean"] != 1.0  # the second minibatch meets moved weights
+    assert metrics["ratio_mean"] != 1.0  # the second minibatch starts from changed weights
     first = Learner(copy.deepcopy(policy), policy, recipe("grpo"), settings(policy_anchor="decoupled"))
     alone = first.update([rows], rate=1e-3)
     assert alone["ratio_mean"] == pytest.approx(1.0, abs=1e-6)

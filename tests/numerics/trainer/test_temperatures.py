@@ -1,4 +1,4 @@
-"""Rows sampled at several temperatures in one batch: each is computed at its own, as if it were alone."""
+"""Rows with different temperatures in one batch: each row is computed at its own temperature, as if alone."""
 
 import copy
 from dataclasses import replace
@@ -28,7 +28,7 @@ def mixed(rows):
 
 
 def alone(model, row, temperature=None):
-    """(log-probs, entropies) of one row's sampled tokens, by itself, from the whole logits."""
+    """(log-probs, entropies) of the sampled tokens of one row alone, from the full logits."""
     ids = torch.tensor(np.concatenate([row.prompt, row.response])[None].astype(np.int64))
     log_p = torch.log_softmax(model(input_ids=ids).logits[0] / (temperature or row.temperature), -1)
     at = len(row.prompt) - 1 + torch.from_numpy(np.flatnonzero(row.mask))
@@ -36,7 +36,7 @@ def alone(model, row, temperature=None):
 
 
 def in_order(batches, rows):
-    """Which row of `rows` each row of the micro-batches is."""
+    """The index in `rows` of each row of the micro-batches."""
     order = []
     for batch in batches:
         for number in range(len(batch.trajectory_of_row)):
@@ -48,7 +48,7 @@ def in_order(batches, rows):
 
 
 def told_apart(rows):
-    """The same rows, each with a sampled token and with log-probs of the sampler that no other row has."""
+    """The same rows, each with a sampled token and with unique log-probs of the sampler."""
     made = []
     for number, row in enumerate(rows):
         mask = row.mask.copy()

@@ -40,7 +40,7 @@ def update(policy: Path, ranks: Ranks, out: Path) -> None:
 
 
 def rank(index: int, policy: Path, out: Path) -> None:
-    """What one of the two processes does."""
+    """Run one of the two processes."""
     dist.init_process_group("gloo", init_method=f"file://{out}/store", rank=index, world_size=2)
     update(policy, Ranks(index, 2), out)
     dist.destroy_process_group()

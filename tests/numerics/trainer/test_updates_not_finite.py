@@ -1,4 +1,4 @@
-"""An update whose loss or gradient is not finite changes no bit of weights and optimiser; the others are applied."""
+"""An update with a non-finite loss or gradient does not change weights and optimiser; other updates are applied."""
 
 import copy
 import math
@@ -24,7 +24,7 @@ def learner_of(policy, name="grpo", **options):
 
 
 def state_of(learner):
-    """Every bit of weights and optimiser."""
+    """The exact bytes of weights and optimiser state."""
     tensors = learner.weights() | learner.optimizer_state()
     return {name: value.detach().clone().numpy().tobytes() for name, value in tensors.items()}
 
@@ -60,7 +60,7 @@ def plant_in_reference(learner, value):
 
 
 GOOD = random_rows(1)
-# name: (what is planted in the learner, the rows)
+# name: (a change of the learner, the rows)
 CASES = {
     "advantage nan": (None, planted(GOOD, advantage=NAN)),
     "advantage inf": (None, planted(GOOD, advantage=INF)),
@@ -103,7 +103,7 @@ def test_a_non_finite_update_changes_no_bit(policy, case, name, anchor):
 
 
 def test_the_loss_of_the_overflowing_gradient_is_finite(policy):
-    """So the norm decides there."""
+    """So this case tests the check of the gradient norm."""
     learner = learner_of(policy)
     rows = CASES["gradient overflows"][1]
     assert math.isfinite(learner.update([rows], rate=1e-3)["loss"])
@@ -162,7 +162,7 @@ def test_the_first_non_finite_weight_is_named(policy, value):
     assert first_not_finite(learner.weights()) == "model.layers.1.mlp.up_proj.weight"
 
 
-def test_integer_and_empty_weights_are_accepted():
+def test_weights_of_any_shape_and_dtype_are_checked():
     weights = {
         "step": torch.tensor(3),
         "empty": torch.zeros(0),

@@ -1,4 +1,4 @@
-"""Calls made together travel together, each gets its own answer, and an error reaches all who shared the request."""
+"""Concurrent calls share a request. Each gets its own result, and an error reaches all callers of the request."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from arlarena.client.batcher import Batcher
 
 
 class Echo:
-    """Remembers the batches; answers each item with its double."""
+    """Records the batches, and returns the double of each item."""
 
     def __init__(self, delay_s: float = 0.0) -> None:
         self.batches: list[list[int]] = []

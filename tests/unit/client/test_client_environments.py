@@ -1,4 +1,4 @@
-"""The environment client: shared requests, idempotent repetition, errors by what to do about them."""
+"""The environment client: shared requests, idempotent retries, and an exception class for each kind of error."""
 
 import asyncio
 from typing import Any
@@ -39,7 +39,7 @@ def failure(code: str, blame: str, retryable: bool = False) -> dict[str, Any]:
 
 
 class Desk:
-    """Opens sessions; answers an item with what `answers` says next, or with the step after the last one."""
+    """Opens sessions. Replies to an item with the next entry of `answers`, or with the next step."""
 
     def __init__(self) -> None:
         self.answers: list[dict[str, Any]] = []
@@ -165,7 +165,7 @@ async def test_an_invalid_batch_response_is_an_error(serve: Any, body: Any) -> N
 
     async with EnvironmentClient(await serve(handle)) as client:
         (session,) = await client.open(1)
-        with pytest.raises(ProtocolError, match="cannot be used"):
+        with pytest.raises(ProtocolError, match="invalid response"):
             await session.reset(split="train", index=0)
 
 

@@ -1,4 +1,4 @@
-"""Servers that answer too much, compressed, or from somewhere else: an error names the request, memory stays."""
+"""Responses that are too large, compressed, or redirects: an error names the request, and memory does not grow."""
 
 import asyncio
 import gzip
@@ -61,7 +61,7 @@ async def test_a_too_large_response_is_refused(serve):
         HttpTransport(url, Timeouts(), max_answer_bytes=0)
 
 
-@pytest.mark.parametrize("origin", ["same", "other"])  # aiohttp itself keeps a token from other origins
+@pytest.mark.parametrize("origin", ["same", "other"])  # aiohttp does not send a token to other origins
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirects_are_not_followed(serve, status, origin):
     reached = []

@@ -1,4 +1,4 @@
-"""The policy's client: what it sends, what it makes of answers, and which failures it repeats."""
+"""The policy client: its requests, its decoding of responses, and its retries."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from arlarena.proto.trajectory import PolicyVersion, Sampling, VersionSpan
 
 
 def generated(**changes: Any) -> dict[str, Any]:
-    """An answer of the token route, as both engines give it, with fields that a client does not know."""
+    """A response of the token route as both engines send it, with fields that a client ignores."""
     choice = {
         "index": 0,
         "token_ids": [5, 6, 2],
@@ -30,7 +30,7 @@ def generated(**changes: Any) -> dict[str, Any]:
 
 
 def answering(*answers: Any) -> Any:
-    """A handler that gives one answer after another: a status, a body, or a pause in seconds before the next one."""
+    """A handler that sends a list of responses: a status, a body, or a pause in seconds before the next one."""
     waiting = list(answers)
 
     async def handle(request: web.Request) -> web.Response:
@@ -178,7 +178,7 @@ async def test_chat_model_and_version(serve: Any) -> None:
 
 
 def newer_model(requests: list[tuple[str, dict[str, Any]]]) -> Any:
-    """A server whose model takes `max_completion_tokens` only, in the words of OpenAI's API."""
+    """A server whose model accepts only `max_completion_tokens`, with the errors of OpenAI's API."""
 
     async def handle(request: web.Request) -> web.Response:
         body = await request.json()

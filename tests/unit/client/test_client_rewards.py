@@ -1,4 +1,4 @@
-"""A step's reward is a finite number; only after a reset may a server say null, and that is 0."""
+"""The reward of a step must be a finite number. After a reset it may be null, which means 0."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -13,7 +13,7 @@ Serve = Callable[..., Awaitable[str]]
 
 
 def answering(reward: str) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """A server whose results all have `reward`, as it is written."""
+    """A server whose results all have `reward`, a JSON literal."""
 
     async def handler(request: web.Request) -> web.Response:
         body = await request.json()

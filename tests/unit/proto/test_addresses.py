@@ -1,4 +1,4 @@
-"""Base URLs of services as people write them."""
+"""Normalisation of the base URLs of services."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Files of older schemas are read after conversion: names of schema 1, whole prompts of schemas 1 and 2."""
+"""Files of older schemas are read after conversion: names of schema 1, full prompts of schemas 1 and 2."""
 
 import json
 import sys
@@ -31,7 +31,7 @@ FORMER = {"content_key": "room_key", "no_action": "void", "no_action_turns": "vo
 
 
 def group_of(name: str) -> Group:
-    """A group of one trajectory: its second turn continues the first and has no action, its third begins anew."""
+    """A group of one trajectory: its second turn continues the first and has no action, its third has a new prompt."""
     version = PolicyVersion("run", 1, "digest")
     turns = tuple(
         Turn(
@@ -57,7 +57,7 @@ def group_of(name: str) -> Group:
 
 
 def with_whole_prompts(group: Group) -> dict[str, Any]:
-    """As schema 2 wrote it."""
+    """The group in schema 2."""
     message = msgspec.msgpack.decode(encode(group)) | {"schema": 2}
     for trajectory, record in zip(group.trajectories, message["trajectories"], strict=True):
         for prompt, turn in zip(trajectory.prompts(), record["turns"], strict=True):
@@ -67,7 +67,7 @@ def with_whole_prompts(group: Group) -> dict[str, Any]:
 
 
 def former(value: Any) -> Any:
-    """With the names of schema 1."""
+    """The value with the field names of schema 1."""
     if isinstance(value, dict):
         return {FORMER.get(key, key): former(item) for key, item in value.items()}
     return [former(item) for item in value] if isinstance(value, list) else value

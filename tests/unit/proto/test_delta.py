@@ -1,4 +1,4 @@
-"""Deltas between safetensors files: exact for every type, small where little changed, refused where damaged."""
+"""Deltas between safetensors files: exact for every type, small for small changes, refused if damaged."""
 
 import json
 import struct
@@ -90,7 +90,7 @@ def test_invalid_bytes_are_refused(tmp_path):
             apply_delta(tmp_path / "old", tmp_path / "bad", tmp_path / "made", (tmp_path / "new").stat().st_size)
         except (DeltaError, SafetensorsError):
             continue
-        assert (tmp_path / "made").stat().st_size > 0  # something else came out: the checksum in the manifest says so
+        assert (tmp_path / "made").stat().st_size > 0  # the output differs, which the checksum in the manifest detects
 
 
 def test_another_base_is_refused(tmp_path):
@@ -101,7 +101,7 @@ def test_another_base_is_refused(tmp_path):
 
 
 def forged(folder, header, payloads):
-    """A delta with this header, of these (kind, payload) in file order."""
+    """A delta with this header and these (kind, payload) entries in file order."""
     text = json.dumps(header).encode()
     body = b"".join(struct.pack("<BQ", kind, len(payload)) + payload for kind, payload in payloads)
     (folder / "delta").write_bytes(struct.pack("<Q", 8 + len(text)) + struct.pack("<Q", len(text)) + text + body)

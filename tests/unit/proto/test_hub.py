@@ -1,4 +1,4 @@
-"""Names of models: directories, snapshots in a cache of the Hub's layout, and a Hub of this test's own over HTTP."""
+"""Names of models: directories, snapshots in a cache of the Hub, and downloads from a local HTTP server."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ SHARDED = {
 }
 FILES = {**MODEL, "pytorch_model.bin": b"the same weights again", "onnx/model.onnx": b"and again"}
 REFUSALS = {"tiny/gated": (403, "GatedRepo"), "tiny/private": (401, "RepoNotFound")}
-# huggingface_hub reads its environment when it is imported: each look-up has a process of its own.
+# huggingface_hub reads the environment when it is imported, so each look-up runs in a new process.
 LOOK_UP = """
 import sys
 from arlarena.proto.config import ConfigError
@@ -36,7 +36,7 @@ for name in sys.argv[1:]:
 
 
 def look_up(home, *names, endpoint="http://127.0.0.1:9", offline=False, cwd=None):
-    """What `local_model` returns or raises for each name; nothing listens on the default endpoint."""
+    """The result or error of `local_model` for each name. Nothing listens on the default endpoint."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
     environment = {**clean, "HF_HOME": str(home), "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": str(int(offline))}
     command = [sys.executable, "-c", LOOK_UP, *names]
@@ -46,7 +46,7 @@ def look_up(home, *names, endpoint="http://127.0.0.1:9", offline=False, cwd=None
 
 
 def cached(home, name, files):
-    """A snapshot as huggingface_hub lays it out."""
+    """A snapshot in the layout of huggingface_hub."""
     repository = home / "hub" / f"models--{name.replace('/', '--')}"
     snapshot = repository / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Secrets and control characters do not get into messages and logs."""
+"""Messages and logs contain no secrets and no control characters."""
 
 import io
 import json

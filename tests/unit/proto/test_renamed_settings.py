@@ -1,4 +1,4 @@
-"""A former key of a table gives an error that names the key that replaces it."""
+"""The error for a renamed key names the new key."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What can be refused without a broker."""
+"""Errors that need no broker."""
 
 import pytest
 

@@ -26,13 +26,13 @@ def test_epochs_seeds_and_splits_have_different_orders():
 
 
 def test_the_order_is_the_same_with_every_version_of_numpy():
-    """Golden values: a resumed run must go on in the order it began with."""
+    """Golden values: a resumed run must continue in the same order."""
     assert drawn(TaskOrder("train", 5, seed=0), 15) == [4, 1, 3, 2, 0, 2, 1, 3, 4, 0, 3, 1, 4, 2, 0]
     assert drawn(TaskOrder("train", 3553, seed=7), 3) == GOLDEN_LARGE
 
 
 def test_sorted_tasks_are_shuffled():
-    """Official games are sorted by type: six kinds of equal size, of which the first step of 16 must see most."""
+    """Official games are sorted by type: six types of equal size, of which the first 16 tasks must contain most."""
     kinds = [index // 600 for index in drawn(TaskOrder("train", 3600, seed=0), 16)]
     assert len(set(kinds)) >= 5
 

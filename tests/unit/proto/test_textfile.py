@@ -1,4 +1,4 @@
-"""Text files that users give: what is read whatever the editor, and what is said of other encodings."""
+"""Text files of users: files of any editor are read, and errors name other encodings."""
 
 import codecs
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ BOM = codecs.BOM_UTF8
 
 @dataclass
 class Read:
-    """A kind of file that users give: its bytes without a mark, and a function that reads one."""
+    """A kind of user file: its bytes without a byte-order mark, and a function that reads it."""
 
     data: bytes
     read: object

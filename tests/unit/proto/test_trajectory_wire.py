@@ -1,4 +1,4 @@
-"""Groups and tasks survive the wire and the file unchanged, and whatever is not a message is refused by name."""
+"""Groups and tasks survive encoding and files unchanged, and invalid messages give errors that name the problem."""
 
 import math
 import random
@@ -149,7 +149,7 @@ def test_a_turn_with_arrays_of_different_lengths_is_refused(logprobs: int, mask:
 
 
 def conversation(rng: random.Random, turns: int) -> Trajectory:
-    """An episode whose prompts hold the whole history: 60 tokens a turn, half of them sampled."""
+    """An episode whose prompts contain the full history: 60 tokens for each turn, half of them sampled."""
     turn = random_turn(rng)
     arrays = {"logprobs": pack_floats([-1.0] * 30), "loss_mask": pack_mask([1] * 30)}
     spans = (VersionSpan(0, 30, random_version(rng)),)

@@ -1,4 +1,4 @@
-"""Comments and docstrings cite papers, or documents that users have."""
+"""Comments and docstrings cite papers, or documents that ship."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A folder that a command writes is whole or not there, and never replaces what the command did not write."""
+"""An output folder is written atomically, and never replaces files that the command did not write."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def test_a_failure_keeps_the_old_folder_and_leaves_no_temporary_folder(tmp_path)
 @pytest.mark.parametrize("added", ["thesis.tex", "folder/"])
 @pytest.mark.parametrize("ours", [False, True])
 def test_other_files_are_never_removed(tmp_path, ours, added, late):
-    """`late`: they come while the command runs."""
+    """`late`: the files appear while the command runs."""
     out = tmp_path / "out"
     if ours:
         write(out, "old")

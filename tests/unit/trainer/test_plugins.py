@@ -1,4 +1,4 @@
-"""Recipes, clips, advantages, filters and aggregations from outside the repository, and what is refused."""
+"""Recipes, clips, advantages, filters and aggregations of plugins, and their errors."""
 
 import sys
 import textwrap
@@ -52,7 +52,7 @@ CLIP = """
 
 @pytest.fixture(autouse=True)
 def registries():
-    """What a test registers and imports is forgotten after it."""
+    """Undo registrations and imports after each test."""
     restore, imported = [each.snapshot() for each in registry._REGISTRIES], set(sys.modules)
     yield
     for each in restore:

@@ -49,7 +49,7 @@ def test_replay_gives_the_figures_of_a_step(recorded, tiny_directory):
     metrics = learner.update([training_samples(scored, "now")], rate=0.0)
     for name in ("loss", "grad_norm", "outside", "clip_negative_low", "entropy", "ratio_mean", f"kl_share/{CELLS[0]}"):
         assert grpo[name] == pytest.approx(metrics[name], rel=1e-6), name
-    assert all(before[key].equal(value) for key, value in learner.weights().items())  # nothing is trained
+    assert all(before[key].equal(value) for key, value in learner.weights().items())  # the weights do not change
     assert sum(grpo[f"kl_share/{cell}"] for cell in CELLS) == pytest.approx(1.0)
 
 
@@ -130,7 +130,7 @@ def test_demonstrations_are_refused(recorded, make_group, tiny_directory, tmp_pa
 
 @pytest.fixture
 def spoilt(make_group, tmp_path):
-    """Two good groups, with three bad ones around them."""
+    """Two valid groups between three invalid ones."""
     groups = [make_group(name, [True, False, True], NOW) for name in "abcde"]
     groups[0].trajectories[1].turns[0].reward = math.inf
     groups[2].sampling = Sampling(temperature=0.6, top_p=0.95, top_k=20)

@@ -1,4 +1,4 @@
-"""What `python -m arlarena.trainer.settings` refuses before anything starts."""
+"""Errors of `python -m arlarena.trainer.settings`, before a run starts."""
 
 import pytest
 
@@ -179,6 +179,6 @@ def test_a_wrong_method_is_reported_beside_a_wrong_number(tmp_path):
     with pytest.raises(ConfigError, match=r"(?s)groups_per_step = 0.*'sampoo'.*sampo") as refused:
         check_file(write(tmp_path, text))
     assert str(refused.value).count("groups_per_step") == 1
-    with pytest.raises(ConfigError, match=r"recipe = 3: [^\n]*$") as refused:  # said once
+    with pytest.raises(ConfigError, match=r"recipe = 3: [^\n]*$") as refused:  # reported once
         check_file(write(tmp_path, "[trainer]\nrecipe = 3\n"))
     assert str(refused.value).count("recipe = 3") == 1

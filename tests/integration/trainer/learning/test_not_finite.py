@@ -1,4 +1,4 @@
-"""NaN and infinity in a real trainer: nothing of it is applied, saved or pushed, and the run ends with the reason."""
+"""NaN and infinity in a real trainer are not applied, saved or pushed, and the run ends with the reason."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from arlarena.proto.streams.queue import Streams
 
 
 def strict(line):
-    """JSON as its standard has it, without NaN."""
+    """Strict JSON, without NaN."""
 
     def refuse(name):
         raise AssertionError(f"{name} is no JSON")
@@ -39,7 +39,7 @@ def spoil(policy, copy):
 
 @pytest.fixture
 async def failed_run(redis_url, run_name, tmp_path, make_group):
-    """`failed_run(policy, **settings)`: the directory of a run that must fail, and the reason that it gave."""
+    """`failed_run(policy, **settings)`: the directory of a run that must fail, and its reason."""
     run = tmp_path / "run"
     async with await Streams.connect(redis_url, run_name, retry_delay_s=0.05) as streams:
         feeding = asyncio.create_task(Recordings(streams, run / "weights", make_group).serve())
@@ -47,7 +47,7 @@ async def failed_run(redis_url, run_name, tmp_path, make_group):
         async def start(policy, **settings):
             prepare(run, 12, **settings)
             _, ended = await start_trainer(train_arguments(run, run_name, policy, redis_url), run / "log")
-            status = await ended  # 4: another start would meet the same error
+            status = await ended  # 4: a permanent error
             assert status == 4, (run / "log").read_text()[-3000:]
             lines = [strict(line) for line in (run / "log").read_text().splitlines() if line.startswith("{")]
             (reason,) = [line["reason"] for line in lines if line["event"] == "failed"]
@@ -58,7 +58,7 @@ async def failed_run(redis_url, run_name, tmp_path, make_group):
         await asyncio.gather(feeding, return_exceptions=True)
 
 
-# Slow: a trainer starts, 16 s. tests/numerics/trainer/test_updates_not_finite.py has the quick tests.
+# Slow: a trainer starts, 16 s. The quick tests are in tests/numerics/trainer/test_updates_not_finite.py.
 @pytest.mark.slow
 async def test_a_policy_with_nan_is_not_pushed(failed_run, tiny_directory, tmp_path):
     spoilt = tmp_path / "spoilt"
@@ -91,7 +91,7 @@ async def test_infinite_weights_are_neither_saved_nor_pushed(failed_run, tiny_di
 
 
 async def test_repeated_non_finite_steps_end_the_run_and_name_their_groups(failed_run, tiny_directory):
-    # One step of this size leaves weights that are finite and overflow in the next forward.
+    # One step of this size gives finite weights that overflow in the next forward pass.
     run, reason, lines = await failed_run(tiny_directory, lr=1e30, weight_decay=0.0, max_skipped_steps=2)
     assert "2 steps in a row without a finite loss and gradient" in reason
     last = records(run)[-1]

@@ -1,4 +1,4 @@
-"""A run that learns nothing warns: its gradient was exactly 0 for `zero_gradient_alarm` steps in a row."""
+"""A run warns if its gradient is exactly 0 for `zero_gradient_alarm` consecutive steps."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ class Failures(Recordings):
 
 
 class PenalisedFailures(Failures):
-    """As well, and one action is invalid."""
+    """The same, with one invalid action."""
 
     def recorded(self, task, version):
         group = super().recorded(task, version)

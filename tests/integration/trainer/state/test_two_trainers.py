@@ -1,4 +1,4 @@
-"""One run has one trainer: a second one is refused, and one that was taken over stops before it writes."""
+"""A run has one trainer: a second trainer is refused, and one that lost its lease stops before it writes."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ def reason_in(log):
 
 @pytest.fixture
 async def two_trainers(redis_url, run_name, tmp_path, tiny_directory, make_group):
-    """`start(which, *flags)` starts the trainer `one` or `two` on one run, while a player answers its tasks."""
+    """`start(which, *flags)` starts the trainer `one` or `two` on one run, while a worker plays its tasks."""
     run = tmp_path / "run"
     prepare(run, ALONE_STEPS, lease_ttl_s=1.0)
 

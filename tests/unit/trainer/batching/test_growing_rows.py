@@ -1,4 +1,4 @@
-"""Turns that continue one another become one row; a rewritten past begins a new one. Tool tokens are never trained
+"""Turns that continue each other become one row; a rewritten history starts a new row. Tool tokens are not trained
 on."""
 
 import msgspec
@@ -57,7 +57,7 @@ def test_group_rewards_have_the_row_of_each_turn(make_group, episode, growing, r
 
 
 def test_growing_rows_weigh_short_and_long_episodes_equally(make_group):
-    """Two episodes of one turn win, two of five turns lose: four rows, or twelve turns."""
+    """Two episodes of one turn succeed, and two of five turns fail: four rows, or twelve turns."""
     group = make_group("g", [True, True, False, False], NOW)
     group.trajectories = tuple(
         msgspec.structs.replace(one, turns=continued(make_group, 1 if one.success else 5, 10.0 * one.success))
@@ -75,7 +75,7 @@ def test_growing_rows_weigh_short_and_long_episodes_equally(make_group):
 
 
 def continued(make_group, turns, reward):
-    """That many turns, each of which continues the last; the reward comes at the end."""
+    """An episode of `turns` turns that continue each other, with the reward at the end."""
     made = []
     for number in range(turns):
         made.append(turn(make_group, [90] if number else [1, 2], [10 + number], reset=number == 0))

@@ -1,4 +1,4 @@
-"""Which groups are refused and why; any single spoilt field either is a reason or does no harm."""
+"""Which groups are refused and why. Any single changed field is either refused or harmless."""
 
 import itertools
 import math
@@ -214,7 +214,7 @@ def test_validation_takes_microseconds_per_turn(make_group):
     assert (time.process_time() - started) / (4 * 8 * 50) < 200e-6
 
 
-# ---- any one field spoilt ------------------------------------------------------------------------------------------
+# ---- any single field changed --------------------------------------------------------------------------------------
 
 ODD = {
     float: [NAN, INF, -INF, 0.0, -0.0, -1.0, 1e-320, 0.3, 1.7e308],
@@ -226,7 +226,7 @@ ODD = {
 
 
 def variants(value):
-    """Other values of the same type; those that the type itself refuses are left out."""
+    """Other values of the same type, without values that the type refuses."""
     for kind, odd in ODD.items():
         if type(value) is kind:
             yield from odd
@@ -237,7 +237,7 @@ def variants(value):
 
 
 def spoilt_copies(path):
-    """(what was changed, the group) for each odd value of each field of the struct at `path` below a group."""
+    """(description, group) for each unusual value of each field of the struct at `path` in a group."""
 
     def make(fresh):
         struct = fresh
@@ -246,7 +246,7 @@ def spoilt_copies(path):
         return struct
 
     def changed(fresh, name, value):
-        """`fresh` with one field of the struct at `path` replaced; frozen structs on the way are copied."""
+        """`fresh` with one field of the struct at `path` replaced; frozen structs along the path are copied."""
         made = msgspec.structs.replace(make(fresh), **{name: value})
         for depth in range(len(path) - 1, -1, -1):
             parent = fresh
@@ -265,7 +265,7 @@ def spoilt_copies(path):
                 try:
                     yield f"{field.name} = {value!r}"[:80], changed(fresh, field.name, value)
                 except ValueError:
-                    continue  # a turn checks the lengths of its arrays itself
+                    continue  # the constructor of Turn checks the lengths of its arrays
 
     return cases
 
@@ -326,7 +326,7 @@ def assert_harmless(learner, method, groups, growing, what):
 
 
 def test_pairs_of_changed_fields_raise_no_exception(make_group):
-    """Pairs of them, straight from the fields and not from the wire."""
+    """Pairs of changed fields, set directly and without decoding."""
     turns = spoilt_copies(PATHS["turn"])
     spans = spoilt_copies(PATHS["span"])
     count = 0

@@ -1,4 +1,4 @@
-"""Conversations as JSON lines: every reply of the assistant after all before it, in the policy's own tokens."""
+"""Conversations as JSON lines: one row for each assistant message, in the tokens of the policy."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""How episodes are played, by hand; and the figures on TensorBoard, read back from its files."""
+"""Behaviour metrics against values computed by hand, and TensorBoard files read back."""
 
 import io
 import json
@@ -17,7 +17,7 @@ NOW = PolicyVersion("run", 0, "now")
 
 @pytest.fixture
 def played(make_group):
-    """One success: up, up (nothing moved), left. One failure: right, left, right, and a turn without an action."""
+    """One success: up, up (without effect), left. One failure: right, left, right, and a turn without an action."""
 
     def episode(trajectory, turns):
         shape = trajectory.turns[0]

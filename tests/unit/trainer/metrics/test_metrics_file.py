@@ -1,4 +1,4 @@
-"""Metrics are JSON whatever the figures are, and a resumed run takes back what its checkpoint does not cover."""
+"""Metrics are strict JSON for any figures, and a resumed run removes records after its checkpoint."""
 
 import json
 import math
@@ -41,7 +41,7 @@ def test_rewinding_keeps_the_records_up_to_a_step(tmp_path, step):
     for number in (1, 2, 3):
         file.append({"step": number})
     with file.path.open("a") as open_file:
-        open_file.write('{"step": 4, "lo')  # cut short by a crash
+        open_file.write('{"step": 4, "lo')  # truncated by a crash
     file.rewind(step)
     assert [json.loads(line)["step"] for line in file.path.read_text().splitlines()] == list(range(1, min(step, 3) + 1))
 

@@ -82,7 +82,7 @@ def test_every_room_of_a_size_has_the_same_layout_of_tokens(width, length):
     tokenizer = build_tokenizer(pieces_of(environment("sokoban", size=width)))
     generator = random.Random(0)
     inside = width - 2
-    rooms = [[["#"] * inside] * inside]  # all wall: rows that look like borders
+    rooms = [[["#"] * inside] * inside]  # only walls: rows that look like borders
     rooms += [[[generator.choice("###_XOP√S") for _ in range(inside)] for _ in range(inside)] for _ in range(200)]
     for room in rooms:
         grid = "\n".join(["#" * width, *("#" + "".join(row) + "#" for row in room), "#" * width])

@@ -11,7 +11,7 @@ def test_allowance_is_capacity_minus_held_slots():
     ledger.settle("g000000", "trained", 0)
     ledger.release("g000001")
     assert ledger.allowance(1, 4) == 2
-    assert ledger.allowance(0, 4) == 0  # a smaller capacity than what is out never asks for a negative number
+    assert ledger.allowance(0, 4) == 0  # with more open groups than the capacity, the allowance is 0
 
 
 def test_a_released_group_frees_its_slot_once():

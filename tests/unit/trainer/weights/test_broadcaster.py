@@ -1,4 +1,4 @@
-"""A version that is broadcast to receivers that follow `arlarena.proto.versions.directory.Broadcast` alone."""
+"""Broadcasts to receivers that implement only the protocol of `arlarena.proto.versions.directory.Broadcast`."""
 
 import contextlib
 import json
@@ -45,7 +45,7 @@ def receive(offer, group, rank, workers, wanted, found):
 
 
 def asked(offer, group, workers, wanted):
-    """What each of so many workers received."""
+    """The results of `workers` receivers."""
     found = {}
     threads = [
         threading.Thread(target=receive, args=(offer, group, rank, workers, wanted, found))

@@ -1,4 +1,4 @@
-"""Pushes that cannot work end at once; those that may are tried again."""
+"""Permanent errors end a push at once; other errors are retried."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ VERSION = SimpleNamespace(version="run:0:abc", bytes=1)
 
 
 async def push(status, patience_s):
-    """How often a server that answers `status` was asked, and the error."""
+    """Push to a server that responds with `status`. Returns the number of requests and the error."""
     asked = 0
 
     async def answer(_):

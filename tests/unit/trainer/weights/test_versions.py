@@ -1,4 +1,4 @@
-"""Version directories: what transformers would write, whole, and with a probe that says what the weights compute."""
+"""Version directories equal those of transformers, are complete, and have a probe of their weights."""
 
 import json
 
@@ -28,7 +28,7 @@ def probe_of(made, tolerance=1e-3):
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_each_version_equals_that_of_transformers(store, tied):
-    """The first is written by transformers, later ones by us after its example."""
+    """Transformers writes the first version; later versions use it as a template."""
     for step in (1, 2, 3):
         made = model(step, tie_word_embeddings=tied)
         version = store.write(made, made.state_dict(), step)
