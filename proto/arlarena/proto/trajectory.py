@@ -76,10 +76,8 @@ class Sampling(msgspec.Struct, frozen=True):
 
 
 class Task(msgspec.Struct, frozen=True):
-    """One task of an environment.
-
-    `index` selects it within `split`. `seed` is the seed of the episode. `name` is its name in the environment, if it
-    has one besides the index.
+    """One task of an environment, selected by `split` and `index`. `seed`: of the episode. `name`: its name in the
+    environment, if it has one besides the index.
     """
 
     environment: str

@@ -58,9 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     tiny.add_argument("--seed", type=int, help="seed of the weights (default: ARLARENA_SEED, else [run] seed)")
     _add_clone(_command(commands, "clone", "behaviour cloning from recorded demonstrations"))
     _add_train(_command(commands, "train", "reinforcement learning from groups on the stream"))
-    _add_replay(
-        _command(commands, "replay", "compute loss and metrics of methods on recorded groups, without training")
-    )
+    _add_replay(_command(commands, "replay", "loss and metrics of methods on recorded groups, without training"))
     return parser
 
 
@@ -76,9 +74,7 @@ def _add_clone(cloning: argparse.ArgumentParser) -> None:
     cloning.add_argument("--config", type=Path, required=True, help="TOML file of the run; its [clone] is read")
     cloning.add_argument("--model", required=True, help="policy to start from: a directory or a hub name")
     cloning.add_argument("--demonstrations", type=Path, required=True, help="groups or conversations (.jsonl)")
-    cloning.add_argument(
-        "--validation", type=Path, required=True, help="the same formats; their loss decides when to stop"
-    )
+    cloning.add_argument("--validation", type=Path, required=True, help="the same; their loss decides when to stop")
     cloning.add_argument("--run-dir", type=Path, required=True, help="directory for progress and clone.json")
     cloning.add_argument("--out", type=Path, required=True, help="directory for the cloned policy")
     cloning.add_argument("--seed", type=int, help="seed of the batch order (default: ARLARENA_SEED, else [run] seed)")
@@ -115,9 +111,7 @@ def _add_replay(replaying: argparse.ArgumentParser) -> None:
     replaying.add_argument("groups", type=Path, help="file of groups, such as RUN/groups/step-000020.msgpack")
     replaying.add_argument("--model", required=True, help="policy to compute with: a directory or a hub name")
     replaying.add_argument("--recipe", action="append", help="method; may be given several times (default: the file's)")
-    replaying.add_argument(
-        "--set", action="append", default=[], metavar="CHOICE=VALUE", help="change a choice of the methods"
-    )
+    replaying.add_argument("--set", action="append", default=[], metavar="CHOICE=VALUE", help="choice to change")
     _add_plugin(replaying)
     replaying.add_argument("--config", type=Path, help="TOML file of the run; its [trainer] is read")
     replaying.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -129,8 +123,7 @@ def _add_plugin(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="MODULE",
-        help="module that registers recipes, clips, advantages or filters, in addition to [trainer] plugins; may be "
-        "given several times",
+        help="module that registers recipes, clips, advantages or filters, added to [trainer] plugins; may be repeated",
     )
 
 

@@ -1,10 +1,8 @@
 """Issues tasks within the capacity, and collects one batch of useful groups for each step.
 
-Each entry of the stream `groups` is handled in exactly one way:
-
-- An open group is offered to the batch, or settled at once if it cannot be trained on.
-- A group sampled by weights of a lost step is discarded, and its task is issued again.
-- An entry of a group that is not open (settled, or issued in a lost step) is acknowledged and ignored.
+Each entry of the stream `groups` is handled in one of three ways. An open group is offered to the batch, or settled at
+once if it cannot be trained on. A group sampled by weights of a lost step is discarded, and its task is issued again.
+An entry of a group that is not open (settled, or issued in a lost step) is acknowledged and ignored.
 """
 
 from __future__ import annotations
@@ -65,11 +63,7 @@ class Collected:
 
 @dataclass(frozen=True, slots=True)
 class CollectionProgress:
-    """Progress of a batch.
-
-    Groups in the batch and needed for it, episodes judged, groups that the filter dropped, and how many of these no
-    member solved.
-    """
+    """Progress of a batch. `filtered`: groups that the filter dropped. `unsolved`: of these, groups without success."""
 
     groups: int
     groups_wanted: int
@@ -88,9 +82,9 @@ class Collector:
         waiting: groups that are received but not judged; they hold their slots.
         consumed: stream id by group, to be acknowledged after a checkpoint covers the outcome of the group.
         guard: called between reads; raises if the trainer must stop (a signal, a lost lease).
-        make_room: saves a checkpoint and acknowledges the entries that it covers. Called when no group arrives, because
-            unacknowledged entries may fill the memory of the broker, which then accepts no more groups.
-        watch: called with the progress of the batch, at least every half second.
+        free_broker_memory: saves a checkpoint and acknowledges the entries that it covers. Called when no group
+            arrives, because unacknowledged entries may fill the memory of the broker, which then accepts no groups.
+        on_progress: called with the progress of the batch, at least every half second.
         broker_full: whether the broker refused the last write because its memory is full.
     """
 

@@ -18,9 +18,7 @@ class TinyPolicy(Table):
     kv_heads: PositiveInt = Field(default=2, description="key and value heads; must divide heads")
     head_dim: PositiveInt = Field(default=32, description="width of a head; must be even")
     ffn: PositiveInt = Field(default=512, description="width of the feed-forward part")
-    max_positions: PositiveInt = Field(
-        default=512, description="maximum length of prompt and response together, in tokens"
-    )
+    max_positions: PositiveInt = Field(default=512, description="maximum of prompt and response together, in tokens")
     words: tuple[str, ...] = Field(
         default=(),
         description="words that become one token each, instead of the environment's vocabulary; its reply tags are "

@@ -33,8 +33,7 @@ class TrainingSample:
 
     Attributes:
         prompt: the tokens before the first sampled token.
-        response: the tokens after the prompt. Between turns it includes tokens that the policy did not sample, such as
-            tool output.
+        response: the tokens after the prompt, including tool output between turns, which the policy did not sample.
         behaviour: the sampler's log-prob of each response token; ignored where `mask` is 0.
         mask: 1 on sampled tokens, 0 on others.
         turns: (response tokens, advantage) of each turn, in order.

@@ -1,7 +1,5 @@
-"""From collected groups to training samples.
-
-Advantages are computed over complete groups. Only then are members dropped that must not be trained on: stale ones,
-and those with a turn without an action.
+"""From collected groups to training samples. Advantages are computed over complete groups. Members that are stale or
+have a turn without an action are dropped afterwards.
 """
 
 from __future__ import annotations
@@ -100,12 +98,10 @@ def score(
 ) -> list[ScoredGroup]:
     """Advantages over complete groups, and which trajectories are usable.
 
-    Stale members count in the statistics but are not usable. Under `no_action_turns = "mask"` the same holds for
-    members with a turn without an action (SimpleTIR, arXiv 2509.02479, masks the loss of such trajectories).
-
-    A dropped trajectory has the same effect as rows with a zero loss mask under `token_mean` and `seq_mean_token_mean`,
-    which do not count rows without tokens. `seq_mean_token_sum` and `…_norm` divide by the number of rows, so their
-    loss is that of zero masks times (all rows / remaining rows).
+    Stale members count in the statistics but are not usable. With `no_action_turns` "mask" the same holds for members
+    with a turn without an action (SimpleTIR, arXiv 2509.02479, masks the loss of such trajectories). Dropping them
+    equals a zero loss mask for `token_mean` and `seq_mean_token_mean`, which do not count rows without tokens.
+    `seq_mean_token_sum` and `…_norm` divide by the number of rows, so the factor is (all rows / remaining rows).
 
     `entropy_fn` returns the mean token entropy of each sample; only estimators that weigh by entropy (EMPG) call it.
     `growing`: as in `training_samples`, because statistics by row count its samples.
@@ -156,10 +152,9 @@ def _check(name: str, groups: Sequence[Group], finite: Iterable[bool]) -> None:
 def training_samples(
     groups: Sequence[ScoredGroup], current_digest: str, advantage_scale: float = 1.0, *, growing: bool = False
 ) -> list[TrainingSample]:
-    """The samples of all usable trajectories: one for each turn, or one for each conversation if `growing`.
+    """The samples of all usable trajectories: one for each turn or, if `growing`, for each conversation.
 
-    Trajectories are numbered consecutively through `groups`. See `Trajectory.conversations`. The temperature is the
-    one that the group records.
+    Trajectories are numbered consecutively through `groups`. For conversations see `Trajectory.conversations`.
     """
     samples: list[TrainingSample] = []
     number = 0

@@ -2,10 +2,8 @@
 
 A node is a span of tokens. Its tokens attend to all tokens of its ancestors and, causally, to the tokens of the node
 itself. Each row therefore gets the same result as alone, and a prompt that eight rows share is computed once. The other
-layers of the model need no change. One attention call pads nodes of similar size to the same shape.
-
-This works for any Hugging Face model that takes its attention from `AttentionInterface` and its positions from
-`position_ids`. `prepare` sets it up.
+layers of the model need no change. One attention call pads nodes of similar size to the same shape. `prepare` sets up
+any Hugging Face model that takes its attention from `AttentionInterface` and its positions from `position_ids`.
 """
 
 from __future__ import annotations
@@ -51,8 +49,7 @@ class AttentionBatch:
         shape: (B, Q, A).
         queries: [B·Q] indices of the query tokens; None if they are the consecutive tokens from `start` on.
         keys: [B·(A+Q)] indices of the key tokens; None if they are the same as `queries`.
-        visible: [B, 1, Q, A+Q] bool, the attention mask; None for causal attention, where padding on the right has
-            no effect.
+        visible: [B, 1, Q, A+Q] bool, the attention mask; None for causal attention.
         kept: indices of the [B·Q] outputs that are not padding; None if there is no padding.
         start: index of the first token of the first node.
     """
@@ -165,23 +162,20 @@ def _call(group: Sequence[int], nodes: Sequence[Node], paths: Sequence[Ids], sta
 def forest_attention(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """An attention function for `AttentionInterface`.
+    """Attention [1, T, heads, D] of query [1, heads, T, D], key and value [1, groups, T, D] for `AttentionInterface`.
 
-    Returns [1, T, heads, D] from query [1, heads, T, D], key and value [1, groups, T, D]. Without a `forest` in the
-    options it computes ordinary attention.
+    Without a `forest` in the options it computes ordinary attention.
 
     Raises:
         ConfigError: the model uses one of the options `UNSUPPORTED_OPTIONS`.
     """
     forest: Forest | None = options.pop("forest", None)
-    if forest is not None and (
-        special := sorted(name for name in UNSUPPORTED_OPTIONS if options.get(name) is not None)
-    ):
-        raise ConfigError(
-            f"the policy's attention has {', '.join(special)}: only plain causal attention can be trained"
-        )
     if forest is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    if unsupported := sorted(name for name in UNSUPPORTED_OPTIONS if options.get(name) is not None):
+        raise ConfigError(
+            f"the policy's attention has {', '.join(unsupported)}: only plain causal attention can be trained"
+        )
     scale = options.get("scaling")
     # Under autocast rotary embeddings return float32, so query and key are cast to the dtype of the values.
     query, key, value = (tensor[0].transpose(0, 1).to(value.dtype) for tensor in (query, key, value))

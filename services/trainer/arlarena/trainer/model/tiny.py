@@ -55,10 +55,7 @@ def vocabulary(pieces: Sequence[str] = ()) -> list[str]:
 
 
 def build_tokenizer(pieces: Sequence[str] = ()) -> PreTrainedTokenizerFast:
-    """A tokenizer that matches the longest token of `vocabulary(pieces)` from left to right.
-
-    Decoding restores printable ASCII exactly.
-    """
+    """A tokenizer that matches the longest token of `vocabulary(pieces)` from left to right, lossless for ASCII."""
     tokens = vocabulary(pieces)
     ordinary = sorted((token for token in tokens if token not in SPECIAL), key=len, reverse=True)
     pattern = "|".join(re.escape(token) for token in ordinary) + r"|[\s\S]"
@@ -78,10 +75,7 @@ def build_tokenizer(pieces: Sequence[str] = ()) -> PreTrainedTokenizerFast:
 
 
 def build_model(shape: TinyPolicy, vocab_size: int, pad_id: int, eos_id: int, seed: int) -> Qwen3ForCausalLM:
-    """A model with new weights.
-
-    Weights of projections into the residual stream are divided by √(2 · layers), the square root of their number.
-    """
+    """A model with random weights. Those of projections into the residual stream are divided by √(2 · layers)."""
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=vocab_size,
