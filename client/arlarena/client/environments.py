@@ -213,7 +213,7 @@ class EnvironmentClient:
         """`retries`: of a request to an unavailable server. `batch_…`: see `Batcher`. `token`: bearer token.
 
         Raises:
-            TypeError, ValueError: names the invalid argument.
+            TypeError, ValueError: an argument is invalid; the message names it.
         """
         self.transport = HttpTransport(
             url,

@@ -216,7 +216,7 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
         if isinstance(values, str | bytes) or not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0:
             raise TypeError(f"{name} must be a sequence of {self.num_envs}, not {type(values).__name__}")
         if len(values) != self.num_envs:
-            raise ValueError(f"{len(values)} {name} for {self.num_envs} environments: give one for each")
+            raise ValueError(f"{len(values)} {name} for {self.num_envs} environments: give one per environment")
         return list(values)
 
     def _seeds(self, given: Any) -> list[int | None]:

@@ -191,7 +191,7 @@ class PolicyClient:
         """`retries`: of a request to an unavailable server. `token`: bearer token, such as the key of OpenAI's API.
 
         Raises:
-            TypeError, ValueError: names the invalid argument.
+            TypeError, ValueError: an argument is invalid; the message names it.
         """
         self.transport = HttpTransport(
             url, Timeouts() if timeouts is None else timeouts, token, service="policy server"

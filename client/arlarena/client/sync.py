@@ -62,14 +62,14 @@ class BackgroundLoop:
 
 def _check_count(name: str, given: Sequence[Any], sessions: Sequence[SyncSession]) -> None:
     if isinstance(given, str):
-        raise TypeError(f"{name} must be a list with one for each session, not a single string")
+        raise TypeError(f"{name} must be a list with one entry for each session, not a single string")
     for argument, values in (("sessions", sessions), (name, given)):
         if not hasattr(values, "__len__") or not hasattr(values, "__getitem__") or isinstance(values, Mapping):
-            raise TypeError(f"{argument} must be a list with one for each session, not {shown(values)}")
+            raise TypeError(f"{argument} must be a list with one entry for each session, not {shown(values)}")
     if wrong := [session for session in sessions if not isinstance(session, SyncSession)]:
         raise TypeError(f"sessions must be results of open(), not {shown(wrong[0])}")
     if len(given) != len(sessions):
-        raise ValueError(f"{len(given)} {name} for {len(sessions)} sessions: give one for each")
+        raise ValueError(f"{len(given)} {name} for {len(sessions)} sessions: give one per session")
 
 
 def _check_task(task: Any) -> None:

@@ -132,7 +132,7 @@ class HttpTransport:
         `service`: the expected kind of service, for error messages.
 
         Raises:
-            TypeError, ValueError: names the invalid argument.
+            TypeError, ValueError: an argument is invalid; the message names it.
         """
         if not isinstance(timeouts, Timeouts):
             raise TypeError(f"timeouts must be Timeouts(connect_s=…, request_s=…), not {timeouts!r}")

@@ -91,7 +91,7 @@ def environment_factory(
     """A function that creates environments for TRL. All of them share one client.
 
     Raises:
-        TypeError, ValueError: names the invalid argument.
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
     if split is not None:
         text_of("split", split)

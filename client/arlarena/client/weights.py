@@ -158,7 +158,7 @@ class Sender:
         """The version directory `name` in `versions` as the base of a delta of `file`; None: send the complete file."""
         if name is None or not file.endswith(".safetensors") or step % self._full_every == 0:
             return None
-        for directory in versions.iterdir():  # compare names, because `name` of the server may be a harmful path
+        for directory in versions.iterdir():  # compare names, because the server may send any path
             if directory.name == name and (directory / COMMITTED_FILE).is_file():
                 return directory if (directory / file).is_file() else None
         return None

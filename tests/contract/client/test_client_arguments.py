@@ -118,7 +118,7 @@ def test_actions_that_are_not_strings_are_refused(env, action, kind, message):
     [
         ("up", TypeError, "actions must be a sequence of 2, not str"),
         (np.array("up"), TypeError, "actions must be a sequence of 2"),
-        (["up"] * 3, ValueError, "3 actions for 2 environments: give one for each"),
+        (["up"] * 3, ValueError, "3 actions for 2 environments: give one per environment"),
         (["up", 1], TypeError, "action 1 must be a string"),
     ],
 )
@@ -176,8 +176,8 @@ def test_autoreset_draws_from_the_environments_own_generator(env, envs):
 @pytest.mark.parametrize(
     ("seed", "kind", "message"),
     [
-        ([1], ValueError, "1 seeds for 2 environments: give one for each"),
-        (np.arange(3), ValueError, "3 seeds for 2 environments: give one for each"),
+        ([1], ValueError, "1 seeds for 2 environments: give one per environment"),
+        (np.arange(3), ValueError, "3 seeds for 2 environments: give one per environment"),
         ([], ValueError, "0 seeds for 2 environments"),
         ([1, 2.5], TypeError, r"seed 1 must be an integer, not 2\.5"),
         ([1, -1], ValueError, "seed 1 must be from 0 to"),

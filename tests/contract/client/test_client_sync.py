@@ -207,8 +207,8 @@ def test_rollouts_in_the_manner_of_trl(url):
     row = {"index": 9, "prompt": [{"role": "user", "content": "Play."}], "other": 1}
     prompts = {member.reset(**row) for member in members}
     assert len(prompts) == 1
-    said = [member.act(action) for member, action in zip(members, ("up", "down", "still", "nonsense"), strict=True)]
-    assert all("#" in text for text in said)
+    output = [member.act(action) for member, action in zip(members, ("up", "down", "still", "nonsense"), strict=True)]
+    assert all("#" in text for text in output)
     for member in members:
         assert member.get_reward() == pytest.approx(-0.1)
     for _ in range(14):

@@ -73,7 +73,7 @@ def test_trl_trains_on_a_server(url, tmp_path):
     assert metric(url, "sessions ") == 0
 
 
-class SaysStill(BaseHTTPRequestHandler):
+class ConstantReply(BaseHTTPRequestHandler):
     """A chat endpoint that always streams the same reply."""
 
     def do_POST(self):
@@ -97,7 +97,7 @@ class SaysStill(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def policy_server():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), SaysStill)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), ConstantReply)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -117,8 +117,8 @@ def test_verifiers_plays_an_episode_through_its_adapter(url, tmp_path):
             [VERIFIERS, "@", config, "--no-rich"], cwd=tmp_path, env={**os.environ, "OPENAI_API_KEY": "none"},
             capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
         )  # fmt: skip
-    (found,) = tmp_path.glob("outputs/*/traces.jsonl")
-    episodes = [json.loads(line) for line in found.read_text().splitlines()]
+    (trace_file,) = tmp_path.glob("outputs/*/traces.jsonl")
+    episodes = [json.loads(line) for line in trace_file.read_text().splitlines()]
     assert [episode["errors"] for episode in episodes] == [[], []], done.stdout[-3000:]
     scores = [episode["traces"][0]["rewards"]["openenv_reward"]["score"] for episode in episodes]
     assert scores == pytest.approx([-1.5, -1.5])  # 15 steps without effect, each with reward -0.1

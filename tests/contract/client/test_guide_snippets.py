@@ -20,13 +20,13 @@ SERVE = re.compile(r"^(?:\.venv/bin/)?arlarena serve env (?!my_)\S+(?: --port \d
 def snippets(page, language):
     """(heading, text) of each fenced block of a language, in order."""
     text = (GUIDES / page).read_text(encoding="utf-8")
-    found, heading = [], ""
+    results, heading = [], ""
     for match in re.finditer(rf"^#+ ([^\n]+)$|^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         if match[1] is not None:
             heading = match[1]
         else:
-            found.append((heading, match[2]))
-    return found
+            results.append((heading, match[2]))
+    return results
 
 
 def command_line(text):

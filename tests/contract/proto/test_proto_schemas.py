@@ -32,9 +32,9 @@ def test_check_finds_a_missing_and_a_changed_schema(tmp_path: Path, capsys: pyte
     (tmp_path / "Group.json").write_text("{}")
     (tmp_path / "GroupTask.json").unlink()
     assert main(["--check", str(tmp_path)]) == 1
-    said = capsys.readouterr().err
-    assert "Group.json is not current" in said
-    assert "GroupTask.json is not current" in said
+    output = capsys.readouterr().err
+    assert "Group.json is not current" in output
+    assert "GroupTask.json is not current" in output
 
 
 def test_the_command_writes_schemas_of_every_field(tmp_path: Path) -> None:

@@ -166,9 +166,9 @@ async def test_expired_leases_behind_many_renewed_ones_are_found(connect, make_t
                 await streams.renew(lease)
 
     keeping = asyncio.create_task(keep_alive())
-    found = await streams.lease(consumer="v", block_s=20)
+    result = await streams.lease(consumer="v", block_s=20)
     keeping.cancel()
-    assert found.task.group_id == "g200"
+    assert result.task.group_id == "g200"
 
 
 async def test_kill_9_of_a_worker_in_the_middle_of_a_lease(
@@ -179,8 +179,8 @@ async def test_kill_9_of_a_worker_in_the_middle_of_a_lease(
     arguments = [sys.executable, str(WORKER), redis_url, run_name, "doomed", "--ttl", "0.7", "--hold"]
     worker = await asyncio.create_subprocess_exec(*arguments, stdout=subprocess.PIPE)
     try:
-        said = [await asyncio.wait_for(worker.stdout.readline(), 30) for _ in range(2)]
-        assert said == [b"ready\n", b"leased g0\n"]
+        output = [await asyncio.wait_for(worker.stdout.readline(), 30) for _ in range(2)]
+        assert output == [b"ready\n", b"leased g0\n"]
         # While it renews, no other worker gets the task, for twice the time of the lease.
         assert await streams.lease(consumer="heir", block_s=1.4) is None
     finally:

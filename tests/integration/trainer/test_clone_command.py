@@ -27,11 +27,11 @@ async def test_clone_writes_a_complete_policy_and_logs_only_json(tmp_path, tiny_
         stderr=asyncio.subprocess.STDOUT,
     )
     async with asyncio.timeout(60):
-        said, _ = await process.communicate()
-    assert process.returncode == 0, said.decode()
-    assert [json.loads(line)["event"] for line in said.splitlines()][-1] == "cloned"
-    assert b"weights:" not in said
-    assert b"\r" not in said
+        text, _ = await process.communicate()
+    assert process.returncode == 0, text.decode()
+    assert [json.loads(line)["event"] for line in text.splitlines()][-1] == "cloned"
+    assert b"weights:" not in text
+    assert b"\r" not in text
     AutoModelForCausalLM.from_pretrained(out)
     AutoTokenizer.from_pretrained(out)
     record = json.loads((out / "arlarena.json").read_text())

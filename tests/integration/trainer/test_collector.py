@@ -94,7 +94,7 @@ async def start(streams):
     await asyncio.gather(*running, return_exceptions=True)
 
 
-def collector(streams, state=None, method=None, **changes):
+def new_collector(streams, state=None, method=None, **changes):
     settings = TrainerSettings(**{"groups_per_step": 3, "group_size": 2, "minibatch_groups": 1, "steps": 5} | changes)
     state = state or TrainerState(versions={"d0": 0})
     order = TaskOrder("train", None, 7, settings.train_index_start)
@@ -103,32 +103,32 @@ def collector(streams, state=None, method=None, **changes):
 
 async def test_a_batch_has_useful_groups_and_each_is_settled_once(streams, start):
     worker = start(Worker(streams, lambda index: index % 2))  # each second group is uniform
-    mine = collector(streams)
-    collected = await mine.batch()
+    collector = new_collector(streams)
+    collected = await collector.batch()
     assert [group.id for group in collected.selected.batch] == ["g000001", "g000003", "g000005"]
     assert sorted(group.id for group in collected.selected.filtered) == ["g000000", "g000002", "g000004"]
-    mine.settle(collected)
-    assert mine.state.ledger.counts() == dict.fromkeys(OUTCOMES, 0) | {"trained": 3, "filtered": 3}
-    assert mine.state.environment_steps == 6 * 2
-    await mine.acknowledge()
+    collector.settle(collected)
+    assert collector.state.ledger.counts() == dict.fromkeys(OUTCOMES, 0) | {"trained": 3, "filtered": 3}
+    assert collector.state.environment_steps == 6 * 2
+    await collector.acknowledge()
     assert sorted(set(worker.seen)) == sorted(worker.seen)
 
 
 async def test_open_groups_never_exceed_the_capacity(streams):
-    mine = collector(streams, staleness=1)
-    await mine.top_up()
-    await mine.top_up()
+    collector = new_collector(streams, staleness=1)
+    await collector.top_up()
+    await collector.top_up()
     depth = await streams.depth()
-    assert depth.tasks_queued == 6 == len(mine.state.ledger.open)
+    assert depth.tasks_queued == 6 == len(collector.state.ledger.open)
 
 
 async def test_tries_are_bounded_and_backfill_is_counted(streams, start):
     start(Worker(streams, lambda index: 2))  # all members solve all tasks
-    mine = collector(streams)
-    collected = await mine.batch()
+    collector = new_collector(streams)
+    collected = await collector.batch()
     assert (collected.selected.kept, collected.selected.backfilled, len(collected.selected.filtered)) == (0, 3, 6)
-    without = collector(streams, state=mine.state, method=recipe("sampo", backfill=False))
-    mine.settle(collected)
+    without = new_collector(streams, state=collector.state, method=recipe("sampo", backfill=False))
+    collector.settle(collected)
     assert (await without.batch()).selected.batch == []
 
 
@@ -146,49 +146,52 @@ async def test_a_group_of_unknown_weights_is_discarded_and_its_task_issued_again
                     version = lost if first and lease.task.group_id < "g000002" else NOW
                     await streams.complete(lease, played(lease.task, 1, version))
 
-    mine = collector(streams, staleness=0)
+    collector = new_collector(streams, staleness=0)
     start(Forgetful(streams))
-    collected = await mine.batch()
+    collected = await collector.batch()
     assert sorted(group.id for group in collected.seen) == ["g000000", "g000001", "g000002"]
     assert collected.stale == []
     assert sorted(plays) == ["g000000", "g000000", "g000001", "g000001", "g000002"]
-    mine.settle(collected)
-    assert mine.state.ledger.counts()["trained"] == 3
+    collector.settle(collected)
+    assert collector.state.ledger.counts()["trained"] == 3
 
 
 async def test_a_sampler_with_unknown_weights_ends_the_run(streams, start):
     strange = PolicyVersion("other", 3, "gone")
-    mine = collector(streams, max_unusable_in_a_row=4)
-    start(Worker(streams, lambda index: played(mine._task(index), 1, strange)))
+    collector = new_collector(streams, max_unusable_in_a_row=4)
+    start(Worker(streams, lambda index: played(collector._task(index), 1, strange)))
     with pytest.raises(RunError, match=r"10 groups in a row .* weights that this run does not know.*other:3:gone"):
-        await mine.batch()
+        await collector.batch()
 
 
 async def test_a_group_of_too_old_members_is_settled_as_stale(streams, start):
-    mine = collector(streams, state=TrainerState(step=5, versions={"d0": 5, "old": 3}))
+    collector = new_collector(streams, state=TrainerState(step=5, versions={"d0": 5, "old": 3}))
     start(
-        Worker(streams, lambda index: played(mine._task(index), 1, PolicyVersion("life", 3, "old")) if index < 2 else 1)
+        Worker(
+            streams,
+            lambda index: played(collector._task(index), 1, PolicyVersion("life", 3, "old")) if index < 2 else 1,
+        )
     )
-    collected = await mine.batch()
+    collected = await collector.batch()
     assert [group.id for group in collected.stale] == ["g000000", "g000001"]
-    assert mine.state.environment_steps == 0
-    mine.settle(collected)
-    assert mine.state.ledger.counts()["stale"] == 2
-    assert mine.state.environment_steps == 5 * 2
+    assert collector.state.environment_steps == 0
+    collector.settle(collected)
+    assert collector.state.ledger.counts()["stale"] == 2
+    assert collector.state.environment_steps == 5 * 2
 
 
 async def test_a_sampler_that_never_updates_its_weights_ends_the_run(streams, start):
-    mine = collector(streams, state=TrainerState(step=5, versions={"d0": 0}), max_unusable_in_a_row=2)
+    collector = new_collector(streams, state=TrainerState(step=5, versions={"d0": 0}), max_unusable_in_a_row=2)
     start(Worker(streams))
     with pytest.raises(RunError, match=r"8 groups in a row .* sampled by weights of step 0, more than 1 behind step 5"):
-        await mine.batch()
+        await collector.batch()
 
 
 async def test_groups_without_turns_end_the_run_with_the_reason(streams, start):
-    mine = collector(streams, max_unusable_in_a_row=3)
+    collector = new_collector(streams, max_unusable_in_a_row=3)
 
     def outcome(index):
-        group = played(mine._task(index))
+        group = played(collector._task(index))
         members = tuple(
             msgspec.structs.replace(one, turns=(), fault="a prompt of 900 tokens leaves no room in a context of 512")
             for one in group.trajectories
@@ -199,8 +202,8 @@ async def test_groups_without_turns_end_the_run_with_the_reason(streams, start):
     with pytest.raises(
         RunError, match=r"3 groups in a row .* a prompt of 900 tokens .* context of 512: give the policy"
     ):
-        await mine.batch()
-    assert mine.state.ledger.counts()["empty"] == 3
+        await collector.batch()
+    assert collector.state.ledger.counts()["empty"] == 3
 
 
 @pytest.mark.parametrize(
@@ -213,33 +216,33 @@ async def test_groups_without_turns_end_the_run_with_the_reason(streams, start):
     ],
 )
 async def test_an_invalid_message_becomes_a_dead_letter_and_the_run_continues(streams, start, damage, reason):
-    mine = collector(streams)
+    collector = new_collector(streams)
 
     def outcome(index):
-        group = played(mine._task(index))
+        group = played(collector._task(index))
         if index != 1:
             return group
         first = group.trajectories[0]
         turn = msgspec.structs.replace(first.turns[0], **damage(first.turns[0]))
-        spoilt = msgspec.structs.replace(first, turns=(turn,))
-        return msgspec.structs.replace(group, trajectories=(spoilt, *group.trajectories[1:]))
+        corrupted = msgspec.structs.replace(first, turns=(turn,))
+        return msgspec.structs.replace(group, trajectories=(corrupted, *group.trajectories[1:]))
 
     start(Worker(streams, outcome))
-    collected = await mine.batch()
-    mine.settle(collected)
-    assert mine.state.ledger.lineage["g000001"][0] == "dead"
-    assert mine.state.ledger.counts()["trained"] == 3
+    collected = await collector.batch()
+    collector.settle(collected)
+    assert collector.state.ledger.lineage["g000001"][0] == "dead"
+    assert collector.state.ledger.counts()["trained"] == 3
     (letter,) = await streams.dead_letters()
     assert letter.group_id == "g000001"
     assert reason in letter.reason
-    await mine.acknowledge()
-    assert not await streams.outstanding() & mine.state.ledger.lineage.keys()
+    await collector.acknowledge()
+    assert not await streams.outstanding() & collector.state.ledger.lineage.keys()
 
 
 async def test_a_crash_before_a_checkpoint_loses_and_duplicates_no_group(streams, start, redis_url, run_name):
     checkpoint = TrainerState(versions={"d0": 0})
     checkpoint.ledger.issue(2)  # the checkpoint has two groups; the dead trainer had issued and received more
-    first = collector(streams)
+    first = new_collector(streams)
     worker = start(Worker(streams))
     for _ in range(3):
         first.settle(await first.batch())  # trained on, never checkpointed, never acknowledged
@@ -247,7 +250,7 @@ async def test_a_crash_before_a_checkpoint_loses_and_duplicates_no_group(streams
     assert issued > 10
 
     async with await Streams.connect(redis_url, run_name) as again:
-        second = collector(again, state=TrainerState.from_json(checkpoint.to_json()))
+        second = new_collector(again, state=TrainerState.from_json(checkpoint.to_json()))
         await second.top_up()
         await second.resume()
         # Tasks beyond the capacity are withdrawn, and issued again later.
@@ -262,12 +265,12 @@ async def test_a_crash_before_a_checkpoint_loses_and_duplicates_no_group(streams
 
 
 async def test_a_covered_entry_is_acknowledged_and_not_used_again(streams, start, redis_url, run_name):
-    first = collector(streams)
+    first = new_collector(streams)
     start(Worker(streams))
     first.settle(await first.batch())
     saved = first.state.to_json()  # the checkpoint is durable, but the trainer dies before the acknowledgement
     async with await Streams.connect(redis_url, run_name) as again:
-        second = collector(again, state=TrainerState.from_json(saved))
+        second = new_collector(again, state=TrainerState.from_json(saved))
         await second.resume()
         collected = await second.batch()
         assert not {group.id for group in collected.seen} & set(saved["ledger"]["lineage"])
@@ -279,21 +282,21 @@ async def test_a_covered_entry_is_acknowledged_and_not_used_again(streams, start
 
 
 async def test_outstanding_tasks_are_issued_again_if_the_broker_lost_all_data(streams, start):
-    mine = collector(streams, reissue_after_s=0.3)
-    await mine.top_up()
+    collector = new_collector(streams, reissue_after_s=0.3)
+    await collector.top_up()
     await streams.reset()
     assert (await streams.depth()).tasks_queued == 0
     start(Worker(streams))
-    collected = await mine.batch()
+    collected = await collector.batch()
     assert len(collected.selected.batch) == 3
 
 
 async def test_dead_letters_free_their_slots(streams, start):
     start(Worker(streams, lambda index: 1 if index >= 4 else RuntimeError("the environment is down")))
-    mine = collector(streams, max_unusable_in_a_row=5)
-    collected = await mine.batch()
-    mine.settle(collected)
-    assert mine.state.ledger.counts()["dead"] == 4
+    collector = new_collector(streams, max_unusable_in_a_row=5)
+    collected = await collector.batch()
+    collector.settle(collected)
+    assert collector.state.ledger.counts()["dead"] == 4
 
 
 async def test_too_many_dead_groups_in_a_row_end_the_run_with_the_reason(streams, start):
@@ -301,24 +304,24 @@ async def test_too_many_dead_groups_in_a_row_end_the_run_with_the_reason(streams
     with pytest.raises(
         RunError, match=r"4 groups in a row could not be used; the last: .*environment is down"
     ) as ended:
-        await collector(streams, max_unusable_in_a_row=4).batch()
+        await new_collector(streams, max_unusable_in_a_row=4).batch()
     assert not ended.value.permanent  # the environment may recover
 
 
 async def test_permanently_unusable_groups_end_the_run_permanently(streams, start):
-    mine = collector(streams, max_unusable_in_a_row=1)
-    start(Worker(streams, lambda index: msgspec.structs.replace(played(mine._task(index)), size=7)))
+    collector = new_collector(streams, max_unusable_in_a_row=1)
+    start(Worker(streams, lambda index: msgspec.structs.replace(played(collector._task(index)), size=7)))
     with pytest.raises(RunError, match=r"1 group in a row could not be used; the last: its size is 7") as ended:
-        await mine.batch()
+        await collector.batch()
     assert ended.value.permanent
 
 
 async def test_progress_shows_groups_and_episodes(streams, start):
     seen = []
-    mine = collector(streams)
-    mine.on_progress = lambda so_far: seen.append(astuple(so_far))
+    collector = new_collector(streams)
+    collector.on_progress = lambda so_far: seen.append(astuple(so_far))
     start(Worker(streams, lambda index: index % 2))  # each second group is uniform
-    await mine.batch()
+    await collector.batch()
     assert seen[0] == (0, 3, 0, 0, 0)
     assert seen == sorted(seen)
     # Before the last group: two useful groups of five, two episodes each.
@@ -328,52 +331,52 @@ async def test_progress_shows_groups_and_episodes(streams, start):
 
 async def test_no_groups_for_no_data_timeout_s_end_the_run(streams):
     with pytest.raises(RunError, match="no group arrived for 1 s with 6 outstanding"):
-        await collector(streams, no_data_timeout_s=1.0, reissue_after_s=0.5).batch()
+        await new_collector(streams, no_data_timeout_s=1.0, reissue_after_s=0.5).batch()
 
 
 async def test_a_signal_ends_the_wait(streams):
-    mine = collector(streams)
+    collector = new_collector(streams)
 
     def guard():
         raise Interrupted("asked to stop")
 
-    mine.guard = guard
+    collector.guard = guard
     with pytest.raises(Interrupted):
-        await mine.batch()
+        await collector.batch()
 
 
 async def test_an_invalid_group_on_a_full_broker_is_condemned_later(broker, run_name):
     """The broker refuses the copy of the invalid group. The trainer condemns the group when there is memory."""
     async with await Streams.connect(broker.url, run_name) as streams:
-        mine = collector(streams)
+        collector = new_collector(streams)
 
         def outcome(index):
-            group = played(mine._task(index))
+            group = played(collector._task(index))
             return msgspec.structs.replace(group, size=7) if index == 1 else group
 
         playing = asyncio.create_task(Worker(streams, outcome).serve())
-        await mine.top_up()
+        await collector.top_up()
         while (await streams.depth()).groups_waiting < 6:
             await asyncio.sleep(0.01)
         playing.cancel()
         await asyncio.gather(playing, return_exceptions=True)
         with Redis.from_url(broker.url) as redis:
             redis.config_set("maxmemory", 1)
-            await mine._wait_for_groups(0)
-            assert mine.broker_full
-            assert "g000001" in mine.state.ledger.open
-            assert len(mine.waiting) == 5
+            await collector._wait_for_groups(0)
+            assert collector.broker_full
+            assert "g000001" in collector.state.ledger.open
+            assert len(collector.waiting) == 5
             redis.config_set("maxmemory", 0)
-        await mine._wait_for_groups(0)
-        assert mine.state.ledger.lineage["g000001"][0] == "dead"
+        await collector._wait_for_groups(0)
+        assert collector.state.ledger.lineage["g000001"][0] == "dead"
 
 
 @pytest.mark.parametrize(("staleness", "out"), [(0, 0), (1, 3)])
 async def test_a_small_filtered_batch_holds_the_slots_of_a_full_one(streams, start, staleness, out):
     """Tasks issued before the step are played by the weights before it, so with staleness 0 they would be wasted."""
     start(Worker(streams, lambda index: index % 2))
-    mine = collector(streams, method=recipe("sampo", max_tries=1, backfill=False), staleness=staleness)
-    collected = await mine.batch()
+    collector = new_collector(streams, method=recipe("sampo", max_tries=1, backfill=False), staleness=staleness)
+    collected = await collector.batch()
     assert len(collected.selected.batch) < 3
     judged = len(collected.selected.batch) + len(collected.selected.filtered)
-    assert len(mine.state.ledger.open) - judged == out
+    assert len(collector.state.ledger.open) - judged == out

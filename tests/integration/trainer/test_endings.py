@@ -58,23 +58,23 @@ async def test_a_finished_trainer_records_the_limit_that_ended_it(started, steps
     play()
     async with asyncio.timeout(60):
         assert await ended == 0, (run / "log").read_text()[-2000:]
-    found = ending(run)
-    assert {key: found[key] for key in expected} == expected
+    result = ending(run)
+    assert {key: result[key] for key in expected} == expected
 
 
 async def test_a_trainer_records_its_first_step_and_the_signal_that_ends_it(started):
     run, pid, ended, play = await started(500)
     step = run / "progress" / "train-step.json"
     await until(step.exists, ended, run)
-    found = json.loads(step.read_text())
-    assert {key: found[key] for key in ("step", "doing", "groups", "groups_wanted", "episodes")} == {
+    result = json.loads(step.read_text())
+    assert {key: result[key] for key in ("step", "doing", "groups", "groups_wanted", "episodes")} == {
         "step": 1, "doing": "collecting", "groups": 0, "groups_wanted": 4, "episodes": 0,
     }  # fmt: skip
-    first = found["ts"]
+    first = result["ts"]
     await until(
         lambda: json.loads(step.read_text())["ts"] > first, ended, run
     )  # still running, although no group arrives
-    assert json.loads(step.read_text())["began"] == found["began"]
+    assert json.loads(step.read_text())["began"] == result["began"]
     play()
     await until(lambda: steps_of(run) >= 2, ended, run)
     os.kill(pid, signal.SIGTERM)
@@ -89,6 +89,6 @@ async def test_a_running_trainer_has_no_ending_and_an_error_is_recorded(started)
     run, _, ended, _ = await started(5, no_data_timeout_s=1.0, reissue_after_s=0.5)
     async with asyncio.timeout(60):
         assert await ended == 1, (run / "log").read_text()[-2000:]  # workers may come: another start can help
-    found = ending(run)
-    assert (found["ended_by"], found["step"]) == ("error", 0)
-    assert "no group arrived" in found["detail"]
+    result = ending(run)
+    assert (result["ended_by"], result["step"]) == ("error", 0)
+    assert "no group arrived" in result["detail"]

@@ -21,7 +21,7 @@ METHODS = (
 
 def documented():
     section = GUIDE.read_text(encoding="utf-8").split("\n## Metrics\n")[1]
-    return [found.groups() for found in map(LINE.match, section.splitlines()) if found]
+    return [match.groups() for match in map(LINE.match, section.splitlines()) if match]
 
 
 def pattern(key):

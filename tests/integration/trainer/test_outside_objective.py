@@ -46,10 +46,10 @@ async def test_an_installed_objective_trains_with_its_hyperparameter(
             stderr=asyncio.subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": str(site)},
         )
-        _, said = await process.communicate()
+        _, output = await process.communicate()
         feeding.cancel()
         await asyncio.gather(feeding, return_exceptions=True)
-    assert process.returncode == 0, said.decode()[-3000:]
+    assert process.returncode == 0, output.decode()[-3000:]
     (record,) = records(run)
     # The same groups through the module itself, which is not installed here: the loss is -A w + |A| / (2 ε) (w - 1)²,
     # and the ratios w of these recordings are nearly 0.

@@ -24,8 +24,8 @@ async def trainer(*arguments):
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
     async with asyncio.timeout(60):
-        _, said = await process.communicate()
-    return process.returncode, said.decode()
+        _, output = await process.communicate()
+    return process.returncode, output.decode()
 
 
 def config(folder, text=""):
@@ -40,12 +40,12 @@ async def train(folder, model, text="", *more):
 
 
 async def assert_refused(answer, *parts):
-    code, said = await answer
-    assert code == 2, said
-    assert "Traceback" not in said
+    code, output = await answer
+    assert code == 2, output
+    assert "Traceback" not in output
     for part in parts:
-        assert part in said
-    return said
+        assert part in output
+    return output
 
 
 @pytest.mark.parametrize("command", ["train", "clone"])
@@ -87,11 +87,11 @@ async def test_tiny_refuses_a_folder_that_it_did_not_write(tmp_path):
 
 
 async def test_a_missing_demonstrations_file_is_named_once(tmp_path, tiny_directory):
-    said = await assert_refused(
+    output = await assert_refused(
         clone(tmp_path, tiny_directory, tmp_path / "out", tmp_path / "absent.jsonl"),
         f"error: demonstrations {tmp_path / 'absent.jsonl'} cannot be read: no such file or directory\n",
     )
-    assert said.count("absent") == 1
+    assert output.count("absent") == 1
 
 
 async def test_an_uncached_hub_name_is_refused_offline(tmp_path):

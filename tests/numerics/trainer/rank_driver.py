@@ -44,13 +44,13 @@ def main(policy, plan, out):
             metrics = [lead.update(minibatches, 1e-3), lead.update(minibatches, 5e-4)]
             skipped = lead.skipped
             rows = [row for rows in minibatches for row in rows]
-            found = {
+            result = {
                 "metrics": metrics,
                 "skipped": skipped,
                 "entropies": lead.mean_entropies(rows),
                 "log_probs": lead.log_probs([5], [6, 7]),
             }
-            (out / f"{number}.json").write_text(json.dumps(found))
+            (out / f"{number}.json").write_text(json.dumps(result))
             state = {f"weight/{key}": value.clone() for key, value in lead.weights().items()}
             state |= {f"optimizer/{key}": value for key, value in lead.optimizer_state().items()}
             save_file(

@@ -63,8 +63,8 @@ def test_converted_groups_have_the_recorded_gradients(policy, tmp_path, name):
     path = tmp_path / "groups.msgpack"
     path.write_bytes(convert_groups((RECORDED / "groups_v2.msgpack").read_bytes()))
     method, rows = name.split("/")
-    found = gradient(policy, read_groups(path), recipe(method), rows == "episodes")
+    result = gradient(policy, read_groups(path), recipe(method), rows == "episodes")
     expected = EXPECTED[name]
-    assert np.abs(found).max() == pytest.approx(expected["largest"], rel=1e-6)
+    assert np.abs(result).max() == pytest.approx(expected["largest"], rel=1e-6)
     # A product with a random vector differs by about the norm of the difference of the gradients.
-    assert products(found) == pytest.approx(expected["products"], abs=1e-6 * expected["largest"])
+    assert products(result) == pytest.approx(expected["products"], abs=1e-6 * expected["largest"])

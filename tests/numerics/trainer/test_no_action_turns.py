@@ -42,13 +42,13 @@ def scored(method, groups, **how):
 
 def masked(groups):
     """The same groups with zero masks instead of the `no_action` flag."""
-    found = copy.deepcopy(groups)
-    for group in found:
+    result = copy.deepcopy(groups)
+    for group in result:
         for one in group.trajectories:
             if any(turn.no_action for turn in one.turns):
                 for turn in one.turns:
                     turn.loss_mask, turn.no_action = pack_mask([0] * len(turn.loss_mask)), False
-    return found
+    return result
 
 
 def gradients(policy, rows, method):
@@ -89,11 +89,11 @@ def by_hand(policy, groups, aggregation, width):
     return {name: p.grad for name, p in model.named_parameters()}, float(total.detach())
 
 
-def assert_close(found, expected, factor=1.0):
+def assert_close(result, expected, factor=1.0):
     largest = max(float(grad.abs().max()) for grad in expected.values())
     assert largest > 1e-6
     for name, grad in expected.items():
-        torch.testing.assert_close(found[name].double(), factor * grad.double(), atol=2e-5 * largest, rtol=1e-4)
+        torch.testing.assert_close(result[name].double(), factor * grad.double(), atol=2e-5 * largest, rtol=1e-4)
 
 
 @pytest.mark.parametrize("aggregation", ["token_mean", "seq_mean_token_mean"])
@@ -101,12 +101,12 @@ def test_a_dropped_episode_equals_a_zero_loss_mask(policy, groups, aggregation):
     method = recipe("grpo", aggregation=aggregation, stat_unit="trajectory", clip_low=0.2, clip_high=0.2)
     rows = training_samples(scored(method, groups), "now")
     assert {row.turns[0][1] > 0 for row in rows} == {True, False}
-    found, loss = gradients(policy, rows, method)
+    result, loss = gradients(policy, rows, method)
     expected, total = by_hand(policy, groups, aggregation, 0.2)
     assert loss == pytest.approx(total, rel=1e-4)
-    assert_close(found, expected)
+    assert_close(result, expected)
     kept, _ = gradients(policy, training_samples(scored(method, groups, no_action_turns="keep"), "now"), method)
-    assert any(not torch.allclose(kept[name], grad, rtol=1e-2) for name, grad in found.items())
+    assert any(not torch.allclose(kept[name], grad, rtol=1e-2) for name, grad in result.items())
 
 
 @pytest.mark.parametrize(
@@ -114,9 +114,9 @@ def test_a_dropped_episode_equals_a_zero_loss_mask(policy, groups, aggregation):
 )
 def test_dropping_equals_masking_where_empty_rows_do_not_count(policy, groups, name):
     method = recipe(name)
-    found, _ = gradients(policy, training_samples(scored(method, groups), "now"), method)
+    result, _ = gradients(policy, training_samples(scored(method, groups), "now"), method)
     expected, _ = gradients(policy, training_samples(scored(method, masked(groups)), "now"), method)
-    assert_close(found, expected)
+    assert_close(result, expected)
 
 
 @pytest.mark.parametrize("aggregation", ["seq_mean_token_sum", "seq_mean_token_sum_norm"])
@@ -124,9 +124,9 @@ def test_dropping_equals_scaled_masking_where_empty_rows_count(policy, groups, a
     method = recipe("grpo", aggregation=aggregation)
     skipped, full = (training_samples(scored(method, each), "now") for each in (groups, masked(groups)))
     assert (len(skipped), len(full)) == (3 * 2 + 2 * 3, 3 * 3 + 2 * 4)
-    found, _ = gradients(policy, skipped, method)
+    result, _ = gradients(policy, skipped, method)
     expected, _ = gradients(policy, full, method)
-    assert_close(found, expected, factor=len(full) / len(skipped))
+    assert_close(result, expected, factor=len(full) / len(skipped))
 
 
 def test_the_complete_group_is_scored_and_used_episodes_are_numbered_consecutively(groups):

@@ -33,24 +33,24 @@ def reference_log_probs(model, row, temperature):
 @pytest.mark.parametrize("instructions", [0, 40, 70])
 def test_log_probs_equal_those_of_each_row_alone(policy, max_tokens, temperature, instructions):
     rows = random_rows(0, instructions=instructions)
-    found = 0
+    compared = 0
     for batch in micro_batches(rows, max_tokens):
         log_probs, entropies = Scorer(policy, 10_000)(batch, temperature)
         for number in range(len(batch.trajectory_of_row)):
-            mine = batch.row_of_token == number
+            own = batch.row_of_token == number
             row = next(
                 row
                 for row in rows
-                if torch.equal(torch.from_numpy(row.behaviour[row.mask.astype(bool)]), batch.behaviour[mine])
+                if torch.equal(torch.from_numpy(row.behaviour[row.mask.astype(bool)]), batch.behaviour[own])
                 and row.turns[0][1] == pytest.approx(float(batch.advantages[number]))
             )
             sampled = torch.from_numpy(row.mask.astype(bool))
             expected, expected_entropy = (each[sampled] for each in reference_log_probs(policy, row, temperature))
-            torch.testing.assert_close(log_probs[mine].double(), expected, atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(entropies[mine].double(), expected_entropy, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(log_probs[own].double(), expected, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(entropies[own].double(), expected_entropy, atol=1e-5, rtol=1e-5)
             assert int(batch.trajectory_of_row[number]) == row.trajectory
-            found += 1
-    assert found == len(rows)
+            compared += 1
+    assert compared == len(rows)
 
 
 def test_shared_tokens_are_computed_once():
@@ -87,11 +87,11 @@ def as_turns(rows):
 def test_a_growing_row_has_the_gradient_of_its_turns(policy, name):
     rows = growing_rows(9)
     method = recipe(name)  # all of them weigh by tokens, so the distribution of tokens over rows has no effect
-    whole, _ = gradients_after(policy, rows, settings(), method)
+    complete, _ = gradients_after(policy, rows, settings(), method)
     turns, _ = gradients_after(policy, as_turns(rows), settings(), method)
-    largest = max(float(grad.abs().max()) for grad in whole.values())
+    largest = max(float(grad.abs().max()) for grad in complete.values())
     assert largest > 0
-    for key, grad in whole.items():
+    for key, grad in complete.items():
         torch.testing.assert_close(turns[key], grad, atol=2e-6 * largest, rtol=1e-4)
 
 
@@ -111,12 +111,12 @@ def gradients_after(policy, rows, run, method):
 def test_microbatch_and_chunk_sizes_do_not_change_gradients(policy, name):
     rows = random_rows(3, instructions=33)
     method = recipe(name)
-    whole, metrics = gradients_after(policy, rows, settings(), method)
-    assert all(torch.isfinite(grad).all() for grad in whole.values())
+    complete, metrics = gradients_after(policy, rows, settings(), method)
+    assert all(torch.isfinite(grad).all() for grad in complete.values())
     cut, cut_metrics = gradients_after(policy, rows, settings(tokens_per_microbatch=30, logits_chunk_tokens=3), method)
-    largest = max(float(grad.abs().max()) for grad in whole.values())
+    largest = max(float(grad.abs().max()) for grad in complete.values())
     assert largest > 0
-    for key, grad in whole.items():
+    for key, grad in complete.items():
         torch.testing.assert_close(cut[key], grad, atol=2e-6 * largest, rtol=1e-4)
     for key in ("loss", "reference_kl", "entropy", "grad_norm", "outside", "clip_negative_low"):
         assert cut_metrics[key] == pytest.approx(metrics[key], rel=1e-3, abs=1e-7), key
@@ -125,11 +125,11 @@ def test_microbatch_and_chunk_sizes_do_not_change_gradients(policy, name):
 @pytest.mark.parametrize("level", ["token", "turn", "row", "trajectory"])
 def test_microbatch_size_does_not_change_gradients_of_growing_rows(policy, level):
     rows, method = growing_rows(14), recipe("sampo_release", ratio_level=level, clip_low=0.5, clip_high=0.5)
-    whole, metrics = gradients_after(policy, rows, settings(), method)
+    complete, metrics = gradients_after(policy, rows, settings(), method)
     cut, cut_metrics = gradients_after(policy, rows, settings(tokens_per_microbatch=30, logits_chunk_tokens=3), method)
-    largest = max(float(grad.abs().max()) for grad in whole.values())
+    largest = max(float(grad.abs().max()) for grad in complete.values())
     assert largest > 0
-    for key, grad in whole.items():
+    for key, grad in complete.items():
         torch.testing.assert_close(cut[key], grad, atol=2e-6 * largest, rtol=1e-4)
     assert cut_metrics["ratio_mean"] == pytest.approx(metrics["ratio_mean"], rel=1e-4)
 
@@ -188,9 +188,9 @@ def test_no_rows_do_not_change_the_weights(policy):
 def test_mean_entropies_are_those_of_each_row_alone(policy):
     rows = random_rows(8)
     learner = Learner(copy.deepcopy(policy), policy, recipe("empg"), settings(tokens_per_microbatch=40))
-    for row, found in zip(rows, learner.mean_entropies(rows), strict=True):
+    for row, result in zip(rows, learner.mean_entropies(rows), strict=True):
         entropy = reference_log_probs(policy, row, 1.0)[1] * torch.from_numpy(row.mask)
-        assert found == pytest.approx(float(entropy.sum()) / max(1, int(row.mask.sum())), abs=1e-5)
+        assert result == pytest.approx(float(entropy.sum()) / max(1, int(row.mask.sum())), abs=1e-5)
 
 
 def test_invalid_rows_are_refused():

@@ -41,8 +41,8 @@ def in_order(batches, rows):
     for batch in batches:
         for number in range(len(batch.trajectory_of_row)):
             mine = batch.behaviour[batch.row_of_token == number].numpy()
-            (found,) = [k for k, row in enumerate(rows) if np.array_equal(row.behaviour[row.mask.astype(bool)], mine)]
-            order.append(found)
+            (result,) = [k for k, row in enumerate(rows) if np.array_equal(row.behaviour[row.mask.astype(bool)], mine)]
+            order.append(result)
     assert sorted(order) == list(range(len(rows)))
     return order
 
@@ -157,10 +157,10 @@ def test_groups_of_several_temperatures_show_no_mismatch(policy, make_group):
     rows = training_samples(scored, "now")
     assert {row.temperature for row in rows} == {0.5, 1.0, 1.4}
     learner = Learner(copy.deepcopy(policy), None, recipe("grpo"), TrainerSettings(device="cpu", temperature=1.0))
-    found = learner.update([rows], rate=0.0)
-    assert found["mismatch_k3"] < 1e-9
-    assert found["mismatch_max"] < 1e-4
-    assert found["ratio_mean"] == pytest.approx(1.0, abs=1e-5)
+    result = learner.update([rows], rate=0.0)
+    assert result["mismatch_k3"] < 1e-9
+    assert result["mismatch_max"] < 1e-4
+    assert result["ratio_mean"] == pytest.approx(1.0, abs=1e-5)
     wrong = learner.update([[replace(row, temperature=1.0) for row in rows]], rate=0.0)
     assert wrong["mismatch_k3"] > 0.01  # the control: the same rows at one temperature
 
@@ -170,12 +170,12 @@ def test_turn_entropies_use_the_temperature_of_their_group(policy, make_group):
     learner = Learner(copy.deepcopy(policy), None, recipe("empg"), TrainerSettings(device="cpu", temperature=1.0))
     exact = copy.deepcopy(policy).double()
     for group, entropies in zip(groups, turn_entropies(groups, learner.mean_entropies), strict=True):
-        for trajectory, found in zip(group.trajectories, entropies, strict=True):
+        for trajectory, result in zip(group.trajectories, entropies, strict=True):
             expected = [
                 alone(exact, *rows_of_turn(turn), group.sampling.temperature)[1].mean().item()
                 for turn in trajectory.turns
             ]
-            assert found == pytest.approx(expected, abs=1e-5)
+            assert result == pytest.approx(expected, abs=1e-5)
 
 
 def test_growing_rows_have_the_temperature_of_their_group(make_group):

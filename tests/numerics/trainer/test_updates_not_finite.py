@@ -94,11 +94,11 @@ def test_a_non_finite_update_changes_no_bit(policy, case, name, anchor):
     if plant:
         plant(learner)
     before = state_of(learner)
-    found = learner.update([rows], rate=1e-3)
+    result = learner.update([rows], rate=1e-3)
     assert state_of(learner) == before
     assert learner.skipped == [0]
-    assert [found[name] for name in COUNTS] == [0.0, 1.0]
-    assert all(math.isfinite(value) for value in found.values())
+    assert [result[name] for name in COUNTS] == [0.0, 1.0]
+    assert all(math.isfinite(value) for value in result.values())
     assert all(parameter.grad is None for parameter in learner.policy.parameters())
 
 
@@ -119,11 +119,11 @@ def test_one_non_finite_minibatch_of_four_is_skipped_alone(policy, anchor, place
     assert [figures[name] for name in COUNTS] == [3.0, 0.0]
 
     learner = learner_of(policy, policy_anchor=anchor)
-    found = learner.update([*good[:place], planted(random_rows(6), advantage=NAN), *good[place:]], rate=1e-3)
+    result = learner.update([*good[:place], planted(random_rows(6), advantage=NAN), *good[place:]], rate=1e-3)
     assert learner.skipped == [place]
-    assert [found[name] for name in COUNTS] == [3.0, 1.0]
+    assert [result[name] for name in COUNTS] == [3.0, 1.0]
     assert state_of(learner) == state_of(expected)
-    assert {key: value for key, value in found.items() if key not in COUNTS} == {
+    assert {key: value for key, value in result.items() if key not in COUNTS} == {
         key: value for key, value in figures.items() if key not in COUNTS
     }
 
@@ -137,9 +137,9 @@ def test_skipped_minibatches_are_those_of_the_last_update(policy):
     learner.update([random_rows(7)], rate=1e-3)
     assert learner.skipped == []
     learner.update([bad], rate=1e-3)
-    found = learner.update([], rate=1e-3)
+    result = learner.update([], rate=1e-3)
     assert learner.skipped == []
-    assert [found[name] for name in COUNTS] == [0.0, 0.0]
+    assert [result[name] for name in COUNTS] == [0.0, 0.0]
 
 
 def test_entropies_of_nan_weights_are_nan(policy):

@@ -41,11 +41,11 @@ class Recordings:
             await self._streams.complete(lease, self.recorded(lease.task, version))
 
     def version(self, step):
-        found = list(self._weights.glob(f"v{step:06d}-*/COMMITTED"))
-        if not found:
+        result = list(self._weights.glob(f"v{step:06d}-*/COMMITTED"))
+        if not result:
             return None
         with contextlib.suppress(OSError, ValueError):
-            return PolicyVersion(**json.loads((found[0].parent / "manifest.json").read_text())["version"])
+            return PolicyVersion(**json.loads((result[0].parent / "manifest.json").read_text())["version"])
 
     def recorded(self, task, version):
         number = int(task.group_id[1:])

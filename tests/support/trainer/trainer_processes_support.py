@@ -99,8 +99,8 @@ def recorded(run, make_group):
 
 def checkpoint_at(run, steps):
     """The directory of the checkpoint of that step."""
-    (found,) = run.glob(f"checkpoints/step-{steps:06d}*")
-    return found
+    (result,) = run.glob(f"checkpoints/step-{steps:06d}*")
+    return result
 
 
 def records(run):
@@ -117,9 +117,9 @@ def state_of(run, steps):
 def assert_same_end(one, other, steps):
     """Weights, optimiser, metrics and lineage of two runs are equal, bit for bit."""
     for file in ("model.safetensors", "optimizer.safetensors"):
-        mine, theirs = (load_file(checkpoint_at(run, steps) / file) for run in (one, other))
-        assert mine.keys() == theirs.keys()
-        assert all(mine[key].equal(theirs[key]) for key in mine), file
+        first, second = (load_file(checkpoint_at(run, steps) / file) for run in (one, other))
+        assert first.keys() == second.keys()
+        assert all(first[key].equal(second[key]) for key in first), file
     assert records(one) == records(other)
     assert [record["step"] for record in records(one)] == list(range(1, steps + 1))
     ledgers = [state_of(run, steps)["ledger"] for run in (one, other)]

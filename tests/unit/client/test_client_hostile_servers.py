@@ -28,10 +28,10 @@ async def endless(request):
 
 
 async def test_compressed_responses_are_refused(serve):
-    asked = []
+    received_by = []
 
     async def handler(request):
-        asked.append(request.headers.get("accept-encoding"))
+        received_by.append(request.headers.get("accept-encoding"))
         return web.Response(body=gzip.compress(bytes(300 << 20), 1), headers={"content-encoding": "gzip"})
 
     url, before = await serve(handler), peak_mib()
@@ -43,7 +43,7 @@ async def test_compressed_responses_are_refused(serve):
             await environments.open(1)
         with pytest.raises(ProtocolError, match="encoding"):
             await policy.chat([{"role": "user", "content": "x"}], Sampling(max_tokens=1))
-    assert set(asked) == {"identity"}
+    assert set(received_by) == {"identity"}
     assert peak_mib() - before < 150
 
 
@@ -102,8 +102,10 @@ async def test_a_batch_of_long_replies_is_split_into_requests(serve):
     async with EnvironmentClient(await serve(handler), retries=0) as environments:
         sessions = await environments.open(9)
         texts = ["x" * 200_000] * 8 + ["\x01" * (1 << 18)]
-        found = await asyncio.gather(*(s.step(t) for s, t in zip(sessions, texts, strict=True)), return_exceptions=True)
-    assert len(found) == 9
-    assert [f"session s{n} " in str(error) for n, error in enumerate(found)] == [True] * 9
+        result = await asyncio.gather(
+            *(s.step(t) for s, t in zip(sessions, texts, strict=True)), return_exceptions=True
+        )
+    assert len(result) == 9
+    assert [f"session s{n} " in str(error) for n, error in enumerate(result)] == [True] * 9
     assert len(sizes) > 1
     assert max(sizes) <= 4 << 20

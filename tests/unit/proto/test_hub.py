@@ -148,9 +148,9 @@ def test_a_hub_that_does_not_answer_is_named(tmp_path):
 
 
 def test_a_download_leaves_out_other_formats_and_is_cached(tmp_path, hub):
-    (found,) = look_up(tmp_path, "tiny/policy", endpoint=hub)
-    assert {file.name: file.read_bytes() for file in (tmp_path / "hub" / found).iterdir()} == MODEL
-    assert look_up(tmp_path, "tiny/policy", offline=True) == [found]
+    (results,) = look_up(tmp_path, "tiny/policy", endpoint=hub)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "hub" / results).iterdir()} == MODEL
+    assert look_up(tmp_path, "tiny/policy", offline=True) == [results]
 
 
 def test_a_partial_snapshot_is_completed(tmp_path, hub):

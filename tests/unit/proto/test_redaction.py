@@ -155,9 +155,9 @@ def test_library_output_to_stderr_is_redacted(capsys):
     with redacted_stderr():
         logging.lastResort.handle(logging.LogRecord("lib", 40, "f", 1, "sent %s", ("known-secret",), None))
         print("direct known-secret", file=sys.stderr)
-    said = capsys.readouterr().err
-    assert "known-secret" not in said
-    assert said.count("***") == 2
+    output = capsys.readouterr().err
+    assert "known-secret" not in output
+    assert output.count("***") == 2
 
 
 def test_a_stack_trace_is_redacted_and_printable(capsys):
@@ -166,9 +166,9 @@ def test_a_stack_trace_is_redacted_and_printable(capsys):
         raise RuntimeError("known-secret \x1b[2J")
 
     assert exit_on_config_error(fail) == 1
-    said = capsys.readouterr().err
-    assert "RuntimeError: *** \\x1b[2J" in said
-    assert "known-secret" not in said
+    output = capsys.readouterr().err
+    assert "RuntimeError: *** \\x1b[2J" in output
+    assert "known-secret" not in output
 
 
 class Settings(Table):

@@ -45,8 +45,8 @@ def _levels(path):
 
 
 def _problems(path):
-    found = problems_of("t", read_options("t", {"tests": {"one": str(path)}}))
-    return [found.problem("one", index).answer for index in range(found.sizes()["one"])]
+    result = problems_of("t", read_options("t", {"tests": {"one": str(path)}}))
+    return [result.problem("one", index).answer for index in range(result.sizes()["one"])]
 
 
 def _level_text():

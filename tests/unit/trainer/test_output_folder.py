@@ -49,11 +49,11 @@ def test_a_failure_keeps_the_old_folder_and_leaves_no_temporary_folder(tmp_path)
 
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("added", ["thesis.tex", "folder/"])
-@pytest.mark.parametrize("ours", [False, True])
-def test_other_files_are_never_removed(tmp_path, ours, added, late):
+@pytest.mark.parametrize("own", [False, True])
+def test_other_files_are_never_removed(tmp_path, own, added, late):
     """`late`: the files appear while the command runs."""
     out = tmp_path / "out"
-    if ours:
+    if own:
         write(out, "old")
 
     def add():

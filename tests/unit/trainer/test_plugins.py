@@ -131,8 +131,8 @@ def test_advantage_filter_and_aggregation_can_be_registered():
     register_filter("rich")(lambda returns, _successes: max(returns) > 1)
     register_aggregation("half")(lambda batch, _of, _length: batch.counts() / 2)
     method = Recipe(name="mine", advantage="returns", filter="rich", aggregation="half", clip="reinforce")
-    (found,) = compute_advantages(method, [GroupRewards(rewards=[[1.0, 2.0], [3.0]])])
-    assert found.total == [[1.0, 2.0], [3.0]]
+    (result,) = compute_advantages(method, [GroupRewards(rewards=[[1.0, 2.0], [3.0]])])
+    assert result.total == [[1.0, 2.0], [3.0]]
     assert loss_of(method) == pytest.approx((2.0 * 1.0 - 1.0 * 0.5) / 2)
     selection = Selection(method.filter, 1)
     assert [selection.offer("a", [1.0]).value, selection.offer("b", [2.0]).value] == ["dropped", "kept"]

@@ -97,11 +97,11 @@ def test_a_batch_is_backfilled_as_in_a_run(recorded, tiny_directory):
 
 def test_filtered_groups_are_counted(recorded, tiny_directory):
     _, groups = recorded
-    found = replay(groups, str(tiny_directory), recipe("sampo", backfill=False), TrainerSettings())
-    figures = found.figures
+    result = replay(groups, str(tiny_directory), recipe("sampo", backfill=False), TrainerSettings())
+    figures = result.figures
     counts = [figures[name] for name in ("groups_kept", "groups_backfilled", "groups_filtered", "rows")]
     assert counts == [1, 0, 1, 6]
-    shown = {line.split()[0]: line.split()[1:] for line in table([found]).splitlines()[1:]}
+    shown = {line.split()[0]: line.split()[1:] for line in table([result]).splitlines()[1:]}
     assert shown["groups_filtered"] == ["1"]
 
 
@@ -116,8 +116,8 @@ def test_demonstrations_are_refused(recorded, make_group, tiny_directory, tmp_pa
     reason = f"it is a demonstration by {player}, not a sample of a policy"
     shown = [make_group(f"demonstration-{number}", [True], version) for number in range(2)]
     _, groups = recorded
-    found = replay([*shown, *groups], str(tiny_directory), recipe("grpo"), TrainerSettings())
-    assert found.refused == tuple(Refusal(group.id, reason) for group in shown)
+    result = replay([*shown, *groups], str(tiny_directory), recipe("grpo"), TrainerSettings())
+    assert result.refused == tuple(Refusal(group.id, reason) for group in shown)
     path = tmp_path / "validation.msgpack"
     write_groups(path, shown)
     done = run(path, "--model", tiny_directory, "--recipe", "grpo")
@@ -129,7 +129,7 @@ def test_demonstrations_are_refused(recorded, make_group, tiny_directory, tmp_pa
 
 
 @pytest.fixture
-def spoilt(make_group, tmp_path):
+def corrupted(make_group, tmp_path):
     """Two valid groups between three invalid ones."""
     groups = [make_group(name, [True, False, True], NOW) for name in "abcde"]
     groups[0].trajectories[1].turns[0].reward = math.inf
@@ -148,23 +148,23 @@ REASONS = {
 }
 
 
-def test_refused_groups_are_reported_and_other_groups_are_replayed(spoilt, tiny_directory):
-    path, groups = spoilt
-    found = replay(load_groups(path), str(tiny_directory), recipe("sampo"), TrainerSettings())
-    assert found.refused == tuple(Refusal(name, reason) for name, reason in REASONS.items())
-    assert (found.figures["groups"], found.figures["groups_refused"], found.figures["groups_kept"]) == (5, 3, 2)
-    written = json.loads(json.dumps(found.as_dict()))
+def test_refused_groups_are_reported_and_other_groups_are_replayed(corrupted, tiny_directory):
+    path, groups = corrupted
+    result = replay(load_groups(path), str(tiny_directory), recipe("sampo"), TrainerSettings())
+    assert result.refused == tuple(Refusal(name, reason) for name, reason in REASONS.items())
+    assert (result.figures["groups"], result.figures["groups_refused"], result.figures["groups_kept"]) == (5, 3, 2)
+    written = json.loads(json.dumps(result.as_dict()))
     assert written["refused"] == [{"group": name, "reason": reason} for name, reason in REASONS.items()]
     good = replay([groups[1], groups[3]], str(tiny_directory), recipe("sampo"), TrainerSettings())
     assert good.refused == ()
     counted = ("groups", "groups_refused")
-    assert {key: value for key, value in found.figures.items() if key not in counted} == {
+    assert {key: value for key, value in result.figures.items() if key not in counted} == {
         key: value for key, value in good.figures.items() if key not in counted
     }
 
 
-def test_the_table_names_refused_groups_and_the_methods_that_refuse(spoilt, tiny_directory):
-    done = run(spoilt[0], "--model", tiny_directory, "--recipe", "sampo", "--recipe", "grpo")
+def test_the_table_names_refused_groups_and_the_methods_that_refuse(corrupted, tiny_directory):
+    done = run(corrupted[0], "--model", tiny_directory, "--recipe", "sampo", "--recipe", "grpo")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split() for line in lines if line.startswith("groups_refused")] == [["groups_refused", "3", "2"]]
@@ -175,8 +175,8 @@ def test_the_table_names_refused_groups_and_the_methods_that_refuse(spoilt, tiny
     ]
 
 
-def test_if_every_group_is_refused_the_first_reason_is_the_error(spoilt, tiny_directory):
-    path, groups = spoilt
+def test_if_every_group_is_refused_the_first_reason_is_the_error(corrupted, tiny_directory):
+    path, groups = corrupted
     write_groups(path, [groups[0], groups[2]])
     done = run(path, "--model", tiny_directory, "--recipe", "sampo")
     assert done.returncode == 2
@@ -190,11 +190,11 @@ def test_an_unreadable_record_is_reported_and_other_groups_are_replayed(recorded
     records = [encode(group) for group in groups]
     records.insert(place, b"nothing that could be read")
     path.write_bytes(b"".join(len(record).to_bytes(4, "little") + record for record in records))
-    found = replay(load_groups(path), str(tiny_directory), recipe("grpo"), TrainerSettings())
-    (refused,) = found.refused
+    result = replay(load_groups(path), str(tiny_directory), recipe("grpo"), TrainerSettings())
+    (refused,) = result.refused
     assert refused.group == f"record {place}"
     assert refused.reason.startswith("not a group:")
-    assert (found.figures["groups"], found.figures["groups_refused"], found.figures["groups_kept"]) == (3, 1, 2)
+    assert (result.figures["groups"], result.figures["groups_refused"], result.figures["groups_kept"]) == (3, 1, 2)
 
 
 @pytest.mark.parametrize("cut", [1, 3, 4, 5, 40])

@@ -14,7 +14,7 @@ def write(folder, text):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "output"),
     [
         ('[trainer]\nrecipe = "sampoo"', r"run\.toml: \[trainer\] unknown recipe 'sampoo': did you mean 'sampo'"),
         ('[trainer.recipe_overrides]\nclip = "ppo2"', r"run\.toml: \[trainer\] sampo\.clip = 'ppo2'"),
@@ -57,8 +57,8 @@ def write(folder, text):
         ("[inference]\nmax_model_len = 1024\n[evaluation]\nmax_tokens = 9", "max_model_len = 1024: the policy has 512"),
     ],
 )
-def test_an_invalid_configuration_is_refused_with_the_reason(tmp_path, text, said):
-    with pytest.raises(ConfigError, match=said):
+def test_an_invalid_configuration_is_refused_with_the_reason(tmp_path, text, output):
+    with pytest.raises(ConfigError, match=output):
         check_file(write(tmp_path, text))
 
 
@@ -134,25 +134,25 @@ def policy(folder, *files, config='{"max_position_embeddings": 64}'):
     ],
 )
 def test_a_policy_with_missing_files_is_refused_on_its_machine(tmp_path, files, lacking):
-    found = policy(tmp_path / "policy", *files)
-    config = write(tmp_path, f'[policy]\npath = "{found}"')
+    result = policy(tmp_path / "policy", *files)
+    config = write(tmp_path, f'[policy]\npath = "{result}"')
     check_file(config)
-    with pytest.raises(ConfigError, match=rf"run.toml: \[policy\] path = '{found}'.*{lacking}"):
+    with pytest.raises(ConfigError, match=rf"run.toml: \[policy\] path = '{result}'.*{lacking}"):
         check_file(config, machine=True)
 
 
 def test_a_missing_shard_of_the_index_is_named(tmp_path):
-    found = policy(tmp_path / "policy", "config.json", "tokenizer.json")
-    (found / "model.safetensors.index.json").write_text('{"weight_map": {"a": "a.safetensors"}}')
+    result = policy(tmp_path / "policy", "config.json", "tokenizer.json")
+    (result / "model.safetensors.index.json").write_text('{"weight_map": {"a": "a.safetensors"}}')
     with pytest.raises(ConfigError, match=r"lacks a\.safetensors;"):
-        policy_directory(str(found), "--model")
+        policy_directory(str(result), "--model")
 
 
 def test_a_complete_policy_is_accepted_and_limits_the_responses(tmp_path):
-    found = policy(tmp_path / "policy", *FILES)
-    check_file(write(tmp_path, f'[policy]\npath = "{found}"'), machine=True)
+    result = policy(tmp_path / "policy", *FILES)
+    check_file(write(tmp_path, f'[policy]\npath = "{result}"'), machine=True)
     with pytest.raises(ConfigError, match=r"max_response_tokens = 64 leaves no room.*context is 64 tokens"):
-        check_file(write(tmp_path, f'[policy]\npath = "{found}"\n[trainer]\nmax_response_tokens = 64'), machine=True)
+        check_file(write(tmp_path, f'[policy]\npath = "{result}"\n[trainer]\nmax_response_tokens = 64'), machine=True)
 
 
 def test_a_missing_policy_is_named_with_its_setting(tmp_path):
@@ -161,16 +161,16 @@ def test_a_missing_policy_is_named_with_its_setting(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "output"),
     [
         ('[trainer]\ndevice = "cpu"\npush_transport = "nccl"', 'push_transport = "nccl" needs a GPU'),
         ("[console.gpus]\ntrainer = [99]", r"\[console.gpus\] trainer = \[99\]: torch sees \d+ GPUs"),
     ],
 )
-def test_missing_hardware_is_refused_only_with_machine(tmp_path, text, said):
+def test_missing_hardware_is_refused_only_with_machine(tmp_path, text, output):
     config = write(tmp_path, text)
     check_file(config)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=output):
         check_file(config, machine=True)
 
 

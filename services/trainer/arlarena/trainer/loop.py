@@ -117,7 +117,7 @@ class Trainer:
         return max(self.state.step / self.settings.steps, *self.limits().values(), 0.0)
 
     def limits(self) -> dict[str, float]:
-        """The used shares of the limits of time and experience, by setting."""
+        """The used share of each configured limit (of time or experience), by setting."""
         settings, state, shares = self.settings, self.state, dict[str, float]()
         if settings.max_minutes is not None:
             shares["max_minutes"] = state.seconds / (60 * settings.max_minutes)

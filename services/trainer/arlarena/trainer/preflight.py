@@ -59,23 +59,23 @@ def check_file(path: Path, *, machine: bool = False) -> None:
         ConfigError: lists all errors, one on each line.
     """
     errors = _ErrorCollector()
-    errors.of(lambda: load_table(path, "run", RunIdentity))
-    policy = errors.of(lambda: load_table(path, "policy", PolicySettings))
-    settings = errors.of(lambda: load_table(path, "trainer", TrainerSettings))
-    cloning = errors.of(lambda: load_table(path, "clone", CloneSettings))
+    errors.run(lambda: load_table(path, "run", RunIdentity))
+    policy = errors.run(lambda: load_table(path, "policy", PolicySettings))
+    settings = errors.run(lambda: load_table(path, "trainer", TrainerSettings))
+    cloning = errors.run(lambda: load_table(path, "clone", CloneSettings))
     if settings is not None:
-        errors.of(lambda: chosen_recipe(settings, f"{path}: "))
-        errors.of(settings.torch_device)
+        errors.run(lambda: chosen_recipe(settings, f"{path}: "))
+        errors.run(settings.torch_device)
         if machine:
-            errors.of(lambda: check_transport(settings))
+            errors.run(lambda: check_transport(settings))
     else:  # report a wrong method even if another setting is wrong
-        errors.of(lambda: _check_method(path))
+        errors.run(lambda: _check_method(path))
     if cloning is not None:
-        errors.of(cloning.torch_device)
+        errors.run(cloning.torch_device)
     if machine:
-        errors.of(lambda: check_gpus(load_table(path, "console", ConsoleTable).gpus))
+        errors.run(lambda: check_gpus(load_table(path, "console", ConsoleTable).gpus))
     if policy is not None and (machine or policy.path is None):
-        errors.of(lambda: _check_policy(path, policy, settings))
+        errors.run(lambda: _check_policy(path, policy, settings))
     errors.raise_all()
 
 
@@ -109,7 +109,7 @@ class _ErrorCollector:
     def __init__(self) -> None:
         self._errors: list[str] = []
 
-    def of(self, check: Callable[[], Result]) -> Result | None:
+    def run(self, check: Callable[[], Result]) -> Result | None:
         try:
             return check()
         except ConfigError as error:
@@ -167,9 +167,9 @@ def _check_policy(path: Path, policy: PolicySettings, settings: TrainerSettings 
     # Only explicit lengths are checked: defaults adapt to the context.
     if settings is not None and "max_response_tokens" in settings.model_fields_set:
         key, tokens = f"{path}: [trainer] max_response_tokens", settings.max_response_tokens
-        errors.of(partial(check_length, key, tokens, positions, served))
+        errors.run(partial(check_length, key, tokens, positions, served))
     if "max_tokens" in evaluated.model_fields_set:
-        errors.of(partial(check_length, f"{path}: [evaluation] max_tokens", evaluated.max_tokens, positions, served))
+        errors.run(partial(check_length, f"{path}: [evaluation] max_tokens", evaluated.max_tokens, positions, served))
     errors.raise_all()
 
 

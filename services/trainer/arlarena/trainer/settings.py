@@ -295,7 +295,7 @@ def seed_from(environment: dict[str, str] | None = None) -> int | None:
     if text is None or text == "":
         return None
     if not text.isdecimal() or int(text) >= 2**63:
-        raise ConfigError(f"ARLARENA_SEED={text!r} is not a whole number from 0 to 2**63 - 1")
+        raise ConfigError(f"ARLARENA_SEED={text!r} is not an integer from 0 to 2**63 - 1")
     return int(text)
 
 

@@ -29,7 +29,7 @@ def everything_on_disk_is_finite(run):
     return files
 
 
-def spoil(policy, copy):
+def corrupt(policy, copy):
     """A copy of a policy with one weight that is NaN."""
     shutil.copytree(policy, copy)
     weights = load_file(copy / "model.safetensors")
@@ -61,19 +61,19 @@ async def failed_run(redis_url, run_name, tmp_path, make_group):
 # Slow: a trainer starts, 16 s. The quick tests are in tests/numerics/trainer/test_updates_not_finite.py.
 @pytest.mark.slow
 async def test_a_policy_with_nan_is_not_pushed(failed_run, tiny_directory, tmp_path):
-    spoilt = tmp_path / "spoilt"
-    spoil(tiny_directory, spoilt)
-    run, reason, _ = await failed_run(spoilt)
+    invalid = tmp_path / "spoilt"
+    corrupt(tiny_directory, invalid)
+    run, reason, _ = await failed_run(invalid)
     assert "model.norm.weight is not finite at step 0" in reason
     assert everything_on_disk_is_finite(run) == []
 
 
 async def test_non_finite_cloning_ends_with_a_permanent_error(tiny_directory, tmp_path):
-    spoilt, talk, config = tmp_path / "spoilt", tmp_path / "talk.jsonl", tmp_path / "run.toml"
-    spoil(tiny_directory, spoilt)
+    invalid, talk, config = tmp_path / "spoilt", tmp_path / "talk.jsonl", tmp_path / "run.toml"
+    corrupt(tiny_directory, invalid)
     talk.write_text('{"messages": [{"role": "user", "content": "up"}, {"role": "assistant", "content": "down"}]}\n')
     config.write_text("[clone]\nbatch_rows = 1\n")
-    arguments = ("clone", "--config", config, "--model", spoilt, "--demonstrations", talk, "--validation", talk)
+    arguments = ("clone", "--config", config, "--model", invalid, "--demonstrations", talk, "--validation", talk)
     _, ended = await start_trainer([*arguments, "--run-dir", tmp_path, "--out", tmp_path / "out"], tmp_path / "log")
     async with asyncio.timeout(60):
         status = await ended

@@ -47,11 +47,11 @@ async def test_two_ranks_give_the_result_of_one(redis_url, run_name, tmp_path, t
     assert await train(redis_url, run_name + "-1", alone, tiny_directory, make_group, []) == 0
     status = await train(redis_url, run_name + "-2", together, tiny_directory, make_group, torchrun(2))
     assert status == 0, (together / "log").read_text()[-3000:]
-    mine, theirs = (load_file(run / LAST / "model.safetensors") for run in (alone, together))
-    assert mine.keys() == theirs.keys()
-    for key, value in mine.items():
+    first, second = (load_file(run / LAST / "model.safetensors") for run in (alone, together))
+    assert first.keys() == second.keys()
+    for key, value in first.items():
         torch.testing.assert_close(
-            theirs[key], value, atol=2e-3, rtol=1e-3
+            second[key], value, atol=2e-3, rtol=1e-3
         )  # Adam moves by 1e-3 in a step, for any gradient
     files = [(run / "metrics.jsonl").read_text().splitlines() for run in (alone, together)]
     records = [[json.loads(line) for line in lines] for lines in files]

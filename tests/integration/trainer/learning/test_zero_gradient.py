@@ -54,9 +54,9 @@ async def test_a_gradient_of_zero_is_counted_and_warned_about(
 ):
     dead = {"advantage_scale": 0.0, "kl_coefficient": 0.0, "entropy_coefficient": 0.0, "zero_gradient_alarm": 2}
     run = tmp_path / "run"
-    found = await warnings_of(redis_url, run_name, run, tiny_directory, make_group, **dead)
-    assert [(line["level"], line["step"], line["steps"]) for line in found] == [("warning", 2, 2), ("warning", 4, 4)]
-    assert "advantage_scale = 0" in found[0]["reason"]
+    result = await warnings_of(redis_url, run_name, run, tiny_directory, make_group, **dead)
+    assert [(line["level"], line["step"], line["steps"]) for line in result] == [("warning", 2, 2), ("warning", 4, 4)]
+    assert "advantage_scale = 0" in result[0]["reason"]
     assert [record["zero_gradient_steps"] for record in records(run)] == [1, 2, 3, 4, 5]
     assert {record["grad_norm"] for record in records(run)} == {0}
 
@@ -68,8 +68,8 @@ async def test_groups_that_all_fail_give_a_gradient_of_exactly_zero(
     redis_url, run_name, tmp_path, tiny_directory, make_group
 ):
     run = tmp_path / "run"
-    found = await warnings_of(redis_url, run_name, run, tiny_directory, make_group, played=Failures, **QUIET)
-    assert [line["steps"] for line in found] == [2, 4]
+    result = await warnings_of(redis_url, run_name, run, tiny_directory, make_group, played=Failures, **QUIET)
+    assert [line["steps"] for line in result] == [2, 4]
     assert {(record["grad_norm"], record["advantage_abs"]) for record in records(run)} == {(0, 0)}
 
 
@@ -77,9 +77,9 @@ async def test_uniform_returns_give_a_warning_although_penalties_give_a_gradient
     redis_url, run_name, tmp_path, tiny_directory, make_group
 ):
     run, uniform = tmp_path / "run", {"played": PenalisedFailures, "event": "uniform_groups"}
-    found = await warnings_of(redis_url, run_name, run, tiny_directory, make_group, **uniform, **QUIET)
-    assert [(line["step"], line["steps"]) for line in found] == [(2, 2), (4, 4)]
-    assert "in every group all members have the same return" in found[0]["reason"]
+    result = await warnings_of(redis_url, run_name, run, tiny_directory, make_group, **uniform, **QUIET)
+    assert [(line["step"], line["steps"]) for line in result] == [(2, 2), (4, 4)]
+    assert "in every group all members have the same return" in result[0]["reason"]
     assert all(record["grad_norm"] > 0 for record in records(run))
 
 

@@ -65,13 +65,13 @@ def test_growing_rows_weigh_short_and_long_episodes_equally(make_group):
     )
     run = {"invalid_penalty": 0.1, "max_response_tokens": 8}
     fresh = StalenessPolicy(3, 0, {"now": 3})
-    found = {
+    result = {
         growing: score(recipe("gspo_release"), [group], fresh, growing=growing, **run)[0].advantages.total
         for growing in (True, False)
     }
-    assert [turns[0] for turns in found[True]] == pytest.approx([0.866, 0.866, -0.866, -0.866], abs=1e-3)
-    assert [turns[0] for turns in found[False]] == pytest.approx([2.141, 2.141, -0.428, -0.428], abs=1e-3)
-    assert [len(turns) for turns in found[True]] == [1, 1, 5, 5]
+    assert [turns[0] for turns in result[True]] == pytest.approx([0.866, 0.866, -0.866, -0.866], abs=1e-3)
+    assert [turns[0] for turns in result[False]] == pytest.approx([2.141, 2.141, -0.428, -0.428], abs=1e-3)
+    assert [len(turns) for turns in result[True]] == [1, 1, 5, 5]
 
 
 def continued(make_group, turns, reward):
@@ -85,8 +85,8 @@ def continued(make_group, turns, reward):
 
 def test_without_growing_each_turn_is_a_row(make_group, episode):
     rows = training_samples([scored(make_group, episode, [0.5, -1.0, 2.0, 3.0])], "now")
-    whole = [1, 2, 10, 11, 90, 12, 91, 92]
-    assert [row.prompt.tolist() for row in rows] == [whole[:2], whole[:5], whole, [1, 13, 14, 15]]
+    complete = [1, 2, 10, 11, 90, 12, 91, 92]
+    assert [row.prompt.tolist() for row in rows] == [complete[:2], complete[:5], complete, [1, 13, 14, 15]]
     assert [row.response.tolist() for row in rows] == [[10, 11], [12], [13, 14, 15], [16]]
     assert [row.turns for row in rows] == [((2, 0.5),), ((1, -1.0),), ((3, 2.0),), ((1, 3.0),)]
 

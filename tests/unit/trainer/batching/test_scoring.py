@@ -30,10 +30,10 @@ def test_a_response_of_two_versions_has_the_age_of_the_older(make_group):
 
 def test_stale_members_count_in_the_statistics_and_give_no_rows(make_group):
     method = recipe("grpo", stat_unit="trajectory")
-    whole = make_group("a", [True, False], NOW)
+    complete = make_group("a", [True, False], NOW)
     half = make_group("a", [True, False], NOW, versions=[NOW, OLD])
     staleness_policy = StalenessPolicy(3, 1, KNOWN)
-    scored = score(method, [whole, half], staleness_policy, invalid_penalty=0.1, max_response_tokens=8)
+    scored = score(method, [complete, half], staleness_policy, invalid_penalty=0.1, max_response_tokens=8)
     assert scored[0].advantages.total == scored[1].advantages.total
     rows = training_samples([scored[1]], "d3", 1.0)
     assert len(rows) == 2  # the two turns of the fresh member
@@ -87,8 +87,8 @@ def test_entropies_that_are_not_finite_name_their_group(make_group, entropy):
 
 def test_advantages_that_are_not_finite_name_their_group(make_group, monkeypatch):
     groups = [make_group(name, [True, False], NOW) for name in "ab"]
-    odd = [GroupAdvantages(total=[[0.0, value], [0.0, 0.0]], episode=[]) for value in (0.0, math.inf)]
-    monkeypatch.setattr(scoring, "compute_advantages", lambda *_, **__: odd)
+    unusual = [GroupAdvantages(total=[[0.0, value], [0.0, 0.0]], episode=[]) for value in (0.0, math.inf)]
+    monkeypatch.setattr(scoring, "compute_advantages", lambda *_, **__: unusual)
     with pytest.raises(NotFinite, match=r"advantages are not finite in group b$"):
         scored_by("grpo", groups)
 

@@ -39,7 +39,7 @@ def why(group, method="sampo", **options):
     return refusal_reason(group, vocabulary=VOCABULARY, recipe=recipe(method, **options))
 
 
-def spoil(group, **fields):
+def corrupt(group, **fields):
     """Change fields of turn 1 of member 2."""
     turn = group.trajectories[2].turns[1]
     for name, value in fields.items():
@@ -72,7 +72,7 @@ def test_a_valid_group_is_accepted(group, name):
     ],
 )
 def test_an_invalid_turn_is_named_with_the_reason(group, fields, reason):
-    spoil(group, **fields)
+    corrupt(group, **fields)
     assert why(group) == f"member 2, turn 1: {reason}"
 
 
@@ -84,7 +84,7 @@ def test_the_first_turn_of_an_episode_must_not_continue_another(group):
 
 
 def test_a_continuing_turn_may_add_no_prompt_tokens(group):
-    spoil(group, new_prompt_ids=b"", reset=False)
+    corrupt(group, new_prompt_ids=b"", reset=False)
     assert why(group) is None
 
 
@@ -104,7 +104,7 @@ def test_prompts_above_the_total_length_limit_are_refused(group):
     [[], [(0, 3)], [(1, 4)], [(0, 5)], [(0, 2), (3, 4)], [(0, 3), (2, 4)], [(2, 4), (0, 2)], [(0, 4), (4, 3), (3, 4)]],
 )
 def test_spans_must_cover_the_response_in_order(group, edges):
-    spoil(group, spans=tuple(VersionSpan(*edge, NOW) for edge in edges))
+    corrupt(group, spans=tuple(VersionSpan(*edge, NOW) for edge in edges))
     shown = ", ".join(f"[{start}, {end})" for start, end in edges) or "none"
     expected = f"member 2, turn 1: its spans of versions ({shown}) do not cover its 4 response tokens in order"
     assert why(group) == expected
@@ -112,24 +112,24 @@ def test_spans_must_cover_the_response_in_order(group, edges):
 
 @pytest.mark.parametrize("edges", [[(0, 4)], [(0, 1), (1, 4)], [(0, 0), (0, 4)], [(0, 2), (2, 2), (2, 4)]])
 def test_spans_that_cover_the_response_are_accepted(group, edges):
-    spoil(group, spans=tuple(VersionSpan(*edge, NOW) for edge in edges))
+    corrupt(group, spans=tuple(VersionSpan(*edge, NOW) for edge in edges))
     assert why(group) is None
 
 
 @pytest.mark.parametrize("spans", [(), (VersionSpan(0, 0, NOW),)])
 def test_an_empty_response_is_accepted(group, spans):
-    spoil(group, response_ids=b"", logprobs=b"", loss_mask=b"", spans=spans)
+    corrupt(group, response_ids=b"", logprobs=b"", loss_mask=b"", spans=spans)
     assert why(group) is None
 
 
 def test_a_log_prob_rounded_above_zero_is_accepted(group):
-    spoil(group, logprobs=pack_floats([0.0005, 0.0, -0.1, -200.0]))
+    corrupt(group, logprobs=pack_floats([0.0005, 0.0, -0.1, -200.0]))
     assert why(group) is None
 
 
 @pytest.mark.parametrize(("anchor", "field"), [("state", "state_key"), ("observation", "observation_key")])
 def test_an_empty_anchor_is_refused_only_for_methods_with_anchors(group, anchor, field):
-    spoil(group, **{field: ""})
+    corrupt(group, **{field: ""})
     assert f"its {field} is empty" in why(group, "gigpo", anchor=anchor)
     for name in ("grpo", "gspo", "empg", "rloo"):
         assert why(group, name) is None
@@ -179,9 +179,9 @@ def test_a_score_must_be_finite(group):
 
 @pytest.mark.parametrize("reward", [1e300, 1.7e308, -1e20])
 def test_rewards_whose_squares_overflow_are_refused(group, reward):
-    spoil(group, reward=reward)
+    corrupt(group, reward=reward)
     assert why(group) == "its rewards are so large that the sum of their squares overflows"
-    spoil(group, reward=math.copysign(1e6, reward))
+    corrupt(group, reward=math.copysign(1e6, reward))
     assert why(group) is None
 
 
@@ -292,10 +292,10 @@ def test_any_changed_field_is_refused_or_harmless(make_group, policy, place, nam
     learner = Learner(policy, None, method, TrainerSettings(device="cpu", kl_coefficient=0.0))
     others = [make_group("other", [True, False], NOW)]
     outcomes = {"refused": 0, "harmless": 0}
-    for what, spoilt in spoilt_copies(PATHS[place])(make_group("g", [True, False, True], NOW, turns=3)):
-        refusal_reason(spoilt, vocabulary=VOCABULARY, recipe=method)
+    for what, invalid in spoilt_copies(PATHS[place])(make_group("g", [True, False, True], NOW, turns=3)):
+        refusal_reason(invalid, vocabulary=VOCABULARY, recipe=method)
         try:
-            received = decode_group(encode(spoilt))
+            received = decode_group(encode(invalid))
         except SchemaError:
             outcomes["refused"] += 1
             continue

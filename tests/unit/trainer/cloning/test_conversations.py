@@ -31,8 +31,8 @@ def test_each_assistant_message_is_a_row_with_all_messages_before_it(tmp_path, t
     for row, before, reply in zip(rows, (TURNS[:1], TURNS[:3], TURNS[:1]), (1, 3, 1), strict=True):
         text = tokenizer.apply_chat_template(before, tokenize=False, add_generation_prompt=True)
         assert row.prompt.tolist() == tokenizer.encode(text, add_special_tokens=False)
-        said = tokenizer.encode(TURNS[reply]["content"], add_special_tokens=False)
-        assert row.response.tolist() == [*said, tokenizer.eos_token_id]
+        output = tokenizer.encode(TURNS[reply]["content"], add_special_tokens=False)
+        assert row.response.tolist() == [*output, tokenizer.eos_token_id]
         assert row.mask.tolist() == [1] * len(row.response)
 
 

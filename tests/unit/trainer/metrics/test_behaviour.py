@@ -72,14 +72,14 @@ def test_figures_reach_tensorboard(tmp_path):
         board.add({"loss": 0.5 / step, "kl_share/a": 0.25, "recipe": "sampo", "nested": {}, "done": True}, step)
     board.close()
     (file,) = tmp_path.glob("events.*")
-    found = [(event.step, value.tag, value.simple_value) for event in events(file) for value in event.summary.value]
-    assert sorted(found) == [(1, "kl_share/a", 0.25), (1, "loss", 0.5), (2, "kl_share/a", 0.25), (2, "loss", 0.25)]
+    result = [(event.step, value.tag, value.simple_value) for event in events(file) for value in event.summary.value]
+    assert sorted(result) == [(1, "kl_share/a", 0.25), (1, "loss", 0.5), (2, "kl_share/a", 0.25), (2, "loss", 0.25)]
 
 
 def test_a_tensorboard_write_error_does_not_stop_the_run(tmp_path):
-    said = io.StringIO()
+    output = io.StringIO()
     (tmp_path / "board").write_text("a file in its place")
-    board = TensorBoardWriter(tmp_path / "board", 0, Logger("test", "info", said))
+    board = TensorBoardWriter(tmp_path / "board", 0, Logger("test", "info", output))
     board.add({"loss": 1.0}, 1)
     board.close()
-    assert json.loads(said.getvalue())["event"] == "tensorboard_disabled"
+    assert json.loads(output.getvalue())["event"] == "tensorboard_disabled"

@@ -109,8 +109,8 @@ def test_the_chat_template_frames_a_turn_and_a_reply_ends_with_the_end_token():
         [{"role": "user", "content": ROOM}], add_generation_prompt=True, return_dict=False
     )
     assert tokenizer.decode(prompt) == f"<|user|>{ROOM}<|assistant|>"
-    whole = [{"role": "user", "content": ROOM}, {"role": "assistant", "content": "<action>up</action>"}]
-    ids = tokenizer.apply_chat_template(whole, return_dict=False)
+    complete = [{"role": "user", "content": ROOM}, {"role": "assistant", "content": "<action>up</action>"}]
+    ids = tokenizer.apply_chat_template(complete, return_dict=False)
     assert ids[: len(prompt)] == prompt
     assert ids[-1] == tokenizer.eos_token_id
     assert tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True) == "<action>up</action>"

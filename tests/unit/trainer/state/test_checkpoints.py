@@ -52,9 +52,9 @@ def test_a_resumed_run_continues_bitwise(trained, tmp_path, tiny_directory):
     for seed in (1, 2):
         step(learner, seed)
         step(other, seed)
-    for mine, theirs in ((learner.weights(), other.weights()), (learner.optimizer_state(), other.optimizer_state())):
-        assert mine.keys() == theirs.keys()
-        assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+    for own, second in ((learner.weights(), other.weights()), (learner.optimizer_state(), other.optimizer_state())):
+        assert own.keys() == second.keys()
+        assert all(torch.equal(own[key], second[key]) for key in own)
 
 
 def test_the_newest_committed_checkpoint_is_loaded_and_old_ones_are_removed(trained, tmp_path):
@@ -125,10 +125,10 @@ def test_a_damaged_newest_checkpoint_is_skipped(trained, tmp_path, name, damage)
         state.step = number
         path = save(checkpoints, state, learner)
     damage(path / name)
-    said = io.StringIO()
-    restored = checkpoints.load_latest(learner.restore, Logger("test", "info", said))
+    output = io.StringIO()
+    restored = checkpoints.load_latest(learner.restore, Logger("test", "info", output))
     assert restored.step == 3
-    warning = json.loads(said.getvalue())
+    warning = json.loads(output.getvalue())
     assert (warning["event"], warning["level"]) == ("checkpoint_damaged", "warning")
     assert warning["damaged"].endswith("step-000004")
     assert warning["used"].endswith("step-000003")

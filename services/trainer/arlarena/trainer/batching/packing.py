@@ -146,12 +146,12 @@ def _distinct(rows: Sequence[TrainingSample]) -> list[list[TrainingSample]]:
     return [by_key[key] for key in sorted(by_key)]
 
 
-def _shared(one: IdArray, other: IdArray) -> int:
+def _shared(first: IdArray, second: IdArray) -> int:
     """Length of the common prefix of two prompts, rounded down to `SHARED_STEP` unless the prompts are equal."""
-    size = min(len(one), len(other))
-    differ = np.flatnonzero(one[:size] != other[:size])
+    size = min(len(first), len(second))
+    differ = np.flatnonzero(first[:size] != second[:size])
     same = int(differ[0]) if len(differ) else size
-    return same if same == len(one) == len(other) else same - same % SHARED_STEP
+    return same if same == len(first) == len(second) else same - same % SHARED_STEP
 
 
 def build(distinct: Sequence[Sequence[TrainingSample]]) -> MicroBatch:
@@ -208,7 +208,7 @@ def _turns(rows: Sequence[TrainingSample], sampled_by: Sequence[Ids]) -> tuple[T
 
 def _nodes(rows: Sequence[TrainingSample]) -> tuple[list[Node], list[int]]:
     """The nodes of the forest of `rows`, which are sorted by their tokens, and the last node of each row."""
-    shared = [_shared(one.prompt, other.prompt) for one, other in itertools.pairwise(rows)]
+    shared = [_shared(row.prompt, following.prompt) for row, following in itertools.pairwise(rows)]
     nodes: list[Node] = []
     leaves = [-1] * len(rows)
     # (first row, last row, depth, parent node); the rows of a block have the same first `depth` tokens

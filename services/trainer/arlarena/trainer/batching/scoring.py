@@ -109,11 +109,11 @@ def score(
     Raises:
         NotFinite: rewards, entropies or advantages of a group are not finite.
     """
-    _check("rewards or the sum of their squares", groups, [rewards_fit(group) for group in groups])
+    _require_finite("rewards or the sum of their squares", groups, [rewards_fit(group) for group in groups])
     entropies: Sequence[list[list[float]] | None] = [None] * len(groups)
     if ADVANTAGES[recipe.advantage].uses_entropies and entropy_fn is not None:
         measured = turn_entropies(groups, entropy_fn)
-        _check("entropies under the policy", groups, map(_all_finite, measured))
+        _require_finite("entropies under the policy", groups, map(_all_finite, measured))
         entropies = measured
     scored = compute_advantages(
         recipe,
@@ -121,7 +121,7 @@ def score(
         invalid_penalty=invalid_penalty,
         max_response_tokens=max_response_tokens,
     )
-    _check("advantages", groups, [_all_finite(given.total) for given in scored])
+    _require_finite("advantages", groups, [_all_finite(given.total) for given in scored])
 
     def usable(trajectory: Trajectory) -> bool:
         return staleness_policy.usable(trajectory) and not (no_action_turns == "mask" and has_no_action(trajectory))
@@ -143,8 +143,8 @@ def _all_finite(values: Sequence[Sequence[float]]) -> bool:
     return all(math.isfinite(value) for turns in values for value in turns)
 
 
-def _check(name: str, groups: Sequence[Group], finite: Iterable[bool]) -> None:
-    bad = [group.id for group, fine in zip(groups, finite, strict=True) if not fine]
+def _require_finite(name: str, groups: Sequence[Group], finite: Iterable[bool]) -> None:
+    bad = [group.id for group, is_finite in zip(groups, finite, strict=True) if not is_finite]
     if bad:
         raise NotFinite(f"{name} are not finite in {'group' if len(bad) == 1 else 'groups'} {', '.join(bad)}")
 

@@ -103,7 +103,7 @@ class Learner:
         self.skipped = []
         if not minibatches:
             return dict.fromkeys(_WITHOUT_ROWS, 0.0)
-        cut = [self._split(rows, whole=self.recipe.literal) for rows in minibatches]
+        cut = [self._split(rows, single=self.recipe.literal) for rows in minibatches]
         before = None
         if self.settings.policy_anchor == "decoupled":
             before = [[self._current_log_probs(batch) for batch in self._on_device(batches)] for batches in cut]
@@ -141,14 +141,14 @@ class Learner:
         turns = ((len(response), 0.0),)
         row = TrainingSample(ids[0], ids[1], unused, np.ones(len(response), dtype=np.uint8), turns)
         (micro,) = micro_batches([row], sys.maxsize)
-        found: list[float] = self.scorer(micro.to(self.scorer.device), entropy="none", exact=True)[0].tolist()
-        return found
+        result: list[float] = self.scorer(micro.to(self.scorer.device), entropy="none", exact=True)[0].tolist()
+        return result
 
     def weights(self) -> dict[str, Tensor]:
         """The full (unsharded) weights on the CPU. Tied weights are one tensor object, so they are saved once."""
         named = self.policy.state_dict(keep_vars=True)
-        whole = {id(value): _full_tensor(value) for value in named.values()}
-        return {name: whole[id(value)] for name, value in named.items()}
+        full = {id(value): _full_tensor(value) for value in named.values()}
+        return {name: full[id(value)] for name, value in named.items()}
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """The full (unsharded) state of the optimiser on the CPU, by `<parameter index>.<name>`."""
@@ -165,13 +165,13 @@ class Learner:
         Raises:
             RuntimeError, ValueError, KeyError: the tensors belong to another model.
         """
-        ours = self.policy.state_dict(keep_vars=True)
-        given = {id(ours[name]): value for name, value in weights.items() if name in ours}
-        missing = {name for name, value in ours.items() if id(value) not in given}
-        if differing := missing | (set(weights) - set(ours)):
+        own = self.policy.state_dict(keep_vars=True)
+        given = {id(own[name]): value for name, value in weights.items() if name in own}
+        missing = {name for name, value in own.items() if id(value) not in given}
+        if differing := missing | (set(weights) - set(own)):
             raise KeyError(f"weights differ by name: {sorted(differing)[:5]}")
         with torch.no_grad():
-            for value in ours.values():
+            for value in own.values():
                 value.copy_(_sharded_like(value, given[id(value)]))
         parameters = [value for group in self.optimizer.param_groups for value in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
@@ -179,9 +179,9 @@ class Learner:
             index, _, name = key.partition(".")
             parameter = parameters[int(index)]
             state.setdefault(int(index), {})[name] = _sharded_like(parameter, value) if value.dim() else value
-        whole = self.optimizer.state_dict()
-        whole["state"] = state
-        self.optimizer.load_state_dict(whole)
+        state_dict = self.optimizer.state_dict()
+        state_dict["state"] = state
+        self.optimizer.load_state_dict(state_dict)
 
     def _place(self, model: PreTrainedModel, *, trained: bool) -> Scorer:
         """Move the model to its device, and shard it if there are several ranks."""
@@ -195,13 +195,13 @@ class Learner:
             scorer.shard(self.ranks.count)
         return scorer
 
-    def _split(self, rows: Sequence[TrainingSample], *, whole: bool = False) -> list[MicroBatch]:
+    def _split(self, rows: Sequence[TrainingSample], *, single: bool = False) -> list[MicroBatch]:
         """This rank's micro-batches of `rows`. Every rank gets the same number of them.
 
-        `whole`: all rows in one micro-batch, because the literal ratio is differentiated through a whole trajectory.
+        `single`: all rows in one micro-batch, because the literal ratio is differentiated through a whole trajectory.
         """
-        limit = sys.maxsize if whole else self.settings.tokens_per_microbatch
-        if self.ranks.count > 1 and not whole:  # smaller micro-batches, so that each rank has at least one
+        limit = sys.maxsize if single else self.settings.tokens_per_microbatch
+        if self.ranks.count > 1 and not single:  # smaller micro-batches, so that each rank has at least one
             tokens = sum(len(row.prompt) + len(row.response) for row in rows)
             limit = min(limit, math.ceil(tokens / self.ranks.count))
         cut = self.ranks.shard(list(micro_batches(rows, limit)))
@@ -224,9 +224,9 @@ class Learner:
         for i, micro in enumerate(self._on_device(batches)):
             log_probs, entropies = self.scorer(micro, entropy=entropy)
             batch = self._batch(micro, log_probs, entropies, old[i] if old else None, self._reference(micro), ratios)
-            loss, found = policy_loss(self.recipe, batch, denominators, self.terms)
+            loss, loss_metrics = policy_loss(self.recipe, batch, denominators, self.terms)
             (loss * self.ranks.count).backward()  # type: ignore[no-untyped-call]  # FSDP averages over the ranks
-            metrics.append(found)
+            metrics.append(loss_metrics)
             tables.append(cell_table(batch))
             sampler.append((log_probs.detach(), micro.behaviour, micro.fresh))
         norm = torch.nn.utils.clip_grad_norm_(self.scorer.parameters(), self.settings.gradient_clip)
@@ -249,8 +249,8 @@ class Learner:
 
     @torch.no_grad()
     def _log_probs(self, scorer: Scorer, batch: MicroBatch) -> Tensor:
-        found: tuple[Tensor, None] = scorer(batch, entropy="none")
-        return found[0]
+        result: tuple[Tensor, None] = scorer(batch, entropy="none")
+        return result[0]
 
     def _trajectory_ratios(
         self, batches: Sequence[MicroBatch], old: Sequence[Tensor] | None, episodes: int
@@ -304,15 +304,15 @@ class Learner:
 
 
 def _full_tensor(value: Tensor) -> Tensor:
-    """The full tensor of one that may be sharded, on the CPU. Collective if it is sharded."""
-    found = value.full_tensor() if isinstance(value, DTensor) else value
-    return found.detach().cpu()
+    """The full tensor of `value`, which may be sharded, on the CPU. Collective if it is sharded."""
+    result = value.full_tensor() if isinstance(value, DTensor) else value
+    return result.detach().cpu()
 
 
-def _sharded_like(ours: Tensor, value: Tensor) -> Tensor:
-    """The full tensor `value` on the device of `ours`, sharded like `ours`. Collective if `ours` is sharded."""
-    moved = value.to(ours.device)
-    return distribute_tensor(moved, ours.device_mesh, ours.placements) if isinstance(ours, DTensor) else moved
+def _sharded_like(own: Tensor, value: Tensor) -> Tensor:
+    """The full tensor `value` on the device of `own`, sharded like `own`. Collective if `own` is sharded."""
+    moved = value.to(own.device)
+    return distribute_tensor(moved, own.device_mesh, own.placements) if isinstance(own, DTensor) else moved
 
 
 def first_not_finite(weights: Mapping[str, Tensor]) -> str | None:

@@ -25,7 +25,7 @@ def behaviour_figures(groups: Sequence[Group]) -> dict[str, float]:
     return {
         "repeated_actions": _share(before.action == after.action for before, after in pairs),
         "idle_turns": _share(_same(before, after) for before, after in pairs),
-        "back_and_forth": _share(_same(one, three) and not _same(one, two) for one, two, three in triples),
+        "back_and_forth": _share(_same(a, c) and not _same(a, b) for a, b, c in triples),
         "steps_to_success": _length(groups, success=True),
         "steps_to_failure": _length(groups, success=False),
     }
@@ -59,8 +59,8 @@ def _kind(turn: Turn) -> str:
     return words[0] if words else "-"
 
 
-def _same(one: Turn, other: Turn) -> bool:
-    return bool(one.state_key) and one.state_key == other.state_key
+def _same(before: Turn, after: Turn) -> bool:
+    return bool(before.state_key) and before.state_key == after.state_key
 
 
 def _share(values: Iterable[bool]) -> float:

@@ -148,9 +148,9 @@ def _call(group: Sequence[int], nodes: Sequence[Node], paths: Sequence[Ids], sta
     for place, number in enumerate(group):
         keys[place, : above[place]] = paths[number][: above[place]]
         keys[place, deep : deep + own[place]] = paths[number][above[place] :]
-    whole = bool((own == wide).all())
-    kept = None if whole else torch.from_numpy(np.flatnonzero(np.arange(wide)[None, :] < own[:, None]))
-    queries = None if whole else torch.from_numpy(keys[:, deep:].reshape(-1))
+    unpadded = bool((own == wide).all())
+    kept = None if unpadded else torch.from_numpy(np.flatnonzero(np.arange(wide)[None, :] < own[:, None]))
+    queries = None if unpadded else torch.from_numpy(keys[:, deep:].reshape(-1))
     if deep == 0:
         return AttentionBatch((size, wide, 0), queries, None, None, kept, start)
     ancestors = np.broadcast_to(np.arange(deep)[None, None, :] < above[:, None, None], (size, wide, deep))

@@ -214,8 +214,8 @@ class Checkpoints:
         return state
 
     def _directories(self) -> list[Path]:
-        found = [path for path in self.directory.glob("step-*") if _NAME.fullmatch(path.name) and path.is_dir()]
-        return sorted(found, key=_position)
+        directories = [path for path in self.directory.glob("step-*") if _NAME.fullmatch(path.name) and path.is_dir()]
+        return sorted(directories, key=_position)
 
 
 def _position(path: Path) -> tuple[int, int]:

@@ -133,8 +133,8 @@ class VersionStore:
 
 def versions_after(root: Path, step: int) -> list[Path]:
     """The version directories in `root` of steps after `step`, oldest first."""
-    found = [path for path in root.glob("v??????-*") if path.is_dir() and path.name[1:7].isdigit()]
-    return sorted(path for path in found if int(path.name[1:7]) > step)
+    directories = [path for path in root.glob("v??????-*") if path.is_dir() and path.name[1:7].isdigit()]
+    return sorted(path for path in directories if int(path.name[1:7]) > step)
 
 
 @dataclass(slots=True)
