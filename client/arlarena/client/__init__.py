@@ -1,1 +1,1 @@
-"""Clients of the environment API and of the policy: asynchronous, typed, and careful about what may be repeated."""
+"""Typed, asynchronous clients of the environment server and the policy server."""

@@ -1,6 +1,6 @@
-"""What callers pass, as what is sent: numpy's scalars and arrays of no dimension become Python's own values.
+"""Validates and converts arguments: numpy scalars and zero-dimensional arrays become Python values.
 
-Calls of many sessions share requests, so a value that cannot be sent has to be refused before it is among them.
+Calls of many sessions share requests, so an invalid value must raise an error before it is added to a request.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from arlarena.proto.env_api import LARGEST_INDEX
 
 
 def _scalar(value: Any) -> Any:
-    """The value in one of numpy's scalars or arrays of no dimension; anything else as it is."""
+    """The Python value of a numpy scalar or zero-dimensional array. Other values are returned unchanged."""
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
@@ -21,17 +21,17 @@ def text_of(name: str, value: Any) -> str:
     """`value` as a `str`. Error messages begin with `name`.
 
     Raises:
-        TypeError: it is none.
-        ValueError: it holds half a surrogate pair, which no JSON can carry.
+        TypeError: it is not a string.
+        ValueError: it contains a lone surrogate, which JSON cannot represent.
     """
     value = _scalar(value)
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be a text (str), not {shown(value)}")
+        raise TypeError(f"{name} must be a string, not {shown(value)}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         code = f"U+{ord(value[error.start]):04X}"
-        raise ValueError(f"{name} holds {code}, half a surrogate pair, at position {error.start}") from error
+        raise ValueError(f"{name} contains {code}, a lone surrogate, at position {error.start}") from error
     return str(value)
 
 
@@ -39,16 +39,16 @@ def number_of(name: str, value: Any, least: int = 0) -> int:
     """`value` as an `int` from `least` to `LARGEST_INDEX`. Error messages begin with `name`.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is not an integer.
         ValueError: it is out of range.
     """
     value = _scalar(value)
     if isinstance(value, bool):
-        raise TypeError(f"{name} must be a whole number, not {value}")
+        raise TypeError(f"{name} must be an integer, not {value}")
     try:
         number = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be a whole number, not {shown(value)}") from None
+        raise TypeError(f"{name} must be an integer, not {shown(value)}") from None
     if not least <= number <= LARGEST_INDEX:
         raise ValueError(f"{name} must be from {least} to {LARGEST_INDEX}")
     return number
@@ -58,7 +58,7 @@ def seconds_of(name: str, value: Any, *, positive: bool = False) -> float:
     """`value` as a finite number of seconds, 0 or more, or above 0 if `positive`. Error messages begin with `name`.
 
     Raises:
-        TypeError: it is no number.
+        TypeError: it is not a number.
         ValueError: it is out of range.
     """
     value = _scalar(value)
@@ -72,6 +72,6 @@ def seconds_of(name: str, value: Any, *, positive: bool = False) -> float:
 
 
 def shown(value: Any) -> str:
-    """A value and its type, for an error."""
+    """A value and its type, for error messages."""
     text = repr(value)
     return f"{text if len(text) <= 80 else text[:80] + '…'} ({type(value).__name__})"

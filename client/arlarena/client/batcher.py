@@ -1,9 +1,7 @@
-"""Many small calls, few requests: calls to the environment server that are made at about the same time share one
-`/v1/batch`.
+"""Combines concurrent calls to the environment server into one `/v1/batch` request.
 
-A request costs a client about a third of a millisecond however small it is; with 256 episodes in flight that is most
-of the work. The results of one request come back together, so an environment whose steps differ greatly in time
-should use small batches.
+A request costs a client about 0.3 ms regardless of its size. With 256 concurrent episodes this is most of the client's
+work. All results of a request arrive together, so use small batches if the duration of steps varies greatly.
 """
 
 from __future__ import annotations
@@ -17,18 +15,14 @@ Result = TypeVar("Result")
 
 
 class Batcher(Generic[Item, Result]):
-    """Collects items for `window_s` seconds (0: one tick of the event loop), then sends at most `size` of them at a
-    time.
-    """
+    """Collects up to `size` items for at most `window_s` seconds (0: one tick of the event loop), then sends them."""
 
     def __init__(
         self, send: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]], *, window_s: float, size: int
     ) -> None:
-        """`send` returns one result per item, in order; what it raises goes to every caller of that batch."""
+        """`send` returns one result for each item, in order. Its exceptions are raised in all callers of the batch."""
         if window_s < 0 or size < 1:
-            raise ValueError(
-                f"a batch needs a window of at least 0 s and a size of at least 1, not {window_s} and {size}"
-            )
+            raise ValueError(f"batch window_s must be 0 or more and batch size 1 or more, not {window_s} and {size}")
         self._send, self._window_s, self._size = send, window_s, size
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._scheduled: asyncio.Handle | None = None
@@ -37,9 +31,7 @@ class Batcher(Generic[Item, Result]):
         self.items = 0
 
     async def submit(self, item: Item) -> Result:
-        """The result for `item`. A caller that is cancelled gives up its result; the item may be carried out all the
-        same.
-        """
+        """The result for `item`. After a cancellation of the caller, the item may still be executed."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((item, future))
@@ -51,7 +43,7 @@ class Batcher(Generic[Item, Result]):
         return await future
 
     async def close(self) -> None:
-        """Send what waits and wait for what is on its way."""
+        """Send all waiting items, and wait for their results."""
         self._flush()
         while self._sending:
             await asyncio.wait(set(self._sending))
@@ -62,11 +54,11 @@ class Batcher(Generic[Item, Result]):
             self._scheduled = None
         batch, self._waiting = self._waiting, []
         if batch:
-            task = asyncio.get_running_loop().create_task(self._carry_out(batch))
+            task = asyncio.get_running_loop().create_task(self._send_items(batch))
             self._sending.add(task)
             task.add_done_callback(self._sending.discard)
 
-    async def _carry_out(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+    async def _send_items(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         self.requests += 1
         self.items += len(batch)
         try:

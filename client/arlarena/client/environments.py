@@ -1,4 +1,4 @@
-"""Environments, over HTTP: sessions that are opened, reset, stepped and closed, thousands at a time.
+"""The asynchronous client of the environment server, for thousands of concurrent sessions.
 
     async with EnvironmentClient("http://127.0.0.1:8100") as environments:
         (session,) = await environments.open(1)
@@ -7,8 +7,8 @@
             state = await session.step("<think>…</think><action>up</action>")
         await session.close()
 
-Calls of concurrent sessions share requests (see `Batcher`). Each step carries its `step_index`, so a request whose
-answer was lost is sent again without moving twice.
+Calls of concurrent sessions share requests (see `Batcher`). Each step has a `step_index`, so a request whose response
+was lost can be sent again without taking the step twice.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ from arlarena.proto.env_api import (
     Snapshot,
 )
 
-# Above the server's limits of a step (75 s) and of a reset (60 s): the server's own error names what was slow.
+# Above the server's limits of a step (75 s) and a reset (60 s), because the server's error names the slow operation.
 REQUEST_S = 90.0
-# A request of so many characters of actions is at most 3 MiB of JSON, and servers take 4 MiB.
-MOST_CHARS = 1 << 19
-MOST_INFO_BYTES = 1 << 20  # its options may hold anything, each value of which may take a hundred bytes
-DEADLINE_SHARE = 0.95  # of the time for a request: the server's answer has to arrive before the client gives up
-UNKNOWN_SESSION = "unknown_session"  # by which a server says that it does not know a session (any longer)
+# Actions with this many characters take at most 3 MiB of JSON. Servers accept 4 MiB.
+MAX_CHARS = 1 << 19
+MAX_INFO_BYTES = 1 << 20  # the options may be large, and each value may take 100 bytes in memory
+DEADLINE_SHARE = 0.95  # of the request timeout, so that the server's response arrives before the client's timeout
+UNKNOWN_SESSION = "unknown_session"  # the server's error code for an unknown or ended session
 
 _NO_REASON = Error("unknown", "no reason given", "infra", False)
 
@@ -60,10 +60,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """What the environment says after a reset or a step.
+    """The result of a reset or a step.
 
-    `observation` is for the player, `metadata` for whoever trains or scores. `reward`: of the step just taken, 0 after
-    a reset.
+    `observation` is for the player, `metadata` for training and scoring. `reward`: of this step; 0 after a reset.
     """
 
     observation: Observation
@@ -93,12 +92,12 @@ def _ttl(seconds: float | None) -> float | None:
 def _episode_id(value: str) -> str:
     episode_id = text_of("episode_id", value)
     if len(episode_id) > EPISODE_ID_CHARS:
-        raise ValueError(f"episode_id has {len(episode_id)} characters, and may have {EPISODE_ID_CHARS}")
+        raise ValueError(f"episode_id has {len(episode_id)} characters; the maximum is {EPISODE_ID_CHARS}")
     return episode_id
 
 
-def _session_error(what: str, error: Error) -> ServiceError:
-    message = f"{what}: {error.code}: {error.message}"
+def _session_error(request: str, error: Error) -> ServiceError:
+    message = f"{request}: {error.code}: {error.message}"
     if error.code == UNKNOWN_SESSION:
         return SessionLost(message)
     if error.retryable or error.blame == "infra":
@@ -109,10 +108,10 @@ def _session_error(what: str, error: Error) -> ServiceError:
 
 
 class Session:
-    """One environment of a server, held by one player: its calls must not overlap."""
+    """A session of one player. Its calls must not overlap."""
 
     def __init__(self, client: EnvironmentClient, session_id: str, step: int = 0) -> None:
-        """Made by `EnvironmentClient.open` and `fork`."""
+        """Use `EnvironmentClient.open` or `fork`."""
         self.id = session_id
         self._client = client
         self._step = step
@@ -126,14 +125,15 @@ class Session:
         task_id: str | None = None,
         episode_id: str | None = None,
     ) -> StepOutcome:
-        """Begin a task: `task_id`, or `index` of `split`, or the one that `seed` means; by default the first for
-        training. Beside an index or a task_id, `seed` seeds what is random within the episode.
+        """Start an episode of the task given by `task_id`, by `index` and `split`, or by `seed` (see `ResetSpec`).
+
+        Default: the first training task. With an index or a task_id, `seed` is the random seed of the episode.
 
         Raises:
-            SessionLost: the server does not know this session; open another.
-            Unavailable: the server is down or failing.
-            Refused: there is no such task.
-            TypeError, ValueError: an argument that cannot be sent.
+            SessionLost: the server does not know this session; open another one.
+            Unavailable: the server is unreachable or failing.
+            Refused: the task does not exist.
+            TypeError, ValueError: an argument is invalid.
         """
         state = await self._client.call(
             BatchItem(
@@ -150,7 +150,7 @@ class Session:
         return state
 
     async def step(self, text: str) -> StepOutcome:
-        """Take one step with a reply or a bare action. Errors as in `reset`."""
+        """Take one step with a full reply or only an action. Errors as in `reset`."""
         state = await self._client.call(
             BatchItem(session_id=self.id, op="step", action=Action(text_of("the action", text)), step_index=self._step)
         )
@@ -158,7 +158,7 @@ class Session:
         return state
 
     async def expert(self) -> ExpertReply:
-        """What the environment's expert would say now.
+        """The next reply of the environment's expert.
 
         Raises:
             Refused: the environment has no expert, or the split is held out (403).
@@ -166,27 +166,29 @@ class Session:
         return await self._client.expert(self.id)
 
     async def fork(self, count: int = 1, *, ttl_s: float | None = None) -> list[Session]:
-        """Open `count` sessions in the state of this one, all or none. Errors as in `open`; Refused before a reset."""
-        wish = ForkRequest(number_of("count", count, least=1), ttl_s=_ttl(ttl_s))
-        opened = await self._client.opened(f"/v1/sessions/{self.id}/fork", wish)
-        return [Session(self._client, one.session_id, one.step_count) for one in opened]
+        """Open `count` sessions with a copy of this state, all or none. Errors as in `open`; Refused before a reset."""
+        request = ForkRequest(number_of("count", count, least=1), ttl_s=_ttl(ttl_s))
+        opened = await self._client.opened(f"/v1/sessions/{self.id}/fork", request)
+        return [Session(self._client, session.session_id, session.step_count) for session in opened]
 
     async def snapshot(self) -> Snapshot:
-        """Keep this state, to go back to it by `restore`, here or in another session. Errors as in `expert`."""
+        """Save this state for `restore`, in this or another session. Errors as in `expert`."""
         return await self._client.snapshot(self.id)
 
     async def restore(self, snapshot: Snapshot) -> StepOutcome:
-        """Go back to a kept state, as often as wanted; the reward is 0. Refused where the server has it no longer,
-        TypeError where it is no snapshot.
+        """Restore a saved state, with reward 0. A snapshot can be restored several times.
+
+        Raises:
+            Refused: the server does not have the snapshot any more. TypeError: `snapshot` is not a snapshot.
         """
         if not isinstance(snapshot, Snapshot):
-            raise TypeError(f"restore takes what snapshot() returned, not {shown(snapshot)}")
+            raise TypeError(f"restore needs a result of snapshot(), not {shown(snapshot)}")
         state = await self._client.restore(self.id, snapshot.snapshot_id)
         self._step = state.observation.step
         return state
 
     async def close(self) -> None:
-        """Give the session back. A server that does not know it, or is away, has nothing left to close."""
+        """Close the session. Errors are ignored, because an unreachable server closes it after its idle time."""
         try:
             await self._client.close_session(self.id)
         except ServiceError:
@@ -194,7 +196,7 @@ class Session:
 
 
 class EnvironmentClient(AsyncClosing):
-    """An environment server. Safe for any number of concurrent sessions on one event loop."""
+    """A client of one environment server. Safe for any number of concurrent sessions on one event loop."""
 
     def __init__(
         self,
@@ -206,11 +208,10 @@ class EnvironmentClient(AsyncClosing):
         batch_size: int = 256,
         token: str | None = None,
     ) -> None:
-        """`retries`: repetitions of a request to an unavailable server. For the batches see `Batcher`. `token`: the
-        server's bearer token, where it asks for one.
+        """`retries`: of a request to an unavailable server. `batch_…`: see `Batcher`. `token`: bearer token.
 
         Raises:
-            TypeError, ValueError: an argument that cannot be used; the message names it.
+            TypeError, ValueError: an argument is invalid; the message names it.
         """
         self.transport = HttpTransport(
             url,
@@ -233,7 +234,7 @@ class EnvironmentClient(AsyncClosing):
         return self.transport.url
 
     async def close(self) -> None:
-        """Send what waits, then close all connections. Sessions stay open until their idle time is over."""
+        """Send waiting items, then close all connections. Sessions stay open until their idle time is over."""
         await self._batcher.close()
         await self.transport.close()
 
@@ -241,25 +242,25 @@ class EnvironmentClient(AsyncClosing):
         """Open `count` sessions, all or none.
 
         Raises:
-            Full: the server has no room for that many now.
-            Unavailable: the server is down or failing.
-            Refused: `count` or `ttl_s` is out of the server's range.
+            AtCapacity: the server has no capacity for that many sessions now.
+            Unavailable: the server is unreachable or failing.
+            Refused: `count` or `ttl_s` is outside of the server's range.
             TypeError, ValueError: `count` or `ttl_s` is not a number, or out of range.
         """
-        wish = CreateSessions(
+        request = CreateSessions(
             count=number_of("count", count, least=1),
             ttl_s=_ttl(ttl_s),
             group_id=None if group_id is None else text_of("group_id", group_id),
         )
-        return [Session(self, one.session_id) for one in await self.opened("/v1/sessions", wish)]
+        return [Session(self, session.session_id) for session in await self.opened("/v1/sessions", request)]
 
-    async def opened(self, path: str, wish: CreateSessions | ForkRequest) -> list[OpenedSession]:
-        """What a request that opens sessions gives, all or none."""
-        # Sent once: a repetition after a lost answer would leave the first lot open until its idle time is over.
-        answer = await self.transport.request("POST", path, self._encoder.encode(wish))
+    async def opened(self, path: str, request: CreateSessions | ForkRequest) -> list[OpenedSession]:
+        """Send a request that opens sessions, all or none. Returns the sessions."""
+        # No retry: after a lost response, the sessions of the first request would stay open until their idle time.
+        answer = await self.transport.request("POST", path, self._encoder.encode(request))
         opened = _read(_accepted(answer), SessionList).sessions
-        if len(opened) != wish.count:
-            raise answer.malformed(f"asked for {wish.count} sessions, got {len(opened)}")
+        if len(opened) != request.count:
+            raise answer.malformed(f"asked for {request.count} sessions, got {len(opened)}")
         return opened
 
     async def snapshot(self, session_id: str) -> Snapshot:
@@ -276,11 +277,11 @@ class EnvironmentClient(AsyncClosing):
         return StepOutcome(result.observation, result.metadata, 0.0)
 
     async def info(self) -> Info:
-        """What is played here: name, version, template, parser, splits. Errors as in `Session.reset`."""
-        return _read(_accepted(await self._send("GET", "/v1/info", max_answer_bytes=MOST_INFO_BYTES)), Info)
+        """The description of the environment. Errors as in `Session.reset`."""
+        return _read(_accepted(await self._send("GET", "/v1/info", max_answer_bytes=MAX_INFO_BYTES)), Info)
 
     async def ready(self) -> bool:
-        """Whether `/ready` answers 200; asked once."""
+        """Whether `/ready` responds with 200. Sends one request."""
         try:
             answer = await self.transport.request("GET", "/ready", timeout_s=self.transport.timeouts.connect_s)
         except Unavailable:
@@ -288,7 +289,7 @@ class EnvironmentClient(AsyncClosing):
         return answer.status == 200
 
     async def call(self, item: BatchItem) -> StepOutcome:
-        """A reset or a step, in a request shared with others."""
+        """Execute a reset or a step, in a request shared with other items."""
         result = await self._batcher.submit(item)
         if isinstance(result, ServiceError):
             raise result
@@ -309,18 +310,16 @@ class EnvironmentClient(AsyncClosing):
     async def _send(
         self, method: str, path: str, body: bytes | None = None, max_answer_bytes: int | None = None
     ) -> Answer:
-        """Send, and send again while the server is unavailable; only for what may be repeated."""
+        """Send an idempotent request, with retries while the server is unavailable."""
         return await self.transport.request(method, path, body, max_answer_bytes=max_answer_bytes, retries=self.retries)
 
     async def _send_batch(self, items: Sequence[BatchItem]) -> Sequence[StepOutcome | ServiceError | None]:
-        """The results of all items, whose texts may need several requests."""
-        found = await asyncio.gather(*map(self._send_part, _parts(items)))
-        return [result for part in found for result in part]
+        """The results of all items. Long texts are split into several requests."""
+        parts = await asyncio.gather(*map(self._send_part, _parts(items)))
+        return [result for part in parts for result in part]
 
     async def _send_part(self, items: Sequence[BatchItem]) -> Sequence[StepOutcome | ServiceError | None]:
-        """A repetition is safe: a reset begins anew, a step of an old index gets its old answer, a close twice is a
-        close.
-        """
+        """Send items in one request. Retries are safe: resets and closes are idempotent, steps have a `step_index`."""
         body = self._encoder.encode(
             BatchRequest(list(items), deadline_s=DEADLINE_SHARE * self.transport.timeouts.request_s)
         )
@@ -334,31 +333,31 @@ class EnvironmentClient(AsyncClosing):
         return [self._state(item, result) for item, result in zip(items, results, strict=True)]
 
     def _state(self, item: BatchItem, result: BatchResult) -> StepOutcome | ServiceError | None:
-        """None for a session that was closed."""
-        what = f"{item.op} of session {item.session_id} at {self.url}"
+        """The outcome or error of one item; None after a close."""
+        request = f"{item.op} of session {item.session_id} at {self.url}"
         if not result.ok or result.error is not None:
-            return _session_error(what, result.error or _NO_REASON)
+            return _session_error(request, result.error or _NO_REASON)
         if item.op == "close":
             return None
         if result.observation is None or result.metadata is None:
-            return ProtocolError(f"{what}: ok, but without observation or metadata")
+            return ProtocolError(f"{request}: ok, but without observation or metadata")
         reward = result.reward
         if reward is None and item.op == "reset":
-            reward = 0.0  # nothing was done yet
+            reward = 0.0
         if reward is None or not math.isfinite(reward):
-            return ProtocolError(f"{what}: ok, but its reward is {reward}; a step's reward is a finite number")
+            return ProtocolError(f"{request}: ok, but its reward is {reward}; it must be a finite number")
         return StepOutcome(result.observation, result.metadata, reward)
 
 
 def _parts(items: Sequence[BatchItem]) -> list[Sequence[BatchItem]]:
-    """The items in order, cut where a request would have more than `MOST_CHARS` characters of actions."""
+    """Split the items into parts of at most `MAX_CHARS` characters of actions. The order is kept."""
     parts: list[Sequence[BatchItem]] = []
     start = chars = 0
-    for at, item in enumerate(items):
+    for index, item in enumerate(items):
         size = len(item.action.text) if item.action else 0
-        if at > start and chars + size > MOST_CHARS:
-            parts.append(items[start:at])
-            start, chars = at, 0
+        if index > start and chars + size > MAX_CHARS:
+            parts.append(items[start:index])
+            start, chars = index, 0
         chars += size
     return [*parts, items[start:]]
 
@@ -371,11 +370,11 @@ def _read(answer: Answer, kind: type[T]) -> T:
 
 
 def _accepted(answer: Answer) -> Answer:
-    """`answer` if it is a success, else the error that it stands for."""
+    """Return `answer` if it is a success, else raise its error."""
     if answer.status < 300:
         return answer
     try:
         error = msgspec.json.decode(answer.body, type=Error)
     except msgspec.MsgspecError:
         raise answer.refusal() from None
-    raise _session_error(answer.what, error)
+    raise _session_error(answer.request, error)

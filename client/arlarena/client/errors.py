@@ -1,32 +1,32 @@
-"""What can go wrong between a client and a service, by what the caller should do about it.
+"""The errors of the clients, by the action that the caller should take.
 
-Unavailable      the service is down, slow or failing: the same request may work later
-├─ Full          no room for more sessions; `retry_after_s` says when to ask again
-└─ SessionLost   the session is gone (server restarted, lease expired): begin again with a new one
-Refused          the request is wrong and will be wrong again
+Unavailable      the service is unreachable, slow or failing: retry later
+├─ AtCapacity    the server has no free capacity: retry after `retry_after_s`
+└─ SessionLost   the session has ended (server restarted, lease expired): open a new one
+Refused          the request is invalid: a retry does not help
 ├─ PromptTooLong the prompt does not fit the model's context
-└─ PolicyFault   the environment blames the policy's reply
-ProtocolError    the answer is not what the contract says
+└─ PolicyFault   the policy's reply caused the error
+ProtocolError    the response violates the API
 """
 
 from __future__ import annotations
 
 
 class ServiceError(RuntimeError):
-    """Base of all of them. The message names the address and what was asked."""
+    """Base of all errors of services. The message names the address and the request."""
 
 
 class Unavailable(ServiceError):
-    """Connection refused or lost, time-out, or an answer of 5xx or 429: an infrastructure failure."""
+    """An infrastructure failure: connection refused or lost, timeout, or a response with 5xx or 429."""
 
     @property
     def answered(self) -> bool:
-        """Whether the server answered, with an error. Without an answer, the error of the connection is the cause."""
+        """Whether the server responded with an error. Without a response, the connection error is the cause."""
         return self.__cause__ is None
 
 
 class AtCapacity(Unavailable):
-    """The server has no room; ask again after `retry_after_s` seconds."""
+    """The server has no free capacity; retry after `retry_after_s` seconds."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
@@ -34,11 +34,11 @@ class AtCapacity(Unavailable):
 
 
 class SessionLost(Unavailable):
-    """The environment server does not know the session (any longer)."""
+    """The environment server does not know the session, or it has ended."""
 
 
 class Refused(ServiceError):
-    """The service understood and said no; `status` is the HTTP status."""
+    """The service rejected the request. `status`: the HTTP status."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -50,7 +50,7 @@ class PromptTooLong(Refused):
 
 
 class PolicyFault(Refused):
-    """The environment cannot go on because of what the policy said; `code` names the fault."""
+    """The environment cannot continue because of the policy's reply. `code`: the kind of error."""
 
     def __init__(self, message: str, status: int, code: str) -> None:
         super().__init__(message, status)
@@ -58,4 +58,4 @@ class PolicyFault(Refused):
 
 
 class ProtocolError(ServiceError):
-    """An answer that cannot be read, or that contradicts itself."""
+    """The response cannot be decoded, or is inconsistent."""

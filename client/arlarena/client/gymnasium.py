@@ -1,11 +1,11 @@
-"""Our environments as Gymnasium's: text in, text out (docs/how-to/use-a-client.md says how to install it).
+"""Gymnasium environments on an environment server. docs/how-to/use-a-client.md describes the installation.
 
     env = TextEnv("http://127.0.0.1:8000", split="train")
     observation, info = env.reset(options={"index": 7})
     observation, reward, terminated, truncated, info = env.step("up")
 
-Observations are prompts, actions are replies or bare actions. `TextVectorEnv` plays many episodes with one request a
-step; a finished episode begins anew at the next step (Gymnasium's next-step autoreset).
+Observations are prompts. Actions are full replies or only actions. `TextVectorEnv` plays many episodes with one request
+for each step; an environment whose episode has ended is reset at the next step (Gymnasium's next-step autoreset).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from arlarena.client.environments import StepOutcome
 from arlarena.client.sync import SyncEnvironments, SyncSession
 from arlarena.proto.env_api import Info, Split
 
-# A task that nobody named is drawn from as many: seeds of Gymnasium's generators are 32-bit.
-UNNAMED_TASKS = 2**31 - 1
-# What `reset(options=…)` takes; None counts as absent.
+# Number of tasks to draw from in an endless split.
+ENDLESS_TASKS = 2**31 - 1
+# Keys of `reset(options=…)`; None counts as absent.
 OPTIONS, VECTOR_OPTIONS = ("index", "split", "task_id", "episode_id"), ("indices",)
 
 Texts = npt.NDArray[np.object_]
@@ -36,14 +36,14 @@ Bools = npt.NDArray[np.bool_]
 
 
 class AnyText(gymnasium.Space[str]):
-    """Every text. A sample is one of `examples`."""
+    """The space of all texts. Samples are drawn from `examples`."""
 
     def __init__(self, examples: Sequence[str] = ("",)) -> None:
         super().__init__(shape=(), dtype=None)
         self.examples = tuple(examples)
 
     def contains(self, x: Any) -> bool:
-        """Whether it is a text, as Python's or numpy's."""
+        """Whether `x` is a string of Python or numpy."""
         try:
             text_of("the action", x)
         except (TypeError, ValueError):
@@ -51,7 +51,7 @@ class AnyText(gymnasium.Space[str]):
         return True
 
     def sample(self, mask: Any | None = None, probability: Any | None = None) -> str:
-        """One of the examples."""
+        """A random example."""
         return self.examples[int(self.np_random.integers(len(self.examples)))]
 
     def __eq__(self, other: object) -> bool:
@@ -62,23 +62,22 @@ class AnyText(gymnasium.Space[str]):
 
 
 def _info(state: StepOutcome) -> dict[str, Any]:
-    """All that is no observation: metadata, marks, and what may be said."""
-    seen = state.observation
-    said = {"text": seen.text, "message": seen.message, "admissible_actions": seen.admissible_actions}
-    marks = {"step": seen.step, "action_valid": seen.action_valid, "format_valid": seen.format_valid}
-    return msgspec.structs.asdict(state.metadata) | said | marks
+    """The info dictionary: metadata, and the fields of the observation except the prompt."""
+    observation = state.observation
+    names = ("text", "message", "admissible_actions", "step", "action_valid", "format_valid")
+    return msgspec.structs.asdict(state.metadata) | {name: getattr(observation, name) for name in names}
 
 
 def _seed(seed: int | None) -> int | None:
-    """A seed as Gymnasium takes it: no scalar of numpy's."""
+    """A seed for Gymnasium, which does not accept numpy scalars."""
     return None if seed is None else number_of("seed", seed)
 
 
 def _options(given: Mapping[str, Any] | None, known: Sequence[str]) -> dict[str, Any]:
-    """The options of a reset that are set.
+    """The options of a reset that are not None.
 
     Raises:
-        TypeError, ValueError: they are no dictionary; one is not among those that are `known`.
+        TypeError, ValueError: they are not a dictionary, or a key is not in `known`.
     """
     if given is not None and not isinstance(given, Mapping):
         raise TypeError(f"options must be a dictionary of {', '.join(known)}, not {shown(given)}")
@@ -91,7 +90,7 @@ def _options(given: Mapping[str, Any] | None, known: Sequence[str]) -> dict[str,
 def _connect(
     url: str, count: int, split: str | None, token: str | None
 ) -> tuple[SyncEnvironments, list[SyncSession], Info, Split]:
-    """A client, its sessions, what is played, and the split; nothing stays open after an error.
+    """A client, its sessions, the description of the environment, and the split. An error closes the client.
 
     Raises:
         ValueError: the environment has no such split.
@@ -99,7 +98,7 @@ def _connect(
     environments = SyncEnvironments(url, token=token)
     try:
         info = environments.info()
-        splits = {one.name: one for one in info.splits}
+        splits = {each.name: each for each in info.splits}
         name = info.splits[0].name if split is None else text_of("split", split)
         if name not in splits:
             raise ValueError(f"split {name!r}: {info.name} at {url} has no such split; it has {', '.join(splits)}")
@@ -110,19 +109,19 @@ def _connect(
 
 
 class TextEnv(gymnasium.Env[str, str]):
-    """One episode at a time on a server of ours."""
+    """One episode at a time on an environment server."""
 
-    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own form)
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (as in Gymnasium)
 
     def __init__(self, url: str, *, split: str | None = None, token: str | None = None) -> None:
         self._environments, (self._session,), info, chosen = _connect(url, 1, split, token)
-        self.split, self._tasks = chosen.name, chosen.size or UNNAMED_TASKS
+        self.split, self._tasks = chosen.name, chosen.size or ENDLESS_TASKS
         self._closed = False
         self.observation_space = AnyText()
         self.action_space = AnyText(info.actions or ("",))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        """Begin the task of `options` (see `OPTIONS`), or one drawn by Gymnasium's seeded generator."""
+        """Start an episode of the task in `options` (see `OPTIONS`), or of a task drawn by Gymnasium's generator."""
         super().reset(seed=_seed(seed))
         task = _options(options, OPTIONS)
         if "task_id" not in task:
@@ -132,13 +131,13 @@ class TextEnv(gymnasium.Env[str, str]):
         return state.prompt, _info(state)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """One reply or bare action."""
+        """Take a step with a full reply or only an action."""
         state = self._session.step(action)
-        seen = state.observation
-        return state.prompt, state.reward, seen.terminated, seen.truncated, _info(state)
+        observation = state.observation
+        return state.prompt, state.reward, observation.terminated, observation.truncated, _info(state)
 
     def close(self) -> None:
-        """Give the session back and close the connections. A second call does nothing."""
+        """Close the session and the connections. A second call does nothing."""
         if not self._closed:
             self._closed = True
             self._session.close()
@@ -146,14 +145,14 @@ class TextEnv(gymnasium.Env[str, str]):
 
 
 class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
-    """Many episodes on a server of ours, one request a step."""
+    """Many episodes on an environment server, with one request for each step."""
 
-    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 (Gymnasium's own form)
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 (as in Gymnasium)
 
     def __init__(self, url: str, num_envs: int, *, split: str | None = None, token: str | None = None) -> None:
         self.num_envs = num_envs = number_of("num_envs", num_envs, least=1)
         self._environments, self._sessions, info, chosen = _connect(url, num_envs, split, token)
-        self.split, self._tasks = chosen.name, chosen.size or UNNAMED_TASKS
+        self.split, self._tasks = chosen.name, chosen.size or ENDLESS_TASKS
         self.single_observation_space = AnyText()
         self.single_action_space = AnyText(info.actions or ("",))
         self.observation_space = gymnasium.spaces.Tuple([self.single_observation_space] * num_envs)
@@ -164,19 +163,19 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Texts, dict[str, Any]]:
-        """Begin one task in each: `options["indices"]`, or drawn by the environment's own seeded generator.
+        """Start an episode in each environment: of `options["indices"]`, or drawn by its own seeded generator.
 
-        `seed` is as in Gymnasium's vectors: one for each environment, where None keeps its generator; a number `s`
-        stands for `s, s + 1, …`. An environment draws the tasks that a `TextEnv` of its seed draws.
+        `seed`: one for each environment, as in Gymnasium's vector environments. None keeps the generator, and a number
+        `s` means `s, s + 1, …`. An environment draws the same tasks as a `TextEnv` with its seed.
 
         Raises:
-            TypeError, ValueError: a seed or an option that cannot be, or not one for each environment.
+            TypeError, ValueError: a seed or an option is invalid, or their number is wrong.
         """
         seeds = self._seeds(seed)
         indices = _options(options, VECTOR_OPTIONS).get("indices")
-        for i, one in enumerate(seeds):
-            if one is not None:
-                self._generators[i] = np_random(one)[0]
+        for i, each in enumerate(seeds):
+            if each is not None:
+                self._generators[i] = np_random(each)[0]
         if indices is None:
             tasks = [self._draw(i) for i in range(self.num_envs)]
         else:
@@ -186,51 +185,50 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
         return _prompts(states), _infos(states)
 
     def step(self, actions: Sequence[str]) -> tuple[Texts, Floats, Bools, Bools, dict[str, Any]]:
-        """One reply or bare action in each; where the last step ended an episode, another begins, and nothing is paid
-        for it.
-        """
+        """Take a step in each environment. If its last step ended the episode, it is reset instead, with reward 0."""
         actions = [text_of(f"action {i}", action) for i, action in enumerate(self._one_each("actions", actions))]
         states: list[StepOutcome | None] = [None] * self.num_envs
         ended = [i for i in range(self.num_envs) if self._over[i]]
         going = [i for i in range(self.num_envs) if not self._over[i]]
-        begun = self._environments.reset_all([self._sessions[i] for i in ended], [self._draw(i) for i in ended])
+        reset = self._environments.reset_all([self._sessions[i] for i in ended], [self._draw(i) for i in ended])
         stepped = self._environments.step_all([self._sessions[i] for i in going], [actions[i] for i in going])
-        for i, state in zip((*ended, *going), (*begun, *stepped), strict=True):
+        for i, state in zip((*ended, *going), (*reset, *stepped), strict=True):
             states[i] = state
-        found = [state for state in states if state is not None]
-        terminated = np.array([state.observation.terminated for state in found])
-        truncated = np.array([state.observation.truncated for state in found])
+        outcomes = [state for state in states if state is not None]
+        terminated = np.array([state.observation.terminated for state in outcomes])
+        truncated = np.array([state.observation.truncated for state in outcomes])
         self._over = terminated | truncated
-        rewards = np.array([state.reward for state in found], dtype=np.float64)
-        return _prompts(found), rewards, terminated, truncated, _infos(found)
+        rewards = np.array([state.reward for state in outcomes], dtype=np.float64)
+        return _prompts(outcomes), rewards, terminated, truncated, _infos(outcomes)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Give the sessions back and close the connections."""
+        """Close the sessions and the connections."""
         for session in self._sessions:
             session.close()
         self._environments.close()
 
     def _one_each(self, name: str, values: Any) -> list[Any]:
-        """`values`, one for each environment.
+        """`values` as a list with one value for each environment.
 
         Raises:
-            TypeError, ValueError: they are no sequence, or too few or too many.
+            TypeError, ValueError: they are not a sequence, or their number is wrong.
         """
         if isinstance(values, str | bytes) or not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0:
             raise TypeError(f"{name} must be a sequence of {self.num_envs}, not {type(values).__name__}")
         if len(values) != self.num_envs:
-            raise ValueError(f"{len(values)} {name} for {self.num_envs} environments: give one for each")
+            raise ValueError(f"{len(values)} {name} for {self.num_envs} environments: give one per environment")
         return list(values)
 
     def _seeds(self, given: Any) -> list[int | None]:
-        """A seed for each environment, None for those that keep their generators."""
+        """A seed for each environment; None keeps its generator."""
         if given is None:
             return [None] * self.num_envs
         if not hasattr(given, "__len__") or getattr(given, "ndim", 1) == 0:
             first = number_of("seed", given)
             return [first + i for i in range(self.num_envs)]
         return [
-            None if one is None else number_of(f"seed {i}", one) for i, one in enumerate(self._one_each("seeds", given))
+            None if seed is None else number_of(f"seed {i}", seed)
+            for i, seed in enumerate(self._one_each("seeds", given))
         ]
 
     def _draw(self, i: int) -> dict[str, Any]:
@@ -242,12 +240,12 @@ def _prompts(states: Sequence[StepOutcome]) -> Texts:
 
 
 def _infos(states: Sequence[StepOutcome]) -> dict[str, Any]:
-    """Gymnasium's form: one array a key, and beside it which of its places hold something."""
+    """Infos in the form of Gymnasium's vector environments: an array of values and a mask for each key."""
     infos = [_info(state) for state in states]
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for key in infos[0]:
         values = np.empty(len(infos), dtype=object)
         values[:] = [info[key] for info in infos]
-        found[key] = values
-        found[f"_{key}"] = np.ones(len(infos), dtype=bool)
-    return found
+        arrays[key] = values
+        arrays[f"_{key}"] = np.ones(len(infos), dtype=bool)
+    return arrays

@@ -1,11 +1,10 @@
-"""The policy, over HTTP: token ids in, sampled token ids with their log-probs and weight versions out.
+"""The client of the policy server: token ids in, sampled token ids with log-probs and weight versions out.
 
     async with PolicyClient("http://127.0.0.1:8001", Timeouts(request_s=60)) as policy:
         generation = await policy.generate(prompt_ids, Sampling(max_tokens=64), seed=7)
 
-Rollouts use the token route (`generate`): what was sampled is what is trained on, and the answer says which weights
-sampled which token. People and other models' evaluation use `chat`. Generation with a seed may be repeated: it
-changes nothing on the server.
+Rollouts use the token route (`generate`): training uses exactly the sampled tokens, and the response contains the
+weight version of each token. `chat` is for evaluation of any model. Requests are idempotent, so they can be retried.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class _Logprobs(msgspec.Struct):
 
 
 class _Choice(msgspec.Struct):
-    """The part of a `GenerateChoice` that a rollout needs: reading less is faster."""
+    """The fields of a `GenerateChoice` that a rollout needs. Decoding only these is faster."""
 
     token_ids: list[int] | None = None
     finish_reason: str | None = None
@@ -87,8 +86,9 @@ class _Models(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One sampled response. `logprobs`: nats, one per token, at the request's temperature. `spans` cover all tokens
-    in order.
+    """One sampled response.
+
+    `logprobs`: one for each token, in nats, at the request's temperature. `spans` cover all tokens in order.
     """
 
     token_ids: list[int]
@@ -99,7 +99,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class ChatReply:
-    """One reply as text, with the server's count of tokens."""
+    """A reply as text, with the token counts of the server."""
 
     text: str
     finish_reason: str
@@ -109,7 +109,7 @@ class ChatReply:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What is served. `max_tokens`: the length of prompt and response together, None where the server does not say."""
+    """The served model. `max_tokens`: the maximum length of prompt and response together; None if unknown."""
 
     name: str
     max_tokens: int | None
@@ -120,9 +120,7 @@ _encoder = msgspec.json.Encoder()
 
 
 def read_version(label: str) -> PolicyVersion:
-    """The version behind a label of the server; one that we did not give (a stock vLLM's) becomes
-    `unlabelled:0:<label>`.
-    """
+    """Parse a version label. A label in another form, such as that of stock vLLM, becomes `unlabelled:0:<label>`."""
     try:
         return PolicyVersion.parse(label)
     except ValueError:
@@ -143,18 +141,18 @@ def _check_spans(answer: Answer, spans: tuple[VersionSpan, ...], tokens: int) ->
 
 
 def _generation(answer: Answer) -> Generation:
-    """Read a 200 of the token route.
+    """Decode a successful response of the token route.
 
     Raises:
-        Unavailable: the server gave the request up.
-        ProtocolError: ids, log-probs and versions do not fit one another.
+        Unavailable: the server aborted the generation.
+        ProtocolError: ids, log-probs and versions are inconsistent.
     """
     try:
         choice = _generated.decode(answer.body).choices[0]
     except (msgspec.MsgspecError, IndexError) as error:
         raise answer.malformed(error) from error
     if choice.finish_reason == "abort":
-        raise Unavailable(f"{answer.what}: the server aborted the generation")
+        raise Unavailable(f"{answer.request}: the server aborted the generation")
     if choice.finish_reason not in ("stop", "length"):
         raise answer.malformed(f"finish reason {choice.finish_reason!r}")
     ids = choice.token_ids or []
@@ -167,7 +165,7 @@ def _generation(answer: Answer) -> Generation:
 
 
 def _too_long(answer: Answer) -> bool:
-    """Both engines answer 400 and speak of the context's length."""
+    """Whether the prompt is too long. Both engines respond with 400 and a message about the context length."""
     text = answer.body.lower()
     return answer.status in (400, 413, 422) and any(
         words in text
@@ -182,16 +180,15 @@ def _too_long(answer: Answer) -> bool:
 
 
 class PolicyClient(AsyncClosing):
-    """An inference server. Safe for any number of concurrent requests on one event loop."""
+    """A client of one policy server. Safe for any number of concurrent requests on one event loop."""
 
     def __init__(
         self, url: str, timeouts: Timeouts | None = None, *, retries: int = 2, token: str | None = None
     ) -> None:
-        """`retries`: how often a request that met an unavailable server is sent again before the error goes to the
-        caller. `token`: sent as a bearer token, which is how OpenAI's API takes its key.
+        """`retries`: of a request to an unavailable server. `token`: bearer token, such as the key of OpenAI's API.
 
         Raises:
-            TypeError, ValueError: an argument that cannot be used; the message names it.
+            TypeError, ValueError: an argument is invalid; the message names it.
         """
         self.transport = HttpTransport(
             url, Timeouts() if timeouts is None else timeouts, token, service="policy server"
@@ -219,14 +216,15 @@ class PolicyClient(AsyncClosing):
         session: str | None = None,
         timeout_s: float | None = None,
     ) -> Generation:
-        """Sample one response to a prompt of token ids. It ends with the token that completes a text of `stop`.
-        Requests of one `session` share beginnings of their prompts: a gateway sends them to the same replica, whose
-        cache has computed those.
+        """Sample one response to a prompt of token ids. It ends with the token that completes a stop string.
+
+        A gateway sends all requests of one `session` to the same replica, whose prefix cache has the earlier prompts.
 
         Raises:
-            Unavailable: the server could not be reached, failed, or took longer than `timeout_s`, `retries` times
-            over. PromptTooLong: the prompt does not fit the model's context. Refused: any other refusal.
-            ProtocolError: ids, log-probs and versions of the answer do not fit one another.
+            Unavailable: the server was unreachable, failed, or took longer than `timeout_s`, also in all retries.
+            PromptTooLong: the prompt does not fit the model's context.
+            Refused: the server rejected the request for another reason.
+            ProtocolError: ids, log-probs and versions of the response are inconsistent.
         """
         request = GenerateRequest(
             token_ids=list(prompt_ids),
@@ -256,9 +254,10 @@ class PolicyClient(AsyncClosing):
         seed: int | None = None,
         timeout_s: float | None = None,
     ) -> ChatReply:
-        """One reply of `/v1/chat/completions`; works with any server that speaks OpenAI's API. A model that refuses
-        `max_tokens` for `max_completion_tokens`, as OpenAI's newer ones do, gets that name from then on. Errors as in
-        `generate`.
+        """A reply of `/v1/chat/completions`, for any server with OpenAI's API. Errors as in `generate`.
+
+        If a model requires `max_completion_tokens` instead of `max_tokens`, as newer models of OpenAI do, later
+        requests use this name.
         """
         body: dict[str, Any] = {
             "messages": list(messages),
@@ -266,7 +265,7 @@ class PolicyClient(AsyncClosing):
             "top_p": sampling.top_p,
         }
         body |= {key: value for key, value in (("model", model), ("seed", seed)) if value is not None}
-        name = self._length_name  # other requests may change it meanwhile
+        name = self._length_name  # concurrent requests may change it
         try:
             answer = await self._chat(body | {name: sampling.max_tokens}, timeout_s)
         except Refused as error:
@@ -289,7 +288,7 @@ class PolicyClient(AsyncClosing):
         return await self._send("POST", "/v1/chat/completions", _encoder.encode(body), timeout_s)
 
     async def model(self) -> ModelInfo:
-        """What is served (`/v1/models`). Errors as in `generate`."""
+        """The served model (`/v1/models`). Errors as in `generate`."""
         answer = await self._send("GET", "/v1/models")
         models = _read(answer, _Models)
         if not models.data:
@@ -297,11 +296,11 @@ class PolicyClient(AsyncClosing):
         return ModelInfo(models.data[0].id, models.data[0].max_model_len)
 
     async def version(self) -> PolicyVersion:
-        """The weights that serve now (`/weight_info`). Errors as in `generate`."""
+        """The version of the served weights (`/weight_info`). Errors as in `generate`."""
         return read_version(_read(await self._send("GET", "/weight_info"), WeightInfo).weight_version)
 
     async def healthy(self) -> bool:
-        """Whether `/health` answers 200; asked once."""
+        """Whether `/health` responds with 200. Sends one request."""
         try:
             return (
                 await self.transport.request("GET", "/health", timeout_s=self.transport.timeouts.connect_s)
@@ -317,7 +316,7 @@ class PolicyClient(AsyncClosing):
         timeout_s: float | None = None,
         headers: dict[str, str] | None = None,
     ) -> Answer:
-        """Send, and send again while the server is unavailable: every request here may be repeated."""
+        """Send a request, with retries while the server is unavailable. All requests here are idempotent."""
         answer = await self.transport.request(
             method, path, body, timeout_s=timeout_s, headers=headers, retries=self.retries
         )

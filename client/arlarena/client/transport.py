@@ -1,6 +1,6 @@
-"""One HTTP connection pool to one service: bytes out, bytes in, errors by kind, every time-out explicit.
+"""HTTP requests to one service over a connection pool, with explicit timeouts and typed errors.
 
-Services are not trusted: answers are of limited size and not compressed, and redirects are not followed.
+Services are not trusted: responses have a limited size, and compressed responses and redirects are errors.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from arlarena.proto.backoff import pauses
 from arlarena.proto.http.addresses import service_url
 
 JSON_HEADERS = {"content-type": "application/json", **IDENTITY}
-# A batch's answer with a frame of some 100 KB in each of 256 observations is half as large.
+# Twice the size of a batch response with 256 observations and a frame of 100 KB in each.
 MAX_ANSWER_BYTES = 64 << 20
-# An answer quoted in an error message is cut here: enough to recognise it, short enough for one log line.
+# Characters of a response that an error message quotes.
 QUOTE_CHARS = 300
 # Between two attempts at a request, in seconds.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
@@ -35,16 +35,16 @@ Service = Literal["environment server", "policy server"]
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds. `connect_s`: to open a connection. `request_s`: from sending a request to its whole answer."""
+    """Timeouts in seconds. `connect_s`: for opening a connection. `request_s`: for a request and its response."""
 
     connect_s: float = 5.0
     request_s: float = 60.0
 
     def __post_init__(self) -> None:
-        """Check them.
+        """Validate the timeouts.
 
         Raises:
-            TypeError, ValueError: one is not a number above 0.
+            TypeError, ValueError: a timeout is not a number above 0.
         """
         seconds_of("connect_s", self.connect_s, positive=True)
         seconds_of("request_s", self.request_s, positive=True)
@@ -52,28 +52,32 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Status and body of an answer below 500. `service`: what should have answered at `url`, if that is known."""
+    """Status and body of a response with a status below 500.
+
+    `request`: method and URL, for messages. `service`: the expected kind of service at `url`, if known.
+    """
 
     status: int
     body: bytes
-    what: str
+    request: str
     url: str = ""
     service: Service | None = None
 
     def refusal(self) -> Refused:
-        """This answer as an error, which says so where another kind of service gave it."""
-        found = service_of(self.body)
-        if self.service is not None and found not in (None, self.service):
+        """The error for this response. It tells the user if another kind of service sent the response."""
+        actual = service_of(self.body)
+        if self.service is not None and actual not in (None, self.service):
             names = {"environment server": "an environment server", "policy server": "a policy server"}
             return Refused(
-                f"{self.url} is {names[found]}, not {names[self.service]}: {self.what} was refused with {self.status}",
+                f"{self.url} is {names[actual]}, not {names[self.service]}: {self.request} was refused with "
+                f"{self.status}",
                 self.status,
             )
-        return Refused(f"{self.what} was refused with {self.status}: {quote(self.body)}", self.status)
+        return Refused(f"{self.request} was refused with {self.status}: {quote(self.body)}", self.status)
 
-    def malformed(self, why: object) -> ProtocolError:
-        """This answer as a breach of contract."""
-        return ProtocolError(f"{self.what} gave an answer that cannot be used ({why}): {quote(self.body)}")
+    def malformed(self, reason: object) -> ProtocolError:
+        """The error for a response that violates the API."""
+        return ProtocolError(f"{self.request} returned an invalid response ({reason}): {quote(self.body)}")
 
 
 class _OfEnvironments(msgspec.Struct):
@@ -95,7 +99,7 @@ _FORMS: dict[Service, type] = {"environment server": _OfEnvironments, "policy se
 
 
 def service_of(error: bytes) -> Service | None:
-    """Which kind of service writes errors in the form of this one; None for another form."""
+    """The kind of service that writes errors in the form of `error`; None if the form is unknown."""
     for service, form in _FORMS.items():
         try:
             msgspec.json.decode(error, type=form)
@@ -106,13 +110,13 @@ def service_of(error: bytes) -> Service | None:
 
 
 def quote(body: bytes) -> str:
-    """The beginning of a body, for a message."""
+    """The first characters of a body, for error messages."""
     text = body[:QUOTE_CHARS].decode(errors="replace")
     return text + "…" if len(body) > QUOTE_CHARS else text
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds of a Retry-After header; a date or nonsense counts as one second."""
+    """Seconds of a Retry-After header; 1 if it is not a number."""
     try:
         return max(0.0, float(headers.get("Retry-After", "1")))
     except ValueError:
@@ -146,11 +150,11 @@ class HttpTransport(AsyncClosing):
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         service: Service | None = None,
     ) -> None:
-        """`url`: see `service_url`. `token` is sent as a bearer token. `max_answer_bytes`: of one answer's body.
-        `service`: what should be there, for the error where it is another.
+        """`url`: see `service_url`. `token`: bearer token. `max_answer_bytes`: maximum size of a response body.
+        `service`: the expected kind of service, for error messages.
 
         Raises:
-            TypeError, ValueError: an argument of another type, or a URL that is no service's address.
+            TypeError, ValueError: an argument is invalid; the message names it.
         """
         if not isinstance(timeouts, Timeouts):
             raise TypeError(f"timeouts must be Timeouts(connect_s=…, request_s=…), not {timeouts!r}")
@@ -171,8 +175,7 @@ class HttpTransport(AsyncClosing):
 
     def _pool(self) -> aiohttp.ClientSession:
         if self._session is None:
-            # limit=0: aiohttp's default of 100 connections would make the 101st episode wait for another one's
-            # generation.
+            # limit=0: with aiohttp's default of 100 connections, episode 101 would wait for another generation.
             connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
             self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
         return self._session
@@ -188,13 +191,13 @@ class HttpTransport(AsyncClosing):
         max_answer_bytes: int | None = None,
         retries: int = 0,
     ) -> Answer:
-        """Send a request. `max_answer_bytes`: where less than usual is enough. `retries`: how often it is sent again
-        while the service is unavailable; above 0 only for requests that may be repeated.
+        """Send a request. `max_answer_bytes`: overrides that of the transport. `retries`: how often it is sent again
+        while the service is unavailable; above 0 only for idempotent requests.
 
         Raises:
-            Full: 503 or 429 with a Retry-After header.
-            Unavailable: no connection, no answer in time, or any other 5xx or 429.
-            ProtocolError: the answer is larger than `max_answer_bytes`, compressed, or a redirect.
+            AtCapacity: 503 or 429 with a Retry-After header.
+            Unavailable: no connection, no response in time, or any other 5xx or 429.
+            ProtocolError: the response is larger than `max_answer_bytes`, compressed, or a redirect.
         """
         for pause in islice(pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S), retries):
             try:
@@ -214,7 +217,7 @@ class HttpTransport(AsyncClosing):
     ) -> Answer:
         """Send one request, once."""
         limit = self.timeouts.request_s if timeout_s is None else timeout_s
-        what = f"{method} {self.url}{path}"
+        request = f"{method} {self.url}{path}"
         timeout = aiohttp.ClientTimeout(total=limit, connect=self.timeouts.connect_s)
         sent = {**self._headers, **(headers or {})}
         try:
@@ -223,17 +226,17 @@ class HttpTransport(AsyncClosing):
                 method, self.url + path, data=body, headers=sent, timeout=timeout, allow_redirects=False
             ) as reply:
                 received = await read_bounded(reply, max_answer_bytes or self.max_answer_bytes)
-                answer = Answer(reply.status, received, what, self.url, self.service)
-                waits = reply.headers
+                answer = Answer(reply.status, received, request, self.url, self.service)
+                received_headers = reply.headers
         except TimeoutError as error:
-            raise Unavailable(f"{what}: no answer within {limit:g} s") from error
+            raise Unavailable(f"{request}: no answer within {limit:g} s") from error
         except AnswerRefused as error:
-            raise ProtocolError(f"{what}: {error}") from error
+            raise ProtocolError(f"{request}: {error}") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise Unavailable(f"{what}: {str(error) or type(error).__name__}") from error
+            raise Unavailable(f"{request}: {str(error) or type(error).__name__}") from error
         if answer.status == 429 or answer.status >= 500:
-            message = f"{what} failed with {answer.status}: {quote(answer.body)}"
-            if answer.status in (429, 503) and "Retry-After" in waits:
-                raise AtCapacity(message, _retry_after(waits))
+            message = f"{request} failed with {answer.status}: {quote(answer.body)}"
+            if answer.status in (429, 503) and "Retry-After" in received_headers:
+                raise AtCapacity(message, _retry_after(received_headers))
             raise Unavailable(message)
         return answer

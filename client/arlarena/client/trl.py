@@ -1,10 +1,10 @@
-"""Our environments in TRL's `GRPOTrainer(environment_factory=…)`: an episode behind a tool named `act`.
+"""Environments for TRL's `GRPOTrainer(environment_factory=…)`. The model plays an episode with the tool `act`.
 
     trainer = GRPOTrainer(…, environment_factory=environment_factory("http://127.0.0.1:8000"), train_dataset=…)
 
-A row of the data set names its task by the columns `split`, `index`, `seed` or `task_id`; other columns are not the
-environment's. The class needs nothing of TRL: it has the methods that TRL 1 looks for (`reset`, `get_reward`, and every
-other public method as a tool, described by its docstring).
+The columns `split`, `index`, `seed` and `task_id` of the data set select the task of a row; other columns are ignored.
+This module does not import TRL. TRL 1 calls `reset` and `get_reward`, and offers every other public method to the model
+as a tool with its docstring.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ TASK_COLUMNS = ("split", "index", "seed", "task_id")
 
 
 class TrlEnvironment:
-    """One episode at a time. Sessions are opened when first needed, and again where the server has forgotten them."""
+    """One episode at a time. The session is opened on first use, and opened again if the server has ended it."""
 
     def __init__(self, environments: SyncEnvironments, split: str | None = None) -> None:
-        """`split`: where a row names none."""
+        """`split`: the default for rows without a split."""
         self._environments, self._split = environments, split
         self._session: SyncSession | None = None
         self._state: StepOutcome | None = None
         self._return = 0.0
 
     def reset(self, **row: Any) -> str:
-        """Begin the row's task; its first observation is what TRL appends to the prompt."""
+        """Start an episode of the row's task. Returns the first observation, which TRL appends to the prompt."""
         task = {name: row[name] for name in TASK_COLUMNS if row.get(name) is not None}
         if self._split is not None and "task_id" not in task:
             task.setdefault("split", self._split)
@@ -51,7 +51,7 @@ class TrlEnvironment:
         """
         text_of("action", action)
         if self._session is None or self._state is None:
-            raise ValueError("no episode has begun: reset comes first")
+            raise ValueError("no episode has started: call reset first")
         if self._state.done:
             raise ValueError("the episode is over: no further action can be taken")
         self._state = self._session.step(action)
@@ -63,8 +63,8 @@ class TrlEnvironment:
         """The return of the episode so far."""
         return self._return
 
-    def _give_back(self) -> None:
-        """Close the session. Not public: TRL would offer it to the model as a tool."""
+    def _close(self) -> None:
+        """Close the session. Private, because TRL would offer a public method to the model as a tool."""
         if self._session is not None:
             self._session.close()
             self._session = None
@@ -74,38 +74,38 @@ class TrlEnvironment:
             try:
                 return self._session.reset(**task)
             except SessionLost:
-                pass  # it was idle for too long; another one will do
+                pass  # the session was idle for too long, so open another one
         (self._session,) = self._environments.open(1)
         return self._session.reset(**task)
 
 
-def _message(state: StepOutcome, otherwise: str) -> str:
-    """What the environment says next in a conversation, which TRL keeps; `otherwise` where it has no such thing."""
+def _message(state: StepOutcome, default: str) -> str:
+    """The environment's next message of the conversation, which TRL keeps; `default` if the environment has none."""
     message = state.observation.message
-    return otherwise if message is None else message
+    return default if message is None else message
 
 
 def environment_factory(
     url: str, *, split: str | None = None, token: str | None = None
 ) -> Callable[[], TrlEnvironment]:
-    """What TRL calls for each environment that it needs; all of them share one client.
+    """A function that creates environments for TRL. All of them share one client.
 
     Raises:
-        TypeError, ValueError: an argument that cannot be used; the message names it.
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
     if split is not None:
         text_of("split", split)
     environments = SyncEnvironments(url, token=token)
-    made: list[TrlEnvironment] = []
+    created: list[TrlEnvironment] = []
 
-    def make() -> TrlEnvironment:
-        made.append(TrlEnvironment(environments, split))
-        return made[-1]
+    def create() -> TrlEnvironment:
+        created.append(TrlEnvironment(environments, split))
+        return created[-1]
 
-    @atexit.register  # TRL ends without a word to its environments
+    @atexit.register  # TRL does not close its environments
     def close() -> None:
-        for one in made:
-            one._give_back()
+        for environment in created:
+            environment._close()
         environments.close()
 
-    return make
+    return create

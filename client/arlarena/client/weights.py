@@ -1,12 +1,12 @@
-"""New weights for a policy server, over HTTP: send it a version directory, tell it to serve that version.
+"""Pushes weights to a policy server over HTTP: uploads a version directory and makes the server serve it.
 
     async with aiohttp.ClientSession(auto_decompress=False) as session:
         server = WeightsClient(session, "http://10.0.0.7:8100", token)
         await Sender().deliver(Path("RUN/weights/v000012-0a1b2c3d4e5f"), server)
         served = await server.serve("d1f0:12:0a1b2c3d4e5f…", limit_s=60)
 
-The routes are those of `arlarena.proto.versions.directory`; every step may be repeated. A server that sees the same
-directory of versions needs the last line alone.
+The routes are those of `arlarena.proto.versions.directory`. All requests are idempotent. A server that reads the same
+version directories needs only the last call.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from arlarena.proto.versions.directory import (
 
 T = TypeVar("T")
 
-_INFO_S = 10.0  # for an answer that needs no work
+_INFO_S = 10.0  # timeout of a request that needs no computation
 _REFUSED = 409
 _FOLDER_PREFIX = "arlarena-push-"  # of temporary folders with deltas
-_STALE_S = 86_400.0  # no push takes as long
-_MOST_ANSWER = 1 << 20  # bytes of an answer, the longest of which lists the files of a model
+_STALE_S = 86_400.0  # age of an abandoned folder; no push takes so long
+_MAX_ANSWER = 1 << 20  # bytes of a response; the largest one lists the files of a model
 
 
 class PushError(RuntimeError):
-    """A policy server did not take the new weights; trying again may help. `status`: of its answer, if any."""
+    """A push to a policy server failed; a retry may succeed. `status`: of its response, if there is one."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -56,40 +56,38 @@ class PushError(RuntimeError):
 
 
 class PushRefused(PushError):
-    """A policy server's check of the weights failed, or it asks for what is none of its business: trying again will
-    not help.
-    """
+    """A policy server's check of the weights failed, or it requested a foreign file. A retry does not help."""
 
 
 class WeightsClient:
-    """One policy server, or a gateway before many. `limit_s` bounds one request."""
+    """A client for the weights of one policy server or gateway. `limit_s`: the timeout of one request."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, token: str | None) -> None:
-        """`url`: see `service_url`, whose ValueError this raises. `token`: the server's administrator's."""
+        """`url`: see `service_url`, also for its errors. `token`: the server's admin token."""
         self.url = service_url(url)
         self._session = session
         self._headers = IDENTITY | ({"authorization": f"Bearer {token}"} if token else {})
 
     async def version(self) -> str:
-        """The version in service. Errors: those of `serve`."""
+        """The served version. Errors as in `serve`."""
         return (await self._ask("GET", "/weight_info", None, _INFO_S, WeightInfo)).weight_version
 
     async def announce(self, directory: str, manifest: bytes, limit_s: float) -> PushTarget:
-        """Say what is coming; what the server needs of it. Errors: those of `serve`."""
+        """Announce a version. Returns the files that the server needs. Errors as in `serve`."""
         return await self._ask("PUT", f"{WEIGHTS_ROUTE}/{directory}", manifest, limit_s, PushTarget)
 
     async def upload(self, directory: str, name: str, file: Path, base: str | None, limit_s: float) -> None:
-        """Send a file of a version, or, with `base`, a delta to that directory's. Errors: those of `serve`."""
+        """Send a file of a version or, with `base`, its delta to the file of that directory. Errors as in `serve`."""
         query = f"?base={base}" if base else ""
         with file.open("rb") as body:
             await self._ask("PUT", f"{WEIGHTS_ROUTE}/{directory}/{name}{query}", body, limit_s, dict)
 
     async def serve(self, version: str, limit_s: float, broadcast: Broadcast | None = None) -> ServedVersion:
-        """Bring a version that the server has, or that is broadcast, into service.
+        """Make the server serve a version that it has, or that `broadcast` sends.
 
         Raises:
-            PushRefused: its own check of the weights failed. PushError: it answered something else than 200.
-            aiohttp.ClientError, TimeoutError: it did not answer.
+            PushRefused: the server's check of the weights failed. PushError: the status of the response is not 200.
+            aiohttp.ClientError, TimeoutError: the server did not respond.
         """
         body = msgspec.json.encode(ServeWeights(version, broadcast))
         return await self._ask("POST", SERVE_ROUTE, body, limit_s, ServedVersion)
@@ -100,14 +98,14 @@ class WeightsClient:
         async with self._session.request(
             method, url, data=body, headers=self._headers, timeout=timeout, allow_redirects=False
         ) as reply:
-            answer = await read_bounded(reply, _MOST_ANSWER)
+            answer = await read_bounded(reply, _MAX_ANSWER)
         if reply.status != 200:
             error = PushRefused if reply.status == _REFUSED else PushError
             raise error(f"{url} answered {reply.status}: {_reason(answer)}", reply.status)
         try:
             return msgspec.json.decode(answer, type=kind)
         except msgspec.MsgspecError as error:
-            raise PushError(f"{url} answered something else than {kind.__name__}: {error}") from error
+            raise PushError(f"the response of {url} is not a {kind.__name__}: {error}") from error
 
 
 def _reason(answer: bytes) -> str:
@@ -118,29 +116,29 @@ def _reason(answer: bytes) -> str:
 
 
 class Sender:
-    """Sends the files that a server has not; of weights, where it has a version that is still here, what changed."""
+    """Uploads the files that a server lacks. Weights are sent as deltas if both sides have an earlier version."""
 
     def __init__(self, full_every: int = 20) -> None:
-        """`full_every`: at steps divisible by this whole files are sent, deltas at all others; 1 sends no deltas."""
+        """`full_every`: steps divisible by it send complete files, other steps send deltas; 1 sends no deltas."""
         self._full_every = full_every
         self._deltas: dict[tuple[Path, Path], asyncio.Task[Path]] = {}  # (base, new) -> delta
         self._folder: Path | None = None
 
     async def deliver(self, directory: Path, server: WeightsClient) -> int:
-        """Bring a version to a server. Returns the bytes that were sent.
+        """Upload a version to a server. Returns the number of bytes sent.
 
         Raises:
-            PushError, aiohttp.ClientError, TimeoutError: it failed.
+            PushError, aiohttp.ClientError, TimeoutError: the upload failed.
         """
         text = await asyncio.to_thread((directory / MANIFEST_FILE).read_bytes)
         manifest = msgspec.json.decode(text, type=Manifest)
         limit_s, sent = push_limit_s(manifest.bytes), 0
         wanted = await server.announce(directory.name, text, limit_s)
-        # A server must not decide which files are read here.
+        # Send only files of the manifest: a server must not be able to read other files.
         if foreign := set(wanted.files) - manifest.files.keys():
             raise PushRefused(
-                f"{server.url} asks for {min(foreign)!r}, which the manifest of {directory.name} does not list. "
-                "Nothing was sent; make sure that this is the address of your policy server"
+                f"{server.url} requests {min(foreign)!r}, which the manifest of {directory.name} does not list. "
+                "Nothing was sent; check that this is the address of your policy server"
             )
         for file in dict.fromkeys(wanted.files):
             base = self._base(directory.parent, wanted.base, file, manifest.version.step)
@@ -150,23 +148,23 @@ class Sender:
         return sent
 
     def forget(self) -> None:
-        """Remove the deltas: every server has the version."""
+        """Remove the temporary deltas. Call it after all servers have the version."""
         self._deltas.clear()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
-    def _base(self, ours: Path, theirs: str | None, file: str, step: int) -> Path | None:
-        """The version among ours that a delta of `file` may refer to."""
-        if theirs is None or not file.endswith(".safetensors") or step % self._full_every == 0:
+    def _base(self, versions: Path, name: str | None, file: str, step: int) -> Path | None:
+        """The version directory `name` in `versions` as the base of a delta of `file`; None: send the complete file."""
+        if name is None or not file.endswith(".safetensors") or step % self._full_every == 0:
             return None
-        for directory in ours.iterdir():  # the server's text names one of these, and is never a path
-            if directory.name == theirs and (directory / COMMITTED_FILE).is_file():
+        for directory in versions.iterdir():  # compare names, because the server may send any path
+            if directory.name == name and (directory / COMMITTED_FILE).is_file():
                 return directory if (directory / file).is_file() else None
         return None
 
     async def _delta(self, base: Path, new: Path) -> Path:
-        """The delta, made once however many servers want it."""
+        """The file with the delta, which is computed once for all servers."""
         if self._folder is None:
             _remove_stale_folders()
             self._folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))
@@ -178,7 +176,7 @@ class Sender:
 
 
 def _remove_stale_folders() -> None:
-    """Remove the deltas of processes that were killed: one may be as large as a model."""
+    """Remove the deltas of killed processes, which may be as large as a model."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER_PREFIX}*"):
         try:
             if time.time() - folder.stat().st_mtime > _STALE_S:

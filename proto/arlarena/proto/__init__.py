@@ -1,4 +1,4 @@
-"""What two services share: wire types, the stream client, configuration errors and telemetry.
+"""Code shared by several services: wire types, the stream client, configuration and telemetry.
 
-Nothing here imports another part of ARLArena, and nothing here needs torch.
+It imports no other part of ARLArena and does not need torch.
 """

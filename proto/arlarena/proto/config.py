@@ -1,4 +1,4 @@
-"""One TOML file a run, one table a concern, and errors that name the file, the table, the key and the fix."""
+"""Reads the TOML file of a run. Errors name the file, the table, the key and the fix."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from arlarena.proto.text.names import nearest
 from arlarena.proto.text.redaction import MASK, hide, is_secret_name, masked, merged, redact, redacted_stderr
 from arlarena.proto.text.wording import printable
 
-# Every top-level table that a run's file may hold. A service reads its own; a table outside this list is a typing
-# error.
+# All tables of a configuration file. Each service reads its own tables; other names are typing errors.
 TABLES = (
     "run",
     "redis",
@@ -35,13 +34,13 @@ TABLES = (
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; the message is for the user and says what to change."""
+    """The configuration is invalid; the message tells the user what to change."""
 
 
 class Table(BaseModel):
-    """Base of every settings table: unknown keys, NaN and infinity are errors, values are frozen.
+    """Base of all settings tables: unknown keys, NaN and infinity are errors, and values are frozen.
 
-    `renamed`: the key that replaces a former one, for the error about the former.
+    `renamed`: new key by old key, for the error about an old key.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {}
@@ -53,7 +52,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The whole file, with unknown tables refused.
+    """All tables of the file.
 
     Raises:
         ConfigError: the file is missing, is not TOML, or holds an unknown table.
@@ -77,12 +76,12 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def secrets_file(path: Path, table: str) -> Path:
-    """Where the secrets of a table are if they are not in `path` itself: `run.secrets/TABLE.toml` beside `run.toml`."""
+    """The path of the secrets of a table, if they are not in `path`: `run.secrets/TABLE.toml` beside `run.toml`."""
     return path.with_suffix(".secrets") / f"{table}.toml"
 
 
 def read_table(path: Path, table: str) -> dict[str, Any]:
-    """One table of `path`, with the secrets that are kept beside it. No other table's secrets are read.
+    """One table of `path` with its secrets from the secrets file. Secrets of other tables are not read.
 
     Raises:
         ConfigError: see `read_file`.
@@ -92,7 +91,7 @@ def read_table(path: Path, table: str) -> dict[str, Any]:
 
 
 def read_with_secrets(path: Path) -> dict[str, Any]:
-    """All tables of `path`, with the secrets that are kept beside it.
+    """All tables of `path` with their secrets from the secrets files.
 
     Raises:
         ConfigError: see `read_file`.
@@ -103,7 +102,7 @@ def read_with_secrets(path: Path) -> dict[str, Any]:
 
 
 def _hide_secrets(value: Any, name: str = "") -> None:
-    """Keep the secrets of settings out of messages and logs."""
+    """Register the secrets in settings, so that messages and logs do not show them."""
     if isinstance(value, BaseModel):
         value = {key: getattr(value, key) for key in type(value).model_fields}
     if isinstance(value, SecretStr):
@@ -119,7 +118,7 @@ def _hide_secrets(value: Any, name: str = "") -> None:
 
 
 def _given(model: type[BaseModel], key: str, value: Any) -> str:
-    """A refused value as the error shows it, without secrets."""
+    """The text for an invalid value in an error; secrets are masked."""
     last = key.rpartition(".")[2]
     field = model.model_fields.get(key.partition(".")[0])
     if is_secret_name(last) or (field is not None and "SecretStr" in str(field.annotation)):
@@ -128,7 +127,7 @@ def _given(model: type[BaseModel], key: str, value: Any) -> str:
 
 
 def _known_key(key: str, model: type[BaseModel]) -> str:
-    """The end of an error about a key that does not exist: the key that replaces it, or the nearest one."""
+    """The hint in an error about an unknown key: the key that replaces it, or the most similar key."""
     renamed = model.renamed if issubclass(model, Table) else {}
     return f"it was renamed to {renamed[key]!r}" if key in renamed else nearest(key, tuple(model.model_fields))
 
@@ -141,7 +140,7 @@ def _explain(where: str, error: ValidationError, model: type[BaseModel]) -> str:
             lines.append(f"{where} unknown key {key!r}; {_known_key(key, model)}")
         elif item["type"] == "missing":
             lines.append(f"{where} key {key!r} is required")
-        elif not key and item["type"] == "value_error":  # two keys contradict each other: the message names both
+        elif not key and item["type"] == "value_error":  # keys contradict each other; the message names them
             lines.append(f"{where} {item['msg'].removeprefix('Value error, ')}")
         else:
             lines.append(f"{where} {key or 'table'} = {_given(model, key, item['input'])}: {item['msg']}")
@@ -149,7 +148,7 @@ def _explain(where: str, error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def parse_table(where: str, values: Mapping[str, Any], model: type[Model]) -> Model:
-    """Validate `values` as `model`; `where` begins each line of the error.
+    """Validate `values` as `model`. `where`: the start of each line of the error.
 
     Raises:
         ConfigError: a key is unknown or missing, or a value has the wrong type or range.
@@ -218,8 +217,7 @@ def assigned(text: str) -> str:
 
 
 def load_table(path: Path | None, table: str, model: type[Model], overrides: Mapping[str, Any] | None = None) -> Model:
-    """The table `table` of `path` as a settings model; `overrides` (flags, environment) win, those that are None do
-    not count.
+    """The table `table` of `path` as a settings model. `overrides` (flags, environment) win unless they are None.
 
     Raises:
         ConfigError: see `read_file` and `parse_table`.
@@ -230,9 +228,9 @@ def load_table(path: Path | None, table: str, model: type[Model], overrides: Map
 
 
 def exit_on_config_error(main: Callable[[], int]) -> int:
-    """Run a service's `main`. No stack trace for a configuration error, which gives exit code 2, and Ctrl-C, 130.
+    """Run a service's `main`, and return the exit status: 2 after a configuration error, 130 after Ctrl-C.
 
-    Nothing that Python writes to stderr meanwhile holds a secret.
+    These two print no stack trace. Secrets in all output to stderr are masked.
     """
     with redacted_stderr():
         try:
@@ -249,5 +247,5 @@ def exit_on_config_error(main: Callable[[], int]) -> int:
 
 
 def print_error(error: object) -> None:
-    """Print `error: …` on stderr, with no secret and with nothing that the terminal acts on."""
+    """Print `error: …` on stderr, with secrets masked and control characters escaped."""
     print(f"error: {printable(redact(str(error)))}", file=sys.stderr)

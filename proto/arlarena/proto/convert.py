@@ -1,10 +1,9 @@
-"""Rewrite a file of an older schema in the present one: `python -m arlarena.proto.convert OLD NEW`.
+"""Convert a file of an older schema to the current schema: `python -m arlarena.proto.convert OLD NEW`.
 
-OLD holds groups of schema 1 or 2, as `write_groups` writes them, or it is a JSON or JSON-lines file of schema 1: an
-evaluation, a summary, episodes or a transcript. A run of an older schema cannot be resumed, so only single files are
-converted.
+OLD is a file of groups of schema 1 or 2 (see `write_groups`), or a JSON or JSON-lines file of schema 1: an evaluation,
+a summary, episodes or a transcript. Only single files are converted, because runs of an older schema cannot be resumed.
 
-Schema 2 renames fields. Schema 3, which groups and tasks have, stores each turn as a segment.
+Schema 2 renamed fields. Schema 3 of groups and tasks stores each turn as a segment.
 """
 
 from __future__ import annotations
@@ -29,33 +28,34 @@ RENAMED = {
     "panel": "eval_set",
 }
 RECORD_SCHEMA = 2
-# A record with one of these fields is an evaluation, a summary or an episode. Other records, such as those of metrics,
-# have schemas of their own.
-OF_A_RECORD = {"panel", "turns"}
+# A record with one of these fields is an evaluation, a summary or an episode. Other records, such as metrics, have
+# other schemas.
+RECORD_FIELDS = {"panel", "turns"}
 
 
 def renamed(value: Any) -> Any:
-    """`value` with its fields renamed at any depth. Other values and the order of fields stay."""
+    """`value` with its fields renamed at any depth. Other values and the order of fields do not change."""
     if isinstance(value, dict):
         return {RENAMED.get(key, key): renamed(item) for key, item in value.items()}
     return [renamed(item) for item in value] if isinstance(value, list) else value
 
 
 def segmented(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Turns of schema 2, which hold whole prompts, as segments. A turn whose prompt begins with all tokens of the turn
-    before continues it.
+    """Convert turns of schema 2, which hold full prompts, to segments.
+
+    A turn continues the turn before if its prompt begins with all tokens of that turn.
     """
-    found, before = list[dict[str, Any]](), b""
+    segments, before = list[dict[str, Any]](), b""
     for turn in turns:
         prompt = turn.pop("prompt_ids")
-        reset = not found or not prompt.startswith(before)
-        found.append(turn | {"new_prompt_ids": prompt if reset else prompt[len(before) :], "reset": reset})
+        reset = not segments or not prompt.startswith(before)
+        segments.append(turn | {"new_prompt_ids": prompt if reset else prompt[len(before) :], "reset": reset})
         before = prompt + turn["response_ids"]
-    return found
+    return segments
 
 
 def converted(record: Any) -> Any:
-    """A JSON record of schema 1 with the names of schema 2 and, where it has this schema, its number.
+    """Convert a JSON record of schema 1 to schema 2.
 
     Raises:
         ConfigError: its schema is not 1.
@@ -64,14 +64,14 @@ def converted(record: Any) -> Any:
         return renamed(record)
     if record["schema"] != 1:
         raise ConfigError(f"a record has schema {record['schema']}; only schema 1 can be converted")
-    return renamed(record) | ({"schema": RECORD_SCHEMA} if OF_A_RECORD & record.keys() else {})
+    return renamed(record) | ({"schema": RECORD_SCHEMA} if RECORD_FIELDS & record.keys() else {})
 
 
 def converted_message(message: Any) -> Any:
-    """A decoded group or group task of schema 1 or 2 in the present schema.
+    """Convert a decoded group or group task of schema 1 or 2 to the current schema.
 
     Raises:
-        ConfigError: it is neither, or has another schema.
+        ConfigError: it is not such a message, or has another schema.
     """
     schema = message.get("schema") if isinstance(message, dict) else None
     if schema not in (1, 2):
@@ -86,10 +86,10 @@ def converted_message(message: Any) -> Any:
 
 
 def convert_groups(data: bytes) -> bytes:
-    """The groups of a file, converted. Each one is MessagePack bytes after a 4-byte little-endian length.
+    """Convert the content of a file of groups. Each group is a 4-byte little-endian length and its MessagePack bytes.
 
     Raises:
-        ConfigError: the file is cut short, holds something else, or its schema is neither 1 nor 2.
+        ConfigError: the file is truncated, does not hold groups, or its schema is neither 1 nor 2.
     """
 
     def bodies() -> Iterator[bytes]:
@@ -97,7 +97,7 @@ def convert_groups(data: bytes) -> bytes:
         while offset < len(data):
             end = offset + 4 + int.from_bytes(data[offset : offset + 4], "little")
             if end > len(data):
-                raise ConfigError(f"the file is cut short at byte {offset}, or does not hold groups")
+                raise ConfigError(f"the file is truncated at byte {offset}, or does not hold groups")
             body = msgspec.msgpack.encode(converted_message(msgspec.msgpack.decode(data[offset + 4 : end])))
             yield len(body).to_bytes(4, "little") + body
             offset = end
@@ -109,10 +109,10 @@ def convert_groups(data: bytes) -> bytes:
 
 
 def convert_json(text: str) -> str:
-    """A JSON document, or JSON lines, converted; the indentation of a document stays.
+    """Convert a JSON document or JSON lines. The indentation of a document is kept.
 
     Raises:
-        ConfigError: it is neither, or its schema is not 1.
+        ConfigError: the text is not JSON, or its schema is not 1.
     """
     try:
         document = json.loads(text)
@@ -128,13 +128,13 @@ def convert_json(text: str) -> str:
 
 
 def main() -> int:
-    """Convert one file. The new file is written once the old one was read without an error."""
+    """Convert one file. The new file is written only after the old file was converted without an error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old", type=Path, help="groups (.msgpack) of schema 1 or 2, JSON or JSON lines of schema 1")
     parser.add_argument("new", type=Path, help="file to write; it must not exist")
     options = parser.parse_args()
     if options.new.exists():
-        raise ConfigError(f"{options.new} exists: name another file")
+        raise ConfigError(f"{options.new} exists: give another file")
     try:
         if options.old.suffix in (".json", ".jsonl"):
             data = convert_json(options.old.read_text(encoding="utf-8")).encode()

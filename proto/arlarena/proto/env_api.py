@@ -1,10 +1,10 @@
-"""The environment API on the wire: OpenEnv's routes and frames, and what training needs under /v1.
+"""Messages of the environment API: OpenEnv's routes and frames, and the routes for training under /v1.
 
     POST /v1/sessions   CreateSessions -> SessionList        POST /reset  ResetRequest -> StepResult
     POST /v1/batch      BatchRequest   -> BatchReply         POST /step   StepRequest  -> StepResult
 
-Requests refuse unknown fields, so that a misspelt key is an error and never ignored. Replies may gain fields. What
-there are thousands of is `gc=False`: it holds no cycles, and the garbage collector need not walk through it.
+Unknown fields in requests are errors, so a misspelt key is not ignored. Replies may gain fields. Frequent messages have
+`gc=False`: they hold no reference cycles, so the garbage collector can skip them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 Blame = Literal["policy", "infra", "client"]
 Operation = Literal["reset", "step", "state", "close"]
 
-LARGEST_INDEX = 2**63 - 1  # of a task, a seed or a step: what 64 bits hold
+LARGEST_INDEX = 2**63 - 1  # of a task, a seed or a step: the largest signed 64-bit integer
 Index = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_INDEX)]
 EPISODE_ID_CHARS = 255  # OpenEnv's bound
 EpisodeId = Annotated[str, msgspec.Meta(max_length=EPISODE_ID_CHARS)]
@@ -24,11 +24,11 @@ Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Ignored(msgspec.Struct, frozen=True, gc=False):
-    """An object of any content that is not read: none of its values is made."""
+    """An object with any content. The decoder skips its values."""
 
 
 class Action(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """What a player says: a model's whole reply, or a bare action. `metadata` is OpenEnv's, and is not read."""
+    """A player's reply: the full text of a model, or only an action. `metadata` exists in OpenEnv and is ignored."""
 
     text: str
     metadata: Ignored = Ignored()
@@ -46,13 +46,13 @@ class Image(msgspec.Struct, gc=False):
 
 
 class Observation(msgspec.Struct, gc=False):
-    """What a player sees after a reset or a step.
+    """The state as the player sees it after a reset or a step.
 
-    `text`: the present observation, without history. `prompt`: the user message of the environment's own template,
-    history included, for players that keep no conversation. `message`: what the environment says next in a
-    conversation that keeps every turn (the problem, then each tool's result); None where each prompt stands for itself.
-    `admissible_actions`: None where any text is allowed. `action_valid`, `format_valid`: marks of the reply that led
-    here, True after a reset. `step`: steps taken; `remaining_steps`: steps left until truncation.
+    `text`: the current observation, without history. `prompt`: the user message from the environment's template, with
+    history, for players that keep no conversation. `message`: the next message of the environment in a conversation
+    that keeps all turns (the problem, then each tool's result); None if each prompt is independent.
+    `admissible_actions`: None if any text is allowed. `action_valid`, `format_valid`: whether the last reply was
+    valid; True after a reset. `step`: steps taken. `remaining_steps`: steps until truncation.
     """
 
     text: str
@@ -69,13 +69,13 @@ class Observation(msgspec.Struct, gc=False):
 
 
 class Metadata(msgspec.Struct, gc=False):
-    """What a trainer needs and no prompt may hold.
+    """Data for the trainer. It must not appear in a prompt.
 
     `state_key`: hash of task and simulator state, without counters. `observation_key`: hash of task and observation
     text. `score`: in [0, 1]. `action`: the action read from the reply, "" if none. `content_key`: hash of the task's
-    content, however it is indexed. `optimal_moves`: length of the shortest solution at the start, where it is known.
-    `kind`: the kind of task, where an environment has several, "" otherwise. `no_action`: the step just taken did
-    nothing, as a reply without code and without an answer.
+    content, independent of its index. `optimal_moves`: length of the shortest solution at the start, None if unknown.
+    `kind`: the kind of the task if the environment has several, else "". `no_action`: the last step had no action,
+    such as a reply with neither code nor an answer.
     """
 
     task_id: str
@@ -91,7 +91,7 @@ class Metadata(msgspec.Struct, gc=False):
 
 
 class StepResult(msgspec.Struct, gc=False):
-    """The answer to a reset (`reward` None) or a step. `done` is terminated or truncated."""
+    """The result of a reset (`reward` None) or a step. `done`: terminated or truncated."""
 
     observation: Observation
     reward: float | None
@@ -100,7 +100,7 @@ class StepResult(msgspec.Struct, gc=False):
 
 
 class ResetSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """Which task: `task_id`, or `split` + `index`, or `seed` alone, which is an index of the split (default train)."""
+    """Selects a task by `task_id`, by `split` and `index`, or by `seed`, an index of the split (default: train)."""
 
     seed: Index | None = None
     split: str | None = None
@@ -110,13 +110,13 @@ class ResetSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 
 
 class ResetRequest(ResetSpec, forbid_unknown_fields=True, omit_defaults=True):
-    """`POST /reset`. Without `session_id` nothing is kept."""
+    """`POST /reset`. Without `session_id` no session is kept."""
 
     session_id: str | None = None
 
 
 class StepRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """`POST /step`. Without `session_id` it is the first step of a fresh episode. For `step_index` see `BatchItem`."""
+    """`POST /step`. Without `session_id` it is the first step of a new episode. `step_index`: see `BatchItem`."""
 
     action: Action
     session_id: str | None = None
@@ -126,7 +126,7 @@ class StepRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
 
 
 class State(msgspec.Struct):
-    """`GET /state`: where an episode stands. All but `step_count` is None where there is none."""
+    """`GET /state`: the state of an episode. Without an episode, all fields but `step_count` are None."""
 
     episode_id: str | None = None
     step_count: int = 0
@@ -136,7 +136,10 @@ class State(msgspec.Struct):
 
 
 class CreateSessions(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """`POST /v1/sessions`: `count` sessions or none. `reset`: none, one for all, or one each. `ttl_s`: idle seconds."""
+    """`POST /v1/sessions`: creates all `count` sessions or none.
+
+    `reset`: empty, one for all sessions, or one for each. `ttl_s`: idle time until a session ends.
+    """
 
     count: Annotated[int, msgspec.Meta(ge=1)] = 1
     reset: list[ResetSpec] = []
@@ -145,7 +148,7 @@ class CreateSessions(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
 
 
 class OpenedSession(msgspec.Struct, omit_defaults=True):
-    """A session. `lease_expires_at`: Unix seconds when it ends if nobody touches it."""
+    """A session. `lease_expires_at`: when it ends without further requests, in Unix seconds."""
 
     session_id: str
     lease_expires_at: float
@@ -156,20 +159,20 @@ class OpenedSession(msgspec.Struct, omit_defaults=True):
 
 
 class SessionList(msgspec.Struct):
-    """Sessions, in the order of their making."""
+    """Sessions in the order of their creation."""
 
     sessions: list[OpenedSession]
 
 
 class Lease(msgspec.Struct):
-    """`POST /v1/sessions/{id}/heartbeat`: until when the session now lives, in Unix seconds."""
+    """`POST /v1/sessions/{id}/heartbeat`: the new end of the session, in Unix seconds."""
 
     session_id: str
     lease_expires_at: float
 
 
 class ForkRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """`POST /v1/sessions/{id}/fork`: `count` new sessions in the state of this one, or none."""
+    """`POST /v1/sessions/{id}/fork`: creates all `count` sessions with a copy of the state, or none."""
 
     count: Annotated[int, msgspec.Meta(ge=1)] = 1
     group_id: str | None = None
@@ -177,7 +180,7 @@ class ForkRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
 
 
 class Snapshot(msgspec.Struct):
-    """`POST /v1/sessions/{id}/snapshot`: a state that can be gone back to. `expires_at`: Unix seconds, if unused."""
+    """`POST /v1/sessions/{id}/snapshot`: a saved state. `expires_at`: its end if it is not used, in Unix seconds."""
 
     snapshot_id: str
     expires_at: float
@@ -186,7 +189,7 @@ class Snapshot(msgspec.Struct):
 
 
 class RestoreRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """`POST /v1/snapshots/{id}/restore`: into a session, or into a new one where none is named."""
+    """`POST /v1/snapshots/{id}/restore`: restores into `session_id`, or into a new session without it."""
 
     session_id: str | None = None
     group_id: str | None = None
@@ -196,8 +199,8 @@ class RestoreRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
 class BatchItem(ResetSpec, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, gc=False):
     """One operation of a batch. The fields of `ResetSpec` belong to `reset`, `action` and `step_index` to `step`.
 
-    `step_index` must equal the session's step count. If it is that of the last step, with the same action, the earlier
-    reply is given again and nothing moves, so that a request whose answer was lost can be repeated.
+    `step_index` must equal the session's step count. With the index and action of the last step, the server repeats
+    its last reply and takes no step, so a request whose reply was lost can be retried.
     """
 
     session_id: str
@@ -208,14 +211,14 @@ class BatchItem(ResetSpec, forbid_unknown_fields=True, omit_defaults=True, kw_on
 
 
 class BatchRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """`POST /v1/batch`. Items of one session are carried out in order. `deadline_s`: for all of them together."""
+    """`POST /v1/batch`. Items of one session are executed in order. `deadline_s`: for all items together."""
 
     items: list[BatchItem]
     deadline_s: Seconds | None = None
 
 
 class Error(msgspec.Struct):
-    """What went wrong, whose fault it is, and whether the same request may succeed later."""
+    """An error, the party that caused it (`blame`), and whether a retry may succeed."""
 
     code: str
     message: str
@@ -224,7 +227,7 @@ class Error(msgspec.Struct):
 
 
 class ErrorReply(Error):
-    """The body of every HTTP error. `detail` repeats the message in the shape that OpenEnv's clients read."""
+    """The body of every HTTP error. `detail` repeats the message in the form that OpenEnv's clients read."""
 
     detail: list[dict[str, Any]] = []
 
@@ -250,14 +253,14 @@ class BatchReply(msgspec.Struct):
 
 
 class ExpertReply(msgspec.Struct):
-    """`text`: the expert's next reply. `plan`: this one and all that follow to the end of the episode."""
+    """`text`: the expert's next reply. `plan`: this reply and all later ones until the end of the episode."""
 
     text: str
     plan: list[str]
 
 
 class Split(msgspec.Struct):
-    """A set of tasks. `size` None: any index is valid. `evaluation`: held out, no expert by default."""
+    """A set of tasks. `size` None: any index is valid. `evaluation`: held out, so without an expert by default."""
 
     name: str
     type: Literal["train", "validation", "test"]
@@ -266,7 +269,7 @@ class Split(msgspec.Struct):
 
 
 class Template(msgspec.Struct):
-    """The prompt's template, word for word."""
+    """The exact prompt template."""
 
     name: str
     version: str
@@ -274,11 +277,11 @@ class Template(msgspec.Struct):
 
 
 class Parser(msgspec.Struct):
-    """How replies are read: the version and a description.
+    """How replies are parsed: version and description.
 
-    `tags`: texts with a meaning in a reply, such as "<action>". They are text even where a tokenizer has them as
-    special tokens, and one token each in a tiny policy. `action`: how a reply says an action, after the thought;
-    `{action}` stands for it. With an empty action, the reply cannot be read. "": replies are free text.
+    `tags`: texts with a meaning in a reply, such as "<action>". They are plain text even if a tokenizer has them as
+    special tokens, and become one token each in a tiny policy. `action`: the form of an action in a reply, after the
+    thought, with the placeholder `{action}`; a reply with an empty action is invalid. "": replies are free text.
     """
 
     version: str
@@ -288,9 +291,10 @@ class Parser(msgspec.Struct):
 
 
 class DataSource(msgspec.Struct):
-    """Where the tasks come from. `description`: one line to show, such as "made by this server" or "files of /data".
-    `official`: whether they are the data set that published results are about; None where that cannot be told, or
-    where there is no such data set.
+    """The source of the tasks.
+
+    `description`: one line for display, such as "generated by this server" or "files of /data". `official`: whether
+    they are the data set of published results; None if this is unknown or there is no such data set.
     """
 
     description: str
@@ -298,12 +302,12 @@ class DataSource(msgspec.Struct):
 
 
 class Info(msgspec.Struct):
-    """`GET /v1/info`: what is being played, completely enough to tell whether two results can be compared.
+    """`GET /v1/info`: the description of the environment, sufficient to decide whether two results are comparable.
 
-    `stop`: texts after which a reply is over, for those who sample it: what follows them is not read. `data`: where
-    the tasks come from, None where the environment does not say. `vocabulary`: frequent parts of observations and
-    replies, one token each in a tiny policy. `paths`: names of the options that are paths of files or folders; in
-    "tests.*", the star stands for each key of the table `tests`.
+    `stop`: stop strings for samplers; text after them is ignored. `data`: the source of the tasks, None if unknown.
+    `vocabulary`: frequent parts of observations and replies, which become one token each in a tiny policy. `paths`:
+    names of the options that are paths of files or folders; the star in "tests.*" matches each key of the table
+    `tests`.
     """
 
     name: str
@@ -352,9 +356,7 @@ class Schemas(msgspec.Struct):
 
 
 class Health(msgspec.Struct, omit_defaults=True):
-    """`GET /health` and `/ready`. `details`: how it is with what the environment stands on, where it needs more than
-    its process: the sandbox and its layers.
-    """
+    """`GET /health` and `/ready`. `details`: the state of external dependencies, such as the layers of the sandbox."""
 
     status: Literal["healthy", "unhealthy", "degraded", "ready", "draining"]
     details: dict[str, Any] | None = None

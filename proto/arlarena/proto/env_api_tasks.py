@@ -1,4 +1,4 @@
-"""The routes that list the tasks of an environment, on the wire. See `arlarena.proto.env_api`."""
+"""Messages of the routes that list the tasks of an environment. See `arlarena.proto.env_api`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 
 class TaskRef(msgspec.Struct):
-    """A task by its names; a reset takes it as it is."""
+    """A reference to a task. A reset accepts its fields."""
 
     task_id: str
     split: str
@@ -29,7 +29,7 @@ class TaskRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class TaskRangeRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """`POST /{env}/task_range`: from `start` (0) to `stop` (the end), which is not included."""
+    """`POST /{env}/task_range`: from `start` (default 0) to `stop` (exclusive; default: the end)."""
 
     split: str
     start: int | None = None
@@ -44,7 +44,7 @@ class TaskList(msgspec.Struct):
 
 
 class TaskCount(msgspec.Struct):
-    """How many tasks a split has."""
+    """The number of tasks of a split."""
 
     num_tasks: int
 
@@ -56,7 +56,7 @@ class TaskReply(msgspec.Struct):
 
 
 class TaskRange(msgspec.Struct):
-    """Some tasks of a split, in order."""
+    """A range of tasks of a split, in order."""
 
     tasks: list[TaskRef]
 

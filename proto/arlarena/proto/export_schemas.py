@@ -1,6 +1,6 @@
 """Write the JSON Schemas of the messages: `python -m arlarena.proto.export_schemas [--check] [FOLDER]`.
 
-FOLDER is by default `proto/schemas` of the checkout. `--check` writes nothing, and exits with 1 where a file differs.
+FOLDER defaults to `proto/schemas` of the checkout. `--check` writes nothing, and exits with 1 if a file differs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CHECKOUT_SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
 
 
 def rendered() -> dict[str, str]:
-    """File name to text, for every message."""
+    """The text of each schema file, by file name."""
     return {
         f"{name}.json": json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         for name, schema in json_schemas().items()
@@ -25,7 +25,7 @@ def rendered() -> dict[str, str]:
 
 
 def outdated(folder: Path) -> list[str]:
-    """Names of the schema files in `folder` that are missing or differ; empty when all are current."""
+    """Names of the schema files in `folder` that are missing or outdated."""
 
     def current(name: str, text: str) -> bool:
         path = folder / name
@@ -35,7 +35,7 @@ def outdated(folder: Path) -> list[str]:
 
 
 def export(folder: Path) -> list[Path]:
-    """Write every schema into `folder`. Returns the files written."""
+    """Write all schemas to `folder`. Returns the written files."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {folder / name: text for name, text in rendered().items()}
     for path, text in files.items():
@@ -44,14 +44,14 @@ def export(folder: Path) -> list[Path]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line. 0: written, or current; 1: `--check` found a difference; 2: wrong usage."""
+    """Run the command. Returns 0 after writing or if all files are current, 1 if `--check` found a difference."""
     parser = argparse.ArgumentParser(prog="python -m arlarena.proto.export_schemas", description="Export JSON Schemas.")
-    parser.add_argument("folder", nargs="?", type=Path, help="where the schemas go (default: proto/schemas here)")
-    parser.add_argument("--check", action="store_true", help="only compare; exit 1 where a file is not current")
+    parser.add_argument("folder", nargs="?", type=Path, help="output folder (default: proto/schemas of the checkout)")
+    parser.add_argument("--check", action="store_true", help="only compare; exit 1 if a file is not current")
     options = parser.parse_args(arguments)
     folder = options.folder or CHECKOUT_SCHEMAS
     if options.folder is None and not (folder.parent / "pyproject.toml").is_file():
-        parser.error("arlarena-proto is not installed from a checkout: name a folder")
+        parser.error("arlarena-proto is not installed from a checkout: give a folder")
     if not options.check:
         print("\n".join(str(path) for path in export(folder)))
         return 0

@@ -1,11 +1,11 @@
-"""The wire of the policy server: vLLM's token route, completions and scoring, and the version in service.
+"""Messages of the policy server: vLLM's token route, completions and scoring, and the served version.
 
-    POST /inference/v1/generate   GenerateRequest  -> GenerateResponse   tokens in, tokens out, who sampled which
+    POST /inference/v1/generate   GenerateRequest  -> GenerateResponse   tokens in, tokens and their versions out
     POST /v1/completions          CompletionRequest -> CompletionResponse  (`prompt_logprobs=0, max_tokens=1` scores)
     GET  /weight_info             WeightInfo
 
 Field names and nesting are those of vLLM 0.32 (`entrypoints/scale_out/token_in_token_out/protocol.py`), so one client
-talks to either engine. The structs hold the fields that ARLArena uses; other fields of vLLM's answers are ignored.
+works with both engines. The structs hold the fields that ARLArena uses; other fields of vLLM's responses are ignored.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 import msgspec
 
 GENERATE_ROUTE = "/inference/v1/generate"
-DEADLINE_HEADER = "x-request-timeout-s"  # seconds this request may take; the server's own limit caps it
-SESSION_HEADER = "x-session-id"  # requests of one session share beginnings: a gateway sends them to one replica
-VERSIONS_HEADER = "x-weight-versions"  # of an answer: the versions that sampled it or may have, ", " between
+DEADLINE_HEADER = "x-request-timeout-s"  # time limit of the request in seconds, at most the server's limit
+SESSION_HEADER = "x-session-id"  # a gateway sends all requests of a session to one replica, for prefix caching
+VERSIONS_HEADER = "x-weight-versions"  # in responses: all versions that may have sampled tokens, separated by ", "
 
 
 class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """How to sample. `max_tokens=None` means: up to the model's context.
+    """Sampling parameters. `max_tokens` None: up to the model's context.
 
-    `logprobs`: None for none, k for the sampled token's and those of the k likeliest (0: the sampled token's alone).
-    The second block exists in vLLM; the embedded engine accepts only the values that leave the distribution alone.
+    `logprobs`: None for none, or k for the sampled token and the k most likely tokens. The parameters of the second
+    block exist in vLLM; the embedded engine accepts only values that do not change the distribution.
     """
 
     n: int = 1
@@ -54,13 +54,13 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_un
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
-    """What a stream carries beside the tokens."""
+    """Options of a stream."""
 
     include_usage: bool = False
 
 
 class GenerateRequest(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A prompt of token ids. `request_id` is echoed, with a prefix."""
+    """A request with a prompt of token ids. The response repeats `request_id` with a prefix."""
 
     token_ids: list[int]
     sampling_params: SamplingParams
@@ -82,7 +82,7 @@ class WeightSpan(msgspec.Struct, frozen=True):
 
 
 class TopLogprob(msgspec.Struct):
-    """One candidate: its id, its log-prob in nats, its rank (1 is the likeliest)."""
+    """One candidate token: its id, its log-prob in nats, and its rank (1 is the most likely)."""
 
     token_id: int
     logprob: float
@@ -90,13 +90,13 @@ class TopLogprob(msgspec.Struct):
 
 
 class TokenLogprob(TopLogprob):
-    """The sampled token of one position. `top_logprobs`: that token, then the likeliest by rank."""
+    """The sampled token of one position. `top_logprobs`: this token, then the most likely tokens by rank."""
 
     top_logprobs: list[TopLogprob] = []
 
 
 class GenerateLogprobs(msgspec.Struct):
-    """One entry per generated token, an end-of-sequence token included."""
+    """One entry for each generated token, including an end-of-sequence token."""
 
     content: list[TokenLogprob] | None = None
 
@@ -104,9 +104,9 @@ class GenerateLogprobs(msgspec.Struct):
 class GenerateChoice(msgspec.Struct, kw_only=True):
     """One sampled response.
 
-    `token_ids` holds the end-of-sequence token if that was sampled. `finish_reason`: `stop`, `length` or `abort` (the
-    server gave up, for example because its client left). `stop_reason`: the stop string or stop id, None at the end of
-    sequence.
+    `token_ids` includes the end-of-sequence token if it was sampled. `finish_reason`: `stop`, `length` or `abort` (the
+    server ended the request, for example because the client disconnected). `stop_reason`: the stop string or stop id;
+    None after an end-of-sequence token.
     """
 
     index: int
@@ -126,7 +126,7 @@ class Usage(msgspec.Struct):
 
 
 class PromptLogprob(msgspec.Struct):
-    """The log-prob of one prompt token given those before it, at temperature 1, in nats."""
+    """The log-prob of one prompt token given the tokens before it, at temperature 1, in nats."""
 
     logprob: float
     rank: int | None = None
@@ -137,7 +137,7 @@ PromptLogprobs = list[dict[int, PromptLogprob] | None]
 
 
 class GenerateResponse(msgspec.Struct, kw_only=True):
-    """The answer of `/inference/v1/generate`; a stream sends it in pieces, with `weight_versions` in the last."""
+    """The response of `/inference/v1/generate`. A stream sends it in parts, with `weight_versions` in the last."""
 
     request_id: str
     choices: list[GenerateChoice]
@@ -181,7 +181,7 @@ class CompletionRequest(TextRequest, kw_only=True, omit_defaults=True, forbid_un
 
 
 class CompletionLogprobs(msgspec.Struct):
-    """Parallel lists, one entry per generated token; an end-of-sequence token is included."""
+    """Parallel lists with one entry for each generated token, including an end-of-sequence token."""
 
     text_offset: list[int]
     token_logprobs: list[float | None]
@@ -190,7 +190,7 @@ class CompletionLogprobs(msgspec.Struct):
 
 
 class CompletionChoice(msgspec.Struct, kw_only=True):
-    """One completion. `prompt_logprobs[0]` is None: nothing precedes the first token."""
+    """One completion. `prompt_logprobs[0]` is None, because no token precedes the first one."""
 
     index: int
     text: str
@@ -203,7 +203,7 @@ class CompletionChoice(msgspec.Struct, kw_only=True):
 
 
 class CompletionResponse(msgspec.Struct, kw_only=True):
-    """The answer of `/v1/completions`."""
+    """The response of `/v1/completions`."""
 
     id: str
     model: str
@@ -214,9 +214,7 @@ class CompletionResponse(msgspec.Struct, kw_only=True):
 
 
 class ErrorInfo(msgspec.Struct):
-    """What went wrong, in OpenAI's form. `code` names the error for programs, `param` the field at fault. VLLM's `code`
-    is the HTTP status.
-    """
+    """An error in OpenAI's form. `code`: the kind of error (vLLM: the HTTP status). `param`: the invalid field."""
 
     message: str
     type: str | None = None
@@ -225,17 +223,17 @@ class ErrorInfo(msgspec.Struct):
 
 
 class ErrorResponse(msgspec.Struct):
-    """The body of every error answer."""
+    """The body of every error response."""
 
     error: ErrorInfo
 
 
 class WeightInfo(msgspec.Struct):
-    """Which weights serve now: `str(PolicyVersion)`."""
+    """The served weights, as `str(PolicyVersion)`."""
 
     weight_version: str
 
 
 def finite(value: float, floor: float = -9999.0) -> float:
-    """A log-prob that JSON can hold: minus infinity and NaN become `floor`, as in vLLM."""
+    """A log-prob that JSON can represent: infinities and NaN become `floor`, as in vLLM."""
     return value if math.isfinite(value) else floor

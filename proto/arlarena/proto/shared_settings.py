@@ -55,8 +55,7 @@ class PolicyKeys(Table):
 
     path: str | None = Field(
         None,
-        description="existing policy: a directory in Hugging Face's format, or OWNER/NAME of its Hub; default: a tiny "
-        "policy is made",
+        description="existing policy: a Hugging Face directory, or OWNER/NAME on the Hub; default: a new tiny policy",
     )
     tokenizer: str | None = Field(None, description="directory or name to take the tokenizer from; default: path")
 
@@ -96,29 +95,29 @@ class EvaluationKeys(Table):
 class CloneKeys(Table):
     """Table `[clone]` of the trainer: the recording, which the launcher orders."""
 
-    demonstrations: PositiveInt = Field(300, description="tasks whose expert episodes are learnt from")
-    validation: PositiveInt = Field(256, description="tasks of the validation split that decide when to stop")
-    validation_split: str = Field("validation", description="the environment's name of that split")
-    expert_noise: float = Field(0.0, ge=0, lt=1, description="share of turns at which the expert does anything instead")
-    train_on_noise: bool = Field(False, description="learn these too: an expert that is not perfect")
+    demonstrations: PositiveInt = Field(300, description="training tasks of which expert episodes are recorded")
+    validation: PositiveInt = Field(256, description="tasks of the validation split; their loss decides when to stop")
+    validation_split: str = Field("validation", description="name of the validation split in the environment")
+    expert_noise: float = Field(0.0, ge=0, lt=1, description="share of turns at which the expert takes a random action")
+    train_on_noise: bool = Field(False, description="whether to train on these random actions, too")
 
 
 class TrainerKeys(Table):
     """Table `[trainer]` of the trainer."""
 
-    recipe: str = Field("sampo", description="the method: a name of the table of methods")
+    recipe: str = Field("sampo", description="name of the method")
     plugins: tuple[str, ...] = Field(
-        (), description="modules that register recipes, clips, advantages or filters, beside the installed plugins"
+        (), description="modules that register recipes, clips, advantages or filters, in addition to installed plugins"
     )
-    group_size: PositiveInt = Field(8, description="episodes of one group, all of one task")
-    task_split: str = Field("train", description="split of the training tasks; a finite one is shuffled every epoch")
+    group_size: PositiveInt = Field(8, description="episodes of one group, all of the same task")
+    task_split: str = Field("train", description="split of the training tasks; a finite split is shuffled every epoch")
     push_transport: Literal["shared", "http", "nccl", "gloo"] = Field(
         "shared",
-        description="shared: policy servers see RUN/weights; http: versions are sent to them; nccl: tensors go from "
-        "this GPU to those of vLLM, gloo: the same between CPUs",
+        description="shared: policy servers read RUN/weights; http: versions are uploaded; nccl: tensors are sent "
+        "from this GPU to those of vLLM; gloo: the same between CPUs",
     )
     no_data_timeout_s: PositiveFloat = Field(
-        900.0, description="silence after which the run ends with an error; below [console] hang_timeout_s"
+        900.0, description="time without groups before the run ends with an error; below [console] hang_timeout_s"
     )
 
 

@@ -1,11 +1,11 @@
-"""Which task of a split is drawn at which position of a run, so that a run can be resumed and repeated exactly.
+"""The order of tasks in a run, as a function of the position, so that a run can be resumed and repeated exactly.
 
     order = TaskOrder("train", size=3553, seed=0)
-    order.index(0), order.index(1), ...        # every index once, then a new epoch in another order
+    order.index(0), order.index(1), ...        # each index once, then a new epoch in another order
 
-A split with an end is drawn epoch by epoch, each epoch in its own seeded permutation: official data are sorted by kind,
-and neighbouring tasks are alike. A split without an end is drawn by index, from a block of indices that belongs to the
-seed, so that runs with different seeds share no task.
+A finite split is drawn in epochs. Each epoch has its own seeded permutation, because official data are sorted by kind.
+An endless split is drawn by index. Each seed has its own block of indices, so runs with different seeds have no task in
+common.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from functools import lru_cache
 
 import numpy as np
 
-# Indices of one seed's block in a split without an end: more than a run draws.
+# Size of one seed's block of indices in an endless split. No run draws as many tasks.
 SEED_STRIDE = 1_000_000
-# Blocks: indices stay below 2**32, which generators that are seeded by the index accept.
+# Number of blocks. Indices stay below 2**32, because some task generators use the index as a 32-bit seed.
 SEED_BLOCKS = 4_000
 
 
 @dataclass(frozen=True, slots=True)
 class TaskOrder:
-    """The order of one split's tasks under one seed; a pure function of the position.
+    """The order of the tasks of a split for one seed.
 
     Attributes:
-        split: the split's name.
-        size: how many tasks it has; None means that any index is valid.
+        split: name of the split.
+        size: number of tasks; None for an endless split, where any index is valid.
         seed: the run's seed.
-        start: splits without an end: the first index of seed 0.
-        blocks: splits without an end: whether each seed has its own block of `SEED_STRIDE` indices.
+        start: endless splits: the first index of seed 0.
+        blocks: endless splits: whether each seed has its own block of `SEED_STRIDE` indices.
     """
 
     split: str
@@ -54,9 +54,9 @@ class TaskOrder:
 
 @lru_cache(maxsize=4)
 def _permutation(split: str, size: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of range(size), the same with every version of numpy.
+    """A permutation of range(size) that does not depend on the version of numpy.
 
-    numpy guarantees the raw stream of a bit generator across versions, but not `Generator.permutation`.
+    numpy keeps the raw stream of a bit generator across versions, but not `Generator.permutation`.
     """
     digest = hashlib.blake2b(f"{seed}/{split}/{epoch}".encode(), digest_size=16).digest()
     keys = np.random.PCG64(int.from_bytes(digest, "little")).random_raw(size)

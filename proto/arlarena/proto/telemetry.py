@@ -1,4 +1,4 @@
-"""Structured logs: one line of JSON an event, the same keys in every service."""
+"""Structured logs: one line of JSON for each event, with the same keys in all services."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 class Logger:
-    """Writes `{"ts", "level", "service", "event", …}` to stderr. Values that JSON cannot hold are written as text.
+    """Writes `{"ts", "level", "service", "event", …}` to stderr. Values that JSON cannot represent become strings.
 
-    Secrets are `***` (see redaction.py), and characters that a terminal acts on are escaped.
+    Secrets are masked (see redaction.py), and control characters are escaped.
     """
 
     def __init__(self, service: str, level: str = "info", stream: TextIO | None = None) -> None:
@@ -36,19 +36,19 @@ class Logger:
         stream.flush()
 
     def debug(self, event: str, **fields: Any) -> None:
-        """What only a developer wants to see."""
+        """Details for developers."""
         self._write("debug", event, fields)
 
     def info(self, event: str, **fields: Any) -> None:
-        """What happened."""
+        """A normal event."""
         self._write("info", event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
-        """What was wrong and has been dealt with."""
+        """A problem that the service has handled."""
         self._write("warning", event, fields)
 
     def error(self, event: str, **fields: Any) -> None:
-        """What was wrong and needs somebody."""
+        """A problem that needs attention."""
         self._write("error", event, fields)
 
 

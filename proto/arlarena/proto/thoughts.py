@@ -1,10 +1,10 @@
-"""Where a model's thought ends: what follows it is what the model says.
+"""Finds the end of a model's thought in a reply. The text after it is the answer.
 
     said_from("<think>left or up?</think><action>up</action>")   26
-    said_from("left or up?</think><action>up</action>")          19: the chat template has opened the thought
+    said_from("left or up?</think><action>up</action>")          19: the opening mark is in the chat template
     said_from("<think>left or up?")                              None: the thought is not closed
 
-Time is linear in the text.
+The time is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 
 THINK, END_THINK = "<think>", "</think>"
-# Marks of thoughts that are exact texts. Sources: Open Thoughts and Sky-T1, gpt-oss (harmony), Magistral, Kimi.
+# Marks that are fixed texts. Sources: Open Thoughts and Sky-T1, gpt-oss (harmony), Magistral, Kimi.
 MARKS = {
     "<|begin_of_thought|>": "<|end_of_thought|>",
     "<|channel|>analysis<|message|>": "<|channel|>final<|message|>",
@@ -21,9 +21,9 @@ MARKS = {
 }
 _OPENING = {closing: opening for opening, closing in MARKS.items()}
 _EXACT = [*MARKS, *MARKS.values()]
-# Marks that are tags, in any case, with white space and attributes in them. A tag without content, `<think/>`, is none.
+# Marks that are tags, in any case, with white space and attributes. An empty tag, `<think/>`, is not a mark.
 _TAG = r"(?i:\s*+(?P<slash>/?+)\s*+(?P<name>think|thinking|thought|reasoning)(?:\s[^<>/]*+)?+>)"
-# Patterns that begin with one character are searched for ten times faster than those that begin with one of several.
+# A search for a pattern with a fixed first character is ten times as fast as one with several possible characters.
 _ANGLED = "<(?:" + "|".join([_TAG, *(re.escape(mark[1:]) for mark in _EXACT if mark[0] == "<")]) + ")"
 _OTHERS = [mark for mark in _EXACT if mark[0] != "<"]
 _MARK = re.compile(_ANGLED)
@@ -31,11 +31,11 @@ _ANY_MARK = re.compile("|".join([_ANGLED, *map(re.escape, _OTHERS)]))
 
 
 def said_from(text: str) -> int | None:
-    """Position in `text` where its last thought ends, 0 where it has none, None where a thought is not closed.
+    """Position in `text` after its last thought; 0 if it has no thought; None if a thought is not closed.
 
-    A thought ends at the next closing mark of the kind that opened it; other marks within it are part of it. A closing
-    mark that nothing has opened ends a thought that began with the text. So does one of another kind than an opening
-    mark before it that has text in front of it: the thought began before, and that mark is mentioned in it.
+    A thought ends at the next closing mark of its kind; other marks within it are part of the thought. A closing mark
+    without an opening mark ends a thought that began at the start of the text. The same holds if the opening mark
+    before it is of another kind and has text in front of it: the thought then only mentions that opening mark.
     """
     start, thought, leads = 0, "", False
     marks = _ANY_MARK if any(mark in text for mark in _OTHERS) else _MARK

@@ -1,13 +1,13 @@
-"""What flows from the trainer to the rollout workers and back: tasks out, complete groups in.
+"""Messages between trainer and rollout workers: tasks, and complete groups of trajectories.
 
-    GroupTask  "play this Task G times"            trainer -> rollout   (stream `tasks`)
-    Group      Task + G trajectories of turns       rollout -> trainer   (stream `groups`)
+    GroupTask  play a Task G times              trainer -> rollout   (stream `tasks`)
+    Group      Task + G trajectories of turns   rollout -> trainer   (stream `groups`)
 
-Everything is a msgspec Struct in MessagePack. Token ids, log-probs and masks are packed little-endian arrays, so that
-decoding a group costs microseconds. `schema` names the version that wrote a message. A new field has a default and
-keeps the schema; a renamed one raises it, and `convert.py` rewrites older files.
+All messages are msgspec Structs in MessagePack. Token ids, log-probs and masks are packed little-endian arrays, so
+decoding a group takes microseconds. `schema` is the version of the message format. Adding a field with a default keeps
+the schema. Renaming a field increases it, and `convert.py` converts older files.
 
-A turn stores the prompt tokens that are new since the turn before, so a conversation of T turns takes O(T) tokens.
+A turn stores only prompt tokens that are new since the turn before, so a conversation of T turns has O(T) tokens.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ Outcome = Literal["ok", "policy_error"]
 
 
 class PolicyVersion(msgspec.Struct, frozen=True):
-    """Which weights: the run's incarnation, the optimiser step, and a digest of the weights themselves.
+    """Identifies weights by the run's incarnation, the optimiser step and a digest of the weights.
 
-    A bare step is not enough: after a crash between push and checkpoint two different policies would share one number.
+    The step alone is ambiguous: after a crash between push and checkpoint, two policies may have the same step.
     """
 
     incarnation: str
@@ -49,7 +49,7 @@ class PolicyVersion(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str) -> PolicyVersion:
-        """Read the form that `str` writes.
+        """Parse the text form that `str` returns.
 
         Raises:
             ValueError: `text` is not `incarnation:step:digest`.
@@ -69,7 +69,7 @@ class VersionSpan(msgspec.Struct, frozen=True):
 
 
 class Sampling(msgspec.Struct, frozen=True):
-    """How tokens are drawn. Training needs top_p 1 and top_k 0 (off): anything else samples from another policy."""
+    """Sampling parameters. Training needs top_p 1 and top_k 0 (off): other values sample from another distribution."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -78,8 +78,8 @@ class Sampling(msgspec.Struct, frozen=True):
 
 
 class Task(msgspec.Struct, frozen=True):
-    """One problem of one environment. `index` selects it within `split`; `seed` seeds whatever is random in the
-    episode; `name` is what the environment calls it, where it has a name besides its index.
+    """One task of an environment, selected by `split` and `index`. `seed`: of the episode. `name`: its name in the
+    environment, if it has one besides the index.
     """
 
     environment: str
@@ -95,7 +95,7 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class GroupTask(msgspec.Struct, frozen=True):
-    """An order for one group: play `task` `size` times with the newest weights."""
+    """A request for one group: play `task` `size` times with the newest weights."""
 
     group_id: str
     task: Task
@@ -106,14 +106,14 @@ class GroupTask(msgspec.Struct, frozen=True):
 
 
 class Turn(msgspec.Struct):
-    """One prompt and one response: a segment of the episode's tokens.
+    """One prompt and one response, as a segment of the episode's tokens.
 
-    With `reset` the prompt is `new_prompt_ids`. Without, it is the prompt of the turn before, that turn's response, and
-    `new_prompt_ids`. The first turn of an episode has `reset`, and so has a turn whose prompt rewrites earlier tokens.
+    With `reset` the prompt is `new_prompt_ids`. Without it the prompt is the prompt and the response of the turn before
+    and then `new_prompt_ids`. `reset` is set on the first turn and on turns whose prompt rewrites earlier tokens.
 
     `new_prompt_ids`, `response_ids`: packed int32. `logprobs`: packed float32, one per response token, in nats, of the
     sampling distribution at the task's temperature. `loss_mask`: packed uint8, 1 on tokens that the policy sampled.
-    `no_action`: the environment found nothing in the response to act on.
+    `no_action`: the response contains no action.
     """
 
     new_prompt_ids: bytes
@@ -140,14 +140,14 @@ class Turn(msgspec.Struct):
         n = len(self.response_ids) // 4
         if len(self.logprobs) != 4 * n or len(self.loss_mask) != n:
             raise ValueError(
-                f"a turn of {n} response tokens carries {len(self.logprobs) / 4:g} log-probs and a loss mask of "
-                f"{len(self.loss_mask)}: they must be equal"
+                f"a turn of {n} response tokens has {len(self.logprobs) / 4:g} log-probs and a loss mask of "
+                f"{len(self.loss_mask)}: the lengths must be equal"
             )
         if self.loss_mask.translate(None, b"\0\1"):
-            raise ValueError("a loss mask holds 0 and 1 only")
+            raise ValueError("a loss mask may contain only 0 and 1")
 
     def new_prompt(self) -> IdArray:
-        """Prompt token ids that are new since the turn before, int32. The whole prompt: `Trajectory.prompts`."""
+        """Prompt token ids that are new since the turn before, int32. `Trajectory.prompts` gives the full prompt."""
         return np.frombuffer(self.new_prompt_ids, dtype="<i4")
 
     def tokens(self) -> IdArray:
@@ -164,8 +164,9 @@ class Turn(msgspec.Struct):
 
 
 class Trajectory(msgspec.Struct):
-    """One episode. `outcome` says how it ended: `policy_error` is a fault of the policy's own, which scores 0. `fault`
-    says which one, for people: "a prompt of 900 tokens leaves no room in a context of 512".
+    """One episode. `outcome` `policy_error`: the policy caused an error, and the score is 0.
+
+    `fault`: the message of this error, such as "a prompt of 900 tokens leaves no room in a context of 512".
     """
 
     id: str
@@ -182,30 +183,30 @@ class Trajectory(msgspec.Struct):
 
     def __post_init__(self) -> None:
         if self.turns and not self.turns[0].reset:
-            raise ValueError("the first turn of an episode needs `reset`: no turn comes before it")
+            raise ValueError("the first turn of an episode must have `reset`")
 
     def conversations(self) -> list[tuple[int, int]]:
-        """Runs of turns that each continue the turn before, as (first, after the last). Each `reset` begins a run."""
+        """Ranges [first, end) of turns that continue each other. Each `reset` begins a new range."""
         starts = [number for number, turn in enumerate(self.turns) if turn.reset]
         return list(itertools.pairwise([*starts, len(self.turns)]))
 
     def prompts(self) -> list[IdArray]:
-        """The whole prompt of each turn, int32. Prompts of one run of turns share their memory."""
-        lengths, found = prompt_lengths(self.turns), list[IdArray]()
+        """The full prompt of each turn, int32. Prompts of one conversation share their memory."""
+        lengths, prompts = prompt_lengths(self.turns), list[IdArray]()
         for first, last in self.conversations():
             turns = self.turns[first:last]
             tokens = np.concatenate([ids for turn in turns for ids in (turn.new_prompt(), turn.tokens())])
-            found += [tokens[:length] for length in lengths[first:last]]
-        return found
+            prompts += [tokens[:length] for length in lengths[first:last]]
+        return prompts
 
     @property
     def total_reward(self) -> float:
-        """The undiscounted sum of the environment's rewards; penalties of the trainer are not in it."""
+        """The undiscounted sum of the environment's rewards, without the trainer's penalties."""
         return float(sum(turn.reward for turn in self.turns))
 
 
 def prompt_lengths(turns: Iterable[Turn]) -> list[int]:
-    """How many tokens the whole prompt of each turn has. `turns`: those of an episode, from the first on."""
+    """The length of the full prompt of each turn, in tokens. `turns`: all turns of an episode."""
     lengths, end = list[int](), 0
     for turn in turns:
         lengths.append((0 if turn.reset else end) + len(turn.new_prompt_ids) // 4)
@@ -214,7 +215,7 @@ def prompt_lengths(turns: Iterable[Turn]) -> list[int]:
 
 
 class Group(msgspec.Struct):
-    """G episodes of one task: the unit that travels, is filtered, scored and trained on."""
+    """G episodes of one task: the unit of transport, filtering, scoring and training."""
 
     id: str
     task: Task
@@ -232,13 +233,13 @@ def pack_ids(ids: Iterable[int]) -> bytes:
     """Token ids as little-endian int32.
 
     Raises:
-        ValueError: an id is no whole number, or does not fit.
+        ValueError: an id is not an integer, or is outside [0, 2**31).
     """
     values = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids))
     if values.size and not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(f"token ids must be whole numbers, not {values.dtype}")
+        raise ValueError(f"token ids must be integers, not {values.dtype}")
     if values.size and (values.min() < 0 or values.max() > np.iinfo(np.int32).max):
-        raise ValueError(f"token ids must fit 31 bits: {values.min()} to {values.max()}")
+        raise ValueError(f"token ids must be in [0, 2**31), not {values.min()} to {values.max()}")
     return values.astype("<i4").tobytes()
 
 
@@ -253,7 +254,7 @@ def pack_mask(values: Iterable[int]) -> bytes:
 
 
 class _Header(msgspec.Struct):
-    """What every schema of a message has."""
+    """The fields that messages of all schemas have."""
 
     schema: int = SCHEMA_VERSION
 
@@ -266,7 +267,7 @@ _task_decoder = msgspec.msgpack.Decoder(GroupTask)
 
 
 class SchemaError(ValueError):
-    """Bytes that are not the message they should be, or that a newer version wrote."""
+    """The bytes are not a valid message, or the message has another schema."""
 
 
 def encode(message: Group | GroupTask) -> bytes:
@@ -276,16 +277,16 @@ def encode(message: Group | GroupTask) -> bytes:
 
 def _check_schema(kind: str, schema: int) -> None:
     if schema > SCHEMA_VERSION:
-        raise SchemaError(f"{kind} has schema {schema}, this code reads {SCHEMA_VERSION}: update arlarena-proto")
+        raise SchemaError(f"{kind} has schema {schema}, but this code reads {SCHEMA_VERSION}: update arlarena-proto")
     if schema < SCHEMA_VERSION:
         raise SchemaError(
-            f"{kind} has schema {schema}, this code reads {SCHEMA_VERSION}: convert a file with "
-            "`python -m arlarena.proto.convert OLD NEW`; finish a run with the release that began it"
+            f"{kind} has schema {schema}, but this code reads {SCHEMA_VERSION}: convert files with "
+            "`python -m arlarena.proto.convert OLD NEW`; continue runs with the release that started them"
         )
 
 
 def decode_group(data: bytes) -> Group:
-    """Read a group.
+    """Decode a group.
 
     Raises:
         SchemaError: the bytes are malformed or of another schema.
@@ -294,7 +295,7 @@ def decode_group(data: bytes) -> Group:
 
 
 def decode_group_task(data: bytes) -> GroupTask:
-    """Read a group task.
+    """Decode a group task.
 
     Raises:
         SchemaError: the bytes are malformed or of another schema.
@@ -306,7 +307,7 @@ def _decoded(kind: str, decoder: msgspec.msgpack.Decoder[_Message], data: bytes)
     try:
         message = decoder.decode(data)
     except (msgspec.MsgspecError, ValueError) as error:
-        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):  # another schema is the likelier reason
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):  # first report another schema
             _check_schema(kind, _header_decoder.decode(data).schema)
         raise SchemaError(f"not a {kind}: {error}") from error
     _check_schema(kind, message.schema)
@@ -314,7 +315,7 @@ def _decoded(kind: str, decoder: msgspec.msgpack.Decoder[_Message], data: bytes)
 
 
 def write_groups(path: Path, groups: Iterable[Group]) -> int:
-    """Write groups to a file: each one MessagePack bytes after a 4-byte little-endian length. Returns how many."""
+    """Write groups to a file, each as a 4-byte little-endian length and MessagePack bytes. Returns their number."""
     count = 0
     with open_atomic(path) as file:
         for group in groups:
@@ -325,10 +326,10 @@ def write_groups(path: Path, groups: Iterable[Group]) -> int:
 
 
 def read_groups(path: Path) -> list[Group]:
-    """Read a file that `write_groups` wrote.
+    """Read a file of `write_groups`.
 
     Raises:
-        SchemaError: the file is cut short or holds something else.
+        SchemaError: the file is truncated or does not hold groups.
     """
     data = path.read_bytes()
     groups: list[Group] = []
@@ -337,12 +338,12 @@ def read_groups(path: Path) -> list[Group]:
         size = int.from_bytes(data[offset : offset + 4], "little")
         body = data[offset + 4 : offset + 4 + size]
         if len(body) != size:
-            raise SchemaError(f"{path} is cut short after {len(groups)} groups")
+            raise SchemaError(f"{path} is truncated after {len(groups)} groups")
         groups.append(decode_group(body))
         offset += 4 + size
     return groups
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:
-    """JSON Schemas of the messages, by name; the files under proto/schemas are these, and a test says so."""
+    """JSON Schemas of the messages, by name. A test compares them with the files under proto/schemas."""
     return {kind.__name__: msgspec.json.schema(kind) for kind in (GroupTask, Group)}

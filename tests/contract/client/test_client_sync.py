@@ -1,4 +1,4 @@
-"""The synchronous clients, Gymnasium's and TRL's forms, against a real server."""
+"""The synchronous client, the Gymnasium environments and the TRL environment, against a real server."""
 
 import inspect
 import threading
@@ -28,7 +28,7 @@ def environments(url):
         yield client
 
 
-def test_an_episode_by_the_expert(environments):
+def test_an_episode_of_the_expert(environments):
     (session,) = environments.open(1)
     state = session.reset(split="train", index=7)
     while not state.done:
@@ -39,7 +39,7 @@ def test_an_episode_by_the_expert(environments):
         session.step("up")
 
 
-def test_forks_and_snapshots_go_on_from_the_same_state(environments):
+def test_forks_and_snapshots_continue_from_the_same_state(environments):
     (session,) = environments.open(1)
     state = session.reset(split="train", index=7)
     state = session.step(session.expert().text)
@@ -61,7 +61,7 @@ def test_forks_and_snapshots_go_on_from_the_same_state(environments):
         one.close()
 
 
-def test_what_cannot_be_forked_or_restored_is_refused(environments):
+def test_invalid_forks_and_restores_are_refused(environments):
     (session,) = environments.open(1)
     for ask in (session.fork, session.snapshot):
         with pytest.raises(Refused, match="reset"):
@@ -71,7 +71,7 @@ def test_what_cannot_be_forked_or_restored_is_refused(environments):
     kept.snapshot_id = "nothing"
     with pytest.raises(Refused, match="snapshot"):
         session.restore(kept)
-    with pytest.raises(TypeError, match="takes what snapshot"):
+    with pytest.raises(TypeError, match="needs a result of snapshot"):
         session.restore("nothing")
     for count in (0, "2"):
         with pytest.raises((TypeError, ValueError), match="count"):
@@ -80,7 +80,7 @@ def test_what_cannot_be_forked_or_restored_is_refused(environments):
 
 
 @pytest.mark.parametrize("named", [{"index": 5, "split": "train"}, {"task_id": "sokoban/train/5"}])
-def test_a_seed_beside_a_task_does_not_choose_it(environments, named):
+def test_a_seed_does_not_select_the_task_if_one_is_given(environments, named):
     (session,) = environments.open(1)
     assert session.reset(seed=2, **named).metadata.task_id == "sokoban/train/5"
     assert session.reset(seed=2).metadata.task_id == "sokoban/train/2"
@@ -117,7 +117,7 @@ def test_threads_share_a_client(environments):
     assert sorted(done) == sorted(f"sokoban/train/{index}" for index in range(12))
 
 
-def test_closing_twice_is_harmless(url):
+def test_a_second_close_has_no_effect(url):
     client = SyncEnvironments(url)
     client.info()
     client.close()
@@ -128,7 +128,7 @@ def test_closing_twice_is_harmless(url):
 # ---- Gymnasium -------------------------------------------------------------------------------------------------------
 
 
-def test_gymnasiums_own_checker_is_content(url):
+def test_the_checker_of_gymnasium_passes(url):
     env = TextEnv(url, split="train")
     check_env(env, skip_render_check=True, skip_close_check=True)
     env.close()
@@ -189,8 +189,8 @@ def test_a_vector_of_episodes(url):
 # ---- TRL -------------------------------------------------------------------------------------------------------------
 
 
-def test_trl_finds_the_methods_that_it_looks_for():
-    """As TRL's trainers list them: `reset`, `get_reward`, and every other public function as a tool."""
+def test_trl_finds_the_expected_methods():
+    """TRL uses `reset` and `get_reward`, and lists every other public method as a tool."""
     functions = {name for name, _ in inspect.getmembers(TrlEnvironment, predicate=inspect.isfunction)}
     assert {name for name in functions if not name.startswith("_")} == {"reset", "get_reward", "act"}
     from transformers.utils import get_json_schema
@@ -201,14 +201,14 @@ def test_trl_finds_the_methods_that_it_looks_for():
     assert "exactly one" in schema["parameters"]["properties"]["action"]["description"]
 
 
-def test_rollouts_as_trl_makes_them(url):
+def test_rollouts_in_the_manner_of_trl(url):
     factory = environment_factory(url, split="train")
     members = [factory() for _ in range(4)]
     row = {"index": 9, "prompt": [{"role": "user", "content": "Play."}], "other": 1}
     prompts = {member.reset(**row) for member in members}
     assert len(prompts) == 1
-    said = [member.act(action) for member, action in zip(members, ("up", "down", "still", "nonsense"), strict=True)]
-    assert all("#" in text for text in said)
+    output = [member.act(action) for member, action in zip(members, ("up", "down", "still", "nonsense"), strict=True)]
+    assert all("#" in text for text in output)
     for member in members:
         assert member.get_reward() == pytest.approx(-0.1)
     for _ in range(14):
@@ -219,11 +219,11 @@ def test_rollouts_as_trl_makes_them(url):
         members[2].act("still")
     members[2].reset(task_id="sokoban/test/3")
     assert members[2].get_reward() == 0.0
-    with pytest.raises(ValueError, match="reset comes first"):
+    with pytest.raises(ValueError, match="call reset first"):
         factory().act("up")
 
 
-def test_a_forgotten_session_is_replaced(url):
+def test_an_ended_session_is_replaced(url):
     made = environment_factory(url)()
     made.reset(split="train", index=1)
     made._session.close()
@@ -233,13 +233,13 @@ def test_a_forgotten_session_is_replaced(url):
 # ---- conversations ---------------------------------------------------------------------------------------------------
 
 
-def test_an_environment_that_is_a_conversation_says_its_next_message():
+def test_a_conversational_environment_returns_its_next_message():
     problem = PROBLEM.format(index=2)
     with serving(TallyEnvironment()) as address:
         member = environment_factory(address)()
         assert member.reset(index=2) == problem
         assert [member.act("four"), member.act("")] == ["result 4", "result 0"]
-        member._give_back()
+        member._close()
         env = TextEnv(address)
         observation, info = env.reset(options={"index": 2})
         assert (observation, info["message"], info["no_action"]) == (problem, problem, False)

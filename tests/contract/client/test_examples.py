@@ -1,4 +1,4 @@
-"""The scripts of the guides, run as a reader would run them."""
+"""The example scripts of the guides run as documented."""
 
 import contextlib
 import json
@@ -37,7 +37,7 @@ def test_plain_http(url):
     assert done.stdout.endswith("solved 2 of 2\n")
 
 
-def test_plain_http_shows_what_the_server_refuses(url):
+def test_plain_http_shows_the_servers_errors(url):
     done = run("plain_http.py", url + "/nowhere")
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
@@ -73,8 +73,8 @@ def test_trl_trains_on_a_server(url, tmp_path):
     assert metric(url, "sessions ") == 0
 
 
-class SaysStill(BaseHTTPRequestHandler):
-    """A chat endpoint that streams one and the same reply."""
+class ConstantReply(BaseHTTPRequestHandler):
+    """A chat endpoint that always streams the same reply."""
 
     def do_POST(self):
         model = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["model"]
@@ -97,7 +97,7 @@ class SaysStill(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def policy_server():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), SaysStill)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), ConstantReply)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -106,7 +106,7 @@ def policy_server():
         server.server_close()
 
 
-def test_verifiers_plays_an_episode_through_its_own_adapter(url, tmp_path):
+def test_verifiers_plays_an_episode_through_its_adapter(url, tmp_path):
     if not VERIFIERS.exists():
         pytest.skip("verifiers is not installed: `make setup EXTRA=verifiers`")
     with policy_server() as policy:
@@ -117,8 +117,8 @@ def test_verifiers_plays_an_episode_through_its_own_adapter(url, tmp_path):
             [VERIFIERS, "@", config, "--no-rich"], cwd=tmp_path, env={**os.environ, "OPENAI_API_KEY": "none"},
             capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
         )  # fmt: skip
-    (found,) = tmp_path.glob("outputs/*/traces.jsonl")
-    episodes = [json.loads(line) for line in found.read_text().splitlines()]
+    (trace_file,) = tmp_path.glob("outputs/*/traces.jsonl")
+    episodes = [json.loads(line) for line in trace_file.read_text().splitlines()]
     assert [episode["errors"] for episode in episodes] == [[], []], done.stdout[-3000:]
     scores = [episode["traces"][0]["rewards"]["openenv_reward"]["score"] for episode in episodes]
-    assert scores == pytest.approx([-1.5, -1.5])  # fifteen steps that change nothing, at -0.1 each
+    assert scores == pytest.approx([-1.5, -1.5])  # 15 steps without effect, each with reward -0.1

@@ -1,4 +1,4 @@
-"""The snippets of the guides, taken from their pages and run as they stand; only addresses and ports are exchanged."""
+"""The snippets of the guides run as documented. Only addresses and ports are replaced."""
 
 import contextlib
 import json
@@ -13,31 +13,31 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 GUIDES = ROOT / "docs" / "how-to"
 ADDRESS = "http://127.0.0.1:8000"
-# A package that the reader writes is not installed here.
+# A package that the reader has to write is not installed here.
 SERVE = re.compile(r"^(?:\.venv/bin/)?arlarena serve env (?!my_)\S+(?: --port \d+)?", re.MULTILINE)
 
 
 def snippets(page, language):
     """(heading, text) of each fenced block of a language, in order."""
     text = (GUIDES / page).read_text(encoding="utf-8")
-    found, heading = [], ""
+    results, heading = [], ""
     for match in re.finditer(rf"^#+ ([^\n]+)$|^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         if match[1] is not None:
             heading = match[1]
         else:
-            found.append((heading, match[2]))
-    return found
+            results.append((heading, match[2]))
+    return results
 
 
 def command_line(text):
-    """A command of a page, with the programs of this environment and a free port."""
+    """A command of a guide, with the programs of this environment and a free port."""
     command = re.sub(r" --port \d+", "", text)
     return [str(Path(sys.executable).parent / "arlarena"), *shlex.split(command)[1:], "--port", "0"]
 
 
 @pytest.fixture(scope="module")
 def served():
-    """The address of the server that the page's own command starts."""
+    """The address of the server, started by the command of the guide."""
     ((_, text),) = [
         one for one in snippets("use-a-client.md", "sh") if one[1].startswith(".venv/bin/arlarena serve env sokoban")
     ]
@@ -53,7 +53,7 @@ PYTHON = snippets("use-a-client.md", "python")
 
 
 @pytest.mark.parametrize("snippet", PYTHON, ids=[f"{number}-{heading}" for number, (heading, _) in enumerate(PYTHON)])
-def test_a_snippet_of_the_clients_page_runs_as_shown(served, tmp_path, snippet):
+def test_each_snippet_of_the_client_guide_runs(served, tmp_path, snippet):
     assert ADDRESS in snippet[1], "it names no server, so it cannot show a client"
     code = snippet[1].replace(ADDRESS, served)
     done = subprocess.run(
@@ -63,7 +63,7 @@ def test_a_snippet_of_the_clients_page_runs_as_shown(served, tmp_path, snippet):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_page_shows_every_client_that_it_lists():
+def test_the_client_guide_has_a_snippet_for_each_client():
     page = (GUIDES / "use-a-client.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"`arlarena\.client\.(\w+)\.(\w+)`", page))
     shown = "\n".join(code for _, code in PYTHON)
@@ -72,7 +72,7 @@ def test_the_page_shows_every_client_that_it_lists():
         assert re.search(rf"^from arlarena\.client\.{module} import .*{name}", shown, re.MULTILINE), (module, name)
 
 
-def test_the_client_is_installed_by_the_command_shown(tmp_path):
+def test_the_install_command_of_the_client_guide_works(tmp_path):
     ((_, text),) = [one for one in snippets("use-a-client.md", "sh") if one[1].startswith("pip install")]
     arguments = shlex.split(text)[2:]
     offline = ["--no-index", "--no-deps", "--no-build-isolation", "--quiet", "--target", str(tmp_path)]
@@ -84,8 +84,8 @@ def test_the_client_is_installed_by_the_command_shown(tmp_path):
     assert "does not provide the extra" not in done.stderr
 
 
-@pytest.mark.slow  # 25 s: a policy is made, and two servers start
-def test_a_checkpoint_is_evaluated_by_the_commands_shown(tmp_path):
+@pytest.mark.slow  # 25 s: it creates a policy and starts two servers
+def test_the_commands_of_the_evaluation_guide_work(tmp_path):
     (_, text), (_, making) = [
         (heading, text.replace("--config configs/", f"--config {ROOT}/configs/"))
         for heading, text in snippets("evaluate-a-checkpoint.md", "sh")
@@ -109,7 +109,7 @@ def test_a_checkpoint_is_evaluated_by_the_commands_shown(tmp_path):
 
 
 @pytest.mark.parametrize("page", ["write-an-environment.md"])
-def test_servers_start_by_the_commands_shown(page):
+def test_the_commands_that_start_servers_work(page):
     commands = SERVE.findall((GUIDES / page).read_text(encoding="utf-8"))
     assert commands
     for text in commands:

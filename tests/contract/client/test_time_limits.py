@@ -1,4 +1,4 @@
-"""The default time limits along one step fit together: each caller waits longer than what it calls may take."""
+"""The default time limits of a step are consistent: each caller waits longer than the limit of its callee."""
 
 from arlarena.client.environments import DEADLINE_SHARE, REQUEST_S
 from arlarena.env_server.settings import EnvironmentSettings
@@ -7,7 +7,7 @@ from arlarena.rollout.settings import RolloutSettings
 from arlarena.sandbox.forks import ForkSettings
 
 
-def test_a_program_on_a_busy_machine_a_step_and_a_request_each_have_more_time_than_what_they_wait_for():
+def test_each_time_limit_exceeds_the_limits_that_it_contains():
     program_s = ForkSettings().patience * SandboxOptions().wall_s
     server, rollout = EnvironmentSettings(), RolloutSettings()
     assert program_s < server.step_timeout_s < server.batch_deadline_s

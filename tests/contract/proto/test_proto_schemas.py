@@ -1,4 +1,4 @@
-"""The wire format is a promise: schemas are current, old files can be converted, nothing is pickled or trimmed."""
+"""Compatibility of the wire format: schemas are current, old files can be converted, no pickle, no trimming."""
 
 import ast
 import json
@@ -16,7 +16,7 @@ from arlarena.proto.streams import lua_scripts as _scripts
 from arlarena.proto.trajectory import Group, Sampling, SchemaError, decode_group, decode_group_task, encode, read_groups
 
 PROTO = Path(_scripts.__file__).parent
-# Bytes that schema 1 wrote. They are never regenerated: they stand for files and queues of users.
+# Bytes of schema 1. They are never regenerated, because they represent files and queues of users.
 GROUP_V1 = Path(__file__).parent / "group_v1.msgpack"
 TASK_V1 = Path(__file__).parent / "group_task_v1.msgpack"
 
@@ -32,9 +32,9 @@ def test_check_finds_a_missing_and_a_changed_schema(tmp_path: Path, capsys: pyte
     (tmp_path / "Group.json").write_text("{}")
     (tmp_path / "GroupTask.json").unlink()
     assert main(["--check", str(tmp_path)]) == 1
-    said = capsys.readouterr().err
-    assert "Group.json is not current" in said
-    assert "GroupTask.json is not current" in said
+    output = capsys.readouterr().err
+    assert "Group.json is not current" in output
+    assert "GroupTask.json is not current" in output
 
 
 def test_the_command_writes_schemas_of_every_field(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_the_command_writes_schemas_of_every_field(tmp_path: Path) -> None:
     assert "loss_mask" in schema["$defs"]["Turn"]["required"]
 
 
-def test_a_file_of_schema_1_is_read_once_it_is_converted(tmp_path: Path) -> None:
+def test_a_file_of_schema_1_is_read_after_conversion(tmp_path: Path) -> None:
     body = GROUP_V1.read_bytes()
     with pytest.raises(SchemaError, match="group has schema 1"):
         decode_group(body)
@@ -58,9 +58,9 @@ def test_a_file_of_schema_1_is_read_once_it_is_converted(tmp_path: Path) -> None
     assert turn.behaviour_logprobs().tolist() == [-0.25, -1.5]
     assert turn.mask().tolist() == [1, 1]
     assert turn.spans[0].version.step == 3
-    assert turn.no_action is False  # a field that came later
+    assert turn.no_action is False  # a field that was added later
     assert group.trajectories[1].outcome == "policy_error"
-    assert group.trajectories[1].fault == ""  # a field that came later
+    assert group.trajectories[1].fault == ""  # a field that was added later
     with pytest.raises(SchemaError, match="group task has schema 1"):
         decode_group_task(TASK_V1.read_bytes())
     task = decode_group_task(msgspec.msgpack.encode(converted_message(msgspec.msgpack.decode(TASK_V1.read_bytes()))))
@@ -95,7 +95,7 @@ def test_only_dead_letters_are_ever_trimmed() -> None:
         assert all(re.match(r"\s*redis\.call\('(XADD|XTRIM)', dead,", line) for line in trims)
 
 
-def test_nothing_in_proto_can_unpickle() -> None:
+def test_proto_does_not_import_pickle() -> None:
     banned = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
     for path in PROTO.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

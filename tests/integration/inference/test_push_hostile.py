@@ -164,7 +164,7 @@ async def test_a_compressed_answer_of_a_push_is_not_expanded(versions, encoding,
     async with served(lambda request: web.Response(body=body, headers={"content-encoding": encoding})) as (_, url):
         tracemalloc.start()
         try:
-            with pytest.raises(PushError, match=f"answered in the encoding '{encoding}'"):
+            with pytest.raises(PushError, match=f"responded with the encoding '{encoding}'"):
                 await push(versions[1], url)
             _, peak = tracemalloc.get_traced_memory()
         finally:

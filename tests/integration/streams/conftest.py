@@ -23,13 +23,13 @@ def make_tasks() -> Callable[..., list[GroupTask]]:
 
 @pytest.fixture
 def make_group() -> Callable[[GroupTask, str], Group]:
-    """`make_group(task, worker)`: a group as `worker` would deliver it."""
+    """`make_group(task, worker)`: a group that `worker` would publish."""
     return lambda task, worker="w": Group(task.group_id, task.task, 2, (), Sampling(), VERSION, VERSION, worker)
 
 
 @pytest.fixture
 async def connect(redis_url: str, run_name: str) -> AsyncIterator[Connect]:
-    """`connect(**limits)`: another connection to this test's run, closed at the end."""
+    """`connect(**limits)`: a new connection to the run of this test, closed at its end."""
     opened: list[Streams] = []
 
     async def one_more(url: str = redis_url, **limits: Any) -> Streams:
@@ -43,7 +43,7 @@ async def connect(redis_url: str, run_name: str) -> AsyncIterator[Connect]:
 
 
 class Proxy:
-    """A TCP relay to the broker that can withhold the answer to a command, or break the connection in its place."""
+    """A TCP proxy to the broker that can drop the reply to a command, or close the connection instead."""
 
     def __init__(self, url: str) -> None:
         self.target = int(url.rsplit(":", 1)[1].partition("/")[0])
@@ -59,7 +59,7 @@ class Proxy:
         self.url = f"redis://{self.credentials}@127.0.0.1:{self.server.sockets[0].getsockname()[1]}/0"
 
     def lose_answer(self, command: bytes, *, then_break: bool = True) -> None:
-        """The next request that contains `command` is carried out, but its answer never comes back."""
+        """The broker executes the next request that contains `command`, but its reply is lost."""
         self.trigger, self.then_break = command, then_break
         self.fired.clear()
 
@@ -91,7 +91,7 @@ class Proxy:
 
 @pytest.fixture
 async def proxy(redis_url: str) -> AsyncIterator[Proxy]:
-    """A relay in front of the broker."""
+    """A proxy in front of the broker."""
     relay = Proxy(redis_url)
     await relay.start()
     yield relay

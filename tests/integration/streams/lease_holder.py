@@ -1,4 +1,4 @@
-"""A trainer for the tests: `lease_holder.py URL RUN INCARNATION --ttl S`; takes the lease and obeys lines on stdin.
+"""A trainer for the tests, `lease_holder.py URL RUN INCARNATION --ttl S`: takes the lease, executes commands of stdin.
 
 Prints "held" or the error; then, for each line "check" or "release", "ok" or the error.
 """

@@ -11,7 +11,7 @@ VERSION = PolicyVersion("test", 0, "00")
 
 
 async def hold(streams: Streams, lease: GroupLease, period_s: float) -> None:
-    """Play for ever: renew until killed."""
+    """Renew the lease until killed."""
     print("leased", lease.task.group_id, flush=True)
     while await streams.renew(lease):
         await asyncio.sleep(period_s)

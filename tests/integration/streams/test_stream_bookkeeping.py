@@ -1,4 +1,4 @@
-"""Group ids become free again by `acknowledge` and `withdraw`, and what the broker keeps is bounded."""
+"""`acknowledge` and `withdraw` free group ids, and the bookkeeping of the broker is bounded."""
 
 import asyncio
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ async def publish(streams: Streams, make_group, count: int, worker: str = "w") -
 
 
 async def fields(url: str, streams: Streams) -> list[int]:
-    """How many fields the hashes `done`, `issued` and `reasons` have."""
+    """The number of fields of the hashes `done`, `issued` and `reasons`."""
     async with Redis.from_url(url) as raw:
         return [await raw.hlen(key) for key in streams.keys[3:]]
 
@@ -50,7 +50,7 @@ async def test_bookkeeping_is_empty_after_a_thousand_acknowledged_groups(
     assert await streams.depth() == Depth(0, 0, 0, 0, 5)
 
 
-async def test_outstanding_is_queued_leased_and_published(connect, make_tasks, make_group) -> None:
+async def test_outstanding_groups_are_queued_leased_or_published(connect, make_tasks, make_group) -> None:
     streams = await connect()
     await streams.issue(make_tasks(3))
     await publish(streams, make_group, 1)
@@ -60,7 +60,7 @@ async def test_outstanding_is_queued_leased_and_published(connect, make_tasks, m
     assert await streams.outstanding() == {"g1", "g2"}
 
 
-async def test_an_acknowledged_group_can_be_issued_again_and_its_late_worker_publishes_nothing(
+async def test_an_acknowledged_group_can_be_issued_again_and_a_late_worker_publishes_nothing(
     connect, make_tasks, make_group
 ) -> None:
     streams = await connect(lease_ttl_s=0.1)
@@ -80,7 +80,7 @@ async def test_an_acknowledged_group_can_be_issued_again_and_its_late_worker_pub
     assert [entry.item.worker for entry in entries] == ["again"]
 
 
-async def test_a_group_that_failed_for_good_can_be_issued_again(connect, make_tasks, make_group) -> None:
+async def test_a_dead_group_can_be_issued_again(connect, make_tasks, make_group) -> None:
     streams = await connect(max_deliveries=1)
     await streams.issue(make_tasks(1))
     await streams.fail(await streams.lease(consumer="w", block_s=0), "boom")
@@ -91,18 +91,16 @@ async def test_a_group_that_failed_for_good_can_be_issued_again(connect, make_ta
     assert entry.item.id == "g0"
 
 
-async def test_an_acknowledgement_repeated_after_its_answer_was_lost_spares_the_group_issued_since(
-    connect, proxy, make_tasks, make_group
-) -> None:
+async def test_a_repeated_acknowledgement_keeps_a_group_issued_again(connect, proxy, make_tasks, make_group) -> None:
     streams, trainer = await connect(), await connect(proxy.url, timeout_s=30.0)
     await streams.issue(make_tasks(2))
     await publish(streams, make_group, 2)
     first, second = await trainer.collect(consumer="t", count=2, block_s=0)
-    await trainer.acknowledge(ids([first]))  # the broker has the script from here on
+    await trainer.acknowledge(ids([first]))  # the broker caches the script
     proxy.lose_answer(b"EVALSHA", then_break=False)
     acknowledging = asyncio.create_task(trainer.acknowledge(ids([second])))
     await asyncio.wait_for(proxy.fired.wait(), 10)
-    # The broker has carried it out, and the trainer, which has no answer, is replaced by one that issues again.
+    # The broker has executed it. The trainer, without a reply, is replaced by another one that issues again.
     assert await streams.outstanding() == set()
     assert await streams.issue(make_tasks(2)) == 2
     acknowledging.cancel()
@@ -116,7 +114,7 @@ async def test_an_acknowledgement_repeated_after_its_answer_was_lost_spares_the_
     assert [entry.item.worker for entry in entries] == ["anew", "anew"]
 
 
-async def test_an_acknowledgement_whose_answer_was_lost_is_repeated_by_itself(
+async def test_an_acknowledgement_with_a_lost_reply_is_retried(
     connect, proxy, redis_url, make_tasks, make_group
 ) -> None:
     trainer = await connect(proxy.url)
@@ -131,7 +129,7 @@ async def test_an_acknowledgement_whose_answer_was_lost_is_repeated_by_itself(
     assert await trainer.depth() == Depth(0, 0, 0, 0, 0)
 
 
-async def test_withdrawn_groups_are_forgotten_and_their_workers_publish_nothing(
+async def test_withdrawn_groups_are_removed_and_their_workers_publish_nothing(
     connect, redis_url, make_tasks, make_group
 ) -> None:
     streams = await connect(max_deliveries=1)
@@ -145,16 +143,14 @@ async def test_withdrawn_groups_are_forgotten_and_their_workers_publish_nothing(
     assert not await streams.complete(played, make_group(played.task))
     await streams.fail(failed, "boom")
     await streams.release(unreadable)
-    # Only what was published before is left.
+    # Only the group that was published before is left.
     assert await streams.depth() == Depth(0, 0, 1, 0, 0)
     assert await streams.lease(consumer="w", block_s=0) is None
     entries = await streams.collect(consumer="t", count=5, block_s=0)
     assert [entry.group_id for entry in entries] == ["g0"]
 
 
-async def test_a_group_withdrawn_after_it_was_published_and_issued_again_keeps_its_new_task(
-    connect, make_tasks, make_group
-) -> None:
+async def test_acknowledging_a_withdrawn_group_keeps_its_new_task(connect, make_tasks, make_group) -> None:
     streams = await connect()
     await streams.issue(make_tasks(1))
     await publish(streams, make_group, 1, "before")
@@ -179,9 +175,7 @@ async def test_many_groups_are_withdrawn_in_several_calls(connect, make_tasks) -
     assert await streams.outstanding() == {"g1200"}
 
 
-async def test_a_condemned_group_is_copied_once_and_still_acknowledged_by_the_caller(
-    connect, redis_url, make_tasks, make_group
-) -> None:
+async def test_a_condemned_group_is_copied_once_and_stays_pending(connect, redis_url, make_tasks, make_group) -> None:
     streams = await connect()
     await streams.issue(make_tasks(1))
     await publish(streams, make_group, 1)
@@ -200,7 +194,7 @@ async def test_a_condemned_group_is_copied_once_and_still_acknowledged_by_the_ca
     assert await fields(redis_url, streams) == [0, 0, 0]
 
 
-async def test_condemning_a_tombstone_makes_no_second_letter(connect, make_tasks) -> None:
+async def test_condemning_a_tombstone_adds_no_second_letter(connect, make_tasks) -> None:
     streams = await connect(max_deliveries=1)
     await streams.issue(make_tasks(1))
     await streams.fail(await streams.lease(consumer="w", block_s=0), "boom")
@@ -209,7 +203,7 @@ async def test_condemning_a_tombstone_makes_no_second_letter(connect, make_tasks
     assert await streams.dead_letters() == [DeadLetter("g0", "boom", 1)]
 
 
-async def test_the_oldest_dead_letters_go_first(connect, redis_url, make_tasks, make_group) -> None:
+async def test_the_oldest_dead_letters_are_removed_first(connect, redis_url, make_tasks, make_group) -> None:
     streams = await connect()
     total = DEAD_LETTERS_KEPT + 20
     await streams.issue(make_tasks(total))
@@ -222,7 +216,7 @@ async def test_the_oldest_dead_letters_go_first(connect, redis_url, make_tasks, 
 
 
 @pytest.mark.parametrize("call", ["condemn", "acknowledge"])
-async def test_dead_letters_older_than_a_week_are_dropped(connect, redis_url, make_tasks, make_group, call) -> None:
+async def test_dead_letters_older_than_a_week_are_removed(connect, redis_url, make_tasks, make_group, call) -> None:
     streams = await connect()
     await streams.issue(make_tasks(1))
     await publish(streams, make_group, 1)

@@ -1,4 +1,4 @@
-"""The broker dies, hangs, or forgets: what was answered is not lost, and nobody waits for ever."""
+"""The broker is killed, hangs, or loses data: acknowledged writes are not lost, and no call hangs."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ def kill(broker) -> None:
     broker.process.wait()
 
 
-async def test_kill_9_of_the_broker_loses_nothing_that_was_answered(broker, make_tasks, make_group) -> None:
+async def test_kill_9_of_the_broker_loses_no_acknowledged_write(broker, make_tasks, make_group) -> None:
     async with await Streams.connect(broker.url, "r", lease_ttl_s=60) as streams:
         await streams.issue(make_tasks(5))
         first, second, third = [await streams.lease(consumer="w", block_s=0) for _ in range(3)]
@@ -34,13 +34,13 @@ async def test_kill_9_of_the_broker_loses_nothing_that_was_answered(broker, make
         assert await streams.collect_pending(consumer="t") == collected
         assert await streams.outstanding() == {"g1", "g2", "g3", "g4"}
         assert await streams.issue(make_tasks(4, first=1)) == 0
-        # The lease, too, is still the worker's.
+        # The worker still has the lease.
         assert await streams.renew(third)
         assert await streams.complete(third, make_group(third.task))
         assert not await streams.complete(first, make_group(first.task))
 
 
-async def test_workers_and_trainer_ride_out_kills_of_the_broker(broker, make_tasks, make_group) -> None:
+async def test_workers_and_trainer_continue_after_kills_of_the_broker(broker, make_tasks, make_group) -> None:
     total, kills = 120, 3
     collected: list[str] = []
 
@@ -69,7 +69,7 @@ async def test_workers_and_trainer_ride_out_kills_of_the_broker(broker, make_tas
         assert await streams.depth() == Depth(0, 0, 0, total, 0)
 
 
-async def test_a_broker_that_stays_away_is_an_error_after_the_time_allowed(broker, make_tasks) -> None:
+async def test_an_unreachable_broker_is_an_error_after_reconnect_s(broker, make_tasks) -> None:
     async with await Streams.connect(broker.url, "r", timeout_s=0.5, reconnect_s=1.0) as streams:
         kill(broker)
         calls = {
@@ -85,7 +85,7 @@ async def test_a_broker_that_stays_away_is_an_error_after_the_time_allowed(broke
             assert 0.3 < time.monotonic() - started < 4.0
 
 
-async def test_a_broker_that_hangs_is_an_error_and_not_a_hang(broker) -> None:
+async def test_a_hanging_broker_is_an_error_after_the_timeout(broker) -> None:
     async with await Streams.connect(broker.url, "r", timeout_s=0.3, reconnect_s=0.8) as streams:
         os.kill(broker.process.pid, signal.SIGSTOP)
         try:
@@ -100,7 +100,7 @@ async def test_a_broker_that_hangs_is_an_error_and_not_a_hang(broker) -> None:
         assert await streams.collect(consumer="t", count=1, block_s=0.1) == []
 
 
-async def test_a_broker_that_lost_everything_is_refilled_by_issuing_again(broker, make_tasks, make_group) -> None:
+async def test_issuing_again_restores_a_broker_that_lost_all_data(broker, make_tasks, make_group) -> None:
     async with await Streams.connect(broker.url, "r") as streams:
         await streams.issue(make_tasks(3))
         lease = await streams.lease(consumer="w", block_s=0)
@@ -116,7 +116,7 @@ async def test_a_broker_that_lost_everything_is_refilled_by_issuing_again(broker
         assert [entry.item.worker for entry in await waiting] == ["after"]
 
 
-async def test_what_was_written_while_the_consumer_groups_were_gone_is_delivered(broker, make_tasks) -> None:
+async def test_entries_written_without_consumer_groups_are_delivered(broker, make_tasks) -> None:
     async with await Streams.connect(broker.url, "r") as streams, Redis.from_url(broker.url) as raw:
         await raw.flushall()
         await streams.issue(make_tasks(2))
@@ -125,7 +125,7 @@ async def test_what_was_written_while_the_consumer_groups_were_gone_is_delivered
         assert (await streams.lease(consumer="w", block_s=0)).task.group_id == "g0"
 
 
-async def test_issuing_again_repairs_a_task_that_alone_was_lost(broker, make_tasks) -> None:
+async def test_issuing_again_restores_a_single_lost_task(broker, make_tasks) -> None:
     async with await Streams.connect(broker.url, "r") as streams:
         await streams.issue(make_tasks(2))
         async with Redis.from_url(broker.url) as raw:
@@ -136,7 +136,7 @@ async def test_issuing_again_repairs_a_task_that_alone_was_lost(broker, make_tas
         assert sorted(lease.task.group_id for lease in leases) == ["g0", "g1"]
 
 
-async def test_a_full_broker_is_an_error_that_says_so(broker, make_tasks) -> None:
+async def test_a_full_broker_is_named_in_the_error(broker, make_tasks) -> None:
     async with await Streams.connect(broker.url, "r") as streams, Redis.from_url(broker.url) as raw:
         await raw.config_set("maxmemory", 1)
         with pytest.raises(StreamError, match="is full: raise its maxmemory"):
@@ -154,7 +154,7 @@ async def test_a_wrong_password_is_an_error_at_once(broker) -> None:
         assert await streams.depth() == Depth(0, 0, 0, 0, 0)
 
 
-async def test_a_server_that_is_no_redis_is_an_error_at_once() -> None:
+async def test_another_server_than_redis_is_an_error_at_once() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(100)
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -168,14 +168,14 @@ async def test_a_server_that_is_no_redis_is_an_error_at_once() -> None:
     server.close()
 
 
-async def test_keys_that_hold_something_else_are_an_error(broker, make_tasks) -> None:
+async def test_keys_of_another_type_are_an_error(broker, make_tasks) -> None:
     async with Redis.from_url(broker.url) as raw:
         await raw.set("arl:{r}:tasks", "a string")
     with pytest.raises(StreamError, match=r"WRONGTYPE|wrong kind"):
         await Streams.connect(broker.url, "r")
 
 
-async def test_a_cancelled_call_ends_also_when_the_cancellation_comes_during_a_write(broker) -> None:
+async def test_a_cancellation_during_a_write_ends_the_call(broker) -> None:
     async with await Streams.connect(broker.url, "r") as streams:
 
         async def for_ever() -> None:

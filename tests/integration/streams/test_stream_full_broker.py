@@ -1,4 +1,4 @@
-"""A broker that has reached `maxmemory` refuses what needs memory, whole, and accepts everything else."""
+"""A broker at its `maxmemory` refuses calls that need memory without changes, and accepts all other calls."""
 
 import asyncio
 import time
@@ -31,7 +31,7 @@ class Memory:
 @pytest.fixture
 async def memory(broker) -> AsyncIterator[Memory]:
     async with Redis.from_url(broker.url) as raw:
-        await raw.config_set("appendfsync", "no")  # nothing here is about the disk
+        await raw.config_set("appendfsync", "no")  # these tests do not need the disk
         yield Memory(raw)
 
 
@@ -51,7 +51,7 @@ async def published(streams: Streams, tasks, make_group) -> dict[str, str]:
     return {entry.stream_id: entry.group_id for entry in entries}
 
 
-async def test_issue_is_refused_whole(streams, memory, make_tasks) -> None:
+async def test_a_full_broker_refuses_issue_without_changes(streams, memory, make_tasks) -> None:
     await streams.issue(make_tasks(1))
     await memory.fill()
     with pytest.raises(BrokerFull) as caught:
@@ -59,13 +59,13 @@ async def test_issue_is_refused_whole(streams, memory, make_tasks) -> None:
     message = str(caught.value)
     assert message.startswith(f"the memory of Redis at {streams._link.url} is full: raise its maxmemory, or lower")
     assert await streams.outstanding() == {"g0"}
-    # Nothing is to be written for a task that is there.
+    # A queued task needs no write.
     assert await streams.issue(make_tasks(1)) == 0
     await memory.free()
     assert await streams.issue(make_tasks(10)) == 9
 
 
-async def test_complete_is_refused_whole_and_the_lease_stays(streams, memory, make_tasks, make_group) -> None:
+async def test_a_full_broker_refuses_complete_and_the_lease_stays(streams, memory, make_tasks, make_group) -> None:
     await streams.issue(make_tasks(1))
     lease = await streams.lease(consumer="w", block_s=0)
     await memory.fill()
@@ -79,7 +79,9 @@ async def test_complete_is_refused_whole_and_the_lease_stays(streams, memory, ma
 
 
 @pytest.mark.parametrize("call", ["acknowledge", "withdraw"])
-async def test_acknowledge_and_withdraw_work_and_make_room(streams, memory, make_tasks, make_group, call) -> None:
+async def test_acknowledge_and_withdraw_free_memory_of_a_full_broker(
+    streams, memory, make_tasks, make_group, call
+) -> None:
     entries = await published(streams, make_tasks(1500 if call == "acknowledge" else 1), make_group)
     await streams.issue(make_tasks(2000 if call == "withdraw" else 1, first=3000))
     played = await streams.lease(consumer="w", block_s=0)
@@ -94,11 +96,11 @@ async def test_acknowledge_and_withdraw_work_and_make_room(streams, memory, make
         assert not await streams.renew(played)
         assert not await streams.complete(played, make_group(played.task))
         assert await streams.outstanding() == {"g0"}
-    # Under the same limit, there is room for what was refused.
+    # With the same limit, there is now memory for the refused calls.
     assert await streams.issue(make_tasks(1, first=2000)) == 1
 
 
-async def test_condemn_is_refused_and_the_entry_stays(streams, memory, make_tasks, make_group) -> None:
+async def test_a_full_broker_refuses_condemn_and_the_entry_stays(streams, memory, make_tasks, make_group) -> None:
     await streams.issue(make_tasks(1))
     lease = await streams.lease(consumer="w", block_s=0)
     await streams.complete(lease, make_group(lease.task))
@@ -112,7 +114,7 @@ async def test_condemn_is_refused_and_the_entry_stays(streams, memory, make_task
     assert await streams.dead_letters() == [DeadLetter("g0", "bad", 1)]
 
 
-async def test_leases_are_taken_renewed_failed_and_given_back(streams, memory, make_tasks) -> None:
+async def test_leases_work_on_a_full_broker(streams, memory, make_tasks) -> None:
     await streams.issue(make_tasks(3))
     await memory.fill()
     first, second, third = [await streams.lease(consumer="w", block_s=0) for _ in range(3)]
@@ -122,14 +124,14 @@ async def test_leases_are_taken_renewed_failed_and_given_back(streams, memory, m
     await streams.fail(first, "boom")
     again = {lease.task.group_id: lease for lease in [await streams.lease(consumer="w", block_s=1) for _ in range(3)]}
     assert {name: lease.deliveries for name, lease in again.items()} == {"g0": 2, "g1": 1, "g2": 2}
-    # The last delivery fails too: a dead letter takes the place of the task.
+    # The last delivery also fails: the task becomes a dead letter.
     await streams.fail(again["g0"], "boom again")
     (entry,) = await streams.collect(consumer="t", count=5, block_s=0)
     assert entry.item == DeadLetter("g0", "boom again", 2)
     assert await streams.depth() == Depth(0, 2, 0, 1, 1)
 
 
-async def test_a_lease_that_expired_for_the_last_time_is_buried(broker, memory, make_tasks) -> None:
+async def test_an_expired_last_delivery_becomes_a_dead_letter_on_a_full_broker(broker, memory, make_tasks) -> None:
     async with await Streams.connect(broker.url, "r", lease_ttl_s=0.05, max_deliveries=1) as streams:
         await streams.issue(make_tasks(1))
         lost = await streams.lease(consumer="w", block_s=0)
@@ -140,7 +142,9 @@ async def test_a_lease_that_expired_for_the_last_time_is_buried(broker, memory, 
         assert isinstance(entry.item, DeadLetter)
 
 
-async def test_collect_connect_and_collect_pending_work(broker, streams, memory, make_tasks, make_group) -> None:
+async def test_collect_connect_and_collect_pending_work_on_a_full_broker(
+    broker, streams, memory, make_tasks, make_group
+) -> None:
     entries = await published(streams, make_tasks(2), make_group)
     await streams.issue(make_tasks(1, first=2))
     lease = await streams.lease(consumer="w", block_s=0)
@@ -154,7 +158,7 @@ async def test_collect_connect_and_collect_pending_work(broker, streams, memory,
         assert await resumed.depth() == Depth(0, 0, 0, 3, 0)
 
 
-async def test_connecting_to_a_new_run_is_refused(broker, memory) -> None:
+async def test_connecting_to_a_new_run_on_a_full_broker_is_refused(broker, memory) -> None:
     await memory.fill()
     with pytest.raises(BrokerFull):
         await Streams.connect(broker.url, "new")
@@ -162,7 +166,9 @@ async def test_connecting_to_a_new_run_is_refused(broker, memory) -> None:
     await (await Streams.connect(broker.url, "new")).close()
 
 
-async def test_a_group_that_cannot_be_read_does_not_stop_the_trainer(streams, memory, make_tasks, make_group) -> None:
+async def test_an_invalid_group_on_a_full_broker_does_not_stop_the_trainer(
+    streams, memory, make_tasks, make_group
+) -> None:
     newer = encode(msgspec.structs.replace(make_group(make_tasks(1)[0]), schema=99))
     await memory.raw.xadd(streams.keys[1], {"id": "g0", "data": newer})
     await streams.issue(make_tasks(1, first=1))
@@ -173,13 +179,13 @@ async def test_a_group_that_cannot_be_read_does_not_stop_the_trainer(streams, me
     assert "schema 99" in bad.item.reason
     assert good.group_id == "g1"
     assert await streams.dead_letters() == []
-    # The entry is still there: its copy is made as soon as there is room.
+    # The entry is still there, and can be copied when there is memory.
     await memory.free()
     await streams.condemn(bad, bad.item.reason)
     assert await streams.dead_letters() == [bad.item]
 
 
-async def test_a_call_waits_for_room_as_long_as_it_may(broker, memory, make_tasks) -> None:
+async def test_a_call_waits_for_memory_for_full_timeout_s(broker, memory, make_tasks) -> None:
     async with await Streams.connect(broker.url, "r", full_timeout_s=20.0) as patient:
         await memory.fill()
         issuing = asyncio.create_task(patient.issue(make_tasks(2)))

@@ -1,4 +1,4 @@
-"""Who holds a task, for how long, and what happens to one that nobody can finish."""
+"""Leases of tasks: renewal, expiry, failures and dead letters."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ from arlarena.proto.streams.queue import DeadLetter, Depth
 WORKER = Path(__file__).with_name("stream_worker.py")
 
 
-async def test_renewal_keeps_a_long_lease_and_an_unrenewed_one_is_taken(connect, make_tasks) -> None:
+async def test_a_renewed_lease_is_kept_and_an_unrenewed_lease_is_taken(connect, make_tasks) -> None:
     streams = await connect(lease_ttl_s=1.0)
     await streams.issue(make_tasks(2))
     kept = await streams.lease(consumer="long", block_s=0)
@@ -60,7 +60,7 @@ async def test_the_same_consumer_does_not_renew_a_lease_from_before_it_lost_it(c
     assert await streams.renew(new)
 
 
-async def test_a_task_delivered_too_often_dies_and_leaves_a_tombstone(connect, make_tasks, make_group) -> None:
+async def test_a_task_delivered_too_often_becomes_a_dead_letter(connect, make_tasks, make_group) -> None:
     streams = await connect(lease_ttl_s=0.1, max_deliveries=3)
     await streams.issue(make_tasks(1))
     leases = [await streams.lease(consumer=f"w{i}", block_s=5) for i in range(3)]
@@ -71,12 +71,12 @@ async def test_a_task_delivered_too_often_dies_and_leaves_a_tombstone(connect, m
     (entry,) = await streams.collect(consumer="t", count=5, block_s=0)
     assert entry.item == letter
     assert await streams.depth() == Depth(0, 0, 0, 1, 1)
-    # Its last worker, come back from the dead, is too late: the trainer has been told.
+    # A completion by its last worker is too late, because the tombstone is already in the stream.
     assert not await streams.complete(leases[-1], make_group(leases[-1].task))
     assert await streams.collect(consumer="t", count=5, block_s=0) == []
 
 
-async def test_a_failed_task_rests_before_it_is_handed_out_again(connect, make_tasks) -> None:
+async def test_a_failed_task_is_delivered_again_after_retry_delay_s(connect, make_tasks) -> None:
     streams = await connect(retry_delay_s=0.6, lease_ttl_s=20)
     await streams.issue(make_tasks(1))
     await streams.fail(await streams.lease(consumer="w", block_s=0), "boom")
@@ -85,7 +85,7 @@ async def test_a_failed_task_rests_before_it_is_handed_out_again(connect, make_t
     assert 0.55 <= time.monotonic() - failed < 5
 
 
-async def test_each_rest_is_twice_the_one_before_and_the_last_reason_is_kept(connect, redis_url, make_tasks) -> None:
+async def test_retry_delays_double_and_the_last_reason_is_kept(connect, redis_url, make_tasks) -> None:
     streams = await connect(max_deliveries=4, retry_delay_s=8, lease_ttl_s=60)
     await streams.issue(make_tasks(1))
     rests_s = []
@@ -96,7 +96,7 @@ async def test_each_rest_is_twice_the_one_before_and_the_last_reason_is_kept(con
             await streams.fail(lease, f"failure {delivery}")
             for pending in await raw.xpending_range(streams.keys[0], "rollout", "-", "+", 1):
                 rests_s.append(60 - pending["time_since_delivered"] / 1000)
-                # Let the time pass at once.
+                # Age the entry instead of waiting.
                 await raw.xclaim(streams.keys[0], "rollout", "x", 0, [lease.stream_id], idle=60_000, justid=True)
     assert rests_s == pytest.approx([8, 16, 32], abs=3)
     (entry,) = await streams.collect(consumer="t", count=5, block_s=0)
@@ -111,7 +111,7 @@ async def test_a_final_failure_is_a_dead_letter_at_once(connect, make_tasks) -> 
     assert entry.item == DeadLetter("g0", "no such task", 1)
 
 
-async def test_a_reason_survives_a_later_silent_death(connect, make_tasks) -> None:
+async def test_a_reason_is_kept_if_a_later_worker_dies(connect, make_tasks) -> None:
     streams = await connect(max_deliveries=2, retry_delay_s=0.0, lease_ttl_s=0.2)
     await streams.issue(make_tasks(1))
     await streams.fail(await streams.lease(consumer="w", block_s=0), "no memory left")
@@ -120,9 +120,7 @@ async def test_a_reason_survives_a_later_silent_death(connect, make_tasks) -> No
     assert [letter.reason for letter in await streams.dead_letters()] == ["no memory left"]
 
 
-async def test_released_tasks_are_taken_before_new_ones_and_a_drained_worker_costs_no_delivery(
-    connect, make_tasks
-) -> None:
+async def test_released_tasks_are_leased_first_and_count_no_delivery(connect, make_tasks) -> None:
     streams = await connect(max_deliveries=2)
     await streams.issue(make_tasks(2))
     for _ in range(5):
@@ -135,7 +133,7 @@ async def test_released_tasks_are_taken_before_new_ones_and_a_drained_worker_cos
     assert (await streams.lease(consumer="w", block_s=0)).task.group_id == "g1"
 
 
-async def test_who_drained_does_not_hold_what_another_leased_since(connect, make_tasks) -> None:
+async def test_a_worker_that_released_a_task_does_not_hold_its_next_lease(connect, make_tasks) -> None:
     streams = await connect()
     await streams.issue(make_tasks(1))
     old = await streams.lease(consumer="w", block_s=0)
@@ -147,7 +145,7 @@ async def test_who_drained_does_not_hold_what_another_leased_since(connect, make
     assert await streams.renew(new)
 
 
-async def test_a_release_is_seen_by_a_worker_that_already_waits(connect, make_tasks) -> None:
+async def test_a_waiting_worker_gets_a_released_task(connect, make_tasks) -> None:
     streams = await connect()
     await streams.issue(make_tasks(1))
     lease = await streams.lease(consumer="w", block_s=0)
@@ -157,7 +155,7 @@ async def test_a_release_is_seen_by_a_worker_that_already_waits(connect, make_ta
     assert (await asyncio.wait_for(waiting, 5)).task.group_id == "g0"
 
 
-async def test_expired_leases_behind_many_living_ones_are_found(connect, make_tasks) -> None:
+async def test_expired_leases_behind_many_renewed_ones_are_found(connect, make_tasks) -> None:
     streams = await connect(lease_ttl_s=3.0)  # on a busy machine 200 renewals take more than a second
     await streams.issue(make_tasks(201))
     leases = [await streams.lease(consumer="w", block_s=0) for _ in range(201)]
@@ -168,9 +166,9 @@ async def test_expired_leases_behind_many_living_ones_are_found(connect, make_ta
                 await streams.renew(lease)
 
     keeping = asyncio.create_task(keep_alive())
-    found = await streams.lease(consumer="v", block_s=20)
+    result = await streams.lease(consumer="v", block_s=20)
     keeping.cancel()
-    assert found.task.group_id == "g200"
+    assert result.task.group_id == "g200"
 
 
 async def test_kill_9_of_a_worker_in_the_middle_of_a_lease(
@@ -181,9 +179,9 @@ async def test_kill_9_of_a_worker_in_the_middle_of_a_lease(
     arguments = [sys.executable, str(WORKER), redis_url, run_name, "doomed", "--ttl", "0.7", "--hold"]
     worker = await asyncio.create_subprocess_exec(*arguments, stdout=subprocess.PIPE)
     try:
-        said = [await asyncio.wait_for(worker.stdout.readline(), 30) for _ in range(2)]
-        assert said == [b"ready\n", b"leased g0\n"]
-        # While it lives and renews, nobody gets the task, for twice the lease's time.
+        output = [await asyncio.wait_for(worker.stdout.readline(), 30) for _ in range(2)]
+        assert output == [b"ready\n", b"leased g0\n"]
+        # While it renews, no other worker gets the task, for twice the time of the lease.
         assert await streams.lease(consumer="heir", block_s=1.4) is None
     finally:
         os.kill(worker.pid, signal.SIGKILL)
@@ -205,7 +203,7 @@ async def test_kill_9_of_a_worker_in_the_middle_of_a_lease(
     ],
     ids=["garbage", "empty", "no data", "foreign"],
 )
-async def test_a_task_that_cannot_be_read_dies_at_once_with_the_reason(connect, redis_url, make_tasks, fields) -> None:
+async def test_an_invalid_task_is_a_dead_letter_at_once(connect, redis_url, make_tasks, fields) -> None:
     streams = await connect()
     raw = Redis.from_url(redis_url)
     await raw.xadd(streams.keys[0], fields)
@@ -220,10 +218,10 @@ async def test_a_task_that_cannot_be_read_dies_at_once_with_the_reason(connect, 
     assert (await streams.depth()).tasks_queued == 0
 
 
-async def test_a_burial_whose_answer_was_lost_leaves_one_tombstone(connect, proxy, redis_url) -> None:
+async def test_a_dead_letter_with_a_lost_reply_leaves_one_tombstone(connect, proxy, redis_url) -> None:
     streams = await connect(proxy.url)
     async with Redis.from_url(redis_url) as raw:
-        for name in ("warm", "bad"):  # after the first, the broker has the script
+        for name in ("warm", "bad"):  # after the first call, the broker caches the script
             await raw.xadd(streams.keys[0], {"id": name, "data": b"\xc1"})
             if name == "bad":
                 proxy.lose_answer(b"not a group task")
@@ -234,7 +232,7 @@ async def test_a_burial_whose_answer_was_lost_leaves_one_tombstone(connect, prox
     assert await streams.depth() == Depth(0, 0, 0, 2, 2)
 
 
-async def test_a_task_of_a_newer_schema_dies_with_the_fix(connect, make_tasks) -> None:
+async def test_a_task_of_a_newer_schema_is_a_dead_letter_with_the_fix(connect, make_tasks) -> None:
     streams = await connect()
     await streams.issue([msgspec.structs.replace(make_tasks(1)[0], schema=99)])
     assert await streams.lease(consumer="w", block_s=0) is None

@@ -1,4 +1,4 @@
-"""The life of a task and of a group, with nobody dying."""
+"""The states of a task and a group without failures."""
 
 import asyncio
 import time
@@ -28,7 +28,7 @@ async def test_issue_lease_complete_collect_acknowledge(connect, make_tasks, mak
     await streams.acknowledge({entry.stream_id: entry.group_id, "1-1": "unknown"})
 
 
-async def test_an_empty_run_makes_nobody_wait_longer_than_asked(connect) -> None:
+async def test_waits_on_an_empty_run_end_after_block_s(connect) -> None:
     streams = await connect(timeout_s=0.4)
     for block_s in (0.0, 0.9):
         started = time.monotonic()
@@ -39,7 +39,7 @@ async def test_an_empty_run_makes_nobody_wait_longer_than_asked(connect) -> None
     await streams.acknowledge({})
 
 
-async def test_waiting_for_longer_than_the_socket_timeout_is_no_error(connect, make_tasks) -> None:
+async def test_a_wait_longer_than_the_socket_timeout_is_no_error(connect, make_tasks) -> None:
     waiting, issuing = await connect(timeout_s=0.3), await connect()
     lease = asyncio.create_task(waiting.lease(consumer="w", block_s=20))
     done, _ = await asyncio.wait([lease], timeout=0.8)
@@ -80,7 +80,7 @@ async def test_tasks_are_leased_in_order_and_groups_collected_in_order_of_comple
     assert [entry.group_id for entry in first + rest] == ["g4", "g3", "g2", "g1", "g0"]
 
 
-async def test_the_first_of_two_completions_wins(connect, make_tasks, make_group) -> None:
+async def test_only_the_first_of_two_completions_is_published(connect, make_tasks, make_group) -> None:
     slow, fast = await connect(lease_ttl_s=0.1), await connect(lease_ttl_s=0.1)
     await slow.issue(make_tasks(1))
     lost = await slow.lease(consumer="slow", block_s=0)
@@ -95,7 +95,7 @@ async def test_the_first_of_two_completions_wins(connect, make_tasks, make_group
     assert await slow.depth() == Depth(0, 0, 0, 1, 0)
 
 
-async def test_a_worker_that_lost_its_lease_may_still_be_first(connect, make_tasks, make_group) -> None:
+async def test_a_worker_that_lost_its_lease_may_still_complete_first(connect, make_tasks, make_group) -> None:
     streams = await connect(lease_ttl_s=0.1)
     await streams.issue(make_tasks(1))
     lost = await streams.lease(consumer="slow", block_s=0)
@@ -126,9 +126,7 @@ async def test_runs_on_one_broker_do_not_see_each_other(connect, redis_url, run_
     assert await here.depth() == Depth(2, 0, 0, 0, 0)
 
 
-async def test_reset_lets_ids_be_used_again_and_shuts_out_workers_of_the_old_run(
-    connect, make_tasks, make_group
-) -> None:
+async def test_after_a_reset_ids_are_free_and_old_workers_publish_nothing(connect, make_tasks, make_group) -> None:
     trainer, worker = await connect(), await connect()
     await trainer.issue(make_tasks(3))
     old = await worker.lease(consumer="w", block_s=0)
@@ -148,7 +146,7 @@ async def test_reset_lets_ids_be_used_again_and_shuts_out_workers_of_the_old_run
     assert entry.item.worker == "from the new run"
 
 
-async def test_reset_wakes_up_who_is_waiting(connect, make_tasks) -> None:
+async def test_a_reset_ends_blocking_reads(connect, make_tasks) -> None:
     trainer, worker = await connect(), await connect()
     waiting = asyncio.create_task(worker.lease(consumer="w", block_s=20))
     await asyncio.wait([waiting], timeout=0.2)
@@ -166,7 +164,7 @@ async def test_many_waiting_readers_share_the_work(connect, make_tasks) -> None:
     assert {lease.task.group_id for lease in leases} == {f"g{i}" for i in range(64)}
 
 
-async def test_an_entry_says_what_it_is_about(connect, make_tasks, make_group) -> None:
+async def test_entries_show_their_group_id(connect, make_tasks, make_group) -> None:
     streams = await connect(max_deliveries=1)
     await streams.issue(make_tasks(2))
     good, bad = [await streams.lease(consumer="w", block_s=0) for _ in range(2)]

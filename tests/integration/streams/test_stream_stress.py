@@ -1,4 +1,4 @@
-"""Four worker processes, 200 groups, kill -9 now and then, and a trainer that crashes half-way: every group once."""
+"""Four workers, 200 groups, random kill -9, and a trainer that crashes half-way: each group is collected once."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ GROUPS, WORKERS, KILLS, TTL_S = 200, 4, 10, 1.0
 
 
 class Workers:
-    """A pool of worker processes in which the killed are replaced."""
+    """A pool of worker processes that replaces killed workers."""
 
     def __init__(self, url: str, run: str) -> None:
         self.url, self.run, self.started = url, run, 0
@@ -34,7 +34,7 @@ class Workers:
         await worker.wait()
 
 
-async def test_every_group_arrives_exactly_once(connect, redis_url, run_name, make_tasks) -> None:
+async def test_every_group_is_collected_exactly_once(connect, redis_url, run_name, make_tasks) -> None:
     rng = random.Random(0)
     trainer: Streams = await connect()
     workers = Workers(redis_url, run_name)
@@ -64,7 +64,7 @@ async def test_every_group_arrives_exactly_once(connect, redis_url, run_name, ma
                     trainer = await connect()
                     pending = await trainer.collect_pending(consumer="t-after-crash")
                     again = {entry.stream_id: entry.group_id for entry in pending}
-                    # What the dead trainer had seen comes again; what it had not, is collected in passing.
+                    # Entries of the dead trainer are delivered again; new entries are collected on the way.
                     assert set(list(unacknowledged)[50:]) <= set(again)
                     delivered.update(entry.group_id for entry in pending if entry.stream_id not in unacknowledged)
                     unacknowledged = again

@@ -1,4 +1,4 @@
-"""The trainer's side through crashes, lost answers and messages that cannot be read."""
+"""The trainer's calls with crashes, lost replies and invalid messages."""
 
 import asyncio
 
@@ -18,7 +18,9 @@ async def fill(streams, tasks, make_group) -> None:
 
 
 @pytest.mark.parametrize("name", ["trainer", "another-name"])
-async def test_after_a_crash_pending_entries_come_again_in_order(connect, make_tasks, make_group, name) -> None:
+async def test_after_a_crash_pending_entries_are_delivered_again_in_order(
+    connect, make_tasks, make_group, name
+) -> None:
     before = await connect()
     await fill(before, make_tasks(150), make_group)
     collected = await before.collect(consumer="trainer", count=140, block_s=1)
@@ -35,7 +37,7 @@ async def test_after_a_crash_pending_entries_come_again_in_order(connect, make_t
     assert await after.collect_pending(consumer=name) == []
 
 
-async def test_a_trainer_that_does_not_ask_for_pending_gets_them_first(connect, make_tasks, make_group) -> None:
+async def test_collect_returns_pending_entries_first(connect, make_tasks, make_group) -> None:
     before = await connect()
     await fill(before, make_tasks(5), make_group)
     await before.collect(consumer="t", count=3, block_s=1)
@@ -55,9 +57,7 @@ async def test_dead_letters_are_pending_like_groups(connect, make_tasks) -> None
 
 
 @pytest.mark.parametrize("newer", [False, True])
-async def test_a_group_that_cannot_be_read_comes_as_a_dead_letter_and_stops_nobody(
-    connect, redis_url, make_tasks, make_group, newer
-) -> None:
+async def test_an_invalid_group_becomes_a_dead_letter(connect, redis_url, make_tasks, make_group, newer) -> None:
     streams = await connect()
     newer_group = msgspec.structs.replace(make_group(make_tasks(1)[0]), schema=99)
     raw = Redis.from_url(redis_url)
@@ -72,7 +72,7 @@ async def test_a_group_that_cannot_be_read_comes_as_a_dead_letter_and_stops_nobo
     assert foreign.group_id == f"unknown-{foreign.stream_id}"
     assert good.group_id == "g1"
     assert await streams.dead_letters() == [bad.item]
-    # A crash and a second look make no second letter, and acknowledging ends it.
+    # A second delivery after a crash adds no second letter, and `acknowledge` removes the entry.
     after = await connect()
     assert await after.collect_pending(consumer="t") == [bad, foreign, good]
     assert await after.dead_letters() == [bad.item]
@@ -80,7 +80,7 @@ async def test_a_group_that_cannot_be_read_comes_as_a_dead_letter_and_stops_nobo
     assert await after.depth() == Depth(0, 0, 0, 0, 1)
 
 
-async def test_a_collect_whose_answer_was_lost_loses_no_group(connect, proxy, make_tasks, make_group) -> None:
+async def test_a_collect_with_a_lost_reply_loses_no_group(connect, proxy, make_tasks, make_group) -> None:
     streams = await connect()
     await fill(streams, make_tasks(4), make_group)
     trainer = await connect(proxy.url, timeout_s=2.0)
@@ -96,7 +96,7 @@ async def test_a_collect_whose_answer_was_lost_loses_no_group(connect, proxy, ma
     assert sorted(entry.group_id for entry in first + entries) == ["g0", "g1", "g2", "g3"]
 
 
-async def test_a_collect_that_is_cancelled_loses_no_group(connect, proxy, make_tasks, make_group) -> None:
+async def test_a_cancelled_collect_loses_no_group(connect, proxy, make_tasks, make_group) -> None:
     streams = await connect()
     trainer = await connect(proxy.url, timeout_s=30.0)
     await fill(streams, make_tasks(2), make_group)
@@ -111,7 +111,7 @@ async def test_a_collect_that_is_cancelled_loses_no_group(connect, proxy, make_t
     assert await trainer.collect(consumer="t", count=5, block_s=0) == []
 
 
-async def test_an_entry_that_the_broker_forgot_having_delivered_is_not_handed_out_twice(
+async def test_an_entry_is_delivered_once_if_the_broker_loses_the_delivery(
     connect, redis_url, make_tasks, make_group
 ) -> None:
     streams = await connect()
@@ -127,7 +127,7 @@ async def test_an_entry_that_the_broker_forgot_having_delivered_is_not_handed_ou
     assert await streams.depth() == Depth(0, 0, 0, 0, 0)
 
 
-async def test_a_completion_whose_answer_was_lost_is_known_to_be_ours(connect, proxy, make_tasks, make_group) -> None:
+async def test_a_completion_with_a_lost_reply_succeeds(connect, proxy, make_tasks, make_group) -> None:
     streams = await connect()
     worker = await connect(proxy.url)
     await streams.issue(make_tasks(2))
@@ -141,7 +141,7 @@ async def test_a_completion_whose_answer_was_lost_is_known_to_be_ours(connect, p
     assert [entry.group_id for entry in entries] == ["g0", "g1"]
 
 
-async def test_an_issue_whose_answer_was_lost_queues_each_task_once(connect, proxy, make_tasks) -> None:
+async def test_an_issue_with_a_lost_reply_queues_each_task_once(connect, proxy, make_tasks) -> None:
     streams = await connect(proxy.url)
     assert await streams.issue(make_tasks(1)) == 1
     proxy.lose_answer(b"EVALSHA")

@@ -1,4 +1,4 @@
-"""One process at a time trains a run, whichever process dies, freezes or starts."""
+"""Only one process at a time trains a run, even if processes are killed, frozen or started."""
 
 import json
 import os
@@ -23,7 +23,7 @@ Start = Callable[..., "Process"]
 
 
 class Process:
-    """A process that takes the lease, as a trainer would."""
+    """A process that takes the lease like a trainer."""
 
     def __init__(self, url: str, run: str, incarnation: str, ttl_s: float) -> None:
         arguments = [sys.executable, str(HOLDER), url, run, incarnation, "--ttl", str(ttl_s)]
@@ -46,7 +46,7 @@ class Process:
 
 @pytest.fixture
 def start(redis_url: str, run_name: str) -> Iterator[Start]:
-    """`start(incarnation, ttl_s)`: a process that asks for the lease."""
+    """`start(incarnation, ttl_s)`: a process that acquires the lease."""
     started: list[Process] = []
 
     def one_more(incarnation: str, ttl_s: float = 15.0) -> Process:
@@ -81,7 +81,7 @@ def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
         time.sleep(0.01)
 
 
-def test_a_released_run_is_free_at_once(redis_url, run_name, redis) -> None:
+def test_a_released_lease_is_free_at_once(redis_url, run_name, redis) -> None:
     with TrainerLease.acquire(redis_url, run_name, "first") as first:
         first.check()
         assert json.loads(redis.get(key(run_name)))["pid"] == os.getpid()
@@ -94,7 +94,7 @@ def test_a_released_run_is_free_at_once(redis_url, run_name, redis) -> None:
             first.check()
 
 
-def test_a_live_holder_on_this_host_is_named_at_once(redis_url, run_name, start) -> None:
+def test_a_running_holder_on_this_host_is_named_at_once(redis_url, run_name, start) -> None:
     holder = start("incarnation-1")
     assert holder.line() == "held"
     started = time.monotonic()
@@ -103,14 +103,14 @@ def test_a_live_holder_on_this_host_is_named_at_once(redis_url, run_name, start)
     assert time.monotonic() - started < 2.0
     assert str(caught.value) == (
         f"run {run_name} is being trained by trainer incarnation-1 (pid {holder.pid} on {os.uname().nodename}): "
-        "stop it, or wait for it, or use another run name"
+        "stop it, wait until it ends, or use another run name"
     )
     assert holder.say("check") == "ok"
     assert holder.say("release") == "ok"
     TrainerLease.acquire(redis_url, run_name, "incarnation-2").release()
 
 
-def test_of_many_that_start_together_one_gets_the_run(start) -> None:
+def test_of_many_processes_one_gets_the_lease(start) -> None:
     processes = [start(f"t{i}") for i in range(4)]
     outcomes = [process.line().partition(":")[0] for process in processes]
     assert sorted(outcomes) == ["LeaseHeld", "LeaseHeld", "LeaseHeld", "held"]
@@ -118,9 +118,7 @@ def test_of_many_that_start_together_one_gets_the_run(start) -> None:
 
 
 @pytest.mark.parametrize("reap", [True, False], ids=["reaped", "zombie"])
-def test_the_run_of_a_killed_process_is_taken_over_well_before_the_lease_expires(
-    redis_url, run_name, redis, start, reap
-) -> None:
+def test_the_lease_of_a_killed_process_is_taken_over_before_it_expires(redis_url, run_name, redis, start, reap) -> None:
     holder = start("doomed", ttl_s=60.0)
     assert holder.line() == "held"
     holder.kill(reap=reap)
@@ -137,14 +135,14 @@ def test_a_lease_of_an_earlier_process_with_a_reused_pid_is_taken_over(redis_url
     living = start("living")
     assert living.line() == "held"
     value = json.loads(redis.get(key(run_name)))
-    # The pid is that of the living process, which started later than the lease says.
+    # The pid belongs to a running process that started later than the time in the lease.
     redis.set(key(run_name), json.dumps(value | {"started": value["started"] - 1}), px=60_000)
     with TrainerLease.acquire(redis_url, run_name, "heir") as lease:
         lease.check()
         assert living.say("check").startswith("LeaseLost: trainer living")
 
 
-def test_our_own_process_may_take_its_run_again(redis_url, run_name, redis) -> None:
+def test_the_same_process_may_acquire_the_lease_again(redis_url, run_name, redis) -> None:
     first = TrainerLease.acquire(redis_url, run_name, "first")
     second = TrainerLease.acquire(redis_url, run_name, "second")
     second.check()
@@ -163,7 +161,7 @@ def test_another_hosts_lease_is_waited_for_until_it_expires(redis_url, run_name,
         lease.check()
 
 
-def test_another_hosts_lease_that_is_renewed_meanwhile_is_an_error(redis_url, run_name, redis) -> None:
+def test_another_hosts_renewed_lease_is_an_error(redis_url, run_name, redis) -> None:
     redis.set(key(run_name), foreign(), px=3_000)
     stop = threading.Event()
 
@@ -184,7 +182,7 @@ def test_another_hosts_lease_that_is_renewed_meanwhile_is_an_error(redis_url, ru
 
 
 @pytest.mark.parametrize("value", [foreign(), "not JSON", "[]"])
-def test_a_lease_that_never_expires_is_waited_for_no_longer_than_the_ttl(redis_url, run_name, redis, value) -> None:
+def test_the_wait_for_a_lease_ends_after_the_ttl(redis_url, run_name, redis, value) -> None:
     redis.set(key(run_name), value)
     started = time.monotonic()
     with pytest.raises(LeaseHeld):
@@ -192,7 +190,7 @@ def test_a_lease_that_never_expires_is_waited_for_no_longer_than_the_ttl(redis_u
     assert 1.0 < time.monotonic() - started < 4.0
 
 
-def test_a_frozen_process_finds_out_that_another_took_the_run(redis_url, run_name, redis, start) -> None:
+def test_a_frozen_process_detects_another_holder(redis_url, run_name, redis, start) -> None:
     frozen = start("frozen", ttl_s=0.5)
     assert frozen.line() == "held"
     os.kill(frozen.pid, signal.SIGSTOP)
@@ -201,14 +199,14 @@ def test_a_frozen_process_finds_out_that_another_took_the_run(redis_url, run_nam
         os.kill(frozen.pid, signal.SIGCONT)
         answer = frozen.say("check")
         assert re.fullmatch(
-            rf"LeaseLost: trainer frozen \(pid \d+ on .*\) lost run {run_name} to trainer successor \(.*\); "
-            "it stops before it writes",
+            rf"LeaseLost: trainer frozen \(pid \d+ on .*\) lost run {run_name} to trainer successor \(.*\), "
+            "and stops without writing",
             answer,
         )
         successor.check()
 
 
-def test_a_frozen_process_finds_out_also_after_the_other_has_finished(redis_url, run_name, redis, start) -> None:
+def test_a_frozen_process_detects_a_holder_that_has_finished(redis_url, run_name, redis, start) -> None:
     frozen = start("frozen", ttl_s=0.5)
     assert frozen.line() == "held"
     os.kill(frozen.pid, signal.SIGSTOP)
@@ -219,7 +217,7 @@ def test_a_frozen_process_finds_out_also_after_the_other_has_finished(redis_url,
     assert not redis.exists(key(run_name))
 
 
-def test_a_frozen_process_whose_run_nobody_took_goes_on(run_name, redis, start) -> None:
+def test_a_frozen_process_continues_if_no_other_took_the_lease(run_name, redis, start) -> None:
     frozen = start("frozen", ttl_s=0.5)
     assert frozen.line() == "held"
     os.kill(frozen.pid, signal.SIGSTOP)
@@ -236,7 +234,7 @@ def test_the_thread_keeps_the_lease_while_the_trainer_computes(redis_url, run_na
             assert redis.exists(key(run_name))
 
 
-async def test_reset_leaves_the_lease(redis_url, run_name) -> None:
+async def test_reset_keeps_the_lease(redis_url, run_name) -> None:
     with TrainerLease.acquire(redis_url, run_name, "t") as lease:
         async with await Streams.connect(redis_url, run_name) as streams:
             await streams.reset()
@@ -245,7 +243,7 @@ async def test_reset_leaves_the_lease(redis_url, run_name) -> None:
         lease.check()
 
 
-def test_a_lease_that_the_broker_forgot_is_taken_again(broker) -> None:
+def test_a_lease_that_the_broker_lost_is_taken_again(broker) -> None:
     with TrainerLease.acquire(broker.url, "r", "t") as lease, Redis.from_url(broker.url) as redis:
         redis.flushall()
         lease.check()
@@ -265,7 +263,7 @@ def test_the_lease_survives_a_restart_of_the_broker_and_check_waits_for_it(broke
                 assert redis.exists(key("r"))
 
 
-def test_a_broker_that_stays_away_is_an_error_of_check_after_the_time_allowed(broker) -> None:
+def test_check_fails_if_the_broker_is_unreachable_for_reconnect_s(broker) -> None:
     with TrainerLease.acquire(broker.url, "r", "t", ttl_s=1.0, timeout_s=0.5, reconnect_s=0.8) as lease:
         kill(broker)
         started = time.monotonic()
@@ -274,7 +272,7 @@ def test_a_broker_that_stays_away_is_an_error_of_check_after_the_time_allowed(br
         assert 0.3 < time.monotonic() - started < 3.0
 
 
-def test_a_password_is_in_no_message(broker) -> None:
+def test_messages_do_not_contain_the_password(broker) -> None:
     with pytest.raises(StreamError, match="refused the user or password") as caught:
         TrainerLease.acquire(f"redis://:hidden@127.0.0.1:{broker.port}/0", "r", "t")
     assert "hidden" not in str(caught.value)

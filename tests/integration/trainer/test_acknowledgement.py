@@ -1,4 +1,4 @@
-"""Entries of the stream are acknowledged once a durable checkpoint covers them, and not before."""
+"""Entries of the stream are acknowledged only after a durable checkpoint covers them."""
 
 import msgspec
 import pytest
@@ -22,13 +22,13 @@ from arlarena.trainer.weights.versions import VersionStore
 __all__ = ["policy", "tiny_directory"]
 
 NOW = PolicyVersion("life", 0, "d0")
-# What writing a checkpoint does not touch.
+# Parts that are not used for a checkpoint.
 UNUSED = ("versions", "probe", "publisher", "metrics", "flows", "board", "progress")
 
 
 @pytest.fixture
 async def trainer(redis_url, run_name, tmp_path, policy, make_group):
-    """A trainer that has settled one group, and received another that it has not judged."""
+    """A trainer with one settled group, and one received group that is not judged."""
     settings = TrainerSettings(device="cpu", groups_per_step=1, group_size=2, minibatch_groups=1, steps=5, staleness=1)
     state, log, method = TrainerState(versions={"d0": 0}), Logger("test", "error"), recipe("grpo")
     async with await Streams.connect(redis_url, run_name) as streams:
@@ -47,7 +47,7 @@ async def trainer(redis_url, run_name, tmp_path, policy, make_group):
 
 
 async def pending(trainer):
-    """The groups whose entries the broker would deliver again."""
+    """The groups whose entries are unacknowledged."""
     return {entry.group_id for entry in await trainer.collector.streams.collect_pending(consumer=CONSUMER)}
 
 
@@ -57,7 +57,7 @@ async def test_a_checkpoint_acknowledges_the_settled_group_and_keeps_the_open_on
     assert await pending(trainer) == {"g000001"}
 
 
-async def test_nothing_is_acknowledged_where_the_checkpoint_cannot_be_written(trainer, tmp_path):
+async def test_nothing_is_acknowledged_if_the_checkpoint_cannot_be_written(trainer, tmp_path):
     (tmp_path / "checkpoints").write_text("a file where the folder should be")
     with pytest.raises(OSError, match="checkpoints"):
         await trainer.save()

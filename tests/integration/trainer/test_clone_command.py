@@ -1,4 +1,4 @@
-"""`arlarena clone` as a process: what it writes, and what it prints."""
+"""`arlarena clone` as a process: its output folder and its log."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ TALK = {"messages": [{"role": "user", "content": "up or down"}, {"role": "assist
 
 
 @pytest.mark.slow  # a cloning; test_output_folder.py has the rules
-async def test_it_writes_a_whole_policy_and_prints_lines_of_json_alone(tmp_path, tiny_directory):
+async def test_clone_writes_a_complete_policy_and_logs_only_json(tmp_path, tiny_directory):
     (tmp_path / "talk.jsonl").write_text((json.dumps(TALK) + "\n") * 4)
     (tmp_path / "run.toml").write_text("[clone]\nmax_epochs = 1\nbatch_rows = 2\n")
     out, talk = tmp_path / "run" / "cloned", tmp_path / "talk.jsonl"
@@ -27,11 +27,11 @@ async def test_it_writes_a_whole_policy_and_prints_lines_of_json_alone(tmp_path,
         stderr=asyncio.subprocess.STDOUT,
     )
     async with asyncio.timeout(60):
-        said, _ = await process.communicate()
-    assert process.returncode == 0, said.decode()
-    assert [json.loads(line)["event"] for line in said.splitlines()][-1] == "cloned"
-    assert b"weights:" not in said
-    assert b"\r" not in said
+        text, _ = await process.communicate()
+    assert process.returncode == 0, text.decode()
+    assert [json.loads(line)["event"] for line in text.splitlines()][-1] == "cloned"
+    assert b"weights:" not in text
+    assert b"\r" not in text
     AutoModelForCausalLM.from_pretrained(out)
     AutoTokenizer.from_pretrained(out)
     record = json.loads((out / "arlarena.json").read_text())
@@ -41,12 +41,12 @@ async def test_it_writes_a_whole_policy_and_prints_lines_of_json_alone(tmp_path,
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_training_does_not_delete_weights_whose_checkpoints_are_gone(tmp_path, resume):
+def test_training_does_not_delete_weights_without_checkpoints(tmp_path, resume):
     weights = tmp_path / "weights" / "v000020-0123456789ab"
     weights.mkdir(parents=True)
     plan = Invocation(TrainerSettings(), "", tmp_path, "run", "", (), "", None, 0, "a", resume)
     with pytest.raises(CheckpointError, match=r"v000020-0123456789ab.*give another --run-dir"):
         _restored(plan, None, get_logger("trainer"))
-    weights.rename(weights.with_name("v000000-0123456789ab"))  # a start that ended before its first checkpoint
+    weights.rename(weights.with_name("v000000-0123456789ab"))  # a run that ended before its first checkpoint
     if not resume:
         assert _restored(plan, None, get_logger("trainer"))[1] is None

@@ -53,7 +53,7 @@ def played(task, wins=1, version=NOW):
 
 
 class Worker:
-    """Plays every task as `outcome(index)` says: how many of its members win, or an exception to fail with."""
+    """Plays every task with `outcome(index)`: the number of successful members, or an exception."""
 
     def __init__(self, streams, outcome=lambda index: 1):
         self.streams, self.outcome, self.seen = streams, outcome, []
@@ -94,41 +94,41 @@ async def start(streams):
     await asyncio.gather(*running, return_exceptions=True)
 
 
-def collector(streams, state=None, method=None, **changes):
+def new_collector(streams, state=None, method=None, **changes):
     settings = TrainerSettings(**{"groups_per_step": 3, "group_size": 2, "minibatch_groups": 1, "steps": 5} | changes)
     state = state or TrainerState(versions={"d0": 0})
     order = TaskOrder("train", None, 7, settings.train_index_start)
     return Collector(streams, settings, method or recipe("sampo"), state, "sokoban", order, 99, Logger("test", "error"))
 
 
-async def test_it_fills_a_batch_of_useful_groups_and_settles_each_once(streams, start):
-    worker = start(Worker(streams, lambda index: index % 2))  # every other group is uniform
-    mine = collector(streams)
-    collected = await mine.batch()
+async def test_a_batch_has_useful_groups_and_each_is_settled_once(streams, start):
+    worker = start(Worker(streams, lambda index: index % 2))  # each second group is uniform
+    collector = new_collector(streams)
+    collected = await collector.batch()
     assert [group.id for group in collected.selected.batch] == ["g000001", "g000003", "g000005"]
     assert sorted(group.id for group in collected.selected.filtered) == ["g000000", "g000002", "g000004"]
-    mine.settle(collected)
-    assert mine.state.ledger.counts() == dict.fromkeys(OUTCOMES, 0) | {"trained": 3, "filtered": 3}
-    assert mine.state.environment_steps == 6 * 2
-    await mine.acknowledge()
+    collector.settle(collected)
+    assert collector.state.ledger.counts() == dict.fromkeys(OUTCOMES, 0) | {"trained": 3, "filtered": 3}
+    assert collector.state.environment_steps == 6 * 2
+    await collector.acknowledge()
     assert sorted(set(worker.seen)) == sorted(worker.seen)
 
 
-async def test_what_is_out_never_exceeds_the_capacity(streams):
-    mine = collector(streams, staleness=1)
-    await mine.top_up()
-    await mine.top_up()
+async def test_open_groups_never_exceed_the_capacity(streams):
+    collector = new_collector(streams, staleness=1)
+    await collector.top_up()
+    await collector.top_up()
     depth = await streams.depth()
-    assert depth.tasks_queued == 6 == len(mine.state.ledger.open)
+    assert depth.tasks_queued == 6 == len(collector.state.ledger.open)
 
 
 async def test_tries_are_bounded_and_backfill_is_counted(streams, start):
-    start(Worker(streams, lambda index: 2))  # everything is solved by everybody
-    mine = collector(streams)
-    collected = await mine.batch()
+    start(Worker(streams, lambda index: 2))  # all members solve all tasks
+    collector = new_collector(streams)
+    collected = await collector.batch()
     assert (collected.selected.kept, collected.selected.backfilled, len(collected.selected.filtered)) == (0, 3, 6)
-    without = collector(streams, state=mine.state, method=recipe("sampo", backfill=False))
-    mine.settle(collected)
+    without = new_collector(streams, state=collector.state, method=recipe("sampo", backfill=False))
+    collector.settle(collected)
     assert (await without.batch()).selected.batch == []
 
 
@@ -136,7 +136,7 @@ async def test_a_group_of_unknown_weights_is_discarded_and_its_task_issued_again
     lost, plays = PolicyVersion("life", 0, "gone"), []
 
     class Forgetful(Worker):
-        """Plays the first two tasks with lost weights the first time."""
+        """Plays the first two tasks with lost weights, the first time only."""
 
         async def serve(self):
             while True:
@@ -146,49 +146,52 @@ async def test_a_group_of_unknown_weights_is_discarded_and_its_task_issued_again
                     version = lost if first and lease.task.group_id < "g000002" else NOW
                     await streams.complete(lease, played(lease.task, 1, version))
 
-    mine = collector(streams, staleness=0)
+    collector = new_collector(streams, staleness=0)
     start(Forgetful(streams))
-    collected = await mine.batch()
+    collected = await collector.batch()
     assert sorted(group.id for group in collected.seen) == ["g000000", "g000001", "g000002"]
     assert collected.stale == []
     assert sorted(plays) == ["g000000", "g000000", "g000001", "g000001", "g000002"]
-    mine.settle(collected)
-    assert mine.state.ledger.counts()["trained"] == 3
+    collector.settle(collected)
+    assert collector.state.ledger.counts()["trained"] == 3
 
 
-async def test_a_sampler_whose_weights_are_never_known_ends_the_run(streams, start):
+async def test_a_sampler_with_unknown_weights_ends_the_run(streams, start):
     strange = PolicyVersion("other", 3, "gone")
-    mine = collector(streams, max_unusable_in_a_row=4)
-    start(Worker(streams, lambda index: played(mine._task(index), 1, strange)))
+    collector = new_collector(streams, max_unusable_in_a_row=4)
+    start(Worker(streams, lambda index: played(collector._task(index), 1, strange)))
     with pytest.raises(RunError, match=r"10 groups in a row .* weights that this run does not know.*other:3:gone"):
-        await mine.batch()
+        await collector.batch()
 
 
-async def test_members_that_are_too_old_make_a_group_stale_once_it_is_settled(streams, start):
-    mine = collector(streams, state=TrainerState(step=5, versions={"d0": 5, "old": 3}))
+async def test_a_group_of_too_old_members_is_settled_as_stale(streams, start):
+    collector = new_collector(streams, state=TrainerState(step=5, versions={"d0": 5, "old": 3}))
     start(
-        Worker(streams, lambda index: played(mine._task(index), 1, PolicyVersion("life", 3, "old")) if index < 2 else 1)
+        Worker(
+            streams,
+            lambda index: played(collector._task(index), 1, PolicyVersion("life", 3, "old")) if index < 2 else 1,
+        )
     )
-    collected = await mine.batch()
+    collected = await collector.batch()
     assert [group.id for group in collected.stale] == ["g000000", "g000001"]
-    assert mine.state.environment_steps == 0
-    mine.settle(collected)
-    assert mine.state.ledger.counts()["stale"] == 2
-    assert mine.state.environment_steps == 5 * 2
+    assert collector.state.environment_steps == 0
+    collector.settle(collected)
+    assert collector.state.ledger.counts()["stale"] == 2
+    assert collector.state.environment_steps == 5 * 2
 
 
-async def test_a_sampler_that_takes_no_new_weights_ends_the_run(streams, start):
-    mine = collector(streams, state=TrainerState(step=5, versions={"d0": 0}), max_unusable_in_a_row=2)
+async def test_a_sampler_that_never_updates_its_weights_ends_the_run(streams, start):
+    collector = new_collector(streams, state=TrainerState(step=5, versions={"d0": 0}), max_unusable_in_a_row=2)
     start(Worker(streams))
     with pytest.raises(RunError, match=r"8 groups in a row .* sampled by weights of step 0, more than 1 behind step 5"):
-        await mine.batch()
+        await collector.batch()
 
 
-async def test_groups_without_a_turn_end_the_run_with_prompt_and_context(streams, start):
-    mine = collector(streams, max_unusable_in_a_row=3)
+async def test_groups_without_turns_end_the_run_with_the_reason(streams, start):
+    collector = new_collector(streams, max_unusable_in_a_row=3)
 
     def outcome(index):
-        group = played(mine._task(index))
+        group = played(collector._task(index))
         members = tuple(
             msgspec.structs.replace(one, turns=(), fault="a prompt of 900 tokens leaves no room in a context of 512")
             for one in group.trajectories
@@ -199,8 +202,8 @@ async def test_groups_without_a_turn_end_the_run_with_prompt_and_context(streams
     with pytest.raises(
         RunError, match=r"3 groups in a row .* a prompt of 900 tokens .* context of 512: give the policy"
     ):
-        await mine.batch()
-    assert mine.state.ledger.counts()["empty"] == 3
+        await collector.batch()
+    assert collector.state.ledger.counts()["empty"] == 3
 
 
 @pytest.mark.parametrize(
@@ -212,34 +215,34 @@ async def test_groups_without_a_turn_end_the_run_with_prompt_and_context(streams
         (lambda turn: {"spans": (VersionSpan(0, 1, NOW),)}, "span"),
     ],
 )
-async def test_one_wrong_message_goes_to_the_dead_letters_and_the_run_goes_on(streams, start, damage, reason):
-    mine = collector(streams)
+async def test_an_invalid_message_becomes_a_dead_letter_and_the_run_continues(streams, start, damage, reason):
+    collector = new_collector(streams)
 
     def outcome(index):
-        group = played(mine._task(index))
+        group = played(collector._task(index))
         if index != 1:
             return group
         first = group.trajectories[0]
         turn = msgspec.structs.replace(first.turns[0], **damage(first.turns[0]))
-        spoilt = msgspec.structs.replace(first, turns=(turn,))
-        return msgspec.structs.replace(group, trajectories=(spoilt, *group.trajectories[1:]))
+        corrupted = msgspec.structs.replace(first, turns=(turn,))
+        return msgspec.structs.replace(group, trajectories=(corrupted, *group.trajectories[1:]))
 
     start(Worker(streams, outcome))
-    collected = await mine.batch()
-    mine.settle(collected)
-    assert mine.state.ledger.lineage["g000001"][0] == "dead"
-    assert mine.state.ledger.counts()["trained"] == 3
+    collected = await collector.batch()
+    collector.settle(collected)
+    assert collector.state.ledger.lineage["g000001"][0] == "dead"
+    assert collector.state.ledger.counts()["trained"] == 3
     (letter,) = await streams.dead_letters()
     assert letter.group_id == "g000001"
     assert reason in letter.reason
-    await mine.acknowledge()
-    assert not await streams.outstanding() & mine.state.ledger.lineage.keys()
+    await collector.acknowledge()
+    assert not await streams.outstanding() & collector.state.ledger.lineage.keys()
 
 
-async def test_a_trainer_that_dies_before_its_checkpoint_loses_and_doubles_nothing(streams, start, redis_url, run_name):
+async def test_a_crash_before_a_checkpoint_loses_and_duplicates_no_group(streams, start, redis_url, run_name):
     checkpoint = TrainerState(versions={"d0": 0})
-    checkpoint.ledger.issue(2)  # the checkpoint knows of two; the dead trainer had issued and received more
-    first = collector(streams)
+    checkpoint.ledger.issue(2)  # the checkpoint has two groups; the dead trainer had issued and received more
+    first = new_collector(streams)
     worker = start(Worker(streams))
     for _ in range(3):
         first.settle(await first.batch())  # trained on, never checkpointed, never acknowledged
@@ -247,10 +250,10 @@ async def test_a_trainer_that_dies_before_its_checkpoint_loses_and_doubles_nothi
     assert issued > 10
 
     async with await Streams.connect(redis_url, run_name) as again:
-        second = collector(again, state=TrainerState.from_json(checkpoint.to_json()))
+        second = new_collector(again, state=TrainerState.from_json(checkpoint.to_json()))
         await second.top_up()
         await second.resume()
-        # What is beyond the capacity is withdrawn, and played again when its turn comes.
+        # Tasks beyond the capacity are withdrawn, and issued again later.
         assert second.state.ledger.next_index == 6
         assert await again.outstanding() <= second.state.ledger.open.keys()
         for _ in range(4):
@@ -261,15 +264,13 @@ async def test_a_trainer_that_dies_before_its_checkpoint_loses_and_doubles_nothi
         assert worker.seen.count(8) == 2
 
 
-async def test_an_entry_that_a_checkpoint_covers_is_acknowledged_and_not_used_again(
-    streams, start, redis_url, run_name
-):
-    first = collector(streams)
+async def test_a_covered_entry_is_acknowledged_and_not_used_again(streams, start, redis_url, run_name):
+    first = new_collector(streams)
     start(Worker(streams))
     first.settle(await first.batch())
-    saved = first.state.to_json()  # the checkpoint is durable, the acknowledgement never happens
+    saved = first.state.to_json()  # the checkpoint is durable, but the trainer dies before the acknowledgement
     async with await Streams.connect(redis_url, run_name) as again:
-        second = collector(again, state=TrainerState.from_json(saved))
+        second = new_collector(again, state=TrainerState.from_json(saved))
         await second.resume()
         collected = await second.batch()
         assert not {group.id for group in collected.seen} & set(saved["ledger"]["lineage"])
@@ -280,22 +281,22 @@ async def test_an_entry_that_a_checkpoint_covers_is_acknowledged_and_not_used_ag
         assert not {entry.group_id for entry in left} & set(second.state.ledger.lineage)
 
 
-async def test_a_broker_that_lost_everything_is_given_the_outstanding_tasks_again(streams, start):
-    mine = collector(streams, reissue_after_s=0.3)
-    await mine.top_up()
+async def test_outstanding_tasks_are_issued_again_if_the_broker_lost_all_data(streams, start):
+    collector = new_collector(streams, reissue_after_s=0.3)
+    await collector.top_up()
     await streams.reset()
     assert (await streams.depth()).tasks_queued == 0
     start(Worker(streams))
-    collected = await mine.batch()
+    collected = await collector.batch()
     assert len(collected.selected.batch) == 3
 
 
 async def test_dead_letters_free_their_slots(streams, start):
     start(Worker(streams, lambda index: 1 if index >= 4 else RuntimeError("the environment is down")))
-    mine = collector(streams, max_unusable_in_a_row=5)
-    collected = await mine.batch()
-    mine.settle(collected)
-    assert mine.state.ledger.counts()["dead"] == 4
+    collector = new_collector(streams, max_unusable_in_a_row=5)
+    collected = await collector.batch()
+    collector.settle(collected)
+    assert collector.state.ledger.counts()["dead"] == 4
 
 
 async def test_too_many_dead_groups_in_a_row_end_the_run_with_the_reason(streams, start):
@@ -303,24 +304,24 @@ async def test_too_many_dead_groups_in_a_row_end_the_run_with_the_reason(streams
     with pytest.raises(
         RunError, match=r"4 groups in a row could not be used; the last: .*environment is down"
     ) as ended:
-        await collector(streams, max_unusable_in_a_row=4).batch()
-    assert not ended.value.permanent  # the environment may come back
+        await new_collector(streams, max_unusable_in_a_row=4).batch()
+    assert not ended.value.permanent  # the environment may recover
 
 
-async def test_groups_that_another_start_would_refuse_too_end_the_run_for_good(streams, start):
-    mine = collector(streams, max_unusable_in_a_row=1)
-    start(Worker(streams, lambda index: msgspec.structs.replace(played(mine._task(index)), size=7)))
+async def test_permanently_unusable_groups_end_the_run_permanently(streams, start):
+    collector = new_collector(streams, max_unusable_in_a_row=1)
+    start(Worker(streams, lambda index: msgspec.structs.replace(played(collector._task(index)), size=7)))
     with pytest.raises(RunError, match=r"1 group in a row could not be used; the last: its size is 7") as ended:
-        await mine.batch()
+        await collector.batch()
     assert ended.value.permanent
 
 
-async def test_who_watches_sees_groups_and_episodes_arrive(streams, start):
+async def test_progress_shows_groups_and_episodes(streams, start):
     seen = []
-    mine = collector(streams)
-    mine.watch = lambda so_far: seen.append(astuple(so_far))
-    start(Worker(streams, lambda index: index % 2))  # every other group is uniform
-    await mine.batch()
+    collector = new_collector(streams)
+    collector.on_progress = lambda so_far: seen.append(astuple(so_far))
+    start(Worker(streams, lambda index: index % 2))  # each second group is uniform
+    await collector.batch()
     assert seen[0] == (0, 3, 0, 0, 0)
     assert seen == sorted(seen)
     # Before the last group: two useful groups of five, two episodes each.
@@ -328,54 +329,54 @@ async def test_who_watches_sees_groups_and_episodes_arrive(streams, start):
     assert seen[-1][4] in (0, 3)  # of the three uniform groups
 
 
-async def test_silence_ends_the_run_instead_of_waiting_for_ever(streams):
+async def test_no_groups_for_no_data_timeout_s_end_the_run(streams):
     with pytest.raises(RunError, match="no group arrived for 1 s with 6 outstanding"):
-        await collector(streams, no_data_timeout_s=1.0, reissue_after_s=0.5).batch()
+        await new_collector(streams, no_data_timeout_s=1.0, reissue_after_s=0.5).batch()
 
 
 async def test_a_signal_ends_the_wait(streams):
-    mine = collector(streams)
+    collector = new_collector(streams)
 
     def guard():
         raise Interrupted("asked to stop")
 
-    mine.guard = guard
+    collector.guard = guard
     with pytest.raises(Interrupted):
-        await mine.batch()
+        await collector.batch()
 
 
-async def test_a_bad_group_on_a_full_broker_waits_for_its_dead_letter(broker, run_name):
-    """The broker refuses the copy of the bad group; the trainer goes on waiting, and condemns it when there is room."""
+async def test_an_invalid_group_on_a_full_broker_is_condemned_later(broker, run_name):
+    """The broker refuses the copy of the invalid group. The trainer condemns the group when there is memory."""
     async with await Streams.connect(broker.url, run_name) as streams:
-        mine = collector(streams)
+        collector = new_collector(streams)
 
         def outcome(index):
-            group = played(mine._task(index))
+            group = played(collector._task(index))
             return msgspec.structs.replace(group, size=7) if index == 1 else group
 
         playing = asyncio.create_task(Worker(streams, outcome).serve())
-        await mine.top_up()
+        await collector.top_up()
         while (await streams.depth()).groups_waiting < 6:
             await asyncio.sleep(0.01)
         playing.cancel()
         await asyncio.gather(playing, return_exceptions=True)
         with Redis.from_url(broker.url) as redis:
             redis.config_set("maxmemory", 1)
-            await mine._wait_for_groups(0)
-            assert mine.broker_full
-            assert "g000001" in mine.state.ledger.open
-            assert len(mine.waiting) == 5
+            await collector._wait_for_groups(0)
+            assert collector.broker_full
+            assert "g000001" in collector.state.ledger.open
+            assert len(collector.waiting) == 5
             redis.config_set("maxmemory", 0)
-        await mine._wait_for_groups(0)
-        assert mine.state.ledger.lineage["g000001"][0] == "dead"
+        await collector._wait_for_groups(0)
+        assert collector.state.ledger.lineage["g000001"][0] == "dead"
 
 
 @pytest.mark.parametrize(("staleness", "out"), [(0, 0), (1, 3)])
-async def test_a_batch_that_the_filter_left_small_holds_the_slots_of_a_full_one(streams, start, staleness, out):
-    """What is issued before the step is played by the weights before it: without staleness it would be of no use."""
+async def test_a_small_filtered_batch_holds_the_slots_of_a_full_one(streams, start, staleness, out):
+    """Tasks issued before the step are played by the weights before it, so with staleness 0 they would be wasted."""
     start(Worker(streams, lambda index: index % 2))
-    mine = collector(streams, method=recipe("sampo", max_tries=1, backfill=False), staleness=staleness)
-    collected = await mine.batch()
+    collector = new_collector(streams, method=recipe("sampo", max_tries=1, backfill=False), staleness=staleness)
+    collected = await collector.batch()
     assert len(collected.selected.batch) < 3
     judged = len(collected.selected.batch) + len(collected.selected.filtered)
-    assert len(mine.state.ledger.open) - judged == out
+    assert len(collector.state.ledger.open) - judged == out

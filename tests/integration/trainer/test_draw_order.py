@@ -1,4 +1,4 @@
-"""The trainer asks a real environment server how many tasks its split has."""
+"""The trainer asks a real environment server for the size of its split."""
 
 import json
 
@@ -17,7 +17,7 @@ LOG = Logger("test", "error")
 
 
 def listed(folder, count):
-    """A server of TIR Math with so many training problems."""
+    """A TIR Math server with `count` training problems."""
     folder.mkdir()
     problems = [{"problem": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(count)]
     (folder / "train.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
@@ -51,17 +51,17 @@ async def test_a_finite_split_is_drawn_in_epochs_and_a_resumed_run_keeps_to_it(t
         await draw_order(url, "tir_math", settings, 3, resumed, LOG)
 
 
-async def test_without_a_server_the_split_has_no_end(tmp_path):
+async def test_without_a_server_the_split_is_endless(tmp_path):
     order = await draw_order(None, "sokoban", TrainerSettings(), 1, TrainerState(), LOG)
     assert (order.size, order.index(2)) == (None, 2_000_002)
 
 
-async def test_a_server_that_is_not_there_is_named_when_the_wait_is_over():
+async def test_an_unreachable_server_is_named_after_the_wait():
     with pytest.raises(ServiceError, match=r"environment server at http://127.0.0.1:9 did not answer within 0 s"):
         await draw_order("http://127.0.0.1:9", "sokoban", TrainerSettings(service_wait_s=0.2), 1, TrainerState(), LOG)
 
 
-async def test_a_trainer_that_is_told_to_stop_waits_for_no_server():
+async def test_a_stop_request_ends_the_wait_for_the_server():
     def guard():
         raise Interrupted("asked to stop")
 

@@ -1,4 +1,4 @@
-"""A real trainer leaves why it ended in training.json, and shows the step that goes on."""
+"""A real trainer writes the reason for its end to training.json, and the progress of the current step."""
 
 import asyncio
 import json
@@ -14,8 +14,8 @@ from arlarena.proto.streams.queue import Streams
 
 @pytest.fixture
 async def started(redis_url, run_name, tmp_path, tiny_directory, make_group):
-    """`started(steps, **settings)`: the run's directory, the trainer's pid, a future of its exit status, and what sets
-    the player to work.
+    """`started(steps, **settings)`: the run's directory, the trainer's pid, a future of its exit status, and an event
+    that starts the worker.
     """
     run = tmp_path / "run"
     tasks = []
@@ -53,26 +53,28 @@ def ending(run):
         (500, {"max_environment_steps": 1}, {"ended_by": "max_environment_steps", "step": 1, "steps": 500, "limit": 1}),
     ],
 )
-async def test_a_trainer_that_is_done_says_which_limit_ended_it(started, steps, settings, expected):
+async def test_a_finished_trainer_records_the_limit_that_ended_it(started, steps, settings, expected):
     run, _, ended, play = await started(steps, **settings)
     play()
     async with asyncio.timeout(60):
         assert await ended == 0, (run / "log").read_text()[-2000:]
-    found = ending(run)
-    assert {key: found[key] for key in expected} == expected
+    result = ending(run)
+    assert {key: result[key] for key in expected} == expected
 
 
-async def test_a_trainer_shows_its_first_step_and_a_signal_that_stops_it(started):
+async def test_a_trainer_records_its_first_step_and_the_signal_that_ends_it(started):
     run, pid, ended, play = await started(500)
     step = run / "progress" / "train-step.json"
     await until(step.exists, ended, run)
-    found = json.loads(step.read_text())
-    assert {key: found[key] for key in ("step", "doing", "groups", "groups_wanted", "episodes")} == {
+    result = json.loads(step.read_text())
+    assert {key: result[key] for key in ("step", "doing", "groups", "groups_wanted", "episodes")} == {
         "step": 1, "doing": "collecting", "groups": 0, "groups_wanted": 4, "episodes": 0,
     }  # fmt: skip
-    first = found["ts"]
-    await until(lambda: json.loads(step.read_text())["ts"] > first, ended, run)  # alive, though no group arrives
-    assert json.loads(step.read_text())["began"] == found["began"]
+    first = result["ts"]
+    await until(
+        lambda: json.loads(step.read_text())["ts"] > first, ended, run
+    )  # still running, although no group arrives
+    assert json.loads(step.read_text())["began"] == result["began"]
     play()
     await until(lambda: steps_of(run) >= 2, ended, run)
     os.kill(pid, signal.SIGTERM)
@@ -83,10 +85,10 @@ async def test_a_trainer_shows_its_first_step_and_a_signal_that_stops_it(started
     }  # fmt: skip
 
 
-async def test_a_run_that_goes_on_has_no_ending_and_an_error_is_one(started):
+async def test_a_running_trainer_has_no_ending_and_an_error_is_recorded(started):
     run, _, ended, _ = await started(5, no_data_timeout_s=1.0, reissue_after_s=0.5)
     async with asyncio.timeout(60):
         assert await ended == 1, (run / "log").read_text()[-2000:]  # workers may come: another start can help
-    found = ending(run)
-    assert (found["ended_by"], found["step"]) == ("error", 0)
-    assert "no group arrived" in found["detail"]
+    result = ending(run)
+    assert (result["ended_by"], result["step"]) == ("error", 0)
+    assert "no group arrived" in result["detail"]

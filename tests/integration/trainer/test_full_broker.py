@@ -1,4 +1,4 @@
-"""A broker whose memory is full delays a run and costs it nothing."""
+"""A broker whose memory is full delays a run, but the run loses no data."""
 
 import asyncio
 
@@ -14,12 +14,12 @@ from support.trainer.trainer_processes_support import (
     train_with_ends,
 )
 
-# Room for the groups of about ten steps.
+# Memory for the groups of about ten steps.
 ROOM_BYTES = 150_000
 
 
 async def full_for(redis, seconds, limit):
-    """Let the broker refuse every write for some seconds."""
+    """Make the broker refuse all writes for `seconds`."""
     redis.config_set("maxmemory", limit)
     try:
         with pytest.raises(Exception, match=r"OOM|used memory"):
@@ -29,10 +29,10 @@ async def full_for(redis, seconds, limit):
         redis.config_set("maxmemory", 0)
 
 
-# The minute-long case is slow by its definition.
+# Slow: one case fills the broker for a minute.
 @pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.timeout(300)
-async def test_a_run_outlives_a_broker_that_refuses_all_writes(
+async def test_a_run_continues_after_a_broker_refused_all_writes(
     alone, broker, run_name, tmp_path, tiny_directory, make_group, seconds
 ):
     run = tmp_path / "run"
@@ -52,11 +52,11 @@ async def test_a_run_outlives_a_broker_that_refuses_all_writes(
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.slow  # a broker and a trainer of its own
-async def test_entries_that_wait_for_a_rare_checkpoint_do_not_keep_the_broker_full(
+@pytest.mark.slow  # starts a broker and a trainer
+async def test_an_early_checkpoint_frees_the_memory_of_a_full_broker(
     broker, run_name, tmp_path, tiny_directory, make_group
 ):
-    """The limit stays, and takes the groups of some steps. Only a checkpoint that comes early frees their memory."""
+    """The limit stays, with memory for the groups of some steps. Only an early checkpoint frees this memory."""
     run, steps = tmp_path / "run", 40
     prepare(run, steps, checkpoint_every=1000)
     redis = Redis.from_url(broker.url)
@@ -78,5 +78,5 @@ async def test_entries_that_wait_for_a_rare_checkpoint_do_not_keep_the_broker_fu
 
 
 def saved_steps(run):
-    """Steps between the first and the last that have a checkpoint."""
+    """Steps with a checkpoint, without the first and the last step."""
     return [path for path in run.glob("checkpoints/step-*") if path.name not in ("step-000000", "step-000040")]

@@ -1,4 +1,4 @@
-"""The table of metrics has every key that training writes, and no other."""
+"""scripts/metrics.toml has exactly the keys that training writes."""
 
 import asyncio
 import json
@@ -20,13 +20,13 @@ METHODS = (
 
 
 def pattern(key):
-    """The keys that a line of the table stands for: `<word>` is any word."""
+    """A pattern for the keys of a line of the table: `<word>` matches any word."""
     return re.compile(re.sub(r"<[a-z]+>", "[a-z_]+", key))
 
 
 @pytest.fixture
 def written(redis_url, run_name, tmp_path, tiny_directory, make_group):
-    """Every key that runs of `METHODS` record."""
+    """All keys that runs of `METHODS` record."""
     keys = set()
     for number, method in enumerate(METHODS):
         run = tmp_path / str(number)
@@ -39,7 +39,7 @@ def written(redis_url, run_name, tmp_path, tiny_directory, make_group):
     return keys
 
 
-def test_the_table_of_metrics_has_the_keys_that_training_writes(written):
+def test_the_metrics_table_lists_all_written_keys(written):
     patterns = {key: pattern(key) for key in tomllib.loads(TABLE.read_text(encoding="utf-8"))["training"]}
     assert {key for key in written if not any(one.fullmatch(key) for one in patterns.values())} == set()
     assert {key for key, one in patterns.items() if not any(one.fullmatch(name) for name in written)} == set()

@@ -1,4 +1,4 @@
-"""An objective from outside the repository: written by `arlarena init`, installed, and trained with."""
+"""An objective of another package: written by `arlarena init`, installed, and used for training."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ from arlarena.trainer.settings import TrainerSettings
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
-    """(the folder of its source, the folder into which it is installed)."""
+    """(source folder, installation folder)."""
     work = tmp_path_factory.mktemp("outside")
     source, site = init("objective", "outside", work), work / "site"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
@@ -28,9 +28,9 @@ def package(tmp_path_factory):
     return source, site
 
 
-# Slow: a package is installed and a trainer runs, 20 s. tests/unit/trainer/test_plugins.py has the quick tests.
+# Slow: installs a package and runs a trainer, 20 s. The quick tests are in tests/unit/trainer/test_plugins.py.
 @pytest.mark.slow
-async def test_it_trains_for_a_step_with_its_hyperparameter_set(
+async def test_an_installed_objective_trains_with_its_hyperparameter(
     package, redis_url, run_name, tmp_path, tiny_directory, make_group, monkeypatch
 ):
     source, site = package
@@ -46,10 +46,10 @@ async def test_it_trains_for_a_step_with_its_hyperparameter_set(
             stderr=asyncio.subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": str(site)},
         )
-        _, said = await process.communicate()
+        _, output = await process.communicate()
         feeding.cancel()
         await asyncio.gather(feeding, return_exceptions=True)
-    assert process.returncode == 0, said.decode()[-3000:]
+    assert process.returncode == 0, output.decode()[-3000:]
     (record,) = records(run)
     # The same groups through the module itself, which is not installed here: the loss is -A w + |A| / (2 ε) (w - 1)²,
     # and the ratios w of these recordings are nearly 0.

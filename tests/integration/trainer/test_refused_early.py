@@ -1,4 +1,4 @@
-"""The trainer's own commands refuse what cannot work within seconds, with exit status 2 and the fix."""
+"""The trainer's commands report configuration errors within seconds, with exit status 2 and the fix."""
 
 import asyncio
 import os
@@ -34,12 +34,12 @@ async def train(folder, model, text="", *more):
 
 
 async def assert_refused(answer, *parts):
-    code, said = await answer
-    assert code == 2, said
-    assert "Traceback" not in said
+    code, output = await answer
+    assert code == 2, output
+    assert "Traceback" not in output
     for part in parts:
-        assert part in said
-    return said
+        assert part in output
+    return output
 
 
 @pytest.mark.parametrize("command", ["train", "clone"])
@@ -68,7 +68,7 @@ async def test_clone_refuses_a_folder_that_it_did_not_write(tmp_path, tiny_direc
     assert not (tmp_path / "run").exists()
 
 
-async def test_clone_does_not_write_over_its_own_model(tmp_path, tiny_directory):
+async def test_clone_does_not_overwrite_its_model(tmp_path, tiny_directory):
     model = shutil.copytree(tiny_directory, tmp_path / "model")
     await assert_refused(clone(tmp_path, model, model), f"--out {model} overlaps --model {model}")
     assert (model / "tokenizer.json").exists()
@@ -80,15 +80,15 @@ async def test_tiny_refuses_a_folder_that_it_did_not_write(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-async def test_a_missing_file_of_demonstrations_is_named_once(tmp_path, tiny_directory):
-    said = await assert_refused(
+async def test_a_missing_demonstrations_file_is_named_once(tmp_path, tiny_directory):
+    output = await assert_refused(
         clone(tmp_path, tiny_directory, tmp_path / "out", tmp_path / "absent.jsonl"),
         f"error: demonstrations {tmp_path / 'absent.jsonl'} cannot be read: no such file or directory\n",
     )
-    assert said.count("absent") == 1
+    assert output.count("absent") == 1
 
 
-async def test_a_hub_name_that_is_not_cached_is_refused(tmp_path):
+async def test_an_uncached_hub_name_is_refused_offline(tmp_path):
     await assert_refused(train(tmp_path, "nobody/nothing"), "--model", "'nobody/nothing'", "HF_HUB_OFFLINE")
 
 
@@ -103,22 +103,22 @@ async def test_a_response_that_fills_the_context_is_refused(tmp_path, tiny_direc
 
 
 @pytest.mark.parametrize("flag", ["--inference-url", "--environment-url"])
-async def test_an_address_of_another_form_is_refused(flag, tmp_path, tiny_directory):
+async def test_an_invalid_address_is_refused(flag, tmp_path, tiny_directory):
     await assert_refused(train(tmp_path, tiny_directory, "", flag, "127.0.0.1:8000"), flag, "http://127.0.0.1:8000")
 
 
-@pytest.mark.slow  # it starts an environment server and the trainer, each with all its imports
-async def test_a_split_that_does_not_exist_is_refused_with_the_nearest(tmp_path, tiny_directory):
+@pytest.mark.slow  # starts an environment server and the trainer, each with all imports
+async def test_an_unknown_split_is_refused_with_the_nearest_name(tmp_path, tiny_directory):
     with environment_server(tmp_path, "sokoban") as (url, _):
         answer = train(tmp_path, tiny_directory, '[trainer]\ntask_split = "trian"', "--environment-url", url)
         await assert_refused(answer, "task_split = 'trian'", "has no such split; known: train", "did you mean 'train'?")
 
 
-async def test_a_run_directory_that_cannot_be_made_is_refused(tmp_path, tiny_directory):
+async def test_a_run_directory_that_cannot_be_created_is_refused(tmp_path, tiny_directory):
     (tmp_path / "run").write_text("a file")
     await assert_refused(train(tmp_path, tiny_directory), f"directory {tmp_path / 'run'} cannot be written")
 
 
-def test_a_directory_on_a_file_system_that_takes_no_files_is_refused():
+def test_a_directory_without_write_access_is_refused():
     with pytest.raises(ConfigError, match="directory /proc/arlarena cannot be written"):
         check_writable(Path("/proc/arlarena"))

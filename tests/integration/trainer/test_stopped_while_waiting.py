@@ -1,4 +1,4 @@
-"""SIGTERM ends a trainer soon, also where it retries a push or waits for the environment server."""
+"""SIGTERM ends a trainer soon, also while it retries a push or waits for the environment server."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ NOBODY = "http://127.0.0.1:9"  # the discard port: connections are refused
 @pytest.mark.parametrize(
     ("option", "event"), [("--inference-url", "push_retry"), ("--environment-url", "environment_unavailable")]
 )
-async def test_a_trainer_that_waits_for_a_server_is_stopped(
+async def test_a_trainer_that_waits_for_a_server_stops_on_sigterm(
     option, event, redis_url, run_name, tmp_path, tiny_directory
 ):
     run = tmp_path / "run"

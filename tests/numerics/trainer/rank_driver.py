@@ -1,8 +1,8 @@
-"""One of several ranks: takes two optimiser steps for each method and leaves what came of them.
+"""One of several ranks: takes two optimiser steps for each method and writes the results.
 
     torchrun --nproc-per-node 2 rank_driver.py POLICY ROWS OUT        ROWS: a pickle of [(name, settings, minibatches)]
 
-Rank 0 leads, the others follow, as in a run. OUT/<number>.safetensors holds gradients of the last update, weights and
+The other ranks run `worker_loop`, as in a run. OUT/<number>.safetensors holds gradients of the last update, weights and
 optimiser; OUT/<number>.json the metrics, entropies and log-probs.
 """
 
@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from arlarena.trainer.learning.coordinator import Coordinator, worker_loop
-from arlarena.trainer.learning.learner import Learner, _whole
+from arlarena.trainer.learning.learner import Learner, _full_tensor
 from arlarena.trainer.learning.ranks import Ranks
 from arlarena.trainer.model.policy import load_policy
 from arlarena.trainer.objectives import recipe
@@ -34,7 +34,7 @@ def main(policy, plan, out):
         gradients = {}
 
         def keep(*_, learner=learner, gradients=gradients):
-            gradients.update({key: _whole(value.grad) for key, value in learner.scorer.named_parameters()})
+            gradients.update({key: _full_tensor(value.grad) for key, value in learner.scorer.named_parameters()})
 
         learner.optimizer.register_step_pre_hook(keep)
         if not ranks.is_main:
@@ -44,20 +44,20 @@ def main(policy, plan, out):
             metrics = [lead.update(minibatches, 1e-3), lead.update(minibatches, 5e-4)]
             skipped = lead.skipped
             rows = [row for rows in minibatches for row in rows]
-            found = {
+            result = {
                 "metrics": metrics,
                 "skipped": skipped,
                 "entropies": lead.mean_entropies(rows),
                 "log_probs": lead.log_probs([5], [6, 7]),
             }
-            (out / f"{number}.json").write_text(json.dumps(found))
+            (out / f"{number}.json").write_text(json.dumps(result))
             state = {f"weight/{key}": value.clone() for key, value in lead.weights().items()}
             state |= {f"optimizer/{key}": value for key, value in lead.optimizer_state().items()}
             save_file(
                 state | {f"gradient/{key}": value for key, value in gradients.items()}, out / f"{number}.safetensors"
             )
             lead.stop()
-        # A checkpoint of one rank or of several goes on on any number of them.
+        # A checkpoint resumes on any number of ranks.
         saved = load_file(out / f"{number}.safetensors") if ranks.is_main else None
         if ranks.count > 1:
             torch.distributed.barrier()

@@ -1,4 +1,4 @@
-"""Forests of tokens through the architectures that people train: each row's log-probs are those of the row alone."""
+"""Forests of tokens in common architectures: each row has the same log-probs as alone."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def model_of(name, **changes):
 
 
 @pytest.mark.parametrize(("name", "changes"), PLAIN, ids=[f"{name}-{n}" for n, (name, _) in enumerate(PLAIN)])
-def test_log_probs_are_those_of_the_model_itself(name, changes):
+def test_log_probs_equal_hugging_face(name, changes):
     model = model_of(name, **changes).double()
     rows = random_rows(0, instructions=40)
     alone = {}
@@ -48,23 +48,23 @@ def test_log_probs_are_those_of_the_model_itself(name, changes):
         alone[row.trajectory, row.behaviour.tobytes()] = log_p[at, ids[0, at + 1]].detach()
     scorer = Scorer(prepare(model))
     for batch in micro_batches(rows, 200):
-        found = scorer(batch, 1.0, "none")[0].detach()
+        result = scorer(batch, 1.0, "none")[0].detach()
         for number in range(len(batch.trajectory_of_row)):
-            mine = batch.row_of_token == number
+            own = batch.row_of_token == number
             row = next(
                 row for row in rows
-                if torch.equal(torch.from_numpy(row.behaviour[row.mask.astype(bool)]), batch.behaviour[mine])
+                if torch.equal(torch.from_numpy(row.behaviour[row.mask.astype(bool)]), batch.behaviour[own])
                 and row.trajectory == int(batch.trajectory_of_row[number])
                 and row.turns[0][1] == pytest.approx(float(batch.advantages[number]))
             )  # fmt: skip
             expected = alone[row.trajectory, row.behaviour.tobytes()]
             torch.testing.assert_close(
-                found[mine], expected, atol=1e-6, rtol=1e-6
+                result[own], expected, atol=1e-6, rtol=1e-6
             )  # Hugging Face's norms are in float32
 
 
 @pytest.mark.parametrize(("name", "changes"), [("Mistral", {"sliding_window": 16}), ("Gemma3Text", {})])
-def test_what_is_no_plain_causal_attention_is_refused(name, changes):
+def test_other_attention_than_plain_causal_is_refused(name, changes):
     names = {"Gemma3Text": "Gemma3"}
     torch.manual_seed(0)
     config = getattr(transformers, f"{name}Config")(**{**SHAPE, **changes})
@@ -82,7 +82,7 @@ def gradients(policy, rows, **changes):
     return seen, learner.update([rows], 1e-3)
 
 
-def test_activation_checkpointing_changes_no_gradient():
+def test_activation_checkpointing_does_not_change_gradients():
     rows = random_rows(3, instructions=33)
     kept, _ = gradients(prepare(model_of("Qwen3")), rows)
     again, _ = gradients(prepare(model_of("Qwen3")), rows, activation_checkpointing=True)
@@ -93,24 +93,24 @@ def test_activation_checkpointing_changes_no_gradient():
 def test_bfloat16_layers_keep_weights_head_and_gradients_in_float32():
     rows = random_rows(3, instructions=33)
     exact, expected = gradients(prepare(model_of("Qwen3")), rows)
-    rough, found = gradients(prepare(model_of("Qwen3")), rows, precision="bfloat16")
+    rough, result = gradients(prepare(model_of("Qwen3")), rows, precision="bfloat16")
     assert all(grad.dtype == torch.float32 for grad in rough.values())
-    assert found["off_policy_kl"] == pytest.approx(expected["off_policy_kl"], rel=0.02)
+    assert result["off_policy_kl"] == pytest.approx(expected["off_policy_kl"], rel=0.02)
     one, other = (torch.cat([grad.flatten() for grad in each.values()]) for each in (exact, rough))
-    assert 0.98 < float(torch.cosine_similarity(one, other, 0)) < 1.0  # rounded, so not the same
+    assert 0.98 < float(torch.cosine_similarity(one, other, 0)) < 1.0  # rounded, so not equal
 
 
-def test_log_probs_for_a_probe_are_in_float32_whatever_the_precision():
-    """A server's float32 weights are right, also where the trainer's layers compute in 16 bits."""
-    ids, found = list(range(5, 29)), []
+def test_probe_log_probs_are_float32_in_every_precision():
+    """A server with float32 weights must pass the probe of a trainer that computes its layers in 16 bits."""
+    ids, result = list(range(5, 29)), []
     for precision in ("float32", "bfloat16"):
         settings = TrainerSettings(kl_coefficient=0.0, device="cpu", precision=precision)
         learner = Learner(prepare(model_of("Qwen3")), None, recipe("sampo"), settings)
-        found.append(learner.log_probs(ids[:1], ids[1:]))
-    assert found[0] == found[1]
+        result.append(learner.log_probs(ids[:1], ids[1:]))
+    assert result[0] == result[1]
 
 
-def test_tied_weights_are_one_tensor_for_whoever_saves_them():
+def test_tied_weights_are_one_tensor():
     model = prepare(model_of("Qwen3", tie_word_embeddings=True))
     learner = Learner(model, None, recipe("sampo"), TrainerSettings(kl_coefficient=0.0))
     weights = learner.weights()

@@ -1,6 +1,6 @@
-"""Groups that schema 2 recorded, with whole prompts, give the gradients that the trainer of that schema computed.
+"""Converted groups of schema 2, which had full prompts, give the gradients of the trainer of that schema.
 
-`tests/data/recorded_groups` holds the groups (conversations, windows, conversations that begin anew, responses of two
+`tests/data/recorded_groups` holds the groups (conversations, windows, conversations that restart, responses of two
 versions, masked tokens, turns without a loss) and, by method and kind of row, the gradient's largest component and its
 products with eight fixed random vectors. These figures come from the trainer before schema 3, in float64.
 """
@@ -27,7 +27,7 @@ KNOWN = StalenessPolicy(3, 2, {"old": 2, "now": 3})
 
 
 def fill(policy, seed):
-    """Weights that no version of torch draws differently, in float64."""
+    """Random weights in float64 that do not depend on the version of torch."""
     generator = np.random.default_rng(seed)
     with torch.no_grad():
         for name, parameter in sorted(policy.double().named_parameters()):
@@ -37,7 +37,7 @@ def fill(policy, seed):
 
 
 def gradient(policy, groups, method, growing):
-    """The gradient of one update, [parameters], read before the optimiser uses it up."""
+    """The gradient of one update, [parameters], read before the optimiser step clears it."""
     reference = fill(frozen_copy(policy), 1)
     settings = TrainerSettings(device="cpu", lr=1e-3, kl_coefficient=0.02, entropy_coefficient=0.003, gradient_clip=1e9)
     learner = Learner(fill(policy, 0), reference, method, settings)
@@ -54,17 +54,17 @@ def gradient(policy, groups, method, growing):
 
 
 def products(vector):
-    """[8] with fixed random vectors of the length of `vector`."""
+    """[8] dot products of `vector` with fixed random vectors."""
     return np.random.default_rng(7).standard_normal((8, len(vector))) @ vector
 
 
 @pytest.mark.parametrize("name", list(EXPECTED))
-def test_converted_groups_have_the_gradients_of_the_recorded_ones(policy, tmp_path, name):
+def test_converted_groups_have_the_recorded_gradients(policy, tmp_path, name):
     path = tmp_path / "groups.msgpack"
     path.write_bytes(convert_groups((RECORDED / "groups_v2.msgpack").read_bytes()))
     method, rows = name.split("/")
-    found = gradient(policy, read_groups(path), recipe(method), rows == "episodes")
+    result = gradient(policy, read_groups(path), recipe(method), rows == "episodes")
     expected = EXPECTED[name]
-    assert np.abs(found).max() == pytest.approx(expected["largest"], rel=1e-6)
-    # A product with a random vector differs by about the length of the difference of the gradients.
-    assert products(found) == pytest.approx(expected["products"], abs=1e-6 * expected["largest"])
+    assert np.abs(result).max() == pytest.approx(expected["largest"], rel=1e-6)
+    # A product with a random vector differs by about the norm of the difference of the gradients.
+    assert products(result) == pytest.approx(expected["products"], abs=1e-6 * expected["largest"])

@@ -1,4 +1,4 @@
-"""Every combination of the four dimensions takes a step on a tiny policy: finite, and not dead."""
+"""Every combination of the four dimensions takes a step on a tiny policy, with finite results and a gradient."""
 
 import copy
 import itertools
@@ -34,7 +34,7 @@ def groups(make_group):
 
 
 def take_a_step(learner, groups, method):
-    """Filter, score, learn: what the trainer does with a batch of groups."""
+    """Filter, score and update, as the trainer does with a batch of groups."""
     selection = Selection(method.filter, len(groups), max_tries=1, backfill=method.backfill)
     for group in groups:
         selection.offer(group, returns(group), successes(group))
@@ -55,7 +55,7 @@ ALL = [
         (True, False),
     )
     if not (level == "token" and clip in LITERAL)  # is refused
-    if not (backfill and rule == "none")  # nothing is dropped, so nothing is filled up
+    if not (backfill and rule == "none")  # no group is dropped, so there is no back-fill
 ]  # fmt: skip
 
 
@@ -73,13 +73,13 @@ def check(learner, groups, rows):
 
 
 @pytest.mark.parametrize("clip", sorted(CLIPS))
-def test_any_three_choices_together(learner, groups, triples, clip):
+def test_every_combination_of_three_choices(learner, groups, triples, clip):
     rows = [row for row in triples if row[0] == clip]
     assert len(rows) >= len(AGGREGATIONS) * len(ADVANTAGES)
     check(learner, groups, rows)
 
 
-# Slow: 4,600 steps. What fails only where more than three choices meet is left to it.
+# Slow: 4,600 steps. It also covers failures that need more than three choices together.
 @pytest.mark.slow
 @pytest.mark.parametrize("clip", sorted(CLIPS))
 @pytest.mark.parametrize("aggregation", sorted(AGGREGATIONS))
@@ -91,6 +91,6 @@ def test_all_combinations(learner, groups, aggregation, clip):
 
 
 @pytest.mark.parametrize("clip", LITERAL)
-def test_what_cannot_be_is_refused(clip):
+def test_invalid_combinations_are_refused(clip):
     with pytest.raises(RecipeError, match="shares a ratio over a turn, row or trajectory"):
         recipe("grpo", clip=clip, ratio_level="token")

@@ -1,4 +1,4 @@
-"""An episode with a turn without an action has no loss: as if its loss mask were zero, computed here by hand."""
+"""An episode with a turn without an action has no loss, as with a zero loss mask, which this test computes by hand."""
 
 import copy
 
@@ -30,7 +30,7 @@ def groups(make_group):
                 ids = turn.tokens().copy()
                 ids[0] += 3 * member + place
                 turn.response_ids = ids.astype("<i4").tobytes()
-                turn.logprobs = pack_floats([-4.6 - 0.2 * k for k in range(len(ids))])  # about a random policy's
+                turn.logprobs = pack_floats([-4.6 - 0.2 * k for k in range(len(ids))])  # typical of a random policy
     made[0].trajectories[0].turns[1].no_action = True
     made[1].trajectories[3].turns[0].no_action = True
     return made
@@ -41,18 +41,18 @@ def scored(method, groups, **how):
 
 
 def masked(groups):
-    """The same, with zero masks where a turn has no action, and no mark of it."""
-    found = copy.deepcopy(groups)
-    for group in found:
+    """The same groups with zero masks instead of the `no_action` flag."""
+    result = copy.deepcopy(groups)
+    for group in result:
         for one in group.trajectories:
             if any(turn.no_action for turn in one.turns):
                 for turn in one.turns:
                     turn.loss_mask, turn.no_action = pack_mask([0] * len(turn.loss_mask)), False
-    return found
+    return result
 
 
 def gradients(policy, rows, method):
-    """Of one update, read before the optimiser uses them up, and the loss."""
+    """The gradients of one update, read before the optimiser step clears them, and the loss."""
     model, seen = copy.deepcopy(policy), {}
     learner = Learner(model, None, method, RUN)
     learner.optimizer.register_step_pre_hook(
@@ -62,7 +62,7 @@ def gradients(policy, rows, method):
 
 
 def by_hand(policy, groups, aggregation, width):
-    """PPO's loss (GRPO's advantages by episode) in float64, one turn after another, and its gradient: every token of
+    """PPO's loss (GRPO's advantages by episode) in float64, turn by turn, and its gradient: every token of
     every episode is in it, weighed by its mask.
     """
     model = copy.deepcopy(policy).double()
@@ -89,47 +89,47 @@ def by_hand(policy, groups, aggregation, width):
     return {name: p.grad for name, p in model.named_parameters()}, float(total.detach())
 
 
-def assert_close(found, expected, factor=1.0):
+def assert_close(result, expected, factor=1.0):
     largest = max(float(grad.abs().max()) for grad in expected.values())
     assert largest > 1e-6
     for name, grad in expected.items():
-        torch.testing.assert_close(found[name].double(), factor * grad.double(), atol=2e-5 * largest, rtol=1e-4)
+        torch.testing.assert_close(result[name].double(), factor * grad.double(), atol=2e-5 * largest, rtol=1e-4)
 
 
 @pytest.mark.parametrize("aggregation", ["token_mean", "seq_mean_token_mean"])
-def test_skipping_is_a_zero_loss_mask(policy, groups, aggregation):
+def test_a_dropped_episode_equals_a_zero_loss_mask(policy, groups, aggregation):
     method = recipe("grpo", aggregation=aggregation, stat_unit="trajectory", clip_low=0.2, clip_high=0.2)
     rows = training_samples(scored(method, groups), "now")
     assert {row.turns[0][1] > 0 for row in rows} == {True, False}
-    found, loss = gradients(policy, rows, method)
+    result, loss = gradients(policy, rows, method)
     expected, total = by_hand(policy, groups, aggregation, 0.2)
     assert loss == pytest.approx(total, rel=1e-4)
-    assert_close(found, expected)
+    assert_close(result, expected)
     kept, _ = gradients(policy, training_samples(scored(method, groups, no_action_turns="keep"), "now"), method)
-    assert any(not torch.allclose(kept[name], grad, rtol=1e-2) for name, grad in found.items())
+    assert any(not torch.allclose(kept[name], grad, rtol=1e-2) for name, grad in result.items())
 
 
 @pytest.mark.parametrize(
     "name", ["grpo", "grpo_st", "grpo_sm", "gspo", "gspo_release", "cispo", "sapo", "gigpo", "sampo"]
 )
-def test_it_is_so_for_every_method_whose_empty_rows_do_not_count(policy, groups, name):
+def test_dropping_equals_masking_where_empty_rows_do_not_count(policy, groups, name):
     method = recipe(name)
-    found, _ = gradients(policy, training_samples(scored(method, groups), "now"), method)
+    result, _ = gradients(policy, training_samples(scored(method, groups), "now"), method)
     expected, _ = gradients(policy, training_samples(scored(method, masked(groups)), "now"), method)
-    assert_close(found, expected)
+    assert_close(result, expected)
 
 
 @pytest.mark.parametrize("aggregation", ["seq_mean_token_sum", "seq_mean_token_sum_norm"])
-def test_where_empty_rows_count_it_is_that_times_a_constant(policy, groups, aggregation):
+def test_dropping_equals_scaled_masking_where_empty_rows_count(policy, groups, aggregation):
     method = recipe("grpo", aggregation=aggregation)
     skipped, full = (training_samples(scored(method, each), "now") for each in (groups, masked(groups)))
     assert (len(skipped), len(full)) == (3 * 2 + 2 * 3, 3 * 3 + 2 * 4)
-    found, _ = gradients(policy, skipped, method)
+    result, _ = gradients(policy, skipped, method)
     expected, _ = gradients(policy, full, method)
-    assert_close(found, expected, factor=len(full) / len(skipped))
+    assert_close(result, expected, factor=len(full) / len(skipped))
 
 
-def test_the_group_is_scored_whole_and_episodes_are_numbered_without_gaps(groups):
+def test_the_complete_group_is_scored_and_used_episodes_are_numbered_consecutively(groups):
     method = recipe("sampo")
     mask, keep = scored(method, groups), scored(method, groups, no_action_turns="keep")
     assert [each.advantages.total for each in mask] == [each.advantages.total for each in keep]
@@ -141,7 +141,7 @@ def test_the_group_is_scored_whole_and_episodes_are_numbered_without_gaps(groups
     assert [row.turns[0][1] for row in rows] == [value for each in used for one, use in each if use for value in one]
 
 
-def test_without_such_turns_the_setting_does_nothing(groups):
+def test_without_no_action_turns_the_setting_has_no_effect(groups):
     plain = masked(groups)
     method = recipe("sampo")
     mask, keep = (training_samples(scored(method, plain, no_action_turns=how), "now") for how in ("mask", "keep"))
@@ -149,8 +149,8 @@ def test_without_such_turns_the_setting_does_nothing(groups):
     assert len(mask) == 17
 
 
-def test_a_replay_masks_them_too(tiny_directory, groups):
-    """The only success of a group is no_action: it keeps the group in, and is not learnt from."""
+def test_a_replay_masks_no_action_episodes(tiny_directory, groups):
+    """The only success of a group has no action: the filter keeps the group, but the success is not trained on."""
     group = groups[0]
     group.trajectories = tuple(
         msgspec.structs.replace(one, success=number == 0) for number, one in enumerate(group.trajectories)

@@ -1,4 +1,4 @@
-"""Several ranks = one: gradients, weights, metrics, checkpoints. Real processes, gloo, FSDP2."""
+"""Several ranks give the results of one: gradients, weights, metrics, checkpoints. Real processes, gloo, FSDP2."""
 
 import json
 import math
@@ -22,8 +22,8 @@ TERMS = {"device": "cpu", "lr": 1e-3, "kl_coefficient": 0.02, "entropy_coefficie
 SMALL = {"tokens_per_microbatch": 30, "logits_chunk_tokens": 3}
 
 
-def spoilt(rows):
-    """One row, which one rank alone holds, gives a loss of NaN."""
+def invalid(rows):
+    """One row, which only one rank holds, gives a loss of NaN."""
     place = next(k for k, row in enumerate(rows) if row.mask.any())
     return [*rows[:place], replace(rows[place], turns=((len(rows[place].response), math.nan),)), *rows[place + 1 :]]
 
@@ -31,7 +31,7 @@ def spoilt(rows):
 PLAN = [
     ("sampo", TERMS, [random_rows(1)]),
     ("sampo", TERMS | SMALL, [random_rows(2, count=17), random_rows(3, count=9)]),
-    ("sampo", TERMS, [random_rows(4, count=1)]),  # fewer rows than ranks: one rank has nothing
+    ("sampo", TERMS, [random_rows(4, count=1)]),  # fewer rows than ranks: one rank has no row
     ("sampo", TERMS | {"activation_checkpointing": True}, [growing_rows(5)]),
     ("sampo_release", TERMS | SMALL, [random_rows(6), growing_rows(12)]),
     ("grpo_st", TERMS | SMALL | {"policy_anchor": "decoupled"}, [random_rows(7), random_rows(8)]),
@@ -39,15 +39,15 @@ PLAN = [
     ("dr_grpo", TERMS | SMALL, [random_rows(10)]),
     ("gspo_literal", TERMS | SMALL, [random_rows(11, count=8)]),
     ("sampo", TERMS | SMALL, [random_rows(12), random_rows(13)]),
-    ("sampo", TERMS | SMALL, [random_rows(12), spoilt(random_rows(14)), random_rows(13)]),
+    ("sampo", TERMS | SMALL, [random_rows(12), invalid(random_rows(14)), random_rows(13)]),
 ]
 WITHOUT_SPOILT, WITH_SPOILT = len(PLAN) - 2, len(PLAN) - 1
 
 
 @pytest.fixture(scope="module")
 def outcomes(tiny_directory, tmp_path_factory):
-    """What one, two and three ranks made of the same plan."""
-    found = {}
+    """The results of one, two and three ranks on the same plan."""
+    result = {}
     for count in (1, 2, 3):
         out = tmp_path_factory.mktemp(f"ranks-{count}")
         plan = out / "plan"
@@ -58,8 +58,8 @@ def outcomes(tiny_directory, tmp_path_factory):
             env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=400,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-4000:]
-        found[count] = out
-    return found
+        result[count] = out
+    return result
 
 
 def read(out, number, kind=""):
@@ -68,21 +68,21 @@ def read(out, number, kind=""):
 
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("number", range(len(PLAN)), ids=[f"{n}-{name}" for n, (name, *_) in enumerate(PLAN)])
-def test_ranks_do_not_matter(outcomes, number, count):
+def test_the_number_of_ranks_does_not_change_results(outcomes, number, count):
     alone, expected = read(outcomes[1], number)
-    together, found = read(outcomes[count], number)
+    together, result = read(outcomes[count], number)
     assert alone.keys() == together.keys()
-    # A second batch meets weights that Adam has moved: where a gradient is next to nothing, by the sign of a rounding.
+    # The second batch starts from weights after an Adam step, which depends on rounding where a gradient is nearly 0.
     for part, tolerance in (("gradient/", 1e-5), ("optimizer/", 5e-5)):
-        mine = {key: value for key, value in alone.items() if key.startswith(part) and value.dim()}
-        largest = max(float(value.abs().max()) for value in mine.values())
+        first = {key: value for key, value in alone.items() if key.startswith(part) and value.dim()}
+        largest = max(float(value.abs().max()) for value in first.values())
         assert largest > 0
-        for key, value in mine.items():
+        for key, value in first.items():
             torch.testing.assert_close(together[key], value, atol=tolerance * largest, rtol=1e-3)
-    assert found["entropies"] == pytest.approx(expected["entropies"], abs=1e-3)
-    assert found["skipped"] == expected["skipped"]
-    assert found["log_probs"] == pytest.approx(expected["log_probs"], abs=1e-3)
-    for one, other in zip(found["metrics"], expected["metrics"], strict=True):
+    assert result["entropies"] == pytest.approx(expected["entropies"], abs=1e-3)
+    assert result["skipped"] == expected["skipped"]
+    assert result["log_probs"] == pytest.approx(expected["log_probs"], abs=1e-3)
+    for one, other in zip(result["metrics"], expected["metrics"], strict=True):
         assert one.keys() == other.keys()
         for key in ("loss", "reference_kl", "entropy", "grad_norm", "outside", "ratio_max", "mismatch_k3"):
             if key in other:
@@ -90,11 +90,11 @@ def test_ranks_do_not_matter(outcomes, number, count):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_all_ranks_skip_an_update_that_is_not_finite_on_one_of_them(outcomes, count):
+def test_all_ranks_skip_an_update_that_is_not_finite_on_one_rank(outcomes, count):
     plain, figures = read(outcomes[count], WITHOUT_SPOILT)
-    skipping, found = read(outcomes[count], WITH_SPOILT)
-    assert (figures["skipped"], found["skipped"]) == ([], [1])
-    for one, other in zip(found["metrics"], figures["metrics"], strict=True):
+    skipping, result = read(outcomes[count], WITH_SPOILT)
+    assert (figures["skipped"], result["skipped"]) == ([], [1])
+    for one, other in zip(result["metrics"], figures["metrics"], strict=True):
         assert (one.pop("updates_skipped"), other.pop("updates_skipped")) == (1.0, 0.0)
         assert one == other
         assert one["updates_applied"] == 2.0
@@ -104,10 +104,12 @@ def test_all_ranks_skip_an_update_that_is_not_finite_on_one_of_them(outcomes, co
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_a_checkpoint_goes_on_wherever_it_was_made(outcomes, count):
+def test_a_checkpoint_resumes_on_any_number_of_ranks(outcomes, count):
     for number in range(len(PLAN)):
         alone, expected = read(outcomes[1], number, ".later")
-        together, found = read(outcomes[count], number, ".later")
-        assert found["loss"] == pytest.approx(expected["loss"], rel=2e-3, abs=1e-6)
+        together, result = read(outcomes[count], number, ".later")
+        assert result["loss"] == pytest.approx(expected["loss"], rel=2e-3, abs=1e-6)
         for key, value in alone.items():
-            torch.testing.assert_close(together[key], value, atol=3e-4, rtol=1e-3)  # Adam moves by up to the rate
+            torch.testing.assert_close(
+                together[key], value, atol=3e-4, rtol=1e-3
+            )  # Adam moves a weight by up to the rate

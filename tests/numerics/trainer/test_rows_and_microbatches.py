@@ -1,4 +1,4 @@
-"""Shared tokens computed once = every row computed by itself; any cut into micro-batches and chunks = one."""
+"""Packed rows give the results of rows alone, for any size of micro-batches and chunks."""
 
 import copy
 from dataclasses import replace
@@ -24,7 +24,7 @@ def in_float64(model):
 
 
 def reference_log_probs(exact, row, temperature):
-    """One row by itself, from the whole logits of a policy in float64."""
+    """Log-probs of one row alone, from the full logits of a policy in float64."""
     ids = torch.tensor(np.concatenate([row.prompt, row.response])[None].astype(np.int64))
     logits = exact(input_ids=ids).logits[0].detach() / temperature
     log_p = torch.log_softmax(logits, -1)
@@ -38,27 +38,27 @@ def reference_log_probs(exact, row, temperature):
 def test_log_probs_equal_those_of_each_row_alone(policy, max_tokens, temperature, instructions):
     rows = random_rows(0, instructions=instructions)
     exact = in_float64(policy)
-    found = 0
+    compared = 0
     for batch in micro_batches(rows, max_tokens):
         log_probs, entropies = Scorer(policy, 10_000)(batch, temperature)
         for number in range(len(batch.trajectory_of_row)):
-            mine = batch.row_of_token == number
+            own = batch.row_of_token == number
             row = next(
                 row
                 for row in rows
-                if torch.equal(torch.from_numpy(row.behaviour[row.mask.astype(bool)]), batch.behaviour[mine])
+                if torch.equal(torch.from_numpy(row.behaviour[row.mask.astype(bool)]), batch.behaviour[own])
                 and row.turns[0][1] == pytest.approx(float(batch.advantages[number]))
             )
             sampled = torch.from_numpy(row.mask.astype(bool))
             expected, expected_entropy = (each[sampled] for each in reference_log_probs(exact, row, temperature))
-            torch.testing.assert_close(log_probs[mine].double(), expected, atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(entropies[mine].double(), expected_entropy, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(log_probs[own].double(), expected, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(entropies[own].double(), expected_entropy, atol=1e-5, rtol=1e-5)
             assert int(batch.trajectory_of_row[number]) == row.trajectory
-            found += 1
-    assert found == len(rows)
+            compared += 1
+    assert compared == len(rows)
 
 
-def test_what_rows_share_is_computed_once():
+def test_shared_tokens_are_computed_once():
     rows = random_rows(1, instructions=40)
     (batch,) = micro_batches(rows, 10_000)
     distinct = {row.key: row for row in rows}.values()
@@ -70,13 +70,13 @@ def test_what_rows_share_is_computed_once():
     assert len(batch.targets) <= sum(len(row.response) for row in distinct)
 
 
-def test_a_microbatch_keeps_to_its_tokens():
+def test_a_microbatch_respects_its_token_limit():
     for batch in micro_batches(random_rows(2), 60):
         assert len(batch.forest.ids) <= 60
 
 
 def as_turns(rows):
-    """The same episodes, one row a turn: the prompt of each is all that came before."""
+    """The same episodes with one row for each turn, whose prompt is all text before it."""
     turns = []
     for row in rows:
         start = 0
@@ -89,19 +89,19 @@ def as_turns(rows):
 
 
 @pytest.mark.parametrize("name", ["sampo", "gspo", "grpo", "cispo", "sapo", "gigpo"])
-def test_an_episode_as_one_growing_row_has_the_gradient_of_its_turns(policy, name):
+def test_a_growing_row_has_the_gradient_of_its_turns(policy, name):
     rows = growing_rows(9)
-    method = recipe(name)  # all of them weigh by tokens, so how tokens are dealt to rows does not matter
-    whole, _ = gradients_after(policy, rows, settings(), method)
+    method = recipe(name)  # all of them weigh by tokens, so the distribution of tokens over rows has no effect
+    complete, _ = gradients_after(policy, rows, settings(), method)
     turns, _ = gradients_after(policy, as_turns(rows), settings(), method)
-    largest = max(float(grad.abs().max()) for grad in whole.values())
+    largest = max(float(grad.abs().max()) for grad in complete.values())
     assert largest > 0
-    for key, grad in whole.items():
+    for key, grad in complete.items():
         torch.testing.assert_close(turns[key], grad, atol=2e-6 * largest, rtol=1e-4)
 
 
 def gradients_after(policy, rows, run, method):
-    """Gradients of the one update, read before the optimiser used them up."""
+    """Gradients of the update, read before the optimiser step clears them."""
     model = copy.deepcopy(policy)
     learner = Learner(model, policy, method, run)
     seen = {}
@@ -113,34 +113,34 @@ def gradients_after(policy, rows, run, method):
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
-def test_the_cut_into_microbatches_and_chunks_does_not_matter(policy, name):
+def test_microbatch_and_chunk_sizes_do_not_change_gradients(policy, name):
     rows = random_rows(3, instructions=33)
     method = recipe(name)
-    whole, metrics = gradients_after(policy, rows, settings(), method)
-    assert all(torch.isfinite(grad).all() for grad in whole.values())
+    complete, metrics = gradients_after(policy, rows, settings(), method)
+    assert all(torch.isfinite(grad).all() for grad in complete.values())
     cut, cut_metrics = gradients_after(policy, rows, settings(tokens_per_microbatch=30, logits_chunk_tokens=3), method)
-    largest = max(float(grad.abs().max()) for grad in whole.values())
+    largest = max(float(grad.abs().max()) for grad in complete.values())
     assert largest > 0
-    for key, grad in whole.items():
+    for key, grad in complete.items():
         torch.testing.assert_close(cut[key], grad, atol=2e-6 * largest, rtol=1e-4)
     for key in ("loss", "reference_kl", "entropy", "grad_norm", "outside", "clip_negative_low"):
         assert cut_metrics[key] == pytest.approx(metrics[key], rel=1e-3, abs=1e-7), key
 
 
 @pytest.mark.parametrize("level", ["token", "turn", "row", "trajectory"])
-def test_the_cut_does_not_matter_where_rows_hold_several_turns(policy, level):
+def test_microbatch_size_does_not_change_gradients_of_growing_rows(policy, level):
     rows, method = growing_rows(14), recipe("sampo_release", ratio_level=level, clip_low=0.5, clip_high=0.5)
-    whole, metrics = gradients_after(policy, rows, settings(), method)
+    complete, metrics = gradients_after(policy, rows, settings(), method)
     cut, cut_metrics = gradients_after(policy, rows, settings(tokens_per_microbatch=30, logits_chunk_tokens=3), method)
-    largest = max(float(grad.abs().max()) for grad in whole.values())
+    largest = max(float(grad.abs().max()) for grad in complete.values())
     assert largest > 0
-    for key, grad in whole.items():
+    for key, grad in complete.items():
         torch.testing.assert_close(cut[key], grad, atol=2e-6 * largest, rtol=1e-4)
     assert cut_metrics["ratio_mean"] == pytest.approx(metrics["ratio_mean"], rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["sampo", "sampo_release", "grpo", "gspo"])
-def test_the_order_of_rows_does_not_matter(policy, name):
+def test_the_order_of_rows_does_not_change_gradients(policy, name):
     rows = random_rows(4)
     forward, _ = gradients_after(policy, rows, settings(), recipe(name))
     backward, _ = gradients_after(policy, rows[::-1], settings(), recipe(name))
@@ -149,12 +149,12 @@ def test_the_order_of_rows_does_not_matter(policy, name):
         torch.testing.assert_close(backward[key], grad, atol=2e-6 * largest, rtol=1e-4)
 
 
-def test_zero_advantages_leave_only_the_pull_to_the_reference(policy):
+def test_zero_advantages_leave_only_the_kl_gradient(policy):
     rows = [replace(row, turns=((len(row.response), 0.0),)) for row in random_rows(5)]
     model = copy.deepcopy(policy)
     learner = Learner(model, policy, recipe("sampo"), TrainerSettings(lr=1e-3, kl_coefficient=0.01, weight_decay=0.0))
     metrics = learner.update([rows], rate=1e-3)
-    assert metrics["grad_norm"] < 1e-6  # the policy is the reference, where k3 has its minimum
+    assert metrics["grad_norm"] < 1e-6  # the policy equals the reference, where k3 has its minimum
 
 
 def test_the_decoupled_anchor_is_the_policy_at_the_start_of_the_step(policy):
@@ -162,7 +162,7 @@ def test_the_decoupled_anchor_is_the_policy_at_the_start_of_the_step(policy):
     learner = Learner(copy.deepcopy(policy), policy, recipe("grpo"), settings(policy_anchor="decoupled"))
     half = len(rows) // 2
     metrics = learner.update([rows[:half], rows[half:]], rate=1e-3)
-    assert metrics["ratio_mean"] != 1.0  # the second minibatch meets moved weights
+    assert metrics["ratio_mean"] != 1.0  # the second minibatch starts from changed weights
     first = Learner(copy.deepcopy(policy), policy, recipe("grpo"), settings(policy_anchor="decoupled"))
     alone = first.update([rows], rate=1e-3)
     assert alone["ratio_mean"] == pytest.approx(1.0, abs=1e-6)
@@ -183,7 +183,7 @@ def test_mismatch_is_measured_on_fresh_rows_of_the_first_update(policy):
     assert learner.update([stale], rate=1e-3)["mismatch_tokens"] == 0
 
 
-def test_no_rows_leave_the_weights_alone(policy):
+def test_no_rows_do_not_change_the_weights(policy):
     learner = Learner(copy.deepcopy(policy), policy, recipe("sampo"), settings())
     before = copy.deepcopy(learner.policy.state_dict())
     assert learner.update([], rate=1e-3)["grad_norm"] == 0.0
@@ -193,12 +193,12 @@ def test_no_rows_leave_the_weights_alone(policy):
 def test_mean_entropies_are_those_of_each_row_alone(policy):
     rows, exact = random_rows(8), in_float64(policy)
     learner = Learner(copy.deepcopy(policy), policy, recipe("empg"), settings(tokens_per_microbatch=40))
-    for row, found in zip(rows, learner.mean_entropies(rows), strict=True):
+    for row, result in zip(rows, learner.mean_entropies(rows), strict=True):
         entropy = reference_log_probs(exact, row, 1.0)[1] * torch.from_numpy(row.mask)
-        assert found == pytest.approx(float(entropy.sum()) / max(1, int(row.mask.sum())), abs=1e-5)
+        assert result == pytest.approx(float(entropy.sum()) / max(1, int(row.mask.sum())), abs=1e-5)
 
 
-def test_rows_that_cannot_be_are_refused():
+def test_invalid_rows_are_refused():
     one = np.ones(1, dtype=np.int32)
     with pytest.raises(ValueError, match="prompt of at least one token"):
         TrainingSample(one[:0], one, np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.uint8), ((1, 1.0),))
@@ -206,7 +206,7 @@ def test_rows_that_cannot_be_are_refused():
         TrainingSample(one, one, np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.uint8), ((2, 1.0),))
 
 
-def test_a_row_without_a_response_and_one_without_a_sampled_token_change_nothing_but_counts(policy):
+def test_rows_without_sampled_tokens_change_only_counts(policy):
     rows = random_rows(12)
     empty = {name: getattr(rows[0], name)[:0] for name in ("response", "behaviour", "mask")}
     nothing_said = replace(rows[0], **empty, turns=((0, 1.0),), trajectory=5)

@@ -1,4 +1,4 @@
-"""Rows sampled at several temperatures in one batch: each is computed at its own, as if it were alone."""
+"""Rows with different temperatures in one batch: each row is computed at its own temperature, as if alone."""
 
 import copy
 from dataclasses import replace
@@ -28,7 +28,7 @@ def mixed(rows):
 
 
 def alone(model, row, temperature=None):
-    """(log-probs, entropies) of one row's sampled tokens, by itself, from the whole logits."""
+    """(log-probs, entropies) of the sampled tokens of one row alone, from the full logits."""
     ids = torch.tensor(np.concatenate([row.prompt, row.response])[None].astype(np.int64))
     log_p = torch.log_softmax(model(input_ids=ids).logits[0] / (temperature or row.temperature), -1)
     at = len(row.prompt) - 1 + torch.from_numpy(np.flatnonzero(row.mask))
@@ -36,19 +36,19 @@ def alone(model, row, temperature=None):
 
 
 def in_order(batches, rows):
-    """Which row of `rows` each row of the micro-batches is."""
+    """The index in `rows` of each row of the micro-batches."""
     order = []
     for batch in batches:
         for number in range(len(batch.trajectory_of_row)):
             mine = batch.behaviour[batch.row_of_token == number].numpy()
-            (found,) = [k for k, row in enumerate(rows) if np.array_equal(row.behaviour[row.mask.astype(bool)], mine)]
-            order.append(found)
+            (result,) = [k for k, row in enumerate(rows) if np.array_equal(row.behaviour[row.mask.astype(bool)], mine)]
+            order.append(result)
     assert sorted(order) == list(range(len(rows)))
     return order
 
 
 def told_apart(rows):
-    """The same rows, each with a sampled token and with log-probs of the sampler that no other row has."""
+    """The same rows, each with a sampled token and with unique log-probs of the sampler."""
     made = []
     for number, row in enumerate(rows):
         mask = row.mask.copy()
@@ -79,7 +79,7 @@ def test_log_probs_entropies_and_gradients_are_those_of_each_row_alone(policy, k
         torch.testing.assert_close(one.grad, two.grad, atol=1e-7 * largest, rtol=1e-5)
 
 
-def test_equal_tokens_are_shared_only_at_one_temperature():
+def test_equal_tokens_at_different_temperatures_are_not_shared():
     first, *_ = random_rows(3)
     twins = [replace(first, temperature=t, trajectory=n) for n, t in enumerate((0.5, 1.0, 0.5, 1.0, 1.0))]
     (batch,) = micro_batches(twins, 10_000)
@@ -91,7 +91,7 @@ def test_equal_tokens_are_shared_only_at_one_temperature():
     assert places[0] == places[1] != places[2] == places[3] == places[4]
 
 
-def test_one_temperature_stays_one_number_and_changes_no_bit(policy):
+def test_equal_temperatures_are_one_number_with_equal_results(policy):
     rows = [replace(row, temperature=0.6) for row in random_rows(4)]
     (batch,) = micro_batches(rows, 10_000)
     assert batch.temperature == 0.6
@@ -100,7 +100,7 @@ def test_one_temperature_stays_one_number_and_changes_no_bit(policy):
 
 
 @pytest.mark.parametrize("anchor", ["bypass", "decoupled"])
-def test_an_update_on_mixed_temperatures_equals_a_loop_in_float64(policy, anchor):
+def test_an_update_with_mixed_temperatures_equals_a_float64_loop(policy, anchor):
     """PPO by tokens, k3 to another policy, entropy bonus: all at each row's own temperature."""
     rows = mixed(random_rows(5))
     reference = copy.deepcopy(policy)
@@ -157,28 +157,28 @@ def test_groups_of_several_temperatures_show_no_mismatch(policy, make_group):
     rows = training_samples(scored, "now")
     assert {row.temperature for row in rows} == {0.5, 1.0, 1.4}
     learner = Learner(copy.deepcopy(policy), None, recipe("grpo"), TrainerSettings(device="cpu", temperature=1.0))
-    found = learner.update([rows], rate=0.0)
-    assert found["mismatch_k3"] < 1e-9
-    assert found["mismatch_max"] < 1e-4
-    assert found["ratio_mean"] == pytest.approx(1.0, abs=1e-5)
+    result = learner.update([rows], rate=0.0)
+    assert result["mismatch_k3"] < 1e-9
+    assert result["mismatch_max"] < 1e-4
+    assert result["ratio_mean"] == pytest.approx(1.0, abs=1e-5)
     wrong = learner.update([[replace(row, temperature=1.0) for row in rows]], rate=0.0)
     assert wrong["mismatch_k3"] > 0.01  # the control: the same rows at one temperature
 
 
-def test_entropies_of_turns_are_taken_at_the_temperature_of_their_group(policy, make_group):
+def test_turn_entropies_use_the_temperature_of_their_group(policy, make_group):
     groups = [sampled_at(policy, make_group(f"g{t}", [True, False], NOW), t) for t in (0.5, 1.0)]
     learner = Learner(copy.deepcopy(policy), None, recipe("empg"), TrainerSettings(device="cpu", temperature=1.0))
     exact = copy.deepcopy(policy).double()
     for group, entropies in zip(groups, turn_entropies(groups, learner.mean_entropies), strict=True):
-        for trajectory, found in zip(group.trajectories, entropies, strict=True):
+        for trajectory, result in zip(group.trajectories, entropies, strict=True):
             expected = [
                 alone(exact, *rows_of_turn(turn), group.sampling.temperature)[1].mean().item()
                 for turn in trajectory.turns
             ]
-            assert found == pytest.approx(expected, abs=1e-5)
+            assert result == pytest.approx(expected, abs=1e-5)
 
 
-def test_growing_rows_carry_the_temperature_of_their_group(make_group):
+def test_growing_rows_have_the_temperature_of_their_group(make_group):
     group = msgspec.structs.replace(make_group("g", [True, False], NOW), sampling=Sampling(temperature=0.8))
     for trajectory in group.trajectories:
         trajectory.turns[1].reset = False

@@ -40,7 +40,7 @@ def update(policy: Path, ranks: Ranks, out: Path) -> None:
 
 
 def rank(index: int, policy: Path, out: Path) -> None:
-    """What one of the two processes does."""
+    """Run one of the two processes."""
     dist.init_process_group("gloo", init_method=f"file://{out}/store", rank=index, world_size=2)
     update(policy, Ranks(index, 2), out)
     dist.destroy_process_group()
@@ -61,7 +61,7 @@ def test_two_ranks_have_the_gradients_and_figures_of_one(tiny_directory, tmp_pat
     assert largest > 0
     for name, value in alone.items():
         torch.testing.assert_close(together[name], value, atol=1e-5 * largest, rtol=1e-3)
-    expected, found = (json.loads((tmp_path / f"{count}.json").read_text()) for count in (1, 2))
-    assert found.keys() == expected.keys()
+    expected, result = (json.loads((tmp_path / f"{count}.json").read_text()) for count in (1, 2))
+    assert result.keys() == expected.keys()
     for name in ("loss", "grad_norm", "reference_kl", "entropy", "mismatch_k3"):
-        assert found[name] == pytest.approx(expected[name], rel=2e-3, abs=1e-6), name
+        assert result[name] == pytest.approx(expected[name], rel=2e-3, abs=1e-6), name

@@ -1,4 +1,4 @@
-"""An update whose loss or gradient is not finite changes no bit of weights and optimiser; the others are applied."""
+"""An update with a non-finite loss or gradient does not change weights and optimiser; other updates are applied."""
 
 import copy
 import math
@@ -10,7 +10,7 @@ import torch
 from support.trainer.trainer_support import random_rows
 
 from arlarena.trainer.learning.coordinator import Coordinator
-from arlarena.trainer.learning.learner import Learner, weight_not_finite
+from arlarena.trainer.learning.learner import Learner, first_not_finite
 from arlarena.trainer.objectives import recipe
 from arlarena.trainer.settings import TrainerSettings
 
@@ -24,7 +24,7 @@ def learner_of(policy, name="grpo", **options):
 
 
 def state_of(learner):
-    """Every bit of weights and optimiser."""
+    """The exact bytes of weights and optimiser state."""
     tensors = learner.weights() | learner.optimizer_state()
     return {name: value.detach().clone().numpy().tobytes() for name, value in tensors.items()}
 
@@ -60,7 +60,7 @@ def plant_in_reference(learner, value):
 
 
 GOOD = random_rows(1)
-# name: (what is planted in the learner, the rows)
+# name: (a change of the learner, the rows)
 CASES = {
     "advantage nan": (None, planted(GOOD, advantage=NAN)),
     "advantage inf": (None, planted(GOOD, advantage=INF)),
@@ -86,7 +86,7 @@ TRIPLES = [
 
 
 @pytest.mark.parametrize(("case", "name", "anchor"), TRIPLES)
-def test_a_spoilt_update_changes_no_bit(policy, case, name, anchor):
+def test_a_non_finite_update_changes_no_bit(policy, case, name, anchor):
     plant, rows = CASES[case]
     learner = learner_of(policy, name, policy_anchor=anchor)
     learner.update([random_rows(2)], rate=1e-3)
@@ -94,16 +94,16 @@ def test_a_spoilt_update_changes_no_bit(policy, case, name, anchor):
     if plant:
         plant(learner)
     before = state_of(learner)
-    found = learner.update([rows], rate=1e-3)
+    result = learner.update([rows], rate=1e-3)
     assert state_of(learner) == before
     assert learner.skipped == [0]
-    assert [found[name] for name in COUNTS] == [0.0, 1.0]
-    assert all(math.isfinite(value) for value in found.values())
+    assert [result[name] for name in COUNTS] == [0.0, 1.0]
+    assert all(math.isfinite(value) for value in result.values())
     assert all(parameter.grad is None for parameter in learner.policy.parameters())
 
 
 def test_the_loss_of_the_overflowing_gradient_is_finite(policy):
-    """So the norm decides there."""
+    """So this case tests the check of the gradient norm."""
     learner = learner_of(policy)
     rows = CASES["gradient overflows"][1]
     assert math.isfinite(learner.update([rows], rate=1e-3)["loss"])
@@ -112,18 +112,18 @@ def test_the_loss_of_the_overflowing_gradient_is_finite(policy):
 
 @pytest.mark.parametrize("place", range(4))
 @pytest.mark.parametrize("anchor", ["bypass", "decoupled"])
-def test_one_spoilt_minibatch_among_four_leaves_the_other_three(policy, anchor, place):
+def test_one_non_finite_minibatch_of_four_is_skipped_alone(policy, anchor, place):
     good = [random_rows(seed) for seed in (3, 4, 5)]
     expected = learner_of(policy, policy_anchor=anchor)
     figures = expected.update(good, rate=1e-3)
     assert [figures[name] for name in COUNTS] == [3.0, 0.0]
 
     learner = learner_of(policy, policy_anchor=anchor)
-    found = learner.update([*good[:place], planted(random_rows(6), advantage=NAN), *good[place:]], rate=1e-3)
+    result = learner.update([*good[:place], planted(random_rows(6), advantage=NAN), *good[place:]], rate=1e-3)
     assert learner.skipped == [place]
-    assert [found[name] for name in COUNTS] == [3.0, 1.0]
+    assert [result[name] for name in COUNTS] == [3.0, 1.0]
     assert state_of(learner) == state_of(expected)
-    assert {key: value for key, value in found.items() if key not in COUNTS} == {
+    assert {key: value for key, value in result.items() if key not in COUNTS} == {
         key: value for key, value in figures.items() if key not in COUNTS
     }
 
@@ -137,12 +137,12 @@ def test_skipped_minibatches_are_those_of_the_last_update(policy):
     learner.update([random_rows(7)], rate=1e-3)
     assert learner.skipped == []
     learner.update([bad], rate=1e-3)
-    found = learner.update([], rate=1e-3)
+    result = learner.update([], rate=1e-3)
     assert learner.skipped == []
-    assert [found[name] for name in COUNTS] == [0.0, 0.0]
+    assert [result[name] for name in COUNTS] == [0.0, 0.0]
 
 
-def test_entropies_of_spoilt_weights_are_nan_and_no_error(policy):
+def test_entropies_of_nan_weights_are_nan(policy):
     learner = learner_of(policy)
     plant_in_weights(learner, NAN)
     rows = [row for row in GOOD if row.mask.any()]
@@ -153,16 +153,16 @@ def test_entropies_of_spoilt_weights_are_nan_and_no_error(policy):
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
-def test_the_first_weight_that_is_not_finite_is_named(policy, value):
+def test_the_first_non_finite_weight_is_named(policy, value):
     learner = learner_of(policy)
-    assert weight_not_finite(learner.weights()) is None
+    assert first_not_finite(learner.weights()) is None
     with torch.no_grad():
         learner.policy.model.layers[1].mlp.up_proj.weight[-1, -1] = value
         learner.policy.lm_head.weight[0, 0] = value
-    assert weight_not_finite(learner.weights()) == "model.layers.1.mlp.up_proj.weight"
+    assert first_not_finite(learner.weights()) == "model.layers.1.mlp.up_proj.weight"
 
 
-def test_weights_of_other_kinds_are_fine():
+def test_weights_of_any_shape_and_dtype_are_checked():
     weights = {
         "step": torch.tensor(3),
         "empty": torch.zeros(0),
@@ -170,5 +170,5 @@ def test_weights_of_other_kinds_are_fine():
         "brain": torch.tensor([3e38], dtype=torch.bfloat16),
         "scalar": torch.tensor(1.0),
     }
-    assert weight_not_finite(weights) is None
-    assert weight_not_finite(weights | {"last": torch.tensor([1.0, INF], dtype=torch.bfloat16)}) == "last"
+    assert first_not_finite(weights) is None
+    assert first_not_finite(weights | {"last": torch.tensor([1.0, INF], dtype=torch.bfloat16)}) == "last"

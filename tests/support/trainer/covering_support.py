@@ -1,4 +1,4 @@
-"""A small part of a product of choices that still has every few of the choices together (a covering array)."""
+"""Covering arrays: a small subset of a product of choices that has every combination of a few choices."""
 
 import heapq
 import itertools
@@ -10,7 +10,7 @@ Row = TypeVar("Row", bound=tuple[object, ...])
 
 
 def covering(rows: Sequence[Row], strength: int) -> list[Row]:
-    """Some of `rows`: whichever `strength` values stand together in one of all rows also do in one of these.
+    """A subset of `rows` with every combination of `strength` values that occurs in `rows`.
 
     The caller leaves out rows that cannot be. Greedy, so not the fewest; the same rows always give the same.
     """
@@ -24,7 +24,7 @@ def covering(rows: Sequence[Row], strength: int) -> list[Row]:
     while most_first and missing:
         guess, place, number = heapq.heappop(most_first)
         new = parts[number] & missing
-        if len(new) == -guess:  # what the others add can only have become less
+        if len(new) == -guess:  # the number that a row adds can only have decreased
             missing -= new
             chosen.append(number)
         elif new:

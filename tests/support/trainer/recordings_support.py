@@ -1,4 +1,4 @@
-"""A worker that answers from recorded groups, and the configuration of a trainer that is fed by it."""
+"""A worker that plays tasks with recorded groups, and the configuration of its trainer."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from arlarena.proto.trajectory import PolicyVersion, VersionSpan
 
 
 def config_of(steps, **trainer):
-    """Synchronous, unfiltered: what is trained on does not depend on when groups arrive."""
+    """A synchronous run without a filter, so that the batches do not depend on the order of arrival."""
     settings = {
         "recipe": "sampo", "steps": steps, "groups_per_step": 4, "group_size": 3, "minibatch_groups": 2, "staleness": 0,
         "cold_start_steps": steps, "lr": 1e-3, "kl_coefficient": 0.01, "record_groups_every": 0, "reissue_after_s": 0.5,
@@ -21,7 +21,7 @@ def config_of(steps, **trainer):
 
 
 class Recordings:
-    """A worker that answers every task with a recorded group, as if the version that the task was issued at had played
+    """A worker that publishes a recorded group for each task, as if the version that the task was issued at had played
     it.
     """
 
@@ -34,18 +34,18 @@ class Recordings:
             if lease is None:
                 continue
             version = self.version(lease.task.issued_at_step)
-            if version is None:  # a trainer that was killed has left the task behind; the resumed one makes the version
+            if version is None:  # the task is from a killed trainer; the resumed trainer will write the version
                 await self._streams.release(lease, counted=False)
                 await asyncio.sleep(0.02)
                 continue
             await self._streams.complete(lease, self.recorded(lease.task, version))
 
     def version(self, step):
-        found = list(self._weights.glob(f"v{step:06d}-*/COMMITTED"))
-        if not found:
+        result = list(self._weights.glob(f"v{step:06d}-*/COMMITTED"))
+        if not result:
             return None
         with contextlib.suppress(OSError, ValueError):
-            return PolicyVersion(**json.loads((found[0].parent / "manifest.json").read_text())["version"])
+            return PolicyVersion(**json.loads((result[0].parent / "manifest.json").read_text())["version"])
 
     def recorded(self, task, version):
         number = int(task.group_id[1:])

@@ -1,4 +1,4 @@
-"""Real trainer processes that are fed recorded groups, killed, stopped and resumed, and what they leave behind."""
+"""Starts, kills, stops and resumes real trainer processes on recorded groups, and reads their results."""
 
 import asyncio
 import json
@@ -13,9 +13,9 @@ from support.trainer.recordings_support import Recordings, config_of
 
 from arlarena.proto.streams.queue import Streams
 
-# Length of the undisturbed run that others are compared with.
+# Steps of the undisturbed run that other runs are compared with.
 ALONE_STEPS = 40
-# How an ended trainer exits: SIGTERM has its usual effect on one that has only begun.
+# Exit statuses of an ended trainer. Before it installs its handler, SIGTERM kills it.
 ENDED = (-signal.SIGKILL, -signal.SIGTERM, 143)
 
 
@@ -40,9 +40,10 @@ def prepare(run, steps, **trainer):
 
 
 async def train_with_ends(redis_url, name, run, policy, player, ends, before_resume=lambda: None):
-    """Train to the end while `player(streams)` plays. `ends` are (signal, condition, seconds): each ends the trainer
-    once, so many seconds after the condition became true; it is then resumed, after `before_resume`. Returns how many
-    ends met a living trainer.
+    """Train to the end while `player(streams)` plays, and end and resume the trainer on the way.
+
+    `ends` are (signal, condition, seconds): the signal is sent `seconds` after the condition became true, and
+    `before_resume` is called before the resume. Returns the number of signals that reached a running trainer.
     """
     met, waiting, ended = 0, list(ends), None
     async with await Streams.connect(redis_url, name, retry_delay_s=0.05, full_timeout_s=600.0) as streams:
@@ -83,7 +84,7 @@ def steps_of(run):
 
 
 async def _ended_before(ended, condition, seconds):
-    """Whether the trainer ends by itself before `seconds` have passed since the condition became true."""
+    """Whether the trainer ends within `seconds` after the condition became true."""
     while not condition():
         if ended.done():
             return True
@@ -98,12 +99,12 @@ def recorded(run, make_group):
 
 def checkpoint_at(run, steps):
     """The directory of the checkpoint of that step."""
-    (found,) = run.glob(f"checkpoints/step-{steps:06d}*")
-    return found
+    (result,) = run.glob(f"checkpoints/step-{steps:06d}*")
+    return result
 
 
 def records(run):
-    """What every step came to, without times."""
+    """The metrics of each step, without times."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if "seconds" not in k and "per_s" not in k} for line in lines]
 
@@ -116,9 +117,9 @@ def state_of(run, steps):
 def assert_same_end(one, other, steps):
     """Weights, optimiser, metrics and lineage of two runs are equal, bit for bit."""
     for file in ("model.safetensors", "optimizer.safetensors"):
-        mine, theirs = (load_file(checkpoint_at(run, steps) / file) for run in (one, other))
-        assert mine.keys() == theirs.keys()
-        assert all(mine[key].equal(theirs[key]) for key in mine), file
+        first, second = (load_file(checkpoint_at(run, steps) / file) for run in (one, other))
+        assert first.keys() == second.keys()
+        assert all(first[key].equal(second[key]) for key in first), file
     assert records(one) == records(other)
     assert [record["step"] for record in records(one)] == list(range(1, steps + 1))
     ledgers = [state_of(run, steps)["ledger"] for run in (one, other)]

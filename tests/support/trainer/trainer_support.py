@@ -1,4 +1,4 @@
-"""Small made-up groups and a tiny policy, for the tests of the trainer."""
+"""Small synthetic groups and a tiny policy for the tests of the trainer."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -88,7 +88,7 @@ def make_group() -> Callable[..., Group]:
 def random_rows(
     seed: int, count: int = 24, trajectories: int = 6, distinct: int = 9, instructions: int = 0
 ) -> list[TrainingSample]:
-    """Rows of several lengths, many of them equal or with equal prompts, with a masked token here and there; all
+    """Rows of several lengths, many of them equal or with equal prompts, with some masked tokens; all
     prompts begin with the same `instructions` tokens.
     """
     generator = np.random.default_rng(seed)

@@ -1,10 +1,10 @@
-"""GRPO by the real TRL on a real environment server, with a policy of a few thousand parameters.
+"""Trains with GRPO of the real TRL on a real environment server, with a policy of a few thousand parameters.
 
     .venv-trl/bin/python tests/support/trainer/trl_driver.py URL FOLDER
 
 proto, client and examples are on PYTHONPATH.
 
-The policy is taught one thing before: to answer whatever it is shown with one call of the tool `act`. TRL has to find
+The policy is first trained to reply to any prompt with one call of the tool `act`. TRL has to find
 the tool, parse its calls, step the environment and take its reward. Prints TRL's log as JSON.
 """
 
@@ -23,7 +23,7 @@ CALL = '<tool_call>\n{"name": "act", "arguments": {"action": "up"}}\n</tool_call
 
 
 def tokenizer():
-    """Bytes, and one token each for what matters here; Qwen3's chat template as TRL ships it."""
+    """A tokenizer of bytes and of one token for each marker, with Qwen3's chat template from TRL."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -35,7 +35,7 @@ def tokenizer():
 
 
 def policy(vocabulary):
-    """Taught that BEGIN is followed by CALL, and everything else by END."""
+    """A policy trained to predict CALL after BEGIN, and END after anything else."""
     torch.manual_seed(0)
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = Qwen3Config(

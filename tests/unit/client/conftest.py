@@ -1,4 +1,4 @@
-"""A server whose handlers the test writes."""
+"""An HTTP server with a handler of the test."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 

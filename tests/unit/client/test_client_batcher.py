@@ -1,4 +1,4 @@
-"""Calls made together travel together, each gets its own answer, and an error reaches all who shared the request."""
+"""Concurrent calls share a request. Each gets its own result, and an error reaches all callers of the request."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from arlarena.client.batcher import Batcher
 
 
 class Echo:
-    """Remembers the batches; answers each item with its double."""
+    """Records the batches, and returns the double of each item."""
 
     def __init__(self, delay_s: float = 0.0) -> None:
         self.batches: list[list[int]] = []
@@ -30,7 +30,7 @@ async def test_concurrent_calls_share_a_request_and_keep_their_order(window_s: f
     assert (batcher.requests, batcher.items) == (1, 50)
 
 
-async def test_a_full_batch_leaves_at_once() -> None:
+async def test_a_full_batch_is_sent_at_once() -> None:
     echo = Echo()
     batcher: Batcher[int, int] = Batcher(echo, window_s=60.0, size=4)
     calls = [asyncio.ensure_future(batcher.submit(i)) for i in range(10)]
@@ -59,7 +59,7 @@ async def test_requests_do_not_wait_for_one_another() -> None:
     assert await slow == "slow"
 
 
-async def test_an_error_reaches_all_of_its_batch_and_nobody_else() -> None:
+async def test_an_error_is_raised_only_in_the_callers_of_its_batch() -> None:
     async def send(items: Sequence[int]) -> Sequence[int]:
         if 1 in items:
             raise OSError("away")
@@ -70,7 +70,7 @@ async def test_an_error_reaches_all_of_its_batch_and_nobody_else() -> None:
     assert [isinstance(result, OSError) for result in results] == [True, True, False, False]
 
 
-async def test_a_cancelled_caller_does_not_spoil_the_others() -> None:
+async def test_a_cancelled_caller_does_not_affect_other_callers() -> None:
     batcher: Batcher[int, int] = Batcher(Echo(0.01), window_s=0.0, size=8)
     leaving, staying = asyncio.ensure_future(batcher.submit(1)), asyncio.ensure_future(batcher.submit(2))
     await asyncio.sleep(0)
@@ -79,8 +79,8 @@ async def test_a_cancelled_caller_does_not_spoil_the_others() -> None:
     assert leaving.cancelled()
 
 
-def test_sizes_are_checked() -> None:
-    with pytest.raises(ValueError, match="a batch needs"):
+def test_invalid_window_and_size_are_refused() -> None:
+    with pytest.raises(ValueError, match="batch window_s must be"):
         Batcher(Echo(), window_s=-1.0, size=1)
-    with pytest.raises(ValueError, match="a batch needs"):
+    with pytest.raises(ValueError, match="batch window_s must be"):
         Batcher(Echo(), window_s=0.0, size=0)

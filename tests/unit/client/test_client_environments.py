@@ -1,4 +1,4 @@
-"""The environment client: shared requests, idempotent repetition, errors by what to do about them."""
+"""The environment client: shared requests, idempotent retries, and an exception class for each kind of error."""
 
 import asyncio
 from typing import Any
@@ -38,8 +38,8 @@ def failure(code: str, blame: str, retryable: bool = False) -> dict[str, Any]:
     return {"session_id": "s", "ok": False, "error": error}
 
 
-class Desk:
-    """Opens sessions; answers an item with what `answers` says next, or with the step after the last one."""
+class FakeServer:
+    """Opens sessions. Replies to an item with the next entry of `answers`, or with the next step."""
 
     def __init__(self) -> None:
         self.answers: list[dict[str, Any]] = []
@@ -75,14 +75,14 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(serve: Any) -> Any:
-    desk = Desk()
-    async with EnvironmentClient(await serve(desk), Timeouts(request_s=2.0), retries=1) as client:
-        yield desk, client
+async def fake_server(serve: Any) -> Any:
+    fake_server = FakeServer()
+    async with EnvironmentClient(await serve(fake_server), Timeouts(request_s=2.0), retries=1) as client:
+        yield fake_server, client
 
 
-async def test_a_session_from_reset_to_close(desk: Any) -> None:
-    server, client = desk
+async def test_a_session_from_reset_to_close(fake_server: Any) -> None:
+    server, client = fake_server
     (session,) = await client.open(1)
     state = await session.reset(split="train", index=7, seed=3, episode_id="e")
     assert (state.prompt, state.observation.text, state.reward, state.observation.step, state.done) == (
@@ -108,8 +108,8 @@ async def test_a_session_from_reset_to_close(desk: Any) -> None:
     assert [item["action"]["text"] for item in sent[1:3]] == ["<action>up</action>", "down"]
 
 
-async def test_concurrent_sessions_share_requests(desk: Any) -> None:
-    server, client = desk
+async def test_concurrent_sessions_share_requests(fake_server: Any) -> None:
+    server, client = fake_server
     sessions = await client.open(40)
     await asyncio.gather(*(one.reset(split="train", index=i) for i, one in enumerate(sessions)))
     await asyncio.gather(*(one.step("up") for one in sessions))
@@ -117,8 +117,8 @@ async def test_concurrent_sessions_share_requests(desk: Any) -> None:
     assert [len(batch) for batch in server.batches] == [40, 40, 40]
 
 
-async def test_a_step_whose_answer_was_lost_is_taken_once(desk: Any) -> None:
-    server, client = desk
+async def test_a_step_with_a_lost_response_is_taken_once(fake_server: Any) -> None:
+    server, client = fake_server
     (session,) = await client.open(1)
     await session.reset(split="train", index=0)
     server.drop_answers = 1
@@ -139,8 +139,10 @@ async def test_a_step_whose_answer_was_lost_is_taken_once(desk: Any) -> None:
         ({"session_id": "s", "ok": True}, ProtocolError),
     ],
 )
-async def test_errors_by_what_to_do_about_them(desk: Any, answer: dict[str, Any], kind: type[Exception]) -> None:
-    server, client = desk
+async def test_each_error_code_raises_its_exception(
+    fake_server: Any, answer: dict[str, Any], kind: type[Exception]
+) -> None:
+    server, client = fake_server
     (session,) = await client.open(1)
     server.answers = [answer]
     with pytest.raises(kind) as caught:
@@ -148,8 +150,8 @@ async def test_errors_by_what_to_do_about_them(desk: Any, answer: dict[str, Any]
     assert type(caught.value) is kind
 
 
-async def test_one_bad_item_does_not_spoil_its_batch(desk: Any) -> None:
-    server, client = desk
+async def test_an_error_of_one_item_does_not_affect_its_batch(fake_server: Any) -> None:
+    server, client = fake_server
     sessions = await client.open(3)
     server.answers = [result(0), failure("unknown_session", "infra", retryable=True), result(0)]
     states = await asyncio.gather(*(one.reset(split="train", index=0) for one in sessions), return_exceptions=True)
@@ -157,7 +159,7 @@ async def test_one_bad_item_does_not_spoil_its_batch(desk: Any) -> None:
 
 
 @pytest.mark.parametrize("body", [{"results": []}, {"results": "no"}, {"answers": []}])
-async def test_a_batch_answer_that_cannot_be_used(serve: Any, body: Any) -> None:
+async def test_an_invalid_batch_response_is_an_error(serve: Any, body: Any) -> None:
     async def handle(request: web.Request) -> web.Response:
         if request.path == "/v1/sessions":
             return web.json_response({"sessions": [{"session_id": "s", "lease_expires_at": 0.0}]})
@@ -165,7 +167,7 @@ async def test_a_batch_answer_that_cannot_be_used(serve: Any, body: Any) -> None
 
     async with EnvironmentClient(await serve(handle)) as client:
         (session,) = await client.open(1)
-        with pytest.raises(ProtocolError, match="cannot be used"):
+        with pytest.raises(ProtocolError, match="invalid response"):
             await session.reset(split="train", index=0)
 
 
@@ -189,8 +191,8 @@ async def test_opening_is_all_or_nothing(serve: Any) -> None:
             await client.open(8)
 
 
-async def test_closing_never_fails(unused_tcp_port: int, desk: Any) -> None:
-    server, client = desk
+async def test_closing_never_fails(unused_tcp_port: int, fake_server: Any) -> None:
+    server, client = fake_server
     (session,) = await client.open(1)
     server.answers = [failure("unknown_session", "client")]
     await session.close()

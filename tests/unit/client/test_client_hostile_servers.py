@@ -1,4 +1,4 @@
-"""Servers that answer too much, compressed, or from somewhere else: an error names the request, memory stays."""
+"""Responses that are too large, compressed, or redirects: an error names the request, and memory does not grow."""
 
 import asyncio
 import gzip
@@ -27,11 +27,11 @@ async def endless(request):
     return reply
 
 
-async def test_compressed_answers_are_not_asked_for_and_not_read(serve):
-    asked = []
+async def test_compressed_responses_are_refused(serve):
+    received_by = []
 
     async def handler(request):
-        asked.append(request.headers.get("accept-encoding"))
+        received_by.append(request.headers.get("accept-encoding"))
         return web.Response(body=gzip.compress(bytes(300 << 20), 1), headers={"content-encoding": "gzip"})
 
     url, before = await serve(handler), peak_mib()
@@ -43,11 +43,11 @@ async def test_compressed_answers_are_not_asked_for_and_not_read(serve):
             await environments.open(1)
         with pytest.raises(ProtocolError, match="encoding"):
             await policy.chat([{"role": "user", "content": "x"}], Sampling(max_tokens=1))
-    assert set(asked) == {"identity"}
+    assert set(received_by) == {"identity"}
     assert peak_mib() - before < 150
 
 
-async def test_an_answer_is_of_limited_size(serve):
+async def test_a_too_large_response_is_refused(serve):
     url = await serve(endless)
     async with HttpTransport(url, Timeouts(request_s=20), max_answer_bytes=1 << 20) as transport:
         with pytest.raises(ProtocolError, match=r"/x.*more than 1048576 bytes"):
@@ -61,7 +61,7 @@ async def test_an_answer_is_of_limited_size(serve):
         HttpTransport(url, Timeouts(), max_answer_bytes=0)
 
 
-@pytest.mark.parametrize("origin", ["same", "other"])  # aiohttp itself keeps a token from other origins
+@pytest.mark.parametrize("origin", ["same", "other"])  # aiohttp does not send a token to other origins
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirects_are_not_followed(serve, status, origin):
     reached = []
@@ -88,7 +88,7 @@ async def test_redirects_are_not_followed(serve, status, origin):
     assert reached == []
 
 
-async def test_a_batch_of_long_replies_is_sent_in_parts_that_a_server_takes(serve):
+async def test_a_batch_of_long_replies_is_split_into_requests(serve):
     sizes = []
 
     async def handler(request):
@@ -102,8 +102,10 @@ async def test_a_batch_of_long_replies_is_sent_in_parts_that_a_server_takes(serv
     async with EnvironmentClient(await serve(handler), retries=0) as environments:
         sessions = await environments.open(9)
         texts = ["x" * 200_000] * 8 + ["\x01" * (1 << 18)]
-        found = await asyncio.gather(*(s.step(t) for s, t in zip(sessions, texts, strict=True)), return_exceptions=True)
-    assert len(found) == 9
-    assert [f"session s{n} " in str(error) for n, error in enumerate(found)] == [True] * 9
+        result = await asyncio.gather(
+            *(s.step(t) for s, t in zip(sessions, texts, strict=True)), return_exceptions=True
+        )
+    assert len(result) == 9
+    assert [f"session s{n} " in str(error) for n, error in enumerate(result)] == [True] * 9
     assert len(sizes) > 1
     assert max(sizes) <= 4 << 20

@@ -1,4 +1,4 @@
-"""The policy's client: what it sends, what it makes of answers, and which failures it repeats."""
+"""The policy client: its requests, its decoding of responses, and its retries."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from arlarena.proto.trajectory import PolicyVersion, Sampling, VersionSpan
 
 
 def generated(**changes: Any) -> dict[str, Any]:
-    """An answer of the token route, as both engines give it, with fields that a client does not know."""
+    """A response of the token route as both engines send it, with fields that a client ignores."""
     choice = {
         "index": 0,
         "token_ids": [5, 6, 2],
@@ -30,7 +30,7 @@ def generated(**changes: Any) -> dict[str, Any]:
 
 
 def answering(*answers: Any) -> Any:
-    """A handler that gives one answer after another: a status, a body, or a pause in seconds before the next one."""
+    """A handler that sends a list of responses: a status, a body, or a pause in seconds before the next one."""
     waiting = list(answers)
 
     async def handle(request: web.Request) -> web.Response:
@@ -47,7 +47,7 @@ def answering(*answers: Any) -> Any:
     return handle
 
 
-async def test_generate_sends_vllms_request_and_reads_its_answer(serve: Any) -> None:
+async def test_generate_uses_the_messages_of_vllm(serve: Any) -> None:
     handler = answering(generated())
     async with PolicyClient(await serve(handler), Timeouts(request_s=7.5)) as policy:
         generation = await policy.generate([1, 2, 3], Sampling(0.8, 0.9, 40, 16), seed=2**63 - 1, request_id="g/0/1")
@@ -80,30 +80,30 @@ async def test_generate_sends_vllms_request_and_reads_its_answer(serve: Any) -> 
         ({"token_ids": "no"}, "Expected `array"),
     ],
 )
-async def test_an_answer_that_does_not_add_up_is_an_error(serve: Any, changes: dict[str, Any], why: str) -> None:
+async def test_an_inconsistent_response_is_an_error(serve: Any, changes: dict[str, Any], why: str) -> None:
     async with PolicyClient(await serve(answering(generated(**changes)))) as policy:
         with pytest.raises(ProtocolError, match=why):
             await policy.generate([1], Sampling(), seed=0)
 
 
-async def test_an_answer_without_choices_or_without_json_is_an_error(serve: Any) -> None:
+async def test_a_response_without_choices_or_json_is_an_error(serve: Any) -> None:
     async def handle(request: web.Request) -> web.Response:
         return web.Response(text="<html>")
 
     for handler in (answering({"choices": []}), handle):
         async with PolicyClient(await serve(handler)) as policy:
-            with pytest.raises(ProtocolError, match="gave an answer that cannot be used"):
+            with pytest.raises(ProtocolError, match="returned an invalid response"):
                 await policy.generate([1], Sampling(), seed=0)
 
 
-async def test_an_aborted_generation_may_be_tried_again(serve: Any) -> None:
+async def test_an_aborted_generation_is_unavailable(serve: Any) -> None:
     async with PolicyClient(await serve(answering(generated(finish_reason="abort")))) as policy:
         with pytest.raises(Unavailable, match="aborted"):
             await policy.generate([1], Sampling(), seed=0)
 
 
 @pytest.mark.parametrize("trouble", [500, 502, 503, 504, 429])
-async def test_a_failing_server_is_asked_again(serve: Any, trouble: int) -> None:
+async def test_a_failing_server_is_retried(serve: Any, trouble: int) -> None:
     handler = answering(trouble, trouble, generated())
     async with PolicyClient(await serve(handler), retries=2) as policy:
         assert (await policy.generate([1], Sampling(), seed=0)).token_ids == [5, 6, 2]
@@ -114,20 +114,20 @@ async def test_a_failing_server_is_asked_again(serve: Any, trouble: int) -> None
             await policy.generate([1], Sampling(), seed=0)
 
 
-async def test_a_slow_server_is_given_up_after_the_requests_own_limit(serve: Any) -> None:
+async def test_a_slow_server_is_unavailable_after_the_request_timeout(serve: Any) -> None:
     async with PolicyClient(await serve(answering(30.0, generated())), retries=0) as policy:
         with pytest.raises(Unavailable, match=r"no answer within 0\.05 s"):
             await policy.generate([1], Sampling(), seed=0, timeout_s=0.05)
 
 
-async def test_no_server_at_all(unused_tcp_port: int) -> None:
+async def test_an_unreachable_server_is_unavailable(unused_tcp_port: int) -> None:
     async with PolicyClient(f"http://127.0.0.1:{unused_tcp_port}", retries=0) as policy:
         with pytest.raises(Unavailable, match=str(unused_tcp_port)):
             await policy.generate([1], Sampling(), seed=0)
         assert not await policy.healthy()
 
 
-async def test_refusals_are_not_repeated(serve: Any) -> None:
+async def test_refused_requests_are_not_retried(serve: Any) -> None:
     handler = answering(400)
     async with PolicyClient(await serve(handler)) as policy:
         with pytest.raises(Refused, match="refused with 400"):
@@ -142,7 +142,7 @@ async def test_refusals_are_not_repeated(serve: Any) -> None:
         "The decoder prompt (length 600) is longer than the maximum model length of 512.",
     ],
 )
-async def test_a_prompt_that_is_too_long_has_its_own_error(serve: Any, message: str) -> None:
+async def test_a_too_long_prompt_raises_prompt_too_long(serve: Any, message: str) -> None:
     async def handle(request: web.Request) -> web.Response:
         return web.json_response({"error": {"message": message, "type": "BadRequestError", "code": 400}}, status=400)
 
@@ -178,7 +178,7 @@ async def test_chat_model_and_version(serve: Any) -> None:
 
 
 def newer_model(requests: list[tuple[str, dict[str, Any]]]) -> Any:
-    """A server whose model takes `max_completion_tokens` only, in the words of OpenAI's API."""
+    """A server whose model accepts only `max_completion_tokens`, with the errors of OpenAI's API."""
 
     async def handle(request: web.Request) -> web.Response:
         body = await request.json()
@@ -198,7 +198,7 @@ def newer_model(requests: list[tuple[str, dict[str, Any]]]) -> Any:
 
 
 @pytest.mark.parametrize("end", ["/v1", "/v1/", "/"])
-async def test_a_model_that_wants_max_completion_tokens_gets_it_from_then_on(serve: Any, end: str) -> None:
+async def test_a_model_that_requires_max_completion_tokens_gets_it(serve: Any, end: str) -> None:
     requests: list[tuple[str, dict[str, Any]]] = []
     async with PolicyClient(await serve(newer_model(requests)) + end) as policy:
         for _ in range(2):
@@ -208,14 +208,14 @@ async def test_a_model_that_wants_max_completion_tokens_gets_it_from_then_on(ser
     assert lengths == [(5, None), (None, 5), (None, 5)]
 
 
-async def test_chats_at_once_all_get_max_completion_tokens(serve: Any) -> None:
+async def test_concurrent_chats_all_get_max_completion_tokens(serve: Any) -> None:
     requests: list[tuple[str, dict[str, Any]]] = []
     async with PolicyClient(await serve(newer_model(requests))) as policy:
         chats = [policy.chat([{"role": "user", "content": "x"}], Sampling(max_tokens=5)) for _ in range(8)]
         assert {reply.text for reply in await asyncio.gather(*chats)} == {"up"}
 
 
-async def test_a_refusal_of_max_completion_tokens_itself_is_raised(serve: Any) -> None:
+async def test_an_error_about_max_completion_tokens_is_raised(serve: Any) -> None:
     error = {"message": "max_completion_tokens must be at most 4096", "type": "invalid_request_error"}
     paths = []
 
@@ -238,12 +238,12 @@ async def test_a_refusal_of_max_completion_tokens_itself_is_raised(serve: Any) -
         ("x:y:z:w", PolicyVersion("unlabelled", 0, "x-y-z-w")),
     ],
 )
-def test_versions_that_are_not_ours_are_named_as_such(label: str, version: PolicyVersion) -> None:
+def test_foreign_version_labels_become_unlabelled(label: str, version: PolicyVersion) -> None:
     assert read_version(label) == version
     assert PolicyVersion.parse(str(version)) == version
 
 
-async def test_a_full_server_says_when_to_come_back(serve: Any) -> None:
+async def test_a_full_server_gives_the_retry_time(serve: Any) -> None:
     headers = iter([{"Retry-After": "2.5"}, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}])
 
     async def handle(request: web.Request) -> web.Response:

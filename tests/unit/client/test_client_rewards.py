@@ -1,4 +1,4 @@
-"""A step's reward is a finite number; only after a reset may a server say null, and that is 0."""
+"""The reward of a step must be a finite number. After a reset it may be null, which means 0."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -13,7 +13,7 @@ Serve = Callable[..., Awaitable[str]]
 
 
 def answering(reward: str) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """A server whose results all have `reward`, as it is written."""
+    """A server whose results all have `reward`, a JSON literal."""
 
     async def handler(request: web.Request) -> web.Response:
         body = await request.json()
@@ -31,7 +31,7 @@ def answering(reward: str) -> Callable[[web.Request], Awaitable[web.Response]]:
     return handler
 
 
-async def test_null_is_0_after_a_reset_and_an_error_after_a_step(serve: Serve) -> None:
+async def test_a_null_reward_is_0_after_a_reset_and_an_error_after_a_step(serve: Serve) -> None:
     async with EnvironmentClient(await serve(answering("null")), retries=0) as environments:
         (session,) = await environments.open(1)
         assert (await session.reset(index=0)).reward == 0.0
@@ -40,14 +40,14 @@ async def test_null_is_0_after_a_reset_and_an_error_after_a_step(serve: Serve) -
 
 
 @pytest.mark.parametrize("reward", ["NaN", "Infinity", "1e999", '"1.0"', "true"])
-async def test_what_is_no_finite_number_is_an_error(serve: Serve, reward: str) -> None:
+async def test_a_non_finite_reward_is_an_error(serve: Serve, reward: str) -> None:
     async with EnvironmentClient(await serve(answering(reward)), retries=0) as environments:
         (session,) = await environments.open(1)
         with pytest.raises(ProtocolError):
             await session.step("up")
 
 
-async def test_a_number_is_the_reward(serve: Serve) -> None:
+async def test_a_finite_number_is_the_reward(serve: Serve) -> None:
     async with EnvironmentClient(await serve(answering("-2")), retries=0) as environments:
         (session,) = await environments.open(1)
         assert (await session.step("up")).reward == -2.0

@@ -1,4 +1,4 @@
-"""Base URLs of services as people write them."""
+"""Normalisation of the base URLs of services."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from arlarena.proto.http.addresses import service_url
 @pytest.mark.parametrize(
     "base", ["http://127.0.0.1:8100", "https://api.openai.com", "http://[::1]:8100", "http://x/proxy"]
 )
-def test_an_end_of_v1_and_slashes_are_left_out(base, end):
+def test_a_final_v1_and_slashes_are_removed(base, end):
     assert service_url(base + end) == base
 
 
@@ -19,6 +19,6 @@ def test_other_paths_are_kept(url):
 
 
 @pytest.mark.parametrize("url", ["", "/v1", "127.0.0.1:8100", "localhost:8100/v1", "ftp://x", "http://", "http:///v1"])
-def test_what_is_no_service_address_is_refused(url):
+def test_an_invalid_service_address_is_refused(url):
     with pytest.raises(ValueError, match="service address"):
         service_url(url)

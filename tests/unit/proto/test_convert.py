@@ -1,4 +1,4 @@
-"""Files of older schemas are read after conversion: names of schema 1, whole prompts of schemas 1 and 2."""
+"""Files of older schemas are read after conversion: names of schema 1, full prompts of schemas 1 and 2."""
 
 import json
 import sys
@@ -31,7 +31,7 @@ FORMER = {"content_key": "room_key", "no_action": "void", "no_action_turns": "vo
 
 
 def group_of(name: str) -> Group:
-    """A group of one trajectory: its second turn continues the first and has no action, its third begins anew."""
+    """A group of one trajectory: its second turn continues the first and has no action, its third has a new prompt."""
     version = PolicyVersion("run", 1, "digest")
     turns = tuple(
         Turn(
@@ -57,7 +57,7 @@ def group_of(name: str) -> Group:
 
 
 def with_whole_prompts(group: Group) -> dict[str, Any]:
-    """As schema 2 wrote it."""
+    """The group in schema 2."""
     message = msgspec.msgpack.decode(encode(group)) | {"schema": 2}
     for trajectory, record in zip(group.trajectories, message["trajectories"], strict=True):
         for prompt, turn in zip(trajectory.prompts(), record["turns"], strict=True):
@@ -67,7 +67,7 @@ def with_whole_prompts(group: Group) -> dict[str, Any]:
 
 
 def former(value: Any) -> Any:
-    """With the names of schema 1."""
+    """The value with the field names of schema 1."""
     if isinstance(value, dict):
         return {FORMER.get(key, key): former(item) for key, item in value.items()}
     return [former(item) for item in value] if isinstance(value, list) else value
@@ -100,7 +100,7 @@ def test_groups_of_an_older_schema_are_read_after_conversion(
     assert read_groups(new) == groups
 
 
-def test_a_response_that_was_tokenised_again_begins_anew() -> None:
+def test_a_retokenised_response_starts_a_new_segment() -> None:
     message = with_whole_prompts(group_of("one"))
     first, second, _ = message["trajectories"][0]["turns"]
     second["prompt_ids"] = first["prompt_ids"] + pack_ids([23, 4])
@@ -110,7 +110,9 @@ def test_a_response_that_was_tokenised_again_begins_anew() -> None:
 
 
 @pytest.mark.parametrize("indent", [None, 1])
-def test_json_keeps_its_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indent: int | None) -> None:
+def test_json_conversion_keeps_the_indentation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indent: int | None
+) -> None:
     record = {"schema": 1, "panel": {"n": 2}, "results": [{"void": True, "room_key": "é", "text": "void panel"}]}
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     old.write_text(json.dumps(record, indent=indent, ensure_ascii=False) + "\n")
@@ -120,7 +122,7 @@ def test_json_keeps_its_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert new.read_text() == json.dumps(expected, indent=indent, ensure_ascii=False) + "\n"
 
 
-def test_a_record_with_a_schema_of_its_own_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_with_another_kind_of_schema_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = tmp_path / "metrics.jsonl", tmp_path / "new.jsonl"
     old.write_text('{"schema": 1, "void_share": 0.5}\n')
     assert run(monkeypatch, old, new) == 0
@@ -137,7 +139,7 @@ def test_json_lines_are_converted_line_by_line(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("old.msgpack", b"\x20\x00\x00\x00cut", "cut short at byte 0"),
+        ("old.msgpack", b"\x20\x00\x00\x00cut", "truncated at byte 0"),
         ("old.msgpack", b"\x01\x00\x00\x00\xc1", "does not hold groups"),
         ("old.msgpack", b"\x01\x00\x00\x00\x07", "has schema None; only schemas 1 and 2"),
         ("old.msgpack", framed({"schema": 3}), "has schema 3; only schemas 1 and 2"),
@@ -148,7 +150,7 @@ def test_json_lines_are_converted_line_by_line(tmp_path: Path, monkeypatch: pyte
         ("absent.json", None, "cannot be converted"),
     ],
 )
-def test_a_file_that_cannot_be_converted(
+def test_an_inconvertible_file_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes | None, message: str
 ) -> None:
     old, new = tmp_path / name, tmp_path / "new"
@@ -163,6 +165,6 @@ def test_an_existing_file_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     old.write_text("{}")
     new.write_text("mine")
-    with pytest.raises(ConfigError, match="exists: name another file"):
+    with pytest.raises(ConfigError, match="exists: give another file"):
         run(monkeypatch, old, new)
     assert new.read_text() == "mine"

@@ -1,4 +1,4 @@
-"""Names of models: directories, snapshots in a cache of the Hub's layout, and a Hub of this test's own over HTTP."""
+"""Names of models: directories, snapshots in a cache of the Hub, and downloads from a local HTTP server."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ SHARDED = {
 }
 FILES = {**MODEL, "pytorch_model.bin": b"the same weights again", "onnx/model.onnx": b"and again"}
 REFUSALS = {"tiny/gated": (403, "GatedRepo"), "tiny/private": (401, "RepoNotFound")}
-# huggingface_hub reads its environment when it is imported: each look-up has a process of its own.
+# huggingface_hub reads the environment when it is imported, so each look-up runs in a new process.
 LOOK_UP = """
 import sys
 from arlarena.proto.config import ConfigError
@@ -36,7 +36,7 @@ for name in sys.argv[1:]:
 
 
 def look_up(home, *names, endpoint="http://127.0.0.1:9", offline=False, cwd=None):
-    """What `local_model` returns or raises for each name; nothing listens on the default endpoint."""
+    """The result or error of `local_model` for each name. Nothing listens on the default endpoint."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
     environment = {**clean, "HF_HOME": str(home), "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": str(int(offline))}
     command = [sys.executable, "-c", LOOK_UP, *names]
@@ -46,7 +46,7 @@ def look_up(home, *names, endpoint="http://127.0.0.1:9", offline=False, cwd=None
 
 
 def cached(home, name, files):
-    """A snapshot as huggingface_hub lays it out."""
+    """A snapshot in the layout of huggingface_hub."""
     repository = home / "hub" / f"models--{name.replace('/', '--')}"
     snapshot = repository / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
@@ -100,14 +100,14 @@ def hub():
     server.server_close()
 
 
-def test_a_directory_is_itself(tmp_path):
+def test_a_directory_is_returned(tmp_path):
     assert local_model(tmp_path) == local_model(str(tmp_path)) == tmp_path
 
 
 @pytest.mark.parametrize(
     "name", ["gpt", "/no/such/folder", "../x/y", "a/b/c", "a b/c", "./x", "a/.b", "https://hf.co/a/b"]
 )
-def test_what_is_neither_a_directory_nor_a_repository_name_is_refused(name):
+def test_an_invalid_name_is_refused(name):
     assert not is_hub_name(name)
     with pytest.raises(ConfigError, match=r"no such directory.*OWNER/NAME"):
         local_model(name)
@@ -131,7 +131,7 @@ def test_a_directory_of_the_same_name_comes_before_the_cache(tmp_path):
     assert look_up(tmp_path / "home", "tiny/policy", cwd=tmp_path) == ["tiny/policy"]
 
 
-def test_what_is_not_wholly_cached_is_not_taken_offline(tmp_path):
+def test_an_incomplete_snapshot_is_not_used_offline(tmp_path):
     cached(tmp_path, "tiny/empty", {})
     cached(tmp_path, "tiny/no-weights", {"config.json": b"{}", "tokenizer.json": b"{}"})
     cached(tmp_path, "tiny/sharded", SHARDED)
@@ -148,9 +148,9 @@ def test_a_hub_that_does_not_answer_is_named(tmp_path):
 
 
 def test_a_download_leaves_out_other_formats_and_is_cached(tmp_path, hub):
-    (found,) = look_up(tmp_path, "tiny/policy", endpoint=hub)
-    assert {file.name: file.read_bytes() for file in (tmp_path / "hub" / found).iterdir()} == MODEL
-    assert look_up(tmp_path, "tiny/policy", offline=True) == [found]
+    (results,) = look_up(tmp_path, "tiny/policy", endpoint=hub)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "hub" / results).iterdir()} == MODEL
+    assert look_up(tmp_path, "tiny/policy", offline=True) == [results]
 
 
 def test_a_partial_snapshot_is_completed(tmp_path, hub):
@@ -159,7 +159,7 @@ def test_a_partial_snapshot_is_completed(tmp_path, hub):
     assert (snapshot / "model.safetensors").read_bytes() == b"weights"
 
 
-def test_a_refusal_of_the_hub_names_the_repository_and_the_fix(tmp_path, hub):
+def test_an_error_of_the_hub_names_the_repository_and_the_fix(tmp_path, hub):
     gated, private, misspelt = look_up(tmp_path, "tiny/gated", "tiny/private", "tiny/misspelt", endpoint=hub)
     assert gated.startswith("ConfigError: model 'tiny/gated': no such directory here, and the repository is gated")
     assert f"{hub}/tiny/gated" in gated

@@ -1,4 +1,4 @@
-"""Secrets and control characters do not get into messages and logs."""
+"""Messages and logs contain no secrets and no control characters."""
 
 import io
 import json
@@ -64,7 +64,7 @@ def test_a_text_without_credentials_is_unchanged(text):
     assert redact(text) == text
 
 
-def test_a_hidden_secret_is_replaced_however_it_is_written():
+def test_a_hidden_secret_is_masked_in_all_its_forms():
     hide(SECRET)
     for written in (SECRET, "s3cr3t-Value%2Fwith%2Bsigns", f"prefix{SECRET}suffix"):
         assert "s3cr3t" not in redact(written)
@@ -75,7 +75,7 @@ def test_a_hidden_secret_is_replaced_however_it_is_written():
 @pytest.mark.parametrize(
     "name", ["token", "admin_token", "HF_TOKEN", "apiKey", "api_key", "AWS_SECRET_ACCESS_KEY", "db-password", "tokens"]
 )
-def test_a_name_says_that_a_value_is_secret(name):
+def test_secrets_are_recognised_by_name(name):
     assert is_secret(name, "x" * 9)
 
 
@@ -94,7 +94,7 @@ def test_other_values_are_public(name, value):
     assert not is_secret(name, value)
 
 
-def test_a_table_is_split_and_put_together_again():
+def test_splitting_and_merging_a_table_are_inverse():
     table = {
         "name": "x",
         "token": SECRET,
@@ -136,7 +136,7 @@ def test_log_values_hold_no_secrets_and_no_control_characters():
      "\x00",
      "\u200b", "\ud800", "\u2028", "\x08\x08", "\U000e0041"],
 )  # fmt: skip
-def test_nothing_that_a_terminal_acts_on_is_printable(hostile):
+def test_control_characters_are_escaped(hostile):
     shown = printable(f"before {hostile} after\n\ttext ä 漢 🎲")
     assert all(ch in "\n\t" or ch.isprintable() for ch in shown)
     assert shown.endswith(" after\n\ttext ä 漢 🎲")
@@ -150,14 +150,14 @@ def test_escaped_json_has_the_same_value():
     assert json.loads(escaped) == value
 
 
-def test_what_libraries_write_to_stderr_is_redacted(capsys):
+def test_library_output_to_stderr_is_redacted(capsys):
     hide("known-secret")
     with redacted_stderr():
         logging.lastResort.handle(logging.LogRecord("lib", 40, "f", 1, "sent %s", ("known-secret",), None))
         print("direct known-secret", file=sys.stderr)
-    said = capsys.readouterr().err
-    assert "known-secret" not in said
-    assert said.count("***") == 2
+    output = capsys.readouterr().err
+    assert "known-secret" not in output
+    assert output.count("***") == 2
 
 
 def test_a_stack_trace_is_redacted_and_printable(capsys):
@@ -166,9 +166,9 @@ def test_a_stack_trace_is_redacted_and_printable(capsys):
         raise RuntimeError("known-secret \x1b[2J")
 
     assert exit_on_config_error(fail) == 1
-    said = capsys.readouterr().err
-    assert "RuntimeError: *** \\x1b[2J" in said
-    assert "known-secret" not in said
+    output = capsys.readouterr().err
+    assert "RuntimeError: *** \\x1b[2J" in output
+    assert "known-secret" not in output
 
 
 class Settings(Table):
@@ -179,7 +179,7 @@ class Settings(Table):
     count: int = 1
 
 
-def test_a_refused_setting_is_named_without_its_value(tmp_path):
+def test_an_invalid_secret_is_named_without_its_value(tmp_path):
     path = tmp_path / "run.toml"
     path.write_text("[redis]\ntoken = 12345678\nurl = ['redis://:s3cr3t-Value@h']\ncount = 'many'\n")
     with pytest.raises(ConfigError) as error:
@@ -190,7 +190,7 @@ def test_a_refused_setting_is_named_without_its_value(tmp_path):
     assert "s3cr3t" not in str(error.value)
 
 
-def test_secrets_beside_a_file_belong_to_its_table_alone(tmp_path):
+def test_a_secrets_file_is_read_only_for_its_table(tmp_path):
     path = tmp_path / "run.toml"
     path.write_text("[redis]\ncount = 2\n[inference]\nport = 1\n")
     file = secrets_file(path, "redis")
@@ -214,7 +214,7 @@ def test_secrets_beside_a_file_belong_to_its_table_alone(tmp_path):
         ("redis://h/0", {}, "", "redis://h/0"),
     ],
 )
-def test_the_password_of_redis_comes_from_where_the_user_says(tmp_path, url, environment, file, expected):
+def test_the_password_of_redis_is_read_in_order_of_precedence(tmp_path, url, environment, file, expected):
     path = tmp_path / "password"
     path.write_text("from-file\n")
     given = {key: str(path) if value == "FILE" else value for key, value in environment.items()}

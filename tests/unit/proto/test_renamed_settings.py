@@ -1,4 +1,4 @@
-"""A former key of a table gives an error that names the key that replaces it."""
+"""The error for a renamed key names the new key."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +27,7 @@ def former_keys() -> Iterator[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize(("table", "former", "present"), list(former_keys()))
-def test_a_former_key_is_refused_with_the_present_one(tmp_path: Path, table: str, former: str, present: str) -> None:
+def test_a_renamed_key_is_refused_with_the_new_name(tmp_path: Path, table: str, former: str, present: str) -> None:
     path = tmp_path / "run.toml"
     path.write_text(f"[{table}]\n{former} = 1\n")
     with pytest.raises(ConfigError, match=rf"\[{table}\] unknown key '{former}'; it was renamed to '{present}'"):

@@ -1,4 +1,4 @@
-"""What can be refused without a broker."""
+"""Errors that need no broker."""
 
 import pytest
 
@@ -39,19 +39,19 @@ async def test_a_run_name_that_would_break_the_keys_is_refused(run: str) -> None
         ("full_timeout_s", -1.0),
     ],
 )
-async def test_a_limit_out_of_range_is_named(name: str, value: float) -> None:
+async def test_an_invalid_limit_is_named(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):
         await Streams.connect("redis://127.0.0.1:1/0", "r", **{name: value})
 
 
-async def test_no_broker_names_the_url_and_the_fix_but_not_the_password() -> None:
+async def test_an_unreachable_broker_is_named_without_its_password() -> None:
     with pytest.raises(StreamError) as caught:
         await Streams.connect("redis://:secret@127.0.0.1:1/0", "r", reconnect_s=60.0)
     assert "no Redis at redis://:***@127.0.0.1:1/0: start one, or unset REDIS_URL" in str(caught.value)
     assert "secret" not in str(caught.value)
 
 
-async def test_a_password_that_breaks_the_url_is_not_shown() -> None:
+async def test_an_unquoted_password_is_not_shown() -> None:
     for connect in (Streams.connect, _acquire):
         with pytest.raises(StreamError, match="quote special characters") as caught:
             await connect("redis://:sec/ret@127.0.0.1:1/0", "r")
@@ -64,12 +64,12 @@ async def _acquire(url: str, run: str) -> TrainerLease:
 
 
 @pytest.mark.parametrize(("name", "value"), [("ttl_s", 0), ("ttl_s", float("inf")), ("timeout_s", -1)])
-def test_a_limit_of_the_lease_out_of_range_is_named(name: str, value: float) -> None:
+def test_an_invalid_limit_of_the_lease_is_named(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):
         TrainerLease.acquire("redis://127.0.0.1:1/0", "r", "t", **{name: value})
 
 
-def test_a_lease_without_a_broker_names_the_url_and_the_fix_at_once() -> None:
+def test_a_lease_without_a_broker_fails_at_once_with_url_and_fix() -> None:
     with pytest.raises(StreamError) as caught:
         TrainerLease.acquire("redis://:secret@127.0.0.1:1/0", "r", "t", reconnect_s=60.0)
     assert "no Redis at redis://:***@127.0.0.1:1/0: start one" in str(caught.value)
@@ -81,6 +81,6 @@ def test_a_run_name_that_would_break_the_lease_key_is_refused() -> None:
 
 
 @pytest.mark.parametrize("url", ["localhost:6379", "http://127.0.0.1", ""])
-async def test_what_is_no_redis_url_is_named(url: str) -> None:
+async def test_an_invalid_redis_url_is_named(url: str) -> None:
     with pytest.raises(StreamError, match="is not the URL of a Redis"):
         await Streams.connect(url, "r")

@@ -13,7 +13,7 @@ def drawn(order, count):
 
 
 @pytest.mark.parametrize("size", [1, 2, 40, 3553])
-def test_every_epoch_of_a_finite_split_holds_every_task_once(size):
+def test_each_epoch_of_a_finite_split_has_each_task_once(size):
     order = TaskOrder("train", size, seed=0)
     for epoch in range(3):
         assert sorted(order.index(epoch * size + offset) for offset in range(size)) == list(range(size))
@@ -26,18 +26,18 @@ def test_epochs_seeds_and_splits_have_different_orders():
 
 
 def test_the_order_is_the_same_with_every_version_of_numpy():
-    """Golden values: a resumed run must go on in the order it began with."""
+    """Golden values: a resumed run must continue in the same order."""
     assert drawn(TaskOrder("train", 5, seed=0), 15) == [4, 1, 3, 2, 0, 2, 1, 3, 4, 0, 3, 1, 4, 2, 0]
     assert drawn(TaskOrder("train", 3553, seed=7), 3) == GOLDEN_LARGE
 
 
-def test_tasks_that_are_sorted_by_kind_come_mixed():
-    """Official games are sorted by type: six kinds of equal size, of which the first step of 16 must see most."""
+def test_sorted_tasks_are_shuffled():
+    """Official games are sorted by type: six types of equal size, of which the first 16 tasks must contain most."""
     kinds = [index // 600 for index in drawn(TaskOrder("train", 3600, seed=0), 16)]
     assert len(set(kinds)) >= 5
 
 
-def test_seeds_share_no_task_of_an_endless_split():
+def test_seeds_have_no_task_of_an_endless_split_in_common():
     sets = [set(drawn(TaskOrder("train", None, seed, start=1_000_000), 1000)) for seed in SEEDS]
     assert not any(one & other for one, other in combinations(sets, 2))
     assert min(sets[0]) == 1_000_000
@@ -45,12 +45,12 @@ def test_seeds_share_no_task_of_an_endless_split():
 
 
 @pytest.mark.parametrize("seed", [0, 3_999, 4_000, 2**63])
-def test_indices_of_an_endless_split_seed_a_generator_of_32_bits(seed):
+def test_indices_of_an_endless_split_fit_into_32_bits(seed):
     order = TaskOrder("train", None, seed, start=1_000_000)
     assert 0 <= order.index(SEED_STRIDE - 1) < 2**32
 
 
-def test_without_blocks_an_endless_split_is_drawn_from_its_start_by_every_seed():
+def test_without_blocks_every_seed_starts_at_the_start_index():
     assert drawn(TaskOrder("train", None, 5, start=3, blocks=False), 4) == [3, 4, 5, 6]
 
 

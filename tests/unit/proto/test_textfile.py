@@ -1,4 +1,4 @@
-"""Text files that users give: what is read whatever the editor, and what is said of other encodings."""
+"""Text files of users: files of any editor are read, and errors name other encodings."""
 
 import codecs
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ BOM = codecs.BOM_UTF8
 
 @dataclass
 class Read:
-    """A kind of file that users give: its bytes without a mark, and a function that reads one."""
+    """A kind of user file: its bytes without a byte-order mark, and a function that reads it."""
 
     data: bytes
     read: object
@@ -45,8 +45,8 @@ def _levels(path):
 
 
 def _problems(path):
-    found = problems_of("t", read_options("t", {"tests": {"one": str(path)}}))
-    return [found.problem("one", index).answer for index in range(found.sizes()["one"])]
+    result = problems_of("t", read_options("t", {"tests": {"one": str(path)}}))
+    return [result.problem("one", index).answer for index in range(result.sizes()["one"])]
 
 
 def _level_text():
@@ -85,7 +85,7 @@ def test_a_byte_order_mark_and_windows_line_ends_change_nothing(kinds, tmp_path,
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
-def test_wide_encodings_are_named_with_the_file_and_the_fix(kinds, tmp_path, kind, encoding):
+def test_utf_16_and_utf_32_are_named_with_the_file_and_the_fix(kinds, tmp_path, kind, encoding):
     one = kinds[kind]
     path = tmp_path / one.name
     path.write_bytes(one.data.decode().encode(encoding))
@@ -107,7 +107,7 @@ def test_a_latin_1_byte_is_named_with_its_offset_and_line(kinds, tmp_path, kind)
         one.read(path)
 
 
-def test_a_mark_in_the_middle_of_joined_files_is_dropped(tmp_path):
+def test_a_byte_order_mark_inside_concatenated_files_is_removed(tmp_path):
     path = tmp_path / "joined.jsonl"
     lines = [b'{"problem": "1?", "answer": "1"}\n', b'{"problem": "2?", "answer": "2"}\r\n']
     path.write_bytes(b"".join(BOM + line for line in lines))
@@ -129,7 +129,7 @@ def test_a_configuration_beyond_the_parsers_limits_is_an_error_that_names_it(tmp
         read_file(path)
 
 
-def test_a_line_too_deep_for_the_parser_is_named(tmp_path):
+def test_a_too_deeply_nested_line_is_named(tmp_path):
     path = tmp_path / "problems.jsonl"
     path.write_text('{"problem": ' + "[" * 100_000 + "\n")
     with pytest.raises(ConfigError, match=r"problems\.jsonl, line 1: "):

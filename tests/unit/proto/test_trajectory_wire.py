@@ -1,4 +1,4 @@
-"""Groups and tasks survive the wire and the file unchanged, and whatever is not a message is refused by name."""
+"""Groups and tasks survive encoding and files unchanged, and invalid messages give errors that name the problem."""
 
 import math
 import random
@@ -89,7 +89,7 @@ def random_group(rng: random.Random) -> Group:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_any_group_comes_back_equal_and_encodes_to_the_same_bytes(seed: int) -> None:
+def test_any_group_survives_encoding_and_decoding(seed: int) -> None:
     group = random_group(random.Random(seed))
     data = encode(group)
     back = decode_group(data)
@@ -98,7 +98,7 @@ def test_any_group_comes_back_equal_and_encodes_to_the_same_bytes(seed: int) -> 
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_any_task_comes_back_equal(seed: int) -> None:
+def test_any_task_survives_encoding_and_decoding(seed: int) -> None:
     rng = random.Random(seed)
     task = GroupTask(
         group_id=random_text(rng),
@@ -110,7 +110,7 @@ def test_any_task_comes_back_equal(seed: int) -> None:
     assert decode_group_task(encode(task)) == task
 
 
-def test_arrays_keep_their_values_bit_for_bit() -> None:
+def test_packed_arrays_keep_their_exact_values() -> None:
     logprobs = np.array([*AWKWARD_FLOATS, np.nan, np.nextafter(np.float32(-1), np.float32(0))], dtype="f4")
     n = len(logprobs)
     ids = np.arange(n, dtype=np.int64) * (INT32 // n)
@@ -131,14 +131,14 @@ def test_arrays_keep_their_values_bit_for_bit() -> None:
 @pytest.mark.parametrize(
     ("logprobs", "mask"), [(2, 3), (4, 3), (3, 2), (3, 4), (0, 0), (3, 0)], ids=lambda value: str(value)
 )
-def test_a_turn_whose_arrays_differ_in_length_cannot_be_made_or_read(logprobs: int, mask: int) -> None:
+def test_a_turn_with_arrays_of_different_lengths_is_refused(logprobs: int, mask: int) -> None:
     turn = random_turn(random.Random(1))
     arrays = {
         "response_ids": pack_ids(range(3)),
         "logprobs": pack_floats([-1.0] * logprobs),
         "loss_mask": pack_mask([1] * mask),
     }
-    with pytest.raises(ValueError, match=rf"3 response tokens carries {logprobs} log-probs and a loss mask of {mask}"):
+    with pytest.raises(ValueError, match=rf"3 response tokens has {logprobs} log-probs and a loss mask of {mask}"):
         msgspec.structs.replace(turn, **arrays)
     group = msgspec.to_builtins(random_group(random.Random(3)), builtin_types=(bytes,))
     bad = msgspec.to_builtins(turn, builtin_types=(bytes,)) | arrays
@@ -149,7 +149,7 @@ def test_a_turn_whose_arrays_differ_in_length_cannot_be_made_or_read(logprobs: i
 
 
 def conversation(rng: random.Random, turns: int) -> Trajectory:
-    """An episode whose prompts hold the whole history: 60 tokens a turn, half of them sampled."""
+    """An episode whose prompts contain the full history: 60 tokens for each turn, half of them sampled."""
     turn = random_turn(rng)
     arrays = {"logprobs": pack_floats([-1.0] * 30), "loss_mask": pack_mask([1] * 30)}
     spans = (VersionSpan(0, 30, random_version(rng)),)
@@ -168,7 +168,7 @@ def conversation(rng: random.Random, turns: int) -> Trajectory:
     return Trajectory("t", 0, played, terminated=True, truncated=False, score=1.0, success=True)
 
 
-def test_the_bytes_of_a_conversation_grow_with_its_turns_and_not_with_their_square() -> None:
+def test_the_bytes_of_a_conversation_grow_linearly_with_its_turns() -> None:
     group = random_group(random.Random(4))
     sizes = {
         turns: len(encode(msgspec.structs.replace(group, trajectories=(conversation(random.Random(4), turns),))))
@@ -178,7 +178,7 @@ def test_the_bytes_of_a_conversation_grow_with_its_turns_and_not_with_their_squa
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_whole_prompts_are_what_each_turn_would_have_been_shown(seed: int) -> None:
+def test_full_prompts_are_reconstructed_for_each_turn(seed: int) -> None:
     rng = random.Random(seed)
     turns = tuple(random_turn(rng, reset=not number) for number in range(6))
     one = Trajectory("t", 0, turns, terminated=True, truncated=False, score=1.0, success=True)
@@ -198,14 +198,14 @@ def test_an_episode_without_turns_has_no_prompts_and_no_conversations() -> None:
     assert (empty.prompts(), empty.conversations(), prompt_lengths(())) == ([], [], [])
 
 
-def test_a_first_turn_that_continues_another_cannot_be_made_or_read() -> None:
+def test_a_first_turn_without_reset_is_refused() -> None:
     one = conversation(random.Random(0), 2)
-    with pytest.raises(ValueError, match="first turn of an episode needs `reset`"):
+    with pytest.raises(ValueError, match="first turn of an episode must have `reset`"):
         msgspec.structs.replace(one, turns=one.turns[1:])
     group = msgspec.to_builtins(random_group(random.Random(3)), builtin_types=(bytes,))
     group["trajectories"] = [msgspec.to_builtins(one, builtin_types=(bytes,))]
     group["trajectories"][0]["turns"][0]["reset"] = False
-    with pytest.raises(SchemaError, match="first turn of an episode needs `reset`"):
+    with pytest.raises(SchemaError, match="first turn of an episode must have `reset`"):
         decode_group(msgspec.msgpack.encode(group))
 
 
@@ -213,7 +213,7 @@ def test_a_first_turn_that_continues_another_cannot_be_made_or_read() -> None:
 def test_an_older_schema_is_refused_with_the_fix(schema: int) -> None:
     group = msgspec.structs.replace(random_group(random.Random(5)), schema=schema)
     with pytest.raises(
-        SchemaError, match=rf"group has schema {schema}, .* convert a file with `python -m arlarena.proto"
+        SchemaError, match=rf"group has schema {schema}, .* convert files with `python -m arlarena.proto"
     ):
         decode_group(encode(group))
 
@@ -228,7 +228,7 @@ def test_a_newer_schema_is_refused_with_the_fix() -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_bytes_that_are_cut_or_changed_are_a_schema_error_or_a_valid_message_but_never_another_exception(
+def test_damaged_bytes_raise_no_exception_but_schema_errors(
     seed: int,
 ) -> None:
     rng = random.Random(seed)
@@ -253,7 +253,7 @@ def test_a_task_is_not_a_group_and_a_group_not_a_task() -> None:
         decode_group(encode(GroupTask("g", group.task, 1, Sampling())))
 
 
-def test_a_file_of_groups_comes_back_in_order(tmp_path: Path) -> None:
+def test_a_file_of_groups_is_read_in_order(tmp_path: Path) -> None:
     groups = [random_group(random.Random(seed)) for seed in range(6)]
     path = tmp_path / "demonstrations.msgpack"
     assert write_groups(path, groups) == 6
@@ -266,7 +266,7 @@ def test_an_empty_file_holds_no_groups(tmp_path: Path) -> None:
     assert read_groups(tmp_path / "none") == []
 
 
-def test_a_file_cut_anywhere_but_between_groups_is_refused(tmp_path: Path) -> None:
+def test_a_file_truncated_within_a_group_is_refused(tmp_path: Path) -> None:
     groups = [random_group(random.Random(seed)) for seed in (0, 1)]
     path = tmp_path / "groups"
     write_groups(path, groups)
@@ -280,11 +280,11 @@ def test_a_file_cut_anywhere_but_between_groups_is_refused(tmp_path: Path) -> No
             with pytest.raises(SchemaError):
                 read_groups(path)
     path.write_bytes(data[:-1])
-    with pytest.raises(SchemaError, match="cut short after 1 groups"):
+    with pytest.raises(SchemaError, match="truncated after 1 groups"):
         read_groups(path)
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "groups"
     old = [random_group(random.Random(9))]
     write_groups(path, old)
@@ -298,7 +298,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     assert read_groups(path) == old
 
 
-def test_a_policy_version_reads_what_it_writes() -> None:
+def test_a_policy_version_parses_its_own_text() -> None:
     version = PolicyVersion("a1b2", 12, "ff00")
     assert PolicyVersion.parse(str(version)) == version
     for text in ("", "a:b", "a:b:c", "a:1:c:d", "a::c"):

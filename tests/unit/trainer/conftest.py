@@ -1,4 +1,4 @@
-"""Small made-up groups and a tiny policy (see `trainer_support`)."""
+"""Small synthetic groups and a tiny policy (see `trainer_support`)."""
 
 from support.trainer.trainer_support import make_group, policy, tiny_directory
 

@@ -1,4 +1,4 @@
-"""Comments and docstrings cite papers, or documents that users have."""
+"""Comments and docstrings cite papers, or documents that ship."""
 
 import re
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_documents_that_sources_cite_exist(part: str) -> None:
     assert internal == []
 
 
-def test_what_is_cited_is_found_in_a_text() -> None:
+def test_citations_are_found_in_a_text() -> None:
     assert cited("see docs/adr/0010, docs/how-to/train.md; docs/ and doc/x.md") == [
         "docs/adr/0010",
         "docs/how-to/train.md",

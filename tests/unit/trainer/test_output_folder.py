@@ -1,4 +1,4 @@
-"""A folder that a command writes is whole or not there, and never replaces what the command did not write."""
+"""An output folder is written atomically, and never replaces files that the command did not write."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def full_disk():
     raise OSError("the disk is full")
 
 
-def test_it_is_made_with_its_parents_and_replaced_as_a_whole(tmp_path):
+def test_the_folder_is_created_with_parents_and_replaced_atomically(tmp_path):
     out = tmp_path / "a" / "out"
     write(out, "first", "both")
     write(out, "second", "both")
@@ -31,7 +31,7 @@ def test_it_is_made_with_its_parents_and_replaced_as_a_whole(tmp_path):
     assert names(out.parent) == ["out"]
 
 
-def test_an_empty_folder_and_a_link_to_one_are_filled(tmp_path):
+def test_an_empty_folder_and_a_link_to_one_are_replaced(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to("empty")
     write(tmp_path / "link", "file")
@@ -39,7 +39,7 @@ def test_an_empty_folder_and_a_link_to_one_are_filled(tmp_path):
     assert names(tmp_path / "empty") == [MARKER, "file"]
 
 
-def test_a_failure_leaves_the_old_folder_and_nothing_beside_it(tmp_path):
+def test_a_failure_keeps_the_old_folder_and_leaves_no_temporary_folder(tmp_path):
     write(tmp_path / "out", "old")
     with pytest.raises(OSError, match="disk"):
         write(tmp_path / "out", "half", then=full_disk)
@@ -49,11 +49,11 @@ def test_a_failure_leaves_the_old_folder_and_nothing_beside_it(tmp_path):
 
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("added", ["thesis.tex", "folder/"])
-@pytest.mark.parametrize("ours", [False, True])
-def test_other_files_are_never_removed(tmp_path, ours, added, late):
-    """`late`: they come while the command runs."""
+@pytest.mark.parametrize("own", [False, True])
+def test_other_files_are_never_removed(tmp_path, own, added, late):
+    """`late`: the files appear while the command runs."""
     out = tmp_path / "out"
-    if ours:
+    if own:
         write(out, "old")
 
     def add():
@@ -71,15 +71,17 @@ def test_other_files_are_never_removed(tmp_path, ours, added, late):
 
 
 @pytest.mark.parametrize("record", ["[]", "{", '{"files": 3}', '{"kind": "tiny"}'])
-def test_a_record_that_lists_no_files_allows_nothing(tmp_path, record):
+def test_an_invalid_record_allows_no_replacement(tmp_path, record):
     (tmp_path / MARKER).write_text(record)
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(ConfigError, match=r"did not write what is in it \(arlarena\.json, model\.safetensors\)"):
+    with pytest.raises(
+        ConfigError, match=r"contains files that this command did not write \(arlarena\.json, model\.safetensors\)"
+    ):
         check_output(tmp_path)
 
 
 @pytest.mark.parametrize("out", ["a/model", "a", "a/model/out", "a/model/../model", "link"])
-def test_it_may_not_be_in_or_around_the_model(tmp_path, out):
+def test_the_folder_must_not_overlap_the_model(tmp_path, out):
     (tmp_path / "a" / "model").mkdir(parents=True)
     (tmp_path / "link").symlink_to("a/model")
     with pytest.raises(ConfigError, match="overlaps --model"):
@@ -87,7 +89,7 @@ def test_it_may_not_be_in_or_around_the_model(tmp_path, out):
     check_output(tmp_path / "a" / "out", apart={"--model": tmp_path / "a" / "model"})
 
 
-def test_it_may_lie_in_the_run_directory_and_not_hold_it(tmp_path):
+def test_the_folder_may_be_in_the_run_directory_but_not_contain_it(tmp_path):
     check_output(tmp_path / "run" / "cloned", outside={"--run-dir": tmp_path / "run"})
     for out in (tmp_path, tmp_path / "run"):
         with pytest.raises(ConfigError, match="overlaps --run-dir"):

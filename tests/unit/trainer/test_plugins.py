@@ -1,4 +1,4 @@
-"""Recipes, clips, advantages, filters and aggregations from outside the repository, and what is refused."""
+"""Recipes, clips, advantages, filters and aggregations of plugins, and their errors."""
 
 import sys
 import textwrap
@@ -52,7 +52,7 @@ CLIP = """
 
 @pytest.fixture(autouse=True)
 def registries():
-    """What a test registers and imports is forgotten after it."""
+    """Undo registrations and imports after each test."""
     restore, imported = [each.snapshot() for each in registry._REGISTRIES], set(sys.modules)
     yield
     for each in restore:
@@ -116,7 +116,7 @@ def test_a_change_of_the_clip_drops_the_hyperparameters_that_the_new_one_lacks(m
         ("grpo", {"clip": "sofd"}, r"grpo\.clip = 'sofd': did you mean 'soft'"),
     ],
 )
-def test_a_mistake_in_a_hyperparameter_is_named(module, name, overrides, message):
+def test_an_invalid_hyperparameter_is_named(module, name, overrides, message):
     load_plugins([module("plug_mistakes", CLIP)])
     with pytest.raises(RecipeError, match=message):
         recipe(name, **overrides)
@@ -130,8 +130,8 @@ def test_advantage_filter_and_aggregation_can_be_registered():
     register_filter("rich")(lambda returns, _successes: max(returns) > 1)
     register_aggregation("half")(lambda batch, _of, _length: batch.token_ones() / 2)
     method = Recipe(name="mine", advantage="returns", filter="rich", aggregation="half", clip="reinforce")
-    (found,) = compute_advantages(method, [GroupRewards(rewards=[[1.0, 2.0], [3.0]])])
-    assert found.total == [[1.0, 2.0], [3.0]]
+    (result,) = compute_advantages(method, [GroupRewards(rewards=[[1.0, 2.0], [3.0]])])
+    assert result.total == [[1.0, 2.0], [3.0]]
     assert loss_of(method) == pytest.approx((2.0 * 1.0 - 1.0 * 0.5) / 2)
     selection = Selection(method.filter, 1)
     assert [selection.offer("a", [1.0]).value, selection.offer("b", [2.0]).value] == ["dropped", "kept"]
@@ -164,7 +164,7 @@ class Shadowing(ClipConfig):
         (lambda: (register_clip("c", Shadowing)(min), Recipe(name="r", clip="c")), "rename its hyperparameter 'gamma'"),
     ],
 )
-def test_a_registration_that_cannot_be_is_refused(register, message):
+def test_an_invalid_registration_is_refused(register, message):
     with pytest.raises(RecipeError, match=message):
         register()
 
@@ -188,7 +188,7 @@ def test_a_registration_that_cannot_be_is_refused(register, message):
         (CLIP + "    register_recipe(Recipe(name='sampo'))", "plugin 'plug': recipe 'sampo' is registered already"),
     ],
 )
-def test_a_plugin_that_fails_is_named_in_one_line_and_leaves_nothing(module, tmp_path, text, message):
+def test_a_failing_plugin_is_named_in_one_line_and_registers_nothing(module, tmp_path, text, message):
     if text is not None:
         module("plug", text)
     (tmp_path / "run.toml").write_text('[trainer]\nplugins = ["plug"]\n')

@@ -34,7 +34,7 @@ def run(*arguments):
     return forking_support.run(["arlarena.trainer", "replay", *map(str, arguments)], timeout=100)
 
 
-def test_the_figures_are_those_of_a_step(recorded, tiny_directory):
+def test_replay_gives_the_figures_of_a_step(recorded, tiny_directory):
     path, groups = recorded
     done = run(path, "--model", tiny_directory, "--recipe", "sampo", "--recipe", "grpo", "--json")
     assert done.returncode == 0, done.stderr
@@ -49,7 +49,7 @@ def test_the_figures_are_those_of_a_step(recorded, tiny_directory):
     metrics = learner.update([training_samples(scored, "now")], rate=0.0)
     for name in ("loss", "grad_norm", "outside", "clip_negative_low", "entropy", "ratio_mean", f"kl_share/{CELLS[0]}"):
         assert grpo[name] == pytest.approx(metrics[name], rel=1e-6), name
-    assert all(before[key].equal(value) for key, value in learner.weights().items())  # nothing is trained
+    assert all(before[key].equal(value) for key, value in learner.weights().items())  # the weights do not change
     assert sum(grpo[f"kl_share/{cell}"] for cell in CELLS) == pytest.approx(1.0)
 
 
@@ -74,14 +74,14 @@ def test_the_table_has_a_column_for_each_method(recorded, tiny_directory):
         (["--set", "ratio_level=word"], "ratio_level = 'word'"),
     ],
 )
-def test_mistakes_are_told_in_one_line(recorded, tiny_directory, arguments, says):
+def test_errors_are_one_line(recorded, tiny_directory, arguments, says):
     done = run(recorded[0], "--model", tiny_directory, *arguments)
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_batch_is_filled_up_as_a_run_fills_it(recorded, tiny_directory):
+def test_a_batch_is_backfilled_as_in_a_run(recorded, tiny_directory):
     _, groups = recorded
     method = recipe("sampo", anchor="observation")
     filled = replay(groups, str(tiny_directory), method, TrainerSettings()).figures
@@ -95,13 +95,13 @@ def test_a_batch_is_filled_up_as_a_run_fills_it(recorded, tiny_directory):
     assert filled["loss"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_groups_that_a_method_leaves_out_are_counted(recorded, tiny_directory):
+def test_filtered_groups_are_counted(recorded, tiny_directory):
     _, groups = recorded
-    found = replay(groups, str(tiny_directory), recipe("sampo", backfill=False), TrainerSettings())
-    figures = found.figures
+    result = replay(groups, str(tiny_directory), recipe("sampo", backfill=False), TrainerSettings())
+    figures = result.figures
     counts = [figures[name] for name in ("groups_kept", "groups_backfilled", "groups_filtered", "rows")]
     assert counts == [1, 0, 1, 6]
-    shown = {line.split()[0]: line.split()[1:] for line in table([found]).splitlines()[1:]}
+    shown = {line.split()[0]: line.split()[1:] for line in table([result]).splitlines()[1:]}
     assert shown["groups_filtered"] == ["1"]
 
 
@@ -113,24 +113,24 @@ def test_groups_that_a_method_leaves_out_are_counted(recorded, tiny_directory):
     ],
 )
 def test_demonstrations_are_refused(recorded, make_group, tiny_directory, tmp_path, version, player):
-    reason = f"no policy sampled it: it is a demonstration by {player}"
+    reason = f"it is a demonstration by {player}, not a sample of a policy"
     shown = [make_group(f"demonstration-{number}", [True], version) for number in range(2)]
     _, groups = recorded
-    found = replay([*shown, *groups], str(tiny_directory), recipe("grpo"), TrainerSettings())
-    assert found.refused == tuple(Refusal(group.id, reason) for group in shown)
+    result = replay([*shown, *groups], str(tiny_directory), recipe("grpo"), TrainerSettings())
+    assert result.refused == tuple(Refusal(group.id, reason) for group in shown)
     path = tmp_path / "validation.msgpack"
     write_groups(path, shown)
     done = run(path, "--model", tiny_directory, "--recipe", "grpo")
     assert done.returncode == 2
-    assert f"none of 2 groups can be learnt from; demonstration-0: {reason}" in done.stderr
+    assert f"none of 2 groups can be trained on; demonstration-0: {reason}" in done.stderr
 
 
 # ---- groups that are left out --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def spoilt(make_group, tmp_path):
-    """Two good groups, with three bad ones around them."""
+def corrupted(make_group, tmp_path):
+    """Two valid groups between three invalid ones."""
     groups = [make_group(name, [True, False, True], NOW) for name in "abcde"]
     groups[0].trajectories[1].turns[0].reward = math.inf
     groups[2].sampling = Sampling(temperature=0.6, top_p=0.95, top_k=20)
@@ -142,29 +142,29 @@ def spoilt(make_group, tmp_path):
 
 REASONS = {
     "a": "member 1, turn 0: its reward is inf",
-    "c": "it was sampled at top_p 0.95 and top_k 20: only the whole distribution (top_p 1, top_k 0) can be trained on, "
-    "since its log-probs are those of the whole distribution",
-    "e": "member 2, turn 1: its state_key is empty, which the method compares states by; choose another anchor",
+    "c": "it was sampled at top_p 0.95 and top_k 20: only the full distribution (top_p 1, top_k 0) can be trained on, "
+    "because the trainer's log-probs are those of the full distribution",
+    "e": "member 2, turn 1: its state_key is empty, but the method compares states by it; choose another anchor",
 }
 
 
-def test_refused_groups_are_reported_and_the_others_replayed(spoilt, tiny_directory):
-    path, groups = spoilt
-    found = replay(load_groups(path), str(tiny_directory), recipe("sampo"), TrainerSettings())
-    assert found.refused == tuple(Refusal(name, reason) for name, reason in REASONS.items())
-    assert (found.figures["groups"], found.figures["groups_refused"], found.figures["groups_kept"]) == (5, 3, 2)
-    written = json.loads(json.dumps(found.as_dict()))
+def test_refused_groups_are_reported_and_other_groups_are_replayed(corrupted, tiny_directory):
+    path, groups = corrupted
+    result = replay(load_groups(path), str(tiny_directory), recipe("sampo"), TrainerSettings())
+    assert result.refused == tuple(Refusal(name, reason) for name, reason in REASONS.items())
+    assert (result.figures["groups"], result.figures["groups_refused"], result.figures["groups_kept"]) == (5, 3, 2)
+    written = json.loads(json.dumps(result.as_dict()))
     assert written["refused"] == [{"group": name, "reason": reason} for name, reason in REASONS.items()]
     good = replay([groups[1], groups[3]], str(tiny_directory), recipe("sampo"), TrainerSettings())
     assert good.refused == ()
     counted = ("groups", "groups_refused")
-    assert {key: value for key, value in found.figures.items() if key not in counted} == {
+    assert {key: value for key, value in result.figures.items() if key not in counted} == {
         key: value for key, value in good.figures.items() if key not in counted
     }
 
 
-def test_the_table_names_refused_groups_and_the_methods_that_refuse(spoilt, tiny_directory):
-    done = run(spoilt[0], "--model", tiny_directory, "--recipe", "sampo", "--recipe", "grpo")
+def test_the_table_names_refused_groups_and_the_methods_that_refuse(corrupted, tiny_directory):
+    done = run(corrupted[0], "--model", tiny_directory, "--recipe", "sampo", "--recipe", "grpo")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split() for line in lines if line.startswith("groups_refused")] == [["groups_refused", "3", "2"]]
@@ -175,40 +175,40 @@ def test_the_table_names_refused_groups_and_the_methods_that_refuse(spoilt, tiny
     ]
 
 
-def test_if_every_group_is_refused_the_first_reason_is_the_error(spoilt, tiny_directory):
-    path, groups = spoilt
+def test_if_every_group_is_refused_the_first_reason_is_the_error(corrupted, tiny_directory):
+    path, groups = corrupted
     write_groups(path, [groups[0], groups[2]])
     done = run(path, "--model", tiny_directory, "--recipe", "sampo")
     assert done.returncode == 2
-    assert f"sampo: none of 2 groups can be learnt from; a: {REASONS['a']}" in done.stderr
+    assert f"sampo: none of 2 groups can be trained on; a: {REASONS['a']}" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_an_unreadable_record_is_reported_and_the_others_replayed(recorded, tiny_directory, place):
+def test_an_unreadable_record_is_reported_and_other_groups_are_replayed(recorded, tiny_directory, place):
     path, groups = recorded
     records = [encode(group) for group in groups]
     records.insert(place, b"nothing that could be read")
     path.write_bytes(b"".join(len(record).to_bytes(4, "little") + record for record in records))
-    found = replay(load_groups(path), str(tiny_directory), recipe("grpo"), TrainerSettings())
-    (refused,) = found.refused
+    result = replay(load_groups(path), str(tiny_directory), recipe("grpo"), TrainerSettings())
+    (refused,) = result.refused
     assert refused.group == f"record {place}"
     assert refused.reason.startswith("not a group:")
-    assert (found.figures["groups"], found.figures["groups_refused"], found.figures["groups_kept"]) == (3, 1, 2)
+    assert (result.figures["groups"], result.figures["groups_refused"], result.figures["groups_kept"]) == (3, 1, 2)
 
 
 @pytest.mark.parametrize("cut", [1, 3, 4, 5, 40])
-def test_a_file_cut_short_loses_its_last_record_alone(recorded, tiny_directory, cut):
+def test_a_truncated_file_loses_only_its_last_record(recorded, tiny_directory, cut):
     path, groups = recorded
     first = 4 + len(encode(groups[0]))
     path.write_bytes(path.read_bytes()[: first + cut])
     kept, refused = load_groups(path)
     assert (kept.id, refused.group) == ("a", "record 1")
-    assert "the file is cut short within it" in refused.reason
+    assert "the file ends within the record" in refused.reason
     assert replay([kept, refused], str(tiny_directory), recipe("grpo"), TrainerSettings()).figures["groups_kept"] == 1
 
 
-def test_weights_that_are_not_finite_are_told_and_no_crash(recorded, tiny_directory, tmp_path):
+def test_non_finite_weights_are_an_error_message(recorded, tiny_directory, tmp_path):
     policy = load_policy(tiny_directory)
     with torch.no_grad():
         policy.lm_head.weight.fill_(math.nan)
@@ -233,7 +233,7 @@ def test_groups_are_replayed_at_the_temperature_they_record(make_group, tiny_dir
     assert entropies[0] == entropies[1] > entropies[2]
 
 
-def test_files_that_are_no_groups(tmp_path, tiny_directory):
+def test_files_without_groups_are_refused(tmp_path, tiny_directory):
     (tmp_path / "no").write_bytes(b"text")
     (tmp_path / "empty").write_bytes(b"")
     for path in (tmp_path / "absent", tmp_path / "no", tmp_path / "empty"):

@@ -1,4 +1,4 @@
-"""What `python -m arlarena.trainer.settings` refuses before anything starts."""
+"""Errors of `python -m arlarena.trainer.settings`, before a run starts."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def write(folder, text):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "output"),
     [
         ('[trainer]\nrecipe = "sampoo"', r"run\.toml: \[trainer\] unknown recipe 'sampoo': did you mean 'sampo'"),
         ('[trainer.recipe_overrides]\nclip = "ppo2"', r"run\.toml: \[trainer\] sampo\.clip = 'ppo2'"),
@@ -27,8 +27,8 @@ def write(folder, text):
         ("[trainer]\nstepz = 3", "unknown key 'stepz'"),
         ("[clone]\nlr = -1.0", "lr = -1.0"),
         ('[trainer]\ndevice = "gpu"', r"\[trainer\] device = 'gpu'"),
-        ('[trainer]\ndevice = "cuda:99"', r'\[trainer\] device = "cuda:99" is GPU 99 here, and torch sees \d+ of them'),
-        ('[clone]\ndevice = "cuda:99"', r'\[clone\] device = "cuda:99" is GPU 99'),
+        ('[trainer]\ndevice = "cuda:99"', r'\[trainer\] device = "cuda:99" means GPU 99, but torch sees \d+ GPUs'),
+        ('[clone]\ndevice = "cuda:99"', r'\[clone\] device = "cuda:99" means GPU 99'),
         (
             "[trainer]\nminibatch_groups = 8\ngroups_per_step = 4",
             "minibatch_groups = 8 is above groups_per_step = 4.*set minibatch_groups to 4 or less",
@@ -38,7 +38,10 @@ def write(folder, text):
             "[trainer]\nreissue_after_s = 60.0\nno_data_timeout_s = 50.0",
             "reissue_after_s = 60 must be below no_data_timeout_s = 50",
         ),
-        ('[policy]\npath = "m"\n[policy.tiny]\nhidden = 8', r"leave out path or \[policy.tiny\]"),
+        (
+            '[policy]\npath = "m"\n[policy.tiny]\nhidden = 8',
+            r"path selects an existing policy and \[policy.tiny\] creates",
+        ),
         ("[policy.tiny]\nheads = 4\nkv_heads = 3", "heads = 4 must be a multiple of kv_heads = 3"),
         ("[policy.tiny]\nhead_dim = 7", "head_dim = 7 must be even"),
         ("[clone]\nmin_score = 1.0", "min_score = 1.0: Input should be less than 1"),
@@ -54,8 +57,8 @@ def write(folder, text):
         ("[inference]\nmax_model_len = 1024\n[evaluation]\nmax_tokens = 9", "max_model_len = 1024: the policy has 512"),
     ],
 )
-def test_a_run_that_cannot_work_is_refused_with_the_reason(tmp_path, text, said):
-    with pytest.raises(ConfigError, match=said):
+def test_an_invalid_configuration_is_refused_with_the_reason(tmp_path, text, output):
+    with pytest.raises(ConfigError, match=output):
         check_file(write(tmp_path, text))
 
 
@@ -70,7 +73,7 @@ def test_a_run_that_cannot_work_is_refused_with_the_reason(tmp_path, text, said)
         ("cpu", 4, "3", "cpu"),
     ],
 )
-def test_a_rank_has_the_gpu_of_its_number(monkeypatch, chosen, gpus, rank, device):
+def test_a_rank_uses_the_gpu_of_its_local_rank(monkeypatch, chosen, gpus, rank, device):
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if rank is not None:
@@ -79,10 +82,10 @@ def test_a_rank_has_the_gpu_of_its_number(monkeypatch, chosen, gpus, rank, devic
 
 
 @pytest.mark.parametrize(("chosen", "gpus", "rank"), [("cuda", 0, None), ("auto", 1, "1"), ("cuda:1", 1, None)])
-def test_a_gpu_that_is_not_there_is_refused(monkeypatch, chosen, gpus, rank):
+def test_a_missing_gpu_is_refused(monkeypatch, chosen, gpus, rank):
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     monkeypatch.setenv("LOCAL_RANK", rank or "0")
-    with pytest.raises(ConfigError, match=f'device = "{chosen}" is GPU . here, and torch sees {gpus}'):
+    with pytest.raises(ConfigError, match=f'device = "{chosen}" means GPU ., but torch sees {gpus}'):
         TrainerSettings(device=chosen).torch_device()
 
 
@@ -90,7 +93,7 @@ def test_the_defaults_are_accepted(tmp_path):
     check_file(write(tmp_path, "[run]\nname = 'x'"))
 
 
-def test_everything_that_is_wrong_is_said_at_once(tmp_path):
+def test_all_errors_are_reported_together(tmp_path):
     text = '[run]\nseed = -1\n[trainer]\nrecipe = "sampoo"\n[clone]\nlr = 0\n[policy.tiny]\nhead_dim = 7'
     with pytest.raises(ConfigError) as refused:
         check_file(write(tmp_path, text))
@@ -106,7 +109,7 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path):
         ("cold_start_steps = 5\nsteps = 5", "cold_start_steps = 5 covers all steps = 5"),
     ],
 )
-def test_choices_that_cannot_act_in_so_few_steps_are_warned_about(tmp_path, text, warning):
+def test_settings_without_effect_in_few_steps_give_warnings(tmp_path, text, warning):
     settings = load_table(write(tmp_path, f"[trainer]\n{text}"), "trainer", TrainerSettings)
     assert warning in " ".join(chosen_recipe(settings)[1])
 
@@ -130,52 +133,52 @@ def policy(folder, *files, config='{"max_position_embeddings": 64}'):
         ((), r"lacks config.json, weights \(\*\.safetensors\), a tokenizer"),
     ],
 )
-def test_a_policy_that_lacks_files_is_refused_where_it_must_be_used(tmp_path, files, lacking):
-    found = policy(tmp_path / "policy", *files)
-    config = write(tmp_path, f'[policy]\npath = "{found}"')
+def test_a_policy_with_missing_files_is_refused_on_its_machine(tmp_path, files, lacking):
+    result = policy(tmp_path / "policy", *files)
+    config = write(tmp_path, f'[policy]\npath = "{result}"')
     check_file(config)
-    with pytest.raises(ConfigError, match=rf"run.toml: \[policy\] path = '{found}'.*{lacking}"):
+    with pytest.raises(ConfigError, match=rf"run.toml: \[policy\] path = '{result}'.*{lacking}"):
         check_file(config, machine=True)
 
 
-def test_a_shard_that_the_index_names_is_missed(tmp_path):
-    found = policy(tmp_path / "policy", "config.json", "tokenizer.json")
-    (found / "model.safetensors.index.json").write_text('{"weight_map": {"a": "a.safetensors"}}')
+def test_a_missing_shard_of_the_index_is_named(tmp_path):
+    result = policy(tmp_path / "policy", "config.json", "tokenizer.json")
+    (result / "model.safetensors.index.json").write_text('{"weight_map": {"a": "a.safetensors"}}')
     with pytest.raises(ConfigError, match=r"lacks a\.safetensors;"):
-        policy_directory(str(found), "--model")
+        policy_directory(str(result), "--model")
 
 
-def test_a_whole_policy_passes_and_bounds_the_responses(tmp_path):
-    found = policy(tmp_path / "policy", *FILES)
-    check_file(write(tmp_path, f'[policy]\npath = "{found}"'), machine=True)
+def test_a_complete_policy_is_accepted_and_limits_the_responses(tmp_path):
+    result = policy(tmp_path / "policy", *FILES)
+    check_file(write(tmp_path, f'[policy]\npath = "{result}"'), machine=True)
     with pytest.raises(ConfigError, match=r"max_response_tokens = 64 leaves no room.*context is 64 tokens"):
-        check_file(write(tmp_path, f'[policy]\npath = "{found}"\n[trainer]\nmax_response_tokens = 64'), machine=True)
+        check_file(write(tmp_path, f'[policy]\npath = "{result}"\n[trainer]\nmax_response_tokens = 64'), machine=True)
 
 
-def test_a_policy_that_is_not_there_is_named_with_its_setting(tmp_path):
+def test_a_missing_policy_is_named_with_its_setting(tmp_path):
     with pytest.raises(ConfigError, match=r"\[policy\] path: model '/nowhere': no such directory"):
         check_file(write(tmp_path, '[policy]\npath = "/nowhere"'), machine=True)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "output"),
     [
         ('[trainer]\ndevice = "cpu"\npush_transport = "nccl"', 'push_transport = "nccl" needs a GPU'),
         ("[console.gpus]\ntrainer = [99]", r"\[console.gpus\] trainer = \[99\]: torch sees \d+ GPUs"),
     ],
 )
-def test_what_this_machine_lacks_is_refused_on_this_machine_alone(tmp_path, text, said):
+def test_missing_hardware_is_refused_only_with_machine(tmp_path, text, output):
     config = write(tmp_path, text)
     check_file(config)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=output):
         check_file(config, machine=True)
 
 
-def test_a_wrong_number_does_not_hide_a_wrong_method(tmp_path):
+def test_a_wrong_method_is_reported_beside_a_wrong_number(tmp_path):
     text = '[trainer]\ngroups_per_step = 0\nrecipe = "sampoo"\n'
     with pytest.raises(ConfigError, match=r"(?s)groups_per_step = 0.*'sampoo'.*sampo") as refused:
         check_file(write(tmp_path, text))
     assert str(refused.value).count("groups_per_step") == 1
-    with pytest.raises(ConfigError, match=r"recipe = 3: [^\n]*$") as refused:  # said once
+    with pytest.raises(ConfigError, match=r"recipe = 3: [^\n]*$") as refused:  # reported once
         check_file(write(tmp_path, "[trainer]\nrecipe = 3\n"))
     assert str(refused.value).count("recipe = 3") == 1

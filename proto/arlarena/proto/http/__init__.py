@@ -1,1 +1,1 @@
-"""HTTP: addresses, and limits of servers."""
+"""HTTP: service addresses, and limits of servers."""

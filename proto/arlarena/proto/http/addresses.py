@@ -1,4 +1,4 @@
-"""Addresses of services, as people write them."""
+"""Base URLs and loopback addresses of services."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from urllib.parse import urlsplit
 
 
 def service_url(url: str) -> str:
-    """`url` without blanks around it, slashes at its end, and a last `/v1`, which OpenAI's clients want and routes here
-    begin with: `http://host:8100/v1/` is `http://host:8100`.
+    """`url` without surrounding blanks, trailing slashes and a final `/v1`: `http://host:8100` for
+    `http://host:8100/v1/`. OpenAI's clients need the `/v1`, but the routes in this code contain it.
 
     Raises:
-        TypeError: it is not a text.
+        TypeError: it is not a string.
         ValueError: it is not an http(s) URL with a host, or its port is not a number.
     """
     if not isinstance(url, str):
-        raise TypeError(f"a service address must be a text (str) like http://127.0.0.1:8000, not {url!r}")
+        raise TypeError(f"a service address must be a string like http://127.0.0.1:8000, not {url!r}")
     base = url.strip().rstrip("/")
     try:
         parts = urlsplit(base)
@@ -23,7 +23,7 @@ def service_url(url: str) -> str:
     except ValueError:  # a port that is not a number, or brackets that do not match
         usable = False
     if not usable:
-        raise ValueError(f"{url!r} is not a service address; write it like http://127.0.0.1:8000")
+        raise ValueError(f"{url!r} is not a service address; give one like http://127.0.0.1:8000")
     return base.removesuffix("/v1").rstrip("/") if parts.path.endswith("/v1") else base
 
 

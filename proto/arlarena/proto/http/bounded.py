@@ -1,10 +1,10 @@
-"""HTTP and WebSocket protocols for uvicorn that a client cannot hold up or fill: connections, headers, bodies, time.
+"""HTTP and WebSocket protocols for uvicorn with limits against slow, large or many requests.
 
-    uvicorn.Config(app, **bounded(Limits(body_bytes=16 << 20)))
+    uvicorn.Config(app, **bounded(HttpLimits(body_bytes=16 << 20)))
 
-Uvicorn bounds neither the number of connections, nor the size and number of headers, nor the time in which a request
-must arrive, nor what unfinished requests of all clients hold in memory together. An ASGI application sees none of it.
-Connections over a Unix socket come from processes of the server itself: they do not count.
+Uvicorn does not limit the number of connections, the size and number of headers, the time in which a request arrives,
+or the total memory of unfinished requests, and an ASGI application cannot do so. Connections over a Unix socket come
+from the server's own processes and are not limited.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from uvicorn._types import ASGIReceiveEvent
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-_FAREWELL_S = 5.0  # for the last bytes of a connection that is closed
-_SPARE_DESCRIPTORS = 64  # that a server needs for other things than connections
+_CLOSE_TIMEOUT_S = 5.0  # for sending the last bytes of a closed connection
+_SPARE_DESCRIPTORS = 64  # file descriptors of a server that are not connections
 
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """What one server process allows its clients."""
+    """Limits of one server process."""
 
-    body_bytes: int  # a request's body, as the application limits it; what is longer is streamed by it
-    held_bytes: int = 64 << 20  # all requests and frames together that have not been answered
-    frame_bytes: int = 1 << 20  # one message of a WebSocket
-    connections: int = 4096  # beyond it the connection that has waited longest without a request is closed
-    header_bytes: int = 64 << 10  # with the address
+    body_bytes: int  # the application's limit of a body; the application streams longer bodies
+    held_bytes: int = 64 << 20  # all requests and frames without a response, together
+    frame_bytes: int = 1 << 20  # one WebSocket message
+    connections: int = 4096  # above it, the connection with the longest time without a request is closed
+    header_bytes: int = 64 << 10  # including the request target
     headers: int = 128
-    header_s: float = 10.0  # from the first byte of a request, or from connecting, to the end of its headers
-    body_s: float = 10.0  # how often the progress of a body is looked at
-    body_rate: int = 1024  # bytes a second that a body has to make
-    write_s: float = 120.0  # how long a client may leave an answer unread
-    streamed: re.Pattern[bytes] | None = None  # addresses whose bodies do not count as held: the application keeps none
-    pipelined: int = 16  # requests, or messages of a WebSocket, that a client may send ahead of the answers
-    fragments: int = 1024  # of one message of a WebSocket
+    header_s: float = 10.0  # from the connection or the first byte of a request to the end of its headers
+    body_s: float = 10.0  # interval between checks of the progress of a body
+    body_rate: int = 1024  # minimum bytes per second of a body
+    write_s: float = 120.0  # how long a client may leave a response unread
+    streamed: re.Pattern[bytes] | None = None  # paths whose bodies the application does not store, so they do not count
+    pipelined: int = 16  # requests or WebSocket messages that a client may send before their responses
+    fragments: int = 1024  # of one WebSocket message
 
 
 def bounded(limits: HttpLimits) -> dict[str, Any]:
-    """Arguments for `uvicorn.Config`. Each call makes a server of its own; its connections share the limits."""
+    """Arguments for `uvicorn.Config`. All connections of the server share the limits; make one call per server."""
     shared = _Shared(limits)
     http = type("BoundedHttp", (_Http,), {"shared": shared})
     websocket = type("BoundedWebSocket", (_WebSocket,), {"shared": shared})
@@ -54,50 +54,52 @@ def bounded(limits: HttpLimits) -> dict[str, Any]:
 
 
 class _Shared:
-    """What the connections of one server have in common."""
+    """State shared by the connections of one server."""
 
     def __init__(self, limits: HttpLimits) -> None:
         self.limits = limits
         self.connections = min(limits.connections, _descriptors() - _SPARE_DESCRIPTORS)
-        self.held = 0  # bytes of requests and frames that are not answered
+        self.held = 0  # bytes of requests and frames without a response
         self.open = 0
-        self.waiting: dict[_Http, None] = {}  # connections without a request, the longest first
-        self.arriving: dict[_Http | _WebSocket, None] = {}  # those whose request or message is not whole
+        self.waiting: dict[_Http, None] = {}  # connections without a request, the longest waiting first
+        self.arriving: dict[_Http | _WebSocket, None] = {}  # connections with an incomplete request or message
 
-    def hold(self, who: _Http | _WebSocket, size: int) -> None:
-        """Count bytes that have arrived. Above the limit the connection with the largest incomplete request is closed:
-        one client cannot use up the limit for the others.
+    def hold(self, connection: _Http | _WebSocket, size: int) -> None:
+        """Count received bytes.
+
+        Above the limit the connection with the largest incomplete request is closed, so that one client cannot use up
+        the limit.
         """
-        who.held += size
+        connection.held += size
         self.held += size
-        self.arriving[who] = None
+        self.arriving[connection] = None
         while self.held > self.limits.held_bytes and self.arriving:
-            victim = max(self.arriving, key=lambda one: one.held)
+            victim = max(self.arriving, key=lambda arriving: arriving.held)
             self.release(victim)
-            victim.cut_off()
+            victim.close_overloaded()
 
-    def release(self, who: _Http | _WebSocket) -> None:
-        """All that it sent is answered, or will not be."""
-        self.give_back(who, who.held)
-        self.arriving.pop(who, None)
+    def release(self, connection: _Http | _WebSocket) -> None:
+        """Stop counting all bytes of a connection: its requests have responses, or it is closed."""
+        self.give_back(connection, connection.held)
+        self.arriving.pop(connection, None)
 
-    def give_back(self, who: _Http | _WebSocket, size: int) -> None:
-        """So much of what it sent is answered."""
+    def give_back(self, connection: _Http | _WebSocket, size: int) -> None:
+        """Stop counting `size` bytes of a connection: their request has a response."""
         self.held -= size
-        who.held -= size
+        connection.held -= size
 
 
 def _is_private(transport: asyncio.BaseTransport) -> bool:
-    """Whether a connection comes over a Unix socket."""
+    """Whether a connection uses a Unix socket."""
     end = transport.get_extra_info("socket")
     return end is not None and end.family == socket.AF_UNIX
 
 
 def _limit_unread(transport: asyncio.BaseTransport, seconds: float) -> None:
-    """Have the kernel end a connection whose client acknowledges no data for `seconds`.
+    """Make the kernel close a connection whose client acknowledges no data for `seconds`.
 
-    Timers of this module start where the transport pauses writing. It never pauses for the last kilobytes of an answer,
-    and a transport that is closed waits for a client to read them.
+    The timers of this module start when the transport pauses writing. It does not pause for the last kilobytes of a
+    response, and a closing transport waits until the client has read them.
     """
     end = transport.get_extra_info("socket")
     if end is not None and hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
@@ -105,7 +107,7 @@ def _limit_unread(transport: asyncio.BaseTransport, seconds: float) -> None:
 
 
 def _descriptors() -> int:
-    """How many files this process may have open; as many as the system allows it."""
+    """Raise the limit of open files to the hard limit, and return it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # macOS reports more than it grants
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -114,22 +116,22 @@ def _descriptors() -> int:
 
 
 class _Http(HttpToolsProtocol):
-    """One connection. Either it waits for the headers of a request, or a request is being served."""
+    """One connection. It waits for the headers of a request, or a request is being served."""
 
     shared: _Shared
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._timer: asyncio.TimerHandle | None = None  # for headers or a body
+        self._timer: asyncio.TimerHandle | None = None  # for the headers or the body of a request
         self._write_timer: asyncio.TimerHandle | None = None
         self._refusal = (400, "Invalid HTTP request received.")
-        self._unparsed = 0  # bytes since a request began or a part of its body came
+        self._unparsed = 0  # bytes since the start of a request or the last part of its body
         self._body = self._body_seen = 0
         self._streamed = False
-        self._in_body = False  # the headers are here, and the body is not whole
-        self._left = False  # the connection is lost, or a WebSocket's
+        self._in_body = False  # the headers are complete, but the body is not
+        self._left = False  # the connection is closed or became a WebSocket
         self.held = 0
-        self._counted = True  # whether this connection is one of the shared number
+        self._counted = True  # whether this connection counts in `_Shared.open`
         self._private = False
 
     # --- connection ---
@@ -170,12 +172,12 @@ class _Http(HttpToolsProtocol):
             self.shared.open -= 1
 
     def _wait(self) -> None:
-        """No request is here: one has to come, or the connection ends."""
-        self._offer_place()
+        """Wait for a request, and close the connection if none arrives in time."""
+        self._mark_waiting()
         self._set_timer(self.shared.limits.header_s, self._headers_late)
 
-    def _offer_place(self) -> None:
-        """Without a request, this connection may be closed for a new one."""
+    def _mark_waiting(self) -> None:
+        """Allow this connection, which has no request, to be closed in favour of a new connection."""
         if self._counted:
             self.shared.waiting[self] = None
 
@@ -193,10 +195,10 @@ class _Http(HttpToolsProtocol):
         limits = self.shared.limits
         self._unparsed += len(data)
         super().data_received(data)
-        incomplete = self._in_body or self._unparsed  # most requests arrive whole and need no timer
+        incomplete = self._in_body or self._unparsed  # most requests arrive at once and need no timer
         if incomplete and self._timer is None and not self._left and not self.transport.is_closing():
             if self._in_body:
-                self._set_timer(limits.body_s, self._look_at_body)
+                self._set_timer(limits.body_s, self._check_body)
             else:
                 self._set_timer(limits.header_s, self._headers_late)
         if self._unparsed > limits.header_bytes and not self.transport.is_closing():
@@ -210,12 +212,12 @@ class _Http(HttpToolsProtocol):
         limits = self.shared.limits
         if len(self.headers) > limits.headers:
             self._refuse(431, f"there are more than {limits.headers} headers")
-        if self._unparsed > limits.header_bytes:  # which counts bytes of a body, too, that came along
+        if self._unparsed > limits.header_bytes:  # may include bytes of the body, so count the headers exactly
             size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
             if size > limits.header_bytes:
-                self._refuse(431, f"the address and headers are larger than {limits.header_bytes} bytes")
+                self._refuse(431, f"the request target and headers are larger than {limits.header_bytes} bytes")
         if len(self.pipeline) >= limits.pipelined:
-            self._refuse(400, f"more than {limits.pipelined} requests were sent ahead of their answers")
+            self._refuse(400, f"more than {limits.pipelined} requests were sent before their responses")
         self._unparsed = 0
         self._streamed = limits.streamed is not None and limits.streamed.match(self.url) is not None
         self._streamed |= self._private
@@ -245,50 +247,50 @@ class _Http(HttpToolsProtocol):
         self.shared.release(self)
         super().on_response_complete()
         if not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete):
-            self._offer_place()  # uvicorn's own timer ends a connection that is kept and not used
+            self._mark_waiting()  # uvicorn's own timer closes an idle connection
 
-    def cut_off(self) -> None:
-        """The server holds too much."""
+    def close_overloaded(self) -> None:
+        """Close the connection because the server holds too many bytes."""
         self._close_with(503, "the server holds too many unfinished requests; try again")
 
-    def _look_at_body(self) -> None:
-        """A body has to come at a rate, unless it is this server that does not read it."""
+    def _check_body(self) -> None:
+        """Close the connection if the body arrives too slowly, unless the server has paused reading."""
         limits = self.shared.limits
         new, self._body_seen = self._body - self._body_seen, self._body
-        ours = self.flow.read_paused or self.cycle.waiting_for_100_continue
-        if new < limits.body_rate * limits.body_s and not ours:
-            self._close_with(408, f"the body came at less than {limits.body_rate} bytes a second")
+        paused = self.flow.read_paused or self.cycle.waiting_for_100_continue
+        if new < limits.body_rate * limits.body_s and not paused:
+            self._close_with(408, f"the body arrived at less than {limits.body_rate} bytes per second")
         else:
-            self._set_timer(limits.body_s, self._look_at_body)
+            self._set_timer(limits.body_s, self._check_body)
 
     # --- refusals ---
 
     def _refuse(self, status: int, message: str) -> None:
-        """End the parsing of a request, whose error then is this one."""
+        """Stop parsing the request; `send_400_response` then sends this error."""
         self._refusal = (status, message)
         raise ValueError(message)
 
     def send_400_response(self, msg: str) -> None:
-        """Called by uvicorn where parsing has ended with an error."""
+        """Called by uvicorn after an error in parsing."""
         self._close_with(*self._refusal)
 
     def _close_with(self, status: int, message: str) -> None:
-        """Answer, unless an answer has begun, and close."""
+        """Send an error response, unless a response has started, and close the connection."""
         if self.transport.is_closing():
             return
         started = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
         if not started and not self.pipeline:
             body = b'{"error":{"message":"%s","type":"invalid_request_error","code":%d}}' % (message.encode(), status)
-            more = b"retry-after: 1\r\n" if status == 503 else b""
+            retry_after = b"retry-after: 1\r\n" if status == 503 else b""
             self.transport.write(
                 b"HTTP/1.1 %d \r\ncontent-type: application/json\r\ncontent-length: %d\r\n%sconnection: close\r\n\r\n%s"
-                % (status, len(body), more, body)
+                % (status, len(body), retry_after, body)
             )
         if self.cycle is not None:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.transport.close()
-        self.loop.call_later(_FAREWELL_S, self.transport.abort)  # for a client that does not read
+        self.loop.call_later(_CLOSE_TIMEOUT_S, self.transport.abort)  # for a client that does not read
 
     # --- answer ---
 
@@ -304,9 +306,7 @@ class _Http(HttpToolsProtocol):
 
 
 class _WebSocket(WebSocketsSansIOProtocol):
-    """One socket. A message counts among what the server holds from its first bytes until the application asks for the
-    next one.
-    """
+    """One WebSocket. A message counts as held from its first byte until the application requests the next message."""
 
     shared: _Shared
 
@@ -314,7 +314,7 @@ class _WebSocket(WebSocketsSansIOProtocol):
         super().__init__(*args, **kwargs)
         self.held = 0
         self._private = False
-        self._unfinished = self._answering = 0  # bytes of the message that arrives, and of the application's
+        self._unfinished = self._answering = 0  # bytes of the arriving message, and of the one in the application
         self._queued: deque[int] = deque()
         self._write_timer: asyncio.TimerHandle | None = None
 
@@ -327,7 +327,7 @@ class _WebSocket(WebSocketsSansIOProtocol):
         self.shared.open -= not self._private
         self.shared.release(self)
         self.frames = []
-        self.conn.reader.buffer.clear()  # it is part of cycles that the garbage collector may find much later
+        self.conn.reader.buffer.clear()  # free the memory now: the buffer belongs to a reference cycle
         if self._write_timer is not None:
             self._write_timer.cancel()
         super().connection_lost(exc)
@@ -339,13 +339,13 @@ class _WebSocket(WebSocketsSansIOProtocol):
         super().data_received(data)
         if len(self.frames) > self.shared.limits.fragments:
             self.transport.abort()
-        elif not self.frames and not self.conn.reader.buffer:  # pings and pongs alone
+        elif not self.frames and not self.conn.reader.buffer:  # only pings and pongs
             self.shared.give_back(self, min(self._unfinished, self.held))
             self._unfinished = 0
             self.shared.arriving.pop(self, None)
 
-    def cut_off(self) -> None:
-        """The server holds too much."""
+    def close_overloaded(self) -> None:
+        """Close the connection because the server holds too many bytes."""
         self.transport.abort()
 
     def send_receive_event_to_app(self) -> None:
@@ -358,7 +358,7 @@ class _WebSocket(WebSocketsSansIOProtocol):
         super().send_receive_event_to_app()
 
     async def receive(self) -> ASGIReceiveEvent:
-        """What the application asks for when it has done with the message before."""
+        """Return the next message. The application has then finished with the message before."""
         self.shared.give_back(self, min(self._answering, self.held))
         self._answering = 0
         message = await super().receive()
@@ -368,7 +368,7 @@ class _WebSocket(WebSocketsSansIOProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self.transport.pause_reading()  # every ping that is read is answered
+        self.transport.pause_reading()  # each ping that is read would cause a write
         self._write_timer = self.loop.call_later(self.shared.limits.write_s, self.transport.abort)
 
     def resume_writing(self) -> None:

@@ -1,1 +1,1 @@
-"""The queue between the trainer and the rollout workers, on Redis or Valkey."""
+"""The queue between trainer and rollout workers, on Redis or Valkey."""

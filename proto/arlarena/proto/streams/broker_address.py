@@ -1,7 +1,6 @@
-"""The URL of a Redis with its password, which the user keeps out of the URL: in a file or in an environment variable.
+"""Adds the password to the URL of Redis. Users keep it out of the URL, in a file or an environment variable.
 
-A password that the URL has wins, then `REDIS_PASSWORD`, then the file that `REDIS_PASSWORD_FILE` names, then the file
-of the settings.
+Order of precedence: the URL, `REDIS_PASSWORD`, the file named by `REDIS_PASSWORD_FILE`, the file of the settings.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def broker_url(url: str, environment: Mapping[str, str], password_file: str = ""
 
 
 def with_password(url: str, password: str) -> str:
-    """`url` with `password` in the place where Redis clients look for it."""
+    """`url` with `password` in its user information."""
     hide(password)
     parts = urlsplit(url)
     user, _, host = parts.netloc.rpartition("@")
@@ -41,7 +40,7 @@ def with_password(url: str, password: str) -> str:
 
 
 def url_has_password(url: str) -> bool:
-    """Whether the URL itself gives a password."""
+    """Whether the URL contains a password."""
     parts = urlsplit(url)
     return ":" in parts.netloc.rpartition("@")[0] or "password" in parse_qs(parts.query)
 
@@ -53,5 +52,5 @@ def _read(path: Path, where: str) -> str:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError(f"{where}: {path} cannot be read: {reason}") from error
     if not password:
-        raise ConfigError(f"{where}: {path} is empty; write the password of Redis to it")
+        raise ConfigError(f"{where}: {path} is empty; write the password of Redis into it")
     return password

@@ -1,7 +1,7 @@
-"""A connection to the broker that survives the broker: explicit limits, bounded reconnection, errors that name the fix.
+"""A connection to the broker that reconnects after the broker fails, with time limits and errors that name the fix.
 
-Everything sent through a `Link` may be sent twice (idempotent scripts, reads whose entries stay pending), which is
-why a command whose answer was lost is simply repeated.
+All commands through a `Link` may be sent twice: scripts are idempotent, and entries that were read stay pending. A
+command whose reply was lost is therefore repeated.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from redis.backoff import NoBackoff
 
 T = TypeVar("T")
 
-# One connection per blocked reader: more than any worker has slots.
+# Each blocked reader needs a connection. No worker has as many slots.
 _MAX_CONNECTIONS = 4096
 # The first and the longest pause between two attempts, in seconds.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 _PASSWORD_OPTION = re.compile(r"([?&]password=)[^&#]*")
 _UNQUOTED_PASSWORD = re.compile(r"^([^:]*://[^:]*:).*@", re.DOTALL)
-# How the broker says that a consumer group is gone, or that it went while we waited.
+# Error codes of the broker for a missing consumer group, and for a group that was removed during a blocking read.
 _LOST_GROUP = ("NOGROUP", "UNBLOCKED")
 
 
 class StreamError(RuntimeError):
-    """The broker cannot be reached or refuses; the message names its URL (without password) and what to do."""
+    """The broker cannot be reached or refuses a command; the message names its URL (without password) and the fix."""
 
 
 class BrokerFull(StreamError):
@@ -50,7 +50,7 @@ def redact(url: str) -> str:
 
 
 class Link:
-    """Commands and scripts on one broker. `repair` creates whatever the broker should hold and lost."""
+    """Sends commands and scripts to one broker. `repair` creates missing streams and consumer groups."""
 
     def __init__(
         self,
@@ -61,26 +61,26 @@ class Link:
         full_timeout_s: float,
         repair: Callable[[], Awaitable[None]],
     ) -> None:
-        """`timeout_s` limits connecting and each answer.
+        """`timeout_s`: limit of connecting and of each reply.
 
-        One call is tried again for `reconnect_s` while the broker is away, for `full_timeout_s` while it is full.
+        A call is retried for `reconnect_s` while the broker is unreachable, and for `full_timeout_s` while it is full.
 
         Raises:
             StreamError: `url` is not a Redis URL.
         """
         self.url = redact(url)
-        self.losses = 0  # how many answers may have been lost, ever
+        self.losses = 0  # number of replies that may have been lost
         self._reconnect_s, self._full_timeout_s, self._repair = reconnect_s, full_timeout_s, repair
         try:
             self._redis = Redis.from_url(
                 url,
-                # Protocol 3 would change the shape of what XREADGROUP returns.
+                # Protocol 3 would change the form of XREADGROUP's reply.
                 protocol=2,
                 socket_timeout=timeout_s,
                 socket_connect_timeout=timeout_s,
                 socket_keepalive=True,
                 max_connections=_MAX_CONNECTIONS,
-                # Repeating is `call`'s affair, which also bounds it in time.
+                # `_repeat` does all retries and limits their time.
                 retry=Retry(NoBackoff(), 0),
             )
         except ValueError as error:
@@ -91,15 +91,15 @@ class Link:
         await self._redis.aclose()
 
     async def first_contact(self) -> None:
-        """Repair, and so find out whether the broker is there. Waits only for one that is still loading its data.
+        """Run `repair`, which also shows whether the broker is reachable. Waits only while it loads its data.
 
         Raises:
-            StreamError: no broker, or it refuses us.
+            StreamError: the broker is unreachable or refuses the connection.
         """
-        await self._repeat(self._repair, patience_s=0.0)
+        await self._repeat(self._repair, reconnect_s=0.0)
 
     async def command(self, *args: Any) -> Any:
-        """One command.
+        """Execute one command.
 
         Raises:
             StreamError: the broker cannot be reached, or refuses the command.
@@ -107,13 +107,13 @@ class Link:
         return await self._repeat(lambda: self.once(*args))
 
     async def once(self, *args: Any) -> Any:
-        """One command without repetition or explanation: for use inside `repair`."""
+        """Execute one command without retries, for use inside `repair`. Raises the errors of redis-py."""
         return await self._redis.execute_command(*args)  # type: ignore[no-untyped-call]
 
     async def script(
         self, source: str, keys: Sequence[str], args: Sequence[Any], *, full_timeout_s: float | None = None
     ) -> Any:
-        """Run a Lua script, which the broker caches by its hash. `full_timeout_s` replaces the connection's.
+        """Run a Lua script, which the broker caches by its hash. `full_timeout_s` overrides that of the connection.
 
         Raises:
             StreamError: as for `command`.
@@ -122,11 +122,11 @@ class Link:
         return await self._repeat(lambda: run(keys=keys, args=args), full_timeout_s=full_timeout_s)
 
     async def _repeat(
-        self, call: Callable[[], Awaitable[T]], *, patience_s: float | None = None, full_timeout_s: float | None = None
+        self, call: Callable[[], Awaitable[T]], *, reconnect_s: float | None = None, full_timeout_s: float | None = None
     ) -> T:
-        """`call()`, repeated after a lost connection, while the broker is full, and after repair of a lost group."""
+        """Await `call()`, and retry after a lost connection, while the broker is full, or after `repair`."""
         started, pause, broken = time.monotonic(), _FIRST_PAUSE_S, False
-        patience_s = self._reconnect_s if patience_s is None else patience_s
+        reconnect_s = self._reconnect_s if reconnect_s is None else reconnect_s
         full_timeout_s = self._full_timeout_s if full_timeout_s is None else full_timeout_s
         while True:
             try:
@@ -137,24 +137,24 @@ class Link:
                 self.losses += 1
                 broken = any(word in str(error) for word in _LOST_GROUP)
                 loading, full = isinstance(error, errors.BusyLoadingError), is_full(error)
-                limit = full_timeout_s if full else self._reconnect_s if loading or broken else patience_s
-                passing = broken or full or is_network(error)
-                if not passing or time.monotonic() - started + pause > limit:
+                limit = full_timeout_s if full else self._reconnect_s if loading or broken else reconnect_s
+                temporary = broken or full or is_network(error)
+                if not temporary or time.monotonic() - started + pause > limit:
                     raise explain(self.url, error) from error
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
 def bad_url(url: str, error: Exception) -> StreamError:
-    """The error to raise for a URL that redis-py cannot read."""
+    """The error to raise for a URL that redis-py cannot parse."""
     hint = "write redis://HOST:PORT/0, rediss://… or unix://…"
-    # redis-py quotes what it takes for the port, which may be a part of an unquoted password.
+    # redis-py quotes the supposed port in its message, which may be a part of an unquoted password.
     detail = "quote special characters in the password" if "@" in url else str(error)
     return StreamError(f"{redact(url)!r} is not the URL of a Redis: {hint} ({detail})")
 
 
 def explain(url: str, error: Exception) -> StreamError:
-    """The error to raise for `error` of redis-py; `url` is redacted."""
+    """The error to raise for `error` of redis-py. `url`: without password."""
     detail = str(error) or type(error).__name__
     if isinstance(error, errors.AuthenticationError | errors.AuthorizationError):
         hint = "give its password by REDIS_PASSWORD or REDIS_PASSWORD_FILE, or correct the URL"
@@ -166,15 +166,15 @@ def explain(url: str, error: Exception) -> StreamError:
         hint = "raise its maxmemory, or lower staleness or groups_per_step"
         return BrokerFull(f"the memory of Redis at {url} is full: {hint} ({detail})")
     if isinstance(error, errors.InvalidResponse):
-        return StreamError(f"what listens at {url} is not a Redis: correct the URL ({detail})")
+        return StreamError(f"the server at {url} is not a Redis: correct the URL ({detail})")
     return StreamError(f"Redis at {url} refused a command: {detail}")
 
 
 async def _cancellable(call: Callable[[], Awaitable[T]]) -> T:
-    """`call()`, in which no cancellation is lost.
+    """Await `call()` without losing a cancellation.
 
-    redis-py writes under `asyncio.wait_for`, which until Python 3.12 forgets a cancellation that arrives as the write
-    ends: a worker's renewal loop would outlive its `cancel`.
+    redis-py writes under `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that arrives when the
+    write ends. A worker's renewal loop would then continue after its `cancel`.
     """
     task = asyncio.current_task()
     before = task.cancelling() if task else 0
@@ -186,12 +186,12 @@ async def _cancellable(call: Callable[[], Awaitable[T]]) -> T:
 
 
 def is_network(error: Exception) -> bool:
-    """Whether the broker may be back when asked again."""
+    """Whether the error is a network error, so that a retry may succeed."""
     if isinstance(error, errors.AuthenticationError | errors.AuthorizationError):
         return False
     return isinstance(error, errors.ConnectionError | errors.TimeoutError | OSError)
 
 
 def is_full(error: Exception) -> bool:
-    """Whether the broker refused because its memory is full, also inside a script."""
+    """Whether the broker refused a command or a script because its memory is full."""
     return isinstance(error, errors.OutOfMemoryError) or "command not allowed when used memory" in str(error)

@@ -1,4 +1,4 @@
-"""What the methods of `queue.Streams` take and return, and how an entry of a stream is read."""
+"""The types of `queue.Streams`, and the decoding of stream entries."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True, slots=True)
 class StreamLimits:
-    """The times (in seconds) and counts that `Streams.connect` takes.
+    """The limits of `Streams.connect`, with times in seconds.
 
-    `timeout_s` limits connecting and each answer; blocking reads wait in shorter slices. For `reconnect_s` a call
-    tries again when the broker goes away. A lease not renewed for `lease_ttl_s` is lost: the same in all workers, who
-    renew at a third of it. A task is handed out `max_deliveries` times before it is a dead letter. A failed task
-    rests for `retry_delay_s`, doubled with each delivery. For `full_timeout_s` a call tries again while the broker's
-    memory is full.
+    Attributes:
+        timeout_s: limit of connecting and of each reply. Blocking reads wait in shorter slices.
+        reconnect_s: how long a call is retried while the broker is unreachable.
+        lease_ttl_s: a lease that is not renewed for this time is lost. All workers must use the same value, and renew
+            at a third of it.
+        max_deliveries: number of deliveries of a task before it becomes a dead letter.
+        retry_delay_s: pause before a failed task is delivered again; doubled with each delivery.
+        full_timeout_s: how long a call is retried while the broker's memory is full.
     """
 
     timeout_s: float
@@ -43,7 +46,7 @@ class StreamLimits:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A group that will not come: its task was delivered too often, or a message of it cannot be read."""
+    """A group that cannot be delivered: its task failed too often, or a message of it cannot be decoded."""
 
     group_id: str
     reason: str
@@ -59,13 +62,13 @@ class GroupEntry:
 
     @property
     def group_id(self) -> str:
-        """The id of the group that came, or that will not come."""
+        """The id of the group or of the dead letter."""
         return self.item.group_id if isinstance(self.item, DeadLetter) else self.item.id
 
 
 @dataclass(frozen=True, slots=True)
 class GroupLease:
-    """A worker's right to play one group, until `lease_ttl_s` after the last renewal. `deliveries` counts from 1."""
+    """A worker's right to play one group. It ends `lease_ttl_s` after the last renewal. `deliveries` counts from 1."""
 
     stream_id: str
     task: GroupTask
@@ -75,10 +78,10 @@ class GroupLease:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """How full a run's streams are.
+    """The number of entries in a run's streams.
 
-    Tasks that nobody has yet; tasks leased, or given back and waiting for another worker; groups not yet collected;
-    groups collected and not acknowledged; dead letters kept.
+    `tasks_queued`: not delivered yet. `tasks_leased`: leased, or given back and waiting for another worker.
+    `groups_waiting`: not collected yet. `groups_collected`: collected but not acknowledged. `dead`: kept dead letters.
     """
 
     tasks_queued: int
@@ -89,22 +92,22 @@ class Depth:
 
 
 def check_run_name(run: str) -> None:
-    """Refuse a name that would break the run's keys.
+    """Check that `run` can be part of a key.
 
     Raises:
-        ValueError: `run` is such a name.
+        ValueError: it contains other characters, or is too long.
     """
     if not _RUN_NAME.fullmatch(run):
         raise ValueError(f"run name {run!r}: use up to 100 letters, digits, '.', '_', '-', not beginning with a sign")
 
 
 def group_id_of(stream_id: bytes, fields: Fields) -> str:
-    """The group id that an entry names, or one made of its stream id where it names none."""
+    """The group id of an entry, or a placeholder with its stream id if it has none."""
     return fields[b"id"].decode(errors="replace") if b"id" in fields else f"unknown-{stream_id.decode()}"
 
 
 def dead_letter_of(stream_id: bytes, fields: Fields) -> DeadLetter:
-    """The dead letter that an entry of `dead`, or a tombstone in `groups`, describes."""
+    """Decode an entry of `dead`, or a tombstone in `groups`."""
     reason = fields.get(b"reason", b"the entry has neither a group nor a reason").decode(errors="replace")
     deliveries = fields.get(b"deliveries", b"1")
     return DeadLetter(group_id_of(stream_id, fields), reason, int(deliveries) if deliveries.isdigit() else 1)

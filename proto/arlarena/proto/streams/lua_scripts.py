@@ -1,19 +1,19 @@
-"""The Lua scripts of `queue.py`: each is a transition of the queue that must happen wholly or not at all.
+"""The Lua scripts of `queue.py`. Each script is one atomic transition of the queue.
 
-All take the six keys of one run, in the order of `Streams.keys`. A script that is sent twice, because the first
-answer was lost, does no harm: every transition first looks at where the group or the lease stands.
+All scripts take the six keys of one run, in the order of `Streams.keys`. A script may be sent twice because the first
+reply was lost. Each script therefore first checks the state of the group or the lease, and is idempotent.
 
 The bookkeeping hashes have a field for each outstanding group id: `issued` holds the id of its task entry, `done` the
-id of its entry in `groups` and a note, `reasons` its last failure. `reasons` also has a field 'condemned ENTRY' for
+id of its entry in `groups` and a receipt, `reasons` its last failure. `reasons` also has a field 'condemned ENTRY' for
 each unacknowledged entry that was copied to `dead`.
 
 A broker whose memory is full refuses a command that may need memory (flag `denyoom`), unless the same script has
-already written. ISSUE, COMPLETE and CONDEMN begin with XADD, so a full broker refuses all of them. Every other script
-begins with a command that frees memory or needs none, and so works on a full broker.
+already written. ISSUE, COMPLETE and CONDEMN begin with XADD, so a full broker refuses them. All other scripts begin
+with a command that frees memory or needs none, so they work on a full broker.
 """
 
-# How many dead letters are kept. Their bytes are for people who look for a cause, and failures repeat: 300 groups of
-# 50 KB are 15 MB. A letter older than the age is dropped too: its run is over, or its cause is mended.
+# Dead letters are kept for debugging. Failures repeat, so a limited number is enough: 300 groups of 50 KB are 15 MB.
+# Older letters are removed too, because their run is over or their cause is fixed.
 DEAD_LETTERS_KEPT = 300
 DEAD_LETTER_AGE_S = 7 * 24 * 3600
 
@@ -22,7 +22,7 @@ _PRELUDE = (
     + """
 local tasks, groups, dead, done, issued, reasons = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 
--- The fields of the entry `id` of a stream (`tasks` by default), or nil where it is gone.
+-- The fields of the entry `id` of a stream (`tasks` by default), or nil if it does not exist.
 local function fields_of(id, stream)
   local entry = redis.call('XRANGE', stream or tasks, id, id)[1]
   if not entry then return nil end
@@ -52,8 +52,8 @@ local function keep_letter(...)
   drop_old_letters()
 end
 
--- Remove a task, keep a copy in `dead`, and tell the trainer by a tombstone in `groups`. A task that is gone was
--- completed or withdrawn. Removing comes first, so that this works on a full broker.
+-- Remove a task, keep a copy in `dead`, and add a tombstone to `groups` for the trainer. A task that does not exist was
+-- completed or withdrawn. The task is removed first, so that the script works on a full broker.
 local function bury(id, reason, deliveries)
   local fields = fields_of(id)
   finish(id)
@@ -68,7 +68,7 @@ local function bury(id, reason, deliveries)
   redis.call('HDEL', reasons, group_id)
 end
 
--- How often the entry was delivered, if `consumer` still holds its delivery number `expected`; otherwise nil.
+-- The number of deliveries of the entry if `consumer` still holds delivery `expected`, else nil.
 local function held(id, consumer, expected)
   local row = redis.call('XPENDING', tasks, 'rollout', id, id, 1)[1]
   if row and row[2] == consumer and row[4] == tonumber(expected) then return row[4] end
@@ -77,8 +77,8 @@ end
 """
 )
 
-# ARGV: group id, task bytes, and so on in pairs. Returns how many were put in. A group that was issued, but is
-# neither done nor in the stream, was lost by the broker and is issued again.
+# ARGV: pairs of group id and task bytes. Returns the number of added tasks. A group that was issued, but is neither
+# done nor in the stream, was lost by the broker and is added again.
 ISSUE = (
     _PRELUDE
     + """
@@ -96,8 +96,8 @@ return added
 """
 )
 
-# ARGV: consumer, lease time in ms, most deliveries. Returns {stream id, group id, task bytes, deliveries} of the
-# oldest lease that has expired, or nil. Expired leases that were the last ones allowed are buried on the way.
+# ARGV: consumer, lease time in ms, maximum number of deliveries. Returns {stream id, group id, task bytes, deliveries}
+# of the oldest expired lease, or nil. Expired tasks without deliveries left become dead letters.
 RECLAIM = (
     _PRELUDE
     + """
@@ -122,7 +122,7 @@ end
 """
 )
 
-# ARGV: stream id, consumer, delivery number. JUSTID, because renewing is not a delivery.
+# ARGV: stream id, consumer, delivery number. JUSTID, because a renewal does not count as a delivery.
 RENEW = (
     _PRELUDE
     + """
@@ -132,9 +132,9 @@ return 1
 """
 )
 
-# ARGV: stream id, group id, group bytes, receipt. The first to complete a group publishes it, even one whose lease
-# was lost: the work is good. A task that was acknowledged, withdrawn or reset since publishes nothing, also where the
-# same group was issued again.
+# ARGV: stream id, group id, group bytes, receipt. The first completion of a group is published, even if its lease was
+# lost. Nothing is published if the task was acknowledged, withdrawn or reset in the meantime, also if the same group
+# was issued again.
 COMPLETE = (
     _PRELUDE
     + """
@@ -156,9 +156,9 @@ return 1
 """
 )
 
-# ARGV: stream id, consumer, delivery number, reason or '', idle time to pretend in ms, most deliveries, whether this
-# delivery counts. The entry goes to a consumer that nobody is, aged so that it can be reclaimed after (lease time -
-# idle time).
+# ARGV: stream id, consumer, delivery number, reason or '', idle time to set in ms, maximum number of deliveries,
+# whether this delivery counts. The entry is assigned to a placeholder consumer, and can be reclaimed after (lease time
+# - idle time).
 GIVE_BACK = (
     _PRELUDE
     + """
@@ -177,11 +177,11 @@ return 1
 """
 )
 
-# ARGV: stream id of a task, reason, deliveries. For a task that cannot be read: no worker would do better.
+# ARGV: stream id of a task, reason, deliveries. For a task that cannot be decoded, which a retry would not change.
 BURY = _PRELUDE + "bury(ARGV[1], ARGV[2], ARGV[3]) return 1"
 
-# ARGV: stream id of an entry of `groups`, group id, reason. Copies the bytes of the entry to `dead`, once. A
-# tombstone has no bytes: its letter is in `dead` already.
+# ARGV: stream id of an entry of `groups`, group id, reason. Copies the bytes of the entry to `dead`, once. A tombstone
+# has no bytes, because its letter is already in `dead`.
 CONDEMN = (
     _PRELUDE
     + """
@@ -194,9 +194,8 @@ return 1
 """
 )
 
-# ARGV: stream id of an entry of `groups`, group id, and so on in pairs. The bookkeeping of a group is forgotten only
-# where it is about this entry: the group may have been issued again, before a repetition of this call or after it was
-# withdrawn.
+# ARGV: pairs of the stream id of an entry of `groups` and its group id. The bookkeeping of a group is removed only if
+# it refers to this entry, because the group may have been issued again after an earlier call or a withdrawal.
 ACKNOWLEDGE = (
     _PRELUDE
     + """
@@ -213,7 +212,7 @@ return 1
 """
 )
 
-# ARGV: group ids. Returns how many were outstanding.
+# ARGV: group ids. Returns the number of these groups that were outstanding.
 WITHDRAW = (
     _PRELUDE
     + """
@@ -230,7 +229,8 @@ return known
 """
 )
 
-# Returns: tasks, leased tasks, groups, collected groups, dead letters. A script, because a full Redis refuses MULTI.
+# Returns the numbers of tasks, leased tasks, groups, collected groups and dead letters. A full Redis refuses MULTI, so
+# this is a script.
 DEPTH = (
     _PRELUDE
     + """

@@ -1,33 +1,33 @@
-"""The queue between the trainer and the rollout workers: two streams of one run on Redis (7 or newer) or Valkey.
+"""The queue between trainer and rollout workers: two streams for each run on Redis (7 or newer) or Valkey.
 
     trainer  ── issue, withdraw ─────► tasks ──── lease, renew ──► worker
     trainer  ◄─ collect, acknowledge ─ groups ◄── complete ───────┘
 
-What holds, whichever process dies and whenever:
+Guarantees, even if any process is killed at any time:
 
-- **Every issued group reaches the trainer once**, as a `Group` or as a `DeadLetter` in its place. `complete` publishes
-  the group, removes the task and notes the id as done in one script; a second completion does nothing.
-- **A lease belongs to the worker that renews it.** A task whose lease was not renewed for `lease_ttl_s` goes to the
-  next worker that asks, and each delivery counts. After `max_deliveries` it becomes a dead letter, and a tombstone
-  among the groups tells the trainer. A worker that lost its lease may still complete: the first to complete wins.
-- **Nothing collected is lost before `acknowledge`**, which the trainer calls once a durable checkpoint covers the
-  entry. After a crash `collect_pending` hands out again, in order, what was not acknowledged. The trainer drops ids
-  that it has already: it may have died between checkpoint and acknowledgement.
-- **`issue` repairs.** It is idempotent by group id and puts back a task that the broker forgot. A trainer that has
-  waited long issues again whatever is outstanding.
-- **An id is free again after `acknowledge` or `withdraw`.** The same group may then be issued anew. A worker that
-  still plays the earlier task publishes nothing.
-- **Tasks and groups are never trimmed** (no MAXLEN). The trainer's capacity bounds them; `depth` is for gauges and
-  alarms. The bookkeeping holds only what is outstanding. Dead letters are kept for people, and the oldest go first.
+- **Each issued group reaches the trainer once**, as a `Group` or as a `DeadLetter`. `complete` publishes the group,
+  removes the task and records the id as done in one script. A second completion has no effect.
+- **A lease belongs to the worker that renews it.** If a lease is not renewed for `lease_ttl_s`, the task is delivered
+  to another worker. After `max_deliveries` it becomes a dead letter, and a tombstone in `groups` informs the trainer. A
+  worker that lost its lease may still complete the group: the first completion is published.
+- **Collected groups are not lost before `acknowledge`**, which the trainer calls after a durable checkpoint covers the
+  entry. After a crash `collect_pending` returns unacknowledged entries again, in order. The trainer ignores ids that
+  its checkpoint has settled, because it may have died between checkpoint and acknowledgement.
+- **`issue` restores lost tasks.** It is idempotent by group id and adds a task that the broker lost. After a long wait
+  the trainer issues all outstanding tasks again.
+- **An id can be used again after `acknowledge` or `withdraw`.** A worker that still plays the earlier task publishes
+  nothing.
+- **Tasks and groups are never trimmed** (no MAXLEN). The trainer's capacity bounds them. The bookkeeping holds only
+  outstanding groups. A limited number of dead letters is kept for debugging.
 - **A broker whose memory is full refuses `issue`, `complete` and `condemn`** with `BrokerFull`, after `full_timeout_s`.
-  A refused call has changed nothing. All other calls work, so that acknowledging makes room.
+  A refused call has changed nothing. All other calls work, so acknowledging can free memory.
 
-How much survives the broker's own death is the broker's setting. With AOF `always` nothing is lost that was answered.
-With `everysec` the last second or two may be lost, even if only the server is killed. What is lost is the end of
-history: issuing again, and dropping group ids that one already has, repairs it. Bytes are MessagePack, never pickle.
+Durability depends on the broker's settings. With AOF `always` no acknowledged write is lost. With `everysec` the last
+one or two seconds may be lost, even if only the server process is killed. Only the newest writes are lost, so issuing
+tasks again and ignoring known group ids restores the state. Messages are MessagePack, never pickle.
 
-The keys of a run share the hash tag `{run}`: one slot of a cluster. A run has any number of workers and one trainer,
-which `trainer_lease` makes sure of.
+The keys of a run share the hash tag `{run}`, so they are in one slot of a cluster. A run has any number of workers and
+one trainer, which `trainer_lease` ensures.
 """
 
 from __future__ import annotations
@@ -72,23 +72,23 @@ T = TypeVar("T")
 
 _WORKERS, _TRAINER = "rollout", "trainer"
 _KEYS = ("tasks", "groups", "dead", "done", "issued", "reasons")
-# How long one blocking read waits. An expired or returned task wakes nobody, so it is also how late that is noticed.
+# The longest blocking read. Expired and returned tasks do not end it, so it is also the delay until they are noticed.
 _SLICE_S = 0.5
-# Pending entries asked for at a time: a few MB of groups.
+# Pending entries of one read: a few MB of groups.
 _PAGE = 100
-# Groups in one call of a script: the broker does nothing else for some 10 ms.
+# Groups in one call of a script, which blocks the broker for about 10 ms.
 _SCRIPT_PAGE = 250
 
 
 class Streams:
-    """One run's streams, for its trainer or for a worker. Safe for concurrent use by the tasks of one event loop.
+    """The streams of one run, for its trainer or a worker. Safe for concurrent use by the tasks of one event loop.
 
-    Every method raises `StreamError` when the broker stays away for `reconnect_s`, or refuses, and `BrokerFull` when
-    it refuses because its memory is full for `full_timeout_s`.
+    All methods raise `StreamError` if the broker is unreachable for `reconnect_s` or refuses a command, and
+    `BrokerFull` if its memory is full for `full_timeout_s`.
     """
 
     def __init__(self, url: str, run: str, limits: StreamLimits) -> None:
-        """Use `connect`, which also checks that the broker is there."""
+        """Use `connect`, which also checks that the broker is reachable."""
         check_run_name(run)
         self.run, self.limits = run, limits
         self.keys = tuple(f"arl:{{{run}}}:{name}" for name in _KEYS)
@@ -102,8 +102,8 @@ class Streams:
         )
         self._collecting = asyncio.Lock()
         self._backlog: deque[RawEntry] = deque()  # claimed, not yet delivered to the caller
-        self._handed: set[str] = set()  # the caller has them and has not acknowledged
-        self._unsure = True  # whether the broker may have given us entries that are in neither
+        self._delivered: set[str] = set()  # delivered to the caller, not yet acknowledged
+        self._unsure = True  # whether entries may be claimed that are in neither of these
 
     @classmethod
     async def connect(
@@ -118,13 +118,13 @@ class Streams:
         retry_delay_s: float = 1.0,
         full_timeout_s: float = 0.0,
     ) -> Self:
-        """Connect to a redis://, rediss:// or unix:// URL, and create the streams and consumer groups that are missing.
+        """Connect to a redis://, rediss:// or unix:// URL, and create missing streams and consumer groups.
 
-        `StreamLimits` explains the limits.
+        `StreamLimits` documents the limits. This first call does not wait for an unreachable broker.
 
         Raises:
-            StreamError: no broker at `url` (one that is not there is not waited for), or it refuses us.
-            ValueError: the run's name or a limit is out of range.
+            StreamError: the broker at `url` is unreachable or refuses the connection.
+            ValueError: the run's name or a limit is invalid.
         """
         limits = StreamLimits(timeout_s, reconnect_s, lease_ttl_s, max_deliveries, retry_delay_s, full_timeout_s)
         streams = cls(url, run, limits)
@@ -136,7 +136,7 @@ class Streams:
         return streams
 
     async def close(self) -> None:
-        """Close the connections. Leases and collected entries stay as they are."""
+        """Close the connections. Leases and collected entries do not change."""
         await self._link.close()
 
     async def __aenter__(self) -> Self:
@@ -146,10 +146,10 @@ class Streams:
         await self.close()
 
     async def issue(self, tasks: Sequence[GroupTask]) -> int:
-        """Queue all `tasks` whose group is not outstanding. Returns how many were put in.
+        """Queue all `tasks` whose group is not outstanding. Returns the number of added tasks.
 
         Raises:
-            BrokerFull: no task was put in.
+            BrokerFull: no task was added.
         """
         if not tasks:
             return 0
@@ -157,22 +157,22 @@ class Streams:
         return int(await self._script(scripts.ISSUE, *pairs))
 
     async def outstanding(self) -> set[str]:
-        """The ids of groups that are queued, leased, or published and not acknowledged."""
+        """The ids of groups that are queued, leased, or published but not acknowledged."""
         return {group_id.decode() for group_id in await self._link.command("HKEYS", self._issued)}
 
     async def withdraw(self, group_ids: Iterable[str]) -> int:
-        """Forget groups: remove their tasks and free their ids. Returns how many were outstanding.
+        """Remove the tasks of groups and free their ids. Returns how many of them were outstanding.
 
-        A worker that plays one publishes nothing, and its `renew` returns False. A group that was published already
-        stays among the groups until it is acknowledged; the trainer drops it when it comes.
+        A worker that plays such a task publishes nothing, and its `renew` returns False. A group that is already
+        published stays in `groups` until it is acknowledged; the trainer ignores it.
         """
         return sum([int(await self._script(scripts.WITHDRAW, *page)) for page in _pages(list(group_ids))])
 
     async def collect(self, *, consumer: str, count: int, block_s: float) -> list[GroupEntry]:
-        """Up to `count` entries not handed out yet, oldest first; waits up to `block_s` seconds for the first one.
+        """Up to `count` new entries, oldest first. Waits up to `block_s` seconds for the first entry.
 
-        An entry that cannot be read comes as a `DeadLetter` with the reason, and `dead` keeps a copy of its bytes,
-        unless the broker is full. Entries stay ours until `acknowledge`.
+        An entry that cannot be decoded becomes a `DeadLetter` with the reason, and `dead` keeps a copy of its bytes,
+        unless the broker is full. Entries stay pending for `consumer` until `acknowledge`.
         """
         deadline = time.monotonic() + block_s
         async with self._collecting:
@@ -183,65 +183,64 @@ class Streams:
             entries = [await self._open(*raw) for raw in list(self._backlog)[:count]]
             for _ in entries:
                 self._backlog.popleft()
-            return self._hand_out(entries)
+            return self._deliver(entries)
 
     async def collect_pending(self, *, consumer: str) -> list[GroupEntry]:
-        """Everything delivered and not acknowledged, under whichever consumer name, oldest first.
+        """All delivered but unacknowledged entries of any consumer name, oldest first.
 
-        A resumed trainer begins with this: what was delivered to a dead trainer, under any name, becomes
-        `consumer`'s. It may be called again while the trainer runs. It then also returns entries that the caller
-        already holds, and the caller ignores those.
+        A resumed trainer calls it first: entries of a dead trainer are reassigned to `consumer`. Later calls also
+        return entries that the caller already holds, and the caller must ignore these.
         """
         async with self._collecting:
             self._unsure = True
             entries = [await self._open(*raw) for raw in await self._pending(consumer)]
             self._backlog.clear()
             self._unsure = False
-            return self._hand_out(entries)
+            return self._deliver(entries)
 
     async def acknowledge(self, entries: Mapping[str, str]) -> None:
-        """Forget entries ({stream id: group id}), since a durable checkpoint covers them, and free their group ids.
+        """Remove entries ({stream id: group id}) that a durable checkpoint covers, and free their group ids.
 
-        Unknown ids are no error. Repeating is harmless, also after the same group was issued again.
+        Unknown ids are ignored. A repeated call has no effect, even if the same group was issued again.
         """
         for page in _pages(list(entries.items())):
             await self._script(scripts.ACKNOWLEDGE, *(part for pair in page for part in pair))
-            self._handed.difference_update(stream_id for stream_id, _ in page)
+            self._delivered.difference_update(stream_id for stream_id, _ in page)
 
     async def condemn(self, entry: GroupEntry, reason: str) -> None:
-        """Keep a copy of a group that is unfit for training in `dead`, once. `acknowledge` the entry afterwards.
+        """Copy a group that cannot be trained on to `dead`, once. The caller must still `acknowledge` the entry.
 
-        Does nothing for an entry that was acknowledged, or that is a dead letter already.
+        Does nothing for an acknowledged entry or a dead letter.
 
         Raises:
-            BrokerFull: no copy was kept; call again later.
+            BrokerFull: the group was not copied; call again later.
         """
         await self._script(scripts.CONDEMN, entry.stream_id, entry.group_id, reason)
 
     async def depth(self) -> Depth:
-        """How full the streams are, all at one moment."""
+        """The sizes of the streams, read atomically."""
         tasks, leased, groups, collected, dead = await self._script(scripts.DEPTH)
         return Depth(tasks - leased, leased, groups - collected, collected, dead)
 
     async def dead_letters(self, count: int = 100) -> list[DeadLetter]:
-        """The newest `count` dead letters that are kept, newest first."""
+        """The `count` newest dead letters, newest first."""
         rows = await self._link.command("XREVRANGE", self._dead, "+", "-", "COUNT", count)
         return [dead_letter_of(stream_id, fields) for stream_id, fields in rows]
 
     async def reset(self) -> None:
-        """Forget all tasks, groups and dead letters of this run, so that its name can be used anew.
+        """Remove all tasks, groups and dead letters of this run, so that its name can be used again.
 
-        A worker still at work for the old run publishes nothing. The trainer's lease stays.
+        A worker that still plays an old task publishes nothing. The trainer's lease does not change.
         """
         async with self._collecting:
             await self._link.command("UNLINK", *self.keys)
-            self._handed.clear()
+            self._delivered.clear()
             self._backlog.clear()
 
     async def lease(self, *, consumer: str, block_s: float) -> GroupLease | None:
-        """One task: the oldest that expired or was given back, else the oldest new one; None after `block_s` seconds.
+        """Lease the oldest task that expired or was given back, else the oldest new task; None after `block_s` seconds.
 
-        `consumer` names the worker process, and is unique among those alive.
+        `consumer`: name of the worker process; it must be unique among the running processes.
         """
         deadline = time.monotonic() + block_s
         while True:
@@ -255,37 +254,37 @@ class Streams:
                 return lease
 
     async def renew(self, lease: GroupLease) -> bool:
-        """Start the lease's time anew. False: it is lost, to another worker or because the group is done."""
+        """Extend the lease by `lease_ttl_s`. False: another worker has the task, or the group is done."""
         return bool(await self._script(scripts.RENEW, lease.stream_id, lease.consumer, lease.deliveries))
 
     async def complete(self, lease: GroupLease, group: Group) -> bool:
         """Publish `group` and remove its task, in one script.
 
-        False: nothing was published, because the group was completed or declared dead before, or its task was
-        withdrawn, or the run was reset.
+        False: nothing was published, because the group is already completed or dead, its task was withdrawn, or the
+        run was reset.
 
         Raises:
-            BrokerFull: nothing was published, and the lease stays; renew it and call again later.
-            ValueError: `group` is not the one that was leased.
+            BrokerFull: nothing was published, and the lease is still held; renew it and call again later.
+            ValueError: `group` is not the leased group.
         """
         if group.id != lease.task.group_id:
             raise ValueError(f"the lease is for group {lease.task.group_id!r}, not {group.id!r}")
-        # The receipt tells our own repetition, after a lost answer, from a completion by somebody else.
+        # The receipt distinguishes a retry after a lost reply from a completion by another worker.
         receipt = f"{lease.consumer} {uuid.uuid4().hex}"
         return bool(await self._script(scripts.COMPLETE, lease.stream_id, group.id, encode(group), receipt))
 
     async def release(self, lease: GroupLease, *, counted: bool = True) -> None:
-        """Give the task back at once. Without effect where the lease is lost.
+        """Give the task back at once. Has no effect if the lease is lost.
 
-        A worker that shuts down passes `counted=False`: this delivery then does not count against the task.
+        A worker that shuts down passes `counted=False`: the delivery then does not count towards `max_deliveries`.
         """
         await self._give_back(lease, "", 0.0, counted)
 
     async def fail(self, lease: GroupLease, reason: str, *, final: bool = False) -> None:
-        """Give the task back after a failure of the infrastructure. Without effect where the lease is lost.
+        """Give the task back after an infrastructure failure. Has no effect if the lease is lost.
 
-        It rests for `retry_delay_s`, doubled with each delivery. After the last one, or if this failure is `final`
-        (another try would fail alike), it is a dead letter with this reason.
+        The task is delivered again after `retry_delay_s`, doubled with each delivery. After the last delivery, or if
+        the failure is `final` (a retry would fail in the same way), it becomes a dead letter with this reason.
         """
         delay_s = self.limits.retry_delay_s * 2.0 ** (lease.deliveries - 1)
         await self._give_back(lease, reason, delay_s, True, final=final)
@@ -293,10 +292,10 @@ class Streams:
     async def _give_back(
         self, lease: GroupLease, reason: str, delay_s: float, counted: bool, *, final: bool = False
     ) -> None:
-        most = 1 if final else self.limits.max_deliveries
+        max_deliveries = 1 if final else self.limits.max_deliveries
         idle_ms = max(0, self._ttl_ms - int(delay_s * 1000))
         holder = (lease.stream_id, lease.consumer, lease.deliveries)
-        await self._script(scripts.GIVE_BACK, *holder, reason, idle_ms, most, int(counted))
+        await self._script(scripts.GIVE_BACK, *holder, reason, idle_ms, max_deliveries, int(counted))
 
     @property
     def _ttl_ms(self) -> int:
@@ -306,45 +305,45 @@ class Streams:
         return await self._link.script(source, self.keys, args)
 
     async def _read(self, key: str, group: str, consumer: str, count: int, deadline: float) -> list[RawEntry]:
-        """New entries of a stream, waiting one slice at most. If the answer is lost, its entries stay pending."""
+        """New entries of a stream, after a wait of at most one slice. If the reply is lost, they stay pending."""
         wait_ms = int(min(_SLICE_S, self.limits.timeout_s / 2, deadline - time.monotonic()) * 1000)
-        block = ("BLOCK", wait_ms) if wait_ms > 0 else ()  # BLOCK 0 would mean for ever
+        block = ("BLOCK", wait_ms) if wait_ms > 0 else ()  # BLOCK 0 would block forever
         reply = await self._link.command(
             "XREADGROUP", "GROUP", group, consumer, "COUNT", count, *block, "STREAMS", key, ">"
         )
         return [entry for _, entries in reply for entry in entries]
 
     async def _pending(self, consumer: str) -> list[RawEntry]:
-        """All unacknowledged entries of `groups`, which become `consumer`'s, oldest first."""
-        found, cursor = list[RawEntry](), b"0-0"
+        """Claim all unacknowledged entries of `groups` for `consumer`. Oldest first."""
+        claimed, cursor = list[RawEntry](), b"0-0"
         while True:
             cursor, entries, *_ = await self._link.command(
                 "XAUTOCLAIM", self._groups, _TRAINER, consumer, 0, cursor, "COUNT", _PAGE
             )
-            found.extend(entries)
+            claimed.extend(entries)
             if cursor == b"0-0":
-                return found
+                return claimed
 
     async def _fill_backlog(self, consumer: str, count: int, deadline: float) -> None:
-        """Put into the backlog what the broker gave us before, or else new entries.
+        """Fill the backlog with entries that are claimed but not delivered, or else with new entries.
 
-        An error, a cancellation or a lost answer may leave entries ours without our knowing: the next round looks for
-        them.
+        An error, a cancellation or a lost reply may leave entries claimed that are not in the backlog. The next call
+        then reads the pending entries.
         """
         if self._unsure:
-            self._backlog = self._unhanded(await self._pending(consumer))
+            self._backlog = self._undelivered(await self._pending(consumer))
         self._unsure = True
         losses = self._link.losses
         if not self._backlog:
-            self._backlog = self._unhanded(await self._read(self._groups, _TRAINER, consumer, count, deadline))
+            self._backlog = self._undelivered(await self._read(self._groups, _TRAINER, consumer, count, deadline))
         self._unsure = self._link.losses != losses
 
-    def _unhanded(self, raw: list[RawEntry]) -> deque[RawEntry]:
-        """Without those the caller has: a broker that lost the end of history offers them anew."""
-        return deque(entry for entry in raw if entry[0].decode() not in self._handed)
+    def _undelivered(self, raw: list[RawEntry]) -> deque[RawEntry]:
+        """`raw` without entries that the caller has: a broker that lost its newest writes may deliver them again."""
+        return deque(entry for entry in raw if entry[0].decode() not in self._delivered)
 
-    def _hand_out(self, entries: list[GroupEntry]) -> list[GroupEntry]:
-        self._handed.update(entry.stream_id for entry in entries)
+    def _deliver(self, entries: list[GroupEntry]) -> list[GroupEntry]:
+        self._delivered.update(entry.stream_id for entry in entries)
         return entries
 
     async def _open(self, stream_id: bytes, fields: Fields) -> GroupEntry:
@@ -354,7 +353,7 @@ class Streams:
             return GroupEntry(stream_id.decode(), decode_group(fields[b"data"]))
         except SchemaError as error:
             entry = GroupEntry(stream_id.decode(), DeadLetter(group_id_of(stream_id, fields), str(error), 1))
-            # The trainer has to go on, and to acknowledge, before a full broker has room for a copy.
+            # A full broker can store no copy. The trainer must continue, because its acknowledgements free memory.
             with contextlib.suppress(BrokerFull):
                 await self._link.script(
                     scripts.CONDEMN, self.keys, (entry.stream_id, entry.group_id, str(error)), full_timeout_s=0.0
@@ -379,7 +378,7 @@ class Streams:
                 await self._link.once("XGROUP CREATE", key, group, "0", "MKSTREAM")
             except Exception as error:
                 exists = str(error).startswith("BUSYGROUP")
-                # A full broker refuses before it looks whether the group is there.
+                # A full broker refuses the command without checking whether the group exists.
                 if not exists and not (is_full(error) and await self._has_group(key, group)):
                     raise
 

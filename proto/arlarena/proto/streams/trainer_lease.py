@@ -1,16 +1,16 @@
-"""The right to train one run, held by one process at a time.
+"""A lease that allows only one process at a time to train a run.
 
     with TrainerLease.acquire(url, "demo", incarnation) as lease:
         ...
-        lease.check()       # before each write that a second trainer must not make as well
+        lease.check()       # before each write that must not happen twice
 
-Two trainers of one run would take each other's groups and overwrite each other's checkpoints. The lease is a key of
-the run, with a time to live that a thread renews. A trainer that was frozen for longer, or cut off from the broker,
-finds out at its next `check` whether another trainer has taken the run since, also if that one has finished already.
+Two trainers of one run would take each other's groups and overwrite each other's checkpoints. The lease is a key of the
+run with a time to live, which a thread renews. If a trainer was frozen for longer or disconnected from the broker, its
+next `check` reports whether another trainer has taken the run, even if that trainer has already finished.
 
-A lease left behind by a killed process on this machine is taken over at once, one of another machine when it expires.
+The lease of a killed process on this machine is taken over at once; that of another machine after it expires.
 
-The calls block: a trainer computes for minutes on its event loop, and renews meanwhile from the thread.
+The calls are blocking, because the trainer computes for minutes on its event loop while the thread renews the lease.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from arlarena.proto.streams.entries import check_run_name
 
 # The first and the longest pause between two attempts, in seconds.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 0.5
-# How much longer than `ttl_s` `acquire` waits for another machine's lease to expire.
+# `acquire` waits `ttl_s` plus this time for the lease of another machine to expire.
 _MARGIN_S = 1.0
-# How often it looks, as a share of `ttl_s`, and at most.
+# Its poll interval, as a share of `ttl_s` and at most.
 _POLL_SHARE, _LONGEST_POLL_S = 0.05, 0.2
-# How long the broker remembers the last trainer: longer than one is frozen.
+# How long the broker stores the last trainer: longer than a process may be frozen.
 _LAST_TRAINER_AGE_S = 7 * 24 * 3600
 
-# KEYS: the lease, the last trainer. ARGV: our value, time to live in ms, how long to remember the last trainer in ms,
-# the value of a dead holder to replace or '', whether to take the lease from any previous holder. Returns the holder
-# and the remaining time of its lease in ms. Renewing needs no memory, and works on a full broker.
+# KEYS: the lease, the last trainer. ARGV: our value, time to live in ms, time to live of the last trainer in ms, the
+# value of a dead holder to replace or '', whether a new trainer may replace the last one. Returns the holder and the
+# remaining time of its lease in ms. Renewing needs no memory, so it works on a full broker.
 _HOLD = """
 local held, mine = redis.call('GET', KEYS[1]), ARGV[1]
 if held == mine then
@@ -56,8 +56,8 @@ end
 if held and held ~= ARGV[4] then return {held, redis.call('PTTL', KEYS[1])} end
 local last = redis.call('GET', KEYS[2])
 if ARGV[5] ~= '1' and last and last ~= mine then return {last, 0} end
--- A script that has written may go on writing on a full broker. A trainer must be able to start there: only its
--- acknowledgements free the memory.
+-- A full broker allows writes in a script that has already written, so DEL comes first. A trainer must be able to start
+-- on a full broker, because only its acknowledgements free the memory.
 redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[1], mine, 'PX', ARGV[2])
 redis.call('SET', KEYS[2], mine, 'PX', ARGV[3])
@@ -71,24 +71,24 @@ redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """
 
-# KEYS: the lease. ARGV: our value. The last trainer stays: an earlier, frozen one must find out.
+# KEYS: the lease. ARGV: our value. The key of the last trainer stays, so that an earlier, frozen trainer can detect it.
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
 
 class LeaseHeld(StreamError):
-    """Another trainer has the run."""
+    """Another trainer holds the lease of the run."""
 
 
 class LeaseLost(StreamError):
-    """Another trainer has taken the run; this one must not write any more."""
+    """Another trainer has taken the lease; this one must not write any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process that holds, or held, a lease.
+    """A process that holds or held a lease.
 
-    `machine` is the running kernel and the pid namespace, where the system tells: pids mean the same only within
-    them. `started` tells a process from a later one with its pid; 0 is unknown. `nonce` differs with each `acquire`.
+    `machine`: boot id and pid namespace if available, because a pid is only valid within them. `started`: start time
+    of the process, to detect a later process with the same pid; 0 if unknown. `nonce`: new for each `acquire`.
     """
 
     incarnation: str
@@ -107,7 +107,7 @@ class Holder:
 
     @classmethod
     def decode(cls, value: bytes) -> Self:
-        """The holder in a key's value; one of an unknown machine where it cannot be read."""
+        """Decode the value of a key. If it is invalid, the holder has an unknown machine."""
         try:
             fields = json.loads(value)
             return cls(**{name: kind(fields[name]) for name, kind in _FIELDS.items()})
@@ -115,15 +115,15 @@ class Holder:
             return cls("unknown", "an unknown host", "unknown", 0, 0, "")
 
     def encode(self) -> bytes:
-        """The key's value."""
+        """The value of the key."""
         return json.dumps(asdict(self), sort_keys=True).encode()
 
     def is_here(self) -> bool:
-        """Whether its pid means the same process to us as to it."""
+        """Whether the holder is on this machine and in this pid namespace, so that its pid is valid here."""
         return self.host == socket.gethostname() and self.machine == _machine()
 
     def is_alive(self) -> bool:
-        """Whether its process runs; only for one that `is_here`. A zombie does not run, and we are not it."""
+        """Whether its process runs, if it `is_here`. Zombies do not run. False for this process: its lease is old."""
         if self.pid == os.getpid():
             return False
         try:
@@ -143,7 +143,7 @@ _FIELDS = {"incarnation": str, "host": str, "machine": str, "pid": int, "started
 
 
 class TrainerLease:
-    """A held lease. Use `acquire`; use from one thread."""
+    """A held lease. Create it by `acquire`, and use it from one thread."""
 
     def __init__(
         self, url: str, run: str, holder: Holder, *, ttl_s: float, timeout_s: float, reconnect_s: float
@@ -159,7 +159,7 @@ class TrainerLease:
         self._keys = [f"arl:{{{run}}}:trainer", f"arl:{{{run}}}:last-trainer"]
         options: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "protocol": 2}
         try:
-            # Its pool gives the thread a connection of its own.
+            # The connection pool gives the thread its own connection.
             self._redis = Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_keepalive=True, **options)
         except ValueError as error:
             raise bad_url(url, error) from error
@@ -179,15 +179,15 @@ class TrainerLease:
         timeout_s: float = 5.0,
         reconnect_s: float = 30.0,
     ) -> Self:
-        """Take the right to train `run`. Waits up to `ttl_s` for a trainer that does not renew its lease.
+        """Acquire the lease of `run`. Waits up to `ttl_s` for a lease that is not renewed to expire.
 
-        `timeout_s` limits connecting and each answer. A broker that is not there is not waited for; later calls wait
-        for it up to `reconnect_s`. `incarnation` names this trainer to people.
+        `timeout_s`: limit of connecting and of each reply. This call does not wait for an unreachable broker; later
+        calls wait up to `reconnect_s`. `incarnation`: the name of this trainer in messages.
 
         Raises:
-            LeaseHeld: another trainer has the run and renews its lease, or lives on this machine.
-            StreamError: no broker at `url`, or it refuses.
-            ValueError: the run's name or a limit is out of range.
+            LeaseHeld: another trainer renews the lease, or runs on this machine.
+            StreamError: the broker at `url` is unreachable or refuses a command.
+            ValueError: the run's name or a limit is invalid.
         """
         holder = Holder.of_this_process(incarnation)
         lease = cls(url, run, holder, ttl_s=ttl_s, timeout_s=timeout_s, reconnect_s=reconnect_s)
@@ -200,21 +200,21 @@ class TrainerLease:
         return lease
 
     def check(self) -> None:
-        """Make sure that the run is still ours; a lease that expired, or that the broker forgot, is taken again.
+        """Check that this process still holds the lease. Takes it again if it expired or the broker lost it.
 
         Raises:
-            LeaseLost: another trainer took the run.
-            StreamError: the broker stays away for `reconnect_s`, or the lease was released.
+            LeaseLost: another trainer has taken the lease.
+            StreamError: the broker is unreachable for `reconnect_s`, or the lease was released.
         """
         if self._released.is_set():
             raise StreamError(f"{self.holder} released run {self.run}: acquire the lease again")
-        value, _ = self._hold(patience_s=self._reconnect_s)
+        value, _ = self._hold(reconnect_s=self._reconnect_s)
         if value != self._value:
             winner = Holder.decode(value)
-            raise LeaseLost(f"{self.holder} lost run {self.run} to {winner}; it stops before it writes")
+            raise LeaseLost(f"{self.holder} lost run {self.run} to {winner}, and stops without writing")
 
     def release(self) -> None:
-        """Let the next trainer in at once. Never raises: a lease that cannot be released expires."""
+        """Release the lease. Errors of the broker are ignored, because the lease then expires."""
         if not self._released.is_set():
             self._released.set()
             self._thread.join(timeout=self._ttl_s)
@@ -230,9 +230,9 @@ class TrainerLease:
 
     def _take(self) -> None:
         deadline = time.monotonic() + self._ttl_s + _MARGIN_S
-        dead, before, patience_s = b"", (b"", 0), 0.0
+        dead, before, reconnect_s = b"", (b"", 0), 0.0
         while True:
-            value, left_ms = self._hold(patience_s=patience_s, replace=dead, new=True)
+            value, left_ms = self._hold(reconnect_s=reconnect_s, replace=dead, new=True)
             if value == self._value:
                 return
             holder = Holder.decode(value)
@@ -245,15 +245,15 @@ class TrainerLease:
             changed = before[0] not in (b"", value)
             if renewed or changed or time.monotonic() > deadline:
                 raise self._held_by(holder)
-            before, patience_s = (value, left_ms), self._reconnect_s
+            before, reconnect_s = (value, left_ms), self._reconnect_s
             time.sleep(min(_LONGEST_POLL_S, self._ttl_s * _POLL_SHARE))
 
     def _held_by(self, holder: Holder) -> LeaseHeld:
-        hint = "stop it, or wait for it, or use another run name"
+        hint = "stop it, wait until it ends, or use another run name"
         return LeaseHeld(f"run {self.run} is being trained by {holder}: {hint}")
 
-    def _hold(self, *, patience_s: float, replace: bytes = b"", new: bool = False) -> tuple[bytes, int]:
-        """Take or keep the lease if we may. The holder's value, and how many ms its lease still lasts."""
+    def _hold(self, *, reconnect_s: float, replace: bytes = b"", new: bool = False) -> tuple[bytes, int]:
+        """Take or renew the lease if permitted. Returns the holder's value and its remaining time in ms."""
         args: list[bytes | int] = [self._value, self._ttl_ms, _LAST_TRAINER_AGE_S * 1000, replace, int(new)]
         started, pause = time.monotonic(), _FIRST_PAUSE_S
         while True:
@@ -262,7 +262,7 @@ class TrainerLease:
                 return bytes(value), int(left_ms)
             except (errors.RedisError, OSError) as error:
                 loading = isinstance(error, errors.BusyLoadingError)
-                limit = self._reconnect_s if loading else patience_s
+                limit = self._reconnect_s if loading else reconnect_s
                 if not is_network(error) or time.monotonic() - started + pause > limit:
                     raise explain(self._url, error) from error
             time.sleep(pause)
@@ -275,12 +275,12 @@ class TrainerLease:
             try:
                 self._renew_script(keys=self._keys, args=args)
                 pause_s = self._ttl_s / 3
-            except Exception:  # `check` tells the trainer
+            except Exception:  # `check` reports a lost lease
                 pause_s = min(_LONGEST_PAUSE_S, self._ttl_s / 3)
 
 
 def _machine() -> str:
-    """The running kernel and the pid namespace; '' where the system tells neither."""
+    """The boot id and the pid namespace; '' if the system provides neither."""
     parts = []
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
@@ -290,9 +290,9 @@ def _machine() -> str:
 
 
 def _stat(pid: int) -> tuple[str, int]:
-    """State letter and start time (clock ticks since boot) of a process; ('', 0) where the system does not tell."""
+    """State letter and start time (clock ticks since boot) of a process; ('', 0) if the system has no such data."""
     try:
-        # The command's name, in parentheses, may hold anything.
+        # The command's name is in parentheses and may contain any character.
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         return fields[0], int(fields[19])
     except (OSError, IndexError, ValueError):

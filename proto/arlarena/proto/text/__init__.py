@@ -1,1 +1,1 @@
-"""Text for people and from people: secrets, files, numbers, programs."""
+"""Text that users write or read: files, secrets, wording of messages."""

@@ -1,9 +1,10 @@
-"""Text files that a user gives, whichever editor saved them: UTF-8, with or without a byte-order mark.
+"""Reads text files of users: UTF-8, with or without a byte-order mark.
 
     text = read_text(Path("run.toml"))
 
-Editors on Windows begin a file with a byte-order mark. It is dropped, and so is one at the start of a later line, where
-files were joined. Other encodings are refused, with the byte that shows it and the command that converts the file.
+Editors on Windows write a byte-order mark at the start of a file. It is removed, also at the start of a later line,
+where files were concatenated. For other encodings the error shows the invalid byte and the command that converts the
+file.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shlex
 from pathlib import Path
 
 BYTE_ORDER_MARK = "\ufeff"
-_WIDE_MARKS = {  # UTF-32's first: UTF-16's little-endian mark begins it
+_WIDE_MARKS = {  # UTF-32 first, because its little-endian mark begins with that of UTF-16
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
@@ -23,11 +24,11 @@ _GZIP = b"\x1f\x8b"
 
 
 class TextFileError(ValueError):
-    """A file is not UTF-8 text. The message names the file, its encoding, and the command that converts it."""
+    """A file is not UTF-8 text. The message names the file, its encoding and the command that converts it."""
 
 
 def read_text(path: Path) -> str:
-    r"""The file's text. Line ends are `\n`, whatever they are in the file.
+    r"""The text of the file, with `\n` as line end.
 
     Raises:
         OSError: the file cannot be opened.
@@ -48,18 +49,18 @@ def decode_text(data: bytes, path: Path) -> str:
         line = data.count(b"\n", 0, error.start) + 1
         raise TextFileError(
             f"{path}: byte 0x{data[error.start]:02x} at offset {error.start} (line {line}) is not UTF-8; save the file "
-            f"as UTF-8, or, where it is in a Western European encoding, {_conversion('WINDOWS-1252', path)}"
+            f"as UTF-8 or, if it has a Western European encoding, {_conversion('WINDOWS-1252', path)}"
         ) from error
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text.removeprefix(BYTE_ORDER_MARK).replace(f"\n{BYTE_ORDER_MARK}", "\n")
 
 
 def _wide_encoding(data: bytes) -> str:
-    """The encoding of two or four bytes a character that `data` is in, with or without its mark; "" for none."""
+    """The encoding of `data` if it is UTF-16 or UTF-32, with or without a byte-order mark; else ""."""
     for mark, name in _WIDE_MARKS.items():
         if data.startswith(mark):
             return name
-    # Every format here begins with an ASCII character, so its other bytes are zero.
+    # All formats here begin with an ASCII character, so the other bytes of the character are zero.
     zeros = "".join("0" if byte == 0 else "x" for byte in data[:4])
     return {"x0x0": "UTF-16LE", "0x0x": "UTF-16BE", "x000": "UTF-32LE", "000x": "UTF-32BE"}.get(zeros, "")
 

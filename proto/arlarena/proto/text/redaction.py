@@ -1,10 +1,10 @@
-"""Secrets in settings, messages and logs: which values are secret, and texts without them.
+"""Detects secrets in settings, messages and logs, and masks them.
 
-    hide(token)                             # from now on `redact` knows it
-    redact(f"GET {url}: {error}")           # tokens, and passwords in URLs, are ***
+    hide(token)                             # `redact` masks it from now on
+    redact(f"GET {url}: {error}")           # masks tokens, and passwords in URLs, as ***
 
-A value is secret by the name of its setting (`token`, `password`, `api_key`, …), by its form (a URL with credentials,
-an option `--api-key`), or because `hide` was told of it.
+A value is a secret by the name of its setting (`token`, `password`, `api_key`, …), by its form (a URL with credentials,
+an option `--api-key`), or because it was passed to `hide`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TextIO, cast
 from urllib.parse import quote, unquote
 
 MASK = "***"
-# Shorter texts occur in ordinary messages.
+# Shorter texts would also match in ordinary messages.
 _SHORTEST_HIDDEN = 6
 _WORDS = frozenset(
     ("token", "tokens", "secret", "secrets", "password", "passwords", "passwd", "passphrase", "credential",
@@ -27,7 +27,7 @@ _SPLIT = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
 _OPTION = re.compile(r"--?(?P<name>[A-Za-z][\w.-]*)(?:=|$)")
 
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*://"
-# A number that ends at / or ? is a port. A password may hold any other character, quoted or not.
+# A number that ends at / or ? is a port. A password may contain any other character, quoted or not.
 _URL_PASSWORD = re.compile(rf"({_SCHEME}[^/\s:@'\"]*):(?!\d{{1,5}}(?:[/?#\s]|$))[^\s'\"]*@")
 _WEB_USER = re.compile(r"(https?://)[^/\s@'\"]+@", re.IGNORECASE)
 _QUERY = re.compile(
@@ -46,14 +46,14 @@ _hidden: set[str] = set()
 
 
 def hide(secret: str | None) -> None:
-    """Have `redact` replace `secret`, also as URLs and JSON write it. None and short texts are ignored."""
+    """Make `redact` mask `secret`, also in its forms in URLs and JSON. None and short texts are ignored."""
     if secret is None or len(secret) < _SHORTEST_HIDDEN or secret in _hidden:
         return
     _hidden.update({secret, quote(secret, safe=""), unquote(secret), repr(secret)[1:-1]})
 
 
 def redact(text: str) -> str:
-    """`text` with `***` for every hidden secret, password in a URL, and bearer token."""
+    """`text` with `***` in place of hidden secrets, passwords in URLs and bearer tokens."""
     for secret in sorted(_hidden, key=len, reverse=True):
         text = text.replace(secret, MASK)
     if "://" in text or "=" in text or "earer" in text or "asic" in text:
@@ -71,7 +71,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def is_secret(name: str, value: object) -> bool:
-    """Whether the setting `name = value` has to be kept from others. Numbers are no secrets (`max_tokens = 64`)."""
+    """Whether the setting `name = value` contains a secret. Numbers are not secrets (`max_tokens = 64`)."""
     if isinstance(value, str):
         return bool(value) and (is_secret_name(name) or redact(value) != value)
     if isinstance(value, Mapping):
@@ -82,24 +82,25 @@ def is_secret(name: str, value: object) -> bool:
 
 
 def _is_secret_option(item: object) -> bool:
-    """Whether `item` is a command's option that holds a secret, or that one follows."""
+    """Whether `item` is a command-line option with a secret, or one whose next argument is a secret."""
     option = _OPTION.match(item) if isinstance(item, str) else None
     return option is not None and is_secret_name(option["name"])
 
 
 def _masked_list(items: Sequence[Any], name: str) -> list[Any]:
-    """`items`, which may be a command line: the value of an option with a secret's name is replaced."""
-    found: list[Any] = []
+    """`items` with secrets masked. If it is a command line, the values of secret options are masked."""
+    result: list[Any] = []
     follows = False
     for item in items:
         option, equals, _ = item.partition("=") if _is_secret_option(item) else ("", "", "")
-        found.append(f"{option}{equals}{MASK if equals else ''}" if option else MASK if follows else masked(item, name))
+        shown = f"{option}{equals}{MASK if equals else ''}"
+        result.append(shown if option else MASK if follows else masked(item, name))
         follows = bool(option) and not equals
-    return found
+    return result
 
 
 def masked(value: Any, name: str = "") -> Any:
-    """`value`, of JSON's types, with every secret in it replaced; `name` is the field that holds it."""
+    """`value`, of JSON types, with all secrets masked. `name`: the field of the value."""
     if isinstance(value, Mapping):
         return {key: masked(item, str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -110,7 +111,7 @@ def masked(value: Any, name: str = "") -> Any:
 
 
 def split_secrets(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A settings table in two: what everybody may read, and its secrets. `merged` puts them together again."""
+    """Split a settings table into public values and secrets. `merged` is the inverse."""
     public: dict[str, Any] = {}
     secret: dict[str, Any] = {}
     for key, value in table.items():
@@ -123,7 +124,7 @@ def split_secrets(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Two tables as one; where both have a value, that of `second`."""
+    """Merge two tables, also nested ones. Values of `second` win."""
     result = dict(first)
     for key, value in second.items():
         inner = result.get(key)
@@ -132,7 +133,7 @@ def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
 
 
 class _RedactingStream:
-    """A text stream that redacts what is written to it."""
+    """A text stream that masks secrets in all text written to it."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -151,7 +152,7 @@ class _RedactingStream:
 
 @contextmanager
 def redacted_stderr() -> Iterator[None]:
-    """Redact everything that Python writes to stderr: logs of libraries, warnings and stack traces as well."""
+    """Mask secrets in everything that Python writes to stderr, including library logs, warnings and stack traces."""
     import sys
 
     before = sys.stderr

@@ -1,16 +1,16 @@
-"""How usage lines call a program that the `arlarena` command has started in its place."""
+"""The program name in usage texts, if the `arlarena` command has started the program."""
 
 from __future__ import annotations
 
 import os
 
-# Set by the `arlarena` command for the process that it becomes, and for no other.
+# Set by the `arlarena` command for the program that replaces its process.
 VARIABLE = "ARLARENA_PROGRAM"
 
 
 def program(module: str) -> str:
-    """What the user typed (`arlarena serve env`), or `python -m MODULE` where the module was started by itself.
+    """The command that the user typed (`arlarena serve env`), or `python -m MODULE` if the module was started directly.
 
-    `module`: with its subcommand, if it has one.
+    `module`: including the subcommand, if there is one.
     """
     return os.environ.get(VARIABLE) or f"python -m {module}"

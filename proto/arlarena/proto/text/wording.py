@@ -1,12 +1,12 @@
-"""Numbers in messages, and texts of others that are printed."""
+"""Wording of numbers in messages, and escaping of untrusted text."""
 
 from __future__ import annotations
 
 import re
 
-# What a terminal acts on or what changes the order or the look of a line: C0 (but for the tab and the line's end),
-# DEL and C1 (0x9b begins an escape sequence), line and paragraph separators, controls of direction and of invisible
-# text (tags, variation selectors of plane 14), and halves of surrogate pairs, which cannot be encoded.
+# Characters that control a terminal, or change the order or the look of a line: C0 (except tab and newline), DEL and C1
+# (0x9b begins an escape sequence), line and paragraph separators, direction controls, invisible text (tags, variation
+# selectors of plane 14), and lone surrogates, which cannot be encoded.
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e0fff]"
@@ -14,17 +14,17 @@ _UNPRINTABLE = re.compile(
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """`1 step`, `2 steps`, `1,000 steps`. `plural`: of a noun whose plural is not formed by an s."""
+    """`1 step`, `2 steps`, `1,000 steps`. `plural`: for nouns whose plural is not formed with an s."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def printable(text: str) -> str:
-    r"""`text` for a terminal: control characters, of direction too, are written as `\x1b` or `\u202e`."""
+    r"""`text` with all control characters escaped for a terminal, such as `\x1b` or `\u202e`."""
     return _UNPRINTABLE.sub(_escape, text)
 
 
 def json_escaped(text: str) -> str:
-    """A JSON text in which characters that a terminal acts on are escaped; it stands for the same value."""
+    """The JSON text with control characters escaped. Its value does not change."""
     return _UNPRINTABLE.sub(_json_escape, text)
 
 

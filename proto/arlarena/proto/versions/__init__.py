@@ -1,1 +1,1 @@
-"""Version directories of weights, their deltas, and models on this disk."""
+"""Version directories of weights, deltas between them, and local copies of models."""

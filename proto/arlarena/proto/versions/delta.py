@@ -1,11 +1,11 @@
-"""What changed between two safetensors files, compressed, so that a push over a network costs what the change costs.
+"""Compressed deltas between two safetensors files, for pushes over a network.
 
-    header of the new file, as it is | for each tensor in file order: kind (1 byte), length (8 bytes), payload
+    header of the new file, unchanged | for each tensor in file order: kind (1 byte), length (8 bytes), payload
 
-A tensor that the base has with the same type and shape is sent as the difference of the two bit patterns read as
-integers, zigzag-coded, its bytes sorted by significance, under zstd: a small step of the optimiser changes the low
-bits alone, so the high bytes are zeros. One that did not change costs 9 bytes, any other is sent under zstd as it is.
-What comes out is the new file to the byte; whether it does is for its checksum in the manifest to say.
+If the base has the tensor with the same type and shape, the payload is the difference of the two bit patterns as
+integers, zigzag-coded, with the bytes grouped by significance and compressed with zstd. A small optimiser step changes
+only the low bits, so the high bytes are zeros. An unchanged tensor takes 9 bytes. Any other tensor is only compressed.
+The result equals the new file byte for byte; the caller verifies it by the checksum in the manifest.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ import zstandard
 from arlarena.proto.versions.directory import read_safetensors_header
 
 SAME, DIFFERENCE, WHOLE = 0, 1, 2
-LEVEL = 1  # zstd's fastest but one: a higher level is slower and gains little on bits that are noise
+LEVEL = 1  # of zstd: a higher level is slower and saves little, because the low bits are noise
 _FRAME = struct.Struct("<BQ")
 _LENGTH = struct.Struct("<Q")
-_WIDTHS = {"8": 1, "16": 2, "32": 4, "64": 8}  # of "F32", "BF16", "I64", …; "F8_E4M3" and "BOOL" are single bytes
+_WIDTHS = {"8": 1, "16": 2, "32": 4, "64": 8}  # bytes of "F32", "BF16", "I64", …; "F8_E4M3" and "BOOL" have one byte
 
 
 class DeltaError(ValueError):
-    """A delta that is cut short, malformed, or made for another base."""
+    """A delta is truncated, malformed, or made for another base."""
 
 
 def write_delta(base: Path, new: Path, out: BinaryIO) -> int:
-    """Write the delta that leads from `base` to `new`. Holds one tensor at a time. Returns its bytes.
+    """Write the delta from `base` to `new` to `out`. Keeps one tensor in memory. Returns the size in bytes.
 
     Raises:
         SafetensorsError: a file is not safetensors.
@@ -60,19 +60,19 @@ def write_delta(base: Path, new: Path, out: BinaryIO) -> int:
 
 
 def apply_delta(base: Path, delta: Path, target: Path, size: int) -> None:
-    """Make the new file, of `size` bytes, out of `base` and a delta. Never writes more than `size` bytes.
+    """Write the new file of `size` bytes from `base` and a delta. Never writes more than `size` bytes.
 
     Raises:
         DeltaError: see the class. SafetensorsError: `base` is not safetensors.
     """
     known, known_start = read_safetensors_header(base)
-    most = delta.stat().st_size
+    delta_size = delta.stat().st_size
     with base.open("rb") as old_file, delta.open("rb") as source, target.open("wb") as out:
-        header = _begin(source, out, target, most, size)
+        header = _copy_header(source, out, target, delta_size, size)
         for name, entry in _in_file_order(header):
             kind, payload_bytes = _FRAME.unpack(_exactly(source, _FRAME.size))
-            if payload_bytes > most:
-                raise DeltaError(f"{delta} announces {payload_bytes} bytes of {name} and has fewer")
+            if payload_bytes > delta_size:
+                raise DeltaError(f"{delta} announces {payload_bytes} bytes of {name}, but has fewer")
             payload = _exactly(source, payload_bytes)
             length = entry["data_offsets"][1] - entry["data_offsets"][0]
             if kind == WHOLE:
@@ -80,10 +80,10 @@ def apply_delta(base: Path, delta: Path, target: Path, size: int) -> None:
                 continue
             before = known.get(name)
             if before is None or (before["dtype"], before["shape"]) != (entry["dtype"], entry["shape"]):
-                raise DeltaError(f"the delta changes {name}, which {base} has not, or in another form")
+                raise DeltaError(f"the delta changes {name}, which {base} lacks or has with another type or shape")
             old = _read(old_file, known_start, before)
             if len(old) != length:
-                raise DeltaError(f"the delta changes {name}, which has {len(old)} bytes in {base} and not {length}")
+                raise DeltaError(f"the delta changes {name}, which has {len(old)} bytes in {base} instead of {length}")
             if kind == DIFFERENCE:
                 out.write(_sum(old, _expand(payload, length, name), _width(entry["dtype"])))
             elif kind == SAME:
@@ -92,24 +92,25 @@ def apply_delta(base: Path, delta: Path, target: Path, size: int) -> None:
                 raise DeltaError(f"the delta has an entry of unknown kind {kind} for {name}")
 
 
-def _begin(source: BinaryIO, out: BinaryIO, target: Path, most: int, size: int) -> dict[str, Any]:
-    """Copy the header into the new file. `most`: bytes of the delta. A small delta can describe a huge file, so the
-    described size is compared with `size` before any data are written.
+def _copy_header(source: BinaryIO, out: BinaryIO, target: Path, delta_size: int, size: int) -> dict[str, Any]:
+    """Copy the header into the new file.
+
+    A small delta can describe a huge file, so the described size is compared with `size` before data are written.
     """
     (start,) = _LENGTH.unpack(_exactly(source, _LENGTH.size))
-    if start > min(size, most):
-        raise DeltaError(f"the delta announces a header of {start} bytes; it has {most}, the new file {size}")
+    if start > min(size, delta_size):
+        raise DeltaError(f"the delta announces a header of {start} bytes; it has {delta_size}, the new file {size}")
     out.write(_exactly(source, start))
     out.flush()
     header = _header_of(target, start)
     described = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if described != size:
-        raise DeltaError(f"the delta describes a file of {described} bytes, and the manifest one of {size}")
+        raise DeltaError(f"the delta describes a file of {described} bytes, but the manifest one of {size}")
     return header
 
 
 def _header_of(file: Path, start: int) -> dict[str, Any]:
-    """The header of a file whose data are still to come."""
+    """The header of a file whose data are not written yet."""
     return read_safetensors_header(file, whole=False)[0] if start >= _LENGTH.size else {}
 
 
@@ -126,13 +127,13 @@ def _read(file: BinaryIO, start: int, entry: dict[str, Any]) -> bytes:
 def _exactly(file: BinaryIO, size: int) -> bytes:
     data = file.read(size)
     if len(data) != size:
-        raise DeltaError(f"the delta is cut short: {size} bytes should follow and {len(data)} do")
+        raise DeltaError(f"the delta is truncated: it has {len(data)} of the next {size} bytes")
     return data
 
 
 def _expand(payload: bytes, size: int, name: str) -> bytes:
     try:
-        # zstandard allocates what a frame announces, whatever `max_output_size` says; -1: it announces nothing.
+        # zstandard allocates the announced size of a frame and ignores `max_output_size`. -1: no announced size.
         if payload and (announced := zstandard.frame_content_size(payload)) not in (size, -1):
             raise DeltaError(f"the delta's bytes of {name} announce {announced} bytes instead of {size}")
         data = zstandard.ZstdDecompressor().decompress(payload, max_output_size=size) if size else b""
@@ -148,7 +149,7 @@ def _width(dtype: str) -> int:
 
 
 def _difference(old: bytes, new: bytes, width: int) -> bytes:
-    """Zigzag of new - old, byte plane by byte plane."""
+    """Zigzag coding of new - old, in byte planes."""
     kind = np.dtype(f"<u{width}")
     moved = np.frombuffer(new, kind) - np.frombuffer(old, kind)  # modulo 2 ** bits
     folded = (moved << kind.type(1)) ^ (kind.type(0) - (moved >> kind.type(8 * width - 1)))

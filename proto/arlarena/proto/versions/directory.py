@@ -1,13 +1,13 @@
-"""A version directory: an ordinary Hugging Face directory, `manifest.json`, and an empty `COMMITTED` written last.
+"""The format of version directories: a Hugging Face directory, `manifest.json`, and an empty `COMMITTED`.
 
     <run>/weights/v000012-0a1b2c3d4e5f/
-        config.json  model.safetensors  tokenizer.json  ...   what any engine loads
+        config.json  model.safetensors  tokenizer.json  ...   loaded by any engine
         manifest.json                                         the policy version, a probe, checksums and sizes
-        COMMITTED                                             its presence says that everything before it is complete
+        COMMITTED                                             written last; marks the directory as complete
 
-The trainer writes such directories and the policy server reads them; `routes` below is how the one tells the other.
-Nothing here needs torch: the digest of the weights is computed from the safetensors bytes. Hashes are BLAKE3: a large
-model is hashed twice on each side of a push.
+The trainer writes version directories, the policy server reads them, and the routes below transfer them. This module
+does not need torch: the digest of the weights is computed from the safetensors bytes. Hashes are BLAKE3 for speed,
+because a large model is hashed twice on each side of a push.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ WEIGHTS_FILE = "model.safetensors"
 MANIFEST_SCHEMA = 2
 DIGEST_BYTES = 16
 
-# The routes for weights, all of them with the administrator's token:
-#   PUT  /weights/{directory}                    Manifest: what is coming        -> Wanted
-#   PUT  /weights/{directory}/{file}?base=DIR    the file, or a delta to DIR's   -> {}
-#   POST /serve_weights                          ServeWeights: bring it to use   -> Serving
-#   GET  /weight_info                            WeightInfo, which is vLLM's route
+# The routes for weights. All need the admin token:
+#   PUT  /weights/{directory}                    Manifest of a new version            -> PushTarget
+#   PUT  /weights/{directory}/{file}?base=DIR    a file, or its delta to DIR's file   -> {}
+#   POST /serve_weights                          ServeWeights: serve a version        -> ServedVersion
+#   GET  /weight_info                            WeightInfo, a route of vLLM
 WEIGHTS_ROUTE, SERVE_ROUTE = "/weights", "/serve_weights"
 
-# How long a push may take, from its size: what a slow disk or a shared network still moves, and an engine's own time.
+# The time limit of a push: its size at the rate of a slow disk or a shared network, and a constant for the engine.
 _SLOWEST_BYTES_PER_S = 50e6
 _BASE_S = 30.0
 
@@ -55,9 +55,10 @@ class ManifestFile(msgspec.Struct, frozen=True):
 
 
 class ManifestProbe(msgspec.Struct, frozen=True):
-    """A text of token ids and what the trainer computes of it, so that whoever serves the weights can check himself.
+    """Token ids and their log-probs by the trainer, with which a server checks the weights that it serves.
 
-    `log_probs`: in nats at temperature 1, of ids 1 … n-1 given those before. `tolerance`: the largest |Δ| allowed.
+    `log_probs`: of ids 1 … n-1 given the ids before them, in nats at temperature 1. `tolerance`: the largest permitted
+    |Δ log-prob|.
     """
 
     ids: list[int]
@@ -66,7 +67,7 @@ class ManifestProbe(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`manifest.json` of a version directory; every file but itself and the marker is listed."""
+    """`manifest.json` of a version directory. It lists all files except itself and the marker."""
 
     version: ManifestVersion
     files: dict[str, ManifestFile]
@@ -81,32 +82,32 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def directory(self) -> str:
-        """What the directory is called."""
+        """The name of the directory."""
         return version_directory_name(self.version.step, self.version.digest)
 
     @property
     def bytes(self) -> int:
-        """Of all files."""
+        """The total size of the files."""
         return sum(entry.bytes for entry in self.files.values())
 
 
 class PushTarget(msgspec.Struct, frozen=True):
-    """What a server needs of an announced version. `base`: a directory that it has; deltas may refer to that."""
+    """The files that a server lacks of an announced version. `base`: a directory that it has, as base of deltas."""
 
     files: list[str]
     base: str | None = None
 
 
 class Broadcast(msgspec.Struct, frozen=True):
-    """Who sends the tensors of a version, over process groups of `torch.distributed`, and what the version is.
+    """A version, and the address of the sender that broadcasts its tensors over `torch.distributed` process groups.
 
-    `host` and `port` are those of the sender's TCPStore. A replica with W workers joins by these keys:
+    `host` and `port` are those of the sender's TCPStore. A replica with W workers uses these keys:
     `requests`             a counter; the first worker takes the next number n
     `request/{n}`          group name, W + 1 and the version, separated by blanks
-    `{group}/tensors`      the sender's answer, JSON: [[name, dtype, shape], ...], or a text that says why not
-    `{group}/done/{rank}`  set by each worker, rank 1 to W, that has received everything: then the sender leaves
-    and over the store with the prefix `{group}` builds a group in which the sender has rank 0; the tensors are then
-    broadcast in this order.
+    `{group}/tensors`      the sender's reply in JSON: [[name, dtype, shape], ...], or a text with the reason of refusal
+    `{group}/done/{rank}`  set by each worker, rank 1 to W, after it has received all tensors; the sender then leaves
+    The workers and the sender (rank 0) form a process group over the store with the prefix `{group}`. The sender
+    broadcasts the tensors in the order of its reply.
     """
 
     manifest: Manifest
@@ -116,9 +117,9 @@ class Broadcast(msgspec.Struct, frozen=True):
 
 
 class ServeWeights(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """Body of `/serve_weights`: the version to bring into use. A server that serves it already does nothing.
+    """Body of `/serve_weights`: the version to serve. Has no effect if the server already serves it.
 
-    `broadcast`: where it comes from, if not from the server's own version directories.
+    `broadcast`: the source of the tensors, if not the server's version directories.
     """
 
     version: str
@@ -126,24 +127,24 @@ class ServeWeights(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tru
 
 
 class ServedVersion(msgspec.Struct, frozen=True):
-    """Answer of `/serve_weights`. `probe`: largest |Δ log-prob| of the version's probe, None where it has none."""
+    """Response of `/serve_weights`. `probe`: largest |Δ log-prob| of the version's probe; None without a probe."""
 
     version: str
     probe: float | None = None
 
 
 def version_directory_name(step: int, digest: str) -> str:
-    """`v000012-0a1b2c3d4e5f`: sorts by step."""
+    """The name of a version directory, such as `v000012-0a1b2c3d4e5f`. Names sort by step."""
     return f"v{step:06d}-{digest[:12]}"
 
 
 def push_limit_s(size: int) -> float:
-    """Seconds that one phase of a push of `size` bytes may take."""
+    """The time limit in seconds of one request of a push of `size` bytes."""
     return _BASE_S + size / _SLOWEST_BYTES_PER_S
 
 
 def largest_difference(probe: ManifestProbe, served: Iterable[float]) -> float:
-    """Largest |Δ log-prob| between a probe and what a server says of it; infinite where it says no number."""
+    """Largest |Δ log-prob| between a probe and the values of a server; infinite if a value is NaN."""
     differences = [abs(a - b) for a, b in zip(probe.log_probs, served, strict=True)]
     return max((d if d == d else float("inf") for d in differences), default=0.0)
 
@@ -154,10 +155,10 @@ def file_blake3(path: Path) -> str:
 
 
 def tensors_digest(tensors: Iterable[tuple[str, str, tuple[int, ...], bytes | memoryview]]) -> str:
-    """Hex BLAKE3, 128 bits, of named tensors, whatever their order.
+    """Hex BLAKE3, 128 bits, of named tensors, independent of their order.
 
-    Each tensor is (name, dtype as safetensors writes it, for example "F32", shape, little-endian row-major bytes). The
-    digest names a policy: directories with equal tensors have equal digests, whatever else is in the files.
+    Each tensor is (name, dtype as in safetensors, such as "F32", shape, little-endian row-major bytes). Directories
+    with equal tensors have equal digests, even if their files differ otherwise.
     """
     digest = blake3()
     for name, dtype, shape, data in sorted(tensors, key=lambda tensor: tensor[0]):
@@ -167,11 +168,11 @@ def tensors_digest(tensors: Iterable[tuple[str, str, tuple[int, ...], bytes | me
 
 
 class SafetensorsError(ValueError):
-    """A file that is not safetensors, or is cut short."""
+    """A file is truncated or not a safetensors file."""
 
 
 class _Entry(msgspec.Struct):
-    """What a header says of one tensor."""
+    """The entry of one tensor in a header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -179,18 +180,18 @@ class _Entry(msgspec.Struct):
 
 
 def read_safetensors_header(path: Path, *, whole: bool = True) -> tuple[dict[str, Any], int]:
-    """The header (tensor name -> dtype, shape, data_offsets) and the offset at which the data begin.
+    """The header (tensor name -> dtype, shape, data_offsets) and the offset of the data.
 
-    Without `whole` the data may still be missing.
+    `whole` False: the data may be missing.
 
     Raises:
-        SafetensorsError: the file is cut short or holds something else.
+        SafetensorsError: the file is truncated or not a safetensors file.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
-            raise SafetensorsError(f"{path}: {size} bytes cannot hold the header that it announces")
+            raise SafetensorsError(f"{path}: {size} bytes are too few for the announced header")
         try:
             header = msgspec.json.decode(file.read(length), type=dict[str, dict[str, Any]])
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -202,9 +203,9 @@ def read_safetensors_header(path: Path, *, whole: bool = True) -> tuple[dict[str
         raise SafetensorsError(f"{path}: a tensor's entry in the header is malformed: {error}") from error
     end = 0
     for begin, stop in sorted(entry.data_offsets for entry in entries):
-        if begin != end or stop < begin:  # as in safetensors itself: neither holes nor overlaps
+        if begin != end or stop < begin:  # safetensors allows neither gaps nor overlaps
             raise SafetensorsError(
-                f"{path}: a tensor's data begin at {begin} and end at {stop}, and should begin at {end}"
+                f"{path}: a tensor's data begin at {begin} and end at {stop}, but should begin at {end}"
             )
         end = stop
     if whole and 8 + length + end != size:
@@ -216,7 +217,7 @@ def safetensors_digest(*paths: Path) -> str:
     """`tensors_digest` of all tensors in one or more safetensors files (the shards of one model).
 
     Raises:
-        SafetensorsError: a file is cut short or holds something else.
+        SafetensorsError: a file is truncated or not a safetensors file.
     """
     with contextlib.ExitStack() as stack:
         tensors = []

@@ -1,10 +1,10 @@
-"""Where a model is on this disk: its directory, or that of a repository of the Hugging Face Hub.
+"""Finds the local directory of a model, given by its directory or a repository of the Hugging Face Hub.
 
-    local_model("runs/tiny/model")    that directory
-    local_model("Qwen/Qwen3-0.6B")    the snapshot in the Hub's cache, downloaded if the cache has none
+    local_model("runs/tiny/model")    this directory
+    local_model("Qwen/Qwen3-0.6B")    the snapshot in the Hub's cache, which is downloaded if it is missing
 
-`huggingface_hub` is imported for names of repositories only. It reads HF_HOME, HF_TOKEN, HF_ENDPOINT and
-HF_HUB_OFFLINE itself.
+`huggingface_hub` is only imported for names of repositories. It reads HF_HOME, HF_TOKEN, HF_ENDPOINT and
+HF_HUB_OFFLINE.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from arlarena.proto.config import ConfigError
 
-# Formats of weights other than safetensors, and subfolders (ONNX, the original release), are not downloaded.
+# Other formats of weights and subfolders (ONNX, the original release) are not downloaded.
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 SUBFOLDERS = ("*/*",)
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
@@ -30,24 +30,24 @@ def is_hub_name(name: str) -> bool:
 
 
 def local_model(name_or_path: str | Path) -> Path:
-    """The directory that holds the model `name_or_path`.
+    """The directory of the model `name_or_path`.
 
-    A directory of that name comes first, then a whole snapshot of the repository's main branch in the local cache, then
-    a download. A cached snapshot is not compared with the Hub, so all services of a run read the same files;
+    It is, in this order, the directory of that name, a complete snapshot of the main branch in the local cache, or a
+    new download. A cached snapshot is not compared with the Hub, so all services of a run read the same files;
     `hf download NAME` updates it.
 
     Raises:
-        ConfigError: there is no such directory, or the repository cannot be had; the message says why.
+        ConfigError: the directory does not exist, or the repository cannot be downloaded; the message has the reason.
     """
     path, name = Path(name_or_path), str(name_or_path)
     if path.is_dir():
         return path
     if path.exists():
-        raise ConfigError(f"model {name!r} is a file: give a directory in the format of Hugging Face")
+        raise ConfigError(f"model {name!r} is a file: give a Hugging Face directory")
     if not is_hub_name(name):
         raise ConfigError(
-            f"model {name!r}: no such directory; give a directory in the format of Hugging Face, or a repository of "
-            "the Hugging Face Hub as OWNER/NAME, such as Qwen/Qwen3-0.6B"
+            f"model {name!r}: no such directory; give a Hugging Face directory, or a repository of the Hugging Face "
+            "Hub as OWNER/NAME, such as Qwen/Qwen3-0.6B"
         )
     try:
         from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -56,70 +56,70 @@ def local_model(name_or_path: str | Path) -> Path:
             f"model {name!r}: no such directory, and repositories of the Hugging Face Hub need the package "
             "huggingface_hub: pip install huggingface_hub"
         ) from error
-    if not sys.stderr.isatty():  # services log lines of JSON there
+    if not sys.stderr.isatty():  # progress bars would break the JSON log of services
         disable_progress_bars()
     return _cached(name) or _download(name)
 
 
 def _cached(name: str) -> Path | None:
-    """The snapshot in the local cache, if it is whole."""
+    """The snapshot in the local cache, if it is complete."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
 
     try:
-        found = snapshot_download(
+        snapshot = snapshot_download(
             name, local_files_only=True, allow_patterns=list(FILES), ignore_patterns=list(SUBFOLDERS)
         )
     except (LocalEntryNotFoundError, IncompleteSnapshotError):
         return None
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {name!r}: the cache of the Hugging Face Hub cannot be read: {error}") from error
-    return None if missing_files(Path(found)) else Path(found)
+    return None if missing_files(Path(snapshot)) else Path(snapshot)
 
 
 def _download(name: str) -> Path:
     from huggingface_hub import constants, snapshot_download
 
     try:
-        found = Path(snapshot_download(name, allow_patterns=list(FILES), ignore_patterns=list(SUBFOLDERS)))
+        snapshot = Path(snapshot_download(name, allow_patterns=list(FILES), ignore_patterns=list(SUBFOLDERS)))
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {name!r}: no such directory here, and {_reason(name, error)}") from error
-    if missing := ", ".join(missing_files(found)):
+    if missing := ", ".join(missing_files(snapshot)):
         if constants.HF_HUB_OFFLINE:
             raise ConfigError(
-                f"model {name!r}: {found} lacks {missing}, and HF_HUB_OFFLINE forbids downloads: unset it"
+                f"model {name!r}: {snapshot} lacks {missing}, and HF_HUB_OFFLINE forbids downloads: unset it"
             )
-        raise ConfigError(f"model {name!r}: the repository lacks {missing}, so it holds no model that can be served")
-    return found
+        raise ConfigError(f"model {name!r}: the repository lacks {missing}, so its model cannot be served")
+    return snapshot
 
 
 def _reason(name: str, error: Exception) -> str:
-    """Why a repository cannot be had, and what to do."""
+    """Why a repository cannot be downloaded, and the fix."""
     from huggingface_hub import constants, errors
 
     if isinstance(error, errors.GatedRepoError):
         return (
             f"the repository is gated: accept its terms at {constants.ENDPOINT}/{name} and set HF_TOKEN to a token of "
-            "that account"
+            "this account"
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return (
-            f"{constants.ENDPOINT} has no repository of this name that this account can read: correct the name or, for "
-            "a private repository, set HF_TOKEN"
+            f"{constants.ENDPOINT} has no repository with this name that this account can read: correct the name or, "
+            "for a private repository, set HF_TOKEN"
         )
     if isinstance(error, errors.LocalEntryNotFoundError | errors.IncompleteSnapshotError | errors.OfflineModeIsEnabled):
-        cache = f"the local cache {constants.HF_HUB_CACHE} has no whole snapshot of it"
+        cache = f"the local cache {constants.HF_HUB_CACHE} has no complete snapshot of it"
         if constants.HF_HUB_OFFLINE:
-            return f"{cache} while HF_HUB_OFFLINE forbids downloads: unset it, or copy the snapshot into the cache"
+            return f"{cache}, and HF_HUB_OFFLINE forbids downloads: unset it, or copy the snapshot into the cache"
         return (
-            f"{cache} while {constants.ENDPOINT} does not answer: check the network, or run `hf download {name}` where "
-            f"there is one and copy the cache ({error.__cause__ or error})"
+            f"{cache}, and {constants.ENDPOINT} does not answer: check the network, or run `hf download {name}` on "
+            f"another machine and copy its cache ({error.__cause__ or error})"
         )
     return f"the download from {constants.ENDPOINT} failed: {error}"
 
 
 def missing_files(folder: Path) -> list[str]:
-    """What a model needs of configuration and weights, and `folder` lacks."""
+    """The files of configuration and weights that `folder` lacks."""
     missing = [] if (folder / "config.json").is_file() else ["config.json"]
     try:
         shards = set(json.loads((folder / _INDEX).read_bytes())["weight_map"].values())

@@ -1,4 +1,4 @@
-"""`python -m arlarena.trainer tiny|clone|train|replay`: make a tiny policy, clone into one, train it, replay groups."""
+"""`python -m arlarena.trainer tiny|clone|train|replay`: create, clone or train a policy, or replay recorded groups."""
 
 from __future__ import annotations
 
@@ -46,31 +46,32 @@ from arlarena.trainer.settings import (
 )
 
 EXIT_FAILED = 1
-# Another start would meet the same error: the launcher does not start the trainer again.
+# The same error would occur after a restart, so the launcher does not restart the trainer.
 EXIT_PERMANENT = 4
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m arlarena.trainer", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    tiny = _command(commands, "tiny", "make a tiny policy with its own tokenizer")
+    tiny = _command(commands, "tiny", "create a tiny policy with its own tokenizer")
     tiny.add_argument("--config", type=Path, help="TOML file of the run; its [policy.tiny] gives the shape")
     tiny.add_argument("--out", type=Path, required=True, help="directory to write")
     tiny.add_argument(
         "--environment-url",
-        help="environment server, asked which texts are one token each (default: ARLARENA_ENVIRONMENT_URL); none: "
-        "tokens are [policy.tiny] words and single characters",
+        help="environment server that lists the texts that become one token each (default: ARLARENA_ENVIRONMENT_URL); "
+        "without it, tokens are [policy.tiny] words and single characters",
     )
     tiny.add_argument("--seed", type=int, help="seed of the weights (default: ARLARENA_SEED, else [run] seed)")
     _add_clone(_command(commands, "clone", "behaviour cloning from recorded demonstrations"))
     _add_train(_command(commands, "train", "reinforcement learning from groups on the stream"))
-    _add_replay(_command(commands, "replay", "what methods would make of recorded groups; trains nothing"))
+    _add_replay(_command(commands, "replay", "loss and metrics of methods on recorded groups, without training"))
     return parser
 
 
-def _command(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
+    description = summary[0].upper() + summary[1:] + "."
     parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=what, description=what[0].upper() + what[1:] + ".", prog=program(f"arlarena.trainer {name}")
+        name, help=summary, description=description, prog=program(f"arlarena.trainer {name}")
     )
     return parser
 
@@ -79,36 +80,36 @@ def _add_clone(cloning: argparse.ArgumentParser) -> None:
     cloning.add_argument("--config", type=Path, required=True, help="TOML file of the run; its [clone] is read")
     cloning.add_argument("--model", required=True, help="policy to start from: a directory or a hub name")
     cloning.add_argument("--demonstrations", type=Path, required=True, help="groups or conversations (.jsonl)")
-    cloning.add_argument("--validation", type=Path, required=True, help="as well; they decide when to stop")
+    cloning.add_argument("--validation", type=Path, required=True, help="the same; their loss decides when to stop")
     cloning.add_argument("--run-dir", type=Path, required=True, help="directory for progress and clone.json")
     cloning.add_argument("--out", type=Path, required=True, help="directory for the cloned policy")
-    cloning.add_argument("--seed", type=int, help="order of the batches (default: ARLARENA_SEED, else [run] seed)")
+    cloning.add_argument("--seed", type=int, help="seed of the batch order (default: ARLARENA_SEED, else [run] seed)")
 
 
 def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--config", type=Path, required=True, help="TOML file of the run; its [trainer] is read")
-    policy = "policy to start from, and reference of the KL term: a directory or a hub name"
+    policy = "policy to start from, also the reference of the KL term: a directory or a hub name"
     train.add_argument("--model", required=True, help=policy)
     train.add_argument("--run-dir", type=Path, required=True, help="directory for metrics, checkpoints and weights")
     train.add_argument("--run-name", help="name of the streams (default: [run] name)")
     train.add_argument(
         "--redis-url",
-        help="broker, for example redis://127.0.0.1:6379/0 (default: ARLARENA_REDIS_URL); its password is better given "
-        "by REDIS_PASSWORD_FILE or REDIS_PASSWORD",
+        help="broker, for example redis://127.0.0.1:6379/0 (default: ARLARENA_REDIS_URL); give its password by "
+        "REDIS_PASSWORD_FILE or REDIS_PASSWORD, not in the URL",
     )
     train.add_argument(
         "--inference-url",
         action="append",
         default=[],
-        help="policy server to push weights to; may be given several times; none: whoever samples reads RUN/weights",
+        help="policy server to push weights to; may be given several times; without it, samplers read RUN/weights",
     )
     train.add_argument(
         "--environment-url",
-        help="environment server, asked how many tasks the split has (default: ARLARENA_ENVIRONMENT_URL); none: the "
-        "split has no end",
+        help="environment server that reports the size of the split (default: ARLARENA_ENVIRONMENT_URL); without it, "
+        "the split is endless",
     )
     _add_plugin(train)
-    train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
+    train.add_argument("--resume", action="store_true", help="continue from the newest checkpoint, if there is one")
     train.add_argument("--seed", type=int, help="seed of tasks and batches (default: ARLARENA_SEED, else [run] seed)")
 
 
@@ -116,10 +117,10 @@ def _add_replay(replaying: argparse.ArgumentParser) -> None:
     replaying.add_argument("groups", type=Path, help="file of groups, such as RUN/groups/step-000020.msgpack")
     replaying.add_argument("--model", required=True, help="policy to compute with: a directory or a hub name")
     replaying.add_argument("--recipe", action="append", help="method; may be given several times (default: the file's)")
-    replaying.add_argument("--set", action="append", default=[], metavar="CHOICE=VALUE", help="change a choice of them")
+    replaying.add_argument("--set", action="append", default=[], metavar="CHOICE=VALUE", help="choice to change")
     _add_plugin(replaying)
     replaying.add_argument("--config", type=Path, help="TOML file of the run; its [trainer] is read")
-    replaying.add_argument("--json", action="store_true", help="print JSON, not a table")
+    replaying.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def _add_plugin(parser: argparse.ArgumentParser) -> None:
@@ -128,12 +129,12 @@ def _add_plugin(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="MODULE",
-        help="module that registers recipes, clips, advantages or filters, beside [trainer] plugins; may be repeated",
+        help="module that registers recipes, clips, advantages or filters, added to [trainer] plugins; may be repeated",
     )
 
 
 def _settings(args: argparse.Namespace) -> TrainerSettings:
-    """Table `[trainer]`, with the plugins of the command line added to its own."""
+    """Table `[trainer]`, with the plugins of the command line added."""
     settings = load_table(args.config, "trainer", TrainerSettings)
     return settings.model_copy(update={"plugins": (*settings.plugins, *args.plugin)})
 
@@ -157,10 +158,10 @@ def make_tiny(args: argparse.Namespace, log: Logger) -> int:
 
 
 def _environment_of(args: argparse.Namespace, log: Logger) -> Info | None:
-    """The description of the environment that a tiny policy will play; None without a server.
+    """The description of the environment, for the vocabulary of a tiny policy; None without a server.
 
     Raises:
-        ConfigError: the server plays another environment than the configuration names.
+        ConfigError: the server plays another environment than the one in the configuration.
         ServiceError: the server does not answer.
     """
     from arlarena.trainer.state.tasks import environment_info
@@ -169,7 +170,7 @@ def _environment_of(args: argparse.Namespace, log: Logger) -> Info | None:
     if not address:
         log.warning(
             "no_environment_server",
-            reason="the vocabulary has no texts of the environment",
+            reason="the vocabulary lacks the texts of the environment",
             fix="give --environment-url",
         )
         return None
@@ -207,7 +208,7 @@ def run_clone(args: argparse.Namespace, log: Logger) -> int:
     progress = Progress(args.run_dir, "clone", steps)
     try:
         result = clone(model, train, validation, settings, seed=seed, progress=progress, log=log)
-    except CloneError as error:  # the same seed takes the same steps
+    except CloneError as error:  # a restart with the same seed would fail in the same way
         return _failed(log, error, EXIT_PERMANENT)
     with whole_folder(args.out, {"kind": "clone", "model": args.model, "seed": seed}) as folder:
         model.save_pretrained(folder)
@@ -278,7 +279,7 @@ def _address(flag: str, url: str) -> str:
 
 
 def _failed(log: Logger, error: Exception, code: int = EXIT_FAILED) -> int:
-    if "No space left on device" in str(error):  # errno is lost in errors of safetensors
+    if "No space left on device" in str(error):  # errors of safetensors have no errno
         error = OSError(f"the disk is full: free space, then run again with --resume ({error})")
     log.error("failed", reason=str(error))
     print_error(error)
@@ -303,12 +304,9 @@ def run_replay(args: argparse.Namespace, _log: Logger) -> int:
         raise ConfigError(str(error)) from error
     torch.manual_seed(0)
     groups, model = load_groups(args.groups), str(policy_directory(args.model, "--model"))
-    found = [replay(groups, model, method, settings) for method in methods]
-    print(
-        json.dumps([one.as_dict() for one in found], indent=1, allow_nan=False)
-        if args.json
-        else printable(table(found))
-    )
+    results = [replay(groups, model, method, settings) for method in methods]
+    as_json = json.dumps([result.as_dict() for result in results], indent=1, allow_nan=False) if args.json else ""
+    print(as_json or printable(table(results)))
     return 0
 
 
@@ -316,7 +314,7 @@ def main() -> int:
     """Entry point."""
     args = _parser().parse_args()
     if os.environ.get("OMP_NUM_THREADS") is None:
-        os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; [trainer] threads raises it again
+        os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; [trainer] threads overrides it
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # [trainer] deterministic needs it, before CUDA starts
     log = get_logger("trainer")
     commands = {"tiny": make_tiny, "clone": run_clone, "train": run_train, "replay": run_replay}

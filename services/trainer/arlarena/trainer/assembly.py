@@ -1,4 +1,4 @@
-"""Puts a trainer together from a plan: the one place that knows how the parts fit."""
+"""Builds the trainer and all its parts from the command line's arguments, and runs it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from arlarena.trainer.learning.ranks import Ranks
 from arlarena.trainer.loop import Trainer
 from arlarena.trainer.metrics.diagnostics import MetricsFile
 from arlarena.trainer.metrics.progress import Progress
-from arlarena.trainer.metrics.tensorboard import Board
+from arlarena.trainer.metrics.tensorboard import TensorBoardWriter
 from arlarena.trainer.model.policy import load_policy
 from arlarena.trainer.objectives import Recipe
 from arlarena.trainer.preflight import check_transport
@@ -34,7 +34,7 @@ from arlarena.trainer.weights.versions import VersionStore, versions_after
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """What one invocation was asked to do."""
+    """The arguments of one `train` command."""
 
     settings: TrainerSettings
     model: str
@@ -50,9 +50,9 @@ class Invocation:
 
 
 async def run_trainer(plan: Invocation, log: Logger, interrupted: Callable[[], str]) -> None:
-    """Build everything, restore the newest checkpoint if asked to, and train. Ranks beyond the first follow.
+    """Build the trainer, restore the newest checkpoint if `resume` is set, and train. Other ranks run `worker_loop`.
 
-    `interrupted`: name of the signal that arrived, or "".
+    `interrupted`: returns the name of the signal that arrived, or "".
 
     Raises:
         Interrupted: a signal arrived.
@@ -68,7 +68,7 @@ async def run_trainer(plan: Invocation, log: Logger, interrupted: Callable[[], s
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     ranks = Ranks.from_env()
-    if ranks.is_main:  # a wrong split ends the run before the policy is loaded
+    if ranks.is_main:  # report a wrong split before the policy is loaded
 
         def stop() -> None:
             if name := interrupted():
@@ -88,29 +88,29 @@ async def run_trainer(plan: Invocation, log: Logger, interrupted: Callable[[], s
             ranks.broadcast(b"the lease is held")
             await _run_first_rank(plan, learner, lease, method, log, interrupted)
     else:
-        ranks.broadcast()  # no rank reads a checkpoint before the lease is held
+        ranks.broadcast()  # wait until rank 0 holds the lease, before a checkpoint is read
         _restored(plan, learner, log)
         worker_loop(learner, ranks)
     ranks.shutdown()
 
 
 def _restored(plan: Invocation, learner: Learner, log: Logger) -> tuple[Checkpoints, TrainerState | None]:
-    """The run's checkpoints, and the state of the newest one if the run is resumed; all ranks call it together.
+    """The run's checkpoints, and the state of the newest one if the run is resumed. All ranks call it together.
 
     Raises:
-        CheckpointError: the run has checkpoints and is not resumed, or none of them can be used, or only its weights
-            are left, which a run from the beginning would delete.
+        CheckpointError: the run has checkpoints but is not resumed, no checkpoint can be used, or the directory has
+            weights without a checkpoint, which a new run would delete.
     """
     checkpoints = Checkpoints(plan.run_dir / "checkpoints", plan.settings.keep_checkpoints)
     if not checkpoints.committed() and (later := versions_after(plan.run_dir / "weights", 0)):
         raise CheckpointError(
-            f"{plan.run_dir} holds weights of a run ({later[-1].name}) and no checkpoint: give another --run-dir"
+            f"{plan.run_dir} holds weights of a run ({later[-1].name}) but no checkpoint: give another --run-dir"
         )
     if plan.resume:
         return checkpoints, checkpoints.load_latest(learner.restore, log)
     if checkpoints.committed():
         raise CheckpointError(
-            f"{plan.run_dir} holds a run with checkpoints: give --resume to go on with it, or another --run-dir"
+            f"{plan.run_dir} holds a run with checkpoints: give --resume to continue it, or another --run-dir"
         )
     return checkpoints, None
 
@@ -124,14 +124,14 @@ async def _run_first_rank(
     interrupted: Callable[[], str],
 ) -> None:
     checkpoints, restored = _restored(plan, learner, log)
-    lead = Coordinator(learner)
+    coordinator = Coordinator(learner)
     try:
-        await _lead(plan, lead, lease, method, checkpoints, restored, log, interrupted)
+        await _train(plan, coordinator, lease, method, checkpoints, restored, log, interrupted)
     finally:
-        lead.stop()
+        coordinator.stop()
 
 
-async def _lead(
+async def _train(
     plan: Invocation,
     learner: Coordinator,
     lease: TrainerLease,
@@ -166,7 +166,7 @@ async def _lead(
             checkpoints=checkpoints,
             metrics=metrics,
             flows=flows,
-            board=Board(plan.run_dir / "tensorboard", state.step, log),
+            board=TensorBoardWriter(plan.run_dir / "tensorboard", state.step, log),
             progress=Progress(plan.run_dir, "train", settings.steps),
             run=plan.run_dir,
             seed=plan.seed,
@@ -177,9 +177,9 @@ async def _lead(
 
 
 def _files(plan: Invocation, step: int) -> tuple[VersionStore, MetricsFile, MetricsFile]:
-    """The store of versions, metrics.jsonl and flows.jsonl, all without what a dead trainer wrote after `step`."""
+    """The version store, metrics.jsonl and flows.jsonl, without the data of a previous process after `step`."""
     settings = plan.settings
-    # One version more than checkpoints: workers and servers may still be reading the version before the last.
+    # Workers and servers may still read the version before the newest, so one more is kept.
     kept = settings.keep_checkpoints + 1
     dtype = getattr(torch, settings.publish_dtype)
     versions = VersionStore(plan.run_dir / "weights", Path(plan.model), plan.incarnation, kept, dtype)
@@ -196,7 +196,7 @@ def _publisher(plan: Invocation, log: Logger) -> Publisher:
 
 
 def transport_of(settings: TrainerSettings, log: Logger) -> Transport:
-    """How versions come to the policy servers.
+    """The transport of `push_transport`.
 
     Raises:
         ConfigError: nccl without a GPU.

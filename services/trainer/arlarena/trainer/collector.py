@@ -1,8 +1,8 @@
-"""Keeps the workers busy within the capacity, and fills one batch of useful groups a step.
+"""Issues tasks within the capacity, and collects one batch of useful groups for each step.
 
-Every entry of the stream `groups` ends in exactly one way. A group of the ledger is judged, or settled at once where
-nothing can be learnt from it. A group that weights of a lost step sampled is discarded and its task issued again. An
-entry of no open group (already settled, or issued by a trainer whose steps were lost) is acknowledged and forgotten.
+Each entry of the stream `groups` is handled in one of three ways. An open group is offered to the batch, or settled at
+once if it cannot be trained on. A group sampled by weights of a lost step is discarded, and its task is issued again.
+An entry of a group that is not open (settled, or issued in a lost step) is acknowledged and ignored.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import Group, GroupTask, Sampling, Task
 from arlarena.trainer.batching.scoring import returns, successes
 from arlarena.trainer.batching.staleness import StalenessPolicy
-from arlarena.trainer.batching.validation import refusal
+from arlarena.trainer.batching.validation import refusal_reason
 from arlarena.trainer.objectives import Recipe, Selected, Selection, Verdict, rule_at
 from arlarena.trainer.settings import TrainerSettings
 from arlarena.trainer.state.checkpoint import TrainerState
 from arlarena.trainer.state.ledger import Outcome, group_id
 
 CONSUMER = "trainer"
-# How long one read of the stream may wait, in seconds; the loop looks at clocks and signals in between.
+# The longest wait of one read of the stream, in seconds. The loop checks timeouts and signals between reads.
 _BLOCK_S = 0.5
-# Entries asked for at a time after a restart.
+# Entries of one read after a restart.
 _PAGE = 100
 
 
 class RunError(RuntimeError):
-    """The run cannot go on; the message says why. `permanent`: a trainer that is started again would meet it again."""
+    """The run cannot continue; the message gives the reason. `permanent`: a restart would fail in the same way."""
 
     def __init__(self, message: str, *, permanent: bool = False) -> None:
         super().__init__(message)
@@ -46,13 +46,13 @@ class Interrupted(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """One step's groups.
+    """The groups of one step.
 
     Attributes:
-        selected: the batch, and what the filter dropped for good.
-        seen: every group that was judged for this batch, for the figures of the step.
-        stale: groups none of whose members was fresh enough.
-        seconds: how long it took.
+        selected: the batch, and the groups that the filter dropped.
+        seen: all groups that were offered to the batch, for the metrics of the step.
+        stale: groups whose members are all too old.
+        seconds: duration of the collection.
     """
 
     selected: Selected[Group]
@@ -62,10 +62,8 @@ class Collected:
 
 
 @dataclass(frozen=True, slots=True)
-class Collecting:
-    """How far a batch is: groups that it has and needs, episodes looked at, groups that the filter dropped, and those
-    of them that no member solved.
-    """
+class CollectionProgress:
+    """Progress of a batch. `filtered`: groups that the filter dropped. `unsolved`: of these, groups without success."""
 
     groups: int
     groups_wanted: int
@@ -76,19 +74,18 @@ class Collecting:
 
 @dataclass(slots=True)
 class Collector:
-    """Issues tasks, receives groups, drops those that nothing can be learnt from, and fills selections. There is one
-    for the life of a trainer.
+    """Issues tasks, receives and validates groups, and collects batches.
 
     Attributes:
-        order: which task is drawn for which group.
-        vocabulary: token ids of the policy are below it.
-        waiting: groups received and not yet judged; they hold their slots.
-        consumed: stream ids by group, to be acknowledged once a checkpoint covers the group's end.
-        guard: called between two reads; raises where the trainer must stop (a signal, a lost lease).
-        make_room: saves a checkpoint and acknowledges what it covers; called when nothing arrives, since a broker whose
-            memory is full of entries that wait for a checkpoint takes no more groups.
-        watch: called while a batch is collected, at least every half second, with what it has so far.
-        broker_full: whether the broker refused the last write.
+        order: maps group indices to tasks.
+        vocabulary: number of token ids of the policy.
+        waiting: groups that are received but not judged; they hold their slots.
+        consumed: stream id by group, to be acknowledged after a checkpoint covers the outcome of the group.
+        guard: called between reads; raises if the trainer must stop (a signal, a lost lease).
+        free_broker_memory: saves a checkpoint and acknowledges the entries that it covers. Called when no group
+            arrives, because unacknowledged entries may fill the memory of the broker, which then accepts no groups.
+        on_progress: called with the progress of the batch, at least every half second.
+        broker_full: whether the broker refused the last write because its memory is full.
     """
 
     streams: Streams
@@ -100,8 +97,8 @@ class Collector:
     vocabulary: int
     log: Logger
     guard: Callable[[], None] = lambda: None
-    make_room: Callable[[], Awaitable[None]] | None = None
-    watch: Callable[[Collecting], None] = lambda _: None
+    free_broker_memory: Callable[[], Awaitable[None]] | None = None
+    on_progress: Callable[[CollectionProgress], None] = lambda _: None
     waiting: deque[Group] = field(default_factory=deque)
     consumed: dict[str, str] = field(default_factory=dict)
     broker_full: bool = False
@@ -111,15 +108,14 @@ class Collector:
 
     @property
     def capacity(self) -> int:
-        """The most groups that may be out at a time, (S + 1)·B."""
+        """The largest number of groups that may hold a slot, (S + 1)·B."""
         return (self.settings.staleness + 1) * self.settings.groups_per_step
 
     async def resume(self) -> None:
-        """After a restart: take back what was published and not acknowledged, forget what the checkpoint does not know,
-        and issue again what is still open.
+        """Restore the streams after a restart: receive unacknowledged entries again and issue open tasks again.
 
-        The last trainer may have been many steps ahead of the checkpoint. What its lost weights sampled is discarded,
-        and the tasks that it had issued beyond the capacity are withdrawn, so that they are not played too early.
+        The previous process may have been many steps ahead of the checkpoint. Groups sampled by its lost weights are
+        discarded, and tasks that the checkpoint does not know are withdrawn, so that they are not played too early.
         """
         await self._take_pending(after_restart=True)
         while entries := await self.streams.collect(consumer=CONSUMER, count=_PAGE, block_s=0.0):
@@ -133,15 +129,15 @@ class Collector:
     async def batch(self) -> Collected:
         """Collect until the batch of this step is full.
 
-        The state changes only by what `settle` is told of the result, apart from groups from which nothing can be
-        learnt: a checkpoint that is saved when this raises is consistent.
+        Only `settle` changes the state, except for groups that cannot be trained on, which are settled at once. A
+        checkpoint that is saved after an exception is therefore consistent.
 
         Raises:
-            RunError: nothing arrived for `no_data_timeout_s`, or too many groups in a row could not be used.
+            RunError: no group arrived for `no_data_timeout_s`, or too many consecutive groups were unusable.
             Interrupted, LeaseLost: raised by `guard`.
         """
         started = time.monotonic()
-        self._last_arrival = started  # a long optimiser step is not the workers' silence
+        self._last_arrival = started  # do not count the optimiser step as time without data
         step, settings = self.state.step, self.settings
         selection: Selection[Group] = Selection(
             rule_at(self.recipe.filter, step, settings.cold_start_steps),
@@ -156,15 +152,17 @@ class Collector:
         while not selection.is_full():
             self.guard()
             episodes = sum(len(each.trajectories) for each in seen)
-            self.watch(Collecting(selection.kept, settings.groups_per_step, episodes, selection.dropped, unsolved))
+            self.on_progress(
+                CollectionProgress(selection.kept, settings.groups_per_step, episodes, selection.dropped, unsolved)
+            )
             if not self.waiting:
-                await self._wait_for_groups(self._room(selection, len(seen) + len(stale)))
+                await self._wait_for_groups(self._issue_limit(selection, len(seen) + len(stale)))
                 continue
             group = self.waiting.popleft()
             if not any(staleness_policy.usable(trajectory) for trajectory in group.trajectories):
                 stale.append(group)
                 self.state.ledger.release(group.id)
-                self._unusable(
+                self._count_unusable(
                     f"{group.id} was sampled by weights of step {group.oldest.step}, more than {settings.staleness} "
                     f"behind step {step}: do the policy servers take new weights?",
                     self.capacity,
@@ -174,12 +172,13 @@ class Collector:
             if selection.offer(group, returns(group), successes(group)) is Verdict.DROPPED:
                 unsolved += not any(successes(group))
                 self.state.ledger.release(group.id)
-        await self.top_up(self._room(selection, len(seen) + len(stale)))
+        await self.top_up(self._issue_limit(selection, len(seen) + len(stale)))
         return Collected(selection.close(), seen, stale, time.monotonic() - started)
 
     def settle(self, collected: Collected, skipped: frozenset[str] = frozenset()) -> None:
-        """Note how each group of the step ended, and the experience. `skipped`: ids of groups whose update was not
-        applied.
+        """Record the outcome of each group of the step, and the turns played.
+
+        `skipped`: ids of groups whose update was not applied.
         """
         ledger, step = self.state.ledger, self.state.step
         for group in collected.selected.batch:
@@ -191,30 +190,29 @@ class Collector:
         judged = [*collected.seen, *collected.stale]
         self.state.environment_steps += sum(len(each.turns) for group in judged for each in group.trajectories)
 
-    def _room(self, selection: Selection[Group], judged: int) -> int:
-        """How many more groups may be out while a batch is collected: those of S later steps, and those that the batch
-        may still take. The ledger alone would count a batch that the filter leaves small as room for more; they would
-        be played by the weights before its step, and be a step too old. `judged`: open groups that were judged.
+    def _issue_limit(self, selection: Selection[Group], judged: int) -> int:
+        """How many tasks may be issued while a batch is collected: S·B for later steps, and what the batch still needs.
+
+        The ledger alone would allow more tasks if the filter leaves the batch small. The weights before the step would
+        play them, so they would be one step too old. `judged`: open groups that were judged.
         """
         size = self.settings.groups_per_step
         wanted = 0 if selection.is_full() else min(size - selection.kept, selection.left)
         return self.settings.staleness * size + wanted - (len(self.state.ledger.open) - judged)
 
     async def top_up(self, limit: int | None = None) -> None:
-        """Issue as many tasks as the capacity allows, at most `limit`, so that workers play while the trainer
-        computes.
-        """
+        """Issue as many tasks as the capacity allows, at most `limit`: workers play them during the optimiser step."""
         count = self.state.ledger.allowance(self.settings.staleness, self.settings.groups_per_step)
         await self._issue(self.state.ledger.issue(count if limit is None else max(0, min(count, limit))))
 
     async def acknowledge(self) -> None:
-        """Acknowledge every entry whose group is settled. Call it right after a durable checkpoint."""
+        """Acknowledge all entries whose group is settled. Call it directly after a durable checkpoint."""
         settled = [group for group in self.consumed if group in self.state.ledger.lineage]
         if settled:
             await self.streams.acknowledge({self.consumed.pop(group): group for group in settled})
 
     async def withdraw_open(self) -> None:
-        """Settle what is still open as unused, and take its tasks from the workers: the run is over."""
+        """Settle all open groups as unused and withdraw their tasks, at the end of the run."""
         open_groups = list(self.state.ledger.open)
         for group in open_groups:
             self.state.ledger.settle(group, "unused", self.state.step)
@@ -232,8 +230,9 @@ class Collector:
         )
 
     async def _issue(self, indices: list[int]) -> int:
-        """Issue these tasks; how many the broker did not have. Those that a full broker refuses stay open in the
-        ledger, and are issued again as soon as it has room.
+        """Issue these tasks. Returns how many of them the broker did not have yet.
+
+        Tasks that a full broker refuses stay open in the ledger. They are issued again when the broker has memory.
         """
         if not indices:
             return 0
@@ -242,7 +241,7 @@ class Collector:
         except BrokerFull as error:
             self._note_full(error)
             return 0
-        if count:  # else nothing was written, which says nothing about the memory
+        if count:  # without a write, nothing is known about the broker's memory
             self.broker_full = False
         self._last_issue = time.monotonic()
         return count
@@ -258,8 +257,8 @@ class Collector:
                 f"are rollout workers running, and can they reach the environment and the policy server?"
             )
         if self.broker_full or min(silence, time.monotonic() - self._last_issue) > self.settings.reissue_after_s:
-            if self.make_room is not None:
-                await self.make_room()
+            if self.free_broker_memory is not None:
+                await self.free_broker_memory()
             await self._take_pending()
             await self._issue_again()
 
@@ -269,7 +268,7 @@ class Collector:
         self.broker_full = True
 
     async def _issue_again(self) -> None:
-        """Idempotent by group id: only what the broker has lost, or has refused, comes back."""
+        """Issue all open tasks. Issuing is idempotent by group id, so only lost or refused tasks are added."""
         indices = [index for group, index in self.state.ledger.open.items() if group not in self.consumed]
         count = await self._issue(indices)
         if indices and not self.broker_full:
@@ -277,31 +276,33 @@ class Collector:
         self._last_issue = time.monotonic()
 
     async def _take_pending(self, *, after_restart: bool = False) -> None:
-        """Receive what was delivered under any consumer name and never came here."""
+        """Receive entries that were delivered to any consumer name but not processed."""
         await self._receive_all(await self.streams.collect_pending(consumer=CONSUMER), after_restart=after_restart)
 
     async def _receive_all(self, entries: list[GroupEntry], *, after_restart: bool = False) -> None:
-        """Receive entries; forget and issue again as the head of this file says.
+        """Handle entries by the rules of the module docstring.
 
-        After a restart, groups of unknown weights are to be expected and do not count as unusable.
+        After a restart, groups of unknown weights are expected and do not count as unusable.
         """
-        forgotten: dict[str, str] = {}
+        ignored: dict[str, str] = {}
         again: list[int] = []
         for entry in entries:
             if self.consumed.get(entry.group_id) == entry.stream_id:
-                continue  # delivered once more
+                continue  # a second delivery
             index = self.state.ledger.open.get(entry.group_id)
             if index is None or entry.group_id in self.consumed:
-                forgotten[entry.stream_id] = entry.group_id
-            elif strange := self._unknown_version(entry):
-                forgotten[entry.stream_id] = entry.group_id
+                ignored[entry.stream_id] = entry.group_id
+            elif version := self._unknown_version(entry):
+                ignored[entry.stream_id] = entry.group_id
                 again.append(index)
                 if not after_restart:
-                    self._unusable(f"weights that this run does not know sampled it ({strange})", self.capacity)
+                    self._count_unusable(
+                        f"it was sampled by weights that this run does not know ({version})", self.capacity
+                    )
             else:
                 await self._receive(entry, index)
-        if forgotten:
-            await self.streams.acknowledge(forgotten)
+        if ignored:
+            await self.streams.acknowledge(ignored)
         if again:
             await self._issue(again)
             self.log.info("discarded", groups=len(again), reason="sampled by weights that the checkpoint does not know")
@@ -313,18 +314,18 @@ class Collector:
             self._drop(entry, "dead", entry.item.reason)
             return
         group = entry.item
-        reason = refusal(group, vocabulary=self.vocabulary, recipe=self.recipe, task=self._task(index))
+        reason = refusal_reason(group, vocabulary=self.vocabulary, recipe=self.recipe, task=self._task(index))
         if reason is not None:
             try:
                 await self.streams.condemn(entry, reason)
             except BrokerFull as error:
-                return self._note_full(error)  # the entry is still pending, and comes again
+                return self._note_full(error)  # the entry stays pending and is delivered again
             self.broker_full = False
         self.consumed[group.id] = entry.stream_id
         if reason is not None:
             self._drop(entry, "dead", reason, permanent=True)
         elif not any(trajectory.turns for trajectory in group.trajectories):
-            self._drop(entry, "empty", why_empty(group), permanent=True)
+            self._drop(entry, "empty", empty_reason(group), permanent=True)
         else:
             staleness_policy = StalenessPolicy(self.state.step, self.settings.staleness, self.state.versions)
             if any(map(staleness_policy.usable, group.trajectories)):
@@ -332,7 +333,7 @@ class Collector:
             self.waiting.append(group)
 
     def _unknown_version(self, entry: GroupEntry) -> str | None:
-        """A policy version that sampled a token of the group and is not in this run's history."""
+        """A version that sampled a token of the group but is not in the history of this run; None if all are known."""
         if isinstance(entry.item, DeadLetter):
             return None
         for trajectory in entry.item.trajectories:
@@ -343,17 +344,18 @@ class Collector:
         return None
 
     def _drop(self, entry: GroupEntry, outcome: Outcome, reason: str, *, permanent: bool = False) -> None:
-        """Settle a group from which nothing can be learnt."""
+        """Settle a group that cannot be trained on."""
         self.state.ledger.settle(entry.group_id, outcome, self.state.step)
         self.log.error(f"group_{outcome}", group=entry.group_id, reason=reason)
-        self._unusable(reason, permanent=permanent)
+        self._count_unusable(reason, permanent=permanent)
 
-    def _unusable(self, reason: str, expected: int = 0, *, permanent: bool = False) -> None:
-        """Count a group in a row that could not be used; `expected` more than the setting are allowed. `permanent`: the
-        groups of another start would be no better.
+    def _count_unusable(self, reason: str, expected: int = 0, *, permanent: bool = False) -> None:
+        """Count a consecutive unusable group. The limit is `max_unusable_in_a_row` plus `expected`.
+
+        `permanent`: the groups after a restart would be unusable too.
 
         Raises:
-            RunError: there were too many.
+            RunError: the limit is reached.
         """
         self._unusable_in_a_row += 1
         if self._unusable_in_a_row >= self.settings.max_unusable_in_a_row + expected:
@@ -361,11 +363,11 @@ class Collector:
             raise RunError(f"{count} in a row could not be used; the last: {reason}", permanent=permanent)
 
 
-def why_empty(group: Group) -> str:
-    """Why no member of a group has a turn, and what to do about it."""
+def empty_reason(group: Group) -> str:
+    """Why no member of a group has a turn, and the fix."""
     faults = [trajectory.fault for trajectory in group.trajectories if trajectory.fault]
     if not faults:
-        return f"task {group.task.id} is over before the first turn: its tasks leave nothing to play"
+        return f"task {group.task.id} ends before the first turn; choose tasks that have turns to play"
     return (
         f"{faults[0]}: give the policy a longer context ([policy.tiny] max_positions, or --max-model-len in "
         f"[inference] vllm_arguments), or make the prompt shorter ([environment.options] template, history)"

@@ -1,9 +1,9 @@
 """The training loop: collect, score, learn, record, save, acknowledge, push.
 
-The order of a step is what makes a crash harmless. The record is written before the checkpoint that keeps it; entries
-of the stream are acknowledged only once a durable checkpoint accounts for their groups; and weights are durable before
-the new policy samples a single token. An update whose figures are not finite is not applied, and weights that are not
-finite are neither written nor pushed.
+The order within a step makes crashes harmless. The record is written before the checkpoint that covers it. Entries of
+the stream are acknowledged only after a durable checkpoint covers their groups. Weights are durable before the new
+policy samples a token. An update whose figures are not finite is not applied. Weights that are not finite are neither
+written nor pushed.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import write_groups
 from arlarena.trainer.batching.scoring import NotFinite, ScoredGroup, minibatches, returns, score, training_samples
 from arlarena.trainer.batching.staleness import StalenessPolicy
-from arlarena.trainer.collector import Collected, Collecting, Collector, Interrupted, RunError
+from arlarena.trainer.collector import Collected, CollectionProgress, Collector, Interrupted, RunError
 from arlarena.trainer.learning.coordinator import Coordinator
-from arlarena.trainer.learning.learner import Learner, weight_not_finite
+from arlarena.trainer.learning.learner import Learner, first_not_finite
 from arlarena.trainer.learning.optimizer import lr_multiplier
 from arlarena.trainer.metrics.behaviour import action_flows
 from arlarena.trainer.metrics.diagnostics import (
@@ -36,21 +36,21 @@ from arlarena.trainer.metrics.diagnostics import (
     training_figures,
 )
 from arlarena.trainer.metrics.progress import Progress
-from arlarena.trainer.metrics.tensorboard import Board
+from arlarena.trainer.metrics.tensorboard import TensorBoardWriter
 from arlarena.trainer.objectives.filtering import mixed_return
 from arlarena.trainer.settings import TrainerSettings
 from arlarena.trainer.state.checkpoint import Checkpoints, TrainerState
 from arlarena.trainer.state.ending import EndedBy, Ending, EndingFile
 from arlarena.trainer.weights.probe import Probe
-from arlarena.trainer.weights.push import Publisher, Pushed
+from arlarena.trainer.weights.push import Publisher, PushResult
 from arlarena.trainer.weights.versions import Version, VersionStore
 
 
 @dataclass(slots=True)
 class Trainer:
-    """Everything that a step touches. `state` is shared with the collector and is what a checkpoint holds.
+    """Runs the training loop. `state` is shared with the collector and saved in checkpoints.
 
-    `guard` is called before every attempt to push. It raises where the trainer was told to stop, or lost its lease.
+    `guard` is called before each attempt to push. It raises if the trainer must stop or has lost its lease.
     """
 
     settings: TrainerSettings
@@ -64,28 +64,29 @@ class Trainer:
     checkpoints: Checkpoints
     metrics: MetricsFile
     flows: MetricsFile
-    board: Board
+    board: TensorBoardWriter
     progress: Progress
     run: Path
     seed: int
     log: Logger
     guard: Callable[[], None]
-    pushed: Pushed | None = None
-    version: Version | None = None  # of the present weights; None once an update may have changed them
-    zero_gradients: int = 0  # steps in a row, since this process began
-    uniform_steps: int = 0  # as well: steps in whose groups all members had the same return
+    pushed: PushResult | None = None
+    version: Version | None = None  # of the current weights; None after an update, until the next `publish`
+    zero_gradients: int = 0  # consecutive steps of this process with a gradient of exactly 0
+    uniform_steps: int = 0  # consecutive steps of this process in which each group's members have equal returns
 
     async def train(self, *, resumed: bool) -> None:
-        """Train until `steps` are taken, or a limit of time or experience is reached. What ends it early leaves a
-        checkpoint. Why it ended is in training.json.
+        """Train until `steps` or a limit of time or experience is reached.
+
+        After an error or a signal it saves a checkpoint. training.json gets the reason for the end.
         """
-        self.collector.make_room, self.collector.watch = self.make_room, self._show_collecting
+        self.collector.free_broker_memory, self.collector.on_progress = self.free_broker_memory, self._show_collecting
         ending = EndingFile(self.run)
         ending.clear()
         try:
             await self._train(resumed=resumed)
         except LeaseLost:
-            raise  # another trainer writes here now
+            raise  # another trainer may be writing to the run directory
         except (Interrupted, RunError, StreamError, PushError, OSError) as error:
             await self._save_before_end()
             ended_by: EndedBy = "signal" if isinstance(error, Interrupted) else "error"
@@ -102,27 +103,27 @@ class Trainer:
         while not self.finished():
             started = time.monotonic()
             collected = await self.collector.batch()
-            self.progress.within(self.state.step + 1, "learning", groups=len(collected.selected.batch))
+            self.progress.report_current(self.state.step + 1, "learning", groups=len(collected.selected.batch))
             groups, figures, skipped = self.learn(collected, version)
             self.collector.settle(collected, skipped)
             self.state.step += 1
             now = time.monotonic()
             self.state.seconds += now - started
-            # Before the checkpoint, without which a resumed run forgets the record: so each step has exactly one.
+            # Before the checkpoint: a resumed run removes records after its checkpoint, so each step has exactly one.
             self.record(collected, groups, figures, now - recorded)
             recorded = now
-            self._refuse_endless_skipping(figures, skipped)
+            self._check_skipped_steps(figures, skipped)
             version = await self.publish()
         self.board.close()
         self.publisher.close()
         self.log.info("trained", steps=self.state.step, **self.state.ledger.counts())
 
     def done(self) -> float:
-        """The share of the run that is over: of its steps, its time or its experience, whichever is furthest."""
+        """The completed share of the run: the largest of its shares of steps, time and experience."""
         return max(self.state.step / self.settings.steps, *self.limits().values(), 0.0)
 
     def limits(self) -> dict[str, float]:
-        """The shares of time and experience that are used up, by setting, where these are limited."""
+        """The used share of each configured limit (of time or experience), by setting."""
         settings, state, shares = self.settings, self.state, dict[str, float]()
         if settings.max_minutes is not None:
             shares["max_minutes"] = state.seconds / (60 * settings.max_minutes)
@@ -131,11 +132,11 @@ class Trainer:
         return shares
 
     def finished(self) -> bool:
-        """Whether the run has had its steps, its time or its experience."""
+        """Whether all steps are taken or a limit is reached."""
         return self.done() >= 1.0
 
     def ending(self) -> Ending:
-        """Why a finished run ended: its steps, else the limit that is used up."""
+        """Why a finished run ended: all steps were taken, or a limit was reached."""
         step, settings = self.state.step, self.settings
         if step >= settings.steps:
             return Ending("steps", step, settings.steps)
@@ -143,16 +144,15 @@ class Trainer:
             return Ending("max_minutes", step, settings.steps, settings.max_minutes)
         return Ending("max_environment_steps", step, settings.steps, settings.max_environment_steps)
 
-    def _show_collecting(self, so_far: Collecting) -> None:
-        self.progress.within(self.state.step + 1, "collecting", **asdict(so_far))
+    def _show_collecting(self, so_far: CollectionProgress) -> None:
+        self.progress.report_current(self.state.step + 1, "collecting", **asdict(so_far))
 
     def learn(
         self, collected: Collected, version: Version
     ) -> tuple[list[ScoredGroup], dict[str, float], frozenset[str]]:
         """Score the batch and take one optimiser step on each of its minibatches.
 
-        Returns the scored groups, the figures of the step, and the ids of the groups whose update was not applied
-        because its figures were not finite.
+        Returns the scored groups, the figures of the step, and the ids of the groups whose update was not applied.
         """
         settings, step = self.settings, self.state.step
         try:
@@ -176,7 +176,7 @@ class Trainer:
         return groups, figures, frozenset(skipped)
 
     def score(self, collected: Collected) -> list[ScoredGroup]:
-        """Advantages over whole groups; stale members and those without an action are marked, not yet dropped.
+        """Advantages over complete groups. Members that are stale or have a turn without an action are only marked.
 
         Raises:
             NotFinite: an advantage is not finite.
@@ -193,11 +193,11 @@ class Trainer:
             growing=settings.rows == "episodes",
         )
 
-    def _refuse_endless_skipping(self, figures: dict[str, float], skipped: frozenset[str]) -> None:
-        """Count steps in a row whose updates were all skipped; a step without a row counts neither way.
+    def _check_skipped_steps(self, figures: dict[str, float], skipped: frozenset[str]) -> None:
+        """Count consecutive steps whose updates were all skipped. A step without rows does not change the count.
 
         Raises:
-            RunError: there were `max_skipped_steps` of them.
+            RunError: the count has reached `max_skipped_steps`.
         """
         if figures.get("updates_applied"):
             self.state.skipped_steps = 0
@@ -205,17 +205,17 @@ class Trainer:
             self.state.skipped_steps += 1
         if self.state.skipped_steps >= self.settings.max_skipped_steps:
             raise RunError(
-                f"{counted(self.state.skipped_steps, 'step')} in a row without a finite loss and gradient; the groups "
-                f"of the last one: {', '.join(sorted(skipped))}. Lower [trainer] lr or gradient_clip, or look at "
+                f"{counted(self.state.skipped_steps, 'step')} in a row without a finite loss and gradient; groups of "
+                f"the last step: {', '.join(sorted(skipped))}. Lower [trainer] lr or gradient_clip, or examine "
                 f"recorded groups with `arlarena replay`",
                 permanent=True,
             )
 
     async def publish(self) -> Version:
-        """Make the present weights durable, then let them sample.
+        """Write the current weights, save a checkpoint, push the weights, and issue new tasks.
 
-        Entries that the checkpoint covers are acknowledged before new tasks are issued, so that a full broker has room
-        for them. New tasks are issued after the push: a group that began just before it would be a step older.
+        Covered entries are acknowledged before new tasks are issued, because the broker may be full. New tasks are
+        issued after the push, because a group that starts before the push is one step older.
         """
         self.lease.check()
         weights = self._finite_weights()
@@ -235,10 +235,10 @@ class Trainer:
         return version
 
     async def save(self, weights: dict[str, Tensor] | None = None) -> None:
-        """Write a checkpoint of this moment, and acknowledge what it covers.
+        """Write a checkpoint of the current state, and acknowledge the entries that it covers.
 
         Raises:
-            LeaseLost: another trainer has the run.
+            LeaseLost: another trainer holds the lease of the run.
             RunError: weights or optimiser state are not finite.
         """
         self.lease.check()
@@ -247,13 +247,13 @@ class Trainer:
         self.checkpoints.save(self.state, weights or self._finite_weights(), optimizer, written)
         await self.collector.acknowledge()
 
-    async def make_room(self) -> None:
-        """Save ahead of time where entries wait for a checkpoint to be acknowledged."""
+    async def free_broker_memory(self) -> None:
+        """Save an early checkpoint if entries wait for one to be acknowledged."""
         if any(group in self.state.ledger.lineage for group in self.collector.consumed):
             await self.save()
 
     async def _save_before_end(self) -> None:
-        """Keep the steps since the last checkpoint. A failure here must not hide why the run ends."""
+        """Save the steps since the last checkpoint. An error here is only logged: it must not hide why the run ends."""
         try:
             await self.save()
         except (StreamError, RunError, OSError) as error:
@@ -262,19 +262,19 @@ class Trainer:
             self.log.info("saved", step=self.state.step)
 
     def _finite_weights(self) -> dict[str, Tensor]:
-        """The policy's weights. Raises RunError where one of them is not finite."""
+        """The policy's weights. Errors as in `_finite`."""
         return self._finite("weights", self.learner.weights())
 
-    def _finite(self, what: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """`tensors` as they are.
+    def _finite(self, kind: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return `tensors` unchanged.
 
         Raises:
-            RunError: one of them is not finite.
+            RunError: a tensor has a value that is NaN or infinite.
         """
-        name = weight_not_finite(tensors)
+        name = first_not_finite(tensors)
         if name is not None:
             raise RunError(
-                f"{what}: {name} is not finite at step {self.state.step}, and is neither written nor pushed; correct "
+                f"{kind}: {name} is not finite at step {self.state.step}, and is neither written nor pushed; correct "
                 f"the policy that the run starts from, or resume from the newest checkpoint with a lower [trainer] lr",
                 permanent=True,
             )
@@ -283,7 +283,10 @@ class Trainer:
     def record(
         self, collected: Collected, groups: list[ScoredGroup], learning: dict[str, float], seconds: float
     ) -> None:
-        """Write the step's figures, and now and then its groups. `seconds`: since the last record."""
+        """Write the figures of the step, and every `record_groups_every` steps its groups.
+
+        `seconds`: time since the last record.
+        """
         self.lease.check()
         step, selected = self.state.step, collected.selected
         figures = episode_figures(collected.seen) | training_figures(groups, self.staleness_policy(step - 1)) | learning
@@ -298,7 +301,7 @@ class Trainer:
             figures["zero_gradient_steps"] = float(self.zero_gradients)
         differ = any(mixed_return(returns(group), None) for group in selected.batch)
         self.uniform_steps = 0 if differ else self.uniform_steps + 1
-        if self.pushed is not None:  # the push before this step: the one after it is still to come
+        if self.pushed is not None:  # the push before this step
             figures |= {"push_seconds": self.pushed.seconds, "push_bytes": self.pushed.sent}
             figures["probe_difference"] = self.pushed.difference
         totals = {f"total_{name}": count for name, count in self.state.ledger.counts().items()}
@@ -309,20 +312,20 @@ class Trainer:
         self.progress.report(
             step, limits=self.limits(), success=figures["success_rate"], tokens_per_s=figures["tokens_per_s"]
         )
-        self.sound_alarms(step, figures)
+        self.log_warnings(step, figures)
         if self.settings.record_groups_every and step % self.settings.record_groups_every == 0:
             folder = self.run / "groups"
             folder.mkdir(exist_ok=True)
             write_groups(folder / f"step-{step:06d}.msgpack", selected.batch)
 
-    def sound_alarms(self, step: int, figures: dict[str, float]) -> None:
-        """Warn of figures that are not finite, of a sampler that differs from the trainer, of a gradient that stays
-        exactly 0, and of outcomes that never differ.
+    def log_warnings(self, step: int, figures: dict[str, float]) -> None:
+        """Log warnings: figures that are not finite, a mismatch of sampler and trainer, gradients that stay exactly 0,
+        and groups whose members all have the same return.
         """
         if odd := not_finite(figures):
             self.log.warning("not_finite", step=step, figures=odd)
         gap = figures.get("mismatch_k3", 0.0)
-        if not gap <= self.settings.mismatch_alarm:  # NaN is no small difference
+        if not gap <= self.settings.mismatch_alarm:  # also true for NaN
             self.log.warning("mismatch", step=step, mean_k3=gap, max=figures.get("mismatch_max"))
         alarm = self.settings.zero_gradient_alarm
         if alarm and self.zero_gradients and self.zero_gradients % alarm == 0:
@@ -330,40 +333,37 @@ class Trainer:
                 "zero_gradient",
                 step=step,
                 steps=self.zero_gradients,
-                reason=why_zero_gradient(figures, self.settings),
+                reason=zero_gradient_reason(figures, self.settings),
             )
         elif alarm and self.uniform_steps and self.uniform_steps % alarm == 0:
             self.log.warning("uniform_groups", step=step, steps=self.uniform_steps, reason=UNIFORM)
 
     def staleness_policy(self, step: int | None = None) -> StalenessPolicy:
-        """Which samples count as fresh at `step` (now)."""
+        """The staleness policy at `step`; default: the current step."""
         return StalenessPolicy(self.state.step if step is None else step, self.settings.staleness, self.state.versions)
 
 
 UNIFORM = (
-    "in no group did the returns of the members differ, so outcomes teach nothing; what still moves the policy is when "
-    "rewards came, penalties, KL or entropy: change the tasks, start from a better policy, raise group_size or "
+    "in every group all members have the same return, so outcomes give no advantage; only the time of rewards, "
+    "penalties, KL and entropy change the policy: change the tasks, start from a better policy, raise group_size or "
     "[trainer] temperature"
 )
 
 
-def why_zero_gradient(figures: Mapping[str, float], settings: TrainerSettings) -> str:
-    """The likely reasons of a gradient of 0 by the figures of its step, with the settings that change it."""
+def zero_gradient_reason(figures: Mapping[str, float], settings: TrainerSettings) -> str:
+    """The likely reasons for a gradient of 0 by the figures of the step, with the settings that help."""
     reasons = []
     if not figures.get("rows"):
-        reasons.append("no row was left to learn from: see groups_filtered, groups_stale and no_action_share")
+        reasons.append("the step had no rows to train on: see groups_filtered, groups_stale and no_action_share")
     if (uniform := figures.get("solve_all", 0.0) + figures.get("solve_none", 0.0)) > 0:
         reasons.append(
             f"{uniform:.0%} of the groups were uniform (all members solved the task, or none): change the tasks, start "
             f"from a better policy, raise group_size = {settings.group_size} or [trainer] temperature"
         )
     if not figures.get("advantage_abs"):
-        reasons.append(
-            f"every advantage was 0: the advantage, filter and backfill of recipe = {settings.recipe!r} decide which "
-            f"groups give one"
-        )
+        reasons.append(f"every advantage was 0: see the advantage, filter and backfill of recipe = {settings.recipe!r}")
     if not settings.advantage_scale:
         reasons.append("advantage_scale = 0 turns the advantages off")
     if not figures.get("learning_rate", 1.0):
-        reasons.append("the learning rate is 0 too: see lr and min_lr_ratio")
-    return "the policy does not learn; " + ("; ".join(reasons) or "look at recorded groups with `arlarena replay`")
+        reasons.append("the learning rate is also 0: see lr and min_lr_ratio")
+    return "the policy does not learn; " + ("; ".join(reasons) or "examine recorded groups with `arlarena replay`")

@@ -1,10 +1,10 @@
-"""A folder that a command writes at a path which the user gives: whole or not at all, and never over other files.
+"""Writes the output folder of a command atomically, and never overwrites files of others.
 
     with whole_folder(Path("policy"), {"kind": "tiny"}) as folder:
         model.save_pretrained(folder)
 
-The folder holds `arlarena.json`, which lists the files that the command wrote. A folder that exists is replaced only if
-it is empty, or holds these files and no other.
+The folder holds `arlarena.json`, which lists the files that the command wrote. An existing folder is replaced only if
+it is empty or holds only these files.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ MARKER = "arlarena.json"
 def check_output(
     out: Path, *, apart: Mapping[str, Path] | None = None, outside: Mapping[str, Path] | None = None
 ) -> None:
-    """Whether a command may write the folder `out`.
+    """Check that a command may write the folder `out`. Changes nothing.
 
-    `apart`: folders, by flag, that `out` may not be, lie in, or hold. `outside`: files and folders that `out` may not
-    be or hold.
+    `apart`: folders, by flag, that `out` must not equal, contain or be inside of. `outside`: files and folders, by
+    flag, that `out` must not equal or contain.
 
     Raises:
-        ConfigError: it may not; nothing was changed.
+        ConfigError: the command may not write it.
     """
     place = out.resolve()
     for flag, path in {**(apart or {}), **(outside or {})}.items():
@@ -43,15 +43,13 @@ def check_output(
         raise ConfigError(f"--out {out} is a file: give a folder")
     if os.path.ismount(place):
         raise ConfigError(f"--out {out} is a mount point, which cannot be replaced: give a folder in it")
-    if place.is_dir() and (strange := _strange(place)):
-        names = ", ".join([*strange[:3], *(["…"] if strange[3:] else [])])
-        raise ConfigError(
-            f"--out {out} is not empty, and this command did not write what is in it ({names}): give another folder"
-        )
+    if place.is_dir() and (unknown := _unknown_entries(place)):
+        names = ", ".join([*unknown[:3], *(["…"] if unknown[3:] else [])])
+        raise ConfigError(f"--out {out} contains files that this command did not write ({names}): give another folder")
 
 
-def _strange(folder: Path) -> list[str]:
-    """What `folder` holds and its record does not list, sorted."""
+def _unknown_entries(folder: Path) -> list[str]:
+    """Names of files and folders in `folder` that its `arlarena.json` does not list, sorted."""
     try:
         written = {MARKER, *json.loads((folder / MARKER).read_bytes())["files"]}
     except (OSError, ValueError, KeyError, TypeError):
@@ -61,7 +59,7 @@ def _strange(folder: Path) -> list[str]:
 
 @contextlib.contextmanager
 def whole_folder(out: Path, record: Mapping[str, Any]) -> Iterator[Path]:
-    """A new folder beside `out` to write files in; it becomes `out` at the end of the block, with `record` in it.
+    """Create a temporary folder beside `out`, and rename it to `out` at the end of the block, with `record` in it.
 
     Raises:
         ConfigError: see `check_output`.

@@ -1,4 +1,4 @@
-"""What a user can set of the policy: tables `[policy]` and `[policy.tiny]`."""
+"""The settings of the policy: tables `[policy]` and `[policy.tiny]`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class TinyPolicy(Table):
     hidden: PositiveInt = Field(default=128, description="width of the layers")
     layers: PositiveInt = Field(default=4, description="number of layers")
     heads: PositiveInt = Field(default=4, description="attention heads")
-    kv_heads: PositiveInt = Field(default=2, description="heads of keys and values; heads is a multiple of it")
-    head_dim: PositiveInt = Field(default=32, description="width of a head; even")
+    kv_heads: PositiveInt = Field(default=2, description="key and value heads; must divide heads")
+    head_dim: PositiveInt = Field(default=32, description="width of a head; must be even")
     ffn: PositiveInt = Field(default=512, description="width of the feed-forward part")
-    max_positions: PositiveInt = Field(default=512, description="longest prompt and response together, in tokens")
+    max_positions: PositiveInt = Field(default=512, description="maximum of prompt and response together, in tokens")
     words: tuple[str, ...] = Field(
         default=(),
-        description="words that are one token each, in place of the vocabulary that the environment names; its reply "
-        "tags stay",
+        description="words that become one token each, instead of the environment's vocabulary; its reply tags are "
+        "tokens in any case",
     )
     init_std: PositiveFloat = Field(default=0.08, description="standard deviation of the initial weights")
 
@@ -32,8 +32,8 @@ class TinyPolicy(Table):
     def _removed(cls, values: Any) -> Any:
         if isinstance(values, dict) and "room_width" in values:
             raise ValueError(
-                "room_width is no setting any more: the environment names the texts that are one token each, for the "
-                "size of its rooms ([environment.options] size); leave room_width out"
+                "room_width was removed: the environment lists the texts that become one token each, for the size of "
+                "its rooms ([environment.options] size); leave room_width out"
             )
         return values
 
@@ -42,12 +42,14 @@ class TinyPolicy(Table):
         if self.heads % self.kv_heads:
             raise ValueError(f"heads = {self.heads} must be a multiple of kv_heads = {self.kv_heads}")
         if self.head_dim % 2:
-            raise ValueError(f"head_dim = {self.head_dim} must be even: rotary positions turn pairs of numbers")
+            raise ValueError(
+                f"head_dim = {self.head_dim} must be even, because rotary embeddings rotate pairs of numbers"
+            )
         return self
 
 
 class PolicySettings(PolicyKeys):
-    """Table `[policy]`: an existing Hugging Face directory or hub name, or the shape of a tiny policy to make."""
+    """Table `[policy]`: an existing Hugging Face directory or hub name, or the shape of a tiny policy to create."""
 
     tiny: TinyPolicy = Field(TinyPolicy(), description="shape of the tiny policy")
 
@@ -55,6 +57,6 @@ class PolicySettings(PolicyKeys):
     def _one_policy(self) -> Self:
         if self.path is not None and "tiny" in self.model_fields_set:
             raise ValueError(
-                "path names an existing policy and [policy.tiny] makes a new one: leave out path or [policy.tiny]"
+                "path selects an existing policy and [policy.tiny] creates a new one: leave out one of them"
             )
         return self

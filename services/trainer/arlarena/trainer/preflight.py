@@ -1,6 +1,4 @@
-"""Checks of a run's file before anything starts: settings against each other, against the policy's files, and against
-this machine.
-"""
+"""Checks a configuration file before a run starts: the settings, the policy's files, and this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from arlarena.proto.versions.hub import local_model, missing_files
 from arlarena.trainer.policy_settings import PolicySettings
 from arlarena.trainer.settings import CloneSettings, TrainerSettings, chosen_recipe
 
-# Prompt and response together where `[inference] max_model_len` does not say; as the policy server has it.
+# Maximum of prompt and response together if `[inference] max_model_len` is not set; the policy server's default.
 DEFAULT_CONTEXT = 4096
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
@@ -26,38 +24,39 @@ Result = TypeVar("Result")
 
 
 def check_file(path: Path, *, machine: bool = False) -> None:
-    """Validate every table that the trainer reads, the recipe included. `machine`: also whether the policy's files are
-    here, and whether this machine has the GPUs that the file asks for.
+    """Validate all tables that the trainer reads, and the recipe.
+
+    `machine`: also check that the policy's files and the configured GPUs exist on this machine.
 
     Raises:
-        ConfigError: everything that is wrong, one line each.
+        ConfigError: lists all errors, one on each line.
     """
-    found = _Problems()
-    found.of(lambda: load_table(path, "run", RunSettings))
-    policy = found.of(lambda: load_table(path, "policy", PolicySettings))
-    settings = found.of(lambda: load_table(path, "trainer", TrainerSettings))
-    cloning = found.of(lambda: load_table(path, "clone", CloneSettings))
+    errors = _ErrorCollector()
+    errors.run(lambda: load_table(path, "run", RunSettings))
+    policy = errors.run(lambda: load_table(path, "policy", PolicySettings))
+    settings = errors.run(lambda: load_table(path, "trainer", TrainerSettings))
+    cloning = errors.run(lambda: load_table(path, "clone", CloneSettings))
     if settings is not None:
-        found.of(lambda: chosen_recipe(settings, f"{path}: "))
-        found.of(settings.torch_device)
+        errors.run(lambda: chosen_recipe(settings, f"{path}: "))
+        errors.run(settings.torch_device)
         if machine:
-            found.of(lambda: check_transport(settings))
-    else:  # a wrong number does not hide a wrong method
-        found.of(lambda: _check_method(path))
+            errors.run(lambda: check_transport(settings))
+    else:  # report a wrong method even if another setting is wrong
+        errors.run(lambda: _check_method(path))
     if cloning is not None:
-        found.of(cloning.torch_device)
+        errors.run(cloning.torch_device)
     if machine:
-        found.of(lambda: check_gpus(load_part(path, "console", ConsoleKeys).gpus))
+        errors.run(lambda: check_gpus(load_part(path, "console", ConsoleKeys).gpus))
     if policy is not None and (machine or policy.path is None):
-        found.of(lambda: _check_policy(path, policy, settings))
-    found.raise_all()
+        errors.run(lambda: _check_policy(path, policy, settings))
+    errors.raise_all()
 
 
 def _check_method(path: Path) -> None:
-    """Whether the method exists and has the choices that the file changes, whatever else is wrong with the table.
+    """Check that the method and its overridden choices exist, independently of the other settings of the table.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: the method or a choice does not exist.
     """
     from arlarena.trainer.objectives import RecipeError, load_plugins, recipe  # imports torch
 
@@ -69,42 +68,41 @@ def _check_method(path: Path) -> None:
         raise ConfigError(f"{path}: [trainer] {error}") from error
 
 
-class _Problems:
-    """Collects what several checks object to."""
+class _ErrorCollector:
+    """Collects the errors of several checks."""
 
     def __init__(self) -> None:
-        self._found: list[str] = []
+        self._errors: list[str] = []
 
-    def of(self, check: Callable[[], Result]) -> Result | None:
+    def run(self, check: Callable[[], Result]) -> Result | None:
         try:
             return check()
         except ConfigError as error:
-            self._found.append(str(error))
+            self._errors.append(str(error))
             return None
 
     def raise_all(self) -> None:
-        if self._found:
-            raise ConfigError("\n".join(dict.fromkeys(self._found)))
+        if self._errors:
+            raise ConfigError("\n".join(dict.fromkeys(self._errors)))
 
 
 def check_transport(settings: TrainerSettings) -> None:
-    """Whether this machine can send weights as `push_transport` says.
+    """Check that this machine supports `push_transport`.
 
     Raises:
         ConfigError: nccl without a GPU.
     """
     if settings.push_transport == "nccl" and settings.torch_device() == "cpu":
         raise ConfigError(
-            '[trainer] push_transport = "nccl" needs a GPU, and the trainer computes on the CPU here; "gloo" does the '
-            'same between CPUs, "shared" and "http" work everywhere'
+            '[trainer] push_transport = "nccl" needs a GPU; the trainer uses the CPU: take "gloo", "shared" or "http"'
         )
 
 
 def check_gpus(gpus: Gpus) -> None:
-    """Whether the GPUs of `[console.gpus]` exist.
+    """Check that the GPUs of `[console.gpus]` exist.
 
     Raises:
-        ConfigError: torch sees fewer.
+        ConfigError: torch sees fewer GPUs.
     """
     import torch
 
@@ -113,16 +111,16 @@ def check_gpus(gpus: Gpus) -> None:
         numbers: tuple[int, ...] = getattr(gpus, name)
         if numbers and max(numbers) >= count:
             raise ConfigError(
-                f"[console.gpus] {name} = {list(numbers)}: torch sees {counted(count, 'GPU')} here; name those below "
+                f"[console.gpus] {name} = {list(numbers)}: torch sees {counted(count, 'GPU')}; use numbers below "
                 f"{count}, or leave {name} out"
             )
 
 
 def _check_policy(path: Path, policy: PolicySettings, settings: TrainerSettings | None) -> None:
-    """The policy's files, and whether responses fit its context; `settings`: None where they are wrong themselves.
+    """Check the policy's files, and that responses fit its context. `settings`: None if they are invalid.
 
     Raises:
-        ConfigError: a file is missing, or a length is too large; the message names it.
+        ConfigError: names the missing file or the setting that is too large.
     """
     positions: int | None = policy.tiny.max_positions
     if policy.path is not None:
@@ -130,23 +128,23 @@ def _check_policy(path: Path, policy: PolicySettings, settings: TrainerSettings 
         positions = context_of(folder)
     served = load_part(path, "inference", InferenceKeys, "max_model_len").max_model_len
     evaluated = load_part(path, "evaluation", EvaluationKeys, "max_tokens")
-    found = _Problems()
-    # The default gets what room there is.
+    errors = _ErrorCollector()
+    # Only explicit lengths are checked: defaults adapt to the context.
     if settings is not None and "max_response_tokens" in settings.model_fields_set:
         key, tokens = f"{path}: [trainer] max_response_tokens", settings.max_response_tokens
-        found.of(partial(check_length, key, tokens, positions, served))
+        errors.run(partial(check_length, key, tokens, positions, served))
     if "max_tokens" in evaluated.model_fields_set:
-        found.of(partial(check_length, f"{path}: [evaluation] max_tokens", evaluated.max_tokens, positions, served))
-    found.raise_all()
+        errors.run(partial(check_length, f"{path}: [evaluation] max_tokens", evaluated.max_tokens, positions, served))
+    errors.raise_all()
 
 
 def policy_directory(name: str, setting: str, *, tokenizer: bool = True) -> Path:
-    """The local directory of a policy that is given as a directory or as a name on the Hub, with all its files.
+    """The local directory of a policy given by its directory or Hub name, with all its files.
 
-    `setting`: where the name comes from, which begins the message of an error. `tokenizer`: whether it must have one.
+    `setting`: the flag or setting that `name` comes from, for error messages. `tokenizer`: whether it must have one.
 
     Raises:
-        ConfigError: there is none, or it lacks configuration, weights or tokenizer.
+        ConfigError: the directory does not exist, or lacks configuration, weights or tokenizer.
     """
     try:
         folder = local_model(name)
@@ -157,14 +155,14 @@ def policy_directory(name: str, setting: str, *, tokenizer: bool = True) -> Path
         lacking.append("a tokenizer (tokenizer.json)")
     if lacking:
         raise ConfigError(
-            f"{setting} = {name!r}: {folder} is no whole policy, it lacks {', '.join(lacking)}; give a directory as "
-            f"save_pretrained of model and tokenizer writes it"
+            f"{setting} = {name!r}: {folder} is not a complete policy, it lacks {', '.join(lacking)}; give a directory "
+            f"that save_pretrained of model and tokenizer wrote"
         )
     return folder
 
 
 def context_of(folder: Path) -> int | None:
-    """How many positions the policy in `folder` has; None where its config.json does not say.
+    """The number of positions of the policy in `folder`; None if its config.json does not contain it.
 
     Raises:
         ConfigError: config.json cannot be read.
@@ -180,10 +178,10 @@ def context_of(folder: Path) -> int | None:
 
 
 def check_length(setting: str, tokens: int, positions: int | None, served: int | None = None) -> None:
-    """Whether a response of `tokens` leaves room for a prompt. `positions`: of the policy. `served`: `max_model_len`.
+    """Check that a response of `tokens` leaves room for a prompt. `positions`: the policy's. `served`: `max_model_len`.
 
     Raises:
-        ConfigError: it does not; the message names the bound.
+        ConfigError: it leaves no room; the message names the bound.
     """
     if served is not None and positions is not None and served > positions:
         raise ConfigError(
@@ -191,18 +189,18 @@ def check_length(setting: str, tokens: int, positions: int | None, served: int |
         )
     bound = served if served is not None else min(positions or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
     if tokens >= bound:
-        what = "[inference] max_model_len" if served is not None or bound != positions else "the policy's context"
+        source = "[inference] max_model_len" if served is not None or bound != positions else "the policy's context"
         raise ConfigError(
-            f"{setting} = {tokens} leaves no room for a prompt: {what} is {bound} tokens for prompt and "
+            f"{setting} = {tokens} leaves no room for a prompt: {source} is {bound} tokens for prompt and "
             f"response together; set {setting.rpartition('] ')[2]} well below that, or raise the context"
         )
 
 
 def check_writable(folder: Path) -> None:
-    """Make `folder` and see whether files can be written there.
+    """Create `folder` and check that files can be written in it.
 
     Raises:
-        ConfigError: they cannot.
+        ConfigError: they cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -213,10 +211,10 @@ def check_writable(folder: Path) -> None:
 
 
 def check_readable(path: Path) -> None:
-    """See whether a file of demonstrations can be read.
+    """Check that a file of demonstrations can be read.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: it cannot be read.
     """
     try:
         with path.open("rb"):

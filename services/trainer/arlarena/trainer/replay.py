@@ -1,10 +1,9 @@
-"""What any method would make of recorded groups, offline: `arlarena replay GROUPS --model DIR --recipe sampo`.
+"""Computes the step of any method on recorded groups: `arlarena replay GROUPS --model DIR --recipe sampo`.
 
-One step's forward and backward without an optimiser step, over the batch that a run would make of the groups: those
-that the method's filter keeps, and the others as back-fill where the method fills up. The figures are those that a run
-would have written to metrics.jsonl, so a method can be judged on the very data that another one collected. Groups that
-a run would have refused, demonstrations, which no policy sampled, and records that cannot be read are reported and left
-out.
+It runs the forward and backward pass of one step without changing the weights. The batch is the one that a run would
+build: the groups that the method's filter keeps and, if the method has back-fill, the other groups. The figures have
+the names of metrics.jsonl, so a method can be compared on data that another method collected. Groups that a run would
+refuse, demonstrations (no policy sampled them) and unreadable records are left out and reported.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import Group, SchemaError, decode_group
 from arlarena.trainer.batching.scoring import NotFinite, ScoredGroup, returns, score, successes, training_samples
 from arlarena.trainer.batching.staleness import StalenessPolicy
-from arlarena.trainer.batching.validation import refusal
+from arlarena.trainer.batching.validation import refusal_reason
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.metrics.diagnostics import episode_figures, finite_or_null, selection_figures
 from arlarena.trainer.model.policy import load_policy
@@ -38,22 +37,22 @@ SHOWN = (
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A group that is left out: its id, or `record N` (from 0) where it cannot be read, and the reason."""
+    """A group that is left out, and the reason. `group`: its id, or `record N` (from 0) if it cannot be read."""
 
     group: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
-    """What one method made of the groups; `figures` by the names of metrics.jsonl, `refused` the groups left out."""
+class ReplayResult:
+    """The result of one method. `figures`: by the names of metrics.jsonl. `refused`: the groups left out."""
 
     recipe: str
     figures: dict[str, float]
     refused: tuple[Refusal, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: the name, the figures, and the list `refused`."""
+        """The content for JSON: the recipe's name, the figures and the list `refused`."""
         return (
             {"recipe": self.recipe}
             | finite_or_null(self.figures)
@@ -62,10 +61,10 @@ class Replayed:
 
 
 def load_groups(path: Path) -> list[Group | Refusal]:
-    """The records of a file that `write_groups` wrote, in order; a `Refusal` stands for one that cannot be read.
+    """The records of a file of `write_groups`, in order. An unreadable record becomes a `Refusal`.
 
     Raises:
-        ConfigError: the file cannot be read, or none of its records can.
+        ConfigError: the file or all of its records cannot be read.
     """
     try:
         records = list(_records(path.read_bytes()))
@@ -80,34 +79,34 @@ def load_groups(path: Path) -> list[Group | Refusal]:
 
 
 def _records(data: bytes) -> Iterator[Group | Refusal]:
-    """Each record is a 4-byte little-endian length and as many bytes. A length that is wrong loses what follows."""
+    """Each record is a 4-byte little-endian length and that many bytes. After a wrong length the rest is lost."""
     offset = number = 0
     while offset < len(data):
         end = offset + 4 + int.from_bytes(data[offset : offset + 4], "little")
         try:
             if offset + 4 > len(data) or end > len(data):
-                raise SchemaError("the file is cut short within it, or its length is damaged")
+                raise SchemaError("the file ends within the record, or the record's length is damaged")
             yield decode_group(data[offset + 4 : end])
         except SchemaError as error:
             yield Refusal(f"record {number}", str(error))
         offset, number = end, number + 1
 
 
-def replay(groups: Sequence[Group | Refusal], model: str, recipe: Recipe, settings: TrainerSettings) -> Replayed:
-    """The figures of one step of `recipe` on `groups` by the policy `model`, which is also the reference.
+def replay(groups: Sequence[Group | Refusal], model: str, recipe: Recipe, settings: TrainerSettings) -> ReplayResult:
+    """The figures of one step of `recipe` on `groups` with the policy `model`, which is also the reference.
 
-    The behaviour policy is the one that sampled the groups; every member counts as fresh. Groups that must not be
-    learnt from are refused (`validation.py`).
+    The behaviour policy is the one that sampled the groups. All members count as fresh. `validation.py` decides which
+    groups are refused.
 
     Raises:
-        ConfigError: every group is refused, or the policy's weights are not finite.
+        ConfigError: all groups are refused, or the policy's weights are not finite.
     """
     learner = Learner(load_policy(model), None, recipe, settings)
     admitted, refused = _admit(groups, recipe, learner.policy.config.vocab_size)
     if not admitted:
         first = f"; {refused[0].group}: {refused[0].reason}" if refused else ""
-        raise ConfigError(f"{recipe.name}: none of {counted(len(groups), 'group')} can be learnt from{first}")
-    # As if the tries were used up: the file has all groups that there are.
+        raise ConfigError(f"{recipe.name}: none of {counted(len(groups), 'group')} can be trained on{first}")
+    # One try: there are no other groups than those of the file.
     selection: Selection[Group] = Selection(recipe.filter, len(admitted), max_tries=1, backfill=recipe.backfill)
     for group in admitted:
         selection.offer(group, returns(group), successes(group))
@@ -122,9 +121,9 @@ def replay(groups: Sequence[Group | Refusal], model: str, recipe: Recipe, settin
     counts = {"groups": len(groups), "groups_refused": len(refused), "rows": len(rows)}
     figures = {name: float(count) for name, count in (counts | selection_figures(selected)).items()}
     figures["no_action_share"] = episode_figures(selected.batch)["no_action_share"]
-    # A rate of 0 moves no weight, neither by the gradient nor by the decay.
+    # With a rate of 0, neither the gradient nor the weight decay changes the weights.
     figures |= learner.update([rows] if rows else [], rate=0.0)
-    return Replayed(recipe.name, figures, tuple(refused))
+    return ReplayResult(recipe.name, figures, tuple(refused))
 
 
 def _admit(groups: Sequence[Group | Refusal], recipe: Recipe, vocabulary: int) -> tuple[list[Group], list[Refusal]]:
@@ -133,8 +132,8 @@ def _admit(groups: Sequence[Group | Refusal], recipe: Recipe, vocabulary: int) -
         if isinstance(group, Refusal):
             refused.append(group)
         elif player := _demonstrator(group):
-            refused.append(Refusal(group.id, f"no policy sampled it: it is a demonstration by {player}"))
-        elif reason := refusal(group, vocabulary=vocabulary, recipe=recipe):
+            refused.append(Refusal(group.id, f"it is a demonstration by {player}, not a sample of a policy"))
+        elif reason := refusal_reason(group, vocabulary=vocabulary, recipe=recipe):
             refused.append(Refusal(group.id, reason))
         else:
             admitted.append(group)
@@ -142,7 +141,7 @@ def _admit(groups: Sequence[Group | Refusal], recipe: Recipe, vocabulary: int) -
 
 
 def _demonstrator(group: Group) -> str:
-    """Who played a demonstration, see `arlarena.rollout.policies`; "" for a group that a policy sampled."""
+    """The source of a demonstration, see `arlarena.rollout.policies`; "" for a group that a policy sampled."""
     version = group.oldest
     return {"expert": "the environment's expert", "chat": f"the model {version.digest!r}"}.get(version.incarnation, "")
 
@@ -161,25 +160,27 @@ def _scored(groups: Sequence[Group], staleness_policy: StalenessPolicy, learner:
     )
 
 
-def table(found: Sequence[Replayed]) -> str:
-    """The figures side by side, one column a method, and the share of KL by cell; then the groups that were refused,
-    with the methods that did where not all of them did.
+def table(results: Sequence[ReplayResult]) -> str:
+    """A table of the figures with one column for each method, including the shares of KL by cell.
+
+    The refused groups follow. Each names its methods unless all methods refused it.
     """
-    names = [name for name in SHOWN if any(name in one.figures for one in found)]
-    names += [f"kl_share/{cell}" for cell in CELLS if any(f"kl_share/{cell}" in one.figures for one in found)]
+    names = [name for name in SHOWN if any(name in result.figures for result in results)]
+    cell_names = [f"kl_share/{cell}" for cell in CELLS]
+    names += [name for name in cell_names if any(name in result.figures for result in results)]
     width = max(map(len, names))
-    columns = [max(12, len(one.recipe)) for one in found]
-    lines = [" " * width + "".join(f"  {one.recipe:>{size}}" for one, size in zip(found, columns, strict=True))]
+    columns = [max(12, len(result.recipe)) for result in results]
+    lines = [" " * width + "".join(f"  {each.recipe:>{size}}" for each, size in zip(results, columns, strict=True))]
     for name in names:
-        cells = [f"{one.figures[name]:.6g}" if name in one.figures else "-" for one in found]
+        cells = [f"{each.figures[name]:.6g}" if name in each.figures else "-" for each in results]
         lines.append(
             f"{name:<{width}}" + "".join(f"  {cell:>{size}}" for cell, size in zip(cells, columns, strict=True))
         )
-    by: dict[Refusal, list[str]] = {}
-    for one in found:
-        for each in one.refused:
-            by.setdefault(each, []).append(one.recipe)
-    for each, methods in by.items():
-        who = "" if len(methods) == len(found) else f" by {', '.join(methods)}"
-        lines.append(f"refused{who}: {each.group}: {each.reason}")
+    methods_of: dict[Refusal, list[str]] = {}
+    for result in results:
+        for refusal in result.refused:
+            methods_of.setdefault(refusal, []).append(result.recipe)
+    for refusal, methods in methods_of.items():
+        by = "" if len(methods) == len(results) else f" by {', '.join(methods)}"
+        lines.append(f"refused{by}: {refusal.group}: {refusal.reason}")
     return "\n".join(lines)

@@ -1,7 +1,7 @@
-"""What a user can set of the trainer. No other file of this service reads the environment.
+"""The settings of the trainer. No other file of this service reads environment variables.
 
 python -m arlarena.trainer.settings run.toml       checks the tables of this service and prints "ok"; with
-                                                   --machine also the policy's files and what this machine offers
+                                                   --machine it also checks the policy's files and the GPUs
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 
 class CloneSettings(CloneKeys):
-    """Table `[clone]`: behaviour cloning. `rooms`-like counts belong to the recording, not to this table."""
+    """Table `[clone]`: behaviour cloning."""
 
     renamed: ClassVar[Mapping[str, str]] = {
         "slips": "expert_noise",
@@ -36,20 +36,22 @@ class CloneSettings(CloneKeys):
         "final_lr_share": "min_lr_ratio",
     }
 
-    lr: PositiveFloat = Field(3e-3, description="learning rate of AdamW")
-    weight_decay: NonNegativeFloat = Field(0.01, description="of AdamW")
+    lr: PositiveFloat = Field(3e-3, description="peak learning rate of AdamW")
+    weight_decay: NonNegativeFloat = Field(0.01, description="weight decay of AdamW")
     warmup_steps: NonNegativeInt = Field(20, description="optimiser steps over which the rate rises to lr")
     min_lr_ratio: float = Field(0.05, ge=0, le=1, description="the rate falls linearly to this share of lr at the end")
     batch_rows: PositiveInt = Field(96, description="rows (turns) of one optimiser step")
-    max_epochs: PositiveInt = Field(1, description="how often each demonstration is seen at most")
-    patience: PositiveInt = Field(3, description="validations without improvement before it stops")
-    min_improvement: NonNegativeFloat = Field(1e-3, description="nats a token that count as an improvement")
-    min_validation_steps: PositiveInt = Field(20, description="at least this many optimiser steps between validations")
-    gradient_clip: PositiveFloat = Field(1.0, description="longest gradient, as a norm; longer ones are scaled down")
-    min_score: float = Field(
-        0.9, lt=1, description="only episodes that scored above this are learnt from; scores end at 1"
+    max_epochs: PositiveInt = Field(1, description="maximum number of passes over the demonstrations")
+    patience: PositiveInt = Field(3, description="validations without improvement before cloning stops")
+    min_improvement: NonNegativeFloat = Field(
+        1e-3, description="decrease of the validation loss that counts as improvement, in nats per token"
     )
-    device: Device = Field("auto", description="cuda, cpu, or auto: a GPU where there is one")
+    min_validation_steps: PositiveInt = Field(20, description="minimum number of optimiser steps between validations")
+    gradient_clip: PositiveFloat = Field(1.0, description="maximum gradient norm; larger gradients are scaled down")
+    min_score: float = Field(
+        0.9, lt=1, description="train only on episodes with a score above this; the maximum score is 1"
+    )
+    device: Device = Field("auto", description="cuda, cpu, or auto: a GPU if there is one")
     threads: PositiveInt | None = Field(None, description="torch threads; default: OMP_NUM_THREADS, else 1")
 
     def torch_device(self) -> str:
@@ -58,7 +60,7 @@ class CloneSettings(CloneKeys):
 
 
 class TrainerSettings(TrainerKeys):
-    """Table `[trainer]`. The method is `recipe` with `recipe_overrides`; the rest belongs to the run."""
+    """Table `[trainer]`. `recipe` and `recipe_overrides` define the method; all other settings belong to the run."""
 
     renamed: ClassVar[Mapping[str, str]] = {
         "final_lr_share": "min_lr_ratio",
@@ -68,136 +70,139 @@ class TrainerSettings(TrainerKeys):
         "void_turns": "no_action_turns",
     }
 
-    recipe_overrides: dict[str, Any] = Field(
-        default_factory=dict, description="choices of the method that differ from its row"
-    )
+    recipe_overrides: dict[str, Any] = Field(default_factory=dict, description="choices of the method to change")
     policy_anchor: Literal["bypass", "decoupled"] = Field(
         "bypass",
-        description="what ratios are anchored at: bypass, the sampler's log-probs; decoupled, π_old computed at the "
+        description="denominator of the ratios: bypass, the sampler's log-probs; decoupled, π_old computed at the "
         "start of the step",
     )
     correction: Literal["none", "truncate", "icepop", "geometric"] | None = Field(
-        None, description="how π_old/μ weighs a decoupled step; default: truncate, and none under bypass"
+        None, description="how the ratio π_old/μ weighs tokens; default: truncate with decoupled, none with bypass"
     )
     correction_low: float = Field(0.5, ge=0, lt=1, description="lower bound of that ratio (icepop, geometric)")
     correction_high: float = Field(2.0, gt=1, description="upper bound of that ratio")
 
     steps: PositiveInt = Field(100, description="optimiser steps (batches) of the run")
-    max_minutes: PositiveFloat | None = Field(None, description="stop after this long even if steps remain")
+    max_minutes: PositiveFloat | None = Field(None, description="maximum training time in minutes")
     max_environment_steps: PositiveInt | None = Field(
-        None, description="stop after this many turns even if steps remain; compares methods at equal experience"
+        None, description="maximum number of turns played; for comparisons of methods at equal experience"
     )
-    groups_per_step: PositiveInt = Field(16, description="groups of one batch")
+    groups_per_step: PositiveInt = Field(16, description="groups in the batch of one step")
     minibatch_groups: PositiveInt = Field(
         4,
-        description="groups of one update; a batch that the filter left small gets fewer, not noisier ones",
+        description="groups of one update; a small batch gets fewer updates, not smaller ones",
     )
-    staleness: NonNegativeInt = Field(1, description="optimiser steps that a sample may be behind; 0 is synchronous")
-    cold_start_steps: NonNegativeInt = Field(0, description="first steps, in which the filter drops no group")
+    staleness: NonNegativeInt = Field(1, description="maximum age of a sample, in steps; 0 is synchronous")
+    cold_start_steps: NonNegativeInt = Field(0, description="number of first steps in which the filter drops no group")
     rows: Literal["turns", "episodes"] = Field(
-        "turns", description="what a row is: a turn, or all turns of an episode whose context only grows"
+        "turns", description="sequence of one row: a turn, or all turns of an episode whose context only grows"
     )
     no_action_turns: Literal["mask", "keep"] = Field(
         "mask",
-        description="episodes in which a step did nothing (no code and no answer): mask scores them with their group "
-        "and learns from none of their tokens, keep learns from them as from others",
+        description="episodes with a turn without an action (neither code nor answer): mask includes them in the "
+        "advantages of their group but does not train on them; keep treats them as others",
     )
     train_index_start: NonNegativeInt = Field(
         1_000_000,
         lt=2**32 - SEED_BLOCKS * SEED_STRIDE,
-        description="splits without an end: index of the first training task; cloning uses low ones",
+        description="endless splits: index of the first training task; cloning uses low indices",
     )
 
-    temperature: float = Field(1.0, ge=0.01, description="of the sampling, and of the log-probs that are trained on")
-    max_response_tokens: PositiveInt = Field(512, description="longest response of a turn")
+    temperature: float = Field(1.0, ge=0.01, description="temperature of the sampling and of the trainer's log-probs")
+    max_response_tokens: PositiveInt = Field(512, description="maximum response length of a turn, in tokens")
 
-    lr: PositiveFloat = Field(1e-6, description="learning rate of AdamW")
+    lr: PositiveFloat = Field(1e-6, description="peak learning rate of AdamW")
     lr_warmup_steps: NonNegativeInt = Field(0, description="steps over which the rate rises to lr")
     min_lr_ratio: float = Field(
-        1.0, ge=0, le=1, description="the rate falls linearly to this share of lr at the end; 1 keeps it"
+        1.0, ge=0, le=1, description="the rate falls linearly to this share of lr at the end; 1: constant"
     )
-    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="of AdamW")
-    weight_decay: NonNegativeFloat = Field(0.01, description="of AdamW")
-    gradient_clip: PositiveFloat = Field(1.0, description="longest gradient, as a norm; longer ones are scaled down")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="betas of AdamW")
+    weight_decay: NonNegativeFloat = Field(0.01, description="weight decay of AdamW")
+    gradient_clip: PositiveFloat = Field(1.0, description="maximum gradient norm; larger gradients are scaled down")
     kl_coefficient: NonNegativeFloat = Field(
         0.01, description="weight of the KL divergence from the reference policy; 0: no reference"
     )
     entropy_coefficient: NonNegativeFloat = Field(0.0, description="weight of the entropy bonus")
     invalid_penalty: NonNegativeFloat = Field(
-        0.1, description="taken off the reward of an invalid or badly formatted turn"
+        0.1, description="subtracted from the reward of a turn with an invalid action or format"
     )
-    advantage_scale: NonNegativeFloat = Field(1.0, description="0 is the control: everything but the advantages")
+    advantage_scale: NonNegativeFloat = Field(
+        1.0, description="factor of the advantages; 0 for a control run without them"
+    )
 
-    device: Device = Field("auto", description="cuda, cpu, or auto: a GPU where there is one")
+    device: Device = Field("auto", description="cuda, cpu, or auto: a GPU if there is one")
     deterministic: bool = Field(
         True,
-        description="on a GPU: the same numbers every time, so that a run resumes bitwise as on a CPU; costs 2 to 5 %",
+        description="deterministic kernels on a GPU, so that a run resumes bitwise as on a CPU; 2 to 5 % slower",
     )
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the layers; weights stay float32")
-    activation_checkpointing: bool = Field(False, description="compute layers twice instead of keeping what they made")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="compute dtype of the layers; weights stay float32"
+    )
+    activation_checkpointing: bool = Field(False, description="recompute layers in the backward pass to save memory")
     tokens_per_microbatch: PositiveInt = Field(
-        16_384, description="tokens that go through the policy at once; bounds memory, not the gradient"
+        16_384, description="tokens of one forward pass; bounds memory and does not change the gradient"
     )
     logits_chunk_tokens: PositiveInt | None = Field(
-        None, description="tokens whose logits exist at once; default: 64 MB of them"
+        None, description="tokens whose logits are computed at once; default: 64 MB of logits"
     )
     threads: PositiveInt | None = Field(None, description="torch threads; default: OMP_NUM_THREADS, else 1")
 
     checkpoint_every: PositiveInt = Field(
-        1, description="steps between checkpoints; groups are acknowledged when a checkpoint covers them"
+        1, description="steps between checkpoints; groups are acknowledged after a checkpoint covers them"
     )
-    keep_checkpoints: PositiveInt = Field(3, description="checkpoints that are kept")
-    record_groups_every: NonNegativeInt = Field(20, description="save that step's groups for replay; 0 never")
+    keep_checkpoints: PositiveInt = Field(3, description="number of newest checkpoints that are kept")
+    record_groups_every: NonNegativeInt = Field(20, description="save every n-th step's groups for replay; 0: never")
 
-    mismatch_alarm: PositiveFloat = Field(0.015, description="mean k3 between sampler and trainer")
+    mismatch_alarm: PositiveFloat = Field(0.015, description="warn above this mean k3 between sampler and trainer")
     publish_dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of the weights that are served; bfloat16 needs a wider probe_tolerance"
+        "float32", description="dtype of the served weights; bfloat16 needs a larger probe_tolerance"
     )
-    broadcast_host: str = Field("127.0.0.1", description="nccl, gloo: where vLLM's workers reach this trainer")
-    full_push_every: PositiveInt = Field(20, description="http: steps between whole files, the others send deltas")
-    probe_tolerance: PositiveFloat = Field(1e-3, description="largest |Δ log-prob| that served weights may show")
-    request_timeout_s: PositiveFloat = Field(60.0, description="limit of one answer of Redis")
-    service_wait_s: PositiveFloat = Field(180.0, description="how long an environment server that starts is waited for")
-    push_retry_timeout_s: PositiveFloat = Field(180.0, description="how long a push is retried while a server restarts")
-    reissue_after_s: PositiveFloat = Field(20.0, description="silence after which outstanding tasks are issued again")
+    broadcast_host: str = Field(
+        "127.0.0.1", description="nccl, gloo: address at which vLLM's workers reach this trainer"
+    )
+    full_push_every: PositiveInt = Field(20, description="http: upload complete files every n-th version, else deltas")
+    probe_tolerance: PositiveFloat = Field(1e-3, description="largest permitted |Δ log-prob| of served weights")
+    request_timeout_s: PositiveFloat = Field(60.0, description="timeout of a request to Redis")
+    service_wait_s: PositiveFloat = Field(180.0, description="how long to wait for the environment server to start")
+    push_retry_timeout_s: PositiveFloat = Field(180.0, description="how long a failed push is retried")
+    reissue_after_s: PositiveFloat = Field(20.0, description="time without groups before open tasks are issued again")
     max_unusable_in_a_row: PositiveInt = Field(
-        32,
-        description="groups in a row that cannot be used (dead letters, bad messages, no turn) before the run ends",
+        32, description="consecutive unusable groups (dead letters, invalid messages, no turn) before the run ends"
     )
     max_skipped_steps: PositiveInt = Field(
-        3, description="steps in a row without one finite update before the run ends"
+        3, description="consecutive steps without a finite update before the run ends"
     )
     zero_gradient_alarm: NonNegativeInt = Field(
-        5, description="steps in a row whose gradient is exactly 0 before the trainer warns; 0 never"
+        5, description="consecutive steps with a gradient of exactly 0 before a warning; 0: never"
     )
     lease_ttl_s: PositiveFloat = Field(
-        15.0, description="how long after its last sign of life a trainer on another machine still owns the run"
+        15.0, description="how long a trainer on another machine owns the run after its last heartbeat"
     )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.minibatch_groups > self.groups_per_step:
             raise ValueError(
-                f"minibatch_groups = {self.minibatch_groups} is above groups_per_step = {self.groups_per_step}: an "
-                f"update has at most the groups of its step; set minibatch_groups to {self.groups_per_step} or less"
+                f"minibatch_groups = {self.minibatch_groups} is above groups_per_step = {self.groups_per_step}: set "
+                f"minibatch_groups to {self.groups_per_step} or less"
             )
         if self.reissue_after_s >= self.no_data_timeout_s:
             raise ValueError(
                 f"reissue_after_s = {self.reissue_after_s:g} must be below no_data_timeout_s = "
-                f"{self.no_data_timeout_s:g}: the run would end before a task is issued again"
+                f"{self.no_data_timeout_s:g}; otherwise the run ends before tasks are issued again"
             )
         return self
 
     def warnings(self) -> list[str]:
-        """Choices that cannot act in a run of `steps`: a short trial of a longer run is legitimate."""
-        found = []
+        """Settings without effect in a run of `steps`. They are no errors: the run may be a trial of a longer one."""
+        texts = []
         if self.lr_warmup_steps > self.steps:
-            found.append(f"lr_warmup_steps = {self.lr_warmup_steps} is above steps = {self.steps}: the rate never "
+            texts.append(f"lr_warmup_steps = {self.lr_warmup_steps} is above steps = {self.steps}: the rate never "
                          f"reaches lr")  # fmt: skip
         if self.steps <= self.cold_start_steps:
-            found.append(f"cold_start_steps = {self.cold_start_steps} covers all steps = {self.steps}: the filter of "
-                         f"the recipe never acts")  # fmt: skip
-        return found
+            texts.append(f"cold_start_steps = {self.cold_start_steps} covers all steps = {self.steps}: the filter of "
+                         f"the recipe has no effect")  # fmt: skip
+        return texts
 
     def torch_device(self) -> str:
         """The device to compute on, see `device_of`."""
@@ -205,15 +210,15 @@ class TrainerSettings(TrainerKeys):
 
     @property
     def updates_per_batch(self) -> int:
-        """Optimiser updates on a full batch."""
+        """The number of optimiser updates on a full batch."""
         return updates_of(self.groups_per_step, self.minibatch_groups)
 
 
 def device_of(chosen: str, table: str) -> str:
-    """The device that `device` of `table` stands for: a GPU by its number, which is a rank's own on this host, or cpu.
+    """The torch device for `device` in `table`. Without a GPU number, each rank takes the GPU of its local rank.
 
     Raises:
-        ConfigError: it is a GPU that is not there.
+        ConfigError: the GPU does not exist.
     """
     import torch
 
@@ -223,8 +228,8 @@ def device_of(chosen: str, table: str) -> str:
     number = int(chosen.partition(":")[2] or os.environ.get("LOCAL_RANK", "0"))
     if number >= gpus:
         raise ConfigError(
-            f'[{table}] device = "{chosen}" is GPU {number} here, and torch sees {gpus} of them; '
-            'take "cpu", or no more ranks than GPUs'
+            f'[{table}] device = "{chosen}" means GPU {number}, but torch sees {gpus} GPUs; '
+            'use "cpu", or at most as many ranks as GPUs'
         )
     return f"cuda:{number}"
 
@@ -235,16 +240,15 @@ def torchrun_rank() -> tuple[int, int]:
 
 
 def updates_of(groups: int, minibatch_groups: int) -> int:
-    """How many updates `groups` groups give: as near to `minibatch_groups` each as equal shares allow."""
+    """The number of updates for `groups` groups, so that each has about `minibatch_groups` groups."""
     return max(1, round(groups / minibatch_groups))
 
 
 def chosen_recipe(settings: TrainerSettings, where: str = "") -> tuple[Recipe, tuple[str, ...]]:
-    """The method, checked against the run, and warnings about choices that will hardly act. `where` begins the message
-    of an error.
+    """The method, and warnings about choices with little effect. `where`: the start of error messages.
 
     Raises:
-        ConfigError: a plugin that cannot be loaded, unknown method or choice, or a combination that is provably dead.
+        ConfigError: a plugin cannot be loaded, the method or a choice is unknown, or a choice has no effect.
     """
     from arlarena.trainer.objectives import RecipeError, RunContext, check, load_plugins, recipe  # imports torch
 
@@ -258,8 +262,8 @@ def chosen_recipe(settings: TrainerSettings, where: str = "") -> tuple[Recipe, t
         )
         if settings.policy_anchor == "bypass" and settings.correction not in (None, "none"):
             raise RecipeError(
-                f"correction = {settings.correction!r} is dead under policy_anchor = 'bypass', where the sampler's "
-                f"log-probabilities are the anchor; take policy_anchor = 'decoupled'"
+                f"correction = {settings.correction!r} has no effect with policy_anchor = 'bypass', whose ratios have "
+                f"no π_old; use policy_anchor = 'decoupled'"
             )
         return method, (*check(method, context), *settings.warnings())
     except RecipeError as error:
@@ -272,25 +276,25 @@ def chosen_seed(given: int | None, config: Path | None) -> int:
 
 
 def admin_token() -> str | None:
-    """The token that the policy servers ask for before they take weights (`ARLARENA_INFERENCE_ADMIN_TOKEN`)."""
+    """The token for the admin routes of the policy servers (`ARLARENA_INFERENCE_ADMIN_TOKEN`)."""
     return secret_from(os.environ, "ARLARENA_INFERENCE_ADMIN_TOKEN")
 
 
 def environment_token() -> str | None:
-    """The token that the environment server asks for (`ARLARENA_ENVIRONMENT_TOKEN`)."""
+    """The token for the environment server (`ARLARENA_ENVIRONMENT_TOKEN`)."""
     return secret_from(os.environ, "ARLARENA_ENVIRONMENT_TOKEN")
 
 
 def environment_url() -> str | None:
-    """Where the environment server is, if no flag says so (`ARLARENA_ENVIRONMENT_URL`)."""
+    """The URL of the environment server if no flag gives it (`ARLARENA_ENVIRONMENT_URL`)."""
     return os.environ.get("ARLARENA_ENVIRONMENT_URL") or None
 
 
 def redis_url(given: str | None) -> str:
-    """The broker: `given`, else `ARLARENA_REDIS_URL`; its password may come from REDIS_PASSWORD or a file.
+    """The URL of the broker: `given` or `ARLARENA_REDIS_URL`, with the password of REDIS_PASSWORD or a file.
 
     Raises:
-        ConfigError: neither names one, or the password file cannot be read.
+        ConfigError: there is no URL, or the password file cannot be read.
     """
     url = given or os.environ.get("ARLARENA_REDIS_URL")
     if not url:
@@ -299,7 +303,7 @@ def redis_url(given: str | None) -> str:
 
 
 def main() -> int:
-    """Check the file named on the command line; with `--machine`, also whether it can run here."""
+    """Check the configuration file of the command line; with `--machine`, also the policy's files and the GPUs."""
     from arlarena.trainer.preflight import check_file
 
     if len(sys.argv) not in (2, 3) or sys.argv[2:] not in ([], ["--machine"]):

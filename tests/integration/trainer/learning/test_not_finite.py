@@ -1,4 +1,4 @@
-"""NaN and infinity in a real trainer: nothing of it is applied, saved or pushed, and the run ends with the reason."""
+"""NaN and infinity in a real trainer are not applied, saved or pushed, and the run ends with the reason."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from arlarena.proto.streams.queue import Streams
 
 
 def strict(line):
-    """JSON as its standard has it, without NaN."""
+    """Strict JSON, without NaN."""
 
     def refuse(name):
         raise AssertionError(f"{name} is no JSON")
@@ -29,7 +29,7 @@ def everything_on_disk_is_finite(run):
     return files
 
 
-def spoil(policy, copy):
+def corrupt(policy, copy):
     """A copy of a policy with one weight that is NaN."""
     shutil.copytree(policy, copy)
     weights = load_file(copy / "model.safetensors")
@@ -39,7 +39,7 @@ def spoil(policy, copy):
 
 @pytest.fixture
 async def failed_run(redis_url, run_name, tmp_path, make_group):
-    """`failed_run(policy, **settings)`: the directory of a run that must fail, and the reason that it gave."""
+    """`failed_run(policy, **settings)`: the directory of a run that must fail, and its reason."""
     run = tmp_path / "run"
     async with await Streams.connect(redis_url, run_name, retry_delay_s=0.05) as streams:
         feeding = asyncio.create_task(Recordings(streams, run / "weights", make_group).serve())
@@ -47,7 +47,7 @@ async def failed_run(redis_url, run_name, tmp_path, make_group):
         async def start(policy, **settings):
             prepare(run, 12, **settings)
             _, ended = await start_trainer(train_arguments(run, run_name, policy, redis_url), run / "log")
-            status = await ended  # 4: another start would meet the same error
+            status = await ended  # 4: a permanent error
             assert status == 4, (run / "log").read_text()[-3000:]
             lines = [strict(line) for line in (run / "log").read_text().splitlines() if line.startswith("{")]
             (reason,) = [line["reason"] for line in lines if line["event"] == "failed"]
@@ -58,22 +58,22 @@ async def failed_run(redis_url, run_name, tmp_path, make_group):
         await asyncio.gather(feeding, return_exceptions=True)
 
 
-# Slow: a trainer starts, 16 s. tests/numerics/trainer/test_updates_not_finite.py has the quick tests.
+# Slow: a trainer starts, 16 s. The quick tests are in tests/numerics/trainer/test_updates_not_finite.py.
 @pytest.mark.slow
 async def test_a_policy_with_nan_is_not_pushed(failed_run, tiny_directory, tmp_path):
-    spoilt = tmp_path / "spoilt"
-    spoil(tiny_directory, spoilt)
-    run, reason, _ = await failed_run(spoilt)
+    invalid = tmp_path / "spoilt"
+    corrupt(tiny_directory, invalid)
+    run, reason, _ = await failed_run(invalid)
     assert "model.norm.weight is not finite at step 0" in reason
     assert everything_on_disk_is_finite(run) == []
 
 
-async def test_cloning_that_is_not_finite_ends_as_an_error_that_another_start_would_meet(tiny_directory, tmp_path):
-    spoilt, talk, config = tmp_path / "spoilt", tmp_path / "talk.jsonl", tmp_path / "run.toml"
-    spoil(tiny_directory, spoilt)
+async def test_non_finite_cloning_ends_with_a_permanent_error(tiny_directory, tmp_path):
+    invalid, talk, config = tmp_path / "spoilt", tmp_path / "talk.jsonl", tmp_path / "run.toml"
+    corrupt(tiny_directory, invalid)
     talk.write_text('{"messages": [{"role": "user", "content": "up"}, {"role": "assistant", "content": "down"}]}\n')
     config.write_text("[clone]\nbatch_rows = 1\n")
-    arguments = ("clone", "--config", config, "--model", spoilt, "--demonstrations", talk, "--validation", talk)
+    arguments = ("clone", "--config", config, "--model", invalid, "--demonstrations", talk, "--validation", talk)
     _, ended = await start_trainer([*arguments, "--run-dir", tmp_path, "--out", tmp_path / "out"], tmp_path / "log")
     async with asyncio.timeout(60):
         status = await ended
@@ -81,7 +81,7 @@ async def test_cloning_that_is_not_finite_ends_as_an_error_that_another_start_wo
     assert "error: cloning: loss is nan at step 1: lower [clone] lr" in (tmp_path / "log").read_text()
 
 
-async def test_weights_that_a_step_makes_infinite_are_neither_saved_nor_pushed(failed_run, tiny_directory):
+async def test_infinite_weights_are_neither_saved_nor_pushed(failed_run, tiny_directory):
     run, reason, lines = await failed_run(tiny_directory, lr=3.3e37, weight_decay=10.0)
     assert "is not finite at step 1" in reason
     assert "lower [trainer] lr" in reason
@@ -90,8 +90,8 @@ async def test_weights_that_a_step_makes_infinite_are_neither_saved_nor_pushed(f
     assert any(line["event"] == "not_saved" for line in lines)
 
 
-async def test_steps_that_are_never_finite_end_the_run_and_name_their_groups(failed_run, tiny_directory):
-    # One step of this size leaves weights that are finite and overflow in the next forward.
+async def test_repeated_non_finite_steps_end_the_run_and_name_their_groups(failed_run, tiny_directory):
+    # One step of this size gives finite weights that overflow in the next forward pass.
     run, reason, lines = await failed_run(tiny_directory, lr=1e30, weight_decay=0.0, max_skipped_steps=2)
     assert "2 steps in a row without a finite loss and gradient" in reason
     last = records(run)[-1]

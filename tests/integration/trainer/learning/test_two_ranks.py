@@ -1,4 +1,4 @@
-"""A whole trainer on two ranks by torchrun, as a user starts it, ends where one on a single rank ends."""
+"""A trainer on two ranks, started by torchrun, gives the result of a trainer on one rank."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ LAST = f"checkpoints/step-{STEPS:06d}"
 
 
 async def train(redis_url, name, run, policy, make_group, launch, *flags):
-    """The exit status of a run that a recording worker feeds."""
+    """The exit status of a run on recorded groups."""
     run.mkdir(exist_ok=True)
     (run / "run.toml").write_text(config_of(STEPS, tokens_per_microbatch=64, device="cpu"))
     command = [sys.executable, *launch, "-m", "arlarena.trainer", "train", "--config", run / "run.toml", "--model",
@@ -42,22 +42,24 @@ def torchrun(count):
 
 # Slow: torchrun starts several processes, each of which imports torch. numerics/trainer/test_two_ranks.py is quick.
 @pytest.mark.slow
-async def test_two_ranks_end_where_one_ends(redis_url, run_name, tmp_path, tiny_directory, make_group):
+async def test_two_ranks_give_the_result_of_one(redis_url, run_name, tmp_path, tiny_directory, make_group):
     alone, together = tmp_path / "alone", tmp_path / "together"
     assert await train(redis_url, run_name + "-1", alone, tiny_directory, make_group, []) == 0
     status = await train(redis_url, run_name + "-2", together, tiny_directory, make_group, torchrun(2))
     assert status == 0, (together / "log").read_text()[-3000:]
-    mine, theirs = (load_file(run / LAST / "model.safetensors") for run in (alone, together))
-    assert mine.keys() == theirs.keys()
-    for key, value in mine.items():
-        torch.testing.assert_close(theirs[key], value, atol=2e-3, rtol=1e-3)  # Adam moves by 1e-3 a step, whatever g is
+    first, second = (load_file(run / LAST / "model.safetensors") for run in (alone, together))
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        torch.testing.assert_close(
+            second[key], value, atol=2e-3, rtol=1e-3
+        )  # Adam moves by 1e-3 in a step, for any gradient
     files = [(run / "metrics.jsonl").read_text().splitlines() for run in (alone, together)]
     records = [[json.loads(line) for line in lines] for lines in files]
     assert len(records[0]) == len(records[1]) == STEPS
     for one, other in zip(*records, strict=True):
         assert one.keys() == other.keys()
         assert other["loss"] == pytest.approx(one["loss"], rel=0.02, abs=1e-3)
-    # Published as ordinary directories, whole.
+    # The versions are complete Hugging Face directories.
     newest = max((together / "weights").glob("v*"))
     assert load_file(newest / "model.safetensors")["model.embed_tokens.weight"].shape == (
         load_file(max((alone / "weights").glob("v*")) / "model.safetensors")["model.embed_tokens.weight"].shape
@@ -66,10 +68,8 @@ async def test_two_ranks_end_where_one_ends(redis_url, run_name, tmp_path, tiny_
 
 # Slow: as above.
 @pytest.mark.slow
-async def test_a_rank_that_dies_ends_the_run_and_the_rest_resumes(
-    redis_url, run_name, tmp_path, tiny_directory, make_group
-):
-    """Killing one rank must not leave the others waiting; afterwards one rank goes on from the checkpoint."""
+async def test_a_dead_rank_ends_the_run_and_one_rank_resumes(redis_url, run_name, tmp_path, tiny_directory, make_group):
+    """If one rank is killed, the others must not hang. A single rank then resumes from the checkpoint."""
     run = tmp_path / "run"
 
     async def kill_a_follower():
@@ -91,7 +91,7 @@ async def test_a_rank_that_dies_ends_the_run_and_the_rest_resumes(
 
 
 def rank_of(pid):
-    """torchrun's RANK of a process."""
+    """The RANK of a process, set by torchrun."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             variables = dict(part.split(b"=", 1) for part in file.read().split(b"\0") if b"=" in part)

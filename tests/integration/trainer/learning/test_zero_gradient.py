@@ -1,4 +1,4 @@
-"""A run that learns nothing warns: its gradient was exactly 0 for `zero_gradient_alarm` steps in a row."""
+"""A run warns if its gradient is exactly 0 for `zero_gradient_alarm` consecutive steps."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ from support.trainer.recordings_support import Recordings
 from support.trainer.trainer_processes_support import prepare, records, start_trainer, train_arguments
 
 from arlarena.proto.streams.queue import Streams
-from arlarena.trainer.loop import why_zero_gradient
+from arlarena.trainer.loop import zero_gradient_reason
 from arlarena.trainer.settings import TrainerSettings
 
 
@@ -25,7 +25,7 @@ class Failures(Recordings):
 
 
 class PenalisedFailures(Failures):
-    """As well, and one action is invalid."""
+    """The same, with one invalid action."""
 
     def recorded(self, task, version):
         group = super().recorded(task, version)
@@ -54,9 +54,9 @@ async def test_a_gradient_of_zero_is_counted_and_warned_about(
 ):
     dead = {"advantage_scale": 0.0, "kl_coefficient": 0.0, "entropy_coefficient": 0.0, "zero_gradient_alarm": 2}
     run = tmp_path / "run"
-    found = await warnings_of(redis_url, run_name, run, tiny_directory, make_group, **dead)
-    assert [(line["level"], line["step"], line["steps"]) for line in found] == [("warning", 2, 2), ("warning", 4, 4)]
-    assert "advantage_scale = 0" in found[0]["reason"]
+    result = await warnings_of(redis_url, run_name, run, tiny_directory, make_group, **dead)
+    assert [(line["level"], line["step"], line["steps"]) for line in result] == [("warning", 2, 2), ("warning", 4, 4)]
+    assert "advantage_scale = 0" in result[0]["reason"]
     assert [record["zero_gradient_steps"] for record in records(run)] == [1, 2, 3, 4, 5]
     assert {record["grad_norm"] for record in records(run)} == {0}
 
@@ -68,35 +68,37 @@ async def test_groups_that_all_fail_give_a_gradient_of_exactly_zero(
     redis_url, run_name, tmp_path, tiny_directory, make_group
 ):
     run = tmp_path / "run"
-    found = await warnings_of(redis_url, run_name, run, tiny_directory, make_group, played=Failures, **QUIET)
-    assert [line["steps"] for line in found] == [2, 4]
+    result = await warnings_of(redis_url, run_name, run, tiny_directory, make_group, played=Failures, **QUIET)
+    assert [line["steps"] for line in result] == [2, 4]
     assert {(record["grad_norm"], record["advantage_abs"]) for record in records(run)} == {(0, 0)}
 
 
-async def test_outcomes_that_never_differ_are_warned_about_where_penalties_give_a_gradient(
+async def test_uniform_returns_give_a_warning_although_penalties_give_a_gradient(
     redis_url, run_name, tmp_path, tiny_directory, make_group
 ):
     run, uniform = tmp_path / "run", {"played": PenalisedFailures, "event": "uniform_groups"}
-    found = await warnings_of(redis_url, run_name, run, tiny_directory, make_group, **uniform, **QUIET)
-    assert [(line["step"], line["steps"]) for line in found] == [(2, 2), (4, 4)]
-    assert "in no group did the returns of the members differ" in found[0]["reason"]
+    result = await warnings_of(redis_url, run_name, run, tiny_directory, make_group, **uniform, **QUIET)
+    assert [(line["step"], line["steps"]) for line in result] == [(2, 2), (4, 4)]
+    assert "in every group all members have the same return" in result[0]["reason"]
     assert all(record["grad_norm"] > 0 for record in records(run))
 
 
-async def test_a_run_that_learns_does_not_warn(redis_url, run_name, tmp_path, tiny_directory, make_group):
+async def test_a_run_with_gradients_does_not_warn(redis_url, run_name, tmp_path, tiny_directory, make_group):
     run = tmp_path / "run"
     assert await warnings_of(redis_url, run_name, run, tiny_directory, make_group, zero_gradient_alarm=1) == []
     assert "uniform_groups" not in (run / "log").read_text()
     assert {record["zero_gradient_steps"] for record in records(run)} == {0}
 
 
-def test_the_reason_names_what_the_figures_show():
+def test_the_reason_follows_from_the_figures():
     settings = TrainerSettings(recipe="grpo")
     figures = {"rows": 8.0, "solve_all": 0.25, "solve_none": 0.75, "advantage_abs": 0.0, "learning_rate": 1e-6}
-    reason = why_zero_gradient(figures, settings)
+    reason = zero_gradient_reason(figures, settings)
     for part in ("100% of the groups were uniform", "group_size = 8", "recipe = 'grpo'", "filter"):
         assert part in reason
     assert "learning rate" not in reason
-    assert "groups_filtered" in why_zero_gradient({}, settings)
-    assert "learning rate is 0" in why_zero_gradient(figures | {"learning_rate": 0.0}, settings)
-    assert "arlarena replay" in why_zero_gradient({"rows": 8.0, "advantage_abs": 0.5, "learning_rate": 1e-6}, settings)
+    assert "groups_filtered" in zero_gradient_reason({}, settings)
+    assert "learning rate is also 0" in zero_gradient_reason(figures | {"learning_rate": 0.0}, settings)
+    assert "arlarena replay" in zero_gradient_reason(
+        {"rows": 8.0, "advantage_abs": 0.5, "learning_rate": 1e-6}, settings
+    )

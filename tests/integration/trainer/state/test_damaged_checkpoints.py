@@ -1,4 +1,4 @@
-"""A newest checkpoint that is damaged is passed over with a warning, and the run ends as one that was left alone."""
+"""A damaged newest checkpoint is skipped with a warning, and the run ends like an undisturbed one."""
 
 import json
 import signal
@@ -48,7 +48,7 @@ def events(run, name):
 
 
 @pytest.mark.timeout(300)
-async def test_each_damage_to_the_newest_checkpoint_costs_only_the_steps_since_the_one_before(
+async def test_a_damaged_newest_checkpoint_costs_only_its_steps(
     alone, redis_url, run_name, tmp_path, tiny_directory, make_group
 ):
     run, remaining, damaged = tmp_path / "run", list(DAMAGES), []
@@ -72,7 +72,7 @@ async def test_each_damage_to_the_newest_checkpoint_costs_only_the_steps_since_t
         assert warning["used"] < warning["damaged"]
 
 
-async def test_a_run_without_a_whole_checkpoint_is_refused_with_the_reason(
+async def test_a_run_with_only_damaged_checkpoints_is_refused(
     redis_url, run_name, tmp_path, tiny_directory, make_group
 ):
     run = tmp_path / "run"
@@ -81,20 +81,18 @@ async def test_a_run_without_a_whole_checkpoint_is_refused_with_the_reason(
     for folder in committed(run):
         truncate(folder)
     _, ended = await start_trainer(train_arguments(run, run_name, tiny_directory, redis_url, "--resume"), run / "log")
-    assert await ended == 4  # the launcher does not try again
+    assert await ended == 4  # the launcher does not restart it
     (failed,) = events(run, "failed")
-    assert "no checkpoint of the run is whole" in failed["reason"]
+    assert "all checkpoints of the run are damaged" in failed["reason"]
     assert "model.safetensors has" in failed["reason"]
 
 
-async def test_a_run_with_checkpoints_is_not_begun_again_without_resume(
-    redis_url, run_name, tmp_path, tiny_directory, make_group
-):
+async def test_a_run_with_checkpoints_needs_resume(redis_url, run_name, tmp_path, tiny_directory, make_group):
     run = tmp_path / "run"
     prepare(run, 2)
     await train_with_ends(redis_url, run_name, run, tiny_directory, recorded(run, make_group), [])
     before = committed(run)
     _, ended = await start_trainer(train_arguments(run, run_name, tiny_directory, redis_url), run / "log")
-    assert await ended == 4  # the launcher does not try again
+    assert await ended == 4  # the launcher does not restart it
     assert "give --resume" in events(run, "failed")[0]["reason"]
     assert committed(run) == before

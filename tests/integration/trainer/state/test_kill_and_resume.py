@@ -1,5 +1,5 @@
-"""A trainer that is fed recorded groups and ended at random points, by SIGKILL or SIGTERM, and resumed, ends bitwise
-where one that was left alone ends: weights, optimiser, metrics and lineage, however rare its checkpoints are.
+"""A trainer that is ended at random points by SIGKILL or SIGTERM and resumed ends bitwise equal to an undisturbed one:
+weights, optimiser, metrics and lineage, for any interval of checkpoints.
 """
 
 import signal
@@ -22,7 +22,7 @@ async def check_same_end(alone, redis_url, run_name, run, policy, make_group, ev
     prepare(run, ALONE_STEPS, checkpoint_every=every)
     ends = random_ends(run, ALONE_STEPS, count, signals, seed=every)
     met = await train_with_ends(redis_url, run_name, run, policy, recorded(run, make_group), ends)
-    assert met >= count - 1  # the last may come after the end
+    assert met >= count - 1  # the last signal may arrive after the end
     assert_same_end(run, alone, ALONE_STEPS)
     assert {path.name for path in (run / "weights").glob("v*")} == {
         path.name for path in (alone / "weights").glob("v*")
@@ -30,7 +30,7 @@ async def check_same_end(alone, redis_url, run_name, run, policy, make_group, ev
 
 
 @pytest.mark.timeout(300)
-async def test_killed_and_stopped_by_turns_it_ends_bitwise_equal(
+async def test_a_run_killed_and_stopped_in_turn_ends_bitwise_equal(
     alone, redis_url, run_name, tmp_path, tiny_directory, make_group
 ):
     signals = [signal.SIGKILL, signal.SIGTERM]
@@ -42,20 +42,20 @@ async def test_killed_and_stopped_by_turns_it_ends_bitwise_equal(
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("every", [1, 3, 10])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-async def test_ended_twenty_times_it_ends_bitwise_equal(
+async def test_a_run_ended_twenty_times_ends_bitwise_equal(
     alone, redis_url, run_name, tmp_path, tiny_directory, make_group, every, how
 ):
     await check_same_end(alone, redis_url, run_name, tmp_path / "run", tiny_directory, make_group, every, 20, [how])
 
 
-# Slow: a run that is not synchronous needs more steps for its kills to meet every kind of moment.
+# Slow: an asynchronous run needs more steps for its kills to reach all states.
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("every", [1, 3, 10])
-async def test_a_live_run_that_is_ended_settles_every_group_once_and_holds_its_bound(
+async def test_an_interrupted_asynchronous_run_settles_every_group_once(
     redis_url, run_name, tmp_path, tiny_directory, make_group, every
 ):
-    """Asynchronous, filtered, several players that sample with the newest weights they see."""
+    """An asynchronous run with a filter, and several workers that sample with the newest weights they see."""
     run, steps, staleness = tmp_path / "run", 60, 1
     prepare(run, steps, checkpoint_every=every, staleness=staleness, cold_start_steps=0)
     ends = random_ends(run, steps, 20, [signal.SIGKILL, signal.SIGTERM], seed=17 * every)

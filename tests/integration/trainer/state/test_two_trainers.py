@@ -1,4 +1,4 @@
-"""One run has one trainer: a second one is refused, and one that was taken over stops before it writes."""
+"""A run has one trainer: a second trainer is refused, and one that lost its lease stops before it writes."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ def reason_in(log):
 
 @pytest.fixture
 async def two_trainers(redis_url, run_name, tmp_path, tiny_directory, make_group):
-    """`start(which, *flags)` starts the trainer `one` or `two` on one run, while a player answers its tasks."""
+    """`start(which, *flags)` starts the trainer `one` or `two` on one run, while a worker plays its tasks."""
     run = tmp_path / "run"
     prepare(run, ALONE_STEPS, lease_ttl_s=1.0)
 
@@ -48,7 +48,7 @@ async def two_trainers(redis_url, run_name, tmp_path, tiny_directory, make_group
         await asyncio.gather(feeding, return_exceptions=True)
 
 
-async def test_a_second_trainer_is_refused_and_the_first_is_not_disturbed(alone, two_trainers):
+async def test_a_second_trainer_is_refused_and_the_first_continues(alone, two_trainers):
     run, start = two_trainers
     _, first_ended = await start("one")
     await reached(run, 5)
@@ -59,9 +59,7 @@ async def test_a_second_trainer_is_refused_and_the_first_is_not_disturbed(alone,
     assert_same_end(run, alone, ALONE_STEPS)
 
 
-async def test_a_trainer_that_was_frozen_and_taken_over_stops_before_it_writes(
-    alone, two_trainers, redis_url, run_name
-):
+async def test_a_frozen_trainer_stops_after_another_took_the_run(alone, two_trainers, redis_url, run_name):
     run, start = two_trainers
     frozen, frozen_ended = await start("one")
     await reached(run, 5)

@@ -1,4 +1,4 @@
-"""Turns that continue one another become one row; a rewritten past begins a new one. Tool tokens are never trained
+"""Turns that continue each other become one row; a rewritten history starts a new row. Tool tokens are not trained
 on."""
 
 import msgspec
@@ -38,7 +38,7 @@ def scored(make_group, turns, credit):
     return ScoredGroup(group, GroupAdvantages(total=[credit], episode=[credit]), (True,))
 
 
-def test_a_growing_row_holds_every_token_once_and_masks_what_the_policy_did_not_say(make_group, episode):
+def test_a_growing_row_has_each_token_once_and_masks_tool_tokens(make_group, episode):
     first, second = training_samples([scored(make_group, episode, [0.5, -1.0, 2.0, 3.0])], "now", 2.0, growing=True)
     assert first.prompt.tolist() == [1, 2]
     assert first.response.tolist() == [10, 11, 90, 12, 91, 92, 13, 14, 15]
@@ -51,13 +51,13 @@ def test_a_growing_row_holds_every_token_once_and_masks_what_the_policy_did_not_
 
 
 @pytest.mark.parametrize(("growing", "rows"), [(True, [[0, 0, 0, 1]]), (False, None)])
-def test_rewards_name_the_row_of_each_turn(make_group, episode, growing, rows):
+def test_group_rewards_have_the_row_of_each_turn(make_group, episode, growing, rows):
     group = scored(make_group, episode, [0.0] * 4).group
     assert group_rewards(group, growing=growing).rows == rows
 
 
-def test_short_winners_and_long_losers_weigh_the_same_where_contexts_grow(make_group):
-    """Two episodes of one turn win, two of five turns lose: four rows, or twelve turns."""
+def test_growing_rows_weigh_short_and_long_episodes_equally(make_group):
+    """Two episodes of one turn succeed, and two of five turns fail: four rows, or twelve turns."""
     group = make_group("g", [True, True, False, False], NOW)
     group.trajectories = tuple(
         msgspec.structs.replace(one, turns=continued(make_group, 1 if one.success else 5, 10.0 * one.success))
@@ -65,17 +65,17 @@ def test_short_winners_and_long_losers_weigh_the_same_where_contexts_grow(make_g
     )
     run = {"invalid_penalty": 0.1, "max_response_tokens": 8}
     fresh = StalenessPolicy(3, 0, {"now": 3})
-    found = {
+    result = {
         growing: score(recipe("gspo_release"), [group], fresh, growing=growing, **run)[0].advantages.total
         for growing in (True, False)
     }
-    assert [turns[0] for turns in found[True]] == pytest.approx([0.866, 0.866, -0.866, -0.866], abs=1e-3)
-    assert [turns[0] for turns in found[False]] == pytest.approx([2.141, 2.141, -0.428, -0.428], abs=1e-3)
-    assert [len(turns) for turns in found[True]] == [1, 1, 5, 5]
+    assert [turns[0] for turns in result[True]] == pytest.approx([0.866, 0.866, -0.866, -0.866], abs=1e-3)
+    assert [turns[0] for turns in result[False]] == pytest.approx([2.141, 2.141, -0.428, -0.428], abs=1e-3)
+    assert [len(turns) for turns in result[True]] == [1, 1, 5, 5]
 
 
 def continued(make_group, turns, reward):
-    """That many turns, each of which continues the last; the reward comes at the end."""
+    """An episode of `turns` turns that continue each other, with the reward at the end."""
     made = []
     for number in range(turns):
         made.append(turn(make_group, [90] if number else [1, 2], [10 + number], reset=number == 0))
@@ -85,13 +85,13 @@ def continued(make_group, turns, reward):
 
 def test_without_growing_each_turn_is_a_row(make_group, episode):
     rows = training_samples([scored(make_group, episode, [0.5, -1.0, 2.0, 3.0])], "now")
-    whole = [1, 2, 10, 11, 90, 12, 91, 92]
-    assert [row.prompt.tolist() for row in rows] == [whole[:2], whole[:5], whole, [1, 13, 14, 15]]
+    complete = [1, 2, 10, 11, 90, 12, 91, 92]
+    assert [row.prompt.tolist() for row in rows] == [complete[:2], complete[:5], complete, [1, 13, 14, 15]]
     assert [row.response.tolist() for row in rows] == [[10, 11], [12], [13, 14, 15], [16]]
     assert [row.turns for row in rows] == [((2, 0.5),), ((1, -1.0),), ((3, 2.0),), ((1, 3.0),)]
 
 
-def test_one_stale_turn_makes_the_row_stale(make_group, episode):
+def test_one_stale_turn_makes_a_growing_row_stale(make_group, episode):
     episode[1] = turn(make_group, [90], [12], version=OLD)
     first, second = training_samples([scored(make_group, episode, [0.0] * 4)], "now", growing=True)
     assert (first.fresh, second.fresh) == (False, True)

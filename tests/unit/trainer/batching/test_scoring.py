@@ -13,14 +13,14 @@ OLD, MIDDLE, NOW, LOST = (PolicyVersion("life", step, f"d{step}") for step in (1
 KNOWN = {"d1": 1, "d2": 2, "d3": 3}
 
 
-def test_age_counts_from_the_oldest_weights_and_unknown_weights_are_never_usable(make_group):
+def test_age_counts_from_the_oldest_version_and_unknown_versions_are_unusable(make_group):
     group = make_group("a", [True, False, True, False], NOW, versions=[OLD, MIDDLE, NOW, LOST])
     staleness_policy = StalenessPolicy(step=3, staleness=1, known=KNOWN)
     assert [staleness_policy.age(trajectory) for trajectory in group.trajectories] == [2, 1, 0, None]
     assert [staleness_policy.usable(trajectory) for trajectory in group.trajectories] == [False, True, True, False]
 
 
-def test_a_response_that_two_versions_sampled_is_as_old_as_the_older(make_group):
+def test_a_response_of_two_versions_has_the_age_of_the_older(make_group):
     (trajectory,) = make_group("a", [True], NOW).trajectories
     first, last = trajectory.turns
     last = msgspec.structs.replace(last, spans=(VersionSpan(0, 1, OLD), VersionSpan(1, 4, NOW)))
@@ -30,17 +30,17 @@ def test_a_response_that_two_versions_sampled_is_as_old_as_the_older(make_group)
 
 def test_stale_members_count_in_the_statistics_and_give_no_rows(make_group):
     method = recipe("grpo", stat_unit="trajectory")
-    whole = make_group("a", [True, False], NOW)
+    complete = make_group("a", [True, False], NOW)
     half = make_group("a", [True, False], NOW, versions=[NOW, OLD])
     staleness_policy = StalenessPolicy(3, 1, KNOWN)
-    scored = score(method, [whole, half], staleness_policy, invalid_penalty=0.1, max_response_tokens=8)
+    scored = score(method, [complete, half], staleness_policy, invalid_penalty=0.1, max_response_tokens=8)
     assert scored[0].advantages.total == scored[1].advantages.total
     rows = training_samples([scored[1]], "d3", 1.0)
     assert len(rows) == 2  # the two turns of the fresh member
     assert all(row.turns[0][1] > 0 for row in rows)
 
 
-def test_rows_number_trajectories_and_know_whether_they_are_on_policy(make_group):
+def test_rows_have_trajectory_numbers_and_freshness(make_group):
     groups = [make_group("a", [True, False], NOW), make_group("b", [False, True], MIDDLE)]
     scored = score(recipe("sampo"), groups, StalenessPolicy(3, 1, KNOWN), invalid_penalty=0.1, max_response_tokens=8)
     rows = training_samples(scored, NOW.digest, 1.0)
@@ -49,7 +49,7 @@ def test_rows_number_trajectories_and_know_whether_they_are_on_policy(make_group
     assert all(row.turns[0][1] == 0 for row in training_samples(scored, NOW.digest, 0.0))
 
 
-def test_invalid_turns_are_penalised_once_and_only_there(make_group):
+def test_the_invalid_penalty_applies_once_to_invalid_turns(make_group):
     group = make_group("a", [True, True], NOW)
     group.trajectories[0].turns[0].format_valid = False
     scored = score(recipe("grpo"), [group], StalenessPolicy(3, 1, KNOWN), invalid_penalty=0.1, max_response_tokens=8)
@@ -87,13 +87,13 @@ def test_entropies_that_are_not_finite_name_their_group(make_group, entropy):
 
 def test_advantages_that_are_not_finite_name_their_group(make_group, monkeypatch):
     groups = [make_group(name, [True, False], NOW) for name in "ab"]
-    odd = [GroupAdvantages(total=[[0.0, value], [0.0, 0.0]], episode=[]) for value in (0.0, math.inf)]
-    monkeypatch.setattr(scoring, "compute_advantages", lambda *_, **__: odd)
+    unusual = [GroupAdvantages(total=[[0.0, value], [0.0, 0.0]], episode=[]) for value in (0.0, math.inf)]
+    monkeypatch.setattr(scoring, "compute_advantages", lambda *_, **__: unusual)
     with pytest.raises(NotFinite, match=r"advantages are not finite in group b$"):
         scored_by("grpo", groups)
 
 
-def test_minibatches_deal_whole_groups_once_and_depend_on_the_seed_alone(make_group):
+def test_minibatches_keep_groups_complete_and_depend_only_on_the_seed(make_group):
     groups = [make_group(name, [True, False], NOW) for name in "abcdefg"]
     scored = score(recipe("sampo"), groups, StalenessPolicy(3, 1, KNOWN), invalid_penalty=0.1, max_response_tokens=8)
 

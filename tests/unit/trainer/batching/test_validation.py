@@ -1,4 +1,4 @@
-"""Which groups are refused and why; any single spoilt field either is a reason or does no harm."""
+"""Which groups are refused and why. Any single changed field is either refused or harmless."""
 
 import itertools
 import math
@@ -20,7 +20,7 @@ from arlarena.proto.trajectory import (
 )
 from arlarena.trainer.batching.scoring import score, training_samples
 from arlarena.trainer.batching.staleness import StalenessPolicy
-from arlarena.trainer.batching.validation import LOWEST_TEMPERATURE, MOST_PROMPT_TOKENS, refusal
+from arlarena.trainer.batching.validation import MAX_PROMPT_TOKENS, MIN_TEMPERATURE, refusal_reason
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.objectives import RECIPES, recipe
 from arlarena.trainer.settings import TrainerSettings
@@ -36,10 +36,10 @@ def group(make_group):
 
 
 def why(group, method="sampo", **options):
-    return refusal(group, vocabulary=VOCABULARY, recipe=recipe(method, **options))
+    return refusal_reason(group, vocabulary=VOCABULARY, recipe=recipe(method, **options))
 
 
-def spoil(group, **fields):
+def corrupt(group, **fields):
     """Change fields of turn 1 of member 2."""
     turn = group.trajectories[2].turns[1]
     for name, value in fields.items():
@@ -47,8 +47,8 @@ def spoil(group, **fields):
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
-def test_an_honest_group_is_admitted(group, name):
-    assert refusal(group, vocabulary=VOCABULARY, recipe=recipe(name)) is None
+def test_a_valid_group_is_accepted(group, name):
+    assert refusal_reason(group, vocabulary=VOCABULARY, recipe=recipe(name)) is None
 
 
 @pytest.mark.parametrize(
@@ -68,35 +68,35 @@ def test_an_honest_group_is_admitted(group, name):
         ({"new_prompt_ids": b"\1\0\0"}, "token ids, log-probs and loss mask are of different lengths"),
         ({"reward": NAN}, "its reward is nan"),
         ({"reward": -INF}, "its reward is -inf"),
-        ({"state_key": ""}, "its state_key is empty, which the method compares states by; choose another anchor"),
+        ({"state_key": ""}, "its state_key is empty, but the method compares states by it; choose another anchor"),
     ],
 )
-def test_a_turn_is_named_with_what_is_wrong(group, fields, reason):
-    spoil(group, **fields)
+def test_an_invalid_turn_is_named_with_the_reason(group, fields, reason):
+    corrupt(group, **fields)
     assert why(group) == f"member 2, turn 1: {reason}"
 
 
 def test_the_first_turn_of_an_episode_must_not_continue_another(group):
     group.trajectories[1].turns[0].reset = False
-    assert why(group) == "member 1, turn 0: it has no `reset`, and no turn comes before it"
-    with pytest.raises(SchemaError, match="the first turn of an episode needs `reset`"):
+    assert why(group) == "member 1, turn 0: the first turn must have `reset`"
+    with pytest.raises(SchemaError, match="the first turn of an episode must have `reset`"):
         decode_group(encode(group))
 
 
-def test_a_turn_that_continues_another_may_add_no_prompt_token(group):
-    spoil(group, new_prompt_ids=b"", reset=False)
+def test_a_continuing_turn_may_add_no_prompt_tokens(group):
+    corrupt(group, new_prompt_ids=b"", reset=False)
     assert why(group) is None
 
 
-def test_a_small_message_must_not_describe_prompts_that_fill_the_memory(group):
+def test_prompts_above_the_total_length_limit_are_refused(group):
     """Each of 6,000 turns adds 1 token to the prompt of the turn before: 18 million tokens of prompts."""
     (turn, *_), count = group.trajectories[2].turns, 6000
     rest = msgspec.structs.replace(turn, new_prompt_ids=b"", reset=False)
     group.trajectories[2].turns = (turn, *[rest] * count)
     tokens = sum(4 + 4 * number for number in range(count + 1))
-    assert tokens > MOST_PROMPT_TOKENS
-    assert why(group) == f"member 2: its prompts have {tokens} tokens in all, more than {MOST_PROMPT_TOKENS}"
-    assert len(encode(group)) < MOST_PROMPT_TOKENS / 4
+    assert tokens > MAX_PROMPT_TOKENS
+    assert why(group) == f"member 2: its prompts have {tokens} tokens in total, more than {MAX_PROMPT_TOKENS}"
+    assert len(encode(group)) < MAX_PROMPT_TOKENS / 4
 
 
 @pytest.mark.parametrize(
@@ -104,32 +104,32 @@ def test_a_small_message_must_not_describe_prompts_that_fill_the_memory(group):
     [[], [(0, 3)], [(1, 4)], [(0, 5)], [(0, 2), (3, 4)], [(0, 3), (2, 4)], [(2, 4), (0, 2)], [(0, 4), (4, 3), (3, 4)]],
 )
 def test_spans_must_cover_the_response_in_order(group, edges):
-    spoil(group, spans=tuple(VersionSpan(*edge, NOW) for edge in edges))
+    corrupt(group, spans=tuple(VersionSpan(*edge, NOW) for edge in edges))
     shown = ", ".join(f"[{start}, {end})" for start, end in edges) or "none"
     expected = f"member 2, turn 1: its spans of versions ({shown}) do not cover its 4 response tokens in order"
     assert why(group) == expected
 
 
 @pytest.mark.parametrize("edges", [[(0, 4)], [(0, 1), (1, 4)], [(0, 0), (0, 4)], [(0, 2), (2, 2), (2, 4)]])
-def test_spans_that_do_are_fine(group, edges):
-    spoil(group, spans=tuple(VersionSpan(*edge, NOW) for edge in edges))
+def test_spans_that_cover_the_response_are_accepted(group, edges):
+    corrupt(group, spans=tuple(VersionSpan(*edge, NOW) for edge in edges))
     assert why(group) is None
 
 
 @pytest.mark.parametrize("spans", [(), (VersionSpan(0, 0, NOW),)])
-def test_a_policy_may_say_nothing(group, spans):
-    spoil(group, response_ids=b"", logprobs=b"", loss_mask=b"", spans=spans)
+def test_an_empty_response_is_accepted(group, spans):
+    corrupt(group, response_ids=b"", logprobs=b"", loss_mask=b"", spans=spans)
     assert why(group) is None
 
 
-def test_a_log_prob_may_be_rounded_above_zero(group):
-    spoil(group, logprobs=pack_floats([0.0005, 0.0, -0.1, -200.0]))
+def test_a_log_prob_rounded_above_zero_is_accepted(group):
+    corrupt(group, logprobs=pack_floats([0.0005, 0.0, -0.1, -200.0]))
     assert why(group) is None
 
 
 @pytest.mark.parametrize(("anchor", "field"), [("state", "state_key"), ("observation", "observation_key")])
-def test_an_anchor_is_missed_only_where_the_method_needs_it(group, anchor, field):
-    spoil(group, **{field: ""})
+def test_an_empty_anchor_is_refused_only_for_methods_with_anchors(group, anchor, field):
+    corrupt(group, **{field: ""})
     assert f"its {field} is empty" in why(group, "gigpo", anchor=anchor)
     for name in ("grpo", "gspo", "empg", "rloo"):
         assert why(group, name) is None
@@ -137,7 +137,7 @@ def test_an_anchor_is_missed_only_where_the_method_needs_it(group, anchor, field
     assert why(group, "gigpo", anchor=other) is None
 
 
-def test_similar_anchors_need_the_text(group):
+def test_similar_anchors_need_the_observation_text(group):
     assert "member 0, turn 0: its observation is empty" in why(group, "gigpo", anchor="similar")
 
 
@@ -149,7 +149,7 @@ def test_similar_anchors_need_the_text(group):
         (Sampling(temperature=NAN), "at temperature nan, which is not finite"),
         (Sampling(temperature=INF), "at temperature inf, which is not finite"),
         (Sampling(temperature=1e-4), "greedy decoding"),
-        (Sampling(top_p=0.95), "it was sampled at top_p 0.95 and top_k 0: only the whole distribution"),
+        (Sampling(top_p=0.95), "it was sampled at top_p 0.95 and top_k 0: only the full distribution"),
         (Sampling(top_p=NAN), "top_p nan"),
         (Sampling(top_k=20), "top_p 1 and top_k 20"),
     ],
@@ -159,17 +159,17 @@ def test_truncated_and_greedy_sampling_are_refused(group, sampling, reason):
     assert reason in why(group)
 
 
-@pytest.mark.parametrize("sampling", [Sampling(temperature=LOWEST_TEMPERATURE), Sampling(temperature=2.0, top_k=-1)])
-def test_other_sampling_is_admitted(group, sampling):
+@pytest.mark.parametrize("sampling", [Sampling(temperature=MIN_TEMPERATURE), Sampling(temperature=2.0, top_k=-1)])
+def test_full_distribution_sampling_is_accepted(group, sampling):
     group.sampling = sampling
     assert why(group) is None
 
 
-def test_a_missing_member_is_noticed(group):
+def test_a_wrong_number_of_members_is_refused(group):
     group.size = 4
-    assert why(group) == "it has 3 members, and says it has 4"
+    assert why(group) == "it has 3 members, but its size field is 4"
     group.trajectories, group.size = (), 0
-    assert why(group) == "it has no member"
+    assert why(group) == "it has no members"
 
 
 def test_a_score_must_be_finite(group):
@@ -179,9 +179,9 @@ def test_a_score_must_be_finite(group):
 
 @pytest.mark.parametrize("reward", [1e300, 1.7e308, -1e20])
 def test_rewards_whose_squares_overflow_are_refused(group, reward):
-    spoil(group, reward=reward)
+    corrupt(group, reward=reward)
     assert why(group) == "its rewards are so large that the sum of their squares overflows"
-    spoil(group, reward=math.copysign(1e6, reward))
+    corrupt(group, reward=math.copysign(1e6, reward))
     assert why(group) is None
 
 
@@ -189,21 +189,21 @@ def test_rewards_whose_squares_overflow_are_refused(group, reward):
     ("change", "reason"),
     [
         ({}, None),
-        ({"group_id": "h"}, "its id is 'g', and 'h' was issued"),
-        ({"size": 8}, "its size is 3, and 8 was issued"),
-        ({"task": Task("webshop", "train", 0)}, "its environment is 'sokoban', and 'webshop' was issued"),
-        ({"task": Task("sokoban", "test", 0)}, "its split is 'train', and 'test' was issued"),
-        ({"task": Task("sokoban", "train", 9)}, "its index is 0, and 9 was issued"),
-        ({"task": Task("sokoban", "train", 0, seed=5)}, "its seed is 0, and 5 was issued"),
+        ({"group_id": "h"}, "its id is 'g', but 'h' was issued"),
+        ({"size": 8}, "its size is 3, but 8 was issued"),
+        ({"task": Task("webshop", "train", 0)}, "its environment is 'sokoban', but 'webshop' was issued"),
+        ({"task": Task("sokoban", "test", 0)}, "its split is 'train', but 'test' was issued"),
+        ({"task": Task("sokoban", "train", 9)}, "its index is 0, but 9 was issued"),
+        ({"task": Task("sokoban", "train", 0, seed=5)}, "its seed is 0, but 5 was issued"),
         ({"task": Task("sokoban", "train", 0, name="room")}, None),
     ],
 )
-def test_a_group_must_be_the_answer_to_its_task(group, change, reason):
+def test_a_group_must_match_its_task(group, change, reason):
     issued = msgspec.structs.replace(GroupTask("g", group.task, 3, Sampling()), **change)
-    assert refusal(group, vocabulary=VOCABULARY, recipe=recipe("sampo"), task=issued) == reason
+    assert refusal_reason(group, vocabulary=VOCABULARY, recipe=recipe("sampo"), task=issued) == reason
 
 
-def test_it_costs_microseconds_a_turn(make_group):
+def test_validation_takes_microseconds_per_turn(make_group):
     groups = [make_group(f"g{number}", [True] * 8, NOW, turns=50) for number in range(4)]
     for one in groups:
         for trajectory in one.trajectories:
@@ -214,7 +214,7 @@ def test_it_costs_microseconds_a_turn(make_group):
     assert (time.process_time() - started) / (4 * 8 * 50) < 200e-6
 
 
-# ---- any one field spoilt ------------------------------------------------------------------------------------------
+# ---- any single field changed --------------------------------------------------------------------------------------
 
 ODD = {
     float: [NAN, INF, -INF, 0.0, -0.0, -1.0, 1e-320, 0.3, 1.7e308],
@@ -226,7 +226,7 @@ ODD = {
 
 
 def variants(value):
-    """Other values of the same type; those that the type itself refuses are left out."""
+    """Other values of the same type, without values that the type refuses."""
     for kind, odd in ODD.items():
         if type(value) is kind:
             yield from odd
@@ -237,7 +237,7 @@ def variants(value):
 
 
 def spoilt_copies(path):
-    """(what was changed, the group) for each odd value of each field of the struct at `path` below a group."""
+    """(description, group) for each unusual value of each field of the struct at `path` in a group."""
 
     def make(fresh):
         struct = fresh
@@ -246,7 +246,7 @@ def spoilt_copies(path):
         return struct
 
     def changed(fresh, name, value):
-        """`fresh` with one field of the struct at `path` replaced; frozen structs on the way are copied."""
+        """`fresh` with one field of the struct at `path` replaced; frozen structs along the path are copied."""
         made = msgspec.structs.replace(make(fresh), **{name: value})
         for depth in range(len(path) - 1, -1, -1):
             parent = fresh
@@ -265,7 +265,7 @@ def spoilt_copies(path):
                 try:
                     yield f"{field.name} = {value!r}"[:80], changed(fresh, field.name, value)
                 except ValueError:
-                    continue  # a turn checks the lengths of its arrays itself
+                    continue  # the constructor of Turn checks the lengths of its arrays
 
     return cases
 
@@ -287,19 +287,19 @@ PATHS = {
     "name", ["sampo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("empg", "dr_grpo", "dapo_gigpo"))]
 )
 @pytest.mark.parametrize("place", list(PATHS))
-def test_any_spoilt_field_is_a_reason_or_does_no_harm(make_group, policy, place, name):
+def test_any_changed_field_is_refused_or_harmless(make_group, policy, place, name):
     method = recipe(name)
     learner = Learner(policy, None, method, TrainerSettings(device="cpu", kl_coefficient=0.0))
     others = [make_group("other", [True, False], NOW)]
     outcomes = {"refused": 0, "harmless": 0}
-    for what, spoilt in spoilt_copies(PATHS[place])(make_group("g", [True, False, True], NOW, turns=3)):
-        refusal(spoilt, vocabulary=VOCABULARY, recipe=method)
+    for what, invalid in spoilt_copies(PATHS[place])(make_group("g", [True, False, True], NOW, turns=3)):
+        refusal_reason(invalid, vocabulary=VOCABULARY, recipe=method)
         try:
-            received = decode_group(encode(spoilt))
+            received = decode_group(encode(invalid))
         except SchemaError:
             outcomes["refused"] += 1
             continue
-        reason = refusal(received, vocabulary=VOCABULARY, recipe=method)
+        reason = refusal_reason(received, vocabulary=VOCABULARY, recipe=method)
         if reason is not None:
             assert reason
             outcomes["refused"] += 1
@@ -325,14 +325,14 @@ def assert_harmless(learner, method, groups, growing, what):
     assert all(map(math.isfinite, figures.values())), (what, figures)
 
 
-def test_several_spoilt_fields_raise_nothing(make_group):
-    """Pairs of them, straight from the fields and not from the wire."""
+def test_pairs_of_changed_fields_raise_no_exception(make_group):
+    """Pairs of changed fields, set directly and without decoding."""
     turns = spoilt_copies(PATHS["turn"])
     spans = spoilt_copies(PATHS["span"])
     count = 0
     for (_, one), number in zip(turns(make_group("g", [True, False, True], NOW, turns=3)), itertools.count()):
         if number % 3 == 0 and one.trajectories[1].turns[1].spans:
             for _, both in spans(one):
-                refusal(both, vocabulary=VOCABULARY, recipe=recipe("sampo"))
+                refusal_reason(both, vocabulary=VOCABULARY, recipe=recipe("sampo"))
                 count += 1
     assert count > 100

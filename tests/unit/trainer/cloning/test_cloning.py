@@ -23,7 +23,7 @@ EXPERT = PolicyVersion("expert", 0, "-")
 
 
 def copying_rows(count, seed):
-    """The reply repeats a token of the prompt: learnable, and the same rule on unseen rows."""
+    """The reply repeats a token of the prompt, a rule that also holds for unseen rows."""
     generator = np.random.default_rng(seed)
     rows = []
     for _ in range(count):
@@ -35,7 +35,7 @@ def copying_rows(count, seed):
     return rows
 
 
-def test_it_learns_and_keeps_the_best_weights(policy):
+def test_cloning_learns_and_keeps_the_best_weights(policy):
     torch.set_num_threads(1)
     train, validation = copying_rows(400, 0), copying_rows(64, 1)
     before = negative_log_likelihood(Scorer(policy, 8192), validation, backward=False)
@@ -46,7 +46,7 @@ def test_it_learns_and_keeps_the_best_weights(policy):
     assert result.best_step <= result.steps
 
 
-def test_its_progress_counts_steps_and_epochs_between_validations_too(policy, tmp_path, monkeypatch):
+def test_progress_is_reported_between_validations(policy, tmp_path, monkeypatch):
     torch.set_num_threads(1)
     monkeypatch.setattr("arlarena.trainer.cloning.clone._PROGRESS_EVERY_S", 0.0)
     settings = CloneSettings(max_epochs=2, batch_rows=10)
@@ -61,10 +61,10 @@ def test_its_progress_counts_steps_and_epochs_between_validations_too(policy, tm
     assert [record["step"] for record in records if "validation_loss" in record] == [6]
 
 
-def test_it_stops_when_validation_says_so(policy):
+def test_cloning_stops_when_validation_does_not_improve(policy):
     torch.set_num_threads(1)
     train = copying_rows(40, 0)
-    validation = [  # contradicts what is learnt, so that it soon gets worse
+    validation = [  # contradicts the training rows, so that its loss soon rises
         TrainingSample(row.prompt, np.array([95, 2], np.int32), row.behaviour, row.mask, row.turns)
         for row in copying_rows(40, 0)
     ]
@@ -76,7 +76,7 @@ def test_it_stops_when_validation_says_so(policy):
     assert after == pytest.approx(result.validation_loss, rel=1e-5)
 
 
-def test_only_good_episodes_are_learnt_from(make_group, tmp_path):
+def test_only_episodes_above_min_score_are_used(make_group, tmp_path):
     path = tmp_path / "demonstrations.msgpack"
     write_groups(path, [make_group("a", [True, False], EXPERT), make_group("b", [False, False], EXPERT)])
     groups = load_demonstrations(path, 0.9)
@@ -84,14 +84,14 @@ def test_only_good_episodes_are_learnt_from(make_group, tmp_path):
     assert len(demonstration_rows(groups)) == 2
 
 
-def test_turns_that_nobody_is_to_learn_from_are_left_out(make_group):
+def test_turns_without_trainable_tokens_are_left_out(make_group):
     group = make_group("a", [True, True], EXPERT)
     turn = group.trajectories[0].turns[0]
     turn.loss_mask = bytes(len(turn.loss_mask))
     assert len(demonstration_rows([group])) == sum(len(one.turns) for one in group.trajectories) - 1
 
 
-def test_a_file_without_good_episodes_is_a_clear_error(make_group, tmp_path):
+def test_a_file_without_good_episodes_is_an_error(make_group, tmp_path):
     path = tmp_path / "bad.msgpack"
     write_groups(path, [make_group("a", [False], EXPERT)])
     with pytest.raises(ConfigError, match=r"none of 1 group has an episode scored above 0\.9"):
@@ -116,6 +116,6 @@ def test_a_loss_that_is_not_finite_ends_cloning_with_the_step(policy):
         clone(policy, copying_rows(40, 0), copying_rows(8, 1), CloneSettings(batch_rows=8), seed=0)
 
 
-def test_a_rate_that_is_too_large_ends_cloning(policy):
+def test_a_too_large_learning_rate_ends_cloning(policy):
     with pytest.raises(CloneError, match=r"is (nan|inf) at step"):
         clone(policy, copying_rows(400, 0), copying_rows(8, 1), CloneSettings(batch_rows=8, lr=1e30), seed=0)

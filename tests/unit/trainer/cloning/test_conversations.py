@@ -1,4 +1,4 @@
-"""Conversations as JSON lines: every reply of the assistant after all before it, in the policy's own tokens."""
+"""Conversations as JSON lines: one row for each assistant message, in the tokens of the policy."""
 
 import json
 
@@ -23,7 +23,7 @@ def write(path, *conversations):
     return path
 
 
-def test_each_reply_is_a_row_after_all_before_it(tmp_path, tiny_directory):
+def test_each_assistant_message_is_a_row_with_all_messages_before_it(tmp_path, tiny_directory):
     path = write(tmp_path / "talk.jsonl", {"messages": TURNS, "score": 1.0}, {"messages": TURNS[:2]})
     rows = read_rows(path, 0.9, str(tiny_directory))
     tokenizer = AutoTokenizer.from_pretrained(tiny_directory)
@@ -31,12 +31,12 @@ def test_each_reply_is_a_row_after_all_before_it(tmp_path, tiny_directory):
     for row, before, reply in zip(rows, (TURNS[:1], TURNS[:3], TURNS[:1]), (1, 3, 1), strict=True):
         text = tokenizer.apply_chat_template(before, tokenize=False, add_generation_prompt=True)
         assert row.prompt.tolist() == tokenizer.encode(text, add_special_tokens=False)
-        said = tokenizer.encode(TURNS[reply]["content"], add_special_tokens=False)
-        assert row.response.tolist() == [*said, tokenizer.eos_token_id]
+        output = tokenizer.encode(TURNS[reply]["content"], add_special_tokens=False)
+        assert row.response.tolist() == [*output, tokenizer.eos_token_id]
         assert row.mask.tolist() == [1] * len(row.response)
 
 
-def test_poor_ones_are_left_out(tmp_path, tiny_directory):
+def test_conversations_below_min_score_are_left_out(tmp_path, tiny_directory):
     path = write(tmp_path / "talk.jsonl", {"messages": TURNS, "score": 0.9}, {"messages": TURNS[:2], "score": 0.91})
     assert len(read_rows(path, 0.9, str(tiny_directory))) == 1
 
@@ -44,13 +44,13 @@ def test_poor_ones_are_left_out(tmp_path, tiny_directory):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{}\n", "line 1 is no conversation"),
-        ('{"messages": [{"role": "user", "content": "a"}]}\n\nnot json\n', "line 3 is no conversation"),
+        ("{}\n", "line 1 is not a conversation"),
+        ('{"messages": [{"role": "user", "content": "a"}]}\n\nnot json\n', "line 3 is not a conversation"),
         ('{"messages": [{"role": "user", "content": "a"}]}\n', "none of 1 conversation has"),
         ("", "none of 0 conversations"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path, text, says):
+def test_errors_name_the_file_and_line(tmp_path, text, says):
     path = tmp_path / "talk.jsonl"
     path.write_text(text)
     with pytest.raises(ConfigError, match=says):

@@ -6,7 +6,7 @@ import torch
 from arlarena.trainer.learning.optimizer import adamw, lr_multiplier, set_rate
 
 
-def test_the_rate_rises_and_falls():
+def test_the_rate_warms_up_and_decays():
     shares = [lr_multiplier(step, 9, step / 100, 0.1) for step in range(100)]
     assert shares[0] == pytest.approx(0.1)
     assert max(shares) == pytest.approx(1 - 0.9 * 0.09, rel=0.01)
@@ -15,16 +15,16 @@ def test_the_rate_rises_and_falls():
     assert shares[10:] == sorted(shares[10:], reverse=True)
 
 
-def test_without_warm_up_and_fall_the_rate_is_constant():
+def test_without_warm_up_and_decay_the_rate_is_constant():
     assert [lr_multiplier(step, 0, step / 10, 1.0) for step in range(12)] == [1.0] * 12
 
 
-def test_a_run_that_overshoots_its_budget_keeps_the_final_rate():
+def test_after_the_end_of_the_budget_the_rate_stays_final():
     assert lr_multiplier(50, 0, 1.4, 0.25) == pytest.approx(0.25)
 
 
-def test_adams_first_step_moves_every_weight_by_the_rate_whatever_the_gradient():
-    """The reason for a warm-up: 1e-6 and 1 as gradients move a weight alike."""
+def test_the_first_adam_step_moves_every_weight_by_the_rate():
+    """The reason for the warm-up: gradients of 1e-6 and of 1 move a weight equally."""
     weights = torch.nn.Parameter(torch.zeros(2))
     optimizer = adamw([weights], 1.0, (0.9, 0.999), 0.0)
     set_rate(optimizer, 0.25)

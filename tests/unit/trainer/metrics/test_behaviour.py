@@ -1,4 +1,4 @@
-"""How episodes are played, by hand; and the figures on TensorBoard, read back from its files."""
+"""Behaviour metrics against values computed by hand, and TensorBoard files read back."""
 
 import io
 import json
@@ -10,14 +10,14 @@ from tensorboardX.proto.event_pb2 import Event
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trajectory import PolicyVersion
 from arlarena.trainer.metrics.behaviour import action_flows, behaviour_figures
-from arlarena.trainer.metrics.tensorboard import Board
+from arlarena.trainer.metrics.tensorboard import TensorBoardWriter
 
 NOW = PolicyVersion("run", 0, "now")
 
 
 @pytest.fixture
 def played(make_group):
-    """One success: up, up (nothing moved), left. One failure: right, left, right, and a turn without an action."""
+    """One success: up, up (without effect), left. One failure: right, left, right, and a turn without an action."""
 
     def episode(trajectory, turns, **counts):
         shape = trajectory.turns[0]
@@ -47,13 +47,13 @@ def test_shares_of_turns(played):
     assert (figures["steps_to_success"], figures["steps_to_failure"]) == (3, 5)
 
 
-def test_which_action_follows_which(played):
+def test_action_transitions(played):
     flows = action_flows(played)
     assert flows["success"] == {"up>up": 0.5, "up>left": 0.5}
     assert flows["failure"] == {"right>left": 0.25, "left>right": 0.25, "right>-": 0.25, "->up": 0.25}
 
 
-def test_nothing_played_is_nothing_found():
+def test_without_turns_all_figures_are_zero():
     assert set(behaviour_figures([]).values()) == {0.0}
     assert action_flows([]) == {"success": {}, "failure": {}}
 
@@ -68,19 +68,19 @@ def events(path):
 
 
 def test_figures_reach_tensorboard(tmp_path):
-    board = Board(tmp_path, 0, Logger("test", "error"))
+    board = TensorBoardWriter(tmp_path, 0, Logger("test", "error"))
     for step in (1, 2):
         board.add({"loss": 0.5 / step, "kl_share/a": 0.25, "recipe": "sampo", "nested": {}, "done": True}, step)
     board.close()
     (file,) = tmp_path.glob("events.*")
-    found = [(event.step, value.tag, value.simple_value) for event in events(file) for value in event.summary.value]
-    assert sorted(found) == [(1, "kl_share/a", 0.25), (1, "loss", 0.5), (2, "kl_share/a", 0.25), (2, "loss", 0.25)]
+    result = [(event.step, value.tag, value.simple_value) for event in events(file) for value in event.summary.value]
+    assert sorted(result) == [(1, "kl_share/a", 0.25), (1, "loss", 0.5), (2, "kl_share/a", 0.25), (2, "loss", 0.25)]
 
 
-def test_a_board_that_cannot_be_written_is_given_up_and_does_not_stop_the_run(tmp_path):
-    said = io.StringIO()
+def test_a_tensorboard_write_error_does_not_stop_the_run(tmp_path):
+    output = io.StringIO()
     (tmp_path / "board").write_text("a file in its place")
-    board = Board(tmp_path / "board", 0, Logger("test", "info", said))
+    board = TensorBoardWriter(tmp_path / "board", 0, Logger("test", "info", output))
     board.add({"loss": 1.0}, 1)
     board.close()
-    assert json.loads(said.getvalue())["event"] == "tensorboard_given_up"
+    assert json.loads(output.getvalue())["event"] == "tensorboard_disabled"

@@ -1,4 +1,4 @@
-"""Metrics are JSON whatever the figures are, and a resumed run takes back what its checkpoint does not cover."""
+"""Metrics are strict JSON for any figures, and a resumed run removes records after its checkpoint."""
 
 import json
 import math
@@ -18,19 +18,19 @@ def strict(text):
     return json.loads(text, parse_constant=refuse)
 
 
-def test_figures_that_are_not_finite_are_null(tmp_path):
+def test_non_finite_figures_are_null(tmp_path):
     file = MetricsFile(tmp_path / "metrics.jsonl")
     file.append({"step": 1} | FIGURES | {"share": 1 / 3})
     record = strict(file.path.read_text())
     assert record == {"step": 1, "loss": None, "grad_norm": None, "entropy": None, "rows": 3.0, "share": 0.3333333}
 
 
-def test_progress_is_json_too(tmp_path):
+def test_progress_records_are_strict_json(tmp_path):
     Progress(tmp_path, "clone", 10).report(1, **FIGURES)
     assert strict((tmp_path / "progress" / "clone.jsonl").read_text())["loss"] is None
 
 
-def test_they_are_named():
+def test_non_finite_figures_are_named():
     assert not_finite(FIGURES) == ["entropy", "grad_norm", "loss"]
     assert not_finite({"rows": 3.0}) == []
 
@@ -41,13 +41,13 @@ def test_rewinding_keeps_the_records_up_to_a_step(tmp_path, step):
     for number in (1, 2, 3):
         file.append({"step": number})
     with file.path.open("a") as open_file:
-        open_file.write('{"step": 4, "lo')  # cut short by a crash
+        open_file.write('{"step": 4, "lo')  # truncated by a crash
     file.rewind(step)
     assert [json.loads(line)["step"] for line in file.path.read_text().splitlines()] == list(range(1, min(step, 3) + 1))
 
 
 @pytest.mark.parametrize("garbage", [b"\xff\xfe\x00", b"17", b"null", b'{"step": null}', b'{"step": Infinity}'])
-def test_rewinding_drops_lines_that_are_no_records(tmp_path, garbage):
+def test_rewinding_drops_invalid_lines(tmp_path, garbage):
     file = MetricsFile(tmp_path / "metrics.jsonl")
     file.append({"step": 1})
     with file.path.open("ab") as open_file:

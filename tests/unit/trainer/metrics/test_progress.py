@@ -30,7 +30,7 @@ def test_a_record_has_the_configured_steps_and_the_limits(tmp_path, clock):
     ]  # fmt: skip
 
 
-def test_frequent_records_are_left_out(tmp_path, clock):
+def test_too_frequent_records_are_skipped(tmp_path, clock):
     stage = Progress(tmp_path, "train", 80)
     for step, at in enumerate((1000.0, 1001.0, 1002.0, 1003.0, 1004.5)):
         clock[0] = at

@@ -23,7 +23,7 @@ VOCABULARIES = {
 ROOM = "######\n#_P__#\n######\n#_X_##\n##O__#\n######\nyou 1 2 box 3 2 goal 4 2"
 
 
-def test_the_directory_is_an_ordinary_one(tiny_directory):
+def test_the_directory_loads_with_transformers(tiny_directory):
     model = AutoModelForCausalLM.from_pretrained(tiny_directory)
     tokenizer = AutoTokenizer.from_pretrained(tiny_directory)
     config = json.loads((tiny_directory / "config.json").read_text())
@@ -34,7 +34,7 @@ def test_the_directory_is_an_ordinary_one(tiny_directory):
     assert model.get_output_embeddings().weight.data_ptr() != model.get_input_embeddings().weight.data_ptr()
 
 
-def test_the_seed_decides_the_weights(tmp_path, tiny_directory):
+def test_the_seed_determines_the_weights(tmp_path, tiny_directory):
     create_tiny_policy(tmp_path / "same", SMALL, seed=3, pieces=SOKOBAN)
     create_tiny_policy(tmp_path / "other", SMALL, seed=4, pieces=SOKOBAN)
     first = (tiny_directory / "model.safetensors").read_bytes()
@@ -73,7 +73,7 @@ def test_a_reply_has_few_tokens(name, reply):
 
 
 def test_the_removed_room_width_is_refused_with_what_replaces_it():
-    with pytest.raises(ConfigError, match=r"room_width is no setting any more: .* leave room_width out"):
+    with pytest.raises(ConfigError, match=r"room_width was removed: .* leave room_width out"):
         parse_table("run.toml: [policy]", {"tiny": {"room_width": 7}}, PolicySettings)
 
 
@@ -82,7 +82,7 @@ def test_every_room_of_a_size_has_the_same_layout_of_tokens(width, length):
     tokenizer = build_tokenizer(pieces_of(environment("sokoban", size=width)))
     generator = random.Random(0)
     inside = width - 2
-    rooms = [[["#"] * inside] * inside]  # all wall: rows that look like borders
+    rooms = [[["#"] * inside] * inside]  # only walls: rows that look like borders
     rooms += [[[generator.choice("###_XOP√S") for _ in range(inside)] for _ in range(inside)] for _ in range(200)]
     for room in rooms:
         grid = "\n".join(["#" * width, *("#" + "".join(row) + "#" for row in room), "#" * width])
@@ -95,7 +95,7 @@ def test_every_room_of_a_size_has_the_same_layout_of_tokens(width, length):
         assert [tokenizer.decode([ids[position]]) for position in at] == cells
 
 
-def test_text_that_no_piece_was_made_for_survives():
+def test_text_without_pieces_is_encoded_without_loss():
     tokenizer = sokoban_tokenizer()
     generator = random.Random(1)
     for _ in range(200):
@@ -109,8 +109,8 @@ def test_the_chat_template_frames_a_turn_and_a_reply_ends_with_the_end_token():
         [{"role": "user", "content": ROOM}], add_generation_prompt=True, return_dict=False
     )
     assert tokenizer.decode(prompt) == f"<|user|>{ROOM}<|assistant|>"
-    whole = [{"role": "user", "content": ROOM}, {"role": "assistant", "content": "<action>up</action>"}]
-    ids = tokenizer.apply_chat_template(whole, return_dict=False)
+    complete = [{"role": "user", "content": ROOM}, {"role": "assistant", "content": "<action>up</action>"}]
+    ids = tokenizer.apply_chat_template(complete, return_dict=False)
     assert ids[: len(prompt)] == prompt
     assert ids[-1] == tokenizer.eos_token_id
     assert tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True) == "<action>up</action>"

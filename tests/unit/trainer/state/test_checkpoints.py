@@ -43,7 +43,7 @@ def trained(policy):
     return state, learner
 
 
-def test_a_resumed_run_goes_on_bitwise(trained, tmp_path, tiny_directory):
+def test_a_resumed_run_continues_bitwise(trained, tmp_path, tiny_directory):
     state, learner = trained
     save(Checkpoints(tmp_path, keep=2), state, learner)
     other = learner_of(load_policy(tiny_directory))
@@ -52,30 +52,30 @@ def test_a_resumed_run_goes_on_bitwise(trained, tmp_path, tiny_directory):
     for seed in (1, 2):
         step(learner, seed)
         step(other, seed)
-    for mine, theirs in ((learner.weights(), other.weights()), (learner.optimizer_state(), other.optimizer_state())):
-        assert mine.keys() == theirs.keys()
-        assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+    for own, second in ((learner.weights(), other.weights()), (learner.optimizer_state(), other.optimizer_state())):
+        assert own.keys() == second.keys()
+        assert all(torch.equal(own[key], second[key]) for key in own)
 
 
-def test_the_newest_committed_one_counts_and_old_ones_go(trained, tmp_path):
+def test_the_newest_committed_checkpoint_is_loaded_and_old_ones_are_removed(trained, tmp_path):
     state, learner = trained
     checkpoints = Checkpoints(tmp_path, keep=2)
     for number in (1, 2, 3):
         state.step = number
         save(checkpoints, state, learner)
     assert [path.name for path in checkpoints.committed()] == ["step-000002", "step-000003"]
-    (tmp_path / "step-000003" / "COMMITTED").unlink()  # as after a crash in the middle of a save
+    (tmp_path / "step-000003" / "COMMITTED").unlink()  # as after a crash during a save
     restored = checkpoints.load_latest(learner.restore, QUIET)
     assert restored is not None
     assert restored.step == 2
 
 
-def test_none_is_not_an_error(policy, tmp_path):
+def test_a_run_without_checkpoints_loads_none(policy, tmp_path):
     assert Checkpoints(tmp_path / "absent", keep=1).load_latest(learner_of(policy).restore, QUIET) is None
 
 
 def rewrite_state(path, data):
-    """Write another state with the checksum that belongs to it."""
+    """Write another state with its checksum."""
     (path / "state.json").write_text(json.dumps(data))
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"]["state.json"] = {
@@ -85,7 +85,7 @@ def rewrite_state(path, data):
 
 
 @pytest.mark.parametrize(("schema", "age"), [(99, "newer"), (2, "older"), (1, "older")])
-def test_another_schema_is_refused_by_its_directory(trained, tmp_path, schema, age):
+def test_another_schema_is_refused_with_the_directory(trained, tmp_path, schema, age):
     state, learner = trained
     checkpoints = Checkpoints(tmp_path, keep=1)
     path = save(checkpoints, state, learner)
@@ -94,7 +94,7 @@ def test_another_schema_is_refused_by_its_directory(trained, tmp_path, schema, a
         checkpoints.load_latest(learner.restore, QUIET)
 
 
-def test_a_second_checkpoint_of_a_step_replaces_the_first_without_a_gap(trained, tmp_path):
+def test_a_second_checkpoint_of_a_step_replaces_the_first_afterwards(trained, tmp_path):
     state, learner = trained
     checkpoints = Checkpoints(tmp_path, keep=3)
     state.step = 2
@@ -118,17 +118,17 @@ def flip_last_byte(file):
     "damage", [lambda file: file.write_bytes(file.read_bytes()[:-9]), flip_last_byte, lambda file: file.unlink()],
     ids=["truncated", "flipped", "missing"],
 )  # fmt: skip
-def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(trained, tmp_path, name, damage):
+def test_a_damaged_newest_checkpoint_is_skipped(trained, tmp_path, name, damage):
     state, learner = trained
     checkpoints = Checkpoints(tmp_path, keep=2)
     for number in (3, 4):
         state.step = number
         path = save(checkpoints, state, learner)
     damage(path / name)
-    said = io.StringIO()
-    restored = checkpoints.load_latest(learner.restore, Logger("test", "info", said))
+    output = io.StringIO()
+    restored = checkpoints.load_latest(learner.restore, Logger("test", "info", output))
     assert restored.step == 3
-    warning = json.loads(said.getvalue())
+    warning = json.loads(output.getvalue())
     assert (warning["event"], warning["level"]) == ("checkpoint_damaged", "warning")
     assert warning["damaged"].endswith("step-000004")
     assert warning["used"].endswith("step-000003")
@@ -136,7 +136,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(trained, tmp_pa
 
 
 def save_linked(directory, store, state, learner):
-    """A checkpoint that links to a version; both paths."""
+    """Save a checkpoint that links to a version. Returns both paths."""
     version = store.write(learner.policy, learner.weights(), state.step)
     assert version.weights_file is not None
     checkpoints = Checkpoints(directory, keep=2)
@@ -149,16 +149,16 @@ def store(tmp_path, tiny_directory):
     return VersionStore(tmp_path / "weights", tiny_directory, "run", keep=1)
 
 
-def test_a_checkpoint_shares_the_weights_of_its_version_and_outlives_it(trained, tmp_path, tiny_directory, store):
+def test_a_checkpoint_links_to_the_version_and_survives_its_removal(trained, tmp_path, tiny_directory, store):
     state, learner = trained
-    for number in (3, 4):  # the first version is written by transformers, the second is not
+    for number in (3, 4):  # only the first version is written by transformers
         state.step = number
         path, version = save_linked(tmp_path / "checkpoints", store, state, learner)
         assert (path / "model.safetensors").samefile(version / "model.safetensors")
         step(learner, number)
     shutil.rmtree(version)
     other = learner_of(load_policy(tiny_directory))
-    step(learner_of(learner.policy), 9)  # the file does not follow the weights in memory
+    step(learner_of(learner.policy), 9)  # changing the weights in memory does not change the file
     assert Checkpoints(tmp_path / "checkpoints", keep=2).load_latest(other.restore, QUIET) == state
     saved = load_file(path / "model.safetensors")
     assert all(other.policy.state_dict()[name].equal(value) for name, value in saved.items())
@@ -167,7 +167,7 @@ def test_a_checkpoint_shares_the_weights_of_its_version_and_outlives_it(trained,
     )
 
 
-def test_damage_in_the_version_makes_its_checkpoint_damaged(trained, tmp_path, store):
+def test_damage_in_the_version_is_detected_in_the_checkpoint(trained, tmp_path, store):
     state, learner = trained
     for number in (3, 4):
         state.step = number
@@ -184,7 +184,7 @@ def test_a_version_of_another_dtype_is_not_linked(trained, tmp_path, tiny_direct
     assert store.write(learner.policy, learner.weights(), state.step).weights_file is None
 
 
-def test_weights_are_written_where_the_version_is_gone(trained, tmp_path, tiny_directory):
+def test_weights_are_written_if_the_version_is_removed(trained, tmp_path, tiny_directory):
     state, learner = trained
     tensors = learner.weights(), learner.optimizer_state()
     Checkpoints(tmp_path, keep=2).save(state, *tensors, tmp_path / "absent" / "model.safetensors")
@@ -203,7 +203,7 @@ def test_weights_of_another_policy_are_refused_by_name(trained, name):
         learner.restore(weights, learner.optimizer_state())
 
 
-def test_without_a_whole_checkpoint_every_reason_is_given(trained, tmp_path):
+def test_if_all_checkpoints_are_damaged_all_reasons_are_given(trained, tmp_path):
     state, learner = trained
     checkpoints = Checkpoints(tmp_path, keep=2)
     for number in (3, 4):
@@ -213,7 +213,7 @@ def test_without_a_whole_checkpoint_every_reason_is_given(trained, tmp_path):
         checkpoints.load_latest(learner.restore, QUIET)
 
 
-def test_a_damaged_newer_checkpoint_does_not_push_out_the_one_just_written(trained, tmp_path):
+def test_damaged_newer_checkpoints_do_not_remove_the_one_just_written(trained, tmp_path):
     state, learner = trained
     for number in (0, 4, 8):
         state.step = number
@@ -227,7 +227,7 @@ def test_a_damaged_newer_checkpoint_does_not_push_out_the_one_just_written(train
     assert Checkpoints(tmp_path, keep=1).load_latest(learner.restore, QUIET).step == 6
 
 
-def test_a_file_with_the_name_of_a_checkpoint_is_no_checkpoint(trained, tmp_path):
+def test_a_file_with_the_name_of_a_checkpoint_is_ignored(trained, tmp_path):
     state, learner = trained
     (tmp_path / "step-000004").write_text("")
     checkpoints = Checkpoints(tmp_path, keep=1)
@@ -235,7 +235,7 @@ def test_a_file_with_the_name_of_a_checkpoint_is_no_checkpoint(trained, tmp_path
         save(checkpoints, state, learner)
 
 
-def test_a_manifest_that_is_nested_too_deeply_counts_as_damaged(trained, tmp_path):
+def test_a_too_deeply_nested_manifest_counts_as_damaged(trained, tmp_path):
     state, learner = trained
     checkpoints = Checkpoints(tmp_path, keep=2)
     for number in (3, 4):

@@ -3,7 +3,7 @@ import pytest
 from arlarena.trainer.state.ledger import OUTCOMES, Ledger, LedgerError
 
 
-def test_allowance_is_capacity_minus_slots_held():
+def test_allowance_is_capacity_minus_held_slots():
     ledger = Ledger()
     assert ledger.allowance(1, 4) == 8
     ledger.issue(8)
@@ -11,7 +11,7 @@ def test_allowance_is_capacity_minus_slots_held():
     ledger.settle("g000000", "trained", 0)
     ledger.release("g000001")
     assert ledger.allowance(1, 4) == 2
-    assert ledger.allowance(0, 4) == 0  # a smaller capacity than what is out never asks for a negative number
+    assert ledger.allowance(0, 4) == 0  # with more open groups than the capacity, the allowance is 0
 
 
 def test_a_released_group_frees_its_slot_once():

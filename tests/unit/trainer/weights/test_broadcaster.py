@@ -1,4 +1,4 @@
-"""A version that is broadcast to receivers that follow `arlarena.proto.versions.directory.Broadcast` alone."""
+"""Broadcasts to receivers that implement only the protocol of `arlarena.proto.versions.directory.Broadcast`."""
 
 import contextlib
 import json
@@ -27,13 +27,13 @@ def sender():
         yield one
 
 
-def receive(offer, group, rank, workers, wanted, found):
+def receive(offer, group, rank, workers, wanted, result):
     store = dist.TCPStore(offer.host, offer.port, is_master=False, wait_for_workers=False, timeout=LIMIT)
     if rank == 1:
         store.set(f"request/{store.add('requests', 1)}", f"{group} {workers + 1} {wanted}")
     described = json.loads(store.get(f"{group}/tensors"))
     if isinstance(described, str):
-        found[rank] = described
+        result[rank] = described
         return
     members = dist.ProcessGroupGloo(dist.PrefixStore(group, store), rank, workers + 1, LIMIT)
     tensors = {}
@@ -41,57 +41,57 @@ def receive(offer, group, rank, workers, wanted, found):
         tensors[name] = torch.empty(shape, dtype=getattr(torch, dtype))
         members.broadcast(tensors[name], 0).wait()
     store.set(f"{group}/done/{rank}", "")
-    found[rank] = tensors
+    result[rank] = tensors
 
 
-def asked(offer, group, workers, wanted):
-    """What each of so many workers received."""
-    found = {}
+def received_by(offer, group, workers, wanted):
+    """The results of `workers` receivers."""
+    result = {}
     threads = [
-        threading.Thread(target=receive, args=(offer, group, rank, workers, wanted, found))
+        threading.Thread(target=receive, args=(offer, group, rank, workers, wanted, result))
         for rank in range(1, workers + 1)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
-    return found
+    return result
 
 
-def equal(found, directory):
+def equal(result, directory):
     expected = load_file(directory / "model.safetensors")
-    return found.keys() == expected.keys() and all(found[name].equal(value) for name, value in expected.items())
+    return result.keys() == expected.keys() and all(result[name].equal(value) for name, value in expected.items())
 
 
-def test_every_worker_of_every_replica_has_every_tensor(sender, tmp_path):
+def test_all_workers_of_all_replicas_receive_all_tensors(sender, tmp_path):
     first = write_version(tmp_path, model(1), 1)
     offer = sender.offer(first)
     for group, workers in (("a", 2), ("b", 1)):
-        found = asked(offer, group, workers, label(first))
-        assert len(found) == workers
-        assert all(equal(one, first) for one in found.values())
+        result = received_by(offer, group, workers, label(first))
+        assert len(result) == workers
+        assert all(equal(one, first) for one in result.values())
 
 
-def test_the_two_newest_versions_are_sent_and_no_other(sender, tmp_path):
+def test_only_the_two_newest_versions_are_sent(sender, tmp_path):
     first, second, third = (write_version(tmp_path, model(step), step) for step in (1, 2, 3))
     for version in (first, second, third):
         offer = sender.offer(version)
-    (why,) = asked(offer, "late", 1, label(first)).values()
+    (why,) = received_by(offer, "late", 1, label(first)).values()
     assert label(first) in why
     assert label(third) in why
-    assert equal(asked(offer, "before", 1, label(second))[1], second)
-    assert equal(asked(offer, "newest", 1, label(third))[1], third)
+    assert equal(received_by(offer, "before", 1, label(second))[1], second)
+    assert equal(received_by(offer, "newest", 1, label(third))[1], third)
 
 
-def test_a_malformed_request_ends_nobody(sender, tmp_path):
+def test_a_malformed_request_does_not_stop_the_broadcaster(sender, tmp_path):
     first = write_version(tmp_path, model(1), 1)
     offer = sender.offer(first)
     store = dist.TCPStore(offer.host, offer.port, is_master=False, wait_for_workers=False, timeout=LIMIT)
     store.set(f"request/{store.add('requests', 1)}", "what")
-    assert equal(asked(offer, "next", 1, label(first))[1], first)
+    assert equal(received_by(offer, "next", 1, label(first))[1], first)
 
 
-def test_the_transport_is_the_one_that_was_asked_for():
+def test_the_setting_selects_the_transport():
     log = Logger("test", "error")
     with contextlib.closing(transport_of(TrainerSettings(push_transport="gloo", device="cpu"), log)) as gloo:
         assert isinstance(gloo, Collective)

@@ -1,4 +1,4 @@
-"""Pushes that cannot work end at once; those that may are tried again."""
+"""Permanent errors end a push at once; other errors are retried."""
 
 import asyncio
 import time
@@ -17,12 +17,12 @@ VERSION = SimpleNamespace(version="run:0:abc", bytes=1)
 
 
 async def push(status, patience_s):
-    """How often a server that answers `status` was asked, and the error."""
-    asked = 0
+    """Push to a server that responds with `status`. Returns the number of requests and the error."""
+    received_by = 0
 
     async def answer(_):
-        nonlocal asked
-        asked += 1
+        nonlocal received_by
+        received_by += 1
         return web.Response(status=status, text="told so")
 
     app = web.Application()
@@ -32,23 +32,23 @@ async def push(status, patience_s):
         publisher = Publisher([url], SharedDirectory(), token="t", patience_s=patience_s, log=Logger("test", "error"))
         with pytest.raises(PushError) as failed:
             await publisher.push(VERSION)
-    return asked, failed.value
+    return received_by, failed.value
 
 
 @pytest.mark.parametrize("status", [401, 403, 405, 409, 413, 422])
-async def test_an_answer_that_lasts_is_not_asked_for_again(status):
+async def test_permanent_errors_are_not_retried(status):
     began = time.monotonic()
     async with asyncio.timeout(30):
-        asked, error = await push(status, 60.0)
-    assert asked == 1
+        received_by, error = await push(status, 60.0)
+    assert received_by == 1
     assert is_permanent(error)
     assert f"answered {status}: told so" in str(error)
     assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("status", [404, 500, 503])
-async def test_an_answer_that_may_change_is_asked_for_again_until_the_patience_ends(status):
-    asked, error = await push(status, 0.6)
-    assert asked >= 2
+async def test_temporary_errors_are_retried_until_the_timeout(status):
+    received_by, error = await push(status, 0.6)
+    assert received_by >= 2
     assert not is_permanent(error)
     assert f"answered {status}: told so" in str(error)

@@ -1,4 +1,4 @@
-"""Version directories: what transformers would write, whole, and with a probe that says what the weights compute."""
+"""Version directories equal those of transformers, are complete, and have a probe of their weights."""
 
 import json
 
@@ -27,8 +27,8 @@ def probe_of(made, tolerance=1e-3):
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_each_version_is_what_transformers_would_write(store, tied):
-    """The first is written by transformers, later ones by us after its example."""
+def test_each_version_equals_that_of_transformers(store, tied):
+    """Transformers writes the first version; later versions use it as a template."""
     for step in (1, 2, 3):
         made = model(step, tie_word_embeddings=tied)
         version = store.write(made, made.state_dict(), step)
@@ -41,21 +41,21 @@ def test_each_version_is_what_transformers_would_write(store, tied):
     assert names[0] == names[1] == names[2]
 
 
-def test_only_the_newest_stay(store):
+def test_only_the_newest_versions_are_kept(store):
     for step in range(5):
         store.write(model(step), model(step).state_dict(), step)
         store.forget_old()
     assert sorted(int(path.name[1:7]) for path in store.root.iterdir()) == [2, 3, 4]
 
 
-def test_the_probe_is_what_the_weights_compute(store):
+def test_the_probe_has_the_log_probs_of_the_weights(store):
     made = model(1)
     version = store.write(made, made.state_dict(), 1, probe_of(made))
     assert load_version(version.path).difference < 1e-5
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_bfloat16_is_written_and_said(tmp_path, store, tied):
+def test_bfloat16_versions_have_the_dtype_in_their_config(tmp_path, store, tied):
     made = model(1, tie_word_embeddings=tied)
     half = VersionStore(store.root, tmp_path / "first", "run", keep=3, dtype=torch.bfloat16)
     version = half.write(made, made.state_dict(), 1, probe_of(made, tolerance=0.5))
@@ -67,7 +67,7 @@ def test_bfloat16_is_written_and_said(tmp_path, store, tied):
 
 
 @pytest.mark.parametrize("vocabulary", [5, 24, 50, 151_936])
-def test_a_probe_reaches_over_the_whole_vocabulary(vocabulary):
+def test_a_probe_spans_the_vocabulary(vocabulary):
     ids = Probe.spread(vocabulary, 1e-3).ids
     assert all(0 <= token < vocabulary for token in ids)
     assert len(set(ids)) >= min(vocabulary, 24) - 1

@@ -1,10 +1,10 @@
 """From collected groups to micro-batches. The data take three shapes:
 
     Trajectory       the turns of one episode, as segments (`arlarena.proto.trajectory`)
-        |            scoring: advantages over whole groups, then one sample for each turn or conversation
+        |            scoring: advantages over complete groups, then one sample for each turn or conversation
     TrainingSample   one sequence of tokens with its mask, its turns and their advantages (`packing`)
         |            packing: tokens that samples share are computed once
-    MicroBatch       the tensors of the samples that go through the model together (`packing`)
+    MicroBatch       the tensors of the samples of one forward pass (`packing`)
 
 The objectives call a sample a row.
 """

@@ -1,8 +1,8 @@
-"""From scored groups to rows, and from rows to micro-batches in which every token that rows share is computed once.
+"""Packs training samples (rows) into micro-batches in which shared tokens are computed once.
 
-Members of a group often stand in the same state: their rows begin with the same prompt, and often are the same
-altogether. And all prompts of an environment begin with the same words. So rows become a forest of token spans
-(`attention.py`), and each row reads its log-probs from there: exact for any loss.
+Members of a group often visit the same state, so their rows have the same prompt or are equal. All prompts of an
+environment also begin with the same instructions. Rows are therefore packed into a forest of token spans
+(`attention.py`), and each row reads its log-probs from the forest. The result is exact for any loss.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from torch import Tensor
 
 from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import FloatArray, IdArray, MaskArray
-from arlarena.trainer.model.attention import Forest, Ids, Node, lay_out
+from arlarena.trainer.model.attention import Forest, Ids, Node, build_forest
 
-# Prompts that are not the same throughout share their beginning in steps of so many tokens: finer ones would make more
-# spans than they save.
+# The shared prefix of two different prompts is rounded down to a multiple of this many tokens. With smaller steps, the
+# additional spans cost more than they save.
 SHARED_STEP = 32
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSample:
-    """One sequence as the loss sees it: a turn, or a whole episode where the context only grows.
+    """One sequence of the loss: a turn, or several turns of an episode whose context only grows.
 
     Attributes:
-        prompt: what precedes the first sampled token.
-        response: what follows, with tokens that the policy did not sample (tool output) among them where it grows.
-        behaviour: the sampler's log-probs, one a response token; not read where `mask` is False.
-        mask: True on sampled tokens.
+        prompt: the tokens before the first sampled token.
+        response: the tokens after the prompt, including tool output between turns, which the policy did not sample.
+        behaviour: the sampler's log-prob of each response token; ignored where `mask` is 0.
+        mask: 1 on sampled tokens, 0 on others.
         turns: (response tokens, advantage) of each turn, in order.
-        trajectory: numbers the episodes of one optimiser step from 0.
-        fresh: whether the weights that this step starts from sampled all of it.
-        temperature: at which the response was sampled; its log-probs and entropies are computed at the same.
+        trajectory: index of the episode within the optimiser step.
+        fresh: whether all tokens were sampled by the weights that this step starts from.
+        temperature: sampling temperature; log-probs and entropies are computed at the same temperature.
     """
 
     prompt: IdArray
@@ -52,39 +52,38 @@ class TrainingSample:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check what the forest takes for granted."""
+        """Check what the forest requires."""
         if not len(self.prompt):
-            raise ValueError(
-                "a row needs a prompt of at least one token: something has to predict its first response token"
-            )
+            raise ValueError("a row needs a prompt of at least one token, to predict the first token of its response")
         if sum(tokens for tokens, _ in self.turns) != len(self.response):
             tokens = counted(len(self.response), "token")
             raise ValueError(f"turns {self.turns} do not add up to a response of {tokens}")
 
     @property
     def key(self) -> bytes:
-        """Equal for rows whose log-probs are the same, and in the order of their tokens."""
+        """Equal for rows with the same log-probs. Keys sort in the order of the rows' tokens."""
         tokens = b"".join(np.asarray(part, ">u4").tobytes() for part in (self.prompt, self.response))
         return tokens + struct.pack(">Id", len(self.prompt), self.temperature)
 
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Rows that go through the model together. Sizes: T tokens of the forest, M sampled tokens of distinct rows, N of
-    all rows, R rows, U turns.
+    """The rows of one forward pass.
+
+    Sizes: T tokens of the forest, M sampled tokens of distinct rows, N sampled tokens of all rows, R rows, U turns.
 
     Attributes:
         forest: [T] the tokens.
-        positions: [M] where in the forest the hidden state that predicts each sampled token is.
+        positions: [M] index in the forest of the token whose hidden state predicts each sampled token.
         targets: [M] the sampled tokens.
-        temperature: at which all of them were sampled, or [M] float64 where rows differ in it.
-        token_index: [N] for each sampled token of each row, its place among the M.
+        temperature: the sampling temperature; [M] float64 if rows differ in it.
+        token_index: [N] for each sampled token of each row, its index in [0, M).
         row_of_token: [N] in [0, R).
         turn_of_token: [N] in [0, U).
         trajectory_of_row: [R].
         behaviour: [N] the sampler's log-probs.
-        fresh: [N] bool, sampled by the weights that this step starts from.
-        advantages: [U].
+        fresh: [N] bool, whether the weights that this step starts from sampled the token.
+        advantages: [U] advantage of each turn.
     """
 
     forest: Forest
@@ -103,60 +102,62 @@ class MicroBatch:
         """The same on another device."""
         if device.type == "cpu":
             return self
-        ours: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return MicroBatch(**{name: value.to(device) if hasattr(value, "to") else value for name, value in ours.items()})
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {name: value.to(device) if hasattr(value, "to") else value for name, value in values.items()}
+        return MicroBatch(**moved)
 
 
-def nothing() -> MicroBatch:
-    """A micro-batch of no row: one token goes through the model, and the loss is a zero that depends on all weights.
+def empty_micro_batch() -> MicroBatch:
+    """A micro-batch without rows, for a rank that has none left: every rank must take part in every collective call.
 
-    A rank that has run out of rows takes it, for the others wait for its part in every collective.
+    One token goes through the model, and the loss is a zero that depends on all weights.
     """
     none = torch.zeros(0, dtype=torch.int64)
-    forest = lay_out([Node(np.zeros(1, dtype=np.int64), 0, -1)])
+    forest = build_forest([Node(np.zeros(1, dtype=np.int64), 0, -1)])
     floats = torch.zeros(0)
     return MicroBatch(forest, none, none, 1.0, none, none, none, none, floats, torch.zeros(0, dtype=torch.bool), floats)
 
 
 def micro_batches(rows: Sequence[TrainingSample], max_tokens: int) -> Iterator[MicroBatch]:
-    """Cut `rows` into micro-batches of at most `max_tokens` tokens, shared ones counted once (a single longer row makes
-    one of its own). Rows that share much come together; within a micro-batch, equal rows are adjacent.
+    """Split `rows` into micro-batches of at most `max_tokens` tokens. Shared tokens count once.
+
+    A longer row gets its own micro-batch. Rows are sorted by their tokens, so rows that share a prefix are neighbours.
     """
     pending: list[list[TrainingSample]] = []
     tokens = 0
     for same in _distinct(rows):
         row = same[0]
         shared = _shared(pending[-1][0].prompt, row.prompt) if pending else 0
-        more = len(row.prompt) + len(row.response) - shared
-        if pending and tokens + more > max_tokens:
+        added = len(row.prompt) + len(row.response) - shared
+        if pending and tokens + added > max_tokens:
             yield build(pending)
-            pending, tokens, more = [], 0, len(row.prompt) + len(row.response)
+            pending, tokens, added = [], 0, len(row.prompt) + len(row.response)
         pending.append(same)
-        tokens += more
+        tokens += added
     if pending:
         yield build(pending)
 
 
 def _distinct(rows: Sequence[TrainingSample]) -> list[list[TrainingSample]]:
-    """Rows whose log-probs are the same, together; in the order of their tokens, so that neighbours share most."""
-    found: dict[bytes, list[TrainingSample]] = {}
+    """Lists of rows with the same log-probs, sorted by their tokens so that neighbours share the longest prefixes."""
+    by_key: dict[bytes, list[TrainingSample]] = {}
     for row in rows:
-        found.setdefault(row.key, []).append(row)
-    return [found[key] for key in sorted(found)]
+        by_key.setdefault(row.key, []).append(row)
+    return [by_key[key] for key in sorted(by_key)]
 
 
-def _shared(one: IdArray, other: IdArray) -> int:
-    """How many tokens of two prompts are worth sharing."""
-    size = min(len(one), len(other))
-    differ = np.flatnonzero(one[:size] != other[:size])
+def _shared(first: IdArray, second: IdArray) -> int:
+    """Length of the common prefix of two prompts, rounded down to `SHARED_STEP` unless the prompts are equal."""
+    size = min(len(first), len(second))
+    differ = np.flatnonzero(first[:size] != second[:size])
     same = int(differ[0]) if len(differ) else size
-    return same if same == len(one) == len(other) else same - same % SHARED_STEP
+    return same if same == len(first) == len(second) else same - same % SHARED_STEP
 
 
 def build(distinct: Sequence[Sequence[TrainingSample]]) -> MicroBatch:
-    """The micro-batch of these rows, equal ones given together, in the order of their tokens."""
+    """The micro-batch of the rows that `_distinct` returns."""
     nodes, leaves = _nodes([same[0] for same in distinct])
-    forest = lay_out(nodes)
+    forest = build_forest(nodes)
     positions, targets, token_index = [], [], []
     rows: list[TrainingSample] = []
     offset = 0
@@ -188,7 +189,7 @@ def build(distinct: Sequence[Sequence[TrainingSample]]) -> MicroBatch:
 
 
 def _temperature(temperatures: Sequence[float], sizes: Sequence[int]) -> float | Tensor:
-    """The one temperature of all rows, or that of each of their tokens."""
+    """The temperature if all rows have the same, else the temperature of each token."""
     if len(set(temperatures)) == 1:
         return temperatures[0]
     return torch.from_numpy(np.repeat(np.asarray(temperatures, dtype=np.float64), sizes))
@@ -206,11 +207,11 @@ def _turns(rows: Sequence[TrainingSample], sampled_by: Sequence[Ids]) -> tuple[T
 
 
 def _nodes(rows: Sequence[TrainingSample]) -> tuple[list[Node], list[int]]:
-    """The forest of `rows`, which are in the order of their tokens, and the node that each of them ends in."""
-    shared = [_shared(one.prompt, other.prompt) for one, other in itertools.pairwise(rows)]
+    """The nodes of the forest of `rows`, which are sorted by their tokens, and the last node of each row."""
+    shared = [_shared(row.prompt, following.prompt) for row, following in itertools.pairwise(rows)]
     nodes: list[Node] = []
     leaves = [-1] * len(rows)
-    # (first row, last row, tokens above, node above), all rows of a block alike in the tokens above
+    # (first row, last row, depth, parent node); the rows of a block have the same first `depth` tokens
     blocks = [(first, last, 0, -1) for first, last in _blocks(shared, 0, len(rows) - 1, 0)]
     while blocks:
         first, last, depth, parent = blocks.pop()
@@ -230,7 +231,7 @@ def _nodes(rows: Sequence[TrainingSample]) -> tuple[list[Node], list[int]]:
 
 
 def _blocks(shared: Sequence[int], first: int, last: int, depth: int) -> list[tuple[int, int]]:
-    """Cut rows `first` to `last` where neighbours share no more than `depth` tokens."""
+    """Split rows `first` to `last` between neighbours that share no more than `depth` tokens."""
     cuts = [number for number in range(first, last) if shared[number] <= depth]
     return list(zip([first, *(cut + 1 for cut in cuts)], [*cuts, last], strict=True))
 

@@ -1,5 +1,5 @@
-"""From collected groups to training samples: whole groups are scored first, then members that nobody may learn from
-are dropped: stale ones, and those without an action.
+"""From collected groups to training samples. Advantages are computed over complete groups. Members that are stale or
+have a turn without an action are dropped afterwards.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from arlarena.trainer.settings import updates_of
 
 
 class NotFinite(RuntimeError):
-    """Groups whose advantages cannot be computed as finite numbers; the message names the groups and the reason."""
+    """The advantages of groups are not finite; the message names the groups and the reason."""
 
 
-# The largest number of float32, in which advantages reach the loss.
-LARGEST_SQUARES = float(np.finfo(np.float32).max)
+# The largest float32: advantages reach the loss in float32.
+MAX_SUM_OF_SQUARES = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:
-    """A group with the advantage of each turn of each trajectory, and which trajectories may be trained on."""
+    """A group with the advantage of each turn, and whether each trajectory may be trained on."""
 
     group: Group
     advantages: GroupAdvantages
@@ -48,13 +48,14 @@ def returns(group: Group) -> list[float]:
 
 
 def has_no_action(trajectory: Trajectory) -> bool:
-    """Whether a step of it did nothing, as the environment says: a reply without code and without an answer."""
+    """Whether the environment reports a turn without an action: a reply with neither code nor an answer."""
     return any(turn.no_action for turn in trajectory.turns)
 
 
 def group_rewards(group: Group, entropies: list[list[float]] | None = None, *, growing: bool = False) -> GroupRewards:
-    """What the advantage estimators read of a group. A turn is valid if its format and its action both are. With
-    `growing`, each conversation is one row (see `Trajectory.conversations`); without, each turn is one.
+    """The input of the advantage estimators. A turn is valid if both its format and its action are valid.
+
+    `growing`: each conversation is one row (see `Trajectory.conversations`); otherwise each turn is one row.
     """
     turns = [trajectory.turns for trajectory in group.trajectories]
     return GroupRewards(
@@ -73,15 +74,15 @@ def group_rewards(group: Group, entropies: list[list[float]] | None = None, *, g
 def turn_entropies(
     groups: Sequence[Group], entropy_fn: Callable[[Sequence[TrainingSample]], list[float]]
 ) -> list[list[list[float]]]:
-    """Mean token entropies [group][trajectory][turn] by `entropy_fn`, which takes one sample a turn."""
+    """Mean token entropies [group][trajectory][turn]. `entropy_fn` gets one sample for each turn."""
     samples = [
         training_sample(prompt, [turn], [0.0], temperature=group.sampling.temperature)
         for group in groups
         for trajectory in group.trajectories
         for prompt, turn in zip(trajectory.prompts(), trajectory.turns, strict=True)
     ]
-    found = iter(entropy_fn(samples))
-    return [[[next(found) for _ in each.turns] for each in group.trajectories] for group in groups]
+    entropies = iter(entropy_fn(samples))
+    return [[[next(entropies) for _ in each.turns] for each in group.trajectories] for group in groups]
 
 
 def score(
@@ -95,24 +96,24 @@ def score(
     no_action_turns: Literal["mask", "keep"] = "mask",
     growing: bool = False,
 ) -> list[ScoredGroup]:
-    """Advantages over whole groups. Stale members, and under `mask` those with a turn without an action, are included
-    in the statistics but not among the usable (SimpleTIR, arXiv 2509.02479, masks the loss of such trajectories).
+    """Advantages over complete groups, and which trajectories are usable.
 
-    To give no row is to give one whose loss mask is zero throughout, wherever rows without a token do not count:
-    `token_mean` and `seq_mean_token_mean`. `seq_mean_token_sum` and `…_norm` divide by all rows; there the loss is that
-    of zero masks times (all rows / rows given).
+    Stale members count in the statistics but are not usable. With `no_action_turns` "mask" the same holds for members
+    with a turn without an action (SimpleTIR, arXiv 2509.02479, masks the loss of such trajectories). Dropping them
+    equals a zero loss mask for `token_mean` and `seq_mean_token_mean`, which do not count rows without tokens.
+    `seq_mean_token_sum` and `…_norm` divide by the number of rows, so the factor is (all rows / remaining rows).
 
-    `entropy_fn` gives the mean token entropy of each sample; only estimators that weigh by entropy (EMPG) ask for it.
-    `growing` as in `training_samples`: statistics by row count the samples that it will make.
+    `entropy_fn` returns the mean token entropy of each sample; only estimators that weigh by entropy (EMPG) call it.
+    `growing`: as in `training_samples`, because statistics by row count its samples.
 
     Raises:
         NotFinite: rewards, entropies or advantages of a group are not finite.
     """
-    _check("rewards or the sum of their squares", groups, [rewards_fit(group) for group in groups])
+    _require_finite("rewards or the sum of their squares", groups, [rewards_fit(group) for group in groups])
     entropies: Sequence[list[list[float]] | None] = [None] * len(groups)
     if ADVANTAGES[recipe.advantage].uses_entropies and entropy_fn is not None:
         measured = turn_entropies(groups, entropy_fn)
-        _check("entropies under the policy", groups, map(_all_finite, measured))
+        _require_finite("entropies under the policy", groups, map(_all_finite, measured))
         entropies = measured
     scored = compute_advantages(
         recipe,
@@ -120,7 +121,7 @@ def score(
         invalid_penalty=invalid_penalty,
         max_response_tokens=max_response_tokens,
     )
-    _check("advantages", groups, [_all_finite(given.total) for given in scored])
+    _require_finite("advantages", groups, [_all_finite(given.total) for given in scored])
 
     def usable(trajectory: Trajectory) -> bool:
         return staleness_policy.usable(trajectory) and not (no_action_turns == "mask" and has_no_action(trajectory))
@@ -132,18 +133,18 @@ def score(
 
 
 def rewards_fit(group: Group) -> bool:
-    """Whether rewards are finite, and so small that sums and squares of what is made of them stay finite."""
+    """Whether the rewards are finite, and small enough that their sums and squares stay finite."""
     rewards = [abs(turn.reward) for trajectory in group.trajectories for turn in trajectory.turns]
     total = sum(rewards)
-    return len(rewards) * total * total <= LARGEST_SQUARES  # False for NaN
+    return len(rewards) * total * total <= MAX_SUM_OF_SQUARES  # False for NaN
 
 
 def _all_finite(values: Sequence[Sequence[float]]) -> bool:
     return all(math.isfinite(value) for turns in values for value in turns)
 
 
-def _check(name: str, groups: Sequence[Group], finite: Iterable[bool]) -> None:
-    bad = [group.id for group, fine in zip(groups, finite, strict=True) if not fine]
+def _require_finite(name: str, groups: Sequence[Group], finite: Iterable[bool]) -> None:
+    bad = [group.id for group, is_finite in zip(groups, finite, strict=True) if not is_finite]
     if bad:
         raise NotFinite(f"{name} are not finite in {'group' if len(bad) == 1 else 'groups'} {', '.join(bad)}")
 
@@ -151,8 +152,9 @@ def _check(name: str, groups: Sequence[Group], finite: Iterable[bool]) -> None:
 def training_samples(
     groups: Sequence[ScoredGroup], current_digest: str, advantage_scale: float = 1.0, *, growing: bool = False
 ) -> list[TrainingSample]:
-    """The samples of every usable trajectory, which are numbered through `groups`: one a turn, or with `growing` one a
-    conversation (see `Trajectory.conversations`). Their temperature is the one that their group records.
+    """The samples of all usable trajectories: one for each turn or, if `growing`, for each conversation.
+
+    Trajectories are numbered consecutively through `groups`. For conversations see `Trajectory.conversations`.
     """
     samples: list[TrainingSample] = []
     number = 0
@@ -182,9 +184,9 @@ def training_sample(
     fresh: bool = True,
     temperature: float = 1.0,
 ) -> TrainingSample:
-    """One sample of `turns` that each continue the one before; `prompt` is the whole prompt of the first of them.
+    """One sample of consecutive `turns`, each of which continues the turn before. `prompt`: that of the first turn.
 
-    What stands between two responses (tool output) is masked.
+    Tokens between two responses (tool output) are masked.
     """
     tokens, behaviour, mask, sizes = [], [], [], []
     for turn, following in zip(turns, [*turns[1:], None], strict=True):
@@ -214,11 +216,11 @@ def _row_numbers(trajectory: Trajectory) -> list[int]:
 
 
 def minibatches(groups: Sequence[ScoredGroup], size: int, seed: int) -> list[list[ScoredGroup]]:
-    """Deal whole groups into minibatches of about `size`, in an order that depends on `seed` and their ids alone, not
-    on when they arrived.
+    """Split groups into minibatches of about `size` groups.
 
-    Whole groups, because rows that one ratio joins must meet the same weights, and because equal rows are then computed
-    once. A fixed size and not a fixed number: a batch that the filter left small would else give noisy updates.
+    The order depends only on `seed` and the group ids, not on the order of arrival. Groups stay complete, because all
+    rows of one trajectory ratio must see the same weights, and because equal rows are then computed once. The size is
+    fixed, not the number of minibatches: otherwise a batch that the filter left small would give noisy updates.
     """
     order = sorted(groups, key=lambda scored: scored.group.id)
     random.Random(seed).shuffle(order)

@@ -1,4 +1,4 @@
-"""Which received groups may be learnt from. Everything here comes from other processes, and is checked before use."""
+"""Validates received groups before training, because they come from other processes."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from arlarena.trainer.batching.scoring import rewards_fit
 from arlarena.trainer.objectives import Recipe
 from arlarena.trainer.objectives.advantages import ADVANTAGES
 
-# A log-prob is at most 0; engines that compute in 16 bits round a little above it.
+# A log-prob is at most 0, but engines that compute in 16 bits may round to slightly more.
 LOG_PROB_TOLERANCE = 1e-3
-# Below it no token is ever sampled, and differences of log-probs overflow.
-LOWEST_LOG_PROB = -1e4
-# Tokens of all prompts of an episode, each prompt whole. A message of N tokens can describe prompts of N² tokens; this
-# bound is 100 turns with a context of 160,000 tokens.
-MOST_PROMPT_TOKENS = 1 << 24
-# vLLM samples at 0.01 where less is asked for, and takes the likeliest token below 1e-5.
-LOWEST_TEMPERATURE = 0.01
+# No token with a lower log-prob is ever sampled, and differences of such log-probs overflow.
+MIN_LOG_PROB = -1e4
+# Bound on the sum of the full prompt lengths of an episode. A message of N tokens can describe prompts of N² tokens.
+# The bound allows 100 turns with a context of 160,000 tokens.
+MAX_PROMPT_TOKENS = 1 << 24
+# vLLM raises lower temperatures to 0.01, and decodes greedily below 1e-5.
+MIN_TEMPERATURE = 0.01
 
 
-def refusal(group: Group, *, vocabulary: int, recipe: Recipe, task: GroupTask | None = None) -> str | None:
-    """Why `group` must not be learnt from, with the member and turn at fault; None if it may be.
+def refusal_reason(group: Group, *, vocabulary: int, recipe: Recipe, task: GroupTask | None = None) -> str | None:
+    """The reason why `group` must not be trained on, with the member and turn; None if it is valid.
 
-    A turn without a response token is no reason: a policy may say nothing, and workers record it so. The group's
-    statistics need the turn, and its row has no token to train on.
+    A turn without response tokens is valid: a policy may sample an empty response. The statistics of the group need
+    the turn, and its row has no token to train on.
 
     Args:
-        group: as it was received.
-        vocabulary: how many token ids the policy knows.
-        recipe: the method, which decides what step groups are keyed by.
-        task: what was issued, where the group has to be the answer to it.
+        group: as received.
+        vocabulary: number of token ids of the policy.
+        recipe: the method; it decides which field identifies the states of step groups.
+        task: the issued task that the group must match; None: do not compare.
     """
     return next(_reasons(group, vocabulary, _anchor(recipe), task), None)
 
 
 def _reasons(group: Group, vocabulary: int, anchor: str | None, task: GroupTask | None) -> Iterator[str]:
-    """Every reason, in the order of their cost."""
+    """All reasons. The cheap checks come first."""
     if task is not None:
         yield from _differences(group, task)
     if not group.trajectories:
-        yield "it has no member"
+        yield "it has no members"
     if len(group.trajectories) != group.size:
-        yield f"it has {counted(len(group.trajectories), 'member')}, and says it has {group.size}"
+        yield f"it has {counted(len(group.trajectories), 'member')}, but its size field is {group.size}"
     yield from _sampling_reasons(group.sampling)
     for number, trajectory in enumerate(group.trajectories):
         for reason in _trajectory_reasons(trajectory, vocabulary, anchor):
@@ -56,41 +56,41 @@ def _reasons(group: Group, vocabulary: int, anchor: str | None, task: GroupTask 
 
 
 def _differences(group: Group, task: GroupTask) -> Iterator[str]:
-    """Where the group is not the answer to `task`."""
+    """Fields in which the group differs from the issued `task`."""
     pairs = [("id", group.id, task.group_id), ("size", group.size, task.size)]
     pairs += [
         (name, getattr(group.task, name), getattr(task.task, name))
         for name in ("environment", "split", "index", "seed")
     ]
-    for name, found, issued in pairs:
-        if found != issued:
-            yield f"its {name} is {found!r}, and {issued!r} was issued"
+    for name, received, issued in pairs:
+        if received != issued:
+            yield f"its {name} is {received!r}, but {issued!r} was issued"
 
 
 def _sampling_reasons(sampling: Sampling) -> Iterator[str]:
     temperature, top_p, top_k = sampling.temperature, sampling.top_p, sampling.top_k
     if not math.isfinite(temperature):
         yield f"it was sampled at temperature {temperature}, which is not finite"
-    elif temperature < LOWEST_TEMPERATURE:
+    elif temperature < MIN_TEMPERATURE:
         yield (
-            f"it was sampled at temperature {temperature:g}: only {LOWEST_TEMPERATURE:g} and above can be trained on, "
-            f"since less is greedy decoding, which has no log-probs to compare"
+            f"it was sampled at temperature {temperature:g}: only {MIN_TEMPERATURE:g} and above can be trained on, "
+            f"because lower temperatures are greedy decoding, which has no log-probs to compare"
         )
     if not top_p >= 1.0 or top_k > 0:
         yield (
-            f"it was sampled at top_p {top_p:g} and top_k {top_k}: only the whole distribution (top_p 1, top_k 0) "
-            f"can be trained on, since its log-probs are those of the whole distribution"
+            f"it was sampled at top_p {top_p:g} and top_k {top_k}: only the full distribution (top_p 1, top_k 0) "
+            f"can be trained on, because the trainer's log-probs are those of the full distribution"
         )
 
 
 def _trajectory_reasons(trajectory: Trajectory, vocabulary: int, anchor: str | None) -> Iterator[str]:
-    """Each begins with what follows the member's number."""
+    """Reasons against one member. Each continues the text "member N"."""
     if not math.isfinite(trajectory.score):
         yield f": its score is {trajectory.score}"
     if trajectory.turns and not trajectory.turns[0].reset:
-        yield ", turn 0: it has no `reset`, and no turn comes before it"
-    if (tokens := sum(prompt_lengths(trajectory.turns))) > MOST_PROMPT_TOKENS:
-        yield f": its prompts have {tokens} tokens in all, more than {MOST_PROMPT_TOKENS}"
+        yield ", turn 0: the first turn must have `reset`"
+    if (tokens := sum(prompt_lengths(trajectory.turns))) > MAX_PROMPT_TOKENS:
+        yield f": its prompts have {tokens} tokens in total, more than {MAX_PROMPT_TOKENS}"
     for place, turn in enumerate(trajectory.turns):
         for reason in _turn_reasons(turn, vocabulary, anchor):
             yield f", turn {place}: {reason}"
@@ -104,10 +104,10 @@ def _turn_reasons(turn: Turn, vocabulary: int, anchor: str | None) -> Iterator[s
     if turn.reset and not turn.new_prompt_ids:
         yield "its prompt is empty, so nothing predicts the first token of the response"
     for ids in (turn.new_prompt_ids, turn.response_ids):
-        # As unsigned numbers, negative ids are large ones.
+        # A negative id is a large unsigned number, so one comparison checks both bounds.
         if ids and (largest := int(np.frombuffer(ids, "<u4").max())) >= vocabulary:
-            found = largest if largest < 1 << 31 else largest - (1 << 32)
-            yield f"token id {found} is outside [0, {vocabulary})"
+            token = largest if largest < 1 << 31 else largest - (1 << 32)
+            yield f"token id {token} is outside [0, {vocabulary})"
     if tokens:
         log_probs = turn.behaviour_logprobs()
         low, high = float(log_probs.min()), float(log_probs.max())
@@ -115,13 +115,13 @@ def _turn_reasons(turn: Turn, vocabulary: int, anchor: str | None) -> Iterator[s
             yield "a log-prob is not finite"
         elif high > LOG_PROB_TOLERANCE:
             yield f"log-prob {high:g} is above 0"
-        elif low < LOWEST_LOG_PROB:
-            yield f"log-prob {low:g} is below {LOWEST_LOG_PROB:g}"
+        elif low < MIN_LOG_PROB:
+            yield f"log-prob {low:g} is below {MIN_LOG_PROB:g}"
     yield from _span_reasons(turn, tokens)
     if not math.isfinite(turn.reward):
         yield f"its reward is {turn.reward}"
     if anchor is not None and not getattr(turn, anchor):
-        yield f"its {anchor} is empty, which the method compares states by; choose another anchor"
+        yield f"its {anchor} is empty, but the method compares states by it; choose another anchor"
 
 
 def _span_reasons(turn: Turn, tokens: int) -> Iterator[str]:
@@ -138,7 +138,7 @@ def _span_reasons(turn: Turn, tokens: int) -> Iterator[str]:
 
 
 def _anchor(recipe: Recipe) -> str | None:
-    """The field of a turn that step groups are keyed by, where the method has step groups."""
+    """The field of a turn that identifies its state in step groups; None if the method has no step groups."""
     if not ADVANTAGES[recipe.advantage].uses_anchors:
         return None
     return {"state": "state_key", "observation": "observation_key", "similar": "observation"}[recipe.anchor]

@@ -1,10 +1,9 @@
-"""Behaviour cloning: supervised learning on the response tokens of good episodes, multi-turn, stopped by validation.
+"""Behaviour cloning: supervised learning on the response tokens of successful multi-turn episodes.
 
-Demonstrations are ordinary groups in a file, recorded by the rollout service from an expert or from any model; an
-episode counts if its score is above `min_score` (rejection fine-tuning). Training ends when the demonstrations have
-been seen `max_epochs` times, or before, when the loss on the validation episodes, whose tasks come from a split of
-their own, has not improved for `patience` validations. The weights that validate best are kept; no step is picked by
-hand.
+Demonstrations are groups in a file, which the rollout service records from an expert or from any model. Episodes with a
+score above `min_score` are used (rejection fine-tuning). Validation episodes come from a separate split. Training ends
+after `max_epochs` epochs, or earlier, when the validation loss has not improved for `patience` validations. The weights
+with the lowest validation loss are kept.
 """
 
 from __future__ import annotations
@@ -33,19 +32,19 @@ from arlarena.trainer.model.forward import Scorer
 from arlarena.trainer.preflight import check_readable
 from arlarena.trainer.settings import CloneSettings
 
-# Padded tokens that go through the model at once; a bound on memory alone, the gradient does not depend on it.
+# Tokens of one forward pass. It bounds memory; the gradient does not depend on it.
 _TOKENS_AT_ONCE = 16_384
-# Between two progress records: as often as the launcher's plain output asks for them, or oftener.
+# Least time between two progress records, in seconds; at most the interval of the launcher's plain output.
 _PROGRESS_EVERY_S = 2.0
 
 
 class CloneError(RuntimeError):
-    """Cloning cannot go on; the message says why."""
+    """Cloning cannot continue; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class CloneResult:
-    """How cloning went. `validation_loss` is the best one, in nats a response token, reached at `best_step`."""
+    """The result of cloning. `validation_loss` is the lowest one, in nats per response token, at step `best_step`."""
 
     steps: int
     epochs: float
@@ -56,22 +55,22 @@ class CloneResult:
     seconds: float
 
     def as_dict(self) -> dict[str, float | str]:
-        """For the run's records."""
+        """The content of clone.json."""
         return asdict(self)
 
 
 def load_demonstrations(path: Path, min_score: float) -> list[Group]:
-    """Groups of `path` that hold at least one episode that scored above `min_score`; other episodes are dropped.
+    """The groups of `path` with their episodes above `min_score`. Other episodes and empty groups are dropped.
 
     Raises:
-        ConfigError: the file is missing, is none of ours, or holds no such episode.
+        ConfigError: the file is missing, is not a file of groups, or has no such episode.
     """
     check_readable(path)
     try:
         groups = read_groups(path)
     except SchemaError as error:
-        said = str(error) if str(path) in str(error) else f"{path}: {error}"
-        raise ConfigError(f"demonstrations {said}") from error
+        reason = str(error) if str(path) in str(error) else f"{path}: {error}"
+        raise ConfigError(f"demonstrations {reason}") from error
     kept = []
     for group in groups:
         good = tuple(each for each in group.trajectories if each.score > min_score and each.turns)
@@ -86,7 +85,7 @@ def load_demonstrations(path: Path, min_score: float) -> list[Group]:
 
 
 def read_rows(path: Path, min_score: float, model: str) -> list[TrainingSample]:
-    """The rows of a file of demonstrations: groups as the rollout service records them, or conversations as JSON lines.
+    """The rows of a file of demonstrations: groups of the rollout service, or conversations as JSON lines.
 
     Errors as in `load_demonstrations`, `read_conversations` and `conversation_rows`.
     """
@@ -96,7 +95,7 @@ def read_rows(path: Path, min_score: float, model: str) -> list[TrainingSample]:
 
 
 def demonstration_rows(groups: Sequence[Group]) -> list[TrainingSample]:
-    """One row a turn that is to be learnt from; the behaviour's log-probs play no part."""
+    """One row for each turn with trainable tokens. The behaviour log-probs are not used."""
     rows = []
     for group in groups:
         for trajectory in group.trajectories:
@@ -107,9 +106,9 @@ def demonstration_rows(groups: Sequence[Group]) -> list[TrainingSample]:
 
 
 def negative_log_likelihood(scorer: Scorer, rows: Sequence[TrainingSample], *, backward: bool) -> float:
-    """Mean over the response tokens of `rows` in nats; with `backward`, its gradient is added to the parameters.
+    """Mean over the response tokens of `rows`, in nats. With `backward`, its gradient is added to the parameters.
 
-    The denominator is that of all rows, so the cut into micro-batches does not matter.
+    The denominator counts all rows, so the result does not depend on the micro-batches.
     """
     tokens = sum(int(row.mask.sum()) for row in rows)
     total = 0.0
@@ -123,7 +122,7 @@ def negative_log_likelihood(scorer: Scorer, rows: Sequence[TrainingSample], *, b
 
 
 def batches(rows: Sequence[TrainingSample], size: int, seed: int) -> Iterator[list[TrainingSample]]:
-    """Endless epochs, each in an order of its own."""
+    """Batches of endless epochs. Each epoch has another random order."""
     generator = np.random.default_rng(seed)
     size = min(size, len(rows))
     while True:
@@ -134,7 +133,7 @@ def batches(rows: Sequence[TrainingSample], size: int, seed: int) -> Iterator[li
 
 @dataclass(frozen=True, slots=True)
 class _Report:
-    """Writes how far cloning is."""
+    """Writes the progress of cloning."""
 
     progress: Progress | None
     log: Logger | None
@@ -169,10 +168,10 @@ def clone(
     progress: Progress | None = None,
     log: Logger | None = None,
 ) -> CloneResult:
-    """Train `model` in place until validation says stop, and leave its best weights in it.
+    """Train `model` in place and load the weights with the lowest validation loss into it.
 
     Raises:
-        CloneError: a loss or a gradient is not finite; nothing of it is kept.
+        CloneError: a loss or a gradient is not finite; this update is not applied.
     """
     started = time.monotonic()
     per_epoch = max(1, len(train) // settings.batch_rows)
@@ -216,7 +215,7 @@ def clone(
 def _update(
     scorer: Scorer, optimizer: torch.optim.Optimizer, batch: Sequence[TrainingSample], gradient_clip: float, step: int
 ) -> float:
-    """One optimiser step on `batch`; its loss."""
+    """Take one optimiser step on `batch`. Returns the loss before it."""
     optimizer.zero_grad(set_to_none=True)
     loss = negative_log_likelihood(scorer, batch, backward=True)
     norm = float(torch.nn.utils.clip_grad_norm_(scorer.parameters(), gradient_clip))

@@ -1,9 +1,9 @@
-"""Conversations from JSON-lines files, as rows to clone from: what other tools record and exchange.
+"""Reads conversations from JSON-lines files, a format that many tools exchange, as rows for cloning.
 
     {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}, …], "score": 1.0}
 
-Every assistant message is learnt from, after all that came before it in the model's own chat template; `score` may be
-absent.
+Each assistant message is the response of one row. All messages before it form the prompt, in the chat template of the
+model. `score` is optional.
 """
 
 from __future__ import annotations
@@ -39,49 +39,49 @@ class ConversationRecord(msgspec.Struct):
 
 
 def read_conversations(path: Path, min_score: float) -> list[ConversationRecord]:
-    """The conversations of a file that scored above `min_score`, or have no score.
+    """The conversations of a file with a score above `min_score` or without a score.
 
     Raises:
-        ConfigError: the file is missing, a line is no conversation (the message names it), or none is good enough.
+        ConfigError: the file is missing, a line is not a conversation, or no conversation can be used.
     """
     decoder = msgspec.json.Decoder(ConversationRecord)
-    found = []
+    conversations = []
     check_readable(path)
     try:
         lines = read_text(path).split("\n")
-    except TextFileError as error:  # it names the file
+    except TextFileError as error:  # its message names the file
         raise ConfigError(f"demonstrations {error}") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            found.append(decoder.decode(line))
+            conversations.append(decoder.decode(line))
         except (msgspec.MsgspecError, RecursionError) as error:
-            raise ConfigError(f"demonstrations {path}: line {number} is no conversation: {error}") from error
-    good = [one for one in found if one.score is None or one.score > min_score]
-    if not any(message.role == "assistant" for one in good for message in one.messages):
+            raise ConfigError(f"demonstrations {path}: line {number} is not a conversation: {error}") from error
+    good = [each for each in conversations if each.score is None or each.score > min_score]
+    if not any(message.role == "assistant" for conversation in good for message in conversation.messages):
         raise ConfigError(
-            f"demonstrations {path}: none of {counted(len(found), 'conversation')} has an assistant's message "
-            f"and scored above {min_score}"
+            f"demonstrations {path}: none of {counted(len(conversations), 'conversation')} has an assistant message "
+            f"and a score above {min_score}"
         )
     return good
 
 
 def conversation_rows(conversations: list[ConversationRecord], model: str) -> list[TrainingSample]:
-    """One row an assistant message, in the tokens of the policy `model`.
+    """One row for each assistant message, in the tokens of the policy `model`.
 
     Raises:
-        ConfigError: its tokenizer has no chat template or no end-of-sequence token.
+        ConfigError: the tokenizer has no chat template or no end-of-sequence token.
     """
     tokenizer: Any = AutoTokenizer.from_pretrained(model)
     if not tokenizer.chat_template or tokenizer.eos_token_id is None:
         raise ConfigError(f"policy {model}: its tokenizer needs a chat template and an end-of-sequence token")
     rows = []
-    for one in conversations:
-        messages = [{"role": message.role, "content": message.content} for message in one.messages]
-        for place, message in enumerate(one.messages):
+    for conversation in conversations:
+        messages = [{"role": message.role, "content": message.content} for message in conversation.messages]
+        for index, message in enumerate(conversation.messages):
             if message.role == "assistant":
-                rows.append(_row(tokenizer, messages[:place], message.content))
+                rows.append(_row(tokenizer, messages[:index], message.content))
     return rows
 
 

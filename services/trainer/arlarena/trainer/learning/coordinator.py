@@ -1,4 +1,4 @@
-"""A learner on several ranks, called as if it were one: rank 0 says what is to be done, and all do it."""
+"""Runs the learner's methods on several ranks: rank 0 broadcasts each call, and every rank executes it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from arlarena.trainer.learning.ranks import Ranks
 from arlarena.trainer.objectives import Recipe
 
 
-class Order(msgspec.Struct, array_like=True):
-    """What all ranks do next: a method of the learner and its arguments."""
+class RankCall(msgspec.Struct, array_like=True):
+    """A call that all ranks execute: a method of the learner, and its arguments in MessagePack."""
 
     method: str
     arguments: msgspec.Raw
@@ -32,10 +32,10 @@ def _pack(value: Any) -> Any:
 def _unpack(kind: type, value: Any) -> Any:
     if kind is np.ndarray or getattr(kind, "__origin__", None) is np.ndarray:
         return np.frombuffer(value[1], dtype=value[0])
-    raise TypeError(f"{kind} cannot be received")
+    raise TypeError(f"{kind} cannot be decoded from a message of rank 0")
 
 
-# What each order's arguments are.
+# The types of each method's arguments.
 _ARGUMENTS: dict[str, Any] = {
     "update": tuple[list[list[TrainingSample]], float],
     "mean_entropies": tuple[list[TrainingSample]],
@@ -47,16 +47,16 @@ _ARGUMENTS: dict[str, Any] = {
 
 
 class Coordinator:
-    """Rank 0's learner: each call is carried out by all ranks."""
+    """The learner of rank 0. All ranks execute each call together."""
 
     def __init__(self, learner: Learner) -> None:
-        """The others `worker_loop`."""
+        """All other ranks must run `worker_loop`."""
         self._learner, self._ranks = learner, learner.ranks
         self._busy = False
 
     @property
     def recipe(self) -> Recipe:
-        """The method."""
+        """The recipe that is trained."""
         return self._learner.recipe
 
     @property
@@ -66,58 +66,61 @@ class Coordinator:
 
     @property
     def skipped(self) -> list[int]:
-        """Numbers of the minibatches that the last `update` skipped, see `Learner.update`."""
+        """Indices of the minibatches that the last `update` skipped, see `Learner.update`."""
         return self._learner.skipped
 
     def update(self, minibatches: Sequence[Sequence[TrainingSample]], rate: float) -> dict[str, float]:
         """See `Learner.update`."""
-        found: dict[str, float] = self._together("update", [list(rows) for rows in minibatches], rate)
-        return found
+        result: dict[str, float] = self._call_all("update", [list(rows) for rows in minibatches], rate)
+        return result
 
     def mean_entropies(self, rows: Sequence[TrainingSample]) -> list[float]:
         """See `Learner.mean_entropies`."""
-        found: list[float] = self._together("mean_entropies", list(rows))
-        return found
+        result: list[float] = self._call_all("mean_entropies", list(rows))
+        return result
 
     def log_probs(self, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
         """See `Learner.log_probs`."""
-        found: list[float] = self._together("log_probs", list(prompt), list(response))
-        return found
+        result: list[float] = self._call_all("log_probs", list(prompt), list(response))
+        return result
 
     def weights(self) -> dict[str, Tensor]:
         """See `Learner.weights`."""
-        found: dict[str, Tensor] = self._together("weights")
-        return found
+        result: dict[str, Tensor] = self._call_all("weights")
+        return result
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """See `Learner.optimizer_state`."""
-        found: dict[str, Tensor] = self._together("optimizer_state")
-        return found
+        result: dict[str, Tensor] = self._call_all("optimizer_state")
+        return result
 
     def stop(self) -> None:
-        """Let the others go. After a call that failed they are somewhere else, and end with this process."""
+        """End the loops of the other ranks.
+
+        Nothing is sent after a call that failed: the other ranks are inside that call and end with this process.
+        """
         if not self._busy:
-            self._order("stop")
+            self._send("stop")
 
-    def _together(self, method: str, *arguments: Any) -> Any:
+    def _call_all(self, method: str, *arguments: Any) -> Any:
         self._busy = True
-        self._order(method, *arguments)
-        found = getattr(self._learner, method)(*arguments)
+        self._send(method, *arguments)
+        result = getattr(self._learner, method)(*arguments)
         self._busy = False
-        return found
+        return result
 
-    def _order(self, method: str, *arguments: Any) -> None:
+    def _send(self, method: str, *arguments: Any) -> None:
         if self._ranks.count > 1:
             raw = msgspec.Raw(msgspec.msgpack.encode(arguments, enc_hook=_pack))
-            self._ranks.broadcast(msgspec.msgpack.encode(Order(method, raw)))
+            self._ranks.broadcast(msgspec.msgpack.encode(RankCall(method, raw)))
 
 
 def worker_loop(learner: Learner, ranks: Ranks) -> None:
-    """Do what rank 0 does, until it says stop."""
+    """Execute the calls of rank 0 until it sends "stop"."""
     while True:
-        order = msgspec.msgpack.decode(ranks.broadcast(), type=Order)
-        if order.method == "stop":
+        call = msgspec.msgpack.decode(ranks.broadcast(), type=RankCall)
+        if call.method == "stop":
             return
-        kind = _ARGUMENTS[order.method]
-        arguments = msgspec.msgpack.decode(order.arguments, type=kind, dec_hook=_unpack)
-        getattr(learner, order.method)(*cast(Sequence[Any], arguments))
+        kind = _ARGUMENTS[call.method]
+        arguments = msgspec.msgpack.decode(call.arguments, type=kind, dec_hook=_unpack)
+        getattr(learner, call.method)(*cast(Sequence[Any], arguments))

@@ -1,4 +1,4 @@
-"""One optimiser step after another: rows in, new weights and figures out. On several ranks, each takes its share."""
+"""Optimiser steps on training samples. With several ranks, each rank computes a share of the micro-batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
 from arlarena.proto.trajectory import FloatArray
-from arlarena.trainer.batching.packing import MicroBatch, TrainingSample, micro_batches, nothing
+from arlarena.trainer.batching.packing import MicroBatch, TrainingSample, empty_micro_batch, micro_batches
 from arlarena.trainer.learning.optimizer import adamw, set_rate
 from arlarena.trainer.learning.ranks import Ranks
 from arlarena.trainer.model.forward import Scorer
@@ -37,7 +37,7 @@ from arlarena.trainer.objectives import (
 )
 from arlarena.trainer.settings import TrainerSettings
 
-# Figures of a step without a single row, all 0.
+# The figures of a step without rows; all are 0.
 _WITHOUT_ROWS = (
     *("grad_norm", "mismatch_k3", "mismatch_max", "mismatch_tokens"),
     *("updates_applied", "updates_skipped"),
@@ -46,7 +46,7 @@ _WITHOUT_ROWS = (
 
 @dataclass(frozen=True, slots=True)
 class _Update:
-    """One minibatch's update: its figures, and whether the optimiser applied it."""
+    """The update on one minibatch: its figures, and whether the optimiser applied it."""
 
     figures: dict[str, float]
     cells: CellTable
@@ -57,7 +57,7 @@ class _Update:
 class Learner:
     """The policy, its frozen reference and the optimiser.
 
-    On several ranks every method is collective: all call it with the same arguments, and all get the same result.
+    With several ranks every method is collective: all ranks call it with the same arguments and get the same result.
     """
 
     def __init__(
@@ -68,14 +68,14 @@ class Learner:
         settings: TrainerSettings,
         ranks: Ranks | None = None,
     ) -> None:
-        """Take `policy` as it is; `reference` None means a frozen copy of it, or nothing where no KL is asked for."""
+        """Train `policy` in place. `reference` None: a frozen copy of it if `kl_coefficient` is above 0, else none."""
         self.ranks = ranks or Ranks()
         self.recipe = recipe
         self.settings = settings
         reference = reference or (frozen_copy(policy) if settings.kl_coefficient > 0 else None)
-        self.scorer = self._placed(policy, trained=True)
-        self.reference = None if reference is None else self._placed(reference, trained=False)
-        self.skipped: list[int] = []  # numbers of the minibatches that the last `update` skipped
+        self.scorer = self._place(policy, trained=True)
+        self.reference = None if reference is None else self._place(reference, trained=False)
+        self.skipped: list[int] = []  # indices of the minibatches that the last `update` skipped
         self.optimizer = adamw(self.scorer.parameters(), settings.lr, settings.betas, settings.weight_decay)
         self.terms = LossConfig(
             kl_coefficient=settings.kl_coefficient,
@@ -91,22 +91,22 @@ class Learner:
         return self.scorer.model
 
     def update(self, minibatches: Sequence[Sequence[TrainingSample]], rate: float) -> dict[str, float]:
-        """Take one optimiser step a minibatch at the learning rate `rate`, and return the means of their metrics.
+        """Take one optimiser step for each minibatch at the learning rate `rate`, and return the mean figures.
 
-        With the `decoupled` anchor, π_old is this policy before the first of them. Without a single row the weights
-        stay.
+        With the `decoupled` anchor, π_old is the policy before the first step. Without minibatches the weights do not
+        change.
 
-        An update whose loss or gradient norm is not finite is skipped on all ranks: weights and optimiser stay as they
-        are. `skipped` then holds the numbers of its minibatches, and the means are over the applied updates. If none
-        was applied, they are over all, without the figures that are not finite.
+        An update whose loss or gradient norm is not finite is skipped on all ranks: weights and optimiser state do not
+        change. `skipped` then holds the indices of these minibatches, and the means are over the applied updates. If
+        no update was applied, they are over all updates, without the figures that are not finite.
         """
         self.skipped = []
         if not minibatches:
             return dict.fromkeys(_WITHOUT_ROWS, 0.0)
-        cut = [self._cut(rows, whole=self.recipe.literal) for rows in minibatches]
+        cut = [self._split(rows, single=self.recipe.literal) for rows in minibatches]
         before = None
-        if self._needs_old():
-            before = [[self._measure(batch) for batch in self._here(batches)] for batches in cut]
+        if self.settings.policy_anchor == "decoupled":
+            before = [[self._current_log_probs(batch) for batch in self._on_device(batches)] for batches in cut]
         set_rate(self.optimizer, rate)
         updates = []
         for i, batches in enumerate(cut):
@@ -117,11 +117,12 @@ class Learner:
 
     @torch.no_grad()
     def mean_entropies(self, rows: Sequence[TrainingSample]) -> list[float]:
-        """The mean token entropy of each row's response under the present policy, in nats (EMPG's Ĥ before scaling).
-        NaN where weights are.
+        """The mean token entropy of each row's response under the current policy, in nats (EMPG's Ĥ before scaling).
+
+        The result is NaN if the weights hold NaN.
         """
         sums, counts = torch.zeros(2, len(rows), dtype=torch.float64)
-        for micro in self._here(self._cut([replace(row, trajectory=number) for number, row in enumerate(rows)])):
+        for micro in self._on_device(self._split([replace(row, trajectory=number) for number, row in enumerate(rows)])):
             place = micro.trajectory_of_row[micro.row_of_token].cpu()
             entropies = self.scorer(micro, entropy="measured")[1].double().cpu()
             sums.index_add_(0, place, entropies)
@@ -131,61 +132,62 @@ class Learner:
 
     @torch.no_grad()
     def log_probs(self, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
-        """Log-probs of `response` after `prompt` under the present policy at temperature 1, in float32: what the
-        policy's weights say, and not what 16 bits make of them.
+        """Log-probs of `response` after `prompt` under the current policy at temperature 1.
+
+        They are computed in float32 regardless of the compute dtype, except where the layers are sharded.
         """
         ids = [np.asarray(part, dtype=np.int32) for part in (prompt, response)]
         unused: FloatArray = np.zeros(len(response), dtype=np.float32)
         turns = ((len(response), 0.0),)
         row = TrainingSample(ids[0], ids[1], unused, np.ones(len(response), dtype=np.uint8), turns)
         (micro,) = micro_batches([row], sys.maxsize)
-        found: list[float] = self.scorer(micro.to(self.scorer.device), entropy="none", exact=True)[0].tolist()
-        return found
+        result: list[float] = self.scorer(micro.to(self.scorer.device), entropy="none", exact=True)[0].tolist()
+        return result
 
     def weights(self) -> dict[str, Tensor]:
-        """The whole policy's weights, on the CPU. Tied ones are one tensor, which is how they are saved once."""
+        """The full (unsharded) weights on the CPU. Tied weights are one tensor object, so they are saved once."""
         named = self.policy.state_dict(keep_vars=True)
-        whole = {id(value): _whole(value) for value in named.values()}
-        return {name: whole[id(value)] for name, value in named.items()}
+        full = {id(value): _full_tensor(value) for value in named.values()}
+        return {name: full[id(value)] for name, value in named.items()}
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """The whole optimiser's state, flat: `<parameter index>.<name>`."""
+        """The full (unsharded) state of the optimiser on the CPU, by `<parameter index>.<name>`."""
         state = self.optimizer.state_dict()["state"]
         return {
-            f"{index}.{name}": _whole(torch.as_tensor(value))
+            f"{index}.{name}": _full_tensor(torch.as_tensor(value))
             for index, values in state.items()
             for name, value in values.items()
         }
 
     def restore(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
-        """The inverse of `weights` and `optimizer_state`. Of tied weights one name is enough.
+        """Load the results of `weights` and `optimizer_state`. For tied weights, one name is enough.
 
         Raises:
-            RuntimeError, ValueError, KeyError: they are another policy's.
+            RuntimeError, ValueError, KeyError: the tensors belong to another model.
         """
-        ours = self.policy.state_dict(keep_vars=True)
-        given = {id(ours[name]): value for name, value in weights.items() if name in ours}
-        missing = {name for name, value in ours.items() if id(value) not in given}
-        if differing := missing | (set(weights) - set(ours)):
+        own = self.policy.state_dict(keep_vars=True)
+        given = {id(own[name]): value for name, value in weights.items() if name in own}
+        missing = {name for name, value in own.items() if id(value) not in given}
+        if differing := missing | (set(weights) - set(own)):
             raise KeyError(f"weights differ by name: {sorted(differing)[:5]}")
         with torch.no_grad():
-            for value in ours.values():
-                value.copy_(_like(value, given[id(value)]))
+            for value in own.values():
+                value.copy_(_sharded_like(value, given[id(value)]))
         parameters = [value for group in self.optimizer.param_groups for value in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in optimizer.items():
             index, _, name = key.partition(".")
             parameter = parameters[int(index)]
-            state.setdefault(int(index), {})[name] = _like(parameter, value) if value.dim() else value
-        whole = self.optimizer.state_dict()
-        whole["state"] = state
-        self.optimizer.load_state_dict(whole)
+            state.setdefault(int(index), {})[name] = _sharded_like(parameter, value) if value.dim() else value
+        state_dict = self.optimizer.state_dict()
+        state_dict["state"] = state
+        self.optimizer.load_state_dict(state_dict)
 
-    def _placed(self, model: PreTrainedModel, *, trained: bool) -> Scorer:
-        """The model on its device, sharded where there are several ranks."""
+    def _place(self, model: PreTrainedModel, *, trained: bool) -> Scorer:
+        """Move the model to its device, and shard it if there are several ranks."""
         settings, device = self.settings, torch.device(self.settings.torch_device())
         if device.type == "cuda":
-            torch.cuda.set_device(device)  # FSDP and NCCL use the current one
+            torch.cuda.set_device(device)  # FSDP and NCCL use the current device
         scorer = Scorer(model, settings.logits_chunk_tokens, settings.precision).to(device)
         if trained and settings.activation_checkpointing:
             scorer.checkpoint_layers()
@@ -193,28 +195,25 @@ class Learner:
             scorer.shard(self.ranks.count)
         return scorer
 
-    def _cut(self, rows: Sequence[TrainingSample], *, whole: bool = False) -> list[MicroBatch]:
-        """This rank's micro-batches of `rows`, as many as every other rank's. `whole`: all rows in one.
+    def _split(self, rows: Sequence[TrainingSample], *, single: bool = False) -> list[MicroBatch]:
+        """This rank's micro-batches of `rows`. Every rank gets the same number of them.
 
-        The literal ratio asks for it: it is differentiable through a whole trajectory.
+        `single`: all rows in one micro-batch, because the literal ratio is differentiated through a whole trajectory.
         """
-        limit = sys.maxsize if whole else self.settings.tokens_per_microbatch
-        if self.ranks.count > 1 and not whole:  # rather smaller micro-batches than a rank without one
+        limit = sys.maxsize if single else self.settings.tokens_per_microbatch
+        if self.ranks.count > 1 and not single:  # smaller micro-batches, so that each rank has at least one
             tokens = sum(len(row.prompt) + len(row.response) for row in rows)
             limit = min(limit, math.ceil(tokens / self.ranks.count))
         cut = self.ranks.shard(list(micro_batches(rows, limit)))
-        return [nothing() if batch is None else batch for batch in cut]
+        return [empty_micro_batch() if batch is None else batch for batch in cut]
 
-    def _here(self, batches: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
-        """`batches` on the policy's device, one after another: their masks together may be larger than a GPU."""
+    def _on_device(self, batches: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
+        """Move `batches` to the policy's device one by one: all masks together may exceed the memory of a GPU."""
         return (batch.to(self.scorer.device) for batch in batches)
 
-    def _needs_old(self) -> bool:
-        return self.settings.policy_anchor == "decoupled"
-
     def _one_update(self, batches: Sequence[MicroBatch], old: Sequence[Tensor] | None, episodes: int) -> _Update:
-        shells = [self._batch(batch, batch.behaviour, None, None) for batch in batches]
-        counted = torch.tensor(Denominators.count(shells).as_tuple(), dtype=torch.float64)
+        without_log_probs = [self._batch(batch, batch.behaviour, None, None) for batch in batches]
+        counted = torch.tensor(Denominators.count(without_log_probs).as_tuple(), dtype=torch.float64)
         denominators = Denominators(*self.ranks.all_reduce(counted).tolist())
         ratios = self._trajectory_ratios(batches, old, episodes)
         self.optimizer.zero_grad(set_to_none=True)
@@ -222,17 +221,17 @@ class Learner:
         tables: list[CellTable] = []
         sampler: list[tuple[Tensor, Tensor, Tensor]] = []
         entropy = "trained" if self.terms.entropy_coefficient > 0 else "measured"
-        for i, micro in enumerate(self._here(batches)):
+        for i, micro in enumerate(self._on_device(batches)):
             log_probs, entropies = self.scorer(micro, entropy=entropy)
             batch = self._batch(micro, log_probs, entropies, old[i] if old else None, self._reference(micro), ratios)
-            loss, found = policy_loss(self.recipe, batch, denominators, self.terms)
-            (loss * self.ranks.count).backward()  # type: ignore[no-untyped-call]  # FSDP takes the mean over ranks
-            metrics.append(found)
+            loss, loss_metrics = policy_loss(self.recipe, batch, denominators, self.terms)
+            (loss * self.ranks.count).backward()  # type: ignore[no-untyped-call]  # FSDP averages over the ranks
+            metrics.append(loss_metrics)
             tables.append(cell_table(batch))
             sampler.append((log_probs.detach(), micro.behaviour, micro.fresh))
         norm = torch.nn.utils.clip_grad_norm_(self.scorer.parameters(), self.settings.gradient_clip)
-        figures = merge_metrics(self.ranks.gather(merge_metrics(metrics))) | {"grad_norm": float(_whole(norm))}
-        # Both are those of all ranks, which therefore decide alike.
+        figures = merge_metrics(self.ranks.gather(merge_metrics(metrics))) | {"grad_norm": float(_full_tensor(norm))}
+        # Both figures are the same on all ranks, so all ranks take the same decision.
         applied = math.isfinite(figures["loss"]) and math.isfinite(figures["grad_norm"])
         if applied:
             self.optimizer.step()
@@ -241,8 +240,8 @@ class Learner:
         gap = mismatch(*(torch.cat(column) for column in zip(*sampler, strict=True)))
         return _Update(figures, self._all_cells(tables), self._all_mismatch(gap), applied)
 
-    def _measure(self, batch: MicroBatch) -> Tensor:
-        """Log-probs under the policy as it is now."""
+    def _current_log_probs(self, batch: MicroBatch) -> Tensor:
+        """Log-probs under the current policy, without gradient."""
         return self._log_probs(self.scorer, batch)
 
     def _reference(self, batch: MicroBatch) -> Tensor | None:
@@ -250,20 +249,21 @@ class Learner:
 
     @torch.no_grad()
     def _log_probs(self, scorer: Scorer, batch: MicroBatch) -> Tensor:
-        found: tuple[Tensor, None] = scorer(batch, entropy="none")
-        return found[0]
+        result: tuple[Tensor, None] = scorer(batch, entropy="none")
+        return result[0]
 
     def _trajectory_ratios(
         self, batches: Sequence[MicroBatch], old: Sequence[Tensor] | None, episodes: int
     ) -> Tensor | None:
-        """Mean log-ratio of each trajectory by a pass without gradient; None where one micro-batch holds every row
-        anyway.
+        """Mean log-ratio of each trajectory, by a pass without gradient.
+
+        None if the recipe has no trajectory ratio, or if one micro-batch holds all rows: the loss then computes it.
         """
         if self.recipe.ratio_level != "trajectory" or self.recipe.literal or len(batches) * self.ranks.count < 2:
             return None
         totals = torch.zeros(2, episodes, dtype=torch.float64)
-        for i, micro in enumerate(self._here(batches)):
-            batch = self._batch(micro, self._measure(micro), None, old[i] if old else None)
+        for i, micro in enumerate(self._on_device(batches)):
+            batch = self._batch(micro, self._current_log_probs(micro), None, old[i] if old else None)
             totals += torch.stack(sequence_sums(batch, episodes)).cpu()
         sums, counts = self.ranks.all_reduce(totals).to(self.scorer.device)
         return sequence_log_ratio(sums, counts)
@@ -302,37 +302,37 @@ class Learner:
         )
 
 
-def _whole(value: Tensor) -> Tensor:
-    """All of a tensor that may be sharded, on the CPU. Collective where it is."""
-    found = value.full_tensor() if isinstance(value, DTensor) else value
-    return found.detach().cpu()
+def _full_tensor(value: Tensor) -> Tensor:
+    """The full tensor of `value`, which may be sharded, on the CPU. Collective if it is sharded."""
+    result = value.full_tensor() if isinstance(value, DTensor) else value
+    return result.detach().cpu()
 
 
-def _like(ours: Tensor, value: Tensor) -> Tensor:
-    """`value`, whole, as `ours` is: on its device, and sharded where it is. Collective where it is."""
-    moved = value.to(ours.device)
-    return distribute_tensor(moved, ours.device_mesh, ours.placements) if isinstance(ours, DTensor) else moved
+def _sharded_like(own: Tensor, value: Tensor) -> Tensor:
+    """The full tensor `value` on the device of `own`, sharded like `own`. Collective if `own` is sharded."""
+    moved = value.to(own.device)
+    return distribute_tensor(moved, own.device_mesh, own.placements) if isinstance(own, DTensor) else moved
 
 
-def weight_not_finite(weights: Mapping[str, Tensor]) -> str | None:
-    """The name of the first tensor that holds NaN or an infinity; None if all are finite."""
+def first_not_finite(weights: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor with a value that is NaN or infinite; None if all values are finite."""
     checked: set[int] = set()
     for name, value in weights.items():
         if id(value) in checked or not value.is_floating_point() or not value.numel():
             continue
         checked.add(id(value))
-        # Both extremes are NaN where a value is: one pass, and no tensor of as many bools.
+        # Both extremes are NaN if any value is. `isfinite` would allocate a bool for each value.
         if not all(math.isfinite(float(extreme)) for extreme in torch.aminmax(value)):
             return name
     return None
 
 
 def _figures_of(updates: Sequence[_Update]) -> dict[str, float]:
-    """Figures of a step: over its applied updates. If none was applied: over all, where that is finite."""
+    """The figures of a step over its applied updates. If there are none: over all updates, without NaN and infinity."""
     applied = [update for update in updates if update.applied]
     used = applied or updates
     figures = _over_updates([update.figures for update in used])
-    gap = used[0].gap  # later minibatches meet weights that have moved
+    gap = used[0].gap  # the first update only: later ones start from changed weights
     figures |= {"mismatch_k3": gap.mean_k3, "mismatch_max": gap.max_abs, "mismatch_tokens": float(gap.tokens)}
     cells = functools.reduce(operator.add, [update.cells for update in used])
     figures |= {f"kl_share/{name}": share for name, share in cells.kl_shares().items()}
@@ -342,7 +342,7 @@ def _figures_of(updates: Sequence[_Update]) -> dict[str, float]:
 
 
 def _over_updates(parts: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Means over the step's updates; extremes for `…_max` and `…_min`, which an update without a token lacks."""
+    """Means over the step's updates; extremes for `…_max` and `…_min`. An update without tokens has no extremes."""
     merged: dict[str, float] = {}
     for key in dict.fromkeys(key for part in parts for key in part):
         values = [part[key] for part in parts if key in part]

@@ -1,4 +1,4 @@
-"""The optimiser, and how its rate moves over a run."""
+"""The optimiser and its learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Iterable
 import torch
 
 
-def lr_multiplier(step: int, warmup_steps: int, done: float, final_share: float) -> float:
-    """The share of the peak rate at `step` (from 0): a linear rise over `warmup_steps`, then a linear fall.
+def lr_multiplier(step: int, warmup_steps: int, done: float, min_lr_ratio: float) -> float:
+    """The learning rate at `step` as a share of the peak: linear warm-up over `warmup_steps`, then linear decay.
 
     Args:
         step: steps taken so far.
-        warmup_steps: steps below the peak at the start. Adam divides by a running size of the gradient, so its very
-            first steps move every weight by the whole rate, whatever the gradient: they undo part of a sharp optimum.
-        done: share of the whole training behind us, in [0, 1].
-        final_share: where the fall ends; 1 keeps the rate constant.
+        warmup_steps: steps below the peak rate. Adam normalises by a running gradient magnitude, so its first steps
+            move every weight by the full rate regardless of the gradient, which can leave a sharp optimum.
+        done: completed share of the run, in [0, 1].
+        min_lr_ratio: share of the peak at the end of the run; 1 keeps the rate constant.
     """
     rise = min(1.0, (step + 1) / (warmup_steps + 1))
-    fall = 1.0 - (1.0 - final_share) * min(done, 1.0)
+    fall = 1.0 - (1.0 - min_lr_ratio) * min(done, 1.0)
     return min(rise, fall)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Let the next step of every parameter group have this rate."""
+    """Set the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 
@@ -31,5 +31,5 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def adamw(
     parameters: Iterable[torch.nn.Parameter], rate: float, betas: tuple[float, float], weight_decay: float
 ) -> torch.optim.AdamW:
-    """AdamW, the optimiser of the paper's runs."""
+    """AdamW, as in the runs of ARLArena (arXiv 2602.21534)."""
     return torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=weight_decay)

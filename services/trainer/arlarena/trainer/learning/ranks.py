@@ -1,7 +1,7 @@
-"""Several processes that train one policy: communication beside the gradients.
+"""Collective communication between the ranks that train one policy, except for gradients, which FSDP2 reduces.
 
-`torchrun --nproc-per-node 4 -m arlarena.trainer train …` starts as many of these as there are GPUs. Rank 0 alone talks
-to other services; the others follow its orders (`coordinator.py`). Parameters are sharded over all ranks by FSDP2.
+`torchrun --nproc-per-node 4 -m arlarena.trainer train …` starts one rank for each GPU. Only rank 0 talks to other
+services; the other ranks execute its calls (`coordinator.py`). FSDP2 shards the parameters over all ranks.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from arlarena.trainer.settings import torchrun_rank
 
 T = TypeVar("T")
 
-# Rank 0 may wait for groups as long as its own limits allow; the others wait for it. A rank that dies closes its
-# connections, so this is no way to hang.
-PATIENCE = timedelta(days=7)
+# Long, because all ranks wait while rank 0 waits for groups, which has limits of its own. If a rank dies, its
+# connections close and the collective call fails, so the ranks do not hang.
+COLLECTIVE_TIMEOUT = timedelta(days=7)
 
 
 class Ranks:
-    """The rank of this process and collective communication. A single process communicates with nobody."""
+    """The rank of this process, and collective calls. With one rank every call returns at once."""
 
     def __init__(self, index: int = 0, count: int = 1) -> None:
-        """Use `from_env` where there may be several."""
+        """Use `from_env` where there may be several ranks."""
         self.index, self.count = index, count
 
     @classmethod
     def from_env(cls) -> Ranks:
-        """The rank and world size of the variables that torchrun sets."""
+        """The rank and world size that torchrun sets in the environment."""
         index, count = torchrun_rank()
         if count > 1 and not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            dist.init_process_group(backend, timeout=PATIENCE)
+            dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
         return cls(index, count)
 
     @property
@@ -64,7 +64,7 @@ class Ranks:
         return summed
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's `value`, which must be JSON, in the order of the ranks."""
+        """The `value` of every rank, in the order of the ranks. `value` must be serialisable as JSON."""
         if self.count == 1:
             return [value]
         mine = json.dumps(value).encode()

@@ -1,1 +1,1 @@
-"""The figures of a run."""
+"""The metrics of a run."""

@@ -1,4 +1,4 @@
-"""How episodes are played: repetitions, back and forth, and which action follows which."""
+"""Behaviour in episodes: repeated actions, idle turns, moves back and forth, and transitions between actions."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from itertools import pairwise
 
 from arlarena.proto.trajectory import Group, Trajectory, Turn
 
-# Transitions shown of each kind of episode; the others are summed up.
+# Transitions listed for successful and for failed episodes; the remaining ones are summed as `other`.
 FLOWS = 24
 
 
 def behaviour_figures(groups: Sequence[Group]) -> dict[str, float]:
     """Shares of turns and mean lengths of episodes; 0 if there are no such turns or episodes.
 
-    The counts behind the shares are those of `Trajectory.metrics`, which the rollout service computes.
+    The rollout service counts repeated actions, idle turns and returns to a state (`Trajectory.metrics`).
+    `steps_to_success`, `steps_to_failure`: mean number of turns of successful and of failed episodes.
     """
     episodes = [trajectory for group in groups for trajectory in group.trajectories]
     turns = sum(len(episode.turns) for episode in episodes)
@@ -33,10 +34,11 @@ def behaviour_figures(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def action_flows(groups: Sequence[Group]) -> dict[str, dict[str, float]]:
-    """For successful and for failed episodes: the share of each transition `this>that` between the kinds of consecutive
-    actions. The kind of an action is its first word (`go to fridge 1` is a `go`), `-` for one that could not be read.
+    """The share of each transition `first>second` between consecutive actions, for successful and failed episodes.
+
+    An action is represented by its first word (`go` for `go to fridge 1`), or by `-` if it is invalid.
     """
-    found = {}
+    flows = {}
     for name, success in (("success", True), ("failure", False)):
         counts = Counter(
             f"{_kind(before)}>{_kind(after)}"
@@ -46,8 +48,8 @@ def action_flows(groups: Sequence[Group]) -> dict[str, dict[str, float]]:
         total = sum(counts.values())
         shown = {flow: count / total for flow, count in counts.most_common(FLOWS)}
         rest = 1.0 - sum(shown.values()) if total else 0.0
-        found[name] = shown | ({"other": rest} if rest > 1e-9 else {})
-    return found
+        flows[name] = shown | ({"other": rest} if rest > 1e-9 else {})
+    return flows
 
 
 def _episodes(groups: Sequence[Group], *, success: bool) -> list[Trajectory]:

@@ -1,10 +1,8 @@
-"""The figures of a step, by the names that the run's metrics.jsonl, the console and the report use.
+"""The metrics of a step, by the names that metrics.jsonl, the console and the report use.
 
-`metrics.jsonl` holds one JSON object a step; a figure that is not finite is null. scripts/metrics.toml has the units
-and definitions of its keys: add a line there with every key. The figures that the paper plots (ARLArena, arXiv
-2602.21534) are among them.
-
-`flows.jsonl` holds, a step, which action followed which in successful and in failed episodes.
+`metrics.jsonl` holds one JSON object for each step; a value that is not finite is null. It includes the metrics that
+ARLArena plots (arXiv 2602.21534). scripts/metrics.toml has units and definitions of all keys: add each new key there.
+`flows.jsonl` holds the transitions between actions (`action_flows`) for each step.
 """
 
 from __future__ import annotations
@@ -24,12 +22,12 @@ from arlarena.trainer.objectives.filtering import Selected
 
 
 def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return sum(found) / len(found) if found else 0.0
+    figures = list(values)
+    return sum(figures) / len(figures) if figures else 0.0
 
 
 def episode_figures(groups: Sequence[Group]) -> dict[str, float]:
-    """What the episodes of a step were like, filtered or not."""
+    """Metrics of all episodes of a step, including those that the filter drops."""
     trajectories = [trajectory for group in groups for trajectory in group.trajectories]
     turns = [turn for trajectory in trajectories for turn in trajectory.turns]
     solved = [successes(group) for group in groups]
@@ -48,7 +46,7 @@ def episode_figures(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def training_figures(groups: Sequence[ScoredGroup], staleness_policy: StalenessPolicy) -> dict[str, float]:
-    """What is about to be trained on."""
+    """Metrics of the samples that a step trains on."""
     sizes = [float(size) for scored in groups for each in scored.advantages.anchor_sizes for size in each]
     credit = [abs(value) for scored in groups for each in scored.advantages.total for value in each]
     used = [
@@ -81,7 +79,7 @@ def selection_figures(selected: Selected[Group]) -> dict[str, float]:
 
 
 class MetricsFile:
-    """Append-only JSON lines, one a step; a resumed run forgets the steps that its checkpoint does not cover."""
+    """Append-only JSON lines, one for each step. A resumed run removes the steps after its checkpoint."""
 
     def __init__(self, path: Path) -> None:
         """`path` need not exist."""
@@ -95,7 +93,7 @@ class MetricsFile:
         write_text(self.path, "".join(line + "\n" for line in kept))
 
     def append(self, record: dict[str, Any]) -> None:
-        """Write one record; figures are rounded to seven significant digits, and null where they are not finite."""
+        """Write one record. Numbers are rounded to seven significant digits; those that are not finite become null."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
             file.write(json_line({key: _rounded(value) for key, value in record.items()}))
@@ -107,12 +105,12 @@ def not_finite(figures: Mapping[str, float]) -> list[str]:
 
 
 def json_line(record: Mapping[str, Any]) -> str:
-    """One line of JSON. JSON has no NaN and no infinity: such figures are null."""
+    """One line of JSON. NaN and infinity become null, because JSON does not have them."""
     return json.dumps(finite_or_null(record), allow_nan=False) + "\n"
 
 
 def finite_or_null(record: Mapping[str, Any]) -> dict[str, Any]:
-    """`record` with None in the place of numbers that JSON does not have."""
+    """`record` with None in place of NaN and infinity."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()
     }
@@ -126,4 +124,4 @@ def _step_of(line: str) -> int:
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError, OverflowError):
-        return 1 << 60  # a line cut short or damaged
+        return 1 << 60  # a truncated or damaged line

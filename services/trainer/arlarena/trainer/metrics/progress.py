@@ -1,5 +1,5 @@
-"""Progress of a stage for people who watch: one JSON record a line in `<run>/progress/<stage>.jsonl`, and the step that
-goes on in `<run>/progress/<stage>-step.json`.
+"""Progress of a stage for display: one JSON record for each line of `<run>/progress/<stage>.jsonl`, and the current
+step in `<run>/progress/<stage>-step.json`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pathlib import Path
 from arlarena.proto.atomic_files import write_text
 from arlarena.trainer.metrics.diagnostics import json_line
 
-# Between two records of the step that goes on, in seconds: a person watches them.
+# Least time between two records of the current step, in seconds; enough for a display.
 _WITHIN_EVERY_S = 1.0
 
 
 class Progress:
-    """Records of one stage. The time left is not in them: readers estimate it from `ts`, the steps and the limits."""
+    """Writes the records of one stage. Readers estimate the remaining time from `ts`, the steps and the limits."""
 
     def __init__(self, run: Path, stage: str, steps: int) -> None:
         """`steps` is the configured number."""
@@ -27,7 +27,7 @@ class Progress:
         self._stage, self._steps = stage, steps
         self._last = -math.inf
         self._within_path = self._path.with_name(f"{stage}-step.json")
-        self._within = ("", 0.0)  # what the step that goes on does, and when that was written
+        self._within = ("", 0.0)  # the activity of the current step, and the time of its last record
         self._step, self._began = -1, 0.0
 
     def report(
@@ -35,8 +35,7 @@ class Progress:
     ) -> None:
         """Record that `step` is reached.
 
-        `limits`: settings that may end the stage before its steps are taken, each with the share of it that is used
-        up (0 to 1).
+        `limits`: the used share (0 to 1) of each limit that may end the stage before its last step, by setting.
         """
         self._last = time.monotonic()
         record = {
@@ -50,11 +49,11 @@ class Progress:
         with self._path.open("a") as file:
             file.write(json_line(record | {key: round(value, 4) for key, value in figures.items()}))
 
-    def within(self, step: int, doing: str, **counts: int) -> None:
-        """Replace the record of `step`, which goes on, if it is older than a second or `step` now does something else.
+    def report_current(self, step: int, doing: str, **counts: int) -> None:
+        """Replace the record of the current `step` if it is older than a second or its activity `doing` has changed.
 
-        The record's `began` and `ts`: seconds since the epoch at the first call for this step, and now. A record that
-        cannot be written is left out: nothing but the display needs it.
+        `began` and `ts` of the record are the times of the first call for this step and of this call, in seconds since
+        the epoch. A write error is ignored, because only the display needs the record.
         """
         now, running = time.time(), time.monotonic()
         if step != self._step:

@@ -1,4 +1,4 @@
-"""The figures of a run for TensorBoard: `tensorboard --logdir RUN/tensorboard`."""
+"""Writes the metrics of a run for TensorBoard: `tensorboard --logdir RUN/tensorboard`."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tensorboardX.summary import scalar
 from arlarena.proto.telemetry import Logger
 
 
-class Board:
-    """Scalars by step. A resumed run takes back what its checkpoint does not cover.
+class TensorBoardWriter:
+    """Writes scalars by step. A resumed run removes the steps after its checkpoint.
 
-    Written without the thread of `SummaryWriter`, which dies when the disk is full and then blocks the caller. A board
-    that cannot be written is given up with a warning: the run does not need it.
+    It does not use `SummaryWriter`, whose thread ends when the disk is full and then blocks the caller. After a write
+    error it logs a warning and writes no more, because the run does not need TensorBoard.
     """
 
     def __init__(self, directory: Path, step: int, log: Logger) -> None:
-        """`step`: the last one that stays."""
+        """`step`: the last step whose scalars are kept."""
         self._log = log
         self._writer: EventsWriter | None = None
         try:
@@ -33,7 +33,7 @@ class Board:
             self._writer.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
             self._writer.flush()
         except OSError as error:
-            self._give_up(error)
+            self._disable(error)
 
     def add(self, figures: Mapping[str, Any], step: int) -> None:
         """Write the numbers among `figures`."""
@@ -49,7 +49,7 @@ class Board:
                 self._writer.write_event(Event(step=step, wall_time=time.time(), summary=scalar(name, value)))
             self._writer.flush()
         except OSError as error:
-            self._give_up(error)
+            self._disable(error)
 
     def close(self) -> None:
         """Close the file."""
@@ -57,8 +57,8 @@ class Board:
             try:
                 self._writer.close()
             except OSError as error:
-                self._give_up(error)
+                self._disable(error)
 
-    def _give_up(self, error: OSError) -> None:
+    def _disable(self, error: OSError) -> None:
         self._writer = None
-        self._log.warning("tensorboard_given_up", reason=str(error))
+        self._log.warning("tensorboard_disabled", reason=str(error))

@@ -1,11 +1,9 @@
-"""Attention over a forest of tokens: rows are laid end to end without padding, and what they share is there once.
+"""Attention over a forest of token spans: rows are concatenated without padding, and shared tokens occur once.
 
-A forest's nodes are spans of tokens. The tokens of a node attend to all tokens of its ancestors and, causally, to their
-own node: exactly what they would see if each row stood alone, so the model's other layers need not know, and a prompt
-that eight siblings share is computed once. Inside attention, nodes of about the same size are padded to one call.
-
-Any Hugging Face model that takes its attention from `AttentionInterface` and its positions from `position_ids` can run
-so; `prepare` sets it up.
+A node is a span of tokens. Its tokens attend to all tokens of its ancestors and, causally, to the tokens of the node
+itself. Each row therefore gets the same result as alone, and a prompt that eight rows share is computed once. The other
+layers of the model need no change. One attention call pads nodes of similar size to the same shape. `prepare` sets up
+any Hugging Face model that takes its attention from `AttentionInterface` and its positions from `position_ids`.
 """
 
 from __future__ import annotations
@@ -26,9 +24,9 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from arlarena.proto.config import ConfigError
 
 NAME = "arlarena_forest"
-# What models ask for beyond causal attention, by the names of Hugging Face's options.
-SPECIAL = ("sliding_window", "softcap", "s_aux")
-# A call may be padded to at most this many times the work of its nodes; a small one may be anyway.
+# Options of Hugging Face's attention functions that go beyond plain causal attention.
+UNSUPPORTED_OPTIONS = ("sliding_window", "softcap", "s_aux")
+# The padded size of a call is at most MAX_PADDING times the size of its nodes. Calls up to SMALL scores are exempt.
 MAX_PADDING, SMALL = 1.25, 1 << 14
 
 Ids = npt.NDArray[np.int64]
@@ -36,7 +34,7 @@ Ids = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A span of tokens: `tokens`, at positions from `depth` on, below `parent` (-1 for a root)."""
+    """A span of tokens. Its first token is at position `depth`. `parent` is the index of a node, -1 for a root."""
 
     tokens: Ids
     depth: int
@@ -45,15 +43,15 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class AttentionBatch:
-    """Nodes that one attention call serves. B nodes, at most Q own tokens and A ancestors' tokens each.
+    """Nodes of one attention call: B nodes, each with at most Q own tokens and A tokens of ancestors.
 
     Attributes:
         shape: (B, Q, A).
-        queries: [B·Q] which tokens ask; None where they are the tokens from `start` on, as they lie.
-        keys: [B·(A+Q)] which tokens are asked; None where they are the queries.
-        visible: [B, 1, Q, A+Q] bool; None for plain causality, which padding on the right does not disturb.
-        kept: which of the [B·Q] answers are no padding; None for all.
-        start: first token of the first node.
+        queries: [B·Q] indices of the query tokens; None if they are the consecutive tokens from `start` on.
+        keys: [B·(A+Q)] indices of the key tokens; None if they are the same as `queries`.
+        visible: [B, 1, Q, A+Q] bool, the attention mask; None for causal attention.
+        kept: indices of the [B·Q] outputs that are not padding; None if there is no padding.
+        start: index of the first token of the first node.
     """
 
     shape: tuple[int, int, int]
@@ -66,8 +64,8 @@ class AttentionBatch:
     def to(self, device: torch.device | str) -> AttentionBatch:
         """The same on another device."""
 
-        def moved(one: Tensor | None) -> Tensor | None:
-            return None if one is None else one.to(device)
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
 
         return replace(
             self,
@@ -80,13 +78,13 @@ class AttentionBatch:
 
 @dataclass(frozen=True, slots=True)
 class Forest:
-    """All tokens of a micro-batch, in the order of the calls that serve them.
+    """All tokens of a micro-batch, in the order of the attention calls.
 
     Attributes:
-        ids: [T] the tokens.
-        positions: [T] their positions in their rows.
-        paths: for each node, as `lay_out` was given them, the places in [T] of its ancestors' tokens and its own.
-        calls: how attention is carried out.
+        ids: [T] token ids.
+        positions: [T] the position of each token in its row.
+        paths: for each node given to `build_forest`, the indices in [T] of its ancestors' tokens and its own tokens.
+        calls: the attention calls.
     """
 
     ids: Tensor
@@ -101,8 +99,8 @@ class Forest:
         )
 
 
-def lay_out(nodes: Sequence[Node]) -> Forest:
-    """Order the tokens of `nodes` so that each call's are together. A parent has a smaller number than its children."""
+def build_forest(nodes: Sequence[Node]) -> Forest:
+    """Order the tokens of `nodes` so that those of one call are consecutive. Parents precede children in `nodes`."""
     groups = _group(nodes)
     starts: dict[int, int] = {}
     total = 0
@@ -122,7 +120,7 @@ def lay_out(nodes: Sequence[Node]) -> Forest:
 
 
 def _group(nodes: Sequence[Node]) -> list[list[int]]:
-    """Nodes that go into one call: all roots or none, and as different in size as the limit on padding allows."""
+    """Group nodes into calls: either only roots or no root, with sizes that `MAX_PADDING` allows."""
     groups: list[list[int]] = []
     work, widest, deepest = 0, 0, 0
     order = sorted(range(len(nodes)), key=lambda i: (nodes[i].depth > 0, len(nodes[i].tokens), nodes[i].depth))
@@ -144,15 +142,15 @@ def _call(group: Sequence[int], nodes: Sequence[Node], paths: Sequence[Ids], sta
     own = np.array([len(nodes[number].tokens) for number in group])
     above = np.array([nodes[number].depth for number in group])
     size, wide, deep = len(group), int(own.max()), int(above.max())
-    # Padding points at the call's first token: it has to be some token, and nobody looks at it.
+    # Padding uses the index of the call's first token. It must be a valid index; the mask or `kept` removes it.
     start = starts[group[0]]
     keys = np.full((size, deep + wide), start, dtype=np.int64)
     for place, number in enumerate(group):
         keys[place, : above[place]] = paths[number][: above[place]]
         keys[place, deep : deep + own[place]] = paths[number][above[place] :]
-    whole = bool((own == wide).all())
-    kept = None if whole else torch.from_numpy(np.flatnonzero(np.arange(wide)[None, :] < own[:, None]))
-    queries = None if whole else torch.from_numpy(keys[:, deep:].reshape(-1))
+    unpadded = bool((own == wide).all())
+    kept = None if unpadded else torch.from_numpy(np.flatnonzero(np.arange(wide)[None, :] < own[:, None]))
+    queries = None if unpadded else torch.from_numpy(keys[:, deep:].reshape(-1))
     if deep == 0:
         return AttentionBatch((size, wide, 0), queries, None, None, kept, start)
     ancestors = np.broadcast_to(np.arange(deep)[None, None, :] < above[:, None, None], (size, wide, deep))
@@ -164,55 +162,60 @@ def _call(group: Sequence[int], nodes: Sequence[Node], paths: Sequence[Ids], sta
 def forest_attention(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """What `AttentionInterface` asks for: [1, T, heads, D] from query [1, heads, T, D], key and value [1, groups, T,
-    D].
+    """Attention [1, T, heads, D] of query [1, heads, T, D], key and value [1, groups, T, D] for `AttentionInterface`.
 
-    Without a `forest` among the options it is ordinary attention.
+    Without a `forest` in the options it computes ordinary attention.
+
+    Raises:
+        ConfigError: the model uses one of the options `UNSUPPORTED_OPTIONS`.
     """
     forest: Forest | None = options.pop("forest", None)
-    if forest is not None and (special := sorted(name for name in SPECIAL if options.get(name) is not None)):
-        raise ConfigError(
-            f"the policy's attention has {', '.join(special)}: only plain causal attention can be trained"
-        )
     if forest is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    if unsupported := sorted(name for name in UNSUPPORTED_OPTIONS if options.get(name) is not None):
+        raise ConfigError(
+            f"the policy's attention has {', '.join(unsupported)}: only plain causal attention can be trained"
+        )
     scale = options.get("scaling")
-    # Under autocast positions are turned in float32, and attention rounds them to what the values are in.
-    query, key, value = (each[0].transpose(0, 1).to(value.dtype) for each in (query, key, value))
-    return torch.cat([_answer(call, query, key, value, scale) for call in forest.calls])[None], None
+    # Under autocast rotary embeddings return float32, so query and key are cast to the dtype of the values.
+    query, key, value = (tensor[0].transpose(0, 1).to(value.dtype) for tensor in (query, key, value))
+    return torch.cat([_attend(call, query, key, value, scale) for call in forest.calls])[None], None
 
 
-def _answer(call: AttentionBatch, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-    """[tokens of the call, heads, D] from [T, heads, D] and twice [T, groups, D]."""
+def _attend(call: AttentionBatch, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    """[tokens of the call, heads, D] from query [T, heads, D], key and value [T, groups, D]."""
     size, wide, deep = call.shape
-    asked = call.queries if call.keys is None else call.keys
+    key_indices = call.queries if call.keys is None else call.keys
 
-    def taken(tensor: Tensor, places: Tensor | None, length: int) -> Tensor:
-        lies = slice(call.start, call.start + size * length)
-        some = tensor[lies] if places is None else tensor.index_select(0, places)
-        return some.view(size, length, *tensor.shape[1:]).transpose(1, 2)
+    def select(tensor: Tensor, indices: Tensor | None, length: int) -> Tensor:
+        consecutive = slice(call.start, call.start + size * length)
+        tokens = tensor[consecutive] if indices is None else tensor.index_select(0, indices)
+        return tokens.view(size, length, *tensor.shape[1:]).transpose(1, 2)
 
-    queries = taken(query, call.queries, wide)
-    keys, values = (taken(each, asked, deep + wide) for each in (key, value))
-    sharing = query.shape[1] // key.shape[1]
-    if sharing > 1 and not _heads_may_share(call, query):
-        keys, values, sharing = keys.repeat_interleave(sharing, 1), values.repeat_interleave(sharing, 1), 1
-    answer = scaled_dot_product_attention(
+    queries = select(query, call.queries, wide)
+    keys, values = (select(tensor, key_indices, deep + wide) for tensor in (key, value))
+    heads_per_key = query.shape[1] // key.shape[1]
+    if heads_per_key > 1 and not _supports_gqa(call, query):
+        keys, values = (tensor.repeat_interleave(heads_per_key, 1) for tensor in (keys, values))
+        heads_per_key = 1
+    output = scaled_dot_product_attention(
         queries,
         keys,
         values,
         attn_mask=call.visible,
         is_causal=call.visible is None,
         scale=scale,
-        enable_gqa=sharing > 1,
+        enable_gqa=heads_per_key > 1,
     )
-    answer = answer.transpose(1, 2).flatten(0, 1)
-    return answer if call.kept is None else answer.index_select(0, call.kept)
+    output = output.transpose(1, 2).flatten(0, 1)
+    return output if call.kept is None else output.index_select(0, call.kept)
 
 
-def _heads_may_share(call: AttentionBatch, query: Tensor) -> bool:
-    """Whether a fused kernel lets several heads share a key. On every GPU that is flash attention alone, which takes
-    16 bits and no mask; without such a kernel torch would keep all scores, [B, heads, Q, A+Q].
+def _supports_gqa(call: AttentionBatch, query: Tensor) -> bool:
+    """Whether a fused kernel supports grouped-query attention for this call.
+
+    On a GPU only flash attention does, which needs 16 bits and no mask. Without a fused kernel torch would store all
+    scores, [B, heads, Q, A+Q].
     """
     return query.device.type == "cpu" or (call.visible is None and query.dtype in (torch.bfloat16, torch.float16))
 
@@ -222,17 +225,17 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def prepare(model: PreTrainedModel) -> PreTrainedModel:
-    """Let `model` take a `forest`.
+    """Make `model` accept a `forest`.
 
     Raises:
-        ConfigError: its attention cannot be exchanged, or is not plain causal attention.
+        ConfigError: the attention of the model cannot be replaced, or is not plain causal attention.
     """
     config = model.config
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
     if kinds != {"full_attention"}:
         raise ConfigError(
-            f"policy {model.config.model_type!r} has layers of {sorted(kinds)}: only full attention is known"
+            f"policy {model.config.model_type!r} has layers of {sorted(kinds)}: only full attention is supported"
         )
     try:
         model.set_attn_implementation(NAME)
@@ -241,16 +244,16 @@ def prepare(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def forest_hidden(decoder: torch.nn.Module, forest: Forest) -> Tensor:
-    """[T, H] the last hidden states of all tokens."""
-    # A mask of four dimensions is handed on as it is, so the model builds none; nobody reads it.
+def hidden_states(decoder: torch.nn.Module, forest: Forest) -> Tensor:
+    """The last hidden states [T, H] of all tokens."""
+    # With a four-dimensional mask the model builds none of its own. `forest_attention` does not read it.
     unread = forest.ids.new_zeros((1, 1, 1, 1))
-    found = decoder(
+    output = decoder(
         input_ids=forest.ids[None],
         position_ids=forest.positions[None],
         attention_mask=unread,
         use_cache=False,
         forest=forest,
     )
-    hidden: Tensor = found.last_hidden_state[0]
+    hidden: Tensor = output.last_hidden_state[0]
     return hidden

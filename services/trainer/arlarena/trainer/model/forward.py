@@ -1,4 +1,4 @@
-"""The policy as a function from micro-batches to log-probs: what is trained, sharded and run in lower precision."""
+"""The policy as a module that maps micro-batches to log-probs, with sharding and mixed precision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from arlarena.trainer.batching.packing import MicroBatch
-from arlarena.trainer.model.attention import forest_hidden
+from arlarena.trainer.model.attention import hidden_states
 from arlarena.trainer.model.logprobs import Entropy, token_log_probs
 from arlarena.trainer.model.policy import output_head
 
@@ -21,16 +21,16 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class Scorer(nn.Module):
-    """A causal language model that gives log-probs and entropies of the sampled tokens of a micro-batch.
+    """A causal language model that computes log-probs and entropies of the sampled tokens of a micro-batch.
 
-    In `bfloat16` the layers compute in 16 bits while weights, optimiser and the output head stay in float32: a log-prob
-    that is rounded to 8 bits is off by more than GSPO's clip range.
+    With `bfloat16` the layers compute in 16 bits. Weights, optimiser and output head stay in float32, because the
+    rounding error of a bfloat16 log-prob (8 bits of precision) exceeds GSPO's clip range.
     """
 
     def __init__(
         self, model: PreTrainedModel, chunk_tokens: int | None = None, precision: Precision = "float32"
     ) -> None:
-        """`chunk_tokens`: whose logits exist at once; None: by the size of the vocabulary."""
+        """`chunk_tokens`: see `token_log_probs`."""
         super().__init__()
         self.model = model
         self._chunk, self._precision = chunk_tokens, precision
@@ -44,20 +44,20 @@ class Scorer(nn.Module):
     def forward(
         self, batch: MicroBatch, temperature: float | None = None, entropy: Entropy = "trained", *, exact: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """Log-probs and, unless `none` are asked for, entropies, both [N] in nats, of every row's sampled tokens.
+        """Log-probs of every row's sampled tokens and, unless `entropy` is `none`, their entropies; both [N] in nats.
 
-        `temperature`: of all tokens; None takes that of each row. `exact`: the layers in float32 whatever the
-        precision, but where they are sharded.
+        `temperature`: of all tokens; None: that of each row. `exact`: compute the layers in float32 regardless of the
+        precision, unless they are sharded.
 
-        The model runs once over the tokens of the forest; rows that have tokens in common read the same numbers, and
-        their gradients add up.
+        The model runs once over the tokens of the forest. Rows read the same values for shared tokens, and their
+        gradients add up.
         """
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast and not exact):
-            hidden = forest_hidden(self.model.get_decoder(), batch.forest)  # type: ignore[no-untyped-call]
+            hidden = hidden_states(self.model.get_decoder(), batch.forest)  # type: ignore[no-untyped-call]
         head = output_head(self.model)
         predicting = hidden.index_select(0, batch.positions).to(head.weight.dtype)
-        at = batch.temperature if temperature is None else temperature
-        log_probs, entropies = token_log_probs(head, predicting, batch.targets, at, self._chunk, entropy)
+        temperatures = batch.temperature if temperature is None else temperature
+        log_probs, entropies = token_log_probs(head, predicting, batch.targets, temperatures, self._chunk, entropy)
         return log_probs[batch.token_index], None if entropies is None else entropies[batch.token_index]
 
     @property
@@ -65,13 +65,14 @@ class Scorer(nn.Module):
         return self._precision == "bfloat16" and not self._sharded
 
     def checkpoint_layers(self) -> None:
-        """Keep only each layer's input for the backward pass, and compute the rest of it again there."""
+        """Use activation checkpointing: store only each layer's input, and recompute the layer in the backward pass."""
         for layer in self._layers():
             layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
 
     def shard(self, ranks: int) -> None:
-        """Spread parameters, gradients and optimiser over `ranks` processes (FSDP2). Gradients are then means over
-        the ranks.
+        """Shard parameters, gradients and optimiser state over `ranks` processes (FSDP2).
+
+        Gradients are then means over the ranks.
         """
         mesh = init_device_mesh(self.device.type, (ranks,))
         lower = torch.bfloat16 if self._precision == "bfloat16" else None

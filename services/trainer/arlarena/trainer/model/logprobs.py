@@ -1,4 +1,4 @@
-"""Log-probabilities and entropies of response tokens, in chunks: the logits of a whole batch never exist at once."""
+"""Log-probabilities and entropies of response tokens, computed in chunks to bound the memory of the logits."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-# none: not computed; measured: a figure without gradient; trained: with gradient, for a bonus.
+# none: not computed. measured: without gradient. trained: with gradient, for an entropy bonus.
 Entropy = Literal["none", "measured", "trained"]
 
-# Logits of a chunk, unless the number of its tokens is given: 64 MB in float32.
-LOGITS_AT_ONCE = 1 << 24
+# Logits of a chunk if `chunk_tokens` is not given: 64 MB in float32.
+LOGITS_PER_CHUNK = 1 << 24
 
 
 def _chunk(
     head: nn.Module, hidden: Tensor, targets: Tensor, temperature: float | Tensor, entropy: Entropy
 ) -> tuple[Tensor, ...]:
-    """Log-probs [C] of `targets` [C] from `hidden` [C, H], and their entropies if asked for, in float32 at least."""
+    """Log-probs [C] of `targets` [C] from `hidden` [C, H] and, on request, entropies [C]; in float32 or float64."""
     logits = head(hidden)
     logits = logits if logits.dtype == torch.float64 else logits.float()
     if isinstance(temperature, Tensor):
@@ -43,18 +43,17 @@ def token_log_probs(
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs and entropies, both [M] in nats, of `targets` [M] under softmax(head(hidden [M, H]) / temperature).
 
-    `temperature` is one number, or one for each target, [M].
-
-    With more than one chunk of `chunk_tokens` (default: as many as `LOGITS_AT_ONCE` allows), the backward pass computes
-    each chunk's logits again instead of keeping them.
+    `temperature` is a number, or a tensor [M]. `chunk_tokens` is the number of tokens whose logits exist at once;
+    default: as many as `LOGITS_PER_CHUNK` allows. With more than one chunk, the backward pass recomputes the logits of
+    each chunk instead of storing them.
     """
-    size = chunk_tokens or max(1, LOGITS_AT_ONCE // _vocabulary(head))
+    size = chunk_tokens or max(1, LOGITS_PER_CHUNK // _vocabulary(head))
     if hidden.shape[0] <= size:
         parts = [_chunk(head, hidden, targets, temperature, entropy)]
     else:
         states, chosen = torch.split(hidden, size), torch.split(targets, size)
-        at = torch.split(temperature, size) if isinstance(temperature, Tensor) else [temperature] * len(states)
-        pieces = zip(states, chosen, at, strict=True)
+        by_chunk = torch.split(temperature, size) if isinstance(temperature, Tensor) else [temperature] * len(states)
+        pieces = zip(states, chosen, by_chunk, strict=True)
         parts = [checkpoint(_chunk, head, *piece, entropy, use_reentrant=False) for piece in pieces]
     columns = [torch.cat(column) for column in zip(*parts, strict=True)]
     return columns[0], columns[1] if len(columns) > 1 else None

@@ -1,4 +1,4 @@
-"""The policy as a Hugging Face causal model."""
+"""Loads the policy as a Hugging Face causal language model."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from arlarena.trainer.model.attention import prepare
 
 
 def load_policy(path: str | Path) -> PreTrainedModel:
-    """A causal language model from a directory or a hub name, in float32 and in evaluation mode (dropout off).
+    """A causal language model from a directory or a hub name, in float32 and in evaluation mode (no dropout).
 
     Raises:
-        ConfigError: there is no such model, or it is no causal language model.
+        ConfigError: the model does not exist, or is not a causal language model.
     """
-    # Bars of loading and of saving would be among the lines of JSON.
+    # Progress bars would break the JSON log on stderr.
     disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model = AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.float32)
@@ -32,7 +32,7 @@ def load_policy(path: str | Path) -> PreTrainedModel:
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """The same weights, never trained: the reference of the KL term."""
+    """A copy without gradients, the reference of the KL term."""
     return copy.deepcopy(model).requires_grad_(False)
 
 

@@ -1,9 +1,9 @@
-"""A tiny policy: a Qwen3-shaped model of about a million parameters with a tokenizer of its own.
+"""Creates the tiny policy: a Qwen3 model of about a million parameters with its own tokenizer.
 
-It exists so that everything runs, and learns, on a laptop's CPU. It is an ordinary Hugging Face directory:
-`transformers`, vLLM and the embedded engine load it like any other. `vocab_size` equals `len(tokenizer)` because
-engines sample any id below it, and the output head is untied because vLLM on a CPU keeps a packed copy of a tied one
-after a weight update (docs/reference/policy-server.md).
+It trains on the CPU of a laptop. It is an ordinary Hugging Face directory that `transformers`, vLLM and the embedded
+engine load. `vocab_size` equals `len(tokenizer)`, because engines sample any id below `vocab_size`. The output head is
+untied, because vLLM on a CPU keeps a packed copy of a tied head after a weight update
+(docs/reference/policy-server.md).
 """
 
 from __future__ import annotations
@@ -32,32 +32,30 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
-PRINTABLE = tuple(string.printable)  # any other text still has ids
+PRINTABLE = tuple(string.printable)  # so that any ASCII text can be encoded
 
 
 def word_pieces(words: Sequence[str]) -> tuple[str, ...]:
-    """Each word, and each with the space before it: one token wherever it stands."""
+    """Each word without and with a space before it, so that it is one token in either place."""
     return tuple(piece for word in words for piece in (word, f" {word}"))
 
 
 def pieces_of(info: Info | None, words: Sequence[str] = ()) -> tuple[str, ...]:
-    """Texts that are one token each: the tags of the environment's replies, then `words` or else its vocabulary.
+    """Texts that become one token each: the environment's reply tags, then `words` or, without them, its vocabulary.
 
-    `info`: the environment's description; None: there is none, and only `words` count.
+    `info`: the environment's description. None: use only `words`.
     """
     tags, own = (info.parser.tags, info.vocabulary) if info is not None else ([], [])
     return (*tags, *(word_pieces(words) if words else own))
 
 
 def vocabulary(pieces: Sequence[str] = ()) -> list[str]:
-    """Every token once: the special ones, `pieces`, and each printable ASCII character."""
+    """All tokens without duplicates: special tokens, `pieces`, and the printable ASCII characters."""
     return list(dict.fromkeys((*SPECIAL, *pieces, *PRINTABLE)))
 
 
 def build_tokenizer(pieces: Sequence[str] = ()) -> PreTrainedTokenizerFast:
-    """A tokenizer that cuts text into the longest tokens of `vocabulary(pieces)` from left to right, without loss for
-    printable ASCII.
-    """
+    """A tokenizer that matches the longest token of `vocabulary(pieces)` from left to right, lossless for ASCII."""
     tokens = vocabulary(pieces)
     ordinary = sorted((token for token in tokens if token not in SPECIAL), key=len, reverse=True)
     pattern = "|".join(re.escape(token) for token in ordinary) + r"|[\s\S]"
@@ -77,9 +75,7 @@ def build_tokenizer(pieces: Sequence[str] = ()) -> PreTrainedTokenizerFast:
 
 
 def build_model(shape: TinyPolicy, vocab_size: int, pad_id: int, eos_id: int, seed: int) -> Qwen3ForCausalLM:
-    """A freshly initialised model; projections into the residual stream start smaller, by the square root of their
-    number.
-    """
+    """A model with random weights. Those of projections into the residual stream are divided by √(2 · layers)."""
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=vocab_size,
@@ -109,12 +105,12 @@ def build_model(shape: TinyPolicy, vocab_size: int, pad_id: int, eos_id: int, se
 def create_tiny_policy(out: Path, shape: TinyPolicy, seed: int, pieces: Sequence[str] = ()) -> int:
     """Write the policy to `out` as a Hugging Face directory. Returns the number of parameters.
 
-    `pieces`: texts that are one token each (see `pieces_of`); printable ASCII characters are tokens in any case.
+    `pieces`: texts that become one token each (see `pieces_of`), in addition to the printable ASCII characters.
 
     Raises:
-        ConfigError: `out` holds other files.
+        ConfigError: see `check_output`.
     """
-    # The bar of saving would be among the lines of JSON.
+    # Progress bars would break the JSON log on stderr.
     disable_progress_bar()  # type: ignore[no-untyped-call]
     tokenizer = build_tokenizer(pieces)
     model = build_model(shape, len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id, seed)

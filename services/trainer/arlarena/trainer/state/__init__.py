@@ -1,1 +1,1 @@
-"""What a run has to remember: checkpoints, the ledger of groups, tasks, why it ended."""
+"""The persistent state of a run: checkpoints, the ledger of groups, the task order and the reason for its end."""

@@ -1,14 +1,14 @@
-"""Checkpoints that resume bitwise: weights, optimiser state, lineage and the version history, without pickle.
+"""Checkpoints for bitwise resumption: weights, optimiser state, lineage and version history, without pickle.
 
     <run>/checkpoints/step-000012/
         model.safetensors  optimizer.safetensors  state.json  manifest.json  COMMITTED
 
-`model.safetensors` is a hard link to that file of the version directory where it holds the same tensors: the weights
-are written once, and removing the version directory leaves the checkpoint whole.
+`model.safetensors` is a hard link to the file of the version directory if that file holds the same tensors. The weights
+are then written only once, and the checkpoint stays intact when the version directory is removed.
 
-`manifest.json` holds size and BLAKE3 of the three files. A directory counts once it has COMMITTED, which is written
-last. A second checkpoint of the same step has a name of its own (`step-000012-1`), and the first one is removed only
-then: there is no moment without a complete checkpoint.
+`manifest.json` holds size and BLAKE3 of the three files. COMMITTED is written last; a directory without it is ignored.
+A second checkpoint of the same step gets another name (`step-000012-1`). The first is removed afterwards, so a complete
+checkpoint exists at all times.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ Restore = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], None]
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be used; the message names its directory."""
+    """A checkpoint cannot be used; the message names its directory."""
 
 
 @dataclass(slots=True)
 class TrainerState:
-    """What is not a tensor.
+    """The state of the trainer that is not a tensor.
 
     Attributes:
-        step: optimiser steps (batches of groups) taken so far; the policy's version.
+        step: training steps (batches of groups) so far; the version of the policy.
         ledger: lineage and capacity.
-        versions: step by digest of every version pushed or about to be, this run's history.
-        seconds: time spent training so far, all incarnations together.
-        environment_steps: turns played in all groups that were judged for a batch.
-        skipped_steps: how many steps in a row applied no update because figures were not finite.
-        tasks: which tasks are drawn in which order (split, size, seed, start); empty before the first step.
+        versions: step by digest, for every version of this run that was or will be pushed.
+        seconds: training time so far, over all incarnations.
+        environment_steps: turns in all groups that were judged for a batch.
+        skipped_steps: consecutive steps without an applied update because figures were not finite.
+        tasks: the order of tasks (split, size, seed, start); empty before the first step.
     """
 
     step: int = 0
@@ -67,7 +67,7 @@ class TrainerState:
     tasks: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """As `state.json` holds it."""
+        """The content of `state.json`."""
         return {
             "schema": STATE_SCHEMA,
             "step": self.step,
@@ -107,12 +107,12 @@ class TrainerState:
 def _write(tensors: dict[str, Tensor], path: Path) -> None:
     try:
         save_file(tensors, path)
-    except SafetensorError as error:  # as for a full disk
+    except SafetensorError as error:  # for example, the disk is full
         raise OSError(f"{path}: {error}") from error
 
 
 def _write_weights(weights: Mapping[str, Tensor], path: Path, written: Path | None) -> None:
-    """Link `path` to `written`, or write the weights there; of tied ones, which are one tensor, only the first name."""
+    """Link `path` to `written`, or write the weights to `path`; of tied weights (one tensor) only the first name."""
     if written is not None:
         with contextlib.suppress(OSError):  # no hard links on this file system, or the version directory is gone
             os.link(written, path)
@@ -134,7 +134,7 @@ class Checkpoints:
     """The checkpoints of one run."""
 
     def __init__(self, directory: Path, keep: int) -> None:
-        """`keep` of the newest are kept."""
+        """`keep`: number of newest checkpoints that are kept."""
         self.directory = directory
         self._keep = keep
         self._damaged: list[Path] = []
@@ -146,9 +146,9 @@ class Checkpoints:
         optimizer: Mapping[str, Tensor],
         written: Path | None = None,
     ) -> Path:
-        """Write a checkpoint of `state.step`, durably, and remove what it replaces and what is old.
+        """Write and fsync a checkpoint of `state.step`, then remove those that it replaces, and old ones.
 
-        `written`: a file that holds `weights` already, see `Version.weights_file`.
+        `written`: a file that already holds `weights`, see `Version.weights_file`.
         """
         partial = self.directory / f".partial-{state.step:06d}"
         shutil.rmtree(partial, ignore_errors=True)
@@ -172,9 +172,9 @@ class Checkpoints:
         return target
 
     def _remove_old(self, target: Path, same_step: list[Path]) -> None:
-        """Remove what `target` replaces, what was found damaged, and all but the newest of the others."""
-        whole = [path for path in self.committed() if path not in (*self._damaged, *same_step)]
-        for old in {*same_step, *self._damaged, *whole[: -self._keep]} - {target}:
+        """Remove checkpoints of the same step, damaged checkpoints, and all but the newest of the others."""
+        intact = [path for path in self.committed() if path not in (*self._damaged, *same_step)]
+        for old in {*same_step, *self._damaged, *intact[: -self._keep]} - {target}:
             (old / COMMITTED_FILE).unlink(missing_ok=True)
             shutil.rmtree(old, ignore_errors=True)
         self._damaged = []
@@ -184,17 +184,16 @@ class Checkpoints:
         return [path for path in self._directories() if (path / COMMITTED_FILE).exists()]
 
     def load_latest(self, restore: Restore, log: Logger) -> TrainerState | None:
-        """Hand the newest whole checkpoint's weights and optimiser to `restore`; None if there is no checkpoint.
+        """Pass the weights and optimiser state of the newest intact checkpoint to `restore`; None if there is none.
 
-        A checkpoint whose files differ from their checksums is passed over with a warning that names it and the one
-        that is used in its place.
+        A checkpoint whose files do not match their checksums is skipped. A warning names it and the checkpoint used.
 
         Raises:
-            CheckpointError: no checkpoint is whole, or the newest whole one does not fit the model.
+            CheckpointError: all checkpoints are damaged, or the newest intact one does not fit the model.
         """
         damaged: dict[Path, str] = {}
         for path in reversed(self.committed()):
-            damage = damage_of(path)
+            damage = damage_reason(path)
             if damage is None:
                 for other, reason in damaged.items():
                     log.warning("checkpoint_damaged", damaged=str(other), reason=reason, used=str(path))
@@ -203,7 +202,7 @@ class Checkpoints:
             damaged[path] = damage
         if damaged:
             reasons = "; ".join(f"{path}: {reason}" for path, reason in damaged.items())
-            raise CheckpointError(f"no checkpoint of the run is whole ({reasons}): start a new run")
+            raise CheckpointError(f"all checkpoints of the run are damaged ({reasons}): start a new run")
         return None
 
     def _load(self, path: Path, restore: Restore) -> TrainerState:
@@ -215,8 +214,8 @@ class Checkpoints:
         return state
 
     def _directories(self) -> list[Path]:
-        found = [path for path in self.directory.glob("step-*") if _NAME.fullmatch(path.name) and path.is_dir()]
-        return sorted(found, key=_position)
+        directories = [path for path in self.directory.glob("step-*") if _NAME.fullmatch(path.name) and path.is_dir()]
+        return sorted(directories, key=_position)
 
 
 def _position(path: Path) -> tuple[int, int]:
@@ -226,8 +225,8 @@ def _position(path: Path) -> tuple[int, int]:
     return int(match[1]), int(match[2] or 0)
 
 
-def damage_of(path: Path) -> str | None:
-    """How a checkpoint's files differ from what its manifest says; None where they are whole."""
+def damage_reason(path: Path) -> str | None:
+    """How the files of a checkpoint differ from its manifest; None if they are intact."""
     try:
         files = json.loads((path / MANIFEST_FILE).read_text())["files"]
         entries = {

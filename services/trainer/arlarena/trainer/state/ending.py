@@ -9,14 +9,14 @@ from typing import Literal
 
 from arlarena.proto.atomic_files import write_json
 
-# steps: all steps were taken. max_minutes, max_environment_steps: that limit of [trainer] was reached first. signal:
-# the trainer was told to stop. error: the run cannot go on.
+# steps: all steps were taken. max_minutes, max_environment_steps: this limit of [trainer] was reached first. signal:
+# SIGTERM or SIGINT arrived. error: the run cannot continue.
 EndedBy = Literal["steps", "max_minutes", "max_environment_steps", "signal", "error"]
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How one process of the trainer ended. A process that was killed leaves none.
+    """How a trainer process ended. A process killed by SIGKILL writes none.
 
     Attributes:
         ended_by: see `EndedBy`.
@@ -41,10 +41,10 @@ class EndingFile:
         self.path = run / "training.json"
 
     def clear(self) -> None:
-        """Training goes on: an earlier ending no longer holds."""
+        """Remove the file at the start of training, because an earlier ending is no longer valid."""
         self.path.unlink(missing_ok=True)
 
     def write(self, ending: Ending) -> None:
-        """Write the file, whole or not at all. A disk that is full must not hide why the run ends."""
+        """Write the file atomically. An error such as a full disk is ignored: it must not hide why the run ends."""
         with contextlib.suppress(OSError):
             write_json(self.path, {"schema": 1} | asdict(ending))

@@ -1,8 +1,8 @@
-"""Which groups are out, which are settled, and how many more may be issued.
+"""The ledger of groups: which are open, which are settled, and how many more may be issued.
 
-Pure bookkeeping without clocks or sockets. A *slot* is held from the moment a group is issued until it is trained on
-or dropped; not until it is acknowledged, which waits for a checkpoint. The state is saved with every checkpoint, so
-the bound on staleness holds after a restart too.
+It uses no clocks and no sockets. A group holds a *slot* from its issue until it is trained on or dropped, not until its
+acknowledgement, which waits for a checkpoint. Every checkpoint contains the ledger, so the bound on staleness also
+holds after a restart.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-# trained: an update used it. filtered: the filter dropped it. stale: no member was fresh enough. empty: no member has a
+# trained: an update used it. filtered: the filter dropped it. stale: all members were too old. empty: no member has a
 # turn. skipped: the figures of its update were not finite. dead: it could not be played or read. unused: the run ended.
 Outcome = Literal["trained", "filtered", "stale", "empty", "skipped", "dead", "unused"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 class LedgerError(RuntimeError):
-    """A group was settled twice or never issued: a fault of the program, never of its user."""
+    """A group was settled twice or never issued. This is a bug of the trainer, not an error of the user."""
 
 
 def group_id(index: int) -> str:
@@ -32,9 +32,9 @@ class Ledger:
 
     Attributes:
         next_index: groups issued so far.
-        open: issued and not yet settled, by id, with their index.
-        released: open groups whose slot is free already (dropped by the filter, may still be back-filled).
-        lineage: how each settled group ended, with the step that settled it.
+        open: index by id of the groups that are issued and not settled.
+        released: open groups that hold no slot (dropped by the filter, but may still be back-filled).
+        lineage: outcome of each settled group, and the step that settled it.
     """
 
     next_index: int = 0
@@ -60,7 +60,7 @@ class Ledger:
         self.released.add(group)
 
     def settle(self, group: str, outcome: Outcome, step: int) -> None:
-        """Close a group for good, exactly once."""
+        """Record the final outcome of an open group. A group is settled exactly once."""
         if group in self.lineage:
             raise LedgerError(f"group {group} was settled as {self.lineage[group][0]} and cannot become {outcome}")
         if self.open.pop(group, None) is None:
@@ -69,12 +69,12 @@ class Ledger:
         self.lineage[group] = (outcome, step)
 
     def counts(self) -> dict[str, int]:
-        """How many groups ended in each way."""
-        found = Counter(outcome for outcome, _ in self.lineage.values())
-        return {outcome: found.get(outcome, 0) for outcome in OUTCOMES}
+        """The number of settled groups by outcome."""
+        counted = Counter(outcome for outcome, _ in self.lineage.values())
+        return {outcome: counted[outcome] for outcome in OUTCOMES}
 
     def to_json(self) -> dict[str, Any]:
-        """What a checkpoint keeps. Slots that were released are open again after a restart: their groups come again."""
+        """The content for a checkpoint, without `released`: after a restart these groups are delivered again."""
         lineage = {group: [outcome, step] for group, (outcome, step) in self.lineage.items()}
         return {"next_index": self.next_index, "open": self.open, "lineage": lineage}
 

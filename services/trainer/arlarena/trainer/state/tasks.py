@@ -1,4 +1,4 @@
-"""Which tasks a run draws: asks the environment server how many its split has, and keeps a resumed run to that."""
+"""The task order of a run: asks the environment server for the size of the split, and checks a resumed run's order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from arlarena.proto.telemetry import Logger
 from arlarena.trainer.settings import TrainerSettings, environment_token
 from arlarena.trainer.state.checkpoint import CheckpointError, TrainerState
 
-# Between two questions to a server that does not answer, in seconds.
+# Pause between two requests to a server that does not answer, in seconds.
 _PAUSE_S = 0.5
 
 
@@ -30,22 +30,22 @@ async def draw_order(
     log: Logger,
     guard: Callable[[], None] = lambda: None,
 ) -> TaskOrder:
-    """The order of the run's tasks, noted in `state`. Without `url` the split is taken to have no end.
+    """The task order of the run, which is also stored in `state`. Without `url` the split counts as endless.
 
-    `guard` is called while the server is waited for, and raises where the trainer must stop.
+    `guard` is called during the wait for the server, and raises if the trainer must stop.
 
     Raises:
         ConfigError: the server plays another environment, or has no such split.
-        CheckpointError: the run was begun with another order.
-        ServiceError: the server does not answer for `service_wait_s`.
+        CheckpointError: the checkpoint has another order.
+        ServiceError: the server does not answer within `service_wait_s`.
     """
     size = await split_size(url, environment, settings, log, guard)
     order = TaskOrder(settings.task_split, size, seed, settings.train_index_start)
     drawn = {"environment": environment, "group_size": settings.group_size} | asdict(order)
     if state.tasks and state.tasks != drawn:
         raise CheckpointError(
-            f"the run drew its tasks as {state.tasks} until its checkpoint, and would now draw them as {drawn}: resume "
-            f"it with the same data, split and seed, or start a new run"
+            f"the checkpoint draws tasks as {state.tasks}, but the settings draw them as {drawn}: resume the run with "
+            f"the same data, split and seed, or start a new run"
         )
     state.tasks = drawn
     log.info("task_order", **drawn)
@@ -55,7 +55,7 @@ async def draw_order(
 async def split_size(
     url: str | None, environment: str, settings: TrainerSettings, log: Logger, guard: Callable[[], None]
 ) -> int | None:
-    """How many tasks `task_split` has; None where it has no end, or there is no `url`. Errors as in `draw_order`."""
+    """The number of tasks of `task_split`; None if it is endless or `url` is None. Errors as in `draw_order`."""
     if url is None:
         return None
     info = await environment_info(url, environment, settings.service_wait_s, log, guard)
@@ -65,11 +65,11 @@ async def split_size(
 async def environment_info(
     url: str, environment: str | None, wait_s: float, log: Logger, guard: Callable[[], None] = lambda: None
 ) -> Info:
-    """What the environment server plays; it is waited for `wait_s` seconds.
+    """The description of the environment that the server plays. Waits up to `wait_s` seconds for the server.
 
     Raises:
-        ConfigError: it plays another environment than `environment`, where that is given.
-        ServiceError: it does not answer in time.
+        ConfigError: `environment` is given, and the server plays another one.
+        ServiceError: the server does not answer in time.
     """
     info = await _info(url, wait_s, log, guard)
     if environment not in (None, info.name):
@@ -88,10 +88,10 @@ async def _info(url: str, wait_s: float, log: Logger, guard: Callable[[], None])
                 return await environments.info()
             except Unavailable as error:
                 if time.monotonic() > deadline:
-                    what = "still fails after" if error.answered else "did not answer within"
+                    failure = "still fails after" if error.answered else "did not answer within"
                     hint = "" if error.answered else "; is it running?"
                     raise ServiceError(
-                        f"the environment server at {url} {what} {wait_s:.0f} s: {error}{hint}"
+                        f"the environment server at {url} {failure} {wait_s:.0f} s: {error}{hint}"
                     ) from error
                 log.warning("environment_unavailable", url=url, reason=str(error))
             await asyncio.sleep(_PAUSE_S)

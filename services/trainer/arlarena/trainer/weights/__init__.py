@@ -1,1 +1,1 @@
-"""New weights for policy servers."""
+"""Writes policy versions and sends them to the policy servers."""

@@ -1,9 +1,9 @@
-"""Sends a version's tensors to the workers of policy servers, over a process group for each replica that asks.
+"""Broadcasts the tensors of a version to the workers of policy servers, over one process group for each request.
 
-A replica asks when it is told to serve the version, and again by itself when it was started anew, so it is the sender
-that waits: a thread looks for requests in a TCPStore (keys: `arlarena.proto.versions.directory.Broadcast`). What is
-sent is read from the version directory, which no optimiser step changes meanwhile. Whoever reaches the port can ask: it
-belongs into a network of trainers and policy servers alone.
+A replica sends a request when it is told to serve the version, and again after a restart. A thread of the trainer polls
+a TCPStore for requests (keys: `arlarena.proto.versions.directory.Broadcast`). The tensors are read from the version
+directory, which optimiser steps do not change. Requests are not authenticated, so only trainers and policy servers may
+reach the port.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from torch.distributed.distributed_c10d import PrefixStore
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.versions.directory import MANIFEST_FILE, Broadcast, Manifest, push_limit_s
 
-_LOOK_S = 0.01  # between two looks for a request
+_POLL_S = 0.01  # between two checks for a request
 
 
 class Broadcaster:
-    """Sends the newest version that was offered, and the one before to a replica that has not been told yet."""
+    """Sends the two newest versions: a replica may still ask for the version before the newest."""
 
     def __init__(self, host: str, backend: Literal["nccl", "gloo"], device: torch.device, log: Logger) -> None:
-        """`host`: by what name servers reach this trainer. `device`: a GPU for nccl."""
+        """`host`: address at which the servers reach this trainer. `device`: must be a GPU for nccl."""
         self._host, self._backend, self._device, self._log = host, backend, device, log
         self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self._offered: deque[tuple[Manifest, Path]] = deque(maxlen=2)
@@ -43,13 +43,13 @@ class Broadcaster:
         self._thread.start()
 
     def offer(self, directory: Path) -> Broadcast:
-        """Send this version to whoever asks for it from now on."""
+        """Answer requests for the version in `directory` from now on."""
         manifest = msgspec.json.decode((directory / MANIFEST_FILE).read_bytes(), type=Manifest)
         self._offered.append((manifest, directory))
         return Broadcast(manifest, self._host, self._store.port, self._backend)
 
     def close(self) -> None:
-        """Answer nobody any more."""
+        """Stop answering requests."""
         self._closed.set()
         self._thread.join()
 
@@ -57,17 +57,17 @@ class Broadcaster:
         for number in count(1):
             key = f"request/{number}"
             while not self._store.check([key]):
-                if self._closed.wait(_LOOK_S):
+                if self._closed.wait(_POLL_S):
                     return
             try:
                 self._answer(*self._store.get(key).decode().split(" "))
-            except Exception as error:  # one replica that failed is asked about by its own server
+            except Exception as error:  # the server of that replica reports the failure; others must still be answered
                 self._log.error("broadcast_failed", request=number, error=repr(error))
 
     def _answer(self, group: str, size: str, label: str) -> None:
         offered = {manifest.label: (manifest, directory) for manifest, directory in list(self._offered)}
         if label not in offered:
-            self._store.set(f"{group}/tensors", json.dumps(f"{label} is not sent, but {' and '.join(offered)}"))
+            self._store.set(f"{group}/tensors", json.dumps(f"{label} is not offered, only {' and '.join(offered)}"))
             return
         manifest, directory = offered[label]
         tensors = {
@@ -90,7 +90,7 @@ class Broadcaster:
 
 
 def process_group(backend: str, store: PrefixStore, size: int, limit: timedelta) -> Any:
-    """A group with this process as rank 0, beside torch's global one, which the trainer's ranks may use."""
+    """A process group with this process as rank 0. It is separate from torch's global group, which the ranks use."""
     if backend == "gloo":
         return dist.ProcessGroupGloo(store, 0, size, limit)
     options = dist.ProcessGroupNCCL.Options()

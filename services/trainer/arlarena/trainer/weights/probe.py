@@ -1,4 +1,4 @@
-"""What every version carries so that whoever serves it can tell whether it is served right."""
+"""The probe of a version: log-probs of fixed tokens, by which a server checks the weights that it serves."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ LENGTH = 24  # token ids
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A fixed text of token ids. `tolerance`: the largest |Δ log-prob| that a server may show."""
+    """Fixed token ids. `tolerance`: the largest permitted |Δ log-prob| of a server, in nats."""
 
     ids: tuple[int, ...]
     tolerance: float
 
     @classmethod
     def spread(cls, vocabulary: int, tolerance: float) -> Probe:
-        """Ids spread over the whole vocabulary, so that every row of the embedding has a chance to be wrong."""
+        """Ids spread evenly over the vocabulary, so that the probe reads distant rows of the embedding."""
         return cls(tuple((7 + i * max(1, vocabulary // LENGTH)) % vocabulary for i in range(LENGTH)), tolerance)
 
     def of(self, log_probs: Callable[[Sequence[int], Sequence[int]], list[float]]) -> ManifestProbe:
-        """The probe of a policy, whose `log_probs` are those of a response after a prompt, at temperature 1."""
+        """The manifest entry of a policy. `log_probs(prompt, response)` returns its log-probs at temperature 1."""
         return ManifestProbe(list(self.ids), log_probs(self.ids[:1], self.ids[1:]), self.tolerance)

@@ -1,8 +1,7 @@
-"""New weights for the policy servers: bring a version to each, tell it to serve that, and believe only what it checked.
+"""Pushes versions to the policy servers: each server gets the version, loads it and checks it by its probe.
 
-A server that answers 200 has computed the version's probe with the weights that it serves, or is about to: an engine
-may take new weights, say so, and go on with some of the old. One that restarts is brought to the newest version by
-itself or by its gateway, so a push that meets a restarting server is simply tried again.
+The probe is needed because an engine may report success while it still uses some of the old weights. A server that
+restarts loads the newest version itself or gets it from its gateway, so a push to a restarting server is retried.
 """
 
 from __future__ import annotations
@@ -19,20 +18,20 @@ from arlarena.proto.telemetry import Logger
 from arlarena.trainer.weights.transports import Transport
 from arlarena.trainer.weights.versions import Version
 
-# Between two attempts at a push, in seconds: a tiny engine restarts in about five.
+# Pause between two attempts of a push, in seconds. An engine with a tiny policy restarts in about 5 s.
 _RETRY_PAUSE_S = 0.5
-# Answers that no repetition changes: a wrong token, another program at that address, a version that is too large.
+# HTTP statuses that a retry does not change: a wrong token, another program at that address, a version that is too big.
 _PERMANENT = (401, 403, 405, 413, 422)
 
 
 def is_permanent(error: PushError) -> bool:
-    """Whether trying again does not help."""
+    """Whether a retry cannot succeed."""
     return isinstance(error, PushRefused) or error.status in _PERMANENT
 
 
 @dataclass(frozen=True, slots=True)
-class Pushed:
-    """What a push came to. `difference`: the largest |Δ log-prob| of the probe over all servers; `sent`: bytes."""
+class PushResult:
+    """The result of a push. `difference`: the largest |Δ log-prob| of the probe over all servers. `sent`: in bytes."""
 
     difference: float
     sent: int
@@ -45,28 +44,29 @@ class Publisher:
     def __init__(
         self, urls: Sequence[str], transport: Transport, *, token: str | None, patience_s: float, log: Logger
     ) -> None:
-        """`token` is the servers' administrator's; `patience_s` bounds how long failures are tried again."""
+        """`token`: the servers' admin token. `patience_s`: how long a failed push is retried."""
         self._urls, self._transport, self._token = urls, transport, token
         self._patience_s, self._log = patience_s, log
 
-    async def push(self, version: Version, guard: Callable[[], None] = lambda: None) -> Pushed:
-        """Bring every server to `version`, checked. `guard` is called before every attempt, and raises where the
-        trainer must stop.
+    async def push(self, version: Version, guard: Callable[[], None] = lambda: None) -> PushResult:
+        """Make every server serve and check `version`.
+
+        `guard` is called before each attempt and raises if the trainer must stop.
 
         Raises:
-            PushRefused: a server's check of the weights failed. PushError: one kept failing for `patience_s`, or
-                gave an answer that trying again does not change.
+            PushRefused: a server's check of the weights failed.
+            PushError: a push failed for `patience_s`, or with an error that a retry does not change.
         """
         began = time.monotonic()
         async with aiohttp.ClientSession(auto_decompress=False) as session:
             servers = [WeightsClient(session, url, self._token) for url in self._urls]
-            found = await asyncio.gather(*(self._push_one(server, version, guard) for server in servers))
+            results = await asyncio.gather(*(self._push_one(server, version, guard) for server in servers))
         self._transport.pushed()
-        differences, sent = [one[0] for one in found], sum(one[1] for one in found)
-        return Pushed(max(differences, default=0.0), sent, time.monotonic() - began)
+        difference, sent = max((result[0] for result in results), default=0.0), sum(result[1] for result in results)
+        return PushResult(difference, sent, time.monotonic() - began)
 
     def close(self) -> None:
-        """The run is over."""
+        """Close the transport at the end of the run."""
         self._transport.close()
 
     async def _push_one(self, server: WeightsClient, version: Version, guard: Callable[[], None]) -> tuple[float, int]:
@@ -82,7 +82,8 @@ class Publisher:
                     raise
                 if time.monotonic() > deadline:
                     raise PushError(
-                        f"{server.url} did not take {version.version} within {self._patience_s:.0f} s; last: {reason}"
+                        f"push of {version.version} to {server.url} failed for {self._patience_s:.0f} s; "
+                        f"last error: {reason}"
                     ) from error
                 self._log.warning("push_retry", url=server.url, version=str(version.version), reason=reason)
                 await asyncio.sleep(_RETRY_PAUSE_S)

@@ -1,4 +1,4 @@
-"""How a version comes to the policy servers: by a directory that they share, by HTTP, or broadcast to their workers."""
+"""How versions reach the policy servers: by a shared directory, by HTTP, or by broadcast to their workers."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from arlarena.trainer.weights.versions import Version
 
 
 class Transport(Protocol):
-    """Brings a version into a server's service. Safe to repeat."""
+    """Sends a version to a server and makes the server serve it. Pushes are idempotent."""
 
     async def push(self, version: Version, server: WeightsClient) -> tuple[ServedVersion, int]:
-        """What `server` says once it serves the version, and the bytes that went to it over the network.
+        """Returns the server's report of the version that it serves, and the bytes sent over the network.
 
         Raises:
             PushRefused: its check of the weights failed.
-            PushError, aiohttp.ClientError, TimeoutError: it failed; trying again may help.
+            PushError, aiohttp.ClientError, TimeoutError: the push failed; a retry may succeed.
         """
 
     def pushed(self) -> None:
-        """Every server has the version: what was made to bring it can go."""
+        """Remove temporary data: every server serves the version."""
 
     def close(self) -> None:
-        """The run is over."""
+        """Release resources at the end of the run."""
 
 
 class SharedDirectory:
-    """Trainer and servers see the same directory of versions."""
+    """For servers that read the same version directories as the trainer."""
 
     async def push(self, version: Version, server: WeightsClient) -> tuple[ServedVersion, int]:
         """See `Transport`."""
@@ -43,7 +43,7 @@ class SharedDirectory:
 
 
 class Http:
-    """Sends each server what it lacks: whole files every now and then, else what changed."""
+    """Uploads to each server the files that it lacks: complete files every `full_every` versions, else deltas."""
 
     def __init__(self, full_every: int) -> None:
         """See `Sender`."""
@@ -63,9 +63,7 @@ class Http:
 
 
 class Collective:
-    """Tells each server where the tensors come from; its workers join a process group with this trainer, or more than
-    once, where one was started again.
-    """
+    """Tells each server the address of the broadcaster. Its workers then join a process group with this trainer."""
 
     def __init__(self, broadcaster: Broadcaster) -> None:
         """`broadcaster` sends until `close`."""
@@ -77,7 +75,7 @@ class Collective:
         return await server.serve(str(version.version), push_limit_s(version.bytes), offer), version.bytes
 
     def pushed(self) -> None:
-        """See `Transport`. A replica that is started again asks for the newest version."""
+        """See `Transport`. Versions stay offered, because a replica asks for the newest one after a restart."""
 
     def close(self) -> None:
         """See `Transport`."""

@@ -1,4 +1,4 @@
-"""The version directories of a run (`arlarena.proto.versions.directory`), which are what policy servers are given."""
+"""Writes the version directories of a run (`arlarena.proto.versions.directory`), which policy servers load."""
 
 from __future__ import annotations
 
@@ -43,28 +43,26 @@ class Version:
 
     @property
     def bytes(self) -> int:
-        """Of all its files."""
+        """The size of all its files."""
         return sum(file.stat().st_size for file in self.path.iterdir())
 
     @property
     def weights_file(self) -> Path | None:
-        """The file with the trainer's tensors, which a checkpoint may link to; None where no file has them."""
+        """The file with the trainer's exact tensors, which a checkpoint may link to; None if there is no such file."""
         return self.path / WEIGHTS_FILE if self.exact else None
 
 
 class VersionStore:
     """The version directories of one run.
 
-    They are not forced onto the disk, except for weights that a checkpoint links to: whoever reads one checks it, and
-    what a crash of the machine damages is written again from the checkpoint, which is.
+    Only weights that a checkpoint links to are fsynced. Readers verify a version, and a version that a crash of the
+    machine damages is written again from the checkpoint, which is fsynced.
     """
 
     def __init__(
         self, root: Path, tokenizer: Path, incarnation: str, keep: int, dtype: torch.dtype = torch.float32
     ) -> None:
-        """`tokenizer`: where the tokenizer files that go into each version come from; `keep` newest versions stay;
-        `dtype`: of the weights that are written.
-        """
+        """`tokenizer`: source of the tokenizer files. `keep`: versions kept. `dtype`: of the written weights."""
         self.root, self.incarnation = root, incarnation
         self._tokenizer, self._keep, self._dtype = tokenizer, keep, dtype
         self._template: _Template | None = None
@@ -76,9 +74,9 @@ class VersionStore:
         step: int,
         probe: Callable[[], ManifestProbe] | None = None,
     ) -> Version:
-        """Write `model` with the `weights` of `step` as an ordinary Hugging Face directory with manifest and marker.
+        """Write `model` with the `weights` of `step` as a Hugging Face directory with a manifest and a commit marker.
 
-        `probe` computes with these weights what servers check themselves by; called while the files are written.
+        `probe` computes the probe of these weights. It runs while the files are written.
         """
         partial = self.root / f".partial-{step:06d}"
         shutil.rmtree(partial, ignore_errors=True)
@@ -86,7 +84,7 @@ class VersionStore:
         with ThreadPoolExecutor(1) as pool:
             written = pool.submit(self._files, model, weights, partial)
             if self._template is None:
-                written.result()  # transformers looks at the model itself: not while that computes
+                written.result()  # transformers reads the model while it saves, so the probe must wait
             computed = None if probe is None else probe()
             digest, files = written.result()
         manifest = Manifest(ManifestVersion(self.incarnation, step, digest), files, MANIFEST_SCHEMA, computed)
@@ -114,14 +112,14 @@ class VersionStore:
     def _files(
         self, model: PreTrainedModel, weights: Mapping[str, Tensor], target: Path
     ) -> tuple[str, dict[str, ManifestFile]]:
-        """Write everything but the manifest. Returns the tensors' digest and every file's entry."""
+        """Write all files but the manifest. Returns the digest of the tensors and the entry of each file."""
         known = self._save(model, _converted(weights, self._dtype), target)
         new = [file for file in target.iterdir() if file.name not in known]
         digest = safetensors_digest(*sorted(target.glob("*.safetensors")))
         return digest, known | {file.name: ManifestFile(file_blake3(file), file.stat().st_size) for file in new}
 
     def _save(self, model: PreTrainedModel, weights: dict[str, Tensor], target: Path) -> dict[str, ManifestFile]:
-        """Write everything but the manifest. Returns the entries of files that are known already."""
+        """Write all files but the manifest. Returns the entries of files whose hash is already known."""
         if self._template is not None and self._template.directory.is_dir():
             return self._template.write(weights, target)
         model.save_pretrained(target, state_dict=dict(weights))
@@ -135,16 +133,16 @@ class VersionStore:
 
 def versions_after(root: Path, step: int) -> list[Path]:
     """The version directories in `root` of steps after `step`, oldest first."""
-    found = [path for path in root.glob("v??????-*") if path.is_dir() and path.name[1:7].isdigit()]
-    return sorted(path for path in found if int(path.name[1:7]) > step)
+    directories = [path for path in root.glob("v??????-*") if path.is_dir() and path.name[1:7].isdigit()]
+    return sorted(path for path in directories if int(path.name[1:7]) > step)
 
 
 @dataclass(slots=True)
 class _Template:
-    """A version that transformers wrote, to be written again with other weights in a third of the time.
+    """A version that transformers wrote. Later versions reuse its files, which takes a third of the time.
 
-    Only where it holds tensors of the state as they are, in one file: transformers converts some models' weights. What
-    is not weights is the same in every version, and linked from the one before.
+    This requires that the version holds the model's tensors unchanged in one file, because transformers converts the
+    weights of some models. Files other than the weights are linked from the version before.
     """
 
     tensors: tuple[str, ...]
@@ -153,7 +151,7 @@ class _Template:
 
     @classmethod
     def of(cls, directory: Path, weights: Mapping[str, Tensor]) -> _Template | None:
-        """The template of what `save_pretrained` made of `weights`, or None."""
+        """The template from the directory that `save_pretrained` wrote; None if the requirement is not met."""
         if [file.name for file in directory.glob("*.safetensors")] != [WEIGHTS_FILE]:
             return None
         saved = load_file(directory / WEIGHTS_FILE)
@@ -162,11 +160,11 @@ class _Template:
         return cls(tuple(saved), directory, {})
 
     def write(self, weights: Mapping[str, Tensor], target: Path) -> dict[str, ManifestFile]:
-        """The same directory with other weights; the entries of the files that are the same."""
+        """Write the directory with other weights. Returns the entries of the unchanged files."""
         tensors = {name: weights[name].contiguous() for name in self.tensors}
         try:
             save_file(tensors, target / WEIGHTS_FILE, metadata={"format": "pt"})
-        except SafetensorError as error:  # as for a full disk
+        except SafetensorError as error:  # for example, the disk is full
             raise OSError(f"{target / WEIGHTS_FILE}: {error}") from error
         same = {name: entry for name, entry in self.files.items() if name != WEIGHTS_FILE}
         for name in same:
@@ -175,7 +173,7 @@ class _Template:
 
 
 def _converted(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The same in `dtype`; tied weights, which lie in one place, still do."""
+    """The weights in `dtype`. Tied weights stay tied."""
     converted = {value.data_ptr(): value.to(dtype) for value in weights.values()}
     return {name: converted[value.data_ptr()] for name, value in weights.items()}
 
@@ -188,7 +186,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Put the tokenizer of `source`, a directory or a hub name, beside the weights in `target`."""
+    """Copy the tokenizer of `source`, a directory or a hub name, to `target`."""
     if not source.is_dir():
         AutoTokenizer.from_pretrained(str(source)).save_pretrained(target)
         return
