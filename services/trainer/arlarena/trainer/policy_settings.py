@@ -57,6 +57,6 @@ class PolicySettings(PolicyKeys):
     def _one_policy(self) -> Self:
         if self.path is not None and "tiny" in self.model_fields_set:
             raise ValueError(
-                "path selects an existing policy and [policy.tiny] creates a new one: leave out one of them"
+                "path selects an existing policy, but [policy.tiny] is the shape of a new one: leave out one of them"
             )
         return self
