@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 
 
 def main(listening: socket.socket) -> None:
-    """Fork until the standard input, the other end of which the session holds, is closed."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that serve a request
+    """Fork until standard input is closed; the test session holds its other end."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no process waits for the children that handle requests
     waiting = selectors.DefaultSelector()
     waiting.register(listening, selectors.EVENT_READ)
     waiting.register(sys.stdin, selectors.EVENT_READ)
@@ -31,7 +31,7 @@ def main(listening: socket.socket) -> None:
 
 
 def serve(connection: socket.socket) -> NoReturn:
-    """Fork the process that was asked for and say how it ends."""
+    """Fork the requested process and report how it ends."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     message, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 3)
     pid = os.fork()
@@ -39,7 +39,7 @@ def serve(connection: socket.socket) -> NoReturn:
         connection.close()
         become(json.loads(message), descriptors)
     for descriptor in (0, 1, 2, *descriptors):
-        os.close(descriptor)  # the reader of the process must see that it has closed them
+        os.close(descriptor)  # so that the process's reader sees end of file
     connection.send(pid.to_bytes(8, "big"))
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     connection.send(code.to_bytes(8, "big", signed=True))
@@ -58,7 +58,7 @@ def become(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
     os.chdir(request["cwd"])
     module, *sys.argv[1:] = request["command"]
     status = status_of(module)
-    # What ends a Python, but for the taking apart of its modules: that would copy most pages of the forking process.
+    # Python's shutdown without the teardown of modules, which would copy most pages of the forking process.
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -67,7 +67,7 @@ def become(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
 
 
 def status_of(module: str) -> int:
-    """The exit status that running a module as the main one gives."""
+    """The exit status of running a module as `__main__`."""
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as ended:
@@ -89,7 +89,7 @@ if __name__ == "__main__":
     for name in sys.argv[2:]:
         importlib.import_module(name)
         if name.endswith(".__main__"):
-            del sys.modules[name]  # it is run, and runpy warns of what has been imported before
+            del sys.modules[name]  # runpy warns if the module has been imported
     gc.collect()
-    gc.freeze()  # a collection in a forked process leaves these objects alone: it would copy their pages
+    gc.freeze()  # garbage collections in forked processes skip these objects; they would copy their pages
     main(listening)

@@ -1,4 +1,4 @@
-"""Commands of this repository as processes that begin with their imports made: each is forked from one that has them.
+"""Commands of this repository as processes that need no import time: they are forked from a process with the imports.
 
 A Python that begins with nothing takes a second or several to import a service. What is tested otherwise is the same:
 the process runs `python -m MODULE ARGUMENTS`, its environment, folder, signals and exit status are its own.
@@ -24,7 +24,7 @@ START_S = 60.0
 
 
 class Forked:
-    """A forked process, with what `subprocess.Popen` has of its process."""
+    """A forked process with an interface like `subprocess.Popen`."""
 
     def __init__(self, connection: socket.socket, stdout: IO[str] | None) -> None:
         self._connection = connection
@@ -50,7 +50,7 @@ class Forked:
         return self.returncode
 
     def communicate(self, timeout: float) -> tuple[str, None]:
-        """Its output up to its end."""
+        """Wait for its end; returns its output."""
         assert self.stdout is not None
         output: list[str] = []
         reading = threading.Thread(target=lambda: output.append(self.stdout.read() if self.stdout else ""), daemon=True)
@@ -68,7 +68,7 @@ class Forked:
             return None
 
     def send_signal(self, number: int) -> None:
-        """A signal, unless it has ended."""
+        """Send a signal, unless it has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
@@ -82,7 +82,7 @@ class Forked:
 
 
 class Forker:
-    """A process that has imported `modules` and forks; it ends with this one."""
+    """A process that has imported `modules` and forks; it ends with this process."""
 
     def __init__(self, modules: Sequence[str]) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="forker-")
@@ -98,7 +98,7 @@ class Forker:
         self._listening.close()
 
     def close(self) -> None:
-        """End it; what it has forked goes on."""
+        """End it; its forked processes continue."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
@@ -146,7 +146,7 @@ class Forker:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """What `subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)` gives."""
+        """The result of `subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)`."""
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             process = self.popen(command, stdout=out, stderr=err, env=env, cwd=cwd)
             try:
