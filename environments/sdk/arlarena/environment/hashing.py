@@ -1,4 +1,4 @@
-"""The hash of keys: states, observations, contents."""
+"""The hash for keys of states, observations and contents."""
 
 from __future__ import annotations
 
