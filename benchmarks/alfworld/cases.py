@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 
 from arlarena.environments.alfworld.content import GameFile
-from arlarena.environments.alfworld.houses.generator import SPLITS, Draft, HouseOptions, mangled
+from arlarena.environments.alfworld.houses.generator import SPLITS, Draft, HouseOptions, pddl_name
 from arlarena.environments.alfworld.houses.made_games import GOAL, draft_of, file_of
 from arlarena.environments.alfworld.houses.rooms import ABLE, PORTABLE
 from arlarena.environments.alfworld.task_kinds import TASK_TYPES
@@ -93,7 +93,7 @@ def _varied(draft: Draft, stock: Path, variant: str) -> GameFile:
     if variant == "older wording of put":
         return GameFile(file.pddl_domain, _replaced(file.grammar, PUT), file.pddl_problem)
     domain = (stock / "alfred.pddl").read_text()
-    grammar = _replaced((stock / "alfred.twl2").read_text(), {GOAL: draft.aim.sentence(draft.choice)})
+    grammar = _replaced((stock / "alfred.twl2").read_text(), {GOAL: draft.goal.sentence(draft.choice)})
     if "json_2.1.1" in variant:
         domain = f"{domain[: domain.index('(:action help')]})"
         begin = grammar.index("action help {")
@@ -134,8 +134,8 @@ def mutated(draft: Draft, recipe: dict[str, object], random: Random) -> tuple[Dr
     was, now = set(draft.facts), set(facts)
     changes = {
         "mutations": names,
-        "added": sorted([mangled(word) for word in fact] for fact in now - was),
-        "removed": sorted([mangled(word) for word in fact] for fact in was - now),
+        "added": sorted([pddl_name(word) for word in fact] for fact in now - was),
+        "removed": sorted([pddl_name(word) for word in fact] for fact in was - now),
     }
     return replace(draft, facts=facts), {**recipe, **changes}
 

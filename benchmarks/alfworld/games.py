@@ -30,7 +30,7 @@ from arlarena.environments.alfworld.environment import load
 from arlarena.environments.alfworld.expert import Expert
 from arlarena.environments.alfworld.files.export import export
 from arlarena.environments.alfworld.houses.generator import SPLITS
-from arlarena.environments.alfworld.houses.made_games import MadeGames
+from arlarena.environments.alfworld.houses.made_games import GeneratedGames
 from arlarena.environments.alfworld.options import AlfworldOptions
 from arlarena.environments.alfworld.task_kinds import TASK_TYPES
 from arlarena.proto.env_api import ResetSpec
@@ -44,14 +44,14 @@ DISTINCT = 50  # games that the files of the folder are made from
 def played(count: int) -> list[dict[str, Any]]:
     """Each game's content, its kind, and how the expert fared."""
     options, found = AlfworldOptions.model_validate({}), []
-    games = MadeGames(options.houses(), options.max_steps, options.panel_size)
+    games = GeneratedGames(options.houses(), options.max_steps, options.panel_size)
     for split in SPLITS:
         for index in range(round(count * SHARES[split])):
             made = games.game(split, index)
-            assert made.aim is not None
+            assert made.goal is not None
             text = msgspec.json.encode(games.file(split, index))
             game = Game(made.rules)
-            commands = [command for _, command in Expert(made.rules.house, made.aim).moves(game)]
+            commands = [command for _, command in Expert(made.rules.house, made.goal).moves(game)]
             for command in commands:
                 game.play(command)
             found.append(

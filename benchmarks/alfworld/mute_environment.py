@@ -11,7 +11,7 @@ from typing import Any
 from arlarena.environment.text_game import TextGame
 from arlarena.environments.alfworld.engine.game import Game
 from arlarena.environments.alfworld.houses.generator import HouseOptions
-from arlarena.environments.alfworld.houses.made_games import MadeGames
+from arlarena.environments.alfworld.houses.made_games import GeneratedGames
 from arlarena.environments.alfworld.prompts import TEMPLATES
 from arlarena.proto.config import Table, parse_table
 from arlarena.proto.trajectory import Task
@@ -22,7 +22,7 @@ class Mute(Nothing):
     """A place in a house of ALFWorld, whatever is done there."""
 
     def __init__(self) -> None:
-        game = Game(MadeGames(HouseOptions(), 50, 1).game("train", 0).rules)
+        game = Game(GeneratedGames(HouseOptions(), 50, 1).game("train", 0).rules)
         self.task = game.rules.task
         self._said, self._menu = game.play(game.menu.commands[0]), game.menu
 

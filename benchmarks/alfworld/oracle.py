@@ -29,12 +29,12 @@ from random import Random
 from typing import Any
 
 from arlarena.environment.hashing import digest
-from arlarena.environments.alfworld.content import Loaded, loaded
+from arlarena.environments.alfworld.content import LoadedGame, loaded
 from arlarena.environments.alfworld.engine.game import Game, read_rules
 from arlarena.environments.alfworld.engine.pddl import PddlProblem, read_problem
 from arlarena.environments.alfworld.houses.generator import SPLITS
 from arlarena.environments.alfworld.houses.made_games import file_of
-from arlarena.environments.alfworld.stock_engine import Seen, Stock, check_packages
+from arlarena.environments.alfworld.stock_engine import EngineOutput, StockEngine, check_packages
 from arlarena.environments.alfworld.task_kinds import TASK_TYPES
 from benchmarks.alfworld.cases import HORIZON, SMALL, Case, cases, made, mutated
 from benchmarks.alfworld.walks import WALKS
@@ -72,14 +72,14 @@ Answer = tuple[str, tuple[str, ...], bool]
 class Pair:
     """Both engines on one game."""
 
-    def __init__(self, stock: Stock, case: Case, tally: Tally) -> None:
+    def __init__(self, stock: StockEngine, case: Case, tally: Tally) -> None:
         self.case, self.tally = case, tally
         self._stock = stock
         stock.load(case.file)
-        self.made: Loaded = loaded(read_rules(case.file.pddl_domain, case.file.grammar, case.file.pddl_problem))
+        self.made: LoadedGame = loaded(read_rules(case.file.pddl_domain, case.file.grammar, case.file.pddl_problem))
         self.game = Game(self.made.rules)
         self.typed: list[str] = []
-        self.answers = [self._compared(stock.seen())]
+        self.answers = [self._compared(stock.output())]
 
     def play(self, command: str) -> None:
         """Type a command in both.
@@ -94,7 +94,7 @@ class Pair:
         self.typed.append(command)
         self.game.play(command)
         self._stock.play(command)
-        self.answers.append(self._compared(self._stock.seen()))
+        self.answers.append(self._compared(self._stock.output()))
 
     def play_again(self) -> None:
         """The whole walk once more in our engine alone, which now knows each step, and in a copy of each position.
@@ -106,9 +106,9 @@ class Pair:
         for command, (text, commands, won) in zip(self.typed, self.answers[1:], strict=True):
             self.game = self.game.copy()
             self.game.play(command)
-            self._compared(Seen(text, commands, won, ""))
+            self._compared(EngineOutput(text, commands, won, ""))
 
-    def _compared(self, seen: Seen) -> Answer:
+    def _compared(self, seen: EngineOutput) -> Answer:
         ours = (self.game.feedback, tuple(self.game.commands), self.game.won)
         theirs = (seen.text, seen.commands, seen.won)
         if ours != theirs:
@@ -126,7 +126,7 @@ def _difference(pair: Pair, ours: Answer, theirs: Answer) -> str:
     return "\n".join(lines)
 
 
-def play(stock: Stock, case: Case, steps: int, seed: int, tally: Tally) -> None:
+def play(stock: StockEngine, case: Case, steps: int, seed: int, tally: Tally) -> None:
     """All walks over one game. Errors as in `Pair.play`."""
     pair = Pair(stock, case, tally)
     names = list(WALKS) if seed % 2 else list(reversed(WALKS))
@@ -149,7 +149,7 @@ def compare(args: argparse.Namespace, stock_data: Path) -> dict[str, Any]:
     """All games; the figures."""
     tally, begin = Tally(), time.perf_counter()
     real = args.real if args.real.exists() else None
-    different, stock = "", Stock()
+    different, stock = "", StockEngine()
     for number, case in enumerate(cases(args.games, args.seed, real, stock_data)):
         try:
             play(stock, case, args.steps, args.seed * 1000 + number, tally)
@@ -197,15 +197,15 @@ def recorded_cases(seed: int) -> Iterator[Case]:
 def record(folder: Path, seed: int) -> None:
     """Write what TextWorld answers in some games."""
     folder.mkdir(parents=True, exist_ok=True)
-    stock, tally = Stock(), Tally()
+    stock, tally = StockEngine(), Tally()
     for number, case in enumerate(recorded_cases(seed)):
         pair = Pair(stock, case, tally)
-        said = [_said(stock.seen())]
+        said = [_said(stock.output())]
         for name, most in RECORDED[case.kind].items():
             walk = WALKS[name](pair.game, pair.made, Random(f"{seed}/{number}/{name}"))
             for command in islice(walk, most):
                 pair.play(command)
-                said.append({"command": command, **_said(stock.seen())})
+                said.append({"command": command, **_said(stock.output())})
         transcript = {
             "engine": ENGINE,
             "horizon": HORIZON,
@@ -223,7 +223,7 @@ def problem_digest(problem: PddlProblem) -> str:
     return digest(repr((sorted(problem.objects.items()), sorted(problem.facts), problem.goal)))
 
 
-def _said(seen: Seen) -> dict[str, Any]:
+def _said(seen: EngineOutput) -> dict[str, Any]:
     return {"observation": seen.text, "won": seen.won, "commands": "; ".join(seen.commands)}
 
 

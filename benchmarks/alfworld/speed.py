@@ -36,7 +36,7 @@ WARM_S = 15.0
 SEEDS = 64  # different games of all sessions: groups of four
 
 
-class Seen(msgspec.Struct):
+class EngineOutput(msgspec.Struct):
     """What the player reads of an observation."""
 
     admissible_actions: list[str] | None = None
@@ -47,7 +47,7 @@ class Item(msgspec.Struct):
 
     ok: bool
     done: bool | None = None
-    observation: Seen | None = None
+    observation: EngineOutput | None = None
 
 
 class Reply(msgspec.Struct):

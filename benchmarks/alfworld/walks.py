@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from random import Random
 
-from arlarena.environments.alfworld.content import Loaded
+from arlarena.environments.alfworld.content import LoadedGame
 from arlarena.environments.alfworld.engine.game import Game, Move
 from arlarena.environments.alfworld.engine.state import NOTHING
 from arlarena.environments.alfworld.engine.world import Mask, bits
@@ -20,14 +20,14 @@ NONSENSE = (
     "xyzzy", "inventory 1", "take everything", "use", "open fridge", "#look.feedback#", "{o.name}", "look\nlook",
 )  # fmt: skip
 IDLE = ("look", "inventory", "help")
-CHANGES = ("take", "move", "put", "open", "close", "use", "heat", "cool", "clean", "slice")
+EFFECTS = ("take", "move", "put", "open", "close", "use", "heat", "cool", "clean", "slice")
 
 
-def planned(game: Game, made: Loaded, random: Random) -> Walk:
+def planned(game: Game, made: LoadedGame, random: Random) -> Walk:
     """What the expert does, until the task is done."""
-    if made.aim is None:
+    if made.goal is None:
         return
-    expert = Expert(made.rules.house, made.aim)
+    expert = Expert(made.rules.house, made.goal)
     for _ in range(120):
         if game.won:
             return
@@ -37,15 +37,15 @@ def planned(game: Game, made: Loaded, random: Random) -> Walk:
             return
 
 
-def wandering(game: Game, made: Loaded, random: Random) -> Walk:
+def wandering(game: Game, made: LoadedGame, random: Random) -> Walk:
     """Anything that may be typed, mostly what changes something."""
     while True:
         commands = list(game.commands)
-        changing = [command for command in commands if command.startswith(CHANGES)]
+        changing = [command for command in commands if command.startswith(EFFECTS)]
         yield random.choice(changing if changing and random.random() < 0.6 else commands)
 
 
-def adversarial(game: Game, made: Loaded, random: Random) -> Walk:
+def adversarial(game: Game, made: LoadedGame, random: Random) -> Walk:
     """What a careless or a malicious player types: nonsense, other spellings, what worked elsewhere, the same again."""
     known: set[str] = set()
     usual, last = wandering(game, made, random), "look"
@@ -90,7 +90,7 @@ def _renumbered(command: str, random: Random) -> str:
 # --- errands: what chance seldom brings about ---
 
 
-def errands(game: Game, made: Loaded, random: Random) -> Walk:
+def errands(game: Game, made: LoadedGame, random: Random) -> Walk:
     """Slicing, lamps, treatments in a row, and moving things about where receptacles share a location."""
     ways = [slicing, lamps, treatments, neighbours, thing_in_hand]
     random.shuffle(ways)
@@ -153,8 +153,10 @@ def slicing(game: Game, random: Random) -> Walk:
         return
     for _ in range(2):
         yield from _fetch(game, house.knives, random)
-        lying = [(place, thing) for place, things in game.state.at.items() for thing in things]
-        food = [(place, thing) for place, thing in lying if house.sliceable >> thing & 1 and place in house.receptacles]
+        placements = [(place, thing) for place, things in game.state.at.items() for thing in things]
+        food = [
+            (place, thing) for place, thing in placements if house.sliceable >> thing & 1 and place in house.receptacles
+        ]
         if not food:
             return
         place, thing = random.choice(food)
@@ -241,7 +243,7 @@ def thing_in_hand(game: Game, random: Random) -> Walk:
             yield from _fetch(game, 1 << held, random)
 
 
-WALKS: dict[str, Callable[[Game, Loaded, Random], Walk]] = {
+WALKS: dict[str, Callable[[Game, LoadedGame, Random], Walk]] = {
     "planned": planned,
     "errands": errands,
     "wandering": wandering,

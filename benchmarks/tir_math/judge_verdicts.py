@@ -8,7 +8,7 @@ Pairs are those of tests/data/golden/tir_math (verdicts.tsv, pairs.jsonl) and te
 right, and changed, which is wrong.
 
     stock     `verify(parse("$gold$"), parse("\\boxed{answer}"))` of math-verify, all defaults
-    tidied    the same on the text that our own rules get (`latex.tidy`)
+    tidied    the same on the text that our own rules get (`latex.normalize`)
     ours      `judging.judge`
 
 Printed is, for each set and each kind in it, the number of pairs, and of each judge how many wrong answers it paid
@@ -31,7 +31,7 @@ from pathlib import Path
 from math_verify import parse, verify
 
 from arlarena.environments.tir_math.judge.equivalence import judge
-from arlarena.environments.tir_math.judge.latex import tidy
+from arlarena.environments.tir_math.judge.latex import normalize
 from benchmarks.support.paths import ROOT
 
 GOLDEN = ROOT / "tests" / "data" / "golden" / "tir_math"
@@ -80,7 +80,7 @@ def stock(gold: str, answer: str) -> bool:
 def tidied(gold: str, answer: str) -> bool:
     """The verdict of math-verify on the text that our own rules get."""
     try:
-        return bool(verify(parse(f"${tidy(gold)}$"), parse(f"${tidy(answer)}$")))
+        return bool(verify(parse(f"${normalize(gold)}$"), parse(f"${normalize(answer)}$")))
     except Exception:  # a text that is no LaTeX among them
         return False
 

@@ -1,4 +1,4 @@
-"""Programs that try to get out of the sandbox, and what they would find outside.
+"""Programs that try to escape from the sandbox, and the secrets that they look for.
 
 An attack prints BREACH and what it got hold of; whatever else it does, it has failed. Most are *controlled*: run in a
 plain Python beside the same baits they do print it, so their failure in the sandbox means something. The others would
@@ -27,7 +27,7 @@ BREACH = "BREACH"
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """A program. `controlled`: it succeeds where nothing stops it."""
+    """A program. `controlled`: it succeeds without a sandbox, which a test checks."""
 
     family: str
     name: str
@@ -37,12 +37,12 @@ class Attack:
 
 @dataclass(frozen=True, slots=True)
 class Baits:
-    """What attacks look for: `@secret_file@` and the like in their programs stand for these."""
+    """The secrets that attacks look for; placeholders like `@secret_file@` in their programs stand for these."""
 
     values: dict[str, str]
 
     def in_program(self, attack: Attack) -> str:
-        """An attack's program with the baits in their places."""
+        """An attack's program with its placeholders replaced."""
         return re.sub("@([a-z_]+)@", lambda found: self.values[found[1]], attack.program)
 
 
@@ -109,7 +109,7 @@ def baits(zygote_pid: int) -> Iterator[Baits]:
 
 
 def _serving(stack: ExitStack, family: int, address: object, secret: str) -> int:
-    """A server that tells everybody the secret."""
+    """A server that sends the secret to every client."""
     server = stack.enter_context(socket.socket(family))
     server.bind(address)
     server.listen(64)
@@ -134,7 +134,7 @@ def _ended(process: subprocess.Popen[bytes]) -> None:
 
 
 def control(program: str) -> str:
-    """What a program prints where nothing stops it."""
+    """A program's output without a sandbox."""
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, timeout=60, close_fds=False, stdin=subprocess.DEVNULL)
     return done.stdout.decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""Every attack against a sandbox of this process's user, with honest programs beside them; a report in JSON.
+"""Runs every attack against a sandbox of the current user, with honest programs in parallel; prints a report in JSON.
 
     PYTHONPATH=tests python -m sandbox_attacks
 
@@ -23,7 +23,7 @@ from sandbox_attacks import BREACH, Attack, Baits, attacks, baits
 from sandbox_attacks.honest import HONEST
 
 LIMITS = ExecutionLimits(wall_s=2.0, cpu_s=1.0, memory_mb=256)
-# By the clock an execution may take longer where it waits for a processor; its computing is bounded on any machine.
+# Wall-clock time may be longer on a busy machine; CPU time is bounded on any machine.
 LONGEST_S = ForkSettings().patience * LIMITS.wall_s
 SLACK_S, SLACK_MB = 4.0, 32
 ATTACKERS = 4
@@ -31,7 +31,7 @@ HONEST_PAUSE_S = 0.1  # between two honest programs: without it they take most o
 
 
 def breaches(attack: Attack, execution: Execution, idle_mb: float) -> list[str]:
-    """In what an attack succeeded."""
+    """What an attack achieved."""
     found = []
     if BREACH in execution.stdout:
         found.append(execution.stdout[:200])
@@ -49,7 +49,7 @@ def breaches(attack: Attack, execution: Execution, idle_mb: float) -> list[str]:
 
 
 class HonestUsers:
-    """Run honest programs, one after another with short pauses, until told to stop."""
+    """Runs honest programs, one after another with short pauses, until `stop`."""
 
     def __init__(self, sandbox: ForkSandbox) -> None:
         self._sandbox, self._stop = sandbox, threading.Event()
@@ -59,7 +59,7 @@ class HonestUsers:
         self._thread.start()
 
     def finish(self) -> None:
-        """Stop after the program that runs."""
+        """Stop after the current program."""
         self._stop.set()
         self._thread.join()
 
@@ -75,7 +75,7 @@ class HonestUsers:
 
 
 def report() -> dict[str, Any]:
-    """Run everything."""
+    """Run all attacks and honest programs."""
     sandbox = ForkSandbox(ForkSettings(limits=LIMITS))
     try:
         idle_mb = sandbox.run("pass").used.memory_mb
@@ -107,7 +107,7 @@ def report() -> dict[str, Any]:
 
 
 def main() -> int:
-    """Run, print, judge."""
+    """Run, print the report, and return the exit code."""
     found = report()
     print(json.dumps(found))
     return 1 if found["breaches"] or found["honest_wrong"] or not found["zygote_survived"] else 0

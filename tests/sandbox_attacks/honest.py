@@ -1,4 +1,4 @@
-"""Programs as a model writes them, and what they print."""
+"""Legitimate programs such as a model writes, and their output."""
 
 HONEST = [
     ("print(sum(range(1, 101)))", "5050\n"),

@@ -1,5 +1,5 @@
-"""The sandbox of containers: each program in a container of its own, by the Docker engine. Slower by two orders of
-magnitude than forks, for those whose rules ask for it, or whose machine has no Landlock.
+"""The container sandbox: runs each program in its own container, by the Docker engine. It is two orders of magnitude
+slower than forks, and meant for machines without Landlock or rules that require containers.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from arlarena.sandbox import run_program as program
 from arlarena.sandbox.execution import (
     Ending,
     Execution,
+    ResourceUsage,
     SandboxError,
     SandboxHealth,
     SandboxUnavailable,
-    Used,
     signal_name,
 )
 from arlarena.sandbox.identity import NOBODY
@@ -31,19 +31,19 @@ from arlarena.sandbox.slots import Admission
 LAYERS = ("container", "user", "capabilities", "no_new_privs", "network", "read_only", "memory", "pids")
 COMMAND = inspect.getsource(program) + "\nsys.exit(run(sys.stdin.buffer.read()))\n"
 MAX_PIDS = 32
-OUT, ERR = 1, 2  # in the engine's frames
+OUT, ERR = 1, 2  # stream numbers in the engine's frames
 CHUNK = 1 << 16
-KILLED = 128  # exit codes above it are signals
+KILLED = 128  # an exit code above it is 128 plus a signal
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerSettings:
-    """How a `ContainerSandbox` works.
+    """Settings of a `ContainerSandbox`.
 
     Attributes:
-        image: with Python, numpy, scipy and sympy in it; it has to be there already.
-        limits: of an execution that names none. Here `memory_mb` is all the container may use, libraries included.
-        max_running, max_waiting: executions at a time, and how many may wait.
+        image: a local image with Python, numpy, scipy and sympy.
+        limits: defaults of an execution. Here `memory_mb` limits the container as a whole, libraries included.
+        max_running, max_waiting: executions at a time, and executions that wait.
         runtime: the engine's runtime, such as runsc for gVisor; None for its default.
         start_s: seconds that the engine may take to start or to end a container.
     """
@@ -57,13 +57,13 @@ class ContainerSettings:
 
 
 class ContainerSandbox:
-    """Programs in containers."""
+    """Runs programs in containers."""
 
     def __init__(self, settings: ContainerSettings) -> None:
-        """Look for the engine and the image.
+        """Check the engine and the image.
 
         Raises:
-            SandboxUnavailable: one of them is not there, or the package `docker` is not.
+            SandboxUnavailable: the engine, the image or the package `docker` is missing.
         """
         try:
             import docker
@@ -80,19 +80,19 @@ class ContainerSandbox:
         except self._errors as error:
             raise SandboxUnavailable(f"no Docker engine answers (DOCKER_HOST): {error}") from error
         self._admission = Admission(settings.max_running, settings.max_waiting, max(1.0, settings.limits.wall_s / 2))
-        self._names: set[str] = set()  # of the containers that are there
+        self._names: set[str] = set()  # of existing containers
         self._closed = False
 
     def run(self, program: str, before: Sequence[str] = (), limits: ExecutionLimits | None = None) -> Execution:
         """See `Sandbox.run`."""
         payload = json.dumps([*before, program]).encode("utf-8", "surrogatepass")
-        with self._admission.place():
+        with self._admission.slot():
             self._check_open()
             try:
                 execution = self._run(payload, limits or self._settings.limits)
             except (self._errors, OSError) as error:
                 raise SandboxError(f"the engine failed: {error}") from error
-            self._check_open()  # else it may have been ended by `close`
+            self._check_open()  # `close` may have killed it
             return execution
 
     def health(self) -> SandboxHealth:
@@ -135,7 +135,7 @@ class ContainerSandbox:
         )["Id"]
         self._names.add(name)
         try:
-            return self._followed(api, name, payload, limits, begun)
+            return self._communicate(api, name, payload, limits, begun)
         finally:
             self._remove(name)
 
@@ -144,11 +144,11 @@ class ContainerSandbox:
             raise SandboxError("the sandbox is closed")
 
     def _remove(self, name: str) -> None:
-        with contextlib.suppress(self._errors):  # it may be gone already
+        with contextlib.suppress(self._errors):  # it may have been removed already
             self._client.api.remove_container(name, force=True)
         self._names.discard(name)
 
-    def _followed(self, api: Any, name: str, payload: bytes, limits: ExecutionLimits, begun: float) -> Execution:
+    def _communicate(self, api: Any, name: str, payload: bytes, limits: ExecutionLimits, begun: float) -> Execution:
         stream = api.attach_socket(name, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
         raw: socket.socket = getattr(stream, "_sock", stream)
         texts = {OUT: bytearray(), ERR: bytearray()}
@@ -156,11 +156,11 @@ class ContainerSandbox:
             api.start(name)
             raw.settimeout(self._settings.start_s)
             raw.sendall(payload)
-            raw.shutdown(socket.SHUT_WR)  # the payload is whole
+            raw.shutdown(socket.SHUT_WR)  # end of the payload
             stopped = _read(raw, texts, time.monotonic() + limits.wall_s, limits.output_bytes)
         finally:
             with contextlib.suppress(OSError):
-                raw.shutdown(socket.SHUT_RDWR)  # an engine that cannot write would not hear us either
+                raw.shutdown(socket.SHUT_RDWR)  # the engine may be blocked in a write
             stream.close()
         if stopped is not None:
             with contextlib.suppress(self._errors):
@@ -170,26 +170,28 @@ class ContainerSandbox:
         ending, why = _ending(status, stopped)
         if state.get("OOMKilled"):
             ending, why = "killed", f"{why}, for it used more than {limits.memory_mb} MiB"
-        return Execution.of(ending, (bytes(texts[OUT]), bytes(texts[ERR])), limits, why, Used(time.monotonic() - begun))
+        return Execution.of(
+            ending, (bytes(texts[OUT]), bytes(texts[ERR])), limits, why, ResourceUsage(time.monotonic() - begun)
+        )
 
 
 def _ending(status: int, stopped: Ending | None) -> tuple[Ending, str]:
-    """How a container ended, and the signal that ended it."""
+    """The ending of a container, and the name of the signal that ended it."""
     number = status - KILLED
     if stopped is not None:
         return stopped, signal_name(number)
-    if number == signal.SIGKILL:  # nobody asked for it: the limit of computing, unless it was memory
+    if number == signal.SIGKILL:  # not sent by this sandbox: the CPU limit, or memory (see the caller)
         return "timeout", "SIGKILL"
     return "ok" if status == 0 else "killed" if number > 0 else "error", signal_name(number)
 
 
-def _read(raw: socket.socket, texts: dict[int, bytearray], deadline: float, most: int) -> Ending | None:
-    """Collect what is written until it has ended; the reason, where it has to be stopped. The engine sends frames: the
-    number of the stream, three zeros, the length (4 bytes, big-endian), then so many bytes.
+def _read(raw: socket.socket, texts: dict[int, bytearray], deadline: float, max_bytes: int) -> Ending | None:
+    """Collect output until the container ends. Returns why it must be stopped, if it must. The engine sends frames:
+    the stream's number, three zeros, the length (4 bytes, big-endian), then the bytes.
     """
     buffer = bytearray()
-    while (left := deadline - time.monotonic()) > 0:
-        raw.settimeout(left)
+    while (left_s := deadline - time.monotonic()) > 0:
+        raw.settimeout(left_s)
         try:
             chunk = raw.recv(CHUNK)
         except TimeoutError:
@@ -200,6 +202,6 @@ def _read(raw: socket.socket, texts: dict[int, bytearray], deadline: float, most
         while len(buffer) >= 8 and len(buffer) >= 8 + (size := int.from_bytes(buffer[4:8], "big")):
             texts[buffer[0]] += buffer[8 : 8 + size]
             del buffer[: 8 + size]
-        if sum(map(len, texts.values())) > most:
+        if sum(map(len, texts.values())) > max_bytes:
             return "output"
     return "timeout"

@@ -1,4 +1,4 @@
-"""What is asked of a sandbox, and what it answers: the interface of all kinds of them."""
+"""The interface of all sandboxes: requests, results and errors."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ Ending = Literal["ok", "error", "timeout", "output", "killed"]
 
 
 class SandboxError(RuntimeError):
-    """The sandbox itself failed: nothing is known of what the program would have done. Trying again may help."""
+    """The sandbox itself failed, so the program's result is unknown. A retry may help."""
 
 
 class SandboxBusy(SandboxError):
-    """Too many programs are waiting already; come back in `retry_after_s` seconds."""
+    """Too many programs are waiting; retry after `retry_after_s` seconds."""
 
     def __init__(self, waiting: int, retry_after_s: float) -> None:
         super().__init__(
-            f"{waiting} programs are waiting for the sandbox already: come back in {retry_after_s:g} s, or raise "
+            f"{waiting} programs are already waiting for the sandbox: retry in {retry_after_s:g} s, or raise "
             "max_running or max_waiting"
         )
         self.retry_after_s = retry_after_s
 
 
 class SandboxUnavailable(SandboxError):
-    """This machine cannot protect itself from the programs; the message says what is missing."""
+    """This machine cannot provide the required protection; the message names what is missing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Used:
-    """What an execution took: seconds by the clock, seconds of computing, and the most MiB that it held at once,
-    libraries included. None where the sandbox does not know.
+class ResourceUsage:
+    """Resources used by an execution: wall-clock seconds, CPU seconds, and peak memory in MiB, libraries included.
+    None: unknown to the sandbox.
     """
 
     wall_s: float
@@ -44,30 +44,30 @@ class Used:
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """How a program went.
+    """The result of a program.
 
     Attributes:
-        ending: `ok`; `error`, it raised or exited with another code than 0; `timeout`, of either clock; `output`, it
-            wrote too much; `killed`, by the signal that `detail` names.
-        stdout, stderr: what it wrote, as text, cut at the limit.
-        detail: a sentence on an ending other than `ok` and `error`, "" for these.
-        used: what it took.
-        computed_too_long: whether its limit of computing ended it; where its `timeout` was by the clock, False.
+        ending: `ok`; `error`: it raised or exited with another code than 0; `timeout`: of wall-clock or CPU time;
+            `output`: it wrote too much; `killed`: by the signal that `detail` names.
+        stdout, stderr: its output as text, truncated at the limit.
+        detail: a sentence on an ending other than `ok` and `error`, else "".
+        used: resources used.
+        hit_cpu_limit: whether a `timeout` was of CPU time.
     """
 
     ending: Ending
     stdout: str
     stderr: str
     detail: str
-    used: Used
-    computed_too_long: bool = False
+    used: ResourceUsage
+    hit_cpu_limit: bool = False
 
     @classmethod
     def of(
-        cls, ending: Ending, streams: tuple[bytes, bytes], limits: ExecutionLimits, signal: str, used: Used
+        cls, ending: Ending, streams: tuple[bytes, bytes], limits: ExecutionLimits, signal: str, used: ResourceUsage
     ) -> Execution:
-        """What a sandbox has seen, in words. `streams`: standard output and standard error, which are cut at the limit.
-        `signal`: what ended it, if anything did.
+        """Build a result. `streams`: standard output and standard error, which are truncated at the limit. `signal`:
+        name of the signal that ended the program, if any.
         """
         details: dict[Ending, str] = {
             "timeout": f"TimeoutError: it took more than {limits.wall_s:g} s, or {limits.cpu_s:g} s of computing",
@@ -82,9 +82,7 @@ class Execution:
 
     @property
     def error_line(self) -> str:
-        """The line that says what went wrong: an error's kind and the first line of its message; "" where nothing did,
-        or where it said nothing.
-        """
+        """The error's type and the first line of its message, or `detail`; "" for `ok`."""
         if self.ending == "ok":
             return ""
         lines = self.stderr.strip().splitlines()
@@ -92,7 +90,7 @@ class Execution:
 
 
 def signal_name(number: int) -> str:
-    """SIGKILL for 9."""
+    """The name of a signal: SIGKILL for 9."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -101,8 +99,8 @@ def signal_name(number: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SandboxHealth:
-    """What protects this machine. `layers`: those in force, as seen from inside; `alive`: whether it can run now;
-    `uid`: the user that programs run as; `warning`: why that is root, and how to change it, "" where it is not.
+    """State of a sandbox. `layers`: protection layers in force, as tested from inside; `alive`: whether it can run
+    programs now; `uid`: the user that programs run as; `warning`: why that is root and how to change it, else "".
     """
 
     backend: str
@@ -116,22 +114,22 @@ class SandboxHealth:
 
 
 class Sandbox(Protocol):
-    """Runs programs, each in a process of its own. Safe to call from many threads."""
+    """Runs programs, each in its own process. Thread-safe."""
 
     def run(self, program: str, before: Sequence[str] = (), limits: ExecutionLimits | None = None) -> Execution:
-        """Run a program, in an interpreter that has run `before` already: their output is not shown, their errors
-        are passed over, and their time counts.
+        """Run a program in an interpreter that first runs the programs `before`. Their output and errors are dropped;
+        their time counts.
 
         Raises:
-            SandboxBusy: too many are waiting.
-            SandboxError: the sandbox failed; the program did nothing that anybody could see.
+            SandboxBusy: too many programs are waiting.
+            SandboxError: the sandbox failed; the program had no visible effect.
         """
         ...
 
     def health(self) -> SandboxHealth:
-        """What protects this machine now."""
+        """The sandbox's current state."""
         ...
 
     def close(self) -> None:
-        """End everything that runs. Whoever waits gets a `SandboxError`."""
+        """End all running programs. Callers that wait get a `SandboxError`."""
         ...

@@ -1,4 +1,4 @@
-"""The sandbox of forks: each program in a fork of the zygote that has locked itself down."""
+"""The fork sandbox: runs each program in a locked-down fork of the zygote."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from arlarena.sandbox import kernel
 from arlarena.sandbox.execution import (
     Ending,
     Execution,
+    ResourceUsage,
     SandboxError,
     SandboxHealth,
     SandboxUnavailable,
-    Used,
     signal_name,
 )
 from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.lockdown import REQUIRED
 from arlarena.sandbox.slots import Admission
 from arlarena.sandbox.zygote import HEADER, READY
-from arlarena.sandbox.zygote_client import Ended, ZygoteDied, ZygoteProcess
+from arlarena.sandbox.zygote_client import ForkExit, ZygoteDied, ZygoteProcess
 
 PROGRAM = "arlarena.sandbox.run_program"
-TRIES = 3  # a program that was running when the zygote died is run again: nobody has seen anything of it
+TRIES = 3  # a program is run again if the zygote died meanwhile: it had no visible effect
 CHUNK = 1 << 16
-RECHECK_S = 0.05  # between looks at how long a program has waited for a processor
+RECHECK_S = 0.05  # between checks of how long a program has waited for a CPU
 
 
 @dataclass(frozen=True, slots=True)
 class ForkSettings:
-    """How a `ForkSandbox` works. Times are in seconds.
+    """Settings of a `ForkSandbox`. Times are in seconds.
 
     Attributes:
-        limits: of an execution that names none.
-        max_running: executions at a time; the others wait.
-        max_waiting: how many may wait before one is refused.
-        required: layers of `lockdown.LAYERS` without which nothing is run.
-        start_s: how long the zygote may take to load its libraries.
-        begin_s: how long a fork may take until it is locked down; then something is wrong with the zygote.
-        patience: how many times its `wall_s` an execution may take by the clock where it waits for a processor that
-            others use; then this machine has too much to do, and the execution is a `SandboxError`.
+        limits: defaults of an execution.
+        max_running: executions at a time; others wait.
+        max_waiting: executions that may wait; others are refused.
+        required: layers of `lockdown.LAYERS` without which no program is run.
+        start_s: time limit of the zygote's start.
+        begin_s: time limit of a fork's lockdown; beyond it, the zygote is considered broken.
+        patience: limit of an execution's wall-clock time, CPU wait included, as a multiple of its `wall_s`. Beyond
+            it, the machine is overloaded, and the execution raises `SandboxError`.
     """
 
     limits: ExecutionLimits = field(default_factory=ExecutionLimits)
@@ -61,18 +61,18 @@ class ForkSettings:
 
 
 class ForkSandbox:
-    """A zygote, replaced when it dies, and the executions that are under way."""
+    """Runs programs in forks of a zygote, which is replaced when it dies."""
 
     def __init__(self, settings: ForkSettings | None = None, work: str = PROGRAM) -> None:
-        """Start the zygote: some seconds.
+        """Start the zygote, which takes some seconds.
 
         Raises:
-            SandboxUnavailable: this machine cannot give the required layers.
+            SandboxUnavailable: this machine does not support the required layers.
             SandboxError: the zygote did not start.
         """
         if not kernel.supported():
             raise SandboxUnavailable(
-                f"the sandbox of forks needs Linux on x86-64 or aarch64, not {kernel.MACHINE}: run this server in a "
+                f"the fork sandbox needs Linux on x86-64 or aarch64, not {kernel.MACHINE}: run this server in a "
                 "container, or choose backend = 'docker'"
             )
         self._settings = settings or ForkSettings()
@@ -85,15 +85,15 @@ class ForkSandbox:
 
     def run(self, program: str, before: Sequence[str] = (), limits: ExecutionLimits | None = None) -> Execution:
         """See `Sandbox.run`."""
-        return self.carry_out(json.dumps([*before, program]).encode("utf-8", "surrogatepass"), limits)
+        return self.run_payload(json.dumps([*before, program]).encode("utf-8", "surrogatepass"), limits)
 
-    def carry_out(self, payload: bytes, limits: ExecutionLimits | None = None) -> Execution:
-        """What the zygote's work makes of a payload. Errors as in `run`."""
-        with self._admission.place():
+    def run_payload(self, payload: bytes, limits: ExecutionLimits | None = None) -> Execution:
+        """Run the zygote's `work` function on a payload. Raises the errors of `run`."""
+        with self._admission.slot():
             for _ in range(TRIES - 1):
                 with contextlib.suppress(ZygoteDied):
-                    return self._once(payload, limits)
-            return self._once(payload, limits)
+                    return self._run_once(payload, limits)
+            return self._run_once(payload, limits)
 
     def health(self) -> SandboxHealth:
         """See `Sandbox.health`."""
@@ -106,7 +106,7 @@ class ForkSandbox:
 
     @property
     def zygote_pid(self) -> int:
-        """The zygote's process id."""
+        """Process id of the zygote."""
         return self._zygote.pid
 
     def close(self) -> None:
@@ -115,18 +115,18 @@ class ForkSandbox:
             self._closed = True
             self._zygote.close()
 
-    def _once(self, payload: bytes, limits: ExecutionLimits | None) -> Execution:
-        run = _Run(self._living(), payload, limits or self._settings.limits, self._settings)
+    def _run_once(self, payload: bytes, limits: ExecutionLimits | None) -> Execution:
+        run = _Run(self._live_zygote(), payload, limits or self._settings.limits, self._settings)
         try:
             return run.execution()
-        except OSError as error:  # this server's own: no descriptor or no memory is left
-            raise SandboxError(f"the server cannot begin an execution: {error}") from error
+        except OSError as error:  # in this server: out of descriptors or memory
+            raise SandboxError(f"the server cannot start an execution: {error}") from error
 
     def _new(self) -> ZygoteProcess:
         return ZygoteProcess(self._work, self._settings.required, self._settings.start_s)
 
-    def _living(self) -> ZygoteProcess:
-        """The zygote; another one if it has died."""
+    def _live_zygote(self) -> ZygoteProcess:
+        """The zygote, replaced if it has died."""
         with self._replacing:
             if self._closed:
                 raise SandboxError("the sandbox is closed")
@@ -137,47 +137,47 @@ class ForkSandbox:
 
 
 class _Run:
-    """One execution under way."""
+    """One execution."""
 
     def __init__(self, zygote: ZygoteProcess, payload: bytes, limits: ExecutionLimits, settings: ForkSettings) -> None:
         self._zygote, self._payload, self._limits, self._begin_s = zygote, payload, limits, settings.begin_s
-        self._longest_s = settings.patience * limits.wall_s
+        self._max_s = settings.patience * limits.wall_s
         self._out, self._err = bytearray(), bytearray()
         self._began = self._waited = 0.0
         self._pid = 0
 
     def execution(self) -> Execution:
-        """Fork, read until the end or a limit, and say how it went."""
-        with contextlib.ExitStack() as ours:
-            with contextlib.ExitStack() as theirs:
-                given, ends = [_closing(theirs, _sealed(self._payload))], {}
+        """Fork, read until the end or a limit, and build the result."""
+        with contextlib.ExitStack() as own:
+            with contextlib.ExitStack() as of_fork:
+                given, ends = [_closing(of_fork, _sealed(self._payload))], {}
                 for text in (self._out, self._err):
                     read, write = os.pipe2(os.O_CLOEXEC)
-                    ends[_closing(ours, read)] = text
-                    given.append(_closing(theirs, write))
+                    ends[_closing(own, read)] = text
+                    given.append(_closing(of_fork, write))
                 number, future = self._zygote.fork(given, self._limits)
             stopped: Ending | None = "killed"
             try:
                 stopped = self._read(ends, future)
             finally:
                 if stopped is not None:
-                    self._zygote.end(number)
-            return self._told(self._ended(future), stopped)
+                    self._zygote.kill(number)
+            return self._result(self._exit_of(future), stopped)
 
-    def _read(self, ends: dict[int, bytearray], future: Future[Ended]) -> Ending | None:
-        """Collect what is written until it has ended; the reason, where it has to be stopped."""
-        deadline, left = time.monotonic() + self._begin_s, dict(ends)
+    def _read(self, ends: dict[int, bytearray], future: Future[ForkExit]) -> Ending | None:
+        """Collect output until the program ends. Returns why it must be stopped, if it must."""
+        deadline, open_ends = time.monotonic() + self._begin_s, dict(ends)
         poll = select.poll()
-        for descriptor in left:
+        for descriptor in open_ends:
             poll.register(descriptor, select.POLLIN)
-        while left or not future.done():
-            for descriptor, _ in poll.poll(1000 * max(0.0, deadline - time.monotonic())) if left else ():
+        while open_ends or not future.done():
+            for descriptor, _ in poll.poll(1000 * max(0.0, deadline - time.monotonic())) if open_ends else ():
                 chunk = os.read(descriptor, CHUNK)
-                left[descriptor].extend(chunk)
+                open_ends[descriptor].extend(chunk)
                 if not chunk:
                     poll.unregister(descriptor)
-                    del left[descriptor]
-            if not left:  # it has ended, or has closed its streams and goes on
+                    del open_ends[descriptor]
+            if not open_ends:  # it has ended, or has closed its streams and still runs
                 with contextlib.suppress(TimeoutError):
                     future.exception(max(0.0, deadline - time.monotonic()))
             if not self._began and len(self._out) >= HEADER and self._out.startswith(READY):
@@ -185,7 +185,7 @@ class _Run:
                 deadline = self._began + self._limits.wall_s
             if len(self._out) + len(self._err) > self._limits.output_bytes + HEADER:
                 return "output"
-            if time.monotonic() >= deadline and (left or not future.done()):
+            if time.monotonic() >= deadline and (open_ends or not future.done()):
                 remaining = self._remaining()
                 if remaining <= 0:
                     return "timeout"
@@ -193,65 +193,65 @@ class _Run:
         return None
 
     def _begin(self) -> None:
-        """The fork is locked down, and its time begins."""
+        """Start the clock: the fork is locked down."""
         self._pid = int.from_bytes(self._out[len(READY) : HEADER], "little")
-        self._began, self._waited = time.monotonic(), kernel.waited_s(self._pid)
+        self._began, self._waited = time.monotonic(), kernel.cpu_wait_s(self._pid)
 
     def _remaining(self) -> float:
-        """Seconds that are left of its time by the clock. Those in which it could have computed, but others did, do not
-        count: a program ends in the same way on a busy machine.
+        """Seconds left of the wall-clock limit. Time spent waiting for a CPU does not count, so that a program ends in
+        the same way on a busy machine.
 
         Raises:
-            SandboxError: it has waited for a processor for too long.
+            SandboxError: it has waited for a CPU for too long.
         """
         if not self._began:
             return 0.0
         taken = time.monotonic() - self._began
-        remaining = self._limits.wall_s - (taken - (kernel.waited_s(self._pid) - self._waited))
-        if remaining > 0 and taken >= self._longest_s:
+        remaining = self._limits.wall_s - (taken - (kernel.cpu_wait_s(self._pid) - self._waited))
+        if remaining > 0 and taken >= self._max_s:
             raise SandboxError(
-                f"this machine is too busy: an execution waited for a processor for most of {taken:.0f} s; lower "
-                "max_running, or run fewer processes beside this server"
+                f"this machine is too busy: an execution waited for a CPU for most of {taken:.0f} s; lower "
+                "max_running, or run fewer other processes"
             )
         return remaining
 
-    def _ended(self, future: Future[Ended]) -> Ended:
+    def _exit_of(self, future: Future[ForkExit]) -> ForkExit:
         try:
             ended = future.result(self._begin_s)
         except TimeoutError:
-            self._zygote.close()  # what cannot be ended is ended with its parent
-            raise SandboxError(f"an execution could not be ended within {self._begin_s:g} s") from None
+            self._zygote.close()  # its forks end with it
+            raise SandboxError(f"an execution did not end within {self._begin_s:g} s after SIGKILL") from None
         if not self._began:
-            said = self._err.decode("utf-8", "replace").strip()
-            raise SandboxError(f"an execution was not locked down, and ran nothing: {said or ended}")
+            error = self._err.decode("utf-8", "replace").strip()
+            raise SandboxError(f"a fork was not locked down and did not run the program: {error or ended}")
         return ended
 
-    def _told(self, ended: Ended, stopped: Ending | None) -> Execution:
+    def _result(self, ended: ForkExit, stopped: Ending | None) -> Execution:
         ending: Ending = stopped or ("ok" if ended.status == 0 else "error" if ended.status > 0 else "killed")
-        # The kernel counts computing by ticks: it may end a program some percent before what it reports then.
+        # The kernel checks the CPU limit by ticks: it may end a program some percent before the limit is reached.
         spent = ended.status == -signal.SIGXCPU or ended.cpu_s > self._limits.whole_cpu_s
-        computed = stopped in (None, "timeout") and spent
-        if computed:
+        hit_cpu_limit = stopped in (None, "timeout") and spent
+        if hit_cpu_limit:
             ending = "timeout"
         elif ending == "killed" and stopped is None and ended.status == -signal.SIGKILL:
             raise SandboxError(
-                "an execution was killed by this machine (SIGKILL), most likely as its memory ran out: lower "
+                "an execution was killed by the system (SIGKILL), probably because memory ran out: lower "
                 "max_running or memory_mb, or give the server more memory"
             )
         streams = bytes(self._out[HEADER:]), bytes(self._err)
-        used = Used(time.monotonic() - self._began, ended.cpu_s, ended.memory_mb)
+        used = ResourceUsage(time.monotonic() - self._began, ended.cpu_s, ended.memory_mb)
         execution = Execution.of(ending, streams, self._limits, signal_name(-ended.status), used)
-        return replace(execution, computed_too_long=computed)
+        return replace(execution, hit_cpu_limit=hit_cpu_limit)
 
 
 def _closing(stack: contextlib.ExitStack, descriptor: int) -> int:
-    """The descriptor, which the stack closes."""
+    """Have the stack close the descriptor; returns it."""
     stack.callback(os.close, descriptor)
     return descriptor
 
 
 def _sealed(payload: bytes) -> int:
-    """A descriptor that gives the payload, and through which nobody can write."""
+    """A descriptor to read the payload from, sealed against writes."""
     descriptor = os.memfd_create("payload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with os.fdopen(os.dup(descriptor), "wb") as file:
         file.write(payload)

@@ -1,4 +1,4 @@
-"""The user that forks of the zygote run as: not root, wherever another user can read the libraries."""
+"""The user that forks of the zygote run as: not root, if another user can read the libraries."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ FIX = (
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A user and a group. `warning`: why forks stay root, and how to change that; "" where they are not root."""
+    """A user and a group. `warning`: why forks run as root and how to change that; "" if they do not."""
 
     uid: int
     gid: int
     warning: str = ""
 
     def assume(self) -> None:
-        """Become this user for good, without supplementary groups. Raises OSError."""
+        """Become this user irrevocably, without supplementary groups. Raises OSError."""
         os.setgroups([])
         os.setresgid(self.gid, self.gid, self.gid)
         os.setresuid(self.uid, self.uid, self.uid)
 
 
-def choose(readable: Sequence[Path]) -> Identity:
-    """The user for forks: this process's own, unless that is root. Root becomes nobody; where nobody cannot read the
-    libraries below `readable`, nobody with the libraries' group; last, the libraries' owner and group.
+def choose_identity(readable: Sequence[Path]) -> Identity:
+    """The user for forks. An ordinary user stays. Root becomes the first of these that can read the loaded libraries
+    below `readable`: user and group nobody; user nobody and the libraries' group; the libraries' owner and group.
     """
     own = Identity(os.geteuid(), os.getegid())
     if own.uid != 0:
@@ -51,34 +51,34 @@ def choose(readable: Sequence[Path]) -> Identity:
 
 
 def _problem(identity: Identity, readable: Sequence[Path]) -> str:
-    """Why forks cannot run as `identity`; "" where they can. A fork tries it."""
-    told, tell = os.pipe()
-    held, hold = os.pipe()
+    """Why forks cannot run as `identity`, found by a fork that tries; "" if they can."""
+    result, result_writer = os.pipe()
+    release, release_writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            os.close(hold)
-            os.write(tell, _tried(identity, readable).encode())
-            os.close(tell)
-            os.read(held, 1)  # returns once the parent has tried to signal this process
+            os.close(release_writer)
+            os.write(result_writer, _try(identity, readable).encode())
+            os.close(result_writer)
+            os.read(release, 1)  # blocks until the parent has tried to signal this process
         finally:
             os._exit(0)
-    os.close(tell)
-    os.close(held)
+    os.close(result_writer)
+    os.close(release)
     try:
-        with os.fdopen(told) as file:
-            said = file.read()
+        with os.fdopen(result) as file:
+            answer = file.read()
         os.kill(pid, 0)
     except PermissionError:
         return f"the server may not signal processes of uid {identity.uid} (it has no CAP_KILL)"
     finally:
-        os.close(hold)
+        os.close(release_writer)
         os.waitpid(pid, 0)
-    return "" if said == OK else said or "a fork ended before it had tried another user"
+    return "" if answer == OK else answer or "a fork ended before it had tried another user"
 
 
-def _tried(identity: Identity, readable: Sequence[Path]) -> str:
-    """In a fork: `OK`, or what fails."""
+def _try(identity: Identity, readable: Sequence[Path]) -> str:
+    """Become `identity` in a fork. Returns `OK` or the problem."""
     try:
         identity.assume()
     except OSError as error:

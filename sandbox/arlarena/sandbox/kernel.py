@@ -1,4 +1,4 @@
-"""System calls that Python has no function for, by ctypes: Linux on x86-64 and aarch64."""
+"""System calls that Python lacks, by ctypes: Linux on x86-64 and aarch64."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWNET = 0x04000000, 0x08000000, 0x40000000
 
 MADV_HUGEPAGE, MADV_COLLAPSE, HUGE = 14, 25, 2 << 20
 
-# The same on both architectures since they came late; the others differ.
+# Newer system calls have the same number on both architectures; older ones differ.
 LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF, CLOSE_RANGE = 444, 445, 446, 436
 NUMBERS = {
     "x86_64": {"seccomp": 317, "capset": 126},
@@ -27,23 +27,23 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def supported() -> bool:
-    """Whether this module knows the machine."""
+    """Whether this machine is supported."""
     return sys.platform == "linux" and MACHINE in NUMBERS
 
 
 def call(number: int, *arguments: ctypes._SimpleCData | ctypes._Pointer | int | None) -> int:  # type: ignore[type-arg]
-    """A system call by number.
+    """Make a system call by number.
 
     Raises:
-        OSError: it failed.
+        OSError: the call failed.
     """
-    words = [ctypes.c_long(one) if isinstance(one, int) else one for one in arguments]
+    words = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
     return _checked(_libc.syscall(ctypes.c_long(number), *words))
 
 
 def prctl(option: int, *arguments: int) -> int:
     """`prctl(2)`. Errors as in `call`."""
-    words = [ctypes.c_ulong(one) for one in (*arguments, 0, 0, 0, 0)[:4]]
+    words = [ctypes.c_ulong(argument) for argument in (*arguments, 0, 0, 0, 0)[:4]]
     return _checked(_libc.prctl(ctypes.c_int(option), *words))
 
 
@@ -56,13 +56,13 @@ def close_from(first: int) -> None:
     """Close every descriptor from `first` on."""
     try:
         call(CLOSE_RANGE, first, 0x7FFFFFFF, 0)
-    except OSError:  # before Linux 5.9
+    except OSError:  # Linux before 5.9
         os.closerange(first, 1 << 16)
 
 
-def waited_s(pid: int) -> float:
-    """Seconds that a process of one thread has waited for a processor while it could have computed; 0 where the kernel
-    does not say.
+def cpu_wait_s(pid: int) -> float:
+    """Seconds that a single-threaded process has been runnable and waited for a CPU; 0 if the kernel does not report
+    it.
     """
     try:
         with open(f"/proc/{pid}/schedstat") as file:
@@ -72,8 +72,8 @@ def waited_s(pid: int) -> float:
 
 
 def protect_code() -> None:
-    """Take the right to execute from all of this process's memory that can be written: by its own rights, or through a
-    shared mapping of the same file. Old versions of libffi leave both kinds behind. Errors as in `call`.
+    """Make all executable memory of this process non-executable that can be written, directly or through a shared
+    mapping of the same file. Old versions of libffi leave both kinds behind. Errors as in `call`.
     """
     with open("/proc/self/maps") as file:
         regions = [line.split() for line in file]
@@ -86,8 +86,8 @@ def protect_code() -> None:
 
 
 def use_huge_pages() -> None:
-    """Gather this process's memory in pages of 2 MiB, where the kernel has them: a fork copies the table of pages, and
-    spends half of its time on it.
+    """Move this process's memory into pages of 2 MiB, if the kernel supports them: copying the page table takes half
+    of a fork's time.
     """
     with open("/proc/self/maps") as file:
         regions = [line.split() for line in file]
@@ -113,7 +113,7 @@ _NO_CAPABILITIES = _CapHeader(0x20080522, 0), (_CapData * 2)()
 
 
 def drop_capabilities() -> None:
-    """Give up every capability. Errors as in `call`."""
+    """Drop every capability. Errors as in `call`."""
     header, data = _NO_CAPABILITIES
     call(NUMBERS[MACHINE]["capset"], ctypes.byref(header), ctypes.byref(data))  # type: ignore[arg-type]
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)

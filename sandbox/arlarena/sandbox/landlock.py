@@ -1,4 +1,4 @@
-"""Landlock: which files a process and its heirs may touch, whatever user they run as (Linux 5.13, `landlock(7)`)."""
+"""Landlock: restricts the files that a process and its children may access, as any user (Linux 5.13, `landlock(7)`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from arlarena.sandbox.kernel import (
 )
 
 READ_FILE, READ_DIR = 1 << 2, 1 << 3
-# All rights over files that each version of the interface knows; what is handled and not granted is refused.
+# All file rights of each interface version. A right in this mask that no rule grants is refused.
 FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
 TCP_BIND_AND_CONNECT = 0b11  # from version 4
 SIGNALS_AND_ABSTRACT_SOCKETS = 0b11  # from version 6
@@ -33,7 +33,7 @@ class _PathBeneath(ctypes.Structure):
 
 
 def version() -> int:
-    """The kernel's version of the interface; 0 where there is none."""
+    """The kernel's version of the interface; 0 without Landlock."""
     try:
         return call(LANDLOCK_CREATE_RULESET, None, 0, VERSION_FLAG)
     except OSError:
@@ -41,9 +41,9 @@ def version() -> int:
 
 
 def ruleset(readable: Sequence[Path]) -> int:
-    """A descriptor of rules under which nothing can be done with any file, but reading what is at or below `readable`,
-    and listing the folders that hold these, as Python does before each import once such a folder has changed; nor with
-    TCP, nor with signals to other processes where the kernel knows these rules.
+    """A descriptor of rules that allow only to read files at or below `readable`, and to list the parent folders, which
+    Python does before an import if such a folder has changed. If the kernel supports it, they also forbid TCP and
+    signals to other processes.
 
     Raises:
         OSError: the kernel has no Landlock.
@@ -73,5 +73,5 @@ def _allow(rules: int, path: Path, rights: int) -> None:
 
 
 def restrict(rules: int) -> None:
-    """Put this process under the rules, for good. It must have given up new privileges. Raises OSError."""
+    """Apply the rules to this process irrevocably. Requires no_new_privs. Raises OSError."""
     call(LANDLOCK_RESTRICT_SELF, rules, 0)

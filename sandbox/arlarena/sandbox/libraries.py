@@ -1,4 +1,4 @@
-"""What programs may import: the standard library, numpy, scipy and sympy. Loaded once, before any fork."""
+"""The libraries that programs may import: the standard library, numpy, scipy and sympy. Loaded before any fork."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGES = ("numpy", "scipy", "sympy", "mpmath")
-# Beside these, what their own imports bring along. Another module is read from its file when a program asks for it, as
-# scipy.stats and scipy.signal are: they take a quarter of a second, but their memory would burden every fork.
+# Preloaded modules; their imports are loaded with them. Other modules, such as scipy.stats and scipy.signal, are read
+# from their files when a program imports them. That takes a quarter of a second, but keeps every fork smaller.
 MODULES = """
     array ast base64 bisect calendar cmath collections.abc colorsys copy csv dataclasses datetime decimal difflib enum
     fractions functools hashlib heapq io itertools json keyword locale math numbers operator pprint queue random re
@@ -20,7 +20,7 @@ MODULES = """
     sympy sympy.abc sympy.combinatorics sympy.geometry sympy.ntheory.modular sympy.ntheory.residue_ntheory
     sympy.parsing.sympy_parser sympy.plotting.series sympy.solvers.diophantine
 """
-# Typical calls: what they look up, cache and build once is then there for all.
+# Typical calls, which fill the libraries' caches for all forks.
 WARM = """
 import numpy as np, scipy.optimize, scipy.integrate, sympy as sp
 x, y, n = sp.symbols("x y n"); k = sp.Symbol("k", integer=True)
@@ -38,15 +38,15 @@ FOREIGN = frozenset(("site-packages", "dist-packages", "test", "idlelib", "ensur
 
 
 def preload() -> None:
-    """Import it all and make the typical calls."""
+    """Import all modules and make the typical calls."""
     for name in MODULES.split():
         importlib.import_module(name)
     exec(compile(WARM, "<warm>", "exec"), {})
 
 
 def readable() -> Iterator[Path]:
-    """Files and folders that imports may read: of the standard library all but what others installed beside it, and
-    the folders of the packages with their own shared libraries.
+    """Files and folders that imports may read: the standard library without third-party folders, and the folders of
+    the packages and of their shared libraries.
     """
     paths = sysconfig.get_paths()
     for folder in {paths["stdlib"], paths["platstdlib"], os.path.dirname(os.__file__)}:

@@ -1,4 +1,4 @@
-"""What one execution in a sandbox may use."""
+"""Resource limits of an execution."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ExecutionLimits:
-    """What one execution may use.
+    """Resource limits of an execution.
 
     Attributes:
-        wall_s: seconds from its first instruction to its end, without those in which it waited for a processor that
-            others used (forks; containers count these).
-        cpu_s: seconds of processor time, rounded up to whole ones.
-        memory_mb: MiB beyond what the libraries take.
-        output_bytes: bytes written to standard output and standard error together; one more ends it.
+        wall_s: seconds from the first instruction to the end. Time spent waiting for a CPU does not count in forks; it
+            counts in containers.
+        cpu_s: seconds of CPU time, rounded up to whole seconds.
+        memory_mb: MiB beyond the memory of the libraries.
+        output_bytes: bytes of standard output and standard error together; more bytes end the program.
     """
 
     wall_s: float = 10.0
@@ -24,5 +24,5 @@ class ExecutionLimits:
 
     @property
     def whole_cpu_s(self) -> int:
-        """`cpu_s` as the kernel counts it, in whole seconds."""
+        """`cpu_s` rounded up to whole seconds, as the kernel needs it."""
         return max(1, -int(-self.cpu_s // 1))

@@ -1,8 +1,8 @@
-"""What a fork of the zygote does to itself before it sees a program. Nothing of it can be undone.
+"""The restrictions that a fork of the zygote applies to itself before it reads a program. They are irrevocable.
 
-Layers, each of which would stop most attacks alone: another user where the server is root; no capabilities; limits;
-Landlock (files, TCP, signals); no executable memory but libraries (MDWE, Linux 6.3); seccomp (system calls). None needs
-a privilege.
+Each layer alone stops most attacks: another user if the server is root; no capabilities; resource limits; Landlock
+(files, TCP, signals); no executable memory except libraries (MDWE, Linux 6.3); seccomp (system calls). None needs
+privileges.
 """
 
 from __future__ import annotations
@@ -17,27 +17,26 @@ from dataclasses import dataclass
 from arlarena.sandbox import kernel, landlock, seccomp
 from arlarena.sandbox.identity import Identity
 
-# Beside a program that computes, the server and the zygote come first.
-NICENESS = 5
-# At its limit of computing a program is ended by SIGXCPU, which nothing else sends. One that blocks or handles the
-# signal is killed so many seconds of computing later.
+NICENESS = 5  # so that the server and the zygote have priority over programs
+# At its CPU limit a program gets SIGXCPU, which nothing else sends. If it blocks or handles the signal, it is killed
+# after this much more CPU time.
 GRACE_S = 1
 LAYERS = ("rlimits", "user", "capabilities", "no_new_privs", "landlock", "mdwe", "seccomp", "namespaces")
-# Without one of these nothing runs, unless the settings say so: the others depend on how the server was started.
+# Required by default. The other layers depend on how the server was started.
 REQUIRED = ("rlimits", "capabilities", "no_new_privs", "landlock", "seccomp")
 
 
 @dataclass(frozen=True, slots=True)
 class LockdownPlan:
-    """What the zygote has prepared for its forks.
+    """Prepared by the zygote for its forks.
 
     Attributes:
         filter: the seccomp program.
-        rules: descriptor of the Landlock rules, -1 for none.
+        rules: descriptor of the Landlock rules, or -1.
         identity: the user to run as.
-        address_space: bytes that the zygote has mapped: the limit of memory counts from there.
-        zygote: its process id.
-        required: layers without which nothing is run.
+        address_space: bytes that the zygote has mapped; the memory limit is added to them.
+        zygote: process id of the zygote.
+        required: layers without which no program is run.
     """
 
     filter: bytes
@@ -49,13 +48,13 @@ class LockdownPlan:
 
 
 def lock_down(plan: LockdownPlan, cpu_s: int, memory_bytes: int) -> list[str]:
-    """Give up everything that a program does not need. Descriptors 0, 1 and 2 stay, all others are closed.
+    """Apply all layers. Descriptors 0, 1 and 2 stay open; all others are closed.
 
     Returns:
-        the layers that are now in force.
+        the layers in force.
 
     Raises:
-        OSError: a required layer cannot be had.
+        OSError: a required layer is not available.
     """
     os.environ.clear()
     os.umask(0o777)
@@ -73,15 +72,15 @@ def lock_down(plan: LockdownPlan, cpu_s: int, memory_bytes: int) -> list[str]:
 
     layer("rlimits", lambda: _limit(cpu_s, plan.address_space + memory_bytes))
     if plan.identity.uid != os.geteuid():
-        plan.identity.assume()  # the zygote has tried it: a fork that cannot do it runs nothing
+        plan.identity.assume()  # tried by the zygote before; on failure the fork runs no program
         layers.append("user")
     else:
         with contextlib.suppress(OSError):  # an ordinary user cannot leave its groups
             os.setgroups([])
-    # Becoming another user forgets the parent-death signal: only now.
+    # After the change of user, which resets the parent-death signal.
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != plan.zygote:
-        raise OSError("the zygote is gone")
+        raise OSError("the zygote has ended")
     layer("capabilities", kernel.drop_capabilities)
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     layer("no_new_privs", lambda: kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1))
@@ -94,28 +93,28 @@ def lock_down(plan: LockdownPlan, cpu_s: int, memory_bytes: int) -> list[str]:
 
 
 def _limit(cpu_s: int, address_space: int) -> None:
-    for name, most in (
+    for name, limit in (
         (resource.RLIMIT_CPU, cpu_s + GRACE_S),
         (resource.RLIMIT_AS, address_space),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_NPROC, 0),
-        (resource.RLIMIT_NOFILE, 32),  # what a library opens while it is imported
+        (resource.RLIMIT_NOFILE, 32),  # for files that libraries open at import
         (resource.RLIMIT_MEMLOCK, 0),
         (resource.RLIMIT_MSGQUEUE, 0),
         (resource.RLIMIT_SIGPENDING, 0),
     ):
         hard = resource.getrlimit(name)[1]
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        soft = min(most, cpu_s) if name == resource.RLIMIT_CPU else most
-        resource.setrlimit(name, (soft, most))
-    # Should memory run out all the same, the kernel ends a program and not the server.
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        soft = min(limit, cpu_s) if name == resource.RLIMIT_CPU else limit
+        resource.setrlimit(name, (soft, limit))
+    # If memory runs out nevertheless, the kernel kills a program before the server.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
 
 
 def isolate() -> bool:
-    """Move the zygote into namespaces without network, shared memory or messages, where the host lets it."""
+    """Move the zygote into namespaces without network, shared memory or message queues. Returns whether that worked."""
     try:
         kernel.unshare(kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS)
     except OSError:

@@ -1,6 +1,6 @@
-"""What a fork of the zygote, or a container, does: run a Python program as `__main__`, and print its traceback where it
-raises. The last line of standard error then names the error, whatever else is written there. A container is given the
-text of this module, so it stands alone.
+"""Runs a Python program as `__main__`, in a fork of the zygote or in a container, and prints the traceback of an error.
+The last line of standard error then always names the error. A container gets the source of this module, which
+therefore imports no other module of the sandbox at its top level.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any, NamedTuple, TextIO
 import numpy
 
 NAME = "<program>"
-MAX_TRACEBACK, MAX_LINE = 8192, 1000  # characters: an error that holds a large formula is not too much output
-RESERVE = 8 << 20  # bytes of address space that are given back to name an error when memory has run out
+MAX_TRACEBACK, MAX_LINE = 8192, 1000  # characters, so that an error with a large formula stays below the output limit
+RESERVE = 8 << 20  # bytes of address space, freed to report an error after memory has run out
 
 
 def load() -> tuple[Callable[[bytes], int], list[Path]]:
@@ -34,25 +34,27 @@ def load() -> tuple[Callable[[bytes], int], list[Path]]:
 
 
 def run(payload: bytes) -> int:
-    """Run the last of a JSON list of programs in what the others have made. Returns its exit code."""
+    """Run a JSON list of programs in one namespace. Returns the exit code of the last."""
     *before, program = json.loads(payload)
     main = ModuleType("__main__")
     main.__dict__["final_answer"] = final_answer
     sys.modules["__main__"], sys.argv = main, [""]
     reserve = [bytearray(RESERVE)]
-    random.seed(0)  # the same program draws the same numbers
+    random.seed(0)  # deterministic: the same program draws the same numbers
     numpy.random.seed(0)
-    sys.set_int_max_str_digits(100_000)  # 2**10000 is asked for more often than a quadratic algorithm is abused
+    sys.set_int_max_str_digits(
+        100_000
+    )  # programs print numbers such as 2**10000, beyond Python's default of 4300 digits
     for earlier in before:
-        sys.stdout, sys.stderr = _Nowhere(), _Nowhere()
-        _executed(earlier, main.__dict__, [])
+        sys.stdout, sys.stderr = _NullStream(), _NullStream()
+        _execute(earlier, main.__dict__, [])
     sys.stdout, sys.stderr = streams = _stream(1), _stream(2)
-    ended = _executed(program, main.__dict__, reserve)
+    ended = _execute(program, main.__dict__, reserve)
     for stream in (sys.stdout, sys.stderr, *streams):
         with contextlib.suppress(BaseException):
             stream.flush()
     if ended.error:
-        _report(ended)
+        _write_error(ended)
     return ended.code
 
 
@@ -61,41 +63,41 @@ def final_answer(answer: object) -> None:
     print(f"\\boxed{{{answer}}}")
 
 
-class _Nowhere(io.TextIOBase):
-    """Takes text and forgets it."""
+class _NullStream(io.TextIOBase):
+    """Discards text."""
 
     def write(self, text: str) -> int:
         return len(text)
 
 
 def _stream(descriptor: int) -> TextIO:
-    """Text to a descriptor, line by line: what was printed before a program is ended can be seen."""
+    """A line-buffered text stream, so that output printed before a program is killed is not lost."""
     return open(descriptor, "w", encoding="utf-8", errors="replace", closefd=False, buffering=1)
 
 
 class _Ended(NamedTuple):
-    """How a program ended. `error`: one line that names its error, "" where there is none."""
+    """How a program ended. `error`: one line that names its error, or ""."""
 
     code: int
     error: str = ""
     traceback: str = ""
 
 
-def _executed(program: str, namespace: dict[str, Any], reserve: list[bytearray]) -> _Ended:
+def _execute(program: str, namespace: dict[str, Any], reserve: list[bytearray]) -> _Ended:
     try:
         exec(compile(program, NAME, "exec"), namespace)
     except SystemExit as end:
         reserve.clear()
         code = (end.code or 0) & 0xFF if end.code is None or isinstance(end.code, int) else 1
-        return _Ended(code, _named(end) if code else "")
+        return _Ended(code, _error_line(end) if code else "")
     except BaseException as error:
         reserve.clear()
-        return _Ended(1, _named(error), _traceback(error))
+        return _Ended(1, _error_line(error), _traceback(error))
     return _Ended(0)
 
 
-def _named(error: BaseException) -> str:
-    """The kind of an error and the first line of its message. The message is the program's text, and may fail."""
+def _error_line(error: BaseException) -> str:
+    """An error's type and the first line of its message. Program code may compute the message, and may raise."""
     kind = type(error)
     name, message = "an error without a name", ""
     with contextlib.suppress(BaseException):
@@ -111,7 +113,7 @@ def _named(error: BaseException) -> str:
 
 
 def _traceback(error: BaseException) -> str:
-    """The traceback, from the program's own lines on; "" where it cannot be shown. Of a long one, the end."""
+    """The end of the traceback, from the program's first frame on; "" if it cannot be formatted."""
     with contextlib.suppress(BaseException):
         trace = error.__traceback__
         lines = traceback.format_exception(type(error), error, trace and trace.tb_next)
@@ -119,8 +121,8 @@ def _traceback(error: BaseException) -> str:
     return ""
 
 
-def _report(ended: _Ended) -> None:
-    """Write the traceback, then the line that names the error if that is not its last one, and nothing behind it."""
+def _write_error(ended: _Ended) -> None:
+    """Write the traceback so that its last line is `error`, and close standard error."""
     text = ended.traceback.rstrip()
     if text.rpartition("\n")[2] != ended.error:
         text = f"{text}\n{ended.error}"

@@ -1,7 +1,7 @@
-"""seccomp: the system calls that a program may make. All others fail as not permitted, and those of another
-architecture (32 bits, x32) end it.
+"""seccomp: the system calls that a program may make. Other calls fail with EPERM, and calls of another architecture
+(32 bits, x32) kill it.
 
-libseccomp knows the numbers of each machine and compiles the filter, once; each execution only loads it.
+libseccomp knows the numbers of each machine. It compiles the filter once; each execution only loads it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from arlarena.sandbox.execution import SandboxUnavailable
 from arlarena.sandbox.kernel import MACHINE, NUMBERS, call
 
 SET_MODE_FILTER = 1
-MAP_TYPE = 0x0F  # of the flags of mmap: private, shared and the like (linux/mman.h)
-# To compute, to allocate, to write what is open already, to ask for the time: what no argument makes dangerous.
-FREE = """
+MAP_TYPE = 0x0F  # mask of mmap's flags: private, shared, … (linux/mman.h)
+# Calls that are harmless with any argument: computing, allocating, writing to open descriptors, reading the time.
+ALLOWED = """
     read readv pread64 write writev lseek close dup dup2 dup3 fstat stat lstat newfstatat statx access faccessat
     faccessat2 getdents64 getcwd munmap mremap brk madvise mincore membarrier rseq set_robust_list futex sched_yield
     sched_getaffinity getpid getppid gettid getuid geteuid getgid getegid getgroups getrusage getrlimit times
@@ -27,9 +27,9 @@ FREE = """
     pselect6 alarm setitimer getitimer pause rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending sigaltstack
     restart_syscall exit exit_group
 """
-# Without these, C libraries and Python take another way, and with EPERM they would not.
-ELSEWISE = {"clone3": errno.ENOSYS, "ioctl": errno.ENOTTY, "readlink": errno.EINVAL, "readlinkat": errno.EINVAL}
-FCNTL = (0, 1, 2, 3, 1030)  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC: nothing that signals or locks
+# C libraries and Python fall back to other calls after these errors, but not after EPERM.
+FALLBACK_ERRORS = {"clone3": errno.ENOSYS, "ioctl": errno.ENOTTY, "readlink": errno.EINVAL, "readlinkat": errno.EINVAL}
+FCNTL = (0, 1, 2, 3, 1030)  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC: no signals and no locks
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | (os.O_TMPFILE & ~os.O_DIRECTORY)
 
 
@@ -37,9 +37,9 @@ class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
 
 
-def compiled(*, may_open: bool) -> bytes:
-    """The filter for this machine, in the kernel's form. `may_open`: whether files may be opened to be read; only
-    where something else says which.
+def compile_filter(*, may_open: bool) -> bytes:
+    """The filter for this machine, as BPF instructions. `may_open`: whether files may be opened for reading; only safe
+    if Landlock restricts which.
 
     Raises:
         SandboxUnavailable: libseccomp is not installed.
@@ -54,18 +54,18 @@ def compiled(*, may_open: bool) -> bytes:
     rules.set_attr(scmp.Attr.ACT_BADARCH, scmp.KILL_PROCESS)
 
     def rule(action: int, name: str, *arguments: Any) -> None:
-        if scmp.resolve_syscall(scmp.Arch.NATIVE, name) >= 0:  # where this machine has a call of that name
+        if scmp.resolve_syscall(scmp.Arch.NATIVE, name) >= 0:  # this machine has a call of that name
             rules.add_rule(action, name, *arguments)
 
-    for name in FREE.split():
+    for name in ALLOWED.split():
         rule(scmp.ALLOW, name)
-    for name, number in ELSEWISE.items():
+    for name, number in FALLBACK_ERRORS.items():
         rule(scmp.ERRNO(number), name)
     for command in FCNTL:
         rule(scmp.ALLOW, "fcntl", scmp.Arg(1, scmp.EQ, command))
-    # A program reads its limits and sets none, its own or others'.
+    # A program may read its own limits, and set none.
     rule(scmp.ALLOW, "prlimit64", scmp.Arg(0, scmp.EQ, 0), scmp.Arg(2, scmp.EQ, 0))
-    # No memory is made executable. Only a file is mapped as executable: privately, and never writable at the same time.
+    # Memory cannot be made executable. Only files can be mapped as executable: privately, and not writable.
     rule(scmp.ALLOW, "mprotect", scmp.Arg(2, scmp.MASKED_EQ, mmap.PROT_EXEC, 0))
     rule(scmp.ALLOW, "mmap", scmp.Arg(2, scmp.MASKED_EQ, mmap.PROT_EXEC, 0))
     rule(
@@ -84,7 +84,7 @@ def compiled(*, may_open: bool) -> bytes:
 
 
 def load(program: bytes) -> None:
-    """Put this process under a compiled filter, for good. It must have given up new privileges. Raises OSError."""
+    """Apply a compiled filter to this process irrevocably. Requires no_new_privs. Raises OSError."""
     instructions = ctypes.create_string_buffer(program, len(program))
     known = _Program(len(program) // 8, ctypes.cast(instructions, ctypes.c_void_p))
     call(NUMBERS[MACHINE]["seccomp"], SET_MODE_FILTER, 0, ctypes.byref(known))  # type: ignore[arg-type]

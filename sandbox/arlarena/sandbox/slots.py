@@ -1,4 +1,4 @@
-"""How many programs run at a time, and how many may wait."""
+"""Limits how many programs run and wait at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from arlarena.sandbox.execution import SandboxBusy
 
 
 class Admission:
-    """`max_running` places, and a line of at most `max_waiting`."""
+    """`max_running` slots, and a queue of at most `max_waiting`."""
 
     def __init__(self, max_running: int, max_waiting: int, retry_after_s: float) -> None:
         self._max_running, self._max_waiting, self._retry_after_s = max_running, max_waiting, retry_after_s
@@ -18,11 +18,11 @@ class Admission:
         self.running = self.waiting = 0
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """A place among those that run, in the order of asking.
+    def slot(self) -> Iterator[None]:
+        """Hold a slot; wait for a free slot in first-come order.
 
         Raises:
-            SandboxBusy: the line is too long.
+            SandboxBusy: the queue is full.
         """
         with self._free:
             if self.running >= self._max_running:

@@ -1,12 +1,12 @@
-"""The zygote: a process that has loaded the libraries once, and is forked for every execution.
+"""The zygote: a process that has loaded the libraries and is forked for every execution.
 
     python -m arlarena.sandbox.zygote FD '{"work": "arlarena.sandbox.run_program", "required": []}'
 
-Over the socket FD (sequenced packets) it is sent `{"id", "cpu_s", "memory_mb"}` with three descriptors (payload,
-standard output, standard error) to begin an execution and `{"id", "kill": true}` to end one; it answers `{"id",
-"failed"}` or, when the process is over, `{"id", "status", "cpu_s", "memory_mb"}`. It never sees a payload: its fork
-reads that, so nothing of one execution is in the memory that another starts with. `work` is a module whose `load()`
-loads what forks need and returns what they do with a payload, and which files they may read.
+The server talks to it over the socket FD (sequenced packets). `{"id", "cpu_s", "memory_mb"}` with three descriptors
+(payload, standard output, standard error) starts an execution; `{"id", "kill": true}` kills it. The zygote answers
+`{"id", "failed"}` or, at the end of the process, `{"id", "status", "cpu_s", "memory_mb"}`. Only the fork reads the
+payload, so no execution starts with data of another in its memory. `work` is a module whose `load()` loads the
+libraries and returns the function that forks run on a payload, and the files that they may read.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from arlarena.sandbox.lockdown import (
     lock_down,
 )
 
-READY = b"\x06"  # the first byte of standard output: the fork is locked down. The program begins after the header.
-PID_BYTES = 4  # the fork's process id, little-endian, which follows it
+READY = b"\x06"  # first byte of standard output: the fork is locked down. The program's output follows the header.
+PID_BYTES = 4  # after READY: the fork's process id, little-endian
 HEADER = len(READY) + PID_BYTES
-NOT_LOCKED = 97  # exit code of a fork that could not lock itself down; read only where READY never came
-LONGEST = 4096  # bytes of a message
+NOT_LOCKED = 97  # exit code of a fork that failed to lock itself down
+MAX_MESSAGE = 4096  # bytes
 
 
 class Zygote:
@@ -47,56 +47,56 @@ class Zygote:
     def __init__(self, server: socket.socket, plan: LockdownPlan, work: Callable[[bytes], int]) -> None:
         self._server, self._plan, self._work = server, plan, work
         self._running: dict[int, int] = {}  # process id -> id of the execution
-        self._bell, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        self._wakeup, wakeup_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def serve(self) -> None:
-        """Fork and bury until the server is gone."""
+        """Fork and reap children until the server disconnects."""
         poll = select.poll()
         poll.register(self._server, select.POLLIN)
-        poll.register(self._bell, select.POLLIN)
+        poll.register(self._wakeup, select.POLLIN)
         while True:
             for descriptor, _ in poll.poll():
-                if descriptor == self._bell:
-                    os.read(self._bell, 4096)
-                elif not self._obey():
+                if descriptor == self._wakeup:
+                    os.read(self._wakeup, 4096)
+                elif not self._handle_message():
                     return
-            self._bury()
+            self._reap()
 
-    def _obey(self) -> bool:
-        """Carry out one message; False where the server is gone."""
-        message, descriptors, _, _ = socket.recv_fds(self._server, LONGEST, 3)
+    def _handle_message(self) -> bool:
+        """Handle one message. Returns False once the server has disconnected."""
+        message, descriptors, _, _ = socket.recv_fds(self._server, MAX_MESSAGE, 3)
         if not message:
             return False
-        order = json.loads(message)
-        if order.get("kill"):
+        request = json.loads(message)
+        if request.get("kill"):
             for pid, number in self._running.items():
-                if number == order["id"]:
-                    os.kill(pid, signal.SIGKILL)  # not buried yet, so the number is still its own
+                if number == request["id"]:
+                    os.kill(pid, signal.SIGKILL)  # not reaped yet, so the id is not reused
             return True
         try:
             pid = os.fork()
         except OSError as error:
-            self._answer(id=order["id"], failed=str(error))
+            self._answer(id=request["id"], failed=str(error))
         else:
             if pid == 0:
-                self._become(descriptors, order)
-            self._running[pid] = order["id"]
+                self._run_fork(descriptors, request)
+            self._running[pid] = request["id"]
         for descriptor in descriptors:
             os.close(descriptor)
         return True
 
-    def _become(self, descriptors: Sequence[int], order: dict[str, Any]) -> NoReturn:
-        """In the fork: lock down, say so, do the work."""
+    def _run_fork(self, descriptors: Sequence[int], request: dict[str, Any]) -> NoReturn:
+        """In the fork: lock down, write the header, do the work."""
         code = NOT_LOCKED
         try:
             signal.set_wakeup_fd(-1)
             for name in (signal.SIGCHLD, signal.SIGTERM):
                 signal.signal(name, signal.SIG_DFL)
             os.setsid()
-            payload = self._take(descriptors)
-            lock_down(self._plan, order["cpu_s"], order["memory_mb"] << 20)
+            payload = self._redirect(descriptors)
+            lock_down(self._plan, request["cpu_s"], request["memory_mb"] << 20)
             os.write(1, READY + os.getpid().to_bytes(PID_BYTES, "little"))
             code = self._work(payload)
         except BaseException as error:
@@ -105,19 +105,19 @@ class Zygote:
         finally:
             os._exit(code)
 
-    def _take(self, descriptors: Sequence[int]) -> bytes:
-        """Read the payload, and put nothing, standard output and standard error in their places."""
+    def _redirect(self, descriptors: Sequence[int]) -> bytes:
+        """Read the payload; make /dev/null, standard output and standard error descriptors 0, 1 and 2."""
         source, out, err = descriptors
         with os.fdopen(os.dup(source), "rb") as file:
             payload = file.read()
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        high = [os.dup2(one, 100 + place) for place, one in enumerate((nothing, out, err))]
-        for place, one in enumerate(high):
-            os.dup2(one, place)
+        null = os.open(os.devnull, os.O_RDONLY)
+        high = [os.dup2(descriptor, 100 + number) for number, descriptor in enumerate((null, out, err))]
+        for number, descriptor in enumerate(high):
+            os.dup2(descriptor, number)
         return payload
 
-    def _bury(self) -> None:
-        """Report those that have ended."""
+    def _reap(self) -> None:
+        """Reap ended forks and report them."""
         while self._running:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -140,52 +140,52 @@ class Zygote:
 
 
 def prepare(required: frozenset[str], readable: Sequence[Path]) -> tuple[LockdownPlan, list[str]]:
-    """What all forks need, and the layers that are in force in one of them.
+    """The plan for all forks, and the layers in force, tested in a fork.
 
     Raises:
-        OSError: a required layer cannot be had, or does not hold.
+        OSError: a required layer is not available or not effective.
     """
     isolated = isolate()
     kernel.protect_code()
     rules = landlock.ruleset(readable) if landlock.version() else -1
     plan = LockdownPlan(
-        filter=seccomp.compiled(may_open=rules >= 0),
+        filter=seccomp.compile_filter(may_open=rules >= 0),
         rules=rules,
-        identity=identity.choose(readable),
+        identity=identity.choose_identity(readable),
         address_space=address_space(),
         zygote=os.getpid(),
         required=required,
     )
-    found = json.loads(_said_by_fork(lambda: _tried(plan)) or b'{"error": "a fork ended before it was locked down"}')
-    if "error" in found:
-        raise OSError(found["error"])
-    layers = [*found["layers"], *(["namespaces"] if isolated else [])]
+    result = json.loads(_run_in_fork(lambda: _verify(plan)) or b'{"error": "a fork ended before it was locked down"}')
+    if "error" in result:
+        raise OSError(result["error"])
+    layers = [*result["layers"], *(["namespaces"] if isolated else [])]
     if absent := sorted(required - set(layers)):
-        because = f" ({plan.identity.warning})" if "user" in absent and plan.identity.warning else ""
-        raise OSError(f"this machine does not offer: {', '.join(absent)}{because}")
+        reason = f" ({plan.identity.warning})" if "user" in absent and plan.identity.warning else ""
+        raise OSError(f"this machine does not support: {', '.join(absent)}{reason}")
     return plan, layers
 
 
-def _said_by_fork(work: Callable[[], dict[str, Any]]) -> bytes:
+def _run_in_fork(work: Callable[[], dict[str, Any]]) -> bytes:
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.dup2(write, 1)
         try:
-            said = work()
+            result = work()
         except BaseException as error:
-            said = {"error": f"{type(error).__name__}: {error}"}
-        os.write(1, json.dumps(said).encode())
+            result = {"error": f"{type(error).__name__}: {error}"}
+        os.write(1, json.dumps(result).encode())
         os._exit(0)
     os.close(write)
     with os.fdopen(read, "rb") as file:
-        said_bytes = file.read()
+        output = file.read()
     os.waitpid(pid, 0)
-    return said_bytes
+    return output
 
 
-def _tried(plan: LockdownPlan) -> dict[str, Any]:
-    """Lock down and try the door: a layer that is in force must be felt."""
+def _verify(plan: LockdownPlan) -> dict[str, Any]:
+    """Lock down and verify each layer by forbidden calls."""
     layers = lock_down(plan, 10, 1 << 30)
     forbidden: list[tuple[str, Callable[[], object]]] = []
     if "seccomp" in layers:
@@ -197,14 +197,14 @@ def _tried(plan: LockdownPlan) -> dict[str, Any]:
         forbidden.append(("writable code", lambda: _map_writable_code(os.__file__)))
     if "landlock" in layers:
         forbidden += [("/proc/self/environ", Path("/proc/self/environ").open), ("/", lambda: os.listdir("/"))]
-    for what, attempt in forbidden:
+    for name, attempt in forbidden:
         try:
             attempt()
         except OSError:
             continue
-        return {"error": f"a locked fork could still have {what}"}
+        return {"error": f"a locked-down fork could still access or create {name}"}
     if os.getuid() != plan.identity.uid:
-        return {"error": f"a locked fork runs as uid {os.getuid()}, not {plan.identity.uid}"}
+        return {"error": f"a locked-down fork runs as uid {os.getuid()}, not {plan.identity.uid}"}
     return {"layers": layers}
 
 
@@ -214,7 +214,7 @@ def _map_writable_code(path: str) -> mmap.mmap:
 
 
 def main() -> int:
-    """Load, prepare, say hello, serve."""
+    """Load, prepare, report readiness, serve."""
     server = socket.socket(fileno=int(sys.argv[1]))
     settings = json.loads(sys.argv[2])
     work, readable = importlib.import_module(settings["work"]).load()
@@ -226,10 +226,10 @@ def main() -> int:
         return 1
     zygote = Zygote(server, plan, work)
     gc.collect()
-    gc.freeze()  # a collection in a fork would copy every page that the zygote has
+    gc.freeze()  # a garbage collection in a fork would copy all pages of the zygote
     kernel.use_huge_pages()
-    hello = {"layers": layers, "uid": plan.identity.uid, "warning": plan.identity.warning}
-    server.send(json.dumps(hello).encode())
+    ready = {"layers": layers, "uid": plan.identity.uid, "warning": plan.identity.warning}
+    server.send(json.dumps(ready).encode())
     zygote.serve()
     return 0
 

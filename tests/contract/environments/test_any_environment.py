@@ -1,4 +1,4 @@
-"""The contract of all installed environments, by themselves and behind the server."""
+"""The contract of all installed environments, direct and through the server."""
 
 import asyncio
 
@@ -22,18 +22,18 @@ def address(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
-def test_contract(environment, check):
+def test_the_environment_fulfils_the_contract(environment, check):
     try:
         check(environment)
     except NotApplicable as reason:
         pytest.skip(str(reason))
 
 
-def test_it_has_the_name_of_its_entry_point(environment):
+def test_the_name_equals_the_entry_point(environment):
     assert environment.info.name in installed()
 
 
-# ---- behind the server -----------------------------------------------------------------------------------------------
+# ---- through the server ----------------------------------------------------------------------------------------------
 
 
 async def call(session, address, method, path, body=None):
@@ -41,7 +41,7 @@ async def call(session, address, method, path, body=None):
         return reply.status, await reply.json() if reply.content_type == "application/json" else None
 
 
-async def test_a_repeated_step_moves_nothing_and_one_out_of_turn_is_refused(address):
+async def test_a_repeated_step_has_no_effect_and_a_step_out_of_turn_is_refused(address):
     async with aiohttp.ClientSession() as session:
         _, opened = await call(session, address, "POST", "/v1/sessions", {"reset": [{"index": 1}]})
         name = opened["sessions"][0]["session_id"]
@@ -65,7 +65,7 @@ async def test_idle_sessions_end(address):
                 await asyncio.sleep(0.02)
 
 
-async def test_experts_are_silent_on_evaluation_splits(address):
+async def test_experts_are_unavailable_on_evaluation_splits(address):
     async with aiohttp.ClientSession() as session:
         _, info = await call(session, address, "GET", "/v1/info")
         for split in info["splits"]:

@@ -1,4 +1,4 @@
-"""An environment says the same as ever while it keeps its version."""
+"""An environment's texts do not change while its version stays the same."""
 
 import json
 
@@ -9,7 +9,7 @@ from arlarena.environment.registry import installed, load
 
 
 @pytest.mark.parametrize("name", installed())
-def test_transcripts_are_those_of_this_version(name):
+def test_transcripts_equal_the_recorded_ones(name):
     environment = load("test", name, {})
     path = golden.path_of(environment)
     assert path.exists(), f"{path.name} is missing: run {golden.__file__}"
@@ -17,7 +17,7 @@ def test_transcripts_are_those_of_this_version(name):
 
 
 def assert_as_recorded(found, recorded, where=""):
-    """The same, but for fields that the wire has gained since: those must say nothing."""
+    """Whether two messages are equal, except for fields added later, which must have neutral values."""
     if isinstance(recorded, dict):
         assert not any(value for key, value in found.items() if key not in recorded), where
         for key, value in recorded.items():

@@ -1,4 +1,4 @@
-"""TIR Math as a server: its sandbox is there before sessions are, says how it is, and is not the policy's fault."""
+"""TIR Math as a server: the sandbox starts first, reports its health, and its failures are not the policy's."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ max_waiting = 4
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """(URL, process) of one for all tests that leave it alive: it takes seconds to import what judges answers."""
+    """(URL, process) of a server shared by all tests that do not kill it; its start takes seconds."""
     with environment_server(tmp_path_factory.mktemp("tir"), "tir_math", capacity=64, extra=QUICK) as (url, process):
         yield url, process
         children = psutil.Process(process.pid).children() if process.poll() is None else []
@@ -62,7 +62,7 @@ def step(client: httpx.Client, session: str, text: str) -> httpx.Response:
     return client.post("/step", json={"session_id": session, "action": {"text": text}})
 
 
-def test_a_whole_episode_over_http(server, client):
+def test_a_complete_episode_over_http(server, client):
     health = client.get("/health").json()
     assert health["status"] == "healthy"
     layers = health["details"]["sandbox"]["layers"]
@@ -80,7 +80,7 @@ def test_a_whole_episode_over_http(server, client):
     assert len(psutil.Process(server[1].pid).children()) == 2  # a zygote for programs, one for answers
 
 
-def test_a_zygote_that_is_killed_is_nobodys_wrong_answer(server, client):
+def test_a_killed_zygote_is_not_a_wrong_answer(server, client):
     sessions = [one["session_id"] for one in opened(client, 4)]
     for zygote in psutil.Process(server[1].pid).children():
         os.kill(zygote.pid, signal.SIGKILL)
@@ -92,7 +92,7 @@ def test_a_zygote_that_is_killed_is_nobodys_wrong_answer(server, client):
     assert client.get("/health").json()["details"]["sandbox"]["restarts"] == 1
 
 
-async def test_what_is_too_much_is_sent_away_and_can_be_tried_again(server):
+async def test_requests_beyond_the_queue_are_429_and_can_be_retried(server):
     async with httpx.AsyncClient(base_url=server[0], timeout=60) as client:
         body = {"count": 12, "reset": [{"split": "train", "index": 3}]}
         sessions = [one["session_id"] for one in (await client.post("/v1/sessions", json=body)).json()["sessions"]]
@@ -115,7 +115,7 @@ async def test_what_is_too_much_is_sent_away_and_can_be_tried_again(server):
         assert again.json()["observation"]["step"] == 1
 
 
-def test_a_layer_that_this_machine_does_not_have_keeps_the_server_from_starting(tmp_path):
+def test_a_missing_required_layer_stops_the_servers_start(tmp_path):
     sandbox = ForkSandbox(ForkSettings(required=()), BARE)
     absent = [layer for layer in LAYERS if layer not in sandbox.health().layers]
     sandbox.close()
@@ -141,7 +141,7 @@ def test_a_layer_that_this_machine_does_not_have_keeps_the_server_from_starting(
         ("[environment.options.families.no_such_family]\n", ["no_such_family", "count_primes"]),
     ],
 )
-def test_wrong_options_are_named(tmp_path, options, mentions):
+def test_invalid_options_are_named(tmp_path, options, mentions):
     config = tmp_path / "c.toml"
     config.write_text('[environment]\nname = "tir_math"\n' + options)
     done = forking_support.run(["arlarena.env_server.settings", str(config)])
@@ -151,7 +151,7 @@ def test_wrong_options_are_named(tmp_path, options, mentions):
         assert mention in done.stderr
 
 
-def test_programs_of_many_sessions_run_side_by_side(client):
+def test_programs_of_many_sessions_run_in_parallel(client):
     sleep = PROGRAM.format("import time; time.sleep(0.5); print('done')")
     names = [one["session_id"] for one in opened(client, 8)]
     items = [{"session_id": name, "op": "step", "action": {"text": sleep}} for name in names]
@@ -161,7 +161,7 @@ def test_programs_of_many_sessions_run_side_by_side(client):
     assert time.monotonic() - begun < 8 * 0.5  # one after the other they would take longer
 
 
-def test_the_folder_of_problems(tmp_path):
+def test_tir_math_data_gives_the_problems(tmp_path):
     problem = '{{"problem": "What is {n} + {n}?", "answer": "{twice}"}}\n'
     data = tmp_path / "data"
     data.mkdir()
@@ -200,7 +200,7 @@ def test_the_folder_of_problems(tmp_path):
 
 
 # Last, because the server of the other tests is gone afterwards.
-def test_a_server_that_is_killed_takes_its_processes_with_it(server, client):
+def test_a_killed_server_leaves_no_processes(server, client):
     process = server[1]
     (session,) = opened(client)
     program = {"session_id": session["session_id"], "action": {"text": PROGRAM.format("while True: pass")}}

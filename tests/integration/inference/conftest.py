@@ -1,1 +1,1 @@
-"""Makes `inference_support` importable for the tests of this folder."""
+"""Tests of the policy server with real processes."""

@@ -1,4 +1,4 @@
-"""A gateway before two real engines: who gets what, what is hidden, restarts, pushes, and servers elsewhere."""
+"""A gateway with two real engines: routing, hidden routes, restarts, pushes, and remote servers."""
 
 import asyncio
 import json
@@ -54,7 +54,7 @@ def root(folder):
 
 @pytest.fixture(scope="module")
 def first(folder):
-    """The directory of the model that servers begin with."""
+    """The directory of the initial model."""
     return save(model(20), folder / "model")
 
 
@@ -100,7 +100,7 @@ def asked(server):
     return {one["name"]: one["asked"] for one in states(server)}
 
 
-def test_it_answers_as_an_engine_does(server):
+def test_the_gateway_answers_like_an_engine(server):
     choice = server.generate(PROMPT, max_tokens=6, logprobs=0, seed=3, ignore_eos=True)
     found = torch.tensor([entry["logprob"] for entry in choice["logprobs"]["content"]])
     assert (found - reference_logprobs(model(20), PROMPT, choice["token_ids"])).abs().max() < 1e-4
@@ -109,10 +109,10 @@ def test_it_answers_as_an_engine_does(server):
     body = {"token_ids": PROMPT, "sampling_params": {"max_tokens": 300, "seed": 3, "ignore_eos": True}, "stream": True}
     events = list(server.http.events("/inference/v1/generate", body))
     assert [token for event in events for token in event["choices"][0]["token_ids"]] == whole
-    assert len(events) > 1  # passed on while it grew
+    assert len(events) > 1  # streamed, not collected
 
 
-def test_a_session_stays_with_its_replica_and_others_are_spread(server):
+def test_a_session_stays_with_its_replica_and_other_requests_are_spread(server):
     before = asked(server)
     for _ in range(6):
         assert ask(server, {"x-session-id": "one"}).status_code == 200
@@ -145,7 +145,7 @@ def test_a_model_is_found_by_its_name_through_the_gateway(server):
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer wrong"}, {"authorization": TOKEN}])
-def test_routes_for_weights_need_the_token(server, headers):
+def test_weight_routes_need_the_token(server, headers):
     for answer in (
         server.http.post("/serve_weights", {"version": "x"}, headers=headers),
         server.http.put("/weights/v000001-x", b"{}", headers),
@@ -156,7 +156,7 @@ def test_routes_for_weights_need_the_token(server, headers):
         assert "token" in answer.json()["error"]["message"]
 
 
-def test_a_deadline_holds_on_the_way_through(server):
+def test_a_deadline_holds_through_the_gateway(server):
     began = time.monotonic()
     answer = ask(server, {"x-request-timeout-s": "0.05"}, max_tokens=450)
     assert answer.status_code == 504
@@ -165,7 +165,7 @@ def test_a_deadline_holds_on_the_way_through(server):
     assert ask(server, {"x-request-timeout-s": "soon"}).status_code == 400
 
 
-def test_errors_of_the_engine_come_through_as_they_are(server):
+def test_errors_of_the_engine_are_passed_through_unchanged(server):
     assert "not in the vocabulary" in server.refused(
         "/inference/v1/generate", {"token_ids": [VOCABULARY], "sampling_params": {}}, 400
     )
@@ -173,18 +173,18 @@ def test_errors_of_the_engine_come_through_as_they_are(server):
     server.refused("/v1/chat/completions", {"messages": []}, 400)
 
 
-def test_a_push_reaches_every_replica_checked_and_stamped(server, root):
+def test_a_push_reaches_every_replica_and_responses_name_it(server, root):
     directory = version(root, 21, 1)
     answer = serve(server, directory)
     assert answer.status_code == 200
     assert answer.json()["version"] == label(directory)
     assert answer.json()["probe"] < 1e-5
     assert all_ready(server, label(directory))
-    for number in range(4):  # both replicas
+    for number in range(4):  # reaches both replicas
         answer = ask(server, {"x-session-id": f"after {number}"})
         assert answer.headers["x-weight-versions"] == label(directory)
         assert answer.json()["choices"][0]["weight_versions"][0]["version"] == label(directory)
-    assert serve(server, directory).status_code == 200  # again: nothing changes
+    assert serve(server, directory).status_code == 200  # a repeated push changes nothing
     assert server.version() == label(directory)
 
 
@@ -217,7 +217,7 @@ def test_weights_that_fail_their_probe_are_not_served(server, root):
     (bad / "COMMITTED").unlink()
 
 
-async def test_versions_sent_over_http_arrive_as_deltas(server, root, folder):
+async def test_versions_sent_over_http_are_sent_as_deltas(server, root, folder):
     ours = folder / "sent"
     ours.mkdir(exist_ok=True)
     made, second = model(31), model(31)
@@ -232,7 +232,7 @@ async def test_versions_sent_over_http_arrive_as_deltas(server, root, folder):
         assert (await client.serve(label(first), 30)).version == label(first)
         changed = await sender.deliver(later, client)
         assert (await client.serve(label(later), 30)).probe < 1e-5
-        assert await sender.deliver(later, client) == 0  # it is there
+        assert await sender.deliver(later, client) == 0  # nothing is missing
         sender.forget()
         assert 0 < changed < 0.6 * whole
         bad = version(ours, 33, 32, off=1.0)
@@ -243,7 +243,7 @@ async def test_versions_sent_over_http_arrive_as_deltas(server, root, folder):
     assert (root / later.name / "model.safetensors").read_bytes() == (later / "model.safetensors").read_bytes()
 
 
-def test_a_killed_engine_is_started_again_and_serves_only_what_is_wanted(server, root):
+def test_a_killed_engine_is_restarted_and_serves_only_the_target_version(server, root):
     wanted = version(root, 24, 40)
     assert serve(server, wanted).status_code == 200
     answers = []
@@ -260,8 +260,8 @@ def test_a_killed_engine_is_started_again_and_serves_only_what_is_wanted(server,
     victim.send_signal(signal.SIGKILL)
     wait_until(lambda: [one["state"] for one in states(server)].count("down") == 1, "one replica down")
     newer = version(root, 25, 41)
-    assert serve(server, newer).status_code == 200  # the other takes it; this one will when it is back
-    over = len(answers) + len(threads)  # those on their way may span the push
+    assert serve(server, newer).status_code == 200  # the other replica loads it now, this one after its restart
+    over = len(answers) + len(threads)  # requests in flight may span the push
     wait_until(lambda: all_ready(server, label(newer)), "both serve the newer version", 60)
     stop.set()
     for thread in threads:
@@ -276,7 +276,7 @@ def test_a_stream_whose_engine_dies_ends_with_an_error(server):
     events = server.http.events("/inference/v1/generate", body)
     next(events)
     for process in engines(server):
-        process.send_signal(signal.SIGSTOP)  # so that the stream is still going on when its engine is killed
+        process.send_signal(signal.SIGSTOP)  # so that the stream is still open when its engine is killed
     busy = {one["name"] for one in states(server) if one["in_flight"]}
     assert len(busy) == 1
     for process in engines(server):
@@ -287,7 +287,7 @@ def test_a_stream_whose_engine_dies_ends_with_an_error(server):
     wait_until(lambda: all_ready(server), "both ready again", 60)
 
 
-def test_a_client_that_leaves_frees_the_engine(server):
+def test_a_disconnected_client_frees_the_engine(server):
     data = json.dumps({"token_ids": [5], "sampling_params": {"max_tokens": 500, "ignore_eos": True}}).encode()
     head = f"POST /inference/v1/generate HTTP/1.1\r\nhost: x\r\ncontent-length: {len(data)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1]))) as client:
@@ -297,7 +297,7 @@ def test_a_client_that_leaves_frees_the_engine(server):
     assert ask(server).status_code == 200
 
 
-def test_when_everybody_is_full_the_answer_is_503(server):
+def test_when_all_replicas_are_full_the_response_is_503(server):
     answers = []
     threads = [
         threading.Thread(target=lambda: answers.append(ask(server, max_tokens=400, n=4).status_code)) for _ in range(40)
@@ -309,14 +309,14 @@ def test_when_everybody_is_full_the_answer_is_503(server):
     assert set(answers) == {200, 503}
 
 
-def test_metrics_of_the_gateway(server):
+def test_gateway_metrics_count_requests(server):
     text = server.http.get("/metrics").text
     assert 'arlarena_gateway_ready{replica="engine-0"} 1.0' in text
     assert 'arlarena_gateway_requests_total{route="/inference/v1/generate",status="200"}' in text
 
 
-@pytest.mark.slow  # a gateway of its own
-def test_nothing_is_left_when_the_gateway_is_killed(first, tmp_path):
+@pytest.mark.slow  # starts a gateway
+def test_no_process_is_left_when_the_gateway_is_killed(first, tmp_path):
     config = f'model = "{first}"\nreplicas = 2\n'
     with running_server(tmp_path, config) as running:
         children = psutil.Process(running.process.pid).children(recursive=True)
@@ -327,8 +327,8 @@ def test_nothing_is_left_when_the_gateway_is_killed(first, tmp_path):
 
 
 @pytest.mark.slow  # three servers; test_inference_replica.py has the rule
-async def test_a_server_elsewhere_that_restarts_behind_its_back_is_pushed_again_first(first, tmp_path):
-    """A pod that comes back with other weights before anybody noticed: its answers are not passed on."""
+async def test_a_remote_server_that_restarted_gets_the_target_before_its_next_request(first, tmp_path):
+    """A pod restarts with other weights between two checks: its responses are not passed on."""
     made = model(27)
 
     def pod(name, port=0):
@@ -341,7 +341,7 @@ async def test_a_server_elsewhere_that_restarts_behind_its_back_is_pushed_again_
         port = int(one.url.rsplit(":", 1)[1])
         config = (
             f'replica_urls = ["{one.url}"]\nweights_root = "{tmp_path / "gateway"}"\nadmin_token = "{TOKEN}"\n'
-            "health_interval_s = 30.0\nreplica_wait_s = 20.0\n"  # it looks at nobody unasked
+            "health_interval_s = 30.0\nreplica_wait_s = 20.0\n"  # no check during the test
         )
         with running_server(tmp_path / "run-gateway", config) as gateway:
             (tmp_path / "trainer").mkdir()

@@ -1,4 +1,4 @@
-"""When a client of the gateway is told to come back: later while all engines start, soon while they are busy."""
+"""`Retry-After` of the gateway: long while all engines start, short while they are busy."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ BODY = {"token_ids": [5], "sampling_params": {"max_tokens": 1}}
 
 
 class Engine(BaseHTTPRequestHandler):
-    """A policy server over HTTP that refuses every request for samples; `loaded` and `retry_after` are the test's."""
+    """A policy server that answers every sampling request with 503; tests set `loaded` and `retry_after`."""
 
     loaded: bool
     retry_after: str | None
@@ -45,7 +45,7 @@ class Engine(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def gateway(folder, **engine):
-    """A gateway before one such engine."""
+    """A gateway in front of one such engine."""
     upstream = ThreadingHTTPServer(("127.0.0.1", 0), type("Configured", (Engine,), engine))
     threading.Thread(target=upstream.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{upstream.server_address[1]}"
@@ -62,7 +62,7 @@ def gateway(folder, **engine):
         upstream.server_close()
 
 
-def test_while_every_engine_starts_clients_come_back_later_and_probes_soon(tmp_path):
+def test_while_all_engines_start_retry_after_is_long_for_clients_and_short_for_probes(tmp_path):
     with gateway(tmp_path, loaded=False, retry_after="30") as http:
         answer = http.post(GENERATE, BODY)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
@@ -73,7 +73,7 @@ def test_while_every_engine_starts_clients_come_back_later_and_probes_soon(tmp_p
 
 
 @pytest.mark.parametrize(("said", "passed_on"), [("7", "7"), (None, "1")])
-def test_what_a_busy_engine_says_is_passed_on(tmp_path, said, passed_on):
+def test_retry_after_of_a_busy_engine_is_passed_on(tmp_path, said, passed_on):
     with gateway(tmp_path, loaded=True, retry_after=said) as http:
         wait_until(lambda: http.get("/ready").status_code == 200, "ready")
         answer = http.post(GENERATE, BODY)

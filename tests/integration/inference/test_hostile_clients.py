@@ -1,4 +1,4 @@
-"""Clients that try to stop a policy server: each attack ends, and `/health` answers within a second all the while.
+"""Clients that attack a policy server: each attack ends, and `/health` answers within a second throughout.
 
 One server process, without a key, serves all attacks, and is watched during each of them.
 """
@@ -26,14 +26,14 @@ def server(tmp_path_factory):
     directory = save(model(1), folder / "model")
     config = f'model = "{directory}"\nmax_slots = 16\nrequest_timeout_s = 60\n'
     with running_server(folder / "run", config) as running:
-        first = Http(running.url, timeout_s=120).post(CHAT, {"messages": SAY, "max_tokens": 2})  # loads what chats need
+        first = Http(running.url, timeout_s=120).post(CHAT, {"messages": SAY, "max_tokens": 2})  # loads the template
         assert first.status_code == 200
         yield running
 
 
 @pytest.fixture(autouse=True)
 def watched(server):
-    """Fails a test during which the server was slow, sick or grew."""
+    """Fails a test during which `/health` was slow or failed, or memory grew."""
     with HealthWatch(server.url, server.process.pid):
         yield
     assert len(server.generate([5], max_tokens=2, ignore_eos=True)["token_ids"]) == 2
@@ -69,17 +69,17 @@ def refused(server, path, body, status, word, param):
     ("prompts", "n", "word"),
     [(5000, 128, "640000 sequences"), (20_000, 1, "20000 sequences"), (20_000, 128, "max_waiting")],
 )
-def test_more_sequences_than_fit(server, prompts, n, word):
+def test_more_sequences_than_the_server_holds_are_refused(server, prompts, n, word):
     refused(server, COMPLETIONS, {"prompt": [[5]] * prompts, "n": n, "max_tokens": 1}, 400, word, "prompt")
     refused(server, COMPLETIONS, {"prompt": ["ab"] * prompts, "n": n, "max_tokens": 1}, 400, word, "prompt")
 
 
-def test_empty_prompts_by_the_million(server):
+def test_a_million_empty_prompts_are_refused(server):
     refused(server, COMPLETIONS, b'{"prompt":[' + b"[]," * 1_000_000 + b"[]]}", 413, "brackets", None)
     refused(server, COMPLETIONS, {"prompt": [[]] * 20_000}, 400, "20000 sequences", "prompt")
 
 
-def test_tokens_by_the_million(server):
+def test_a_million_tokens_are_refused(server):
     refused(server, COMPLETIONS, b'{"prompt":[' + b"1," * 3_000_000 + b"1]}", 400, "max_prompt_tokens", "prompt")
     refused(server, GENERATE, b'{"sampling_params":{},"token_ids":[' + b"1," * 3_000_000 + b"1]}", 400,
             "maximum context length", "token_ids")  # fmt: skip
@@ -87,11 +87,11 @@ def test_tokens_by_the_million(server):
 
 
 @pytest.mark.parametrize("path", ["/tokenize", COMPLETIONS])
-def test_a_text_of_nearly_eight_mebibytes(server, path):
+def test_a_text_of_nearly_8_mib_is_refused(server, path):
     refused(server, path, {"prompt": "ab" * (4 * MIB - 100)}, 400, "max_text_chars", "prompt")
 
 
-def test_the_longest_text_is_tokenised_beside_other_requests(server):
+def test_tokenising_the_longest_text_does_not_block_other_requests(server):
     text = "abcdefgh" * (1 << 15)
     with ThreadPoolExecutor(4) as pool:
         answers = list(
@@ -102,7 +102,7 @@ def test_the_longest_text_is_tokenised_beside_other_requests(server):
 
 
 @pytest.mark.parametrize("messages", [4097, 100_000])
-def test_more_messages_than_a_conversation_has(server, messages):
+def test_too_many_messages_are_refused(server, messages):
     word = "max_messages" if messages == 4097 else "brackets"
     param = "messages" if messages == 4097 else None
     for path in (CHAT, "/tokenize"):
@@ -110,14 +110,14 @@ def test_more_messages_than_a_conversation_has(server, messages):
                 word, param)  # fmt: skip
 
 
-def test_the_most_messages_are_rendered_beside_other_requests(server):
+def test_rendering_the_most_messages_does_not_block_other_requests(server):
     messages = [{"role": "user", "content": "x" * 40}] * 4096
     with ThreadPoolExecutor(8) as pool:
         counts = pool.map(lambda _: server.post("/tokenize", {"messages": messages})["count"], range(8))
     assert set(counts) == {4096 * 41 + 1}
 
 
-def test_messages_of_many_parts(server):
+def test_messages_with_too_many_parts_are_refused(server):
     parts = [{"type": "text", "text": "x"}] * 40_000
     refused(server, CHAT, {"messages": [{"role": "user", "content": parts}]}, 400, "16 times max_messages", "messages")
     tools = {"tools": [{"a": [[]] * 10}] * 10_000}
@@ -137,7 +137,7 @@ def test_templates_of_clients_are_refused(server, path):
     assert all("chat_template" in openai_error(answer)["message"] for answer in answers)
 
 
-def test_sizes_of_sampling_parameters(server):
+def test_oversized_sampling_parameters_are_refused(server):
     def ask(**params):
         return {"prompt": [5], "max_tokens": 1, **params}
 
@@ -157,7 +157,7 @@ def test_sizes_of_sampling_parameters(server):
             "request_id")  # fmt: skip
 
 
-def test_names_are_not_repeated_at_length(server):
+def test_errors_shorten_long_names(server):
     refused(server, COMPLETIONS, {"prompt": [5], "model": "x" * (4 * MIB)}, 404, "does not exist", "model")
     refused(server, COMPLETIONS, {"prompt": [5], "x" * (4 * MIB): 1}, 400, "unknown field", "x" * 200)
 
@@ -176,14 +176,14 @@ def test_names_are_not_repeated_at_length(server):
     ],
     ids=["lists", "objects", "digits", "exponent", "infinite", "surrogates", "nan", "keys"],
 )
-def test_json_that_is_hard_to_read(server, body):
+def test_json_that_is_slow_to_decode_is_refused(server, body):
     answer = server.http.post(COMPLETIONS, data=body)
     assert answer.status_code in (400, 413), answer.text[:300]
     assert len(answer.body) < 2000
     assert openai_error(answer)["message"]
 
 
-def test_a_long_answer_is_written_beside_other_requests(server):
+def test_writing_a_long_response_does_not_block_other_requests(server):
     body = {"prompt": [[5 + i % 40, *([7] * 400)] for i in range(35)], "prompt_logprobs": 20, "max_tokens": 1}
     assert len(server.post(COMPLETIONS, body)["choices"]) == 35
 
@@ -197,21 +197,21 @@ def many(server, count):
         yield [stack.enter_context(contextlib.closing(connect(server))) for _ in range(count)]
 
 
-def test_connections_that_say_nothing(server):
+def test_silent_connections_do_not_block_the_server(server):
     with many(server, 1000):
         assert server.http.get("/health").status_code == 200
 
 
-def test_bodies_that_stop_half_way(server):
-    """40 clients leave out the end of 8 MiB each: the server cuts off those that hold most."""
+def test_incomplete_bodies_do_not_exhaust_memory(server):
+    """40 clients withhold the end of 8 MiB each: the server closes the connections that hold the most bytes."""
     with many(server, 40) as clients:
         for client in clients:
             with contextlib.suppress(OSError):
                 client.sendall(head(COMPLETIONS, 8 * MIB) + b'{"prompt":"' + b"a" * (7 * MIB))
-        time.sleep(0.5)  # for memory to be read while they hold it
+        time.sleep(0.5)  # so that memory is measured while they are open
 
 
-def test_headers_without_end(server):
+def test_endless_headers_are_cut_off(server):
     with many(server, 50) as clients:
         for client in clients:
             with contextlib.suppress(OSError):
@@ -225,8 +225,8 @@ def test_headers_without_end(server):
         assert set(statuses) <= {b"HTTP/1.1 431"}
 
 
-@pytest.mark.slow  # 1,280 streams, and the time in which nobody reads them
-def test_streams_that_nobody_reads(server):
+@pytest.mark.slow  # 1,280 streams, and the time before unread streams are closed
+def test_unread_streams_do_not_block_the_server(server):
     body = {"prompt": [[5]] * 8, "n": 8, "max_tokens": 200, "ignore_eos": True, "stream": True, "logprobs": 5}
     data = json.dumps({**body, "return_token_ids": True}).encode()
     with many(server, 20) as clients:
@@ -238,7 +238,7 @@ def test_streams_that_nobody_reads(server):
 
 
 @pytest.mark.slow  # a thousand responses of 8 tokens take some seconds on two cores
-def test_a_thousand_chats_at_once(server):
+def test_a_thousand_concurrent_chats_are_answered(server):
     data = json.dumps({"messages": SAY, "max_tokens": 8, "ignore_eos": True}).encode()
     with many(server, 1000) as clients:
         for client in clients:
@@ -248,7 +248,7 @@ def test_a_thousand_chats_at_once(server):
 
 
 @pytest.mark.slow  # 2,000 requests of random bytes and parameters
-def test_random_requests(server):
+def test_random_requests_are_answered_without_500(server):
     chosen = random.Random(7)
     values = [None, -1, 10**30, 1e308, "", "x" * 5000, [], [[]], {}, {"a": [1]}, True, ["é"] * 99, [5], "ab"]
     names = ("prompt", "messages", "n", "max_tokens", "stop", "seed", "logprobs", "tools", "stream",
@@ -261,7 +261,7 @@ def test_random_requests(server):
         assert answer.status_code in (200, 400, 404), (path, body, answer.text[:300])
 
 
-# --- who may call ---
+# --- access ---
 
 
 KEY, TOKEN = "a key of some length", "a token of some length"
@@ -280,7 +280,7 @@ def bearer(token):
     return {"authorization": f"Bearer {token}"}
 
 
-def test_model_routes_ask_for_the_key(guarded):
+def test_model_routes_need_the_api_key(guarded):
     for path in (GENERATE, COMPLETIONS, CHAT, "/tokenize", "/detokenize"):
         for headers in ({}, bearer("x"), bearer(""), bearer(KEY[:-1]), bearer(KEY + "x"), {"authorization": KEY}):
             answer = guarded.http.post(path, {"prompt": [5]}, headers=headers)
@@ -301,7 +301,7 @@ def test_model_routes_ask_for_the_key(guarded):
 @pytest.mark.parametrize(
     "headers", [{"origin": "http://127.0.0.1:8100"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}]
 )
-def test_pages_in_a_browser_do_not_reach_the_administrators_routes(server, guarded, headers):
+def test_web_pages_cannot_call_admin_routes(server, guarded, headers):
     for path in ("/serve_weights", "/reset_prefix_cache"):
         for running, more in ((server, {}), (guarded, bearer(TOKEN))):
             answer = running.http.post(path, {}, headers={**headers, **more})
@@ -309,14 +309,14 @@ def test_pages_in_a_browser_do_not_reach_the_administrators_routes(server, guard
             assert "browser" in openai_error(answer)["message"]
 
 
-def test_pages_of_other_sites_reach_no_model_that_asks_for_no_key(server, guarded):
+def test_pages_of_other_sites_cannot_call_a_model_without_a_key(server, guarded):
     body, site = {"prompt": [5], "max_tokens": 1}, {"sec-fetch-site": "cross-site"}
     assert server.http.post(COMPLETIONS, body, headers=site).status_code == 403
     assert server.http.post(COMPLETIONS, body, headers={"origin": "app://x"}).status_code == 200
     assert guarded.http.post(COMPLETIONS, body, headers={**site, **bearer(KEY)}).status_code == 200
 
 
-def test_a_key_in_another_case_of_the_scheme(guarded):
+def test_the_bearer_scheme_is_case_insensitive(guarded):
     request = urllib.request.Request(guarded.url + "/v1/models", headers={"authorization": f"bearer {KEY}"})
     with urllib.request.urlopen(request, timeout=10) as reply:
         assert reply.status == 200
@@ -332,14 +332,14 @@ def passes_with_the_key_alone(gateway):
     assert gateway.http.get("/health").status_code == 200
 
 
-def test_a_gateway_asks_for_the_key_and_sends_its_own_to_servers_elsewhere(guarded, tmp_path):
+def test_a_gateway_needs_the_key_and_sends_it_to_remote_servers(guarded, tmp_path):
     config = f'replica_urls = ["{guarded.url}"]\napi_key = "{KEY}"\nadmin_token = "{TOKEN}"\n'
     with running_server(tmp_path / "run", config) as gateway:
         passes_with_the_key_alone(gateway)
 
 
-@pytest.mark.slow  # two engines load
-def test_a_gateway_sends_the_key_to_engines_of_its_own(tmp_path):
+@pytest.mark.slow  # starts two engines
+def test_a_gateway_sends_the_key_to_its_local_engines(tmp_path):
     directory = save(model(1), tmp_path / "model")
     config = f'model = "{directory}"\nreplicas = 2\nmax_slots = 4\napi_key = "{KEY}"\nadmin_token = "{TOKEN}"\n'
     with running_server(tmp_path / "run", config, start_s=120) as gateway:

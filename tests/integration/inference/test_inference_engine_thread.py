@@ -1,4 +1,4 @@
-"""The engine's thread: messages from other threads, and what happens when it dies."""
+"""The engine's thread: messages from other threads, and failures."""
 
 import threading
 import time
@@ -19,7 +19,7 @@ def loaded(tmp_path_factory):
 
 
 class Collector:
-    """Receives what the engine delivers."""
+    """Collects the delivered sequences."""
 
     def __init__(self):
         self.finished = []
@@ -57,7 +57,7 @@ def request(prompt, max_tokens=5):
     return Sequence(prompt, Draw(seed=1), max_tokens, frozenset(), frozenset(), time.monotonic() + 60)
 
 
-def test_threads_may_submit_at_once(engine):
+def test_several_threads_can_submit_concurrently(engine):
     def submit(start):
         for i in range(20):
             engine.submit([request([3 + (start + i) % 40])])
@@ -73,7 +73,7 @@ def test_threads_may_submit_at_once(engine):
         assert by_prompt.setdefault(tuple(s.prompt), s.tokens) == s.tokens
 
 
-def test_stopping_ends_what_is_in_flight_and_refuses_what_comes_after(engine):
+def test_stop_ends_sequences_in_flight_and_refuses_later_ones(engine):
     engine.submit([request([5], 500) for _ in range(3)])
     engine.call(lambda: None).result(10)
     engine.stop()
@@ -86,14 +86,14 @@ def test_stopping_ends_what_is_in_flight_and_refuses_what_comes_after(engine):
     assert engine.collector.deaths == []
 
 
-def test_an_error_of_a_call_is_the_callers_and_the_engine_goes_on(engine):
+def test_an_error_in_a_call_is_raised_to_the_caller_and_the_engine_continues(engine):
     with pytest.raises(ZeroDivisionError):
         engine.call(lambda: 1 / 0).result(10)
     engine.submit([request([5])])
     engine.collector.wait(1)
 
 
-def test_an_engine_that_fails_says_so_to_everybody(engine):
+def test_a_failed_engine_ends_all_sequences_with_an_error(engine):
     def break_it(*arguments, **more):
         raise RuntimeError("broken model")
 
@@ -111,7 +111,7 @@ def test_an_engine_that_fails_says_so_to_everybody(engine):
         engine.call(lambda: None)
 
 
-def test_an_idle_engine_uses_no_time(engine):
+def test_an_idle_engine_uses_no_cpu_time(engine):
     engine.submit([request([5])])
     engine.collector.wait(1)
     before = time.process_time()
@@ -121,7 +121,7 @@ def test_an_idle_engine_uses_no_time(engine):
     assert engine.counters.steps == steps
 
 
-def test_slots_are_as_many_as_memory_allows(loaded):
+def test_the_number_of_slots_fits_the_memory(loaded):
     few = EngineLimits(MAX_LENGTH, slots=100, kv_bytes=3 * 2 * 2 * 2 * MAX_LENGTH * 16 * 4)
     assert few.affordable_slots(loaded.arch) == 3
     assert EngineLimits(MAX_LENGTH, kv_bytes=1).affordable_slots(loaded.arch) == 1

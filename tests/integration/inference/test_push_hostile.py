@@ -1,4 +1,4 @@
-"""Pushes between parties that lie: a server that asks for the trainer's files, and versions that fail their check."""
+"""Pushes with a hostile party: a server that requests the trainer's files, and versions that fail their check."""
 
 import gzip
 import inspect
@@ -38,7 +38,7 @@ IDS = [(5 * i + 3) % 45 for i in range(20)]
 
 @pytest.fixture
 def versions(tmp_path):
-    """Two versions of a trainer, and a secret beside them."""
+    """Two versions of a trainer, and a secret file next to them."""
     folder = tmp_path / "run" / "weights"
     folder.mkdir(parents=True)
     (tmp_path / "secret.txt").write_bytes(SECRET)
@@ -49,7 +49,7 @@ def versions(tmp_path):
 
 
 class Hostile:
-    """Answers the announcement with what a test says, and keeps what it is sent."""
+    """Answers the announcement as the test specifies, and records the requests."""
 
     def __init__(self, answer):
         self.answer, self.bodies, self.headers, self.queries = answer, [], [], []
@@ -85,7 +85,7 @@ async def deliver(directory, url, **sender):
 
 
 async def push(directory, url):
-    """Once, by the trainer's own publisher, which makes its own session."""
+    """One push by the trainer's publisher, with its own session."""
     version = json.loads((directory / "manifest.json").read_text())["version"]
     publisher = Publisher([url], HttpTransport(full_every=1), token=TOKEN, patience_s=0.0, log=Logger("test", "error"))
     try:
@@ -104,21 +104,21 @@ async def test_a_file_that_the_manifest_does_not_list_is_not_sent(versions, tmp_
     async with served(lambda request: {"files": [name], "base": None}) as (hostile, url):
         with pytest.raises(PushRefused, match=r"which the manifest of v000002.* does not list"):
             await deliver(versions[1], url)
-        assert len(hostile.bodies) == 1  # the announcement alone
+        assert len(hostile.bodies) == 1  # only the announcement
 
 
 @pytest.mark.parametrize(
     "base", ["..", "../../..", "{parent}", "v000000-uncommitted", "../weights/v000000-uncommitted", "v000009-none"]
 )
-async def test_a_base_that_is_no_version_of_ours_gets_no_delta(versions, base):
+async def test_an_unknown_base_gets_no_delta(versions, base):
     base = base.replace("{parent}", str(versions[0].parent.parent))
     async with served(lambda request: {"files": ["model.safetensors"], "base": base}) as (hostile, url):
         await deliver(versions[1], url)
-        assert hostile.bodies[1] == (versions[1] / "model.safetensors").read_bytes()  # whole, and no difference to it
+        assert hostile.bodies[1] == (versions[1] / "model.safetensors").read_bytes()  # the complete file, no delta
         assert hostile.queries[1] == {}
 
 
-async def test_deltas_that_a_killed_process_left_are_removed_by_a_later_one(versions, tmp_path, monkeypatch):
+async def test_deltas_of_a_killed_process_are_removed_by_a_later_process(versions, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     old, young = tmp_path / "arlarena-push-old", tmp_path / "arlarena-push-young"
     for folder in (old, young):
@@ -130,10 +130,10 @@ async def test_deltas_that_a_killed_process_left_are_removed_by_a_later_one(vers
         await deliver(versions[1], url)
         assert hostile.queries[1] == {"base": versions[0].name}  # a delta was sent
     assert not old.exists()
-    assert young.exists()  # its process may be at work
+    assert young.exists()  # its process may still be running
 
 
-async def test_a_file_that_is_asked_for_a_million_times_is_sent_once(versions):
+async def test_a_file_requested_a_million_times_is_sent_once(versions):
     answer = {"files": ["config.json"] * 20_000, "base": None}
     async with served(lambda request: answer) as (hostile, url):
         await deliver(versions[1], url)
@@ -155,11 +155,11 @@ async def test_redirects_of_a_push_are_not_followed(versions, status, origin):
         assert (len(hostile.headers), other.headers) == (1, [])
 
 
-EXPANDED = 128 << 20  # bytes of an answer that is sent as about 128 KiB
+EXPANDED = 128 << 20  # bytes of a response that is sent as about 128 KiB
 
 
 @pytest.mark.parametrize(("encoding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
-async def test_a_compressed_answer_of_a_push_is_not_expanded(versions, encoding, compress):
+async def test_a_compressed_response_to_a_push_is_not_expanded(versions, encoding, compress):
     body = compress(bytes(EXPANDED))
     async with served(lambda request: web.Response(body=body, headers={"content-encoding": encoding})) as (_, url):
         tracemalloc.start()
@@ -172,7 +172,7 @@ async def test_a_compressed_answer_of_a_push_is_not_expanded(versions, encoding,
     assert peak < 1 << 20  # a session that expands makes more than 1 MiB before the headers are read
 
 
-async def test_an_answer_without_end_is_given_up(versions):
+async def test_an_endless_response_is_aborted(versions):
     async with served(endless) as (_, url):
         with pytest.raises(aiohttp.ClientError, match="more than"):
             await deliver(versions[1], url)
@@ -197,7 +197,7 @@ def probe_of(made, off=0.0):
 
 
 async def push_and_serve(server, directory):
-    """Send a version over HTTP and ask for it."""
+    """Send a version over HTTP and have it served."""
     async with aiohttp.ClientSession(auto_decompress=False) as session:
         client = WeightsClient(session, server.url, TOKEN)
         await Sender().deliver(directory, client)
@@ -206,7 +206,7 @@ async def push_and_serve(server, directory):
 
 @pytest.fixture(params=["embedded", "gateway"])
 def start(request, tmp_path):
-    """Starts a policy server whose versions lie in `tmp_path / "served"`; again with the same when called again."""
+    """A function that starts a policy server with the versions in `tmp_path / "served"`; later calls restart it."""
     (tmp_path / "served").mkdir()
     first = save(model(20), tmp_path / "model")
     config = f'model = "{first}"\nweights_root = "{tmp_path / "served"}"\nadmin_token = "{TOKEN}"\nkeep_versions = 1\n'
@@ -233,7 +233,7 @@ async def test_after_a_refused_push_and_a_kill_the_newest_good_version_serves(st
         assert [path.name for path in (tmp_path / "served").glob("v*")] == [good.name]
         server.process.send_signal(signal.SIGKILL)
         server.process.wait()
-    # What a kill between commit and check leaves: a committed version that nobody has checked.
+    # A kill between commit and check leaves a committed version that was not checked.
     unchecked = write_version(tmp_path / "served", model(22), 4, probe=probe_of(made, off=1.0))
     with start() as server:
         wait_until(lambda: server.version() == label(good), "the good version serves")

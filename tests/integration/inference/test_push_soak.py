@@ -1,4 +1,4 @@
-"""The soak of `make verify PART=inference`, in short: pushes under load while engines are killed."""
+"""A short run of the soak of `make verify PART=inference`: pushes under load while engines are killed."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("transport", ["http", "shared"])
-def test_every_token_is_of_the_version_that_it_carries_whoever_is_killed(tmp_path, transport):
+def test_every_token_is_sampled_by_its_stated_version_despite_kills(tmp_path, transport):
     out = tmp_path / "out.json"
     amount = ["--pushes", "12", "--kills", "2", "--pause", "0.5", "--transport", transport]
     ended = subprocess.run(

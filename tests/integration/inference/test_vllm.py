@@ -1,4 +1,4 @@
-"""A real vLLM behind our gateway: pushes by its own phases, a push that the probe refuses, a restart, an adapter."""
+"""A real vLLM behind the gateway: pushes by its phases, a push that the probe refuses, a restart, an adapter."""
 
 import contextlib
 import json
@@ -33,13 +33,13 @@ ROOT = Path(__file__).resolve().parents[3]
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 PROMPT = [5, 9, 14, 22, 7, 31]
 IDS = [(7 * i + 5) % VOCABULARY for i in range(24)]
-START_S = 180  # vLLM takes half a minute where nothing else runs
+START_S = 180  # vLLM takes half a minute on an idle machine
 
 pytestmark = pytest.mark.timeout(600)
 
 
 def tied(seed):
-    """A head size that vLLM's CPU attention has, and the head tied to the embedding: what a reload gets wrong."""
+    """A head size that vLLM's CPU attention supports, and a tied output head, which vLLM's reload misses."""
     return model(seed, head_dim=32, tie_word_embeddings=True)
 
 
@@ -53,7 +53,7 @@ def version(root, seed, step):
 @contextlib.contextmanager
 def vllm(folder, root, monkeypatch, *arguments, **settings):
     if not PYTHON.exists():
-        pytest.skip("VLLM ABSENT: `make setup EXTRA=vllm`, so this test did not run")
+        pytest.skip("VLLM ABSENT: `make setup EXTRA=vllm`, this test did not run")
     path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     monkeypatch.setenv("PYTHONPATH", path)
     given = {
@@ -94,7 +94,7 @@ def check(server, made):
     return {span["version"] for span in choice["weight_versions"]}
 
 
-async def test_a_push_reaches_every_weight_the_tied_head_included(server, root):
+async def test_a_push_reaches_every_weight_and_the_tied_head(server, root):
     for step in (1, 2):
         pushed = version(root, step, step)
         assert (await publisher(server).push(pushed)).difference < 1e-4
@@ -107,8 +107,8 @@ def sender():
         yield one
 
 
-async def test_a_broadcast_reaches_it_without_a_file_and_again_after_a_kill(server, sender, tmp_path):
-    """As NCCL between GPUs, by gloo: the version lies where the server does not look."""
+async def test_a_broadcast_reaches_vllm_without_files_and_again_after_a_kill(server, sender, tmp_path):
+    """By gloo, in place of NCCL between GPUs. The server cannot read the version's directory."""
     push = Publisher([server.url], Collective(sender), token=None, patience_s=5.0, log=Logger("test", "error")).push
     for step in (11, 12):
         pushed = version(tmp_path, step, step)
@@ -151,7 +151,7 @@ def adapter(folder, made):
     return made
 
 
-async def test_an_adapter_is_loaded_while_it_serves(server, root, tmp_path):
+async def test_an_adapter_is_loaded_while_vllm_serves(server, root, tmp_path):
     await publisher(server).push(version(root, 4, 4))
     merged = adapter(tmp_path / "lora", tied(4))
     asked = {"lora_name": "extra", "lora_path": str(tmp_path / "lora")}
@@ -165,7 +165,7 @@ async def test_an_adapter_is_loaded_while_it_serves(server, root, tmp_path):
     server.refused("/v1/completions", body, 404)
 
 
-async def test_killed_it_comes_back_with_the_wanted_weights_and_its_adapters(server, root, tmp_path):
+async def test_a_killed_vllm_returns_with_the_target_version_and_its_adapters(server, root, tmp_path):
     wanted = version(root, 5, 5)
     await publisher(server).push(wanted)
     adapter(tmp_path / "lora", tied(5))
@@ -187,7 +187,7 @@ async def test_a_stale_head_is_refused_by_the_probe(tmp_path, monkeypatch):
     with vllm(tmp_path, tmp_path / "weights", monkeypatch, *planted) as server:
         with pytest.raises(PushRefused, match="the weights in use are not the ones pushed"):
             await publisher(server).push(version(tmp_path / "weights", 1, 1))
-        assert server.http.get("/ready").status_code == 503  # nobody is given what it samples
+        assert server.http.get("/ready").status_code == 503  # its samples reach no client
         body = {"token_ids": PROMPT, "sampling_params": {"max_tokens": 1}}
         headers = {"x-request-timeout-s": "1"}
         assert server.http.post("/inference/v1/generate", body, headers=headers).status_code in (503, 504)

@@ -1,4 +1,4 @@
-"""No program gets out: the suite of `sandbox_attacks`, as whoever runs the tests and as an ordinary user."""
+"""No program escapes: the suite of `sandbox_attacks`, as the current user and as an ordinary user."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ def test_there_are_enough_attacks_of_every_family() -> None:
     assert sum(attack.controlled for attack in found) >= 80
 
 
-def test_no_attack_comes_through(found: dict[str, Any]) -> None:
+def test_no_attack_succeeds(found: dict[str, Any]) -> None:
     assert found["breaches"] == {}
     assert found["attacks"] == len(attacks())
 
 
-def test_honest_programs_beside_them_are_right_and_in_time(found: dict[str, Any]) -> None:
+def test_honest_programs_during_attacks_are_correct_and_on_time(found: dict[str, Any]) -> None:
     assert found["honest_wrong"] == []
     assert found["honest"] >= 24
     assert found["zygote_survived"]
     assert found["honest_p50_s"] < 1.0
-    assert found["honest_slowest_s"] < LONGEST_S  # the time in which a busy machine ran other processes included
+    assert found["honest_slowest_s"] < LONGEST_S  # includes time spent waiting for a CPU
 
 
-def test_every_controlled_attack_works_where_nothing_stops_it() -> None:
+def test_every_controlled_attack_succeeds_without_a_sandbox() -> None:
     controlled = [attack for attack in attacks() if attack.controlled]
     with baits(os.getpid()) as around, ThreadPoolExecutor(1) as pool:
 
@@ -65,11 +65,11 @@ def test_every_controlled_attack_works_where_nothing_stops_it() -> None:
     assert failed == []
 
 
-# Slow: the whole suite once more. `make test` runs it as its own user.
+# Slow: the full suite again. `make test` runs it as its own user.
 @pytest.mark.slow
-def test_no_attack_comes_through_as_an_ordinary_user() -> None:
+def test_no_attack_succeeds_as_an_ordinary_user() -> None:
     if os.geteuid() != 0:
-        pytest.skip("this is an ordinary user already: the tests above were it")
+        pytest.skip("the current user is an ordinary user: the tests above covered it")
     python = readable_python()
     if python is None:
         pytest.skip("user 65534 can read no Python of this version here: neither this one nor /usr/bin/python3")

@@ -1,4 +1,4 @@
-"""The attacks within a real container: default seccomp profile, no capabilities, an ordinary user; and as root."""
+"""The attacks in a real container: default seccomp profile, no capabilities, an ordinary user; and as root."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
         ("0:0", ["--cap-drop=ALL"]),
     ],
 )
-def test_no_attack_comes_through(image: str, user: str, options: list[str]) -> None:
+def test_no_attack_succeeds(image: str, user: str, options: list[str]) -> None:
     command = ["docker", "run", "--rm", f"--user={user}", "--network=none", "--memory=6g", *options, image]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.stdout, done.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""The sandbox of containers, on a real Docker engine; the image is that of the attacks."""
+"""The container sandbox on a real Docker engine, with the image of the attacks."""
 
 from __future__ import annotations
 
@@ -44,32 +44,34 @@ def sandbox(image: str) -> Iterator[ContainerSandbox]:
         ("import os; print(os.getuid())", "ok", "65534\n", ""),
     ],
 )
-def test_how_a_program_goes(sandbox: ContainerSandbox, program: str, ending: str, stdout: str, line: str) -> None:
+def test_a_program_has_the_expected_result(
+    sandbox: ContainerSandbox, program: str, ending: str, stdout: str, line: str
+) -> None:
     execution = sandbox.run(program)
     assert (execution.ending, execution.stdout, execution.error_line) == (ending, stdout, line)
 
 
-def test_too_much_memory_ends_it(sandbox: ContainerSandbox) -> None:
+def test_too_much_memory_ends_a_program(sandbox: ContainerSandbox) -> None:
     execution = sandbox.run("x = bytearray(1 << 30)")
     assert execution.error_line == "ProcessError: it was ended by SIGKILL, for it used more than 256 MiB"
 
 
-def test_too_much_output_ends_it(sandbox: ContainerSandbox) -> None:
+def test_too_much_output_ends_a_program(sandbox: ContainerSandbox) -> None:
     execution = sandbox.run("while True: print('x' * 1000)")
     assert execution.ending == "output"
     assert len(execution.stdout) == 1 << 16
 
 
-def test_there_is_no_network(sandbox: ContainerSandbox) -> None:
+def test_a_program_has_no_network(sandbox: ContainerSandbox) -> None:
     execution = sandbox.run("import socket\nsocket.create_connection(('192.0.2.1', 80), 3)")
     assert execution.error_line == "OSError: [Errno 101] Network is unreachable"
 
 
-def test_earlier_programs_have_been_run_and_are_not_heard(sandbox: ContainerSandbox) -> None:
+def test_earlier_programs_run_without_visible_output(sandbox: ContainerSandbox) -> None:
     assert sandbox.run("print(x)", ["x = 3\nprint('early')", "1 / 0"]).stdout == "3\n"
 
 
-def test_no_container_is_left(sandbox: ContainerSandbox) -> None:
+def test_no_container_is_left_behind(sandbox: ContainerSandbox) -> None:
     import docker
 
     sandbox.run("1 / 0")
@@ -77,7 +79,7 @@ def test_no_container_is_left(sandbox: ContainerSandbox) -> None:
     assert sandbox.health().alive
 
 
-def test_closing_ends_what_runs_and_says_so(image: str) -> None:
+def test_close_ends_running_programs_with_a_sandbox_error(image: str) -> None:
     import docker
 
     closing = ContainerSandbox(ContainerSettings(image, ExecutionLimits(wall_s=60.0)))
@@ -94,7 +96,7 @@ def test_closing_ends_what_runs_and_says_so(image: str) -> None:
     assert docker.from_env().containers.list(all=True, **running) == []
 
 
-def test_what_is_missing_is_named(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_image_engine_or_package_is_named(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SandboxUnavailable, match="has no image 'no-such-image'"):
         ContainerSandbox(ContainerSettings("no-such-image"))
     closed = ContainerSandbox(ContainerSettings(image))

@@ -1,4 +1,4 @@
-"""How programs end in the sandbox of forks: the line that names an error, and endings that do not depend on load."""
+"""Endings of programs in the fork sandbox: the line that names an error, and independence of the machine's load."""
 
 from __future__ import annotations
 
@@ -43,22 +43,24 @@ pytestmark = pytest.mark.skipif(not kernel.supported(), reason="the sandbox of f
         ("x = bytearray(1 << 30)", "error", "MemoryError"),
     ],
 )
-def test_how_a_program_may_end(sandbox: ForkSandbox, program: str, ending: str, line: str) -> None:
+def test_a_program_has_the_expected_ending_and_error_line(
+    sandbox: ForkSandbox, program: str, ending: str, line: str
+) -> None:
     execution = sandbox.run(program, limits=SHORT if ending == "timeout" else None)
     assert (execution.ending, execution.error_line) == (ending, line)
 
 
-def test_what_was_printed_before_a_program_is_ended_is_seen(sandbox: ForkSandbox) -> None:
+def test_output_before_a_program_is_killed_is_kept(sandbox: ForkSandbox) -> None:
     execution = sandbox.run("print('so far')\nwhile True: pass", limits=SHORT)
     assert (execution.ending, execution.stdout) == ("timeout", "so far\n")
 
 
-def test_output_that_is_no_text_is_shown_as_well_as_it_can_be(sandbox: ForkSandbox) -> None:
+def test_output_that_is_not_utf_8_is_decoded_with_replacement(sandbox: ForkSandbox) -> None:
     assert sandbox.run(r"import os; os.write(1, b'a\xff\n')").stdout == "a�\n"
     assert sandbox.run(r"print('\ud800')").stdout == "?\n"
 
 
-def test_an_error_that_cannot_be_shown_is_an_error_all_the_same(sandbox: ForkSandbox) -> None:
+def test_an_error_whose_message_raises_is_still_reported(sandbox: ForkSandbox) -> None:
     program = "class E(Exception):\n    def __str__(self): raise RuntimeError\n    __repr__ = __str__\nraise E"
     execution = sandbox.run(program)
     assert execution.ending == "error"
@@ -114,14 +116,14 @@ GROUP = "raise ExceptionGroup('several', [ValueError('a'), TypeError('b')])"
          "and data type float64"),
     ],
 )  # fmt: skip
-def test_the_last_line_of_an_error_is_its_kind_and_the_first_line_of_its_message(
+def test_the_error_line_has_the_type_and_the_first_line_of_the_message(
     sandbox: ForkSandbox, program: str, line: str
 ) -> None:
     execution = sandbox.run(program)
     assert (execution.ending, execution.error_line.replace("numpy._core", "numpy.core")) == ("error", line)
 
 
-def test_an_error_has_its_traceback_before_it(sandbox: ForkSandbox) -> None:
+def test_the_traceback_precedes_the_error_line(sandbox: ForkSandbox) -> None:
     lines = sandbox.run("x = 1\ndef f(): raise ValueError('bad')\nf()").stderr.strip().splitlines()
     assert lines[0] == "Traceback (most recent call last):"
     assert [line.strip() for line in lines[1:]] == [
@@ -156,28 +158,26 @@ def busy_core(sandbox: ForkSandbox, each: int = 1) -> Iterator[None]:
         os.sched_setaffinity(zygote, cores)
 
 
-def computed_too_long(sandbox: ForkSandbox, program: str) -> bool:
+def hit_cpu_limit(sandbox: ForkSandbox, program: str) -> bool:
     execution = sandbox.run(program, limits=SHORT)
     assert (execution.used.cpu_s or 0) < SHORT.cpu_s + GRACE_S + 0.5
     assert (execution.ending, execution.error_line) == (
         "timeout", "TimeoutError: it took more than 2 s, or 1 s of computing"
     )  # fmt: skip
-    return execution.computed_too_long
+    return execution.hit_cpu_limit
 
 
 @pytest.mark.parametrize("program", TOO_MUCH)
-def test_a_program_that_computes_too_long_is_ended_whatever_it_does_with_signals(
-    sandbox: ForkSandbox, program: str
-) -> None:
-    assert computed_too_long(sandbox, program)
+def test_the_cpu_limit_ends_a_program_that_blocks_signals(sandbox: ForkSandbox, program: str) -> None:
+    assert hit_cpu_limit(sandbox, program)
 
 
-def test_a_program_that_computes_too_long_is_told_the_same_on_a_busy_machine(sandbox: ForkSandbox) -> None:
+def test_the_cpu_limit_is_reported_the_same_on_a_busy_machine(sandbox: ForkSandbox) -> None:
     with busy_core(sandbox):
-        assert computed_too_long(sandbox, TOO_MUCH[0])
+        assert hit_cpu_limit(sandbox, TOO_MUCH[0])
 
 
-def test_waiting_for_a_processor_does_not_count_as_time_of_a_program(sandbox: ForkSandbox) -> None:
+def test_waiting_for_a_cpu_does_not_count_towards_the_time_limit(sandbox: ForkSandbox) -> None:
     program = "import time\nwhile time.process_time() < 0.5: pass\nprint('done')"
     with busy_core(sandbox, each=3):
         execution = sandbox.run(program, limits=ExecutionLimits(wall_s=1.0, cpu_s=5.0))
@@ -185,13 +185,13 @@ def test_waiting_for_a_processor_does_not_count_as_time_of_a_program(sandbox: Fo
     assert execution.used.wall_s > 1.0
 
 
-def test_a_program_that_sleeps_is_ended_by_the_clock_on_a_busy_machine_too(sandbox: ForkSandbox) -> None:
+def test_a_sleeping_program_reaches_the_wall_clock_limit_on_a_busy_machine(sandbox: ForkSandbox) -> None:
     with busy_core(sandbox):
         execution = sandbox.run("import time\ntime.sleep(60)", limits=ExecutionLimits(wall_s=1.0, cpu_s=5.0))
-    assert (execution.ending, execution.computed_too_long) == ("timeout", False)
+    assert (execution.ending, execution.hit_cpu_limit) == ("timeout", False)
 
 
-def test_a_machine_that_is_too_busy_is_the_sandboxs_failure() -> None:
+def test_an_overloaded_machine_is_a_sandbox_error() -> None:
     sandbox = ForkSandbox(ForkSettings(limits=ExecutionLimits(wall_s=0.5, cpu_s=5.0), patience=1.5))
     try:
         with (
@@ -204,7 +204,7 @@ def test_a_machine_that_is_too_busy_is_the_sandboxs_failure() -> None:
         sandbox.close()
 
 
-def test_a_program_that_the_machine_kills_is_the_sandboxs_failure(sandbox: ForkSandbox) -> None:
+def test_a_program_killed_by_the_system_is_a_sandbox_error(sandbox: ForkSandbox) -> None:
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(sandbox.run, "import time; time.sleep(3)")
         zygote = psutil.Process(sandbox.zygote_pid)

@@ -1,4 +1,4 @@
-"""The sandbox of forks: what a program can do, how it may end, and what happens when the sandbox itself fails."""
+"""The fork sandbox: what programs can do, how they end, and failures of the sandbox itself."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(not kernel.supported(), reason="the sandbox of f
 
 
 @pytest.mark.parametrize(("program", "expected"), HONEST)
-def test_an_honest_program_prints_what_it_should(sandbox: ForkSandbox, program: str, expected: str) -> None:
+def test_an_honest_program_prints_the_expected_output(sandbox: ForkSandbox, program: str, expected: str) -> None:
     execution = sandbox.run(program)
     assert (execution.ending, execution.stdout, execution.error_line) == ("ok", expected, "")
 
@@ -37,14 +37,14 @@ def test_an_honest_program_prints_what_it_should(sandbox: ForkSandbox, program: 
 # ---- library folders that change ----------------------------------------------------------------------------------
 
 
-def test_imports_work_after_the_finders_have_forgotten_their_folders(sandbox: ForkSandbox) -> None:
+def test_imports_work_after_the_import_caches_are_cleared(sandbox: ForkSandbox) -> None:
     forget = "import importlib, sys\nimportlib.invalidate_caches()\nsys.path_importer_cache.clear()\n"
     for modules in ("wave, plistlib", "scipy.stats, sympy.stats", "mailbox, fractions"):
         execution = sandbox.run(f"{forget}import {modules}\nprint('ok')")
         assert (execution.error_line, execution.stdout) == ("", "ok\n")
 
 
-def test_modules_of_a_library_folder_are_found_after_it_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modules_of_a_changed_library_folder_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     (folder / "first.py").write_text("x = 1\n")
@@ -68,13 +68,13 @@ def test_modules_of_a_library_folder_are_found_after_it_has_changed(monkeypatch:
         shutil.rmtree(folder)
 
 
-def test_earlier_programs_have_been_run_and_are_not_heard(sandbox: ForkSandbox) -> None:
+def test_earlier_programs_run_without_visible_output(sandbox: ForkSandbox) -> None:
     before = ["import math\nx = 20\nprint('early')", "y = x + 1\n1 / 0", "z = 1"]
     execution = sandbox.run("print(x, y, z, math.pi > 3)", before)
     assert (execution.ending, execution.stdout, execution.stderr) == ("ok", "20 21 1 True\n", "")
 
 
-# ---- nothing can pass for a reply of the sandbox -----------------------------------------------------------------
+# ---- a program cannot forge the sandbox's messages ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -86,21 +86,21 @@ def test_earlier_programs_have_been_run_and_are_not_heard(sandbox: ForkSandbox) 
         """import sys; sys.stderr.write('{"failed": "no"}\\n')""",
     ],
 )
-def test_what_a_program_writes_is_its_output_and_nothing_else(sandbox: ForkSandbox, program: str) -> None:
+def test_a_program_cannot_forge_messages_of_the_sandbox(sandbox: ForkSandbox, program: str) -> None:
     execution = sandbox.run(program)
     assert execution.ending == "ok"
     assert execution.stdout in ("\x06", '{"id": 0, "status": 0, "cpu_s": 0.0, "memory_mb": 0.0}\n', "")
 
 
-def test_a_program_cannot_pass_for_one_that_was_never_locked_down(sandbox: ForkSandbox) -> None:
+def test_a_program_cannot_pretend_that_lockdown_failed(sandbox: ForkSandbox) -> None:
     for code in range(90, 100):
         assert sandbox.run(f"import os; os._exit({code})").ending == "error"
 
 
-# ---- nothing stays -----------------------------------------------------------------------------------------------
+# ---- no state is kept between programs ---------------------------------------------------------------------------
 
 
-def test_nothing_of_one_program_is_there_for_the_next(sandbox: ForkSandbox) -> None:
+def test_no_state_of_a_program_reaches_the_next(sandbox: ForkSandbox) -> None:
     sandbox.run("import builtins, numpy, sys\nbuiltins.left = 1\nnumpy.left = 1\nsys.left = 1\nprint = None")
     found = sandbox.run("import builtins, numpy, sys\nprint([hasattr(x, 'left') for x in (builtins, numpy, sys)])")
     assert found.stdout == "[False, False, False]\n"
@@ -111,8 +111,8 @@ import ctypes, gc
 libc = ctypes.CDLL(None, use_errno=True)
 libc.sbrk.restype = ctypes.c_void_p
 halves, own = {halves!r}, bytes(reversed({marker!r}))
-large = own * 100  # so that one lies among the small objects, one among the large ones
-def count(text, first, second):  # so that the whole is nowhere in this program's own memory
+large = own * 100  # a copy in each of the allocator's arenas: small and large objects
+def count(text, first, second):  # two halves, so that this program's memory never holds the text
     return sum(part.startswith(second) for part in text.split(first)[1:])
 def mapped(page):
     libc.access(ctypes.c_void_p(page), 0)
@@ -151,12 +151,12 @@ def test_a_secret_of_one_program_is_not_in_the_memory_of_another(sandbox: ForkSa
     assert (execution.stdout, execution.error_line) == ("0 True True\n", "")
 
 
-# Slow: hundreds of executions, 12 s. `make verify PART=sandbox` makes 10,000.
+# Slow: hundreds of executions, 12 s. `make verify PART=sandbox` runs 10,000.
 @pytest.mark.slow
-def test_many_executions_leave_nothing_behind(sandbox: ForkSandbox) -> None:
+def test_many_executions_leak_no_processes_descriptors_or_memory(sandbox: ForkSandbox) -> None:
     server, zygote = psutil.Process(), psutil.Process(sandbox.zygote_pid)
     sandbox.run("pass")
-    gc.collect()  # what earlier tests of this process left open is closed now, and not meanwhile
+    gc.collect()  # closes descriptors left open by earlier tests, so that the count is stable
     before = server.num_fds(), zygote.num_fds(), zygote.memory_info().rss
     with ThreadPoolExecutor(4) as pool:
         endings = list(pool.map(lambda number: sandbox.run(f"print({number})").stdout, range(400)))
@@ -169,7 +169,7 @@ def test_many_executions_leave_nothing_behind(sandbox: ForkSandbox) -> None:
 # ---- the sandbox itself ------------------------------------------------------------------------------------------
 
 
-def test_a_zygote_that_dies_is_replaced_and_its_programs_are_run_again() -> None:
+def test_a_dead_zygote_is_replaced_and_its_programs_run_again() -> None:
     sandbox = ForkSandbox(ForkSettings(limits=ExecutionLimits(wall_s=10)), BARE)
     try:
         with ThreadPoolExecutor(4) as pool:
@@ -179,14 +179,12 @@ def test_a_zygote_that_dies_is_replaced_and_its_programs_are_run_again() -> None
             os.kill(sandbox.zygote_pid, signal.SIGKILL)
             assert [one.result().stdout for one in running] == [f"{n}\n" for n in range(4)]
         assert sandbox.health().restarts == 1
-        assert psutil.wait_procs(children, timeout=5)[1] == []  # its forks went with it
+        assert psutil.wait_procs(children, timeout=5)[1] == []  # its forks ended with it
     finally:
         sandbox.close()
 
 
-def test_a_server_without_descriptors_is_the_sandboxs_failure(
-    sandbox: ForkSandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_running_out_of_descriptors_is_a_sandbox_error(sandbox: ForkSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     gc.collect()
     open_before = psutil.Process().num_fds()
     with monkeypatch.context() as patched:
@@ -201,7 +199,7 @@ def test_a_server_without_descriptors_is_the_sandboxs_failure(
     assert sandbox.run("print(1)").stdout == "1\n"
 
 
-def test_a_zygote_that_always_dies_is_the_sandboxs_failure() -> None:
+def test_a_zygote_that_always_dies_is_a_sandbox_error() -> None:
     mortal = ForkSandbox(ForkSettings(limits=ExecutionLimits(wall_s=10)), BARE)
     stop = threading.Event()
 
@@ -225,7 +223,7 @@ def test_a_zygote_that_always_dies_is_the_sandboxs_failure() -> None:
         mortal.close()
 
 
-def test_closing_ends_what_runs_and_says_so() -> None:
+def test_close_ends_running_programs_with_a_sandbox_error() -> None:
     sandbox = ForkSandbox(ForkSettings(), BARE)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(sandbox.run, "import time; time.sleep(60)")
@@ -239,7 +237,7 @@ def test_closing_ends_what_runs_and_says_so() -> None:
         sandbox.run("pass")
 
 
-def test_too_many_waiting_are_sent_away_with_a_time_to_come_back() -> None:
+def test_a_full_queue_raises_sandbox_busy_with_a_retry_time() -> None:
     sandbox = ForkSandbox(ForkSettings(limits=ExecutionLimits(wall_s=20), max_running=1, max_waiting=2), BARE)
     try:
         with ThreadPoolExecutor(3) as pool:
@@ -254,12 +252,12 @@ def test_too_many_waiting_are_sent_away_with_a_time_to_come_back() -> None:
         sandbox.close()
 
 
-def test_a_required_layer_that_cannot_be_had_means_that_nothing_is_run() -> None:
+def test_a_missing_required_layer_makes_the_sandbox_unavailable() -> None:
     with pytest.raises(SandboxUnavailable, match="this machine does not offer: a-layer-of-the-future"):
         ForkSandbox(ForkSettings(required=("seccomp", "a-layer-of-the-future")), BARE)
 
 
-def test_without_landlock_no_file_is_opened_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_landlock_programs_cannot_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
     code = "arlarena.sandbox.landlock.version = lambda: 0"
     with pytest.raises(SandboxUnavailable, match="does not offer: landlock"):
@@ -274,12 +272,12 @@ def test_without_landlock_no_file_is_opened_at_all(monkeypatch: pytest.MonkeyPat
         sandbox.close()
 
 
-def test_a_zygote_that_cannot_start_says_why() -> None:
+def test_a_zygote_that_fails_to_start_reports_the_reason() -> None:
     with pytest.raises(SandboxError, match="No module named 'no_such_work'"):
         ZygoteProcess("no_such_work", (), 30.0)
 
 
-def test_another_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unsupported_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "MACHINE", "riscv64")
     with pytest.raises(SandboxUnavailable, match="needs Linux on x86-64 or aarch64, not riscv64"):
         ForkSandbox()

@@ -1,4 +1,4 @@
-"""Who programs run as: not root where another user can read the libraries, and a warning where they are root."""
+"""The user that programs run as: not root if another user can read the libraries, else root with a warning."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from support.sandbox.sandbox_support import readable_python, wait_until
 from arlarena.sandbox import kernel
 from arlarena.sandbox.execution import SandboxError, SandboxUnavailable
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings
-from arlarena.sandbox.identity import NOBODY, Identity, choose
+from arlarena.sandbox.identity import NOBODY, Identity, choose_identity
 from arlarena.sandbox.limits import ExecutionLimits
 
 pytestmark = [
     pytest.mark.skipif(not kernel.supported(), reason="the sandbox of forks needs Linux on x86-64 or aarch64"),
     pytest.mark.slow,  # zygotes of several users
 ]
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="root alone can choose another user for forks")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can choose another user for forks")
 ROOT = Path(__file__).resolve().parents[3]
 OWNER = 12345
 WHO = "import os; print(os.getuid(), os.geteuid(), os.getgid(), os.getegid(), os.getgroups())"
@@ -34,7 +34,7 @@ WHO = "import os; print(os.getuid(), os.geteuid(), os.getgid(), os.getegid(), os
 
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a module that is loaded; the standard library's `os` seems to be in it too."""
+    """A folder with a loaded module; `os.__file__` is patched to be in it too."""
     for folder in (tmp_path, *tmp_path.parents):
         if folder.stat().st_uid == os.getuid() and folder != Path("/"):
             folder.chmod(folder.stat().st_mode | 0o055)
@@ -60,13 +60,13 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (0, OWNER, 0o700, (0, os.getegid())),
     ],
 )
-def test_forks_of_root_take_the_first_user_that_reads_the_libraries(
+def test_forks_of_root_run_as_the_first_user_that_can_read_the_libraries(
     library: Path, owner: int, group: int, rights: int, expected: tuple[int, int]
 ) -> None:
     for path in (library, *library.iterdir()):
         os.chown(path, owner, group)
     library.chmod(rights)
-    chosen = choose([library])
+    chosen = choose_identity([library])
     assert (chosen.uid, chosen.gid) == expected
     assert bool(chosen.warning) == (expected[0] == 0)
     if chosen.warning:
@@ -75,16 +75,16 @@ def test_forks_of_root_take_the_first_user_that_reads_the_libraries(
 
 
 @as_root
-def test_an_unreadable_file_that_is_not_loaded_keeps_no_fork_root(library: Path) -> None:
+def test_an_unreadable_file_that_is_not_loaded_does_not_matter(library: Path) -> None:
     (library / "unused.py").touch(0o600)
-    assert choose([library]) == Identity(NOBODY, NOBODY)
+    assert choose_identity([library]) == Identity(NOBODY, NOBODY)
 
 
 @as_root
 @pytest.mark.parametrize(
     ("capability", "reason"), [(7, "it needs CAP_SETUID"), (6, "it needs CAP_SETUID"), (5, "it has no CAP_KILL")]
 )
-def test_root_without_the_capability_to_change_users_says_so(capability: int, reason: str) -> None:
+def test_root_without_the_capability_to_change_users_warns(capability: int, reason: str) -> None:
     held = int(Path("/proc/self/status").read_text().partition("CapPrm:")[2].split()[0], 16)
     low, high = held & 0xFFFFFFFF & ~(1 << capability), held >> 32
     code = (
@@ -101,7 +101,7 @@ def test_root_without_the_capability_to_change_users_says_so(capability: int, re
     assert reason in done.stdout
 
 
-def test_programs_run_as_the_user_that_health_names_with_no_other_group(sandbox: ForkSandbox) -> None:
+def test_programs_run_as_the_user_in_health_without_other_groups(sandbox: ForkSandbox) -> None:
     health, groups = sandbox.health(), [] if os.geteuid() == 0 else os.getgroups()
     said = sandbox.run(WHO).stdout.split(maxsplit=4)
     assert said[:2] == [str(health.uid)] * 2
@@ -111,7 +111,7 @@ def test_programs_run_as_the_user_that_health_names_with_no_other_group(sandbox:
 
 
 def in_process(python: str, code: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What `code` puts into `said`, in a server's process of its own; and the events that it logs."""
+    """The value of `said` after `code` ran in a separate process, and the events that it logged."""
     path = [entry for entry in sys.path if entry]
     program = (
         f"import sys, json; sys.path[:0] = {path!r}\n"
@@ -171,7 +171,7 @@ def test_a_server_of_root_with_unreadable_libraries_runs_programs_as_root_and_wa
 
 
 @as_root
-def test_requiring_another_user_where_there_is_none_names_the_reason(sandbox: ForkSandbox) -> None:
+def test_requiring_another_user_without_a_suitable_user_names_the_reason(sandbox: ForkSandbox) -> None:
     if sandbox.health().uid != 0:
         pytest.skip("other users can read this Python")
     with pytest.raises(
@@ -203,7 +203,7 @@ print(done)
 """
 
 
-def test_a_program_cannot_signal_trace_or_read_another_one_of_the_same_user() -> None:
+def test_a_program_cannot_signal_trace_or_read_another_program() -> None:
     with closing(ForkSandbox()) as sandbox, ThreadPoolExecutor(1) as pool:
         sleeper = pool.submit(sandbox.run, "import time; time.sleep(60)", limits=ExecutionLimits(wall_s=120.0))
         wait_until(lambda: len(psutil.Process(sandbox.zygote_pid).children()) == 1)

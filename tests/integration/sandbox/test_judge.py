@@ -1,4 +1,4 @@
-"""Answers are judged in locked-down forks; what the machine fails at is never a wrong answer."""
+"""Answers are judged in locked-down forks; a failure of the machine is never a wrong answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cases.case_support import busy_cores
 from arlarena.environments.tir_math.judge import judge_process as judging
 from arlarena.environments.tir_math.judge.judge_process import ForkJudge
 from arlarena.sandbox import kernel
-from arlarena.sandbox.execution import Ending, Execution, SandboxError, SandboxUnavailable, Used
+from arlarena.sandbox.execution import Ending, Execution, ResourceUsage, SandboxError, SandboxUnavailable
 from arlarena.sandbox.forks import ForkSettings
 from arlarena.sandbox.limits import ExecutionLimits
 
@@ -41,13 +41,13 @@ def judge() -> Iterator[ForkJudge]:
         ("12", "right", False),
     ],
 )
-def test_verdicts_come_back(judge: ForkJudge, gold: str, answer: str, right: bool) -> None:
+def test_answers_get_the_right_verdict(judge: ForkJudge, gold: str, answer: str, right: bool) -> None:
     assert judge.is_right(gold, answer, "math") is right
 
 
 def stopped(ending: Ending, *, computed: bool = False) -> Execution:
-    execution = Execution.of(ending, (b"", b"MemoryError\n"), LIMITS, "SIGSEGV", Used(30.0, 4.9, 100.0))
-    return replace(execution, computed_too_long=computed)
+    execution = Execution.of(ending, (b"", b"MemoryError\n"), LIMITS, "SIGSEGV", ResourceUsage(30.0, 4.9, 100.0))
+    return replace(execution, hit_cpu_limit=computed)
 
 
 @pytest.mark.parametrize(
@@ -55,26 +55,26 @@ def stopped(ending: Ending, *, computed: bool = False) -> Execution:
     [stopped("timeout"), stopped("error")],
     ids=["too slow by the clock", "broken"],
 )
-def test_what_the_machine_fails_at_is_no_wrong_answer(
+def test_a_failure_of_the_machine_is_not_a_wrong_answer(
     judge: ForkJudge, monkeypatch: pytest.MonkeyPatch, execution: Execution
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(judge._sandbox, "carry_out", lambda payload: execution)
+        patched.setattr(judge._sandbox, "run_payload", lambda payload: execution)
         with pytest.raises(SandboxError, match="could not be judged"):
             judge.is_right("1/3", f"2/6 + 0*{len(execution.detail)}", "math")
-    assert judge.is_right("1/3", f"2/6 + 0*{len(execution.detail)}", "math")  # nothing of it was kept
+    assert judge.is_right("1/3", f"2/6 + 0*{len(execution.detail)}", "math")  # the failure was not cached
 
 
 @pytest.mark.parametrize("execution", [stopped("timeout", computed=True), stopped("killed")])
-def test_what_the_answer_is_to_blame_for_is_wrong(
+def test_a_limit_hit_by_the_answer_is_a_wrong_answer(
     judge: ForkJudge, monkeypatch: pytest.MonkeyPatch, execution: Execution
 ) -> None:
-    monkeypatch.setattr(judge._sandbox, "carry_out", lambda payload: execution)
+    monkeypatch.setattr(judge._sandbox, "run_payload", lambda payload: execution)
     assert not judge.is_right("7", f"an answer with an end of {execution.detail}", "math")
 
 
 @pytest.mark.slow  # ten seconds: both cores are kept busy; tests/cases/environments/judge_cpu_limit.py is one, too
-def test_an_answer_that_takes_too_much_computing_is_wrong_on_a_busy_machine_too() -> None:
+def test_an_answer_over_the_cpu_limit_is_wrong_on_a_busy_machine() -> None:
     hard = "x"
     for _ in range(6):
         hard = rf"\ln({hard}^{{2}}+1)^{{2}}"
@@ -87,22 +87,22 @@ def test_an_answer_that_takes_too_much_computing_is_wrong_on_a_busy_machine_too(
         judge.close()
 
 
-def test_a_verdict_is_asked_for_once(judge: ForkJudge, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_verdict_is_computed_once(judge: ForkJudge, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
-    carry_out = judge._sandbox.carry_out
+    run_payload = judge._sandbox.run_payload
 
-    def heard(payload: bytes) -> Execution:
+    def counted(payload: bytes) -> Execution:
         asked.append(json.loads(payload))
-        return carry_out(payload)
+        return run_payload(payload)
 
-    monkeypatch.setattr(judge._sandbox, "carry_out", heard)
+    monkeypatch.setattr(judge._sandbox, "run_payload", counted)
     assert [judge.is_right("0.625", r"\frac{5}{8}", "math") for _ in range(3)] == [True] * 3
     assert asked == [["math", "0.625", r"\frac{5}{8}"]]
 
 
-def test_one_that_judges_wrongly_here_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = dict(judging.KNOWN)
+def test_a_judge_with_wrong_verdicts_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = dict(judging.SELF_TEST)
     known["math", "1", "2"] = True
-    monkeypatch.setattr(judging, "KNOWN", known)
+    monkeypatch.setattr(judging, "SELF_TEST", known)
     with pytest.raises(SandboxUnavailable, match="2 for 1 went wrong"):
         ForkJudge(ForkSettings(LIMITS))

@@ -1,4 +1,4 @@
-"""No memory of a program is writable and executable: not what the zygote leaves to it, and not by one layer alone."""
+"""No memory of a program is both writable and executable, even if inherited from the zygote or with a layer missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [
 ]
 PR_GET_MDWE = 66
 COMMON = next(attack.program for attack in attacks() if attack.family == "memory").partition("address = ")[0]
-# What a library may leave in the zygote: libffi without static trampolines maps its callbacks in both ways.
+# Mappings that libffi without static trampolines leaves in the zygote for its callbacks, in both forms.
 INHERITED = {
     "writable and executable": "writable = executable = mapped(RWX, PRIVATE | ANONYMOUS)",
     "one file, shared twice": (
@@ -37,9 +37,7 @@ INHERITED = {
 
 
 @pytest.mark.parametrize("left", INHERITED.values(), ids=INHERITED)
-def test_executable_memory_that_the_zygote_can_write_is_not_executable_in_a_fork(
-    left: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_writable_memory_of_the_zygote_is_not_executable_in_a_fork(left: str, monkeypatch: pytest.MonkeyPatch) -> None:
     keep = "import builtins; builtins.inherited = writable, executable"
     common = COMMON.replace("@library@", "")
     work = patched_work(monkeypatch, f"{common}\n{left}\n{keep}")
@@ -52,7 +50,7 @@ def test_executable_memory_that_the_zygote_can_write_is_not_executable_in_a_fork
 
 
 def kernel_has_mdwe() -> bool:
-    """Whether the kernel itself knows the rule. The layers of a sandbox only say what its code has asked for."""
+    """Whether the kernel supports MDWE, independent of the sandbox's own report."""
     return int(ctypes.CDLL(None).prctl(PR_GET_MDWE, *[ctypes.c_ulong(0)] * 4)) >= 0
 
 
@@ -84,7 +82,7 @@ def test_private_mappings_of_files_are_refused_without_mdwe_and_without_seccomp(
     assert breached == []
 
 
-def test_a_kernel_with_mdwe_has_it_in_force(sandbox: ForkSandbox) -> None:
+def test_mdwe_is_in_force_if_the_kernel_supports_it(sandbox: ForkSandbox) -> None:
     assert ("mdwe" in sandbox.health().layers) == kernel_has_mdwe()
 
 

@@ -1,1 +1,1 @@
-"""Makes `inference_support` importable for the tests of this folder."""
+"""Tests of the embedded engine's numerics."""

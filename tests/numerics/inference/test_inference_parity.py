@@ -1,4 +1,4 @@
-"""The engine computes what transformers computes."""
+"""The engine's results equal those of transformers."""
 
 import random
 import time
@@ -83,7 +83,7 @@ def test_decoding_has_the_reference_logits_at_every_position(pair, lengths):
     reference, engine = pair
     arch = engine.arch
     slots = Slots(arch, 5, 128)
-    slots.kv.keys.fill_(1e6)  # whoever reads what was never written shows up in the logits
+    slots.kv.keys.fill_(1e6)  # a read of an unwritten position would change the logits
     slots.kv.values.fill_(1e6)
     prompts = [torch.randint(0, VOCABULARY, (length,)) for length in lengths]
     for slot, prompt in enumerate(prompts):
@@ -122,7 +122,7 @@ def test_prompts_continued_together_have_the_reference_logits(pair):
     logits = engine.continue_(ids, pieces)
     expected = torch.stack([reference_logits(reference, prompt)[-1] for prompt in prompts])
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
-    for prompt, piece in zip(prompts, pieces, strict=True):  # and leave the keys and values of all they computed
+    for prompt, piece in zip(prompts, pieces, strict=True):  # and they write all keys and values
         kv = KeysValues.zeros(engine.arch, len(prompt))
         engine.extend(prompt, Piece(0, len(prompt), kv))
         torch.testing.assert_close(piece.kv.keys, kv.keys, atol=1e-5, rtol=1e-5)
@@ -151,7 +151,7 @@ def run(engine, sequences, **options):
 
 
 def mixed_prompts(rng, count):
-    """Prompts of 1 to 300 tokens: some repeated, some with a common beginning, some longer than a step's budget."""
+    """Prompts of 1 to 300 tokens: some repeated, some with a common prefix, some longer than a step's budget."""
     base = [rng.randrange(VOCABULARY) for _ in range(300)]
     made = []
     for i in range(count):
@@ -165,8 +165,8 @@ def mixed_prompts(rng, count):
     return made
 
 
-def test_log_probs_of_episodes_whose_turns_continue_one_another_are_those_of_a_full_forward_pass(tmp_path):
-    """Siblings that share their first prompt; each prompt is the last one, its response and an observation."""
+def test_log_probs_of_multi_turn_episodes_equal_a_full_forward_pass(tmp_path):
+    """Six episodes share their first prompt; each later prompt is the last one, its response and an observation."""
     reference = model(5)
     save(reference, tmp_path)
     arch = read_architecture(tmp_path)
@@ -185,13 +185,13 @@ def test_log_probs_of_episodes_whose_turns_continue_one_another_are_those_of_a_f
         (torch.tensor(q.logprobs) - reference_logprobs(reference, q.prompt, q.tokens)).abs().max() for q in played
     ]
     assert max(differences) < 1e-4
-    observed = 4 * 6 * (1 + 9)  # with the last token of each response; siblings part within a block of the cache
+    observed = 4 * 6 * (1 + 9)  # with the last token of each response; the episodes diverge within a cache block
     assert s.counters.computed_tokens < 70 + observed + 6 * BLOCK
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 64 << 20], ids=["no_cache", "cache"])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_sampled_logprobs_are_those_of_a_full_forward_pass(tmp_path, cache_bytes, temperature):
+def test_sampled_log_probs_equal_a_full_forward_pass(tmp_path, cache_bytes, temperature):
     reference = model(3)
     save(reference, tmp_path)
     arch = read_architecture(tmp_path)
@@ -208,7 +208,7 @@ def test_sampled_logprobs_are_those_of_a_full_forward_pass(tmp_path, cache_bytes
     assert worst < 1e-4
 
 
-def test_the_same_seeds_give_the_same_tokens_in_any_company(tmp_path):
+def test_a_seed_gives_the_same_tokens_in_any_batch(tmp_path):
     save(model(5), tmp_path)
     arch = read_architecture(tmp_path)
     engine = Model(arch, load_parameters(tmp_path, arch), MAX_LENGTH)
@@ -230,7 +230,7 @@ def test_the_same_seeds_give_the_same_tokens_in_any_company(tmp_path):
 
 
 @pytest.mark.parametrize("length", [1, 2, 63, 300])
-def test_scores_are_those_of_a_full_forward_pass_and_leave_the_cache_alone(tmp_path, length):
+def test_scores_equal_a_full_forward_pass_and_do_not_use_the_cache(tmp_path, length):
     reference = model(7)
     save(reference, tmp_path)
     arch = read_architecture(tmp_path)
@@ -268,7 +268,7 @@ def test_a_model_that_would_be_computed_wrongly_is_refused(tmp_path, change, wor
         read_architecture(tmp_path)
 
 
-def test_a_policy_whose_logits_are_not_finite_ends_its_requests_and_harms_no_later_one(tmp_path):
+def test_non_finite_logits_end_their_requests_and_leave_later_requests_correct(tmp_path):
     reference = model(8)
     save(reference, tmp_path)
     arch = read_architecture(tmp_path)

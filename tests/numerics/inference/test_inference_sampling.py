@@ -1,4 +1,4 @@
-"""Sampled tokens follow the distribution that their log-probs claim."""
+"""Sampled tokens follow the distribution of their log-probs."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def peaked_logits(size=30, seed=0):
 
 
 def drawn(logits, **how):
-    """DRAWS tokens of one distribution, each with a seed of its own."""
+    """DRAWS tokens of one distribution, each with its own seed."""
     draws = [Draw(seed=seed, **how) for seed in range(DRAWS)]
     return sample(logits.expand(DRAWS, -1), draws, [0] * DRAWS)
 
@@ -40,7 +40,7 @@ def test_tokens_follow_the_softmax_at_the_temperature(temperature):
     assert chi_square_p(drawn(logits, temperature=temperature).tokens, probabilities) > 1e-3
 
 
-def test_the_test_notices_a_wrong_temperature():
+def test_the_chi_square_test_detects_a_wrong_temperature():
     logits = peaked_logits()
     wrong = torch.softmax(logits.double() / 1.1, -1).numpy()
     assert chi_square_p(drawn(logits, temperature=1.0).tokens, wrong) < 1e-6
@@ -81,7 +81,7 @@ def test_greedy_takes_the_likeliest_and_reports_temperature_one():
     np.testing.assert_allclose(rows.logprobs, torch.log_softmax(logits, -1).max(-1).values, atol=1e-6)
 
 
-def test_rows_of_a_mixed_batch_are_sampled_as_if_alone():
+def test_rows_of_a_mixed_batch_are_sampled_as_in_single_calls():
     logits = torch.stack([peaked_logits(seed=i) for i in range(60)])
     kinds = [{"temperature": 0.0}, {}, {"temperature": 0.6}, {"top_p": 0.5}, {"top_k": 3, "temperature": 1.3}]
     draws = [Draw(seed=i, top_logprobs=2, **kinds[i % len(kinds)]) for i in range(60)]
@@ -94,7 +94,7 @@ def test_rows_of_a_mixed_batch_are_sampled_as_if_alone():
         assert alone.top[0][0] == together.top[0][i]
 
 
-def test_a_token_of_probability_zero_is_never_drawn_whatever_the_number():
+def test_a_token_of_probability_zero_is_never_drawn():
     logits = torch.full((4,), float("-inf"))
     logits[2] = 0.0
     assert set(drawn(logits).tokens) == {2}

@@ -1,4 +1,4 @@
-"""Play the stock engine of ALFWorld through our environment, in the environment where TextWorld is installed.
+"""Plays ALFWorld's stock engine through the environment, in the Python environment with TextWorld.
 
     .venv-alfworld/bin/python tests/support/environments/alfworld_driver.py FOLDER
 
@@ -19,10 +19,10 @@ from arlarena.environment.protocols import ExpertUnavailable, TaskError
 from arlarena.environment.registry import load
 from arlarena.environments.alfworld.files.export import export
 from arlarena.environments.alfworld.options import read_options
-from arlarena.environments.alfworld.stock_engine import Stocks
+from arlarena.environments.alfworld.stock_engine import EnginePool
 from arlarena.proto.env_api import ResetSpec
 
-# By its module: ALFWorld is on PYTHONPATH and not installed.
+# By module name: ALFWorld is on PYTHONPATH and not installed.
 ALFWORLD = "arlarena.environments.alfworld.environment"
 SMALL = {"things": [4, 8], "receptacles": 6}
 FOLDER = Path(sys.argv[1])
@@ -39,14 +39,14 @@ def environments(**options):
 
 
 def same(one, other):
-    """Whether two results are the same but for the key of the state."""
+    """Whether two results are equal except for the state key."""
     assert (one.observation, one.reward, one.done) == (other.observation, other.reward, other.done), (one, other)
     for name in ("score", "success", "action", "content_key", "kind", "task_id", "observation_key"):
         assert getattr(one.metadata, name) == getattr(other.metadata, name), name
 
 
 def check_plays_like_ours():
-    """The expert's replies and some that mean nothing, in both engines; the states that are told apart are the same."""
+    """The expert's replies and some invalid replies in both engines; both distinguish the same states."""
     native, stock = environments()
     for index in range(3):
         one, other, chance = start(native, index), start(stock, index), random.Random(index)
@@ -87,7 +87,7 @@ def check_info():
 
 
 def changed_game(**changes):
-    """A made game as a file, its texts changed."""
+    """A generated game as a file, with changed texts."""
     path = export(FOLDER / str(len(list(FOLDER.iterdir()))), "train", 0, read_options("test", SMALL)) / "game.tw-pddl"
     game = json.loads(path.read_text())
     path.write_text(json.dumps({**game, **{name: change(game[name]) for name, change in changes.items()}}))
@@ -95,7 +95,7 @@ def changed_game(**changes):
 
 
 def refusal(call, error):
-    """What a call that has to fail says."""
+    """The error of a call that must fail."""
     try:
         call()
     except error as refused:
@@ -124,7 +124,7 @@ def check_a_game_that_textworld_does_not_take_is_an_error_of_the_task():
         (
             "pddl_problem",
             lambda text: text.replace("(:goal (and", "(:goal (and (unheard ?o)"),
-        ),  # a SystemExit of its own
+        ),  # raises SystemExit
         ("pddl_domain", lambda text: text.replace("(:types", "(:kinds")),
         ("grammar", lambda text: text[:-100]),
     ):
@@ -134,13 +134,13 @@ def check_a_game_that_textworld_does_not_take_is_an_error_of_the_task():
 
 def check_few_engines_play_many_games():
     stock = environments()[1]
-    stock._stocks = Stocks(1)
+    stock._pool = EnginePool(1)
     episodes = [start(stock, index) for index in range(3)]
     plans = [episode.expert() for episode in episodes]
     for turn in range(2):
         for episode, plan in zip(episodes, plans, strict=True):
             assert episode.step(plan[turn]).observation.action_valid
-    assert len(stock._stocks._kept) <= 3
+    assert len(stock._pool._kept) <= 3
     assert [episode.expert() for episode in episodes] == [plan[2:] for plan in plans]
 
 

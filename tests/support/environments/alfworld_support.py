@@ -1,4 +1,4 @@
-"""A house of ALFWorld that is small enough to be worked by hand.
+"""A hand-written house of ALFWorld.
 
     loc_0  where the player stands at first
     loc_1  countertop 1 (apple 2, mug 1) and, beneath it, drawer 1 (closed; knife 1)
@@ -62,7 +62,7 @@ def tiny_problem(goal=PICK, more="", without=()):
 
 
 def tiny_rules(goal=PICK, more="", without=(), domain=DOMAIN, grammar=GRAMMAR):
-    """The house as the engine has it."""
+    """The house in the engine."""
     return read_rules(domain, grammar, tiny_problem(goal, more, without))
 
 
@@ -72,7 +72,7 @@ def tiny_game(goal=PICK, more="", without=(), domain=DOMAIN, grammar=GRAMMAR):
 
 
 def typed(game, *commands):
-    """The answers to commands, each of which has to be on the menu."""
+    """The responses to commands, each of which must be admissible."""
     answers = []
     for command in commands:
         assert command in game.commands, f"{command!r} cannot be typed here: {list(game.commands)}"

@@ -1,4 +1,4 @@
-"""An environment server under attack, whose health and memory are watched."""
+"""An environment server under attack, whose health and memory are monitored."""
 
 import base64
 import http.client
@@ -15,14 +15,14 @@ HANDSHAKE = (
 
 
 class Target:
-    """A server under attack. Within its context the server is watched."""
+    """A server under attack. Within its context, the server is monitored."""
 
     def __init__(self, address, process):
         self._url, self._pid = address, process.pid
         self.address = (urlsplit(address).hostname, urlsplit(address).port)
 
     def __enter__(self):
-        for _ in range(8):  # what a first request makes is no growth
+        for _ in range(8):  # memory allocated by first requests does not count as growth
             self.post("/reset", b"{}")
         self._watch = HealthWatch(self._url, self._pid)
         self._watch.__enter__()
@@ -44,7 +44,7 @@ class Target:
         return self.request("POST", path, body, headers)
 
     def descriptors(self):
-        """How many descriptors the server process has open, connections among them."""
+        """Number of open descriptors of the server process, including connections."""
         return psutil.Process(self._pid).num_fds()
 
     def connect(self):

@@ -1,4 +1,4 @@
-"""A small environment that is a conversation, and a real server of it."""
+"""A small conversational environment, and a real server for it."""
 
 import contextlib
 import threading
@@ -20,7 +20,7 @@ from arlarena.proto.telemetry import get_logger
 from arlarena.proto.trajectory import Task
 
 TURNS = 4
-# Longer than the shortest beginning that the engine keeps (MIN_SHARED), so that each turn continues the last.
+# Longer than the shortest prefix that the engine caches (MIN_SHARED), so that each turn continues the last.
 PROBLEM = "Count the letters of what you say, problem {index}. You have 4 turns in all."
 
 
@@ -69,7 +69,7 @@ class Tally:
 
 
 class TallyEnvironment:
-    """The factory of such episodes."""
+    """The factory of these episodes."""
 
     blocking = False
     splits = (Split("train", "train", None, False), Split("test", "test", 8, True))
@@ -88,7 +88,7 @@ class TallyEnvironment:
 
 @contextlib.contextmanager
 def serving(factory: EnvironmentFactory) -> Iterator[str]:
-    """Serve an environment by HTTP from a thread of this process; gives the URL."""
+    """Serve an environment over HTTP from a thread of this process; yields the URL."""
     service = EnvironmentService(factory, EnvironmentSettings(name="guess"), get_logger("test"))
     socket = bind("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(create_app(service), log_config=None, timeout_graceful_shutdown=1))

@@ -1,4 +1,4 @@
-"""A real environment server in a process of its own, for tests."""
+"""A real environment server in a separate process, for tests."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Transcripts that may never change while an environment keeps its version. Writes those that are missing:
+"""Transcripts that must not change while an environment's version stays. Writes missing transcripts:
 
     PYTHONPATH=tests .venv/bin/python -m support.environments.golden_transcripts
 
@@ -39,14 +39,14 @@ OWN_REPLIES = {
 
 
 def path_of(environment):
-    """The file of an environment in its present versions."""
+    """The file of an environment's current versions."""
     info = environment.info
     versions = (info.name, info.version, f"{info.template.name}{info.template.version}", f"parser{info.parser.version}")
     return FOLDER / ("-".join(versions) + ".json")
 
 
 def transcripts(environment):
-    """One episode of each split, played by rote: everything that is said, as it goes over the wire."""
+    """One scripted episode of each split: all messages as on the wire."""
     found = {}
     for split in environment.info.splits:
         episode = environment.start(environment.task(ResetSpec(split=split.name, index=3)))
@@ -61,7 +61,7 @@ def transcripts(environment):
 
 
 def main():
-    """Write what is missing."""
+    """Write missing transcripts."""
     for name in installed():
         environment = load("golden", name, {})
         path = path_of(environment)

@@ -1,4 +1,4 @@
-"""Plays one episode with the unmodified client of the `mcp` package (the official SDK); prints what happened as JSON.
+"""Plays one episode with the unmodified client of the `mcp` package (the official SDK); prints the events as JSON.
 
     .venv-openenv/bin/python tests/support/environments/mcp_driver.py http://127.0.0.1:8000/mcp
 

@@ -1,4 +1,4 @@
-"""Drives one environment server with the unmodified client of the `openenv` package; prints what happened as JSON.
+"""Drives an environment server with the unmodified client of the `openenv` package; prints the results as JSON.
 
     .venv-openenv/bin/python tests/support/environments/openenv_driver.py http://127.0.0.1:8000
 
@@ -16,7 +16,7 @@ from openenv.core.mcp_client import MCPToolClient
 
 
 def a_task(url):
-    """The first task of the first split that has tasks, asked for over the task routes."""
+    """The first task of the first split with tasks, from the task routes."""
     import requests
 
     (name,) = requests.get(f"{url}/list_environments", timeout=10).json()
@@ -33,7 +33,7 @@ def a_task(url):
 
 
 def sync_client(url):
-    """An episode through the synchronous client, with a task that the task routes named."""
+    """An episode through the synchronous client, with a task from the task routes."""
     task = a_task(url)
     with GenericEnvClient(base_url=url).sync() as env:
         first = env.reset(**task, episode_id="from openenv")
@@ -50,7 +50,7 @@ def sync_client(url):
 
 
 async def async_client(url):
-    """Several sessions of one client, each with an episode of its own; ends are ends."""
+    """Several sessions of one client, each with its own episode; ended episodes stay ended."""
     async with GenericEnvClient(base_url=url) as env:
         others = [await env.new_session() for _ in range(3)]
         firsts = await asyncio.gather(*(each.reset(seed=seed) for seed, each in enumerate((env, *others))))
@@ -64,7 +64,7 @@ async def async_client(url):
 
 
 async def refusal(call):
-    """What the client raises for a call that the server refuses."""
+    """The client's error for a call that the server refuses."""
     try:
         await call
     except RuntimeError as error:
@@ -73,7 +73,7 @@ async def refusal(call):
 
 
 async def errors(url):
-    """What goes wrong is said, and the session goes on."""
+    """Errors are reported, and the session continues."""
     async with GenericEnvClient(base_url=url) as env:
         assert "Server error" in await refusal(env.step({"text": "before a reset"}))
         assert "no such split" in await refusal(env.reset(split="no such split"))

@@ -1,4 +1,4 @@
-"""What test_engines_*.py share: one contract for two engines, asked through the same routes and compared with
+"""Shared by test_engines_*.py: the common contract of both engines, tested by the same routes and compared with
 transformers. Where they differ and a client would notice, the name of the test says so.
 """
 
@@ -37,12 +37,12 @@ by_route = pytest.mark.parametrize("route", ROUTES, ids=["generate", "completion
 by_text_route = pytest.mark.parametrize("route", ROUTES[1:], ids=["completions", "chat"])
 
 
-# --- versions, and who serves them ---
+# --- versions ---
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A version directory and what it holds, in transformers."""
+    """A version directory and its model in transformers."""
 
     directory: Path
     made: Any
@@ -53,7 +53,7 @@ class Policy:
 
 
 def policy(root, seed, step, probe_off=0.0):
-    """A head size that vLLM's CPU attention has, the head tied to the embedding (what a reload gets wrong), and
+    """A head size that vLLM's CPU attention supports, a tied output head (which vLLM's reload misses), and
     preferences of the model's author.
     """
     made = model(seed, head_dim=32, tie_word_embeddings=True, max_position_embeddings=LENGTH)
@@ -71,7 +71,7 @@ def serve(server, version):
 
 
 def request(route, **params):
-    """A request with vLLM's names of sampling parameters: `logprobs` is how many likeliest tokens are wanted."""
+    """A request with vLLM's names of sampling parameters; `logprobs`: number of likeliest tokens."""
     if route == GENERATE:
         outer = {key: params.pop(key) for key in ("model", "stream", "stream_options") if key in params}
         return {"token_ids": PROMPT, "sampling_params": params, "return_token_ids": True, **outer}
@@ -122,7 +122,7 @@ def assert_logprobs(made, route, one, prompt=PROMPT, temperature=1.0):
 
 
 def next_logprobs(made, ids):
-    """Log-probs [V] of what follows, by transformers."""
+    """Log-probs [V] of the next token, by transformers."""
     with torch.inference_mode():
         return torch.log_softmax(made(torch.tensor([ids])).logits[0, -1], -1)
 
@@ -147,7 +147,7 @@ def likeliest(made, ids, count):
 
 @contextlib.contextmanager
 def asked_and_left(server, body):
-    """A client that has asked for a completion and leaves before its answer."""
+    """A client that requests a completion and disconnects before the response."""
     data = json.dumps(body).encode()
     head = f"POST {COMPLETIONS} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(data)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1]))) as client:
@@ -156,7 +156,7 @@ def asked_and_left(server, body):
 
 
 def much_work(**extra):
-    """Many times what the slots hold, each as long as the context: it lasts far longer than any test waits."""
+    """Many more sequences than slots, each as long as the context: more work than any test waits for."""
     asked = request(COMPLETIONS, n=SLOTS, max_tokens=LONGEST, ignore_eos=True, **extra)
     return {**asked, "prompt": [PROMPT] * 32}
 

@@ -1,4 +1,4 @@
-"""What the tests of the policy server share: a tiny policy, version directories, a server."""
+"""Shared by the tests of the policy server: a tiny policy, version directories, a server."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def model(seed: int = 0, **changes: Any) -> Qwen3ForCausalLM:
-    """A random model whose norms are not the identity, so that a forgotten gain shows."""
+    """A random model with non-trivial norms, so that a missing gain changes the results."""
     torch.manual_seed(seed)
     config = {
         "vocab_size": VOCABULARY,
@@ -79,7 +79,7 @@ def model(seed: int = 0, **changes: Any) -> Qwen3ForCausalLM:
 
 
 def vary_norms(made: torch.nn.Module) -> None:
-    """Give norms and biases values that matter."""
+    """Give norms and biases values other than the identity."""
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             if "norm" in name or name.endswith("bias"):
@@ -87,14 +87,14 @@ def vary_norms(made: torch.nn.Module) -> None:
 
 
 def save(made: Any, directory: Path) -> Path:
-    """An ordinary Hugging Face directory."""
+    """Save a model as a Hugging Face directory."""
     made.save_pretrained(directory)
     tokenizer().save_pretrained(directory)
     return directory
 
 
 def write_version(root: Path, made: Any, step: int, incarnation: str = "run", probe: Any = None) -> Path:
-    """A committed version directory, written as the layout says and not as the trainer's code does."""
+    """Write a committed version directory by its specification, independent of the trainer's code."""
     partial = save(made, root / f".partial-{step}")
     digest = safetensors_digest(partial / "model.safetensors")
     files = {f.name: {"blake3": file_blake3(f), "bytes": f.stat().st_size} for f in partial.iterdir()}
@@ -124,7 +124,7 @@ def reference_logprobs(made: Any, prompt: list[int], response: list[int], temper
 
 @dataclass(frozen=True)
 class Answer:
-    """Status, body and headers (lower case) of an answer."""
+    """Status, body and headers (lower case) of a response."""
 
     status_code: int
     body: bytes
@@ -142,7 +142,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Http:
-    """A client of one server; an error status is an answer like any other."""
+    """A client of one server; an error status raises no exception."""
 
     url: str
     timeout_s: float = 30.0
@@ -152,7 +152,7 @@ class Http:
         return self._send(urllib.request.Request(self.url + path))
 
     def post(self, path: str, value: Any = None, *, data: bytes | None = None, headers: Any = None) -> Answer:
-        """POST of JSON, or of `data` as it is."""
+        """POST of JSON, or of raw `data`."""
         body = data if data is not None else _dump(value)
         return self._send(urllib.request.Request(self.url + path, data=body, headers=headers or {}, method="POST"))
 
@@ -161,7 +161,7 @@ class Http:
         return self._send(urllib.request.Request(self.url + path, data=data, headers=headers or {}, method="PUT"))
 
     def events(self, path: str, value: Any, headers: Any = None) -> Iterator[Any]:
-        """Server-sent events as they come; the last must be [DONE]."""
+        """Yield server-sent events as they arrive; the last must be [DONE]."""
         with self.stream(path, value, headers) as (_, events):
             yield from events
 
@@ -220,7 +220,7 @@ class ServerProcess:
         return answer.json()
 
     def refused(self, path: str, body: Any, status: int) -> str:
-        """The message of an error in OpenAI's form."""
+        """The message of an error in OpenAI's format."""
         answer = self.http.post(path, body)
         assert answer.status_code == status, answer.text
         return openai_error(answer)["message"]
@@ -246,7 +246,7 @@ class ServerProcess:
 
 
 def openai_error(answer: Answer) -> dict[str, Any]:
-    """The error of an answer in OpenAI's form."""
+    """The error of a response in OpenAI's format."""
     assert answer.headers["content-type"] == "application/json", answer.headers
     (key, error), *more = answer.json().items()
     assert (key, more) == ("error", [])
@@ -258,7 +258,7 @@ def openai_error(answer: Answer) -> dict[str, Any]:
 
 
 def wait_until(condition: Any, what: str, seconds: float = 20.0) -> None:
-    """Poll a condition; fail with `what` when it does not come true."""
+    """Poll a condition; fail with `what` if it stays false."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"still not: {what}"
@@ -266,7 +266,7 @@ def wait_until(condition: Any, what: str, seconds: float = 20.0) -> None:
 
 
 def environment() -> dict[str, str]:
-    """One thread, and no settings from outside."""
+    """Environment variables: one thread, and none of the caller's settings."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("ARLARENA_")}
     return {**kept, "OMP_NUM_THREADS": "1"}
 
@@ -275,7 +275,7 @@ def environment() -> dict[str, str]:
 def running_server(
     folder: Path, config: str, port: int = 0, start_s: float = 180.0, *, forked: bool = True
 ) -> Iterator[ServerProcess]:
-    """Start the service with this `[inference]` table; wait until it is healthy; end it with SIGTERM.
+    """Start the service with this `[inference]` table, wait until it is healthy, and stop it with SIGTERM.
 
     A forked server has imported Hugging Face's libraries, which read their environment variables on import.
     """
@@ -294,7 +294,7 @@ def running_server(
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line, log.read_text()
-        # An engine behind a gateway writes its log to the same pipe, and would stand still once that is full.
+        # An engine behind a gateway writes its log to the same pipe and would block once the pipe is full.
         threading.Thread(target=process.stdout.read, daemon=True).start()
         url = f"http://127.0.0.1:{json.loads(line)['port']}"
         http = Http(url)

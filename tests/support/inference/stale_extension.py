@@ -1,4 +1,4 @@
-"""A vLLM extension with the fault that vLLM's own reload has on CPUs: the tied head keeps the old weights."""
+"""A vLLM extension with the fault of vLLM's own reload on CPUs: the tied head keeps the old weights."""
 
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
@@ -16,4 +16,4 @@ if "stale" not in WeightTransferEngineFactory._registry:
 
 
 class Extension:
-    """Mixed into vLLM's worker."""
+    """vLLM mixes this into its worker class."""

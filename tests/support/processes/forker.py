@@ -20,8 +20,8 @@ imported: set[str] = set()
 
 
 def main(listening: socket.socket) -> None:
-    """Fork until the standard input, the other end of which the session holds, is closed."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes that serve a request
+    """Fork until standard input is closed; the test session holds its other end."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no process waits for the children that handle requests
     ready = selectors.DefaultSelector()
     ready.register(listening, selectors.EVENT_READ)
     ready.register(sys.stdin, selectors.EVENT_READ)
@@ -40,13 +40,13 @@ def main(listening: socket.socket) -> None:
 
 
 def import_all(modules: list[str]) -> bool:
-    """Import what is not imported yet; whether that worked."""
+    """Import the modules that are not imported yet. Returns whether all imports succeeded."""
     missing = [name for name in modules if name not in imported]
     try:
         for name in missing:
             importlib.import_module(name)
             if name.endswith(".__main__"):
-                del sys.modules[name]  # it is run later, and runpy warns of a module that is imported already
+                del sys.modules[name]  # runpy warns if the module has been imported
     except Exception:
         traceback.print_exc()
         return False
@@ -58,14 +58,14 @@ def import_all(modules: list[str]) -> bool:
 
 
 def serve(connection: socket.socket, request: dict[str, Any], descriptors: list[int]) -> NoReturn:
-    """Fork the process that was asked for and report how it ends."""
+    """Fork the requested process and report how it ends."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     pid = os.fork()
     if pid == 0:
         connection.close()
         become(request, descriptors)
     for descriptor in (0, 1, 2, *descriptors):
-        os.close(descriptor)  # a reader of the process's output must see that the process has closed it
+        os.close(descriptor)  # so that the process's reader sees end of file
     connection.send(pid.to_bytes(8, "big"))
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     connection.send(code.to_bytes(8, "big", signed=True))

@@ -129,7 +129,7 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """What `subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)` gives."""
+    """The result of `subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)`."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = popen(command, stdout=out, stderr=err, env=env, cwd=cwd)
         try:

@@ -1,4 +1,4 @@
-"""What an attack does to a server: how slowly `/health` answers, and how much memory the server takes."""
+"""Measures the effect of an attack on a server: the latency of `/health`, and the server's memory."""
 
 import contextlib
 import http.client
@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 import psutil
 
 SLOWEST_S = 1.0
-MOST_MEMORY = 1.5  # times the level before
-AFTERWARDS = 3  # answers that have to follow an attack
+MAX_MEMORY_RATIO = 1.5  # relative to the memory before
+AFTERWARDS = 3  # responses required after an attack
 
 
 class HealthWatch:
-    """A thread that asks `/health` on new connections while the context is open.
+    """A thread that requests `/health` on new connections while the context is open.
 
     The context ends after three further answers. It fails if an answer was no 200, took longer than a second, or the
     memory of the server and its children grew by more than half. The time in which the server's main thread, which
@@ -45,7 +45,9 @@ class HealthWatch:
         assert self.bad == []
         assert self.asked >= enough
         assert self.slowest < SLOWEST_S, f"/health took {self.slowest:.2f} s {waits}"
-        assert self.peak < MOST_MEMORY * self.before, f"{self.before >> 20} MiB before, {self.peak >> 20} MiB at most"
+        assert self.peak < MAX_MEMORY_RATIO * self.before, (
+            f"{self.before >> 20} MiB before, {self.peak >> 20} MiB at most"
+        )
 
     def _memory(self):
         total = self._process.memory_info().rss
@@ -55,7 +57,7 @@ class HealthWatch:
         return total
 
     def _waited_s(self):
-        """Seconds that the server's main thread and this thread have waited for a core; 0 where the kernel counts none.
+        """Seconds that the server's main thread and this thread have waited for a CPU; 0 if the kernel does not count.
 
         The second number of `schedstat` is this time in nanoseconds.
         """

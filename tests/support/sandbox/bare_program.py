@@ -1,4 +1,4 @@
-"""The work of a zygote without libraries: it starts in a fraction of a second, where a test needs none of them."""
+"""The `work` module of a zygote without libraries, which starts in a fraction of a second."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,5 +9,5 @@ from arlarena.sandbox.run_program import run
 
 
 def load() -> tuple[Callable[[bytes], int], list[Path]]:
-    """As `arlarena.sandbox.run_program.load`: programs may import what the zygote has already, and read no file."""
+    """Like `arlarena.sandbox.run_program.load`, but programs may read no files: they import only loaded modules."""
     return run, []

@@ -1,4 +1,4 @@
-"""What tests of the sandbox share."""
+"""Shared by tests of the sandbox."""
 
 import shutil
 import subprocess
@@ -19,7 +19,7 @@ def wait_until(holds: object, seconds: float = 20.0) -> None:
 
 
 def patched_work(monkeypatch: pytest.MonkeyPatch, code: str) -> str:
-    """A work like that of programs, in a zygote in which `code` was run before."""
+    """A `work` module like `run_program`, for a zygote that runs `code` at its start."""
     folder = Path(tempfile.mkdtemp())
     (folder / "patched_work.py").write_text(
         f"import arlarena.sandbox.landlock, arlarena.sandbox.run_program as program\n{code}\nload = program.load\n"
@@ -29,7 +29,7 @@ def patched_work(monkeypatch: pytest.MonkeyPatch, code: str) -> str:
 
 
 def readable_python() -> str | None:
-    """An interpreter of this version that others can run."""
+    """An interpreter of this version that other users can run."""
     for path in (sys.executable, shutil.which("python3", path="/usr/bin:/usr/local/bin")):
         if path is None:
             continue

@@ -1,4 +1,4 @@
-"""Counting before building, threads with a queue and a deadline, and requests that take turns."""
+"""Limits of requests, text threads with a queue and a deadline, turns of the event loop, access control."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from arlarena.inference.api.asgi import ApiRequest
 from arlarena.inference.api.errors import RequestError
 from arlarena.inference.api.loop_fairness import Turns
 from arlarena.inference.api.parameters import shown
-from arlarena.inference.api.request_limits import RequestLimits, measure
+from arlarena.inference.api.request_limits import RequestLimits, json_size
 from arlarena.inference.embedded.text.threads import TextWorkers
 from arlarena.inference.gateway.app import Gateway
 from arlarena.inference.gateway.fleet import Fleet
@@ -26,12 +26,12 @@ def test_limits_follow_the_models_length():
     assert RequestLimits.of(InferenceSettings(max_text_chars=10), 16, 512).text_chars == 10
 
 
-def test_measuring_counts_items_and_characters():
-    assert measure([{"role": "user", "content": ["ab", 1, None]}]) == (1 + 2 + 3, 4 + 4 + 7 + 2)
+def test_json_size_counts_items_and_characters():
+    assert json_size([{"role": "user", "content": ["ab", 1, None]}]) == (1 + 2 + 3, 4 + 4 + 7 + 2)
     deep = "x"
     for _ in range(100_000):
         deep = [deep]
-    assert measure(deep) == (100_000, 1)
+    assert json_size(deep) == (100_000, 1)
 
 
 SMALL = InferenceSettings(
@@ -54,7 +54,7 @@ SMALL = InferenceSettings(
         ({"messages": [{"role": "user", "content": "x" * 101}]}, "characters"),
     ],
 )
-async def test_a_gateway_counts_before_vllm_gets_a_request(body, message):
+async def test_a_gateway_checks_limits_before_it_forwards_to_vllm(body, message):
     gateway = Gateway(SMALL, Fleet([], 32, Logger("test")), [], Logger("test"))
     call = ApiRequest("POST", "/v1/completions", json.dumps(body).encode(), [], b"", asyncio.Event().wait)
     with pytest.raises(RequestError, match=message) as refused:
@@ -73,25 +73,25 @@ async def test_a_gateway_counts_before_vllm_gets_a_request(body, message):
         {"messages": "hello"},
     ],
 )
-def test_what_is_within_the_limits_or_of_another_type_is_left_to_the_engine(body):
+def test_requests_within_the_limits_or_of_another_type_are_left_to_the_engine(body):
     RequestLimits.of(SMALL, SMALL.max_slots, 512).check_body(json.dumps(body).encode())
 
 
-def test_a_gateway_before_servers_that_count_leaves_it_to_them():
+def test_a_gateway_does_not_check_limits_for_servers_that_check_them():
     for settings in (InferenceSettings(), InferenceSettings(engine="vllm", replica_urls=("http://a:1",))):
         assert Gateway(settings, Fleet([], 32, Logger("test")), [], Logger("test")).proxy._limits is None
 
 
-def test_a_value_in_an_error_is_short_and_costs_no_more():
+def test_a_value_in_an_error_is_shortened_without_reading_all_of_it():
     deep = []
-    for _ in range(100_000):  # deeper than anything that visits all of it can go
+    for _ in range(100_000):  # far deeper than Python's recursion limit
         deep = [deep]
     assert shown(deep) == "[" * 100 + "…"
     assert len(shown({"a": "x" * 1_000_000})) < 110
     assert shown({"a": [1, None, "é"]}) == '{"a": [1, null, "\\u00e9"]}'
 
 
-async def test_work_beyond_the_queue_is_503_and_beyond_the_deadline_504():
+async def test_text_work_beyond_the_queue_is_503_and_beyond_the_deadline_504():
     release, workers = threading.Event(), TextWorkers(1, 30.0, most_waiting=1)
     far = time.monotonic() + 30
     held = [asyncio.create_task(workers.run(release.wait, far)) for _ in range(2)]
@@ -108,7 +108,7 @@ async def test_work_beyond_the_queue_is_503_and_beyond_the_deadline_504():
     assert await workers.run(lambda: 7, far) == 7
 
 
-async def test_requests_that_are_ready_together_let_others_in_between():
+async def test_a_burst_of_requests_lets_other_callbacks_run_in_between():
     turns, order = Turns(asyncio.get_running_loop()), []
 
     async def request(number):
@@ -124,16 +124,16 @@ async def test_requests_that_are_ready_together_let_others_in_between():
     assert [number for number in order if number != "health"] == list(range(100))
 
 
-async def test_requests_one_after_another_do_not_wait():
+async def test_requests_in_sequence_do_not_wait():
     turns = Turns(asyncio.get_running_loop())
     for _ in range(3):
         turn = turns.wait()
-        with pytest.raises(StopIteration):  # it returns without giving up the event loop
+        with pytest.raises(StopIteration):  # `wait` returns without yielding to the event loop
             turn.send(None)
         await asyncio.sleep(0)
 
 
-def test_the_administrators_token_opens_model_routes_and_the_key_no_other():
+def test_the_admin_token_opens_model_routes_and_the_api_key_no_admin_route():
     settings = InferenceSettings(api_key="k" * 16, admin_token="t" * 16)
 
     def allowed(access, token):

@@ -18,7 +18,7 @@ BASE = list(range(10)) * 30
 
 
 def computed(ids):
-    """Keys and values that tell a position, its token and all before it from every other."""
+    """Keys and values that identify a position, its token and all tokens before it."""
     kv = KeysValues.zeros(ARCH, len(ids))
     for position in range(len(ids)):
         mark = hash(tuple(ids[: position + 1])) % 99_991
@@ -39,12 +39,12 @@ def check(cache, text, length, ids):
     assert not target.span(length, len(ids)).keys.any()
 
 
-def room(blocks, prompts):
+def sized_cache(blocks, prompts):
     return PrefixCache(ARCH, blocks * BLOCK_BYTES + prompts * LOGITS.numel() * 4)
 
 
-def test_the_least_recently_used_prompt_goes_first():
-    cache = room(2, 2)
+def test_the_least_recently_used_prompt_is_evicted_first():
+    cache = sized_cache(2, 2)
     put(cache, [1])
     put(cache, [2])
     assert cache.prompt(pack_key([1])) is not None
@@ -55,7 +55,7 @@ def test_the_least_recently_used_prompt_goes_first():
     assert cache.used == cache.capacity
 
 
-def test_logits_take_room_too():
+def test_logits_count_towards_the_capacity():
     cache = PrefixCache(ARCH, 3 * BLOCK_BYTES + 3 * LOGITS.numel() * 4 - 1)
     for token in range(3):
         put(cache, [token])
@@ -64,7 +64,7 @@ def test_logits_take_room_too():
 
 
 def test_a_prompt_larger_than_the_cache_is_not_kept():
-    cache = room(1, 1)
+    cache = sized_cache(1, 1)
     put(cache, [1] * (BLOCK + 1))
     put(cache, [1] * BLOCK, torch.zeros(11))
     assert len(cache) == cache.used == 0
@@ -72,40 +72,40 @@ def test_a_prompt_larger_than_the_cache_is_not_kept():
     assert len(cache) == 1
 
 
-def test_no_capacity_means_no_cache():
-    cache = room(0, 0)
+def test_zero_capacity_turns_the_cache_off():
+    cache = sized_cache(0, 0)
     put(cache, [1])
     assert cache.prompt(pack_key([1])) is None
 
 
-def test_the_longest_common_beginning_is_found_to_the_token():
-    cache = room(100, 9)
+def test_the_longest_common_prefix_is_found_to_the_token():
+    cache = sized_cache(100, 9)
     put(cache, [*BASE[:100], 1])
     put(cache, [*BASE[:200], 1])
     prompt = [*BASE[:190], 9, 9]
-    found, shared = cache.longest(pack_key(prompt))
-    assert found.key == pack_key([*BASE[:200], 1])
+    text, shared = cache.longest(pack_key(prompt))
+    assert text.key == pack_key([*BASE[:200], 1])
     assert shared == 190
-    check(cache, found, shared, prompt)
+    check(cache, text, shared, prompt)
 
 
-def test_a_short_or_small_common_beginning_is_not_worth_it():
-    cache = room(100, 9)
+def test_a_common_prefix_that_is_too_short_is_not_used():
+    cache = sized_cache(100, 9)
     put(cache, BASE[:MIN_SHARED])
     assert cache.longest(pack_key([*BASE[: MIN_SHARED - 1], 1, 1])) is None
     assert cache.longest(pack_key([*BASE[:MIN_SHARED], *[1] * (MIN_SHARED + 1)])) is None
     assert cache.longest(pack_key([*BASE[:MIN_SHARED], 5])) is not None
 
 
-def test_the_whole_prompt_is_never_taken_as_its_own_beginning():
-    cache = room(100, 9)
+def test_the_shared_prefix_is_always_shorter_than_the_prompt():
+    cache = sized_cache(100, 9)
     put(cache, BASE[:160])
     _, shared = cache.longest(pack_key(BASE[:160]))
     assert shared < 160
 
 
-def test_what_was_dropped_is_not_found_by_its_beginning():
-    cache = room(-(-len(BASE) // BLOCK), 1)
+def test_an_evicted_text_is_not_found_by_its_prefix():
+    cache = sized_cache(-(-len(BASE) // BLOCK), 1)
     put(cache, BASE)
     put(cache, [7] * 100)
     assert cache.longest(pack_key([*BASE, 1])) is None
@@ -114,19 +114,19 @@ def test_what_was_dropped_is_not_found_by_its_beginning():
     assert cache.used == 0
 
 
-def test_a_text_without_logits_is_continued_and_never_taken_for_a_prompt():
-    cache = room(100, 9)
+def test_a_text_without_logits_can_be_continued_but_is_no_prompt():
+    cache = sized_cache(100, 9)
     put(cache, BASE[:100], None)
     assert cache.prompt(pack_key(BASE[:100])) is None
     assert cache.longest(pack_key([*BASE[:100], 3]))[1] == 100
-    assert cache.longest(pack_key(BASE[:100]))[1] == 99  # never the whole prompt
+    assert cache.longest(pack_key(BASE[:100]))[1] == 99  # always less than the prompt
     put(cache, BASE[:100])
     assert cache.prompt(pack_key(BASE[:100])).logits is LOGITS
     assert len(cache) == 1
 
 
-def test_texts_that_continue_another_share_its_whole_blocks():
-    cache = room(100, 9)
+def test_texts_with_a_common_prefix_share_its_full_blocks():
+    cache = sized_cache(100, 9)
     put(cache, BASE[:200])
     before = cache.used
     for sibling in range(8):
@@ -140,46 +140,46 @@ def test_texts_that_continue_another_share_its_whole_blocks():
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
-def test_siblings_that_differ_in_their_last_block_alone_are_each_continued_to_the_token(order):
-    """Whichever finishes last: the load of the machine must not decide how much of a prompt is computed again."""
-    cache = room(100, 9)
+def test_texts_that_differ_only_in_the_last_block_are_each_continued_to_the_token(order):
+    """In any order of finishing: the amount of reused computation must not depend on the machine's load."""
+    cache = sized_cache(100, 9)
     siblings = [[*BASE[:70], *[9 - sibling] * 5] for sibling in range(3)]
     for sibling in order:
         put(cache, siblings[sibling], None)
-    for text in siblings:
-        prompt = [*text, 5, 5, 5, 5]
-        found, shared = cache.longest(pack_key(prompt))
-        assert (found.key, shared) == (pack_key(text), 75)
-        check(cache, found, shared, prompt)
-    _, shared = cache.longest(pack_key([*BASE[:70], 9, 9, 0, 0]))  # continues none of them to its end
+    for sibling in siblings:
+        prompt = [*sibling, 5, 5, 5, 5]
+        text, shared = cache.longest(pack_key(prompt))
+        assert (text.key, shared) == (pack_key(sibling), 75)
+        check(cache, text, shared, prompt)
+    _, shared = cache.longest(pack_key([*BASE[:70], 9, 9, 0, 0]))  # no cached text is a prefix of it
     assert shared in (70, 72)
 
 
-def test_a_text_is_found_after_a_newer_one_with_the_same_blocks_was_dropped():
-    cache = room(100, 9)
+def test_a_text_is_found_after_a_newer_text_with_the_same_blocks_was_evicted():
+    cache = sized_cache(100, 9)
     older, newer = [*BASE[:70], 9, 9], [*BASE[:70], 8, 8]
     put(cache, older, None)
     put(cache, newer, None)
     cache._forget(cache._texts[pack_key(newer)])
-    found, shared = cache.longest(pack_key([*older, 5]))
-    assert (found.key, shared) == (pack_key(older), 72)
+    text, shared = cache.longest(pack_key([*older, 5]))
+    assert (text.key, shared) == (pack_key(older), 72)
     cache._forget(cache._texts[pack_key(older)])
     assert cache.longest(pack_key([*older, 5])) is None
-    assert not cache._beginnings
+    assert not cache._prefixes
 
 
 @pytest.mark.parametrize(
     "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3, 4))]
 )  # two seconds
-def test_whatever_comes_and_goes_a_found_text_holds_what_was_computed_of_it(seed):
+def test_cached_texts_hold_the_computed_values_through_random_operations(seed):
     draw = random.Random(seed)
-    cache = room(40, 6)
+    cache = sized_cache(40, 6)
     episodes = [[draw.randrange(3)] * draw.randrange(70, 130) for _ in range(6)]
     hits = 0
     for _ in range(400):
         ids = draw.choice(episodes)
-        if (found := cache.longest(pack_key(ids))) is not None:
-            text, shared = found
+        if (match := cache.longest(pack_key(ids))) is not None:
+            text, shared = match
             check(cache, text, shared, ids)
             hits += 1
         put(cache, ids, draw.choice((LOGITS, None)))
@@ -192,8 +192,8 @@ def test_whatever_comes_and_goes_a_found_text_holds_what_was_computed_of_it(seed
     assert hits > 50
 
 
-def test_memory_that_lies_in_one_is_copied_in_one():
-    cache = room(100, 9)
+def test_contiguous_blocks_are_copied_in_one_run():
+    cache = sized_cache(100, 9)
     put(cache, BASE[:200])
     text = cache.prompt(pack_key(BASE[:200]))
     assert all(b == a + 1 for a, b in pairwise(text.blocks))

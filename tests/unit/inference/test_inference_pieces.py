@@ -1,4 +1,4 @@
-"""Bytes of tokens: joined they are the text, whatever the tokenizer, where a stop string cuts and while it grows."""
+"""Bytes of tokens join to the text: for several tokenizers, at a stop string, and while the text grows."""
 
 import random
 
@@ -24,7 +24,7 @@ def byte_level():
 
 
 def sentence_pieces():
-    """Llama 2's form: words behind ▁, bytes for everything else, the text's first blank left out."""
+    """Like Llama 2: words after ▁, bytes for everything else, and the text's first space stripped."""
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "▁go", "▁up", "x", "a", "g"]
     made = Tokenizer(
         models.BPE({piece: i for i, piece in enumerate(pieces)}, [], unk_token="<unk>", byte_fallback=True)
@@ -37,7 +37,7 @@ def sentence_pieces():
 
 
 def metaspace():
-    """T5's form."""
+    """Like T5."""
     pieces = ["<unk>", "</s>", "▁", "▁go", "▁up", "x", "é"]
     made = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(pieces)}, unk_token="<unk>"))
     made.decoder = decoders.Metaspace()
@@ -56,10 +56,10 @@ def characters():
 MAKERS = [byte_level, sentence_pieces, metaspace, characters]
 
 
-def spelled(text, ids, skip_special=True):
-    spelling = text.spelling(skip_special=skip_special)
-    spelling.grow(ids)
-    return spelling.tokens
+def token_texts(text, ids, skip_special=True):
+    texts = text.token_texts(skip_special=skip_special)
+    texts.extend(ids)
+    return texts.tokens
 
 
 def joined(tokens):
@@ -67,7 +67,7 @@ def joined(tokens):
 
 
 def some_ids(made, seed):
-    """A response of random tokens; those that stand for bytes come as whole characters."""
+    """A response of random tokens; byte tokens form complete characters."""
     vocabulary = made.get_vocab()
     words = [[i] for piece, i in sorted(vocabulary.items()) if not piece.startswith("<0x")]
     if "<0x20>" in vocabulary:
@@ -78,50 +78,50 @@ def some_ids(made, seed):
 
 @pytest.mark.parametrize("sample", SAMPLES)
 @pytest.mark.parametrize("skip_special", [True, False])
-def test_byte_level_tokens_spell_the_text(sample, skip_special):
+def test_byte_level_tokens_join_to_the_text(sample, skip_special):
     text = TextCodec(byte_level())
     ids = [*text.encode(sample), text.tokenizer.token_to_id("<think>"), text.tokenizer.token_to_id("<|im_end|>")]
-    assert joined(spelled(text, ids, skip_special)).decode() == text.decode(ids, skip_special=skip_special)
+    assert joined(token_texts(text, ids, skip_special)).decode() == text.decode(ids, skip_special=skip_special)
 
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("skip_special", [True, False])
 @pytest.mark.parametrize("make", MAKERS[1:], ids=lambda make: make.__name__)
-def test_other_tokens_spell_the_text_too(make, seed, skip_special):
+def test_tokens_of_other_vocabularies_join_to_the_text(make, seed, skip_special):
     made = make()
     text, ids = TextCodec(made), some_ids(made, seed)
-    assert joined(spelled(text, ids, skip_special)).decode() == text.decode(ids, skip_special=skip_special)
+    assert joined(token_texts(text, ids, skip_special)).decode() == text.decode(ids, skip_special=skip_special)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_random_bytes_spell_the_text_with_replacement_characters(seed):
+def test_random_bytes_join_to_the_text_with_replacement_characters(seed):
     text = TextCodec(byte_level())
     ids = [random.Random(seed).randrange(text.tokenizer.get_vocab_size()) for _ in range(60)]
-    assert joined(spelled(text, ids)).decode(errors="replace") == text.decode(ids)
+    assert joined(token_texts(text, ids)).decode(errors="replace") == text.decode(ids)
 
 
-def test_the_first_blank_is_left_out_where_the_decoder_does_so_and_kept_elsewhere():
+def test_the_first_space_is_stripped_only_if_the_decoder_strips_it():
     for make in (sentence_pieces, metaspace):
         text = TextCodec(make())
         go, up, end = (text.tokenizer.token_to_id(piece) for piece in ("▁go", "▁up", "</s>"))
-        assert [one.raw for one in spelled(text, [go, up, go])] == [b"go", b" up", b" go"]
-        assert [one.raw for one in spelled(text, [end, go, up])] == [b"", b"go", b" up"]
+        assert [one.raw for one in token_texts(text, [go, up, go])] == [b"go", b" up", b" go"]
+        assert [one.raw for one in token_texts(text, [end, go, up])] == [b"", b"go", b" up"]
         assert text.piece(go) == " go"
 
 
 def test_a_part_of_a_character_is_printed_as_its_bytes():
     text = TextCodec(byte_level())
-    tokens = spelled(text, text.encode("a√b"))
+    tokens = token_texts(text, text.encode("a√b"))
     assert [token.token for token in tokens] == ["a", r"\xe2", r"\x88", r"\x9a", "b"]
     assert [token.raw for token in tokens] == [b"a", b"\xe2", b"\x88", b"\x9a", b"b"]
     assert [token.begin for token in tokens] == [0, 1, 1, 1, 2]
     assert printed("é".encode() + b"\xe2") == r"é\xe2"
 
 
-def test_a_skipped_special_token_is_named_and_has_no_bytes():
+def test_a_skipped_special_token_has_a_name_and_no_bytes():
     text = TextCodec(byte_level())
     end = text.tokenizer.token_to_id(END)
-    (skipped,), (kept,) = spelled(text, [end]), spelled(text, [end], skip_special=False)
+    (skipped,), (kept,) = token_texts(text, [end]), token_texts(text, [end], skip_special=False)
     assert (skipped.token, skipped.raw) == (END, b"")
     assert (kept.token, kept.raw.decode()) == (END, END)
 
@@ -130,25 +130,25 @@ def test_a_skipped_special_token_is_named_and_has_no_bytes():
     ("stop", "include"), [("√", False), ("3", False), ("= 2", True), ("= 2", False), ("√1", False)]
 )
 @pytest.mark.parametrize("sample", ["√12 = 2√3", "x√12 = 2√3 and more"])
-def test_bytes_behind_a_stop_string_are_cut_off(sample, stop, include):
+def test_bytes_after_a_stop_string_are_cut_off(sample, stop, include):
     text = TextCodec(byte_level())
-    spelling = text.spelling(skip_special=True)
-    spelling.grow(text.encode(sample))
+    texts = text.token_texts(skip_special=True)
+    texts.extend(text.encode(sample))
     expected = cut(sample, stop, include=include)
-    spelling.cut(len(expected))
-    assert joined(spelling.tokens).decode() == expected
-    assert len(spelling.tokens) == len(text.encode(sample))
-    assert max(token.begin for token in spelling.tokens) <= len(expected)
+    texts.cut(len(expected))
+    assert joined(texts.tokens).decode() == expected
+    assert len(texts.tokens) == len(text.encode(sample))
+    assert max(token.begin for token in texts.tokens) <= len(expected)
 
 
 @pytest.mark.parametrize("sample", ["√12 = 2√3 END and", "no stop string, only EN", "👩‍👩‍👧 family E√ND"])
-def test_tokens_that_were_sent_are_those_of_the_text_that_was_sent(sample):
+def test_sent_tokens_join_to_the_sent_text(sample):
     text, stops = TextCodec(byte_level()), ("END", "√3 E")
     ids = text.encode(sample)
     growing = GrowingText(text, stops, skip_special=True, include_stop=False)
-    spelling, sent = text.spelling(skip_special=True), ""
+    texts, sent = text.token_texts(skip_special=True), ""
     for size in range(1, len(ids)):
         sent += growing.advance(ids[:size], finished=False, stop=None)
-        spelling.grow(ids[:size])
+        texts.extend(ids[:size])
         assert growing.sent == len(sent)
-        assert joined(spelling.tokens[: spelling.within(len(sent))]).decode() == sent
+        assert joined(texts.tokens[: texts.count_within(len(sent))]).decode() == sent

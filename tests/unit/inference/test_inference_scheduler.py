@@ -1,4 +1,4 @@
-"""Who runs when: admission, budgets, slots, endings. A fake model counts what it is asked to compute."""
+"""Scheduling: admission, budgets, slots, endings. A fake model records the computations."""
 
 import time
 
@@ -17,7 +17,7 @@ ARCH = Architecture("qwen3", 16, 4, 1, 1, 1, 2, 4, 1e-6, 1e4, 512, False, True, 
 
 
 class CountingModel:
-    """Its logits always make token (last token + 1) certain, so responses count upwards modulo 16."""
+    """Its logits make token (last token + 1) certain, so responses count upwards modulo 16."""
 
     arch = ARCH
 
@@ -70,7 +70,7 @@ def drain(scheduler, limit=1000):
     raise AssertionError("still running")
 
 
-def test_responses_stop_where_they_should():
+def test_responses_end_at_eos_stop_ids_stop_strings_and_max_tokens():
     _, s = make()
     cases = [
         (request([3], 5), [4, 5, 6, 7, 8], "length", None),
@@ -91,12 +91,12 @@ def test_responses_stop_where_they_should():
         assert (q.tokens, q.finish_reason, q.stop_reason) == (tokens, reason, stop)
         assert len(q.logprobs) == len(q.ranks) == len(tokens)
         assert q.spans() == [("v1", 0, len(tokens))]
-    assert sorted(map(id, s.news)) == sorted(id(case[0]) for case in cases)
+    assert sorted(map(id, s.updated)) == sorted(id(case[0]) for case in cases)
 
 
-def test_each_token_is_drawn_with_the_random_number_of_its_place():
+def test_each_token_is_drawn_with_the_random_number_of_its_index():
     model, s = make()
-    model.logits = lambda x: torch.zeros(len(x), 16)  # all tokens alike: token = 16 · number, rounded down
+    model.logits = lambda x: torch.zeros(len(x), 16)  # uniform logits: token = floor(16 · number)
     q = Sequence([3], Draw(seed=7), 40, frozenset(), frozenset(), time.monotonic() + 600)
     s.add([q])
     drain(s)
@@ -116,7 +116,7 @@ def test_identical_prompts_are_computed_once_even_in_one_step():
     assert s.counters.computed_tokens == 5
 
 
-def test_forgetting_prompts_computes_them_again():
+def test_prompts_are_computed_again_after_forget_prompts():
     model, s = make()
     for _ in range(2):
         s.add([request([1, 2, 3])])
@@ -132,7 +132,7 @@ def test_more_requests_than_slots_are_queued_first_come_first_served():
     drain(s)
     assert all(len(positions) <= 2 for positions in model.decoded)
     assert [q.tokens for q in queued] == [[(i + 2 + k) % 16 for k in range(3 + i % 2)] for i in range(9)]
-    ended = [queued.index(q) for q in s.news]
+    ended = [queued.index(q) for q in s.updated]
     assert all(abs(place - index) <= 2 for place, index in enumerate(ended))
 
 
@@ -149,7 +149,7 @@ def test_a_step_computes_no_more_prompt_tokens_than_its_budget_while_decoding_go
     assert len(running.tokens) - before >= 16 * 21 // 64
 
 
-def test_a_prompt_longer_than_the_budget_is_computed_in_pieces_and_starves_nobody():
+def test_a_prompt_longer_than_the_budget_is_computed_in_pieces_beside_others():
     model, s = make(slots=8, budget=64)
     long = request([1] * 300 + [4])
     short = [request([7, i]) for i in range(4)]
@@ -168,18 +168,18 @@ def test_a_prompt_longer_than_the_budget_is_computed_in_pieces_and_starves_nobod
     assert all(n <= 64 for _, n in model.pieces)
 
 
-def test_a_prompt_that_begins_like_a_known_one_computes_only_its_end():
+def test_a_prompt_with_a_cached_prefix_computes_only_the_rest():
     model, s = make(budget=512)
     beginning = [i % 16 for i in range(128)]
     s.add([request(beginning)])
     drain(s)
     s.add([request([*beginning, 3, 4]), request([*beginning, 5])])
     drain(s)
-    assert model.continued == [[(128, 2), (128, 1)]]  # together
+    assert model.continued == [[(128, 2), (128, 1)]]  # in one batch
     assert model.pieces == []
 
 
-def test_the_next_turn_computes_what_came_after_the_last_ones_response():
+def test_the_next_turn_computes_only_tokens_after_the_last_response():
     model, s = make(budget=512)
     first = request([i % 16 for i in range(100)])
     s.add([first])
@@ -187,11 +187,11 @@ def test_the_next_turn_computes_what_came_after_the_last_ones_response():
     observation = [1, 2, 3]
     s.add([request([*first.prompt, *first.tokens, *observation])])
     drain(s)
-    known = 100 + len(first.tokens) - 1  # the last token was sampled and never computed
+    known = 100 + len(first.tokens) - 1  # the last token has no keys and values
     assert model.continued == [[(known, 1 + len(observation))]]
 
 
-def test_a_response_that_other_weights_began_is_not_continued():
+def test_a_response_begun_with_old_weights_is_not_cached():
     model, s = make(budget=512)
     first = request([i % 16 for i in range(100)])
     s.add([first])
@@ -205,7 +205,7 @@ def test_a_response_that_other_weights_began_is_not_continued():
     assert model.continued == []
 
 
-def test_new_weights_restart_the_prompt_that_is_computed_in_pieces():
+def test_new_weights_restart_the_chunked_prompt():
     model, s = make(budget=64)
     s.add([request([1] * 200)])
     s.step()
@@ -214,7 +214,7 @@ def test_new_weights_restart_the_prompt_that_is_computed_in_pieces():
     assert [start for start, _ in model.pieces[1:]] == [0, 64, 128, 192]
 
 
-def test_a_change_of_version_splits_the_spans_at_the_token_where_it_happened():
+def test_a_change_of_version_splits_the_spans_at_its_token():
     _, s = make()
     q = request([1], max_tokens=6)
     s.add([q])
@@ -228,7 +228,7 @@ def test_a_change_of_version_splits_the_spans_at_the_token_where_it_happened():
 
 @pytest.mark.parametrize("where", ["running", "waiting", "filling"])
 @pytest.mark.parametrize("why", ["deadline", "abort"])
-def test_sequences_that_are_cancelled_or_late_leave_from_wherever_they_are(where, why):
+def test_cancelled_and_late_sequences_end_in_every_state(where, why):
     _, s = make(slots=1, budget=64)
     deadline = 100.0 if why == "deadline" else 1e12
     prompt = [1] * 300 if where == "filling" else [1]
@@ -245,12 +245,12 @@ def test_sequences_that_are_cancelled_or_late_leave_from_wherever_they_are(where
     leaver.cancelled = why == "abort"
     s.sweep(150.0)
     assert leaver.finish_reason == why
-    assert leaver in s.news
+    assert leaver in s.updated
     drain(s)
     assert other.finish_reason == "length"
 
 
-def test_ending_all_ends_all():
+def test_end_all_ends_running_waiting_and_chunked_sequences():
     _, s = make(slots=1, budget=64)
     everyone = [request([1], 400), request([2] * 300), request([3])]
     s.add(everyone)
@@ -261,7 +261,7 @@ def test_ending_all_ends_all():
     assert not s.step()
 
 
-def test_a_finished_sequence_leaves_no_gap_and_disturbs_no_other():
+def test_finished_sequences_leave_no_gaps_and_do_not_disturb_others():
     model, s = make(slots=8)
     lengths = [2, 7, 3, 7, 1, 5]
     sequences = [request([i], n) for i, n in enumerate(lengths)]

@@ -1,4 +1,4 @@
-"""Settings: the file, the environment, flags, and errors that say what to change."""
+"""Settings: the file, the environment, flags, and errors that name the fix."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ def write(tmp_path, text):
     return path
 
 
-def test_flags_win_over_the_environment_which_wins_over_the_file(tmp_path, monkeypatch):
+def test_flags_override_the_environment_which_overrides_the_file(tmp_path, monkeypatch):
     path = write(tmp_path, '[inference]\nport = 1\nhost = "::1"\nserved_model_name = "file"\n')
     monkeypatch.setenv("ARLARENA_INFERENCE_PORT", "2")
     monkeypatch.setenv("ARLARENA_INFERENCE_HOST", "127.0.0.2")
@@ -41,7 +41,7 @@ def test_a_model_directory_that_does_not_exist_is_refused(tmp_path):
         load(write(tmp_path, f'[inference]\nmodel = "{tmp_path}/absent"\n'))
 
 
-def test_addresses_of_replicas_may_end_in_v1_and_have_to_be_addresses(tmp_path):
+def test_replica_urls_may_end_in_v1_and_must_be_addresses(tmp_path):
     text = '[inference]\nreplica_urls = ["http://a:1/v1/", "http://b:2"]\n'
     assert load(write(tmp_path, text)).replica_urls == ("http://a:1", "http://b:2")
     with pytest.raises(ConfigError, match=r"replica_urls: 'b:2' is not a service address"):
@@ -55,7 +55,7 @@ def test_an_environment_variable_that_names_no_setting_is_refused():
 
 
 @pytest.mark.parametrize(("text", "code"), [("[inference]\nport = 1\n", 0), ("[inference]\nprot = 1\n", 2)])
-def test_checking_a_file_needs_neither_torch_nor_time(tmp_path, text, code):
+def test_checking_a_file_does_not_import_torch(tmp_path, text, code):
     command = [sys.executable, "-X", "importtime", "-m", "arlarena.inference.settings", str(write(tmp_path, text))]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert result.returncode == code, result.stderr
@@ -75,12 +75,12 @@ def test_checking_a_file_needs_neither_torch_nor_time(tmp_path, text, code):
         ('engine = "vllm"\nreplicas = 2', "--data-parallel-size"),
     ],
 )
-def test_what_would_be_open_to_everybody_or_cannot_run_is_refused(tmp_path, lines, word):
+def test_open_addresses_without_secrets_and_impossible_settings_are_refused(tmp_path, lines, word):
     with pytest.raises(ConfigError, match=word):
         load(write(tmp_path, f"[inference]\n{lines}\n"))
 
 
-def test_an_open_address_needs_the_administrators_token_and_an_api_key(tmp_path, monkeypatch):
+def test_a_public_address_needs_an_admin_token_and_an_api_key(tmp_path, monkeypatch):
     path = write(tmp_path, '[inference]\nhost = "0.0.0.0"\n')
     monkeypatch.setenv("ARLARENA_INFERENCE_ADMIN_TOKEN", "0123456789abcdef")
     with pytest.raises(ConfigError, match="ARLARENA_INFERENCE_API_KEY"):
@@ -99,10 +99,10 @@ def test_an_error_about_a_secret_does_not_show_it(tmp_path, name):
     assert "hunter2" not in str(caught.value)
 
 
-def test_what_cannot_be_served_is_refused_before_the_port_is_bound(tmp_path):
+def test_a_missing_model_is_refused_before_the_port_is_bound(tmp_path):
     with pytest.raises(ConfigError, match="nothing to serve: give model"):
         check_model(load(None))
-    with pytest.raises(ConfigError, match=r"is no Hugging Face model: it lacks config.json, weights"):
+    with pytest.raises(ConfigError, match=r"is not a Hugging Face model: it lacks config.json, weights"):
         check_model(load(None, {"model": tmp_path}))
-    check_model(load(None, {"weights_root": tmp_path}))  # versions may be there, or be sent
+    check_model(load(None, {"weights_root": tmp_path}))  # versions may exist or be uploaded later
     check_model(InferenceSettings(replica_urls=("http://a:1",)))

@@ -1,17 +1,17 @@
-"""Versions that are sent: what is wanted, what is refused, what stays."""
+"""Uploads of versions: missing files, refused files, and versions that are kept."""
 
 import json
 
 import pytest
 from support.inference.inference_support import label, model, write_version
 
-from arlarena.inference.weights.store import Store, UnknownVersion, newest_whole
+from arlarena.inference.weights.store import Store, UnknownVersion, newest_intact
 from arlarena.inference.weights.versions import VersionError, verify
 from arlarena.proto.versions.delta import write_delta
 
 
 @pytest.fixture
-def theirs(tmp_path):
+def sources(tmp_path):
     folder = tmp_path / "trainer"
     folder.mkdir()
     return [write_version(folder, model(step), step) for step in (1, 2, 3)]
@@ -39,82 +39,82 @@ async def send(store, directory, wanted=None):
 
 
 async def serve(store, directory):
-    """Send it, and let it be served."""
+    """Send a version and accept it."""
     found = await send(store, directory)
     store.accepted(found)
     return found
 
 
-async def test_what_was_sent_is_committed_when_it_is_asked_for(store, theirs):
-    first = theirs[0]
+async def test_an_upload_is_committed_by_find(store, sources):
+    first = sources[0]
     assert set(announce(store, first).files) == set(json.loads((first / "manifest.json").read_text())["files"])
-    with pytest.raises(VersionError, match="not whole"):
+    with pytest.raises(VersionError, match="is incomplete"):
         store.find(label(first))
     found = await send(store, first)
     assert verify(found).label == label(first)
     assert announce(store, first).files == []
 
 
-async def test_only_what_is_new_is_wanted_and_a_delta_does(store, theirs, tmp_path):
-    await send(store, theirs[0])
-    wanted = announce(store, theirs[1])
+async def test_only_new_files_are_missing_and_may_arrive_as_deltas(store, sources, tmp_path):
+    await send(store, sources[0])
+    wanted = announce(store, sources[1])
     assert wanted.files == ["model.safetensors"]
-    assert wanted.base == theirs[0].name
+    assert wanted.base == sources[0].name
     with (tmp_path / "delta").open("wb") as out:
-        write_delta(theirs[0] / "model.safetensors", theirs[1] / "model.safetensors", out)
+        write_delta(sources[0] / "model.safetensors", sources[1] / "model.safetensors", out)
     body = in_pieces((tmp_path / "delta").read_bytes())
-    await store.receive(theirs[1].name, "model.safetensors", body, wanted.base)
-    assert verify(store.find(label(theirs[1]))).label == label(theirs[1])
+    await store.receive(sources[1].name, "model.safetensors", body, wanted.base)
+    assert verify(store.find(label(sources[1]))).label == label(sources[1])
 
 
-async def test_an_interrupted_upload_goes_on_where_it_was(store, theirs):
-    names = announce(store, theirs[0]).files
-    await store.receive(theirs[0].name, names[0], in_pieces((theirs[0] / names[0]).read_bytes()), None)
-    assert set(announce(store, theirs[0]).files) == set(names) - {names[0]}
+async def test_an_interrupted_upload_is_resumed(store, sources):
+    names = announce(store, sources[0]).files
+    await store.receive(sources[0].name, names[0], in_pieces((sources[0] / names[0]).read_bytes()), None)
+    assert set(announce(store, sources[0]).files) == set(names) - {names[0]}
 
 
-async def test_old_versions_go_and_so_do_later_ones_of_a_run_that_was_set_back(store, theirs):
-    for directory in theirs:
+async def test_older_versions_and_later_ones_of_a_rolled_back_run_are_removed(store, sources):
+    for directory in sources:
         await serve(store, directory)
-    assert {path.name for path in store.root.glob("v*")} == {theirs[1].name, theirs[2].name}
-    again = write_version(theirs[0].parent, model(9), 2, incarnation="resumed")
+    assert {path.name for path in store.root.glob("v*")} == {sources[1].name, sources[2].name}
+    again = write_version(sources[0].parent, model(9), 2, incarnation="resumed")
     await serve(store, again)
-    assert theirs[2].name not in {path.name for path in store.root.glob("v*")}
-    assert newest_whole(store.root) == store.root / again.name
+    assert sources[2].name not in {path.name for path in store.root.glob("v*")}
+    assert newest_intact(store.root) == store.root / again.name
 
 
-async def test_the_same_weights_of_another_incarnation_cost_nothing(store, theirs):
-    await send(store, theirs[0])
-    again = write_version(theirs[0].parent, model(1), 1, incarnation="resumed")
+async def test_equal_weights_of_another_incarnation_are_not_sent_again(store, sources):
+    await send(store, sources[0])
+    again = write_version(sources[0].parent, model(1), 1, incarnation="resumed")
     assert announce(store, again).files == []
     assert verify(store.find(label(again))).label == label(again)
 
 
-async def test_damage_is_refused_by_name_and_nothing_is_kept_of_it(store, theirs):
+async def test_a_damaged_file_is_refused_by_name_and_not_kept(store, sources):
     name = "model.safetensors"
-    announce(store, theirs[0])
-    data = (theirs[0] / name).read_bytes()
+    announce(store, sources[0])
+    data = (sources[0] / name).read_bytes()
     for bad, word in (
         (data[:-1], "damaged"), (data[:-1] + bytes([data[-1] ^ 1]), "damaged"), (data + b"more", "larger")
     ):  # fmt: skip
         with pytest.raises(VersionError, match=f"{name}.*{word}"):
-            await store.receive(theirs[0].name, name, in_pieces(bad), None)
-        assert name in announce(store, theirs[0]).files
+            await store.receive(sources[0].name, name, in_pieces(bad), None)
+        assert name in announce(store, sources[0]).files
     with pytest.raises(VersionError, match="delta"):
-        await store.receive(theirs[0].name, name, in_pieces(data), "v000007-nothing")
+        await store.receive(sources[0].name, name, in_pieces(data), "v000007-nothing")
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "other.txt", "manifest.json", "COMMITTED"])
-async def test_files_that_were_not_announced_are_refused(store, theirs, name):
-    announce(store, theirs[0])
+async def test_files_that_were_not_announced_are_refused(store, sources, name):
+    announce(store, sources[0])
     with pytest.raises(VersionError):
-        await store.receive(theirs[0].name, name, in_pieces(b"x"), None)
+        await store.receive(sources[0].name, name, in_pieces(b"x"), None)
     with pytest.raises(VersionError, match="not announced"):
         await store.receive("../elsewhere", "model.safetensors", in_pieces(b"x"), None)
 
 
-def test_manifests_that_lie_are_refused(store, theirs):
-    text = json.loads((theirs[0] / "manifest.json").read_text())
+def test_inconsistent_manifests_are_refused(store, sources):
+    text = json.loads((sources[0] / "manifest.json").read_text())
     for changed, word in (
         ({"files": {"../x": {"blake3": "0", "bytes": 1}}}, "plain file name"),
         ({"version": {**text["version"], "step": 7}}, "v000007"),
@@ -122,70 +122,70 @@ def test_manifests_that_lie_are_refused(store, theirs):
         ({"files": 3}, "cannot be read"),
     ):
         with pytest.raises(VersionError, match=word):
-            store.announce(theirs[0].name, json.dumps(text | changed).encode())
+            store.announce(sources[0].name, json.dumps(text | changed).encode())
 
 
-def test_versions_that_are_not_here_are_unknown(store, theirs):
-    for asked in (label(theirs[0]), "nonsense", "a:b:c"):
+def test_missing_versions_are_unknown(store, sources):
+    for asked in (label(sources[0]), "nonsense", "a:b:c"):
         with pytest.raises(UnknownVersion):
             store.find(asked)
     with pytest.raises(VersionError, match="weights_root"):
-        Store(None, 2).find(label(theirs[0]))
+        Store(None, 2).find(label(sources[0]))
 
 
-async def test_nothing_goes_before_a_version_serves_and_a_refused_one_goes_itself(store, theirs):
-    good = [await serve(store, directory) for directory in theirs[1:]]
-    refused = await send(store, write_version(theirs[0].parent, model(9), 1, incarnation="set back"))
+async def test_versions_are_kept_until_the_next_serves_and_a_refused_version_is_removed(store, sources):
+    good = [await serve(store, directory) for directory in sources[1:]]
+    refused = await send(store, write_version(sources[0].parent, model(9), 1, incarnation="set back"))
     assert {path.name for path in store.root.glob("v*")} == {good[0].name, good[1].name, refused.name}
     store.refused(refused)
     assert {path.name for path in store.root.glob("v*")} == {good[0].name, good[1].name}
-    assert newest_whole(store.root) == good[1]
+    assert newest_intact(store.root) == good[1]
 
 
-async def test_what_was_not_sent_here_is_neither_pruned_nor_removed(store, theirs):
-    shared = Store(theirs[0].parent, keep=1)
-    found = shared.find(label(theirs[2]))
+async def test_versions_that_were_not_uploaded_are_never_removed(store, sources):
+    shared = Store(sources[0].parent, keep=1)
+    found = shared.find(label(sources[2]))
     shared.accepted(found)
     shared.refused(found)
-    assert all((directory / "COMMITTED").is_file() for directory in theirs)
+    assert all((directory / "COMMITTED").is_file() for directory in sources)
 
 
-async def test_a_manifest_whose_digest_is_another_is_refused_and_the_good_version_stays(store, theirs):
-    good = await serve(store, theirs[0])
-    liar = write_version(theirs[0].parent, model(5), 4)
-    text = json.loads((liar / "manifest.json").read_text())
+async def test_a_wrong_digest_in_a_manifest_is_refused_and_the_good_version_stays(store, sources):
+    good = await serve(store, sources[0])
+    inconsistent = write_version(sources[0].parent, model(5), 4)
+    text = json.loads((inconsistent / "manifest.json").read_text())
     text["version"]["digest"] = "f" * 32
     name = "v000004-" + "f" * 12
     wanted = store.announce(name, json.dumps(text).encode())
     for file in wanted.files:
-        await store.receive(name, file, in_pieces((liar / file).read_bytes()), None)
+        await store.receive(name, file, in_pieces((inconsistent / file).read_bytes()), None)
     with pytest.raises(VersionError, match="digest"):
         store.find(f"run:4:{'f' * 32}")
-    assert newest_whole(store.root) == good
-    assert [path.name for path in store.root.iterdir()] == [good.name]  # of the other nothing is kept
+    assert newest_intact(store.root) == good
+    assert [path.name for path in store.root.iterdir()] == [good.name]  # nothing is kept of the refused version
 
 
-async def test_links_in_the_place_of_what_is_written_are_not_followed(store, theirs, tmp_path):
-    aim, elsewhere = tmp_path / "aim", tmp_path / "elsewhere"
-    aim.write_bytes(b"untouched")
+async def test_symbolic_links_at_written_paths_are_not_followed(store, sources, tmp_path):
+    target, elsewhere = tmp_path / "target", tmp_path / "elsewhere"
+    target.write_bytes(b"untouched")
     elsewhere.mkdir()
-    hidden = store.root / f".incoming-{theirs[0].name}"
+    hidden = store.root / f".incoming-{sources[0].name}"
     hidden.symlink_to(elsewhere)
-    announce(store, theirs[0])
+    announce(store, sources[0])
     assert not hidden.is_symlink()
     assert list(elsewhere.iterdir()) == []
     name = "model.safetensors"
     for link in ("model.safetensors.part", "model.safetensors", "manifest.json"):
         (hidden / link).unlink(missing_ok=True)
-        (hidden / link).symlink_to(theirs[0] / name if link == name else aim)
-    assert name in announce(store, theirs[0]).files  # a link to the right bytes is not the file
-    assert verify(await send(store, theirs[0])).label == label(theirs[0])
-    assert aim.read_bytes() == b"untouched"
+        (hidden / link).symlink_to(sources[0] / name if link == name else target)
+    assert name in announce(store, sources[0]).files  # a link to the right bytes is not accepted
+    assert verify(await send(store, sources[0])).label == label(sources[0])
+    assert target.read_bytes() == b"untouched"
     assert not any(path.is_symlink() for path in store.root.rglob("*"))
 
 
-async def test_uploads_that_never_ended_go_when_another_begins(store, theirs):
-    announce(store, theirs[0])
+async def test_unfinished_uploads_are_removed_when_another_begins(store, sources):
+    announce(store, sources[0])
     (store.root / ".incoming-file").write_text("x")
-    announce(store, theirs[1])
-    assert [path.name for path in store.root.iterdir()] == [f".incoming-{theirs[1].name}"]
+    announce(store, sources[1])
+    assert [path.name for path in store.root.iterdir()] == [f".incoming-{sources[1].name}"]

@@ -15,7 +15,7 @@ def text(tmp_path_factory):
 
 
 class Bytes:
-    """A tokenizer whose tokens are bytes, so that characters come in parts."""
+    """A tokenizer whose tokens are bytes, so that characters span several tokens."""
 
     def decode(self, ids, skip_special_tokens):
         return bytes(ids).decode(errors="replace")
@@ -34,32 +34,32 @@ def test_a_stop_check_fires_on_the_token_that_completes_the_string(text):
     assert text.stop_check((), skip_special=True) is None
 
 
-def test_the_earliest_stop_string_counts(text):
+def test_the_earliest_stop_string_in_the_text_is_reported(text):
     check = text.stop_check(("b", "ab"), skip_special=True)
     assert check(text.encode("xab", special=False)) == "ab"
 
 
-def test_a_stop_string_is_cut_off_unless_it_is_wanted():
+def test_a_stop_string_is_cut_off_unless_included():
     assert cut("one.two.", ".", include=False) == "one"
     assert cut("one.two.", ".", include=True) == "one."
     assert cut("one", None, include=False) == cut("one", "x", include=False) == "one"
 
 
-def test_growing_text_adds_up_to_the_whole(text):
+def test_pieces_of_growing_text_join_to_the_text(text):
     ids = text.encode("hello 1 2.", special=False)
     pieces = grow(text, [*ids, EOS])
     assert "".join(pieces) == "hello 1 2."
     assert pieces[:3] == ["h", "e", "l"]
 
 
-def test_a_character_is_held_back_until_it_is_whole():
+def test_an_incomplete_character_is_held_back():
     tokens = list("aé√b".encode())
     pieces = grow(TextCodec(Bytes()), tokens)
     assert "".join(pieces) == "aé√b"
     assert pieces == ["a", "", "é", "", "", "√", "b"]
 
 
-def test_what_may_become_a_stop_string_is_held_back(text):
+def test_a_possible_start_of_a_stop_string_is_held_back(text):
     ids = text.encode("a.b.cd", special=False)
     pieces = grow(text, ids, stops=(".cd",), stop=".cd")
     assert pieces == ["a", "", ".b", "", "", ""]
@@ -77,14 +77,14 @@ def test_text_and_ids_are_those_of_transformers(text):
     assert text.eos_id() == EOS
 
 
-def test_without_a_tokenizer_text_is_refused_with_a_way_out():
+def test_without_a_tokenizer_the_error_names_the_token_route():
     bare = TextCodec(None)
     assert not bare.present
     with pytest.raises(RequestError, match="/inference/v1/generate"):
         bare.encode("x")
 
 
-def test_a_template_that_refuses_is_a_clear_error(text, tmp_path):
+def test_an_error_raised_by_a_template_is_reported(text, tmp_path):
     strict = tokenizer()
     strict.chat_template = "{{ raise_exception('roles must alternate') }}"
     strict.save_pretrained(tmp_path)

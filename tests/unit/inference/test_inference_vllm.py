@@ -1,4 +1,4 @@
-"""What vLLM is started with; vLLM itself is started by tests/integration/inference/test_vllm.py."""
+"""The command and environment of vLLM. tests/integration/inference/test_vllm.py starts vLLM itself."""
 
 import os
 import sys
@@ -21,22 +21,22 @@ def option(words, name):
     return words[words.index(name) + 1]
 
 
-def test_the_command_has_our_engine_and_the_users_options_last():
+def test_the_command_has_the_transfer_engine_and_the_users_options_last():
     given = settings(max_slots=7, max_model_len=300, vllm_arguments=("--tensor-parallel-size", "2"))
     words = command(given, SOCKET)
     assert [option(words, name) for name in ("--model", "--uds", "--max-num-seqs")] == [
         "/m",
         str(SOCKET),
         "8",
-    ]  # one is for the check of new weights
+    ]  # one more than max_slots, for the probe of new weights
     assert "--enable-lora" not in words
-    assert "--port" not in words  # nobody else reaches its routes for weights
+    assert "--port" not in words  # its weight routes are reachable only by the socket
     assert option(words, "--weight-transfer-config") == '{"backend": "safetensors"}'
     assert words[-2:] == ["--tensor-parallel-size", "2"]
     assert "--enforce-eager" not in words
 
 
-def test_on_a_cpu_it_computes_in_float32_and_never_cuts_a_prompt():
+def test_on_a_cpu_vllm_uses_float32_and_no_chunked_prefill():
     words = command(settings(vllm_device="cpu", max_model_len=9000), SOCKET)
     assert option(words, "--dtype") == "float32"
     assert "--no-enable-chunked-prefill" in words
@@ -44,20 +44,20 @@ def test_on_a_cpu_it_computes_in_float32_and_never_cuts_a_prompt():
     assert variables(settings(vllm_device="cpu", threads=3))["OMP_NUM_THREADS"] == "3"
 
 
-def test_what_is_missing_is_named(tmp_path):
+def test_a_missing_vllm_or_model_is_named(tmp_path):
     with pytest.raises(ConfigError, match="make setup EXTRA=vllm"):
         check(InferenceSettings(engine="vllm", vllm_python=tmp_path / "python"))
     with pytest.raises(ConfigError, match="model is not set"):
         model_to_serve(InferenceSettings(engine="vllm", weights_root=tmp_path))
 
 
-def test_adapters_are_taken_where_asked_for():
+def test_vllm_lora_enables_adapters():
     given = settings(vllm_lora=True)
     assert "--enable-lora" in command(given, SOCKET)
     assert variables(given)["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
 
 
-def test_the_engine_gets_no_secret_of_the_gateway(monkeypatch):
+def test_the_engines_environment_has_no_secrets(monkeypatch):
     for name, value in (
         ("ARLARENA_INFERENCE_ADMIN_TOKEN", "a" * 16),
         ("HF_TOKEN", "hf_x"),

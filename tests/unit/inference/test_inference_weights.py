@@ -1,4 +1,4 @@
-"""Version directories: which is taken, and what is refused."""
+"""Version directories: loading, order, and refusals."""
 
 import json
 import os
@@ -17,7 +17,7 @@ def version(tmp_path):
     return write_version(tmp_path, model(1), 3)
 
 
-def test_a_whole_directory_is_loaded_under_its_version(version):
+def test_an_intact_directory_is_loaded_under_its_version(version):
     loaded = load_version(version)
     assert loaded.label == label(version)
     assert verify(version).label == loaded.label
@@ -112,7 +112,7 @@ def test_tensors_of_another_model_are_refused(tmp_path):
         load_model(directory)
 
 
-def test_an_ordinary_directory_is_version_initial(tmp_path):
+def test_a_hugging_face_directory_is_version_initial(tmp_path):
     directory = save(model(1), tmp_path)
     assert load_model(directory).label == f"initial:0:{safetensors_digest(directory / 'model.safetensors')}"
 
@@ -147,7 +147,7 @@ def test_the_digest_depends_on_names_shapes_and_bytes_and_not_on_order():
     "data",
     [b"", b"1234567", b"\xff" * 16, (2).to_bytes(8, "little") + b"[]", (8).to_bytes(8, "little") + b'{"a":{}}'],
 )
-def test_what_is_not_safetensors_is_said_to_be_so(tmp_path, data):
+def test_a_file_that_is_not_safetensors_is_named(tmp_path, data):
     path = tmp_path / "x.safetensors"
     path.write_bytes(data)
     with pytest.raises(SafetensorsError, match=r"x\.safetensors"):

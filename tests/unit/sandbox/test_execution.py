@@ -1,8 +1,8 @@
-"""How an execution is told: its output is cut at the limit of both streams together."""
+"""Results of executions: output is truncated at the limit of both streams together."""
 
 import pytest
 
-from arlarena.sandbox.execution import Execution, Used
+from arlarena.sandbox.execution import Execution, ResourceUsage
 from arlarena.sandbox.limits import ExecutionLimits
 
 LIMITS = ExecutionLimits(output_bytes=8)
@@ -17,7 +17,7 @@ LIMITS = ExecutionLimits(output_bytes=8)
         ((b"", b"abcdefghi"), ("", "abcdefgh")),
     ],
 )
-def test_both_streams_together_are_no_longer_than_the_limit(streams, shown):
-    execution = Execution.of("output", streams, LIMITS, "", Used(0.1))
+def test_both_streams_together_are_truncated_at_the_limit(streams, shown):
+    execution = Execution.of("output", streams, LIMITS, "", ResourceUsage(0.1))
     assert (execution.stdout, execution.stderr) == shown
     assert execution.detail == "OutputError: it wrote more than 8 bytes"

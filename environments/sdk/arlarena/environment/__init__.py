@@ -1,1 +1,1 @@
-"""What an environment is made of: protocols, text games, prompts, replies, tasks by number."""
+"""The environment SDK: protocols, text games, prompts, replies, tasks by index, and the contract."""

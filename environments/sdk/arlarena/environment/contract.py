@@ -1,9 +1,9 @@
-"""The contract of environments, as checks that need no server: what training and evaluation rely on.
+"""The contract of environments: the properties that training and evaluation rely on, as checks that need no server.
 
     python -m arlarena.environment.contract NAME [--options '{"key": "value"}']
 
-NAME is an installed environment, or a module with `load(where, options)`. The exit status is 1 if a check fails. In a
-test suite of your own:
+NAME is an installed environment, or a module with `load(where, options)`. The exit status is 1 if a check fails. In
+your own test suite:
 
     @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
     def test_contract(check):
@@ -25,8 +25,8 @@ from arlarena.proto.env_api import ResetSpec, StepResult
 
 TASKS = 4  # of each split
 DISJOINT_TASKS = 40  # of each split
-LISTED_ACTIONS = 4  # episodes: the first says its first action at each step, the second its second, …
-# Replies without a readable action. Templates, tags without an end and odd characters must not break an environment.
+LISTED_ACTIONS = 4  # episodes: episode n always plays the n-th admissible action
+# Replies without a readable action. Template fields, unclosed tags and control characters must not cause errors.
 UNREADABLE = (
     "",
     "   ",
@@ -42,11 +42,11 @@ NOTHING = "nothing of use"  # a reply that changes no state
 
 
 class ContractError(AssertionError):
-    """An environment breaks the contract; the message says how."""
+    """An environment violates the contract; the message says how."""
 
 
 class NotApplicable(Exception):
-    """A check does not concern this environment; the message says why."""
+    """A check does not apply to this environment; the message says why."""
 
 
 def _require(condition: object, message: str) -> None:
@@ -87,7 +87,7 @@ def _plan(episode: Episode) -> list[str]:
 
 
 def _some_replies(environment: EnvironmentFactory, spec: ResetSpec) -> list[str]:
-    """Replies that change the state, where there is an expert, between replies that cannot be read."""
+    """Unreadable replies, with replies of the expert (if any) in between, which change the state."""
     plan = _plan(_start(environment, spec)) if _has_expert(environment) else []
     return [*UNREADABLE[:2], *plan[: len(plan) // 2], f"<think>x</think><action>{NOTHING}</action>", *UNREADABLE[2:]]
 
@@ -103,7 +103,7 @@ def _transcript(episode: Episode, replies: Sequence[str]) -> list[StepResult]:
 
 
 def describes_itself(environment: EnvironmentFactory) -> None:
-    """`info` is complete: versions, texts, a horizon, a training split first and at least one evaluation split."""
+    """`info` is complete: versions, texts, a horizon, a training split first, and at least one evaluation split."""
     info = environment.info
     for name, text in (
         ("name", info.name), ("version", info.version), ("description", info.description),
@@ -151,7 +151,7 @@ def repeats_transcripts(environment: EnvironmentFactory) -> None:
 
 
 def begins_with_an_observation(environment: EnvironmentFactory) -> None:
-    """The first result has a text that is in the prompt, keys, no reward, and valid marks."""
+    """The first result has a text that is in the prompt, keys, no reward, and both validity marks True."""
     for spec in _specs(environment):
         first = _start(environment, spec).observe()
         seen, metadata = first.observation, first.metadata
@@ -169,7 +169,7 @@ def begins_with_an_observation(environment: EnvironmentFactory) -> None:
 
 
 def ends_at_the_horizon(environment: EnvironmentFactory) -> None:
-    """An episode ends after `horizon` steps at the latest, once, and takes no step afterwards."""
+    """An episode ends after at most `horizon` steps, and a step after the end raises RuntimeError."""
     episode, results = _start(environment, _any_task(environment, 1)), list[StepResult]()
     while not episode.done:
         results.append(episode.step(NOTHING))
@@ -187,7 +187,7 @@ def ends_at_the_horizon(environment: EnvironmentFactory) -> None:
 
 
 def offers_actions_until_the_end(environment: EnvironmentFactory) -> None:
-    """An episode that lists its actions goes on only while there is one: a game that is lost or drawn is over."""
+    """An episode with admissible actions continues only while there is one: lost and drawn games must end."""
     for turn in range(LISTED_ACTIONS):
         episode = _start(environment, _any_task(environment, 1))
         offered = episode.observe().observation.admissible_actions
@@ -195,13 +195,13 @@ def offers_actions_until_the_end(environment: EnvironmentFactory) -> None:
             return
         while not episode.done:
             if not offered:
-                raise ContractError("the episode goes on without an action that could be said: see `TextGame.over`")
+                raise ContractError("the episode continues without an admissible action: see `TextGame.over`")
             reply = f"<think>x</think><action>{offered[turn % len(offered)]}</action>"
             offered = episode.step(reply).observation.admissible_actions
 
 
 def marks_unreadable_replies(environment: EnvironmentFactory) -> None:
-    """A reply that cannot be read costs a step, has a reward, and is marked."""
+    """An unreadable reply costs a step, has a reward, and is marked as invalid."""
     for reply in UNREADABLE:
         result = _start(environment, _any_task(environment, 1)).step(reply)
         marks = (result.observation.step, result.observation.format_valid)
@@ -211,7 +211,7 @@ def marks_unreadable_replies(environment: EnvironmentFactory) -> None:
 
 
 def knows_the_strict_format(environment: EnvironmentFactory) -> None:
-    """A reply of the expert is in the strict format, and is not with a character added."""
+    """A reply of the expert is in the strict format; with a character added it is not."""
     _need_expert(environment)
     episode = _start(environment, _any_task(environment, 1))
     strict = _plan(episode)[0]
@@ -220,7 +220,7 @@ def knows_the_strict_format(environment: EnvironmentFactory) -> None:
 
 
 def has_an_expert_that_solves_it(environment: EnvironmentFactory) -> None:
-    """The expert's replies solve every task, in the strict format, and its plan does not change on the way."""
+    """The expert's replies solve every task in the strict format, and its plan does not change meanwhile."""
     _need_expert(environment)
     for spec in _specs(environment):
         episode = _start(environment, spec)
@@ -249,9 +249,9 @@ def forks(environment: EnvironmentFactory) -> None:
 
 
 def has_keys_of_states(environment: EnvironmentFactory) -> None:
-    """A step that changes nothing leaves the keys as they were, and two tasks have two keys.
+    """A step that changes nothing does not change the keys, and different tasks have different keys.
 
-    Methods with step-level advantages compare turns whose states are equal: a counter in a key would leave none.
+    Methods with step-level advantages compare turns with equal states; with a counter in the key, none would be equal.
     """
     episode = _start(environment, _any_task(environment, 1))
     first, other = episode.observe().metadata, _start(environment, _any_task(environment, 2)).observe().metadata
@@ -283,7 +283,7 @@ CHECKS: dict[str, Check] = {
 
 
 def main() -> int:
-    """The command of the module's docstring."""
+    """The command in the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m arlarena.environment.contract", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("name", help="an installed environment, or a module with load(where, options)")

@@ -1,4 +1,4 @@
-"""A picture of what the player sees."""
+"""Images of observations."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ PNG = "image/png"
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A picture: the PNG file, and its size in pixels."""
+    """An image: a PNG file, and its size in pixels."""
 
     png: bytes
     width: int
     height: int
 
     def inline(self) -> Image:
-        """The picture as an observation carries it, the file in it as base64."""
+        """The image for an observation, with the file as base64."""
         digest = hashlib.sha256(self.png).hexdigest()
         return Image(PNG, digest, self.width, self.height, data=base64.b64encode(self.png).decode())

@@ -1,4 +1,4 @@
-"""The hash of keys (states, observations, contents), and what depends on it: random generators and splits."""
+"""The hash for keys of states, observations and contents, and the random generators and splits that use it."""
 
 from __future__ import annotations
 

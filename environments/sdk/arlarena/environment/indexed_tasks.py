@@ -1,4 +1,4 @@
-"""Tasks by number: `<environment>/<split>/<index>`."""
+"""Tasks by index: `<environment>/<split>/<index>`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from arlarena.environment.protocols import TaskError
 from arlarena.proto.env_api import LARGEST_INDEX, ResetSpec, Split
 from arlarena.proto.trajectory import Task
 
-SHOWN_CHARS = 80  # of a task_id in an error
+SHOWN_CHARS = 80  # characters of a task_id that an error quotes
 
 
 def indexed_task(name: str, splits: Sequence[Split], spec: ResetSpec) -> Task:
-    """The task of `task_id`, of `split` + `index`, or of `split` + `seed`; the first of the first split by default.
+    """The task given by `task_id`, by `split` and `index`, or by `split` and `seed`. Default: the first task of the
+    first split.
 
     Raises:
-        TaskError: an unknown split, an index outside it, or fields that contradict one another.
+        TaskError: the split is unknown, the index is out of range, or the fields contradict each other.
     """
     sizes = {split.name: split.size for split in splits}
     split = spec.split or splits[0].name
@@ -23,9 +24,9 @@ def indexed_task(name: str, splits: Sequence[Split], spec: ResetSpec) -> Task:
     if spec.task_id is not None:
         split, index = _parts(name, spec.task_id)
         if spec.split not in (None, split) or spec.index not in (None, index):
-            given = {"split": spec.split, "index": spec.index}
-            said = " ".join(f"{name} {value!r}" for name, value in given.items() if value is not None)
-            raise TaskError(f"task_id {spec.task_id!r} is another task than {said}")
+            fields = {"split": spec.split, "index": spec.index}
+            other = " ".join(f"{name} {value!r}" for name, value in fields.items() if value is not None)
+            raise TaskError(f"task_id {spec.task_id!r} contradicts {other}: send either")
     if split not in sizes:
         raise TaskError(f"unknown split {split!r}; known: {', '.join(sizes)}")
     size = sizes[split]
@@ -36,7 +37,7 @@ def indexed_task(name: str, splits: Sequence[Split], spec: ResetSpec) -> Task:
 
 
 def index_of(text: str) -> int | None:
-    """The index that a text writes; None for another text, and for a number that is no index."""
+    """The index in a text; None for other text and for a number beyond `LARGEST_INDEX`."""
     if not (text.isascii() and text.isdigit()) or len(text.lstrip("0")) > len(str(LARGEST_INDEX)):
         return None
     index = int(text.lstrip("0") or "0")

@@ -1,4 +1,4 @@
-"""Prompt templates of text games: the present observation, and before it the turns that the history window shows."""
+"""Prompt templates of text games: the turns in the history window, then the current observation."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from arlarena.proto.env_api import Template
 
 
 class Scene(msgspec.Struct, frozen=True, gc=False):
-    """What a prompt is made of. `past`: the turns of the window, oldest first, each as
-    `past_turn` writes it; `actions`: what can be said now, "" for anything; `task`: "" where the observation says it.
+    """The contents of a prompt. `past`: the turns in the window, oldest first, formatted by `past_turn`. `actions`: the
+    admissible actions, "" for any text. `task`: the task, "" if the observation contains it.
     """
 
     observation: str
@@ -52,12 +52,12 @@ class PromptTemplate:
 
 @cache
 def _pieces(text: str) -> list[tuple[str, str | None]]:
-    """A template taken apart once: what stands before each field, and its name; the last piece has none."""
+    """The parsed template: (text before a field, name of the field); the last piece has no field."""
     return [(before, name) for before, name, _, _ in Formatter().parse(text)]
 
 
 def past_turn(step: int, observation: str, action: str) -> str:
-    """One earlier turn, as the prompt's history shows it."""
+    """Format an earlier turn for the prompt's history."""
     return f"[Step {step}]\n{observation}\nYour action: {action}"
 
 

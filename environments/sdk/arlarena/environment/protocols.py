@@ -1,11 +1,11 @@
-"""The protocols of an environment: a factory for each environment, which starts episodes.
+"""The protocols of environments: a factory for each environment, which starts episodes.
 
     factory = load("[environment]", "sokoban", options)
     episode = factory.start(factory.task(ResetSpec(split="train", index=7)))
     while not episode.done:
         result = episode.step(reply)
 
-An environment owns its prompt template, its parser and its expert, so nothing else in the system knows its rules.
+Prompt template, parser and expert belong to the environment, so no other part of the system depends on its rules.
 `registry` finds environments.
 """
 
@@ -18,16 +18,16 @@ from arlarena.proto.trajectory import Task
 
 
 class TaskError(ValueError):
-    """A reset asks for a task that does not exist; the message says which do."""
+    """The requested task does not exist; the message names the valid tasks."""
 
 
 class ExpertUnavailable(RuntimeError):
-    """The expert has no answer in this state; the message says why."""
+    """The expert has no reply in this state; the message says why."""
 
 
 class EnvironmentFailure(RuntimeError):
-    """Something that an environment stands on failed, such as its sandbox: no step was taken, and the policy is not to
-    blame. `busy`: it only has too much to do. `retry_after_s`: when to come back.
+    """A resource of the environment failed, such as its sandbox. No step was taken, and the policy is not the cause.
+    `busy`: the resource is overloaded. `retry_after_s`: when to retry.
     """
 
     def __init__(self, message: str, *, busy: bool = False, retry_after_s: float = 1.0) -> None:
@@ -40,29 +40,29 @@ class Episode(Protocol):
 
     @property
     def task(self) -> Task:
-        """What is being played."""
+        """The task."""
         ...
 
     @property
     def steps(self) -> int:
-        """Steps taken."""
+        """Number of steps taken."""
         ...
 
     @property
     def done(self) -> bool:
-        """Whether it is over."""
+        """Whether the episode has ended."""
         ...
 
     def observe(self) -> StepResult:
-        """The state as it is now, as after a reset: no reward, all marks True."""
+        """The current state, in the form of a reset's result: no reward, all validity marks True."""
         ...
 
     def step(self, text: str) -> StepResult:
-        """Play a reply. Called only while not `done`; a reply that cannot be read is a marked no-op, never an error.
-        The reward is a finite number, the score in [0, 1]: anything else is reported as a failure of the environment.
+        """Play a reply. Called only while not `done`. An unreadable reply is a marked no-op, never an error. The reward
+        must be finite and the score in [0, 1]; other values are reported as a failure of the environment.
 
         Raises:
-            EnvironmentFailure: what the environment stands on failed.
+            EnvironmentFailure: a resource of the environment failed.
         """
         ...
 
@@ -81,36 +81,34 @@ class Episode(Protocol):
 
 @runtime_checkable
 class Resources(Protocol):
-    """What an environment has besides, where it needs processes of its own. Without them it works nonetheless: they are
-    started by whoever needs them first.
-    """
+    """Optional external processes of an environment; if `open` was not called, they are started on first use."""
 
     def open(self) -> None:
-        """Start what is needed; the server calls it before it takes sessions.
+        """Start the processes. The server calls this before it accepts sessions.
 
         Raises:
-            ConfigError: this machine cannot offer it.
+            ConfigError: this machine cannot run them.
         """
         ...
 
     def health(self) -> dict[str, Any]:
-        """How they are, for `/health`: `healthy`, and what else is worth knowing."""
+        """Their state for `/health`: `healthy`, and further details."""
         ...
 
     def close(self) -> None:
-        """End them."""
+        """Stop the processes."""
         ...
 
 
 class EnvironmentFactory(Protocol):
-    """An environment with its options. Its methods may be called from several threads at once.
+    """An environment with its options. Its methods must be thread-safe.
 
     Attributes:
-        blocking: whether a step may take longer than about a millisecond. The server then takes steps in threads, each
-            on a fork of the episode, so that nobody else waits and a step that takes too long can be given up. Where
-            steps wait for other processes, an attribute `threads` says how many may.
+        blocking: whether a step may take longer than about a millisecond. The server then runs steps in threads, each
+            on a fork of the episode, so that other sessions do not wait and slow steps can be abandoned. If steps wait
+            for other processes, an optional attribute `threads` gives the number of concurrent steps.
 
-    An attribute `warnings`, a list of texts, holds messages for the operator of the server, such as files that were
+    An optional attribute `warnings`, a list of texts, has messages for the server's operator, such as files that were
     left out; see `warnings_of`.
     """
 
@@ -122,22 +120,22 @@ class EnvironmentFactory(Protocol):
         ...
 
     def task(self, spec: ResetSpec) -> Task:
-        """The task that a reset means; cheap.
+        """The task of a reset; fast.
 
         Raises:
-            TaskError: there is no such task.
+            TaskError: the task does not exist.
         """
         ...
 
     def start(self, task: Task) -> Episode:
-        """Begin an episode. May take long: the server calls it outside its event loop.
+        """Start an episode. May be slow: the server calls it outside its event loop.
 
         Raises:
-            TaskError: there is no such task.
+            TaskError: the task does not exist.
         """
         ...
 
 
 def warnings_of(factory: EnvironmentFactory) -> list[str]:
-    """Messages for the operator of the server. Making them may take some seconds."""
+    """Messages for the server's operator. Computing them may take some seconds."""
     return list(getattr(factory, "warnings", ()))

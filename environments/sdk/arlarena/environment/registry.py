@@ -1,4 +1,4 @@
-"""Finds environments by name: installed ones by their entry points, others by the name of their module.
+"""Finds environments by name: installed environments by their entry points, others by the name of their module.
 
 A distribution offers an environment in its pyproject.toml, as a function `load(where, options)` that makes its factory:
 
@@ -35,12 +35,12 @@ def installed() -> dict[str, EntryPoint]:
 
 
 def load(where: str, name: str, options: Mapping[str, Any]) -> EnvironmentFactory:
-    """Make the factory of an environment.
+    """Load the factory of an environment.
 
     Args:
-        where: Begins the message of an error, such as "FILE: [environment]". Errors in the options begin with the same
-            text, in which the table is `[environment.options]`.
-        name: The name of an installed environment, or of a module that has a function `load(where, options)`.
+        where: The beginning of error messages, such as "FILE: [environment]". In errors of the options, the table is
+            `[environment.options]`.
+        name: The name of an installed environment, or of a module with a function `load(where, options)`.
         options: The environment's own options.
 
     Raises:
@@ -49,7 +49,7 @@ def load(where: str, name: str, options: Mapping[str, Any]) -> EnvironmentFactor
     """
     table = f"{where[:-1]}.options]" if where.endswith("]") else f"{where} [options]"
     place = f"{where} name = {name!r}"
-    with redirect_stdout(sys.stderr):  # callers print JSON on stdout; a module may print while it is imported
+    with redirect_stdout(sys.stderr):  # modules may print at import, but callers print JSON on stdout
         loader = _loader(place, name)
         try:
             factory = loader(table, options)
@@ -64,9 +64,9 @@ def load(where: str, name: str, options: Mapping[str, Any]) -> EnvironmentFactor
 
 
 def info_of(factory: EnvironmentFactory, name: str) -> Info:
-    """The environment's description under the name by which it was loaded, or its own where `name` is "".
+    """The environment's description, with the name by which it was loaded unless `name` is "".
 
-    The two differ where a module was named. Clients compare the name of their configuration with it.
+    The names differ if a module was named. Clients compare this name with that of their configuration.
     """
     return msgspec.structs.replace(factory.info, name=name) if name else factory.info
 
@@ -89,7 +89,7 @@ def _loader(where: str, name: str) -> Loader:
         )
     if not _takes_two(found):
         raise ConfigError(
-            f"{where}: its `load` does not take (where, options), so it is no environment: an environment has "
+            f"{where}: its `load` does not take (where, options), so it is not an environment: an environment has "
             "load(where: str, options: Mapping[str, Any]) -> EnvironmentFactory; installed: "
             f"{', '.join(known) or 'none'}"
         )
@@ -97,7 +97,7 @@ def _loader(where: str, name: str) -> Loader:
 
 
 def _from_module(name: str) -> Any:
-    """The function `load` of a module, or None if there is no such module or function. Errors as of the import."""
+    """The function `load` of a module, or None without such a module or function. Raises errors of the import."""
     if not all(part.isidentifier() for part in name.split(".")):
         return None  # such as "", "./file" or "tic-tac-toe"
     try:
@@ -109,7 +109,7 @@ def _from_module(name: str) -> Any:
 
 
 def _fix(point: EntryPoint | None) -> str:
-    """The end of an error about an entry point that does not lead to a function."""
+    """The last part of an error about an entry point without its function."""
     if point is None:
         return ""
     distribution = f" of {point.dist.name}" if point.dist is not None else ""
@@ -124,13 +124,13 @@ def _takes_two(loader: Any) -> bool:
         inspect.signature(loader).bind("", {})
     except TypeError:
         return False
-    except ValueError:  # a function in C that does not tell
+    except ValueError:  # a C function without a signature
         return True
     return True
 
 
 def _problem_of(factory: Any) -> str:
-    """Why `factory` is no environment; "" if it is one. Errors as of its `info`."""
+    """Why `factory` is not an environment, or "". Raises errors of its `info`."""
     if isinstance(factory, type):
         return f"it returns the class {factory.__name__}: return an instance of it"
     lacking = [name for name in ("info", "blocking", "task", "start") if not _has(factory, name)]
@@ -143,7 +143,7 @@ def _problem_of(factory: Any) -> str:
 
 
 def _has(factory: Any, name: str) -> bool:
-    """Whether there is an attribute, without the evaluation of a property."""
+    """Whether an attribute exists, without evaluating a property."""
     return hasattr(type(factory), name) or hasattr(factory, name)
 
 

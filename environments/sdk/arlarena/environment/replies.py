@@ -1,6 +1,6 @@
-"""Reading a model's reply: what follows its thought, the action in it, and whether it kept to the strict format.
+"""Parses replies: the text after the thought, the action in it, and whether the format is strict.
 
-`after_thought` is what all environments read of a reply; `parse` finds the action of a text game in it.
+All environments read the text given by `after_thought`; `parse` finds the action of a text game in it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 from arlarena.proto.env_api import Parser
 from arlarena.proto.thoughts import END_THINK, THINK, said_from
 
-# Texts with a meaning in replies, and how a reply says an action: {action} stands for it.
+# The tags of replies, and the form of an action in a reply.
 TAGS = (THINK, END_THINK, "<action>", "</action>")
 ACTION = "<action>{action}</action>"
 PARSER = Parser(
@@ -26,7 +26,7 @@ PARSER = Parser(
     action=ACTION,
 )
 
-# What models end a turn with, where it has been decoded with the text.
+# End-of-turn tokens of models, in case they are decoded with the text.
 END_MARKS = (
     "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|end|>", "<|return|>", "</s>",
     "<end_of_turn>", "<｜end▁of▁sentence｜>",  # noqa: RUF001 (the name that DeepSeek gives it)
@@ -36,7 +36,7 @@ _THINK = re.compile(r"<\s*+/?+\s*+think(?:\s[^<>/]*+)?+>", re.IGNORECASE)
 
 
 class ParsedReply(msgspec.Struct, frozen=True, gc=False):
-    """What a reply means. `action`: what is to be played, None if nothing; `written`: what stood in its place."""
+    """A parsed reply. `action`: the action to play, or None; `written`: the text in the action's place."""
 
     action: str | None
     written: str
@@ -54,7 +54,7 @@ def reply(thought: str, action: str) -> str:
 
 
 def without_end_marks(text: str) -> str:
-    """A reply without the white space and the end-of-turn tokens at its end."""
+    """A reply without trailing white space and end-of-turn tokens."""
     end, before = len(text), -1
     while end != before:
         before = end
@@ -65,20 +65,20 @@ def without_end_marks(text: str) -> str:
 
 
 def after_thought(text: str) -> str | None:
-    """What a reply says after its thought, without end-of-turn tokens; None where the thought is not closed."""
+    """The text after the thought, without end-of-turn tokens; None if the thought is not closed."""
     text = without_end_marks(text)
     start = said_from(text)
     return None if start is None else text[start:]
 
 
 def parse(text: str, actions: Collection[str] | None = None) -> ParsedReply:
-    """Read a whole reply or a bare action.
+    """Parse a complete reply or a bare action.
 
-    Only what follows the thought is read; tags within the thought are not. With exactly one `<action>…</action>` there,
-    its content is the action. A text without any `<action>` is an action itself. Anything else cannot be read. Where
-    `actions` are known, one of them must be meant; case and surrounding white space do not matter. The format is valid
-    when the reply is `<think>…</think><action>…</action>` or, as where the chat template has opened the thought,
-    `…</think><action>…</action>`: each tag exactly so and once, and nothing but white space around the elements.
+    Only the text after the thought is read. If it has exactly one `<action>…</action>`, its content is the action.
+    Without an `<action>` tag, the text is the action. Otherwise the reply is unreadable. If `actions` is given, the
+    action must be one of them; case and surrounding white space are ignored. The format is valid if the reply is
+    `<think>…</think><action>…</action>` or, if the chat template has opened the thought, `…</think><action>…</action>`,
+    with each tag spelled exactly so and only white space around the elements.
     """
     text = without_end_marks(text)
     start = said_from(text)
@@ -87,7 +87,7 @@ def parse(text: str, actions: Collection[str] | None = None) -> ParsedReply:
     said = text[start:].strip()
     tags = list(_ACTION.finditer(said))
     if not tags:
-        return ParsedReply(_meant(said, actions), said, format_valid=False)
+        return ParsedReply(_match_action(said, actions), said, format_valid=False)
     written = ""
     if [tag[1] for tag in tags] == ["", "/"]:
         written = said[tags[0].end() : tags[1].start()].strip()
@@ -97,10 +97,10 @@ def parse(text: str, actions: Collection[str] | None = None) -> ParsedReply:
         and said.endswith("</action>")
         and _is_one_thought(text[:start].strip())
     )
-    return ParsedReply(_meant(written, actions), written, strict)
+    return ParsedReply(_match_action(written, actions), written, strict)
 
 
-def _meant(written: str, actions: Collection[str] | None) -> str | None:
+def _match_action(written: str, actions: Collection[str] | None) -> str | None:
     if actions is None or written in actions:
         return written or None
     lower = written.lower()
@@ -108,7 +108,7 @@ def _meant(written: str, actions: Collection[str] | None) -> str | None:
 
 
 def _is_one_thought(text: str) -> bool:
-    """Whether a text is one thought in the strict format, its opening tag given or not."""
+    """Whether a text is exactly one thought in the strict format; the opening tag may be missing."""
     marks = [mark[0] for mark in _THINK.finditer(text)]
-    whole = marks == [THINK, END_THINK] and text.startswith(THINK)
-    return text.endswith(END_THINK) and (whole or marks == [END_THINK])
+    complete = marks == [THINK, END_THINK] and text.startswith(THINK)
+    return text.endswith(END_THINK) and (complete or marks == [END_THINK])

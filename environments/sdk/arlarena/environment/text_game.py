@@ -1,12 +1,12 @@
-"""Text games: an author writes the rules, and everything that all text games have in common is here.
+"""Base classes of text games. The author of a game writes only its rules.
 
     class Guess(TextGame):              the rules of one episode
     class GuessEnvironment(TextEnvironment):
-        name, version, … = …            what `/v1/info` says
-        def game(self, task): …         a new episode's rules
+        name, version, … = …            the content of `/v1/info`
+        def game(self, task): …         the rules of a new episode
 
-`TextEpisode` counts steps, reads replies, renders prompts with history, marks and hashes; `TextEnvironment` names
-tasks and describes itself. `arlarena.environments.guess` is a whole environment in this form.
+`TextEpisode` counts steps, parses replies, renders prompts with history, and sets marks and hashes. `TextEnvironment`
+resolves tasks and provides `/v1/info`. `arlarena.environments.guess` is a complete example.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from arlarena.proto.trajectory import Task
 
 
 class TextGame(ABC):
-    """The rules of one episode, which know nothing of prompts, replies or steps taken.
+    """The rules of one episode, independent of prompts, replies and step counts.
 
-    How an episode can end, and what it then counts:
+    The ends of an episode, and their effect:
 
     | end | `over` | `solved` | `score` | marks of the last observation |
     |---|---|---|---|---|
     | won | true | true | 1 | terminated |
-    | lost | true | false | 0, or the share that was done | terminated |
+    | lost | true | false | 0, or the share achieved | terminated |
     | drawn | true | false | between, such as 0.5 | terminated |
-    | horizon reached | false | false | as it stands | truncated |
+    | horizon reached | false | false | the current score | truncated |
 
-    A game that can be lost or drawn overrides `over`; the others end when they are solved, or at the horizon. Training
-    learns from the sum of the rewards that `play` returned, whatever the score: a loss that shall cost something has a
-    negative reward, and a draw one between loss and win. Evaluation reports the share of episodes that are `solved`.
-    Reaching the horizon has no reward of its own.
+    A game that can be lost or drawn overrides `over`; other games end when solved or at the horizon. Training uses the
+    sum of the rewards that `play` returns, not the score. To penalise a loss, return a negative reward; for a draw, a
+    reward between those of loss and win. Evaluation reports the share of `solved` episodes. Reaching the horizon has no
+    reward.
 
     Attributes:
-        score: how well the task is done, from 0 to 1.
-        content_key: names what is played, however it is indexed: equal for tasks that are the same; "" if unknown.
-        least_steps: length of the shortest solution from the start, where it is known.
-        kind: the kind of task, where there are several: success is reported for each.
-        task: what is to be done, in a sentence, where the observation does not say it each time.
+        score: progress on the task, from 0 to 1.
+        content_key: identifies the content: equal for equal tasks, independent of the index; "" if unknown.
+        least_steps: length of the shortest solution from the start, if known.
+        kind: kind of task, if there are several; success is reported by kind.
+        task: sentence of the task, if the observation does not contain it.
     """
 
     score: float
@@ -60,51 +60,51 @@ class TextGame(ABC):
 
     @abstractmethod
     def text(self) -> str:
-        """What the player sees now, without history."""
+        """The current observation, without history."""
 
     @abstractmethod
     def state(self) -> str:
-        """The whole state, written canonically and without any counter: equal states must be equal texts."""
+        """The complete state in canonical form, without counters: equal states must be equal texts."""
 
     def state_key(self, task: str) -> str:
-        """32 hex digits that name the state of a game of this task."""
+        """The key of the state for this task: 32 hex digits."""
         return digest(f"{task}\0{self.state()}")
 
     @abstractmethod
     def play(self, action: str | None) -> float:
-        """Play an action and return its reward, a finite number; None is a reply that could not be read."""
+        """Play an action, or None for an unreadable reply. Returns the reward, a finite number."""
 
     def copy(self) -> Self:
-        """An independent game in the same state. Override it where much of the game never changes."""
+        """An independent game in the same state. Override it if much of the game is immutable."""
         return deepcopy(self)
 
     @property
     def solved(self) -> bool:
-        """Whether the task is done; by default, whether the score is 1."""
+        """Whether the task is solved; default: whether the score is 1."""
         return self.score >= 1.0
 
     @property
     def over(self) -> bool:
-        """Whether the game has come to its own end, won, lost or drawn; by default, whether it is solved."""
+        """Whether the game has ended: won, lost or drawn; default: whether it is solved."""
         return self.solved
 
     def frame(self) -> Frame | None:
-        """The picture of what the player sees now, where there is one."""
+        """An image of the current observation, if available."""
         return None
 
     def actions(self) -> Sequence[str] | None:
-        """What may be said now; None for any text."""
+        """The admissible actions; None for any text."""
         return None
 
     def offered(self) -> str:
-        """What the prompt says of them; by default all, with commas between."""
+        """The admissible actions as text for the prompt; default: separated by commas."""
         return ", ".join(self.actions() or ())
 
     def plan(self) -> list[str]:
         """The expert's replies from here to the end.
 
         Raises:
-            ExpertUnavailable: there is no expert, or it sees no way.
+            ExpertUnavailable: there is no expert, or it finds no plan.
         """
         raise ExpertUnavailable("this environment has no expert")
 
@@ -121,12 +121,12 @@ class TextEpisode:
 
     @property
     def task(self) -> Task:
-        """What is being played."""
+        """The task."""
         return self._task
 
     @property
     def steps(self) -> int:
-        """Steps taken."""
+        """Number of steps taken."""
         return self._steps
 
     @property
@@ -135,11 +135,11 @@ class TextEpisode:
         return self._game.over or self._steps >= self._environment.horizon
 
     def observe(self) -> StepResult:
-        """The state as it is now, as after a reset."""
+        """The current state, in the form of a reset's result."""
         return self._result(None, "", action_valid=True, format_valid=True)
 
     def step(self, text: str) -> StepResult:
-        """Play a reply; one that cannot be read costs a step, and is marked.
+        """Play a reply. An unreadable reply costs a step and is marked.
 
         Raises:
             RuntimeError: the episode is over.
@@ -208,19 +208,19 @@ class TextEnvironment(ABC):
     """A text game with its options: the factory that the server hosts.
 
     Attributes:
-        name, version, description: what it is. The version changes whenever a task or a transcript does.
-        template: the prompt; its version too is part of what is played.
-        horizon: steps after which an episode is cut off.
-        history: earlier turns that the prompt shows.
+        name, version, description: identify the environment. Any change of a task or transcript needs a new version.
+        template: the prompt template; it has its own version.
+        horizon: steps after which an episode is truncated.
+        history: number of earlier turns in the prompt.
         splits: the sets of tasks; the first is the default.
-        rewards: what is paid for what.
-        actions: all that may ever be said, where that is a short list.
-        options: the settings that made it so.
+        rewards: the rewards by event, for `/v1/info`.
+        actions: all possible actions, if they are a short list.
+        options: the environment's options, for `/v1/info`.
         paths: names of the options that are paths of files or folders.
-        vocabulary: frequent parts of observations and replies, which are one token each in a tiny policy, with the
-            spaces and line ends that belong to them. None: `actions`.
-        expert: whether games have a `plan`. An environment without one says False: all but demonstrations works.
-        blocking: whether an action may take longer than about a millisecond: see `EnvironmentFactory`.
+        vocabulary: frequent parts of observations and replies, including their spaces and line ends. Each is one token
+            of a tiny policy. None: `actions`.
+        expert: whether games have a `plan`. Without it, demonstrations are not available.
+        blocking: whether an action may take longer than about a millisecond; see `EnvironmentFactory`.
     """
 
     name: str
@@ -240,10 +240,10 @@ class TextEnvironment(ABC):
 
     @abstractmethod
     def game(self, task: Task) -> TextGame:
-        """A new game of a task; may take long, and be called from several threads at once.
+        """A new game of a task. May be slow, and must be thread-safe.
 
         Raises:
-            TaskError: there is no such task.
+            TaskError: the task does not exist.
         """
 
     @property
@@ -266,9 +266,9 @@ class TextEnvironment(ABC):
         )
 
     def task(self, spec: ResetSpec) -> Task:
-        """The task that a reset means. Errors as in `indexed_task`."""
+        """The task of a reset. Errors as in `indexed_task`."""
         return indexed_task(self.name, self.splits, spec)
 
     def start(self, task: Task) -> TextEpisode:
-        """Begin an episode. Errors as in `game`."""
+        """Start an episode. Errors as in `game`."""
         return TextEpisode(self, task, self.game(task))

@@ -1,10 +1,9 @@
-"""`python -m arlarena.inference --config FILE`: bind, say where, load, serve until SIGTERM.
+"""`python -m arlarena.inference --config FILE`: bind, announce the address, load the model, serve until SIGTERM.
 
-One embedded engine serves in this process. VLLM, several engines, and servers elsewhere stand behind a gateway, which
-then is what this process is.
+A single embedded engine runs in this process. For vLLM, several engines or `replica_urls`, this process is a gateway.
 
-Exit codes: 0 asked to stop, 1 the model cannot be served or the engine failed, 2 configuration, 3 the address cannot
-be bound.
+Exit codes: 0 stopped by a signal, 1 the model cannot be served or the engine failed, 2 configuration error, 3 the
+address cannot be bound.
 """
 
 from __future__ import annotations
@@ -34,34 +33,34 @@ from arlarena.proto.versions.directory import WEIGHTS_ROUTE
 EXIT_FAILED, EXIT_ADDRESS = 1, 3
 BACKLOG = 2048
 
-# How long Python lets a thread run before another that waits gets its turn, in seconds. The engine's thread gives up
-# the interpreter in every torch call; at the default of 5 ms it would wait that long behind each burst of requests.
+# CPython's thread switch interval, in seconds. The engine's thread releases the GIL in every torch call. At the default
+# of 5 ms it could wait that long to get the GIL back while requests are handled.
 SWITCH_INTERVAL_S = 0.0005
 _UPLOAD = re.compile(f"{WEIGHTS_ROUTE}/[^/?]+/".encode())
 
 
 def read_flags(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog=program("arlarena.inference"), description="Serve a policy.")
     parser.add_argument("--config", type=Path, help="the run's TOML file; table [inference] is read")
     parser.add_argument(
         "--model",
         type=Path,
-        help="directory in Hugging Face's format, or a name of its Hub such as Qwen/Qwen3-0.6B (downloaded if it is "
-        "not in the local cache): served while there is no committed version",
+        help="directory in the Hugging Face format, or a Hub name such as Qwen/Qwen3-0.6B (downloaded if it is not in "
+        "the local cache); served until a version is committed",
     )
     parser.add_argument("--weights-root", type=Path, help="directory of version directories")
     parser.add_argument("--host", help="address to bind (default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="0 takes a free port")
-    parser.add_argument("--uds", type=Path, help="be one engine on this Unix socket: what a gateway starts")
+    parser.add_argument("--uds", type=Path, help="run one engine on this Unix socket; used by the gateway")
     return parser.parse_args(arguments)
 
 
 def bind(host: str, port: int, path: Path | None = None) -> socket.socket:
-    """A listening socket, at `path` if there is one.
+    """Open a listening socket: a Unix socket if `path` is given, else TCP.
 
     Raises:
-        OSError: the address is taken or is not this machine's.
+        OSError: the address is in use or is not local.
     """
     family = socket.AF_UNIX if path else socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -76,7 +75,7 @@ def bind(host: str, port: int, path: Path | None = None) -> socket.socket:
 
 
 class _Uvicorn(uvicorn.Server):
-    """Uvicorn without its signal handling, which would end the process by the signal itself instead of exit code 0."""
+    """Uvicorn without its signal handling, which raises the signal again, so that the exit code is not 0."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -85,7 +84,7 @@ class _Uvicorn(uvicorn.Server):
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Uvloop's where it is installed (there is none for Windows), else Python's own."""
+    """The factory of uvloop if it is installed (it does not support Windows), else None: asyncio's default."""
     try:
         import uvloop
     except ImportError:
@@ -94,7 +93,7 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def serve_engine(settings: InferenceSettings, listener: socket.socket, log: Logger) -> int:
-    """Be an embedded engine until a signal or a failure; the exit code."""
+    """Run an embedded engine until a signal or a failure. Returns the exit code."""
     server = InferenceServer(settings, log, lambda: setattr(http, "should_exit", True))
     http = _uvicorn(create_app(server), settings)
     await http.serve(sockets=[listener])
@@ -103,7 +102,7 @@ async def serve_engine(settings: InferenceSettings, listener: socket.socket, log
 
 
 async def serve_gateway(settings: InferenceSettings, flags: list[str], listener: socket.socket, log: Logger) -> int:
-    """Be a gateway until a signal; the exit code."""
+    """Run a gateway until a signal. Returns the exit code."""
     from arlarena.inference.gateway import app, build
 
     sockets = build.Sockets()
@@ -117,7 +116,7 @@ async def serve_gateway(settings: InferenceSettings, flags: list[str], listener:
 
 
 def _limits(settings: InferenceSettings) -> HttpLimits:
-    """What clients are allowed. Files of weights are written to disk as they come, so they do not count as held."""
+    """HTTP limits for clients. Uploaded weight files are streamed to disk, so they do not count as held bytes."""
     return HttpLimits(
         body_bytes=settings.max_body_mb << 20,
         held_bytes=settings.max_held_mb << 20,
@@ -127,14 +126,14 @@ def _limits(settings: InferenceSettings) -> HttpLimits:
 
 
 def _uvicorn(app: Starlette, settings: InferenceSettings) -> _Uvicorn:
-    """A server that ends at SIGTERM and SIGINT."""
+    """An HTTP server that shuts down on SIGTERM and SIGINT."""
     config = uvicorn.Config(
         app,
         log_config=None,
         **bounded(_limits(settings)),
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # nothing here depends on the address of a client
+        proxy_headers=False,  # no route depends on the client's address
         timeout_keep_alive=max(1, round(settings.keep_alive_s)),
         timeout_graceful_shutdown=max(1, round(settings.shutdown_grace_s)),
     )

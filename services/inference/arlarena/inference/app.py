@@ -1,4 +1,4 @@
-"""The ASGI application: answers `/health` from the first moment, and everything else once the model is loaded."""
+"""The ASGI application. It answers from the start of the process, with 503 until the model is loaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from arlarena.inference.api.errors import BUSY_RETRY_S, LOADING_RETRY_S, Request
 from arlarena.inference.settings import InferenceSettings
 from arlarena.proto.telemetry import Logger
 
-if TYPE_CHECKING:  # torch takes seconds to import: the port answers meanwhile
+if TYPE_CHECKING:  # importing torch takes seconds; the port answers before
     from arlarena.inference.embedded.serving.routes import Serving
 
 VERSION = "0.1.0"
@@ -34,11 +34,11 @@ MODEL_ROUTES = (
     ("POST", "/tokenize"),
     ("POST", "/detokenize"),
 )
-STATE_ROUTES = (  # as open as /health
+STATE_ROUTES = (  # without access control, like /health
     ("GET", "/metrics"),
     ("GET", "/weight_info"),
 )
-UPLOAD_ROUTE = ("PUT", "/weights/{directory}/{file}")  # its body is as large as the model
+UPLOAD_ROUTE = ("PUT", "/weights/{directory}/{file}")  # no body limit: the body is a weight file
 ADMIN_ROUTES = (
     ("POST", "/serve_weights"),
     ("PUT", "/weights/{directory}"),
@@ -48,7 +48,7 @@ ADMIN_ROUTES = (
 
 
 class InferenceServer:
-    """What lives as long as the process. `stop` is called when it must end because the engine cannot go on."""
+    """State of the process. `stop` is called to end the process after loading or the engine has failed."""
 
     def __init__(self, settings: InferenceSettings, log: Logger, stop: Callable[[], None]) -> None:
         self.settings = settings
@@ -60,7 +60,7 @@ class InferenceServer:
 
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        """Load in the background; at the end stop the engine."""
+        """Load the model in the background; stop the engine at shutdown."""
         self._loading = asyncio.create_task(self._load())
         try:
             yield
@@ -72,16 +72,16 @@ class InferenceServer:
     async def _load(self) -> None:
         loop = asyncio.get_running_loop()
 
-        def died(error: BaseException) -> None:
+        def on_death(error: BaseException) -> None:
             loop.call_soon_threadsafe(self._fail, f"the engine's thread ended: {error!r}")
 
-        def work() -> Serving:
+        def load() -> Serving:
             from arlarena.inference.embedded.serving.routes import open_serving
 
-            return open_serving(self.settings, loop, self.log, died)
+            return open_serving(self.settings, loop, self.log, on_death)
 
         try:
-            self.serving = await asyncio.to_thread(work)
+            self.serving = await asyncio.to_thread(load)
         except Exception as error:
             self._fail(str(error) if isinstance(error, ValueError) else repr(error))
 
@@ -91,7 +91,7 @@ class InferenceServer:
         self._stop()
 
     def route(self, method: str, path: str, access: Access) -> Route:
-        """A route of the model; 503 until it is loaded."""
+        """A route that answers 503 until the model is loaded."""
 
         async def handler(call: ApiRequest) -> Answer:
             return await self.ready(LOADING_RETRY_S).routes[method, path](call)
@@ -103,7 +103,7 @@ class InferenceServer:
         """The loaded model.
 
         Raises:
-            RequestError: 503 while it is loading, or when its engine has ended; a client comes back in `retry_after_s`.
+            RequestError: 503 while the model is loading or after its engine has ended.
         """
         if self.serving is None:
             message = "the model is loading: wait until GET /ready answers 200"
@@ -113,12 +113,12 @@ class InferenceServer:
         return self.serving
 
     async def health(self, request: Request) -> Response:
-        """200 if the model is loaded and the engine's thread lives."""
+        """200 if the model is loaded and the engine's thread is alive."""
         serving = self.ready()
         return _json({"status": "ok", "weight_version": serving.engine.version})
 
     async def readiness(self, request: Request) -> Response:
-        """As `/health`."""
+        """200 under the same condition as `/health`."""
         self.ready()
         return _json({"status": "ready"})
 
@@ -132,26 +132,26 @@ def _json(value: object, status: int = 200) -> Response:
 
 
 async def request_error(request: Request, error: Exception) -> Response:
-    """An error that was raised outside an endpoint."""
+    """Convert an error that was raised outside an endpoint."""
     assert isinstance(error, RequestError)
     return Response(error.body(), error.status, error.headers(), media_type="application/json")
 
 
 async def http_error(request: Request, error: Exception) -> Response:
-    """404 and 405 in the form of every other error."""
+    """Convert Starlette's 404 and 405 into the format of the other errors."""
     assert isinstance(error, HTTPException)
     asked = f"{request.method} {request.url.path}"
     reasons = {
-        404: f"there is no route {asked}; OpenAI's are under /v1: /v1/chat/completions, /v1/completions, /v1/models",
+        404: f"there is no route {asked}; OpenAI's routes are /v1/chat/completions, /v1/completions and /v1/models",
         405: f"{asked}: this route takes {(error.headers or {}).get('Allow', 'another method')}",
     }
     status = error.status_code
-    what = RequestError(reasons.get(status, f"{asked}: {error.detail}"), status=status)
-    return Response(what.body(), what.status, error.headers, media_type="application/json")
+    converted = RequestError(reasons.get(status, f"{asked}: {error.detail}"), status=status)
+    return Response(converted.body(), converted.status, error.headers, media_type="application/json")
 
 
 def create_app(server: InferenceServer) -> Starlette:
-    """The application around a server."""
+    """Build the ASGI application of a server."""
     groups = (
         (MODEL_ROUTES, model_access(server.settings)),
         (STATE_ROUTES, EVERYBODY),

@@ -1,4 +1,4 @@
-"""What a user can set of the policy server (table `[inference]`). No other file of this service reads the environment.
+"""Settings of the policy server (table `[inference]`). Only this module of the service reads environment variables.
 
 python -m arlarena.inference.settings FILE      check a configuration and print "ok"
 """
@@ -26,49 +26,50 @@ class InferenceSettings(InferenceKeys):
 
     model: Path | None = Field(
         None,
-        description="directory in Hugging Face's format, or OWNER/NAME of its Hub: served while there is no committed "
-        "version",
+        description="directory in the Hugging Face format, or OWNER/NAME on the Hub; served until a version is "
+        "committed",
     )
-    weights_root: Path | None = Field(None, description="directory of version directories; pushes must come from it")
-    vllm_arguments: tuple[str, ...] = Field((), description="more of vLLM's options: --tensor-parallel-size 2")
-    vllm_lora: bool = Field(False, description="take LoRA adapters by /v1/load_lora_adapter")
+    weights_root: Path | None = Field(None, description="directory of version directories; a push names one of them")
+    vllm_arguments: tuple[str, ...] = Field((), description="more options of vLLM, such as --tensor-parallel-size 2")
+    vllm_lora: bool = Field(False, description="accept LoRA adapters at /v1/load_lora_adapter")
     host: str = Field("127.0.0.1", description="address to bind")
     served_model_name: str = Field("policy", min_length=1, description="name of the model in OpenAI's API")
-    threads: PositiveInt = Field(1, description="torch threads; more than the cores left over slows everything down")
-    max_slots: PositiveInt = Field(256, description="sequences that run at once")
-    kv_cache_mb: PositiveInt = Field(2048, description="bound on the slots' memory; fewer slots if they need more")
-    prefix_cache_mb: NonNegativeInt = Field(256, description="bound on computed prompts kept for reuse; 0 turns it off")
-    prefill_tokens_per_step: PositiveInt = Field(2048, description="prompt tokens computed between two decoding steps")
-    keep_versions: PositiveInt = Field(3, description="versions kept of those that a trainer sends over HTTP")
+    threads: PositiveInt = Field(1, description="torch threads; more threads than free cores slow down every process")
+    max_slots: PositiveInt = Field(256, description="maximum number of sequences decoded at once")
+    kv_cache_mb: PositiveInt = Field(2048, description="memory limit of the slots; their number is reduced to fit")
+    prefix_cache_mb: NonNegativeInt = Field(256, description="memory limit of the prefix cache; 0 turns it off")
+    prefill_tokens_per_step: PositiveInt = Field(
+        2048, description="most prompt tokens computed between two decoding steps"
+    )
+    keep_versions: PositiveInt = Field(3, description="number of versions kept that were uploaded over HTTP")
     admin_token: SecretStr | None = Field(
-        None, min_length=16, description="what /serve_weights and its like ask for; needed where host is not loopback"
+        None, min_length=16, description="bearer token of the weight routes; required if host is not loopback"
     )
-    replicas: PositiveInt = Field(1, description="engines of this service behind one gateway; vllm always has one")
-    replica_urls: tuple[str, ...] = Field((), description="be a gateway before these policy servers, and no more")
-    replica_wait_s: PositiveFloat = Field(10.0, description="how long a request waits for a replica that can take it")
-    health_interval_s: PositiveFloat = Field(1.0, description="between two looks of the gateway at a replica")
+    replicas: PositiveInt = Field(1, description="engines behind this service's gateway; vllm always has a gateway")
+    replica_urls: tuple[str, ...] = Field((), description="policy servers to be a gateway for; no engine is started")
+    replica_wait_s: PositiveFloat = Field(10.0, description="how long a request waits for an available replica")
+    health_interval_s: PositiveFloat = Field(1.0, description="interval of the gateway's health checks")
     affinity_slack: NonNegativeInt = Field(
-        32, description="a session moves when its replica has this many more requests than the idlest"
+        32, description="a session moves when its replica has this many more requests than the least loaded replica"
     )
-    max_waiting: PositiveInt = Field(8192, description="sequences queued before requests are answered 503")
-    max_body_mb: PositiveInt = Field(8, description="a request's body; files of weights have no limit")
-    max_held_mb: PositiveInt = Field(128, description="bodies of all requests that are not answered yet")
+    max_waiting: PositiveInt = Field(8192, description="queued sequences; further requests are answered 503")
+    max_body_mb: PositiveInt = Field(8, description="size of a request's body; weight files have no limit")
+    max_held_mb: PositiveInt = Field(128, description="total size of the bodies of unanswered requests")
     max_connections: PositiveInt = Field(4096, description="open connections of all clients")
     max_messages: PositiveInt = Field(4096, description="messages of a conversation")
     max_text_chars: PositiveInt | None = Field(
         None,
-        description="characters of a prompt or a conversation; default: 16 for each token of max_model_len, and 262144 "
-        "at least",
+        description="characters of a prompt or a conversation; default: 16 per token of max_model_len, at least 262144",
     )
-    max_prompt_tokens: PositiveInt = Field(1 << 20, description="tokens of all prompts of a request together")
-    max_logprobs: PositiveInt = Field(300_000, description="log-probs in the answer to one request")
+    max_prompt_tokens: PositiveInt = Field(1 << 20, description="total prompt tokens of one request")
+    max_logprobs: PositiveInt = Field(300_000, description="log-probs in one response")
     text_threads: PositiveInt = Field(2, description="threads that render chat templates and tokenise")
-    text_timeout_s: PositiveFloat = Field(30.0, description="a text that takes longer to tokenise is answered 504")
-    request_timeout_s: PositiveFloat = Field(300.0, description="a request that takes longer is answered 504")
-    keep_alive_s: PositiveFloat = Field(75.0, description="an idle connection is closed after this")
-    shutdown_grace_s: PositiveFloat = Field(10.0, description="time for requests in flight at SIGTERM")
+    text_timeout_s: PositiveFloat = Field(30.0, description="time limit of tokenising one text; then 504")
+    request_timeout_s: PositiveFloat = Field(300.0, description="time limit of one request; then 504")
+    keep_alive_s: PositiveFloat = Field(75.0, description="idle time after which a connection is closed")
+    shutdown_grace_s: PositiveFloat = Field(10.0, description="time that requests in flight have after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least severe events that are logged"
+        "info", description="minimum severity of logged events"
     )
 
 
@@ -87,11 +88,11 @@ def from_environment(environment: Mapping[str, str] | None = None) -> dict[str, 
 
 
 def load(path: Path | None, flags: Mapping[str, Any] | None = None) -> InferenceSettings:
-    """Settings of a file, overridden by the environment, overridden by flags. A model of the Hugging Face Hub is
-    downloaded if its cache has none, and `model` becomes the directory.
+    """Settings of a file, overridden by the environment, overridden by flags. A model on the Hub is downloaded unless
+    it is cached, and `model` becomes its directory.
 
     Raises:
-        ConfigError: something is unknown or malformed, or there is no such model.
+        ConfigError: a setting is unknown or malformed, or the model does not exist.
     """
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     settings = load_table(path, "inference", InferenceSettings, {**from_environment(), **given})
@@ -102,15 +103,15 @@ def load(path: Path | None, flags: Mapping[str, Any] | None = None) -> Inference
     _check_secrets(settings)
     if settings.replicas > 1 and settings.engine == "vllm" and settings.vllm_device == "cuda":
         raise ConfigError(
-            '[inference] replicas = 1 for vllm on GPUs: give it several by vllm_arguments = ["--data-parallel-size", '
-            '"2"], or put a gateway (replica_urls) before several such services'
+            "[inference] vllm on GPUs needs replicas = 1: use several GPUs by vllm_arguments = "
+            '["--data-parallel-size", "2"], or put a gateway (replica_urls) in front of several such services'
         )
     model = None if settings.model is None else local_model(settings.model)
     return settings.model_copy(update={"model": model, "replica_urls": addresses})
 
 
 def check_model(settings: InferenceSettings) -> None:
-    """What can be known of the model before the port is bound.
+    """Check the model's files before the port is bound.
 
     Raises:
         ConfigError: there is nothing to serve, or `model` lacks files.
@@ -118,8 +119,8 @@ def check_model(settings: InferenceSettings) -> None:
     model = settings.model
     if model is None and settings.weights_root is None and not settings.replica_urls:
         raise ConfigError("[inference] nothing to serve: give model (--model DIR or NAME) or weights_root")
-    if model is not None and (lacking := missing_files(model)):
-        raise ConfigError(f"[inference] model: {model} is no Hugging Face model: it lacks {', '.join(lacking)}")
+    if model is not None and (missing := missing_files(model)):
+        raise ConfigError(f"[inference] model: {model} is not a Hugging Face model: it lacks {', '.join(missing)}")
 
 
 def needs_gateway(settings: InferenceSettings) -> bool:
@@ -128,7 +129,7 @@ def needs_gateway(settings: InferenceSettings) -> bool:
 
 
 def _check_secrets(settings: InferenceSettings) -> None:
-    """Refuse an address that others reach where no secret keeps them out."""
+    """Refuse an address other than loopback unless both secrets are set."""
     if is_loopback(settings.host):
         return
     secrets = (
@@ -138,8 +139,8 @@ def _check_secrets(settings: InferenceSettings) -> None:
     for name, value, what in secrets:
         if value is None:
             raise ConfigError(
-                f"[inference] host = {settings.host!r} lets others reach {what}: set {name}, best by the environment "
-                f"variable {ENVIRONMENT_PREFIX}{name.upper()}"
+                f"[inference] host = {settings.host!r} lets others reach {what}: set {name}, preferably by the "
+                f"environment variable {ENVIRONMENT_PREFIX}{name.upper()}"
             )
 
 

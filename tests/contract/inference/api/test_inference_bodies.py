@@ -1,4 +1,4 @@
-"""Bodies that cannot be read: the error names the cause, the field and the fix. Bodies are bytes, as clients send."""
+"""Bodies that cannot be read: the error names the cause, the field and the fix."""
 
 import gzip
 
@@ -22,7 +22,7 @@ UNDECODABLE = [
     ('{"prompt": "x"}'.encode("utf-16"), "UTF-16", "encode it as UTF-8"),
     ('{"prompt": "x"}'.encode("utf-16-be"), "UTF-16", "encode it as UTF-8"),
     ('{"prompt": "x"}'.encode("utf-32-le"), "UTF-32", "encode it as UTF-8"),
-    # Without a time: both test processes must give the case one name.
+    # No timestamp: all test processes must give the case the same id.
     (gzip.compress(b'{"prompt": "x"}', mtime=0), "compressed with gzip", "send it uncompressed"),
     (b"", "empty", "send a JSON object"),
     (b" \n", "empty", "send a JSON object"),
@@ -49,7 +49,7 @@ def test_a_content_encoding_is_refused_by_name(server, coding):
     assert "uncompressed" in error["message"]
 
 
-def test_no_encoding_may_be_named(server):
+def test_content_encoding_identity_is_accepted(server):
     answer = server.http.post(CHAT, data=USER + b'"max_tokens": 1}', headers={"Content-Encoding": "identity"})
     assert answer.status_code == 200
 
@@ -83,7 +83,7 @@ def test_a_value_that_cannot_be_read_is_refused_with_its_field(server, rest, par
     assert nested["param"] == param
 
 
-def test_half_a_surrogate_pair_in_a_message_is_found_there(server):
+def test_half_a_surrogate_pair_in_a_message_is_refused_with_its_field(server):
     data = b'{"messages": [{"role": "user", "content": "x"}, {"role": "user", "content": [{"text": "a\\ud83d"}]}]}'
     assert refusal(server, CHAT, data)["param"] == "messages[1].content[0].text"
     whole = b'{"messages": [{"role": "user", "content": "\\ud83d\\ude00"}], "max_tokens": 1}'
@@ -95,7 +95,7 @@ def test_half_a_surrogate_pair_in_a_message_is_found_there(server):
 @pytest.mark.parametrize(
     "name", ["temperature", "top_p", "top_k", "n", "seed", "max_tokens", "stop", "logprobs", "model"]
 )
-def test_the_largest_and_smallest_floats_are_a_value_or_a_clients_error(server, name, value):
+def test_extreme_floats_are_accepted_or_400(server, name, value):
     answer = server.http.post(COMPLETIONS, data=f'{{"prompt": "x", "{name}": {value}}}'.encode())
     assert answer.status_code in (200, 400), answer.text
     if answer.status_code == 400:
@@ -103,7 +103,7 @@ def test_the_largest_and_smallest_floats_are_a_value_or_a_clients_error(server, 
 
 
 @pytest.mark.parametrize("value", [2**31 + 1, 2**63, 10**300])
-def test_integers_of_any_size_are_compared_and_not_converted(server, value):
+def test_integers_of_any_size_are_out_of_range_not_errors(server, value):
     assert server.generate([5], max_tokens=value, seed=1) == server.generate([5], seed=1)
     assert server.generate([5], max_tokens=3, top_k=value, seed=1) == server.generate([5], max_tokens=3, seed=1)
     body = {"prompt": [5], "max_tokens": value}

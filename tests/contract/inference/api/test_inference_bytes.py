@@ -1,4 +1,4 @@
-"""Log-probs of a model whose tokens are bytes: tokens and bytes spell the text of every answer and stream."""
+"""Log-probs of a model whose tokens are bytes: their bytes join to the text of every response and stream."""
 
 import pytest
 from support.inference.inference_support import model, running_server
@@ -11,7 +11,7 @@ SEEDS = range(4)
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """Random bytes, so most characters are broken; two special tokens."""
+    """Samples random bytes, so most characters are invalid. Has two special tokens."""
     folder = tmp_path_factory.mktemp("bytes")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     inner = Tokenizer(models.BPE({piece: i for i, piece in enumerate(alphabet)}, []))
@@ -34,7 +34,7 @@ def asked(route, **parameters):
 
 
 def whole_and_streamed(server, route, **parameters):
-    """Text and entries of the answer, and the pieces of the stream."""
+    """Text and entries of the response, and the pieces of the stream."""
     (choice,) = server.post(route, asked(route, **parameters))["choices"]
     events = server.http.events(route, asked(route, stream=True, **parameters))
     return choice, [piece for event in events for piece in event["choices"]]
@@ -50,7 +50,7 @@ def bytes_of(one):
 
 @pytest.mark.parametrize("special", [True, False], ids=["skipped", "shown"])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_bytes_joined_are_the_text_of_a_chat_and_of_its_stream(server, seed, special):
+def test_bytes_join_to_the_text_of_a_chat_and_of_its_stream(server, seed, special):
     parameters = {"seed": seed, "max_tokens": 80, "skip_special_tokens": special, "ignore_eos": seed % 2 == 0}
     choice, pieces = whole_and_streamed(server, CHAT, **parameters)
     assert bytes_of(choice).decode(errors="replace") == text_of(choice)
@@ -67,7 +67,7 @@ def test_bytes_joined_are_the_text_of_a_chat_and_of_its_stream(server, seed, spe
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("include", [False, True])
-def test_bytes_end_where_a_stop_string_cuts_the_text(server, seed, include):
+def test_bytes_end_where_a_stop_string_ends_the_text(server, seed, include):
     common = {"seed": seed, "max_tokens": 80, "ignore_eos": True}
     free = text_of(whole_and_streamed(server, CHAT, **common)[0])
     stop = free[20:23]
@@ -76,14 +76,14 @@ def test_bytes_end_where_a_stop_string_cuts_the_text(server, seed, include):
     assert text_of(choice) == free[: free.index(stop)] + stop * include
     assert bytes_of(choice).decode(errors="replace") == text_of(choice)
     shown, text = b"", ""
-    for piece in pieces:  # at any time the bytes that were sent are those of the text that was sent
+    for piece in pieces:  # at any time, the sent bytes join to the sent text
         shown, text = shown + bytes_of(piece), text + text_of(piece)
         assert shown.decode(errors="replace") == text
     assert (shown, text) == (bytes_of(choice), text_of(choice))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_tokens_of_a_completion_lie_at_their_offsets(server, seed):
+def test_tokens_of_a_completion_are_at_their_offsets(server, seed):
     choice, pieces = whole_and_streamed(server, COMPLETIONS, seed=seed, max_tokens=80, ignore_eos=True)
     logprobs, text = choice["logprobs"], text_of(choice)
     for key, values in logprobs.items():

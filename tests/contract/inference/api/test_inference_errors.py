@@ -1,4 +1,4 @@
-"""Bad input: the status, the field at fault, and a message that says what to change. The server goes on."""
+"""Invalid input: the status, the invalid field, and a message with the fix. The server keeps serving."""
 
 import random
 
@@ -11,7 +11,7 @@ USER = [{"role": "user", "content": "x"}]
 
 @pytest.fixture(autouse=True)
 def still_serving(server):
-    """Whatever a test sends, the next request is answered."""
+    """After every test, the next request is answered."""
     yield
     assert len(server.generate([5], max_tokens=2, ignore_eos=True)["token_ids"]) == 2
 
@@ -41,25 +41,25 @@ PARAMETERS = [
 
 
 @pytest.mark.parametrize(("params", "word"), PARAMETERS)
-def test_bad_sampling_parameters_of_generate(server, params, word):
+def test_invalid_sampling_parameters_of_generate_are_400(server, params, word):
     assert word in server.refused(GENERATE, {"token_ids": [5], "sampling_params": params}, 400)
 
 
 @pytest.mark.parametrize(("params", "word"), PARAMETERS)
-def test_bad_sampling_parameters_of_completions(server, params, word):
+def test_invalid_sampling_parameters_of_completions_are_400(server, params, word):
     assert word in server.refused(COMPLETIONS, {"prompt": [5], **params}, 400)
 
 
 @pytest.mark.parametrize(
     "params", [{"repetition_penalty": 1.2}, {"min_p": 0.1}, {"logit_bias": {"5": 1}}, {"bad_words": ["x"]}]
 )
-def test_what_the_engine_does_not_do_is_refused_and_not_ignored(server, params):
+def test_unimplemented_parameters_are_refused_not_ignored(server, params):
     message = server.refused(GENERATE, {"token_ids": [5], "sampling_params": params}, 400)
     assert next(iter(params)) in message
     assert "not supported" in message
 
 
-def test_neutral_values_of_what_is_not_implemented_are_accepted(server):
+def test_neutral_values_of_unimplemented_parameters_are_accepted(server):
     neutral = {"repetition_penalty": 1.0, "min_p": 0.0, "presence_penalty": 0.0, "min_tokens": 0, "top_k": -1}
     assert server.generate([5], max_tokens=1, **neutral)
 
@@ -79,7 +79,7 @@ def test_neutral_values_of_what_is_not_implemented_are_accepted(server):
         (None, "token_ids"),
     ],
 )
-def test_bad_token_ids(server, ids, word):
+def test_invalid_token_ids_are_refused_by_name(server, ids, word):
     assert word in server.refused(GENERATE, {"token_ids": ids, "sampling_params": {}}, 400)
 
 
@@ -96,7 +96,7 @@ def test_bad_token_ids(server, ids, word):
         (5, "prompt"),
     ],
 )
-def test_bad_prompts(server, prompt, word):
+def test_invalid_prompts_are_refused_by_name(server, prompt, word):
     assert word in server.refused(COMPLETIONS, {"prompt": prompt}, 400)
 
 
@@ -120,7 +120,7 @@ def test_openai_routes_refuse_more_tokens_than_the_context_holds(server):
         ({"messages": USER, "response_format": {"type": "json_object"}}, "response_format"),
     ],
 )
-def test_bad_chats(server, body, word):
+def test_invalid_chats_are_refused_by_name(server, body, word):
     assert word in server.refused(CHAT, body, 400)
 
 
@@ -138,7 +138,7 @@ def test_an_unknown_model_is_404_as_in_vllm(server):
 
 @pytest.mark.parametrize("route", [GENERATE, COMPLETIONS, CHAT, "/tokenize", "/detokenize", "/serve_weights"])
 @pytest.mark.parametrize("data", [b"", b"garbage", b"[]", b"null", b'{"token_ids":', b"\xff\xfe", b"[" * 5000])
-def test_bodies_that_are_no_request(server, route, data):
+def test_bodies_that_are_not_requests_are_400(server, route, data):
     answer = server.http.post(route, data=data)
     assert answer.status_code == 400
     assert answer.json()["error"]["message"]
@@ -161,7 +161,7 @@ def test_a_body_beyond_the_limit_is_413(server):
     assert "max_body_mb" in server.refused(GENERATE, body, 413)
 
 
-def test_unknown_paths_and_methods_answer_in_the_same_form(server):
+def test_unknown_paths_and_methods_answer_in_openais_error_format(server):
     missing = server.http.get("/v1/nothing")
     assert (missing.status_code, openai_error(missing)["code"]) == (404, "not_found")
     assert "/v1/nothing" in openai_error(missing)["message"]
@@ -171,14 +171,14 @@ def test_unknown_paths_and_methods_answer_in_the_same_form(server):
 
 
 @pytest.mark.parametrize("value", ["soon", "-1", "0", "inf", "nan"])
-def test_a_bad_deadline_header_is_refused(server, value):
+def test_an_invalid_deadline_header_is_refused(server, value):
     body = {"token_ids": [5], "sampling_params": {"max_tokens": 1}}
     answer = server.http.post(GENERATE, body, headers={"x-request-timeout-s": value})
     assert answer.status_code == 400
     assert "x-request-timeout-s" in answer.json()["error"]["message"]
 
 
-def test_a_request_out_of_time_is_504_and_frees_its_slot(server):
+def test_a_request_past_its_deadline_is_504_and_frees_its_slot(server):
     body = {"token_ids": [5], "sampling_params": {"max_tokens": 500, "ignore_eos": True}}
     answer = server.http.post(GENERATE, body, headers={"x-request-timeout-s": "0.02"})
     assert answer.status_code == 504
@@ -186,7 +186,7 @@ def test_a_request_out_of_time_is_504_and_frees_its_slot(server):
     assert server.metric("requests_running") == 0
 
 
-def test_an_error_answer_says_nothing_of_the_code(server):
+def test_an_error_response_reveals_no_code(server):
     for data in (b"garbage", b'{"token_ids":[99999],"sampling_params":{}}'):
         assert "Traceback" not in server.http.post(GENERATE, data=data).text
         assert ".py" not in server.http.post(GENERATE, data=data).text

@@ -1,4 +1,4 @@
-"""`/inference/v1/generate` in vLLM's shape: ids in, ids, log-probs and versions out."""
+"""`/inference/v1/generate`, compatible with vLLM: ids in; ids, log-probs and versions out."""
 
 import concurrent.futures
 
@@ -9,7 +9,7 @@ from support.inference.inference_support import EOS, MAX_LENGTH, VOCABULARY, ref
 PROMPT = [3, 10, 20, 30, 4]
 
 
-def test_the_answer_has_vllms_fields(server):
+def test_the_response_has_vllms_fields(server):
     body = {
         "token_ids": PROMPT,
         "request_id": "abc",
@@ -32,14 +32,14 @@ def test_the_answer_has_vllms_fields(server):
         assert len(top) == 2 or entry["rank"] == 1
 
 
-def test_logprobs_0_is_the_sampled_token_alone_and_absent_is_none(server):
+def test_logprobs_0_gives_only_the_sampled_token_and_absent_gives_none(server):
     asked = server.generate(PROMPT, max_tokens=2, logprobs=0)
     assert all(len(entry["top_logprobs"]) == 1 for entry in asked["logprobs"]["content"])
     assert server.generate(PROMPT, max_tokens=2)["logprobs"] is None
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_logprobs_are_the_trainers_at_the_temperature_and_before_truncation(server, served_model, temperature):
+def test_log_probs_are_at_the_temperature_and_before_truncation(server, served_model, temperature):
     for seed in range(20):
         choice = server.generate(
             PROMPT, max_tokens=12, seed=seed, logprobs=0, temperature=temperature, top_p=0.9 if seed % 2 else 1.0
@@ -49,7 +49,7 @@ def test_logprobs_are_the_trainers_at_the_temperature_and_before_truncation(serv
         assert (found - expected).abs().max() < 1e-4
 
 
-def test_an_end_of_sequence_token_is_in_the_answer_with_its_logprob(server, served_model):
+def test_an_end_of_sequence_token_is_in_the_response_with_its_log_prob(server, served_model):
     for seed in range(300):
         choice = server.generate(PROMPT, max_tokens=60, seed=seed, logprobs=0)
         if choice["finish_reason"] == "stop":
@@ -64,13 +64,13 @@ def test_an_end_of_sequence_token_is_in_the_answer_with_its_logprob(server, serv
     assert content[-1]["logprob"] == pytest.approx(expected, abs=1e-4)
 
 
-def test_ignoring_the_end_of_sequence_goes_on_past_it(server):
+def test_ignore_eos_samples_past_the_end_of_sequence(server):
     choice = server.generate(PROMPT, max_tokens=300, seed=1, ignore_eos=True)
     assert EOS in choice["token_ids"]
     assert len(choice["token_ids"]) == 300
 
 
-def test_a_stop_id_ends_and_is_named(server):
+def test_a_stop_id_ends_the_response_and_is_named(server):
     ids = server.generate(PROMPT, max_tokens=8, seed=2, ignore_eos=True)["token_ids"]
     choice = server.generate(PROMPT, max_tokens=8, seed=2, ignore_eos=True, stop_token_ids=[ids[3]])
     at = ids.index(ids[3])
@@ -78,14 +78,14 @@ def test_a_stop_id_ends_and_is_named(server):
     assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", ids[3])
 
 
-def test_a_response_ends_at_the_context_with_reason_length(server):
+def test_a_response_ends_at_the_context_limit_with_reason_length(server):
     prompt = [5] * (MAX_LENGTH - 7)
     for limit in ({}, {"max_tokens": 100}):
         choice = server.generate(prompt, ignore_eos=True, **limit)
         assert (len(choice["token_ids"]), choice["finish_reason"]) == (7, "length")
 
 
-def test_a_seed_gives_the_same_tokens_alone_and_in_a_crowd(server):
+def test_a_seed_gives_the_same_tokens_alone_and_under_load(server):
     def ask(seed):
         prompt = [3 + seed % 5] * (5 + seed % 3)
         return server.generate(prompt, max_tokens=15, seed=seed, ignore_eos=True)["token_ids"]
@@ -102,7 +102,7 @@ def test_without_a_seed_responses_differ(server):
     assert len(answers) == 5
 
 
-def test_several_choices_differ_and_the_first_is_the_seeds_own(server):
+def test_several_choices_differ_and_the_first_equals_that_of_n_1(server):
     body = {"token_ids": PROMPT, "sampling_params": {"n": 4, "max_tokens": 10, "seed": 3, "ignore_eos": True}}
     answer = server.post("/inference/v1/generate", body)
     ids = [choice["token_ids"] for choice in answer["choices"]]
@@ -121,7 +121,7 @@ def test_greedy_takes_the_likeliest_tokens(server, served_model):
     assert choice["token_ids"] == ids[len(PROMPT) :]
 
 
-def test_a_stream_adds_up_to_the_answer(server):
+def test_a_stream_joins_to_the_response(server):
     params = {"max_tokens": 9, "seed": 5, "logprobs": 1, "ignore_eos": True, "n": 2}
     body = {"token_ids": PROMPT, "sampling_params": params, "return_token_ids": True}
     whole = server.post("/inference/v1/generate", body)["choices"]
@@ -145,7 +145,7 @@ def test_a_stream_adds_up_to_the_answer(server):
         assert [e["logprob"] for e in streamed[choice["index"]]["content"]] == pytest.approx(logprobs, abs=1e-5)
 
 
-def test_prompts_are_reused_and_that_changes_nothing(server, served_model):
+def test_reused_prompts_give_the_same_log_probs(server, served_model):
     prompt = [(i * 7) % VOCABULARY for i in range(90)]
     computed, hits = server.metric("prompt_tokens_computed_total"), server.metric("prefix_cache_hits_total")
     first = server.generate(prompt, max_tokens=10, seed=9, logprobs=0, ignore_eos=True)

@@ -1,4 +1,4 @@
-"""Messages of a chat: roles and content as in OpenAI's API, each refusal with the field's place."""
+"""Messages of a chat: roles and content as in OpenAI's API; each error names the field."""
 
 import pytest
 from support.inference.inference_support import openai_error, tokenizer
@@ -35,7 +35,7 @@ def test_a_missing_role_is_refused(server):
 
 
 @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool", "function"])
-def test_every_role_of_openais_takes_text_and_needs_it(server, role):
+def test_every_role_of_openai_needs_content(server, role):
     assert prompt(server, [{"role": role, "content": "b"}]).count("b") == 1
     assert prompt(server, [USER, {"role": role, "content": ""}])
     for message, word in (({"role": role}, "missing"), ({"role": role, "content": None}, "null")):
@@ -58,7 +58,7 @@ def test_a_users_message_with_calls_and_an_assistants_with_none_need_content(ser
 
 
 @pytest.mark.parametrize("content", [0, 5, False, True, {}, {"text": "x"}, []])
-def test_content_that_is_no_text_is_refused(server, content):
+def test_content_that_is_not_text_is_refused(server, content):
     error = refusal(server, [{"role": "user", "content": content}])
     assert error["param"] == "messages[0].content"
     assert "must be text" in error["message"]
@@ -77,14 +77,14 @@ def test_content_that_is_no_text_is_refused(server, content):
         ({"type": "text", "text": 5}, "text"),
     ],
 )
-def test_a_content_part_that_is_no_text_is_refused_at_its_place(server, part, field):
+def test_a_content_part_that_is_not_text_is_refused_with_its_index(server, part, field):
     error = refusal(server, [USER, {"role": "user", "content": [{"type": "text", "text": "x"}, part]}])
     assert error["param"] == f"messages[1].content[1].{field}"
     assert len(error["message"]) < 400
 
 
 @pytest.mark.parametrize("depth", [500, 900, 950, 970, 980, 990, 995])
-def test_content_as_deep_as_a_body_may_be_is_the_clients_error(server, depth):
+def test_deeply_nested_content_is_400(server, depth):
     for begin, end in (("[", "]"), ('{"a":', "}")):
         content = begin * depth + "1" + end * depth
         answer = server.http.post(CHAT, data=f'{{"messages": [{{"role": "user", "content": {content}}}]}}'.encode())
@@ -93,7 +93,7 @@ def test_content_as_deep_as_a_body_may_be_is_the_clients_error(server, depth):
 
 
 @pytest.mark.parametrize("messages", [[], ["hi"], [[]], [None], "hi", {"role": "user", "content": "x"}, None])
-def test_what_is_no_list_of_messages_is_refused(server, messages):
+def test_messages_that_are_not_a_list_are_refused(server, messages):
     assert refusal(server, messages)["param"].startswith("messages")
 
 
@@ -103,23 +103,23 @@ def test_what_is_no_list_of_messages_is_refused(server, messages):
 @pytest.mark.parametrize(
     "name", ["messages", "conversation", "tokenize", "chat_template", "return_dict", "padding", "add_generation_prompt"]
 )
-def test_an_option_that_is_no_variable_of_the_template_is_refused(server, name):
-    """They would change what is done with the template, or give an argument twice."""
+def test_an_option_that_is_not_a_template_variable_is_refused(server, name):
+    """They are parameters of transformers."""
     answer = server.http.post(CHAT, {"messages": [USER], "chat_template_kwargs": {name: True}})
     assert (answer.status_code, openai_error(answer)["param"]) == (400, f"chat_template_kwargs.{name}")
 
 
-def test_a_variable_that_the_template_does_not_read_changes_nothing(server):
+def test_an_unused_template_variable_has_no_effect(server):
     body = {"messages": [USER], "max_tokens": 3, "seed": 1}
     options = {"enable_thinking": False, "documents": []}
     with_options = server.post(CHAT, {**body, "chat_template_kwargs": options})
     assert with_options["choices"] == server.post(CHAT, body)["choices"]
 
 
-# --- ranges: vLLM's where OpenAI's are narrower ---
+# --- ranges: those of vLLM where OpenAI's are narrower ---
 
 
-def test_temperatures_above_2_and_more_than_4_stop_strings_are_taken_as_in_vllm(server):
+def test_temperatures_above_2_and_more_than_4_stop_strings_are_accepted_as_in_vllm(server):
     body = {"messages": [USER], "max_tokens": 20, "seed": 1, "ignore_eos": True}
     hot = server.post(CHAT, {**body, "temperature": 2.5})["choices"]
     assert hot != server.post(CHAT, {**body, "temperature": 1.0})["choices"]

@@ -39,8 +39,8 @@ def test_several_prompts_times_several_choices(server):
     assert len(texts) == 2
 
 
-def test_scoring_a_prompt(server, served_model):
-    """The trainer's probe: exact, uncached, at temperature 1 whatever the request samples at."""
+def test_prompt_logprobs_are_exact_and_at_temperature_1(server, served_model):
+    """Used as the trainer's probe: exact, uncached, and at temperature 1 for any sampling temperature."""
     prompt = [(7 + 31 * i) % VOCABULARY for i in range(150)]
     for extra in ({}, {"temperature": 0.3}):
         hits = server.metric("prefix_cache_queries_total"), server.metric("prompt_tokens_computed_total")
@@ -54,7 +54,7 @@ def test_scoring_a_prompt(server, served_model):
         assert all(len(entry) == 1 for entry in entries[1:])
 
 
-def test_a_score_with_the_likeliest_tokens_has_their_ranks(server):
+def test_prompt_logprobs_with_likeliest_tokens_have_their_ranks(server):
     body = {"prompt": [5, 6, 7], "max_tokens": 1, "prompt_logprobs": 3}
     for entry in server.post("/v1/completions", body)["choices"][0]["prompt_logprobs"][1:]:
         ranked = sorted(entry.values(), key=lambda e: e["rank"])
@@ -63,7 +63,7 @@ def test_a_score_with_the_likeliest_tokens_has_their_ranks(server):
         assert all(isinstance(e["decoded_token"], str) for e in ranked)
 
 
-def test_a_chat_goes_through_the_template(server):
+def test_a_chat_uses_the_chat_template(server):
     messages = [
         {"role": "user", "content": "ab"},
         {"role": "assistant", "content": "c"},
@@ -84,7 +84,7 @@ def test_a_chat_goes_through_the_template(server):
     assert same["token_ids"] == choice["token_ids"]
 
 
-def test_content_in_parts_is_joined_and_images_are_refused(server):
+def test_text_parts_are_joined_and_images_are_refused(server):
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     body = {"messages": [{"role": "user", "content": parts}], "max_tokens": 1, "return_token_ids": True}
     assert server.post("/v1/chat/completions", body)["prompt_token_ids"] == tokenizer().encode("<user>ab<assistant>")
@@ -92,7 +92,7 @@ def test_content_in_parts_is_joined_and_images_are_refused(server):
     assert "text only" in server.refused("/v1/chat/completions", {"messages": image}, 400)
 
 
-def test_max_completion_tokens_and_the_whole_context_by_default(server):
+def test_a_chat_takes_max_completion_tokens_and_defaults_to_the_context(server):
     messages = [{"role": "user", "content": "x"}]
     body = {"messages": messages, "ignore_eos": True, "return_token_ids": True}
     few = server.post("/v1/chat/completions", {**body, "max_completion_tokens": 3})
@@ -125,7 +125,7 @@ def test_a_stop_string_ends_the_text_and_stays_in_the_ids(server, route):
     assert (pieces[-1]["finish_reason"], pieces[-1]["stop_reason"]) == ("stop", stop)
 
 
-def test_streams_add_up_to_the_answers(server):
+def test_streams_join_to_the_responses(server):
     body = {"prompt": "abc", "max_tokens": 12, "seed": 3, "n": 2, "ignore_eos": True, "logprobs": 0}
     whole = server.post("/v1/completions", body)["choices"]
     events = list(

@@ -11,7 +11,7 @@ from arlarena.inference.api.parameters import UNSUPPORTED
 
 CHAT, COMPLETIONS, GENERATE = ROUTES = ("/v1/chat/completions", "/v1/completions", "/inference/v1/generate")
 HELLO = [{"role": "user", "content": "hello"}]
-# From the references of OpenAI's API and of vLLM, not from the table of the server.
+# From the references of OpenAI's API and of vLLM, independent of the server's table.
 NEUTRAL = {
     "allowed_token_ids": [],
     "bad_words": [],
@@ -85,7 +85,7 @@ NOT_NEUTRAL = {
 
 
 def body(route, parameters):
-    """A request with these parameters where the route has them."""
+    """A request with those of the parameters that the route has."""
     if route == GENERATE:
         return {"token_ids": [5, 6], "sampling_params": {"max_tokens": 4, "seed": 3, **parameters}}
     prompt = {"messages": HELLO} if route == CHAT else {"prompt": "hello"}
@@ -98,7 +98,7 @@ def outcome(server, route, parameters):
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_neutral_and_null_values_change_nothing_one_by_one_and_together(server, route):
+def test_neutral_and_null_values_have_no_effect_alone_and_together(server, route):
     expected = outcome(server, route, {})
     neutral = {name: value for name, value in NEUTRAL.items() if not (route == GENERATE and name.startswith("stream"))}
     for name, value in neutral.items():
@@ -109,7 +109,7 @@ def test_neutral_and_null_values_change_nothing_one_by_one_and_together(server, 
 
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("name", NOT_NEUTRAL)
-def test_other_values_are_refused_by_name_with_a_way_out(server, route, name):
+def test_other_values_are_refused_by_name_with_an_alternative(server, route, name):
     answer = server.http.post(route, body(route, {name: NOT_NEUTRAL[name]}))
     assert answer.status_code == 400
     error = openai_error(answer)
@@ -118,13 +118,13 @@ def test_other_values_are_refused_by_name_with_a_way_out(server, route, name):
     assert "leave it out" in error["message"]
 
 
-def test_as_many_as_n_is_the_neutral_best_of(server):
+def test_best_of_equal_to_n_is_neutral(server):
     assert len(server.post(COMPLETIONS, body(COMPLETIONS, {"n": 2, "best_of": 2}))["choices"]) == 2
     server.refused(COMPLETIONS, body(COMPLETIONS, {"n": 2, "best_of": 1}), 400)
 
 
 @pytest.mark.parametrize("route", [CHAT, COMPLETIONS])
-def test_max_completion_tokens_is_max_tokens_and_comes_first(server, route):
+def test_max_completion_tokens_takes_precedence_over_max_tokens(server, route):
     for lengths, count in (
         ({"max_completion_tokens": 3}, 3),
         ({"max_completion_tokens": 3, "max_tokens": 9}, 3),
@@ -136,7 +136,7 @@ def test_max_completion_tokens_is_max_tokens_and_comes_first(server, route):
         assert "max_completion_tokens" in server.refused(route, body(route, {"max_completion_tokens": wrong}), 400)
 
 
-def test_a_model_is_found_by_its_name_and_no_other(server):
+def test_a_model_is_found_only_by_its_name(server):
     assert server.http.get("/v1/models/tiny").json() == server.http.get("/v1/models").json()["data"][0]
     for name in ("Tiny", "tiny/", "Qwen/Qwen3-0.6B", "Qwen%2FQwen3-0.6B", "a%20b", "%ff"):
         answer = server.http.get(f"/v1/models/{name}")
@@ -170,14 +170,14 @@ BODIES = {
 
 @pytest.mark.parametrize("route", [*ROUTES, "/tokenize", "/detokenize", *ADMIN])
 @pytest.mark.parametrize("name", BODIES)
-def test_a_body_that_cannot_be_read_is_the_clients_error(server, route, name):
+def test_a_body_that_cannot_be_read_is_400(server, route, name):
     answer = server.http.post(route, data=BODIES[name])
     assert answer.status_code == 400, answer.text
     openai_error(answer)
     assert len(answer.body) < 2000
 
 
-def test_a_manifest_that_cannot_be_read_is_the_clients_error(server):
+def test_a_manifest_that_cannot_be_read_is_400(server):
     for data in BODIES.values():
         answer = server.http.put("/weights/v000001-x", data)
         assert answer.status_code == 400, answer.text

@@ -1,4 +1,4 @@
-"""OpenAI's own Python SDK against the policy server: requests, answers, errors."""
+"""OpenAI's Python SDK with the policy server: requests, responses, errors."""
 
 import asyncio
 import contextlib
@@ -43,9 +43,7 @@ def test_a_chat_with_log_probs(client):
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("temperature", [1.5, 0])
-def test_the_likeliest_tokens_are_sorted_and_hold_the_sampled_one_only_where_it_is_one_of_them(
-    client, stream, temperature
-):
+def test_the_likeliest_tokens_are_sorted_and_include_the_sampled_token_only_if_likely(client, stream, temperature):
     request = {"model": "tiny", "messages": HELLO, "max_tokens": 40, "seed": 3, "temperature": temperature, "n": 2}
 
     def entries(**more):
@@ -68,7 +66,7 @@ def test_the_likeliest_tokens_are_sorted_and_hold_the_sampled_one_only_where_it_
     assert all(token.top_logprobs == [] for token in entries(stream=stream))
 
 
-def test_a_streamed_chat_is_the_whole_one(client):
+def test_a_streamed_chat_joins_to_the_response(client):
     request = {"model": "tiny", "messages": HELLO, "max_tokens": 12, "seed": 3}
     whole = client.chat.completions.create(**request)
     events = list(client.chat.completions.create(**request, stream=True, stream_options={"include_usage": True}))
@@ -76,7 +74,7 @@ def test_a_streamed_chat_is_the_whole_one(client):
     assert events[-1].usage == whole.usage
 
 
-def test_a_conversation_goes_on_with_the_sdks_own_reply(client):
+def test_a_conversation_continues_with_the_sdks_reply(client):
     reply = client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=4, seed=1).choices[0].message
     for said in (reply, reply.model_dump(), {**reply.model_dump(), "tool_calls": [], "annotations": []}):
         messages = [*HELLO, said, {"role": "user", "content": "go on"}]
@@ -103,7 +101,7 @@ def test_a_completion(client):
     ],
     ids=["chat", "completions"],
 )
-def test_every_parameter_of_the_sdk_at_null_changes_nothing(server, route, method, needed):
+def test_every_parameter_of_the_sdk_set_to_null_has_no_effect(server, route, method, needed):
     names = set(inspect.signature(inspect.unwrap(method)).parameters) - OF_THE_SDK - set(needed)
     assert len(names) > 15
     request = {**needed, "max_tokens": 5, "seed": 4}
@@ -125,7 +123,7 @@ def test_models_are_listed_and_found_by_name(client):
         assert repr(name) in error.value.message
 
 
-def test_errors_are_the_sdks_and_name_the_parameter(client):
+def test_errors_map_to_the_sdks_classes_and_name_the_parameter(client):
     def refused(**changes):
         with pytest.raises(openai.BadRequestError) as error:
             client.chat.completions.create(**{"model": "tiny", "messages": HELLO, "max_tokens": 2, **changes})
@@ -144,8 +142,8 @@ def test_errors_are_the_sdks_and_name_the_parameter(client):
     assert error.value.code == "model_not_found"
 
 
-async def test_the_first_chats_of_a_server_come_at_once(tmp_path):
-    """Chats import transformers and read the template; every first request may be the one that does."""
+async def test_concurrent_first_chats_of_a_server_succeed(tmp_path):
+    """The first chat imports transformers and reads the template, while others arrive."""
     with running_server(tmp_path, f'model = "{save(model(1), tmp_path / "model")}"\n') as server:
         async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client:
             request = {"model": "policy", "messages": HELLO, "max_tokens": 3, "seed": 5}
@@ -155,7 +153,7 @@ async def test_the_first_chats_of_a_server_come_at_once(tmp_path):
 
 @contextlib.contextmanager
 def starting_server(folder):
-    """A server that has bound its port and still loads its model."""
+    """A server that has bound its port and is still loading its model."""
     command = [sys.executable, "-m", "arlarena.inference", "--model", str(save(model(1), folder)), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment())
     try:
@@ -165,9 +163,9 @@ def starting_server(folder):
         process.wait(20)
 
 
-@pytest.mark.slow  # waits as long as the SDK does
-def test_the_sdks_own_retries_last_until_the_model_is_loaded(tmp_path, monkeypatch):
-    """Two retries with the waits that the server asks for; the waits are shortened to what the model needs."""
+@pytest.mark.slow  # the SDK's waits
+def test_the_sdks_retries_last_until_the_model_is_loaded(tmp_path, monkeypatch):
+    """The SDK retries twice after the server's `Retry-After`, here shortened to the loading time of this model."""
     with starting_server(tmp_path) as http:
         waits = []
 
@@ -181,8 +179,8 @@ def test_the_sdks_own_retries_last_until_the_model_is_loaded(tmp_path, monkeypat
     assert waits == [30.0]
 
 
-@pytest.mark.slow  # a server of its own
-def test_routes_that_tell_whether_the_model_is_loaded_may_be_asked_every_second(tmp_path):
+@pytest.mark.slow  # starts a server
+def test_health_and_ready_have_retry_after_1_while_the_model_loads(tmp_path):
     with starting_server(tmp_path) as http:
         found = {path: http.get(path) for path in ("/health", "/ready", "/v1/models")}
         assert {path: answer.status_code for path, answer in found.items()} == dict.fromkeys(found, 503)

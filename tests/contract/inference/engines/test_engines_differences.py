@@ -1,4 +1,4 @@
-"""Where the two engines differ and a client would notice: the name of each test says how."""
+"""Differences between the engines that clients can observe; each test's name states the difference."""
 
 import pytest
 import torch
@@ -26,16 +26,16 @@ def server(engine_server):
 
 
 @by_text_route
-def test_what_is_left_out_is_neutral_and_never_the_preference_of_the_models_author(server, first, route):
+def test_sampling_defaults_are_neutral_and_ignore_generation_config(server, first, route):
     one = choice(server, route, max_tokens=20, seed=1, logprobs=0)
     assert_logprobs(first.made, route, one, temperature=1.0)
 
 
-def test_generate_never_follows_the_models_preference(server, first):
+def test_generate_ignores_generation_config(server, first):
     assert_logprobs(first.made, GENERATE, choice(server, GENERATE, max_tokens=20, seed=1, logprobs=0))
 
 
-def test_log_probs_are_those_before_truncation_on_embedded_and_of_what_is_left_on_vllm(server, engine, first):
+def test_log_probs_are_before_truncation_on_embedded_and_after_it_on_vllm(server, engine, first):
     one = choice(server, GENERATE, max_tokens=10, seed=1, top_k=3, logprobs=0, ignore_eos=True)
     ids = list(PROMPT)
     for token, value in zip(one["token_ids"], logprobs(GENERATE, one), strict=True):
@@ -45,9 +45,7 @@ def test_log_probs_are_those_before_truncation_on_embedded_and_of_what_is_left_o
         ids.append(token)
 
 
-def test_a_chats_likeliest_tokens_are_all_by_log_prob_on_embedded_and_behind_the_sampled_one_on_vllm(
-    server, engine, first
-):
+def test_a_chats_likeliest_tokens_are_sorted_on_embedded_and_follow_the_sampled_token_on_vllm(server, engine, first):
     one = choice(server, CHAT, max_tokens=10, seed=3, temperature=1.0, logprobs=2, ignore_eos=True)
     ids = list(PROMPT)
     for token, entry in zip(one["token_ids"], one["logprobs"]["content"], strict=True):
@@ -94,7 +92,7 @@ def test_several_greedy_choices_are_equal_on_embedded_and_refused_by_vllm(server
         assert "greedy" in server.refused(GENERATE, asked, 400)
 
 
-def test_the_second_choice_of_a_seed_is_the_next_seeds_first_on_vllm_alone(server, engine):
+def test_the_second_choice_of_a_seed_equals_the_next_seeds_first_only_on_vllm(server, engine):
     _, other = choices(server, GENERATE, n=2, seed=3, max_tokens=10, ignore_eos=True)
     following = choice(server, GENERATE, seed=4, max_tokens=10, ignore_eos=True)
     assert (other["token_ids"] == following["token_ids"]) == (engine == "vllm")

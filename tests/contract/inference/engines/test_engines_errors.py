@@ -1,4 +1,4 @@
-"""One contract for two engines: what is refused and how, and requests that run out of time or lose their client."""
+"""The common contract of both engines: refused requests, deadlines, and clients that disconnect."""
 
 import json
 import time
@@ -57,13 +57,13 @@ def test_text_and_tokens_of_an_unknown_model_are_404(server):
     ids=json.dumps,
 )
 @pytest.mark.parametrize("extra", [{}, {"stream": True}], ids=["whole", "stream"])
-def test_a_bad_parameter_is_400_and_named(server, route, wrong, extra):
+def test_an_invalid_parameter_is_400_and_named(server, route, wrong, extra):
     (name,) = wrong
     assert name in server.refused(route, request(route, **wrong, **extra), 400)
 
 
 @by_route
-def test_too_many_log_probs_are_400_and_in_vllms_streams_an_event(server, engine, route):
+def test_too_many_log_probs_are_400_and_an_event_in_vllms_streams(server, engine, route):
     assert "logprobs" in server.refused(route, request(route, logprobs=1000), 400)
     asked = request(route, logprobs=1000, stream=True)
     if engine == "embedded":
@@ -75,22 +75,22 @@ def test_too_many_log_probs_are_400_and_in_vllms_streams_an_event(server, engine
 
 
 @pytest.mark.parametrize("ids", [[], [VOCABULARY], [5, -1], [2**40], ["a"], None], ids=json.dumps)
-def test_bad_token_ids_are_400(server, ids):
+def test_invalid_token_ids_are_400(server, ids):
     assert server.refused(GENERATE, {"token_ids": ids, "sampling_params": {"max_tokens": 1}}, 400)
 
 
 @pytest.mark.parametrize("prompt", [[], "", [[]], [VOCABULARY], [5, -1], [5, "a"], {"a": 1}], ids=json.dumps)
-def test_bad_prompts_are_400(server, prompt):
+def test_invalid_prompts_are_400(server, prompt):
     assert server.refused(COMPLETIONS, {"prompt": prompt, "max_tokens": 1}, 400)
 
 
 @pytest.mark.parametrize("messages", [[], "x", [{"content": "x"}], [{"role": "user", "content": 5}]], ids=json.dumps)
-def test_bad_messages_are_400(server, messages):
+def test_invalid_messages_are_400(server, messages):
     assert server.refused(CHAT, {"messages": messages, "max_tokens": 1}, 400)
 
 
 @by_route
-def test_a_prompt_that_is_too_long_is_400_and_says_how_long_it_may_be(server, route):
+def test_a_prompt_that_is_too_long_is_400_and_names_the_limit(server, route):
     bodies = {
         GENERATE: {"token_ids": [5] * (LENGTH + 1), "sampling_params": {}},
         COMPLETIONS: {"prompt": [5] * (LENGTH + 1)},
@@ -98,11 +98,11 @@ def test_a_prompt_that_is_too_long_is_400_and_says_how_long_it_may_be(server, ro
     }
     message = server.refused(route, bodies[route], 400)
     assert str(LENGTH) in message
-    assert "context length" in message or "maximum model length" in message  # what a client's PromptTooLong looks for
+    assert "context length" in message or "maximum model length" in message  # so a client detects it
 
 
 @by_route
-def test_a_prompt_as_long_as_the_context_is_400_and_vllm_says_why_on_generate_alone(server, engine, route):
+def test_a_prompt_as_long_as_the_context_is_400_and_vllm_gives_a_reason_only_on_generate(server, engine, route):
     bodies = {
         GENERATE: {"token_ids": [5] * LENGTH, "sampling_params": {"max_tokens": 1}},
         COMPLETIONS: {"prompt": [5] * LENGTH, "max_tokens": 1},
@@ -126,7 +126,7 @@ def test_more_tokens_than_the_context_holds_are_refused_by_embedded_and_cut_by_v
 
 @by_route
 @pytest.mark.parametrize("data", [b"", b"garbage", b"[]", b'{"prompt":', b"\xff\xfe"])
-def test_what_is_no_request_is_400(server, route, data):
+def test_a_body_that_is_not_a_request_is_400(server, route, data):
     answer = server.http.post(route, data=data)
     assert answer.status_code == 400, answer.text
     openai_error(answer)
@@ -141,7 +141,7 @@ def test_a_body_that_is_nested_too_deep_is_400(server, route):
 
 @by_route
 def test_a_body_needs_no_content_type(server, route):
-    """As `curl -d` sends it."""
+    """`curl -d` sends none that is JSON."""
     headers = {"content-type": "application/x-www-form-urlencoded"}
     assert server.http.post(route, request(route, max_tokens=1), headers=headers).status_code == 200
 
@@ -154,13 +154,13 @@ def test_an_unknown_route_is_404_and_a_wrong_method_405(server):
 
 @by_route
 @pytest.mark.parametrize("value", ["soon", "-1", "0", "inf", "nan"])
-def test_a_bad_deadline_is_400(server, route, value):
+def test_an_invalid_deadline_is_400(server, route, value):
     answer = server.http.post(route, request(route, max_tokens=1), headers={"x-request-timeout-s": value})
     assert answer.status_code == 400
     assert "x-request-timeout-s" in answer.json()["error"]["message"]
 
 
-def test_a_request_out_of_time_is_504_soon_after_and_frees_its_slots(server):
+def test_a_request_past_its_deadline_is_504_and_frees_its_slots(server):
     began = time.monotonic()
     answer = server.http.post(COMPLETIONS, much_work(), headers={"x-request-timeout-s": "0.3"})
     assert time.monotonic() - began < SOON_S
@@ -168,7 +168,7 @@ def test_a_request_out_of_time_is_504_soon_after_and_frees_its_slots(server):
     assert answered_soon(server) == 200
 
 
-def test_a_stream_out_of_time_ends_with_an_error_and_frees_its_slots(server):
+def test_a_stream_past_its_deadline_ends_with_an_error_and_frees_its_slots(server):
     began = time.monotonic()
     *_, last = server.http.events(COMPLETIONS, much_work(stream=True), {"x-request-timeout-s": "1.0"})
     assert time.monotonic() - began < SOON_S
@@ -177,7 +177,7 @@ def test_a_stream_out_of_time_ends_with_an_error_and_frees_its_slots(server):
 
 
 @pytest.mark.parametrize("extra", [{}, {"stream": True}], ids=["whole", "stream"])
-def test_a_client_that_leaves_frees_its_slots(server, extra):
+def test_a_disconnected_client_frees_its_slots(server, extra):
     with asked_and_left(server, much_work(**extra)):
         wait_until(lambda: answered_soon(server, 0.3) == 504, "all slots taken")
     assert answered_soon(server) == 200

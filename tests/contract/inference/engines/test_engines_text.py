@@ -1,4 +1,4 @@
-"""One contract for two engines: text and its stop strings, the prompt's log-probs, streams."""
+"""The common contract of both engines: text, stop strings, prompt log-probs, streams."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def server(engine_server):
 
 
 @by_text_route
-def test_a_stop_string_ends_the_text_before_it_and_is_named(server, route):
+def test_the_text_ends_before_a_stop_string_which_is_named(server, route):
     common = {"max_tokens": 40, "seed": 8, "ignore_eos": True}
     free = choice(server, route, **common)
     whole = text(route, free)
@@ -51,7 +51,7 @@ def test_a_stop_string_ends_the_text_before_it_and_is_named(server, route):
 
 @by_text_route
 @pytest.mark.parametrize("include", [False, True])
-def test_a_stream_shows_nothing_of_a_stop_string_unless_asked(server, route, include):
+def test_a_stream_contains_a_stop_string_only_on_request(server, route, include):
     common = {"max_tokens": 40, "seed": 8, "ignore_eos": True}
     whole = text(route, choice(server, route, **common))
     stop = whole[5:8]
@@ -61,7 +61,7 @@ def test_a_stream_shows_nothing_of_a_stop_string_unless_asked(server, route, inc
     assert (pieces[-1]["finish_reason"], pieces[-1]["stop_reason"]) == ("stop", stop)
 
 
-def test_a_stop_string_ends_a_response_of_tokens_with_the_token_that_completes_it(server):
+def test_generate_ends_with_the_token_that_completes_a_stop_string(server):
     common = {"max_tokens": 40, "seed": 8, "ignore_eos": True}
     ids = choice(server, GENERATE, **common)["token_ids"]
     whole = tokenizer().decode(ids, skip_special_tokens=True)
@@ -82,7 +82,7 @@ def test_a_completion_of_text_and_of_its_ids_are_the_same(server):
     assert (by_text["token_ids"], by_text["text"]) == (by_ids["token_ids"], by_ids["text"])
 
 
-def test_a_chat_goes_through_the_template_and_is_what_generate_gives(server):
+def test_a_chat_equals_generate_on_the_rendered_template(server):
     messages = [
         {"role": "user", "content": [{"type": "text", "text": "ab"}]},
         {"role": "assistant", "content": "c"},
@@ -122,7 +122,7 @@ def test_information(server, first):
 
 @by_route
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
-def test_a_prompts_log_probs_are_transformers_at_temperature_1(server, first, route, temperature):
+def test_prompt_log_probs_equal_transformers_at_temperature_1(server, first, route, temperature):
     answer = server.post(route, ask_of_prompt(route, prompt_logprobs=0, temperature=temperature))
     ids, (none, *entries) = prompt_ids(route, answer), prompt_logprobs(route, answer)
     assert none is None
@@ -132,7 +132,7 @@ def test_a_prompts_log_probs_are_transformers_at_temperature_1(server, first, ro
 
 
 @by_route
-def test_a_prompts_likeliest_tokens_come_with_their_ranks(server, first, route):
+def test_the_likeliest_tokens_of_a_prompt_have_ranks(server, first, route):
     answer = server.post(route, ask_of_prompt(route, prompt_logprobs=3))
     ids, (_, *entries) = prompt_ids(route, answer), prompt_logprobs(route, answer)
     for at, entry in enumerate(entries[:20], start=1):
@@ -148,7 +148,7 @@ def test_a_prompts_likeliest_tokens_come_with_their_ranks(server, first, route):
 
 
 @by_route
-def test_the_pieces_of_a_stream_are_the_whole_answer(server, route):
+def test_the_pieces_of_a_stream_join_to_the_response(server, route):
     asked = request(route, n=2, max_tokens=60, seed=5, logprobs=1, ignore_eos=True)
     whole = server.post(route, asked)["choices"]
     events = list(server.http.events(route, {**asked, "stream": True}))
@@ -166,7 +166,7 @@ def test_the_pieces_of_a_stream_are_the_whole_answer(server, route):
 
 
 @by_route
-def test_a_streams_last_event_is_the_usage_when_asked_for(server, route):
+def test_the_last_event_of_a_stream_is_the_usage_on_request(server, route):
     asked = request(route, n=2, max_tokens=12, ignore_eos=True)
     *events, last = server.http.events(route, {**asked, "stream": True, "stream_options": {"include_usage": True}})
     assert last["choices"] == []
@@ -180,7 +180,7 @@ def test_a_streamed_chat_begins_with_its_role(server):
     assert begin["choices"][0]["delta"]["role"] == "assistant"
 
 
-def test_a_streamed_response_of_tokens_names_its_versions_in_the_last_piece(server, first):
+def test_a_stream_of_generate_names_its_versions_in_the_last_piece(server, first):
     asked = request(GENERATE, max_tokens=9, ignore_eos=True, stream=True)
     *pieces, last = [event["choices"][0] for event in server.http.events(GENERATE, asked)]
     assert last["weight_versions"] == [{"version": first.label, "start": 0, "end": 9}]

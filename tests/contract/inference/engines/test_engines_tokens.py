@@ -1,4 +1,4 @@
-"""One contract for two engines: tokens and their log-probs, where a response ends, the likeliest tokens, seeds."""
+"""The common contract of both engines: tokens and log-probs, ends of responses, the likeliest tokens, seeds."""
 
 import concurrent.futures
 
@@ -35,7 +35,7 @@ def server(engine_server):
 
 @by_route
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_log_probs_are_transformers_at_the_requests_temperature(server, first, route, temperature):
+def test_log_probs_equal_transformers_at_the_requests_temperature(server, first, route, temperature):
     for seed in range(6):
         one = choice(server, route, max_tokens=20, seed=seed, temperature=temperature, logprobs=0)
         assert_logprobs(first.made, route, one, temperature=temperature)
@@ -52,7 +52,7 @@ def test_greedy_takes_transformers_likeliest_tokens(server, first, route):
 
 
 @by_route
-def test_the_prompts_ids_are_returned_when_asked_for(server, route):
+def test_the_prompts_ids_are_returned_on_request(server, route):
     asked = request(route, max_tokens=4, ignore_eos=True)
     answer = server.post(route, asked)
     assert prompt_ids(route, answer) == PROMPT
@@ -60,7 +60,7 @@ def test_the_prompts_ids_are_returned_when_asked_for(server, route):
     assert prompt_ids(route, server.post(route, {**asked, "return_token_ids": False})) is None
 
 
-def test_generate_answers_with_the_requests_id_and_the_version_of_every_token(server, first):
+def test_generate_returns_the_requests_id_and_the_version_of_every_token(server, first):
     asked = {**request(GENERATE, max_tokens=4, ignore_eos=True), "request_id": "abc", "model": "tiny"}
     answer = server.post(GENERATE, asked)
     assert (answer["request_id"], answer["model"]) == ("generate-tokens-abc", "tiny")
@@ -70,7 +70,7 @@ def test_generate_answers_with_the_requests_id_and_the_version_of_every_token(se
 
 
 @by_route
-def test_an_end_of_sequence_is_in_the_answer_and_ends_it(server, first, route):
+def test_an_end_of_sequence_token_ends_the_response_and_is_part_of_it(server, first, route):
     for seed in range(100):
         one = choice(server, route, max_tokens=60, seed=seed, temperature=1.0, logprobs=0)
         if one["finish_reason"] == "stop":
@@ -88,7 +88,7 @@ def test_the_end_of_sequence_can_be_ignored(server, route):
 
 
 @by_route
-def test_a_stop_id_ends_and_is_named(server, route):
+def test_a_stop_id_ends_the_response_and_is_named(server, route):
     common = {"max_tokens": 8, "seed": 2, "temperature": 1.0, "ignore_eos": True}
     ids = choice(server, route, **common)["token_ids"]
     one = choice(server, route, **common, stop_token_ids=[ids[3]])
@@ -97,12 +97,12 @@ def test_a_stop_id_ends_and_is_named(server, route):
 
 
 @pytest.mark.parametrize("limit", [{}, {"max_tokens": 100}], ids=["without a limit", "beyond the context"])
-def test_generate_ends_at_the_context_with_reason_length(server, limit):
+def test_generate_ends_at_the_context_limit_with_reason_length(server, limit):
     one = server.generate([5] * (LENGTH - 7), ignore_eos=True, **limit)
     assert (len(one["token_ids"]), one["finish_reason"]) == (7, "length")
 
 
-def test_a_completion_has_16_tokens_and_a_chat_the_whole_context_unless_told_otherwise(server):
+def test_max_tokens_defaults_to_16_for_completions_and_to_the_context_for_chats(server):
     assert usage(server.post(COMPLETIONS, request(COMPLETIONS, ignore_eos=True))) == [6, 16, 22]
     assert usage(server.post(CHAT, request(CHAT, ignore_eos=True))) == [6, LONGEST, LENGTH]
     assert usage(server.post(CHAT, request(CHAT, ignore_eos=True, max_completion_tokens=3))) == [6, 3, 9]
@@ -127,7 +127,7 @@ def test_generate_reports_the_sampled_token_first_and_then_the_likeliest_by_rank
         ids.append(token)
 
 
-def test_a_completion_reports_the_sampled_token_beside_the_likeliest(server, first):
+def test_a_completion_reports_the_sampled_token_and_the_likeliest(server, first):
     one = choice(server, COMPLETIONS, max_tokens=10, seed=3, temperature=1.0, logprobs=2, ignore_eos=True)
     found, ids = one["logprobs"], list(PROMPT)
     assert found["tokens"] == [tokenizer().decode([token]) for token in one["token_ids"]]
@@ -140,7 +140,7 @@ def test_a_completion_reports_the_sampled_token_beside_the_likeliest(server, fir
 # --- seeds and choices ---
 
 
-def test_a_seed_gives_the_same_tokens_alone_and_in_a_crowd_and_others_give_others(server):
+def test_a_seed_gives_the_same_tokens_alone_and_under_load_and_other_seeds_differ(server):
     def ask(seed):
         return server.generate([3 + seed % 5] * (5 + seed % 3), max_tokens=15, seed=seed, ignore_eos=True)["token_ids"]
 
@@ -158,7 +158,7 @@ def test_without_a_seed_responses_differ(server, route):
 
 
 @by_route
-def test_choices_differ_repeat_with_their_seed_and_the_first_is_the_seeds_own(server, route):
+def test_choices_differ_and_repeat_and_the_first_equals_that_of_n_1(server, route):
     common = {"max_tokens": 10, "seed": 3, "ignore_eos": True}
     found = choices(server, route, n=4, **common)
     assert [one["index"] for one in found] == [0, 1, 2, 3]

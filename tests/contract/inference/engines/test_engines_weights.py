@@ -1,4 +1,4 @@
-"""One contract for two engines: pushes of weights, and what an answer says of its versions.
+"""The common contract of both engines: pushes of weights, and the versions that responses name.
 
 Of test_engines_*.py this name sorts last, as it has to: the last test here may cost an engine.
 """
@@ -46,9 +46,9 @@ def second(running, folder):
 # --- weights ---
 
 
-def test_a_version_that_is_pushed_samples_from_then_on(server, second):
+def test_a_pushed_version_samples_from_then_on(server, second):
     for route in ROUTES:
-        server.post(route, ask_of_prompt(route))  # its prompt is cached as the old weights computed it
+        server.post(route, ask_of_prompt(route))  # its prompt is now cached, computed by the old weights
     answer = serve(server, second.label).json()
     assert answer["version"] == server.version() == second.label
     assert answer["probe"] < 1e-4
@@ -67,7 +67,7 @@ def test_serving_the_same_version_again_changes_nothing(server, first):
 
 
 def kept(first, second, tokens, split):
-    """Log-probs of tokens [split:] by the second policy, which goes on from keys and values of the first."""
+    """Log-probs of tokens [split:] by the second policy, which continues from the keys and values of the first."""
     with torch.inference_mode():
         cache = DynamicCache()
         first.made(torch.tensor([PROMPT + tokens[: split - 1]]), past_key_values=cache)
@@ -76,7 +76,7 @@ def kept(first, second, tokens, split):
 
 
 def until_it_spans(server, first, attempt):
-    """What `attempt` finds when its push came before its responses ended: on a busy machine it may come too late."""
+    """The result of the first `attempt` whose push came before its responses ended; on a busy machine it may not."""
     for _ in range(10):
         found, versions = attempt()
         if versions == 2:
@@ -85,8 +85,8 @@ def until_it_spans(server, first, attempt):
     raise AssertionError("no push came in time")
 
 
-def test_a_response_that_spans_a_push_is_split_where_the_weights_changed(server, engine, first, second):
-    """Embedded goes on from the old keys and values; vLLM computes all of them anew."""
+def test_a_response_during_a_push_has_spans_split_at_the_change(server, engine, first, second):
+    """The embedded engine keeps the old keys and values; vLLM computes all of them again."""
     common = {"max_tokens": LONGEST, "logprobs": 0, "ignore_eos": True}
 
     def attempt():
@@ -120,7 +120,7 @@ def in_flight(server, engine):
 
 
 @by_route
-def test_a_whole_answer_that_spans_a_push_names_both_versions(server, engine, first, second, route):
+def test_a_response_during_a_push_names_both_versions(server, engine, first, second, route):
     asked = request(route, n=SLOTS // 2, max_tokens=LONGEST, ignore_eos=True)
     beside = request(GENERATE, max_tokens=LONGEST, ignore_eos=True, stream=True)
 
@@ -128,7 +128,7 @@ def test_a_whole_answer_that_spans_a_push_names_both_versions(server, engine, fi
         with concurrent.futures.ThreadPoolExecutor() as pool:
             whole = pool.submit(server.http.post, route, asked)
             wait_until(lambda: whole.done() or in_flight(server, engine) > 0, "in flight")
-            next(server.http.events(GENERATE, beside))  # what came before it runs as well
+            next(server.http.events(GENERATE, beside))  # then earlier requests run too
             assert serve(server, second.label).status_code == 200
         versions = whole.result().headers["x-weight-versions"].split(", ")
         return versions, len(versions)
@@ -136,7 +136,7 @@ def test_a_whole_answer_that_spans_a_push_names_both_versions(server, engine, fi
     assert until_it_spans(server, first, attempt) == [first.label, second.label]
 
 
-def test_a_push_does_not_wait_for_what_is_queued(server, engine, first, second):
+def test_a_push_does_not_wait_for_queued_requests(server, engine, first, second):
     with asked_and_left(server, much_work()):
         wait_until(lambda: answered_soon(server, 0.3) == 504, "all slots taken")
         answer = serve(server, second.label)
@@ -145,7 +145,7 @@ def test_a_push_does_not_wait_for_what_is_queued(server, engine, first, second):
 
 
 @by_route
-def test_every_answer_says_in_a_header_who_sampled_it(server, first, route):
+def test_every_response_names_its_versions_in_a_header(server, first, route):
     asked = request(route, max_tokens=2, ignore_eos=True)
     assert server.http.post(route, asked).headers["x-weight-versions"] == first.label
     with server.http.stream(route, {**asked, "stream": True}) as (headers, events):
@@ -166,10 +166,8 @@ def assert_refused(answer, planted):
     assert "are not the ones pushed" in error["message"]
 
 
-def test_embedded_serves_the_old_version_on_when_one_fails_its_probe_and_vllm_serves_nobody(
-    server, engine, first, planted
-):
-    """VLLM can be checked only once it has swapped: its gateway answers 503 until a version passes."""
+def test_after_a_failed_probe_embedded_serves_the_old_version_and_vllm_answers_503(server, engine, first, planted):
+    """vLLM can be probed only after the swap: its gateway answers 503 until a version passes."""
     assert_refused(serve(server, planted.label), planted)
     reply = server.http.post(GENERATE, request(GENERATE, max_tokens=3, ignore_eos=True))
     if engine == "embedded":
@@ -181,20 +179,20 @@ def test_embedded_serves_the_old_version_on_when_one_fails_its_probe_and_vllm_se
     assert server.generate(PROMPT, max_tokens=3, ignore_eos=True)["weight_versions"][0]["version"] == first.label
 
 
-def test_a_version_that_was_refused_is_refused_again(server, planted):
+def test_a_refused_version_is_refused_again(server, planted):
     assert_refused(serve(server, planted.label), planted)
     assert_refused(serve(server, planted.label), planted)
 
 
 @pytest.mark.parametrize("version", ["run:9:" + "0" * 32, "other:1:" + "0" * 32, "nonsense"])
-def test_a_version_that_is_not_there_is_404_and_changes_nothing(server, first, version):
+def test_a_missing_version_is_404_and_changes_nothing(server, first, version):
     answer = serve(server, version)
     assert answer.status_code == 404
     assert version in answer.json()["error"]["message"]
     assert server.version() == first.label
 
 
-def test_taking_weights_needs_the_administrators_token(server, first):
+def test_the_weight_routes_need_the_admin_token(server, first):
     for headers in ({}, {"authorization": "Bearer wrong"}):
         answer = server.http.post("/serve_weights", {"version": first.label}, headers=headers)
         assert (answer.status_code, openai_error(answer)["code"]) == (401, "invalid_api_key")
@@ -203,12 +201,12 @@ def test_taking_weights_needs_the_administrators_token(server, first):
 @pytest.mark.parametrize(
     "route", ["/pause", "/resume", "/start_weight_update", "/update_weights", "/finish_weight_update", "/is_paused"]
 )
-def test_the_phases_of_vllms_push_are_not_served(server, route):
+def test_the_phases_of_vllms_push_are_hidden(server, route):
     answer = server.http.post(route, {}, headers=BEARER)
     assert (answer.status_code, openai_error(answer)["code"]) == (404, "not_found")
 
 
-def test_dropping_computed_prompts_needs_the_token_on_embedded_and_is_hidden_on_vllm(server, engine):
+def test_reset_prefix_cache_needs_the_token_on_embedded_and_is_hidden_on_vllm(server, engine):
     answer = server.http.post("/reset_prefix_cache", {})
     assert answer.status_code == (401 if engine == "embedded" else 404)
     openai_error(answer)
@@ -219,12 +217,12 @@ def test_dropping_computed_prompts_needs_the_token_on_embedded_and_is_hidden_on_
 
 
 @pytest.mark.parametrize("route", ["/collective_rpc", "/sleep", "/abort_requests", "/inference/v1/abort_requests"])
-def test_what_else_vllm_offers_is_404(server, route):
+def test_other_routes_of_vllm_are_404(server, route):
     answer = server.http.post(route, {}, headers=BEARER)
     assert (answer.status_code, openai_error(answer)["code"]) == (404, "not_found")
 
 
-# --- last, since an engine that took half a version is of no use to other tests ---
+# --- last, since other tests cannot use an engine after a failed push ---
 
 
 def flip(weights):
@@ -238,7 +236,7 @@ def cut_short(weights):
 
 
 @pytest.mark.parametrize("damage", [flip, cut_short])
-def test_damaged_weights_are_refused_and_the_old_ones_serve_on(server, first, folder, damage):
+def test_damaged_weights_are_refused_and_the_old_weights_stay_in_service(server, first, folder, damage):
     damaged = policy(folder / "weights", 4, step=4)
     damage(damaged.directory / "model.safetensors")
     answer = serve(server, damaged.label)

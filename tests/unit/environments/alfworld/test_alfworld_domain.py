@@ -1,4 +1,4 @@
-"""The rules that a game asks for are ours, or are refused by name."""
+"""A game's rules equal those of this engine, or are refused by name."""
 
 import json
 import os
@@ -22,12 +22,12 @@ def changed(old, new):
     return DOMAIN.replace(old, new)
 
 
-def test_ours_has_the_actions_of_alfworld():
+def test_the_domain_has_the_actions_of_alfworld():
     assert check_domain(DOMAIN) == ACTIONS
 
 
 def domains():
-    """Other texts of the same domain: one made of ours, and those of the real games that ALFWORLD_DATA has."""
+    """Other texts of the same domain: an altered copy, and those of the official games in ALFWORLD_DATA."""
     actions = DOMAIN[DOMAIN.index("(:action") :].rstrip().removesuffix(")")
     begins = [match.start() for match in re.finditer(r"\(:action", actions)] + [len(actions)]
     parts = [actions[begin:end] for begin, end in pairwise(begins)]
@@ -38,7 +38,7 @@ def domains():
 
 
 @pytest.mark.parametrize("text", domains(), ids=lambda text: f"{len(text)} characters")
-def test_another_text_of_the_domain_says_the_same(text):
+def test_equivalent_domain_texts_are_accepted(text):
     assert len(text) > 1.2 * len(DOMAIN), "it is another text"
     assert check_domain(text) == ACTIONS
 
@@ -62,7 +62,7 @@ def test_an_alternative_that_can_never_hold_does_not_matter():
         check_domain(changed(":precondition (holds ?a ?o)", f":precondition {never.replace('location,', 'location')}"))
 
 
-def test_games_from_before_alfworld_0_4_know_no_help():
+def test_games_before_alfworld_0_4_have_no_help():
     begin, end = DOMAIN.index("(:action help"), DOMAIN.index("(:action examineReceptacle")
     assert check_domain(DOMAIN[:begin] + DOMAIN[end:]) == ACTIONS - {"help"}
 
@@ -73,7 +73,7 @@ def test_games_from_before_alfworld_0_4_know_no_help():
         ("(not (holdsAny ?a)) (inReceptacle", "(inReceptacle", "action pickupobject differs"),
         ("(isHot ?o) (not (isCool ?o))", "(isHot ?o)", "action heatobject differs"),
         ("(objectType ?ko ButterKnifeType)", "(objectType ?ko PanType)", "action sliceobject differs"),
-        ("(:action OpenObject", "(:action Unlock", "action unlock is none of ALFWorld's"),
+        ("(:action OpenObject", "(:action Unlock", "action unlock is not in ALFWorld"),
         ("(:action look", "(:act look", "action look is missing"),
         ("(define", "(defined", r"no \(define …\)"),
     ],

@@ -1,4 +1,4 @@
-"""ALFWorld as an environment: rewards, prompts, marks, forks, and its options."""
+"""The ALFWorld environment: rewards, prompts, validity marks, forks and options."""
 
 import json
 
@@ -28,7 +28,7 @@ def start(made, split="train", index=0):
     return made.start(made.task(ResetSpec(split=split, index=index)))
 
 
-def test_success_pays_ten_and_everything_else_nothing():
+def test_success_has_reward_ten_and_all_else_zero():
     episode = start(environment())
     replies = episode.expert()
     results = [episode.step(reply) for reply in replies]
@@ -41,7 +41,7 @@ def test_success_pays_ten_and_everything_else_nothing():
         episode.step("look")
 
 
-def test_an_episode_is_cut_off_at_the_horizon_without_reward():
+def test_an_episode_is_truncated_at_the_horizon_without_reward():
     episode = start(environment(max_steps=12))
     results = [episode.step("look") for _ in range(12)]
     assert {result.reward for result in results} == {0.0}
@@ -50,7 +50,7 @@ def test_an_episode_is_cut_off_at_the_horizon_without_reward():
     assert not results[-1].metadata.success
 
 
-def test_info_says_what_is_played():
+def test_info_describes_the_games():
     info = environment().info
     assert (info.name, info.version, info.horizon) == ("alfworld", "made-1", 50)
     assert [(split.name, split.type, split.size) for split in info.splits] == [
@@ -66,7 +66,7 @@ def test_info_says_what_is_played():
         environment().task(ResetSpec(split="valid_seen", index=512))
 
 
-def test_help_may_be_typed_and_is_not_offered():
+def test_help_is_admissible_but_not_offered():
     episode = start(environment())
     first = episode.observe().observation
     assert "help" in first.admissible_actions
@@ -77,7 +77,7 @@ def test_help_may_be_typed_and_is_not_offered():
     assert result.observation.action_valid
 
 
-def test_a_prompt_has_the_task_the_last_two_turns_and_what_is_seen_now():
+def test_a_prompt_has_the_task_the_last_two_turns_and_the_observation():
     episode = start(environment())
     first = episode.observe().observation
     task = first.text.split("\n\n")[-1]
@@ -102,7 +102,7 @@ def test_the_length_of_the_history_is_an_option():
     assert "Your last" not in episode.step("look").observation.prompt
 
 
-def test_the_compact_template_is_the_task_what_is_seen_and_what_can_be_done():
+def test_the_compact_template_has_task_observation_and_actions():
     episode = start(environment(template="compact", history=0))
     seen = episode.step("inventory").observation
     task = episode.observe().observation.prompt.split("\n")[0]
@@ -115,7 +115,7 @@ def test_the_compact_template_is_the_task_what_is_seen_and_what_can_be_done():
     "reply",
     ["<action>fly to the moon</action>", "dance", "", "<action>look</action><action>look</action>", "<think>look"],
 )
-def test_a_reply_that_means_nothing_costs_a_step_and_is_marked(reply):
+def test_an_unreadable_reply_costs_a_step_and_is_marked(reply):
     episode = start(environment())
     before = episode.observe().metadata
     result = episode.step(reply)
@@ -126,14 +126,14 @@ def test_a_reply_that_means_nothing_costs_a_step_and_is_marked(reply):
     assert result.metadata.action == ""
 
 
-def test_commands_are_read_in_any_case_and_answered_as_they_are():
+def test_commands_are_case_insensitive():
     episode = start(environment())
     result = episode.step("<think>where am I?</think><action> LOOK </action>")
     assert (result.observation.action_valid, result.observation.format_valid) == (True, True)
     assert result.metadata.action == "look"
 
 
-def test_a_fork_is_an_episode_of_its_own():
+def test_a_fork_is_independent():
     episode = start(environment())
     replies = episode.expert()
     for reply in replies[:2]:
@@ -145,7 +145,7 @@ def test_a_fork_is_an_episode_of_its_own():
     assert ends[0][-1].reward == 10.0
 
 
-def test_equal_states_have_equal_keys_however_they_were_come_to():
+def test_equal_states_have_equal_keys_by_any_path():
     made = environment()
     one, other = start(made), start(made)
     ways = [action for action in one.observe().observation.admissible_actions if action.startswith("go to")]
@@ -157,7 +157,7 @@ def test_equal_states_have_equal_keys_however_they_were_come_to():
     assert other_game.state_key != start(made).observe().metadata.state_key
 
 
-def test_metadata_say_the_kind_of_task_and_what_is_played():
+def test_metadata_has_the_kind_and_the_content_key():
     made = environment()
     seen = [start(made, "valid_seen", index).observe().metadata for index in range(24)]
     assert {one.kind for one in seen} == set(TASK_TYPES)
@@ -167,7 +167,7 @@ def test_metadata_say_the_kind_of_task_and_what_is_played():
     assert {start(only, index=index).observe().metadata.kind for index in range(5)} == {"look_at_obj_in_light"}
 
 
-def test_the_expert_thinks_as_the_options_say():
+def test_expert_think_sets_the_thought_of_the_expert():
     thinking = start(environment()).expert()
     assert thinking[0].startswith("<think>find ")
     silent = start(environment(expert_think="none")).expert()
@@ -176,14 +176,14 @@ def test_the_expert_thinks_as_the_options_say():
 
 
 def exported(folder, **fields):
-    """An environment of one made game from a file, some texts of it changed."""
+    """An environment of one generated game, read from a file with some texts changed."""
     path = export(folder, "train", 0, read_options("test", SMALL)) / "game.tw-pddl"
     game = json.loads(path.read_text())
     path.write_text(json.dumps({**game, **{name: change(game[name]) for name, change in fields.items()}}))
     return load("test", "alfworld", {"games": str(path)})
 
 
-def test_a_made_game_is_the_same_from_its_file(tmp_path):
+def test_a_generated_game_equals_the_game_of_its_file(tmp_path):
     made, read = start(environment()), start(exported(tmp_path))
     assert made.observe().metadata.content_key == read.observe().metadata.content_key
     assert made.observe().observation == read.observe().observation
@@ -215,6 +215,6 @@ def test_there_is_no_expert_for_another_kind_of_goal(tmp_path):
         ({"games": "/nowhere/at/all"}, "/nowhere/at/all: no such file or folder"),
     ],
 )
-def test_options_that_cannot_be_are_refused(options, message):
+def test_invalid_options_are_refused_by_name(options, message):
     with pytest.raises(ConfigError, match=message):
         environment(**options)

@@ -1,4 +1,4 @@
-"""The expert: done in time, in every game; and it does not see what a player does not see."""
+"""The expert: finishes every game within the horizon, and uses only what a player can see."""
 
 import random
 from collections import Counter
@@ -10,27 +10,27 @@ from arlarena.environments.alfworld.content import loaded
 from arlarena.environments.alfworld.engine.game import Game
 from arlarena.environments.alfworld.expert import Expert, NoPlan
 from arlarena.environments.alfworld.houses.generator import SPLITS, HouseOptions
-from arlarena.environments.alfworld.houses.made_games import MadeGames
-from arlarena.environments.alfworld.task_kinds import HEAT, PICK, TASK_TYPES, TWO, Aim
+from arlarena.environments.alfworld.houses.made_games import GeneratedGames
+from arlarena.environments.alfworld.task_kinds import HEAT, PICK, TASK_TYPES, TWO, TaskGoal
 
 HORIZON = 50
 SMALL = HouseOptions(things=(6, 12), receptacles=8)
 
 
 def played(made):
-    """The expert's commands, played: how many, and the game at the end."""
+    """Play the expert's commands; returns them and the game at the end."""
     game = Game(made.rules)
-    moves = [command for _, command in Expert(made.rules.house, made.aim).moves(game)]
+    moves = [command for _, command in Expert(made.rules.house, made.goal).moves(game)]
     typed(game, *moves)
     return moves, game
 
 
 @pytest.mark.parametrize("options", [HouseOptions(), SMALL], ids=["full", "small"])
 @pytest.mark.parametrize("split", SPLITS)
-def test_it_is_done_within_the_horizon_in_every_game(split, options):
+def test_the_expert_finishes_every_game_within_the_horizon(split, options):
     kinds = Counter()
     for index in range(60):
-        made = MadeGames(options, HORIZON, 60).game(split, index)
+        made = GeneratedGames(options, HORIZON, 60).game(split, index)
         moves, game = played(made)
         assert game.won
         assert 0 < len(moves) <= HORIZON
@@ -38,25 +38,25 @@ def test_it_is_done_within_the_horizon_in_every_game(split, options):
     assert set(kinds) == set(TASK_TYPES)
 
 
-def test_it_goes_on_from_wherever_one_is():
+def test_the_expert_continues_from_any_state():
     for index in range(30):
-        made = MadeGames(SMALL, HORIZON, 60).game("train", index)
+        made = GeneratedGames(SMALL, HORIZON, 60).game("train", index)
         game, chance = Game(made.rules), random.Random(index)
         for _ in range(25):
             game.play(chance.choice(list(game.commands)))
-        typed(game, *[command for _, command in Expert(made.rules.house, made.aim).moves(game)])
+        typed(game, *[command for _, command in Expert(made.rules.house, made.goal).moves(game)])
         assert game.won
 
 
 def shuffled(game, made, chance):
-    """The same game with other things in whatever the player cannot look into now.
+    """The same game with other contents in all receptacles that the player cannot see into.
 
     Where the task wants things put stays as it is: what is there the player has put there. A lamp can be used in what
     is closed even, so the menu shows it; lamps are moved between other places alone.
     """
     house, state = made.rules.house, game.state.copy()
     here = set(house.receptacles.get(state.location, ()))
-    targets = {one for one in house.location_of if f"{made.aim.receptacle}type" in kinds_of(house, one)}
+    targets = {one for one in house.location_of if f"{made.goal.receptacle}type" in kinds_of(house, one)}
     hidden = sorted(set(house.location_of) - targets - {one for one in here if state.open_to_hands(one)})
     things = {
         one: [thing for thing in state.inside.get(one, ()) if not house.toggleable >> thing & 1] for one in hidden
@@ -80,11 +80,11 @@ def kinds_of(house, receptacle):
     return {house.ids[kind] for one, kind in house.facts["receptacletype"] if one == receptacle}
 
 
-def test_it_chooses_the_same_whatever_is_where_it_cannot_see():
+def test_the_experts_choice_ignores_hidden_contents():
     chance, moved = random.Random(5), 0
     for index in range(24):
-        made = MadeGames(SMALL, HORIZON, 60).game("valid_unseen", index)
-        expert, game = Expert(made.rules.house, made.aim), Game(made.rules)
+        made = GeneratedGames(SMALL, HORIZON, 60).game("valid_unseen", index)
+        expert, game = Expert(made.rules.house, made.goal), Game(made.rules)
         while not game.won:
             choice = expert.choose(game)
             for _ in range(3):
@@ -95,23 +95,23 @@ def test_it_chooses_the_same_whatever_is_where_it_cannot_see():
     assert moved > 300, "things were moved about"
 
 
-def test_its_choice_depends_on_nothing_but_the_state():
-    made = MadeGames(SMALL, HORIZON, 60).game("train", 1)
-    expert, game = Expert(made.rules.house, made.aim), Game(made.rules)
+def test_the_experts_choice_depends_only_on_the_state():
+    made = GeneratedGames(SMALL, HORIZON, 60).game("train", 1)
+    expert, game = Expert(made.rules.house, made.goal), Game(made.rules)
     moves = [command for _, command in expert.moves(game)]
     for at, command in enumerate(moves):
-        assert [one for _, one in Expert(made.rules.house, made.aim).moves(game)] == moves[at:]
+        assert [one for _, one in Expert(made.rules.house, made.goal).moves(game)] == moves[at:]
         typed(game, command)
 
 
-def plan(aim, **house):
-    game = tiny_game(aim.goal(), **house)
+def plan(goal, **house):
+    game = tiny_game(goal.pddl(), **house)
     made = loaded(game.rules)
-    return list(Expert(made.rules.house, made.aim).moves(game))
+    return list(Expert(made.rules.house, made.goal).moves(game))
 
 
-def test_a_search_worked_by_hand():
-    assert plan(Aim(HEAT, "Apple", "Fridge")) == [
+def test_the_expert_searches_in_the_expected_order():
+    assert plan(TaskGoal(HEAT, "Apple", "Fridge")) == [
         ("find apple", "go to countertop 1"),
         ("find apple", "take apple 2 from countertop 1"),
         ("heat apple", "go to microwave 1"),
@@ -122,8 +122,8 @@ def test_a_search_worked_by_hand():
     ]
 
 
-def test_two_things_go_to_the_same_place_and_the_first_stays_there():
-    assert [command for _, command in plan(Aim(TWO, "Apple", "SinkBasin"))] == [
+def test_two_things_go_to_the_same_receptacle():
+    assert [command for _, command in plan(TaskGoal(TWO, "Apple", "SinkBasin"))] == [
         "go to countertop 1",
         "take apple 2 from countertop 1",
         "go to sinkbasin 1",
@@ -137,17 +137,17 @@ def test_two_things_go_to_the_same_place_and_the_first_stays_there():
     ]
 
 
-def test_what_is_in_the_way_is_put_down():
-    game = tiny_game(Aim(PICK, "Apple", "SinkBasin").goal())
+def test_another_held_thing_is_put_down():
+    game = tiny_game(TaskGoal(PICK, "Apple", "SinkBasin").pddl())
     made = loaded(game.rules)
     typed(game, "go to countertop 1", "take mug 1 from countertop 1", "go to desk 1")
-    found = list(Expert(made.rules.house, made.aim).moves(game))
+    found = list(Expert(made.rules.house, made.goal).moves(game))
     assert found[0] == ("drop this", "move mug 1 to desk 1")
     assert found[-1] == ("put apple in sinkbasin", "move apple 2 to sinkbasin 1")
 
 
-def test_where_there_is_no_way_it_says_so():
+def test_an_impossible_task_raises_no_plan():
     with pytest.raises(NoPlan, match="nowhere to go"):
-        plan(Aim(HEAT, "Apple", "SinkBasin"), without=["(receptacleType Microwave_bar_1 MicrowaveType)"])
+        plan(TaskGoal(HEAT, "Apple", "SinkBasin"), without=["(receptacleType Microwave_bar_1 MicrowaveType)"])
     with pytest.raises(NoPlan, match="not done after 400 steps"):
-        plan(Aim(PICK, "Apple", "SinkBasin"), without=["(pickupable Apple_bar_1)", "(pickupable Apple_bar_2)"])
+        plan(TaskGoal(PICK, "Apple", "SinkBasin"), without=["(pickupable Apple_bar_1)", "(pickupable Apple_bar_2)"])

@@ -1,4 +1,4 @@
-"""Made games written as files: read back they are the same, and what alfworld's own tools need is there."""
+"""Generated games written as files: equal when read back, and with the fields that alfworld's tools need."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 from arlarena.environments.alfworld.engine.game import Game
 from arlarena.environments.alfworld.files.game_files import FileGames
 from arlarena.environments.alfworld.houses.generator import HouseOptions
-from arlarena.environments.alfworld.houses.made_games import MadeGames
+from arlarena.environments.alfworld.houses.made_games import GeneratedGames
 
 CONFIG = '[environment]\nname = "{name}"\n[environment.options]\nthings = [4, 8]\nreceptacles = 6\nmax_steps = 40\n'
 HOUSES = HouseOptions(things=(4, 8), receptacles=6)
@@ -37,18 +37,18 @@ def index_of(name):
 
 
 @pytest.mark.parametrize("split", ["train", "valid_unseen"])
-def test_games_are_the_same_when_they_are_read_back(out, split):
-    read, made = FileGames(out), MadeGames(HOUSES, 40, 512)
+def test_exported_games_are_equal_when_read_back(out, split):
+    read, made = FileGames(out), GeneratedGames(HOUSES, 40, 512)
     assert read.sizes() == {"train": 8, "valid_unseen": 8}
     names = [read.name(split, at) for at in range(8)]
     assert sorted(map(index_of, names)) == list(range(5, 13) if split == "train" else range(8))
     for at, name in enumerate(names):
         one, other = read.game(split, at), made.game(split, index_of(name))
-        assert (one.content_key, one.type, one.aim.type) == (other.content_key, other.type, other.type)
+        assert (one.content_key, one.type, one.goal.type) == (other.content_key, other.type, other.type)
         assert Game(one.rules).feedback == Game(other.rules).feedback
 
 
-def test_folders_and_trajectories_are_as_alfworlds_tools_want_them(out):
+def test_folders_and_trajectories_have_the_format_of_alfworlds_tools(out):
     for path in out.glob("*/*/*/traj_data.json"):
         told = json.loads(path.read_text())
         wanted = told["pddl_params"]
@@ -60,7 +60,7 @@ def test_folders_and_trajectories_are_as_alfworlds_tools_want_them(out):
         assert bool(wanted["toggle_target"]) == (told["task_type"] == "look_at_obj_in_light")
 
 
-def test_the_walkthrough_leads_to_the_win(out):
+def test_the_walkthrough_wins_the_game(out):
     games = FileGames(out)
     for path in out.glob("train/*/*/game.tw-pddl"):
         file = json.loads(path.read_text())
@@ -72,7 +72,7 @@ def test_the_walkthrough_leads_to_the_win(out):
         assert game.won
 
 
-def test_the_same_game_is_written_to_the_same_bytes_and_nothing_else_is_left(out):
+def test_a_game_is_written_to_the_same_bytes_without_leftovers(out):
     paths = sorted(path for path in out.rglob("*") if path.is_file())
     assert {path.name for path in paths} == {"game.tw-pddl", "traj_data.json"}
     before = {path: path.read_bytes() for path in paths}
@@ -87,11 +87,11 @@ def test_the_same_game_is_written_to_the_same_bytes_and_nothing_else_is_left(out
         (["--count", 0], "a count at least 1"),
         (["--first", -1], "an index is at least 0"),
         (["--config", "nowhere.toml"], "nowhere.toml: no such configuration file"),
-        (["--config", "sokoban.toml"], "name = 'sokoban': only alfworld's games can be written"),
+        (["--config", "sokoban.toml"], "name = 'sokoban': only games of alfworld can be written"),
         (["--out", "sokoban.toml"], "--out sokoban.toml: "),
     ],
 )
-def test_what_cannot_be_done_is_said_without_a_stack_trace(tmp_path, monkeypatch, arguments, message):
+def test_export_errors_have_no_stack_trace(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sokoban.toml").write_text(CONFIG.format(name="sokoban"))
     done = run("--count", 1, *(["--out", tmp_path / "games"] if "--out" not in arguments else []), *arguments)

@@ -1,4 +1,4 @@
-"""Folders of games: what is found in them, what it is called, and what is said of what is broken."""
+"""Folders of games: which games are found, their names, and errors of broken games."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def root(made, tmp_path):
-    """A copy of them to spoil."""
+    """A copy of them to damage."""
     return shutil.copytree(made, tmp_path / "games")
 
 
@@ -60,7 +60,7 @@ def edit(path, **fields):
 
 
 def moved(path, folder):
-    """The game in another folder beside its own."""
+    """Copy the game to a sibling folder."""
     target = path.parents[2] / folder / path.parent.name
     target.parent.mkdir(exist_ok=True)
     return shutil.move(path.parent, target)
@@ -70,7 +70,7 @@ def start(environment, split="train", index=0):
     return environment.start(environment.task(ResetSpec(split=split, index=index)))
 
 
-def test_games_are_called_by_their_folders_in_the_order_of_their_names(root):
+def test_games_are_named_by_their_folders_and_sorted(root):
     environment = games(root)
     assert sizes(environment) == {"train": 2, "valid_seen": 2, "valid_unseen": 2}
     assert ids(environment) == [f"alfworld/train/{p.parent.parent.name}/{p.parent.name}" for p in paths(root)]
@@ -78,7 +78,7 @@ def test_games_are_called_by_their_folders_in_the_order_of_their_names(root):
     assert environment.info.version == "files-1"
 
 
-def test_a_game_is_found_by_its_name_and_by_its_index(root):
+def test_a_game_is_found_by_name_and_by_index(root):
     environment = games(root)
     for at, name in enumerate(ids(environment, "valid_unseen")):
         by_name = environment.task(ResetSpec(task_id=name))
@@ -90,7 +90,7 @@ def test_a_game_is_found_by_its_name_and_by_its_index(root):
 @pytest.mark.parametrize(
     "name", ["alfworld/train/nowhere/trial_0", "alfworld/test/0", "alfworld/train/2", "sokoban/train/0"]
 )
-def test_another_name_is_no_game(root, name):
+def test_an_unknown_name_is_no_game(root, name):
     with pytest.raises(TaskError):
         games(root).task(ResetSpec(task_id=name))
 
@@ -100,14 +100,14 @@ def test_an_unknown_split_is_named(root):
         games(root).task(ResetSpec(split="test"))
 
 
-def test_a_split_whose_games_are_all_left_out_is_none(root):
+def test_a_split_without_games_is_not_listed(root):
     shutil.rmtree(root / "valid_seen")
     for path in paths(root, "valid_unseen"):
         edit(path, solvable=False)
     assert sizes(games(root)) == {"train": 2}
 
 
-def test_folders_of_another_name_are_left_alone_where_there_are_splits_and_are_training_else(root):
+def test_other_folders_are_training_games_only_without_split_folders(root):
     (root / "train").rename(root / "spring")
     assert set(sizes(games(root))) == {"valid_seen", "valid_unseen"}
     for split in ("valid_seen", "valid_unseen"):
@@ -117,11 +117,11 @@ def test_folders_of_another_name_are_left_alone_where_there_are_splits_and_are_t
 
 
 @pytest.mark.parametrize("solvable", [False, None, "yes"])
-def test_what_does_not_say_that_it_can_be_solved_is_left_out(root, solvable):
+def test_games_not_marked_solvable_are_left_out(root, solvable):
     path = paths(root)[0]
     edit(path, solvable=solvable)
     left = ids(games(root))
-    # What is no boolean is a broken file, which stays in and is named when it is played.
+    # Another type than a boolean is a broken file, which is included and named when played.
     assert len(left) == (2 if solvable == "yes" else 1)
 
 
@@ -141,7 +141,7 @@ def test_kinds_of_tasks_can_be_chosen(root):
         games(root, task_types=["juggle"])
 
 
-def test_the_kind_of_a_task_is_that_of_its_trajectory_then_that_of_its_folder(root):
+def test_the_kind_comes_from_the_trajectory_then_from_the_folder(root):
     environment = games(root)
     beside = [path.with_name("traj_data.json") for path in paths(root)]
     edit(beside[0], task_type="said by the file")
@@ -169,7 +169,7 @@ def test_a_broken_trajectory_does_not_matter(root):
         (lambda path: edit(path, grammar="{}"), 'grammar: one rule "task"'),
     ],
 )
-def test_a_broken_game_is_named_when_it_is_played_and_the_others_are_not_touched(root, spoil, message):
+def test_a_broken_game_is_named_when_played_and_others_still_work(root, spoil, message):
     path = paths(root)[0]
     spoil(path)
     environment = games(root)
@@ -180,7 +180,7 @@ def test_a_broken_game_is_named_when_it_is_played_and_the_others_are_not_touched
     assert start(environment, index=1).observe().observation.text.startswith("-= Welcome")
 
 
-def test_a_game_that_is_gone_is_named(root):
+def test_a_deleted_game_is_named(root):
     environment = games(root)
     path = paths(root)[0]
     path.unlink()
@@ -197,14 +197,14 @@ def test_a_single_file_is_a_split_of_one_game(root):
     assert start(environment).observe().metadata.kind in path.parents[1].name
 
 
-def test_files_may_have_any_name_that_ends_right(root):
+def test_files_may_have_any_name_with_the_right_suffix(root):
     path = paths(root)[0]
     path.rename(path.with_name("another.tw-pddl"))
     assert any(name.endswith("/another") for name in ids(games(root)))
 
 
 @pytest.mark.parametrize("inner", ["json_2.1.1", "json_2.1.2"])
-def test_alfworld_data_has_its_games_in_a_folder_of_their_own(root, monkeypatch, tmp_path, inner):
+def test_games_are_found_in_the_inner_folder_of_alfworld_data(root, monkeypatch, tmp_path, inner):
     (tmp_path / "data" / "logic").mkdir(parents=True)
     root.rename(tmp_path / "data" / inner)
     monkeypatch.setenv("ALFWORLD_DATA", str(tmp_path / "data"))
@@ -213,17 +213,15 @@ def test_alfworld_data_has_its_games_in_a_folder_of_their_own(root, monkeypatch,
     assert ids(environment)[0].count("/") == 3, "the folder is no part of a game's name"
 
 
-def test_without_games_it_says_what_was_looked_for(tmp_path):
-    with pytest.raises(
-        ConfigError, match=r"no game that can be played: <split>/<task>/<trial>/game.tw-pddl"
-    ) as refused:
+def test_without_games_the_error_names_the_expected_files(tmp_path):
+    with pytest.raises(ConfigError, match=r"no playable game: expected <split>/<task>/<trial>/game.tw-pddl") as refused:
         games(tmp_path)
     assert str(tmp_path) in str(refused.value)
     with pytest.raises(ConfigError, match="nowhere: no such file or folder"):
         games(tmp_path / "nowhere")
 
 
-def test_whoever_named_the_folder_is_told(tmp_path, monkeypatch):
+def test_the_error_names_the_option_or_variable_of_the_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("ALFWORLD_DATA", str(tmp_path / "away"))
     with pytest.raises(ConfigError, match=r"^ALFWORLD_DATA: .*away: no such file or folder"):
         load("test", "alfworld", {})

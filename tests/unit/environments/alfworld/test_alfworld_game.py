@@ -1,4 +1,4 @@
-"""Every action in a house worked by hand: when it can be done, what is answered, and what it makes of the house."""
+"""Every action in a hand-written house: when it is possible, its response, and its effect."""
 
 import random
 import re
@@ -17,11 +17,11 @@ WAYS = {f"go to {one} 1" for one in ("countertop", "desk", "drawer", "fridge", "
 
 
 def here(game):
-    """What can be done here, apart from what can be done anywhere."""
+    """The commands that are specific to the current location."""
     return {command for command in game.commands if command not in ALWAYS and not command.startswith("go to")}
 
 
-def test_the_introduction_says_where_one_is_and_what_is_to_be_done():
+def test_the_introduction_has_the_room_and_the_task():
     game = tiny_game()
     assert game.feedback == (
         "-= Welcome to TextWorld, ALFRED! =-\n\nYou are in the middle of a room. Looking quickly around you, you see "
@@ -32,7 +32,7 @@ def test_the_introduction_says_where_one_is_and_what_is_to_be_done():
     assert not game.won
 
 
-def test_going_somewhere_shows_what_is_there_and_what_shares_the_place_is_there_too():
+def test_going_to_a_receptacle_shows_its_contents_and_reaches_its_neighbours():
     game = tiny_game()
     assert typed(game, "go to countertop 1") == [
         "You arrive at countertop 1. On the countertop 1, you see a apple 2, and a mug 1."
@@ -51,7 +51,7 @@ def test_going_somewhere_shows_what_is_there_and_what_shares_the_place_is_there_
     ]
 
 
-def test_what_is_closed_is_opened_and_what_is_open_is_closed():
+def test_receptacles_open_and_close():
     game = tiny_game()
     typed(game, "go to fridge 1")
     assert here(game) == {"examine fridge 1", "open fridge 1"}
@@ -64,7 +64,7 @@ def test_what_is_closed_is_opened_and_what_is_open_is_closed():
     assert typed(game, "close fridge 1", "examine fridge 1") == ["You close the fridge 1.", "The fridge 1 is closed."]
 
 
-def test_one_thing_is_taken_carried_and_put_where_it_fits():
+def test_one_thing_at_a_time_is_taken_and_put_where_it_fits():
     game = tiny_game()
     assert typed(game, "inventory", "go to countertop 1", "take mug 1 from countertop 1", "inventory") == [
         "You are not carrying anything.",
@@ -85,7 +85,7 @@ def test_one_thing_is_taken_carried_and_put_where_it_fits():
     assert "move knife 1 to fridge 1" not in game.commands, "it does not fit"
 
 
-def test_look_shows_what_was_moved_between_receptacles_that_share_a_place():
+def test_look_shows_things_moved_between_receptacles_of_one_location():
     game = tiny_game()
     facing = "You are facing the countertop 1, and drawer 1. Next to it, you see"
     assert typed(game, "look") == ["You are in the middle of a room. Looking quickly around you, you see nothing."]
@@ -99,7 +99,7 @@ def test_look_shows_what_was_moved_between_receptacles_that_share_a_place():
     assert typed(game, "look") == ["You are facing the desk 1. Next to it, you see nothing."]
 
 
-def test_clean_heat_and_cool_need_the_thing_in_the_hand_and_the_right_place_which_may_be_closed():
+def test_clean_heat_and_cool_need_the_held_thing_and_the_right_receptacle():
     game = tiny_game()
     typed(game, "go to sinkbasin 1")
     assert here(game) == {"examine sinkbasin 1"}
@@ -123,7 +123,7 @@ def test_clean_heat_and_cool_need_the_thing_in_the_hand_and_the_right_place_whic
     ]
 
 
-def test_heat_ends_cold_and_cold_ends_heat_and_either_may_be_done_again():
+def test_heating_and_cooling_undo_each_other_and_can_be_repeated():
     game = tiny_game()
     typed(game, "go to fridge 1", "open fridge 1", "take apple 1 from fridge 1")
     assert typed(game, "examine apple 1", "cool apple 1 with fridge 1", "examine apple 1") == [
@@ -149,7 +149,7 @@ def test_not_everything_can_be_cleaned_or_heated():
     assert "clean mug 1 with sinkbasin 1" in game.commands
 
 
-def test_a_lamp_is_turned_on_again_and_again_in_what_is_closed_even():
+def test_a_lamp_can_be_toggled_repeatedly_even_in_a_closed_receptacle():
     game = tiny_game()
     assert typed(game, "go to desk 1", "use desklamp 1", "use desklamp 1")[1:] == ["You turn on the desklamp 1."] * 2
     assert "take desklamp 1 from desk 1" not in game.commands, "it cannot be picked up"
@@ -161,7 +161,7 @@ def test_a_lamp_is_turned_on_again_and_again_in_what_is_closed_even():
     ]
 
 
-def test_slicing_needs_a_knife_in_the_hand_and_something_to_slice_at_the_place():
+def test_slicing_needs_a_held_knife_and_a_sliceable_thing_at_the_location():
     game = tiny_game()
     typed(game, "go to countertop 1", "open drawer 1", "take knife 1 from drawer 1")
     assert "slice apple 2 with knife 1" in game.commands
@@ -178,13 +178,13 @@ def test_slicing_needs_a_knife_in_the_hand_and_something_to_slice_at_the_place()
     )
 
 
-def test_what_is_a_knife_twice_over_is_a_knife():
+def test_a_knife_of_two_types_is_a_knife():
     game = tiny_game(more="(objectType Knife_bar_1 ButterKnifeType)")
     typed(game, "go to countertop 1", "open drawer 1", "take knife 1 from drawer 1")
     assert [command for command in game.commands if command.startswith("slice")] == ["slice apple 2 with knife 1"]
 
 
-def test_things_are_examined_in_the_hand_alone_and_bowls_show_what_is_in_them():
+def test_only_the_held_thing_can_be_examined_and_bowls_show_contents():
     game = tiny_game(more="(inReceptacleObject Knife_bar_1 Mug_bar_1)")
     typed(game, "go to countertop 1")
     assert not {"examine mug 1", "examine apple 2"} & set(game.commands)
@@ -194,7 +194,7 @@ def test_things_are_examined_in_the_hand_alone_and_bowls_show_what_is_in_them():
     assert typed(game, "examine knife 1") == ["There's nothing special about knife 1."]
 
 
-def test_help_lists_the_commands_but_for_games_that_do_not_know_it():
+def test_help_lists_the_commands_if_the_game_has_it():
     assert typed(tiny_game(), "help")[0].startswith("Available commands:\n  look:")
     older = DOMAIN.replace(DOMAIN[DOMAIN.index("(:action help") : DOMAIN.index("(:action examineReceptacle")], "")
     game = tiny_game(domain=older)
@@ -206,7 +206,7 @@ def test_help_lists_the_commands_but_for_games_that_do_not_know_it():
     "command",
     ["", "dance", "take apple 1 from fridge 1", "open fridge 1", "GO TO FRIDGE 1", "go to  fridge 1", "go to"],
 )
-def test_what_cannot_be_done_here_changes_nothing(command):
+def test_an_inadmissible_command_changes_nothing(command):
     game = tiny_game()
     typed(game, "go to countertop 1")
     before = game.state.key, list(game.commands)
@@ -219,7 +219,7 @@ def test_white_space_around_a_command_does_not_matter():
     assert game.play("  go to fridge 1 \n") == "You arrive at fridge 1. The fridge 1 is closed."
 
 
-def test_the_goal_is_reached_and_may_be_lost_again():
+def test_the_goal_can_be_reached_and_lost_again():
     game = tiny_game()
     typed(game, "go to countertop 1", "take apple 2 from countertop 1", "go to sinkbasin 1")
     assert not game.won
@@ -243,14 +243,14 @@ def test_a_thing_in_two_receptacles_stays_in_one_of_them():
     )
 
 
-def test_a_player_who_starts_before_a_receptacle_is_told_so():
+def test_a_player_who_starts_at_a_receptacle_sees_it():
     game = tiny_game(more="(atLocation agent1 loc_5)", without=["(atLocation agent1 loc_0)"])
     assert "\n\nYou are facing the desk 1. Next to it, you see nothing.\n\n" in game.feedback
     assert here(game) == {"examine desk 1", "use desklamp 1"}
     assert "go to desk 1" not in game.commands
 
 
-def test_games_of_the_same_rules_do_not_disturb_one_another():
+def test_games_that_share_rules_are_independent():
     rules = tiny_rules()
     one, other = Game(rules), Game(rules)
     typed(one, "go to countertop 1", "take apple 2 from countertop 1")
@@ -263,7 +263,7 @@ def test_games_of_the_same_rules_do_not_disturb_one_another():
 
 
 def walked(rules, seed, steps=300):
-    """A random walk: what was typed and all that was answered."""
+    """A random walk: its commands and all responses."""
     game, chance = Game(rules), random.Random(seed)
     said = []
     for _ in range(steps):
@@ -274,7 +274,7 @@ def walked(rules, seed, steps=300):
 
 
 @pytest.mark.parametrize("most", [0, 3, 1024])
-def test_answers_do_not_depend_on_what_is_kept(monkeypatch, most):
+def test_responses_do_not_depend_on_the_cache(monkeypatch, most):
     alone = [walked(tiny_rules(), seed) for seed in range(4)]
     monkeypatch.setattr(engine, "MAX_MENUS", most)
     monkeypatch.setattr(answers, "MAX_ANSWERS", most)
@@ -282,7 +282,7 @@ def test_answers_do_not_depend_on_what_is_kept(monkeypatch, most):
     assert [walked(rules, seed) for seed in range(4)] == alone
     assert [walked(rules, seed) for seed in (3, 2, 1, 0)] == alone[::-1]
     assert len(rules.menus) <= most
-    assert len(rules.answers.given) <= most
+    assert len(rules.answers.by_key) <= most
 
 
 @pytest.mark.parametrize(
@@ -298,11 +298,11 @@ def test_answers_do_not_depend_on_what_is_kept(monkeypatch, most):
         'opened(s:receptacle)", "rhs": "yes"',
         '"condition": "receptacleatlocation(s:receptacle, lstart:location)", "rhs": "yes"',
         '"condition": "receptacleatlocation(s:receptacle, lstart:location) & opened(s:receptacle)", "rhs": "yes"',
-        '"rhs": "[{s.name | receptacleatlocation(s:receptacle, x:location)}]"',  # but for those where one came from
+        '"rhs": "[{s.name | receptacleatlocation(s:receptacle, x:location)}]"',  # except at the origin
     ],
 )
-def test_an_answer_goes_by_whatever_its_grammar_asks_for(monkeypatch, rule):
-    """Every action answers by a fact: kept answers are those that are made anew."""
+def test_cached_responses_depend_on_all_facts_of_the_grammar(monkeypatch, rule):
+    """Every response depends on a fact; cached responses equal those computed without the cache."""
     asks = '"mood": [{' + rule + '}, {"rhs": "no"}], "intro"'
     text = re.sub(r'feedback :: "', 'feedback :: "#mood# ', GRAMMAR.replace('"intro"', asks, 1))
     monkeypatch.setattr(answers, "MAX_ANSWERS", 0)
@@ -313,9 +313,9 @@ def test_an_answer_goes_by_whatever_its_grammar_asks_for(monkeypatch, rule):
     assert len({said[1].split()[0] for walk in alone for said in walk}) > 1
 
 
-def test_a_grammar_without_an_action_that_the_domain_has_is_refused():
+def test_a_grammar_without_an_action_of_the_domain_is_refused():
     without = "\n".join(line for line in GRAMMAR.split("\n") if not line.startswith("action OpenObject"))
-    with pytest.raises(GameError, match="there is no action openobject"):
+    with pytest.raises(GameError, match="lacks the domain's action openobject"):
         tiny_rules(grammar=without)
 
 

@@ -1,20 +1,20 @@
-"""Goals of all six kinds of tasks, each through the states on the way to it; and the language they are written in."""
+"""Goals of all six kinds of tasks, tested in each state on the way; and the language of goals."""
 
 import random
 
 import pytest
 from support.environments.alfworld_support import tiny_game, tiny_problem, tiny_rules, typed
 
-from arlarena.environments.alfworld.engine.goal import compile_goal, watched_by
+from arlarena.environments.alfworld.engine.goal import changing_predicates, compile_goal
 from arlarena.environments.alfworld.engine.pddl import read_expressions, read_problem
 from arlarena.environments.alfworld.errors import GameError
-from arlarena.environments.alfworld.task_kinds import CLEAN, COOL, HEAT, LIGHT, PICK, TASK_TYPES, TWO, Aim, aim_of
+from arlarena.environments.alfworld.task_kinds import CLEAN, COOL, HEAT, LIGHT, PICK, TASK_TYPES, TWO, TaskGoal, goal_of
 
-KITCHEN = "(receptacleType Desk_bar_1 CounterTopType)"  # the desk is a countertop, too: apples fit there
+KITCHEN = "(receptacleType Desk_bar_1 CounterTopType)"  # makes the desk a countertop too, so that apples fit there
 
 
 def won_on_the_way(game, *commands):
-    """Whether the goal is reached at the start, and after each command."""
+    """Whether the goal holds at the start and after each command."""
     found = [game.won]
     for command in commands:
         typed(game, command)
@@ -23,7 +23,7 @@ def won_on_the_way(game, *commands):
 
 
 def test_pick_and_place():
-    game = tiny_game(Aim(PICK, "Apple", "Microwave").goal())
+    game = tiny_game(TaskGoal(PICK, "Apple", "Microwave").pddl())
     assert won_on_the_way(game, "go to countertop 1", "take apple 2 from countertop 1") == [False] * 3
     assert won_on_the_way(game, "go to microwave 1", "open microwave 1") == [False] * 3
     assert won_on_the_way(game, "move apple 2 to microwave 1", "close microwave 1", "go to desk 1") == [
@@ -32,23 +32,23 @@ def test_pick_and_place():
     ]
 
 
-def test_two_have_to_be_in_the_same_receptacle():
-    game = tiny_game(Aim(TWO, "Apple", "CounterTop").goal(), more=KITCHEN)
+def test_two_things_must_be_in_the_same_receptacle():
+    game = tiny_game(TaskGoal(TWO, "Apple", "CounterTop").pddl(), more=KITCHEN)
     typed(game, "go to fridge 1", "open fridge 1", "take apple 1 from fridge 1", "go to desk 1")
     assert won_on_the_way(game, "move apple 1 to desk 1", "take apple 1 from desk 1") == [False] * 3
     assert won_on_the_way(game, "go to countertop 1", "move apple 1 to countertop 1") == [False, False, True]
     assert won_on_the_way(game, "take apple 2 from countertop 1") == [True, False]
 
 
-def test_a_clean_thing_has_to_be_the_one_in_place():
-    game = tiny_game(Aim(CLEAN, "Apple", "CounterTop").goal())
+def test_the_placed_thing_must_be_the_clean_one():
+    game = tiny_game(TaskGoal(CLEAN, "Apple", "CounterTop").pddl())
     typed(game, "go to countertop 1", "take apple 2 from countertop 1", "go to sinkbasin 1")
     assert won_on_the_way(game, "clean apple 2 with sinkbasin 1", "go to countertop 1") == [False] * 3
     assert won_on_the_way(game, "move apple 2 to countertop 1") == [False, True]
 
 
 def test_a_hot_thing_may_become_cool_again():
-    game = tiny_game(Aim(HEAT, "Apple", "Fridge").goal())
+    game = tiny_game(TaskGoal(HEAT, "Apple", "Fridge").pddl())
     typed(game, "go to fridge 1", "open fridge 1", "take apple 1 from fridge 1", "go to microwave 1")
     assert won_on_the_way(game, "heat apple 1 with microwave 1", "go to fridge 1") == [False] * 3
     assert won_on_the_way(game, "move apple 1 to fridge 1") == [False, True]
@@ -57,34 +57,34 @@ def test_a_hot_thing_may_become_cool_again():
 
 
 def test_a_cool_thing_is_not_cool_once_it_is_hot():
-    game = tiny_game(Aim(COOL, "Apple", "Fridge").goal())
+    game = tiny_game(TaskGoal(COOL, "Apple", "Fridge").pddl())
     typed(game, "go to fridge 1", "open fridge 1", "take apple 1 from fridge 1", "go to microwave 1")
     typed(game, "heat apple 1 with microwave 1", "go to fridge 1")
     assert won_on_the_way(game, "move apple 1 to fridge 1", "take apple 1 from fridge 1") == [False] * 3
     assert won_on_the_way(game, "cool apple 1 with fridge 1", "move apple 1 to fridge 1") == [False, False, True]
 
 
-def test_what_lies_in_a_fridge_at_the_start_counts_as_cool():
-    assert tiny_game(Aim(COOL, "Apple", "Fridge").goal()).won
-    assert not tiny_game(Aim(COOL, "Apple", "Fridge").goal(), without=["(isCool Apple_bar_2)"]).won
-    assert not tiny_game(Aim(COOL, "Apple", "Fridge").goal(), without=["(coolable Apple_bar_2)"]).won
+def test_things_in_a_fridge_at_the_start_are_cool():
+    assert tiny_game(TaskGoal(COOL, "Apple", "Fridge").pddl()).won
+    assert not tiny_game(TaskGoal(COOL, "Apple", "Fridge").pddl(), without=["(isCool Apple_bar_2)"]).won
+    assert not tiny_game(TaskGoal(COOL, "Apple", "Fridge").pddl(), without=["(coolable Apple_bar_2)"]).won
 
 
-def test_a_lamp_has_to_be_on_and_near_with_the_thing_in_the_hand():
-    game = tiny_game(Aim(LIGHT, "Mug", lamp="DeskLamp").goal())
+def test_the_lamp_must_be_on_at_the_location_of_the_held_thing():
+    game = tiny_game(TaskGoal(LIGHT, "Mug", lamp="DeskLamp").pddl())
     assert won_on_the_way(game, "go to desk 1", "use desklamp 1", "go to countertop 1") == [False] * 4
     assert won_on_the_way(game, "take mug 1 from countertop 1", "go to desk 1") == [False, False, True]
     assert won_on_the_way(game, "move mug 1 to desk 1", "take mug 1 from desk 1") == [True, False, True]
-    game = tiny_game(Aim(LIGHT, "Mug", lamp="DeskLamp").goal())
+    game = tiny_game(TaskGoal(LIGHT, "Mug", lamp="DeskLamp").pddl())
     typed(game, "go to countertop 1", "take mug 1 from countertop 1")
     assert won_on_the_way(game, "go to desk 1", "use desklamp 1") == [False, False, True]
 
 
 @pytest.mark.parametrize("kind", TASK_TYPES)
-def test_what_a_goal_asks_for_is_read_from_it(kind):
-    aim = Aim(kind, "Apple", "" if kind == LIGHT else "Fridge", "DeskLamp" if kind == LIGHT else "")
-    read = aim_of(read_expressions(aim.goal())[0])
-    assert read == Aim(kind, "apple", aim.receptacle.lower(), aim.lamp.lower())
+def test_a_goal_of_each_kind_is_read_from_pddl(kind):
+    goal = TaskGoal(kind, "Apple", "" if kind == LIGHT else "Fridge", "DeskLamp" if kind == LIGHT else "")
+    read = goal_of(read_expressions(goal.pddl())[0])
+    assert read == TaskGoal(kind, "apple", goal.receptacle.lower(), goal.lamp.lower())
 
 
 @pytest.mark.parametrize(
@@ -96,9 +96,9 @@ def test_what_a_goal_asks_for_is_read_from_it(kind):
         "(opened fridge_bar_1)",
     ],
 )
-def test_another_goal_is_none_of_the_six(goal):
+def test_other_goals_are_none_of_the_six_kinds(goal):
     with pytest.raises(GameError, match="none of ALFWorld's six kinds"):
-        aim_of(read_expressions(goal)[0])
+        goal_of(read_expressions(goal)[0])
 
 
 def holds(goal, *commands, more=""):
@@ -150,7 +150,7 @@ TAKEN = ("go to countertop 1", "take mug 1 from countertop 1")
         ("(exists (?r - receptacle) (pickupable ?r))", (), False),
         ("(exists (?r - receptacle) (and (openable ?r) (or (opened ?r) (receptacleType ?r DeskType))))", (), False),
         ("(exists (?r - receptacle) (and (openable ?r) (or (opened ?r) (receptacleType ?r DrawerType))))", (), True),
-        # The same name twice: of an inner one, and of two that stand beside each other.
+        # The same variable name twice: nested, and in two adjacent quantifiers.
         ("(exists (?o - object) (and (isCool ?o) (exists (?o - object) (toggleable ?o))))", (), True),
         ("(and (exists (?o - object) (isCool ?o)) (exists (?o - object) (toggleable ?o)))", (), True),
         ("(exists (?o - object) (and (isCool ?o) (toggleable ?o)))", (), False),
@@ -166,8 +166,8 @@ def test_the_language_of_goals(goal, commands, expected):
     [
         ("(forall (?o - object) (isClean ?o))", "is not understood"),
         ("word", "'word' is not understood"),
-        ("(exists (?o - object) (isOn ?o))", "PDDL goal: 'ison' is asked for, which this engine does not keep"),
-        ("(checked fridge_bar_1)", "'checked' is asked for"),
+        ("(exists (?o - object) (isOn ?o))", "PDDL goal: this engine does not support 'ison'"),
+        ("(checked fridge_bar_1)", "does not support 'checked'"),
     ],
 )
 def test_a_goal_that_is_not_understood_is_refused(goal, message):
@@ -175,16 +175,16 @@ def test_a_goal_that_is_not_understood_is_refused(goal, message):
         tiny_rules(goal)
 
 
-def test_a_goal_watches_what_it_says_that_can_change():
-    goal = read_expressions(Aim(CLEAN, "Apple", "Fridge").goal())[0]
-    assert watched_by(goal) == {"isclean", "inreceptacle"}
+def test_changing_predicates_of_a_goal_are_found():
+    goal = read_expressions(TaskGoal(CLEAN, "Apple", "Fridge").pddl())[0]
+    assert changing_predicates(goal) == {"isclean", "inreceptacle"}
 
 
 @pytest.mark.parametrize(
     "goal",
     [
-        *(Aim(kind, "Apple", "Microwave").goal() for kind in (PICK, TWO, CLEAN, HEAT, COOL)),
-        Aim(LIGHT, "Mug", lamp="DeskLamp").goal(),
+        *(TaskGoal(kind, "Apple", "Microwave").pddl() for kind in (PICK, TWO, CLEAN, HEAT, COOL)),
+        TaskGoal(LIGHT, "Mug", lamp="DeskLamp").pddl(),
         "(holds agent1 mug_bar_1)",
         "(not (exists (?a - agent) (holdsAny ?a)))",
         "(exists (?l - location) (and (atLocation agent1 ?l) (objectAtLocation Mug_bar_1 ?l)))",
@@ -192,7 +192,7 @@ def test_a_goal_watches_what_it_says_that_can_change():
         "(and (opened fridge_bar_1) (not (opened drawer_bar_1)))",
     ],
 )
-def test_the_goal_is_asked_again_whenever_its_answer_may_have_changed(goal):
+def test_the_goal_is_tested_again_if_its_result_may_have_changed(goal):
     game, chance = tiny_game(goal), random.Random(7)
     for _ in range(600):
         game.play(chance.choice(game.menu.commands))

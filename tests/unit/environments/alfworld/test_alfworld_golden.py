@@ -1,4 +1,4 @@
-"""What TextWorld answered in a dozen made games, some of them mutated: our engine says the same, to the character.
+"""TextWorld's responses in a dozen generated games, some of them mutated: the native engine's are exactly equal.
 
 After `make setup EXTRA=alfworld`, `benchmarks/alfworld/oracle.py --record tests/data/golden/alfworld` writes them anew.
 That is needed when the maker of games changes (MAKER_VERSION), and never because our engine does.
@@ -23,7 +23,7 @@ PATHS = sorted(FOLDER.glob("*.json"))
 
 
 def recorded(path):
-    """A transcript, and the game that it was played in."""
+    """A transcript and its game."""
     told = json.loads(path.read_text())
     options = told["options"]
     houses = HouseOptions(tuple(options["types"]), tuple(options["things"]), options["receptacles"])
@@ -52,7 +52,7 @@ def test_there_is_a_plain_and_a_mutated_game_of_each_kind_of_task():
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-def test_our_engine_says_what_textworld_said(path):
+def test_the_native_engine_equals_textworld(path):
     told, game = recorded(path)
     assert said(game) == told["said"][0]
     for turn in told["said"][1:]:

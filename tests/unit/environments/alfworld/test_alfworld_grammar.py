@@ -1,4 +1,4 @@
-"""The language of a game's texts: what is read, what it says, and what is said of what cannot be read."""
+"""The language of a game's texts: parsing, derivation and errors."""
 
 import json
 
@@ -12,7 +12,7 @@ NAMES = ("you", "box", "egg", "jar", "pan")
 
 
 class Facts:
-    """Facts by predicate, over the numbers of NAMES."""
+    """Facts by predicate; entities are indices of NAMES."""
 
     def __init__(self, **rows):
         self._rows = {name: sorted(found) for name, found in rows.items()}
@@ -54,14 +54,14 @@ def test_words_rules_and_values():
     assert text_of("{o}", binding={"o": 3}) == "jar"
 
 
-def test_white_space_at_the_begin_of_a_text_is_eaten_and_elsewhere_not():
+def test_only_leading_white_space_of_a_text_is_dropped():
     assert text_of("\n  a\n b ") == "a\n b "
     actions = 'action go { template :: " go"; feedback :: "\n gone {o.name} "; }'
     grammar, _ = read_grammar(written({}, actions))
     assert (grammar.command("go", Facts(), {}), grammar.feedback("go", Facts(), {"o": 1})) == ("go", "gone box ")
 
 
-def test_lists_say_what_fits_in_the_order_of_ids():
+def test_lists_have_matches_in_the_order_of_ids():
     facts = Facts(inside=[(4, 1), (2, 1), (3, 1)])
     rhs = "In it: [{o.name | inside(o:object, r:receptacle)}]."
     assert text_of(rhs, facts, {"r": 1}) == "In it: egg, jar, and pan."
@@ -93,7 +93,7 @@ def query(text):
     return found[0]
 
 
-def test_answers_bind_free_variables_join_and_keep_different_variables_apart():
+def test_queries_bind_join_and_keep_variables_distinct():
     facts = Facts(at=[(0, 4)], stands=[(1, 4), (2, 4), (3, 3)], inside=[(2, 2), (3, 1)])
     joined = query("at(a:agent, l:place) & stands(r:receptacle, l:place)")
     assert list(answers(facts, joined, {})) == [{"a": 0, "l": 4, "r": 1}, {"a": 0, "l": 4, "r": 2}]
@@ -106,7 +106,7 @@ def test_answers_bind_free_variables_join_and_keep_different_variables_apart():
     )
 
 
-def test_the_task_is_told_apart_and_the_rest_is_shared():
+def test_games_share_the_grammar_without_the_task():
     one, task = read_grammar(written({"x": [{"rhs": "y"}]}).replace("Do it.", 'Say \\"é\\".'))
     other, another = read_grammar(written({"x": [{"rhs": "y"}]}))
     assert (task, another) == ('Say "é".', "Do it.")
@@ -114,7 +114,7 @@ def test_the_task_is_told_apart_and_the_rest_is_shared():
     assert one.rules["x"] is other.rules["x"]
 
 
-def test_comments_and_rules_within_actions():
+def test_comments_and_rules_within_actions_are_read():
     block = json.dumps({"go.feedback": [{"rhs": "Gone."}]})
     fields = f'template :: "go"; feedback :: "#go.feedback#"; grammar :: """\n# c\n{block}\n""";'
     actions = f"# a comment\naction Go {{ {fields} }}"
@@ -122,7 +122,7 @@ def test_comments_and_rules_within_actions():
     assert grammar.feedback("go", Facts(), {}) == "Gone."
 
 
-def test_what_is_asked_for_is_known():
+def test_the_predicates_of_a_grammar_are_listed():
     assert "not_inreceptacle" in read_grammar(GRAMMAR)[0].predicates
 
 
@@ -131,14 +131,14 @@ def test_what_is_asked_for_is_known():
     [
         ("", 'one rule "task" with one text is expected, not 0'),
         (written({}) + written({}), 'one rule "task" with one text is expected, not 2'),
-        (written({}).replace(SEPARATORS["list_empty"][0]["rhs"], 'no"thing'), "a block is no JSON object of rules"),
+        (written({}).replace(SEPARATORS["list_empty"][0]["rhs"], 'no"thing'), "a block is not a JSON object of rules"),
         (written({"x": [{"rhs": "{o.weight}"}]}), r"\{o.weight\} is not understood"),
         (written({"x": [{"condition": "open(r)", "rhs": ""}]}), r"condition 'open\(r\)' is not understood"),
         (written({"x": [{"rhs": "[{o.name | in the box}]"}]}), "condition ' in the box' is not understood"),
-        (written({"x": [{"rhs": "#nowhere#"}]}), "#nowhere# is asked for, and there is no rule of that name"),
+        (written({"x": [{"rhs": "#nowhere#"}]}), "#nowhere# is used, but there is no such rule"),
         (written({}, 'action Go { template :: "go"; }'), "action Go needs a template and a feedback"),
     ],
 )
-def test_what_is_wrong_is_named(text, message):
+def test_a_broken_grammar_is_refused_with_the_reason(text, message):
     with pytest.raises(GameError, match=message):
         read_grammar(text)

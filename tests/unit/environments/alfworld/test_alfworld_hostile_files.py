@@ -1,4 +1,4 @@
-"""Games whose files ask for texts, facts or goals without end: an error names the game, soon and in little memory."""
+"""Game files with endless texts, facts or goals: an error names the game, within bounded time and memory."""
 
 import json
 import os
@@ -19,7 +19,7 @@ SOON_S = 6.0  # the limit of one text is 2 s
 
 @pytest.fixture
 def game(tmp_path):
-    """One game's file, whose fields may be changed."""
+    """A game file whose fields can be changed."""
     export(tmp_path, "train", 0, read_options("test", {}))
     (path,) = tmp_path.rglob("*.tw-pddl")
     return path
@@ -39,7 +39,7 @@ def changed(path, **fields):
 
 
 def rules(**new):
-    """ALFWorld's grammar with other rules, and the rule `intro` among them."""
+    """ALFWorld's grammar with other rules, including the rule `intro`."""
     block = "".join(f'"{name}": [{{"rhs": {json.dumps(text)}}}],\n' for name, text in new.items())
     grammar = GRAMMAR.replace('"intro"', '"old_intro"')
     return f'grammar :: """\n{{{block}"unused": [{{"rhs": ""}}]}}\n""";\n' + grammar
@@ -50,13 +50,13 @@ EMPTY_DOUBLING = {**DOUBLING, "d60": ""}
 CROSS = " & ".join(f"receptacleatlocation({a} : receptacle, {a}{a} : location)" for a in "abcdefgh")
 NO_ANSWER = CROSS + " & inreceptacle(a : object, zz : receptacle) & opened(a : object)"
 HOSTILE = {
-    "a rule of itself": (rules(intro="#intro#"), "lead back"),
-    "rules of one another": (rules(intro="#other#", other="a #intro#"), "lead back"),
-    "a rule of itself that grows": (rules(intro="#intro##intro#"), "lead back"),
-    "a text that doubles": (rules(**DOUBLING), "longer than|questions"),
-    "nothing, doubled": (rules(**EMPTY_DOUBLING), "questions"),
-    "all answers to a join": (rules(intro=f"[{{a.name|{CROSS}}}]"), "questions|longer"),
-    "a join without an answer": (rules(intro=f"[{{a.name|{NO_ANSWER}}}]"), "questions"),
+    "a rule of itself": (rules(intro="#intro#"), "recursive"),
+    "rules of one another": (rules(intro="#other#", other="a #intro#"), "recursive"),
+    "a rule of itself that grows": (rules(intro="#intro##intro#"), "recursive"),
+    "a text that doubles": (rules(**DOUBLING), "longer than|queries"),
+    "nothing, doubled": (rules(**EMPTY_DOUBLING), "queries"),
+    "all answers to a join": (rules(intro=f"[{{a.name|{CROSS}}}]"), "queries|longer"),
+    "a join without an answer": (rules(intro=f"[{{a.name|{NO_ANSWER}}}]"), "queries"),
     "brackets": (rules(intro="[{" * 100_000), "characters"),
     "braces": (rules(intro="{" * 100_000), "characters"),
     "a long grammar": (GRAMMAR + " " * 300_000, "characters"),
@@ -70,7 +70,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_a_grammar_that_does_not_end_is_an_error_that_names_the_game(game, kind):
+def test_an_endless_grammar_is_an_error_that_names_the_game(game, kind):
     grammar, message = HOSTILE[kind]
     changed(game, grammar=grammar)
     began = time.monotonic()
@@ -93,13 +93,13 @@ NESTED = "".join(f"(not (exists (?v{n} - object) " for n in range(6)) + "(= ?v0 
 GOALS = {
     "nine variables": (f"(exists ({VARIABLES} - object) (and {DISTINCT}))", "tries"),
     "variables within variables": (NESTED, "tries"),
-    "deep": ("(not " * 5000 + "(opened x)" + ")" * 5000, "in one another"),
+    "deep": ("(not " * 5000 + "(opened x)" + ")" * 5000, "nested parentheses"),
     "long": ("(and " + "(opened x) " * 100_000 + ")", "words"),
 }
 
 
 @pytest.mark.parametrize("kind", GOALS)
-def test_a_goal_that_cannot_be_tested_soon_is_an_error_that_names_the_game(game, kind):
+def test_a_goal_with_too_many_tries_is_an_error_that_names_the_game(game, kind):
     goal, message = GOALS[kind]
     changed(game, pddl_problem=problem(game, goal))
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Made games: the same everywhere, of all kinds, apart between splits, and whole as text."""
+"""Generated games: reproducible, of all kinds, in disjoint splits, and equal after writing and reading."""
 
 import hashlib
 import os
@@ -13,8 +13,8 @@ from arlarena.environment.protocols import TaskError
 from arlarena.environments.alfworld.engine.domain import DOMAIN
 from arlarena.environments.alfworld.engine.game import Game, read_rules
 from arlarena.environments.alfworld.engine.pddl import read_problem
-from arlarena.environments.alfworld.houses.generator import SPLITS, HouseOptions, belongs, check_options, rooms_of
-from arlarena.environments.alfworld.houses.made_games import MadeGames, draft_of, file_of
+from arlarena.environments.alfworld.houses.generator import SPLITS, HouseOptions, belongs_to, check_options, rooms_of
+from arlarena.environments.alfworld.houses.made_games import GeneratedGames, draft_of, file_of
 from arlarena.environments.alfworld.houses.rooms import FITS, SEEN, UNSEEN, room
 from arlarena.environments.alfworld.task_kinds import LIGHT, TASK_TYPES, TWO
 
@@ -22,7 +22,7 @@ TYPES = ("objectType", "receptacleType")
 FULL = HouseOptions()
 SMALL = HouseOptions(things=(6, 12), receptacles=8)
 HORIZON = 50
-MANY = 120  # games of a split, where many are looked at
+MANY = 120  # games per split in tests of many games
 PRINT = """
 import hashlib
 from arlarena.environments.alfworld.houses.generator import HouseOptions
@@ -38,11 +38,11 @@ def drafts(split, options=FULL, count=MANY):
 
 
 def keys(split, options=FULL, count=MANY):
-    games = MadeGames(options, HORIZON, count)
+    games = GeneratedGames(options, HORIZON, count)
     return [games.game(split, index).content_key for index in range(count)]
 
 
-def test_a_game_is_the_same_in_every_process_and_in_any_order():
+def test_a_game_is_equal_in_every_process_and_order():
     def printed(seed):
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         done = subprocess.run(
@@ -68,11 +68,11 @@ def test_a_game_depends_on_its_options_and_its_index():
 @pytest.mark.parametrize(
     "options", [pytest.param(FULL, marks=pytest.mark.slow, id="full"), pytest.param(SMALL, id="small")]
 )  # slow: five seconds
-def test_training_and_validation_share_rooms_and_no_game(options):
+def test_training_and_validation_share_rooms_but_no_games(options):
     train, seen = keys("train", options), keys("valid_seen", options)
     assert not set(train) & set(seen)
-    assert all(belongs(key, "train") and not belongs(key, "valid_seen") for key in train)
-    assert all(belongs(key, "valid_seen") and not belongs(key, "train") for key in seen)
+    assert all(belongs_to(key, "train") and not belongs_to(key, "valid_seen") for key in train)
+    assert all(belongs_to(key, "valid_seen") and not belongs_to(key, "train") for key in seen)
     assert len(set(train)) > 0.95 * MANY, "games hardly ever come twice"
 
 
@@ -88,26 +88,26 @@ def test_the_rooms_of_unseen_games_occur_nowhere_else():
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_all_six_kinds_of_tasks_occur_and_none_rarely(split):
-    counts = Counter(draft.aim.type for draft in drafts(split))
+    counts = Counter(draft.goal.type for draft in drafts(split))
     assert set(counts) == set(TASK_TYPES)
     assert min(counts.values()) > MANY / 6 / 4
 
 
 @pytest.mark.parametrize("kind", TASK_TYPES)
-def test_a_kind_can_be_asked_for(kind):
+def test_task_types_select_the_kind(kind):
     options = replace(SMALL, types=(kind,))
-    assert {draft.aim.type for draft in drafts("train", options, 10)} == {kind}
+    assert {draft.goal.type for draft in drafts("train", options, 10)} == {kind}
 
 
-def test_a_problem_is_the_same_as_text():
+def test_a_problem_equals_its_parsed_text():
     for split in SPLITS:
         for draft in drafts(split, count=20):
             assert read_problem(draft.text("any")) == draft.problem()
 
 
-def test_a_game_is_the_same_from_its_file():
+def test_a_game_equals_the_game_of_its_file():
     for index in range(10):
-        made = MadeGames(FULL, HORIZON, 10).game("train", index)
+        made = GeneratedGames(FULL, HORIZON, 10).game("train", index)
         file = file_of(draft_of("train", index, FULL, HORIZON))
         rules = read_rules(DOMAIN, file.grammar, file.pddl_problem)
         ours, read = Game(made.rules), Game(rules)
@@ -115,18 +115,18 @@ def test_a_game_is_the_same_from_its_file():
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_nothing_is_where_it_does_not_fit_and_no_task_is_done_already(split):
+def test_things_fit_their_receptacles_and_no_task_is_solved_at_the_start(split):
     for draft in drafts(split, count=60):
         kinds = {fact[1]: fact[2].removesuffix("Type") for fact in draft.facts if fact[0].endswith("Type")}
         for name, thing, holder in (fact for fact in draft.facts if fact[0] == "inReceptacle"):
             lamp = kinds[thing] in ("DeskLamp", "FloorLamp")
             assert name == "inReceptacle"
             assert lamp or kinds[thing] in FITS[kinds[holder]], (kinds[thing], kinds[holder])
-        wanted = [thing for thing, kind in kinds.items() if kind == draft.aim.thing]
-        assert len(wanted) >= (2 if draft.aim.type == TWO else 1)
+        wanted = [thing for thing, kind in kinds.items() if kind == draft.goal.thing]
+        assert len(wanted) >= (2 if draft.goal.type == TWO else 1)
 
 
-def test_options_bound_what_is_in_a_house():
+def test_options_bound_the_things_and_receptacles_of_a_house():
     for draft in drafts("train", SMALL, 60):
         receptacles = [fact for fact in draft.facts if fact[0] == "receptacleAtLocation"]
         things = [fact for fact in draft.facts if fact[0] == "pickupable"]
@@ -135,20 +135,20 @@ def test_options_bound_what_is_in_a_house():
     assert max(len(draft.room.fixtures) for draft in drafts("train", count=60)) > 20
 
 
-def test_instances_bound_what_is_alike():
+def test_instances_bound_the_number_per_kind():
     things, receptacles = Counter(), Counter()
     for draft in drafts("train", HouseOptions(things=(6, 10), receptacles=6, instances=1), 300):
         kinds = {what: kind for name, what, kind in (fact for fact in draft.facts if len(fact) == 3) if name in TYPES}
         portable = Counter(kinds[fact[1]] for fact in draft.facts if fact[0] == "pickupable")
         standing = Counter(kinds[fact[1]] for fact in draft.facts if fact[0] == "receptacleAtLocation")
-        things[draft.aim.type] = max(things[draft.aim.type], *portable.values())
-        receptacles[draft.aim.type] = max(receptacles[draft.aim.type], *standing.values())
+        things[draft.goal.type] = max(things[draft.goal.type], *portable.values())
+        receptacles[draft.goal.type] = max(receptacles[draft.goal.type], *standing.values())
     assert things == {kind: 2 if kind == TWO else 1 for kind in TASK_TYPES}
-    # Where the lamp stands and where the thing lies may be of one kind.
+    # The receptacles of the lamp and of the thing may be of the same kind.
     assert receptacles == {kind: 2 if kind == LIGHT else 1 for kind in TASK_TYPES}
 
 
-def test_rooms_are_made_once_and_stay_as_they_are():
+def test_rooms_are_cached_and_unchanged():
     for number in (1, 212, 305, 430):
         first, again = room(number), room.__wrapped__(number)
         assert first == again
@@ -160,7 +160,7 @@ def test_rooms_are_made_once_and_stay_as_they_are():
     [
         (HouseOptions(types=()), r"task_types: \(none\); known:"),
         (HouseOptions(types=("juggle",)), "task_types: juggle; known:"),
-        (HouseOptions(things=(1, 5)), r"things = \[1, 5\]: from 2 on"),
+        (HouseOptions(things=(1, 5)), r"things = \[1, 5\]: needs 2 or more"),
         (HouseOptions(things=(9, 5)), r"things = \[9, 5\]"),
         (HouseOptions(receptacles=3), "receptacles = 3: a task may need 4"),
     ],
@@ -170,7 +170,7 @@ def test_options_that_allow_no_game_are_refused(options, message):
         check_options(options)
 
 
-def test_where_no_game_fits_that_is_said(monkeypatch):
+def test_options_without_a_valid_draft_are_a_task_error(monkeypatch):
     monkeypatch.setattr("arlarena.environments.alfworld.houses.made_games.MAX_DRAFTS", 20)
-    with pytest.raises(TaskError, match="no game for train/0 in 20 drafts: these options leave none"):
+    with pytest.raises(TaskError, match="no game for train/0 in 20 drafts: these options allow no game"):
         draft_of("train", 0, HouseOptions(things=(40, 45)), 1)

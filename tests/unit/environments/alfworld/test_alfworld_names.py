@@ -1,9 +1,9 @@
-"""What things are called."""
+"""Names of things."""
 
 from arlarena.environments.alfworld.engine.names import kind_of, names_of
 
 
-def test_of_the_things_of_a_kind_the_first_by_id_has_the_highest_number():
+def test_the_first_thing_of_a_kind_by_id_has_the_highest_number():
     ids = ["apple_bar_2", "apple_bar_1", "apple_bar_3", "mug_bar_9"]
     assert names_of(ids) == {
         "apple_bar_1": "apple 3",
@@ -21,7 +21,7 @@ def test_ids_are_ordered_as_text():
     }
 
 
-def test_a_name_said_twice_is_one_thing():
+def test_a_repeated_id_is_one_thing():
     assert names_of(["egg_bar_1", "egg_bar_1"]) == {"egg_bar_1": "egg 1"}
 
 

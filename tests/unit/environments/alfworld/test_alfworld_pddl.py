@@ -44,6 +44,6 @@ def test_names_come_in_groups_with_their_type():
         (WHOLE.replace("b - thing", "(b) - thing"), r"a name was expected, not \['b'\]"),
     ],
 )
-def test_what_is_wrong_is_named(text, message):
+def test_a_broken_grammar_is_refused_with_the_reason(text, message):
     with pytest.raises(GameError, match=message):
         read_problem(text)

@@ -1,4 +1,4 @@
-"""States: what they keep, what copies share, and what their key says."""
+"""States: tracked facts, copies, and keys."""
 
 import random
 
@@ -45,7 +45,7 @@ def test_a_copy_is_independent_both_ways(state, of):
     assert (state.held, twin.held) == (of["apple 2"], of["mug 1"])
 
 
-def test_the_key_tells_every_difference(state, of):
+def test_the_key_differs_for_every_difference(state, of):
     counter, drawer = of["countertop 1"], of["drawer 1"]
     keys = {state.key}
 
@@ -68,11 +68,11 @@ def test_the_key_tells_every_difference(state, of):
     ]
     for change in changes:
         different(change)
-    # Put back where it was is as it was, but for the place of the player, which is another difference already.
+    # Putting the thing back restores the state, except for the player's location, which is a separate difference.
     assert len(keys) == 1 + len(changes) - 1
 
 
-def test_the_key_counts_nothing(state, of):
+def test_the_key_has_no_counter(state, of):
     counter = at(state, of, "countertop 1")
     state.mark("ishot", of["mug 1"])
     key = state.key
@@ -90,13 +90,13 @@ def test_the_key_counts_nothing(state, of):
 
 
 def written(state):
-    """All of a state but its key; an empty place is as one that never held anything."""
+    """A state without its key; an empty place equals a place that never had contents."""
     contents = [sorted((place, things) for place, things in one.items() if things) for one in (state.inside, state.at)]
     marks = sorted(state.marks.items())
     return repr((state.location, state.held, state.opened, state.removed, *contents, marks))
 
 
-def test_states_have_the_same_key_if_and_only_if_they_are_the_same():
+def test_keys_are_equal_if_and_only_if_states_are():
     rules, keys = tiny_rules(), {}
     for seed in range(40):
         game, chance = Game(rules), random.Random(seed)
@@ -108,7 +108,7 @@ def test_states_have_the_same_key_if_and_only_if_they_are_the_same():
     assert len({key for found in keys.values() for key in found}) == len(keys)
 
 
-def test_the_way_by_which_things_came_to_their_places_does_not_matter(state, of):
+def test_the_key_does_not_depend_on_the_path(state, of):
     counter, sink = of["countertop 1"], of["sinkbasin 1"]
     keys = set()
     for order in (("mug 1", "apple 2"), ("apple 2", "mug 1")):
@@ -123,7 +123,7 @@ def test_the_way_by_which_things_came_to_their_places_does_not_matter(state, of)
     assert len(keys) == 1
 
 
-def test_what_was_removed_is_kept_where_receptacles_share_a_place(state, of):
+def test_removals_are_tracked_where_receptacles_share_a_location(state, of):
     counter = at(state, of, "countertop 1")
     state.take(of["mug 1"], counter)
     assert state.removed == ((of["mug 1"], counter),)
@@ -137,7 +137,7 @@ def test_what_was_removed_is_kept_where_receptacles_share_a_place(state, of):
     assert state.removed == ()
 
 
-def test_taking_touches_one_receptacle_and_one_place(state, of):
+def test_taking_changes_one_receptacle_and_one_location(state, of):
     fridge = at(state, of, "fridge 1")
     state.take(of["apple 1"], fridge)
     assert (state.held, state.inside[fridge], state.at[state.location]) == (of["apple 1"], (), ())
@@ -146,7 +146,7 @@ def test_taking_touches_one_receptacle_and_one_place(state, of):
     assert (state.held, state.inside[fridge]) == (NOTHING, (of["apple 1"],))
 
 
-def test_facts_are_asked_for_in_two_ways_that_agree(state, of):
+def test_holds_and_rows_agree(state, of):
     state.take(of["mug 1"], at(state, of, "countertop 1"))
     state.opened |= 1 << of["drawer 1"]
     everything = range(len(state.house.ids))
@@ -163,12 +163,12 @@ def test_facts_are_asked_for_in_two_ways_that_agree(state, of):
 
 
 @pytest.mark.parametrize("name", ["ison", "checked", "examined", "full", "wasinreceptacle", "not_opened", "not_holds"])
-def test_what_is_not_kept_is_not_to_be_asked_for(name):
-    with pytest.raises(GameError, match=f"here: '{name}' is asked for"):
+def test_untracked_predicates_are_refused(name):
+    with pytest.raises(GameError, match=f"here: this engine does not support '{name}'"):
         check_predicates(frozenset((name,)), "here")
 
 
-def test_what_is_kept_or_never_changes_may_be_asked_for():
+def test_tracked_and_static_predicates_are_accepted():
     check_predicates(
         frozenset((*CHANGING, *MARKS, "not_inreceptacle", "not_istoggled", "openable", "anything")), "here"
     )

@@ -1,4 +1,4 @@
-"""The stock engine behind our environment, in an environment of its own; and what is said where it is not installed."""
+"""The stock engine, in a separate Python environment; and the error without its packages."""
 
 import json
 import os
@@ -44,11 +44,11 @@ def test_the_stock_engine(found, check):
     assert found[check] == "ok", found[check]
 
 
-def test_every_check_is_looked_at(found):
+def test_every_check_has_a_result(found):
     assert set(found) == set(CHECKS)
 
 
-def test_without_its_packages_it_says_what_to_install():
+def test_without_its_packages_the_error_names_the_fix():
     if find_spec("textworld"):
         pytest.skip("TEXTWORLD IS INSTALLED HERE, so nothing is missing")
     with pytest.raises(ConfigError, match=r"backend: No module named .*; it needs TextWorld and alfworld: pip install"):

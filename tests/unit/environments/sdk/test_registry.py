@@ -1,4 +1,4 @@
-"""Names that lead to no environment: each error names the module and the fix, without a stack trace."""
+"""Names without an environment: each error names the module and the fix, without a stack trace."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from arlarena.environment import registry
 from arlarena.proto.config import ConfigError
 
 GUESS = "from arlarena.environments.guess.environment import GuessEnvironment\n"
-# The text of a module, and what the error about it says.
+# (text of a module, expected error)
 MODULES = {
     "other_arguments": ("def load(path): ...", "does not take (where, options), so it is no environment"),
     "no_function": ("load = 3", "does not take (where, options), so it is no environment"),
@@ -40,7 +40,7 @@ MODULES = {
 
 
 @pytest.mark.parametrize("kind", MODULES)
-def test_a_module_that_is_no_environment_is_explained(tmp_path, monkeypatch, kind):
+def test_a_module_that_is_not_an_environment_is_explained(tmp_path, monkeypatch, kind):
     text, said = MODULES[kind]
     name = f"outside_{kind}"
     (tmp_path / f"{name}.py").write_text(text + "\n")
@@ -63,7 +63,7 @@ def test_a_module_that_is_no_environment_is_explained(tmp_path, monkeypatch, kin
         (".game", "unknown environment; installed: "),
     ],
 )
-def test_a_name_of_no_environment_is_explained(name, said):
+def test_an_unknown_name_is_explained(name, said):
     with pytest.raises(ConfigError) as caught:
         registry.load("[environment]", name, {})
     assert said in str(caught.value)
@@ -85,7 +85,7 @@ def test_an_entry_point_without_its_function_is_explained(monkeypatch, value, sa
     assert str(caught.value).endswith(f"; the entry point names {value}: install that distribution again")
 
 
-def test_what_a_module_prints_is_not_in_the_description(tmp_path):
+def test_a_modules_prints_do_not_reach_stdout(tmp_path):
     (tmp_path / "talkative.py").write_text(
         f"print('imported')\n{GUESS}\ndef load(where, options):\n  print('loaded')\n  return GuessEnvironment()\n"
     )

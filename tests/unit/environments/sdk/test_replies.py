@@ -1,4 +1,4 @@
-"""Which action a reply means, whatever model wrote it, and whether it keeps to the strict format."""
+"""The action in a reply, for the formats of several models, and the strict format."""
 
 import re
 import time
@@ -36,7 +36,7 @@ UP = "<action>up</action>"
         ("go up", None, False),
         ("", None, False),
         ("\x00\ud7ff<", None, False),
-        # Tags as no prompt asks for them are read, and are not the strict format.
+        # Other spellings of the tags are read, but are not the strict format.
         ("<ACTION>up</ACTION>", "up", False),
         ("<think>x</think>< action >up</ action >", "up", False),
         ('<think>x</think><action type="move">up</action>', "up", False),
@@ -47,7 +47,7 @@ UP = "<action>up</action>"
         ("<actions>up</actions>", None, False),
     ],
 )
-def test_the_action_is_read_and_the_format_is_judged(text, action, strict):
+def test_the_action_and_the_strict_format_are_read(text, action, strict):
     reply = parse(text, ACTIONS)
     assert (reply.action, reply.action_valid, reply.format_valid) == (action, action is not None, strict)
 
@@ -66,7 +66,7 @@ def test_the_action_is_read_and_the_format_is_judged(text, action, strict):
         (f"a {UP}</think>", None, False),
     ],
 )
-def test_a_thought_that_the_chat_template_has_opened_is_a_thought(text, action, strict):
+def test_a_thought_opened_by_the_chat_template_is_a_thought(text, action, strict):
     reply = parse(text, ACTIONS)
     assert (reply.action, reply.format_valid) == (action, strict)
 
@@ -85,7 +85,7 @@ def test_a_thought_that_the_chat_template_has_opened_is_a_thought(text, action, 
         ("<action>up</action><think>x</think>", None, False),
     ],
 )
-def test_what_is_mentioned_within_the_thought_is_no_action(text, action, strict):
+def test_an_action_within_the_thought_is_ignored(text, action, strict):
     reply = parse(text, ACTIONS)
     assert (reply.action, reply.format_valid) == (action, strict)
 
@@ -95,7 +95,7 @@ def test_what_is_mentioned_within_the_thought_is_no_action(text, action, strict)
     ["<think>", "<THINK>", "< think >", '<think effort="high">', "<thinking>", "<thought>", "<reasoning>",
      "<|begin_of_thought|>", "<|channel|>analysis<|message|>", "[THINK]", "◁think▷"],
 )  # fmt: skip
-def test_nothing_of_a_reply_counts_whose_thought_is_not_closed(opening):
+def test_a_reply_with_an_unclosed_thought_is_unreadable(opening):
     for text in (f"{opening}x{UP}", f"{opening}x {UP} and then", f"{UP}{opening}", f"a</think>b{opening}{UP}"):
         reply = parse(text, ACTIONS)
         assert (reply.action, reply.format_valid) == (None, False)
@@ -116,7 +116,7 @@ def test_nothing_of_a_reply_counts_whose_thought_is_not_closed(opening):
         "{}[/THINK]",
     ],
 )
-def test_thoughts_of_other_models_are_thoughts_and_not_the_strict_format(thought):
+def test_thoughts_of_other_models_are_read_but_not_strict_format(thought):
     reply = parse(thought.format("<action>down</action>") + UP, ACTIONS)
     assert (reply.action, reply.format_valid) == ("up", False)
     assert after_thought(thought.format("x") + UP) == UP
@@ -129,7 +129,7 @@ def test_end_of_turn_tokens_are_not_part_of_a_reply(end):
     assert not parse(f"<think>x</think>{UP}{end}more", ACTIONS).format_valid
 
 
-def test_where_any_text_is_an_action_only_what_follows_the_thought_is_one():
+def test_without_known_actions_the_text_after_the_thought_is_the_action():
     assert parse("<think>50 or 75</think><action> 75 </action>").action == "75"
     assert parse("50 or 75?</think>75").action == "75"
     assert parse("75").action == "75"
@@ -148,12 +148,12 @@ def test_a_reply_takes_linear_time(part):
         return time.process_time() - begun
 
     quarter = min(taken(100_000) for _ in range(3))
-    # Four times as much takes four times as long, not sixteen times.
+    # Four times the length takes about four times as long, not sixteen times.
     assert min(taken(400_000) for _ in range(2)) < 9 * quarter + 0.1
 
 
 def documented():
-    """The rows of the guide's table: reply, what is played (None for nothing), and whether it is strict."""
+    """The rows of the guide's table: reply, action played (or None), and whether the format is strict."""
     section = GUIDE.read_text(encoding="utf-8").split("### What counts as the action\n")[1].split("\n## ")[0]
     row = re.compile(r"^\| `(?P<reply>.+)` \| (?:`(?P<action>\w+)`|nothing) \| (?P<strict>yes|no) \|$", re.MULTILINE)
     found = [(match["reply"], match["action"], match["strict"] == "yes") for match in row.finditer(section)]
@@ -162,7 +162,7 @@ def documented():
 
 
 @pytest.mark.parametrize(("text", "action", "strict"), documented())
-def test_the_guides_table_of_replies_is_true(text, action, strict):
+def test_the_guides_table_of_replies_is_correct(text, action, strict):
     reply = parse(text, ACTIONS)
     assert (reply.action, reply.format_valid) == (action, strict)
 

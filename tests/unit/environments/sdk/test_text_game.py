@@ -1,4 +1,4 @@
-"""How an episode of a text game ends, and environments without an expert."""
+"""Ends of text-game episodes, and environments without an expert."""
 
 import asyncio
 
@@ -19,7 +19,7 @@ REWARDS = {"win": 10.0, "draw": 1.0, "lose": -5.0, "wait": -0.1}
 
 
 class Ending(TextGame):
-    """The player chooses how the game ends."""
+    """A game whose actions are its possible ends."""
 
     def __init__(self, task):
         self.content_key, self.ending, self.score = task.id, "", 0.0
@@ -69,7 +69,7 @@ def played(*actions):
     ],
     ids=["won", "lost", "drawn", "horizon"],
 )
-def test_an_end_has_its_marks(actions, reward, score, success, terminated):
+def test_each_end_has_its_validity_marks(actions, reward, score, success, terminated):
     last = played(*actions)
     assert last.done
     assert (last.observation.terminated, last.observation.truncated) == (terminated, not terminated)
@@ -92,14 +92,14 @@ def test_the_contract_names_an_expert_that_is_promised_and_missing():
         CHECKS["has_an_expert_that_solves_it"](environment)
 
 
-def test_the_contract_refuses_a_lost_game_that_goes_on_without_an_action(monkeypatch):
+def test_the_contract_refuses_a_lost_game_that_continues_without_actions(monkeypatch):
     monkeypatch.setattr(Ending, "over", property(lambda self: self.solved))
     monkeypatch.setattr(Ending, "actions", lambda self: [] if self.ending else list(REWARDS))
     with pytest.raises(ContractError, match="goes on without an action"):
         CHECKS["offers_actions_until_the_end"](EndingEnvironment())
 
 
-def test_the_contract_takes_a_game_that_an_unreadable_reply_loses(monkeypatch):
+def test_the_contract_accepts_a_game_lost_by_an_unreadable_reply(monkeypatch):
     def play(self, action):
         self.ending = self.ending or "lose"
         return -5.0
@@ -113,7 +113,7 @@ def test_the_contract_takes_a_game_that_an_unreadable_reply_loses(monkeypatch):
             check(EndingEnvironment())
 
 
-def test_a_server_without_an_expert_says_so():
+def test_a_server_without_an_expert_reports_it():
     async def ask(url):
         async with EnvironmentClient(url) as environments:
             assert "expert" not in (await environments.info()).capabilities

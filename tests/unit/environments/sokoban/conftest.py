@@ -1,4 +1,4 @@
-"""Levels in the format of Boxoban's files: 64 rooms of 10 x 10 cells with 4 boxes, made by our generator."""
+"""Levels in the format of Boxoban's files: 64 generated rooms of 10 x 10 cells with 4 boxes."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The curriculum begins again in each seed's block of training tasks."""
+"""The curriculum restarts in each seed's block of training tasks."""
 
 import pytest
 

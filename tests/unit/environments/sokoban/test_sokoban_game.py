@@ -1,4 +1,4 @@
-"""The simulator's rules and rewards, worked by hand."""
+"""The rules and rewards, on hand-written rooms."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def episode(room, max_steps=15):
     return TextEpisode(made, Task("sokoban", "train", 1, 0), SokobanGame(room, SokobanOptions()))
 
 
-def test_solving_pays_step_target_and_finish():
+def test_solving_gives_step_target_and_finish_rewards():
     game, rewards = play(CORRIDOR, ["right", "right"])
     assert rewards == pytest.approx([-0.1, -0.1 + 1 + 10])
     assert (game.over, game.solved, game.score) == (True, True, 1.0)
@@ -61,7 +61,7 @@ def test_score_is_the_share_of_boxes_on_targets():
     ],
     ids=["wall", "border", "box against wall", "two boxes", "still", "unreadable"],
 )
-def test_what_is_blocked_moves_nothing_and_costs_a_step(room, action):
+def test_a_blocked_move_changes_nothing_and_costs_a_step(room, action):
     game, rewards = play(Room.parse(room), [action])
     assert game.now == start_of(game.room)
     assert rewards == [-0.1]
@@ -73,7 +73,7 @@ def test_walking_over_a_target_shows_the_player_on_it():
     assert render(room, state.player, state.boxes)[1] == "#_S_#"
 
 
-def test_truncated_at_the_horizon_and_never_when_solved_there():
+def test_an_episode_is_truncated_at_the_horizon_unless_solved():
     played = episode(CORRIDOR)
     results = [played.step("still") for _ in range(15)]
     assert [result.observation.truncated for result in results] == [False] * 14 + [True]
@@ -84,7 +84,7 @@ def test_truncated_at_the_horizon_and_never_when_solved_there():
 
 
 @pytest.mark.parametrize("actions", [["right", "right"], ["still"] * 15])
-def test_nothing_can_be_played_after_the_end(actions):
+def test_a_step_after_the_end_raises(actions):
     played = episode(CORRIDOR)
     for action in actions:
         played.step(action)
@@ -92,12 +92,12 @@ def test_nothing_can_be_played_after_the_end(actions):
         played.step("up")
 
 
-def test_unknown_actions_are_a_programming_error():
+def test_unknown_actions_raise_a_value_error():
     with pytest.raises(ValueError, match="unknown action 'jump'"):
         advance(CORRIDOR, start_of(CORRIDOR), "jump")
 
 
-def test_a_copy_goes_its_own_way():
+def test_a_copy_is_independent():
     played = episode(TWO)
     twin = played.fork()
     played.step("right")
@@ -107,7 +107,7 @@ def test_a_copy_goes_its_own_way():
     assert played.observe().metadata.state_key != twin.observe().metadata.state_key
 
 
-def test_state_key_ignores_the_step_counter_and_knows_the_task():
+def test_the_state_key_depends_on_the_task_but_not_on_the_step():
     room = Room.parse("######\n#P__##\n#_XO##\n######")
     played = episode(room)
     before = played.observe().metadata.state_key
@@ -122,7 +122,7 @@ def test_state_key_ignores_the_step_counter_and_knows_the_task():
     assert other.observe().metadata.state_key != before
 
 
-def test_state_tells_all_states_apart():
+def test_different_states_have_different_texts():
     room = Room.parse("######\n#P__##\n#_XO##\n######")
     floor = list(cells(room.floor))
     states = [RoomState(player, 1 << box) for box in floor for player in floor if player != box]

@@ -25,7 +25,7 @@ def test_blocks_end_at_empty_lines_and_at_semicolons():
     assert blocks("; 0\n##\n#@\n; 1\n#$\n\n\n #.\n") == [(2, "##\n#@"), (5, "#$"), (8, " #.")]
 
 
-def test_levels_come_by_split_in_order_and_once(tmp_path):
+def test_levels_are_split_ordered_and_distinct(tmp_path):
     rooms = [generate(7, 7, 1, seed) for seed in range(60)]
     mirrored = Room.parse("\n".join(row[::-1] for row in rooms[0].rows()))
     level_file(tmp_path / "a.txt", rooms[:40])
@@ -41,10 +41,10 @@ def test_levels_come_by_split_in_order_and_once(tmp_path):
     assert not (plans[0] & plans[1] | plans[0] & plans[2] | plans[1] & plans[2])
 
 
-def test_an_environment_of_levels(tmp_path):
+def test_an_environment_plays_level_files(tmp_path):
     path = level_file(tmp_path / "levels.txt", [generate(7, 7, 1, seed) for seed in range(60)])
     made = load("test", "sokoban", {"levels": str(path), "max_steps": 40})
-    assert "#######\n#" in made.info.vocabulary  # the border of the levels' width
+    assert "#######\n#" in made.info.vocabulary  # borders of the levels' width
     sizes = {split.name: split.size for split in made.info.splits}
     assert all(sizes.values())
     assert sum(sizes.values()) <= 60
@@ -56,7 +56,7 @@ def test_an_environment_of_levels(tmp_path):
         made.task(ResetSpec(split="test", index=sizes["test"]))
 
 
-def test_a_file_of_boxoban(boxoban_file):
+def test_boxoban_files_are_split_without_overlap(boxoban_file):
     levels = load_levels(boxoban_file)
     found = levels.splits
     assert (sum(map(len, found.values())), levels.left_out) == (64, ())
@@ -76,7 +76,7 @@ def test_a_file_of_boxoban(boxoban_file):
         ("; 0\n#####\n#$@.#\n#####\n", "no level in it can be played.*line 2: it cannot be solved"),
     ],
 )
-def test_levels_that_are_none_are_named(tmp_path, text, message):
+def test_invalid_levels_are_named(tmp_path, text, message):
     (tmp_path / "levels.txt").write_text(text)
     with pytest.raises(ConfigError, match=message):
         load("test", "sokoban", {"levels": str(tmp_path / "levels.txt")})
@@ -85,7 +85,7 @@ def test_levels_that_are_none_are_named(tmp_path, text, message):
 def test_other_mistakes_with_levels_are_explained(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read as levels"):
         load("test", "sokoban", {"levels": str(tmp_path / "nothing.txt")})
-    with pytest.raises(ConfigError, match="holds no level file"):
+    with pytest.raises(ConfigError, match="has no level file"):
         load("test", "sokoban", {"levels": str(tmp_path)})
     path = level_file(tmp_path / "levels.txt", [generate(7, 7, 1, seed) for seed in range(60)])
     with pytest.raises(ConfigError, match="leave out boxes"):
@@ -96,7 +96,7 @@ def room_at(made, split, index):
     return made.game(made.task(ResetSpec(split=split, index=index))).room
 
 
-def test_bounds_on_pushes():
+def test_bounds_on_pushes_are_respected():
     made = load("test", "sokoban", {"size": 7, "min_pushes": 3, "max_pushes": 4})
     for split in ("train", "test"):
         assert {least_pushes(room_at(made, split, index)).pushes for index in range(12)} <= {3, 4}
@@ -104,7 +104,7 @@ def test_bounds_on_pushes():
         load("test", "sokoban", {"min_pushes": 4, "max_pushes": 3})
 
 
-def test_a_curriculum_rises_in_training_alone():
+def test_a_curriculum_rises_only_in_training():
     options = {"size": 7, "max_pushes": 5, "curriculum": {"first": 100, "tasks": 80}}
     made = load("test", "sokoban", options)
 
@@ -125,7 +125,7 @@ UNPLAYABLE = {
     "it is solved at the start": "#####\n#@ *#\n#####",
     "it is solved at the start ": "######\n#@*  #\n######",
     "it cannot be solved": "#####\n#$@.#\n#####",
-    "it cannot be solved ": "#######\n#@ #$ #\n#  #. #\n#######",  # the player cannot come to the box
+    "it cannot be solved ": "#######\n#@ #$ #\n#  #. #\n#######",  # the player cannot reach the box
     "it cannot be solved  ": "#######\n#.. @ #\n#  $$ #\n#######",  # side by side along a wall
     "a room has one player, this one has 0": "#####\n# $.#\n#####",
     "a room has one player, this one has 2": "######\n#@$.@#\n######",
@@ -137,7 +137,7 @@ UNPLAYABLE = {
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
-def test_levels_that_cannot_be_played_are_named_and_the_others_are_played(tmp_path, line_end):
+def test_unplayable_levels_are_named_and_others_are_played(tmp_path, line_end):
     path = level_file(tmp_path / "levels.txt", GOOD)
     spoiled = "".join(f"; {reason}\n{grid}\n\n" for reason, grid in UNPLAYABLE.items())
     (tmp_path / "more.txt").write_bytes((spoiled + path.read_text()).replace("\n", line_end).encode())
@@ -154,7 +154,7 @@ def test_levels_that_cannot_be_played_are_named_and_the_others_are_played(tmp_pa
     assert warning.endswith("; and 1 more")
 
 
-def test_blank_cells_around_a_room_are_no_part_of_it():
+def test_blank_cells_around_a_room_are_not_floor():
     room = Room.parse("  #####\n###   #\n#.@$  #\n#  ####\n####")
     assert room == Room.parse("#######\n###   #\n#.@$  #\n#  ####\n#######")
 

@@ -1,4 +1,4 @@
-"""Rooms: pure functions of their seed, the original's distribution, and well formed."""
+"""Generated rooms: pure functions of their seed, with the original's distribution, and well formed."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def test_rooms_do_not_depend_on_the_process(hash_seed):
 
 
 @pytest.mark.parametrize("key", GOLDEN)
-def test_golden_rooms(key):
+def test_generated_rooms_do_not_change(key):
     assert "\n".join(generate(*key).rows()) == GOLDEN[key]
 
 
@@ -85,14 +85,14 @@ def test_floor_is_connected_and_inside():
 
 
 def naive_reverse_play(layout):
-    """The search of the generator's docstring, written with grids, copies and recursion: slow, and easy to check."""
+    """The search of the generator's docstring as a simple recursion on grids: slow, but easy to check."""
     width = layout.width
     floor, targets = set(cells(layout.floor)), layout.targets
     best = {"score": 0, "room": None}
     seen = set()
 
     def visit(player, owners, fresh, pulls, left):
-        # owners: target -> where its box is now
+        # owners: target -> current cell of its box
         state = (player, frozenset(owners.values()), fresh)
         if left == 0 or len(seen) >= 300_000 or state in seen:
             return
@@ -144,7 +144,7 @@ def test_least_pushes_follow_the_original():
     count = 3000
     pushes = Counter(least_pushes(generate(6, 6, 1, seed)).pushes for seed in range(count))
     for number, share in ORIGINAL_SHARES.items():
-        # Four standard errors of the difference between a sample of 4,000 and one of 3,000.
+        # Four standard errors of the difference between samples of 4,000 and 3,000.
         spread = 4 * (share * (1 - share) * (1 / 4000 + 1 / count)) ** 0.5
         assert abs(pushes[number] / count - share) < spread + 1e-3, number
 

@@ -1,4 +1,4 @@
-"""Plans are optimal, by comparison with searches that share no code with them, and they win when played."""
+"""Plans are optimal, compared with independent searches, and solve the room when played."""
 
 import itertools
 from collections import deque
@@ -57,7 +57,7 @@ def test_fewest_pushes_are_optimal():
 
 
 @pytest.mark.parametrize("solve", [least_moves, least_pushes])
-def test_plans_win_when_played(solve):
+def test_plans_solve_the_room_when_played(solve):
     for room in ROOMS:
         plan = solve(room)
         states = [start_of(room)]
@@ -80,17 +80,17 @@ def test_a_limit_excludes_longer_plans_only():
         assert least_moves(room, limit=length - 1) is None
 
 
-def test_a_search_that_grows_too_large_says_so():
+def test_a_search_beyond_its_limit_raises():
     with pytest.raises(SearchLimit, match="50 states"):
         least_moves(generate(10, 10, 4, 1), max_states=50)
 
 
-def test_a_solved_room_needs_nothing():
+def test_a_solved_room_has_an_empty_plan():
     room = Room.parse("#####\n#P√_#\n#####")
     assert least_moves(room).moves == ()
 
 
-def test_the_expert_thinks_of_its_next_push():
+def test_the_experts_thought_is_its_next_push():
     room = Room.parse("######\n#_P__#\n#__X_#\n#__O_#\n######")
     plan = expert.plan_for(room, start_of(room))
     said = expert.replies(room, start_of(room), plan.moves, "push")
@@ -111,6 +111,6 @@ def test_the_expert_falls_back_to_fewest_pushes(monkeypatch):
     assert expert.plan_for(room, start_of(room)) == least_pushes(room)
 
 
-def test_the_expert_admits_defeat():
+def test_the_expert_is_unavailable_without_a_solution():
     with pytest.raises(expert.NoSolution, match="no plan exists"):
         expert.plan_for(STUCK, start_of(STUCK))

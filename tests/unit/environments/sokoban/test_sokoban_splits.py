@@ -1,4 +1,4 @@
-"""Splits are disjoint modulo symmetry, evaluation sets hold distinct rooms, and an index always means the same room."""
+"""Splits are disjoint modulo symmetry, evaluation rooms are distinct, and an index always gives the same room."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def rotated(rows):
 
 
 def eight_images(room):
-    """All images, built from rotations and one mirror: not the way the code builds them."""
+    """All images by rotations and a reflection, independent of the code under test."""
     out, rows = [], room.rows()
     for _ in range(4):
         rows = rotated(rows)
@@ -68,20 +68,20 @@ def test_the_split_depends_on_walls_and_targets_alone():
     assert room_hash(room) != room_hash(moved)
 
 
-# Slow for ten thousand: five seconds.
+# Ten thousand rooms take five seconds, so that case is slow.
 @pytest.mark.parametrize("count", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_no_evaluation_room_among_the_training_rooms(count):
+def test_no_evaluation_room_occurs_in_training(count):
     held_out = {room_hash(room_for(split, index, SMALL)) for split in EVALUATION_SPLITS for index in range(256)}
     held_out_plans = {plan_hash(room_for(split, index, SMALL)) for split in EVALUATION_SPLITS for index in range(256)}
     assert len(held_out) == 512
     training = [room_for("train", index, SMALL) for index in range(count)]
     assert not held_out & {room_hash(room) for room in training}
     assert not held_out_plans & {plan_hash(room) for room in training}
-    # Without the split they would meet: plain seeds do produce held-out rooms.
+    # Without splits they would overlap: plain seeds do produce held-out rooms.
     assert held_out & {room_hash(generate(6, 6, 1, seed)) for seed in range(2_000)}
 
 
-def test_validation_and_test_share_nothing():
+def test_validation_and_test_are_disjoint():
     eval_sets = {
         split: {room_hash(room_for(split, index, SMALL)) for index in range(200)} for split in EVALUATION_SPLITS
     }
@@ -89,12 +89,12 @@ def test_validation_and_test_share_nothing():
     assert not eval_sets["validation"] & eval_sets["test"]
 
 
-def test_every_room_is_of_its_split():
+def test_every_room_belongs_to_its_split():
     for split in SPLITS:
         assert {split_of(room_for(split, index, SMALL)) for index in range(60)} == {split}
 
 
-def test_an_index_means_one_room_in_any_order():
+def test_an_index_gives_the_same_room_in_any_order():
     forwards, backwards = EvalRooms("test", SMALL), EvalRooms("test", SMALL)
     ahead = [forwards.room(index) for index in range(25)]
     assert [backwards.room(index) for index in reversed(range(25))][::-1] == ahead

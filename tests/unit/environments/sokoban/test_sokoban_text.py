@@ -1,4 +1,4 @@
-"""What players read and how their replies are read."""
+"""Observations, prompts, and the parsing of replies."""
 
 import pytest
 
@@ -35,13 +35,13 @@ def test_surroundings_are_the_cells_above_below_left_and_right():
     )
 
 
-def test_the_compact_prompt_exactly():
+def test_the_compact_prompt_is_the_observation():
     text = observe(ROOM, start_of(ROOM), "grid+coordinates")
     expected = "######\n#_P__#\n#__X_#\n#____#\n#___O#\n######\nyou 1 2 box 2 3 goal 4 4"
     assert TEMPLATES["compact"].render(Scene(text, (), 15, 15)) == expected
 
 
-def test_the_full_prompt_shows_history_and_braces_survive():
+def test_the_full_prompt_shows_history_and_keeps_braces():
     past = [past_turn(3, "OLD", "up"), past_turn(4, "NEWER", "left")]
     text = TEMPLATES["full"].render(Scene("GRID {x}", past, 11, 15))
     assert "GRID {x}" in text
@@ -78,7 +78,7 @@ def test_an_episode_follows_the_expert_to_the_end():
         assert result.reward == pytest.approx(10.9)
 
 
-def test_the_expert_plans_anew_after_a_detour():
+def test_the_expert_makes_a_new_plan_after_a_detour():
     made = factory(min_moves=4)
     episode = made.start(made.task(ResetSpec(index=2)))
     plan = episode.expert()
@@ -95,7 +95,7 @@ def test_the_expert_plans_anew_after_a_detour():
     assert episode.expert() == plan
 
 
-def test_keys_repeat_with_the_state_and_not_with_the_step():
+def test_keys_depend_on_the_state_and_not_on_the_step():
     made = factory(template="full")
     episode = made.start(made.task(ResetSpec(index=4)))
     first, second = episode.step("still"), episode.step("nonsense")
@@ -126,7 +126,7 @@ def test_the_same_actions_give_the_same_transcript():
         (ResetSpec(task_id="sokoban/validation/3"), "sokoban/validation/3"),
     ],
 )
-def test_what_a_reset_means(spec, task):
+def test_a_reset_selects_the_expected_task(spec, task):
     assert factory().task(spec).id == task
 
 
@@ -138,10 +138,10 @@ def test_what_a_reset_means(spec, task):
         (ResetSpec(task_id="sokoban/train"), "not of the form"),
         (ResetSpec(task_id="alfworld/train/1"), "not of the form"),
         (ResetSpec(task_id="sokoban/train/x"), "not of the form"),
-        (ResetSpec(task_id="sokoban/train/1", index=2), "is another task"),
+        (ResetSpec(task_id="sokoban/train/1", index=2), "contradicts index 2"),
     ],
 )
-def test_resets_that_mean_nothing(spec, message):
+def test_invalid_resets_are_refused(spec, message):
     with pytest.raises(TaskError, match=message):
         factory().task(spec)
 
@@ -157,7 +157,7 @@ def test_resets_that_mean_nothing(spec, message):
         ({"min_moves": 9, "max_moves": 3}, "min_moves = 9"),
     ],
 )
-def test_wrong_options_are_explained(options, message):
+def test_invalid_options_are_explained(options, message):
     with pytest.raises(ConfigError, match=message):
         factory(**options)
 

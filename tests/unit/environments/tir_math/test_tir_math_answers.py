@@ -1,4 +1,4 @@
-r"""What is read of replies: the first program, the last \boxed, whether anything else is there."""
+r"""Parsing of replies: the first program, the last \boxed, and the strict format."""
 
 import time
 
@@ -43,7 +43,7 @@ from arlarena.environments.tir_math.episode.replies import boxed, read_reply
         ("", None),
     ],
 )
-def test_boxed(text, content):
+def test_boxed_gives_the_last_complete_box(text, content):
     assert boxed(text) == content
 
 
@@ -82,7 +82,7 @@ PROGRAM = "```python\nprint(1)\n```"
         ("", None),
     ],
 )
-def test_the_program(reply, code):
+def test_the_first_python_block_is_the_program(reply, code):
     assert read_reply(reply).code == code
 
 
@@ -97,13 +97,13 @@ LANGUAGES = [
 
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("fence", ["```", "~~~", "````"])
-def test_python_by_all_its_names_is_a_program(language, fence):
+def test_all_names_of_python_mark_a_program(language, fence):
     read = read_reply(f"So:\n{fence}{language}\n{CODE}\n{fence}")
     assert (read.code, read.format_valid) == (f"{CODE}\n", True)
 
 
 @pytest.mark.parametrize("language", ["javascript", "java", "c", "pythonic", "bash", "json", "sage", "text", "pytb"])
-def test_other_languages_are_no_programs(language):
+def test_blocks_of_other_languages_are_not_programs(language):
     assert read_reply(f"```{language}\n{CODE}\n```").no_action
     assert read_reply(f"```{language}\n{CODE}```\n```python\nx\n```").code == "x\n"
 
@@ -132,7 +132,7 @@ def test_other_languages_are_no_programs(language):
         ("<code>```python\nx\n```</code>", "x\n"),
     ],
 )
-def test_a_fence_on_a_line_of_code_is_read_and_is_not_the_strict_format(reply, code):
+def test_a_fence_on_a_line_of_code_is_read_but_not_strict_format(reply, code):
     read = read_reply(reply)
     assert (read.code, read.closed, read.no_action, read.format_valid) == (code, True, False, False)
 
@@ -159,7 +159,7 @@ def test_a_fence_on_a_line_of_code_is_read_and_is_not_the_strict_format(reply, c
         ("```python\nx\n```<|im_end|>", "x\n"),
     ],
 )
-def test_where_a_program_ends(reply, code):
+def test_a_program_ends_at_the_right_fence(reply, code):
     assert read_reply(reply).code == code
 
 
@@ -167,7 +167,7 @@ def test_where_a_program_ends(reply, code):
     "reply",
     [r"Not ```python```: it is \boxed{5}.", r"```x = 5```, so \boxed{5}", "I would open ```python and go\n\\boxed{5}"],
 )
-def test_a_fence_that_is_mentioned_hides_no_answer(reply):
+def test_a_mentioned_fence_does_not_hide_an_answer(reply):
     read = read_reply(reply)
     assert (read.code, read.answer, read.format_valid) == (None, "5", True)
 
@@ -180,7 +180,7 @@ def test_a_fence_that_is_mentioned_hides_no_answer(reply):
         (PROGRAM, None, True),
     ],
 )
-def test_a_program_that_is_not_closed_is_one_and_is_said_to_be_open(reply, code, closed):
+def test_an_unclosed_program_is_run_and_marked_as_unclosed(reply, code, closed):
     read = read_reply(reply)
     assert read.closed is closed
     assert code is None or (read.code == code and not read.format_valid and not read.no_action)
@@ -205,7 +205,7 @@ def test_a_program_that_is_not_closed_is_one_and_is_said_to_be_open(reply, code,
         (" \n\t", False, None, True, False),
     ],
 )
-def test_what_a_reply_is(reply, has_code, answer, no_action, valid):
+def test_a_reply_has_code_or_an_answer_or_no_action(reply, has_code, answer, no_action, valid):
     read = read_reply(reply)
     assert (read.code is not None, read.answer, read.no_action, read.format_valid) == (
         has_code,
@@ -229,16 +229,16 @@ def test_what_a_reply_is(reply, has_code, answer, no_action, valid):
         (f"<think>{PROGRAM}</think>\nnothing", None, True),
     ],
 )
-def test_only_what_follows_the_thoughts_counts(reply, answer, no_action):
+def test_only_text_after_the_thought_counts(reply, answer, no_action):
     read = read_reply(reply)
     assert (read.answer, read.no_action, read.code) == (answer, no_action, None)
 
 
-def test_a_program_in_the_thoughts_is_not_run_and_one_after_them_is():
+def test_a_program_in_the_thought_is_not_run():
     assert read_reply(f"<think>```python\nbad\n```</think>\n{PROGRAM}").code == "print(1)\n"
 
 
-def test_blocks_say_where_they_are():
+def test_blocks_have_their_positions():
     text = f"a\n{PROGRAM}\nb\n~~~sh\nls\n"
     first, second = fenced(text)
     assert text[first.start : first.end] == f"{PROGRAM}\n"
@@ -286,10 +286,10 @@ def test_a_long_reply_takes_linear_time(text):
         return time.process_time() - start
 
     quarter = min(taken(text[: len(text) // 4]) for _ in range(3))
-    # Four times as much takes four times as long, not sixteen times.
+    # Four times the length takes about four times as long, not sixteen times.
     assert min(taken(text) for _ in range(2)) < 9 * quarter + 0.2
 
 
-def test_the_largest_box_is_read_whole():
+def test_a_very_long_box_is_read_completely():
     content = "{}" * (LENGTH // 4)
     assert boxed(f"\\boxed{{{content}}}") == content

@@ -1,4 +1,4 @@
-"""TIR Math: what a reply does, what is said to it, and by what turns are compared."""
+"""TIR Math: effects of replies, observations, and state keys."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from arlarena.environments.tir_math.episode.prompts import canonical, result, te
 from arlarena.environments.tir_math.judge.scoring import Form, verdict
 from arlarena.environments.tir_math.problems.problem import Problem
 from arlarena.proto.trajectory import Task
-from arlarena.sandbox.execution import Ending, Execution, SandboxBusy, SandboxError, SandboxHealth, Used
+from arlarena.sandbox.execution import Ending, Execution, ResourceUsage, SandboxBusy, SandboxError, SandboxHealth
 from arlarena.sandbox.limits import ExecutionLimits
 
 LIMITS = ExecutionLimits()
 
 
 def execution(out: str, err: str = "", ending: Ending = "ok") -> Execution:
-    return Execution.of(ending, (out.encode(), err.encode()), LIMITS, "SIGKILL", Used(0.1))
+    return Execution.of(ending, (out.encode(), err.encode()), LIMITS, "SIGKILL", ResourceUsage(0.1))
 
 
 @dataclass
 class Programs:
-    """A sandbox that answers by the book, and remembers what it was asked."""
+    """A sandbox with scripted results that records its calls."""
 
     answers: dict[str, Execution | SandboxError] = field(default_factory=dict)
     asked: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
@@ -63,7 +63,7 @@ def code(program: str) -> str:
     return f"Let me see.\n```python\n{program}\n```"
 
 
-def test_an_answer_ends_the_episode_and_is_paid_if_it_is_right() -> None:
+def test_an_answer_ends_the_episode_and_is_rewarded_if_right() -> None:
     for answer, right in (("4", True), ("\\frac{8}{2}", True), ("5", False)):
         episode = begun(Programs())
         given = episode.step(f"It is \\boxed{{{answer}}}.")
@@ -75,7 +75,7 @@ def test_an_answer_ends_the_episode_and_is_paid_if_it_is_right() -> None:
             episode.step("more")
 
 
-def test_a_program_is_run_and_what_it_printed_comes_back() -> None:
+def test_a_program_is_run_and_its_output_is_observed() -> None:
     episode = begun(Programs({"print(2+2)": execution("4\n")}))
     first = episode.observe()
     assert first.observation.message == first.observation.prompt
@@ -83,7 +83,7 @@ def test_a_program_is_run_and_what_it_printed_comes_back() -> None:
     after = episode.step(code("print(2+2)"))
     assert after.observation.message == after.observation.text == "Code execution result: 4"
     assert (after.reward, after.done, after.observation.step, after.observation.remaining_steps) == (0.0, False, 1, 2)
-    # The prompt stands for itself: the problem, what was said, and what came back.
+    # The prompt is self-contained: the problem, the replies and the results.
     for part in ("What is 2 + 2?", code("print(2+2)"), "Code execution result: 4"):
         assert part in after.observation.prompt
     assert after.metadata is not None
@@ -103,7 +103,7 @@ def test_an_answer_before_a_program_counts_and_the_program_is_not_run() -> None:
     assert not given.observation.format_valid
 
 
-def test_a_turn_without_action_is_marked_and_told() -> None:
+def test_a_turn_without_action_is_marked_and_gets_a_hint() -> None:
     episode = begun(Programs())
     before, after = episode.observe(), episode.step("I do not know.")
     assert before.metadata is not None
@@ -112,7 +112,7 @@ def test_a_turn_without_action_is_marked_and_told() -> None:
     assert not after.observation.action_valid
     assert not after.observation.format_valid
     assert "neither a program nor an answer" in after.observation.text
-    assert after.metadata.state_key == before.metadata.state_key  # nothing was learnt
+    assert after.metadata.state_key == before.metadata.state_key  # no new finding
     assert after.metadata.action == ""
 
 
@@ -125,7 +125,7 @@ def test_the_last_turn_truncates() -> None:
     assert results[0].observation.text == "Code execution result: (nothing was printed)"
 
 
-def test_a_failure_of_the_sandbox_is_no_step() -> None:
+def test_a_failure_of_the_sandbox_does_not_count_as_a_step() -> None:
     episode = begun(Programs({"a": SandboxError("gone"), "b": SandboxBusy(7, 2.5)}))
     with pytest.raises(EnvironmentFailure, match="the sandbox failed: gone") as failed:
         episode.step(code("a"))
@@ -135,7 +135,7 @@ def test_a_failure_of_the_sandbox_is_no_step() -> None:
     assert (busy.value.busy, busy.value.retry_after_s, episode.steps) == (True, 2.5, 0)
 
 
-def test_a_stateful_interpreter_runs_again_what_came_to_an_end() -> None:
+def test_a_stateful_interpreter_reruns_finished_programs() -> None:
     programs = Programs(
         {
             "x = 1": execution(""),
@@ -150,10 +150,10 @@ def test_a_stateful_interpreter_runs_again_what_came_to_an_end() -> None:
     for program in ("x = 1", "1/0", "loop", "y"):
         episode.step(code(program))
     assert [len(before) for _, before in programs.asked] == [0, 1, 2, 2]
-    assert [each.strip() for each in programs.asked[-1][1]] == ["x = 1", "1/0"]  # what was killed has changed nothing
+    assert [each.strip() for each in programs.asked[-1][1]] == ["x = 1", "1/0"]  # a killed program has no effect
 
 
-def test_a_stateless_interpreter_starts_anew() -> None:
+def test_a_stateless_interpreter_forgets_definitions() -> None:
     programs = Programs({"x = 1": execution(""), "y": execution("")})
     episode = begun(programs)
     episode.step(code("x = 1"))
@@ -161,7 +161,7 @@ def test_a_stateless_interpreter_starts_anew() -> None:
     assert programs.asked[-1] == ("y", ())
 
 
-def test_forks_go_their_own_ways() -> None:
+def test_forks_are_independent() -> None:
     episode = begun(Programs({"print(2+2)": execution("4\n")}))
     episode.step(code("print(2+2)"))
     twin = episode.fork()
@@ -172,7 +172,7 @@ def test_forks_go_their_own_ways() -> None:
 # ---- the anchor --------------------------------------------------------------------------------------------------
 
 
-def test_turns_are_compared_by_what_was_found_so_far() -> None:
+def test_state_keys_depend_on_the_findings() -> None:
     def key(*outputs: Execution) -> str:
         episode = begun(Programs({str(n): output for n, output in enumerate(outputs)}))
         for n in range(len(outputs)):
@@ -205,7 +205,7 @@ def test_the_canonical_form_of_a_finding(output: Execution, expected: str) -> No
     assert canonical(output) == expected
 
 
-# ---- what is shown -----------------------------------------------------------------------------------------------
+# ---- observations ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -220,12 +220,12 @@ def test_the_canonical_form_of_a_finding(output: Execution, expected: str) -> No
         (execution("", "", "output"), "OutputError: it wrote more than 65536 by"),
     ],
 )
-def test_what_is_shown_of_a_program(output: Execution, shown: str) -> None:
+def test_a_programs_result_is_shown_within_the_limit(output: Execution, shown: str) -> None:
     assert result(output, 40) == shown
     assert len(shown) <= 40
 
 
-def test_the_prompt_says_what_programs_share() -> None:
+def test_the_prompt_states_whether_programs_share_variables() -> None:
     assert "starts anew" in template("full", stateful=False).text
     assert "share their variables" in template("full", stateful=True).text
     assert template("full", stateful=True).name != template("full", stateful=False).name
@@ -235,7 +235,7 @@ def test_the_prompt_says_what_programs_share() -> None:
 # ---- the expert --------------------------------------------------------------------------------------------------
 
 
-def test_the_expert_writes_its_program_then_the_answer() -> None:
+def test_the_expert_replies_with_a_program_then_the_answer() -> None:
     episode = begun(Programs({"print(4)": execution("4")}))
     program, answer = episode.expert()
     assert episode.step(program).observation.text == "Code execution result: 4"
@@ -243,7 +243,7 @@ def test_the_expert_writes_its_program_then_the_answer() -> None:
     assert episode.step(answer).reward == 1.0
 
 
-def test_the_expert_says_the_share_that_it_is_to_say_at_once() -> None:
+def test_the_expert_answers_the_given_share_directly() -> None:
     assert begun(Programs(), direct=1.0).expert() == ["\\boxed{4}"]
     with pytest.raises(ExpertUnavailable, match="learn from a model"):
         begun(Programs(), expert=None).expert()

@@ -1,4 +1,4 @@
-"""Problems that are made: the same everywhere, never in two splits, solved by their programs, and as options say."""
+"""Generated problems: reproducible, in one split each, solved by their expert programs, and following options."""
 
 import contextlib
 import io
@@ -18,13 +18,13 @@ from arlarena.environments.tir_math.judge.arithmetic import evaluate
 from arlarena.environments.tir_math.problems import families as module
 from arlarena.environments.tir_math.problems import gym
 from arlarena.environments.tir_math.problems.catalogue import FAMILIES
-from arlarena.environments.tir_math.problems.families import SPLITS, MadeProblems, split_of
+from arlarena.environments.tir_math.problems.families import SPLITS, GeneratedProblems, split_of
 
 ASKED = {
     "count_primes", "prime_factorization", "products", "base_conversion", "polynomial_equations", "advanced_geometry",
     "countdown", "gcd", "lcm",
 }  # fmt: skip
-SLOW = {"polynomial_equations": 30, "advanced_geometry": 60}  # problems that are looked at; 150 of the others
+SLOW = {"polynomial_equations": 30, "advanced_geometry": 60}  # number of problems checked; 150 in other families
 
 
 GOLDEN = [
@@ -40,14 +40,14 @@ GOLDEN = [
 
 
 class AnyKey(set):
-    """A set with everything in it."""
+    """A set that contains everything."""
 
     def __contains__(self, key):
         return True
 
 
 def made(name=None, panel_size=256, **options):
-    return MadeProblems({name: options} if name else None, panel_size)
+    return GeneratedProblems({name: options} if name else None, panel_size)
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +56,14 @@ def mix():
 
 
 def outcome(program):
-    """What a program prints, and how long it takes. It is ours, so it may run here."""
+    """A program's output and run time. Expert programs are trusted, so no sandbox is needed."""
     printed, start = io.StringIO(), time.process_time()
     with contextlib.redirect_stdout(printed):
         exec(compile(program, "<expert>", "exec"), {"__name__": "__main__"})
     return printed.getvalue(), time.process_time() - start
 
 
-def test_the_families_are_those_that_were_asked_for_and_more():
+def test_all_required_families_exist():
     assert set(FAMILIES) > ASKED
 
 
@@ -82,7 +82,7 @@ def test_the_expert_of_a_family_finds_the_answer_of_every_problem(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_gold_answer_is_right_and_another_one_is_not(name):
+def test_the_gold_answer_is_right_and_another_answer_is_wrong(name):
     problems = made(name)
     drawn = [problems.problem("train", index) for index in range(20)]
     for problem in drawn:
@@ -113,7 +113,7 @@ def test_the_splits_of_a_family_are_disjoint_in_content_and_text(name):
 
 
 def test_the_same_question_in_other_words_has_the_same_content():
-    """Countdown asks in three ways, and for numbers in any order: that is one problem."""
+    """Countdown has three wordings and numbers in any order for one problem."""
     family = FAMILIES["countdown"]
     assert family.content({"numbers": [3, 4, 5], "target": 60}) == family.content({"numbers": [5, 3, 4], "target": 60})
     polynomial = FAMILIES["polynomial_equations"]
@@ -128,21 +128,21 @@ def test_the_same_question_in_other_words_has_the_same_content():
     )
 
 
-def test_sizes(mix):
+def test_evaluation_splits_have_a_size_and_training_has_none(mix):
     assert mix.sizes() == {"train": None, "validation": 256, "test": 256}
     assert made(panel_size=7).sizes() == {"train": None, "validation": 7, "test": 7}
 
 
 PROGRAM = """
 import json, sys
-from arlarena.environments.tir_math.problems.families import MadeProblems
-problems = MadeProblems(None, 256)
+from arlarena.environments.tir_math.problems.families import GeneratedProblems
+problems = GeneratedProblems(None, 256)
 wanted = json.loads(sys.argv[1])
 print(json.dumps([[p.id, p.text, p.answer, p.expert] for p in (problems.problem(*one) for one in wanted)]))
 """
 
 
-def test_an_index_means_one_problem_in_any_order_and_process(mix):
+def test_an_index_gives_the_same_problem_in_any_order_and_process(mix):
     wanted = [("test", 5), ("train", 10**9), ("train", 3), ("validation", 2), ("test", 0), ("train", 0)]
     environment = {**os.environ, "PYTHONHASHSEED": "1"}
     command = [sys.executable, "-c", PROGRAM, json.dumps(wanted)]
@@ -151,8 +151,8 @@ def test_an_index_means_one_problem_in_any_order_and_process(mix):
     assert json.loads(done.stdout) == [[p.id, p.text, p.answer, p.expert] for p in here]
 
 
-def test_problems_stay_what_they_are(mix):
-    """Another problem under an old index makes runs incomparable: raise MAKER_VERSION, and say so in the changelog."""
+def test_problems_do_not_change_between_versions(mix):
+    """If an index gets another problem, runs are not comparable: raise MAKER_VERSION and note it in the changelog."""
     found = [mix.problem("test", index) for index in range(8)]
     assert [(problem.kind, problem.answer) for problem in found] == GOLDEN
 
@@ -166,7 +166,7 @@ def test_the_mix_has_every_family_by_its_weight(mix):
 
 
 def test_weights_can_be_set():
-    problems = MadeProblems({"gcd": {"weight": 9}, "lcm": {"weight": 1}}, 16)
+    problems = GeneratedProblems({"gcd": {"weight": 9}, "lcm": {"weight": 1}}, 16)
     drawn = Counter(problems.problem("train", index).kind for index in range(500))
     assert set(drawn) == {"gcd", "lcm"}
     assert 400 < drawn["gcd"] < 500
@@ -178,7 +178,7 @@ def test_a_problem_takes_milliseconds():
     start = time.process_time()
     for index in range(1, 201):
         problems.problem("train", index)
-    assert (time.process_time() - start) / 200 < 0.03  # 2.4 ms on a quiet machine
+    assert (time.process_time() - start) / 200 < 0.03  # 2.4 ms on an idle machine
 
 
 def test_options_reach_the_generator():
@@ -191,7 +191,7 @@ def test_options_reach_the_generator():
         assert value == sum(used)
 
 
-def test_other_options_make_other_problems():
+def test_other_options_give_other_problems():
     one, two = made("gcd"), made("gcd", max_value=999)
     assert [one.problem("train", index).text for index in range(5)] != [
         two.problem("train", index).text for index in range(5)
@@ -221,7 +221,7 @@ def test_other_options_make_other_problems():
 )
 def test_impossible_options_are_refused(families, message):
     with pytest.raises(ProblemsError) as refused:
-        MadeProblems(families, 256)
+        GeneratedProblems(families, 256)
     assert message in str(refused.value)
 
 
@@ -237,7 +237,7 @@ def test_a_family_with_too_few_problems_for_a_split_is_an_error():
     assert 5 <= len(found) == len(set(found))
 
 
-def test_without_reasoning_gym_it_says_what_to_install(monkeypatch):
+def test_without_reasoning_gym_the_error_names_the_package(monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == gym.PACKAGE]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(gym.util, "find_spec", lambda name: None)
@@ -247,11 +247,11 @@ def test_without_reasoning_gym_it_says_what_to_install(monkeypatch):
         made("gcd")
 
 
-def test_nothing_but_what_is_needed_of_reasoning_gym_is_imported():
+def test_only_the_needed_modules_of_reasoning_gym_are_imported():
     program = (
         "import json, sys\n"
-        "from arlarena.environments.tir_math.problems.families import MadeProblems\n"
-        "MadeProblems(None, 4).problem('train', 0)\n"
+        "from arlarena.environments.tir_math.problems.families import GeneratedProblems\n"
+        "GeneratedProblems(None, 4).problem('train', 0)\n"
         "print(json.dumps(sorted(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -260,7 +260,7 @@ def test_nothing_but_what_is_needed_of_reasoning_gym_is_imported():
     assert not loaded & {"matplotlib", "pycosat", "cellpylib", "reasoning_gym.composite", "torch"}
 
 
-def test_what_could_be_guessed_is_no_problem():
+def test_trivial_problems_are_not_used():
     gcds = [made("gcd").problem("train", index).answer for index in range(100)]
     assert min(map(int, gcds)) > 2
     roots = [made("polynomial_equations").problem("train", index).answer for index in range(20)]
@@ -268,7 +268,7 @@ def test_what_could_be_guessed_is_no_problem():
     assert "" not in roots
 
 
-def test_an_exhausted_draw_is_bounded(monkeypatch):
+def test_drawing_stops_after_the_maximum_of_drafts(monkeypatch):
     problems = made("gcd")
     monkeypatch.setattr(module, "MAX_DRAFTS", 3)
     with pytest.raises(TaskError, match="in 3 drafts"):

@@ -20,19 +20,19 @@ from arlarena.environments.tir_math.episode.fences import fenced
         ("> ```python\n> x = '''\n> > a\n> '''\n> ```", "x = '''\n> a\n'''\n"),
     ],
 )
-def test_the_marks_of_a_quotation_are_no_code(text, code):
+def test_quotation_marks_are_removed_from_code(text, code):
     (block,) = fenced(text)
     assert (block.is_code, block.closed, block.on_lines) == (True, True, False)
     assert block.content == (code or "for i in range(2):\n    print(i)\n\nprint(3)\n")
 
 
 @pytest.mark.parametrize("quoted", ["> ```\n> 42\n> ```", "> ```text\n> 42\n> ```", "> ~~~\n> 42\n> ~~~"])
-def test_a_quoted_block_that_does_not_name_python_is_no_block(quoted):
+def test_a_quoted_block_that_does_not_name_python_is_ignored(quoted):
     (block,) = fenced(f"{quoted}\n```python\nprint(2)\n```")
     assert block.content == "print(2)\n"
 
 
-def test_many_marks_take_linear_time():
+def test_many_quotation_marks_take_linear_time():
     for text in (
         ">" * 200_000 + "```python",
         "> " * 100_000 + "```python\n" + "> " * 100_000,

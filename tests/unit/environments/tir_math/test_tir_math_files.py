@@ -1,4 +1,4 @@
-"""Problems that are read: what becomes of a line, which split it is in, and what is said of what is broken."""
+"""Problems read from files: parsing of lines, splits, and errors."""
 
 import json
 
@@ -80,7 +80,7 @@ def test_only_problem_and_answer_are_needed(tmp_path):
         (r"\boxed{", r"\boxed{"),
     ],
 )
-def test_the_answer_of_a_solution(text, gold):
+def test_the_answer_is_extracted_from_a_solution(text, gold):
     assert gold_of(text) == gold
 
 
@@ -108,7 +108,7 @@ def test_a_broken_line_is_named(train, line, message):
     assert message in str(refused.value)
 
 
-def test_what_is_no_text_is_named(tmp_path):
+def test_a_file_that_is_not_text_is_named(tmp_path):
     file = tmp_path / "latin.jsonl"
     file.write_bytes(lines(row(1)).encode() + b'{"problem": "\xff", "answer": "1"}\n')
     with pytest.raises(ConfigError, match=r"latin\.jsonl: byte 0xff at offset \d+ \(line 2\) is not UTF-8"):
@@ -169,29 +169,29 @@ def test_validation_is_a_share_of_the_training_file_by_content(train):
     assert 60 < sizes["validation"] < 140
     held_out = {problem.key for problem in all_of(problems, "validation")}
     assert not held_out & {problem.key for problem in all_of(problems, "train")}
-    # The same problem is in the same split whatever is around it, and in whatever order.
+    # A problem's split does not depend on the other problems or on their order.
     train.write_text("".join(reversed(train.read_text().splitlines(keepends=True))) + lines(row(5000)))
     again = {problem.key for problem in all_of(read(train=train, validation_share=0.25), "validation")}
     assert held_out <= again
     assert len(again) <= len(held_out) + 1
 
 
-def test_there_may_be_no_validation(train):
+def test_a_validation_share_of_zero_gives_no_validation_split(train):
     assert read(train=train, validation_share=0).sizes() == {"train": 400}
 
 
-def test_the_order_is_that_of_the_file(train):
+def test_problems_are_in_the_order_of_the_file(train):
     numbers = [int(problem.id) for problem in all_of(read(train=train), "train")]
     assert numbers == sorted(numbers)
 
 
 @pytest.mark.parametrize(("split", "index"), [("train", -1), ("train", 10**6), ("nowhere", 0)])
-def test_a_problem_that_is_not_there(train, split, index):
+def test_a_missing_problem_is_a_task_error(train, split, index):
     with pytest.raises(TaskError, match=f"no problem {split}/{index}"):
         read(train=train).problem(split, index)
 
 
-def test_nothing_is_left_to_train_on(train):
+def test_an_empty_training_set_is_refused(train):
     with pytest.raises(ConfigError, match=r"none of its 400 problems is left: 400 that for training"):
         read(train=train, tests={"all": str(train)})
 
@@ -211,13 +211,13 @@ def test_nothing_is_left_to_train_on(train):
         ({"families": {"gdc": {}}}, "test families: unknown family 'gdc'; did you mean 'gcd'"),
     ],
 )
-def test_wrong_options_are_refused(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(ConfigError) as refused:
         problems_of("test", read_options("test", options))
     assert message in str(refused.value)
 
 
-def test_without_files_problems_are_made():
+def test_without_files_problems_are_generated():
     assert problems_of("test", read_options("test", {"families": {"gcd": {}}, "panel_size": 3})).sizes() == {
         "train": None,
         "validation": 3,
@@ -248,7 +248,7 @@ def test_files_as_large_as_math_and_aime(tmp_path):
     assert problems.problem("aime24", 0).answer == "204"
 
 
-def test_the_key_of_a_text_is_blind_to_spaces_and_capitals_alone():
+def test_the_key_of_a_text_ignores_only_spaces_and_case():
     assert text_key("Find $x$ .\n") == text_key("find  $X$.")
     assert text_key("x + 1") != text_key("x - 1")
 
@@ -263,7 +263,7 @@ def test_a_folder_without_a_training_set_is_refused_with_the_fix(tmp_path, monke
         ConfigError, match=rf"has no train\.jsonl \(it has {listed}\): call the training set train\.jsonl"
     ):
         read()
-    if names:  # files that are named are read all the same
+    if names:  # files named in the options are still read
         assert read(tests={"one": str(tmp_path / names[0])}).sizes() == {"one": 1}
 
 

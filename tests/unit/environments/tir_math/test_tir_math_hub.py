@@ -1,4 +1,4 @@
-"""Problems of a data set that the package `datasets` reads: a folder here, elsewhere one of the hub by its name."""
+"""Problems of a data set that the package `datasets` reads: from a folder, and with a fake package from the Hub."""
 
 import importlib.util
 import json
@@ -12,7 +12,7 @@ from arlarena.proto.config import ConfigError
 
 needs_datasets = pytest.mark.skipif(
     importlib.util.find_spec("datasets") is None,
-    reason="PACKAGE ABSENT: datasets is not installed, so no data set was read (pip install datasets)",
+    reason="PACKAGE ABSENT: datasets is not installed, no data set was read (pip install datasets)",
 )
 
 
@@ -22,7 +22,7 @@ def read(**source):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A data set of two splits, in a folder; what `datasets` caches stays beside it."""
+    """A data set of two splits in a folder; the cache of `datasets` is next to it."""
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     rows = [
         {
@@ -49,7 +49,7 @@ def folder(tmp_path, monkeypatch):
     return data
 
 
-def test_without_the_package_it_says_what_to_install(monkeypatch):
+def test_without_datasets_the_error_names_the_package(monkeypatch):
     def absent(name):
         raise ImportError(f"No module named {name!r}")
 
@@ -62,7 +62,7 @@ def test_without_the_package_it_says_what_to_install(monkeypatch):
 
 
 class Stored(list):
-    """What `load_dataset` gives, as far as it is used."""
+    """The used part of the result of `load_dataset`."""
 
     def __init__(self, rows):
         super().__init__(rows)
@@ -70,7 +70,7 @@ class Stored(list):
 
 
 class Package:
-    """The package, as far as it is used: it remembers what it was asked."""
+    """The used part of the package; it records its calls."""
 
     def __init__(self, rows):
         self.rows, self.asked = rows, None
@@ -143,6 +143,6 @@ def test_a_folder_is_read(folder):
         ({"config": "x"}, "x"),
     ],
 )
-def test_what_a_folder_has_not_is_named(folder, source, message):
+def test_a_missing_split_or_column_of_a_folder_is_named(folder, source, message):
     with pytest.raises(ConfigError, match=message):
         read(**{"name": str(folder), "problem": "question", "answer": "solution", **source})

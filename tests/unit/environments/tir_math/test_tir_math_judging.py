@@ -1,4 +1,4 @@
-"""Verdicts on written pairs, on golds of the kinds of MATH and AIME, on golds that were changed, and on attacks."""
+"""Verdicts on hand-written pairs, on golds like those of MATH and AIME, on altered golds, and on attacks."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from random import Random
 import pytest
 
 from arlarena.environments.tir_math.judge.equivalence import LIMIT, judge
-from arlarena.environments.tir_math.judge.latex import tidy
+from arlarena.environments.tir_math.judge.latex import normalize
 
 VERDICTS = Path(__file__).resolve().parents[3] / "data" / "golden" / "tir_math" / "verdicts.tsv"
 REPORTED = VERDICTS.with_name("pairs.jsonl")
@@ -25,7 +25,7 @@ def pairs():
 
 
 PAIRS = list(pairs())
-# The kinds are those of public reports on judges of answers (Math-Verify, lm-evaluation-harness, NeMo Gym).
+# The kinds come from public issue reports on answer judges (Math-Verify, lm-evaluation-harness, NeMo Gym).
 REPORTED_PAIRS = [json.loads(line) for line in REPORTED.read_text(encoding="utf-8").splitlines()]
 
 
@@ -41,14 +41,14 @@ def test_verdict(gold, answer, verdict):
     assert judge(gold, answer) is verdict
 
 
-def test_reported_pairs_are_new_and_enough():
+def test_reported_pairs_are_distinct_and_enough():
     reported = {(pair["gold"], pair["answer"]) for pair in REPORTED_PAIRS}
     assert len(reported) == len(REPORTED_PAIRS)
     assert len(reported - {(gold, answer) for gold, answer, _ in PAIRS}) >= 200
 
 
 @pytest.mark.parametrize("pair", REPORTED_PAIRS, ids=lambda pair: f"{pair['kind']}: {pair['gold']} | {pair['answer']}")
-def test_verdict_on_a_reported_kind(pair):
+def test_verdict_on_pairs_from_issue_reports(pair):
     assert judge(pair["gold"], pair["answer"]) is pair["right"]
 
 
@@ -65,12 +65,12 @@ def test_verdict_on_a_reported_kind(pair):
         ("2^{4950}", str(2**4950 - 1), False),
     ],
 )
-def test_verdict_on_what_no_line_of_a_file_can_hold(gold, answer, verdict):
+def test_verdict_on_pairs_with_line_breaks(gold, answer, verdict):
     assert judge(gold, answer) is verdict
 
 
 def made_golds():
-    """Golds of the kinds of MATH and AIME: numbers, fractions, roots, intervals, tuples, polynomials, matrices."""
+    """Golds like those of MATH and AIME: numbers, fractions, roots, intervals, tuples, polynomials, matrices."""
     random = Random(0)
     brackets = [("(", ")"), ("[", "]"), ("(", "]"), ("[", ")")]
 
@@ -102,7 +102,7 @@ def made_golds():
 
 @pytest.fixture(scope="module")
 def golds():
-    """Golds that are made, those of the written pairs, and those of the files in TIR_MATH_DATA, if it is set."""
+    """Generated golds, golds of the hand-written pairs, and golds of the files in TIR_MATH_DATA, if it is set."""
     folder = os.environ.get("TIR_MATH_DATA")
     files = sorted(Path(folder).glob("*.jsonl")) if folder else []
     read = [str(json.loads(line)["answer"]) for file in files for line in file.read_text().splitlines()]
@@ -110,7 +110,7 @@ def golds():
     return [*made_golds(), *sorted(written), *read]
 
 
-def test_every_gold_is_itself(golds):
+def test_every_gold_equals_itself(golds):
     assert len(golds) > 4000
     assert [gold for gold in golds if not judge(gold, gold)] == []
 
@@ -124,14 +124,14 @@ DRESSED = {
 
 
 @pytest.mark.parametrize("dress", DRESSED.values(), ids=DRESSED)
-def test_every_gold_is_itself_in_other_dress(golds, dress):
+def test_every_gold_equals_its_decorated_forms(golds, dress):
     assert [gold for gold in sorted(set(golds)) if gold and not judge(gold, dress(gold))] == []
 
 
 FRACTION = re.compile(r"(-?)\\[dt]?frac\{(\d+)\}\{(\d+)\}")
 
 
-def test_every_fraction_is_its_decimal_and_what_it_was_reduced_from(golds):
+def test_every_fraction_equals_its_decimal_and_its_unreduced_form(golds):
     fractions = [(gold, found) for gold in sorted(set(golds)) if (found := FRACTION.fullmatch(gold))]
     assert len(fractions) > 500
     for gold, (sign, top, bottom) in ((gold, found.groups()) for gold, found in fractions):
@@ -163,8 +163,7 @@ def other_order(gold):
     return found and found[1].strip() != found[2] and f"({found[2]},{found[1]})"
 
 
-# What stays right although it was changed: "-0" is 0, as a vector too, and an approximation beside the exact value may
-# be off.
+# Changes that stay right: "-0" is 0, also in a vector, and an approximation next to the exact value may be wrong.
 SAME = re.compile(r"0(,.*)?|\\begin\{pmatrix\}[0\s\\]*\\end\{pmatrix\}|.*approx.*", re.DOTALL)
 
 
@@ -172,9 +171,9 @@ SAME = re.compile(r"0(,.*)?|\\begin\{pmatrix\}[0\s\\]*\\end\{pmatrix\}|.*approx.
     ("change", "least"),
     [(changed_digit, 1000), (one_more, 1000), (other_sign, 1000), (other_bracket, 100), (other_order, 30)],
 )
-# Slow where every third is judged: each takes milliseconds. All 3,500 were judged when this was written.
+# Slow if every third is judged, at some milliseconds each.
 @pytest.mark.parametrize("every", [24, pytest.param(3, marks=pytest.mark.slow)])
-def test_no_changed_gold_is_right(golds, every, change, least):
+def test_no_altered_gold_is_right(golds, every, change, least):
     some = sorted(set(golds))[1::every]
     changed = [(gold, change(gold)) for gold in some if not SAME.fullmatch(gold)]
     changed = [(gold, answer) for gold, answer in changed if answer]
@@ -182,19 +181,19 @@ def test_no_changed_gold_is_right(golds, every, change, least):
     assert [(gold, answer) for gold, answer in changed if judge(gold, answer)] == []
 
 
-def test_what_is_too_long_is_wrong_unless_it_is_the_gold():
+def test_a_too_long_answer_is_wrong_unless_it_is_the_gold():
     long = "1" * (LIMIT + 1)
     assert judge(long, long)
     assert not judge("5", long)
     assert not judge(long, "5")
 
 
-def test_tidying_twice_changes_nothing_more(golds):
+def test_normalize_is_idempotent(golds):
     for gold in sorted(set(golds)):
-        assert tidy(tidy(gold)) == tidy(gold)
+        assert normalize(normalize(gold)) == normalize(gold)
 
 
-# A child judges what it is given and reports what was compiled, written and how long it took: there is no sandbox here.
+# A child process without sandbox judges pairs and reports compiled code, written files and times.
 CHILD = """
 import json, resource, sys, time
 from arlarena.environments.tir_math.judge.equivalence import judge
@@ -233,13 +232,13 @@ GOLDS = ("5", r"\frac{\sqrt{3}}{4}", "x^2+1", "(1,2)", "1,2", "[0,1)", "x=5", r"
 
 
 def attack():
-    """Python that says open("attacked", "w") without capitals, parentheses and quotes, as a symbol's name has none."""
+    """Python code for open("attacked", "w") without capitals, parentheses and quotes, as in a symbol's name."""
     letters = "+".join(f"open.__doc__[{open.__doc__.index(letter)}]" for letter in "open('attacked','w')")
     return f"[[0for[quit.__class__.__class_getitem__]in[[exec]]],quit.__class__[{letters}]]"
 
 
-def test_math_verify_alone_runs_what_an_answer_says(tmp_path):
-    """The reason for the guard. Where this fails, the libraries have closed a door, and the guard may be simpler."""
+def test_math_verify_without_the_guard_executes_answers(tmp_path):
+    """The reason for the guard. If this fails, the libraries are fixed and the guard may be simplified."""
     program = (
         "import sys\nfrom math_verify import parse, verify\n"
         "answer = sys.stdin.read()\n"
@@ -259,7 +258,7 @@ def test_math_verify_alone_runs_what_an_answer_says(tmp_path):
     assert (tmp_path / "attacked").exists()
 
 
-def test_no_answer_is_run(tmp_path):
+def test_no_answer_is_executed(tmp_path):
     payload = attack()
     answers = [
         f"\\sum_{{n=0}}^{{\\infty}} \\frac{{\\text{{{payload}}}^{{n}}}}{{n!}}+1",
@@ -285,7 +284,7 @@ def test_no_answer_is_run(tmp_path):
     reported = judged_in_a_child([[gold, answer] for answer in answers for gold in GOLDS], tmp_path)
     assert not any(reported["verdicts"])
     assert list(tmp_path.iterdir()) == []
-    # Numbers are read by sympy through Python, which is to see nothing but digits.
+    # sympy reads numbers by Python's eval, which must get nothing but digits.
     other = [
         source
         for source in reported["compiled"]
@@ -318,21 +317,21 @@ MEGABYTES = (
 )
 
 
-# Slow where each bomb meets both golds: it takes five seconds more.
+# Slow if each expensive answer is compared with both golds, because it takes five seconds more.
 @pytest.mark.parametrize("both", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_bombs_are_wrong_and_take_neither_time_nor_memory(tmp_path, both):
+def test_expensive_answers_are_wrong_within_limits(tmp_path, both):
     golds = (GOLDS[1], r"\frac{1}{2004!}")
     questions = [
         [gold, answer] for i, answer in enumerate(BOMBS) for j, gold in enumerate(golds) if both or (i + j) % 2 == 0
     ]
     reported = judged_in_a_child([*questions, *(["5", answer] for answer in MEGABYTES)], tmp_path)
     assert not any(reported["verdicts"])
-    assert reported["slowest"] < 20  # a second or two on a quiet machine
+    assert reported["slowest"] < 20  # a second or two on an idle machine
 
 
 @pytest.mark.parametrize(
     "answer", [r"\frac{1}", r"\frac{", "}{", "((", r"\begin{pmatrix} 1", "\\", "^", "_", "\\\\\\", "%"]
 )
 @pytest.mark.parametrize("gold", GOLDS)
-def test_malformed_answers_are_wrong_and_no_error(gold, answer):
+def test_malformed_answers_are_wrong_and_raise_nothing(gold, answer):
     assert judge(gold, answer) is False

@@ -1,4 +1,4 @@
-"""Answers in the forms that made problems ask for."""
+"""Answers in the forms that generated problems require."""
 
 from fractions import Fraction
 
@@ -10,7 +10,7 @@ from arlarena.environments.tir_math.judge.scoring import FORMS, verdict
 
 TIMES, DOT = "\u00d7", "\u00b7"
 VERDICTS = [
-    # worked out, not repeated
+    # numbers: computed, not repeated
     ("number", "1024", "1024", True),
     ("number", "1024", "1,024", True),
     ("number", "1024", "1024.0", True),
@@ -111,7 +111,7 @@ def test_verdict(form, gold, answer, right):
     assert verdict(form, gold, answer) is right
 
 
-def test_every_form_is_tried():
+def test_every_form_has_a_case():
     assert {form for form, *_ in VERDICTS} | {"math"} == set(FORMS)
 
 
@@ -137,7 +137,7 @@ def test_every_form_is_tried():
         "٣",
     ],
 )
-def test_what_no_form_allows_is_wrong_and_no_error(form, answer, tmp_path, monkeypatch):
+def test_answers_outside_every_form_are_wrong_and_raise_nothing(form, answer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     gold = {"expression": "3 + 4", "point": "(1.000, 2.000)", "factors": "7", "digits": "ff"}.get(form, "7")
     assert verdict(form, gold, answer) is False
@@ -157,7 +157,7 @@ def test_what_no_form_allows_is_wrong_and_no_error(form, answer, tmp_path, monke
         ("((5))", 5, [5]),
     ],
 )
-def test_arithmetic(text, value, numbers):
+def test_evaluate_gives_the_value_and_the_numbers(text, value, numbers):
     assert evaluate(text) == (value, numbers)
 
 
@@ -165,6 +165,6 @@ def test_arithmetic(text, value, numbers):
     "text",
     ["", "3 +", "* 3", "3 4", "(3", "3)", "()", "3 ** 4", "3 // 4", "3.5", "x", "1 / 0", "3 = 3", "9" * 13, "1+" * 200],
 )
-def test_what_is_no_arithmetic_is_refused(text):
+def test_text_that_is_not_arithmetic_is_refused(text):
     with pytest.raises(NoArithmetic):
         evaluate(text)

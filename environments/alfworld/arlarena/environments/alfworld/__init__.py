@@ -1,1 +1,1 @@
-"""ALFWorld: the text games of Shridhar et al. (2021), played by an engine of our own."""
+"""ALFWorld: the text games of Shridhar et al. (2021), played by a native engine."""

@@ -1,4 +1,4 @@
-"""What a game is, apart from where it came from: its content, and what is asked for."""
+"""Loaded games: their rules, task and content hash, independent of their source."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from arlarena.environment.hashing import digest
 from arlarena.environments.alfworld.engine.game import GameRules
 from arlarena.environments.alfworld.engine.world import House
 from arlarena.environments.alfworld.errors import GameError
-from arlarena.environments.alfworld.task_kinds import Aim, aim_of
+from arlarena.environments.alfworld.task_kinds import TaskGoal, goal_of
 
 
 class GameFile(msgspec.Struct, frozen=True):
-    """What is read of a `game.tw-pddl`: the three texts that a game is made of."""
+    """The three texts of a `game.tw-pddl` that define a game."""
 
     pddl_domain: str
     grammar: str
@@ -22,26 +22,26 @@ class GameFile(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """A game ready to be played. `aim` None: a goal of none of the six kinds, so there is no expert."""
+class LoadedGame:
+    """A game ready to be played. `goal` is None if it is none of the six kinds of tasks; then there is no expert."""
 
     rules: GameRules
-    aim: Aim | None
+    goal: TaskGoal | None
     type: str
     content_key: str
 
 
-def loaded(rules: GameRules, kind: str = "") -> Loaded:
-    """A game with its aim, its kind of task (as its file says, or as its goal shows) and the hash of its content."""
+def loaded(rules: GameRules, kind: str = "") -> LoadedGame:
+    """A game with its goal, its kind of task (from its file or its goal) and its content hash."""
     try:
-        aim = aim_of(rules.goal)
+        goal = goal_of(rules.goal)
     except GameError:
-        aim = None
-    return Loaded(rules, aim, kind or (aim.type if aim else ""), digest(content_of(rules)))
+        goal = None
+    return LoadedGame(rules, goal, kind or (goal.type if goal else ""), digest(content_of(rules)))
 
 
 def content_of(rules: GameRules) -> str:
-    """All that a player could tell of a game: two games that differ in ids and coordinates alone are the same."""
+    """All that a player can observe of a game. Games that differ only in ids and coordinates are equal."""
     house, start = rules.house, rules.house.start
     contents: dict[int, list[tuple[str, ...]]] = {}
     for receptacle, things in start.inside.items():

@@ -1,4 +1,4 @@
-"""ALFWorld behind the server's protocols: official games where they are given, else games that we make."""
+"""The ALFWorld environment: official games if available, otherwise generated games."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import msgspec
 
 from arlarena.environment.protocols import TaskError
 from arlarena.environment.text_game import TextEnvironment, TextGame
-from arlarena.environments.alfworld.content import GameFile, Loaded
+from arlarena.environments.alfworld.content import GameFile, LoadedGame
 from arlarena.environments.alfworld.errors import GameError
 from arlarena.environments.alfworld.files.game_files import FileGames
 from arlarena.environments.alfworld.houses.generator import MAKER_VERSION
-from arlarena.environments.alfworld.houses.made_games import MadeGames
+from arlarena.environments.alfworld.houses.made_games import GeneratedGames
 from arlarena.environments.alfworld.options import AlfworldOptions, read_options
 from arlarena.environments.alfworld.played_game import SUCCESS_REWARD, AlfworldGame
 from arlarena.environments.alfworld.prompts import TEMPLATES
 from arlarena.environments.alfworld.settings import alfworld_data
-from arlarena.environments.alfworld.stock_engine import Stocks, TextWorldGame, check_packages
+from arlarena.environments.alfworld.stock_engine import EnginePool, TextWorldGame, check_packages
 from arlarena.proto.config import ConfigError
 from arlarena.proto.env_api import DataSource, Info, ResetSpec, Split
 from arlarena.proto.trajectory import Task
@@ -32,34 +32,34 @@ KINDS: Mapping[str, Literal["train", "validation", "test"]] = {
 
 
 class Games(Protocol):
-    """Where games come from."""
+    """A source of games."""
 
     def sizes(self) -> dict[str, int | None]:
-        """Games of each split, None for no end."""
+        """Number of games in each split; None: unlimited."""
         ...
 
     def source(self) -> DataSource:
-        """What they are, for `/v1/info`."""
+        """Description of the games for `/v1/info`."""
         ...
 
-    def game(self, split: str, index: int) -> Loaded:
+    def game(self, split: str, index: int) -> LoadedGame:
         """One game.
 
         Raises:
-            TaskError: it cannot be had.
+            TaskError: the game cannot be read or generated.
         """
         ...
 
     def file(self, split: str, index: int) -> GameFile:
-        """The same game as the texts of its file. Errors as in `game`, except that any rules may be in it."""
+        """The same game as the texts of its file. Errors as in `game`, except that any rules are accepted."""
         ...
 
     def name(self, split: str, index: int) -> str:
-        """What a task id calls it besides its index, or ""."""
+        """The game's name in task ids, or "" if only its index is used."""
         ...
 
     def index(self, split: str, name: str) -> int | None:
-        """The game of a name, or of an index written as one; None for no such game."""
+        """The index of a name, which may be an index as text; None for an unknown game."""
         ...
 
 
@@ -71,7 +71,7 @@ class AlfworldEnvironment(TextEnvironment):
     rewards: Mapping[str, float] = {"success": SUCCESS_REWARD}
 
     def __init__(self, options: AlfworldOptions, games: Games) -> None:
-        made = isinstance(games, MadeGames)
+        made = isinstance(games, GeneratedGames)
         self.blocking = options.backend == "textworld"
         self.version = (f"made-{MAKER_VERSION}" if made else "files-1") + ("-textworld" if self.blocking else "")
         source = "made by this server, since no official ones are given (ALFWORLD_DATA)" if made else "read from files"
@@ -81,7 +81,7 @@ class AlfworldEnvironment(TextEnvironment):
         self.template = TEMPLATES[options.template]
         self.horizon, self.history = options.max_steps, options.history
         self.splits = [Split(name, KINDS[name], size, name != "train") for name, size in games.sizes().items()]
-        self._settings, self._games, self._stocks = options, games, Stocks()
+        self._settings, self._games, self._pool = options, games, EnginePool()
 
     @property
     def info(self) -> Info:
@@ -89,7 +89,7 @@ class AlfworldEnvironment(TextEnvironment):
         return msgspec.structs.replace(super().info, data=self.data)
 
     def task(self, spec: ResetSpec) -> Task:
-        """The task that a reset means: by index, or by a game's name, `alfworld/<split>/<folder>/<trial>`."""
+        """The task of a reset: by index, or by a game's name, `alfworld/<split>/<folder>/<trial>`."""
         if spec.task_id is not None:
             _, _, rest = spec.task_id.partition("/")
             split, _, name = rest.partition("/")
@@ -100,10 +100,10 @@ class AlfworldEnvironment(TextEnvironment):
         return Task(task.environment, task.split, task.index, task.seed, self._games.name(task.split, task.index))
 
     def game(self, task: Task) -> TextGame:
-        """A game at its start: some milliseconds, and less if it was played lately; seconds with the stock engine.
+        """A game at its start. Takes milliseconds (less if cached), or seconds with the stock engine.
 
         Raises:
-            TaskError: its file is broken, or the options leave no game.
+            TaskError: its file is broken, or the options allow no game.
         """
         think = self._settings.expert_think == "plan"
         if not self.blocking:
@@ -113,17 +113,17 @@ class AlfworldEnvironment(TextEnvironment):
             except GameError as error:
                 raise TaskError(f"the game {self._games.name(task.split, task.index)}: {error}") from error
         file = self._games.file(task.split, task.index)
-        ours: Loaded | None = None
-        with suppress(TaskError):  # its rules are none of ours, which is what the stock engine is for
+        ours: LoadedGame | None = None
+        with suppress(TaskError):  # only the stock engine supports its rules
             ours = self._games.game(task.split, task.index)
-        return TextWorldGame(file, ours, think, self._stocks)
+        return TextWorldGame(file, ours, think, self._pool)
 
 
 def load(where: str, values: Mapping[str, Any]) -> AlfworldEnvironment:
     """The environment for a table of options.
 
     Raises:
-        ConfigError: see `read_options`; or the games' folder has none, or the stock engine is not installed.
+        ConfigError: see `read_options`; or the folder has no games, or the stock engine is not installed.
     """
     options = read_options(where, values)
     if options.backend == "textworld":
@@ -133,7 +133,7 @@ def load(where: str, values: Mapping[str, Any]) -> AlfworldEnvironment:
             raise ConfigError(f"{where} backend: {error}") from error
     root = options.games or alfworld_data()
     if root is None:
-        return AlfworldEnvironment(options, MadeGames(options.houses(), options.max_steps, options.panel_size))
+        return AlfworldEnvironment(options, GeneratedGames(options.houses(), options.max_steps, options.panel_size))
     try:
         return AlfworldEnvironment(options, FileGames(root, options.task_types))
     except GameError as error:

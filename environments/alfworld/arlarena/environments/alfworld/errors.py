@@ -1,7 +1,7 @@
-"""What is wrong with a game."""
+"""Errors in games."""
 
 from __future__ import annotations
 
 
 class GameError(ValueError):
-    """A game that cannot be read or played; the message says where, what and why."""
+    """A game cannot be read or played; the message names the place and the reason."""

@@ -15,30 +15,32 @@ from arlarena.proto.config import Table, parse_table
 
 
 class AlfworldOptions(Table):
-    """What can be set of ALFWorld. `things`, `receptacles` and `instances` are about made games, not about files."""
+    """Options of ALFWorld. `things`, `receptacles` and `instances` apply to generated games only."""
 
     games: Path | None = Field(
-        None, description="official games, or any in their format; default: ALFWORLD_DATA, if set"
+        None, description="folder of official games, or of games in their format; default: ALFWORLD_DATA, if set"
     )
     task_types: tuple[str, ...] = Field(TASK_TYPES, description="kinds of tasks to play")
-    things: tuple[int, int] = Field((25, 45), description="portable things in a made house, at least and at most")
+    things: tuple[int, int] = Field((25, 45), description="minimum and maximum of portable things in a generated house")
     receptacles: PositiveInt | None = Field(
-        None, description="most receptacles of a made house; default: all of the room"
+        None, description="maximum of receptacles in a generated house; default: all of the room"
     )
     instances: PositiveInt | None = Field(
         None,
-        description="most things, and most receptacles, of one kind in a made house, but for what the task needs; "
+        description="maximum of things and of receptacles of one kind in a generated house, except for the task's own; "
         "default: as in ALFRED",
     )
-    panel_size: PositiveInt = Field(512, description="made games of valid_seen and of valid_unseen")
-    max_steps: PositiveInt = Field(50, description="horizon of an episode, in steps")
+    panel_size: PositiveInt = Field(512, description="number of generated games in each of valid_seen and valid_unseen")
+    max_steps: PositiveInt = Field(50, description="maximum steps of an episode")
     history: NonNegativeInt = Field(2, description="earlier turns in the prompt (the paper's history_length)")
-    template: TemplateName = Field("full", description="prompt for a language model, or a short one for a tiny one")
+    template: TemplateName = Field(
+        "full", description="prompt for a language model, or a short prompt for a tiny model"
+    )
     expert_think: Literal["plan", "none"] = Field(
-        "plan", description="the expert's thought: `plan`, its next goal; `none`, no thought"
+        "plan", description="thought in the expert's replies: `plan`, its next subgoal; `none`, no thought"
     )
     backend: Literal["native", "textworld"] = Field(
-        "native", description="our engine, or the stock one (optional packages, 800 times slower), for comparison"
+        "native", description="the native engine, or TextWorld (optional packages, 800 times slower) for comparison"
     )
 
     @model_validator(mode="after")
@@ -47,14 +49,14 @@ class AlfworldOptions(Table):
         return self
 
     def houses(self) -> HouseOptions:
-        """The part that made games depend on."""
+        """The options of generated games."""
         return HouseOptions(tuple(self.task_types), self.things, self.receptacles, self.instances)
 
 
 def read_options(where: str, values: Mapping[str, Any]) -> AlfworldOptions:
-    """Validated options; `where` begins the message of an error.
+    """Validated options; error messages begin with `where`.
 
     Raises:
-        ConfigError: an unknown option, or a value that is out of range.
+        ConfigError: an option is unknown, or a value is out of range.
     """
     return parse_table(where, values, AlfworldOptions)

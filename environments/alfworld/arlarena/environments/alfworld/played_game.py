@@ -1,4 +1,4 @@
-"""A game as the server plays it: what every engine's games have in common, and those of our own engine."""
+"""Games as the server plays them: the base class of both engines' games, and games of the native engine."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from arlarena.environment.hashing import digest
 from arlarena.environment.protocols import ExpertUnavailable
 from arlarena.environment.replies import reply
 from arlarena.environment.text_game import TextGame
-from arlarena.environments.alfworld.content import Loaded
+from arlarena.environments.alfworld.content import LoadedGame
 from arlarena.environments.alfworld.engine.game import NOTHING_HAPPENS, Game
 from arlarena.environments.alfworld.expert import Expert, NoPlan
 
-SUCCESS_REWARD = 10.0  # the paper's; nothing else is paid
+SUCCESS_REWARD = 10.0  # as in the paper; there are no other rewards
 
 
 class HouseGame(TextGame):
-    """What both engines' games have in common. `made` None: our engine does not play it, so there is no expert."""
+    """Base class of both engines' games. `made` is None if the native engine cannot play it; it has no expert then."""
 
-    def __init__(self, made: Loaded | None, think: bool) -> None:
-        self._made, self._think = made, think
+    def __init__(self, made: LoadedGame | None, think: bool) -> None:
+        self._loaded, self._think = made, think
         if made is not None:
             self.content_key, self.kind, self.task = made.content_key, made.type, made.rules.task
 
     @abstractmethod
     def actions(self) -> Sequence[str]:
-        """What may be typed now."""
+        """The admissible commands."""
 
     @abstractmethod
     def native(self) -> Game | None:
-        """The same game in the same state in our own engine; None if that does not play it."""
+        """The game in the native engine, in the same state; None if that engine cannot play it."""
 
     def offered(self) -> str:
-        """All but `help`, as in the paper."""
+        """The admissible commands except `help`, as in the paper."""
         return ", ".join([command for command in self.actions() if command != "help"])
 
     def plan(self) -> list[str]:
         """The expert's replies from here.
 
         Raises:
-            ExpertUnavailable: the goal is of none of the six kinds, or the expert is at a loss.
+            ExpertUnavailable: the goal is none of the six kinds, or the expert finds no plan.
         """
         game = self.native()
-        if game is None or self._made is None or self._made.aim is None:
-            raise ExpertUnavailable("the goal is of none of ALFWorld's six kinds of tasks")
-        expert = Expert(self._made.rules.house, self._made.aim)
+        if game is None or self._loaded is None or self._loaded.goal is None:
+            raise ExpertUnavailable("the goal is none of ALFWorld's six kinds of tasks")
+        expert = Expert(self._loaded.rules.house, self._loaded.goal)
         try:
             return [reply(thought if self._think else "", command) for thought, command in expert.moves(game)]
         except NoPlan as error:
@@ -55,29 +55,29 @@ class HouseGame(TextGame):
 
 
 class AlfworldGame(HouseGame):
-    """A game in our engine. What the player sees is what was last answered."""
+    """A game in the native engine. The observation is the last response."""
 
-    def __init__(self, made: Loaded, think: bool) -> None:
+    def __init__(self, made: LoadedGame, think: bool) -> None:
         super().__init__(made, think)
         self._game, self._names = Game(made.rules), ("", 0)
         self.score = float(self._game.won)
 
     def text(self) -> str:
-        """The last answer; at the start, the room and the task."""
+        """The last response; at the start, the room and the task."""
         return self._game.feedback
 
     def state(self) -> str:
-        """Where everything is and what has become of it, and not what was last answered."""
+        """A hash of the world state, without the last response."""
         return f"{self._game.state.key:032x}"
 
     def state_key(self, task: str) -> str:
-        """The state's own hash, and the task's."""
+        """A hash of the state and the task."""
         if self._names[0] != task:
             self._names = task, int(digest(task), 16)
         return f"{self._game.state.key ^ self._names[1]:032x}"
 
     def actions(self) -> Sequence[str]:
-        """What may be typed now."""
+        """The admissible commands."""
         return self._game.menu.commands
 
     def offered(self) -> str:
@@ -85,7 +85,7 @@ class AlfworldGame(HouseGame):
         return self._game.menu.offered
 
     def play(self, action: str | None) -> float:
-        """Type a command; what could not be read, or does not work here, changes nothing."""
+        """Play a command. An unreadable or inadmissible command changes nothing."""
         if action is None:
             self._game.feedback = NOTHING_HAPPENS
             return 0.0
@@ -94,11 +94,11 @@ class AlfworldGame(HouseGame):
         return SUCCESS_REWARD * self.score
 
     def native(self) -> Game:
-        """The game itself."""
+        """The game."""
         return self._game
 
     def copy(self) -> Self:
-        """The rules never change, so they are shared."""
+        """An independent copy, which shares the immutable rules."""
         twin = copy(self)
         twin._game = self._game.copy()
         return twin

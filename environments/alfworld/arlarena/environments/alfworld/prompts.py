@@ -1,4 +1,4 @@
-"""What a player of ALFWorld reads around an observation."""
+"""The prompt templates of ALFWorld."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The environment variable of ALFWorld. No other file of this environment reads environment variables."""
+"""The environment variable of ALFWorld. Only this module of the environment reads environment variables."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 
 def alfworld_data() -> Path | None:
-    """ALFWORLD_DATA: where ALFWorld's own tools put its games. None if it is not set."""
+    """ALFWORLD_DATA: the folder in which ALFWorld's tools store games. None if it is not set."""
     value = os.environ.get("ALFWORLD_DATA")
     return Path(value).expanduser() if value else None
 
 
 @contextmanager
 def alfworld_import() -> Iterator[None]:
-    """Around an import of alfworld, which would make a folder in the user's home and set ALFWORLD_DATA to it."""
+    """Context for importing alfworld, which otherwise creates a folder in the user's home and sets ALFWORLD_DATA."""
     before = os.environ.get("ALFWORLD_DATA")
     os.environ["ALFWORLD_DATA"] = before or tempfile.gettempdir()
     try:

@@ -1,9 +1,9 @@
-"""The stock engine: TextWorld's, with alfworld's names, behind the same interface. Some 800 times slower than ours.
+"""The stock engine, TextWorld with alfworld's names, behind the same interface. About 800 times slower than the native.
 
-It needs packages that are not among our dependencies (`requirements/alfworld.txt`; Fast Downward is GPL and
-compiled), imported when the first game is made. TextWorld's games cannot be copied. So a game here is the list of what
-was typed in it and what was last answered; engines are kept apart from games, and one that stands just there is taken
-where there is one, else the list is played again.
+It needs packages that are not dependencies of this distribution (`requirements/alfworld.txt`; Fast Downward is GPL and
+compiled). They are imported with the first game. TextWorld's games cannot be copied, so a game here is the list of
+its commands and the last response. Engines are kept in a pool. A game takes an engine in its current state if there is
+one, otherwise its commands are replayed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Self
 import msgspec
 
 from arlarena.environment.protocols import TaskError
-from arlarena.environments.alfworld.content import GameFile, Loaded
+from arlarena.environments.alfworld.content import GameFile, LoadedGame
 from arlarena.environments.alfworld.engine.game import NOTHING_HAPPENS, Game
 from arlarena.environments.alfworld.engine.grammar import read_grammar
 from arlarena.environments.alfworld.errors import GameError
@@ -28,17 +28,17 @@ from arlarena.environments.alfworld.played_game import SUCCESS_REWARD, HouseGame
 from arlarena.environments.alfworld.settings import alfworld_import
 
 MISSING = "it needs TextWorld and alfworld: pip install --no-deps -r requirements/alfworld.txt (some minutes)"
-LIVE = 64  # engines kept for their next step; each takes some 8 MB, and a second or two to make
-UNSEEN = ("checked", "examined", "wasinreceptacle")  # facts that no condition of ALFWorld asks for
-_loading = Lock()  # the translator keeps its options in a module and prints to sys.stdout
+MAX_ENGINES = 64  # engines in the pool; each takes about 8 MB and one to two seconds to create
+UNSEEN = ("checked", "examined", "wasinreceptacle")  # facts that no condition of ALFWorld uses
+_loading = Lock()  # the translator has global options and prints to sys.stdout
 
 
 Place = tuple[GameFile, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What the engine says after a command. `state`: canonical text over its facts."""
+class EngineOutput:
+    """The engine's output after a command. `state`: canonical text of its facts."""
 
     text: str
     commands: tuple[str, ...]
@@ -47,10 +47,10 @@ class Seen:
 
 
 def check_packages() -> None:
-    """Import what this backend needs.
+    """Import the packages of this backend.
 
     Raises:
-        GameError: something is not installed; the message says what to do.
+        GameError: a package is not installed; the message names the fix.
     """
     try:
         _packages()
@@ -65,9 +65,9 @@ def _packages() -> tuple[Any, Any, Any]:
     return core.EnvInfos, pddl.PddlEnv, names.Demangler
 
 
-class Stock:
-    """TextWorld's engine. It can be given one game after another; it cannot be thrown away, for its library, once
-    unloaded, brings the process down at its end.
+class StockEngine:
+    """TextWorld's engine. It can load one game after another. It must not be destroyed: its unloaded library crashes
+    the process at exit.
     """
 
     def __init__(self) -> None:
@@ -75,10 +75,10 @@ class Stock:
         self._env = environment(infos(won=True, admissible_commands=True))
 
     def load(self, file: GameFile) -> None:
-        """Put a game in, at its start.
+        """Load a game, at its start.
 
         Raises:
-            GameError: the engine does not take it; the message is its own.
+            GameError: the engine refuses the game, with the engine's message.
         """
         with _loading:
             arguments = sys.argv  # which the translator overwrites
@@ -88,24 +88,24 @@ class Stock:
                 for info in self._env._entity_infos.values():
                     info.name = names.demangle_alfred_name(info.id)
                 self._state = self._env.reset()
-            except (Exception, SystemExit) as error:  # the translator's way to refuse
+            except (Exception, SystemExit) as error:  # the translator refuses by SystemExit
                 raise GameError(f"TextWorld does not take the game: {type(error).__name__}: {error}") from error
             finally:
                 sys.argv = arguments
         self._start = frozenset(self._facts())
 
     def play(self, command: str) -> None:
-        """Type a command."""
+        """Play a command."""
         self._state, _, _ = self._env.step(command)
 
-    def seen(self) -> Seen:
-        """What it says now."""
+    def output(self) -> EngineOutput:
+        """The current output."""
         state, now = self._state, frozenset(self._facts())
         changes = repr((sorted(now - self._start), sorted(self._start - now)))
-        return Seen(state.feedback, tuple(state["admissible_commands"]), bool(state["won"]), changes)
+        return EngineOutput(state.feedback, tuple(state["admissible_commands"]), bool(state["won"]), changes)
 
     def _facts(self) -> Iterator[str]:
-        """The facts that can make a difference, as text."""
+        """Yield the facts that can affect the game, as text."""
         facts = self._state["_facts"]
         where = {
             fact.arguments[0].name: fact.arguments[1].name for fact in facts if fact.name == "receptacleatlocation"
@@ -115,7 +115,7 @@ class Stock:
             words = [argument.name for argument in fact.arguments]
             if fact.name in UNSEEN or fact.name.startswith("new-axiom"):
                 continue
-            # Of what is not so, `look` alone asks, and only where receptacles share a location.
+            # Only `look` uses negative facts, and only if receptacles share a location.
             if fact.name.startswith("not_") and not (
                 fact.name == "not_inreceptacle" and standing[where.get(words[1], "")] > 1
             ):
@@ -123,99 +123,99 @@ class Stock:
             yield " ".join([fact.name, *words])
 
 
-class Stocks:
-    """Engines by where they stand: a game, and what was typed in it. Where none stands right, the one that was used
-    least recently is taken.
+class EnginePool:
+    """Engines by their state: a game and the commands played in it. If no engine has the required state, the least
+    recently used engine is taken.
     """
 
-    def __init__(self, most: int = LIVE) -> None:
-        self._most = most
-        self._kept: list[tuple[Place | None, Stock]] = []  # from the least to the most recently used
+    def __init__(self, limit: int = MAX_ENGINES) -> None:
+        self._limit = limit
+        self._engines: list[tuple[Place | None, StockEngine]] = []  # least recently used first
         self._lock = Lock()
 
-    def take(self, file: GameFile, played: tuple[str, ...]) -> Stock:
-        """An engine that stands there, for the caller alone. Errors as in `Stock.load`."""
+    def take(self, file: GameFile, played: tuple[str, ...]) -> StockEngine:
+        """Take an engine in this state out of the pool. Errors as in `StockEngine.load`."""
         with self._lock:
-            at = next((at for at, (place, _) in enumerate(self._kept) if place == (file, played)), None)
+            at = next((at for at, (place, _) in enumerate(self._engines) if place == (file, played)), None)
             if at is not None:
-                return self._kept.pop(at)[1]
-            stock = self._kept.pop(0)[1] if len(self._kept) >= self._most else Stock()
+                return self._engines.pop(at)[1]
+            engine = self._engines.pop(0)[1] if len(self._engines) >= self._limit else StockEngine()
         try:
-            stock.load(file)
+            engine.load(file)
         except GameError:
             with self._lock:
-                self._kept.insert(0, (None, stock))
+                self._engines.insert(0, (None, engine))
             raise
         for command in played:
-            stock.play(command)
-        return stock
+            engine.play(command)
+        return engine
 
-    def give(self, file: GameFile, played: tuple[str, ...], stock: Stock) -> None:
-        """Keep an engine for who goes on from there."""
+    def give(self, file: GameFile, played: tuple[str, ...], engine: StockEngine) -> None:
+        """Return an engine to the pool."""
         with self._lock:
-            self._kept.append(((file, played), stock))
+            self._engines.append(((file, played), engine))
 
 
 class TextWorldGame(HouseGame):
     """A game in the stock engine.
 
     Raises:
-        TaskError: the engine does not take it.
+        TaskError: the engine refuses the game.
     """
 
-    def __init__(self, file: GameFile, made: Loaded | None, think: bool, stocks: Stocks) -> None:
+    def __init__(self, file: GameFile, made: LoadedGame | None, think: bool, pool: EnginePool) -> None:
         super().__init__(made, think)
         self.task = self.task or _task(file)
-        self._file, self._stocks = file, stocks
+        self._file, self._pool = file, pool
         self._played: tuple[str, ...] = ()
         try:
-            stock = stocks.take(file, ())
+            engine = pool.take(file, ())
         except GameError as error:
             raise TaskError(str(error)) from error
-        self._seen, self._text = stock.seen(), stock.seen().text
-        self.score = float(self._seen.won)
-        stocks.give(file, (), stock)
+        self._output, self._text = engine.output(), engine.output().text
+        self.score = float(self._output.won)
+        pool.give(file, (), engine)
 
     def text(self) -> str:
-        """The last answer; at the start, the room and the task."""
+        """The last response; at the start, the room and the task."""
         return self._text
 
     def state(self) -> str:
-        """What differs from the start, in TextWorld's facts."""
-        return self._seen.state
+        """The differences from the start, as TextWorld's facts."""
+        return self._output.state
 
     def actions(self) -> Sequence[str]:
-        """What may be typed now."""
-        return self._seen.commands
+        """The admissible commands."""
+        return self._output.commands
 
     def play(self, action: str | None) -> float:
-        """Type a command; what could not be read, or does not work here, changes nothing."""
-        if action is None or action.strip() not in self._seen.commands:
+        """Play a command. An unreadable or inadmissible command changes nothing."""
+        if action is None or action.strip() not in self._output.commands:
             self._text = NOTHING_HAPPENS
             return 0.0
-        stock = self._stocks.take(self._file, self._played)
-        stock.play(action)
-        self._seen, self._played = stock.seen(), (*self._played, action.strip())
-        self._stocks.give(self._file, self._played, stock)
-        self._text, self.score = self._seen.text, float(self._seen.won)
+        engine = self._pool.take(self._file, self._played)
+        engine.play(action)
+        self._output, self._played = engine.output(), (*self._played, action.strip())
+        self._pool.give(self._file, self._played, engine)
+        self._text, self.score = self._output.text, float(self._output.won)
         return SUCCESS_REWARD * self.score
 
     def native(self) -> Game | None:
-        """Our engine, with the same commands typed."""
-        if self._made is None:
+        """The native engine after the same commands."""
+        if self._loaded is None:
             return None
-        game = Game(self._made.rules)
+        game = Game(self._loaded.rules)
         for command in self._played:
             game.play(command)
         return game
 
     def copy(self) -> Self:
-        """All that it holds never changes."""
+        """A shallow copy: all attributes are immutable."""
         return copy(self)
 
 
 def _task(file: GameFile) -> str:
-    """The sentence of the task; "" where it cannot be found."""
+    """The sentence of the task; "" if the grammar cannot be read."""
     try:
         return read_grammar(file.grammar)[1]
     except GameError:

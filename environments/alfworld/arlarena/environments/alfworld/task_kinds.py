@@ -1,4 +1,4 @@
-"""The six kinds of tasks: their goals, their sentences, and what a goal asks for."""
+"""The six kinds of tasks: their goals in PDDL and their sentences."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ SENTENCES: Mapping[str, tuple[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Aim:
-    """What a task asks for, in kinds: `Potato`, `SinkBasin`, `DeskLamp`; "" for what it does not name."""
+class TaskGoal:
+    """A task's goal by kinds of objects: `Potato`, `SinkBasin`, `DeskLamp`; "" for parts that it does not have."""
 
     type: str
     thing: str
@@ -38,11 +38,11 @@ class Aim:
     lamp: str = ""
 
     def sentence(self, choice: int) -> str:
-        """The task in words: one of two ways to say it."""
+        """The task in words, in one of two wordings."""
         words = {"thing": self.thing.lower(), "receptacle": self.receptacle.lower(), "lamp": self.lamp.lower()}
         return f"Your task is to: {SENTENCES[self.type][choice].format(**words)}."
 
-    def goal(self) -> str:
+    def pddl(self) -> str:
         """The goal in PDDL."""
         kinds = f"(objectType ?o {self.thing}Type) (receptacleType ?r {self.receptacle}Type)"
         if self.type == LIGHT:
@@ -64,11 +64,11 @@ class Aim:
         return f"(and (exists (?r - receptacle) (exists (?o - object) (and {state}{kinds} (inReceptacle ?o ?r)))))"
 
 
-def aim_of(goal: Expression) -> Aim:
-    """What a goal of one of the six kinds asks for, in lower-case kinds.
+def goal_of(goal: Expression) -> TaskGoal:
+    """Read a goal of one of the six kinds from PDDL, with kinds in lower case.
 
     Raises:
-        GameError: it is of no such kind.
+        GameError: the goal is none of the six kinds.
     """
     atoms = list(_atoms(goal))
     kinds = {(atom[0], atom[1]): atom[2].removesuffix("type") for atom in atoms if atom[0].endswith("type")}
@@ -80,15 +80,15 @@ def aim_of(goal: Expression) -> Aim:
     if marks & {"issliced", "inreceptacleobject"} or not things or len(set(things)) > 1:
         raise GameError("PDDL goal: it is none of ALFWorld's six kinds of tasks")
     if lamps and not receptacles:
-        return Aim(LIGHT, things[0], lamp=lamps[0])
+        return TaskGoal(LIGHT, things[0], lamp=lamps[0])
     if len(set(receptacles)) != 1:
         raise GameError("PDDL goal: it is none of ALFWorld's six kinds of tasks")
     kind = next((task for task, mark in MARK_OF.items() if mark in marks), TWO if len(things) > 1 else PICK)
-    return Aim(kind, things[0], receptacles[0])
+    return TaskGoal(kind, things[0], receptacles[0])
 
 
 def _atoms(goal: Expression) -> Iterator[tuple[str, ...]]:
-    """All predicates with their terms, however deep."""
+    """All predicates with their terms, at any depth."""
     if not isinstance(goal, list) or not goal:
         return
     words = [word for word in goal if isinstance(word, str)]

@@ -1,4 +1,4 @@
-"""Guess a number from 1 to 100: a whole environment on one page, to copy from (docs/how-to/write-an-environment.md)."""
+"""Guess a number from 1 to 100: a complete environment on one page, to copy (docs/how-to/write-an-environment.md)."""
 
 from collections.abc import Mapping
 from random import Random
@@ -12,7 +12,7 @@ from arlarena.proto.env_api import Split
 from arlarena.proto.trajectory import Task
 
 TEMPLATE = "{history}{observation} {remaining} guesses left.\nReply: <think>why</think><action>number</action>"
-TEST = range(5, 101, 5)  # secrets of the test split; training never sees one of them
+TEST = range(5, 101, 5)  # secrets of the test split, excluded from training
 
 
 class Guess(TextGame):
@@ -55,5 +55,5 @@ class GuessEnvironment(TextEnvironment):
 
 
 def load(where: str, options: Mapping[str, Any]) -> GuessEnvironment:
-    parse_table(where, options, Table)  # refuses any option: there are none
+    parse_table(where, options, Table)  # there are no options, so any option is refused
     return GuessEnvironment()

@@ -1,4 +1,4 @@
-"""Sokoban behind the server's protocols: tasks `sokoban/<split>/<index>`, games, expert."""
+"""The Sokoban environment: tasks `sokoban/<split>/<index>`, games, expert."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from arlarena.environments.sokoban.text import observe, template_for, vocabulary
 from arlarena.proto.env_api import Split
 from arlarena.proto.trajectory import Task
 
-# What a reset may spend on knowing the optimal length: about 0.1 s. All rooms of 6x6 are far below it.
+# Limit of the search for the optimal length at a reset: about 0.1 s. All rooms of 6x6 are far below it.
 OPTIMUM_STATES = 10_000
 
 
 @lru_cache(maxsize=4096)
 def optimal_moves(room: Room) -> int | None:
-    """The length of the shortest solution, or None where a small search does not find it."""
+    """The length of the shortest solution, or None if a small search does not find it."""
     try:
         plan = least_moves(room, max_states=OPTIMUM_STATES)
     except SearchLimit:
@@ -62,37 +62,37 @@ class SokobanGame(TextGame):
         self.score = score_of(room, self.now)
 
     def _show(self) -> tuple[tuple[str, ...], str]:
-        """The grid's rows and the observation, made once for each state: a step asks for them several times."""
+        """The grid's rows and the observation. Computed once per state, since a step uses them several times."""
         rows = tuple(render(self.room, self.now.player, self.now.boxes))
         return rows, observe(self.room, self.now, self._options.observation, rows)
 
     def text(self) -> str:
-        """The grid, in the style of the options."""
+        """The observation in the style of the options."""
         return self._shown[1]
 
     def state(self) -> str:
-        """The grid alone: all there is to know."""
+        """The grid, which determines the state."""
         return "\n".join(self._shown[0])
 
     def frame(self) -> Frame | None:
-        """The room drawn, where the options ask for it."""
+        """An image of the room, if the options request it."""
         if not (self._options.frames or self._options.observation == "image"):
             return None
         return draw(self._shown[0])
 
     def actions(self) -> Sequence[str]:
-        """Always the same five."""
+        """The five actions, always the same."""
         return ACTIONS
 
     def play(self, action: str | None) -> float:
-        """Walk, push or stand still; a reply that could not be read stands still."""
+        """Walk, push or stand still; an unreadable reply stands still."""
         before: RoomState = self.now
         self.now = advance(self.room, before, action or "still")
         if self.now == before:
             return reward_of(self.room, before, self.now)
         self.score, self._shown = score_of(self.room, self.now), self._show()
         if self._plan is not None:
-            # The rest of a plan that is being followed stays optimal; any other move makes it worthless.
+            # The rest of a plan stays optimal while it is followed; any other move invalidates it.
             self._plan = self._plan[1:] if self._plan[:1] == (action,) else None
         return reward_of(self.room, before, self.now)
 
@@ -100,7 +100,7 @@ class SokobanGame(TextGame):
         """The replies of an optimal plan from here.
 
         Raises:
-            ExpertUnavailable: the room cannot be solved any more, or no plan was found.
+            ExpertUnavailable: the room can no longer be solved, or no plan was found.
         """
         if self._plan is None:
             try:
@@ -110,7 +110,7 @@ class SokobanGame(TextGame):
         return expert.replies(self.room, self.now, self._plan, self._options.expert_think)
 
     def copy(self) -> Self:
-        """All parts are immutable, so they are shared."""
+        """A shallow copy: all parts are immutable."""
         return copy(self)
 
 
@@ -139,10 +139,10 @@ class SokobanEnvironment(TextEnvironment):
         self.vocabulary = vocabulary(self._width())
 
     def game(self, task: Task) -> SokobanGame:
-        """A room at its start: 0.1 ms for a small one, seconds for the first of a evaluation set of large ones.
+        """A room at its start. Takes 0.1 ms for a small room, seconds for the first evaluation room of a large size.
 
         Raises:
-            TaskError: the options leave no such room.
+            TaskError: the options allow no such room.
         """
         if self._levels is not None:
             return SokobanGame(self._levels.splits[task.split][task.index], self._settings)
@@ -154,7 +154,7 @@ class SokobanEnvironment(TextEnvironment):
 
     @property
     def warnings(self) -> list[str]:
-        """What to tell whoever starts the server: levels that are left out, and a horizon that is too short."""
+        """Warnings at the server's start: levels that are left out, and a horizon that is too short."""
         if self._levels is None:
             return []
         hint, left_out = horizon_hint(self._levels, self.horizon), self._levels.left_out
@@ -162,7 +162,7 @@ class SokobanEnvironment(TextEnvironment):
         return skipped + ([f"levels: {hint}"] if hint else [])
 
     def _width(self) -> int:
-        """Of the rooms, in cells; of level files, that of their first room, as most have one size."""
+        """Width of the rooms in cells; for level files, of the first room, since most files have one size."""
         if self._levels is None:
             return self._settings.rooms().width
         return self._levels.splits["train"][0].width

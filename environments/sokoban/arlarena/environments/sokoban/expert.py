@@ -1,4 +1,4 @@
-"""The expert: an optimal plan, written as a model would reply."""
+"""The expert: an optimal plan, as replies in the strict format."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ ThinkStyle = Literal["push", "none"]
 
 
 class NoSolution(RuntimeError):
-    """The state has no solution, or none was found within the search's bound."""
+    """The state has no solution, or none was found within the search limit."""
 
 
 def plan_for(room: Room, state: RoomState) -> Solution:
-    """The plan with the fewest moves; in rooms too large for that search, the one with the fewest pushes.
+    """The plan with the fewest moves; if the room is too large for that search, the plan with the fewest pushes.
 
     Raises:
-        NoPlan: see there.
+        NoSolution: see there.
     """
     try:
         plan = least_moves(room, state)
@@ -39,7 +39,7 @@ def next_push(room: Room, state: RoomState, moves: Iterable[str]) -> str:
     """The direction of the first push among `moves`, played from `state`.
 
     Raises:
-        NoPlan: nothing is pushed.
+        NoSolution: no move pushes a box.
     """
     for move in moves:
         after = advance(room, state, move)
@@ -50,7 +50,7 @@ def next_push(room: Room, state: RoomState, moves: Iterable[str]) -> str:
 
 
 def replies(room: Room, state: RoomState, moves: Sequence[str], think: ThinkStyle) -> list[str]:
-    """The expert's replies, one a move, in the strict format: the next push as thought, then the move."""
+    """The expert's replies, one per move, in the strict format: the next push as thought, then the move."""
     out = []
     for position, move in enumerate(moves):
         thought = f"push {next_push(room, state, moves[position:])}" if think == "push" else ""

@@ -1,4 +1,4 @@
-"""A room as a picture: PNG, RGB, 32 pixels a cell."""
+"""Images of rooms: PNG, RGB, 32 pixels per cell."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from arlarena.environments.sokoban.sprites import SIZE, sprite
 
 @lru_cache(maxsize=4096)
 def draw(rows: tuple[str, ...]) -> Frame:
-    """The picture of a grid in our glyphs, one text a row; the same bytes for the same grid."""
+    """The image of a grid of glyphs, one string per row. Equal grids give equal bytes."""
     width, height = SIZE * len(rows[0]), SIZE * len(rows)
     image = Image.new("RGB", (width, height))
     for y, row in enumerate(rows):

@@ -1,6 +1,6 @@
-"""The rules: what a move does and what it pays.
+"""The rules: effects and rewards of moves.
 
-Rewards are the paper's: -0.1 a step, +1 when one box more stands on a target, -1 when one fewer does, +10 when all do.
+Rewards as in the paper: -0.1 per step, +1 if one more box is on a target, -1 if one fewer is, +10 if all are.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ACTIONS = (*MOVES, "still")
 
 
 class RoomState(msgspec.Struct, frozen=True, gc=False):
-    """All that changes in a room: the player's cell and the mask of boxes. No counter, so that states can repeat."""
+    """The changing part of a room: the player's cell and the mask of boxes. Has no counter, so that states repeat."""
 
     player: int
     boxes: int
@@ -30,7 +30,7 @@ class RoomState(msgspec.Struct, frozen=True, gc=False):
 
 @cache
 def offsets(width: int) -> Mapping[str, int]:
-    """What each move adds to a cell number."""
+    """The change of the cell number by each move."""
     return {"up": -width, "down": width, "left": -1, "right": 1}
 
 
@@ -40,7 +40,7 @@ def start_of(room: Room) -> RoomState:
 
 
 def advance(room: Room, state: RoomState, action: str) -> RoomState:
-    """The state after `action`: a walk, a push, or `state` itself when the way is blocked or the action is `still`.
+    """The state after `action`: a walk, a push, or `state` itself if the way is blocked or the action is `still`.
 
     Raises:
         ValueError: `action` is not one of `ACTIONS`.

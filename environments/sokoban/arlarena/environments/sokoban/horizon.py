@@ -1,4 +1,4 @@
-"""Whether the levels of a file can be solved within the horizon. Boxoban's need some 20 to 150 moves."""
+"""Checks whether the levels of a file can be solved within the horizon. Boxoban's levels need about 20 to 150 moves."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from arlarena.environments.sokoban.levels import Levels
 from arlarena.environments.sokoban.room import Room
 from arlarena.environments.sokoban.solver import SearchLimit, least_moves, least_pushes
 
-SAMPLE = 48  # levels that are solved for the hint, evenly spread over the file
-SAMPLE_STATES = 1_000  # of the search in one of them, about 0.05 s
+SAMPLE = 48  # levels solved for the hint, evenly spread over the file
+SAMPLE_STATES = 1_000  # limit of states per level, about 0.05 s
 
 
 def horizon_hint(levels: Levels, max_steps: int) -> str | None:
-    """What to say where most levels cannot be solved in `max_steps` moves; None where most can. About 3 s at most.
+    """A warning if most levels cannot be solved in `max_steps` moves, else None. Takes at most about 3 s.
 
-    A level counts as solvable in time only where a solution was found. The median is one of solutions with the fewest
-    pushes, which are a few moves longer than the shortest.
+    A level counts as solvable in time only if a solution was found. The median is of solutions with the fewest pushes,
+    which are a few moves longer than the shortest.
     """
     rooms = [room for members in levels.splits.values() for room in members]
     sample = rooms[:: math.ceil(len(rooms) / SAMPLE)]
@@ -37,7 +37,7 @@ def horizon_hint(levels: Levels, max_steps: int) -> str | None:
 
 
 def _solution_length(room: Room, max_steps: int) -> float:
-    """Moves of a solution; the shortest one where that decides whether `max_steps` are enough; inf if none is found."""
+    """Moves of a solution: of the shortest if that decides whether `max_steps` suffices; inf if none is found."""
     length = math.inf
     try:
         plan = least_pushes(room, max_states=SAMPLE_STATES)
@@ -46,5 +46,5 @@ def _solution_length(room: Room, max_steps: int) -> float:
             shortest = least_moves(room, limit=max_steps, max_states=SAMPLE_STATES)
             length = len(shortest.moves) if shortest else length
     except SearchLimit:
-        pass  # the level is a hard one
+        pass  # the level is hard; the length found so far counts
     return length

@@ -1,8 +1,8 @@
-"""Rooms from level files in Boxoban's format: blocks of a grid, each after a line like `; 12`.
+"""Rooms from level files in Boxoban's format: grids, each after a line like `; 12`.
 
-A level belongs to a split by the hash of its plan, as every room does, whatever file it stands in; a level that equals
-an earlier one, modulo symmetry, is left out. So is one that cannot be played: it is no room, it is solved at the start,
-or nobody can solve it. A level that the search can neither solve nor refute within its bound is played.
+As for every room, the hash of a level's plan determines its split, independent of its file. A level that equals an
+earlier one, modulo symmetry, is left out. So is an unplayable level: an invalid room, a level that is solved at the
+start, or an unsolvable level. A level that the search can neither solve nor refute within its limit is played.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from arlarena.environments.sokoban.splits import SPLITS, split_of
 from arlarena.environments.sokoban.symmetry import room_hash
 from arlarena.proto.text.files import TextFileError, read_text
 
-# States that the search for levels without a solution may see, in all (about 3 s) and of one level; one takes 60 us.
+# Limits of the search for unsolvable levels, in states: in total (about 3 s) and per level. A state takes 60 us.
 SEARCHED_STATES, LEVEL_STATES = 50_000, 5_000
-LISTED = 10  # levels that a message names one by one
+LISTED = 10  # levels that a message lists
 
 
 class LevelsError(ValueError):
@@ -33,7 +33,7 @@ class Levels:
 
     Attributes:
         splits: rooms by split, in order.
-        left_out: the levels that are not played, each with its file, its line and the reason.
+        left_out: the levels left out, each with its file, its line and the reason.
     """
 
     splits: Mapping[str, tuple[Room, ...]]
@@ -41,13 +41,13 @@ class Levels:
 
 
 def listed(left_out: tuple[str, ...]) -> str:
-    """Levels that are left out, as part of a message."""
+    """The levels left out, as text for a message."""
     more = len(left_out) - LISTED
     return "; ".join(left_out[:LISTED]) + (f"; and {more} more" if more > 0 else "")
 
 
 def blocks(text: str) -> list[tuple[int, str]]:
-    """(number of its first line, grid) of each level; a level ends at an empty line or at the next `;`."""
+    """(number of the first line, grid) of each level. A level ends at an empty line or at the next `;`."""
     found: list[tuple[int, list[str]]] = []
     inside = False
     for number, line in enumerate(text.splitlines(), start=1):
@@ -64,7 +64,7 @@ def blocks(text: str) -> list[tuple[int, str]]:
 def _files(path: Path) -> list[Path]:
     files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
     if not files:
-        raise LevelsError(f"{path} holds no level file (*.txt)")
+        raise LevelsError(f"{path} has no level file (*.txt)")
     return files
 
 
@@ -78,7 +78,7 @@ def _read(file: Path) -> str:
 
 
 def _fault(room: Room, max_states: int) -> str:
-    """Why a room cannot be played; "" for one that can, or of which that is not known after `max_states` states."""
+    """Why a room cannot be played; "" if it can, or if the search limit is reached."""
     if room.boxes == room.targets:
         return "it is solved at the start"
     try:
@@ -92,7 +92,7 @@ def load_levels(path: Path) -> Levels:
     """The rooms of a file, or of every *.txt below a folder.
 
     Raises:
-        LevelsError: a file cannot be read, or a split would be empty.
+        LevelsError: a file cannot be read, or a split is empty.
     """
     left_out: list[str] = []
     found: dict[str, tuple[str, Room]] = {}
@@ -122,7 +122,7 @@ def _check_splits(path: Path, levels: Levels) -> None:
     if not empty:
         return
     count = sum(map(len, levels.splits.values()))
-    reasons = f" Left out are: {listed(levels.left_out)}" if levels.left_out else ""
+    reasons = f" Left out: {listed(levels.left_out)}" if levels.left_out else ""
     if not count:
         raise LevelsError(f"{path}: no level in it can be played.{reasons}")
     raise LevelsError(

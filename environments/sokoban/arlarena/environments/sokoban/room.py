@@ -12,7 +12,7 @@ from functools import lru_cache
 
 WALL, FLOOR, TARGET, BOX, BOX_ON_TARGET, PLAYER, PLAYER_ON_TARGET = "#_OX√PS"
 
-# Boxoban's and XSB's letters are read too; the two alphabets share no letter with a different meaning.
+# The letters of Boxoban and XSB are read too; no letter has two meanings.
 _READ = {
     **{letter: letter for letter in "#_OX√PS"},
     " ": FLOOR,
@@ -29,7 +29,7 @@ _HAS_PLAYER = (PLAYER, PLAYER_ON_TARGET)
 
 
 class RoomError(ValueError):
-    """A room that cannot be played: the message says what is wrong with it."""
+    """The room is invalid; the message says why."""
 
 
 def cells(mask: int) -> Iterator[int]:
@@ -41,7 +41,7 @@ def cells(mask: int) -> Iterator[int]:
 
 
 def interior(height: int, width: int) -> int:
-    """The mask of all cells but the border."""
+    """The mask of all cells except the border."""
     row = (1 << (width - 1)) - 2
     return sum(row << (y * width) for y in range(1, height - 1))
 
@@ -76,10 +76,10 @@ class Room:
 
     @classmethod
     def parse(cls, text: str) -> Room:
-        """Read a grid in our glyphs or in Boxoban's.
+        """Parse a grid in this module's glyphs or in Boxoban's.
 
         Raises:
-            RoomError: an unknown glyph, not exactly one player, or see the class.
+            RoomError: an unknown glyph, not exactly one player, or an invalid room (see the class).
         """
         lines = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
         width = max((len(line) for line in lines), default=0)
@@ -100,15 +100,15 @@ class Room:
         return cls(len(lines), width, floor, targets, boxes, players[0])
 
     def rows(self) -> list[str]:
-        """The room at the start, one string a row, in our glyphs."""
+        """The room at the start, one string per row, in this module's glyphs."""
         return render(self, self.player, self.boxes)
 
 
 def _outside(height: int, width: int, floor: int, things: int) -> int:
-    """The blank cells around a room's walls, which XSB files have where the outline is no rectangle.
+    """The blank cells outside a room's walls, which XSB files have if the outline is not a rectangle.
 
     Raises:
-        RoomError: there are `things` among them: a wall is open.
+        RoomError: some of `things` are outside, so a wall is open.
     """
     inner = interior(height, width)
     reached, new = 0, floor & ~inner
@@ -136,7 +136,7 @@ def _empty(cell_count: int, floor: int, targets: int) -> str:
 
 
 def render(room: Room, player: int, boxes: int) -> list[str]:
-    """The room with its player and boxes elsewhere, one string a row."""
+    """The room with the given player and boxes, one string per row."""
     width = room.width
     letters = list(_empty(room.height * width, room.floor, room.targets))
     letters[player] = PLAYER_ON_TARGET if letters[player] == TARGET else PLAYER

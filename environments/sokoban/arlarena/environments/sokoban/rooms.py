@@ -1,6 +1,6 @@
-"""Rooms by reverse play: a random walk carves the floor, boxes start on their targets and are pulled away.
+"""Generates rooms by reverse play: a random walk carves the floor; boxes start on their targets and are pulled away.
 
-The distribution is that of gym-sokoban 0.0.6 (M. Schrader, MIT), which the paper trains on, restated for speed:
+The distribution is that of gym-sokoban 0.0.6 (M. Schrader, MIT), which the paper uses, reimplemented for speed:
 
 * topology: 1.7 (height + width) steps of a walk that turns with probability 0.35 and stamps one of five 3x3 masks;
 * placement: the player, then the boxes, uniformly on distinct floor cells; the boxes' cells are the targets;
@@ -8,8 +8,8 @@ The distribution is that of gym-sokoban 0.0.6 (M. Schrader, MIT), which the pape
   deep and 300,000 states wide. A state scores (pulls on the path that found it) x (sum of the boxes' distances from
   their own targets), and 0 while anything covers a target. The first state with the highest score is the room.
 
-The search visits the same states in the same order as the original; it is fast because a state's player half is one bit
-in a mask that belongs to its boxes half, so that walking costs no hashing and nothing copies a grid.
+The search visits the same states in the same order as the original. It is fast because the visited player cells of an
+arrangement of boxes are a bit mask, so that walking needs no hashing and no copies of the grid.
 
 A room is a pure function of (height, width, boxes, seed). Only `random.Random.random()` is used, whose sequence for an
 integer seed is guaranteed not to change between Python versions.
@@ -30,11 +30,11 @@ STEPS_PER_SIDE = 1.7
 TURN_PROBABILITY = 0.35
 MAX_DEPTH = 299
 MAX_STATES = 300_000
-# After this many failed drafts a size is taken to be impossible; at 5x5 with 4 boxes about one draft in three succeeds.
+# After this many failed drafts a size counts as impossible; at 5x5 with 4 boxes, about one draft in three succeeds.
 MAX_DRAFTS = 10_000
 
 _DIRECTIONS = ((1, 0), (0, 1), (-1, 0), (0, -1))
-# Cells (row, column) of each mask, relative to the walk's position. All hold the position: the floor is connected.
+# Cells (row, column) of each mask relative to the walk's position. All contain it, so the floor is connected.
 _MASKS = (
     ((0, -1), (0, 0), (0, 1)),
     ((-1, 0), (0, 0), (1, 0)),
@@ -45,12 +45,12 @@ _MASKS = (
 
 
 class RoomsExhausted(RuntimeError):
-    """No room of the wanted kind was found in a bounded number of tries."""
+    """No room of the required kind was found within the limit of drafts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A room before reverse play: the boxes still stand on their targets, and the player is where pulling starts."""
+    """A room before reverse play: the boxes are on their targets, and the player is at the start of the pulling."""
 
     height: int
     width: int
@@ -66,7 +66,7 @@ class Layout:
 
 @lru_cache(maxsize=64)
 def _stamps(height: int, width: int) -> tuple[tuple[int, ...], ...]:
-    """For each cell the five masks around it as bit masks, cut to the interior; empty for border cells."""
+    """For each cell, the five masks around it as bit masks, clipped to the interior; empty for border cells."""
     inside = interior(height, width)
     return tuple(
         tuple(inside & sum(1 << (cell + dy * width + dx) for dy, dx in mask) for mask in _MASKS)
@@ -77,8 +77,8 @@ def _stamps(height: int, width: int) -> tuple[tuple[int, ...], ...]:
 
 
 @lru_cache(maxsize=64)
-def _ways(height: int, width: int) -> tuple[tuple[int, ...], ...]:
-    """For each cell the cell that a step in each direction leads to, held back inside the border."""
+def _next_cells(height: int, width: int) -> tuple[tuple[int, ...], ...]:
+    """For each cell, the next cell in each direction, clamped to the interior."""
     return tuple(
         tuple(max(min(y + dy, height - 2), 1) * width + max(min(x + dx, width - 2), 1) for dy, dx in _DIRECTIONS)
         for y in range(height)
@@ -88,7 +88,7 @@ def _ways(height: int, width: int) -> tuple[tuple[int, ...], ...]:
 
 def carve(random: Random, height: int, width: int) -> int:
     """The floor of a room: a random walk with masks."""
-    draw, stamps, ways = random.random, _stamps(height, width), _ways(height, width)
+    draw, stamps, next_cells = random.random, _stamps(height, width), _next_cells(height, width)
     direction = int(draw() * 4)
     # As in the original, the walk may start on the last row or column; the first step brings it back inside.
     cell = (1 + int(draw() * (height - 1))) * width + 1 + int(draw() * (width - 1))
@@ -96,13 +96,13 @@ def carve(random: Random, height: int, width: int) -> int:
     for _ in range(int(STEPS_PER_SIDE * (height + width))):
         if draw() < TURN_PROBABILITY:
             direction = int(draw() * 4)
-        cell = ways[cell][direction]
+        cell = next_cells[cell][direction]
         floor |= stamps[cell][int(draw() * 5)]
     return floor
 
 
 def draw_layout(random: Random, height: int, width: int, boxes: int) -> Layout | None:
-    """One draft, or None when the floor is too small for the boxes."""
+    """One draft, or None if the floor is too small for the boxes."""
     floor = carve(random, height, width)
     free = list(cells(floor))
     if len(free) <= boxes + 1:
@@ -117,10 +117,10 @@ class _Boxes:
     __slots__ = ("clear", "fresh", "mask", "visited")
 
     def __init__(self, mask: int, fresh: int, targets: int) -> None:
-        self.mask = mask  # where the boxes stand
-        self.fresh = fresh  # which of them have never been pulled
+        self.mask = mask  # cells of the boxes
+        self.fresh = fresh  # cells of boxes that were never pulled
         self.clear = not mask & targets  # no box covers a target
-        self.visited = 0  # the player's cells seen with these boxes
+        self.visited = 0  # player cells visited with these boxes
 
 
 # An entry of the search's stack: arrangement, player, each box's cell (by its target), displacement, pulls, depth left.
@@ -128,7 +128,7 @@ _Entry = tuple[_Boxes, int, tuple[int, ...], int, int, int]
 
 
 def play_backwards(layout: Layout) -> Room | None:
-    """The room that reverse play finds best, or None when nothing scores above 0."""
+    """The best room of reverse play, or None if no state scores above 0."""
     return _ReversePlay(layout).run()
 
 
@@ -140,8 +140,8 @@ class _ReversePlay:
         width, count, floor = layout.width, layout.height * layout.width, layout.floor
         self.targets = layout.target_mask
         self.bits = [1 << cell for cell in range(count)]
-        # Per cell the ways out in the order right, left, down, up: a stack gives them back as up, down, left, right.
-        self.ways = [
+        # Neighbours of each cell in the order right, left, down, up: the stack reverses them to up, down, left, right.
+        self.next_cells = [
             tuple(
                 (p + d, self.bits[p + d], p - d, self.bits[p - d]) for d in (1, -1, width, -width) if floor >> p + d & 1
             )
@@ -159,7 +159,7 @@ class _ReversePlay:
         return found
 
     def run(self) -> Room | None:
-        """Search; see the module's docstring for the order, the bounds and the score."""
+        """Run the search; the module's docstring gives the order, the limits and the score."""
         layout, bits, targets = self.layout, self.bits, self.targets
         root = self._arrangement(targets, targets)
         stack: list[_Entry] = [(root, layout.player, layout.targets, 0, 0, MAX_DEPTH)]
@@ -181,11 +181,11 @@ class _ReversePlay:
         return Room(layout.height, layout.width, layout.floor, targets, best_boxes, best_player)
 
     def _push_next(self, stack: list[_Entry], entry: _Entry) -> None:
-        """Push what follows `entry`, last choice first: walking away from a box comes after everything else."""
+        """Push the successors of `entry`, the last choice first: walking away from a box comes last."""
         boxes, player, places, displacement, pulls, left = entry
         mask, visited, left, push = boxes.mask, boxes.visited, left - 1, stack.append
         choices = []
-        for cell, bit, behind, behind_bit in self.ways[player]:
+        for cell, bit, behind, behind_bit in self.next_cells[player]:
             if mask & bit:
                 continue
             if mask & behind_bit:
@@ -212,29 +212,29 @@ def _distance(a: int, b: int, width: int) -> int:
 
 
 def random_for(*key: object) -> Random:
-    """A generator seeded by the text of `key`, the same in every process and on every machine."""
+    """A random generator seeded by the text of `key`, equal in all processes and on all machines."""
     return seeded("sokoban-room", GENERATOR_VERSION, *key)
 
 
 def check_size(height: int, width: int, boxes: int) -> None:
-    """Refuse sizes that hold no room.
+    """Refuse sizes that allow no room.
 
     Raises:
         ValueError: fewer than 5 rows or columns, no box, or no space for the boxes, their targets and the player.
     """
     if height < 5 or width < 5:
-        raise ValueError(f"a room needs at least 5 rows and 5 columns, wall included; got {height}x{width}")
+        raise ValueError(f"a room needs at least 5 rows and 5 columns, including walls; got {height}x{width}")
     space = (height - 2) * (width - 2)
     if boxes < 1 or 2 * boxes + 1 > space:
-        raise ValueError(f"{boxes} boxes do not fit a {height}x{width} room: 1 to {(space - 1) // 2} do")
+        raise ValueError(f"{boxes} boxes do not fit into a {height}x{width} room: use 1 to {(space - 1) // 2}")
 
 
 def generate(height: int, width: int, boxes: int, seed: int) -> Room:
-    """The room of (height, width, boxes, seed), whatever the process, the machine or the order of calls.
+    """The room of (height, width, boxes, seed), a pure function.
 
     Raises:
         ValueError: see `check_size`.
-        RoomsExhausted: so many boxes for the size that no draft succeeded.
+        RoomsExhausted: no draft succeeded, because there are too many boxes for the size.
     """
     check_size(height, width, boxes)
     random = random_for(height, width, boxes, seed)

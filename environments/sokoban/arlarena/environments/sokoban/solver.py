@@ -1,7 +1,7 @@
-"""Optimal plans: fewest moves of the player (the expert's measure), and fewest pushes (the generator's).
+"""Optimal plans: with the fewest moves of the player (for the expert) and with the fewest pushes (for the generator).
 
-Both are A* with the same lower bound: each box is at least as far from some target as it would be alone in the room.
-The bound never overestimates and falls by at most 1 per push, so the first solution taken from the queue is optimal.
+Both searches are A* with the same lower bound: the pushes that each box needs to reach a target if alone in the room.
+The bound is admissible and consistent, so the first solution taken from the queue is optimal.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from itertools import pairwise
 from arlarena.environments.sokoban.game import MOVES, RoomState, advance, offsets, start_of
 from arlarena.environments.sokoban.room import Room, cells
 
-# A search that has seen this many states gives up: about 5 s of one core, and far beyond 6x6 rooms (under 300 states).
+# Limit of states in a search: about 5 s on one core. Rooms of 6x6 need fewer than 300.
 MAX_STATES = 500_000
 _UNREACHABLE = 1 << 20
 
 
 class SearchLimit(RuntimeError):
-    """The search gave up at its bound on states; the room may or may not be solvable."""
+    """The search reached its limit of states; the room may or may not be solvable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """A solution. `moves` are the player's, pushes included; `pushes` counts those that push a box."""
+    """A solution. `moves`: all moves of the player; `pushes`: number of moves that push a box."""
 
     moves: tuple[str, ...]
     pushes: int
@@ -35,9 +35,9 @@ class Solution:
 
 @lru_cache(maxsize=4096)
 def push_distances(height: int, width: int, floor: int, targets: int) -> tuple[int, ...]:
-    """Per cell the fewest pushes that bring a lone box from there to some target, `_UNREACHABLE` if none does.
+    """For each cell, the fewest pushes that bring a single box from there to a target; `_UNREACHABLE` if impossible.
 
-    The player is assumed able to stand wherever a push needs it, so this is a lower bound.
+    The player is assumed to reach every cell that a push needs, so this is a lower bound.
     """
     out = [_UNREACHABLE] * (height * width)
     queue = deque(cells(targets))
@@ -54,7 +54,7 @@ def push_distances(height: int, width: int, floor: int, targets: int) -> tuple[i
 
 
 def _lower_bound(room: Room) -> Callable[[int], int]:
-    """The bound as a function of the boxes' mask."""
+    """The lower bound as a function of the mask of boxes."""
     distances = push_distances(room.height, room.width, room.floor, room.targets)
     known: dict[int, int] = {}
 
@@ -75,9 +75,9 @@ def _search(
     limit: int | None,
     max_states: int,
 ) -> list[RoomState] | None:
-    """A* with unit costs: the states from `start` to one whose boxes are `goal`, or None.
+    """A* with unit costs: the states from `start` to a state with boxes `goal`, or None.
 
-    Ties go to the deeper state, then to the one found first, so that the result never depends on hashing.
+    Ties are broken by depth, then by order of discovery, so that the result does not depend on hashing.
     """
     parents: dict[RoomState, tuple[RoomState | None, int]] = {start: (None, 0)}
     heap = [(bound(start.boxes), 0, 0, start)]
@@ -114,10 +114,10 @@ def _path(parents: dict[RoomState, tuple[RoomState | None, int]], last: RoomStat
 def least_moves(
     room: Room, state: RoomState | None = None, limit: int | None = None, max_states: int = MAX_STATES
 ) -> Solution | None:
-    """A plan with the fewest player's moves, or None if there is none (or none of at most `limit` moves).
+    """A plan with the fewest moves, or None if there is none (of at most `limit` moves).
 
     Raises:
-        SearchLimit: more than `max_states` states were seen first.
+        SearchLimit: more than `max_states` states were visited.
     """
 
     def successors(state: RoomState) -> Iterator[RoomState]:
@@ -135,7 +135,7 @@ def least_moves(
 
 
 def region(floor: int, width: int, player: int) -> int:
-    """The cells that the player can walk to, as a mask; `floor` is without boxes."""
+    """The mask of cells that the player can reach; `floor` excludes cells with boxes."""
     reached, new = 0, 1 << player
     while new:
         reached |= new
@@ -144,7 +144,7 @@ def region(floor: int, width: int, player: int) -> int:
 
 
 def _pushes(room: Room, state: RoomState) -> Iterator[tuple[int, int, RoomState]]:
-    """All pushes possible from a state after any walk: (cell to walk to, step, state after)."""
+    """All possible pushes after any walk: (cell to walk to, step, state after)."""
     free = room.floor & ~state.boxes
     reach = region(free, room.width, state.player)
     for box in cells(state.boxes):
@@ -157,29 +157,29 @@ def least_pushes(room: Room, state: RoomState | None = None, max_states: int = M
     """A plan with the fewest pushes (and the fewest moves between them), or None if there is none.
 
     Raises:
-        SearchLimit: more than `max_states` states were seen first.
+        SearchLimit: more than `max_states` states were visited.
     """
     start = state or start_of(room)
     bound = _lower_bound(room)
 
-    def resting(state: RoomState) -> RoomState:
-        # States that differ by a walk are one state: the player is put on the first cell that it can reach.
+    def canonical(state: RoomState) -> RoomState:
+        # States that differ only by a walk are merged: the player is put on the first reachable cell.
         reach = region(room.floor & ~state.boxes, room.width, state.player)
         return RoomState((reach & -reach).bit_length() - 1, state.boxes)
 
     def successors(state: RoomState) -> Iterator[RoomState]:
         for _, _, after in _pushes(room, state):
             if bound(after.boxes) < _UNREACHABLE:
-                yield resting(after)
+                yield canonical(after)
 
-    path = _search(resting(start), room.targets, bound, successors, None, max_states)
-    return None if path is None else _with_walks(room, start, path, resting)
+    path = _search(canonical(start), room.targets, bound, successors, None, max_states)
+    return None if path is None else _with_walks(room, start, path, canonical)
 
 
 def _with_walks(
-    room: Room, start: RoomState, path: list[RoomState], resting: Callable[[RoomState], RoomState]
+    room: Room, start: RoomState, path: list[RoomState], canonical: Callable[[RoomState], RoomState]
 ) -> Solution:
-    """The player's moves for a chain of pushes."""
+    """All moves of the player for a sequence of pushes."""
     names = {step: move for move, step in offsets(room.width).items()}
     moves: list[str] = []
     current = start
@@ -187,7 +187,7 @@ def _with_walks(
         options = [
             ((*_walk(room, current, stand), names[step]), after)
             for stand, step, after in _pushes(room, current)
-            if resting(after) == following
+            if canonical(after) == following
         ]
         shortest, current = min(options, key=lambda option: len(option[0]))
         moves += shortest
@@ -195,14 +195,14 @@ def _with_walks(
 
 
 def _walk(room: Room, state: RoomState, goal: int) -> tuple[str, ...]:
-    """The shortest walk of the player to a reachable cell, boxes standing still."""
+    """The shortest walk of the player to a reachable cell, without pushes."""
     free = room.floor & ~state.boxes
-    ways: dict[int, tuple[str, ...]] = {state.player: ()}
+    walks: dict[int, tuple[str, ...]] = {state.player: ()}
     queue = deque([state.player])
-    while goal not in ways:
+    while goal not in walks:
         cell = queue.popleft()
         for move, step in offsets(room.width).items():
-            if free >> cell + step & 1 and cell + step not in ways:
-                ways[cell + step] = (*ways[cell], move)
+            if free >> cell + step & 1 and cell + step not in walks:
+                walks[cell + step] = (*walks[cell], move)
                 queue.append(cell + step)
-    return ways[goal]
+    return walks[goal]

@@ -1,11 +1,11 @@
-"""Which room is meant by a split and an index, so that no evaluation room ever occurs in training.
+"""Maps a split and an index to a room, such that no evaluation room occurs in training.
 
-A room belongs to a split by the hash of its *plan*, walls and targets modulo symmetry. That is stricter than the hash
-of the whole room: two rooms with one plan, whatever their boxes and player, are in the same split. It also costs
-nothing, as a draft of the wrong split is dropped before reverse play.
+The hash of a room's *plan*, its walls and targets modulo symmetry, determines the split. This is stricter than a hash
+of the room: all rooms with the same plan are in the same split, for any boxes and player. It also saves time, as a
+draft of the wrong split is dropped before reverse play.
 
-Training rooms are drawn independently, so room `i` is found without its predecessors, and rooms may repeat within the
-split. Evaluation splits are evaluation sets: index `i` is the i-th *distinct* room, modulo symmetry.
+Training rooms are drawn independently, so room `i` does not need its predecessors, and rooms may repeat. In evaluation
+splits, index `i` is the i-th *distinct* room, modulo symmetry.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from arlarena.environments.sokoban.rooms import (
 from arlarena.environments.sokoban.solver import SearchLimit, least_moves, least_pushes
 from arlarena.environments.sokoban.symmetry import plan_hash, room_hash
 
-# Eighths of all plans. Small rooms repeat often (half of 1,000 drafts of 6x6 with 1 box), so an evaluation set of 512
-# distinct ones needs a large share of them to be found in a few seconds.
+# Eighths of all plans. Small rooms repeat often (half of 1,000 drafts of 6x6 with 1 box), so 512 distinct evaluation
+# rooms are found in a few seconds only if the evaluation share is large.
 SHARES = {"train": 5, "validation": 1, "test": 2}
 SPLITS = tuple(SHARES)
 EVALUATION_SPLITS = ("validation", "test")
-# Drafts are cheap (60 us) until one has the right split, so this bound costs seconds, and is reached only when the
-# options exclude nearly everything, or a evaluation set asks for more rooms than there are.
+# A draft of the wrong split takes 60 us, so this limit takes seconds. It is reached only if the options exclude nearly
+# all rooms, or if an evaluation set needs more rooms than exist.
 MAX_DRAFTS = 50_000
 
 
 @dataclass(frozen=True, slots=True)
 class RoomOptions:
-    """The kind of room. `min_moves` and `max_moves` bound the length of the optimal solution, `min_pushes` and
-    `max_pushes` its least number of pushes, None for no bound.
+    """Options of generated rooms. `min_moves` and `max_moves` bound the length of the optimal solution, `min_pushes`
+    and `max_pushes` the least number of pushes; None: no bound.
 
     Raises:
-        ValueError: an impossible size, or bounds that exclude everything.
+        ValueError: the size is impossible, or the bounds exclude all rooms.
     """
 
     height: int = 6
@@ -56,15 +56,15 @@ class RoomOptions:
 
     def __post_init__(self) -> None:
         check_size(self.height, self.width, self.boxes)
-        for what, low, high in (
+        for unit, low, high in (
             ("moves", self.min_moves, self.max_moves),
             ("pushes", self.min_pushes, self.max_pushes),
         ):
             if (low or 1) < 1 or (high is not None and high < (low or 1)):
-                raise ValueError(f"min_{what} = {low}, max_{what} = {high}: no solution has so many")
+                raise ValueError(f"min_{unit} = {low}, max_{unit} = {high}: these bounds exclude all solutions")
 
     def accepts(self, room: Room) -> bool:
-        """Whether the optimal solutions are within the bounds. A room too hard to solve is not accepted."""
+        """Whether the optimal solutions are within the bounds. False if the search limit is reached."""
         try:
             return self._moves_fit(room) and self._pushes_fit(room)
         except SearchLimit:
@@ -84,7 +84,7 @@ class RoomOptions:
 
 
 def split_of(room: Room) -> str:
-    """The split that a room belongs to."""
+    """The split of a room."""
     return split_of_digest(plan_hash(room), SHARES)
 
 
@@ -92,16 +92,16 @@ def check_split(split: str) -> None:
     """Refuse an unknown split.
 
     Raises:
-        ValueError: with the known names.
+        ValueError: the split is unknown; the message lists the known names.
     """
     if split not in SHARES:
         raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
 
 
-# Small layouts recur, so most of a evaluation set's drafts are answered from this cache.
+# Small layouts recur, so this cache answers most drafts of an evaluation set.
 @lru_cache(maxsize=1 << 14)
 def _accepted(layout: Layout, split: str, options: RoomOptions) -> Room | None:
-    """The room that a layout becomes, if it is of the split and the options accept it."""
+    """The room of a layout, if it belongs to the split and the options accept it."""
     if split_of_digest(plan_hash(layout), SHARES) != split:
         return None
     room = play_backwards(layout)
@@ -109,7 +109,7 @@ def _accepted(layout: Layout, split: str, options: RoomOptions) -> Room | None:
 
 
 def _find(split: str, index: int, options: RoomOptions, taken: frozenset[str] | set[str]) -> tuple[Room, str]:
-    """The first candidate for an index whose hash is not taken, and that hash ("" when nothing is taken)."""
+    """The first room drawn for an index whose hash is not in `taken`, and its hash."""
     height, width, boxes = options.height, options.width, options.boxes
     random = random_for(height, width, boxes, split, index)
     for _ in range(MAX_DRAFTS):
@@ -128,7 +128,7 @@ def _find(split: str, index: int, options: RoomOptions, taken: frozenset[str] | 
 
 
 class EvalRooms:
-    """The distinct rooms of an evaluation split, in order, made when first asked for."""
+    """The distinct rooms of an evaluation split, generated in order on first use."""
 
     def __init__(self, split: str, options: RoomOptions) -> None:
         self._split, self._options = split, options
@@ -137,7 +137,7 @@ class EvalRooms:
         self._lock = threading.Lock()
 
     def room(self, index: int) -> Room:
-        """Room number `index`; all before it are made first, because it must differ from them."""
+        """Room `index`. All rooms before it are generated first, because it must differ from them."""
         with self._lock:
             while len(self._rooms) <= index:
                 room, digest = _find(self._split, len(self._rooms), self._options, self._hashes)
@@ -157,11 +157,11 @@ def _training_room(split: str, index: int, options: RoomOptions) -> Room:
 
 
 def room_for(split: str, index: int, options: RoomOptions) -> Room:
-    """The room of (split, index, options): a pure function, whatever was asked before and in whatever process.
+    """The room of (split, index, options), a pure function.
 
     Raises:
-        ValueError: an unknown split or a negative index.
-        RoomsExhausted: no such room within the bounded number of drafts.
+        ValueError: the split is unknown, or the index is negative.
+        RoomsExhausted: no such room within `MAX_DRAFTS` drafts.
     """
     check_split(split)
     if index < 0:

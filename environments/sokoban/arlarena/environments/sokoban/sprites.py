@@ -1,4 +1,4 @@
-"""What Sokoban's cells look like: drawn here, 32 pixels square.
+"""Images of Sokoban's cells, 32 pixels square.
 
 Floor and walls in greys, targets black with a red outline, crates yellow (orange-brown on a target), the player a green
 alien.
@@ -72,7 +72,7 @@ def _alien(draw: ImageDraw.ImageDraw) -> None:
 
 @cache
 def sprite(glyph: str) -> Image.Image:
-    """The picture of a cell."""
+    """The image of a cell."""
     image = Image.new("RGB", (SIZE, SIZE))
     draw = ImageDraw.Draw(image)
     if glyph == WALL:
@@ -88,6 +88,6 @@ def sprite(glyph: str) -> Image.Image:
         _crate(draw, _DONE, _DONE_DARK, _DONE_LIGHT)
     if glyph in (PLAYER, PLAYER_ON_TARGET):
         _alien(draw)
-    if glyph in (BOX_ON_TARGET, PLAYER_ON_TARGET):  # what covers a target hides its outline
+    if glyph in (BOX_ON_TARGET, PLAYER_ON_TARGET):  # these cover the target's outline
         draw.rectangle((0, 0, SIZE - 1, SIZE - 1), outline=_TARGET_EDGE)
     return image

@@ -1,8 +1,8 @@
-"""When two rooms are the same: the 8 symmetries of the square, and for plans also where they lie in their frame.
+"""Equality of rooms modulo the 8 symmetries of the square, and of plans also modulo their position in the frame.
 
-A *room* is walls, targets, boxes and player; rooms that are rotated or mirrored share one hash. A *plan* is walls and
-targets alone; plans that are rotated, mirrored or moved inside their frame of wall share one hash. Equal rooms have
-equal plans, so what is disjoint by plan is disjoint by room.
+A *room* is walls, targets, boxes and player; its hash is equal for all rotations and reflections. A *plan* is only
+walls and targets; its hash is also equal for all positions in its frame of wall. Equal rooms have equal plans, so sets
+with disjoint plans have disjoint rooms.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Grid = tuple[str, ...]
 
 
 def transpose(rows: Sequence[str]) -> Grid:
-    """Rows become columns."""
+    """Transpose a grid."""
     return tuple("".join(column) for column in zip(*rows, strict=True))
 
 
@@ -42,7 +42,7 @@ def images(rows: Sequence[str]) -> tuple[Grid, ...]:
 
 
 def canonical(rows: Sequence[str]) -> str:
-    """The one text that all symmetric grids share: the smallest of their images."""
+    """The canonical text of a grid: the smallest of its images."""
     return min("\n".join(image) for image in images(rows))
 
 
@@ -52,12 +52,12 @@ def room_hash(room: Room) -> str:
 
 
 def plan_hash(plan: Room | Layout) -> str:
-    """The hash of a room's plan, equal for all its images wherever they lie in their frame."""
+    """The hash of a room's plan, equal for all its images at any position in the frame."""
     targets = plan.targets if isinstance(plan, Room) else plan.target_mask
     return _plan_hash(plan.height, plan.width, plan.floor, targets)
 
 
-# Small rooms share few plans, and splits look at many drafts: the cache answers most of them.
+# Small rooms have few plans and splits check many drafts, so this cache answers most of them.
 @lru_cache(maxsize=1 << 15)
 def _plan_hash(height: int, width: int, floor: int, targets: int) -> str:
     letters = [WALL] * (height * width)

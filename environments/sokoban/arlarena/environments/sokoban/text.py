@@ -1,4 +1,4 @@
-"""What a player of Sokoban reads: the observation, and the templates of the prompt around it."""
+"""The texts of Sokoban: observations and prompt templates."""
 
 from __future__ import annotations
 
@@ -49,23 +49,22 @@ _WORDS = (
 
 
 def vocabulary(width: int) -> tuple[str, ...]:
-    """One token each for a tiny policy: the borders of a room `width` cells wide (top, between two rows, bottom), and
-    words.
+    """Tokens of a tiny policy: the borders of a room `width` cells wide (top, between two rows, bottom), and words.
 
-    A cell is one token too, so a room of this width always has the same number of tokens and each cell the same offset:
-    positions are what a small model must read. Pieces for other widths are left out, as they would also match a row
-    that is all wall.
+    A cell is one token too. So a room of this width always has the same number of tokens, and each cell has a fixed
+    position, from which a small model can learn. Borders of other widths are not included, as they would also match
+    rows of wall.
     """
     return ("#" * width + "\n#", "#\n#", "#" * (width - 1) + "\nyou ", *_WORDS)
 
 
 def template_for(name: TemplateName, style: ObservationStyle) -> PromptTemplate:
-    """The template of a name; where the room is in an image, one that says nothing of glyphs."""
+    """The template of a name; if the room is shown as an image, a template without the legend of glyphs."""
     return IMAGE_TEMPLATE if (name, style) == ("full", "image") else TEMPLATES[name]
 
 
 def coordinates(room: Room, state: RoomState) -> str:
-    """The line `you r c box r c goal r c`: rows and columns from 0, walls counted, several in reading order."""
+    """The line `you r c box r c goal r c`: rows and columns from 0, walls included, several in reading order."""
 
     def place(name: str, cell: int) -> str:
         return f"{name} {cell // room.width} {cell % room.width}"
@@ -88,8 +87,8 @@ def surroundings(room: Room, state: RoomState, grid: Sequence[str]) -> str:
 
 
 def observe(room: Room, state: RoomState, style: ObservationStyle, rows: Sequence[str] | None = None) -> str:
-    """The observation: the grid; with `grid+coordinates` one more line; with `grid+surroundings` two; with `image` a
-    text that points to the frame. No trailing newline. `rows`: the rendered grid, where it is there already.
+    """The observation: the grid; plus one line for `grid+coordinates`, two for `grid+surroundings`; for `image`, a text
+    that refers to the image. No trailing newline. `rows`: the rendered grid, if available.
     """
     if style == "image":
         return IMAGE_TEXT

@@ -1,4 +1,4 @@
-"""TIR Math behind the server's protocols: problems, a sandbox for programs and a judge of answers."""
+"""The TIR Math environment: problems, a sandbox for programs and a judge of answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from arlarena.environments.tir_math.episode.episode import SUCCESS_REWARD, Episo
 from arlarena.environments.tir_math.episode.prompts import template
 from arlarena.environments.tir_math.judge.judge_process import ForkJudge
 from arlarena.environments.tir_math.options import SandboxOptions, TirMathOptions, read_options
-from arlarena.environments.tir_math.problems.families import MadeProblems
+from arlarena.environments.tir_math.problems.families import GeneratedProblems
 from arlarena.environments.tir_math.problems.listed import TRAIN, VALIDATION, ListedProblems
 from arlarena.environments.tir_math.problems.problem import Problems
 from arlarena.environments.tir_math.problems.sources import problems_of, with_data_folder
@@ -29,9 +29,8 @@ from arlarena.sandbox.limits import ExecutionLimits
 
 KINDS: Mapping[str, Literal["train", "validation", "test"]] = {TRAIN: "train", VALIDATION: "validation"}
 JUDGE_MEMORY_MB, JUDGE_OUTPUT_BYTES = 512, 4096
-JUDGE_WALL = 2  # times the computing, by the clock: judging does nothing but compute
-# What a program's closing fence and the line after it look like; an opening one names its language.
-END_OF_PROGRAM = "\n```\n"
+JUDGE_WALL = 2  # limit of wall-clock time, relative to CPU time: judging does not wait
+END_OF_PROGRAM = "\n```\n"  # a closing fence; an opening fence names its language
 PARSER = Parser(
     "2",
     "What follows the thought is read: the text after the last </think>, also where the chat template has opened the "
@@ -43,13 +42,13 @@ PARSER = Parser(
 
 
 class TirMathEnvironment:
-    """TIR Math with its options. It implements `EnvironmentFactory` and `Resources`: a sandbox and a judge, which are
-    started when they are first needed.
+    """TIR Math with its options. Implements `EnvironmentFactory` and `Resources`: a sandbox and a judge, started on
+    first use.
     """
 
     name = "tir_math"
     blocking = True
-    threads = 32  # they wait for the sandbox
+    threads = 32  # threads mostly wait for the sandbox
 
     def __init__(self, options: TirMathOptions, problems: Problems) -> None:
         self._options, self._problems = options, problems
@@ -63,9 +62,9 @@ class TirMathEnvironment:
     @property
     def info(self) -> Info:
         """The body of `/v1/info`."""
-        options, made = self._options, isinstance(self._problems, MadeProblems)
-        source = "made by this server with reasoning-gym" if made else "read from files or data sets"
-        data = DataSource(f"problems {source}", official=False if made else None)
+        options, generated = self._options, isinstance(self._problems, GeneratedProblems)
+        source = "made by this server with reasoning-gym" if generated else "read from files or data sets"
+        data = DataSource(f"problems {source}", official=False if generated else None)
         return Info(
             name=self.name,
             version=f"2-{self._problems.version}",
@@ -77,22 +76,22 @@ class TirMathEnvironment:
             actions=None,
             splits=list(self._splits),
             options=options.model_dump(mode="json"),
-            capabilities=["fork", "expert"] if made else ["fork"],
+            capabilities=["fork", "expert"] if generated else ["fork"],
             stop=[END_OF_PROGRAM] if options.stop_after_program else [],
             data=data,
             paths=["train", "tests.*"],
         )
 
     def task(self, spec: ResetSpec) -> Task:
-        """The task that a reset means. Errors as in `indexed_task`."""
+        """The task of a reset. Errors as in `indexed_task`."""
         return indexed_task(self.name, self._splits, spec)
 
     def start(self, task: Task) -> TirMathEpisode:
-        """Begin an episode; some milliseconds, and seconds where the sandbox has to be started first.
+        """Start an episode. Takes milliseconds, or seconds if the sandbox must be started first.
 
         Raises:
-            TaskError: there is no such problem.
-            EnvironmentFailure: the sandbox does not start.
+            TaskError: the problem does not exist.
+            EnvironmentFailure: the sandbox did not start.
         """
         problem = self._problems.problem(task.split, task.index)
         try:
@@ -112,10 +111,10 @@ class TirMathEnvironment:
         return TirMathEpisode(rules, task, problem)
 
     def open(self) -> None:
-        """Start sandbox and judge.
+        """Start the sandbox and the judge.
 
         Raises:
-            ConfigError: this machine cannot offer the required protection.
+            ConfigError: this machine cannot provide the required protection.
         """
         try:
             self._ready()
@@ -123,7 +122,7 @@ class TirMathEnvironment:
             raise ConfigError(f"[environment.options.sandbox]: {error}") from error
 
     def health(self) -> dict[str, Any]:
-        """What protects this machine, how busy the sandbox is, and which listed problems are left out."""
+        """The sandbox's protection layers and load, and how many listed problems are left out."""
         details: dict[str, Any] = {"healthy": True, "sandbox": None}
         if isinstance(self._problems, ListedProblems):
             details["left_out"] = asdict(self._problems.left_out)
@@ -134,7 +133,7 @@ class TirMathEnvironment:
 
     @property
     def warnings(self) -> list[str]:
-        """What to tell whoever starts the server: how many listed problems are left out."""
+        """Warnings at the server's start: how many listed problems are left out."""
         if not isinstance(self._problems, ListedProblems):
             return []
         left_out = self._problems.left_out
@@ -142,7 +141,7 @@ class TirMathEnvironment:
         return [f"problems: {count} are left out: {left_out.reasons()}"] if count else []
 
     def close(self) -> None:
-        """End sandbox and judge."""
+        """Stop the sandbox and the judge."""
         with self._opening:
             opened, self._opened = self._opened, None
         for part in opened or ():

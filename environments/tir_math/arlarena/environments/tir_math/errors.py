@@ -1,7 +1,7 @@
-"""What is wrong with problems."""
+"""Errors in problem sources."""
 
 from __future__ import annotations
 
 
 class ProblemsError(ValueError):
-    """Problems that cannot be had; the message says where, what and why."""
+    """A source of problems cannot be used; the message names the place and the reason."""

@@ -1,4 +1,4 @@
-"""The environment variable of TIR Math. No other file of this environment reads environment variables."""
+"""The environment variable of TIR Math. Only this module of the environment reads environment variables."""
 
 from __future__ import annotations
 

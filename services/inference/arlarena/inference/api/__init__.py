@@ -1,1 +1,1 @@
-"""HTTP for both kinds of engine: reading requests, errors, access, weight routes."""
+"""HTTP code for both engines: reading requests, errors, access control, weight routes."""

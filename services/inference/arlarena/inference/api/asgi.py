@@ -1,4 +1,4 @@
-"""The little HTTP that the routes need: a call in; one reply, a stream of events or somebody else's answer out."""
+"""A thin ASGI layer: a request in; a response, an event stream or a relayed response out."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from arlarena.proto.policy import DEADLINE_HEADER
 from arlarena.proto.telemetry import Logger
 
 _JSON = b"application/json"
-MODEL_ROUTE = "/v1/models/{model:path}"  # names of models may hold slashes
+MODEL_ROUTE = "/v1/models/{model:path}"  # model names may contain slashes
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ApiRequest:
-    """One request. `receive` reports, after the body, that the client has left."""
+    """One request. After the body, `receive` reports the client's disconnect."""
 
     method: str
     path: str
@@ -49,7 +49,7 @@ class ApiRequest:
 
     @property
     def timeout_s(self) -> float | None:
-        """Seconds that the client allows this request.
+        """The client's time limit of this request, in seconds.
 
         Raises:
             RequestError: the header is malformed.
@@ -68,7 +68,7 @@ class ApiRequest:
 
 @dataclass(frozen=True, slots=True)
 class ApiResponse:
-    """One answer."""
+    """A complete response."""
 
     body: bytes
     status: int = 200
@@ -78,7 +78,7 @@ class ApiResponse:
 
 @dataclass(frozen=True, slots=True)
 class EventStream:
-    """Server-sent events: the data of each."""
+    """Server-sent events; `events` yields the data of each event."""
 
     events: AsyncIterator[bytes]
     headers: Headers = ()
@@ -86,7 +86,7 @@ class EventStream:
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """An answer of somebody else's that is passed on while it comes. After an error one more event says so."""
+    """Another server's response, relayed as it arrives. An error while relaying is sent as the last event."""
 
     status: int
     headers: Headers
@@ -101,7 +101,7 @@ class Endpoint:
     """An ASGI application around one handler: reads the body, sends the answer, turns errors into JSON."""
 
     def __init__(self, handler: Handler, max_body: int | None, log: Logger, access: Access = EVERYBODY) -> None:
-        """`max_body` in bytes; None leaves the body to the handler."""
+        """`max_body` in bytes; None: the handler reads the body."""
         self._handler = handler
         self._max_body = max_body
         self._log = log
@@ -135,18 +135,18 @@ class Endpoint:
         return RequestError(f"internal error: {type(error).__name__}; see the server's log", status=500)
 
     async def _stream(self, stream: EventStream, send: Send) -> None:
-        """An error before the first event is an ordinary answer; a later one is the last event."""
+        """An error before the first event is an ordinary response; a later error is sent as the last event."""
         first = await anext(stream.events)
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
         await send({"type": "http.response.start", "status": 200, "headers": headers + list(stream.headers)})
         await _send_event(send, first)
-        paused = time.monotonic()
+        yielded_at = time.monotonic()
         try:
             async for event in stream.events:
                 await _send_event(send, event)
-                if time.monotonic() - paused > TURN_S:  # neither sending nor many choices let others run
+                if time.monotonic() - yielded_at > TURN_S:  # sending does not yield to other tasks
                     await asyncio.sleep(0)
-                    paused = time.monotonic()
+                    yielded_at = time.monotonic()
         except ClientGone:
             return
         except RequestError as error:
@@ -188,17 +188,17 @@ def _check_encoding(scope: Scope) -> None:
 
 
 async def send_reply(send: Send, reply: ApiResponse) -> None:
-    """Send a whole answer."""
+    """Send a complete response."""
     headers = [(b"content-type", reply.content_type), (b"content-length", str(len(reply.body)).encode())]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers + list(reply.headers)})
     await send({"type": "http.response.body", "body": reply.body})
 
 
 async def body_chunks(receive: Receive) -> AsyncIterator[bytes]:
-    """The body while it comes.
+    """Yield the body in chunks as they arrive.
 
     Raises:
-        ClientGone: the client left before it was whole.
+        ClientGone: the client disconnected before the end.
     """
     more = True
     while more:
@@ -210,11 +210,11 @@ async def body_chunks(receive: Receive) -> AsyncIterator[bytes]:
 
 
 async def read_body(receive: Receive, limit: int) -> bytes:
-    """The whole body.
+    """The complete body.
 
     Raises:
-        ClientGone: the client left before it was whole.
-        RequestError: 413, it is larger than `limit` bytes.
+        ClientGone: the client disconnected before the end.
+        RequestError: 413, the body is larger than `limit` bytes.
     """
     chunks: list[bytes] = []
     size = 0

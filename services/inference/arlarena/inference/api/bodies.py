@@ -1,4 +1,4 @@
-"""Reading JSON bodies. For one that cannot be read, the error names the cause, the field and the fix."""
+"""Reading JSON bodies. An error names the cause, the field and the fix."""
 
 from __future__ import annotations
 
@@ -14,31 +14,30 @@ import msgspec
 
 from arlarena.inference.api.errors import RequestError
 
-_SHOWN = 40  # characters of a value in a message
+_SHOWN = 40  # characters of a value that an error quotes
 _GZIP = b"\x1f\x8b"
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_MOST_DIGITS = 308  # of an integer that a float can hold
-# Lists, objects and their fields are what takes long to decode: 2 microseconds each. Counted with those inside texts.
-_MOST_MARKS = 200_000
-_EXPLAINED_BYTES = 1 << 18  # of a body whose fault is looked for, which takes 20 times as long as decoding
+_MAX_DIGITS = 308  # digits of the largest integer that a float can hold
+_MAX_MARKS = 200_000  # lists, objects and fields, at 2 µs of decoding each; marks inside strings count too
+_MAX_EXPLAINED_BYTES = 1 << 18  # larger bodies get a short error: locating the fault takes 20 times as long as decoding
 
 
 @dataclass(frozen=True, slots=True)
 class _Unreadable:
-    """Takes the place of a number that cannot be read."""
+    """Replaces a number that cannot be represented."""
 
     why: str
 
 
 def read_json(body: bytes) -> Any:
-    """The value of a JSON body.
+    """Decode a JSON body.
 
     Raises:
-        RequestError: it is not UTF-8, not JSON, nested too deep, or a value in it cannot be represented; 413, it has
-            too many lists, objects and fields.
+        RequestError: 400, the body is not UTF-8, not JSON, nested too deep or holds a value that cannot be
+            represented; 413, it has too many lists, objects and fields.
     """
-    if len(body) > _MOST_MARKS and sum(map(body.count, (b"[", b"{", b":"))) > _MOST_MARKS:
-        raise RequestError(f"the body has more than {_MOST_MARKS} brackets, braces and colons", status=413)
+    if len(body) > _MAX_MARKS and sum(map(body.count, (b"[", b"{", b":"))) > _MAX_MARKS:
+        raise RequestError(f"the body has more than {_MAX_MARKS} brackets, braces and colons", status=413)
     try:
         return msgspec.json.decode(body)
     except RecursionError as error:
@@ -50,7 +49,7 @@ def read_json(body: bytes) -> Any:
 def _unreadable(body: bytes, fallback: str) -> RequestError:
     if why := _not_utf8(body):
         return RequestError(f"the body {why}", code="invalid_json")
-    if len(body) > _EXPLAINED_BYTES:
+    if len(body) > _MAX_EXPLAINED_BYTES:
         return RequestError(f"the body is not valid JSON: {fallback}", code="invalid_json")
     try:
         hooks: dict[str, Any] = {"parse_constant": _constant, "parse_float": _float, "parse_int": _int}
@@ -64,12 +63,12 @@ def _unreadable(body: bytes, fallback: str) -> RequestError:
 
 
 def param_of(path: str) -> str | None:
-    """A field's path as `param` of an error: sampling parameters have the same names on every route."""
+    """A field's path as `param` of an error, without `sampling_params.`: names are the same on every route."""
     return path.removeprefix("sampling_params.") or None
 
 
 def _not_utf8(body: bytes) -> str:
-    """Why the bytes are not those of a JSON text; "" if they may be."""
+    """Why the bytes are not JSON text in UTF-8; "" if they may be."""
     if not body.strip():
         return "is empty: send a JSON object"
     if body.startswith(_GZIP):
@@ -96,26 +95,26 @@ def _float(text: str) -> float | _Unreadable:
 
 def _int(text: str) -> int | _Unreadable:
     digits = len(text.removeprefix("-"))
-    if digits > _MOST_DIGITS:
+    if digits > _MAX_DIGITS:
         return _Unreadable(f"is an integer of {digits} digits, which no field takes: send a smaller number")
     return int(text)
 
 
 def _problems(value: Any) -> Iterator[tuple[str, str]]:
-    """(path of the field, what is wrong with it), in the order of the document."""
-    left = [("", value)]
-    while left:
-        path, at = left.pop()
-        if isinstance(at, _Unreadable):
-            yield path, at.why
-        elif isinstance(at, str) and (half := _SURROGATE.search(at)):
-            yield path, f"holds \\u{ord(half[0]):04x}, one half of a surrogate pair: send whole characters"
-        elif isinstance(at, list):
-            left += [(f"{path}[{i}]", item) for i, item in reversed(list(enumerate(at)))]
-        elif isinstance(at, dict):
-            if any(_SURROGATE.search(name) for name in at):
+    """Yield (path of the field, problem) in document order."""
+    stack = [("", value)]
+    while stack:
+        path, node = stack.pop()
+        if isinstance(node, _Unreadable):
+            yield path, node.why
+        elif isinstance(node, str) and (surrogate := _SURROGATE.search(node)):
+            yield path, f"holds \\u{ord(surrogate[0]):04x}, one half of a surrogate pair: send whole characters"
+        elif isinstance(node, list):
+            stack += [(f"{path}[{i}]", item) for i, item in reversed(list(enumerate(node)))]
+        elif isinstance(node, dict):
+            if any(_SURROGATE.search(name) for name in node):
                 yield path, "has a field whose name holds one half of a surrogate pair: send whole characters"
-            left += [(f"{path}.{name}".lstrip("."), item) for name, item in reversed(at.items())]
+            stack += [(f"{path}.{name}".lstrip("."), item) for name, item in reversed(node.items())]
 
 
 def _short(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Requests that arrive together take turns, so that the event loop looks at its other sockets in between."""
+"""Spreads a burst of requests over several turns of the event loop, so that it polls other sockets in between."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ import asyncio
 import time
 from collections import deque
 
-TURN_S = 0.02  # of work on requests before other sockets are looked at
-_WOKEN = 8  # requests in a turn that had to wait
+TURN_S = 0.02  # seconds of work on requests before other sockets are polled
+_RELEASED = 8  # waiting requests that a turn releases
 
 
 class Turns:
-    """A thousand requests that are ready at once would hold the event loop for seconds, as it ends what is ready before
-    it looks at a socket.
+    """Asyncio runs all ready callbacks before it polls sockets, so a thousand ready requests would block them for
+    seconds.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._began: float | None = None  # when the first request of this turn was let through
+        self._began: float | None = None  # when this turn released its first request
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def wait(self) -> None:
-        """Return at once, or in a later turn if this one has lasted long enough."""
+        """Return at once, or in a later turn if this turn has lasted `TURN_S`."""
         now = time.monotonic()
         if self._began is None:
             self._began = now
             self._loop.call_soon(self._end)
         elif self._waiting or now - self._began > TURN_S:
-            place: asyncio.Future[None] = self._loop.create_future()
-            self._waiting.append(place)
-            await place
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._waiting.append(waiter)
+            await waiter
 
     def _end(self) -> None:
-        """Runs after everything that was ready when the turn began."""
+        """Called after all callbacks that were ready when the turn began."""
         self._began = None
-        for _ in range(min(_WOKEN, len(self._waiting))):
-            place = self._waiting.popleft()
-            if not place.done():
-                place.set_result(None)
+        for _ in range(min(_RELEASED, len(self._waiting))):
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
         if self._waiting:
             self._began = time.monotonic()
             self._loop.call_soon(self._end)

@@ -1,6 +1,6 @@
-"""From a JSON body to a typed request. A parameter that is not implemented is refused unless its value changes nothing.
+"""Decodes a JSON body to a typed request. An unimplemented parameter is refused unless its value has no effect.
 
-Nothing is ignored: a policy that is sampled otherwise than asked for would poison training without a trace. The names
+Ignoring a parameter would sample from another distribution than requested and corrupt training unnoticed. The names
 are those of OpenAI's chat completions and completions (Python SDK 3.57) and of vLLM 0.32.
 """
 
@@ -31,7 +31,7 @@ def _is(*values: Any) -> Neutral:
 
 
 def _anything(value: Any, fields: Fields) -> bool:
-    """A label or a hint, which the answer does not depend on."""
+    """For labels and hints, which have no effect on the response."""
     return True
 
 
@@ -50,7 +50,7 @@ _TEXT = "the model reads and writes text only"
 _REPEAT = "send several requests with seeds, or n"
 _TEMPLATE = "chat_template_kwargs passes options to the chat template"
 
-# Parameters that are not implemented: when they change nothing, and what to do instead. None changes nothing anywhere.
+# Unimplemented parameters: (whether a value has no effect, what to do instead). None has no effect for any of them.
 UNSUPPORTED: dict[str, tuple[Neutral, str]] = {
     # labels and hints
     "cache_salt": (_anything, ""),
@@ -100,7 +100,7 @@ UNSUPPORTED: dict[str, tuple[Neutral, str]] = {
     "structured_outputs": (_is(), _GUIDED),
     "tool_choice": (_is("none", "auto"), _TOOLS),
     "tools": (_is([]), _TOOLS),
-    # what models of OpenAI do besides
+    # further features of OpenAI's models
     "audio": (_is(), _TEXT),
     "mm_processor_kwargs": (_is({}), _TEXT),
     "modalities": (_is(["text"]), _TEXT),
@@ -108,7 +108,7 @@ UNSUPPORTED: dict[str, tuple[Neutral, str]] = {
     "prediction": (_is(), "leave it out"),
     "reasoning_effort": (_is("none"), _TEMPLATE),
     "verbosity": (_is("medium"), "ask for it in a message"),
-    "web_search_options": (_is(), "put what was found into a message"),
+    "web_search_options": (_is(), "put the results into a message"),
     # the service
     "kv_transfer_params": (_is({}), "leave it out"),
     "output_mode": (_is("tokens"), "the answer is tokens"),
@@ -120,11 +120,10 @@ UNSUPPORTED: dict[str, tuple[Neutral, str]] = {
 
 
 def parse(body: bytes, kind: type[T]) -> T:
-    """The request in a JSON body.
+    """Decode a JSON body to a request of type `kind`.
 
     Raises:
-        RequestError: it is not JSON, a field is unknown or missing, has the wrong type, or asks for what is not
-            implemented.
+        RequestError: the body is not JSON, or a field is unknown, missing, of the wrong type or not implemented.
     """
     value = read_json(body)
     try:
@@ -136,7 +135,7 @@ def parse(body: bytes, kind: type[T]) -> T:
 
 
 def _implemented(fields: Fields) -> Fields:
-    """Fields without those that change nothing; those of `sampling_params` and `stream_options` too."""
+    """Remove parameters that have no effect, also within `sampling_params` and `stream_options`."""
     kept: Fields = {}
     for name, value in fields.items():
         if value is None:
@@ -149,12 +148,12 @@ def _implemented(fields: Fields) -> Fields:
             kept[name] = _implemented(value)
         else:
             kept[name] = value
-    longest = kept.pop("max_completion_tokens", None)  # OpenAI's newer name comes first where there are both
-    if longest is not None:
-        if type(longest) is not int or longest < 1:
-            message = f"max_completion_tokens must be an integer and at least 1, got {shown(longest)}"
+    max_tokens = kept.pop("max_completion_tokens", None)  # OpenAI's newer name takes precedence
+    if max_tokens is not None:
+        if type(max_tokens) is not int or max_tokens < 1:
+            message = f"max_completion_tokens must be an integer and at least 1, got {shown(max_tokens)}"
             raise RequestError(message, param="max_completion_tokens")
-        kept["max_tokens"] = longest
+        kept["max_tokens"] = max_tokens
     return kept
 
 
@@ -178,7 +177,7 @@ def shown(value: Any) -> str:
 
 
 def _malformed(why: str) -> RequestError:
-    """A validation error of msgspec, with the field that it names."""
+    """Convert a validation error of msgspec; `param` is the field that it names."""
     path, field = _PATH.search(why), _FIELD.search(why)
     names = [match[1] for match in (path, field) if match and match[1]]
     param = param_of(".".join(names))

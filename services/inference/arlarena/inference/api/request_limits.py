@@ -1,4 +1,4 @@
-"""What one request may ask for. Everything is counted on the decoded body, before it is rendered, tokenised or queued.
+"""Limits of one request, checked on the decoded body before it is rendered, tokenised or queued.
 
 Every error names the field, the limit and, where a user can raise it, the setting.
 """
@@ -13,14 +13,14 @@ from arlarena.inference.api.errors import CONTEXT_LENGTH, RequestError
 from arlarena.inference.settings import InferenceSettings
 from arlarena.proto.policy import SamplingParams
 
-CHARS_PER_TOKEN = 16  # more than any text has on average; about 4 are usual
-LEAST_TEXT_CHARS = 1 << 18
+CHARS_PER_TOKEN = 16  # upper bound of a text's average; about 4 are usual
+MIN_TEXT_CHARS = 1 << 18
 _VALUES_PER_MESSAGE = 16  # fields, content parts, tool calls and their arguments
 
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """Limits of one request. `sequences`: how many run and wait at once on this server."""
+    """Limits of one request. `sequences`: how many the server runs and queues at once."""
 
     sequences: int
     text_chars: int
@@ -30,10 +30,10 @@ class RequestLimits:
 
     @classmethod
     def of(cls, settings: InferenceSettings, slots: int, max_length: int) -> RequestLimits:
-        """Those of the settings, for a model of `max_length` tokens."""
+        """The limits in the settings, for a model with a context of `max_length` tokens."""
         return cls(
             settings.max_waiting + slots,
-            settings.max_text_chars or max(LEAST_TEXT_CHARS, CHARS_PER_TOKEN * max_length),
+            settings.max_text_chars or max(MIN_TEXT_CHARS, CHARS_PER_TOKEN * max_length),
             settings.max_messages,
             settings.max_prompt_tokens,
             settings.max_logprobs,
@@ -79,7 +79,7 @@ class RequestLimits:
             )
 
     def check_logprobs(self, params: SamplingParams, prompt_tokens: int, sampled_tokens: int) -> None:
-        """Refuse an answer with too many log-probs. `sampled_tokens`: as many as all choices may have.
+        """Refuse a response with too many log-probs. `sampled_tokens`: the maximum of all choices together.
 
         Raises:
             RequestError: 400.
@@ -94,8 +94,8 @@ class RequestLimits:
             )
 
     def check_body(self, body: bytes) -> None:
-        """Refuse the body of a model route that asks for too much, before an engine that does not count gets it. Fields
-        of another type than the route takes are left to the engine.
+        """Check the body of a model route for an engine that does not check it. Fields of an unexpected type are left
+        to the engine.
 
         Raises:
             RequestError: 400; 413 for too many brackets, see `read_json`.
@@ -117,10 +117,10 @@ class RequestLimits:
             self.check_conversation(messages, options if isinstance(options, dict) else None)
 
     def count_prompts(self, prompt: str | list[Any]) -> int:
-        """Prompts of a completion request: a text, token ids, a list of texts or a list of id lists.
+        """Number of prompts in `prompt`: a text, token ids, a list of texts or a list of id lists.
 
         Raises:
-            RequestError: 400, they are too many tokens.
+            RequestError: 400, the prompts have too many tokens.
         """
         if isinstance(prompt, str) or not prompt or type(prompt[0]) is int:
             tokens = 0 if isinstance(prompt, str) else len(prompt)
@@ -130,7 +130,7 @@ class RequestLimits:
         return len(prompt)
 
     def check_conversation(self, messages: list[dict[str, Any]], options: dict[str, Any] | None) -> int:
-        """Refuse a conversation, or options of the chat template, of too many parts or characters. Returns its parts
+        """Refuse a conversation or chat-template options with too many parts or characters. Returns the sum of parts
         and characters.
 
         Raises:
@@ -143,7 +143,7 @@ class RequestLimits:
             )
         size = 0
         for param, value in (("messages", messages), ("chat_template_kwargs", options)):
-            values, chars = measure(value)
+            values, chars = json_size(value)
             if values > self.messages * _VALUES_PER_MESSAGE:
                 raise RequestError(
                     f"{param} has {values} fields and parts, but this server takes "
@@ -155,19 +155,19 @@ class RequestLimits:
         return size
 
 
-def measure(value: Any) -> tuple[int, int]:
-    """(items of lists and dicts, characters of texts and names) of a JSON value."""
+def json_size(value: Any) -> tuple[int, int]:
+    """Size of a JSON value: (items of lists and dicts, characters of strings and names)."""
     items = chars = 0
-    left = [value]
-    while left:
-        at = left.pop()
-        if isinstance(at, str):
-            chars += len(at)
-        elif isinstance(at, dict):
-            items += len(at)
-            chars += sum(map(len, at))
-            left += at.values()
-        elif isinstance(at, list):
-            items += len(at)
-            left += at
+    stack = [value]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, str):
+            chars += len(node)
+        elif isinstance(node, dict):
+            items += len(node)
+            chars += sum(map(len, node))
+            stack += node.values()
+        elif isinstance(node, list):
+            items += len(node)
+            stack += node
     return items, chars

@@ -1,4 +1,4 @@
-"""The routes by which weights come (`arlarena.proto.versions.directory`), before one engine or before many."""
+"""Routes that receive and serve weights (`arlarena.proto.versions.directory`), of an engine or a gateway."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from arlarena.proto.versions.directory import ServedVersion, ServeWeights
 _encoder = msgspec.json.Encoder()
 
 
-class Administration:
-    """Receives versions into a store and has them served. `serve` brings a version into service."""
+class WeightRoutes:
+    """Handlers of the weight routes. `serve` brings a version into service."""
 
     def __init__(self, store: Store, serve: Callable[[Source], Awaitable[ServedVersion]]) -> None:
         self._store, self._serve = store, serve
@@ -27,26 +27,26 @@ class Administration:
 
     async def announce(self, call: ApiRequest) -> Answer:
         """`PUT /weights/{directory}`."""
-        return await self._try(asyncio.to_thread(self._store.announce, call.path_params["directory"], call.body))
+        return await self._respond(asyncio.to_thread(self._store.announce, call.path_params["directory"], call.body))
 
     async def receive(self, call: ApiRequest) -> Answer:
         """`PUT /weights/{directory}/{file}?base=…`; the body goes to disk as it comes."""
         directory, name = call.path_params["directory"], call.path_params["file"]
         chunks = body_chunks(call.receive)
-        await self._try(self._store.receive(directory, name, chunks, call.query.get("base")))
+        await self._respond(self._store.receive(directory, name, chunks, call.query.get("base")))
         return ApiResponse(b"{}")
 
     async def serve(self, call: ApiRequest) -> Answer:
         """`POST /serve_weights`."""
         wanted = parse(call.body, ServeWeights)
         async with self._lock:
-            return await self._try(self._serve_version(wanted))
+            return await self._respond(self._serve_version(wanted))
 
     async def _serve_version(self, wanted: ServeWeights) -> ServedVersion:
         if wanted.broadcast is None:
             return await self._serve_directory(await asyncio.to_thread(self._store.find, wanted.version))
         if wanted.broadcast.manifest.label != wanted.version:
-            raise VersionError(f"what is broadcast is {wanted.broadcast.manifest.label} and not {wanted.version}")
+            raise VersionError(f"the broadcast is of {wanted.broadcast.manifest.label}, not of {wanted.version}")
         return await self._serve(wanted.broadcast)
 
     async def _serve_directory(self, directory: Path) -> ServedVersion:
@@ -58,7 +58,7 @@ class Administration:
         await asyncio.to_thread(self._store.accepted, directory)
         return served
 
-    async def _try(self, work: Awaitable[object]) -> ApiResponse:
+    async def _respond(self, work: Awaitable[object]) -> ApiResponse:
         try:
             return ApiResponse(_encoder.encode(await work))
         except UnknownVersion as error:

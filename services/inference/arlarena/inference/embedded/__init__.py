@@ -1,1 +1,1 @@
-"""A small torch engine for CPUs: slots, continuous batching, reuse of prompts, a seed per request."""
+"""A small torch engine for CPUs: slots, continuous batching, a prefix cache, a seed per request."""

@@ -1,4 +1,4 @@
-"""Which models the embedded engine runs: the numbers of a Hugging Face `config.json`, or a clear refusal."""
+"""Reads a Hugging Face `config.json` and refuses models that the embedded engine does not run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FAMILIES = {"qwen3": (True, False), "qwen2": (False, True), "llama": (False, Fal
 
 
 class UnsupportedModelError(ValueError):
-    """A model that this engine does not run; the message says why and what does."""
+    """The embedded engine does not run this model; the message gives the reason and the alternative."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def read_architecture(directory: Path) -> Architecture:
     if family is None:
         known = ", ".join(FAMILIES)
         raise UnsupportedModelError(
-            f"{path}: model type {config.get('model_type')!r} is not run by the embedded engine (but {known}); use vLLM"
+            f"{path}: the embedded engine does not run model type {config.get('model_type')!r} (only {known}); use vLLM"
         )
     _refuse_variants(path, config)
     try:
@@ -95,7 +95,7 @@ def _rope(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_variants(path: Path, config: dict[str, Any]) -> None:
-    """Refuse what would silently compute something else."""
+    """Refuse variants that the forward pass would compute wrongly."""
     rope = _rope(config)
     kind = rope.get("rope_type") or rope.get("type") or "default"
     heads, kv_heads = config.get("num_attention_heads", 1), config.get("num_key_value_heads") or 1
@@ -109,6 +109,6 @@ def _refuse_variants(path: Path, config: dict[str, Any]) -> None:
         "quantised weights": "quantization_config" in config,
         f"{heads} query heads over {kv_heads} key heads": heads % kv_heads != 0,
     }
-    for what, present in problems.items():
+    for variant, present in problems.items():
         if present:
-            raise UnsupportedModelError(f"{path}: the embedded engine does not run {what}; use vLLM")
+            raise UnsupportedModelError(f"{path}: the embedded engine does not run {variant}; use vLLM")

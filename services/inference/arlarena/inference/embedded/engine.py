@@ -1,8 +1,8 @@
-"""The thread that owns the model: it steps while there is work and takes messages between steps.
+"""The engine's thread owns the model. It runs steps while there is work and handles messages between steps.
 
     submit(sequences)  ->  waiting  ->  prompt computed (or cached)  ->  slot  ->  finished, delivered
 
-Other threads reach it only through `submit`, `cancel`, `call` and `stop`.
+Other threads use only `submit`, `cancel`, `call` and `stop`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ T = TypeVar("T")
 Deliver = Callable[[list[Sequence]], None]
 OnDeath = Callable[[BaseException], None]
 
-SWEEP_S = 0.05  # how often deadlines and clients that are gone are looked at
+SWEEP_S = 0.05  # seconds between checks of deadlines and cancelled sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +41,19 @@ class EngineLimits:
     prefill_tokens: int = 2048
 
     def affordable_slots(self, arch: Architecture) -> int:
-        """As many of `slots` as `kv_bytes` hold, one at least."""
+        """How many slots fit into `kv_bytes`: at most `slots`, at least 1."""
         return max(1, min(self.slots, self.kv_bytes // (self.max_length * position_bytes(arch))))
 
 
 class EngineDeadError(RuntimeError):
-    """The engine's thread has ended; the message is why."""
+    """The engine's thread has ended; the message gives the reason."""
 
 
 class Engine:
     """Samples sequences. `version` labels the weights in service.
 
-    `deliver` is called on the engine's thread with the sequences that finished in a step and those of `stream` that
-    grew; `on_death` is called there if an error ends the thread.
+    After a step, `deliver` is called on the engine's thread with the sequences that finished and the streamed sequences
+    that grew. `on_death` is called there if an error ends the thread.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Engine:
         self._thread.start()
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """End the thread after the current step; whatever is in flight ends as `abort`. A second call does nothing."""
+        """End the thread after the current step; sequences in flight end as `abort`. A second call does nothing."""
         try:
             self._post(self._begin_stop)
         except EngineDeadError:
@@ -110,7 +110,7 @@ class Engine:
         self._post(lambda: self._scheduler.add(sequences))
 
     def cancel(self, sequence: Sequence) -> None:
-        """Forget a sequence whose client is gone; it is delivered as `abort`."""
+        """End a sequence whose client has disconnected; it is delivered as `abort`."""
         sequence.cancelled = True
         self._wake.set()
 
@@ -143,7 +143,7 @@ class Engine:
 
     @property
     def counters(self) -> Counters:
-        """What has been done so far."""
+        """Totals since the engine started."""
         return self._scheduler.counters
 
     @property
@@ -173,7 +173,7 @@ class Engine:
         self._scheduler.forget_prompts()
 
     def swap(self, parameters: Parameters, version: str) -> None:
-        """Serve other weights from the next step on; running sequences keep the keys and values that they have."""
+        """Use other weights from the next step on; running sequences keep their keys and values."""
         self._model.parameters = parameters
         self._scheduler.version = version
         self._scheduler.forget_prompts()
@@ -205,7 +205,7 @@ class Engine:
             self._on_death(self._failure)
 
     def _turn(self) -> None:
-        """Take messages, then one step, or sleep until there is something to do."""
+        """Handle messages, then run one step, or wait until there is work."""
         self._wake.clear()
         self._drain_inbox()
         now = time.monotonic()
@@ -226,7 +226,7 @@ class Engine:
             self._inbox.popleft()()
 
     def _flush(self) -> None:
-        news = self._scheduler.news
-        if news:
-            self._scheduler.news = []
-            self._deliver(news)
+        updated = self._scheduler.updated
+        if updated:
+            self._scheduler.updated = []
+            self._deliver(updated)

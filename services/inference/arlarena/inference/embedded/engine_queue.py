@@ -1,4 +1,4 @@
-"""Between the event loop and the engine's thread: requests wait here for their sequences."""
+"""Connects the event loop with the engine's thread: requests submit sequences and wait for them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Receive = Callable[[], Awaitable[Any]]
 
 
 class Waiter:
-    """Who waits for the sequences of one request."""
+    """A request that waits for its sequences."""
 
-    __slots__ = ("left", "news")
+    __slots__ = ("unfinished", "updated")
 
-    def __init__(self, count: int, news: asyncio.Future[None]) -> None:
-        self.left = count  # sequences that have not finished
-        self.news = news  # done as soon as there is something to look at
+    def __init__(self, count: int, updated: asyncio.Future[None]) -> None:
+        self.unfinished = count  # sequences
+        self.updated = updated  # done once a sequence has finished or grown
 
 
 class Bridge:
-    """Submits sequences and waits for them; a client that leaves frees its slots."""
+    """Submits sequences and waits for them; a client that disconnects frees its slots."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, max_waiting: int) -> None:
         self.loop = loop
@@ -33,53 +33,53 @@ class Bridge:
         self._open = 0  # sequences submitted and not yet delivered
 
     def attach(self, engine: Engine) -> None:
-        """Use this engine; it must have been given `self.deliver`."""
+        """Use this engine, which must call `self.deliver`."""
         self._engine = engine
 
-    def deliver(self, news: list[Sequence]) -> None:
-        """Called on the engine's thread: one hop to the event loop for all news of a step."""
+    def deliver(self, updated: list[Sequence]) -> None:
+        """Called on the engine's thread: passes all updates of a step to the event loop by one callback."""
         if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self._delivered, news)
+            self.loop.call_soon_threadsafe(self._delivered, updated)
 
     async def complete(self, sequences: list[Sequence], receive: Receive) -> None:
-        """Sample `sequences` to their end.
+        """Submit `sequences` and wait until all have finished.
 
         Raises:
-            ClientGone: the client left first.
-            RequestError: 503 the queue is full or the engine is gone, 504 out of time.
+            ClientGone: the client disconnected first.
+            RequestError: 503 the queue is full or the engine has stopped, 504 the deadline has passed.
         """
         waiter = self._submit(sequences)
-        gone = asyncio.ensure_future(receive())
+        disconnected = asyncio.ensure_future(receive())
         try:
-            await _news_or_gone(waiter, gone)
+            await _updated_or_disconnected(waiter, disconnected)
         finally:
-            gone.cancel()
+            disconnected.cancel()
             self._cancel_unfinished(sequences)
         check_finished(sequences)
 
     async def grow(self, sequences: list[Sequence], receive: Receive) -> AsyncIterator[None]:
-        """Submit sequences and return control whenever some of them grew or finished, until all have finished.
+        """Submit `sequences` and yield whenever some of them grew or finished, until all have finished.
 
         Raises:
             ClientGone, RequestError: see `complete`.
         """
         waiter = self._submit(sequences)
-        gone = asyncio.ensure_future(receive())
+        disconnected = asyncio.ensure_future(receive())
         try:
             while True:
-                await _news_or_gone(waiter, gone)
-                waiter.news = self.loop.create_future()
-                finished = waiter.left == 0
+                await _updated_or_disconnected(waiter, disconnected)
+                waiter.updated = self.loop.create_future()
+                finished = waiter.unfinished == 0
                 check_finished(sequences)
                 yield
                 if finished:
                     return
         finally:
-            gone.cancel()
+            disconnected.cancel()
             self._cancel_unfinished(sequences)
 
     def check_room(self, count: int) -> None:
-        """Refuse more sequences than may wait or run.
+        """Refuse `count` more sequences if the queue is full.
 
         Raises:
             RequestError: 503.
@@ -103,15 +103,15 @@ class Bridge:
         self._open += len(sequences)
         return waiter
 
-    def _delivered(self, news: list[Sequence]) -> None:
-        for sequence in news:
+    def _delivered(self, updated: list[Sequence]) -> None:
+        for sequence in updated:
             waiter: Waiter = sequence.owner
             if sequence.finish_reason is not None and not sequence.delivered:
                 sequence.delivered = True
-                waiter.left -= 1
+                waiter.unfinished -= 1
                 self._open -= 1
-            if (sequence.stream or waiter.left == 0) and not waiter.news.done():
-                waiter.news.set_result(None)
+            if (sequence.stream or waiter.unfinished == 0) and not waiter.updated.done():
+                waiter.updated.set_result(None)
 
     def _cancel_unfinished(self, sequences: list[Sequence]) -> None:
         assert self._engine is not None
@@ -120,18 +120,18 @@ class Bridge:
                 self._engine.cancel(sequence)
 
 
-async def _news_or_gone(waiter: Waiter, gone: asyncio.Future[Any]) -> None:
-    """Wait for news of the sequences; raise `ClientGone` if the client leaves first."""
-    await asyncio.wait((waiter.news, gone), return_when=asyncio.FIRST_COMPLETED)
-    if not waiter.news.done():
+async def _updated_or_disconnected(waiter: Waiter, disconnected: asyncio.Future[Any]) -> None:
+    """Wait for an update of the sequences; raise `ClientGone` if the client disconnects first."""
+    await asyncio.wait((waiter.updated, disconnected), return_when=asyncio.FIRST_COMPLETED)
+    if not waiter.updated.done():
         raise ClientGone
 
 
 def check_finished(sequences: list[Sequence]) -> None:
-    """Turn the endings that are not answers into errors.
+    """Raise an error if a sequence ended without a response.
 
     Raises:
-        RequestError: 504 for a deadline, 500 for an engine that died.
+        RequestError: 504 for a deadline, 500 for logits that are not finite and for a failed engine.
     """
     for sequence in sequences:
         if sequence.finish_reason == "deadline":

@@ -1,4 +1,4 @@
-"""Keys and values of positions that have been computed, and one slot of them for every running sequence."""
+"""Storage of keys and values, with a slot for every running sequence."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 from arlarena.inference.embedded.architecture import Architecture
 
 FLOAT_BYTES = 4
-PADDING = 16  # positions: rows of keys a power of two apart would all fall into the same few lines of a cache
+PADDING = 16  # positions; a row stride of a power of two would map all rows to a few sets of the CPU cache
 
 
 @dataclass(frozen=True, slots=True)
 class KeysValues:
-    """Of P positions, in each layer and head; there may be more dimensions after the first.
+    """Keys and values of P positions in each layer and head. `...` stands for optional dimensions, such as slots.
 
-    keys: float32 [layers, ..., K, D, P], positions last: scores read them without packing, a third faster here.
+    keys: float32 [layers, ..., K, D, P]; positions are last, so that the product for scores needs no packing
     values: float32 [layers, ..., K, P, D]
     """
 
@@ -27,26 +27,28 @@ class KeysValues:
 
     @classmethod
     def zeros(cls, arch: Architecture, positions: int, *more: int) -> KeysValues:
-        """All zero. Such memory comes from the operating system: none of it is taken before it is written."""
+        """All zero. `np.zeros` maps pages lazily: memory is used only once it is written."""
         shape = (arch.layers, *more, arch.kv_heads)
         keys = np.zeros((*shape, arch.head_dim, positions + PADDING), np.float32)
         values = np.zeros((*shape, positions, arch.head_dim), np.float32)
         return cls(torch.from_numpy(keys)[..., :positions], torch.from_numpy(values))
 
     def span(self, begin: int, end: int) -> KeysValues:
-        """Positions [begin, end), the same memory."""
+        """A view of positions [begin, end)."""
         return KeysValues(self.keys[..., begin:end], self.values[..., begin:end, :])
 
     def copy(self, source: KeysValues) -> None:
-        """Take over all positions of `source`, which has as many."""
+        """Copy all positions of `source`, which has the same number."""
         self.keys.copy_(source.keys)
         self.values.copy_(source.values)
 
 
 class Slots:
-    """Room for `count` sequences of `length` positions. Running sequences always occupy the first slots without a gap.
+    """Keys and values of `count` sequences of `length` positions. Running sequences occupy the first slots, without
+    gaps.
 
-    Attention gives what lies beyond a sequence's end a weight of 0, so every position must hold a finite number.
+    Attention gives positions beyond a sequence's end the weight 0. 0 times infinity is NaN, so every position must hold
+    a finite number.
     """
 
     def __init__(self, arch: Architecture, count: int, length: int) -> None:
@@ -55,7 +57,7 @@ class Slots:
         self.kv = KeysValues.zeros(arch, length, count)
 
     def __getitem__(self, slot: int) -> KeysValues:
-        """One slot's: keys [layers, K, D, L], values [layers, K, L, D]."""
+        """Keys [layers, K, D, L] and values [layers, K, L, D] of a slot."""
         return KeysValues(self.kv.keys[:, slot], self.kv.values[:, slot])
 
     def copy(self, source: int, target: int, length: int) -> None:
@@ -63,7 +65,7 @@ class Slots:
         self[target].span(0, length).copy(self[source].span(0, length))
 
     def clear(self, slot: int) -> None:
-        """Forget a slot whose numbers are not finite."""
+        """Zero a slot that holds numbers that are not finite."""
         self.kv.keys[:, slot] = 0.0
         self.kv.values[:, slot] = 0.0
 

@@ -17,7 +17,7 @@ from arlarena.inference.embedded.architecture import Architecture
 from arlarena.inference.embedded.kv_slots import KeysValues
 from arlarena.inference.embedded.weights.parameters import Layer, Parameters
 
-QUERIES = 64  # that attend at a time
+QUERIES = 64  # queries per block of attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,12 @@ class Piece:
 
     @property
     def stop(self) -> int:
-        """Positions once the piece is computed."""
+        """Number of computed positions after this piece."""
         return self.start + self.length
 
 
 class Model:
-    """A decoder. `parameters` may be replaced between calls: that is all a weight update does."""
+    """A decoder. A weight update replaces `parameters` between two calls."""
 
     def __init__(self, arch: Architecture, parameters: Parameters, max_length: int) -> None:
         self.arch = arch
@@ -48,14 +48,13 @@ class Model:
 
     @torch.inference_mode()
     def prefill(self, ids: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
-        """Run N fresh prompts that lie end to end, without padding.
+        """Run N new prompts, concatenated without padding.
 
-        The last layer computes queries and the feed-forward for the last position of each prompt alone: nothing reads
-        the rest.
+        The last layer computes queries and the feed-forward only for the last position of each prompt.
 
         Args:
             ids: token ids, int64 [T]
-            lengths: of the prompts, in the order in which they lie; equal lengths must be neighbours to be run together
+            lengths: of the prompts, in order; adjacent prompts of equal length share one call of attention
 
         Returns:
             logits after each prompt's last token, float32 [N, V]; keys and values, float32 [layers, 2, T, K, D]
@@ -81,8 +80,8 @@ class Model:
         """Compute a piece of one prompt; write its keys and values.
 
         Args:
-            ids: its token ids, int64 [P]
-            piece: where they stand
+            ids: token ids of the piece, int64 [P]
+            piece: their positions
 
         Returns:
             the last layer's output at the P positions, float32 [P, E]
@@ -97,13 +96,13 @@ class Model:
 
     @torch.inference_mode()
     def continue_(self, ids: Tensor, pieces: list[Piece]) -> Tensor:
-        """Run the ends of N prompts that lie end to end; write their keys and values.
+        """Run the remaining tokens of N prompts, concatenated; write their keys and values.
 
-        As in `prefill`, the last layer computes queries and the feed-forward for the last positions alone.
+        As in `prefill`, the last layer computes queries and the feed-forward only for the last positions.
 
         Args:
             ids: token ids of all pieces, int64 [T]
-            pieces: in the order in which they lie
+            pieces: in the order of their tokens
 
         Returns:
             logits after each prompt's last token, float32 [N, V]
@@ -129,11 +128,11 @@ class Model:
 
     @torch.inference_mode()
     def decode(self, ids: Tensor, positions: list[int], kv: KeysValues) -> Tensor:
-        """One token for each of the first B slots.
+        """Run one token for each of the first B slots.
 
         Args:
             ids: the newest token of each sequence, int64 [B]
-            positions: where it stands, B of them
+            positions: of these tokens, B of them
             kv: all slots: keys [layers, S, K, D, L], values [layers, S, K, L, D]; position `positions[b]` of slot b is
                 written
 
@@ -165,18 +164,18 @@ class Model:
         return torch.mm(self._normed(x), self.parameters.head)
 
     def _normed(self, x: Tensor) -> Tensor:
-        """The RMS norm but for the factor sqrt(E), which the next matrix holds."""
+        """The RMS norm without the factor sqrt(E), which is folded into the next matrix."""
         return x / _length(x, self.arch.norm_eps)
 
     def _project(self, layer: Layer, x: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [T, H, D], keys and values [T, K, D], positions applied."""
+        """Queries [T, H, D], keys and values [T, K, D], with rotary positions applied."""
         a = self.arch
         qkv = _linear(self._normed(x), layer.qkv, layer.qkv_bias).view(x.shape[0], -1, a.head_dim)
         self._rotate(layer.qk_gain, qkv[:, : a.heads + a.kv_heads], rotations)
         return qkv[:, : a.heads], qkv[:, a.heads : a.heads + a.kv_heads], qkv[:, a.heads + a.kv_heads :]
 
     def _project_last(self, layer: Layer, x: Tensor, rotations: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `_project`, with queries [N, H, D] of the positions `last` alone."""
+        """Like `_project`, with queries [N, H, D] only for the positions `last`."""
         a = self.arch
         cut, gain, bias = a.heads * a.head_dim, layer.qk_gain, layer.qkv_bias
         normed = self._normed(x)
@@ -195,7 +194,7 @@ class Model:
         torch.view_as_complex(heads.view(*heads.shape[:-1], -1, 2)).mul_(rotations)
 
     def _attend_packed(self, q: Tensor, k: Tensor, v: Tensor, groups: list[tuple[int, int]]) -> Tensor:
-        """Causal attention within each prompt: [T, H, D] -> [T, H D]. `groups`: (length, how many prompts) in order."""
+        """Causal attention within each prompt: [T, H, D] -> [T, H D]. `groups`: (length, number of prompts)."""
         a = self.arch
         merged = torch.empty(q.shape[0], q.shape[1] * q.shape[2])
         begin = 0
@@ -224,7 +223,7 @@ class Model:
     def _attend(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Causal attention of one prompt's last P queries: [P, H, D] to keys [K, D, L], values [K, L, D] -> [P, H D].
 
-        Some queries at a time, and no further than they see: scores of a whole long piece would not fit a cache.
+        `QUERIES` queries at a time, over the keys that they see: scores of a long piece would not fit the CPU cache.
         """
         count, a = q.shape[0], self.arch
         heads = q.view(count, a.kv_heads, a.group, a.head_dim).permute(1, 2, 0, 3)  # [K, H / K, P, D]
@@ -256,7 +255,9 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _write(piece: Piece, index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Put keys and values [P, K, D] of one layer into a prompt's; all of it: keys [K, D, stop], values [K, stop, D]."""
+    """Write keys and values [P, K, D] of one layer. Returns all of the prompt's: keys [K, D, stop], values
+    [K, stop, D].
+    """
     keys, values = piece.kv.keys[index, ..., : piece.stop], piece.kv.values[index, :, : piece.stop]
     keys[..., piece.start :], values[:, piece.start :] = k.permute(1, 2, 0), v.transpose(0, 1)
     return keys, values

@@ -1,4 +1,4 @@
-"""Computing prompts: each distinct one once, the long ones in pieces, the shared beginnings from the cache."""
+"""Computes prompts: each distinct prompt once, long prompts in pieces, shared prefixes from the cache."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from arlarena.inference.embedded.model import Model, Piece
 from arlarena.inference.embedded.prefix_cache import MIN_SHARED, CachedPrefix, PrefixCache
 from arlarena.inference.embedded.sequence import Score, Sequence, pack_key
 
-HEAD_ROWS = 512  # positions whose logits are held at once while a prompt is scored: bounds memory at a large vocabulary
+HEAD_ROWS = 512  # positions scored at a time: limits the memory of the logits
 
 
 @dataclass(slots=True)
 class PrefillJob:
-    """A prompt that is not computed yet, and who waits for it. `done` of its tokens are: in `kv`, or in `source`."""
+    """A prompt to compute, and the sequences that wait for it. Its first `done` tokens are in `kv`, or in `source`."""
 
     key: bytes
     ids: list[int]
     waiting: list[Sequence] = field(default_factory=list)
     source: CachedPrefix | None = None
     kv: KeysValues | None = None
-    slot: int | None = None  # whose `kv` is, if it is one
+    slot: int | None = None  # the slot that `kv` belongs to, if any
     done: int = 0
 
     @property
@@ -33,7 +33,7 @@ class PrefillJob:
         return len(self.ids) - self.done
 
     def forget(self) -> None:
-        """Begin anew: the weights are others now."""
+        """Start again after a weight update."""
         self.source, self.kv, self.done = None, None, 0
 
 
@@ -45,7 +45,7 @@ class Prompts:
         self.cache = cache
 
     def plan(self, key: bytes, ids: list[int]) -> PrefillJob:
-        """What there is to compute, beside what a cached text has."""
+        """A job for the tokens that no cached text covers."""
         job = PrefillJob(key, ids)
         shared = self.cache.longest(key)
         if shared is not None:
@@ -53,15 +53,15 @@ class Prompts:
         return job
 
     def place(self, job: PrefillJob, kv: KeysValues, slot: int | None = None) -> None:
-        """Compute it in `kv`, which has room for all of it. At once: what it begins with may be dropped any time."""
+        """Give a job `kv` for all its positions and copy its cached prefix there, before the cache drops it."""
         job.kv, job.slot = kv, slot
         if job.source is not None:
             self.cache.load(job.source, job.done, kv)
             job.source = None
 
-    def whole(self, jobs: list[PrefillJob]) -> list[tuple[PrefillJob, Tensor]]:
-        """Compute placed prompts to their ends: the fresh ones together, and those that are continued together."""
-        fresh, continued = ([job for job in jobs if bool(job.done) is begun] for begun in (False, True))
+    def complete(self, jobs: list[PrefillJob]) -> list[tuple[PrefillJob, Tensor]]:
+        """Compute placed prompts to their ends: new prompts in one batch, continued prompts in another."""
+        fresh, continued = ([job for job in jobs if bool(job.done) is started] for started in (False, True))
         return [*(self._fresh(fresh) if fresh else ()), *(self._continued(continued) if continued else ())]
 
     def _fresh(self, jobs: list[PrefillJob]) -> list[tuple[PrefillJob, Tensor]]:
@@ -73,38 +73,38 @@ class Prompts:
             keys, values = packed.unbind(1)  # [layers, P, K, D] each
             assert job.kv is not None
             job.kv.span(0, len(job.ids)).copy(KeysValues(keys.permute(0, 2, 3, 1), values.transpose(1, 2)))
-        return self._kept(jobs, logits)
+        return self._cached(jobs, logits)
 
     def _continued(self, jobs: list[PrefillJob]) -> list[tuple[PrefillJob, Tensor]]:
         ids = torch.tensor([token for job in jobs for token in job.ids[job.done :]])
-        return self._kept(jobs, self.model.continue_(ids, [_rest(job, job.left) for job in jobs]))
+        return self._cached(jobs, self.model.continue_(ids, [_rest(job, job.left) for job in jobs]))
 
     def keep_response(self, sequence: Sequence, kv: KeysValues) -> None:
-        """Keep a prompt with its response, whose keys and values a slot still holds."""
+        """Cache a prompt with its response, whose keys and values are still in a slot."""
         if sequence.length >= MIN_SHARED:
-            self.cache.put(sequence.key + pack_key(sequence.tokens[:-1]), kv, None)  # the newest was not computed
+            self.cache.put(sequence.key + pack_key(sequence.tokens[:-1]), kv, None)  # the newest token is not computed
 
     def advance(self, job: PrefillJob, tokens: int) -> Tensor | None:
-        """Compute up to `tokens` more of one placed prompt; the logits once it is complete."""
+        """Compute up to `tokens` more tokens of a placed prompt. Returns the logits [V] once it is complete."""
         piece = _rest(job, min(tokens, job.left))
         x = self.model.extend(torch.tensor(job.ids[piece.start : piece.stop]), piece)
         job.done = piece.stop
         if job.left:
             return None
-        return self._kept([job], self.model.logits(x[-1:]))[0][1]
+        return self._cached([job], self.model.logits(x[-1:]))[0][1]
 
     def score(self, ids: list[int], top: int, kv: KeysValues) -> tuple[Tensor, Score]:
-        """The logits after a prompt and the log-prob of each of its tokens; reads no cache and leaves nothing in it."""
+        """The logits [V] after a prompt, and the scores of its tokens. Does not use the cache."""
         x = self.model.extend(torch.tensor(ids), Piece(0, len(ids), kv))
         return self.model.logits(x[-1:])[0], score(self.model, x, ids, top)
 
-    def _kept(self, jobs: list[PrefillJob], logits: Tensor) -> list[tuple[PrefillJob, Tensor]]:
-        """Computed prompts with their logits [V], kept for others."""
-        found = [(job, row.clone()) for job, row in zip(jobs, logits, strict=True)]
-        for job, row in found:
+    def _cached(self, jobs: list[PrefillJob], logits: Tensor) -> list[tuple[PrefillJob, Tensor]]:
+        """Cache computed prompts. Returns them with their logits [V]."""
+        computed = [(job, row.clone()) for job, row in zip(jobs, logits, strict=True)]
+        for job, row in computed:
             assert job.kv is not None
             self.cache.put(job.key, job.kv, row)
-        return found
+        return computed
 
 
 def _rest(job: PrefillJob, tokens: int) -> Piece:

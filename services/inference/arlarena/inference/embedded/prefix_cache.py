@@ -1,7 +1,7 @@
-"""Computed texts, kept for those that begin alike: the same prompt, or an episode's next turn.
+"""Prefix cache: computed texts, reused by the same prompt or by an episode's next turn.
 
-Texts lie in blocks of `BLOCK` positions. One that continues another shares the blocks that both fill: an episode, and a
-group of them, takes the room of what is different, and a turn is kept by copying what is new.
+A text is stored in blocks of `BLOCK` positions and shares full blocks with texts that have the same prefix. So an
+episode, or a group of episodes, takes memory only for what differs, and adding a turn copies only its new tokens.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from torch import Tensor
 from arlarena.inference.embedded.architecture import Architecture
 from arlarena.inference.embedded.kv_slots import FLOAT_BYTES, KeysValues, position_bytes
 
-BLOCK = 16  # positions: texts are found, and share memory, in multiples of this
-MIN_SHARED = 64  # tokens: a shorter beginning costs as much to find and continue as to compute
+BLOCK = 16  # positions; texts are looked up and shared in multiples of this
+MIN_SHARED = 64  # tokens; finding and continuing a shorter prefix costs as much as computing it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CachedPrefix:
-    """A computed text. `key`: ids as packed int32. `blocks`: where it lies. `logits` [V]: after its last token.
+    """A computed text. `key`: ids as packed int32. `blocks`: indices of its blocks. `logits` [V]: after its last token.
 
-    A prompt has logits. A prompt with its response has none: it is there to be continued.
+    A prompt has logits. A prompt with its response has none: it can only be continued.
     """
 
     key: bytes
@@ -37,11 +37,11 @@ class CachedPrefix:
 
 
 class PrefixCache:
-    """Computed texts by their exact ids, the least recently used dropped first.
+    """Computed texts by their exact ids, with LRU eviction.
 
-    A prompt that begins like a cached text (at least `MIN_SHARED` tokens and half of its own length) is continued from
-    it, from the very token at which they part. Of texts with the same whole blocks, the one that the prompt continues
-    is taken, else the newest. Everything is dropped when the weights change.
+    A prompt reuses a cached text if their common prefix has at least `MIN_SHARED` tokens and half of the prompt's
+    length; it is computed from the first token that differs. Among texts that share the same full blocks, a text that
+    is a prefix of the prompt is preferred, else the newest. A weight update clears the cache.
     """
 
     def __init__(self, arch: Architecture, capacity_bytes: int) -> None:
@@ -50,8 +50,8 @@ class PrefixCache:
         self.blocks = capacity_bytes // self._block_bytes
         self._kv = KeysValues.zeros(arch, self.blocks * BLOCK)
         self._texts: OrderedDict[bytes, CachedPrefix] = OrderedDict()
-        self._beginnings: dict[int, dict[bytes, None]] = {}  # chained hash of the first n blocks -> keys with them
-        self._holders = [0] * self.blocks  # texts that lie in each block
+        self._prefixes: dict[int, dict[bytes, None]] = {}  # chained hash of the first n blocks -> keys of these texts
+        self._refcounts = [0] * self.blocks  # texts that use each block
         self._free = list(range(self.blocks - 1, -1, -1))
         self._logits_bytes = 0
 
@@ -60,11 +60,11 @@ class PrefixCache:
 
     @property
     def used(self) -> int:
-        """Bytes."""
+        """Bytes in use."""
         return (self.blocks - len(self._free)) * self._block_bytes + self._logits_bytes
 
     def prompt(self, key: bytes) -> CachedPrefix | None:
-        """The prompt with exactly these ids."""
+        """The cached prompt with exactly these ids."""
         text = self._texts.get(key)
         if text is None or text.logits is None:
             return None
@@ -72,11 +72,11 @@ class PrefixCache:
         return text
 
     def longest(self, key: bytes) -> tuple[CachedPrefix, int] | None:
-        """A text that shares a beginning worth continuing, and how many tokens; always fewer than the prompt's."""
-        found = self._like(key[:-4])
-        if found is None or found[1] * BLOCK < max(MIN_SHARED, (len(key) // 4 + 1) // 2):
+        """The text to continue, and the length of the common prefix in tokens: always less than the prompt's length."""
+        match = self._longest_match(key[:-4])
+        if match is None or match[1] * BLOCK < max(MIN_SHARED, (len(key) // 4 + 1) // 2):
             return None
-        text = self._continued(key, found[1]) or found[0]
+        text = self._continued(key, match[1]) or match[0]
         self._texts.move_to_end(text.key)
         return text, _common(text.key, key[:-4])
 
@@ -86,7 +86,7 @@ class PrefixCache:
             target.span(begin, end).copy(self._kv.span(at, at + end - begin))
 
     def put(self, key: bytes, kv: KeysValues, logits: Tensor | None) -> None:
-        """Keep a text whose positions are the first of `kv`; one that is larger than the whole cache is not kept."""
+        """Store a text, whose positions are the first of `kv`, unless it is larger than the cache."""
         known = self._texts.get(key)
         if known is not None and (logits is None or known.logits is not None):
             return
@@ -94,12 +94,12 @@ class PrefixCache:
         count, size = -(-length // BLOCK), 0 if logits is None else logits.numel() * FLOAT_BYTES
         if count * self._block_bytes + size > self.capacity:
             return
-        like = self._like(key)
-        blocks = [] if like is None else like[0].blocks[: like[1]]
+        match = self._longest_match(key)
+        blocks = [] if match is None else match[0].blocks[: match[1]]
         shared = len(blocks) * BLOCK
-        for block in blocks:  # held from now on, whatever has to go
-            self._holders[block] += 1
-        new = self._take(count - len(blocks), size)
+        for block in blocks:  # before `_allocate`, which may evict their text
+            self._refcounts[block] += 1
+        new = self._allocate(count - len(blocks), size)
         for begin, end, at in self._runs(blocks + new, shared, length):
             self._kv.span(at, at + end - begin).copy(kv.span(begin, end))
         if key in self._texts:
@@ -107,37 +107,37 @@ class PrefixCache:
         self._texts[key] = CachedPrefix(key, blocks + new, logits)
         self._logits_bytes += size
         for value in _block_hashes(key):
-            self._beginnings.setdefault(value, {})[key] = None
+            self._prefixes.setdefault(value, {})[key] = None
 
     def clear(self) -> None:
         """Drop everything."""
         self._texts.clear()
-        self._beginnings.clear()
-        self._holders = [0] * self.blocks
+        self._prefixes.clear()
+        self._refcounts = [0] * self.blocks
         self._free = list(range(self.blocks - 1, -1, -1))
         self._logits_bytes = 0
 
-    def _take(self, count: int, size: int) -> list[int]:
-        """So many free blocks, and `size` bytes besides; what was not used for longest makes room."""
+    def _allocate(self, count: int, size: int) -> list[int]:
+        """Allocate `count` blocks and leave `size` bytes free, by evicting the least recently used texts."""
         while len(self._free) < count or self.used + count * self._block_bytes + size > self.capacity:
             self._forget(next(iter(self._texts.values())))
         taken = [self._free.pop() for _ in range(count)]
         for block in taken:
-            self._holders[block] = 1
+            self._refcounts[block] = 1
         return taken
 
-    def _like(self, key: bytes) -> tuple[CachedPrefix, int] | None:
-        """The text that begins with the most whole blocks of this one, and how many."""
+    def _longest_match(self, key: bytes) -> tuple[CachedPrefix, int] | None:
+        """The text that shares the most full leading blocks with `key`, and their number."""
         hashes = _block_hashes(key)
         for n in range(len(hashes), 0, -1):
-            newest = next(reversed(self._beginnings.get(hashes[n - 1], {})), b"")
+            newest = next(reversed(self._prefixes.get(hashes[n - 1], {})), b"")
             if newest and newest[: n * BLOCK * 4] == key[: n * BLOCK * 4]:
                 return self._texts[newest], n
         return None
 
     def _continued(self, key: bytes, blocks: int) -> CachedPrefix | None:
-        """The longest text that this one continues and that ends within the block behind `blocks` of them. Siblings
-        whose responses differ in that block alone have the same whole blocks; one of them is this one's own.
+        """The longest text that is a prefix of `key` and ends within the block after the first `blocks`. Responses to
+        the same prompt may differ in that block only; this is the response that `key` continues.
         """
         for length in range(min((blocks + 1) * BLOCK, len(key) // 4) - 1, blocks * BLOCK, -1):
             if (text := self._texts.get(key[: length * 4])) is not None:
@@ -145,7 +145,7 @@ class PrefixCache:
         return None
 
     def _runs(self, blocks: list[int], begin: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """(begin, end, where it lies) of the pieces of [begin, end) that lie in one; `begin` at a block's begin."""
+        """Contiguous runs of positions [begin, end), as (begin, end, offset in the store). `begin`: a block's first."""
         first, last = begin // BLOCK, -(-end // BLOCK)
         breaks = [i for i in range(first + 1, last) if blocks[i] != blocks[i - 1] + 1]
         for a, b in pairwise([first, *breaks, last]):
@@ -154,27 +154,27 @@ class PrefixCache:
 
     def _forget(self, text: CachedPrefix) -> None:
         del self._texts[text.key]
-        for block in reversed(text.blocks):  # so that they are taken in the order in which they lie
-            self._holders[block] -= 1
-            if not self._holders[block]:
+        for block in reversed(text.blocks):  # reversed, so that they are allocated again in ascending order
+            self._refcounts[block] -= 1
+            if not self._refcounts[block]:
                 self._free.append(block)
         if text.logits is not None:
             self._logits_bytes -= text.logits.numel() * FLOAT_BYTES
         for value in _block_hashes(text.key):
-            del self._beginnings[value][text.key]
-            if not self._beginnings[value]:
-                del self._beginnings[value]
+            del self._prefixes[value][text.key]
+            if not self._prefixes[value]:
+                del self._prefixes[value]
 
 
-def _common(one: bytes, other: bytes) -> int:
-    """How many tokens two packed texts have in common at their begin."""
-    size = min(len(one), len(other))
-    differs = np.frombuffer(one[:size], np.int32) != np.frombuffer(other[:size], np.int32)
+def _common(a: bytes, b: bytes) -> int:
+    """Tokens in the common prefix of two packed texts."""
+    size = min(len(a), len(b))
+    differs = np.frombuffer(a[:size], np.int32) != np.frombuffer(b[:size], np.int32)
     return int(differs.argmax()) if differs.any() else size // 4
 
 
 def _block_hashes(key: bytes) -> list[int]:
-    """Chained hashes of the beginnings of whole blocks; none for texts too short to be shared."""
+    """Chained hashes after each full block; none for texts too short to be shared."""
     if len(key) < MIN_SHARED * 4:
         return []
     hashes: list[int] = []

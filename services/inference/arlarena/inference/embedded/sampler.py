@@ -1,12 +1,10 @@
-"""From logits to tokens, one call for the whole batch.
+"""Samples tokens from logits, in one call for the batch.
 
-The reported log-prob is that of the distribution at the request's temperature over the whole vocabulary, before top-k
-and top-p: log_softmax(logits / T). That is what a trainer recomputes. At temperature 0 the likeliest token is taken
-and T counts as 1.
+The reported log-prob is log_softmax(logits / T) over the full vocabulary, before top-k and top-p: the value that a
+trainer recomputes. At temperature 0 the likeliest token is taken and T counts as 1.
 
-A draw is the inverse of the cumulative distribution at one uniform number per token. The number is a hash of (seed,
-index of the token in its response): no state, so a request's draws do not depend on what else is in the batch or on
-when it runs.
+A token is drawn by inverting the cumulative distribution at a uniform number: a hash of (seed, index of the token in
+its response). There is no state, so a request's draws do not depend on the rest of the batch or on the time.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ GREEDY_BELOW = 1e-5  # temperatures below this are greedy, as in vLLM
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """How one row is sampled. `top_k=0` and `top_p=1` are off; `top_logprobs`: how many likeliest tokens to report."""
+    """How one row is sampled. `top_k=0` and `top_p=1` are off; `top_logprobs`: number of likeliest tokens to report."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -47,7 +45,7 @@ class Draw:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class SampledTokens:
     """One token a row: id, log-prob in nats, rank (1 is the likeliest), and (ids, log-probs) of the likeliest."""
 
     tokens: list[int]
@@ -72,7 +70,7 @@ def uniforms(seeds: npt.NDArray[np.uint64], indices: npt.NDArray[np.uint64]) -> 
 
 
 def choice_seed(seed: int, choice: int) -> int:
-    """The seed of the n-th response to one request; the first keeps the request's own. Unsigned 64 bits."""
+    """The seed of the n-th response to a request, unsigned 64 bits. The first response has the request's seed."""
     word = np.uint64(seed & 0xFFFF_FFFF_FFFF_FFFF)
     if choice == 0:
         return int(word)
@@ -80,7 +78,7 @@ def choice_seed(seed: int, choice: int) -> int:
 
 
 @torch.inference_mode()
-def sample(logits: Tensor, draws: list[Draw], indices: list[int]) -> Drawn:
+def sample(logits: Tensor, draws: list[Draw], indices: list[int]) -> SampledTokens:
     """Draw one token for each row.
 
     Args:
@@ -100,7 +98,7 @@ def sample(logits: Tensor, draws: list[Draw], indices: list[int]) -> Drawn:
     if count:
         values, ids = logprobs.topk(min(count, logprobs.shape[1]), dim=-1)
         top = (ids.tolist(), values.tolist())
-    return Drawn(tokens.squeeze(1).tolist(), chosen.squeeze(1).tolist(), ranks.tolist(), top)
+    return SampledTokens(tokens.squeeze(1).tolist(), chosen.squeeze(1).tolist(), ranks.tolist(), top)
 
 
 def _tempered(logits: Tensor, draws: list[Draw]) -> Tensor:
@@ -112,10 +110,10 @@ def _tempered(logits: Tensor, draws: list[Draw]) -> Tensor:
 
 def _invert_cdf(logprobs: Tensor, draws: list[Draw], indices: list[int]) -> Tensor:
     """Ids [B, 1]: the first token whose cumulative probability exceeds the row's uniform number."""
-    probs = logprobs.double().exp_()  # float64: a float32 sum over a large vocabulary would never reach its last tokens
-    cut = [row for row, draw in enumerate(draws) if draw.truncated]
-    if cut:
-        probs[cut] = _truncate(probs[cut], [draws[row] for row in cut])
+    probs = logprobs.double().exp_()  # float64: a float32 sum would round away the last tokens
+    truncated = [row for row, draw in enumerate(draws) if draw.truncated]
+    if truncated:
+        probs[truncated] = _truncate(probs[truncated], [draws[row] for row in truncated])
     numbers = uniforms(np.array([draw.seed for draw in draws], np.uint64), np.array(indices, np.uint64))
     cumulative = probs.cumsum_(dim=-1)
     target = torch.from_numpy(numbers).unsqueeze(1) * cumulative[:, -1:]
@@ -127,7 +125,7 @@ def _invert_cdf(logprobs: Tensor, draws: list[Draw], indices: list[int]) -> Tens
 
 
 def _truncate(probs: Tensor, draws: list[Draw]) -> Tensor:
-    """Keep the k likeliest, then the fewest of these that hold a share p of what is left; the rest becomes 0."""
+    """Top-k, then top-p: of the k likeliest, the smallest set with a share p of their probability. Others become 0."""
     size = probs.shape[1]
     ordered, ids = probs.sort(dim=-1, descending=True)
     limits = torch.tensor([draw.top_k if draw.top_k > 0 else size for draw in draws]).unsqueeze(1)

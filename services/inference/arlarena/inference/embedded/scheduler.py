@@ -1,7 +1,7 @@
-"""Which sequence does what in a step: first come, first served, within a budget of prompt tokens.
+"""Schedules sequences: first come, first served, with a budget of prompt tokens per step.
 
-A step computes at most `prefill_tokens` tokens of prompts, so that running sequences never wait long behind a queue
-of prompts, and identical prompts are computed once. Not thread-safe: the engine's thread owns it.
+A step computes at most `prefill_tokens` tokens of prompts, so that a queue of prompts delays running sequences little.
+Identical prompts are computed once. Not thread-safe: only the engine's thread uses it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from arlarena.inference.embedded.kv_slots import KeysValues, Slots
 from arlarena.inference.embedded.model import Model
 from arlarena.inference.embedded.prefill import PrefillJob, Prompts
 from arlarena.inference.embedded.prefix_cache import PrefixCache
-from arlarena.inference.embedded.sampler import Drawn, sample
+from arlarena.inference.embedded.sampler import SampledTokens, sample
 from arlarena.inference.embedded.sequence import FinishReason, Sequence
 
 
 @dataclass(slots=True)
 class Counters:
-    """What the engine has done since it started."""
+    """Totals since the engine started."""
 
     prompt_tokens: int = 0
     computed_tokens: int = 0
@@ -35,7 +35,7 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A sequence whose prompt lies in a slot, perhaps beside others. `logits` [V]: after the prompt."""
+    """A sequence whose prompt is computed in `slot`. Several may share a slot. `logits` [V]: after the prompt."""
 
     sequence: Sequence
     logits: Tensor
@@ -43,7 +43,7 @@ class Ready:
 
 
 class Scheduler:
-    """The sequences in flight. `version` labels the weights in service; `news` collects those that finished or grew."""
+    """The sequences in flight. `version` labels the weights in service; `updated`: those that finished or grew."""
 
     def __init__(self, model: Model, slots: Slots, cache: PrefixCache, prefill_tokens: int, version: str) -> None:
         self.model = model
@@ -52,24 +52,24 @@ class Scheduler:
         self.prefill_tokens = prefill_tokens
         self.version = version
         self.counters = Counters()
-        self.news: list[Sequence] = []
+        self.updated: list[Sequence] = []
         self.running: list[Sequence] = []  # the n-th is in slot n
         self._waiting: deque[Sequence] = deque()
-        self._filling: PrefillJob | None = None  # the one prompt that is computed in pieces
+        self._chunked: PrefillJob | None = None  # the only prompt that is computed in pieces
         self._next_slot = 0  # for the next prompt of this step
         self._prompts = Prompts(model, cache)
 
     @property
     def waiting(self) -> int:
         """Sequences that wait for a slot or for their prompt."""
-        return len(self._waiting) + (len(self._filling.waiting) if self._filling else 0)
+        return len(self._waiting) + (len(self._chunked.waiting) if self._chunked else 0)
 
     def add(self, sequences: list[Sequence]) -> None:
         """Queue sequences."""
         self._waiting.extend(sequences)
 
     def step(self) -> bool:
-        """Admit, then one token for each running sequence; whether there was anything to do."""
+        """Admit prompts, then decode one token for each running sequence. Returns whether there was work."""
         worked = self._admit()
         if self.running:
             self._decode()
@@ -77,60 +77,59 @@ class Scheduler:
         return worked
 
     def forget_prompts(self) -> None:
-        """Drop everything computed for prompts: the weights are others now."""
+        """Drop all computed prompts, after a weight update."""
         self.cache.clear()
-        if self._filling is not None:
-            self._filling.forget()
+        if self._chunked is not None:
+            self._chunked.forget()
 
     def end_all(self, reason: FinishReason) -> None:
         """End every sequence in flight."""
-        for sequence in [*self.running, *self._waiting, *(self._filling.waiting if self._filling else ())]:
+        for sequence in [*self.running, *self._waiting, *(self._chunked.waiting if self._chunked else ())]:
             self._end(sequence, reason)
         self.running.clear()
         self._waiting.clear()
-        self._filling = None
+        self._chunked = None
 
     def sweep(self, now: float) -> None:
-        """End sequences whose client is gone or whose time is up; `now` is in seconds of `time.monotonic`."""
+        """End sequences that are cancelled or past their deadline; `now` is in seconds of `time.monotonic`."""
         self._release([row for row, sequence in enumerate(self.running) if self._expired(sequence, now)])
         if self._waiting:
             self._waiting = deque(sequence for sequence in self._waiting if not self._expired(sequence, now))
-        if self._filling is not None:
-            self._filling.waiting = [s for s in self._filling.waiting if not self._expired(s, now)]
-            if not self._filling.waiting:
-                self._filling = None
+        if self._chunked is not None:
+            self._chunked.waiting = [s for s in self._chunked.waiting if not self._expired(s, now)]
+            if not self._chunked.waiting:
+                self._chunked = None
 
     # --- admission ---
 
     def _admit(self) -> bool:
-        """Compute prompts up to the budget and give their sequences slots; whether anything was done."""
+        """Compute prompts up to the budget and give their sequences slots. Returns whether there was work."""
         budget = self.prefill_tokens
         ready: list[Ready] = []
         jobs: dict[bytes, PrefillJob] = {}
         self._next_slot = len(self.running)
-        free = self.slots.count - self._next_slot - (len(self._filling.waiting) if self._filling else 0)
-        if self._filling is not None:  # half of the budget, so that neither it nor the queue behind it stands still
+        free = self.slots.count - self._next_slot - (len(self._chunked.waiting) if self._chunked else 0)
+        if self._chunked is not None:  # half of the budget if others wait, so that both make progress
             budget -= self._advance(budget // 2 if self._waiting else budget, ready)
         while self._waiting and free > 0 and budget > 0:
             sequence = self._waiting[0]
             budget -= self._place(sequence, jobs, ready, budget)
             if self._waiting and self._waiting[0] is sequence:
-                break  # it costs more than is left of the budget, or a prompt that is computed in pieces is before it
+                break  # it exceeds the budget left, or must wait for the chunked prompt
             free -= 1
-        if self._filling is not None and budget > 0:
+        if self._chunked is not None and budget > 0:
             self._advance(budget, ready)
         if jobs:
             self.counters.computed_tokens += sum(job.left for job in jobs.values())
-            for job, logits in self._prompts.whole(list(jobs.values())):
+            for job, logits in self._prompts.complete(list(jobs.values())):
                 assert job.slot is not None
                 ready += [Ready(sequence, logits, job.slot) for sequence in job.waiting]
         self._begin_responses(ready)
-        return bool(ready) or self._filling is not None
+        return bool(ready) or self._chunked is not None
 
     def _place(self, sequence: Sequence, jobs: dict[bytes, PrefillJob], ready: list[Ready], budget: int) -> int:
-        """Find where the first waiting sequence's prompt comes from and take it off the queue. Returns its cost.
-
-        A sequence stays queued if its prompt does not fit into what is left of this step.
+        """Dequeue the first waiting sequence; take its prompt from a job or the cache, or plan a job. Returns the cost
+        in tokens. The sequence stays queued if its prompt exceeds the budget.
         """
         key, size = sequence.key, len(sequence.prompt)
         if sequence.score is not None:
@@ -138,37 +137,37 @@ class Scheduler:
                 return 0
             slot = self._new_slot()
             logits, sequence.scored = self._prompts.score(sequence.prompt, sequence.score, self.slots[slot])
-            ready.append(Ready(self._taken(hit=False), logits, slot))
+            ready.append(Ready(self._dequeue(hit=False), logits, slot))
             self.counters.computed_tokens += size
             return size
-        pending = jobs.get(key) or (self._filling if self._filling and self._filling.key == key else None)
+        pending = jobs.get(key) or (self._chunked if self._chunked and self._chunked.key == key else None)
         if pending is not None:
-            pending.waiting.append(self._taken(hit=True))
+            pending.waiting.append(self._dequeue(hit=True))
             return 0
         if (known := self.cache.prompt(key)) is not None and known.logits is not None:
             slot = self._new_slot()
             self.cache.load(known, size, self.slots[slot])
-            ready.append(Ready(self._taken(hit=True), known.logits, slot))
+            ready.append(Ready(self._dequeue(hit=True), known.logits, slot))
             return 0
         job = self._prompts.plan(key, sequence.prompt)
         if job.left <= budget:
             slot = self._new_slot()
             self._prompts.place(job, self.slots[slot], slot)
-            job.waiting.append(self._taken(hit=job.done > 0))
+            job.waiting.append(self._dequeue(hit=job.done > 0))
             jobs[key] = job
             return job.left
-        if job.left <= self.prefill_tokens or self._filling is not None:
+        if job.left <= self.prefill_tokens or self._chunked is not None:
             return 0
-        job.waiting.append(self._taken(hit=job.done > 0))
-        self._filling = job
+        job.waiting.append(self._dequeue(hit=job.done > 0))
+        self._chunked = job
         return self._advance(budget, ready)
 
     def _new_slot(self) -> int:
-        """The next one behind the running sequences, for a prompt."""
+        """The next free slot after those of the running sequences."""
         self._next_slot += 1
         return self._next_slot - 1
 
-    def _taken(self, *, hit: bool) -> Sequence:
+    def _dequeue(self, *, hit: bool) -> Sequence:
         sequence = self._waiting.popleft()
         self.counters.prompt_queries += 1
         self.counters.prompt_hits += hit
@@ -176,10 +175,10 @@ class Scheduler:
         return sequence
 
     def _advance(self, budget: int, ready: list[Ready]) -> int:
-        """Compute the next piece of the prompt that is computed in pieces. Returns its tokens."""
-        job = self._filling
+        """Compute the next piece of the chunked prompt. Returns its number of tokens."""
+        job = self._chunked
         assert job is not None
-        if job.kv is None:  # not in a slot: others come and go meanwhile
+        if job.kv is None:  # not in a slot: slots are reassigned meanwhile
             self._prompts.place(job, KeysValues.zeros(self.model.arch, len(job.ids)))
         assert job.kv is not None
         piece = min(budget, job.left)
@@ -189,39 +188,39 @@ class Scheduler:
             slot = self._new_slot()
             self.slots[slot].span(0, len(job.ids)).copy(job.kv)
             ready += [Ready(sequence, logits, slot) for sequence in job.waiting]
-            self._filling = None
+            self._chunked = None
         return piece
 
     def _begin_responses(self, ready: list[Ready]) -> None:
-        """Sample first tokens; whoever is not finished by that goes on in a slot."""
+        """Sample first tokens; unfinished sequences continue in a slot."""
         if not ready:
             return
-        logits = torch.stack([one.logits for one in ready])
+        logits = torch.stack([item.logits for item in ready])
         if bad := _not_finite(logits):
             for row in bad:
                 self._end(ready[row].sequence, "nonfinite")
                 self.slots.clear(ready[row].slot)
-            self._begin_responses([one for row, one in enumerate(ready) if row not in bad])
+            self._begin_responses([item for row, item in enumerate(ready) if row not in bad])
             return
-        drawn = sample(logits, [one.sequence.draw for one in ready], [0] * len(ready))
-        self._settle([one for row, one in enumerate(ready) if not self._append(one.sequence, drawn, row)])
+        drawn = sample(logits, [item.sequence.draw for item in ready], [0] * len(ready))
+        self._assign_slots([item for row, item in enumerate(ready) if not self._append(item.sequence, drawn, row)])
 
-    def _settle(self, ready: list[Ready]) -> None:
-        """Put sequences into the slots behind the running ones, without a gap.
+    def _assign_slots(self, ready: list[Ready]) -> None:
+        """Put sequences into the slots after the running sequences, without gaps.
 
-        One of those that share a prompt takes its slot, or moves down into a gap: ascending, so that no prompt is
-        overwritten before it has moved. The others copy it.
+        The first sequence of each prompt takes the prompt's slot or moves it down into a gap, in ascending order, so
+        that no prompt is overwritten before it has moved. The other sequences copy it.
         """
-        homes: dict[int, int] = {}  # the slot in which a prompt was computed -> where it is now
+        moved: dict[int, int] = {}  # slot in which a prompt was computed -> its slot after the move
         others = []
-        for one in sorted(ready, key=lambda one: one.slot):
-            if one.slot in homes:
-                others.append(one)
+        for item in sorted(ready, key=lambda item: item.slot):
+            if item.slot in moved:
+                others.append(item)
                 continue
-            homes[one.slot] = len(self.running)
-            self._run_in(homes[one.slot], one.slot, one.sequence)
-        for one in others:
-            self._run_in(len(self.running), homes[one.slot], one.sequence)
+            moved[item.slot] = len(self.running)
+            self._run_in(moved[item.slot], item.slot, item.sequence)
+        for item in others:
+            self._run_in(len(self.running), moved[item.slot], item.sequence)
 
     def _run_in(self, slot: int, source: int, sequence: Sequence) -> None:
         if source != slot:
@@ -240,28 +239,28 @@ class Scheduler:
                 self._end(running[row], "nonfinite")
                 self.slots.clear(row)
             self._release(bad)
-            return  # the others' step is repeated: it writes the same keys and values once more
+            return  # the next step repeats this one for the others, with the same keys and values
         indices = [len(sequence.tokens) for sequence in running]
         drawn = sample(logits, [sequence.draw for sequence in running], indices)
         finished = [row for row, sequence in enumerate(running) if self._append(sequence, drawn, row)]
         for row in finished:
             sequence = running[row]
-            if sequence.starts[0][0] == self.version and sequence.score is None:  # else other weights began it
+            if sequence.starts[0][0] == self.version and sequence.score is None:  # not after a weight update
                 self._prompts.keep_response(sequence, self.slots[row])
         self._release(finished)
 
-    def _append(self, sequence: Sequence, drawn: Drawn, row: int) -> bool:
+    def _append(self, sequence: Sequence, drawn: SampledTokens, row: int) -> bool:
         if sequence.draw.top_logprobs and drawn.top is not None:
             count = sequence.draw.top_logprobs
             sequence.top.append((drawn.top[0][row][:count], drawn.top[1][row][:count]))
         finished = sequence.append(drawn.tokens[row], drawn.logprobs[row], drawn.ranks[row], self.version)
         self.counters.generated_tokens += 1
         if finished or sequence.stream:
-            self.news.append(sequence)
+            self.updated.append(sequence)
         return finished
 
     def _release(self, rows: list[int]) -> None:
-        """Free slots; the last running sequences move into the gaps, so that the running ones stay without a gap."""
+        """Free slots; the last running sequences move into the gaps."""
         for row in reversed(rows):
             last = self.running.pop()
             if row < len(self.running):
@@ -272,7 +271,7 @@ class Scheduler:
 
     def _end(self, sequence: Sequence, reason: FinishReason) -> None:
         sequence.finish_reason = reason
-        self.news.append(sequence)
+        self.updated.append(sequence)
 
     def _expired(self, sequence: Sequence, now: float) -> bool:
         if not sequence.cancelled and now < sequence.deadline:
@@ -282,6 +281,6 @@ class Scheduler:
 
 
 def _not_finite(logits: Tensor) -> list[int]:
-    """Rows [B, V] -> those that cannot be sampled from, ascending: the policy has diverged."""
+    """Rows of logits [B, V] that are not finite, ascending. They mean that the policy has diverged."""
     finite = torch.isfinite(logits).all(dim=1)
     return [] if finite.all() else (~finite).nonzero().squeeze(1).tolist()

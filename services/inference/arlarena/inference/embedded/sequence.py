@@ -1,4 +1,4 @@
-"""One response in the making."""
+"""A prompt and its response while it is sampled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from arlarena.inference.embedded.sampler import Draw
 
 FinishReason = Literal["stop", "length", "abort", "deadline", "nonfinite", "error"]
 
-# Given all response tokens so far: the stop string that the newest one completes, if any.
+# Called with all response tokens; returns the stop string that the newest token completes, if any.
 StopCheck = Callable[[list[int]], str | None]
 
 
@@ -29,8 +29,8 @@ class Score:
 class Sequence:
     """A prompt, how to continue it, and what has been sampled.
 
-    The engine's thread writes; others read `tokens` and `logprobs` (which only grow) and, once `finish_reason` is set,
-    everything. `starts` holds (weight version, index of its first token). `deadline` is in seconds of `time.monotonic`.
+    Only the engine's thread writes. Other threads read `tokens` and `logprobs`, which only grow, and all fields once
+    `finish_reason` is set. `starts`: (weight version, index of its first token). `deadline`: `time.monotonic` seconds.
     """
 
     prompt: list[int]
@@ -40,9 +40,9 @@ class Sequence:
     eos_ids: frozenset[int]
     deadline: float
     stop_check: StopCheck | None = None
-    score: int | None = None  # report prompt log-probs and this many of the likeliest tokens beside them
+    score: int | None = None  # report prompt log-probs and this many likeliest tokens
     stream: bool = False
-    owner: Any = None  # whoever waits for it
+    owner: Any = None  # the request that waits for it
     key: bytes = b""  # of the prompt; choices share it
 
     tokens: list[int] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Sequence:
         return len(self.prompt) + len(self.tokens) - 1
 
     def append(self, token: int, logprob: float, rank: int, version: str) -> bool:
-        """Take one sampled token; whether the response is complete."""
+        """Append a sampled token. Returns whether the response is complete."""
         if not self.starts or self.starts[-1][0] != version:
             self.starts.append((version, len(self.tokens)))
         self.tokens.append(token)
@@ -88,5 +88,5 @@ class Sequence:
 
 
 def pack_key(ids: Items[int]) -> bytes:
-    """Token ids as packed int32: what prompts are compared by."""
+    """Token ids as packed int32; prompts are compared by this key."""
     return array("i", ids).tobytes()

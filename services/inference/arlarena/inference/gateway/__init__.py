@@ -1,1 +1,1 @@
-"""One address before one or many engines: who gets which request, and that nobody serves other weights than it says."""
+"""The gateway: one address for several engines. It routes requests and checks which weights each engine serves."""

@@ -1,4 +1,4 @@
-"""LoRA adapters, by vLLM's own routes: loaded on every replica, and again on one that was started anew."""
+"""LoRA adapters, by vLLM's routes: loaded on every replica, and again on a replica that was restarted."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 _LIMIT_S = 60.0
 
 
-class _Named(msgspec.Struct):
+class _AdapterName(msgspec.Struct):
     lora_name: str
 
 
 class Adapters:
-    """What is loaded: name -> the request that loaded it."""
+    """The loaded adapters: name -> body of the request that loaded it."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
@@ -33,7 +33,7 @@ class Adapters:
 
     async def load(self, call: ApiRequest) -> Answer:
         """`POST /v1/load_lora_adapter {"lora_name": …, "lora_path": …}`."""
-        name, reply = self._name(call), await self._everywhere(call)
+        name, reply = self._name(call), await self._post_to_all(call)
         if reply.status == 200:
             self._loaded[name] = call.body
         return reply
@@ -41,29 +41,31 @@ class Adapters:
     async def unload(self, call: ApiRequest) -> Answer:
         """`POST /v1/unload_lora_adapter {"lora_name": …}`."""
         self._loaded.pop(self._name(call), None)
-        return await self._everywhere(call)
+        return await self._post_to_all(call)
 
     async def restore(self, replica: Replica) -> None:
-        """Load everything on a replica that has come back.
+        """Load all adapters on a replica that was restarted.
 
         Raises:
-            aiohttp.ClientError: it does not answer.
+            aiohttp.ClientError: the replica does not answer.
         """
         for body in self._loaded.values():
             await _post(replica, "/v1/load_lora_adapter", body)
 
     def _name(self, call: ApiRequest) -> str:
-        return parse(call.body, _Named).lora_name
+        return parse(call.body, _AdapterName).lora_name
 
-    async def _everywhere(self, call: ApiRequest) -> ApiResponse:
-        """The last replica's answer, or the first that is not 200."""
+    async def _post_to_all(self, call: ApiRequest) -> ApiResponse:
+        """The last replica's response, or the first that is not 200."""
         reply: ApiResponse | None = None
         for replica in self._fleet.replicas:
             if replica.open:
                 try:
                     reply = await _post(replica, call.path, call.body)
                 except aiohttp.ClientError as error:
-                    raise RequestError(f"{replica.name} failed: {error!r}; load it again", status=502) from error
+                    raise RequestError(
+                        f"{replica.name} failed: {error!r}; load the adapter again", status=502
+                    ) from error
                 if reply.status != 200:
                     return reply
         if reply is None:

@@ -1,4 +1,4 @@
-"""The gateway's ASGI application: model routes are passed on, weights are taken, the engines' own routes are hidden."""
+"""The gateway's ASGI application: it forwards model routes, receives weights and hides the engines' admin routes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from arlarena.inference.api.access import EVERYBODY, admin_access, model_access
 from arlarena.inference.api.asgi import Answer, ApiRequest, ApiResponse, Endpoint, Handler
 from arlarena.inference.api.errors import RequestError
 from arlarena.inference.api.request_limits import RequestLimits
-from arlarena.inference.api.weight_routes import Administration
+from arlarena.inference.api.weight_routes import WeightRoutes
 from arlarena.inference.app import MODEL_ROUTES, UPLOAD_ROUTE, VERSION, http_error, request_error
 from arlarena.inference.gateway.adapters import Adapters
 from arlarena.inference.gateway.engines import LocalEngine
@@ -26,40 +26,40 @@ from arlarena.inference.gateway.metrics import GatewayMetrics
 from arlarena.inference.gateway.proxy import Proxy
 from arlarena.inference.gateway.replica import Target
 from arlarena.inference.settings import InferenceSettings
-from arlarena.inference.weights.store import Store, whole_versions
+from arlarena.inference.weights.store import Store, intact_versions
 from arlarena.inference.weights.versions import read_manifest
 from arlarena.proto.policy import WeightInfo
 from arlarena.proto.telemetry import Logger
 
-LONGEST_CONTEXT = 131_072  # tokens; bounds texts where max_model_len does not
+DEFAULT_CONTEXT = 131_072  # tokens; limits texts if max_model_len is not set
 _encoder = msgspec.json.Encoder()
 
 
 class Gateway:
-    """What lives as long as the process."""
+    """State of the process."""
 
     def __init__(self, settings: InferenceSettings, fleet: Fleet, engines: list[LocalEngine], log: Logger) -> None:
-        """`engines`: those that are started here, in the order of the fleet's replicas; none if they run elsewhere."""
+        """`engines`: the local engines, in the order of the fleet's replicas; empty if all replicas are remote."""
         self.settings, self.fleet, self.log = settings, fleet, log
         self.metrics = GatewayMetrics(fleet)
         limits = None
         if settings.engine == "vllm" and not settings.replica_urls:
-            limits = RequestLimits.of(settings, settings.max_slots, settings.max_model_len or LONGEST_CONTEXT)
+            limits = RequestLimits.of(settings, settings.max_slots, settings.max_model_len or DEFAULT_CONTEXT)
         waits = settings.request_timeout_s, settings.replica_wait_s
         self.proxy = Proxy(fleet, *waits, self.metrics, log, limits)
-        self.administration = Administration(Store(settings.weights_root, settings.keep_versions), fleet.serve)
+        self.weight_routes = WeightRoutes(Store(settings.weights_root, settings.keep_versions), fleet.serve)
         self.adapters = Adapters(fleet)
         self._engines = engines
         self._served = False
 
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        """Start the engines and look after them."""
-        versions = whole_versions(self.settings.weights_root)
+        """Start the engines and monitor them."""
+        versions = intact_versions(self.settings.weights_root)
         newest = await asyncio.to_thread(next, versions, None)
-        if newest is not None:  # before the first look at a replica, which may be serving something else
+        if newest is not None:  # before the first check of a replica, which may serve another version
             self.fleet.target = Target(read_manifest(newest).label, newest)
-        tasks = [asyncio.create_task(self.fleet.keep())]
+        tasks = [asyncio.create_task(self.fleet.maintain())]
         if newest is not None:
             tasks.append(asyncio.create_task(self.fleet.restore(chain([newest], versions))))
         for engine, replica in zip(self._engines, self.fleet.replicas, strict=False):
@@ -74,28 +74,28 @@ class Gateway:
             await asyncio.gather(*(replica.session.close() for replica in self.fleet.replicas))
 
     async def health(self, call: ApiRequest) -> Answer:
-        """200 from the first moment in which a replica served: from then on the gateway sees to it that some do."""
+        """200 once any replica has been ready; from then on the gateway restarts or reconnects replicas itself."""
         self._served = self._served or self._ready
         return self._state(self._served)
 
     async def readiness(self, call: ApiRequest) -> Answer:
-        """200 while at least one replica serves the wanted weights."""
+        """200 while at least one replica serves the target version."""
         return self._state(self._ready)
 
     @property
     def _ready(self) -> bool:
         return any(replica.open for replica in self.fleet.replicas)
 
-    def _state(self, well: bool) -> ApiResponse:
+    def _state(self, healthy: bool) -> ApiResponse:
         replicas = [replica.report() for replica in self.fleet.replicas]
-        if not well:
+        if not healthy:
             states = ", ".join(f"{replica['name']} is {replica['state']}" for replica in replicas)
             raise RequestError(f"no replica is ready: {states}", status=503)
         wanted = self.fleet.target.label if self.fleet.target else None
         return ApiResponse(_encoder.encode({"status": "ok", "weight_version": wanted, "replicas": replicas}))
 
     async def weight_info(self, call: ApiRequest) -> Answer:
-        """The version that is served: the wanted one, else that of the first replica that answers."""
+        """The target version, else the version of the first ready replica."""
         versions = [replica.version for replica in self.fleet.replicas if replica.open and replica.version]
         label = self.fleet.target.label if self.fleet.target else next(iter(versions), None)
         if label is None:
@@ -111,7 +111,7 @@ class Gateway:
         return ApiResponse(self.metrics.exposition(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
 
     def measured(self, path: str) -> Handler:
-        """The way on to a replica, counted."""
+        """A handler that forwards to a replica and records metrics."""
 
         async def handler(call: ApiRequest) -> Answer:
             began, status = time.perf_counter(), 500
@@ -130,7 +130,7 @@ class Gateway:
 
 
 def create_app(gateway: Gateway) -> Starlette:
-    """The application around a gateway."""
+    """Build the ASGI application of a gateway."""
     settings, log = gateway.settings, gateway.log
     limit = settings.max_body_mb << 20
     handlers: dict[tuple[str, str], Handler] = {
@@ -141,16 +141,16 @@ def create_app(gateway: Gateway) -> Starlette:
         ("GET", "/weight_info"): gateway.weight_info,
     }
     guarded: dict[tuple[str, str], Handler] = {
-        ("POST", "/serve_weights"): gateway.administration.serve,
-        ("PUT", "/weights/{directory}"): gateway.administration.announce,
-        UPLOAD_ROUTE: gateway.administration.receive,
+        ("POST", "/serve_weights"): gateway.weight_routes.serve,
+        ("PUT", "/weights/{directory}"): gateway.weight_routes.announce,
+        UPLOAD_ROUTE: gateway.weight_routes.receive,
         ("POST", "/v1/load_lora_adapter"): gateway.adapters.load,
         ("POST", "/v1/unload_lora_adapter"): gateway.adapters.unload,
     }
-    passed_on: dict[tuple[str, str], Handler] = {
+    forwarded: dict[tuple[str, str], Handler] = {
         (method, path): gateway.measured(path) for method, path in MODEL_ROUTES
     }
-    groups = ((handlers, EVERYBODY), (passed_on, model_access(settings)), (guarded, admin_access(settings)))
+    groups = ((handlers, EVERYBODY), (forwarded, model_access(settings)), (guarded, admin_access(settings)))
     return Starlette(
         routes=[
             Route(path, Endpoint(do, None if (method, path) == UPLOAD_ROUTE else limit, log, access), methods=[method])

@@ -1,4 +1,4 @@
-"""Puts a gateway together: before engines that it starts itself, or before policy servers elsewhere."""
+"""Builds a gateway for engines that it starts, or for remote policy servers."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from arlarena.inference.settings import InferenceSettings, secret
 from arlarena.inference.vllm import server as vllm
 from arlarena.proto.telemetry import Logger
 
-LOCAL = "http://engine"  # the host of a Unix socket is a name for the header alone
+LOCAL = "http://engine"  # with a Unix socket, the host is used only in the header
 
 
 class Sockets:
-    """A private folder for the engines' sockets; short, since the path of a socket has about 100 characters."""
+    """A private folder for the engines' sockets. Its path is short, since socket paths are limited to ~100 bytes."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="arlarena-"))
@@ -39,7 +39,7 @@ class Sockets:
 
 
 def remote(settings: InferenceSettings, log: Logger) -> Gateway:
-    """A gateway before policy servers that run elsewhere. Call it where an event loop runs."""
+    """A gateway for remote policy servers. Needs a running event loop."""
     replicas = []
     for url in settings.replica_urls:
         session = _session(aiohttp.TCPConnector(limit=0), secret(settings.api_key))
@@ -49,20 +49,20 @@ def remote(settings: InferenceSettings, log: Logger) -> Gateway:
 
 
 def local(settings: InferenceSettings, flags: Sequence[str], sockets: Sockets, log: Logger) -> Gateway:
-    """A gateway with engines of its own. `flags`: the command line of this process, from which an embedded engine has
-    its settings. Call it where an event loop runs.
+    """A gateway with local engines. `flags`: command line of this process, passed on to embedded engines. Needs a
+    running event loop.
 
     Raises:
-        ConfigError: vLLM is not installed, or there is nothing to serve.
+        ConfigError: vLLM is not installed, or there is no model to serve.
     """
     names = [f"engine-{index}" for index in range(settings.replicas)]
     engines = [_engine(settings, flags, name, sockets.path(name), log) for name in names]
     replicas = []
     for engine in engines:
         session = _session(aiohttp.UnixConnector(str(engine.socket), limit=0), secret(settings.api_key))
-        driver, room = _driver(settings, session), settings.max_slots if settings.engine == "vllm" else None
-        replica = Replica(engine.name, LOCAL, session, driver, settings.health_interval_s, log, room)
-        replica.renew = engine.renew
+        driver, max_requests = _driver(settings, session), settings.max_slots if settings.engine == "vllm" else None
+        replica = Replica(engine.name, LOCAL, session, driver, settings.health_interval_s, log, max_requests)
+        replica.restart = engine.restart
         replicas.append(replica)
     return Gateway(settings, Fleet(replicas, settings.affinity_slack, log), engines, log)
 

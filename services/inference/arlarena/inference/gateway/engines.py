@@ -1,4 +1,4 @@
-"""Engines that a gateway starts: each behind a socket in a private folder, and started again if it ends."""
+"""Local engines of a gateway: each listens on a socket in a private folder and is restarted if it ends."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pathlib import Path
 from arlarena.proto.telemetry import Logger
 
 PARENT_DEATH = Path(__file__).with_name("parent_death.py")
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
-FORGIVE_AFTER_S = 60.0  # an engine that lived this long is started again at once
-HELPERS_S = 5.0  # for helper processes of an engine that has ended
+FIRST_PAUSE_S, MAX_PAUSE_S = 0.2, 10.0
+PAUSE_RESET_AFTER_S = 60.0  # uptime after which the restart pause is reset
+HELPERS_S = 5.0  # time for an engine's helper processes to end
 
 
 class LocalEngine:
@@ -31,28 +31,30 @@ class LocalEngine:
         grace_s: float,
         log: Logger,
     ) -> None:
-        """`command` is asked at each start: the newest weights may be others. `grace_s`: from SIGTERM to SIGKILL."""
+        """`command` is called at each start, since the newest version may differ. `grace_s`: from SIGTERM to
+        SIGKILL.
+        """
         self.name, self.socket = name, socket
         self._command, self._environment, self._grace_s, self._log = command, environment, grace_s, log
         self._stopping = False
         self._process: asyncio.subprocess.Process | None = None
 
-    async def run(self, ended: Callable[[], None]) -> None:
-        """Keep it running until `stop`. `ended` is called whenever it has ended."""
+    async def run(self, on_exit: Callable[[], None]) -> None:
+        """Run the engine and restart it until `stop`. `on_exit` is called each time it has ended."""
         pause = FIRST_PAUSE_S
         while not self._stopping:
             began = time.monotonic()
-            code = await self._once()
-            ended()
+            code = await self._run_once()
+            on_exit()
             if self._stopping:
                 return
-            if time.monotonic() - began > FORGIVE_AFTER_S:
+            if time.monotonic() - began > PAUSE_RESET_AFTER_S:
                 pause = FIRST_PAUSE_S
             self._log.error("engine_ended", engine=self.name, code=code, restart_in_s=pause)
             await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_S)
+            pause = min(2 * pause, MAX_PAUSE_S)
 
-    async def _once(self) -> int:
+    async def _run_once(self) -> int:
         self.socket.unlink(missing_ok=True)
         wrapper = (sys.executable, "-I", str(PARENT_DEATH), f"{self._grace_s:g}")
         self._process = await asyncio.create_subprocess_exec(
@@ -60,28 +62,28 @@ class LocalEngine:
             *self._command(),
             env=dict(self._environment),
             stdin=asyncio.subprocess.PIPE,
-            stdout=sys.stderr,  # our own output is for our parent
+            stdout=sys.stderr,  # stdout of the gateway is for its parent
             start_new_session=True,
         )
         self._log.info("engine_started", engine=self.name, pid=self._process.pid)
         try:
             return await self._process.wait()
         finally:
-            self._signal(signal.SIGKILL)  # whatever is left of its group, if the wrapper was killed
+            self._signal(signal.SIGKILL)  # the rest of its process group, if the wrapper was killed
 
-    def renew(self) -> None:
-        """End it at once; it is started again."""
-        self._log.error("engine_renewed", engine=self.name)
+    def restart(self) -> None:
+        """Kill the engine; `run` starts it again."""
+        self._log.error("engine_restarted", engine=self.name)
         self._signal(signal.SIGKILL)
 
     async def stop(self) -> None:
-        """End it and the processes that it started."""
+        """Stop the engine and the processes that it started."""
         self._stopping = True
         process = self._process
         if process is None or process.returncode is not None:
             return
         assert process.stdin is not None
-        process.stdin.close()  # the wrapper ends everything
+        process.stdin.close()  # the wrapper then stops the group
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), self._grace_s + HELPERS_S)
         self._signal(signal.SIGKILL)

@@ -26,7 +26,7 @@ class GatewayMetrics:
         )
         self.latency = Histogram(
             f"{_PREFIX}_request_seconds",
-            "Time from a request's body to its answer, or to the begin of a stream",
+            "Time from a request's body to its response, or to the start of a stream",
             ("route",),
             buckets=_BUCKETS,
             registry=self.registry,
@@ -39,9 +39,11 @@ class GatewayMetrics:
         return generate_latest(self.registry)
 
     def collect(self) -> Iterator[Metric]:
-        """What the replicas are doing."""
-        flight = GaugeMetricFamily(f"{_PREFIX}_requests_in_flight", "Requests at a replica", labels=["replica"])
-        ready = GaugeMetricFamily(f"{_PREFIX}_ready", "1 if a replica serves the wanted weights", labels=["replica"])
+        """Metrics read from the replicas."""
+        flight = GaugeMetricFamily(
+            f"{_PREFIX}_requests_in_flight", "Requests in flight at a replica", labels=["replica"]
+        )
+        ready = GaugeMetricFamily(f"{_PREFIX}_ready", "1 if a replica serves the target version", labels=["replica"])
         for replica in self._fleet.replicas:
             flight.add_metric([replica.name], replica.in_flight)
             ready.add_metric([replica.name], int(replica.open))

@@ -1,9 +1,9 @@
-"""Holds an engine: ends all its processes when the engine ends or when whoever started this goes, by kill -9 even.
+"""Wraps an engine: stops all its processes when the engine ends or when the parent process ends, even by SIGKILL.
 
     python parent_death.py GRACE_S COMMAND …
 
-Its standard input is a pipe that nobody writes to; end of file means that the other side is gone. Needs the standard
-library alone and works on any Unix. It has to lead a process group of its own, in which the engine runs.
+Standard input is a pipe that the parent holds open and never writes to; end of file means that the parent has ended.
+Needs only the standard library and works on any Unix. Must lead its own process group, in which the engine runs.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import threading
 
 
 def watch(process: subprocess.Popen[bytes], grace_s: float) -> None:
-    """Wait until the pipe closes, then end the engine."""
+    """Wait until the pipe closes, then stop the engine."""
     while os.read(0, 1024):
         pass
     end(process, grace_s)
 
 
 def end(process: subprocess.Popen[bytes], grace_s: float) -> None:
-    """SIGTERM to the group, of which this process takes no notice; SIGKILL after the grace period."""
+    """Send SIGTERM to the group (this process ignores it), and SIGKILL after the grace period."""
     os.killpg(0, signal.SIGTERM)
     try:
         process.wait(grace_s)
@@ -32,10 +32,10 @@ def end(process: subprocess.Popen[bytes], grace_s: float) -> None:
 
 
 def main() -> int:
-    """Run the command; its exit code, or 128 and the number of the signal that ended it."""
+    """Run the command. Returns its exit code, or 128 plus the number of the signal that ended it."""
     grace_s, command = float(sys.argv[1]), sys.argv[2:]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the group's: the engine has it too
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to the group, so the engine gets it too
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=watch, args=(process, grace_s), daemon=True).start()
     code = process.wait()

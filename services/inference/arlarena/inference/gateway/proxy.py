@@ -1,4 +1,4 @@
-"""Passes a request on to a replica, within its deadline, and to another one if that fails: sampling can be repeated."""
+"""Forwards a request to a replica within its deadline, and to another replica on failure: sampling can be repeated."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from arlarena.inference.gateway.replica import Replica
 from arlarena.proto.policy import DEADLINE_HEADER, SESSION_HEADER, VERSIONS_HEADER, ErrorResponse
 from arlarena.proto.telemetry import Logger
 
-MOST_ATTEMPTS = 3  # a request that ends engines must not end all of them
-SAMPLES = frozenset(("/inference/v1/generate", "/v1/completions", "/v1/chat/completions"))
-_MOST_ANSWER = 256 << 20  # bytes; a million log-probs as JSON are half of it
+MAX_ATTEMPTS = 3  # a request that crashes engines must not crash all of them
+SAMPLING_PATHS = frozenset(("/inference/v1/generate", "/v1/completions", "/v1/chat/completions"))
+_MAX_RESPONSE = 256 << 20  # bytes; a million log-probs as JSON take half of it
 _SEPARATOR = ", "
 _OUT_OF_TIME = "the request ran out of time (request_timeout_s)"
 
 
 class _Failed(Exception):
-    """A replica did not answer; another one may."""
+    """A replica did not answer; another may."""
 
 
 @dataclass(frozen=True, slots=True)
 class PendingRequest:
-    """A request on its way. `gone` is done when its client has left."""
+    """A request in progress. `disconnected` is done when its client has disconnected."""
 
     call: ApiRequest
     deadline: float
-    gone: asyncio.Future[Any]
+    disconnected: asyncio.Future[Any]
 
     @property
     def left_s(self) -> float:
@@ -46,35 +46,35 @@ class PendingRequest:
         return self.deadline - time.monotonic()
 
     def check(self) -> None:
-        """Raises RequestError: 504, time is up."""
+        """Raises RequestError: 504, the deadline has passed."""
         if self.left_s <= 0:
             raise RequestError(_OUT_OF_TIME, status=504)
 
 
 class Proxy:
-    """The way of every model request through the gateway."""
+    """Forwards model requests to the replicas."""
 
     def __init__(
         self,
         fleet: Fleet,
         limit_s: float,
-        patience_s: float,
+        wait_s: float,
         metrics: GatewayMetrics,
         log: Logger,
         limits: RequestLimits | None = None,
     ) -> None:
-        """`limit_s` caps a request's deadline; `patience_s`: how long it waits for a replica that can take it; `limits`
-        of a request, for replicas that do not check them (vLLM).
+        """`limit_s`: time limit of a request. `wait_s`: how long it waits for an available replica. `limits`: checked
+        here for replicas that do not check them (vLLM).
         """
-        self._fleet, self._limit_s, self._patience_s = fleet, limit_s, patience_s
+        self._fleet, self._limit_s, self._wait_s = fleet, limit_s, wait_s
         self._metrics, self._log, self._limits = metrics, log, limits
 
     async def forward(self, call: ApiRequest) -> Answer:
-        """Have a replica answer.
+        """Get a replica's response.
 
         Raises:
-            ClientGone: the client left. RequestError: 503 there is no replica, 504 out of time, 502 several failed; 400
-                or 413, the request asks for more than `limits`.
+            ClientGone: the client disconnected. RequestError: 503 no replica is available, 504 the deadline has passed,
+                502 several replicas failed, 400 or 413 the request exceeds `limits`.
         """
         if self._limits is not None and call.body:
             self._limits.check_body(call.body)
@@ -84,14 +84,14 @@ class Proxy:
         answer: Answer | None = None
         why = ""
         try:
-            for _ in range(MOST_ATTEMPTS):
+            for _ in range(MAX_ATTEMPTS):
                 pending.check()
-                patience = 0.0 if answer is not None else min(self._patience_s, pending.left_s)
+                wait_s = 0.0 if answer is not None else min(self._wait_s, pending.left_s)
                 try:
-                    replica = await self._fleet.pick(session, full, patience)
+                    replica = await self._fleet.pick(session, full, wait_s)
                 except RequestError as error:
                     if answer is not None:
-                        return answer  # everyone is full, as this one said
+                        return answer  # every replica is full; this is the last 503
                     pending.check()
                     if all(replica.state == "down" for replica in self._fleet.replicas):  # the engines are starting
                         error.retry_after_s = LOADING_RETRY_S
@@ -108,33 +108,35 @@ class Proxy:
                 full.add(replica)
             if answer is not None:
                 return answer
-            raise RequestError(f"{MOST_ATTEMPTS} attempts failed; the last: {why}", status=502)
+            raise RequestError(f"{MAX_ATTEMPTS} attempts failed; the last: {why}", status=502)
         finally:
             if not isinstance(answer, Relay):
-                pending.gone.cancel()
+                pending.disconnected.cancel()
 
     async def _ask(self, replica: Replica, pending: PendingRequest) -> Answer:
         """One attempt."""
-        queued = pending.call.path in SAMPLES
+        queued = pending.call.path in SAMPLING_PATHS
         try:
-            await _unless_gone(asyncio.wait_for(replica.enter(queued), pending.left_s), pending.gone)
+            await _unless_disconnected(asyncio.wait_for(replica.enter(queued), pending.left_s), pending.disconnected)
         except TimeoutError:
             raise RequestError(_OUT_OF_TIME, status=504) from None
         mark, streams = max(0, len(replica.history) - 1), False
         try:
             if not replica.open:
                 raise _Failed(f"{replica.name} is {replica.state}")
-            reply = await _unless_gone(self._send(replica, pending), pending.gone)
+            reply = await _unless_disconnected(self._send(replica, pending), pending.disconnected)
             self._check_stamp(replica, mark, reply)
             if _streams(reply):
                 streams = True
                 return Relay(reply.status, _headers(reply, replica, mark), self._relay(replica, pending, reply, queued))
             async with reply:
-                body = await _unless_gone(_read(reply), pending.gone)
-            if not replica.driver.checks_first and not await asyncio.wait_for(replica.settled(), pending.left_s):
-                raise _Failed(f"{replica.name} did not pass the check of its new weights")
+                body = await _unless_disconnected(_read(reply), pending.disconnected)
+            if not replica.driver.probes_before_serving and not await asyncio.wait_for(
+                replica.settled(), pending.left_s
+            ):
+                raise _Failed(f"{replica.name} did not pass the probe of its new weights")
             if reply.status >= 400:
-                body = _in_form(body, reply.status)
+                body = _openai_error(body, reply.status)
             return ApiResponse(body, reply.status, reply.content_type.encode(), _headers(reply, replica, mark))
         except TimeoutError:
             raise RequestError(_OUT_OF_TIME, status=504) from None
@@ -149,13 +151,13 @@ class Proxy:
         call, left_s = pending.call, max(0.001, pending.left_s)
         headers = {"content-type": "application/json", DEADLINE_HEADER: f"{left_s:.3f}"}
         timeout = aiohttp.ClientTimeout(total=left_s)
-        url = replica.url + quote(call.path)  # the server has decoded it: names of models may hold anything
+        url = replica.url + quote(call.path)  # the server has decoded it; a model's name may contain any character
         return await replica.session.request(
             call.method, url, data=call.body, headers=headers, timeout=timeout, allow_redirects=False
         )
 
     def _check_stamp(self, replica: Replica, mark: int, reply: aiohttp.ClientResponse) -> None:
-        """An answer by weights that the replica was not given by us: it was started again behind our back."""
+        """Refuse a response sampled by an unknown version: the replica was restarted without the gateway."""
         stamp = reply.headers.get(VERSIONS_HEADER)
         if stamp and not set(stamp.split(_SEPARATOR)) <= set(replica.history[mark:]):
             reply.close()
@@ -165,12 +167,12 @@ class Proxy:
     async def _relay(
         self, replica: Replica, pending: PendingRequest, reply: aiohttp.ClientResponse, queued: bool
     ) -> AsyncIterator[bytes]:
-        """The events of a stream as they come."""
+        """Yield the events of a stream as they arrive."""
         try:
             async with reply:
-                while chunk := await _unless_gone(reply.content.readany(), pending.gone):
+                while chunk := await _unless_disconnected(reply.content.readany(), pending.disconnected):
                     yield chunk
-                    pending.check()  # the client library's own limit does not hold while there is something to read
+                    pending.check()  # aiohttp checks its time limit only when it waits for data
         except TimeoutError:
             raise RequestError(_OUT_OF_TIME, status=504) from None
         except (aiohttp.ClientError, OSError) as error:
@@ -178,29 +180,29 @@ class Proxy:
             raise RequestError(f"the engine failed while it answered: {error!r}", status=502) from error
         finally:
             replica.leave(queued)
-            pending.gone.cancel()
+            pending.disconnected.cancel()
 
 
 async def _read(reply: aiohttp.ClientResponse) -> bytes:
-    """An answer as a whole.
+    """Read a complete response.
 
     Raises:
-        aiohttp.ClientError: it is too large, or the connection broke.
+        aiohttp.ClientError: the response is too large, or the connection broke.
     """
     chunks, size = [], 0
     async for chunk in reply.content.iter_any():
         size += len(chunk)
-        if size > _MOST_ANSWER:
-            raise aiohttp.ClientPayloadError(f"the answer is larger than {_MOST_ANSWER} bytes")
+        if size > _MAX_RESPONSE:
+            raise aiohttp.ClientPayloadError(f"the response is larger than {_MAX_RESPONSE} bytes")
         chunks.append(chunk)
     return b"".join(chunks)
 
 
-async def _unless_gone(work: Any, gone: asyncio.Future[Any]) -> Any:
-    """The result of `work`; ends it and raises ClientGone if the client leaves first."""
+async def _unless_disconnected(work: Any, disconnected: asyncio.Future[Any]) -> Any:
+    """The result of `work`; if the client disconnects first, cancel it and raise ClientGone."""
     task = asyncio.ensure_future(work)
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((task, disconnected), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
         raise ClientGone
@@ -208,8 +210,8 @@ async def _unless_gone(work: Any, gone: asyncio.Future[Any]) -> Any:
         task.cancel()
 
 
-def _in_form(body: bytes, status: int) -> bytes:
-    """An error in OpenAI's form: vLLM's `code` is the status, and its web framework has a form of its own."""
+def _openai_error(body: bytes, status: int) -> bytes:
+    """Convert a vLLM error to OpenAI's format: vLLM's `code` is the status, and FastAPI's errors differ entirely."""
     try:
         error = msgspec.json.decode(body, type=ErrorResponse).error
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -221,8 +223,8 @@ def _in_form(body: bytes, status: int) -> bytes:
 
 
 def _headers(reply: aiohttp.ClientResponse, replica: Replica, mark: int) -> Headers:
-    """The versions that sampled an answer, as the replica says, else those that may have. A stream's are its first.
-    When to come back, of a replica that is busy.
+    """Response headers: the versions reported by the replica, else those that may have sampled; with 503, retry-after.
+    For a stream, these are the versions at its start.
     """
     content: Headers = ((b"content-type", reply.headers["content-type"].encode()),) if _streams(reply) else ()
     if reply.status == 503:

@@ -1,4 +1,4 @@
-"""One replica: what it serves, whether it may be asked, and how it is brought to the version that is wanted."""
+"""One replica: its state, the version that it serves, and how it is brought to the target version."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import Literal
 
 import aiohttp
 
-from arlarena.inference.gateway.weight_drivers import PASSING, Broken, Driver
+from arlarena.inference.gateway.weight_drivers import TRANSIENT, Driver, RestartNeeded
 from arlarena.inference.weights.versions import ProbeError, Source, VersionError
 from arlarena.proto.telemetry import Logger
 
-# down: does not answer. behind: answers, and has to be brought to the wanted version first. pushing: takes a new
-# version while it serves. ready: serves the wanted version. refused: failed its probe, and is not asked any more.
+# down: does not answer. behind: answers, but must get the target version first. pushing: gets a new version while it
+# serves. ready: serves the target version. refused: failed its probe and gets no more requests.
 State = Literal["down", "behind", "pushing", "ready", "refused"]
 
-SOON_S = 0.1  # between the first two looks at a replica that is down; doubles with each
-_MOST_DOUBLINGS = 10
+FIRST_PAUSE_DOWN_S = 0.1  # between the first two checks of a replica that is down; doubles with each check
+_MAX_DOUBLINGS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The version that every replica has to serve."""
+    """The version that every replica must serve."""
 
     label: str
     source: Source
 
 
 class Replica:
-    """A policy server behind the gateway. `history`: the versions that it may have sampled with, oldest first."""
+    """A policy server behind the gateway. `history`: versions that it may have sampled with, oldest first."""
 
     def __init__(
         self,
@@ -41,23 +41,23 @@ class Replica:
         driver: Driver,
         interval_s: float,
         log: Logger,
-        room: int | None = None,
+        max_requests: int | None = None,
     ) -> None:
-        """`interval_s`: between two looks at it while all is well. `room`: how many requests it is given at once, the
-        others wait here; None: all of them.
+        """`interval_s`: between two checks of a healthy replica. `max_requests`: sampling requests sent at once; more
+        requests wait here. None: no limit.
         """
         self.name, self.url, self.session, self.driver = name, url, session, driver
         self.state: State = "down"
         self.history: list[str] = []
         self.difference: float | None = None
-        self.checked: str | None = None  # the version that passed its check here, since this replica was started
-        self.failure: tuple[Target, str] | None = None  # what it did not take, and why
-        self.in_flight = self.asked = 0  # requests: now, and ever
-        self.asked_last = 0  # when, in requests of the whole fleet
+        self.checked: str | None = None  # the version that has passed its probe since this replica started
+        self.failure: tuple[Target, str] | None = None  # the target that it did not accept, and the reason
+        self.in_flight = self.asked = 0  # requests: current and total
+        self.asked_last = 0  # the fleet's request count at this replica's last request
         self.changed: Callable[[], None] = lambda: None
-        self.prepare: Callable[[Replica], Awaitable[None]] | None = None  # before it is asked for the first time
-        self.renew: Callable[[], None] | None = None  # starts it anew, where that can be done from here
-        self._room = asyncio.Semaphore(room) if room else None
+        self.prepare: Callable[[Replica], Awaitable[None]] | None = None  # called before its first request
+        self.restart: Callable[[], None] | None = None  # only for local engines
+        self._capacity = asyncio.Semaphore(max_requests) if max_requests else None
         self._failures = 0
         self._interval_s, self._log = interval_s, log
         self._wake = asyncio.Event()
@@ -66,84 +66,82 @@ class Replica:
 
     @property
     def version(self) -> str | None:
-        """What it serves, or will once a push is over."""
+        """The version in service, or the version being pushed."""
         return self.history[-1] if self.history else None
 
     @property
     def open(self) -> bool:
-        """Whether requests may be sent to it."""
+        """Whether it may get requests."""
         return self.state in ("ready", "pushing")
 
     def report(self) -> dict[str, object]:
-        """What people see of it."""
-        seen = {"name": self.name, "state": self.state, "weight_version": self.version}
-        return seen | {"in_flight": self.in_flight, "asked": self.asked}
+        """Its entry in `/health`."""
+        report = {"name": self.name, "state": self.state, "weight_version": self.version}
+        return report | {"in_flight": self.in_flight, "asked": self.asked}
 
     async def enter(self, queued: bool) -> None:
-        """Begin a request; one that is `queued` waits for room. Then `leave` has to be called."""
+        """Begin a request; a `queued` request waits for capacity. Call `leave` when it has ended."""
         self.in_flight += 1
         self.asked += 1
-        if queued and self._room is not None:
+        if queued and self._capacity is not None:
             try:
-                await self._room.acquire()
+                await self._capacity.acquire()
             except BaseException:
                 self.in_flight -= 1
                 raise
 
     def leave(self, queued: bool) -> None:
-        """A request has ended."""
+        """End a request."""
         self.in_flight -= 1
-        if queued and self._room is not None:
-            self._room.release()
+        if queued and self._capacity is not None:
+            self._capacity.release()
 
     async def settled(self) -> bool:
-        """Wait for the end of a push, if one goes on; whether what it sampled can be believed."""
+        """Wait for the end of a running push. Returns whether responses sampled meanwhile are valid."""
         await self._settled.wait()
         return self.open
 
     def suspect(self) -> None:
-        """It failed to answer, or has ended: nobody is sent there until it has been looked at, and nothing that was
-        known of it counts.
-        """
+        """It failed to answer or has ended: it gets no requests until the next check, and must be probed again."""
         self.checked = None
         if self.failure is None:
-            self._become("down", "it did not answer")
+            self._set_state("down", "it did not answer")
         self._wake.set()
 
-    def look_again(self) -> None:
-        """What is wanted has changed."""
+    def wake(self) -> None:
+        """Check it now, because the target has changed."""
         self._wake.set()
 
     def failed(self, target: Target) -> str | None:
-        """Why it did not take this target, if it did not."""
+        """Why it did not accept this target, or None."""
         return self.failure[1] if self.failure is not None and self.failure[0] is target else None
 
-    async def keep(self, target: Callable[[], Target | None]) -> None:
-        """Look at it now and then, and bring it to the target; never returns."""
+    async def maintain(self, target: Callable[[], Target | None]) -> None:
+        """Check it at intervals and bring it to the target; never returns."""
         while True:
             self._wake.clear()
             wanted = target()
-            await self._look(wanted)
-            behind = wanted is not target()
-            pause = 0.0 if behind else self._pause_s
+            await self._check(wanted)
+            changed = wanted is not target()
+            pause = 0.0 if changed else self._pause_s
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause)
 
     @property
     def _pause_s(self) -> float:
-        soon = SOON_S * 2 ** min(self._failures, _MOST_DOUBLINGS)
-        return min(self._interval_s, soon) if self.state == "down" else self._interval_s
+        pause = FIRST_PAUSE_DOWN_S * 2 ** min(self._failures, _MAX_DOUBLINGS)
+        return min(self._interval_s, pause) if self.state == "down" else self._interval_s
 
-    async def _look(self, target: Target | None) -> None:
+    async def _check(self, target: Target | None) -> None:
         if target is not None and self.failed(target):
-            return  # until somebody wants something else, or the same once more
+            return  # until the target changes or is pushed again
         self.failure = None
         try:
             version = await self.driver.version()
             if self.prepare is not None and not self.open:
                 await self.prepare(self)
             if target is not None and not version == target.label == self.checked:
-                await self._bring(target)
+                await self._push(target)
             else:
                 self._serves(version)
             self._failures = 0
@@ -153,42 +151,42 @@ class Replica:
         except VersionError as error:
             assert target is not None
             self._fail(target, "behind", str(error))
-        except Exception as error:  # an answer of any kind must not end the one who looks after it
+        except Exception as error:  # no response of a replica may end `maintain`
             self._failures += 1
-            if not isinstance(error, PASSING):
-                self._log.error("replica_odd", replica=self.name, error=repr(error))
-            self._become("down", str(error) or type(error).__name__)
-            if isinstance(error, Broken) and self.renew is not None:
-                self.renew()
+            if not isinstance(error, TRANSIENT):
+                self._log.error("replica_check_failed", replica=self.name, error=repr(error))
+            self._set_state("down", str(error) or type(error).__name__)
+            if isinstance(error, RestartNeeded) and self.restart is not None:
+                self.restart()
         finally:
             self._settled.set()
 
-    async def _bring(self, target: Target) -> None:
-        """Push; only a replica that has been serving what was wanted before goes on being asked meanwhile."""
-        self._become("pushing" if self.open else "behind")
+    async def _push(self, target: Target) -> None:
+        """Push the target. A replica that was ready keeps getting requests meanwhile."""
+        self._set_state("pushing" if self.open else "behind")
         self._settled.clear()
-        self._note(target.label)
+        self._record(target.label)
         self.checked = None
         self.difference = await self.driver.push(target.source)
         self.checked = target.label
-        self._become("ready")
+        self._set_state("ready")
 
     def _serves(self, version: str) -> None:
-        self._note(version)
-        self._become("ready")
+        self._record(version)
+        self._set_state("ready")
 
     def _fail(self, target: Target, state: State, reason: str) -> None:
         self._log.error("replica_refused", replica=self.name, version=target.label, reason=reason)
         self.failure = (target, reason)
-        self._become(state)
-        self.changed()  # also where it was in that state already: whoever waits has to learn of the failure
+        self._set_state(state)
+        self.changed()  # also if the state stays the same: waiters must learn of the failure
 
-    def _note(self, version: str) -> None:
+    def _record(self, version: str) -> None:
         if self.version != version:
             self.history.append(version)
 
-    def _become(self, state: State, why: str = "") -> None:
+    def _set_state(self, state: State, why: str = "") -> None:
         if self.state != state:
             self.state = state
-            self._log.info("replica", replica=self.name, state=state, version=self.version, why=why)
+            self._log.info("replica_state", replica=self.name, state=state, version=self.version, why=why)
             self.changed()

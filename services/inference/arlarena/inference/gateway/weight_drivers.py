@@ -1,4 +1,4 @@
-"""How a replica is told to serve other weights: our own services in one request, vLLM in its own phases."""
+"""How a replica gets new weights: ARLArena's policy servers in one request, vLLM in its own phases."""
 
 from __future__ import annotations
 
@@ -11,45 +11,44 @@ import aiohttp
 import msgspec
 
 from arlarena.client.weights import PushError, PushRefused, Sender, WeightsClient
-from arlarena.inference.weights.versions import ProbeError, Source, VersionError, judge, read_manifest
+from arlarena.inference.weights.versions import ProbeError, Source, VersionError, check_probe, read_manifest
 from arlarena.proto.versions.directory import Manifest, push_limit_s
 
-_INFO_S = 5.0  # for an answer that needs no work
-_FIRST = -1000  # before everything that waits for a slot
-_LASTING = (400, 404, 413)  # the version itself is at fault
-# What a push raises when it may work the next time.
-PASSING = (aiohttp.ClientError, OSError, TimeoutError, PushError)
+_INFO_S = 5.0  # time limit of a request that needs no computation
+_TOP_PRIORITY = -1000  # before all requests that wait for a slot
+_PERMANENT = (400, 404, 413)  # statuses that mean that the version itself is invalid
+TRANSIENT = (aiohttp.ClientError, OSError, TimeoutError, PushError)  # a later push may succeed
 
 
-class Broken(PushError):
-    """A push failed half-way, and what the replica would serve now is not known: it has to be started anew."""
+class RestartNeeded(PushError):
+    """A push failed half-way, so the replica's weights are unknown: it must be restarted."""
 
 
 class Driver(Protocol):
-    """Speaks with one replica about weights. `checks_first`: nothing is sampled by weights that fail the probe."""
+    """Controls one replica's weights. `probes_before_serving`: weights are probed before they sample."""
 
-    checks_first: bool
+    probes_before_serving: bool
 
     async def version(self) -> str:
-        """What it serves.
+        """The version in service.
 
         Raises:
-            aiohttp.ClientError, TimeoutError, PushError: it does not say.
+            aiohttp.ClientError, TimeoutError, PushError: the replica gave no valid response.
         """
 
     async def push(self, source: Source) -> float | None:
         """Bring a version into service. Returns the probe's largest |Δ log-prob|.
 
         Raises:
-            ProbeError: the replica computes something else. VersionError: the directory cannot be read.
-            aiohttp.ClientError, TimeoutError, PushError: it failed. Broken: see there.
+            ProbeError: the replica computes other log-probs. VersionError: the directory cannot be read.
+            aiohttp.ClientError, TimeoutError, PushError: the push failed. RestartNeeded: see there.
         """
 
 
 class ServiceDriver:
-    """A policy server of ours: sent what it lacks, it loads and checks new weights beside the old ones."""
+    """A policy server of ARLArena: it gets the files that it lacks, and probes new weights before it swaps."""
 
-    checks_first = True
+    probes_before_serving = True
 
     def __init__(self, session: aiohttp.ClientSession, url: str, token: str | None) -> None:
         self._client = WeightsClient(session, url, token)
@@ -71,7 +70,7 @@ class ServiceDriver:
         except PushRefused as error:
             raise ProbeError(str(error)) from error
         except PushError as error:
-            if error.status in _LASTING:
+            if error.status in _PERMANENT:
                 raise VersionError(str(error)) from error
             raise
         finally:
@@ -79,9 +78,9 @@ class ServiceDriver:
 
 
 class VllmDriver:
-    """VLLM's own server on this machine, by its own phases. It can be checked only once it samples again."""
+    """vLLM's server on this machine, by its own phases. It can be probed only once it samples again."""
 
-    checks_first = False
+    probes_before_serving = False
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self._session, self._url = session, url
@@ -93,7 +92,7 @@ class VllmDriver:
         return str(answer["weight_version"])
 
     async def push(self, source: Source) -> float | None:
-        """See `Driver`. A replica that fails its probe stands still: what it was about to say is dropped."""
+        """See `Driver`. A replica that fails its probe is paused, and its running requests are aborted."""
         manifest = _manifest(source)
         limit_s = push_limit_s(manifest.bytes)
         deadline = time.monotonic() + limit_s
@@ -109,17 +108,19 @@ class VllmDriver:
             await self._post("/pause?mode=abort", deadline)
             raise
         except Exception as error:
-            raise Broken(f"the push of {manifest.label} failed half-way: {error or type(error).__name__}") from error
+            raise RestartNeeded(
+                f"the push of {manifest.label} failed half-way: {error or type(error).__name__}"
+            ) from error
 
     async def _check(self, manifest: Manifest, deadline: float) -> float | None:
         if manifest.probe is None:
             return None
         ids = manifest.probe.ids
-        body = {"prompt": ids, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0, "priority": _FIRST}
+        body = {"prompt": ids, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0, "priority": _TOP_PRIORITY}
         answer = await self._post("/v1/completions", deadline, body)
         scored = answer["choices"][0]["prompt_logprobs"][1:]
         served = [float(entry[str(token)]["logprob"]) for entry, token in zip(scored, ids[1:], strict=True)]
-        return judge(manifest.directory, manifest.probe, served)
+        return check_probe(manifest.directory, manifest.probe, served)
 
     async def _post(self, path: str, deadline: float, body: object = None) -> Any:
         timeout = _timeout(max(0.1, deadline - time.monotonic()))
@@ -132,7 +133,7 @@ def _manifest(source: Source) -> Manifest:
 
 
 def _update(source: Source, label: str, limit_s: float) -> dict[str, object]:
-    """What `extension.Source` has to know."""
+    """The fields of `extension.Source`."""
     if isinstance(source, Path):
         return {"path": str(source.resolve())}
     where = {"host": source.host, "port": source.port, "backend": source.backend}

@@ -1,1 +1,1 @@
-"""VLLM as the engine: its own server in an environment of its own, by its own routes."""
+"""vLLM as the engine: its own server in a separate Python environment, used by its own routes."""

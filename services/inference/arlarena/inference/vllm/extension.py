@@ -1,11 +1,11 @@
-"""What runs inside vLLM: a weight transfer engine for our versions. Imported by vLLM's workers alone.
+"""Code that runs inside vLLM: a weight transfer engine for version directories. Only vLLM's workers import it.
 
-VLLM's engines for weight updates need a GPU, and a trainer that has vLLM. This one reads safetensors from a directory,
-on any device, or receives tensors from a trainer that broadcasts them (keys of the store: `Broadcast` in
-`arlarena.proto.versions.directory`), by vLLM's own steps (layerwise reload).
+vLLM's own transfer engines need a GPU and vLLM in the trainer. This engine reads safetensors from a directory, on any
+device, or receives tensors that a trainer broadcasts (keys of the store: `Broadcast` in
+`arlarena.proto.versions.directory`). It uses vLLM's layerwise reload.
 
-VLLM's CPU backend packs the output head once, and where that is tied to the embedding no reload reaches it:
-`finish_weight_update` packs it again, else a push answers 200 and the old head stays in use.
+vLLM's CPU backend packs the output head once, and a reload does not reach a head that is tied to the embedding.
+`finish_weight_update` packs it again; otherwise the old head would stay in use after a successful push.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ BACKEND = "safetensors"
 
 @dataclass
 class NoInit(WeightTransferInitInfo):
-    """Nothing has to be agreed on."""
+    """No parameters are needed."""
 
 
 @dataclass
 class Source(WeightTransferUpdateInfo):
-    """Where the new weights are: in a directory, or with a sender. `group`: a name that no other update has."""
+    """Where the new weights come from: a directory or a sender. `group`: a name unique to this update."""
 
     path: str = ""
     host: str = ""
@@ -63,18 +63,18 @@ class VersionsEngine(WeightTransferEngine[NoInit, Source]):
         """Nothing to do."""
 
     def start_weight_update(self) -> None:
-        """Let layers collect what comes."""
+        """Prepare all layers for new weights."""
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """As vLLM's, without waiting for a device that a CPU does not have."""
+        """Like vLLM's method, without the synchronisation that needs a GPU."""
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: Source) -> None:
-        """Take the tensors one after another.
+        """Load the tensors one after another.
 
         Raises:
-            FileNotFoundError: a directory holds none. RuntimeError: the sender has another version, or is gone.
+            FileNotFoundError: a directory holds no tensors. RuntimeError: the sender has another version or has ended.
         """
         if update_info.group:
             self.model.load_weights(self._received(update_info))
@@ -82,7 +82,7 @@ class VersionsEngine(WeightTransferEngine[NoInit, Source]):
             self._read(update_info)
 
     def _received(self, source: Source) -> Iterator[tuple[str, torch.Tensor]]:
-        """Join a group with the sender and all workers of this replica; what it broadcasts."""
+        """Join a group of the sender and all workers of this replica. Yields the tensors that the sender broadcasts."""
         limit, config = timedelta(seconds=source.limit_s), self.parallel_config
         store = TCPStore(source.host, source.port, is_master=False, wait_for_workers=False, timeout=limit)
         rank = config.data_parallel_index * config.world_size + config.rank  # among the workers
@@ -117,7 +117,7 @@ class VersionsEngine(WeightTransferEngine[NoInit, Source]):
                 self.model.load_weights((name, tensors.get_tensor(name).to(self.device)) for name in names)
 
     def finish_weight_update(self) -> None:
-        """Put the layers back together, and pack tied heads again."""
+        """Finish the reload, and pack tied heads again."""
         finalize_layerwise_reload(self.model, self.model_config)
         if current_platform.is_cpu():
             for module in self.model.modules():
@@ -125,11 +125,11 @@ class VersionsEngine(WeightTransferEngine[NoInit, Source]):
                     module.quant_method.process_weights_after_loading(module)
 
     def shutdown(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""
 
 
 def _process_group(backend: str, store: PrefixStore, rank: int, size: int, limit: timedelta) -> Any:
-    """A group beside vLLM's own."""
+    """A process group separate from vLLM's groups."""
     if backend == "gloo":
         return dist.ProcessGroupGloo(store, rank, size, limit)
     options = dist.ProcessGroupNCCL.Options()
@@ -142,4 +142,4 @@ if BACKEND not in WeightTransferEngineFactory._registry:
 
 
 class Extension:
-    """What vLLM mixes into its worker class; importing this module was all there was to do."""
+    """vLLM mixes this into its worker class. It is empty: importing this module registers the engine."""

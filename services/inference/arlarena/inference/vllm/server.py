@@ -1,10 +1,10 @@
-"""The command that starts vLLM's own server with our settings.
+"""The command that starts vLLM's server with the settings of `[inference]`.
 
     .venv-vllm/bin/python -m vllm.entrypoints.openai.api_server --model DIR --uds SOCKET …
 
-It runs in an environment of its own (`make setup EXTRA=vllm`), since vLLM pins torch, transformers and FastAPI. It is
-driven by its own routes and options; `extension.py` is the only part of ours inside it. It listens on a socket in a
-private folder, because its routes for weights ask for no token.
+It runs in a separate Python environment (`make setup EXTRA=vllm`), since vLLM pins torch, transformers and FastAPI. It
+is controlled by its own routes and options; only `extension.py` runs inside it. It listens on a socket in a private
+folder, because its weight routes need no token.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ import os
 from pathlib import Path
 
 from arlarena.inference.settings import InferenceSettings
-from arlarena.inference.weights.store import newest_whole
+from arlarena.inference.weights.store import newest_intact
 from arlarena.proto.config import ConfigError
 from arlarena.proto.text.redaction import is_secret
 
-# Slots above those that the gateway fills, so that the check of new weights need not wait for one; where requests
-# of many sequences fill this one too, it is the first to have the next that is.
+# Slots beyond those that the gateway fills, so that the probe of new weights need not wait. If requests of several
+# sequences fill this slot too, the probe gets the next free slot.
 SPARE = 1
-# What a request leaves out is neutral, as with the embedded engine, and not the model author's preference.
+# Defaults of sampling parameters are neutral, as in the embedded engine, instead of the model author's.
 NEUTRAL = '{"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}'
 EXTENSION = "arlarena.inference.vllm.extension.Extension"
 SOURCES = Path(__file__).resolve().parents[3]
 
 
 def check(settings: InferenceSettings) -> None:
-    """Find out early whether it can be started.
+    """Check before the start that vLLM is installed and there is a model.
 
     Raises:
-        ConfigError: it is not installed, or there is nothing to serve.
+        ConfigError: vLLM is not installed, or there is no model to serve.
     """
     python = settings.vllm_python
     if not python.exists():
@@ -39,15 +39,15 @@ def check(settings: InferenceSettings) -> None:
 
 
 def model_to_serve(settings: InferenceSettings) -> Path:
-    """The newest version that is whole, else the model of the settings.
+    """The newest version that is intact, else the model of the settings.
 
     Raises:
-        ConfigError: there is neither.
+        ConfigError: neither exists.
     """
-    found = newest_whole(settings.weights_root) or settings.model
-    if found is None:
-        raise ConfigError("[inference] model is not set, and weights_root holds no whole version")
-    return found
+    model = newest_intact(settings.weights_root) or settings.model
+    if model is None:
+        raise ConfigError("[inference] model is not set, and weights_root holds no intact version")
+    return model
 
 
 def command(settings: InferenceSettings, socket: Path) -> list[str]:
@@ -63,8 +63,7 @@ def command(settings: InferenceSettings, socket: Path) -> list[str]:
     if settings.vllm_lora:
         arguments += ["--enable-lora"]
     if settings.vllm_device == "cpu":
-        # Whole prompts at once: a prompt that is cut sets a seeded generator back, which vLLM 0.32 cannot do on a CPU,
-        # and its engine dies of it.
+        # No chunked prefill: it resets seeded generators, which crashes the engine of vLLM 0.32 on a CPU.
         tokens = max(settings.prefill_tokens_per_step, settings.max_model_len or 4096)
         arguments += ["--dtype", "float32", "--enforce-eager", "--no-enable-chunked-prefill"]
         arguments += ["--max-num-batched-tokens", str(tokens)]
@@ -75,13 +74,13 @@ def command(settings: InferenceSettings, socket: Path) -> list[str]:
 
 
 def variables(settings: InferenceSettings) -> dict[str, str]:
-    """The environment of vLLM's server: our sources for the extension, the routes for weight updates, no hub. It has
-    none of our own variables and no secrets: the gateway checks tokens, and the model is a directory.
+    """Environment variables of vLLM's server: the sources of the extension, the weight routes, no usage reports. Other
+    ARLARENA_ variables and secrets are removed, since the gateway checks tokens and the model is a directory.
     """
     path = os.pathsep.join(filter(None, [str(SOURCES), os.environ.get("PYTHONPATH", "")]))
     given = {
         "PYTHONPATH": path,
-        "VLLM_SERVER_DEV_MODE": "1",  # /pause, /update_weights and their like
+        "VLLM_SERVER_DEV_MODE": "1",  # enables /pause, /update_weights and the other weight routes
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "OMP_NUM_THREADS": str(settings.threads),

@@ -1,1 +1,1 @@
-"""Version directories: which there are, and whether they are whole."""
+"""Finds and verifies version directories."""

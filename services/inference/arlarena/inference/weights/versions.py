@@ -1,4 +1,4 @@
-"""Reading version directories: which is the newest, is it whole, is what is served what its trainer computed."""
+"""Reads and verifies version directories, and compares the probe's log-probs with the trainer's."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from arlarena.proto.versions.directory import (
     safetensors_digest,
 )
 
-Source = Path | Broadcast  # of a version: its directory, or who sends its tensors
+Source = Path | Broadcast  # of a version's weights: its directory, or the sender of its tensors
 
 
 class VersionError(ValueError):
-    """A version directory that must not be served; the message names the file and what is wrong with it."""
+    """A version directory must not be served; the message names the file and the problem."""
 
 
 class ProbeError(VersionError):
-    """What is computed with a version's weights is not what its trainer computed."""
+    """The log-probs computed with a version's weights differ from the trainer's."""
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -55,10 +55,10 @@ class _Schema(msgspec.Struct):
 
 
 def parse_manifest(text: bytes, name: str) -> Manifest:
-    """A manifest that is called `name` in errors.
+    """Decode a manifest. Errors call it `name`.
 
     Raises:
-        VersionError: it is malformed, of another schema, or lists something else than plain file names.
+        VersionError: it is malformed, has another schema, or lists a name that is not a plain file name.
     """
     try:
         schema = msgspec.json.decode(text, type=_Schema).schema
@@ -76,7 +76,7 @@ def parse_manifest(text: bytes, name: str) -> Manifest:
 
 
 def verify(directory: Path) -> Manifest:
-    """The manifest of a committed directory whose files match it; see `verify_files`.
+    """Read the manifest of a committed directory and check the files against it.
 
     Raises:
         VersionError: see `read_manifest` and `verify_files`.
@@ -90,11 +90,11 @@ def verify_files(directory: Path, manifest: Manifest) -> None:
     """Compare the tensors with the digest, every other file with its checksum, and all sizes.
 
     Raises:
-        VersionError: a file is missing, cut short or altered, or the digest is another.
+        VersionError: a file is missing, truncated or altered, or the digest differs.
     """
     try:
         _verify(directory, manifest)
-    except (OSError, SafetensorsError) as error:  # OSError: a file vanished meanwhile
+    except (OSError, SafetensorsError) as error:  # OSError: a file was removed meanwhile
         raise VersionError(f"{directory} cannot be read: {error}") from error
 
 
@@ -117,7 +117,7 @@ def _verify(directory: Path, manifest: Manifest) -> None:
 
 
 def committed_versions(root: Path) -> list[Path]:
-    """Committed version directories, the newest first: by step, then by when they were committed."""
+    """Committed version directories, the newest first: by step, then by commit time."""
     found = []
     for marker in root.glob(f"v*/{COMMITTED_FILE}"):
         step = marker.parent.name[1:].split("-")[0]
@@ -127,11 +127,11 @@ def committed_versions(root: Path) -> list[Path]:
     return [directory for *_, directory in sorted(found, reverse=True)]
 
 
-def judge(directory: Path | str, probe: ManifestProbe, served: list[float]) -> float:
-    """The largest |Δ log-prob| of what is `served`.
+def check_probe(directory: Path | str, probe: ManifestProbe, served: list[float]) -> float:
+    """The largest |Δ log-prob| between the `served` log-probs and the probe's.
 
     Raises:
-        ProbeError: it is above the tolerance.
+        ProbeError: the difference is above the tolerance.
     """
     difference = largest_difference(probe, served)
     if difference > probe.tolerance:

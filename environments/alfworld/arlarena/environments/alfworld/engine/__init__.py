@@ -1,1 +1,1 @@
-"""The engine: TextWorld's games of ALFWorld, to the character."""
+"""The native engine: its texts equal those of TextWorld exactly."""

@@ -1,4 +1,4 @@
-"""What can be done, and what it does. The names are those of the actions of the domain, in lower case."""
+"""Actions: when they are possible, and their effects. Names are those of the PDDL domain, in lower case."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from arlarena.environments.alfworld.engine.state import NOTHING, WorldState
 from arlarena.environments.alfworld.engine.world import House
 
 HANDS = frozenset(("inreceptacle", "objectatlocation", "holds", "holdsany"))
-CHANGES: Mapping[str, frozenset[str]] = {  # what an action may make true or untrue of what a goal may ask for
+EFFECTS: Mapping[str, frozenset[str]] = {  # predicates of goals that an action may change
     "gotolocation": frozenset(("atlocation",)),
     "openobject": frozenset(("opened",)),
     "closeobject": frozenset(("opened",)),
@@ -24,7 +24,7 @@ CHANGES: Mapping[str, frozenset[str]] = {  # what an action may make true or unt
 
 
 class Move(NamedTuple):
-    """An action on a thing and a receptacle; -1 for none. Of `sliceobject`, the second is the knife."""
+    """An action on a thing and a receptacle; -1: none. For `sliceobject`, `receptacle` is the knife."""
 
     action: str
     thing: int = NOTHING
@@ -32,12 +32,12 @@ class Move(NamedTuple):
 
 
 def ways(house: House) -> list[tuple[int, Move]]:
-    """Where one can go from elsewhere: locations, and the moves to what stands there."""
+    """(location, move to a receptacle there) for all receptacles."""
     return [(location, Move("gotolocation", receptacle=one)) for one, location in house.location_of.items()]
 
 
 def moves(state: WorldState) -> Iterator[Move]:
-    """What else is possible; `help` aside, which not every game knows."""
+    """All possible moves except going elsewhere and `help`, which not all games have."""
     house = state.house
     yield from (Move("look"), Move("inventory"))
     for receptacle in house.receptacles.get(state.location, ()):
@@ -52,7 +52,7 @@ def moves(state: WorldState) -> Iterator[Move]:
 
 
 def _moves_at(state: WorldState, receptacle: int) -> Iterator[Move]:
-    """What is possible at a receptacle that the player stands before."""
+    """The possible moves at a receptacle of the current location."""
     house = state.house
     held, contents, accessible = state.held, state.inside.get(receptacle, ()), state.open_to_hands(receptacle)
     yield Move("examinereceptacle", receptacle=receptacle)
@@ -77,9 +77,9 @@ def _moves_at(state: WorldState, receptacle: int) -> Iterator[Move]:
 
 
 def after(state: WorldState, move: Move) -> WorldState:
-    """The state that a move leads to; the given one if it changes nothing."""
+    """The state after a move; the given state if the move changes nothing."""
     action, thing, receptacle = move
-    if action not in CHANGES:
+    if action not in EFFECTS:
         return state
     new = state.copy()
     match action:
@@ -107,7 +107,7 @@ def after(state: WorldState, move: Move) -> WorldState:
 
 
 def binding(state: WorldState, move: Move) -> dict[str, int]:
-    """A move's arguments, under the names that they have in the domain. `state`: before the move."""
+    """A move's arguments by their variable names in the domain. `state`: before the move."""
     house, (action, thing, receptacle) = state.house, move
     match action:
         case "look":

@@ -1,8 +1,7 @@
-"""Answers that were given before. The grammar is the file's, so what an answer depends on is found by watching.
+"""A cache of responses. The grammar comes from the game's file, so a response's dependencies are found by recording.
 
-An answer is a function of the command's arguments and of the facts that the grammar asked for to make it. If all of
-them are among those that a key is made of, the same key gives the same questions, the same facts and so the same
-answer, whatever the grammar says.
+A response is a function of the command's arguments and of the facts that the grammar reads. If the cache key covers all
+these facts, an equal key implies the same reads, the same facts and so the same response, for any grammar.
 """
 
 from __future__ import annotations
@@ -16,96 +15,98 @@ from arlarena.environments.alfworld.engine.state import WorldState
 from arlarena.environments.alfworld.engine.text_limits import Pattern
 from arlarena.environments.alfworld.engine.world import CHANGING, MARKS
 
-MAX_ANSWERS = 4096  # that are kept of a game; some 250 bytes each
-# What an answer can depend on: the receptacle of the command, and what is in it; what else is here; what is held; what
-# is clean, …; from where one came; and anything else.
+MAX_ANSWERS = 4096  # per game; about 250 bytes each
+# Dependencies of a response: the command's receptacle and its contents; everything else at the location; the held
+# thing; conditions (clean, …); the location of origin; anything else.
 RECEPTACLE, PLACE, HANDS, CONDITION, ORIGIN, BEYOND = 1, 2, 4, 8, 16, 32
 
 Key = tuple[object, ...]
 
 
 @dataclass(slots=True)
-class Answers:
-    """The answers of one game.
+class AnswerCache:
+    """The cached responses of a game.
 
     Attributes:
-        always: those that depend on nothing but the command, and `of`: on nothing but its receptacle.
-        asked: what the other answers to a command depended on so far; `given`: these answers.
+        by_command: responses that depend only on the command.
+        by_receptacle: responses that depend only on the command and the state of its receptacle.
+        dependencies: for each other command, all dependencies recorded so far.
+        by_key: responses to these commands, by the key of their dependencies.
     """
 
-    always: dict[str, str] = field(default_factory=dict)
-    of: dict[tuple[str, int], str] = field(default_factory=dict)
-    asked: dict[str, int] = field(default_factory=dict)
-    given: dict[Key, str] = field(default_factory=dict)
+    by_command: dict[str, str] = field(default_factory=dict)
+    by_receptacle: dict[tuple[str, int], str] = field(default_factory=dict)
+    dependencies: dict[str, int] = field(default_factory=dict)
+    by_key: dict[Key, str] = field(default_factory=dict)
 
     def answer(self, grammar: Grammar, command: str, move: Move, state: WorldState, new: WorldState) -> str:
-        """The answer to a command, which is a move from `state` to `new`."""
-        text = self.of.get((command, new.changes.get(move.receptacle, 0))) or self.always.get(command)
+        """The response to a command, which is a move from `state` to `new`."""
+        text = self.by_receptacle.get((command, new.changes.get(move.receptacle, 0))) or self.by_command.get(command)
         if text:
             return text
-        asked = self.asked.get(command, BEYOND)
-        text = None if asked & BEYOND else self.given.get(_key(asked, command, state, new))
-        return self._made(grammar, command, move, state, new) if text is None else text
+        needs = self.dependencies.get(command, BEYOND)
+        text = None if needs & BEYOND else self.by_key.get(_key(needs, command, state, new))
+        return self._loaded(grammar, command, move, state, new) if text is None else text
 
-    def _made(self, grammar: Grammar, command: str, move: Move, state: WorldState, new: WorldState) -> str:
-        watched = Watched(new, state.location, move.receptacle)
-        text = grammar.feedback(move.action, watched, binding(state, move))
-        if len(self.always) + len(self.of) + len(self.given) >= MAX_ANSWERS:
+    def _loaded(self, grammar: Grammar, command: str, move: Move, state: WorldState, new: WorldState) -> str:
+        recorder = FactRecorder(new, state.location, move.receptacle)
+        text = grammar.feedback(move.action, recorder, binding(state, move))
+        if len(self.by_command) + len(self.by_receptacle) + len(self.by_key) >= MAX_ANSWERS:
             return text
-        if not watched.asked:
-            self.always[command] = text
-        elif watched.asked == RECEPTACLE:
-            self.of[command, new.changes.get(move.receptacle, 0)] = text
+        if not recorder.needs:
+            self.by_command[command] = text
+        elif recorder.needs == RECEPTACLE:
+            self.by_receptacle[command, new.changes.get(move.receptacle, 0)] = text
         else:
-            self.asked[command] = asked = self.asked.get(command, 0) | watched.asked
-            self.given[_key(asked, command, state, new)] = text
+            self.dependencies[command] = needs = self.dependencies.get(command, 0) | recorder.needs
+            self.by_key[_key(needs, command, state, new)] = text
         return text
 
 
-def _key(asked: int, command: str, state: WorldState, new: WorldState) -> Key:
-    """A command, and what its answer can depend on. What is here includes the receptacle."""
+def _key(needs: int, command: str, state: WorldState, new: WorldState) -> Key:
+    """A command and the values of its dependencies. Those of the location include the receptacle."""
     return (
         command,
-        asked,
-        new.seen() if asked & (RECEPTACLE | PLACE) else 0,
-        new.held if asked & HANDS else 0,
-        tuple(new.marks.values()) if asked & CONDITION else 0,
-        state.location if asked & ORIGIN else 0,
+        needs,
+        new.location_key() if needs & (RECEPTACLE | PLACE) else 0,
+        new.held if needs & HANDS else 0,
+        tuple(new.marks.values()) if needs & CONDITION else 0,
+        state.location if needs & ORIGIN else 0,
     )
 
 
-class Watched:
-    """A state that notes what is asked of it.
+class FactRecorder:
+    """A state that records which facts are read.
 
-    `origin` is the location at which the command was given: the one argument that the command does not name. It matters
-    if it is asked for, or if locations are listed, as different variables stand for different things.
+    `origin` is the location before the command, the only argument that the command does not name. A response depends on
+    it if it is read, or if locations are listed, because different variables stand for different entities.
     """
 
     def __init__(self, state: WorldState, origin: int, receptacle: int) -> None:
-        self._state, self._origin, self._receptacle, self.asked = state, origin, receptacle, 0
+        self._state, self._origin, self._receptacle, self.needs = state, origin, receptacle, 0
 
     def name(self, entity: int) -> str:
-        """What it is called."""
+        """The entity's name."""
         if entity == self._origin:
-            self.asked |= ORIGIN
+            self.needs |= ORIGIN
         return self._state.name(entity)
 
     def holds(self, predicate: str, values: tuple[int, ...]) -> bool:
-        """Whether a fact is so."""
-        self.asked |= self._kind(predicate, values)
+        """Whether a fact holds."""
+        self.needs |= self._kind(predicate, values)
         return self._state.holds(predicate, values)
 
     def rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
-        """The facts that fit a pattern, in order; None fits anything."""
-        self.asked |= self._kind(predicate, pattern)
+        """The facts that match a pattern, in order; None matches anything."""
+        self.needs |= self._kind(predicate, pattern)
         house = self._state.house
         for row in self._state.rows(predicate, pattern):
             if any(one in house.receptacles or one == house.start.location for one in row):
-                self.asked |= ORIGIN
+                self.needs |= ORIGIN
             yield row
 
     def _kind(self, predicate: str, pattern: Pattern) -> int:
-        """What a question is about."""
+        """The dependency that a read adds."""
         origin = ORIGIN if self._origin in pattern else 0
         if predicate not in CHANGING and predicate != "not_inreceptacle":
             return origin

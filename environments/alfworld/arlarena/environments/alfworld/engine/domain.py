@@ -1,6 +1,6 @@
-"""The rules that this engine plays, as PDDL, and the check that a game asks for no others.
+"""The rules of this engine as PDDL, and the check that a game has the same rules.
 
-`DOMAIN` goes into the games that we make. It says what ALFRED's domain says, so that a planner plays both alike.
+Generated games contain `DOMAIN`. It is equivalent to ALFRED's domain, so that planners can play both.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ from arlarena.environments.alfworld.errors import GameError
 DOMAIN = resources.files(__package__).joinpath("data/domain.pddl").read_text(encoding="utf-8")
 GRAMMAR = resources.files(__package__).joinpath("data/grammar.twl2").read_text(encoding="utf-8")
 
-NEVER = ("never",)  # a condition that cannot hold; ALFRED has one, in an alternative
+UNSATISFIABLE = ("never",)  # a condition that never holds; ALFRED has such an alternative
 
 
-LATER = frozenset(("help",))  # actions that ALFWorld had from 0.4 on: the games of its json_2.1.1 are older
+OPTIONAL_ACTIONS = frozenset(("help",))  # added in ALFWorld 0.4; the games of json_2.1.1 are older
 
 
 @lru_cache(maxsize=16)
 def check_domain(text: str) -> frozenset[str]:
-    """Refuse a domain with rules other than ours. Comments, layout and the order of conditions do not matter.
+    """Refuse a domain with other rules than `DOMAIN`. Comments, layout and the order of conditions do not matter.
 
     Returns:
         The names of its actions.
 
     Raises:
-        GameError: what differs.
+        GameError: the domain differs; the message names the difference.
     """
     ours, theirs = _actions(DOMAIN), _actions(text)
     if unknown := sorted(theirs.keys() - ours.keys()):
-        raise GameError(f"PDDL domain: action {unknown[0]} is none of ALFWorld's: play it with backend = 'textworld'")
+        raise GameError(f"PDDL domain: action {unknown[0]} is not in ALFWorld: play it with backend = 'textworld'")
     for name, action in theirs.items():
         if action != ours[name]:
             raise GameError(f"PDDL domain: action {name} differs from ALFWorld's: play it with backend = 'textworld'")
-    if missing := sorted(ours.keys() - theirs.keys() - LATER):
+    if missing := sorted(ours.keys() - theirs.keys() - OPTIONAL_ACTIONS):
         raise GameError(f"PDDL domain: action {missing[0]} is missing: play it with backend = 'textworld'")
     return frozenset(theirs)
 
 
 def _actions(text: str) -> dict[str, object]:
-    """Actions by name, in a form in which equal meanings that are only written differently are equal."""
+    """Actions by name, in canonical form: equivalent definitions are equal."""
     definition = next((one for one in read_expressions(text) if isinstance(one, list) and one[:1] == ["define"]), None)
     if not isinstance(definition, list):
         raise GameError("PDDL domain: no (define …)")
@@ -57,16 +57,15 @@ def _canonical(expression: Expression) -> object:
     if isinstance(expression, str):
         return expression
     if expression[:1] == ["exists"] and isinstance(expression[1], list) and _without_values(expression[1]):
-        return NEVER
+        return UNSATISFIABLE
     parts = [_canonical(part) for part in expression]
     if parts[:1] not in (["and"], ["or"]):
         return tuple(parts)
-    parts = [
-        part for part in parts[1:] if part != NEVER and not (isinstance(part, tuple) and part[0:1] == ("increase",))
-    ]
+    costs = ("increase",)
+    parts = [p for p in parts[1:] if p != UNSATISFIABLE and not (isinstance(p, tuple) and p[0:1] == costs)]
     return parts[0] if len(parts) == 1 else (expression[0], frozenset(parts))
 
 
 def _without_values(variables: list[Expression]) -> bool:
-    """Whether a variable's type ends in a comma. ALFRED separates variables so once; no object is of such a type."""
+    """Whether a variable's type ends in a comma. ALFRED contains this once, and no object has such a type."""
     return any(kind.endswith(",") for _, kind in typed(variables))

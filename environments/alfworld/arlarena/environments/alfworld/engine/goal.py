@@ -1,4 +1,4 @@
-"""A game's goal, compiled: whether it is reached in a state."""
+"""Compiles a game's goal to a test of states."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from arlarena.environments.alfworld.engine.state import WorldState, check_predic
 from arlarena.environments.alfworld.engine.world import CHANGING, House, Mask
 from arlarena.environments.alfworld.errors import GameError
 
-MOST_TRIES = 100_000  # values of variables that one test of a goal looks at; ALFWorld's goals take some hundred
+MAX_TRIES = 100_000  # variable bindings tried in one test; ALFWorld's goals need a few hundred
 
 Scope = dict[str, int]
 Test = Callable[[WorldState, Scope], bool]
 
 
 def compile_goal(goal: Expression, house: House, types: Mapping[str, str]) -> tuple[Callable[[WorldState], bool], Mask]:
-    """The test of a goal expression, and the entities that it can be about. `types`: of all objects, by id.
+    """The test of a goal expression, and the entities that it can refer to. `types`: types of all objects, by id.
 
     Raises:
-        GameError: it is not understood.
+        GameError: the expression is not supported.
     """
     compiler = _Compiler(house, types)
     test = compiler.test(goal)
 
     def reached(state: WorldState) -> bool:
-        compiler.tries_left = MOST_TRIES
+        compiler.tries_left = MAX_TRIES
         return test(state, {})
 
-    return reached, compiler.concerned
+    return reached, compiler.goal_entities
 
 
-def watched_by(goal: Expression) -> frozenset[str]:
-    """The predicates of a goal that can change: while none of them does, neither does the answer."""
+def changing_predicates(goal: Expression) -> frozenset[str]:
+    """The predicates of a goal that can change. While they do not change, the test's result does not change."""
     if isinstance(goal, str):
         return frozenset()
     own = frozenset(word for word in goal[:1] if isinstance(word, str) and word in CHANGING)
-    return own.union(*(watched_by(part) for part in goal))
+    return own.union(*(changing_predicates(part) for part in goal))
 
 
 class _Compiler:
     def __init__(self, house: House, types: Mapping[str, str]) -> None:
-        self._house, self.concerned = house, 0
-        self.tries_left = MOST_TRIES  # of the test that is under way; several at a time leave one another less
+        self._house, self.goal_entities = house, 0
+        self.tries_left = MAX_TRIES  # of the running test, shared by concurrent tests
         self._number = {one: at for at, one in enumerate(house.ids)}
         self._of_type: dict[str, list[int]] = {}
         for at, one in enumerate(house.ids):
@@ -69,12 +69,12 @@ class _Compiler:
         raise GameError(f"PDDL goal: {goal!r} is not understood")
 
     def _exists(self, variables: list[Expression], body: Expression) -> Test:
-        """Values are tried variable by variable, those with the fewest first, and each part of the body is tested as
-        soon as all that it names has a value.
+        """Backtracking search: variables with the fewest candidates first; each part of the body is tested as soon as
+        all its variables are bound.
         """
         kinds, parts = _merged(dict(typed(variables)), body)
         domains = {name: self._candidates(name, kind, parts) for name, kind in kinds.items()}
-        self.concerned |= sum(1 << one for one in {one for found in domains.values() for one in found})
+        self.goal_entities |= sum(1 << one for one in {one for found in domains.values() for one in found})
         names = sorted(domains, key=lambda name: len(domains[name]))
         tests: list[list[Test]] = [[] for _ in names]
         always: list[Test] = []
@@ -89,7 +89,7 @@ class _Compiler:
             name, candidates, checks = levels[depth]
             self.tries_left -= len(candidates)
             if self.tries_left < 0:
-                raise GameError(f"PDDL goal: it takes more than {MOST_TRIES} tries to see whether it is reached")
+                raise GameError(f"PDDL goal: a test of it takes more than {MAX_TRIES} tries")
             for one in candidates:
                 scope[name] = one
                 if all(check(state, scope) for check in checks) and search(state, scope, depth + 1):
@@ -99,8 +99,8 @@ class _Compiler:
         return lambda state, scope: all(test(state, scope) for test in always) and search(state, dict(scope), 0)
 
     def _candidates(self, name: str, kind: str, parts: list[Expression]) -> list[int]:
-        """What the variable can be: all of its type that fit what `parts` say of it alone and forever."""
-        # Of PDDL's types, `object` is the root: what is of it may be anything.
+        """The candidates of a variable: entities of its type that satisfy the static conditions on it in `parts`."""
+        # `object` is the root of PDDL's types and matches every entity.
         found = list(range(len(self._house.ids))) if kind == "object" else self._of_type.get(kind, [])
         for part in parts:
             match part:
@@ -126,12 +126,12 @@ class _Compiler:
         if term.startswith("?"):
             return lambda scope: scope[term]
         number = self._number.get(term, -1)
-        self.concerned |= 1 << number if number >= 0 else 0
+        self.goal_entities |= 1 << number if number >= 0 else 0
         return lambda scope: number
 
 
 def _merged(kinds: dict[str, str], body: Expression) -> tuple[dict[str, str], list[Expression]]:
-    """The variables and parts of a conjunction, with those of inner `exists` that give no name a second meaning."""
+    """The variables and parts of a conjunction, merged with inner `exists` that do not reuse a variable's name."""
     parts: list[Expression] = []
     for part in _conjuncts(body):
         match part:
@@ -144,14 +144,14 @@ def _merged(kinds: dict[str, str], body: Expression) -> tuple[dict[str, str], li
 
 
 def _conjuncts(body: Expression) -> list[Expression]:
-    """The parts of a conjunction, those of inner ones included; what is not a conjunction is its only part."""
+    """The parts of a conjunction, nested conjunctions flattened; another expression is its only part."""
     if isinstance(body, list) and body[:1] == ["and"]:
         return [one for part in body[1:] for one in _conjuncts(part)]
     return [body]
 
 
 def _variables(part: Expression) -> set[str]:
-    """All variables that it names."""
+    """All variables in an expression."""
     if isinstance(part, str):
         return {part} if part.startswith("?") else set()
     return set().union(*(_variables(one) for one in part))

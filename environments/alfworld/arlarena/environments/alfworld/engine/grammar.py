@@ -1,10 +1,10 @@
-"""The text of a game: its grammar, read from the game's file and compiled.
+"""The texts of a game: its grammar, read from the game's file and compiled.
 
-A grammar has rules, tried in order: the first whose condition holds gives the text. A text is made of
+Rules of a name are tried in order; the first rule whose condition holds gives the text. A text consists of
 
-    words · #another rule# · {o.indefinite + ' ' + o.name} · [{r.name | a query, one element for each answer}]
+    words · #another rule# · {o.indefinite + ' ' + o.name} · [{r.name | a query; one element for each answer}]
 
-A condition, and a query, is `predicate(variable:type, …) & …`; different variables mean different things.
+Conditions and queries have the form `predicate(variable:type, …) & …`; different variables denote different entities.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import cast
 
-from arlarena.environments.alfworld.engine.text_limits import Facts, Limited, bounded_text
+from arlarena.environments.alfworld.engine.text_limits import Facts, LimitedFacts, bounded_text
 from arlarena.environments.alfworld.errors import GameError
 
 Binding = Mapping[str, int]  # variable -> entity
 
-# ALFWorld's grammar has 6 KB, and its longest text 50 characters. The patterns below take a text's length squared.
-LONGEST_GRAMMAR, LONGEST_RULE = 1 << 18, 1 << 12
+# ALFWorld's grammar has 6 KB, its longest text 50 characters. The patterns below take quadratic time.
+MAX_GRAMMAR, MAX_RULE = 1 << 18, 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +34,24 @@ class Conjunct:
 
 
 Query = tuple[Conjunct, ...]
-Part = str | Callable[["Grammar", Limited, Binding], str]  # words, or what makes them
+Part = str | Callable[["Grammar", LimitedFacts, Binding], str]  # words, or a function that returns them
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A text, and when it is the one."""
+    """A text and its condition."""
 
     condition: Query
     parts: tuple[Part, ...]
 
-    def text(self, grammar: Grammar, facts: Limited, binding: Binding) -> str:
+    def text(self, grammar: Grammar, facts: LimitedFacts, binding: Binding) -> str:
         """The text."""
         return _joined(self.parts, grammar, facts, binding)
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What is typed for an action, and what is answered."""
+    """The command and the response of an action."""
 
     template: tuple[Part, ...]
     feedback: tuple[Part, ...]
@@ -70,26 +70,26 @@ class Grammar:
         return self._text([_nonterminal(name)], facts, binding)
 
     def command(self, action: str, facts: Facts, binding: Binding) -> str:
-        """What is typed for an action.
+        """The command of an action.
 
         Raises:
-            GameError: the grammar has no such text, or one that is too long or takes too long.
+            GameError: the grammar has no such text, or the text is too long or takes too long.
         """
         return self._text(self.commands[action].template, facts, binding)
 
     def feedback(self, action: str, facts: Facts, binding: Binding) -> str:
-        """What is answered once it is done. Errors as in `command`."""
+        """The response after an action. Errors as in `command`."""
         return self._text(self.commands[action].feedback, facts, binding)
 
     def _text(self, parts: Sequence[Part], facts: Facts, binding: Binding) -> str:
         try:
-            return _joined(parts, self, Limited(facts), binding)
+            return _joined(parts, self, LimitedFacts(facts), binding)
         except RecursionError as error:
-            raise GameError("grammar: its rules lead back to themselves, or are nested too deeply") from error
+            raise GameError("grammar: its rules are recursive or nested too deeply") from error
         except (LookupError, ValueError) as error:
-            raise GameError(f"grammar: a text asks for what the game does not have: {error!r}") from error
+            raise GameError(f"grammar: a text uses a name that the game does not have: {error!r}") from error
 
-    def derived(self, name: str, facts: Limited, binding: Binding) -> str:
+    def derived(self, name: str, facts: LimitedFacts, binding: Binding) -> str:
         """The text of a rule within another text."""
         facts.count()
         for rule in self.rules[name]:
@@ -98,7 +98,7 @@ class Grammar:
         raise GameError(f"grammar: no text of #{name}# applies")
 
 
-def _joined(parts: Sequence[Part], grammar: Grammar, facts: Limited, binding: Binding) -> str:
+def _joined(parts: Sequence[Part], grammar: Grammar, facts: LimitedFacts, binding: Binding) -> str:
     return bounded_text("".join([part if isinstance(part, str) else part(grammar, facts, binding) for part in parts]))
 
 
@@ -113,7 +113,7 @@ def _applies(condition: Query, facts: Facts, binding: Binding) -> bool:
 
 
 def answers(facts: Facts, query: Query, binding: Binding) -> Iterator[Binding]:
-    """All bindings that extend this one to an answer, in the order of the facts' ids."""
+    """All extensions of a binding that satisfy the query, in the order of the facts' ids."""
     if not query:
         yield binding
         return
@@ -142,13 +142,13 @@ _TASK = re.compile(r'("task"\s*:\s*\[\s*\{\s*"rhs"\s*:\s*)"((?:[^"\\]|\\.)*)"')
 
 
 def read_grammar(text: str) -> tuple[Grammar, str]:
-    """A game's grammar and the sentence of its task. The former is shared by games that differ in the latter.
+    """A game's grammar and its task sentence. Games that differ only in the task share the compiled grammar.
 
     Raises:
-        GameError: it is none, or holds what this engine does not understand.
+        GameError: the text is not a grammar, or uses unsupported features.
     """
-    if len(text) > LONGEST_GRAMMAR:
-        raise GameError(f"grammar: it has {len(text)} characters, and may have {LONGEST_GRAMMAR}")
+    if len(text) > MAX_GRAMMAR:
+        raise GameError(f"grammar: it has {len(text)} characters, the limit is {MAX_GRAMMAR}")
     tasks = _TASK.findall(text)
     if len(tasks) != 1:
         raise GameError(f'grammar: one rule "task" with one text is expected, not {len(tasks)}')
@@ -175,12 +175,12 @@ def _read(text: str) -> Grammar:
             template, feedback = (_parts(fields[name], predicates) for name in ("template", "feedback"))
             commands[action.lower()] = Command(template, feedback)
     for name in sorted({*_RULE.findall(text)} - rules.keys()):
-        raise GameError(f"grammar: #{name}# is asked for, and there is no rule of that name")
+        raise GameError(f"grammar: #{name}# is used, but there is no such rule")
     return Grammar(rules, commands, frozenset(predicates))
 
 
 def _sections(text: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """(action, its fields), and ("", {"grammar": …}) for a block that belongs to none."""
+    """Yield (action, its fields), and ("", {"grammar": …}) for a block outside actions."""
     action, words = "", ["", ""]
     fields: dict[str, str] = {}
     for token in _TOKEN.finditer(text):
@@ -204,7 +204,7 @@ def _block(text: str) -> dict[str, list[dict[str, str]]]:
     try:
         return {str(name): list(choices) for name, choices in json.loads(lines).items()}
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise GameError(f"grammar: a block is no JSON object of rules: {error}") from error
+        raise GameError(f"grammar: a block is not a JSON object of rules: {error}") from error
 
 
 def _rule(choice: Mapping[str, str], predicates: set[str]) -> Rule:
@@ -227,9 +227,9 @@ def _query(text: str, predicates: set[str]) -> Query:
 
 
 def _parts(text: str, predicates: set[str]) -> tuple[Part, ...]:
-    if len(text) > LONGEST_RULE:
-        raise GameError(f"grammar: the text {text[:40]!r}… has {len(text)} characters, and may have {LONGEST_RULE}")
-    # TextWorld's parser takes white space at the begin of a text for a comment, and knows no other escape than this.
+    if len(text) > MAX_RULE:
+        raise GameError(f"grammar: the text {text[:40]!r}… has {len(text)} characters, the limit is {MAX_RULE}")
+    # TextWorld's parser skips white space at the beginning of a text and knows no escape but \n.
     text = text.lstrip().replace("\\n", "\n")
     parts: list[Part] = []
     end = 0
@@ -253,7 +253,7 @@ def _nonterminal(name: str) -> Part:
 
 
 def _value(text: str) -> list[Part]:
-    """`o.indefinite + ' ' + o.name`; a bare variable, as in a command, is its name."""
+    """`o.indefinite + ' ' + o.name`; a bare variable, as in commands, stands for its name."""
     terms: list[Part] = []
     for term in text.split("+"):
         found = _TERM.fullmatch(term)
@@ -285,14 +285,14 @@ def _list(each: str, query: Query) -> Part:
     rule = each[1:-1] if each[:1] == each[-1:] == "#" else ""
     parts = [_nonterminal(rule)] if rule else _value(each)
 
-    def listed(grammar: Grammar, facts: Limited, binding: Binding) -> str:
+    def listed(grammar: Grammar, facts: LimitedFacts, binding: Binding) -> str:
         items = [_joined(parts, grammar, facts, answer) for answer in answers(facts, query, binding)]
         return _enumerated(items, grammar, facts, binding)
 
     return listed
 
 
-def _enumerated(items: list[str], grammar: Grammar, facts: Limited, binding: Binding) -> str:
+def _enumerated(items: list[str], grammar: Grammar, facts: LimitedFacts, binding: Binding) -> str:
     if len(items) < 2:
         return items[0] if items else grammar.derived("list_empty", facts, binding)
     separator, last = (grammar.derived(name, facts, binding) for name in ("list_separator", "list_last_separator"))

@@ -1,6 +1,6 @@
-"""Reading PDDL: enough of it for ALFWorld's problems and for comparing domains.
+"""Reads PDDL, as far as needed for ALFWorld's problems and for comparing domains.
 
-As the planner that official ALFWorld plays with does, everything is lower case, and a comment ends with its line.
+As in the planner of official ALFWorld, everything is lower case, and a comment ends with its line.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from arlarena.environments.alfworld.errors import GameError
 Atom = tuple[str, ...]  # a predicate's name and its arguments
 Expression: TypeAlias = "str | list[Expression]"
 
-# ALFWorld's problems have some 5,000 words, nested 6 deep.
-MOST_WORDS, MOST_DEPTH = 200_000, 32
+# ALFWorld's problems have about 5,000 words, nested 6 deep.
+MAX_WORDS, MAX_DEPTH = 200_000, 32
 
 _COMMENT = re.compile(r";[^\n]*")
 _TOKEN = re.compile(r"[()]|[^\s()]+")
@@ -35,12 +35,12 @@ def read_expressions(text: str) -> list[Expression]:
     """All expressions of a text: nested lists of lower-case words.
 
     Raises:
-        GameError: parentheses that do not match; the text is longer or deeper than a game's.
+        GameError: parentheses do not match, or the text exceeds the limits.
     """
     stack: list[list[Expression]] = [[]]
     for number, token in enumerate(match[0] for match in _TOKEN.finditer(_COMMENT.sub("", text).lower())):
-        if number >= MOST_WORDS or len(stack) > MOST_DEPTH:
-            raise GameError(f"PDDL: more than {MOST_WORDS} words, or more than {MOST_DEPTH} parentheses in one another")
+        if number >= MAX_WORDS or len(stack) > MAX_DEPTH:
+            raise GameError(f"PDDL: more than {MAX_WORDS} words, or more than {MAX_DEPTH} nested parentheses")
         if token == "(":
             stack.append([])
         elif token == ")":
@@ -59,7 +59,7 @@ def read_problem(text: str) -> PddlProblem:
     """A problem's objects, facts and goal.
 
     Raises:
-        GameError: it is not one, or something that the game needs is missing.
+        GameError: the text is not a problem, or a required part is missing.
     """
     found = [one for one in read_expressions(text) if isinstance(one, list) and one[:1] == ["define"]]
     if len(found) != 1:
@@ -83,7 +83,7 @@ def typed(words: list[Expression]) -> Iterator[tuple[str, str]]:
     """`a b - type c` -> (a, type), (b, type), (c, object).
 
     Raises:
-        GameError: it is no such list.
+        GameError: the list has another form.
     """
     names: list[str] = []
     rest = iter(words)
@@ -105,7 +105,7 @@ def _facts(init: list[Expression]) -> Iterator[Atom]:
     for fact in init:
         if not isinstance(fact, list) or not fact:
             raise GameError(f"PDDL problem: {fact!r} in :init is no fact")
-        if fact[0] == "=":  # costs and distances, which no game looks at
+        if fact[0] == "=":  # costs and distances, which no game uses
             continue
         words = [word for word in fact if isinstance(word, str)]
         if len(words) != len(fact):

@@ -1,4 +1,4 @@
-"""Where everything is now, and what actions make of it."""
+"""The world state, and its changes by actions."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ PREDICATES = frozenset((*PLACES, *MARKS, "not_inreceptacle"))
 
 
 class WorldState:
-    """All that changes. Sets of entities are bit masks; `inside`, `at`, `marks` and `changes` are replaced and never
-    changed, so that copies share them.
+    """The changing part of a game. Sets of entities are bit masks. `inside`, `at`, `marks` and `changes` are replaced,
+    never mutated, so that copies share them.
 
     Attributes:
-        key: names the state: what is otherwise than at the start, as the exclusive or of a hash of each such fact.
-            Equal states have equal keys, whatever led to them, and a step changes the key by what it changes.
-        changes: the same of each receptacle alone, and of each location for all that stands and lies there.
-        removed: (object, receptacle) from which the object was taken since it was last put there. The text of `look`
-            asks for it. It is kept where receptacles share a location: elsewhere it can never show.
+        key: a Zobrist hash: the XOR of a hash of each fact that differs from the start. Equal states have equal keys,
+            independent of the path to them, and a step updates the key by the facts that it changes.
+        changes: the same for each receptacle, and for each location with all that is there.
+        removed: (object, receptacle) pairs: the object was taken from there and not put back. The text of `look` needs
+            them. They are kept only where receptacles share a location, since elsewhere they have no effect.
     """
 
     __slots__ = ("at", "changes", "held", "house", "inside", "key", "location", "marks", "opened", "removed")
@@ -45,64 +45,64 @@ class WorldState:
         twin.key, twin.changes = self.key, self.changes
         return twin
 
-    def seen(self) -> tuple[int, int]:
-        """Names the present place and all that is there: what is open, what lies where, what was removed."""
+    def location_key(self) -> tuple[int, int]:
+        """A key of the current location and everything there: open receptacles, contents, removals."""
         return self.location, self.changes.get(self.location, 0)
 
-    def choice(self) -> tuple[int, ...]:
-        """Names all that the moves that are possible depend on: with full hands, what lies around matters little."""
+    def menu_key(self) -> tuple[int, ...]:
+        """A key of everything that the possible moves depend on. With a thing in hand, contents hardly matter."""
         here, held, house = self.location, self.held, self.house
         if held == NOTHING or house.knives >> held & 1 or house.toggleable & house.pickupable:
             return here, held, self.changes.get(here, 0)
         return here, held, self.opened & house.standing.get(here, 0)
 
     def open_to_hands(self, receptacle: int) -> bool:
-        """Whether things can be put into it and taken from it."""
+        """Whether things can be put into and taken from the receptacle."""
         return not self.house.openable >> receptacle & 1 or bool(self.opened >> receptacle & 1)
 
-    # --- actions; whether they may be done is for the caller to know ---
+    # --- actions; the caller must check that they are possible ---
 
     def go(self, location: int) -> None:
-        """Stand somewhere else."""
-        self.key ^= _sign("location", self.location) ^ _sign("location", location)
+        """Go to a location."""
+        self.key ^= _fact_hash("location", self.location) ^ _fact_hash("location", location)
         self.location = location
 
     def turn(self, receptacle: int, *, is_open: bool) -> None:
         """Open or close a receptacle."""
         if bool(self.opened >> receptacle & 1) != is_open:
-            self._changed(_sign("opened", receptacle), receptacle, self.house.location_of[receptacle])
+            self._changed(_fact_hash("opened", receptacle), receptacle, self.house.location_of[receptacle])
             self.opened ^= 1 << receptacle
 
     def take(self, thing: int, receptacle: int) -> None:
-        """Pick something up."""
+        """Take a thing."""
         self.inside = self._without(self.inside, "inside", receptacle, thing)
         self.at = self._without(self.at, "at", self.location, thing)
-        self.key ^= _sign("held", thing)
+        self.key ^= _fact_hash("held", thing)
         self.held = thing
         if len(self.house.receptacles[self.location]) > 1 and (thing, receptacle) not in self.removed:
-            self._changed(_sign("removed", thing, receptacle), receptacle, self.location)
+            self._changed(_fact_hash("removed", thing, receptacle), receptacle, self.location)
             self.removed = tuple(sorted((*self.removed, (thing, receptacle))))
 
     def put(self, receptacle: int) -> None:
-        """Put down what is held."""
+        """Put the held thing into a receptacle."""
         thing, self.held = self.held, NOTHING
-        self.key ^= _sign("held", thing)
+        self.key ^= _fact_hash("held", thing)
         self.inside = self._with(self.inside, "inside", receptacle, thing)
         self.at = self._with(self.at, "at", self.location, thing)
         if (thing, receptacle) in self.removed:
-            self._changed(_sign("removed", thing, receptacle), receptacle, self.location)
+            self._changed(_fact_hash("removed", thing, receptacle), receptacle, self.location)
             self.removed = tuple([pair for pair in self.removed if pair != (thing, receptacle)])
 
     def mark(self, name: str, thing: int, *, off: str = "") -> None:
-        """Make something clean, hot, …; and `off` what excludes it."""
+        """Set the condition `name` of a thing (clean, hot, …) and clear the opposite condition `off`."""
         self.marks = dict(self.marks)
         for one, wanted in ((name, 1), (off, 0)):
             if one and self.marks[one] >> thing & 1 != wanted:
-                self.key ^= _sign(one, thing)
+                self.key ^= _fact_hash(one, thing)
                 self.marks[one] ^= 1 << thing
 
     def _changed(self, sign: int, *places: int) -> None:
-        """Note a change of a fact about some places: receptacles, and the location they are at."""
+        """Update the keys for a changed fact about places: receptacles and their location."""
         self.key ^= sign
         self.changes = self.changes | {place: self.changes.get(place, 0) ^ sign for place in places}
 
@@ -110,24 +110,24 @@ class WorldState:
         there = contents.get(place, ())
         if thing in there:
             return contents
-        self._changed(_sign(what, place, thing), *{place, self.location})
+        self._changed(_fact_hash(what, place, thing), *{place, self.location})
         return {**contents, place: tuple(sorted((*there, thing)))}
 
     def _without(self, contents: Contents, what: str, place: int, thing: int) -> Contents:
         there = contents.get(place, ())
         if thing not in there:
             return contents
-        self._changed(_sign(what, place, thing), *{place, self.location})
+        self._changed(_fact_hash(what, place, thing), *{place, self.location})
         return {**contents, place: tuple([one for one in there if one != thing])}
 
     # --- facts ---
 
     def name(self, entity: int) -> str:
-        """What it is called."""
+        """The entity's name."""
         return self.house.names[entity]
 
     def holds(self, predicate: str, values: tuple[int, ...]) -> bool:
-        """Whether a fact is so."""
+        """Whether a fact holds."""
         if predicate not in CHANGING:
             if predicate == "not_inreceptacle":
                 return values in self.removed
@@ -145,8 +145,8 @@ class WorldState:
         return next(self.rows(predicate, values), None) is not None
 
     def rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
-        """The facts that fit a pattern, in order; None fits anything."""
-        if predicate == "inreceptacle" and pattern[0] is None and pattern[1] is not None:  # what everybody asks
+        """The facts that match a pattern, in order; None matches anything."""
+        if predicate == "inreceptacle" and pattern[0] is None and pattern[1] is not None:  # the most frequent query
             receptacle = pattern[1]
             yield from [(thing, receptacle) for thing in self.inside.get(receptacle, ())]
             return
@@ -155,7 +155,7 @@ class WorldState:
                 yield row
 
     def _rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
-        """At least those that fit."""
+        """A superset of the facts that match."""
         match predicate:
             case "atlocation":
                 yield self.house.agent, self.location
@@ -178,21 +178,21 @@ class WorldState:
 
 
 def check_predicates(predicates: frozenset[str], where: str) -> None:
-    """Refuse text and goals that ask for what is not kept here.
+    """Refuse texts and goals with predicates that the state does not track.
 
     Raises:
-        GameError: with the predicate's name.
+        GameError: names the predicate.
     """
     for name in sorted(predicates):
-        # Nothing that is on forever is ever made untrue, so no fact says so: such a condition never holds.
+        # No fact ever states `not_istoggled`, so such a condition never holds.
         if name in PREDICATES or (name not in CHANGING and not name.startswith("not_")) or name == "not_istoggled":
             continue
-        raise GameError(f"{where}: {name!r} is asked for, which this engine does not keep: use backend = 'textworld'")
+        raise GameError(f"{where}: this engine does not support {name!r}: use backend = 'textworld'")
 
 
 @lru_cache(1 << 15)
-def _sign(what: str, *entities: int) -> int:
-    """The hash of a fact, 128 bits: the same in every process."""
+def _fact_hash(what: str, *entities: int) -> int:
+    """The hash of a fact, 128 bits, equal in all processes."""
     return int(digest(repr((what, *entities))), 16)
 
 

@@ -1,6 +1,6 @@
-"""Bounds for the texts of a game: a file that somebody made may ask for texts without end.
+"""Limits for the texts of a game, since the grammar of an untrusted file may never terminate.
 
-ALFWorld's longest text asks some hundred questions, takes less than 1 ms, and has some thousand characters.
+ALFWorld's longest text needs about a hundred queries and 1 ms, and has about a thousand characters.
 """
 
 from __future__ import annotations
@@ -13,42 +13,42 @@ from arlarena.environments.alfworld.errors import GameError
 
 Pattern = tuple[int | None, ...]
 
-MOST_QUESTIONS = 100_000
-LONGEST_S = 2.0
-LONGEST_TEXT = 1 << 16
+MAX_QUERIES = 100_000
+MAX_SECONDS = 2.0
+MAX_TEXT = 1 << 16
 
 
 class Facts(Protocol):
-    """What a grammar asks of a state. Entities are numbers in the order of their ids."""
+    """The state's interface for grammars. Entities are numbers in the order of their ids."""
 
     def rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
-        """The facts that fit a pattern, in order; None fits anything."""
+        """The facts that match a pattern, in order; None matches anything."""
         ...
 
     def holds(self, predicate: str, values: tuple[int, ...]) -> bool:
-        """Whether a fact is so."""
+        """Whether a fact holds."""
         ...
 
     def name(self, entity: int) -> str:
-        """What it is called."""
+        """The entity's name."""
         ...
 
 
-class Limited:
-    """Facts that can be asked only so much and so long.
+class LimitedFacts:
+    """Facts with limits on queries and time.
 
     Raises:
-        GameError: by every method, once a limit is passed.
+        GameError: in every method, once a limit is exceeded.
     """
 
     def __init__(self, facts: Facts) -> None:
-        self._facts, self._left, self._ends = facts, MOST_QUESTIONS, time.monotonic() + LONGEST_S
+        self._facts, self._left, self._ends = facts, MAX_QUERIES, time.monotonic() + MAX_SECONDS
 
     def count(self) -> None:
-        """Count one question, or one rule."""
+        """Count a query or a rule."""
         self._left -= 1
         if self._left < 0 or time.monotonic() > self._ends:
-            raise GameError(f"grammar: a text asks more than {MOST_QUESTIONS} questions, or for {LONGEST_S:g} s")
+            raise GameError(f"grammar: a text needs more than {MAX_QUERIES} queries or {MAX_SECONDS:g} s")
 
     def rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
         """See `Facts`."""
@@ -68,11 +68,11 @@ class Limited:
 
 
 def bounded_text(text: str) -> str:
-    """The text.
+    """Return the text.
 
     Raises:
-        GameError: it is too long.
+        GameError: the text is too long.
     """
-    if len(text) > LONGEST_TEXT:
-        raise GameError(f"grammar: a text is longer than {LONGEST_TEXT} characters")
+    if len(text) > MAX_TEXT:
+        raise GameError(f"grammar: a text is longer than {MAX_TEXT} characters")
     return text

@@ -1,4 +1,4 @@
-"""A house: what in a game never changes. Entities are numbers in the order of their ids, so lists come out in order."""
+"""A house: the static part of a game. Entities are numbers in the order of their ids, so lists are in that order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Pair = tuple[int, int]
 Rows = dict[str, tuple[tuple[int, ...], ...]]  # facts by predicate
 Contents = dict[int, tuple[int, ...]]  # things by place, in order
 
-# What changes; all else that :init says stays as it is.
+# Predicates that change. All other facts of :init are static.
 PLACES = ("atlocation", "opened", "inreceptacle", "objectatlocation", "holds", "holdsany")
 MARKS = ("isclean", "ishot", "iscool", "issliced", "istoggled")
 PROPERTIES = ("pickupable", "openable", "cleanable", "heatable", "coolable", "toggleable", "sliceable")
@@ -25,7 +25,7 @@ CHANGING = frozenset((*PLACES, *MARKS, "ison", "checked", "examined", "wasinrece
 
 @dataclass(frozen=True, slots=True)
 class InitialPlacement:
-    """Where things are at the start. `inside`: by receptacle; `at`: by location."""
+    """The placement of things at the start. `inside`: by receptacle; `at`: by location."""
 
     location: int
     opened: Mask
@@ -36,16 +36,16 @@ class InitialPlacement:
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """The static part of a game, and how it starts.
+    """The static part of a game, and its start.
 
     Attributes:
         ids, names: of the entities.
         agent: the player.
-        receptacles: by location; `standing`: the same as masks.
-        location_of: of each receptacle.
+        receptacles: receptacles by location; `standing`: the same as masks.
+        location_of: the location of each receptacle.
         fits: the receptacles that each object can be put into.
-        tools: the receptacles of a type: what cleans, heats and cools.
-        facts: what holds forever, by predicate, in order; `known`: the same, to be looked up.
+        tools: for each action, the receptacles that clean, heat or cool.
+        facts: static facts by predicate, in order; `known`: the same as sets.
     """
 
     ids: tuple[str, ...]
@@ -81,7 +81,7 @@ def build(problem: PddlProblem) -> House:
     """The house of a problem.
 
     Raises:
-        GameError: something is contradictory, or more than this engine plays.
+        GameError: the problem is contradictory or not supported by this engine.
     """
     mentioned = {argument for fact in problem.facts for argument in fact[1:]}
     ids = tuple(sorted(mentioned))
@@ -112,7 +112,7 @@ def build(problem: PddlProblem) -> House:
 
 
 def _mask(rows: Rows, predicate: str) -> Mask:
-    """The entities that a predicate of one argument holds of."""
+    """The entities for which a unary predicate holds."""
     return sum(1 << row[0] for row in rows.get(predicate, ()))
 
 

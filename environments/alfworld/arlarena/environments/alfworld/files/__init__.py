@@ -1,1 +1,1 @@
-"""Games in files: official ones, and ours written in their format."""
+"""Game files: official games, and generated games in the same format."""

@@ -1,8 +1,8 @@
-"""Write made games as files, in the layout of official ones, for whatever plays those: alfworld's own tools, or us.
+"""Writes generated games as files in the layout of official games, for alfworld's tools and for this environment.
 
     python -m arlarena.environments.alfworld.files.export --split train --count 10 --out DIR [--config run.toml]
 
-`run.toml` says what kind of games, in [environment.options]. A game goes to
+`run.toml` gives the kind of games in [environment.options]. A game is written to
 `DIR/<split>/<type>-<thing>-None-<receptacle or lamp>-<room>/trial_<index>/`, as `game.tw-pddl` and `traj_data.json`.
 """
 
@@ -14,50 +14,50 @@ from pathlib import Path
 import msgspec
 
 from arlarena.environment.protocols import TaskError
-from arlarena.environments.alfworld.content import Loaded
+from arlarena.environments.alfworld.content import LoadedGame
 from arlarena.environments.alfworld.engine.game import Game
 from arlarena.environments.alfworld.expert import Expert
 from arlarena.environments.alfworld.files.game_files import GAME, TRAJECTORY
 from arlarena.environments.alfworld.houses.generator import SPLITS, Draft
-from arlarena.environments.alfworld.houses.made_games import MadeGames, draft_of, file_of
+from arlarena.environments.alfworld.houses.made_games import GeneratedGames, draft_of, file_of
 from arlarena.environments.alfworld.options import AlfworldOptions, read_options
 from arlarena.proto.atomic_files import write_json
 from arlarena.proto.config import ConfigError, exit_on_config_error, read_table
 
 
 def export(out: Path, split: str, index: int, options: AlfworldOptions) -> Path:
-    """Write one game; returns its folder. The same game is written to the same bytes.
+    """Write one game. Returns its folder. The files of a game are always the same bytes.
 
     Raises:
-        TaskError: the options leave none.
-        OSError: it cannot be written.
+        TaskError: the options allow no game.
+        OSError: a file cannot be written.
     """
     houses, horizon = options.houses(), options.max_steps
     draft = draft_of(split, index, houses, horizon)
-    made = MadeGames(houses, horizon, options.panel_size).game(split, index)
+    made = GeneratedGames(houses, horizon, options.panel_size).game(split, index)
     folder = out / split / _name(draft) / f"trial_{index}"
     folder.mkdir(parents=True, exist_ok=True)
     game = {**msgspec.to_builtins(file_of(draft)), "walkthrough": _walkthrough(made), "solvable": True}
     write_json(folder / TRAJECTORY, _trajectory(draft, index))
-    write_json(folder / GAME, game)  # last: a folder with a game is whole
+    write_json(folder / GAME, game)  # last, so that a folder with a game is complete
     return folder
 
 
 def _name(draft: Draft) -> str:
-    aim = draft.aim
-    return "-".join([aim.type, aim.thing, "None", aim.receptacle or aim.lamp, str(draft.room.number)])
+    goal = draft.goal
+    return "-".join([goal.type, goal.thing, "None", goal.receptacle or goal.lamp, str(draft.room.number)])
 
 
 def _trajectory(draft: Draft, index: int) -> dict[str, object]:
-    """What alfworld's tools read of ALFRED's description of a task."""
-    aim, number = draft.aim, draft.room.number
+    """The fields of ALFRED's task description that alfworld's tools read."""
+    goal, number = draft.goal, draft.room.number
     return {
         "task_id": f"trial_{index}",
-        "task_type": aim.type,
+        "task_type": goal.type,
         "pddl_params": {
-            "object_target": aim.thing,
-            "parent_target": aim.receptacle,
-            "toggle_target": aim.lamp,
+            "object_target": goal.thing,
+            "parent_target": goal.receptacle,
+            "toggle_target": goal.lamp,
             "mrecep_target": "",
             "object_sliced": False,
         },
@@ -65,24 +65,24 @@ def _trajectory(draft: Draft, index: int) -> dict[str, object]:
     }
 
 
-def _walkthrough(made: Loaded) -> list[str]:
-    """What the expert types."""
-    assert made.aim is not None
-    return [command for _, command in Expert(made.rules.house, made.aim).moves(Game(made.rules))]
+def _walkthrough(made: LoadedGame) -> list[str]:
+    """The expert's commands."""
+    assert made.goal is not None
+    return [command for _, command in Expert(made.rules.house, made.goal).moves(Game(made.rules))]
 
 
 def main() -> int:
-    """The command of the module's docstring.
+    """The command in the module's docstring.
 
     Raises:
-        ConfigError: a file or an option that cannot be used.
+        ConfigError: a file or an option is invalid.
     """
     parser = argparse.ArgumentParser(prog="python -m arlarena.environments.alfworld.files.export", description=__doc__)
     parser.add_argument("--split", choices=SPLITS, default="train")
     parser.add_argument("--first", type=int, default=0, help="the first index")
-    parser.add_argument("--count", type=int, default=10, help="how many games")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write into")
-    parser.add_argument("--config", type=Path, help="a run's file; its [environment.options] say what kind of games")
+    parser.add_argument("--count", type=int, default=10, help="number of games")
+    parser.add_argument("--out", type=Path, required=True, help="output folder")
+    parser.add_argument("--config", type=Path, help="a run's file with [environment.options] for the games")
     args = parser.parse_args()
     if args.first < 0 or args.count < 1:
         raise ConfigError(f"--first {args.first} --count {args.count}: an index is at least 0, and a count at least 1")
@@ -102,7 +102,7 @@ def _options(config: Path | None) -> AlfworldOptions:
         return read_options("defaults:", {})
     table = read_table(config, "environment")
     if (name := table.get("name")) != "alfworld":
-        raise ConfigError(f"{config}: [environment] name = {name!r}: only alfworld's games can be written")
+        raise ConfigError(f"{config}: [environment] name = {name!r}: only games of alfworld can be written")
     return read_options(f"{config}: [environment.options]", table.get("options", {}))
 
 

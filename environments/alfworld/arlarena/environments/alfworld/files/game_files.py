@@ -1,7 +1,7 @@
-"""Official games, and any in their format: `<root>/<split>/<type>-<thing>-<…>-<scene>/<trial>/game.tw-pddl`.
+"""Official games, and games in their format: `<root>/<split>/<type>-<thing>-<…>-<scene>/<trial>/game.tw-pddl`.
 
-A folder is indexed by its names alone, and what says whether a game can be solved; a game is read when it is played.
-As in ALFWorld, games with sliced things or movable receptacles are left out, and so are those marked unsolvable.
+The index needs only the file names and whether a game is solvable; a game is read when it is played. As in ALFWorld,
+games with sliced things or movable receptacles, and games that are not marked solvable, are left out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 
 from arlarena.environment.indexed_tasks import index_of
 from arlarena.environment.protocols import TaskError
-from arlarena.environments.alfworld.content import GameFile, Loaded, loaded
+from arlarena.environments.alfworld.content import GameFile, LoadedGame, loaded
 from arlarena.environments.alfworld.engine.game import read_rules
 from arlarena.environments.alfworld.errors import GameError
 from arlarena.environments.alfworld.task_kinds import TASK_TYPES
@@ -26,11 +26,11 @@ from arlarena.proto.env_api import DataSource
 from arlarena.proto.text.files import TextFileError, read_text
 
 GAME, TRAJECTORY = "game.tw-pddl", "traj_data.json"
-MADE_PROBLEM = "made"  # the name of the PDDL problem in a game that `export` wrote
-OFFICIAL_PROBLEM = "(problem plan_trial_T"  # so ALFRED names its problems: by the time of the trial
+MADE_PROBLEM = "made"  # name of the PDDL problem in games written by `export`
+OFFICIAL_PROBLEM = "(problem plan_trial_T"  # ALFRED's problem names contain the time of the trial
 SPLITS = ("train", "valid_seen", "valid_unseen")
-INNER = ("json_2.1.1", "json_2.1.2")  # the folder that ALFWorld's download makes inside ALFWORLD_DATA
-LONGEST_FILE = 8 << 20  # ALFWorld's games have some 100 KB
+INNER = ("json_2.1.1", "json_2.1.2")  # folder of ALFWorld's download inside ALFWORLD_DATA
+MAX_FILE_BYTES = 8 << 20  # ALFWorld's games have about 100 KB
 LEFT_OUT = ("movable", "Sliced")
 
 
@@ -38,20 +38,20 @@ Content = TypeVar("Content", bound=msgspec.Struct)
 
 
 class Solvable(msgspec.Struct):
-    """What the index reads of it. ALFWorld leaves out what does not say that it can be solved."""
+    """The field that the index reads. As in ALFWorld, a game without it is left out."""
 
     solvable: bool | None = None
 
 
 class TaskOf(msgspec.Struct):
-    """What is read of a `traj_data.json`."""
+    """The field of `traj_data.json` that is read."""
 
     task_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class GamePath:
-    """A game's file. `name`: `<folder>/<trial>`, as a task id has it."""
+    """A game's file. `name`: `<folder>/<trial>`, as in task ids."""
 
     path: Path
     name: str
@@ -62,10 +62,10 @@ class FileGames:
 
     Args:
         root: ALFWORLD_DATA, the folder of splits in it, any folder with games, or one game
-        types: kinds of tasks to play; a game in a folder that does not name its kind is of any
+        types: kinds of tasks to play; a game whose folder does not name its kind is always included
 
     Raises:
-        GameError: it is not there, or has no game.
+        GameError: `root` does not exist, or has no games.
     """
 
     def __init__(self, root: Path, types: Sequence[str] = TASK_TYPES) -> None:
@@ -79,23 +79,23 @@ class FileGames:
         self._splits = {split: entries for split, entries in found.items() if entries}
         if not self._splits:
             raise GameError(
-                f"{root}: no game that can be played: <split>/<task>/<trial>/{GAME} is looked for, with split one of "
+                f"{root}: no playable game: expected <split>/<task>/<trial>/{GAME}, with split one of "
                 f'{", ".join(SPLITS)}, "solvable": true in it, and a task of {", ".join(types)}'
             )
         if root.is_file():
-            _decode(root, GameFile)  # one file is read at once: what is no game is an error at the start
+            _decode(root, GameFile)  # a single file is read now, so that an invalid file is an error at the start
         self._numbers = {s: {entry.name: at for at, entry in enumerate(es)} for s, es in self._splits.items()}
 
     def sizes(self) -> dict[str, int | None]:
-        """Games of each split."""
+        """Number of games in each split."""
         return {split: len(entries) for split, entries in self._splits.items()}
 
     def source(self) -> DataSource:
-        """What they are, by the name of the first game's PDDL problem."""
+        """The kind of games, from the name of the first game's PDDL problem."""
         first = next(entry for entries in self._splits.values() for entry in entries)
         try:
             problem = read_file(first.path).pddl_problem
-        except TaskError:  # to play it is an error that names it
+        except TaskError:  # playing it raises an error that names it
             problem = ""
         if OFFICIAL_PROBLEM in problem:
             return DataSource(f"official games from {self.root}", official=True)
@@ -103,16 +103,16 @@ class FileGames:
             return DataSource(f"games made by arlarena, not ALFWorld's official ones, from {self.root}", official=False)
         return DataSource(f"games from {self.root}")
 
-    def game(self, split: str, index: int) -> Loaded:
+    def game(self, split: str, index: int) -> LoadedGame:
         """One game.
 
         Raises:
-            TaskError: its file is broken; the message names it.
+            TaskError: the file is broken; the message names it.
         """
         return read_game(self._splits[split][index].path)
 
     def file(self, split: str, index: int) -> GameFile:
-        """The same game as the texts of its file. Errors as in `game`, of its form alone."""
+        """The same game as the texts of its file. Errors as in `game`, but rules are not checked."""
         return read_file(self._splits[split][index].path)
 
     def name(self, split: str, index: int) -> str:
@@ -126,11 +126,11 @@ class FileGames:
 
 
 @lru_cache(maxsize=256)
-def read_game(path: Path) -> Loaded:
-    """A game of a file.
+def read_game(path: Path) -> LoadedGame:
+    """Read a game from a file.
 
     Raises:
-        TaskError: it is broken, or more than this engine plays; the message names it.
+        TaskError: the file is broken or not supported by this engine; the message names it.
     """
     read = read_file(path)
     try:
@@ -143,7 +143,7 @@ def read_file(path: Path) -> GameFile:
     """The texts of a file.
 
     Raises:
-        TaskError: it cannot be read; the message names it.
+        TaskError: the file cannot be read; the message names it.
     """
     try:
         return _decode(path, GameFile)
@@ -152,15 +152,15 @@ def read_file(path: Path) -> GameFile:
 
 
 def _decode(path: Path, kind: type[Content]) -> Content:
-    """A JSON file as `kind`.
+    """Decode a JSON file as `kind`.
 
     Raises:
-        GameError: it cannot be read, or is something else; the message names it.
+        GameError: the file cannot be read or has another format; the message names it.
     """
     try:
         found = path.stat()
-        if not stat.S_ISREG(found.st_mode) or found.st_size > LONGEST_FILE:
-            raise GameError(f"{path}: a game is a plain file of at most {LONGEST_FILE} bytes")
+        if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_FILE_BYTES:
+            raise GameError(f"{path}: a game is a plain file of at most {MAX_FILE_BYTES} bytes")
         return msgspec.json.decode(read_text(path), type=kind)
     except TextFileError as error:
         raise GameError(str(error)) from error
@@ -169,13 +169,13 @@ def _decode(path: Path, kind: type[Content]) -> Content:
 
 
 def _type_of(path: Path) -> str:
-    """The kind of task: as `traj_data.json` says; without one as the folder is called; "" where neither says."""
+    """The kind of task: from `traj_data.json`, else from the folder's name, else ""."""
     beside = path.with_name(TRAJECTORY)
     if beside.exists():
         try:
             return _decode(beside, TaskOf).task_type
         except GameError:
-            pass  # the game itself may be whole
+            pass  # the game itself may be valid
     return _folder_type(path)
 
 
@@ -207,7 +207,7 @@ def _files(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _can_be_solved(path: Path) -> bool:
-    """Whether the file says so. A broken one stays in: to play it is an error that names it."""
+    """Whether the file says so. A broken file is included: playing it raises an error that names it."""
     try:
         return _decode(path, Solvable).solvable is True
     except GameError:

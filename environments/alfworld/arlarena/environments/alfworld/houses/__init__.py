@@ -1,1 +1,1 @@
-"""Games that are made from a seed: rooms, things and tasks."""
+"""Generates games from seeds: rooms, things and tasks."""

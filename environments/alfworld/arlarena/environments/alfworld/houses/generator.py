@@ -1,9 +1,8 @@
-"""Making games: a room of ALFWorld, things in it, and a task, all of it a function of a seed.
+"""Generates games: a room of ALFWorld, things in it and a task, all determined by a seed.
 
-A game is drawn until it fits: its content belongs to the split, its task is not done already, and the expert, who
-searches as a player must, is done within the horizon. Rooms are shared between `train` and `valid_seen` as in ALFWorld;
-what lies in them is not: a game belongs to one of the two by the hash of its content. Rooms of `valid_unseen` occur
-nowhere else.
+Drafts are drawn until one is valid: its content belongs to the split, its task is not solved at the start, and the
+expert solves it within the horizon. As in ALFWorld, `train` and `valid_seen` share rooms, but not games: the hash of a
+game's content determines the split. The rooms of `valid_unseen` occur in no other split.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from arlarena.environments.alfworld.houses.rooms import (
     room,
     thing_id,
 )
-from arlarena.environments.alfworld.task_kinds import CLEAN, COOL, HEAT, LIGHT, PICK, TASK_TYPES, TWO, Aim
+from arlarena.environments.alfworld.task_kinds import CLEAN, COOL, HEAT, LIGHT, PICK, TASK_TYPES, TWO, TaskGoal
 
 MAKER_VERSION = 1
 SPLITS = ("train", "valid_seen", "valid_unseen")
@@ -42,17 +41,19 @@ STANDING = frozenset(
     {"Chair", "LightSwitch", "Mirror", "Sink", "Window", "Television", "Painting", "HousePlant", "Bathtub"}
 )
 SURFACES = frozenset({"CounterTop", "DiningTable", "CoffeeTable", "SideTable", "Desk", "Dresser", "Sofa", "Bed"})
-SURFACE_WEIGHT = 4  # how much likelier a thing lies on a table than in a given drawer
-ALSO_ON = 0.5  # how often what is in a coffee machine or on a burner is on what stands there too
+SURFACE_WEIGHT = 4  # relative probability of a surface compared with another receptacle
+ALSO_ON = (
+    0.5  # probability that a thing in a coffee machine or on a burner is also on the receptacle that these stand on
+)
 MAX_INSTANCES = 3  # of a kind, as in ALFRED
 MAX_TARGETS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class HouseOptions:
-    """What kind of games. `things`: how many portable ones lie in a room, at least and at most; `receptacles`: the most
-    that stand in it, None for all; `instances`: the most of either that are of one kind, None for as many as in ALFRED.
-    Of what the task needs there may be two in any case: what is moved twice, or where the lamp stands.
+    """Options of generated games. `things`: minimum and maximum of portable things in a room. `receptacles`: maximum in
+    a room, None: all. `instances`: maximum of either per kind, None: as in ALFRED. The task's own things and
+    receptacles may exceed it.
     """
 
     types: tuple[str, ...] = TASK_TYPES
@@ -61,55 +62,55 @@ class HouseOptions:
     instances: int | None = None
 
     def key(self) -> str:
-        """What the games are a function of, beside the seed: unlike repr, the same when an option is added."""
+        """The part of a game's seed that depends on the options. Unlike repr, it is stable when an option is added."""
         return " ".join(f"{name}={value}" for name, value in asdict(self).items() if value is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A game as text: ids of things with their types, facts, the aim, and which of its two sentences says it."""
+    """A game as text: ids of things with their types, facts, the goal, and the index of its sentence (0 or 1)."""
 
     room: HouseRoom
-    aim: Aim
+    goal: TaskGoal
     choice: int
     objects: dict[str, str]
     facts: list[tuple[str, ...]] = field(repr=False)
 
     def problem(self) -> PddlProblem:
-        """What the engine plays."""
-        objects = {mangled(one).lower(): kind for one, kind in self.objects.items()}
-        facts = frozenset(tuple(mangled(word).lower() for word in fact) for fact in self.facts)
-        return PddlProblem(objects, facts, read_expressions(self.aim.goal())[0])
+        """The problem for the engine."""
+        objects = {pddl_name(one).lower(): kind for one, kind in self.objects.items()}
+        facts = frozenset(tuple(pddl_name(word).lower() for word in fact) for fact in self.facts)
+        return PddlProblem(objects, facts, read_expressions(self.goal.pddl())[0])
 
     def text(self, name: str) -> str:
-        """The problem in PDDL, as it stands in a game's file."""
-        objects = "\n".join(f"        {mangled(one)} - {kind}" for one, kind in self.objects.items())
-        facts = "\n".join(f"        ({' '.join(mangled(word) for word in fact)})" for fact in self.facts)
+        """The problem in PDDL, as in a game's file."""
+        objects = "\n".join(f"        {pddl_name(one)} - {kind}" for one, kind in self.objects.items())
+        facts = "\n".join(f"        ({' '.join(pddl_name(word) for word in fact)})" for fact in self.facts)
         return (
             f"(define (problem {name})\n    (:domain alfred)\n    (:objects\n{objects}\n    )\n"
-            f"    (:init\n{facts}\n    )\n    (:goal {self.aim.goal()})\n)\n"
+            f"    (:init\n{facts}\n    )\n    (:goal {self.goal.pddl()})\n)\n"
         )
 
 
-def mangled(name: str) -> str:
-    """`Apple|+01.59|…` as PDDL can say it: `Apple_bar__plus_01_dot_59…`."""
+def pddl_name(name: str) -> str:
+    """`Apple|+01.59|…` as a valid PDDL name: `Apple_bar__plus_01_dot_59…`."""
     for character, word in (("|", "_bar_"), ("+", "_plus_"), ("-", "_minus_"), (".", "_dot_"), (",", "_comma_")):
         name = name.replace(character, word)
     return name
 
 
 def random_for(*key: object) -> Random:
-    """A generator seeded by the text of `key`, the same in every process and on every machine."""
+    """A random generator seeded by the text of `key`, equal in all processes and on all machines."""
     return seeded("alfworld-house", MAKER_VERSION, *key)
 
 
 def rooms_of(split: str) -> Sequence[int]:
-    """The rooms in which a split's games play."""
+    """The rooms of a split."""
     return UNSEEN if split == "valid_unseen" else SEEN
 
 
-def belongs(content_key: str, split: str) -> bool:
-    """Whether a game of this content may be of the split, its room aside."""
+def belongs_to(content_key: str, split: str) -> bool:
+    """Whether a game with this content belongs to the split, apart from its room."""
     if split == "valid_unseen":
         return True
     share, of = TRAIN_SHARE
@@ -117,25 +118,25 @@ def belongs(content_key: str, split: str) -> bool:
 
 
 def draw(random: Random, split: str, options: HouseOptions) -> Draft | None:
-    """A game; None if the drawn room has no such task."""
+    """Draw a game; None if the drawn room does not allow the drawn task."""
     kind = random.choice(options.types)
     homes = [number for number in rooms_of(split) if room(number).kind in FACTS["goals"][kind]]
     home = room(random.choice(homes))
-    aim = _aim(random, kind, home)
-    if aim is None:
+    goal = _goal(random, kind, home)
+    if goal is None:
         return None
-    fixtures = _kept(random, home, aim, options)
-    return _furnish(random, HouseRoom(home.number, home.kind, fixtures, home.kinds), aim, options)
+    fixtures = _chosen_fixtures(random, home, goal, options)
+    return _furnish(random, HouseRoom(home.number, home.kind, fixtures, home.kinds), goal, options)
 
 
-def _aim(random: Random, kind: str, home: HouseRoom) -> Aim | None:
+def _goal(random: Random, kind: str, home: HouseRoom) -> TaskGoal | None:
     things = [thing for thing in home.kinds if thing in PORTABLE and home.holders(thing)]
     standing = {fixture.kind for fixture in home.fixtures}
     if kind == LIGHT:
         lamps = sorted(LAMPS & set(home.kinds))
         if not lamps or not things or not standing & set(LAMP_STANDS):
             return None
-        return Aim(LIGHT, random.choice(things), lamp=random.choice(lamps))
+        return TaskGoal(LIGHT, random.choice(things), lamp=random.choice(lamps))
     tool = TOOL_OF.get(kind, "")
     if tool:
         able = {CLEAN: "cleanable", HEAT: "heatable", COOL: "coolable"}[kind]
@@ -148,31 +149,31 @@ def _aim(random: Random, kind: str, home: HouseRoom) -> Aim | None:
         for target in sorted(standing - {tool})
         if thing in FITS[target] and (kind not in (PICK, TWO) or len({f.kind for f in home.holders(thing)}) > 1)
     ]
-    return Aim(kind, *random.choice(pairs)) if pairs else None
+    return TaskGoal(kind, *random.choice(pairs)) if pairs else None
 
 
-def _kept(random: Random, home: HouseRoom, aim: Aim, options: HouseOptions) -> tuple[Fixture, ...]:
-    """The fixtures of a game: all, or so many, those that the task needs among them."""
-    most = len(home.fixtures) if options.receptacles is None else options.receptacles
-    if len(home.fixtures) <= most and options.instances is None:
+def _chosen_fixtures(random: Random, home: HouseRoom, goal: TaskGoal, options: HouseOptions) -> tuple[Fixture, ...]:
+    """The fixtures of a game: all, or a random subset that includes those needed by the task."""
+    limit = len(home.fixtures) if options.receptacles is None else options.receptacles
+    if len(home.fixtures) <= limit and options.instances is None:
         return home.fixtures
     needed: list[Fixture] = []
-    for wanted in (aim.receptacle, TOOL_OF.get(aim.type, "")):
+    for wanted in (goal.receptacle, TOOL_OF.get(goal.type, "")):
         candidates = [fixture for fixture in home.fixtures if fixture.kind == wanted]
         needed += [random.choice(candidates)] if candidates else []
-    others = [f for f in home.holders(aim.thing) if f.kind != aim.receptacle]
+    others = [f for f in home.holders(goal.thing) if f.kind != goal.receptacle]
     needed += [random.choice(others)] if others else []
-    if aim.lamp:
+    if goal.lamp:
         needed.append(random.choice([f for f in home.fixtures if f.kind in LAMP_STANDS]))
     rest = [fixture for fixture in home.fixtures if fixture not in needed]
     if options.instances is not None:
-        rest = _unlike(random, needed, rest, options.instances)
-    chosen = {*needed, *random.sample(rest, max(0, min(len(rest), most - len(set(needed)))))}
+        rest = _limit_kinds(random, needed, rest, options.instances)
+    chosen = {*needed, *random.sample(rest, max(0, min(len(rest), limit - len(set(needed)))))}
     return tuple(fixture for fixture in home.fixtures if fixture in chosen)
 
 
-def _unlike(random: Random, needed: list[Fixture], rest: list[Fixture], instances: int) -> list[Fixture]:
-    """So many of `rest` that, with what is needed, there are at most `instances` of a kind."""
+def _limit_kinds(random: Random, needed: list[Fixture], rest: list[Fixture], instances: int) -> list[Fixture]:
+    """A random subset of `rest` such that, together with `needed`, each kind occurs at most `instances` times."""
     counts, kept = Counter(fixture.kind for fixture in set(needed)), []
     for fixture in random.sample(rest, len(rest)):
         counts[fixture.kind] += 1
@@ -181,16 +182,16 @@ def _unlike(random: Random, needed: list[Fixture], rest: list[Fixture], instance
     return kept
 
 
-def _furnish(random: Random, home: HouseRoom, aim: Aim, options: HouseOptions) -> Draft:
-    """Put things into the room, and write it all down."""
-    lying = _placed(random, home, aim, options)
+def _furnish(random: Random, home: HouseRoom, goal: TaskGoal, options: HouseOptions) -> Draft:
+    """Place things in the room and write all facts."""
+    placements = _placements(random, home, goal, options)
     places = {fixture.place for fixture in home.fixtures}
     start = next(
         place
         for place in iter(lambda: (random.randint(-9, 9), random.randint(-9, 9), random.randrange(4), 30), None)
         if place not in places
     )
-    things = {thing: kind for thing, kind, _, _ in lying}
+    things = {thing: kind for thing, kind, _, _ in placements}
     things |= {thing_id(kind, 0.0, 1.0, 0.1 * at): kind for at, kind in enumerate(home.kinds) if kind in STANDING}
     objects: dict[str, str] = {"agent1": "agent"}
     objects |= {f"{kind}Type": "otype" for kind in sorted({*things.values(), *PORTABLE, *LAMPS, *STANDING})}
@@ -211,47 +212,47 @@ def _furnish(random: Random, home: HouseRoom, aim: Aim, options: HouseOptions) -
     ]
     for thing, kind in things.items():
         facts += _facts_of(thing, kind)
-    for thing, kind, fixture, also in lying:
+    for thing, kind, fixture, also in placements:
         facts += [("inReceptacle", thing, holder.id) for holder in (fixture, also) if holder]
         facts.append(("objectAtLocation", thing, _location(fixture.place)))
-        if fixture.kind == "Fridge" and kind == aim.thing:  # ALFRED counts what it looks for in a fridge as cool
+        if fixture.kind == "Fridge" and kind == goal.thing:  # as in ALFRED, a target that starts in a fridge is cool
             facts.append(("isCool", thing))
-    return Draft(home, aim, random.randrange(2), objects, facts)
+    return Draft(home, goal, random.randrange(2), objects, facts)
 
 
-Lying = tuple[str, str, Fixture, Fixture | None]  # thing, its kind, where, and where besides
+Placement = tuple[str, str, Fixture, Fixture | None]  # thing, its kind, its receptacle, and a second receptacle
 
 
-def _placed(random: Random, home: HouseRoom, aim: Aim, options: HouseOptions) -> list[Lying]:
+def _placements(random: Random, home: HouseRoom, goal: TaskGoal, options: HouseOptions) -> list[Placement]:
     low, high = options.things
     wanted = random.randint(low, high)
-    kinds = [kind for kind in home.kinds if kind in PORTABLE and kind != aim.thing and home.holders(kind)]
+    kinds = [kind for kind in home.kinds if kind in PORTABLE and kind != goal.thing and home.holders(kind)]
     random.shuffle(kinds)
-    fewest, alike = 2 if aim.type == TWO else 1, options.instances or MAX_INSTANCES
-    most = max(fewest, min(options.instances or MAX_TARGETS, max(2, wanted // 2)))
-    counts = {aim.thing: random.randint(fewest, most)}
-    for kind in kinds * alike:
+    minimum, same = 2 if goal.type == TWO else 1, options.instances or MAX_INSTANCES
+    maximum = max(minimum, min(options.instances or MAX_TARGETS, max(2, wanted // 2)))
+    counts = {goal.thing: random.randint(minimum, maximum)}
+    for kind in kinds * same:
         if sum(counts.values()) >= wanted:
             break
-        if counts.get(kind, 0) < alike and (kind not in counts or random.random() < 0.7):
+        if counts.get(kind, 0) < same and (kind not in counts or random.random() < 0.7):
             counts[kind] = counts.get(kind, 0) + 1
-    lying: list[Lying] = []
+    placements: list[Placement] = []
     ids: set[str] = set()
     for kind, count in counts.items():
         holders = home.holders(kind)
-        if kind == aim.thing and aim.type in (PICK, TWO):  # else it may be done from the start
-            holders = [fixture for fixture in holders if fixture.kind != aim.receptacle]
+        if kind == goal.thing and goal.type in (PICK, TWO):  # otherwise the task may be solved at the start
+            holders = [fixture for fixture in holders if fixture.kind != goal.receptacle]
         for _ in range(count):
             if holders:
-                lying.append(_lay(random, kind, holders, home, ids))
+                placements.append(_place(random, kind, holders, home, ids))
     for kind in sorted(LAMPS & set(home.kinds)):
         stands = [fixture for fixture in home.fixtures if fixture.kind in LAMP_STANDS]
         if stands:
-            lying.append(_lay(random, kind, stands, home, ids))
-    return lying
+            placements.append(_place(random, kind, stands, home, ids))
+    return placements
 
 
-def _lay(random: Random, kind: str, holders: list[Fixture], home: HouseRoom, ids: set[str]) -> Lying:
+def _place(random: Random, kind: str, holders: list[Fixture], home: HouseRoom, ids: set[str]) -> Placement:
     weights = [SURFACE_WEIGHT if fixture.kind in SURFACES else 1 for fixture in holders]
     fixture = random.choices(holders, weights)[0]
     beside = [f for f in home.fixtures if f.place == fixture.place and f is not fixture and kind in FITS[f.kind]]
@@ -282,15 +283,15 @@ def check_options(options: HouseOptions) -> None:
     """Refuse options that allow no game.
 
     Raises:
-        ValueError: which.
+        ValueError: names the option.
     """
     unknown = sorted(set(options.types) - set(TASK_TYPES)) or ([] if options.types else ["(none)"])
     if unknown:
         raise ValueError(f"task_types: {', '.join(unknown)}; known: {', '.join(TASK_TYPES)}")
     if not 2 <= options.things[0] <= options.things[1]:
-        raise ValueError(f"things = {list(options.things)}: from 2 on, and the second no less than the first")
+        raise ValueError(f"things = {list(options.things)}: needs 2 or more, and the second value not below the first")
     if options.receptacles is not None and options.receptacles < 4:
         raise ValueError(f"receptacles = {options.receptacles}: a task may need 4")
 
 
-__all__ = ["MAKER_VERSION", "SPLITS", "Draft", "GameError", "HouseOptions", "belongs", "check_options", "draw"]
+__all__ = ["MAKER_VERSION", "SPLITS", "Draft", "GameError", "HouseOptions", "belongs_to", "check_options", "draw"]

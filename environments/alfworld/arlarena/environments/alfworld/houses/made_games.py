@@ -1,4 +1,4 @@
-"""Games that we make: a function of split and index, whatever was asked before and in whatever process."""
+"""Generated games: each a deterministic function of split and index."""
 
 from __future__ import annotations
 
@@ -6,46 +6,46 @@ from functools import lru_cache
 
 from arlarena.environment.indexed_tasks import index_of
 from arlarena.environment.protocols import TaskError
-from arlarena.environments.alfworld.content import GameFile, Loaded, loaded
+from arlarena.environments.alfworld.content import GameFile, LoadedGame, loaded
 from arlarena.environments.alfworld.engine.domain import DOMAIN, GRAMMAR, check_domain
 from arlarena.environments.alfworld.engine.game import Game, rules_of
 from arlarena.environments.alfworld.expert import Expert, NoPlan
 from arlarena.environments.alfworld.files.game_files import MADE_PROBLEM
-from arlarena.environments.alfworld.houses.generator import SPLITS, Draft, HouseOptions, belongs, draw, random_for
+from arlarena.environments.alfworld.houses.generator import SPLITS, Draft, HouseOptions, belongs_to, draw, random_for
 from arlarena.proto.env_api import DataSource
 
-MAX_DRAFTS = 10_000  # one in two or three is a game; the bound is reached where the options leave none
+MAX_DRAFTS = 10_000  # about every second draft is valid; the limit is reached if the options allow no game
 GOAL = "Your task is to: UNKNOWN GOAL."
 
 
-class MadeGames:
-    """Games of our own making. `horizon`: steps within which the expert is done."""
+class GeneratedGames:
+    """Generated games. `horizon`: steps within which the expert must finish."""
 
     def __init__(self, options: HouseOptions, horizon: int, panel_size: int) -> None:
         self._options, self._horizon, self._panel_size = options, horizon, panel_size
 
     def sizes(self) -> dict[str, int | None]:
-        """Games of each split; training has no end."""
+        """Number of games in each split; None: unlimited."""
         return {split: None if split == "train" else self._panel_size for split in SPLITS}
 
     def source(self) -> DataSource:
-        """Not official."""
+        """Description of the games: not official."""
         return DataSource("games made by this server, not ALFWorld's official ones (set ALFWORLD_DATA)", official=False)
 
-    def game(self, split: str, index: int) -> Loaded:
+    def game(self, split: str, index: int) -> LoadedGame:
         """One game.
 
         Raises:
-            TaskError: the options leave none.
+            TaskError: the options allow no game.
         """
-        return _made(split, index, self._options, self._horizon)[1]
+        return _loaded(split, index, self._options, self._horizon)[1]
 
     def file(self, split: str, index: int) -> GameFile:
         """The same game as the texts of a file. Errors as in `game`."""
         return file_of(draft_of(split, index, self._options, self._horizon))
 
     def name(self, split: str, index: int) -> str:
-        """What a task id calls it besides its index: nothing."""
+        """Generated games have no name."""
         return ""
 
     def index(self, split: str, name: str) -> int | None:
@@ -54,37 +54,37 @@ class MadeGames:
 
 
 def draft_of(split: str, index: int, options: HouseOptions, horizon: int) -> Draft:
-    """A game as text: what goes into files.
+    """A game as text, for files.
 
     Raises:
-        TaskError: the options leave none.
+        TaskError: the options allow no game.
     """
-    return _made(split, index, options, horizon)[0]
+    return _loaded(split, index, options, horizon)[0]
 
 
 @lru_cache(maxsize=1024)
-def _made(split: str, index: int, options: HouseOptions, horizon: int) -> tuple[Draft, Loaded]:
+def _loaded(split: str, index: int, options: HouseOptions, horizon: int) -> tuple[Draft, LoadedGame]:
     random = random_for(options.key(), horizon, split, index)
     for _ in range(MAX_DRAFTS):
         draft = draw(random, split, options)
         if draft is None:
             continue
         made = loaded(
-            rules_of(draft.problem(), GRAMMAR.replace(GOAL, draft.aim.sentence(draft.choice)), check_domain(DOMAIN))
+            rules_of(draft.problem(), GRAMMAR.replace(GOAL, draft.goal.sentence(draft.choice)), check_domain(DOMAIN))
         )
-        if belongs(made.content_key, split) and _solvable(made, horizon):
+        if belongs_to(made.content_key, split) and _solvable(made, horizon):
             return draft, made
-    raise TaskError(f"no game for {split}/{index} in {MAX_DRAFTS} drafts: these options leave none")
+    raise TaskError(f"no game for {split}/{index} in {MAX_DRAFTS} drafts: these options allow no game")
 
 
-def _solvable(made: Loaded, horizon: int) -> bool:
-    """Whether there is something to do, and the expert does it in time."""
-    assert made.aim is not None
+def _solvable(made: LoadedGame, horizon: int) -> bool:
+    """Whether the task is not solved at the start, and the expert solves it within the horizon."""
+    assert made.goal is not None
     game = Game(made.rules)
     if game.won:
         return False
     try:
-        moves = sum(1 for _ in Expert(made.rules.house, made.aim).moves(game))
+        moves = sum(1 for _ in Expert(made.rules.house, made.goal).moves(game))
     except NoPlan:
         return False
     return moves <= horizon
@@ -92,4 +92,4 @@ def _solvable(made: Loaded, horizon: int) -> bool:
 
 def file_of(draft: Draft) -> GameFile:
     """A game as the texts of its file."""
-    return GameFile(DOMAIN, GRAMMAR.replace(GOAL, draft.aim.sentence(draft.choice)), draft.text(MADE_PROBLEM))
+    return GameFile(DOMAIN, GRAMMAR.replace(GOAL, draft.goal.sentence(draft.choice)), draft.text(MADE_PROBLEM))

@@ -1,7 +1,7 @@
-"""The 120 rooms of ALFWorld: what stands where, and what is found there.
+"""The 120 rooms of ALFWorld: their receptacles and the kinds of things in them.
 
-The floor plans list the receptacles that open or hold things (`data/rooms.json`, by `scripts/alfworld_rooms.py`). What
-they name without a place (burners, a toaster, a towel holder) gets one here, the same in every game of the room.
+The floor plans list the receptacles that open or hold things (`data/rooms.json`, by `scripts/alfworld_rooms.py`).
+Fixtures that they name without a position (burners, a toaster, a towel holder) get a fixed position here.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ FACTS: dict[str, Any] = json.loads(resources.files(__package__).joinpath("data/r
 FITS: dict[str, frozenset[str]] = {kind: frozenset(things) for kind, things in FACTS["fits"].items()}
 ABLE: dict[str, frozenset[str]] = {what: frozenset(things) for what, things in FACTS["able"].items()}
 OPENABLE = frozenset(FACTS["openable"])
-HOLDING = frozenset(FACTS["movable"])  # things that hold others: bowls, boxes, mugs, …
+HOLDING = frozenset(FACTS["movable"])  # things that contain others: bowls, boxes, mugs, …
 PORTABLE = frozenset().union(*FITS.values())
 LAMPS = ABLE["toggleable"]
-ROOM_KINDS = {0: "Kitchen", 2: "LivingRoom", 3: "Bedroom", 4: "Bathroom"}  # by the hundreds of a room's number
+ROOM_KINDS = {0: "Kitchen", 2: "LivingRoom", 3: "Bedroom", 4: "Bathroom"}  # by the hundreds digit of a room's number
 
-UNSEEN_UP_TO = 6  # of each kind, rooms 1 to 6 are ALFWorld's unseen ones, 7 to 30 those of training and valid_seen
+UNSEEN_UP_TO = 6  # rooms 1 to 6 of each kind are ALFWorld's unseen rooms; 7 to 30 are for training and valid_seen
 SEVERAL = {"StoveBurner": 4, "Drawer": 3, "Shelf": 2}
-# What stands on another receptacle, and is reached from the same place.
+# Receptacles that stand on another receptacle and are reached from the same location.
 ON = {"CoffeeMachine": ("CounterTop", "DiningTable"), "Toaster": ("CounterTop", "DiningTable")}
 LAMP_STANDS = ("Desk", "SideTable", "Dresser", "Shelf", "CoffeeTable", "DiningTable", "TVStand", "Sofa", "ArmChair")
-NEVER_OPENS = 0.2  # of cabinets: some doors of the floor plans cannot be opened
+NEVER_OPENS = 0.2  # share of cabinets: some doors of the floor plans cannot be opened
 
 Place = tuple[int, int, int, int]  # column, row, quarter turns, degrees down
 
 
 @dataclass(frozen=True, slots=True)
 class Fixture:
-    """A receptacle, and the place from which it is reached."""
+    """A receptacle and the location from which it is reached."""
 
     id: str
     kind: str
@@ -44,7 +44,7 @@ class Fixture:
 
 @dataclass(frozen=True, slots=True)
 class HouseRoom:
-    """A room. `kinds`: of things that may be found there."""
+    """A room. `kinds`: kinds of things that may be there."""
 
     number: int
     kind: str
@@ -52,7 +52,7 @@ class HouseRoom:
     kinds: tuple[str, ...]
 
     def holders(self, thing: str) -> list[Fixture]:
-        """The fixtures that a kind of thing fits into."""
+        """The fixtures that can hold a kind of thing."""
         return [fixture for fixture in self.fixtures if thing in FITS.get(fixture.kind, ())]
 
 
@@ -63,7 +63,7 @@ UNSEEN = tuple(number for number in NUMBERS if number % 100 <= UNSEEN_UP_TO)
 
 @cache
 def room(number: int) -> HouseRoom:
-    """A room by its floor plan's number."""
+    """The room of a floor plan's number."""
     facts = FACTS["rooms"][str(number)]
     random = Random(number)
     fixtures = [
@@ -89,7 +89,7 @@ def _jammed(kind: str, random: Random) -> bool:
 
 
 def _added(kind: str, fixtures: list[Fixture], random: Random) -> Fixture:
-    """One that the floor plan names without a place."""
+    """A fixture that the floor plan names without a position."""
     stands = [fixture for fixture in fixtures if fixture.kind in ON.get(kind, ())]
     if stands:
         place = random.choice(stands).place

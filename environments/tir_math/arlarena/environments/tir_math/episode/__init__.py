@@ -1,1 +1,1 @@
-"""One problem being worked on: replies, programs, prompts."""
+"""Episodes: replies, programs, prompts."""

@@ -1,4 +1,4 @@
-"""Fenced blocks in the forms that models write: see `fenced`."""
+"""Fenced code blocks in the forms that models write: see `fenced`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _LANGUAGE = re.compile(
     r"[ \t]*+(?:\{code-cell\}[ \t]*+)?+[{\[. \t]*+(?:i?python|py|pycon|tool_code)[\d.]*+(?:-repl)?+(?![\w(=.+#-])",
     re.IGNORECASE,
 )
-# A fence that begins its line, or one within a line that names Python.
+# A fence at the beginning of a line, or a fence within a line that names Python.
 _OPENING = re.compile(
     rf"^(?P<indent>[ \t]*+)(?P<fence>`{{3,}}+|~{{3,}}+)|(?<!`)(?P<inline>`{{3,}}+)(?={_LANGUAGE.pattern})",
     re.MULTILINE | re.IGNORECASE,
 )
-# What may stand between the language and the end of the line without being code: a file's name, attributes, options.
+# Text between the language and the end of the line that is not code: a file name, attributes, options.
 _ATTRIBUTES = re.compile(
     r"(?![ \t]*+(?:assert|async|class|def|del|for|from|global|if|import|pass|print|raise|return|try|while|with)\b)"
     r"(?:[ \t,:}\]]++|\{[^{}`\n]*+\}|\[[^\[\]`\n]*+\]|[\w./#-]++(?![ \t]*+[(=])"
@@ -25,13 +25,13 @@ _ATTRIBUTES = re.compile(
     r"=(?:\"[^\"\n]*+\"|'[^'\n]*+'|[^\s\"'`]++))*+$",
     re.MULTILINE | re.IGNORECASE,
 )
-# Code that begins where the language should be named.
+# Code in the place of the language.
 _CODE = re.compile(r"[ \t]*+((?:import|from)[ \t]+\w|(?:print|final_answer)[ \t]*\(|\w+[ \t]*=[^=])")
 _BEFORE_CODE = re.compile(r"(?::[ \t]*+[\w/-]++\.py\b)?+[ \t:}\]]*+")  # between a language and code on its line
 _OUTPUT = re.compile(r"\b(?:print|final_answer)[ \t]*\(")
 _BLANK = re.compile(r"[ \t]*+$", re.MULTILINE)
 _RUN = re.compile(r"`{3,}+|~{3,}+")
-# Of Python: a fence, or what a fence can be part of. A triple quote that is never closed takes the rest of the text.
+# Tokens of Python: a fence, or a comment or string that may contain a fence. An unclosed triple quote takes the rest.
 _TOKEN = re.compile(
     r"(?P<fence>`{3,}+|~{3,}+)|(?P<comment>\#[^\n]*+)|\\."
     r"|(?P<text>'''(?:[^'\\]++|\\.|'(?!''))*+(?P<end>'''|)|\"\"\"(?:[^\"\\]++|\\.|\"(?!\"\"))*+(?P<end2>\"\"\"|))"
@@ -49,11 +49,11 @@ class Block:
     """A fenced block.
 
     Attributes:
-        language: the first word after the fence in lower case, `python` for all of Python's names, "" where none is.
-        content: what it holds, without the indentation of its fence.
-        start, end: where it begins and ends in the text, fences included.
+        language: the first word after the fence in lower case, `python` for all names of Python, "" without one.
+        content: text of the block, without the indentation of its fence.
+        start, end: positions in the text, fences included.
         closed: whether it has a closing fence.
-        on_lines: whether its fences stand on lines of their own.
+        on_lines: whether its fences are alone on their lines.
     """
 
     language: str
@@ -65,19 +65,19 @@ class Block:
 
     @property
     def names_code(self) -> bool:
-        """Whether it is marked as Python, or as nothing."""
+        """Whether it names Python or no language."""
         return self.language in (PYTHON, "")
 
     @property
     def is_code(self) -> bool:
-        """Whether it is a program: Python, or no language named, and not empty."""
+        """Whether it is a program: Python or no language, and not empty."""
         return self.names_code and bool(self.content.strip())
 
 
 @dataclass(frozen=True, slots=True)
 class _Opening:
-    """A fence that opens a block: where, how far from the beginning of its line, and where the content begins.
-    `quoted`: how many marks of a Markdown quotation stand before it.
+    """A fence that opens a block. `indent`: its distance from the beginning of the line; `body`: where the content
+    begins; `quoted`: number of Markdown quotation marks before it.
     """
 
     fence: str
@@ -90,18 +90,18 @@ class _Opening:
 
 
 def fenced(text: str) -> Iterator[Block]:
-    """The fenced blocks of a text, in order; its lines end with a line feed alone.
+    """The fenced blocks of a text, in order. Lines must end with a line feed.
 
     As in CommonMark, a block is opened by three or more backticks or tildes at the beginning of a line, which may be
-    indented as in a list, and closed by as many. Beyond that:
+    indented, and closed by at least as many. Extensions:
 
-    - Code may begin on the line of the opening fence, and end on that of the closing one, as it does where all is on
-      one line. Within a line, a fence opens a block if it names Python, and either ends the line or is closed on it.
-    - In a Markdown quotation (`> ```python`), a fence opens a block if it names Python; the marks are no part of it.
-    - Python ends at the first fence that is in none of its strings and comments; where there is none, at the first one
-      in a comment or in a string that is never closed.
+    - Code may begin on the line of the opening fence and end on the line of the closing fence; both may be one line.
+      Within a line, a fence opens a block if it names Python and either ends the line or is closed on it.
+    - In a Markdown quotation (`> ```python`), a fence opens a block if it names Python. Quotation marks are removed.
+    - Python ends at the first fence outside its strings and comments; without such a fence, at the first fence in a
+      comment or an unclosed string.
 
-    To reach the first block of code takes time linear in the text.
+    Reaching the first code block takes time linear in the text.
     """
     position, line_end = 0, -1
     while found := _OPENING.search(text, position):
@@ -117,7 +117,7 @@ def fenced(text: str) -> Iterator[Block]:
 
 
 def _opened(text: str, found: re.Match[str], line_end: int) -> _Opening | None:
-    """The block that a fence opens, if it does."""
+    """The block that a fence opens, or None."""
     inline, after, following = bool(found["inline"]), found.end(), min(line_end + 1, len(text))
     fence = found["inline"] or found["fence"]
     start = after - len(fence)
@@ -149,7 +149,7 @@ def _block(text: str, opening: _Opening) -> Block:
         content, until = content[:line], opening.body + line
     closed = closing is not None
     if closing and opening.language in (PYTHON, "") and _LANGUAGE.match(text, end):
-        closed, end = False, until  # the fence opens the next block: that of this one is missing
+        closed, end = False, until  # the fence opens the next block, so this block is not closed
     elif closing and (blank := _BLANK.match(text, end)):
         end = min(blank.end() + 1, len(text))
     if opening.quoted:
@@ -160,7 +160,7 @@ def _block(text: str, opening: _Opening) -> Block:
 
 
 def _closing(text: str, opening: _Opening) -> re.Match[str] | None:
-    """The fence that ends a block: as long as the one that opened it, at the end of a line."""
+    """The fence that ends a block: at least as long as the opening fence, and at the end of a line."""
     runs = _RUN.finditer(text, opening.body)
     return next((run for run in runs if run[0].startswith(opening.fence) and _BLANK.match(text, run.end())), None)
 
@@ -170,7 +170,7 @@ def _closing_of_python(text: str, opening: _Opening) -> re.Match[str] | None:
     doubtful: re.Match[str] | None = None
     for token in _TOKEN.finditer(text, opening.body):
         if token["fence"]:
-            # Backticks are no Python. Tildes are: only at the end of a line they are none.
+            # Backticks are not valid Python. Tildes are operators, unless they end a line.
             ends = token["fence"].startswith(opening.fence) and (
                 opening.fence[0] == "`" or _BLANK.match(text, token.end())
             )
@@ -183,14 +183,14 @@ def _closing_of_python(text: str, opening: _Opening) -> re.Match[str] | None:
 
 
 def _dedented(content: str, indent: int) -> str:
-    """Content without the indentation that both its first line and its fence have."""
+    """Content without the indentation that its first line shares with its fence."""
     first = _INDENTED.search(content) if indent else None
     margin = min(indent, len(first[1])) if first else 0
     return re.sub(rf"^[ \t]{{1,{margin}}}", "", content, flags=re.MULTILINE) if margin else content
 
 
 def _without_prompts(content: str) -> str:
-    """The input of an interactive session that begins with a prompt; any other content as it is."""
+    """The inputs of an interactive session, if the content begins with a prompt; other content unchanged."""
     if not _PROMPT.match(content.lstrip("\n")):
         return content
     lines = (_PROMPTED.match(line) for line in content.split("\n"))

@@ -1,4 +1,4 @@
-r"""What the environment says: the prompt, the result of a program, and a hint where there was none."""
+r"""Texts of the environment: the prompt, the result of a program, and the hint after a reply without action."""
 
 from __future__ import annotations
 
@@ -25,27 +25,25 @@ _COMPACT = "{task}{history}"
 
 NOTHING_PRINTED = "(nothing was printed)"
 RESULT = "Code execution result: "
-VOID = (
+NO_ACTION = (
     "Your reply had neither a program nor an answer. Write a program in a fenced block of Python, or give the answer "
     "as \\boxed{answer}."
 )
 
 
 def template(name: TemplateName, *, stateful: bool) -> PromptTemplate:
-    """The prompt's template. Versions change with the texts."""
+    """The prompt template. A change of its text needs a new version."""
     if name == "compact":
         return PromptTemplate("compact", "1", _COMPACT)
     variant = "full-stateful" if stateful else "full"
     return PromptTemplate(variant, "1", _FULL.replace("{memory}", _REMEMBERS if stateful else _FORGETS))
 
 
-def result(execution: Execution, most: int) -> str:
-    """What a program printed, and the line that names its error, in at most `most` characters: of the output as much of
-    its beginning as there is room for.
-    """
-    error = execution.error_line[:most]
+def result(execution: Execution, max_chars: int) -> str:
+    """A program's output and error line in at most `max_chars` characters; the end of the output is cut off."""
+    error = execution.error_line[:max_chars]
     printed = execution.stdout.strip("\n")
-    room = most - (len(error) + 1 if error else 0)
+    room = max_chars - (len(error) + 1 if error else 0)
     if len(printed) > room:
         printed = printed[: max(0, room - 1)] + "…" if room > 0 else ""
     return "\n".join(part for part in (printed, error) if part) or NOTHING_PRINTED
@@ -55,8 +53,8 @@ _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 def canonical(execution: Execution) -> str:
-    """What was learnt from a program, written so that the same finding is the same text: white space does not count,
-    numbers are taken to ten digits, and of an error only its kind is kept.
+    """A program's result in canonical form, so that equal results are equal texts: white space is normalised, numbers
+    are rounded to ten digits, and only the type of an error is kept.
     """
     printed = _NUMBER.sub(lambda found: _ten_digits(found[0]), " ".join(execution.stdout.split()))
     if execution.ending == "ok":

@@ -1,10 +1,10 @@
-r"""What a reply says: a program to run, or an answer in \boxed{…}.
+r"""Parses replies: a program to run, or an answer in \boxed{…}.
 
     reply = read_reply("Let me compute it.\n```python\nprint(2**10)\n```")
     reply.code      # "print(2**10)\n"
     reply.answer    # None
 
-Everything here takes time linear in the text, whatever a model writes.
+All functions take time linear in the text, for any input.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from arlarena.environment.replies import after_thought
 from arlarena.environments.tir_math.episode.fences import fenced
 
-# A box and its brace, any other escape (so that \{ opens nothing), or a brace. A box without a brace holds what TeX
-# users mean by "\boxed 5": the next word, if it begins like a number or a command.
+# \boxed with its opening brace, another escape (so that \{ is no brace), or a brace. \boxed without a brace, as in
+# "\boxed 5", contains the next word, if it begins like a number or a command.
 _TOKEN = re.compile(
     r"\\(?:boxed|fbox)(?![A-Za-z])\s*"
     r"(?:(?P<open>\{)|(?P<bare>[-+]?[0-9.][^\s${}]*|[-+]?\\[A-Za-z]+(?:\{[^{}]*\})*))?"
@@ -27,15 +27,15 @@ _TOKEN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class MathReply:
-    r"""A reply that was read.
+    r"""A parsed reply.
 
     Attributes:
-        code: content of the first block of Python.
-        closed: whether its fence was; True where there is no block.
-        answer: the last \boxed before that block, or anywhere where there is none.
-        no_action: neither code nor answer.
-        format_valid: either a program, in one closed block that ends the reply, its fences on lines of their own, or an
-            answer, and not both.
+        code: content of the first Python block.
+        closed: whether the block has a closing fence; True without a block.
+        answer: the last \boxed before that block, or in the reply if there is no block.
+        no_action: whether there is neither code nor an answer.
+        format_valid: whether there is either a program or an answer, not both. The program must be in one closed block
+            that ends the reply, with its fences on separate lines.
     """
 
     code: str | None
@@ -46,39 +46,39 @@ class MathReply:
 
 
 def boxed(text: str) -> str | None:
-    r"""The content of the last \boxed{…} or \fbox{…} that is closed and not empty, braces in it balanced.
+    r"""The content of the last \boxed{…} or \fbox{…} that is closed and not empty, with balanced braces.
 
     >>> boxed(r"so \boxed{\frac{1}{2}}.")
     '\\frac{1}{2}'
     """
-    last, found = -1, ""
-    braces: list[tuple[int, int] | None] = []  # of each open brace: where its box and its content begin
+    last, content = -1, ""
+    braces: list[tuple[int, int] | None] = []  # for each open brace: start of its box and of its content, if it has one
     for token in _TOKEN.finditer(text):
         if token["open"]:
             braces.append((token.start(), token.end()))
         elif token["bare"] and token.start() > last:
-            last, found = token.start(), token["bare"].rstrip(".,;:")
+            last, content = token.start(), token["bare"].rstrip(".,;:")
         elif token[0] == "{":
             braces.append(None)
         elif token[0] == "}" and braces:
             box = braces.pop()
             if box and box[0] > last and not text[box[1] : token.start()].isspace() and box[1] < token.start():
-                last, found = box[0], text[box[1] : token.start()]
-    return found.strip() or None
+                last, content = box[0], text[box[1] : token.start()]
+    return content.strip() or None
 
 
 def read_reply(text: str) -> MathReply:
-    """What a reply says after its thought: nothing where that is not closed."""
-    said = after_thought(text)
-    if said is None:
+    """Parse a reply's text after the thought. An unclosed thought has no action."""
+    rest = after_thought(text)
+    if rest is None:
         return MathReply(None, True, None, True, False)
-    said = said.replace("\r\n", "\n").replace("\r", "\n")
+    rest = rest.replace("\r\n", "\n").replace("\r", "\n")
     programs = 0
-    for block in fenced(said):
+    for block in fenced(rest):
         if block.is_code:
-            answer = boxed(said[: block.start])
-            alone = block.closed and block.on_lines and answer is None and not said[block.end :].strip()
+            answer = boxed(rest[: block.start])
+            alone = block.closed and block.on_lines and answer is None and not rest[block.end :].strip()
             return MathReply(block.content, block.closed, answer, False, alone)
-        programs += block.names_code and block.on_lines  # ```python``` within a line mentions a fence
-    answer = boxed(said)
+        programs += block.names_code and block.on_lines  # ```python``` within a line only mentions a fence
+    answer = boxed(rest)
     return MathReply(None, True, answer, answer is None, answer is not None and not programs)

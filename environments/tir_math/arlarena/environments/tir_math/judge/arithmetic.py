@@ -1,4 +1,4 @@
-"""Sums and products of integers, parsed by Python and computed here: nothing is evaluated as a program."""
+"""Evaluates arithmetic on integers: Python's parser builds the tree, and no code is executed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import re
 from fractions import Fraction
 
 MAX_LENGTH = 300
-_REFUSED = re.compile(r"[^0-9+\-*/()\s]|\d\s+\d|\*\s*\*|/\s*/|[\d]{13}")  # a number has 12 digits at most
+_REFUSED = re.compile(r"[^0-9+\-*/()\s]|\d\s+\d|\*\s*\*|/\s*/|[\d]{13}")  # numbers have at most 12 digits
 _OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
 
 class NoArithmetic(ValueError):
-    """A text that is no arithmetic expression."""
+    """The text is not an arithmetic expression."""
 
 
 def evaluate(text: str) -> tuple[Fraction, list[int]]:
@@ -23,7 +23,7 @@ def evaluate(text: str) -> tuple[Fraction, list[int]]:
     (Fraction(14, 1), [3, 4, 2])
 
     Raises:
-        NoArithmetic: it is none, or divides by zero.
+        NoArithmetic: the text is no such expression, or divides by zero.
     """
     if len(text) > MAX_LENGTH or _REFUSED.search(text):
         raise NoArithmetic("other characters than those of arithmetic, or a number too long")
@@ -45,6 +45,6 @@ def _value(node: ast.expr, numbers: list[int]) -> Fraction:
             return -value if isinstance(node.op, ast.USub) else value
         case ast.BinOp(left=left, right=right):
             first, second = _value(left, numbers), _value(right, numbers)
-            found: Fraction = _OPERATORS[type(node.op)](first, second)
-            return found
+            result: Fraction = _OPERATORS[type(node.op)](first, second)
+            return result
     raise NoArithmetic(f"{type(node).__name__} in the place of a number")

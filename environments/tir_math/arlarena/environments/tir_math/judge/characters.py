@@ -1,12 +1,12 @@
-r"""The characters of Unicode that write mathematics, as LaTeX.
+r"""Converts Unicode characters of mathematics to LaTeX.
 
     plain("3√10 · x₁⁻²")          # "3\sqrt{10} * x_{1}^{-2}"
 
-Unicode's own decompositions (NFKC) lose what a character means: `10²` would become 102, `2½` would become 21/2, `√12`
-would stay a sign before a 1. So each kind of decomposition has a rule of its own here.
+Unicode's decompositions (NFKC) lose the meaning: `10²` would become 102, `2½` would become 21/2, and in `√12` the root
+would cover only the 1. So each kind of decomposition has its own rule here.
 """
 
-# ruff: noqa: RUF001 - signs that look like others are what this is about.
+# ruff: noqa: RUF001 - look-alike characters are intended.
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _SIGNS = {
 _TRANSLATION = str.maketrans({sign: latex for signs, latex in _SIGNS.items() for sign in signs})
 _SCRIPTS = {"<super>": "^", "<sub>": "_"}
 _SPELLED_OUT = {"<font>", "<wide>", "<narrow>", "<noBreak>", "<compat>", "<circle>", "<square>", "<small>"}
-_STACKED = re.compile(r"\^\{(\d+)\}/_\{(\d+)\}")  # the fraction that superscripts, a slash and subscripts make
-# What a sign of a root covers: what is in brackets, a number with its decimals, a letter, or a command.
+_STACKED = re.compile(r"\^\{(\d+)\}/_\{(\d+)\}")  # a fraction of superscripts, a slash and subscripts
+# The operand of a root sign: brackets, a number with decimals, a letter, or a command.
 _COVERED = (
     r"\s*((?=\()|\{[^{}]*\}|\d+(?:,\d{3})*(?:\.\d+)?|\\[A-Za-z]+(?:\[\d\])?(?:\{[^{}]*\})*(?![A-Za-z{])|[A-Za-z])"
 )
@@ -34,43 +34,43 @@ _ROOT = re.compile(r"(?:\^\{(\d)\})?([√∛∜])" + _COVERED)
 _INDEX = {"√": "", "∛": "[3]", "∜": "[4]"}
 
 
-def plain(text: str) -> str:
-    """The text with signs of mathematics as LaTeX; other characters stay."""
+def to_latex(text: str) -> str:
+    """The text with mathematical characters as LaTeX; other characters stay."""
     if text.isascii():
         return text.replace('"', "")
     text = re.sub(r"(?:\d\u0305)+", lambda found: f"\\overline{{{found[0][::2]}}}", text).translate(_TRANSLATION)
-    spelled = [_spelled(character) for character in text]
-    runs = ((mark, "".join(body for _, body in run)) for mark, run in groupby(spelled, key=lambda part: part[0]))
+    converted = [_converted(character) for character in text]
+    runs = ((mark, "".join(body for _, body in run)) for mark, run in groupby(converted, key=lambda part: part[0]))
     text = _STACKED.sub(r"\\frac{\1}{\2}", "".join(f"{mark}{{{body}}}" if mark else body for mark, body in runs))
     text = re.sub(r"(?<=[√∛∜])\s*\\overline(?=\{)", "", text)
     before = ""
-    while before != text:  # roots in roots, the innermost first
+    while before != text:  # nested roots, the innermost first
         before, text = text, _ROOT.sub(_rooted, text)
     return text
 
 
 def _rooted(found: re.Match[str]) -> str:
     index, sign, covered = found[1], found[2], found[3]
-    if covered:  # else it is in parentheses, which are read later
+    if covered:  # else parentheses, which are read later
         covered = f"{{{covered.strip('{}') if covered[0] == '{' else covered}}}"
     if index and sign == "√" and not found.string[: found.start()].rstrip()[-1:].isalnum():  # ³√8, not x²√3
         return f"\\sqrt[{index}]{covered}"
     return (f"^{{{index}}}" if index else "") + f"\\sqrt{_INDEX[sign]}{covered}"
 
 
-def _spelled(character: str) -> tuple[str, str]:
-    """The script that a character stands in (`^`, `_` or none), and its LaTeX."""
+def _converted(character: str) -> tuple[str, str]:
+    """A character's script (`^`, `_` or ""), and its LaTeX."""
     if character.isascii():
         return "", character
     kind, *codes = unicodedata.decomposition(character).split() or [""]
     body = "".join(chr(int(code, 16)) for code in codes)
     if kind in _SCRIPTS:
-        return _SCRIPTS[kind], "".join(_spelled(part)[1] for part in body.translate(_TRANSLATION))
+        return _SCRIPTS[kind], "".join(_converted(part)[1] for part in body.translate(_TRANSLATION))
     if kind == "<fraction>":
         top, _, bottom = body.partition("\N{FRACTION SLASH}")
         return "", f"\\frac{{{top}}}{{{bottom or '1'}}}"
     if kind in _SPELLED_OUT and not any(map(unicodedata.combining, body)):
-        return "", plain(body)
+        return "", to_latex(body)
     name = unicodedata.name(character, "").split()
     if name[:1] == ["GREEK"] and name[2:3] == ["LETTER"] and len(name) == 4:
         return "", f"\\{name[3].lower() if name[1] == 'SMALL' else name[3].capitalize()} "

@@ -1,6 +1,4 @@
-r"""Whether an answer is right, decided in a process of its own with a deadline: answers are written by models, and
-reading LaTeX can take forever.
-"""
+r"""Judges answers in a separate process with limits, because answers are untrusted and parsing LaTeX may never end."""
 
 from __future__ import annotations
 
@@ -14,9 +12,9 @@ from arlarena.sandbox.execution import SandboxError, SandboxUnavailable
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings
 
 WORK = "arlarena.environments.tir_math.judge.judge_worker"
-REMEMBERED = 16_384
+CACHE_SIZE = 16_384  # verdicts
 RIGHT = "right"
-KNOWN: dict[tuple[Form, str, str], bool] = {
+SELF_TEST: dict[tuple[Form, str, str], bool] = {
     ("math", r"\frac{1}{2}", "0.5"): True,
     ("math", "x^2+2x+1", "(x+1)^2"): True,
     ("math", r"\sqrt{8}", r"2\sqrt{3}"): False,
@@ -25,64 +23,66 @@ KNOWN: dict[tuple[Form, str, str], bool] = {
 
 
 class Judge(Protocol):
-    """Decides. Safe to call from many threads."""
+    """Judges answers. Thread-safe."""
 
     def is_right(self, gold: str, answer: str, form: Form) -> bool:
-        """Whether `answer` is the answer `gold`, in the form that the problem asks for (see `scoring`).
+        """Whether `answer` equals `gold`, in the form that the problem requires (see `scoring`).
 
         Raises:
-            SandboxError: it could not be decided for a reason that is not the answer's.
+            SandboxError: judging failed for a reason other than the answer.
         """
         ...
 
 
 class ForkJudge:
-    """Each question in a fork of a zygote that has loaded math-verify, locked down like a program. Verdicts are kept:
-    a group's members often give the same answer.
+    """Judges each answer in a locked-down fork of a zygote that has loaded math-verify. Verdicts are cached, since the
+    episodes of a group often give the same answer.
     """
 
     def __init__(self, settings: ForkSettings) -> None:
-        """Start the zygote, and ask it what is known: a library that fails under lock and key would call all wrong.
+        """Start the zygote and test it: a library that fails in the sandbox would make every answer wrong.
 
         Raises:
-            SandboxUnavailable: it does not judge rightly here; or as in `ForkSandbox`.
+            SandboxUnavailable: the test failed; or as in `ForkSandbox`.
             SandboxError: see `ForkSandbox`.
         """
         self._sandbox = ForkSandbox(settings, WORK)
-        self._kept: OrderedDict[tuple[str, str, str], bool] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, str, str], bool] = OrderedDict()
         self._lock = threading.Lock()
-        for (form, gold, answer), expected in KNOWN.items():
+        for (form, gold, answer), expected in SELF_TEST.items():
             if self.is_right(gold, answer, form) != expected:
                 self.close()
-                raise SandboxUnavailable(f"answers cannot be judged in the sandbox: {answer} for {gold} went wrong")
+                raise SandboxUnavailable(
+                    f"answers cannot be judged in the sandbox: wrong verdict on {answer} for {gold}"
+                )
 
     def is_right(self, gold: str, answer: str, form: Form) -> bool:
-        """See `Judge`. What takes too much computing to be read is wrong."""
+        """See `Judge`. An answer that exceeds the CPU limit is wrong."""
         if gold.strip() == answer.strip():
             return True
         key = form, gold, answer
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        verdict = self._asked(json.dumps(key).encode("utf-8", "surrogatepass"))
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                return self._cache[key]
+        verdict = self._judge(json.dumps(key).encode("utf-8", "surrogatepass"))
         with self._lock:
-            self._kept[key] = verdict
-            while len(self._kept) > REMEMBERED:
-                self._kept.popitem(last=False)
+            self._cache[key] = verdict
+            while len(self._cache) > CACHE_SIZE:
+                self._cache.popitem(last=False)
         return verdict
 
     def close(self) -> None:
-        """End the zygote."""
+        """Stop the zygote."""
         self._sandbox.close()
 
-    def _asked(self, payload: bytes) -> bool:
-        """The verdict of a fork. One that was stopped is the answer's fault only if that made it compute for too long,
-        or crash: a busy machine, or one without memory, makes no answer wrong.
+    def _judge(self, payload: bytes) -> bool:
+        """The verdict of a fork. If the fork was stopped, the answer is wrong only if it exceeded the CPU limit or
+        crashed the fork. A busy machine or lack of memory makes no answer wrong.
         """
-        execution = self._sandbox.carry_out(payload)
+        execution = self._sandbox.run_payload(payload)
         if execution.ending == "ok":
             return execution.stdout == RIGHT
-        if execution.computed_too_long or execution.ending == "killed":
+        if execution.hit_cpu_limit or execution.ending == "killed":
             return False
         raise SandboxError(f"an answer could not be judged: {execution.error_line or execution.ending}")

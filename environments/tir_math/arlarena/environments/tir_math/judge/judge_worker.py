@@ -1,4 +1,4 @@
-"""What a fork of the judge's zygote does: read one answer and say whether it is right."""
+"""The work of the judge's forks: judge one answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from arlarena.environments.tir_math.judge.scoring import verdict
 from arlarena.sandbox import libraries
 
 PACKAGES = ("antlr4", "latex2sympy2_extended", "math_verify")
-# Questions whose answers have been read once: grammars, caches and lazy imports are then there for all.
+# Pairs judged before the first fork, to load grammars, caches and lazy imports.
 WARM = (
     (r"\frac{\sqrt{3}}{2}", r"\sqrt{3}/2"),
     (r"x^2+2x+1", "(x+1)^2"),
@@ -41,7 +41,7 @@ def load() -> tuple[Callable[[bytes], int], list[Path]]:
 
 
 def run(payload: bytes) -> int:
-    """Judge the JSON list of a form, the gold answer and the one given."""
+    """Judge a JSON list of form, gold answer and given answer."""
     form, gold, answer = json.loads(payload)
     os.write(1, RIGHT.encode() if verdict(form, gold, answer) else b"wrong")
     return 0

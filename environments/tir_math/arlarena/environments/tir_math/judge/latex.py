@@ -1,10 +1,10 @@
-r"""One way of writing where LaTeX, plain text and Python have several, so that what means the same looks the same.
+r"""Normalises LaTeX, plain text and Python, so that equal meanings get equal texts.
 
-    tidy(r"$\left(\dfrac12, \; 3\right)$")    # "(\frac{1}{2},3)"
-    tidy("sqrt(2)/2 + x**2")                  # "\sqrt{2}/2+x^{2}"
+    normalize(r"$\left(\dfrac12, \; 3\right)$")    # "(\frac{1}{2},3)"
+    normalize("sqrt(2)/2 + x**2")                  # "\sqrt{2}/2+x^{2}"
 
-In the result products are `*`, degrees `°`, percent `%`, text `\text{…}`, other spaces are gone. Texts are short here
-(see `judging.LIMIT`), so nothing below minds repetition.
+In the result, products are `*`, degrees `°`, percent `%` and words `\text{…}`; other spaces are removed. Texts are
+short (see `equivalence.LIMIT`), so quadratic time is acceptable.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import re
 from collections.abc import Callable
 
 from arlarena.environments.tir_math.episode.replies import boxed
-from arlarena.environments.tir_math.judge.characters import plain
+from arlarena.environments.tir_math.judge.characters import to_latex
 from arlarena.environments.tir_math.judge.parser_guard import FUNCTIONS
 
 _FUNCTIONS = "|".join(sorted(FUNCTIONS))
 _GREEK = "alpha|beta|theta|phi|omega|lambda|pi|infty"
-# Commands that are written otherwise here, whole names.
+# Replacements of commands, by full name.
 _COMMANDS = {
     name: replacement
     for names, replacement in {
@@ -34,11 +34,11 @@ _COMMANDS = {
 _GREEK = "alpha|beta|theta|phi|omega|lambda|pi|infty"
 _FONTS = "(?:text|math)(?:normal|bf|it|rm|sf|tt)|[mh]box|boldsymbol|operatorname|bm|rm|bf"
 
-# Digits in groups of three, before or behind the point.
+# Digits in groups of three, before or after the point.
 _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?!\d| ?/|,\d{3}(?!\d))|\.\d{3}(?: \d{3})*(?: \d{1,3})(?![\d/])")
-_GAP = "\ue000"  # a private character: a space that stays
+_GAP = "\ue000"  # a private-use character that marks a space to keep
 
-# Each (pattern, replacement) in turn. `(?![A-Za-z])` ends a command's name; `(?<!\\)` spares the row ends of a matrix.
+# (pattern, replacement), applied in order. `(?![A-Za-z])` ends a command's name; `(?<!\\)` skips matrix row ends.
 _RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -76,28 +76,28 @@ _RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
         (r"(?<![A-Za-z])(?:Immutable)?(?:Dense)?Matrix\(\s*(\[\[.*\]\])\s*\)", r"\1"),
     )
 )
-# `\log` without a base is decimal in LaTeX here, and `log` is natural in Python.
+# `\log` without a base is decimal in LaTeX; `log` is natural in Python.
 _PLAIN_LOG = re.compile(r"(?<![\\A-Za-z])log(?=\s*\()")
 _INDIAN = re.compile(r"[^\d([{]*\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d+)?\D*")
 
 
 class Malformed(ValueError):
-    """A text that is no LaTeX."""
+    """The text is not valid LaTeX."""
 
 
 def readings(text: str) -> tuple[str, ...]:
-    """The meanings of a text: two where `log(` may be Python, or digits may be grouped as in India."""
+    """The possible meanings of a text: two if `log(` may be Python, or digits may be grouped as in India."""
     other = text.replace(",", "") if _INDIAN.fullmatch(text) else _PLAIN_LOG.sub("ln", text)
     return (text,) if other == text else (other, text)
 
 
-def tidy(text: str) -> str:
-    """The text in one way of writing.
+def normalize(text: str) -> str:
+    """The normalised text.
 
     Raises:
         Malformed: its braces do not match.
     """
-    text = plain(_bare(text))
+    text = to_latex(_bare(text))
     if not _braces_match(text):
         raise Malformed(text)
     for pattern, replacement in _RULES:
@@ -109,12 +109,12 @@ def tidy(text: str) -> str:
     if text.strip()[:1] == "{" and closing(text.strip(), 0) == len(text.strip()) - 1:  # a set in Python
         text = f"\\{{{text.strip()[1:-1]}\\}}"
     text = _GROUPED.sub(lambda found: found[0].replace(" ", ""), text)
-    text = re.sub(r"(?<=\d),\s+(?=\d{3}(?!\d))", ";", text)  # "15, 600" are two numbers, "15,600" is one
+    text = re.sub(r"(?<=\d),\s+(?=\d{3}(?!\d))", ";", text)  # "15, 600" is two numbers, "15,600" is one
     return re.sub(r"([,;])(?:\s*,)+", r"\1", _without_spaces(text))
 
 
 def _bare(text: str) -> str:
-    """The text without what it is dressed in: boxes, dollars, emphasis, a full stop."""
+    """The text without surrounding boxes, dollar signs, emphasis and a full stop."""
     if "\\boxed" in text or "\\fbox" in text:
         text = boxed(text) or text
     before = ""
@@ -137,7 +137,7 @@ def _braces_match(text: str) -> bool:
 
 
 def closing(text: str, start: int) -> int:
-    """Where the bracket at `start` is closed, of whatever kind; -1 if nowhere.
+    """The position at which the bracket at `start`, of any kind, is closed; -1 if it is not closed.
 
     >>> closing("(0,1]+2", 0)
     4
@@ -173,8 +173,8 @@ def _arguments(text: str, command: str, count: int) -> str:
 
 
 def _argument(text: str, position: int, number: str) -> tuple[str, int]:
-    r"""The argument of a command that begins at `position`, and where it ends. A lonely command has an empty one.
-    In TeX it is one digit; `number` matches those that are written with more: \sqrt12 is meant to be that of 12.
+    r"""The argument of a command at `position`, and its end. A missing argument is empty. In TeX, an argument without
+    braces is one digit; `number` matches longer numbers where models mean them: \sqrt12 is the root of 12.
     """
     while position < len(text) and text[position].isspace():
         position += 1
@@ -189,7 +189,7 @@ _SCRIPT = re.compile(r"([\^_])\s*([-+]?\d+(?:\.\d+)?|\\frac\{[^{}]*\}\{[^{}]*\}|
 
 
 def _scripts(text: str) -> str:
-    """`x^10` as `x^{10}`: exponents and indices in braces. Of letters the first alone is meant, as in TeX."""
+    """`x^10` as `x^{10}`: exponents and indices in braces. Of several letters only the first is taken, as in TeX."""
 
     def braced(found: re.Match[str]) -> str:
         sign, body = found[1], found[2]
@@ -202,7 +202,7 @@ def _scripts(text: str) -> str:
 
 
 def _without_spaces(text: str) -> str:
-    r"""No spaces but inside \text{…}, after a command that a letter follows, and between digits."""
+    r"""Remove spaces except inside \text{…}, between a command and a letter, and between digits."""
     parts = re.split(r"(\\text\{[^{}]*\})", text)
     for number in range(0, len(parts), 2):
         part = re.sub(r"(?<=\d)\s+(?=\d)|(?<=[a-zA-Z])\s+(?=[a-zA-Z])|(?<=\d)\s+(?=[a-zA-Z]{2})", _GAP, parts[number])
@@ -210,11 +210,11 @@ def _without_spaces(text: str) -> str:
     return "".join(parts)
 
 
-def squashed(text: str) -> str:
-    """A tidy text without what does not matter to its meaning: spaces but between digits, some signs of products."""
+def compact(text: str) -> str:
+    """A normalised text without spaces, except between digits."""
     return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
 
 
-def unwrapped(text: str) -> str:
-    r"""The text with what is in its \text{…}."""
+def unwrap_text(text: str) -> str:
+    r"""The text with each \text{…} replaced by its content."""
     return re.sub(r"\\text\{([^{}]*)\}", r"\1", text).strip()

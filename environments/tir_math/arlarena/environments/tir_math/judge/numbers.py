@@ -1,4 +1,4 @@
-"""Numbers that are written out: integers, decimals, fractions, mixed numbers, scientific notation."""
+"""Parses numbers: integers, decimals, fractions, mixed numbers, scientific notation."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 MAX_EXPONENT = 400  # of ten; doubles end at 308
-# What floating-point arithmetic leaves of a number: 1e-9 of it, printed with no fewer than 14 digits.
+# Floating-point noise: a relative error of 1e-9 in a number printed with at least 14 digits.
 NOISE, NOISY_DIGITS = Fraction(1, 10**9), 14
-# A decimal stands for a number without a finite one if it is right to 6 places (as in math-verify), which are 6 digits.
+# A decimal matches a number without finite decimal form if it is right to 6 places (as in math-verify) and 6 digits.
 PLACES, DIGITS = Fraction(5, 10**7), Fraction(2, 10**6)
 
 _DIGITS = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+|\d+\.?|\.\d+"
@@ -25,8 +25,8 @@ class Number:
     """A number and how it was written.
 
     Attributes:
-        value: what it is, exactly.
-        digits: how many, if it is written with a decimal point; 0 for an integer or a fraction.
+        value: its exact value.
+        digits: number of digits, if it has a decimal point; 0 for an integer or a fraction.
     """
 
     value: Fraction
@@ -34,13 +34,13 @@ class Number:
 
     @property
     def finite(self) -> bool:
-        """Whether it can be written as a decimal."""
+        """Whether it has a finite decimal form."""
         rest = self.value.denominator
         return pow(10, rest.bit_length(), rest) == 0
 
 
 def read_number(text: str) -> Number | None:
-    r"""The number that a tidy text is, or None.
+    r"""Parse a normalised text as a number, or return None.
 
     >>> read_number(r"-3\frac{1}{2}")
     Number(value=Fraction(-7, 2), digits=0)
@@ -57,14 +57,14 @@ def read_number(text: str) -> Number | None:
 
 
 def value_of(text: str) -> Fraction:
-    """The value of a tidy text.
+    """The value of a normalised text.
 
     Raises:
-        ValueError: it is no number.
+        ValueError: the text is not a number.
     """
     if number := read_number(text):
         return number.value
-    raise ValueError(f"no number: {text}")
+    raise ValueError(f"not a number: {text}")
 
 
 def _unsigned(text: str) -> Number | None:
@@ -96,22 +96,22 @@ def _decimal(text: str) -> Fraction:
     return Fraction(int((whole + part) or "0"), 10 ** len(part))
 
 
-def same_number(one: Number, other: Number) -> bool:
-    """Whether two numbers are the same, or one is a decimal that stands for the other."""
-    if one.value == other.value:
+def same_number(first: Number, second: Number) -> bool:
+    """Whether two numbers are equal, or one is a decimal that approximates the other."""
+    if first.value == second.value:
         return True
-    if not (one.digits or other.digits):
+    if not (first.digits or second.digits):
         return False
-    if one.finite and other.finite:
-        return max(one.digits, other.digits) >= NOISY_DIGITS and _near(one.value, other.value, NOISE)
-    return stands_for(one.value, other.value)
+    if first.finite and second.finite:
+        return max(first.digits, second.digits) >= NOISY_DIGITS and _near(first.value, second.value, NOISE)
+    return approximates(first.value, second.value)
 
 
-def stands_for(one: Fraction, other: Fraction) -> bool:
-    """Whether a decimal is near enough to a number that has no finite one."""
-    distance = abs(one - other)
-    return (distance <= PLACES and _near(one, other, DIGITS)) or _near(one, other, NOISE / 1000)
+def approximates(first: Fraction, second: Fraction) -> bool:
+    """Whether a decimal is close enough to a number without finite decimal form."""
+    distance = abs(first - second)
+    return (distance <= PLACES and _near(first, second, DIGITS)) or _near(first, second, NOISE / 1000)
 
 
-def _near(one: Fraction, other: Fraction, share: Fraction) -> bool:
-    return abs(one - other) <= share * max(abs(one), abs(other))
+def _near(first: Fraction, second: Fraction, share: Fraction) -> bool:
+    return abs(first - second) <= share * max(abs(first), abs(second))

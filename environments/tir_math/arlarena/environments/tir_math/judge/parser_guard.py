@@ -1,20 +1,19 @@
-r"""What may be given to a mathematics library, of texts that a model wrote.
+r"""Decides which texts of a model may be passed to a mathematics library.
 
-Three ways lead from an answer to `eval` or `exec` in what math-verify 0.9.0 builds on:
+In the libraries below math-verify 0.9.0, an answer can reach `eval` or `exec` in three ways:
 
-- `math_verify.parser.extract_expr` gives plain expressions to `sympy.parse_expr`, which evaluates them as Python. We
-  ask for LaTeX alone, which has a parser of its own.
-- \sum_{n=0}^{\infty}\frac{\text{<Python>}^{n}}{n!}+1 becomes a sum with a symbol that is called <Python>. To compare
-  it with \sqrt{3}/4 is to evaluate it numerically, for which `sympy.core.evalf.hypsum` calls `lambdify`, which prints
-  the symbol's name into a source text, and executes that. What can be said without capitals and parentheses is enough
-  to write files, or to start programs.
-- `latex2sympy` reads a number by `sympy.Number(text)`, which evaluates it as Python. Its lexer lets only digits and a
-  point that far.
+- `math_verify.parser.extract_expr` passes plain expressions to `sympy.parse_expr`, which evaluates them as Python. Here
+  only LaTeX is enabled, which has a separate parser.
+- \sum_{n=0}^{\infty}\frac{\text{<Python>}^{n}}{n!}+1 becomes a sum with a symbol named <Python>. A comparison with
+  \sqrt{3}/4 evaluates it numerically: `sympy.core.evalf.hypsum` calls `lambdify`, which prints the symbol's name into
+  source code and executes it. Python without capitals and parentheses suffices to write files or start programs.
+- `latex2sympy` reads a number by `sympy.Number(text)`, which evaluates it as Python. Its lexer passes only digits and a
+  point to it.
 
-So an answer that is to be parsed consists of the characters and commands below, which make no sums, limits, integrals,
-texts or operators; and what was parsed consists of the nodes below, and of symbols that are letters. What is refused
-may still be equal as text. Numbers that would take long to compute are refused too: `size` bounds them before anything
-is evaluated, and the parser does not evaluate.
+So a text is parsed only if it consists of the characters and commands below, which cannot form sums, limits, integrals,
+texts or operators. A parsed expression may contain only the nodes below, and symbols that are letters. A refused answer
+can still equal the gold text. Numbers that would take long to compute are refused too: `size` bounds them before any
+evaluation, and the parser does not evaluate.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ from typing import Any
 import sympy
 from sympy.core.function import AppliedUndef
 
-MAX_LENGTH = 400  # the longest of 8,583 answers of MATH and AIME has 159; the parser takes 0.2 s for this
+MAX_LENGTH = 400  # the longest of 8,583 answers of MATH and AIME has 159; parsing 400 takes 0.2 s
 MAX_DIGITS = 300  # of one number
-MAX_DEPTH = 12  # of brackets: the parser's time grows with it
-# The parser takes a second for so many; it takes twice as much for some more, as it tries what belongs to what.
+MAX_DEPTH = 12  # of brackets; the parser's time grows with it
+# The parser takes a second for this many. Its backtracking doubles the time with every few more.
 MAX_BARS, MAX_FUNCTIONS, MAX_FACTORIALS = 8, 6, 8
-MAX_BITS = 50_000  # of a number on the way; 2004!, an answer of MATH, has 19,090
-MAX_ANGLE_BITS = 2_000  # of the argument of a sine, which takes as many digits of pi
+MAX_BITS = 50_000  # of intermediate numbers; 2004!, an answer of MATH, has 19,090
+MAX_ANGLE_BITS = 2_000  # of the argument of a sine, which needs as many digits of pi
 
 FUNCTIONS = {
     "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "arcsec", "arccsc",
@@ -44,7 +43,7 @@ COMMANDS = FUNCTIONS | {
 }  # fmt: skip
 _CHARACTERS = re.compile(r"[0-9A-Za-z+\-*/^_(){}\[\]|!. \\]*")
 _COMMAND = re.compile(r"\\([A-Za-z]*)")
-# Two numbers side by side are a sum to the parser, `2E9` is a power of ten, `|_` and `|^` insert, `_` names.
+# The parser reads two adjacent numbers as a sum and `2E9` as a power of ten; `|_`, `|^` and `_` have special meanings.
 _REFUSED = re.compile(rf"\d \d|\d\s*E|\|\s*[_^]|_(?!\{{\d{{1,4}}\}}|\{{[A-Za-z]\}})|!!|\d{{{MAX_DIGITS}}}|__")
 _BINOMIAL = re.compile(r"\\binom(?!\{[\dA-Za-z+\-]{1,8}\}\{[\dA-Za-z+\-]{1,8}\})|\\binom\{[^}]*\d{5}")
 
@@ -58,21 +57,21 @@ _NAME = re.compile(r"[A-Za-z]{1,10}(_\{?[0-9A-Za-z]{1,4}\}?)?")
 
 
 class UnsafeExpression(ValueError):
-    """A text, or what was parsed of it, that is not evaluated."""
+    """The text or the parsed expression must not be evaluated."""
 
 
 def check_text(text: str) -> None:
-    """Let nothing through to the parser but short formulas.
+    """Allow only short formulas to reach the parser.
 
     Raises:
-        Refused: it is none.
+        UnsafeExpression: the text is not a short formula.
     """
     if len(text) > MAX_LENGTH or not _CHARACTERS.fullmatch(text):
-        raise UnsafeExpression("too long, or with other characters than formulas have")
+        raise UnsafeExpression("too long, or characters that formulas do not have")
     if unknown := {name for name in _COMMAND.findall(text) if name not in COMMANDS}:
         raise UnsafeExpression(f"commands: {', '.join(sorted(unknown))}")
-    if _REFUSED.search(text) or _BINOMIAL.search(text) or _counts(text):
-        raise UnsafeExpression("not written as formulas are")
+    if _REFUSED.search(text) or _BINOMIAL.search(text) or _too_many(text):
+        raise UnsafeExpression("syntax that formulas do not have")
     depth = deepest = 0
     for character in text:
         depth += (character in "([{") - (character in ")]}")
@@ -81,40 +80,40 @@ def check_text(text: str) -> None:
         raise UnsafeExpression("brackets that do not match, or too deep")
 
 
-def _counts(text: str) -> bool:
-    """Whether there is too much of what costs most."""
+def _too_many(text: str) -> bool:
+    """Whether there are too many bars, functions or factorials, which are slow to parse."""
     functions = sum(name in FUNCTIONS for name in _COMMAND.findall(text))
     factorials = text.count("!") + text.count("\\binom")
     return text.count("|") > MAX_BARS or functions > MAX_FUNCTIONS or factorials > MAX_FACTORIALS
 
 
 def check_tree(node: Any) -> None:
-    """Let nothing through to evaluation but known functions of numbers and letters, of a size that can be computed.
+    """Allow only known functions of numbers and letters to be evaluated, if they are small enough to compute.
 
     Raises:
-        Refused: it is something else, or too large.
+        UnsafeExpression: the expression has other nodes or is too large.
     """
     if not isinstance(node, sympy.Expr) or size(node) > MAX_BITS:
         raise UnsafeExpression("not an expression, or too large to compute")
 
 
 def size(node: sympy.Basic) -> float:
-    """A bound on the bits of every number that evaluating this exactly would meet.
+    """An upper bound of the bits of every number in an exact evaluation.
 
     Raises:
-        Refused: a node of an unknown kind, or a number beyond all bounds.
+        UnsafeExpression: a node has an unknown type, or a number is too large.
     """
     if isinstance(node, sympy.Symbol):
         if not _NAME.fullmatch(node.name):
-            raise UnsafeExpression("a symbol that is no letter")
-        return 3.0  # most are tried with values below 8
+            raise UnsafeExpression("a symbol that is not a letter")
+        return 3.0  # most points have values below 8
     if isinstance(node, _ATOMS):
         return float(max(abs(node.p).bit_length(), node.q.bit_length(), 1)) if isinstance(node, sympy.Rational) else 4.0
     parts = [size(part) for part in node.args]
-    found = _composed(node, parts)
-    if found > MAX_BITS:
+    bits = _composed(node, parts)
+    if bits > MAX_BITS:
         raise UnsafeExpression("a number too large to compute")
-    return found
+    return bits
 
 
 def _composed(node: sympy.Basic, parts: list[float]) -> float:
@@ -135,7 +134,7 @@ def _composed(node: sympy.Basic, parts: list[float]) -> float:
         return 64.0
     if isinstance(node, (*_ROUND, AppliedUndef)):
         return sum(parts)
-    raise UnsafeExpression(f"{type(node).__name__} is none of the known kinds")
+    raise UnsafeExpression(f"{type(node).__name__} is not an allowed type of node")
 
 
 def _power(node: sympy.Pow, base: float, exponent: float) -> float:
@@ -145,5 +144,5 @@ def _power(node: sympy.Pow, base: float, exponent: float) -> float:
 
 
 def _raised(base: float, exponent: float) -> float:
-    """Bits of a number of `base` bits to the power of one of `exponent` bits."""
+    """Bits of x**y for x of `base` bits and y of `exponent` bits."""
     return math.inf if exponent > 40 else base * 2.0**exponent

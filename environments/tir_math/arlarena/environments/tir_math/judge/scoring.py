@@ -1,10 +1,10 @@
-r"""What counts as right where a question asks for a form: a number worked out, prime factors, an expression.
+r"""Judges answers in the form that a question requires: a computed number, prime factors, an expression.
 
     verdict("factors", r"2 \times 2 \times 3", r"2^2 \cdot 3")     # True
-    verdict("number", "1024", "2^{10}")                           # False: the question is its own answer
+    verdict("number", "1024", "2^{10}")                           # False: not computed
 
-The generators' own `score_answer` is not used: that of `countdown` evaluates the answer as Python (`sympy.parse_expr`),
-others give parts of a reward to what is wrong, or none to what is right and written in LaTeX.
+The generators' `score_answer` is not used: that of `countdown` evaluates the answer as Python (`sympy.parse_expr`), and
+others give partial rewards to wrong answers or none to right answers in LaTeX.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Literal, get_args
 
 from arlarena.environments.tir_math.judge.arithmetic import NoArithmetic, evaluate
 from arlarena.environments.tir_math.judge.equivalence import LIMIT, judge
-from arlarena.environments.tir_math.judge.latex import Malformed, tidy
+from arlarena.environments.tir_math.judge.latex import Malformed, normalize
 from arlarena.environments.tir_math.judge.numbers import read_number, same_number, value_of
 from arlarena.environments.tir_math.judge.structures import read_shape, split
 from arlarena.environments.tir_math.judge.units import without_units
@@ -26,9 +26,9 @@ logger = logging.getLogger(__name__)
 
 Form = Literal["math", "number", "digits", "factors", "roots", "point", "radius", "angle", "expression"]
 
-# Roots are asked for to 4 places, half of the last of which people round up and the question rounds down.
+# Tolerances. Roots are required to 4 places; rounding up or down may differ by one unit of the last place.
 ROOTS = Fraction(101, 10**6)
-# Points and radii to 3 places, and angles, which the generator itself rounds to 2.
+# Points and radii are required to 3 places; the generator rounds angles to 2.
 PLACES, ANGLES = Fraction(501, 10**6), Fraction(501, 10**5)
 MAX_POWER = 64  # of one prime factor
 _NAME = re.compile(r"^(?:[A-Za-z](?:_\{\w+\})?|\\[a-z]+|\\text\{[^{}]*\})\s*(?:=|\\approx)\s*")
@@ -41,20 +41,20 @@ def verdict(form: Form, gold: str, answer: str) -> bool:
         return False
     try:
         return _FORMS[form](gold, answer)
-    except Exception:  # as in judging: the answer may be anything; a number of values that differs is a ValueError
+    except Exception:  # the answer is untrusted; a different number of values is a ValueError
         logger.debug("an answer that cannot be judged", exc_info=True)
         return False
 
 
 def _value(text: str) -> Fraction:
-    """The number that a text is, whatever it calls it."""
-    return value_of(without_units(_NAME.sub("", tidy(text)))[0].replace("°", ""))
+    """The number in a text, without its name and unit."""
+    return value_of(without_units(_NAME.sub("", normalize(text)))[0].replace("°", ""))
 
 
 def _number(gold: str, answer: str) -> bool:
-    """A number, worked out: neither a formula nor several numbers."""
-    meant, said = read_number(tidy(gold)), read_number(without_units(_NAME.sub("", tidy(answer)))[0])
-    return bool(meant and said and same_number(meant, said))
+    """A single computed number: not a formula, not several numbers."""
+    expected, given = read_number(normalize(gold)), read_number(without_units(_NAME.sub("", normalize(answer)))[0])
+    return bool(expected and given and same_number(expected, given))
 
 
 def _near(gold: str, answer: str, distance: Fraction) -> bool:
@@ -62,7 +62,7 @@ def _near(gold: str, answer: str, distance: Fraction) -> bool:
 
 
 def _digits(gold: str, answer: str) -> bool:
-    """Digits in some base, which may be named as in 0xff or ff_{16}."""
+    """Digits in a number base, which may be named as in 0xff or ff_{16}."""
     return _bare_digits(gold) == _bare_digits(answer)
 
 
@@ -78,10 +78,10 @@ def _factors(gold: str, answer: str) -> bool:
 
 
 def _read_factors(text: str) -> list[int]:
-    """The factors of a product, powers written out, in order."""
+    """The sorted factors of a product, with powers expanded."""
     text = text.rpartition("=")[2] if text.count("=") == 1 else text
     factors: list[int] = []
-    for part in split(tidy(re.sub(r"(?<=[\d\s}])[x\u00d7](?=[\d\s])", "*", text)), "*"):
+    for part in split(normalize(re.sub(r"(?<=[\d\s}])[x\u00d7](?=[\d\s])", "*", text)), "*"):
         found = re.fullmatch(r"(\d{1,30})(?:\^\{(\d{1,3})\})?", part)
         if not found or int(found[2] or 1) > MAX_POWER:
             raise Malformed(part)
@@ -91,27 +91,25 @@ def _read_factors(text: str) -> list[int]:
 
 def _roots(gold: str, answer: str) -> bool:
     """Several decimals in any order."""
-    said = sorted(_value(text) for text in read_shape(_NAME.sub("", tidy(answer))).items)
-    meant = sorted(Fraction(text.strip()) for text in gold.split(","))
-    return all(abs(one - other) <= ROOTS for one, other in zip(meant, said, strict=True))
+    given = sorted(_value(text) for text in read_shape(_NAME.sub("", normalize(answer))).items)
+    expected = sorted(Fraction(text.strip()) for text in gold.split(","))
+    return all(abs(a - b) <= ROOTS for a, b in zip(expected, given, strict=True))
 
 
 def _point(gold: str, answer: str) -> bool:
-    meant, said = read_shape(tidy(gold)), read_shape(_NAME.sub("", tidy(answer)))
-    return said.kind == "tuple" and all(
-        _near(one, other, PLACES) for one, other in zip(meant.items, said.items, strict=True)
-    )
+    expected, given = read_shape(normalize(gold)), read_shape(_NAME.sub("", normalize(answer)))
+    return given.kind == "tuple" and all(_near(a, b, PLACES) for a, b in zip(expected.items, given.items, strict=True))
 
 
 def _expression(gold: str, answer: str) -> bool:
     """An expression of the same numbers with the same value."""
-    meant, numbers = evaluate(gold)
-    text = re.sub(r"\\frac\{([^{}]*)\}\{([^{}]*)\}", r"((\1)/(\2))", tidy(answer))
+    expected, numbers = evaluate(gold)
+    text = re.sub(r"\\frac\{([^{}]*)\}\{([^{}]*)\}", r"((\1)/(\2))", normalize(answer))
     try:
         value, used = evaluate(text)
     except NoArithmetic:
         return False
-    return value == meant and sorted(used) == sorted(numbers)
+    return value == expected and sorted(used) == sorted(numbers)
 
 
 _FORMS: dict[Form, Callable[[str, str], bool]] = {

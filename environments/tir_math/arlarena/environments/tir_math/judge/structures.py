@@ -1,4 +1,4 @@
-r"""How an answer is built of parts: lists, tuples, intervals, sets, unions, matrices, chains of relations."""
+r"""Splits answers into parts: lists, tuples, intervals, sets, unions, matrices, chains of relations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 from arlarena.environments.tir_math.judge.latex import closing
 from arlarena.environments.tir_math.judge.numbers import read_number
 
-MAX_SIGNS = 3  # of \pm in one formula, each of which doubles it
+MAX_SIGNS = 3  # \pm in one formula; each doubles the number of values
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?!\d)[^,;]*")
 _MATRIX = re.compile(
     r"(?P<factor>[^(\[]*?)\*?[(\[]?\\begin\{(?P<kind>[pbB]?matrix|array)\}(?:\{[lcr|]*\})?"
@@ -31,9 +31,9 @@ class Shape:
     r"""A text and its parts.
 
     Attributes:
-        kind: an interval is what can only be one, as (1,2]; (1,2) and [1,2] are tuples. A matrix has rows as parts.
-        items: the texts of the parts; the text itself, if it has none
-        brackets: around them, as in "(]"
+        kind: `interval` only if unambiguous, as (1,2]; (1,2) and [1,2] are tuples. The items of a matrix are its rows.
+        items: the texts of the parts, or the text itself if it has no parts
+        brackets: the surrounding brackets, such as "(]"
     """
 
     kind: Kind
@@ -43,19 +43,19 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    r"""`a < b \le c`: its parts, and the signs between them. All inequalities point to the right."""
+    r"""`a < b \le c`: its parts, and the signs between them. Inequalities are turned to `<` and `\le`."""
 
     parts: tuple[str, ...]
     signs: tuple[str, ...]
 
     @property
     def is_equation(self) -> bool:
-        """Whether it says that its parts are the same, or about so."""
+        """Whether it states equality, exact or approximate."""
         return set(self.signs) <= {"=", "\\approx", "\\equiv"}
 
 
 def read_shape(text: str, thousands: bool = True) -> Shape:
-    """How a text is built; `thousands`: whether `15,600` is one value. Brackets round one value are dropped."""
+    """Split a text into parts. `thousands`: whether `15,600` is one value. Brackets around one value are dropped."""
     if len(values := read_list(text, thousands)) != 1:
         return Shape("list", tuple(values))
     text = values[0]
@@ -85,7 +85,7 @@ def _read_brackets(text: str) -> Shape:
 
 
 def split(text: str, separators: str) -> list[str]:
-    """The parts of a text between separators that are in no bracket, without empty ones."""
+    """Split a text at separators outside brackets; empty parts are dropped."""
     parts, depth, start = [], 0, 0
     for position, character in enumerate(text):
         depth += (character in "([{") - (character in ")]}")
@@ -97,14 +97,14 @@ def split(text: str, separators: str) -> list[str]:
 
 
 def read_list(text: str, thousands: bool = True) -> list[str]:
-    r"""The values that a text lists, `\pm` said as two. `thousands`: whether `15,600` is one."""
+    r"""The values of a list; `\pm` gives two values. `thousands`: whether `15,600` is one value."""
     if thousands and _THOUSANDS.fullmatch(text):
         return [text]
     return [value for part in split(text, ",;") for value in _with_signs(part)]
 
 
 def _with_signs(text: str) -> list[str]:
-    r"""`1\pm x` as `1+x` and `1-x`."""
+    r"""Expand `1\pm x` to `1+x` and `1-x`."""
     first, *others = re.split(r"\\(?:pm|mp)(?![A-Za-z])\s*", text)
     if not others or len(others) > MAX_SIGNS:
         return [text]
@@ -116,7 +116,7 @@ def _with_signs(text: str) -> list[str]:
 
 
 def read_relation(text: str) -> Relation | None:
-    """A text as a chain of relations outside of brackets, or None."""
+    """Parse a text as a chain of relations outside brackets, or return None."""
     parts, signs, depth, start, position = [], [], 0, 0, 0
     while position < len(text):
         depth += (text[position] in "([{") - (text[position] in ")]}")
@@ -136,7 +136,7 @@ def read_relation(text: str) -> Relation | None:
 
 
 def as_set(text: str) -> str:
-    r"""`x\in S` and `\{x|x>3\}` as the set that they mean, the real numbers as intervals; other texts as they are."""
+    r"""`x\in S` and `\{x|x>3\}` as the set that they describe, real numbers as intervals; other texts unchanged."""
     if found := _BUILDER.fullmatch(text) or _MEMBER.fullmatch(text):
         text = found["set"]
     if not (found := _REALS.fullmatch(text)):
@@ -147,7 +147,7 @@ def as_set(text: str) -> str:
 
 
 def as_interval(relation: Relation) -> str | None:
-    r"""An inequality of one letter as an interval: `1<x\le 2` as `(1,2]`, `x\ne 2` as a union; None for others."""
+    r"""An inequality of one letter as an interval: `1<x\le 2` as `(1,2]`, `x\ne 2` as a union; otherwise None."""
     parts, signs = relation.parts, relation.signs
     if signs == ("\\ne",):
         return f"(-\\infty,{parts[1]})\\cup({parts[1]},\\infty)"

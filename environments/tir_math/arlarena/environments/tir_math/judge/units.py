@@ -1,11 +1,11 @@
-"""What stands behind a number: units and other words. They are optional in an answer, but must not contradict."""
+"""Units and words after a number. They are optional in an answer, but must not contradict the gold answer."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-# Each unit as one word. Those that are not here contradict nothing.
+# Names of each unit. Unknown units contradict nothing.
 _UNITS = {
     "mm": "mm millimeter millimetre", "cm": "cm centimeter centimetre", "dm": "dm", "km": "km kilometer kilometre",
     "m": "m meter metre", "in": "in inch inches", "ft": "ft foot feet", "yd": "yd yard", "mi": "mi mile",
@@ -15,9 +15,9 @@ _UNITS = {
     "acre": "acre", "mph": "mph", "rad": "rad radian", "am": "am", "pm": "pm",
 }  # fmt: skip
 _KNOWN = {word: unit for unit, words in _UNITS.items() for word in words.split()}
-# Words that may stand behind a number in plain text, where letters may be variables as well.
+# Words that may follow a number in plain text, where single letters may be variables.
 _PLAIN = {word for word in _KNOWN if len(word) > 1} | {"units", "unit", "square", "sq", "cubic", "cu", "radians"}
-# Words that change the value in front of them: with one, a text is not that number.
+# Words that change the value before them: the text is then not that number.
 _CHANGES = re.compile(
     r"^\W*(?:text\W*)?(?:squared|cubed)\b|\b(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|twelve|twenty|dozen|"
     r"hundred|thousand|million|billion|trillion|hal(?:f|ve)|third|quarter|fourth|fifth|sixth|tenth|hundredth|thousandth|"
@@ -30,7 +30,7 @@ _WORDS = re.compile(r"(?P<rest>.*(?:[\d)}°]|\\pi))\s?(?P<words>[A-Za-z][A-Za-z.
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A known unit and its power, 1 if it says none: "cubic inches" is in, 3."""
+    """A known unit and its power, 1 by default: "cubic inches" is (in, 3)."""
 
     name: str
     power: int
@@ -40,7 +40,7 @@ RADIANS = Unit("rad", 1)
 
 
 def without_units(text: str) -> tuple[str, Unit | None]:
-    r"""A tidy text without the words behind it, if they do not change its value, and the unit that they name, if known.
+    r"""A normalised text without the words after it, unless they change its value; and their unit, if known.
 
     >>> without_units(r"12\text{ square inches}")
     ('12', Unit(name='in', power=2))

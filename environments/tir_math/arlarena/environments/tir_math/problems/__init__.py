@@ -1,1 +1,1 @@
-"""Where problems come from: generators, files, data sets."""
+"""Sources of problems: generators, files, data sets."""

@@ -1,4 +1,4 @@
-"""Programs that solve the problems of a family, from what its generator says of one: short, and printing the answer."""
+"""Short programs that solve and print the answer of a problem, built from the generator's metadata."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-Made = Mapping[str, Any]
+Meta = Mapping[str, Any]
 
 
-def count_primes(made: Made) -> str:
+def count_primes(meta: Meta) -> str:
     """A sieve."""
     return (
-        f"start, end = {made['start']}, {made['end']}\n"
+        f"start, end = {meta['start']}, {meta['end']}\n"
         "prime = [False, False] + [True] * (end - 1)\n"
         "for number in range(2, int(end**0.5) + 1):\n"
         "    if prime[number]:\n"
@@ -21,37 +21,37 @@ def count_primes(made: Made) -> str:
     )
 
 
-def prime_factorization(made: Made) -> str:
+def prime_factorization(meta: Meta) -> str:
     """Trial division by sympy."""
     return (
         "from sympy import factorint\n\n"
-        f"factors = factorint({made['number']})\n"
+        f"factors = factorint({meta['number']})\n"
         'print(r" \\times ".join(str(prime) for prime, power in factors.items() for _ in range(power)))\n'
     )
 
 
-def products(made: Made) -> str:
-    """The product itself."""
-    return f"print({made['expression']})\n"
+def products(meta: Meta) -> str:
+    """Print the product."""
+    return f"print({meta['expression']})\n"
 
 
-def base_conversion(made: Made) -> str:
+def base_conversion(meta: Meta) -> str:
     """Digits by division."""
     return (
-        f'number, digits = int("{made["source_repr"]}", {made["source_base"]}), ""\n'
+        f'number, digits = int("{meta["source_repr"]}", {meta["source_base"]}), ""\n'
         "while number:\n"
-        f"    number, digit = divmod(number, {made['target_base']})\n"
+        f"    number, digit = divmod(number, {meta['target_base']})\n"
         '    digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits\n'
         'print(digits or "0")\n'
     )
 
 
-def polynomial_equations(made: Made) -> str:
+def polynomial_equations(meta: Meta) -> str:
     """The real roots, each once."""
     return (
         "from sympy import Symbol, real_roots\n\n"
-        f'{made["variable"]} = Symbol("{made["variable"]}")\n'
-        f"roots = sorted(set(real_roots({made['polynomial_expr']})))\n"
+        f'{meta["variable"]} = Symbol("{meta["variable"]}")\n'
+        f"roots = sorted(set(real_roots({meta['polynomial_expr']})))\n"
         'print(", ".join(str(round(float(root), 4)) for root in roots))\n'
     )
 
@@ -75,35 +75,35 @@ _GEOMETRY = {
 }
 
 
-def advanced_geometry(made: Made) -> str:
+def advanced_geometry(meta: Meta) -> str:
     """Vectors in numpy."""
-    points = ", ".join(f"np.array([{', '.join(made[name])}])" for name in "ABC")
-    return f"import numpy as np\n\nA, B, C = {points}\n{_GEOMETRY[made['task_type']]}"
+    points = ", ".join(f"np.array([{', '.join(meta[name])}])" for name in "ABC")
+    return f"import numpy as np\n\nA, B, C = {points}\n{_GEOMETRY[meta['task_type']]}"
 
 
-def countdown(made: Made) -> str:
-    """An expression, and a look at whether it is right."""
-    return f'answer = "{made["expression"]}"\nassert eval(answer) == {made["target"]}\nprint(answer)\n'
+def countdown(meta: Meta) -> str:
+    """Check the generator's expression and print it."""
+    return f'answer = "{meta["expression"]}"\nassert eval(answer) == {meta["target"]}\nprint(answer)\n'
 
 
-def gcd(made: Made) -> str:
+def gcd(meta: Meta) -> str:
     """The standard library's."""
-    return f"import math\n\nprint(math.gcd({', '.join(map(str, made['numbers']))}))\n"
+    return f"import math\n\nprint(math.gcd({', '.join(map(str, meta['numbers']))}))\n"
 
 
-def lcm(made: Made) -> str:
+def lcm(meta: Meta) -> str:
     """The standard library's."""
-    return f"import math\n\nprint(math.lcm({', '.join(map(str, made['numbers']))}))\n"
+    return f"import math\n\nprint(math.lcm({', '.join(map(str, meta['numbers']))}))\n"
 
 
-def count_bits(made: Made) -> str:
+def count_bits(meta: Meta) -> str:
     """Binary digits."""
-    return f'print(bin({made["number"]}).count("1"))\n'
+    return f'print(bin({meta["number"]}).count("1"))\n'
 
 
-def dice(made: Made) -> str:
-    """How often each total comes."""
-    puzzle = made["puzzle"]
+def dice(meta: Meta) -> str:
+    """Count the ways to get each total."""
+    puzzle = meta["puzzle"]
     sides = ", ".join(re.findall(r"1d(\d+)", puzzle["dice_str"]))
     return (
         "from fractions import Fraction\n\n"
@@ -119,12 +119,12 @@ def dice(made: Made) -> str:
     )
 
 
-def bitwise_arithmetic(made: Made) -> str:
-    """Python reads it as it is."""
-    return f"print(hex({made['problem']}))\n"
+def bitwise_arithmetic(meta: Meta) -> str:
+    """Evaluate the expression, which is valid Python."""
+    return f"print(hex({meta['problem']}))\n"
 
 
-def decimal_chain_sum(made: Made) -> str:
+def decimal_chain_sum(meta: Meta) -> str:
     """Exact decimals."""
-    terms = re.sub(r"-?\d+\.?\d*", lambda found: f'Decimal("{found[0]}")', made["expression"])
+    terms = re.sub(r"-?\d+\.?\d*", lambda found: f'Decimal("{found[0]}")', meta["expression"])
     return f"from decimal import Decimal\n\nprint({terms})\n"

@@ -1,8 +1,8 @@
-"""Problems that are made, as many as one likes: a function of split and index, in whatever process.
+"""Generated problems: an unlimited number, each a deterministic function of split and index.
 
-A problem belongs to a split by the hash of its content (what is asked, apart from how), so that none of the evaluation
-is met in training, in whatever words. Training problems are drawn independently and may repeat; evaluation splits are
-sets of distinct ones, made in order when first asked for.
+The hash of a problem's content, which ignores the wording, determines its split. So no evaluation problem occurs in
+training, in any wording. Training problems are drawn independently and may repeat; evaluation splits are sets of
+distinct problems, generated in order on first use.
 """
 
 from __future__ import annotations
@@ -20,44 +20,44 @@ from arlarena.environments.tir_math.problems.catalogue import FAMILIES, prepare
 from arlarena.environments.tir_math.problems.gym import installed_version
 from arlarena.environments.tir_math.problems.problem import Problem
 
-MAKER_VERSION = 1  # part of every seed: another one makes other problems
+MAKER_VERSION = 1  # part of every seed, so another version generates other problems
 SHARES = {"train": 5, "validation": 1, "test": 2}  # eighths of all contents, as in Sokoban
 SPLITS = tuple(SHARES)
-# One draft in 1.6 to 8 is of the right split; the bound is reached where a family has too few problems.
+# One draft in 1.6 to 8 has the right split; the limit is reached if a family has too few problems.
 MAX_DRAFTS = 2_000
-CHECKED = 100  # seeds, of which one has to make a problem when a family is prepared
+CHECKED = 100  # seeds tried at start; one of them must give a problem
 SOURCE = "reasoning-gym"
 
 
 def random_for(*key: object) -> Random:
-    """A generator seeded by the text of `key`, the same in every process and on every machine."""
+    """A random generator seeded by the text of `key`, equal in all processes and on all machines."""
     return seeded("tir-math", MAKER_VERSION, *key)
 
 
 def split_of(key: str) -> str:
-    """The split that a content belongs to."""
+    """The split of a content key."""
     return split_of_digest(key, SHARES)
 
 
-class MadeProblems:
-    """Problems of some families.
+class GeneratedProblems:
+    """Generated problems of the given families.
 
     Args:
-        families: options of each, and `weight`, its share of the problems; None for all of them as they are
-        panel_size: problems of an evaluation split
+        families: for each family its options and its `weight`; None: all families with defaults
+        panel_size: number of problems in each evaluation split
 
     Raises:
-        ProblemsError: reasoning-gym is not installed; an unknown family or option; values that are out of range.
+        ProblemsError: reasoning-gym is not installed, a family or option is unknown, or a value is out of range.
     """
 
     def __init__(self, families: Mapping[str, Mapping[str, Any]] | None, panel_size: int) -> None:
         chosen = families if families is not None else {name: {} for name in FAMILIES}
         if not chosen:
-            raise ProblemsError(f"no family is left; known: {', '.join(sorted(FAMILIES))}")
+            raise ProblemsError(f"families is empty; known: {', '.join(sorted(FAMILIES))}")
         self._weights = {name: _weight(name, values) for name, values in sorted(chosen.items())}
         self._options = {name: _options(values) for name, values in chosen.items()}
-        self._makers = {name: prepare(name, values) for name, values in self._options.items()}
-        for name in self._makers:
+        self._generators = {name: prepare(name, values) for name, values in self._options.items()}
+        for name in self._generators:
             self._check(name)
         self._panel_size = panel_size
         self._panels = {split: EvalProblems(self, split) for split in SPLITS if split != "train"}
@@ -65,29 +65,29 @@ class MadeProblems:
 
     @property
     def version(self) -> str:
-        """That of the maker and of its generators."""
+        """Version of this module and of the generators."""
         return f"made-{MAKER_VERSION}-{installed_version()}"
 
     def _check(self, name: str) -> None:
-        """Refuse options that the generator accepts and cannot make a problem of."""
-        reason = "none of it is worth asking"
+        """Refuse options that the generator accepts but that give no problem."""
+        reason = "all of them are trivial"
         for seed in range(CHECKED):
             try:
-                if not FAMILIES[name].dull(self._makers[name][seed]["metadata"]):
+                if not FAMILIES[name].is_trivial(self._generators[name][seed]["metadata"]):
                     return
             except ValueError as error:
                 reason = str(error)
         raise ProblemsError(f"{name}: these options make no problem: {reason}")
 
     def sizes(self) -> dict[str, int | None]:
-        """Problems of each split; training has no end."""
+        """Number of problems in each split; None: unlimited."""
         return {split: None if split == "train" else self._panel_size for split in SPLITS}
 
     def problem(self, split: str, index: int) -> Problem:
-        """One problem: a millisecond, for the slowest families some.
+        """One problem. Takes about a millisecond, some milliseconds for the slowest families.
 
         Raises:
-            TaskError: the family has too few.
+            TaskError: the family has too few problems.
         """
         return self._training(index) if split == "train" else self._panels[split].problem(index)
 
@@ -95,10 +95,10 @@ class MadeProblems:
         return self.draw("train", index, set())
 
     def draw(self, split: str, index: int, taken: set[str]) -> Problem:
-        """The first draft of an index that is of the split, and whose content is not taken.
+        """The first draft for an index that belongs to the split and whose content is not in `taken`.
 
         Raises:
-            TaskError: there is none in a bounded number of drafts.
+            TaskError: no such problem in `MAX_DRAFTS` drafts.
         """
         random = random_for(split, index)
         name = random.choices(list(self._weights), list(self._weights.values()))[0]
@@ -113,16 +113,16 @@ class MadeProblems:
         )
 
     def _draft(self, name: str, seed: int) -> Problem | None:
-        """The problem of a seed; None where the generator finds none, or one that is not worth asking."""
+        """The problem of a seed; None if the generator fails or the problem is trivial."""
         family = FAMILIES[name]
         try:
-            entry = self._makers[name][seed]
+            entry = self._generators[name][seed]
         except ValueError:
             return None
-        made = entry["metadata"]
-        if family.dull(made):
+        meta = entry["metadata"]
+        if family.is_trivial(meta):
             return None
-        key = digest(repr((name, family.content(made))))
+        key = digest(repr((name, family.content(meta))))
         return Problem(
             f"{name}-{key[:12]}",
             entry["question"].strip(),
@@ -131,25 +131,25 @@ class MadeProblems:
             None,
             SOURCE,
             key,
-            family.form_of(made),
-            family.expert(made),
+            family.form_of(meta),
+            family.expert(meta),
         )
 
 
 class EvalProblems:
-    """The distinct problems of an evaluation split, in order, made when first asked for."""
+    """The distinct problems of an evaluation split, generated in order on first use."""
 
-    def __init__(self, made: MadeProblems, split: str) -> None:
-        self._made, self._split = made, split
+    def __init__(self, generated: GeneratedProblems, split: str) -> None:
+        self._source, self._split = generated, split
         self._problems: list[Problem] = []
         self._keys: set[str] = set()
         self._lock = threading.Lock()
 
     def problem(self, index: int) -> Problem:
-        """Problem number `index`; all before it are made first, because it must differ from them."""
+        """Problem `index`. All problems before it are generated first, because it must differ from them."""
         with self._lock:
             while len(self._problems) <= index:
-                problem = self._made.draw(self._split, len(self._problems), self._keys)
+                problem = self._source.draw(self._split, len(self._problems), self._keys)
                 self._problems.append(problem)
                 self._keys.add(problem.key)
             return self._problems[index]
@@ -158,10 +158,10 @@ class EvalProblems:
 def _weight(name: str, values: Mapping[str, Any]) -> float:
     weight = values.get("weight", FAMILIES[name].weight if name in FAMILIES else 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
-        raise ProblemsError(f"{name}: weight = {weight!r}: a number above 0; leave out a family that is not wanted")
+        raise ProblemsError(f"{name}: weight = {weight!r}: must be a number above 0; to exclude a family, leave it out")
     return float(weight)
 
 
 def _options(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The generator's part."""
+    """The generator's options."""
     return {key: value for key, value in values.items() if key != "weight"}

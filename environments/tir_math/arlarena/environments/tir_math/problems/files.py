@@ -1,4 +1,4 @@
-"""Problems in files of one JSON object a line: {"problem", "answer"}, and, if one likes, id, source, level, subject."""
+"""Problems in JSON Lines files: {"problem", "answer"} and optionally id, source, level, subject."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 import msgspec
 
 from arlarena.environments.tir_math.errors import ProblemsError
-from arlarena.environments.tir_math.problems.rows import Placed, ProblemRow
+from arlarena.environments.tir_math.problems.rows import LocatedRow, ProblemRow
 from arlarena.proto.text.files import TextFileError, read_text
 
 _decoder = msgspec.json.Decoder(ProblemRow)
 
 
-def read_file(path: Path) -> Iterator[Placed]:
-    """The rows of a file; empty lines are none.
+def read_file(path: Path) -> Iterator[LocatedRow]:
+    """The rows of a file; empty lines are skipped.
 
     Raises:
-        ProblemsError: it cannot be read, or a line is no row; the message names file and line.
+        ProblemsError: the file cannot be read, or a line is not a row; the message names file and line.
     """
     try:
         text = read_text(path)
@@ -29,11 +29,11 @@ def read_file(path: Path) -> Iterator[Placed]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             place = f"{path}, line {number}"
-            yield Placed(_row(line, place), place, number)
+            yield LocatedRow(_row(line, place), place, number)
 
 
 def _row(line: str, place: str) -> ProblemRow:
     try:
         return _decoder.decode(line)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise ProblemsError(f"{place}: no JSON object of a problem: {error}") from error
+        raise ProblemsError(f"{place}: not a JSON object of a problem: {error}") from error

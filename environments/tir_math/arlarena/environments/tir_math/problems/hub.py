@@ -1,4 +1,4 @@
-"""Problems of a Hugging Face data set: one of the hub by its name, or a folder of files that `datasets` reads."""
+"""Problems of a Hugging Face data set: a name on the Hub, or a folder that `datasets` reads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 from pydantic import Field
 
 from arlarena.environments.tir_math.errors import ProblemsError
-from arlarena.environments.tir_math.problems.rows import Placed, ProblemRow
+from arlarena.environments.tir_math.problems.rows import LocatedRow, ProblemRow
 from arlarena.proto.config import Table
 
 INSTALL = "pip install datasets"
@@ -18,33 +18,35 @@ OPTIONAL = ("id", "source", "level", "subject")
 
 
 class HubOptions(Table):
-    """A data set and its columns. It is downloaded when the server starts, unless it is a folder or in the cache."""
+    """A data set and its columns. It is downloaded at the server's start, unless it is a folder or cached."""
 
-    name: str = Field(description="its name, like openai/gsm8k, or a folder")
-    config: str | None = Field(None, description="which of its configurations")
-    split: str = Field("train", description="which of its splits, as it calls them")
-    revision: str | None = Field(None, description="a commit, tag or branch of it; default: the newest")
-    problem: str = Field("problem", description="the column of questions")
-    answer: str = Field("answer", description="that of answers, or of solutions that box theirs or put it behind ####")
+    name: str = Field(description="name on the Hub, like openai/gsm8k, or a folder")
+    config: str | None = Field(None, description="configuration of the data set")
+    split: str = Field("train", description="split of the data set")
+    revision: str | None = Field(None, description="commit, tag or branch; default: the newest")
+    problem: str = Field("problem", description="column of the questions")
+    answer: str = Field(
+        "answer", description="column of the answers, or of solutions with the answer in a box or after ####"
+    )
 
 
-def read_hub(options: HubOptions) -> Iterator[Placed]:
+def read_hub(options: HubOptions) -> Iterator[LocatedRow]:
     """The rows of a data set.
 
     Raises:
-        ProblemsError: `datasets` is not installed; the data set cannot be had; it has no such columns.
+        ProblemsError: `datasets` is not installed, the data set cannot be loaded, or a column is missing.
     """
-    found = _load(options)
+    rows = _load(options)
     for column in (options.problem, options.answer):
-        if column not in found.column_names:
-            raise ProblemsError(f"{options.name} has no column {column!r}; it has {', '.join(found.column_names)}")
-    others = [name for name in OPTIONAL if name in found.column_names and name not in (options.problem, options.answer)]
-    for number, values in enumerate(found):
+        if column not in rows.column_names:
+            raise ProblemsError(f"{options.name} has no column {column!r}; it has {', '.join(rows.column_names)}")
+    others = [name for name in OPTIONAL if name in rows.column_names and name not in (options.problem, options.answer)]
+    for number, values in enumerate(rows):
         place = f"{options.name}, {options.split} row {number}"
         fields = {name: values[name] for name in others if isinstance(values[name], str | int)}
         fields |= {"problem": values[options.problem], "answer": values[options.answer]}
         try:
-            yield Placed(msgspec.convert(fields, ProblemRow), place, number)
+            yield LocatedRow(msgspec.convert(fields, ProblemRow), place, number)
         except msgspec.ValidationError as error:
             raise ProblemsError(f"{place}: {error}") from error
 
@@ -55,8 +57,8 @@ def _load(options: HubOptions) -> Any:
     except ImportError as error:
         message = f"{options.name} is read with the package datasets, which is not installed: {INSTALL}"
         raise ProblemsError(message) from error
-    datasets.disable_progress_bars()  # they would be among the logs
+    datasets.disable_progress_bars()  # they would clutter the log
     try:
         return datasets.load_dataset(options.name, options.config, split=options.split, revision=options.revision)
-    except Exception as error:  # whatever is wrong with a name, a network or a file, it raises some thirty kinds
+    except Exception as error:  # `datasets` raises many types of errors for bad names, networks and files
         raise ProblemsError(f"{options.name}: {type(error).__name__}: {error}") from error

@@ -1,4 +1,4 @@
-"""Problems that are listed somewhere: a training set, of which a part is for validation, and named test sets."""
+"""Problems from files or data sets: a training set, part of which is for validation, and named test sets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from arlarena.environment.hashing import digest
 from arlarena.environment.protocols import TaskError
 from arlarena.environments.tir_math.errors import ProblemsError
 from arlarena.environments.tir_math.problems.problem import Problem
-from arlarena.environments.tir_math.problems.rows import Placed, problem_of
+from arlarena.environments.tir_math.problems.rows import LocatedRow, problem_of
 from arlarena.proto.text.wording import counted
 
 TRAIN, VALIDATION = "train", "validation"
@@ -17,21 +17,21 @@ TRAIN, VALIDATION = "train", "validation"
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows. `name`: the source of their problems; `place`: what errors call them."""
+    """The rows of a set. `name`: the source of their problems; `place`: the set's name in errors."""
 
     name: str
     place: str
-    rows: Iterable[Placed]
+    rows: Iterable[LocatedRow]
 
 
 @dataclass(slots=True)
 class LeftOut:
-    """How many rows became no problem, and why.
+    """Number of rows left out, by reason.
 
     Attributes:
-        repeated: the same question was in the set before.
+        repeated: the question occurred earlier in the set.
         unanswered: the answer is empty.
-        tested: a training row whose question is in a test set.
+        tested: the question of a training row is in a test set.
     """
 
     repeated: int = 0
@@ -39,13 +39,13 @@ class LeftOut:
     tested: int = 0
 
     def add(self, other: LeftOut) -> None:
-        """Count those of another set, too."""
+        """Add the counts of another set."""
         self.repeated += other.repeated
         self.unanswered += other.unanswered
         self.tested += other.tested
 
     def reasons(self) -> str:
-        """As in "2 that repeat an earlier question, 1 that have no answer"."""
+        """A text such as "2 that repeat an earlier question, 1 that have no answer"."""
         counts = {
             "repeat an earlier question": self.repeated,
             "have no answer": self.unanswered,
@@ -55,12 +55,12 @@ class LeftOut:
 
 
 class ListedProblems:
-    """Problems of sets that are read once.
+    """Problems of sets that are read at the start.
 
     Args:
-        train: the training set, None for none
-        tests: test sets, by the name of their split
-        validation_share: of the training problems, by the hash of their questions, 0 to 1
+        train: the training set, or None
+        tests: test sets by the name of their split
+        validation_share: share of the training problems for validation, chosen by the hash of the question, 0 to 1
 
     Raises:
         ProblemsError: a set cannot be read, or is empty.
@@ -82,40 +82,40 @@ class ListedProblems:
             self._splits = {name: part for name, part in parts.items() if part} | self._splits
 
     def _read(self, rows: Rows, tested: frozenset[str]) -> list[Problem]:
-        found: dict[str, Problem] = {}
+        kept: dict[str, Problem] = {}
         left_out, seen = LeftOut(), 0
-        for placed in rows.rows:
+        for row in rows.rows:
             seen += 1
-            problem = problem_of(placed, rows.name)
+            problem = problem_of(row, rows.name)
             if problem is None:
                 left_out.unanswered += 1
-            elif problem.key in found:
+            elif problem.key in kept:
                 left_out.repeated += 1
             elif problem.key in tested:
                 left_out.tested += 1
             else:
-                found[problem.key] = problem
-        if not found:
+                kept[problem.key] = problem
+        if not kept:
             why = f"none of its {counted(seen, 'problem')} is left: {left_out.reasons()}"
-            raise ProblemsError(f"{rows.place}: {why if seen else 'no problem in it'}")
+            raise ProblemsError(f"{rows.place}: {why if seen else 'it has no problems'}")
         self.left_out.add(left_out)
-        return list(found.values())
+        return list(kept.values())
 
     @property
     def version(self) -> str:
-        """That of the questions and answers themselves."""
-        lines = [f"{split} {one.key} {one.answer}" for split, problems in self._splits.items() for one in problems]
+        """A hash of all questions and answers."""
+        lines = [f"{split} {p.key} {p.answer}" for split, problems in self._splits.items() for p in problems]
         return f"listed-{digest(chr(10).join(lines))[:8]}"
 
     def sizes(self) -> dict[str, int | None]:
-        """Problems of each split."""
+        """Number of problems in each split."""
         return {split: len(problems) for split, problems in self._splits.items()}
 
     def problem(self, split: str, index: int) -> Problem:
         """One problem.
 
         Raises:
-            TaskError: there is none.
+            TaskError: the split has no such problem.
         """
         problems = self._splits.get(split, [])
         if not 0 <= index < len(problems):

@@ -1,4 +1,4 @@
-"""A problem, and where problems come from."""
+"""Problems, and the protocol of their sources."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class Problem:
     """One problem.
 
     Attributes:
-        id: what its source calls it.
-        text: the question, as a player reads it.
-        answer: the gold one.
-        kind: its subject or family; "" where its source does not say.
-        level: how hard, as its source says; None where it does not.
-        source: where it is from.
-        key: the hash of its content; problems of one key are never in two splits.
+        id: identifier in its source.
+        text: the question.
+        answer: the gold answer.
+        kind: subject or family; "" if unknown.
+        level: difficulty given by its source; None if unknown.
+        source: name of the source.
+        key: hash of the content; problems with equal keys are always in the same split.
         form: how answers are compared, see `scoring`.
-        expert: a program in Python that prints the answer, where there is one.
+        expert: a Python program that prints the answer, if available.
     """
 
     id: str
@@ -37,7 +37,7 @@ class Problem:
     expert: str | None = None
 
     def right(self, answer: str) -> bool:
-        """Whether an answer is right. It may cost time and memory: call it where both are limited."""
+        """Whether an answer is right. May take much time and memory: call it where both are limited."""
         return verdict(self.form, self.answer, answer)
 
 
@@ -46,22 +46,22 @@ class Problems(Protocol):
 
     @property
     def version(self) -> str:
-        """Names all that its problems depend on besides the options."""
+        """Identifies everything besides the options that the problems depend on."""
         ...
 
     def sizes(self) -> dict[str, int | None]:
-        """Problems of each split, None for no end."""
+        """Number of problems in each split; None: unlimited."""
         ...
 
     def problem(self, split: str, index: int) -> Problem:
-        """One problem: the same for the same split and index, whatever was asked before and in whatever process.
+        """One problem, determined by split and index alone.
 
         Raises:
-            TaskError: it cannot be had.
+            TaskError: the problem does not exist.
         """
         ...
 
 
 def text_key(text: str) -> str:
-    """The hash of a question, whatever its spaces and capitals."""
+    """The hash of a question, ignoring spaces and case."""
     return digest(re.sub(r"\s+", "", text).casefold())

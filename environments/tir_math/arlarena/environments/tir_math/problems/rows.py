@@ -1,4 +1,4 @@
-"""A row of a data set of problems, whatever it is stored in."""
+"""A row of a data set of problems, independent of its storage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from arlarena.environments.tir_math.problems.problem import Problem, text_key
 
 
 class ProblemRow(msgspec.Struct, frozen=True):
-    """What is read of it; other fields are ignored. Without an id it is called by its place."""
+    """The fields that are read; others are ignored. Without `id`, the row's number is used."""
 
     problem: str
     answer: str | int | float
@@ -23,28 +23,28 @@ class ProblemRow(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
-    """A row and where it is, as an error names it: "aime24.jsonl, line 7"."""
+class LocatedRow:
+    """A row and its place, as named in errors: "aime24.jsonl, line 7"."""
 
     row: ProblemRow
     place: str
     number: int
 
 
-def problem_of(placed: Placed, source: str) -> Problem | None:
-    """The problem of a row; None for one whose answer is empty, as two of MATH's are.
+def problem_of(located: LocatedRow, source: str) -> Problem | None:
+    """The problem of a row; None if its answer is empty, as in two rows of MATH.
 
     Raises:
-        ProblemsError: it has no question; the message names its place.
+        ProblemsError: the question is empty; the message names the place.
     """
-    row = placed.row
+    row = located.row
     if not row.problem.strip():
-        raise ProblemsError(f"{placed.place}: an empty problem")
+        raise ProblemsError(f"{located.place}: an empty problem")
     answer = gold_of(str(row.answer))
     if not answer:
         return None
     return Problem(
-        str(placed.number if row.id is None else row.id),
+        str(located.number if row.id is None else row.id),
         row.problem.strip(),
         answer,
         row.subject or "",
@@ -55,13 +55,13 @@ def problem_of(placed: Placed, source: str) -> Problem | None:
 
 
 def gold_of(text: str) -> str:
-    r"""The answer in a text that may be a whole solution: behind #### (GSM8K), or in the last \boxed{…} (MATH)."""
+    r"""The answer in a text that may be a full solution: after #### (GSM8K), or in the last \boxed{…} (MATH)."""
     if "####" in text:
         return text.rpartition("####")[2].strip()
     return boxed(text) or text.strip() if "\\boxed" in text else text.strip()
 
 
 def _level(level: str | int | None) -> int | None:
-    """5, of 5 and of "Level 5"."""
+    """The number of a level: 5 for 5 and "Level 5"."""
     digits = str(level).split()[-1:] if level is not None else []
     return int(digits[0]) if digits and digits[0].isascii() and digits[0].isdigit() else None

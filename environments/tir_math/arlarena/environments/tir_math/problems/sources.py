@@ -1,4 +1,4 @@
-"""Which problems are meant by the options."""
+"""Opens the source of problems that the options select."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from arlarena.environments.tir_math.errors import ProblemsError
 from arlarena.environments.tir_math.options import TirMathOptions, read_options
-from arlarena.environments.tir_math.problems.families import MadeProblems
+from arlarena.environments.tir_math.problems.families import GeneratedProblems
 from arlarena.environments.tir_math.problems.files import read_file
 from arlarena.environments.tir_math.problems.hub import HubOptions, read_hub
 from arlarena.environments.tir_math.problems.listed import TRAIN, ListedProblems, Rows
@@ -16,16 +16,16 @@ from arlarena.proto.config import ConfigError
 LISTED = 8  # names of files in an error
 
 
-def problems_of(where: str, options: TirMathOptions) -> MadeProblems | ListedProblems:
-    """The problems, read if they are listed; `where` begins the message of an error.
+def problems_of(where: str, options: TirMathOptions) -> GeneratedProblems | ListedProblems:
+    """The source of problems; listed problems are read. Error messages begin with `where`.
 
     Raises:
-        ConfigError: they cannot be had; the message says why and what to change.
+        ConfigError: the problems cannot be read or generated; the message names the reason and the fix.
     """
     given, options = options, with_data_folder(options)
     try:
         if not options.listed:
-            return MadeProblems(options.families, options.panel_size)
+            return GeneratedProblems(options.families, options.panel_size)
         train = _rows(options.train) if options.train is not None else None
         tests = {name: _rows(source) for name, source in options.tests.items()}
         return ListedProblems(train, tests, options.validation_share)
@@ -36,10 +36,10 @@ def problems_of(where: str, options: TirMathOptions) -> MadeProblems | ListedPro
 
 
 def with_data_folder(options: TirMathOptions) -> TirMathOptions:
-    """The options, with the files of the folder TIR_MATH_DATA where it is set and they name no problems.
+    """The options, with the files of the folder TIR_MATH_DATA if it is set and the options name no problems.
 
     Raises:
-        ConfigError: the folder is not there, or has no train.jsonl.
+        ConfigError: the folder does not exist, or has no train.jsonl.
     """
     folder = tir_math_data()
     if folder is None or options.listed or options.families is not None:
@@ -48,14 +48,14 @@ def with_data_folder(options: TirMathOptions) -> TirMathOptions:
 
 
 def _from_folder(folder: Path, options: TirMathOptions) -> TirMathOptions:
-    """The options with the files of a folder: train.jsonl, and each other one as the test split of its name.
+    """The options with the files of a folder: train.jsonl, and every other file as the test split of its name.
 
     Raises:
-        ConfigError: it has no train.jsonl; its other files are not taken for tests, since one may be the training set.
+        ConfigError: it has no train.jsonl. Then no file is used as a test set, since one may be the training set.
     """
     if not folder.is_dir():
-        what = "is a file: name its folder" if folder.exists() else "no such folder"
-        raise ConfigError(f"TIR_MATH_DATA: {folder}: {what}")
+        problem = "is a file: name its folder" if folder.exists() else "no such folder"
+        raise ConfigError(f"TIR_MATH_DATA: {folder}: {problem}")
     files = {file.stem: file for file in sorted(folder.glob("*.jsonl"))}
     train = files.pop(TRAIN, None)
     if train is None:

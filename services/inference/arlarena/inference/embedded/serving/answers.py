@@ -1,4 +1,4 @@
-"""From sequences to the bodies that clients read."""
+"""Builds response bodies from sequences."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from arlarena.inference.embedded.serving.chat_wire import (
 )
 from arlarena.inference.embedded.serving.request_checks import SamplingPlan
 from arlarena.inference.embedded.text.codec import TextCodec, cut
-from arlarena.inference.embedded.text.token_bytes import Spelled
+from arlarena.inference.embedded.text.token_bytes import TokenText
 from arlarena.proto.policy import (
     CompletionChoice,
     CompletionLogprobs,
@@ -38,7 +38,7 @@ from arlarena.proto.policy import (
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Writes the answers to one request. `sequences` are the choices in order, `n` of them per prompt."""
+    """Writes the responses to one request. `sequences` are the choices in order, `n` of them per prompt."""
 
     identity: str
     model: str
@@ -48,7 +48,7 @@ class Writer:
 
     @property
     def size(self) -> int:
-        """Tokens and log-probs that the answer has."""
+        """Number of tokens and log-probs in the response."""
         sampled = sum(len(s.tokens) for s in self.sequences) * (1 + (self.plan.params.logprobs or 0))
         scored = sum(len(s.prompt) for s in self.sequences if s.scored) * (1 + (self.plan.params.prompt_logprobs or 0))
         return sampled + scored
@@ -56,7 +56,7 @@ class Writer:
     # --- /inference/v1/generate ---
 
     def generate(self, *, return_ids: bool) -> GenerateResponse:
-        """The whole answer of the token route."""
+        """The complete response of the token route."""
         first = self.sequences[0]
         return GenerateResponse(
             request_id=self.identity,
@@ -90,12 +90,12 @@ class Writer:
     # --- /v1/completions ---
 
     def completion(self, *, return_ids: bool) -> CompletionResponse:
-        """The whole answer of the completions route."""
+        """The complete response of the completions route."""
         choices = [
             CompletionChoice(
                 index=i,
                 text=self.final_text(s),
-                logprobs=self.completion_logprobs(s, 0, self.spelled(s)),
+                logprobs=self.completion_logprobs(s, 0, self.token_texts(s)),
                 finish_reason=s.finish_reason,
                 stop_reason=s.stop_reason,
                 token_ids=s.tokens if return_ids else None,
@@ -108,36 +108,36 @@ class Writer:
             id=self.identity, model=self.model, choices=choices, created=int(time.time()), usage=self.usage()
         )
 
-    def completion_logprobs(self, s: Sequence, begin: int, spelled: list[Spelled] | None) -> CompletionLogprobs | None:
-        """Log-probs of the tokens from `begin` on that are `spelled`."""
-        if self.plan.params.logprobs is None or spelled is None:
+    def completion_logprobs(self, s: Sequence, begin: int, texts: list[TokenText] | None) -> CompletionLogprobs | None:
+        """Log-probs of the tokens from `begin` on, whose texts are `texts`."""
+        if self.plan.params.logprobs is None or texts is None:
             return None
         lists = CompletionLogprobs([], [], [], [])
-        for i, one in enumerate(spelled, start=begin):
-            lists.text_offset.append(one.begin)
-            lists.tokens.append(one.token)
+        for i, text in enumerate(texts, start=begin):
+            lists.text_offset.append(text.begin)
+            lists.tokens.append(text.token)
             lists.token_logprobs.append(finite(s.logprobs[i]))
             top = islice(_candidates(s, i), self.plan.params.logprobs + 1)
-            lists.top_logprobs.append(self._by_text(one.token, [(token, finite(value)) for token, value, _ in top]))
+            lists.top_logprobs.append(self._by_text(text.token, [(token, finite(value)) for token, value, _ in top]))
         return lists
 
     def _by_text(self, sampled: str, top: list[tuple[int, float]]) -> dict[str, float]:
-        """Candidates by their text, the sampled token first. One whose text another has is `token_id:ID`."""
-        found: dict[str, float] = {sampled: top[0][1]}
+        """Candidates by their text, the sampled token first. A candidate with a duplicate text is `token_id:ID`."""
+        candidates: dict[str, float] = {sampled: top[0][1]}
         for token, value in top[1:]:
             text = self.text.piece(token)
-            found[f"token_id:{token}" if text in found else text] = value
-        return found
+            candidates[f"token_id:{token}" if text in candidates else text] = value
+        return candidates
 
     # --- /v1/chat/completions ---
 
     def chat(self, *, return_ids: bool) -> ChatResponse:
-        """The whole answer of the chat route."""
+        """The complete response of the chat route."""
         choices = [
             ChatChoice(
                 index=i,
                 message=ChatMessage("assistant", self.final_text(s)),
-                logprobs=self.chat_logprobs(s, 0, self.spelled(s)),
+                logprobs=self.chat_logprobs(s, 0, self.token_texts(s)),
                 finish_reason=s.finish_reason,
                 stop_reason=s.stop_reason,
                 token_ids=s.tokens if return_ids else None,
@@ -155,13 +155,13 @@ class Writer:
             prompt_token_ids=first.prompt if return_ids else None,
         )
 
-    def chat_logprobs(self, s: Sequence, begin: int, spelled: list[Spelled] | None) -> ChatLogprobs | None:
-        """Log-probs of the tokens from `begin` on that are `spelled`."""
-        if self.plan.params.logprobs is None or spelled is None:
+    def chat_logprobs(self, s: Sequence, begin: int, texts: list[TokenText] | None) -> ChatLogprobs | None:
+        """Log-probs of the tokens from `begin` on, whose texts are `texts`."""
+        if self.plan.params.logprobs is None or texts is None:
             return None
         content = []
-        for i, one in enumerate(spelled, start=begin):
-            sampled = ChatTopLogprob(one.token, finite(s.logprobs[i]), list(one.raw))
+        for i, text in enumerate(texts, start=begin):
+            sampled = ChatTopLogprob(text.token, finite(s.logprobs[i]), list(text.raw))
             ids, values = s.top[i] if s.top else ((), ())  # by log-prob, descending
             top = [
                 sampled if token == s.tokens[i] else self._candidate(token, value)
@@ -176,31 +176,31 @@ class Writer:
 
     # --- shared ---
 
-    def spelled(self, s: Sequence) -> list[Spelled] | None:
-        """All tokens of a response, cut like its text, if log-probs are asked for."""
+    def token_texts(self, s: Sequence) -> list[TokenText] | None:
+        """The texts of a response's tokens, cut off at a stop string like its text; None without log-probs."""
         if self.plan.params.logprobs is None:
             return None
-        spelling = self.text.spelling(skip_special=self.plan.params.skip_special_tokens)
-        spelling.grow(s.tokens)
+        texts = self.text.token_texts(skip_special=self.plan.params.skip_special_tokens)
+        texts.extend(s.tokens)
         if isinstance(s.stop_reason, str):
-            spelling.cut(len(self.final_text(s)))
-        return spelling.tokens
+            texts.cut(len(self.final_text(s)))
+        return texts.tokens
 
     def final_text(self, s: Sequence) -> str:
-        """The response as text, without a stop string unless that was asked for."""
+        """The response as text, without the stop string unless requested."""
         p = self.plan.params
-        whole = self.text.decode(s.tokens, skip_special=p.skip_special_tokens)
+        text = self.text.decode(s.tokens, skip_special=p.skip_special_tokens)
         stop = s.stop_reason if isinstance(s.stop_reason, str) else None
-        return cut(whole, stop, include=p.include_stop_str_in_output)
+        return cut(text, stop, include=p.include_stop_str_in_output)
 
     def usage(self) -> Usage:
-        """Token counts: each prompt once, all choices."""
+        """Token counts: each prompt counts once, and all choices."""
         prompt = sum(len(s.prompt) for s in self.sequences[:: self.plan.params.n])
         response = sum(len(s.tokens) for s in self.sequences)
         return Usage(prompt, prompt + response, response)
 
     def prompt_logprobs(self, s: Sequence) -> PromptLogprobs | None:
-        """Scores of the prompt, the first entry None; present on the first choice of a prompt if asked for."""
+        """Scores of the prompt, with None first. Only the first choice of a prompt has them, if requested."""
         scored = s.scored
         if scored is None:
             return None
@@ -218,7 +218,7 @@ class Writer:
 
 
 def _candidates(s: Sequence, i: int) -> list[tuple[int, float, int]]:
-    """(id, log-prob, rank): the sampled token of position `i`, then the likeliest others by rank."""
+    """(id, log-prob, rank) of the sampled token at position `i`, then of the likeliest others by rank."""
     sampled = (s.tokens[i], s.logprobs[i], s.ranks[i])
     if not s.top:
         return [sampled]
@@ -228,5 +228,5 @@ def _candidates(s: Sequence, i: int) -> list[tuple[int, float, int]]:
 
 
 def new_identity(kind: str) -> str:
-    """An id for an answer, for example `cmpl-6f0c…`."""
+    """An id for a response, for example `cmpl-6f0c…`."""
     return f"{kind}-{secrets.token_hex(8)}"

@@ -10,8 +10,8 @@ from arlarena.proto.policy import PromptLogprobs, TextRequest, Usage
 
 
 class ChatRequest(TextRequest, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A conversation to continue. `logprobs` asks for log-probs, `top_logprobs` for how many likeliest tokens. These
-    are the parameters that the embedded engine implements.
+    """A conversation to continue, with the parameters that the embedded engine implements. `top_logprobs`: number of
+    likeliest tokens to report.
     """
 
     messages: list[dict[str, Any]]
@@ -32,8 +32,8 @@ class ChatTopLogprob(msgspec.Struct):
 
 
 class ChatTokenLogprob(ChatTopLogprob):
-    """The sampled token of one position. `top_logprobs`: the likeliest ones there by log-prob, descending; the sampled
-    one only where it is among them.
+    """The sampled token of one position. `top_logprobs`: the likeliest tokens there by log-prob, descending. They
+    include the sampled token only if it is among the likeliest.
     """
 
     top_logprobs: list[ChatTopLogprob] = []
@@ -46,7 +46,7 @@ class ChatLogprobs(msgspec.Struct):
 
 
 class ChatMessage(msgspec.Struct, omit_defaults=True):
-    """A reply, or a piece of one."""
+    """A reply or a part of it."""
 
     role: str | None = None
     content: str | None = None
@@ -64,7 +64,7 @@ class ChatChoice(msgspec.Struct, kw_only=True):
 
 
 class ChatResponse(msgspec.Struct, kw_only=True):
-    """The answer of `/v1/chat/completions`."""
+    """The response of `/v1/chat/completions`."""
 
     id: str
     model: str
@@ -77,7 +77,7 @@ class ChatResponse(msgspec.Struct, kw_only=True):
 
 
 class ChatChunkChoice(msgspec.Struct, kw_only=True):
-    """A piece of one reply."""
+    """A part of one reply."""
 
     index: int
     delta: ChatMessage
@@ -113,7 +113,7 @@ class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class TokenizeResponse(msgspec.Struct):
-    """Token ids and how many of them the model takes at most."""
+    """Token ids, their number, and the model's context length."""
 
     count: int
     max_model_len: int

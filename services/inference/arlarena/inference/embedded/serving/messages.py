@@ -8,7 +8,7 @@ from arlarena.inference.api.errors import RequestError
 from arlarena.inference.api.parameters import shown
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-# An assistant's message with one of these needs no content, as in OpenAI's API.
+# An assistant's message with one of these fields needs no content, as in OpenAI's API.
 _INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "refusal", "audio")
 
 

@@ -1,4 +1,4 @@
-"""Prometheus metrics of the policy server. Gauges and engine counters are read when they are scraped."""
+"""Prometheus metrics of the policy server. Gauges and engine counters are read at each scrape."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class InferenceMetrics:
         )
         self.latency = Histogram(
             f"{_PREFIX}_request_seconds",
-            "Time from a request's body to its answer",
+            "Time from a request's body to its response",
             ("route",),
             buckets=_LATENCY_BUCKETS,
             registry=self.registry,
@@ -38,7 +38,7 @@ class InferenceMetrics:
         return generate_latest(self.registry)
 
     def collect(self) -> Iterator[Metric]:
-        """What the engine and the push know of themselves."""
+        """Metrics read from the engine and the push."""
         e, c = self._engine, self._engine.counters
         for name, help_, value in (
             ("requests_running", "Sequences in slots", e.running),
@@ -49,10 +49,10 @@ class InferenceMetrics:
             yield GaugeMetricFamily(f"{_PREFIX}_{name}", help_, value=value)
         for name, help_, total in (
             ("prompt_tokens", "Prompt tokens of admitted sequences", c.prompt_tokens),
-            ("prompt_tokens_computed", "Prompt tokens that were computed: the rest was reused", c.computed_tokens),
+            ("prompt_tokens_computed", "Prompt tokens that were computed, not reused", c.computed_tokens),
             ("generation_tokens", "Sampled tokens", c.generated_tokens),
             ("prefix_cache_queries", "Sequences whose prompt was looked up", c.prompt_queries),
-            ("prefix_cache_hits", "Sequences whose prompt, or its beginning, was there", c.prompt_hits),
+            ("prefix_cache_hits", "Sequences whose prompt, or a prefix of it, was cached", c.prompt_hits),
             ("steps", "Engine steps", c.steps),
             ("busy_seconds", "Time spent in steps", c.busy_s),
         ):

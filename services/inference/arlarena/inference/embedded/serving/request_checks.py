@@ -1,4 +1,4 @@
-"""From a request to sequences: which values are accepted, and what is refused and why."""
+"""Checks requests and turns them into sequences."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_REQUEST_ID = 1024
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What requests are checked against. `max_length` counts prompt and response tokens."""
+    """The served model's limits, for checking requests. `max_length` counts prompt and response tokens."""
 
     name: str
     vocab_size: int
@@ -53,10 +53,10 @@ def check_model(name: str | None, served: ServedModel) -> None:
     """Refuse a model that is not served.
 
     Raises:
-        RequestError: 404, as vLLM answers.
+        RequestError: 404, as in vLLM.
     """
     if name is not None and name != served.name:
-        message = f"model {name[:_SHOWN_NAME]!r} does not exist; this server has {served.name!r}"
+        message = f"model {name[:_SHOWN_NAME]!r} does not exist; this server serves {served.name!r}"
         raise RequestError(message, status=404, param="model", code="model_not_found")
 
 
@@ -122,7 +122,7 @@ def check_prompt(ids: list[int], served: ServedModel, param: str, max_tokens: in
     """Refuse a prompt that is empty, holds unknown ids, or leaves no room for a response (of `max_tokens`).
 
     Raises:
-        RequestError: says which.
+        RequestError: names the problem.
     """
     if not ids:
         raise RequestError(f"{param} is empty", param=param)
@@ -139,7 +139,7 @@ def check_prompt(ids: list[int], served: ServedModel, param: str, max_tokens: in
 
 
 def check_request_id(request_id: str | None) -> None:
-    """Refuse a long id: every event of a stream repeats it.
+    """Refuse a long id, since every event of a stream repeats it.
 
     Raises:
         RequestError: 400.
@@ -149,7 +149,7 @@ def check_request_id(request_id: str | None) -> None:
 
 
 def check_time(deadline: float) -> None:
-    """Raises RequestError: 504, `deadline` in seconds of `time.monotonic` is over."""
+    """Raises RequestError: 504, `deadline`, in seconds of `time.monotonic`, has passed."""
     if time.monotonic() >= deadline:
         raise RequestError("the request ran out of time (request_timeout_s)", status=504)
 
@@ -181,7 +181,7 @@ def sequences(ids: list[int], plan: SamplingPlan, served: ServedModel, text: Tex
 
 
 def sampling_params(request: CompletionRequest | ChatRequest) -> SamplingParams:
-    """Sampling parameters of a text request; what it leaves out is neutral, never a model's preference.
+    """Sampling parameters of a text request. Defaults are neutral, not those of the model's `generation_config.json`.
 
     Raises:
         RequestError: `top_logprobs` without `logprobs`.
@@ -201,7 +201,7 @@ def prompts(prompt: str | list[Any], text: TextCodec, *, special: bool) -> Itera
     tokenised one after another.
 
     Raises:
-        RequestError: it is something else.
+        RequestError: `prompt` has another type or is empty.
     """
     if isinstance(prompt, str):
         prompt = [prompt]

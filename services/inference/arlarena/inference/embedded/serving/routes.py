@@ -16,7 +16,7 @@ from arlarena.inference.api.asgi import MODEL_ROUTE, Answer, ApiRequest, ApiResp
 from arlarena.inference.api.errors import RequestError
 from arlarena.inference.api.loop_fairness import Turns
 from arlarena.inference.api.request_limits import RequestLimits
-from arlarena.inference.api.weight_routes import Administration
+from arlarena.inference.api.weight_routes import WeightRoutes
 from arlarena.inference.embedded.engine import Engine, EngineLimits, OnDeath
 from arlarena.inference.embedded.engine_queue import Bridge
 from arlarena.inference.embedded.sequence import Sequence
@@ -51,11 +51,11 @@ from arlarena.proto.text.files import read_text
 
 _encoder = msgspec.json.Encoder()
 
-DEFAULT_MAX_LENGTH = 4096  # where the configuration says nothing and the model allows more: slots are sized by it
+DEFAULT_MAX_LENGTH = 4096  # upper limit of the default max_model_len, by which slots are sized
 
 
 class Serving:
-    """A loaded model behind its routes."""
+    """A loaded model and its routes."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Serving:
         self.reader = Reader(text, self.served, self.limits, self.workers)
         self.directory = loaded.directory
         self.push = WeightPush(engine, loaded, log)
-        self.administration = Administration(Store(settings.weights_root, settings.keep_versions), self.push.serve)
+        self.weight_routes = WeightRoutes(Store(settings.weights_root, settings.keep_versions), self.push.serve)
         self.metrics = InferenceMetrics(engine, self.push)
         self._turns = Turns(bridge.loop)
         self.routes = self._routes()  # (method, path) -> handler
@@ -99,9 +99,9 @@ class Serving:
             ("POST", "/detokenize"): self._measured("detokenize", self.detokenize),
             ("GET", "/metrics"): self.exposition,
             ("GET", "/weight_info"): self.weight_info,
-            ("POST", "/serve_weights"): self.administration.serve,
-            ("PUT", "/weights/{directory}"): self.administration.announce,
-            ("PUT", "/weights/{directory}/{file}"): self.administration.receive,
+            ("POST", "/serve_weights"): self.weight_routes.serve,
+            ("PUT", "/weights/{directory}"): self.weight_routes.announce,
+            ("PUT", "/weights/{directory}/{file}"): self.weight_routes.receive,
             ("POST", "/reset_prefix_cache"): self.reset_prefix_cache,
         }
 
@@ -153,20 +153,20 @@ class Serving:
         return await self._written(lambda: writer.chat(return_ids=bool(r.return_token_ids)), writer)
 
     def _admit(self, prompts: int, plan: SamplingPlan) -> None:
-        """Refuse what the server cannot hold, or not now, before anything is built."""
+        """Refuse more sequences than the server can hold, or can hold now, before they are built."""
         self.limits.check_sequences(prompts, plan.params.n)
         self.bridge.check_room(prompts * plan.params.n)
 
     def _sequences(self, prompts: list[list[int]], plan: SamplingPlan) -> list[Sequence]:
         """The sequences of checked prompts."""
         self._admit(len(prompts), plan)
-        params, longest = plan.params, self.served.max_length
-        sampled = sum(min(params.max_tokens or longest, longest - len(ids)) for ids in prompts) * params.n
+        params, context = plan.params, self.served.max_length
+        sampled = sum(min(params.max_tokens or context, context - len(ids)) for ids in prompts) * params.n
         self.limits.check_logprobs(params, sum(map(len, prompts)), sampled)
         return [s for ids in prompts for s in contract.sequences(ids, plan, self.served, self.text)]
 
     async def _written(self, write: Callable[[], object], writer: Writer) -> ApiResponse:
-        """An answer with the versions that sampled it; a long one is written in a thread."""
+        """The response, with the versions that sampled it. A long response is written in a thread."""
         sequences = writer.sequences
         if writer.size <= LONG_ANSWER:
             body = _encoder.encode(write())
@@ -179,7 +179,7 @@ class Serving:
 
     def _plan(self, call: ApiRequest, params: SamplingParams, *, stream: bool) -> SamplingPlan:
         if params.stop and not self.text.present:
-            raise RequestError("stop strings need a tokenizer, which the served model has not", param="stop")
+            raise RequestError("stop strings need a tokenizer, which the served model lacks", param="stop")
         if stream and params.prompt_logprobs is not None:
             raise RequestError("prompt_logprobs cannot be streamed", param="prompt_logprobs")
         return contract.plan(params, self.served, stream=stream, timeout_s=call.timeout_s)
@@ -190,11 +190,11 @@ class Serving:
     # --- text and information ---
 
     async def models(self, call: ApiRequest) -> ApiResponse:
-        """The one model that is served, as a list."""
+        """The served model, as a list."""
         return _json({"object": "list", "data": [self._card()]})
 
     async def model(self, call: ApiRequest) -> ApiResponse:
-        """The one model that is served, by its name."""
+        """The served model, by its name."""
         contract.check_model(call.path_params["model"], self.served)
         return _json(self._card())
 
@@ -234,7 +234,7 @@ class Serving:
         return ApiResponse(_encoder.encode(WeightInfo(self.engine.version)))
 
     async def reset_prefix_cache(self, call: ApiRequest) -> ApiResponse:
-        """Drop computed prompts; new weights drop them as well."""
+        """Empty the prefix cache; a weight update empties it too."""
         await asyncio.wrap_future(self.engine.call(self.engine.forget_prompts))
         return _json({"success": True})
 
@@ -270,22 +270,22 @@ def _include_usage(options: StreamOptions | None) -> bool:
 
 
 def _eos_ids(directory: Path, text: TextCodec) -> frozenset[int]:
-    """Ids that end a response: those of `generation_config.json` and `config.json`, and the tokenizer's own."""
-    own = text.eos_id()
-    found: set[int] = set() if own is None else {own}
+    """Ids that end a response: from `generation_config.json`, `config.json` and the tokenizer."""
+    tokenizer_id = text.eos_id()
+    ids: set[int] = set() if tokenizer_id is None else {tokenizer_id}
     for name in ("generation_config.json", "config.json"):
         path = directory / name
         if path.is_file():
             value = json.loads(read_text(path)).get("eos_token_id")
-            found |= {value} if isinstance(value, int) else set(value or ())
-    return frozenset(found)
+            ids |= {value} if isinstance(value, int) else set(value or ())
+    return frozenset(ids)
 
 
 def choose_weights(settings: InferenceSettings, log: Logger) -> LoadedVersion:
-    """The newest committed version that is whole, else the configured model.
+    """The newest committed version that is intact, else the configured model.
 
     Raises:
-        VersionError: there is neither.
+        VersionError: neither exists.
     """
     if settings.weights_root is not None:
         for directory in committed_versions(settings.weights_root):
@@ -295,8 +295,8 @@ def choose_weights(settings: InferenceSettings, log: Logger) -> LoadedVersion:
                 log.warning("version_skipped", directory=str(directory), reason=str(error))
     if settings.model is None:
         root = settings.weights_root
-        where = "no directory of versions" if root is None else f"no version in {root}"
-        raise VersionError(f"nothing to serve: there is {where} and no model; give --model")
+        missing = "no directory of versions" if root is None else f"no version in {root}"
+        raise VersionError(f"nothing to serve: there is {missing} and no model; give --model")
     return load_model(settings.model)
 
 

@@ -1,4 +1,4 @@
-"""Answers that are sent while they grow: one server-sent event for each step in which a choice grew."""
+"""Streamed responses: one server-sent event for each step in which a choice grew."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from arlarena.inference.embedded.sequence import Sequence
 from arlarena.inference.embedded.serving.answers import Writer
 from arlarena.inference.embedded.serving.chat_wire import ChatChunk, ChatChunkChoice, ChatMessage
 from arlarena.inference.embedded.text.codec import GrowingText
-from arlarena.inference.embedded.text.token_bytes import Spelled, Spelling
+from arlarena.inference.embedded.text.token_bytes import TokenText, TokenTexts
 from arlarena.proto.policy import CompletionChoice, CompletionResponse, GenerateResponse
 
 _encoder = msgspec.json.Encoder()
@@ -21,7 +21,7 @@ _encoder = msgspec.json.Encoder()
 
 @dataclass(slots=True)
 class StreamCursor:
-    """How far one choice has been sent. `begin` and `end` bound the tokens of the piece at hand."""
+    """How much of one choice has been sent. `begin` and `end`: tokens of the current piece."""
 
     index: int
     sequence: Sequence
@@ -30,7 +30,7 @@ class StreamCursor:
     closed: bool = False
 
     def advance(self) -> bool:
-        """Take what is new; whether there is anything. `ranks` is what the engine appends to last."""
+        """Move to the new tokens. Returns whether there is anything to send. The engine appends to `ranks` last."""
         if self.closed:
             return False
         self.closed = self.sequence.delivered
@@ -40,30 +40,30 @@ class StreamCursor:
 
 @dataclass(slots=True)
 class SentTokens:
-    """Which tokens of one choice have been sent with their log-probs: those whose text has been. `spelling`: None where
-    no log-probs are asked for.
+    """How many tokens of one choice have been sent with log-probs: a token follows once its text has been sent.
+    `texts`: None without log-probs.
     """
 
-    spelling: Spelling | None
+    texts: TokenTexts | None
     sent: int = 0
 
-    def advance(self, cursor: StreamCursor, characters: int) -> tuple[int, list[Spelled] | None]:
-        """The next tokens and the position of the first, where so many `characters` of the text have been sent; at the
-        end all that are left, without bytes that a stop string has cut off.
+    def advance(self, cursor: StreamCursor, characters: int) -> tuple[int, list[TokenText] | None]:
+        """(index of the first new token, new tokens) once `characters` of the text have been sent. The last call
+        returns all remaining tokens, without bytes that a stop string has cut off.
         """
         begin, s = self.sent, cursor.sequence
-        if self.spelling is None:
+        if self.texts is None:
             return begin, None
-        self.spelling.grow(s.tokens[: cursor.end])
+        self.texts.extend(s.tokens[: cursor.end])
         if cursor.closed and isinstance(s.stop_reason, str):
-            self.spelling.cut(characters)
-        self.sent = len(self.spelling.tokens) if cursor.closed else max(begin, self.spelling.within(characters))
-        return begin, self.spelling.tokens[begin : self.sent]
+            self.texts.cut(characters)
+        self.sent = len(self.texts.tokens) if cursor.closed else max(begin, self.texts.count_within(characters))
+        return begin, self.texts.tokens[begin : self.sent]
 
 
 @dataclass(slots=True)
 class Stream:
-    """A stream in progress: the writer knows the request, `cursors` how much of each choice was sent."""
+    """A stream in progress. `cursors`: how much of each choice has been sent."""
 
     writer: Writer
     return_ids: bool
@@ -75,22 +75,22 @@ class Stream:
         self.cursors = [StreamCursor(index, sequence) for index, sequence in enumerate(self.writer.sequences)]
 
     def grown(self) -> Iterator[StreamCursor]:
-        """Choices with something new."""
+        """Choices that have something to send."""
         return (cursor for cursor in self.cursors if cursor.advance())
 
     def first_prompt(self, cursor: StreamCursor) -> list[int] | None:
-        """The prompt's ids, with a choice's first piece only."""
+        """The prompt's ids, only with a choice's first piece."""
         return cursor.sequence.prompt if self.return_ids and cursor.begin == 0 else None
 
-    def spellings(self) -> list[SentTokens]:
-        """What was sent of each choice's tokens."""
+    def sent_tokens(self) -> list[SentTokens]:
+        """One `SentTokens` for each choice."""
         params, text = self.writer.plan.params, self.writer.text
         wanted = params.logprobs is not None
         skip = params.skip_special_tokens
-        return [SentTokens(text.spelling(skip_special=skip) if wanted else None) for _ in self.cursors]
+        return [SentTokens(text.token_texts(skip_special=skip) if wanted else None) for _ in self.cursors]
 
-    def pieces(self) -> list[GrowingText]:
-        """A growing text for each choice."""
+    def growing_texts(self) -> list[GrowingText]:
+        """One `GrowingText` for each choice."""
         plan = self.writer.plan
         return [
             GrowingText(
@@ -104,7 +104,7 @@ class Stream:
 
 
 async def generate_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIterator[bytes]:
-    """Events of the token route; each choice's last carries its weight versions."""
+    """Events of the token route. The last event of a choice has its weight versions."""
     writer = stream.writer
     async for _ in steps:
         for cursor in stream.grown():
@@ -122,7 +122,7 @@ async def generate_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIt
 
 async def completion_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIterator[bytes]:
     """Events of the completions route."""
-    writer, texts, spellings = stream.writer, stream.pieces(), stream.spellings()
+    writer, texts, sent = stream.writer, stream.growing_texts(), stream.sent_tokens()
 
     def event(choices: list[CompletionChoice], **extra: Any) -> bytes:
         return _encoder.encode(
@@ -133,11 +133,11 @@ async def completion_events(stream: Stream, steps: AsyncIterator[None]) -> Async
         for cursor in stream.grown():
             s, i = cursor.sequence, cursor.index
             text = _new_text(texts[i], cursor)
-            begin, spelled = spellings[i].advance(cursor, texts[i].sent)
+            begin, tokens = sent[i].advance(cursor, texts[i].sent)
             choice = CompletionChoice(
                 index=i,
                 text=text,
-                logprobs=writer.completion_logprobs(s, begin, spelled),
+                logprobs=writer.completion_logprobs(s, begin, tokens),
                 finish_reason=s.finish_reason if cursor.closed else None,
                 stop_reason=s.stop_reason if cursor.closed else None,
                 token_ids=s.tokens[cursor.begin : cursor.end] if stream.return_ids else None,
@@ -150,7 +150,7 @@ async def completion_events(stream: Stream, steps: AsyncIterator[None]) -> Async
 
 async def chat_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIterator[bytes]:
     """Events of the chat route: each choice's role, then its text."""
-    writer, texts, spellings = stream.writer, stream.pieces(), stream.spellings()
+    writer, texts, sent = stream.writer, stream.growing_texts(), stream.sent_tokens()
 
     def event(choices: list[ChatChunkChoice], **extra: Any) -> bytes:
         return _encoder.encode(
@@ -164,11 +164,11 @@ async def chat_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIterat
                 opening = ChatChunkChoice(index=i, delta=ChatMessage("assistant", ""))
                 yield event([opening], prompt_token_ids=stream.first_prompt(cursor))
             text = _new_text(texts[i], cursor)
-            begin, spelled = spellings[i].advance(cursor, texts[i].sent)
+            begin, tokens = sent[i].advance(cursor, texts[i].sent)
             choice = ChatChunkChoice(
                 index=i,
                 delta=ChatMessage(content=text),
-                logprobs=writer.chat_logprobs(s, begin, spelled),
+                logprobs=writer.chat_logprobs(s, begin, tokens),
                 finish_reason=s.finish_reason if cursor.closed else None,
                 stop_reason=s.stop_reason if cursor.closed else None,
                 token_ids=s.tokens[cursor.begin : cursor.end] if stream.return_ids else None,

@@ -1,4 +1,4 @@
-"""From texts and conversations to token ids and back, within limits and off the event loop."""
+"""Tokenises texts and conversations, and detokenises ids, within limits and off the event loop."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from arlarena.proto.policy import CompletionRequest
 
 T = TypeVar("T")
 
-_SHORT_TEXT = 4096  # characters and parts: some milliseconds, less than a thread costs where others run
+_SHORT_TEXT = 4096  # characters and parts: some milliseconds, less than a thread costs while others run
 _LONG_BODY = 1 << 16  # bytes; longer than most requests
-LONG_ANSWER = 20_000  # tokens and log-probs: about 20 ms to write
+LONG_ANSWER = 20_000  # tokens and log-probs; writing them takes about 20 ms
 
 
 class Reader:
-    """Reads the prompts of requests. Deadlines are in seconds of `time.monotonic`; errors are those of `TextWorkers`,
-    `RequestLimits` and `contract`.
+    """Reads the prompts of requests. Deadlines are in seconds of `time.monotonic`. Raises the errors of `TextWorkers`,
+    `RequestLimits` and `request_checks`.
     """
 
     def __init__(self, text: TextCodec, served: ServedModel, limits: RequestLimits, workers: TextWorkers) -> None:
         self._text, self._served, self._limits, self._workers = text, served, limits, workers
 
     async def parse(self, body: bytes, kind: type[T]) -> T:
-        """The request in a JSON body; a long one is read in a thread."""
+        """Decode a JSON body to a request; a long body is decoded in a thread."""
         if len(body) <= _LONG_BODY:
             return parse(body, kind)
         return await self._workers.run(lambda: parse(body, kind), math.inf)
@@ -50,13 +50,13 @@ class Reader:
         """Checked token ids of each prompt of a completion request."""
 
         def read() -> list[list[int]]:
-            found, tokens = [], 0
+            prompts, tokens = [], 0
             for ids in contract.prompts(r.prompt, self._text, special=r.add_special_tokens):
                 contract.check_time(deadline)
                 contract.check_prompt(ids, self._served, "prompt", r.max_tokens)
                 self._limits.check_tokens(tokens := tokens + len(ids), "prompt")
-                found.append(ids)
-            return found
+                prompts.append(ids)
+            return prompts
 
         texts = [r.prompt] if isinstance(r.prompt, str) else [item for item in r.prompt if isinstance(item, str)]
         if sum(map(len, texts)) + len(r.prompt) <= _SHORT_TEXT:
@@ -84,7 +84,7 @@ class Reader:
         return work() if size <= _SHORT_TEXT else await self._workers.run(work, deadline)
 
     async def tokenize(self, r: TokenizeRequest, deadline: float) -> bytes:
-        """The answer to a checked request."""
+        """The response to a checked request."""
         if r.prompt is None:
             ids = await self.conversation(r, deadline)
         else:
@@ -99,7 +99,7 @@ class Reader:
         return await self._workers.run(write, deadline) if len(ids) > LONG_ANSWER else write()
 
     async def detokenize(self, r: DetokenizeRequest, deadline: float) -> bytes:
-        """The answer to a request. A token counts like a character."""
+        """The response to a request. Each token counts as a character."""
         if len(r.tokens) > self._limits.text_chars:
             raise RequestError(
                 f"tokens has {len(r.tokens)} ids, but this server takes {self._limits.text_chars} (max_text_chars)",

@@ -1,1 +1,1 @@
-"""Between text and token ids."""
+"""Text and token ids: the tokenizer and the bytes of tokens."""

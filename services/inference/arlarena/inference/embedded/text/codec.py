@@ -1,4 +1,4 @@
-"""Between text and token ids: the served directory's tokenizer, stop strings, text that grows token by token."""
+"""The served model's tokenizer, stop strings, and the text of a response that grows token by token."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from tokenizers import Tokenizer
 
 from arlarena.inference.api.errors import RequestError
 from arlarena.inference.embedded.sequence import StopCheck
-from arlarena.inference.embedded.text.token_bytes import Spelling, TokenBytes, printed
+from arlarena.inference.embedded.text.token_bytes import TokenBytes, TokenTexts, printed
 from arlarena.proto.text.files import read_text
 
-if TYPE_CHECKING:  # transformers takes a second to import and only chats need it
+if TYPE_CHECKING:  # importing transformers takes a second, and only chats need it
     from transformers import PreTrainedTokenizerBase
 
-# A stop string is looked for in the newest tokens only: so many more than it has bytes, as some tokens have no text.
-_STOP_SLACK = 32
+_STOP_SLACK = 32  # a stop string of n bytes is searched in the newest n + 32 tokens, as some tokens have no text
 _REQUEST_FIELDS = ("messages", "add_generation_prompt", "continue_final_message")
-_INCOMPLETE = "\ufffd"  # what a decoder writes for bytes that are not yet a whole character
+_INCOMPLETE = "\ufffd"  # a decoder's output for the bytes of an incomplete character
 
 
 class TextCodec:
-    """A tokenizer. A directory without one is served all the same: then only routes that need text refuse."""
+    """A tokenizer. A model without a tokenizer can be served too; then the routes that need text refuse requests."""
 
     def __init__(self, tokenizer: Tokenizer | None, directory: Path | None = None) -> None:
         self._tokenizer = tokenizer
@@ -48,7 +47,7 @@ class TextCodec:
 
     @property
     def present(self) -> bool:
-        """Whether the model came with a tokenizer."""
+        """Whether the model has a tokenizer."""
         return self._tokenizer is not None
 
     @property
@@ -56,14 +55,14 @@ class TextCodec:
         """The tokenizer.
 
         Raises:
-            RequestError: the model came without one.
+            RequestError: the model has no tokenizer.
         """
         if self._tokenizer is None:
             raise RequestError("the served model has no tokenizer: use token ids (/inference/v1/generate)")
         return self._tokenizer
 
     def eos_id(self) -> int | None:
-        """The id of the tokenizer's own end-of-sequence token, where `tokenizer_config.json` names one."""
+        """The id of the tokenizer's end-of-sequence token, if `tokenizer_config.json` names one."""
         path = None if self._directory is None else self._directory / "tokenizer_config.json"
         if path is None or not path.is_file():
             return None
@@ -72,8 +71,8 @@ class TextCodec:
         return None if content is None else self.tokenizer.token_to_id(content)
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Token ids of `text`, with the tokenizer's begin and end marks if `special`. Other threads run meanwhile, as
-        they would not with the tokenizer's `encode`.
+        """Token ids of `text`, with the tokenizer's begin and end tokens if `special`. Releases the GIL, which the
+        tokenizer's `encode` does not.
         """
         return list(self.tokenizer.encode_batch_fast([text], add_special_tokens=special)[0].ids)
 
@@ -82,21 +81,21 @@ class TextCodec:
         return str(self.tokenizer.decode(ids, skip_special_tokens=skip_special))
 
     def decode_long(self, ids: list[int]) -> str:
-        """Text of token ids, special tokens included. Other threads run meanwhile."""
+        """Text of token ids, special tokens included. Releases the GIL."""
         return str(self.tokenizer.decode_batch([ids], skip_special_tokens=False)[0])
 
     def piece(self, token: int) -> str:
-        """Text of one token behind others, special tokens included."""
-        return printed(self._bytes().behind(token))
+        """Text of a token that follows others, special tokens included."""
+        return printed(self._bytes().following(token))
 
     def bytes_of(self, token: int, *, skip_special: bool) -> bytes:
-        """The bytes that one token behind others puts into a text."""
+        """The bytes that a token adds to a text when it follows others."""
         skipped = skip_special and self._bytes().is_special(token)
-        return b"" if skipped else self._bytes().behind(token)
+        return b"" if skipped else self._bytes().following(token)
 
-    def spelling(self, *, skip_special: bool) -> Spelling:
-        """For a response that begins."""
-        return Spelling(self._bytes(), skip_special=skip_special)
+    def token_texts(self, *, skip_special: bool) -> TokenTexts:
+        """The (still empty) token texts of a new response."""
+        return TokenTexts(self._bytes(), skip_special=skip_special)
 
     def _bytes(self) -> TokenBytes:
         if self._token_bytes is None:
@@ -105,12 +104,12 @@ class TextCodec:
 
     @property
     def chat_ready(self) -> bool:
-        """Whether `chat` answers at once."""
+        """Whether `render` runs without loading the chat template first."""
         return self._chat is not None or not self.present
 
     def load_chat(self) -> None:
-        """Import transformers and read the chat template; takes a second or more, so run it in a thread. Of several
-        threads one does it: transformers imports its parts on first use, and is not made for several threads that do.
+        """Import transformers and read the chat template. This takes a second or more: call it in a thread. The lock
+        is needed because the lazy imports of transformers are not thread-safe.
         """
         with self._chat_lock:
             if self._chat is None:
@@ -119,11 +118,11 @@ class TextCodec:
                 self._chat = AutoTokenizer.from_pretrained(self._directory, local_files_only=True)
 
     def render(self, messages: list[dict[str, Any]], options: dict[str, Any] | None = None, **flags: Any) -> str:
-        """A conversation through the tokenizer's chat template. `options` are variables of the template, `flags`
+        """Render a conversation with the tokenizer's chat template. `options`: variables of the template. `flags`:
         parameters of transformers.
 
         Raises:
-            RequestError: there is no template, it refuses the messages, or an option is no variable of a template.
+            RequestError: there is no template, it refuses the messages, or an option is not a template variable.
         """
         if self._chat is None:
             _ = self.tokenizer
@@ -132,12 +131,12 @@ class TextCodec:
         _check_options(options or {}, inspect.signature(self._chat.apply_chat_template).parameters)
         try:
             rendered = self._chat.apply_chat_template(messages, tokenize=False, **(options or {}), **flags)
-        except Exception as error:  # the template is the model author's program: it may raise anything
+        except Exception as error:  # a template is code of the model's author and may raise any error
             raise RequestError(f"the chat template refused the messages: {error}", param="messages") from error
         return str(rendered)
 
     def stop_check(self, stops: tuple[str, ...], *, skip_special: bool) -> StopCheck | None:
-        """A check whether the newest token completes one of `stops`; the earliest in the text counts."""
+        """A check whether the newest token completes one of `stops`; it returns the earliest in the text."""
         if not stops:
             return None
         window = max(len(stop.encode()) for stop in stops) + _STOP_SLACK
@@ -151,7 +150,7 @@ class TextCodec:
 
 
 def _check_options(options: dict[str, Any], parameters: Iterable[str]) -> None:
-    """Refuse options that would change how transformers applies the template."""
+    """Refuse options that are parameters of transformers."""
     for name in ({"messages", *parameters} - {"tools", "documents"}) & options.keys():
         hint = "it is a field of the request itself" if name in _REQUEST_FIELDS else "leave it out"
         raise RequestError(
@@ -169,9 +168,9 @@ def cut(text: str, stop: str | None, *, include: bool) -> str:
 
 
 class GrowingText:
-    """Text of a response while it grows: what `advance` returned once is never taken back.
+    """The text of a response while it grows. Text that `advance` has returned never changes.
 
-    A character whose last bytes are missing is held back, and so is an end that may become a stop string.
+    Incomplete characters at the end are held back, and so is an end that may become a stop string.
     """
 
     def __init__(self, text: TextCodec, stops: tuple[str, ...], *, skip_special: bool, include_stop: bool) -> None:
@@ -183,12 +182,12 @@ class GrowingText:
 
     def advance(self, tokens: list[int], *, finished: bool, stop: str | None) -> str:
         """The text that is new since the last call."""
-        whole = self._text.decode(tokens, skip_special=self._skip_special)
+        text = self._text.decode(tokens, skip_special=self._skip_special)
         if finished:
-            whole = cut(whole, stop, include=self._include_stop)
+            text = cut(text, stop, include=self._include_stop)
         else:
-            whole = self._without_open_end(whole.rstrip(_INCOMPLETE))
-        new, self.sent = whole[self.sent :], max(self.sent, len(whole))
+            text = self._without_open_end(text.rstrip(_INCOMPLETE))
+        new, self.sent = text[self.sent :], max(self.sent, len(text))
         return new
 
     def _without_open_end(self, text: str) -> str:

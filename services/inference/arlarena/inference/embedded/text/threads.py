@@ -1,4 +1,4 @@
-"""Threads for what takes long with texts: chat templates, tokenising, long answers. The event loop stays free."""
+"""Threads for slow work on texts (chat templates, tokenising, long responses), which would block the event loop."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 class TextWorkers:
-    """A few threads with a bounded queue. A thread cannot be stopped: whoever gives it work bounds that by size."""
+    """A few threads with a bounded queue. Threads cannot be stopped, so callers limit the size of the work."""
 
     def __init__(self, threads: int, limit_s: float, most_waiting: int) -> None:
-        """`limit_s`: of one piece of work, its time in the queue included. `most_waiting`: pieces in the queue."""
+        """`limit_s`: time limit of a task, including its time in the queue. `most_waiting`: size of the queue."""
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="text")
         self._limit_s, self._most = limit_s, threads + most_waiting
         self._pending = 0
@@ -26,10 +26,12 @@ class TextWorkers:
         """The result of `work`; `deadline` is in seconds of `time.monotonic`.
 
         Raises:
-            RequestError: 503 the queue is full, 504 out of time.
+            RequestError: 503 the queue is full, 504 a time limit has passed.
         """
         if self._pending >= self._most:
-            raise RequestError(f"{self._pending} texts wait to be tokenised already (max_waiting)", status=503)
+            raise RequestError(
+                f"{self._pending} texts already wait to be tokenised (max_waiting); retry later", status=503
+            )
         self._pending += 1
         try:
             left_s = min(self._limit_s, deadline - time.monotonic())

@@ -1,4 +1,4 @@
-"""Which bytes each token of a response puts into its text, so that the log-probs' tokens, joined, spell the text."""
+"""The bytes that each token of a response adds to its text. Joined, the tokens in the log-probs give the text."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _ALPHABET = _byte_alphabet()
 
 
 def printed(raw: bytes) -> str:
-    r"""A token as text; bytes that are no characters by themselves as `\xNN`, as OpenAI's API prints them."""
+    r"""A token as text; bytes of incomplete characters become `\xNN`, as in OpenAI's API."""
     return raw.decode(errors="backslashreplace")
 
 
 class TokenBytes:
-    """The bytes of single tokens, as the tokenizer's decoder writes them behind other tokens.
+    """The bytes of single tokens, as the tokenizer's decoder writes them after other tokens.
 
-    Byte-level vocabularies and bytes like `<0xE2>` (SentencePiece) are read from the vocabulary, since a decoder gives
-    U+FFFD for a part of a character. Everything else is what the decoder adds for the token behind another one.
+    Byte-level vocabularies and byte tokens like `<0xE2>` (SentencePiece) are read from the vocabulary, since a decoder
+    gives U+FFFD for a part of a character. For other tokens, the bytes are what the decoder appends for them.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._kinds = _decoder_kinds(tokenizer)
-        self._known: dict[int, bytes] = {}
+        self._cache: dict[int, bytes] = {}
         self._special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
         self._before = self._plain_token()
 
@@ -48,21 +48,21 @@ class TokenBytes:
         """Whether `skip_special_tokens` leaves the token out of the text."""
         return token in self._special
 
-    def behind(self, token: int) -> bytes:
-        """The bytes of a token that others precede."""
-        known = self._known.get(token)
-        if known is None:
-            found = self._read(token)
-            known = self._known[token] = self._added(token) if found is None else found
-        return known
+    def following(self, token: int) -> bytes:
+        """The bytes of a token that follows others."""
+        raw = self._cache.get(token)
+        if raw is None:
+            raw = self._from_vocabulary(token)
+            raw = self._cache[token] = self._from_decoder(token) if raw is None else raw
+        return raw
 
     def first(self, token: int) -> bytes:
-        """The bytes of a token that begins a text: some decoders leave out a blank there."""
+        """The bytes of a text's first token, from which some decoders strip a space."""
         alone = self._decode([token])
-        return self.behind(token) if _INCOMPLETE in alone else alone.encode()
+        return self.following(token) if _INCOMPLETE in alone else alone.encode()
 
-    def _read(self, token: int) -> bytes | None:
-        """The bytes that the vocabulary writes for the token, if it writes bytes."""
+    def _from_vocabulary(self, token: int) -> bytes | None:
+        """The token's bytes, if the vocabulary encodes bytes."""
         text = self._tokenizer.id_to_token(token) or ""
         if "ByteLevel" in self._kinds:
             known = all(character in _ALPHABET for character in text)
@@ -70,8 +70,8 @@ class TokenBytes:
         byte = _BYTE.fullmatch(text) if "ByteFallback" in self._kinds else None
         return bytes([int(byte[1], 16)]) if byte else None
 
-    def _added(self, token: int) -> bytes:
-        """What the decoder adds for the token behind another one."""
+    def _from_decoder(self, token: int) -> bytes:
+        """The bytes that the decoder appends for the token after another token."""
         if self._before is None:
             return self._decode([token]).encode()
         before = self._decode([self._before])
@@ -102,24 +102,24 @@ def _decoder_kinds(tokenizer: Tokenizer) -> frozenset[str]:
 
 
 class _Characters:
-    """Counts the characters of a text that comes byte by byte. `whole`: those that are complete; a broken one counts as
-    one U+FFFD.
+    """Counts the characters of a text byte by byte. `complete`: number of complete characters; an invalid one counts
+    as U+FFFD.
     """
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self.whole = 0
+        self.complete = 0
 
     def take(self, byte: int) -> int:
         """The index of the character that the next byte belongs to."""
-        self.whole += len(self._decoder.decode(bytes([byte])))
+        self.complete += len(self._decoder.decode(bytes([byte])))
         incomplete = bool(self._decoder.getstate()[0])
-        return self.whole if incomplete else self.whole - 1
+        return self.complete if incomplete else self.complete - 1
 
 
 @dataclass(slots=True)
-class Spelled:
-    """One token of a response. `raw`: the bytes that it puts into the text, at characters `begin` to `end`."""
+class TokenText:
+    """One token of a response. `raw`: the bytes that it adds to the text, at characters [begin, end)."""
 
     token: str
     raw: bytes
@@ -127,36 +127,36 @@ class Spelled:
     end: int
 
 
-class Spelling:
-    """The tokens of one response, spelled while it grows."""
+class TokenTexts:
+    """The token texts of one response, which may still grow."""
 
     def __init__(self, source: TokenBytes, *, skip_special: bool) -> None:
         self._source, self._skip_special = source, skip_special
         self._characters = _Characters()
         self._started = False
-        self.tokens: list[Spelled] = []
+        self.tokens: list[TokenText] = []
 
-    def grow(self, tokens: list[int]) -> None:
-        """Spell those of a response's tokens that are new."""
+    def extend(self, tokens: list[int]) -> None:
+        """Append the texts of the tokens that are new. `tokens`: all tokens of the response."""
         for token in tokens[len(self.tokens) :]:
-            self.tokens.append(self._spell(token))
+            self.tokens.append(self._text(token))
 
-    def _spell(self, token: int) -> Spelled:
+    def _text(self, token: int) -> TokenText:
         if self._skip_special and self._source.is_special(token):
-            at = self._characters.whole
-            return Spelled(printed(self._source.behind(token)), b"", at, at)
-        raw = self._source.behind(token) if self._started else self._source.first(token)
+            at = self._characters.complete
+            return TokenText(printed(self._source.following(token)), b"", at, at)
+        raw = self._source.following(token) if self._started else self._source.first(token)
         self._started = True
-        places = [self._characters.take(byte) for byte in raw] or [self._characters.whole]
-        return Spelled(printed(raw), raw, places[0], places[-1] + bool(raw))
+        places = [self._characters.take(byte) for byte in raw] or [self._characters.complete]
+        return TokenText(printed(raw), raw, places[0], places[-1] + bool(raw))
 
-    def within(self, characters: int) -> int:
-        """How many tokens lie wholly within the first `characters` of the text."""
-        return next((i for i, spelled in enumerate(self.tokens) if spelled.end > characters), len(self.tokens))
+    def count_within(self, characters: int) -> int:
+        """How many tokens lie entirely within the first `characters` of the text."""
+        return next((i for i, text in enumerate(self.tokens) if text.end > characters), len(self.tokens))
 
     def cut(self, characters: int) -> None:
-        """Leave out the bytes behind the first `characters` of the text, which a stop string has cut off."""
+        """Remove the bytes after the first `characters` of the text, which a stop string has cut off."""
         count = _Characters()
-        for spelled in self.tokens:
-            spelled.raw = bytes(byte for byte in spelled.raw if count.take(byte) < characters)
-            spelled.begin = min(spelled.begin, characters)
+        for text in self.tokens:
+            text.raw = bytes(byte for byte in text.raw if count.take(byte) < characters)
+            text.begin = min(text.begin, characters)

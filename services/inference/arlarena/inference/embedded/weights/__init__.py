@@ -1,1 +1,1 @@
-"""Weights of the embedded engine: loading and replacing them."""
+"""Loads and replaces the weights of the embedded engine."""

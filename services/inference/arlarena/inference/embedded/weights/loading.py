@@ -1,4 +1,4 @@
-"""From a version directory, or any Hugging Face directory, to weights that the embedded engine can serve."""
+"""Loads a version directory, or any Hugging Face directory, for the embedded engine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from arlarena.inference.embedded.architecture import Architecture, UnsupportedMo
 from arlarena.inference.embedded.model import Model
 from arlarena.inference.embedded.prefill import log_probs
 from arlarena.inference.embedded.weights.parameters import Parameters, WeightsError, load_parameters
-from arlarena.inference.weights.versions import VersionError, judge, verify
+from arlarena.inference.weights.versions import VersionError, check_probe, verify
 from arlarena.proto.trajectory import PolicyVersion
 from arlarena.proto.versions.directory import (
     COMMITTED_FILE,
@@ -22,7 +22,7 @@ from arlarena.proto.versions.directory import (
 
 @dataclass(frozen=True, slots=True)
 class LoadedVersion:
-    """Weights ready to serve, and what they are called. `difference`: largest |Δ log-prob| of the version's probe."""
+    """Weights ready to serve, and their version label. `difference`: largest |Δ log-prob| of the version's probe."""
 
     label: str
     parameters: Parameters
@@ -32,10 +32,10 @@ class LoadedVersion:
 
 
 def load_version(directory: Path, arch: Architecture | None = None) -> LoadedVersion:
-    """Verify, load and probe a version directory; with `arch`, only if it is of that architecture.
+    """Verify, load and probe a version directory; if `arch` is given, its architecture must be equal.
 
     Raises:
-        VersionError: the directory is not whole, or its weights do not fit. ProbeError: see there.
+        VersionError: the directory is damaged, or its weights do not fit. ProbeError: see there.
     """
     manifest = verify(directory)
     try:
@@ -54,11 +54,11 @@ def _probe(directory: Path, probe: ManifestProbe, arch: Architecture, parameters
     ids = probe.ids
     if len(probe.log_probs) != len(ids) - 1 or not all(0 <= token < arch.vocab_size for token in ids):
         raise VersionError(f"{directory / MANIFEST_FILE} has a malformed probe")
-    return judge(directory, probe, log_probs(Model(arch, parameters, len(ids)), ids))
+    return check_probe(directory, probe, log_probs(Model(arch, parameters, len(ids)), ids))
 
 
 def load_model(directory: Path) -> LoadedVersion:
-    """Load an ordinary Hugging Face directory; its version is `initial:0:<digest>` unless it is a version directory.
+    """Load a Hugging Face directory. Its version is `initial:0:<digest>` unless it is a version directory.
 
     Raises:
         VersionError: the directory cannot be served.

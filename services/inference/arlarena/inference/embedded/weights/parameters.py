@@ -1,13 +1,13 @@
-"""A model's weights in the form in which the engine multiplies: fused, with scales and norms folded in.
+"""A model's weights in the layout that the engine uses: fused matrices, with scales and norms folded in.
 
-What is folded, so that a step has fewer and larger operations (all exact in real arithmetic, within 1e-5 in float32):
-- matrices lie input first, as a product reads them: with few rows that is 1.4 to 2 times as fast;
-- query, key and value projections are one matrix, gate and up projections are another;
-- the gain of a norm before a projection multiplies that projection's rows, and so does sqrt(E): what is left of the
-  norm is a division by the length of the vector; likewise sqrt(D) is in the gains of the query and key norms;
-- 1/sqrt(head_dim) is in the gain of the query norm (or in the query projection where there is none);
-- the columns of a query or key head are reordered so that the two halves that a rotation mixes lie side by side: a
-  rotation is then one complex multiplication, and scores do not change because queries and keys are reordered alike.
+Fusing gives fewer and larger operations. It is exact in real arithmetic and within 1e-5 in float32:
+- matrices are stored as [inputs, outputs], which makes products with few rows 1.4 to 2 times as fast;
+- query, key and value projections are one matrix, gate and up projections another;
+- the gain of a norm and sqrt(E) are folded into the next projection, so that the norm only divides by the length of the
+  vector; likewise sqrt(D) is folded into the gains of the query and key norms;
+- 1/sqrt(head_dim) is folded into the gain of the query norm, or into the query projection if there is no such norm;
+- the columns of query and key heads are reordered so that the two halves that a rotation mixes are adjacent. A rotation
+  is then one complex multiplication. Scores do not change, because queries and keys are reordered alike.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from arlarena.inference.embedded.architecture import Architecture
 
 
 class WeightsError(ValueError):
-    """Weights that do not fit the model, or cannot be read; the message names the tensor or file."""
+    """Weights do not fit the model or cannot be read; the message names the tensor or file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def check_tensors(tensors: Mapping[str, Tensor], arch: Architecture) -> None:
     """Compare names and shapes with the architecture.
 
     Raises:
-        WeightsError: a tensor is missing, unknown, of another shape, or not finite.
+        WeightsError: a tensor is missing, unknown, of another shape or not finite.
     """
     expected = expected_shapes(arch)
     ignored = {"lm_head.weight"} if arch.tied else set()
@@ -121,23 +121,23 @@ def check_tensors(tensors: Mapping[str, Tensor], arch: Architecture) -> None:
 
 
 def _interleave(rows: Tensor, heads: int) -> Tensor:
-    """Reorder the rows of each head from (first half, second half) to pairs: [heads D, ...] -> the same shape."""
+    """Reorder the rows of each head from (first half, second half) to pairs; the shape [heads D, ...] stays."""
     per_head = rows.view(heads, 2, rows.shape[0] // heads // 2, -1)
     return per_head.transpose(1, 2).reshape(rows.shape)
 
 
 def _columns(*matrices: Tensor, gain: Tensor | None = None) -> Tensor:
-    """Matrices [outputs, inputs], as checkpoints have them, side by side as [inputs, outputs]; `gain` [inputs]."""
-    side = torch.empty(matrices[0].shape[1], sum(len(matrix) for matrix in matrices))
+    """Concatenate matrices [outputs, inputs] of a checkpoint to [inputs, outputs]; `gain` [inputs] scales the rows."""
+    fused = torch.empty(matrices[0].shape[1], sum(len(matrix) for matrix in matrices))
     begin = 0
     for matrix in matrices:
-        part = side[:, begin : begin + len(matrix)]
+        part = fused[:, begin : begin + len(matrix)]
         begin += len(matrix)
         if gain is None:
             part.copy_(matrix.t())
         else:
             torch.mul(matrix.t(), gain.unsqueeze(1), out=part)
-    return side
+    return fused
 
 
 def _fuse_layer(t: Mapping[str, Tensor], at: str, arch: Architecture) -> Layer:

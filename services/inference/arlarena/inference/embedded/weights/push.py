@@ -1,4 +1,4 @@
-"""New weights for the embedded engine: whatever goes wrong, the old ones stay in service and sampling goes on."""
+"""New weights for the embedded engine. If a push fails, the old weights stay in service and sampling continues."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from arlarena.proto.versions.directory import ServedVersion
 
 
 class WeightPush:
-    """Brings versions into service, one after another. `outcomes` counts them for `/metrics`."""
+    """Brings versions into service, one at a time. `outcomes` counts pushes for `/metrics`."""
 
     def __init__(self, engine: Engine, loaded: LoadedVersion, log: Logger) -> None:
-        """`loaded`: what the engine serves now."""
+        """`loaded`: the version in service."""
         self._engine = engine
         self._serving = ServedVersion(loaded.label, loaded.difference)
         self._log = log
@@ -24,7 +24,7 @@ class WeightPush:
         self.outcomes = {"finished": 0, "failed": 0}
 
     async def serve(self, source: Source) -> ServedVersion:
-        """Load and probe a version beside the weights in service, then swap between two steps of the engine.
+        """Load and probe a version while the old weights serve, then swap between two steps of the engine.
 
         Raises:
             VersionError: the directory cannot be served. EngineDeadError: the engine has stopped.
