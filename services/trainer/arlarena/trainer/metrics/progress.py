@@ -13,7 +13,7 @@ from pathlib import Path
 from arlarena.trainer.metrics.diagnostics import json_line
 
 # Least time between two records of the current step, in seconds; enough for a display.
-_WITHIN_EVERY_S = 1.0
+_CURRENT_EVERY_S = 1.0
 
 
 class Progress:
@@ -25,8 +25,8 @@ class Progress:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._stage, self._steps = stage, steps
         self._last = -math.inf
-        self._within_path = self._path.with_name(f"{stage}-step.json")
-        self._within = ("", 0.0)  # the activity of the current step, and the time of its last record
+        self._current_path = self._path.with_name(f"{stage}-step.json")
+        self._current = ("", 0.0)  # the activity of the current step, and the time of its last record
         self._step, self._began = -1, 0.0
 
     def report(
@@ -56,15 +56,15 @@ class Progress:
         """
         now, running = time.time(), time.monotonic()
         if step != self._step:
-            self._step, self._began, self._within = step, now, ("", 0.0)
-        if self._within[0] == doing and running - self._within[1] < _WITHIN_EVERY_S:
+            self._step, self._began, self._current = step, now, ("", 0.0)
+        if self._current[0] == doing and running - self._current[1] < _CURRENT_EVERY_S:
             return
-        self._within = (doing, running)
+        self._current = (doing, running)
         record = {"ts": round(now, 3), "began": round(self._began, 3), "step": step, "doing": doing} | counts
-        partial = self._within_path.with_suffix(".partial")
+        partial = self._current_path.with_suffix(".partial")
         with contextlib.suppress(OSError):
             partial.write_text(json_line(record))
-            partial.replace(self._within_path)
+            partial.replace(self._current_path)
 
     def report_every(self, seconds: float, step: int, *, message: str = "", **figures: float) -> None:
         """`report`, unless the newest record is younger than `seconds`."""
