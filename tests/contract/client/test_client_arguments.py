@@ -302,8 +302,8 @@ def test_sync_calls_need_one_value_for_each_session(url):
         with pytest.raises(ValueError, match="3 tasks for 2 sessions"):
             client.reset_all(sessions, [{}] * 3)
         for given, kind, message in (
-            (None, TypeError, "tasks must be a list with one for each session, not None"),
-            ({"index": 1, "split": "train"}, TypeError, "tasks must be a list with one for each session, not {"),
+            (None, TypeError, "tasks must be a list with one entry for each session, not None"),
+            ({"index": 1, "split": "train"}, TypeError, "tasks must be a list with one entry for each session, not {"),
             ([1, 2], TypeError, "a task must be a dictionary such as .*, not 1"),
             ([{}, {"idx": 1}], ValueError, "a task has no key 'idx'; known: split, index, seed, task_id, episode_id"),
         ):
