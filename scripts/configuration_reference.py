@@ -17,18 +17,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
+from generated_pages import update
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from arlarena.console.cli.configuration import DATA, Setting, Tables
-from arlarena.console.settings import BrokerSettings, ConsoleSettings, Gpus, RunSettings, Threads
+from arlarena.console.settings import BrokerSettings, ConsoleSettings, Threads
 from arlarena.env_server.settings import EnvironmentSettings
 from arlarena.environments.alfworld.options import AlfworldOptions
-from arlarena.environments.sokoban.options import SokobanOptions
+from arlarena.environments.sokoban.options import Curriculum, SokobanOptions
 from arlarena.environments.tir_math.options import SandboxOptions, TirMathOptions
+from arlarena.environments.tir_math.problems.hub import HubOptions
 from arlarena.inference.settings import InferenceSettings
 from arlarena.proto.config import Table
+from arlarena.proto.shared_settings import Gpus, RunSettings
 from arlarena.rollout.settings import EvaluationSettings, RolloutSettings
 from arlarena.trainer.objectives import Recipe
 from arlarena.trainer.objectives.clipping import CLIPS
@@ -44,9 +47,11 @@ TABLES: dict[str, type[Table]] = {
     "redis": BrokerSettings,
     "environment": EnvironmentSettings,
     "environment.options (sokoban)": SokobanOptions,
+    "environment.options.curriculum (sokoban)": Curriculum,
     "environment.options (alfworld)": AlfworldOptions,
     "environment.options (tir_math)": TirMathOptions,
     "environment.options.sandbox (tir_math)": SandboxOptions,
+    "environment.options.train (tir_math)": HubOptions,
     "policy": PolicySettings,
     "policy.tiny": TinyPolicy,
     "inference": InferenceSettings,
@@ -228,14 +233,7 @@ def main() -> int:
     """The command of the module's docstring."""
     found = tables()
     wanted = {PAGE: page(found), CONSOLE / DATA: _data(found)}
-    wrong = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
-    if "--check" in sys.argv[1:]:
-        for path in wrong:
-            print(f"{path} differs from the settings: run {Path(__file__).name}", file=sys.stderr)
-        return 1 if wrong else 0
-    for path in wrong:
-        path.write_text(wanted[path], encoding="utf-8")
-    return 0
+    return update(wanted)
 
 
 if __name__ == "__main__":

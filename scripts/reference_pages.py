@@ -1,6 +1,7 @@
-"""Write the generated pages of docs/reference: the command line and the HTTP API of the environment server.
+"""Write the generated pages of docs/reference: command line, HTTP API of the environment server, glossary of metrics.
 
-The command line comes from the `--help` of each command, the HTTP API from the `/openapi.json` of a running server.
+The command line comes from the `--help` of each command, the HTTP API from the `/openapi.json` of a running server, the
+glossary from `scripts/metrics.toml` and the Prometheus registries of the services.
 
 .venv/bin/python scripts/reference_pages.py            write the pages
 .venv/bin/python scripts/reference_pages.py --check    exit with 1 where a page differs
@@ -14,11 +15,21 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from urllib.request import urlopen
+
+from generated_pages import update
+from prometheus_client import CollectorRegistry
+
+from arlarena.env_server.sessions.metrics import EnvServerMetrics
+from arlarena.inference.embedded.scheduler import Counters
+from arlarena.inference.embedded.serving.metrics import InferenceMetrics
+from arlarena.inference.gateway.metrics import GatewayMetrics
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
@@ -44,6 +55,43 @@ The routes and types of `/openapi.json`, which every environment server has. `sc
 page. [Environments](environments.md#playing) explains sessions, steps, limits and errors.
 
 The document does not contain the WebSocket `/ws` of OpenEnv and the pages `/docs` and `/openapi.json`.
+"""
+
+
+METRICS = ROOT / "scripts" / "metrics.toml"
+METRICS_HEAD = """\
+# Metrics
+
+Every metric, with its unit, its definition and the module that computes it. `scripts/reference_pages.py` writes this
+page from `scripts/metrics.toml` and from the registries that Prometheus reads.
+
+Shares are between 0 and 1. Log-probabilities, KL and entropy are in nats per token.
+"""
+METRICS_SECTIONS = {
+    "training": """\
+## Training
+
+Keys of `RUN/metrics.jsonl`, which holds one JSON object per step; a value that is not finite is null. TensorBoard shows
+the same values. Metrics of episodes and groups cover all groups judged for the step, before any filter, unless the
+definition says otherwise. Metrics of updates are means over the updates of the step, or extremes (`…_min`, `…_max`).
+Modules are below `arlarena.trainer`.
+""",
+    "evaluation": """\
+## Evaluation
+
+Keys of the result of `arlarena eval`. Modules are below `arlarena.rollout`.
+""",
+    "episode": """\
+## Episode
+
+Keys of the `metrics` of a recorded episode. The `behaviour` of an evaluation holds their means per episode, and
+training reports shares of turns. Modules are below `arlarena.rollout`.
+""",
+}
+PROMETHEUS_HEAD = """\
+## Prometheus
+
+What `/metrics` of each server reports. Counters end in `_total`, histograms have `_bucket`, `_sum` and `_count`.
 """
 
 
@@ -162,20 +210,43 @@ def http_api() -> str:
     return "".join(parts)
 
 
-PAGES = {REFERENCE / "command-line.md": command_line, REFERENCE / "http-api.md": http_api}
+def registries() -> dict[str, CollectorRegistry]:
+    """The registry of each server, without a server behind it."""
+    numbers = dict.fromkeys(("running", "waiting", "slots", "cached_prompts"), 0)
+    engine = SimpleNamespace(**numbers, version="", counters=Counters())
+    push = SimpleNamespace(outcomes={})
+    return {
+        "environment server": EnvServerMetrics("guess").registry,
+        "policy server": InferenceMetrics(cast(Any, engine), cast(Any, push)).registry,
+        "gateway": GatewayMetrics(cast(Any, SimpleNamespace(replicas=[]))).registry,
+    }
+
+
+def metrics() -> str:
+    """The glossary of metrics."""
+    parts = [METRICS_HEAD]
+    for section, entries in tomllib.loads(METRICS.read_text(encoding="utf-8")).items():
+        parts.append(f"\n{METRICS_SECTIONS[section]}\n| metric | unit | definition | module |\n|---|---|---|---|\n")
+        parts += [f"| `{key}` | {unit} | {text} | `{module}` |\n" for key, (unit, text, module) in entries.items()]
+    parts.append(f"\n{PROMETHEUS_HEAD}\n| metric | type | definition | server |\n|---|---|---|---|\n")
+    for server, registry in registries().items():
+        for family in registry.collect():
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            parts.append(f"| `{name}` | {family.type} | {family.documentation} | {server} |\n")
+    return "".join(parts)
+
+
+PAGES = {
+    REFERENCE / "command-line.md": command_line,
+    REFERENCE / "http-api.md": http_api,
+    REFERENCE / "metrics.md": metrics,
+}
 
 
 def main() -> int:
     """The command of the module's docstring."""
     wanted = {path: write() for path, write in PAGES.items()}
-    wrong = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
-    if "--check" in sys.argv[1:]:
-        for path in wrong:
-            print(f"{path} is out of date: run {Path(__file__).name}", file=sys.stderr)
-        return 1 if wrong else 0
-    for path in wrong:
-        path.write_text(wanted[path], encoding="utf-8")
-    return 0
+    return update(wanted)
 
 
 if __name__ == "__main__":

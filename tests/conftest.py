@@ -3,14 +3,28 @@
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.processes import forking_support
 
 # Before torch is imported, here and in the processes that tests start: as many threads as cores in each of several
 # processes make all of them many times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A process of pytest-xdist forks services where the other processes of the session do."""
+    if hasattr(config, "workerinput"):
+        forking_support.share(config.workerinput["forking_process"])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a process of pytest-xdist where to fork."""
+    node.workerinput["forking_process"] = forking_support.address()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

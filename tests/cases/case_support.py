@@ -104,17 +104,19 @@ def run(code: str, *arguments: str, **options: Any) -> str:
 
 
 @contextlib.contextmanager
-def busy_cores(each: int = 1) -> Iterator[None]:
-    """Every core computes `each` other things for the length of the block. Each has a session of its own: kernels with
-    autogroups share the time of the cores between sessions first.
+def busy_cores(each: int = 1, core: int | None = None) -> Iterator[None]:
+    """`each` other computations for every core, or on one core alone, for the length of the block. Each has a session
+    of its own: kernels with autogroups share the time of the cores between sessions first.
     """
-    count = each * (os.cpu_count() or 1)
+    count = each * (1 if core is not None else os.cpu_count() or 1)
     command = [PYTHON, "-S", "-c", "print(flush=True)\nwhile True: pass"]
     loops = [subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) for _ in range(count)]
     try:
         for loop in loops:
             assert loop.stdout is not None
             loop.stdout.readline()  # it has begun
+            if core is not None:
+                os.sched_setaffinity(loop.pid, {core})
         yield
     finally:
         for loop in loops:

@@ -9,6 +9,7 @@ from pathlib import Path
 from arlarena.console import settings as console
 from arlarena.env_server.settings import EnvironmentSettings
 from arlarena.inference.settings import InferenceSettings
+from arlarena.proto.shared_settings import Gpus, RunSettings
 from arlarena.rollout import settings as rollout
 from arlarena.trainer import settings as trainer
 from arlarena.trainer.objectives import RECIPES, Recipe
@@ -20,11 +21,11 @@ from arlarena.trainer.policy_settings import PolicySettings, TinyPolicy
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = {
-    "run": console.RunSettings,
+    "run": RunSettings,
     "redis": console.BrokerSettings,
     "console": console.ConsoleSettings,
     "console.threads": console.Threads,
-    "console.gpus": console.Gpus,
+    "console.gpus": Gpus,
     "environment": EnvironmentSettings,
     "inference": InferenceSettings,
     "rollout": rollout.RolloutSettings,

@@ -22,11 +22,12 @@ from arlarena.sandbox.lockdown import GRACE_S
 from sandbox_attacks import BREACH, Attack, Baits, attacks, baits
 from sandbox_attacks.honest import HONEST
 
-LIMITS = ExecutionLimits(wall_s=4.0, cpu_s=2.0, memory_mb=256)
+LIMITS = ExecutionLimits(wall_s=2.0, cpu_s=1.0, memory_mb=256)
 # By the clock an execution may take longer where it waits for a processor; its computing is bounded on any machine.
 LONGEST_S = ForkSettings().patience * LIMITS.wall_s
 SLACK_S, SLACK_MB = 4.0, 32
 ATTACKERS = 4
+HONEST_PAUSE_S = 0.1  # between two honest programs: without it they take most of the time of the processors
 
 
 def breaches(attack: Attack, execution: Execution, idle_mb: float) -> list[str]:
@@ -48,7 +49,7 @@ def breaches(attack: Attack, execution: Execution, idle_mb: float) -> list[str]:
 
 
 class HonestUsers:
-    """Run honest programs, one after the other, until told to stop."""
+    """Run honest programs, one after another with short pauses, until told to stop."""
 
     def __init__(self, sandbox: ForkSandbox) -> None:
         self._sandbox, self._stop = sandbox, threading.Event()
@@ -70,6 +71,7 @@ class HonestUsers:
             self.seconds.append(time.perf_counter() - begun)
             if execution.stdout != expected or execution.ending != "ok":
                 self.wrong.append(f"{program!r}: {execution}")
+            self._stop.wait(HONEST_PAUSE_S)
 
 
 def report() -> dict[str, Any]:

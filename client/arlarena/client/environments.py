@@ -17,15 +17,14 @@ import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from arlarena.client.arguments import number_of, seconds_of, shown, text_of
 from arlarena.client.batcher import Batcher
 from arlarena.client.errors import PolicyFault, ProtocolError, Refused, ServiceError, SessionLost, Unavailable
-from arlarena.client.transport import Answer, HttpTransport, Timeouts
+from arlarena.client.transport import Answer, AsyncClosing, HttpTransport, Timeouts
 from arlarena.proto.env_api import (
     EPISODE_ID_CHARS,
     Action,
@@ -52,7 +51,6 @@ REQUEST_S = 90.0
 MAX_CHARS = 1 << 19
 MAX_INFO_BYTES = 1 << 20  # the options may be large, and each value may take 100 bytes in memory
 DEADLINE_SHARE = 0.95  # of the request timeout, so that the server's response arrives before the client's timeout
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 UNKNOWN_SESSION = "unknown_session"  # the server's error code for an unknown or ended session
 
 _NO_REASON = Error("unknown", "no reason given", "infra", False)
@@ -197,7 +195,7 @@ class Session:
             return
 
 
-class EnvironmentClient:
+class EnvironmentClient(AsyncClosing):
     """A client of one environment server. Safe for any number of concurrent sessions on one event loop."""
 
     def __init__(
@@ -234,14 +232,6 @@ class EnvironmentClient:
     def url(self) -> str:
         """The base URL."""
         return self.transport.url
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
     async def close(self) -> None:
         """Send waiting items, then close all connections. Sessions stay open until their idle time is over."""
@@ -321,14 +311,7 @@ class EnvironmentClient:
         self, method: str, path: str, body: bytes | None = None, max_answer_bytes: int | None = None
     ) -> Answer:
         """Send an idempotent request, with retries while the server is unavailable."""
-        pause = FIRST_PAUSE_S
-        for _ in range(self.retries):
-            try:
-                return await self.transport.request(method, path, body, max_answer_bytes=max_answer_bytes)
-            except Unavailable:
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_S)
-        return await self.transport.request(method, path, body, max_answer_bytes=max_answer_bytes)
+        return await self.transport.request(method, path, body, max_answer_bytes=max_answer_bytes, retries=self.retries)
 
     async def _send_batch(self, items: Sequence[BatchItem]) -> Sequence[StepOutcome | ServiceError | None]:
         """The results of all items. Long texts are split into several requests."""

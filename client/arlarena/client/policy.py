@@ -9,17 +9,15 @@ weight version of each token. `chat` is for evaluation of any model. Requests ar
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import msgspec
 
 from arlarena.client.arguments import number_of
 from arlarena.client.errors import PromptTooLong, Refused, Unavailable
-from arlarena.client.transport import Answer, HttpTransport, Timeouts
+from arlarena.client.transport import Answer, AsyncClosing, HttpTransport, Timeouts
 from arlarena.proto.policy import (
     DEADLINE_HEADER,
     GENERATE_ROUTE,
@@ -32,7 +30,6 @@ from arlarena.proto.policy import (
 from arlarena.proto.trajectory import PolicyVersion, Sampling, VersionSpan
 
 NEWER_LENGTH_NAME = "max_completion_tokens"
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 
 T = TypeVar("T")
 FinishReason = Literal["stop", "length", "abort"]
@@ -182,7 +179,7 @@ def _too_long(answer: Answer) -> bool:
     )
 
 
-class PolicyClient:
+class PolicyClient(AsyncClosing):
     """A client of one policy server. Safe for any number of concurrent requests on one event loop."""
 
     def __init__(
@@ -203,14 +200,6 @@ class PolicyClient:
     def url(self) -> str:
         """The base URL."""
         return self.transport.url
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
     async def close(self) -> None:
         """Close all connections."""
@@ -328,16 +317,9 @@ class PolicyClient:
         headers: dict[str, str] | None = None,
     ) -> Answer:
         """Send a request, with retries while the server is unavailable. All requests here are idempotent."""
-        pause = FIRST_PAUSE_S
-        for attempt in range(self.retries + 1):
-            try:
-                answer = await self.transport.request(method, path, body, timeout_s=timeout_s, headers=headers)
-                break
-            except Unavailable:
-                if attempt == self.retries:
-                    raise
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_S)
+        answer = await self.transport.request(
+            method, path, body, timeout_s=timeout_s, headers=headers, retries=self.retries
+        )
         if answer.status == 200:
             return answer
         if _too_long(answer):

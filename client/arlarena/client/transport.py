@@ -5,8 +5,11 @@ Services are not trusted: responses have a limited size, and compressed response
 
 from __future__ import annotations
 
+import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from types import TracebackType
 from typing import Literal, Self
 
@@ -16,6 +19,7 @@ import msgspec
 from arlarena.client.arguments import number_of, seconds_of, text_of
 from arlarena.client.bounded import IDENTITY, AnswerRefused, read_bounded
 from arlarena.client.errors import AtCapacity, ProtocolError, Refused, Unavailable
+from arlarena.proto.backoff import pauses
 from arlarena.proto.http.addresses import service_url
 
 JSON_HEADERS = {"content-type": "application/json", **IDENTITY}
@@ -23,6 +27,8 @@ JSON_HEADERS = {"content-type": "application/json", **IDENTITY}
 MAX_ANSWER_BYTES = 64 << 20
 # Characters of a response that an error message quotes.
 QUOTE_CHARS = 300
+# Between two attempts at a request, in seconds.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 
 Service = Literal["environment server", "policy server"]
 
@@ -117,7 +123,23 @@ def _retry_after(headers: Mapping[str, str]) -> float:
         return 1.0
 
 
-class HttpTransport:
+class AsyncClosing(ABC):
+    """What an `async with` block closes at its end."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close all connections."""
+
+
+class HttpTransport(AsyncClosing):
     """Requests to one base URL. Opens its pool on first use; close it with `close` or `async with`."""
 
     def __init__(
@@ -145,14 +167,6 @@ class HttpTransport:
         self._headers = JSON_HEADERS | ({"authorization": f"Bearer {token}"} if token else {})
         self._session: aiohttp.ClientSession | None = None
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
     async def close(self) -> None:
         """Close all connections; requests in flight fail as `Unavailable`."""
         if self._session is not None:
@@ -175,14 +189,33 @@ class HttpTransport:
         timeout_s: float | None = None,
         headers: Mapping[str, str] | None = None,
         max_answer_bytes: int | None = None,
+        retries: int = 0,
     ) -> Answer:
-        """Send one request without retries. `max_answer_bytes`: overrides that of the transport.
+        """Send a request. `max_answer_bytes`: overrides that of the transport. `retries`: how often it is sent again
+        while the service is unavailable; above 0 only for idempotent requests.
 
         Raises:
             AtCapacity: 503 or 429 with a Retry-After header.
             Unavailable: no connection, no response in time, or any other 5xx or 429.
             ProtocolError: the response is larger than `max_answer_bytes`, compressed, or a redirect.
         """
+        for pause in islice(pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S), retries):
+            try:
+                return await self._request(method, path, body, timeout_s, headers, max_answer_bytes)
+            except Unavailable:
+                await asyncio.sleep(pause)
+        return await self._request(method, path, body, timeout_s, headers, max_answer_bytes)
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        timeout_s: float | None,
+        headers: Mapping[str, str] | None,
+        max_answer_bytes: int | None,
+    ) -> Answer:
+        """Send one request, once."""
         limit = self.timeouts.request_s if timeout_s is None else timeout_s
         request = f"{method} {self.url}{path}"
         timeout = aiohttp.ClientTimeout(total=limit, connect=self.timeouts.connect_s)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import signal
 import sys
@@ -15,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from arlarena.proto.text.files import TextFileError, read_text
+from arlarena.proto.text.names import nearest
 from arlarena.proto.text.redaction import MASK, hide, is_secret_name, masked, merged, redact, redacted_stderr
 from arlarena.proto.text.wording import printable
 
@@ -49,13 +49,6 @@ class Table(BaseModel):
 
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The hint in an error about an unknown name: the most similar name of `known`, or all of them."""
-    known = list(known)
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known)) or 'none'}"
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -167,6 +160,60 @@ def parse_table(where: str, values: Mapping[str, Any], model: type[Model]) -> Mo
         raise ConfigError(_explain(where, error, model)) from error
     _hide_secrets(settings)
     return settings
+
+
+def parse_part(where: str, values: Mapping[str, Any], model: type[Model], *keys: str) -> Model:
+    """Some keys of a table that another service checks, by default all of `model`; other keys have their defaults.
+
+    Raises:
+        ConfigError: see `parse_table`.
+    """
+    _hide_secrets(values)
+    wanted = keys or tuple(model.model_fields)
+    return parse_table(where, {key: values[key] for key in wanted if key in values}, model)
+
+
+def load_part(path: Path | None, table: str, model: type[Model], *keys: str) -> Model:
+    """Some keys of the table `table` of `path`, see `parse_part`. Errors as in `load_table`."""
+    values = read_table(path, table) if path is not None else {}
+    return parse_part(f"{path or 'command line'}: [{table}]", values, model, *keys)
+
+
+def variables_of(
+    environment: Mapping[str, str], prefix: str, model: type[BaseModel], *, leave_out: Iterable[str] = ()
+) -> dict[str, str]:
+    """The variables `<prefix><FIELD>` for the fields of `model` except `leave_out`; an empty one counts as absent."""
+    names = [name for name in model.model_fields if name not in leave_out]
+    found = {name: environment.get(f"{prefix}{name.upper()}") for name in names}
+    return {name: value for name, value in found.items() if value}
+
+
+def secret_from(environment: Mapping[str, str], variable: str) -> str | None:
+    """The value of a variable that holds a secret, which messages and logs then hide; an empty one is None."""
+    value = environment.get(variable) or None
+    hide(value)
+    return value
+
+
+def parse_assignment(text: str, form: str) -> tuple[str, Any]:
+    """A value of a flag `--set`: `lr=1e-4` as ("lr", 0.0001). A value that is not TOML is taken as text.
+
+    Raises:
+        ConfigError: there is no key or no value in it; `form` says how it is written.
+    """
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not key:
+        raise ConfigError(f"--set {assigned(text)}: write it as {form}")
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value
+
+
+def assigned(text: str) -> str:
+    """`text`, a value of a flag `--set`, for messages: without the value, which may be a secret."""
+    key, equals, _ = text.partition("=")
+    return f"{key}=…" if equals else text
 
 
 def load_table(path: Path | None, table: str, model: type[Model], overrides: Mapping[str, Any] | None = None) -> Model:

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from arlarena.proto.atomic_files import write_bytes
 from arlarena.proto.config import ConfigError, exit_on_config_error
 from arlarena.proto.trajectory import SCHEMA_VERSION
 
@@ -139,9 +140,7 @@ def main() -> int:
             data = convert_json(options.old.read_text(encoding="utf-8")).encode()
         else:
             data = convert_groups(options.old.read_bytes())
-        partial = options.new.with_name(options.new.name + ".partial")
-        partial.write_bytes(data)
-        partial.replace(options.new)
+        write_bytes(options.new, data)
     except ConfigError as error:
         raise ConfigError(f"{options.old}: {error}") from error
     except (OSError, UnicodeError) as error:

@@ -149,15 +149,10 @@ class GenerateResponse(msgspec.Struct, kw_only=True):
     prompt_token_ids: list[int] | None = None
 
 
-class CompletionRequest(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """OpenAI's completion request with vLLM's additions, as far as the embedded engine implements them.
+class TextRequest(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Parameters that OpenAI's completion and chat requests share, with vLLM's additions."""
 
-    `prompt`: text, token ids, or a list of texts or token ids.
-    """
-
-    prompt: str | list[Any]
     model: str | None = None
-    max_tokens: int | None = 16
     n: int = 1
     temperature: float = 1.0
     top_p: float = 1.0
@@ -168,12 +163,21 @@ class CompletionRequest(msgspec.Struct, kw_only=True, omit_defaults=True, forbid
     ignore_eos: bool = False
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
-    logprobs: int | None = None
     prompt_logprobs: int | None = None
     return_token_ids: bool | None = None
-    add_special_tokens: bool = True
     stream: bool = False
     stream_options: StreamOptions | None = None
+
+
+class CompletionRequest(TextRequest, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """OpenAI's completion request with vLLM's additions; `prompt` is text, token ids, or a list of either. These are
+    the parameters that the embedded engine implements.
+    """
+
+    prompt: str | list[Any]
+    max_tokens: int | None = 16
+    logprobs: int | None = None
+    add_special_tokens: bool = True
 
 
 class CompletionLogprobs(msgspec.Struct):

@@ -22,6 +22,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from arlarena.proto.atomic_files import open_atomic
+
 SCHEMA_VERSION = 3
 
 IdArray = npt.NDArray[np.int32]
@@ -315,13 +317,11 @@ def _decoded(kind: str, decoder: msgspec.msgpack.Decoder[_Message], data: bytes)
 def write_groups(path: Path, groups: Iterable[Group]) -> int:
     """Write groups to a file, each as a 4-byte little-endian length and MessagePack bytes. Returns their number."""
     count = 0
-    partial = path.with_suffix(path.suffix + ".partial")
-    with partial.open("wb") as file:
+    with open_atomic(path) as file:
         for group in groups:
             data = encode(group)
             file.write(len(data).to_bytes(4, "little") + data)
             count += 1
-    partial.replace(path)
     return count
 
 

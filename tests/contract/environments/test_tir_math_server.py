@@ -14,7 +14,7 @@ import httpx2 as httpx
 import psutil
 import pytest
 from support.environments.environment_support import environment_server
-from support.processes.forking_support import environments
+from support.processes import forking_support
 
 from arlarena.sandbox import kernel
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings
@@ -22,6 +22,7 @@ from arlarena.sandbox.lockdown import LAYERS
 
 pytestmark = pytest.mark.skipif(not kernel.supported(), reason="the sandbox of forks needs Linux on x86-64 or aarch64")
 
+BARE = "support.sandbox.bare_program"  # a zygote without libraries
 PROGRAM = "```python\n{}\n```"
 QUICK = """
 [environment.options]
@@ -40,7 +41,7 @@ def server(tmp_path_factory):
     """(URL, process) of one for all tests that leave it alive: it takes seconds to import what judges answers."""
     with environment_server(tmp_path_factory.mktemp("tir"), "tir_math", capacity=64, extra=QUICK) as (url, process):
         yield url, process
-        children = psutil.Process(process.pid).children()
+        children = psutil.Process(process.pid).children() if process.poll() is None else []
     assert psutil.wait_procs(children, timeout=10)[1] == []
 
 
@@ -115,14 +116,14 @@ async def test_what_is_too_much_is_sent_away_and_can_be_tried_again(server):
 
 
 def test_a_layer_that_this_machine_does_not_have_keeps_the_server_from_starting(tmp_path):
-    sandbox = ForkSandbox(ForkSettings(required=()))
+    sandbox = ForkSandbox(ForkSettings(required=()), BARE)
     absent = [layer for layer in LAYERS if layer not in sandbox.health().layers]
     sandbox.close()
     if not absent:
         pytest.skip("this machine offers every layer of protection")
     config = tmp_path / "c.toml"
     config.write_text(f'[environment.options.sandbox]\nrequired = ["seccomp", "{absent[0]}"]\n')
-    done = environments().run(["arlarena.env_server", "tir_math", "--config", str(config), "--port", "0"])
+    done = forking_support.run(["arlarena.env_server", "tir_math", "--config", str(config), "--port", "0"])
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
@@ -143,7 +144,7 @@ def test_a_layer_that_this_machine_does_not_have_keeps_the_server_from_starting(
 def test_wrong_options_are_named(tmp_path, options, mentions):
     config = tmp_path / "c.toml"
     config.write_text('[environment]\nname = "tir_math"\n' + options)
-    done = environments().run(["arlarena.env_server.settings", str(config)])
+    done = forking_support.run(["arlarena.env_server.settings", str(config)])
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     for mention in mentions:
@@ -160,24 +161,6 @@ def test_programs_of_many_sessions_run_side_by_side(client):
     assert time.monotonic() - begun < 8 * 0.5  # one after the other they would take longer
 
 
-def test_a_server_that_is_killed_takes_its_processes_with_it(tmp_path):
-    with (
-        environment_server(tmp_path, "tir_math", extra=QUICK) as (url, process),
-        httpx.Client(base_url=url, timeout=60) as client,
-    ):
-        (session,) = opened(client)
-        with contextlib.suppress(httpx.HTTPError):
-            client.post(
-                "/step",
-                json={"session_id": session["session_id"], "action": {"text": PROGRAM.format("while True: pass")}},
-                timeout=0.5,
-            )
-        descendants = psutil.Process(process.pid).children(recursive=True)
-        assert len(descendants) == 3  # two zygotes, and the program
-        process.kill()
-        assert psutil.wait_procs(descendants, timeout=10)[1] == []
-
-
 def test_the_folder_of_problems(tmp_path):
     problem = '{{"problem": "What is {n} + {n}?", "answer": "{twice}"}}\n'
     data = tmp_path / "data"
@@ -187,7 +170,7 @@ def test_the_folder_of_problems(tmp_path):
     command = ["arlarena.env_server.settings", str(tmp_path / "c.toml")]
     (tmp_path / "c.toml").write_text('[environment]\nname = "tir_math"\n')
     environment = {**os.environ, "TIR_MATH_DATA": str(data)}
-    assert environments().run(command, env=environment).returncode == 0
+    assert forking_support.run(command, env=environment).returncode == 0
     with (
         environment_server(tmp_path, "tir_math", extra="", variables={"TIR_MATH_DATA": str(data)}) as (url, _),
         httpx.Client(base_url=url, timeout=60) as client,
@@ -211,6 +194,19 @@ def test_the_folder_of_problems(tmp_path):
     ]
     (tmp_path / "empty").mkdir()
     environment["TIR_MATH_DATA"] = str(tmp_path / "empty")
-    done = environments().run(command, env=environment)
+    done = forking_support.run(command, env=environment)
     assert done.returncode == 2
     assert f"TIR_MATH_DATA: {tmp_path / 'empty'} has no train.jsonl" in done.stderr
+
+
+# Last, because the server of the other tests is gone afterwards.
+def test_a_server_that_is_killed_takes_its_processes_with_it(server, client):
+    process = server[1]
+    (session,) = opened(client)
+    program = {"session_id": session["session_id"], "action": {"text": PROGRAM.format("while True: pass")}}
+    with contextlib.suppress(httpx.HTTPError):
+        client.post("/step", json=program, timeout=0.5)
+    descendants = psutil.Process(process.pid).children(recursive=True)
+    assert len(descendants) == 3  # two zygotes, and the program
+    process.kill()
+    assert psutil.wait_procs(descendants, timeout=10)[1] == []

@@ -11,12 +11,13 @@ import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from support.processes.forking_support import Forked, consoles
+from support.processes import forking_support
+from support.processes.forking_support import Forked
 
 
 def start(folder: Path) -> tuple[Forked, int, psutil.Process]:
     command = ["arlarena.console", "serve", "broker", "--dir", str(folder)]
-    process = consoles().popen(command, stdout=subprocess.PIPE, stderr=sys.stderr)
+    process = forking_support.popen(command, stdout=subprocess.PIPE, stderr=sys.stderr)
     assert process.stdout is not None
     said = json.loads(process.stdout.readline())
     (server,) = [child for child in psutil.Process(process.pid).children() if "server" in child.name()]
@@ -48,7 +49,9 @@ def test_a_server_that_dies_ends_it_with_an_error(tmp_path: Path) -> None:
 
 def test_a_taken_port_is_an_error_and_no_stack_trace(tmp_path: Path) -> None:
     first, port, _ = start(tmp_path / "a")
-    second = consoles().run(["arlarena.console", "serve", "broker", "--dir", str(tmp_path / "b"), "--port", str(port)])
+    second = forking_support.run(
+        ["arlarena.console", "serve", "broker", "--dir", str(tmp_path / "b"), "--port", str(port)]
+    )
     first.terminate()
     first.wait(20)
     assert second.returncode == 1

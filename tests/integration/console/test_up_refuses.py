@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.processes import forking_support
 from support.trainer.tiny_support import SOKOBAN
 
 from arlarena.trainer.model.tiny import create_tiny_policy
@@ -28,12 +27,10 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 def up(folder: Path, text: str, *arguments: str, timeout: float = 120, **variables: str) -> tuple[int, str]:
     (folder / "a.toml").write_text(text)
     clean = {key: value for key, value in os.environ.items() if key not in ("REDIS_URL", "ARLARENA_SEED")}
-    done = subprocess.run(
-        [sys.executable, "-m", "arlarena.console", "up", "a.toml", *arguments],
+    done = forking_support.run(
+        ["arlarena.console", "up", "a.toml", *arguments],
         cwd=folder,
         env={**clean, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **variables},
-        capture_output=True,
-        text=True,
         timeout=timeout,
     )
     return done.returncode, done.stdout + done.stderr
@@ -46,8 +43,8 @@ def up(folder: Path, text: str, *arguments: str, timeout: float = 120, **variabl
             '[environment]\nname = "guess"\n[trainer]\ntask_split = "trian"\ngroup_size = 5000\npush_transport = "gloo"'
             '\n[evaluation]\nsplit = "tset"\nmax_tokens = 600\n[redis]\nurl = "redis://127.0.0.1:9/0"\n[clone]\n',
             [
-                "a.toml: [trainer] task_split = 'trian': guess has no such split; did you mean 'train'?",
-                "a.toml: [evaluation] split = 'tset': guess has no such split; did you mean 'test'?",
+                "a.toml: [trainer] task_split = 'trian': guess has no such split; known: train, ",
+                "a.toml: [evaluation] split = 'tset': guess has no such split; known: train, ",
                 "a.toml: [evaluation] max_tokens = 600 leaves no room for a prompt",
                 "a.toml: [environment] capacity = 1024 has no room for [trainer] group_size = 5000",
                 'push_transport = "gloo" needs [inference] engine = "vllm"',

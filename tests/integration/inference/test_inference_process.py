@@ -20,6 +20,7 @@ from support.inference.inference_support import (
     wait_until,
     write_version,
 )
+from support.processes import forking_support
 
 from arlarena.inference.embedded.serving.routes import choose_weights
 from arlarena.inference.settings import InferenceSettings
@@ -28,8 +29,7 @@ from arlarena.proto.telemetry import get_logger
 
 
 def run(*arguments, timeout=60):
-    command = [sys.executable, "-m", "arlarena.inference", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment())
+    return forking_support.run(["arlarena.inference", *map(str, arguments)], timeout=timeout, env=environment())
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +188,8 @@ def test_a_model_of_the_hub_is_served_from_the_local_cache(directory, tmp_path, 
         assert server.http.get("/v1/models/Tiny/Policy-1.0").json()["id"] == "Tiny/Policy-1.0"
         assert server.http.get("/v1/models/Tiny%2FPolicy-1.0").status_code == 200
         assert openai_error(server.http.get("/v1/models/Policy-1.0"))["code"] == "model_not_found"
-    missing = run("--model", "Tiny/Policy-2.0")
+    command = [sys.executable, "-m", "arlarena.inference", "--model", "Tiny/Policy-2.0"]
+    missing = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment())
     assert (missing.returncode, missing.stdout) == (2, "")
     assert missing.stderr.startswith("error: model 'Tiny/Policy-2.0': no such directory here")
     assert "HF_HUB_OFFLINE" in missing.stderr

@@ -256,7 +256,7 @@ def test_too_many_waiting_are_sent_away_with_a_time_to_come_back() -> None:
 
 def test_a_required_layer_that_cannot_be_had_means_that_nothing_is_run() -> None:
     with pytest.raises(SandboxUnavailable, match="this machine does not offer: a-layer-of-the-future"):
-        ForkSandbox(ForkSettings(required=("seccomp", "a-layer-of-the-future")))
+        ForkSandbox(ForkSettings(required=("seccomp", "a-layer-of-the-future")), BARE)
 
 
 def test_without_landlock_no_file_is_opened_at_all(monkeypatch: pytest.MonkeyPatch) -> None:

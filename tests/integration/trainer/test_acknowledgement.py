@@ -2,7 +2,9 @@
 
 import msgspec
 import pytest
-from support.trainer.trainer_support import policy
+import torch
+from safetensors.torch import load_file
+from support.trainer.trainer_support import policy, tiny_directory
 
 from arlarena.proto.streams.queue import Streams
 from arlarena.proto.streams.trainer_lease import TrainerLease
@@ -15,8 +17,9 @@ from arlarena.trainer.loop import Trainer
 from arlarena.trainer.objectives import recipe
 from arlarena.trainer.settings import TrainerSettings
 from arlarena.trainer.state.checkpoint import Checkpoints, TrainerState
+from arlarena.trainer.weights.versions import VersionStore
 
-__all__ = ["policy"]
+__all__ = ["policy", "tiny_directory"]
 
 NOW = PolicyVersion("life", 0, "d0")
 # Parts that are not used for a checkpoint.
@@ -59,3 +62,22 @@ async def test_nothing_is_acknowledged_if_the_checkpoint_cannot_be_written(train
     with pytest.raises(OSError, match="checkpoints"):
         await trainer.save()
     assert await pending(trainer) == {"g000000", "g000001"}
+
+
+async def test_a_checkpoint_between_an_update_and_its_version_holds_the_updated_weights(
+    trainer, tmp_path, policy, tiny_directory
+):
+    store = VersionStore(tmp_path / "weights", tiny_directory, "life", keep=2)
+    trainer.version = store.write(policy, trainer.learner.weights(), 0)
+    published = trainer.version.weights_file
+    await trainer.save()
+    (checkpoint,) = (tmp_path / "checkpoints").glob("*/model.safetensors")
+    assert checkpoint.samefile(published)
+    _, figures, _ = trainer.learn(await trainer.collector.batch(), trainer.version)
+    assert figures["updates_applied"] == 1
+    await trainer.save()
+    (checkpoint,) = (tmp_path / "checkpoints").glob("*/model.safetensors")
+    assert not checkpoint.samefile(published)
+    saved, before, present = load_file(checkpoint), load_file(published), trainer.learner.weights()
+    assert all(torch.equal(value, present[name]) for name, value in saved.items())
+    assert not all(torch.equal(value, before[name]) for name, value in saved.items())

@@ -40,7 +40,7 @@ async def test_a_finite_split_is_drawn_in_epochs_and_a_resumed_run_keeps_to_it(t
             await draw_order(url, "tir_math", TrainerSettings(group_size=4), 3, resumed, LOG)
         with pytest.raises(CheckpointError, match=r"'environment': 'tir_math'.* would now .*'environment': 'guess'"):
             await draw_order(None, "guess", settings, 3, resumed, LOG)
-        with pytest.raises(ConfigError, match="task_split = 'rain': tir_math has the splits train"):
+        with pytest.raises(ConfigError, match="task_split = 'rain': tir_math has no such split; known: train"):
             await draw_order(url, "tir_math", TrainerSettings(task_split="rain"), 3, TrainerState(), LOG)
         with pytest.raises(ConfigError, match=r"name = 'sokoban', but the server at .* plays tir_math; give"):
             await draw_order(url, "sokoban", settings, 3, TrainerState(), LOG)

@@ -3,11 +3,11 @@
 import asyncio
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 from support.environments.environment_support import environment_server
+from support.processes import forking_support
 
 from arlarena.proto.config import ConfigError
 from arlarena.trainer.preflight import check_writable
@@ -17,15 +17,9 @@ NOBODY = "redis://127.0.0.1:9/0"
 
 async def trainer(*arguments):
     """Exit status and stderr of `python -m arlarena.trainer …`."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "arlarena.trainer", *map(str, arguments)),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
-    async with asyncio.timeout(60):
-        _, output = await process.communicate()
-    return process.returncode, output.decode()
+    command = ["arlarena.trainer", *map(str, arguments)]
+    done = await asyncio.to_thread(forking_support.run, command, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    return done.returncode, done.stderr
 
 
 def config(folder, text=""):
@@ -117,7 +111,7 @@ async def test_an_invalid_address_is_refused(flag, tmp_path, tiny_directory):
 async def test_an_unknown_split_is_refused_with_the_nearest_name(tmp_path, tiny_directory):
     with environment_server(tmp_path, "sokoban") as (url, _):
         answer = train(tmp_path, tiny_directory, '[trainer]\ntask_split = "trian"', "--environment-url", url)
-        await assert_refused(answer, "task_split = 'trian'", "has the splits train", "did you mean 'train'?")
+        await assert_refused(answer, "task_split = 'trian'", "has no such split; known: train", "did you mean 'train'?")
 
 
 async def test_a_run_directory_that_cannot_be_created_is_refused(tmp_path, tiny_directory):

@@ -15,7 +15,7 @@ from arlarena.trainer.objectives import Batch
 
 @dataclass
 class Row:
-    """One row: everything about its tokens, as floats. `turns`: (tokens, advantage) of each, where it has several."""
+    """One row: the values of its sampled tokens. `turns`: (tokens, advantage) of each turn, where it has several."""
 
     trajectory: int
     advantage: float
@@ -23,7 +23,6 @@ class Row:
     old: list[float]
     ref: list[float]
     entropy: list[float]
-    mask: list[int]
     turns: list[tuple[int, float]] = field(default_factory=list)
 
     def credits(self) -> list[tuple[int, float]]:
@@ -32,7 +31,7 @@ class Row:
 
 
 def random_rows(seed: int, *, spread: float = 0.3, extreme: bool = True) -> list[Row]:
-    """Rows of 5 trajectories of 1 to 4 turns: masks, a row without tokens, zero advantages, absurd ratios."""
+    """Rows of 5 trajectories of 1 to 4 turns: a row without tokens, zero advantages, absurd ratios."""
     rng = random.Random(seed)
     rows = []
     for trajectory in range(5):
@@ -41,24 +40,25 @@ def random_rows(seed: int, *, spread: float = 0.3, extreme: bool = True) -> list
             old = [-rng.expovariate(1.0) - 0.01 for _ in range(n)]
             new = [value + rng.gauss(0.0, spread) for value in old]
             ref = [value + rng.gauss(0.0, spread) for value in old]
-            mask = [int(rng.random() < 0.8) for _ in range(n)]
+            sampled = [rng.random() < 0.8 or (t == 0 and len(rows) in (3, 4, 5)) for t in range(n)]
             entropy = [rng.expovariate(2.0) for _ in range(n)]
-            rows.append(Row(trajectory, rng.gauss(0.0, 1.5), new, old, ref, entropy, mask))
-    rows[1].mask = [0] * len(rows[1].mask)
+            columns = [list(itertools.compress(column, sampled)) for column in (new, old, ref, entropy)]
+            rows.append(Row(trajectory, rng.gauss(0.0, 1.5), *columns))
+    rows[1] = Row(rows[1].trajectory, rows[1].advantage, [], [], [], [])
     rows[2].advantage = 0.0
     if extreme:
-        rows[3].new[0], rows[3].old[0], rows[3].mask[0] = -60.0, -1.0, 1
-        rows[4].new[0], rows[4].old[0], rows[4].mask[0] = -0.5, -70.0, 1
-        rows[5].ref[0], rows[5].mask[0] = rows[5].new[0] + 35.0, 1
+        rows[3].new[0], rows[3].old[0] = -60.0, -1.0
+        rows[4].new[0], rows[4].old[0] = -0.5, -70.0
+        rows[5].ref[0] = rows[5].new[0] + 35.0
     return rows
 
 
 def growing_rows(seed: int) -> list[Row]:
-    """`random_rows` of which most hold two or three turns, each with an advantage of its own; no absurd ratios."""
+    """`random_rows` of three turns, each with an advantage of its own, some without tokens; no absurd ratios."""
     rng = random.Random(seed)
     rows = random_rows(seed, extreme=False)
     for row in rows:
-        edges = sorted({0, len(row.new), *(rng.randint(1, len(row.new)) for _ in range(2))})
+        edges = sorted([0, len(row.new), *(rng.randint(0, len(row.new)) for _ in range(2))])
         row.turns = [(last - first, rng.gauss(0.0, 1.5)) for first, last in itertools.pairwise(edges)]
     return rows
 
@@ -74,7 +74,6 @@ def batch_of(rows: Sequence[Row], *, dtype: torch.dtype = torch.float64, **extra
         old_log_probs=flat("old"),
         ref_log_probs=flat("ref"),
         entropy=flat("entropy").requires_grad_(),
-        mask=torch.tensor([value for row in rows for value in row.mask], dtype=torch.bool),
         row_of_token=torch.tensor([i for i, row in enumerate(rows) for _ in row.new], dtype=torch.int64),
         trajectory_of_row=torch.tensor([row.trajectory for row in rows], dtype=torch.int64),
         advantages=torch.tensor([advantage for row in rows for _, advantage in row.credits()], dtype=dtype),

@@ -10,7 +10,7 @@ from arlarena.trainer.objectives import Denominators, LossConfig, policy_loss, r
 
 @pytest.mark.parametrize(("correction", "weights"), [("truncate", [2.0, 1.5, 0.25]), ("icepop", [0.0, 1.5, 0.0])])
 def test_decoupled_anchor_weighs_by_proximal_over_behaviour(correction, weights, make_row, make_batch):
-    row = make_row(0, 1.0, [-1.0] * 3, [-1.0] * 3, [-1.0] * 3, [0.1] * 3, [1, 1, 1])
+    row = make_row(0, 1.0, [-1.0] * 3, [-1.0] * 3, [-1.0] * 3, [0.1] * 3)
     behaviour = torch.tensor([-1.0 - math.log(x) for x in (4.0, 1.5, 0.25)], dtype=torch.float64)
     batch = make_batch([row], behaviour_log_probs=behaviour)
     loss, metrics = policy_loss(recipe("grpo"), batch, Denominators.count([batch]), LossConfig(correction=correction))
@@ -22,7 +22,7 @@ def test_decoupled_anchor_weighs_by_proximal_over_behaviour(correction, weights,
 
 def test_the_geometric_correction_drops_whole_rows(make_row, make_batch):
     tokens = [[4.0, 4.0], [4.0, 0.5], [0.4, 0.4, 0.4]]  # geometric means 4, √2, 0.4
-    rows = [make_row(i, -1.0, *([[-1.0] * len(k)] * 3), [0.1] * len(k), [1] * len(k)) for i, k in enumerate(tokens)]
+    rows = [make_row(i, -1.0, *([[-1.0] * len(k)] * 3), [0.1] * len(k)) for i, k in enumerate(tokens)]
     behaviour = torch.tensor([-1.0 - math.log(x) for k in tokens for x in k], dtype=torch.float64)
     batch = make_batch(rows, behaviour_log_probs=behaviour)
     run = LossConfig(correction="geometric", correction_low=0.5, correction_high=2.0)
@@ -42,7 +42,7 @@ def test_the_geometric_correction_drops_whole_rows(make_row, make_batch):
 )
 def test_a_term_without_its_tensor_is_an_error(run, missing, make_rows, make_batch):
     full = make_batch(make_rows(0))
-    names = ("log_probs", "old_log_probs", "mask", "row_of_token", "trajectory_of_row", "advantages")
+    names = ("log_probs", "old_log_probs", "row_of_token", "trajectory_of_row", "advantages")
     bare = type(full)(**{name: getattr(full, name) for name in names})
     with pytest.raises(ValueError, match=missing):
         policy_loss(recipe("grpo"), bare, Denominators.count([bare]), run)

@@ -69,12 +69,12 @@ def test_mismatch_by_hand():
 
 def test_rows_fall_into_their_cells(make_row, make_batch):
     rows = [
-        make_row(0, a, [-1.0 + move] * n, [-1.0] * n, [-1.0] * n, [h] * n, [1] * n)
+        make_row(0, a, [-1.0 + move] * n, [-1.0] * n, [-1.0] * n, [h] * n)
         for a, h, n in ((-1.0, 0.1, 1), (-1.0, 0.9, 2), (2.0, 0.1, 3), (2.0, 0.9, 4))
         for move in (-0.2, 0.3)
     ]
-    rows.append(make_row(0, 0.0, [-3.0], [-1.0], [-1.0], [0.1], [1]))
-    rows.append(make_row(0, 1.0, [-3.0], [-1.0], [-1.0], [0.1], [0]))
+    rows.append(make_row(0, 0.0, [-3.0], [-1.0], [-1.0], [0.1]))
+    rows.append(make_row(0, 1.0, [], [], [], []))
     table = cell_table(make_batch(rows))
     assert len(set(CELLS)) == 8
     assert CELLS[0] == "negative/low_entropy/ratio_below"
@@ -97,14 +97,8 @@ def test_tables_add_and_split(make_rows, make_batch):
     assert sum(cell_table(make_batch([])).kl_shares().values()) == 0.0
 
 
-def test_a_weight_counts_as_so_many_rows(make_rows, make_batch):
-    rows = make_rows(3)
-    twice = cell_table(make_batch(rows, row_weights=torch.full((len(rows),), 2.0, dtype=torch.float64)))
-    torch.testing.assert_close(twice.kl, 2 * cell_table(make_batch(rows)).kl)
-
-
 def test_the_table_needs_entropy(make_rows, make_batch):
     full = make_batch(make_rows(0))
-    names = ("log_probs", "old_log_probs", "mask", "row_of_token", "trajectory_of_row", "advantages")
+    names = ("log_probs", "old_log_probs", "row_of_token", "trajectory_of_row", "advantages")
     with pytest.raises(ValueError, match="entropy"):
         cell_table(type(full)(**{name: getattr(full, name) for name in names}))

@@ -18,10 +18,6 @@ def deltas(row):
     return [clamp(n - o, -20.0, 20.0) for n, o in zip(row.new, row.old, strict=True)]
 
 
-def sampled(row):
-    return [t for t, m in enumerate(row.mask) if m]
-
-
 def turn_at(row, t):
     """The number of token `t`'s turn within its row."""
     ends = [sum(size for size, _ in row.credits()[: k + 1]) for k in range(len(row.credits()))]
@@ -43,28 +39,28 @@ def unit_at(rows, level, i, t):
 
 
 def token_ratios(rows, level):
-    """{(row, token): ratio} of every sampled token."""
+    """{(row, token): ratio} of every token."""
     values = {}
     for i, row in enumerate(rows):
-        for t in sampled(row):
+        for t in range(len(row.new)):
             values.setdefault(unit_at(rows, level, i, t), []).append(deltas(row)[t])
     return {
         (i, t): math.exp(sum(unit) / len(unit))
         for i, row in enumerate(rows)
-        for t in sampled(row)
+        for t in range(len(row.new))
         for unit in [values[unit_at(rows, level, i, t)]]
     }
 
 
 def token_weights(rows, aggregation, length):
-    tokens = sum(len(sampled(row)) for row in rows)
-    live = sum(1 for row in rows if sampled(row))
+    tokens = sum(len(row.new) for row in rows)
+    live = sum(1 for row in rows if row.new)
     weights = {}
     for i, row in enumerate(rows):
-        for t in sampled(row):
+        for t in range(len(row.new)):
             weights[i, t] = {
                 "token_mean": 1 / tokens,
-                "seq_mean_token_mean": 1 / (live * len(sampled(row))),
+                "seq_mean_token_mean": 1 / (live * len(row.new)),
                 "seq_mean_token_sum": 1 / len(rows),
                 "seq_mean_token_sum_norm": 1 / (len(rows) * length),
             }[aggregation]
@@ -95,9 +91,9 @@ def surrogate(method, ratio, log_prob, a, delta):
 
 
 def dropped(method, row):
-    if method.mask != "sequence" or not sampled(row) or sum(advantage_at(row, t) for t in sampled(row)) >= 0:
+    if method.mask != "sequence" or not row.new or sum(advantage_at(row, t) for t in range(len(row.new))) >= 0:
         return False
-    return sum(row.old[t] - row.new[t] for t in sampled(row)) / len(sampled(row)) > method.mask_delta
+    return sum(row.old[t] - row.new[t] for t in range(len(row.new))) / len(row.new) > method.mask_delta
 
 
 def expected(method, rows, kl_coefficient=0.0, entropy_coefficient=0.0):
@@ -131,7 +127,7 @@ def spread_over_units(method, rows, slopes):
 
 
 def flat(rows, slopes):
-    values = [slopes.get((i, t), 0.0) for i, row in enumerate(rows) for t in range(len(row.new))]
+    values = [slopes[i, t] for i, row in enumerate(rows) for t in range(len(row.new))]
     return torch.tensor(values, dtype=torch.float64)
 
 
@@ -208,7 +204,7 @@ def test_clip_metrics_count_tokens_by_hand(make_row, make_batch):
     rows = []
     for i, (advantage, ratios) in enumerate(((-1.0, (0.5, 0.6, 1.0, 2.0)), (1.0, (0.5, 4.0)))):
         n, moved = len(ratios), [-1 + math.log(x) for x in ratios]
-        rows.append(make_row(i, advantage, moved, [-1.0] * n, [-1.0] * n, [0.2] * n, [1] * n))
+        rows.append(make_row(i, advantage, moved, [-1.0] * n, [-1.0] * n, [0.2] * n))
     batch = make_batch(rows)
     _, metrics = policy_loss(recipe("grpo"), batch, Denominators.count([batch]))
     wanted = {"outside": 5 / 6, "clip_negative_low": 2 / 6, "clip_positive_high": 1 / 6, "ratio_mean": 8.6 / 6}
@@ -225,9 +221,7 @@ def hand_rows(make_row):
 
     def row(trajectory, advantage, delta):
         zeros = [0.0] * len(delta)
-        return make_row(
-            trajectory, advantage, [d - 1.0 for d in delta], [-1.0] * len(delta), zeros, zeros, [1] * len(delta)
-        )
+        return make_row(trajectory, advantage, [d - 1.0 for d in delta], [-1.0] * len(delta), zeros, zeros)
 
     return [row(0, 2.0, [0.3, 0.0]), row(0, -1.0, [0.0]), row(1, 1.0, [-0.1])]
 
@@ -301,7 +295,7 @@ def frozen_surrogate(method, rows, weights, x):
     for i, row in enumerate(rows):
         for t in range(len(row.new)):
             here, position = x[position], position + 1
-            if (i, t) not in weights or dropped(method, row):
+            if dropped(method, row):
                 continue
             if method.ratio_level == "token" and method.clip != "cispo":
                 ratio = math.exp(clamp(here - row.old[t], -20, 20))
@@ -336,7 +330,7 @@ def test_gradient_equals_finite_differences(name, make_rows, make_batch):
 @pytest.mark.parametrize("name", ["grpo_sm", "cispo_sm", "sapo_sm"])
 def test_sequence_mask_drops_bad_rows_that_went_down(name, advantage, moved, trains, make_row, make_batch):
     """`moved` = log π_θ - log π_old of each token; δ = 0.003."""
-    row = make_row(0, advantage, [-1.0 + moved] * 3, [-1.0] * 3, [-1.0] * 3, [0.5] * 3, [1, 1, 1])
+    row = make_row(0, advantage, [-1.0 + moved] * 3, [-1.0] * 3, [-1.0] * 3, [0.5] * 3)
     batch = make_batch([row])
     loss, metrics = policy_loss(recipe(name), batch, Denominators.count([batch]))
     loss.backward()
@@ -345,8 +339,8 @@ def test_sequence_mask_drops_bad_rows_that_went_down(name, advantage, moved, tra
 
 
 def test_sequence_mask_leaves_kl_and_denominators_alone(make_row, make_batch):
-    bad = make_row(0, -1.0, [-2.0, -2.0], [-1.0, -1.0], [-1.5, -1.5], [0.5, 0.5], [1, 1])
-    good = make_row(1, 1.0, [-1.0, -1.0], [-1.0, -1.0], [-1.0, -1.0], [0.5, 0.5], [1, 1])
+    bad = make_row(0, -1.0, [-2.0, -2.0], [-1.0, -1.0], [-1.5, -1.5], [0.5, 0.5])
+    good = make_row(1, 1.0, [-1.0, -1.0], [-1.0, -1.0], [-1.0, -1.0], [0.5, 0.5])
     batch = make_batch([bad, good])
     loss, _ = policy_loss(recipe("grpo_sm"), batch, Denominators.count([batch]), LossConfig(kl_coefficient=0.1))
     k3 = math.exp(0.5) - 0.5 - 1
@@ -362,7 +356,7 @@ def test_sequence_mask_leaves_kl_and_denominators_alone(make_row, make_batch):
 )
 def test_two_turns_in_one_row_have_their_own_advantage(level, loss, make_row, make_batch):
     deltas = [-0.8, -1.0, -1.3]
-    row = make_row(0, 0.0, deltas, [-1.0] * 3, [-1.0] * 3, [0.1] * 3, [1, 1, 1], [(2, 1.0), (1, -2.0)])
+    row = make_row(0, 0.0, deltas, [-1.0] * 3, [-1.0] * 3, [0.1] * 3, [(2, 1.0), (1, -2.0)])
     batch = make_batch([row])
     method = recipe("sampo", ratio_level=level, clip_low=0.9, clip_high=0.9)
     found, _ = policy_loss(method, batch, Denominators.count([batch]))

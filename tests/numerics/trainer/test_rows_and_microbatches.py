@@ -19,10 +19,14 @@ def settings(**changes):
     return TrainerSettings(lr=1e-3, kl_coefficient=0.02, entropy_coefficient=0.003, gradient_clip=1e9, **changes)
 
 
-def reference_log_probs(model, row, temperature):
-    """Log-probs of one row alone, in float64, from the full logits."""
+def in_float64(model):
+    return copy.deepcopy(model).to("cpu", torch.float64)
+
+
+def reference_log_probs(exact, row, temperature):
+    """Log-probs of one row alone, from the full logits of a policy in float64."""
     ids = torch.tensor(np.concatenate([row.prompt, row.response])[None].astype(np.int64))
-    logits = copy.deepcopy(model).to("cpu", torch.float64)(input_ids=ids).logits[0].detach() / temperature
+    logits = exact(input_ids=ids).logits[0].detach() / temperature
     log_p = torch.log_softmax(logits, -1)
     at = torch.arange(len(row.prompt) - 1, ids.shape[1] - 1)
     return log_p[at, ids[0, at + 1]], -(log_p[at].exp() * log_p[at]).sum(-1)
@@ -33,6 +37,7 @@ def reference_log_probs(model, row, temperature):
 @pytest.mark.parametrize("instructions", [0, 40, 70])
 def test_log_probs_equal_those_of_each_row_alone(policy, max_tokens, temperature, instructions):
     rows = random_rows(0, instructions=instructions)
+    exact = in_float64(policy)
     compared = 0
     for batch in micro_batches(rows, max_tokens):
         log_probs, entropies = Scorer(policy, 10_000)(batch, temperature)
@@ -45,7 +50,7 @@ def test_log_probs_equal_those_of_each_row_alone(policy, max_tokens, temperature
                 and row.turns[0][1] == pytest.approx(float(batch.advantages[number]))
             )
             sampled = torch.from_numpy(row.mask.astype(bool))
-            expected, expected_entropy = (each[sampled] for each in reference_log_probs(policy, row, temperature))
+            expected, expected_entropy = (each[sampled] for each in reference_log_probs(exact, row, temperature))
             torch.testing.assert_close(log_probs[own].double(), expected, atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(entropies[own].double(), expected_entropy, atol=1e-5, rtol=1e-5)
             assert int(batch.trajectory_of_row[number]) == row.trajectory
@@ -165,16 +170,16 @@ def test_the_decoupled_anchor_is_the_policy_at_the_start_of_the_step(policy):
 
 
 def test_mismatch_is_measured_on_fresh_rows_of_the_first_update(policy):
-    exact = []
+    rows, exact = [], in_float64(policy)
     for row in random_rows(7):
-        log_probs, _ = reference_log_probs(policy, row, 1.0)
+        log_probs, _ = reference_log_probs(exact, row, 1.0)
         turns = ((len(row.response), 1.0),)
-        exact.append(replace(row, behaviour=log_probs.numpy().astype(np.float32), turns=turns, trajectory=0))
+        rows.append(replace(row, behaviour=log_probs.numpy().astype(np.float32), turns=turns, trajectory=0))
     learner = Learner(copy.deepcopy(policy), policy, recipe("grpo"), settings())
-    metrics = learner.update([exact, exact], rate=1e-3)
+    metrics = learner.update([rows, rows], rate=1e-3)
     assert 0 < metrics["mismatch_max"] < 1e-4
-    assert metrics["mismatch_tokens"] == sum(int(row.mask.sum()) for row in exact)
-    stale = [replace(row, behaviour=row.behaviour - 1, fresh=False) for row in exact]
+    assert metrics["mismatch_tokens"] == sum(int(row.mask.sum()) for row in rows)
+    stale = [replace(row, behaviour=row.behaviour - 1, fresh=False) for row in rows]
     assert learner.update([stale], rate=1e-3)["mismatch_tokens"] == 0
 
 
@@ -186,10 +191,10 @@ def test_no_rows_do_not_change_the_weights(policy):
 
 
 def test_mean_entropies_are_those_of_each_row_alone(policy):
-    rows = random_rows(8)
+    rows, exact = random_rows(8), in_float64(policy)
     learner = Learner(copy.deepcopy(policy), policy, recipe("empg"), settings(tokens_per_microbatch=40))
     for row, result in zip(rows, learner.mean_entropies(rows), strict=True):
-        entropy = reference_log_probs(policy, row, 1.0)[1] * torch.from_numpy(row.mask)
+        entropy = reference_log_probs(exact, row, 1.0)[1] * torch.from_numpy(row.mask)
         assert result == pytest.approx(float(entropy.sum()) / max(1, int(row.mask.sum())), abs=1e-5)
 
 

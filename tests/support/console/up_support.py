@@ -12,7 +12,8 @@ from typing import Any
 import psutil
 import pytest
 from support.console import fake_services
-from support.processes.forking_support import Forked, consoles
+from support.processes import forking_support
+from support.processes.forking_support import Forked
 
 TESTS = Path(__file__).parents[2]
 CONFIG = """
@@ -52,7 +53,7 @@ class Up:
         clean = {key: value for key, value in os.environ.items() if key not in ("REDIS_URL", "ARLARENA_SEED")}
         path = os.pathsep.join([str(self.fakes), str(TESTS)])
         extra = {"PYTHONPATH": path, "COLUMNS": "200"}
-        process = consoles().popen(
+        process = forking_support.popen(
             ["arlarena.console", *arguments],
             cwd=self.folder,
             env=clean | extra | environment,

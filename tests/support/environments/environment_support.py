@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 
-from support.processes.forking_support import environments
+from support.processes import forking_support
 
 CONFIG = """
 [environment]
@@ -39,7 +39,7 @@ def environment_server(
     command = ["arlarena.env_server", "--config", str(config), "--port", "0", *arguments]
     with (folder / "stderr.log").open("w") as log:
         environment = {**os.environ, **(variables or {})}
-        process = environments().popen(command, stdout=subprocess.PIPE, stderr=log, env=environment)
+        process = forking_support.popen(command, stdout=subprocess.PIPE, stderr=log, env=environment)
     try:
         line = process.stdout.readline()
         assert line, f"the server ended: {(folder / 'stderr.log').read_text()}"

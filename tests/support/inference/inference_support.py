@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from support.processes.forking_support import Forked, policy_servers
+from support.processes import forking_support
+from support.processes.forking_support import Forked
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -285,7 +286,7 @@ def running_server(
     with log.open("w") as file:
         process: Forked | subprocess.Popen[str]
         if forked:
-            process = policy_servers().popen(command, stdout=subprocess.PIPE, stderr=file, env=environment())
+            process = forking_support.popen(command, stdout=subprocess.PIPE, stderr=file, env=environment())
         else:
             command = [sys.executable, "-m", *command]
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, env=environment(), text=True)

@@ -1,4 +1,6 @@
-"""Imports modules, then forks a process for each request (see forking_support.py). No threads: it forks."""
+"""Forks a process for each request, after the imports that the request names (see forking_support.py). It has no
+threads, because a fork copies only one.
+"""
 
 import atexit
 import gc
@@ -14,32 +16,56 @@ import threading
 import traceback
 from typing import Any, NoReturn
 
+imported: set[str] = set()
+
 
 def main(listening: socket.socket) -> None:
     """Fork until the standard input, the other end of which the session holds, is closed."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that serve a request
-    waiting = selectors.DefaultSelector()
-    waiting.register(listening, selectors.EVENT_READ)
-    waiting.register(sys.stdin, selectors.EVENT_READ)
-    while all(key.fileobj is listening for key, _ in waiting.select()):
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes that serve a request
+    ready = selectors.DefaultSelector()
+    ready.register(listening, selectors.EVENT_READ)
+    ready.register(sys.stdin, selectors.EVENT_READ)
+    while all(key.fileobj is listening for key, _ in ready.select()):
         connection, _ = listening.accept()
-        if os.fork() == 0:
-            waiting.close()
-            listening.close()
-            serve(connection)
+        message, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 3)
+        if message:
+            request = json.loads(message)
+            if import_all(request["modules"]) and os.fork() == 0:
+                ready.close()
+                listening.close()
+                serve(connection, request, descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
         connection.close()
 
 
-def serve(connection: socket.socket) -> NoReturn:
-    """Fork the process that was asked for and say how it ends."""
+def import_all(modules: list[str]) -> bool:
+    """Import what is not imported yet; whether that worked."""
+    missing = [name for name in modules if name not in imported]
+    try:
+        for name in missing:
+            importlib.import_module(name)
+            if name.endswith(".__main__"):
+                del sys.modules[name]  # it is run later, and runpy warns of a module that is imported already
+    except Exception:
+        traceback.print_exc()
+        return False
+    imported.update(missing)
+    if missing:
+        gc.collect()
+        gc.freeze()  # a collection in a forked process would copy the pages of these objects
+    return True
+
+
+def serve(connection: socket.socket, request: dict[str, Any], descriptors: list[int]) -> NoReturn:
+    """Fork the process that was asked for and report how it ends."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    message, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 3)
     pid = os.fork()
     if pid == 0:
         connection.close()
-        become(json.loads(message), descriptors)
+        become(request, descriptors)
     for descriptor in (0, 1, 2, *descriptors):
-        os.close(descriptor)  # the reader of the process must see that it has closed them
+        os.close(descriptor)  # a reader of the process's output must see that the process has closed it
     connection.send(pid.to_bytes(8, "big"))
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     connection.send(code.to_bytes(8, "big", signed=True))
@@ -85,11 +111,4 @@ def status_of(module: str) -> int:
 
 
 if __name__ == "__main__":
-    listening = socket.socket(fileno=int(sys.argv[1]))
-    for name in sys.argv[2:]:
-        importlib.import_module(name)
-        if name.endswith(".__main__"):
-            del sys.modules[name]  # it is run, and runpy warns of what has been imported before
-    gc.collect()
-    gc.freeze()  # a collection in a forked process leaves these objects alone: it would copy their pages
-    main(listening)
+    main(socket.socket(fileno=int(sys.argv[1])))

@@ -1,7 +1,8 @@
-"""Commands of this repository as processes that begin with their imports made: each is forked from one that has them.
+"""Commands of this repository as processes that are forked from one process, which has imported their modules.
 
-A Python that begins with nothing takes a second or several to import a service. What is tested otherwise is the same:
-the process runs `python -m MODULE ARGUMENTS`, its environment, folder, signals and exit status are its own.
+The imports of a service take one to ten seconds. Everything else is as in a process of its own: it runs
+`python -m MODULE ARGUMENTS`, and its environment, folder, signals and exit status are its own. All processes of one
+pytest session (`-n`) share one forking process.
 """
 
 import atexit
@@ -18,9 +19,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from arlarena.environment.registry import installed
+
 FORKER = Path(__file__).with_name("forker.py")
 ROOT = FORKER.parents[3]
-START_S = 60.0
+START_S = 120.0
 
 
 class Forked:
@@ -81,111 +84,118 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-class Forker:
-    """A process that has imported `modules` and forks; it ends with this one."""
+def popen(
+    command: Sequence[str],
+    *,
+    stdout: int | IO[str],
+    stderr: int | IO[str],
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    start_new_session: bool = False,
+) -> Forked:
+    """Start `python -m` with this command; `stdout` is a file or `subprocess.PIPE`, `stderr` a file or
+    `subprocess.STDOUT`.
+    """
+    reading = None
+    if stdout == subprocess.PIPE:
+        reader, writer = os.pipe()
+        reading = os.fdopen(reader)
+    else:
+        assert not isinstance(stdout, int)
+        writer = os.dup(stdout.fileno())
+    errors = writer if isinstance(stderr, int) else stderr.fileno()
+    request = {
+        "modules": imports_of(command[0]),
+        "command": list(command),
+        "env": dict(os.environ if env is None else env),
+        "cwd": os.path.abspath(cwd or os.curdir),
+        "session": start_new_session,
+    }
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection.settimeout(START_S)
+    try:
+        connection.connect(address())
+        with open(os.devnull) as nothing:
+            socket.send_fds(connection, [json.dumps(request).encode()], [nothing.fileno(), writer, errors])
+    finally:
+        os.close(writer)
+    return Forked(connection, reading)
 
-    def __init__(self, modules: Sequence[str]) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="forker-")
-        address = str(Path(self._folder.name) / "socket")
-        self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._listening.bind(address)
-        self._listening.listen()
-        self._address = address
-        command = [sys.executable, str(FORKER), str(self._listening.fileno()), *modules]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[self._listening.fileno()], cwd=ROOT
-        )
-        self._listening.close()
 
-    def close(self) -> None:
-        """End it; what it has forked goes on."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-        self._folder.cleanup()
-
-    def popen(
-        self,
-        command: Sequence[str],
-        *,
-        stdout: int | IO[str],
-        stderr: int | IO[str],
-        env: Mapping[str, str] | None = None,
-        cwd: Path | None = None,
-        start_new_session: bool = False,
-    ) -> Forked:
-        """Start `python -m` with this command; `stdout` is a file or `subprocess.PIPE`, `stderr` a file or
-        `subprocess.STDOUT`.
-        """
-        reading = None
-        if stdout == subprocess.PIPE:
-            reader, writer = os.pipe()
-            reading = os.fdopen(reader)
-        else:
-            assert not isinstance(stdout, int)
-            writer = os.dup(stdout.fileno())
-        errors = writer if isinstance(stderr, int) else stderr.fileno()
-        environment = dict(os.environ if env is None else env)
-        folder = os.path.abspath(cwd or os.curdir)
-        request = {"command": list(command), "env": environment, "cwd": folder, "session": start_new_session}
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        connection.settimeout(START_S)
+def run(
+    command: Sequence[str],
+    *,
+    timeout: float = 60.0,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """What `subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)` gives."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = popen(command, stdout=out, stderr=err, env=env, cwd=cwd)
         try:
-            connection.connect(self._address)
-            with open(os.devnull) as nothing:
-                socket.send_fds(connection, [json.dumps(request).encode()], [nothing.fileno(), writer, errors])
+            code = process.wait(timeout)
         finally:
-            os.close(writer)
-        return Forked(connection, reading)
-
-    def run(
-        self,
-        command: Sequence[str],
-        *,
-        timeout: float = 60.0,
-        env: Mapping[str, str] | None = None,
-        cwd: Path | None = None,
-    ) -> subprocess.CompletedProcess[str]:
-        """What `subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)` gives."""
-        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-            process = self.popen(command, stdout=out, stderr=err, env=env, cwd=cwd)
-            try:
-                code = process.wait(timeout)
-            finally:
-                process.kill()
-            out.seek(0)
-            err.seek(0)
-            return subprocess.CompletedProcess(list(command), code, out.read(), err.read())
+            process.kill()
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(list(command), code, out.read(), err.read())
 
 
-@functools.cache
-def environments() -> Forker:
-    """The environment server and all environments, imported once a session."""
-    from arlarena.environment.registry import installed
-
-    return _of_this_session(["arlarena.env_server.__main__", *(point.module for point in installed().values())])
+_TRANSFORMERS = ("transformers.models.qwen3.modeling_qwen3", "transformers.models.auto.tokenization_auto")
+_IMPORTS = {
+    "console": ["cli.app", "cli.invocation", "launch.launcher", "launch.pipeline", "report.html_page"],
+    "env_server": ["__main__"],
+    "inference": ["__main__", "embedded.serving.routes"],
+    "rollout": ["__main__", "worker", "evaluate", "demonstrate"],
+    "trainer": ["__main__", "assembly", "replay"],
+}
+_LIBRARIES = {
+    "console": ["rich.live", "rich.markdown", "rich.progress_bar"],
+    "env_server": ["uvicorn.lifespan.on", "uvloop"],
+    "inference": ["uvicorn.lifespan.on", "uvloop", *_TRANSFORMERS],
+    "trainer": ["transformers.generation.utils", *_TRANSFORMERS],
+}
 
 
 @functools.cache
-def consoles() -> Forker:
-    """The `arlarena` command, imported once a session."""
-    return _of_this_session(["arlarena.console.cli.app", "rich.live", "rich.markdown"])
+def imports_of(module: str) -> list[str]:
+    """The modules that a service imports, also those that it imports late."""
+    service = module.split(".")[1]
+    environments = [point.module for point in installed().values()] if service == "env_server" else []
+    own = [f"arlarena.{service}.{name}" for name in _IMPORTS.get(service, [])]
+    return [*own, *_LIBRARIES.get(service, []), *environments]
+
+
+_shared: list[str] = []  # the address that the session's first process gave to this one
+
+
+def share(address: str) -> None:
+    """Use the forking process of another process of this session."""
+    _shared.append(address)
 
 
 @functools.cache
-def policy_servers() -> Forker:
-    """The policy server with its embedded engine, imported once a session."""
-    loading = ("transformers.models.qwen3.modeling_qwen3", "transformers.models.auto.tokenization_auto")
-    return _of_this_session(["arlarena.inference.__main__", "arlarena.inference.embedded.serving.routes", *loading])
+def address() -> str:
+    """Where the forking process listens. It starts on the first call, and ends with this process."""
+    if _shared:
+        return _shared[0]
+    folder = tempfile.TemporaryDirectory(prefix="forker-")
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listening.bind(path := str(Path(folder.name) / "socket"))
+    listening.listen(64)
+    process = subprocess.Popen(
+        [sys.executable, str(FORKER), str(listening.fileno())],
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[listening.fileno()], cwd=ROOT,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},  # Hugging Face's libraries read it on import
+    )  # fmt: skip
+    listening.close()
 
+    def close() -> None:
+        """End the forking process; the processes that it forked go on."""
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait()
+        folder.cleanup()
 
-@functools.cache
-def trainers() -> Forker:
-    """The trainer and torch, imported once a session."""
-    return _of_this_session(["arlarena.trainer.__main__", "arlarena.trainer.assembly"])
-
-
-def _of_this_session(modules: Sequence[str]) -> Forker:
-    forker = Forker(modules)
-    atexit.register(forker.close)
-    return forker
+    atexit.register(close)
+    return path

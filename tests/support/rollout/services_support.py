@@ -5,12 +5,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from support.processes import forking_support
+from support.processes.forking_support import Forked
 from support.trainer.tiny_support import SOKOBAN
 
 from arlarena.trainer.model.tiny import create_tiny_policy
@@ -50,7 +51,7 @@ class Process:
 
     arguments: tuple[str, ...]
     log: Path
-    popen: subprocess.Popen[str] | None = None
+    popen: Forked | None = None
     port: int = 0
 
     @property
@@ -62,11 +63,10 @@ class Process:
         port = ("--port", str(self.port)) if listens else ()
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ARLARENA_")}
         with self.log.open("a") as log:
-            self.popen = subprocess.Popen(
-                [sys.executable, "-m", *self.arguments, *port],
+            self.popen = forking_support.popen(
+                [*self.arguments, *port],
                 stdout=subprocess.PIPE if listens else log,
                 stderr=log,
-                text=True,
                 env=kept | {"OMP_NUM_THREADS": "1"},
             )
         if listens:

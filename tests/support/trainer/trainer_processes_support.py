@@ -23,7 +23,7 @@ async def start_trainer(arguments, log):
     """The pid of a new trainer process, and a future of its exit status, negative for a signal."""
     command = ["arlarena.trainer", *map(str, arguments)]
     with log.open("a") as file:
-        process = forking_support.trainers().popen(command, stdout=file, stderr=subprocess.STDOUT)
+        process = forking_support.popen(command, stdout=file, stderr=subprocess.STDOUT)
     return process.pid, asyncio.ensure_future(asyncio.to_thread(process.wait))
 
 

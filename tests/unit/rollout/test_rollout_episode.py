@@ -73,7 +73,7 @@ async def test_garbage_is_marked_and_played_on(house: Any, tokens: Tokens) -> No
     assert [turn.format_valid for turn in one.turns] == [False, False, False, True, True]
     assert list(one.turns[1].tokens()) == [tokens.end_id]
     assert one.success
-    assert one.metrics["no_ops"] == 2
+    assert one.metrics["idle_turns"] == 2
     assert one.metrics["invalid_actions"] == 2
 
 
@@ -91,11 +91,11 @@ async def test_figures_of_behaviour(house: Any, tokens: Tokens) -> None:
     # States 0 1 0 1 0 0 0: three returns to the state before the last; `left` at 0 bumps, `jump` does nothing.
     assert one.metrics["turns"] == 6
     assert one.metrics["back_and_forth"] == 3
-    assert one.metrics["no_ops"] == 2
+    assert one.metrics["idle_turns"] == 2
     assert one.metrics["repeated_actions"] == 2
     assert one.metrics["invalid_actions"] == 1
-    assert one.metrics["prompt_tokens"] == sum(map(len, one.prompts()))
-    assert one.metrics["response_tokens"] == sum(len(turn.tokens()) for turn in one.turns)
+    assert one.metrics["episode_prompt_tokens"] == sum(map(len, one.prompts()))
+    assert one.metrics["episode_response_tokens"] == sum(len(turn.tokens()) for turn in one.turns)
 
 
 async def test_the_context_bounds_the_response(house: Any, tokens: Tokens) -> None:

@@ -78,7 +78,6 @@ def batch():
     return Batch(
         log_probs=torch.tensor([-1.0, -0.5], dtype=torch.float64, requires_grad=True),
         old_log_probs=torch.tensor([-1.2, -0.4], dtype=torch.float64),
-        mask=torch.ones(2),
         row_of_token=torch.tensor([0, 1]),
         trajectory_of_row=torch.tensor([0, 1]),
         advantages=torch.tensor([2.0, -1.0], dtype=torch.float64),
@@ -129,7 +128,7 @@ def test_advantage_filter_and_aggregation_can_be_registered():
         return [GroupAdvantages(total=[list(turns) for turns in g.rewards], episode=[]) for g in groups]
 
     register_filter("rich")(lambda returns, _successes: max(returns) > 1)
-    register_aggregation("half")(lambda batch, _of, _length: batch.counts() / 2)
+    register_aggregation("half")(lambda batch, _of, _length: batch.token_ones() / 2)
     method = Recipe(name="mine", advantage="returns", filter="rich", aggregation="half", clip="reinforce")
     (result,) = compute_advantages(method, [GroupRewards(rewards=[[1.0, 2.0], [3.0]])])
     assert result.total == [[1.0, 2.0], [3.0]]

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from support.processes.forking_support import trainers
+from support.processes import forking_support
 
 from arlarena.proto.config import ConfigError
 from arlarena.proto.trajectory import PolicyVersion, Sampling, encode, write_groups
@@ -31,7 +31,7 @@ def recorded(make_group, tmp_path):
 
 
 def run(*arguments):
-    return trainers().run(["arlarena.trainer", "replay", *map(str, arguments)], timeout=100)
+    return forking_support.run(["arlarena.trainer", "replay", *map(str, arguments)], timeout=100)
 
 
 def test_replay_gives_the_figures_of_a_step(recorded, tiny_directory):
@@ -70,7 +70,7 @@ def test_the_table_has_a_column_for_each_method(recorded, tiny_directory):
     [
         (["--recipe", "sampoo"], "did you mean 'sampo"),
         (["--set", "clip_hihg=0.3"], "did you mean 'clip_high'"),
-        (["--set", "clip_high"], "give CHOICE=VALUE"),
+        (["--set", "clip_high"], "write it as CHOICE=VALUE"),
         (["--set", "ratio_level=word"], "ratio_level = 'word'"),
     ],
 )

@@ -40,7 +40,7 @@ def write(folder, text):
         ),
         (
             '[policy]\npath = "m"\n[policy.tiny]\nhidden = 8',
-            r"path selects an existing policy and \[policy.tiny\] creates",
+            r"path selects an existing policy, but \[policy.tiny\] is",
         ),
         ("[policy.tiny]\nheads = 4\nkv_heads = 3", "heads = 4 must be a multiple of kv_heads = 3"),
         ("[policy.tiny]\nhead_dim = 7", "head_dim = 7 must be even"),

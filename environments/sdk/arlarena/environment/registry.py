@@ -20,8 +20,9 @@ from typing import Any, cast
 import msgspec
 
 from arlarena.environment.protocols import EnvironmentFactory
-from arlarena.proto.config import ConfigError, nearest
+from arlarena.proto.config import ConfigError
 from arlarena.proto.env_api import Info
+from arlarena.proto.text.names import suggestion
 
 GROUP = "arlarena.environments"
 
@@ -81,8 +82,7 @@ def _loader(where: str, name: str) -> Loader:
     if found is None:
         problem = "unknown environment" if name else "no environment is named"
         problem = "the module has no function load" if name in sys.modules else problem
-        close = nearest(name, known) if name else ""
-        hint = f"; {close}" if close.startswith("did") else ""
+        hint = f"; {close}" if name and (close := suggestion(name, known)) else ""
         raise ConfigError(
             f"{where}: {problem}{hint}; installed: {', '.join(known) or 'none'}; or name a module that has a function "
             "load(where, options), as in my_package.my_module"

@@ -1,7 +1,8 @@
-"""Normalises the base URL of a service."""
+"""Base URLs and loopback addresses of services."""
 
 from __future__ import annotations
 
+import ipaddress
 from urllib.parse import urlsplit
 
 
@@ -24,3 +25,11 @@ def service_url(url: str) -> str:
     if not usable:
         raise ValueError(f"{url!r} is not a service address; give one like http://127.0.0.1:8000")
     return base.removesuffix("/v1").rstrip("/") if parts.path.endswith("/v1") else base
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server that binds `host`, an address or a name."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import tempfile
-import tomllib
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -22,18 +21,32 @@ import tomli_w
 from arlarena.console.paths import make_absolute, without_dots
 from arlarena.console.settings import (
     BrokerSettings,
-    ChosenPlugins,
     ConsoleSettings,
-    Demonstrations,
-    Listener,
-    RunSettings,
-    Subject,
     inherited,
     seed_from_environment,
     validate,
 )
-from arlarena.proto.config import TABLES, ConfigError, Model, parse_table, read_with_secrets, secrets_file
+from arlarena.proto.atomic_files import write_text
+from arlarena.proto.config import (
+    TABLES,
+    ConfigError,
+    Model,
+    assigned,
+    parse_assignment,
+    parse_part,
+    parse_table,
+    read_with_secrets,
+    secrets_file,
+)
 from arlarena.proto.env_api import Info
+from arlarena.proto.shared_settings import (
+    CloneKeys,
+    EnvironmentKeys,
+    InferenceKeys,
+    PolicyKeys,
+    RunSettings,
+    TrainerKeys,
+)
 from arlarena.proto.text.redaction import MASK, is_secret, split_secrets
 
 SERVICES = ("env_server", "inference", "rollout", "trainer")
@@ -48,15 +61,12 @@ def parse_override(text: str) -> tuple[list[str], Any]:
     Raises:
         ConfigError: there is no table, key or value in it.
     """
-    key, equals, value = text.partition("=")
-    parts = key.strip().split(".")
-    if not equals or len(parts) < 2 or not all(parts):
-        shown = f"{key}=…" if equals else text
-        raise ConfigError(f"--set {shown}: write it as table.key=value, for example trainer.recipe=grpo")
-    try:
-        return parts, tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
-        return parts, value.strip()
+    form = "table.key=value, for example trainer.recipe=grpo"
+    key, value = parse_assignment(text, form)
+    parts = key.split(".")
+    if len(parts) < 2 or not all(parts):
+        raise ConfigError(f"--set {assigned(text)}: write it as {form}")
+    return parts, value
 
 
 def masked_override(text: str) -> str:
@@ -123,7 +133,7 @@ class RunConfig:
         run |= {} if chosen is None else {"seed": chosen}
         config = cls(source, tables)
         if plugins:
-            own = config.part("trainer", ChosenPlugins).plugins
+            own = config.part("trainer", TrainerKeys, "plugins").plugins
             tables.setdefault("trainer", {})["plugins"] = list(dict.fromkeys((*own, *plugins)))
         run["directory"] = str(without_dots(directory if directory is not None else config.run.path))
         return config
@@ -147,37 +157,42 @@ class RunConfig:
         return parse_table(f"{self.source}: [redis]", self._table("redis"), BrokerSettings)
 
     @property
-    def demonstrations(self) -> Demonstrations:
+    def demonstrations(self) -> CloneKeys:
         """How many demonstrations to record."""
-        return parse_table(f"{self.source}: [clone]", self._table("clone"), Demonstrations)
+        return self.part("clone", CloneKeys)
 
     @property
     def environment(self) -> str:
         """Which environment."""
-        return parse_table(f"{self.source}: [environment]", self._table("environment"), Subject).name
+        return self.part("environment", EnvironmentKeys, "name").name
 
     @property
     def method(self) -> str:
         """Which recipe."""
-        return parse_table(f"{self.source}: [trainer]", self._table("trainer"), Subject).recipe
+        return self.part("trainer", TrainerKeys, "recipe").recipe
 
     @property
     def policy_path(self) -> str | None:
         """An existing policy to start from; None: a tiny one is made."""
-        return parse_table(f"{self.source}: [policy]", self._table("policy"), Subject).path
+        return self.part("policy", PolicyKeys, "path").path
 
     @property
     def clones(self) -> bool:
         """Whether there is a table `[clone]`; without one, training starts from the policy as it is."""
         return "clone" in self.tables
 
-    def part(self, table: str, model: type[Model]) -> Model:
-        """What `model` reads of a table."""
-        return parse_table(f"{self.source}: [{table}]", self._table(table), model)
+    def part(self, table: str, model: type[Model], *keys: str) -> Model:
+        """Some keys of a table, see `parse_part`."""
+        return parse_part(f"{self.source}: [{table}]", self._table(table), model, *keys)
 
     def port(self, table: str) -> int:
         """The fixed port that a service's table asks for, or 0."""
-        return parse_table(f"{self.source}: [{table}]", self._table(table), Listener).port
+        part: EnvironmentKeys | InferenceKeys = (
+            self.part(table, EnvironmentKeys, "port")
+            if table == "environment"
+            else self.part(table, InferenceKeys, "port")
+        )
+        return part.port if "port" in part.model_fields_set else 0
 
     def with_thread_budget(self, cores: int) -> RunConfig:
         """`threads` filled in where the user left it out of a service's own table; see `settings.Threads`."""
@@ -205,11 +220,13 @@ class RunConfig:
             public[table], secret = split_secrets(run if table == "run" else self.tables[table])
             file = secrets_file(path, table)
             if secret:
-                _write_private(file, tomli_w.dumps({table: secret}))
+                file.parent.mkdir(mode=0o700, exist_ok=True)
+                write_text(file, tomli_w.dumps({table: secret}), private=True)
                 kept += [f"# {key}: kept in {file.parent.name}/{file.name}\n" for key in _flat({table: secret})]
             else:
                 file.unlink(missing_ok=True)
-        _write_private(path, "".join(kept) + tomli_w.dumps(public))
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        write_text(path, "".join(kept) + tomli_w.dumps(public), private=True)
 
     def with_absolute_options(self, names: Sequence[str]) -> RunConfig:
         """Relative paths among the environment's options made absolute. `names`: which options are paths."""
@@ -224,16 +241,6 @@ class RunConfig:
         mine, theirs = _flat(_public(self.tables)), _flat(_public(other.tables))
         keys = sorted(mine.keys() | theirs.keys())
         return [key for key in keys if not _same(key, mine.get(key), theirs.get(key)) and not _may_differ(key)]
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file that its owner alone can read, whole or not at all."""
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-    partial.replace(path)
 
 
 def _flat(tables: Tables, prefix: str = "") -> dict[str, Any]:

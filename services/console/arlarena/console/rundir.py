@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from arlarena.proto.atomic_files import write_json
 from arlarena.proto.config import ConfigError
 
 STATE_SCHEMA = 3
@@ -125,9 +126,7 @@ class RunDirectory:
 
     def save(self) -> None:
         """Write the state, whole or not at all."""
-        partial = self.path / "run.json.partial"
-        partial.write_bytes(msgspec.json.format(msgspec.json.encode(self.state), indent=1) + b"\n")
-        partial.replace(self.path / "run.json")
+        write_json(self.path / "run.json", self.state)
 
     def open(self, name: str, start: ExistingRunPolicy, command: str = "") -> None:
         """Begin a new run here, for which the user typed `command`, or go on with the one that is here.

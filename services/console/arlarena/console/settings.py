@@ -9,35 +9,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from arlarena.console.launch.child_environment import child_environment
-from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table
+from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table, secret_from
+from arlarena.proto.shared_settings import ConsoleKeys, RunSettings, seed_from
 from arlarena.proto.streams.broker_address import broker_url
 from arlarena.proto.text.redaction import hide
 
-RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
 ADMIN_TOKEN = "ARLARENA_INFERENCE_ADMIN_TOKEN"
 ENVIRONMENT_TOKEN = "ARLARENA_ENVIRONMENT_TOKEN"
 API_KEY = "ARLARENA_INFERENCE_API_KEY"
 BROKER_URL = "ARLARENA_REDIS_URL"
-
-
-class RunSettings(Table):
-    """Table `[run]`."""
-
-    name: Annotated[str, Field(pattern=RUN_NAME)] = Field(
-        default="run", description="name of the run, its streams and, by default, its directory"
-    )
-    directory: str = Field(default="", description="the run's directory; empty: runs/<name>")
-    seed: NonNegativeInt = Field(
-        default=0, description="of weights, tasks and sampling; ARLARENA_SEED and --seed win over it"
-    )
-
-    @property
-    def path(self) -> Path:
-        """The run's directory."""
-        return Path(self.directory or f"runs/{self.name}")
 
 
 class Threads(Table):
@@ -64,25 +47,7 @@ class Threads(Table):
         }
 
 
-class Gpus(Table):
-    """Table `[console.gpus]`: the GPUs of a process, by number; none named leaves it to the libraries.
-
-    A trainer of several runs as one rank a GPU, under torchrun. How vLLM uses its own is `[inference] vllm_arguments`.
-    """
-
-    clone: tuple[NonNegativeInt, ...] = Field(default=(), description="GPUs of cloning, by number; none: all")
-    trainer: tuple[NonNegativeInt, ...] = Field(
-        default=(), description="GPUs of the trainer, one rank on each; none: all"
-    )
-    inference: tuple[NonNegativeInt, ...] = Field(default=(), description="GPUs of the policy server; none: all")
-
-    def environment(self, table: str) -> dict[str, str]:
-        """What shows a process its GPUs alone."""
-        gpus: tuple[int, ...] = getattr(self, table)
-        return {"CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in gpus)} if gpus else {}
-
-
-class ConsoleSettings(Table):
+class ConsoleSettings(ConsoleKeys):
     """Table `[console]`: how the launcher looks after its processes. Times are in seconds."""
 
     renamed: ClassVar[Mapping[str, str]] = {
@@ -120,7 +85,6 @@ class ConsoleSettings(Table):
         description="further environment variables for the services; NAME_* means all whose names begin with NAME_",
     )
     threads: Threads = Field(default=Threads(), description="threads of the processes that compute")
-    gpus: Gpus = Field(default=Gpus(), description="GPUs of the processes that compute")
 
 
 class BrokerSettings(Table):
@@ -142,121 +106,9 @@ class BrokerSettings(Table):
     )
 
 
-class Listener(Table, extra="ignore"):
-    """The fixed port that a service's own table may ask for; 0 is a free one."""
-
-    port: NonNegativeInt = Field(default=0, le=65535)
-
-
-class Demonstrations(Table, extra="ignore"):
-    """What table `[clone]` says about the recording, which the launcher orders; the trainer reads the rest of it."""
-
-    demonstrations: PositiveInt = Field(default=300, description="tasks whose expert episodes are learnt from")
-    validation: PositiveInt = Field(default=256, description="tasks of the validation split that decide when to stop")
-    validation_split: str = Field(default="validation", description="the environment's name of that split")
-    expert_noise: float = Field(
-        default=0.0, ge=0, lt=1, description="share of turns at which the expert does anything instead"
-    )
-    train_on_noise: bool = Field(default=False, description="learn these too: an expert that is not perfect")
-
-
-# Below: what the launcher reads of other services' tables to check them against one another. Their owners check the
-# values; a test compares the defaults with theirs.
-
-
-class PlayedGroups(Table, extra="ignore"):
-    """Of `[trainer]`: which groups are played, how long they are waited for, how weights get to the policy server."""
-
-    task_split: str = "train"
-    group_size: PositiveInt = 8
-    push_transport: str = "shared"
-    no_data_timeout_s: PositiveFloat = 900.0
-
-
-class ChosenPlugins(Table, extra="ignore"):
-    """Of `[trainer]`: the plugins, to which `--plugin` adds."""
-
-    plugins: tuple[str, ...] = ()
-
-
-class EvaluatedTasks(Table, extra="ignore"):
-    """Of `[evaluation]`: the evaluation set's tasks."""
-
-    split: str = "test"
-    first: NonNegativeInt = 0
-    count: PositiveInt = 512
-
-
-class PolicyServer(Table, extra="ignore"):
-    """Of `[inference]`: the engine."""
-
-    engine: str = "embedded"
-    vllm_python: Path = Path(".venv-vllm/bin/python")
-    vllm_device: str = "cuda"
-
-
-class AccessToken(Table, extra="ignore"):
-    """Of `[environment]`: the token that its clients must send."""
-
-    token: SecretStr | None = None
-
-
-class ApiKey(Table, extra="ignore"):
-    """Of `[inference]`: the key that clients of the model must send."""
-
-    api_key: SecretStr | None = None
-
-
-class ChosenTokenizer(Table, extra="ignore"):
-    """Of `[policy]`: where the tokenizer comes from, if not from the policy."""
-
-    tokenizer: str | None = None
-
-
-class ExpertSplits(Table, extra="ignore"):
-    """Of `[environment]`: evaluation splits on which the expert answers."""
-
-    expert_splits: tuple[str, ...] = ()
-
-
-class SessionLimits(Table, extra="ignore"):
-    """Of `[environment]`: bounds on what workers ask for."""
-
-    workers: PositiveInt = 1
-    capacity: PositiveInt = 1024
-    max_sessions_per_client: PositiveInt | None = None
-    max_session_ttl_s: PositiveFloat = 86_400.0
-    max_batch: PositiveInt = 4096
-
-
-class PlayLimits(Table, extra="ignore"):
-    """Of `[rollout]`: what workers ask for, and how often they write to their log."""
-
-    batch_size: PositiveInt = 256
-    session_ttl_s: PositiveFloat = 180.0
-    report_every_s: PositiveFloat = 10.0
-
-
-class Subject(Table, extra="ignore"):
-    """What the launcher needs to know of a table that belongs to somebody else."""
-
-    name: str = ""
-    recipe: str = "sampo"
-    path: str | None = None
-
-
 def seed_from_environment() -> int | None:
-    """ARLARENA_SEED.
-
-    Raises:
-        ConfigError: it is not a number of 0 or more.
-    """
-    text = os.environ.get("ARLARENA_SEED", "").strip()
-    if not text:
-        return None
-    if not text.isdecimal():
-        raise ConfigError(f"ARLARENA_SEED={text!r}: must be a whole number of 0 or more")
-    return int(text)
+    """ARLARENA_SEED. Raises ConfigError."""
+    return seed_from(os.environ)
 
 
 def admin_token() -> str:
@@ -268,16 +120,12 @@ def admin_token() -> str:
 
 def environment_token() -> str | None:
     """The environment server's token, if the environment has one."""
-    token = os.environ.get(ENVIRONMENT_TOKEN) or None
-    hide(token)
-    return token
+    return secret_from(os.environ, ENVIRONMENT_TOKEN)
 
 
 def api_key() -> str | None:
     """The policy server's API key, if the environment has one."""
-    key = os.environ.get(API_KEY) or None
-    hide(key)
-    return key
+    return secret_from(os.environ, API_KEY)
 
 
 def external_broker_url(settings: BrokerSettings) -> str:

@@ -5,32 +5,29 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, IPvAnyNetwork, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
+from pydantic import Field, IPvAnyNetwork, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table
+from arlarena.proto.config import ConfigError, exit_on_config_error, load_table, variables_of
+from arlarena.proto.http.addresses import is_loopback
+from arlarena.proto.shared_settings import EnvironmentKeys
 
 TABLES = ("options", "expert_splits", "trusted_proxies")  # which no environment variable holds
 
 
-class EnvironmentSettings(Table):
+class EnvironmentSettings(EnvironmentKeys):
     """Table [environment]. Times are in seconds."""
 
     renamed: ClassVar[Mapping[str, str]] = {
         "kept_starts": "reset_cache_size",
     }
 
-    name: str = Field("", description="an installed environment, or a module with load(where, options)")
-    options: dict[str, Any] = Field(default_factory=dict, description="the environment's own options")
     host: str = Field("127.0.0.1", description="address to bind")
-    port: int = Field(8000, ge=0, le=65535, description="port to bind, 0 for a free one")
-    token: SecretStr | None = Field(None, min_length=1, description="bearer token that clients must send")
     tokens_file: Path | None = Field(
         None,
         description="file of further tokens, one a line, as TOKEN or NAME:TOKEN; sessions belong to the token, or to "
@@ -40,13 +37,7 @@ class EnvironmentSettings(Table):
     trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(
         (), description="addresses or networks of proxies whose X-Forwarded-For says who asks"
     )
-    max_sessions_per_client: PositiveInt | None = Field(
-        None, description="most sessions of one token at a time; without tokens, of one address"
-    )
-    workers: PositiveInt = Field(1, description="processes that share the port and the sessions")
-    capacity: PositiveInt = Field(1024, description="most sessions at a time")
     session_ttl_s: PositiveFloat = Field(900.0, description="idle time after which a session is closed, by default")
-    max_session_ttl_s: PositiveFloat = Field(86_400.0, description="the longest ttl_s that a client may ask for")
     frames: Literal["url", "data"] = Field("url", description="frames by URL, or within each observation")
     frame_cache_bytes: PositiveInt = Field(64 << 20, description="how much of the frames is kept for their URLs")
     max_snapshots: PositiveInt = Field(1024, description="most snapshots at a time")
@@ -74,7 +65,6 @@ class EnvironmentSettings(Table):
     batch_deadline_s: PositiveFloat = Field(
         90.0, description="limit of a batch that names no deadline_s; above step_timeout_s"
     )
-    max_batch: PositiveInt = Field(4096, le=8192, description="most items of a batch")
     max_listed: PositiveInt = Field(10_000, description="most tasks that one request lists")
     max_body_bytes: PositiveInt = Field(4 << 20, description="largest body of a request, and largest WebSocket message")
     max_pending_bytes: PositiveInt = Field(
@@ -87,7 +77,6 @@ class EnvironmentSettings(Table):
         1 << 18, description="longest reply that a step reads; as JSON it takes at most 12 bytes a character"
     )
     retry_after_s: PositiveFloat = Field(1.0, description="what Retry-After says when the server is full")
-    expert_splits: tuple[str, ...] = Field((), description="evaluation splits on which the expert answers all the same")
     websocket_ping_s: NonNegativeFloat = Field(
         0.0, description="interval of keep-alive pings; 0: none, since a client that generates for long answers none"
     )
@@ -102,13 +91,6 @@ class EnvironmentSettings(Table):
     shard: str = Field("0", pattern=r"^[A-Za-z0-9]{1,16}$", description="prefix of session ids, for routing")
 
 
-def from_variables() -> dict[str, str]:
-    """Values of `ARLARENA_ENVIRONMENT_<FIELD>`; an empty one counts as absent. Tables and lists come from files."""
-    names = [name for name in EnvironmentSettings.model_fields if name not in TABLES]
-    values = {name: os.environ.get(f"ARLARENA_ENVIRONMENT_{name.upper()}") for name in names}
-    return {name: value for name, value in values.items() if value}
-
-
 def load_settings(path: Path | None, flags: Mapping[str, Any] | None = None) -> EnvironmentSettings:
     """The table [environment] of `path`; environment variables win over the file, flags over both.
 
@@ -116,21 +98,15 @@ def load_settings(path: Path | None, flags: Mapping[str, Any] | None = None) -> 
         ConfigError: see `arlarena.proto.config.load_table`; other machines are let in without a token.
     """
     given = {key: value for key, value in (flags or {}).items() if value is not None}
-    settings = load_table(path, "environment", EnvironmentSettings, {**from_variables(), **given})
-    if settings.require_token and not (settings.token or settings.tokens_file or _loopback(settings.host)):
+    variables = variables_of(os.environ, "ARLARENA_ENVIRONMENT_", EnvironmentSettings, leave_out=TABLES)
+    settings = load_table(path, "environment", EnvironmentSettings, {**variables, **given})
+    if settings.require_token and not (settings.token or settings.tokens_file or is_loopback(settings.host)):
         raise ConfigError(
             f"[environment] host = {settings.host!r} lets other machines in: set token, best by the environment "
             "variable ARLARENA_ENVIRONMENT_TOKEN, or tokens_file; or, where everybody who reaches this server may use "
             "it, require_token = false"
         )
     return settings
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def check(path: Path) -> None:

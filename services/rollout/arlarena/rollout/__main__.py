@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import signal
 import socket
 import sys
@@ -27,12 +26,14 @@ from arlarena.client.environments import EnvironmentClient
 from arlarena.client.errors import Refused, ServiceError
 from arlarena.client.policy import PolicyClient
 from arlarena.client.transport import Timeouts
+from arlarena.proto.atomic_files import write_json
 from arlarena.proto.config import ConfigError, exit_on_config_error, print_error
 from arlarena.proto.env_api import Info
 from arlarena.proto.http.addresses import service_url
+from arlarena.proto.shared_settings import EnvironmentKeys
+from arlarena.proto.splits import check_tasks, find_split
 from arlarena.proto.streams.queue import StreamError, Streams
 from arlarena.proto.telemetry import Logger, get_logger
-from arlarena.proto.text.redaction import hide
 from arlarena.proto.text.usage_name import program
 from arlarena.proto.text.wording import printable
 from arlarena.proto.trajectory import Sampling
@@ -46,14 +47,12 @@ from arlarena.rollout.evaluate import (
     no_prompt_fits,
     summarise,
     write_episodes,
-    write_whole,
 )
 from arlarena.rollout.play_all import play_all
 from arlarena.rollout.policies import ChatPolicy, EnginePolicy, ExpertPolicy
 from arlarena.rollout.runner import InfraFailure, Runner
 from arlarena.rollout.settings import (
     Addresses,
-    EnvironmentPlayed,
     EvaluationSettings,
     RolloutSettings,
     load_addresses,
@@ -61,9 +60,10 @@ from arlarena.rollout.settings import (
     load_evaluation,
     load_rollout,
     load_seed,
+    teacher_key,
     tokenizer_source,
 )
-from arlarena.rollout.splits import check_evaluation, drawn_indices, find_split, played_here
+from arlarena.rollout.splits import drawn_indices, played_here
 from arlarena.rollout.tokens import TokenizerError, Tokens
 from arlarena.rollout.worker import Worker
 
@@ -82,7 +82,7 @@ class Setup:
     settings: RolloutSettings
     addresses: Addresses
     tokens: Tokens
-    environment: EnvironmentPlayed
+    environment: EnvironmentKeys
     log: Logger
 
 
@@ -213,7 +213,7 @@ async def _evaluate(setup: Setup, eval_set: EvaluationSettings, out: Path, episo
         runner = Runner(environments, inference, setup.settings, setup.log)
         await runner.wait_ready()
         info = await played_here(environments, setup.environment, setup.log)
-        check_evaluation(info, eval_set)
+        check_tasks(info, eval_set.split, eval_set.first, eval_set.count, "[evaluation]")
         environment, context = info.name, (await inference.model()).max_tokens
         tokens = setup.tokens.with_tags(info.parser.tags)
         policy = EnginePolicy(inference, tokens, eval_sampling(eval_set), context, info.stop)
@@ -222,7 +222,8 @@ async def _evaluate(setup: Setup, eval_set: EvaluationSettings, out: Path, episo
         played = await play_all(runner, assignments, policy, concurrency=eval_set.concurrency, progress=report)
     result = summarise(eval_set, environment, assignments, played, time.monotonic() - started)
     result["data"] = msgspec.to_builtins(info.data)
-    write_whole(out, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out, result)
     if episodes is not None:
         write_episodes(episodes, assignments, played, eval_set.episodes)
     print(printable(describe(result)))
@@ -263,8 +264,7 @@ async def _teacher(setup: Setup, args: argparse.Namespace, info: Info) -> AsyncI
             setup.tokens, args.expert_noise, train_on_noise=args.train_on_noise, action=info.parser.action
         )
         return
-    key = os.environ.get(args.teacher_key_variable)
-    hide(key)
+    key = teacher_key(args.teacher_key_variable)
     s = setup.settings
     timeouts = Timeouts(s.connect_timeout_s, s.generate_timeout_s)
     async with PolicyClient(_url(args.teacher_url), timeouts, retries=s.request_retries, token=key) as client:

@@ -82,7 +82,7 @@ def _distinct(
             seen.add(key)
             count.written += 1
             count.turns += len(episode.trajectory.turns)
-            count.response_tokens += int(episode.trajectory.metrics["response_tokens"])
+            count.response_tokens += int(episode.trajectory.metrics["episode_response_tokens"])
             yield _group(assignment, episode)
 
 

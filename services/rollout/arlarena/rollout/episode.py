@@ -88,14 +88,14 @@ class Behaviour:
     """Counts of what an episode's player did.
 
     `repeated_actions`: an action tried again in a state where it had been tried before. `back_and_forth`: a step that
-    returns to the state before the previous one. `no_ops`: a step that leaves the state as it was. These two need state
-    keys. `no_action_turns`: a step that the environment calls no_action.
+    returns to the state before the previous one. `idle_turns`: a step that leaves the state as it was. These two need
+    state keys. `no_action_turns`: a step that the environment calls no_action.
     """
 
     repeated_actions: int = 0
     back_and_forth: int = 0
     invalid_actions: int = 0
-    no_ops: int = 0
+    idle_turns: int = 0
     no_action_turns: int = 0
     _tried: set[tuple[str, str]] = field(default_factory=set)
     _keys: list[str] = field(default_factory=list)
@@ -109,7 +109,7 @@ class Behaviour:
         self.repeated_actions += tried in self._tried
         self._tried.add(tried)
         if here and here == there:
-            self.no_ops += 1
+            self.idle_turns += 1
         elif there and self._keys and self._keys[-1] == there:
             self.back_and_forth += 1
         self._keys.append(here)
@@ -121,10 +121,10 @@ class Behaviour:
             "repeated_actions": float(self.repeated_actions),
             "back_and_forth": float(self.back_and_forth),
             "invalid_actions": float(self.invalid_actions),
-            "no_ops": float(self.no_ops),
+            "idle_turns": float(self.idle_turns),
             "no_action_turns": float(self.no_action_turns),
-            "prompt_tokens": float(sum(prompt_lengths(turns))),
-            "response_tokens": float(sum(len(turn.response_ids) // 4 for turn in turns)),
+            "episode_prompt_tokens": float(sum(prompt_lengths(turns))),
+            "episode_response_tokens": float(sum(len(turn.response_ids) // 4 for turn in turns)),
         }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from arlarena.proto.atomic_files import write_bytes
 from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import Sampling, Task, Trajectory, Turn
 from arlarena.rollout.episode import FAULT, PROMPT_TOO_LONG, Assignment, EpisodeRecord
@@ -270,13 +271,6 @@ def write_episodes(path: Path, assignments: Sequence[Assignment], played: EvalRe
     """Write the first `count` episodes of the evaluation set as JSON lines, whole file or none. Returns how many."""
     chosen = sorted(played.episodes.items())[:count]
     lines = [msgspec.json.encode(episode_record(assignments[position], episode)) for position, episode in chosen]
-    write_whole(path, b"".join(line + b"\n" for line in lines))
-    return len(lines)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    partial.replace(path)
+    write_bytes(path, b"".join(line + b"\n" for line in lines))
+    return len(lines)

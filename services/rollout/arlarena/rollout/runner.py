@@ -16,6 +16,7 @@ from arlarena.client.environments import EnvironmentClient, Session
 from arlarena.client.errors import AtCapacity, Refused, ServiceError, Unavailable
 from arlarena.client.policy import PolicyClient
 from arlarena.client.transport import HttpTransport
+from arlarena.proto.backoff import pauses
 from arlarena.proto.telemetry import Logger
 from arlarena.rollout.episode import Assignment, EpisodeRecord, Policy, play
 from arlarena.rollout.settings import RolloutSettings
@@ -60,7 +61,8 @@ class Runner:
         services = [("environment server", self.environments.transport, "/ready")]
         if self.inference is not None:
             services.append(("inference", self.inference.transport, "/health"))
-        deadline, pause = time.monotonic() + self.settings.service_retry_timeout_s, FIRST_PAUSE_S
+        deadline = time.monotonic() + self.settings.service_retry_timeout_s
+        waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         for name, transport, path in services:
             while (problem := await _problem(transport, path)) is not None:
                 if time.monotonic() >= deadline:
@@ -69,8 +71,7 @@ class Runner:
                     raise ServicesDown(
                         f"{name} at {transport.url} {what} {self.settings.service_retry_timeout_s:g} s: {problem}{hint}"
                     )
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_S)
+                await asyncio.sleep(next(waits))
 
     async def open(self, count: int) -> list[SessionSlot]:
         """`count` seats with open sessions, all or none; waits while the server is full or away.
@@ -79,19 +80,19 @@ class Runner:
             ServicesDown: no room within `service_retry_timeout_s`.
             Refused: the server never grants that many.
         """
-        deadline, pause = time.monotonic() + self.settings.service_retry_timeout_s, FIRST_PAUSE_S
+        deadline = time.monotonic() + self.settings.service_retry_timeout_s
+        waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         while True:
             try:
                 sessions = await self.environments.open(count, ttl_s=self.settings.session_ttl_s)
                 return [SessionSlot(session) for session in sessions]
             except Unavailable as error:
-                wait = max(pause, error.retry_after_s) if isinstance(error, AtCapacity) else pause
+                wait = max(next(waits), error.retry_after_s if isinstance(error, AtCapacity) else 0.0)
                 if time.monotonic() + wait > deadline:
                     raise ServicesDown(
                         f"no {count} sessions within {self.settings.service_retry_timeout_s:g} s: {error}"
                     ) from error
             await asyncio.sleep(wait)
-            pause = min(2 * pause, LONGEST_PAUSE_S)
 
     async def open_up_to(self, count: int) -> list[SessionSlot]:
         """As many seats as the server has room for, at most `count`; waits for the first. Errors as in `open`."""
@@ -123,6 +124,7 @@ class Runner:
             InfraFailure: it failed `episode_retries` + 1 times, or a service stayed away.
             Refused: a service says that the request is wrong, which no repetition mends.
         """
+        waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         for attempt in range(self.settings.episode_retries + 1):
             if seat.session is None:
                 seat.session = (await self.open(1))[0].session
@@ -136,7 +138,7 @@ class Runner:
             seat.restarts += 1
             self.log.warning("episode_restarts", episode=assignment.id, attempt=attempt + 1, reason=str(failure))
             self._abandon(seat)
-            await asyncio.sleep(min(FIRST_PAUSE_S * 2**attempt, LONGEST_PAUSE_S))
+            await asyncio.sleep(next(waits))
             await self.wait_ready()
         raise InfraFailure(
             f"episode {assignment.id} failed {self.settings.episode_retries + 1} times; last: {failure}"

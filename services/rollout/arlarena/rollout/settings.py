@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -24,11 +22,21 @@ from pydantic import (
     model_validator,
 )
 
-from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table, parse_table
+from arlarena.proto.config import (
+    ConfigError,
+    Table,
+    exit_on_config_error,
+    load_part,
+    load_table,
+    parse_table,
+    secret_from,
+    variables_of,
+)
+from arlarena.proto.shared_settings import EnvironmentKeys, EvaluationKeys, PolicyKeys, RolloutKeys, run_seed
 from arlarena.proto.streams.broker_address import broker_url
 
 
-class RolloutSettings(Table):
+class RolloutSettings(RolloutKeys):
     """Table [rollout]: how a worker plays. The same limits hold for evaluation and demonstrations."""
 
     renamed: ClassVar[Mapping[str, str]] = {
@@ -57,9 +65,6 @@ class RolloutSettings(Table):
         description="limit of one request to the environment server; above the server's step_timeout_s (75 s) and "
         "reset_timeout_s (60 s), whose own error names what was slow",
     )
-    session_ttl_s: PositiveFloat = Field(
-        180.0, description="idle time after which a session ends; a killed worker's sessions take up room for so long"
-    )
     request_retries: NonNegativeInt = Field(2, description="repetitions of one request to an unavailable service")
     episode_retries: NonNegativeInt = Field(5, description="fresh starts of one episode after failures of a service")
     service_retry_timeout_s: PositiveFloat = Field(
@@ -68,8 +73,6 @@ class RolloutSettings(Table):
     batch_window_s: NonNegativeFloat = Field(
         0.005, description="environment calls within this time share one request; 0: one loop tick"
     )
-    batch_size: PositiveInt = Field(256, description="most calls in one request; 1 where steps differ greatly in time")
-    report_every_s: PositiveFloat = Field(10.0, description="how often a worker logs its figures, idle or not")
     drain_s: NonNegativeFloat = Field(
         20.0, description="how long SIGTERM lets groups in flight finish before they are given back"
     )
@@ -83,46 +86,16 @@ class RolloutSettings(Table):
         return self
 
 
-class EvaluationSettings(Table):
+class EvaluationSettings(EvaluationKeys):
     """Table [evaluation]: the fixed evaluation set."""
 
-    split: str = Field("test", description="split of the environment that the evaluation set is taken from")
-    first: NonNegativeInt = Field(0, description="index of the evaluation set's first task")
-    count: PositiveInt = Field(512, description="tasks of the evaluation set")
     attempts: PositiveInt = Field(1, description="attempts per task")
     temperature: NonNegativeFloat = Field(1.0, description="0 is greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="1 keeps the whole distribution")
     top_k: NonNegativeInt = Field(0, description="0 keeps the whole distribution")
-    max_tokens: PositiveInt = Field(64, description="longest response")
     seed: int = Field(0, description="seeds the sampling, so that two policies meet the same randomness")
     concurrency: PositiveInt = Field(128, description="episodes in flight")
     episodes: NonNegativeInt = Field(16, description="episodes written out turn by turn where a file is asked for")
-
-
-class RunSeed(BaseModel):
-    """The part of table [run] that rollouts read; the console checks the rest of it."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    seed: int = Field(0, description="the run's seed; ARLARENA_SEED wins over it")
-
-
-class EnvironmentPlayed(BaseModel):
-    """The part of table [environment] that rollouts read; the environment server checks the rest of it."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    name: str | None = Field(None, description="which environment; ARLARENA_ENVIRONMENT_NAME wins over it")
-    options: dict[str, Any] = Field(default_factory=dict, description="the environment's own options")
-
-
-class PolicyTokenizer(BaseModel):
-    """The part of table [policy] that rollouts read; the trainer checks the rest of it."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    path: str | None = Field(None, description="the policy's Hugging Face directory, or its name on the hub")
-    tokenizer: str | None = Field(None, description="another directory or name to take the tokenizer from")
 
 
 class Addresses(Table):
@@ -138,29 +111,22 @@ class Addresses(Table):
     redis_url: str = "redis://127.0.0.1:6379/0"
 
 
-def from_environment(prefix: str, model: type[BaseModel]) -> dict[str, Any]:
-    """Values of `ARLARENA_<PREFIX>_<FIELD>` for the fields of `model`; an empty variable counts as absent."""
-    values = {name: os.environ.get(f"ARLARENA_{prefix}{name}".upper()) for name in model.model_fields}
-    return {name: value for name, value in values.items() if value}
-
-
 def load_rollout(path: Path | None) -> RolloutSettings:
     """Table [rollout], with ARLARENA_ROLLOUT_* on top. Raises ConfigError."""
-    return load_table(path, "rollout", RolloutSettings, from_environment("rollout_", RolloutSettings))
+    return load_table(path, "rollout", RolloutSettings, variables_of(os.environ, "ARLARENA_ROLLOUT_", RolloutSettings))
 
 
 def load_evaluation(path: Path | None, flags: dict[str, Any] | None = None) -> EvaluationSettings:
     """Table [evaluation], with ARLARENA_EVALUATION_* and then the flags on top. Raises ConfigError."""
     given = {key: value for key, value in (flags or {}).items() if value is not None}
-    return load_table(
-        path, "evaluation", EvaluationSettings, {**from_environment("evaluation_", EvaluationSettings), **given}
-    )
+    variables = variables_of(os.environ, "ARLARENA_EVALUATION_", EvaluationSettings)
+    return load_table(path, "evaluation", EvaluationSettings, {**variables, **given})
 
 
 def load_addresses(flags: dict[str, str | None]) -> Addresses:
     """Addresses from the flags, else from the environment, else this machine's defaults."""
     given = {key: value for key, value in flags.items() if value is not None}
-    found = {**from_environment("", Addresses), **given}
+    found = {**variables_of(os.environ, "ARLARENA_", Addresses), **given}
     if url := found.get("redis_url"):
         found["redis_url"] = broker_url(url, os.environ)
     return parse_table("command line:", found, Addresses)
@@ -168,15 +134,13 @@ def load_addresses(flags: dict[str, str | None]) -> Addresses:
 
 def load_seed(path: Path | None, flag: int | None = None) -> int:
     """The run's seed: the flag, else ARLARENA_SEED, else `seed` of table [run], else 0. Raises ConfigError."""
-    return load_table(
-        path, "run", RunSeed, from_environment("", RunSeed) | ({} if flag is None else {"seed": flag})
-    ).seed
+    return run_seed(flag, os.environ, path)
 
 
-def load_environment(path: Path | None) -> EnvironmentPlayed:
+def load_environment(path: Path | None) -> EnvironmentKeys:
     """Name and options of table [environment], with ARLARENA_ENVIRONMENT_NAME on top. Raises ConfigError."""
-    name = os.environ.get("ARLARENA_ENVIRONMENT_NAME") or None
-    return load_table(path, "environment", EnvironmentPlayed, {"name": name})
+    chosen = load_part(path, "environment", EnvironmentKeys, "name", "options")
+    return chosen.model_copy(update={"name": os.environ.get("ARLARENA_ENVIRONMENT_NAME") or chosen.name})
 
 
 def tokenizer_source(path: Path | None, flag: str | None) -> str:
@@ -187,11 +151,16 @@ def tokenizer_source(path: Path | None, flag: str | None) -> str:
     """
     if flag is not None:
         return flag
-    policy = load_table(path, "policy", PolicyTokenizer)
+    policy = load_part(path, "policy", PolicyKeys)
     source = policy.tokenizer or policy.path
     if source is None:
         raise ConfigError(f"{path or 'command line'}: no tokenizer; give --tokenizer DIRECTORY or set path in [policy]")
     return source
+
+
+def teacher_key(variable: str) -> str | None:
+    """The API key of a teacher, which the user keeps in the environment variable `variable`."""
+    return secret_from(os.environ, variable)
 
 
 def main() -> int:
@@ -202,7 +171,7 @@ def main() -> int:
     load_rollout(path)
     load_evaluation(path)
     load_environment(path)
-    load_table(path, "policy", PolicyTokenizer)
+    load_part(path, "policy", PolicyKeys)
     print("ok")
     return 0
 

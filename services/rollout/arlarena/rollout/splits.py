@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from arlarena.client.environments import EnvironmentClient
-from arlarena.proto.config import ConfigError, nearest
+from arlarena.proto.config import ConfigError
 from arlarena.proto.env_api import Info, Split
+from arlarena.proto.shared_settings import EnvironmentKeys
 from arlarena.proto.task_order import TaskOrder
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.text.wording import counted
-from arlarena.rollout.settings import EnvironmentPlayed, EvaluationSettings
 
 
-async def played_here(environments: EnvironmentClient, wanted: EnvironmentPlayed, log: Logger) -> Info:
+async def played_here(environments: EnvironmentClient, wanted: EnvironmentKeys, log: Logger) -> Info:
     """What the server plays, which has to be the environment that the configuration names. Where options are others
     than the configured ones, a warning says which.
 
@@ -23,7 +23,7 @@ async def played_here(environments: EnvironmentClient, wanted: EnvironmentPlayed
         ServiceError: see `EnvironmentClient.info`.
     """
     info, url = await environments.info(), environments.url
-    if wanted.name not in (None, info.name):
+    if wanted.name not in ("", info.name):
         raise ConfigError(
             f"[environment] name = {wanted.name!r}, but the server at {url} plays {info.name}; give --environment-url"
         )
@@ -32,7 +32,7 @@ async def played_here(environments: EnvironmentClient, wanted: EnvironmentPlayed
     return info
 
 
-def other_options(info: Info, wanted: EnvironmentPlayed) -> dict[str, dict[str, Any]]:
+def other_options(info: Info, wanted: EnvironmentKeys) -> dict[str, dict[str, Any]]:
     """Options of the configuration that the server has at another value: what is configured and what is played.
 
     Only plain values that the server shows are compared: it may write others in a form of its own.
@@ -43,35 +43,6 @@ def other_options(info: Info, wanted: EnvironmentPlayed) -> dict[str, dict[str, 
         for name, value in wanted.options.items()
         if isinstance(value, plain) and isinstance(info.options.get(name), plain) and value != info.options[name]
     }
-
-
-def find_split(info: Info, name: str, setting: str) -> Split:
-    """The split `name` of the environment; `setting` is where the name comes from, for the error.
-
-    Raises:
-        ConfigError: the environment has no such split.
-    """
-    for split in info.splits:
-        if split.name == name:
-            return split
-    names = [split.name for split in info.splits]
-    close, known = nearest(name, names), f"known: {', '.join(names) or 'none'}"
-    hint = f"{known}; {close}" if close.startswith("did") else known
-    raise ConfigError(f"{setting} = {name!r}: {info.name} has no such split; {hint}")
-
-
-def check_evaluation(info: Info, settings: EvaluationSettings) -> None:
-    """Check that the tasks to be evaluated exist.
-
-    Raises:
-        ConfigError: the split is unknown, or has fewer tasks than `first` + `count`.
-    """
-    split = find_split(info, settings.split, "[evaluation] split")
-    if split.size is not None and settings.first + settings.count > split.size:
-        raise ConfigError(
-            f"[evaluation] first = {settings.first}, count = {settings.count}: split {split.name!r} of {info.name} has "
-            f"{counted(split.size, 'task')}; first + count must be at most {split.size}"
-        )
 
 
 def drawn_indices(split: Split, first: int, count: int, seed: int) -> Sequence[int]:

@@ -224,7 +224,7 @@ class Worker:
         tally.duplicates += not published
         tally.episodes += group.size
         tally.turns += sum(len(one.turns) for one in group.trajectories)
-        tally.response_tokens += int(sum(one.metrics.get("response_tokens", 0.0) for one in group.trajectories))
+        tally.response_tokens += int(sum(one.metrics.get("episode_response_tokens", 0.0) for one in group.trajectories))
 
     async def _renew_for_ever(self) -> None:
         while True:

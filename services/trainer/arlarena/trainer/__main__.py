@@ -8,14 +8,22 @@ import json
 import os
 import signal
 import sys
-import tomllib
 import uuid
 from pathlib import Path
 from typing import Any
 
-from arlarena.proto.config import ConfigError, exit_on_config_error, load_table, print_error
+from arlarena.proto.atomic_files import write_json
+from arlarena.proto.config import (
+    ConfigError,
+    exit_on_config_error,
+    load_part,
+    load_table,
+    parse_assignment,
+    print_error,
+)
 from arlarena.proto.env_api import Info
 from arlarena.proto.http.addresses import service_url
+from arlarena.proto.shared_settings import EnvironmentKeys, RunSettings
 from arlarena.proto.telemetry import Logger, get_logger
 from arlarena.proto.text.usage_name import program
 from arlarena.proto.text.wording import printable
@@ -31,12 +39,10 @@ from arlarena.trainer.preflight import (
 )
 from arlarena.trainer.settings import (
     CloneSettings,
-    EnvironmentName,
-    RunIdentity,
     TrainerSettings,
+    chosen_seed,
     environment_url,
     redis_url,
-    seed_from,
 )
 
 EXIT_FAILED = 1
@@ -133,13 +139,6 @@ def _settings(args: argparse.Namespace) -> TrainerSettings:
     return settings.model_copy(update={"plugins": (*settings.plugins, *args.plugin)})
 
 
-def _seed(given: int | None, config: Path | None) -> int:
-    if given is not None:
-        return given
-    environment = seed_from()
-    return environment if environment is not None else load_table(config, "run", RunIdentity).seed
-
-
 def make_tiny(args: argparse.Namespace, log: Logger) -> int:
     """Subcommand `tiny`."""
     shape = load_table(args.config, "policy", PolicySettings).tiny
@@ -153,7 +152,7 @@ def make_tiny(args: argparse.Namespace, log: Logger) -> int:
     except ServiceError as error:
         return _failed(log, error)
     pieces = pieces_of(info, shape.words)
-    parameters = create_tiny_policy(args.out, shape, _seed(args.seed, args.config), pieces)
+    parameters = create_tiny_policy(args.out, shape, chosen_seed(args.seed, args.config), pieces)
     log.info("tiny_policy", directory=str(args.out), parameters=parameters, pieces=len(pieces))
     return 0
 
@@ -175,7 +174,7 @@ def _environment_of(args: argparse.Namespace, log: Logger) -> Info | None:
             fix="give --environment-url",
         )
         return None
-    name = load_table(args.config, "environment", EnvironmentName).name or None
+    name = load_part(args.config, "environment", EnvironmentKeys, "name").name or None
     wait_s = load_table(args.config, "trainer", TrainerSettings).service_wait_s
     return asyncio.run(environment_info(_address("--environment-url", address), name, wait_s, log))
 
@@ -183,7 +182,7 @@ def _environment_of(args: argparse.Namespace, log: Logger) -> Info | None:
 def run_clone(args: argparse.Namespace, log: Logger) -> int:
     """Subcommand `clone`."""
     settings = load_table(args.config, "clone", CloneSettings)
-    seed, source = _seed(args.seed, args.config), policy_directory(args.model, "--model")
+    seed, source = chosen_seed(args.seed, args.config), policy_directory(args.model, "--model")
     inputs = {"--demonstrations": args.demonstrations, "--validation": args.validation}
     for path in inputs.values():
         check_readable(path)
@@ -214,7 +213,7 @@ def run_clone(args: argparse.Namespace, log: Logger) -> int:
     with whole_folder(args.out, {"kind": "clone", "model": args.model, "seed": seed}) as folder:
         model.save_pretrained(folder)
         copy_tokenizer(source, folder)
-    (args.run_dir / "clone.json").write_text(json.dumps(result.as_dict(), indent=1) + "\n")
+    write_json(args.run_dir / "clone.json", result.as_dict())
     log.info("cloned", directory=str(args.out), **result.as_dict())
     return 0
 
@@ -222,8 +221,8 @@ def run_clone(args: argparse.Namespace, log: Logger) -> int:
 def run_train(args: argparse.Namespace, log: Logger) -> int:
     """Subcommand `train`."""
     settings = _settings(args)
-    run_name = args.run_name or load_table(args.config, "run", RunIdentity).name
-    environment = load_table(args.config, "environment", EnvironmentName).name
+    run_name = args.run_name or load_table(args.config, "run", RunSettings).name
+    environment = load_part(args.config, "environment", EnvironmentKeys, "name").name
     model = policy_directory(args.model, "--model")
     if "max_response_tokens" in settings.model_fields_set:
         check_length("[trainer] max_response_tokens", settings.max_response_tokens, context_of(model))
@@ -250,7 +249,7 @@ def run_train(args: argparse.Namespace, log: Logger) -> int:
         inference_urls=inference_at,
         environment=environment,
         environment_url=environment_at,
-        seed=_seed(args.seed, args.config),
+        seed=chosen_seed(args.seed, args.config),
         incarnation=uuid.uuid4().hex[:8],
         resume=args.resume,
     )
@@ -290,7 +289,7 @@ def _failed(log: Logger, error: Exception, code: int = EXIT_FAILED) -> int:
 def run_replay(args: argparse.Namespace, _log: Logger) -> int:
     """Subcommand `replay`."""
     settings = _settings(args)
-    overrides = {key: value for text in args.set for key, value in choice(text).items()}
+    overrides = dict(parse_assignment(text, "CHOICE=VALUE, for example clip_low=0.03") for text in args.set)
     names = args.recipe or [settings.recipe]
     import torch
 
@@ -309,21 +308,6 @@ def run_replay(args: argparse.Namespace, _log: Logger) -> int:
     as_json = json.dumps([result.as_dict() for result in results], indent=1, allow_nan=False) if args.json else ""
     print(as_json or printable(table(results)))
     return 0
-
-
-def choice(text: str) -> dict[str, Any]:
-    """Parse `clip_low=0.03` into a table. The value is TOML or a bare word.
-
-    Raises:
-        ConfigError: `text` does not have the form CHOICE=VALUE.
-    """
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--set {text!r}: give CHOICE=VALUE, such as clip_low=0.03")
-    try:
-        return {key.strip(): tomllib.loads(f"value = {value}")["value"]}
-    except tomllib.TOMLDecodeError:
-        return {key.strip(): value.strip()}
 
 
 def main() -> int:

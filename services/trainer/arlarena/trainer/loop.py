@@ -28,7 +28,13 @@ from arlarena.trainer.learning.coordinator import Coordinator
 from arlarena.trainer.learning.learner import Learner, first_not_finite
 from arlarena.trainer.learning.optimizer import lr_multiplier
 from arlarena.trainer.metrics.behaviour import action_flows
-from arlarena.trainer.metrics.diagnostics import MetricsFile, episode_figures, not_finite, training_figures
+from arlarena.trainer.metrics.diagnostics import (
+    MetricsFile,
+    episode_figures,
+    not_finite,
+    selection_figures,
+    training_figures,
+)
 from arlarena.trainer.metrics.progress import Progress
 from arlarena.trainer.metrics.tensorboard import TensorBoardWriter
 from arlarena.trainer.objectives.filtering import mixed_return
@@ -284,10 +290,7 @@ class Trainer:
         self.lease.check()
         step, selected = self.state.step, collected.selected
         figures = episode_figures(collected.seen) | training_figures(groups, self.staleness_policy(step - 1)) | learning
-        figures |= {
-            "groups_kept": selected.kept,
-            "groups_filtered": len(selected.filtered),
-            "groups_backfilled": selected.backfilled,
+        figures |= selection_figures(selected) | {
             "groups_stale": len(collected.stale),
             "seconds": seconds,
             "collect_seconds": collected.seconds,

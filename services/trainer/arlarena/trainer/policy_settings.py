@@ -7,6 +7,7 @@ from typing import Any, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from arlarena.proto.config import Table
+from arlarena.proto.shared_settings import PolicyKeys
 
 
 class TinyPolicy(Table):
@@ -47,20 +48,15 @@ class TinyPolicy(Table):
         return self
 
 
-class PolicySettings(Table):
+class PolicySettings(PolicyKeys):
     """Table `[policy]`: an existing Hugging Face directory or hub name, or the shape of a tiny policy to create."""
 
-    path: str | None = Field(
-        None,
-        description="existing policy: a Hugging Face directory, or OWNER/NAME on the Hub; default: a new tiny policy",
-    )
-    tokenizer: str | None = Field(None, description="directory or name to take the tokenizer from; default: path")
     tiny: TinyPolicy = Field(TinyPolicy(), description="shape of the tiny policy")
 
     @model_validator(mode="after")
     def _one_policy(self) -> Self:
         if self.path is not None and "tiny" in self.model_fields_set:
             raise ValueError(
-                "path selects an existing policy and [policy.tiny] creates a new one: leave out one of them"
+                "path selects an existing policy, but [policy.tiny] is the shape of a new one: leave out one of them"
             )
         return self

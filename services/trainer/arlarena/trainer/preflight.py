@@ -9,45 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import Field, NonNegativeInt, PositiveInt
-
-from arlarena.proto.config import ConfigError, Table, load_table
+from arlarena.proto.config import ConfigError, load_part, load_table
+from arlarena.proto.shared_settings import ConsoleKeys, EvaluationKeys, Gpus, InferenceKeys, RunSettings
 from arlarena.proto.text.wording import counted
 from arlarena.proto.versions.hub import local_model, missing_files
 from arlarena.trainer.policy_settings import PolicySettings
-from arlarena.trainer.settings import CloneSettings, RunIdentity, TrainerSettings, chosen_recipe
+from arlarena.trainer.settings import CloneSettings, TrainerSettings, chosen_recipe
 
 # Maximum of prompt and response together if `[inference] max_model_len` is not set; the policy server's default.
 DEFAULT_CONTEXT = 4096
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 Result = TypeVar("Result")
-
-
-class ServedLength(Table, extra="ignore"):
-    """Table `[inference]`, of which the trainer reads the maximum of prompt and response together."""
-
-    max_model_len: PositiveInt | None = None
-
-
-class EvaluatedLength(Table, extra="ignore"):
-    """Table `[evaluation]`, of which the trainer reads the maximum length of a response."""
-
-    max_tokens: PositiveInt = 64
-
-
-class ChosenGpus(Table, extra="ignore"):
-    """Table `[console.gpus]`. The trainer checks it, because the console does not install torch."""
-
-    clone: tuple[NonNegativeInt, ...] = ()
-    trainer: tuple[NonNegativeInt, ...] = ()
-    inference: tuple[NonNegativeInt, ...] = ()
-
-
-class ConsoleTable(Table, extra="ignore"):
-    """Table `[console]`, of which the trainer reads only the GPUs."""
-
-    gpus: ChosenGpus = ChosenGpus()
 
 
 def check_file(path: Path, *, machine: bool = False) -> None:
@@ -59,7 +32,7 @@ def check_file(path: Path, *, machine: bool = False) -> None:
         ConfigError: lists all errors, one on each line.
     """
     errors = _ErrorCollector()
-    errors.run(lambda: load_table(path, "run", RunIdentity))
+    errors.run(lambda: load_table(path, "run", RunSettings))
     policy = errors.run(lambda: load_table(path, "policy", PolicySettings))
     settings = errors.run(lambda: load_table(path, "trainer", TrainerSettings))
     cloning = errors.run(lambda: load_table(path, "clone", CloneSettings))
@@ -73,18 +46,10 @@ def check_file(path: Path, *, machine: bool = False) -> None:
     if cloning is not None:
         errors.run(cloning.torch_device)
     if machine:
-        errors.run(lambda: check_gpus(load_table(path, "console", ConsoleTable).gpus))
+        errors.run(lambda: check_gpus(load_part(path, "console", ConsoleKeys).gpus))
     if policy is not None and (machine or policy.path is None):
         errors.run(lambda: _check_policy(path, policy, settings))
     errors.raise_all()
-
-
-class ChosenMethod(Table, extra="ignore"):
-    """The method of table `[trainer]`, without its other settings."""
-
-    recipe: str = "sampo"
-    recipe_overrides: dict[str, Any] = Field(default_factory=dict)
-    plugins: tuple[str, ...] = ()
 
 
 def _check_method(path: Path) -> None:
@@ -95,7 +60,7 @@ def _check_method(path: Path) -> None:
     """
     from arlarena.trainer.objectives import RecipeError, load_plugins, recipe  # imports torch
 
-    chosen = load_table(path, "trainer", ChosenMethod)
+    chosen = load_part(path, "trainer", TrainerSettings, "recipe", "recipe_overrides", "plugins")
     try:
         load_plugins(chosen.plugins)
         recipe(chosen.recipe, **chosen.recipe_overrides)
@@ -133,7 +98,7 @@ def check_transport(settings: TrainerSettings) -> None:
         )
 
 
-def check_gpus(gpus: ChosenGpus) -> None:
+def check_gpus(gpus: Gpus) -> None:
     """Check that the GPUs of `[console.gpus]` exist.
 
     Raises:
@@ -142,7 +107,7 @@ def check_gpus(gpus: ChosenGpus) -> None:
     import torch
 
     count = torch.cuda.device_count()
-    for name in ChosenGpus.model_fields:
+    for name in Gpus.model_fields:
         numbers: tuple[int, ...] = getattr(gpus, name)
         if numbers and max(numbers) >= count:
             raise ConfigError(
@@ -161,8 +126,8 @@ def _check_policy(path: Path, policy: PolicySettings, settings: TrainerSettings 
     if policy.path is not None:
         folder = policy_directory(policy.path, f"{path}: [policy] path", tokenizer=policy.tokenizer is None)
         positions = context_of(folder)
-    served = load_table(path, "inference", ServedLength).max_model_len
-    evaluated = load_table(path, "evaluation", EvaluatedLength)
+    served = load_part(path, "inference", InferenceKeys, "max_model_len").max_model_len
+    evaluated = load_part(path, "evaluation", EvaluationKeys, "max_tokens")
     errors = _ErrorCollector()
     # Only explicit lengths are checked: defaults adapt to the context.
     if settings is not None and "max_response_tokens" in settings.model_fields_set:

@@ -20,7 +20,7 @@ from arlarena.trainer.batching.scoring import NotFinite, ScoredGroup, returns, s
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.batching.validation import refusal_reason
 from arlarena.trainer.learning.learner import Learner
-from arlarena.trainer.metrics.diagnostics import episode_figures, finite_or_null
+from arlarena.trainer.metrics.diagnostics import episode_figures, finite_or_null, selection_figures
 from arlarena.trainer.model.policy import load_policy
 from arlarena.trainer.objectives import Recipe
 from arlarena.trainer.objectives.cell_diagnostics import CELLS
@@ -118,9 +118,8 @@ def replay(groups: Sequence[Group | Refusal], model: str, recipe: Recipe, settin
         raise ConfigError(f"{recipe.name} with policy {model}: {error}") from error
     current = next(iter(digests)) if len(digests) == 1 else ""
     rows = training_samples(scored, current, settings.advantage_scale, growing=settings.rows == "episodes")
-    counts = {"groups": len(groups), "groups_refused": len(refused), "groups_kept": selected.kept}
-    counts |= {"groups_backfilled": selected.backfilled, "groups_filtered": len(selected.filtered), "rows": len(rows)}
-    figures = {name: float(count) for name, count in counts.items()}
+    counts = {"groups": len(groups), "groups_refused": len(refused), "rows": len(rows)}
+    figures = {name: float(count) for name, count in (counts | selection_figures(selected)).items()}
     figures["no_action_share"] = episode_figures(selected.batch)["no_action_share"]
     # With a rate of 0, neither the gradient nor the weight decay changes the weights.
     figures |= learner.update([rows] if rows else [], rate=0.0)

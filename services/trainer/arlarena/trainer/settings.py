@@ -14,21 +14,20 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from arlarena.proto.config import ConfigError, Table, exit_on_config_error
+from arlarena.proto.config import ConfigError, exit_on_config_error, secret_from
+from arlarena.proto.shared_settings import CloneKeys, TrainerKeys, run_seed
 from arlarena.proto.streams.broker_address import broker_url
 from arlarena.proto.task_order import SEED_BLOCKS, SEED_STRIDE
-from arlarena.proto.text.redaction import hide
 
 if TYPE_CHECKING:
     from arlarena.trainer.objectives import Recipe
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]  # the range of torch
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 
-class CloneSettings(Table):
+class CloneSettings(CloneKeys):
     """Table `[clone]`: behaviour cloning."""
 
     renamed: ClassVar[Mapping[str, str]] = {
@@ -37,11 +36,6 @@ class CloneSettings(Table):
         "final_lr_share": "min_lr_ratio",
     }
 
-    demonstrations: PositiveInt = Field(300, description="training tasks of which expert episodes are recorded")
-    validation: PositiveInt = Field(256, description="tasks of the validation split; their loss decides when to stop")
-    validation_split: str = Field("validation", description="name of the validation split in the environment")
-    expert_noise: float = Field(0.0, ge=0, lt=1, description="share of turns at which the expert takes a random action")
-    train_on_noise: bool = Field(False, description="whether to train on these random actions, too")
     lr: PositiveFloat = Field(3e-3, description="peak learning rate of AdamW")
     weight_decay: NonNegativeFloat = Field(0.01, description="weight decay of AdamW")
     warmup_steps: NonNegativeInt = Field(20, description="optimiser steps over which the rate rises to lr")
@@ -65,7 +59,7 @@ class CloneSettings(Table):
         return device_of(self.device, "clone")
 
 
-class TrainerSettings(Table):
+class TrainerSettings(TrainerKeys):
     """Table `[trainer]`. `recipe` and `recipe_overrides` define the method; all other settings belong to the run."""
 
     renamed: ClassVar[Mapping[str, str]] = {
@@ -76,11 +70,7 @@ class TrainerSettings(Table):
         "void_turns": "no_action_turns",
     }
 
-    recipe: str = Field("sampo", description="name of the method")
     recipe_overrides: dict[str, Any] = Field(default_factory=dict, description="choices of the method to change")
-    plugins: tuple[str, ...] = Field(
-        (), description="modules that register recipes, clips, advantages or filters, in addition to installed plugins"
-    )
     policy_anchor: Literal["bypass", "decoupled"] = Field(
         "bypass",
         description="denominator of the ratios: bypass, the sampler's log-probs; decoupled, π_old computed at the "
@@ -98,7 +88,6 @@ class TrainerSettings(Table):
         None, description="maximum number of turns played; for comparisons of methods at equal experience"
     )
     groups_per_step: PositiveInt = Field(16, description="groups in the batch of one step")
-    group_size: PositiveInt = Field(8, description="episodes of one group, all of the same task")
     minibatch_groups: PositiveInt = Field(
         4,
         description="groups of one update; a small batch gets fewer updates, not smaller ones",
@@ -113,7 +102,6 @@ class TrainerSettings(Table):
         description="episodes with a turn without an action (neither code nor answer): mask includes them in the "
         "advantages of their group but does not train on them; keep treats them as others",
     )
-    task_split: str = Field("train", description="split of the training tasks; a finite split is shuffled every epoch")
     train_index_start: NonNegativeInt = Field(
         1_000_000,
         lt=2**32 - SEED_BLOCKS * SEED_STRIDE,
@@ -169,11 +157,6 @@ class TrainerSettings(Table):
     publish_dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="dtype of the served weights; bfloat16 needs a larger probe_tolerance"
     )
-    push_transport: Literal["shared", "http", "nccl", "gloo"] = Field(
-        "shared",
-        description="shared: policy servers read RUN/weights; http: versions are uploaded; nccl: tensors are sent "
-        "from this GPU to those of vLLM; gloo: the same between CPUs",
-    )
     broadcast_host: str = Field(
         "127.0.0.1", description="nccl, gloo: address at which vLLM's workers reach this trainer"
     )
@@ -183,9 +166,6 @@ class TrainerSettings(Table):
     service_wait_s: PositiveFloat = Field(180.0, description="how long to wait for the environment server to start")
     push_retry_timeout_s: PositiveFloat = Field(180.0, description="how long a failed push is retried")
     reissue_after_s: PositiveFloat = Field(20.0, description="time without groups before open tasks are issued again")
-    no_data_timeout_s: PositiveFloat = Field(
-        900.0, description="time without groups before the run ends with an error; below [console] hang_timeout_s"
-    )
     max_unusable_in_a_row: PositiveInt = Field(
         32, description="consecutive unusable groups (dead letters, invalid messages, no turn) before the run ends"
     )
@@ -254,6 +234,11 @@ def device_of(chosen: str, table: str) -> str:
     return f"cuda:{number}"
 
 
+def torchrun_rank() -> tuple[int, int]:
+    """The rank of this process and the number of ranks, as torchrun's variables give them; (0, 1) without torchrun."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def updates_of(groups: int, minibatch_groups: int) -> int:
     """The number of updates for `groups` groups, so that each has about `minibatch_groups` groups."""
     return max(1, round(groups / minibatch_groups))
@@ -285,34 +270,19 @@ def chosen_recipe(settings: TrainerSettings, where: str = "") -> tuple[Recipe, t
         raise ConfigError(f"{where}[trainer] {error}") from error
 
 
-def seed_from(environment: dict[str, str] | None = None) -> int | None:
-    """`ARLARENA_SEED`, which overrides `[run] seed`.
-
-    Raises:
-        ConfigError: it is not an integer in [0, 2**63).
-    """
-    text = (environment if environment is not None else dict(os.environ)).get("ARLARENA_SEED")
-    if text is None or text == "":
-        return None
-    if not text.isdecimal() or int(text) >= 2**63:
-        raise ConfigError(f"ARLARENA_SEED={text!r} is not an integer from 0 to 2**63 - 1")
-    return int(text)
+def chosen_seed(given: int | None, config: Path | None) -> int:
+    """The run's seed: `given`, else `ARLARENA_SEED`, else `[run] seed`. Raises ConfigError."""
+    return run_seed(given, os.environ, config)
 
 
 def admin_token() -> str | None:
     """The token for the admin routes of the policy servers (`ARLARENA_INFERENCE_ADMIN_TOKEN`)."""
-    return _secret("ARLARENA_INFERENCE_ADMIN_TOKEN")
+    return secret_from(os.environ, "ARLARENA_INFERENCE_ADMIN_TOKEN")
 
 
 def environment_token() -> str | None:
     """The token for the environment server (`ARLARENA_ENVIRONMENT_TOKEN`)."""
-    return _secret("ARLARENA_ENVIRONMENT_TOKEN")
-
-
-def _secret(variable: str) -> str | None:
-    value = os.environ.get(variable) or None
-    hide(value)
-    return value
+    return secret_from(os.environ, "ARLARENA_ENVIRONMENT_TOKEN")
 
 
 def environment_url() -> str | None:
@@ -330,20 +300,6 @@ def redis_url(given: str | None) -> str:
     if not url:
         raise ConfigError("no broker: give --redis-url or set ARLARENA_REDIS_URL, for example redis://127.0.0.1:6379/0")
     return broker_url(url, os.environ)
-
-
-class RunIdentity(Table):
-    """Table `[run]`, of which the trainer reads the name and the seed."""
-
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
-    seed: Seed = 0
-    directory: str = ""
-
-
-class EnvironmentName(Table, extra="ignore"):
-    """Table `[environment]`, of which the trainer reads only the name."""
-
-    name: str = ""
 
 
 def main() -> int:

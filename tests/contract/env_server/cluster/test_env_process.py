@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.processes.forking_support import environments
+from support.processes import forking_support
 
 ROOT = Path(__file__).resolve().parents[4]
 
 
 def run(*arguments):
-    return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    return forking_support.run(arguments, cwd=ROOT)
 
 
 def assert_explained(done, code, *mentions):
@@ -85,7 +85,7 @@ def test_wrong_configurations_exit_with_2(tmp_path, module, text, mentions):
     path = tmp_path / "run.toml"
     path.write_text(text)
     arguments = ["--config", str(path)] if module == "arlarena.env_server" else [str(path)]
-    assert_explained(environments().run([module, *arguments]), 2, "run.toml", *mentions)
+    assert_explained(forking_support.run([module, *arguments]), 2, "run.toml", *mentions)
 
 
 def test_a_missing_file_exits_with_2():

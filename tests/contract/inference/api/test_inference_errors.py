@@ -136,7 +136,7 @@ def test_an_unknown_model_is_404_as_in_vllm(server):
         assert "'tiny'" in message
 
 
-@pytest.mark.parametrize("route", [GENERATE, COMPLETIONS, CHAT, "/tokenize", "/detokenize", "/update_weights"])
+@pytest.mark.parametrize("route", [GENERATE, COMPLETIONS, CHAT, "/tokenize", "/detokenize", "/serve_weights"])
 @pytest.mark.parametrize("data", [b"", b"garbage", b"[]", b"null", b'{"token_ids":', b"\xff\xfe", b"[" * 5000])
 def test_bodies_that_are_no_request(server, route, data):
     answer = server.http.post(route, data=data)

@@ -46,7 +46,7 @@ def test_secrets_are_in_the_environment_of_a_process_and_not_in_its_command_line
 ) -> None:
     for name in (ADMIN_TOKEN, API_KEY, ENVIRONMENT_TOKEN):
         monkeypatch.delenv(name, raising=False)
-    made = commands(tmp_path, '[environment]\ntoken = "secret-token"\n[inference]\napi_key = "secret-key"\n')
+    made = commands(tmp_path, '[environment]\ntoken = "secret-token"\n[inference]\napi_key = "secret-key-sixteen"\n')
     broker = "redis://:secret-password@localhost:6379/0"
     environment, inference = made.environment(WHERE, 0), made.inference(WHERE, 0)
     worker, trainer = made.worker(0, 0, WHERE, WHERE, broker), made.train(False, WHERE, WHERE, broker)
@@ -55,6 +55,6 @@ def test_secrets_are_in_the_environment_of_a_process_and_not_in_its_command_line
         assert "secret-" not in line
         assert made.admin_token not in line
     assert environment.env[ENVIRONMENT_TOKEN] == worker.env[ENVIRONMENT_TOKEN] == "secret-token"
-    assert inference.env[API_KEY] == worker.env[API_KEY] == "secret-key"
+    assert inference.env[API_KEY] == worker.env[API_KEY] == "secret-key-sixteen"
     assert inference.env[ADMIN_TOKEN] == trainer.env[ADMIN_TOKEN] == made.admin_token
     assert worker.env[BROKER_URL] == trainer.env[BROKER_URL] == broker

@@ -5,11 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from arlarena.console import settings
 from arlarena.console.launch import preflight
 from arlarena.console.runconfig import RunConfig
 from arlarena.proto.env_api import Info, Parser, Split, Template
-from arlarena.rollout.settings import EvaluationSettings, RolloutSettings
 
 
 def info(*capabilities: str) -> Info:
@@ -35,9 +33,15 @@ WHOLE = '[evaluation]\ncount = 50\n[environment]\nexpert_splits = ["validation"]
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (WHOLE + '[trainer]\ntask_split = "trian"', "[trainer] task_split = 'trian': made has no such split; did you"),
-        ('[evaluation]\nsplit = "tests"\ncount = 1', "[evaluation] split = 'tests': made has no such split; did you"),
-        ('[evaluation]\nsplit = "x"\ncount = 1', "made has no such split; known: test, train, validation"),
+        (
+            WHOLE + '[trainer]\ntask_split = "trian"',
+            "[trainer] task_split = 'trian': made has no such split; known: train, validation, test; did you",
+        ),
+        (
+            '[evaluation]\nsplit = "tests"\ncount = 1',
+            "[evaluation] split = 'tests': made has no such split; known: train, validation, test; did you",
+        ),
+        ('[evaluation]\nsplit = "x"\ncount = 1', "made has no such split; known: train, validation, test"),
         ("[evaluation]\ncount = 51", "first = 0, count = 51: split 'test' of made has 50 tasks; first + count must be"),
         ("[evaluation]\nfirst = 49\ncount = 2", "first = 49, count = 2"),
         ("[evaluation]\ncount = 50\n[clone]", 'only with [environment] expert_splits = ["validation"]'),
@@ -129,20 +133,3 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert "file cannot be written (Not a directory)" in problem
     assert preflight.directory_problems(tmp_path / "new" / "x") == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
-
-
-def test_defaults_are_those_of_the_services() -> None:
-    from arlarena.env_server.settings import EnvironmentSettings
-    from arlarena.inference.settings import InferenceSettings
-    from arlarena.trainer.settings import TrainerSettings
-
-    for ours, theirs in (
-        (settings.PlayedGroups, TrainerSettings),
-        (settings.EvaluatedTasks, EvaluationSettings),
-        (settings.PolicyServer, InferenceSettings),
-        (settings.ExpertSplits, EnvironmentSettings),
-        (settings.SessionLimits, EnvironmentSettings),
-        (settings.PlayLimits, RolloutSettings),
-    ):
-        for name, field in ours.model_fields.items():
-            assert field.default == theirs.model_fields[name].default, f"{ours.__name__}.{name}"

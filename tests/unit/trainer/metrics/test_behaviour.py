@@ -19,7 +19,7 @@ NOW = PolicyVersion("run", 0, "now")
 def played(make_group):
     """One success: up, up (without effect), left. One failure: right, left, right, and a turn without an action."""
 
-    def episode(trajectory, turns):
+    def episode(trajectory, turns, **counts):
         shape = trajectory.turns[0]
         return msgspec.structs.replace(
             trajectory,
@@ -27,22 +27,23 @@ def played(make_group):
                 msgspec.structs.replace(shape, action=action, state_key=state, action_valid=bool(action))
                 for action, state in turns
             ),
+            metrics=counts,
         )
 
     group = make_group("g", [True, False], NOW)
     one, other = group.trajectories
     group.trajectories = (
-        episode(one, [("up", "a"), ("up", "a"), ("left 2", "b")]),
-        episode(other, [("right", "a"), ("left", "b"), ("right", "a"), ("", "b"), ("up", "c")]),
+        episode(one, [("up", "a"), ("up", "a"), ("left 2", "b")], repeated_actions=1.0, idle_turns=1.0),
+        episode(other, [("right", "a"), ("left", "b"), ("right", "a"), ("", "b"), ("up", "c")], back_and_forth=2.0),
     )
     return [group]
 
 
 def test_shares_of_turns(played):
     figures = behaviour_figures(played)
-    assert figures["repeated_actions"] == pytest.approx(1 / 6)  # up, up
-    assert figures["idle_turns"] == pytest.approx(1 / 6)  # a, a
-    assert figures["back_and_forth"] == pytest.approx(2 / 4)  # a b a and b a b, not a a b, not a b c
+    assert figures["repeated_actions"] == pytest.approx(1 / 8)
+    assert figures["idle_turns"] == pytest.approx(1 / 8)
+    assert figures["back_and_forth"] == pytest.approx(2 / 8)
     assert (figures["steps_to_success"], figures["steps_to_failure"]) == (3, 5)
 
 

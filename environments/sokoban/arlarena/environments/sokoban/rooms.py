@@ -17,11 +17,11 @@ integer seed is guaranteed not to change between Python versions.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 
+from arlarena.environment.hashing import seeded
 from arlarena.environments.sokoban.room import Room, cells, interior
 
 GENERATOR_VERSION = "1"
@@ -213,8 +213,7 @@ def _distance(a: int, b: int, width: int) -> int:
 
 def random_for(*key: object) -> Random:
     """A generator seeded by the text of `key`, the same in every process and on every machine."""
-    text = "/".join(str(part) for part in ("sokoban-room", GENERATOR_VERSION, *key))
-    return Random(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big"))
+    return seeded("sokoban-room", GENERATOR_VERSION, *key)
 
 
 def check_size(height: int, width: int, boxes: int) -> None:

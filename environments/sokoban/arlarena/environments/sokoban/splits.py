@@ -14,6 +14,7 @@ import threading
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
+from arlarena.environment.hashing import split_of_digest
 from arlarena.environments.sokoban.room import Room
 from arlarena.environments.sokoban.rooms import (
     Layout,
@@ -82,19 +83,9 @@ class RoomOptions:
         return plan is not None and (self.min_pushes or 0) <= plan.pushes <= (self.max_pushes or plan.pushes)
 
 
-def split_of_hash(digest: str) -> str:
-    """The split of a plan's hash."""
-    position = int(digest, 16) % sum(SHARES.values())
-    for name, share in SHARES.items():
-        if position < share:
-            return name
-        position -= share
-    raise AssertionError("shares cover every hash")
-
-
 def split_of(room: Room) -> str:
     """The split that a room belongs to."""
-    return split_of_hash(plan_hash(room))
+    return split_of_digest(plan_hash(room), SHARES)
 
 
 def check_split(split: str) -> None:
@@ -111,7 +102,7 @@ def check_split(split: str) -> None:
 @lru_cache(maxsize=1 << 14)
 def _accepted(layout: Layout, split: str, options: RoomOptions) -> Room | None:
     """The room that a layout becomes, if it is of the split and the options accept it."""
-    if split_of_hash(plan_hash(layout)) != split:
+    if split_of_digest(plan_hash(layout), SHARES) != split:
         return None
     room = play_backwards(layout)
     return room if room and options.accepts(room) else None

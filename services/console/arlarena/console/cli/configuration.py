@@ -12,7 +12,8 @@ from importlib.resources import files
 
 import msgspec
 
-from arlarena.proto.config import ConfigError, nearest
+from arlarena.proto.config import ConfigError
+from arlarena.proto.text.names import nearest
 
 DATA = "data/configuration.json"
 WIDTH = 100

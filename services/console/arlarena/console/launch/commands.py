@@ -15,14 +15,12 @@ from arlarena.console.settings import (
     API_KEY,
     BROKER_URL,
     ENVIRONMENT_TOKEN,
-    AccessToken,
-    ApiKey,
-    ChosenTokenizer,
     admin_token,
     api_key,
     environment_token,
     inherited,
 )
+from arlarena.proto.shared_settings import EnvironmentKeys, InferenceKeys, PolicyKeys
 from arlarena.proto.versions.hub import local_model
 
 HOST = "127.0.0.1"
@@ -59,9 +57,11 @@ class Commands:
         argv = (sys.executable, "-m", *several, *(str(argument) for argument in arguments))
         seed = {"ARLARENA_SEED": str(self.config.run.seed), "PYTHONUNBUFFERED": "1"}
         service = str(arguments[0]).removeprefix("arlarena.")
-        if service != "inference" and (token := self.config.part("environment", AccessToken).token):
+        if service != "inference" and (token := self.config.part("environment", EnvironmentKeys, "token").token):
             seed |= {ENVIRONMENT_TOKEN: environment_token() or token.get_secret_value()}
-        if service in ("inference", "rollout") and (key := self.config.part("inference", ApiKey).api_key):
+        if service in ("inference", "rollout") and (
+            key := self.config.part("inference", InferenceKeys, "api_key").api_key
+        ):
             seed |= {API_KEY: api_key() or key.get_secret_value()}
         own = inherited(service, self.config.console.pass_environment)
         environment: Mapping[str, str] = own | thread_environment(threads) | seed
@@ -76,7 +76,7 @@ class Commands:
     @property
     def tokenizer(self) -> str:
         """What workers encode prompts with: a directory, or a name on the Hub."""
-        return self.config.part("policy", ChosenTokenizer).tokenizer or self.policy
+        return self.config.part("policy", PolicyKeys, "tokenizer").tokenizer or self.policy
 
     @property
     def start(self) -> str:

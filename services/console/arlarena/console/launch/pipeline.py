@@ -35,7 +35,8 @@ from arlarena.console.report.summary import (
 )
 from arlarena.console.runconfig import RunConfig
 from arlarena.console.rundir import RunDirectory
-from arlarena.console.settings import PlayedGroups, external_broker_url
+from arlarena.console.settings import external_broker_url
+from arlarena.proto.shared_settings import TrainerKeys
 from arlarena.proto.text.wording import counted
 
 STAGES = (
@@ -214,7 +215,7 @@ class Pipeline:
     async def _report(self) -> dict[str, Any]:
         self.run.state.finished = True
         self.save()
-        trained = self.config.part("trainer", PlayedGroups).task_split
+        trained = self.config.part("trainer", TrainerKeys, "task_split").task_split
         summary = summarise(self.run, self.config.environment, self.config.method, self.config.run.seed, trained)
         await asyncio.to_thread(write_summary, self.run, summary)
         await asyncio.to_thread(write_report, self.run, summary)

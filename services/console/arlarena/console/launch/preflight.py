@@ -19,17 +19,12 @@ from arlarena.console.launch.failures import LaunchError
 from arlarena.console.launch.supervisor import EXIT_PORT
 from arlarena.console.runconfig import RunConfig, objections
 from arlarena.console.settings import (
-    EvaluatedTasks,
-    ExpertSplits,
-    PlayedGroups,
-    PlayLimits,
-    PolicyServer,
-    SessionLimits,
     external_broker_url,
 )
-from arlarena.proto.config import ConfigError, nearest
+from arlarena.proto.config import ConfigError
 from arlarena.proto.env_api import Info, Split
-from arlarena.proto.text.wording import counted
+from arlarena.proto.shared_settings import EnvironmentKeys, EvaluationKeys, InferenceKeys, RolloutKeys, TrainerKeys
+from arlarena.proto.splits import check_tasks, find_split
 from arlarena.proto.versions.hub import local_model
 
 
@@ -70,31 +65,25 @@ def _fetch_policy(config: RunConfig) -> None:
 
 def _split(info: Info, name: str, setting: str) -> Split | str:
     """The split of that name, or the error."""
-    for split in info.splits:
-        if split.name == name:
-            return split
-    names = [split.name for split in info.splits]
-    close = nearest(name, names)
-    known = f"; known: {', '.join(names) or 'none'}" if close.startswith("did") else ""
-    return f"{setting} = {name!r}: {info.name} has no such split; {close}{known}"
+    try:
+        return find_split(info, name, setting)
+    except ConfigError as error:
+        return str(error)
 
 
 def split_problems(config: RunConfig, info: Info) -> Iterator[str]:
     """Splits that do not exist, are too small, or have no expert where one is recorded."""
     where = config.source
-    expert_splits = config.part("environment", ExpertSplits).expert_splits
-    played, evaluated = config.part("trainer", PlayedGroups), config.part("evaluation", EvaluatedTasks)
+    expert_splits = config.part("environment", EnvironmentKeys, "expert_splits").expert_splits
+    played = config.part("trainer", TrainerKeys, "task_split")
+    evaluated = config.part("evaluation", EvaluationKeys, "split", "first", "count")
     found = _split(info, played.task_split, f"{where}: [trainer] task_split")
     if isinstance(found, str):
         yield found
-    found = _split(info, evaluated.split, f"{where}: [evaluation] split")
-    if isinstance(found, str):
-        yield found
-    elif found.size is not None and evaluated.first + evaluated.count > found.size:
-        yield (
-            f"{where}: [evaluation] first = {evaluated.first}, count = {evaluated.count}: split {found.name!r} of "
-            f"{info.name} has {counted(found.size, 'task')}; first + count must be at most {found.size}"
-        )
+    try:
+        check_tasks(info, evaluated.split, evaluated.first, evaluated.count, f"{where}: [evaluation]")
+    except ConfigError as error:
+        yield str(error)
     for name in expert_splits:
         if isinstance(found := _split(info, name, f"{where}: [environment] expert_splits"), str):
             yield found
@@ -125,8 +114,8 @@ def _demonstration_problems(config: RunConfig, info: Info, expert_splits: tuple[
 
 def engine_problems(config: RunConfig) -> Iterator[str]:
     """Engines and transports that do not go together, or that this machine lacks."""
-    where, server = config.source, config.part("inference", PolicyServer)
-    transport = config.part("trainer", PlayedGroups).push_transport
+    where, server = config.source, config.part("inference", InferenceKeys, "engine", "vllm_python", "vllm_device")
+    transport = config.part("trainer", TrainerKeys, "push_transport").push_transport
     if server.engine == "vllm" and not server.vllm_python.exists():
         yield (
             f'{where}: [inference] engine = "vllm": vllm_python = "{server.vllm_python}" does not exist; `make '
@@ -146,8 +135,13 @@ def engine_problems(config: RunConfig) -> Iterator[str]:
 
 def limit_problems(config: RunConfig) -> Iterator[str]:
     """Limits of the environment server and the launcher that workers would run into."""
-    where, play, server = config.source, config.part("rollout", PlayLimits), config.part("environment", SessionLimits)
-    size, room = config.part("trainer", PlayedGroups).group_size, server.capacity * server.workers
+    where, play, server = (
+        config.source,
+        config.part("rollout", RolloutKeys),
+        config.part("environment", EnvironmentKeys),
+    )
+    trainer = config.part("trainer", TrainerKeys, "group_size", "no_data_timeout_s")
+    size, room = trainer.group_size, server.capacity * server.workers
     if size > room:
         yield f"{where}: [environment] capacity = {server.capacity} has no room for [trainer] group_size = {size}"
     if server.max_sessions_per_client is not None and size > server.max_sessions_per_client:
@@ -165,7 +159,7 @@ def limit_problems(config: RunConfig) -> Iterator[str]:
             f"{where}: [rollout] session_ttl_s = {play.session_ttl_s:g} is above [environment] max_session_ttl_s = "
             f"{server.max_session_ttl_s:g}, and such sessions are refused"
         )
-    waits = config.part("trainer", PlayedGroups).no_data_timeout_s
+    waits = trainer.no_data_timeout_s
     if waits >= config.console.hang_timeout_s:
         yield (
             f"{where}: [console] hang_timeout_s = {config.console.hang_timeout_s:g} must be above "

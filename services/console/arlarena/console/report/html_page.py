@@ -24,6 +24,7 @@ from arlarena.console.report.summary import (
 from arlarena.console.report.tables import SCORE_COLUMNS, ClassRow, Column, class_columns, class_rows
 from arlarena.console.rundir import RunDirectory
 from arlarena.console.stage import duration
+from arlarena.proto.atomic_files import write_text
 from arlarena.proto.text.wording import counted
 
 MOST_EPISODES = 4
@@ -115,7 +116,5 @@ def render(run: RunDirectory, summary: dict[str, Any] | None) -> str:
 
 def write_report(run: RunDirectory, summary: dict[str, Any] | None) -> Path:
     """Write the page, whole or not at all, and say where it is."""
-    partial = run.report.with_name("report.html.partial")
-    partial.write_text(render(run, summary), encoding="utf-8")
-    partial.replace(run.report)
+    write_text(run.report, render(run, summary))
     return run.report

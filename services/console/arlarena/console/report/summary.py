@@ -11,6 +11,7 @@ import msgspec
 from arlarena.console.launch.failures import LaunchError
 from arlarena.console.report.ending import read_ending
 from arlarena.console.rundir import RunDirectory
+from arlarena.proto.atomic_files import write_json
 from arlarena.proto.text.wording import counted
 
 SCHEMA = 2
@@ -119,9 +120,7 @@ def summarise(
 
 def write_summary(run: RunDirectory, summary: dict[str, Any]) -> None:
     """Write `summary.json`, whole or not at all."""
-    partial = run.summary.with_name("summary.json.partial")
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(summary), indent=1) + b"\n")
-    partial.replace(run.summary)
+    write_json(run.summary, summary)
 
 
 def percent(share: float | None) -> str:

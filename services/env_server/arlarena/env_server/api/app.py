@@ -17,7 +17,6 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.routing import Route as StarletteRoute
 
-from arlarena.env_server.api.explanations import known
 from arlarena.env_server.api.json_codec import error_reply
 from arlarena.env_server.api.openapi import API_VERSION, document
 from arlarena.env_server.api.routes import ROUTES, Route, answer
@@ -25,6 +24,7 @@ from arlarena.env_server.api.websocket import serve
 from arlarena.env_server.errors import ApiError
 from arlarena.env_server.sessions.release_memory import PeakTracker, release
 from arlarena.env_server.sessions.service import EnvironmentService
+from arlarena.proto.text.names import known_names
 
 SOCKET_PATH = "/ws"
 PLAYING = ("/step", "/reset", "/v1/batch")
@@ -73,8 +73,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
     if status == 404 and path == SOCKET_PATH:
         return error_reply(ApiError(404, "not_found", f"{path} is a WebSocket: connect to it with ws:// or wss://"))
     if status == 404:
-        paths = [*dict.fromkeys(route.path for route in ROUTES), SOCKET_PATH]
-        return error_reply(ApiError(404, "not_found", f"no route {path}; {known(path, paths)}; described at /docs"))
+        paths = known_names(path, [*dict.fromkeys(route.path for route in ROUTES), SOCKET_PATH])
+        return error_reply(ApiError(404, "not_found", f"no route {path}; {paths}; described at /docs"))
     if status == 405:
         allowed = _allowed(request)
         message = f"{path} takes {allowed}, not {request.method}"

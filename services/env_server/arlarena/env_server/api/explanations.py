@@ -6,14 +6,14 @@ as well, and a value in the place of an object, or an object that lacks a field,
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable
 from functools import cache
 from typing import Any, cast
 
 import msgspec
 from msgspec import inspect
+
+from arlarena.proto.text.names import known_names
 
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<word>.*?)`(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 _UNKNOWN_VALUE = re.compile(r"Invalid enum value (?P<word>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
@@ -22,13 +22,6 @@ _NO_OBJECT = re.compile(
     re.DOTALL,
 )
 _PLACE = re.compile(r"\.(?P<field>\w+)|\[[^\]]*\]")
-
-
-def known(word: object, names: Iterable[str]) -> str:
-    """The end of an error about a name that is not among `names`: all of them, and the nearest."""
-    names = list(names)
-    close = difflib.get_close_matches(str(word), names, n=1)
-    return f"known: {', '.join(names)}" + (f"; did you mean {close[0]!r}?" if close else "")
 
 
 def explained(error: msgspec.ValidationError, kind: Any) -> str:
@@ -43,7 +36,7 @@ def explained(error: msgspec.ValidationError, kind: Any) -> str:
         found = _NO_OBJECT.match(message)
         names = _fields(kind, found["path"]) if found else []
         return f"{message}; its fields: {', '.join(names)}" if names else message
-    return f"{message}; {known(found['word'].strip(chr(39)), names)}" if names else message
+    return f"{message}; {known_names(found['word'].strip(chr(39)), names)}" if names else message
 
 
 @cache

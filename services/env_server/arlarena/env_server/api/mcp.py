@@ -20,7 +20,6 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-from arlarena.env_server.api.explanations import known
 from arlarena.env_server.api.json_codec import parse
 from arlarena.env_server.api.json_schema import schema_of
 from arlarena.env_server.cluster import shared
@@ -28,6 +27,7 @@ from arlarena.env_server.errors import ApiError
 from arlarena.env_server.sessions.service import EnvironmentService
 from arlarena.env_server.sessions.store import UNKNOWN_CALLER, Caller, ServerSession
 from arlarena.proto.env_api import Action, CreateSessions, ResetSpec, StepResult
+from arlarena.proto.text.names import known_names
 
 # JSON-RPC 2.0, section 5.1; -32000 is the first of those left to the server.
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS, INTERNAL_ERROR = -32700, -32600, -32601, -32602, -32603
@@ -205,7 +205,7 @@ async def _tools_list(call: McpCall) -> Any:
 async def _tools_call(call: McpCall) -> Any:
     name = call.text("name")
     if name not in TOOLS:
-        raise RpcError(INVALID_PARAMS, f"tool not found: {name!r}; {known(name, TOOLS)}")
+        raise RpcError(INVALID_PARAMS, f"tool not found: {name!r}; {known_names(name, TOOLS)}")
     result = await TOOLS[name].work(call, _arguments(call.params.arguments, TOOLS[name].takes))
     content = [{"type": "text", "text": result.observation.prompt}]
     if result.done:
@@ -253,7 +253,7 @@ async def _result(call: McpCall, method: str) -> Any:
     if method.startswith(NOTIFICATIONS):
         return {}  # such as notifications/initialized: there is nothing to do
     if method not in METHODS:
-        raise RpcError(METHOD_NOT_FOUND, f"method not found: {method!r}; {known(method, METHODS)}")
+        raise RpcError(METHOD_NOT_FOUND, f"method not found: {method!r}; {known_names(method, METHODS)}")
     try:
         return await METHODS[method](call)
     except ApiError as error:

@@ -82,15 +82,13 @@ class Scheduler:
         if self._filling is not None:
             self._filling.forget()
 
-    def end_all(self, reason: FinishReason) -> int:
-        """End every sequence in flight. Returns how many."""
-        sequences = [*self.running, *self._waiting, *(self._filling.waiting if self._filling else ())]
-        for sequence in sequences:
+    def end_all(self, reason: FinishReason) -> None:
+        """End every sequence in flight."""
+        for sequence in [*self.running, *self._waiting, *(self._filling.waiting if self._filling else ())]:
             self._end(sequence, reason)
         self.running.clear()
         self._waiting.clear()
         self._filling = None
-        return len(sequences)
 
     def sweep(self, now: float) -> None:
         """End sequences whose client is gone or whose time is up; `now` is in seconds of `time.monotonic`."""

@@ -291,7 +291,6 @@ class Learner:
         return Batch(
             log_probs=log_probs,
             old_log_probs=micro.behaviour if old is None else old,
-            mask=torch.ones_like(micro.fresh),
             row_of_token=micro.row_of_token,
             trajectory_of_row=micro.trajectory_of_row,
             advantages=micro.advantages,

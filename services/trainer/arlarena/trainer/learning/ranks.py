@@ -7,7 +7,6 @@ services; the other ranks execute its calls (`coordinator.py`). FSDP2 shards the
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -15,6 +14,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from arlarena.trainer.settings import torchrun_rank
 
 T = TypeVar("T")
 
@@ -33,11 +34,11 @@ class Ranks:
     @classmethod
     def from_env(cls) -> Ranks:
         """The rank and world size that torchrun sets in the environment."""
-        count = int(os.environ.get("WORLD_SIZE", "1"))
+        index, count = torchrun_rank()
         if count > 1 and not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
-        return cls(int(os.environ.get("RANK", "0")), count)
+        return cls(index, count)
 
     @property
     def is_main(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 from arlarena.proto.trajectory import Group, Trajectory, Turn
@@ -15,17 +15,19 @@ FLOWS = 24
 def behaviour_figures(groups: Sequence[Group]) -> dict[str, float]:
     """Shares of turns and mean lengths of episodes; 0 if there are no such turns or episodes.
 
-    `repeated_actions`: the same action as in the turn before. `idle_turns`: the same state as in the turn before.
-    `back_and_forth`: the same state as two turns before, with another state between. `steps_to_success`,
-    `steps_to_failure`: mean number of turns of successful and of failed episodes.
+    The rollout service counts repeated actions, idle turns and returns to a state (`Trajectory.metrics`).
+    `steps_to_success`, `steps_to_failure`: mean number of turns of successful and of failed episodes.
     """
-    episodes = [trajectory.turns for group in groups for trajectory in group.trajectories]
-    pairs = [pair for turns in episodes for pair in pairwise(turns)]
-    triples = [triple for turns in episodes for triple in zip(turns, turns[1:], turns[2:], strict=False)]
+    episodes = [trajectory for group in groups for trajectory in group.trajectories]
+    turns = sum(len(episode.turns) for episode in episodes)
+
+    def share(count: str) -> float:
+        return sum(episode.metrics.get(count, 0.0) for episode in episodes) / turns if turns else 0.0
+
     return {
-        "repeated_actions": _share(before.action == after.action for before, after in pairs),
-        "idle_turns": _share(_same(before, after) for before, after in pairs),
-        "back_and_forth": _share(_same(a, c) and not _same(a, b) for a, b, c in triples),
+        "repeated_actions": share("repeated_actions"),
+        "idle_turns": share("idle_turns"),
+        "back_and_forth": share("back_and_forth"),
         "steps_to_success": _length(groups, success=True),
         "steps_to_failure": _length(groups, success=False),
     }
@@ -57,15 +59,6 @@ def _episodes(groups: Sequence[Group], *, success: bool) -> list[Trajectory]:
 def _kind(turn: Turn) -> str:
     words = turn.action.split() if turn.action_valid else []
     return words[0] if words else "-"
-
-
-def _same(before: Turn, after: Turn) -> bool:
-    return bool(before.state_key) and before.state_key == after.state_key
-
-
-def _share(values: Iterable[bool]) -> float:
-    flags = list(values)
-    return sum(flags) / len(flags) if flags else 0.0
 
 
 def _length(groups: Sequence[Group], *, success: bool) -> float:

@@ -1,7 +1,7 @@
 """The metrics of a step, by the names that metrics.jsonl, the console and the report use.
 
 `metrics.jsonl` holds one JSON object for each step; a value that is not finite is null. It includes the metrics that
-ARLArena plots (arXiv 2602.21534). docs/how-to/train.md lists all keys with units: add each new key there.
+ARLArena plots (arXiv 2602.21534). scripts/metrics.toml has units and definitions of all keys: add each new key there.
 `flows.jsonl` holds the transitions between actions (`action_flows`) for each step.
 """
 
@@ -13,10 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from arlarena.proto.atomic_files import write_text
 from arlarena.proto.trajectory import Group, prompt_lengths
 from arlarena.trainer.batching.scoring import ScoredGroup, has_no_action, returns, successes
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.metrics.behaviour import behaviour_figures
+from arlarena.trainer.objectives.filtering import Selected
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -67,6 +69,15 @@ def training_figures(groups: Sequence[ScoredGroup], staleness_policy: StalenessP
     }
 
 
+def selection_figures(selected: Selected[Group]) -> dict[str, float]:
+    """What the filter did with the groups of a batch."""
+    return {
+        "groups_kept": selected.kept,
+        "groups_filtered": len(selected.filtered),
+        "groups_backfilled": selected.backfilled,
+    }
+
+
 class MetricsFile:
     """Append-only JSON lines, one for each step. A resumed run removes the steps after its checkpoint."""
 
@@ -79,9 +90,7 @@ class MetricsFile:
         if not self.path.exists():
             return
         kept = [line for line in self.path.read_text(errors="replace").splitlines() if _step_of(line) <= step]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(line + "\n" for line in kept))
-        partial.replace(self.path)
+        write_text(self.path, "".join(line + "\n" for line in kept))
 
     def append(self, record: dict[str, Any]) -> None:
         """Write one record. Numbers are rounded to seven significant digits; those that are not finite become null."""

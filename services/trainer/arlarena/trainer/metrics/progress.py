@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from arlarena.proto.atomic_files import write_text
 from arlarena.trainer.metrics.diagnostics import json_line
 
 # Least time between two records of the current step, in seconds; enough for a display.
@@ -61,10 +62,8 @@ class Progress:
             return
         self._current = (doing, running)
         record = {"ts": round(now, 3), "began": round(self._began, 3), "step": step, "doing": doing} | counts
-        partial = self._current_path.with_suffix(".partial")
         with contextlib.suppress(OSError):
-            partial.write_text(json_line(record))
-            partial.replace(self._current_path)
+            write_text(self._current_path, json_line(record))
 
     def report_every(self, seconds: float, step: int, *, message: str = "", **figures: float) -> None:
         """`report`, unless the newest record is younger than `seconds`."""

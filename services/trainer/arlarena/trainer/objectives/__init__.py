@@ -10,7 +10,7 @@ Pure functions; they import torch and the standard library, nothing else, and wo
     scored = compute_advantages(method, [GroupRewards(rewards=..., action_valid=..., state_keys=...), ...])
     selection = Selection(rule_at(method.filter, step, cold_start_steps), wanted, max_tries=method.max_tries)
 
-    batches = [Batch(log_probs=..., old_log_probs=..., mask=..., ...), ...]     # response tokens laid end to end
+    batches = [Batch(log_probs=..., old_log_probs=..., ...), ...]   # sampled tokens laid end to end
     step = Denominators.count(batches)                              # once an optimiser step, over all ranks
     for batch in batches:
         loss, metrics = policy_loss(method, batch, step, LossConfig(kl_coefficient=0.01))

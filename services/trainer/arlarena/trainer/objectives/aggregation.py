@@ -5,14 +5,14 @@ Dr. GRPO's (arXiv 2503.20783).
 
 Every rule is a table of weights, and a micro-batch's loss is Σ_t weight_t · loss_t. Denominators are those of the whole
 optimiser step, over all micro-batches and ranks, counted before the first of them: so any split of the rows gives the
-same gradient, and a rank that holds nothing adds zero.
+same gradient, and a rank that holds nothing adds zero. T_i is the number of sampled tokens of row i.
 
 | name                      | weight of token t in row i |
 |---------------------------|----------------------------|
-| `token_mean`              | m / Σ_{i,t} m              |
-| `seq_mean_token_mean`     | m / (T_i · rows with T_i > 0) |
-| `seq_mean_token_sum`      | m / rows                   |
-| `seq_mean_token_sum_norm` | m / (rows · L_max)         |
+| `token_mean`              | 1 / Σ_i T_i                |
+| `seq_mean_token_mean`     | 1 / (T_i · rows with T_i > 0) |
+| `seq_mean_token_sum`      | 1 / rows                   |
+| `seq_mean_token_sum_norm` | 1 / (rows · L_max)         |
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Denominators:
     """Counts over one whole optimiser step. Add them over micro-batches, and all-reduce `as_tuple()` over ranks.
 
     Attributes:
-        tokens: Σ m, sampled tokens.
+        tokens: Σ T_i, sampled tokens.
         rows: all rows, those without a sampled token included.
         live_rows: rows with at least one sampled token.
     """
@@ -42,19 +42,16 @@ class Denominators:
 
     @classmethod
     def count(cls, batches: Iterable[Batch]) -> Denominators:
-        """Count `batches`; a row of weight c counts as c rows, so that merged rows keep the denominators of the whole.
+        """Count `batches`.
 
         Rows that the sequence mask drops later still count: the mask depends on π_θ, the denominators must not.
         """
-        tokens = rows = live_rows = 0.0
+        tokens = rows = live_rows = 0
         for batch in batches:
-            counts = batch.counts()
-            row_tokens = segment_sum(batch.live().to(counts), batch.row_of_token, batch.n_rows)
-            weights = row_tokens.new_ones(batch.n_rows) if batch.row_weights is None else batch.row_weights
-            tokens += float(counts.double().sum())
-            rows += float(weights.double().sum())
-            live_rows += float(weights.double()[row_tokens > 0].sum())
-        return cls(tokens=tokens, rows=rows, live_rows=live_rows)
+            tokens += batch.n_tokens
+            rows += batch.n_rows
+            live_rows += int(batch.row_of_token.bincount().count_nonzero())
+        return cls(tokens, rows, live_rows)
 
     def as_tuple(self) -> tuple[float, float, float]:
         """(tokens, rows, live_rows), the order of the constructor."""
@@ -74,31 +71,27 @@ register_aggregation = AGGREGATIONS.register
 @register_aggregation("token_mean")
 def token_mean(batch: Batch, of: Denominators, _length: float) -> Tensor:
     """[N] each sampled token of the step weighs the same: long responses weigh more."""
-    return _live(batch) / _or_one(of.tokens)
+    return batch.token_ones() / _or_one(of.tokens)
 
 
 @register_aggregation("seq_mean_token_mean")
 def seq_mean_token_mean(batch: Batch, of: Denominators, _length: float) -> Tensor:
     """[N] each row weighs the same, shared among its tokens: a long row's tokens weigh less (GRPO_ST)."""
-    live = _live(batch)
-    row_tokens = segment_sum(live, batch.row_of_token, batch.n_rows).clamp(min=1.0)
-    return live / (row_tokens[batch.row_of_token] * _or_one(of.live_rows))
+    ones = batch.token_ones()
+    row_tokens = segment_sum(ones, batch.row_of_token, batch.n_rows)
+    return ones / (row_tokens[batch.row_of_token] * _or_one(of.live_rows))
 
 
 @register_aggregation("seq_mean_token_sum")
 def seq_mean_token_sum(batch: Batch, of: Denominators, _length: float) -> Tensor:
     """[N] the sum over a row's tokens, averaged over rows."""
-    return _live(batch) / _or_one(of.rows)
+    return batch.token_ones() / _or_one(of.rows)
 
 
 @register_aggregation("seq_mean_token_sum_norm")
 def seq_mean_token_sum_norm(batch: Batch, of: Denominators, length: float) -> Tensor:
     """[N] as `seq_mean_token_sum`, over a constant length: no row is favoured for being short (Dr.GRPO)."""
-    return _live(batch) / (_or_one(of.rows) * length)
-
-
-def _live(batch: Batch) -> Tensor:
-    return batch.live().to(batch.counts())
+    return batch.token_ones() / (_or_one(of.rows) * length)
 
 
 def _or_one(count: float) -> float:

@@ -1,7 +1,7 @@
-"""The one container that every loss reads: response tokens of many rows, laid end to end.
+"""The one container that every loss reads: the sampled tokens of many rows, laid end to end.
 
-Legend of sizes: N response tokens of this micro-batch, R rows, U turns, J trajectories. Prompt tokens and padding
-never enter, so a packed and a padded batch are the same batch. A *row* is what one sequence of the model holds: one
+Legend of sizes: N sampled tokens of this micro-batch, R rows, U turns, J trajectories. Prompt tokens, padding and
+tokens that the policy did not sample are left out. A *row* is what one sequence of the model holds: one
 turn in windowed environments, a whole episode where the context grows (then U > R, and `turn_of_token` says which
 token belongs to which turn).
 """
@@ -22,15 +22,12 @@ class Batch:
         log_probs: [N] log π_θ of the sampled tokens, the only tensor besides `entropy` that carries gradient.
         old_log_probs: [N] log-probabilities of the anchor: the sampler's (`bypass`) or the trainer's own at the start
             of the step (`decoupled`).
-        mask: [N] bool or 0/1; 1 on tokens that the policy sampled. Values at masked tokens are never read.
         row_of_token: [N] int64 in [0, R).
         trajectory_of_row: [R] int64 in [0, J). J may number all trajectories of the step, not just those present.
         advantages: [R], or [U] where `turn_of_token` is given.
         ref_log_probs: [N] log-probabilities of the reference policy, for the k3 term.
         behaviour_log_probs: [N] log-probabilities of the sampler, for the correction of a decoupled anchor.
         entropy: [N] entropy of the policy at each token in nats, for the bonus.
-        row_weights: [R] how many equal rows this one stands for (see `Denominators.count`). Its advantage is then the
-            **sum** over those rows, which must share the sign of A; the weight multiplies KL, entropy and counts.
         turn_of_token: [N] int64 in [0, U); None means that each row is one turn.
         sequence_log_ratio: [J] mean log-ratio of each whole trajectory, detached (`clipping.sequence_log_ratio`).
             Needed at ratio level `trajectory` as soon as a trajectory spans two micro-batches.
@@ -41,23 +38,20 @@ class Batch:
 
     log_probs: Tensor
     old_log_probs: Tensor
-    mask: Tensor
     row_of_token: Tensor
     trajectory_of_row: Tensor
     advantages: Tensor
     ref_log_probs: Tensor | None = None
     behaviour_log_probs: Tensor | None = None
     entropy: Tensor | None = None
-    row_weights: Tensor | None = None
     turn_of_token: Tensor | None = None
     sequence_log_ratio: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Check shapes and the types of indices."""
-        per_token = ("log_probs", "old_log_probs", "mask", "row_of_token", "ref_log_probs", "behaviour_log_probs")
+        per_token = ("log_probs", "old_log_probs", "row_of_token", "ref_log_probs", "behaviour_log_probs")
         for name in (*per_token, "entropy", "turn_of_token"):
             _check_shape(name, getattr(self, name), self.n_tokens, "token")
-        _check_shape("row_weights", self.row_weights, self.n_rows, "row")
         if self.turn_of_token is None:
             _check_shape("advantages", self.advantages, self.n_rows, "row")
         for name in ("row_of_token", "trajectory_of_row", "turn_of_token"):
@@ -67,7 +61,7 @@ class Batch:
 
     @property
     def n_tokens(self) -> int:
-        """N, masked tokens included."""
+        """N, the sampled tokens."""
         return self.log_probs.shape[0]
 
     @property
@@ -82,29 +76,19 @@ class Batch:
             return self.sequence_log_ratio.shape[0]
         return int(self.trajectory_of_row.max()) + 1 if self.n_rows else 0
 
-    def live(self) -> Tensor:
-        """[N] bool: the tokens that the loss reads."""
-        return self.mask.bool()
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the computation: that of float64 `log_probs`, else float32 (bfloat16 has 8 bits, a clip range is 3e-3)."""
+        return torch.float64 if self.log_probs.dtype == torch.float64 else torch.float32
 
-    def counts(self) -> Tensor:
-        """[N] weight of each token in counts and means: 0 where masked, else the weight of its row."""
-        live = self.live().to(compute_dtype(self.log_probs))
-        return live if self.row_weights is None else live * self.row_weights.to(live)[self.row_of_token]
-
-    def clean(self, values: Tensor) -> Tensor:
-        """[N] `values`, 0 at masked tokens: what lies there, NaN included, reaches neither loss nor gradient."""
-        values = values.to(compute_dtype(self.log_probs))
-        return torch.where(self.live(), values, torch.zeros_like(values))
+    def token_ones(self) -> Tensor:
+        """[N] ones in `dtype`: the weights of a plain sum over tokens."""
+        return torch.ones_like(self.log_probs, dtype=self.dtype)
 
     def token_advantages(self) -> Tensor:
-        """[N] the advantage of each token's turn, detached; 0 where masked."""
+        """[N] the advantage of each token's turn, detached, in `dtype`."""
         unit = self.row_of_token if self.turn_of_token is None else self.turn_of_token
-        return self.clean(self.advantages.detach()[unit])
-
-
-def compute_dtype(values: Tensor) -> torch.dtype:
-    """Float64 stays; anything narrower is computed in float32 (bfloat16 has 8 bits, and 3e-3 is a clip range)."""
-    return torch.float64 if values.dtype == torch.float64 else torch.float32
+        return self.advantages.detach()[unit].to(self.dtype)
 
 
 def segment_sum(values: Tensor, segment: Tensor, size: int) -> Tensor:

@@ -72,20 +72,19 @@ def cell_table(batch: Batch, threshold: float = ENTROPY_THRESHOLD) -> CellTable:
     """
     if batch.entropy is None:
         raise ValueError("the table of cells needs the entropy of each token")
-    counts, delta = batch.counts().double(), log_ratio(batch).double()
-    tokens = segment_sum(counts, batch.row_of_token, batch.n_rows)
+    delta = log_ratio(batch).double()
 
     def row_sum(values: Tensor) -> Tensor:
-        return segment_sum(values.double() * counts, batch.row_of_token, batch.n_rows)
+        return segment_sum(values.double(), batch.row_of_token, batch.n_rows)
 
+    tokens = row_sum(batch.token_ones())
     advantage, row_delta = row_sum(batch.token_advantages()), row_sum(delta)
-    high = row_sum(batch.clean(batch.entropy)) > threshold * tokens
+    high = row_sum(batch.entropy) > threshold * tokens
     cell = 4 * (advantage > 0).long() + 2 * high.long() + (row_delta >= 0).long()
     used = (advantage != 0) & (tokens > 0)
-    weights = torch.ones_like(tokens) if batch.row_weights is None else batch.row_weights.to(tokens)
 
     def by_cell(values: Tensor) -> Tensor:
         return segment_sum(values[used], cell[used], len(CELLS))
 
     k3 = row_sum(delta.exp() - delta - 1.0)
-    return CellTable(by_cell(weights), by_cell(tokens), by_cell(k3), by_cell(-row_delta))
+    return CellTable(by_cell(torch.ones_like(tokens)), by_cell(tokens), by_cell(k3), by_cell(-row_delta))

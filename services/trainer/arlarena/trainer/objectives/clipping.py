@@ -69,8 +69,9 @@ class Terms:
 
 
 def log_ratio(batch: Batch) -> Tensor:
-    """[N] Δ_t = log π_θ - log π_old, clamped to ±20, 0 where masked."""
-    return (batch.clean(batch.log_probs) - batch.clean(batch.old_log_probs)).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    """[N] Δ_t = log π_θ - log π_old, clamped to ±20."""
+    delta = batch.log_probs.to(batch.dtype) - batch.old_log_probs.to(batch.dtype)
+    return delta.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 
 
 def importance_ratio(batch: Batch, level: str, *, literal: bool = False) -> Tensor:
@@ -88,26 +89,25 @@ def importance_ratio(batch: Batch, level: str, *, literal: bool = False) -> Tens
             raise ValueError(
                 "the literal form needs every trajectory whole in one micro-batch; drop sequence_log_ratio"
             )
-        return _segment_mean(delta, batch.counts(), unit, size).exp()[unit]
+        return _segment_mean(delta, unit, size).exp()[unit]
     if level == "trajectory" and batch.sequence_log_ratio is not None:
         shared = batch.sequence_log_ratio.to(delta)
     else:
-        shared = _segment_mean(delta, batch.counts(), unit, size)
-    log_probs = batch.clean(batch.log_probs)
+        shared = _segment_mean(delta, unit, size)
+    log_probs = batch.log_probs.to(batch.dtype)
     return shared.detach().exp()[unit] * (log_probs - log_probs.detach()).exp()
 
 
 @torch.no_grad()
 def sequence_sums(batch: Batch, n_trajectories: int) -> tuple[Tensor, Tensor]:
-    """(Σ Δ_t, Σ m_t) of each trajectory, both [J] float64: add over micro-batches, all-reduce over ranks.
+    """(Σ Δ_t, number of tokens) of each trajectory, both [J] float64: add over micro-batches, all-reduce over ranks.
 
     First half of the no-gradient pass that ratio level `trajectory` needs where a trajectory spans micro-batches.
     """
-    counts = batch.counts().double()
     unit = batch.trajectory_of_row[batch.row_of_token]
     return (
-        segment_sum(log_ratio(batch).double() * counts, unit, n_trajectories),
-        segment_sum(counts, unit, n_trajectories),
+        segment_sum(log_ratio(batch).double(), unit, n_trajectories),
+        segment_sum(batch.token_ones().double(), unit, n_trajectories),
     )
 
 
@@ -126,10 +126,10 @@ def _units(batch: Batch, level: str) -> tuple[Tensor, int]:
     raise ValueError(f"unknown ratio_level {level!r}; one of {', '.join(RATIO_LEVELS)}")
 
 
-def _segment_mean(values: Tensor, counts: Tensor, segment: Tensor, size: int) -> Tensor:
-    total = segment_sum(counts, segment, size)
+def _segment_mean(values: Tensor, segment: Tensor, size: int) -> Tensor:
+    total = segment_sum(torch.ones_like(values), segment, size)
     # A unit without tokens has an empty sum; any divisor but 0 leaves it at 0.
-    return segment_sum(values * counts, segment, size) / torch.where(total > 0, total, torch.ones_like(total))
+    return segment_sum(values, segment, size) / total.clamp(min=1.0)
 
 
 # ---- surrogates --------------------------------------------------------------------------------------------------
@@ -223,10 +223,9 @@ def sequence_mask(batch: Batch, delta: float) -> Tensor:
     The policy has already lowered the probability of such a row; a further step only adds drift. Where the turns of one
     row differ in A, the sign is that of the mean over its tokens.
     """
-    counts = batch.live().to(batch.counts())
-    drop = batch.clean(batch.old_log_probs) - batch.clean(batch.log_probs)
-    mean_drop = _segment_mean(drop, counts, batch.row_of_token, batch.n_rows)
-    mean_advantage = _segment_mean(batch.token_advantages(), counts, batch.row_of_token, batch.n_rows)
+    drop = batch.old_log_probs.to(batch.dtype) - batch.log_probs.to(batch.dtype)
+    mean_drop = _segment_mean(drop, batch.row_of_token, batch.n_rows)
+    mean_advantage = _segment_mean(batch.token_advantages(), batch.row_of_token, batch.n_rows)
     return ~((mean_advantage < 0) & (mean_drop > delta))
 
 
@@ -244,11 +243,10 @@ def behaviour_correction(batch: Batch, kind: str, low: float, high: float) -> Te
     """
     if batch.behaviour_log_probs is None:
         raise ValueError(f"correction {kind!r} needs behaviour_log_probs, the sampler's log-probabilities")
-    drift = batch.clean(batch.old_log_probs) - batch.clean(batch.behaviour_log_probs)
+    drift = batch.old_log_probs.to(batch.dtype) - batch.behaviour_log_probs.to(batch.dtype)
     drift = drift.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     if kind == "geometric":
-        counts = batch.live().to(drift)
-        weight = _segment_mean(drift, counts, batch.row_of_token, batch.n_rows).exp()[batch.row_of_token]
+        weight = _segment_mean(drift, batch.row_of_token, batch.n_rows).exp()[batch.row_of_token]
         return ((weight >= low) & (weight <= high)).to(drift)
     weight = drift.exp()
     if kind == "truncate":
@@ -259,15 +257,15 @@ def behaviour_correction(batch: Batch, kind: str, low: float, high: float) -> Te
 
 
 @torch.no_grad()
-def clip_counts(terms: Terms, counts: Tensor, config: ClipConfig) -> dict[str, Tensor]:
-    """Sums of `counts` [N] over the tokens outside [1-ε_lo, 1+ε_hi], whole and in the two quarters where the clip acts.
+def clip_counts(terms: Terms, config: ClipConfig) -> dict[str, Tensor]:
+    """Number of tokens outside [1-ε_lo, 1+ε_hi], of all and in the two quarters where the clip acts.
 
     Returns:
         `outside`; `clip_negative_low` (A < 0 and ratio below: the first sign of a collapse); `clip_positive_high`.
     """
     low, high = terms.ratio < 1.0 - config.clip_low, terms.ratio > 1.0 + config.clip_high
     return {
-        "outside": counts[low | high].sum(),
-        "clip_negative_low": counts[low & (terms.advantages < 0)].sum(),
-        "clip_positive_high": counts[high & (terms.advantages > 0)].sum(),
+        "outside": (low | high).sum(dtype=terms.ratio.dtype),
+        "clip_negative_low": (low & (terms.advantages < 0)).sum(dtype=terms.ratio.dtype),
+        "clip_positive_high": (high & (terms.advantages > 0)).sum(dtype=terms.ratio.dtype),
     }

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from arlarena.trainer.objectives import kl
 from arlarena.trainer.objectives.aggregation import AGGREGATIONS, Denominators
-from arlarena.trainer.objectives.batch import Batch, segment_sum
+from arlarena.trainer.objectives.batch import Batch
 from arlarena.trainer.objectives.clipping import (
     CLIPS,
     Terms,
@@ -74,7 +74,7 @@ def policy_loss(
     run = run or LossConfig()
     weights = AGGREGATIONS[recipe.aggregation](batch, denominators, recipe.length_norm)
     ratio = importance_ratio(batch, recipe.ratio_level, literal=recipe.literal)
-    terms = Terms(log_probs=batch.clean(batch.log_probs), ratio=ratio, advantages=batch.token_advantages())
+    terms = Terms(log_probs=batch.log_probs.to(batch.dtype), ratio=ratio, advantages=batch.token_advantages())
     kept = _kept_rows(recipe, batch)
     policy_weights = weights * kept.to(weights)[batch.row_of_token]
     correction = None
@@ -82,8 +82,7 @@ def policy_loss(
         correction = behaviour_correction(batch, run.correction, run.correction_low, run.correction_high)
         policy_weights = policy_weights * correction
     policy = (policy_weights * _surrogate(recipe, terms)).sum()
-    counted = weights * batch.counts()
-    reference, bonus = _reference_kl(batch, counted, run), _entropy_bonus(batch, counted, run)
+    reference, bonus = _reference_kl(batch, weights, run), _entropy_bonus(batch, weights, run)
     loss = policy + run.kl_coefficient * reference - run.entropy_coefficient * bonus
     metrics = _metrics(recipe, batch, denominators, terms, kept, correction)
     metrics |= {"loss": loss.detach(), "policy_loss": policy.detach()}
@@ -113,7 +112,7 @@ def _reference_kl(batch: Batch, weights: Tensor, run: LossConfig) -> Tensor:
         return weights.new_zeros(())
     if batch.ref_log_probs is None:
         raise ValueError("kl_coefficient is above 0 but the batch has no ref_log_probs")
-    return (weights * kl.k3(batch.clean(batch.log_probs), batch.clean(batch.ref_log_probs))).sum()
+    return (weights * kl.k3(batch.log_probs.to(batch.dtype), batch.ref_log_probs.to(batch.dtype))).sum()
 
 
 def _entropy_bonus(batch: Batch, weights: Tensor, run: LossConfig) -> Tensor:
@@ -121,7 +120,7 @@ def _entropy_bonus(batch: Batch, weights: Tensor, run: LossConfig) -> Tensor:
         return weights.new_zeros(())
     if batch.entropy is None:
         raise ValueError("entropy_coefficient is above 0 but the batch has no entropy")
-    return (weights * batch.clean(batch.entropy)).sum()
+    return (weights * batch.entropy.to(batch.dtype)).sum()
 
 
 @torch.no_grad()
@@ -129,28 +128,24 @@ def _metrics(
     recipe: Recipe, batch: Batch, denominators: Denominators, terms: Terms, kept: Tensor, correction: Tensor | None
 ) -> dict[str, Tensor]:
     """Means over the step's tokens (shares of rows for the mask), detached."""
-    counts, tokens = batch.counts(), denominators.tokens or 1.0
-    live = batch.live()
-    sums = clip_counts(terms, counts, recipe.clip_config)
-    log_probs = terms.log_probs
+    tokens, dtype, log_probs = denominators.tokens or 1.0, batch.dtype, terms.log_probs
+    sums = clip_counts(terms, recipe.clip_config)
     if correction is not None:
-        dropped = (correction == 0) & live
-        sums["correction_mean"] = (counts * correction).sum()
-        sums["corrected_away_negative"] = counts[dropped & (terms.advantages < 0)].sum()
-        sums["corrected_away_positive"] = counts[dropped & (terms.advantages > 0)].sum()
-    sums["ratio_mean"] = (counts * terms.ratio).sum()
-    sums["off_policy_kl"] = (counts * kl.off_policy_kl(log_probs, batch.clean(batch.old_log_probs))).sum()
+        dropped = correction == 0
+        sums["correction_mean"] = correction.sum()
+        sums["corrected_away_negative"] = (dropped & (terms.advantages < 0)).sum(dtype=dtype)
+        sums["corrected_away_positive"] = (dropped & (terms.advantages > 0)).sum(dtype=dtype)
+    sums["ratio_mean"] = terms.ratio.sum()
+    sums["off_policy_kl"] = kl.off_policy_kl(log_probs, batch.old_log_probs.to(dtype)).sum()
     if batch.ref_log_probs is not None:
-        sums["reference_kl"] = (counts * kl.k3(log_probs, batch.clean(batch.ref_log_probs))).sum()
+        sums["reference_kl"] = kl.k3(log_probs, batch.ref_log_probs.to(dtype)).sum()
     if batch.entropy is not None:
-        sums["entropy"] = (counts * batch.clean(batch.entropy)).sum()
+        sums["entropy"] = batch.entropy.to(dtype).sum()
     metrics = {name: value / tokens for name, value in sums.items()}
     if recipe.mask == "sequence":
-        row_counts = torch.ones_like(kept, dtype=counts.dtype) if batch.row_weights is None else batch.row_weights
-        has_tokens = segment_sum(counts, batch.row_of_token, batch.n_rows) > 0
-        metrics["rows_masked"] = row_counts.to(counts)[~kept & has_tokens].sum() / (denominators.live_rows or 1.0)
-    if bool(live.any()):
-        metrics["ratio_max"], metrics["ratio_min"] = terms.ratio[live].max(), terms.ratio[live].min()
+        metrics["rows_masked"] = (~kept).sum(dtype=dtype) / (denominators.live_rows or 1.0)
+    if batch.n_tokens:
+        metrics["ratio_max"], metrics["ratio_min"] = terms.ratio.max(), terms.ratio.min()
     return metrics
 
 

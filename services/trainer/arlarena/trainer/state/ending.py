@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
+
+from arlarena.proto.atomic_files import write_json
 
 # steps: all steps were taken. max_minutes, max_environment_steps: this limit of [trainer] was reached first. signal:
 # SIGTERM or SIGINT arrived. error: the run cannot continue.
@@ -45,7 +46,5 @@ class EndingFile:
 
     def write(self, ending: Ending) -> None:
         """Write the file atomically. An error such as a full disk is ignored: it must not hide why the run ends."""
-        partial = self.path.with_name("training.json.partial")
         with contextlib.suppress(OSError):
-            partial.write_text(json.dumps({"schema": 1} | asdict(ending), indent=1) + "\n")
-            partial.replace(self.path)
+            write_json(self.path, {"schema": 1} | asdict(ending))

@@ -9,8 +9,9 @@ from dataclasses import asdict
 
 from arlarena.client.environments import EnvironmentClient
 from arlarena.client.errors import ServiceError, Unavailable
-from arlarena.proto.config import ConfigError, nearest
+from arlarena.proto.config import ConfigError
 from arlarena.proto.env_api import Info
+from arlarena.proto.splits import find_split
 from arlarena.proto.task_order import TaskOrder
 from arlarena.proto.telemetry import Logger
 from arlarena.trainer.settings import TrainerSettings, environment_token
@@ -58,15 +59,7 @@ async def split_size(
     if url is None:
         return None
     info = await environment_info(url, environment, settings.service_wait_s, log, guard)
-    sizes = {split.name: split.size for split in info.splits}
-    if settings.task_split not in sizes:
-        known = ", ".join(sizes) or "none"
-        close = nearest(settings.task_split, sizes)
-        raise ConfigError(
-            f"[trainer] task_split = {settings.task_split!r}: {environment} has the splits {known}"
-            + (f"; {close}" if close.startswith("did") else "")
-        )
-    return sizes[settings.task_split]
+    return find_split(info, settings.task_split, "[trainer] task_split").size
 
 
 async def environment_info(

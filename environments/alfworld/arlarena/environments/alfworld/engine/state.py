@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Self
 
+from arlarena.environment.hashing import digest
 from arlarena.environments.alfworld.engine.text_limits import Pattern
 from arlarena.environments.alfworld.engine.world import CHANGING, MARKS, PLACES, Contents, House, bits
 from arlarena.environments.alfworld.errors import GameError
@@ -193,7 +193,7 @@ def check_predicates(predicates: frozenset[str], where: str) -> None:
 @lru_cache(1 << 15)
 def _sign(what: str, *entities: int) -> int:
     """The hash of a fact, 128 bits: the same in every process."""
-    return int.from_bytes(hashlib.blake2b(repr((what, *entities)).encode(), digest_size=16).digest(), "big")
+    return int(digest(repr((what, *entities))), 16)
 
 
 def _pairs(by_place: Contents, pattern: Pattern) -> Iterator[tuple[int, int]]:

@@ -9,8 +9,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from pathlib import Path
 
 import msgspec
@@ -23,6 +21,7 @@ from arlarena.environments.alfworld.files.game_files import GAME, TRAJECTORY
 from arlarena.environments.alfworld.houses.generator import SPLITS, Draft
 from arlarena.environments.alfworld.houses.made_games import MadeGames, draft_of, file_of
 from arlarena.environments.alfworld.options import AlfworldOptions, read_options
+from arlarena.proto.atomic_files import write_json
 from arlarena.proto.config import ConfigError, exit_on_config_error, read_table
 
 
@@ -39,8 +38,8 @@ def export(out: Path, split: str, index: int, options: AlfworldOptions) -> Path:
     folder = out / split / _name(draft) / f"trial_{index}"
     folder.mkdir(parents=True, exist_ok=True)
     game = {**msgspec.to_builtins(file_of(draft)), "walkthrough": _walkthrough(made), "solvable": True}
-    _write(folder / TRAJECTORY, _trajectory(draft, index))
-    _write(folder / GAME, game)  # last: a folder with a game is whole
+    write_json(folder / TRAJECTORY, _trajectory(draft, index))
+    write_json(folder / GAME, game)  # last: a folder with a game is whole
     return folder
 
 
@@ -70,13 +69,6 @@ def _walkthrough(made: Loaded) -> list[str]:
     """What the expert types."""
     assert made.aim is not None
     return [command for _, command in Expert(made.rules.house, made.aim).moves(Game(made.rules))]
-
-
-def _write(path: Path, value: object) -> None:
-    """A JSON file, whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    beside.replace(path)
 
 
 def main() -> int:

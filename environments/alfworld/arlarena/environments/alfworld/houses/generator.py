@@ -8,12 +8,12 @@ nowhere else.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from random import Random
 
+from arlarena.environment.hashing import seeded
 from arlarena.environments.alfworld.engine.pddl import PddlProblem, read_expressions
 from arlarena.environments.alfworld.errors import GameError
 from arlarena.environments.alfworld.houses.rooms import (
@@ -100,8 +100,7 @@ def mangled(name: str) -> str:
 
 def random_for(*key: object) -> Random:
     """A generator seeded by the text of `key`, the same in every process and on every machine."""
-    text = "/".join(str(part) for part in ("alfworld-house", MAKER_VERSION, *key))
-    return Random(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big"))
+    return seeded("alfworld-house", MAKER_VERSION, *key)
 
 
 def rooms_of(split: str) -> Sequence[int]:

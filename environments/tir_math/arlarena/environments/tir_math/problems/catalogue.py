@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -16,6 +15,7 @@ from arlarena.environments.tir_math.problems import experts
 from arlarena.environments.tir_math.problems.countdown import fast
 from arlarena.environments.tir_math.problems.experts import Made
 from arlarena.environments.tir_math.problems.gym import generator
+from arlarena.proto.text.names import nearest
 
 OURS = ("size", "seed")  # of a generator's options: how many problems and which is said by split and index
 # Where a generator would take seconds or gigabytes for one problem.
@@ -135,13 +135,13 @@ def prepare(name: str, values: Mapping[str, Any]) -> Any:
         ProblemsError: an unknown family or option, or a value that the generator refuses.
     """
     if name not in FAMILIES:
-        raise ProblemsError(f"unknown family {name!r}; {_nearest(name, FAMILIES)}")
+        raise ProblemsError(f"unknown family {name!r}; {nearest(name, FAMILIES)}")
     family = FAMILIES[name]
     dataset, config = generator(family.module, family.stem)
     known = {one.name for one in fields(config)} - set(OURS)
     for key, value in values.items():
         if key not in known:
-            raise ProblemsError(f"{name}: unknown option {key!r}; {_nearest(key, known)}")
+            raise ProblemsError(f"{name}: unknown option {key!r}; {nearest(key, known)}")
         limit = {**LIMITS, **family.limits}.get(key)
         if limit is not None and isinstance(value, int) and value > limit:
             raise ProblemsError(f"{name}: {key} = {value}: {limit} at most")
@@ -154,8 +154,3 @@ def prepare(name: str, values: Mapping[str, Any]) -> Any:
         raise ProblemsError(f"{name}: {where} = {first['input']!r}: {first['msg']}") from error
     except (AssertionError, ValueError) as error:  # what the generators' own `validate` raises
         raise ProblemsError(f"{name}: {error or 'options that contradict each other'}") from error
-
-
-def _nearest(word: str, known: Mapping[str, object] | set[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"

@@ -7,14 +7,13 @@ sets of distinct ones, made in order when first asked for.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Mapping
 from functools import lru_cache
 from random import Random
 from typing import Any
 
-from arlarena.environment.hashing import digest
+from arlarena.environment.hashing import digest, seeded, split_of_digest
 from arlarena.environment.protocols import TaskError
 from arlarena.environments.tir_math.errors import ProblemsError
 from arlarena.environments.tir_math.problems.catalogue import FAMILIES, prepare
@@ -32,18 +31,12 @@ SOURCE = "reasoning-gym"
 
 def random_for(*key: object) -> Random:
     """A generator seeded by the text of `key`, the same in every process and on every machine."""
-    text = "/".join(str(part) for part in ("tir-math", MAKER_VERSION, *key))
-    return Random(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big"))
+    return seeded("tir-math", MAKER_VERSION, *key)
 
 
 def split_of(key: str) -> str:
     """The split that a content belongs to."""
-    position = int(key, 16) % sum(SHARES.values())
-    for name, share in SHARES.items():
-        if position < share:
-            return name
-        position -= share
-    raise AssertionError("shares cover every hash")
+    return split_of_digest(key, SHARES)
 
 
 class MadeProblems:

@@ -6,36 +6,21 @@ from typing import Any
 
 import msgspec
 
-from arlarena.proto.policy import PromptLogprobs, StreamOptions, Usage
+from arlarena.proto.policy import PromptLogprobs, TextRequest, Usage
 
 
-class ChatRequest(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class ChatRequest(TextRequest, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """A conversation to continue. `logprobs` asks for log-probs, `top_logprobs` for how many likeliest tokens. These
     are the parameters that the embedded engine implements.
     """
 
     messages: list[dict[str, Any]]
-    model: str | None = None
     max_tokens: int | None = None
-    n: int = 1
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
-    ignore_eos: bool = False
-    include_stop_str_in_output: bool = False
-    skip_special_tokens: bool = True
     logprobs: bool = False
     top_logprobs: int = 0
-    prompt_logprobs: int | None = None
-    return_token_ids: bool | None = None
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] | None = None
-    stream: bool = False
-    stream_options: StreamOptions | None = None
 
 
 class ChatTopLogprob(msgspec.Struct):

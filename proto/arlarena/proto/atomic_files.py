@@ -1,0 +1,74 @@
+"""Write files so that a reader sees the old content or the new content, and never a part.
+
+    write_json(run / "summary.json", summary)
+
+The content goes to a hidden file beside `path`, which then takes its place. On an error `path` keeps its old content.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+
+@contextmanager
+def open_atomic(path: Path, *, private: bool = False, durable: bool = False) -> Iterator[BinaryIO]:
+    """A file to write, which replaces `path` at the end of the `with` block, unless that raises.
+
+    Args:
+        path: its folder must exist.
+        private: only the owner can read the file (mode 0600).
+        durable: the content and the name are on the disk afterwards (fsync).
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.unlink(missing_ok=True)  # of a killed process that had the same number
+    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600 if private else 0o666)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_directory(path.parent)
+
+
+def write_bytes(path: Path, data: bytes, *, private: bool = False, durable: bool = False) -> None:
+    """Replace `path` by a file with `data`. Arguments and errors as in `open_atomic`."""
+    with open_atomic(path, private=private, durable=durable) as file:
+        file.write(data)
+
+
+def write_text(path: Path, text: str, *, private: bool = False, durable: bool = False) -> None:
+    """Replace `path` by a file with `text` in UTF-8. Arguments and errors as in `open_atomic`."""
+    write_bytes(path, text.encode(), private=private, durable=durable)
+
+
+def write_json(path: Path, value: Any, *, indent: int = 1) -> None:
+    """Replace `path` by a file with `value`, which msgspec can encode, as JSON. Errors as in `open_atomic`."""
+    write_bytes(path, msgspec.json.format(msgspec.json.encode(value), indent=indent) + b"\n")
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in `path` durable.
+
+    Raises:
+        OSError: `path` is no directory, or the disk failed.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

