@@ -27,7 +27,7 @@ JSON_HEADERS = {"content-type": "application/json", **IDENTITY}
 MAX_ANSWER_BYTES = 64 << 20
 # Characters of a response that an error message quotes.
 QUOTE_CHARS = 300
-# Between two attempts at a request, in seconds.
+# The first and the longest pause between two attempts of a request, in seconds.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 
 Service = Literal["environment server", "policy server"]
@@ -124,7 +124,7 @@ def _retry_after(headers: Mapping[str, str]) -> float:
 
 
 class AsyncClosing(ABC):
-    """What an `async with` block closes at its end."""
+    """Base of clients that an `async with` block closes."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -191,8 +191,8 @@ class HttpTransport(AsyncClosing):
         max_answer_bytes: int | None = None,
         retries: int = 0,
     ) -> Answer:
-        """Send a request. `max_answer_bytes`: overrides that of the transport. `retries`: how often it is sent again
-        while the service is unavailable; above 0 only for idempotent requests.
+        """Send a request. `max_answer_bytes`: overrides that of the transport. `retries`: number of further attempts
+        while the service is unavailable; use it only for idempotent requests.
 
         Raises:
             AtCapacity: 503 or 429 with a Retry-After header.
@@ -215,7 +215,7 @@ class HttpTransport(AsyncClosing):
         headers: Mapping[str, str] | None,
         max_answer_bytes: int | None,
     ) -> Answer:
-        """Send one request, once."""
+        """Send a request without retries."""
         limit = self.timeouts.request_s if timeout_s is None else timeout_s
         request = f"{method} {self.url}{path}"
         timeout = aiohttp.ClientTimeout(total=limit, connect=self.timeouts.connect_s)

@@ -1,8 +1,9 @@
-"""Write files so that a reader sees the old content or the new content, and never a part.
+"""Writes files atomically: a reader sees either the old or the new content.
 
     write_json(run / "summary.json", summary)
 
-The content goes to a hidden file beside `path`, which then takes its place. On an error `path` keeps its old content.
+The content is written to a hidden file beside `path`, which is then renamed to `path`. After an error `path` keeps its
+old content.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ import msgspec
 
 @contextmanager
 def open_atomic(path: Path, *, private: bool = False, durable: bool = False) -> Iterator[BinaryIO]:
-    """A file to write, which replaces `path` at the end of the `with` block, unless that raises.
+    """Open a file for writing that replaces `path` at the end of the `with` block, unless the block raises.
 
     Args:
         path: its folder must exist.
         private: only the owner can read the file (mode 0600).
-        durable: the content and the name are on the disk afterwards (fsync).
+        durable: fsync the content and the folder.
 
     Raises:
         OSError: the file cannot be written.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.unlink(missing_ok=True)  # of a killed process that had the same number
+    partial.unlink(missing_ok=True)  # of a killed process with the same pid
     handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600 if private else 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -57,15 +58,15 @@ def write_text(path: Path, text: str, *, private: bool = False, durable: bool = 
 
 
 def write_json(path: Path, value: Any, *, indent: int = 1) -> None:
-    """Replace `path` by a file with `value`, which msgspec can encode, as JSON. Errors as in `open_atomic`."""
+    """Replace `path` by a file with `value` as JSON, encoded by msgspec. Errors as in `open_atomic`."""
     write_bytes(path, msgspec.json.format(msgspec.json.encode(value), indent=indent) + b"\n")
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in `path` durable.
+    """Fsync the directory `path`, so that its entries are durable.
 
     Raises:
-        OSError: `path` is no directory, or the disk failed.
+        OSError: `path` is not a directory, or the disk failed.
     """
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""Exponential back-off: how long to wait before each further attempt."""
+"""Exponential back-off between attempts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 
 def pauses(first_s: float, longest_s: float) -> Iterator[float]:
-    """Seconds without end: `first_s`, doubled each time, up to `longest_s`."""
+    """An endless sequence of pauses in seconds: `first_s`, doubled each time, up to `longest_s`."""
     pause = first_s
     while True:
         yield min(pause, longest_s)

@@ -163,7 +163,7 @@ def parse_table(where: str, values: Mapping[str, Any], model: type[Model]) -> Mo
 
 
 def parse_part(where: str, values: Mapping[str, Any], model: type[Model], *keys: str) -> Model:
-    """Some keys of a table that another service checks, by default all of `model`; other keys have their defaults.
+    """Read `keys` (default: all of `model`) of a table that another service validates. Other keys are ignored.
 
     Raises:
         ConfigError: see `parse_table`.
@@ -174,7 +174,7 @@ def parse_part(where: str, values: Mapping[str, Any], model: type[Model], *keys:
 
 
 def load_part(path: Path | None, table: str, model: type[Model], *keys: str) -> Model:
-    """Some keys of the table `table` of `path`, see `parse_part`. Errors as in `load_table`."""
+    """Read some keys of the table `table` of `path`, see `parse_part`. Errors as in `load_table`."""
     values = read_table(path, table) if path is not None else {}
     return parse_part(f"{path or 'command line'}: [{table}]", values, model, *keys)
 
@@ -182,24 +182,24 @@ def load_part(path: Path | None, table: str, model: type[Model], *keys: str) -> 
 def variables_of(
     environment: Mapping[str, str], prefix: str, model: type[BaseModel], *, leave_out: Iterable[str] = ()
 ) -> dict[str, str]:
-    """The variables `<prefix><FIELD>` for the fields of `model` except `leave_out`; an empty one counts as absent."""
+    """The non-empty variables `<prefix><FIELD>` for the fields of `model` except `leave_out`, by field."""
     names = [name for name in model.model_fields if name not in leave_out]
-    found = {name: environment.get(f"{prefix}{name.upper()}") for name in names}
-    return {name: value for name, value in found.items() if value}
+    values = {name: environment.get(f"{prefix}{name.upper()}") for name in names}
+    return {name: value for name, value in values.items() if value}
 
 
 def secret_from(environment: Mapping[str, str], variable: str) -> str | None:
-    """The value of a variable that holds a secret, which messages and logs then hide; an empty one is None."""
+    """The secret in a variable, which messages and logs then mask; None if it is absent or empty."""
     value = environment.get(variable) or None
     hide(value)
     return value
 
 
 def parse_assignment(text: str, form: str) -> tuple[str, Any]:
-    """A value of a flag `--set`: `lr=1e-4` as ("lr", 0.0001). A value that is not TOML is taken as text.
+    """Parse the argument of `--set`: `lr=1e-4` gives ("lr", 0.0001). A value that is not TOML is a string.
 
     Raises:
-        ConfigError: there is no key or no value in it; `form` says how it is written.
+        ConfigError: the key or the value is missing. `form`: the correct form, for the message.
     """
     key, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not key:
@@ -211,7 +211,7 @@ def parse_assignment(text: str, form: str) -> tuple[str, Any]:
 
 
 def assigned(text: str) -> str:
-    """`text`, a value of a flag `--set`, for messages: without the value, which may be a secret."""
+    """The argument `text` of `--set` for messages, without its value, which may be a secret."""
     key, equals, _ = text.partition("=")
     return f"{key}=…" if equals else text
 

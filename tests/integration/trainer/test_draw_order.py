@@ -34,9 +34,9 @@ async def test_a_finite_split_is_drawn_in_epochs_and_a_resumed_run_keeps_to_it(t
         assert sorted(order.index(position) for position in range(5)) == list(range(5))
         resumed = TrainerState.from_json(json.loads(json.dumps(state.to_json())))
         assert await draw_order(url, "tir_math", settings, 3, resumed, LOG) == order
-        with pytest.raises(CheckpointError, match=r"'seed': 3.* would now draw them as .*'seed': 4"):
+        with pytest.raises(CheckpointError, match=r"'seed': 3.* but the settings draw them as .*'seed': 4"):
             await draw_order(url, "tir_math", settings, 4, resumed, LOG)
-        with pytest.raises(CheckpointError, match=r"'group_size': 8.* would now draw them as .*'group_size': 4"):
+        with pytest.raises(CheckpointError, match=r"'group_size': 8.* but the settings draw them as .*'group_size': 4"):
             await draw_order(url, "tir_math", TrainerSettings(group_size=4), 3, resumed, LOG)
         with pytest.raises(CheckpointError, match=r"'environment': 'tir_math'.* would now .*'environment': 'guess'"):
             await draw_order(None, "guess", settings, 3, resumed, LOG)
@@ -46,7 +46,7 @@ async def test_a_finite_split_is_drawn_in_epochs_and_a_resumed_run_keeps_to_it(t
             await draw_order(url, "sokoban", settings, 3, TrainerState(), LOG)
     with (
         listed(tmp_path / "six", 6) as (url, _),
-        pytest.raises(CheckpointError, match=r"'size': 5.* would now draw them as .*'size': 6"),
+        pytest.raises(CheckpointError, match=r"'size': 5.* but the settings draw them as .*'size': 6"),
     ):
         await draw_order(url, "tir_math", settings, 3, resumed, LOG)
 

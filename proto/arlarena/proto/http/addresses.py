@@ -28,7 +28,7 @@ def service_url(url: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server that binds `host`, an address or a name."""
+    """Whether only this machine can reach a server that binds `host`, an address or a name."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

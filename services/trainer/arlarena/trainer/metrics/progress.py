@@ -14,7 +14,7 @@ from arlarena.proto.atomic_files import write_text
 from arlarena.trainer.metrics.diagnostics import json_line
 
 # Least time between two records of the current step, in seconds; enough for a display.
-_WITHIN_EVERY_S = 1.0
+_CURRENT_EVERY_S = 1.0
 
 
 class Progress:
@@ -26,8 +26,8 @@ class Progress:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._stage, self._steps = stage, steps
         self._last = -math.inf
-        self._within_path = self._path.with_name(f"{stage}-step.json")
-        self._within = ("", 0.0)  # the activity of the current step, and the time of its last record
+        self._current_path = self._path.with_name(f"{stage}-step.json")
+        self._current = ("", 0.0)  # the activity of the current step, and the time of its last record
         self._step, self._began = -1, 0.0
 
     def report(
@@ -57,13 +57,13 @@ class Progress:
         """
         now, running = time.time(), time.monotonic()
         if step != self._step:
-            self._step, self._began, self._within = step, now, ("", 0.0)
-        if self._within[0] == doing and running - self._within[1] < _WITHIN_EVERY_S:
+            self._step, self._began, self._current = step, now, ("", 0.0)
+        if self._current[0] == doing and running - self._current[1] < _CURRENT_EVERY_S:
             return
-        self._within = (doing, running)
+        self._current = (doing, running)
         record = {"ts": round(now, 3), "began": round(self._began, 3), "step": step, "doing": doing} | counts
         with contextlib.suppress(OSError):
-            write_text(self._within_path, json_line(record))
+            write_text(self._current_path, json_line(record))
 
     def report_every(self, seconds: float, step: int, *, message: str = "", **figures: float) -> None:
         """`report`, unless the newest record is younger than `seconds`."""

@@ -122,7 +122,7 @@ def _write_weights(weights: Mapping[str, Tensor], path: Path, written: Path | No
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in `path` durable."""
+    """Fsync the directory `path`, so that its entries are durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
