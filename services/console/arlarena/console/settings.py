@@ -1,4 +1,4 @@
-"""What a user can set of a run as a whole. No other file of the console reads the environment."""
+"""Settings of a run and its launcher. No other file of the console reads environment variables."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class RunSettings(Table):
     """Table `[run]`."""
 
     name: Annotated[str, Field(pattern=RUN_NAME)] = Field(
-        default="run", description="name of the run, its streams and, by default, its directory"
+        default="run", description="name of the run; also names its streams and, by default, its directory"
     )
     directory: str = Field(default="", description="the run's directory; empty: runs/<name>")
     seed: NonNegativeInt = Field(
-        default=0, description="of weights, tasks and sampling; ARLARENA_SEED and --seed win over it"
+        default=0, description="seed of weights, tasks and sampling; ARLARENA_SEED and --seed override it"
     )
 
     @property
@@ -41,20 +41,20 @@ class RunSettings(Table):
 
 
 class Threads(Table):
-    """Table `[console.threads]`: threads of the processes that compute; 0 leaves the choice to `budget`.
+    """Table `[console.threads]`: threads of the compute processes; 0: chosen by `budget`.
 
-    A service's own `threads` wins over it. Everything else (environment server, workers, evaluation) has one.
+    A service's own `threads` overrides it. Environment server, workers and evaluation have one thread each.
     """
 
-    clone: NonNegativeInt = Field(default=0, description="of cloning; 0: all cores")
-    trainer: NonNegativeInt = Field(default=0, description="of the trainer; 0: half of the cores")
-    inference: NonNegativeInt = Field(default=0, description="of the policy server; 0: half of the cores")
+    clone: NonNegativeInt = Field(default=0, description="threads of cloning; 0: all cores")
+    trainer: NonNegativeInt = Field(default=0, description="threads of the trainer; 0: half of the cores")
+    inference: NonNegativeInt = Field(default=0, description="threads of the policy server; 0: half of the cores")
 
     def budget(self, cores: int) -> dict[str, int]:
         """Threads by table.
 
-        Cloning has the machine to itself. Trainer and policy server share it: two processes with two threads each on
-        two cores run 4 to 18 times slower than with one each.
+        Cloning runs alone. Trainer and policy server share the cores: two processes with two threads each on two
+        cores are 4 to 18 times slower than with one thread each.
         """
         half = max(1, cores // 2)
         return {
@@ -65,9 +65,9 @@ class Threads(Table):
 
 
 class Gpus(Table):
-    """Table `[console.gpus]`: the GPUs of a process, by number; none named leaves it to the libraries.
+    """Table `[console.gpus]`: the GPU numbers of a process; empty: all GPUs.
 
-    A trainer of several runs as one rank a GPU, under torchrun. How vLLM uses its own is `[inference] vllm_arguments`.
+    A trainer with several GPUs runs one rank per GPU (torchrun). vLLM's parallelism: `[inference] vllm_arguments`.
     """
 
     clone: tuple[NonNegativeInt, ...] = Field(default=(), description="GPUs of cloning, by number; none: all")
@@ -77,13 +77,13 @@ class Gpus(Table):
     inference: tuple[NonNegativeInt, ...] = Field(default=(), description="GPUs of the policy server; none: all")
 
     def environment(self, table: str) -> dict[str, str]:
-        """What shows a process its GPUs alone."""
+        """The variables that make only these GPUs visible to a process."""
         gpus: tuple[int, ...] = getattr(self, table)
         return {"CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in gpus)} if gpus else {}
 
 
 class ConsoleSettings(Table):
-    """Table `[console]`: how the launcher looks after its processes. Times are in seconds."""
+    """Table `[console]`: the launcher's supervision of processes. Times are in seconds."""
 
     renamed: ClassVar[Mapping[str, str]] = {
         "forgive_after_s": "restart_reset_after_s",
@@ -93,34 +93,34 @@ class ConsoleSettings(Table):
     workers: PositiveInt = Field(default=1, description="rollout worker processes")
     restarts: NonNegativeInt = Field(default=5, description="restarts of one service before the run ends")
     restart_reset_after_s: PositiveFloat = Field(
-        default=600, description="a service that was well for so long has all its restarts again"
+        default=600, description="uptime after which the restart counter of a service resets"
     )
     backoff_s: NonNegativeFloat = Field(default=0.5, description="wait before the first restart; doubles with each")
     backoff_max_s: NonNegativeFloat = Field(default=10, description="longest wait before a restart")
     ready_timeout_s: PositiveFloat = Field(
-        default=120, description="from a service's start to its first healthy answer"
+        default=120, description="limit from a service's start to its first healthy answer"
     )
-    health_interval_s: PositiveFloat = Field(default=2, description="between two health checks of a server")
-    health_timeout_s: PositiveFloat = Field(default=5, description="limit of one health check")
+    health_interval_s: PositiveFloat = Field(default=2, description="interval between two health checks of a server")
+    health_timeout_s: PositiveFloat = Field(default=5, description="timeout of one health check")
     health_failures: PositiveInt = Field(
         default=6, description="failed checks in a row after which a service counts as hung"
     )
     hang_timeout_s: PositiveFloat = Field(
         default=1200,
-        description="the trainer, a worker or a stage without output for this time counts as hung; above [trainer] "
-        "no_data_timeout_s, after which the trainer itself ends and says why",
+        description="a trainer, worker or stage without output for this time counts as hung; set it above [trainer] "
+        "no_data_timeout_s, after which the trainer ends and reports the reason",
     )
-    stage_timeout_s: PositiveFloat = Field(default=7200, description="limit of one stage that is not the training")
-    stop_timeout_s: PositiveFloat = Field(default=10, description="from SIGTERM to SIGKILL")
+    stage_timeout_s: PositiveFloat = Field(default=7200, description="limit of one stage other than training")
+    stop_timeout_s: PositiveFloat = Field(default=10, description="time from SIGTERM to SIGKILL")
     plain_interval_s: PositiveFloat = Field(
-        default=5, description="between two progress lines where there is no terminal"
+        default=5, description="interval between two progress lines without a terminal"
     )
     pass_environment: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\*?$")], ...] = Field(
         default=(),
-        description="further environment variables for the services; NAME_* means all whose names begin with NAME_",
+        description="more environment variables for the services; NAME_* matches all names with the prefix NAME_",
     )
-    threads: Threads = Field(default=Threads(), description="threads of the processes that compute")
-    gpus: Gpus = Field(default=Gpus(), description="GPUs of the processes that compute")
+    threads: Threads = Field(default=Threads(), description="threads of the compute processes")
+    gpus: Gpus = Field(default=Gpus(), description="GPUs of the compute processes")
 
 
 class BrokerSettings(Table):
@@ -128,44 +128,44 @@ class BrokerSettings(Table):
 
     url: str = Field(
         default="",
-        description="a Redis 7 or Valkey 8 to use; the environment variable REDIS_URL wins over it; with neither, a "
-        "server of our own",
+        description="URL of a Redis 7 or Valkey 8; the environment variable REDIS_URL overrides it; without both, a "
+        "local server is started",
     )
     password_file: str = Field(
         default="",
-        description="file with the password of the Redis at url; REDIS_PASSWORD and REDIS_PASSWORD_FILE win over it",
+        description="file with the password of the Redis at url; REDIS_PASSWORD and REDIS_PASSWORD_FILE override it",
     )
-    fsync: Literal["everysec", "always"] = Field(default="everysec", description="our own server's append-only file")
-    port: NonNegativeInt = Field(default=0, le=65535, description="our own server's port; 0: a free one")
+    fsync: Literal["everysec", "always"] = Field(default="everysec", description="fsync of the local server's file")
+    port: NonNegativeInt = Field(default=0, le=65535, description="port of the local server; 0: a free one")
     start_timeout_s: PositiveFloat = Field(
-        default=30, description="from the start of our own server to its first answer"
+        default=30, description="limit from the local server's start to its first answer"
     )
 
 
 class Listener(Table, extra="ignore"):
-    """The fixed port that a service's own table may ask for; 0 is a free one."""
+    """The fixed port in a service's own table; 0: a free one."""
 
     port: NonNegativeInt = Field(default=0, le=65535)
 
 
 class Demonstrations(Table, extra="ignore"):
-    """What table `[clone]` says about the recording, which the launcher orders; the trainer reads the rest of it."""
+    """The keys of `[clone]` for recording demonstrations; the trainer reads the others."""
 
-    demonstrations: PositiveInt = Field(default=300, description="tasks whose expert episodes are learnt from")
-    validation: PositiveInt = Field(default=256, description="tasks of the validation split that decide when to stop")
-    validation_split: str = Field(default="validation", description="the environment's name of that split")
+    demonstrations: PositiveInt = Field(default=300, description="tasks with expert episodes for training")
+    validation: PositiveInt = Field(default=256, description="tasks of the validation split for early stopping")
+    validation_split: str = Field(default="validation", description="name of the validation split")
     expert_noise: float = Field(
-        default=0.0, ge=0, lt=1, description="share of turns at which the expert does anything instead"
+        default=0.0, ge=0, lt=1, description="fraction of turns with a random action instead of the expert's"
     )
-    train_on_noise: bool = Field(default=False, description="learn these too: an expert that is not perfect")
+    train_on_noise: bool = Field(default=False, description="also train on the turns with random actions")
 
 
-# Below: what the launcher reads of other services' tables to check them against one another. Their owners check the
-# values; a test compares the defaults with theirs.
+# Keys of other services' tables, read to check their consistency. The services check the values; a test compares the
+# defaults.
 
 
 class PlayedGroups(Table, extra="ignore"):
-    """Of `[trainer]`: which groups are played, how long they are waited for, how weights get to the policy server."""
+    """Of `[trainer]`: groups, the limit of waiting for them, and the transport of weights."""
 
     task_split: str = "train"
     group_size: PositiveInt = 8
@@ -220,7 +220,7 @@ class ExpertSplits(Table, extra="ignore"):
 
 
 class SessionLimits(Table, extra="ignore"):
-    """Of `[environment]`: bounds on what workers ask for."""
+    """Of `[environment]`: limits of requests."""
 
     workers: PositiveInt = 1
     capacity: PositiveInt = 1024
@@ -230,7 +230,7 @@ class SessionLimits(Table, extra="ignore"):
 
 
 class PlayLimits(Table, extra="ignore"):
-    """Of `[rollout]`: what workers ask for, and how often they write to their log."""
+    """Of `[rollout]`: sizes of requests, and the log interval."""
 
     batch_size: PositiveInt = 256
     session_ttl_s: PositiveFloat = 180.0
@@ -238,7 +238,7 @@ class PlayLimits(Table, extra="ignore"):
 
 
 class Subject(Table, extra="ignore"):
-    """What the launcher needs to know of a table that belongs to somebody else."""
+    """Keys of another service's table that the launcher needs."""
 
     name: str = ""
     recipe: str = "sampo"
@@ -255,33 +255,33 @@ def seed_from_environment() -> int | None:
     if not text:
         return None
     if not text.isdecimal():
-        raise ConfigError(f"ARLARENA_SEED={text!r}: must be a whole number of 0 or more")
+        raise ConfigError(f"ARLARENA_SEED={text!r}: must be an integer of at least 0")
     return int(text)
 
 
 def admin_token() -> str:
-    """The token of the policy server's administrator: that of the environment, else one that nobody else knows."""
+    """The admin token of the policy server: from the environment variable, else a random one."""
     token = os.environ.get(ADMIN_TOKEN) or secrets.token_urlsafe(24)
     hide(token)
     return token
 
 
 def environment_token() -> str | None:
-    """The environment server's token, if the environment has one."""
+    """The environment server's token from its environment variable, or None."""
     token = os.environ.get(ENVIRONMENT_TOKEN) or None
     hide(token)
     return token
 
 
 def api_key() -> str | None:
-    """The policy server's API key, if the environment has one."""
+    """The policy server's API key from its environment variable, or None."""
     key = os.environ.get(API_KEY) or None
     hide(key)
     return key
 
 
 def external_broker_url(settings: BrokerSettings) -> str:
-    """The Redis that the user names, with its password: REDIS_URL, else `[redis] url`; empty for a server of our own.
+    """URL of the user's Redis with its password: REDIS_URL, else `[redis] url`; empty for a local server.
 
     Raises:
         ConfigError: the file with the password cannot be read.
@@ -291,12 +291,12 @@ def external_broker_url(settings: BrokerSettings) -> str:
 
 
 def redis_url_from_environment() -> str:
-    """REDIS_URL, or nothing."""
+    """REDIS_URL, or an empty string."""
     return os.environ.get("REDIS_URL", "").strip()
 
 
 def inherited(service: str, extra: Sequence[str] = ()) -> dict[str, str]:
-    """What a process of `service` gets of our own environment, see `child_environment`."""
+    """The environment variables for a process of `service`; see `child_environment`."""
     return child_environment(service, os.environ, extra)
 
 
