@@ -22,7 +22,7 @@ class RunSettings(Table):
     """Table `[run]`."""
 
     name: str = Field(
-        "run", pattern=RUN_NAME, description="name of the run, its streams and, by default, its directory"
+        "run", pattern=RUN_NAME, description="name of the run; also names its streams and, by default, its directory"
     )
     directory: str = Field("", description="the run's directory; empty: runs/<name>")
     seed: Seed = Field(0, description="seed of weights, tasks and sampling; ARLARENA_SEED and --seed override it")
@@ -146,7 +146,7 @@ class Gpus(Table):
 class ConsoleKeys(Table):
     """Table `[console]` of the launcher."""
 
-    gpus: Gpus = Field(default=Gpus(), description="GPUs of the processes that compute")
+    gpus: Gpus = Field(default=Gpus(), description="GPUs of the compute processes")
 
 
 def seed_from(environment: Mapping[str, str]) -> int | None:

@@ -98,7 +98,7 @@ async def test_a_server_that_always_dies_ends_the_run_after_its_restarts(tmp_pat
     code = "import sys; print('error: no disk left', file=sys.stderr); sys.exit(1)"
     async with supervising() as (supervisor, notices):
         service = await supervisor.start(script("worker", code, tmp_path / "log", listens=False))
-        with pytest.raises(LaunchError, match=r"no disk left.*\n.*used up its 3 restarts"):
+        with pytest.raises(LaunchError, match=r"no disk left.*\n.*failed after 3 restarts"):
             await supervisor.race(asyncio.sleep(30))
         assert service.restarts == 3
         assert len(notices) == 3

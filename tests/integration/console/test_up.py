@@ -184,7 +184,7 @@ def test_a_signal_stops_everything_and_resume_goes_on(up: Up, number: int, code:
     assert process.returncode == code, said
     name = "SIGINT (Ctrl-C)" if number == signal.SIGINT else "SIGTERM"
     command = f"{PROGRAM} up {Path('runs/test/config.toml')} --resume"
-    assert said.splitlines()[-1] == f"stopped by {name}; to go on: {command}"
+    assert said.splitlines()[-1] == f"stopped by {name}; to resume: {command}"
     assert "train: stopped after" in said
     assert_no_failure(said)
     assert_all_gone(up)
@@ -214,7 +214,7 @@ def test_ctrl_c_stops_any_stage(up: Up, stage: str) -> None:
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert f"{stage}: stopped after" in said
-    assert f"to go on: {PROGRAM} up" in said
+    assert f"to resume: {PROGRAM} up" in said
     assert_no_failure(said)
     assert_all_gone(up)
 
@@ -315,7 +315,7 @@ def test_a_taken_port_is_named(up: Up) -> None:
         port = taken.getsockname()[1]
         code, said = up.up("--set", f"inference.port={port}")
     assert code == 3
-    assert f"port {port} of [inference] is taken by another program" in said
+    assert f"port {port} of [inference] is in use by another program" in said
     assert not up.run.exists()
 
 
@@ -329,5 +329,5 @@ def test_final_weights_that_a_server_lost_are_loaded_before_the_last_evaluation(
 
 def test_there_is_no_report_of_what_is_no_run(up: Up) -> None:
     process = up.start("report", str(up.folder))
-    assert "holds no run" in process.communicate(timeout=30)[0]
+    assert "holds no ARLArena run" in process.communicate(timeout=30)[0]
     assert process.returncode == 2

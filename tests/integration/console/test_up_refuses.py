@@ -46,7 +46,7 @@ def up(folder: Path, text: str, *arguments: str, timeout: float = 120, **variabl
                 "a.toml: [trainer] task_split = 'trian': guess has no such split; known: train, ",
                 "a.toml: [evaluation] split = 'tset': guess has no such split; known: train, ",
                 "a.toml: [evaluation] max_tokens = 600 leaves no room for a prompt",
-                "a.toml: [environment] capacity = 1024 has no room for [trainer] group_size = 5000",
+                "a.toml: [environment] capacity = 1024 must be at least [trainer] group_size = 5000",
                 'push_transport = "gloo" needs [inference] engine = "vllm"',
                 "broker: no Redis at redis://127.0.0.1:9/0",
             ],

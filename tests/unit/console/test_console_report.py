@@ -311,7 +311,7 @@ def test_training_that_left_no_ending_is_not_said_to_have_ended(tmp_path: Path, 
         run.training.write_text(text)
     assert summarise(run, "sokoban", "sampo", 0)["training"] is None
     last = read_steps(run.metrics)[-1]["step"]
-    assert f"Training: at step {last}; it goes on, or its process was killed." in render(run, None)
+    assert f"Training: at step {last}; it is running, or its process was killed." in render(run, None)
 
 
 def test_counts_of_one_are_singular_in_the_report(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_somebody_elses_directory_is_left_alone(tmp_path: Path, start: ExistingR
     path = tmp_path / "a"
     path.mkdir()
     (path / "thesis.tex").write_text("precious")
-    with pytest.raises(ConfigError, match="holds no run of ARLArena"):
+    with pytest.raises(ConfigError, match="holds no ARLArena run"):
         begin(path, start)
     assert [entry.name for entry in path.iterdir()] == ["thesis.tex"]
 

@@ -104,13 +104,13 @@ async def test_an_episode_that_begins_again_begins_its_conversation_again(talkin
             talking.mouth.faults = [500]  # for the request after this one
         return RIGHT
 
-    talking.mouth.say, seat = say, SessionSlot()
+    talking.mouth.say, slot = say, SessionSlot()
     policy, assignment = engine(talking, tokens), Assignment("g-0", TASK, "g/0")
     for _ in range(2):  # the second on the same session
-        one = (await talking.runner.episode(seat, assignment, policy)).trajectory
+        one = (await talking.runner.episode(slot, assignment, policy)).trajectory
         assert one.success
         check_growth(one, tokens, ["walk to 3", "now at 1", "now at 2"])
-    assert seat.restarts == 1
+    assert slot.restarts == 1
 
 
 async def test_the_expert_talks_too_and_sees_its_expert_noise(talking: Any, tokens: Tokens) -> None:
@@ -155,11 +155,11 @@ async def test_conversations_are_kept_apart_and_forgotten_with_their_sessions(ta
     sessions = await talking.environments.open(2)
     states = [await session.reset(split="train", index=7) for session in sessions]
     for session, state, said in zip(sessions, states, ("a", "bb"), strict=True):
-        conversations.at(session, state, 0).say(tokens.reply(said), said)
+        conversations.for_turn(session, state, 0).add_response(tokens.reply(said), said)
     states = [await session.step(RIGHT) for session in sessions]
-    found = [conversations.at(session, state, 1) for session, state in zip(sessions, states, strict=True)]
+    found = [conversations.for_turn(session, state, 1) for session, state in zip(sessions, states, strict=True)]
     assert [one.messages[1]["content"] for one in found] == ["a", "bb"]
-    assert conversations.at(sessions[0], states[0], 0).messages == [{"role": "user", "content": "now at 1"}]
+    assert conversations.for_turn(sessions[0], states[0], 0).messages == [{"role": "user", "content": "now at 1"}]
     assert len(conversations._of) == 2
     del sessions, session
     gc.collect()

@@ -141,8 +141,8 @@ def grown(tokens: Tokens, heard: Sequence[str], said: Sequence[Sequence[int]]) -
     """The prompt after all of it."""
     conversation = Conversation(tokens, heard[0])
     for ids, message in zip(said, heard[1:], strict=True):
-        conversation.say(ids, tokens.text(ids))
-        conversation.hear(message)
+        conversation.add_response(ids, tokens.text(ids))
+        conversation.add_message(message)
     return list(conversation.prompt_ids)
 
 
@@ -235,8 +235,8 @@ def test_a_message_that_names_special_tokens_is_encoded_as_the_template_would(se
 
 
 NO_CONVERSATION = {
-    "does not write every message": "{{ messages[-1].content }}",
-    "does not write every message once": "{% for m in messages %}{{ m.content | upper }}{% endfor %}",
+    "does not render every message": "{{ messages[-1].content }}",
+    "does not render every message once": "{% for m in messages %}{{ m.content | upper }}{% endfor %}",
     "one after the other": "{% for m in messages %}[{{ loop.index }}]{{ m.content }}{% endfor %}",
     r"refuses a conversation \(users alone\)": (
         "{% for m in messages %}{% if m.role != 'user' %}{{ raise_exception('users alone') }}{% endif %}"

@@ -1,4 +1,4 @@
-"""Paths in a configuration. Those that exist are made absolute, so that a run's copy of it works from any folder."""
+"""Paths in a configuration. Existing paths become absolute, so that the run's copy works in any folder."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-# Keys that name a file or a folder. Names on the Hub are no paths and stay as they are. The environment's description
-# says which of its options are paths.
+# Keys with a path. Names on the Hub are not paths and stay unchanged. The environment's description lists its options
+# that are paths.
 PATHS = (
     "redis.password_file",
     "policy.path",
@@ -19,9 +19,7 @@ PATHS = (
 
 
 def make_absolute(tables: dict[str, Any], folder: Path, keys: Iterable[str] = PATHS) -> None:
-    """Replace every relative path that exists in `folder`, where the command runs, by the absolute one. `keys`: where
-    paths are; `*` stands for any key.
-    """
+    """Make every relative path that exists in `folder` absolute. `keys`: keys with paths; `*` matches any key."""
     for key in keys:
         _replace(tables, key.split("."), folder)
 
@@ -38,5 +36,5 @@ def _replace(table: Any, parts: Sequence[str], folder: Path) -> None:
 
 
 def without_dots(path: Path) -> Path:
-    """`path` without `.` and `..`. A path that has none of them is returned as it is, symbolic links included."""
+    """`path` without `.` and `..`. A path without them is returned unchanged, with its symbolic links."""
     return path.resolve() if ".." in path.parts or not path.name else path

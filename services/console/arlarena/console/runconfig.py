@@ -1,4 +1,4 @@
-"""The configuration of one run: the user's file, with overrides and the thread budget, checked by every service."""
+"""The configuration of one run: the user's file with overrides and thread counts, checked by every service."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ from arlarena.proto.shared_settings import (
 from arlarena.proto.text.redaction import MASK, is_secret, split_secrets
 
 SERVICES = ("env_server", "inference", "rollout", "trainer")
-# Checking a file takes a process 0.1 to 0.3 s; a slow disk may take longer for the imports.
+# One check takes 0.1 to 0.3 s; imports from a slow disk take longer.
 CHECK_TIMEOUT_S = 60.0
 Tables = dict[str, Any]
 
 
 def parse_override(text: str) -> tuple[list[str], Any]:
-    """`trainer.lr=1e-4` as (["trainer", "lr"], 0.0001). What is not a TOML value is taken as text.
+    """`trainer.lr=1e-4` as (["trainer", "lr"], 0.0001). A value that is not TOML is a string.
 
     Raises:
-        ConfigError: there is no table, key or value in it.
+        ConfigError: the table, key or value is missing.
     """
     form = "table.key=value, for example trainer.recipe=grpo"
     key, value = parse_assignment(text, form)
@@ -70,7 +70,7 @@ def parse_override(text: str) -> tuple[list[str], Any]:
 
 
 def masked_override(text: str) -> str:
-    """`text` as it may be shown: without the value where that is a secret."""
+    """`text` with a secret value masked."""
     try:
         parts, value = parse_override(text)
     except ConfigError:
@@ -82,7 +82,7 @@ def override(tables: Tables, text: str) -> None:
     """Apply one override to `tables`.
 
     Raises:
-        ConfigError: it is malformed, or goes through something that is not a table.
+        ConfigError: it is malformed, or part of its key is not a table.
     """
     parts, value = parse_override(text)
     if parts[0] not in TABLES:
@@ -91,13 +91,13 @@ def override(tables: Tables, text: str) -> None:
     for part in parts[:-1]:
         place = place.setdefault(part, {})
         if not isinstance(place, dict):
-            raise ConfigError(f"--set {masked_override(text)}: {part} is a value and not a table")
+            raise ConfigError(f"--set {masked_override(text)}: {part} is a value, not a table")
     place[parts[-1]] = value
 
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """A file's tables after overrides. `source` is what messages call it."""
+    """A file's tables after overrides. `source`: its name in messages."""
 
     source: Path
     tables: Tables
@@ -111,7 +111,7 @@ class RunConfig:
         directory: Path | None = None,
         plugins: Sequence[str] = (),
     ) -> RunConfig:
-        """Read `source`; `overrides` win over it, ARLARENA_SEED over them, and `seed` and `directory` over all.
+        """Read `source`. Precedence from low to high: file, `overrides`, ARLARENA_SEED, `seed` and `directory`.
         `plugins` are added to `[trainer] plugins`.
 
         Raises:
@@ -173,12 +173,12 @@ class RunConfig:
 
     @property
     def policy_path(self) -> str | None:
-        """An existing policy to start from; None: a tiny one is made."""
+        """The initial policy; None: a tiny one is created."""
         return self.part("policy", PolicyKeys, "path").path
 
     @property
     def clones(self) -> bool:
-        """Whether there is a table `[clone]`; without one, training starts from the policy as it is."""
+        """Whether there is a table `[clone]`; without it, the initial policy is trained without cloning."""
         return "clone" in self.tables
 
     def part(self, table: str, model: type[Model], *keys: str) -> Model:
@@ -186,7 +186,7 @@ class RunConfig:
         return parse_part(f"{self.source}: [{table}]", self._table(table), model, *keys)
 
     def port(self, table: str) -> int:
-        """The fixed port that a service's table asks for, or 0."""
+        """The fixed port of a service's table, or 0."""
         part: EnvironmentKeys | InferenceKeys = (
             self.part(table, EnvironmentKeys, "port")
             if table == "environment"
@@ -195,7 +195,7 @@ class RunConfig:
         return part.port if "port" in part.model_fields_set else 0
 
     def with_thread_budget(self, cores: int) -> RunConfig:
-        """`threads` filled in where the user left it out of a service's own table; see `settings.Threads`."""
+        """With `threads` filled in for services whose table does not set it; see `settings.Threads`."""
         budget = self.console.threads.budget(cores)
         if not self.clones:
             del budget["clone"]
@@ -209,8 +209,8 @@ class RunConfig:
         return int(self._table(table).get("threads", 1))
 
     def write(self, path: Path) -> None:
-        """Write the tables as TOML, whole files or none; secrets into files of their own (see `secrets_file`), which
-        `load` and every service read with it. The run's directory is absolute there.
+        """Write the tables as TOML, atomically. Secrets go into separate files (see `secrets_file`), which `load` and
+        every service also read. The run's directory is made absolute.
         """
         run = self._table("run")
         run |= {"directory": str(Path(run["directory"]).absolute())} if run.get("directory") else {}
@@ -229,15 +229,13 @@ class RunConfig:
         write_text(path, "".join(kept) + tomli_w.dumps(public), private=True)
 
     def with_absolute_options(self, names: Sequence[str]) -> RunConfig:
-        """Relative paths among the environment's options made absolute. `names`: which options are paths."""
+        """With absolute paths in the environment's options. `names`: the options that are paths."""
         tables = deepcopy(self.tables)
         make_absolute(tables, Path.cwd(), [f"environment.options.{name}" for name in names])
         return RunConfig(self.source, tables)
 
     def differences(self, other: RunConfig) -> list[str]:
-        """Keys in which two configurations differ and which would make two different experiments of them: no secrets,
-        which may be changed.
-        """
+        """Keys that differ and define the experiment. Secrets and other keys that may change in a run are left out."""
         mine, theirs = _flat(_public(self.tables)), _flat(_public(other.tables))
         keys = sorted(mine.keys() | theirs.keys())
         return [key for key in keys if not _same(key, mine.get(key), theirs.get(key)) and not _may_differ(key)]
@@ -258,7 +256,7 @@ def _public(tables: Tables) -> Tables:
 
 
 def _same(key: str, one: Any, other: Any) -> bool:
-    """Equal values, or an option of the environment that names one path in two ways: relative and absolute."""
+    """Whether the values are equal. A relative and an absolute form of the same path are equal."""
     if key.startswith("environment.options.") and isinstance(one, str) and isinstance(other, str):
         return os.path.abspath(one) == os.path.abspath(other)
     return bool(one == other)
@@ -270,10 +268,10 @@ def _may_differ(key: str) -> bool:
 
 
 async def check_everywhere(config: RunConfig) -> None:
-    """Let the console and every service check their tables, before anything starts.
+    """Let the console and every service check their tables.
 
     Raises:
-        ConfigError: all that they object to, one line each.
+        ConfigError: the problems, one line each.
     """
     lines, _ = await objections(config)
     if lines:
@@ -281,8 +279,8 @@ async def check_everywhere(config: RunConfig) -> None:
 
 
 async def objections(config: RunConfig, *, machine: bool = False) -> tuple[list[str], Info | None]:
-    """What the console and the services object to. `machine`: also whether the run can go on here; then with what the
-    environment plays, if it can be told.
+    """Problems found by the console and the services. `machine`: also check this machine, and return the
+    environment's description if it is available.
     """
     modules: dict[str, tuple[str, ...]] = {service: (f"arlarena.{service}.settings",) for service in SERVICES}
     if machine:
@@ -290,12 +288,12 @@ async def objections(config: RunConfig, *, machine: bool = False) -> tuple[list[
         modules["trainer"] = ("arlarena.trainer.settings", "--machine")
     try:
         passed = config.console.pass_environment
-    except ConfigError:  # our own check says what is wrong
+    except ConfigError:  # reported by the console's own check
         passed = ()
     with tempfile.TemporaryDirectory(prefix="arlarena-") as folder:
         file = Path(folder) / "config.toml"
         config.write(file)
-        # A group, not `gather`: where it is cancelled it waits until all its processes have ended.
+        # A TaskGroup, not `gather`: on cancellation it waits until all its processes have exited.
         async with asyncio.TaskGroup() as group:
             checks = [
                 group.create_task(_check(service, file, inherited(service, passed), *modules[service]))
@@ -320,7 +318,7 @@ def _own_check(file: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What a service objects to, empty if nothing, and what it printed."""
+    """The problem found by a service, or "", and its output."""
 
     objection: str = ""
     output: str = ""

@@ -1,4 +1,4 @@
-"""The directory of one run: where everything lies, what is done already, and whose it is."""
+"""The directory of one run: its paths, state and lock."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def code_version(file: Path = Path(__file__)) -> str:
 
 
 class ExistingRunPolicy(Enum):
-    """What to do about a directory that holds a run already."""
+    """What to do if the directory contains a run."""
 
     NEW = "new"
     RESUME = "resume"
@@ -47,13 +47,13 @@ class ExistingRunPolicy(Enum):
 
 
 class RunState(msgspec.Struct):
-    """`run.json`: the mark by which the launcher knows a directory as its own.
+    """`run.json`: marks a directory as a run of ARLArena.
 
     `started`: UTC, ISO 8601. `code`: the versions of ARLArena that worked on the run, in order (see `code_version`).
-    `command`: what the user typed at the start.
+    `command`: the command line of the first start.
 
-    `id` names the streams and is new with every new run, so that two runs on one Redis never meet. `stages`: seconds
-    that each finished stage took. `wall_s`: all incarnations of the launcher together.
+    `id` is part of the stream names and unique per run, so that runs on one Redis are separate. `stages`: duration of
+    each finished stage in seconds. `wall_s`: total time of all starts of the launcher.
     """
 
     id: str
@@ -69,7 +69,7 @@ class RunState(msgspec.Struct):
 
 
 class RunDirectory:
-    """Paths and state of a run. `open` makes or takes over the directory and locks it for the life of this process."""
+    """Paths and state of a run. `open` creates or reuses the directory and locks it until this process exits."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -81,34 +81,34 @@ class RunDirectory:
         self.broker, self.checkpoints = path / "broker", path / "checkpoints"
         self.training = path / "training.json"
         self.state: RunState
-        self.aside: Path | None = None  # where `open` put the run that was here before
+        self.aside: Path | None = None  # new path of the earlier run that `open` moved
         self._lock: int | None = None
 
     def log(self, service: str) -> Path:
-        """Log of one service or stage."""
+        """Log file of a service or stage."""
         return self.path / "logs" / f"{service}.log"
 
     def progress(self, stage: str) -> Path:
-        """Progress lines of one stage."""
+        """Progress file of a stage."""
         return self.path / "progress" / f"{stage}.jsonl"
 
     def step(self, stage: str) -> Path:
-        """What the step of a stage that goes on does."""
+        """File with the state of a stage's current step."""
         return self.path / "progress" / f"{stage}-step.json"
 
     def eval_set(self, label: str) -> Path:
-        """Result of an evaluation."""
+        """Result file of an evaluation."""
         return self.path / "eval_sets" / f"{label}.json"
 
     def episodes(self, label: str) -> Path:
-        """Some episodes of an evaluation, turn by turn."""
+        """Episodes file of an evaluation."""
         return self.path / "episodes" / f"{label}.jsonl"
 
     def read_state(self, *, any_schema: bool = False) -> RunState | None:
-        """The state, or None where this is not a run's directory. `any_schema`: it will not be used, only replaced.
+        """The state, or None if there is no run. `any_schema`: accept every schema, for a run that will be replaced.
 
         Raises:
-            ConfigError: it is a run's, and cannot be read, or another schema wrote it.
+            ConfigError: the state is unreadable or has another schema.
         """
         try:
             state = msgspec.json.decode((self.path / "run.json").read_bytes(), type=RunState)
@@ -125,26 +125,26 @@ class RunDirectory:
         return state
 
     def save(self) -> None:
-        """Write the state, whole or not at all."""
+        """Write the state atomically."""
         write_json(self.path / "run.json", self.state)
 
     def open(self, name: str, start: ExistingRunPolicy, command: str = "") -> None:
-        """Begin a new run here, for which the user typed `command`, or go on with the one that is here.
+        """Start a new run, or continue the existing one. `command`: the command line of a new run.
 
         Raises:
-            ConfigError: the directory is in use, or what it holds forbids it; the message says what to do.
+            ConfigError: the directory is in use, or its content does not allow it. The message contains the fix.
         """
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"{self.path} is a file: choose another --run-dir")
         there = self.read_state(any_schema=start is ExistingRunPolicy.FRESH)
         if there is None and self.path.is_dir() and any(self.path.iterdir()):
-            raise ConfigError(f"{self.path} is not empty and holds no run of ARLArena: choose another --run-dir")
+            raise ConfigError(f"{self.path} is not empty and holds no ARLArena run: choose another --run-dir")
         if there is None and start is ExistingRunPolicy.RESUME:
-            raise ConfigError(f"{self.path} holds no run to resume: leave out --resume")
+            raise ConfigError(f"{self.path} contains no run to resume: omit --resume")
         if there is not None and start is ExistingRunPolicy.NEW:
             what = "a finished run" if there.finished else "an unfinished run"
             raise ConfigError(
-                f"{self.path} holds {what}: --resume goes on with it, --fresh begins anew and keeps it aside"
+                f"{self.path} contains {what}: --resume continues it, --fresh starts a new run and keeps it aside"
             )
         if there is not None and start is ExistingRunPolicy.FRESH:
             self._move_aside()
@@ -157,7 +157,7 @@ class RunDirectory:
         self.save()
 
     def _move_aside(self) -> None:
-        """Rename the old run to `<name>.previous`, or to `<name>.previous-2`, … where that is taken."""
+        """Rename the old run to `<name>.previous`, or to the first free name of `<name>.previous-2`, …"""
         self._acquire()
         names = (self.path.name + ".previous" + (f"-{number}" if number > 1 else "") for number in itertools.count(1))
         aside = next(path for path in map(self.path.with_name, names) if not os.path.lexists(path))
@@ -175,7 +175,7 @@ class RunDirectory:
         self._lock = handle
 
     def release(self) -> None:
-        """Give up the lock."""
+        """Release the lock."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

@@ -1,4 +1,4 @@
-"""What a user can set of a run as a whole. No other file of the console reads the environment."""
+"""Settings of a run and its launcher. No other file of the console reads environment variables."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ BROKER_URL = "ARLARENA_REDIS_URL"
 
 
 class Threads(Table):
-    """Table `[console.threads]`: threads of the processes that compute; 0 leaves the choice to `budget`.
+    """Table `[console.threads]`: threads of the compute processes; 0: chosen by `budget`.
 
-    A service's own `threads` wins over it. Everything else (environment server, workers, evaluation) has one.
+    A service's own `threads` overrides it. Environment server, workers and evaluation have one thread each.
     """
 
-    clone: NonNegativeInt = Field(default=0, description="of cloning; 0: all cores")
-    trainer: NonNegativeInt = Field(default=0, description="of the trainer; 0: half of the cores")
-    inference: NonNegativeInt = Field(default=0, description="of the policy server; 0: half of the cores")
+    clone: NonNegativeInt = Field(default=0, description="threads of cloning; 0: all cores")
+    trainer: NonNegativeInt = Field(default=0, description="threads of the trainer; 0: half of the cores")
+    inference: NonNegativeInt = Field(default=0, description="threads of the policy server; 0: half of the cores")
 
     def budget(self, cores: int) -> dict[str, int]:
         """Threads by table.
 
-        Cloning has the machine to itself. Trainer and policy server share it: two processes with two threads each on
-        two cores run 4 to 18 times slower than with one each.
+        Cloning runs alone. Trainer and policy server share the cores: two processes with two threads each on two
+        cores are 4 to 18 times slower than with one thread each.
         """
         half = max(1, cores // 2)
         return {
@@ -48,7 +48,7 @@ class Threads(Table):
 
 
 class ConsoleSettings(ConsoleKeys):
-    """Table `[console]`: how the launcher looks after its processes. Times are in seconds."""
+    """Table `[console]`: the launcher's supervision of processes. Times are in seconds."""
 
     renamed: ClassVar[Mapping[str, str]] = {
         "forgive_after_s": "restart_reset_after_s",
@@ -58,33 +58,33 @@ class ConsoleSettings(ConsoleKeys):
     workers: PositiveInt = Field(default=1, description="rollout worker processes")
     restarts: NonNegativeInt = Field(default=5, description="restarts of one service before the run ends")
     restart_reset_after_s: PositiveFloat = Field(
-        default=600, description="a service that was well for so long has all its restarts again"
+        default=600, description="uptime after which the restart counter of a service resets"
     )
     backoff_s: NonNegativeFloat = Field(default=0.5, description="wait before the first restart; doubles with each")
     backoff_max_s: NonNegativeFloat = Field(default=10, description="longest wait before a restart")
     ready_timeout_s: PositiveFloat = Field(
-        default=120, description="from a service's start to its first healthy answer"
+        default=120, description="limit from a service's start to its first healthy answer"
     )
-    health_interval_s: PositiveFloat = Field(default=2, description="between two health checks of a server")
-    health_timeout_s: PositiveFloat = Field(default=5, description="limit of one health check")
+    health_interval_s: PositiveFloat = Field(default=2, description="interval between two health checks of a server")
+    health_timeout_s: PositiveFloat = Field(default=5, description="timeout of one health check")
     health_failures: PositiveInt = Field(
         default=6, description="failed checks in a row after which a service counts as hung"
     )
     hang_timeout_s: PositiveFloat = Field(
         default=1200,
-        description="the trainer, a worker or a stage without output for this time counts as hung; above [trainer] "
-        "no_data_timeout_s, after which the trainer itself ends and says why",
+        description="a trainer, worker or stage without output for this time counts as hung; set it above [trainer] "
+        "no_data_timeout_s, after which the trainer ends and reports the reason",
     )
-    stage_timeout_s: PositiveFloat = Field(default=7200, description="limit of one stage that is not the training")
-    stop_timeout_s: PositiveFloat = Field(default=10, description="from SIGTERM to SIGKILL")
+    stage_timeout_s: PositiveFloat = Field(default=7200, description="limit of one stage other than training")
+    stop_timeout_s: PositiveFloat = Field(default=10, description="time from SIGTERM to SIGKILL")
     plain_interval_s: PositiveFloat = Field(
-        default=5, description="between two progress lines where there is no terminal"
+        default=5, description="interval between two progress lines without a terminal"
     )
     pass_environment: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\*?$")], ...] = Field(
         default=(),
-        description="further environment variables for the services; NAME_* means all whose names begin with NAME_",
+        description="more environment variables for the services; NAME_* matches all names with the prefix NAME_",
     )
-    threads: Threads = Field(default=Threads(), description="threads of the processes that compute")
+    threads: Threads = Field(default=Threads(), description="threads of the compute processes")
 
 
 class BrokerSettings(Table):
@@ -92,17 +92,17 @@ class BrokerSettings(Table):
 
     url: str = Field(
         default="",
-        description="a Redis 7 or Valkey 8 to use; the environment variable REDIS_URL wins over it; with neither, a "
-        "server of our own",
+        description="URL of a Redis 7 or Valkey 8; the environment variable REDIS_URL overrides it; without both, a "
+        "local server is started",
     )
     password_file: str = Field(
         default="",
-        description="file with the password of the Redis at url; REDIS_PASSWORD and REDIS_PASSWORD_FILE win over it",
+        description="file with the password of the Redis at url; REDIS_PASSWORD and REDIS_PASSWORD_FILE override it",
     )
-    fsync: Literal["everysec", "always"] = Field(default="everysec", description="our own server's append-only file")
-    port: NonNegativeInt = Field(default=0, le=65535, description="our own server's port; 0: a free one")
+    fsync: Literal["everysec", "always"] = Field(default="everysec", description="fsync of the local server's file")
+    port: NonNegativeInt = Field(default=0, le=65535, description="port of the local server; 0: a free one")
     start_timeout_s: PositiveFloat = Field(
-        default=30, description="from the start of our own server to its first answer"
+        default=30, description="limit from the local server's start to its first answer"
     )
 
 
@@ -112,24 +112,24 @@ def seed_from_environment() -> int | None:
 
 
 def admin_token() -> str:
-    """The token of the policy server's administrator: that of the environment, else one that nobody else knows."""
+    """The admin token of the policy server: from the environment variable, else a random one."""
     token = os.environ.get(ADMIN_TOKEN) or secrets.token_urlsafe(24)
     hide(token)
     return token
 
 
 def environment_token() -> str | None:
-    """The environment server's token, if the environment has one."""
+    """The environment server's token from its environment variable, or None."""
     return secret_from(os.environ, ENVIRONMENT_TOKEN)
 
 
 def api_key() -> str | None:
-    """The policy server's API key, if the environment has one."""
+    """The policy server's API key from its environment variable, or None."""
     return secret_from(os.environ, API_KEY)
 
 
 def external_broker_url(settings: BrokerSettings) -> str:
-    """The Redis that the user names, with its password: REDIS_URL, else `[redis] url`; empty for a server of our own.
+    """URL of the user's Redis with its password: REDIS_URL, else `[redis] url`; empty for a local server.
 
     Raises:
         ConfigError: the file with the password cannot be read.
@@ -139,12 +139,12 @@ def external_broker_url(settings: BrokerSettings) -> str:
 
 
 def redis_url_from_environment() -> str:
-    """REDIS_URL, or nothing."""
+    """REDIS_URL, or an empty string."""
     return os.environ.get("REDIS_URL", "").strip()
 
 
 def inherited(service: str, extra: Sequence[str] = ()) -> dict[str, str]:
-    """What a process of `service` gets of our own environment, see `child_environment`."""
+    """The environment variables for a process of `service`; see `child_environment`."""
     return child_environment(service, os.environ, extra)
 
 

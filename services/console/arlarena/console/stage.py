@@ -1,4 +1,4 @@
-"""One stage of a run: its state, and the progress that its files show."""
+"""One stage of a run: its state, and its progress read from files."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import msgspec
 from arlarena.proto.text.wording import counted
 
 TAIL_BYTES = 16 * 1024
-# Steps whose speed the time left is estimated from: enough to average a step's noise, few enough to follow a change.
+# Number of recent steps for the estimate of the time left: it averages noise and still follows changes.
 WINDOW = 20
-# An estimate that is higher than the one before by less than this factor is noise, and is not shown.
+# An increase of the estimate below this factor counts as noise and is not shown.
 NOISE = 1.2
-# A clock that is set back by less does not hide the step that goes on, in seconds.
+# Tolerance for a system clock that is set back, in seconds.
 CLOCK_STEP_S = 1.0
-# Share of tasks played side by side that must be over before their speed is known: at first none is over, then many.
+# Share of parallel tasks that must finish before the speed is estimated: at first none finishes, then many at once.
 LEAST_FINISHED = 0.1
 Status = Literal["waiting", "running", "done", "skipped", "stopped", "failed"]
 
@@ -28,8 +28,8 @@ Status = Literal["waiting", "running", "done", "skipped", "stopped", "failed"]
 class Stage:
     """One line of the table.
 
-    `sources`: files with the stage's progress records, in the order in which they are written. `total`: items in all
-    of them, where each source counts its own items. `step_file`: what the step that goes on does.
+    `sources`: files with progress records, in the order of writing. `total`: items of all sources, if each source
+    counts its own. `step_file`: state of the current step.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Stage:
         self.seconds = time.monotonic() - self.began
 
     def steady(self, seconds_left: float | None) -> float | None:
-        """`seconds_left`, or the lower estimate before it where the difference is noise: the time left falls."""
+        """`seconds_left`, or the previous lower estimate if the difference is noise."""
         old = self.seconds_left
         if seconds_left is None or old is None or not old < seconds_left < NOISE * old:
             self.seconds_left = seconds_left
@@ -64,7 +64,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Shares (0 to 1) of the stage's limits that were used up at the time `at` (seconds since the epoch)."""
+    """Used shares (0 to 1) of the stage's limits at the time `at` (seconds since the epoch)."""
 
     at: float
     shares: dict[str, float]
@@ -72,10 +72,8 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The newest progress of a stage; a value that is not known is None.
-
-    `share`: of the stage, 0 to 1. `limit`: the setting that will end the stage before its steps are taken. `doing`:
-    what the step that goes on does, and for how long.
+    """The latest progress of a stage; unknown values are None. `share`: finished part, 0 to 1. `limit`: the setting
+    that will end the stage before its last step. `doing`: state and duration of the current step.
     """
 
     step: int | None = None
@@ -89,7 +87,7 @@ class Figures:
     doing: str = ""
 
     def words(self) -> str:
-        """For a person."""
+        """The progress as text."""
         parts = []
         if self.step is not None:
             parts.append(f"{self.step:,}" + (f" of {self.steps:,}" if self.steps else ""))
@@ -107,9 +105,8 @@ class Figures:
 
 
 class _Step(msgspec.Struct):
-    """What the trainer says of the step that goes on. `began`: seconds since the epoch. `groups_wanted` and `episodes`
-    are known while it collects, and of the groups that the filter dropped: `unsolved`, those in which no member
-    succeeded.
+    """The trainer's record of its current step. `began`: seconds since the epoch. `groups_wanted` and `episodes` are
+    set while the step collects groups. `unsolved`: filtered groups without a success.
     """
 
     step: int
@@ -155,7 +152,7 @@ def read_figures(stage: Stage, now: float | None = None) -> Figures:
     readings: list[Reading] = []
     last_step = -1.0
     for step, steps, record in _progress(stage):
-        if step <= last_step:  # a process that was started again
+        if step <= last_step:  # a restarted process
             readings = []
         newest, last_step = record | {"step": step, "steps": steps}, step
         at = _number(record.get("ts"))
@@ -166,7 +163,7 @@ def read_figures(stage: Stage, now: float | None = None) -> Figures:
     shares = [newest["step"] / newest["steps"]] if newest["steps"] else []
     least = LEAST_FINISHED if "finished" in newest else 0.0
     left = time_left(readings, now, least)
-    if left is not None and left[0] <= 0:  # late: the estimate was too low, and says nothing
+    if left is not None and left[0] <= 0:  # overdue: the estimate was too low
         left = None
     return Figures(
         step=int(newest["step"]),
@@ -182,7 +179,7 @@ def read_figures(stage: Stage, now: float | None = None) -> Figures:
 
 
 def _doing(stage: Stage, now: float, done: int) -> str:
-    """`step 1: 7 of 24 groups kept, 96 episodes, 31 s`; empty where no step after the step `done` goes on."""
+    """`step 1: 7 of 24 groups kept, 96 episodes, 31 s`; empty if no step after `done` has started."""
     if stage.step_file is None:
         return ""
     try:
@@ -198,12 +195,12 @@ def _doing(stage: Stage, now: float, done: int) -> str:
 
 
 def time_left(readings: Sequence[Reading], now: float, least: float = 0.0) -> tuple[float, str] | None:
-    """Seconds until the first limit is used up, and the name of that limit ("": the steps).
+    """Seconds until the first limit is reached, and the name of that limit ("": the steps).
 
-    The estimate falls between two readings, and waits for the next one where that is late. None: too few readings,
-    or the stage is over. `least`: the share of a limit that must have been used up between them.
+    The estimate decreases between two readings. None: too few readings, or the stage has ended. `least`: the least
+    share of a limit used between the readings.
     """
-    if len(readings) > 2:  # the first step includes the start of processes
+    if len(readings) > 2:  # skip the first step, which includes the start of processes
         readings = readings[1:]
     readings = readings[-WINDOW - 1 :]
     if len(readings) < 2 or max(readings[-1].shares.values()) >= 1:
@@ -223,7 +220,7 @@ def time_left(readings: Sequence[Reading], now: float, least: float = 0.0) -> tu
 
 
 def _progress(stage: Stage) -> Iterator[tuple[float, float | None, dict[str, Any]]]:
-    """Step, steps and record of every progress record at the end of the stage's files."""
+    """(step, steps, record) of every progress record at the end of the stage's files."""
     before = 0.0
     for path in stage.sources:
         step = None

@@ -1,3 +1,1 @@
-"""Rollouts: lease a group, play its episodes against environment and policy, publish it complete. The same runner
-evaluates.
-"""
+"""Rollout workers lease a group, play its episodes and publish the complete group. Evaluation uses the same runner."""

@@ -37,7 +37,7 @@ from arlarena.proto.telemetry import Logger, get_logger
 from arlarena.proto.text.usage_name import program
 from arlarena.proto.text.wording import printable
 from arlarena.proto.trajectory import Sampling
-from arlarena.rollout.arguments import share, whole
+from arlarena.rollout.arguments import fraction, int_at_least
 from arlarena.rollout.demonstrate import demonstration_assignments, write_demonstrations
 from arlarena.rollout.episode import Policy
 from arlarena.rollout.evaluate import (
@@ -63,21 +63,21 @@ from arlarena.rollout.settings import (
     teacher_key,
     tokenizer_source,
 )
-from arlarena.rollout.splits import drawn_indices, played_here
+from arlarena.rollout.splits import check_environment, drawn_indices
 from arlarena.rollout.tokens import TokenizerError, Tokens
 from arlarena.rollout.worker import Worker
 
-# What shells report for a command that was interrupted.
+# 128 + SIGINT, the exit status of an interrupted command.
 EXIT_INTERRUPTED = 130
-# A service says that the request is wrong and will be wrong again: the launcher does not start the command anew.
+# A service refused the request. A repetition would fail too, so the launcher does not restart the command.
 EXIT_REFUSED = 2
-# A line of progress at most this often, in seconds.
+# Least time between two progress lines, in seconds.
 PROGRESS_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What every command starts from."""
+    """Settings and objects that all commands share."""
 
     settings: RolloutSettings
     addresses: Addresses
@@ -136,7 +136,7 @@ def _url(url: str) -> str:
 
 
 def _cancel_on_sigterm() -> None:
-    """Let SIGTERM end this command in an orderly way, so that it closes its sessions."""
+    """Cancel this command on SIGTERM, so that it closes its sessions."""
     task = asyncio.current_task()
     if task is not None and threading.current_thread() is threading.main_thread():
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -168,7 +168,7 @@ async def _worker(setup: Setup, run: str, name: str) -> int:
         runner = Runner(await stack.enter_async_context(_environments(setup)), inference, s, setup.log)
         if not await _ready_or_stopped(runner, stop):
             return 0
-        info = await played_here(runner.environments, setup.environment, setup.log)
+        info = await check_environment(runner.environments, setup.environment, setup.log)
         context = (await inference.model()).max_tokens
         policy_for = partial(_engine_policy, inference, setup.tokens.with_tags(info.parser.tags), context, info.stop)
         await Worker(name, streams, runner, policy_for, s, setup.log).run(stop)
@@ -176,7 +176,7 @@ async def _worker(setup: Setup, run: str, name: str) -> int:
 
 
 async def _ready_or_stopped(runner: Runner, stop: asyncio.Event) -> bool:
-    """Wait for the services; False where a signal came first."""
+    """Wait for the services. Returns False if a signal arrives first."""
     ready, stopped = asyncio.ensure_future(runner.wait_ready()), asyncio.ensure_future(stop.wait())
     await asyncio.wait((ready, stopped), return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
@@ -212,7 +212,7 @@ async def _evaluate(setup: Setup, eval_set: EvaluationSettings, out: Path, episo
     async with _environments(setup) as environments, _inference(setup) as inference:
         runner = Runner(environments, inference, setup.settings, setup.log)
         await runner.wait_ready()
-        info = await played_here(environments, setup.environment, setup.log)
+        info = await check_environment(environments, setup.environment, setup.log)
         check_tasks(info, eval_set.split, eval_set.first, eval_set.count, "[evaluation]")
         environment, context = info.name, (await inference.model()).max_tokens
         tokens = setup.tokens.with_tags(info.parser.tags)
@@ -239,7 +239,7 @@ async def _demonstrate(setup: Setup, args: argparse.Namespace, seed: int) -> int
     async with _environments(setup) as environments:
         runner = Runner(environments, None, setup.settings, setup.log)
         await runner.wait_ready()
-        info = await played_here(environments, setup.environment, setup.log)
+        info = await check_environment(environments, setup.environment, setup.log)
         split = find_split(info, args.split, "--split")
         indices = drawn_indices(split, args.first, args.count, seed)
         if len(indices) < args.count:
@@ -258,7 +258,7 @@ async def _demonstrate(setup: Setup, args: argparse.Namespace, seed: int) -> int
 
 @asynccontextmanager
 async def _teacher(setup: Setup, args: argparse.Namespace, info: Info) -> AsyncIterator[Policy]:
-    """Who is learnt from: a served model where one is named, else the environment's expert."""
+    """The policy to record: the served model of `--teacher-url` if it is given, else the environment's expert."""
     if args.teacher_url is None:
         yield ExpertPolicy(
             setup.tokens, args.expert_noise, train_on_noise=args.train_on_noise, action=info.parser.action
@@ -274,7 +274,7 @@ async def _teacher(setup: Setup, args: argparse.Namespace, info: Info) -> AsyncI
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Uvloop's where it is installed (there is none for Windows), else Python's own."""
+    """The event loop factory of uvloop if it is installed (not on Windows), else None: Python's default."""
     try:
         import uvloop
     except ImportError:
@@ -287,14 +287,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_worker(_subcommand(commands, "worker", "play groups for a trainer"))
     _add_evaluate(_subcommand(commands, "evaluate", "play a fixed evaluation set and report success"))
-    _add_demonstrate(_subcommand(commands, "demonstrate", "record an expert, or a model that is good enough"))
+    _add_demonstrate(_subcommand(commands, "demonstrate", "record successful episodes of an expert or a model"))
     return parser
 
 
-def _subcommand(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
-    """A subcommand with the options that all of them have."""
+def _subcommand(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
+    """Add a subcommand with the options common to all."""
     parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=what, description=what[0].upper() + what[1:] + ".", prog=program(f"arlarena.rollout {name}")
+        name, help=summary, description=summary.capitalize() + ".", prog=program(f"arlarena.rollout {name}")
     )
     parser.add_argument("--config", type=Path, help="the run's TOML file")
     address = "environment server (default: ARLARENA_ENVIRONMENT_URL, else http://127.0.0.1:8000)"
@@ -312,58 +312,58 @@ def _add_inference_url(parser: argparse.ArgumentParser) -> None:
 def _add_worker(worker: argparse.ArgumentParser) -> None:
     _add_inference_url(worker)
     worker.add_argument("--redis-url", help="broker (default: ARLARENA_REDIS_URL, else redis://127.0.0.1:6379/0)")
-    worker.add_argument("--run-name", required=True, help="name of the streams, as the trainer has it")
-    worker.add_argument("--name", default=socket.gethostname(), help="unique among the workers of the run")
+    worker.add_argument("--run-name", required=True, help="name of the streams; the same as the trainer's")
+    worker.add_argument("--name", default=socket.gethostname(), help="name of this worker, unique in the run")
 
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     _add_inference_url(evaluate)
     evaluate.add_argument("--out", type=Path, required=True, help="JSON file of the result")
     evaluate.add_argument(
-        "--episodes", dest="episodes_file", type=Path, help="JSON-lines file of some episodes, turn by turn"
+        "--episodes", dest="episodes_file", type=Path, help="write some episodes to this JSON-lines file"
     )
     for flag, kind in (
         ("--split", str),
-        ("--first", whole(0)),
-        ("--count", whole(1)),
-        ("--attempts", whole(1)),
+        ("--first", int_at_least(0)),
+        ("--count", int_at_least(1)),
+        ("--attempts", int_at_least(1)),
         ("--temperature", float),
-        ("--max-tokens", whole(1)),
+        ("--max-tokens", int_at_least(1)),
         ("--seed", int),
     ):
         key = flag.removeprefix("--").replace("-", "_")
         field = EvaluationSettings.model_fields[key]
-        what = f"{field.description}; default: [evaluation] {key} of the file, else {field.default}"
-        evaluate.add_argument(flag, type=kind, help=what)
+        text = f"{field.description}; default: [evaluation] {key} of the file, else {field.default}"
+        evaluate.add_argument(flag, type=kind, help=text)
 
 
 def _add_demonstrate(demonstrate: argparse.ArgumentParser) -> None:
     demonstrate.add_argument("--split", default="train", help="split of the environment (default: train)")
-    first = "first task: its position in the drawn order, or its index where the split has no end"
-    demonstrate.add_argument("--first", type=whole(0), default=0, help=first)
-    demonstrate.add_argument("--count", type=whole(1), required=True, help="tasks; each is played once at most")
-    seed = "seed of the order of tasks; default: ARLARENA_SEED, else seed of [run], else 0"
+    first = "first task: its position in the seed's order, or its index if the split has no fixed size"
+    demonstrate.add_argument("--first", type=int_at_least(0), default=0, help=first)
+    demonstrate.add_argument("--count", type=int_at_least(1), required=True, help="number of tasks")
+    seed = "seed of the task order; default: ARLARENA_SEED, else seed of [run], else 0"
     demonstrate.add_argument("--seed", type=int, help=seed)
-    demonstrate.add_argument("--episode-seed", type=int, default=0, help="seed that each episode is reset with")
-    demonstrate.add_argument("--concurrency", type=whole(1), default=256, help="episodes in flight (default: 256)")
-    distinct = "what makes an episode a duplicate: the room (mirror images count as one) or the first prompt"
+    demonstrate.add_argument("--episode-seed", type=int, default=0, help="reset seed of every episode")
+    demonstrate.add_argument("--concurrency", type=int_at_least(1), default=256, help="parallel episodes; default: 256")
+    distinct = "how duplicate episodes are detected: by room (mirror images are equal) or by first prompt"
     demonstrate.add_argument("--distinct", choices=("room", "prompt"), default="room", help=distinct)
-    demonstrate.add_argument("--attempts", type=whole(1), default=1, help="of each task")
-    demonstrate.add_argument("--min-score", type=float, default=0.9, help="episodes that scored above this are kept")
-    expert_noise = "share of turns at which the expert does anything instead; nobody learns from them"
-    demonstrate.add_argument("--expert-noise", type=share, default=0.0, help=expert_noise)
-    train_on_noise = "learn from them too: an expert that is not perfect"
+    demonstrate.add_argument("--attempts", type=int_at_least(1), default=1, help="attempts per task")
+    demonstrate.add_argument("--min-score", type=float, default=0.9, help="keep episodes with a score above this")
+    expert_noise = "fraction of turns with a random action instead of the expert's; these turns have no loss"
+    demonstrate.add_argument("--expert-noise", type=fraction, default=0.0, help=expert_noise)
+    train_on_noise = "also train on the turns with random actions"
     demonstrate.add_argument("--train-on-noise", action="store_true", help=train_on_noise)
     _add_teacher(demonstrate)
     demonstrate.add_argument("--out", type=Path, required=True, help="file of groups (arlarena.proto.trajectory)")
 
 
 def _add_teacher(demonstrate: argparse.ArgumentParser) -> None:
-    demonstrate.add_argument("--teacher-url", help="OpenAI-compatible server of a model to learn from")
-    demonstrate.add_argument("--teacher-model", help="its name there; default: the first that /v1/models lists")
-    demonstrate.add_argument("--teacher-key-variable", default="OPENAI_API_KEY", help="variable that holds the API key")
-    demonstrate.add_argument("--temperature", type=float, default=1.0, help="of the teacher")
-    demonstrate.add_argument("--max-tokens", type=whole(1), default=512, help="of a teacher's reply")
+    demonstrate.add_argument("--teacher-url", help="OpenAI-compatible server of the model to record")
+    demonstrate.add_argument("--teacher-model", help="model name; default: the first in /v1/models")
+    demonstrate.add_argument("--teacher-key-variable", default="OPENAI_API_KEY", help="variable with the API key")
+    demonstrate.add_argument("--temperature", type=float, default=1.0, help="sampling temperature of the teacher")
+    demonstrate.add_argument("--max-tokens", type=int_at_least(1), default=512, help="longest reply of the teacher")
 
 
 def _command(args: argparse.Namespace) -> Coroutine[Any, Any, int]:
@@ -377,7 +377,7 @@ def _command(args: argparse.Namespace) -> Coroutine[Any, Any, int]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Errors that a user can mend are one line on stderr."""
+    """Run one command. Errors that the user can fix are printed as one line on stderr."""
     args = _parser().parse_args(argv)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as loop:

@@ -6,21 +6,21 @@ import argparse
 from collections.abc import Callable
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """A parser of whole numbers of `least` or more."""
+def int_at_least(minimum: int) -> Callable[[str], int]:
+    """A parser of integers of at least `minimum`."""
 
     def parse(text: str) -> int:
         value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"must be at least {least}")
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"must be at least {minimum}")
         return value
 
-    parse.__name__ = "whole number"
+    parse.__name__ = "integer"
     return parse
 
 
-def share(text: str) -> float:
-    """A number from 0 to below 1."""
+def fraction(text: str) -> float:
+    """Parse a number in [0, 1)."""
     value = float(text)
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError("must be at least 0 and less than 1")

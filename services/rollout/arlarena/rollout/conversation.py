@@ -1,9 +1,9 @@
-"""What a policy has heard and said in its episodes, where the environment speaks message by message.
+"""The token history of episodes whose environment sends one message a turn.
 
-    prompt of turn t + 1 = prompt of turn t + response as it was sampled + the template's glue and the next message
+    prompt of turn t + 1 = prompt of turn t + sampled response + template separator and next message
 
-Nothing is rendered or encoded twice, so each turn continues the one before, and records only what is new. A template
-that would rewrite earlier turns does not get to: what was sampled stays what it was.
+Nothing is rendered or encoded twice. Each prompt extends the previous one, so a turn records only its new tokens. A
+template cannot rewrite earlier turns: sampled tokens stay as sampled.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from arlarena.rollout.tokens import Tokens
 
 
 class Conversation:
-    """One episode up to now.
+    """The history of one episode.
 
-    `prompt_ids`: all tokens before the next response. `new_prompt_ids`: those of them that no earlier turn recorded.
-    `reset`: nothing was recorded, so these are all. `messages`: the prompt as texts in the form of chat APIs.
+    `prompt_ids`: all tokens before the next response. `new_prompt_ids`: the part of `prompt_ids` that no earlier turn
+    recorded. `reset`: True if no turn recorded any of it. `messages`: the prompt as messages of a chat API.
     """
 
     def __init__(self, tokens: Tokens, message: str) -> None:
@@ -29,13 +29,13 @@ class Conversation:
         self.reset = True
         self.messages = [{"role": "user", "content": message}]
 
-    def say(self, ids: Sequence[int], text: str) -> None:
-        """The policy's response, exactly as it was sampled."""
+    def add_response(self, ids: Sequence[int], text: str) -> None:
+        """Append the policy's response. `ids`: its tokens, as sampled."""
         self._said = ids
         self.messages.append({"role": "assistant", "content": text})
 
-    def hear(self, message: str) -> None:
-        """The environment's answer to what was said.
+    def add_message(self, message: str) -> None:
+        """Append the environment's next message.
 
         Raises:
             TokenizerError: see `Tokens.following`.
@@ -47,21 +47,20 @@ class Conversation:
 
 
 class Conversations:
-    """The conversations of all sessions that one policy plays. A session's is forgotten with the session."""
+    """The conversations of all sessions of one policy. A conversation is freed with its session."""
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
         self._of: WeakKeyDictionary[Session, Conversation] = WeakKeyDictionary()
 
-    def at(self, session: Session, state: StepOutcome, turn: int) -> Conversation:
-        """The conversation in which `state` is heard at `turn`; to be asked once a turn.
+    def for_turn(self, session: Session, state: StepOutcome, turn: int) -> Conversation:
+        """The conversation, extended by the message of `state`. Call it once a turn.
 
-        It begins at turn 0, and anew at every turn where the environment has no `message`: there each prompt stands for
-        itself.
+        A new conversation starts at turn 0. If the environment has no `message`, a new one starts at every turn.
         """
         message = state.observation.message
         if message is None or turn == 0:
             self._of[session] = Conversation(self._tokens, state.prompt if message is None else message)
         else:
-            self._of[session].hear(message)
+            self._of[session].add_message(message)
         return self._of[session]

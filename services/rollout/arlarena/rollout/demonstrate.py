@@ -1,6 +1,6 @@
-"""Demonstrations: episodes worth learning from, by the environment's expert or by any served model, as groups of one.
+"""Demonstrations: successful episodes of the environment's expert or of a served model, as groups of size one.
 
-From a model, this is the first half of rejection fine-tuning: play, and keep what scored above a bound.
+With a model, this is the sampling half of rejection fine-tuning: play, and keep episodes above a score.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Sameness = Literal["room", "prompt"]
 
 @dataclass(slots=True)
 class Count:
-    """What became of the tasks: every one is in exactly one of the last four figures."""
+    """Outcome counts of the tasks. Each task is in exactly one of the last four counts."""
 
     asked: int = 0
     written: int = 0
@@ -33,7 +33,7 @@ class Count:
 def demonstration_assignments(
     environment: str, split: str, indices: Sequence[int], seed: int, attempts: int = 1
 ) -> list[Assignment]:
-    """`attempts` of each task of `indices`, in their order; `seed` is the tasks' seed."""
+    """`attempts` assignments for each task of `indices`, in order. `seed`: the reset seed of the episodes."""
     return [
         Assignment(
             f"{split}-{index}-{attempt}",
@@ -47,7 +47,7 @@ def demonstration_assignments(
 
 def _group(assignment: Assignment, episode: EpisodeRecord) -> Group:
     version = episode.trajectory.turns[0].spans[0].version
-    # Nothing was sampled; the sampling says only which distribution a clone of these replies is meant for.
+    # Replies of an expert are not sampled. `sampling` names the distribution that the clone will be sampled from.
     return Group(
         id=f"demonstration-{assignment.id}",
         task=assignment.task,
@@ -61,14 +61,14 @@ def _group(assignment: Assignment, episode: EpisodeRecord) -> Group:
 
 
 def _key(episode: EpisodeRecord, same: Sameness) -> str:
-    # Not the state key: it is namespaced by task, so that no two tasks share one.
+    # The state key includes the task, so equal rooms of two tasks differ in it.
     return episode.content_key if same == "room" else episode.first.prompt
 
 
 def _distinct(
     assignments: Sequence[Assignment], played: EvalResults, same: Sameness, min_score: float, count: Count
 ) -> Iterator[Group]:
-    """Groups in the order of `assignments`, only the first of those that are the same; `count` tallies the rest."""
+    """Groups in the order of `assignments`, without duplicates. `count` is updated."""
     seen: set[str] = set()
     for position, assignment in enumerate(assignments):
         episode = played.episodes.get(position)
@@ -89,10 +89,10 @@ def _distinct(
 def write_demonstrations(
     path: Path, assignments: Sequence[Assignment], played: EvalResults, same: Sameness = "room", min_score: float = 0.9
 ) -> dict[str, Any]:
-    """Write the distinct episodes that scored above `min_score` to `path`. Returns the counts.
+    """Write the distinct episodes with a score above `min_score` to `path`. Returns the counts.
 
-    `same` says which of two episodes is a duplicate: one in the same room, where an environment may count mirror images
-    as one, or one that begins with the same prompt.
+    `same`: episodes are duplicates if they have the same room (an environment may treat mirror images as equal), or
+    if they have the same first prompt.
     """
     count = Count(asked=len(assignments))
     path.parent.mkdir(parents=True, exist_ok=True)

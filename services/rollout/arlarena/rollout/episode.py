@@ -1,10 +1,10 @@
-"""One episode: prompt, response, step, until the environment ends it or the policy can no longer answer.
+"""One episode: prompt, response and step, until the environment is done or a prompt exceeds the context.
 
     state = reset(task)
     while not done:   response = policy(state);   state = step(response.text);   record the turn
 
-What the policy does wrong is marked and played on: a reply without an action is a no-op in the environment. What a
-*service* does wrong is an exception, never a reward: the caller decides whether to play again (see `runner`).
+A fault of the policy is recorded and the episode continues: a reply without an action is a no-op in the environment.
+A fault of a service is an exception, never a reward; `runner` decides whether to play again.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from arlarena.client.environments import Session, StepOutcome
 from arlarena.client.errors import PolicyFault, PromptTooLong
 from arlarena.proto.trajectory import Task, Trajectory, Turn, VersionSpan, pack_floats, pack_ids, prompt_lengths
 
-# Metrics that begin so name a fault of the policy that ended its episode.
+# Prefix of metrics for faults of the policy that ended an episode.
 FAULT = "fault:"
-# The name of the fault where a prompt leaves no room for a response.
+# Fault: the prompt leaves no room for a response.
 PROMPT_TOO_LONG = "prompt_too_long"
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A policy's answer to one prompt: exact ids, log-probs in nats (one per id), who sampled which, and the text
-    without markers. `learn` False: nobody is to learn from it. `new_prompt_ids` and `reset`: the prompt, as in `Turn`.
+    """A policy's response to one prompt: token ids, one log-prob (nats) per id, the sampling versions, and the text
+    without special tokens. `learn` False: the response has no loss. `new_prompt_ids` and `reset`: see `Turn`.
     """
 
     new_prompt_ids: Sequence[int]
@@ -45,19 +45,19 @@ class Policy(Protocol):
     """Who plays."""
 
     async def respond(self, session: Session, state: StepOutcome, key: str, turn: int) -> Response:
-        """The answer at `turn` (from 0) of the episode `key`, which fixes all randomness: to `state.prompt`, or to all
-        that was said so far where the environment keeps a conversation (`state.observation.message`).
+        """Respond at `turn` (from 0). `key` is the episode's key and seeds all sampling. The prompt is
+        `state.prompt`, or the conversation so far if the environment sends messages (`state.observation.message`).
 
         Raises:
-            PromptTooLong: the prompt leaves no room for an answer.
-            ServiceError: whoever answers is not available.
+            PromptTooLong: the prompt leaves no room for a response.
+            ServiceError: the policy's service is not available.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What to play and under which name. `key` seeds the sampling: the same key and weights give the same episode."""
+    """A task to play. `key` seeds the sampling: the same key and weights give the same episode."""
 
     id: str
     task: Task
@@ -66,7 +66,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeRecord:
-    """An episode's record, and what the environment said of the task at the start and of the outcome at the end."""
+    """An episode's trajectory, and the environment's first and last outcome (reset and last step)."""
 
     trajectory: Trajectory
     first: StepOutcome
@@ -74,22 +74,22 @@ class EpisodeRecord:
 
     @property
     def content_key(self) -> str:
-        """Names the task's content, however it is indexed: the environment's own key, else that of the first state."""
+        """Identifies the task's content, whatever its index: the environment's key, else that of the first state."""
         return self.first.metadata.content_key or self.first.metadata.state_key
 
 
 def turn_seed(key: str, turn: int) -> int:
-    """The sampling seed of one turn: 63 bits, alike on every machine."""
+    """The sampling seed of one turn: 63 bits, equal on every machine."""
     return int.from_bytes(hashlib.blake2b(f"{key}/{turn}".encode(), digest_size=8).digest(), "little") >> 1
 
 
 @dataclass(slots=True)
 class Behaviour:
-    """Counts of what an episode's player did.
+    """Counts of action patterns in one episode.
 
-    `repeated_actions`: an action tried again in a state where it had been tried before. `back_and_forth`: a step that
-    returns to the state before the previous one. `idle_turns`: a step that leaves the state as it was. These two need
-    state keys. `no_action_turns`: a step that the environment calls no_action.
+    `repeated_actions`: the same action in the same state as an earlier turn. `back_and_forth`: steps that return to
+    the state before the previous one. `idle_turns`: steps that do not change the state. The last two need state keys.
+    `no_action_turns`: steps that the environment marks as no_action.
     """
 
     repeated_actions: int = 0
@@ -115,7 +115,7 @@ class Behaviour:
         self._keys.append(here)
 
     def metrics(self, turns: list[Turn]) -> dict[str, float]:
-        """The figures of `Trajectory.metrics`."""
+        """The values for `Trajectory.metrics`."""
         return {
             "turns": float(len(turns)),
             "repeated_actions": float(self.repeated_actions),
@@ -129,12 +129,12 @@ class Behaviour:
 
 
 def _turn(before: StepOutcome, response: Response, after: StepOutcome | None) -> Turn:
-    """The record of one turn; `after` is None where the environment could make nothing of the reply."""
+    """The record of one turn. `after` is None if the environment rejected the reply."""
     return Turn(
         new_prompt_ids=pack_ids(response.new_prompt_ids),
         response_ids=pack_ids(response.token_ids),
         logprobs=pack_floats(response.logprobs),
-        # Every token was sampled, an end-of-sequence token included; none was appended.
+        # All tokens were sampled, also an end-of-sequence token.
         loss_mask=(b"\x01" if response.learn else b"\x00") * len(response.token_ids),
         spans=response.spans,
         reward=after.reward if after else 0.0,
@@ -153,10 +153,10 @@ def _turn(before: StepOutcome, response: Response, after: StepOutcome | None) ->
 
 
 async def play(session: Session, assignment: Assignment, policy: Policy) -> EpisodeRecord:
-    """Play one episode on `session`, from the reset on.
+    """Reset `session` and play one episode.
 
     Raises:
-        ServiceError: environment or policy server failed; nothing of the episode counts.
+        ServiceError: the environment or policy server failed; the episode is discarded.
     """
     started, task = time.monotonic(), assignment.task
     first = state = await session.reset(split=task.split, index=task.index, seed=task.seed, episode_id=assignment.id)

@@ -1,6 +1,6 @@
-"""Evaluation on a fixed evaluation set: the same tasks in the same order, and the same sampling seeds for every policy.
+"""Evaluation on a fixed set: every policy gets the same tasks, order and sampling seeds.
 
-An episode that a service spoiled is played again; one that cannot be is counted under `errors`, never as a failure of
+An episode is played again after a failure of a service. If that fails too, it counts as an error, not as a failure of
 the policy.
 """
 
@@ -24,12 +24,12 @@ from arlarena.rollout.statistics import clustered, success_rate
 from arlarena.rollout.worker import version_range
 
 SCHEMA = 2
-# The reason of an episode that the environment had ended when it was reset.
+# The reason for an episode without a turn: the reset state was terminal.
 OVER_AT_RESET = "over at reset"
 
 
 def eval_assignments(settings: EvaluationSettings, environment: str) -> list[Assignment]:
-    """Every attempt of every task. Sampling seeds depend on (environment, split, seed, index, attempt) alone."""
+    """All attempts of all tasks. A sampling seed depends only on environment, split, seed, index and attempt."""
     prefix = f"panel/{environment}/{settings.split}/{settings.seed}"
     return [
         Assignment(
@@ -43,7 +43,7 @@ def eval_assignments(settings: EvaluationSettings, environment: str) -> list[Ass
 
 
 def eval_sampling(settings: EvaluationSettings) -> Sampling:
-    """The evaluation set's sampling: by default the whole distribution at its temperature."""
+    """The sampling parameters of an evaluation."""
     return Sampling(settings.temperature, settings.top_p, settings.top_k, settings.max_tokens)
 
 
@@ -59,7 +59,7 @@ def _turn_share(turns: Sequence[Turn], marks: Sequence[bool]) -> float | None:
 
 
 def _mean(pairs: Sequence[tuple[Assignment, EpisodeRecord]], values: Sequence[float]) -> dict[str, Any]:
-    """A mean over episodes and its interval by task; the interval is null where one task alone was played."""
+    """Mean over episodes and its interval clustered by task; null interval for a single task."""
     tasks: dict[int, list[float]] = defaultdict(list)
     for (assignment, _), value in zip(pairs, values, strict=True):
         tasks[assignment.task.index].append(value)
@@ -88,7 +88,7 @@ def _difficulty_table(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> list
 
 
 def _kind_table(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> list[dict[str, Any]]:
-    """Success of each kind of task, where there are kinds."""
+    """Success by kind of task; empty without kinds."""
     kinds: dict[str, list[tuple[Assignment, EpisodeRecord]]] = defaultdict(list)
     for pair in pairs:
         kinds[pair[1].first.metadata.kind].append(pair)
@@ -100,7 +100,7 @@ def _kind_table(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> list[dict[
 
 
 def _eval_digest(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> str:
-    """Names the rooms that were played: two results compare only where it is the same."""
+    """Digest of the played tasks. Two results are comparable only if their digests are equal."""
     names = sorted(f"{assignment.task.id} {episode.content_key}" for assignment, episode in pairs)
     return hashlib.blake2b("\n".join(names).encode(), digest_size=8).hexdigest()
 
@@ -111,7 +111,7 @@ def _versions(trajectories: Sequence[Trajectory]) -> list[str]:
 
 
 def _behaviour(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Means per episode of the figures that each one carries; shares of the faults that ended some."""
+    """Means over episodes of their metrics, and the share of episodes that each policy fault ended."""
     names = sorted({name for one in trajectories for name in one.metrics})
     return {
         name: round(sum(one.metrics.get(name, 0.0) for one in trajectories) / len(trajectories), 4) for name in names
@@ -125,8 +125,8 @@ def summarise(
     played: EvalResults,
     wall_s: float,
 ) -> dict[str, Any]:
-    """The result as JSON. Shares are of 1; `ci95` are 95 % intervals; `errors` counts attempts without a result,
-    `without_turns` those that had a result before the policy's first turn.
+    """The result as a JSON object. Shares are in [0, 1]. `ci95`: 95 % intervals. `errors`: attempts without a result.
+    `without_turns`: episodes that ended before the policy's first turn.
     """
     pairs = [(assignments[position], episode) for position, episode in sorted(played.episodes.items())]
     trajectories = [episode.trajectory for _, episode in pairs]
@@ -159,13 +159,13 @@ def summarise(
 
 
 def _without_turns(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
-    """How many episodes ended before the policy's first turn, and up to three of the reasons."""
+    """Number of episodes without a turn, and up to three of their reasons."""
     reasons = [one.fault or OVER_AT_RESET for one in trajectories if not one.turns]
     return {"without_turns": len(reasons), "without_turns_reasons": sorted(set(reasons))[:3]}
 
 
 def no_prompt_fits(played: EvalResults) -> str | None:
-    """What to change, where every prompt was too long for the policy's context and no episode had a turn; else None."""
+    """An error message if no episode had a turn because every prompt exceeded the policy's context, else None."""
     trajectories = [episode.trajectory for episode in played.episodes.values()]
     faults = [one.fault for one in trajectories if FAULT + PROMPT_TOO_LONG in one.metrics]
     if not faults or any(one.turns for one in trajectories):
@@ -203,7 +203,7 @@ def _figures(
 
 
 def describe(result: dict[str, Any]) -> str:
-    """One line for a person."""
+    """A summary in one line, and one for each kind of task."""
     eval_set = result["eval_set"]
     what = f"{result['environment']} {eval_set['split']} n={eval_set['n']} k={eval_set['attempts']}"
     what += f" T={result['temperature']:g}"
@@ -230,7 +230,7 @@ def describe(result: dict[str, Any]) -> str:
 
 
 def episode_record(assignment: Assignment, episode: EpisodeRecord) -> dict[str, Any]:
-    """One episode, readable: a line of the episodes file."""
+    """One episode as a record of the episodes file."""
     one = episode.trajectory
     turns = [
         {
@@ -268,7 +268,7 @@ def episode_record(assignment: Assignment, episode: EpisodeRecord) -> dict[str, 
 
 
 def write_episodes(path: Path, assignments: Sequence[Assignment], played: EvalResults, count: int) -> int:
-    """Write the first `count` episodes of the evaluation set as JSON lines, whole file or none. Returns how many."""
+    """Write the first `count` episodes of the evaluation set as JSON lines, atomically. Returns their number."""
     chosen = sorted(played.episodes.items())[:count]
     lines = [msgspec.json.encode(episode_record(assignments[position], episode)) for position, episode in chosen]
     path.parent.mkdir(parents=True, exist_ok=True)

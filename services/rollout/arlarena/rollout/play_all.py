@@ -1,4 +1,4 @@
-"""Many assignments, a fixed number of seats: each seat takes the next assignment as soon as it is free."""
+"""Play many assignments on a fixed number of session slots; a free slot takes the next assignment."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from arlarena.rollout.runner import InfraFailure, Runner, ServicesDown, SessionS
 
 @dataclass(slots=True)
 class EvalResults:
-    """What became of the assignments, by their position. Those in neither were not played, because the services went
-    away.
-    """
+    """Episodes and errors by assignment position. Other positions were not played, because services were down."""
 
     episodes: dict[int, EpisodeRecord] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
@@ -29,19 +27,19 @@ async def play_all(
     concurrency: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvalResults:
-    """Play all of `assignments`, at most `concurrency` at a time; `progress` hears (finished, all) after each.
+    """Play all `assignments`, at most `concurrency` at a time. `progress(finished, total)` is called after each.
 
     Raises:
-        Refused: a service says that an assignment is wrong, for example an index beyond the split.
-        ServicesDown: there was no session to begin with.
+        Refused: a service rejects an assignment, for example an index outside the split.
+        ServicesDown: no session could be opened.
     """
-    seats = await runner.open_up_to(min(concurrency, len(assignments)))
+    slots = await runner.open_up_to(min(concurrency, len(assignments)))
     played, waiting = EvalResults(), iter(enumerate(assignments))
 
-    async def serve(seat: SessionSlot) -> None:
+    async def serve(slot: SessionSlot) -> None:
         for position, assignment in waiting:
             try:
-                played.episodes[position] = await runner.episode(seat, assignment, policy)
+                played.episodes[position] = await runner.episode(slot, assignment, policy)
             except InfraFailure as error:
                 played.errors[position] = str(error)
                 if isinstance(error, ServicesDown):
@@ -49,13 +47,13 @@ async def play_all(
             if progress is not None:
                 progress(len(played.episodes) + len(played.errors), len(assignments))
 
-    serving = [asyncio.ensure_future(serve(seat)) for seat in seats]
+    serving = [asyncio.ensure_future(serve(slot)) for slot in slots]
     try:
         await asyncio.gather(*serving)
     finally:
         for task in serving:
             task.cancel()
         await asyncio.gather(*serving, return_exceptions=True)
-        await runner.close(seats)
-    played.restarts = sum(seat.restarts for seat in seats)
+        await runner.close(slots)
+    played.restarts = sum(slot.restarts for slot in slots)
     return played

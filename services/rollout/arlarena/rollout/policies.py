@@ -1,4 +1,4 @@
-"""Who can play an episode: the policy behind an inference server, the environment's own expert, or any served model."""
+"""Policies: a model behind an inference server, the environment's expert, and any model behind a chat API."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ EXPERT = PolicyVersion("expert", 0, "-")
 
 
 class EnginePolicy:
-    """An inference server's token route. `context`: longest prompt and response together, None where the server does
-    not say. `stop`: texts after which a response is over, as the environment says.
+    """A policy behind an inference server's token route. `context`: most tokens of prompt plus response, None if the
+    server does not report it. `stop`: the environment's texts that end a response.
     """
 
     def __init__(
@@ -33,18 +33,18 @@ class EnginePolicy:
         self._conversations = Conversations(tokens)
 
     async def respond(self, session: Session, state: StepOutcome, key: str, turn: int) -> Response:
-        """See `Policy`. A response may be shorter than the sampling allows where the context is nearly full."""
-        conversation = self._conversations.at(session, state, turn)
+        """See `Policy`. `max_tokens` is lowered where the context has less room."""
+        conversation = self._conversations.for_turn(session, state, turn)
         generation = await self._client.generate(
             conversation.prompt_ids,
             self._fitting(len(conversation.prompt_ids)),
             seed=turn_seed(key, turn),
             stop=self._stop,
             request_id=f"{key}/{turn}",
-            session=key.rpartition("/")[0] or key,  # siblings of a group begin with the same prompt
+            session=key.rpartition("/")[0] or key,  # episodes of a group share their first prompt
         )
         text = self._tokens.text(generation.token_ids)
-        conversation.say(generation.token_ids, text)
+        conversation.add_response(generation.token_ids, text)
         return Response(
             conversation.new_prompt_ids,
             conversation.reset,
@@ -72,12 +72,11 @@ class ExpertPolicy:
     """The environment's expert. Its replies are encoded here, closed by the end-of-sequence token; their log-probs
     are 0.
 
-    `expert_noise` is the share of turns at which the expert's action is replaced: by another possible action, or by a
-    reply that cannot be read. The expert goes on from there. Such turns have no loss, the turns after them do, so a
-    clone has seen what follows its own mistakes. With `train_on_noise` they have a loss too and are always possible
-    actions: demonstrations of an imperfect expert.
+    `expert_noise`: the fraction of turns at which the expert's action is replaced by another admissible action or by
+    an unparsable reply. The expert continues from the resulting state. Replaced turns have no loss, so a clone learns
+    to recover from mistakes. With `train_on_noise` they have a loss and are always admissible actions.
 
-    `action`: how a reply says an action, as the environment's description has it (`Parser.action`).
+    `action`: the environment's reply format for an action (`Parser.action`).
     """
 
     def __init__(
@@ -89,8 +88,8 @@ class ExpertPolicy:
         self._plans: WeakKeyDictionary[Session, deque[str]] = WeakKeyDictionary()
 
     async def respond(self, session: Session, state: StepOutcome, key: str, turn: int) -> Response:
-        """See `Policy`. The expert is asked once for its whole plan where it has one, else at each turn."""
-        conversation = self._conversations.at(session, state, turn)
+        """See `Policy`. Requests the expert's plan once if it has one, else an action at each turn."""
+        conversation = self._conversations.for_turn(session, state, turn)
         plan = self._plans.get(session)
         if turn == 0 or not plan:
             plan = self._plans[session] = deque((await session.expert()).plan)
@@ -104,23 +103,23 @@ class ExpertPolicy:
     def _with_noise(self, text: str, state: StepOutcome, random: Random) -> str:
         actions = state.observation.admissible_actions
         if not actions or not (self._train_on_noise or random.random() < 0.5):
-            return self._saying("")  # cannot be read
-        return text[: said_from(text) or 0] + self._saying(random.choice(actions))
+            return self._format_action("")  # unparsable
+        return text[: said_from(text) or 0] + self._format_action(random.choice(actions))
 
-    def _saying(self, action: str) -> str:
+    def _format_action(self, action: str) -> str:
         return self._action.replace("{action}", action)
 
     def _response(self, conversation: Conversation, text: str, *, learn: bool) -> Response:
         ids = self._tokens.reply(text)
-        conversation.say(ids, text)
+        conversation.add_response(ids, text)
         span = VersionSpan(0, len(ids), EXPERT)
         new, reset = conversation.new_prompt_ids, conversation.reset
         return Response(new, reset, ids, [0.0] * len(ids), (span,), "stop", text, learn)
 
 
 class ChatPolicy:
-    """Any model behind OpenAI's chat API, to be learnt from. Its replies come as text and are encoded here, closed by
-    the end-of-sequence token, as the policy that learns from them would say them; their log-probs are 0.
+    """Any model behind OpenAI's chat API, as a teacher. Its replies are texts. They are encoded with the student's
+    tokenizer and end with the end-of-sequence token; their log-probs are 0.
     """
 
     def __init__(self, client: PolicyClient, model: str, tokens: Tokens, sampling: Sampling) -> None:
@@ -129,13 +128,13 @@ class ChatPolicy:
         self._version = PolicyVersion("chat", 0, model.replace(":", "-"))
 
     async def respond(self, session: Session, state: StepOutcome, key: str, turn: int) -> Response:
-        """See `Policy`. A reply that was cut off is marked so, and holds no end of sequence."""
-        conversation = self._conversations.at(session, state, turn)
-        seed = turn_seed(key, turn) >> 32  # servers take 31 bits
+        """See `Policy`. A truncated reply has finish reason `length` and no end-of-sequence token."""
+        conversation = self._conversations.for_turn(session, state, turn)
+        seed = turn_seed(key, turn) >> 32  # servers accept 31 bits
         reply = await self._client.chat(conversation.messages, self._sampling, model=self._model, seed=seed)
         cut = reply.finish_reason == "length"
         ids = self._tokens.encode(reply.text) if cut else self._tokens.reply(reply.text)
-        conversation.say(ids, reply.text)
+        conversation.add_response(ids, reply.text)
         span = VersionSpan(0, len(ids), self._version)
         finish: Literal["stop", "length"] = "length" if cut else "stop"
         new, reset = conversation.new_prompt_ids, conversation.reset

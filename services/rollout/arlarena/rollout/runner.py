@@ -1,8 +1,7 @@
-"""Episodes in spite of failing services: open sessions, play, and play again from the start where a service failed.
+"""Opens sessions and plays episodes; restarts an episode after a failure of a service.
 
-A failure of the environment server or of inference is never a result. The episode starts afresh on a new session, a
-bounded number of times, once both services answer again; after that `InfraFailure` tells the caller to give the work
-back.
+A failure of the environment or inference server is never a result. The episode restarts on a new session when both
+services answer again. After a bounded number of restarts, `InfraFailure` tells the caller to return the work.
 """
 
 from __future__ import annotations
@@ -25,25 +24,23 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
 
 
 class InfraFailure(RuntimeError):
-    """A service stayed away longer than the patience, or failed an episode too often. Nothing of the episode counts."""
+    """A service stayed unavailable for too long, or failed an episode too often. The episode is discarded."""
 
 
 class ServicesDown(InfraFailure):
-    """A service stayed away, or full, longer than the patience: other episodes would fare no better."""
+    """A service stayed unavailable or full for `service_retry_timeout_s`; other episodes would fail too."""
 
 
 @dataclass(slots=True)
 class SessionSlot:
-    """A place for one episode after another: a session that is kept while it lives. `restarts` counts episodes begun
-    again.
-    """
+    """A session that plays one episode at a time, reopened when it is lost. `restarts` counts restarted episodes."""
 
     session: Session | None = None
     restarts: int = 0
 
 
 class Runner:
-    """Plays episodes against one environment server and one inference server (None where an expert plays)."""
+    """Plays episodes against an environment server and an inference server (None if no inference server is used)."""
 
     def __init__(
         self, environments: EnvironmentClient, inference: PolicyClient | None, settings: RolloutSettings, log: Logger
@@ -52,11 +49,11 @@ class Runner:
         self._abandoned: set[asyncio.Task[None]] = set()
 
     async def wait_ready(self) -> None:
-        """Return once the services answer.
+        """Wait until the services answer.
 
         Raises:
-            ServicesDown: one of them does not within `service_retry_timeout_s`.
-            Refused: one of them says that the request is wrong (4xx), as where something else listens there.
+            ServicesDown: a service is not ready within `service_retry_timeout_s`.
+            Refused: a service answers 4xx, for example because another kind of service listens there.
         """
         services = [("environment server", self.environments.transport, "/ready")]
         if self.inference is not None:
@@ -74,11 +71,11 @@ class Runner:
                 await asyncio.sleep(next(waits))
 
     async def open(self, count: int) -> list[SessionSlot]:
-        """`count` seats with open sessions, all or none; waits while the server is full or away.
+        """Open `count` slots, all or none. Waits while the server is full or unavailable.
 
         Raises:
-            ServicesDown: no room within `service_retry_timeout_s`.
-            Refused: the server never grants that many.
+            ServicesDown: no capacity within `service_retry_timeout_s`.
+            Refused: `count` is above the server's limits.
         """
         deadline = time.monotonic() + self.settings.service_retry_timeout_s
         waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
@@ -95,7 +92,7 @@ class Runner:
             await asyncio.sleep(wait)
 
     async def open_up_to(self, count: int) -> list[SessionSlot]:
-        """As many seats as the server has room for, at most `count`; waits for the first. Errors as in `open`."""
+        """Open as many slots as the server has room for, at least 1, at most `count`. Errors as in `open`."""
         while count > 1:
             try:
                 sessions = await self.environments.open(count, ttl_s=self.settings.session_ttl_s)
@@ -104,61 +101,57 @@ class Runner:
                 count //= 2
         return await self.open(1)
 
-    async def close(self, seats: Sequence[SessionSlot]) -> None:
-        """Close the sessions of `seats`, all in one request; a server that is away gets `connect_timeout_s` and no
-        more.
-        """
-        sessions = [seat.session for seat in seats if seat.session is not None]
-        for seat in seats:
-            seat.session = None
+    async def close(self, slots: Sequence[SessionSlot]) -> None:
+        """Close the sessions of `slots` in one request; `connect_timeout_s` limits it for a server that is down."""
+        sessions = [slot.session for slot in slots if slot.session is not None]
+        for slot in slots:
+            slot.session = None
         if sessions:
             closing = [asyncio.ensure_future(session.close()) for session in sessions]
             await asyncio.wait(closing, timeout=self.settings.connect_timeout_s)
             for task in closing:
                 task.cancel()
 
-    async def episode(self, seat: SessionSlot, assignment: Assignment, policy: Policy) -> EpisodeRecord:
-        """Play on `seat`, again from the start after each failure of a service.
+    async def episode(self, slot: SessionSlot, assignment: Assignment, policy: Policy) -> EpisodeRecord:
+        """Play one episode on `slot`, from the start again after each failure of a service.
 
         Raises:
-            InfraFailure: it failed `episode_retries` + 1 times, or a service stayed away.
-            Refused: a service says that the request is wrong, which no repetition mends.
+            InfraFailure: it failed `episode_retries` + 1 times, or a service stayed unavailable.
+            Refused: a service rejects the request; a repetition would fail too.
         """
         waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         for attempt in range(self.settings.episode_retries + 1):
-            if seat.session is None:
-                seat.session = (await self.open(1))[0].session
-            assert seat.session is not None
+            if slot.session is None:
+                slot.session = (await self.open(1))[0].session
+            assert slot.session is not None
             try:
-                return await play(seat.session, assignment, policy)
+                return await play(slot.session, assignment, policy)
             except Refused:
                 raise
             except ServiceError as error:
                 failure = error
-            seat.restarts += 1
+            slot.restarts += 1
             self.log.warning("episode_restarts", episode=assignment.id, attempt=attempt + 1, reason=str(failure))
-            self._abandon(seat)
+            self._abandon(slot)
             await asyncio.sleep(next(waits))
             await self.wait_ready()
         raise InfraFailure(
             f"episode {assignment.id} failed {self.settings.episode_retries + 1} times; last: {failure}"
         ) from failure
 
-    def _abandon(self, seat: SessionSlot) -> None:
-        """Close a session of unknown state in the background, so that a hanging server does not hold up the next
-        attempt.
-        """
-        task = asyncio.get_running_loop().create_task(self.close([SessionSlot(seat.session)]))
-        seat.session = None
+    def _abandon(self, slot: SessionSlot) -> None:
+        """Close a session of unknown state in the background: a hanging server must not delay the next attempt."""
+        task = asyncio.get_running_loop().create_task(self.close([SessionSlot(slot.session)]))
+        slot.session = None
         self._abandoned.add(task)
         task.add_done_callback(self._abandoned.discard)
 
 
 async def _problem(transport: HttpTransport, path: str) -> Unavailable | None:
-    """Why a service is not ready; None if it is. Asked once.
+    """Send one readiness request. Returns the error, or None if the service is ready.
 
     Raises:
-        Refused: it answers 4xx, which waiting does not change.
+        Refused: it answers 4xx, which is permanent.
     """
     try:
         answer = await transport.request("GET", path, timeout_s=transport.timeouts.connect_s)

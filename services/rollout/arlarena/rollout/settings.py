@@ -1,4 +1,4 @@
-"""What a user can set of rollouts. No other file of this service reads the environment or the configuration file.
+"""Settings of rollouts. No other file of this service reads environment variables or the configuration file.
 
 `python -m arlarena.rollout.settings FILE` checks the tables [rollout] and [evaluation] of a file and the tokenizer of
 [policy].
@@ -37,44 +37,44 @@ from arlarena.proto.streams.broker_address import broker_url
 
 
 class RolloutSettings(RolloutKeys):
-    """Table [rollout]: how a worker plays. The same limits hold for evaluation and demonstrations."""
+    """Table [rollout], for workers, evaluation and demonstrations."""
 
     renamed: ClassVar[Mapping[str, str]] = {
         "infra_patience_s": "service_retry_timeout_s",
     }
 
-    groups_in_flight: PositiveInt = Field(32, description="how many groups' episodes one worker plays at a time")
+    groups_in_flight: PositiveInt = Field(32, description="groups that one worker plays at the same time")
     lease_ttl_s: PositiveFloat = Field(
-        60.0, description="a lease not renewed for so long is lost; alike for all workers of a run"
+        60.0, description="a lease expires after this time without renewal; the same for all workers of a run"
     )
     lease_block_s: PositiveFloat = Field(
-        1.0, description="how long one request for a task waits; bounds the reaction to SIGTERM"
+        1.0, description="longest wait of one request for a task; also the longest delay of a stop by SIGTERM"
     )
-    max_deliveries: PositiveInt = Field(5, description="hand-outs of a task before it becomes a dead letter")
-    broker_timeout_s: PositiveFloat = Field(5.0, description="limit of one answer of Redis")
-    broker_reconnect_s: NonNegativeFloat = Field(30.0, description="how long a lost Redis is tried again")
+    max_deliveries: PositiveInt = Field(5, description="deliveries of a task before it becomes a dead letter")
+    broker_timeout_s: PositiveFloat = Field(5.0, description="timeout of one Redis command")
+    broker_reconnect_s: NonNegativeFloat = Field(30.0, description="how long a lost connection to Redis is retried")
     broker_full_timeout_s: NonNegativeFloat = Field(
-        600.0, description="how long a group is kept to be published while the memory of Redis is full"
+        600.0, description="how long publishing a group is retried while the memory of Redis is full"
     )
-    connect_timeout_s: PositiveFloat = Field(5.0, description="limit of opening a connection to a service")
+    connect_timeout_s: PositiveFloat = Field(5.0, description="timeout for connecting to a service")
     generate_timeout_s: PositiveFloat = Field(
-        120.0, description="limit of one generation, time in the server's queue included"
+        120.0, description="timeout of one generation, including the wait in the server's queue"
     )
     environment_timeout_s: PositiveFloat = Field(
         90.0,
-        description="limit of one request to the environment server; above the server's step_timeout_s (75 s) and "
+        description="timeout of one request to the environment server; above the server's step_timeout_s (75 s) and "
         "reset_timeout_s (60 s), whose own error names what was slow",
     )
-    request_retries: NonNegativeInt = Field(2, description="repetitions of one request to an unavailable service")
-    episode_retries: NonNegativeInt = Field(5, description="fresh starts of one episode after failures of a service")
+    request_retries: NonNegativeInt = Field(2, description="retries of one request to an unavailable service")
+    episode_retries: NonNegativeInt = Field(5, description="restarts of one episode after failures of a service")
     service_retry_timeout_s: PositiveFloat = Field(
         120.0, description="how long to wait for a service that is down or full"
     )
     batch_window_s: NonNegativeFloat = Field(
-        0.005, description="environment calls within this time share one request; 0: one loop tick"
+        0.005, description="environment calls within this time share one request; 0: one event-loop iteration"
     )
     drain_s: NonNegativeFloat = Field(
-        20.0, description="how long SIGTERM lets groups in flight finish before they are given back"
+        20.0, description="time for groups in flight to finish after SIGTERM; then they are returned to the queue"
     )
 
     @model_validator(mode="after")
@@ -91,17 +91,17 @@ class EvaluationSettings(EvaluationKeys):
 
     attempts: PositiveInt = Field(1, description="attempts per task")
     temperature: NonNegativeFloat = Field(1.0, description="0 is greedy")
-    top_p: float = Field(1.0, gt=0, le=1, description="1 keeps the whole distribution")
-    top_k: NonNegativeInt = Field(0, description="0 keeps the whole distribution")
-    seed: int = Field(0, description="seeds the sampling, so that two policies meet the same randomness")
+    top_p: float = Field(1.0, gt=0, le=1, description="1 disables top-p filtering")
+    top_k: NonNegativeInt = Field(0, description="0 disables top-k filtering")
+    seed: int = Field(0, description="sampling seed; equal seeds give every policy the same random numbers")
     concurrency: PositiveInt = Field(128, description="episodes in flight")
-    episodes: NonNegativeInt = Field(16, description="episodes written out turn by turn where a file is asked for")
+    episodes: NonNegativeInt = Field(16, description="episodes in the episodes file")
 
 
 class Addresses(Table):
-    """Where the services are. Flags win over ARLARENA_ENVIRONMENT_URL, _INFERENCE_URL and _REDIS_URL. The environment
-    server's token comes from ARLARENA_ENVIRONMENT_TOKEN alone: a flag would show it to everybody on the machine. So
-    does a flag with a password of Redis: REDIS_PASSWORD_FILE or REDIS_PASSWORD give it.
+    """Addresses of the services. Flags override ARLARENA_ENVIRONMENT_URL, _INFERENCE_URL and _REDIS_URL. Secrets have
+    no flags, because every user of the machine can see a command line: set ARLARENA_ENVIRONMENT_TOKEN, and
+    REDIS_PASSWORD or REDIS_PASSWORD_FILE.
     """
 
     environment_url: str = "http://127.0.0.1:8000"
@@ -124,7 +124,7 @@ def load_evaluation(path: Path | None, flags: dict[str, Any] | None = None) -> E
 
 
 def load_addresses(flags: dict[str, str | None]) -> Addresses:
-    """Addresses from the flags, else from the environment, else this machine's defaults."""
+    """Addresses from the flags, else from environment variables, else the defaults on 127.0.0.1."""
     given = {key: value for key, value in flags.items() if value is not None}
     found = {**variables_of(os.environ, "ARLARENA_", Addresses), **given}
     if url := found.get("redis_url"):

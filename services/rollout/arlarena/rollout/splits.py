@@ -1,4 +1,4 @@
-"""Which environment and which tasks of its splits a command plays; checked before anything is played."""
+"""Checks of the environment and its splits before a command plays, and the order of tasks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from arlarena.proto.telemetry import Logger
 from arlarena.proto.text.wording import counted
 
 
-async def played_here(environments: EnvironmentClient, wanted: EnvironmentKeys, log: Logger) -> Info:
-    """What the server plays, which has to be the environment that the configuration names. Where options are others
-    than the configured ones, a warning says which.
+async def check_environment(environments: EnvironmentClient, wanted: EnvironmentKeys, log: Logger) -> Info:
+    """The server's description, checked against the environment that the configuration names. Options that differ
+    from the configured values are logged as a warning.
 
     Raises:
-        ConfigError: it plays another environment.
+        ConfigError: the server plays another environment.
         ServiceError: see `EnvironmentClient.info`.
     """
     info, url = await environments.info(), environments.url
@@ -27,15 +27,15 @@ async def played_here(environments: EnvironmentClient, wanted: EnvironmentKeys, 
         raise ConfigError(
             f"[environment] name = {wanted.name!r}, but the server at {url} plays {info.name}; give --environment-url"
         )
-    if options := other_options(info, wanted):
+    if options := differing_options(info, wanted):
         log.warning("other_environment_options", url=url, options=options)
     return info
 
 
-def other_options(info: Info, wanted: EnvironmentKeys) -> dict[str, dict[str, Any]]:
-    """Options of the configuration that the server has at another value: what is configured and what is played.
+def differing_options(info: Info, wanted: EnvironmentKeys) -> dict[str, dict[str, Any]]:
+    """Options whose value on the server differs from the configuration, with both values.
 
-    Only plain values that the server shows are compared: it may write others in a form of its own.
+    Only scalar values are compared; the server may report others in another form.
     """
     plain = (bool, int, float, str)
     return {
@@ -46,13 +46,14 @@ def other_options(info: Info, wanted: EnvironmentKeys) -> dict[str, dict[str, An
 
 
 def drawn_indices(split: Split, first: int, count: int, seed: int) -> Sequence[int]:
-    """Indices of `count` tasks of a split, each task once.
+    """Indices of `count` distinct tasks of a split.
 
-    A split with an end is drawn in the seed's permutation (see `TaskOrder`), from position `first` to its end at most:
-    a file's first tasks may all be of one kind. A split without an end is drawn by index, from index `first`.
+    A split of fixed size is read in the seed's permutation (see `TaskOrder`) from position `first`, because the first
+    tasks of a file may all be of one kind. The result is shorter if the split ends. An unbounded split is read by
+    index from `first`.
 
     Raises:
-        ConfigError: `first` is beyond the end.
+        ConfigError: `first` is not below the split's size.
     """
     if split.size is None:
         return range(first, first + count)

@@ -1,7 +1,6 @@
-"""Text and tokens at the edge of the policy: prompts are rendered and encoded, responses only ever decoded.
+"""The policy's tokenizer and chat template. Prompts are rendered and encoded; responses are only decoded.
 
-A response's ids are what was sampled and what is trained on; its text goes to the environment and is never encoded
-again.
+Training uses the sampled ids of a response. Its text goes to the environment and is never encoded again.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ from transformers import PreTrainedTokenizerFast
 
 from arlarena.proto.thoughts import END_THINK, MARKS, THINK
 
-# Marks of thoughts that some tokenizers hold as special tokens; environments read them, so they are text here.
+# Markers of reasoning. Some tokenizers have them as special tokens; environments read them, so they stay in the text.
 THOUGHT_TAGS = frozenset({THINK, END_THINK, *MARKS, *MARKS.values(), "<|channel|>", "<|message|>"})
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-# Prompts whose ids are kept: some times the episodes that one worker has in flight.
+# Prompts in the cache: a few times the number of episodes in flight of one worker.
 REMEMBERED = 1024
-# A text that no template treats specially and no prompt holds; the template is cut where it appears.
+# A placeholder that no template treats specially and that occurs in no prompt.
 SENTINEL = "arlarena-sentinel-7f3a"
-# What the fast path must render like the template: blanks and line ends at the edges, other scripts, markup, quotes,
-# nothing.
+# Texts that the fast path must render like the template: whitespace at the ends, other scripts, markup, quotes, empty
+# text.
 PROBES = (
     "one line",
     "######\n#_P√_#\n######\nyou 1 2",
@@ -35,16 +34,16 @@ PROBES = (
 
 
 class TokenizerError(ValueError):
-    """The tokenizer cannot be loaded or cannot serve; the message names the directory and what is missing."""
+    """The tokenizer cannot be loaded or used. The message names the directory and the missing part."""
 
 
-def _said_by(role: str, text: str) -> dict[str, Any]:
+def _chat_message(role: str, text: str) -> dict[str, Any]:
     return {"role": role, "content": text}
 
 
 def _read(source: Path) -> Any:
     if (source / "tokenizer.json").is_file():
-        # The file says everything. The automatic class would import torch: half of a worker's memory and start.
+        # AutoTokenizer would import torch: half of a worker's memory and start time.
         return PreTrainedTokenizerFast.from_pretrained(source)
     from transformers import AutoTokenizer
 
@@ -55,8 +54,8 @@ class Tokens:
     """A policy's tokenizer and chat template."""
 
     def __init__(self, tokenizer: Any, source: str = "tokenizer", tags: Collection[str] = ()) -> None:
-        """`tokenizer`: a fast Hugging Face tokenizer with a chat template and an end-of-sequence token. `tags`: special
-        tokens that are text in responses, besides marks of thoughts.
+        """`tokenizer`: a fast Hugging Face tokenizer with a chat template and an end-of-sequence token. `tags`: more
+        special tokens that stay in the text of responses.
         """
         if not getattr(tokenizer, "is_fast", False):
             raise TokenizerError(f"{source}: only fast tokenizers serve here; save one with a tokenizer.json")
@@ -77,10 +76,10 @@ class Tokens:
 
     @classmethod
     def load(cls, source: str | Path) -> Tokens:
-        """Read a Hugging Face directory, or a model of the hub by its name (`Qwen/Qwen3-4B`).
+        """Load from a Hugging Face directory, or from the hub by name (`Qwen/Qwen3-4B`).
 
         Raises:
-            TokenizerError: there is no usable tokenizer.
+            TokenizerError: no usable tokenizer is there.
         """
         if not Path(source).is_dir() and not HUB_NAME.fullmatch(str(source)):
             raise TokenizerError(f"{source}: no such directory; give the policy's directory, with its tokenizer.json")
@@ -91,87 +90,86 @@ class Tokens:
         return cls(tokenizer, str(source))
 
     def with_tags(self, tags: Collection[str]) -> Tokens:
-        """The same tokenizer, with these special tokens as text in responses: an environment's `Parser.tags`."""
+        """The same tokenizer, with the special tokens `tags` (an environment's `Parser.tags`) kept in the text."""
         return Tokens(self._tokenizer, self._source, tags)
 
     @property
     def is_fast(self) -> bool:
-        """Whether prompts of one user message avoid the template engine."""
+        """Whether prompts of one user message are built without the template engine."""
         return self._wrap is not None
 
     def prompt(self, text: str) -> Sequence[int]:
-        """Token ids of one user message, generation prompt included, without a system prompt of ours.
+        """Token ids of one user message and the generation prompt, without an added system prompt.
 
-        Not to be changed: a text that comes again soon, as in a group whose episodes begin alike, gets the same object.
+        Do not modify the result: it is cached, because the episodes of a group start with the same text.
         """
         return self._remembered(text)
 
     def _prompt(self, text: str) -> list[int]:
-        rendered = self._wrap(text) if self._wrap is not None else self.render([_said_by("user", text)])
+        rendered = self._wrap(text) if self._wrap is not None else self.render([_chat_message("user", text)])
         return self.encode(rendered)
 
-    def following(self, message: str, said: Sequence[int]) -> list[int]:
-        """Ids between a response and the next one: the template's end of the assistant's turn, `message` as the next
-        user message, and the generation prompt.
+    def following(self, message: str, response_ids: Sequence[int]) -> list[int]:
+        """Token ids between two responses: the template's end of the assistant turn, `message` as the next user
+        message, and the generation prompt.
 
-        `said`: ids of the response, which are not rendered: a template that rewrites earlier turns, as Qwen3's strips
-        their thinking, shows only what it puts after them. Where they close with the template's end of turn, it is not
-        repeated; a response that was cut off gets it here, and so does one that closed with another end token.
+        `response_ids`: ids of the response. They are not rendered, so a template that rewrites earlier turns cannot
+        change them (Qwen3's strips their thinking). The end-of-turn token is left out if the response ends with it.
+        It is added to a truncated response, and to a response that ends with another end token.
 
         Raises:
-            TokenizerError: the template does not write one message after the other.
+            TokenizerError: the template does not render messages in sequence.
         """
-        self._check_that_it_converses()
-        turns = (_said_by("user", SENTINEL), _said_by("assistant", SENTINEL), _said_by("user", message))
+        self._check_multi_turn()
+        turns = (_chat_message("user", SENTINEL), _chat_message("assistant", SENTINEL), _chat_message("user", message))
         glue = self.render(turns).split(SENTINEL, 2)[2]
-        # Behind an end token, so that no tokenizer takes it for the beginning of a text and puts a blank before it.
+        # The end token in front keeps tokenizers from adding a space as at the start of a text.
         _, *ids = self.encode(self._tokenizer.eos_token + glue)
         first = ids[:1]
-        closed = first == list(said[-1:]) and self._atoms.issuperset(first)
+        closed = first == list(response_ids[-1:]) and self._atoms.issuperset(first)
         return ids[1:] if closed else ids
 
     def render(self, messages: Sequence[dict[str, Any]]) -> str:
-        """The chat template over `messages`, generation prompt included."""
+        """The chat template over `messages`, with the generation prompt."""
         rendered = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
         return str(rendered)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text as it is; names of special tokens in it become those tokens, as in a template's output."""
+        """Token ids of a text. Names of special tokens in it become these tokens, as in a template's output."""
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
 
     def text(self, ids: Sequence[int]) -> str:
-        """Text of a response without its special tokens; the reply's tags stay even where they are special."""
+        """Text of a response without special tokens; the environment's tags stay."""
         shown = [i for i in ids if i not in self._hidden]
         return str(self._backend.decode(shown, skip_special_tokens=False))
 
     def reply(self, text: str) -> list[int]:
-        """Ids of a demonstrated reply, closed by the end-of-sequence token."""
+        """Token ids of a demonstrated reply, ending with the end-of-sequence token."""
         return [*self.encode(text), self.end_id]
 
-    def _check_that_it_converses(self) -> None:
-        """Once: each message is shown as it is and exactly once, and the second turn begins as the third does."""
+    def _check_multi_turn(self) -> None:
+        """Check once that the template renders each message unchanged, exactly once, and every later turn alike."""
         if self._converses:
             return
-        talk = [_said_by(role, SENTINEL) for role in ("user", "assistant", "user", "assistant", "user")]
+        talk = [_chat_message(role, SENTINEL) for role in ("user", "assistant", "user", "assistant", "user")]
         try:
-            parts, why = self.render(talk).split(SENTINEL), "does not write every message once, one after the other"
-        except Exception as error:  # the template is the model author's program: it may raise anything
+            parts, why = self.render(talk).split(SENTINEL), "does not render every message once, in sequence"
+        except Exception as error:  # a template is a program of the model's author and can raise any exception
             parts, why = [], f"refuses a conversation ({error})"
         self._converses = len(parts) == len(talk) + 1 and parts[2] == parts[4]
         if not self._converses:
             raise TokenizerError(
-                f"{self._source}: its chat template {why}, so episodes that keep every turn cannot be played; give the "
+                f"{self._source}: its chat template {why}, so multi-turn prompts cannot be built; give the "
                 f"policy another chat_template.jinja, such as ChatML"
             )
 
     def _fast_template(self) -> Callable[[str], str] | None:
-        """The template as prefix + text + suffix, with the text as it is or stripped; None where neither equals the
-        template.
+        """The template as prefix + text + suffix, with the text unchanged or stripped; None if both differ from it.
 
-        A template that shows today's date is frozen at start, which keeps one run's prompts alike.
+        A template with the current date is evaluated once, so the date stays equal during a run.
         """
-        parts = self.render([_said_by("user", SENTINEL)]).split(SENTINEL)
+        parts = self.render([_chat_message("user", SENTINEL)]).split(SENTINEL)
         if len(parts) != 2:
             return None
         prefix, suffix = parts
@@ -179,7 +177,7 @@ class Tokens:
             lambda text: prefix + text + suffix,
             lambda text: prefix + text.strip() + suffix,
         )
-        expected = [self.render([_said_by("user", probe)]) for probe in PROBES]
+        expected = [self.render([_chat_message("user", probe)]) for probe in PROBES]
         for wrap in candidates:
             if [wrap(probe) for probe in PROBES] == expected:
                 return wrap

@@ -1,9 +1,7 @@
-"""The worker: lease a group, play its episodes at the same time, publish it complete; many groups at once in one
-event loop.
+"""The worker leases groups, plays their episodes concurrently in one event loop, and publishes complete groups.
 
-Leases are renewed while their groups are played. A group that a failing service made impossible is given back, not
-scored: another worker, or this one later, gets it again. A killed worker's leases expire, and its groups go to
-others.
+Leases are renewed while their groups are played. After a failure of a service, a group is returned to the queue
+without a score and delivered again. The leases of a killed worker expire, and its groups go to other workers.
 """
 
 from __future__ import annotations
@@ -23,13 +21,13 @@ from arlarena.rollout.episode import Assignment, Policy
 from arlarena.rollout.runner import InfraFailure, Runner
 from arlarena.rollout.settings import RolloutSettings
 
-# A lease is renewed this many times in its life, so that two lost attempts do not lose it.
+# Renewals per lease time: a lease survives two lost renewals.
 RENEWALS_PER_TTL = 3
 PolicyFactory = Callable[[Sampling], Policy]
 
 
 def version_range(trajectories: Iterable[Trajectory]) -> tuple[PolicyVersion, PolicyVersion] | None:
-    """The oldest and the newest version, by step, that sampled any token of them; None where no token was sampled."""
+    """The oldest and the newest version by step that sampled a token, or None if no token was sampled."""
     versions = [span.version for one in trajectories for turn in one.turns for span in turn.spans]
     if not versions:
         return None
@@ -39,21 +37,21 @@ def version_range(trajectories: Iterable[Trajectory]) -> tuple[PolicyVersion, Po
 async def play_group(
     runner: Runner, policy: Policy, order: GroupTask, worker: str, finished: Callable[[], None] = lambda: None
 ) -> Group:
-    """All episodes of one group, none waiting for another; `finished` is called after each, once its session is closed.
+    """Play all episodes of one group concurrently. `finished` is called after each episode's session is closed.
 
     Raises:
-        InfraFailure, ServiceError: as `Runner.episode`; the other members are stopped.
+        InfraFailure, ServiceError: as in `Runner.episode`; the other episodes are cancelled.
     """
-    seats = await runner.open(order.size)
+    slots = await runner.open(order.size)
 
     async def member(number: int) -> Trajectory:
         name = f"{order.group_id}-{number}"
         try:
-            # The trainer puts the run's seed into the task, so runs with different seeds draw different samples.
+            # The task contains the run's seed, so runs with different seeds draw different samples.
             one = Assignment(name, order.task, f"{order.task.seed}/{order.group_id}/{number}")
-            return (await runner.episode(seats[number], one, policy)).trajectory
+            return (await runner.episode(slots[number], one, policy)).trajectory
         finally:
-            await runner.close([seats[number]])
+            await runner.close([slots[number]])
             finished()
 
     playing = [asyncio.ensure_future(member(number)) for number in range(order.size)]
@@ -61,7 +59,7 @@ async def play_group(
         trajectories = tuple(await asyncio.gather(*playing))
     finally:
         await _cancel(playing)
-        await runner.close(seats)  # of members that were stopped before they began
+        await runner.close(slots)  # of episodes that were cancelled before they started
     oldest, newest = version_range(trajectories) or await _current(runner.inference)
     return Group(
         id=order.group_id,
@@ -72,19 +70,19 @@ async def play_group(
         oldest=oldest,
         newest=newest,
         worker=worker,
-        retries=sum(seat.restarts for seat in seats),
+        retries=sum(slot.restarts for slot in slots),
     )
 
 
 async def _current(inference: PolicyClient | None) -> tuple[PolicyVersion, PolicyVersion]:
-    """The version that serves now, for a group in which no token could be sampled (each prompt was too long)."""
+    """The served version, for a group without sampled tokens (every prompt was too long)."""
     version = await inference.version() if inference is not None else PolicyVersion("none", 0, "-")
     return version, version
 
 
 @dataclass(slots=True)
 class Tally:
-    """What a worker has done since it started."""
+    """Counters of a worker since its start."""
 
     completed: int = 0
     duplicates: int = 0
@@ -99,8 +97,8 @@ class Tally:
 
 @dataclass(slots=True)
 class Play:
-    """A group being played. `left`: episodes still under way; `settling`: played, and being reported to the broker,
-    which may take long while its memory is full.
+    """A group being played. `left`: unfinished episodes. `settling`: the group is being published or returned, which
+    may take long while the broker's memory is full.
     """
 
     lease: GroupLease
@@ -109,7 +107,7 @@ class Play:
 
 
 class Worker:
-    """One worker of a run. `policy_for` makes the player for a group's sampling."""
+    """One worker of a run. `policy_for` makes the policy for a group's sampling parameters."""
 
     def __init__(
         self,
@@ -127,15 +125,15 @@ class Worker:
         self._progress = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Play until `stop`, then finish what is in flight within `drain_s` and give back the rest.
+        """Play until `stop`. Then finish groups in flight within `drain_s` and return the rest to the queue.
 
         Raises:
-            StreamError: the broker is gone for good.
+            StreamError: the connection to the broker is lost permanently.
         """
         self._log.info("ready", worker=self.name, groups_in_flight=self._settings.groups_in_flight)
-        renewal = asyncio.ensure_future(self._renew_for_ever())
+        renewal = asyncio.ensure_future(self._renew_loop())
         leasing = asyncio.ensure_future(self._lease_until(stop))
-        reports = asyncio.ensure_future(self._report_for_ever())
+        reports = asyncio.ensure_future(self._report_loop())
         try:
             await asyncio.wait((renewal, leasing), return_when=asyncio.FIRST_COMPLETED)
             for task in (renewal, leasing):
@@ -147,8 +145,7 @@ class Worker:
             self._log.info("stopped", worker=self.name, **self._figures())
 
     async def _lease_until(self, stop: asyncio.Event) -> None:
-        # One request for a task at a time, whatever the number of slots; a blocked request is not cancelled, for it
-        # may hold a task.
+        # One request for a task at a time. A blocked request is not cancelled, because it may already hold a task.
         while not stop.is_set():
             if self._load() > self._settings.groups_in_flight - 1:
                 await self._progress_or(stop)
@@ -160,9 +157,8 @@ class Worker:
             self._raise_broken()
 
     def _load(self) -> float:
-        """Episodes under way, in units of their groups: a group that waits for its slowest member leaves room for
-        others. A group that was played but is not published yet counts in full. This bounds the groups held here while
-        the broker is full.
+        """Unfinished episodes in units of groups, so a group that waits for its slowest episode leaves room for
+        others. An unpublished group counts as 1, which bounds the groups in memory while the broker is full.
         """
         return sum(play.left / play.lease.task.size if play.left else 1.0 for play in self._playing.values())
 
@@ -180,14 +176,14 @@ class Worker:
         self._playing[task] = play
 
     def _raise_broken(self) -> None:
-        """Forget the tasks that ended; raise what broke one of them (the broker, or a mistake of ours)."""
+        """Remove finished tasks; raise the exception of a failed one (broker error or bug)."""
         for task in [task for task in self._playing if task.done()]:
             del self._playing[task]
             if not task.cancelled():
                 task.result()
 
     async def _serve(self, play: Play) -> None:
-        """Play and publish one group; whatever the services do, the lease is settled."""
+        """Play and publish one group. The lease is always settled, also after failures of services."""
         started, lease, order = time.monotonic(), play.lease, play.lease.task
 
         def finished() -> None:
@@ -226,26 +222,26 @@ class Worker:
         tally.turns += sum(len(one.turns) for one in group.trajectories)
         tally.response_tokens += int(sum(one.metrics.get("episode_response_tokens", 0.0) for one in group.trajectories))
 
-    async def _renew_for_ever(self) -> None:
+    async def _renew_loop(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lease_ttl_s / RENEWALS_PER_TTL)
             held = [(task, play) for task, play in self._playing.items() if not task.done()]
             kept = await asyncio.gather(*(self._streams.renew(play.lease) for _, play in held))
             for (task, play), still in zip(held, kept, strict=True):
-                # A group that was settled while we asked has no lease either, and lost nothing.
+                # A group that was settled during the request has no lease either; it is not lost.
                 if not (still or task.done() or play.settling):
                     self.tally.lost += 1
                     self._log.warning("lease_lost", group=play.lease.task.group_id)
                     task.cancel()
 
-    async def _report_for_ever(self) -> None:
-        """A sign of life for whoever watches the log, also while there is nothing to play."""
+    async def _report_loop(self) -> None:
+        """Log the counters regularly, also without work."""
         while True:
             await asyncio.sleep(self._settings.report_every_s)
             self._log.info("working", worker=self.name, playing=len(self._playing), **self._figures())
 
     async def _drain(self) -> None:
-        """Let groups in flight finish for `drain_s`; stop and give back the others, uncounted."""
+        """Wait up to `drain_s` for groups in flight; cancel the others and return them without counting a delivery."""
         if self._playing:
             self._log.info("draining", groups=len(self._playing), seconds=self._settings.drain_s)
             await asyncio.wait(set(self._playing), timeout=self._settings.drain_s)

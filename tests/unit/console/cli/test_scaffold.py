@@ -52,10 +52,10 @@ def test_a_name_that_is_no_identifier_is_refused(name: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("kind", "name", "what"),
     [
-        ("environment", "json", "a module of this Python"),
-        ("environment", "arlarena", "a module of this Python"),
+        ("environment", "json", "an installed Python module"),
+        ("environment", "arlarena", "an installed Python module"),
         ("environment", "guess", "an installed environment"),
-        ("objective", "torch", "a module of this Python"),
+        ("objective", "torch", "an installed Python module"),
     ],
 )
 def test_a_name_that_is_taken_is_refused(kind: str, name: str, what: str, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_name_that_is_taken_is_refused(kind: str, name: str, what: str, tmp_pa
 def test_a_folder_that_exists_is_left_alone(tmp_path: Path) -> None:
     folder = init("objective", "mine", tmp_path)
     (folder / "mine.py").write_text("changed")
-    with pytest.raises(ConfigError, match="exists already: choose another name, or another folder by --into"):
+    with pytest.raises(ConfigError, match="exists already: choose another name, or another folder with --into"):
         init("objective", "mine", tmp_path)
     assert (folder / "mine.py").read_text() == "changed"
 

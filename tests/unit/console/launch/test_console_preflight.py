@@ -84,7 +84,7 @@ def test_engines_and_transports_must_go_together(tmp_path: Path, text: str, said
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[environment]\ncapacity = 4", "capacity = 4 has no room for [trainer] group_size = 8"),
+        ("[environment]\ncapacity = 4", "capacity = 4 must be at least [trainer] group_size = 8"),
         ("[environment]\nmax_sessions_per_client = 7", "max_sessions_per_client = 7 has no room"),
         ("[environment]\nmax_batch = 100", "[rollout] batch_size = 256 is above [environment] max_batch = 100"),
         ("[environment]\nmax_session_ttl_s = 60", "session_ttl_s = 180 is above [environment] max_session_ttl_s = 60"),
@@ -120,9 +120,9 @@ def test_ports_that_are_taken_or_asked_for_twice_are_named(tmp_path: Path) -> No
         port = taken.getsockname()[1]
         text = f"[environment]\nport = {port}\n[inference]\nport = {port}"
         first, second = preflight.port_problems(config(tmp_path, text))
-    assert first == f"port {port} of [environment] is taken by another program: set another port there, or 0 for a " \
+    assert first == f"port {port} of [environment] is in use by another program: set another port there, or 0 for a " \
         "free one"  # fmt: skip
-    assert f"port {port} is asked for by [environment] and [inference]" in second
+    assert f"port {port} is set in [environment] and [inference]" in second
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -260,7 +260,7 @@ def test_plain_output_says_a_thing_once(tmp_path: Path) -> None:
     assert said.count("1 of 2") == 1
     assert "[inference] died; restart 1" in said  # brackets are text, not markup
     assert "train: done after" in said
-    assert "report: finished in an earlier start" in said
+    assert "report: finished earlier" in said
     assert "\x1b" not in said
 
 

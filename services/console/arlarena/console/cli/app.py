@@ -21,7 +21,7 @@ from arlarena.proto.text.redaction import redact, redacted_stderr
 from arlarena.proto.text.usage_name import VARIABLE
 from arlarena.proto.text.wording import printable
 
-# What a command alone needs is imported in it, so that `arlarena serve env` and `--help` start at once.
+# Modules that one command needs are imported in it, so that `arlarena serve env` and `--help` start fast.
 
 app = typer.Typer(
     name="arlarena",
@@ -34,11 +34,11 @@ app = typer.Typer(
 )
 serve = typer.Typer(help="Run one service in the foreground.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(serve, name="serve")
-starting = typer.Typer(help="Write a package to start from.", no_args_is_help=True, rich_markup_mode=None)
+starting = typer.Typer(help="Write a template package.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(starting, name="init")
 
-PackageName = Annotated[str, typer.Argument(metavar="NAME", help="Of the package; a Python identifier.")]
-Into = Annotated[Path, typer.Option("--into", metavar="FOLDER", help="Where the package's folder goes.")]
+PackageName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the package, a Python identifier.")]
+Into = Annotated[Path, typer.Option("--into", metavar="FOLDER", help="Parent folder of the package.")]
 
 PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 VERDICTS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "bold red")}
@@ -64,10 +64,10 @@ def up(
     config: Annotated[Path, typer.Argument(help="TOML file of the run, for example configs/demo.toml.")],
     seed: Annotated[int | None, typer.Option(min=0, help="Overrides [run] seed and ARLARENA_SEED.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="The run's directory; default runs/<name>.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that directory.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that directory.")] = False,
     fresh: Annotated[
         bool,
-        typer.Option("--fresh", help="Begin anew; the old run is kept as <directory>.previous, .previous-2, …"),
+        typer.Option("--fresh", help="Start a new run; the old run is kept as <directory>.previous, .previous-2, …"),
     ] = False,
     overrides: Annotated[
         list[str] | None,
@@ -100,13 +100,13 @@ def up(
 
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="Directory of a run, for example runs/demo.")]) -> None:
-    """Write report.html again. It shows what the run recorded, finished or not."""
+    """Write report.html again, for a finished or unfinished run."""
     from arlarena.console.report.html_page import write_report
     from arlarena.console.report.summary import read_json
 
     directory = RunDirectory(run)
     if directory.read_state() is None:
-        raise ConfigError(f"{run} holds no run of ARLArena (no run.json)")
+        raise ConfigError(f"{run} is not a run directory of ARLArena (no run.json)")
     summary = read_json(directory.summary) if directory.summary.exists() else None
     typer.echo(str(write_report(directory, summary)))
 
@@ -126,7 +126,7 @@ def show_configuration(
 
 @starting.command("env")
 def init_environment(name: PackageName, into: Into = Path()) -> None:
-    """Write an environment to start from.
+    """Write a template environment.
 
     A text game with its tasks, prompt, expert and test, and a short run.
     """
@@ -135,7 +135,7 @@ def init_environment(name: PackageName, into: Into = Path()) -> None:
 
 @starting.command("objective")
 def init_objective(name: PackageName, into: Into = Path()) -> None:
-    """Write an objective to start from.
+    """Write a template objective.
 
     A clip with a hyperparameter, a recipe that uses it, a test, and a short run.
     """
@@ -146,9 +146,7 @@ def _init(kind: str, name: str, into: Path) -> None:
     from arlarena.console.cli.scaffold import init
 
     folder = init(kind, name, into)
-    typer.echo(
-        f"{folder} has a package to start from. Next: cd {shlex.quote(str(folder))} && pip install -e . && pytest"
-    )
+    typer.echo(f"{folder} contains the new package. Next: cd {shlex.quote(str(folder))} && pip install -e . && pytest")
 
 
 @app.command()
@@ -170,8 +168,8 @@ def doctor() -> None:
 
 
 def _exec(command: str, *arguments: str) -> NoReturn:
-    """Become `python -m …`: signals, output and exit status are then the service's own. `command`: what the user typed,
-    which its usage lines show.
+    """Replace this process by `python -m …`, so that signals, output and exit status are those of the service.
+    `command`: the command for usage lines.
     """
     sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, "-m", *arguments], os.environ | {VARIABLE: f"arlarena {command}"})
@@ -193,7 +191,7 @@ def serve_inference(context: typer.Context) -> None:
 
 @serve.command("broker")
 def serve_broker_command(
-    directory: Annotated[Path, typer.Option("--dir", help="Where its data and its log go.")] = Path("runs/broker"),
+    directory: Annotated[Path, typer.Option("--dir", help="Directory for its data and log.")] = Path("runs/broker"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = 0,
 ) -> None:
     """Serve a Valkey or Redis on 127.0.0.1, until Ctrl-C."""
@@ -227,7 +225,7 @@ def evaluate(context: typer.Context) -> None:
 
 
 def main() -> None:
-    """Entry point: errors that a user can mend are printed without a stack trace."""
+    """Entry point. Errors that the user can fix are printed without a stack trace."""
     with redacted_stderr():
         try:
             app()

@@ -1,4 +1,4 @@
-"""`arlarena config`: every setting of a run's configuration, from `data/configuration.json` beside this package.
+"""`arlarena config`: every setting of a run's configuration, read from the package data `data/configuration.json`.
 
 `scripts/configuration_reference.py` writes that file from the settings of all services, which the console does not
 import, and a test compares them.
@@ -25,9 +25,9 @@ class Setting(msgspec.Struct, frozen=True):
     Attributes:
         key: its name in the table.
         kind: type and range in words.
-        default: as TOML has it.
-        unit: what a number counts.
-        description: what it does.
+        default: in TOML syntax.
+        unit: unit of a number.
+        description: effect of the setting.
     """
 
     key: str
@@ -47,10 +47,10 @@ def read_tables() -> Tables:
 
 
 def describe(tables: Tables, name: str | None) -> str:
-    """The text of the command for one table, or for all where `name` is None.
+    """The output of the command for one table, or for all tables if `name` is None.
 
     Raises:
-        ConfigError: there is no such table; the message gives the nearest.
+        ConfigError: there is no such table; the message suggests similar names.
     """
     known = {title.partition(" ")[0] for title in tables}
     if name is not None and name.strip("[]") not in known:

@@ -1,4 +1,4 @@
-"""`arlarena doctor`: is this machine fit to run?"""
+"""`arlarena doctor`: checks whether this machine can run ARLArena."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def _memory() -> Finding:
 
 
 def _torch() -> Finding:
-    """Import torch in a process of its own: the console does without it."""
+    """Import torch in a separate process: the console does not depend on it."""
     code = "import torch; print(torch.__version__, torch.get_num_threads(), torch.cuda.is_available())"
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TORCH_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        return Finding("torch", "problem", f"importing it takes longer than {TORCH_TIMEOUT_S:g} s")
+        return Finding("torch", "problem", f"the import takes longer than {TORCH_TIMEOUT_S:g} s")
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         return Finding("torch", "problem", f"cannot be imported: {last}; run `make setup`")
@@ -98,7 +98,7 @@ def _ports() -> Finding:
     try:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            return Finding("ports", "ok", "127.0.0.1 gives free ones")
+            return Finding("ports", "ok", "127.0.0.1 has free ports")
     except OSError as error:
         return Finding("ports", "problem", f"127.0.0.1 cannot be bound: {error.strerror}")
 

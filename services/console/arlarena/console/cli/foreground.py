@@ -1,4 +1,4 @@
-"""`arlarena serve broker`: a broker of our own until somebody says stop."""
+"""`arlarena serve broker`: runs a local broker until SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ POLL_S, STOP_S = 0.5, 10.0
 
 
 async def serve_broker(directory: Path, port: int | None) -> None:
-    """Start it, say where it is, and wait for SIGINT or SIGTERM.
+    """Start the broker, print its address, and wait for SIGINT or SIGTERM.
 
     Raises:
-        LaunchError: it does not start, or ends by itself.
+        LaunchError: it does not start, or it exits unexpectedly.
     """
     try:
         await _serve(directory, port)
@@ -44,7 +44,7 @@ async def _serve(directory: Path, port: int | None) -> None:
         announce(HOST, broker.port)
         while not stop.is_set():
             if not broker.running:
-                raise BrokerError(f"the server ended by itself; its log: {broker.log_path}")
+                raise BrokerError(f"the server exited unexpectedly; its log: {broker.log_path}")
             try:
                 await asyncio.wait_for(stop.wait(), POLL_S)
             except TimeoutError:

@@ -1,4 +1,4 @@
-"""Commands that are printed for the user to type: they begin with the program as the user can call it."""
+"""Command lines printed for the user, with a program name that works in the user's shell."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def command_line(words: Sequence[str], *, anywhere: bool = False) -> str:
 
 
 def program(typed: str, *, anywhere: bool = False) -> list[str]:
-    """The words that call this program: `arlarena` where that is on PATH and is the same file, else the path that the
-    user typed, else `PYTHON -m arlarena.console`.
+    """The words that run this program: `arlarena` if PATH has this same file, else the path that the user typed, else
+    `PYTHON -m arlarena.console`.
 
     Args:
         typed: `sys.argv[0]`.
-        anywhere: the words must work in any folder, not only in the one where the user is now.
+        anywhere: the words must work in any folder, not only in the current one.
     """
     on_path = shutil.which(NAME)
     if os.path.basename(typed) == NAME and os.access(typed, os.X_OK) and os.path.isfile(typed):
@@ -34,5 +34,5 @@ def program(typed: str, *, anywhere: bool = False) -> list[str]:
 
 
 def module(name: str, *words: str) -> list[str]:
-    """The words that run a module with the Python that runs this one: plain `python` may be another."""
+    """The words that run a module with the current Python interpreter."""
     return [sys.executable, "-m", name, *words]

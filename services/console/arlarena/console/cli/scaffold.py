@@ -1,4 +1,4 @@
-"""`arlarena init`: writes a package to start from, out of the templates beside this package."""
+"""`arlarena init`: writes a new package from a template."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from string import Template
 
 from arlarena.proto.config import ConfigError
 
-# Also the name of a distribution, and of a setting's value.
+# The name is also used for the distribution and as a setting's value.
 NAME = re.compile(r"[a-z]([a-z0-9_]{0,38}[a-z0-9])?")
 SUFFIX = ".template"
 GROUPS = {"environment": "arlarena.environments", "objective": "arlarena.objectives"}
@@ -25,7 +25,7 @@ def init(kind: str, name: str, into: Path) -> Path:
     Args:
         kind: a key of `GROUPS`.
         name: of the package, its module, and the environment or recipe in it.
-        into: where its folder goes; made if need be.
+        into: parent folder; created if missing.
 
     Raises:
         ConfigError: the name cannot be used, the folder exists, or it cannot be written.
@@ -38,7 +38,7 @@ def init(kind: str, name: str, into: Path) -> Path:
         for path, text in texts.items():
             (folder / path.replace("NAME", name)).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{folder} cannot be written: {error.strerror}; choose another folder by --into") from error
+        raise ConfigError(f"{folder} cannot be written: {error.strerror}; choose another folder with --into") from error
     return folder
 
 
@@ -49,11 +49,11 @@ def _check_name(kind: str, name: str, folder: Path) -> None:
             f"such as my_{kind}"
         )
     if folder.exists() or folder.is_symlink():
-        raise ConfigError(f"{folder} exists already: choose another name, or another folder by --into")
+        raise ConfigError(f"{folder} exists already: choose another name, or another folder with --into")
     taken = {point.name for point in entry_points(group=GROUPS[kind])}
     if name in taken or find_spec(name) is not None:
-        what = f"an installed {kind}" if name in taken else "a module of this Python"
-        raise ConfigError(f"NAME {name!r} is the name of {what}: choose another one")
+        owner = f"an installed {kind}" if name in taken else "an installed Python module"
+        raise ConfigError(f"NAME {name!r} is the name of {owner}: choose another one")
 
 
 def _templates(kind: str) -> Iterator[tuple[str, str]]:

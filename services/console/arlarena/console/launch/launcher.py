@@ -1,7 +1,6 @@
 """`arlarena up`: one run from its configuration to its report, every part a process of its own (stages: pipeline.py).
 
-A stage that finished is not done again by `--resume`; a service that dies is restarted; whatever happens, nothing is
-left running.
+`--resume` skips finished stages. A service that exits is restarted. In every case all processes are stopped at the end.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ from arlarena.proto.config import ConfigError, read_with_secrets
 from arlarena.proto.text.wording import counted, printable
 
 TICK_S = 0.25
-# Files are for their owner alone: a run holds secrets, prompts and weights.
+# Only the owner can read the files: a run contains secrets, prompts and weights.
 PRIVATE = 0o077
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchRequest:
-    """What the user asked for."""
+    """The arguments of `arlarena up`."""
 
     config: Path
     overrides: tuple[str, ...] = ()
@@ -50,7 +49,7 @@ class LaunchRequest:
 
     @property
     def command(self) -> str:
-        """The command line that asks for this, without secrets."""
+        """The command line of this request, without secrets."""
         words = ["up", str(self.config)]
         words += ["--seed", str(self.seed)] if self.seed is not None else []
         words += ["--run-dir", str(self.directory)] if self.directory is not None else []
@@ -65,7 +64,7 @@ async def prepare(request: LaunchRequest) -> tuple[RunConfig, RunDirectory]:
     """Check the configuration with every service, then open the run's directory.
 
     Raises:
-        ConfigError, LaunchError: something is wrong, and nothing was started or changed.
+        ConfigError, LaunchError: a check failed; nothing was started or changed.
     """
     config = RunConfig.load(request.config, request.overrides, request.seed, request.directory, request.plugins)
     run = RunDirectory(Path(config.run.directory))
@@ -90,7 +89,7 @@ def _refuse_another_experiment(run: RunDirectory, new: RunConfig) -> None:
 
 
 def resume_command(run: RunDirectory) -> str:
-    """The command that goes on with a run; its configuration has all overrides."""
+    """The command that resumes a run. The run's configuration contains all overrides."""
     return command_line(["up", str(run.config), "--resume"])
 
 
@@ -108,7 +107,7 @@ class StopSignals:
 
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
-        """Handle them in the running loop."""
+        """Install the handlers in the running event loop."""
         loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         for number in numbers:
             loop.add_signal_handler(number, self._handle, number)
@@ -120,7 +119,7 @@ class StopSignals:
 
 
 async def launch(config: RunConfig, run: RunDirectory, console: Console, signals: StopSignals) -> dict[str, Any]:
-    """Run to the end, or to a signal; either way nothing is left running.
+    """Run until the end or a signal, then stop all processes.
 
     Raises:
         LaunchError: the run failed.
@@ -128,7 +127,7 @@ async def launch(config: RunConfig, run: RunDirectory, console: Console, signals
     """
 
     def stop() -> None:
-        view.notice("stopping … (a second Ctrl-C ends everything at once)")
+        view.notice("stopping … (press Ctrl-C again to kill all processes)")
         main.cancel()
 
     services: Callable[[], dict[str, str]] = lambda: describe(supervisor)  # noqa: E731
@@ -144,7 +143,7 @@ async def launch(config: RunConfig, run: RunDirectory, console: Console, signals
         except asyncio.CancelledError:
             if not signals.received:
                 raise
-            raise Stopped(signals.received[0], f"to go on: {resume_command(run)}") from None
+            raise Stopped(signals.received[0], f"to resume: {resume_command(run)}") from None
         finally:
             pipeline.save()
             await supervisor.close()
@@ -164,7 +163,7 @@ async def _with_ticks(work: Awaitable[dict[str, Any]], view: View) -> dict[str, 
 
 
 def make_stages(config: RunConfig, run: RunDirectory) -> list[Stage]:
-    """The stages of a run, each with the files in which it writes its progress."""
+    """The stages of a run, each with its progress files."""
     counts = config.demonstrations
     sources = {
         "demonstrations": (run.log("demonstrations"), run.log("validation")),
@@ -210,11 +209,11 @@ def up(request: LaunchRequest, console: Console) -> dict[str, Any]:
     """`arlarena up`.
 
     Raises:
-        ConfigError: the configuration cannot be used, and nothing was started.
+        ConfigError: the configuration is invalid; nothing was started.
         LaunchError: the run failed.
         Stopped: a signal stopped it.
     """
-    os.umask(PRIVATE)  # holds for every file of the run, by whichever process
+    os.umask(PRIVATE)  # applies to the files of all processes of the run
     run, summary = asyncio.run(_run(request, console))
     console.print(scores_table(summary))
     if (kinds := kinds_table(summary)) is not None:

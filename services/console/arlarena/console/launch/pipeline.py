@@ -1,4 +1,4 @@
-"""The stages of a run, one after the other.
+"""The stages of a run, in order.
 
 broker → environment → policy → demonstrations → clone → inference → evaluation
 → trainer + workers → evaluation → report
@@ -46,7 +46,7 @@ STAGES = (
 
 
 class Pipeline:
-    """One run. `execute` is the story; every method after it is one of its steps."""
+    """One run. `execute` calls the stages in order; the other methods are its steps."""
 
     def __init__(self, config: RunConfig, run: RunDirectory, view: View, supervisor: Supervisor) -> None:
         self.config, self.run, self.view, self.supervisor = config, run, view, supervisor
@@ -56,7 +56,7 @@ class Pipeline:
         self._began, self._wall_before = time.monotonic(), run.state.wall_s
 
     async def execute(self) -> dict[str, Any]:
-        """Run every stage that is not done yet; the summary.
+        """Run every unfinished stage. Returns the summary.
 
         Raises:
             LaunchError: a stage failed, or a service failed too often.
@@ -87,7 +87,7 @@ class Pipeline:
         return result
 
     async def _once(self, name: str, work: Callable[[], Awaitable[Any]]) -> None:
-        """A stage whose result is on disk: not done again by --resume."""
+        """Run a stage whose result is on disk; --resume skips it."""
         if name in self.run.state.stages:
             self.view.end(name, "skipped")
             return
@@ -97,7 +97,7 @@ class Pipeline:
         self.save()
 
     def save(self) -> None:
-        """Write down how far the run is."""
+        """Save the state of the run."""
         self.run.state.wall_s = self._wall_before + time.monotonic() - self._began
         for name, service in self.supervisor.services.items():
             if service.restarts:
@@ -105,7 +105,7 @@ class Pipeline:
         self.run.save()
 
     async def _command(self, name: str, command: ProcessSpec) -> None:
-        """Run a one-shot command; it shows life by its log and its progress."""
+        """Run a one-shot command; its log and progress files are its health check."""
         health = Activity((command.log, self.run.progress(name)), self.settings.hang_timeout_s)
         await self.supervisor.run(name, command, health, self.settings.stage_timeout_s)
 
@@ -122,7 +122,7 @@ class Pipeline:
         service = BrokerService(broker, self.settings, self.supervisor.reaper, self.view.notice)
         await self.supervisor.add("broker", service)
         self.redis_url = service.url
-        return "yours" if url else "our own Valkey"
+        return "the given Redis" if url else "a local Valkey"
 
     async def _start_environment(self) -> str:
         spec = Spec("environment", self.commands.environment, HttpHealth())
@@ -134,7 +134,7 @@ class Pipeline:
     async def _make_policy(self) -> str:
         if self.config.policy_path:
             return f"given: {self.config.policy_path}"
-        self.view.notice("policy: the file names none, so a tiny one is made with random weights ([policy.tiny])")
+        self.view.notice("policy: none configured; a tiny one with random weights is created ([policy.tiny])")
         await self._command("policy", self.commands.tiny(self.environment))
         return f"a new tiny policy in {self.run.policy}"
 
@@ -147,7 +147,7 @@ class Pipeline:
             (counts.validation_split, counts.validation, self.run.validation),
         ):
             await self._command(out.stem, self.commands.demonstrate(self.environment, split, count, out))
-        return f"{counts.demonstrations:,} to learn from, {counts.validation:,} to stop by"
+        return f"{counts.demonstrations:,} for training, {counts.validation:,} for early stopping"
 
     async def _clone(self) -> str:
         if not self.config.clones:
@@ -202,14 +202,14 @@ class Pipeline:
         return Spec(f"rollout-{index}", command, health, listens=False)
 
     async def _evaluate_after(self) -> str:
-        """The final weights, whoever has to load them: pushed ones may have been lost with the server that had them."""
+        """Evaluate the final weights. Restart the policy server if it does not serve them."""
         version = await asyncio.to_thread(newest_version, self.run.weights)
         if version and await served_version(self.inference) != version:
-            self.view.notice("the policy server does not have the final weights: it is started again")
+            self.view.notice("restarting the policy server, which does not serve the final weights")
             await self.supervisor.stop("inference")
             await self._start_inference()
             if (served := await served_version(self.inference)) != version:
-                raise LaunchError(f"the policy server serves version {served} and not the final {version}")
+                raise LaunchError(f"the policy server serves version {served} instead of the final {version}")
         return await self._evaluate("after")
 
     async def _report(self) -> dict[str, Any]:
@@ -232,13 +232,13 @@ def newest_version(weights: Path) -> str | None:
 
 
 async def served_version(inference: Address) -> str:
-    """Digest of the weights that the policy server has.
+    """Digest of the weights that the policy server serves.
 
     Raises:
-        LaunchError: it does not say.
+        LaunchError: the server does not report it.
     """
     try:
         async with PolicyClient(inference.url) as client:
             return (await client.version()).digest
     except ServiceError as error:
-        raise LaunchError(f"the policy server does not say which weights it has: {error}") from error
+        raise LaunchError(f"the policy server does not report its weights: {error}") from error

@@ -1,5 +1,5 @@
-"""What is checked before `arlarena up` starts anything: every service's tables, the tables against one another, the
-environment's splits, and this machine.
+"""The checks of `arlarena up` before any start: every service's tables, their consistency, the environment's splits,
+and this machine.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from arlarena.proto.versions.hub import local_model
 
 
 async def check_before_start(config: RunConfig, directory: Path) -> RunConfig:
-    """Find out what would end the run late. The configuration, with absolute paths in the environment's options.
+    """Run all checks. Returns the configuration with absolute paths in the environment's options.
 
     Raises:
-        ConfigError: something is wrong; everything that was found, one line each.
-        LaunchError: nothing but ports that are taken (exit status 3).
+        ConfigError: checks failed; one line per problem.
+        LaunchError: the only problems are ports in use (exit status 3).
     """
     if config.policy_path is not None:
         await asyncio.to_thread(_fetch_policy, config)
@@ -56,7 +56,7 @@ async def check_before_start(config: RunConfig, directory: Path) -> RunConfig:
 
 
 def _fetch_policy(config: RunConfig) -> None:
-    """Bring a policy of the Hub to this machine; a name or directory that is wrong is the trainer's to explain."""
+    """Download a policy from the Hub. The trainer reports a wrong name or directory."""
     try:
         local_model(config.policy_path or "")
     except ConfigError:
@@ -64,7 +64,7 @@ def _fetch_policy(config: RunConfig) -> None:
 
 
 def _split(info: Info, name: str, setting: str) -> Split | str:
-    """The split of that name, or the error."""
+    """The split `name`, or an error message."""
     try:
         return find_split(info, name, setting)
     except ConfigError as error:
@@ -72,7 +72,7 @@ def _split(info: Info, name: str, setting: str) -> Split | str:
 
 
 def split_problems(config: RunConfig, info: Info) -> Iterator[str]:
-    """Splits that do not exist, are too small, or have no expert where one is recorded."""
+    """Problems with splits: missing, too small, or without the expert that demonstrations need."""
     where = config.source
     expert_splits = config.part("environment", EnvironmentKeys, "expert_splits").expert_splits
     played = config.part("trainer", TrainerKeys, "task_split")
@@ -113,13 +113,13 @@ def _demonstration_problems(config: RunConfig, info: Info, expert_splits: tuple[
 
 
 def engine_problems(config: RunConfig) -> Iterator[str]:
-    """Engines and transports that do not go together, or that this machine lacks."""
+    """Engines and transports that are incompatible or not installed."""
     where, server = config.source, config.part("inference", InferenceKeys, "engine", "vllm_python", "vllm_device")
     transport = config.part("trainer", TrainerKeys, "push_transport").push_transport
     if server.engine == "vllm" and not server.vllm_python.exists():
         yield (
             f'{where}: [inference] engine = "vllm": vllm_python = "{server.vllm_python}" does not exist; `make '
-            f'setup-vllm` installs it, engine = "embedded" does without'
+            f'setup-vllm` installs it, engine = "embedded" does not need it'
         )
     if server.engine == "embedded" and transport in ("nccl", "gloo"):
         yield (
@@ -128,13 +128,12 @@ def engine_problems(config: RunConfig) -> Iterator[str]:
         )
     if server.engine == "vllm" and server.vllm_device == "cpu" and transport == "nccl":
         yield (
-            f'{where}: [trainer] push_transport = "nccl" goes between GPUs, and [inference] vllm_device = "cpu"; take '
-            f'"gloo"'
+            f'{where}: [trainer] push_transport = "nccl" needs GPUs, but [inference] vllm_device = "cpu"; use "gloo"'
         )
 
 
 def limit_problems(config: RunConfig) -> Iterator[str]:
-    """Limits of the environment server and the launcher that workers would run into."""
+    """Limits of the environment server and the launcher that are too low for the workers."""
     where, play, server = (
         config.source,
         config.part("rollout", RolloutKeys),
@@ -143,37 +142,37 @@ def limit_problems(config: RunConfig) -> Iterator[str]:
     trainer = config.part("trainer", TrainerKeys, "group_size", "no_data_timeout_s")
     size, room = trainer.group_size, server.capacity * server.workers
     if size > room:
-        yield f"{where}: [environment] capacity = {server.capacity} has no room for [trainer] group_size = {size}"
+        yield f"{where}: [environment] capacity = {server.capacity} must be at least [trainer] group_size = {size}"
     if server.max_sessions_per_client is not None and size > server.max_sessions_per_client:
         yield (
-            f"{where}: [environment] max_sessions_per_client = {server.max_sessions_per_client} has no room for "
+            f"{where}: [environment] max_sessions_per_client = {server.max_sessions_per_client} must be at least "
             f"[trainer] group_size = {size}"
         )
     if play.batch_size > server.max_batch:
         yield (
             f"{where}: [rollout] batch_size = {play.batch_size} is above [environment] max_batch = {server.max_batch}, "
-            f"and such requests are refused"
+            f"which refuses such requests"
         )
     if play.session_ttl_s > server.max_session_ttl_s:
         yield (
             f"{where}: [rollout] session_ttl_s = {play.session_ttl_s:g} is above [environment] max_session_ttl_s = "
-            f"{server.max_session_ttl_s:g}, and such sessions are refused"
+            f"{server.max_session_ttl_s:g}, so sessions would be refused"
         )
     waits = trainer.no_data_timeout_s
     if waits >= config.console.hang_timeout_s:
         yield (
             f"{where}: [console] hang_timeout_s = {config.console.hang_timeout_s:g} must be above "
-            f"[trainer] no_data_timeout_s = {waits:g}: a waiting trainer would be killed before it says why"
+            f"[trainer] no_data_timeout_s = {waits:g}: a waiting trainer would be killed before it reports the reason"
         )
     if play.report_every_s >= config.console.hang_timeout_s:
         yield (
             f"{where}: [console] hang_timeout_s = {config.console.hang_timeout_s:g} must be above "
-            f"[rollout] report_every_s = {play.report_every_s:g}: a worker that works would count as hung"
+            f"[rollout] report_every_s = {play.report_every_s:g}: a healthy worker would count as hung"
         )
 
 
 def broker_problems(config: RunConfig) -> Iterator[str]:
-    """A Redis that does not answer or cannot be used, or no server to start."""
+    """A Redis that cannot be used, or no server program."""
     url = external_broker_url(config.broker)
     try:
         if url:
@@ -185,10 +184,10 @@ def broker_problems(config: RunConfig) -> Iterator[str]:
 
 
 def directory_problems(directory: Path) -> list[str]:
-    """Whether files can be written at `directory`, which is not made yet."""
+    """Problems with writing to `directory`, which may not exist yet."""
     place = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if place == directory and not place.is_dir():
-        return []  # the run's directory explains that itself
+        return []  # RunDirectory.open reports it
     try:
         with tempfile.TemporaryDirectory(dir=place, prefix=".arlarena-"):
             return []
@@ -197,7 +196,7 @@ def directory_problems(directory: Path) -> list[str]:
 
 
 def port_problems(config: RunConfig) -> Iterator[str]:
-    """Fixed ports that another program has, or that two services ask for."""
+    """Fixed ports that are in use or are configured twice."""
     ports = {"environment": config.port("environment"), "inference": config.port("inference")}
     if not external_broker_url(config.broker):
         ports["redis"] = config.broker.port
@@ -206,7 +205,7 @@ def port_problems(config: RunConfig) -> Iterator[str]:
         if not port:
             continue
         if port in asked:
-            yield f"port {port} is asked for by [{asked[port]}] and [{table}]: set another port, or 0 for a free one"
+            yield f"port {port} is set in [{asked[port]}] and [{table}]: set another port, or 0 for a free one"
         elif problem := _port_problem(table, port):
             yield problem
         asked.setdefault(port, table)
@@ -219,6 +218,6 @@ def _port_problem(table: str, port: int) -> str | None:
             probe.bind((HOST, port))
         except OSError as error:
             taken = error.errno == errno.EADDRINUSE
-            what = "is taken by another program" if taken else f"cannot be used ({error.strerror})"
-            return f"port {port} of [{table}] {what}: set another port there, or 0 for a free one"
+            problem = "is in use by another program" if taken else f"cannot be used ({error.strerror})"
+            return f"port {port} of [{table}] {problem}: set another port there, or 0 for a free one"
     return None

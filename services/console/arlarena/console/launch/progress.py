@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live table on a terminal, plain lines elsewhere."""
+"""Progress output of a run: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from arlarena.proto.text.redaction import redact
 from arlarena.proto.text.wording import printable
 
 REFRESH_HZ = 4
-# The plain view prints a sign of life after so many seconds without another line.
+# The plain view repeats the current stage after this many seconds without a line.
 QUIET_S = 15.0
 MARKS: dict[Status, tuple[str, str]] = {
     "waiting": ("·", "dim"),
@@ -30,7 +30,7 @@ MARKS: dict[Status, tuple[str, str]] = {
 
 
 def shown(text: str) -> str:
-    """`text`, which may quote services, as it is printed: no secrets, nothing that a terminal acts on."""
+    """`text` without secrets and terminal control characters; it may quote output of services."""
     return printable(redact(text))
 
 
@@ -39,7 +39,7 @@ def _text(text: str, style: str | None = None) -> Text:
 
 
 class View:
-    """Shows the stages of a run. Use it as a context; `notice` and `begin`, `end` may be called at any time inside."""
+    """Shows the stages of a run; a context manager. Call `notice`, `begin` and `end` only inside it."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class View:
         self.console.print(_text(text, style), soft_wrap=True)
 
     def notice(self, text: str) -> None:
-        """Something that the user should know, above the table."""
+        """Print a message above the table."""
         self._print(f"[{duration(self._elapsed())}] {text}", "yellow")
 
     def begin(self, name: str) -> None:
@@ -86,19 +86,17 @@ class View:
             self._print(f"[{duration(self._elapsed())}] {name} …")
 
     def end(self, name: str, status: Status = "done", note: str = "") -> None:
-        """A stage has ended; `note` says with what."""
+        """A stage has ended. `note`: its result."""
         stage = self._stages[name]
         stage.end(status) if stage.status == "running" else setattr(stage, "status", status)
         stage.note = note
         if not self._live:
-            what = (
-                "finished in an earlier start" if status == "skipped" else f"{status} after {duration(stage.seconds)}"
-            )
+            what = "finished earlier" if status == "skipped" else f"{status} after {duration(stage.seconds)}"
             self._print(f"[{duration(self._elapsed())}] {name}: {what}{f', {note}' if note else ''}")
 
     def tick(self) -> None:
-        """To be called regularly: the plain view prints the running stage's progress when there is a new record, and
-        what the stage does when nothing else was printed for a while.
+        """Update the view; call it regularly. The plain view prints progress on a new record, and repeats the stage's
+        state after a time without output.
         """
         if self._live or time.monotonic() - self._last < self._interval:
             return

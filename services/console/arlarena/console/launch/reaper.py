@@ -1,9 +1,9 @@
-"""Sees to it that a launcher leaves nothing running, even one that died by kill -9.
+"""Stops the processes of a launcher that died, also by kill -9.
 
-A reaper is a child of the launcher and reads its commands on stdin, one a line: `+PGID` and `-PGID` for a process
-group that began or ended. End of file means that the launcher is gone, for whatever reason: the groups that are left
-get SIGTERM, and SIGKILL after the grace period. It ignores the terminal's Ctrl-C, needs the standard library alone and
-works on any Unix.
+The reaper is a child process of the launcher. It reads commands from stdin, one a line: `+PGID` and `-PGID` for a
+process group that started or ended. At end of file the launcher has exited: the remaining groups get SIGTERM, and
+SIGKILL after the grace period. The reaper ignores SIGINT from the terminal, needs only the standard library and works
+on any Unix.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ POLL_S = 0.05
 
 
 def alive(group: int) -> bool:
-    """Whether a process of this group is left; one that is not ours counts as gone (the number was reused)."""
+    """Whether the group has a process. A group of another user counts as gone: its number was reused."""
     try:
         os.killpg(group, 0)
     except (ProcessLookupError, PermissionError):
@@ -28,13 +28,13 @@ def alive(group: int) -> bool:
 
 
 def send(group: int, number: int) -> None:
-    """Signal a group; no error where it is gone."""
+    """Signal a group; no error if it is gone."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
 
 
 def follow(lines: Iterable[str]) -> set[int]:
-    """Read commands until the launcher is gone; the groups it left."""
+    """Read commands until end of file. Returns the remaining groups."""
     groups: set[int] = set()
     for line in lines:
         sign, number = line[:1], line[1:].strip()
@@ -48,7 +48,7 @@ def follow(lines: Iterable[str]) -> set[int]:
 
 
 def end(groups: set[int], grace_s: float) -> None:
-    """SIGTERM to every group, SIGKILL to those that are there after `grace_s`."""
+    """Send SIGTERM to every group, and SIGKILL to those left after `grace_s`."""
     for group in groups:
         send(group, signal.SIGTERM)
     deadline = time.monotonic() + grace_s

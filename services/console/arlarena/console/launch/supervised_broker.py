@@ -1,4 +1,4 @@
-"""The run's broker under supervision: our own server is restarted with its data, somebody else's is only asked for."""
+"""Supervision of the run's broker: a local server is restarted with its data, an external one is only checked."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class BrokerService:
         return self._broker.url
 
     async def start(self) -> None:
-        """Start it, or make sure that it is there.
+        """Start the local server, or check the external one.
 
         Raises:
             LaunchError: there is no usable broker.
@@ -56,7 +56,7 @@ class BrokerService:
         self.state = "up"
 
     async def stop(self) -> None:
-        """Stop watching, then the server, which writes out what it has."""
+        """Stop watching, then stop the server, which flushes its data."""
         if self._watch is not None:
             self._watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -73,7 +73,7 @@ class BrokerService:
             self._group = None
 
     def kill(self) -> None:
-        """End our own server at once, and do not start it again."""
+        """Kill the local server and do not restart it."""
         if self._watch is not None:
             self._watch.cancel()
         self._kill_server()
@@ -97,7 +97,7 @@ class BrokerService:
             failed = await self._restart(problem)
 
     async def _restart(self, problem: str) -> int:
-        """Kill what is left and start anew on the same port and data. Returns how many checks count as failed then."""
+        """Kill the server and start it again on the same port and data. Returns the new number of failed checks."""
         self.state = "restarting"
         self.restarts += 1
         self._notice(f"broker: {problem}; restart {self.restarts} of {self._settings.restarts}")

@@ -1,4 +1,4 @@
-"""Keeps services running: starts them, watches their health, restarts what died or hangs, and stops them in order."""
+"""Starts services, checks their health, restarts services that exited or hang, and stops them in order."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ from arlarena.proto.text.wording import counted
 State = Literal["starting", "up", "restarting", "done", "stopped", "failed"]
 Result = TypeVar("Result")
 
-# What services exit with when a restart cannot help: their configuration is wrong, their port is taken, or another try
-# would fail alike.
+# Exit statuses after which a restart would fail too: wrong configuration, port in use, permanent error.
 EXIT_CONFIG, EXIT_PORT, EXIT_PERMANENT = 2, 3, 4
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """A service to keep running.
+    """The specification of a supervised service.
 
-    `command` builds the command line from the address of the first start (None at that one), so that a restart keeps
-    the port, and from the number of restarts. `listens`: ready means announced and healthy. `completes`: exit status 0
-    is success and not a death. `once`: a stage, which is run again if something killed it, but not if it failed itself.
+    `command` builds the command line from the first start's address (None at the first start), so that a restart
+    keeps the port, and from the number of restarts. `listens`: ready means announced and healthy. `completes`: exit
+    status 0 is success. `once`: a stage; it is restarted if a signal killed it, but not if it failed.
     """
 
     name: str
@@ -41,7 +40,7 @@ class Spec:
 
 
 class Supervised(Protocol):
-    """What the supervisor looks after: a `Service`, or a broker. `done` ends with the error that ended it for good."""
+    """A supervised `Service` or broker. `done` ends with the error of a permanent failure."""
 
     state: State
     restarts: int
@@ -54,11 +53,11 @@ class Supervised(Protocol):
         """End it."""
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill it."""
 
 
 class Service:
-    """One service under supervision. `restarts` counts all of them, `failures` those that are not forgiven yet."""
+    """A supervised service. `restarts`: all restarts. `failures`: restarts since the counter was reset."""
 
     def __init__(
         self, spec: Spec, settings: ConsoleSettings, reaper: ProcessReaper, notice: Callable[[str], None]
@@ -76,7 +75,7 @@ class Service:
         """Start it and wait until it is ready.
 
         Raises:
-            LaunchError: it does not come up; a first start is not tried again.
+            LaunchError: it does not become ready; the first start is not retried.
         """
         try:
             await self._launch()
@@ -98,15 +97,15 @@ class Service:
         self.done.cancel()
 
     async def wait(self) -> None:
-        """Until it has completed.
+        """Wait until the service completes.
 
         Raises:
-            LaunchError: it ended in another way.
+            LaunchError: it failed.
         """
         await asyncio.shield(self.done)
 
     def kill(self) -> None:
-        """End the process at once, and do not start it again."""
+        """Kill the process and do not restart it."""
         if self._watch is not None:
             self._watch.cancel()
         if self.child is not None and self.child.process.returncode is None:
@@ -144,7 +143,7 @@ class Service:
             await asyncio.sleep(min(0.1, self.settings.health_interval_s))
 
     async def _keep_running(self) -> None:
-        """Until it is done, or has used up its restarts."""
+        """Watch and restart the process until it completes or has no restarts left."""
         while True:
             assert self.child is not None
             began = time.monotonic()
@@ -159,7 +158,7 @@ class Service:
                 problem = await self._restart(problem)
 
     async def _restart(self, problem: LaunchError) -> LaunchError | None:
-        """One more try. None if the service is up again."""
+        """Restart once. Returns None if the service is ready again, else the problem."""
         self.state = "restarting"
         pause = min(self.settings.backoff_max_s, self.settings.backoff_s * 2**self.failures)
         self.failures += 1
@@ -175,7 +174,7 @@ class Service:
     def _give_up(self, problem: LaunchError) -> LaunchError:
         if problem.final or self.settings.restarts == 0:
             return problem
-        return LaunchError(f"{problem}\n{self.spec.name} has used up its {counted(self.settings.restarts, 'restart')}")
+        return LaunchError(f"{problem}\n{self.spec.name} failed after {counted(self.settings.restarts, 'restart')}")
 
     def _finish(self, state: State, problem: LaunchError | None) -> None:
         self.state = state
@@ -187,7 +186,7 @@ class Service:
             self.done.set_exception(problem)
 
     async def _watch_child(self, child: Child) -> LaunchError | None:
-        """Wait for the child's end, and bring it about if the child hangs. None if it completed."""
+        """Wait until the child exits; kill it if it hangs. Returns None if it completed, else the problem."""
         exited = asyncio.create_task(child.wait())
         hung = asyncio.create_task(self._wait_until_hung(child)) if self.spec.health else None
         try:
@@ -205,7 +204,7 @@ class Service:
                 hung.cancel()
 
     async def _wait_until_hung(self, child: Child) -> str:
-        """Returns what was wrong when enough checks in a row have failed."""
+        """Returns the last problem after enough failed checks in a row."""
         assert self.spec.health is not None
         failed = 0
         while True:
@@ -217,7 +216,7 @@ class Service:
 
     def _death(self, child: Child, code: int) -> LaunchError:
         what = f"ended ({describe_exit(code)})"
-        # Who is killed has no last words: what the log ends with is not the reason.
+        # A process killed by a signal logs no final error, so its log tail is not the cause.
         message = self._report(child, what) if code >= 0 else f"{self.spec.name} {what} [log: {child.command.log}]"
         final = code in (EXIT_CONFIG, EXIT_PERMANENT) or (self.spec.once and code > 0)
         return LaunchError(message, code if code in (EXIT_CONFIG, EXIT_PORT) else 1, final=final)
@@ -242,16 +241,16 @@ class Supervisor:
         return service
 
     async def add(self, name: str, service: Supervised) -> None:
-        """Look after `service` from its start on.
+        """Start and supervise `service`.
 
         Raises:
-            LaunchError: it does not come up, or another service failed meanwhile.
+            LaunchError: it does not become ready, or another service failed meanwhile.
         """
         self.services[name] = service
         await self.race(service.start())
 
     async def stop(self, name: str) -> None:
-        """Stop one service, if it runs. Until it has ended, `kill` reaches it."""
+        """Stop one service if it runs. `kill` includes it until it has exited."""
         if service := self.services.get(name):
             await service.stop()
             self.services.pop(name, None)
@@ -273,7 +272,7 @@ class Supervisor:
             await self.stop(name)
 
     async def race(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """The result of `work`, unless a service fails for good before.
+        """The result of `work`, unless a service fails permanently before.
 
         Raises:
             LaunchError: the failure of that service.
@@ -293,7 +292,7 @@ class Supervisor:
             await asyncio.gather(task, return_exceptions=True)
 
     async def close(self) -> None:
-        """Stop everything, those that depend on others first; nothing of it is left afterwards."""
+        """Stop all services in reverse order of their start."""
         try:
             for name in reversed(list(self.services)):
                 await self.stop(name)
@@ -302,6 +301,6 @@ class Supervisor:
             self.reaper.close()
 
     def kill(self) -> None:
-        """End everything at once."""
+        """Kill all services."""
         for service in self.services.values():
             service.kill()

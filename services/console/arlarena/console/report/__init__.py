@@ -1,1 +1,1 @@
-"""What a run showed: `summary.json` and `report.html`."""
+"""The results of a run: `summary.json` and `report.html`."""

@@ -1,4 +1,4 @@
-"""Why training ended, by the trainer's own record (`training.json`)."""
+"""The reason why training ended, from the trainer's record (`training.json`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from arlarena.proto.text.wording import counted
 
 
 class RunEnding(msgspec.Struct):
-    """What the console reads of the record; the trainer's `Ending` says what the fields mean."""
+    """The fields of the record that the console reads; they are documented in the trainer's `Ending`."""
 
     ended_by: Literal["steps", "max_minutes", "max_environment_steps", "signal", "error"]
     step: int
@@ -21,7 +21,7 @@ class RunEnding(msgspec.Struct):
 
 
 def read_ending(path: Path) -> dict[str, object] | None:
-    """The record; None where there is none that can be read: training has not ended, or its process was killed."""
+    """The record. None if it is missing or unreadable: training has not ended, or its process was killed."""
     try:
         return msgspec.to_builtins(msgspec.json.decode(path.read_bytes(), type=RunEnding))  # type: ignore[no-any-return]
     except (OSError, msgspec.MsgspecError):

@@ -1,4 +1,4 @@
-"""`report.html`: one self-contained page about a run, from the files that its stages wrote; it plots what is there."""
+"""`report.html`: one self-contained page about a run. It shows the data of all stages that have finished."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MOST_EPISODES = 4
 
 @dataclass(frozen=True, slots=True)
 class Breakdown:
-    """Success by classes of tasks. `heading`: of the column with their names."""
+    """Success by class of tasks. `heading`: title of the column with the class names."""
 
     title: str
     heading: str
@@ -42,7 +42,7 @@ class Breakdown:
 
 
 def breakdowns(before: dict[str, Any], after: dict[str, Any]) -> list[Breakdown]:
-    """Both evaluations by the length of the shortest solution and by kind of task, where there are such."""
+    """Both evaluations by length of the shortest solution and by kind of task, if they have these classes."""
     columns, found = class_columns(counted_of_a_kind(before or after)), []
     for name, key, title, heading in (
         ("by_difficulty", "optimal_moves", "By difficulty", "least moves"),
@@ -55,7 +55,7 @@ def breakdowns(before: dict[str, Any], after: dict[str, Any]) -> list[Breakdown]
 
 
 def chosen_episodes(before: Records, after: Records) -> list[dict[str, Any]]:
-    """Pairs of the same task: first those that were learnt, then one solved by both, then failures."""
+    """Pairs of episodes of the same task: first newly solved tasks, then one solved twice, then failures."""
     old = {episode.get("task"): episode for episode in before}
     pairs = [
         {"task": episode.get("task"), "before": old.get(episode.get("task")), "after": episode} for episode in after
@@ -78,10 +78,10 @@ def _eval_set(path: Path) -> dict[str, Any]:
 
 
 def training_state(run: RunDirectory, steps: Records) -> str:
-    """Why training ended, or how far it is; empty before it began."""
+    """Why training ended, or its current step; empty before the first step."""
     if ending := describe_ending(read_ending(run.training)):
         return ending
-    return f"at step {int(steps[-1]['step']):,}; it goes on, or its process was killed" if steps else ""
+    return f"at step {int(steps[-1]['step']):,}; it is running, or its process was killed" if steps else ""
 
 
 def render(run: RunDirectory, summary: dict[str, Any] | None) -> str:
@@ -115,6 +115,6 @@ def render(run: RunDirectory, summary: dict[str, Any] | None) -> str:
 
 
 def write_report(run: RunDirectory, summary: dict[str, Any] | None) -> Path:
-    """Write the page, whole or not at all, and say where it is."""
+    """Write the page atomically. Returns its path."""
     write_text(run.report, render(run, summary))
     return run.report

@@ -1,4 +1,4 @@
-"""`summary.json`: what a run showed, in figures that a machine can check and a person can read."""
+"""`summary.json`: the results of a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OUTCOMES = ("trained", "filtered", "stale", "empty", "skipped", "dead")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object that a stage left.
+    """Read a JSON object written by a stage.
 
     Raises:
         LaunchError: it is missing or malformed.
@@ -31,7 +31,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """JSON lines; a line that a crash cut short is left out. Empty where the file is missing."""
+    """Read JSON lines. A line truncated by a crash is skipped. Empty if the file is missing."""
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
@@ -46,7 +46,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def read_steps(path: Path) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl in the order of their steps; of a step that was done twice, the later one."""
+    """The records of metrics.jsonl by step. If a step was repeated, the later record counts."""
     steps = {record["step"]: record for record in read_records(path) if isinstance(record.get("step"), int)}
     return [steps[step] for step in sorted(steps)]
 
@@ -75,14 +75,13 @@ def _versions() -> dict[str, str]:
 def summarise(
     run: RunDirectory, environment: str, method: str, seed: int, training_split: str = "train"
 ) -> dict[str, Any]:
-    """The summary of a finished run, from what its stages wrote.
+    """The summary of a finished run, from the files of its stages.
 
-    `groups` counts how each group ended, once: trained on, dropped by the filter, all members stale, no member with a
-    turn, its update skipped, or a dead letter. Those that were still on their way when training ended are in none of
-    these.
+    `groups` counts each group once: trained on, dropped by the filter, all members stale, no member with a turn,
+    update skipped, or dead letter. Groups in flight at the end of training are not counted.
 
     Raises:
-        LaunchError: an evaluation is missing, or the two were not made on the same eval_set.
+        LaunchError: an evaluation is missing, or the two have different evaluation sets.
     """
     before, after = read_json(run.eval_set("before")), read_json(run.eval_set("after"))
     tasks, tasks_after = before["eval_set"], after["eval_set"]
@@ -119,7 +118,7 @@ def summarise(
 
 
 def write_summary(run: RunDirectory, summary: dict[str, Any]) -> None:
-    """Write `summary.json`, whole or not at all."""
+    """Write `summary.json` atomically."""
     write_json(run.summary, summary)
 
 
@@ -147,11 +146,11 @@ def describe_filtered(groups: int) -> str:
 
 
 def counted_of_a_kind(record: dict[str, Any]) -> str:
-    """What a record counts of each kind: tasks, or attempts where each task is played several times."""
+    """The unit of a record's counts: tasks, or attempts if a task has several."""
     return "attempts" if (record.get("eval_set") or {}).get("attempts", 1) > 1 else "tasks"
 
 
 def data_warning(record: dict[str, Any]) -> str | None:
-    """What to say of the tasks of a summary or a evaluation set that are not those of the official data set."""
+    """A warning if the tasks are not those of the official data set, else None."""
     data = record.get("data") or {}
     return f"Not comparable with published results: {data['description']}" if data.get("official") is False else None

@@ -1,4 +1,4 @@
-"""Line charts and interval plots as inline SVG; colours are classes, so that the page decides on light and dark."""
+"""Line charts and interval plots as inline SVG. Colours are CSS classes, so that the page sets light and dark."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from markupsafe import Markup, escape
 WIDTH, HEIGHT = 380, 190
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 24
 MOST_POINTS = 400
-# Of the labels: mean width of a letter, and the height of a class that has a line for its name.
+# Labels: mean width of a letter, and row height of a class whose name has its own line.
 LETTER, ROW = 5.6, 38
-# Window of the bold line, as a share of the points: wide enough to see a trend through the noise of a step.
+# Window of the moving mean as a share of the points, wide enough to average the noise of single steps.
 SMOOTHING = 0.1
 FEWEST_SMOOTHED = 12
 
@@ -28,7 +28,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A horizontal line to compare with."""
+    """A horizontal reference line."""
 
     name: str
     y: float
@@ -96,7 +96,7 @@ def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most about MOST_POINTS, the last one included."""
+    """Reduce to about MOST_POINTS points; the last point is kept."""
     if len(points) <= MOST_POINTS:
         return list(points)
     every = math.ceil(len(points) / MOST_POINTS)
@@ -152,9 +152,9 @@ def _curve(line: Line, index: int, x: Scale, y: Scale) -> list[str]:
 def line_chart(
     title: str, lines: Sequence[Line], marks: Sequence[Mark] = (), within: tuple[float, float] | None = None
 ) -> Markup | None:
-    """A small chart; the faint line is the data, the bold one its moving mean. None where there is nothing to draw.
+    """A small chart: faint line for the data, bold line for the moving mean. None if there is no data.
 
-    At most two marks are drawn, the first one named at the left and the second at the right.
+    At most two marks are drawn, the first labelled on the left, the second on the right.
     """
     drawn = [line for line in map(_finite, lines) if line.points]
     if not drawn:
@@ -188,7 +188,7 @@ class Estimate:
 def interval_chart(
     title: str, classes: Sequence[str], series: Sequence[tuple[str, Sequence[Estimate | None]]]
 ) -> Markup | None:
-    """Estimates with their intervals by class, the series side by side; values are shares of 1.
+    """Estimates with intervals by class, the series next to each other. Values are in [0, 1].
 
     Classes are columns, or rows where a name is wider than a column.
     """
@@ -222,7 +222,7 @@ def _said(name: str, group: str, estimate: Estimate) -> str:
 def _interval_rows(
     title: str, classes: Sequence[str], series: Sequence[tuple[str, Sequence[Estimate | None]]]
 ) -> Markup:
-    """Every class below the one before, its name above its intervals."""
+    """One row per class, with its name above its intervals."""
     bottom = TOP + ROW * len(classes)
     x = Scale(0.0, 1.0, RIGHT, WIDTH - 2 * RIGHT)
     parts = []
@@ -255,4 +255,4 @@ def _figure(title: str, names: Sequence[str], parts: Sequence[str], height: int 
     return Markup(
         f"<figure><figcaption>{escape(title)}{legend}</figcaption>"
         f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg></figure>'
-    )  # every text in it went through escape
+    )  # all texts in it are escaped

@@ -25,7 +25,7 @@ Score = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A heading, and the text of a row's cell below it. `page_only`: the terminal has no room for it."""
+    """A heading, and a function for the cell text of a row. `page_only`: not shown in the terminal."""
 
     heading: str
     cell: Callable[[Any], str]
@@ -54,7 +54,7 @@ def _bounds(score: Score | None) -> str:
     return interval(score["ci95"]) if score else "-"
 
 
-SCORE_COLUMNS = (  # of a row for the evaluation before training, and of one for that after it
+SCORE_COLUMNS = (  # one row each for the evaluations before and after training
     Column("success %", _share),
     Column("95 % interval", _bounds),
     Column("well-formed %", lambda score: percent(score.get("format_valid"))),
@@ -65,7 +65,7 @@ SCORE_COLUMNS = (  # of a row for the evaluation before training, and of one for
 
 
 def class_columns(counted: str) -> tuple[Column, ...]:
-    """The columns of a table with one class of tasks a row. `counted`: what its numbers count."""
+    """The columns of a table with one row per class of tasks. `counted`: unit of its counts."""
     return (
         Column(counted, lambda row: str(row.n)),
         Column("before %", lambda row: _share(row.before)),
@@ -76,7 +76,7 @@ def class_columns(counted: str) -> tuple[Column, ...]:
 
 
 def class_rows(before: Score, after: Score, breakdown: str, key: str) -> list[ClassRow]:
-    """Both evaluations by the classes of one of their breakdowns, whose records name the class under `key`."""
+    """Rows with both evaluations by class. `key`: field of the breakdown's records with the class name."""
     old, new = ({record[key]: record for record in each.get(breakdown, [])} for each in (before, after))
     rows = []
     for name in sorted(old.keys() | new.keys()):
@@ -97,7 +97,7 @@ def scores_table(summary: dict[str, Any]) -> Table:
 
 
 def kinds_table(summary: dict[str, Any]) -> Table | None:
-    """Success of each kind of task before and after; None where an environment has no kinds."""
+    """Success by kind of task, before and after; None if the environment has no kinds."""
     rows = class_rows(summary["before"], summary["after"], "by_kind", "kind")
     if not rows:
         return None
@@ -117,5 +117,5 @@ def _terminal_table(title: str, columns: Sequence[Column], rows: Iterable[tuple[
 
 
 def _plain(text: str) -> str:
-    """A text that services wrote, as rich prints it: no markup, nothing that a terminal acts on."""
+    """A text of a service for rich: no markup, no control characters."""
     return escape(printable(text))
