@@ -95,7 +95,7 @@ def test_the_contract_names_an_expert_that_is_promised_and_missing():
 def test_the_contract_refuses_a_lost_game_that_continues_without_actions(monkeypatch):
     monkeypatch.setattr(Ending, "over", property(lambda self: self.solved))
     monkeypatch.setattr(Ending, "actions", lambda self: [] if self.ending else list(REWARDS))
-    with pytest.raises(ContractError, match="goes on without an action"):
+    with pytest.raises(ContractError, match="continues without an admissible action"):
         CHECKS["offers_actions_until_the_end"](EndingEnvironment())
 
 
