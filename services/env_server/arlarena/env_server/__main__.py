@@ -38,7 +38,7 @@ DRAIN_LOOK_S = 0.02  # how often a stop looks whether the last session has ended
 
 
 class AnnouncingServer(uvicorn.Server):
-    """Uvicorn that says where it listens, and for which a stop by SIGTERM is a success."""
+    """Uvicorn that announces its address and exits with 0 after SIGTERM."""
 
     def __init__(self, config: uvicorn.Config, service: EnvironmentService, log: Logger) -> None:
         super().__init__(config)
@@ -69,14 +69,14 @@ class AnnouncingServer(uvicorn.Server):
     def _stop(self, number: int) -> None:
         store = self._service.store
         self._log.info("stopping", signal=signal.Signals(number).name, sessions=len(store))
-        if store.draining:  # told a second time
+        if store.draining:  # a second signal
             self.should_exit = True
             return
         store.draining = True
         self._draining = asyncio.ensure_future(self._drain())
 
     async def _drain(self) -> None:
-        """Let open sessions end, for a while; then say goodbye to the others and stop."""
+        """Wait a limited time for open sessions to end; then close the others and stop."""
         store, loop = self._service.store, asyncio.get_running_loop()
         ends = loop.time() + self._service.settings.drain_s
         while len(store) and loop.time() < ends and not self.should_exit:
@@ -88,7 +88,7 @@ class AnnouncingServer(uvicorn.Server):
 
 
 def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """A listening socket; `shared` ones of one process group may listen on the same port.
+    """A listening socket. `shared`: other sockets may listen on the same port (SO_REUSEPORT).
 
     Raises:
         OSError: the address is occupied, forbidden or unknown.
@@ -135,7 +135,7 @@ def serve(settings: EnvironmentSettings, service: EnvironmentService, log: Logge
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
         **bounded(limits_of(settings)),
     )
-    gc.freeze()  # what is there now stays: the collector need not look at it again
+    gc.freeze()  # objects that exist now are permanent; exclude them from collections
     gc.set_threshold(20_000, 20, 20)  # a batch makes thousands of objects that live until its reply is written
     AnnouncingServer(config, service, log).run(sockets=sockets)
     log.info("stopped")
@@ -143,7 +143,7 @@ def serve(settings: EnvironmentSettings, service: EnvironmentService, log: Logge
 
 
 def limits_of(settings: EnvironmentSettings) -> HttpLimits:
-    """What one process allows its clients."""
+    """The HTTP limits of one process."""
     return HttpLimits(
         body_bytes=settings.max_body_bytes,
         held_bytes=settings.max_pending_bytes,
@@ -155,7 +155,7 @@ def limits_of(settings: EnvironmentSettings) -> HttpLimits:
 
 
 def pods_of(settings: EnvironmentSettings) -> Pods | None:
-    """The other pods, where this server is one of several."""
+    """The other pods, or None without pods."""
     return None if settings.pods is None or settings.pod is None else Pods(settings.pods, settings.pod)
 
 
@@ -187,7 +187,7 @@ def serve_part(settings: EnvironmentSettings, arguments: argparse.Namespace, fac
     opened(factory)
     public = socket.socket(fileno=arguments.listener)
     path = socket_path(arguments.peers, arguments.worker)
-    path.unlink(missing_ok=True)  # of a worker that died
+    path.unlink(missing_ok=True)  # left by a worker that died
     private = socket.socket(socket.AF_UNIX)
     private.bind(str(path))
     private.listen(BACKLOG)
@@ -196,10 +196,10 @@ def serve_part(settings: EnvironmentSettings, arguments: argparse.Namespace, fac
 
 
 def opened(factory: EnvironmentFactory) -> None:
-    """Start what the environment needs besides this process, where it needs something.
+    """Start the environment's external processes, if it has any.
 
     Raises:
-        ConfigError: this machine cannot offer it.
+        ConfigError: they cannot run on this machine.
     """
     if isinstance(factory, Resources):
         factory.open()
@@ -232,7 +232,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.worker is not None:
         return serve_part(settings, arguments, factory)
     if settings.tokens_file is not None:
-        read_tokens(settings.tokens_file)  # its faults are told before anything starts
+        read_tokens(settings.tokens_file)  # report errors of the file before anything starts
     log = get_logger("env_server")
     for message in warnings_of(factory):
         log.warning("environment_warning", environment=settings.name, message=message)

@@ -1,6 +1,6 @@
 """`python -m arlarena.env_server.describe FILE` checks the table [environment] of a file and prints what it plays.
 
-The output is the body of `/v1/info`, without a server: who checks a run before it starts needs the splits.
+The output is the body of `/v1/info`. The launcher uses it to check the splits before a run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Errors of the API: each names a code, whose fault it is, and whether trying again can help."""
+"""Errors of the API, each with a code, the party to blame, and whether a retry can help."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ApiError(Exception):
         self.retry_after_s = retry_after_s
 
     def again(self) -> ApiError:
-        """The same error, to be raised once more: one that was raised holds the frames that it passed."""
+        """A copy to raise again; a raised exception keeps its stack frames alive."""
         return ApiError(self.status, self.code, self.message, self.blame, self.retryable, self.retry_after_s)
 
     def item(self) -> Error:
@@ -121,23 +121,23 @@ def step_index_conflict(session_id: str, index: int, count: int) -> ApiError:
 
 
 def failed(message: str, retry_after_s: float) -> ApiError:
-    """What the environment stands on failed; nothing was played."""
+    """A dependency of the environment failed; the episode did not change."""
     return ApiError(503, "environment_failed", message, "infra", True, retry_after_s)
 
 
 def invalid_result(message: str) -> ApiError:
-    """The environment gave what the contract does not allow, such as a reward of NaN; the session has to be reset."""
+    """The environment broke its contract, for example with a reward of NaN; the session must be reset."""
     return ApiError(500, "invalid_result", message, "infra")
 
 
 def internal(what: str, error: Exception) -> ApiError:
-    """A fault of the environment's or the server's own. Its message stays in the log: it may hold anything."""
+    """An internal error of the environment or server. Its message goes only to the log: it may contain private data."""
     message = f"{what} failed: {type(error).__name__}; the server's log has the details"
     return ApiError(500, "internal", message, "infra", True)
 
 
 def busy(message: str, retry_after_s: float) -> ApiError:
-    """There is too much to do at the moment; nothing was played."""
+    """The server is overloaded; the episode did not change."""
     return ApiError(429, "busy", message, "infra", True, retry_after_s)
 
 

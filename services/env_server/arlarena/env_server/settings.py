@@ -1,6 +1,6 @@
 """What a user can set of an environment server: the table [environment]. No other file reads environment variables.
 
-`python -m arlarena.env_server.settings FILE` checks a file and says "ok", or says what is wrong and exits with 2.
+`python -m arlarena.env_server.settings FILE` checks a file. It prints "ok", or the error and exits with 2.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class EnvironmentSettings(EnvironmentKeys):
     )
     require_token: bool = Field(True, description="refuse to start beyond loopback without a token")
     trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(
-        (), description="addresses or networks of proxies whose X-Forwarded-For says who asks"
+        (), description="addresses or networks of proxies whose X-Forwarded-For names the client"
     )
     session_ttl_s: PositiveFloat = Field(900.0, description="idle time after which a session is closed, by default")
     frames: Literal["url", "data"] = Field("url", description="frames by URL, or within each observation")
@@ -47,7 +47,7 @@ class EnvironmentSettings(EnvironmentKeys):
     reset_cache_size: NonNegativeInt = Field(1024, description="tasks whose next player begins at once; 0: none")
     pool_threads: PositiveInt | None = Field(
         None,
-        description="threads for resets, the expert, and blocking steps; default: 2, or what the environment asks",
+        description="threads for resets, the expert, and blocking steps; default: 2, or the environment's own number",
     )
     lost_threads_timeout_s: PositiveFloat = Field(
         60.0,
@@ -76,7 +76,7 @@ class EnvironmentSettings(EnvironmentKeys):
     max_action_chars: PositiveInt = Field(
         1 << 18, description="longest reply that a step reads; as JSON it takes at most 12 bytes a character"
     )
-    retry_after_s: PositiveFloat = Field(1.0, description="what Retry-After says when the server is full")
+    retry_after_s: PositiveFloat = Field(1.0, description="value of Retry-After when the server is full")
     websocket_ping_s: NonNegativeFloat = Field(
         0.0, description="interval of keep-alive pings; 0: none, since a client that generates for long answers none"
     )
@@ -113,7 +113,7 @@ def check(path: Path) -> None:
     """Validate a file, the environment's own options included.
 
     Raises:
-        ConfigError: what is wrong.
+        ConfigError: the file is invalid.
     """
     from arlarena.environment.protocols import warnings_of
     from arlarena.environment.registry import load

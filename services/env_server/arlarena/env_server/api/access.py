@@ -1,6 +1,5 @@
-"""Who may use the server, and whose sessions are whose: bearer tokens, and the addresses of clients.
-
-Every token stands for a tenant, and sessions, snapshots and frames belong to the tenant for whom they were made.
+"""Access control: bearer tokens, tenants and client addresses. Every token belongs to a tenant. Sessions, snapshots
+and frames belong to the tenant that created them.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from arlarena.proto.config import ConfigError
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.text.files import TextFileError, read_text
 
-# What an orchestrator asks before it has a token.
+# Probes of an orchestrator, which have no token.
 OPEN_PATHS = frozenset({"/health", "/ready"})
-# What a page of another origin must not do. It can open sockets, too, which begin with GET.
+# Methods forbidden to pages of another origin. A WebSocket starts with GET, so sockets are checked too.
 CHANGING_METHODS = frozenset({"POST", "DELETE", "PUT", "PATCH"})
 _LINE = re.compile(r"(?:(?P<name>[A-Za-z0-9_.-]{1,64}):)?(?P<token>[\x21-\x7e]+)")
 _FIRST = "token"  # the tenant of the setting `token`
@@ -34,10 +33,10 @@ def _digest(token: str) -> bytes:
 
 
 def read_tokens(path: Path) -> dict[bytes, str]:
-    """The tenants of a file's tokens, by the tokens' hashes. A token without a name is a tenant of its own.
+    """The tenants of a token file, by token hash. A token without a name is its own tenant.
 
     Raises:
-        ConfigError: the file cannot be read, has no token, or has a line that is none; the message quotes no token.
+        ConfigError: the file is unreadable, has no token, or has an invalid line. The message contains no token.
     """
     try:
         lines = read_text(path).splitlines()
@@ -72,7 +71,7 @@ class TenantTokens:
         self._tenants = self._given | ({} if self._path is None else read_tokens(self._path))
 
     def refresh(self) -> None:
-        """Read the file again where it has changed. One that cannot be used changes nothing, and is logged."""
+        """Read the file again if it has changed. An invalid file is logged and ignored."""
         if self._path is None or (stamp := self._file_stamp()) == self._stamp:
             return
         self._stamp = stamp
@@ -91,10 +90,10 @@ class TenantTokens:
         return None if found is None else (found.st_mtime_ns, found.st_size, found.st_ino)
 
     def caller(self, connection: HTTPConnection) -> Caller:
-        """Who asks. A fellow worker says who asked it, and has looked at the token.
+        """The caller of a request. A peer worker has checked the token and sends the caller in headers.
 
         Raises:
-            ApiError: 401 for a connection without a token where there are tokens, 403 for a page of another origin.
+            ApiError: 401 for a missing or wrong token, 403 for a page of another origin.
         """
         if is_hop(connection):
             headers = connection.headers
@@ -112,9 +111,9 @@ class TenantTokens:
         return Caller(address, tenant, authorization)
 
     def _check_origin(self, connection: HTTPConnection) -> None:
-        """Let no page of another origin play: a browser sends its requests to loopback, too. Other clients name no
-        origin. Without tokens a server's own pages are those that name it by its address: any other name may be made
-        to lead here (DNS rebinding).
+        """Refuse requests from web pages of another origin, because a browser can reach loopback. Clients other than
+        browsers send no Origin. Without tokens, Host must be an address: another name may resolve to this server by
+        DNS rebinding.
 
         Raises:
             ApiError: 403.
@@ -130,7 +129,7 @@ class TenantTokens:
 
 
 def _is_address(host: str) -> bool:
-    """Whether a header Host names an address, or localhost."""
+    """Whether a Host header is an IP address or localhost."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
         return name == "localhost" or bool(ipaddress.ip_address(name))

@@ -1,4 +1,4 @@
-"""The application: the table of routes, the socket, errors in one form, and a reaper in the background."""
+"""The ASGI application: routes, WebSocket, error replies, and a background task that closes expired sessions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def _endpoint(route: Route, service: EnvironmentService) -> Endpoint:
-    """The Starlette endpoint of a route: counts, and turns every error into a reply of one form."""
+    """The Starlette endpoint of a route. It counts errors and returns them as error replies."""
 
     async def endpoint(request: Request) -> Response:
         try:
@@ -50,7 +50,7 @@ def _endpoint(route: Route, service: EnvironmentService) -> Endpoint:
 
 
 def _unexpected(service: EnvironmentService, route: Route, error: Exception) -> Response:
-    """A fault of our own: logged with its stack, answered without."""
+    """An unexpected error: the stack trace goes to the log, not into the reply."""
     service.metrics.errors.labels("internal").inc()
     service.log.error("request_failed", route=route.path, error=repr(error), stack=traceback.format_exc())
     message = f"{route.method} {route.path} failed: {type(error).__name__}; the server's log has the details"
@@ -93,7 +93,7 @@ async def _reap(service: EnvironmentService) -> None:
         service.access.refresh()
         if service.health.exhausted() and service.peers is not None and not service.store.draining:
             service.log.error("threads_lost", **service.health.threads())
-            os.kill(os.getpid(), signal.SIGTERM)  # the parent starts this worker again
+            os.kill(os.getpid(), signal.SIGTERM)  # the parent restarts this worker
         if peak.has_dropped(len(service.store)):
             release()
 
@@ -117,7 +117,7 @@ def create_app(service: EnvironmentService) -> FastAPI:
     for route in ROUTES:
         app.router.add_route(route.path, _endpoint(route, service), methods=[route.method], include_in_schema=False)
     app.router.add_websocket_route(SOCKET_PATH, serve)
-    # A request is matched with one route after the other: the routes of almost all requests come first.
+    # Routes are matched in order, so the most frequent ones come first.
     app.router.routes.sort(key=lambda route: getattr(route, "path", None) not in PLAYING)
     app.add_exception_handler(HTTPException, _http_error)
 

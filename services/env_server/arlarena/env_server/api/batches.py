@@ -1,8 +1,6 @@
-"""`/v1/batch`: many operations in one request, an item's error its own.
-
-Sessions do not wait for one another: what can be done at once is done in one sweep, and the sessions that have to wait
-(a new episode, an environment that is slow, a step under way) go on side by side. Within a session, items keep their
-order.
+"""`/v1/batch`: many operations in one request, with errors per item. Items that need no waiting run in one pass.
+Sessions that must wait (a new episode, a slow environment, a running step) continue concurrently. Items of one
+session keep their order.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 RESET_FIELDS = ResetSpec.__struct_fields__
 _reset_of = attrgetter(*RESET_FIELDS)
 _NO_RESET = (None,) * len(RESET_FIELDS)
-# Items after which other requests get their turn: 64 steps take a millisecond.
+# Yield to other requests after this many items: 64 steps take a millisecond.
 YIELD_EVERY = 64
 
 
@@ -61,7 +59,7 @@ class _Batch:
         self._results: list[BatchResult | None] = [None] * len(request.items)
 
     async def run(self) -> list[BatchResult]:
-        """Sweep once, then wait for those who have to wait."""
+        """Run the items that need no waiting, then the others concurrently."""
         waiting: dict[str, list[int]] = defaultdict(list)
         for number, item in enumerate(self._items):
             if number % YIELD_EVERY == YIELD_EVERY - 1:
@@ -73,7 +71,7 @@ class _Batch:
         return [result for result in self._results if result is not None]
 
     def _at_once(self, number: int, item: BatchItem) -> bool:
-        """Carry out an item that nothing has to be waited for; False for one that has to wait."""
+        """Run an item that needs no waiting. Returns False if it must wait."""
         try:
             self._results[number] = self._now(item)
         except Exception as error:
@@ -100,7 +98,7 @@ class _Batch:
         return _stepped(item, self._service.step_now(session, item.action.text, item.step_index))
 
     async def _in_turn(self, numbers: list[int]) -> None:
-        """Carry out the rest of one session's items."""
+        """Run the remaining items of one session in order."""
         for number in numbers:
             item = self._items[number]
             if self._at_once(number, item):
@@ -123,14 +121,14 @@ class _Batch:
         return _stepped(item, result)
 
     def _failed(self, item: BatchItem, error: Exception) -> BatchResult:
-        """The item's error: one session's fault is no other session's."""
+        """The item's error as its result; other items are not affected."""
         known = error if isinstance(error, ApiError) else self._service.unexpected(f"the {item.op}", error)
         self._service.metrics.errors.labels(known.code).inc()
         return BatchResult(item.session_id, False, item.request_id, error=known.item())
 
 
 def _check_fields(item: BatchItem) -> None:
-    """Refuse a field of another operation, which would be ignored.
+    """Refuse a field that belongs to another operation and would be ignored.
 
     Raises:
         ApiError: 422.

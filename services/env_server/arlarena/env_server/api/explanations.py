@@ -1,7 +1,7 @@
-"""Messages about values that are not valid: msgspec says what is wrong, and these add what would be right.
+"""Error messages for invalid values: msgspec's message plus the valid names.
 
-An unknown value gets those that are known (`known: close, reset, state, step; did you mean 'step'?`), an unknown field
-as well, and a value in the place of an object, or an object that lacks a field, the object's fields.
+For an unknown value or field, the known ones (`known: close, reset, state, step; did you mean 'step'?`). For a
+missing field or a value in place of an object, the object's fields.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def decode(body: bytes, kind: type[T]) -> T:
 
 
 def parse(body: bytes, kind: type[T]) -> T:
-    """`body` as `kind`; an empty body counts as `{}`. Whoever calls has counted its values.
+    """`body` as `kind`; an empty body counts as `{}`. The caller must have called `check_values`.
 
     Raises:
         ApiError: 422: `invalid_request`, naming the field, or `invalid_json`.
@@ -50,7 +50,7 @@ def parse(body: bytes, kind: type[T]) -> T:
 
 
 def check_values(body: bytes) -> None:
-    """Count the values of a JSON text without making any. Marks within its texts do not count.
+    """Check the number of values of a JSON text without decoding it. Punctuation in strings is not counted.
 
     Raises:
         ApiError: 413: there are more than `MOST_VALUES`.
@@ -62,7 +62,7 @@ def check_values(body: bytes) -> None:
 
 
 def _unreadable(body: bytes, error: Exception, kind: Any) -> ApiError:
-    """What is wrong with a body. That it is not UTF-8 comes first, and with its offset in the whole body."""
+    """The error for an invalid body. Invalid UTF-8 is reported first, with its offset in the body."""
     try:
         body.decode()
     except UnicodeDecodeError as undecodable:
@@ -91,7 +91,7 @@ def error_reply(error: ApiError) -> Response:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body.
+    """Read the complete body.
 
     Raises:
         ApiError: 413, before more than `limit` bytes have been kept; 422 for a compressed one.

@@ -1,8 +1,8 @@
-"""MCP over HTTP: the Streamable HTTP transport, whose server sends nothing unasked.
+"""MCP over HTTP: the Streamable HTTP transport without server-initiated messages.
 
     POST   /mcp   one JSON-RPC message. A request is answered with 200 and JSON, a notification with 202 and no body.
     DELETE /mcp   ends the session that the header names.
-    GET    /mcp   405: there is no stream of the server's own.
+    GET    /mcp   405: the server offers no stream.
 
 `initialize` opens a session of the environment, and its reply names it in the header `Mcp-Session-Id`, which clients
 repeat. A request whose header names a session that has ended is answered with 404, upon which they initialize again.
@@ -25,7 +25,7 @@ SESSION_HEADER, VERSION_HEADER = "mcp-session-id", "mcp-protocol-version"
 
 
 def session_meant(raw: bytes, headers: Mapping[str, str]) -> str | None:
-    """The session that a request names, in its params or else in its header."""
+    """The session id of a request, from its params or else from its header."""
     return mcp.outline(raw)[1] or headers.get(SESSION_HEADER)
 
 

@@ -3,11 +3,11 @@
     > {"type":"reset","data":{"seed":3}}      < {"type":"observation","data":{"observation":…,"reward":null,…}}
     > {"type":"step","data":{"text":"up"}}    > {"type":"state"}    > {"type":"close"}
 
-An error leaves the socket open, except where there is no session to serve. A socket that is closed takes the session
-with it that was opened for it. One that is lost leaves it alive for a while, so that the player can come back with
-`/ws?session_id=…`; after that, or when nothing is said for the session's ttl, its place is free again. A socket whose
-session ends first is told so and closed: a peer that vanished without a word (a half-open connection) holds neither a
-place nor a socket for longer than the ttl.
+An error leaves the socket open, unless it has no session. Closing a socket also closes the session that was opened
+for it. After a lost connection the session stays open for a limited time, so that the client can reconnect with
+`/ws?session_id=…`. It is closed after that time, or after the session's ttl without a message. If the session ends
+first, the client gets an error and the socket is closed, so a half-open connection holds no session for longer than
+the ttl.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ CLOSE_GOING_AWAY = 1001
 CLOSE_UNEXPECTED = 1011
 CLOSE_TRY_LATER = 1013
 
-# What a peer that does not read may hold up its own farewell.
+# Limit for the closing handshake with a client that does not read.
 HANG_UP_S = 5.0
-# How long a new socket waits for the one before it.
+# How long a new socket waits until the previous one releases the session.
 RELEASE_S = 1.0
 
 
 class SocketFrame(msgspec.Struct):
-    """What a player sends. `data` is decoded once its type is known."""
+    """A frame from the client. `data` is decoded after `type`."""
 
     type: str
     data: msgspec.Raw = msgspec.Raw(b"{}")
@@ -66,7 +66,7 @@ class SocketSession:
         self._session = session
 
     async def run(self) -> None:
-        """Answer until the player closes.
+        """Answer frames until the client closes the socket.
 
         Raises:
             WebSocketDisconnect: the socket was lost.
@@ -82,7 +82,7 @@ class SocketSession:
             await self._socket.send_text(answer.decode())
 
     async def hang_up(self, message: str) -> None:
-        """Tell the player that the session is over, and close. A peer that is gone cannot hold this up for long."""
+        """Send an error that the session is over, and close the socket, within a time limit."""
         try:
             async with asyncio.timeout(HANG_UP_S):
                 await self._socket.send_text(_error("SESSION_ERROR", message).decode())
@@ -129,10 +129,10 @@ class SocketSession:
 
 
 async def _wait_for_release(session: ServerSession) -> None:
-    """Give the socket that had the session a moment to let go: its close may still be on the way.
+    """Wait until the previous socket releases the session; its close may still be in transit.
 
     Raises:
-        ApiError: it does not.
+        ApiError: 409, it is not released in time.
     """
     try:
         async with asyncio.timeout(RELEASE_S):
@@ -167,7 +167,7 @@ async def _attach(socket: WebSocket, service: EnvironmentService, caller: Caller
 
 
 async def _elsewhere(socket: WebSocket, service: EnvironmentService) -> tuple[ClusterMembers, int] | None:
-    """Who else is to serve this socket: the holder of its session, or a worker with room where there is none here."""
+    """The member that must serve this socket: the holder of its session, or a worker with free capacity."""
     if is_hop(socket):
         return None
     wanted = socket.query_params.get("session_id")
@@ -186,7 +186,7 @@ async def serve(socket: WebSocket) -> None:
     service = cast(EnvironmentService, socket.app.state.service)
     await socket.accept()
     try:
-        caller = service.access.caller(socket)  # before anything is passed on: a fellow worker does not ask again
+        caller = service.access.caller(socket)  # checked before forwarding, because a peer worker does not check again
         if (place := await _elsewhere(socket, service)) is not None:
             members, number = place
             await members.carry(number, socket, caller)

@@ -1,10 +1,10 @@
-"""The other workers of one server, and the other pods of one set: whatever one is asked about a session that another
-one holds, it passes on.
+"""The other workers of a server, and the other pods of a set. A request about a session is forwarded to the member
+that holds it.
 
 A session's id begins with the shard of its holder (`0w1-…`: worker 1 of shard 0; `p3-…`: pod 3), so no table is shared.
-All speak HTTP to one another, through the same routes that the world uses. Workers do so over Unix sockets in a
-private folder, and the header `HOP` marks what has been passed on once, and must be answered where it is. Pods use
-their ordinary addresses, and `POD_HOP` says that no third pod is to be asked, which anybody may say.
+Members use the public HTTP routes. Workers use Unix sockets in a private folder; the header `HOP` marks a forwarded
+request, which must not be forwarded again. Pods use their public addresses; `POD_HOP` has the same meaning between
+pods, and any client may send it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HOP, POD_HOP = "x-arlarena-hop", "x-arlarena-pod-hop"
 CLIENT, TENANT = "x-arlarena-client", "x-arlarena-tenant"
 KEPT_HEADERS = ("Retry-After", "ETag", "Cache-Control", "Mcp-Session-Id")
 PASSED_HEADERS = ("Mcp-Session-Id", "Mcp-Protocol-Version")
-# A peer that does not answer within this time beyond the longest limit of the work itself is taken for dead.
+# A peer counts as dead if it does not answer within the longest limit of the work plus this time.
 ANSWER_S = 120.0
 CONNECT_S = 10.0
 # A reply to a batch is some 100 KB; beyond a buffer's size the reader stops and starts again.
@@ -49,7 +49,7 @@ def shard_of(base: str, worker: int) -> str:
 
 
 class ClusterMembers:
-    """Servers that each hold some of the sessions, by number."""
+    """Numbered servers that each hold some of the sessions."""
 
     kind = "server"
 
@@ -60,12 +60,12 @@ class ClusterMembers:
         self._sessions: dict[int, aiohttp.ClientSession] = {}
 
     def holder(self, name: str | None) -> int | None:
-        """The other one that holds a session or a snapshot; None where it is this one's, or nobody's."""
+        """The number of another member that holds a session or snapshot, else None."""
         found = self._shape.match(name or "")
         return int(found.group(1)) if found and int(found.group(1)) != self.index else None
 
     def _url(self, number: int) -> str:
-        """Where one of them listens."""
+        """The URL of a member."""
         raise NotImplementedError
 
     def _session(self, number: int) -> aiohttp.ClientSession:
@@ -73,7 +73,7 @@ class ClusterMembers:
         raise NotImplementedError
 
     def on_behalf(self, caller: Caller) -> dict[str, str]:
-        """The headers that tell the other one who asks."""
+        """Headers that identify the caller to a peer."""
         raise NotImplementedError
 
     async def close(self) -> None:
@@ -85,7 +85,7 @@ class ClusterMembers:
     async def send(
         self, worker: int, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
     ) -> Response:
-        """Ask a peer; its answer, whatever the status.
+        """Send a request to a peer. Returns its response, whatever the status.
 
         Raises:
             ApiError: 503, the peer does not answer; what it held is lost if it has died.
@@ -161,7 +161,7 @@ class Peers(ClusterMembers):
 
     @property
     def others(self) -> list[int]:
-        """All but this one, beginning with the next: load that overflows does not always meet the first."""
+        """All other workers, starting with the next one, so that overflow load is spread."""
         return [(self.index + step) % self.count for step in range(1, self.count)]
 
     def holder(self, name: str | None) -> int | None:
@@ -185,7 +185,7 @@ class Peers(ClusterMembers):
         return {CLIENT: caller.address} | ({} if caller.tenant is None else {TENANT: caller.tenant})
 
     async def ask_all(self, path: str, kind: type[T], caller: Caller = UNKNOWN_CALLER) -> list[T]:
-        """The answers of all peers that are there."""
+        """The answers of all reachable peers."""
         headers = self.on_behalf(caller)
         asked = (self.ask(worker, "GET", path, kind, headers=headers) for worker in self.others)
         found = await asyncio.gather(*asked, return_exceptions=True)
@@ -199,9 +199,7 @@ class Peers(ClusterMembers):
 
 
 class Pods(ClusterMembers):
-    """The pods of one set, each a server of its own: whichever of them a service hands a request to, it finds its
-    session.
-    """
+    """The pods of one set. A load balancer may send a request to any pod; it is forwarded to the session's pod."""
 
     kind = "pod"
 
@@ -214,7 +212,7 @@ class Pods(ClusterMembers):
         return self._template.format(pod=number)
 
     def _session(self, number: int) -> aiohttp.ClientSession:
-        if not self._sessions:  # one for all: an id may name any number
+        if not self._sessions:  # one for all pods: an id may contain any number
             self._sessions[0] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0),
                 timeout=_TOTAL,
@@ -233,7 +231,7 @@ _TOTAL = aiohttp.ClientTimeout(total=ANSWER_S, sock_connect=CONNECT_S)
 
 
 async def _inwards(socket: WebSocket, peer: aiohttp.ClientWebSocketResponse) -> None:
-    """From the player to the peer; a player that vanished makes the peer's session wait, as it would at the peer."""
+    """From the client to the peer. A lost client connection leaves the peer's session open for a reconnect."""
     while True:
         message = await socket.receive()
         if message["type"] == "websocket.disconnect":
@@ -248,7 +246,7 @@ async def _inwards(socket: WebSocket, peer: aiohttp.ClientWebSocketResponse) -> 
 
 
 async def _outwards(peer: aiohttp.ClientWebSocketResponse, socket: WebSocket) -> None:
-    """From the peer to the player, its farewell included."""
+    """From the peer to the client, including the close frame."""
     async for message in peer:
         await socket.send_text(message.data)
     try:

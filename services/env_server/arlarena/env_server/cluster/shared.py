@@ -1,4 +1,4 @@
-"""What concerns all workers of a server at once: batches over many sessions, opening, counting, metrics, frames."""
+"""Operations over all workers of a server: batches, opening and listing sessions, capacity, metrics, frames."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from arlarena.proto.env_api import (
     SessionList,
 )
 
-# Somebody else and which of them, or this one.
+# Another cluster member and its number, or None for this process.
 Place = tuple[ClusterMembers, int] | None
 
 
@@ -68,7 +68,7 @@ async def batch(
 
 
 def _place(members: Sequence[ClusterMembers], session_id: str) -> Place:
-    """Whom to ask about a session; None for this one."""
+    """The member that holds a session; None for this process."""
     for some in members:
         if (holder := some.holder(session_id)) is not None:
             return some, holder
@@ -91,8 +91,8 @@ def _failed(item: BatchItem, error: ApiError) -> BatchResult:
 async def open_sessions(
     service: EnvironmentService, peers: Peers, wish: CreateSessions, caller: Caller
 ) -> list[OpenedSession]:
-    """Open sessions, all or none: one here, several on all workers alike, so that whoever batches over them keeps all
-    workers busy through one connection.
+    """Open sessions, all or none. A single session opens here; several are spread evenly over all workers, so that
+    batches over them use all workers through one connection.
 
     Raises:
         ApiError: as `EnvironmentService.open`.
@@ -169,7 +169,7 @@ async def sessions(service: EnvironmentService, peers: Peers, caller: Caller) ->
 
 
 async def capacity(service: EnvironmentService, peers: Peers) -> Capacity:
-    """The sum of all workers that are there."""
+    """The sum over all reachable workers."""
     found = [service.capacity(), *await peers.ask_all("/v1/capacity", Capacity)]
     return Capacity(
         sum(one.max_sessions for one in found),

@@ -1,8 +1,8 @@
 """Several worker processes behind one port.
 
-The parent binds one socket a worker to the port (SO_REUSEPORT, so that the kernel deals connections among them), starts
-the workers, says where they listen once all of them do, and starts a worker again that has died. Its sockets stay open,
-so nobody is refused meanwhile.
+The parent binds one socket a worker to the port (SO_REUSEPORT, so that the kernel deals connections among them),
+starts the workers, announces the address once all of them listen, and restarts a worker that has died. Its sockets
+stay open, so no connection is refused meanwhile.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from arlarena.proto.telemetry import Logger, announce
 
-# A worker that dies sooner than this after its start is not started again at once.
+# A worker that dies within this time after its start is restarted with a delay.
 SHORT_LIFE_S, PAUSE_S = 2.0, 1.0
 
 

@@ -21,8 +21,8 @@ async def carry_out(
     """`work` in the pool; `what` names it in errors.
 
     Raises:
-        ApiError: 504 after `limit_s` seconds; the thread's result is then dropped. 429 while too many wait, 503 if what
-            the environment stands on fails.
+        ApiError: 504 after `limit_s` seconds; the thread's result is then dropped. 429 while too many wait, 503 if a
+            dependency of the environment fails.
     """
     if pool.waiting >= settings.max_waiting:
         message = f"{pool.waiting} calls wait already: come back later, or raise [environment] max_waiting"

@@ -1,4 +1,4 @@
-"""How episodes begin: from a start of the same task that is kept, or else in a thread."""
+"""Starts of episodes: a fork of a cached start of the same task, or else a reset in a thread."""
 
 from __future__ import annotations
 

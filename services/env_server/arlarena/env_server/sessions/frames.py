@@ -1,4 +1,4 @@
-"""Frames by their hash: sent once by URL, and cached by whoever asks, for a hash never changes its picture."""
+"""Frames addressed by hash: a URL identifies an immutable image, so clients may cache it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How it is with a server: what its environment stands on, and its threads."""
+"""Health of a server: its threads and the environment's dependencies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from arlarena.proto.env_api import Health
 
 
 class ServerHealth:
-    """Looks after one pool and one environment. `lost_limit_s`: how long all threads may be lost."""
+    """Health of one thread pool and one environment. `lost_limit_s`: how long all threads may be lost."""
 
     def __init__(self, factory: EnvironmentFactory, pool: WorkPool, lost_limit_s: float, clock: Clock) -> None:
         self._factory, self._pool, self._lost_limit_s, self._clock = factory, pool, lost_limit_s, clock

@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics. One registry an application, so that tests do not share counters."""
+"""Prometheus metrics of /metrics. Each application has its own registry, so tests do not share counters."""
 
 from __future__ import annotations
 

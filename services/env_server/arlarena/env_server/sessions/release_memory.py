@@ -1,17 +1,17 @@
-"""Giving memory back to the system after a crowd has left."""
+"""Return heap memory to the system after a load spike."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 
-# Below this many sessions more than now there is too little to give back to be worth the few milliseconds.
+# Least drop in sessions that is worth the few milliseconds of a trim.
 CROWD = 256
 
 
 def release() -> None:
-    """Return what is free to the system. The C library keeps pages with holes in them unless it is told to trim; where
-    it cannot (not glibc), nothing more is done than collecting garbage.
+    """Collect garbage and return free memory to the system. glibc keeps fragmented pages unless `malloc_trim` is
+    called; other C libraries have no such call.
     """
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -20,13 +20,13 @@ def release() -> None:
 
 
 class PeakTracker:
-    """Notices when most of the sessions that there once were have gone."""
+    """Detects a drop from the peak number of sessions."""
 
     def __init__(self) -> None:
         self._peak = 0
 
     def has_dropped(self, sessions: int) -> bool:
-        """Whether at least half of the most that were seen, and a crowd, has left since this was last True."""
+        """Whether at least half of the peak, and many sessions, have ended since this was last True."""
         self._peak = max(self._peak, sessions)
         if self._peak - sessions < max(CROWD, self._peak / 2):
             return False

@@ -1,4 +1,4 @@
-"""Episodes at their start, kept by task: whoever plays the same task next begins at once, with a fork."""
+"""Cache of episode starts by task; the next episode of the task is a fork."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Start = tuple[Episode, StepResult]
 class ResetCache:
     """The starts of the `capacity` tasks that were begun last.
 
-    A group plays one task many times and an evaluation set is played again and again, while making a game may mean
-    search or reading files. A start depends on its task alone, so a fork of the first one is as good as the second.
+    Groups and evaluation sets play a task many times, and a reset may search or read files. A start depends only on
+    its task, so a fork equals a new start.
     """
 
     def __init__(self, capacity: int) -> None:

@@ -1,7 +1,5 @@
-"""What an environment gives after a reset or a step, checked before it goes out.
-
-A reward that is no number would be null in JSON, and a reader might take it for 0. So it is a failure of the
-environment: the reply is an error, without an observation and without a reward.
+"""Checks of the environment's result of a reset or step. NaN would become null in JSON, and a client may read it as
+0. So an invalid result is an error reply without observation and reward.
 """
 
 from __future__ import annotations

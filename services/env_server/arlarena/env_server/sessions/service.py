@@ -98,7 +98,7 @@ class EnvironmentService:
         self.access = TenantTokens(settings, log)
 
     def close(self) -> None:
-        """Take no new sessions, let threads end, and end what the environment had started."""
+        """Refuse new sessions, stop the threads, and stop the environment's external processes."""
         self.store.draining = True
         self.pool.close()
         if isinstance(self.factory, Resources):
@@ -143,7 +143,7 @@ class EnvironmentService:
             return self._begin(session, spec, await self._starts.start(spec))
 
     def reset_now(self, session: ServerSession, spec: ResetSpec) -> StepResult | None:
-        """As `reset`, for a session that nobody is busy with; None where it has to be waited for."""
+        """As `reset`, for an idle session; None if the reset must wait."""
         start = self._starts.cached(self._starts.task(spec))
         return None if start is None else self._begin(session, spec, start)
 
@@ -171,7 +171,7 @@ class EnvironmentService:
             return result
 
     def step_now(self, session: ServerSession, text: str, index: int | None = None) -> StepResult:
-        """As `step`, for a session that nobody is busy with, in an environment whose steps do not block."""
+        """As `step`, for an idle session in an environment with non-blocking steps."""
         if (repeated := self._repeated(session, text, index)) is not None:
             return repeated
         episode = self._episode(session)
@@ -180,7 +180,7 @@ class EnvironmentService:
             result = self._counted(episode, episode.step(text), begun, session.tenant)
         except EnvironmentFailure as error:
             raise refusal("the step", error) from error
-        except Exception as error:  # the episode may have moved, so nobody can go on from here
+        except Exception as error:  # the episode's state is unknown, so it cannot continue
             failure = error if isinstance(error, ApiError) else self.unexpected("the step", error)
             session.failure = failure.again()
             raise failure from error
@@ -188,7 +188,7 @@ class EnvironmentService:
         return result
 
     def unexpected(self, what: str, error: Exception) -> ApiError:
-        """The reply to a fault that nobody foresaw, which is logged with its stack."""
+        """The reply to an unexpected error, which is logged with its stack trace."""
         self.log.error("operation_failed", what=what, error=repr(error), stack="".join(format_exception(error)))
         return errors.internal(what, error)
 
@@ -342,7 +342,7 @@ class EnvironmentService:
         self.metrics.sessions.set(len(self.store))
 
     async def expert(self, session: ServerSession) -> ExpertReply:
-        """The expert's replies from here.
+        """The expert's replies from the current state.
 
         Raises:
             ApiError: 403 on evaluation splits, 409 where there is nothing to say, 504 when it takes too long.

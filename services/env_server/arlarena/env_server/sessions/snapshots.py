@@ -12,7 +12,7 @@ from arlarena.environment.protocols import Episode
 
 @dataclass(frozen=True, slots=True)
 class StoredSnapshot:
-    """A state. `episode` is a copy that nobody plays; `expires_at` is on the store's clock."""
+    """A saved state. `episode`: a copy that is never stepped. `expires_at`: on the store's clock."""
 
     id: str
     episode: Episode
@@ -52,7 +52,7 @@ class SnapshotStore:
         return self._keep(StoredSnapshot(name, episode.fork(), session.episode_id, session.last, 0.0, session.tenant))
 
     def get(self, snapshot_id: str, tenant: str | None = None) -> StoredSnapshot:
-        """A tenant's snapshot, its time begun anew.
+        """A tenant's snapshot; its expiry time is reset.
 
         Raises:
             ApiError: 404, also for a snapshot of another tenant.
@@ -80,7 +80,7 @@ class SnapshotStore:
             del self._snapshots[name]
 
     def remaining_s(self, snapshot: StoredSnapshot) -> float:
-        """Seconds until it is given up if nobody uses it."""
+        """Seconds without use until it expires."""
         return snapshot.expires_at - self._clock()
 
     def _keep(self, one: StoredSnapshot) -> StoredSnapshot:

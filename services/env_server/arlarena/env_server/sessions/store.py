@@ -1,4 +1,4 @@
-"""Sessions: who holds which episode, and until when. Nothing here knows HTTP or an environment's rules."""
+"""Sessions, their episodes and expiry times, independent of HTTP and of environments."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class ServerSession:
     ttl_s: float
     expires_at: float
     group_id: str | None = None
-    caller: Caller = UNKNOWN_CALLER  # who opened it
-    tenant: str | None = None  # the caller's: nobody else finds it
+    caller: Caller = UNKNOWN_CALLER  # that opened it
+    tenant: str | None = None  # only this tenant can access the session
     episode: Episode | None = None
     episode_id: str | None = None
     last: LastStep | None = None
@@ -99,7 +99,7 @@ class StoreLimits:
 
     @classmethod
     def of(cls, settings: EnvironmentSettings) -> Self:
-        """As table [environment] says."""
+        """The limits of table [environment]."""
         s = settings
         return cls(
             s.capacity, s.session_ttl_s, s.max_session_ttl_s, s.retry_after_s, s.shard, s.max_sessions_per_client
@@ -183,7 +183,7 @@ class SessionStore:
         return [session for session in self._sessions.values() if session.tenant == tenant]
 
     def get(self, session_id: str, tenant: str | None = None) -> ServerSession:
-        """The tenant's session, its idle time begun anew.
+        """The tenant's session; its idle time is reset.
 
         Raises:
             ApiError: 404, also for a session of another tenant.
@@ -195,7 +195,7 @@ class SessionStore:
         return session
 
     def touch(self, session: ServerSession) -> None:
-        """Begin the idle time anew."""
+        """Reset the idle time."""
         session.expires_at = self._clock() + session.ttl_s
 
     def shorten(self, session: ServerSession, seconds: float) -> None:
@@ -230,7 +230,7 @@ class SessionStore:
             self._on_expired(idle)
 
     def lease_expires_at(self, session: ServerSession) -> float:
-        """When the session ends if nobody touches it, in Unix seconds."""
+        """Unix time (seconds) at which the session ends without use."""
         return self._wall() + session.expires_at - self._clock()
 
     def describe(self, session: ServerSession, result: StepResult | None = None) -> OpenedSession:

@@ -46,12 +46,12 @@ class WorkPool:
 
     @property
     def lost(self) -> int:
-        """How many threads are busy with work that nobody waits for any more."""
+        """Number of threads that still run work whose caller has timed out."""
         return sum(job.future.done() for job in tuple(self._running.values()))
 
     @property
     def free(self) -> bool:
-        """Whether some thread is not lost: what waits will have its turn."""
+        """Whether a thread is not lost, so that waiting work will run."""
         return self.lost < len(self._threads)
 
     @property
@@ -60,7 +60,7 @@ class WorkPool:
         return self._jobs.qsize()
 
     def submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """The result of `work`, or what it raises. Work whose future is cancelled before its turn is not begun."""
+        """The result or exception of `work`. Work whose future is cancelled while it waits does not run."""
         self._loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = self._loop.create_future()
         self._jobs.put(_Job(work, future))
@@ -90,7 +90,7 @@ class WorkPool:
             self._waking = True
             try:
                 self._loop.call_soon_threadsafe(self._deliver)
-            except RuntimeError:  # the loop is closed: nobody waits any more
+            except RuntimeError:  # the event loop is closed
                 self._ready.clear()
 
     def _deliver(self) -> None:

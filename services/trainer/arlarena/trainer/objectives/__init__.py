@@ -1,6 +1,6 @@
-"""Policy-gradient objectives: four dimensions as four files, every named method as one row of choices over them.
+"""Policy-gradient objectives in four dimensions, one file each. A recipe is one choice per dimension.
 
-Pure functions; they import torch and the standard library, nothing else, and work without the rest of ARLArena:
+Pure functions that import only torch and the standard library. They work without the rest of ARLArena:
 
     from arlarena.trainer.objectives import Batch, Denominators, GroupRewards, RunContext, LossConfig, Selection
     from arlarena.trainer.objectives import check, compute_advantages, policy_loss, recipe, rule_at

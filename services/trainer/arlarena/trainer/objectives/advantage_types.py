@@ -1,4 +1,4 @@
-"""What an estimator of advantages gets and gives: facts of one group in, one value a turn out. Plain floats."""
+"""Input and output types of advantage estimators: the data of a group in, one float per turn out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 STAT_UNITS = ("turn", "row", "trajectory")
-# Fields of `GroupRewards` that have one value a turn, beside the rewards.
+# Fields of `GroupRewards` with one value per turn, except the rewards.
 _PER_TURN = ("action_valid", "state_keys", "observation_keys", "observations", "lengths", "entropies", "rows")
 
 T = TypeVar("T")
@@ -18,7 +18,7 @@ Values = list[list[float]]
 
 @dataclass(frozen=True, slots=True)
 class GroupRewards:
-    """What happened in one group: for each trajectory, for each of its turns.
+    """The data of one group, indexed by trajectory and turn.
 
     Attributes:
         rewards: raw environment reward of each turn.
@@ -80,16 +80,16 @@ class GroupRewards:
 
 @dataclass(frozen=True, slots=True)
 class AdvantageConfig:
-    """Numbers of the estimators; which of them matter depends on the estimator.
+    """Hyperparameters of the estimators; each estimator uses some of them.
 
     Attributes:
-        stat_unit: what statistics have one value of. `row`: each row of the group; an episode of many rows weighs
-            more. `turn`: each turn, also where a row holds several. `trajectory`: each episode. `row` and `turn` are
-            the same unless contexts grow.
+        stat_unit: the unit with one value in the statistics. `row`: each row, so an episode with more rows weighs
+        more. `turn`: each turn, also if a row has several. `trajectory`: each episode. `row` and `turn` are equal
+        unless contexts grow.
         scale: `std` or `none` (Dr.GRPO) for the episode part; `step_scale` likewise for the step part. GiGPO's
             modes: `mean_std` is std + std, `mean` is none + none.
         omega: weight of the step part; `gamma`: discount of step returns.
-        anchor: what makes two turns comparable: `state`, `observation` or `similar`, at least `similarity` alike.
+        anchor: the key by which turns are compared: `state`, `observation` or `similar`, at least `similarity` alike.
         entropy_k, entropy_k_next, entropy_zeta: EMPG's k, k' and ζ.
         invalid_penalty: taken from the reward of a turn whose action or format was invalid, and from its step return.
         overlong_tokens: the response allowance L of overlong shaping; None leaves rewards alone.
@@ -114,7 +114,7 @@ class GroupAdvantages:
     """Advantages of one group, indexed by trajectory and turn; empty lists where the estimator has no such part.
 
     Attributes:
-        total: what the loss takes.
+        total: the advantage in the loss.
         episode: A_E before any weighting.
         step: A_S before ω.
         anchor_sizes: how many turns share each turn's anchor, itself included.

@@ -1,10 +1,10 @@
-"""Dimension three of ARLArena (arXiv 2602.21534), advantage design: who gets the credit. Plain floats, no tensors.
+"""Dimension three of ARLArena (arXiv 2602.21534), advantage design. Plain floats, no tensors.
 
 GRPO: arXiv 2402.03300; GiGPO: arXiv 2505.10978; EMPG: arXiv 2509.09265; RLOO: arXiv 2402.14740; REINFORCE++: arXiv
 2501.03262.
 
-An estimator takes the groups of one batch and gives every turn its advantage, with the parts it is made of. Raw facts
-go in (`GroupRewards`), never shaped rewards: penalties are applied here, once.
+An estimator maps the groups of a batch to the advantage of every turn and its parts. Inputs are raw rewards
+(`GroupRewards`); penalties are applied only here.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ EQUAL = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Advantage:
-    """An estimator and what the other parts must know of it.
+    """An estimator and its requirements.
 
     Attributes:
         estimate: maps the groups of one batch to their advantages, in their order.
-        uses_anchors: whether it compares turns by their anchors; groups without anchors are then refused.
+        uses_anchors: whether it compares turns by anchors; groups without anchors are then refused.
         uses_entropies: whether it needs `GroupRewards.entropies`, which cost a forward pass.
-        batch_baseline: whether it compares with the whole batch, so that groups of one can be learnt from.
+        batch_baseline: whether its baseline is over the batch, so that groups of size 1 have a signal.
     """
 
     estimate: Callable[[Sequence[GroupRewards], AdvantageConfig], list[GroupAdvantages]]
@@ -164,8 +164,8 @@ def _episode_part(group: GroupRewards, config: AdvantageConfig) -> Values:
 def _group_values(group: GroupRewards, config: AdvantageConfig) -> tuple[Values, list[float]]:
     """(value of each turn, the values that statistics are taken over).
 
-    The value of a unit of several turns is the mean of their rewards, and all its turns share it: were only the
-    statistics taken over units, a penalty inside a group of equal returns would be divided by 1e-6.
+    The value of a unit is the mean reward of its turns, and all its turns share it. With separate values, a penalty
+    in a group of equal returns would be divided by 1e-6.
     """
     rewards = turn_rewards(group, config)
     if config.stat_unit not in STAT_UNITS:
@@ -195,7 +195,7 @@ def _unit_means(values: Sequence[float], labels: Sequence[int]) -> dict[int, flo
 def step_part(group: GroupRewards, config: AdvantageConfig) -> tuple[Values, list[list[int]]]:
     """(A_S, size of each turn's step group): step returns compared among the turns that share an anchor.
 
-    A step group of one compares with nothing and gets 0.
+    A step group of size 1 gets 0.
     """
     returns = step_returns(group, config)
     members: dict[int, list[float]] = {}
@@ -245,7 +245,7 @@ def _keys(keys: Turns[str] | None, name: str, anchor: str) -> Turns[str]:
     for i, turns in enumerate(keys):
         for k, key in enumerate(turns):
             if not key:
-                # Taken as a key, "" would make unrelated states one step group.
+                # An empty key would put unrelated states into one step group.
                 raise ValueError(f"{name} of trajectory {i}, turn {k} is empty; choose an anchor the environment has")
     return keys
 
@@ -266,7 +266,7 @@ class _Scale:
         if scale not in ("std", "none"):
             raise ValueError(f"unknown scale {scale!r}; one of std, none")
         mean = _mean(values)
-        if _all_equal(values):  # what is left of the mean's rounding would be divided by 1e-6
+        if _all_equal(values):  # otherwise the mean's rounding error would be divided by 1e-6
             return cls(mean, 0.0)
         if scale == "none":
             return cls(mean, 1.0)

@@ -1,4 +1,4 @@
-"""Every named method as one row of choices over the four dimensions.
+"""The named methods, each one row of choices over the four dimensions.
 
 `recipe("sampo", clip_low=0.03)` takes a row and changes a choice. A method is added by `register_recipe`, a choice by
 the `register_…` of its dimension's file; both also from outside this repository (see `registry`). KL, entropy bonus,
@@ -41,19 +41,19 @@ class Recipe:
     aggregation: str = _option("token_mean", "how much a token's loss weighs", AGGREGATIONS)
     length_norm: float = hyperparameter(512.0, "L_max of seq_mean_token_sum_norm, in tokens", above=0)
     clip: str = _option("ppo", "how a token's loss depends on its importance ratio", CLIPS)
-    ratio_level: str = _option("token", "what shares an importance ratio", RATIO_LEVELS)
+    ratio_level: str = _option("token", "unit that shares an importance ratio", RATIO_LEVELS)
     clip_options: Mapping[str, float | None] = field(default_factory=dict)
-    mask: str = _option("none", "sequence: drop bad rows that the policy has left already", ("none", "sequence"))
+    mask: str = _option("none", "sequence: drop bad rows far from the current policy", ("none", "sequence"))
     mask_delta: float = hyperparameter(3e-3, "δ: mean drop of the log-prob at which such a row is dropped, in nats",
                                        at_least=0)  # fmt: skip
     advantage: str = _option("grpo", "estimator of the advantages", ADVANTAGES)
-    stat_unit: str = _option("row", "what has one value in a group's statistics", STAT_UNITS)
-    scale: str = _option("std", "what the episode's part is divided by", ("std", "none"))
-    step_scale: str = _option("std", "what the step's part is divided by", ("std", "none"))
-    omega: float = hyperparameter(1.0, "weight of the step's part", at_least=0)
+    stat_unit: str = _option("row", "unit with one value in a group's statistics", STAT_UNITS)
+    scale: str = _option("std", "divisor of the episode part", ("std", "none"))
+    step_scale: str = _option("std", "divisor of the step part", ("std", "none"))
+    omega: float = hyperparameter(1.0, "weight of the step part", at_least=0)
     gamma: float = hyperparameter(0.95, "discount of step returns", at_least=0, at_most=1)
-    anchor: str = _option("state", "what makes two turns comparable", ("state", "observation", "similar"))
-    similarity: float = hyperparameter(0.95, "how alike observations of anchor similar are", at_least=0, at_most=1)
+    anchor: str = _option("state", "key by which turns are compared", ("state", "observation", "similar"))
+    similarity: float = hyperparameter(0.95, "least similarity for anchor similar", at_least=0, at_most=1)
     entropy_k: float = hyperparameter(1.0, "k of EMPG", at_least=0)
     entropy_k_next: float = hyperparameter(1.0, "k' of EMPG", at_least=0)
     entropy_zeta: float = hyperparameter(0.05, "zeta of EMPG: weight of the next turn's part", at_least=0)
@@ -185,7 +185,7 @@ for _row in (
 def recipe(name: str, /, **overrides: Any) -> Recipe:
     """The named row with `overrides` in place of its choices and of its clip's hyperparameters.
 
-    Where the clip changes, those hyperparameters of the row stay that the new clip has, too.
+    If the clip changes, the hyperparameters that the new clip also has are kept.
 
     Raises:
         RecipeError: unknown name or key (the message gives the nearest), or a value that `Recipe` refuses.
@@ -223,7 +223,7 @@ def compute_advantages(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
-    """What a run does, as far as it decides whether a recipe can work in it.
+    """The settings of a run that decide whether a recipe can work.
 
     Attributes:
         updates_per_batch: optimiser steps on one batch of groups.
@@ -247,10 +247,10 @@ class RunContext:
 
 
 def check(recipe: Recipe, run: RunContext) -> tuple[str, ...]:
-    """Refuse a combination that provably cannot do what it says; return warnings about those that hardly can.
+    """Refuse a combination that cannot have an effect. Returns warnings about nearly ineffective ones.
 
     Raises:
-        RecipeError: the clip or the mask can never act, or every advantage is 0. The message gives reason and cures.
+        RecipeError: the clip or the mask can never act, or every advantage is 0. The message names the fix.
     """
     _refuse_lone_members(recipe, run)
     ratio_free = not CLIPS[recipe.clip].uses_ratio
@@ -288,7 +288,7 @@ def _uncorrected(recipe: Recipe, run: RunContext) -> str:
 
 
 def _refuse_lone_members(recipe: Recipe, run: RunContext) -> None:
-    """A group of one has nothing to be compared with; only statistics over the whole batch are a baseline then."""
+    """Refuse groups of size 1, unless the baseline is over the batch."""
     if run.group_size > 1:
         return
     cure = "set group_size to 2 or more, or take recipe = 'reinforce_pp', which compares with the whole batch"

@@ -7,7 +7,7 @@ A plugin registers its choices when it is imported (docs/how-to/write-an-objecti
 
     register_recipe(Recipe(name="spo", clip="spo"))
 
-It is found by an entry point, or by the name of its module (`--plugin my_package.spo`, `[trainer] plugins`):
+It is loaded by an entry point, or by its module name (`--plugin my_package.spo`, `[trainer] plugins`):
 
     [project.entry-points."arlarena.objectives"]
     spo = "my_package.spo"
@@ -31,7 +31,7 @@ class RecipeError(ValueError):
 
 
 def nearest(given: object, names: Iterable[str]) -> str:
-    """The end of an error about an unknown name: up to three near ones of `names`, or all of them."""
+    """The end of an error about an unknown name: up to three similar `names`, or all of them."""
     names = list(names)
     close = difflib.get_close_matches(str(given), names, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(map(repr, close))}?" if close else f"one of {', '.join(names)}"
@@ -41,7 +41,7 @@ class Registry(Mapping[str, Entry]):
     """Choices by name, in the order of their registration: the built-in ones, then those of plugins."""
 
     def __init__(self, kind: str) -> None:
-        """Start empty. `kind`: what errors call a choice, such as "clip"."""
+        """Start empty. `kind`: the word for a choice in errors, such as "clip"."""
         self._kind = kind
         self._entries: dict[str, Entry] = {}
         _REGISTRIES.append(self)
