@@ -127,7 +127,7 @@ def test_a_missing_required_layer_stops_the_servers_start(tmp_path):
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
-    assert f"[environment.options.sandbox]: this machine does not offer: {absent[0]}" in done.stderr
+    assert f"[environment.options.sandbox]: this machine does not support: {absent[0]}" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -211,5 +211,5 @@ def test_a_program_killed_by_the_system_is_a_sandbox_error(sandbox: ForkSandbox)
         wait_until(lambda: zygote.children() != [])
         for child in zygote.children():
             child.kill()
-        with pytest.raises(SandboxError, match=r"killed by this machine \(SIGKILL\)|not locked down"):
+        with pytest.raises(SandboxError, match=r"killed by the system \(SIGKILL\)|not locked down"):
             running.result(10)

@@ -193,7 +193,7 @@ def test_running_out_of_descriptors_is_a_sandbox_error(sandbox: ForkSandbox, mon
             raise OSError(24, "Too many open files")
 
         patched.setattr(os, "pipe2", exhausted)
-        with pytest.raises(SandboxError, match=r"cannot begin an execution: .* Too many open files"):
+        with pytest.raises(SandboxError, match=r"cannot start an execution: .* Too many open files"):
             sandbox.run("pass")
     assert psutil.Process().num_fds() == open_before
     assert sandbox.run("print(1)").stdout == "1\n"
@@ -253,14 +253,14 @@ def test_a_full_queue_raises_sandbox_busy_with_a_retry_time() -> None:
 
 
 def test_a_missing_required_layer_makes_the_sandbox_unavailable() -> None:
-    with pytest.raises(SandboxUnavailable, match="this machine does not offer: a-layer-of-the-future"):
+    with pytest.raises(SandboxUnavailable, match="this machine does not support: a-layer-of-the-future"):
         ForkSandbox(ForkSettings(required=("seccomp", "a-layer-of-the-future")), BARE)
 
 
 def test_without_landlock_programs_cannot_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
     code = "arlarena.sandbox.landlock.version = lambda: 0"
-    with pytest.raises(SandboxUnavailable, match="does not offer: landlock"):
+    with pytest.raises(SandboxUnavailable, match="does not support: landlock"):
         ForkSandbox(ForkSettings(), work=patched_work(monkeypatch, code))
     sandbox = ForkSandbox(ForkSettings(required=("seccomp",)), work=patched_work(monkeypatch, code))
     try:

@@ -175,7 +175,7 @@ def test_requiring_another_user_without_a_suitable_user_names_the_reason(sandbox
     if sandbox.health().uid != 0:
         pytest.skip("other users can read this Python")
     with pytest.raises(
-        SandboxUnavailable, match=r"does not offer: user \(programs run as uid 0: uid 65534 cannot read"
+        SandboxUnavailable, match=r"does not support: user \(programs run as uid 0: uid 65534 cannot read"
     ):
         ForkSandbox(ForkSettings(required=("seccomp", "user")))
 

@@ -103,7 +103,7 @@ def load(path: Path | None, flags: Mapping[str, Any] | None = None) -> Inference
     _check_secrets(settings)
     if settings.replicas > 1 and settings.engine == "vllm" and settings.vllm_device == "cuda":
         raise ConfigError(
-            "[inference] vllm on GPUs needs replicas = 1: use several GPUs by vllm_arguments = "
+            '[inference] engine = "vllm" on GPUs needs replicas = 1: use several GPUs by vllm_arguments = '
             '["--data-parallel-size", "2"], or put a gateway (replica_urls) in front of several such services'
         )
     model = None if settings.model is None else local_model(settings.model)

@@ -14,8 +14,8 @@ from arlarena.proto.config import ConfigError
 GUESS = "from arlarena.environments.guess.environment import GuessEnvironment\n"
 # (text of a module, expected error)
 MODULES = {
-    "other_arguments": ("def load(path): ...", "does not take (where, options), so it is no environment"),
-    "no_function": ("load = 3", "does not take (where, options), so it is no environment"),
+    "other_arguments": ("def load(path): ...", "does not take (where, options), so it is not an environment"),
+    "no_function": ("load = 3", "does not take (where, options), so it is not an environment"),
     "nothing": ("value = 1", "the module has no function load; installed: "),
     "returns_none": ("def load(where, options): ...", "it returns NoneType, which lacks info, blocking, task, start"),
     "returns_class": (
@@ -54,7 +54,7 @@ def test_a_module_that_is_not_an_environment_is_explained(tmp_path, monkeypatch,
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("json", "does not take (where, options), so it is no environment"),
+        ("json", "does not take (where, options), so it is not an environment"),
         ("numpy", "failed: FileNotFoundError: "),
         ("sokobn", "unknown environment; did you mean 'sokoban'?"),
         ("tir-math", "unknown environment; did you mean 'tir_math'?"),

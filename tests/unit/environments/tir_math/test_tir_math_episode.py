@@ -130,7 +130,7 @@ def test_a_failure_of_the_sandbox_does_not_count_as_a_step() -> None:
     with pytest.raises(EnvironmentFailure, match="the sandbox failed: gone") as failed:
         episode.step(code("a"))
     assert not failed.value.busy
-    with pytest.raises(EnvironmentFailure, match="7 programs are waiting") as busy:
+    with pytest.raises(EnvironmentFailure, match="7 programs are already waiting") as busy:
         episode.step(code("b"))
     assert (busy.value.busy, busy.value.retry_after_s, episode.steps) == (True, 2.5, 0)
 

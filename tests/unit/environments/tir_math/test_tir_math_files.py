@@ -124,7 +124,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 
 def test_a_file_without_problems_is_named(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n\n")
-    with pytest.raises(ConfigError, match=r"empty\.jsonl: no problem in it"):
+    with pytest.raises(ConfigError, match=r"empty\.jsonl: it has no problems"):
         read(tests={"empty": str(tmp_path / "empty.jsonl")})
 
 
@@ -203,8 +203,8 @@ def test_an_empty_training_set_is_refused(train):
         ({"train": 7}, "either the path of a file, or a table with the name of a data set"),
         ({"tests": {"train": "x"}}, "tests.train: a split's name"),
         ({"tests": {"a/b": "x"}}, "tests.a/b: a split's name"),
-        ({"tests": {"a": "x"}, "families": {}}, "either made or listed"),
-        ({"train": "x", "panel_size": 3}, "panel_size is of made problems"),
+        ({"tests": {"a": "x"}, "families": {}}, "either generated or listed"),
+        ({"train": "x", "panel_size": 3}, "panel_size is for generated problems"),
         ({"validation_share": 1}, "validation_share = 1"),
         ({"panel_size": 0}, "panel_size = 0"),
         ({"trian": "x"}, "unknown key 'trian'; did you mean 'train'"),
