@@ -237,7 +237,7 @@ def test_a_message_that_names_special_tokens_is_encoded_as_the_template_would(se
 NO_CONVERSATION = {
     "does not render every message": "{{ messages[-1].content }}",
     "does not render every message once": "{% for m in messages %}{{ m.content | upper }}{% endfor %}",
-    "one after the other": "{% for m in messages %}[{{ loop.index }}]{{ m.content }}{% endfor %}",
+    "in sequence": "{% for m in messages %}[{{ loop.index }}]{{ m.content }}{% endfor %}",
     r"refuses a conversation \(users alone\)": (
         "{% for m in messages %}{% if m.role != 'user' %}{{ raise_exception('users alone') }}{% endif %}"
         "{{ m.content }}{% endfor %}"
