@@ -95,7 +95,7 @@ def test_the_name_that_a_variable_sets_is_the_configured_one(
     assert "[environment] name = 'tir_math'" in capsys.readouterr().err
 
 
-def test_other_options_of_the_same_environment_are_told(
+def test_differing_options_are_logged(
     sokoban: str, policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = '[environment.options]\nobservation = "grid"\ntemplate = "compact"\nmin_moves = 5\n'

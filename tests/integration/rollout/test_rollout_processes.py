@@ -159,7 +159,7 @@ async def test_the_logprobs_are_those_of_the_sampler(
 
 
 @pytest.mark.slow  # waits for time-outs; the killed inference server is the quick one
-async def test_a_killed_environment_server_costs_time_and_nothing_else(
+async def test_killed_environment_server_loses_no_group(
     stack: Stack, workers: Callable[[str], Process], trainer: Streams
 ) -> None:
     await trainer.issue(orders(MANY))
@@ -176,7 +176,7 @@ async def test_a_killed_environment_server_costs_time_and_nothing_else(
 
 
 @pytest.mark.slow  # half a minute: a policy server starts again; a killed worker is in the quick tests
-async def test_a_killed_inference_server_costs_time_and_nothing_else(
+async def test_killed_inference_server_loses_no_group(
     stack: Stack, workers: Callable[[str], Process], trainer: Streams
 ) -> None:
     await trainer.issue(orders(MANY))

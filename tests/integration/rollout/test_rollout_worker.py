@@ -195,7 +195,7 @@ async def test_stopping_lets_groups_in_flight_finish(house: Any, tokens: Tokens,
     assert house.corridor.sessions == {}
 
 
-async def test_stopping_gives_back_what_takes_too_long(house: Any, tokens: Tokens, connect: Connect) -> None:
+async def test_stop_returns_slow_groups_to_the_queue(house: Any, tokens: Tokens, connect: Connect) -> None:
     trainer = await connect()
     await trainer.issue(orders(2))
     house.mouth.faults = [0.9] * 1000

@@ -62,7 +62,7 @@ async def test_prompts_grow_token_for_token(talking: Any, tokens: Tokens) -> Non
     assert text == "<|user|>walk to 3" + said
 
 
-async def test_a_response_that_was_cut_off_is_closed_in_the_next_prompt(talking: Any, tokens: Tokens) -> None:
+async def test_truncated_response_gets_end_of_turn_in_the_next_prompt(talking: Any, tokens: Tokens) -> None:
     one = await run(talking, engine(talking, tokens, max_tokens=2))
     assert {turn.finish_reason for turn in one.turns} == {"length"}
     check_growth(one, tokens, ["walk to 3", *["now at 0"] * 5])
@@ -70,13 +70,13 @@ async def test_a_response_that_was_cut_off_is_closed_in_the_next_prompt(talking:
     assert second.tolist()[len(first) + 2] == tokens.end_id
 
 
-async def test_windowed_environments_are_as_they_were(house: Any, tokens: Tokens) -> None:
+async def test_windowed_environment_starts_a_new_conversation_each_turn(house: Any, tokens: Tokens) -> None:
     one = await run(house, engine(house, tokens))
     assert [prompt.tolist() for prompt in one.prompts()] == [list(tokens.prompt(f"you are at {i}")) for i in range(3)]
     assert all(turn.reset for turn in one.turns)
 
 
-async def test_the_context_bounds_the_whole_and_the_sampling_a_turn(talking: Any, tokens: Tokens) -> None:
+async def test_context_bounds_prompt_plus_response(talking: Any, tokens: Tokens) -> None:
     free = await run(talking, engine(talking, tokens))
     talking.mouth.requests.clear()
     third = len(free.prompts()[2])
@@ -94,7 +94,7 @@ async def test_the_context_bounds_the_whole_and_the_sampling_a_turn(talking: Any
     check_growth(one, tokens, ["walk to 3", "now at 1", "now at 2"])
 
 
-async def test_an_episode_that_begins_again_begins_its_conversation_again(talking: Any, tokens: Tokens) -> None:
+async def test_restarted_episode_starts_a_new_conversation(talking: Any, tokens: Tokens) -> None:
     seen = 0
 
     def say(prompt: str, seed: int) -> str:
@@ -113,7 +113,7 @@ async def test_an_episode_that_begins_again_begins_its_conversation_again(talkin
     assert slot.restarts == 1
 
 
-async def test_the_expert_talks_too_and_sees_its_expert_noise(talking: Any, tokens: Tokens) -> None:
+async def test_expert_conversation_contains_its_noise(talking: Any, tokens: Tokens) -> None:
     one = await run(talking, ExpertPolicy(tokens))
     check_growth(one, tokens, ["walk to 3", "now at 1", "now at 2"])
     slipped = [await run(talking, ExpertPolicy(tokens, expert_noise=0.4), f"key/{number}") for number in range(9)]
@@ -122,7 +122,7 @@ async def test_the_expert_talks_too_and_sees_its_expert_noise(talking: Any, toke
     assert any(not any(turn.loss_mask) for other in slipped for turn in other.turns)
 
 
-async def test_a_chat_model_is_sent_the_whole_conversation(talking: Any, tokens: Tokens) -> None:
+async def test_chat_model_gets_the_full_conversation(talking: Any, tokens: Tokens) -> None:
     replies = [RIGHT, "well, <think>no…", "  " + RIGHT + "\n", RIGHT]
     talking.mouth.say = script(*replies)
     async with PolicyClient(talking.inference.url, Timeouts(request_s=1.0), retries=0) as client:
@@ -136,7 +136,7 @@ async def test_a_chat_model_is_sent_the_whole_conversation(talking: Any, tokens:
     assert [turn.response for turn in one.turns] == replies
 
 
-async def test_a_chat_model_in_a_windowed_environment_is_sent_one_message(house: Any, tokens: Tokens) -> None:
+async def test_chat_model_in_a_windowed_environment_gets_one_message(house: Any, tokens: Tokens) -> None:
     async with PolicyClient(house.inference.url, Timeouts(request_s=1.0), retries=0) as client:
         await run(house, ChatPolicy(client, "big", tokens, Sampling()))
     sent = [request["messages"] for request in house.mouth.requests]
@@ -150,7 +150,7 @@ async def test_turns_without_action_are_recorded_and_counted(talking: Any, token
     assert one.metrics["no_action_turns"] == 2
 
 
-async def test_conversations_are_kept_apart_and_forgotten_with_their_sessions(talking: Any, tokens: Tokens) -> None:
+async def test_conversations_are_separate_and_freed_with_their_sessions(talking: Any, tokens: Tokens) -> None:
     conversations = Conversations(tokens)
     sessions = await talking.environments.open(2)
     states = [await session.reset(split="train", index=7) for session in sessions]

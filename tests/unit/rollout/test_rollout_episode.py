@@ -53,7 +53,7 @@ async def test_a_solved_episode_is_recorded_token_for_token(house: Any, tokens: 
         ]
 
 
-async def test_what_is_sent_to_inference(house: Any, tokens: Tokens) -> None:
+async def test_request_to_inference(house: Any, tokens: Tokens) -> None:
     await run(house, engine(house, tokens, temperature=0.7))
     sent = house.mouth.requests
     assert [request["token_ids"] for request in sent] == [tokens.prompt(f"you are at {i}") for i in range(3)]
@@ -66,7 +66,7 @@ async def test_what_is_sent_to_inference(house: Any, tokens: Tokens) -> None:
     assert (first["max_tokens"], first["logprobs"]) == (64, 0)
 
 
-async def test_garbage_is_marked_and_played_on(house: Any, tokens: Tokens) -> None:
+async def test_unparsable_reply_is_recorded_and_the_episode_continues(house: Any, tokens: Tokens) -> None:
     house.mouth.say = script("mumble", "", "<action>right</action>", *["<think></think><action>right</action>"] * 3)
     one = await run(house, engine(house, tokens))
     assert [turn.action_valid for turn in one.turns] == [False, False, True, True, True]
@@ -114,7 +114,7 @@ async def test_a_prompt_beyond_the_context_is_the_policys_fault(house: Any, toke
     assert house.mouth.requests == []
 
 
-async def test_a_server_that_finds_the_prompt_too_long_says_the_same(house: Any, tokens: Tokens) -> None:
+async def test_prompt_too_long_at_the_server_is_the_same_fault(house: Any, tokens: Tokens) -> None:
     house.mouth.faults = [400]
     house.mouth.complaint = "This model's maximum context length is 8 tokens"
     one = await run(house, engine(house, tokens))
@@ -128,7 +128,7 @@ async def test_another_refusal_is_no_fault_of_the_policy(house: Any, tokens: Tok
         await run(house, engine(house, tokens))
 
 
-async def test_a_fault_that_the_environment_blames_on_the_policy_scores_nothing(house: Any, tokens: Tokens) -> None:
+async def test_step_error_blamed_on_the_policy_scores_zero(house: Any, tokens: Tokens) -> None:
     house.mouth.say = script("<think></think><action>right</action>", "<poison>")
     one = await run(house, engine(house, tokens))
     assert (one.outcome, one.score, one.truncated) == ("policy_error", 0.0, True)
@@ -169,7 +169,7 @@ async def test_the_expert_plays_with_the_policys_tokens(house: Any, tokens: Toke
         assert str(turn.spans[0].version) == "expert:0:-"
 
 
-async def test_nobody_learns_from_an_experts_slips_but_from_how_it_goes_on(house: Any, tokens: Tokens) -> None:
+async def test_expert_noise_has_no_loss_and_later_turns_have(house: Any, tokens: Tokens) -> None:
     expert = ExpertPolicy(tokens, expert_noise=0.4, action=ACTION)
     played = [await run(house, expert, f"key/{number}") for number in range(20)]
     turns = [turn for one in played for turn in one.turns]
@@ -182,7 +182,7 @@ async def test_nobody_learns_from_an_experts_slips_but_from_how_it_goes_on(house
     assert [turn.response for turn in again.turns] == [turn.response for turn in played[3].turns]
 
 
-async def test_slips_that_are_learnt_are_possible_actions_with_the_experts_thought(house: Any, tokens: Tokens) -> None:
+async def test_trained_noise_is_admissible_and_keeps_the_thought(house: Any, tokens: Tokens) -> None:
     house.corridor.actions = ["left", "right"]
     played = [
         await run(house, ExpertPolicy(tokens, 0.4, train_on_noise=True, action=ACTION), f"key/{number}")
@@ -196,7 +196,7 @@ async def test_slips_that_are_learnt_are_possible_actions_with_the_experts_thoug
 
 
 @pytest.mark.parametrize("opening", ["<think>", ""])
-def test_a_slip_replaces_the_action_and_not_what_the_thought_mentions(tokens: Tokens, opening: str) -> None:
+def test_noise_replaces_the_action_outside_the_thought(tokens: Tokens, opening: str) -> None:
     state: Any = SimpleNamespace(observation=SimpleNamespace(admissible_actions=["left"]))
     thought = f"{opening}not <action>up</action> again</think>"
     expert = ExpertPolicy(tokens, 1.0, train_on_noise=True, action=ACTION)

@@ -62,7 +62,7 @@ async def test_an_evaluation_with_one_attempt_a_task(
     assert len(episodes[0]["turns"]) == episodes[0]["metrics"]["turns"]
 
 
-async def test_the_same_tasks_meet_the_same_randomness(house: House, policy_directory: Path, tmp_path: Path) -> None:
+async def test_equal_tasks_get_equal_sampling_seeds(house: House, policy_directory: Path, tmp_path: Path) -> None:
     house.mouth.say = sometimes(0.4)
     results = []
     for name in ("a", "b"):
@@ -101,7 +101,7 @@ async def test_errors_are_counted_and_not_scored(house: House, policy_directory:
     assert "500" in result["error_examples"][0]
 
 
-async def test_services_that_never_come_are_named(
+async def test_unavailable_service_is_named(
     house: House, policy_directory: Path, tmp_path: Path, unused_tcp_port: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     away = f"http://127.0.0.1:{unused_tcp_port}"
@@ -119,7 +119,7 @@ async def test_services_that_never_come_are_named(
         (500, 1, "is not ready after 2 s: GET"),
     ],
 )
-async def test_a_service_that_answers_with_an_error_is_not_asked_whether_it_runs(
+async def test_error_status_gets_no_running_hint(
     house: House,
     policy_directory: Path,
     tmp_path: Path,
@@ -193,7 +193,7 @@ async def test_demonstrations_are_distinct_and_solved(
     assert counts["turns"] == 18
 
 
-async def test_a_served_model_is_learnt_from_where_it_scored_enough(
+async def test_served_model_episodes_above_the_score_are_kept(
     house: House, policy_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     monkeypatch.setenv("TEACHER_KEY", "secret")
@@ -233,7 +233,7 @@ async def test_a_reply_that_was_cut_off_is_not_closed(house: House, policy_direc
     assert turn.finish_reason == "length"
 
 
-async def test_rooms_that_differ_but_read_alike_count_as_one_by_prompt(
+async def test_equal_first_prompts_are_duplicates_by_prompt(
     house: House, policy_directory: Path, tmp_path: Path
 ) -> None:
     # All corridors begin at 0, so by their first prompt they are one.

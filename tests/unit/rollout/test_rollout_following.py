@@ -156,7 +156,7 @@ def rendered(tokens: Tokens, heard: Sequence[str], said: Sequence[str]) -> list[
 
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("name", KEEPING)
-def test_a_grown_conversation_is_the_rendered_one(served: dict[str, Tokens], name: str, seed: int) -> None:
+def test_incremental_prompt_equals_the_rendered_conversation(served: dict[str, Tokens], name: str, seed: int) -> None:
     tokens, end = served[name], id_of(served[name], FAMILIES[name].end)
     heard, texts = some_texts(seed, 4), some_texts(100 + seed, 3)
     # The blank that some tokenizers put before a text of its own is none of the response's.
@@ -166,7 +166,7 @@ def test_a_grown_conversation_is_the_rendered_one(served: dict[str, Tokens], nam
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("name", ["screenplay", "screenplay, spaces"])
-def test_without_signs_between_turns_the_text_is_the_same_and_the_responses_tokens_stay(
+def test_template_without_turn_markers_keeps_text_and_response_tokens(
     served: dict[str, Tokens], name: str, seed: int
 ) -> None:
     tokens, heard, texts = served[name], some_texts(seed, 4), some_texts(100 + seed, 3)
@@ -179,14 +179,14 @@ def test_without_signs_between_turns_the_text_is_the_same_and_the_responses_toke
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_it_is_so_with_the_tiny_policys_template(seed: int) -> None:
+def test_tiny_policy_template_renders_incrementally(seed: int) -> None:
     tokens = Tokens(sokoban_tokenizer())
     heard, texts = some_texts(seed, 4), some_texts(100 + seed, 3)
     assert grown(tokens, heard, [tokens.reply(text) for text in texts]) == rendered(tokens, heard, texts)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_response_that_was_cut_off_is_closed_as_one_that_closed_itself(served: dict[str, Tokens], name: str) -> None:
+def test_truncated_and_finished_responses_get_the_same_end(served: dict[str, Tokens], name: str) -> None:
     tokens, end = served[name], id_of(served[name], FAMILIES[name].end)
     cut = tokens.encode("so far and no furth")
     assert tokens.following("go on", cut)[: len(end)] == end
@@ -204,14 +204,14 @@ def test_another_end_token_stays_where_it_was_sampled(served: dict[str, Tokens],
     assert grown(tokens, ["a", "b"], [said]) == [*prompt, *said, *tokens.following("b", [])]
 
 
-def test_ordinary_text_that_looks_like_the_templates_own_is_not_taken_for_it(served: dict[str, Tokens]) -> None:
+def test_text_that_looks_like_the_template_is_not_removed(served: dict[str, Tokens]) -> None:
     tokens = served["screenplay"]
     glue = tokens.following("go on", [])
     assert tokens.following("go on", [*tokens.encode("so"), glue[0]]) == glue
 
 
 @pytest.mark.parametrize("text", ["<think>2 and 2</think>\n\n4", "<think>\nhm\n</think>4", "</think>\n"])
-def test_what_was_thought_stays_whatever_the_template_would_make_of_it(served: dict[str, Tokens], text: str) -> None:
+def test_thoughts_stay_although_the_template_strips_them(served: dict[str, Tokens], text: str) -> None:
     tokens, end = served["qwen"], id_of(served["qwen"], "<|im_end|>")
     heard, texts = ["a", "b", "c"], [text, "so"]
     found = grown(tokens, heard, [[*tokens.encode(one), *end] for one in texts])
@@ -237,7 +237,7 @@ def test_a_message_that_names_special_tokens_is_encoded_as_the_template_would(se
 NO_CONVERSATION = {
     "does not render every message": "{{ messages[-1].content }}",
     "does not render every message once": "{% for m in messages %}{{ m.content | upper }}{% endfor %}",
-    "one after the other": "{% for m in messages %}[{{ loop.index }}]{{ m.content }}{% endfor %}",
+    "in sequence": "{% for m in messages %}[{{ loop.index }}]{{ m.content }}{% endfor %}",
     r"refuses a conversation \(users alone\)": (
         "{% for m in messages %}{% if m.role != 'user' %}{{ raise_exception('users alone') }}{% endif %}"
         "{{ m.content }}{% endfor %}"
@@ -246,7 +246,7 @@ NO_CONVERSATION = {
 
 
 @pytest.mark.parametrize("why", NO_CONVERSATION)
-def test_a_template_that_carries_no_conversation_is_named_when_one_is_needed(why: str) -> None:
+def test_template_without_multi_turn_support_is_an_error(why: str) -> None:
     tokens = Tokens(Family(NO_CONVERSATION[why], (), "<eos>", "").tokenizer(), "here/model")
     assert tokens.prompt("a single message is all it was made for")
     for _ in range(2):
