@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 STAT_UNITS = ("turn", "row", "trajectory")
-# Fields of `GroupRewards` with one value per turn. `rewards` is left out, because the other fields are compared with it.
+# Fields of `GroupRewards` with one value per turn. They must have the shape of `rewards`.
 _PER_TURN = ("action_valid", "state_keys", "observation_keys", "observations", "lengths", "entropies", "rows")
 
 T = TypeVar("T")

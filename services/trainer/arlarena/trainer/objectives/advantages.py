@@ -89,7 +89,7 @@ def grpo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupA
 
 @register_advantage("gigpo", uses_anchors=True)
 def gigpo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
-    """Return A_E + ω A_S. A_E is the advantage of `grpo`. A_S compares the step returns of turns with the same anchor."""
+    """Return A_E + ω A_S. A_E is the advantage of `grpo`. A_S is the step part, see `step_part`."""
     results = []
     for group in groups:
         episode, (step, sizes) = _episode_part(group, config), step_part(group, config)
@@ -214,7 +214,7 @@ def step_part(group: GroupRewards, config: AdvantageConfig) -> tuple[Values, lis
     """Return the step part A_S of each turn, and the size of each turn's step group.
 
     A step group has the turns of the group with the same anchor. A_S is (R - mean) / (std + 1e-6) over the step group,
-    where R is the step return. If `step_scale` is `none`, A_S is R - mean. If all R of a step group are equal, A_S is 0.
+    with the step return R. If `step_scale` is `none`, A_S is R - mean. If all R of a step group are equal, A_S is 0.
     """
     returns = step_returns(group, config)
     members: dict[int, list[float]] = {}
