@@ -1,8 +1,8 @@
 """Defines the named methods (recipes). A recipe has one choice for each dimension, and hyperparameters.
 
-`recipe("sampo", clip_low=0.03)` returns a named recipe with one value changed. `register_recipe` adds a recipe. A choice
-is added by the `register_…` function in the module of its dimension. A plugin may call all these functions (see
-`registry`). KL term, entropy bonus, penalties and cold start belong to the run, not to the method.
+`recipe("sampo", clip_low=0.03)` returns a named recipe with one value changed. `register_recipe` adds a recipe. The
+`register_…` function of a dimension adds a choice. A plugin may call all these functions (see `registry`). KL term,
+entropy bonus, penalties and cold start belong to the run, not to the method.
 """
 
 from __future__ import annotations

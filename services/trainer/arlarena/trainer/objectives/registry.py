@@ -32,7 +32,7 @@ class RecipeError(ValueError):
 
 
 def nearest(given: object, names: Iterable[str]) -> str:
-    """Return the end of an error message about the unknown name `given`: up to three similar `names`, or all `names`."""
+    """Return the end of an error message about the unknown name `given`: similar `names`, or all `names`."""
     names = list(names)
     close = difflib.get_close_matches(str(given), names, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(map(repr, close))}?" if close else f"one of {', '.join(names)}"
