@@ -82,11 +82,12 @@ class Collector:
     Attributes:
         order: maps group indices to tasks.
         vocabulary: number of token ids of the policy.
-        waiting: groups that are received but not judged; they hold their slots.
-        consumed: stream id by group, to be acknowledged after a checkpoint covers the outcome of the group.
+        waiting: groups that were received, but not yet offered to a batch.
+        consumed: stream id of each received entry, by group id. The entry is acknowledged after a checkpoint contains
+            the outcome of the group.
         guard: called between reads; raises if the trainer must stop (a signal, a lost lease).
-        free_broker_memory: saves a checkpoint and acknowledges the entries that it covers. Called when no group
-            arrives, because unacknowledged entries may fill the memory of the broker, which then accepts no groups.
+        free_broker_memory: saves a checkpoint and acknowledges entries. Called when no group arrives, because
+            unacknowledged entries may fill the memory of the broker, which then accepts no groups.
         on_progress: called with the progress of the batch, at least every half second.
         broker_full: whether the broker refused the last write because its memory is full.
     """
@@ -196,7 +197,7 @@ class Collector:
         self.state.environment_steps += sum(len(each.turns) for group in judged for each in group.trajectories)
 
     def _issue_limit(self, selection: Selection[Group], judged: int) -> int:
-        """Return how many tasks may be issued now: S·B for later steps, plus what the batch still needs, minus open tasks.
+        """Return how many tasks may be issued now: S·B, plus what the batch still needs, minus the open tasks.
 
         The ledger would allow more tasks if the filter drops groups. These tasks would be one step too old, because
         workers would sample them with the weights before the step. `judged`: number of open groups that were offered
