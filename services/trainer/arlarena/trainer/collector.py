@@ -1,9 +1,9 @@
 """Issues tasks within the capacity, and collects one batch of useful groups for each step.
 
 Each entry of the stream `groups` is a group, and is handled in one of three ways. A group is open until the ledger has
-its outcome (`state/ledger.py`). A step is lost if a crash happened after it and before the next checkpoint.
+the group's outcome (`state/ledger.py`). A step is lost if a crash happened between the step and the next checkpoint.
 
-- An open group is offered to the batch. If it cannot be trained on, the ledger records its outcome at once.
+- An open group is offered to the batch. If a group cannot be trained on, the ledger records its outcome at once.
 - If a group was sampled by weights of a lost step, the group is discarded, and its task is issued again.
 - If a group is not open, because it has an outcome or was issued in a lost step, its entry is acknowledged and ignored.
 """
@@ -219,7 +219,7 @@ class Collector:
             await self.streams.acknowledge({self.consumed.pop(group): group for group in settled})
 
     async def withdraw_open(self) -> None:
-        """Record the outcome `unused` for all open groups, and withdraw their tasks. For the end of the run."""
+        """At the end of the run, record the outcome `unused` for all open groups, and withdraw their tasks."""
         open_groups = list(self.state.ledger.open)
         for group in open_groups:
             self.state.ledger.settle(group, "unused", self.state.step)

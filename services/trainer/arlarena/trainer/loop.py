@@ -74,7 +74,7 @@ class Trainer:
     log: Logger
     guard: Callable[[], None]
     pushed: PushResult | None = None
-    version: Version | None = None  # of the current weights; None after an update, until the next `publish`
+    version: Version | None = None  # version of the current weights; None after an update, until the next `publish`
     zero_gradients: int = 0  # consecutive steps of this process with a gradient of exactly 0
     uniform_steps: int = 0  # consecutive steps of this process in which all members of each group have equal returns
 
@@ -263,7 +263,7 @@ class Trainer:
             await self.save()
 
     async def _save_before_end(self) -> None:
-        """Save the steps since the last checkpoint. Errors are only logged: they must not hide why the run ends."""
+        """Save the steps since the last checkpoint. Errors are only logged and do not replace the run's own error."""
         try:
             await self.save()
         except (StreamError, RunError, OSError) as error:

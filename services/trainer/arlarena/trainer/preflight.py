@@ -120,10 +120,10 @@ def check_gpus(gpus: Gpus) -> None:
 def _check_policy(path: Path, policy: PolicySettings, settings: TrainerSettings | None) -> None:
     """Check the policy's files, and that responses fit the policy's context.
 
-    `settings`: the trainer's settings; None: they are invalid, and the length of training responses is not checked.
+    If the trainer's `settings` are invalid (None), the length of training responses is not checked.
 
     Raises:
-        ConfigError: names the missing file or the setting that is too large.
+        ConfigError: a file is missing, or a length in the settings is too large.
     """
     positions: int | None = policy.tiny.max_positions
     if policy.path is not None:

@@ -194,7 +194,7 @@ class TrainerSettings(TrainerKeys):
         return self
 
     def warnings(self) -> list[str]:
-        """Return warnings about settings without effect. They are not errors: a short run may test a longer one."""
+        """Return warnings about settings without effect. These are not errors: a short run may test a longer one."""
         texts = []
         if self.lr_warmup_steps > self.steps:
             texts.append(f"lr_warmup_steps = {self.lr_warmup_steps} is above steps = {self.steps}: the rate never "

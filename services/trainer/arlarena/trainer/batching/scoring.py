@@ -106,7 +106,7 @@ def score(
     With the aggregations `token_mean` and `seq_mean_token_mean` the result is the same. With `seq_mean_token_sum` and
     `seq_mean_token_sum_norm` the loss is larger by the factor (all rows / remaining rows).
 
-    `entropy_fn` returns the mean token entropy of each sample. It is called only if the estimator needs entropies
+    `entropy_fn` returns the mean token entropy of each sample, and is called only if the estimator needs entropies
     (EMPG). `growing` must be the same as for `training_samples`, because the statistics may be over its samples.
 
     Raises:

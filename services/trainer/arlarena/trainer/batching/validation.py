@@ -17,8 +17,8 @@ from arlarena.trainer.objectives.advantages import ADVANTAGES
 LOG_PROB_TOLERANCE = 1e-3
 # Tokens with a lower log-prob are never sampled. Differences of such log-probs would overflow.
 MIN_LOG_PROB = -1e4
-# The largest sum of the prompt lengths of an episode. It is limited, because a message of N tokens can describe prompts
-# of N² tokens in total. The limit allows 100 turns with a context of 160,000 tokens.
+# The largest sum of the prompt lengths of an episode. The sum is limited, because a message of N tokens can describe
+# prompts of N² tokens in total. The limit allows 100 turns with a context of 160,000 tokens.
 MAX_PROMPT_TOKENS = 1 << 24
 # vLLM raises lower temperatures to 0.01, and decodes greedily below 1e-5.
 MIN_TEMPERATURE = 0.01

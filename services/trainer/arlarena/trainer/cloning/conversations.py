@@ -49,7 +49,7 @@ def read_conversations(path: Path, min_score: float) -> list[ConversationRecord]
     check_readable(path)
     try:
         lines = read_text(path).split("\n")
-    except TextFileError as error:  # its message names the file
+    except TextFileError as error:  # the error message contains the path
         raise ConfigError(f"demonstrations {error}") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():

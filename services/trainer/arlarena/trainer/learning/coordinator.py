@@ -56,12 +56,12 @@ class Coordinator:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe that is trained."""
+        """The method of the run."""
         return self._learner.recipe
 
     @property
     def policy(self) -> PreTrainedModel:
-        """The model being trained; its parameters may be sharded."""
+        """The model that is trained. The parameters may be sharded."""
         return self._learner.policy
 
     @property
@@ -97,8 +97,8 @@ class Coordinator:
     def stop(self) -> None:
         """End `worker_loop` on the other ranks.
 
-        After a failed call nothing is sent, because the other ranks still execute that call. They end together with
-        this process.
+        After a failed call nothing is sent, because the other ranks still execute that call. These ranks end together
+        with this process.
         """
         if not self._busy:
             self._send("stop")

@@ -91,14 +91,14 @@ class Learner:
 
     @property
     def policy(self) -> PreTrainedModel:
-        """The model being trained."""
+        """The model that is trained."""
         return self.scorer.model
 
     def update(self, minibatches: Sequence[Sequence[TrainingSample]], rate: float) -> dict[str, float]:
         """Take one optimiser step for each minibatch at the learning rate `rate`. Returns the mean figures.
 
-        With policy anchor `decoupled`, the ratios are taken against the policy before the first of these steps. With
-        `bypass`, they are taken against the sampler's log-probs.
+        With policy anchor `decoupled`, the importance ratios compare with the policy before the first of these steps.
+        With `bypass`, the ratios compare with the sampler's log-probs.
 
         An update whose loss or gradient norm is not finite is skipped on all ranks: weights and optimiser state do not
         change. The attribute `skipped` is set to the indices of these minibatches. The mean figures are over the
@@ -204,7 +204,7 @@ class Learner:
         return scorer
 
     def _split(self, rows: Sequence[TrainingSample], *, single: bool = False) -> list[MicroBatch]:
-        """Split `rows` into micro-batches and return those of this rank.
+        """Split `rows` into micro-batches and return the micro-batches of this rank.
 
         Every rank gets the same number of micro-batches; some may be empty. `single`: put all rows into one
         micro-batch. Recipes with a literal ratio (see `clipping.importance_ratio`) need all rows of a trajectory in one
@@ -346,7 +346,7 @@ def _figures_of(updates: Sequence[_Update]) -> dict[str, float]:
     applied = [update for update in updates if update.applied]
     used = applied or updates
     figures = _over_updates([update.figures for update in used])
-    gap = used[0].gap  # the first update only: later ones start from changed weights
+    gap = used[0].gap  # only the first update, because later updates start from changed weights
     figures |= {"mismatch_k3": gap.mean_k3, "mismatch_max": gap.max_abs, "mismatch_tokens": float(gap.tokens)}
     cells = functools.reduce(operator.add, [update.cells for update in used])
     figures |= {f"kl_share/{name}": share for name, share in cells.kl_shares().items()}

@@ -10,7 +10,7 @@ import torch
 def lr_multiplier(step: int, warmup_steps: int, done: float, min_lr_ratio: float) -> float:
     """Return the learning rate at `step` as a share of the peak rate.
 
-    The rate rises linearly over `warmup_steps`. It is limited by a linear decay over the whole run.
+    The rate rises linearly over `warmup_steps`. A linear decay over the whole run limits the rate.
 
     Args:
         step: steps taken so far.

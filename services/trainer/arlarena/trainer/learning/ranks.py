@@ -83,7 +83,7 @@ class Ranks:
         return [json.loads(bytes(part[: int(size)].numpy())) for part, size in zip(parts, sizes, strict=True)]
 
     def broadcast(self, data: bytes | None = None) -> bytes:
-        """Return the `data` of rank 0 on every rank. Only rank 0 gives `data`."""
+        """Return the `data` of rank 0 on every rank. Only rank 0 passes `data`."""
         if self.count == 1:
             return data or b""
         size = torch.tensor([len(data) if data is not None else 0])

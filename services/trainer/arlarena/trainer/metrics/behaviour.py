@@ -16,8 +16,8 @@ def behaviour_figures(groups: Sequence[Group]) -> dict[str, float]:
     """Return shares of turns and mean lengths of episodes. A figure is 0 if there are no such turns or episodes.
 
     The rollout service counts repeated actions, idle turns and moves back to the previous state in
-    `Trajectory.metrics`. `steps_to_success` is the mean number of turns of successful episodes, `steps_to_failure`
-    that of failed episodes.
+    `Trajectory.metrics`. `steps_to_success` is the mean number of turns of successful episodes, and `steps_to_failure`
+    the mean number of turns of failed episodes.
     """
     episodes = [trajectory for group in groups for trajectory in group.trajectories]
     turns = sum(len(episode.turns) for episode in episodes)

@@ -1,4 +1,4 @@
-"""The metrics of a step, by the names that metrics.jsonl, the console and the report use.
+"""Computes the metrics of a step. metrics.jsonl, the console and the report use the same names of metrics.
 
 `metrics.jsonl` holds one JSON object for each step. A value that is not finite is written as null. The metrics include
 those that ARLArena plots (arXiv 2602.21534). scripts/metrics.toml defines all keys and their units. Add each new key
@@ -79,7 +79,7 @@ def selection_figures(selected: Selected[Group]) -> dict[str, float]:
 
 
 class MetricsFile:
-    """Append-only JSON lines, one for each step. A resumed run removes the steps after its checkpoint."""
+    """A file with one line of JSON for each step. A resumed run removes the lines of steps after its checkpoint."""
 
     def __init__(self, path: Path) -> None:
         """Store `path`. The file is created by the first `append`."""

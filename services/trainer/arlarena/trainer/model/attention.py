@@ -29,8 +29,8 @@ from arlarena.proto.config import ConfigError
 NAME = "arlarena_forest"
 # Options of Hugging Face's attention functions that go beyond plain causal attention.
 UNSUPPORTED_OPTIONS = ("sliding_window", "softcap", "s_aux")
-# A call computes (padded) attention scores. Their number is at most MAX_PADDING times the scores that its nodes need.
-# Calls of at most SMALL scores may have more padding.
+# With padding, a call computes at most MAX_PADDING times the attention scores that the nodes of the call need. Calls of
+# at most SMALL scores may have more padding.
 MAX_PADDING, SMALL = 1.25, 1 << 14
 
 Ids = npt.NDArray[np.int64]
@@ -174,8 +174,8 @@ def forest_attention(
 ) -> tuple[Tensor, None]:
     """Compute attention [1, T, heads, D] from query [1, heads, T, D], key and value [1, groups, T, D].
 
-    T is the number of tokens, D the size of a head, and `groups` the number of key and value heads. This is a function
-    for `AttentionInterface`. If the options have no `forest`, it computes ordinary attention.
+    T is the number of tokens, D the size of a head, and `groups` the number of key and value heads. The function is
+    registered at `AttentionInterface`. If the options have no `forest`, the function computes ordinary attention.
 
     Raises:
         ConfigError: the model uses one of the options `UNSUPPORTED_OPTIONS`.
@@ -225,8 +225,8 @@ def _attend(call: AttentionBatch, query: Tensor, key: Tensor, value: Tensor, sca
 def _supports_gqa(call: AttentionBatch, query: Tensor) -> bool:
     """True if a fused kernel supports grouped-query attention for this call.
 
-    On a GPU only flash attention supports it. Flash attention needs a 16-bit dtype and no mask. Without a fused kernel,
-    torch would store all scores, [B, heads, Q, A+Q].
+    On a GPU only flash attention supports grouped-query attention, for 16-bit dtypes and calls without a mask. Without
+    a fused kernel, torch would store all scores, [B, heads, Q, A+Q].
     """
     return query.device.type == "cpu" or (call.visible is None and query.dtype in (torch.bfloat16, torch.float16))
 

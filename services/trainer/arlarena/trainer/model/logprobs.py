@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 # How to compute entropies. none: not at all. measured: without gradient. trained: with gradient, for an entropy bonus.
 Entropy = Literal["none", "measured", "trained"]
 
-# Number of logits of a chunk if `chunk_tokens` is not given. In float32 they take 64 MB.
+# Number of logits of a chunk if `chunk_tokens` is not given. In float32 these logits take 64 MB.
 LOGITS_PER_CHUNK = 1 << 24
 
 

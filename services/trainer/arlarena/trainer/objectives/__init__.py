@@ -1,8 +1,8 @@
 """Policy-gradient objectives. A recipe is a method: one choice per dimension.
 
 The four dimensions are loss aggregation, importance-sampling clipping, advantage design and trajectory filtering
-(ARLArena, arXiv 2602.21534). These modules import only torch and the standard library. They can be used without the
-rest of ARLArena:
+(ARLArena, arXiv 2602.21534). These modules import only torch and the standard library. The following code uses them
+without the rest of ARLArena:
 
     from arlarena.trainer.objectives import Batch, Denominators, GroupRewards, RunContext, LossConfig, Selection
     from arlarena.trainer.objectives import check, compute_advantages, policy_loss, recipe, rule_at

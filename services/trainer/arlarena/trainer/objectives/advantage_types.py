@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 STAT_UNITS = ("turn", "row", "trajectory")
-# Fields of `GroupRewards` with one value per turn. They must have the shape of `rewards`.
+# Fields of `GroupRewards` with one value per turn. These fields must have the shape of `rewards`.
 _PER_TURN = ("action_valid", "state_keys", "observation_keys", "observations", "lengths", "entropies", "rows")
 
 T = TypeVar("T")
@@ -22,8 +22,8 @@ class GroupRewards:
 
     Attributes:
         rewards: raw environment reward of each turn.
-        action_valid: False on turns whose action was invalid or whose reply was badly formatted; None means all valid.
-        returns: raw return of each trajectory; None means the sum of its rewards.
+        action_valid: False for turns with an invalid action or format; None: all turns are valid.
+        returns: raw return of each trajectory; None: the sum of the trajectory's rewards.
         successes: whether each trajectory solved the task; read by the filter `success`.
         state_keys: the environment's hash of the state *before* each turn; for anchor `state`.
         observation_keys: hash of the observation shown at each turn; for anchor `observation`.
@@ -34,7 +34,7 @@ class GroupRewards:
             are in one row. None means that every turn is a row.
 
     Raises:
-        ValueError: a field's shape differs from that of `rewards`, or a reward is not finite.
+        ValueError: the shapes of a field and of `rewards` differ, or a reward, return or entropy is not finite.
     """
 
     rewards: Turns[float]
@@ -80,7 +80,7 @@ class GroupRewards:
 
 @dataclass(frozen=True, slots=True)
 class AdvantageConfig:
-    """Hyperparameters of the estimators; each estimator uses some of them.
+    """Hyperparameters of the estimators. An estimator does not use all of these hyperparameters.
 
     Attributes:
         stat_unit: the unit that has one value in the statistics. `row`: each row, so an episode with more rows weighs

@@ -41,7 +41,7 @@ EQUAL = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Advantage:
-    """An estimator and its requirements.
+    """An estimator of advantages, and its requirements.
 
     Attributes:
         estimate: maps the groups of one batch to advantages, in the order of the groups.
@@ -182,8 +182,8 @@ def _episode_part(group: GroupRewards, config: AdvantageConfig) -> Values:
 def _group_values(group: GroupRewards, config: AdvantageConfig) -> tuple[Values, list[float]]:
     """Return the value of each turn, and the values of all units (`stat_unit`) for the statistics.
 
-    The value of a unit is the mean reward of its turns. All turns of a unit have the same value. If they had their own
-    values, a penalty in a group of equal returns would be divided by 1e-6.
+    The value of a unit is the mean reward of its turns. All turns of a unit have the same value. If each turn had its
+    own value, a penalty in a group of equal returns would be divided by 1e-6.
     """
     rewards = turn_rewards(group, config)
     if config.stat_unit not in STAT_UNITS:

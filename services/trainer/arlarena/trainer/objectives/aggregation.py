@@ -4,9 +4,9 @@
 `seq_mean_token_sum_norm` the rule of Dr. GRPO (arXiv 2503.20783).
 
 A rule returns a weight for each token. The loss of a micro-batch is Σ_t weight_t · loss_t. The denominators of the
-weights are counts of the whole optimiser step, over all micro-batches and ranks. They are counted before the first
-micro-batch. The gradient therefore does not depend on how the rows are split. T_i is the number of sampled tokens of
-row i. L_max is the constant `length_norm` of the recipe.
+weights are counts of the whole optimiser step, over all micro-batches and ranks. The caller counts them before the
+first micro-batch. The gradient therefore does not depend on how the rows are split. T_i is the number of sampled
+tokens of row i. L_max is the constant `length_norm` of the recipe.
 
 | name                      | weight of token t in row i |
 |---------------------------|----------------------------|
@@ -65,8 +65,7 @@ class Denominators:
         return Denominators(*(a + b for a, b in zip(mine, theirs, strict=True)))
 
 
-# A rule gets a micro-batch, the counts of the step and the recipe's `length_norm`. It returns the weight of each token,
-# [N].
+# Maps a micro-batch, the counts of the step and the recipe's `length_norm` to the weight of each token, [N].
 AGGREGATIONS: Registry[Callable[[Batch, Denominators, float], Tensor]] = Registry("aggregation")
 register_aggregation = AGGREGATIONS.register
 
@@ -93,7 +92,7 @@ def seq_mean_token_sum(batch: Batch, of: Denominators, _length: float) -> Tensor
 
 @register_aggregation("seq_mean_token_sum_norm")
 def seq_mean_token_sum_norm(batch: Batch, of: Denominators, length: float) -> Tensor:
-    """Return weights [N]: those of `seq_mean_token_sum`, divided by the constant `length` (Dr.GRPO)."""
+    """Return weights [N]: the weights of `seq_mean_token_sum`, divided by the constant `length` (Dr.GRPO)."""
     return batch.token_ones() / (_or_one(of.rows) * length)
 
 

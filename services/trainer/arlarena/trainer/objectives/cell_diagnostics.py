@@ -1,4 +1,4 @@
-"""Diagnostics by cell. A row's cell is its sign of the advantage A, high or low entropy, and ratio above or below 1.
+"""Diagnostics by cell. The cell of a row depends on the sign of the advantage A, the entropy and the ratio.
 
 ARLArena (arXiv 2602.21534) splits the KL of a collapsing run by the same eight cells.
 """
@@ -33,8 +33,8 @@ class CellTable:
     Attributes:
         rows: number of rows with a sampled token and A ≠ 0.
         tokens: number of sampled tokens of these rows.
-        kl: sum of e^Δ - Δ - 1 over these tokens. It estimates KL(π_old ‖ π_θ), and is never negative.
-        off_policy_kl: sum of -Δ over these tokens. It estimates the same KL, but may be negative.
+        kl: sum of e^Δ - Δ - 1 over these tokens, an estimate of KL(π_old ‖ π_θ) that is never negative.
+        off_policy_kl: sum of -Δ over these tokens, an estimate of the same KL that may be negative.
     """
 
     rows: Tensor
@@ -66,8 +66,8 @@ class CellTable:
 def cell_table(batch: Batch, threshold: float = ENTROPY_THRESHOLD) -> CellTable:
     """Count the rows of `batch` in each of the eight cells.
 
-    The advantage A, entropy and log-ratio of a row are means over its sampled tokens. The entropy is high if it is
-    above `threshold` (in nats). A ratio of exactly 1 counts as above 1. Rows with A = 0 are left out.
+    The advantage A, entropy and log-ratio of a row are means over its sampled tokens. An entropy above `threshold` (in
+    nats) is high. A ratio of exactly 1 counts as above 1. Rows with A = 0 are left out.
 
     Raises:
         ValueError: the batch has no entropy.

@@ -7,9 +7,9 @@ and π_old the policy that the ratio is taken against. Δ_t = log π_θ - log π
 without gradient.
 
 The recipe's `ratio_level` defines the ratio. At level `token` it is w_t = exp(Δ_t). At the levels `turn`, `row` and
-`trajectory`, all tokens of a unit i (a turn, row or trajectory) have the ratio s_i = exp(mean Δ_t of the unit). Its
-token form (GSPO) is sg(s_i) · exp(log π_θ - sg(log π_θ)). In this form the gradient of each token is multiplied by the
-advantage of that token.
+`trajectory`, all tokens of a unit i (a turn, row or trajectory) have the ratio s_i = exp(mean Δ_t of the unit). The
+token form of s_i (GSPO) is sg(s_i) · exp(log π_θ - sg(log π_θ)). In this form the gradient of each token is multiplied
+by the advantage of that token.
 """
 
 from __future__ import annotations
@@ -228,10 +228,10 @@ def reinforce(terms: Terms, _config: ClipConfig) -> Tensor:
 
 @torch.no_grad()
 def sequence_mask(batch: Batch, delta: float) -> Tensor:
-    """Return bool [R]: False for rows to drop, those with A < 0 and a mean of log π_old - log π_θ above δ = `delta`.
+    """Return bool [R]: False for rows with A < 0 and a mean of log π_old - log π_θ above δ = `delta`.
 
-    A and the mean are taken over the tokens of a row. The policy has already lowered the probability of such a row, and
-    a further step would only move the policy farther from π_old.
+    A is also a mean over the tokens of the row. These rows are dropped from the loss. The policy has already lowered
+    their probability, and a further step would only move the policy farther from π_old.
     """
     drop = batch.old_log_probs.to(batch.dtype) - batch.log_probs.to(batch.dtype)
     mean_drop = _segment_mean(drop, batch.row_of_token, batch.n_rows)
@@ -273,8 +273,8 @@ def clip_counts(terms: Terms, config: ClipConfig) -> dict[str, Tensor]:
     """Count tokens whose ratio is outside [1-ε_lo, 1+ε_hi].
 
     Returns:
-        `outside`: all these tokens. `clip_negative_low`: those with A < 0 and a ratio below the interval. An increase
-        is the first sign of a collapse. `clip_positive_high`: those with A > 0 and a ratio above the interval.
+        `outside`: all these tokens. `clip_negative_low`: tokens with A < 0 and a ratio below the interval. An increase
+        is the first sign of a collapse. `clip_positive_high`: tokens with A > 0 and a ratio above the interval.
     """
     low, high = terms.ratio < 1.0 - config.clip_low, terms.ratio > 1.0 + config.clip_high
     return {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Bounds of d and of k3. Without them, one token with an extreme d would dominate the gradient.
+# Bounds of d and of k3. Without these bounds, one token with an extreme d would dominate the gradient.
 MAX_LOG_DIFFERENCE = 20.0
 MAX_K3 = 10.0
 

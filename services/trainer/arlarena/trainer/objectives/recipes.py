@@ -30,7 +30,7 @@ class Recipe:
     """One policy-gradient method. `AdvantageConfig` explains the fields of the advantage.
 
     Attributes:
-        clip_options: hyperparameters of the clip that differ from the defaults. The class `Clip.config` declares them.
+        clip_options: hyperparameters of the clip (declared by `Clip.config`) that differ from the defaults.
 
     Raises:
         RecipeError: a choice is unknown, or a number is out of range. The message has the field and the nearest choice.

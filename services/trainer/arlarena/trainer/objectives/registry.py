@@ -39,7 +39,7 @@ def nearest(given: object, names: Iterable[str]) -> str:
 
 
 class Registry(Mapping[str, Entry]):
-    """Choices by name, in the order of their registration: the built-in ones, then those of plugins."""
+    """Choices by name, in the order of their registration: built-in choices, then choices of plugins."""
 
     def __init__(self, kind: str) -> None:
         """Start with no choices. `kind`: the word for a choice in error messages, such as "clip"."""

@@ -228,7 +228,7 @@ class Checkpoints:
 
 
 def _position(path: Path) -> tuple[int, int]:
-    """Return the step, and the number of the checkpoint among those of the step (from the directory's name)."""
+    """Return the step and the number of a checkpoint, from the name of its directory: (12, 1) for step-000012-1."""
     match = _NAME.fullmatch(path.name)
     assert match is not None
     return int(match[1]), int(match[2] or 0)

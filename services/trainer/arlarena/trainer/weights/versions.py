@@ -80,7 +80,7 @@ class VersionStore:
     ) -> Version:
         """Write `model` with the `weights` of `step` as a Hugging Face directory with a manifest and a commit marker.
 
-        `probe` computes the probe of these weights. It runs while the files are written.
+        `probe` computes the probe of these weights, and is called while the files are written.
         """
         partial = self.root / f".partial-{step:06d}"
         shutil.rmtree(partial, ignore_errors=True)
