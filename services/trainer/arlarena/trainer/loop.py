@@ -157,7 +157,7 @@ class Trainer:
         """Score the batch, split it into minibatches, and take one optimiser step on each minibatch.
 
         Returns the scored groups, the figures of the step, and the ids of the groups whose update was not applied. If
-        an advantage is not finite, no step is taken and all ids are returned.
+        an advantage is not finite, no step is taken: the first two results are empty, and the ids are of all groups.
         """
         settings, step = self.settings, self.state.step
         try:
@@ -243,7 +243,7 @@ class Trainer:
         return version
 
     async def save(self, weights: dict[str, Tensor] | None = None) -> None:
-        """Write a checkpoint of the current state. Then acknowledge the entries whose groups have an outcome in it.
+        """Write a checkpoint of the current state. Then acknowledge the stream entries of all groups with an outcome.
 
         `weights`: the current weights; None: read the weights from the learner.
 

@@ -84,7 +84,7 @@ def _sampling_reasons(sampling: Sampling) -> Iterator[str]:
 
 
 def _trajectory_reasons(trajectory: Trajectory, vocabulary: int, anchor: str | None) -> Iterator[str]:
-    """Yield the reasons against one member. Each reason continues the text "member N"."""
+    """Yield the reasons against one member (trajectory) of a group. Each reason continues the text "member N"."""
     if not math.isfinite(trajectory.score):
         yield f": its score is {trajectory.score}"
     if trajectory.turns and not trajectory.turns[0].reset:

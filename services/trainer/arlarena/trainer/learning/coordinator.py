@@ -66,7 +66,7 @@ class Coordinator:
 
     @property
     def skipped(self) -> list[int]:
-        """Indices of the minibatches that the last `update` skipped, see `Learner.update`."""
+        """The indices of the minibatches that the last `update` skipped, see `Learner.update`."""
         return self._learner.skipped
 
     def update(self, minibatches: Sequence[Sequence[TrainingSample]], rate: float) -> dict[str, float]:

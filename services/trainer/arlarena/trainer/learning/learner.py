@@ -139,8 +139,7 @@ class Learner:
     def log_probs(self, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
         """Return the log-probs of `response` after `prompt` under the current policy at temperature 1.
 
-        The log-probs are computed in float32, whatever the setting `precision`. If the layers are sharded, the layers
-        use the dtype of `precision`.
+        Unless the layers are sharded, they compute in float32, also if the setting `precision` is "bfloat16".
         """
         ids = [np.asarray(part, dtype=np.int32) for part in (prompt, response)]
         unused: FloatArray = np.zeros(len(response), dtype=np.float32)
@@ -168,7 +167,7 @@ class Learner:
     def restore(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
         """Load weights and optimiser state, as `weights` and `optimizer_state` return them.
 
-        If weights are tied (one tensor with several names), one of the names is enough.
+        For tied weights (one tensor with several names), one name is enough.
 
         Raises:
             RuntimeError, ValueError, KeyError: the tensors belong to another model.

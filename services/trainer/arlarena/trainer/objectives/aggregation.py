@@ -5,8 +5,8 @@
 
 A rule returns a weight for each token. The loss of a micro-batch is Σ_t weight_t · loss_t. The denominators of the
 weights are counts of the whole optimiser step, over all micro-batches and ranks. The caller counts them before the
-first micro-batch. The gradient therefore does not depend on how the rows are split. T_i is the number of sampled
-tokens of row i. L_max is the constant `length_norm` of the recipe.
+first micro-batch. The gradient therefore does not depend on how the rows (training sequences) are split. T_i is the
+number of sampled tokens of row i. L_max is the constant `length_norm` of the recipe.
 
 | name                      | weight of token t in row i |
 |---------------------------|----------------------------|

@@ -1,4 +1,4 @@
-"""Diagnostics by cell. The cell of a row depends on the sign of the advantage A, the entropy and the ratio.
+"""Diagnostics of rows (training sequences) by cell: sign of the advantage A, high or low entropy, ratio above 1 or not.
 
 ARLArena (arXiv 2602.21534) splits the KL of a collapsing run by the same eight cells.
 """

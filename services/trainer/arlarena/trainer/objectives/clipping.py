@@ -111,8 +111,8 @@ def importance_ratio(batch: Batch, level: str, *, literal: bool = False) -> Tens
 def sequence_sums(batch: Batch, n_trajectories: int) -> tuple[Tensor, Tensor]:
     """Return the sum of Δ_t and the number of tokens of each trajectory, both [J] float64.
 
-    Add both results over micro-batches, and all-reduce them over ranks. Then call `sequence_log_ratio`. Ratio level
-    `trajectory` needs this pass without gradient if a trajectory has rows in several micro-batches.
+    Sum both results over micro-batches and ranks. Then pass the sums to `sequence_log_ratio`. At ratio level
+    `trajectory`, this is needed if a trajectory has rows in several micro-batches.
     """
     unit = batch.trajectory_of_row[batch.row_of_token]
     return (

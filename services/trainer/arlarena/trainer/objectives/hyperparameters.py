@@ -24,7 +24,7 @@ class Hyperparameter:
         """Check that `value` is a finite number within the range.
 
         Raises:
-            RecipeError: the value is not. The message begins with `name`.
+            RecipeError: `value` is not a number, not finite or out of range. The message begins with `name`.
         """
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise RecipeError(f"{name} = {value!r} must be a finite number")

@@ -62,7 +62,7 @@ def policy_loss(
 
     Args:
         recipe: the method.
-        batch: rows of the micro-batch. Without sampled tokens the loss is 0, but still has a gradient (of 0).
+        batch: rows (training sequences) of the micro-batch. Without sampled tokens, loss and gradient are 0.
         denominators: counts of the whole optimiser step.
         run: KL term, entropy bonus and correction; None: none of these. KL term and entropy bonus are aggregated over
             tokens in the same way as the policy term.

@@ -55,8 +55,8 @@ class Version:
 class VersionStore:
     """The version directories of one run.
 
-    Versions are not fsynced, except for weights files that a checkpoint links to. Readers verify the checksums of a
-    version. If a crash of the machine damages a version, the resumed run writes the version again from the checkpoint.
+    Only weights files that a checkpoint links to are fsynced. Readers verify the checksums of a version. If a crash of
+    the machine damages a version, the resumed run writes the version again from the checkpoint.
     """
 
     def __init__(
