@@ -46,7 +46,7 @@ from arlarena.trainer.settings import (
 )
 
 EXIT_FAILED = 1
-# The same error would occur after a restart, so the launcher does not restart the trainer.
+# Exit code for errors that would also occur after a restart. The launcher then does not restart the trainer.
 EXIT_PERMANENT = 4
 
 
@@ -134,13 +134,13 @@ def _add_plugin(parser: argparse.ArgumentParser) -> None:
 
 
 def _settings(args: argparse.Namespace) -> TrainerSettings:
-    """Table `[trainer]`, with the plugins of the command line added."""
+    """Load the table `[trainer]`, and add the plugins of the command line."""
     settings = load_table(args.config, "trainer", TrainerSettings)
     return settings.model_copy(update={"plugins": (*settings.plugins, *args.plugin)})
 
 
 def make_tiny(args: argparse.Namespace, log: Logger) -> int:
-    """Subcommand `tiny`."""
+    """Run the subcommand `tiny`. Returns the exit code."""
     shape = load_table(args.config, "policy", PolicySettings).tiny
     check_output(args.out)
     check_writable(args.out.parent)
@@ -158,10 +158,10 @@ def make_tiny(args: argparse.Namespace, log: Logger) -> int:
 
 
 def _environment_of(args: argparse.Namespace, log: Logger) -> Info | None:
-    """The description of the environment, for the vocabulary of a tiny policy; None without a server.
+    """Return the description of the environment, for the vocabulary of a tiny policy; None without a server.
 
     Raises:
-        ConfigError: the server plays another environment than the one in the configuration.
+        ConfigError: the server has another environment than the configuration.
         ServiceError: the server does not answer.
     """
     from arlarena.trainer.state.tasks import environment_info
@@ -180,7 +180,7 @@ def _environment_of(args: argparse.Namespace, log: Logger) -> Info | None:
 
 
 def run_clone(args: argparse.Namespace, log: Logger) -> int:
-    """Subcommand `clone`."""
+    """Run the subcommand `clone`. Returns the exit code."""
     settings = load_table(args.config, "clone", CloneSettings)
     seed, source = chosen_seed(args.seed, args.config), policy_directory(args.model, "--model")
     inputs = {"--demonstrations": args.demonstrations, "--validation": args.validation}
@@ -219,7 +219,7 @@ def run_clone(args: argparse.Namespace, log: Logger) -> int:
 
 
 def run_train(args: argparse.Namespace, log: Logger) -> int:
-    """Subcommand `train`."""
+    """Run the subcommand `train`. Returns the exit code."""
     settings = _settings(args)
     run_name = args.run_name or load_table(args.config, "run", RunSettings).name
     environment = load_part(args.config, "environment", EnvironmentKeys, "name").name
@@ -287,7 +287,7 @@ def _failed(log: Logger, error: Exception, code: int = EXIT_FAILED) -> int:
 
 
 def run_replay(args: argparse.Namespace, _log: Logger) -> int:
-    """Subcommand `replay`."""
+    """Run the subcommand `replay`. Returns the exit code."""
     settings = _settings(args)
     overrides = dict(parse_assignment(text, "CHOICE=VALUE, for example clip_low=0.03") for text in args.set)
     names = args.recipe or [settings.recipe]
@@ -311,7 +311,7 @@ def run_replay(args: argparse.Namespace, _log: Logger) -> int:
 
 
 def main() -> int:
-    """Entry point."""
+    """Run the command. Returns the exit code."""
     args = _parser().parse_args()
     if os.environ.get("OMP_NUM_THREADS") is None:
         os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; [trainer] threads overrides it

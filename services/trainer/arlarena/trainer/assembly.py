@@ -95,7 +95,9 @@ async def run_trainer(plan: Invocation, log: Logger, interrupted: Callable[[], s
 
 
 def _restored(plan: Invocation, learner: Learner, log: Logger) -> tuple[Checkpoints, TrainerState | None]:
-    """The run's checkpoints, and the state of the newest one if the run is resumed. All ranks call it together.
+    """Return the checkpoints. If the run is resumed, load the newest checkpoint into `learner` and return its state.
+
+    All ranks must call this function together.
 
     Raises:
         CheckpointError: the run has checkpoints but is not resumed, no checkpoint can be used, or the directory has
@@ -177,9 +179,9 @@ async def _train(
 
 
 def _files(plan: Invocation, step: int) -> tuple[VersionStore, MetricsFile, MetricsFile]:
-    """The version store, metrics.jsonl and flows.jsonl, without the data of a previous process after `step`."""
+    """Open the version store, metrics.jsonl and flows.jsonl. Remove data that a previous process wrote after `step`."""
     settings = plan.settings
-    # Workers and servers may still read the version before the newest, so one more is kept.
+    # Workers and servers may still read the second newest version, so one more version is kept.
     kept = settings.keep_checkpoints + 1
     dtype = getattr(torch, settings.publish_dtype)
     versions = VersionStore(plan.run_dir / "weights", Path(plan.model), plan.incarnation, kept, dtype)
@@ -196,10 +198,10 @@ def _publisher(plan: Invocation, log: Logger) -> Publisher:
 
 
 def transport_of(settings: TrainerSettings, log: Logger) -> Transport:
-    """The transport of `push_transport`.
+    """Create the transport that the setting `push_transport` selects.
 
     Raises:
-        ConfigError: nccl without a GPU.
+        ConfigError: `push_transport` is "nccl", but there is no GPU.
     """
     kind = settings.push_transport
     if kind == "shared":

@@ -1,8 +1,11 @@
 """Issues tasks within the capacity, and collects one batch of useful groups for each step.
 
-Each entry of the stream `groups` is handled in one of three ways. An open group is offered to the batch, or settled at
-once if it cannot be trained on. A group sampled by weights of a lost step is discarded, and its task is issued again.
-An entry of a group that is not open (settled, or issued in a lost step) is acknowledged and ignored.
+Each entry of the stream `groups` is a group, and is handled in one of three ways. A group is open until the ledger has
+the group's outcome (`state/ledger.py`). A step is lost if a crash happened between the step and the next checkpoint.
+
+- An open group is offered to the batch. If a group cannot be trained on, the ledger records its outcome at once.
+- If a group was sampled by weights of a lost step, the group is discarded, and its task is issued again.
+- If a group is not open, because it has an outcome or was issued in a lost step, its entry is acknowledged and ignored.
 """
 
 from __future__ import annotations
@@ -26,14 +29,14 @@ from arlarena.trainer.state.checkpoint import TrainerState
 from arlarena.trainer.state.ledger import Outcome, group_id
 
 CONSUMER = "trainer"
-# The longest wait of one read of the stream, in seconds. The loop checks timeouts and signals between reads.
+# The longest wait of one read of the stream, in seconds. Timeouts and signals are checked between two reads.
 _BLOCK_S = 0.5
-# Entries of one read after a restart.
+# Number of entries of one read after a restart.
 _PAGE = 100
 
 
 class RunError(RuntimeError):
-    """The run cannot continue; the message gives the reason. `permanent`: a restart would fail in the same way."""
+    """The run cannot continue. The message has the reason. `permanent`: a restart would fail in the same way."""
 
     def __init__(self, message: str, *, permanent: bool = False) -> None:
         super().__init__(message)
@@ -63,7 +66,7 @@ class Collected:
 
 @dataclass(frozen=True, slots=True)
 class CollectionProgress:
-    """Progress of a batch. `filtered`: groups that the filter dropped. `unsolved`: of these, groups without success."""
+    """Progress of a batch. `filtered`: groups that the filter dropped. `unsolved`: dropped groups without success."""
 
     groups: int
     groups_wanted: int
@@ -79,11 +82,12 @@ class Collector:
     Attributes:
         order: maps group indices to tasks.
         vocabulary: number of token ids of the policy.
-        waiting: groups that are received but not judged; they hold their slots.
-        consumed: stream id by group, to be acknowledged after a checkpoint covers the outcome of the group.
+        waiting: groups that were received, but not yet offered to a batch.
+        consumed: stream id of each received entry, by group id. The entry is acknowledged after a checkpoint contains
+            the outcome of the group.
         guard: called between reads; raises if the trainer must stop (a signal, a lost lease).
-        free_broker_memory: saves a checkpoint and acknowledges the entries that it covers. Called when no group
-            arrives, because unacknowledged entries may fill the memory of the broker, which then accepts no groups.
+        free_broker_memory: saves a checkpoint and acknowledges entries. Called when no group arrives, because
+            unacknowledged entries may fill the memory of the broker, which then accepts no groups.
         on_progress: called with the progress of the batch, at least every half second.
         broker_full: whether the broker refused the last write because its memory is full.
     """
@@ -108,14 +112,15 @@ class Collector:
 
     @property
     def capacity(self) -> int:
-        """The largest number of groups that may hold a slot, (S + 1)·B."""
+        """The number of slots, (S + 1)·B, with S = `staleness` and B = `groups_per_step`."""
         return (self.settings.staleness + 1) * self.settings.groups_per_step
 
     async def resume(self) -> None:
-        """Restore the streams after a restart: receive unacknowledged entries again and issue open tasks again.
+        """Restore the streams after a restart: receive unacknowledged entries again, and issue open tasks again.
 
-        The previous process may have been many steps ahead of the checkpoint. Groups sampled by its lost weights are
-        discarded, and tasks that the checkpoint does not know are withdrawn, so that they are not played too early.
+        The previous process may have been many steps ahead of the checkpoint. Groups that were sampled by weights of
+        these lost steps are discarded. Tasks that were issued in these steps are withdrawn, because workers would
+        start them too early.
         """
         await self._take_pending(after_restart=True)
         while entries := await self.streams.collect(consumer=CONSUMER, count=_PAGE, block_s=0.0):
@@ -127,10 +132,11 @@ class Collector:
         await self._issue_again()
 
     async def batch(self) -> Collected:
-        """Collect until the batch of this step is full.
+        """Collect groups until the batch of this step is full. Then issue tasks for later steps.
 
-        Only `settle` changes the state, except for groups that cannot be trained on, which are settled at once. A
-        checkpoint that is saved after an exception is therefore consistent.
+        The outcomes of the collected groups are recorded later, by `settle`. If this method raises an exception, a
+        checkpoint of the state therefore is still consistent. Only groups that cannot be trained on get an outcome at
+        once.
 
         Raises:
             RunError: no group arrived for `no_data_timeout_s`, or too many consecutive groups were unusable.
@@ -176,7 +182,7 @@ class Collector:
         return Collected(selection.close(), seen, stale, time.monotonic() - started)
 
     def settle(self, collected: Collected, skipped: frozenset[str] = frozenset()) -> None:
-        """Record the outcome of each group of the step, and the turns played.
+        """Record the outcome of each group of the step, and count the turns of these groups.
 
         `skipped`: ids of groups whose update was not applied.
         """
@@ -191,28 +197,29 @@ class Collector:
         self.state.environment_steps += sum(len(each.turns) for group in judged for each in group.trajectories)
 
     def _issue_limit(self, selection: Selection[Group], judged: int) -> int:
-        """How many tasks may be issued while a batch is collected: S·B for later steps, and what the batch still needs.
+        """Return how many tasks may be issued now: S·B, plus what the batch still needs, minus the open tasks.
 
-        The ledger alone would allow more tasks if the filter leaves the batch small. The weights before the step would
-        play them, so they would be one step too old. `judged`: open groups that were judged.
+        The ledger would allow more tasks if the filter drops groups. These tasks would be one step too old, because
+        workers would sample them with the weights before the step. `judged`: number of open groups that were offered
+        to the batch or found stale; these groups do not count as open tasks.
         """
         size = self.settings.groups_per_step
         wanted = 0 if selection.is_full() else min(size - selection.kept, selection.left)
         return self.settings.staleness * size + wanted - (len(self.state.ledger.open) - judged)
 
     async def top_up(self, limit: int | None = None) -> None:
-        """Issue as many tasks as the capacity allows, at most `limit`: workers play them during the optimiser step."""
+        """Issue as many tasks as the ledger allows, but at most `limit`. Workers run them during the optimiser step."""
         count = self.state.ledger.allowance(self.settings.staleness, self.settings.groups_per_step)
         await self._issue(self.state.ledger.issue(count if limit is None else max(0, min(count, limit))))
 
     async def acknowledge(self) -> None:
-        """Acknowledge all entries whose group is settled. Call it directly after a durable checkpoint."""
+        """Acknowledge all entries whose group has an outcome. Call this method directly after a durable checkpoint."""
         settled = [group for group in self.consumed if group in self.state.ledger.lineage]
         if settled:
             await self.streams.acknowledge({self.consumed.pop(group): group for group in settled})
 
     async def withdraw_open(self) -> None:
-        """Settle all open groups as unused and withdraw their tasks, at the end of the run."""
+        """At the end of the run, record the outcome `unused` for all open groups, and withdraw their tasks."""
         open_groups = list(self.state.ledger.open)
         for group in open_groups:
             self.state.ledger.settle(group, "unused", self.state.step)
@@ -230,9 +237,10 @@ class Collector:
         )
 
     async def _issue(self, indices: list[int]) -> int:
-        """Issue these tasks. Returns how many of them the broker did not have yet.
+        """Issue the tasks `indices`. Returns how many of these tasks the broker did not have yet.
 
-        Tasks that a full broker refuses stay open in the ledger. They are issued again when the broker has memory.
+        If the memory of the broker is full, no task is issued and the result is 0. The tasks stay open in the ledger,
+        and are issued again later.
         """
         if not indices:
             return 0
@@ -268,7 +276,7 @@ class Collector:
         self.broker_full = True
 
     async def _issue_again(self) -> None:
-        """Issue all open tasks. Issuing is idempotent by group id, so only lost or refused tasks are added."""
+        """Issue all open tasks again. The broker ignores tasks that it already has, so only lost tasks are added."""
         indices = [index for group, index in self.state.ledger.open.items() if group not in self.consumed]
         count = await self._issue(indices)
         if indices and not self.broker_full:
@@ -276,7 +284,7 @@ class Collector:
         self._last_issue = time.monotonic()
 
     async def _take_pending(self, *, after_restart: bool = False) -> None:
-        """Receive entries that were delivered to any consumer name but not processed."""
+        """Receive the entries that were delivered to any consumer, but not acknowledged."""
         await self._receive_all(await self.streams.collect_pending(consumer=CONSUMER), after_restart=after_restart)
 
     async def _receive_all(self, entries: list[GroupEntry], *, after_restart: bool = False) -> None:
@@ -333,7 +341,7 @@ class Collector:
             self.waiting.append(group)
 
     def _unknown_version(self, entry: GroupEntry) -> str | None:
-        """A version that sampled a token of the group but is not in the history of this run; None if all are known."""
+        """Return a version that sampled a token of the group, but is unknown to this run; None if all are known."""
         if isinstance(entry.item, DeadLetter):
             return None
         for trajectory in entry.item.trajectories:
@@ -344,15 +352,15 @@ class Collector:
         return None
 
     def _drop(self, entry: GroupEntry, outcome: Outcome, reason: str, *, permanent: bool = False) -> None:
-        """Settle a group that cannot be trained on."""
+        """Record and log the outcome of a group that cannot be trained on, and count the group as unusable."""
         self.state.ledger.settle(entry.group_id, outcome, self.state.step)
         self.log.error(f"group_{outcome}", group=entry.group_id, reason=reason)
         self._count_unusable(reason, permanent=permanent)
 
     def _count_unusable(self, reason: str, expected: int = 0, *, permanent: bool = False) -> None:
-        """Count a consecutive unusable group. The limit is `max_unusable_in_a_row` plus `expected`.
+        """Add 1 to the number of consecutive unusable groups. The limit is `max_unusable_in_a_row` plus `expected`.
 
-        `permanent`: the groups after a restart would be unusable too.
+        `permanent`: after a restart the groups would also be unusable.
 
         Raises:
             RunError: the limit is reached.
@@ -364,7 +372,7 @@ class Collector:
 
 
 def empty_reason(group: Group) -> str:
-    """Why no member of a group has a turn, and the fix."""
+    """Return why no member of a group has a turn, and the fix."""
     faults = [trajectory.fault for trajectory in group.trajectories if trajectory.fault]
     if not faults:
         return f"task {group.task.id} ends before the first turn; choose tasks that have turns to play"

@@ -1,9 +1,12 @@
 """The training loop: collect, score, learn, record, save, acknowledge, push.
 
-The order within a step makes crashes harmless. The record is written before the checkpoint that covers it. Entries of
-the stream are acknowledged only after a durable checkpoint covers their groups. Weights are durable before the new
-policy samples a token. An update whose figures are not finite is not applied. Weights that are not finite are neither
-written nor pushed.
+The order within a step makes crashes harmless:
+
+1. The record of a step is written before the checkpoint of that step.
+2. An entry of the stream is acknowledged only after a durable checkpoint contains the outcome of its group.
+3. Weights are durable before the new policy samples a token.
+
+An update is applied only if its loss and gradient are finite. Weights are written and pushed only if they are finite.
 """
 
 from __future__ import annotations
@@ -50,7 +53,7 @@ from arlarena.trainer.weights.versions import Version, VersionStore
 class Trainer:
     """Runs the training loop. `state` is shared with the collector and saved in checkpoints.
 
-    `guard` is called before each attempt to push. It raises if the trainer must stop or has lost its lease.
+    `guard` is called before each attempt to push, and raises if the trainer must stop or has lost its lease.
     """
 
     settings: TrainerSettings
@@ -71,14 +74,14 @@ class Trainer:
     log: Logger
     guard: Callable[[], None]
     pushed: PushResult | None = None
-    version: Version | None = None  # of the current weights; None after an update, until the next `publish`
+    version: Version | None = None  # version of the current weights; None after an update, until the next `publish`
     zero_gradients: int = 0  # consecutive steps of this process with a gradient of exactly 0
-    uniform_steps: int = 0  # consecutive steps of this process in which each group's members have equal returns
+    uniform_steps: int = 0  # consecutive steps of this process in which all members of each group have equal returns
 
     async def train(self, *, resumed: bool) -> None:
-        """Train until `steps` or a limit of time or experience is reached.
+        """Train until `steps` or a limit of time or experience is reached. Write the reason to training.json.
 
-        After an error or a signal it saves a checkpoint. training.json gets the reason for the end.
+        After an error or a signal, save a checkpoint and raise the error again. If the lease is lost, write nothing.
         """
         self.collector.free_broker_memory, self.collector.on_progress = self.free_broker_memory, self._show_collecting
         ending = EndingFile(self.run)
@@ -109,7 +112,8 @@ class Trainer:
             self.state.step += 1
             now = time.monotonic()
             self.state.seconds += now - started
-            # Before the checkpoint: a resumed run removes records after its checkpoint, so each step has exactly one.
+            # The record precedes the checkpoint. A resumed run removes the records after its checkpoint, so each step
+            # has exactly one record.
             self.record(collected, groups, figures, now - recorded)
             recorded = now
             self._check_skipped_steps(figures, skipped)
@@ -119,11 +123,11 @@ class Trainer:
         self.log.info("trained", steps=self.state.step, **self.state.ledger.counts())
 
     def done(self) -> float:
-        """The completed share of the run: the largest of its shares of steps, time and experience."""
+        """Return the completed share of the run: the largest of the used shares of steps, time and experience."""
         return max(self.state.step / self.settings.steps, *self.limits().values(), 0.0)
 
     def limits(self) -> dict[str, float]:
-        """The used share of each configured limit (of time or experience), by setting."""
+        """Return the used share of each configured limit (of time or experience), by the name of the setting."""
         settings, state, shares = self.settings, self.state, dict[str, float]()
         if settings.max_minutes is not None:
             shares["max_minutes"] = state.seconds / (60 * settings.max_minutes)
@@ -132,11 +136,11 @@ class Trainer:
         return shares
 
     def finished(self) -> bool:
-        """Whether all steps are taken or a limit is reached."""
+        """True if all steps are taken or a limit is reached."""
         return self.done() >= 1.0
 
     def ending(self) -> Ending:
-        """Why a finished run ended: all steps were taken, or a limit was reached."""
+        """Return why a finished run ended: all steps were taken, or a limit was reached."""
         step, settings = self.state.step, self.settings
         if step >= settings.steps:
             return Ending("steps", step, settings.steps)
@@ -150,9 +154,10 @@ class Trainer:
     def learn(
         self, collected: Collected, version: Version
     ) -> tuple[list[ScoredGroup], dict[str, float], frozenset[str]]:
-        """Score the batch and take one optimiser step on each of its minibatches.
+        """Score the batch, split it into minibatches, and take one optimiser step on each minibatch.
 
-        Returns the scored groups, the figures of the step, and the ids of the groups whose update was not applied.
+        Returns the scored groups, the figures of the step, and the ids of the groups whose update was not applied. If
+        an advantage is not finite, no step is taken: the first two results are empty, and the ids are of all groups.
         """
         settings, step = self.settings, self.state.step
         try:
@@ -176,7 +181,9 @@ class Trainer:
         return groups, figures, frozenset(skipped)
 
     def score(self, collected: Collected) -> list[ScoredGroup]:
-        """Advantages over complete groups. Members that are stale or have a turn without an action are only marked.
+        """Compute advantages over complete groups.
+
+        Members that are stale or have a turn without an action count in the statistics, but are marked as not usable.
 
         Raises:
             NotFinite: an advantage is not finite.
@@ -194,7 +201,7 @@ class Trainer:
         )
 
     def _check_skipped_steps(self, figures: dict[str, float], skipped: frozenset[str]) -> None:
-        """Count consecutive steps whose updates were all skipped. A step without rows does not change the count.
+        """Count consecutive steps whose updates were all skipped. A step without updates does not change the count.
 
         Raises:
             RunError: the count has reached `max_skipped_steps`.
@@ -214,8 +221,9 @@ class Trainer:
     async def publish(self) -> Version:
         """Write the current weights, save a checkpoint, push the weights, and issue new tasks.
 
-        Covered entries are acknowledged before new tasks are issued, because the broker may be full. New tasks are
-        issued after the push, because a group that starts before the push is one step older.
+        The checkpoint acknowledges entries of the stream. New tasks are issued afterwards, because the broker may be
+        full. New tasks are issued after the push, because a group that starts before the push is one step older. At the
+        end of the run no tasks are issued, and open tasks are withdrawn.
         """
         self.lease.check()
         weights = self._finite_weights()
@@ -235,7 +243,9 @@ class Trainer:
         return version
 
     async def save(self, weights: dict[str, Tensor] | None = None) -> None:
-        """Write a checkpoint of the current state, and acknowledge the entries that it covers.
+        """Write a checkpoint of the current state. Then acknowledge the stream entries of all groups with an outcome.
+
+        `weights`: the current weights; None: read the weights from the learner.
 
         Raises:
             LeaseLost: another trainer holds the lease of the run.
@@ -248,12 +258,12 @@ class Trainer:
         await self.collector.acknowledge()
 
     async def free_broker_memory(self) -> None:
-        """Save an early checkpoint if entries wait for one to be acknowledged."""
+        """Save an early checkpoint if entries of the stream can only be acknowledged after a checkpoint."""
         if any(group in self.state.ledger.lineage for group in self.collector.consumed):
             await self.save()
 
     async def _save_before_end(self) -> None:
-        """Save the steps since the last checkpoint. An error here is only logged: it must not hide why the run ends."""
+        """Save the steps since the last checkpoint. Errors are only logged and do not replace the run's own error."""
         try:
             await self.save()
         except (StreamError, RunError, OSError) as error:
@@ -262,7 +272,7 @@ class Trainer:
             self.log.info("saved", step=self.state.step)
 
     def _finite_weights(self) -> dict[str, Tensor]:
-        """The policy's weights. Errors as in `_finite`."""
+        """Return the policy's weights. Errors as in `_finite`."""
         return self._finite("weights", self.learner.weights())
 
     def _finite(self, kind: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -283,9 +293,9 @@ class Trainer:
     def record(
         self, collected: Collected, groups: list[ScoredGroup], learning: dict[str, float], seconds: float
     ) -> None:
-        """Write the figures of the step, and every `record_groups_every` steps its groups.
+        """Write the figures of the step. Every `record_groups_every` steps, write the groups of the batch as well.
 
-        `seconds`: time since the last record.
+        `learning`: the figures that `learn` returned. `seconds`: time since the last record.
         """
         self.lease.check()
         step, selected = self.state.step, collected.selected
@@ -319,8 +329,8 @@ class Trainer:
             write_groups(folder / f"step-{step:06d}.msgpack", selected.batch)
 
     def log_warnings(self, step: int, figures: dict[str, float]) -> None:
-        """Log warnings: figures that are not finite, a mismatch of sampler and trainer, gradients that stay exactly 0,
-        and groups whose members all have the same return.
+        """Log a warning for each of these problems: figures that are not finite, a mismatch of sampler and trainer,
+        gradients that stay exactly 0, and groups whose members all have the same return.
         """
         if odd := not_finite(figures):
             self.log.warning("not_finite", step=step, figures=odd)
@@ -339,7 +349,7 @@ class Trainer:
             self.log.warning("uniform_groups", step=step, steps=self.uniform_steps, reason=UNIFORM)
 
     def staleness_policy(self, step: int | None = None) -> StalenessPolicy:
-        """The staleness policy at `step`; default: the current step."""
+        """Return the staleness policy at `step`. The default is the current step."""
         return StalenessPolicy(self.state.step if step is None else step, self.settings.staleness, self.state.versions)
 
 
@@ -351,7 +361,7 @@ UNIFORM = (
 
 
 def zero_gradient_reason(figures: Mapping[str, float], settings: TrainerSettings) -> str:
-    """The likely reasons for a gradient of 0 by the figures of the step, with the settings that help."""
+    """Return the likely reasons for a gradient of 0, from the figures of the step, and the settings that help."""
     reasons = []
     if not figures.get("rows"):
         reasons.append("the step had no rows to train on: see groups_filtered, groups_stale and no_action_share")

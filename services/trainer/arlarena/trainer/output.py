@@ -3,8 +3,8 @@
     with whole_folder(Path("policy"), {"kind": "tiny"}) as folder:
         model.save_pretrained(folder)
 
-The folder holds `arlarena.json`, which lists the files that the command wrote. An existing folder is replaced only if
-it is empty or holds only these files.
+The folder contains `arlarena.json`, which lists the files that the command wrote. An existing folder is replaced only
+if the folder is empty, or contains only files that its `arlarena.json` lists.
 """
 
 from __future__ import annotations
@@ -28,11 +28,15 @@ def check_output(
 ) -> None:
     """Check that a command may write the folder `out`. Changes nothing.
 
-    `apart`: folders, by flag, that `out` must not equal, contain or be inside of. `outside`: files and folders, by
-    flag, that `out` must not equal or contain.
+    The keys of `apart` and `outside` are the flags that the paths come from.
+
+    Args:
+        out: the folder to write.
+        apart: folders. `out` must not be the same folder, contain the folder or be inside the folder.
+        outside: files and folders. `out` must not be the same path or contain the path.
 
     Raises:
-        ConfigError: the command may not write it.
+        ConfigError: the command may not write `out`.
     """
     place = out.resolve()
     for flag, path in {**(apart or {}), **(outside or {})}.items():
@@ -49,7 +53,7 @@ def check_output(
 
 
 def _unknown_entries(folder: Path) -> list[str]:
-    """Names of files and folders in `folder` that its `arlarena.json` does not list, sorted."""
+    """Return the sorted names of files and folders in `folder` that `arlarena.json` does not list."""
     try:
         written = {MARKER, *json.loads((folder / MARKER).read_bytes())["files"]}
     except (OSError, ValueError, KeyError, TypeError):
@@ -59,7 +63,10 @@ def _unknown_entries(folder: Path) -> list[str]:
 
 @contextlib.contextmanager
 def whole_folder(out: Path, record: Mapping[str, Any]) -> Iterator[Path]:
-    """Create a temporary folder beside `out`, and rename it to `out` at the end of the block, with `record` in it.
+    """Create a temporary folder in the parent of `out`, and yield the folder.
+
+    At the end of the block, write `record` to its `arlarena.json`, and rename the folder to `out`. After an exception,
+    delete the temporary folder.
 
     Raises:
         ConfigError: see `check_output`.
@@ -72,7 +79,7 @@ def whole_folder(out: Path, record: Mapping[str, Any]) -> Iterator[Path]:
         yield partial
         files = sorted(file.name for file in partial.iterdir())
         (partial / MARKER).write_text(json.dumps({**record, "files": files}) + "\n")
-        check_output(out)  # it may have changed since
+        check_output(out)  # `out` may have changed in the meantime
         _replace(partial, place)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -16,7 +16,8 @@ from arlarena.proto.versions.hub import local_model, missing_files
 from arlarena.trainer.policy_settings import PolicySettings
 from arlarena.trainer.settings import CloneSettings, TrainerSettings, chosen_recipe
 
-# Maximum of prompt and response together if `[inference] max_model_len` is not set; the policy server's default.
+# The largest length of prompt and response together, in tokens, if `[inference] max_model_len` is not set. The policy
+# server has the same default.
 DEFAULT_CONTEXT = 4096
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
@@ -24,7 +25,7 @@ Result = TypeVar("Result")
 
 
 def check_file(path: Path, *, machine: bool = False) -> None:
-    """Validate all tables that the trainer reads, and the recipe.
+    """Check all tables of the configuration file that the trainer reads, and the recipe.
 
     `machine`: also check that the policy's files and the configured GPUs exist on this machine.
 
@@ -41,7 +42,7 @@ def check_file(path: Path, *, machine: bool = False) -> None:
         errors.run(settings.torch_device)
         if machine:
             errors.run(lambda: check_transport(settings))
-    else:  # report a wrong method even if another setting is wrong
+    else:  # report errors of the recipe even if another setting is wrong
         errors.run(lambda: _check_method(path))
     if cloning is not None:
         errors.run(cloning.torch_device)
@@ -53,10 +54,10 @@ def check_file(path: Path, *, machine: bool = False) -> None:
 
 
 def _check_method(path: Path) -> None:
-    """Check that the method and its overridden choices exist, independently of the other settings of the table.
+    """Check that the recipe and the overridden choices exist. The other settings of the table are not checked.
 
     Raises:
-        ConfigError: the method or a choice does not exist.
+        ConfigError: the recipe or a choice does not exist.
     """
     from arlarena.trainer.objectives import RecipeError, load_plugins, recipe  # imports torch
 
@@ -90,7 +91,7 @@ def check_transport(settings: TrainerSettings) -> None:
     """Check that this machine supports `push_transport`.
 
     Raises:
-        ConfigError: nccl without a GPU.
+        ConfigError: `push_transport` is "nccl", but there is no GPU.
     """
     if settings.push_transport == "nccl" and settings.torch_device() == "cpu":
         raise ConfigError(
@@ -117,10 +118,12 @@ def check_gpus(gpus: Gpus) -> None:
 
 
 def _check_policy(path: Path, policy: PolicySettings, settings: TrainerSettings | None) -> None:
-    """Check the policy's files, and that responses fit its context. `settings`: None if they are invalid.
+    """Check the policy's files, and that responses fit the policy's context.
+
+    If the trainer's `settings` are invalid (None), the length of training responses is not checked.
 
     Raises:
-        ConfigError: names the missing file or the setting that is too large.
+        ConfigError: a file is missing, or a length in the settings is too large.
     """
     positions: int | None = policy.tiny.max_positions
     if policy.path is not None:
@@ -129,7 +132,7 @@ def _check_policy(path: Path, policy: PolicySettings, settings: TrainerSettings 
     served = load_part(path, "inference", InferenceKeys, "max_model_len").max_model_len
     evaluated = load_part(path, "evaluation", EvaluationKeys, "max_tokens")
     errors = _ErrorCollector()
-    # Only explicit lengths are checked: defaults adapt to the context.
+    # Only lengths in the configuration file are checked, because defaults adapt to the context.
     if settings is not None and "max_response_tokens" in settings.model_fields_set:
         key, tokens = f"{path}: [trainer] max_response_tokens", settings.max_response_tokens
         errors.run(partial(check_length, key, tokens, positions, served))
@@ -139,9 +142,10 @@ def _check_policy(path: Path, policy: PolicySettings, settings: TrainerSettings 
 
 
 def policy_directory(name: str, setting: str, *, tokenizer: bool = True) -> Path:
-    """The local directory of a policy given by its directory or Hub name, with all its files.
+    """Return the local directory of the policy `name`, a directory or a Hub name, and check that it is complete.
 
-    `setting`: the flag or setting that `name` comes from, for error messages. `tokenizer`: whether it must have one.
+    `setting`: the flag or setting that `name` comes from, for error messages. `tokenizer`: whether the directory must
+    have a tokenizer.
 
     Raises:
         ConfigError: the directory does not exist, or lacks configuration, weights or tokenizer.
@@ -162,7 +166,7 @@ def policy_directory(name: str, setting: str, *, tokenizer: bool = True) -> Path
 
 
 def context_of(folder: Path) -> int | None:
-    """The number of positions of the policy in `folder`; None if its config.json does not contain it.
+    """Return the number of positions (tokens) of the policy in `folder`; None if config.json does not contain it.
 
     Raises:
         ConfigError: config.json cannot be read.
@@ -178,10 +182,13 @@ def context_of(folder: Path) -> int | None:
 
 
 def check_length(setting: str, tokens: int, positions: int | None, served: int | None = None) -> None:
-    """Check that a response of `tokens` leaves room for a prompt. `positions`: the policy's. `served`: `max_model_len`.
+    """Check that a response of `tokens` leaves room for a prompt.
+
+    `setting`: the setting of `tokens`, for error messages. `positions`: the number of positions of the policy.
+    `served`: the setting `max_model_len`.
 
     Raises:
-        ConfigError: it leaves no room; the message names the bound.
+        ConfigError: there is no room, or `served` is above `positions`.
     """
     if served is not None and positions is not None and served > positions:
         raise ConfigError(
@@ -200,7 +207,7 @@ def check_writable(folder: Path) -> None:
     """Create `folder` and check that files can be written in it.
 
     Raises:
-        ConfigError: they cannot be written.
+        ConfigError: the folder or a file in it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -214,7 +221,7 @@ def check_readable(path: Path) -> None:
     """Check that a file of demonstrations can be read.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: the file cannot be read.
     """
     try:
         with path.open("rb"):

@@ -1,9 +1,11 @@
 """Computes the step of any method on recorded groups: `arlarena replay GROUPS --model DIR --recipe sampo`.
 
-It runs the forward and backward pass of one step without changing the weights. The batch is the one that a run would
-build: the groups that the method's filter keeps and, if the method has back-fill, the other groups. The figures have
-the names of metrics.jsonl, so a method can be compared on data that another method collected. Groups that a run would
-refuse, demonstrations (no policy sampled them) and unreadable records are left out and reported.
+The forward and backward pass of one step are computed, but the weights do not change. As in a run, the batch has the
+groups that the method's filter keeps. If the method has back-fill, the batch also has the other groups. The figures
+have the names of metrics.jsonl. Several methods can therefore be compared on the same groups.
+
+Three kinds of records are left out and reported: groups that a run would refuse, demonstrations (which no policy
+sampled) and unreadable records.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ SHOWN = (
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A group that is left out, and the reason. `group`: its id, or `record N` (from 0) if it cannot be read."""
+    """A group that is left out, and the reason. `group`: the group's id, or `record N` (from 0) if unreadable."""
 
     group: str
     reason: str
@@ -45,14 +47,14 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """The result of one method. `figures`: by the names of metrics.jsonl. `refused`: the groups left out."""
+    """The result of one method. `figures` have the names of metrics.jsonl. `refused`: the groups that are left out."""
 
     recipe: str
     figures: dict[str, float]
     refused: tuple[Refusal, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """The content for JSON: the recipe's name, the figures and the list `refused`."""
+        """Return the content for JSON: the recipe's name, the figures and the list `refused`."""
         return (
             {"recipe": self.recipe}
             | finite_or_null(self.figures)
@@ -61,7 +63,7 @@ class ReplayResult:
 
 
 def load_groups(path: Path) -> list[Group | Refusal]:
-    """The records of a file of `write_groups`, in order. An unreadable record becomes a `Refusal`.
+    """Return the records of a file that `write_groups` wrote, in order. An unreadable record becomes a `Refusal`.
 
     Raises:
         ConfigError: the file or all of its records cannot be read.
@@ -79,7 +81,10 @@ def load_groups(path: Path) -> list[Group | Refusal]:
 
 
 def _records(data: bytes) -> Iterator[Group | Refusal]:
-    """Each record is a 4-byte little-endian length and that many bytes. After a wrong length the rest is lost."""
+    """Yield the records of a file. A record is a 4-byte little-endian length, followed by as many bytes.
+
+    After a wrong length, all later records are unreadable.
+    """
     offset = number = 0
     while offset < len(data):
         end = offset + 4 + int.from_bytes(data[offset : offset + 4], "little")
@@ -93,10 +98,10 @@ def _records(data: bytes) -> Iterator[Group | Refusal]:
 
 
 def replay(groups: Sequence[Group | Refusal], model: str, recipe: Recipe, settings: TrainerSettings) -> ReplayResult:
-    """The figures of one step of `recipe` on `groups` with the policy `model`, which is also the reference.
+    """Compute the figures of one step of `recipe` on `groups` with the policy `model`.
 
-    The behaviour policy is the one that sampled the groups. All members count as fresh. `validation.py` decides which
-    groups are refused.
+    `model` is also the reference policy. The sampler's log-probs are those recorded in the groups. No member counts as
+    stale. `validation.py` decides which groups are refused.
 
     Raises:
         ConfigError: all groups are refused, or the policy's weights are not finite.
@@ -106,7 +111,7 @@ def replay(groups: Sequence[Group | Refusal], model: str, recipe: Recipe, settin
     if not admitted:
         first = f"; {refused[0].group}: {refused[0].reason}" if refused else ""
         raise ConfigError(f"{recipe.name}: none of {counted(len(groups), 'group')} can be trained on{first}")
-    # One try: there are no other groups than those of the file.
+    # One try, because the file has no more groups.
     selection: Selection[Group] = Selection(recipe.filter, len(admitted), max_tries=1, backfill=recipe.backfill)
     for group in admitted:
         selection.offer(group, returns(group), successes(group))
@@ -141,7 +146,7 @@ def _admit(groups: Sequence[Group | Refusal], recipe: Recipe, vocabulary: int) -
 
 
 def _demonstrator(group: Group) -> str:
-    """The source of a demonstration, see `arlarena.rollout.policies`; "" for a group that a policy sampled."""
+    """Return the source of a demonstration (see `arlarena.rollout.policies`); "" for a group that a policy sampled."""
     version = group.oldest
     return {"expert": "the environment's expert", "chat": f"the model {version.digest!r}"}.get(version.incarnation, "")
 
@@ -161,9 +166,9 @@ def _scored(groups: Sequence[Group], staleness_policy: StalenessPolicy, learner:
 
 
 def table(results: Sequence[ReplayResult]) -> str:
-    """A table of the figures with one column for each method, including the shares of KL by cell.
+    """Return a table of the figures with one column for each method, including the shares of KL by cell.
 
-    The refused groups follow. Each names its methods unless all methods refused it.
+    The refused groups follow. If only some methods refused a group, its line lists these methods.
     """
     names = [name for name in SHOWN if any(name in result.figures for result in results)]
     cell_names = [f"kl_share/{cell}" for cell in CELLS]

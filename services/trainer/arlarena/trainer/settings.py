@@ -194,7 +194,7 @@ class TrainerSettings(TrainerKeys):
         return self
 
     def warnings(self) -> list[str]:
-        """Settings without effect in a run of `steps`. They are no errors: the run may be a trial of a longer one."""
+        """Return warnings about settings without effect. These are not errors: a short run may test a longer one."""
         texts = []
         if self.lr_warmup_steps > self.steps:
             texts.append(f"lr_warmup_steps = {self.lr_warmup_steps} is above steps = {self.steps}: the rate never "
@@ -215,7 +215,9 @@ class TrainerSettings(TrainerKeys):
 
 
 def device_of(chosen: str, table: str) -> str:
-    """The torch device for `device` in `table`. Without a GPU number, each rank takes the GPU of its local rank.
+    """Return the torch device for the setting `device` = `chosen` in `table`.
+
+    "auto" is a GPU if there is one, else the CPU. Without a GPU number, each rank takes the GPU of its local rank.
 
     Raises:
         ConfigError: the GPU does not exist.
@@ -235,17 +237,17 @@ def device_of(chosen: str, table: str) -> str:
 
 
 def torchrun_rank() -> tuple[int, int]:
-    """The rank of this process and the number of ranks, as torchrun's variables give them; (0, 1) without torchrun."""
+    """Return the rank of this process and the number of ranks from torchrun's variables; (0, 1) without torchrun."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def updates_of(groups: int, minibatch_groups: int) -> int:
-    """The number of updates for `groups` groups, so that each has about `minibatch_groups` groups."""
+    """Return the number of updates for `groups` groups, so that each update has about `minibatch_groups` groups."""
     return max(1, round(groups / minibatch_groups))
 
 
 def chosen_recipe(settings: TrainerSettings, where: str = "") -> tuple[Recipe, tuple[str, ...]]:
-    """The method, and warnings about choices with little effect. `where`: the start of error messages.
+    """Return the method, and warnings about choices with little effect. `where`: the start of error messages.
 
     Raises:
         ConfigError: a plugin cannot be loaded, the method or a choice is unknown, or a choice has no effect.
@@ -271,27 +273,27 @@ def chosen_recipe(settings: TrainerSettings, where: str = "") -> tuple[Recipe, t
 
 
 def chosen_seed(given: int | None, config: Path | None) -> int:
-    """The run's seed: `given`, else `ARLARENA_SEED`, else `[run] seed`. Raises ConfigError."""
+    """Return the run's seed: `given`, else `ARLARENA_SEED`, else `[run] seed`. Raises ConfigError."""
     return run_seed(given, os.environ, config)
 
 
 def admin_token() -> str | None:
-    """The token for the admin routes of the policy servers (`ARLARENA_INFERENCE_ADMIN_TOKEN`)."""
+    """Return the token for the admin routes of the policy servers (`ARLARENA_INFERENCE_ADMIN_TOKEN`)."""
     return secret_from(os.environ, "ARLARENA_INFERENCE_ADMIN_TOKEN")
 
 
 def environment_token() -> str | None:
-    """The token for the environment server (`ARLARENA_ENVIRONMENT_TOKEN`)."""
+    """Return the token for the environment server (`ARLARENA_ENVIRONMENT_TOKEN`)."""
     return secret_from(os.environ, "ARLARENA_ENVIRONMENT_TOKEN")
 
 
 def environment_url() -> str | None:
-    """The URL of the environment server if no flag gives it (`ARLARENA_ENVIRONMENT_URL`)."""
+    """Return the URL of the environment server from `ARLARENA_ENVIRONMENT_URL`."""
     return os.environ.get("ARLARENA_ENVIRONMENT_URL") or None
 
 
 def redis_url(given: str | None) -> str:
-    """The URL of the broker: `given` or `ARLARENA_REDIS_URL`, with the password of REDIS_PASSWORD or a file.
+    """Return the URL of the broker: `given` or `ARLARENA_REDIS_URL`, with the password of REDIS_PASSWORD or a file.
 
     Raises:
         ConfigError: there is no URL, or the password file cannot be read.

@@ -1,8 +1,9 @@
 """Packs training samples (rows) into micro-batches in which shared tokens are computed once.
 
-Members of a group often visit the same state, so their rows have the same prompt or are equal. All prompts of an
+Episodes of a group often visit the same state. Their rows then have the same prompt, or are equal. All prompts of an
 environment also begin with the same instructions. Rows are therefore packed into a forest of token spans
-(`attention.py`), and each row reads its log-probs from the forest. The result is exact for any loss.
+(`model/attention.py`). The log-probs of each row are read from the forest. The log-probs are the same as without
+sharing, so the method works with any loss.
 """
 
 from __future__ import annotations
@@ -22,24 +23,27 @@ from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import FloatArray, IdArray, MaskArray
 from arlarena.trainer.model.attention import Forest, Ids, Node, build_forest
 
-# The shared prefix of two different prompts is rounded down to a multiple of this many tokens. With smaller steps, the
-# additional spans cost more than they save.
+# The length of the shared prefix of two different prompts is rounded down to a multiple of this number. With a smaller
+# number, the additional spans would cost more time than they save.
 SHARED_STEP = 32
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSample:
-    """One sequence of the loss: a turn, or several turns of an episode whose context only grows.
+    """One training sequence: a turn, or several turns of an episode whose context only grows.
 
     Attributes:
         prompt: the tokens before the first sampled token.
         response: the tokens after the prompt, including tool output between turns, which the policy did not sample.
-        behaviour: the sampler's log-prob of each response token; ignored where `mask` is 0.
-        mask: 1 on sampled tokens, 0 on others.
-        turns: (response tokens, advantage) of each turn, in order.
+        behaviour: the sampler's log-prob of each response token; ignored for tokens whose `mask` is 0.
+        mask: 1 for sampled tokens, 0 for other tokens.
+        turns: (number of response tokens, advantage) of each turn, in order.
         trajectory: index of the episode within the optimiser step.
-        fresh: whether all tokens were sampled by the weights that this step starts from.
-        temperature: sampling temperature; log-probs and entropies are computed at the same temperature.
+        fresh: whether all tokens were sampled with the weights that this training step starts from.
+        temperature: sampling temperature. Log-probs and entropies are computed at this temperature.
+
+    Raises:
+        ValueError: the prompt is empty, or the lengths of `turns` and `response` differ.
     """
 
     prompt: IdArray
@@ -52,7 +56,7 @@ class TrainingSample:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check what the forest requires."""
+        """Check the prompt and the lengths."""
         if not len(self.prompt):
             raise ValueError("a row needs a prompt of at least one token, to predict the first token of its response")
         if sum(tokens for tokens, _ in self.turns) != len(self.response):
@@ -61,7 +65,7 @@ class TrainingSample:
 
     @property
     def key(self) -> bytes:
-        """Equal for rows with the same log-probs. Keys sort in the order of the rows' tokens."""
+        """A key that is equal for rows with the same log-probs. Sorting by keys sorts the rows by their tokens."""
         tokens = b"".join(np.asarray(part, ">u4").tobytes() for part in (self.prompt, self.response))
         return tokens + struct.pack(">Id", len(self.prompt), self.temperature)
 
@@ -73,16 +77,16 @@ class MicroBatch:
     Sizes: T tokens of the forest, M sampled tokens of distinct rows, N sampled tokens of all rows, R rows, U turns.
 
     Attributes:
-        forest: [T] the tokens.
+        forest: the tokens, [T].
         positions: [M] index in the forest of the token whose hidden state predicts each sampled token.
         targets: [M] the sampled tokens.
-        temperature: the sampling temperature; [M] float64 if rows differ in it.
-        token_index: [N] for each sampled token of each row, its index in [0, M).
+        temperature: the sampling temperature; [M] float64 if the rows have different temperatures.
+        token_index: [N] for each sampled token of each row, the index in [0, M).
         row_of_token: [N] in [0, R).
         turn_of_token: [N] in [0, U).
-        trajectory_of_row: [R].
+        trajectory_of_row: [R] index of the episode within the optimiser step.
         behaviour: [N] the sampler's log-probs.
-        fresh: [N] bool, whether the weights that this step starts from sampled the token.
+        fresh: [N] bool, `TrainingSample.fresh` of each token's row.
         advantages: [U] advantage of each turn.
     """
 
@@ -99,7 +103,7 @@ class MicroBatch:
     advantages: Tensor
 
     def to(self, device: torch.device) -> MicroBatch:
-        """The same on another device."""
+        """Return the micro-batch on `device`."""
         if device.type == "cpu":
             return self
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -108,9 +112,9 @@ class MicroBatch:
 
 
 def empty_micro_batch() -> MicroBatch:
-    """A micro-batch without rows, for a rank that has none left: every rank must take part in every collective call.
+    """Return a micro-batch without rows, for a rank without rows. Every rank must take part in every collective call.
 
-    One token goes through the model, and the loss is a zero that depends on all weights.
+    The model runs on one token. The loss is 0 and has a gradient of 0 for all weights.
     """
     none = torch.zeros(0, dtype=torch.int64)
     forest = build_forest([Node(np.zeros(1, dtype=np.int64), 0, -1)])
@@ -119,9 +123,10 @@ def empty_micro_batch() -> MicroBatch:
 
 
 def micro_batches(rows: Sequence[TrainingSample], max_tokens: int) -> Iterator[MicroBatch]:
-    """Split `rows` into micro-batches of at most `max_tokens` tokens. Shared tokens count once.
+    """Yield micro-batches of `rows` with at most `max_tokens` tokens each. Shared tokens count once.
 
-    A longer row gets its own micro-batch. Rows are sorted by their tokens, so rows that share a prefix are neighbours.
+    A row with more tokens gets its own micro-batch. Rows are sorted by their tokens, so that rows with a shared prefix
+    are neighbours.
     """
     pending: list[list[TrainingSample]] = []
     tokens = 0
@@ -139,7 +144,7 @@ def micro_batches(rows: Sequence[TrainingSample], max_tokens: int) -> Iterator[M
 
 
 def _distinct(rows: Sequence[TrainingSample]) -> list[list[TrainingSample]]:
-    """Lists of rows with the same log-probs, sorted by their tokens so that neighbours share the longest prefixes."""
+    """Group rows with the same log-probs. The groups are sorted by tokens, so that neighbours share long prefixes."""
     by_key: dict[bytes, list[TrainingSample]] = {}
     for row in rows:
         by_key.setdefault(row.key, []).append(row)
@@ -147,7 +152,10 @@ def _distinct(rows: Sequence[TrainingSample]) -> list[list[TrainingSample]]:
 
 
 def _shared(first: IdArray, second: IdArray) -> int:
-    """Length of the common prefix of two prompts, rounded down to `SHARED_STEP` unless the prompts are equal."""
+    """Return the length of the common prefix of two prompts.
+
+    If the prompts differ, the length is rounded down to a multiple of `SHARED_STEP`.
+    """
     size = min(len(first), len(second))
     differ = np.flatnonzero(first[:size] != second[:size])
     same = int(differ[0]) if len(differ) else size
@@ -155,7 +163,7 @@ def _shared(first: IdArray, second: IdArray) -> int:
 
 
 def build(distinct: Sequence[Sequence[TrainingSample]]) -> MicroBatch:
-    """The micro-batch of the rows that `_distinct` returns."""
+    """Build the micro-batch of some of the groups of rows that `_distinct` returns."""
     nodes, leaves = _nodes([same[0] for same in distinct])
     forest = build_forest(nodes)
     positions, targets, token_index = [], [], []
@@ -189,14 +197,14 @@ def build(distinct: Sequence[Sequence[TrainingSample]]) -> MicroBatch:
 
 
 def _temperature(temperatures: Sequence[float], sizes: Sequence[int]) -> float | Tensor:
-    """The temperature if all rows have the same, else the temperature of each token."""
+    """Return the temperature of all rows, or the temperature of each token [M] if the rows differ."""
     if len(set(temperatures)) == 1:
         return temperatures[0]
     return torch.from_numpy(np.repeat(np.asarray(temperatures, dtype=np.float64), sizes))
 
 
 def _turns(rows: Sequence[TrainingSample], sampled_by: Sequence[Ids]) -> tuple[Tensor, Tensor]:
-    """(turn of each sampled token, advantage of each turn)."""
+    """Return the turn of each sampled token [N], and the advantage of each turn [U]."""
     advantages = torch.tensor([advantage for row in rows for _, advantage in row.turns], dtype=torch.float32)
     parts, first = [], 0
     for row, sampled in zip(rows, sampled_by, strict=True):
@@ -207,7 +215,7 @@ def _turns(rows: Sequence[TrainingSample], sampled_by: Sequence[Ids]) -> tuple[T
 
 
 def _nodes(rows: Sequence[TrainingSample]) -> tuple[list[Node], list[int]]:
-    """The nodes of the forest of `rows`, which are sorted by their tokens, and the last node of each row."""
+    """Return the nodes of the forest, and the index of each row's last node. `rows` must be sorted by tokens."""
     shared = [_shared(row.prompt, following.prompt) for row, following in itertools.pairwise(rows)]
     nodes: list[Node] = []
     leaves = [-1] * len(rows)
@@ -231,7 +239,10 @@ def _nodes(rows: Sequence[TrainingSample]) -> tuple[list[Node], list[int]]:
 
 
 def _blocks(shared: Sequence[int], first: int, last: int, depth: int) -> list[tuple[int, int]]:
-    """Split rows `first` to `last` between neighbours that share no more than `depth` tokens."""
+    """Split the rows `first` to `last` between neighbours that share at most `depth` tokens.
+
+    `shared`: number of tokens that each row shares with the next row. Returns (first row, last row) of each part.
+    """
     cuts = [number for number in range(first, last) if shared[number] <= depth]
     return list(zip([first, *(cut + 1 for cut in cuts)], [*cuts, last], strict=True))
 

@@ -1,5 +1,7 @@
-"""From collected groups to training samples. Advantages are computed over complete groups. Members that are stale or
-have a turn without an action are dropped afterwards.
+"""Converts collected groups to training samples.
+
+A group has several episodes (members, trajectories) of the same task. Advantages are computed over complete groups.
+Afterwards, members that are stale or have a turn without an action are dropped.
 """
 
 from __future__ import annotations
@@ -21,16 +23,16 @@ from arlarena.trainer.settings import updates_of
 
 
 class NotFinite(RuntimeError):
-    """The advantages of groups are not finite; the message names the groups and the reason."""
+    """Rewards, entropies or advantages are not finite. The message contains the ids of the groups."""
 
 
-# The largest float32: advantages reach the loss in float32.
+# The largest float32, because advantages are stored as float32 for the loss.
 MAX_SUM_OF_SQUARES = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:
-    """A group with the advantage of each turn, and whether each trajectory may be trained on."""
+    """A group with its advantages. `usable`: for each trajectory, whether the trajectory may be trained on."""
 
     group: Group
     advantages: GroupAdvantages
@@ -38,24 +40,25 @@ class ScoredGroup:
 
 
 def successes(group: Group) -> list[bool]:
-    """Whether each trajectory solved its task."""
+    """Return, for each trajectory, whether the task was solved."""
     return [trajectory.success for trajectory in group.trajectories]
 
 
 def returns(group: Group) -> list[float]:
-    """The raw return of each trajectory."""
+    """Return the raw return of each trajectory."""
     return [trajectory.total_reward for trajectory in group.trajectories]
 
 
 def has_no_action(trajectory: Trajectory) -> bool:
-    """Whether the environment reports a turn without an action: a reply with neither code nor an answer."""
+    """True if a turn has no action. The environment reports this for a reply with neither code nor an answer."""
     return any(turn.no_action for turn in trajectory.turns)
 
 
 def group_rewards(group: Group, entropies: list[list[float]] | None = None, *, growing: bool = False) -> GroupRewards:
-    """The input of the advantage estimators. A turn is valid if both its format and its action are valid.
+    """Convert `group` to the input of the advantage estimators. A turn counts as valid if format and action are valid.
 
-    `growing`: each conversation is one row (see `Trajectory.conversations`); otherwise each turn is one row.
+    `entropies`: the mean token entropy of each turn. `growing`: each conversation is one row (training sequence), see
+    `Trajectory.conversations`; otherwise each turn is one row.
     """
     turns = [trajectory.turns for trajectory in group.trajectories]
     return GroupRewards(
@@ -74,7 +77,7 @@ def group_rewards(group: Group, entropies: list[list[float]] | None = None, *, g
 def turn_entropies(
     groups: Sequence[Group], entropy_fn: Callable[[Sequence[TrainingSample]], list[float]]
 ) -> list[list[list[float]]]:
-    """Mean token entropies [group][trajectory][turn]. `entropy_fn` gets one sample for each turn."""
+    """Return mean token entropies, indexed [group][trajectory][turn]. `entropy_fn` gets one sample for each turn."""
     samples = [
         training_sample(prompt, [turn], [0.0], temperature=group.sampling.temperature)
         for group in groups
@@ -96,15 +99,15 @@ def score(
     no_action_turns: Literal["mask", "keep"] = "mask",
     growing: bool = False,
 ) -> list[ScoredGroup]:
-    """Advantages over complete groups, and which trajectories are usable.
+    """Compute advantages over complete groups, and decide which trajectories are usable.
 
-    Stale members count in the statistics but are not usable. With `no_action_turns` "mask" the same holds for members
-    with a turn without an action (SimpleTIR, arXiv 2509.02479, masks the loss of such trajectories). Dropping them
-    equals a zero loss mask for `token_mean` and `seq_mean_token_mean`, which do not count rows without tokens.
-    `seq_mean_token_sum` and `…_norm` divide by the number of rows, so the factor is (all rows / remaining rows).
+    Stale members count in the statistics, but are not usable. If `no_action_turns` is "mask", the same is true for
+    members with a turn without an action. SimpleTIR (arXiv 2509.02479) instead sets the loss of such trajectories to 0.
+    With the aggregations `token_mean` and `seq_mean_token_mean` the result is the same. With `seq_mean_token_sum` and
+    `seq_mean_token_sum_norm` the loss is larger by the factor (all rows / remaining rows).
 
-    `entropy_fn` returns the mean token entropy of each sample; only estimators that weigh by entropy (EMPG) call it.
-    `growing`: as in `training_samples`, because statistics by row count its samples.
+    `entropy_fn` returns the mean token entropy of each sample, and is called only if the estimator needs entropies
+    (EMPG). `growing` must be the same as for `training_samples`, because the statistics may be over its samples.
 
     Raises:
         NotFinite: rewards, entropies or advantages of a group are not finite.
@@ -133,7 +136,7 @@ def score(
 
 
 def rewards_fit(group: Group) -> bool:
-    """Whether the rewards are finite, and small enough that their sums and squares stay finite."""
+    """True if the rewards are finite, and small enough that the sum of their squares is finite."""
     rewards = [abs(turn.reward) for trajectory in group.trajectories for turn in trajectory.turns]
     total = sum(rewards)
     return len(rewards) * total * total <= MAX_SUM_OF_SQUARES  # False for NaN
@@ -152,9 +155,12 @@ def _require_finite(name: str, groups: Sequence[Group], finite: Iterable[bool]) 
 def training_samples(
     groups: Sequence[ScoredGroup], current_digest: str, advantage_scale: float = 1.0, *, growing: bool = False
 ) -> list[TrainingSample]:
-    """The samples of all usable trajectories: one for each turn or, if `growing`, for each conversation.
+    """Return the samples of all usable trajectories.
 
-    Trajectories are numbered consecutively through `groups`. For conversations see `Trajectory.conversations`.
+    There is one sample for each turn. If `growing`, there is one sample for each conversation instead (see
+    `Trajectory.conversations`). Usable trajectories are numbered consecutively from 0 over all `groups`. A sample is
+    `fresh` if all its tokens were sampled by the version `current_digest`. Advantages are multiplied by
+    `advantage_scale`.
     """
     samples: list[TrainingSample] = []
     number = 0
@@ -184,9 +190,9 @@ def training_sample(
     fresh: bool = True,
     temperature: float = 1.0,
 ) -> TrainingSample:
-    """One sample of consecutive `turns`, each of which continues the turn before. `prompt`: that of the first turn.
+    """Build one sample from consecutive `turns`. The prompt of each turn must continue the turn before.
 
-    Tokens between two responses (tool output) are masked.
+    `prompt`: the prompt of the first turn. Tokens between two responses (tool output) have mask 0.
     """
     tokens, behaviour, mask, sizes = [], [], [], []
     for turn, following in zip(turns, [*turns[1:], None], strict=True):
@@ -216,11 +222,12 @@ def _row_numbers(trajectory: Trajectory) -> list[int]:
 
 
 def minibatches(groups: Sequence[ScoredGroup], size: int, seed: int) -> list[list[ScoredGroup]]:
-    """Split groups into minibatches of about `size` groups.
+    """Split `groups` randomly into minibatches of about `size` groups.
 
-    The order depends only on `seed` and the group ids, not on the order of arrival. Groups stay complete, because all
-    rows of one trajectory ratio must see the same weights, and because equal rows are then computed once. The size is
-    fixed, not the number of minibatches: otherwise a batch that the filter left small would give noisy updates.
+    The result depends on `seed` and the group ids, but not on the order of arrival. All rows of a group are in one
+    minibatch, for two reasons: the rows that share a ratio must be computed with the same weights, and rows with the
+    same tokens are then computed once. If the filter leaves few groups, the number of minibatches is smaller, but their
+    size is about the same. Small minibatches would lead to noisy updates.
     """
     order = sorted(groups, key=lambda scored: scored.group.id)
     random.Random(seed).shuffle(order)

@@ -13,10 +13,10 @@ class StalenessPolicy:
     """Decides which samples may be trained on at `step`.
 
     Attributes:
-        step: version of the policy that the next optimiser step starts from.
-        staleness: the largest permitted age of a sample, in steps.
-        known: step by digest, for every version in the history of this run. Samples with other digests come from a
-            policy that was lost in a crash, and count as stale.
+        step: the training step of the current weights.
+        staleness: the largest permitted age of a sample, in training steps.
+        known: the step of every version in the history of this run, by the digest of the version. Samples of other
+            versions count as stale. The weights of such a version were lost in a crash.
     """
 
     step: int
@@ -24,12 +24,15 @@ class StalenessPolicy:
     known: Mapping[str, int]
 
     def age(self, trajectory: Trajectory) -> int | None:
-        """Steps since the oldest version that sampled a token of it; None if a version is unknown."""
+        """Return the training steps since the oldest version that sampled a token of `trajectory`.
+
+        Returns None if a version is unknown, or if no token was sampled.
+        """
         steps = [self.known.get(span.version.digest) for turn in trajectory.turns for span in turn.spans]
         known = [step for step in steps if step is not None]
         return None if len(known) < len(steps) or not known else self.step - min(known)
 
     def usable(self, trajectory: Trajectory) -> bool:
-        """Whether `trajectory` may be trained on."""
+        """True if `trajectory` may be trained on."""
         age = self.age(trajectory)
         return age is not None and age <= self.staleness

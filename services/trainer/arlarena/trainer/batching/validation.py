@@ -13,34 +13,34 @@ from arlarena.trainer.batching.scoring import rewards_fit
 from arlarena.trainer.objectives import Recipe
 from arlarena.trainer.objectives.advantages import ADVANTAGES
 
-# A log-prob is at most 0, but engines that compute in 16 bits may round to slightly more.
+# A log-prob is at most 0, but in engines that compute in 16 bits, rounding may make it slightly larger than 0.
 LOG_PROB_TOLERANCE = 1e-3
-# No token with a lower log-prob is ever sampled, and differences of such log-probs overflow.
+# Tokens with a lower log-prob are never sampled. Differences of such log-probs would overflow.
 MIN_LOG_PROB = -1e4
-# Bound on the sum of the full prompt lengths of an episode. A message of N tokens can describe prompts of N² tokens.
-# The bound allows 100 turns with a context of 160,000 tokens.
+# The largest sum of the prompt lengths of an episode. The sum is limited, because a message of N tokens can describe
+# prompts of N² tokens in total. The limit allows 100 turns with a context of 160,000 tokens.
 MAX_PROMPT_TOKENS = 1 << 24
 # vLLM raises lower temperatures to 0.01, and decodes greedily below 1e-5.
 MIN_TEMPERATURE = 0.01
 
 
 def refusal_reason(group: Group, *, vocabulary: int, recipe: Recipe, task: GroupTask | None = None) -> str | None:
-    """The reason why `group` must not be trained on, with the member and turn; None if it is valid.
+    """Return the reason why `group` must not be trained on, with the member and turn; None if the group is valid.
 
-    A turn without response tokens is valid: a policy may sample an empty response. The statistics of the group need
-    the turn, and its row has no token to train on.
+    A turn without response tokens is valid, because a policy may sample an empty response. Such a turn counts in the
+    statistics of the group.
 
     Args:
-        group: as received.
+        group: the received group.
         vocabulary: number of token ids of the policy.
-        recipe: the method; it decides which field identifies the states of step groups.
+        recipe: the method. Its anchor decides which field of a turn must not be empty.
         task: the issued task that the group must match; None: do not compare.
     """
     return next(_reasons(group, vocabulary, _anchor(recipe), task), None)
 
 
 def _reasons(group: Group, vocabulary: int, anchor: str | None, task: GroupTask | None) -> Iterator[str]:
-    """All reasons. The cheap checks come first."""
+    """Yield all reasons. The cheap checks come first."""
     if task is not None:
         yield from _differences(group, task)
     if not group.trajectories:
@@ -56,7 +56,7 @@ def _reasons(group: Group, vocabulary: int, anchor: str | None, task: GroupTask 
 
 
 def _differences(group: Group, task: GroupTask) -> Iterator[str]:
-    """Fields in which the group differs from the issued `task`."""
+    """Yield a reason for each field in which the group differs from the issued `task`."""
     pairs = [("id", group.id, task.group_id), ("size", group.size, task.size)]
     pairs += [
         (name, getattr(group.task, name), getattr(task.task, name))
@@ -84,7 +84,7 @@ def _sampling_reasons(sampling: Sampling) -> Iterator[str]:
 
 
 def _trajectory_reasons(trajectory: Trajectory, vocabulary: int, anchor: str | None) -> Iterator[str]:
-    """Reasons against one member. Each continues the text "member N"."""
+    """Yield the reasons against one member (trajectory) of a group. Each reason continues the text "member N"."""
     if not math.isfinite(trajectory.score):
         yield f": its score is {trajectory.score}"
     if trajectory.turns and not trajectory.turns[0].reset:
@@ -138,7 +138,7 @@ def _span_reasons(turn: Turn, tokens: int) -> Iterator[str]:
 
 
 def _anchor(recipe: Recipe) -> str | None:
-    """The field of a turn that identifies its state in step groups; None if the method has no step groups."""
+    """Return the field of a turn by which the method forms step groups; None if the method has no step groups."""
     if not ADVANTAGES[recipe.advantage].uses_anchors:
         return None
     return {"state": "state_key", "observation": "observation_key", "similar": "observation"}[recipe.anchor]

@@ -1,9 +1,9 @@
 """Behaviour cloning: supervised learning on the response tokens of successful multi-turn episodes.
 
-Demonstrations are groups in a file, which the rollout service records from an expert or from any model. Episodes with a
-score above `min_score` are used (rejection fine-tuning). Validation episodes come from a separate split. Training ends
-after `max_epochs` epochs, or earlier, when the validation loss has not improved for `patience` validations. The weights
-with the lowest validation loss are kept.
+Demonstrations are groups in a file, which the rollout service records from an expert or from any model. Only episodes
+with a score above `min_score` are used (rejection fine-tuning). Validation episodes come from a separate split.
+Training ends after `max_epochs` epochs, or if the validation loss has not improved in the last `patience` validations.
+The result is the policy with the lowest validation loss.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from arlarena.trainer.model.forward import Scorer
 from arlarena.trainer.preflight import check_readable
 from arlarena.trainer.settings import CloneSettings
 
-# Tokens of one forward pass. It bounds memory; the gradient does not depend on it.
+# The largest number of tokens of one forward pass, to limit the memory. The gradient does not depend on this number.
 _TOKENS_AT_ONCE = 16_384
-# Least time between two progress records, in seconds; at most the interval of the launcher's plain output.
+# The shortest time between two progress records, in seconds. The launcher's plain output is no more frequent.
 _PROGRESS_EVERY_S = 2.0
 
 
 class CloneError(RuntimeError):
-    """Cloning cannot continue; the message gives the reason."""
+    """Cloning cannot continue. The message has the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class CloneResult:
-    """The result of cloning. `validation_loss` is the lowest one, in nats per response token, at step `best_step`."""
+    """The result of cloning. `validation_loss`: the lowest loss, in nats per response token. `best_step`: its step."""
 
     steps: int
     epochs: float
@@ -55,12 +55,14 @@ class CloneResult:
     seconds: float
 
     def as_dict(self) -> dict[str, float | str]:
-        """The content of clone.json."""
+        """Return the content of clone.json."""
         return asdict(self)
 
 
 def load_demonstrations(path: Path, min_score: float) -> list[Group]:
-    """The groups of `path` with their episodes above `min_score`. Other episodes and empty groups are dropped.
+    """Return the groups of `path`, with only the episodes whose score is above `min_score`.
+
+    Groups without such an episode are left out.
 
     Raises:
         ConfigError: the file is missing, is not a file of groups, or has no such episode.
@@ -85,8 +87,9 @@ def load_demonstrations(path: Path, min_score: float) -> list[Group]:
 
 
 def read_rows(path: Path, min_score: float, model: str) -> list[TrainingSample]:
-    """The rows of a file of demonstrations: groups of the rollout service, or conversations as JSON lines.
+    """Return the rows (training samples) of a file of demonstrations.
 
+    The file has groups of the rollout service, or conversations as JSON lines.
     Errors as in `load_demonstrations`, `read_conversations` and `conversation_rows`.
     """
     if path.suffix in SUFFIXES:
@@ -95,7 +98,7 @@ def read_rows(path: Path, min_score: float, model: str) -> list[TrainingSample]:
 
 
 def demonstration_rows(groups: Sequence[Group]) -> list[TrainingSample]:
-    """One row for each turn with trainable tokens. The behaviour log-probs are not used."""
+    """Return one row (training sample) for each turn that has tokens to train on."""
     rows = []
     for group in groups:
         for trajectory in group.trajectories:
@@ -106,9 +109,10 @@ def demonstration_rows(groups: Sequence[Group]) -> list[TrainingSample]:
 
 
 def negative_log_likelihood(scorer: Scorer, rows: Sequence[TrainingSample], *, backward: bool) -> float:
-    """Mean over the response tokens of `rows`, in nats. With `backward`, its gradient is added to the parameters.
+    """Return the mean negative log-likelihood of the response tokens of `rows`, in nats.
 
-    The denominator counts all rows, so the result does not depend on the micro-batches.
+    With `backward`, add the gradient of this mean to the gradients of the parameters. The mean is over all rows, so the
+    result does not depend on the micro-batches.
     """
     tokens = sum(int(row.mask.sum()) for row in rows)
     total = 0.0
@@ -122,7 +126,7 @@ def negative_log_likelihood(scorer: Scorer, rows: Sequence[TrainingSample], *, b
 
 
 def batches(rows: Sequence[TrainingSample], size: int, seed: int) -> Iterator[list[TrainingSample]]:
-    """Batches of endless epochs. Each epoch has another random order."""
+    """Yield batches of `size` rows without end. Each epoch has a new random order, and drops the rows that remain."""
     generator = np.random.default_rng(seed)
     size = min(size, len(rows))
     while True:
@@ -168,10 +172,10 @@ def clone(
     progress: Progress | None = None,
     log: Logger | None = None,
 ) -> CloneResult:
-    """Train `model` in place and load the weights with the lowest validation loss into it.
+    """Train `model` in place. At the end, load the weights with the lowest validation loss into `model`.
 
     Raises:
-        CloneError: a loss or a gradient is not finite; this update is not applied.
+        CloneError: a loss or a gradient is not finite.
     """
     started = time.monotonic()
     per_epoch = max(1, len(train) // settings.batch_rows)
@@ -215,7 +219,7 @@ def clone(
 def _update(
     scorer: Scorer, optimizer: torch.optim.Optimizer, batch: Sequence[TrainingSample], gradient_clip: float, step: int
 ) -> float:
-    """Take one optimiser step on `batch`. Returns the loss before it."""
+    """Take one optimiser step on `batch`. Returns the loss before the step."""
     optimizer.zero_grad(set_to_none=True)
     loss = negative_log_likelihood(scorer, batch, backward=True)
     norm = float(torch.nn.utils.clip_grad_norm_(scorer.parameters(), gradient_clip))

@@ -1,9 +1,9 @@
-"""Reads conversations from JSON-lines files, a format that many tools exchange, as rows for cloning.
+"""Reads conversations from JSON-lines files, and converts them to rows (training samples) for cloning.
 
     {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}, …], "score": 1.0}
 
-Each assistant message is the response of one row. All messages before it form the prompt, in the chat template of the
-model. `score` is optional.
+Each assistant message is the response of one row. All messages before the response form the prompt, in the chat
+template of the model. `score` is optional.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class Message(msgspec.Struct):
 
 
 class ConversationRecord(msgspec.Struct):
-    """One line of a file."""
+    """A conversation: one line of a file."""
 
     messages: list[Message]
     score: float | None = None
 
 
 def read_conversations(path: Path, min_score: float) -> list[ConversationRecord]:
-    """The conversations of a file with a score above `min_score` or without a score.
+    """Return the conversations of a file with a score above `min_score` or without a score.
 
     Raises:
         ConfigError: the file is missing, a line is not a conversation, or no conversation can be used.
@@ -49,7 +49,7 @@ def read_conversations(path: Path, min_score: float) -> list[ConversationRecord]
     check_readable(path)
     try:
         lines = read_text(path).split("\n")
-    except TextFileError as error:  # its message names the file
+    except TextFileError as error:  # the error message contains the path
         raise ConfigError(f"demonstrations {error}") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -68,7 +68,7 @@ def read_conversations(path: Path, min_score: float) -> list[ConversationRecord]
 
 
 def conversation_rows(conversations: list[ConversationRecord], model: str) -> list[TrainingSample]:
-    """One row for each assistant message, in the tokens of the policy `model`.
+    """Return one row for each assistant message, in the tokens of the policy `model`.
 
     Raises:
         ConfigError: the tokenizer has no chat template or no end-of-sequence token.

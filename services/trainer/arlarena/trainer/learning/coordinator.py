@@ -17,7 +17,7 @@ from arlarena.trainer.objectives import Recipe
 
 
 class RankCall(msgspec.Struct, array_like=True):
-    """A call that all ranks execute: a method of the learner, and its arguments in MessagePack."""
+    """A call that all ranks execute: a method of the learner, and the arguments in MessagePack."""
 
     method: str
     arguments: msgspec.Raw
@@ -35,7 +35,7 @@ def _unpack(kind: type, value: Any) -> Any:
     raise TypeError(f"{kind} cannot be decoded from a message of rank 0")
 
 
-# The types of each method's arguments.
+# The argument types of the learner's methods. "stop" ends `worker_loop`.
 _ARGUMENTS: dict[str, Any] = {
     "update": tuple[list[list[TrainingSample]], float],
     "mean_entropies": tuple[list[TrainingSample]],
@@ -47,26 +47,26 @@ _ARGUMENTS: dict[str, Any] = {
 
 
 class Coordinator:
-    """The learner of rank 0. All ranks execute each call together."""
+    """The learner of rank 0. Each call is executed by all ranks together."""
 
     def __init__(self, learner: Learner) -> None:
-        """All other ranks must run `worker_loop`."""
+        """Wrap the learner of rank 0. All other ranks must run `worker_loop`."""
         self._learner, self._ranks = learner, learner.ranks
         self._busy = False
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe that is trained."""
+        """The method of the run."""
         return self._learner.recipe
 
     @property
     def policy(self) -> PreTrainedModel:
-        """The model being trained; its parameters may be sharded."""
+        """The model that is trained. The parameters may be sharded."""
         return self._learner.policy
 
     @property
     def skipped(self) -> list[int]:
-        """Indices of the minibatches that the last `update` skipped, see `Learner.update`."""
+        """The indices of the minibatches that the last `update` skipped, see `Learner.update`."""
         return self._learner.skipped
 
     def update(self, minibatches: Sequence[Sequence[TrainingSample]], rate: float) -> dict[str, float]:
@@ -95,9 +95,10 @@ class Coordinator:
         return result
 
     def stop(self) -> None:
-        """End the loops of the other ranks.
+        """End `worker_loop` on the other ranks.
 
-        Nothing is sent after a call that failed: the other ranks are inside that call and end with this process.
+        After a failed call nothing is sent, because the other ranks still execute that call. These ranks end together
+        with this process.
         """
         if not self._busy:
             self._send("stop")
@@ -116,7 +117,7 @@ class Coordinator:
 
 
 def worker_loop(learner: Learner, ranks: Ranks) -> None:
-    """Execute the calls of rank 0 until it sends "stop"."""
+    """Execute the calls of rank 0 until rank 0 sends "stop"."""
     while True:
         call = msgspec.msgpack.decode(ranks.broadcast(), type=RankCall)
         if call.method == "stop":

@@ -37,7 +37,7 @@ from arlarena.trainer.objectives import (
 )
 from arlarena.trainer.settings import TrainerSettings
 
-# The figures of a step without rows; all are 0.
+# The figures of a step without training samples. All are 0.
 _WITHOUT_ROWS = (
     *("grad_norm", "mismatch_k3", "mismatch_max", "mismatch_tokens"),
     *("updates_applied", "updates_skipped"),
@@ -46,7 +46,7 @@ _WITHOUT_ROWS = (
 
 @dataclass(frozen=True, slots=True)
 class _Update:
-    """The update on one minibatch: its figures, and whether the optimiser applied it."""
+    """The result of one update. `cells`, `gap`: diagnostics of the update. `applied`: whether the weights changed."""
 
     figures: dict[str, float]
     cells: CellTable
@@ -55,9 +55,10 @@ class _Update:
 
 
 class Learner:
-    """The policy, its frozen reference and the optimiser.
+    """Trains the policy. Holds the policy, the frozen reference policy and the optimiser.
 
-    With several ranks every method is collective: all ranks call it with the same arguments and get the same result.
+    A rank is one of the processes that train the policy together. With several ranks every public method is collective:
+    all ranks must call the method with the same arguments, and get the same result. A row is one training sample.
     """
 
     def __init__(
@@ -68,7 +69,10 @@ class Learner:
         settings: TrainerSettings,
         ranks: Ranks | None = None,
     ) -> None:
-        """Train `policy` in place. `reference` None: a frozen copy of it if `kl_coefficient` is above 0, else none."""
+        """Prepare to train `policy` in place.
+
+        `reference`: the reference policy; None: a frozen copy of `policy` if `kl_coefficient` is above 0, else none.
+        """
         self.ranks = ranks or Ranks()
         self.recipe = recipe
         self.settings = settings
@@ -87,18 +91,19 @@ class Learner:
 
     @property
     def policy(self) -> PreTrainedModel:
-        """The model being trained."""
+        """The model that is trained."""
         return self.scorer.model
 
     def update(self, minibatches: Sequence[Sequence[TrainingSample]], rate: float) -> dict[str, float]:
-        """Take one optimiser step for each minibatch at the learning rate `rate`, and return the mean figures.
+        """Take one optimiser step for each minibatch at the learning rate `rate`. Returns the mean figures.
 
-        With the `decoupled` anchor, π_old is the policy before the first step. Without minibatches the weights do not
-        change.
+        With policy anchor `decoupled`, the importance ratios compare with the policy before the first of these steps.
+        With `bypass`, the ratios compare with the sampler's log-probs.
 
         An update whose loss or gradient norm is not finite is skipped on all ranks: weights and optimiser state do not
-        change. `skipped` then holds the indices of these minibatches, and the means are over the applied updates. If
-        no update was applied, they are over all updates, without the figures that are not finite.
+        change. The attribute `skipped` is set to the indices of these minibatches. The mean figures are over the
+        applied updates. If no update was applied, the means are over all updates, and figures that are not finite are
+        left out.
         """
         self.skipped = []
         if not minibatches:
@@ -117,9 +122,9 @@ class Learner:
 
     @torch.no_grad()
     def mean_entropies(self, rows: Sequence[TrainingSample]) -> list[float]:
-        """The mean token entropy of each row's response under the current policy, in nats (EMPG's Ĥ before scaling).
+        """Return the mean token entropy of each row's response under the current policy, in nats.
 
-        The result is NaN if the weights hold NaN.
+        If a weight is NaN, the result is NaN.
         """
         sums, counts = torch.zeros(2, len(rows), dtype=torch.float64)
         for micro in self._on_device(self._split([replace(row, trajectory=number) for number, row in enumerate(rows)])):
@@ -132,9 +137,9 @@ class Learner:
 
     @torch.no_grad()
     def log_probs(self, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
-        """Log-probs of `response` after `prompt` under the current policy at temperature 1.
+        """Return the log-probs of `response` after `prompt` under the current policy at temperature 1.
 
-        They are computed in float32 regardless of the compute dtype, except where the layers are sharded.
+        Unless the layers are sharded, they compute in float32, also if the setting `precision` is "bfloat16".
         """
         ids = [np.asarray(part, dtype=np.int32) for part in (prompt, response)]
         unused: FloatArray = np.zeros(len(response), dtype=np.float32)
@@ -145,13 +150,13 @@ class Learner:
         return result
 
     def weights(self) -> dict[str, Tensor]:
-        """The full (unsharded) weights on the CPU. Tied weights are one tensor object, so they are saved once."""
+        """Return the full (unsharded) weights on the CPU, by name. Tied weights are one tensor object."""
         named = self.policy.state_dict(keep_vars=True)
         full = {id(value): _full_tensor(value) for value in named.values()}
         return {name: full[id(value)] for name, value in named.items()}
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """The full (unsharded) state of the optimiser on the CPU, by `<parameter index>.<name>`."""
+        """Return the full (unsharded) state of the optimiser on the CPU, by `<parameter index>.<name>`."""
         state = self.optimizer.state_dict()["state"]
         return {
             f"{index}.{name}": _full_tensor(torch.as_tensor(value))
@@ -160,7 +165,9 @@ class Learner:
         }
 
     def restore(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
-        """Load the results of `weights` and `optimizer_state`. For tied weights, one name is enough.
+        """Load weights and optimiser state, as `weights` and `optimizer_state` return them.
+
+        For tied weights (one tensor with several names), one name is enough.
 
         Raises:
             RuntimeError, ValueError, KeyError: the tensors belong to another model.
@@ -184,7 +191,7 @@ class Learner:
         self.optimizer.load_state_dict(state_dict)
 
     def _place(self, model: PreTrainedModel, *, trained: bool) -> Scorer:
-        """Move the model to its device, and shard it if there are several ranks."""
+        """Move `model` to this rank's device. If there are several ranks, shard the model. Returns the scorer."""
         settings, device = self.settings, torch.device(self.settings.torch_device())
         if device.type == "cuda":
             torch.cuda.set_device(device)  # FSDP and NCCL use the current device
@@ -196,19 +203,21 @@ class Learner:
         return scorer
 
     def _split(self, rows: Sequence[TrainingSample], *, single: bool = False) -> list[MicroBatch]:
-        """This rank's micro-batches of `rows`. Every rank gets the same number of them.
+        """Split `rows` into micro-batches and return the micro-batches of this rank.
 
-        `single`: all rows in one micro-batch, because the literal ratio is differentiated through a whole trajectory.
+        Every rank gets the same number of micro-batches; some may be empty. `single`: put all rows into one
+        micro-batch. Recipes with a literal ratio (see `clipping.importance_ratio`) need all rows of a trajectory in one
+        micro-batch.
         """
         limit = sys.maxsize if single else self.settings.tokens_per_microbatch
-        if self.ranks.count > 1 and not single:  # smaller micro-batches, so that each rank has at least one
+        if self.ranks.count > 1 and not single:  # smaller micro-batches, so that each rank gets at least one of them
             tokens = sum(len(row.prompt) + len(row.response) for row in rows)
             limit = min(limit, math.ceil(tokens / self.ranks.count))
         cut = self.ranks.shard(list(micro_batches(rows, limit)))
         return [empty_micro_batch() if batch is None else batch for batch in cut]
 
     def _on_device(self, batches: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
-        """Move `batches` to the policy's device one by one: all masks together may exceed the memory of a GPU."""
+        """Yield `batches` on the policy's device, one at a time. All masks together may exceed the memory of a GPU."""
         return (batch.to(self.scorer.device) for batch in batches)
 
     def _one_update(self, batches: Sequence[MicroBatch], old: Sequence[Tensor] | None, episodes: int) -> _Update:
@@ -241,7 +250,7 @@ class Learner:
         return _Update(figures, self._all_cells(tables), self._all_mismatch(gap), applied)
 
     def _current_log_probs(self, batch: MicroBatch) -> Tensor:
-        """Log-probs under the current policy, without gradient."""
+        """Return the log-probs under the current policy, without gradient."""
         return self._log_probs(self.scorer, batch)
 
     def _reference(self, batch: MicroBatch) -> Tensor | None:
@@ -255,9 +264,10 @@ class Learner:
     def _trajectory_ratios(
         self, batches: Sequence[MicroBatch], old: Sequence[Tensor] | None, episodes: int
     ) -> Tensor | None:
-        """Mean log-ratio of each trajectory, by a pass without gradient.
+        """Compute the mean log-ratio of each trajectory by a forward pass without gradient. Returns [`episodes`].
 
-        None if the recipe has no trajectory ratio, or if one micro-batch holds all rows: the loss then computes it.
+        Returns None if the recipe has no ratio per trajectory. Returns None as well if one micro-batch holds all rows,
+        because the loss then computes the ratio.
         """
         if self.recipe.ratio_level != "trajectory" or self.recipe.literal or len(batches) * self.ranks.count < 2:
             return None
@@ -303,36 +313,39 @@ class Learner:
 
 
 def _full_tensor(value: Tensor) -> Tensor:
-    """The full tensor of `value`, which may be sharded, on the CPU. Collective if it is sharded."""
+    """Return the full tensor of `value` on the CPU, detached. If `value` is sharded, all ranks must make this call."""
     result = value.full_tensor() if isinstance(value, DTensor) else value
     return result.detach().cpu()
 
 
 def _sharded_like(own: Tensor, value: Tensor) -> Tensor:
-    """The full tensor `value` on the device of `own`, sharded like `own`. Collective if `own` is sharded."""
+    """Return `value` on the device of `own`, sharded like `own`. If `own` is sharded, all ranks must make this call."""
     moved = value.to(own.device)
     return distribute_tensor(moved, own.device_mesh, own.placements) if isinstance(own, DTensor) else moved
 
 
 def first_not_finite(weights: Mapping[str, Tensor]) -> str | None:
-    """The name of the first tensor with a value that is NaN or infinite; None if all values are finite."""
+    """Return the name of the first tensor with a value that is NaN or infinite; None if all values are finite."""
     checked: set[int] = set()
     for name, value in weights.items():
         if id(value) in checked or not value.is_floating_point() or not value.numel():
             continue
         checked.add(id(value))
-        # Both extremes are NaN if any value is. `isfinite` would allocate a bool for each value.
+        # Both extremes are NaN if any value is NaN. `torch.isfinite` would allocate a bool for each value.
         if not all(math.isfinite(float(extreme)) for extreme in torch.aminmax(value)):
             return name
     return None
 
 
 def _figures_of(updates: Sequence[_Update]) -> dict[str, float]:
-    """The figures of a step over its applied updates. If there are none: over all updates, without NaN and infinity."""
+    """Return the figures of a step, from the applied updates.
+
+    If no update was applied, use all updates, and leave out figures that are NaN or infinite.
+    """
     applied = [update for update in updates if update.applied]
     used = applied or updates
     figures = _over_updates([update.figures for update in used])
-    gap = used[0].gap  # the first update only: later ones start from changed weights
+    gap = used[0].gap  # only the first update, because later updates start from changed weights
     figures |= {"mismatch_k3": gap.mean_k3, "mismatch_max": gap.max_abs, "mismatch_tokens": float(gap.tokens)}
     cells = functools.reduce(operator.add, [update.cells for update in used])
     figures |= {f"kl_share/{name}": share for name, share in cells.kl_shares().items()}
@@ -342,7 +355,10 @@ def _figures_of(updates: Sequence[_Update]) -> dict[str, float]:
 
 
 def _over_updates(parts: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Means over the step's updates; extremes for `…_max` and `…_min`. An update without tokens has no extremes."""
+    """Merge the figures of updates: means, or extremes for figures named `…_max` and `…_min`.
+
+    An update without a figure (one without tokens has no extremes) is left out for that figure.
+    """
     merged: dict[str, float] = {}
     for key in dict.fromkeys(key for part in parts for key in part):
         values = [part[key] for part in parts if key in part]

@@ -8,14 +8,16 @@ import torch
 
 
 def lr_multiplier(step: int, warmup_steps: int, done: float, min_lr_ratio: float) -> float:
-    """The learning rate at `step` as a share of the peak: linear warm-up over `warmup_steps`, then linear decay.
+    """Return the learning rate at `step` as a share of the peak rate.
+
+    The rate rises linearly over `warmup_steps`. A linear decay over the whole run limits the rate.
 
     Args:
         step: steps taken so far.
-        warmup_steps: steps below the peak rate. Adam normalises by a running gradient magnitude, so its first steps
-            move every weight by the full rate regardless of the gradient, which can leave a sharp optimum.
+        warmup_steps: number of steps below the peak rate. Without warm-up, Adam's first steps change every weight by
+            the full rate, however small the gradient is. Such steps can move the weights away from a sharp optimum.
         done: completed share of the run, in [0, 1].
-        min_lr_ratio: share of the peak at the end of the run; 1 keeps the rate constant.
+        min_lr_ratio: share of the peak rate at the end of the run; 1: no decay.
     """
     rise = min(1.0, (step + 1) / (warmup_steps + 1))
     fall = 1.0 - (1.0 - min_lr_ratio) * min(done, 1.0)
@@ -31,5 +33,5 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def adamw(
     parameters: Iterable[torch.nn.Parameter], rate: float, betas: tuple[float, float], weight_decay: float
 ) -> torch.optim.AdamW:
-    """AdamW, as in the runs of ARLArena (arXiv 2602.21534)."""
+    """Return an AdamW optimiser, as in the runs of ARLArena (arXiv 2602.21534)."""
     return torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=weight_decay)

@@ -1,7 +1,8 @@
-"""Collective communication between the ranks that train one policy, except for gradients, which FSDP2 reduces.
+"""Collective communication between the ranks (processes) that train one policy. FSDP2 communicates the gradients.
 
-`torchrun --nproc-per-node 4 -m arlarena.trainer train …` starts one rank for each GPU. Only rank 0 talks to other
-services; the other ranks execute its calls (`coordinator.py`). FSDP2 shards the parameters over all ranks.
+`torchrun --nproc-per-node 4 -m arlarena.trainer train …` starts four ranks, one for each GPU. Only rank 0 communicates
+with other services. The other ranks execute the calls of rank 0 (`coordinator.py`). FSDP2 shards the parameters over
+all ranks.
 """
 
 from __future__ import annotations
@@ -19,21 +20,24 @@ from arlarena.trainer.settings import torchrun_rank
 
 T = TypeVar("T")
 
-# Long, because all ranks wait while rank 0 waits for groups, which has limits of its own. If a rank dies, its
-# connections close and the collective call fails, so the ranks do not hang.
+# The timeout is long, because all ranks wait while rank 0 waits for groups. That wait has its own time limit
+# (`no_data_timeout_s`). If a rank dies, its connections close and the collective calls of the other ranks fail at once.
 COLLECTIVE_TIMEOUT = timedelta(days=7)
 
 
 class Ranks:
-    """The rank of this process, and collective calls. With one rank every call returns at once."""
+    """The rank of this process (`index`), the number of ranks (`count`), and collective calls.
+
+    All ranks must make each collective call. With one rank a call returns at once.
+    """
 
     def __init__(self, index: int = 0, count: int = 1) -> None:
-        """Use `from_env` where there may be several ranks."""
+        """Set the rank without starting communication. If there may be several ranks, call `from_env` instead."""
         self.index, self.count = index, count
 
     @classmethod
     def from_env(cls) -> Ranks:
-        """The rank and world size that torchrun sets in the environment."""
+        """Return the rank that torchrun sets in the environment. With several ranks, start the process group."""
         index, count = torchrun_rank()
         if count > 1 and not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -46,25 +50,28 @@ class Ranks:
         return self.index == 0
 
     def shutdown(self) -> None:
-        """Destroy the process group. All ranks have to call it."""
+        """Destroy the process group. All ranks must call this method."""
         if self.count > 1:
             dist.destroy_process_group()
 
     def shard(self, items: Sequence[T]) -> list[T | None]:
-        """Every `count`-th of `items`, from `index` on, padded with None to the same length on every rank."""
+        """Return this rank's share of `items`: every `count`-th item, starting at `index`.
+
+        The share is padded with None, so that all ranks get the same number of items.
+        """
         rounds = -(-len(items) // self.count)
         mine = list(items[self.index :: self.count])
         return mine + [None] * (rounds - len(mine))
 
     def all_reduce(self, values: Tensor) -> Tensor:
-        """The sum of all ranks' `values`, on the CPU in float64."""
+        """Return the sum of `values` over all ranks, on the CPU in float64."""
         summed = values.detach().to("cpu", torch.float64, copy=True)
         if self.count > 1:
             dist.all_reduce(summed)
         return summed
 
     def gather(self, value: Any) -> list[Any]:
-        """The `value` of every rank, in the order of the ranks. `value` must be serialisable as JSON."""
+        """Return the `value` of every rank, in the order of the ranks. `value` must be serialisable as JSON."""
         if self.count == 1:
             return [value]
         mine = json.dumps(value).encode()
@@ -76,7 +83,7 @@ class Ranks:
         return [json.loads(bytes(part[: int(size)].numpy())) for part, size in zip(parts, sizes, strict=True)]
 
     def broadcast(self, data: bytes | None = None) -> bytes:
-        """The data of rank 0, on every rank."""
+        """Return the `data` of rank 0 on every rank. Only rank 0 passes `data`."""
         if self.count == 1:
             return data or b""
         size = torch.tensor([len(data) if data is not None else 0])

@@ -8,15 +8,16 @@ from itertools import pairwise
 
 from arlarena.proto.trajectory import Group, Trajectory, Turn
 
-# Transitions listed for successful and for failed episodes; the remaining ones are summed as `other`.
+# Number of transitions that are listed for successful and for failed episodes. `other` sums the remaining transitions.
 FLOWS = 24
 
 
 def behaviour_figures(groups: Sequence[Group]) -> dict[str, float]:
-    """Shares of turns and mean lengths of episodes; 0 if there are no such turns or episodes.
+    """Return shares of turns and mean lengths of episodes. A figure is 0 if there are no such turns or episodes.
 
-    The rollout service counts repeated actions, idle turns and returns to a state (`Trajectory.metrics`).
-    `steps_to_success`, `steps_to_failure`: mean number of turns of successful and of failed episodes.
+    The rollout service counts repeated actions, idle turns and moves back to the previous state in
+    `Trajectory.metrics`. `steps_to_success` is the mean number of turns of successful episodes, and `steps_to_failure`
+    the mean number of turns of failed episodes.
     """
     episodes = [trajectory for group in groups for trajectory in group.trajectories]
     turns = sum(len(episode.turns) for episode in episodes)
@@ -34,9 +35,10 @@ def behaviour_figures(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def action_flows(groups: Sequence[Group]) -> dict[str, dict[str, float]]:
-    """The share of each transition `first>second` between consecutive actions, for successful and failed episodes.
+    """Return the share of each transition `first>second` between consecutive actions.
 
-    An action is represented by its first word (`go` for `go to fridge 1`), or by `-` if it is invalid.
+    Successful episodes (`success`) and failed episodes (`failure`) are counted separately. An action is represented by
+    its first word (`go` for `go to fridge 1`), or by `-` if the action is invalid.
     """
     flows = {}
     for name, success in (("success", True), ("failure", False)):

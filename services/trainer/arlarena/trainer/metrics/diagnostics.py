@@ -1,8 +1,8 @@
-"""The metrics of a step, by the names that metrics.jsonl, the console and the report use.
+"""Computes the metrics of a step. metrics.jsonl, the console and the report use the same names of metrics.
 
-`metrics.jsonl` holds one JSON object for each step; a value that is not finite is null. It includes the metrics that
-ARLArena plots (arXiv 2602.21534). scripts/metrics.toml has units and definitions of all keys: add each new key there.
-`flows.jsonl` holds the transitions between actions (`action_flows`) for each step.
+`metrics.jsonl` holds one JSON object for each step. A value that is not finite is written as null. The metrics include
+those that ARLArena plots (arXiv 2602.21534). scripts/metrics.toml defines all keys and their units. Add each new key
+there. `flows.jsonl` holds the transitions between actions (`action_flows`) for each step.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def episode_figures(groups: Sequence[Group]) -> dict[str, float]:
-    """Metrics of all episodes of a step, including those that the filter drops."""
+    """Return the metrics of all episodes of a step, including the episodes that the filter drops."""
     trajectories = [trajectory for group in groups for trajectory in group.trajectories]
     turns = [turn for trajectory in trajectories for turn in trajectory.turns]
     solved = [successes(group) for group in groups]
@@ -46,7 +46,7 @@ def episode_figures(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def training_figures(groups: Sequence[ScoredGroup], staleness_policy: StalenessPolicy) -> dict[str, float]:
-    """Metrics of the samples that a step trains on."""
+    """Return the metrics of the samples that a step trains on."""
     sizes = [float(size) for scored in groups for each in scored.advantages.anchor_sizes for size in each]
     credit = [abs(value) for scored in groups for each in scored.advantages.total for value in each]
     used = [
@@ -70,7 +70,7 @@ def training_figures(groups: Sequence[ScoredGroup], staleness_policy: StalenessP
 
 
 def selection_figures(selected: Selected[Group]) -> dict[str, float]:
-    """What the filter did with the groups of a batch."""
+    """Return how many groups the filter kept and dropped, and how many dropped groups were added back."""
     return {
         "groups_kept": selected.kept,
         "groups_filtered": len(selected.filtered),
@@ -79,38 +79,38 @@ def selection_figures(selected: Selected[Group]) -> dict[str, float]:
 
 
 class MetricsFile:
-    """Append-only JSON lines, one for each step. A resumed run removes the steps after its checkpoint."""
+    """A file with one line of JSON for each step. A resumed run removes the lines of steps after its checkpoint."""
 
     def __init__(self, path: Path) -> None:
-        """`path` need not exist."""
+        """Store `path`. The file is created by the first `append`."""
         self.path = path
 
     def rewind(self, step: int) -> None:
-        """Keep the records of steps up to `step`."""
+        """Remove the records of steps after `step`, and records that cannot be read."""
         if not self.path.exists():
             return
         kept = [line for line in self.path.read_text(errors="replace").splitlines() if _step_of(line) <= step]
         write_text(self.path, "".join(line + "\n" for line in kept))
 
     def append(self, record: dict[str, Any]) -> None:
-        """Write one record. Numbers are rounded to seven significant digits; those that are not finite become null."""
+        """Write one record. Numbers are rounded to seven significant digits. NaN and infinity become null."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
             file.write(json_line({key: _rounded(value) for key, value in record.items()}))
 
 
 def not_finite(figures: Mapping[str, float]) -> list[str]:
-    """The names of figures that are NaN or infinite."""
+    """Return the names of figures that are NaN or infinite."""
     return sorted(name for name, value in figures.items() if not math.isfinite(value))
 
 
 def json_line(record: Mapping[str, Any]) -> str:
-    """One line of JSON. NaN and infinity become null, because JSON does not have them."""
+    """Return `record` as one line of JSON. NaN and infinity become null, because JSON has no such numbers."""
     return json.dumps(finite_or_null(record), allow_nan=False) + "\n"
 
 
 def finite_or_null(record: Mapping[str, Any]) -> dict[str, Any]:
-    """`record` with None in place of NaN and infinity."""
+    """Return a copy of `record` with None instead of NaN and infinity."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()
     }

@@ -1,5 +1,6 @@
-"""Progress of a stage for display: one JSON record for each line of `<run>/progress/<stage>.jsonl`, and the current
-step in `<run>/progress/<stage>-step.json`.
+"""Writes the progress of a stage (training or cloning) for display.
+
+`<run>/progress/<stage>.jsonl` holds one JSON record per line. `<run>/progress/<stage>-step.json` is the current step.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from pathlib import Path
 from arlarena.proto.atomic_files import write_text
 from arlarena.trainer.metrics.diagnostics import json_line
 
-# Least time between two records of the current step, in seconds; enough for a display.
+# The shortest time between two records of the current step, in seconds. A display needs no more.
 _CURRENT_EVERY_S = 1.0
 
 
 class Progress:
-    """Writes the records of one stage. Readers estimate the remaining time from `ts`, the steps and the limits."""
+    """Writes the records of one stage. Readers estimate the remaining time from `ts`, `step`, `steps` and `limits`."""
 
     def __init__(self, run: Path, stage: str, steps: int) -> None:
-        """`steps` is the configured number."""
+        """Create the folder. `steps` is the configured number of steps of the stage."""
         self._path = run / "progress" / f"{stage}.jsonl"
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._stage, self._steps = stage, steps
@@ -33,9 +34,10 @@ class Progress:
     def report(
         self, step: int, *, limits: Mapping[str, float] | None = None, message: str = "", **figures: float
     ) -> None:
-        """Record that `step` is reached.
+        """Append a record: the stage has reached `step`.
 
-        `limits`: the used share (0 to 1) of each limit that may end the stage before its last step, by setting.
+        `limits`: the used share (0 to 1) of each limit that may end the stage before its last step. The keys are the
+        names of the settings. `figures` are added to the record.
         """
         self._last = time.monotonic()
         record = {
@@ -50,10 +52,11 @@ class Progress:
             file.write(json_line(record | {key: round(value, 4) for key, value in figures.items()}))
 
     def report_current(self, step: int, doing: str, **counts: int) -> None:
-        """Replace the record of the current `step` if it is older than a second or its activity `doing` has changed.
+        """Replace the record of the current step.
 
-        `began` and `ts` of the record are the times of the first call for this step and of this call, in seconds since
-        the epoch. A write error is ignored, because only the display needs the record.
+        A record of the same step and the same activity `doing` is replaced at most once per second. In the record,
+        `began` is the time of the first call for this step. `ts` is the time of this call. Both times are in seconds
+        since the epoch. A write error is ignored, because only the display needs the record.
         """
         now, running = time.time(), time.monotonic()
         if step != self._step:
@@ -66,6 +69,6 @@ class Progress:
             write_text(self._current_path, json_line(record))
 
     def report_every(self, seconds: float, step: int, *, message: str = "", **figures: float) -> None:
-        """`report`, unless the newest record is younger than `seconds`."""
+        """Call `report` if the newest record is at least `seconds` old."""
         if time.monotonic() - self._last >= seconds:
             self.report(step, limits=None, message=message, **figures)

@@ -18,12 +18,12 @@ from arlarena.proto.telemetry import Logger
 class TensorBoardWriter:
     """Writes scalars by step. A resumed run removes the steps after its checkpoint.
 
-    It does not use `SummaryWriter`, whose thread ends when the disk is full and then blocks the caller. After a write
-    error it logs a warning and writes no more, because the run does not need TensorBoard.
+    tensorboardX's `SummaryWriter` is not used, because its thread ends when the disk is full and then blocks the
+    caller. After a write error this class logs a warning and stops writing. The run continues without TensorBoard.
     """
 
     def __init__(self, directory: Path, step: int, log: Logger) -> None:
-        """`step`: the last step whose scalars are kept."""
+        """Open a new file in `directory`. `step`: the last step whose scalars are kept."""
         self._log = log
         self._writer: EventsWriter | None = None
         try:
@@ -36,7 +36,7 @@ class TensorBoardWriter:
             self._disable(error)
 
     def add(self, figures: Mapping[str, Any], step: int) -> None:
-        """Write the numbers among `figures`."""
+        """Write the values of `figures` that are numbers."""
         if self._writer is None:
             return
         numbers = {

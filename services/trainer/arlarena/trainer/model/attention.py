@@ -1,9 +1,12 @@
-"""Attention over a forest of token spans: rows are concatenated without padding, and shared tokens occur once.
+"""Computes attention over a forest of token spans. Tokens that several training sequences (rows) share occur once.
 
-A node is a span of tokens. Its tokens attend to all tokens of its ancestors and, causally, to the tokens of the node
-itself. Each row therefore gets the same result as alone, and a prompt that eight rows share is computed once. The other
-layers of the model need no change. One attention call pads nodes of similar size to the same shape. `prepare` sets up
-any Hugging Face model that takes its attention from `AttentionInterface` and its positions from `position_ids`.
+A node of the forest is a span of tokens. A row is the path from a root to a node. The tokens of a node attend to all
+tokens of the node's ancestors, and to the same and earlier tokens of the node. Each row therefore gets the same result
+as in a batch without other rows. A prompt that eight rows share is computed once. Only the attention of the model is
+replaced.
+
+Nodes of similar size are computed in one attention call, and are padded to the same shape for this call. `prepare` sets
+up any Hugging Face model that takes its attention from `AttentionInterface` and its positions from `position_ids`.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ from arlarena.proto.config import ConfigError
 NAME = "arlarena_forest"
 # Options of Hugging Face's attention functions that go beyond plain causal attention.
 UNSUPPORTED_OPTIONS = ("sliding_window", "softcap", "s_aux")
-# The padded size of a call is at most MAX_PADDING times the size of its nodes. Calls up to SMALL scores are exempt.
+# With padding, a call computes at most MAX_PADDING times the attention scores that the nodes of the call need. Calls of
+# at most SMALL scores may have more padding.
 MAX_PADDING, SMALL = 1.25, 1 << 14
 
 Ids = npt.NDArray[np.int64]
@@ -34,7 +38,7 @@ Ids = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A span of tokens. Its first token is at position `depth`. `parent` is the index of a node, -1 for a root."""
+    """A span of tokens. `depth`: position of the first token in a row. `parent`: index of the parent; -1 for a root."""
 
     tokens: Ids
     depth: int
@@ -62,7 +66,7 @@ class AttentionBatch:
     start: int
 
     def to(self, device: torch.device | str) -> AttentionBatch:
-        """The same on another device."""
+        """Return a copy on `device`."""
 
         def moved(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device)
@@ -85,6 +89,8 @@ class Forest:
         positions: [T] the position of each token in its row.
         paths: for each node given to `build_forest`, the indices in [T] of its ancestors' tokens and its own tokens.
         calls: the attention calls.
+
+    T is the number of tokens of all nodes.
     """
 
     ids: Tensor
@@ -93,14 +99,14 @@ class Forest:
     paths: list[Ids] = field(repr=False)
 
     def to(self, device: torch.device | str) -> Forest:
-        """The same on another device."""
+        """Return a copy on `device`. `paths` stay on the CPU."""
         return Forest(
             self.ids.to(device), self.positions.to(device), [call.to(device) for call in self.calls], self.paths
         )
 
 
 def build_forest(nodes: Sequence[Node]) -> Forest:
-    """Order the tokens of `nodes` so that those of one call are consecutive. Parents precede children in `nodes`."""
+    """Build the forest of `nodes`, in which parents must precede children. The tokens of one call are consecutive."""
     groups = _group(nodes)
     starts: dict[int, int] = {}
     total = 0
@@ -120,7 +126,10 @@ def build_forest(nodes: Sequence[Node]) -> Forest:
 
 
 def _group(nodes: Sequence[Node]) -> list[list[int]]:
-    """Group nodes into calls: either only roots or no root, with sizes that `MAX_PADDING` allows."""
+    """Split the nodes into attention calls. Returns the node indices of each call.
+
+    A call has either only roots or only nodes with a parent. `MAX_PADDING` limits the padding of a call.
+    """
     groups: list[list[int]] = []
     work, widest, deepest = 0, 0, 0
     order = sorted(range(len(nodes)), key=lambda i: (nodes[i].depth > 0, len(nodes[i].tokens), nodes[i].depth))
@@ -142,7 +151,8 @@ def _call(group: Sequence[int], nodes: Sequence[Node], paths: Sequence[Ids], sta
     own = np.array([len(nodes[number].tokens) for number in group])
     above = np.array([nodes[number].depth for number in group])
     size, wide, deep = len(group), int(own.max()), int(above.max())
-    # Padding uses the index of the call's first token. It must be a valid index; the mask or `kept` removes it.
+    # A padding position holds the index of the call's first token, because any index must be valid. `visible` and
+    # `kept` remove the padding.
     start = starts[group[0]]
     keys = np.full((size, deep + wide), start, dtype=np.int64)
     for place, number in enumerate(group):
@@ -162,9 +172,10 @@ def _call(group: Sequence[int], nodes: Sequence[Node], paths: Sequence[Ids], sta
 def forest_attention(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """Attention [1, T, heads, D] of query [1, heads, T, D], key and value [1, groups, T, D] for `AttentionInterface`.
+    """Compute attention [1, T, heads, D] from query [1, heads, T, D], key and value [1, groups, T, D].
 
-    Without a `forest` in the options it computes ordinary attention.
+    T is the number of tokens, D the size of a head, and `groups` the number of key and value heads. The function is
+    registered at `AttentionInterface`. If the options have no `forest`, the function computes ordinary attention.
 
     Raises:
         ConfigError: the model uses one of the options `UNSUPPORTED_OPTIONS`.
@@ -177,13 +188,13 @@ def forest_attention(
             f"the policy's attention has {', '.join(unsupported)}: only plain causal attention can be trained"
         )
     scale = options.get("scaling")
-    # Under autocast rotary embeddings return float32, so query and key are cast to the dtype of the values.
+    # With autocast, rotary embeddings return float32. Query and key are therefore cast to the dtype of the values.
     query, key, value = (tensor[0].transpose(0, 1).to(value.dtype) for tensor in (query, key, value))
     return torch.cat([_attend(call, query, key, value, scale) for call in forest.calls])[None], None
 
 
 def _attend(call: AttentionBatch, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-    """[tokens of the call, heads, D] from query [T, heads, D], key and value [T, groups, D]."""
+    """Compute one call: [tokens of the call, heads, D] from query [T, heads, D], key and value [T, groups, D]."""
     size, wide, deep = call.shape
     key_indices = call.queries if call.keys is None else call.keys
 
@@ -212,10 +223,10 @@ def _attend(call: AttentionBatch, query: Tensor, key: Tensor, value: Tensor, sca
 
 
 def _supports_gqa(call: AttentionBatch, query: Tensor) -> bool:
-    """Whether a fused kernel supports grouped-query attention for this call.
+    """True if a fused kernel supports grouped-query attention for this call.
 
-    On a GPU only flash attention does, which needs 16 bits and no mask. Without a fused kernel torch would store all
-    scores, [B, heads, Q, A+Q].
+    On a GPU only flash attention supports grouped-query attention, for 16-bit dtypes and calls without a mask. Without
+    a fused kernel, torch would store all scores, [B, heads, Q, A+Q].
     """
     return query.device.type == "cpu" or (call.visible is None and query.dtype in (torch.bfloat16, torch.float16))
 
@@ -225,7 +236,7 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def prepare(model: PreTrainedModel) -> PreTrainedModel:
-    """Make `model` accept a `forest`.
+    """Change `model` in place so that its decoder accepts the argument `forest`. Returns `model`.
 
     Raises:
         ConfigError: the attention of the model cannot be replaced, or is not plain causal attention.
@@ -245,8 +256,8 @@ def prepare(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def hidden_states(decoder: torch.nn.Module, forest: Forest) -> Tensor:
-    """The last hidden states [T, H] of all tokens."""
-    # With a four-dimensional mask the model builds none of its own. `forest_attention` does not read it.
+    """Run `decoder` once. Returns the last hidden states [T, H] of the T tokens of `forest`."""
+    # The model builds a mask unless it gets a four-dimensional one. `forest_attention` does not read this mask.
     unread = forest.ids.new_zeros((1, 1, 1, 1))
     output = decoder(
         input_ids=forest.ids[None],

@@ -1,4 +1,4 @@
-"""The policy as a module that maps micro-batches to log-probs, with sharding and mixed precision."""
+"""Computes the policy's log-probs of a micro-batch, with sharding and mixed precision."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Precision = Literal["float32", "bfloat16"]
 class Scorer(nn.Module):
     """A causal language model that computes log-probs and entropies of the sampled tokens of a micro-batch.
 
-    With `bfloat16` the layers compute in 16 bits. Weights, optimiser and output head stay in float32, because the
-    rounding error of a bfloat16 log-prob (8 bits of precision) exceeds GSPO's clip range.
+    With `bfloat16` the layers compute in 16 bits. Weights, optimiser state and output head stay in float32, because the
+    rounding error of a bfloat16 log-prob (8 bits of precision) exceeds GSPO's clip range of about 0.003.
     """
 
     def __init__(
         self, model: PreTrainedModel, chunk_tokens: int | None = None, precision: Precision = "float32"
     ) -> None:
-        """`chunk_tokens`: see `token_log_probs`."""
+        """Wrap `model`. `chunk_tokens`: see `token_log_probs`."""
         super().__init__()
         self.model = model
         self._chunk, self._precision = chunk_tokens, precision
@@ -38,19 +38,20 @@ class Scorer(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
     def forward(
         self, batch: MicroBatch, temperature: float | None = None, entropy: Entropy = "trained", *, exact: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """Log-probs of every row's sampled tokens and, unless `entropy` is `none`, their entropies; both [N] in nats.
+        """Return the log-probs [N] and entropies [N] of the sampled tokens of all rows, in nats.
 
-        `temperature`: of all tokens; None: that of each row. `exact`: compute the layers in float32 regardless of the
-        precision, unless they are sharded.
+        `temperature`: one temperature for all tokens; None: each row's own temperature. `entropy`: "none" returns None
+        instead of entropies. `exact`: compute the layers in float32 regardless of the precision, unless the layers are
+        sharded.
 
-        The model runs once over the tokens of the forest. Rows read the same values for shared tokens, and their
-        gradients add up.
+        The model runs once over the tokens of the forest. Rows that share a token read the same value. In the backward
+        pass the gradients of these rows add up.
         """
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast and not exact):
             hidden = hidden_states(self.model.get_decoder(), batch.forest)  # type: ignore[no-untyped-call]
@@ -65,14 +66,14 @@ class Scorer(nn.Module):
         return self._precision == "bfloat16" and not self._sharded
 
     def checkpoint_layers(self) -> None:
-        """Use activation checkpointing: store only each layer's input, and recompute the layer in the backward pass."""
+        """Switch on activation checkpointing: store only each layer's input, and recompute the layer for backward."""
         for layer in self._layers():
             layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
 
     def shard(self, ranks: int) -> None:
         """Shard parameters, gradients and optimiser state over `ranks` processes (FSDP2).
 
-        Gradients are then means over the ranks.
+        After this call, gradients are means over the ranks.
         """
         mesh = init_device_mesh(self.device.type, (ranks,))
         lower = torch.bfloat16 if self._precision == "bfloat16" else None

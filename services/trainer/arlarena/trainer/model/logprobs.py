@@ -1,4 +1,4 @@
-"""Log-probabilities and entropies of response tokens, computed in chunks to bound the memory of the logits."""
+"""Computes log-probs and entropies of response tokens, in chunks to limit the memory of the logits."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-# none: not computed. measured: without gradient. trained: with gradient, for an entropy bonus.
+# How to compute entropies. none: not at all. measured: without gradient. trained: with gradient, for an entropy bonus.
 Entropy = Literal["none", "measured", "trained"]
 
-# Logits of a chunk if `chunk_tokens` is not given: 64 MB in float32.
+# Number of logits of a chunk if `chunk_tokens` is not given. In float32 these logits take 64 MB.
 LOGITS_PER_CHUNK = 1 << 24
 
 
 def _chunk(
     head: nn.Module, hidden: Tensor, targets: Tensor, temperature: float | Tensor, entropy: Entropy
 ) -> tuple[Tensor, ...]:
-    """Log-probs [C] of `targets` [C] from `hidden` [C, H] and, on request, entropies [C]; in float32 or float64."""
+    """Return log-probs [C] of `targets` [C] from `hidden` [C, H], and entropies [C] unless `entropy` is "none".
+
+    The dtype is float64 if the logits are float64, else float32.
+    """
     logits = head(hidden)
     logits = logits if logits.dtype == torch.float64 else logits.float()
     if isinstance(temperature, Tensor):
@@ -41,11 +44,12 @@ def token_log_probs(
     chunk_tokens: int | None = None,
     entropy: Entropy = "trained",
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probs and entropies, both [M] in nats, of `targets` [M] under softmax(head(hidden [M, H]) / temperature).
+    """Return log-probs and entropies, both [M] in nats, of `targets` [M] under softmax(head(hidden) / temperature).
 
-    `temperature` is a number, or a tensor [M]. `chunk_tokens` is the number of tokens whose logits exist at once;
-    default: as many as `LOGITS_PER_CHUNK` allows. With more than one chunk, the backward pass recomputes the logits of
-    each chunk instead of storing them.
+    `hidden`: [M, H]. `temperature`: a number, or a tensor [M]. `chunk_tokens`: the number of tokens in a chunk. The
+    default is the number that `LOGITS_PER_CHUNK` allows. The logits of only one chunk exist at a time. With more than
+    one chunk, the backward pass computes the logits of each chunk a second time. With `entropy` "none", the second
+    value is None.
     """
     size = chunk_tokens or max(1, LOGITS_PER_CHUNK // _vocabulary(head))
     if hidden.shape[0] <= size:

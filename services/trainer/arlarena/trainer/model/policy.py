@@ -16,7 +16,7 @@ from arlarena.trainer.model.attention import prepare
 
 
 def load_policy(path: str | Path) -> PreTrainedModel:
-    """A causal language model from a directory or a hub name, in float32 and in evaluation mode (no dropout).
+    """Load a causal language model from a directory or a hub name, in float32 and in evaluation mode (no dropout).
 
     Raises:
         ConfigError: the model does not exist, or is not a causal language model.
@@ -32,10 +32,10 @@ def load_policy(path: str | Path) -> PreTrainedModel:
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy without gradients, the reference of the KL term."""
+    """Return a copy of `model` without gradients. The KL term uses this copy as the reference policy."""
     return copy.deepcopy(model).requires_grad_(False)
 
 
 def output_head(model: PreTrainedModel) -> nn.Linear:
-    """The projection from hidden states to logits."""
+    """Return the layer that maps hidden states to logits."""
     return cast(nn.Linear, model.get_output_embeddings())  # type: ignore[no-untyped-call]

@@ -1,8 +1,10 @@
 """Creates the tiny policy: a Qwen3 model of about a million parameters with its own tokenizer.
 
-It trains on the CPU of a laptop. It is an ordinary Hugging Face directory that `transformers`, vLLM and the embedded
-engine load. `vocab_size` equals `len(tokenizer)`, because engines sample any id below `vocab_size`. The output head is
-untied, because vLLM on a CPU keeps a packed copy of a tied head after a weight update
+The tiny policy can be trained on the CPU of a laptop. The output is an ordinary Hugging Face directory, which
+`transformers`, vLLM and the embedded engine can load.
+
+`vocab_size` equals `len(tokenizer)`, because engines sample any id below `vocab_size`. The output head and the
+embedding are separate (untied) weights. vLLM on a CPU would keep the old copy of a tied head after a weight update
 (docs/reference/policy-server.md).
 """
 
@@ -36,26 +38,30 @@ PRINTABLE = tuple(string.printable)  # so that any ASCII text can be encoded
 
 
 def word_pieces(words: Sequence[str]) -> tuple[str, ...]:
-    """Each word without and with a space before it, so that it is one token in either place."""
+    """Return each word twice: without and with a space in front. A word is then one token in both places."""
     return tuple(piece for word in words for piece in (word, f" {word}"))
 
 
 def pieces_of(info: Info | None, words: Sequence[str] = ()) -> tuple[str, ...]:
-    """Texts that become one token each: the environment's reply tags, then `words` or, without them, its vocabulary.
+    """Return the texts that become one token each.
 
-    `info`: the environment's description. None: use only `words`.
+    These are the reply tags of the environment, and then `words`. If `words` is empty, the environment's vocabulary is
+    used instead of `words`. `info`: the environment's description; None: return only `words`.
     """
     tags, own = (info.parser.tags, info.vocabulary) if info is not None else ([], [])
     return (*tags, *(word_pieces(words) if words else own))
 
 
 def vocabulary(pieces: Sequence[str] = ()) -> list[str]:
-    """All tokens without duplicates: special tokens, `pieces`, and the printable ASCII characters."""
+    """Return all tokens without duplicates: special tokens, `pieces`, and the printable ASCII characters."""
     return list(dict.fromkeys((*SPECIAL, *pieces, *PRINTABLE)))
 
 
 def build_tokenizer(pieces: Sequence[str] = ()) -> PreTrainedTokenizerFast:
-    """A tokenizer that matches the longest token of `vocabulary(pieces)` from left to right, lossless for ASCII."""
+    """Build a tokenizer that matches the longest token of `vocabulary(pieces)`, from left to right.
+
+    Decoding the tokens of an ASCII text returns the same text.
+    """
     tokens = vocabulary(pieces)
     ordinary = sorted((token for token in tokens if token not in SPECIAL), key=len, reverse=True)
     pattern = "|".join(re.escape(token) for token in ordinary) + r"|[\s\S]"
@@ -75,7 +81,10 @@ def build_tokenizer(pieces: Sequence[str] = ()) -> PreTrainedTokenizerFast:
 
 
 def build_model(shape: TinyPolicy, vocab_size: int, pad_id: int, eos_id: int, seed: int) -> Qwen3ForCausalLM:
-    """A model with random weights. Those of projections into the residual stream are divided by √(2 · layers)."""
+    """Build a model with random weights.
+
+    The weights of projections into the residual stream (`o_proj`, `down_proj`) are divided by √(2 · layers).
+    """
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=vocab_size,

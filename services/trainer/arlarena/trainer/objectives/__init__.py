@@ -1,29 +1,39 @@
-"""Policy-gradient objectives in four dimensions, one file each. A recipe is one choice per dimension.
+"""Policy-gradient objectives. A recipe is a method: one choice per dimension.
 
-Pure functions that import only torch and the standard library. They work without the rest of ARLArena:
+The four dimensions are loss aggregation, importance-sampling clipping, advantage design and trajectory filtering
+(ARLArena, arXiv 2602.21534). These modules import only torch and the standard library. The following code uses them
+without the rest of ARLArena:
 
     from arlarena.trainer.objectives import Batch, Denominators, GroupRewards, RunContext, LossConfig, Selection
     from arlarena.trainer.objectives import check, compute_advantages, policy_loss, recipe, rule_at
 
     method = recipe("sampo", clip_low=0.03, clip_high=0.04)        # clear error on an unknown name or key
-    check(method, RunContext(updates_per_batch=4, policy_anchor="bypass", group_size=8))    # refuses dead clipping
+    check(method, RunContext(updates_per_batch=4, policy_anchor="bypass", group_size=8))  # can the clip ever act?
     scored = compute_advantages(method, [GroupRewards(rewards=..., action_valid=..., state_keys=...), ...])
     selection = Selection(rule_at(method.filter, step, cold_start_steps), wanted, max_tries=method.max_tries)
 
-    batches = [Batch(log_probs=..., old_log_probs=..., ...), ...]   # sampled tokens laid end to end
-    step = Denominators.count(batches)                              # once an optimiser step, over all ranks
+    batches = [Batch(log_probs=..., old_log_probs=..., ...), ...]   # sampled tokens of all rows, concatenated
+    step = Denominators.count(batches)                              # once per optimiser step, over all ranks
     for batch in batches:
         loss, metrics = policy_loss(method, batch, step, LossConfig(kl_coefficient=0.01))
-        loss.backward()                                             # shares add up; never average them
+        loss.backward()                                             # gradients are summed, not averaged
 
-At ratio level `trajectory` (gspo, sampo) s_i is taken over all rows of a trajectory. Either keep each trajectory whole
-in one micro-batch, or run a no-gradient pass first: add `sequence_sums(batch, J)` over micro-batches and hand
-`sequence_log_ratio(sums, counts)` to every `Batch`. Cut minibatches (one optimiser step each) by trajectories, not by
-rows, so that the rows of one ratio meet the same θ.
+At ratio level `trajectory` (recipes gspo and sampo), all rows of a trajectory share one importance ratio. There are two
+ways to compute this ratio. Either keep all rows of a trajectory in one micro-batch. Or first run a pass without
+gradient: add `sequence_sums(batch, J)` over the micro-batches, J being the number of trajectories, and give the result
+of `sequence_log_ratio(sums, counts)` to every `Batch`. A minibatch (the rows of one optimiser step) must contain either
+all rows of a trajectory or none, because all rows of a ratio must be computed with the same weights.
 
-Files: `rows` (the tensors), `aggregation`, `clipping`, `advantages` with `groups` and `similarity`, `filtering` (the
-dimensions), `kl`, `recipes` (the table), `registry` (choices by name, plugins), `hyperparameters`, `loss` (their
-composition), `cells` (diagnostics by sign, entropy and ratio).
+Modules:
+
+- `batch`: the tensors of a micro-batch
+- `aggregation`, `clipping`, `advantages` (with `advantage_types` and `similarity`), `filtering`: the four dimensions
+- `kl`: KL divergences and entropy
+- `recipes`: the named methods
+- `registry`: choices by name, and plugins
+- `hyperparameters`: declaration of numbers
+- `loss`: the loss of a micro-batch
+- `cell_diagnostics`: metrics by sign of the advantage, entropy and ratio
 """
 
 from arlarena.trainer.objectives.advantage_types import AdvantageConfig, GroupAdvantages, GroupRewards

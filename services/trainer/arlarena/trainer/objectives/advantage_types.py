@@ -1,4 +1,4 @@
-"""Input and output types of advantage estimators: the data of a group in, one float per turn out."""
+"""Defines the input and output types of advantage estimators. The output has one advantage per turn."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 STAT_UNITS = ("turn", "row", "trajectory")
-# Fields of `GroupRewards` with one value per turn, except the rewards.
+# Fields of `GroupRewards` with one value per turn. These fields must have the shape of `rewards`.
 _PER_TURN = ("action_valid", "state_keys", "observation_keys", "observations", "lengths", "entropies", "rows")
 
 T = TypeVar("T")
@@ -22,19 +22,19 @@ class GroupRewards:
 
     Attributes:
         rewards: raw environment reward of each turn.
-        action_valid: False on turns whose action was invalid or whose reply was badly formatted; None means all valid.
-        returns: raw return of each trajectory; None means the sum of its rewards.
-        successes: whether each trajectory solved the task; the `success` filter reads it.
-        state_keys: the environment's hash of the state *before* each turn (anchor `state`).
-        observation_keys: hash of the observation shown at each turn (anchor `observation`).
-        observations: text of that observation (anchor `similar`).
-        lengths: sampled tokens of each response (overlong shaping).
-        entropies: mean token entropy of each response, in nats (EMPG).
-        rows: for each turn, the number of the row it is in; turns of one trajectory that have the same number are one
-            row. None means that every turn is a row.
+        action_valid: False for turns with an invalid action or format; None: all turns are valid.
+        returns: raw return of each trajectory; None: the sum of the trajectory's rewards.
+        successes: whether each trajectory solved the task; read by the filter `success`.
+        state_keys: the environment's hash of the state *before* each turn; for anchor `state`.
+        observation_keys: hash of the observation shown at each turn; for anchor `observation`.
+        observations: text of the observation shown at each turn; for anchor `similar`.
+        lengths: number of sampled tokens of each response; for overlong shaping.
+        entropies: mean token entropy of each response, in nats; for EMPG.
+        rows: for each turn, the number of its row (training sequence). Turns of one trajectory with the same number
+            are in one row. None means that every turn is a row.
 
     Raises:
-        ValueError: a field's shape differs from that of `rewards`, or a reward is not finite.
+        ValueError: the shapes of a field and of `rewards` differ, or a reward, return or entropy is not finite.
     """
 
     rewards: Turns[float]
@@ -66,13 +66,13 @@ class GroupRewards:
         _check_finite("entropy", self.entropies or [])
 
     def episode_returns(self) -> list[float]:
-        """The raw return of each trajectory."""
+        """Return the raw return of each trajectory."""
         if self.returns is not None:
             return [float(value) for value in self.returns]
         return [math.fsum(turns) for turns in self.rewards]
 
     def invalid(self) -> list[list[bool]]:
-        """For each turn, whether the penalty applies."""
+        """Return, for each turn, whether the penalty for invalid actions applies."""
         if self.action_valid is None:
             return [[False] * len(turns) for turns in self.rewards]
         return [[not valid for valid in turns] for turns in self.action_valid]
@@ -80,19 +80,23 @@ class GroupRewards:
 
 @dataclass(frozen=True, slots=True)
 class AdvantageConfig:
-    """Hyperparameters of the estimators; each estimator uses some of them.
+    """Hyperparameters of the estimators. An estimator does not use all of these hyperparameters.
 
     Attributes:
-        stat_unit: the unit with one value in the statistics. `row`: each row, so an episode with more rows weighs
-        more. `turn`: each turn, also if a row has several. `trajectory`: each episode. `row` and `turn` are equal
-        unless contexts grow.
-        scale: `std` or `none` (Dr.GRPO) for the episode part; `step_scale` likewise for the step part. GiGPO's
-            modes: `mean_std` is std + std, `mean` is none + none.
-        omega: weight of the step part; `gamma`: discount of step returns.
-        anchor: the key by which turns are compared: `state`, `observation` or `similar`, at least `similarity` alike.
+        stat_unit: the unit that has one value in the statistics. `row`: each row, so an episode with more rows weighs
+            more. `turn`: each turn, even if a row has several turns. `trajectory`: each episode. `row` and `turn` are
+            the same if every row has one turn.
+        scale: the divisor of the episode part, `std` or `none` (Dr.GRPO).
+        step_scale: the divisor of the step part, `std` or `none`. GiGPO's mode `mean_std` is `std` for both parts, and
+            the mode `mean` is `none` for both parts.
+        omega: weight ω of the step part.
+        gamma: discount of step returns.
+        anchor: the turns of a group with the same anchor are compared. `state`: the same state key. `observation`: the
+            same observation key. `similar`: observation texts whose similarity is at least `similarity`.
+        similarity: the least similarity (0 to 1) for the anchor `similar`.
         entropy_k, entropy_k_next, entropy_zeta: EMPG's k, k' and ζ.
-        invalid_penalty: taken from the reward of a turn whose action or format was invalid, and from its step return.
-        overlong_tokens: the response allowance L of overlong shaping; None leaves rewards alone.
+        invalid_penalty: subtracted from the reward and from the step return of a turn with an invalid action or format.
+        overlong_tokens: the limit L of a response, in tokens, for overlong shaping; None: no overlong shaping.
     """
 
     stat_unit: str = "row"
@@ -111,13 +115,13 @@ class AdvantageConfig:
 
 @dataclass(frozen=True, slots=True)
 class GroupAdvantages:
-    """Advantages of one group, indexed by trajectory and turn; empty lists where the estimator has no such part.
+    """Advantages of one group, indexed by trajectory and turn. `step` and `anchor_sizes` are empty without a step part.
 
     Attributes:
-        total: the advantage in the loss.
-        episode: A_E before any weighting.
-        step: A_S before ω.
-        anchor_sizes: how many turns share each turn's anchor, itself included.
+        total: the advantage that the loss uses.
+        episode: the episode part A_E, from returns of episodes, before any weighting.
+        step: the step part A_S, from step returns, before the multiplication by ω.
+        anchor_sizes: for each turn, the number of turns in the group with the same anchor, including the turn.
     """
 
     total: Values

@@ -1,10 +1,11 @@
-"""Dimension three of ARLArena (arXiv 2602.21534), advantage design. Plain floats, no tensors.
+"""Advantage estimators: dimension three (advantage design) of ARLArena (arXiv 2602.21534).
 
 GRPO: arXiv 2402.03300; GiGPO: arXiv 2505.10978; EMPG: arXiv 2509.09265; RLOO: arXiv 2402.14740; REINFORCE++: arXiv
 2501.03262.
 
-An estimator maps the groups of a batch to the advantage of every turn and its parts. Inputs are raw rewards
-(`GroupRewards`); penalties are applied only here.
+An estimator maps the groups of a batch to the advantage of every turn, in plain floats. An advantage has an episode
+part A_E, from returns of episodes. GiGPO adds a step part A_S, from step returns. Inputs are raw rewards
+(`GroupRewards`). Penalties are applied only in this module.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from arlarena.trainer.objectives.similarity import similar_groups
 
 # Added to a standard deviation, as in GRPO's and GiGPO's releases.
 STD_EPSILON = 1e-6
-# Overlong shaping (DAPO as the paper runs it): the reward falls linearly to -0.1 over the last fifth of the allowance.
+# Overlong shaping, as in the DAPO runs of ARLArena: over the last fifth of the response limit, the added reward falls
+# linearly from 0 to -0.1.
 OVERLONG_START = 0.8
 OVERLONG_PENALTY = 0.1
-# Values that differ by no more are equal: sums of the same rewards are rounded differently. Relative above 1, absolute
-# below.
+# Values that differ by at most this count as equal, because sums of the same rewards may be rounded differently. The
+# tolerance is relative for values above 1, and absolute for smaller values.
 EQUAL = 1e-12
 
 # ---- estimators --------------------------------------------------------------------------------------------------
@@ -39,13 +41,13 @@ EQUAL = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Advantage:
-    """An estimator and its requirements.
+    """An estimator of advantages, and its requirements.
 
     Attributes:
-        estimate: maps the groups of one batch to their advantages, in their order.
-        uses_anchors: whether it compares turns by anchors; groups without anchors are then refused.
-        uses_entropies: whether it needs `GroupRewards.entropies`, which cost a forward pass.
-        batch_baseline: whether its baseline is over the batch, so that groups of size 1 have a signal.
+        estimate: maps the groups of one batch to advantages, in the order of the groups.
+        uses_anchors: whether the estimator compares turns by anchors. Groups without anchors are then refused.
+        uses_entropies: whether the estimator needs `GroupRewards.entropies`, which cost a forward pass.
+        batch_baseline: whether the baseline is a mean over the batch. Groups of size 1 then have advantages.
     """
 
     estimate: Callable[[Sequence[GroupRewards], AdvantageConfig], list[GroupAdvantages]]
@@ -62,7 +64,7 @@ Estimator = TypeVar("Estimator", bound=Callable[[Sequence[GroupRewards], Advanta
 def register_advantage(
     name: str, *, uses_anchors: bool = False, uses_entropies: bool = False, batch_baseline: bool = False
 ) -> Callable[[Estimator], Estimator]:
-    """Decorator that adds an estimator as the advantage `name`; the arguments are those of `Advantage`.
+    """Return a decorator that registers an estimator as the advantage `name`. For the flags see `Advantage`.
 
     Raises:
         RecipeError: the name is taken.
@@ -77,14 +79,17 @@ def register_advantage(
 
 @register_advantage("grpo")
 def grpo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
-    """(r - mean_group) / (std_group + 1e-6), unbiased std; without the division where `scale` is none (Dr.GRPO)."""
+    """Return (r - mean) / (std + 1e-6), with mean and unbiased std over the group.
+
+    r is the reward of a unit (`stat_unit`), see `turn_rewards`. If `scale` is `none` (Dr.GRPO), return r - mean.
+    """
     episodes = [_episode_part(group, config) for group in groups]
     return [GroupAdvantages(total=part, episode=part) for part in episodes]
 
 
 @register_advantage("gigpo", uses_anchors=True)
 def gigpo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
-    """A_E + ω A_S: GRPO over the episode, plus discounted step returns compared among turns of one anchor state."""
+    """Return A_E + ω A_S. A_E is the advantage of `grpo`. A_S is the step part, see `step_part`."""
     results = []
     for group in groups:
         episode, (step, sizes) = _episode_part(group, config), step_part(group, config)
@@ -95,7 +100,7 @@ def gigpo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[Group
 
 @register_advantage("rloo")
 def rloo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
-    """(r - mean) · n / (n - 1): each value against the mean of the others (leave one out)."""
+    """Return (r - mean) · n / (n - 1) for n units of a group: each reward minus the mean of the other rewards."""
     results = []
     for group in groups:
         values, units = _group_values(group, config)
@@ -108,7 +113,7 @@ def rloo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupA
 
 @register_advantage("reinforce_pp", batch_baseline=True)
 def reinforce_pp(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
-    """(r - mean_batch) / (std_batch + 1e-6): REINFORCE++ normalises over the whole batch, not within groups."""
+    """Return (r - mean) / (std + 1e-6), with mean and unbiased std over the units of the whole batch."""
     scored = [_group_values(group, config) for group in groups]
     units = [value for _, group_units in scored for value in group_units]
     parts = [_normalised(values, units, "std") for values, _ in scored]
@@ -117,7 +122,14 @@ def reinforce_pp(groups: Sequence[GroupRewards], config: AdvantageConfig) -> lis
 
 @register_advantage("empg", uses_entropies=True)
 def empg(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
-    """GRPO, then g · A + ζ · f_next by the turn's entropy and the next turn's, then minus the mean over all rows."""
+    """Return g · A_E + ζ · f of each turn, minus the mean of these values over all turns of the batch.
+
+    A_E is the advantage of `grpo`. Ĥ is the mean token entropy of a turn, scaled to [0, 1] over the batch. g is
+    exp(-k Ĥ) divided by its mean over the batch. f is exp(-k' Ĥ) of the next turn, and 0 for the last turn.
+
+    Raises:
+        ValueError: a group has no entropies.
+    """
     if any(group.entropies is None for group in groups):
         raise ValueError("advantage 'empg' needs entropies, the mean token entropy of each turn")
     flat = [value for group in groups for turns in group.entropies or [] for value in turns]
@@ -137,7 +149,13 @@ def empg(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupA
 
 
 def turn_rewards(group: GroupRewards, config: AdvantageConfig) -> Values:
-    """Reward of each turn: the episode's return, minus the penalty where the turn was invalid, plus shaping."""
+    """Return the reward of each turn: the episode's return, minus the penalty if the turn was invalid, plus shaping.
+
+    Shaping is `overlong_shaping` of the response's length if `overlong_tokens` is set, else 0.
+
+    Raises:
+        ValueError: `overlong_tokens` is set, but the group has no lengths.
+    """
     if config.overlong_tokens is not None and group.lengths is None:
         raise ValueError("overlong shaping needs lengths, the sampled tokens of each response")
     rewards: Values = []
@@ -151,7 +169,7 @@ def turn_rewards(group: GroupRewards, config: AdvantageConfig) -> Values:
 
 
 def overlong_shaping(length: int, allowance: int) -> float:
-    """min(-0.1 · (length - 0.8 L) / (0.2 L), 0): nothing up to 80 % of the allowance L, -0.1 at all of it."""
+    """Return min(-0.1 · (length - 0.8 L) / (0.2 L), 0) with L = `allowance`: 0 up to 80 % of L, and -0.1 at L."""
     ramp = (1.0 - OVERLONG_START) * allowance
     return min(-OVERLONG_PENALTY * (length - OVERLONG_START * allowance) / ramp, 0.0)
 
@@ -162,10 +180,10 @@ def _episode_part(group: GroupRewards, config: AdvantageConfig) -> Values:
 
 
 def _group_values(group: GroupRewards, config: AdvantageConfig) -> tuple[Values, list[float]]:
-    """(value of each turn, the values that statistics are taken over).
+    """Return the value of each turn, and the values of all units (`stat_unit`) for the statistics.
 
-    The value of a unit is the mean reward of its turns, and all its turns share it. With separate values, a penalty
-    in a group of equal returns would be divided by 1e-6.
+    The value of a unit is the mean reward of its turns. All turns of a unit have the same value. If each turn had its
+    own value, a penalty in a group of equal returns would be divided by 1e-6.
     """
     rewards = turn_rewards(group, config)
     if config.stat_unit not in STAT_UNITS:
@@ -182,7 +200,7 @@ def _group_values(group: GroupRewards, config: AdvantageConfig) -> tuple[Values,
 
 
 def _unit_means(values: Sequence[float], labels: Sequence[int]) -> dict[int, float]:
-    """The mean of the values of each label, in the order in which labels first occur."""
+    """Return the mean of the values of each label, in the order in which labels first occur."""
     members: dict[int, list[float]] = {}
     for value, label in zip(values, labels, strict=True):
         members.setdefault(label, []).append(value)
@@ -193,9 +211,10 @@ def _unit_means(values: Sequence[float], labels: Sequence[int]) -> dict[int, flo
 
 
 def step_part(group: GroupRewards, config: AdvantageConfig) -> tuple[Values, list[list[int]]]:
-    """(A_S, size of each turn's step group): step returns compared among the turns that share an anchor.
+    """Return the step part A_S of each turn, and the size of each turn's step group.
 
-    A step group of size 1 gets 0.
+    A step group has the turns of the group with the same anchor. A_S is (R - mean) / (std + 1e-6) over the step group,
+    with the step return R. If `step_scale` is `none`, A_S is R - mean. If all R of a step group are equal, A_S is 0.
     """
     returns = step_returns(group, config)
     members: dict[int, list[float]] = {}
@@ -212,7 +231,10 @@ def step_part(group: GroupRewards, config: AdvantageConfig) -> tuple[Values, lis
 
 
 def step_returns(group: GroupRewards, config: AdvantageConfig) -> Values:
-    """R_{i,k} = Σ_{m≥k} gamma^(m-k) r_{i,m} of raw rewards, then minus the penalty on the invalid turn alone."""
+    """Return R_{i,k} = Σ_{m≥k} gamma^(m-k) r_{i,m}, minus the penalty if turn k is invalid.
+
+    r_{i,m} is the raw reward of turn m of trajectory i. A penalty changes only the step return of its own turn.
+    """
     returns: Values = []
     for rewards, invalid in zip(group.rewards, group.invalid(), strict=True):
         turns: list[float] = []
@@ -226,7 +248,11 @@ def step_returns(group: GroupRewards, config: AdvantageConfig) -> Values:
 
 
 def anchor_groups(group: GroupRewards, config: AdvantageConfig) -> list[list[int]]:
-    """For each turn, the number of its step group within this group of trajectories."""
+    """Return, for each turn, the number of its step group within `group`.
+
+    Raises:
+        ValueError: the anchor is unknown, or the group lacks the field that the anchor needs.
+    """
     if config.anchor == "similar":
         return similar_groups(_keys(group.observations, "observations", config.anchor), config.similarity)
     if config.anchor == "state":
@@ -255,14 +281,14 @@ def _keys(keys: Turns[str] | None, name: str, anchor: str) -> Turns[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """value -> (value - mean) · gain; the gain is 0 where no value differs from another one."""
+    """The function value -> (value - mean) · gain. The gain is 0 if all values are equal."""
 
     mean: float
     gain: float
 
     @classmethod
     def of(cls, values: Sequence[float], scale: str) -> _Scale:
-        """Statistics of `values`: unbiased std plus 1e-6 for `std`, no division for `none`."""
+        """Compute mean and gain from `values`. The gain is 1 / (unbiased std + 1e-6) for `std`, and 1 for `none`."""
         if scale not in ("std", "none"):
             raise ValueError(f"unknown scale {scale!r}; one of std, none")
         mean = _mean(values)
@@ -301,7 +327,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _all_equal(values: Sequence[float]) -> bool:
-    """Whether no value differs from another by more than rounding."""
+    """True if the values differ by no more than rounding errors (`EQUAL`)."""
     if len(values) < 2:
         return True
     low, high = min(values), max(values)

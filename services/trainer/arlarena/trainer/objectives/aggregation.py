@@ -1,11 +1,12 @@
-"""Dimension one of ARLArena (arXiv 2602.21534), loss aggregation: how much each token's loss weighs.
+"""Loss aggregation: the weight of each token's loss. Dimension one of ARLArena (arXiv 2602.21534).
 
-`token_mean` is DAPO's (arXiv 2503.14476), `seq_mean_token_mean` GRPO's (arXiv 2402.03300), `seq_mean_token_sum_norm`
-Dr. GRPO's (arXiv 2503.20783).
+`token_mean` is the rule of DAPO (arXiv 2503.14476), `seq_mean_token_mean` the rule of GRPO (arXiv 2402.03300), and
+`seq_mean_token_sum_norm` the rule of Dr. GRPO (arXiv 2503.20783).
 
-Every rule is a table of weights, and a micro-batch's loss is Σ_t weight_t · loss_t. Denominators are those of the whole
-optimiser step, over all micro-batches and ranks, counted before the first of them: so any split of the rows gives the
-same gradient, and a rank that holds nothing adds zero. T_i is the number of sampled tokens of row i.
+A rule returns a weight for each token. The loss of a micro-batch is Σ_t weight_t · loss_t. The denominators of the
+weights are counts of the whole optimiser step, over all micro-batches and ranks. The caller counts them before the
+first micro-batch. The gradient therefore does not depend on how the rows (training sequences) are split. T_i is the
+number of sampled tokens of row i. L_max is the constant `length_norm` of the recipe.
 
 | name                      | weight of token t in row i |
 |---------------------------|----------------------------|
@@ -28,11 +29,11 @@ from arlarena.trainer.objectives.registry import Registry
 
 @dataclass(frozen=True, slots=True)
 class Denominators:
-    """Counts over one whole optimiser step. Add them over micro-batches, and all-reduce `as_tuple()` over ranks.
+    """Counts of one whole optimiser step. Add the counts of micro-batches, and all-reduce `as_tuple()` over ranks.
 
     Attributes:
-        tokens: Σ T_i, sampled tokens.
-        rows: all rows, those without a sampled token included.
+        tokens: Σ T_i, the number of sampled tokens.
+        rows: all rows, including rows without sampled tokens.
         live_rows: rows with at least one sampled token.
     """
 
@@ -42,9 +43,10 @@ class Denominators:
 
     @classmethod
     def count(cls, batches: Iterable[Batch]) -> Denominators:
-        """Count `batches`.
+        """Count the tokens and rows of `batches`.
 
-        Rows that the sequence mask drops later still count: the mask depends on π_θ, the denominators must not.
+        Rows that the sequence mask drops later are counted as well. The mask depends on the policy's weights, and the
+        denominators must not depend on the weights.
         """
         tokens = rows = live_rows = 0
         for batch in batches:
@@ -54,29 +56,29 @@ class Denominators:
         return cls(tokens, rows, live_rows)
 
     def as_tuple(self) -> tuple[float, float, float]:
-        """(tokens, rows, live_rows), the order of the constructor."""
+        """Return (tokens, rows, live_rows), in the order of the constructor."""
         return self.tokens, self.rows, self.live_rows
 
     def __add__(self, other: Denominators) -> Denominators:
-        """Counts of both parts of a step."""
+        """Return the sums of the counts."""
         mine, theirs = self.as_tuple(), other.as_tuple()
         return Denominators(*(a + b for a, b in zip(mine, theirs, strict=True)))
 
 
-# A rule gets a micro-batch, the step's counts and the recipe's `length_norm`, and gives each token's weight, [N].
+# Maps a micro-batch, the counts of the step and the recipe's `length_norm` to the weight of each token, [N].
 AGGREGATIONS: Registry[Callable[[Batch, Denominators, float], Tensor]] = Registry("aggregation")
 register_aggregation = AGGREGATIONS.register
 
 
 @register_aggregation("token_mean")
 def token_mean(batch: Batch, of: Denominators, _length: float) -> Tensor:
-    """[N] each sampled token of the step weighs the same: long responses weigh more."""
+    """Return weights [N]: all sampled tokens of the step weigh the same. Long rows therefore weigh more."""
     return batch.token_ones() / _or_one(of.tokens)
 
 
 @register_aggregation("seq_mean_token_mean")
 def seq_mean_token_mean(batch: Batch, of: Denominators, _length: float) -> Tensor:
-    """[N] each row weighs the same, shared among its tokens: a long row's tokens weigh less (GRPO_ST)."""
+    """Return weights [N]: all rows weigh the same. The tokens of a long row therefore weigh less (GRPO_ST)."""
     ones = batch.token_ones()
     row_tokens = segment_sum(ones, batch.row_of_token, batch.n_rows)
     return ones / (row_tokens[batch.row_of_token] * _or_one(of.live_rows))
@@ -84,16 +86,16 @@ def seq_mean_token_mean(batch: Batch, of: Denominators, _length: float) -> Tenso
 
 @register_aggregation("seq_mean_token_sum")
 def seq_mean_token_sum(batch: Batch, of: Denominators, _length: float) -> Tensor:
-    """[N] the sum over a row's tokens, averaged over rows."""
+    """Return weights [N]: the losses of a row's tokens are summed, and the sums are averaged over rows."""
     return batch.token_ones() / _or_one(of.rows)
 
 
 @register_aggregation("seq_mean_token_sum_norm")
 def seq_mean_token_sum_norm(batch: Batch, of: Denominators, length: float) -> Tensor:
-    """[N] as `seq_mean_token_sum`, over a constant length: no row is favoured for being short (Dr.GRPO)."""
+    """Return weights [N]: the weights of `seq_mean_token_sum`, divided by the constant `length` (Dr.GRPO)."""
     return batch.token_ones() / (_or_one(of.rows) * length)
 
 
 def _or_one(count: float) -> float:
-    """A step without a single token has weights 0 / 1, not 0 / 0."""
+    """Return `count`, or 1 if `count` is 0, so that a step without tokens does not divide by 0."""
     return count if count > 0 else 1.0

@@ -1,9 +1,8 @@
-"""The one container that every loss reads: the sampled tokens of many rows, laid end to end.
+"""Defines the input of every loss: the sampled tokens of many rows, concatenated.
 
-Legend of sizes: N sampled tokens of this micro-batch, R rows, U turns, J trajectories. Prompt tokens, padding and
-tokens that the policy did not sample are left out. A *row* is what one sequence of the model holds: one
-turn in windowed environments, a whole episode where the context grows (then U > R, and `turn_of_token` says which
-token belongs to which turn).
+A *row* is one training sequence of the model: one turn, or several turns of an episode whose context grows. In the
+second case `turn_of_token` is the turn of each token. Prompt tokens, padding and tokens that the policy did not sample
+are left out. Sizes: N sampled tokens of this micro-batch, R rows, U turns, J trajectories.
 """
 
 from __future__ import annotations
@@ -16,24 +15,24 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One micro-batch of rows; rows are never split over micro-batches, trajectories may be.
+    """One micro-batch of rows. A row is in one micro-batch, but a trajectory may have rows in several micro-batches.
 
     Attributes:
-        log_probs: [N] log π_θ of the sampled tokens, the only tensor besides `entropy` that carries gradient.
-        old_log_probs: [N] log-probabilities of the anchor: the sampler's (`bypass`) or the trainer's own at the start
-            of the step (`decoupled`).
+        log_probs: [N] log π_θ of the sampled tokens under the policy. Only `log_probs` and `entropy` have a gradient.
+        old_log_probs: [N] log π_old: log-probs under the policy that the ratio is taken against. With policy anchor
+            `bypass` this is the sampler's policy, with `decoupled` the trainer's policy at the start of the step.
         row_of_token: [N] int64 in [0, R).
-        trajectory_of_row: [R] int64 in [0, J). J may number all trajectories of the step, not just those present.
-        advantages: [R], or [U] where `turn_of_token` is given.
-        ref_log_probs: [N] log-probabilities of the reference policy, for the k3 term.
-        behaviour_log_probs: [N] log-probabilities of the sampler, for the correction of a decoupled anchor.
-        entropy: [N] entropy of the policy at each token in nats, for the bonus.
+        trajectory_of_row: [R] int64 in [0, J). J may be the number of all trajectories of the step.
+        advantages: [R], or [U] if `turn_of_token` is given.
+        ref_log_probs: [N] log-probs of the reference policy, for the KL term.
+        behaviour_log_probs: [N] log-probs of the sampler, for the correction with policy anchor `decoupled`.
+        entropy: [N] entropy of the policy at each token in nats, for the entropy bonus.
         turn_of_token: [N] int64 in [0, U); None means that each row is one turn.
         sequence_log_ratio: [J] mean log-ratio of each whole trajectory, detached (`clipping.sequence_log_ratio`).
-            Needed at ratio level `trajectory` as soon as a trajectory spans two micro-batches.
+            Needed at ratio level `trajectory` if a trajectory has rows in several micro-batches.
 
     Raises:
-        ValueError: a tensor's shape does not fit the others; the message names it.
+        ValueError: the shape of a tensor does not fit. The message names the tensor.
     """
 
     log_probs: Tensor
@@ -61,38 +60,41 @@ class Batch:
 
     @property
     def n_tokens(self) -> int:
-        """N, the sampled tokens."""
+        """N, the number of sampled tokens."""
         return self.log_probs.shape[0]
 
     @property
     def n_rows(self) -> int:
-        """R, rows without a single sampled token included."""
+        """R, the number of rows, including rows without sampled tokens."""
         return self.trajectory_of_row.shape[0]
 
     @property
     def n_trajectories(self) -> int:
-        """J: as many as `sequence_log_ratio` names, else one more than the largest index present."""
+        """J: the length of `sequence_log_ratio`. Without that tensor: the largest trajectory index plus 1."""
         if self.sequence_log_ratio is not None:
             return self.sequence_log_ratio.shape[0]
         return int(self.trajectory_of_row.max()) + 1 if self.n_rows else 0
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the computation: that of float64 `log_probs`, else float32 (bfloat16 has 8 bits, a clip range is 3e-3)."""
+        """The dtype of the computation: float64 if `log_probs` are float64, else float32.
+
+        bfloat16 has 8 bits of precision, which is too few for a clip range of 0.003.
+        """
         return torch.float64 if self.log_probs.dtype == torch.float64 else torch.float32
 
     def token_ones(self) -> Tensor:
-        """[N] ones in `dtype`: the weights of a plain sum over tokens."""
+        """Return ones [N] in `dtype`."""
         return torch.ones_like(self.log_probs, dtype=self.dtype)
 
     def token_advantages(self) -> Tensor:
-        """[N] the advantage of each token's turn, detached, in `dtype`."""
+        """Return the advantage of each token's turn: [N], detached, in `dtype`."""
         unit = self.row_of_token if self.turn_of_token is None else self.turn_of_token
         return self.advantages.detach()[unit].to(self.dtype)
 
 
 def segment_sum(values: Tensor, segment: Tensor, size: int) -> Tensor:
-    """[size] sums of `values` [N] by `segment` [N]; differentiable."""
+    """Return [size]: element i is the sum of the `values` [N] whose `segment` [N] is i. Differentiable."""
     return torch.zeros(size, dtype=values.dtype, device=values.device).index_add(0, segment, values)
 
 

@@ -1,6 +1,6 @@
-"""Diagnostics by cell: rows by sign of A, by high or low entropy, by ratio above or below 1.
+"""Diagnostics of rows (training sequences) by cell: sign of the advantage A, high or low entropy, ratio above 1 or not.
 
-The cells are those by which the paper breaks down the KL of a collapsing run (ARLArena, arXiv 2602.21534).
+ARLArena (arXiv 2602.21534) splits the KL of a collapsing run by the same eight cells.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 from arlarena.trainer.objectives.batch import Batch, segment_sum
 from arlarena.trainer.objectives.clipping import log_ratio
 
-# Nats; the paper's threshold between a confident and an unsure response.
+# ARLArena's threshold between low and high entropy of a response, in nats.
 ENTROPY_THRESHOLD = 0.45
 
 CELLS = tuple(
@@ -26,13 +26,15 @@ CELLS = tuple(
 
 @dataclass(frozen=True, slots=True)
 class CellTable:
-    """Sums by cell, each [8] float64 in the order of `CELLS`; tables add over micro-batches, ranks and steps.
+    """Sums by cell, each [8] float64 in the order of `CELLS`. Tables of micro-batches, ranks and steps can be added.
+
+    Δ is log π_θ - log π_old of a token.
 
     Attributes:
-        rows: rows with a sampled token and A ≠ 0.
-        tokens: their sampled tokens.
-        kl: Σ e^Δ - Δ - 1 over them, an estimate of KL(π_old ‖ π_θ) that no cell can make negative.
-        off_policy_kl: Σ log π_old - log π_θ over them, signed.
+        rows: number of rows with a sampled token and A ≠ 0.
+        tokens: number of sampled tokens of these rows.
+        kl: sum of e^Δ - Δ - 1 over these tokens, an estimate of KL(π_old ‖ π_θ) that is never negative.
+        off_policy_kl: sum of -Δ over these tokens, an estimate of the same KL that may be negative.
     """
 
     rows: Tensor
@@ -41,7 +43,7 @@ class CellTable:
     off_policy_kl: Tensor
 
     def __add__(self, other: CellTable) -> CellTable:
-        """Sums of both parts."""
+        """Return the sums of both tables."""
         return CellTable(
             self.rows + other.rows,
             self.tokens + other.tokens,
@@ -50,22 +52,22 @@ class CellTable:
         )
 
     def row_shares(self) -> dict[str, float]:
-        """Each cell's share of the rows, summing to 1; all 0 where there is none."""
+        """Return each cell's share of the rows. The shares sum to 1, or are all 0 if there are no rows."""
         total = float(self.rows.sum())
         return {name: float(value) / total if total > 0 else 0.0 for name, value in zip(CELLS, self.rows, strict=True)}
 
     def kl_shares(self) -> dict[str, float]:
-        """Each cell's share of the KL of all cells, summing to 1; all 0 where nothing has moved."""
+        """Return each cell's share of `kl`. The shares sum to 1, or are all 0 if `kl` is 0 in all cells."""
         total = float(self.kl.sum())
         return {name: float(value) / total if total > 0 else 0.0 for name, value in zip(CELLS, self.kl, strict=True)}
 
 
 @torch.no_grad()
 def cell_table(batch: Batch, threshold: float = ENTROPY_THRESHOLD) -> CellTable:
-    """Sort the rows of `batch` into the eight cells.
+    """Count the rows of `batch` in each of the eight cells.
 
-    A row's A, entropy and log-ratio are means over its sampled tokens; entropy is high above `threshold`; a ratio of
-    exactly 1 counts as above. Rows with A = 0 pull in no direction and are left out.
+    The advantage A, entropy and log-ratio of a row are means over its sampled tokens. An entropy above `threshold` (in
+    nats) is high. A ratio of exactly 1 counts as above 1. Rows with A = 0 are left out.
 
     Raises:
         ValueError: the batch has no entropy.

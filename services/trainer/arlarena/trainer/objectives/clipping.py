@@ -1,10 +1,15 @@
-"""Dimension two of ARLArena (arXiv 2602.21534), importance-sampling clipping: ratios, surrogates, the sequence mask.
+"""Importance ratios, surrogate losses and the sequence mask: dimension two (clipping) of ARLArena (arXiv 2602.21534).
 
 PPO's clip: arXiv 1707.06347; GSPO: arXiv 2507.18071; CISPO: arXiv 2506.13585; SAPO: arXiv 2511.20347.
 
-A surrogate maps one token's ratio, log-probability and advantage to a loss, which is minimised. The ratio's level is a
-choice of its own: `token` is w_t = exp Δ_t; `turn`, `row` and `trajectory` share s_i = exp mean Δ over the unit's
-tokens, in GSPO's token form sg(s_i) · exp(log π_θ - sg(log π_θ)), so that each token keeps its own advantage.
+A surrogate maps the ratio, the log-prob and the advantage A of a token to a loss, which is minimised. π_θ is the policy
+and π_old the policy that the ratio is taken against. Δ_t = log π_θ - log π_old is the log-ratio of token t. sg(x) is x
+without gradient.
+
+The recipe's `ratio_level` defines the ratio. At level `token` it is w_t = exp(Δ_t). At the levels `turn`, `row` and
+`trajectory`, all tokens of a unit i (a turn, row or trajectory) have the ratio s_i = exp(mean Δ_t of the unit). The
+token form of s_i (GSPO) is sg(s_i) · exp(log π_θ - sg(log π_θ)). In this form the gradient of each token is multiplied
+by the advantage of that token.
 """
 
 from __future__ import annotations
@@ -20,19 +25,19 @@ from arlarena.trainer.objectives.batch import Batch, segment_sum
 from arlarena.trainer.objectives.hyperparameters import hyperparameter
 from arlarena.trainer.objectives.registry import RecipeError, Registry
 
-# Δ is clamped before exp: e^20 is finite in float32 with room for a sum, and a ratio beyond it carries no information.
+# Δ is clamped to this value before exp. Sums of e^20 are finite in float32, and larger ratios have no further use.
 MAX_LOG_RATIO = 20.0
 
-# A row is one sequence of the model: the unit of the release's "sequence" ratio. It is one turn where each turn has a
-# prompt of its own, and all turns of a growing context together.
+# Units that share a ratio. A row is one training sequence of the model: one turn, or all turns of a growing context.
+# The code released with ARLArena calls the level `row` "sequence".
 RATIO_LEVELS = ("token", "turn", "row", "trajectory")
 
 
 @dataclass(frozen=True, slots=True)
 class ClipConfig:
-    """Hyperparameters that every clip has. A clip with further ones declares a subclass.
+    """Hyperparameters that every clip has. A clip with more hyperparameters declares a subclass.
 
-    The metric `outside` counts the tokens beyond these bounds, also where the clip itself has no use for them.
+    The metric `outside` counts the tokens beyond these bounds, even if the clip does not use the bounds.
     """
 
     clip_low: float = hyperparameter(0.2, "ε_lo: the lower bound of a ratio is 1 - ε_lo", above=0, at_most=1)
@@ -58,7 +63,7 @@ class SapoConfig(ClipConfig):
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a surrogate sees, all [N]: `log_probs` and `ratio` carry gradient, `advantages` do not."""
+    """The input of a surrogate. All tensors are [N]. `log_probs` and `ratio` have a gradient, `advantages` do not."""
 
     log_probs: Tensor
     ratio: Tensor
@@ -69,16 +74,20 @@ class Terms:
 
 
 def log_ratio(batch: Batch) -> Tensor:
-    """[N] Δ_t = log π_θ - log π_old, clamped to ±20."""
+    """Return Δ_t [N] = log π_θ - log π_old, clamped to ±20."""
     delta = batch.log_probs.to(batch.dtype) - batch.old_log_probs.to(batch.dtype)
     return delta.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 
 
 def importance_ratio(batch: Batch, level: str, *, literal: bool = False) -> Tensor:
-    """[N] ratio of each token at `level`, in token form; `literal` shares one differentiable s_i instead.
+    """Return the ratio [N] of each token at `level`, in token form (see the module).
 
-    Literal, every token of the unit receives the gradient of the unit's *mean* advantage and step-level credit is
-    gone: an ablation. It needs each unit whole, so it refuses a precomputed `sequence_log_ratio`.
+    With `literal`, the ratio is the differentiable s_i instead of its token form. Every token of a unit then gets the
+    gradient of the *mean* advantage of the unit. This is an ablation.
+
+    Raises:
+        ValueError: the level is unknown, or `literal` is used with a precomputed `sequence_log_ratio`, which has no
+            gradient.
     """
     delta = log_ratio(batch)
     if level == "token":
@@ -100,9 +109,10 @@ def importance_ratio(batch: Batch, level: str, *, literal: bool = False) -> Tens
 
 @torch.no_grad()
 def sequence_sums(batch: Batch, n_trajectories: int) -> tuple[Tensor, Tensor]:
-    """(Σ Δ_t, number of tokens) of each trajectory, both [J] float64: add over micro-batches, all-reduce over ranks.
+    """Return the sum of Δ_t and the number of tokens of each trajectory, both [J] float64.
 
-    First half of the no-gradient pass that ratio level `trajectory` needs where a trajectory spans micro-batches.
+    Sum both results over micro-batches and ranks. Then pass the sums to `sequence_log_ratio`. At ratio level
+    `trajectory`, this is needed if a trajectory has rows in several micro-batches.
     """
     unit = batch.trajectory_of_row[batch.row_of_token]
     return (
@@ -112,7 +122,7 @@ def sequence_sums(batch: Batch, n_trajectories: int) -> tuple[Tensor, Tensor]:
 
 
 def sequence_log_ratio(sums: Tensor, counts: Tensor) -> Tensor:
-    """[J] mean log-ratio from the totals of `sequence_sums`; 0 for a trajectory without tokens."""
+    """Return the mean log-ratio [J] from the totals of `sequence_sums`; 0 for a trajectory without tokens."""
     return sums / counts.clamp(min=1.0)
 
 
@@ -128,7 +138,7 @@ def _units(batch: Batch, level: str) -> tuple[Tensor, int]:
 
 def _segment_mean(values: Tensor, segment: Tensor, size: int) -> Tensor:
     total = segment_sum(torch.ones_like(values), segment, size)
-    # A unit without tokens has an empty sum; any divisor but 0 leaves it at 0.
+    # A unit without tokens has the sum 0. The clamp prevents 0 / 0.
     return segment_sum(values, segment, size) / total.clamp(min=1.0)
 
 
@@ -137,13 +147,13 @@ def _segment_mean(values: Tensor, segment: Tensor, size: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A surrogate and what the other parts must know of it.
+    """A surrogate and its properties.
 
     Attributes:
         surrogate: maps (terms, an instance of `config`) to the loss of each token, [N].
-        config: its hyperparameters.
-        literal: whether it takes the literal ratio of a unit, see `importance_ratio`.
-        uses_ratio: whether it reads the ratio at all.
+        config: the class of the surrogate's hyperparameters.
+        literal: whether the surrogate uses the ratio with `literal`, see `importance_ratio`.
+        uses_ratio: whether the surrogate uses the ratio.
     """
 
     surrogate: Callable[[Terms, Any], Tensor]
@@ -160,7 +170,7 @@ Surrogate = TypeVar("Surrogate", bound=Callable[[Terms, Any], Tensor])
 def register_clip(
     name: str, config: type[ClipConfig] = ClipConfig, *, literal: bool = False, uses_ratio: bool = True
 ) -> Callable[[Surrogate], Surrogate]:
-    """Decorator that adds a surrogate as the clip `name`; the arguments are those of `Clip`.
+    """Return a decorator that registers a surrogate as the clip `name`. For the other arguments see `Clip`.
 
     Raises:
         RecipeError: the name is taken, or `config` is not a subclass of `ClipConfig`.
@@ -177,7 +187,7 @@ def register_clip(
 
 @register_clip("ppo", PpoConfig)
 def ppo(terms: Terms, config: PpoConfig) -> Tensor:
-    """[N] max(-A w, -A clip(w, 1-ε_lo, 1+ε_hi)), and for A < 0 at most -A c where a dual clip c is set (GRPO)."""
+    """Return max(-A w, -A clip(w, 1-ε_lo, 1+ε_hi)) [N] with ratio w. With c = `dual_clip`, at most -A c if A < 0."""
     loss = gspo(terms, config)
     if config.dual_clip is None:
         return loss
@@ -187,21 +197,21 @@ def ppo(terms: Terms, config: PpoConfig) -> Tensor:
 @register_clip("gspo_literal", literal=True)
 @register_clip("gspo")
 def gspo(terms: Terms, config: ClipConfig) -> Tensor:
-    """[N] max(-A s, -A clip(s, 1-ε_lo, 1+ε_hi)) on the ratio of a turn, row or trajectory; never a dual clip."""
+    """Return max(-A s, -A clip(s, 1-ε_lo, 1+ε_hi)) [N] with the ratio s of a turn, row or trajectory."""
     bounded = terms.ratio.clamp(1.0 - config.clip_low, 1.0 + config.clip_high)
     return torch.maximum(-terms.advantages * terms.ratio, -terms.advantages * bounded)
 
 
 @register_clip("cispo")
 def cispo(terms: Terms, config: ClipConfig) -> Tensor:
-    """[N] -sg(clip(w, 1-ε_lo, 1+ε_hi)) · A · log π_θ: the weight is bounded, no token loses its gradient."""
+    """Return -sg(clip(w, 1-ε_lo, 1+ε_hi)) · A · log π_θ [N] with ratio w. A clipped token keeps a gradient."""
     weight = terms.ratio.detach().clamp(1.0 - config.clip_low, 1.0 + config.clip_high)
     return -weight * terms.advantages * terms.log_probs
 
 
 @register_clip("sapo", SapoConfig)
 def sapo(terms: Terms, config: SapoConfig) -> Tensor:
-    """[N] -(4/τ) sigmoid(τ (w - 1)) · A with τ_pos where A > 0, else τ_neg: a soft gate in place of the clip."""
+    """Return -(4/τ) sigmoid(τ (w - 1)) · A [N] with ratio w. τ is `tau_positive` if A > 0, else `tau_negative`."""
     positive = torch.full_like(terms.advantages, config.tau_positive)
     tau = torch.where(terms.advantages > 0, positive, torch.full_like(positive, config.tau_negative))
     return -(4.0 / tau) * torch.sigmoid(tau * (terms.ratio - 1.0)) * terms.advantages
@@ -209,7 +219,7 @@ def sapo(terms: Terms, config: SapoConfig) -> Tensor:
 
 @register_clip("reinforce", uses_ratio=False)
 def reinforce(terms: Terms, _config: ClipConfig) -> Tensor:
-    """[N] -A log π_θ: no ratio, for methods that step once on fresh data (RLOO)."""
+    """Return -A log π_θ [N], without a ratio. For methods that take one update on each batch of fresh data (RLOO)."""
     return -terms.advantages * terms.log_probs
 
 
@@ -218,10 +228,10 @@ def reinforce(terms: Terms, _config: ClipConfig) -> Tensor:
 
 @torch.no_grad()
 def sequence_mask(batch: Batch, delta: float) -> Tensor:
-    """[R] bool, False on rows to drop: A_i < 0 and mean_t (log π_old - log π_θ) > δ.
+    """Return bool [R]: False for rows with A < 0 and a mean of log π_old - log π_θ above δ = `delta`.
 
-    The policy has already lowered the probability of such a row; a further step only adds drift. Where the turns of one
-    row differ in A, the sign is that of the mean over its tokens.
+    A is also a mean over the tokens of the row. These rows are dropped from the loss. The policy has already lowered
+    their probability, and a further step would only move the policy farther from π_old.
     """
     drop = batch.old_log_probs.to(batch.dtype) - batch.log_probs.to(batch.dtype)
     mean_drop = _segment_mean(drop, batch.row_of_token, batch.n_rows)
@@ -231,15 +241,17 @@ def sequence_mask(batch: Batch, delta: float) -> Tensor:
 
 @torch.no_grad()
 def behaviour_correction(batch: Batch, kind: str, low: float, high: float) -> Tensor:
-    """[N] weight of each token for a decoupled anchor, by k_t = π_old / μ.
+    """Return the weight [N] of each token from k_t = π_old / μ, for policy anchor `decoupled`. μ is the sampler.
 
     Args:
-        batch: must carry `behaviour_log_probs`.
-        kind: `truncate`, min(k_t, high), truncated importance sampling; `icepop`, k_t where it lies within [low, high],
-            else 0; `geometric`, 1 on the rows whose geometric mean of k lies within [low, high], else 0: it masks
-            rows whose mean ratio is out of range.
-        low: lower bound of the ratio.
-        high: upper bound of the ratio.
+        batch: must have `behaviour_log_probs` (log μ).
+        kind: `truncate` (truncated importance sampling): min(k_t, high). `icepop`: k_t if k_t is within [low, high],
+            else 0. `geometric`: 1 for the tokens of rows whose geometric mean of k_t is within [low, high], else 0.
+        low: lower bound of k_t.
+        high: upper bound of k_t.
+
+    Raises:
+        ValueError: the kind is unknown, or the batch has no `behaviour_log_probs`.
     """
     if batch.behaviour_log_probs is None:
         raise ValueError(f"correction {kind!r} needs behaviour_log_probs, the sampler's log-probabilities")
@@ -258,10 +270,11 @@ def behaviour_correction(batch: Batch, kind: str, low: float, high: float) -> Te
 
 @torch.no_grad()
 def clip_counts(terms: Terms, config: ClipConfig) -> dict[str, Tensor]:
-    """Number of tokens outside [1-ε_lo, 1+ε_hi], of all and in the two quarters where the clip acts.
+    """Count tokens whose ratio is outside [1-ε_lo, 1+ε_hi].
 
     Returns:
-        `outside`; `clip_negative_low` (A < 0 and ratio below: the first sign of a collapse); `clip_positive_high`.
+        `outside`: all these tokens. `clip_negative_low`: tokens with A < 0 and a ratio below the interval. An increase
+        is the first sign of a collapse. `clip_positive_high`: tokens with A > 0 and a ratio above the interval.
     """
     low, high = terms.ratio < 1.0 - config.clip_low, terms.ratio > 1.0 + config.clip_high
     return {

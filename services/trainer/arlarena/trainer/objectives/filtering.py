@@ -1,9 +1,10 @@
-"""Dimension four of ARLArena (arXiv 2602.21534), dynamic trajectory filtering: which groups are worth a step.
+"""Selects the groups that a step trains on: dimension four (trajectory filtering) of ARLArena (arXiv 2602.21534).
 
-The rule `success`, 0 < solved < G, is the constraint of DAPO's objective (arXiv 2503.14476) and of SAMPO's.
+The rule `success` keeps a group of G episodes if some but not all of them are solved: 0 < solved < G. DAPO
+(arXiv 2503.14476) and SAMPO use this rule.
 
-A rule is a pure predicate on the outcomes of one group; `Selection` is the small state machine that the trainer drives
-while it fills a batch. Neither duplicates a group to fill a batch.
+A rule (filter) is a function from the outcomes of one group to True (keep) or False (drop). `Selection` applies a rule
+to the arriving groups until a batch is full. A group occurs in a batch at most once.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from typing import Generic, TypeVar
 
 from arlarena.trainer.objectives.registry import Registry
 
-# Returns are sums of rewards: equal returns added up in different orders differ by a few units in the last place.
+# Returns are sums of rewards. Sums of the same rewards in different orders may differ by rounding errors.
 RETURN_TOLERANCE = 1e-9
 
 Item = TypeVar("Item")
 
 
-# A rule gets the returns of a group's trajectories, and their successes where the environment defines them.
+# A rule gets the returns of a group's trajectories, and the successes if the environment defines success.
 FILTERS: Registry[Callable[[Sequence[float], Sequence[bool] | None], bool]] = Registry("filter")
 register_filter = FILTERS.register
 
@@ -34,7 +35,11 @@ def anything(_returns: Sequence[float], _successes: Sequence[bool] | None) -> bo
 
 @register_filter("success")
 def mixed_success(_returns: Sequence[float], successes: Sequence[bool] | None) -> bool:
-    """0 < #success < G, the paper's rule."""
+    """Keep a group with at least one successful and one failed episode: the rule of the ARLArena paper.
+
+    Raises:
+        ValueError: the environment does not define success.
+    """
     if successes is None:
         raise ValueError("filter 'success' needs successes; use filter 'return' where success is not defined")
     return 0 < sum(map(bool, successes)) < len(successes)
@@ -42,12 +47,15 @@ def mixed_success(_returns: Sequence[float], successes: Sequence[bool] | None) -
 
 @register_filter("return")
 def mixed_return(returns: Sequence[float], _successes: Sequence[bool] | None) -> bool:
-    """Raw returns not all equal, the release's rule. Where returns count steps, it drops almost nothing."""
+    """Keep a group whose raw returns are not all equal: the rule of the code released with ARLArena.
+
+    If returns depend on the number of turns, this rule drops almost no group.
+    """
     return len(returns) > 0 and max(returns) - min(returns) > RETURN_TOLERANCE
 
 
 class Verdict(Enum):
-    """What became of an offered group. A dropped one may still come back as back-fill."""
+    """The decision about an offered group. `Selection.close` may still add a dropped group to the batch (back-fill)."""
 
     KEPT = "kept"
     DROPPED = "dropped"
@@ -55,13 +63,13 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Selected(Generic[Item]):
-    """A closed selection.
+    """The result of a selection.
 
     Attributes:
-        batch: the groups to train on: those kept, in order of arrival, then those back-filled, newest first.
-        filtered: dropped groups that stay dropped, in order of arrival.
-        kept: how many of `batch` passed the filter; the other `backfilled` did not.
-        backfilled: how many uniform groups fill up the batch.
+        batch: the groups to train on: kept groups in order of arrival, then back-filled groups, newest first.
+        filtered: dropped groups that are not in the batch, in order of arrival.
+        kept: number of groups in `batch` that passed the filter.
+        backfilled: number of groups in `batch` that the filter dropped.
     """
 
     batch: list[Item]
@@ -71,13 +79,13 @@ class Selected(Generic[Item]):
 
 
 class Selection(Generic[Item]):
-    """Fills one batch with useful groups, giving up after `max_tries` rounds of `wanted` groups.
+    """Fills one batch with groups that pass the filter. Stops after `max_tries` times `wanted` groups.
 
-    Drive it so: while not `is_full()`, `offer` each complete group that arrives; then `close`.
+    Usage: `offer` each arriving group while `is_full()` is False. Then call `close`.
     """
 
     def __init__(self, rule: str, wanted: int, *, max_tries: int = 3, backfill: bool = True) -> None:
-        """Start an empty batch of `wanted` groups under `rule`.
+        """Start with an empty batch. `wanted`: size of the batch. `rule`: name of the filter.
 
         Raises:
             ValueError: unknown rule, or a size that is not positive.
@@ -93,24 +101,24 @@ class Selection(Generic[Item]):
 
     @property
     def kept(self) -> int:
-        """Groups that passed the filter so far."""
+        """The number of groups that passed the filter so far."""
         return len(self._kept)
 
     @property
     def left(self) -> int:
-        """How many more groups may be judged, all of them dropped."""
+        """The number of groups that may still be offered if the filter drops all of them."""
         return self._budget - self.kept - self.dropped
 
     @property
     def dropped(self) -> int:
-        """Groups that did not."""
+        """The number of groups that the filter dropped so far."""
         return len(self._dropped)
 
     def offer(self, item: Item, returns: Sequence[float], successes: Sequence[bool] | None = None) -> Verdict:
-        """Judge one group by the outcomes of **all** its trajectories, stale ones included.
+        """Keep or drop a group by the outcomes of **all** its trajectories, including stale trajectories.
 
         Raises:
-            RuntimeError: the selection is full; leave the group for the next one.
+            RuntimeError: the selection is full. Offer the group to the next selection.
         """
         if self.is_full():
             raise RuntimeError(f"the batch is full ({self.kept} kept, {self.dropped} dropped); offer to the next one")
@@ -119,11 +127,11 @@ class Selection(Generic[Item]):
         return Verdict.KEPT if useful else Verdict.DROPPED
 
     def is_full(self) -> bool:
-        """Whether sampling may stop: enough useful groups, or all tries used up."""
+        """True if enough groups passed the filter, or all tries are used."""
         return self.kept >= self._wanted or self.kept + self.dropped >= self._budget
 
     def close(self) -> Selected[Item]:
-        """The batch as it stands, back-filled with the newest (least stale) uniform groups if that was asked for."""
+        """Return the batch. With `backfill`, missing groups are taken from the newest (least stale) dropped groups."""
         missing = min(self._wanted - self.kept, self.dropped) if self._backfill else 0
         split = self.dropped - missing
         fill = self._dropped[split:][::-1]
@@ -131,5 +139,8 @@ class Selection(Generic[Item]):
 
 
 def rule_at(rule: str, step: int, cold_start_steps: int) -> str:
-    """The rule of optimiser step `step` (from 0): none during the cold start, when all-fail groups teach the format."""
+    """Return the rule of training step `step` (counted from 0): "none" in the first `cold_start_steps`, else `rule`.
+
+    In the cold start, groups in which all episodes fail still teach the format of replies.
+    """
     return "none" if step < cold_start_steps else rule

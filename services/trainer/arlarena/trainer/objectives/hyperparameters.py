@@ -1,4 +1,4 @@
-"""Numbers of a method, declared as fields of a frozen dataclass: default, range and meaning in one place."""
+"""Declares hyperparameters (numbers) of a method as fields of a frozen dataclass, with default, range and meaning."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _KEY = "hyperparameter"
 
 @dataclass(frozen=True, slots=True)
 class Hyperparameter:
-    """What is declared about a number. `above`: the lower bound is excluded."""
+    """The declaration of a hyperparameter. `above`: whether the value must be above `low`, not equal to `low`."""
 
     description: str
     low: float = -math.inf
@@ -21,10 +21,10 @@ class Hyperparameter:
     above: bool = False
 
     def check(self, name: str, value: object) -> None:
-        """Refuse a value that is no finite number, or out of range; `name` begins the message.
+        """Check that `value` is a finite number within the range.
 
         Raises:
-            RecipeError: it is one.
+            RecipeError: `value` is not a number, not finite or out of range. The message begins with `name`.
         """
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise RecipeError(f"{name} = {value!r} must be a finite number")
@@ -42,31 +42,32 @@ def hyperparameter(
     at_least: float = -math.inf,
     at_most: float = math.inf,
 ) -> Any:
-    """Declare a number, as the default value of a dataclass field.
+    """Return the default value of a dataclass field, which declares a hyperparameter:
 
         epsilon: float = hyperparameter(0.2, "distance from 1 at which the gradient is 0", above=0)
 
     Args:
-        default: its value where a recipe or a configuration gives none; None turns off what it controls.
-        description: what it does, in a few words, with its unit.
-        above: lower bound, excluded; in place of `at_least`.
-        at_least: lower bound, included.
-        at_most: upper bound, included.
+        default: the value if a recipe or a configuration sets no value. None turns off the feature.
+        description: what the hyperparameter does, in a few words, with the unit.
+        above: the value must be greater; replaces `at_least`.
+        at_least: the smallest allowed value.
+        at_most: the largest allowed value.
     """
     low = at_least if above is None else above
     return field(default=default, metadata={_KEY: Hyperparameter(description, low, at_most, above is not None)})
 
 
 def hyperparameters(kind: type[Any]) -> dict[str, Hyperparameter]:
-    """The numbers that a dataclass declares, by name."""
+    """Return the hyperparameters that a dataclass declares, by name."""
     return {each.name: each.metadata[_KEY] for each in fields(kind) if _KEY in each.metadata}
 
 
 def check_hyperparameters(owner: str, config: Any) -> None:
-    """Check every number of `config`; `owner`, such as the recipe's name, begins the message.
+    """Check every hyperparameter of `config`.
 
     Raises:
-        RecipeError: a value is no finite number, or out of range.
+        RecipeError: a value is not a finite number, or is out of range. The message begins with `owner`, such as the
+            name of the recipe.
     """
     declared = hyperparameters(type(config))
     for each in fields(config):

@@ -1,7 +1,8 @@
-"""Divergences between named policies, and entropy. All per token, all in nats.
+"""KL divergences between two policies, and entropy. All values are per token and in nats.
 
-k3 = e^d - d - 1 is Schulman's estimator ("Approximating KL divergence", 2020), as GRPO uses it for the KL to the
-reference (arXiv 2402.03300, equation 4).
+π_θ is the policy, π_ref the reference policy, and π_old the policy that the ratio is taken against. k3 = e^d - d - 1
+with d = log π_ref - log π_θ is Schulman's estimator of the KL ("Approximating KL divergence", 2020). GRPO uses k3 for
+the KL to the reference (arXiv 2402.03300, equation 4).
 """
 
 from __future__ import annotations
@@ -11,29 +12,31 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Bounds of the reference term: d before exp, and the value after, so that one absurd token cannot own the gradient.
+# Bounds of d and of k3. Without these bounds, one token with an extreme d would dominate the gradient.
 MAX_LOG_DIFFERENCE = 20.0
 MAX_K3 = 10.0
 
 
 def k3(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
-    """[N] e^d - d - 1 with d = log π_ref - log π_θ clamped to ±20, and the value to ±10; differentiable in π_θ.
+    """Return k3 [N] = e^d - d - 1 with d = log π_ref - log π_θ. d is clamped to ±20 and the result to ±10.
 
-    An estimate of KL(π_θ ‖ π_ref) from samples of π_θ that is never negative.
+    The mean over samples of π_θ estimates KL(π_θ ‖ π_ref). No value is negative. The result is differentiable in
+    `log_probs` [N] (log π_θ), but not in `ref_log_probs` [N] (log π_ref).
     """
     difference = (ref_log_probs.detach() - log_probs).clamp(-MAX_LOG_DIFFERENCE, MAX_LOG_DIFFERENCE)
     return (difference.exp() - difference - 1.0).clamp(-MAX_K3, MAX_K3)
 
 
 def off_policy_kl(log_probs: Tensor, old_log_probs: Tensor) -> Tensor:
-    """[N] log π_old - log π_θ, detached; its mean estimates KL(π_old ‖ π_θ) from samples of π_old."""
+    """Return log π_old - log π_θ [N], detached. The mean over samples of π_old estimates KL(π_old ‖ π_θ)."""
     return (old_log_probs - log_probs).detach()
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """[...] entropy of softmax(logits [..., V]) in nats, differentiable; logits already divided by the temperature.
+    """Return the entropy [...] of softmax(logits) in nats, differentiable.
 
-    A logit of -inf (a forbidden token) contributes 0.
+    `logits`: [..., V] for a vocabulary of V tokens, already divided by the temperature. A logit of -inf (a forbidden
+    token) adds 0 to the entropy.
     """
     log_p = torch.log_softmax(logits.double() if logits.dtype == torch.float64 else logits.float(), dim=-1)
     p_log_p = torch.where(log_p.isneginf(), torch.zeros_like(log_p), log_p.exp() * log_p.clamp(min=-1e30))
@@ -42,7 +45,13 @@ def entropy(logits: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """How far two computations of one policy's log-probabilities lie apart. Alarm above 0.015 (mean k3)."""
+    """The difference between the trainer's and the sampler's log-probs of the same tokens.
+
+    Attributes:
+        mean_k3: mean of e^d - d - 1 with d = trainer's log-prob - sampler's log-prob, clamped to ±20.
+        max_abs: the largest |d|, not clamped.
+        tokens: number of tokens that were compared.
+    """
 
     mean_k3: float
     max_abs: float
@@ -51,7 +60,10 @@ class Mismatch:
 
 @torch.no_grad()
 def mismatch(trainer_log_probs: Tensor, sampler_log_probs: Tensor, mask: Tensor) -> Mismatch:
-    """Compare trainer and sampler on the same tokens, all [N]; zeros where no token is sampled."""
+    """Compare the log-probs [N] of trainer and sampler on the tokens where `mask` [N] is not 0.
+
+    If there is no such token, all figures are 0.
+    """
     live = mask.bool()
     trainer, sampler = trainer_log_probs[live].double(), sampler_log_probs[live].double()
     if not trainer.numel():

@@ -1,4 +1,4 @@
-"""The four dimensions composed: one pure function from a micro-batch to (loss, metrics)."""
+"""Computes the loss and the metrics of a micro-batch from the choices of a recipe."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class LossConfig:
     """Terms of the loss that belong to the run, not to the method.
 
     Attributes:
-        kl_coefficient: weight of k3 to the reference.
-        entropy_coefficient: weight of the entropy bonus (subtracted).
-        correction: what π_old/μ does under a decoupled anchor, see `behaviour_correction`. The policy term alone is
-            weighted.
-        correction_low, correction_high: bounds of that ratio; `truncate` reads the upper one alone. 2 is the usual
-            bound of truncated importance sampling; IcePop uses 0.5 and 5.
+        kl_coefficient: weight of the KL term, `kl.k3` to the reference policy.
+        entropy_coefficient: weight of the entropy bonus, which is subtracted from the loss.
+        correction: how the policy term is weighted by π_old/μ, see `behaviour_correction`. μ is the sampler's policy.
+            KL term and entropy bonus are not weighted.
+        correction_low: lower bound of π_old/μ. `truncate` does not use this bound. IcePop uses 0.5.
+        correction_high: upper bound of π_old/μ. 2 is usual for truncated importance sampling. IcePop uses 5.
     """
 
     kl_coefficient: float = 0.0
@@ -56,20 +56,24 @@ class LossConfig:
 def policy_loss(
     recipe: Recipe, batch: Batch, denominators: Denominators, run: LossConfig | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """This micro-batch's share of the step's loss, to be *summed* over micro-batches (and ranks), never averaged.
+    """Return the loss of a micro-batch as a share of the step's loss, and its metrics.
+
+    The loss of the step is the *sum* of these shares over micro-batches and ranks, not their mean.
 
     Args:
         recipe: the method.
-        batch: rows of the micro-batch. Nothing sampled in it gives a zero that is still connected to the graph.
+        batch: rows (training sequences) of the micro-batch. Without sampled tokens, loss and gradient are 0.
         denominators: counts of the whole optimiser step.
-        run: reference KL, entropy bonus, correction; None means none of them. They are aggregated like the policy term.
+        run: KL term, entropy bonus and correction; None: none of these. KL term and entropy bonus are aggregated over
+            tokens in the same way as the policy term.
 
     Returns:
-        (scalar loss, metrics). Metrics are detached scalars that already carry the global denominator: they add over
-        micro-batches and ranks, except those named `…_max` and `…_min` (see `merge_metrics`).
+        (scalar loss, metrics). Metrics are detached scalars, already divided by the counts of the whole step. Their
+        sum over micro-batches and ranks is the metric of the step. For metrics named `…_max` and `…_min`, the metric
+        of the step is the extreme (see `merge_metrics`).
 
     Raises:
-        ValueError: a coefficient needs a tensor that the batch lacks.
+        ValueError: a coefficient or the correction needs a tensor that the batch lacks.
     """
     run = run or LossConfig()
     weights = AGGREGATIONS[recipe.aggregation](batch, denominators, recipe.length_norm)
@@ -90,7 +94,7 @@ def policy_loss(
 
 
 def _surrogate(recipe: Recipe, terms: Terms) -> Tensor:
-    """[N] the loss of each token."""
+    """Return the loss [N] of each token before aggregation."""
     losses = CLIPS[recipe.clip].surrogate(terms, recipe.clip_config)
     if losses.shape != terms.ratio.shape:
         raise ValueError(
@@ -101,7 +105,7 @@ def _surrogate(recipe: Recipe, terms: Terms) -> Tensor:
 
 
 def _kept_rows(recipe: Recipe, batch: Batch) -> Tensor:
-    """[R] bool: rows whose policy term counts."""
+    """Return bool [R]: False for rows that the sequence mask removes from the policy term."""
     if recipe.mask == "sequence":
         return sequence_mask(batch, recipe.mask_delta)
     return torch.ones(batch.n_rows, dtype=torch.bool, device=batch.log_probs.device)
@@ -127,7 +131,7 @@ def _entropy_bonus(batch: Batch, weights: Tensor, run: LossConfig) -> Tensor:
 def _metrics(
     recipe: Recipe, batch: Batch, denominators: Denominators, terms: Terms, kept: Tensor, correction: Tensor | None
 ) -> dict[str, Tensor]:
-    """Means over the step's tokens (shares of rows for the mask), detached."""
+    """Return the metrics of this micro-batch, divided by the tokens of the step. `rows_masked` is a share of rows."""
     tokens, dtype, log_probs = denominators.tokens or 1.0, batch.dtype, terms.log_probs
     sums = clip_counts(terms, recipe.clip_config)
     if correction is not None:
@@ -150,7 +154,7 @@ def _metrics(
 
 
 def merge_metrics(parts: Iterable[Mapping[str, Tensor | float]]) -> dict[str, float]:
-    """The step's metrics from those of its micro-batches or ranks: sums, and extremes for `…_max` and `…_min`."""
+    """Merge the metrics of micro-batches or ranks: sums, or extremes for metrics named `…_max` and `…_min`."""
     merged: dict[str, float] = {}
     for part in parts:
         for name, value in part.items():

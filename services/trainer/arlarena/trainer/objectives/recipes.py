@@ -1,8 +1,8 @@
-"""The named methods, each one row of choices over the four dimensions.
+"""Defines the named methods (recipes). A recipe has one choice for each dimension, and hyperparameters.
 
-`recipe("sampo", clip_low=0.03)` takes a row and changes a choice. A method is added by `register_recipe`, a choice by
-the `register_…` of its dimension's file; both also from outside this repository (see `registry`). KL, entropy bonus,
-penalties and cold start belong to the run, not to the method.
+`recipe("sampo", clip_low=0.03)` returns a named recipe with one value changed. `register_recipe` adds a recipe. The
+`register_…` function of a dimension adds a choice. A plugin may call all these functions (see `registry`). KL term,
+entropy bonus, penalties and cold start belong to the run, not to the method.
 """
 
 from __future__ import annotations
@@ -21,20 +21,19 @@ from arlarena.trainer.objectives.registry import RecipeError, Registry, nearest
 
 
 def _option(default: str | bool | int, description: str, values: Iterable[str] = ()) -> Any:
-    """Declare a choice that is no hyperparameter, as the default value of a field of `Recipe`."""
+    """Return the default value of a field of `Recipe` that is not a hyperparameter. `values`: the allowed choices."""
     return field(default=default, metadata={"description": description, "values": values})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """One policy-gradient method. Field order follows the dimensions; `AdvantageConfig` explains the advantage's.
+    """One policy-gradient method. `AdvantageConfig` explains the fields of the advantage.
 
     Attributes:
-        clip_options: hyperparameters of the clip that differ from their defaults; see the clip's own config, such as
-            `ClipConfig`.
+        clip_options: hyperparameters of the clip (declared by `Clip.config`) that differ from the defaults.
 
     Raises:
-        RecipeError: an unknown choice or a number out of range; the message names the field and the nearest choice.
+        RecipeError: a choice is unknown, or a number is out of range. The message has the field and the nearest choice.
     """
 
     name: str
@@ -100,18 +99,22 @@ class Recipe:
 
     @property
     def literal(self) -> bool:
-        """Whether one differentiable ratio is shared by a whole unit (ablation)."""
+        """Whether all tokens of a unit share one differentiable ratio, see `clipping.importance_ratio`."""
         return CLIPS[self.clip].literal
 
     @property
     def clip_config(self) -> ClipConfig:
-        """The hyperparameters of the clip, an instance of its own class of them."""
+        """The hyperparameters of the clip, as an instance of `Clip.config`."""
         return CLIPS[self.clip].config(**self.clip_options)  # type: ignore[arg-type]
 
     def advantage_config(
         self, *, invalid_penalty: float = 0.1, max_response_tokens: int | None = None
     ) -> AdvantageConfig:
-        """The numbers of the advantage, with those that belong to the run."""
+        """Return the hyperparameters of the advantage, including the two arguments, which belong to the run.
+
+        Raises:
+            RecipeError: the recipe has overlong shaping, but `max_response_tokens` is not given.
+        """
         if self.overlong and (max_response_tokens is None or max_response_tokens < 1):
             raise RecipeError(
                 f"{self.name} shapes overlong responses and needs the run's max_response_tokens, at least 1; "
@@ -126,7 +129,7 @@ class Recipe:
 
 
 def choices() -> list[str]:
-    """The choices of every recipe, in their order; a clip's hyperparameters come in addition."""
+    """Return the names of the fields that every recipe has, without `name` and `clip_options`."""
     return [each.name for each in fields(Recipe) if each.name not in ("name", "clip_options")]
 
 
@@ -134,7 +137,7 @@ RECIPES: Registry[Recipe] = Registry("recipe")
 
 
 def register_recipe(recipe: Recipe) -> Recipe:
-    """Make a recipe known by its name.
+    """Register a recipe by its name. Returns the recipe.
 
     Raises:
         RecipeError: the name is taken.
@@ -143,7 +146,7 @@ def register_recipe(recipe: Recipe) -> Recipe:
     return recipe
 
 
-# ε of a ratio that is a geometric mean over hundreds of tokens: it moves far less than a single token's.
+# GSPO's ε are small, because a geometric mean over hundreds of tokens changes far less than the ratio of one token.
 _GSPO: dict[str, Any] = {"clip": "gspo", "clip_options": {"clip_low": 3e-3, "clip_high": 4e-3}}
 _AS_RELEASED: dict[str, Any] = {"aggregation": "seq_mean_token_mean", "ratio_level": "row", "stat_unit": "row"}
 _CISPO: dict[str, Any] = {"clip": "cispo", "clip_options": {"clip_low": 1.0, "clip_high": 0.2}}
@@ -165,11 +168,11 @@ for _row in (
     Recipe(name="dapo_gigpo", advantage="gigpo", **_DAPO),
     Recipe(name="sampo", ratio_level="trajectory", advantage="gigpo", filter="success", **_GSPO),
     Recipe(name="sampo_release", advantage="gigpo", filter="return", **_AS_RELEASED, **_GSPO),
-    # As their papers: one response is one episode there, so statistics are over trajectories.
+    # In the papers of these three methods an episode is one response, so the statistics are over trajectories.
     Recipe(name="rloo", advantage="rloo", aggregation="seq_mean_token_sum", clip="reinforce", stat_unit="trajectory"),
     Recipe(name="reinforce_pp", advantage="reinforce_pp", stat_unit="trajectory"),
     Recipe(name="dr_grpo", aggregation="seq_mean_token_sum_norm", stat_unit="trajectory", scale="none"),
-    # Ablations: s_i shared literally, which averages the advantages of a trajectory's turns.
+    # Ablations: a differentiable s_i, which averages the advantages of a trajectory's turns.
     Recipe(name="gspo_literal", ratio_level="trajectory", **{**_GSPO, "clip": "gspo_literal"}),
     Recipe(
         name="sampo_literal",
@@ -183,12 +186,12 @@ for _row in (
 
 
 def recipe(name: str, /, **overrides: Any) -> Recipe:
-    """The named row with `overrides` in place of its choices and of its clip's hyperparameters.
+    """Return the recipe `name` with the changed choices and hyperparameters `overrides`.
 
-    If the clip changes, the hyperparameters that the new clip also has are kept.
+    If `overrides` change the clip, the hyperparameters that both clips have keep their values.
 
     Raises:
-        RecipeError: unknown name or key (the message gives the nearest), or a value that `Recipe` refuses.
+        RecipeError: a name or key is unknown, or `Recipe` refuses a value. The message has the nearest name or key.
     """
     if name not in RECIPES:
         raise RecipeError(f"unknown recipe {name!r}: {nearest(name, RECIPES)}")
@@ -206,13 +209,17 @@ def compute_advantages(
     invalid_penalty: float = 0.1,
     max_response_tokens: int | None = None,
 ) -> list[GroupAdvantages]:
-    """Advantages of all groups of one batch: whole groups, before any stale member is dropped.
+    """Compute the advantages of all groups of one batch.
 
     Args:
-        recipe: names the estimator and its numbers.
-        groups: all groups of the optimiser step; EMPG and REINFORCE++ take statistics over them together.
-        invalid_penalty: taken from a row whose action was invalid or badly formatted; 0 turns it off.
-        max_response_tokens: the sampling limit of a response, for recipes with overlong shaping.
+        recipe: the method.
+        groups: all groups of the batch, including stale members. EMPG and REINFORCE++ have statistics over the batch.
+        invalid_penalty: subtracted from the reward of a turn with an invalid action or format; 0: no penalty.
+        max_response_tokens: the limit of a response in tokens, for recipes with overlong shaping.
+
+    Raises:
+        ValueError: the estimator needs a field that a group lacks.
+        RecipeError: the recipe has overlong shaping, but `max_response_tokens` is not given.
     """
     config = recipe.advantage_config(invalid_penalty=invalid_penalty, max_response_tokens=max_response_tokens)
     advantages = ADVANTAGES[recipe.advantage].estimate(groups, config)
@@ -227,9 +234,9 @@ class RunContext:
 
     Attributes:
         updates_per_batch: optimiser steps on one batch of groups.
-        policy_anchor: `bypass`, the ratio is taken against the sampler's log-probabilities; `decoupled`, against the
-            trainer's own forward at the start of the step.
-        group_size: G.
+        policy_anchor: the source of π_old in the ratio. `bypass`: the sampler's log-probs. `decoupled`: the trainer's
+            log-probs at the start of the step.
+        group_size: number of episodes in a group.
     """
 
     updates_per_batch: int
@@ -247,10 +254,10 @@ class RunContext:
 
 
 def check(recipe: Recipe, run: RunContext) -> tuple[str, ...]:
-    """Refuse a combination that cannot have an effect. Returns warnings about nearly ineffective ones.
+    """Check that the parts of `recipe` can have an effect in a run. Returns warnings about parts with little effect.
 
     Raises:
-        RecipeError: the clip or the mask can never act, or every advantage is 0. The message names the fix.
+        RecipeError: the clip or the mask can never act, or every advantage is 0. The message contains the fix.
     """
     _refuse_lone_members(recipe, run)
     ratio_free = not CLIPS[recipe.clip].uses_ratio
@@ -288,7 +295,7 @@ def _uncorrected(recipe: Recipe, run: RunContext) -> str:
 
 
 def _refuse_lone_members(recipe: Recipe, run: RunContext) -> None:
-    """Refuse groups of size 1, unless the baseline is over the batch."""
+    """Raise RecipeError for groups of size 1, unless the baseline is over the batch."""
     if run.group_size > 1:
         return
     cure = "set group_size to 2 or more, or take recipe = 'reinforce_pp', which compares with the whole batch"

@@ -1,4 +1,4 @@
-"""The named choices of every dimension, and plugins: modules outside this repository that add choices.
+"""Registers the named choices of every dimension, and loads plugins. A plugin is a module that adds choices.
 
 A plugin registers its choices when it is imported (docs/how-to/write-an-objective.md):
 
@@ -7,7 +7,8 @@ A plugin registers its choices when it is imported (docs/how-to/write-an-objecti
 
     register_recipe(Recipe(name="spo", clip="spo"))
 
-It is loaded by an entry point, or by its module name (`--plugin my_package.spo`, `[trainer] plugins`):
+A plugin is loaded if it is named by `--plugin my_package.spo`, by `[trainer] plugins`, or by an entry point of an
+installed package:
 
     [project.entry-points."arlarena.objectives"]
     spo = "my_package.spo"
@@ -27,21 +28,21 @@ Entry = TypeVar("Entry")
 
 
 class RecipeError(ValueError):
-    """A recipe that cannot be built or can never act, or a plugin that cannot be loaded."""
+    """A recipe is invalid or can never have an effect, or a plugin cannot be loaded."""
 
 
 def nearest(given: object, names: Iterable[str]) -> str:
-    """The end of an error about an unknown name: up to three similar `names`, or all of them."""
+    """Return the end of an error message about the unknown name `given`: similar `names`, or all `names`."""
     names = list(names)
     close = difflib.get_close_matches(str(given), names, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(map(repr, close))}?" if close else f"one of {', '.join(names)}"
 
 
 class Registry(Mapping[str, Entry]):
-    """Choices by name, in the order of their registration: the built-in ones, then those of plugins."""
+    """Choices by name, in the order of their registration: built-in choices, then choices of plugins."""
 
     def __init__(self, kind: str) -> None:
-        """Start empty. `kind`: the word for a choice in errors, such as "clip"."""
+        """Start with no choices. `kind`: the word for a choice in error messages, such as "clip"."""
         self._kind = kind
         self._entries: dict[str, Entry] = {}
         _REGISTRIES.append(self)
@@ -59,7 +60,7 @@ class Registry(Mapping[str, Entry]):
         """Add a choice.
 
         Raises:
-            RecipeError: the name is not a Python identifier, or it is registered already.
+            RecipeError: the name is not a Python identifier, or is registered already.
         """
         if not isinstance(name, str) or not name.isidentifier():
             raise RecipeError(f"{self._kind} {name!r}: a name has letters, digits and underscores alone")
@@ -68,7 +69,7 @@ class Registry(Mapping[str, Entry]):
         self._entries[name] = entry
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
-        """Decorator that adds a function as the choice `name`. Errors as in `add`."""
+        """Return a decorator that adds a function as the choice `name`. Errors as in `add`."""
 
         def decorate(entry: Entry) -> Entry:
             self.add(name, entry)
@@ -77,7 +78,7 @@ class Registry(Mapping[str, Entry]):
         return decorate
 
     def snapshot(self) -> Callable[[], None]:
-        """A function that puts the registry back into its present state."""
+        """Return a function that restores the present choices of the registry."""
         before = dict(self._entries)
 
         def restore() -> None:
@@ -90,11 +91,11 @@ _REGISTRIES: list[Registry[Any]] = []
 
 
 def load_plugins(modules: Iterable[str] = ()) -> None:
-    """Import the plugins of all installed distributions, then `modules`. A plugin that is loaded stays as it is.
+    """Import the plugins of all installed distributions, then `modules`. A loaded plugin is not imported again.
 
     Raises:
         RecipeError: a plugin does not exist, fails on import, or registers a name that is taken. The message is one
-            line. Nothing of a plugin that fails stays registered.
+            line. The choices of the failed plugin are removed.
     """
     installed = {point.module: point for point in sorted(entry_points(group=GROUP))}
     for module, point in installed.items():

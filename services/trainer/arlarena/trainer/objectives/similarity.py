@@ -1,4 +1,4 @@
-"""Clusters of texts that are nearly equal: the anchor `similar` of step groups."""
+"""Clusters texts that are nearly equal, for the anchor `similar` of step groups."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from difflib import SequenceMatcher
 
 
 def similar_groups(observations: Sequence[Sequence[str]], similarity: float) -> list[list[int]]:
-    """Greedy clusters in reading order: a turn joins the first cluster whose first member is alike enough."""
+    """Return the cluster number of each turn's observation.
+
+    Turns are processed in order. A turn joins the first cluster whose first text has at least the similarity
+    `similarity` (0 to 1). If there is no such cluster, the turn starts a new one.
+    """
     matchers: list[SequenceMatcher[str]] = []
     known: dict[str, int] = {}
     return [[_cluster(text, matchers, known, similarity) for text in turns] for turns in observations]
@@ -18,7 +22,7 @@ def _cluster(text: str, matchers: list[SequenceMatcher[str]], known: dict[str, i
         return known[text]
     for number, matcher in enumerate(matchers):
         matcher.set_seq1(text)
-        # The first two are cheap upper bounds of the third.
+        # The first two ratios are upper bounds of the third, and are faster to compute.
         if (
             matcher.real_quick_ratio() >= similarity
             and matcher.quick_ratio() >= similarity
@@ -26,7 +30,7 @@ def _cluster(text: str, matchers: list[SequenceMatcher[str]], known: dict[str, i
         ):
             known[text] = number
             return number
-    # `autojunk` would ignore the letters of any text over 200 characters: in prose, nearly all of them.
+    # `autojunk` would ignore all frequent characters in texts of 200 or more characters.
     matchers.append(SequenceMatcher(None, "", text, autojunk=False))
     known[text] = len(matchers) - 1
     return known[text]

@@ -1,14 +1,15 @@
-"""Checkpoints for bitwise resumption: weights, optimiser state, lineage and version history, without pickle.
+"""Saves and loads checkpoints. A run that is resumed from a checkpoint continues with bitwise the same state.
 
     <run>/checkpoints/step-000012/
         model.safetensors  optimizer.safetensors  state.json  manifest.json  COMMITTED
 
-`model.safetensors` is a hard link to the file of the version directory if that file holds the same tensors. The weights
-are then written only once, and the checkpoint stays intact when the version directory is removed.
+`state.json` holds `TrainerState`. `model.safetensors` is a hard link to the weights file of the version directory
+(`weights/versions.py`) if that file holds the same tensors. The weights are then written only once, and the checkpoint
+stays intact when the version directory is removed.
 
-`manifest.json` holds size and BLAKE3 of the three files. COMMITTED is written last; a directory without it is ignored.
-A second checkpoint of the same step gets another name (`step-000012-1`). The first is removed afterwards, so a complete
-checkpoint exists at all times.
+`manifest.json` holds the sizes and BLAKE3 hashes of the other three files. COMMITTED is written last. A directory
+without COMMITTED is ignored. A second checkpoint of the same step gets another name (`step-000012-1`). The first
+checkpoint is removed only after the second is complete, so a complete checkpoint exists at all times.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ STATE_SCHEMA = 3
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE, OPTIMIZER_FILE, STATE_FILE = "model.safetensors", "optimizer.safetensors", "state.json"
 
-# Takes weights and optimiser state by name.
+# A function that loads weights and optimiser state, both by name.
 Restore = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], None]
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be used; the message names its directory."""
+    """A checkpoint cannot be used. The message gives the reason."""
 
 
 @dataclass(slots=True)
@@ -49,13 +50,14 @@ class TrainerState:
     """The state of the trainer that is not a tensor.
 
     Attributes:
-        step: training steps (batches of groups) so far; the version of the policy.
-        ledger: lineage and capacity.
-        versions: step by digest, for every version of this run that was or will be pushed.
-        seconds: training time so far, over all incarnations.
-        environment_steps: turns in all groups that were judged for a batch.
-        skipped_steps: consecutive steps without an applied update because figures were not finite.
-        tasks: the order of tasks (split, size, seed, start); empty before the first step.
+        step: number of training steps (batches of groups) so far. This is also the step of the policy's version.
+        ledger: the open groups and the outcomes of the other groups.
+        versions: the step of each version of this run, by the digest of the version's weights.
+        seconds: training time so far, in all processes of this run.
+        environment_steps: number of turns in all groups that were collected for a batch, including filtered and stale
+            groups.
+        skipped_steps: number of consecutive steps in which every update was skipped, because figures were not finite.
+        tasks: the order of tasks (`TaskOrder`), the environment and the group size; empty before the first step.
     """
 
     step: int = 0
@@ -67,7 +69,7 @@ class TrainerState:
     tasks: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `state.json`."""
+        """Return the content of `state.json`."""
         return {
             "schema": STATE_SCHEMA,
             "step": self.step,
@@ -81,10 +83,10 @@ class TrainerState:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TrainerState:
-        """The inverse of `to_json`.
+        """Return the state from the content of `state.json`.
 
         Raises:
-            CheckpointError: another version of the trainer wrote it.
+            CheckpointError: a trainer with another schema wrote the file.
         """
         schema = data.get("schema")
         if schema != STATE_SCHEMA:
@@ -112,7 +114,10 @@ def _write(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def _write_weights(weights: Mapping[str, Tensor], path: Path, written: Path | None) -> None:
-    """Link `path` to `written`, or write the weights to `path`; of tied weights (one tensor) only the first name."""
+    """Link `path` to `written`, or write the weights to `path`.
+
+    If tied weights have several names for one tensor, the tensor is written once, under the first name.
+    """
     if written is not None:
         with contextlib.suppress(OSError):  # no hard links on this file system, or the version directory is gone
             os.link(written, path)
@@ -122,7 +127,7 @@ def _write_weights(weights: Mapping[str, Tensor], path: Path, written: Path | No
 
 
 def sync_directory(path: Path) -> None:
-    """Fsync the directory `path`, so that its entries are durable."""
+    """Fsync the directory `path`, so that the names of its files are durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -134,7 +139,7 @@ class Checkpoints:
     """The checkpoints of one run."""
 
     def __init__(self, directory: Path, keep: int) -> None:
-        """`keep`: number of newest checkpoints that are kept."""
+        """Store the arguments. `keep`: number of newest checkpoints that are kept."""
         self.directory = directory
         self._keep = keep
         self._damaged: list[Path] = []
@@ -146,9 +151,12 @@ class Checkpoints:
         optimizer: Mapping[str, Tensor],
         written: Path | None = None,
     ) -> Path:
-        """Write and fsync a checkpoint of `state.step`, then remove those that it replaces, and old ones.
+        """Write and fsync a checkpoint of `state.step`. Then remove old checkpoints, and others of the same step.
 
-        `written`: a file that already holds `weights`, see `Version.weights_file`.
+        `written`: a file that already holds `weights`, see `Version.weights_file`. Returns the checkpoint's directory.
+
+        Raises:
+            OSError: a file cannot be written.
         """
         partial = self.directory / f".partial-{state.step:06d}"
         shutil.rmtree(partial, ignore_errors=True)
@@ -172,7 +180,7 @@ class Checkpoints:
         return target
 
     def _remove_old(self, target: Path, same_step: list[Path]) -> None:
-        """Remove checkpoints of the same step, damaged checkpoints, and all but the newest of the others."""
+        """Remove the checkpoints `same_step`, damaged checkpoints, and all other checkpoints but the `keep` newest."""
         intact = [path for path in self.committed() if path not in (*self._damaged, *same_step)]
         for old in {*same_step, *self._damaged, *intact[: -self._keep]} - {target}:
             (old / COMMITTED_FILE).unlink(missing_ok=True)
@@ -180,16 +188,17 @@ class Checkpoints:
         self._damaged = []
 
     def committed(self) -> list[Path]:
-        """Complete checkpoints, oldest first."""
+        """Return the directories of complete checkpoints, oldest first."""
         return [path for path in self._directories() if (path / COMMITTED_FILE).exists()]
 
     def load_latest(self, restore: Restore, log: Logger) -> TrainerState | None:
-        """Pass the weights and optimiser state of the newest intact checkpoint to `restore`; None if there is none.
+        """Load the newest intact checkpoint. Returns its state; None if the run has no checkpoint.
 
-        A checkpoint whose files do not match their checksums is skipped. A warning names it and the checkpoint used.
+        `restore` gets the weights and the optimiser state. A checkpoint whose files do not match their checksums is
+        skipped. A warning in the log has the skipped checkpoint and the checkpoint used.
 
         Raises:
-            CheckpointError: all checkpoints are damaged, or the newest intact one does not fit the model.
+            CheckpointError: all checkpoints are damaged, or the newest intact checkpoint does not fit the model.
         """
         damaged: dict[Path, str] = {}
         for path in reversed(self.committed()):
@@ -219,14 +228,14 @@ class Checkpoints:
 
 
 def _position(path: Path) -> tuple[int, int]:
-    """(step, number among the checkpoints of that step)."""
+    """Return the step and the number of a checkpoint, from the name of its directory: (12, 1) for step-000012-1."""
     match = _NAME.fullmatch(path.name)
     assert match is not None
     return int(match[1]), int(match[2] or 0)
 
 
 def damage_reason(path: Path) -> str | None:
-    """How the files of a checkpoint differ from its manifest; None if they are intact."""
+    """Return how the files of a checkpoint differ from the manifest; None if all files are intact."""
     try:
         files = json.loads((path / MANIFEST_FILE).read_text())["files"]
         entries = {

@@ -1,4 +1,4 @@
-"""Why training ended: `<run>/training.json`, which the console's summary and report read."""
+"""Writes why training ended to `<run>/training.json`. The console's summary and report read this file."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Literal
 
 from arlarena.proto.atomic_files import write_json
 
-# steps: all steps were taken. max_minutes, max_environment_steps: this limit of [trainer] was reached first. signal:
-# SIGTERM or SIGINT arrived. error: the run cannot continue.
+# steps: all steps were taken. max_minutes, max_environment_steps: this limit of [trainer] was reached before the last
+# step. signal: SIGTERM or SIGINT arrived. error: the run cannot continue.
 EndedBy = Literal["steps", "max_minutes", "max_environment_steps", "signal", "error"]
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a trainer process ended. A process killed by SIGKILL writes none.
+    """How a trainer process ended. A process that SIGKILL ends writes no file.
 
     Attributes:
         ended_by: see `EndedBy`.
-        step: optimiser steps taken.
-        steps: the configured number.
-        limit: value of the setting `ended_by`, for the two limits.
-        detail: name of the signal, or the error.
+        step: training steps taken.
+        steps: the configured number of steps.
+        limit: the value of the setting `max_minutes` or `max_environment_steps` if `ended_by` is that setting.
+        detail: name of the signal, or message of the error.
     """
 
     ended_by: EndedBy
@@ -34,10 +34,10 @@ class Ending:
 
 
 class EndingFile:
-    """The file of one run."""
+    """The file `training.json` of one run."""
 
     def __init__(self, run: Path) -> None:
-        """`run`: the run's directory."""
+        """Store the path of the file. `run`: the run's directory."""
         self.path = run / "training.json"
 
     def clear(self) -> None:
@@ -45,6 +45,6 @@ class EndingFile:
         self.path.unlink(missing_ok=True)
 
     def write(self, ending: Ending) -> None:
-        """Write the file atomically. An error such as a full disk is ignored: it must not hide why the run ends."""
+        """Write the file atomically. An OSError is ignored, because it must not hide why the run ends."""
         with contextlib.suppress(OSError):
             write_json(self.path, {"schema": 1} | asdict(ending))

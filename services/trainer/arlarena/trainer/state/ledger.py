@@ -1,8 +1,8 @@
-"""The ledger of groups: which are open, which are settled, and how many more may be issued.
+"""The ledger of a run's groups: which groups are open, the outcome of the others, and how many more may be issued.
 
-It uses no clocks and no sockets. A group holds a *slot* from its issue until it is trained on or dropped, not until its
-acknowledgement, which waits for a checkpoint. Every checkpoint contains the ledger, so the bound on staleness also
-holds after a restart.
+A group is *open* from its issue until the ledger records the final outcome. Recording the outcome is called *settling*
+the group. An open group holds a *slot*, unless the slot was released. The number of slots is limited, which limits the
+staleness of groups. Every checkpoint contains the ledger, so the limit also holds after a restart.
 """
 
 from __future__ import annotations
@@ -11,30 +11,32 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-# trained: an update used it. filtered: the filter dropped it. stale: all members were too old. empty: no member has a
-# turn. skipped: the figures of its update were not finite. dead: it could not be played or read. unused: the run ended.
+# The outcome of a group. trained: an update used the group. filtered: the filter dropped the group. stale: all members
+# were too old. empty: no member has a turn. skipped: the figures of the group's update were not finite. dead: the
+# episodes failed, or the group could not be read. unused: the run ended first.
 Outcome = Literal["trained", "filtered", "stale", "empty", "skipped", "dead", "unused"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 class LedgerError(RuntimeError):
-    """A group was settled twice or never issued. This is a bug of the trainer, not an error of the user."""
+    """A group was settled twice, or was never issued. This is a bug of the trainer, not an error of the user."""
 
 
 def group_id(index: int) -> str:
-    """The id of the run's `index`-th group."""
+    """Return the id of the run's group number `index` (from 0)."""
     return f"g{index:06d}"
 
 
 @dataclass(slots=True)
 class Ledger:
-    """The lineage of a run.
+    """The groups of a run. S is the setting `staleness`, and B the setting `groups_per_step`.
 
     Attributes:
-        next_index: groups issued so far.
-        open: index by id of the groups that are issued and not settled.
-        released: open groups that hold no slot (dropped by the filter, but may still be back-filled).
-        lineage: outcome of each settled group, and the step that settled it.
+        next_index: number of groups issued so far, and the index of the next group.
+        open: index of each open group, by its id.
+        released: ids of open groups without a slot. These groups are stale, or were dropped by the filter and may still
+            be back-filled.
+        lineage: outcome of each settled group, and the training step at which the group was settled.
     """
 
     next_index: int = 0
@@ -43,7 +45,7 @@ class Ledger:
     lineage: dict[str, tuple[Outcome, int]] = field(default_factory=dict)
 
     def allowance(self, staleness: int, groups_per_step: int) -> int:
-        """How many groups may be issued now: (S + 1)·B minus the slots held."""
+        """Return how many groups may be issued now: (S + 1)·B minus the number of slots in use."""
         return max(0, (staleness + 1) * groups_per_step - (len(self.open) - len(self.released)))
 
     def issue(self, count: int) -> list[int]:
@@ -54,13 +56,21 @@ class Ledger:
         return indices
 
     def release(self, group: str) -> None:
-        """Free the slot of a group that is still open."""
+        """Free the slot of a group that is still open.
+
+        Raises:
+            LedgerError: the group is not open.
+        """
         if group not in self.open:
             raise LedgerError(f"group {group} is not open and has no slot to free")
         self.released.add(group)
 
     def settle(self, group: str, outcome: Outcome, step: int) -> None:
-        """Record the final outcome of an open group. A group is settled exactly once."""
+        """Record the final outcome of an open group.
+
+        Raises:
+            LedgerError: the group was settled before, or was never issued.
+        """
         if group in self.lineage:
             raise LedgerError(f"group {group} was settled as {self.lineage[group][0]} and cannot become {outcome}")
         if self.open.pop(group, None) is None:
@@ -69,17 +79,17 @@ class Ledger:
         self.lineage[group] = (outcome, step)
 
     def counts(self) -> dict[str, int]:
-        """The number of settled groups by outcome."""
+        """Return the number of settled groups by outcome."""
         counted = Counter(outcome for outcome, _ in self.lineage.values())
         return {outcome: counted[outcome] for outcome in OUTCOMES}
 
     def to_json(self) -> dict[str, Any]:
-        """The content for a checkpoint, without `released`: after a restart these groups are delivered again."""
+        """Return the content for a checkpoint. `released` is left out: after a restart these groups arrive again."""
         lineage = {group: [outcome, step] for group, (outcome, step) in self.lineage.items()}
         return {"next_index": self.next_index, "open": self.open, "lineage": lineage}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Ledger:
-        """The inverse of `to_json`."""
+        """Return the ledger from the result of `to_json`."""
         lineage = {group: (outcome, step) for group, (outcome, step) in data["lineage"].items()}
         return cls(next_index=data["next_index"], open=dict(data["open"]), lineage=lineage)

@@ -1,4 +1,4 @@
-"""The task order of a run: asks the environment server for the size of the split, and checks a resumed run's order."""
+"""Determines the task order of a run from the size of the split, and compares it with the order of a resumed run."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ async def draw_order(
     log: Logger,
     guard: Callable[[], None] = lambda: None,
 ) -> TaskOrder:
-    """The task order of the run, which is also stored in `state`. Without `url` the split counts as endless.
+    """Return the task order of the run, and store the order in `state`.
 
-    `guard` is called during the wait for the server, and raises if the trainer must stop.
+    `url`: the environment server, which reports the size of the split; None: the split counts as endless. `guard` is
+    called during the wait for the server, and raises if the trainer must stop.
 
     Raises:
-        ConfigError: the server plays another environment, or has no such split.
-        CheckpointError: the checkpoint has another order.
+        ConfigError: the server has another environment, or no split `task_split`.
+        CheckpointError: `state` has another order, from the checkpoint.
         ServiceError: the server does not answer within `service_wait_s`.
     """
     size = await split_size(url, environment, settings, log, guard)
@@ -55,7 +56,10 @@ async def draw_order(
 async def split_size(
     url: str | None, environment: str, settings: TrainerSettings, log: Logger, guard: Callable[[], None]
 ) -> int | None:
-    """The number of tasks of `task_split`; None if it is endless or `url` is None. Errors as in `draw_order`."""
+    """Return the number of tasks of `task_split`; None if the split is endless or `url` is None.
+
+    Errors as in `draw_order`.
+    """
     if url is None:
         return None
     info = await environment_info(url, environment, settings.service_wait_s, log, guard)
@@ -65,10 +69,10 @@ async def split_size(
 async def environment_info(
     url: str, environment: str | None, wait_s: float, log: Logger, guard: Callable[[], None] = lambda: None
 ) -> Info:
-    """The description of the environment that the server plays. Waits up to `wait_s` seconds for the server.
+    """Return the description of the server's environment. Waits up to `wait_s` seconds for the server.
 
     Raises:
-        ConfigError: `environment` is given, and the server plays another one.
+        ConfigError: `environment` is given, and the server has another environment.
         ServiceError: the server does not answer in time.
     """
     info = await _info(url, wait_s, log, guard)

@@ -1,9 +1,9 @@
-"""Broadcasts the tensors of a version to the workers of policy servers, over one process group for each request.
+"""Broadcasts the tensors of a version to the workers of policy servers. Each request gets its own process group.
 
-A replica sends a request when it is told to serve the version, and again after a restart. A thread of the trainer polls
-a TCPStore for requests (keys: `arlarena.proto.versions.directory.Broadcast`). The tensors are read from the version
-directory, which optimiser steps do not change. Requests are not authenticated, so only trainers and policy servers may
-reach the port.
+A replica of a policy server sends a request when it must load the version, and again after a restart. A thread of the
+trainer polls a TCPStore for requests (keys: `arlarena.proto.versions.directory.Broadcast`). The tensors are read from
+the version directory, which later optimiser steps do not change. Requests are not authenticated. The port must
+therefore be reachable only for trainers and policy servers.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from torch.distributed.distributed_c10d import PrefixStore
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.versions.directory import MANIFEST_FILE, Broadcast, Manifest, push_limit_s
 
-_POLL_S = 0.01  # between two checks for a request
+_POLL_S = 0.01  # time between two checks for a request, in seconds
 
 
 class Broadcaster:
-    """Sends the two newest versions: a replica may still ask for the version before the newest."""
+    """Sends the two newest versions on request. A replica may still request the second newest version."""
 
     def __init__(self, host: str, backend: Literal["nccl", "gloo"], device: torch.device, log: Logger) -> None:
-        """`host`: address at which the servers reach this trainer. `device`: must be a GPU for nccl."""
+        """Start the thread and the TCPStore. `host`: address of this trainer. `device`: must be a GPU for nccl."""
         self._host, self._backend, self._device, self._log = host, backend, device, log
         self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self._offered: deque[tuple[Manifest, Path]] = deque(maxlen=2)
@@ -61,7 +61,7 @@ class Broadcaster:
                     return
             try:
                 self._answer(*self._store.get(key).decode().split(" "))
-            except Exception as error:  # the server of that replica reports the failure; others must still be answered
+            except Exception as error:  # the replica's server reports it; other requests must be answered
                 self._log.error("broadcast_failed", request=number, error=repr(error))
 
     def _answer(self, group: str, size: str, label: str) -> None:
@@ -90,7 +90,7 @@ class Broadcaster:
 
 
 def process_group(backend: str, store: PrefixStore, size: int, limit: timedelta) -> Any:
-    """A process group with this process as rank 0. It is separate from torch's global group, which the ranks use."""
+    """Create a process group with this process as rank 0, separate from torch's global group of the trainer's ranks."""
     if backend == "gloo":
         return dist.ProcessGroupGloo(store, 0, size, limit)
     options = dist.ProcessGroupNCCL.Options()

@@ -1,7 +1,7 @@
-"""Pushes versions to the policy servers: each server gets the version, loads it and checks it by its probe.
+"""Pushes versions to the policy servers. Each server gets the version, loads the weights and checks them by the probe.
 
-The probe is needed because an engine may report success while it still uses some of the old weights. A server that
-restarts loads the newest version itself or gets it from its gateway, so a push to a restarting server is retried.
+The probe is needed because an engine may report success while it still uses some of the old weights. A push to a
+restarting server is retried.
 """
 
 from __future__ import annotations
@@ -20,18 +20,22 @@ from arlarena.trainer.weights.versions import Version
 
 # Pause between two attempts of a push, in seconds. An engine with a tiny policy restarts in about 5 s.
 _RETRY_PAUSE_S = 0.5
-# HTTP statuses that a retry does not change: a wrong token, another program at that address, a version that is too big.
+# HTTP statuses of errors that a retry does not change: a wrong token, another program at the address, or a version that
+# is too large.
 _PERMANENT = (401, 403, 405, 413, 422)
 
 
 def is_permanent(error: PushError) -> bool:
-    """Whether a retry cannot succeed."""
+    """True if a retry cannot succeed."""
     return isinstance(error, PushRefused) or error.status in _PERMANENT
 
 
 @dataclass(frozen=True, slots=True)
 class PushResult:
-    """The result of a push. `difference`: the largest |Δ log-prob| of the probe over all servers. `sent`: in bytes."""
+    """The result of a push to all servers. `sent`: in bytes.
+
+    `difference`: the largest difference between a server's log-probs of the probe and the trainer's, in nats.
+    """
 
     difference: float
     sent: int
@@ -44,14 +48,14 @@ class Publisher:
     def __init__(
         self, urls: Sequence[str], transport: Transport, *, token: str | None, patience_s: float, log: Logger
     ) -> None:
-        """`token`: the servers' admin token. `patience_s`: how long a failed push is retried."""
+        """Store the arguments. `token`: the servers' admin token. `patience_s`: how long a failed push is retried."""
         self._urls, self._transport, self._token = urls, transport, token
         self._patience_s, self._log = patience_s, log
 
     async def push(self, version: Version, guard: Callable[[], None] = lambda: None) -> PushResult:
-        """Make every server serve and check `version`.
+        """Push `version` to every server. After this call all servers use and have checked the version.
 
-        `guard` is called before each attempt and raises if the trainer must stop.
+        `guard` is called before each attempt, and raises if the trainer must stop.
 
         Raises:
             PushRefused: a server's check of the weights failed.

@@ -1,4 +1,4 @@
-"""How versions reach the policy servers: by a shared directory, by HTTP, or by broadcast to their workers."""
+"""Transports of versions to the policy servers: a shared directory, HTTP, or a broadcast to the servers' workers."""
 
 from __future__ import annotations
 
@@ -11,25 +11,27 @@ from arlarena.trainer.weights.versions import Version
 
 
 class Transport(Protocol):
-    """Sends a version to a server and makes the server serve it. Pushes are idempotent."""
+    """Sends versions to policy servers. A push may be repeated: the result is the same."""
 
     async def push(self, version: Version, server: WeightsClient) -> tuple[ServedVersion, int]:
-        """Returns the server's report of the version that it serves, and the bytes sent over the network.
+        """Send `version` to `server` and make the server use this version.
+
+        Returns the server's report about the version that it now uses, and the bytes sent over the network.
 
         Raises:
-            PushRefused: its check of the weights failed.
-            PushError, aiohttp.ClientError, TimeoutError: the push failed; a retry may succeed.
+            PushRefused: the server's check of the weights failed.
+            PushError, aiohttp.ClientError, TimeoutError: the push failed. A retry may succeed.
         """
 
     def pushed(self) -> None:
-        """Remove temporary data: every server serves the version."""
+        """Remove temporary data. Call this method when all servers use the version."""
 
     def close(self) -> None:
         """Release resources at the end of the run."""
 
 
 class SharedDirectory:
-    """For servers that read the same version directories as the trainer."""
+    """The transport for servers that read the same version directories as the trainer."""
 
     async def push(self, version: Version, server: WeightsClient) -> tuple[ServedVersion, int]:
         """See `Transport`."""
@@ -43,7 +45,7 @@ class SharedDirectory:
 
 
 class Http:
-    """Uploads to each server the files that it lacks: complete files every `full_every` versions, else deltas."""
+    """Uploads missing files to each server: complete files every `full_every` versions, otherwise only differences."""
 
     def __init__(self, full_every: int) -> None:
         """See `Sender`."""
@@ -63,10 +65,10 @@ class Http:
 
 
 class Collective:
-    """Tells each server the address of the broadcaster. Its workers then join a process group with this trainer."""
+    """Sends the broadcaster's address to each server, whose workers then join a process group with this trainer."""
 
     def __init__(self, broadcaster: Broadcaster) -> None:
-        """`broadcaster` sends until `close`."""
+        """Store `broadcaster`, which sends versions until `close`."""
         self._broadcaster = broadcaster
 
     async def push(self, version: Version, server: WeightsClient) -> tuple[ServedVersion, int]:
@@ -75,7 +77,7 @@ class Collective:
         return await server.serve(str(version.version), push_limit_s(version.bytes), offer), version.bytes
 
     def pushed(self) -> None:
-        """See `Transport`. Versions stay offered, because a replica asks for the newest one after a restart."""
+        """Do nothing: the broadcaster must keep the version, because a replica requests it again after a restart."""
 
     def close(self) -> None:
         """See `Transport`."""

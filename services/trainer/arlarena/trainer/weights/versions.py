@@ -35,7 +35,7 @@ from arlarena.proto.versions.directory import (
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A committed version directory. `exact`: it holds the trainer's tensors in one file and in their own dtype."""
+    """A committed version directory. `exact`: one file holds all of the trainer's tensors, in the same dtype."""
 
     version: PolicyVersion
     path: Path
@@ -43,7 +43,7 @@ class Version:
 
     @property
     def bytes(self) -> int:
-        """The size of all its files."""
+        """The size of all files of the version."""
         return sum(file.stat().st_size for file in self.path.iterdir())
 
     @property
@@ -55,14 +55,18 @@ class Version:
 class VersionStore:
     """The version directories of one run.
 
-    Only weights that a checkpoint links to are fsynced. Readers verify a version, and a version that a crash of the
-    machine damages is written again from the checkpoint, which is fsynced.
+    Only weights files that a checkpoint links to are fsynced. Readers verify the checksums of a version. If a crash of
+    the machine damages a version, the resumed run writes the version again from the checkpoint.
     """
 
     def __init__(
         self, root: Path, tokenizer: Path, incarnation: str, keep: int, dtype: torch.dtype = torch.float32
     ) -> None:
-        """`tokenizer`: source of the tokenizer files. `keep`: versions kept. `dtype`: of the written weights."""
+        """Store the arguments.
+
+        `tokenizer`: source of the tokenizer files. `keep`: number of versions that are kept. `dtype`: dtype of the
+        written weights.
+        """
         self.root, self.incarnation = root, incarnation
         self._tokenizer, self._keep, self._dtype = tokenizer, keep, dtype
         self._template: _Template | None = None
@@ -76,7 +80,7 @@ class VersionStore:
     ) -> Version:
         """Write `model` with the `weights` of `step` as a Hugging Face directory with a manifest and a commit marker.
 
-        `probe` computes the probe of these weights. It runs while the files are written.
+        `probe` computes the probe of these weights, and is called while the files are written.
         """
         partial = self.root / f".partial-{step:06d}"
         shutil.rmtree(partial, ignore_errors=True)
@@ -99,27 +103,27 @@ class VersionStore:
         return Version(PolicyVersion(self.incarnation, step, digest), target, exact)
 
     def forget_old(self) -> None:
-        """Remove all but the newest versions."""
+        """Remove all versions except the `keep` newest."""
         for path in versions_after(self.root, -1)[: -self._keep]:
             (path / COMMITTED_FILE).unlink(missing_ok=True)
             shutil.rmtree(path)
 
     def discard_after(self, step: int) -> None:
-        """Remove versions newer than `step`: a resumed run never took those steps."""
+        """Remove versions newer than `step`, because a resumed run takes these steps again."""
         for path in versions_after(self.root, step):
             shutil.rmtree(path)
 
     def _files(
         self, model: PreTrainedModel, weights: Mapping[str, Tensor], target: Path
     ) -> tuple[str, dict[str, ManifestFile]]:
-        """Write all files but the manifest. Returns the digest of the tensors and the entry of each file."""
+        """Write all files except the manifest. Returns the digest of the tensors and the files' manifest entries."""
         known = self._save(model, _converted(weights, self._dtype), target)
         new = [file for file in target.iterdir() if file.name not in known]
         digest = safetensors_digest(*sorted(target.glob("*.safetensors")))
         return digest, known | {file.name: ManifestFile(file_blake3(file), file.stat().st_size) for file in new}
 
     def _save(self, model: PreTrainedModel, weights: dict[str, Tensor], target: Path) -> dict[str, ManifestFile]:
-        """Write all files but the manifest. Returns the entries of files whose hash is already known."""
+        """Write all files except the manifest. Returns the manifest entries of files whose hash is already known."""
         if self._template is not None and self._template.directory.is_dir():
             return self._template.write(weights, target)
         model.save_pretrained(target, state_dict=dict(weights))
@@ -132,17 +136,17 @@ class VersionStore:
 
 
 def versions_after(root: Path, step: int) -> list[Path]:
-    """The version directories in `root` of steps after `step`, oldest first."""
+    """Return the version directories in `root` of steps after `step`, oldest first."""
     directories = [path for path in root.glob("v??????-*") if path.is_dir() and path.name[1:7].isdigit()]
     return sorted(path for path in directories if int(path.name[1:7]) > step)
 
 
 @dataclass(slots=True)
 class _Template:
-    """A version that transformers wrote. Later versions reuse its files, which takes a third of the time.
+    """A version that transformers wrote. Reusing its files makes writing a later version three times as fast.
 
-    This requires that the version holds the model's tensors unchanged in one file, because transformers converts the
-    weights of some models. Files other than the weights are linked from the version before.
+    A version is a template only if one file holds the model's tensors unchanged. For some models transformers converts
+    the weights or splits the file. Files other than the weights are hard links to the files of the previous version.
     """
 
     tensors: tuple[str, ...]
@@ -151,7 +155,7 @@ class _Template:
 
     @classmethod
     def of(cls, directory: Path, weights: Mapping[str, Tensor]) -> _Template | None:
-        """The template from the directory that `save_pretrained` wrote; None if the requirement is not met."""
+        """Return the template from a directory that `save_pretrained` wrote; None if it cannot be a template."""
         if [file.name for file in directory.glob("*.safetensors")] != [WEIGHTS_FILE]:
             return None
         saved = load_file(directory / WEIGHTS_FILE)
@@ -160,7 +164,7 @@ class _Template:
         return cls(tuple(saved), directory, {})
 
     def write(self, weights: Mapping[str, Tensor], target: Path) -> dict[str, ManifestFile]:
-        """Write the directory with other weights. Returns the entries of the unchanged files."""
+        """Write a version with other weights to `target`. Returns the manifest entries of the unchanged files."""
         tensors = {name: weights[name].contiguous() for name in self.tensors}
         try:
             save_file(tensors, target / WEIGHTS_FILE, metadata={"format": "pt"})
@@ -173,7 +177,7 @@ class _Template:
 
 
 def _converted(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The weights in `dtype`. Tied weights stay tied."""
+    """Return the weights in `dtype`. Tied weights (one tensor with several names) stay tied."""
     converted = {value.data_ptr(): value.to(dtype) for value in weights.values()}
     return {name: converted[value.data_ptr()] for name, value in weights.items()}
 
