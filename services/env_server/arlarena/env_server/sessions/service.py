@@ -1,4 +1,4 @@
-"""The operations of the server: open, reset, step, expert and others. HTTP, WebSocket, MCP and batches call this module.
+"""The operations of the server, such as open, reset and step. HTTP, WebSocket, MCP and batches use this module.
 
 A non-blocking step runs on the event loop, because a step takes some 10 us and a thread would add ten times as much.
 Other work may take seconds and runs in a small pool of threads: the start of an episode, the expert, and the steps of
