@@ -1,4 +1,4 @@
-"""The table of HTTP routes. An entry has the types of the request and the reply, and the function that handles requests.
+"""The table of HTTP routes. An entry has the types of request and reply, and the function that handles requests.
 
 The routes are Starlette endpoints with msgspec, because FastAPI's validation would take longer than a step. `openapi`
 generates the OpenAPI document from the same table.
