@@ -135,8 +135,8 @@ class Store:
 
     def accepted(self, directory: Path) -> None:
         """Remove other versions after an uploaded version is in service. This version and the `keep` - 1 versions
-        before this version stay. Newer versions belong to a run that was rolled back and are also removed. Does nothing for a
-        version that was not uploaded.
+        before this version stay. Newer versions belong to a run that was rolled back and are also removed. Does nothing
+        for a version that was not uploaded.
         """
         if directory not in self._sent:
             return
