@@ -1,5 +1,5 @@
-"""The routes of an engine or a gateway that receive weights and bring them into service. The format of weights is in
-`arlarena.proto.versions.directory`.
+"""The routes of an engine or a gateway that receive weights and bring weights into service. The format of weights is
+described in `arlarena.proto.versions.directory`.
 """
 
 from __future__ import annotations

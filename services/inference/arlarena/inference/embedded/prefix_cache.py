@@ -27,7 +27,7 @@ class CachedPrefix:
     """A cached token sequence. `key`: the token ids as packed int32. `blocks`: indices of the sequence's blocks.
     `logits` [V]: the logits after the last token; V is the size of the vocabulary.
 
-    A cached prompt has logits. For a prompt with its response `logits` is None, and only a longer prompt can use it.
+    A cached prompt has logits. A cached prompt with its response has None, and only a longer prompt can reuse it.
     """
 
     key: bytes
@@ -87,7 +87,7 @@ class PrefixCache:
         return text, _common(text.key, key[:-4])
 
     def load(self, text: CachedPrefix, length: int, target: KeysValues) -> None:
-        """Copy the keys and values of a cached sequence's first `length` positions to the first ones of `target`."""
+        """Copy the keys and values of a cached sequence's first `length` positions to the start of `target`."""
         for begin, end, at in self._runs(text.blocks, 0, length):
             target.span(begin, end).copy(self._kv.span(at, at + end - begin))
 

@@ -1,7 +1,7 @@
 """Schedules sequences: first come, first served, with a budget of prompt tokens per step.
 
 A step computes at most `prefill_tokens` tokens of prompts, so that a queue of prompts delays running sequences little.
-Identical prompts are computed once. Not thread-safe: only the engine's thread uses it.
+Identical prompts are computed only once. The scheduler is not thread-safe. Only the engine's thread uses the scheduler.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ class Fleet:
     """The replicas of a gateway."""
 
     def __init__(self, replicas: list[Replica], slack: int, log: Logger) -> None:
-        """`slack`: a session stays on its replica while this replica has at most so many running requests more than the
-        least busy replica.
+        """`slack`: a session moves to the least busy replica if the session's replica has over `slack` more running
+        requests than that replica.
         """
         self.replicas = replicas
         self.target: Target | None = None
@@ -124,9 +124,9 @@ class Fleet:
             replica.wake()
 
     def _roll_back(self, target: Target, before: Target | None) -> None:
-        """Make the previous version the target again. If there is no previous version and all replicas probe weights
-        before they serve them, there is no target afterwards. If some replicas serve before the probe, they already use
-        the refused weights. Then the target stays, and these replicas stay refused.
+        """Make the previous version the target again. Without a previous version, clear the target if all replicas
+        probe weights before serving. Otherwise some replicas already use the refused weights. Then the target stays the
+        same, and these replicas stay refused.
         """
         if self.target is target and (before or all(replica.driver.probes_before_serving for replica in self.replicas)):
             self._set_target(before)

@@ -4,7 +4,7 @@ in any way, even by SIGKILL.
     python parent_death.py GRACE_S COMMAND …
 
 The standard input of this process is a pipe. The parent holds the pipe open and never writes to it. The end of the file
-means that the parent has ended. This process must lead its own process group, in which the engine runs too. The module
+means that the parent has ended. This process must lead a new process group, which also contains the engine. The module
 needs only the standard library and works on any Unix.
 """
 

@@ -68,7 +68,7 @@ class Proxy:
         limits: RequestLimits | None = None,
     ) -> None:
         """`limit_s`: most seconds for a request. `wait_s`: most seconds that a request waits for an available replica.
-        `limits`: limits that the gateway checks, None if the replicas check them. vLLM does not check them.
+        `limits`: limits that the gateway checks for replicas without such checks (vLLM), None for other replicas.
         """
         self._fleet, self._limit_s, self._wait_s = fleet, limit_s, wait_s
         self._metrics, self._log, self._limits = metrics, log, limits

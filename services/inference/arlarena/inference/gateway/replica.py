@@ -81,8 +81,8 @@ class Replica:
         return report | {"in_flight": self.in_flight, "asked": self.asked}
 
     async def enter(self, queued: bool) -> None:
-        """Count a new request. A `queued` request first waits until the replica has fewer than `max_requests` of them.
-        Call `leave` after the request.
+        """Count a new request. A `queued` request then waits until the replica has fewer than `max_requests` queued
+        requests. Call `leave` after the request.
         """
         self.in_flight += 1
         self.asked += 1

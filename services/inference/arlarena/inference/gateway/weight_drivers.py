@@ -1,5 +1,5 @@
-"""Send new weights to a replica. An ARLArena policy server gets them in one request. A vLLM server gets them in several
-requests, one for each phase of an update.
+"""Sends new weights to a replica. An ARLArena policy server needs one request for an update, after missing files have
+been sent. A vLLM server needs several requests, one for each phase of an update.
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ def load_version(directory: Path, arch: Architecture | None = None) -> LoadedVer
     """Verify, load and probe a version directory. If `arch` is given, the version must have this architecture.
 
     Raises:
-        VersionError: the directory is damaged, or its weights do not fit. ProbeError: see there.
+        VersionError: the directory is damaged, or the weights do not fit the architecture. ProbeError: the weights fail
+            the probe.
     """
     manifest = verify(directory)
     try:
