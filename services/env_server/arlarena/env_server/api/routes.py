@@ -363,9 +363,7 @@ ROUTES = (
 def meant(
     route: Route, body: Any, path: dict[str, str], query: dict[str, str], headers: Mapping[str, str]
 ) -> str | None:
-    """Returns the id of the session or snapshot that a request uses, or None. The id may be in the path, the query, the
-    body, or for MCP in a header.
-    """
+    """Returns the id of the session or snapshot in a request's path, query, body or headers (MCP), or None."""
     if route.path == MCP_PATH:
         return mcp_http.session_meant(body or b"", headers)
     named = path.get("session_id") or path.get("snapshot_id") or query.get("session_id")
