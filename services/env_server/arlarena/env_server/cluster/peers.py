@@ -166,8 +166,8 @@ class Peers(ClusterMembers):
 
     @property
     def others(self) -> list[int]:
-        """Returns the numbers of all other workers, beginning after this worker's number. Each worker has another
-        order, so sessions that do not fit here are spread.
+        """The numbers of all other workers, starting after this worker's own number. So full workers try different
+        workers first.
         """
         return [(self.index + step) % self.count for step in range(1, self.count)]
 
